@@ -1,0 +1,51 @@
+# The commands of a working day. Each brings what it needs; `make` alone lists them.
+#
+# RocksDB's C++ takes about 15 minutes on two cores, once per cargo profile and feature set. So there is one profile, `release`
+# (`bench` inherits it whole), and every build names the whole workspace: `-p` alone may unify features differently.
+
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+export PATH := $(PATH):$(HOME)/.cargo/bin:$(CARGO_TARGET_DIR)/tools/bin:/usr/sbin:/sbin
+
+release := cargo build --release --workspace
+to_build := g++ clang libclang-dev
+to_make_disks := e2fsprogs qemu-utils
+
+.PHONY: help build test lint demo bench fuzz-build fuzz-smoke packages tools
+.NOTPARALLEL:
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+build: packages ## the `vellum` command, in $CARGO_TARGET_DIR/release
+	$(release)
+
+# The tests come last, so that cargo's summary is the last word.
+test: packages fuzz-build ## every test, and that every fuzz target builds
+	cargo test --release --workspace --no-fail-fast
+
+lint: packages tools ## format, clippy, and which crates may be guests here
+	cargo fmt --check
+	cargo clippy --release --workspace --all-targets --features vellum-fuzz/libfuzzer -- -D warnings
+	cargo deny check bans licenses sources
+
+demo: build ## the main job in under a minute; IMAGE=disk.raw uses a copy of your own disk
+	@dev/demo $(if $(IMAGE),'$(IMAGE)')
+
+bench: build ## the hot paths, then Vellum beside its peers; CORPUS=DIR measures the raw disks in DIR
+	cargo bench --workspace
+	dev/bench-peers $(if $(CORPUS),'$(CORPUS)')
+
+fuzz-build: packages ## every fuzz target, with coverage
+	dev/fuzz build
+
+fuzz-smoke: packages ## every fuzz target for SECONDS (5)
+	dev/fuzz smoke $(SECONDS)
+
+packages:
+	@dev/install-packages $(to_build) $(to_make_disks)
+	@dev/check-rust
+
+# Built in a folder of its own that cargo removes, so that the workspace's build stays as it is.
+tools:
+	@command -v cargo-deny >/dev/null \
+	  || env -u CARGO_TARGET_DIR cargo install --locked cargo-deny --version 0.20.2 --root $(CARGO_TARGET_DIR)/tools

@@ -1,0 +1,263 @@
+//! A change map: which ranges of a source must be read, which are zero, and which are as in the image imported last.
+//!
+//! It comes from whoever knows: a storage layer, a hypervisor's dirty bitmap, `qemu-img map`. **A map is trusted**: a range that it
+//! calls zero or same is not read, so a wrong map makes a wrong image. Three notations are told apart by their content:
+//!
+//! | notation                        | a range is                | data               | zero                | same     |
+//! | ------------------------------- | ------------------------- | ------------------ | ------------------- | -------- |
+//! | text as borg has it             | `START LENGTH KIND`       | `data`             | `zero`              | `same`   |
+//! | `nbdinfo --map`, text or JSON   | `offset length type what` | `data` `hole` `dirty` | `zero` `hole,zero` | `clean`  |
+//! | `qemu-img map --output=json`    | `start length zero data`  | everything else    | `zero` is true      | never    |
+//!
+//! Where a notation leaves a doubt the answer is data, since reading is always right and only slower. So nbdinfo's `hole` alone, whose
+//! content is undefined, is data. And qemu's map never says *same*: it describes the content of the whole backing chain, not what changed.
+//! Its `present: false` (no file of the chain has the range) says that the range reads as zeros *now*; a guest that discarded a file gets
+//! there, and *same* would bring the file back. Its `depth` tells which file has the bytes, and nobody promised that our parent
+//! image is that file.
+#![deny(clippy::indexing_slicing)]
+
+mod json;
+
+use std::fmt;
+
+use crate::units::IMAGE_LEN_MAX;
+use json::{Object, Scanner, Value};
+
+/// qemu counts sources in sectors, so its map of an odd file ends up to 511 bytes behind it.
+const SECTOR_LEN: u64 = 512;
+
+/// What a change map says about a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// Read it.
+    Data,
+    /// It reads as zeros.
+    Zero,
+    /// It holds what the parent image holds.
+    Same,
+}
+
+/// A range of a source, half-open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangeRange {
+    /// The first byte.
+    pub start: u64,
+    /// The length in bytes, never zero.
+    pub len: u64,
+    /// What is known about it.
+    pub kind: ChangeKind,
+}
+
+impl ChangeRange {
+    /// The first byte after it.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.start + self.len
+    }
+}
+
+/// Ranges that follow each other without gap from byte 0; neighbours differ in kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChangeMap {
+    ranges: Vec<ChangeRange>,
+}
+
+impl ChangeMap {
+    /// Reads a map in any of the notations. Takes memory in proportion to `bytes`.
+    ///
+    /// ```
+    /// use vellum_core::change_map::{ChangeKind, ChangeMap};
+    ///
+    /// let map = ChangeMap::parse(b"# from the array\n0 4096 data\n0x1000 1048576 same\n")?.for_image(1_052_672)?;
+    /// assert_eq!(map.range_at(5000).map(|range| range.kind), Some(ChangeKind::Same));
+    /// # Ok::<(), vellum_core::change_map::ChangeMapError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When it is in none of the notations, has gaps or overlaps, or says something whose meaning is not known.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ChangeMapError> {
+        let mut map = Self::default();
+        if bytes.trim_ascii_start().starts_with(b"[") { map.read_json(bytes) } else { map.read_text(bytes) }?;
+        Ok(map)
+    }
+
+    /// The map for an image of `image_len` bytes, which it must cover exactly (to the sector: a map in whole sectors is cut at
+    /// the image's end). This catches a map that belongs to another source.
+    ///
+    /// # Errors
+    ///
+    /// When it covers less or more.
+    pub fn for_image(mut self, image_len: u64) -> Result<Self, ChangeMapError> {
+        let len = self.len();
+        if len != image_len && Some(len) != image_len.checked_next_multiple_of(SECTOR_LEN) {
+            return Err(ChangeMapError {
+                place: Place::End,
+                reason: format!("it covers {len} bytes, and the image has {image_len}: is it the map of another source?"),
+            });
+        }
+        self.ranges.retain(|range| range.start < image_len);
+        if let Some(last) = self.ranges.last_mut() {
+            last.len = image_len - last.start;
+        }
+        Ok(self)
+    }
+
+    /// How many bytes it covers.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.ranges.last().map_or(0, ChangeRange::end)
+    }
+
+    /// Whether it covers nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// The ranges in order.
+    #[must_use]
+    pub fn ranges(&self) -> &[ChangeRange] {
+        &self.ranges
+    }
+
+    /// The range that holds the byte at `offset`, `None` behind the map's end. Binary search.
+    #[must_use]
+    pub fn range_at(&self, offset: u64) -> Option<ChangeRange> {
+        let index = self.ranges.partition_point(|range| range.end() <= offset);
+        self.ranges.get(index).copied()
+    }
+
+    /// Adds the next range. Empty ones are dropped: qemu writes one for an empty image.
+    fn push(&mut self, range: Parsed) -> Result<(), String> {
+        let Parsed { start, len, kind } = range;
+        let expected = self.len();
+        if start != expected {
+            return Err(format!("the range starts at {start} and should at {expected}: a map is sorted and has no gaps"));
+        }
+        if len > IMAGE_LEN_MAX - start.min(IMAGE_LEN_MAX) {
+            return Err(format!("the range of {len} bytes from {start} ends beyond {IMAGE_LEN_MAX}"));
+        }
+        match self.ranges.last_mut() {
+            _ if len == 0 => {}
+            Some(last) if last.kind == kind => last.len += len,
+            _ => self.ranges.push(ChangeRange { start, len, kind }),
+        }
+        Ok(())
+    }
+
+    fn read_text(&mut self, bytes: &[u8]) -> Result<(), ChangeMapError> {
+        for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+            let done = parse_line(line).and_then(|range| range.map_or(Ok(()), |range| self.push(range)));
+            done.map_err(|reason| ChangeMapError { place: Place::Line(index as u64 + 1), reason })?;
+        }
+        Ok(())
+    }
+
+    fn read_json(&mut self, bytes: &[u8]) -> Result<(), ChangeMapError> {
+        let mut scanner = Scanner::new(bytes);
+        let done = self.read_objects(&mut scanner);
+        done.map_err(|reason| ChangeMapError { place: Place::Byte(scanner.offset() as u64), reason })
+    }
+
+    fn read_objects(&mut self, scanner: &mut Scanner) -> Result<(), String> {
+        while let Some(object) = scanner.next_object()? {
+            self.push(parse_object(&object)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// A range as some notation has it, not yet in its place.
+struct Parsed {
+    start: u64,
+    len: u64,
+    kind: ChangeKind,
+}
+
+/// The range on a line of borg's or nbdinfo's text, `None` when it has none.
+fn parse_line(line: &[u8]) -> Result<Option<Parsed>, String> {
+    let line = std::str::from_utf8(line).map_err(|_| "this is not text, nor JSON that starts with [".to_owned())?;
+    let line = line.split('#').next().unwrap_or_default();
+    let words: Vec<&str> = line.split_ascii_whitespace().take(5).collect();
+    let (start, len, kind) = match *words.as_slice() {
+        [] => return Ok(None),
+        [start, len, kind] => (start, len, borg_kind(kind)?),
+        [start, len, code, what] => (start, len, nbd_kind(parse_number(code)?, what)?),
+        _ => return Err("a range is START LENGTH data|zero|same, or a line of `nbdinfo --map` (without --totals)".to_owned()),
+    };
+    Ok(Some(Parsed { start: parse_number(start)?, len: parse_number(len)?, kind }))
+}
+
+fn parse_object(object: &Object) -> Result<Parsed, String> {
+    if object.get("start").is_some() {
+        let (zero, data) = (object.flag("zero")?, object.flag("data")?);
+        let kind = if zero && !data { ChangeKind::Zero } else { ChangeKind::Data };
+        return Ok(Parsed { start: object.number("start")?, len: object.number("length")?, kind });
+    }
+    let kind = match object.get("description") {
+        Some(Value::Text(what)) => nbd_kind(object.number("type")?, what)?,
+        _ => return Err("the range has neither \"start\" (qemu-img map) nor \"description\" (nbdinfo --map)".to_owned()),
+    };
+    Ok(Parsed { start: object.number("offset")?, len: object.number("length")?, kind })
+}
+
+fn borg_kind(kind: &str) -> Result<ChangeKind, String> {
+    match kind {
+        "data" => Ok(ChangeKind::Data),
+        "zero" => Ok(ChangeKind::Zero),
+        "same" => Ok(ChangeKind::Same),
+        _ => Err(format!("{kind:?} is none of data, zero, same")),
+    }
+}
+
+/// The number alone does not tell: 1 is a hole in one context and dirty in another. The words do, so both are required to agree.
+fn nbd_kind(code: u64, what: &str) -> Result<ChangeKind, String> {
+    match (code, what) {
+        (0, "data") | (1, "hole" | "dirty") => Ok(ChangeKind::Data),
+        (2, "zero") | (3, "hole,zero") => Ok(ChangeKind::Zero),
+        (0, "clean") => Ok(ChangeKind::Same),
+        _ => Err(format!(
+            "type {code} {what:?} is not known; use `nbdinfo --map` for content or `nbdinfo --map=qemu:dirty-bitmap:NAME` for changes"
+        )),
+    }
+}
+
+/// Decimal digits, or `0x` and hexadecimal ones; no sign.
+fn parse_number(text: &str) -> Result<u64, String> {
+    let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let (digits, radix) = hex.map_or((text, 10), |digits| (digits, 16));
+    let parsed = u64::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with('+'));
+    parsed.ok_or_else(|| format!("{text:?} is not a number of bytes (decimal or 0x)"))
+}
+
+/// Why a change map cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the change map cannot be used: {place}: {reason}")]
+pub struct ChangeMapError {
+    /// Where in the map.
+    pub place: Place,
+    /// What is wrong there, and what would be right.
+    pub reason: String,
+}
+
+/// Where in a change map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A line of text, from 1.
+    Line(u64),
+    /// A byte of JSON, from 0.
+    Byte(u64),
+    /// Its end.
+    End,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(line) => write!(f, "line {line}"),
+            Self::Byte(byte) => write!(f, "byte {byte}"),
+            Self::End => write!(f, "at its end"),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! A frame: chunks of nearby ids, stored and compressed together; its header names them apart from its payload.
+//!
+//! It knows the two encodings, not how a payload is compressed (the codec is a byte to it) nor where they are kept.
+//!
+//! ```text
+//! Header, version 1. Key in the store: first chunk id (big-endian), which the checksum covers.
+//!
+//! offset  size    meaning                                                     guards against
+//! 0       1       version                                                     a newer program's frame
+//! 1       4       payload length in bytes, envelope included (LE)             (lets reports count without payloads)
+//! 5       2       span: ids from the first to the last, 1 to SPAN_MAX (LE)
+//! 7       s       presence bitmap, ceil(span/8) bytes, bit 0 of byte 0 = the  ids that collection dropped
+//!                 first id; first and last are present, spare bits are zero
+//! 7+s     32·n    hash of each present chunk, in id order                     a wrong byte anywhere in the payload
+//! end-8   8       checksum over key and all bytes before                      damage, a header in another's place
+//!
+//! Payload, version 1. Key: the same first chunk id.
+//!
+//! offset  size    meaning                                                     guards against
+//! 0       1       version
+//! 1       1       codec: 0 none, 1 lz4 block, 2 zstd frame                    decoding with another codec
+//! 2       4       plain length in bytes: n · chunk length (LE)                bombs: exactly this much is decoded
+//! 6       …       the present chunks in id order, compressed as one
+//! end-8   8       checksum over key and all bytes before                      damage before a decoder sees it
+//! ```
+
+use crate::hash::{ChunkHash, HASH_LEN};
+use crate::units::ChunkId;
+use crate::wire::{DecodeError, Reader, seal, verified};
+
+/// Ids that one frame may span: bounds the bitmap, and what a look-up reads of ids that are gone.
+pub const SPAN_MAX: u16 = 4096;
+/// Plain bytes that one frame may hold: bounds what a hostile store can make a reader allocate.
+pub const PLAIN_LEN_MAX: u32 = 4 << 20;
+/// Bytes that the envelope adds to a payload.
+pub const PAYLOAD_OVERHEAD: usize = 6 + 8;
+
+const VERSION: u8 = 1;
+const HEADER_CONTEXT: &str = "vellum 2026-11 frame header v1";
+const PAYLOAD_CONTEXT: &str = "vellum 2026-11 frame payload v1";
+
+/// Which chunks a frame holds, and under which names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// Rising; the first is the frame's key. The last is less than [`SPAN_MAX`] after the first.
+    ids: Vec<ChunkId>,
+    /// The name of each.
+    hashes: Vec<ChunkHash>,
+    /// The stored length of the payload, envelope included.
+    pub payload_len: u32,
+}
+
+impl FrameHeader {
+    /// A header for `chunks`, in rising id order. Panics if they are none, out of order or too far apart.
+    #[must_use]
+    pub fn new(chunks: impl IntoIterator<Item = (ChunkId, ChunkHash)>, payload_len: u32) -> Self {
+        let (ids, hashes): (Vec<ChunkId>, Vec<ChunkHash>) = chunks.into_iter().unzip();
+        assert!(!ids.is_empty() && ids.is_sorted_by(|a, b| a < b), "a frame holds chunks in rising order");
+        assert!(ids[ids.len() - 1].0 - ids[0].0 < u64::from(SPAN_MAX), "a frame holds nearby chunks");
+        Self { ids, hashes, payload_len }
+    }
+
+    /// The id of the first chunk: the frame's key.
+    #[must_use]
+    pub fn first(&self) -> ChunkId {
+        self.ids[0]
+    }
+
+    /// The id after the last chunk.
+    #[must_use]
+    pub fn end(&self) -> ChunkId {
+        self.ids[self.ids.len() - 1].advance(1)
+    }
+
+    /// How many chunks it holds.
+    #[must_use]
+    pub fn chunk_count(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The chunks and their names, in id order.
+    pub fn chunks(&self) -> impl Iterator<Item = (ChunkId, &ChunkHash)> {
+        self.ids.iter().copied().zip(&self.hashes)
+    }
+
+    /// The place of `id` among the chunks in the payload.
+    #[must_use]
+    pub fn rank(&self, id: ChunkId) -> Option<usize> {
+        let guess = usize::try_from(id.0.checked_sub(self.first().0)?).ok()?;
+        if self.ids.get(guess) == Some(&id) { Some(guess) } else { self.ids.binary_search(&id).ok() }
+    }
+
+    /// The name of `id`, if it is here.
+    #[must_use]
+    pub fn hash(&self, id: ChunkId) -> Option<&ChunkHash> {
+        self.rank(id).map(|rank| &self.hashes[rank])
+    }
+
+    /// The bytes under which the store keeps it.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let span = (self.end().0 - self.first().0) as usize;
+        let mut bytes = Vec::with_capacity(7 + span.div_ceil(8) + self.hashes.len() * HASH_LEN + 8);
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&self.payload_len.to_le_bytes());
+        bytes.extend_from_slice(&(span as u16).to_le_bytes());
+        let mut bitmap = vec![0_u8; span.div_ceil(8)];
+        for id in &self.ids {
+            let at = (id.0 - self.first().0) as usize;
+            bitmap[at / 8] |= 1 << (at % 8);
+        }
+        bytes.extend_from_slice(&bitmap);
+        self.hashes.iter().for_each(|hash| bytes.extend_from_slice(&hash.0));
+        seal(HEADER_CONTEXT, &[&frame_key(self.first())], &mut bytes);
+        bytes
+    }
+
+    /// The header that `bytes` hold, if they are whole and belong to this place.
+    pub fn decode(first: ChunkId, bytes: &[u8]) -> Result<Self, DecodeError> {
+        let body = verified(HEADER_CONTEXT, &[&frame_key(first)], bytes)?;
+        Self::decode_body(first, body)
+    }
+
+    /// The inside of [`FrameHeader::decode`], without the checksum, so that a fuzzer reaches it.
+    pub fn decode_body(first: ChunkId, body: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(body);
+        check_version(&mut reader)?;
+        let payload_len = reader.u32()?;
+        let span = u16::from_le_bytes([reader.u8()?, reader.u8()?]);
+        if span == 0 || span > SPAN_MAX || first.0.checked_add(span.into()).is_none() {
+            return Err(DecodeError::Invalid("span"));
+        }
+        let bitmap = reader.bytes(usize::from(span).div_ceil(8))?;
+        let is_present = |at: u16| bitmap[usize::from(at) / 8] >> (at % 8) & 1 == 1;
+        let spare_bits = (span..span.next_multiple_of(8)).any(is_present);
+        if !is_present(0) || !is_present(span - 1) || spare_bits {
+            return Err(DecodeError::Invalid("presence bitmap"));
+        }
+        let ids: Vec<ChunkId> = (0..span).filter(|at| is_present(*at)).map(|at| first.advance(at.into())).collect();
+        let (hashes, _) = reader.bytes(ids.len() * HASH_LEN)?.as_chunks::<HASH_LEN>();
+        let hashes = hashes.iter().copied().map(ChunkHash).collect();
+        reader.finish()?;
+        Ok(Self { ids, hashes, payload_len })
+    }
+}
+
+/// How a payload is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameCodec {
+    /// Not at all.
+    None,
+    /// One LZ4 block.
+    Lz4,
+    /// One zstd frame.
+    Zstd,
+}
+
+/// A payload as it is kept: compressed, its envelope verified, its content not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FramePayload<'a> {
+    /// How it is compressed.
+    pub codec: FrameCodec,
+    /// The length of the chunks once decoded, at most [`PLAIN_LEN_MAX`].
+    pub plain_len: u32,
+    /// The compressed bytes.
+    pub compressed: &'a [u8],
+}
+
+impl<'a> FramePayload<'a> {
+    /// The bytes under which the store keeps it.
+    #[must_use]
+    pub fn encode(&self, first: ChunkId) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.compressed.len() + PAYLOAD_OVERHEAD);
+        bytes.push(VERSION);
+        bytes.push(match self.codec {
+            FrameCodec::None => 0,
+            FrameCodec::Lz4 => 1,
+            FrameCodec::Zstd => 2,
+        });
+        bytes.extend_from_slice(&self.plain_len.to_le_bytes());
+        bytes.extend_from_slice(self.compressed);
+        seal(PAYLOAD_CONTEXT, &[&frame_key(first)], &mut bytes);
+        bytes
+    }
+
+    /// The payload that `bytes` hold, if they are whole and belong to this place.
+    pub fn decode(first: ChunkId, bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let body = verified(PAYLOAD_CONTEXT, &[&frame_key(first)], bytes)?;
+        Self::decode_body(body)
+    }
+
+    /// The inside of [`FramePayload::decode`], without the checksum, so that a fuzzer reaches it.
+    pub fn decode_body(body: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(body);
+        check_version(&mut reader)?;
+        let codec = match reader.u8()? {
+            0 => FrameCodec::None,
+            1 => FrameCodec::Lz4,
+            2 => FrameCodec::Zstd,
+            _ => return Err(DecodeError::Invalid("codec")),
+        };
+        let plain_len = reader.u32()?;
+        if plain_len > PLAIN_LEN_MAX {
+            return Err(DecodeError::Invalid("plain length"));
+        }
+        let compressed = reader.bytes(reader.remaining())?;
+        Ok(Self { codec, plain_len, compressed })
+    }
+}
+
+fn check_version(reader: &mut Reader<'_>) -> Result<(), DecodeError> {
+    match reader.u8()? {
+        VERSION => Ok(()),
+        newer => Err(DecodeError::Version(newer)),
+    }
+}
+
+/// The key under which the store keeps a frame's header and payload.
+#[must_use]
+pub fn frame_key(first: ChunkId) -> [u8; 8] {
+    first.0.to_be_bytes()
+}
+
+/// The first chunk id that a key names.
+pub fn parse_frame_key(key: &[u8]) -> Result<ChunkId, DecodeError> {
+    key.try_into().map(u64::from_be_bytes).map(ChunkId).map_err(|_| DecodeError::Invalid("frame key"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(offsets: &[u64]) -> FrameHeader {
+        FrameHeader::new(offsets.iter().map(|at| (ChunkId(1000 + at), ChunkHash::of(&at.to_le_bytes()))), 77)
+    }
+
+    #[test]
+    fn headers_with_and_without_gaps_come_back() {
+        for offsets in [&[0][..], &[0, 1, 2], &[0, 7, 8, 9, 63, 64], &[0, u64::from(SPAN_MAX) - 1]] {
+            let header = header(offsets);
+            assert_eq!(FrameHeader::decode(ChunkId(1000), &header.encode()), Ok(header.clone()));
+            for (rank, at) in offsets.iter().enumerate() {
+                assert_eq!(header.rank(ChunkId(1000 + at)), Some(rank));
+            }
+            assert_eq!(header.rank(ChunkId(999)), None);
+            assert_eq!(header.rank(header.end()), None);
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_refused() {
+        let bytes = header(&[0, 1, 5]).encode();
+        let payload = FramePayload { codec: FrameCodec::Zstd, plain_len: 3, compressed: b"abc" }.encode(ChunkId(4));
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(FrameHeader::decode(ChunkId(1000), &damaged).is_err(), "header bit {bit}");
+        }
+        for bit in 0..payload.len() * 8 {
+            let mut damaged = payload.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(FramePayload::decode(ChunkId(4), &damaged).is_err(), "payload bit {bit}");
+        }
+        assert!(FramePayload::decode(ChunkId(5), &payload).is_err(), "in another's place");
+    }
+}

@@ -1,0 +1,93 @@
+//! A set of chunk ids in memory proportional to the ids' range, not their number: one bit each, in segments that exist only where
+//! a bit is set. One TiB of 4 KiB chunks takes 32 MiB.
+
+use std::collections::BTreeMap;
+
+use crate::units::ChunkId;
+
+/// Ids per segment: 8 KiB of bits.
+const SEGMENT_IDS: u64 = 1 << 16;
+const WORDS: usize = (SEGMENT_IDS / 64) as usize;
+
+/// A set of chunk ids.
+#[derive(Clone, Default)]
+pub struct IdSet {
+    segments: BTreeMap<u64, Box<[u64; WORDS]>>,
+}
+
+impl IdSet {
+    /// The empty set.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether `id` is in the set.
+    #[must_use]
+    pub fn contains(&self, id: ChunkId) -> bool {
+        let (segment, word, bit) = place(id);
+        self.segments.get(&segment).is_some_and(|words| words[word] >> bit & 1 == 1)
+    }
+
+    /// Puts `id` into the set.
+    pub fn insert(&mut self, id: ChunkId) {
+        self.insert_run(id, 1);
+    }
+
+    /// Puts `count` ids from `first` into the set, a word at a time.
+    pub fn insert_run(&mut self, first: ChunkId, count: u64) {
+        let (mut at, end) = (first.0, first.0 + count);
+        while at < end {
+            let (segment, word, bit) = place(ChunkId(at));
+            let taken = (64 - u64::from(bit)).min(end - at);
+            let mask = (u64::MAX >> (64 - taken)) << bit;
+            self.segments.entry(segment).or_insert_with(|| Box::new([0; WORDS]))[word] |= mask;
+            at += taken;
+        }
+    }
+
+    /// Puts every id of `other` into this set.
+    pub fn union_with(&mut self, other: &Self) {
+        for (segment, words) in &other.segments {
+            let own = self.segments.entry(*segment).or_insert_with(|| Box::new([0; WORDS]));
+            own.iter_mut().zip(words.iter()).for_each(|(own, other)| *own |= other);
+        }
+    }
+
+    /// How many ids it holds. Cost: its memory.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.segments.values().flat_map(|words| words.iter()).map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn place(id: ChunkId) -> (u64, usize, u32) {
+    let within = id.0 % SEGMENT_IDS;
+    (id.0 / SEGMENT_IDS, (within / 64) as usize, (within % 64) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn random_runs_agree_with_a_plain_set() {
+        let mut random = fastrand::Rng::with_seed(5);
+        let (mut set, mut model) = (IdSet::new(), BTreeSet::new());
+        for _ in 0..200 {
+            let (first, count) = (random.u64(..300_000), random.u64(..200));
+            set.insert_run(ChunkId(first), count);
+            model.extend(first..first + count);
+        }
+        assert_eq!(set.len(), model.len() as u64);
+        assert!((0..301_000).all(|id| set.contains(ChunkId(id)) == model.contains(&id)));
+    }
+}

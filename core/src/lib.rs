@@ -1,0 +1,14 @@
+//! What a disk image *is* in Vellum, and how it is written as bytes.
+#![forbid(unsafe_code)]
+
+pub mod change_map;
+pub mod formats;
+pub mod frame;
+pub mod hash;
+pub mod id_set;
+pub mod name;
+pub mod page;
+pub mod source;
+pub mod tree;
+pub mod units;
+pub mod wire;

@@ -1,0 +1,361 @@
+//! One span of a layer's map: which chunk positions it answers for, and how.
+//!
+//! A page knows neither its layer's parent nor where it is kept. Overlaying pages on each other is all there is to a chain: a page
+//! resolves the same whether one layer or a thousand lie below.
+//!
+//! ```text
+//! Encoding, version 1. Key in the store: layer id, page index (big-endian), which the checksum covers.
+//!
+//! offset  size    meaning                                                     guards against
+//! 0       1       version                                                     a newer program's page
+//! 1       varint  number of runs, 0 to PAGE_SPAN
+//! …       per run:
+//!         varint  positions skipped since the last run's end, shifted left    runs out of order, overlapping
+//!                 by one; bit 0: 0 = explicit zero, 1 = chunks
+//!         varint  run length minus one                                        runs past the page
+//!         varint  chunks only: first chunk id minus the id after the last     (sequential imports: always 0)
+//!                 chunk run's last, zigzag; the first run counts from 0
+//! end-8   8       checksum over key and all bytes before                      damage, a page in another's place
+//! ```
+
+use crate::units::{ChunkId, LayerId, PageIndex};
+use crate::wire::{DecodeError, Reader, put_varint, seal, unzigzag, verified, zigzag};
+
+/// How many chunk positions a page answers for: 4 MiB of disk at 4 KiB chunks. Small enough that a random write rewrites little
+/// (7 KiB at worst), large enough that a sequential disk costs a few bytes per megabyte.
+pub const PAGE_SPAN: u16 = 1024;
+
+const VERSION: u8 = 1;
+const CONTEXT: &str = "vellum 2026-11 layer page v1";
+
+/// What a layer says of one chunk position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// Nothing: ask the parent. At the root, zeros.
+    Absent,
+    /// Zeros, whatever the parent holds.
+    Zero,
+    /// This chunk.
+    Chunk(ChunkId),
+}
+
+impl Slot {
+    /// The answer for the position `count` further on in the same run.
+    #[must_use]
+    pub fn advance(self, count: u16) -> Self {
+        match self {
+            Self::Chunk(id) => Self::Chunk(id.advance(u64::from(count))),
+            same => same,
+        }
+    }
+}
+
+/// Consecutive positions with one kind of answer; a chunk run names its first chunk, and the ids rise by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first position, within the page.
+    pub start: u16,
+    /// How many positions, never zero.
+    pub len: u16,
+    /// The answer for the first position.
+    pub slot: Slot,
+}
+
+impl Run {
+    /// The first position after the run.
+    #[must_use]
+    pub fn end(&self) -> u16 {
+        self.start + self.len
+    }
+
+    /// The part of the run inside `[start, end)`.
+    #[must_use]
+    pub fn clip(&self, start: u16, end: u16) -> Option<Self> {
+        let first = self.start.max(start);
+        let len = self.end().min(end).checked_sub(first).filter(|len| *len > 0)?;
+        Some(Self { start: first, len, slot: self.slot.advance(first - self.start) })
+    }
+
+    /// Whether `next` goes on where this run ends, so that both are one.
+    fn continues_into(&self, next: &Self) -> bool {
+        self.end() == next.start && self.slot.advance(self.len) == next.slot
+    }
+}
+
+/// The answers of one layer for [`PAGE_SPAN`] positions. Canonical: equal answers are equal values and equal bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// In order, not overlapping, never absent, merged where they touch.
+    runs: Vec<Run>,
+}
+
+impl Page {
+    /// A page that says nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// The positions it answers for, in order.
+    #[must_use]
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// Every position in `[start, end)`, absent ones included, in order and gap-free.
+    pub fn runs_in(&self, start: u16, end: u16) -> impl Iterator<Item = Run> + '_ {
+        let first = self.runs.partition_point(|run| run.end() <= start);
+        let mut next = start;
+        let mut rest = self.runs[first..].iter().filter_map(move |run| run.clip(start, end)).peekable();
+        std::iter::from_fn(move || {
+            let run = match rest.peek() {
+                Some(run) if run.start == next => rest.next()?,
+                Some(run) => Run { start: next, len: run.start - next, slot: Slot::Absent },
+                None if next < end => Run { start: next, len: end - next, slot: Slot::Absent },
+                None => return None,
+            };
+            next = run.end();
+            Some(run)
+        })
+    }
+
+    /// The answer for one position.
+    #[must_use]
+    pub fn slot(&self, position: u16) -> Slot {
+        self.runs_in(position, position + 1).next().map_or(Slot::Absent, |run| run.slot)
+    }
+
+    /// Adds a run after all that are there; absent runs are passed over. Panics if it would overlap or leave the page.
+    pub fn push(&mut self, run: Run) {
+        if run.slot == Slot::Absent {
+            return;
+        }
+        assert!(run.len > 0 && run.end() <= PAGE_SPAN, "a run lies inside its page");
+        if let Some(last) = self.runs.last_mut() {
+            assert!(last.end() <= run.start, "runs come in order");
+            if last.continues_into(&run) {
+                last.len += run.len;
+                return;
+            }
+        }
+        self.runs.push(run);
+    }
+
+    /// Answers `slot` for the run's positions from now on, whatever was said before. Cost: the length of the page.
+    pub fn set(&mut self, run: Run) {
+        let mut result = Self::new();
+        self.runs_in(0, run.start).for_each(|before| result.push(before));
+        result.push(run);
+        self.runs_in(run.end(), PAGE_SPAN).for_each(|after| result.push(after));
+        *self = result;
+    }
+
+    /// What this page and `below` say together: its own answers, and where it is absent those of `below`, of which only the
+    /// positions before `visible` are seen (from there on this page says zero by being absent: see `Layer::parent_visible`).
+    #[must_use]
+    pub fn over(&self, below: &Self, visible: u16) -> Self {
+        let mut result = Self::new();
+        for run in self.runs_in(0, PAGE_SPAN) {
+            if run.slot == Slot::Absent {
+                below.runs_in(run.start, run.end()).filter_map(|seen| seen.clip(0, visible)).for_each(|seen| result.push(seen));
+            } else {
+                result.push(run);
+            }
+        }
+        result
+    }
+
+    /// This page with `zero` in place of every absent position before `end`.
+    #[must_use]
+    pub fn with_zeros(&self, end: u16) -> Self {
+        let mut result = Self::new();
+        for run in self.runs_in(0, PAGE_SPAN) {
+            if run.slot != Slot::Absent {
+                result.push(run);
+            } else if let Some(gap) = run.clip(0, end) {
+                result.push(Run { slot: Slot::Zero, ..gap });
+            }
+        }
+        result
+    }
+
+    /// Whether it answers for every position before `end`, so that nothing below can be seen.
+    #[must_use]
+    pub fn covers(&self, end: u16) -> bool {
+        self.runs_in(0, end).all(|run| run.slot != Slot::Absent)
+    }
+
+    /// How many positions it answers with a chunk, and how many with zero.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        self.runs.iter().fold((0, 0), |(chunks, zeros), run| match run.slot {
+            Slot::Chunk(_) => (chunks + u64::from(run.len), zeros),
+            _ => (chunks, zeros + u64::from(run.len)),
+        })
+    }
+
+    /// The bytes under which the store keeps it.
+    #[must_use]
+    pub fn encode(&self, layer: LayerId, index: PageIndex) -> Vec<u8> {
+        let mut bytes = vec![VERSION];
+        put_varint(&mut bytes, self.runs.len() as u64);
+        let (mut position, mut next_id) = (0, 0_u64);
+        for run in &self.runs {
+            let is_chunk = matches!(run.slot, Slot::Chunk(_));
+            put_varint(&mut bytes, u64::from(run.start - position) << 1 | u64::from(is_chunk));
+            put_varint(&mut bytes, u64::from(run.len - 1));
+            if let Slot::Chunk(id) = run.slot {
+                put_varint(&mut bytes, zigzag(id.0.wrapping_sub(next_id).cast_signed()));
+                next_id = id.0 + u64::from(run.len);
+            }
+            position = run.end();
+        }
+        seal(CONTEXT, &[&page_key(layer, index)], &mut bytes);
+        bytes
+    }
+
+    /// The page that `bytes` hold, if they are whole and belong to this place.
+    pub fn decode(layer: LayerId, index: PageIndex, bytes: &[u8]) -> Result<Self, DecodeError> {
+        let body = verified(CONTEXT, &[&page_key(layer, index)], bytes)?;
+        Self::decode_body(body)
+    }
+
+    /// The inside of [`Page::decode`], without the checksum, so that a fuzzer reaches it.
+    pub fn decode_body(body: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(body);
+        match reader.u8()? {
+            VERSION => {}
+            newer => return Err(DecodeError::Version(newer)),
+        }
+        let count = reader.varint()?;
+        if count > u64::from(PAGE_SPAN) {
+            return Err(DecodeError::Invalid("run count"));
+        }
+        let (mut page, mut next_id) = (Self::new(), 0_u64);
+        for _ in 0..count {
+            let run = decode_run(&mut reader, page.runs.last(), &mut next_id)?;
+            page.runs.push(run);
+        }
+        reader.finish()?;
+        Ok(page)
+    }
+}
+
+fn decode_run(reader: &mut Reader<'_>, last: Option<&Run>, next_id: &mut u64) -> Result<Run, DecodeError> {
+    let head = reader.varint()?;
+    let len = reader.varint()?.checked_add(1).ok_or(DecodeError::Invalid("run length"))?;
+    let start = (head >> 1).checked_add(last.map_or(0, |run| u64::from(run.end()))).ok_or(DecodeError::Invalid("run position"))?;
+    let end = start.checked_add(len).filter(|end| *end <= u64::from(PAGE_SPAN)).ok_or(DecodeError::Invalid("run length"))?;
+    let slot = if head & 1 == 0 {
+        Slot::Zero
+    } else {
+        let first = next_id.wrapping_add(unzigzag(reader.varint()?).cast_unsigned());
+        *next_id = first.checked_add(len).ok_or(DecodeError::Invalid("chunk id"))?;
+        Slot::Chunk(ChunkId(first))
+    };
+    let run = Run { start: start as u16, len: (end - start) as u16, slot };
+    if last.is_some_and(|last| last.continues_into(&run)) {
+        return Err(DecodeError::Invalid("run that should be one with the last"));
+    }
+    Ok(run)
+}
+
+/// The key under which the store keeps a page.
+#[must_use]
+pub fn page_key(layer: LayerId, index: PageIndex) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&layer.0.to_be_bytes());
+    key[8..].copy_from_slice(&index.0.to_be_bytes());
+    key
+}
+
+/// The layer and page that a key names.
+pub fn parse_page_key(key: &[u8]) -> Result<(LayerId, PageIndex), DecodeError> {
+    let (layer, index) = key.split_at_checked(8).ok_or(DecodeError::Truncated)?;
+    let number = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).map_err(|_| DecodeError::Invalid("page key"));
+    Ok((LayerId(number(layer)?), PageIndex(number(index)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random_slot(random: &mut fastrand::Rng) -> Slot {
+        match random.u8(..5) {
+            0 => Slot::Absent,
+            1 => Slot::Zero,
+            2 => Slot::Chunk(ChunkId(random.u64(..1 << 60))),
+            _ => Slot::Chunk(ChunkId(random.u64(..2000))),
+        }
+    }
+
+    /// A page and the plain array that it must agree with, after `count` random settings.
+    fn random_page(random: &mut fastrand::Rng, count: usize) -> (Page, Vec<Slot>) {
+        let (mut page, mut model) = (Page::new(), vec![Slot::Absent; PAGE_SPAN.into()]);
+        for _ in 0..count {
+            let start = random.u16(..PAGE_SPAN);
+            let run = Run { start, len: random.u16(1..=PAGE_SPAN - start), slot: random_slot(random) };
+            page.set(run);
+            (run.start..run.end()).for_each(|at| model[usize::from(at)] = run.slot.advance(at - run.start));
+        }
+        (page, model)
+    }
+
+    fn slots(page: &Page) -> Vec<Slot> {
+        (0..PAGE_SPAN).map(|at| page.slot(at)).collect()
+    }
+
+    #[test]
+    fn random_pages_agree_with_an_array_and_come_back_from_bytes() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for round in 0..200 {
+            let (page, model) = random_page(&mut random, round % 12);
+            assert_eq!(slots(&page), model);
+            let bytes = page.encode(LayerId(3), PageIndex(9));
+            assert_eq!(Page::decode(LayerId(3), PageIndex(9), &bytes), Ok(page));
+        }
+    }
+
+    #[test]
+    fn overlaying_takes_the_upper_answer_and_hides_what_is_out_of_sight() {
+        let mut random = fastrand::Rng::with_seed(8);
+        for _ in 0..100 {
+            let (upper, upper_model) = random_page(&mut random, 5);
+            let (lower, lower_model) = random_page(&mut random, 5);
+            let visible = random.u16(..=PAGE_SPAN);
+            let expected: Vec<Slot> = (0..usize::from(PAGE_SPAN))
+                .map(|at| match upper_model[at] {
+                    Slot::Absent if at < visible.into() => lower_model[at],
+                    own => own,
+                })
+                .collect();
+            assert_eq!(slots(&upper.over(&lower, visible)), expected);
+        }
+    }
+
+    #[test]
+    fn a_page_in_another_place_or_with_a_flipped_bit_is_refused() {
+        let (page, _) = random_page(&mut fastrand::Rng::with_seed(9), 8);
+        let bytes = page.encode(LayerId(1), PageIndex(2));
+        assert_eq!(Page::decode(LayerId(1), PageIndex(3), &bytes), Err(DecodeError::Checksum));
+        assert_eq!(Page::decode(LayerId(2), PageIndex(2), &bytes), Err(DecodeError::Checksum));
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Page::decode(LayerId(1), PageIndex(2), &damaged).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_sequential_page_costs_a_few_bytes() {
+        let mut page = Page::new();
+        page.push(Run { start: 0, len: PAGE_SPAN, slot: Slot::Chunk(ChunkId(1 << 30)) });
+        assert!(page.encode(LayerId(1), PageIndex(0)).len() <= 20);
+    }
+}

@@ -1,0 +1,513 @@
+//! Which layers, images and snapshots there are, and how they hang together.
+//!
+//! Pure: a change is planned as a list of [`Edit`]s (in `plan`), the store makes them durable in one batch, and only then are they
+//! applied here. What the layers' maps hold is not known here; `page` is one span of that.
+
+mod lookup;
+mod maintenance;
+mod plan;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::name::Name;
+use crate::page::PAGE_SPAN;
+use crate::units::{ChunkCount, ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
+
+pub use lookup::{LookupError, Node};
+pub use maintenance::{Merge, Tidy};
+pub use plan::{PlanError, Planned};
+
+/// One differencing image, without its map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// Its name in the store.
+    pub id: LayerId,
+    /// The layer to ask where this one is absent.
+    pub parent: Option<LayerId>,
+    /// A sealed layer's content never changes again.
+    pub sealed: bool,
+    /// The image's length in bytes while this layer is on top.
+    pub len: u64,
+    /// How many positions of the parent can be seen: from there on absent reads as zero. A disk that shrank and grew again must not
+    /// show the parent's bytes where it was cut, and recording the cut costs nothing.
+    pub parent_visible: ChunkCount,
+    /// Which pages of its map exist.
+    pub pages: PageSet,
+    /// Positions that it answers with a chunk.
+    pub chunks: u64,
+    /// Positions that it answers with an explicit zero.
+    pub zeros: u64,
+    /// When it was made, in milliseconds since 1970. For people; nothing is decided by it.
+    pub created_ms: u64,
+}
+
+/// A set of page indexes, as ranges: half-open, in order, not touching.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageSet {
+    ranges: Vec<(u64, u64)>,
+}
+
+/// How an image treats writes and snapshots, as virtual-machine managers name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Writes go to the active layer.
+    Normal,
+    /// Writes go to a scratch layer that is dropped.
+    Immutable,
+    /// Takes no part in snapshots.
+    Writethrough,
+    /// Several writers, no snapshots.
+    Shareable,
+    /// No writes.
+    Readonly,
+    /// A base that each attachment gets its own child of.
+    Multiattach,
+}
+
+/// A named disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Its name in the store, kept through renames.
+    pub id: ImageId,
+    /// What people call it.
+    pub name: Name,
+    /// Its active layer.
+    pub layer: LayerId,
+    /// How it treats writes and snapshots.
+    pub mode: Mode,
+    /// The image it was created from, where `commit` goes.
+    pub origin: Option<ImageId>,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// What people marked it with.
+    pub tags: BTreeSet<Name>,
+    /// Whether it is protected against deletion.
+    pub pinned: bool,
+}
+
+/// A name for a sealed layer of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its image.
+    pub image: ImageId,
+    /// Rises with every snapshot, so that the order of taking is known without a clock.
+    pub serial: u64,
+    /// What people call it, unique within its image.
+    pub name: Name,
+    /// The sealed layer.
+    pub layer: LayerId,
+    /// When it was taken, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// What people marked it with.
+    pub tags: BTreeSet<Name>,
+    /// Whether it is protected against deletion.
+    pub pinned: bool,
+}
+
+/// One change of one record. A list of them is applied as a whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// Adds or replaces a layer.
+    PutLayer(Layer),
+    /// Removes a layer and its pages. Nothing may refer to it.
+    DropLayer(LayerId),
+    /// Adds or replaces an image.
+    PutImage(Image),
+    /// Removes an image's name.
+    DropImage(ImageId),
+    /// Adds or replaces a snapshot.
+    PutSnapshot(Snapshot),
+    /// Removes a snapshot's name.
+    DropSnapshot(ImageId, u64),
+}
+
+/// All layers, images and snapshots of a store.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    chunk_len: ChunkLen,
+    /// Shared with whoever reads through them.
+    layers: BTreeMap<LayerId, Arc<Layer>>,
+    images: BTreeMap<ImageId, Image>,
+    snapshots: BTreeMap<(ImageId, u64), Snapshot>,
+    image_names: BTreeMap<Name, ImageId>,
+    snapshot_names: BTreeMap<(ImageId, Name), u64>,
+    children: BTreeMap<LayerId, BTreeSet<LayerId>>,
+    /// How many names stand for a layer.
+    names: HashMap<LayerId, u32>,
+    /// Layers in use by something that reads or builds on them: maintenance leaves them and what lies below alone.
+    holds: BTreeMap<LayerId, u32>,
+    /// The next layer id, image id or snapshot serial: one counter, so that no two things ever share a number.
+    next_id: u64,
+}
+
+impl Layer {
+    /// Whether it holds nothing of its own.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.pages.is_empty()
+    }
+
+    /// How many positions of page `index` of the parent can be seen through this layer.
+    #[must_use]
+    pub fn visible_in(&self, index: PageIndex) -> u16 {
+        positions_in(self.parent_visible, index)
+    }
+
+    /// How many positions of page `index` lie inside the image.
+    #[must_use]
+    pub fn positions_in(&self, chunk_len: ChunkLen, index: PageIndex) -> u16 {
+        positions_in(chunk_len.count_for(self.len), index)
+    }
+}
+
+/// How many of the first `count` positions of an image lie on page `index`.
+fn positions_in(count: ChunkCount, index: PageIndex) -> u16 {
+    let before = index.0.saturating_mul(u64::from(PAGE_SPAN));
+    count.0.saturating_sub(before).min(u64::from(PAGE_SPAN)) as u16
+}
+
+/// The page that answers for a position, and the place on it.
+#[must_use]
+pub fn page_of(position: ChunkIndex) -> (PageIndex, u16) {
+    (PageIndex(position.0 / u64::from(PAGE_SPAN)), (position.0 % u64::from(PAGE_SPAN)) as u16)
+}
+
+/// The first position of a page.
+#[must_use]
+pub fn page_start(index: PageIndex) -> ChunkIndex {
+    ChunkIndex(index.0 * u64::from(PAGE_SPAN))
+}
+
+/// How many pages it takes to answer for `count` positions.
+#[must_use]
+pub fn pages_for(count: ChunkCount) -> u64 {
+    count.0.div_ceil(u64::from(PAGE_SPAN))
+}
+
+impl PageSet {
+    /// The set that holds nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A set from ranges as [`PageSet::ranges`] gives them; `None` if they are empty, touch or are out of order.
+    #[must_use]
+    pub fn from_ranges(ranges: Vec<(u64, u64)>) -> Option<Self> {
+        let ordered = ranges.windows(2).all(|pair| pair[0].1 < pair[1].0);
+        let filled = ranges.iter().all(|(start, end)| start < end);
+        (ordered && filled).then_some(Self { ranges })
+    }
+
+    /// The ranges, half-open, in order, not touching.
+    #[must_use]
+    pub fn ranges(&self) -> &[(u64, u64)] {
+        &self.ranges
+    }
+
+    /// Whether it holds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// How many pages it holds.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.ranges.iter().map(|(start, end)| end - start).sum()
+    }
+
+    /// Whether it holds page `index`.
+    #[must_use]
+    pub fn contains(&self, index: PageIndex) -> bool {
+        let at = self.ranges.partition_point(|(_, end)| *end <= index.0);
+        self.ranges.get(at).is_some_and(|(start, _)| *start <= index.0)
+    }
+
+    /// The pages, in order.
+    pub fn iter(&self) -> impl Iterator<Item = PageIndex> + '_ {
+        self.ranges.iter().flat_map(|(start, end)| (*start..*end).map(PageIndex))
+    }
+
+    /// Adds page `index`.
+    pub fn insert(&mut self, index: PageIndex) {
+        if self.contains(index) {
+            return;
+        }
+        let at = self.ranges.partition_point(|(_, end)| *end < index.0);
+        let mut merged = (index.0, index.0 + 1);
+        let touching = self.ranges[at..].iter().take_while(|(start, _)| *start <= merged.1).count();
+        for (start, end) in self.ranges.drain(at..at + touching) {
+            merged = (merged.0.min(start), merged.1.max(end));
+        }
+        self.ranges.insert(at, merged);
+    }
+
+    /// Removes page `index`.
+    pub fn remove(&mut self, index: PageIndex) {
+        if !self.contains(index) {
+            return;
+        }
+        let at = self.ranges.partition_point(|(_, end)| *end <= index.0);
+        let (start, end) = self.ranges.remove(at);
+        let parts = [(start, index.0), (index.0 + 1, end)];
+        self.ranges.splice(at..at, parts.into_iter().filter(|(start, end)| start < end));
+    }
+
+    /// The first page at or after `from`.
+    #[must_use]
+    pub fn next_from(&self, from: PageIndex) -> Option<PageIndex> {
+        let at = self.ranges.partition_point(|(_, end)| *end <= from.0);
+        self.ranges.get(at).map(|(start, _)| PageIndex(from.0.max(*start)))
+    }
+
+    /// The pages of either set.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        let mut all: Vec<_> = self.ranges.iter().chain(&other.ranges).copied().collect();
+        all.sort_unstable();
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for (start, end) in all {
+            match ranges.last_mut() {
+                Some(last) if start <= last.1 => last.1 = last.1.max(end),
+                _ => ranges.push((start, end)),
+            }
+        }
+        Self { ranges }
+    }
+}
+
+impl Tree {
+    /// The tree of a new store.
+    #[must_use]
+    pub fn new(chunk_len: ChunkLen) -> Self {
+        Self {
+            chunk_len,
+            layers: BTreeMap::new(),
+            images: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            image_names: BTreeMap::new(),
+            snapshot_names: BTreeMap::new(),
+            children: BTreeMap::new(),
+            names: HashMap::new(),
+            holds: BTreeMap::new(),
+            next_id: 1,
+        }
+    }
+
+    /// The length of every chunk.
+    #[must_use]
+    pub fn chunk_len(&self) -> ChunkLen {
+        self.chunk_len
+    }
+
+    /// A number that nothing in the store has had.
+    pub fn allocate(&mut self) -> u64 {
+        self.reserve(self.next_id);
+        self.next_id - 1
+    }
+
+    /// Never gives out `used` or less.
+    pub fn reserve(&mut self, used: u64) {
+        self.next_id = self.next_id.max(used + 1);
+    }
+
+    /// The number that [`Tree::allocate`] gives next, to be kept with every commit.
+    #[must_use]
+    pub fn next_id(&self) -> u64 {
+        self.next_id
+    }
+
+    /// The layer of that id.
+    #[must_use]
+    pub fn layer(&self, id: LayerId) -> Option<&Arc<Layer>> {
+        self.layers.get(&id)
+    }
+
+    /// All layers, by id.
+    pub fn layers(&self) -> impl Iterator<Item = &Arc<Layer>> {
+        self.layers.values()
+    }
+
+    /// The image of that id.
+    #[must_use]
+    pub fn image(&self, id: ImageId) -> Option<&Image> {
+        self.images.get(&id)
+    }
+
+    /// The image that has exactly that name.
+    #[must_use]
+    pub fn image_named(&self, name: &Name) -> Option<&Image> {
+        self.images.get(self.image_names.get(name)?)
+    }
+
+    /// All images, by name.
+    pub fn images(&self) -> impl Iterator<Item = &Image> {
+        self.image_names.values().map(|id| &self.images[id])
+    }
+
+    /// How many images there are.
+    #[must_use]
+    pub fn image_count(&self) -> usize {
+        self.images.len()
+    }
+
+    /// How many snapshots there are, of all images.
+    #[must_use]
+    pub fn snapshot_count(&self) -> usize {
+        self.snapshots.len()
+    }
+
+    /// The snapshots of an image, in the order of taking.
+    pub fn snapshots(&self, image: ImageId) -> impl DoubleEndedIterator<Item = &Snapshot> {
+        self.snapshots.range((image, 0)..=(image, u64::MAX)).map(|(_, snapshot)| snapshot)
+    }
+
+    /// The snapshot of that image and serial.
+    #[must_use]
+    pub fn snapshot(&self, image: ImageId, serial: u64) -> Option<&Snapshot> {
+        self.snapshots.get(&(image, serial))
+    }
+
+    /// The snapshot that has exactly that name.
+    #[must_use]
+    pub fn snapshot_named(&self, image: ImageId, name: &Name) -> Option<&Snapshot> {
+        self.snapshots.get(&(image, *self.snapshot_names.get(&(image, name.clone()))?))
+    }
+
+    /// The layers right above `id`.
+    pub fn children(&self, id: LayerId) -> impl Iterator<Item = LayerId> + '_ {
+        self.children.get(&id).into_iter().flatten().copied()
+    }
+
+    /// How many images and snapshots stand for layer `id`.
+    #[must_use]
+    pub fn name_count(&self, id: LayerId) -> u32 {
+        self.names.get(&id).copied().unwrap_or(0)
+    }
+
+    /// The layers from `top` down to its root. There is no cycle: every parent was sealed before its child was made.
+    pub fn chain(&self, top: LayerId) -> impl Iterator<Item = &Arc<Layer>> {
+        std::iter::successors(self.layers.get(&top), |layer| self.layers.get(&layer.parent?))
+    }
+
+    /// Keeps maintenance away from `layer` and all below until as many [`Tree::release`]s.
+    pub fn hold(&mut self, layer: LayerId) {
+        *self.holds.entry(layer).or_default() += 1;
+    }
+
+    /// Ends one [`Tree::hold`].
+    pub fn release(&mut self, layer: LayerId) {
+        let count = self.holds.get_mut(&layer).expect("a layer is released as often as it was held");
+        *count -= 1;
+        if *count == 0 {
+            self.holds.remove(&layer);
+        }
+    }
+
+    /// Applies edits that are durable. Panics if one refers to what is not there: plans are made under the same lock.
+    pub fn apply(&mut self, edits: &[Edit]) {
+        edits.iter().for_each(|edit| self.apply_one(edit));
+    }
+
+    fn apply_one(&mut self, edit: &Edit) {
+        match edit {
+            Edit::PutLayer(layer) => self.put_layer(layer.clone()),
+            Edit::DropLayer(id) => self.drop_layer(*id),
+            Edit::PutImage(image) => self.put_image(image.clone()),
+            Edit::DropImage(id) => self.drop_image(*id),
+            Edit::PutSnapshot(snapshot) => self.put_snapshot(snapshot.clone()),
+            Edit::DropSnapshot(image, serial) => self.drop_snapshot(*image, *serial),
+        }
+    }
+
+    fn put_layer(&mut self, layer: Layer) {
+        self.reserve(layer.id.0);
+        let old_parent = self.layers.get(&layer.id).and_then(|old| old.parent);
+        if old_parent != layer.parent {
+            self.unlink_child(old_parent, layer.id);
+        }
+        if let Some(parent) = layer.parent {
+            self.children.entry(parent).or_default().insert(layer.id);
+        }
+        self.layers.insert(layer.id, Arc::new(layer));
+    }
+
+    fn drop_layer(&mut self, id: LayerId) {
+        let layer = self.layers.remove(&id).expect("a layer that is dropped is there");
+        self.unlink_child(layer.parent, id);
+    }
+
+    fn unlink_child(&mut self, parent: Option<LayerId>, child: LayerId) {
+        let Some(parent) = parent else { return };
+        if let Some(siblings) = self.children.get_mut(&parent) {
+            siblings.remove(&child);
+            if siblings.is_empty() {
+                self.children.remove(&parent);
+            }
+        }
+    }
+
+    fn put_image(&mut self, image: Image) {
+        self.drop_image(image.id);
+        self.reserve(image.id.0);
+        *self.names.entry(image.layer).or_default() += 1;
+        self.image_names.insert(image.name.clone(), image.id);
+        self.images.insert(image.id, image);
+    }
+
+    fn drop_image(&mut self, id: ImageId) {
+        if let Some(old) = self.images.remove(&id) {
+            self.image_names.remove(&old.name);
+            self.unname(old.layer);
+        }
+    }
+
+    fn put_snapshot(&mut self, snapshot: Snapshot) {
+        self.drop_snapshot(snapshot.image, snapshot.serial);
+        self.reserve(snapshot.serial);
+        *self.names.entry(snapshot.layer).or_default() += 1;
+        self.snapshot_names.insert((snapshot.image, snapshot.name.clone()), snapshot.serial);
+        self.snapshots.insert((snapshot.image, snapshot.serial), snapshot);
+    }
+
+    fn drop_snapshot(&mut self, image: ImageId, serial: u64) {
+        if let Some(old) = self.snapshots.remove(&(image, serial)) {
+            self.snapshot_names.remove(&(image, old.name));
+            self.unname(old.layer);
+        }
+    }
+
+    fn unname(&mut self, layer: LayerId) {
+        let count = self.names.get_mut(&layer).expect("a name's layer is counted");
+        *count -= 1;
+        if *count == 0 {
+            self.names.remove(&layer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_sets_agree_with_a_plain_set() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let (mut set, mut model) = (PageSet::new(), BTreeSet::new());
+        for _ in 0..2000 {
+            let index = random.u64(..60);
+            if random.bool() {
+                set.insert(PageIndex(index));
+                model.insert(index);
+            } else {
+                set.remove(PageIndex(index));
+                model.remove(&index);
+            }
+            assert!(set.iter().map(|index| index.0).eq(model.iter().copied()));
+            assert_eq!(PageSet::from_ranges(set.ranges().to_vec()).as_ref(), Some(&set));
+            assert_eq!(set.len(), model.len() as u64);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Which edits a person's wish comes to. Decides, touches nothing but the counter of ids.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{Edit, Image, Layer, Mode, Node, PageSet, Snapshot, Tree};
+use crate::name::Name;
+use crate::units::{ChunkCount, IMAGE_LEN_MAX, ImageId, LayerId};
+
+/// Why a wish cannot be met. The tree is unchanged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Another image or snapshot has that name.
+    #[error("{0} exists already")]
+    NameTaken(String),
+    /// It is protected against deletion.
+    #[error("{0} is pinned")]
+    Pinned(String),
+    /// Deleting the image would delete its snapshots.
+    #[error("image {image} has {count} snapshots")]
+    HasSnapshots {
+        /// The image's name.
+        image: String,
+        /// How many there are.
+        count: usize,
+    },
+    /// No disk can be that long.
+    #[error("{0} bytes is longer than any image can be ({IMAGE_LEN_MAX})")]
+    TooLong(u64),
+    /// The image is shorter than it was.
+    #[error("{new} bytes would cut off the end of {image}, which has {old}")]
+    WouldShrink {
+        /// The image's name.
+        image: String,
+        /// Its length.
+        old: u64,
+        /// The length asked for.
+        new: u64,
+    },
+    /// There is no image to commit to.
+    #[error("{0} was not created from another image, or that image is gone")]
+    NoOrigin(String),
+    /// The image to commit to has gone its own way.
+    #[error("{origin} has changed since {image} was created from it")]
+    OriginChanged {
+        /// The image that was to be committed.
+        image: String,
+        /// The image that it was created from.
+        origin: String,
+    },
+    /// It was deleted meanwhile.
+    #[error("the image or snapshot is gone")]
+    Gone,
+}
+
+/// What is to be done, and the node that it makes or changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// In an order in which each refers only to what is there.
+    pub edits: Vec<Edit>,
+    /// The node, as it will be called.
+    pub node: Node,
+}
+
+impl Tree {
+    /// A new image whose content is layer `layer`'s.
+    pub fn plan_image(&mut self, name: &Name, layer: Layer, origin: Option<ImageId>, now_ms: u64) -> Result<Planned, PlanError> {
+        self.check_free(name)?;
+        check_len(layer.len)?;
+        let id = ImageId(self.allocate());
+        let image = Image {
+            id,
+            name: name.clone(),
+            layer: layer.id,
+            mode: Mode::Normal,
+            origin,
+            created_ms: now_ms,
+            tags: BTreeSet::new(),
+            pinned: false,
+        };
+        Ok(Planned { edits: vec![Edit::PutLayer(layer), Edit::PutImage(image)], node: Node::Image(id) })
+    }
+
+    /// A new image of `len` zero bytes.
+    pub fn plan_create(&mut self, name: &Name, len: u64, now_ms: u64) -> Result<Planned, PlanError> {
+        check_len(len)?;
+        let layer = self.blank_layer(None, len, now_ms);
+        self.plan_image(name, layer, None, now_ms)
+    }
+
+    /// A new image that starts as `parent` is now, of its length or of `len`.
+    pub fn plan_child(&mut self, name: &Name, parent: Node, len: Option<u64>, now_ms: u64) -> Result<Planned, PlanError> {
+        self.check_free(name)?;
+        let (base, mut edits) = self.plan_base(parent, now_ms)?;
+        let len = len.unwrap_or(base.len);
+        check_len(len)?;
+        let layer = self.blank_layer(Some(&base), len, now_ms);
+        let planned = self.plan_image(name, layer, Some(parent.image()), now_ms)?;
+        edits.extend(planned.edits);
+        Ok(Planned { edits, ..planned })
+    }
+
+    /// A sealed layer with the content of `node`, to build on, and the edits that seal it if it is not yet.
+    pub fn plan_base(&mut self, node: Node, now_ms: u64) -> Result<(Layer, Vec<Edit>), PlanError> {
+        match node {
+            Node::Image(id) => {
+                let image = self.image(id).ok_or(PlanError::Gone)?.clone();
+                Ok(self.plan_seal(&image, now_ms))
+            }
+            Node::Snapshot(..) => Ok((owned(self.layer_of(node).ok_or(PlanError::Gone)?), Vec::new())),
+        }
+    }
+
+    /// A snapshot of `image` as it is now.
+    pub fn plan_snapshot(&mut self, image: ImageId, name: &Name, now_ms: u64) -> Result<Planned, PlanError> {
+        self.check_snapshot_free(image, name)?;
+        let (base, mut edits) = self.plan_base(Node::Image(image), now_ms)?;
+        let snapshot = self.new_snapshot(image, name, base.id, now_ms);
+        let node = Node::Snapshot(image, snapshot.serial);
+        edits.push(Edit::PutSnapshot(snapshot));
+        Ok(Planned { edits, node })
+    }
+
+    /// Makes `image` as its snapshot `serial` is. Newer snapshots stay; the present state goes, unless it is to be saved as a snapshot.
+    pub fn plan_restore(&mut self, image: ImageId, serial: u64, save_as: Option<&Name>, now_ms: u64) -> Result<Planned, PlanError> {
+        let target = owned(self.layer_of(Node::Snapshot(image, serial)).ok_or(PlanError::Gone)?);
+        let mut edits = match save_as {
+            Some(name) => self.plan_snapshot(image, name, now_ms)?.edits,
+            None => Vec::new(),
+        };
+        let layer = self.blank_layer(Some(&target), target.len, now_ms);
+        let image = self.image(image).ok_or(PlanError::Gone)?;
+        let (node, top) = (Node::Image(image.id), layer.id);
+        edits.push(Edit::PutLayer(layer));
+        edits.push(Edit::PutImage(Image { layer: top, ..image.clone() }));
+        Ok(Planned { edits, node })
+    }
+
+    /// Puts `layer`, which was built on the image's present state, on top of `image`, and names the result if asked to.
+    pub fn plan_update(&mut self, image: ImageId, layer: Layer, snapshot: Option<&Name>, now_ms: u64) -> Result<Planned, PlanError> {
+        let image = Image { layer: layer.id, ..self.image(image).ok_or(PlanError::Gone)?.clone() };
+        let mut planned = Planned { edits: Vec::new(), node: Node::Image(image.id) };
+        match snapshot {
+            None => planned.edits.extend([Edit::PutLayer(layer), Edit::PutImage(image)]),
+            Some(name) => {
+                self.check_snapshot_free(image.id, name)?;
+                let sealed = Layer { sealed: true, ..layer };
+                let active = self.blank_layer(Some(&sealed), sealed.len, now_ms);
+                let snapshot = self.new_snapshot(image.id, name, sealed.id, now_ms);
+                planned.node = Node::Snapshot(image.id, snapshot.serial);
+                let image = Image { layer: active.id, ..image };
+                planned.edits.extend([Edit::PutLayer(sealed), Edit::PutLayer(active), Edit::PutImage(image), Edit::PutSnapshot(snapshot)]);
+            }
+        }
+        Ok(planned)
+    }
+
+    /// Takes a snapshot's name away.
+    pub fn plan_delete_snapshot(&self, image: ImageId, serial: u64) -> Result<Vec<Edit>, PlanError> {
+        let snapshot = self.snapshot(image, serial).ok_or(PlanError::Gone)?;
+        self.check_unpinned(snapshot.pinned, Node::Snapshot(image, serial))?;
+        Ok(vec![Edit::DropSnapshot(image, serial)])
+    }
+
+    /// Takes an image's name away, and those of its snapshots if `with_snapshots`. Images created from it stay as they are.
+    pub fn plan_delete_image(&self, id: ImageId, with_snapshots: bool) -> Result<Vec<Edit>, PlanError> {
+        let image = self.image(id).ok_or(PlanError::Gone)?;
+        self.check_unpinned(image.pinned, Node::Image(id))?;
+        let count = self.snapshots(id).count();
+        if count > 0 && !with_snapshots {
+            return Err(PlanError::HasSnapshots { image: image.name.to_string(), count });
+        }
+        let mut edits = Vec::with_capacity(count + 1);
+        for snapshot in self.snapshots(id) {
+            edits.extend(self.plan_delete_snapshot(id, snapshot.serial)?);
+        }
+        edits.push(Edit::DropImage(id));
+        Ok(edits)
+    }
+
+    /// Calls `node` by another name. Nothing else refers to names, so nothing else changes.
+    pub fn plan_rename(&self, node: Node, name: &Name) -> Result<Vec<Edit>, PlanError> {
+        match node {
+            Node::Image(id) => {
+                self.check_free(name)?;
+                let image = self.image(id).ok_or(PlanError::Gone)?.clone();
+                Ok(vec![Edit::PutImage(Image { name: name.clone(), ..image })])
+            }
+            Node::Snapshot(id, serial) => {
+                self.check_snapshot_free(id, name)?;
+                let snapshot = self.snapshot(id, serial).ok_or(PlanError::Gone)?.clone();
+                Ok(vec![Edit::PutSnapshot(Snapshot { name: name.clone(), ..snapshot })])
+            }
+        }
+    }
+
+    /// Adds and removes tags.
+    pub fn plan_tags(&self, node: Node, add: &[Name], remove: &[Name]) -> Result<Vec<Edit>, PlanError> {
+        let change = |tags: &BTreeSet<Name>| {
+            let kept = tags.iter().filter(|tag| !remove.contains(tag));
+            kept.chain(add).cloned().collect::<BTreeSet<Name>>()
+        };
+        self.plan_marks(node, |tags, pinned| (change(tags), pinned))
+    }
+
+    /// Protects `node` against deletion, or ends that.
+    pub fn plan_pin(&self, node: Node, pinned: bool) -> Result<Vec<Edit>, PlanError> {
+        self.plan_marks(node, |tags, _| (tags.clone(), pinned))
+    }
+
+    fn plan_marks(&self, node: Node, change: impl Fn(&BTreeSet<Name>, bool) -> (BTreeSet<Name>, bool)) -> Result<Vec<Edit>, PlanError> {
+        let edit = match node {
+            Node::Image(id) => {
+                let image = self.image(id).ok_or(PlanError::Gone)?.clone();
+                let (tags, pinned) = change(&image.tags, image.pinned);
+                Edit::PutImage(Image { tags, pinned, ..image })
+            }
+            Node::Snapshot(id, serial) => {
+                let snapshot = self.snapshot(id, serial).ok_or(PlanError::Gone)?.clone();
+                let (tags, pinned) = change(&snapshot.tags, snapshot.pinned);
+                Edit::PutSnapshot(Snapshot { tags, pinned, ..snapshot })
+            }
+        };
+        Ok(vec![edit])
+    }
+
+    /// The active layer of `image` with another length. What the map says past a new end is for the store to remove.
+    pub fn plan_resize(&self, image: ImageId, len: u64, may_shrink: bool) -> Result<Layer, PlanError> {
+        check_len(len)?;
+        let layer = self.layer_of(Node::Image(image)).ok_or(PlanError::Gone)?;
+        if len < layer.len && !may_shrink {
+            return Err(PlanError::WouldShrink { image: self.display(Node::Image(image)), old: layer.len, new: len });
+        }
+        let parent_visible = layer.parent_visible.min(self.chunk_len().count_for(len));
+        Ok(Layer { len, parent_visible, ..owned(layer) })
+    }
+
+    /// Makes the image that `image` was created from as `image` is now: both then stand on the same sealed layer. Nothing is copied.
+    pub fn plan_commit(&mut self, image: ImageId, now_ms: u64) -> Result<Planned, PlanError> {
+        let (image, origin) = self.commit_pair(image)?;
+        let (sealed, mut edits) = self.plan_seal(&image, now_ms);
+        let layer = self.blank_layer(Some(&sealed), sealed.len, now_ms);
+        let node = Node::Image(origin.id);
+        let origin = Image { layer: layer.id, ..origin };
+        edits.extend([Edit::PutLayer(layer), Edit::PutImage(origin)]);
+        Ok(Planned { edits, node })
+    }
+
+    /// An image and the one it can be committed to: its origin, if that is still what `image` was built on.
+    fn commit_pair(&self, image: ImageId) -> Result<(Image, Image), PlanError> {
+        let image = self.image(image).ok_or(PlanError::Gone)?;
+        let origin = image.origin.and_then(|id| self.image(id)).ok_or_else(|| PlanError::NoOrigin(image.name.to_string()))?;
+        let base = self.same_as_parent(&self.layers[&origin.layer]);
+        let built_on = base.is_some_and(|base| self.chain(image.layer).any(|layer| layer.id == base));
+        if !built_on {
+            return Err(PlanError::OriginChanged { image: image.name.to_string(), origin: origin.name.to_string() });
+        }
+        Ok((image.clone(), origin.clone()))
+    }
+
+    /// A sealed layer with the present content of `image`, and the edits that make it: none if nothing was written since the last.
+    fn plan_seal(&mut self, image: &Image, now_ms: u64) -> (Layer, Vec<Edit>) {
+        let active = owned(&self.layers[&image.layer]);
+        if let Some(parent) = self.same_as_parent(&active) {
+            return (owned(&self.layers[&parent]), Vec::new());
+        }
+        let sealed = Layer { sealed: true, ..active };
+        let layer = self.blank_layer(Some(&sealed), sealed.len, now_ms);
+        let image = Image { layer: layer.id, ..image.clone() };
+        let edits = vec![Edit::PutLayer(sealed.clone()), Edit::PutLayer(layer), Edit::PutImage(image)];
+        (sealed, edits)
+    }
+
+    /// The parent, if `layer` adds nothing to it and hides nothing of it.
+    fn same_as_parent(&self, layer: &Layer) -> Option<LayerId> {
+        let parent = self.layer(layer.parent?)?;
+        let shows_all = layer.len == parent.len && layer.parent_visible >= self.chunk_len().count_for(parent.len);
+        (layer.is_blank() && shows_all).then_some(parent.id)
+    }
+
+    /// An active layer that says nothing, on `parent` if there is one.
+    pub fn blank_layer(&mut self, parent: Option<&Layer>, len: u64, now_ms: u64) -> Layer {
+        let visible = parent.map_or(0, |parent| parent.len.min(len));
+        Layer {
+            id: LayerId(self.allocate()),
+            parent: parent.map(|parent| parent.id),
+            sealed: false,
+            len,
+            parent_visible: if parent.is_some() { self.chunk_len().count_for(visible) } else { ChunkCount(0) },
+            pages: PageSet::new(),
+            chunks: 0,
+            zeros: 0,
+            created_ms: now_ms,
+        }
+    }
+
+    fn new_snapshot(&mut self, image: ImageId, name: &Name, layer: LayerId, now_ms: u64) -> Snapshot {
+        let serial = self.allocate();
+        Snapshot { image, serial, name: name.clone(), layer, created_ms: now_ms, tags: BTreeSet::new(), pinned: false }
+    }
+
+    /// Whether no image has that name yet.
+    pub fn check_free(&self, name: &Name) -> Result<(), PlanError> {
+        match self.image_named(name) {
+            Some(_) => Err(PlanError::NameTaken(format!("image {name}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether no snapshot of `image` has that name yet.
+    pub fn check_snapshot_free(&self, image: ImageId, name: &Name) -> Result<(), PlanError> {
+        match self.snapshot_named(image, name) {
+            Some(_) => Err(PlanError::NameTaken(format!("snapshot {}@{name}", self.display(Node::Image(image))))),
+            None => Ok(()),
+        }
+    }
+
+    fn check_unpinned(&self, pinned: bool, node: Node) -> Result<(), PlanError> {
+        if pinned { Err(PlanError::Pinned(self.display(node))) } else { Ok(()) }
+    }
+}
+
+/// A copy that can be changed.
+fn owned(layer: &Arc<Layer>) -> Layer {
+    Layer::clone(layer)
+}
+
+fn check_len(len: u64) -> Result<(), PlanError> {
+    if len > IMAGE_LEN_MAX { Err(PlanError::TooLong(len)) } else { Ok(()) }
+}

@@ -1,0 +1,316 @@
+//! RocksDB, named in this file only: column families, durability, scans, space.
+//!
+//! It knows no record: keys and values are bytes. Two kinds of write exist. A *logged* batch is in the write-ahead log and synced
+//! when the call returns. A *bulk* batch is in memory until [`Database::flush_bulk`] returns or memory runs full; families flush
+//! together (atomic flush), so a crash loses a suffix of the bulk batches, never the middle of one.
+
+use std::ops::Deref;
+use std::path::Path;
+
+use rocksdb::{
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
+    DBPinnableSlice, DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+};
+
+use crate::error::StoreError;
+
+/// Memory for one family's unflushed writes: large enough that a flush makes files worth having, small enough that import stays
+/// within its budget with three of them alive.
+const WRITE_BUFFER_LEN: usize = 64 << 20;
+/// Memory for blocks of all families. Frames do not go through it: they are cached decoded.
+const BLOCK_CACHE_LEN: usize = 64 << 20;
+/// A file of the database: what one deletion of a whole file gives back, and what one compaction rewrites.
+const FILE_LEN: u64 = 64 << 20;
+/// Equivalent Bloom bits per key for the Ribbon filter: one false look-up in a hundred, about 7 bits a chunk.
+const FILTER_BITS: f64 = 9.9;
+
+/// A part of the database with keys of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// First chunk id → payload.
+    Frames,
+    /// First chunk id → header.
+    Headers,
+    /// Hash prefix → chunk id.
+    Index,
+    /// Layer id → layer record.
+    Layers,
+    /// Layer id, page index → page.
+    Pages,
+    /// Kind, id → image or snapshot record.
+    Names,
+    /// Fixed words → parameters and counters.
+    Meta,
+}
+
+impl Family {
+    pub(crate) const ALL: [Self; 7] = [Self::Frames, Self::Headers, Self::Index, Self::Layers, Self::Pages, Self::Names, Self::Meta];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Frames => "frames",
+            Self::Headers => "headers",
+            Self::Index => "index",
+            Self::Layers => "layers",
+            Self::Pages => "pages",
+            Self::Names => "names",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+/// How a batch outlives a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Synced when the write returns.
+    Logged,
+    /// Lost unless [`Database::flush_bulk`] returned after it.
+    Bulk,
+}
+
+/// An open database.
+pub(crate) struct Database {
+    db: DB,
+}
+
+/// Changes that become visible and durable as one.
+#[derive(Default)]
+pub(crate) struct Batch {
+    operations: Vec<Operation>,
+}
+
+enum Operation {
+    Put(Family, Vec<u8>, Vec<u8>),
+    Delete(Family, Vec<u8>),
+    DeleteRange(Family, Vec<u8>, Vec<u8>),
+}
+
+impl Batch {
+    pub(crate) fn put(&mut self, family: Family, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        self.operations.push(Operation::Put(family, key.into(), value.into()));
+    }
+
+    pub(crate) fn delete(&mut self, family: Family, key: impl Into<Vec<u8>>) {
+        self.operations.push(Operation::Delete(family, key.into()));
+    }
+
+    /// Deletes every key in `[from, to)`, at a cost that does not depend on how many there are.
+    pub(crate) fn delete_range(&mut self, family: Family, from: impl Into<Vec<u8>>, to: impl Into<Vec<u8>>) {
+        self.operations.push(Operation::DeleteRange(family, from.into(), to.into()));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+}
+
+/// A value that lies in the database's memory.
+pub(crate) struct Value<'a>(DBPinnableSlice<'a>);
+
+impl Deref for Value<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Database {
+    /// Makes a database in the empty folder `dir`.
+    pub(crate) fn create(dir: &Path) -> Result<Self, StoreError> {
+        let mut options = options();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        options.set_error_if_exists(true);
+        Self::open_with(dir, &options)
+    }
+
+    /// Opens the database in `dir` for reading and writing. What a crash left is recovered.
+    pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
+        Self::open_with(dir, &options())
+    }
+
+    fn open_with(dir: &Path, options: &Options) -> Result<Self, StoreError> {
+        let db = DB::open_cf_descriptors(options, dir, descriptors()).map_err(|error| failed("open the database", error))?;
+        Ok(Self { db })
+    }
+
+    /// Opens the database in `dir` as it is now, also while another process writes to it. It never shows later changes.
+    pub(crate) fn open_read_only(dir: &Path) -> Result<Self, StoreError> {
+        let db = DB::open_cf_descriptors_read_only(&options(), dir, descriptors(), false)
+            .map_err(|error| failed("open the database", error))?;
+        Ok(Self { db })
+    }
+
+    fn family(&self, family: Family) -> &ColumnFamily {
+        self.db.cf_handle(family.name()).expect("every family is opened with the database")
+    }
+
+    pub(crate) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Value<'_>>, StoreError> {
+        let value = self.db.get_pinned_cf_opt(self.family(family), key, &read_options(family));
+        Ok(value.map_err(|error| read_failed(family, error))?.map(Value))
+    }
+
+    /// The values of `keys`, in their order.
+    pub(crate) fn get_many<'k>(&self, family: Family, keys: impl IntoIterator<Item = &'k [u8]>) -> Result<Vec<Option<Value<'_>>>, StoreError> {
+        let values = self.db.batched_multi_get_cf_opt(self.family(family), keys, false, &read_options(family));
+        values.into_iter().map(|value| Ok(value.map_err(|error| read_failed(family, error))?.map(Value))).collect()
+    }
+
+    /// The record with the greatest key that is not above `key`.
+    pub(crate) fn last_at_or_before(&self, family: Family, key: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let mut iterator = self.db.raw_iterator_cf_opt(self.family(family), read_options(family));
+        iterator.seek_for_prev(key);
+        iterator.status().map_err(|error| read_failed(family, error))?;
+        Ok(iterator.item().map(|(key, value)| (key.to_vec(), value.to_vec())))
+    }
+
+    /// The records from `from` on, in key order, as they are now.
+    pub(crate) fn scan(&self, family: Family, from: &[u8]) -> Scan<'_> {
+        let mut options = read_options(family);
+        options.set_readahead_size(1 << 20);
+        let mut iterator = self.db.raw_iterator_cf_opt(self.family(family), options);
+        iterator.seek(from);
+        Scan { iterator, family, started: false }
+    }
+
+    /// Writes `batch` as one.
+    pub(crate) fn write(&self, batch: Batch, durability: Durability) -> Result<(), StoreError> {
+        let mut operations = WriteBatch::default();
+        for operation in batch.operations {
+            match operation {
+                Operation::Put(family, key, value) => operations.put_cf(self.family(family), key, value),
+                Operation::Delete(family, key) => operations.delete_cf(self.family(family), key),
+                Operation::DeleteRange(family, from, to) => operations.delete_range_cf(self.family(family), from, to),
+            }
+        }
+        let mut options = WriteOptions::default();
+        match durability {
+            Durability::Logged => options.set_sync(true),
+            Durability::Bulk => options.disable_wal(true),
+        }
+        self.db.write_opt(operations, &options).map_err(|error| failed("write to the store", error))
+    }
+
+    /// Makes every batch so far durable.
+    pub(crate) fn flush_bulk(&self) -> Result<(), StoreError> {
+        let families = Family::ALL.map(|family| self.family(family));
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.db.flush_cfs_opt(&families, &options).map_err(|error| failed("write to the store", error))
+    }
+
+    /// Gives back the space of deleted records in `[from, to)`: whole files at once, the rest by rewriting their neighbours.
+    pub(crate) fn reclaim(&self, family: Family, from: &[u8], to: &[u8]) {
+        let mut options = CompactOptions::default();
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        self.db.compact_range_cf_opt(self.family(family), Some(from), Some(to), &options);
+    }
+
+    /// Bytes of all table files that hold live versions of the data.
+    pub(crate) fn table_bytes(&self, family: Family) -> Result<u64, StoreError> {
+        let bytes = self.db.property_int_value_cf(self.family(family), rocksdb::properties::LIVE_SST_FILES_SIZE);
+        Ok(bytes.map_err(|error| read_failed(family, error))?.unwrap_or(0))
+    }
+
+    /// Checks the checksum of every block of every file against the bytes on disk, by reading all records of `family`.
+    pub(crate) fn verify(&self, family: Family) -> Result<u64, StoreError> {
+        let mut scan = self.scan(family, &[]);
+        let mut count = 0;
+        while scan.next()?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+/// Records in key order, as they were when the scan began.
+pub(crate) struct Scan<'a> {
+    iterator: DBRawIterator<'a>,
+    family: Family,
+    started: bool,
+}
+
+impl Scan<'_> {
+    /// The next record.
+    pub(crate) fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, StoreError> {
+        if self.started && self.iterator.valid() {
+            self.iterator.next();
+        }
+        self.started = true;
+        self.iterator.status().map_err(|error| read_failed(self.family, error))?;
+        Ok(self.iterator.item())
+    }
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
+    options.set_atomic_flush(true);
+    // A log that is damaged in its middle must not pass for one that ends there: acknowledged commits would vanish silently.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_paranoid_checks(true);
+    // Every file stays open, so that a reading process keeps what it has seen while the owner compacts.
+    options.set_max_open_files(-1);
+    options.set_max_background_jobs(2);
+    options.set_bytes_per_sync(4 << 20);
+    options.set_max_total_wal_size(64 << 20);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options.set_info_log_level(LogLevel::Warn);
+    options.set_stats_dump_period_sec(0);
+    options
+}
+
+fn descriptors() -> Vec<ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(BLOCK_CACHE_LEN);
+    let mut all: Vec<_> = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache))).into();
+    all.push(ColumnFamilyDescriptor::new("default", Options::default()));
+    all
+}
+
+fn family_options(family: Family, cache: &Cache) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_format_version(6);
+    if matches!(family, Family::Index | Family::Frames | Family::Pages) {
+        blocks.set_ribbon_filter(FILTER_BITS);
+        blocks.set_optimize_filters_for_memory(true);
+    }
+    if family == Family::Headers {
+        blocks.set_block_size(16 << 10);
+    }
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&blocks);
+    options.set_write_buffer_size(WRITE_BUFFER_LEN);
+    options.set_target_file_size_base(FILE_LEN);
+    // Frames come compressed, hashes and ids do not compress.
+    options.set_compression_type(match family {
+        Family::Layers | Family::Pages | Family::Names | Family::Meta => DBCompressionType::Lz4,
+        Family::Frames | Family::Headers | Family::Index => DBCompressionType::None,
+    });
+    options
+}
+
+fn read_options(family: Family) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    // Decoded frames have their own cache; their compressed form would only push out what has none.
+    options.fill_cache(family != Family::Frames);
+    options.set_verify_checksums(true);
+    options
+}
+
+fn read_failed(family: Family, error: rocksdb::Error) -> StoreError {
+    failed(&format!("read {} from the store", family.name()), error)
+}
+
+/// RocksDB tells a full disk only by its words.
+fn failed(what: &str, error: rocksdb::Error) -> StoreError {
+    let (what, kind, message) = (what.to_owned(), error.kind(), error.into_string());
+    let is_full = ["No space left on device", "Disk quota exceeded", "File too large", "NoSpace"].iter().any(|words| message.contains(words));
+    match kind {
+        _ if is_full => StoreError::Full { what },
+        ErrorKind::Corruption => StoreError::damaged("the database", format!("cannot {what}: {message}")),
+        _ => StoreError::Database { what, message },
+    }
+}

@@ -1,0 +1,201 @@
+//! What can go wrong with a store, for the program (the variant), the person (the sentence, the hint) and the investigator (the source).
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use vellum_core::name::NameError;
+use vellum_core::source::SourceError;
+use vellum_core::tree::{LookupError, PlanError};
+
+/// Why an operation on a store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder holds no store.
+    #[error("there is no store in {}", dir.display())]
+    NoStore {
+        /// Where it was looked for.
+        dir: PathBuf,
+    },
+    /// The folder holds something already.
+    #[error("{} is not empty", dir.display())]
+    NotEmpty {
+        /// Where a store was to be made.
+        dir: PathBuf,
+    },
+    /// Another process has it.
+    #[error("the store {} is in use by {by}", dir.display())]
+    InUse {
+        /// The store.
+        dir: PathBuf,
+        /// What is known of the other process.
+        by: String,
+    },
+    /// A newer program wrote it.
+    #[error("the store {} has format {found}, this program knows formats up to {known}", dir.display())]
+    NewerFormat {
+        /// The store.
+        dir: PathBuf,
+        /// The format it has.
+        found: String,
+        /// The newest that this program knows.
+        known: u32,
+    },
+    /// A parameter that no store can have.
+    #[error("{0}")]
+    Parameter(String),
+    /// A name that means nothing here, or several things.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// A text that cannot be a name.
+    #[error("{text:?} is not a valid name: {source}")]
+    Name {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        source: NameError,
+    },
+    /// A wish that cannot be met.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The image is being written by something else in this process.
+    #[error("{0} is being changed by another operation")]
+    Busy(String),
+    /// The source of an import cannot be read or believed.
+    #[error("{name}: {source}")]
+    Source {
+        /// The file, or `standard input`.
+        name: String,
+        /// What is wrong.
+        #[source]
+        source: SourceError,
+    },
+    /// The source of an import did not hold still.
+    #[error("{name} changed while it was read: {what}")]
+    SourceChanged {
+        /// The file.
+        name: String,
+        /// What changed.
+        what: String,
+    },
+    /// The system refused something.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried, with the path.
+        what: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The disk that the store (or an export) is on is full.
+    #[error("cannot {what}: the disk is full")]
+    Full {
+        /// What was tried.
+        what: String,
+    },
+    /// Stored bytes are not what was stored.
+    #[error("damaged: {0}")]
+    Damaged(Damage),
+    /// RocksDB failed in a way that is neither damage nor a full disk.
+    #[error("cannot {what}: {message}")]
+    Database {
+        /// What was tried.
+        what: String,
+        /// RocksDB's words.
+        message: String,
+    },
+    /// A durable write failed earlier: what is in memory may be ahead of what is on disk.
+    #[error("an earlier write to the store failed ({0}), so no more is written until it is opened again")]
+    Stopped(String),
+    /// A change was asked of a store that was opened for reading.
+    #[error("the store was opened read-only")]
+    ReadOnly,
+    /// The person, or the program, called it off.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Where stored bytes are not what was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The record: a frame, a page, a file of the database.
+    pub record: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// The image or snapshot that was being read, and the byte range of it that the record holds, as far as known.
+    pub image: Option<(String, std::ops::Range<u64>)>,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.record, self.reason)?;
+        match &self.image {
+            Some((image, range)) => write!(f, " (image {image}, bytes {} to {})", range.start, range.end),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StoreError {
+    /// What the person can do now.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NoStore { .. } => "make one with `vellum init`, or name another with --store".to_owned(),
+            Self::NotEmpty { .. } => "choose a new or empty folder".to_owned(),
+            Self::InUse { .. } => "wait for it to end, or stop it; listing and reading work meanwhile".to_owned(),
+            Self::NewerFormat { .. } => "use the newer program that wrote it; nothing was changed".to_owned(),
+            Self::Lookup(LookupError::NoImage(_)) => "`vellum list` shows the images".to_owned(),
+            Self::Lookup(LookupError::NoSnapshot { image, .. }) => format!("`vellum snapshot list {image}` shows its snapshots"),
+            Self::Lookup(LookupError::Ambiguous { .. }) => "write more of the name".to_owned(),
+            Self::Plan(plan) => return plan_hint(plan),
+            Self::Source { source: SourceError::Io { .. }, .. } => "nothing was stored under this name; mend the source and import again".to_owned(),
+            Self::SourceChanged { .. } => "nothing was stored under this name; import again when nothing writes to the source".to_owned(),
+            Self::Full { .. } => "free some space: deleting images or snapshots and `vellum gc` work on a full disk".to_owned(),
+            Self::Damaged(_) => "`vellum check --read-data` lists all that is hit; restore that from a backup".to_owned(),
+            Self::Stopped(_) => "mend what made it fail, then run the command again: what was acknowledged is there".to_owned(),
+            Self::Interrupted => "what was finished is kept; run the command again to do the rest".to_owned(),
+            _ => return None,
+        };
+        Some(hint)
+    }
+
+    /// What the system said to `what`, told apart by whether the disk is full.
+    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
+        let what = what.into();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Self::Full { what },
+            _ => Self::Io { what, source },
+        }
+    }
+
+    /// As [`StoreError::io`], for something done with a file.
+    pub(crate) fn file(what: &str, path: &Path, source: io::Error) -> Self {
+        Self::io(format!("{what} {}", path.display()), source)
+    }
+
+    /// A stored record that is not what was stored.
+    pub(crate) fn damaged(record: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Self::Damaged(Damage { record: record.into(), reason: reason.to_string(), image: None })
+    }
+
+    /// The same error, naming the image and the range that were being read, if it is damage that does not name one yet.
+    pub(crate) fn in_image(self, image: &str, range: std::ops::Range<u64>) -> Self {
+        match self {
+            Self::Damaged(damage) if damage.image.is_none() => Self::Damaged(Damage { image: Some((image.to_owned(), range)), ..damage }),
+            other => other,
+        }
+    }
+}
+
+fn plan_hint(plan: &PlanError) -> Option<String> {
+    Some(match plan {
+        PlanError::NameTaken(_) => "choose another name, or rename or delete the old one".to_owned(),
+        PlanError::Pinned(node) => format!("`vellum pin --off {node}` ends the protection"),
+        PlanError::HasSnapshots { .. } => "add --with-snapshots to delete them as well".to_owned(),
+        PlanError::WouldShrink { .. } => "add --shrink if those bytes may go".to_owned(),
+        PlanError::NoOrigin(_) => "only an image made with `vellum create NAME -b IMAGE` can be committed".to_owned(),
+        PlanError::OriginChanged { image, .. } => format!("`vellum rename` can put {image} in its place"),
+        PlanError::TooLong(_) | PlanError::Gone => return None,
+    })
+}

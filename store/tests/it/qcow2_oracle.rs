@@ -1,0 +1,298 @@
+//! Reading qcow2 against its inventor: what qemu-img converts an image to is what our parser must read.
+//!
+//! The images are made here by qemu-img and qemu-io, so the test needs them (`make test` installs them) and fails without.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use vellum_core::formats::{self, Format};
+use vellum_core::source::{ExtentKind, ImageSource, ReadAt, SourceError};
+use vellum_store::codec::ClusterCodecs;
+
+/// Odd enough that the last cluster, whatever its length, is cut, and its last sector stands alone.
+const IMAGE_LEN: u64 = (9 << 20) + 512;
+const SECTOR_LEN: u64 = 512;
+
+/// The file system as [`ReadAt`], without holes: those are the importer's.
+struct OnDisk(File);
+
+impl ReadAt for OnDisk {
+    fn len(&self) -> u64 {
+        self.0.metadata().expect("an open file has metadata").len()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+}
+
+fn open(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> {
+    let file = File::open(path).expect("the image was just made");
+    formats::open(Format::Qcow2, Arc::new(OnDisk(file)), Arc::new(ClusterCodecs))
+}
+
+/// Runs one of qemu's tools and gives what it printed.
+fn run(tool: &str, arguments: &[&str]) -> String {
+    let done = Command::new(tool).args(arguments).output();
+    let done = done.unwrap_or_else(|error| panic!("{tool} cannot be run ({error}); `make test` installs qemu-utils"));
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{tool} {arguments:?}: {said}{}", String::from_utf8_lossy(&done.stderr));
+    said
+}
+
+/// A folder, and the path of a file in it as text that qemu's tools take.
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder for the images") }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().expect("temporary folders have plain names").to_owned()
+    }
+
+    fn create(&self, name: &str, options: &str, len: u64) {
+        let (path, len) = (self.text(name), len.to_string());
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", options, &path, &len]);
+    }
+
+    /// Writes, zeroes and discards at random, as a guest would.
+    fn scribble(&self, name: &str, random: &mut fastrand::Rng, len: u64) {
+        let commands: Vec<String> = (0..60).map(|_| random_command(random, len)).collect();
+        let mut arguments = vec!["-f", "qcow2", "-d", "unmap"];
+        arguments.extend(commands.iter().flat_map(|command| ["-c", command.as_str()]));
+        let path = self.text(name);
+        arguments.push(&path);
+        run("qemu-io", &arguments);
+    }
+
+    fn convert(&self, from: &str, options: &[&str], to: &str) {
+        let (from, to) = (self.text(from), self.text(to));
+        let mut arguments = vec!["convert"];
+        arguments.extend(options);
+        arguments.extend([from.as_str(), to.as_str()]);
+        run("qemu-img", &arguments);
+    }
+
+    /// What qemu reads from the image.
+    fn oracle(&self, name: &str) -> Vec<u8> {
+        self.convert(name, &["-f", "qcow2", "-O", "raw"], "oracle.raw");
+        std::fs::read(self.path("oracle.raw")).expect("qemu-img wrote it")
+    }
+}
+
+/// One command for qemu-io: sectors of one byte value, of random bytes, zeros with and without their cluster, discards.
+fn random_command(random: &mut fastrand::Rng, len: u64) -> String {
+    let unit = [SECTOR_LEN, 4096, 65536][random.usize(..3)];
+    let start = random.u64(..len) / unit * unit;
+    let end = len.min(start + unit * random.u64(1..24));
+    let byte = random.u8(1..);
+    // Compressed writes must be whole clusters, so they take the largest cluster's place.
+    let (packed_start, packed_end) = (start >> 21 << 21, len.min(((start >> 21) + 1) << 21));
+    let (len, packed_len) = (end - start, packed_end - packed_start);
+    match random.u8(..10) {
+        0..=5 => format!("write -P {byte} {start} {len}"),
+        6 => format!("write -z {start} {len}"),
+        7 => format!("write -z -u {start} {len}"),
+        8 => format!("discard {start} {len}"),
+        _ => format!("write -c -P {byte} {packed_start} {packed_len}"),
+    }
+}
+
+/// Reads the whole image by extents, then pieces at random, and compares each with the oracle's bytes.
+fn check(what: &str, source: &dyn ImageSource, expected: &[u8], random: &mut fastrand::Rng) {
+    assert_eq!(source.len(), expected.len() as u64, "{what}: length");
+    let mut offset = 0;
+    while offset < source.len() {
+        let extent = source.extent_at(offset).unwrap_or_else(|error| panic!("{what}: extent at {offset}: {error}"));
+        assert!(extent.start == offset && extent.len > 0 && extent.end() <= source.len(), "{what}: {extent:?} at {offset}");
+        if extent.kind != ExtentKind::Data {
+            let part = &expected[offset as usize..extent.end() as usize];
+            assert!(part.iter().all(|byte| *byte == 0), "{what}: {extent:?} is not zero for qemu");
+        }
+        same_bytes(what, source, expected, offset, extent.len);
+        offset = extent.end();
+    }
+    same_bytes(what, source, expected, 0, source.len());
+    for _ in 0..200 {
+        let start = random.u64(..source.len());
+        let len = random.u64(..=(source.len() - start).min(3 << 20));
+        same_bytes(what, source, expected, start, len);
+    }
+}
+
+fn same_bytes(what: &str, source: &dyn ImageSource, expected: &[u8], offset: u64, len: u64) {
+    let mut found = vec![0xaa; len as usize];
+    source.read_at(&mut found, offset).unwrap_or_else(|error| panic!("{what}: read at {offset}: {error}"));
+    let expected = &expected[offset as usize..][..len as usize];
+    if let Some(at) = found.iter().zip(expected).position(|(found, expected)| found != expected) {
+        panic!("{what}: byte {} differs: {:#x} and not {:#x}", offset + at as u64, found[at], expected[at]);
+    }
+}
+
+/// The seed of a run: from the environment to repeat one, else by chance, and printed.
+fn seeded() -> fastrand::Rng {
+    let given = std::env::var("VELLUM_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| fastrand::u64(..));
+    println!("VELLUM_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
+fn variants() -> Vec<String> {
+    let mut variants = Vec::new();
+    for cluster in ["512", "4k", "64k", "2M"] {
+        variants.push(format!("compat=0.10,cluster_size={cluster}"));
+        variants.push(format!("compat=v3,cluster_size={cluster}"));
+        variants.push(format!("compat=v3,cluster_size={cluster},compression_type=zstd"));
+    }
+    for cluster in ["16k", "64k", "2M"] {
+        variants.push(format!("extended_l2=on,cluster_size={cluster},compression_type=zstd"));
+        variants.push(format!("extended_l2=on,cluster_size={cluster}"));
+    }
+    for preallocation in ["metadata", "falloc"] {
+        variants.push(format!("compat=v3,preallocation={preallocation}"));
+        variants.push(format!("extended_l2=on,preallocation={preallocation}"));
+    }
+    variants.push("compat=v3,lazy_refcounts=on,refcount_bits=1".to_owned());
+    variants
+}
+
+#[test]
+fn every_variant_reads_as_qemu_reads_it() {
+    let mut random = seeded();
+    for options in variants() {
+        let bench = Bench::new();
+        bench.create("image", &options, IMAGE_LEN);
+        check_now(&bench, &format!("{options}, empty"), "image", &mut random);
+        bench.scribble("image", &mut random, IMAGE_LEN);
+        check_now(&bench, &options, "image", &mut random);
+        let v2 = options.contains("0.10");
+        let options = options.split(',').filter(|option| !option.starts_with("prealloc")).collect::<Vec<_>>().join(",");
+        // Everything compressed, by one writer in order and by several out of order.
+        bench.convert("image", &["-c", "-O", "qcow2", "-o", &options], "packed");
+        check_now(&bench, &format!("{options}, packed"), "packed", &mut random);
+        if !v2 {
+            bench.convert("image", &["-c", "-W", "-m", "8", "-O", "qcow2", "-o", &options], "shuffled");
+            check_now(&bench, &format!("{options}, shuffled"), "shuffled", &mut random);
+        }
+        // Plain and zero clusters between compressed ones.
+        bench.scribble("packed", &mut random, IMAGE_LEN);
+        check_now(&bench, &format!("{options}, packed and written to"), "packed", &mut random);
+    }
+}
+
+fn check_now(bench: &Bench, what: &str, name: &str, random: &mut fastrand::Rng) {
+    let source = open(&bench.path(name)).unwrap_or_else(|error| panic!("{what}: {error}"));
+    check(what, &*source, &bench.oracle(name), random);
+}
+
+#[test]
+fn images_of_any_length_read_to_their_last_sector() {
+    let mut random = seeded();
+    for cluster in [512, 65536, 2 << 20] {
+        for len in [0, SECTOR_LEN, cluster - SECTOR_LEN, cluster, cluster + SECTOR_LEN, 3 * cluster] {
+            let bench = Bench::new();
+            bench.create("image", &format!("cluster_size={cluster}"), len);
+            if len > 0 {
+                bench.scribble("image", &mut random, len);
+            }
+            let source = open(&bench.path("image")).expect("a plain image opens");
+            let expected = bench.oracle("image");
+            assert_eq!(source.len(), len);
+            if len > 0 {
+                check(&format!("{len} bytes in clusters of {cluster}"), &*source, &expected, &mut random);
+            }
+        }
+    }
+}
+
+#[test]
+fn snapshots_inside_do_not_change_what_is_read() {
+    let mut random = seeded();
+    let bench = Bench::new();
+    bench.create("image", "compat=v3", IMAGE_LEN);
+    for name in ["first", "second"] {
+        bench.scribble("image", &mut random, IMAGE_LEN);
+        run("qemu-img", &["snapshot", "-c", name, &bench.text("image")]);
+    }
+    bench.scribble("image", &mut random, IMAGE_LEN);
+    check_now(&bench, "with snapshots", "image", &mut random);
+    run("qemu-img", &["snapshot", "-a", "first", &bench.text("image")]);
+    check_now(&bench, "after going back", "image", &mut random);
+}
+
+#[test]
+fn a_resized_image_reads_to_its_new_end() {
+    let mut random = seeded();
+    let bench = Bench::new();
+    bench.create("image", "cluster_size=4k", IMAGE_LEN);
+    bench.scribble("image", &mut random, IMAGE_LEN);
+    for (how, len) in [("grown", IMAGE_LEN * 5), ("shrunk", IMAGE_LEN / 1024 * 512)] {
+        run("qemu-img", &["resize", "-q", "-f", "qcow2", "--shrink", &bench.text("image"), &len.to_string()]);
+        check_now(&bench, how, "image", &mut random);
+    }
+}
+
+#[test]
+fn references_to_other_files_are_refused_with_their_name() {
+    let bench = Bench::new();
+    bench.create("base", "compat=v3", IMAGE_LEN);
+    let (base, overlay) = (bench.text("base"), bench.text("overlay"));
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", &base, "-F", "qcow2", &overlay]);
+    bench.create("outside", &format!("data_file={}", bench.text("secret")), IMAGE_LEN);
+    let luks = ["create", "-q", "-f", "qcow2", "--object", "secret,id=key,data=x", "-o", LUKS, &bench.text("luks"), "1M"];
+    run("qemu-img", &luks);
+    for (name, shown) in [("overlay", base.as_str()), ("outside", "secret"), ("luks", "encrypted")] {
+        match open(&bench.path(name)).map(|_| ()) {
+            Err(SourceError::Refused { reason, .. }) => assert!(reason.contains(shown), "{name}: {reason}"),
+            other => panic!("{name} was not refused: {other:?}"),
+        }
+    }
+}
+
+const LUKS: &str = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10";
+
+#[test]
+fn a_sparse_terabyte_is_walked_in_a_few_steps() {
+    let bench = Bench::new();
+    bench.create("image", "compat=v3", 1 << 40);
+    run("qemu-io", &["-f", "qcow2", "-c", "write -P 7 700G 64k", &bench.text("image")]);
+    let source = open(&bench.path("image")).expect("a plain image opens");
+    let mut kinds = Vec::new();
+    let mut offset = 0;
+    while offset < source.len() {
+        let extent = source.extent_at(offset).expect("the image is whole");
+        kinds.push(extent.kind);
+        offset = extent.end();
+    }
+    let data_count = kinds.iter().filter(|kind| **kind == ExtentKind::Data).count();
+    assert!(kinds.len() <= 6 && data_count == 1, "{kinds:?}");
+}
+
+/// A map that qemu writes of an image covers it, and calls nothing zero that holds data.
+#[test]
+fn the_map_of_qemu_img_agrees_with_the_content() {
+    use vellum_core::change_map::{ChangeKind, ChangeMap};
+    let mut random = seeded();
+    let bench = Bench::new();
+    bench.create("image", "compat=v3", IMAGE_LEN);
+    bench.scribble("image", &mut random, IMAGE_LEN);
+    let expected = bench.oracle("image");
+    let text = run("qemu-img", &["map", "-f", "qcow2", "--output=json", &bench.text("image")]);
+    let map = ChangeMap::parse(text.as_bytes()).and_then(|map| map.for_image(IMAGE_LEN)).expect("qemu's own map");
+    for range in map.ranges().iter().filter(|range| range.kind == ChangeKind::Zero) {
+        let part = &expected[range.start as usize..range.end() as usize];
+        assert!(part.iter().all(|byte| *byte == 0), "{range:?}");
+    }
+    assert!(map.ranges().iter().any(|range| range.kind == ChangeKind::Data));
+}
