@@ -14,7 +14,7 @@
 //! Its `present: false` (no file of the chain has the range) says that the range reads as zeros *now*; a guest that discarded a file gets
 //! there, and *same* would bring the file back. Its `depth` tells which file has the bytes, and nobody promised that our parent
 //! image is that file.
-#![deny(clippy::indexing_slicing)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod json;
 
@@ -169,6 +169,7 @@ impl ChangeMap {
 }
 
 /// A range as some notation has it, not yet in its place.
+#[derive(Clone, Copy)]
 struct Parsed {
     start: u64,
     len: u64,
@@ -258,6 +259,148 @@ impl fmt::Display for Place {
             Self::Line(line) => write!(f, "line {line}"),
             Self::Byte(byte) => write!(f, "byte {byte}"),
             Self::End => write!(f, "at its end"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ChangeKind::{Data, Same, Zero};
+
+    /// The ranges of a map as (length, kind).
+    fn read(text: &str) -> Result<Vec<(u64, ChangeKind)>, String> {
+        let map = ChangeMap::parse(text.as_bytes()).map_err(|error| error.to_string())?;
+        Ok(map.ranges().iter().map(|range| (range.len, range.kind)).collect())
+    }
+
+    /// As the tools printed them, on an image with data, zeros and holes.
+    #[test]
+    fn the_notation_is_told_by_the_content() {
+        for (text, ranges) in [
+            ("", vec![]),
+            ("[]", vec![]),
+            ("# nothing\n\n", vec![]),
+            ("0 4096 data\n4096 100 zero\n4196 4 same\n", vec![(4096, Data), (100, Zero), (4, Same)]),
+            ("0x0 0x1000 data # the boot sector\r\n\t4096  0X10 same", vec![(4096, Data), (16, Same)]),
+            ("0 1 data\n1 2 data\n3 0 same\n3 1 zero", vec![(3, Data), (1, Zero)]),
+            (
+                "         0       65536    0  data\n     65536    10420224    3  hole,zero\n  10485760        4096    1  hole\n",
+                vec![(65536, Data), (10_420_224, Zero), (4096, Data)],
+            ),
+            ("0 3145728 0 clean\n3145728 65536 1 dirty\n", vec![(3_145_728, Same), (65536, Data)]),
+            (
+                "[\n{ \"offset\": 0, \"length\": 65536, \"type\": 0, \"description\": \"data\"},\n\
+                 { \"offset\": 65536, \"length\": 4096, \"type\": 3, \"description\": \"hole,zero\"},\n\
+                 { \"offset\": 69632, \"length\": 4096, \"type\": 0, \"description\": \"clean\"}\n]\n",
+                vec![(65536, Data), (4096, Zero), (4096, Same)],
+            ),
+            (
+                "[{ \"start\": 0, \"length\": 65536, \"depth\": 0, \"present\": true, \"zero\": false, \"data\": true, \"offset\": 327680, \
+                 \"filename\": \"a \\\"quoted\\\\ name\"},\n\
+                 { \"start\": 65536, \"length\": 10, \"depth\": 1, \"present\": false, \"zero\": true, \"data\": false},\n\
+                 { \"start\": 65546, \"length\": 6, \"depth\": 0, \"present\": false, \"zero\": false, \"data\": false}]",
+                vec![(65536, Data), (10, Zero), (6, Data)],
+            ),
+            // qemu-img of an empty image.
+            ("[{ \"start\": 0, \"length\": 0, \"zero\": false, \"data\": false}]", vec![]),
+        ] {
+            assert_eq!(read(text), Ok(ranges), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error_that_says_where() {
+        for (text, place, why) in [
+            ("0 10 data\n20 10 data", "line 2", "should at 10"),
+            ("0 10 data\n5 10 data", "line 2", "should at 10"),
+            ("5 10 data", "line 1", "should at 0"),
+            ("0 10 data\n\n# x\n10 10 dirty", "line 4", "dirty"),
+            ("0 10", "line 1", "START LENGTH"),
+            ("0 10 data\n10 1 0 data more", "line 2", "START LENGTH"),
+            ("0 -1 data", "line 1", "not a number"),
+            ("0 +1 data", "line 1", "not a number"),
+            ("0 0x data", "line 1", "not a number"),
+            ("0 1k data", "line 1", "not a number"),
+            ("0 18446744073709551616 data", "line 1", "not a number"),
+            ("0 18446744073709551615 data", "line 1", "beyond"),
+            ("0 1 zero\n1 72057594037927936 data", "line 2", "beyond"),
+            ("0 1 1 local", "line 1", "qemu:dirty-bitmap"),
+            ("0 1 1 data", "line 1", "qemu:dirty-bitmap"),
+            ("0 1 0 hole,zero", "line 1", "qemu:dirty-bitmap"),
+            ("  65536   0.6%   0 data", "line 1", "not a number"),
+            ("\u{fffd}", "line 1", "START LENGTH"),
+            ("[", "byte 1", "'{' was expected"),
+            ("[{}]", "byte 2", "'\"' was expected"),
+            ("[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false},]", "byte 49", "'{' was expected"),
+            ("[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false}] x", "byte 49", "follows"),
+            ("[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false}", "byte 48", "',' was expected"),
+            ("[{\"start\":0,\"start\":1}]", "byte 21", "twice"),
+            ("[{\"start\":0,\"length\":1.5,\"zero\":true,\"data\":false}]", "byte", "whole number \"length\""),
+            ("[{\"start\":0,\"length\":-1,\"zero\":true,\"data\":false}]", "byte", "whole number \"length\""),
+            ("[{\"start\":0,\"length\":1,\"zero\":1,\"data\":false}]", "byte", "true or false \"zero\""),
+            ("[{\"start\":0,\"length\":1,\"data\":false}]", "byte", "true or false \"zero\""),
+            ("[{\"start\":[0]}]", "byte 10", "nested"),
+            ("[{\"offset\":0,\"length\":1,\"type\":0}]", "byte", "description"),
+            ("[{\"start", "byte 3", "inside a string"),
+            ("[[[[[[[[", "byte 1", "'{' was expected"),
+        ] {
+            let error = read(text).expect_err(text);
+            assert!(error.contains(place) && error.contains(why), "{text}: {error}");
+        }
+        assert!(ChangeMap::parse(b"0 1 data\n\xff\xfe").is_err());
+    }
+
+    #[test]
+    fn a_map_of_another_image_is_refused() {
+        let map = || ChangeMap::parse(b"0 1000 data\n1000 24 zero\n").expect("a good map");
+        for (image_len, fits) in
+            [(0, false), (512, false), (513, true), (1000, true), (1001, true), (1024, true), (1025, false), (u64::MAX, false)]
+        {
+            match map().for_image(image_len) {
+                Ok(map) => assert!(fits && map.len() == image_len, "{image_len}"),
+                Err(error) => assert!(!fits && error.place == Place::End, "{image_len}"),
+            }
+        }
+        assert!(ChangeMap::default().for_image(0).expect("nothing maps nothing").is_empty());
+        assert!(ChangeMap::default().for_image(1).is_err());
+    }
+
+    #[test]
+    fn every_offset_is_in_one_range() {
+        let map = ChangeMap::parse(b"0 3 data\n3 1 zero\n4 2 same\n").expect("a good map");
+        let kinds: Vec<_> = (0..7).map(|offset| map.range_at(offset).map(|range| range.kind)).collect();
+        assert_eq!(kinds, [Some(Data), Some(Data), Some(Data), Some(Zero), Some(Same), Some(Same), None]);
+    }
+
+    #[test]
+    fn any_bytes_are_a_map_or_an_error() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let words: [&[u8]; 16] = [
+            b"[",
+            b"{",
+            b"}",
+            b"]",
+            b",",
+            b":",
+            b"\"",
+            b"\\",
+            b"\"start\":0",
+            b"\"length\":1",
+            b"\"zero\":true",
+            b"\"data\":false",
+            b"0 1 data\n",
+            b"1",
+            b" ",
+            b"\xff",
+        ];
+        for _ in 0..50_000 {
+            let text: Vec<u8> = (0..random.usize(..14)).flat_map(|_| *random.choice(&words).expect("not empty")).copied().collect();
+            if let Ok(map) = ChangeMap::parse(&text) {
+                assert!(map.ranges().len() <= text.len(), "{text:?}");
+            }
         }
     }
 }

@@ -185,6 +185,19 @@ impl Page {
         result
     }
 
+    /// What is left once nothing lies below: absent and explicit zero are the same, and both are absent in the result. Resolved pages
+    /// of equal content differ only where two chunk ids stand for one name.
+    #[must_use]
+    pub fn resolved(&self) -> Self {
+        Self { runs: self.runs.iter().copied().filter(|run| run.slot != Slot::Zero).collect() }
+    }
+
+    /// The answers for positions before `end` only.
+    #[must_use]
+    pub fn clipped(&self, end: u16) -> Self {
+        Self { runs: self.runs.iter().filter_map(|run| run.clip(0, end)).collect() }
+    }
+
     /// Whether it answers for every position before `end`, so that nothing below can be seen.
     #[must_use]
     pub fn covers(&self, end: u16) -> bool {

@@ -257,7 +257,7 @@ fn options() -> Options {
     options.set_max_total_wal_size(64 << 20);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(1 << 20);
-    options.set_info_log_level(LogLevel::Warn);
+    options.set_log_level(LogLevel::Warn);
     options.set_stats_dump_period_sec(0);
     options
 }

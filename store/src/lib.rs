@@ -1,0 +1,43 @@
+//! Keeping disk images: chunks once, layers as maps, names last.
+//!
+//! [`Store`] is the door. Behind it, `chunks` keeps chunk content by id, `chain` resolves the layer maps, `disk` reads through both,
+//! and one file each does what its name says. RocksDB is known to `database` alone.
+//!
+//! # What this does not do
+//!
+//! It formats nothing for people, serves no network, and knows no image file format but through [`vellum_core::source::ImageSource`].
+#![forbid(unsafe_code)]
+
+mod chain;
+mod check;
+mod chunks;
+pub mod codec;
+mod collect;
+mod database;
+mod disk;
+mod error;
+mod export;
+mod folder;
+mod import;
+mod live;
+mod maps;
+mod pieces;
+pub mod records;
+mod resize;
+mod stats;
+mod store;
+mod watch;
+
+pub use check::{CheckOptions, CheckReport, Finding};
+pub use collect::{CollectOptions, CollectReport};
+pub use disk::{Disk, DiskRun};
+pub use error::{Damage, StoreError};
+pub use export::{ExportReport, ExportTarget};
+pub use import::{ImportReport, ImportRequest, ImportTarget};
+pub use live::LiveDisk;
+pub use maps::{Difference, MapEntry, RebaseMode};
+pub use pieces::{FileSource, Input};
+pub use records::{Compression, StoreParameters};
+pub use stats::Stats;
+pub use store::{Access, Store};
+pub use watch::{Progress, Unwatched, Watch};

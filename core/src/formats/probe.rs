@@ -191,8 +191,11 @@ mod tests {
     use super::*;
     use crate::formats::double::Bytes;
 
+    /// Bytes and where they stand.
+    type Signs<'a> = &'a [(usize, &'a [u8])];
+
     /// A file of `len` zeros with `signs` written into it.
-    fn file(len: usize, signs: &[(usize, &[u8])]) -> Bytes {
+    fn file(len: usize, signs: Signs) -> Bytes {
         let mut bytes = vec![0; len];
         for (at, sign) in signs {
             bytes[*at..at + sign.len()].copy_from_slice(sign);
@@ -203,7 +206,7 @@ mod tests {
     #[test]
     fn each_signature_is_recognised_where_it_stands() {
         let not_yet = Verdict::NotYet;
-        let cases: [(&[(usize, &[u8])], Verdict); 15] = [
+        let cases: [(Signs, Verdict); 15] = [
             (&[], Verdict::Raw),
             (&[(510, b"\x55\xaa"), (512, b"EFI PART")], Verdict::Raw),
             (&[(0, b"QFI\xfb\0\0\0\x02")], Verdict::Known(Format::Qcow2)),

@@ -4,7 +4,7 @@
 use super::header::Header;
 use crate::formats::lies_inside;
 
-// Source: qemu docs/interop/qcow2.txt. An entry is a big-endian u64; bit 63 (refcount is one) is for writers and ignored.
+// Source: qemu docs/interop/qcow2.txt. An entry is a big-endian u64; bit 63 (refcount is one) is for writers.
 //
 // | entry             | bits      | meaning                                        | the failure its check guards              |
 // | ----------------- | --------- | ---------------------------------------------- | ----------------------------------------- |
@@ -88,11 +88,7 @@ impl Rules {
             return self.compressed(entry).map(Grain::Compressed);
         }
         let offset = self.standard_offset(entry)?;
-        let (allocated, zero) = if self.header.extended {
-            subcluster(bitmap, grain)?
-        } else {
-            (offset != 0, entry & READS_AS_ZEROS != 0)
-        };
+        let (allocated, zero) = if self.header.extended { subcluster(bitmap, grain)? } else { (offset != 0, entry & READS_AS_ZEROS != 0) };
         match (allocated, zero) {
             (_, true) => Ok(Grain::Zero),
             (false, false) => Ok(Grain::Absent),
@@ -118,6 +114,9 @@ impl Rules {
         }
         if !offset.is_multiple_of(self.header.cluster_len()) {
             return Err(format!("names byte {offset}, which is not on a cluster"));
+        }
+        if offset == 0 && entry & COPIED != 0 {
+            return Err("has a refcount but no offset, as in images with an external data file".to_owned());
         }
         Ok(offset)
     }

@@ -223,21 +223,21 @@ impl RawHeader {
 
     /// The virtual length and the L1 table that maps it.
     fn verify_tables(&self, file_len: u64) -> Result<Header, SourceError> {
-        let header = Header {
-            virtual_len: self.virtual_len,
-            cluster_bits: self.cluster_bits,
-            l1_offset: self.l1_offset,
-            l1_count: 0,
-            zero_flag: self.version == 3 && !self.has(EXTENDED_L2),
-            extended: self.has(EXTENDED_L2),
-            codec: if self.compression == 1 { ClusterCodec::Zstd } else { ClusterCodec::Deflate },
-        };
         if self.virtual_len > IMAGE_LEN_MAX {
             return Err(malformed(format!("the virtual length {} at byte 24 is more than {IMAGE_LEN_MAX}", self.virtual_len)));
         }
-        let l1_count = self.virtual_len.div_ceil(1 << header.table_span_bits());
+        let extended = self.has(EXTENDED_L2);
+        let l1_count = self.virtual_len.div_ceil(1 << table_span_bits(self.cluster_bits, extended));
         self.verify_l1(l1_count, file_len)?;
-        Ok(Header { l1_count, ..header })
+        Ok(Header {
+            virtual_len: self.virtual_len,
+            cluster_bits: self.cluster_bits,
+            l1_offset: self.l1_offset,
+            l1_count,
+            zero_flag: self.version == 3 && !extended,
+            extended,
+            codec: if self.compression == 1 { ClusterCodec::Zstd } else { ClusterCodec::Deflate },
+        })
     }
 
     /// A longer table than needed is usual: guest memory of internal snapshots lies behind the disk.

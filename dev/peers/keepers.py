@@ -1,0 +1,98 @@
+"""What keeps disks and finds what they share: Vellum and its peers, each with the options that serve it best."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from peers.disks import DEV
+from peers.measure import Timed, run
+
+RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", DEV.parent / "target")).resolve() / "release"
+BORG_CHUNKERS = {"borg fixed 64 KiB": "fixed,65536", "borg fixed 4 KiB": "fixed,4096", "borg default": "default"}
+
+RIVALS = ("borg fixed 64 KiB", "restic")
+"""The peers whose defaults, at the same compression level, are the measure for speed and size."""
+
+
+class Keeper:
+    """Something that keeps disks and finds what they share."""
+
+    name: str
+    slow = True
+
+    def __init__(self, work: Path) -> None:
+        self.home = work / self.name.replace(" ", "-")
+        self.store = self.home / "store"
+        self.env: dict[str, str] = {}
+
+    def create(self) -> None:
+        """A new, empty store."""
+        shutil.rmtree(self.home, ignore_errors=True)
+        self.home.mkdir()
+
+    def size(self) -> int:
+        return sum(entry.lstat().st_blocks * 512 for entry in [self.store, *self.store.rglob("*")])
+
+    def add(self, disk: Path, label: str) -> Timed:
+        raise NotImplementedError
+
+    def tidy(self) -> None:
+        """Whatever brings the store to its final size."""
+
+
+class Vellum(Keeper):
+    name = "vellum"
+    slow = False
+
+    def vellum(self, *arguments: str | Path) -> Timed:
+        return run(RELEASE / "vellum", "-q", "--store", self.store, *arguments)
+
+    def create(self) -> None:
+        super().create()
+        self.vellum("init")
+
+    def add(self, disk: Path, label: str) -> Timed:
+        return self.vellum("import", "-f", "raw", disk, label)
+
+    def tidy(self) -> None:
+        self.vellum("gc")
+
+    def update_nothing(self, disk: Path, label: str) -> Timed:
+        """The disk again, with a map that says that nothing has changed."""
+        change_map = self.home / "change-map"
+        change_map.write_text(f"0 {disk.stat().st_size} same\n")
+        return self.vellum("import", "-f", "raw", disk, label, "--update", "--change-map", change_map)
+
+    def export(self, label: str, file: Path) -> Timed:
+        return self.vellum("export", label, file)
+
+
+class Borg(Keeper):
+    def __init__(self, work: Path, name: str, chunker: str) -> None:
+        self.name = name
+        self.chunker = chunker
+        super().__init__(work)
+        self.env = {"BORG_BASE_DIR": str(self.home), "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes"}
+
+    def create(self) -> None:
+        super().create()
+        run("borg", "init", "-e", "none", self.store, env=self.env)
+
+    def add(self, disk: Path, label: str) -> Timed:
+        # Without the files cache, or a disk of the same date would not even be read; with `--sparse`, or it would read the holes.
+        options = ["--compression", "zstd,3", "--chunker-params", self.chunker, "--files-cache", "disabled", "--sparse"]
+        return run("borg", "create", *options, f"{self.store}::{label}", disk, env=self.env)
+
+
+class Restic(Keeper):
+    name = "restic"
+
+    def create(self) -> None:
+        super().create()
+        self.env = {"RESTIC_PASSWORD": "bench", "RESTIC_CACHE_DIR": str(self.home / "cache"), "RESTIC_REPOSITORY": str(self.store)}
+        run("restic", "init", "--repository-version", "2", env=self.env)
+
+    def add(self, disk: Path, label: str) -> Timed:
+        return run("restic", "backup", "--compression", "auto", "--force", "--host", label, disk, env=self.env)

@@ -1,0 +1,104 @@
+//! From a layer to what a guest sees: pages of the layers of a chain, laid over each other.
+//!
+//! A page of a sealed layer resolves the same for ever, so the result is cached, and a chain of a thousand costs what one layer does.
+
+use std::sync::Arc;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use vellum_core::page::{PAGE_SPAN, Page, page_key};
+use vellum_core::tree::Layer;
+use vellum_core::units::PageIndex;
+
+use crate::database::{Database, Family};
+use crate::error::StoreError;
+
+/// Memory for resolved pages: the maps of some tens of GiB of disk.
+const CACHE_LEN: u64 = 32 << 20;
+/// What a cached page takes beside its runs.
+const PAGE_OVERHEAD_LEN: u64 = 128;
+
+#[derive(Clone)]
+struct MemoryLen;
+
+impl Weighter<(u64, u64), Arc<Page>> for MemoryLen {
+    fn weight(&self, _: &(u64, u64), page: &Arc<Page>) -> u64 {
+        PAGE_OVERHEAD_LEN + size_of_val(page.runs()) as u64
+    }
+}
+
+/// Reads and resolves pages.
+pub(crate) struct Pages {
+    database: Arc<Database>,
+    resolved: Cache<(u64, u64), Arc<Page>, MemoryLen>,
+}
+
+impl Pages {
+    pub(crate) fn new(database: Arc<Database>) -> Self {
+        Self { database, resolved: Cache::with_weighter((CACHE_LEN / PAGE_OVERHEAD_LEN) as usize, CACHE_LEN, MemoryLen) }
+    }
+
+    /// What `layer` itself says on page `index`.
+    pub(crate) fn own(&self, layer: &Layer, index: PageIndex) -> Result<Page, StoreError> {
+        if !layer.pages.contains(index) {
+            return Ok(Page::new());
+        }
+        let record = || format!("page {index} of layer {}", layer.id);
+        let bytes = self.database.get(Family::Pages, &page_key(layer.id, index))?;
+        let bytes = bytes.ok_or_else(|| StoreError::damaged(record(), "it is gone"))?;
+        Page::decode(layer.id, index, &bytes).map_err(|error| StoreError::damaged(record(), error))
+    }
+
+    /// What can be seen on page `index` of the chain, top first: chunks where there are some, absent where it reads as zeros.
+    pub(crate) fn resolve(&self, chain: &[Arc<Layer>], index: PageIndex) -> Result<Arc<Page>, StoreError> {
+        let Some((top, below)) = chain.split_first() else { return Ok(Arc::new(Page::new())) };
+        if top.sealed {
+            return self.resolve_sealed(chain, index);
+        }
+        let own = self.own(top, index)?;
+        if below.is_empty() || own.covers(PAGE_SPAN) {
+            return Ok(Arc::new(own.resolved()));
+        }
+        let parent = self.resolve_sealed(below, index)?;
+        Ok(Arc::new(own.over(&parent, top.visible_in(index)).resolved()))
+    }
+
+    fn resolve_sealed(&self, chain: &[Arc<Layer>], index: PageIndex) -> Result<Arc<Page>, StoreError> {
+        // Layers that say nothing of this page and hide nothing share the entry of the first one that does.
+        let opaque = |layer: &Arc<Layer>| layer.pages.contains(index) || layer.visible_in(index) < PAGE_SPAN;
+        let Some(first) = chain.iter().position(opaque) else { return Ok(Arc::new(Page::new())) };
+        let key = (chain[first].id.0, index.0);
+        if let Some(page) = self.resolved.get(&key) {
+            return Ok(page);
+        }
+        let page = Arc::new(self.walk(&chain[first..], index)?);
+        self.resolved.insert(key, Arc::clone(&page));
+        Ok(page)
+    }
+
+    /// Lays the pages of a chain over each other, from the top down until nothing below can be seen.
+    fn walk(&self, chain: &[Arc<Layer>], index: PageIndex) -> Result<Page, StoreError> {
+        let (mut seen, mut visible) = (Page::new(), PAGE_SPAN);
+        for layer in chain {
+            if layer.pages.contains(index) {
+                seen = seen.over(&self.own(layer, index)?, visible);
+            }
+            visible = visible.min(layer.visible_in(index));
+            if seen.covers(visible) {
+                break;
+            }
+        }
+        Ok(seen.resolved())
+    }
+
+    /// Merges the pages of `sources`, top first, into what `into` says: the answers of all as one layer's, explicit zeros kept.
+    pub(crate) fn merged(&self, into: &Layer, sources: &[Arc<Layer>], index: PageIndex) -> Result<Page, StoreError> {
+        let mut page = self.own(into, index)?;
+        let mut visible = into.visible_in(index);
+        for layer in sources {
+            page = page.over(&self.own(layer, index)?, visible);
+            visible = visible.min(layer.visible_in(index));
+        }
+        Ok(page)
+    }
+}

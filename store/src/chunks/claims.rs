@@ -1,0 +1,192 @@
+//! The treaty between those who skip a chunk as "already there" and the collector that drops chunks.
+//!
+//! The danger: an import finds chunk X in the index and refers to it; a collection that saw no reference to X drops it; the import
+//! commits, and its image has a hole. So a reference is made in two steps. The import *claims* X; if the claim is accepted, X stays
+//! until the session ends, and by then the reference is committed where the next collection sees it. The collector *decides* about X
+//! exactly once, under the same lock as all claims: before that moment a claim makes X live, after it a claim on a dropped X is
+//! refused and the import stores its chunk again under a new id.
+//!
+//! What a collection must see, and where: references committed before it began are in the maps that it marks from; claims of open
+//! sessions are merged into its live set when it begins; later claims enter the live set one by one; ids given out after it began
+//! are past its horizon and never considered. No clock decides anything.
+//!
+//! Pure state under one lock: no database here.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use vellum_core::id_set::IdSet;
+use vellum_core::units::ChunkId;
+
+/// One open session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SessionId(u64);
+
+/// What the collector decided about one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Something refers to it, or claimed it in time.
+    Keep,
+    /// Nobody can refer to it from now on.
+    Drop,
+}
+
+/// All claims, and the collection that is going on.
+#[derive(Default)]
+pub(crate) struct Claims {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    next_session: u64,
+    sessions: HashMap<SessionId, IdSet>,
+    collection: Option<Collection>,
+}
+
+struct Collection {
+    /// Referred to or claimed.
+    live: IdSet,
+    /// Chunks from here on are newer than the collection.
+    horizon: ChunkId,
+    /// Chunks below have been decided about.
+    decided_below: ChunkId,
+}
+
+impl Claims {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change below is complete when it can panic, so a poisoned lock still holds the truth.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn open_session(&self) -> SessionId {
+        let mut state = self.state();
+        let session = SessionId(state.next_session);
+        state.next_session += 1;
+        state.sessions.insert(session, IdSet::new());
+        session
+    }
+
+    /// Ends a session, after what it refers to is committed or given up.
+    pub(crate) fn close_session(&self, session: SessionId) {
+        self.state().sessions.remove(&session);
+    }
+
+    /// Claims each of `ids` for `session`; tells which claims are accepted.
+    pub(crate) fn claim(&self, session: SessionId, ids: &[ChunkId]) -> Vec<bool> {
+        let state = &mut *self.state();
+        let claims = state.sessions.get_mut(&session).expect("a session claims while it is open");
+        let collection = &mut state.collection;
+        ids.iter()
+            .map(|id| {
+                let accepted = collection.as_mut().is_none_or(|collection| collection.accept(*id));
+                if accepted {
+                    claims.insert(*id);
+                }
+                accepted
+            })
+            .collect()
+    }
+
+    /// Claims `count` chunks from `first` on that `session` has just added. Cannot be refused: a collection that is going on began
+    /// before they existed.
+    pub(crate) fn adopt(&self, session: SessionId, first: ChunkId, count: u64) {
+        let mut state = self.state();
+        state.sessions.get_mut(&session).expect("a session adds while it is open").insert_run(first, count);
+    }
+
+    /// Begins a collection of the chunks below `horizon`; `false` if one is going on. References committed from now on need not be
+    /// marked: they were claimed, or are copies of references that are there now.
+    pub(crate) fn begin_collection(&self, horizon: ChunkId) -> bool {
+        let mut state = self.state();
+        if state.collection.is_some() {
+            return false;
+        }
+        let mut live = IdSet::new();
+        state.sessions.values().for_each(|claims| live.union_with(claims));
+        state.collection = Some(Collection { live, horizon, decided_below: ChunkId(0) });
+        true
+    }
+
+    /// Marks runs of referenced chunks, before anything is decided.
+    pub(crate) fn mark(&self, runs: impl IntoIterator<Item = (ChunkId, u64)>) {
+        let mut state = self.state();
+        let collection = state.collection.as_mut().expect("marking happens during a collection");
+        runs.into_iter().for_each(|(first, count)| collection.live.insert_run(first, count));
+    }
+
+    /// Decides about `ids`, which are all that is stored below `end` and not decided about yet.
+    pub(crate) fn decide(&self, ids: impl IntoIterator<Item = ChunkId>, end: ChunkId) -> Vec<Decision> {
+        let mut state = self.state();
+        let collection = state.collection.as_mut().expect("decisions are made during a collection");
+        let end = end.min(collection.horizon);
+        collection.decided_below = collection.decided_below.max(end);
+        ids.into_iter().map(|id| collection.decision(id)).collect()
+    }
+
+    /// How many chunks are marked or claimed.
+    pub(crate) fn live_count(&self) -> u64 {
+        self.state().collection.as_ref().map_or(0, |collection| collection.live.len())
+    }
+
+    /// Ends the collection. What was decided to drop must be gone from the database by then.
+    pub(crate) fn end_collection(&self) {
+        self.state().collection = None;
+    }
+}
+
+impl Collection {
+    fn accept(&mut self, id: ChunkId) -> bool {
+        let dropped = self.decision(id) == Decision::Drop && id < self.decided_below;
+        if !dropped {
+            self.live.insert(id);
+        }
+        !dropped
+    }
+
+    fn decision(&self, id: ChunkId) -> Decision {
+        if id >= self.horizon || self.live.contains(id) { Decision::Keep } else { Decision::Drop }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(ids: &[u64]) -> Vec<ChunkId> {
+        ids.iter().copied().map(ChunkId).collect()
+    }
+
+    #[test]
+    fn a_claim_before_the_decision_keeps_the_chunk_and_one_after_it_is_refused() {
+        let claims = Claims::new();
+        let session = claims.open_session();
+        assert!(claims.begin_collection(ChunkId(100)));
+        claims.mark([(ChunkId(10), 2)]);
+        assert_eq!(claims.claim(session, &ids(&[20])), [true]);
+        let decisions = claims.decide(ids(&[10, 11, 20, 21]), ChunkId(50));
+        assert_eq!(decisions, [Decision::Keep, Decision::Keep, Decision::Keep, Decision::Drop]);
+        assert_eq!(claims.claim(session, &ids(&[10, 20, 21, 60, 100])), [true, true, false, true, true]);
+        assert_eq!(claims.decide(ids(&[60, 61]), ChunkId(100)), [Decision::Keep, Decision::Drop]);
+    }
+
+    #[test]
+    fn claims_made_before_a_collection_count_in_it_until_their_session_ends() {
+        let claims = Claims::new();
+        let (open, ended) = (claims.open_session(), claims.open_session());
+        claims.claim(open, &ids(&[1]));
+        claims.adopt(open, ChunkId(7), 2);
+        claims.claim(ended, &ids(&[2]));
+        claims.close_session(ended);
+        assert!(claims.begin_collection(ChunkId(9)));
+        assert!(!claims.begin_collection(ChunkId(9)), "one collection at a time");
+        let decisions = claims.decide(ids(&[1, 2, 7, 8]), ChunkId(9));
+        assert_eq!(decisions, [Decision::Keep, Decision::Drop, Decision::Keep, Decision::Keep]);
+        claims.end_collection();
+        assert_eq!(claims.claim(open, &ids(&[2])), [true], "without a collection every claim stands");
+    }
+}

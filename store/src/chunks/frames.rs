@@ -1,0 +1,65 @@
+//! Chunks together with their names, on the way to becoming one frame of the database.
+
+use vellum_core::frame::{FrameHeader, FramePayload, frame_key};
+use vellum_core::hash::ChunkHash;
+use vellum_core::units::ChunkId;
+use vellum_core::wire::put_varint;
+
+use crate::codec;
+use crate::database::{Batch, Family};
+use crate::records::Compression;
+
+/// The chunks that one frame will hold.
+pub(crate) struct FramePlan {
+    /// In rising id order.
+    pub(crate) chunks: Vec<(ChunkId, ChunkHash)>,
+    /// Their bytes, in the same order.
+    pub(crate) plain: Vec<u8>,
+}
+
+/// A frame as the database keeps it.
+pub(crate) struct EncodedFrame {
+    first: ChunkId,
+    header: Vec<u8>,
+    payload: Vec<u8>,
+    /// The names and ids that the index learns.
+    pub(crate) chunks: Vec<(ChunkId, ChunkHash)>,
+    /// Bytes before compression.
+    pub(crate) plain_len: usize,
+}
+
+/// Compresses and encodes one frame: the expensive step, free of any lock.
+pub(crate) fn encode_frame(compression: Compression, plan: FramePlan) -> EncodedFrame {
+    let first = plan.chunks[0].0;
+    let (codec, compressed) = codec::compress(compression, &plan.plain);
+    let plain_len = u32::try_from(plan.plain.len()).expect("a frame's length is bounded by the store's parameters");
+    let payload = FramePayload { codec, plain_len, compressed: &compressed }.encode(first);
+    let payload_len = u32::try_from(payload.len()).expect("a payload is no longer than its plain bytes and its envelope");
+    let header = FrameHeader::new(plan.chunks.iter().copied(), payload_len).encode();
+    EncodedFrame { first, header, payload, chunks: plan.chunks, plain_len: plan.plain.len() }
+}
+
+impl EncodedFrame {
+    /// Bytes that it takes in a batch.
+    pub(crate) fn len(&self) -> usize {
+        self.header.len() + self.payload.len()
+    }
+
+    /// Puts header and payload into `batch`.
+    pub(crate) fn put_content(&mut self, batch: &mut Batch) {
+        batch.put(Family::Headers, frame_key(self.first), std::mem::take(&mut self.header));
+        batch.put(Family::Frames, frame_key(self.first), std::mem::take(&mut self.payload));
+    }
+
+    /// Puts the chunks' names into `batch`. With or after their content, never before.
+    pub(crate) fn put_names(&self, batch: &mut Batch) {
+        self.chunks.iter().for_each(|(id, hash)| batch.put(Family::Index, hash.prefix(), index_value(*id)));
+    }
+}
+
+/// The index's value: the id in as few bytes as it takes.
+fn index_value(id: ChunkId) -> Vec<u8> {
+    let mut value = Vec::with_capacity(6);
+    put_varint(&mut value, id.0);
+    value
+}

@@ -1,0 +1,94 @@
+//! Chunk content by id: found by name, kept once, written in frames, read back verified.
+//!
+//! The pieces: `claims` is the treaty between those who skip a chunk as "already there" and the collector; `writer` turns new chunks
+//! into frames; `reader` turns frames back; `sessions` (the importer's and the live disk's view) decides which chunks are new.
+
+mod claims;
+mod frames;
+mod reader;
+mod session;
+mod stop;
+mod writer;
+
+use std::sync::{Arc, Mutex};
+
+use vellum_core::units::ChunkId;
+
+pub(crate) use claims::Decision;
+pub(crate) use frames::{FramePlan, encode_frame};
+pub(crate) use reader::Frame;
+pub(crate) use session::{Candidate, Session, SessionCounts};
+pub(crate) use stop::Stop;
+
+use crate::database::Database;
+use crate::error::StoreError;
+use crate::folder::Folder;
+use crate::records::StoreParameters;
+
+/// All chunks of a store.
+pub(crate) struct Chunks {
+    pub(crate) database: Arc<Database>,
+    pub(crate) parameters: StoreParameters,
+    pub(crate) claims: claims::Claims,
+    /// Whether writes still go through.
+    pub(crate) stop: Arc<Stop>,
+    reader: reader::Reader,
+    writer: writer::Writer,
+    /// Held from looking a name up until its new chunk is pending, so that two sessions never both think a chunk new.
+    section: Mutex<()>,
+}
+
+impl Chunks {
+    /// The chunks in `database`; new ones get ids from `next_chunk` on.
+    pub(crate) fn new(database: Arc<Database>, parameters: StoreParameters, next_chunk: ChunkId, stop: Arc<Stop>, folder: Folder) -> Self {
+        Self {
+            reader: reader::Reader::new(Arc::clone(&database), parameters),
+            writer: writer::Writer::new(Arc::clone(&database), parameters, next_chunk, Arc::clone(&stop), folder),
+            stop,
+            claims: claims::Claims::new(),
+            section: Mutex::new(()),
+            database,
+            parameters,
+        }
+    }
+
+    /// The id that the next new chunk gets.
+    pub(crate) fn next_chunk(&self) -> ChunkId {
+        self.writer.next_chunk()
+    }
+
+    /// Whether all ids below this one outlive a crash.
+    pub(crate) fn is_durable(&self, end: ChunkId) -> bool {
+        end <= self.writer.durable_below()
+    }
+
+    /// Makes every chunk that any session has put so far, and every bulk batch, durable.
+    pub(crate) fn settle(&self) -> Result<(), StoreError> {
+        self.writer.settle()
+    }
+
+    /// Opens a session: as long as it lives, no chunk that it was given an id for is collected.
+    pub(crate) fn session(&self) -> Session<'_> {
+        Session::new(self)
+    }
+
+    /// The verified frame that holds `id`.
+    pub(crate) fn frame(&self, id: ChunkId) -> Result<Arc<Frame>, StoreError> {
+        self.reader.frame(id)
+    }
+
+    /// The header of the frame that holds `id`, if there is one.
+    pub(crate) fn header(&self, id: ChunkId) -> Result<Option<vellum_core::frame::FrameHeader>, StoreError> {
+        self.reader.header(id)
+    }
+
+    /// Fills `plain` with the chunks from `first` on, as many as fit whole, all of which must be there.
+    pub(crate) fn read(&self, first: ChunkId, plain: &mut [u8]) -> Result<(), StoreError> {
+        self.reader.read(first, plain)
+    }
+
+    /// Forgets decoded frames, so that what is read next comes from disk.
+    pub(crate) fn forget_frames(&self) {
+        self.reader.forget();
+    }
+}

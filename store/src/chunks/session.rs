@@ -1,0 +1,205 @@
+//! Which chunks are new: for each chunk of an image that is being stored, the id it has or gets.
+//!
+//! Cheap guesses come first: the id that the parent has at the same position, then the id after the last hit. About 96 in 100 shared
+//! chunks are found by one of them, against a header that is already in memory. Only the rest ask the index.
+
+use std::collections::HashMap;
+
+use vellum_core::frame::FrameHeader;
+use vellum_core::hash::ChunkHash;
+use vellum_core::units::ChunkId;
+use vellum_core::wire::Reader;
+
+use super::claims::SessionId;
+use super::frames::{FramePlan, encode_frame};
+use super::Chunks;
+use crate::database::{Batch, Durability, Family};
+use crate::error::StoreError;
+
+/// A chunk to be stored, and the id that it may well have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) hash: ChunkHash,
+    pub(crate) plain: &'a [u8],
+    pub(crate) guess: Option<ChunkId>,
+}
+
+/// What a session did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SessionCounts {
+    /// Chunks that were not in the store.
+    pub(crate) new: u64,
+    /// Chunks that were.
+    pub(crate) known: u64,
+}
+
+/// An import's, or a live disk's, dealings with the chunk store. What it was given ids for stays until it is dropped.
+pub(crate) struct Session<'s> {
+    chunks: &'s Chunks,
+    id: SessionId,
+    /// The header that the last guess was found in.
+    header: Option<FrameHeader>,
+    last_hit: Option<ChunkId>,
+    pub(crate) counts: SessionCounts,
+    /// One above the greatest id that was given out.
+    end: ChunkId,
+}
+
+impl<'s> Session<'s> {
+    pub(crate) fn new(chunks: &'s Chunks) -> Self {
+        let id = chunks.claims.open_session();
+        Self { chunks, id, header: None, last_hit: None, counts: SessionCounts::default(), end: ChunkId(0) }
+    }
+
+    /// The ids of `candidates`, in order; new chunks are on their way to disk, durable once the store is settled.
+    pub(crate) fn store(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<ChunkId>, StoreError> {
+        let mut ids = self.guess_all(candidates)?;
+        if ids.iter().any(Option::is_none) {
+            let _section = self.chunks.section.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            self.look_up(candidates, &mut ids)?;
+            let new = unresolved(candidates, &ids);
+            let put = self.chunks.writer.put(self.id, &new.iter().map(|(_, c)| (c.hash, c.plain)).collect::<Vec<_>>())?;
+            for ((at, _), (id, is_new)) in new.iter().zip(put) {
+                self.chunks.claims.adopt(self.id, id, 1);
+                self.counts.new += u64::from(is_new);
+                ids[*at] = Some(id);
+            }
+        }
+        Ok(self.finish(&ids))
+    }
+
+    /// Stores `candidates` and whatever `build` adds to the batch from their ids, as one logged batch: durable when this returns. For
+    /// few chunks: they are compressed on this thread, while no other session can look names up.
+    pub(crate) fn commit(
+        &mut self,
+        candidates: &[Candidate<'_>],
+        build: impl FnOnce(&[ChunkId], &mut Batch) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut ids = self.guess_all(candidates)?;
+        let _section = self.chunks.section.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.look_up(candidates, &mut ids)?;
+        let mut batch = Batch::default();
+        let (first, count) = self.frame_inline(candidates, &mut ids, &mut batch);
+        let ids = self.finish(&ids);
+        build(&ids, &mut batch)?;
+        let refers_to_bulk = ids.iter().any(|id| *id < first && !self.chunks.is_durable(id.advance(1)));
+        if refers_to_bulk {
+            self.chunks.settle()?;
+        }
+        self.chunks.stop.guard(|| self.chunks.database.write(batch, Durability::Logged))?;
+        self.chunks.writer.note_durable(first, count);
+        Ok(())
+    }
+
+    /// Gives the unresolved candidates ids and puts their frames into `batch`; the first new id and how many there are.
+    fn frame_inline(&mut self, candidates: &[Candidate<'_>], ids: &mut [Option<ChunkId>], batch: &mut Batch) -> (ChunkId, u64) {
+        let mut new: Vec<&Candidate<'_>> = Vec::new();
+        let mut places: HashMap<ChunkHash, u64> = HashMap::new();
+        let unresolved: Vec<usize> = (0..ids.len()).filter(|at| ids[*at].is_none()).collect();
+        for at in &unresolved {
+            places.entry(candidates[*at].hash).or_insert_with(|| {
+                new.push(&candidates[*at]);
+                new.len() as u64 - 1
+            });
+        }
+        let (first, count) = (self.chunks.writer.reserve(new.len() as u64), new.len() as u64);
+        self.chunks.claims.adopt(self.id, first, count);
+        self.counts.new += count;
+        unresolved.iter().for_each(|at| ids[*at] = Some(first.advance(places[&candidates[*at].hash])));
+        let parameters = self.chunks.parameters;
+        let per_frame = (u64::from(parameters.frame_len) / parameters.chunk_len.bytes()) as usize;
+        for (nth, group) in new.chunks(per_frame).enumerate() {
+            let start = first.advance((nth * per_frame) as u64);
+            let chunks = group.iter().zip(0..).map(|(candidate, at)| (start.advance(at), candidate.hash)).collect();
+            let plain = group.iter().flat_map(|candidate| candidate.plain).copied().collect();
+            let mut frame = encode_frame(parameters.compression, FramePlan { chunks, plain });
+            frame.put_content(batch);
+            frame.put_names(batch);
+        }
+        (first, count)
+    }
+
+    /// Notes the outcome of a call and gives the ids, all of which are known by now.
+    fn finish(&mut self, ids: &[Option<ChunkId>]) -> Vec<ChunkId> {
+        let ids: Vec<ChunkId> = ids.iter().map(|id| id.expect("every candidate has an id")).collect();
+        self.end = ids.iter().map(|id| id.advance(1)).max().unwrap_or_default().max(self.end);
+        self.last_hit = ids.last().copied().or(self.last_hit);
+        ids
+    }
+
+    /// Tries the guesses, and claims those that are right.
+    fn guess_all(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<Option<ChunkId>>, StoreError> {
+        let mut ids = Vec::with_capacity(candidates.len());
+        for candidate in candidates {
+            let hit = match candidate.guess {
+                Some(guess) if self.names(guess, &candidate.hash)? => Some(guess),
+                _ => self.try_neighbour(&candidate.hash)?,
+            };
+            self.last_hit = hit.or(self.last_hit);
+            ids.push(hit);
+        }
+        self.claim(&mut ids);
+        Ok(ids)
+    }
+
+    fn try_neighbour(&mut self, hash: &ChunkHash) -> Result<Option<ChunkId>, StoreError> {
+        let Some(neighbour) = self.last_hit.map(|last| last.advance(1)) else { return Ok(None) };
+        Ok(self.names(neighbour, hash)?.then_some(neighbour))
+    }
+
+    /// Whether chunk `id` is there and has the name `hash`.
+    fn names(&mut self, id: ChunkId, hash: &ChunkHash) -> Result<bool, StoreError> {
+        let in_hand = self.header.as_ref().is_some_and(|header| (header.first()..header.end()).contains(&id));
+        if !in_hand {
+            match self.chunks.header(id)? {
+                Some(header) => self.header = Some(header),
+                None => return Ok(false),
+            }
+        }
+        Ok(self.header.as_ref().and_then(|header| header.hash(id)) == Some(hash))
+    }
+
+    /// Asks for what the guesses did not find: first what is pending, then the index. In this order, a chunk that moves from the one
+    /// to the other meanwhile is seen.
+    fn look_up(&mut self, candidates: &[Candidate<'_>], ids: &mut [Option<ChunkId>]) -> Result<(), StoreError> {
+        let places: Vec<usize> = (0..ids.len()).filter(|at| ids[*at].is_none()).collect();
+        let hashes: Vec<ChunkHash> = places.iter().map(|at| candidates[*at].hash).collect();
+        let mut found = self.chunks.writer.pending(&hashes);
+        let absent: Vec<usize> = (0..found.len()).filter(|nth| found[*nth].is_none()).collect();
+        let prefixes: Vec<[u8; 8]> = absent.iter().map(|nth| hashes[*nth].prefix()).collect();
+        let indexed = self.chunks.database.get_many(Family::Index, prefixes.iter().map(<[u8; 8]>::as_slice))?;
+        for (nth, value) in absent.iter().zip(indexed) {
+            let Some(value) = value else { continue };
+            let id = Reader::new(&value).varint().map(ChunkId);
+            let id = id.map_err(|error| StoreError::damaged(format!("index entry of chunk {}", hashes[*nth]), error))?;
+            found[*nth] = self.names(id, &hashes[*nth])?.then_some(id);
+        }
+        self.claim(&mut found);
+        places.iter().zip(found).for_each(|(at, id)| ids[*at] = id);
+        Ok(())
+    }
+
+    /// Claims what was found; what the collector has dropped counts as not found.
+    fn claim(&mut self, found: &mut [Option<ChunkId>]) {
+        let hits: Vec<ChunkId> = found.iter().flatten().copied().collect();
+        let accepted = self.chunks.claims.claim(self.id, &hits);
+        for (slot, accepted) in found.iter_mut().filter(|slot| slot.is_some()).zip(accepted) {
+            if accepted {
+                self.counts.known += 1;
+            } else {
+                *slot = None;
+            }
+        }
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.chunks.writer.close_session(self.id);
+        self.chunks.claims.close_session(self.id);
+    }
+}
+
+fn unresolved<'c, 'a>(candidates: &'c [Candidate<'a>], ids: &[Option<ChunkId>]) -> Vec<(usize, &'c Candidate<'a>)> {
+    candidates.iter().enumerate().filter(|(at, _)| ids[*at].is_none()).collect()
+}

@@ -1,0 +1,259 @@
+//! From new chunks to frames in the database: filled by sessions, compressed by all cores, written in id order by one thread.
+//!
+//! A chunk that was given an id is written even if the session that brought it fails: another session may have found it *pending* and
+//! refer to it. What nobody refers to in the end is the collector's.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use vellum_core::hash::ChunkHash;
+use vellum_core::units::ChunkId;
+
+use super::claims::SessionId;
+use super::frames::{EncodedFrame, FramePlan, encode_frame};
+use super::stop::Stop;
+use crate::database::{Batch, Database, Durability};
+use crate::error::StoreError;
+use crate::folder::Folder;
+use crate::records::StoreParameters;
+
+/// Plain bytes between a session and the database. Enough to keep every core compressing while the committer writes.
+const IN_FLIGHT_LEN_MAX: usize = 48 << 20;
+/// Bytes of frames that one batch holds at most: large enough that its cost is theirs.
+const BATCH_LEN_MAX: usize = 4 << 20;
+
+/// Writes new chunks.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    /// Where compressed frames go; `None` only while the writer ends.
+    frames: Option<Sender<(u64, EncodedFrame)>>,
+    committer: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    database: Arc<Database>,
+    parameters: StoreParameters,
+    stop: Arc<Stop>,
+    folder: Folder,
+    state: Mutex<State>,
+    /// Told when `state` has less in flight, or the store has stopped.
+    changed: Condvar,
+}
+
+struct State {
+    next_chunk: ChunkId,
+    /// Ids below outlive a crash.
+    durable_below: ChunkId,
+    /// The frame that each session is filling.
+    open: HashMap<SessionId, FramePlan>,
+    /// Chunks that have an id, and are not in the index yet.
+    pending: HashMap<ChunkHash, ChunkId>,
+    /// Frames closed so far: the next one's place in the order of writing.
+    closed: u64,
+    /// Frames written so far.
+    written: u64,
+    in_flight_len: usize,
+    /// Bytes written but perhaps not on disk yet.
+    unflushed_len: u64,
+}
+
+impl Writer {
+    pub(crate) fn new(database: Arc<Database>, parameters: StoreParameters, next_chunk: ChunkId, stop: Arc<Stop>, folder: Folder) -> Self {
+        let state = State {
+            next_chunk,
+            durable_below: next_chunk,
+            open: HashMap::new(),
+            pending: HashMap::new(),
+            closed: 0,
+            written: 0,
+            in_flight_len: 0,
+            unflushed_len: 0,
+        };
+        let shared = Arc::new(Shared { database, parameters, stop, folder, state: Mutex::new(state), changed: Condvar::new() });
+        let (frames, incoming) = channel();
+        let committer = {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || shared.commit_all(&incoming))
+        };
+        Self { shared, frames: Some(frames), committer: Some(committer) }
+    }
+
+    pub(crate) fn next_chunk(&self) -> ChunkId {
+        self.shared.state().next_chunk
+    }
+
+    pub(crate) fn durable_below(&self) -> ChunkId {
+        self.shared.state().durable_below
+    }
+
+    /// The ids of those of `hashes` that are on their way to the index.
+    pub(crate) fn pending(&self, hashes: &[ChunkHash]) -> Vec<Option<ChunkId>> {
+        let state = self.shared.state();
+        hashes.iter().map(|hash| state.pending.get(hash).copied()).collect()
+    }
+
+    /// Gives each of `chunks` that is not pending an id and a place in a frame; the ids of all, in order, and which are new.
+    /// Waits while too much is in flight.
+    pub(crate) fn put(&self, session: SessionId, chunks: &[(ChunkHash, &[u8])]) -> Result<Vec<(ChunkId, bool)>, StoreError> {
+        let mut state = self.shared.wait_until(|state| state.in_flight_len < IN_FLIGHT_LEN_MAX)?;
+        Ok(chunks.iter().map(|(hash, plain)| self.put_one(&mut state, session, *hash, plain)).collect())
+    }
+
+    fn put_one(&self, state: &mut State, session: SessionId, hash: ChunkHash, plain: &[u8]) -> (ChunkId, bool) {
+        if let Some(id) = state.pending.get(&hash) {
+            return (*id, false);
+        }
+        let id = state.next_chunk;
+        state.next_chunk = id.advance(1);
+        state.pending.insert(hash, id);
+        // Another session took the ids in between: this frame would have a gap, and its order in the database would suffer.
+        let goes_on = state.open.get(&session).is_some_and(|frame| frame.chunks.last().is_some_and(|last| last.0.advance(1) == id));
+        if !goes_on {
+            self.close(state, session);
+        }
+        let frame_len = self.shared.parameters.frame_len as usize;
+        let frame = state.open.entry(session).or_insert_with(|| FramePlan { chunks: Vec::new(), plain: Vec::with_capacity(frame_len) });
+        frame.chunks.push((id, hash));
+        frame.plain.extend_from_slice(plain);
+        if frame.plain.len() + plain.len() > frame_len {
+            self.close(state, session);
+        }
+        (id, true)
+    }
+
+    /// Ends the frame that `session` is filling, and has it compressed.
+    pub(crate) fn close_session(&self, session: SessionId) {
+        self.close(&mut self.shared.state(), session);
+    }
+
+    fn close(&self, state: &mut State, session: SessionId) {
+        let Some(plan) = state.open.remove(&session) else { return };
+        let sequence = state.closed;
+        state.closed += 1;
+        state.in_flight_len += plan.plain.len();
+        let compression = self.shared.parameters.compression;
+        let frames = self.frames.clone().expect("sessions end before the writer does");
+        rayon::spawn(move || {
+            // The committer only leaves when every sender is gone.
+            let _ = frames.send((sequence, encode_frame(compression, plan)));
+        });
+    }
+
+    /// Makes every chunk so far, and every bulk batch so far, durable.
+    pub(crate) fn settle(&self) -> Result<(), StoreError> {
+        let (closed, end) = {
+            let mut state = self.shared.state();
+            let sessions: Vec<SessionId> = state.open.keys().copied().collect();
+            sessions.into_iter().for_each(|session| self.close(&mut state, session));
+            (state.closed, state.next_chunk)
+        };
+        drop(self.shared.wait_until(|state| state.written >= closed)?);
+        self.shared.stop.guard(|| self.shared.database.flush_bulk())?;
+        let mut state = self.shared.state();
+        state.durable_below = state.durable_below.max(end);
+        state.unflushed_len = 0;
+        Ok(())
+    }
+
+    /// Ids for `count` chunks that their caller writes itself, at once, with the references to them.
+    pub(crate) fn reserve(&self, count: u64) -> ChunkId {
+        let mut state = self.shared.state();
+        let first = state.next_chunk;
+        state.next_chunk = first.advance(count);
+        first
+    }
+
+    /// Notes that `count` reserved chunks from `first` on are durable. If all before them are, so is everything up to their end.
+    pub(crate) fn note_durable(&self, first: ChunkId, count: u64) {
+        let mut state = self.shared.state();
+        if state.durable_below == first {
+            state.durable_below = first.advance(count);
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.frames = None;
+        if let Some(committer) = self.committer.take() {
+            // A panic in the committer was reported when it happened.
+            let _ = committer.join();
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `ready`, or until the store has stopped.
+    fn wait_until(&self, ready: impl Fn(&State) -> bool) -> Result<MutexGuard<'_, State>, StoreError> {
+        let mut state = self.state();
+        loop {
+            self.stop.check()?;
+            if ready(&state) {
+                return Ok(state);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The committer's life: takes frames as they come, writes them in order.
+    fn commit_all(&self, incoming: &Receiver<(u64, EncodedFrame)>) {
+        let mut waiting: BTreeMap<u64, EncodedFrame> = BTreeMap::new();
+        let mut next = 0;
+        while let Ok((sequence, frame)) = incoming.recv() {
+            waiting.insert(sequence, frame);
+            waiting.extend(incoming.try_iter());
+            while waiting.contains_key(&next) {
+                let frames = take_batch(&mut waiting, &mut next);
+                if let Err(error) = self.stop.guard(|| self.commit(frames)) {
+                    // Whoever waits learns it from `stop`; those who come later, too.
+                    drop(error);
+                }
+                let _lock = self.state();
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    fn commit(&self, mut frames: Vec<EncodedFrame>) -> Result<(), StoreError> {
+        let stored_len: usize = frames.iter().map(EncodedFrame::len).sum();
+        let unflushed_len = self.state().unflushed_len;
+        self.folder.check_room(unflushed_len + stored_len as u64)?;
+        let mut batch = Batch::default();
+        for frame in &mut frames {
+            frame.put_content(&mut batch);
+            frame.put_names(&mut batch);
+        }
+        self.database.write(batch, Durability::Bulk)?;
+        let mut state = self.state();
+        for frame in &frames {
+            state.in_flight_len -= frame.plain_len;
+            frame.chunks.iter().for_each(|(_, hash)| drop(state.pending.remove(hash)));
+        }
+        state.written += frames.len() as u64;
+        // The database keeps at most a few write buffers; what is older is on disk and no longer counts.
+        state.unflushed_len = (state.unflushed_len + stored_len as u64).min(UNFLUSHED_LEN_MAX);
+        Ok(())
+    }
+}
+
+/// What the database keeps in memory at most: see its write buffers.
+const UNFLUSHED_LEN_MAX: u64 = 192 << 20;
+
+/// The frames that are next in order, up to a batch's length.
+fn take_batch(waiting: &mut BTreeMap<u64, EncodedFrame>, next: &mut u64) -> Vec<EncodedFrame> {
+    let (mut frames, mut len) = (Vec::new(), 0);
+    while len < BATCH_LEN_MAX
+        && let Some(frame) = waiting.remove(next)
+    {
+        *next += 1;
+        len += frame.len();
+        frames.push(frame);
+    }
+    frames
+}

@@ -1,0 +1,162 @@
+//! Reading an image or snapshot: first a plan of runs (pure look-ups in maps), then the chunks.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use vellum_core::page::{Page, Slot};
+use vellum_core::tree::{Layer, Node, PageSet, page_of, page_start};
+use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, LayerId, PageIndex};
+
+use crate::error::StoreError;
+use crate::store::{Hold, Store};
+
+/// The content of an image or snapshot as it was when this was opened; an image must not be written meanwhile but through the same
+/// process's [`crate::LiveDisk`]. Keeps maintenance away from its layers while it lives.
+pub struct Disk {
+    store: Store,
+    /// What people call it, for errors.
+    name: String,
+    /// Its layers, top first.
+    chain: Vec<Arc<Layer>>,
+    _hold: Hold,
+}
+
+/// Consecutive positions that read as zeros, or as chunks with rising ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskRun {
+    /// The first position.
+    pub start: ChunkIndex,
+    /// How many positions.
+    pub count: u64,
+    /// The first chunk; `None` reads as zeros.
+    pub first: Option<ChunkId>,
+}
+
+impl Store {
+    /// Opens an image or snapshot for reading.
+    pub fn disk(&self, node: Node) -> Result<Disk, StoreError> {
+        let (name, layer) = {
+            let tree = self.tree();
+            let layer = tree.layer_of(node).ok_or(vellum_core::tree::PlanError::Gone)?;
+            (tree.display(node), layer.id)
+        };
+        Ok(self.disk_at(layer, name))
+    }
+
+    /// Opens the content of a layer, which errors call `name`.
+    pub(crate) fn disk_at(&self, layer: LayerId, name: String) -> Disk {
+        let hold = self.hold(layer);
+        let chain = self.tree().chain(layer).map(Arc::clone).collect();
+        Disk { store: self.clone(), name, chain, _hold: hold }
+    }
+}
+
+impl Disk {
+    /// The length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.chain.first().map_or(0, |top| top.len)
+    }
+
+    /// Whether it has no byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its layers, top first.
+    #[must_use]
+    pub fn chain(&self) -> &[Arc<Layer>] {
+        &self.chain
+    }
+
+    pub(crate) fn chunk_len(&self) -> ChunkLen {
+        self.store.parameters().chunk_len
+    }
+
+    /// What reads as data on page `index`: chunks only, clipped to the disk's length; gaps read as zeros.
+    pub fn page(&self, index: PageIndex) -> Result<Arc<Page>, StoreError> {
+        let start = self.chunk_len().offset_of(page_start(index));
+        let end = self.chunk_len().offset_of(page_start(PageIndex(index.0 + 1)));
+        self.store.inner.pages.resolve(&self.chain, index).map_err(|error| error.in_image(&self.name, start..end))
+    }
+
+    /// The pages outside of which everything reads as zeros.
+    #[must_use]
+    pub fn mapped_pages(&self) -> PageSet {
+        self.chain.iter().fold(PageSet::new(), |pages, layer| pages.union(&layer.pages))
+    }
+
+    /// The runs of the positions `[start, end)` on page `index`, zeros included, gap-free.
+    pub(crate) fn page_runs(&self, index: PageIndex, start: u16, end: u16) -> Result<Vec<DiskRun>, StoreError> {
+        let page = self.page(index)?;
+        let first = page_start(index);
+        let runs = page.runs_in(start, end).map(|run| DiskRun {
+            start: first.advance(run.start.into()),
+            count: run.len.into(),
+            first: if let Slot::Chunk(id) = run.slot { Some(id) } else { None },
+        });
+        Ok(runs.collect())
+    }
+
+    /// Fills `buffer` with the bytes from `offset`. The range must lie inside the disk.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        assert!(offset.checked_add(buffer.len() as u64).is_some_and(|end| end <= self.len()), "a read lies inside the disk");
+        let (mut at, mut rest) = (offset, buffer);
+        while !rest.is_empty() {
+            let (index, position) = page_of(self.chunk_len().index_at(at));
+            let page_end = self.chunk_len().offset_of(page_start(PageIndex(index.0 + 1)));
+            let len = (page_end - at).min(rest.len() as u64);
+            let (part, after) = rest.split_at_mut(len as usize);
+            let last = page_of(self.chunk_len().index_at(at + len - 1)).1;
+            for run in self.page_runs(index, position, last + 1)? {
+                self.fill(run, part, at)?;
+            }
+            (at, rest) = (at + len, after);
+        }
+        Ok(())
+    }
+
+    /// Fills the part of `buffer` (which begins at byte `offset` of the disk) that `run` covers.
+    fn fill(&self, run: DiskRun, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        let chunk_len = self.chunk_len();
+        let run_start = chunk_len.offset_of(run.start);
+        let run_end = chunk_len.offset_of(run.start.advance(run.count));
+        let range = run_start.max(offset)..run_end.min(offset + buffer.len() as u64);
+        let out = &mut buffer[(range.start - offset) as usize..(range.end - offset) as usize];
+        match run.first {
+            None => out.fill(0),
+            Some(first) => self.read_chunks(first, run_start, range, out)?,
+        }
+        Ok(())
+    }
+
+    /// Fills `out`, which is `range` of the disk, from the chunks that begin with `first` at byte `start`.
+    fn read_chunks(&self, first: ChunkId, start: u64, range: Range<u64>, out: &mut [u8]) -> Result<(), StoreError> {
+        let chunk_len = self.chunk_len();
+        let mut at = range.start;
+        let mut frame: Option<Arc<crate::chunks::Frame>> = None;
+        while at < range.end {
+            let nth = (at - start) / chunk_len.bytes();
+            let chunk_start = start + nth * chunk_len.bytes();
+            let end = (chunk_start + chunk_len.bytes()).min(range.end);
+            let id = first.advance(nth);
+            let named = |error: StoreError| error.in_image(&self.name, chunk_start..(chunk_start + chunk_len.bytes()).min(self.len()));
+            let frame = match &mut frame {
+                Some(frame) if frame.header.rank(id).is_some() => frame,
+                slot => slot.insert(self.store.inner.chunks.frame(id).map_err(named)?),
+            };
+            let plain = frame.chunk(id).map_err(named)?;
+            out[(at - range.start) as usize..(end - range.start) as usize]
+                .copy_from_slice(&plain[(at - chunk_start) as usize..(end - chunk_start) as usize]);
+            at = end;
+        }
+        Ok(())
+    }
+}

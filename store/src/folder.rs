@@ -1,0 +1,159 @@
+//! The store's folder: which format it has, who uses it, and a little space kept back for a full disk.
+//!
+//! ```text
+//! vellum.store   text: "vellum store format N". Read before anything else is touched, so that a newer store is refused untouched.
+//! lock           locked (flock) by the one process that writes; holds its pid and command, for the message that others give.
+//! reserve        RESERVE_LEN allocated bytes. Given up when the disk is full, so that deleting still works; made again later.
+//! database/      RocksDB's.
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
+
+use crate::error::StoreError;
+
+/// The format that this program writes, and the newest that it reads.
+pub(crate) const FORMAT: u32 = 1;
+const MARKER: &str = "vellum.store";
+const MARKER_TEXT: &str = "vellum store format ";
+/// Enough for RocksDB to open, to log the deletion of many names, and to start a compaction.
+const RESERVE_LEN: u64 = 8 << 20;
+/// Free space below which the reserve is given up. Deleting needs no more than this.
+const SCARCE_LEN: u64 = 4 << 20;
+/// Free space that an import leaves, over what it has in memory still to be written.
+const IMPORT_MARGIN_LEN: u64 = 24 << 20;
+/// Bytes of the lock file that are shown.
+const OWNER_LEN_MAX: u64 = 200;
+
+/// A store's folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Folder {
+    dir: PathBuf,
+}
+
+/// The right to write, until it is dropped or the process ends.
+#[derive(Debug)]
+pub(crate) struct OwnerLock {
+    _file: File,
+}
+
+impl Folder {
+    /// Makes an empty folder ready for a store: everything but the marker, which [`Folder::mark`] writes last.
+    pub(crate) fn create(dir: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(dir).map_err(|source| StoreError::file("make the folder", dir, source))?;
+        let mut entries = fs::read_dir(dir).map_err(|source| StoreError::file("read the folder", dir, source))?;
+        if entries.next().is_some() {
+            return Err(StoreError::NotEmpty { dir: dir.to_owned() });
+        }
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// The folder of a store that is there and has a format that this program knows.
+    pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
+        let marker = dir.join(MARKER);
+        let mut text = String::new();
+        let opened = File::open(&marker).and_then(|file| file.take(64).read_to_string(&mut text));
+        match opened {
+            Err(error) if [std::io::ErrorKind::NotFound, std::io::ErrorKind::NotADirectory].contains(&error.kind()) => {
+                return Err(StoreError::NoStore { dir: dir.to_owned() });
+            }
+            Err(source) => return Err(StoreError::file("read", &marker, source)),
+            Ok(_) => {}
+        }
+        let format = text.trim_end().strip_prefix(MARKER_TEXT).ok_or_else(|| StoreError::damaged(marker.display().to_string(), "not a store's"))?;
+        if format.parse() != Ok(FORMAT) {
+            return Err(StoreError::NewerFormat { dir: dir.to_owned(), found: format.escape_default().to_string(), known: FORMAT });
+        }
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// Declares the folder a store.
+    pub(crate) fn mark(&self) -> Result<(), StoreError> {
+        let marker = self.dir.join(MARKER);
+        let written = File::create_new(&marker).and_then(|mut file| {
+            writeln!(file, "{MARKER_TEXT}{FORMAT}")?;
+            file.sync_all()?;
+            File::open(&self.dir)?.sync_all()
+        });
+        written.map_err(|source| StoreError::file("write", &marker, source))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.dir.join("database")
+    }
+
+    /// Becomes the one process that writes, or says which one is.
+    pub(crate) fn lock(&self, command: &str) -> Result<OwnerLock, StoreError> {
+        let path = self.dir.join("lock");
+        let fail = |source| StoreError::file("lock", &path, source);
+        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(fail)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::InUse { dir: self.dir.clone(), by: owner(&mut file) }),
+            Err(errno) => return Err(fail(errno.into())),
+        }
+        // What stands in the file is for people: a full disk may keep it from being written, not from being locked.
+        let _ = file.set_len(0).and_then(|()| write!(file, "process {} ({command})", std::process::id()));
+        Ok(OwnerLock { _file: file })
+    }
+
+    /// Gives the reserve up if the disk is nearly full, makes it again if there is room.
+    pub(crate) fn tend_reserve(&self) {
+        let path = self.dir.join("reserve");
+        let Ok(free) = self.free_len() else { return };
+        if free < SCARCE_LEN {
+            let _ = fs::remove_file(&path);
+        } else if free > 4 * (RESERVE_LEN + IMPORT_MARGIN_LEN) && !path.exists() {
+            let made = File::create(&path).map(|file| fallocate(&file, FallocateFlags::empty(), 0, RESERVE_LEN));
+            if !matches!(made, Ok(Ok(()))) {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+
+    /// Whether an import may write on that has `unflushed` bytes in memory.
+    pub(crate) fn check_room(&self, unflushed: u64) -> Result<(), StoreError> {
+        match self.free_len() {
+            Ok(free) if free < unflushed + IMPORT_MARGIN_LEN => Err(StoreError::Full { what: format!("write to {}", self.dir.display()) }),
+            _ => Ok(()),
+        }
+    }
+
+    fn free_len(&self) -> Result<u64, StoreError> {
+        let space = statvfs(&self.dir).map_err(|errno| StoreError::file("ask for the free space of", &self.dir, errno.into()))?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
+    /// Bytes that the store takes on disk, as `du` counts them.
+    pub(crate) fn disk_usage(&self) -> Result<u64, StoreError> {
+        let mut total = 0;
+        let mut folders = vec![self.dir.clone()];
+        while let Some(folder) = folders.pop() {
+            let fail = |source| StoreError::file("read", &folder, source);
+            for entry in fs::read_dir(&folder).map_err(fail)? {
+                let entry = entry.map_err(fail)?;
+                match entry.metadata() {
+                    Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
+                    Ok(metadata) => total += std::os::unix::fs::MetadataExt::blocks(&metadata) * 512,
+                    // RocksDB removes files while we look.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(source) => return Err(fail(source)),
+                }
+            }
+        }
+        Ok(total)
+    }
+}
+
+fn owner(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.take(OWNER_LEN_MAX).read_to_string(&mut text));
+    if read.is_ok() && !text.is_empty() { text } else { "another process".to_owned() }
+}

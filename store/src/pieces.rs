@@ -1,0 +1,368 @@
+//! The content of an import, in order, as pieces on the chunk grid: what is data, zero, absent, or known to be unchanged.
+//!
+//! It opens files and asks whether they held still; it knows image formats only as [`ImageSource`].
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{SeekFrom, seek};
+use vellum_core::change_map::{ChangeKind, ChangeMap};
+use vellum_core::formats::{self, Format};
+use vellum_core::source::{Extent, ExtentKind, ImageSource, ReadAt, SourceError};
+use vellum_core::units::ChunkLen;
+
+use crate::codec::ClusterCodecs;
+use crate::error::StoreError;
+
+/// Bytes of one piece of data: large enough to keep the lanes of the hash full, small enough that a few of them are little memory.
+const PIECE_LEN: u64 = 1 << 20;
+/// Buffers kept for reuse; fresh ones cost a page fault for every 4 KiB.
+const SPARE_BUFFERS_MAX: usize = 16;
+
+/// Part of an import's content. Starts on the chunk grid; ends on it, or at the end of the disk.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// Bytes. `absent` are ranges within that the source says nothing of, read as zeros: the parent's bytes belong there.
+    Data { start: u64, bytes: Vec<u8>, absent: Vec<Range<usize>> },
+    /// Zeros.
+    Zero { start: u64, len: u64 },
+    /// The source says nothing: the parent's content.
+    Absent { start: u64, len: u64 },
+}
+
+/// A file, device or pipe whose content is to be imported.
+pub struct Input {
+    name: String,
+    kind: InputKind,
+    spare: Spare,
+}
+
+type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
+
+enum InputKind {
+    /// Anything that can be read at any place.
+    Image { source: Box<dyn ImageSource>, at: u64, map: Option<ChangeMap>, guard: Option<FileGuard> },
+    /// A pipe: read to its end.
+    Stream { reader: Box<dyn Read + Send>, at: u64, ended: bool },
+}
+
+/// A file that formats read through.
+#[derive(Debug)]
+pub struct FileSource {
+    file: File,
+    len: u64,
+}
+
+/// What a file was when it was opened, to be compared with what it is at the end.
+struct FileGuard {
+    file: File,
+    path: PathBuf,
+    opened: Metadata,
+}
+
+impl FileSource {
+    /// Opens a regular file or block device.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let name = path.display().to_string();
+        let fail = |source| StoreError::Source { name: name.clone(), source: SourceError::Io { offset: 0, source } };
+        let file = File::open(path).map_err(fail)?;
+        let metadata = file.metadata().map_err(fail)?;
+        let kind = metadata.file_type();
+        if kind.is_dir() {
+            return Err(fail(io::ErrorKind::IsADirectory.into()));
+        }
+        let len = if kind.is_block_device() { seek(&file, SeekFrom::End(0)).map_err(|errno| fail(errno.into()))? } else { metadata.len() };
+        Ok(Self { file, len })
+    }
+}
+
+impl ReadAt for FileSource {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        if offset >= self.len {
+            return Ok(None);
+        }
+        let start = match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            // Only a hole is left.
+            Err(rustix::io::Errno::NXIO) => return Ok(None),
+            // A device, or a file system that knows no holes.
+            Err(_) => return Ok(Some((offset, self.len))),
+        };
+        if start >= self.len {
+            return Ok(None);
+        }
+        let end = seek(&self.file, SeekFrom::Hole(start)).map_or(self.len, |end| end.min(self.len));
+        Ok(Some((start, end)))
+    }
+}
+
+impl Input {
+    /// Opens `path` as an image of `format`. With a change map, only what the map says has changed is read: the map is trusted.
+    pub fn open(path: &Path, format: Format, map: Option<ChangeMap>) -> Result<Self, StoreError> {
+        let name = path.display().to_string();
+        let is_stream = std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo() || metadata.file_type().is_char_device());
+        if is_stream && format == Format::Raw {
+            let file = File::open(path).map_err(|source| StoreError::Source { name: name.clone(), source: SourceError::Io { offset: 0, source } })?;
+            return Ok(Self::stream(Box::new(file), name));
+        }
+        let file = FileSource::open(path)?;
+        let guard = FileGuard::new(&file, path)?;
+        let fail = |source| StoreError::Source { name: name.clone(), source };
+        let source = formats::open(format, Arc::new(file), Arc::new(ClusterCodecs)).map_err(fail)?;
+        let misfit = |error| StoreError::Parameter(format!("the change map does not fit {name}: {error}"));
+        let map = map.map(|map| map.for_image(source.len())).transpose().map_err(misfit)?;
+        Ok(Self { name, kind: InputKind::Image { source, at: 0, map, guard: Some(guard) }, spare: Spare::default() })
+    }
+
+    /// Content that is read to its end, such as standard input; raw.
+    #[must_use]
+    pub fn stream(reader: Box<dyn Read + Send>, name: String) -> Self {
+        Self { name, kind: InputKind::Stream { reader, at: 0, ended: false }, spare: Spare::default() }
+    }
+
+    /// An image that is not a file, for tests and for those who read through something else.
+    #[must_use]
+    pub fn source(source: Box<dyn ImageSource>, name: String) -> Self {
+        Self { name, kind: InputKind::Image { source, at: 0, map: None, guard: None }, spare: Spare::default() }
+    }
+
+    /// What errors call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The length in bytes, if it is known before the end.
+    #[must_use]
+    pub fn len(&self) -> Option<u64> {
+        match &self.kind {
+            InputKind::Image { source, .. } => Some(source.len()),
+            InputKind::Stream { .. } => None,
+        }
+    }
+
+    /// Whether it is known to hold nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == Some(0)
+    }
+
+    /// Where buffers of pieces go when they are done with.
+    pub(crate) fn spare(&self) -> SpareBuffers {
+        SpareBuffers(Arc::clone(&self.spare))
+    }
+
+    /// The next piece, in order and gap-free but for what a change map says is the same.
+    pub(crate) fn next(&mut self, chunk_len: ChunkLen) -> Result<Option<Piece>, StoreError> {
+        let name = &self.name;
+        let fail = |source| StoreError::Source { name: name.clone(), source };
+        let spare = SpareBuffers(Arc::clone(&self.spare));
+        match &mut self.kind {
+            InputKind::Image { source, at, map, .. } => next_of_image(source.as_ref(), at, map.as_ref(), chunk_len, &spare).map_err(fail),
+            InputKind::Stream { reader, at, ended } => next_of_stream(reader.as_mut(), at, ended, chunk_len, &spare).map_err(fail),
+        }
+    }
+
+    /// The whole length, once everything was read; fails if the file is not what it was when it was opened.
+    pub(crate) fn finish(&self) -> Result<u64, StoreError> {
+        match &self.kind {
+            InputKind::Stream { at, .. } => Ok(*at),
+            InputKind::Image { source, guard, .. } => {
+                guard.as_ref().map_or(Ok(()), FileGuard::check)?;
+                Ok(source.len())
+            }
+        }
+    }
+}
+
+/// Takes buffers back for reuse.
+#[derive(Clone)]
+pub(crate) struct SpareBuffers(Spare);
+
+impl SpareBuffers {
+    pub(crate) fn put(&self, buffer: Vec<u8>) {
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE_BUFFERS_MAX {
+            spare.push(buffer);
+        }
+    }
+
+    /// A buffer of `len` bytes, with whatever it held before.
+    fn take(&self, len: usize) -> Vec<u8> {
+        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        buffer.resize(len, 0);
+        buffer
+    }
+}
+
+fn next_of_image(
+    source: &dyn ImageSource,
+    at: &mut u64,
+    map: Option<&ChangeMap>,
+    chunk_len: ChunkLen,
+    spare: &SpareBuffers,
+) -> Result<Option<Piece>, SourceError> {
+    while *at < source.len() {
+        let start = *at;
+        let extent = extent_of(source, map, start)?;
+        let whole_end = if extent.end >= source.len() { source.len() } else { extent.end - extent.end % chunk_len.bytes() };
+        let piece = match extent.kind {
+            // Less than a chunk of one kind: read the chunk whole, whatever is in it.
+            _ if whole_end <= start => read_mixed(source, map, start, chunk_len, spare)?,
+            Kind::Data => read_data(source, start..whole_end.min(start + PIECE_LEN), spare)?,
+            Kind::Zero => Piece::Zero { start, len: whole_end - start },
+            Kind::Absent => Piece::Absent { start, len: whole_end - start },
+            Kind::Same => {
+                *at = whole_end;
+                continue;
+            }
+        };
+        *at = piece.end();
+        return Ok(Some(piece));
+    }
+    Ok(None)
+}
+
+/// What a range is, once source and change map are both asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Data,
+    Zero,
+    Absent,
+    Same,
+}
+
+struct Known {
+    end: u64,
+    kind: Kind,
+}
+
+fn extent_of(source: &dyn ImageSource, map: Option<&ChangeMap>, at: u64) -> Result<Known, SourceError> {
+    let Some(range) = map.and_then(|map| map.range_at(at)) else {
+        let extent = source.extent_at(at)?;
+        return Ok(Known { end: extent.end(), kind: kind_of(extent) });
+    };
+    let end = range.end();
+    Ok(match range.kind {
+        ChangeKind::Same => Known { end, kind: Kind::Same },
+        ChangeKind::Zero => Known { end, kind: Kind::Zero },
+        // The map says it changed; the source may know that it is a hole.
+        ChangeKind::Data => {
+            let extent = source.extent_at(at)?;
+            Known { end: end.min(extent.end()), kind: kind_of(extent) }
+        }
+    })
+}
+
+fn kind_of(extent: Extent) -> Kind {
+    match extent.kind {
+        ExtentKind::Data => Kind::Data,
+        ExtentKind::Zero => Kind::Zero,
+        ExtentKind::Absent => Kind::Absent,
+    }
+}
+
+fn read_data(source: &dyn ImageSource, range: Range<u64>, spare: &SpareBuffers) -> Result<Piece, SourceError> {
+    let mut bytes = spare.take((range.end - range.start) as usize);
+    source.read_at(&mut bytes, range.start)?;
+    Ok(Piece::Data { start: range.start, bytes, absent: Vec::new() })
+}
+
+/// One chunk in which extents of several kinds meet.
+fn read_mixed(
+    source: &dyn ImageSource,
+    map: Option<&ChangeMap>,
+    start: u64,
+    chunk_len: ChunkLen,
+    spare: &SpareBuffers,
+) -> Result<Piece, SourceError> {
+    let end = (start + chunk_len.bytes()).min(source.len());
+    let mut bytes = spare.take((end - start) as usize);
+    source.read_at(&mut bytes, start)?;
+    let mut absent = Vec::new();
+    let mut at = start;
+    while at < end {
+        let known = extent_of(source, map, at)?;
+        let range = (at - start) as usize..(known.end.min(end) - start) as usize;
+        match known.kind {
+            Kind::Data | Kind::Same => {}
+            Kind::Zero => bytes[range].fill(0),
+            Kind::Absent => absent.push(range),
+        }
+        at = known.end;
+    }
+    Ok(Piece::Data { start, bytes, absent })
+}
+
+fn next_of_stream(
+    reader: &mut dyn Read,
+    at: &mut u64,
+    ended: &mut bool,
+    chunk_len: ChunkLen,
+    spare: &SpareBuffers,
+) -> Result<Option<Piece>, SourceError> {
+    if *ended {
+        return Ok(None);
+    }
+    let len = PIECE_LEN.max(chunk_len.bytes());
+    let mut bytes = spare.take(len as usize);
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match reader.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(SourceError::Io { offset: *at + filled as u64, source }),
+        }
+    }
+    *ended = filled < bytes.len();
+    bytes.truncate(filled);
+    let start = *at;
+    *at += filled as u64;
+    Ok((filled > 0).then_some(Piece::Data { start, bytes, absent: Vec::new() }))
+}
+
+impl Piece {
+    /// The first byte after it.
+    pub(crate) fn end(&self) -> u64 {
+        match self {
+            Self::Data { start, bytes, .. } => start + bytes.len() as u64,
+            Self::Zero { start, len } | Self::Absent { start, len } => start + len,
+        }
+    }
+}
+
+impl FileGuard {
+    fn new(source: &FileSource, path: &Path) -> Result<Self, StoreError> {
+        let fail = |error| StoreError::file("read", path, error);
+        let file = source.file.try_clone().map_err(fail)?;
+        let opened = file.metadata().map_err(fail)?;
+        Ok(Self { file, path: path.to_owned(), opened })
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        let now = self.file.metadata().map_err(|source| StoreError::file("read", &self.path, source))?;
+        let changed = |what: &str| Err(StoreError::SourceChanged { name: self.path.display().to_string(), what: what.to_owned() });
+        // A device's times are those of its node; only files can be held to theirs.
+        if !now.is_file() {
+            return Ok(());
+        }
+        if now.len() != self.opened.len() {
+            return changed(&format!("it had {} bytes and has {}", self.opened.len(), now.len()));
+        }
+        let times = |metadata: &Metadata| (metadata.mtime(), metadata.mtime_nsec());
+        if times(&now) != times(&self.opened) { changed("something wrote to it") } else { Ok(()) }
+    }
+}

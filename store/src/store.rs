@@ -1,0 +1,450 @@
+//! The door to a store: opening it, looking at its tree, and every change that is one batch of records.
+//!
+//! Each change is planned by the tree (pure), written here as one logged batch, and applied to the tree in memory once it is durable.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use std::collections::BTreeSet;
+
+use vellum_core::frame::{FrameHeader, SPAN_MAX, parse_frame_key};
+use vellum_core::name::{Name, NodeSpec};
+use vellum_core::page::{page_key, parse_page_key};
+use vellum_core::tree::{Edit, Image, Layer, Node, Planned, Snapshot, Tree};
+use vellum_core::units::{ChunkId, ImageId, LayerId, PageIndex};
+
+use crate::chain::Pages;
+use crate::chunks::{Chunks, Stop};
+use crate::database::{Batch, Database, Durability, Family, Scan};
+use crate::error::StoreError;
+use crate::folder::{Folder, OwnerLock};
+use crate::records::{self, Compression, Counters, Record, StoreParameters};
+
+const PARAMETERS_KEY: &[u8] = b"parameters";
+const COUNTERS_KEY: &[u8] = b"counters";
+/// Layers with more pages than this are deleted by range: a range tombstone costs every later scan a little, a key costs a batch.
+const PAGES_BY_KEY_MAX: u64 = 256;
+/// How often a read-only open is tried while the owner moves files about.
+const OPEN_TRIES: u32 = 5;
+
+/// What a store is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everything; one process at a time.
+    ReadWrite,
+    /// Looking at the state of this moment, also while another process writes.
+    ReadOnly,
+}
+
+/// An open store. Cheap to clone: clones are the same store.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) folder: Folder,
+    access: Access,
+    pub(crate) database: Arc<Database>,
+    pub(crate) chunks: Chunks,
+    pub(crate) pages: Pages,
+    tree: RwLock<Tree>,
+    /// Images that something is writing or rebuilding.
+    busy: Mutex<BTreeSet<ImageId>>,
+    /// Layers that are being built: their pages are in the database, their records are not.
+    building: Mutex<BTreeSet<LayerId>>,
+    pub(crate) stop: Arc<Stop>,
+    _lock: Option<OwnerLock>,
+}
+
+/// Keeps the layers below (and with) one from being merged or dropped.
+pub(crate) struct Hold {
+    store: Store,
+    layer: LayerId,
+}
+
+/// Keeps everybody else from changing an image.
+pub(crate) struct Exclusive {
+    store: Store,
+    image: ImageId,
+}
+
+/// A layer id under which pages are written before its record is.
+pub(crate) struct Building {
+    store: Store,
+    pub(crate) layer: LayerId,
+}
+
+impl StoreParameters {
+    /// 4 KiB chunks in 64 KiB frames, zstd level 3: see ARCHITECTURE.md for the measurements.
+    pub const DEFAULT: Self =
+        Self { chunk_len: vellum_core::units::ChunkLen::DEFAULT, frame_len: 64 << 10, compression: Compression::Zstd(3) };
+
+    /// Whether a store can have these parameters.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let chunk_len = self.chunk_len.bytes() as u32;
+        let fits = self.frame_len.is_multiple_of(chunk_len) && (chunk_len..=vellum_core::frame::PLAIN_LEN_MAX).contains(&self.frame_len);
+        if !fits {
+            let limit = vellum_core::frame::PLAIN_LEN_MAX;
+            return Err(StoreError::Parameter(format!("the frame size must be a multiple of the chunk size ({chunk_len}), at most {limit}")));
+        }
+        match self.compression {
+            Compression::Zstd(level) if !(1..=22).contains(&level) => Err(StoreError::Parameter("zstd has levels 1 to 22".to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Store {
+    /// Makes a store in `dir`, which must be empty or not exist.
+    pub fn init(dir: &Path, parameters: StoreParameters) -> Result<(), StoreError> {
+        parameters.check()?;
+        let folder = Folder::create(dir)?;
+        let database = Database::create(&folder.database())?;
+        let mut batch = Batch::default();
+        batch.put(Family::Meta, PARAMETERS_KEY, records::encode(Family::Meta.name(), PARAMETERS_KEY, &parameters));
+        database.write(batch, Durability::Logged)?;
+        drop(database);
+        folder.tend_reserve();
+        folder.mark()
+    }
+
+    /// Opens the store in `dir`. `command` is what others are told when they find it in use.
+    pub fn open(dir: &Path, access: Access, command: &str) -> Result<Self, StoreError> {
+        let folder = Folder::open(dir)?;
+        let lock = match access {
+            Access::ReadWrite => Some(folder.lock(command)?),
+            Access::ReadOnly => None,
+        };
+        if access == Access::ReadWrite {
+            folder.tend_reserve();
+        }
+        let database = Arc::new(open_database(&folder, access)?);
+        let parameters = load_parameters(&database)?;
+        let (tree, next_chunk) = load_tree(&database, parameters)?;
+        let stop = Arc::new(Stop::default());
+        let chunks = Chunks::new(Arc::clone(&database), parameters, next_chunk, Arc::clone(&stop), folder.clone());
+        let inner = Inner {
+            folder,
+            access,
+            chunks,
+            pages: Pages::new(Arc::clone(&database)),
+            database,
+            tree: RwLock::new(tree),
+            busy: Mutex::default(),
+            building: Mutex::default(),
+            stop,
+            _lock: lock,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The folder it is in.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.inner.folder.path()
+    }
+
+    /// What it was made with.
+    #[must_use]
+    pub fn parameters(&self) -> StoreParameters {
+        self.inner.chunks.parameters
+    }
+
+    /// The tree as it is now. Nothing changes while the guard lives: keep it short.
+    pub fn tree(&self) -> RwLockReadGuard<'_, Tree> {
+        self.inner.tree.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tree_mut(&self) -> RwLockWriteGuard<'_, Tree> {
+        self.inner.tree.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The image or snapshot that `text` means: a name, a unique prefix, `NAME@SNAPSHOT`, `NAME@latest`.
+    pub fn find(&self, text: &str) -> Result<Node, StoreError> {
+        Ok(self.tree().find(&NodeSpec::parse(text))?)
+    }
+
+    /// Fails unless the store was opened for writing and no write has failed.
+    pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
+        match self.inner.access {
+            Access::ReadOnly => Err(StoreError::ReadOnly),
+            Access::ReadWrite => self.inner.stop.check(),
+        }
+    }
+
+    /// A new image of `len` zero bytes.
+    pub fn create(&self, name: &Name, len: u64) -> Result<Node, StoreError> {
+        self.change(|tree| tree.plan_create(name, len, now_ms()))
+    }
+
+    /// A snapshot of `image` as it is now: constant time, whatever its size. The store's buffered writes to the image (see
+    /// [`crate::LiveDisk`]) must be flushed first.
+    pub fn snapshot(&self, image: ImageId, name: &Name) -> Result<Node, StoreError> {
+        self.change(|tree| tree.plan_snapshot(image, name, now_ms()))
+    }
+
+    /// Makes `image` as its snapshot `serial` is. Newer snapshots stay. The present state is kept as snapshot `save_as`, or goes.
+    pub fn restore(&self, image: ImageId, serial: u64, save_as: Option<&Name>) -> Result<Node, StoreError> {
+        let _exclusive = self.exclusive(image)?;
+        self.change(|tree| tree.plan_restore(image, serial, save_as, now_ms()))
+    }
+
+    /// Deletes a snapshot, wherever it stands. Its space is given back by [`Store::collect`].
+    pub fn delete_snapshot(&self, image: ImageId, serial: u64) -> Result<(), StoreError> {
+        self.edit(|tree| tree.plan_delete_snapshot(image, serial))
+    }
+
+    /// Deletes an image, and its snapshots if `with_snapshots`; without, having some is an error.
+    pub fn delete_image(&self, image: ImageId, with_snapshots: bool) -> Result<(), StoreError> {
+        let _exclusive = self.exclusive(image)?;
+        self.edit(|tree| tree.plan_delete_image(image, with_snapshots))
+    }
+
+    /// Gives an image or snapshot another name.
+    pub fn rename(&self, node: Node, name: &Name) -> Result<(), StoreError> {
+        self.edit(|tree| tree.plan_rename(node, name))
+    }
+
+    /// Adds and removes tags.
+    pub fn tag(&self, node: Node, add: &[Name], remove: &[Name]) -> Result<(), StoreError> {
+        self.edit(|tree| tree.plan_tags(node, add, remove))
+    }
+
+    /// Protects an image or snapshot against deletion, or ends that.
+    pub fn pin(&self, node: Node, pinned: bool) -> Result<(), StoreError> {
+        self.edit(|tree| tree.plan_pin(node, pinned))
+    }
+
+    /// Makes the image that `image` was created from as `image` is now: constant time, nothing is copied.
+    pub fn commit_image(&self, image: ImageId) -> Result<Node, StoreError> {
+        let origin = self.tree().image(image).and_then(|image| image.origin);
+        let _exclusive = self.exclusive(image)?;
+        let _origin = origin.map(|origin| self.exclusive(origin)).transpose()?;
+        self.change(|tree| tree.plan_commit(image, now_ms()))
+    }
+
+    fn change<E>(&self, plan: impl FnOnce(&mut Tree) -> Result<Planned, E>) -> Result<Node, StoreError>
+    where
+        StoreError: From<E>,
+    {
+        self.check_writable()?;
+        let mut tree = self.tree_mut();
+        let planned = plan(&mut tree)?;
+        self.commit(&mut tree, &planned.edits, Batch::default())?;
+        Ok(planned.node)
+    }
+
+    fn edit<E>(&self, plan: impl FnOnce(&Tree) -> Result<Vec<Edit>, E>) -> Result<(), StoreError>
+    where
+        StoreError: From<E>,
+    {
+        self.check_writable()?;
+        let mut tree = self.tree_mut();
+        let edits = plan(&tree)?;
+        self.commit(&mut tree, &edits, Batch::default())
+    }
+
+    /// Makes `edits` and what `batch` holds durable as one, then applies them. This is the only place where a name comes to stand for
+    /// something: whatever it stands for must be durable, or in `batch`.
+    pub(crate) fn commit(&self, tree: &mut Tree, edits: &[Edit], mut batch: Batch) -> Result<(), StoreError> {
+        self.inner.folder.tend_reserve();
+        self.put_edits(tree, edits, &mut batch);
+        self.inner.stop.guard(|| self.inner.database.write(batch, Durability::Logged))?;
+        tree.apply(edits);
+        Ok(())
+    }
+
+    /// Puts the records of `edits` into `batch`.
+    pub(crate) fn put_edits(&self, tree: &Tree, edits: &[Edit], batch: &mut Batch) {
+        for edit in edits {
+            match edit {
+                Edit::PutLayer(layer) => put(batch, Family::Layers, &layer.id.0.to_be_bytes(), layer),
+                Edit::DropLayer(id) => delete_layer(tree, *id, batch),
+                Edit::PutImage(image) => put(batch, Family::Names, &image_key(image.id), image),
+                Edit::DropImage(id) => batch.delete(Family::Names, image_key(*id)),
+                Edit::PutSnapshot(snapshot) => put(batch, Family::Names, &snapshot_key(snapshot.image, snapshot.serial), snapshot),
+                Edit::DropSnapshot(image, serial) => batch.delete(Family::Names, snapshot_key(*image, *serial)),
+            }
+        }
+        let counters = Counters { next_id: tree.next_id(), next_chunk: self.inner.chunks.next_chunk().0 };
+        put(batch, Family::Meta, COUNTERS_KEY, &counters);
+    }
+
+    /// Keeps the chain of `layer` as it is until the hold is dropped.
+    pub(crate) fn hold(&self, layer: LayerId) -> Hold {
+        self.tree_mut().hold(layer);
+        Hold { store: self.clone(), layer }
+    }
+
+    /// The right to change `image`, if nobody else is.
+    pub(crate) fn exclusive(&self, image: ImageId) -> Result<Exclusive, StoreError> {
+        let mut busy = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if !busy.insert(image) {
+            return Err(StoreError::Busy(self.tree().display(Node::Image(image))));
+        }
+        Ok(Exclusive { store: self.clone(), image })
+    }
+
+    /// A new layer id whose pages may be written at once.
+    pub(crate) fn build_layer(&self) -> Building {
+        let layer = LayerId(self.tree_mut().allocate());
+        self.inner.building.lock().unwrap_or_else(PoisonError::into_inner).insert(layer);
+        Building { store: self.clone(), layer }
+    }
+
+    /// The layers that are being built now.
+    pub(crate) fn building(&self) -> BTreeSet<LayerId> {
+        self.inner.building.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.store.tree_mut().release(self.layer);
+    }
+}
+
+impl Drop for Exclusive {
+    fn drop(&mut self) {
+        self.store.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.image);
+    }
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        self.store.inner.building.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.layer);
+    }
+}
+
+/// Now, in milliseconds since 1970: for people to read, nothing is decided by it.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn put<R: Record>(batch: &mut Batch, family: Family, key: &[u8], record: &R) {
+    batch.put(family, key, records::encode(family.name(), key, record));
+}
+
+/// Takes a layer's record and pages away.
+fn delete_layer(tree: &Tree, id: LayerId, batch: &mut Batch) {
+    batch.delete(Family::Layers, id.0.to_be_bytes());
+    match tree.layer(id) {
+        Some(layer) if layer.pages.len() <= PAGES_BY_KEY_MAX => {
+            layer.pages.iter().for_each(|index| batch.delete(Family::Pages, page_key(id, index)));
+        }
+        _ => batch.delete_range(Family::Pages, page_key(id, PageIndex(0)), page_key(LayerId(id.0 + 1), PageIndex(0))),
+    }
+}
+
+fn image_key(id: ImageId) -> Vec<u8> {
+    [&b"i"[..], &id.0.to_be_bytes()].concat()
+}
+
+fn snapshot_key(image: ImageId, serial: u64) -> Vec<u8> {
+    [&b"s"[..], &image.0.to_be_bytes(), &serial.to_be_bytes()].concat()
+}
+
+/// Opens the database; a reading process may find a file gone that the owner has just replaced, and looks again.
+fn open_database(folder: &Folder, access: Access) -> Result<Database, StoreError> {
+    if access == Access::ReadWrite {
+        return Database::open(&folder.database());
+    }
+    let mut last = Database::open_read_only(&folder.database());
+    for _ in 1..OPEN_TRIES {
+        if last.is_ok() {
+            break;
+        }
+        last = Database::open_read_only(&folder.database());
+    }
+    last
+}
+
+fn load_parameters(database: &Database) -> Result<StoreParameters, StoreError> {
+    let bytes = database.get(Family::Meta, PARAMETERS_KEY)?.ok_or_else(|| StoreError::damaged("the store's parameters", "they are gone"))?;
+    records::decode(Family::Meta.name(), PARAMETERS_KEY, &bytes).map_err(|error| StoreError::damaged("the store's parameters", error))
+}
+
+/// The tree, and the id for the next new chunk. Numbers that a crash kept from the counters are found by what has them.
+fn load_tree(database: &Database, parameters: StoreParameters) -> Result<(Tree, ChunkId), StoreError> {
+    let mut tree = Tree::new(parameters.chunk_len);
+    let mut edits = Vec::new();
+    let mut layers = database.scan(Family::Layers, &[]);
+    while let Some((key, value)) = layers.next()? {
+        edits.push(Edit::PutLayer(load::<Layer>(Family::Layers, key, value)?));
+    }
+    let mut names = database.scan(Family::Names, &[]);
+    while let Some((key, value)) = names.next()? {
+        edits.push(match key.first() {
+            Some(b'i') => Edit::PutImage(load::<Image>(Family::Names, key, value)?),
+            Some(b's') => Edit::PutSnapshot(load::<Snapshot>(Family::Names, key, value)?),
+            _ => return Err(StoreError::damaged(format!("name {}", key.escape_ascii()), "its kind is not known")),
+        });
+    }
+    check_references(&edits)?;
+    tree.apply(&edits);
+    let counters = match database.get(Family::Meta, COUNTERS_KEY)? {
+        Some(bytes) => load::<Counters>(Family::Meta, COUNTERS_KEY, &bytes)?,
+        None => Counters::default(),
+    };
+    tree.reserve(counters.next_id.saturating_sub(1).max(last_page_layer(database)?));
+    let next_chunk = counters.next_chunk.max(last_chunk_end(database)?.0);
+    Ok((tree, ChunkId(next_chunk)))
+}
+
+/// Whether everything refers to what is there, and every chain ends.
+fn check_references(edits: &[Edit]) -> Result<(), StoreError> {
+    let parents: std::collections::BTreeMap<LayerId, Option<LayerId>> =
+        edits.iter().filter_map(|edit| if let Edit::PutLayer(layer) = edit { Some((layer.id, layer.parent)) } else { None }).collect();
+    let missing = |record: String, layer: LayerId| StoreError::damaged(record, format!("it refers to layer {layer}, which is gone"));
+    for edit in edits {
+        let (record, layer) = match edit {
+            Edit::PutImage(image) => (format!("image {}", image.name), image.layer),
+            Edit::PutSnapshot(snapshot) => (format!("snapshot {}", snapshot.name), snapshot.layer),
+            Edit::PutLayer(Layer { id, parent: Some(parent), .. }) => (format!("layer {id}"), *parent),
+            _ => continue,
+        };
+        if !parents.contains_key(&layer) {
+            return Err(missing(record, layer));
+        }
+    }
+    let mut ends: BTreeSet<LayerId> = BTreeSet::new();
+    for start in parents.keys() {
+        let mut chain = Vec::new();
+        let mut next = Some(*start);
+        while let Some(layer) = next.filter(|layer| !ends.contains(layer)) {
+            if chain.len() > parents.len() {
+                return Err(StoreError::damaged(format!("layer {start}"), "its parents form a circle"));
+            }
+            chain.push(layer);
+            next = parents[&layer];
+        }
+        ends.extend(chain);
+    }
+    Ok(())
+}
+
+fn load<R: Record>(family: Family, key: &[u8], value: &[u8]) -> Result<R, StoreError> {
+    records::decode(family.name(), key, value)
+        .map_err(|error| StoreError::damaged(format!("{} record {}", family.name(), key.escape_ascii()), error))
+}
+
+/// The greatest layer id that any page has, also pages of an import that a crash cut off.
+fn last_page_layer(database: &Database) -> Result<u64, StoreError> {
+    let Some((key, _)) = database.last_at_or_before(Family::Pages, &[0xff; 16])? else { return Ok(0) };
+    let (layer, _) = parse_page_key(&key).map_err(|error| StoreError::damaged("a page's key", error))?;
+    Ok(layer.0)
+}
+
+fn last_chunk_end(database: &Database) -> Result<ChunkId, StoreError> {
+    let Some((key, value)) = database.last_at_or_before(Family::Headers, &[0xff; 8])? else { return Ok(ChunkId(0)) };
+    let first = parse_frame_key(&key).map_err(|error| StoreError::damaged("a frame header's key", error))?;
+    // A damaged header is found when somebody reads it; here only its ids must not be given again.
+    Ok(FrameHeader::decode(first, &value).map_or(first.advance(SPAN_MAX.into()), |header| header.end()))
+}
+
+/// Every record of a family, as it is now: for maintenance and checks.
+pub(crate) fn scan(store: &Store, family: Family) -> Scan<'_> {
+    store.inner.database.scan(family, &[])
+}
