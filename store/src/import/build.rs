@@ -30,7 +30,6 @@ pub(super) struct Builder<'s> {
     pages: PageSet,
     positions: Positions,
     batch: Batch,
-    batch_len: usize,
     has_written: bool,
 }
 
@@ -79,7 +78,6 @@ impl<'s> Builder<'s> {
             pages: PageSet::new(),
             positions: Positions::default(),
             batch: Batch::default(),
-            batch_len: 0,
             has_written: false,
         }
     }
@@ -190,13 +188,11 @@ impl<'s> Builder<'s> {
         self.positions.chunks += chunks;
         self.positions.zeros += zeros;
         self.pages.insert(open.index);
-        self.batch_len += bytes.len();
         self.batch.put(Family::Pages, page_key(self.layer, open.index), bytes);
-        if self.batch_len >= BATCH_LEN { self.write_batch() } else { Ok(()) }
+        if self.batch.len() >= BATCH_LEN { self.write_batch() } else { Ok(()) }
     }
 
     fn write_batch(&mut self) -> Result<(), StoreError> {
-        self.batch_len = 0;
         self.has_written = true;
         self.database.write(std::mem::take(&mut self.batch), Durability::Bulk)
     }
