@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use vellum_core::page::{Page, Slot};
-use vellum_core::tree::{Layer, Node, PageSet, page_of, page_start};
+use vellum_core::tree::{Layer, Node, PageSet, Tree, page_of, page_start};
 use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, LayerId, PageIndex};
 
 use crate::error::StoreError;
@@ -35,18 +35,22 @@ pub struct DiskRun {
 impl Store {
     /// Opens an image or snapshot for reading.
     pub fn disk(&self, node: Node) -> Result<Disk, StoreError> {
-        let (name, layer) = {
-            let tree = self.tree();
-            let layer = tree.layer_of(node).ok_or(vellum_core::tree::PlanError::Gone)?;
-            (tree.display(node), layer.id)
-        };
-        Ok(self.disk_at(layer, name))
+        // One lock from finding the layer until it is held: maintenance in between would leave a disk without layers.
+        let mut tree = self.tree_mut();
+        let layer = tree.layer_of(node).ok_or(vellum_core::tree::PlanError::Gone)?.id;
+        let name = tree.display(node);
+        Ok(self.disk_in(&mut tree, layer, name))
     }
 
-    /// Opens the content of a layer, which errors call `name`.
+    /// Opens the content of a layer, which errors call `name`. Something must keep the layer until then.
     pub(crate) fn disk_at(&self, layer: LayerId, name: String) -> Disk {
-        let hold = self.hold(layer);
-        let chain = self.tree().chain(layer).map(Arc::clone).collect();
+        self.disk_in(&mut self.tree_mut(), layer, name)
+    }
+
+    /// As [`Store::disk_at`], for those who have the tree in hand.
+    pub(crate) fn disk_in(&self, tree: &mut Tree, layer: LayerId, name: String) -> Disk {
+        let hold = self.hold_in(tree, layer);
+        let chain = tree.chain(layer).map(Arc::clone).collect();
         Disk { store: self.clone(), name, chain, _hold: hold }
     }
 }
@@ -90,7 +94,7 @@ impl Disk {
     /// The pages outside of which everything reads as zeros.
     #[must_use]
     pub fn mapped_pages(&self) -> PageSet {
-        self.chain.iter().fold(PageSet::new(), |pages, layer| pages.union(&layer.pages))
+        PageSet::union_of(self.chain.iter().map(|layer| &layer.pages))
     }
 
     /// The runs of the positions `[start, end)` on page `index`, zeros included, gap-free.

@@ -274,7 +274,12 @@ impl Store {
 
     /// Keeps the chain of `layer` as it is until the hold is dropped.
     pub(crate) fn hold(&self, layer: LayerId) -> Hold {
-        self.tree_mut().hold(layer);
+        self.hold_in(&mut self.tree_mut(), layer)
+    }
+
+    /// As [`Store::hold`], for those who have the tree in hand. The hold must be dropped after they let go of the tree.
+    pub(crate) fn hold_in(&self, tree: &mut Tree, layer: LayerId) -> Hold {
+        tree.hold(layer);
         Hold { store: self.clone(), layer }
     }
 
