@@ -128,7 +128,7 @@ impl Disk {
     }
 
     /// Fills the part of `buffer` (which begins at byte `offset` of the disk) that `run` covers.
-    fn fill(&self, run: DiskRun, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+    pub(crate) fn fill(&self, run: DiskRun, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
         let chunk_len = self.chunk_len();
         let run_start = chunk_len.offset_of(run.start);
         let run_end = chunk_len.offset_of(run.start.advance(run.count));
