@@ -16,7 +16,7 @@ use crate::units::{ChunkCount, ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex
 
 pub use lookup::{LookupError, Node};
 pub use maintenance::{Merge, Tidy};
-pub use plan::{PlanError, Planned};
+pub use plan::{PlanError, Planned, Resized};
 
 /// One differencing image, without its map.
 #[derive(Clone, Debug, PartialEq, Eq)]
