@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use vellum_core::page::{Page, Slot};
-use vellum_core::tree::{Layer, Node, PageSet, Tree, page_of, page_start};
+use vellum_core::tree::{Layer, Node, PageSet, PlanError, Tree, page_of, page_start};
 use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, LayerId, PageIndex};
 
 use crate::error::StoreError;
@@ -35,23 +35,17 @@ pub struct DiskRun {
 impl Store {
     /// Opens an image or snapshot for reading.
     pub fn disk(&self, node: Node) -> Result<Disk, StoreError> {
-        // One lock from finding the layer until it is held: maintenance in between would leave a disk without layers.
         let mut tree = self.tree_mut();
-        let layer = tree.layer_of(node).ok_or(vellum_core::tree::PlanError::Gone)?.id;
+        let layer = tree.layer_of(node).ok_or(PlanError::Gone)?.id;
         let name = tree.display(node);
-        Ok(self.disk_in(&mut tree, layer, name))
+        Ok(self.disk_at(&mut tree, layer, name))
     }
 
-    /// Opens the content of a layer, which errors call `name`. Something must keep the layer until then.
-    pub(crate) fn disk_at(&self, layer: LayerId, name: String) -> Disk {
-        self.disk_in(&mut self.tree_mut(), layer, name)
-    }
-
-    /// As [`Store::disk_at`], for those who have the tree in hand.
-    pub(crate) fn disk_in(&self, tree: &mut Tree, layer: LayerId, name: String) -> Disk {
-        let hold = self.hold_in(tree, layer);
+    /// Opens the content of `layer`, which is in `tree`; errors call it `name`. Found and held under one lock of the tree: in between,
+    /// maintenance could take the layer away.
+    pub(crate) fn disk_at(&self, tree: &mut Tree, layer: LayerId, name: String) -> Disk {
         let chain = tree.chain(layer).map(Arc::clone).collect();
-        Disk { store: self.clone(), name, chain, _hold: hold }
+        Disk { store: self.clone(), name, chain, _hold: self.hold(tree, layer) }
     }
 }
 

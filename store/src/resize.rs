@@ -59,7 +59,7 @@ impl Store {
             self.commit(&mut tree, &edits, Batch::default())?;
         }
         let name = tree.display(node);
-        Ok(self.disk_in(&mut tree, layer.id, name))
+        Ok(self.disk_at(&mut tree, layer.id, name))
     }
 
     /// Gives `image` another length. What is cut off is gone, even if it grows again; what is added is zero. Constant time.

@@ -299,13 +299,8 @@ impl Store {
         put(batch, Family::Meta, COUNTERS_KEY, &counters);
     }
 
-    /// Keeps the chain of `layer` as it is until the hold is dropped.
-    pub(crate) fn hold(&self, layer: LayerId) -> Hold {
-        self.hold_in(&mut self.tree_mut(), layer)
-    }
-
-    /// As [`Store::hold`], for those who have the tree in hand. The hold must be dropped after they let go of the tree.
-    pub(crate) fn hold_in(&self, tree: &mut Tree, layer: LayerId) -> Hold {
+    /// Keeps the chain of `layer`, which is in `tree`, as it is until the hold is dropped: after the tree's lock, not under it.
+    pub(crate) fn hold(&self, tree: &mut Tree, layer: LayerId) -> Hold {
         tree.hold(layer);
         Hold { store: self.clone(), layer }
     }
