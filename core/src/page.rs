@@ -149,11 +149,22 @@ impl Page {
 
     /// Answers `slot` for the run's positions from now on, whatever was said before. Cost: the length of the page.
     pub fn set(&mut self, run: Run) {
-        let mut result = Self::new();
-        self.runs_in(0, run.start).for_each(|before| result.push(before));
-        result.push(run);
-        self.runs_in(run.end(), PAGE_SPAN).for_each(|after| result.push(after));
-        *self = result;
+        *self = self.changed(&[run]);
+    }
+
+    /// This page with the answers of `changes` in place of its own. They come in order and do not overlap; absent ones count, too: they
+    /// take an answer away. Cost: the length of both.
+    #[must_use]
+    pub fn changed(&self, changes: &[Run]) -> Self {
+        let (mut result, mut kept) = (Self::new(), 0);
+        for change in changes {
+            assert!(kept <= change.start && change.len > 0 && change.end() <= PAGE_SPAN, "changes come in order, inside the page");
+            self.runs_in(kept, change.start).for_each(|own| result.push(own));
+            result.push(*change);
+            kept = change.end();
+        }
+        self.runs_in(kept, PAGE_SPAN).for_each(|own| result.push(own));
+        result
     }
 
     /// What this page and `below` say together: its own answers, and where it is absent those of `below`, of which only the
@@ -332,6 +343,23 @@ mod tests {
             assert_eq!(slots(&page), model);
             let bytes = page.encode(LayerId(3), PageIndex(9));
             assert_eq!(Page::decode(LayerId(3), PageIndex(9), &bytes), Ok(page));
+        }
+    }
+
+    #[test]
+    fn changes_in_order_are_as_settings_one_by_one() {
+        let mut random = fastrand::Rng::with_seed(10);
+        for _ in 0..100 {
+            let (page, mut model) = random_page(&mut random, 6);
+            let (mut changes, mut next) = (Vec::new(), 0);
+            while next < PAGE_SPAN {
+                let start = random.u16(next..PAGE_SPAN);
+                let run = Run { start, len: random.u16(1..=PAGE_SPAN - start), slot: random_slot(&mut random) };
+                (run.start..run.end()).for_each(|at| model[usize::from(at)] = run.slot.advance(at - run.start));
+                changes.push(run);
+                next = run.end();
+            }
+            assert_eq!(slots(&page.changed(&changes)), model);
         }
     }
 

@@ -88,7 +88,7 @@ impl Disk {
     /// The pages outside of which everything reads as zeros.
     #[must_use]
     pub fn mapped_pages(&self) -> PageSet {
-        self.chain.iter().fold(PageSet::new(), |pages, layer| pages.union(&layer.pages))
+        PageSet::union_of(self.chain.iter().map(|layer| &layer.pages))
     }
 
     /// The runs of the positions `[start, end)` on page `index`, zeros included, gap-free.

@@ -15,7 +15,7 @@ use vellum_core::tree::{Edit, Image, Layer, Node, Planned, Snapshot, Tree};
 use vellum_core::units::{ChunkId, ImageId, LayerId, PageIndex};
 
 use crate::chain::Pages;
-use crate::chunks::{Chunks, Stop};
+use crate::chunks::{Candidate, Chunks, Stop};
 use crate::database::{Batch, Database, Durability, Family, Scan};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock};
@@ -225,7 +225,8 @@ impl Store {
         self.change(|tree| tree.plan_commit(image, now_ms()))
     }
 
-    fn change<E>(&self, plan: impl FnOnce(&mut Tree) -> Result<Planned, E>) -> Result<Node, StoreError>
+    /// Plans and commits under one lock of the tree.
+    pub(crate) fn change<E>(&self, plan: impl FnOnce(&mut Tree) -> Result<Planned, E>) -> Result<Node, StoreError>
     where
         StoreError: From<E>,
     {
@@ -253,6 +254,32 @@ impl Store {
         self.put_edits(tree, edits, &mut batch);
         self.inner.stop.guard(|| self.inner.database.write(batch, Durability::Logged))?;
         tree.apply(edits);
+        Ok(())
+    }
+
+    /// Stores `candidates` and makes what `plan` decides from their ids (edits, and pages in the batch) durable with them, as one. The
+    /// tree stays locked from the plan until the edits are applied; the chunks stay claimed as long.
+    ///
+    /// Locks are taken in this order: the chunk store's section, the tree, the chunk writer's state.
+    pub(crate) fn commit_chunks<E>(
+        &self,
+        candidates: &[Candidate<'_>],
+        plan: impl FnOnce(&mut Tree, &[ChunkId], &mut Batch) -> Result<Vec<Edit>, E>,
+    ) -> Result<(), StoreError>
+    where
+        StoreError: From<E>,
+    {
+        let mut planned = None;
+        let mut session = self.inner.chunks.session();
+        session.commit(candidates, |ids, batch| {
+            let mut tree = self.tree_mut();
+            let edits = plan(&mut tree, ids, batch)?;
+            self.put_edits(&tree, &edits, batch);
+            planned = Some((tree, edits));
+            Ok(())
+        })?;
+        let (mut tree, edits) = planned.expect("a batch that was written was built");
+        tree.apply(&edits);
         Ok(())
     }
 

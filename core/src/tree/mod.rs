@@ -11,12 +11,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::name::Name;
-use crate::page::PAGE_SPAN;
+use crate::page::{PAGE_SPAN, Page};
 use crate::units::{ChunkCount, ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
 
 pub use lookup::{LookupError, Node};
 pub use maintenance::{Merge, Tidy};
-pub use plan::{PlanError, Planned};
+pub use plan::{PlanError, Planned, Resized};
 
 /// One differencing image, without its map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,6 +154,14 @@ impl Layer {
         positions_in(self.parent_visible, index)
     }
 
+    /// Notes that page `index`, which said `old`, says `new` from now on.
+    pub fn note_page(&mut self, index: PageIndex, old: &Page, new: &Page) {
+        let ((old_chunks, old_zeros), (chunks, zeros)) = (old.counts(), new.counts());
+        self.chunks = self.chunks + chunks - old_chunks;
+        self.zeros = self.zeros + zeros - old_zeros;
+        if new.is_empty() { self.pages.remove(index) } else { self.pages.insert(index) }
+    }
+
     /// How many positions of page `index` lie inside the image.
     #[must_use]
     pub fn positions_in(&self, chunk_len: ChunkLen, index: PageIndex) -> u16 {
@@ -265,7 +273,13 @@ impl PageSet {
     /// The pages of either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        let mut all: Vec<_> = self.ranges.iter().chain(&other.ranges).copied().collect();
+        Self::union_of([self, other])
+    }
+
+    /// The pages of any of `sets`. Cost: their ranges, sorted once, however many sets there are.
+    #[must_use]
+    pub fn union_of<'a>(sets: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut all: Vec<_> = sets.into_iter().flat_map(|set| &set.ranges).copied().collect();
         all.sort_unstable();
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         for (start, end) in all {

@@ -62,6 +62,15 @@ pub struct Planned {
     pub node: Node,
 }
 
+/// How an image gets another length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resized {
+    /// What is to be done.
+    pub edits: Vec<Edit>,
+    /// The image's active layer afterwards, which is among the edits.
+    pub top: LayerId,
+}
+
 impl Tree {
     /// A new image whose content is layer `layer`'s.
     pub fn plan_image(&mut self, name: &Name, layer: Layer, origin: Option<ImageId>, now_ms: u64) -> Result<Planned, PlanError> {
@@ -250,15 +259,25 @@ impl Tree {
         Ok(vec![edit])
     }
 
-    /// The active layer of `image` with another length. What the map says past a new end is for the store to remove.
-    pub fn plan_resize(&self, image: ImageId, len: u64, may_shrink: bool) -> Result<Layer, PlanError> {
+    /// Gives `image` another length. It grows by its record alone, since what lies past the old end is not visible. It shrinks by a
+    /// new layer that sees less of the old one: no map is read, whatever is cut off, and maintenance clips when it merges the two.
+    /// A last chunk that is cut is for the store to put into [`Resized::top`].
+    pub fn plan_resize(&mut self, image: ImageId, len: u64, may_shrink: bool, now_ms: u64) -> Result<Resized, PlanError> {
         check_len(len)?;
-        let layer = self.layer_of(Node::Image(image)).ok_or(PlanError::Gone)?;
-        if len < layer.len && !may_shrink {
-            return Err(PlanError::WouldShrink { image: self.display(Node::Image(image)), old: layer.len, new: len });
+        let image = self.image(image).ok_or(PlanError::Gone)?.clone();
+        let active = owned(&self.layers[&image.layer]);
+        if len < active.len && !may_shrink {
+            return Err(PlanError::WouldShrink { image: image.name.to_string(), old: active.len, new: len });
         }
-        let parent_visible = layer.parent_visible.min(self.chunk_len().count_for(len));
-        Ok(Layer { len, parent_visible, ..owned(layer) })
+        if len >= active.len || active.is_blank() {
+            let parent_visible = active.parent_visible.min(self.chunk_len().count_for(len));
+            let layer = Layer { len, parent_visible, ..active };
+            return Ok(Resized { top: layer.id, edits: vec![Edit::PutLayer(layer)] });
+        }
+        let sealed = Layer { sealed: true, ..active };
+        let layer = self.blank_layer(Some(&sealed), len, now_ms);
+        let (top, image) = (layer.id, Image { layer: layer.id, ..image });
+        Ok(Resized { top, edits: vec![Edit::PutLayer(sealed), Edit::PutLayer(layer), Edit::PutImage(image)] })
     }
 
     /// Makes the image that `image` was created from as `image` is now: both then stand on the same sealed layer. Nothing is copied.

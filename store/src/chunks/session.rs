@@ -87,11 +87,12 @@ impl<'s> Session<'s> {
         let mut batch = Batch::default();
         let (first, count) = self.frame_inline(candidates, &mut ids, &mut batch);
         let ids = self.finish(&ids);
-        build(&ids, &mut batch)?;
         let refers_to_bulk = ids.iter().any(|id| *id < first && !self.chunks.is_durable(id.advance(1)));
         if refers_to_bulk {
             self.chunks.settle()?;
         }
+        // After the settling, which takes its time: `build` locks the tree until the batch is written.
+        build(&ids, &mut batch)?;
         self.chunks.stop.guard(|| self.chunks.database.write(batch, Durability::Logged))?;
         self.chunks.writer.note_durable(first, count);
         Ok(())
