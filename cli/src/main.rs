@@ -12,6 +12,7 @@ mod failure;
 mod forest;
 mod lookup;
 mod output;
+mod pump;
 mod session;
 mod signals;
 mod size;

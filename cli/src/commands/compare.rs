@@ -51,7 +51,9 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let disk = store.disk(store.find(&args.node)?)?;
     let file = args.file.display().to_string();
     let fail = |source: SourceError| StoreError::Source { name: file.clone(), source };
-    let source = formats::open(args.format, Arc::new(FileSource::open(&args.file)?), Arc::new(ClusterCodecs)).map_err(fail)?;
+    let opened =
+        FileSource::open(&args.file).and_then(|source| formats::open(args.format, Arc::new(source), Arc::new(ClusterCodecs)).map_err(fail));
+    let source = opened.map_err(|error| Failure::from(error).hinted("name a file that can be read, and its format with -f"))?;
     let meter = session.watch_bytes(&format!("comparing {}", disk.name()));
     let pair = Pair { disk: &disk, source: source.as_ref(), mapped: disk.mapped_pages(), chunk_len: store.parameters().chunk_len };
     let offset = pair.first_difference(&meter, &fail)?;

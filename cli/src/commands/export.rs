@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use serde::Serialize;
-use vellum_store::ExportTarget;
+use vellum_store::{ExportTarget, StoreError};
 
 use crate::failure::{Failure, Outcome};
 use crate::output::page::Page;
@@ -59,7 +59,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let name = store.tree().display(node);
     let target = target(args, session)?;
     let meter = session.watch_bytes(&format!("exporting {name}"));
-    let report = store.export(node, target, &meter)?;
+    let report = store.export(node, target, &meter).map_err(explain)?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
     let file = args.file.display().to_string();
@@ -76,6 +76,13 @@ fn target(args: &Args, session: &mut Session) -> Result<ExportTarget, Failure> {
     }
     session.divert();
     Ok(ExportTarget::Stream(unbuffered_output()?))
+}
+
+/// A file that is there is the one error with a remedy of our own.
+fn explain(error: StoreError) -> Failure {
+    let exists = matches!(&error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists);
+    let failure = Failure::from(error);
+    if exists { failure.hinted("add --force to replace it, or name another file") } else { failure }
 }
 
 /// Standard output without the line buffer, which would look for line ends in the disk.

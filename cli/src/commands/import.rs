@@ -1,11 +1,10 @@
 //! `vellum import`: a disk comes into the store.
 
-use std::fs::{File, Metadata};
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-
-use std::ffi::OsString;
 
 use serde::Serialize;
 use vellum_core::change_map::ChangeMap;
@@ -18,6 +17,7 @@ use vellum_store::{FileSource, ImportReport, ImportRequest, ImportTarget, Input,
 use crate::failure::{Failure, Outcome};
 use crate::output::page::{Page, plural};
 use crate::output::{Answer, time};
+use crate::pump::Pump;
 use crate::session::Session;
 use crate::stream::{CommandOutput, WholeStream};
 use crate::{lookup, size};
@@ -104,8 +104,11 @@ fn check(args: &Args) -> Result<(), Failure> {
     if piped && (says_change || args.format.is_some_and(|format| format != Format::Raw)) {
         return Err(Failure::usage("what comes through a pipe is raw and read to its end", "import a file instead"));
     }
-    if !piped && (args.size.is_some() || !args.command.is_empty()) {
-        return Err(Failure::usage("--size and -- COMMAND are for pipes", "write - as the file"));
+    if !piped && !args.command.is_empty() {
+        return Err(Failure::usage("a command's output comes through a pipe", "write - as the file"));
+    }
+    if args.size.is_some() && !piped && !is_stream(&args.file) {
+        return Err(Failure::usage("--size is for pipes: a file's size is known", "leave it out"));
     }
     Ok(())
 }
@@ -126,24 +129,39 @@ fn target(args: &Args, store: &Store) -> Result<ImportTarget, Failure> {
 }
 
 fn input(args: &Args, session: &Session) -> Result<Input, Failure> {
+    let name = args.file.display().to_string();
     if args.file.as_os_str() != "-" {
         let map = args.change_map.as_deref().map(change_map).transpose()?;
+        let is_raw = args.format.is_none_or(|format| format == Format::Raw);
+        if is_raw && map.is_none() && is_stream(&args.file) {
+            let path = args.file.clone();
+            return Ok(stream(args, session, name, move || File::open(path)));
+        }
         let format = args.format.map_or_else(|| probed(&args.file, session), Ok)?;
         return Ok(Input::open(&args.file, format, map)?);
     }
-    let (reader, name): (Box<dyn Read + Send>, String) = match args.command.first() {
-        Some(program) => (Box::new(CommandOutput::start(&args.command)?), program.display().to_string()),
-        None => (Box::new(io::stdin()), "standard input".to_owned()),
-    };
-    Ok(Input::stream(Box::new(WholeStream::new(reader, args.size, session.signals.clone())), name))
+    Ok(match args.command.first() {
+        Some(program) => {
+            let output = CommandOutput::start(&args.command)?;
+            stream(args, session, program.display().to_string(), move || Ok(output))
+        }
+        None => stream(args, session, "standard input".to_owned(), || Ok(io::stdin())),
+    })
+}
+
+/// Content that comes once and in order, and must come whole.
+fn stream<R: Read>(args: &Args, session: &Session, name: String, open: impl FnOnce() -> io::Result<R> + Send + 'static) -> Input {
+    let pump = Pump::start(open, session.signals.clone());
+    Input::stream(Box::new(WholeStream::new(pump, args.size, session.signals.clone())), name)
+}
+
+fn is_stream(path: &Path) -> bool {
+    let kind = std::fs::metadata(path).map(|metadata| metadata.file_type());
+    kind.is_ok_and(|kind| kind.is_fifo() || kind.is_char_device())
 }
 
 /// The format that the file's signature speaks for.
 fn probed(path: &Path, session: &Session) -> Result<Format, Failure> {
-    let is_stream = |metadata: Metadata| metadata.file_type().is_fifo() || metadata.file_type().is_char_device();
-    if std::fs::metadata(path).is_ok_and(is_stream) {
-        return Ok(Format::Raw);
-    }
     let name = path.display().to_string();
     let fail = |source: SourceError| StoreError::Source { name: name.clone(), source };
     let seen = probe::probe(&FileSource::open(path)?).map_err(fail)?;
