@@ -180,11 +180,11 @@ struct Parsed {
 fn parse_line(line: &[u8]) -> Result<Option<Parsed>, String> {
     let line = std::str::from_utf8(line).map_err(|_| "this is not text, nor JSON that starts with [".to_owned())?;
     let line = line.split('#').next().unwrap_or_default();
-    let words: Vec<&str> = line.split_ascii_whitespace().take(5).collect();
-    let (start, len, kind) = match *words.as_slice() {
-        [] => return Ok(None),
-        [start, len, kind] => (start, len, borg_kind(kind)?),
-        [start, len, code, what] => (start, len, nbd_kind(parse_number(code)?, what)?),
+    let mut words = line.split_ascii_whitespace();
+    let (start, len, kind) = match [(); 5].map(|()| words.next()) {
+        [None, ..] => return Ok(None),
+        [Some(start), Some(len), Some(kind), None, _] => (start, len, borg_kind(kind)?),
+        [Some(start), Some(len), Some(code), Some(what), None] => (start, len, nbd_kind(parse_number(code)?, what)?),
         _ => return Err("a range is START LENGTH data|zero|same, or a line of `nbdinfo --map` (without --totals)".to_owned()),
     };
     Ok(Some(Parsed { start: parse_number(start)?, len: parse_number(len)?, kind }))

@@ -10,7 +10,7 @@ use vellum_core::source::{ClusterCodec, ClusterDecoder, ExtentKind, ImageSource,
 
 /// Enough to meet every kind of extent of a small file, few enough to keep a run below milliseconds.
 const EXTENT_COUNT_MAX: usize = 256;
-const READ_LEN_MAX: u64 = 8192;
+const READ_LEN_MAX: usize = 8192;
 
 /// The input as a file.
 struct Bytes(Vec<u8>);
@@ -61,7 +61,7 @@ fn explore(source: &dyn ImageSource) {
         assert_eq!(extent.start, offset, "an extent starts where it was asked for");
         assert!(extent.len > 0 && extent.end() <= source.len(), "an extent makes progress inside the image: {extent:?}");
         let middle = extent.start + extent.len / 2;
-        for start in [extent.start, middle, extent.end().saturating_sub(READ_LEN_MAX).max(extent.start)] {
+        for start in [extent.start, middle, extent.end().saturating_sub(READ_LEN_MAX as u64).max(extent.start)] {
             read_inside(source, start, extent.end(), extent.kind);
         }
         let inner = source.extent_at(middle).map(|inner| inner.kind);
@@ -71,7 +71,8 @@ fn explore(source: &dyn ImageSource) {
 }
 
 fn read_inside(source: &dyn ImageSource, start: u64, end: u64, kind: ExtentKind) {
-    let mut buffer = vec![0xaa; READ_LEN_MAX.min(end - start) as usize];
+    let len = usize::try_from(end - start).map_or(READ_LEN_MAX, |len| len.min(READ_LEN_MAX));
+    let mut buffer = vec![0xaa; len];
     let done = source.read_at(&mut buffer, start);
     if kind != ExtentKind::Data {
         assert!(done.is_ok() && buffer.iter().all(|byte| *byte == 0), "{kind:?} at {start} reads as zeros");

@@ -24,6 +24,9 @@ const FILE_LEN: u64 = 64 << 20;
 /// Equivalent Bloom bits per key for the Ribbon filter: one false look-up in a hundred, about 7 bits a chunk.
 const FILTER_BITS: f64 = 9.9;
 
+/// What an operation takes in RocksDB's own batch beside its key and value, about.
+const OPERATION_OVERHEAD_LEN: usize = 12;
+
 /// A part of the database with keys of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
@@ -77,30 +80,45 @@ pub(crate) struct Database {
 #[derive(Default)]
 pub(crate) struct Batch {
     operations: Vec<Operation>,
+    /// The keys and values of all operations, one after the other: an import puts millions of them.
+    bytes: Vec<u8>,
 }
 
 enum Operation {
-    Put(Family, Vec<u8>, Vec<u8>),
-    Delete(Family, Vec<u8>),
-    DeleteRange(Family, Vec<u8>, Vec<u8>),
+    Put { family: Family, key_len: usize, value_len: usize },
+    Delete { family: Family, key_len: usize },
+    DeleteRange { family: Family, from_len: usize, to_len: usize },
 }
 
 impl Batch {
-    pub(crate) fn put(&mut self, family: Family, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.operations.push(Operation::Put(family, key.into(), value.into()));
+    pub(crate) fn put(&mut self, family: Family, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        self.operations.push(Operation::Put { family, key_len: key.len(), value_len: value.len() });
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
     }
 
-    pub(crate) fn delete(&mut self, family: Family, key: impl Into<Vec<u8>>) {
-        self.operations.push(Operation::Delete(family, key.into()));
+    pub(crate) fn delete(&mut self, family: Family, key: impl AsRef<[u8]>) {
+        let key = key.as_ref();
+        self.operations.push(Operation::Delete { family, key_len: key.len() });
+        self.bytes.extend_from_slice(key);
     }
 
     /// Deletes every key in `[from, to)`, at a cost that does not depend on how many there are.
-    pub(crate) fn delete_range(&mut self, family: Family, from: impl Into<Vec<u8>>, to: impl Into<Vec<u8>>) {
-        self.operations.push(Operation::DeleteRange(family, from.into(), to.into()));
+    pub(crate) fn delete_range(&mut self, family: Family, from: impl AsRef<[u8]>, to: impl AsRef<[u8]>) {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        self.operations.push(Operation::DeleteRange { family, from_len: from.len(), to_len: to.len() });
+        self.bytes.extend_from_slice(from);
+        self.bytes.extend_from_slice(to);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.operations.is_empty()
+    }
+
+    /// Bytes of all keys and values.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
     }
 }
 
@@ -176,12 +194,20 @@ impl Database {
 
     /// Writes `batch` as one.
     pub(crate) fn write(&self, batch: Batch, durability: Durability) -> Result<(), StoreError> {
-        let mut operations = WriteBatch::default();
+        let mut operations = WriteBatch::with_capacity_bytes(batch.len() + batch.operations.len() * OPERATION_OVERHEAD_LEN);
+        let mut rest = batch.bytes.as_slice();
+        let mut take = |len: usize| {
+            let (taken, after) = rest.split_at(len);
+            rest = after;
+            taken
+        };
         for operation in batch.operations {
             match operation {
-                Operation::Put(family, key, value) => operations.put_cf(self.family(family), key, value),
-                Operation::Delete(family, key) => operations.delete_cf(self.family(family), key),
-                Operation::DeleteRange(family, from, to) => operations.delete_range_cf(self.family(family), from, to),
+                Operation::Put { family, key_len, value_len } => operations.put_cf(self.family(family), take(key_len), take(value_len)),
+                Operation::Delete { family, key_len } => operations.delete_cf(self.family(family), take(key_len)),
+                Operation::DeleteRange { family, from_len, to_len } => {
+                    operations.delete_range_cf(self.family(family), take(from_len), take(to_len));
+                }
             }
         }
         let mut options = WriteOptions::default();
@@ -281,6 +307,11 @@ fn family_options(family: Family, cache: &Cache) -> Options {
         blocks.set_block_size(16 << 10);
     }
     let mut options = Options::default();
+    if family == Family::Index {
+        // Most look-ups of an import are for chunks that are not there: a filter answers them for the newest entries, too.
+        options.set_memtable_whole_key_filtering(true);
+        options.set_memtable_prefix_bloom_ratio(0.1);
+    }
     options.set_block_based_table_factory(&blocks);
     options.set_write_buffer_size(WRITE_BUFFER_LEN);
     options.set_target_file_size_base(FILE_LEN);

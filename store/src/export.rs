@@ -1,13 +1,27 @@
 //! Export: an image or snapshot becomes a raw file, or a stream.
+//!
+//! A disk is cut into pages; every core plans, decodes and verifies pages by itself. A file takes them in any order at their place, a
+//! stream in theirs.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use vellum_core::tree::Node;
+use rayon::prelude::*;
+use rustix::fs::{CWD, FallocateFlags, RenameFlags, SeekFrom, fallocate, renameat_with, seek};
+use vellum_core::tree::{Node, page_start, pages_for};
+use vellum_core::units::PageIndex;
 
+use crate::disk::{Disk, DiskRun};
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::watch::Watch;
+use crate::watch::{Progress, Watch};
+
+/// Pages of a stream that are decoded at once: what waits for its turn is a few times 4 MiB.
+const STREAM_WINDOW: u64 = 8;
 
 /// Where an export goes.
 pub enum ExportTarget {
@@ -31,10 +45,191 @@ pub struct ExportReport {
     pub data_bytes: u64,
 }
 
+/// An export under way.
+struct Exporter<'a> {
+    disk: &'a Disk,
+    watch: &'a dyn Watch,
+    done: AtomicU64,
+    data_bytes: AtomicU64,
+}
+
+/// A part of the disk that has data, with its place.
+struct Part {
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
 impl Store {
-    /// Writes the content of `node`.
+    /// Writes the content of `node`. Every chunk is verified before it is written; damage ends the export without a file.
     pub fn export(&self, node: Node, target: ExportTarget, watch: &dyn Watch) -> Result<ExportReport, StoreError> {
-        let _ = (node, target, watch);
-        todo!()
+        let disk = self.disk(node)?;
+        let exporter = Exporter { disk: &disk, watch, done: AtomicU64::new(0), data_bytes: AtomicU64::new(0) };
+        match target {
+            ExportTarget::Stream(mut stream) => exporter.write_stream(stream.as_mut())?,
+            ExportTarget::File { path, overwrite } => match fs::metadata(&path) {
+                Ok(found) if found.file_type().is_block_device() => exporter.write_device(&path)?,
+                Ok(found) if found.is_dir() => return Err(StoreError::file("write", &path, io::ErrorKind::IsADirectory.into())),
+                Ok(found) if !found.is_file() => {
+                    let mut stream = OpenOptions::new().write(true).open(&path).map_err(|source| StoreError::file("open", &path, source))?;
+                    exporter.write_stream(&mut stream)?;
+                }
+                Ok(_) if !overwrite => return Err(StoreError::file("write", &path, io::ErrorKind::AlreadyExists.into())),
+                _ => exporter.write_file(&path, overwrite)?,
+            },
+        }
+        Ok(ExportReport { len: disk.len(), data_bytes: exporter.data_bytes.into_inner() })
+    }
+}
+
+impl Exporter<'_> {
+    /// Writes a new file beside `path`, and gives it its name when it is whole.
+    fn write_file(&self, path: &Path, overwrite: bool) -> Result<(), StoreError> {
+        let partial = PartialFile::create(path)?;
+        partial.file.set_len(self.disk.len()).map_err(|source| StoreError::file("write", &partial.path, source))?;
+        self.fill(&partial.file, path)?;
+        partial.publish(path, overwrite)
+    }
+
+    /// Writes over a block device that is long enough; zeros are written too, since nobody knows what was there.
+    fn write_device(&self, path: &Path) -> Result<(), StoreError> {
+        let fail = |source: io::Error| StoreError::file("write", path, source);
+        let device = OpenOptions::new().write(true).custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed()).open(path).map_err(fail)?;
+        let capacity = seek(&device, SeekFrom::End(0)).map_err(|errno| fail(errno.into()))?;
+        if capacity < self.disk.len() {
+            return Err(fail(io::ErrorKind::StorageFull.into()));
+        }
+        let wipe = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        if fallocate(&device, wipe, 0, self.disk.len()).is_ok() {
+            self.fill(&device, path)?;
+        } else {
+            seek(&device, SeekFrom::Start(0)).map_err(|errno| fail(errno.into()))?;
+            self.write_stream(&mut &device)?;
+        }
+        device.sync_all().map_err(fail)
+    }
+
+    /// Writes all data at its place into a file that reads as zeros.
+    fn fill(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        let pages: Vec<PageIndex> = self.disk.mapped_pages().iter().collect();
+        pages.into_par_iter().try_for_each(|index| {
+            for part in self.page_parts(index)? {
+                file.write_all_at(&part.bytes, part.offset).map_err(|source| StoreError::file("write", path, source))?;
+            }
+            self.advance(index)
+        })
+    }
+
+    fn write_stream(&self, stream: &mut dyn Write) -> Result<(), StoreError> {
+        let fail = |source| StoreError::io("write to the output", source);
+        let pages = pages_for(self.disk.chunk_len().count_for(self.disk.len()));
+        let zeros = vec![0; 1 << 20];
+        for window in (0..pages).step_by(STREAM_WINDOW as usize) {
+            let window: Vec<PageIndex> = (window..pages.min(window + STREAM_WINDOW)).map(PageIndex).collect();
+            let parts: Vec<(PageIndex, Vec<Part>)> =
+                window.into_par_iter().map(|index| Ok((index, self.page_parts(index)?))).collect::<Result<_, StoreError>>()?;
+            for (index, parts) in parts {
+                let (mut at, end) = self.page_range(index);
+                for part in parts {
+                    write_zeros(stream, part.offset - at, &zeros).map_err(fail)?;
+                    stream.write_all(&part.bytes).map_err(fail)?;
+                    at = part.offset + part.bytes.len() as u64;
+                }
+                write_zeros(stream, end - at, &zeros).map_err(fail)?;
+                self.advance(index)?;
+            }
+        }
+        stream.flush().map_err(fail)
+    }
+
+    /// The bytes of the disk that page `index` answers for.
+    fn page_range(&self, index: PageIndex) -> (u64, u64) {
+        let chunk_len = self.disk.chunk_len();
+        let offset = |index: u64| chunk_len.offset_of(page_start(PageIndex(index))).min(self.disk.len());
+        (offset(index.0), offset(index.0 + 1))
+    }
+
+    /// The data on page `index`, decoded and verified.
+    fn page_parts(&self, index: PageIndex) -> Result<Vec<Part>, StoreError> {
+        let (start, end) = self.page_range(index);
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        let positions = self.disk.chunk_len().count_for(end - start).0 as u16;
+        let runs = self.disk.page_runs(index, 0, positions)?;
+        let parts = runs.chunk_by(|a, b| a.first.is_some() == b.first.is_some()).filter(|runs| runs[0].first.is_some());
+        parts.map(|runs| self.part(runs)).collect()
+    }
+
+    /// Consecutive runs of data as one part.
+    fn part(&self, runs: &[DiskRun]) -> Result<Part, StoreError> {
+        let chunk_len = self.disk.chunk_len();
+        let offset = chunk_len.offset_of(runs[0].start);
+        let count: u64 = runs.iter().map(|run| run.count).sum();
+        let end = (offset + count * chunk_len.bytes()).min(self.disk.len());
+        let mut bytes = vec![0; (end - offset) as usize];
+        for run in runs {
+            self.disk.fill(*run, &mut bytes, offset)?;
+        }
+        self.data_bytes.fetch_add(end - offset, Ordering::Relaxed);
+        Ok(Part { offset, bytes })
+    }
+
+    fn advance(&self, index: PageIndex) -> Result<(), StoreError> {
+        let (start, end) = self.page_range(index);
+        let done = self.done.fetch_add(end - start, Ordering::Relaxed) + end - start;
+        self.watch.progress(Progress { done, total: Some(self.disk.len()) });
+        if self.watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
+    }
+}
+
+fn write_zeros(stream: &mut dyn Write, len: u64, zeros: &[u8]) -> io::Result<()> {
+    let mut left = len;
+    while left > 0 {
+        let part = left.min(zeros.len() as u64);
+        stream.write_all(&zeros[..part as usize])?;
+        left -= part;
+    }
+    Ok(())
+}
+
+/// A file that is not whole yet, beside the place it is to have. Removed unless it is published.
+struct PartialFile {
+    file: File,
+    path: PathBuf,
+    published: bool,
+}
+
+impl PartialFile {
+    fn create(target: &Path) -> Result<Self, StoreError> {
+        let name = target.file_name().ok_or_else(|| StoreError::file("write", target, io::ErrorKind::InvalidInput.into()))?;
+        let mut partial = OsString::from(".");
+        partial.push(name);
+        partial.push(format!(".{}.partial", std::process::id()));
+        let path = target.with_file_name(partial);
+        let mut options = OpenOptions::new();
+        // Never through a link that somebody planted.
+        options.write(true).create_new(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+        let file = options.open(&path).map_err(|source| StoreError::file("write", &path, source))?;
+        Ok(Self { file, path, published: false })
+    }
+
+    /// Contents first, name last.
+    fn publish(mut self, target: &Path, overwrite: bool) -> Result<(), StoreError> {
+        self.file.sync_all().map_err(|source| StoreError::file("write", &self.path, source))?;
+        let flags = if overwrite { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        let renamed = renameat_with(CWD, &self.path, CWD, target, flags);
+        renamed.map_err(|errno| StoreError::file("write", target, errno.into()))?;
+        self.published = true;
+        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| StoreError::file("write", folder, source))
+    }
+}
+
+impl Drop for PartialFile {
+    fn drop(&mut self) {
+        if !self.published {
+            // A leftover has a telling name and hides nothing.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }

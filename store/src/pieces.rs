@@ -217,7 +217,7 @@ fn next_of_image(
     while *at < source.len() {
         let start = *at;
         let extent = extent_of(source, map, start)?;
-        let whole_end = if extent.end >= source.len() { source.len() } else { extent.end - extent.end % chunk_len.bytes() };
+        let whole_end = whole_end(&extent, source.len(), chunk_len);
         let piece = match extent.kind {
             // Less than a chunk of one kind: read the chunk whole, whatever is in it.
             _ if whole_end <= start => read_mixed(source, map, start, chunk_len, spare)?,
@@ -233,6 +233,15 @@ fn next_of_image(
         return Ok(Some(piece));
     }
     Ok(None)
+}
+
+/// Where the whole chunks of an extent end. Data may end with the disk; a last chunk in part that is not data is read as well, since
+/// what lies below may have bytes past the disk's end.
+fn whole_end(extent: &Known, len: u64, chunk_len: ChunkLen) -> u64 {
+    match extent.kind {
+        Kind::Data if extent.end >= len => len,
+        _ => extent.end - extent.end % chunk_len.bytes(),
+    }
 }
 
 /// What a range is, once source and change map are both asked.

@@ -272,9 +272,9 @@ impl Store {
         put(batch, Family::Meta, COUNTERS_KEY, &counters);
     }
 
-    /// Keeps the chain of `layer` as it is until the hold is dropped.
-    pub(crate) fn hold(&self, layer: LayerId) -> Hold {
-        self.tree_mut().hold(layer);
+    /// Keeps the chain of `layer`, which is in `tree`, as it is until the hold is dropped: after the tree's lock, not under it.
+    pub(crate) fn hold(&self, tree: &mut Tree, layer: LayerId) -> Hold {
+        tree.hold(layer);
         Hold { store: self.clone(), layer }
     }
 

@@ -13,8 +13,7 @@ use crate::source::{ReadAt, SourceError};
 /// Only when the system cannot read the file: every content has an answer.
 pub fn probe(file: &dyn ReadAt) -> Result<Probe, SourceError> {
     let head = read_up_to(file, 0, HEAD_LEN)?;
-    let tail_start = file.len().saturating_sub(FOOTER_LEN);
-    let tail = read_up_to(file, tail_start, HEAD_LEN)?;
+    let tail = read_up_to(file, file.len().saturating_sub(FOOTER_LEN as u64), FOOTER_LEN)?;
     Ok(Probe { containers: containers(&head, &tail), marks: marks(&head) })
 }
 
@@ -34,7 +33,7 @@ pub fn probe(file: &dyn ReadAt) -> Result<Probe, SourceError> {
 // | start | 512    | "EFI PART" (4096: 4Kn disks)   | a GPT: a raw disk                        |
 // | start | 32769  | "CD001"                        | ISO 9660: a raw disk                     |
 const HEAD_LEN: usize = 32_769 + 5;
-const FOOTER_LEN: u64 = 512;
+const FOOTER_LEN: usize = 512;
 const QCOW_MAGIC: &[u8] = b"QFI\xfb";
 const VDI_MAGIC: &[u8] = &0xbeda_107f_u32.to_le_bytes();
 const VHD_MAGIC: &[u8] = b"conectix";

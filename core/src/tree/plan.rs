@@ -136,12 +136,34 @@ impl Tree {
         Ok(Planned { edits, node })
     }
 
+    /// A new image with the content of `layer`, and a snapshot of it if asked for.
+    pub fn plan_import(
+        &mut self,
+        name: &Name,
+        layer: Layer,
+        origin: Option<ImageId>,
+        snapshot: Option<&Name>,
+        now_ms: u64,
+    ) -> Result<Planned, PlanError> {
+        let Some(snapshot) = snapshot else { return self.plan_image(name, layer, origin, now_ms) };
+        let sealed = Layer { sealed: true, ..layer };
+        let active = self.blank_layer(Some(&sealed), sealed.len, now_ms);
+        let planned = self.plan_image(name, active, origin, now_ms)?;
+        let snapshot = self.new_snapshot(planned.node.image(), snapshot, sealed.id, now_ms);
+        let node = Node::Snapshot(snapshot.image, snapshot.serial);
+        let mut edits = vec![Edit::PutLayer(sealed)];
+        edits.extend(planned.edits);
+        edits.push(Edit::PutSnapshot(snapshot));
+        Ok(Planned { edits, node })
+    }
+
     /// Puts `layer`, which was built on the image's present state, on top of `image`, and names the result if asked to.
     pub fn plan_update(&mut self, image: ImageId, layer: Layer, snapshot: Option<&Name>, now_ms: u64) -> Result<Planned, PlanError> {
-        let image = Image { layer: layer.id, ..self.image(image).ok_or(PlanError::Gone)?.clone() };
+        let image = self.image(image).ok_or(PlanError::Gone)?.clone();
+        let replaced = self.layers[&image.layer].clone();
         let mut planned = Planned { edits: Vec::new(), node: Node::Image(image.id) };
         match snapshot {
-            None => planned.edits.extend([Edit::PutLayer(layer), Edit::PutImage(image)]),
+            None => planned.edits.extend([Edit::PutImage(Image { layer: layer.id, ..image }), Edit::PutLayer(layer)]),
             Some(name) => {
                 self.check_snapshot_free(image.id, name)?;
                 let sealed = Layer { sealed: true, ..layer };
@@ -151,6 +173,10 @@ impl Tree {
                 let image = Image { layer: active.id, ..image };
                 planned.edits.extend([Edit::PutLayer(sealed), Edit::PutLayer(active), Edit::PutImage(image), Edit::PutSnapshot(snapshot)]);
             }
+        }
+        // Whatever the image had written is below `layer` by now; the active layer that was put on it has nothing of its own.
+        if replaced.is_blank() && !replaced.sealed {
+            planned.edits.push(Edit::DropLayer(replaced.id));
         }
         Ok(planned)
     }

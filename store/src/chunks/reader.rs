@@ -103,7 +103,8 @@ impl Reader {
             return Err(damaged(format!("{} bytes where its header says {plain_len}", payload.plain_len)));
         }
         let plain = codec::decompress(payload.codec, payload.compressed, plain_len).map_err(damaged)?;
-        let sound = header.chunks().zip(hash_chunks(&plain, chunk_len)).map(|((_, name), found)| *name == found).collect();
+        let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len).collect();
+        let sound = header.chunks().zip(hash_chunks(&chunks)).map(|((_, name), found)| *name == found).collect();
         Ok(Frame { header, plain, chunk_len, sound })
     }
 

@@ -1,6 +1,7 @@
 //! Reading qcow2 against its inventor: what qemu-img converts an image to is what our parser must read.
 //!
 //! The images are made here by qemu-img and qemu-io, so the test needs them (`make test` installs them) and fails without.
+#![expect(clippy::cast_possible_truncation, reason = "the images here are a few MiB")]
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -97,6 +98,17 @@ impl Bench {
         arguments.extend(options);
         arguments.extend([from.as_str(), to.as_str()]);
         run("qemu-img", &arguments);
+    }
+
+    /// The ranges that no file of the chain has, as qemu-img tells.
+    fn absent_ranges(&self, name: &str) -> Vec<(u64, u64)> {
+        let map = run("qemu-img", &["map", "-f", "qcow2", "--output=json", &self.text(name)]);
+        let mut ranges = Vec::new();
+        for line in map.lines().filter(|line| member(line, "present") == "false") {
+            let [start, len] = ["start", "length"].map(|key| member(line, key).parse::<u64>().expect("a number of bytes"));
+            add_range(&mut ranges, (start, start + len));
+        }
+        ranges
     }
 
     /// What qemu reads from the image.
@@ -212,6 +224,35 @@ fn check_variant(options: &str, random: &mut fastrand::Rng) {
 fn check_now(bench: &Bench, what: &str, name: &str, random: &mut fastrand::Rng) {
     let source = open(&bench.path(name)).unwrap_or_else(|error| panic!("{what}: {error}"));
     check(what, &*source, &bench.oracle(name), random);
+    assert_eq!(absent_ranges(&*source), bench.absent_ranges(name), "{what}: what is absent");
+}
+
+/// The ranges that our parser leaves to a parent. Content alone cannot tell them from zeros, and with a parent they differ.
+fn absent_ranges(source: &dyn ImageSource) -> Vec<(u64, u64)> {
+    let mut ranges = Vec::new();
+    let mut offset = 0;
+    while offset < source.len() {
+        let extent = source.extent_at(offset).expect("it was walked before");
+        offset = extent.end();
+        if extent.kind == ExtentKind::Absent {
+            add_range(&mut ranges, (extent.start, offset));
+        }
+    }
+    ranges
+}
+
+/// Neither side promises to say neighbours in one piece.
+fn add_range(ranges: &mut Vec<(u64, u64)>, range: (u64, u64)) {
+    match ranges.last_mut() {
+        Some((_, end)) if *end == range.0 => *end = range.1,
+        _ => ranges.push(range),
+    }
+}
+
+/// The value of a member in one line of what `qemu-img map` writes.
+fn member<'a>(line: &'a str, key: &str) -> &'a str {
+    let (_, rest) = line.split_once(&format!("\"{key}\": ")).expect("qemu-img writes this member");
+    rest.split([',', '}']).next().expect("split gives at least one part")
 }
 
 #[test]

@@ -203,7 +203,7 @@ impl RawHeader {
         name.map_or("(whose name lies outside the header)".to_owned(), quoted)
     }
 
-    /// The dirty bit passes: it says that refcounts may be wrong, and a reader uses none; the maps are written before it matters.
+    /// The dirty bit passes: it says that refcounts may be wrong, and a reader uses none.
     fn refuse_features(&self, first_cluster: &[u8]) -> Result<(), SourceError> {
         if self.has(CORRUPT) {
             return Err(refused("it is marked corrupt; repair a copy of it first with `qemu-img check -r all`"));

@@ -90,12 +90,12 @@ impl Qcow2 {
     fn run_at(&self, offset: u64, len_max: u64, join: impl Fn(&Run, &Run) -> bool) -> Result<Run, SourceError> {
         let image_len = self.header.virtual_len;
         assert!(offset < image_len, "byte {offset} lies outside an image of {image_len}");
+        let end = offset.saturating_add(len_max).min(image_len);
         let Some(table) = self.tables.table_for(&*self.file, offset)? else {
-            let len = self.tables.gap_end(offset).min(image_len) - offset;
-            return Ok(Run { len: len.min(len_max), content: Grain::Absent });
+            return Ok(Run { len: self.tables.gap_end(offset, end) - offset, content: Grain::Absent });
         };
+        let end = end.min(self.tables.table_end(offset));
         let mut run = self.grain_at(&table, offset)?;
-        let end = self.tables.table_end(offset).min(image_len).min(offset.saturating_add(len_max));
         for _ in 1..RUN_GRAINS_MAX {
             if offset + run.len >= end {
                 break;

@@ -68,11 +68,11 @@ impl Tables {
         Ok(Some(table))
     }
 
-    /// The first byte after `offset` that has an L2 table, or where the tables end. One look at 8 bytes skips what a whole table would map.
-    pub(super) fn gap_end(&self, offset: u64) -> u64 {
-        let index = self.index_for(offset);
-        let gap = self.l1.iter().skip(index).take_while(|place| **place == 0).count();
-        ((index + gap) as u64) << self.header.table_span_bits()
+    /// The first byte after `offset` that has an L2 table, at most `end`. One look at 8 bytes skips what a whole table would map.
+    pub(super) fn gap_end(&self, offset: u64, end: u64) -> u64 {
+        let (index, last) = (self.index_for(offset), self.index_for(end));
+        let gap = self.l1.iter().take(last + 1).skip(index).take_while(|place| **place == 0).count();
+        end.min(((index + gap) as u64) << self.header.table_span_bits())
     }
 
     /// Where what the table for `offset` maps ends.
@@ -132,8 +132,9 @@ impl L2Table {
 /// How much of the file the tables claim so far.
 ///
 /// A small file could name one cluster, or one table, a million times and keep a reader busy for petabytes. qemu never maps a
-/// cluster twice in the active table, so all claims together fit the file, and what can be read of an image is bounded by its
-/// file's length (and by what its codec makes of compressed clusters).
+/// cluster twice in the active table, so all claims together fit the file, and so what can be read of plain clusters is no more
+/// than the file holds. A compressed cluster may be shorter than any bound worth checking; each costs its entry at least, in a
+/// table that is claimed.
 struct Claims {
     /// Clusters that the file has room for, a last one in part included.
     room: u64,
@@ -164,8 +165,8 @@ impl Claims {
 }
 
 fn read_l1(file: &dyn ReadAt, header: Header, rules: Rules) -> Result<Vec<u64>, SourceError> {
-    let mut l1 = Vec::new();
     let mut left_len = usize::try_from(header.l1_count * 8).expect("the header's check bounds it to 32 MiB");
+    let mut l1 = Vec::with_capacity(left_len / 8);
     let mut offset = header.l1_offset;
     while left_len > 0 {
         let mut piece = vec![0; left_len.min(L1_PIECE_LEN)];

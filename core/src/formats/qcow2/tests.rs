@@ -488,6 +488,30 @@ fn many_threads_read_the_same_bytes() {
     });
 }
 
+#[test]
+fn gaps_between_tables_end_where_a_table_begins() {
+    const SPAN: u64 = 64 * 512;
+    let mut image = Image::new(3, 9);
+    image.put_u64(VIRTUAL_LEN_AT, 9 * SPAN + 100).put_u32(L1_COUNT_AT, 10).put_u64(512, 0);
+    image.put_u64(512 + 8 * 5, 2 * 512).entry(0, 3 * 512).entry(63, 4 * 512);
+    let source = image.open().expect("the image is good");
+    assert_eq!(walk(&source), [(5 * SPAN, Absent), (512, Data), (62 * 512, Absent), (512, Data), (3 * SPAN + 100, Absent)]);
+    let all = content(&source);
+    let expected = |at: usize| match at as u64 / 512 {
+        320 => 3,
+        383 => 4,
+        _ => 0,
+    };
+    assert!(all.iter().enumerate().all(|(at, byte)| *byte == expected(at)));
+    for len in [1, 511, 513, SPAN as usize, SPAN as usize + 1, 3 * SPAN as usize] {
+        for start in (0..all.len() - len).step_by(797) {
+            let mut part = vec![0xaa; len];
+            source.read_at(&mut part, start as u64).expect("the image is good");
+            assert!(part == all[start..start + len], "{len} bytes from {start}");
+        }
+    }
+}
+
 /// More tables than the cache has slots, in an order that evicts.
 #[test]
 fn tables_that_were_evicted_are_read_again() {

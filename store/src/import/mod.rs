@@ -1,0 +1,178 @@
+//! Import: a source's content becomes a layer.
+//!
+//! A reader runs ahead (`prepare`) while names are looked up and the map is built here (`build`) and the chunk store compresses and
+//! writes. Nothing is named until everything is durable: a failure or a crash at any point leaves at most chunks and pages that the
+//! next collection takes away.
+
+mod build;
+mod prepare;
+
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+
+use vellum_core::name::Name;
+use vellum_core::page::page_key;
+use vellum_core::tree::{Layer, Node};
+use vellum_core::units::{ChunkLen, ImageId, LayerId, PageIndex};
+
+use build::{Builder, Positions};
+use prepare::{PIECES_AHEAD, read_all};
+
+use crate::chunks::SessionCounts;
+use crate::database::{Batch, Durability, Family};
+use crate::disk::Disk;
+use crate::error::StoreError;
+use crate::pieces::Input;
+use crate::store::{Building, Exclusive, Store, now_ms};
+use crate::watch::{Progress, Watch};
+
+/// What an import makes.
+#[derive(Clone, Debug)]
+pub enum ImportTarget {
+    /// A new image, on a parent if there is one: then only what differs from the parent is kept in its layer.
+    New {
+        /// Its name.
+        name: Name,
+        /// Its parent.
+        parent: Option<Node>,
+    },
+    /// The new state of an image that is there.
+    Update(ImageId),
+}
+
+/// What to import.
+#[derive(Clone, Debug)]
+pub struct ImportRequest {
+    /// What it becomes.
+    pub target: ImportTarget,
+    /// A snapshot to take of the result, in the same moment.
+    pub snapshot: Option<Name>,
+}
+
+/// What an import did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImportReport {
+    /// The image, or its snapshot if one was asked for.
+    pub node: Node,
+    /// The disk's length.
+    pub len: u64,
+    /// Bytes that were not zero and had to be looked at.
+    pub read_bytes: u64,
+    /// Chunks that are as in the parent, or as before.
+    pub same: u64,
+    /// Chunks that were in the store already.
+    pub known: u64,
+    /// Chunks that were not.
+    pub new: u64,
+    /// Bytes of those.
+    pub new_bytes: u64,
+}
+
+/// What an import builds on, and what keeps it from changing meanwhile.
+struct Base {
+    disk: Option<Disk>,
+    origin: Option<ImageId>,
+    _exclusive: Option<Exclusive>,
+}
+
+impl Store {
+    /// Imports `input`. Nothing can be seen of it until it is complete and durable; then all of it, and its snapshot, at once.
+    pub fn import(&self, mut input: Input, request: &ImportRequest, watch: &dyn Watch) -> Result<ImportReport, StoreError> {
+        self.check_writable()?;
+        let base = self.import_base(request)?;
+        let building = self.build_layer();
+        let chunk_len = self.parameters().chunk_len;
+        let database = Arc::clone(&self.inner.database);
+        let session = self.inner.chunks.session();
+        let mut builder = Builder::new(database, chunk_len, building.layer, base.disk, session, input.spare());
+        let built = read_and_build(&mut input, &mut builder, chunk_len, watch).and_then(|()| input.finish());
+        let result = match built {
+            Ok(len) => builder.finish(len, now_ms()).and_then(|(built, ties)| {
+                self.inner.chunks.settle()?;
+                let node = self.commit_import(request, base.origin, built.layer)?;
+                drop(ties);
+                Ok(report(node, len, built.positions, built.counts, chunk_len))
+            }),
+            Err(error) => {
+                self.forget_pages(&building, builder.has_written());
+                Err(error)
+            }
+        };
+        drop(building);
+        result
+    }
+
+    /// Checks early what can be checked, and finds (or seals) the layer to build on.
+    fn import_base(&self, request: &ImportRequest) -> Result<Base, StoreError> {
+        let (parent, exclusive) = match &request.target {
+            ImportTarget::New { name, parent } => {
+                self.tree().check_free(name)?;
+                (*parent, None)
+            }
+            ImportTarget::Update(image) => (Some(Node::Image(*image)), Some(self.exclusive(*image)?)),
+        };
+        if let (ImportTarget::Update(image), Some(snapshot)) = (&request.target, &request.snapshot) {
+            self.tree().check_snapshot_free(*image, snapshot)?;
+        }
+        let Some(parent) = parent else { return Ok(Base { disk: None, origin: None, _exclusive: None }) };
+        let mut tree = self.tree_mut();
+        let (layer, edits) = tree.plan_base(parent, now_ms())?;
+        if !edits.is_empty() {
+            self.commit(&mut tree, &edits, Batch::default())?;
+        }
+        let name = tree.display(parent);
+        let disk = self.disk_at(&mut tree, layer.id, name);
+        Ok(Base { disk: Some(disk), origin: Some(parent.image()), _exclusive: exclusive })
+    }
+
+    /// Gives a finished layer its names: the moment in which the import happens.
+    fn commit_import(&self, request: &ImportRequest, origin: Option<ImageId>, layer: Layer) -> Result<Node, StoreError> {
+        let mut tree = self.tree_mut();
+        let snapshot = request.snapshot.as_ref();
+        let planned = match &request.target {
+            ImportTarget::New { name, .. } => tree.plan_import(name, layer, origin, snapshot, now_ms())?,
+            ImportTarget::Update(image) => tree.plan_update(*image, layer, snapshot, now_ms())?,
+        };
+        self.commit(&mut tree, &planned.edits, Batch::default())?;
+        Ok(planned.node)
+    }
+
+    /// Takes away the pages of an import that failed. If this fails as well, the next collection does it.
+    fn forget_pages(&self, building: &Building, has_written: bool) {
+        if has_written {
+            let mut batch = Batch::default();
+            let next = LayerId(building.layer.0 + 1);
+            batch.delete_range(Family::Pages, page_key(building.layer, PageIndex(0)), page_key(next, PageIndex(0)));
+            let _ = self.inner.database.write(batch, Durability::Bulk);
+        }
+    }
+}
+
+/// Reads on one thread, hashes on all, builds on this one.
+fn read_and_build(input: &mut Input, builder: &mut Builder<'_>, chunk_len: ChunkLen, watch: &dyn Watch) -> Result<(), StoreError> {
+    let total = input.len();
+    std::thread::scope(|scope| {
+        let (sender, pieces) = sync_channel(PIECES_AHEAD);
+        scope.spawn(move || read_all(input, chunk_len, &sender));
+        for piece in pieces {
+            let done = builder.add(piece?)?;
+            watch.progress(Progress { done: total.map_or(done, |total| done.min(total)), total });
+            if watch.is_cancelled() {
+                return Err(StoreError::Interrupted);
+            }
+        }
+        Ok(())
+    })
+}
+
+fn report(node: Node, len: u64, positions: Positions, counts: SessionCounts, chunk_len: ChunkLen) -> ImportReport {
+    ImportReport {
+        node,
+        len,
+        read_bytes: positions.read_bytes,
+        same: positions.same,
+        known: counts.known - positions.same,
+        new: counts.new,
+        new_bytes: counts.new * chunk_len.bytes(),
+    }
+}
