@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
-    DBPinnableSlice, DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+    DBPinnableSlice, DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions, InfoLogger, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use crate::error::StoreError;
@@ -155,7 +155,10 @@ impl Database {
 
     /// Opens the database in `dir` as it is now, also while another process writes to it. It never shows later changes.
     pub(crate) fn open_read_only(dir: &Path) -> Result<Self, StoreError> {
-        let db = DB::open_cf_descriptors_read_only(&options(), dir, descriptors(), false)
+        let mut options = options();
+        // RocksDB's log is a file in the folder, which is not ours to write to.
+        options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| {}));
+        let db = DB::open_cf_descriptors_read_only(&options, dir, descriptors(), false)
             .map_err(|error| failed("open the database", error))?;
         Ok(Self { db })
     }
