@@ -273,7 +273,10 @@ impl Scan<'_> {
 }
 
 fn options() -> Options {
-    let mut options = Options::default();
+    // Every new log would claim its whole length (64 MiB) at once: on a nearly full disk that takes the room from what is to be
+    // written, and where claiming means zeroing (tmpfs) or copying (btrfs) it costs more than the log.
+    let no_claims = Options::default().get_options_from_string("allow_fallocate=false");
+    let mut options = no_claims.expect("RocksDB knows its own option");
     options.set_atomic_flush(true);
     // A log that is damaged in its middle must not pass for one that ends there: acknowledged commits would vanish silently.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
