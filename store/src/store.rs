@@ -280,11 +280,17 @@ impl Store {
 
     /// The right to change `image`, if nobody else is.
     pub(crate) fn exclusive(&self, image: ImageId) -> Result<Exclusive, StoreError> {
-        let mut busy = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if !busy.insert(image) {
+        // The tree's lock comes before this one: it is not taken for the error while this one is held.
+        let is_free = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(image);
+        if !is_free {
             return Err(StoreError::Busy(self.tree().display(Node::Image(image))));
         }
         Ok(Exclusive { store: self.clone(), image })
+    }
+
+    /// The images that something is changing now.
+    pub(crate) fn busy_images(&self) -> BTreeSet<ImageId> {
+        self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A new layer id whose pages may be written at once.

@@ -92,7 +92,8 @@ impl Reader {
         Ok(frame)
     }
 
-    fn load(&self, header: FrameHeader) -> Result<Frame, StoreError> {
+    /// Reads, decodes and verifies the payload of `header`, without a look at the cache.
+    pub(crate) fn load(&self, header: FrameHeader) -> Result<Frame, StoreError> {
         let first = header.first();
         let damaged = |reason: String| StoreError::damaged(format!("frame {first}"), reason);
         let stored = self.database.get(Family::Frames, &frame_key(first))?.ok_or_else(|| damaged("it is gone".to_owned()))?;
