@@ -269,6 +269,7 @@ impl Store {
     where
         StoreError: From<E>,
     {
+        self.inner.folder.tend_reserve();
         let mut planned = None;
         let mut session = self.inner.chunks.session();
         session.commit(candidates, |ids, batch| {
