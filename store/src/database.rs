@@ -265,16 +265,6 @@ impl Database {
         files.for_each(|file| (len, entries, deletions) = (len + file.size as u64, entries + file.num_entries, deletions + file.num_deletions));
         Ok(if entries == 0 { 0 } else { len.min(len * 2 * deletions / entries) })
     }
-
-    /// Checks the checksum of every block of every file against the bytes on disk, by reading all records of `family`.
-    pub(crate) fn verify(&self, family: Family) -> Result<u64, StoreError> {
-        let mut scan = self.scan(family, &[]);
-        let mut count = 0;
-        while scan.next()?.is_some() {
-            count += 1;
-        }
-        Ok(count)
-    }
 }
 
 /// Records in key order, as they were when the scan began.

@@ -16,7 +16,7 @@ use vellum_core::units::{ChunkId, ImageId, LayerId, PageIndex};
 
 use crate::chain::Pages;
 use crate::chunks::{Candidate, Chunks, Stop};
-use crate::database::{Batch, Database, Durability, Family, Scan};
+use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock};
 use crate::records::{self, Compression, Counters, Record, StoreParameters};
@@ -269,6 +269,7 @@ impl Store {
     where
         StoreError: From<E>,
     {
+        self.inner.folder.tend_reserve();
         let mut planned = None;
         let mut session = self.inner.chunks.session();
         session.commit(candidates, |ids, batch| {
