@@ -4,10 +4,10 @@ use std::process::{Command, Stdio};
 
 use crate::sandbox::{Run, Sandbox, VELLUM};
 
-/// Runs in a file system of its own, of 96 MiB: the store keeps some tens free.
+/// Runs in a file system of its own, of 192 MiB: in a much smaller one the store has no room for its reserve.
 const SCRIPT: &str = r#"
 set -eu
-mount -t tmpfs -o size=96m tmpfs "$PWD/small"
+mount -t tmpfs -o size=192m tmpfs "$PWD/small"
 export VELLUM_STORE=$PWD/small/store
 fails_as_full() {
   if "$VELLUM" "$@" 2>stderr; then echo "vellum $* did not fail"; exit 1; else code=$?; fi
@@ -40,7 +40,7 @@ echo all is well
 fn a_full_disk_loses_nothing_and_can_be_emptied() {
     let sandbox = Sandbox::empty();
     sandbox.random_file("little.raw", 2 << 20, 1);
-    sandbox.random_file("large.raw", 128 << 20, 2);
+    sandbox.random_file("large.raw", 192 << 20, 2);
     std::fs::create_dir(sandbox.path("small")).expect("room");
     let allowed = Command::new("unshare").args(["-rm", "true"]).stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
