@@ -122,7 +122,7 @@ impl Disk {
     }
 
     /// Fills the part of `buffer` (which begins at byte `offset` of the disk) that `run` covers.
-    pub(crate) fn fill(&self, run: DiskRun, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+    fn fill(&self, run: DiskRun, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
         let chunk_len = self.chunk_len();
         let run_start = chunk_len.offset_of(run.start);
         let run_end = chunk_len.offset_of(run.start.advance(run.count));
