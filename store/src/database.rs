@@ -16,8 +16,8 @@ use rocksdb::{
 use crate::error::StoreError;
 
 /// Memory for one family's unflushed writes: large enough that a flush makes files worth having, small enough that import stays
-/// within its budget with three of them alive.
-const WRITE_BUFFER_LEN: usize = 64 << 20;
+/// within its budget with three of them alive. Small in unit tests: every new log is allocated in this length beforehand.
+const WRITE_BUFFER_LEN: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 /// Memory for blocks of all families. Frames do not go through it: they are cached decoded.
 const BLOCK_CACHE_LEN: usize = 64 << 20;
 /// A file of the database: what one deletion of a whole file gives back, and what one compaction rewrites.

@@ -49,7 +49,8 @@ pub(super) fn tidy(store: &Store, watch: &dyn Watch) -> Result<(u64, u64), Store
     let dropped = drop_layers(store, watch)?;
     let mut merged = 0;
     loop {
-        let round = merge_layers(store, walks(&store.tree()), watch)?;
+        let walks = walks(&store.tree());
+        let round = merge_layers(store, walks, watch)?;
         merged += round.sources;
         if round.commits == 0 {
             return Ok((dropped, merged));
@@ -82,15 +83,14 @@ fn drop_layers(store: &Store, watch: &dyn Watch) -> Result<u64, StoreError> {
     }
 }
 
-/// What there is to merge, and which root layers have zeros that hide nothing.
+/// What there is to merge; and which root layers, that have no part in a merge, have zeros that hide nothing.
 fn walks(tree: &Tree) -> VecDeque<Walk> {
-    let merges = tree.plan_tidy().merges.into_iter().map(|mut merge| {
-        merge.sources.truncate(SOURCES_PER_MERGE);
-        merge
-    });
-    let roots = tree.layers().filter(|layer| layer.parent.is_none() && layer.zeros > 0);
+    let mut merges = tree.plan_tidy().merges;
+    let parts: BTreeSet<LayerId> = merges.iter().flat_map(|merge| merge.sources.iter().copied().chain([merge.into])).collect();
+    merges.iter_mut().for_each(|merge| merge.sources.truncate(SOURCES_PER_MERGE));
+    let roots = tree.layers().filter(|layer| layer.parent.is_none() && layer.zeros > 0 && !parts.contains(&layer.id));
     let trims = roots.map(|root| Merge { into: root.id, sources: Vec::new() });
-    merges.chain(trims).map(|merge| Walk { merge, next: PageIndex(0) }).collect()
+    merges.into_iter().chain(trims).map(|merge| Walk { merge, next: PageIndex(0) }).collect()
 }
 
 /// What a round came to.

@@ -38,7 +38,11 @@ fn step(world: &mut World, random: &mut fastrand::Rng) {
     }
     let (node, image) = (nodes[random.usize(..nodes.len())], images[random.usize(..images.len())]);
     let len = world.model[&image].len();
-    match random.u8(..20) {
+    let choice = random.u8(..20);
+    if std::env::var_os("TRACE").is_some() {
+        println!("{choice} {node:?} {image:?} {:?}", world.store.tree().layers().map(|l| (l.id.0, l.parent, l.sealed, l.pages.len(), l.chunks, l.zeros)).collect::<Vec<_>>());
+    }
+    match choice {
         0 if images.len() < 6 => drop(world.create(random.usize(1..COUNT_MAX))),
         1..=7 => {
             let start = random.usize(..len);
