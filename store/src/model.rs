@@ -283,12 +283,10 @@ impl World {
         for at in (0..all).step_by(chunk_len) {
             let (before, after) = (chunk(a, at), chunk(b, at));
             let is_zero = after.iter().all(|byte| *byte == 0);
-            for place in at..(at + chunk_len).min(all) {
-                found[place] = match place < common {
-                    true => (before != after).then_some(is_zero),
-                    false => Some(is_zero && place < b.len()),
-                };
-            }
+            let end = (at + chunk_len).min(all);
+            let cut = common.clamp(at, end);
+            found[at..cut].fill((before != after).then_some(is_zero));
+            found[cut..end].fill(Some(is_zero && b.len() > common));
         }
         found
     }
