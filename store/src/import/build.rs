@@ -108,7 +108,7 @@ impl<'s> Builder<'s> {
     fn fill_from_base(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
         let Some(base) = &self.base else { return Ok(()) };
         let inside = base.len().saturating_sub(offset).min(buffer.len() as u64) as usize;
-        base.read_at(&mut buffer[..inside], offset)
+        if inside == 0 { Ok(()) } else { base.read_at(&mut buffer[..inside], offset) }
     }
 
     fn add_data(&mut self, start: u64, hashed: Hashed) -> Result<u64, StoreError> {
