@@ -5,10 +5,9 @@
 //! snapshots and for the next collection.
 //!
 //! **Why the copied references need no claim.** Each is copied from a layer that is held (the image's old chain, its new parent) until
-//! the new layer is committed. A collection marks from a view of the tree that it takes after it has begun. If that view is older than
-//! our commit, the held layers are in it, and their pages stay where they are: nothing here changes or deletes a page of theirs, and
-//! maintenance leaves held layers alone. If the view is younger, the new layer is in it, complete. So the old active layer must *not* be
-//! dropped in the final batch, even if nobody else needs it: a view from before the commit, read after it, would miss both.
+//! the new layer is committed. A collection marks from one view of all maps, and no commit falls into the middle of it. If the view is
+//! older than ours, the layers that we copy from are in it, since maintenance leaves held layers alone; if it is younger, the new layer
+//! is in it. Without the hold, tidying could take a source away while its references are in our memory only.
 
 use std::sync::Arc;
 
@@ -106,10 +105,12 @@ impl Store {
         self.rebuild(image, Plan { layer, pages, page: &page, origin }, tail, watch)
     }
 
-    /// What `own` say together on page `index`.
+    /// What `own` say together on page `index`. At the root zeros are as good as nothing, and maintenance takes them away: whether it
+    /// has been there must not show.
     fn own_page(&self, own: &[Arc<Layer>], index: PageIndex) -> Result<Page, StoreError> {
         let Some((top, below)) = own.split_first() else { return Ok(Page::new()) };
-        self.inner.pages.merged(top, below, index)
+        let page = self.inner.pages.merged(top, below, index)?;
+        Ok(if has_parent(own) { page } else { page.resolved() })
     }
 
     /// Whether the parent would be seen where `tail` belongs.
@@ -167,9 +168,12 @@ fn top_of(disk: &Disk) -> Option<&Layer> {
 
 /// How much of a parent can be seen through `own`. Without a parent nothing was hidden of one, so all of it.
 fn seen_through(own: &[Arc<Layer>]) -> ChunkCount {
-    let has_parent = own.last().is_some_and(|layer| layer.parent.is_some());
-    let seen = own.iter().map(|layer| layer.parent_visible).min().filter(|_| has_parent);
+    let seen = own.iter().map(|layer| layer.parent_visible).min().filter(|_| has_parent(own));
     seen.unwrap_or(ChunkCount(u64::MAX))
+}
+
+fn has_parent(own: &[Arc<Layer>]) -> bool {
+    own.last().is_some_and(|layer| layer.parent.is_some())
 }
 
 #[cfg(test)]
