@@ -6,6 +6,8 @@
 mod lookup;
 mod maintenance;
 mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -427,6 +429,12 @@ impl Tree {
         }
     }
 
+    /// Whether `layer` itself is held.
+    #[must_use]
+    pub fn is_held(&self, layer: LayerId) -> bool {
+        self.holds.contains_key(&layer)
+    }
+
     /// Applies edits that are durable. Panics if one refers to what is not there: plans are made under the same lock.
     pub fn apply(&mut self, edits: &[Edit]) {
         edits.iter().for_each(|edit| self.apply_one(edit));
@@ -510,7 +518,7 @@ impl Tree {
 }
 
 #[cfg(test)]
-mod tests {
+mod page_set_tests {
     use super::*;
 
     #[test]

@@ -192,7 +192,8 @@ impl Tree {
             }
         }
         // Whatever the image had written is below `layer` by now; the active layer that was put on it has nothing of its own.
-        if replaced.is_blank() && !replaced.sealed {
+        // Somebody who reads through it keeps it, and by it all that lies below.
+        if replaced.is_blank() && !replaced.sealed && !self.is_held(replaced.id) {
             planned.edits.push(Edit::DropLayer(replaced.id));
         }
         Ok(planned)

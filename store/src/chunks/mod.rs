@@ -101,4 +101,9 @@ impl Chunks {
         self.reader.load(header)
     }
 
+    /// Forgets decoded frames, so that what is read next comes from disk.
+    #[cfg(test)]
+    pub(crate) fn forget_frames(&self) {
+        self.reader.forget();
+    }
 }

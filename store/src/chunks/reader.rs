@@ -60,6 +60,12 @@ impl Reader {
         Self { database, parameters, cache: Cache::with_weighter(expected as usize, CACHE_LEN, PlainLen) }
     }
 
+    /// Forgets decoded frames, so that what is read next comes from disk.
+    #[cfg(test)]
+    pub(crate) fn forget(&self) {
+        self.cache.clear();
+    }
+
     /// The header of the frame that holds `id`.
     pub(crate) fn header(&self, id: ChunkId) -> Result<Option<FrameHeader>, StoreError> {
         let Some((key, value)) = self.database.last_at_or_before(Family::Headers, &frame_key(id))? else { return Ok(None) };

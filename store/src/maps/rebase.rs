@@ -5,10 +5,9 @@
 //! snapshots and for the next collection.
 //!
 //! **Why the copied references need no claim.** Each is copied from a layer that is held (the image's old chain, its new parent) until
-//! the new layer is committed. A collection marks from a view of the tree that it takes after it has begun. If that view is older than
-//! our commit, the held layers are in it, and their pages stay where they are: nothing here changes or deletes a page of theirs, and
-//! maintenance leaves held layers alone. If the view is younger, the new layer is in it, complete. So the old active layer must *not* be
-//! dropped in the final batch, even if nobody else needs it: a view from before the commit, read after it, would miss both.
+//! the new layer is committed. A collection marks from one view of all maps, and no commit falls into the middle of it. If the view is
+//! older than ours, the layers that we copy from are in it, since maintenance leaves held layers alone; if it is younger, the new layer
+//! is in it. Without the hold, tidying could take a source away while its references are in our memory only.
 
 use std::sync::Arc;
 
@@ -106,10 +105,12 @@ impl Store {
         self.rebuild(image, Plan { layer, pages, page: &page, origin }, tail, watch)
     }
 
-    /// What `own` say together on page `index`.
+    /// What `own` say together on page `index`. At the root zeros are as good as nothing, and maintenance takes them away: whether it
+    /// has been there must not show.
     fn own_page(&self, own: &[Arc<Layer>], index: PageIndex) -> Result<Page, StoreError> {
         let Some((top, below)) = own.split_first() else { return Ok(Page::new()) };
-        self.inner.pages.merged(top, below, index)
+        let page = self.inner.pages.merged(top, below, index)?;
+        Ok(if has_parent(own) { page } else { page.resolved() })
     }
 
     /// Whether the parent would be seen where `tail` belongs.
@@ -167,7 +168,180 @@ fn top_of(disk: &Disk) -> Option<&Layer> {
 
 /// How much of a parent can be seen through `own`. Without a parent nothing was hidden of one, so all of it.
 fn seen_through(own: &[Arc<Layer>]) -> ChunkCount {
-    let has_parent = own.last().is_some_and(|layer| layer.parent.is_some());
-    let seen = own.iter().map(|layer| layer.parent_visible).min().filter(|_| has_parent);
+    let seen = own.iter().map(|layer| layer.parent_visible).min().filter(|_| has_parent(own));
     seen.unwrap_or(ChunkCount(u64::MAX))
+}
+
+fn has_parent(own: &[Arc<Layer>]) -> bool {
+    own.last().is_some_and(|layer| layer.parent.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{assert_same, name, new_store, read_all};
+    use crate::watch::Unwatched;
+
+    const CHUNK: u64 = 4096;
+    const PAGE_LEN: u64 = 4 << 20;
+
+    /// An image of `len` bytes, all of them `byte`.
+    fn filled(store: &Store, text: &str, byte: u8, len: u64) -> ImageId {
+        let image = store.create(&name(text), len).expect("create").image();
+        write(store, image, 0, &vec![byte; len as usize]);
+        image
+    }
+
+    fn write(store: &Store, image: ImageId, offset: u64, bytes: &[u8]) {
+        store.live(image).and_then(|mut live| live.write_at(bytes, offset).and_then(|()| live.flush())).expect("write");
+    }
+
+    fn zero(store: &Store, image: ImageId, offset: u64, len: u64) {
+        store.live(image).and_then(|mut live| live.write_zeroes(offset, len).and_then(|()| live.flush())).expect("zero");
+    }
+
+    fn rebase(store: &Store, image: ImageId, parent: Node, mode: RebaseMode) {
+        store.rebase(image, parent, mode, &Unwatched).expect("rebase");
+    }
+
+    /// A child of a disk of ones, with a written chunk, explicit zeros over the end of a page, and a short tail.
+    fn child(store: &Store, text: &str, parent: ImageId, len: u64) -> (ImageId, Vec<u8>) {
+        let child = store.create_child(&name(text), Node::Image(parent), Some(len)).expect("child").image();
+        write(store, child, CHUNK, &[3; 4096]);
+        zero(store, child, PAGE_LEN - CHUNK, 2 * CHUNK);
+        let content = read_all(store, Node::Image(child));
+        (child, content)
+    }
+
+    #[test]
+    fn content_is_kept_on_any_parent_and_on_none() {
+        let (_dir, store) = new_store(4096);
+        let old = filled(&store, "old", 1, PAGE_LEN + 5 * CHUNK);
+        let parents = [0, 511, CHUNK, PAGE_LEN, PAGE_LEN + CHUNK, PAGE_LEN + 2 * CHUNK + 513, PAGE_LEN + 9 * CHUNK];
+        let parents: Vec<ImageId> = parents.iter().map(|len| filled(&store, &format!("p{len}"), 1 + (len % 2) as u8, *len)).collect();
+        let lens = [PAGE_LEN + 2 * CHUNK - 1, PAGE_LEN + 2 * CHUNK, PAGE_LEN + 2 * CHUNK + 1, PAGE_LEN + 2 * CHUNK + 512];
+        for (nth, len) in lens.into_iter().enumerate() {
+            let (image, mut content) = child(&store, &format!("c{nth}"), old, len);
+            for parent in &parents {
+                rebase(&store, image, Node::Image(*parent), RebaseMode::KeepContent);
+                assert_same(&read_all(&store, Node::Image(image)), &content, "rebased");
+                assert_eq!(store.tree().image(image).and_then(|image| image.origin), Some(*parent));
+            }
+            // What lies past its end in the parent never shows.
+            store.resize(image, len + CHUNK, false).expect("grow");
+            content.resize((len + CHUNK) as usize, 0);
+            assert_same(&read_all(&store, Node::Image(image)), &content, "grown");
+            store.flatten(image, &Unwatched).expect("flatten");
+            assert_same(&read_all(&store, Node::Image(image)), &content, "flat");
+            let tree = store.tree();
+            let layer = tree.layer_of(Node::Image(image)).expect("a layer");
+            assert_eq!((layer.parent, layer.zeros, tree.image(image).and_then(|image| image.origin)), (None, 0, None));
+        }
+    }
+
+    #[test]
+    fn a_map_that_is_kept_shows_the_new_parent_where_it_says_nothing() {
+        let (_dir, store) = new_store(4096);
+        let old = filled(&store, "old", 1, PAGE_LEN + 5 * CHUNK);
+        for (nth, (len, new_len)) in [
+            (PAGE_LEN + 3 * CHUNK, PAGE_LEN + 3 * CHUNK),
+            (PAGE_LEN + 3 * CHUNK, PAGE_LEN + 4 * CHUNK),
+            (PAGE_LEN + 2 * CHUNK + 700, PAGE_LEN + 4 * CHUNK),
+            (PAGE_LEN + 3 * CHUNK, PAGE_LEN - 100),
+            (PAGE_LEN + 9 * CHUNK, PAGE_LEN + 20 * CHUNK),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let new = filled(&store, &format!("new{nth}"), 2, new_len);
+            let (image, content) = child(&store, &format!("c{nth}"), old, len);
+            // The tail and the nameless layers in between are the image's own: nobody else reaches them.
+            store.resize(image, len - CHUNK / 2, true).expect("shrink");
+            store.resize(image, len, false).expect("grow");
+            rebase(&store, image, Node::Image(new), RebaseMode::KeepMap);
+            let seen = ((len - CHUNK / 2).next_multiple_of(CHUNK)).min((PAGE_LEN + 5 * CHUNK).next_multiple_of(CHUNK));
+            let cut = len - CHUNK / 2;
+            let is_tail = |at: u64| at / CHUNK == cut / CHUNK && !cut.is_multiple_of(CHUNK);
+            let expected = |(at, byte): (u64, u8)| match byte {
+                1 if is_tail(at) && at < cut => 1,
+                1 if at < seen && at < new_len && at < cut => 2,
+                _ if at >= cut => 0,
+                1 => 0,
+                own => own,
+            };
+            let expected: Vec<u8> = (0..).zip(content).map(expected).collect();
+            assert_same(&read_all(&store, Node::Image(image)), &expected, &format!("case {nth}"));
+        }
+    }
+
+    #[test]
+    fn a_kept_map_does_not_show_the_parent_past_its_own_end() {
+        let (_dir, store) = new_store(4096);
+        let new = filled(&store, "new", 2, 3 * CHUNK);
+        for (nth, len) in [1, 511, 512, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 513].into_iter().enumerate() {
+            let image = store.create(&name(&format!("i{nth}")), len).expect("create").image();
+            rebase(&store, image, Node::Image(new), RebaseMode::KeepMap);
+            let mut expected = vec![2; len as usize];
+            assert_same(&read_all(&store, Node::Image(image)), &expected, "shows the parent");
+            store.resize(image, 3 * CHUNK, false).expect("grow");
+            expected.resize(3 * CHUNK as usize, 0);
+            assert_same(&read_all(&store, Node::Image(image)), &expected, "grown");
+        }
+    }
+
+    #[test]
+    fn snapshots_and_relatives_are_as_before_and_circles_are_refused() {
+        let (dir, store) = new_store(4096);
+        let old = filled(&store, "old", 1, PAGE_LEN + 9 * CHUNK);
+        let (a, before) = child(&store, "a", old, PAGE_LEN + 9 * CHUNK);
+        let snapshot = store.snapshot(a, &name("s")).expect("snapshot");
+        let below = store.create_child(&name("below"), Node::Image(a), None).expect("child").image();
+        write(&store, a, 0, b"newer");
+        let content = read_all(&store, Node::Image(a));
+        for parent in [Node::Image(a), Node::Image(below)] {
+            let refused = store.rebase(a, parent, RebaseMode::KeepContent, &Unwatched);
+            assert!(matches!(refused, Err(StoreError::Plan(PlanError::Circle { .. }))), "{refused:?}");
+        }
+        rebase(&store, a, snapshot, RebaseMode::KeepContent);
+        rebase(&store, below, Node::Image(a), RebaseMode::KeepContent);
+        rebase(&store, a, Node::Image(old), RebaseMode::KeepContent);
+        store.flatten(a, &Unwatched).expect("flatten");
+        drop(store);
+        let store = crate::model::open(&dir);
+        assert_same(&read_all(&store, Node::Image(a)), &content, "image");
+        assert_same(&read_all(&store, snapshot), &before, "snapshot");
+        assert_same(&read_all(&store, Node::Image(below)), &before, "child");
+    }
+
+    #[test]
+    fn a_rebase_on_a_near_relative_says_only_what_differs() {
+        let (_dir, store) = new_store(4096);
+        let old = filled(&store, "old", 1, 3 * PAGE_LEN);
+        let (a, _) = child(&store, "a", old, 3 * PAGE_LEN);
+        let (b, _) = child(&store, "b", old, 3 * PAGE_LEN);
+        write(&store, b, 2 * PAGE_LEN, &[5; 4096]);
+        rebase(&store, b, Node::Image(a), RebaseMode::KeepContent);
+        let tree = store.tree();
+        let layer = tree.layer_of(Node::Image(b)).expect("a layer");
+        assert_eq!((layer.chunks, layer.zeros, layer.pages.len()), (1, 0, 1));
+    }
+
+    #[test]
+    fn an_interrupted_rebase_changes_nothing() {
+        struct Never;
+        impl Watch for Never {
+            fn progress(&self, _: Progress) {}
+            fn is_cancelled(&self) -> bool {
+                true
+            }
+        }
+        let (_dir, store) = new_store(4096);
+        let old = filled(&store, "old", 1, 2 * PAGE_LEN);
+        let (image, content) = child(&store, "a", old, 2 * PAGE_LEN);
+        let before = store.tree().image(image).cloned();
+        assert!(matches!(store.flatten(image, &Never), Err(StoreError::Interrupted)));
+        assert_eq!(store.tree().image(image).cloned(), before);
+        assert!(store.building().is_empty());
+        assert_same(&read_all(&store, Node::Image(image)), &content, "untouched");
+    }
 }
