@@ -42,8 +42,8 @@ fuzz-smoke: packages ## every fuzz target for SECONDS (5)
 	dev/fuzz smoke $(SECONDS)
 
 packages:
-	@dev/install-packages $(to_build) $(to_make_disks)
 	@dev/check-rust
+	@dev/install-packages $(to_build) $(to_make_disks)
 
 # Built in a folder of its own that cargo removes, so that the workspace's build stays as it is.
 tools:

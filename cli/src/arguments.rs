@@ -10,7 +10,8 @@ use crate::failure::Failure;
 use crate::output::{Layout, Units};
 
 const AFTER_HELP: &str = "\
-Images are named by their whole name or by a beginning that only one has; NAME@SNAPSHOT is a snapshot, NAME@latest the newest.
+Images are named by their whole name or by a beginning that only one has.
+NAME@SNAPSHOT is a snapshot, NAME@latest the newest.
 Sizes are bytes, or take k, M, G, T, P (powers of 1024; KiB, MiB … mean the same).
 
 Example:
@@ -18,12 +19,13 @@ Example:
   vellum import disk.raw web --snapshot monday
   vellum tree
 
-Exit codes: 0 done, 1 failed (compare, diff: different), 2 wrong usage (check: damage), 3 check: leaks only,
-10 no store, 11 store in use, 130 stopped by Ctrl-C.";
+Exit codes:
+  0 done, 1 failed (compare, diff: different), 2 wrong usage (check: damage), 3 check: leaks only,
+  10 no store, 11 store in use, 130 stopped by Ctrl-C";
 
 /// Keeps disk images: every distinct piece once, every state of every disk
 #[derive(Parser)]
-#[command(name = "vellum", version, after_help = AFTER_HELP, max_term_width = 120)]
+#[command(name = "vellum", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -42,10 +44,10 @@ pub(crate) struct Global {
     #[arg(long, global = true)]
     json: bool,
     /// The form of answers
-    #[arg(long, alias = "output-format", global = true, value_name = "FORM", value_enum, conflicts_with = "json")]
+    #[arg(long, hide_short_help = true, alias = "output-format", global = true, value_name = "FORM", value_enum, conflicts_with = "json")]
     output: Option<Layout>,
     /// Show progress even if standard error is no terminal
-    #[arg(short, long, global = true)]
+    #[arg(short, long, hide_short_help = true, global = true)]
     pub(crate) progress: bool,
     /// Say nothing but what was asked for
     #[arg(short, long, global = true, conflicts_with = "verbose")]
@@ -54,7 +56,7 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
     /// How to show sizes [env: VELLUM_UNITS] [default: iec]
-    #[arg(long, global = true, value_name = "UNITS", value_enum)]
+    #[arg(long, hide_short_help = true, global = true, value_name = "UNITS", value_enum)]
     units: Option<Units>,
 }
 

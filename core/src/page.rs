@@ -182,6 +182,26 @@ impl Page {
         result
     }
 
+    /// What a layer has to say so that this (resolved) page is seen over `below`, of which the positions before `visible` are seen:
+    /// the inverse of [`Page::over`].
+    #[must_use]
+    pub fn relative_to(&self, below: &Self, visible: u16) -> Self {
+        let below = below.clipped(visible).resolved();
+        let mut result = Self::new();
+        for own in self.runs_in(0, PAGE_SPAN) {
+            for seen in below.runs_in(own.start, own.end()) {
+                let wanted = Run { slot: own.slot.advance(seen.start - own.start), ..seen };
+                let slot = match wanted.slot {
+                    same if same == seen.slot => Slot::Absent,
+                    Slot::Absent => Slot::Zero,
+                    other => other,
+                };
+                result.push(Run { slot, ..wanted });
+            }
+        }
+        result
+    }
+
     /// This page with `zero` in place of every absent position before `end`.
     #[must_use]
     pub fn with_zeros(&self, end: u16) -> Self {
@@ -377,6 +397,23 @@ mod tests {
                 })
                 .collect();
             assert_eq!(slots(&upper.over(&lower, visible)), expected);
+        }
+    }
+
+    #[test]
+    fn a_page_relative_to_another_gives_itself_over_it() {
+        let mut random = fastrand::Rng::with_seed(12);
+        for _ in 0..200 {
+            let (page, _) = random_page(&mut random, 5);
+            let (other, _) = random_page(&mut random, 5);
+            let visible = random.u16(..=PAGE_SPAN);
+            // Near relatives are the case that matters: most of it is the same.
+            for below in [other.clone(), page.over(&other, PAGE_SPAN), other.over(&page, visible)] {
+                let page = page.resolved();
+                let relative = page.relative_to(&below, visible);
+                assert_eq!(relative.over(&below, visible).resolved(), page);
+                assert_eq!(page.relative_to(&page, PAGE_SPAN), Page::new(), "nothing to say");
+            }
         }
     }
 

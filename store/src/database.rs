@@ -9,7 +9,8 @@ use std::path::Path;
 
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
-    DBPinnableSlice, DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions, InfoLogger, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+    DBPinnableSlice, DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions, InfoLogger, LogLevel, Options, Range, ReadOptions, WriteBatch,
+    WriteOptions,
 };
 
 use crate::error::StoreError;
@@ -229,11 +230,25 @@ impl Database {
         self.db.flush_cfs_opt(&families, &options).map_err(|error| failed("write to the store", error))
     }
 
-    /// Gives back the space of deleted records in `[from, to)`: whole files at once, the rest by rewriting their neighbours.
-    pub(crate) fn reclaim(&self, family: Family, from: &[u8], to: &[u8]) {
+    /// Gives back the space of deleted records in `[from, to)` by rewriting what is left of the files they are in. Everything must be
+    /// flushed.
+    pub(crate) fn compact(&self, family: Family, from: &[u8], to: &[u8]) {
         let mut options = CompactOptions::default();
-        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        options.set_exclusive_manual_compaction(false);
         self.db.compact_range_cf_opt(self.family(family), Some(from), Some(to), &options);
+    }
+
+    /// Removes the files that hold nothing outside `[from, last]`, at once and durably, and with no space needed. Records deleted there
+    /// may come back, where the file that held the deletion goes and an older one does not: for ranges whose records nobody looks for.
+    pub(crate) fn drop_files(&self, family: Family, from: &[u8], last: &[u8]) -> Result<(), StoreError> {
+        let dropped = self.db.delete_file_in_range_cf(self.family(family), from, last);
+        dropped.map_err(|error| failed("remove files of the store", error))
+    }
+
+    /// About how many bytes the records in `[from, to)` take in files, deleted ones included.
+    pub(crate) fn stored_len(&self, family: Family, from: &[u8], to: &[u8]) -> u64 {
+        self.db.get_approximate_sizes_cf(self.family(family), &[Range::new(from, to)]).iter().sum()
     }
 
     /// Bytes of all table files that hold live versions of the data.
@@ -242,14 +257,13 @@ impl Database {
         Ok(bytes.map_err(|error| read_failed(family, error))?.unwrap_or(0))
     }
 
-    /// Checks the checksum of every block of every file against the bytes on disk, by reading all records of `family`.
-    pub(crate) fn verify(&self, family: Family) -> Result<u64, StoreError> {
-        let mut scan = self.scan(family, &[]);
-        let mut count = 0;
-        while scan.next()?.is_some() {
-            count += 1;
-        }
-        Ok(count)
+    /// About how many bytes of all table files belong to deleted records: each deletion and what it deletes.
+    pub(crate) fn dead_len(&self, family: Family) -> Result<u64, StoreError> {
+        let files = self.db.live_files().map_err(|error| read_failed(family, error))?;
+        let files = files.iter().filter(|file| file.column_family_name == family.name());
+        let (mut len, mut entries, mut deletions) = (0, 0, 0);
+        files.for_each(|file| (len, entries, deletions) = (len + file.size as u64, entries + file.num_entries, deletions + file.num_deletions));
+        Ok(if entries == 0 { 0 } else { len.min(len * 2 * deletions / entries) })
     }
 }
 

@@ -7,7 +7,7 @@
 use vellum_core::hash::{ChunkHash, is_zero};
 use vellum_core::name::Name;
 use vellum_core::page::Slot;
-use vellum_core::tree::{Edit, Node, PlanError, Resized, Tree, page_of};
+use vellum_core::tree::{Edit, NewTop, Node, PlanError, Tree, page_of};
 use vellum_core::units::{ChunkIndex, ImageId, LayerId};
 
 use crate::chunks::Candidate;
@@ -19,7 +19,7 @@ use crate::store::{Store, now_ms};
 
 /// The last chunk of a disk that was cut, with zeros past its end.
 pub(crate) struct Tail {
-    position: ChunkIndex,
+    pub(crate) position: ChunkIndex,
     plain: Vec<u8>,
 }
 
@@ -45,7 +45,7 @@ impl Store {
             let top = layer.id;
             let planned = tree.plan_image(name, layer, Some(parent.image()), now_ms())?;
             node = Some(planned.node);
-            Ok(Resized { top, edits: planned.edits })
+            Ok(NewTop { top, edits: planned.edits })
         })?;
         Ok(node.expect("what was committed was planned"))
     }
@@ -76,13 +76,13 @@ impl Store {
     pub(crate) fn commit_tail(
         &self,
         tail: Option<Tail>,
-        plan: impl FnOnce(&mut Tree) -> Result<Resized, PlanError>,
+        plan: impl FnOnce(&mut Tree) -> Result<NewTop, PlanError>,
     ) -> Result<(), StoreError> {
         self.check_writable()?;
         let data = tail.as_ref().filter(|tail| !is_zero(&tail.plain));
         let candidate = data.map(|tail| Candidate { hash: ChunkHash::of(&tail.plain), plain: &tail.plain, guess: None });
         self.commit_chunks(candidate.as_slice(), |tree, ids, batch| {
-            let Resized { top, mut edits } = plan(tree)?;
+            let NewTop { top, mut edits } = plan(tree)?;
             if let Some(tail) = &tail {
                 let slot = ids.first().map_or(Slot::Zero, |id| Slot::Chunk(*id));
                 self.put_slot(&mut edits, top, tail.position, slot, batch)?;

@@ -16,7 +16,7 @@ use vellum_core::units::{ChunkId, ImageId, LayerId, PageIndex};
 
 use crate::chain::Pages;
 use crate::chunks::{Candidate, Chunks, Stop};
-use crate::database::{Batch, Database, Durability, Family, Scan};
+use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock};
 use crate::records::{self, Compression, Counters, Record, StoreParameters};
@@ -269,6 +269,7 @@ impl Store {
     where
         StoreError: From<E>,
     {
+        self.inner.folder.tend_reserve();
         let mut planned = None;
         let mut session = self.inner.chunks.session();
         session.commit(candidates, |ids, batch| {
@@ -307,11 +308,17 @@ impl Store {
 
     /// The right to change `image`, if nobody else is.
     pub(crate) fn exclusive(&self, image: ImageId) -> Result<Exclusive, StoreError> {
-        let mut busy = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if !busy.insert(image) {
+        // The tree's lock comes before this one: it is not taken for the error while this one is held.
+        let is_free = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(image);
+        if !is_free {
             return Err(StoreError::Busy(self.tree().display(Node::Image(image))));
         }
         Ok(Exclusive { store: self.clone(), image })
+    }
+
+    /// The images that something is changing now.
+    pub(crate) fn busy_images(&self) -> BTreeSet<ImageId> {
+        self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A new layer id whose pages may be written at once.
@@ -469,9 +476,4 @@ fn last_chunk_end(database: &Database) -> Result<ChunkId, StoreError> {
     let first = parse_frame_key(&key).map_err(|error| StoreError::damaged("a frame header's key", error))?;
     // A damaged header is found when somebody reads it; here only its ids must not be given again.
     Ok(FrameHeader::decode(first, &value).map_or(first.advance(SPAN_MAX.into()), |header| header.end()))
-}
-
-/// Every record of a family, as it is now: for maintenance and checks.
-pub(crate) fn scan(store: &Store, family: Family) -> Scan<'_> {
-    store.inner.database.scan(family, &[])
 }

@@ -3,12 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 use vellum_core::formats::{self, Format};
-use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
+use vellum_core::source::{ExtentKind, ImageSource, SourceError};
 use vellum_core::tree::{PageSet, page_of, page_start};
-use vellum_core::units::{ChunkLen, PageIndex};
+use vellum_core::units::ChunkLen;
 use vellum_store::codec::ClusterCodecs;
 use vellum_store::{Disk, FileSource, Progress, StoreError, Watch};
 
@@ -19,6 +20,8 @@ use crate::session::Session;
 
 /// Bytes that are held against each other at once.
 const STEP_LEN: u64 = 1 << 20;
+/// More would wait for each other's reads.
+const THREADS_MAX: usize = 16;
 
 /// Compare an image or snapshot with a file, byte by byte; exit code 1 if they differ
 #[derive(clap::Args)]
@@ -50,13 +53,18 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let store = session.open_to_read()?;
     let disk = store.disk(store.find(&args.node)?)?;
     let file = args.file.display().to_string();
-    let fail = |source: SourceError| StoreError::Source { name: file.clone(), source };
-    let opened =
-        FileSource::open(&args.file).and_then(|source| formats::open(args.format, Arc::new(source), Arc::new(ClusterCodecs)).map_err(fail));
-    let source = opened.map_err(|error| Failure::from(error).hinted("name a file that can be read, and its format with -f"))?;
+    let source = open(args, &file).map_err(|error| Failure::from(error).hinted("name a file that can be read, and its format with -f"))?;
     let meter = session.watch_bytes(&format!("comparing {}", disk.name()));
-    let pair = Pair { disk: &disk, source: source.as_ref(), mapped: disk.mapped_pages(), chunk_len: store.parameters().chunk_len };
-    let offset = pair.first_difference(&meter, &fail)?;
+    let pair = Pair {
+        disk: &disk,
+        source: source.as_ref(),
+        file: &file,
+        mapped: disk.mapped_pages(),
+        chunk_len: store.parameters().chunk_len,
+        next: AtomicU64::new(0),
+        found: AtomicU64::new(u64::MAX),
+    };
+    let offset = pair.first_difference(&meter)?;
     drop(meter);
     let name = disk.name().to_owned();
     let comparison =
@@ -65,48 +73,80 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     Ok(if comparison.identical { Outcome::Done } else { Outcome::Different })
 }
 
-/// What is held against each other.
+fn open(args: &Args, file: &str) -> Result<Box<dyn ImageSource>, StoreError> {
+    let source = Arc::new(FileSource::open(&args.file)?);
+    formats::open(args.format, source, Arc::new(ClusterCodecs)).map_err(|source| StoreError::Source { name: file.to_owned(), source })
+}
+
+/// What is held against each other, by several threads: each takes the next step of both.
 struct Pair<'a> {
     disk: &'a Disk,
     source: &'a dyn ImageSource,
+    file: &'a str,
     mapped: PageSet,
     chunk_len: ChunkLen,
+    /// Where the next step begins.
+    next: AtomicU64,
+    /// The first difference so far.
+    found: AtomicU64,
 }
 
 impl Pair<'_> {
     /// The first byte that differs, or that only one has.
-    fn first_difference(&self, watch: &dyn Watch, fail: &dyn Fn(SourceError) -> StoreError) -> Result<Option<u64>, StoreError> {
+    fn first_difference(&self, watch: &dyn Watch) -> Result<Option<u64>, StoreError> {
         let end = self.disk.len().min(self.source.len());
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.work(end, watch))).collect();
+            workers.into_iter().try_for_each(|worker| worker.join().expect("a worker ends with a result"))
+        })?;
+        let found = self.found.load(Ordering::Relaxed);
+        let cut = (self.disk.len() != self.source.len()).then_some(end);
+        Ok(if found == u64::MAX { cut } else { Some(found) })
+    }
+
+    /// Takes steps until there is none left before the end or the first difference. Steps are taken in order, so all before a
+    /// difference are taken by somebody who finishes them.
+    fn work(&self, end: u64, watch: &dyn Watch) -> Result<(), StoreError> {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        let mut at = 0;
-        while at < end {
+        loop {
+            let start = self.next.fetch_add(STEP_LEN, Ordering::Relaxed);
+            if start >= end.min(self.found.load(Ordering::Relaxed)) {
+                return Ok(());
+            }
             if watch.is_cancelled() {
                 return Err(StoreError::Interrupted);
             }
-            watch.progress(Progress { done: at, total: Some(end) });
-            let extent = self.source.extent_at(at).map_err(fail)?;
-            at = at.max(self.zeros_until(at, extent).min(end));
-            let len = STEP_LEN.min(end - at) as usize;
-            ours.resize(len, 0);
-            theirs.resize(len, 0);
-            self.disk.read_at(&mut ours, at)?;
-            self.source.read_at(&mut theirs, at).map_err(fail)?;
-            if let Some(nth) = first_mismatch(&ours, &theirs) {
-                return Ok(Some(at + nth as u64));
+            watch.progress(Progress { done: start, total: Some(end) });
+            let step_end = end.min(start + STEP_LEN);
+            let zeros_end = self.zeros_end(start)?;
+            if zeros_end >= step_end {
+                self.next.fetch_max(zeros_end - zeros_end % STEP_LEN, Ordering::Relaxed);
+                continue;
             }
-            at += len as u64;
+            ours.resize((step_end - start) as usize, 0);
+            theirs.resize(ours.len(), 0);
+            self.disk.read_at(&mut ours, start)?;
+            self.source.read_at(&mut theirs, start).map_err(|error| self.unreadable(error))?;
+            if let Some(nth) = first_mismatch(&ours, &theirs) {
+                self.found.fetch_min(start + nth as u64, Ordering::Relaxed);
+            }
         }
-        Ok((self.disk.len() != self.source.len()).then_some(end))
     }
 
-    /// How far both are known to be zero from `at` on, without reading: a sparse disk is mostly that.
-    fn zeros_until(&self, at: u64, extent: Extent) -> u64 {
+    /// How far both are known to be zero from `start` on, without reading: a sparse disk is mostly that.
+    fn zeros_end(&self, start: u64) -> Result<u64, StoreError> {
+        let extent = self.source.extent_at(start).map_err(|error| self.unreadable(error))?;
         if extent.kind == ExtentKind::Data {
-            return at;
+            return Ok(start);
         }
-        let (page, _) = page_of(self.chunk_len.index_at(at));
-        let mapped = self.mapped.next_from(page).map(|PageIndex(page)| self.chunk_len.offset_of(page_start(PageIndex(page))));
-        mapped.unwrap_or(u64::MAX).min(extent.end())
+        let (page, _) = page_of(self.chunk_len.index_at(start));
+        let mapped = self.mapped.next_from(page).map(|page| self.chunk_len.offset_of(page_start(page)));
+        Ok(mapped.unwrap_or(u64::MAX).min(extent.end()))
+    }
+
+    fn unreadable(&self, source: SourceError) -> StoreError {
+        StoreError::Source { name: self.file.to_owned(), source }
     }
 }
 

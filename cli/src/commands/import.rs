@@ -30,8 +30,8 @@ Example:
   vellum import disk.raw web --update --snapshot tuesday
   vellum import --size 40G - db -- ssh db cat /dev/vda
 
-A pipe does not tell whether the program before it failed. With -- COMMAND Vellum runs the program itself and stores nothing
-if it fails; with --size it stores nothing if another number of bytes comes.";
+A pipe does not tell whether the program before it failed. With -- COMMAND Vellum runs the program \
+itself and stores nothing if it fails; with --size it stores nothing if another number of bytes comes.";
 
 /// Store a disk: a raw or qcow2 file, a block device, or what comes through a pipe
 #[derive(clap::Args)]

@@ -18,7 +18,8 @@ use crate::session::Session;
 Example:
   vellum tree
 
-Read it from the top: each line stands on the one above it in its column, an indented one on the line that its branch leaves.")]
+Each line stands on the one above it in its column, an indented one on the line its branch leaves. \
+◆ and ◇ begin a tree; ◆ and ● are snapshots, ◇ and ○ images.")]
 pub(crate) struct Args {}
 
 #[derive(Serialize)]

@@ -3,11 +3,11 @@
 //! Deleting takes only a name away. What then stands nameless is dropped if nothing is built on it, or merged into the one child
 //! that is: both by edits of maps, never of data.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Layer, Tree};
-use crate::units::{ChunkCount, LayerId};
+use crate::units::{ChunkCount, ImageId, LayerId};
 
 /// What maintenance has to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +50,52 @@ impl Tree {
         }
         let sources: Vec<LayerId> = self.chain(into).skip(1).take_while(goes).map(|layer| layer.id).collect();
         (!sources.is_empty()).then_some(Merge { into, sources })
+    }
+
+    /// Which of `merges`, planned a while ago, can still be made: nobody has named, held or built on a source since.
+    #[must_use]
+    pub fn mergeable(&self, merges: &[&Merge]) -> Vec<bool> {
+        let held = self.reached(self.holds.keys().copied());
+        merges.iter().map(|merge| self.can_merge(merge, &held)).collect()
+    }
+
+    fn can_merge(&self, merge: &Merge, held: &BTreeSet<LayerId>) -> bool {
+        let mut above = merge.into;
+        let is_free = !held.contains(&merge.into);
+        is_free && merge.sources.iter().all(|source| {
+            let is_between = self.layer(above).is_some_and(|layer| layer.parent == Some(*source)) && self.children(*source).eq([above]);
+            above = *source;
+            is_between && self.layer(*source).is_some() && self.name_count(*source) == 0 && !held.contains(source)
+        })
+    }
+
+    /// The layers that `drops` names, each before its parent: after any number of them, no layer has lost its parent.
+    #[must_use]
+    pub fn from_tops(&self, drops: &[LayerId]) -> Vec<LayerId> {
+        let mut left: BTreeMap<LayerId, usize> = drops.iter().map(|id| (*id, self.children(*id).count())).collect();
+        let mut ordered: Vec<LayerId> = left.iter().filter(|(_, children)| **children == 0).map(|(id, _)| *id).collect();
+        let mut next = 0;
+        while let Some(id) = ordered.get(next) {
+            next += 1;
+            let Some(parent) = self.layer(*id).and_then(|layer| layer.parent) else { continue };
+            let Some(children) = left.get_mut(&parent) else { continue };
+            *children -= 1;
+            if *children == 0 {
+                ordered.push(parent);
+            }
+        }
+        ordered
+    }
+
+    /// The layers that make up what `image` itself holds, top first: its active layer, and nameless ones below that only it reaches.
+    /// Maintenance makes them one sooner or later, so nothing that a person sees may depend on how many they are.
+    #[must_use]
+    pub fn own_layers(&self, image: ImageId) -> Vec<Arc<Layer>> {
+        let Some(image) = self.image(image) else { return Vec::new() };
+        let named = self.reached(self.names.keys().copied());
+        let merge = self.plan_merge(image.layer, &named, &BTreeSet::new());
+        let below = merge.into_iter().flat_map(|merge| merge.sources);
+        std::iter::once(image.layer).chain(below).filter_map(|id| self.layer(id).cloned()).collect()
     }
 
     /// The layers of `tops` and all below them. Cost: each layer once.

@@ -16,7 +16,7 @@ use crate::units::{ChunkCount, ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex
 
 pub use lookup::{LookupError, Node};
 pub use maintenance::{Merge, Tidy};
-pub use plan::{PlanError, Planned, Resized};
+pub use plan::{NewTop, PlanError, Planned};
 
 /// One differencing image, without its map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -268,6 +268,13 @@ impl PageSet {
     pub fn next_from(&self, from: PageIndex) -> Option<PageIndex> {
         let at = self.ranges.partition_point(|(_, end)| *end <= from.0);
         self.ranges.get(at).map(|(start, _)| PageIndex(from.0.max(*start)))
+    }
+
+    /// Its pages from `start` on and before `end`.
+    #[must_use]
+    pub fn within(&self, start: PageIndex, end: PageIndex) -> Self {
+        let clipped = self.ranges.iter().map(|range| (range.0.max(start.0), range.1.min(end.0)));
+        Self { ranges: clipped.filter(|(start, end)| start < end).collect() }
     }
 
     /// The pages of either set.

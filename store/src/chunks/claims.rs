@@ -10,6 +10,10 @@
 //! sessions are merged into its live set when it begins; later claims enter the live set one by one; ids given out after it began
 //! are past its horizon and never considered. No clock decides anything.
 //!
+//! Whoever claims has looked first: a header said that X is there. What was looked at may have become old: a whole collection may have
+//! come and gone in between. So a claim says which [`Epoch`] the look belongs to. While the epoch lasts, the collection that may be
+//! going on knows what it decided; once it has ended, it has forgotten, and claims from before are refused.
+//!
 //! Pure state under one lock: no database here.
 
 use std::collections::HashMap;
@@ -21,6 +25,10 @@ use vellum_core::units::ChunkId;
 /// One open session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SessionId(u64);
+
+/// The time between the ends of two collections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Epoch(u64);
 
 /// What the collector decided about one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +48,7 @@ pub(crate) struct Claims {
 #[derive(Default)]
 struct State {
     next_session: u64,
+    epoch: Epoch,
     sessions: HashMap<SessionId, IdSet>,
     collection: Option<Collection>,
 }
@@ -76,9 +85,17 @@ impl Claims {
         self.state().sessions.remove(&session);
     }
 
-    /// Claims each of `ids` for `session`; tells which claims are accepted.
-    pub(crate) fn claim(&self, session: SessionId, ids: &[ChunkId]) -> Vec<bool> {
+    /// The present epoch. What is read from the database after this call may be claimed under it.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.state().epoch
+    }
+
+    /// Claims each of `ids`, which were seen in the database in `epoch`, for `session`; tells which claims are accepted.
+    pub(crate) fn claim(&self, session: SessionId, epoch: Epoch, ids: &[ChunkId]) -> Vec<bool> {
         let state = &mut *self.state();
+        if epoch != state.epoch {
+            return vec![false; ids.len()];
+        }
         let claims = state.sessions.get_mut(&session).expect("a session claims while it is open");
         let collection = &mut state.collection;
         ids.iter()
@@ -92,8 +109,9 @@ impl Claims {
             .collect()
     }
 
-    /// Claims `count` chunks from `first` on that `session` has just added. Cannot be refused: a collection that is going on began
-    /// before they existed.
+    /// Claims `count` chunks from `first` on that are on their way into the database. Cannot be refused: a collection begins only when
+    /// all chunks below its horizon are written. Called under the lock under which ids are given out and their arrival is noted, so
+    /// that none of it falls between a collection's horizon and its beginning.
     pub(crate) fn adopt(&self, session: SessionId, first: ChunkId, count: u64) {
         let mut state = self.state();
         state.sessions.get_mut(&session).expect("a session adds while it is open").insert_run(first, count);
@@ -128,14 +146,11 @@ impl Claims {
         ids.into_iter().map(|id| collection.decision(id)).collect()
     }
 
-    /// How many chunks are marked or claimed.
-    pub(crate) fn live_count(&self) -> u64 {
-        self.state().collection.as_ref().map_or(0, |collection| collection.live.len())
-    }
-
-    /// Ends the collection. What was decided to drop must be gone from the database by then.
+    /// Ends the collection, and with it the epoch. What was decided to drop is gone from the database by then, or stays.
     pub(crate) fn end_collection(&self) {
-        self.state().collection = None;
+        let mut state = self.state();
+        state.collection = None;
+        state.epoch.0 += 1;
     }
 }
 
@@ -167,10 +182,10 @@ mod tests {
         let session = claims.open_session();
         assert!(claims.begin_collection(ChunkId(100)));
         claims.mark([(ChunkId(10), 2)]);
-        assert_eq!(claims.claim(session, &ids(&[20])), [true]);
+        assert_eq!(claims.claim(session, claims.epoch(), &ids(&[20])), [true]);
         let decisions = claims.decide(ids(&[10, 11, 20, 21]), ChunkId(50));
         assert_eq!(decisions, [Decision::Keep, Decision::Keep, Decision::Keep, Decision::Drop]);
-        assert_eq!(claims.claim(session, &ids(&[10, 20, 21, 60, 100])), [true, true, false, true, true]);
+        assert_eq!(claims.claim(session, claims.epoch(), &ids(&[10, 20, 21, 60, 100])), [true, true, false, true, true]);
         assert_eq!(claims.decide(ids(&[60, 61]), ChunkId(100)), [Decision::Keep, Decision::Drop]);
     }
 
@@ -178,15 +193,17 @@ mod tests {
     fn claims_made_before_a_collection_count_in_it_until_their_session_ends() {
         let claims = Claims::new();
         let (open, ended) = (claims.open_session(), claims.open_session());
-        claims.claim(open, &ids(&[1]));
+        let epoch = claims.epoch();
+        claims.claim(open, epoch, &ids(&[1]));
         claims.adopt(open, ChunkId(7), 2);
-        claims.claim(ended, &ids(&[2]));
+        claims.claim(ended, epoch, &ids(&[2]));
         claims.close_session(ended);
         assert!(claims.begin_collection(ChunkId(9)));
         assert!(!claims.begin_collection(ChunkId(9)), "one collection at a time");
         let decisions = claims.decide(ids(&[1, 2, 7, 8]), ChunkId(9));
         assert_eq!(decisions, [Decision::Keep, Decision::Drop, Decision::Keep, Decision::Keep]);
         claims.end_collection();
-        assert_eq!(claims.claim(open, &ids(&[2])), [true], "without a collection every claim stands");
+        assert_eq!(claims.claim(open, epoch, &ids(&[2])), [false], "what was seen before the collection ended may be gone");
+        assert_eq!(claims.claim(open, claims.epoch(), &ids(&[2])), [true], "without a collection every claim stands");
     }
 }

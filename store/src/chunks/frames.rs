@@ -45,6 +45,14 @@ impl EncodedFrame {
         self.header.len() + self.payload.len()
     }
 
+    pub(crate) fn payload_len(&self) -> usize {
+        self.payload.len()
+    }
+
+    pub(crate) fn header_len(&self) -> usize {
+        self.header.len()
+    }
+
     /// Puts header and payload into `batch`.
     pub(crate) fn put_content(&self, batch: &mut Batch) {
         batch.put(Family::Headers, frame_key(self.first), &self.header);

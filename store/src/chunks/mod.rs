@@ -5,17 +5,18 @@
 
 mod claims;
 mod frames;
+pub(crate) mod pause;
 mod reader;
 mod session;
 mod stop;
 mod writer;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use vellum_core::units::ChunkId;
 
-pub(crate) use claims::Decision;
-pub(crate) use frames::{FramePlan, encode_frame};
+pub(crate) use claims::{Claims, Decision};
+pub(crate) use frames::{EncodedFrame, FramePlan, encode_frame};
 pub(crate) use reader::Frame;
 pub(crate) use session::{Candidate, Session, SessionCounts};
 pub(crate) use stop::Stop;
@@ -29,24 +30,27 @@ use crate::records::StoreParameters;
 pub(crate) struct Chunks {
     pub(crate) database: Arc<Database>,
     pub(crate) parameters: StoreParameters,
-    pub(crate) claims: claims::Claims,
+    pub(crate) claims: Claims,
     /// Whether writes still go through.
     pub(crate) stop: Arc<Stop>,
     reader: reader::Reader,
     writer: writer::Writer,
     /// Held from looking a name up until its new chunk is pending, so that two sessions never both think a chunk new.
     section: Mutex<()>,
+    index: Arc<writer::IndexLock>,
 }
 
 impl Chunks {
     /// The chunks in `database`; new ones get ids from `next_chunk` on.
     pub(crate) fn new(database: Arc<Database>, parameters: StoreParameters, next_chunk: ChunkId, stop: Arc<Stop>, folder: Folder) -> Self {
+        let index = Arc::default();
         Self {
             reader: reader::Reader::new(Arc::clone(&database), parameters),
-            writer: writer::Writer::new(Arc::clone(&database), parameters, next_chunk, Arc::clone(&stop), folder),
+            writer: writer::Writer::new(Arc::clone(&database), parameters, next_chunk, Arc::clone(&stop), folder, Arc::clone(&index)),
             stop,
-            claims: claims::Claims::new(),
+            claims: Claims::new(),
             section: Mutex::new(()),
+            index,
             database,
             parameters,
         }
@@ -67,6 +71,16 @@ impl Chunks {
         self.writer.settle()
     }
 
+    /// Waits until every chunk that has an id is in the database, or never will be; the id that the next new one gets.
+    pub(crate) fn barrier(&self) -> Result<ChunkId, StoreError> {
+        self.writer.barrier(pause::lock(&self.section))
+    }
+
+    /// Keeps everybody else from changing index entries.
+    pub(crate) fn lock_index(&self) -> MutexGuard<'_, ()> {
+        self.index.lock()
+    }
+
     /// Opens a session: as long as it lives, no chunk that it was given an id for is collected.
     pub(crate) fn session(&self) -> Session<'_> {
         Session::new(self)
@@ -82,13 +96,9 @@ impl Chunks {
         self.reader.header(id)
     }
 
-    /// Fills `plain` with the chunks from `first` on, as many as fit whole, all of which must be there.
-    pub(crate) fn read(&self, first: ChunkId, plain: &mut [u8]) -> Result<(), StoreError> {
-        self.reader.read(first, plain)
+    /// The frame whose header is `header`, decoded and verified, past all caches.
+    pub(crate) fn load(&self, header: vellum_core::frame::FrameHeader) -> Result<Frame, StoreError> {
+        self.reader.load(header)
     }
 
-    /// Forgets decoded frames, so that what is read next comes from disk.
-    pub(crate) fn forget_frames(&self) {
-        self.reader.forget();
-    }
 }

@@ -60,10 +60,6 @@ impl Reader {
         Self { database, parameters, cache: Cache::with_weighter(expected as usize, CACHE_LEN, PlainLen) }
     }
 
-    pub(crate) fn forget(&self) {
-        self.cache.clear();
-    }
-
     /// The header of the frame that holds `id`.
     pub(crate) fn header(&self, id: ChunkId) -> Result<Option<FrameHeader>, StoreError> {
         let Some((key, value)) = self.database.last_at_or_before(Family::Headers, &frame_key(id))? else { return Ok(None) };
@@ -92,7 +88,8 @@ impl Reader {
         Ok(frame)
     }
 
-    fn load(&self, header: FrameHeader) -> Result<Frame, StoreError> {
+    /// Reads, decodes and verifies the payload of `header`, without a look at the cache.
+    pub(crate) fn load(&self, header: FrameHeader) -> Result<Frame, StoreError> {
         let first = header.first();
         let damaged = |reason: String| StoreError::damaged(format!("frame {first}"), reason);
         let stored = self.database.get(Family::Frames, &frame_key(first))?.ok_or_else(|| damaged("it is gone".to_owned()))?;
@@ -108,20 +105,6 @@ impl Reader {
         Ok(Frame { header, plain, chunk_len, sound })
     }
 
-    /// Fills `plain` with the chunks from `first` on.
-    pub(crate) fn read(&self, first: ChunkId, plain: &mut [u8]) -> Result<(), StoreError> {
-        let chunk_len = self.parameters.chunk_len.as_usize();
-        let mut frame: Option<Arc<Frame>> = None;
-        for (nth, out) in plain.chunks_exact_mut(chunk_len).enumerate() {
-            let id = first.advance(nth as u64);
-            let frame = match &mut frame {
-                Some(frame) if frame.header.rank(id).is_some() => frame,
-                slot => slot.insert(self.frame(id)?),
-            };
-            out.copy_from_slice(frame.chunk(id)?);
-        }
-        Ok(())
-    }
 }
 
 fn missing(id: ChunkId) -> StoreError {

@@ -10,8 +10,9 @@ use vellum_core::hash::ChunkHash;
 use vellum_core::units::ChunkId;
 use vellum_core::wire::Reader;
 
-use super::claims::SessionId;
+use super::claims::{Epoch, SessionId};
 use super::frames::{FramePlan, encode_frame, put_names};
+use super::pause::{self, lock};
 use super::Chunks;
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
@@ -42,6 +43,8 @@ pub(crate) struct Session<'s> {
     id: SessionId,
     /// The header that the last guess was found in.
     header: Option<FrameHeader>,
+    /// When it was read.
+    epoch: Epoch,
     /// The id after the last hit, as long as it is worth trying.
     neighbour: Option<ChunkId>,
     /// How many neighbours in a row were not it.
@@ -54,19 +57,20 @@ pub(crate) struct Session<'s> {
 impl<'s> Session<'s> {
     pub(crate) fn new(chunks: &'s Chunks) -> Self {
         let id = chunks.claims.open_session();
-        Self { chunks, id, header: None, neighbour: None, misses: 0, counts: SessionCounts::default(), end: ChunkId(0) }
+        let epoch = chunks.claims.epoch();
+        Self { chunks, id, header: None, epoch, neighbour: None, misses: 0, counts: SessionCounts::default(), end: ChunkId(0) }
     }
 
     /// The ids of `candidates`, in order; new chunks are on their way to disk, durable once the store is settled.
     pub(crate) fn store(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<ChunkId>, StoreError> {
         let mut ids = self.guess_all(candidates)?;
         if ids.iter().any(Option::is_none) {
-            let _section = self.chunks.section.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let _section = lock(&self.chunks.section);
             self.look_up(candidates, &mut ids)?;
+            pause::at("looked up");
             let new = unresolved(candidates, &ids);
-            let put = self.chunks.writer.put(self.id, &new.iter().map(|(_, c)| (c.hash, c.plain)).collect::<Vec<_>>())?;
+            let put = self.chunks.writer.put(&self.chunks.claims, self.id, &new.iter().map(|(_, c)| (c.hash, c.plain)).collect::<Vec<_>>())?;
             for ((at, _), (id, is_new)) in new.iter().zip(put) {
-                self.chunks.claims.adopt(self.id, id, 1);
                 self.counts.new += u64::from(is_new);
                 ids[*at] = Some(id);
             }
@@ -82,8 +86,9 @@ impl<'s> Session<'s> {
         build: impl FnOnce(&[ChunkId], &mut Batch) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut ids = self.guess_all(candidates)?;
-        let _section = self.chunks.section.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _section = lock(&self.chunks.section);
         self.look_up(candidates, &mut ids)?;
+        pause::at("looked up");
         let mut batch = Batch::default();
         let (first, count) = self.frame_inline(candidates, &mut ids, &mut batch);
         let ids = self.finish(&ids);
@@ -93,7 +98,10 @@ impl<'s> Session<'s> {
         }
         // After the settling, which takes its time: `build` locks the tree until the batch is written.
         build(&ids, &mut batch)?;
-        self.chunks.stop.guard(|| self.chunks.database.write(batch, Durability::Logged))?;
+        {
+            let _index = self.chunks.lock_index();
+            self.chunks.stop.guard(|| self.chunks.database.write(batch, Durability::Logged))?;
+        }
         self.chunks.writer.note_durable(first, count);
         Ok(())
     }
@@ -109,8 +117,8 @@ impl<'s> Session<'s> {
                 new.len() as u64 - 1
             });
         }
-        let (first, count) = (self.chunks.writer.reserve(new.len() as u64), new.len() as u64);
-        self.chunks.claims.adopt(self.id, first, count);
+        let count = new.len() as u64;
+        let first = self.chunks.writer.reserve(&self.chunks.claims, self.id, count);
         self.counts.new += count;
         unresolved.iter().for_each(|at| ids[*at] = Some(first.advance(places[&candidates[*at].hash])));
         let parameters = self.chunks.parameters;
@@ -135,6 +143,7 @@ impl<'s> Session<'s> {
 
     /// Tries the guesses, and claims those that are right.
     fn guess_all(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<Option<ChunkId>>, StoreError> {
+        self.look_afresh();
         let mut ids = Vec::with_capacity(candidates.len());
         for candidate in candidates {
             let hit = match candidate.guess {
@@ -148,6 +157,15 @@ impl<'s> Session<'s> {
         }
         self.claim(&mut ids);
         Ok(ids)
+    }
+
+    /// Forgets what was seen of the database before the present epoch.
+    fn look_afresh(&mut self) {
+        let epoch = self.chunks.claims.epoch();
+        if self.epoch != epoch {
+            self.header = None;
+            self.epoch = epoch;
+        }
     }
 
     fn expect_after(&mut self, id: ChunkId) {
@@ -182,6 +200,7 @@ impl<'s> Session<'s> {
     /// Asks for what the guesses did not find: first what is pending, then the index. In this order, a chunk that moves from the one
     /// to the other meanwhile is seen.
     fn look_up(&mut self, candidates: &[Candidate<'_>], ids: &mut [Option<ChunkId>]) -> Result<(), StoreError> {
+        self.look_afresh();
         let places: Vec<usize> = (0..ids.len()).filter(|at| ids[*at].is_none()).collect();
         let hashes: Vec<ChunkHash> = places.iter().map(|at| candidates[*at].hash).collect();
         let mut found = self.chunks.writer.pending(&hashes);
@@ -205,7 +224,9 @@ impl<'s> Session<'s> {
     /// Claims what was found; what the collector has dropped counts as not found.
     fn claim(&mut self, found: &mut [Option<ChunkId>]) {
         let hits: Vec<ChunkId> = found.iter().flatten().copied().collect();
-        let accepted = self.chunks.claims.claim(self.id, &hits);
+        pause::at("seen, not claimed");
+        let accepted = self.chunks.claims.claim(self.id, self.epoch, &hits);
+        pause::at("claimed");
         for (slot, accepted) in found.iter_mut().filter(|slot| slot.is_some()).zip(accepted) {
             if accepted {
                 self.counts.known += 1;

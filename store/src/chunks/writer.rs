@@ -11,8 +11,9 @@ use std::thread::JoinHandle;
 use vellum_core::hash::ChunkHash;
 use vellum_core::units::ChunkId;
 
-use super::claims::SessionId;
+use super::claims::{Claims, SessionId};
 use super::frames::{EncodedFrame, FramePlan, encode_frame, put_names};
+use super::pause::lock;
 use super::stop::Stop;
 use crate::database::{Batch, Database, Durability};
 use crate::error::StoreError;
@@ -23,6 +24,16 @@ use crate::records::StoreParameters;
 const IN_FLIGHT_LEN_MAX: usize = 48 << 20;
 /// Bytes of frames that one batch holds at most: large enough that its cost is theirs.
 const BATCH_LEN_MAX: usize = 4 << 20;
+
+/// Held while index entries are written or deleted: what the collector saw of an entry still stands when it deletes it. Taken last.
+#[derive(Debug, Default)]
+pub(crate) struct IndexLock(Mutex<()>);
+
+impl IndexLock {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, ()> {
+        lock(&self.0)
+    }
+}
 
 /// Writes new chunks.
 pub(crate) struct Writer {
@@ -37,6 +48,7 @@ struct Shared {
     parameters: StoreParameters,
     stop: Arc<Stop>,
     folder: Folder,
+    index: Arc<IndexLock>,
     state: Mutex<State>,
     /// Told when `state` has less in flight, or the store has stopped.
     changed: Condvar,
@@ -60,7 +72,14 @@ struct State {
 }
 
 impl Writer {
-    pub(crate) fn new(database: Arc<Database>, parameters: StoreParameters, next_chunk: ChunkId, stop: Arc<Stop>, folder: Folder) -> Self {
+    pub(crate) fn new(
+        database: Arc<Database>,
+        parameters: StoreParameters,
+        next_chunk: ChunkId,
+        stop: Arc<Stop>,
+        folder: Folder,
+        index: Arc<IndexLock>,
+    ) -> Self {
         let state = State {
             next_chunk,
             durable_below: next_chunk,
@@ -71,7 +90,7 @@ impl Writer {
             in_flight_len: 0,
             unflushed_len: 0,
         };
-        let shared = Arc::new(Shared { database, parameters, stop, folder, state: Mutex::new(state), changed: Condvar::new() });
+        let shared = Arc::new(Shared { database, parameters, stop, folder, index, state: Mutex::new(state), changed: Condvar::new() });
         let (frames, incoming) = channel();
         let committer = {
             let shared = Arc::clone(&shared);
@@ -94,11 +113,20 @@ impl Writer {
         hashes.iter().map(|hash| state.pending.get(hash).copied()).collect()
     }
 
-    /// Gives each of `chunks` that is not pending an id and a place in a frame; the ids of all, in order, and which are new.
-    /// Waits while too much is in flight.
-    pub(crate) fn put(&self, session: SessionId, chunks: &[(ChunkHash, &[u8])]) -> Result<Vec<(ChunkId, bool)>, StoreError> {
+    /// Gives each of `chunks` that is not pending an id and a place in a frame; the ids of all, in order, and which are new. All are
+    /// the session's before anybody can begin a collection. Waits while too much is in flight.
+    pub(crate) fn put(
+        &self,
+        claims: &Claims,
+        session: SessionId,
+        chunks: &[(ChunkHash, &[u8])],
+    ) -> Result<Vec<(ChunkId, bool)>, StoreError> {
         let mut state = self.shared.wait_until(|state| state.in_flight_len < IN_FLIGHT_LEN_MAX)?;
-        Ok(chunks.iter().map(|(hash, plain)| self.put_one(&mut state, session, *hash, plain)).collect())
+        let first = state.next_chunk;
+        let put: Vec<_> = chunks.iter().map(|(hash, plain)| self.put_one(&mut state, session, *hash, plain)).collect();
+        claims.adopt(session, first, state.next_chunk.0 - first.0);
+        put.iter().filter(|(id, _)| *id < first).for_each(|(pending, _)| claims.adopt(session, *pending, 1));
+        Ok(put)
     }
 
     fn put_one(&self, state: &mut State, session: SessionId, hash: ChunkHash, plain: &[u8]) -> (ChunkId, bool) {
@@ -143,12 +171,7 @@ impl Writer {
 
     /// Makes every chunk so far, and every bulk batch so far, durable.
     pub(crate) fn settle(&self) -> Result<(), StoreError> {
-        let (closed, end) = {
-            let mut state = self.shared.state();
-            let sessions: Vec<SessionId> = state.open.keys().copied().collect();
-            sessions.into_iter().for_each(|session| self.close(&mut state, session));
-            (state.closed, state.next_chunk)
-        };
+        let (closed, end) = self.close_all();
         drop(self.shared.wait_until(|state| state.written >= closed)?);
         self.shared.stop.guard(|| self.shared.database.flush_bulk())?;
         let mut state = self.shared.state();
@@ -157,11 +180,29 @@ impl Writer {
         Ok(())
     }
 
-    /// Ids for `count` chunks that their caller writes itself, at once, with the references to them.
-    pub(crate) fn reserve(&self, count: u64) -> ChunkId {
+    /// Waits until every chunk that has an id is in the database; the id that the next one gets. `section` keeps those away that write
+    /// their own chunks.
+    pub(crate) fn barrier(&self, section: MutexGuard<'_, ()>) -> Result<ChunkId, StoreError> {
+        let (closed, end) = self.close_all();
+        drop(section);
+        drop(self.shared.wait_until(|state| state.written >= closed)?);
+        Ok(end)
+    }
+
+    /// Ends every frame that is being filled; how many frames there are by now, and the next id.
+    fn close_all(&self) -> (u64, ChunkId) {
+        let mut state = self.shared.state();
+        let sessions: Vec<SessionId> = state.open.keys().copied().collect();
+        sessions.into_iter().for_each(|session| self.close(&mut state, session));
+        (state.closed, state.next_chunk)
+    }
+
+    /// Ids for `count` chunks that their caller writes itself, at once, with the references to them. They are the session's.
+    pub(crate) fn reserve(&self, claims: &Claims, session: SessionId, count: u64) -> ChunkId {
         let mut state = self.shared.state();
         let first = state.next_chunk;
         state.next_chunk = first.advance(count);
+        claims.adopt(session, first, count);
         first
     }
 
@@ -227,11 +268,16 @@ impl Shared {
         let mut batch = Batch::default();
         frames.iter().for_each(|frame| frame.put_content(&mut batch));
         put_names(frames, &mut batch);
-        self.database.write(batch, Durability::Bulk)?;
+        {
+            let _index = self.index.lock();
+            self.database.write(batch, Durability::Bulk)?;
+        }
         let mut state = self.state();
         for frame in frames {
             state.in_flight_len -= frame.plain_len;
-            frame.chunks.iter().for_each(|(_, hash)| drop(state.pending.remove(hash)));
+            for (_, hash) in &frame.chunks {
+                state.pending.remove(hash);
+            }
         }
         state.written += frames.len() as u64;
         // The database keeps at most a few write buffers; what is older is on disk and no longer counts.

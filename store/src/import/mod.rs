@@ -138,7 +138,7 @@ impl Store {
     }
 
     /// Takes away the pages of an import that failed. If this fails as well, the next collection does it.
-    fn forget_pages(&self, building: &Building, has_written: bool) {
+    pub(crate) fn forget_pages(&self, building: &Building, has_written: bool) {
         if has_written {
             let mut batch = Batch::default();
             let next = LayerId(building.layer.0 + 1);

@@ -1,0 +1,144 @@
+//! Which chunks are referred to: all pages of all layers that are there or being built, as they are at one moment.
+//!
+//! It decides nothing about chunks; see the collection's order in the module above.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use vellum_core::id_set::IdSet;
+use vellum_core::page::{Page, Slot, parse_page_key};
+use vellum_core::tree::{Layer, Tidy};
+use vellum_core::units::{ChunkId, LayerId};
+
+use super::go_on;
+use crate::database::{Family, Scan};
+use crate::error::StoreError;
+use crate::store::Store;
+use crate::watch::Watch;
+
+/// Runs that are gathered before the claims are locked for them.
+const RUNS_PER_LOCK: usize = 4096;
+
+/// Pages between two looks at whether to go on.
+const PAGES_PER_LOOK: u64 = 256;
+
+/// All maps, as they are at one moment.
+pub(super) struct View<'s> {
+    scan: Scan<'s>,
+    layers: BTreeMap<LayerId, Arc<Layer>>,
+    building: BTreeSet<LayerId>,
+}
+
+/// What marking came by.
+#[derive(Default)]
+pub(super) struct Marked {
+    /// Pages that belong to a layer.
+    pages: u64,
+    /// References followed.
+    pub(super) references: u64,
+    /// Bytes of all pages, keys included, that belong to a layer.
+    pub(super) page_bytes: u64,
+    /// Layers that have pages and are neither there nor being built.
+    pub(super) orphans: Vec<LayerId>,
+}
+
+impl<'s> View<'s> {
+    /// The moment is now: no commit falls between the list of layers and the pages. A layer that is being built is listed before its
+    /// first page is written.
+    pub(super) fn take(store: &'s Store) -> Self {
+        let tree = store.tree_mut();
+        let scan = store.inner.database.scan(Family::Pages, &[]);
+        let layers = tree.layers().map(|layer| (layer.id, Arc::clone(layer))).collect();
+        Self { scan, layers, building: store.building() }
+    }
+
+    /// Gives every run of chunks below `horizon` that some page refers to to `sink`.
+    pub(super) fn mark(self, sink: &mut dyn FnMut(&[(ChunkId, u64)]), horizon: ChunkId, watch: &dyn Watch) -> Result<Marked, StoreError> {
+        let mut runs = Vec::with_capacity(RUNS_PER_LOCK);
+        let marked = self.walk(watch, &mut |_, page| {
+            push_runs(page, horizon, &mut runs);
+            if runs.len() >= RUNS_PER_LOCK {
+                sink(&runs);
+                runs.clear();
+            }
+        })?;
+        sink(&runs);
+        Ok(marked)
+    }
+
+    /// What would be referred to once `tidy` is done.
+    pub(super) fn foresee(self, store: &Store, tidy: &Tidy, horizon: ChunkId, watch: &dyn Watch) -> Result<(IdSet, Marked), StoreError> {
+        let sources = tidy.merges.iter().flat_map(|merge| &merge.sources);
+        let gone: BTreeSet<LayerId> = tidy.drops.iter().chain(sources).copied().collect();
+        let layers = self.layers.clone();
+        let mut runs = Vec::new();
+        for merge in &tidy.merges {
+            go_on(watch)?;
+            let Some(into) = layers.get(&merge.into) else { continue };
+            let sources: Vec<Arc<Layer>> = merge.sources.iter().filter_map(|id| layers.get(id)).map(Arc::clone).collect();
+            let pages = sources.iter().fold(into.pages.clone(), |pages, layer| pages.union(&layer.pages));
+            for index in pages.iter() {
+                push_runs(&store.inner.pages.merged(into, &sources, index)?, horizon, &mut runs);
+            }
+        }
+        let mut live = IdSet::new();
+        runs.drain(..).for_each(|(first, count)| live.insert_run(first, count));
+        let marked = self.walk(watch, &mut |layer, page| {
+            if !gone.contains(&layer) {
+                push_runs(page, horizon, &mut runs);
+                runs.drain(..).for_each(|(first, count)| live.insert_run(first, count));
+            }
+        })?;
+        Ok((live, marked))
+    }
+
+    /// Visits every page that belongs to a layer. A page that cannot be read, or is missing, ends it: what it refers to is unknown.
+    fn walk(mut self, watch: &dyn Watch, visit: &mut dyn FnMut(LayerId, &Page)) -> Result<Marked, StoreError> {
+        let mut marked = Marked::default();
+        let mut found: BTreeMap<LayerId, u64> = BTreeMap::new();
+        while let Some((key, value)) = self.scan.next()? {
+            let (layer, index) = parse_page_key(key).map_err(|error| StoreError::damaged("a page's key", error))?;
+            let listed = self.layers.get(&layer);
+            if listed.is_none() && !self.building.contains(&layer) {
+                if marked.orphans.last() != Some(&layer) {
+                    marked.orphans.push(layer);
+                }
+                continue;
+            }
+            let page = Page::decode(layer, index, value)
+                .map_err(|error| StoreError::damaged(format!("page {index} of layer {layer}"), error))?;
+            visit(layer, &page);
+            marked.references += page.counts().0;
+            marked.page_bytes += (key.len() + value.len()) as u64;
+            if listed.is_some_and(|listed| listed.pages.contains(index)) {
+                *found.entry(layer).or_default() += 1;
+            }
+            marked.pages += 1;
+            if marked.pages.is_multiple_of(PAGES_PER_LOOK) {
+                go_on(watch)?;
+            }
+        }
+        self.check_complete(&found)?;
+        Ok(marked)
+    }
+
+    fn check_complete(&self, found: &BTreeMap<LayerId, u64>) -> Result<(), StoreError> {
+        for layer in self.layers.values() {
+            let (expected, found) = (layer.pages.len(), found.get(&layer.id).copied().unwrap_or(0));
+            if found != expected {
+                return Err(StoreError::damaged(format!("the map of layer {}", layer.id), format!("{found} of its {expected} pages are there")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The runs of chunks below `horizon` on `page`: what lies past it is kept anyway.
+fn push_runs(page: &Page, horizon: ChunkId, runs: &mut Vec<(ChunkId, u64)>) {
+    for run in page.runs() {
+        if let Slot::Chunk(first) = run.slot {
+            let count = u64::from(run.len).min(horizon.0.saturating_sub(first.0));
+            runs.push((first, count));
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What becomes of a frame, decided by how much of it is live: pure, for the sweep and for the dry run alike.
+
+use vellum_core::frame::{FrameHeader, SPAN_MAX};
+use vellum_core::hash::ChunkHash;
+use vellum_core::units::ChunkId;
+
+/// A frame's header, and which of its chunks are live.
+pub(super) struct Found {
+    pub(super) header: FrameHeader,
+    /// The length of the header as it is kept.
+    pub(super) header_len: usize,
+    live: Vec<bool>,
+    live_count: usize,
+}
+
+/// What to do with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Nothing in it is live.
+    Drop,
+    /// So much is dead that it is worth writing again.
+    Sparse,
+    /// It is so small that it is better part of a neighbour.
+    Small,
+    /// It stays as it is.
+    Keep,
+}
+
+/// Frames next to each other that are to become one.
+#[derive(Default)]
+pub(super) struct Pack {
+    pub(super) frames: Vec<Found>,
+    live_count: usize,
+    has_sparse: bool,
+}
+
+/// Puts frames, which come in id order, into packs.
+pub(super) struct Packer {
+    pub(super) chunks_per_frame: usize,
+    open: Pack,
+}
+
+impl Found {
+    pub(super) fn new(header: FrameHeader, header_len: usize, live: Vec<bool>) -> Self {
+        assert_eq!(header.chunk_count(), live.len(), "there is a decision about every chunk");
+        let live_count = live.iter().filter(|live| **live).count();
+        Self { header, header_len, live, live_count }
+    }
+
+    /// The chunks that are live, or those that are not.
+    pub(super) fn chunks(&self, live: bool) -> impl Iterator<Item = (ChunkId, ChunkHash)> + '_ {
+        let chosen = self.live.iter().map(move |is_live| *is_live == live);
+        self.header.chunks().zip(chosen).filter(|(_, chosen)| *chosen).map(|((id, hash), _)| (id, *hash))
+    }
+
+    pub(super) fn dead_count(&self) -> usize {
+        self.live.len() - self.live_count
+    }
+
+    /// With 3/4, what stays dead takes at most a third of what is live, and taking one of four disks away rewrites little.
+    pub(super) fn fate(&self, chunks_per_frame: usize) -> Fate {
+        match self.live_count {
+            0 => Fate::Drop,
+            live if live * 4 < self.live.len() * 3 => Fate::Sparse,
+            live if live * 2 <= chunks_per_frame => Fate::Small,
+            _ => Fate::Keep,
+        }
+    }
+}
+
+impl Pack {
+    /// Whether the frames would be fewer or shorter.
+    pub(super) fn is_worth_it(&self) -> bool {
+        self.has_sparse || self.frames.len() > 1
+    }
+
+    pub(super) fn stored_len(&self) -> u64 {
+        self.frames.iter().map(|found| u64::from(found.header.payload_len)).sum()
+    }
+
+    fn fits(&self, found: &Found, chunks_per_frame: usize) -> bool {
+        let first = self.frames.first().map_or(found.header.first(), |frame| frame.header.first());
+        self.live_count + found.live_count <= chunks_per_frame && found.header.end().0 - first.0 <= u64::from(SPAN_MAX)
+    }
+}
+
+impl Packer {
+    pub(super) fn new(chunks_per_frame: usize) -> Self {
+        Self { chunks_per_frame, open: Pack::default() }
+    }
+
+    /// Adds the next frame that is not dropped; the packs that are complete by that, one of them perhaps a frame that stays alone.
+    pub(super) fn push(&mut self, found: Found) -> Vec<Pack> {
+        let fate = found.fate(self.chunks_per_frame);
+        let mut complete = Vec::new();
+        if fate == Fate::Keep || !self.open.fits(&found, self.chunks_per_frame) {
+            complete.extend(self.close());
+        }
+        self.open.live_count += found.live_count;
+        self.open.has_sparse |= fate == Fate::Sparse;
+        self.open.frames.push(found);
+        if fate == Fate::Keep {
+            complete.extend(self.close());
+        }
+        complete
+    }
+
+    /// Ends the pack that is open: nothing that follows can be part of it.
+    pub(super) fn close(&mut self) -> Option<Pack> {
+        let pack = std::mem::take(&mut self.open);
+        (!pack.frames.is_empty()).then_some(pack)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A frame from id `first` on, of which the chunks marked `x` are live.
+    fn found(first: u64, live: &str) -> Found {
+        let chunks = (0..live.len() as u64).map(|nth| (ChunkId(first + nth), ChunkHash::of(&nth.to_le_bytes())));
+        Found::new(FrameHeader::new(chunks, 1), 1, live.chars().map(|mark| mark == 'x').collect())
+    }
+
+    #[test]
+    fn frames_are_packed_by_what_is_live() {
+        let table: &[(&[(u64, &str)], &[(usize, bool)])] = &[
+            (&[(0, "xxxxxxxx")], &[(1, false)]),
+            (&[(0, "xxx")], &[(1, false)]),
+            (&[(0, "xxx"), (5, "xxx")], &[(2, true)]),
+            (&[(0, "xxxx"), (5, "xxxx"), (10, "x")], &[(2, true), (1, false)]),
+            (&[(0, "xx"), (5, "xxxxxx"), (20, "xx")], &[(1, false), (1, false), (1, false)]),
+            (&[(0, "xxxxxx..")], &[(1, false)]),
+            (&[(0, "xxxxx...")], &[(1, true)]),
+            (&[(0, "xx......"), (8, "......xx"), (4096, "x")], &[(2, true), (1, false)]),
+            (&[(0, "x"), (4095, "x")], &[(2, true)]),
+            (&[(0, "x"), (4096, "x")], &[(1, false), (1, false)]),
+        ];
+        for (frames, expected) in table {
+            let mut packer = Packer::new(8);
+            let mut packs: Vec<Pack> = frames.iter().flat_map(|(first, live)| packer.push(found(*first, live))).collect();
+            packs.extend(packer.close());
+            let packs: Vec<(usize, bool)> = packs.iter().map(|pack| (pack.frames.len(), pack.is_worth_it())).collect();
+            assert_eq!(packs, *expected, "{frames:?}");
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! Which chunks go: every header in id order, a bounded group at a time.
+//!
+//! Dead frames go first, so that a full disk gets space before anything is written; then frames are rewritten. Ids stay. A frame whose
+//! header or content is damaged is left as it is, and no frame is merged over it.
+
+use std::collections::BTreeMap;
+use std::mem::take;
+
+use rayon::prelude::*;
+use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
+use vellum_core::hash::ChunkHash;
+use vellum_core::id_set::IdSet;
+use vellum_core::units::ChunkId;
+use vellum_core::wire::Reader;
+
+use super::pack::{Fate, Found, Pack, Packer};
+use super::{Collection, go_on};
+use crate::chunks::{EncodedFrame, FramePlan, encode_frame, pause};
+use crate::database::{Batch, Durability, Family};
+use crate::error::StoreError;
+use crate::store::Store;
+use crate::watch::{Progress, Watch};
+
+/// Chunks whose headers are read and decided about at a time: 2 MiB of names.
+const CHUNKS_PER_GROUP: usize = 1 << 16;
+/// Dead chunks whose index entries one batch deletes: the committer waits as long as these look-ups take, some ten milliseconds.
+const DEAD_PER_BATCH: usize = 8192;
+/// Frames that are rewritten at a time: 16 MiB of chunks at the default length.
+const PACKS_PER_BATCH: usize = 256;
+/// Dead bytes in a row from which on it is worth asking for whole files.
+const FILES_WORTH_LEN: u64 = 32 << 20;
+/// Bytes of rewritten frames that may be in memory, not yet in files: see the database's write buffers.
+const UNFLUSHED_LEN_MAX: u64 = 192 << 20;
+/// Ids per entry of [`Live::payloads`]: about a file's worth of frames at the default lengths.
+pub(super) const REGION_IDS: u64 = 1 << 16;
+
+/// What a sweep did, or would do.
+#[derive(Default)]
+pub(super) struct Swept {
+    pub(super) chunks_dropped: u64,
+    pub(super) plain_bytes_dropped: u64,
+    pub(super) chunks_kept: u64,
+    pub(super) frames_damaged: u64,
+    pub(super) stored_bytes_dropped: u64,
+    pub(super) live: Live,
+}
+
+/// What is left, and how long it is.
+#[derive(Default)]
+pub(super) struct Live {
+    /// Bytes of payloads, for each [`REGION_IDS`] ids.
+    pub(super) payloads: BTreeMap<u64, u64>,
+    /// Bytes of headers.
+    pub(super) headers: u64,
+}
+
+/// One sweep.
+pub(super) struct Sweep<'s> {
+    store: &'s Store,
+    collection: &'s Collection<'s>,
+    watch: &'s dyn Watch,
+    packer: Packer,
+    gap: Gap,
+    swept: Swept,
+    unflushed_len: u64,
+    has_room: bool,
+}
+
+/// Some headers, in order: what they say and how long they are, or only the keys of damaged ones.
+struct Group {
+    entries: Vec<Result<(FrameHeader, usize), ChunkId>>,
+    /// Where the next group begins.
+    next: Option<ChunkId>,
+}
+
+/// Ids in a row that are dead.
+#[derive(Default)]
+struct Gap {
+    from: ChunkId,
+    /// Bytes of the frames that went.
+    stored_len: u64,
+}
+
+/// A pack, written anew.
+struct Rewritten {
+    pack: Pack,
+    frame: EncodedFrame,
+}
+
+impl<'s> Sweep<'s> {
+    pub(super) fn new(store: &'s Store, collection: &'s Collection<'s>, watch: &'s dyn Watch) -> Self {
+        let packer = Packer::new(chunks_per_frame(store));
+        Self { store, collection, watch, packer, gap: Gap::default(), swept: Swept::default(), unflushed_len: 0, has_room: true }
+    }
+
+    /// Sweeps all that is below the horizon, and makes it durable.
+    pub(super) fn run(mut self) -> Result<Swept, StoreError> {
+        let horizon = self.collection.horizon;
+        let mut next = Some(ChunkId(0));
+        while let Some(from) = next {
+            go_on(self.watch)?;
+            self.watch.progress(Progress { done: from.0, total: Some(horizon.0) });
+            let group = Group::read(self.store, from, horizon)?;
+            next = group.next;
+            self.sweep_group(group)?;
+        }
+        let last = self.packer.close();
+        self.rewrite(last.into_iter().collect())?;
+        self.store.inner.stop.guard(|| self.store.inner.database.flush_bulk())?;
+        Ok(self.swept)
+    }
+
+    fn sweep_group(&mut self, group: Group) -> Result<(), StoreError> {
+        let decide = |headers: &[&FrameHeader]| self.collection.decide(headers, group.next.unwrap_or(self.collection.horizon));
+        let entries = found(group.entries, decide);
+        pause::at("decided");
+        let per_frame = chunks_per_frame(self.store);
+        let is_dead = |entry: &&Result<Found, ChunkId>| entry.as_ref().is_ok_and(|found| found.fate(per_frame) == Fate::Drop);
+        let dead: Vec<&Found> = entries.iter().filter(is_dead).filter_map(|entry| entry.as_ref().ok()).collect();
+        self.drop_frames(&dead)?;
+        pause::at("dropped");
+        self.drop_files(&entries, per_frame, group.next)?;
+        let packs = survivors(entries, &mut self.packer, &mut self.swept);
+        self.rewrite(packs)
+    }
+
+    /// Deletes dead frames: durable when this returns.
+    fn drop_frames(&mut self, dead: &[&Found]) -> Result<(), StoreError> {
+        let mut left = dead;
+        while !left.is_empty() {
+            let mut chunks = 0;
+            let some = left.iter().take_while(|found| { chunks += found.dead_count(); chunks <= DEAD_PER_BATCH }).count().max(1);
+            let (now, later) = left.split_at(some);
+            left = later;
+            let mut batch = Batch::default();
+            for found in now {
+                batch.delete(Family::Headers, frame_key(found.header.first()));
+                batch.delete(Family::Frames, frame_key(found.header.first()));
+                self.swept.count_dropped(self.store, found.dead_count(), found.header.payload_len.into());
+            }
+            write_without(self.store, now.iter().flat_map(|found| found.chunks(false)), batch, Durability::Logged)?;
+        }
+        Ok(())
+    }
+
+    /// Gives whole files back that held nothing but dropped frames.
+    fn drop_files(&mut self, entries: &[Result<Found, ChunkId>], per_frame: usize, next: Option<ChunkId>) -> Result<(), StoreError> {
+        for entry in entries {
+            let stays = match entry {
+                Ok(found) if found.fate(per_frame) == Fate::Drop => {
+                    self.gap.stored_len += u64::from(found.header.payload_len);
+                    continue;
+                }
+                Ok(found) => found.header.first(),
+                Err(first) => *first,
+            };
+            self.close_gap(stays)?;
+            self.gap.from = stays.advance(1);
+        }
+        self.close_gap(next.unwrap_or(self.collection.horizon))
+    }
+
+    /// Everything from the gap's beginning to `end` is dead. The deletion that follows the files takes away what comes back without
+    /// them; if a crash keeps it from being durable, payloads without headers are left, which nobody reads.
+    fn close_gap(&mut self, end: ChunkId) -> Result<(), StoreError> {
+        if take(&mut self.gap.stored_len) < FILES_WORTH_LEN {
+            return Ok(());
+        }
+        let (from, last) = (frame_key(self.gap.from), frame_key(ChunkId(end.0 - 1)));
+        let database = &self.store.inner.database;
+        self.store.inner.stop.guard(|| database.drop_files(Family::Frames, &from, &last))?;
+        let mut batch = Batch::default();
+        batch.delete_range(Family::Frames, from, frame_key(end));
+        self.store.inner.stop.guard(|| database.write(batch, Durability::Bulk))
+    }
+
+    /// Rewrites those of `packs` that are worth it, if there is room.
+    fn rewrite(&mut self, packs: Vec<Pack>) -> Result<(), StoreError> {
+        let (due, stay): (Vec<Pack>, Vec<Pack>) = packs.into_iter().partition(Pack::is_worth_it);
+        stay.iter().for_each(|pack| self.swept.count_kept(pack));
+        let mut due = due.into_iter().peekable();
+        while due.peek().is_some() {
+            go_on(self.watch)?;
+            let packs: Vec<Pack> = due.by_ref().take(PACKS_PER_BATCH).collect();
+            let stored_len: u64 = packs.iter().map(Pack::stored_len).sum();
+            self.unflushed_len = (self.unflushed_len + stored_len).min(UNFLUSHED_LEN_MAX);
+            self.has_room = self.has_room && self.store.inner.folder.check_room(self.unflushed_len).is_ok();
+            if self.has_room {
+                self.rewrite_now(packs)?;
+                pause::at("rewritten");
+            } else {
+                packs.iter().for_each(|pack| self.swept.count_kept(pack));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts new frames in the place of old ones, as one batch.
+    fn rewrite_now(&mut self, packs: Vec<Pack>) -> Result<(), StoreError> {
+        let store = self.store;
+        let rewritten: Vec<Result<Rewritten, (Pack, StoreError)>> = packs.into_par_iter().map(|pack| encode(store, pack)).collect();
+        let (mut batch, mut dead) = (Batch::default(), Vec::new());
+        for result in rewritten {
+            match result {
+                Ok(rewritten) => {
+                    self.swept.count_rewritten(store, &rewritten);
+                    for found in &rewritten.pack.frames {
+                        dead.extend(found.chunks(false));
+                        batch.delete(Family::Headers, frame_key(found.header.first()));
+                        batch.delete(Family::Frames, frame_key(found.header.first()));
+                    }
+                    rewritten.frame.put_content(&mut batch);
+                }
+                Err((pack, StoreError::Damaged(_))) => {
+                    self.swept.frames_damaged += 1;
+                    self.swept.count_kept(&pack);
+                }
+                Err((_, error)) => return Err(error),
+            }
+        }
+        write_without(store, dead.into_iter(), batch, Durability::Bulk)
+    }
+}
+
+impl Group {
+    fn read(store: &Store, from: ChunkId, horizon: ChunkId) -> Result<Self, StoreError> {
+        let mut scan = store.inner.database.scan(Family::Headers, &frame_key(from));
+        let (mut entries, mut chunks) = (Vec::new(), 0);
+        while let Some((key, value)) = scan.next()? {
+            let first = parse_frame_key(key).map_err(|error| StoreError::damaged("a frame header's key", error))?;
+            if first >= horizon {
+                break;
+            }
+            if chunks >= CHUNKS_PER_GROUP {
+                return Ok(Self { entries, next: Some(first) });
+            }
+            let header = FrameHeader::decode(first, value);
+            chunks += header.as_ref().map_or(1, FrameHeader::chunk_count);
+            entries.push(header.map(|header| (header, value.len())).map_err(|_| first));
+        }
+        Ok(Self { entries, next: None })
+    }
+}
+
+impl Swept {
+    fn count_dropped(&mut self, store: &Store, chunks: usize, stored_len: u64) {
+        self.chunks_dropped += chunks as u64;
+        self.plain_bytes_dropped += chunks as u64 * store.parameters().chunk_len.bytes();
+        self.stored_bytes_dropped += stored_len;
+    }
+
+    fn count_kept(&mut self, pack: &Pack) {
+        for found in &pack.frames {
+            self.chunks_kept += found.header.chunk_count() as u64;
+            self.live.add(found.header.first(), found.header.payload_len.into(), found.header_len);
+        }
+    }
+
+    fn count_rewritten(&mut self, store: &Store, rewritten: &Rewritten) {
+        let frame = &rewritten.frame;
+        let dead = rewritten.pack.frames.iter().map(Found::dead_count).sum();
+        self.count_dropped(store, dead, rewritten.pack.stored_len().saturating_sub(frame.payload_len() as u64));
+        self.chunks_kept += frame.chunks.len() as u64;
+        self.live.add(frame.chunks[0].0, frame.payload_len() as u64, frame.header_len());
+    }
+}
+
+impl Live {
+    fn add(&mut self, first: ChunkId, payload_len: u64, header_len: usize) {
+        *self.payloads.entry(first.0 / REGION_IDS).or_default() += payload_len;
+        self.headers += header_len as u64;
+    }
+}
+
+/// What a sweep would do if `live` were all that is.
+pub(super) fn foresee(store: &Store, live: &IdSet, horizon: ChunkId, watch: &dyn Watch) -> Result<Swept, StoreError> {
+    let (mut swept, mut packer) = (Swept::default(), Packer::new(chunks_per_frame(store)));
+    let mut next = Some(ChunkId(0));
+    while let Some(from) = next {
+        go_on(watch)?;
+        watch.progress(Progress { done: from.0, total: Some(horizon.0) });
+        let group = Group::read(store, from, horizon)?;
+        next = group.next;
+        let decide = |headers: &[&FrameHeader]| headers.iter().flat_map(|header| header.chunks()).map(|(id, _)| live.contains(id)).collect();
+        let mut packs = Vec::new();
+        for entry in found(group.entries, decide) {
+            match entry {
+                Ok(found) if found.fate(chunks_per_frame(store)) == Fate::Drop => {
+                    swept.count_dropped(store, found.dead_count(), found.header.payload_len.into());
+                }
+                entry => packs.extend(survivors(vec![entry], &mut packer, &mut swept)),
+            }
+        }
+        packs.iter().for_each(|pack| swept.foresee(store, pack));
+    }
+    packer.close().iter().for_each(|pack| swept.foresee(store, pack));
+    Ok(swept)
+}
+
+impl Swept {
+    fn foresee(&mut self, store: &Store, pack: &Pack) {
+        for found in &pack.frames {
+            let (dead, all) = (found.dead_count(), found.header.chunk_count());
+            let goes = if pack.is_worth_it() { dead } else { 0 };
+            self.count_dropped(store, goes, u64::from(found.header.payload_len) * goes as u64 / all as u64);
+            self.chunks_kept += (all - goes) as u64;
+        }
+    }
+}
+
+/// The entries of a group with the decisions about them.
+fn found(
+    entries: Vec<Result<(FrameHeader, usize), ChunkId>>,
+    decide: impl FnOnce(&[&FrameHeader]) -> Vec<bool>,
+) -> Vec<Result<Found, ChunkId>> {
+    let headers: Vec<&FrameHeader> = entries.iter().filter_map(|entry| entry.as_ref().ok()).map(|(header, _)| header).collect();
+    let mut decisions = decide(&headers).into_iter();
+    let with_decisions = |(header, len): (FrameHeader, usize)| {
+        let live = decisions.by_ref().take(header.chunk_count()).collect();
+        Found::new(header, len, live)
+    };
+    let mut with_decisions = with_decisions;
+    entries.into_iter().map(|entry| entry.map(&mut with_decisions)).collect()
+}
+
+/// The packs that the frames which stay make.
+fn survivors(entries: Vec<Result<Found, ChunkId>>, packer: &mut Packer, swept: &mut Swept) -> Vec<Pack> {
+    let mut packs = Vec::new();
+    for entry in entries {
+        match entry {
+            Ok(found) if found.fate(packer.chunks_per_frame) == Fate::Drop => {}
+            Ok(found) => packs.extend(packer.push(found)),
+            Err(_) => {
+                swept.frames_damaged += 1;
+                packs.extend(packer.close());
+            }
+        }
+    }
+    packs
+}
+
+fn chunks_per_frame(store: &Store) -> usize {
+    (u64::from(store.parameters().frame_len) / store.parameters().chunk_len.bytes()) as usize
+}
+
+/// The live chunks of a pack as one frame. Each is held against its name first: damage is left where it is.
+fn encode(store: &Store, pack: Pack) -> Result<Rewritten, (Pack, StoreError)> {
+    let mut plan = FramePlan { chunks: Vec::new(), plain: Vec::new() };
+    let gathered = pack.frames.iter().try_for_each(|found| {
+        let frame = store.inner.chunks.load(found.header.clone())?;
+        for (id, hash) in found.chunks(true) {
+            plan.plain.extend_from_slice(frame.chunk(id)?);
+            plan.chunks.push((id, hash));
+        }
+        Ok(())
+    });
+    match gathered {
+        Ok(()) => Ok(Rewritten { frame: encode_frame(store.parameters().compression, plan), pack }),
+        Err(error) => Err((pack, error)),
+    }
+}
+
+/// Writes `batch` and, as part of it, deletes the index entries of `dead` chunks, unless they stand for others by now.
+fn write_without(
+    store: &Store,
+    dead: impl Iterator<Item = (ChunkId, ChunkHash)>,
+    mut batch: Batch,
+    durability: Durability,
+) -> Result<(), StoreError> {
+    let inner = &store.inner;
+    let dead: Vec<(ChunkId, [u8; 8])> = dead.map(|(id, hash)| (id, hash.prefix())).collect();
+    let _index = inner.chunks.lock_index();
+    let entries = inner.database.get_many(Family::Index, dead.iter().map(|(_, prefix)| prefix.as_slice()))?;
+    for ((id, prefix), entry) in dead.iter().zip(&entries) {
+        let stands_for = entry.as_ref().and_then(|entry| Reader::new(entry).varint().ok());
+        if stands_for == Some(id.0) {
+            batch.delete(Family::Index, *prefix);
+        }
+    }
+    drop(entries);
+    inner.stop.guard(|| inner.database.write(batch, durability))
+}

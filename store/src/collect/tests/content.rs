@@ -1,0 +1,207 @@
+//! Whatever is deleted and however often a collection is called off, what can be seen stays as it was.
+
+use std::collections::BTreeMap;
+
+use vellum_core::frame::{FrameHeader, parse_frame_key};
+use vellum_core::tree::Node;
+use vellum_core::units::ChunkId;
+
+use super::world::{After, Content, World};
+use crate::database::Family;
+use crate::error::StoreError;
+use crate::{CollectOptions, CollectReport, Unwatched};
+
+const COUNT_MAX: usize = 1500;
+
+fn collect(world: &World) -> CollectReport {
+    world.store.collect(CollectOptions::default(), &Unwatched).expect("the store is sound")
+}
+
+/// Every chunk id in the store, and its frame.
+fn stored(world: &World) -> BTreeMap<ChunkId, ChunkId> {
+    let mut scan = world.store.inner.database.scan(Family::Headers, &[]);
+    let mut all = BTreeMap::new();
+    while let Some((key, value)) = scan.next().expect("the store is sound") {
+        let first = parse_frame_key(key).expect("a key");
+        let header = FrameHeader::decode(first, value).expect("a header");
+        all.extend(header.chunks().map(|(id, _)| (id, first)));
+    }
+    all
+}
+
+fn step(world: &mut World, random: &mut fastrand::Rng) {
+    let nodes: Vec<Node> = world.model.keys().copied().collect();
+    let images: Vec<Node> = nodes.iter().copied().filter(|node| matches!(node, Node::Image(_))).collect();
+    if images.is_empty() {
+        world.create(random.usize(1..COUNT_MAX));
+        return;
+    }
+    let (node, image) = (nodes[random.usize(..nodes.len())], images[random.usize(..images.len())]);
+    let len = world.model[&image].len();
+    match random.u8(..20) {
+        0 if images.len() < 6 => drop(world.create(random.usize(1..COUNT_MAX))),
+        1..=7 => {
+            let start = random.usize(..len);
+            let count = random.usize(1..=(len - start).min(40));
+            let content: Content = (0..count).map(|_| random.bool().then(|| random.u32(..300))).collect();
+            world.write(image.image(), start, &content);
+        }
+        8..=10 => drop(world.snapshot(image.image())),
+        11 | 12 if images.len() < 6 => drop(world.child(node, random.usize(1..COUNT_MAX))),
+        13 => world.grow(image.image(), len + random.usize(..50)),
+        14..=17 => world.delete(node),
+        18 => {
+            let called_off = world.store.collect(CollectOptions::default(), &After::looks(random.i64(..12)));
+            assert!(matches!(called_off, Ok(_) | Err(StoreError::Interrupted)), "{called_off:?}");
+        }
+        _ => drop(collect(world)),
+    }
+}
+
+#[test]
+fn random_trees_keep_their_content_through_collections() {
+    for seed in 0..12 {
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut world = World::new();
+        for nth in 0..150 {
+            step(&mut world, &mut random);
+            if nth % 10 == 0 {
+                world.verify(&format!("seed {seed} step {nth}"));
+            }
+        }
+        world = world.reopen();
+        collect(&world);
+        world.verify(&format!("seed {seed}, collected"));
+        check_tidy(&world, seed);
+        let nodes: Vec<Node> = world.model.keys().copied().filter(|node| matches!(node, Node::Image(_))).collect();
+        nodes.into_iter().for_each(|node| world.delete(node));
+        collect(&world);
+        assert_eq!(stored(&world).len(), 0, "seed {seed}: nothing is left of nothing");
+        assert_eq!(world.store.tree().layers().count(), 0, "seed {seed}");
+    }
+}
+
+/// Every layer that is left is named or shared, and a second collection finds nothing more to drop.
+fn check_tidy(world: &World, seed: u64) {
+    let tree = world.store.tree();
+    for layer in tree.layers() {
+        assert!(tree.name_count(layer.id) > 0 || tree.children(layer.id).count() > 1, "seed {seed}: layer {} is needed", layer.id);
+        assert!(layer.parent.is_some() || layer.zeros == 0, "seed {seed}: zeros of root layer {}", layer.id);
+    }
+    drop(tree);
+    let stays = stored(world);
+    assert!(stays.len() >= world.needed(), "seed {seed}");
+    assert!(stays.len() <= world.needed() * 4 / 3 + 4, "seed {seed}: {} chunks for {}", stays.len(), world.needed());
+    let again = collect(world);
+    assert_eq!((again.chunks_dropped, again.layers_dropped, again.layers_merged), (0, 0, 0), "seed {seed}");
+    assert_eq!(stored(world), stays, "seed {seed}: a second collection rewrites nothing");
+}
+
+#[test]
+fn a_dry_run_foretells_and_changes_nothing() {
+    let mut world = World::new();
+    let image = world.create(64);
+    world.write(image, 0, &(0..32).map(Some).collect::<Content>());
+    let first = world.snapshot(image);
+    world.write(image, 0, &(100..120).map(Some).collect::<Content>());
+    let second = world.snapshot(image);
+    world.write(image, 4, &(200..210).map(Some).collect::<Content>());
+    world.delete(first);
+    world.delete(second);
+    let before = stored(&world);
+    let foretold = world.store.collect(CollectOptions { dry_run: true }, &Unwatched).expect("the store is sound");
+    assert_eq!(stored(&world), before);
+    let done = collect(&world);
+    assert_eq!((foretold.layers_merged, foretold.chunks_dropped, foretold.chunks_kept), (done.layers_merged, done.chunks_dropped, done.chunks_kept));
+    assert!(done.layers_merged == 2 && done.chunks_dropped > 0, "{done:?}");
+    world.verify("after");
+}
+
+/// A disk that shrank and grew must not show what it lost, also when the layer that says so is merged away.
+#[test]
+fn a_merge_keeps_what_a_shrunken_layer_hid() {
+    let mut world = World::new();
+    let base = world.create(2000);
+    world.write(base, 0, &(0..2000).map(Some).collect::<Content>());
+    let child = world.child(Node::Image(base), 700);
+    world.grow(child, 1800);
+    let middle = world.snapshot(child);
+    world.write(child, 10, &[Some(7777), None]);
+    world.delete(middle);
+    let grandchild = world.child(Node::Image(child), 1400);
+    world.delete(Node::Image(child));
+    collect(&world);
+    world.verify("with the base");
+    world.delete(Node::Image(base));
+    collect(&world);
+    world.verify("without the base");
+    assert_eq!(world.store.tree().layers().count(), 1);
+    assert_eq!(world.store.tree().layer_of(Node::Image(grandchild)).map(|layer| layer.zeros), Some(0));
+}
+
+#[test]
+fn a_sparse_frame_keeps_its_ids_in_less_space() {
+    let mut world = World::new();
+    let image = world.create(64);
+    world.write(image, 0, &(0..64).map(Some).collect::<Content>());
+    let before = stored(&world);
+    for at in (0..64).filter(|at| at % 4 != 1) {
+        world.write(image, at, &[None]);
+    }
+    let report = collect(&world);
+    let after = stored(&world);
+    assert_eq!(report.chunks_dropped, 48);
+    assert!(after.keys().all(|id| before.contains_key(id)), "ids stay");
+    let frames: std::collections::BTreeSet<_> = after.values().collect();
+    assert_eq!((after.len(), frames.len()), (16, 4));
+    world.verify("rewritten");
+}
+
+#[test]
+fn a_collection_that_is_called_off_anywhere_goes_on_later() {
+    for looks in 0..40 {
+        let mut world = World::new();
+        let image = world.create(1500);
+        for round in 0..4 {
+            world.write(image, round * 300, &(0..300).map(|at| Some(at + 1000 * round as u32)).collect::<Content>());
+            let snapshot = world.snapshot(image);
+            world.write(image, round * 200, &[None; 150]);
+            world.delete(snapshot);
+        }
+        let called_off = world.store.collect(CollectOptions::default(), &After::looks(looks));
+        world.verify(&format!("called off at look {looks}"));
+        world = world.reopen();
+        world.verify(&format!("opened again after look {looks}"));
+        collect(&world);
+        world.verify(&format!("done after look {looks}"));
+        if called_off.is_ok() {
+            println!("{looks} looks let it end");
+            return;
+        }
+    }
+    panic!("a collection looks 40 times at most here");
+}
+
+#[test]
+fn a_damaged_page_ends_a_collection_before_anything_is_dropped() {
+    let mut world = World::new();
+    let image = world.create(64);
+    world.write(image, 0, &(0..32).map(Some).collect::<Content>());
+    let other = world.create(64);
+    world.write(other, 0, &(100..132).map(Some).collect::<Content>());
+    world.delete(Node::Image(other));
+    let layer = world.store.tree().layer_of(Node::Image(image)).expect("known").id;
+    let key = vellum_core::page::page_key(layer, vellum_core::units::PageIndex(0));
+    for damage in [Some(&b"nonsense"[..]), None] {
+        let mut batch = crate::database::Batch::default();
+        match damage {
+            Some(bytes) => batch.put(Family::Pages, key, bytes),
+            None => batch.delete(Family::Pages, key),
+        }
+        world.store.inner.database.write(batch, crate::database::Durability::Logged).expect("room");
+        let result = world.store.collect(CollectOptions::default(), &Unwatched);
+        assert!(matches!(result, Err(StoreError::Damaged(_))), "{result:?}");
+        assert_eq!(stored(&world).len(), 64);
+    }
+}

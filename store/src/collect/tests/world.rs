@@ -1,0 +1,231 @@
+//! A store of small images whose content is a few numbers each, and what must be read from it. It knows nothing of collections.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tempfile::TempDir;
+use vellum_core::hash::ChunkHash;
+use vellum_core::name::Name;
+use vellum_core::page::{Run, Slot, page_key};
+use vellum_core::tree::{Edit, Layer, Node, Planned, page_of};
+use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, ImageId};
+
+use crate::chunks::{Candidate, Session};
+use crate::database::{Batch, Family};
+use crate::error::StoreError;
+use crate::store::now_ms;
+use crate::{Access, Compression, Progress, Store, StoreParameters, Watch};
+
+pub(super) const CHUNK_LEN: usize = 4096;
+
+/// What one position of an image holds: zeros, or the chunk of a number.
+pub(super) type Content = Vec<Option<u32>>;
+
+pub(super) struct World {
+    pub(super) store: Store,
+    pub(super) model: BTreeMap<Node, Content>,
+    next_name: u32,
+    dir: TempDir,
+}
+
+/// Calls an operation off when it has looked so many times.
+pub(super) struct After(AtomicI64);
+
+impl After {
+    pub(super) fn looks(count: i64) -> Self {
+        Self(AtomicI64::new(count))
+    }
+}
+
+impl Watch for After {
+    fn progress(&self, _: Progress) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.0.fetch_sub(1, Ordering::Relaxed) <= 0
+    }
+}
+
+pub(super) fn plain(number: u32) -> Vec<u8> {
+    let mut bytes = vec![0; CHUNK_LEN];
+    fastrand::Rng::with_seed(number.into()).fill(&mut bytes[..256]);
+    bytes
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder for the store");
+        let parameters = StoreParameters { chunk_len: ChunkLen::DEFAULT, frame_len: 4 * CHUNK_LEN as u32, compression: Compression::Lz4 };
+        Store::init(&dir.path().join("store"), parameters).expect("the folder is empty");
+        let store = Store::open(&dir.path().join("store"), Access::ReadWrite, "test").expect("the store is new");
+        Self { store, model: BTreeMap::new(), next_name: 0, dir }
+    }
+
+    pub(super) fn reopen(self) -> Self {
+        let Self { store, model, next_name, dir } = self;
+        drop(store);
+        let store = Store::open(&dir.path().join("store"), Access::ReadWrite, "test").expect("the store is sound");
+        Self { store, model, next_name, dir }
+    }
+
+    pub(super) fn name(&mut self) -> Name {
+        self.next_name += 1;
+        Name::new(&format!("n{}", self.next_name)).expect("a valid name")
+    }
+
+    pub(super) fn create(&mut self, count: usize) -> ImageId {
+        let name = self.name();
+        let node = self.store.create(&name, (count * CHUNK_LEN) as u64).expect("the name is free");
+        self.model.insert(node, vec![None; count]);
+        node.image()
+    }
+
+    pub(super) fn snapshot(&mut self, image: ImageId) -> Node {
+        let name = self.name();
+        let node = self.store.snapshot(image, &name).expect("the name is free");
+        self.model.insert(node, self.model[&Node::Image(image)].clone());
+        node
+    }
+
+    pub(super) fn child(&mut self, parent: Node, count: usize) -> ImageId {
+        let name = self.name();
+        let mut tree = self.store.tree_mut();
+        let Planned { edits, node } = tree.plan_child(&name, parent, Some((count * CHUNK_LEN) as u64), 0).expect("the parent is there");
+        self.store.commit(&mut tree, &edits, Batch::default()).expect("the disk has room");
+        drop(tree);
+        let mut content = self.model[&parent].clone();
+        content.resize(count, None);
+        self.model.insert(node, content);
+        node.image()
+    }
+
+    pub(super) fn grow(&mut self, image: ImageId, count: usize) {
+        let mut tree = self.store.tree_mut();
+        let layer = tree.plan_resize(image, (count * CHUNK_LEN) as u64, false).expect("it grows");
+        self.store.commit(&mut tree, &[Edit::PutLayer(layer)], Batch::default()).expect("the disk has room");
+        self.model.get_mut(&Node::Image(image)).expect("known").resize(count, None);
+    }
+
+    pub(super) fn delete(&mut self, node: Node) {
+        match node {
+            Node::Image(image) => {
+                self.store.delete_image(image, true).expect("not pinned");
+                self.model.retain(|other, _| other.image() != image);
+            }
+            Node::Snapshot(image, serial) => {
+                self.store.delete_snapshot(image, serial).expect("not pinned");
+                self.model.remove(&node);
+            }
+        }
+    }
+
+    /// Writes what `content` says from position `start` on, as a live disk does.
+    pub(super) fn write(&mut self, image: ImageId, start: usize, content: &[Option<u32>]) {
+        let mut session = self.store.inner.chunks.session();
+        write(&self.store, &mut session, image, start, content, None).expect("the disk has room");
+        drop(session);
+        let model = self.model.get_mut(&Node::Image(image)).expect("known");
+        model[start..start + content.len()].copy_from_slice(content);
+    }
+
+    /// Holds every image and snapshot against the model, from disk.
+    pub(super) fn verify(&self, what: &str) {
+        self.store.inner.chunks.forget_frames();
+        for (node, content) in &self.model {
+            verify(&self.store, *node, content, what);
+        }
+    }
+
+    /// The chunks that some image needs.
+    pub(super) fn needed(&self) -> usize {
+        let numbers: std::collections::BTreeSet<u32> = self.model.values().flatten().flatten().copied().collect();
+        numbers.len()
+    }
+}
+
+pub(super) fn verify(store: &Store, node: Node, content: &[Option<u32>], what: &str) {
+    let disk = store.disk(node).expect("the node is there");
+    assert_eq!(disk.len(), (content.len() * CHUNK_LEN) as u64, "{what}: length of {}", disk.name());
+    let mut bytes = vec![0; content.len() * CHUNK_LEN];
+    disk.read_at(&mut bytes, 0).unwrap_or_else(|error| panic!("{what}: {error}"));
+    for (at, (found, number)) in bytes.chunks(CHUNK_LEN).zip(content).enumerate() {
+        let expected = number.map_or_else(|| vec![0; CHUNK_LEN], plain);
+        assert!(found == expected, "{what}: {} at {at} is not {number:?}", disk.name());
+    }
+}
+
+/// One logged batch with the chunks and the map that refers to them.
+pub(super) fn write(
+    store: &Store,
+    session: &mut Session<'_>,
+    image: ImageId,
+    start: usize,
+    content: &[Option<u32>],
+    guess: Option<ChunkId>,
+) -> Result<(), StoreError> {
+    let chunks: Vec<Vec<u8>> = content.iter().flatten().map(|number| plain(*number)).collect();
+    let candidates: Vec<Candidate<'_>> = chunks.iter().map(|plain| Candidate { hash: ChunkHash::of(plain), plain, guess }).collect();
+    let mut written = None;
+    session.commit(&candidates, |ids, batch| {
+        let tree = store.tree();
+        let mut layer = Layer::clone(tree.layer_of(Node::Image(image)).expect("the image is there"));
+        let mut ids = ids.iter();
+        let slots: Vec<Slot> = content.iter().map(|number| number.map_or(Slot::Zero, |_| Slot::Chunk(*ids.next().expect("one each")))).collect();
+        put_slots(store, &mut layer, start, &slots, batch)?;
+        store.put_edits(&tree, &[Edit::PutLayer(layer.clone())], batch);
+        written = Some(layer);
+        Ok(())
+    })?;
+    store.tree_mut().apply(&[Edit::PutLayer(written.expect("the batch was built"))]);
+    Ok(())
+}
+
+/// Puts `slots` into the map of `layer` from position `start` on.
+pub(super) fn put_slots(store: &Store, layer: &mut Layer, start: usize, slots: &[Slot], batch: &mut Batch) -> Result<(), StoreError> {
+    let mut pages = BTreeMap::new();
+    for (at, slot) in slots.iter().enumerate() {
+        let (index, position) = page_of(ChunkIndex((start + at) as u64));
+        let page = match pages.entry(index) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(store.inner.pages.own(layer, index)?),
+        };
+        let before = page.counts();
+        page.set(Run { start: position, len: 1, slot: *slot });
+        let after = page.counts();
+        layer.chunks = layer.chunks + after.0 - before.0;
+        layer.zeros = layer.zeros + after.1 - before.1;
+    }
+    for (index, page) in pages {
+        layer.pages.insert(index);
+        batch.put(Family::Pages, page_key(layer.id, index), page.encode(layer.id, index));
+    }
+    Ok(())
+}
+
+/// A new image with `content`, stored as an import does: chunks and pages in bulk, the name last.
+pub(super) fn import(store: &Store, name: &Name, content: &[Option<u32>], guesses: &[Option<ChunkId>]) -> Result<Node, StoreError> {
+    let building = store.build_layer();
+    let mut session = store.inner.chunks.session();
+    let mut layer = Layer { len: (content.len() * CHUNK_LEN) as u64, ..store.tree_mut().blank_layer(None, 0, now_ms()) };
+    layer.id = building.layer;
+    for (nth, part) in content.chunks(5).enumerate() {
+        let chunks: Vec<Vec<u8>> = part.iter().flatten().map(|number| plain(*number)).collect();
+        let candidates: Vec<Candidate<'_>> = chunks
+            .iter()
+            .enumerate()
+            .map(|(at, plain)| Candidate { hash: ChunkHash::of(plain), plain, guess: guesses.get(nth * 5 + at).copied().flatten() })
+            .collect();
+        let mut ids = session.store(&candidates)?.into_iter();
+        let slots: Vec<Slot> = part.iter().map(|number| number.map_or(Slot::Absent, |_| Slot::Chunk(ids.next().expect("one each")))).collect();
+        let mut batch = Batch::default();
+        put_slots(store, &mut layer, nth * 5, &slots, &mut batch)?;
+        crate::chunks::pause::at("map in memory");
+        store.inner.database.write(batch, crate::database::Durability::Bulk)?;
+        crate::chunks::pause::at("map written");
+    }
+    store.inner.chunks.settle()?;
+    crate::chunks::pause::at("settled");
+    let mut tree = store.tree_mut();
+    let Planned { edits, node } = tree.plan_image(name, layer, None, now_ms())?;
+    store.commit(&mut tree, &edits, Batch::default())?;
+    Ok(node)
+}
