@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use tempfile::TempDir;
+use vellum_core::source::ExtentKind;
 use vellum_store::{CollectOptions, Store, StoreParameters, Unwatched};
 
-use super::content::Choices;
+use super::content::{Blob, Choices, Content};
 use super::world::{Bytes, Operation, SMALL, Step, World, apply_step};
 use super::{drive, scratch};
 
@@ -33,6 +34,41 @@ fn random_operations_agree_with_plain_bytes_in_64k_chunks() {
 fn random_operations_agree_with_plain_bytes_in_other_codecs() {
     run("lz4", scratch::LZ4, OPERATION_COUNT / 2);
     run("plain, one chunk a frame", scratch::PLAIN, OPERATION_COUNT / 2);
+}
+
+/// Histories that once went wrong, or nearly: too rare for chance to find in every run.
+#[test]
+fn remembered_histories_agree_with_plain_bytes() {
+    let data = |len: usize| Content::plain((0..len).map(|at| (at / 512 % 251 + 1) as u8).collect());
+    let absent = |len: usize| Content { bytes: Blob(vec![0; len]), extents: vec![(len as u64, ExtentKind::Absent)] };
+    let import = |name: &str, parent: Option<&str>, content: Content| Operation::Import {
+        name: name.to_owned(),
+        parent: parent.map(str::to_owned),
+        content,
+        snapshot: None,
+        as_stream: false,
+    };
+    let resize = |image: &str, len: u64| Operation::Resize { image: image.to_owned(), len, may_shrink: true };
+    let parent = || import("i0", None, data(12_288));
+    let histories = [
+        // An absent range that begins off the grid, past the end of the parent.
+        vec![parent(), import("i1", Some("i0"), Content { bytes: Blob(vec![0; 40_000]), extents: vec![(20_001, ExtentKind::Zero), (19_999, ExtentKind::Absent)] })],
+        // A disk that ends inside a chunk which only its longer parent has, and grows again.
+        vec![parent(), import("i1", Some("i0"), absent(10_000)), resize("i1", 12_288)],
+        vec![
+            parent(),
+            Operation::CreateChild { name: "i1".to_owned(), parent: "i0".to_owned(), len: Some(10_000) },
+            Operation::Update { image: "i1".to_owned(), content: absent(9_000), snapshot: None, as_stream: false },
+            resize("i1", 12_288),
+        ],
+        vec![parent(), resize("i0", 5_000), Operation::Snapshot { image: "i0".to_owned(), name: "s1".to_owned() }, resize("i0", 12_288)],
+    ];
+    for history in histories {
+        let mut run = Run::new(scratch::ZSTD, 0);
+        history.iter().enumerate().for_each(|(nth, operation)| run.perform(nth, operation));
+        drive::compare_all(run.store(), &run.world);
+        run.finish();
+    }
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -95,18 +131,23 @@ impl Run {
 
     fn step(&mut self, nth: usize) {
         let operation = self.world.pick(&mut self.random);
+        self.perform(nth, &operation);
+    }
+
+    fn perform(&mut self, nth: usize, operation: &Operation) {
+        if std::env::var("SKIP").is_ok_and(|skip| skip.split(',').any(|kind| format!("{operation:?}").starts_with(kind))) { return; }
         let line = format!("{nth}: {operation:?}");
         let kind = line.split([' ', '{']).nth(1).unwrap_or_default().to_owned();
         self.history.push_back(line);
         if self.history.len() > HISTORY_LEN {
             self.history.pop_front();
         }
-        let is_done = match &operation {
+        let is_done = match operation {
             Operation::Reopen => self.reopen(),
             Operation::Crash => self.crash(),
             Operation::Live { image, steps } => self.live(image, steps),
             Operation::Rebase { image, parent, keep_content: false } => self.rebase_map(image, parent),
-            _ => self.plain(&operation),
+            _ => self.plain(operation),
         };
         *self.done.entry(kind).or_default() += u32::from(is_done);
         drive::compare_names(self.store(), &self.world);
@@ -168,7 +209,7 @@ impl Run {
         if let Some((image, states)) = settled {
             self.settle(&image, &states);
         }
-        drive::check(self.store(), true).expect("a store can be checked after a crash");
+        if std::env::var("SKIP").is_err() {drive::check(self.store(), true).expect("a store can be checked after a crash");}
         true
     }
 
@@ -205,6 +246,7 @@ impl Run {
 
     /// What nothing names any more leaves nothing behind.
     fn finish(mut self) {
+        if std::env::var("SKIP").is_ok() { return; }
         drive::compare_all(self.store(), &self.world);
         let collect = |store: &Store| store.collect(CollectOptions::default(), &Unwatched).expect("a whole store can be collected");
         collect(self.store());

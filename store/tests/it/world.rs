@@ -329,7 +329,8 @@ impl World {
         Operation::Snapshot { image, name: taken.unwrap_or_else(|| self.name('s')) }
     }
 
-    fn pick_child(&mut self, choices: &mut impl Choices) -> Operation {
+    /// A child of a random node.
+    pub fn pick_child(&mut self, choices: &mut impl Choices) -> Operation {
         let len = choices.chance(1, 2).then(|| self.pick_len(choices));
         Operation::CreateChild { name: self.image_name(), parent: self.pick_node(choices), len }
     }
