@@ -89,6 +89,16 @@ impl Folder {
         self.dir.join("database")
     }
 
+    /// The names of the database's files, but for RocksDB's own journals, in order.
+    pub(crate) fn database_files(&self) -> Result<Vec<std::ffi::OsString>, StoreError> {
+        let dir = self.database();
+        let names = fs::read_dir(&dir).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>());
+        let mut names = names.map_err(|source| StoreError::file("read the folder", &dir, source))?;
+        names.retain(|name| !name.as_encoded_bytes().starts_with(b"LOG"));
+        names.sort();
+        Ok(names)
+    }
+
     /// Becomes the one process that writes, or says which one is.
     pub(crate) fn lock(&self, command: &str) -> Result<OwnerLock, StoreError> {
         let path = self.dir.join("lock");

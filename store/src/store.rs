@@ -26,7 +26,7 @@ const COUNTERS_KEY: &[u8] = b"counters";
 /// Layers with more pages than this are deleted by range: a range tombstone costs every later scan a little, a key costs a batch.
 const PAGES_BY_KEY_MAX: u64 = 256;
 /// How often a read-only open is tried while the owner moves files about.
-const OPEN_TRIES: u32 = 5;
+const OPEN_TRIES: u32 = 50;
 
 /// What a store is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -380,19 +380,24 @@ fn snapshot_key(image: ImageId, serial: u64) -> Vec<u8> {
     [&b"s"[..], &image.0.to_be_bytes(), &serial.to_be_bytes()].concat()
 }
 
-/// Opens the database; a reading process may find a file gone that the owner has just replaced, and looks again.
+/// Opens the database. A reading process may find a file gone that the owner has just replaced; and if the owner writes a log out and
+/// deletes it between its look at the manifest and its look at the logs, what was in that log is missing without any error. So
+/// the files must have had the same names before and after.
 fn open_database(folder: &Folder, access: Access) -> Result<Database, StoreError> {
     if access == Access::ReadWrite {
         return Database::open(&folder.database());
     }
-    let mut last = Database::open_read_only(&folder.database());
-    for _ in 1..OPEN_TRIES {
-        if last.is_ok() {
-            break;
+    let mut last = None;
+    for _ in 0..OPEN_TRIES {
+        let before = folder.database_files()?;
+        let opened = Database::open_read_only(&folder.database());
+        if before == folder.database_files()? {
+            return opened;
         }
-        last = Database::open_read_only(&folder.database());
+        last = Some(opened);
     }
-    last
+    let never = StoreError::Database { what: "open the store for reading".to_owned(), message: "its files never hold still".to_owned() };
+    Err(last.and_then(Result::err).unwrap_or(never))
 }
 
 fn load_parameters(database: &Database) -> Result<StoreParameters, StoreError> {
