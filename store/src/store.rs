@@ -166,6 +166,11 @@ impl Store {
         Ok(self.tree().find(&NodeSpec::parse(text))?)
     }
 
+    /// What it was opened for.
+    pub(crate) fn access(&self) -> Access {
+        self.inner.access
+    }
+
     /// Fails unless the store was opened for writing and no write has failed.
     pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
         match self.inner.access {

@@ -9,7 +9,7 @@ use vellum_core::units::ChunkId;
 use super::world::{After, Content, World};
 use crate::database::Family;
 use crate::error::StoreError;
-use crate::{CollectOptions, CollectReport, Unwatched};
+use crate::{CheckOptions, CollectOptions, CollectReport, Unwatched};
 
 const COUNT_MAX: usize = 1500;
 
@@ -77,6 +77,8 @@ fn random_trees_keep_their_content_through_collections() {
         world = world.reopen();
         collect(&world);
         world.verify(&format!("seed {seed}, collected"));
+        let report = world.store.check(CheckOptions { read_data: true, subset: None }, &Unwatched).expect("the store is there");
+        assert_eq!((report.findings, report.chunks_read), (Vec::new(), stored(&world).len() as u64), "seed {seed}");
         check_tidy(&world, seed);
         let nodes: Vec<Node> = world.model.keys().copied().filter(|node| matches!(node, Node::Image(_))).collect();
         nodes.into_iter().for_each(|node| world.delete(node));
