@@ -9,7 +9,8 @@ use std::path::Path;
 
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
-    DBPinnableSlice, DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions, LogLevel, Options, Range, ReadOptions, WriteBatch, WriteOptions,
+    DBPinnableSlice, DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions, LogLevel, Options, Range, ReadOptions, WriteBatch,
+    WriteOptions,
 };
 
 use crate::error::StoreError;
@@ -137,8 +138,8 @@ impl Database {
 
     /// Opens the database in `dir` as it is now, also while another process writes to it. It never shows later changes.
     pub(crate) fn open_read_only(dir: &Path) -> Result<Self, StoreError> {
-        let db = DB::open_cf_descriptors_read_only(&options(), dir, descriptors(), false)
-            .map_err(|error| failed("open the database", error))?;
+        let db =
+            DB::open_cf_descriptors_read_only(&options(), dir, descriptors(), false).map_err(|error| failed("open the database", error))?;
         Ok(Self { db })
     }
 
@@ -152,7 +153,11 @@ impl Database {
     }
 
     /// The values of `keys`, in their order.
-    pub(crate) fn get_many<'k>(&self, family: Family, keys: impl IntoIterator<Item = &'k [u8]>) -> Result<Vec<Option<Value<'_>>>, StoreError> {
+    pub(crate) fn get_many<'k>(
+        &self,
+        family: Family,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+    ) -> Result<Vec<Option<Value<'_>>>, StoreError> {
         let values = self.db.batched_multi_get_cf_opt(self.family(family), keys, false, &read_options(family));
         values.into_iter().map(|value| Ok(value.map_err(|error| read_failed(family, error))?.map(Value))).collect()
     }
@@ -232,7 +237,9 @@ impl Database {
         let files = self.db.live_files().map_err(|error| read_failed(family, error))?;
         let files = files.iter().filter(|file| file.column_family_name == family.name());
         let (mut len, mut entries, mut deletions) = (0, 0, 0);
-        files.for_each(|file| (len, entries, deletions) = (len + file.size as u64, entries + file.num_entries, deletions + file.num_deletions));
+        files.for_each(|file| {
+            (len, entries, deletions) = (len + file.size as u64, entries + file.num_entries, deletions + file.num_deletions)
+        });
         Ok(if entries == 0 { 0 } else { len.min(len * 2 * deletions / entries) })
     }
 
@@ -330,7 +337,8 @@ fn read_failed(family: Family, error: rocksdb::Error) -> StoreError {
 /// RocksDB tells a full disk only by its words.
 fn failed(what: &str, error: rocksdb::Error) -> StoreError {
     let (what, kind, message) = (what.to_owned(), error.kind(), error.into_string());
-    let is_full = ["No space left on device", "Disk quota exceeded", "File too large", "NoSpace"].iter().any(|words| message.contains(words));
+    let is_full =
+        ["No space left on device", "Disk quota exceeded", "File too large", "NoSpace"].iter().any(|words| message.contains(words));
     match kind {
         _ if is_full => StoreError::Full { what },
         ErrorKind::Corruption => StoreError::damaged("the database", format!("cannot {what}: {message}")),

@@ -70,7 +70,8 @@ impl Store {
                 Ok(found) if found.file_type().is_block_device() => exporter.write_device(&path)?,
                 Ok(found) if found.is_dir() => return Err(StoreError::file("write", &path, io::ErrorKind::IsADirectory.into())),
                 Ok(found) if !found.is_file() => {
-                    let mut stream = OpenOptions::new().write(true).open(&path).map_err(|source| StoreError::file("open", &path, source))?;
+                    let mut stream =
+                        OpenOptions::new().write(true).open(&path).map_err(|source| StoreError::file("open", &path, source))?;
                     exporter.write_stream(&mut stream)?;
                 }
                 Ok(_) if !overwrite => return Err(StoreError::file("write", &path, io::ErrorKind::AlreadyExists.into())),

@@ -64,7 +64,8 @@ impl Store {
         let mut headers = self.inner.database.scan(Family::Headers, &[]);
         while let Some((key, value)) = headers.next()? {
             let first = parse_frame_key(key).map_err(|error| StoreError::damaged("a frame header's key", error))?;
-            let header = FrameHeader::decode(first, value).map_err(|error| StoreError::damaged(format!("header of frame {first}"), error))?;
+            let header =
+                FrameHeader::decode(first, value).map_err(|error| StoreError::damaged(format!("header of frame {first}"), error))?;
             stats.chunks += header.chunk_count() as u64;
             stats.compressed += u64::from(header.payload_len);
         }

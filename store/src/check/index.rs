@@ -52,7 +52,10 @@ impl Check<'_> {
             let is_sound = found.0.get(&range) == names.0.get(&range) || check.has_name(id, prefix);
             if !is_sound {
                 let name = u64::from_be_bytes(prefix);
-                check.leak(format!("index entry {name:016x}"), format!("it stands for chunk number {id}, which is gone or has another name"));
+                check.leak(
+                    format!("index entry {name:016x}"),
+                    format!("it stands for chunk number {id}, which is gone or has another name"),
+                );
             }
             Ok(())
         })

@@ -95,7 +95,11 @@ impl Check<'_> {
         }
         if let Some(first) = missing.first() {
             let reason = format!("page {index} of layer {} refers to it, and no frame holds it", layer.id);
-            let record = if missing.len() == 1 { format!("chunk number {first}") } else { format!("{} chunks, the first is number {first}", missing.len()) };
+            let record = if missing.len() == 1 {
+                format!("chunk number {first}")
+            } else {
+                format!("{} chunks, the first is number {first}", missing.len())
+            };
             self.damage(record, reason, Loss::Chunks(missing));
         }
     }

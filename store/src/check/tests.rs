@@ -32,7 +32,11 @@ fn check(world: &World, read_data: bool, subset: Option<(u64, u64)>) -> CheckRep
 fn change(world: &World, family: Family, key: &[u8], change: impl FnOnce(&mut Vec<u8>) -> bool) {
     let mut value = world.store.inner.database.get(family, key).expect("readable").map(|value| value.to_vec()).unwrap_or_default();
     let mut batch = Batch::default();
-    if change(&mut value) { batch.put(family, key, value) } else { batch.delete(family, key) }
+    if change(&mut value) {
+        batch.put(family, key, value)
+    } else {
+        batch.delete(family, key)
+    }
     world.store.inner.database.write(batch, Durability::Logged).expect("room");
 }
 
@@ -108,10 +112,12 @@ fn what_nobody_needs_is_a_leak() {
     let table: [(&str, Leak); 3] = [
         ("stray payload", |world| change(world, Family::Frames, &frame_key(ChunkId(38)), |value| value.is_empty())),
         ("stray page", |world| change(world, Family::Pages, &page_key(LayerId(999), PageIndex(3)), |value| value.is_empty())),
-        ("index entry of another chunk", |world| change(world, Family::Index, b"abcdefgh", |value| {
-            value.push(7);
-            true
-        })),
+        ("index entry of another chunk", |world| {
+            change(world, Family::Index, b"abcdefgh", |value| {
+                value.push(7);
+                true
+            })
+        }),
     ];
     for (what, leak) in table {
         let (world, _) = world();

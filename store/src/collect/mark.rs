@@ -105,8 +105,8 @@ impl<'s> View<'s> {
                 }
                 continue;
             }
-            let page = Page::decode(layer, index, value)
-                .map_err(|error| StoreError::damaged(format!("page {index} of layer {layer}"), error))?;
+            let page =
+                Page::decode(layer, index, value).map_err(|error| StoreError::damaged(format!("page {index} of layer {layer}"), error))?;
             visit(layer, &page);
             marked.references += page.counts().0;
             marked.page_bytes += (key.len() + value.len()) as u64;
@@ -126,7 +126,10 @@ impl<'s> View<'s> {
         for layer in self.layers.values() {
             let (expected, found) = (layer.pages.len(), found.get(&layer.id).copied().unwrap_or(0));
             if found != expected {
-                return Err(StoreError::damaged(format!("the map of layer {}", layer.id), format!("{found} of its {expected} pages are there")));
+                return Err(StoreError::damaged(
+                    format!("the map of layer {}", layer.id),
+                    format!("{found} of its {expected} pages are there"),
+                ));
             }
         }
         Ok(())

@@ -129,7 +129,14 @@ impl<'s> Sweep<'s> {
         let mut left = dead;
         while !left.is_empty() {
             let mut chunks = 0;
-            let some = left.iter().take_while(|found| { chunks += found.dead_count(); chunks <= DEAD_PER_BATCH }).count().max(1);
+            let some = left
+                .iter()
+                .take_while(|found| {
+                    chunks += found.dead_count();
+                    chunks <= DEAD_PER_BATCH
+                })
+                .count()
+                .max(1);
             let (now, later) = left.split_at(some);
             left = later;
             let mut batch = Batch::default();
@@ -281,7 +288,8 @@ pub(super) fn foresee(store: &Store, live: &IdSet, horizon: ChunkId, watch: &dyn
         watch.progress(Progress { done: from.0, total: Some(horizon.0) });
         let group = Group::read(store, from, horizon)?;
         next = group.next;
-        let decide = |headers: &[&FrameHeader]| headers.iter().flat_map(|header| header.chunks()).map(|(id, _)| live.contains(id)).collect();
+        let decide =
+            |headers: &[&FrameHeader]| headers.iter().flat_map(|header| header.chunks()).map(|(id, _)| live.contains(id)).collect();
         let mut packs = Vec::new();
         for entry in found(group.entries, decide) {
             match entry {

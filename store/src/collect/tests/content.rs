@@ -40,7 +40,10 @@ fn step(world: &mut World, random: &mut fastrand::Rng) {
     let len = world.model[&image].len();
     let choice = random.u8(..20);
     if std::env::var_os("TRACE").is_some() {
-        println!("{choice} {node:?} {image:?} {:?}", world.store.tree().layers().map(|l| (l.id.0, l.parent, l.sealed, l.pages.len(), l.chunks, l.zeros)).collect::<Vec<_>>());
+        println!(
+            "{choice} {node:?} {image:?} {:?}",
+            world.store.tree().layers().map(|l| (l.id.0, l.parent, l.sealed, l.pages.len(), l.chunks, l.zeros)).collect::<Vec<_>>()
+        );
     }
     match choice {
         0 if images.len() < 6 => drop(world.create(random.usize(1..COUNT_MAX))),
@@ -119,7 +122,10 @@ fn a_dry_run_foretells_and_changes_nothing() {
     let foretold = world.store.collect(CollectOptions { dry_run: true }, &Unwatched).expect("the store is sound");
     assert_eq!(stored(&world), before);
     let done = collect(&world);
-    assert_eq!((foretold.layers_merged, foretold.chunks_dropped, foretold.chunks_kept), (done.layers_merged, done.chunks_dropped, done.chunks_kept));
+    assert_eq!(
+        (foretold.layers_merged, foretold.chunks_dropped, foretold.chunks_kept),
+        (done.layers_merged, done.chunks_dropped, done.chunks_kept)
+    );
     assert!(done.layers_merged == 2 && done.chunks_dropped > 0, "{done:?}");
     world.verify("after");
 }

@@ -171,7 +171,8 @@ pub(crate) fn write(
         let tree = store.tree();
         let mut layer = Layer::clone(tree.layer_of(Node::Image(image)).expect("the image is there"));
         let mut ids = ids.iter();
-        let slots: Vec<Slot> = content.iter().map(|number| number.map_or(Slot::Zero, |_| Slot::Chunk(*ids.next().expect("one each")))).collect();
+        let slots: Vec<Slot> =
+            content.iter().map(|number| number.map_or(Slot::Zero, |_| Slot::Chunk(*ids.next().expect("one each")))).collect();
         put_slots(store, &mut layer, start, &slots, batch)?;
         store.put_edits(&tree, &[Edit::PutLayer(layer.clone())], batch);
         written = Some(layer);
@@ -217,7 +218,8 @@ pub(crate) fn import(store: &Store, name: &Name, content: &[Option<u32>], guesse
             .map(|(at, plain)| Candidate { hash: ChunkHash::of(plain), plain, guess: guesses.get(nth * 5 + at).copied().flatten() })
             .collect();
         let mut ids = session.store(&candidates)?.into_iter();
-        let slots: Vec<Slot> = part.iter().map(|number| number.map_or(Slot::Absent, |_| Slot::Chunk(ids.next().expect("one each")))).collect();
+        let slots: Vec<Slot> =
+            part.iter().map(|number| number.map_or(Slot::Absent, |_| Slot::Chunk(ids.next().expect("one each")))).collect();
         let mut batch = Batch::default();
         put_slots(store, &mut layer, nth * 5, &slots, &mut batch)?;
         crate::chunks::pause::at("map in memory");
