@@ -6,7 +6,6 @@
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export PATH := $(PATH):$(HOME)/.cargo/bin:$(CARGO_TARGET_DIR)/tools/bin:/usr/sbin:/sbin
 
-release := cargo build --release --workspace
 to_build := g++ clang libclang-dev
 to_make_disks := e2fsprogs qemu-utils
 
@@ -17,7 +16,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 build: packages ## the `vellum` command, in $CARGO_TARGET_DIR/release
-	$(release)
+	cargo build --release --workspace
 
 # The tests come last, so that cargo's summary is the last word.
 test: packages fuzz-build ## every test, and that every fuzz target builds
@@ -42,10 +41,11 @@ fuzz-smoke: packages ## every fuzz target for SECONDS (5)
 	dev/fuzz smoke $(SECONDS)
 
 packages:
-	@dev/install-packages $(to_build) $(to_make_disks)
 	@dev/check-rust
+	@dev/install-packages $(to_build) $(to_make_disks)
 
-# Built in a folder of its own that cargo removes, so that the workspace's build stays as it is.
+# cargo-deny is built in a folder of its own that cargo removes, so that the workspace's build stays as it is.
 tools:
+	@cargo fmt --version >/dev/null && cargo clippy --version >/dev/null || rustup component add rustfmt clippy
 	@command -v cargo-deny >/dev/null \
 	  || env -u CARGO_TARGET_DIR cargo install --locked cargo-deny --version 0.20.2 --root $(CARGO_TARGET_DIR)/tools

@@ -1,0 +1,76 @@
+//! What the benches share: disks made of chance, and stores in temporary folders.
+
+use std::path::Path;
+
+use vellum_core::name::Name;
+use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
+use vellum_core::tree::Node;
+use vellum_core::units::ImageId;
+use vellum_store::{Access, ImportRequest, ImportTarget, Input, Store, StoreParameters, Unwatched};
+
+/// A disk in memory.
+pub struct MemoryDisk(pub Vec<u8>);
+
+impl MemoryDisk {
+    /// `len` bytes that compress to about half: every second 64 bytes are noise.
+    #[must_use]
+    pub fn half_noise(len: usize, seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut bytes = vec![0; len];
+        bytes.chunks_mut(128).for_each(|pair| random.fill(&mut pair[..64]));
+        Self(bytes)
+    }
+}
+
+impl ImageSource for MemoryDisk {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent, SourceError> {
+        Ok(Extent { start: offset, len: self.len() - offset, kind: ExtentKind::Data })
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
+        let start = usize::try_from(offset).expect("a disk in memory has a place in memory");
+        buffer.copy_from_slice(&self.0[start..start + buffer.len()]);
+        Ok(())
+    }
+}
+
+/// A new store in `dir`, opened.
+#[must_use]
+pub fn new_store(dir: &Path) -> Store {
+    Store::init(dir, StoreParameters::DEFAULT).expect("a temporary folder takes a store");
+    Store::open(dir, Access::ReadWrite, "bench").expect("a new store opens")
+}
+
+/// Imports `input` as a new image.
+pub fn import(store: &Store, input: Input, text: &str) -> ImageId {
+    let request = ImportRequest { target: ImportTarget::New { name: name(text), parent: None }, snapshot: None };
+    store.import(input, &request, &Unwatched).expect("a sound source is imported").node.image()
+}
+
+/// `text` as a name.
+#[must_use]
+pub fn name(text: &str) -> Name {
+    Name::new(text).expect("benches use valid names")
+}
+
+/// An image of `len` bytes with `depth` layers, each of which wrote one chunk at a place of chance.
+pub fn deep_image(store: &Store, text: &str, len: u64, depth: u64) -> Node {
+    let node = store.create(&name(text), len).expect("a name that is free");
+    let mut random = fastrand::Rng::with_seed(depth);
+    for layer in 0..depth {
+        let mut chunk = [0; 4096];
+        random.fill(&mut chunk);
+        let mut disk = store.live(node.image()).expect("nobody else writes");
+        disk.write_at(&chunk, random.u64(..len / 4096) * 4096).expect("the place is inside");
+        disk.flush().expect("there is room");
+        drop(disk);
+        if layer + 1 < depth {
+            store.snapshot(node.image(), &name(&format!("s{layer}"))).expect("a name that is free");
+        }
+    }
+    node
+}

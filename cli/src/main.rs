@@ -1,1 +1,23 @@
-fn main(){}
+//! The `vellum` command: the person at the terminal.
+//!
+//! One file per verb is in `commands`; everything that is shown takes its form in `output`. What a verb means is the store's
+//! decision, not made here.
+#![forbid(unsafe_code)]
+
+mod application;
+mod arguments;
+mod commands;
+mod description;
+mod failure;
+mod forest;
+mod lookup;
+mod output;
+mod pump;
+mod session;
+mod signals;
+mod size;
+mod stream;
+
+fn main() -> std::process::ExitCode {
+    application::run()
+}

@@ -67,51 +67,48 @@ impl fmt::Debug for ChunkHash {
     }
 }
 
-/// The names of the consecutive chunks of `chunk_len` bytes in `plain`, in order. `plain` must hold whole chunks.
+/// The names of `chunks`, in order. All have the same length; they need not lie side by side.
 #[must_use]
-pub fn hash_chunks(plain: &[u8], chunk_len: usize) -> Vec<ChunkHash> {
-    assert!(plain.len().is_multiple_of(chunk_len), "only whole chunks have names");
+pub fn hash_chunks(chunks: &[&[u8]]) -> Vec<ChunkHash> {
+    let chunk_len = chunks.first().map_or(0, |chunk| chunk.len());
+    assert!(chunks.iter().all(|chunk| chunk.len() == chunk_len), "chunks hashed together have one length");
     let batched = chunk_len.is_power_of_two() && (2 * LEAF_LEN..=BATCHED_LEN_MAX).contains(&chunk_len);
     if !batched {
-        return plain.chunks_exact(chunk_len).map(ChunkHash::of).collect();
+        return chunks.iter().map(|chunk| ChunkHash::of(chunk)).collect();
     }
     let platform = Platform::detect();
-    let mut names = Vec::with_capacity(plain.len() / chunk_len);
-    for group in plain.chunks(chunk_len * LANES_MAX) {
-        hash_group(platform, group, chunk_len, &mut names);
+    let mut names = Vec::with_capacity(chunks.len());
+    for group in chunks.chunks(LANES_MAX) {
+        hash_group(platform, group, &mut names);
     }
     names
 }
 
 /// Hashes at most [`LANES_MAX`] chunks side by side.
-fn hash_group(platform: Platform, group: &[u8], chunk_len: usize, names: &mut Vec<ChunkHash>) {
-    let chunks = group.len() / chunk_len;
-    let mut nodes = leaf_level(platform, group, chunk_len);
-    let mut nodes_per_chunk = chunk_len / LEAF_LEN;
+fn hash_group(platform: Platform, group: &[&[u8]], names: &mut Vec<ChunkHash>) {
+    let mut nodes = leaf_level(platform, group);
+    let mut nodes_per_chunk = group[0].len() / LEAF_LEN;
     while nodes_per_chunk > 1 {
         nodes_per_chunk /= 2;
         let flags = if nodes_per_chunk == 1 { PARENT | ROOT } else { PARENT };
         nodes = parent_level(platform, &nodes, flags);
     }
-    debug_assert_eq!(nodes.len(), chunks * HASH_LEN);
-    names.extend(nodes.chunks_exact(HASH_LEN).map(|name| ChunkHash(name.try_into().expect("chunks_exact gives this length"))));
+    names.extend(nodes.as_chunks::<HASH_LEN>().0.iter().copied().map(ChunkHash));
 }
 
 /// The chaining values of all leaves, chunk after chunk. Leaf `n` of every chunk is hashed in one call: they share their counter.
-fn leaf_level(platform: Platform, group: &[u8], chunk_len: usize) -> Vec<u8> {
-    let leaves_per_chunk = chunk_len / LEAF_LEN;
-    let chunks = group.len() / chunk_len;
-    let mut nodes = vec![0; chunks * leaves_per_chunk * HASH_LEN];
+fn leaf_level(platform: Platform, group: &[&[u8]]) -> Vec<u8> {
+    let leaves_per_chunk = group[0].len() / LEAF_LEN;
+    let mut nodes = vec![0; group.len() * leaves_per_chunk * HASH_LEN];
     let mut values = [0; LANES_MAX * HASH_LEN];
+    let values = &mut values[..group.len() * HASH_LEN];
     for leaf in 0..leaves_per_chunk {
-        let (leaves, _) = group[leaf * LEAF_LEN..].as_chunks::<LEAF_LEN>();
-        let mut inputs = [&leaves[0]; LANES_MAX];
-        for (input, at) in inputs.iter_mut().zip(leaves.iter().step_by(leaves_per_chunk)) {
-            *input = at;
+        let mut inputs = [&[0; LEAF_LEN]; LANES_MAX];
+        for (input, chunk) in inputs.iter_mut().zip(group) {
+            *input = &chunk.as_chunks::<LEAF_LEN>().0[leaf];
         }
-        let counter = leaf as u64;
-        platform.hash_many(&inputs[..chunks], &IV, counter, IncrementCounter::No, 0, CHUNK_START, CHUNK_END, &mut values[..chunks * HASH_LEN]);
-        for (chunk, value) in values.chunks_exact(HASH_LEN).take(chunks).enumerate() {
+        platform.hash_many(&inputs[..group.len()], &IV, leaf as u64, IncrementCounter::No, 0, CHUNK_START, CHUNK_END, values);
+        for (chunk, value) in values.chunks_exact(HASH_LEN).enumerate() {
             let at = (chunk * leaves_per_chunk + leaf) * HASH_LEN;
             nodes[at..at + HASH_LEN].copy_from_slice(value);
         }
@@ -158,12 +155,14 @@ mod tests {
     #[test]
     fn batched_names_equal_blake3_for_every_chunk_length_and_batch_size() {
         let mut random = fastrand::Rng::with_seed(1);
-        for chunk_len in [1024, 2048, 4096, 8192, 16384, 32768, 65536, 3000] {
+        for chunk_len in [1, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 3000] {
             for count in [0, 1, 2, 15, 16, 17, 33] {
                 let mut plain = vec![0; chunk_len * count];
                 random.fill(&mut plain);
-                let expected: Vec<_> = plain.chunks_exact(chunk_len).map(ChunkHash::of).collect();
-                assert_eq!(hash_chunks(&plain, chunk_len), expected, "{count} chunks of {chunk_len}");
+                let mut chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len).collect();
+                random.shuffle(&mut chunks);
+                let expected: Vec<_> = chunks.iter().map(|chunk| ChunkHash::of(chunk)).collect();
+                assert_eq!(hash_chunks(&chunks), expected, "{count} chunks of {chunk_len}");
             }
         }
     }

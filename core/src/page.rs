@@ -149,11 +149,22 @@ impl Page {
 
     /// Answers `slot` for the run's positions from now on, whatever was said before. Cost: the length of the page.
     pub fn set(&mut self, run: Run) {
-        let mut result = Self::new();
-        self.runs_in(0, run.start).for_each(|before| result.push(before));
-        result.push(run);
-        self.runs_in(run.end(), PAGE_SPAN).for_each(|after| result.push(after));
-        *self = result;
+        *self = self.changed(&[run]);
+    }
+
+    /// This page with the answers of `changes` in place of its own. They come in order and do not overlap; absent ones count, too: they
+    /// take an answer away. Cost: the length of both.
+    #[must_use]
+    pub fn changed(&self, changes: &[Run]) -> Self {
+        let (mut result, mut kept) = (Self::new(), 0);
+        for change in changes {
+            assert!(kept <= change.start && change.len > 0 && change.end() <= PAGE_SPAN, "changes come in order, inside the page");
+            self.runs_in(kept, change.start).for_each(|own| result.push(own));
+            result.push(*change);
+            kept = change.end();
+        }
+        self.runs_in(kept, PAGE_SPAN).for_each(|own| result.push(own));
+        result
     }
 
     /// What this page and `below` say together: its own answers, and where it is absent those of `below`, of which only the
@@ -166,6 +177,26 @@ impl Page {
                 below.runs_in(run.start, run.end()).filter_map(|seen| seen.clip(0, visible)).for_each(|seen| result.push(seen));
             } else {
                 result.push(run);
+            }
+        }
+        result
+    }
+
+    /// What a layer has to say so that this (resolved) page is seen over `below`, of which the positions before `visible` are seen:
+    /// the inverse of [`Page::over`].
+    #[must_use]
+    pub fn relative_to(&self, below: &Self, visible: u16) -> Self {
+        let below = below.clipped(visible).resolved();
+        let mut result = Self::new();
+        for own in self.runs_in(0, PAGE_SPAN) {
+            for seen in below.runs_in(own.start, own.end()) {
+                let wanted = Run { slot: own.slot.advance(seen.start - own.start), ..seen };
+                let slot = match wanted.slot {
+                    same if same == seen.slot => Slot::Absent,
+                    Slot::Absent => Slot::Zero,
+                    other => other,
+                };
+                result.push(Run { slot, ..wanted });
             }
         }
         result
@@ -336,6 +367,23 @@ mod tests {
     }
 
     #[test]
+    fn changes_in_order_are_as_settings_one_by_one() {
+        let mut random = fastrand::Rng::with_seed(10);
+        for _ in 0..100 {
+            let (page, mut model) = random_page(&mut random, 6);
+            let (mut changes, mut next) = (Vec::new(), 0);
+            while next < PAGE_SPAN {
+                let start = random.u16(next..PAGE_SPAN);
+                let run = Run { start, len: random.u16(1..=PAGE_SPAN - start), slot: random_slot(&mut random) };
+                (run.start..run.end()).for_each(|at| model[usize::from(at)] = run.slot.advance(at - run.start));
+                changes.push(run);
+                next = run.end();
+            }
+            assert_eq!(slots(&page.changed(&changes)), model);
+        }
+    }
+
+    #[test]
     fn overlaying_takes_the_upper_answer_and_hides_what_is_out_of_sight() {
         let mut random = fastrand::Rng::with_seed(8);
         for _ in 0..100 {
@@ -349,6 +397,23 @@ mod tests {
                 })
                 .collect();
             assert_eq!(slots(&upper.over(&lower, visible)), expected);
+        }
+    }
+
+    #[test]
+    fn a_page_relative_to_another_gives_itself_over_it() {
+        let mut random = fastrand::Rng::with_seed(12);
+        for _ in 0..200 {
+            let (page, _) = random_page(&mut random, 5);
+            let (other, _) = random_page(&mut random, 5);
+            let visible = random.u16(..=PAGE_SPAN);
+            // Near relatives are the case that matters: most of it is the same.
+            for below in [other.clone(), page.over(&other, PAGE_SPAN), other.over(&page, visible)] {
+                let page = page.resolved();
+                let relative = page.relative_to(&below, visible);
+                assert_eq!(relative.over(&below, visible).resolved(), page);
+                assert_eq!(page.relative_to(&page, PAGE_SPAN), Page::new(), "nothing to say");
+            }
         }
     }
 

@@ -24,6 +24,7 @@ class Report:
         self.rows: list[Row] = []
         self.times: list[list[str]] = []
         self.notes: list[str] = []
+        self.scale = ""
 
     def row(self, what: str, ours: str, beside: str, ratio: float, most: float | None = None, least: float | None = None) -> None:
         if most is not None:
@@ -54,6 +55,7 @@ class Report:
                 for row in self.rows
             ]
         )
+        print(self.scale)
         for note in self.notes:
             print(f"- {note}")
 

@@ -60,19 +60,24 @@ impl Pages {
             return Ok(Arc::new(own.resolved()));
         }
         let parent = self.resolve_sealed(below, index)?;
-        Ok(Arc::new(own.over(&parent, top.visible_in(index)).resolved()))
+        let is_transparent = own.is_empty() && top.visible_in(index) == PAGE_SPAN;
+        Ok(if is_transparent { parent } else { Arc::new(own.over(&parent, top.visible_in(index)).resolved()) })
     }
 
     fn resolve_sealed(&self, chain: &[Arc<Layer>], index: PageIndex) -> Result<Arc<Page>, StoreError> {
-        // Layers that say nothing of this page and hide nothing share the entry of the first one that does.
-        let opaque = |layer: &Arc<Layer>| layer.pages.contains(index) || layer.visible_in(index) < PAGE_SPAN;
-        let Some(first) = chain.iter().position(opaque) else { return Ok(Arc::new(Page::new())) };
-        let key = (chain[first].id.0, index.0);
-        if let Some(page) = self.resolved.get(&key) {
+        let key = |layer: &Layer| (layer.id.0, index.0);
+        if let Some(page) = self.resolved.get(&key(&chain[0])) {
             return Ok(page);
         }
-        let page = Arc::new(self.walk(&chain[first..], index)?);
-        self.resolved.insert(key, Arc::clone(&page));
+        // Layers that say nothing of this page and hide nothing show what the first one below that does shows: one page for all.
+        let opaque = |layer: &Arc<Layer>| layer.pages.contains(index) || layer.visible_in(index) < PAGE_SPAN;
+        let first = chain.iter().position(opaque).unwrap_or(chain.len() - 1);
+        let page = match self.resolved.get(&key(&chain[first])) {
+            Some(page) => page,
+            None => Arc::new(self.walk(&chain[first..], index)?),
+        };
+        self.resolved.insert(key(&chain[first]), Arc::clone(&page));
+        self.resolved.insert(key(&chain[0]), Arc::clone(&page));
         Ok(page)
     }
 

@@ -53,9 +53,8 @@ fn decompress_zstd(compressed: &[u8], plain_len: usize) -> Result<Vec<u8>, Strin
             Some(decompressor) => decompressor,
             None => slot.insert(zstd::bulk::Decompressor::new().map_err(|error| error.to_string())?),
         };
-        let mut plain = vec![0; plain_len];
-        let filled = decompressor.decompress_to_buffer(compressed, plain.as_mut_slice()).map_err(|error| error.to_string())?;
-        plain.truncate(filled);
+        let mut plain = Vec::with_capacity(plain_len);
+        decompressor.decompress_to_buffer(compressed, &mut plain).map_err(|error| error.to_string())?;
         Ok(plain)
     })
 }

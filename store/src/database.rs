@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
-    DBPinnableSlice, DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions, LogLevel, Options, Range, ReadOptions, WriteBatch,
+    DBPinnableSlice, DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions, InfoLogger, LogLevel, Options, Range, ReadOptions, WriteBatch,
     WriteOptions,
 };
 
@@ -24,6 +24,9 @@ const BLOCK_CACHE_LEN: usize = 64 << 20;
 const FILE_LEN: u64 = 64 << 20;
 /// Equivalent Bloom bits per key for the Ribbon filter: one false look-up in a hundred, about 7 bits a chunk.
 const FILTER_BITS: f64 = 9.9;
+
+/// What an operation takes in RocksDB's own batch beside its key and value, about.
+const OPERATION_OVERHEAD_LEN: usize = 12;
 
 /// A part of the database with keys of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,30 +81,45 @@ pub(crate) struct Database {
 #[derive(Default)]
 pub(crate) struct Batch {
     operations: Vec<Operation>,
+    /// The keys and values of all operations, one after the other: an import puts millions of them.
+    bytes: Vec<u8>,
 }
 
 enum Operation {
-    Put(Family, Vec<u8>, Vec<u8>),
-    Delete(Family, Vec<u8>),
-    DeleteRange(Family, Vec<u8>, Vec<u8>),
+    Put { family: Family, key_len: usize, value_len: usize },
+    Delete { family: Family, key_len: usize },
+    DeleteRange { family: Family, from_len: usize, to_len: usize },
 }
 
 impl Batch {
-    pub(crate) fn put(&mut self, family: Family, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.operations.push(Operation::Put(family, key.into(), value.into()));
+    pub(crate) fn put(&mut self, family: Family, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        self.operations.push(Operation::Put { family, key_len: key.len(), value_len: value.len() });
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
     }
 
-    pub(crate) fn delete(&mut self, family: Family, key: impl Into<Vec<u8>>) {
-        self.operations.push(Operation::Delete(family, key.into()));
+    pub(crate) fn delete(&mut self, family: Family, key: impl AsRef<[u8]>) {
+        let key = key.as_ref();
+        self.operations.push(Operation::Delete { family, key_len: key.len() });
+        self.bytes.extend_from_slice(key);
     }
 
     /// Deletes every key in `[from, to)`, at a cost that does not depend on how many there are.
-    pub(crate) fn delete_range(&mut self, family: Family, from: impl Into<Vec<u8>>, to: impl Into<Vec<u8>>) {
-        self.operations.push(Operation::DeleteRange(family, from.into(), to.into()));
+    pub(crate) fn delete_range(&mut self, family: Family, from: impl AsRef<[u8]>, to: impl AsRef<[u8]>) {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        self.operations.push(Operation::DeleteRange { family, from_len: from.len(), to_len: to.len() });
+        self.bytes.extend_from_slice(from);
+        self.bytes.extend_from_slice(to);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.operations.is_empty()
+    }
+
+    /// Bytes of all keys and values.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
     }
 }
 
@@ -138,8 +156,11 @@ impl Database {
 
     /// Opens the database in `dir` as it is now, also while another process writes to it. It never shows later changes.
     pub(crate) fn open_read_only(dir: &Path) -> Result<Self, StoreError> {
+        let mut options = options();
+        // RocksDB's log is a file in the folder, which is not ours to write to.
+        options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| {}));
         let db =
-            DB::open_cf_descriptors_read_only(&options(), dir, descriptors(), false).map_err(|error| failed("open the database", error))?;
+            DB::open_cf_descriptors_read_only(&options, dir, descriptors(), false).map_err(|error| failed("open the database", error))?;
         Ok(Self { db })
     }
 
@@ -181,12 +202,20 @@ impl Database {
 
     /// Writes `batch` as one.
     pub(crate) fn write(&self, batch: Batch, durability: Durability) -> Result<(), StoreError> {
-        let mut operations = WriteBatch::default();
+        let mut operations = WriteBatch::with_capacity_bytes(batch.len() + batch.operations.len() * OPERATION_OVERHEAD_LEN);
+        let mut rest = batch.bytes.as_slice();
+        let mut take = |len: usize| {
+            let (taken, after) = rest.split_at(len);
+            rest = after;
+            taken
+        };
         for operation in batch.operations {
             match operation {
-                Operation::Put(family, key, value) => operations.put_cf(self.family(family), key, value),
-                Operation::Delete(family, key) => operations.delete_cf(self.family(family), key),
-                Operation::DeleteRange(family, from, to) => operations.delete_range_cf(self.family(family), from, to),
+                Operation::Put { family, key_len, value_len } => operations.put_cf(self.family(family), take(key_len), take(value_len)),
+                Operation::Delete { family, key_len } => operations.delete_cf(self.family(family), take(key_len)),
+                Operation::DeleteRange { family, from_len, to_len } => {
+                    operations.delete_range_cf(self.family(family), take(from_len), take(to_len));
+                }
             }
         }
         let mut options = WriteOptions::default();
@@ -242,16 +271,6 @@ impl Database {
         });
         Ok(if entries == 0 { 0 } else { len.min(len * 2 * deletions / entries) })
     }
-
-    /// Checks the checksum of every block of every file against the bytes on disk, by reading all records of `family`.
-    pub(crate) fn verify(&self, family: Family) -> Result<u64, StoreError> {
-        let mut scan = self.scan(family, &[]);
-        let mut count = 0;
-        while scan.next()?.is_some() {
-            count += 1;
-        }
-        Ok(count)
-    }
 }
 
 /// Records in key order, as they were when the scan began.
@@ -274,7 +293,10 @@ impl Scan<'_> {
 }
 
 fn options() -> Options {
-    let mut options = Options::default();
+    // Every new log would claim its whole length (64 MiB) at once: on a nearly full disk that takes the room from what is to be
+    // written, and where claiming means zeroing (tmpfs) or copying (btrfs) it costs more than the log.
+    let no_claims = Options::default().get_options_from_string("allow_fallocate=false");
+    let mut options = no_claims.expect("RocksDB knows its own option");
     options.set_atomic_flush(true);
     // A log that is damaged in its middle must not pass for one that ends there: acknowledged commits would vanish silently.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
@@ -311,6 +333,11 @@ fn family_options(family: Family, cache: &Cache) -> Options {
         blocks.set_block_size(16 << 10);
     }
     let mut options = Options::default();
+    if family == Family::Index {
+        // Most look-ups of an import are for chunks that are not there: a filter answers them for the newest entries, too.
+        options.set_memtable_whole_key_filtering(true);
+        options.set_memtable_prefix_bloom_ratio(0.1);
+    }
     options.set_block_based_table_factory(&blocks);
     options.set_write_buffer_size(WRITE_BUFFER_LEN);
     options.set_target_file_size_base(FILE_LEN);

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use vellum_core::page::{Page, Slot};
-use vellum_core::tree::{Layer, Node, PageSet, page_of, page_start};
+use vellum_core::tree::{Layer, Node, PageSet, PlanError, Tree, page_of, page_start};
 use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, LayerId, PageIndex};
 
 use crate::error::StoreError;
@@ -35,19 +35,17 @@ pub struct DiskRun {
 impl Store {
     /// Opens an image or snapshot for reading.
     pub fn disk(&self, node: Node) -> Result<Disk, StoreError> {
-        let (name, layer) = {
-            let tree = self.tree();
-            let layer = tree.layer_of(node).ok_or(vellum_core::tree::PlanError::Gone)?;
-            (tree.display(node), layer.id)
-        };
-        Ok(self.disk_at(layer, name))
+        let mut tree = self.tree_mut();
+        let layer = tree.layer_of(node).ok_or(PlanError::Gone)?.id;
+        let name = tree.display(node);
+        Ok(self.disk_at(&mut tree, layer, name))
     }
 
-    /// Opens the content of a layer, which errors call `name`.
-    pub(crate) fn disk_at(&self, layer: LayerId, name: String) -> Disk {
-        let hold = self.hold(layer);
-        let chain = self.tree().chain(layer).map(Arc::clone).collect();
-        Disk { store: self.clone(), name, chain, _hold: hold }
+    /// Opens the content of `layer`, which is in `tree`; errors call it `name`. Found and held under one lock of the tree: in between,
+    /// maintenance could take the layer away.
+    pub(crate) fn disk_at(&self, tree: &mut Tree, layer: LayerId, name: String) -> Disk {
+        let chain = tree.chain(layer).map(Arc::clone).collect();
+        Disk { store: self.clone(), name, chain, _hold: self.hold(tree, layer) }
     }
 }
 
@@ -90,7 +88,7 @@ impl Disk {
     /// The pages outside of which everything reads as zeros.
     #[must_use]
     pub fn mapped_pages(&self) -> PageSet {
-        self.chain.iter().fold(PageSet::new(), |pages, layer| pages.union(&layer.pages))
+        PageSet::union_of(self.chain.iter().map(|layer| &layer.pages))
     }
 
     /// The runs of the positions `[start, end)` on page `index`, zeros included, gap-free.
@@ -124,7 +122,7 @@ impl Disk {
     }
 
     /// Fills the part of `buffer` (which begins at byte `offset` of the disk) that `run` covers.
-    pub(crate) fn fill(&self, run: DiskRun, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+    fn fill(&self, run: DiskRun, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
         let chunk_len = self.chunk_len();
         let run_start = chunk_len.offset_of(run.start);
         let run_end = chunk_len.offset_of(run.start.advance(run.count));

@@ -198,6 +198,6 @@ fn plan_hint(plan: &PlanError) -> Option<String> {
         PlanError::WouldShrink { .. } => "add --shrink if those bytes may go".to_owned(),
         PlanError::NoOrigin(_) => "only an image made with `vellum create NAME -b IMAGE` can be committed".to_owned(),
         PlanError::OriginChanged { image, .. } => format!("`vellum rename` can put {image} in its place"),
-        PlanError::TooLong(_) | PlanError::Gone => return None,
+        PlanError::TooLong(_) | PlanError::Circle { .. } | PlanError::Gone => return None,
     })
 }

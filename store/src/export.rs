@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,13 +16,16 @@ use rustix::fs::{CWD, FallocateFlags, RenameFlags, SeekFrom, fallocate, renameat
 use vellum_core::tree::{Node, page_start, pages_for};
 use vellum_core::units::PageIndex;
 
-use crate::disk::{Disk, DiskRun};
+use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::store::Store;
 use crate::watch::{Progress, Watch};
 
 /// Pages of a stream that are decoded at once: what waits for its turn is a few times 4 MiB.
 const STREAM_WINDOW: u64 = 8;
+
+/// Bytes that are written in one call: few calls, and a buffer that stays in the processor's cache.
+const WRITE_LEN_MAX: u64 = 256 << 10;
 
 /// Where an export goes.
 pub enum ExportTarget {
@@ -51,12 +55,6 @@ struct Exporter<'a> {
     watch: &'a dyn Watch,
     done: AtomicU64,
     data_bytes: AtomicU64,
-}
-
-/// A part of the disk that has data, with its place.
-struct Part {
-    offset: u64,
-    bytes: Vec<u8>,
 }
 
 impl Store {
@@ -112,9 +110,10 @@ impl Exporter<'_> {
     /// Writes all data at its place into a file that reads as zeros.
     fn fill(&self, file: &File, path: &Path) -> Result<(), StoreError> {
         let pages: Vec<PageIndex> = self.disk.mapped_pages().iter().collect();
-        pages.into_par_iter().try_for_each(|index| {
-            for part in self.page_parts(index)? {
-                file.write_all_at(&part.bytes, part.offset).map_err(|source| StoreError::file("write", path, source))?;
+        pages.into_par_iter().try_for_each_init(Vec::new, |buffer, index| {
+            for piece in self.data_pieces(index)? {
+                self.read_into(&piece, buffer)?;
+                file.write_all_at(buffer, piece.start).map_err(|source| StoreError::file("write", path, source))?;
             }
             self.advance(index)
         })
@@ -123,23 +122,27 @@ impl Exporter<'_> {
     fn write_stream(&self, stream: &mut dyn Write) -> Result<(), StoreError> {
         let fail = |source| StoreError::io("write to the output", source);
         let pages = pages_for(self.disk.chunk_len().count_for(self.disk.len()));
-        let zeros = vec![0; 1 << 20];
         for window in (0..pages).step_by(STREAM_WINDOW as usize) {
             let window: Vec<PageIndex> = (window..pages.min(window + STREAM_WINDOW)).map(PageIndex).collect();
-            let parts: Vec<(PageIndex, Vec<Part>)> =
-                window.into_par_iter().map(|index| Ok((index, self.page_parts(index)?))).collect::<Result<_, StoreError>>()?;
-            for (index, parts) in parts {
-                let (mut at, end) = self.page_range(index);
-                for part in parts {
-                    write_zeros(stream, part.offset - at, &zeros).map_err(fail)?;
-                    stream.write_all(&part.bytes).map_err(fail)?;
-                    at = part.offset + part.bytes.len() as u64;
-                }
-                write_zeros(stream, end - at, &zeros).map_err(fail)?;
+            let contents: Vec<Vec<u8>> = window.par_iter().map(|index| self.page_bytes(*index)).collect::<Result<_, StoreError>>()?;
+            for (index, bytes) in window.into_iter().zip(contents) {
+                stream.write_all(&bytes).map_err(fail)?;
                 self.advance(index)?;
             }
         }
         stream.flush().map_err(fail)
+    }
+
+    /// All bytes of page `index`, zeros included.
+    fn page_bytes(&self, index: PageIndex) -> Result<Vec<u8>, StoreError> {
+        let (start, end) = self.page_range(index);
+        let mut bytes = vec![0; (end - start) as usize];
+        for piece in self.data_pieces(index)? {
+            let place = (piece.start - start) as usize..(piece.end - start) as usize;
+            self.disk.read_at(&mut bytes[place], piece.start)?;
+            self.data_bytes.fetch_add(piece.end - piece.start, Ordering::Relaxed);
+        }
+        Ok(bytes)
     }
 
     /// The bytes of the disk that page `index` answers for.
@@ -149,30 +152,30 @@ impl Exporter<'_> {
         (offset(index.0), offset(index.0 + 1))
     }
 
-    /// The data on page `index`, decoded and verified.
-    fn page_parts(&self, index: PageIndex) -> Result<Vec<Part>, StoreError> {
+    /// The byte ranges of page `index` that hold data, none longer than [`WRITE_LEN_MAX`].
+    fn data_pieces(&self, index: PageIndex) -> Result<Vec<Range<u64>>, StoreError> {
         let (start, end) = self.page_range(index);
         if start >= end {
             return Ok(Vec::new());
         }
-        let positions = self.disk.chunk_len().count_for(end - start).0 as u16;
-        let runs = self.disk.page_runs(index, 0, positions)?;
-        let parts = runs.chunk_by(|a, b| a.first.is_some() == b.first.is_some()).filter(|runs| runs[0].first.is_some());
-        parts.map(|runs| self.part(runs)).collect()
+        let chunk_len = self.disk.chunk_len();
+        let runs = self.disk.page_runs(index, 0, chunk_len.count_for(end - start).0 as u16)?;
+        let stretches = runs.chunk_by(|a, b| a.first.is_some() == b.first.is_some()).filter(|runs| runs[0].first.is_some());
+        let ranges = stretches.map(|runs| {
+            let count: u64 = runs.iter().map(|run| run.count).sum();
+            chunk_len.offset_of(runs[0].start)..chunk_len.offset_of(runs[0].start.advance(count)).min(end)
+        });
+        Ok(ranges
+            .flat_map(|range| range.clone().step_by(WRITE_LEN_MAX as usize).map(move |at| at..(at + WRITE_LEN_MAX).min(range.end)))
+            .collect())
     }
 
-    /// Consecutive runs of data as one part.
-    fn part(&self, runs: &[DiskRun]) -> Result<Part, StoreError> {
-        let chunk_len = self.disk.chunk_len();
-        let offset = chunk_len.offset_of(runs[0].start);
-        let count: u64 = runs.iter().map(|run| run.count).sum();
-        let end = (offset + count * chunk_len.bytes()).min(self.disk.len());
-        let mut bytes = vec![0; (end - offset) as usize];
-        for run in runs {
-            self.disk.fill(*run, &mut bytes, offset)?;
-        }
-        self.data_bytes.fetch_add(end - offset, Ordering::Relaxed);
-        Ok(Part { offset, bytes })
+    /// Fills `buffer` with the bytes of `range`, decoded and verified.
+    fn read_into(&self, range: &Range<u64>, buffer: &mut Vec<u8>) -> Result<(), StoreError> {
+        buffer.resize((range.end - range.start) as usize, 0);
+        self.disk.read_at(buffer, range.start)?;
+        self.data_bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
+        Ok(())
     }
 
     fn advance(&self, index: PageIndex) -> Result<(), StoreError> {
@@ -181,16 +184,6 @@ impl Exporter<'_> {
         self.watch.progress(Progress { done, total: Some(self.disk.len()) });
         if self.watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
     }
-}
-
-fn write_zeros(stream: &mut dyn Write, len: u64, zeros: &[u8]) -> io::Result<()> {
-    let mut left = len;
-    while left > 0 {
-        let part = left.min(zeros.len() as u64);
-        stream.write_all(&zeros[..part as usize])?;
-        left -= part;
-    }
-    Ok(())
 }
 
 /// A file that is not whole yet, beside the place it is to have. Removed unless it is published.

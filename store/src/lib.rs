@@ -9,18 +9,22 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+mod changes;
 mod check;
 mod chunks;
 pub mod codec;
 mod collect;
 mod database;
 mod disk;
+mod draft;
 mod error;
 mod export;
 mod folder;
 mod import;
 mod live;
 mod maps;
+#[cfg(test)]
+mod model;
 mod pieces;
 pub mod records;
 mod resize;

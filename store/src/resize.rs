@@ -1,24 +1,194 @@
 //! Images of another length: children that are shorter than their parent, and disks that grow and shrink.
 //!
-//! The rule that makes both simple: no map says anything past its disk's end, and in the last chunk the bytes past the end are zero.
+//! The rule that makes both simple: no map shows anything past its disk's end, and in the last chunk the bytes past the end are zero.
+//! A layer's `parent_visible` keeps the first half of it for whole chunks. The second half is kept here: where a new end cuts a chunk
+//! that has data beyond it, the layer gets a chunk of its own, in the same batch.
 
+use vellum_core::hash::{ChunkHash, is_zero};
 use vellum_core::name::Name;
-use vellum_core::tree::Node;
-use vellum_core::units::ImageId;
+use vellum_core::page::Slot;
+use vellum_core::tree::{Edit, NewTop, Node, PlanError, Tree, page_of};
+use vellum_core::units::{ChunkIndex, ImageId, LayerId};
 
+use crate::chunks::Candidate;
+use crate::database::Batch;
+use crate::disk::Disk;
+use crate::draft::Draft;
 use crate::error::StoreError;
-use crate::store::Store;
+use crate::store::{Store, now_ms};
+
+/// The last chunk of a disk that was cut, with zeros past its end.
+pub(crate) struct Tail {
+    pub(crate) position: ChunkIndex,
+    plain: Vec<u8>,
+}
 
 impl Store {
     /// A new image that starts as `parent` is now, at once; of its length, or of `len` bytes.
     pub fn create_child(&self, name: &Name, parent: Node, len: Option<u64>) -> Result<Node, StoreError> {
-        let _ = (name, parent, len);
-        todo!()
+        let parent_len = self.tree().layer_of(parent).ok_or(PlanError::Gone)?.len;
+        match len {
+            Some(len) if len < parent_len => self.create_shorter(name, parent, len),
+            _ => self.change(|tree| tree.plan_child(name, parent, len, now_ms())),
+        }
     }
 
-    /// Gives `image` another length. What is cut off is gone, even if it grows again; what is added is zero.
+    /// A child that sees only the beginning of its parent. Two batches: the parent is sealed first, so that its last chunk holds still
+    /// while it is read. A crash in between leaves a layer that nobody sees the difference of.
+    fn create_shorter(&self, name: &Name, parent: Node, len: u64) -> Result<Node, StoreError> {
+        self.tree().check_free(name)?;
+        let base = self.sealed_base(parent)?;
+        let tail = cut_tail(&base, len)?;
+        let mut node = None;
+        self.commit_tail(tail, |tree| {
+            let layer = tree.blank_layer(base.chain().first().map(AsRef::as_ref), len, now_ms());
+            let top = layer.id;
+            let planned = tree.plan_image(name, layer, Some(parent.image()), now_ms())?;
+            node = Some(planned.node);
+            Ok(NewTop { top, edits: planned.edits })
+        })?;
+        Ok(node.expect("what was committed was planned"))
+    }
+
+    /// The content of `node` as a sealed layer to build on.
+    pub(crate) fn sealed_base(&self, node: Node) -> Result<Disk, StoreError> {
+        self.check_writable()?;
+        let mut tree = self.tree_mut();
+        let (layer, edits) = tree.plan_base(node, now_ms())?;
+        if !edits.is_empty() {
+            self.commit(&mut tree, &edits, Batch::default())?;
+        }
+        let name = tree.display(node);
+        Ok(self.disk_at(&mut tree, layer.id, name))
+    }
+
+    /// Gives `image` another length. What is cut off is gone, even if it grows again; what is added is zero. Constant time.
     pub fn resize(&self, image: ImageId, len: u64, may_shrink: bool) -> Result<(), StoreError> {
-        let _ = (image, len, may_shrink);
-        todo!()
+        self.check_writable()?;
+        // Nobody else changes the content meanwhile. A snapshot may be taken: it puts another layer on top, of the same content.
+        let _exclusive = self.exclusive(image)?;
+        let disk = self.disk(Node::Image(image))?;
+        let tail = if may_shrink { cut_tail(&disk, len)? } else { None };
+        self.commit_tail(tail, |tree| tree.plan_resize(image, len, may_shrink, now_ms()))
+    }
+
+    /// Commits what `plan` decides, with `tail` in the map of the layer on top, as one batch.
+    pub(crate) fn commit_tail(
+        &self,
+        tail: Option<Tail>,
+        plan: impl FnOnce(&mut Tree) -> Result<NewTop, PlanError>,
+    ) -> Result<(), StoreError> {
+        self.check_writable()?;
+        let data = tail.as_ref().filter(|tail| !is_zero(&tail.plain));
+        let candidate = data.map(|tail| Candidate { hash: ChunkHash::of(&tail.plain), plain: &tail.plain, guess: None });
+        self.commit_chunks(candidate.as_slice(), |tree, ids, batch| {
+            let NewTop { top, mut edits } = plan(tree)?;
+            if let Some(tail) = &tail {
+                let slot = ids.first().map_or(Slot::Zero, |id| Slot::Chunk(*id));
+                self.put_slot(&mut edits, top, tail.position, slot, batch)?;
+            }
+            Ok::<_, StoreError>(edits)
+        })
+    }
+
+    /// Lets layer `top`, which is among `edits`, answer `slot` for `position`.
+    fn put_slot(&self, edits: &mut [Edit], top: LayerId, position: ChunkIndex, slot: Slot, batch: &mut Batch) -> Result<(), StoreError> {
+        let layer = edits.iter_mut().find_map(|edit| match edit {
+            Edit::PutLayer(layer) if layer.id == top => Some(layer),
+            _ => None,
+        });
+        let layer = layer.expect("a tail goes into a layer that is being put");
+        let mut draft = Draft::new(layer.clone());
+        draft.change_one(&self.inner.pages, position, slot, batch)?;
+        *layer = draft.layer;
+        Ok(())
+    }
+}
+
+/// What becomes of the last chunk of `disk` when only its first `len` bytes are seen; `None` if it stays as it is.
+pub(crate) fn cut_tail(disk: &Disk, len: u64) -> Result<Option<Tail>, StoreError> {
+    let chunk_len = disk.chunk_len();
+    let position = chunk_len.index_at(len);
+    let start = chunk_len.offset_of(position);
+    if len >= disk.len() || len == start {
+        return Ok(None);
+    }
+    let (index, at) = page_of(position);
+    if disk.page(index)?.slot(at) == Slot::Absent {
+        return Ok(None);
+    }
+    let mut plain = vec![0; chunk_len.as_usize()];
+    disk.read_at(&mut plain[..(len - start) as usize], start)?;
+    Ok(Some(Tail { position, plain }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{assert_same, name, new_store, read_all};
+
+    const PAGE_LEN: u64 = 4 << 20;
+
+    /// A disk of `len` bytes without a zero in it.
+    fn full(store: &Store, text: &str, len: u64) -> (ImageId, Vec<u8>) {
+        let content: Vec<u8> = (0..len).map(|at| (at / 512 % 251 + 1) as u8).collect();
+        let image = store.create(&name(text), len).expect("create").image();
+        let mut live = store.live(image).expect("live");
+        live.write_at(&content, 0).expect("write");
+        live.flush().expect("flush");
+        (image, content)
+    }
+
+    /// Every end near a chunk's, a page's and a sector's.
+    fn ends() -> impl Iterator<Item = u64> {
+        let edges = [0, 512, 4096, 8192, PAGE_LEN - 4096, PAGE_LEN, PAGE_LEN + 4096, PAGE_LEN + 8192];
+        edges.into_iter().flat_map(|edge: u64| [edge.saturating_sub(1), edge, edge + 1])
+    }
+
+    #[test]
+    fn what_was_cut_off_stays_away_when_a_disk_grows_again() {
+        let (_dir, store) = new_store(4096);
+        let len = PAGE_LEN + 3 * 4096 + 512;
+        for (nth, end) in ends().enumerate() {
+            let (image, mut content) = full(&store, &format!("i{nth}"), len);
+            // Once in the layer itself, once through a parent.
+            let child = store.create_child(&name(&format!("c{nth}")), Node::Image(image), None).expect("child").image();
+            let cut = store.create_child(&name(&format!("d{nth}")), Node::Image(image), Some(end)).expect("shorter child").image();
+            content.truncate(end as usize);
+            for id in [image, child, cut] {
+                store.resize(id, end, true).expect("shrink");
+                assert_same(&read_all(&store, Node::Image(id)), &content, "shorter");
+            }
+            content.resize((len + 5000) as usize, 0);
+            for id in [image, child, cut] {
+                store.resize(id, len + 5000, false).expect("grow");
+                assert_same(&read_all(&store, Node::Image(id)), &content, "grown again");
+            }
+        }
+    }
+
+    #[test]
+    fn a_longer_child_ends_in_zeros() {
+        let (_dir, store) = new_store(4096);
+        for (nth, len) in ends().enumerate() {
+            let (image, mut content) = full(&store, &format!("i{nth}"), len);
+            let child = store.create_child(&name(&format!("c{nth}")), Node::Image(image), Some(len + 9000)).expect("child");
+            // What the parent does now is no longer the child's.
+            store.resize(image, len + 9000, true).expect("grow");
+            store.live(image).and_then(|mut live| live.write_at(&[1; 9000], len).and_then(|()| live.flush())).expect("write");
+            content.resize((len + 9000) as usize, 0);
+            assert_same(&read_all(&store, child), &content, "child");
+        }
+    }
+
+    #[test]
+    fn shrinking_is_refused_unless_allowed_and_an_impossible_length_always() {
+        let (_dir, store) = new_store(4096);
+        let (image, content) = full(&store, "a", 9000);
+        assert!(matches!(store.resize(image, 8999, false), Err(StoreError::Plan(PlanError::WouldShrink { .. }))));
+        assert!(matches!(store.resize(image, u64::MAX, true), Err(StoreError::Plan(PlanError::TooLong(_)))));
+        let taken = store.create_child(&name("a"), Node::Image(image), Some(1));
+        assert!(matches!(taken, Err(StoreError::Plan(PlanError::NameTaken(_)))));
+        assert_same(&read_all(&store, Node::Image(image)), &content, "untouched");
     }
 }

@@ -15,8 +15,8 @@ use vellum_core::tree::{Edit, Image, Layer, Node, Planned, Snapshot, Tree};
 use vellum_core::units::{ChunkId, ImageId, LayerId, PageIndex};
 
 use crate::chain::Pages;
-use crate::chunks::{Chunks, Stop};
-use crate::database::{Batch, Database, Durability, Family, Scan};
+use crate::chunks::{Candidate, Chunks, Stop};
+use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock};
 use crate::records::{self, Compression, Counters, Record, StoreParameters};
@@ -232,7 +232,8 @@ impl Store {
         self.change(|tree| tree.plan_commit(image, now_ms()))
     }
 
-    fn change<E>(&self, plan: impl FnOnce(&mut Tree) -> Result<Planned, E>) -> Result<Node, StoreError>
+    /// Plans and commits under one lock of the tree.
+    pub(crate) fn change<E>(&self, plan: impl FnOnce(&mut Tree) -> Result<Planned, E>) -> Result<Node, StoreError>
     where
         StoreError: From<E>,
     {
@@ -263,6 +264,33 @@ impl Store {
         Ok(())
     }
 
+    /// Stores `candidates` and makes what `plan` decides from their ids (edits, and pages in the batch) durable with them, as one. The
+    /// tree stays locked from the plan until the edits are applied; the chunks stay claimed as long.
+    ///
+    /// Locks are taken in this order: the chunk store's section, the tree, the chunk writer's state.
+    pub(crate) fn commit_chunks<E>(
+        &self,
+        candidates: &[Candidate<'_>],
+        plan: impl FnOnce(&mut Tree, &[ChunkId], &mut Batch) -> Result<Vec<Edit>, E>,
+    ) -> Result<(), StoreError>
+    where
+        StoreError: From<E>,
+    {
+        self.inner.folder.tend_reserve();
+        let mut planned = None;
+        let mut session = self.inner.chunks.session();
+        session.commit(candidates, |ids, batch| {
+            let mut tree = self.tree_mut();
+            let edits = plan(&mut tree, ids, batch)?;
+            self.put_edits(&tree, &edits, batch);
+            planned = Some((tree, edits));
+            Ok(())
+        })?;
+        let (mut tree, edits) = planned.expect("a batch that was written was built");
+        tree.apply(&edits);
+        Ok(())
+    }
+
     /// Puts the records of `edits` into `batch`.
     pub(crate) fn put_edits(&self, tree: &Tree, edits: &[Edit], batch: &mut Batch) {
         for edit in edits {
@@ -279,9 +307,9 @@ impl Store {
         put(batch, Family::Meta, COUNTERS_KEY, &counters);
     }
 
-    /// Keeps the chain of `layer` as it is until the hold is dropped.
-    pub(crate) fn hold(&self, layer: LayerId) -> Hold {
-        self.tree_mut().hold(layer);
+    /// Keeps the chain of `layer`, which is in `tree`, as it is until the hold is dropped: after the tree's lock, not under it.
+    pub(crate) fn hold(&self, tree: &mut Tree, layer: LayerId) -> Hold {
+        tree.hold(layer);
         Hold { store: self.clone(), layer }
     }
 
@@ -456,9 +484,4 @@ fn last_chunk_end(database: &Database) -> Result<ChunkId, StoreError> {
     let first = parse_frame_key(&key).map_err(|error| StoreError::damaged("a frame header's key", error))?;
     // A damaged header is found when somebody reads it; here only its ids must not be given again.
     Ok(FrameHeader::decode(first, &value).map_or(first.advance(SPAN_MAX.into()), |header| header.end()))
-}
-
-/// Every record of a family, as it is now: for maintenance and checks.
-pub(crate) fn scan(store: &Store, family: Family) -> Scan<'_> {
-    store.inner.database.scan(family, &[])
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Layer, Tree};
-use crate::units::{ChunkCount, LayerId};
+use crate::units::{ChunkCount, ImageId, LayerId};
 
 /// What maintenance has to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,6 +85,17 @@ impl Tree {
             }
         }
         ordered
+    }
+
+    /// The layers that make up what `image` itself holds, top first: its active layer, and nameless ones below that only it reaches.
+    /// Maintenance makes them one sooner or later, so nothing that a person sees may depend on how many they are.
+    #[must_use]
+    pub fn own_layers(&self, image: ImageId) -> Vec<Arc<Layer>> {
+        let Some(image) = self.image(image) else { return Vec::new() };
+        let named = self.reached(self.names.keys().copied());
+        let merge = self.plan_merge(image.layer, &named, &BTreeSet::new());
+        let below = merge.into_iter().flat_map(|merge| merge.sources);
+        std::iter::once(image.layer).chain(below).filter_map(|id| self.layer(id).cloned()).collect()
     }
 
     /// The layers of `tops` and all below them. Cost: each layer once.

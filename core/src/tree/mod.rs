@@ -6,17 +6,19 @@
 mod lookup;
 mod maintenance;
 mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::name::Name;
-use crate::page::PAGE_SPAN;
+use crate::page::{PAGE_SPAN, Page};
 use crate::units::{ChunkCount, ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
 
 pub use lookup::{LookupError, Node};
 pub use maintenance::{Merge, Tidy};
-pub use plan::{PlanError, Planned};
+pub use plan::{NewTop, PlanError, Planned};
 
 /// One differencing image, without its map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,6 +156,14 @@ impl Layer {
         positions_in(self.parent_visible, index)
     }
 
+    /// Notes that page `index`, which said `old`, says `new` from now on.
+    pub fn note_page(&mut self, index: PageIndex, old: &Page, new: &Page) {
+        let ((old_chunks, old_zeros), (chunks, zeros)) = (old.counts(), new.counts());
+        self.chunks = self.chunks + chunks - old_chunks;
+        self.zeros = self.zeros + zeros - old_zeros;
+        if new.is_empty() { self.pages.remove(index) } else { self.pages.insert(index) }
+    }
+
     /// How many positions of page `index` lie inside the image.
     #[must_use]
     pub fn positions_in(&self, chunk_len: ChunkLen, index: PageIndex) -> u16 {
@@ -262,10 +272,23 @@ impl PageSet {
         self.ranges.get(at).map(|(start, _)| PageIndex(from.0.max(*start)))
     }
 
+    /// Its pages from `start` on and before `end`.
+    #[must_use]
+    pub fn within(&self, start: PageIndex, end: PageIndex) -> Self {
+        let clipped = self.ranges.iter().map(|range| (range.0.max(start.0), range.1.min(end.0)));
+        Self { ranges: clipped.filter(|(start, end)| start < end).collect() }
+    }
+
     /// The pages of either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        let mut all: Vec<_> = self.ranges.iter().chain(&other.ranges).copied().collect();
+        Self::union_of([self, other])
+    }
+
+    /// The pages of any of `sets`. Cost: their ranges, sorted once, however many sets there are.
+    #[must_use]
+    pub fn union_of<'a>(sets: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut all: Vec<_> = sets.into_iter().flat_map(|set| &set.ranges).copied().collect();
         all.sort_unstable();
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         for (start, end) in all {
@@ -406,6 +429,12 @@ impl Tree {
         }
     }
 
+    /// Whether `layer` itself is held.
+    #[must_use]
+    pub fn is_held(&self, layer: LayerId) -> bool {
+        self.holds.contains_key(&layer)
+    }
+
     /// Applies edits that are durable. Panics if one refers to what is not there: plans are made under the same lock.
     pub fn apply(&mut self, edits: &[Edit]) {
         edits.iter().for_each(|edit| self.apply_one(edit));
@@ -489,7 +518,7 @@ impl Tree {
 }
 
 #[cfg(test)]
-mod tests {
+mod page_set_tests {
     use super::*;
 
     #[test]

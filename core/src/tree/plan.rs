@@ -48,6 +48,14 @@ pub enum PlanError {
         /// The image that it was created from.
         origin: String,
     },
+    /// An image would come to stand on itself.
+    #[error("{image} cannot be put onto {parent}, which is {image} itself or was created from it")]
+    Circle {
+        /// The image that was to be moved.
+        image: String,
+        /// What it was to stand on.
+        parent: String,
+    },
     /// It was deleted meanwhile.
     #[error("the image or snapshot is gone")]
     Gone,
@@ -60,6 +68,15 @@ pub struct Planned {
     pub edits: Vec<Edit>,
     /// The node, as it will be called.
     pub node: Node,
+}
+
+/// How an image gets another active layer, or its active layer another record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTop {
+    /// What is to be done.
+    pub edits: Vec<Edit>,
+    /// The image's active layer afterwards, which is among the edits.
+    pub top: LayerId,
 }
 
 impl Tree {
@@ -175,7 +192,8 @@ impl Tree {
             }
         }
         // Whatever the image had written is below `layer` by now; the active layer that was put on it has nothing of its own.
-        if replaced.is_blank() && !replaced.sealed {
+        // Somebody who reads through it keeps it, and by it all that lies below.
+        if replaced.is_blank() && !replaced.sealed && !self.is_held(replaced.id) {
             planned.edits.push(Edit::DropLayer(replaced.id));
         }
         Ok(planned)
@@ -250,15 +268,43 @@ impl Tree {
         Ok(vec![edit])
     }
 
-    /// The active layer of `image` with another length. What the map says past a new end is for the store to remove.
-    pub fn plan_resize(&self, image: ImageId, len: u64, may_shrink: bool) -> Result<Layer, PlanError> {
+    /// Gives `image` another length. It grows by its record alone, since what lies past the old end is not visible. It shrinks by a
+    /// new layer that sees less of the old one: no map is read, whatever is cut off, and maintenance clips when it merges the two.
+    /// A last chunk that is cut is for the store to put into [`NewTop::top`].
+    pub fn plan_resize(&mut self, image: ImageId, len: u64, may_shrink: bool, now_ms: u64) -> Result<NewTop, PlanError> {
         check_len(len)?;
-        let layer = self.layer_of(Node::Image(image)).ok_or(PlanError::Gone)?;
-        if len < layer.len && !may_shrink {
-            return Err(PlanError::WouldShrink { image: self.display(Node::Image(image)), old: layer.len, new: len });
+        let image = self.image(image).ok_or(PlanError::Gone)?.clone();
+        let active = owned(&self.layers[&image.layer]);
+        if len < active.len && !may_shrink {
+            return Err(PlanError::WouldShrink { image: image.name.to_string(), old: active.len, new: len });
         }
-        let parent_visible = layer.parent_visible.min(self.chunk_len().count_for(len));
-        Ok(Layer { len, parent_visible, ..owned(layer) })
+        if len >= active.len || active.is_blank() {
+            let parent_visible = active.parent_visible.min(self.chunk_len().count_for(len));
+            let layer = Layer { len, parent_visible, ..active };
+            return Ok(NewTop { top: layer.id, edits: vec![Edit::PutLayer(layer)] });
+        }
+        let sealed = Layer { sealed: true, ..active };
+        let layer = self.blank_layer(Some(&sealed), len, now_ms);
+        let (top, image) = (layer.id, Image { layer: layer.id, ..image });
+        Ok(NewTop { top, edits: vec![Edit::PutLayer(sealed), Edit::PutLayer(layer), Edit::PutImage(image)] })
+    }
+
+    /// Whether `image` may stand on `parent`. Its own snapshots are fine; what was created from it would make it its own origin. (The
+    /// chain of layers could not close in any case: a rebased image gets a new layer, and nothing stands on that.)
+    pub fn check_rebase(&self, image: ImageId, parent: Node) -> Result<(), PlanError> {
+        let origin = |id: &ImageId| self.image(*id).and_then(|image| image.origin);
+        let mut origins = std::iter::successors(Some(parent.image()), origin).take(self.image_count() + 1);
+        let is_own_snapshot = matches!(parent, Node::Snapshot(own, _) if own == image);
+        if !is_own_snapshot && origins.any(|id| id == image) {
+            return Err(PlanError::Circle { image: self.display(Node::Image(image)), parent: self.display(parent) });
+        }
+        Ok(())
+    }
+
+    /// Makes `layer`, which is complete, the active layer of `image`, and `origin` the image that it comes from.
+    pub fn plan_replace(&self, image: ImageId, layer: Layer, origin: Option<ImageId>) -> Result<NewTop, PlanError> {
+        let image = Image { layer: layer.id, origin, ..self.image(image).ok_or(PlanError::Gone)?.clone() };
+        Ok(NewTop { top: layer.id, edits: vec![Edit::PutLayer(layer), Edit::PutImage(image)] })
     }
 
     /// Makes the image that `image` was created from as `image` is now: both then stand on the same sealed layer. Nothing is copied.

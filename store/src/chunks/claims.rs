@@ -146,11 +146,6 @@ impl Claims {
         ids.into_iter().map(|id| collection.decision(id)).collect()
     }
 
-    /// How many chunks are marked or claimed.
-    pub(crate) fn live_count(&self) -> u64 {
-        self.state().collection.as_ref().map_or(0, |collection| collection.live.len())
-    }
-
     /// Ends the collection, and with it the epoch. What was decided to drop is gone from the database by then, or stays.
     pub(crate) fn end_collection(&self) {
         let mut state = self.state();

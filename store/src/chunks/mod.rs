@@ -96,11 +96,6 @@ impl Chunks {
         self.reader.header(id)
     }
 
-    /// Fills `plain` with the chunks from `first` on, as many as fit whole, all of which must be there.
-    pub(crate) fn read(&self, first: ChunkId, plain: &mut [u8]) -> Result<(), StoreError> {
-        self.reader.read(first, plain)
-    }
-
     /// The frame whose header is `header`, decoded and verified, past all caches.
     pub(crate) fn load(&self, header: vellum_core::frame::FrameHeader) -> Result<Frame, StoreError> {
         self.reader.load(header)
@@ -112,6 +107,7 @@ impl Chunks {
     }
 
     /// Forgets decoded frames, so that what is read next comes from disk.
+    #[cfg(test)]
     pub(crate) fn forget_frames(&self) {
         self.reader.forget();
     }

@@ -60,6 +60,8 @@ impl Reader {
         Self { database, parameters, cache: Cache::with_weighter(expected as usize, CACHE_LEN, PlainLen) }
     }
 
+    /// Forgets decoded frames, so that what is read next comes from disk.
+    #[cfg(test)]
     pub(crate) fn forget(&self) {
         self.cache.clear();
     }
@@ -111,23 +113,9 @@ impl Reader {
             return Err(damaged(format!("{} bytes where its header says {plain_len}", payload.plain_len)));
         }
         let plain = codec::decompress(payload.codec, payload.compressed, plain_len).map_err(damaged)?;
-        let sound = header.chunks().zip(hash_chunks(&plain, chunk_len)).map(|((_, name), found)| *name == found).collect();
+        let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len).collect();
+        let sound = header.chunks().zip(hash_chunks(&chunks)).map(|((_, name), found)| *name == found).collect();
         Ok(Frame { header, plain, chunk_len, sound })
-    }
-
-    /// Fills `plain` with the chunks from `first` on.
-    pub(crate) fn read(&self, first: ChunkId, plain: &mut [u8]) -> Result<(), StoreError> {
-        let chunk_len = self.parameters.chunk_len.as_usize();
-        let mut frame: Option<Arc<Frame>> = None;
-        for (nth, out) in plain.chunks_exact_mut(chunk_len).enumerate() {
-            let id = first.advance(nth as u64);
-            let frame = match &mut frame {
-                Some(frame) if frame.header.rank(id).is_some() => frame,
-                slot => slot.insert(self.frame(id)?),
-            };
-            out.copy_from_slice(frame.chunk(id)?);
-        }
-        Ok(())
     }
 }
 

@@ -12,10 +12,13 @@ use vellum_core::wire::Reader;
 
 use super::Chunks;
 use super::claims::{Epoch, SessionId};
-use super::frames::{FramePlan, encode_frame};
+use super::frames::{FramePlan, encode_frame, put_names};
 use super::pause::{self, lock};
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
+
+/// Neighbours that are tried in a row without a hit: they mostly lie in the header at hand, so trying costs little.
+const MISSES_MAX: u32 = 8;
 
 /// A chunk to be stored, and the id that it may well have.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +45,10 @@ pub(crate) struct Session<'s> {
     header: Option<FrameHeader>,
     /// When it was read.
     epoch: Epoch,
-    last_hit: Option<ChunkId>,
+    /// The id after the last hit, as long as it is worth trying.
+    neighbour: Option<ChunkId>,
+    /// How many neighbours in a row were not it.
+    misses: u32,
     pub(crate) counts: SessionCounts,
     /// One above the greatest id that was given out.
     end: ChunkId,
@@ -51,7 +57,8 @@ pub(crate) struct Session<'s> {
 impl<'s> Session<'s> {
     pub(crate) fn new(chunks: &'s Chunks) -> Self {
         let id = chunks.claims.open_session();
-        Self { chunks, id, header: None, epoch: chunks.claims.epoch(), last_hit: None, counts: SessionCounts::default(), end: ChunkId(0) }
+        let epoch = chunks.claims.epoch();
+        Self { chunks, id, header: None, epoch, neighbour: None, misses: 0, counts: SessionCounts::default(), end: ChunkId(0) }
     }
 
     /// The ids of `candidates`, in order; new chunks are on their way to disk, durable once the store is settled.
@@ -86,11 +93,12 @@ impl<'s> Session<'s> {
         let mut batch = Batch::default();
         let (first, count) = self.frame_inline(candidates, &mut ids, &mut batch);
         let ids = self.finish(&ids);
-        build(&ids, &mut batch)?;
         let refers_to_bulk = ids.iter().any(|id| *id < first && !self.chunks.is_durable(id.advance(1)));
         if refers_to_bulk {
             self.chunks.settle()?;
         }
+        // After the settling, which takes its time: `build` locks the tree until the batch is written.
+        build(&ids, &mut batch)?;
         {
             let _index = self.chunks.lock_index();
             self.chunks.stop.guard(|| self.chunks.database.write(batch, Durability::Logged))?;
@@ -120,9 +128,9 @@ impl<'s> Session<'s> {
             let start = first.advance((nth * per_frame) as u64);
             let chunks = group.iter().zip(0..).map(|(candidate, at)| (start.advance(at), candidate.hash)).collect();
             let plain = group.iter().flat_map(|candidate| candidate.plain).copied().collect();
-            let mut frame = encode_frame(parameters.compression, FramePlan { chunks, plain });
+            let frame = encode_frame(parameters.compression, FramePlan { chunks, plain });
             frame.put_content(batch);
-            frame.put_names(batch);
+            put_names(&[frame], batch);
         }
         (first, count)
     }
@@ -131,7 +139,6 @@ impl<'s> Session<'s> {
     fn finish(&mut self, ids: &[Option<ChunkId>]) -> Vec<ChunkId> {
         let ids: Vec<ChunkId> = ids.iter().map(|id| id.expect("every candidate has an id")).collect();
         self.end = ids.iter().map(|id| id.advance(1)).max().unwrap_or_default().max(self.end);
-        self.last_hit = ids.last().copied().or(self.last_hit);
         ids
     }
 
@@ -144,7 +151,9 @@ impl<'s> Session<'s> {
                 Some(guess) if self.names(guess, &candidate.hash)? => Some(guess),
                 _ => self.try_neighbour(&candidate.hash)?,
             };
-            self.last_hit = hit.or(self.last_hit);
+            if let Some(id) = hit {
+                self.expect_after(id);
+            }
             ids.push(hit);
         }
         self.claim(&mut ids);
@@ -160,9 +169,21 @@ impl<'s> Session<'s> {
         }
     }
 
+    fn expect_after(&mut self, id: ChunkId) {
+        self.neighbour = Some(id.advance(1));
+        self.misses = 0;
+    }
+
+    /// Tries the neighbour of the last hit. A miss may be one changed chunk among many that are known: the next chunk is held against
+    /// the next neighbour, a few times.
     fn try_neighbour(&mut self, hash: &ChunkHash) -> Result<Option<ChunkId>, StoreError> {
-        let Some(neighbour) = self.last_hit.map(|last| last.advance(1)) else { return Ok(None) };
-        Ok(self.names(neighbour, hash)?.then_some(neighbour))
+        let Some(neighbour) = self.neighbour else { return Ok(None) };
+        if self.names(neighbour, hash)? {
+            return Ok(Some(neighbour));
+        }
+        self.misses += 1;
+        self.neighbour = (self.misses < MISSES_MAX).then_some(neighbour.advance(1));
+        Ok(None)
     }
 
     /// Whether chunk `id` is there and has the name `hash`.
@@ -191,7 +212,10 @@ impl<'s> Session<'s> {
             let Some(value) = value else { continue };
             let id = Reader::new(&value).varint().map(ChunkId);
             let id = id.map_err(|error| StoreError::damaged(format!("index entry of chunk {}", hashes[*nth]), error))?;
-            found[*nth] = self.names(id, &hashes[*nth])?.then_some(id);
+            if self.names(id, &hashes[*nth])? {
+                found[*nth] = Some(id);
+                self.expect_after(id);
+            }
         }
         self.claim(&mut found);
         places.iter().zip(found).for_each(|(at, id)| ids[*at] = id);

@@ -12,7 +12,7 @@ use vellum_core::hash::ChunkHash;
 use vellum_core::units::ChunkId;
 
 use super::claims::{Claims, SessionId};
-use super::frames::{EncodedFrame, FramePlan, encode_frame};
+use super::frames::{EncodedFrame, FramePlan, encode_frame, put_names};
 use super::pause::lock;
 use super::stop::Stop;
 use crate::database::{Batch, Database, Durability};
@@ -251,7 +251,7 @@ impl Shared {
             waiting.extend(incoming.try_iter());
             while waiting.contains_key(&next) {
                 let frames = take_batch(&mut waiting, &mut next);
-                if let Err(error) = self.stop.guard(|| self.commit(frames)) {
+                if let Err(error) = self.stop.guard(|| self.commit(&frames)) {
                     // Whoever waits learns it from `stop`; those who come later, too.
                     drop(error);
                 }
@@ -261,23 +261,23 @@ impl Shared {
         }
     }
 
-    fn commit(&self, mut frames: Vec<EncodedFrame>) -> Result<(), StoreError> {
+    fn commit(&self, frames: &[EncodedFrame]) -> Result<(), StoreError> {
         let stored_len: usize = frames.iter().map(EncodedFrame::len).sum();
         let unflushed_len = self.state().unflushed_len;
         self.folder.check_room(unflushed_len + stored_len as u64)?;
         let mut batch = Batch::default();
-        for frame in &mut frames {
-            frame.put_content(&mut batch);
-            frame.put_names(&mut batch);
-        }
+        frames.iter().for_each(|frame| frame.put_content(&mut batch));
+        put_names(frames, &mut batch);
         {
             let _index = self.index.lock();
             self.database.write(batch, Durability::Bulk)?;
         }
         let mut state = self.state();
-        for frame in &frames {
+        for frame in frames {
             state.in_flight_len -= frame.plain_len;
-            frame.chunks.iter().for_each(|(_, hash)| drop(state.pending.remove(hash)));
+            for (_, hash) in &frame.chunks {
+                state.pending.remove(hash);
+            }
         }
         state.written += frames.len() as u64;
         // The database keeps at most a few write buffers; what is older is on disk and no longer counts.

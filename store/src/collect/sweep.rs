@@ -209,7 +209,7 @@ impl<'s> Sweep<'s> {
         let (mut batch, mut dead) = (Batch::default(), Vec::new());
         for result in rewritten {
             match result {
-                Ok(mut rewritten) => {
+                Ok(rewritten) => {
                     self.swept.count_rewritten(store, &rewritten);
                     for found in &rewritten.pack.frames {
                         dead.extend(found.chunks(false));

@@ -30,7 +30,6 @@ pub(super) struct Builder<'s> {
     pages: PageSet,
     positions: Positions,
     batch: Batch,
-    batch_len: usize,
     has_written: bool,
 }
 
@@ -86,7 +85,6 @@ impl<'s> Builder<'s> {
             pages: PageSet::new(),
             positions: Positions::default(),
             batch: Batch::default(),
-            batch_len: 0,
             has_written: false,
         }
     }
@@ -117,7 +115,7 @@ impl<'s> Builder<'s> {
     fn fill_from_base(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
         let Some(base) = &self.base else { return Ok(()) };
         let inside = base.len().saturating_sub(offset).min(buffer.len() as u64) as usize;
-        base.read_at(&mut buffer[..inside], offset)
+        if inside == 0 { Ok(()) } else { base.read_at(&mut buffer[..inside], offset) }
     }
 
     fn add_data(&mut self, start: u64, hashed: Hashed) -> Result<u64, StoreError> {
@@ -197,13 +195,11 @@ impl<'s> Builder<'s> {
         self.positions.chunks += chunks;
         self.positions.zeros += zeros;
         self.pages.insert(open.index);
-        self.batch_len += bytes.len();
         self.batch.put(Family::Pages, page_key(self.layer, open.index), bytes);
-        if self.batch_len >= BATCH_LEN { self.write_batch() } else { Ok(()) }
+        if self.batch.len() >= BATCH_LEN { self.write_batch() } else { Ok(()) }
     }
 
     fn write_batch(&mut self) -> Result<(), StoreError> {
-        self.batch_len = 0;
         self.has_written = true;
         self.database.write(std::mem::take(&mut self.batch), Durability::Bulk)
     }

@@ -115,17 +115,13 @@ impl Store {
             self.tree().check_snapshot_free(*image, snapshot)?;
         }
         let Some(parent) = parent else { return Ok(Base { disk: None, origin: None, _exclusive: None }) };
-        let (layer, name) = {
-            let mut tree = self.tree_mut();
-            let (layer, edits) = tree.plan_base(parent, now_ms())?;
-            if !edits.is_empty() {
-                self.commit(&mut tree, &edits, Batch::default())?;
-            }
-            tree.hold(layer.id);
-            (layer.id, tree.display(parent))
-        };
-        let disk = self.disk_at(layer, name);
-        self.tree_mut().release(layer);
+        let mut tree = self.tree_mut();
+        let (layer, edits) = tree.plan_base(parent, now_ms())?;
+        if !edits.is_empty() {
+            self.commit(&mut tree, &edits, Batch::default())?;
+        }
+        let name = tree.display(parent);
+        let disk = self.disk_at(&mut tree, layer.id, name);
         Ok(Base { disk: Some(disk), origin: Some(parent.image()), _exclusive: exclusive })
     }
 
@@ -142,7 +138,7 @@ impl Store {
     }
 
     /// Takes away the pages of an import that failed. If this fails as well, the next collection does it.
-    fn forget_pages(&self, building: &Building, has_written: bool) {
+    pub(crate) fn forget_pages(&self, building: &Building, has_written: bool) {
         if has_written {
             let mut batch = Batch::default();
             let next = LayerId(building.layer.0 + 1);

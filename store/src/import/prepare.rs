@@ -56,15 +56,11 @@ fn prepare(piece: Piece, chunk_len: ChunkLen) -> Prepared {
 pub(super) fn hash(mut bytes: Vec<u8>, chunk_len: ChunkLen) -> Hashed {
     let chunk_len = chunk_len.as_usize();
     bytes.resize(bytes.len().next_multiple_of(chunk_len), 0);
-    let zeros: Vec<bool> = bytes.chunks_exact(chunk_len).map(is_zero).collect();
-    let mut names = Vec::with_capacity(zeros.len());
-    for run in zeros.chunk_by(|a, b| a == b) {
-        let start = names.len() * chunk_len;
-        if run[0] {
-            names.resize(names.len() + run.len(), None);
-        } else {
-            names.extend(hash_chunks(&bytes[start..start + run.len() * chunk_len], chunk_len).into_iter().map(Some));
-        }
-    }
+    let chunks: Vec<&[u8]> = bytes.chunks_exact(chunk_len).collect();
+    let data: Vec<&[u8]> = chunks.iter().copied().filter(|chunk| !is_zero(chunk)).collect();
+    let mut data_names = hash_chunks(&data).into_iter();
+    let mut data = data.into_iter().peekable();
+    // The chunks with data are the same slices, in the same order.
+    let names = chunks.into_iter().map(|chunk| data.next_if(|next| std::ptr::eq(*next, chunk)).and_then(|_| data_names.next())).collect();
     Hashed { bytes, names }
 }

@@ -102,8 +102,8 @@ impl World {
 
     pub(crate) fn grow(&mut self, image: ImageId, count: usize) {
         let mut tree = self.store.tree_mut();
-        let layer = tree.plan_resize(image, (count * CHUNK_LEN) as u64, false).expect("it grows");
-        self.store.commit(&mut tree, &[Edit::PutLayer(layer)], Batch::default()).expect("the disk has room");
+        let resized = tree.plan_resize(image, (count * CHUNK_LEN) as u64, false, 0).expect("it grows");
+        self.store.commit(&mut tree, &resized.edits, Batch::default()).expect("the disk has room");
         self.model.get_mut(&Node::Image(image)).expect("known").resize(count, None);
     }
 

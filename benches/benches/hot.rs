@@ -1,0 +1,110 @@
+//! The hot paths: naming chunks, telling zeros, maps, chains, frames, finding known chunks.
+
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use vellum_benches::{MemoryDisk, deep_image, import, new_store};
+use vellum_core::frame::FrameHeader;
+use vellum_core::hash::{ChunkHash, hash_chunks, is_zero};
+use vellum_core::page::{PAGE_SPAN, Page, Run, Slot};
+use vellum_core::units::{ChunkId, LayerId, PageIndex};
+use vellum_store::Input;
+
+const CHUNK_LEN: usize = 4096;
+
+fn hashing(criterion: &mut Criterion) {
+    let disk = MemoryDisk::half_noise(256 * CHUNK_LEN, 1).0;
+    let chunks: Vec<&[u8]> = disk.chunks_exact(CHUNK_LEN).collect();
+    let mut group = criterion.benchmark_group("hash");
+    group.throughput(Throughput::Bytes(disk.len() as u64));
+    group.bench_function("batch", |bencher| bencher.iter(|| hash_chunks(black_box(&chunks))));
+    group.bench_function("one by one", |bencher| bencher.iter(|| chunks.iter().map(|chunk| ChunkHash::of(chunk)).collect::<Vec<_>>()));
+    let zeros = vec![0; disk.len()];
+    group.bench_function("zero test of zeros", |bencher| bencher.iter(|| zeros.chunks_exact(CHUNK_LEN).all(|chunk| is_zero(black_box(chunk)))));
+    group.finish();
+}
+
+/// A page with `runs` runs of chance.
+fn page(runs: usize, seed: u64) -> Page {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut page = Page::new();
+    for _ in 0..runs {
+        let start = random.u16(..PAGE_SPAN - 4);
+        page.set(Run { start, len: 4, slot: Slot::Chunk(ChunkId(random.u64(..1 << 30))) });
+    }
+    page
+}
+
+fn maps(criterion: &mut Criterion) {
+    let (upper, lower) = (page(20, 1), page(200, 2));
+    let bytes = lower.encode(LayerId(1), PageIndex(2));
+    let mut group = criterion.benchmark_group("page");
+    group.bench_function("overlay", |bencher| bencher.iter(|| black_box(&upper).over(black_box(&lower), PAGE_SPAN)));
+    group.bench_function("encode 200 runs", |bencher| bencher.iter(|| black_box(&lower).encode(LayerId(1), PageIndex(2))));
+    group.bench_function("decode 200 runs", |bencher| bencher.iter(|| Page::decode(LayerId(1), PageIndex(2), black_box(&bytes))));
+    group.finish();
+}
+
+fn frames(criterion: &mut Criterion) {
+    let header = FrameHeader::new((0..16).map(|at| (ChunkId(at), ChunkHash::of(&at.to_le_bytes()))), 20_000);
+    let bytes = header.encode();
+    criterion.bench_function("frame header decode", |bencher| bencher.iter(|| FrameHeader::decode(ChunkId(0), black_box(&bytes))));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = new_store(&folder.path().join("store"));
+    let len = 256 << 20;
+    let image = import(&store, Input::source(Box::new(MemoryDisk::half_noise(len, 3)), "noise".to_owned()), "noise");
+    let disk = store.disk(vellum_core::tree::Node::Image(image)).expect("just imported");
+    let mut random = fastrand::Rng::with_seed(4);
+    let mut buffer = vec![0; 4096];
+    // Four times the cache: three reads in four decode a frame.
+    criterion.bench_function("read 4 KiB at random, mostly cold", |bencher| {
+        bencher.iter(|| disk.read_at(&mut buffer, random.u64(..len as u64 / 4096) * 4096).expect("sound"));
+    });
+    criterion.bench_function("read 4 KiB at random, warm", |bencher| {
+        bencher.iter(|| disk.read_at(&mut buffer, random.u64(..4096) * 4096).expect("sound"));
+    });
+}
+
+fn chains(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = new_store(&folder.path().join("store"));
+    let mut group = criterion.benchmark_group("resolve a page");
+    for depth in [1, 1000] {
+        let node = deep_image(&store, &format!("deep{depth}"), 64 << 20, depth);
+        let disk = store.disk(node).expect("just made");
+        let mut page = 0;
+        group.bench_function(format!("warm, depth {depth}"), |bencher| {
+            bencher.iter(|| {
+                page = (page + 1) % 16;
+                disk.page(PageIndex(page)).expect("sound")
+            });
+        });
+    }
+    group.finish();
+}
+
+fn dedup(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = new_store(&folder.path().join("store"));
+    let len = 64 << 20;
+    let disk = || Input::source(Box::new(MemoryDisk::half_noise(len, 5)), "noise".to_owned());
+    import(&store, disk(), "first");
+    let mut group = criterion.benchmark_group("dedup");
+    group.sample_size(20);
+    group.throughput(Throughput::Bytes(len as u64));
+    let mut count = 0;
+    group.bench_function("import of a known disk", |bencher| {
+        bencher.iter_batched(
+            disk,
+            |disk| {
+                count += 1;
+                import(&store, disk, &format!("again{count}"))
+            },
+            BatchSize::LargeInput,
+        );
+    });
+    group.finish();
+}
+
+criterion_group!(benches, hashing, maps, frames, chains, dedup);
+criterion_main!(benches);

@@ -1,0 +1,24 @@
+//! `vellum clone`: `create -b` in the words of VirtualBox.
+
+use vellum_core::name::Name;
+
+use super::create;
+use crate::failure::{Failure, Outcome};
+use crate::lookup;
+use crate::session::Session;
+
+/// Make an image as another image or snapshot is now, at once (create -b)
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  vellum clone web@monday web-test")]
+pub(crate) struct Args {
+    /// The image or snapshot that it starts as
+    #[arg(value_name = "IMAGE[@SNAPSHOT]")]
+    parent: String,
+    /// The new image's name
+    #[arg(value_parser = lookup::name)]
+    name: Name,
+}
+
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    create::create(session, &args.name, Some(&args.parent), None)
+}

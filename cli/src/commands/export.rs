@@ -1,0 +1,100 @@
+//! `vellum export`: an image or snapshot becomes a file again.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde::Serialize;
+use vellum_store::{ExportTarget, StoreError};
+
+use crate::failure::{Failure, Outcome};
+use crate::output::page::Page;
+use crate::output::{Answer, time};
+use crate::session::Session;
+
+/// Write an image or snapshot to a file, a block device, or standard output
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  vellum export web@monday monday.raw
+  vellum export web - | ssh host 'cat > /dev/vdb'
+
+A file gets its name when it is whole; its zeros are holes. Standard output gets every byte.")]
+pub(crate) struct Args {
+    /// The image or snapshot
+    #[arg(value_name = "IMAGE[@SNAPSHOT]")]
+    node: String,
+    /// The file; - is standard output
+    file: PathBuf,
+    /// The file's format
+    #[arg(short = 'O', long, value_enum, default_value = "raw", value_name = "FORMAT")]
+    output_as: OutputFormat,
+    /// Replace a file that is there
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OutputFormat {
+    /// The disk's bytes as they are
+    Raw,
+}
+
+#[derive(Serialize)]
+struct Exported {
+    action: &'static str,
+    name: String,
+    file: String,
+    size: u64,
+    data_bytes: u64,
+    seconds: f64,
+}
+
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    let OutputFormat::Raw = args.output_as;
+    let store = session.open_to_read()?;
+    let node = store.find(&args.node)?;
+    let name = store.tree().display(node);
+    let target = target(args, session)?;
+    let meter = session.watch_bytes(&format!("exporting {name}"));
+    let report = store.export(node, target, &meter).map_err(explain)?;
+    let seconds = meter.elapsed().as_secs_f64();
+    drop(meter);
+    let file = args.file.display().to_string();
+    session.output.summary(&Exported { action: "export", name, file, size: report.len, data_bytes: report.data_bytes, seconds })?;
+    Ok(Outcome::Done)
+}
+
+fn target(args: &Args, session: &mut Session) -> Result<ExportTarget, Failure> {
+    if args.file.as_os_str() != "-" {
+        return Ok(ExportTarget::File { path: args.file.clone(), overwrite: args.force });
+    }
+    if io::stdout().is_terminal() {
+        return Err(Failure::usage("a disk is nothing for a terminal", "name a file, or send standard output somewhere"));
+    }
+    session.divert();
+    Ok(ExportTarget::Stream(unbuffered_output()?))
+}
+
+/// A file that is there is the one error with a remedy of our own.
+fn explain(error: StoreError) -> Failure {
+    let exists = matches!(&error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists);
+    let failure = Failure::from(error);
+    if exists { failure.hinted("add --force to replace it, or name another file") } else { failure }
+}
+
+/// Standard output without the line buffer, which would look for line ends in the disk.
+fn unbuffered_output() -> Result<Box<dyn Write + Send>, Failure> {
+    let output = io::stdout().as_fd().try_clone_to_owned();
+    Ok(Box::new(File::from(output.map_err(|error| Failure::io("use standard output", error))?)))
+}
+
+impl Answer for Exported {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        let (size, data) = (page.size(self.size), page.size(self.data_bytes));
+        let took = time::span(std::time::Duration::try_from_secs_f64(self.seconds).unwrap_or_default());
+        page.line(format!("exported {} to {}, {size}: {data} of data in {took}", self.name, self.file))
+    }
+}

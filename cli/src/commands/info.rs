@@ -1,0 +1,89 @@
+//! `vellum info`: all that is known of one image or snapshot without reading it.
+
+use std::io;
+
+use serde::Serialize;
+use vellum_core::tree::Node;
+use vellum_store::Store;
+
+use crate::description::Description;
+use crate::failure::{Failure, Outcome};
+use crate::forest::Forest;
+use crate::output::Answer;
+use crate::output::page::Page;
+use crate::session::Session;
+
+/// Tell what is known of an image or snapshot
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  vellum info web@monday")]
+pub(crate) struct Args {
+    /// The image or snapshot
+    #[arg(value_name = "IMAGE[@SNAPSHOT]")]
+    node: String,
+}
+
+#[derive(Serialize)]
+struct Info {
+    #[serde(flatten)]
+    description: Description,
+    /// The image that `commit` would change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<String>,
+    /// How many layers supply its content.
+    layers: u64,
+    /// Its snapshots, in the order of taking.
+    snapshots: Vec<String>,
+    /// What stands on it.
+    children: Vec<String>,
+}
+
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    let store = session.open_to_read()?;
+    let node = store.find(&args.node)?;
+    let info = info(&store, node).ok_or(vellum_core::tree::PlanError::Gone)?;
+    session.output.answer(&info)?;
+    Ok(Outcome::Done)
+}
+
+fn info(store: &Store, node: Node) -> Option<Info> {
+    let tree = store.tree();
+    let forest = Forest::of(&tree);
+    let plant = forest.find(node)?;
+    let snapshots = tree.snapshots(node.image()).filter(|_| matches!(node, Node::Image(_)));
+    let origin = if let Node::Image(image) = node { tree.image(image)?.origin } else { None };
+    let children = plant.children.iter().filter_map(|child| forest.plants[*child].node);
+    Some(Info {
+        description: Description::of(&tree, &forest, plant),
+        origin: origin.and_then(|origin| tree.image(origin)).map(|origin| origin.name.to_string()),
+        layers: tree.chain(plant.layer).count() as u64,
+        snapshots: snapshots.map(|snapshot| snapshot.name.to_string()).collect(),
+        children: children.map(|child| tree.display(child)).collect(),
+    })
+}
+
+impl Answer for Info {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        let description = &self.description;
+        page.field("name", description.title())?;
+        page.field("kind", description.kind)?;
+        let size = page.size(description.size);
+        page.field("size", format!("{size} ({} bytes)", description.size))?;
+        let own = page.size(description.own_bytes);
+        page.field("own data", own)?;
+        let optional =
+            [("mode", description.mode), ("created", description.created.as_deref()), ("stands on", description.parent.as_deref())];
+        for (name, value) in optional {
+            value.map_or(Ok(()), |value| page.field(name, value))?;
+        }
+        if let Some(origin) = &self.origin {
+            page.field("commits to", origin)?;
+        }
+        page.field("layers", self.layers.to_string())?;
+        for (name, values) in [("snapshots", &self.snapshots), ("carries", &self.children), ("tags", &description.tags)] {
+            if !values.is_empty() {
+                page.field(name, values.join(", "))?;
+            }
+        }
+        if description.pinned { page.field("pinned", "yes") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,117 @@
+//! `vellum init`: an empty store.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+
+use serde::Serialize;
+use vellum_core::units::ChunkLen;
+use vellum_store::{Compression, Store, StoreParameters};
+
+use crate::arguments::environment;
+use crate::failure::{Failure, Outcome};
+use crate::output::Answer;
+use crate::output::page::Page;
+use crate::session::Session;
+use crate::size;
+
+/// Make an empty store
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  vellum init --store /srv/images --compression zstd:7")]
+pub(crate) struct Args {
+    /// What is stored once: a power of two from 4K to 1M [default: 4K]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    chunk_size: Option<u64>,
+    /// What is compressed together: a multiple of the chunk size [default: 64K, or one chunk]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    frame_size: Option<u64>,
+    /// zstd:LEVEL (1 to 22), lz4 or none [env: VELLUM_COMPRESSION] [default: zstd:3]
+    #[arg(long, value_name = "HOW")]
+    compression: Option<CompressionWish>,
+}
+
+/// A compression as it is written on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CompressionWish(pub(super) Compression);
+
+#[derive(Debug, thiserror::Error)]
+#[error("it can be zstd:LEVEL with a level from 1 to 22, lz4 or none")]
+pub(crate) struct UnknownCompression;
+
+#[derive(Serialize)]
+struct Made {
+    action: &'static str,
+    store: String,
+    chunk_size: u64,
+    frame_size: u32,
+    compression: String,
+}
+
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    let parameters = parameters(args)?;
+    let dir = session.store_dir()?;
+    Store::init(dir, parameters)?;
+    let made = Made {
+        action: "init",
+        store: dir.display().to_string(),
+        chunk_size: parameters.chunk_len.bytes(),
+        frame_size: parameters.frame_len,
+        compression: CompressionWish(parameters.compression).to_string(),
+    };
+    session.output.confirm(&made)?;
+    Ok(Outcome::Done)
+}
+
+fn parameters(args: &Args) -> Result<StoreParameters, Failure> {
+    let default = StoreParameters::DEFAULT;
+    let chunk_len = args.chunk_size.map_or(Some(default.chunk_len), |len| ChunkLen::new(u32::try_from(len).ok()?));
+    let chunk_len = chunk_len.ok_or_else(|| Failure::usage("that is no chunk size", "it is a power of two from 4K to 1M"))?;
+    let usual = u64::from(default.frame_len).max(chunk_len.bytes());
+    let frame_len = u32::try_from(args.frame_size.unwrap_or(usual)).unwrap_or(u32::MAX);
+    let compression = match args.compression {
+        Some(wish) => wish,
+        None => compression_of_environment()?,
+    };
+    let parameters = StoreParameters { chunk_len, frame_len, compression: compression.0 };
+    parameters.check().map_err(|error| Failure::usage(error.to_string(), "the defaults suit most disks"))?;
+    Ok(parameters)
+}
+
+fn compression_of_environment() -> Result<CompressionWish, Failure> {
+    let Some(text) = environment("VELLUM_COMPRESSION") else { return Ok(CompressionWish(StoreParameters::DEFAULT.compression)) };
+    let wish = text.to_str().ok_or(UnknownCompression).and_then(str::parse);
+    wish.map_err(|error| Failure::usage(format!("VELLUM_COMPRESSION is {text:?}"), error.to_string()))
+}
+
+impl FromStr for CompressionWish {
+    type Err = UnknownCompression;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCompression> {
+        let compression = match text.split_once(':') {
+            None if text == "none" => Compression::None,
+            None if text == "lz4" => Compression::Lz4,
+            None if text == "zstd" => StoreParameters::DEFAULT.compression,
+            Some(("zstd", level)) => Compression::Zstd(level.parse().map_err(|_| UnknownCompression)?),
+            _ => return Err(UnknownCompression),
+        };
+        Ok(Self(compression))
+    }
+}
+
+impl fmt::Display for CompressionWish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Compression::None => f.write_str("none"),
+            Compression::Lz4 => f.write_str("lz4"),
+            Compression::Zstd(level) => write!(f, "zstd:{level}"),
+        }
+    }
+}
+
+impl Answer for Made {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        let (chunk, frame) = (page.size(self.chunk_size), page.size(self.frame_size.into()));
+        page.line(format!("made a store in {}: {chunk} chunks in {frame} frames, compressed with {}", self.store, self.compression))?;
+        page.line("next: vellum import DISK NAME")
+    }
+}

@@ -1,0 +1,34 @@
+//! `vellum man`: manual pages.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::CommandFactory;
+
+use crate::arguments::Arguments;
+use crate::failure::{Failure, Outcome};
+use crate::session::Session;
+
+/// Print the manual page, or write one for each command to a folder
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  vellum man ~/.local/share/man/man1")]
+pub(crate) struct Args {
+    /// The folder, which must be there
+    dir: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &Args, _: &mut Session) -> Result<Outcome, Failure> {
+    let command = Arguments::command();
+    match &args.dir {
+        Some(dir) => {
+            let fail = |error| Failure::io(format!("write manual pages to {}", dir.display()), error);
+            clap_mangen::generate_to(command, dir).map_err(fail)?;
+        }
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(command).render(&mut page)?;
+            io::stdout().lock().write_all(&page)?;
+        }
+    }
+    Ok(Outcome::Done)
+}

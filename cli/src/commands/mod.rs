@@ -1,0 +1,100 @@
+//! The verbs, and which file does which.
+
+mod check;
+mod clone;
+mod commit;
+mod compare;
+mod completions;
+mod create;
+mod diff;
+mod done;
+mod export;
+mod flatten;
+mod gc;
+mod import;
+mod info;
+mod init;
+mod list;
+mod man;
+mod map;
+mod pin;
+mod rebase;
+mod remove;
+mod rename;
+mod resize;
+mod snapshot;
+mod stats;
+mod tag;
+mod tree;
+
+use clap::Subcommand;
+
+use crate::failure::{Failure, Outcome};
+use crate::session::Session;
+
+/// A verb and what it takes.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Init(init::Args),
+    Import(import::Args),
+    Export(export::Args),
+    #[command(alias = "createhd", alias = "createmedium")]
+    Create(create::Args),
+    #[command(alias = "clonehd", alias = "clonemedium")]
+    Clone(clone::Args),
+    Snapshot(snapshot::Args),
+    #[command(visible_alias = "ls")]
+    List(list::Args),
+    Tree(tree::Args),
+    #[command(alias = "showhdinfo", alias = "showmediuminfo")]
+    Info(info::Args),
+    Map(map::Args),
+    Diff(diff::Args),
+    Compare(compare::Args),
+    #[command(name = "rm", visible_alias = "delete", alias = "remove")]
+    Remove(remove::Args),
+    #[command(visible_alias = "mv")]
+    Rename(rename::Args),
+    Resize(resize::Args),
+    Flatten(flatten::Args),
+    Commit(commit::Args),
+    Rebase(rebase::Args),
+    Tag(tag::Args),
+    Pin(pin::Args),
+    Gc(gc::Args),
+    Check(check::Args),
+    Stats(stats::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+/// Does what `command` says.
+pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, Failure> {
+    match command {
+        Command::Init(args) => init::run(args, session),
+        Command::Import(args) => import::run(args, session),
+        Command::Export(args) => export::run(args, session),
+        Command::Create(args) => create::run(args, session),
+        Command::Clone(args) => clone::run(args, session),
+        Command::Snapshot(args) => snapshot::run(args, session),
+        Command::List(args) => list::run(args, session),
+        Command::Tree(args) => tree::run(args, session),
+        Command::Info(args) => info::run(args, session),
+        Command::Map(args) => map::run(args, session),
+        Command::Diff(args) => diff::run(args, session),
+        Command::Compare(args) => compare::run(args, session),
+        Command::Remove(args) => remove::run(args, session),
+        Command::Rename(args) => rename::run(args, session),
+        Command::Resize(args) => resize::run(args, session),
+        Command::Flatten(args) => flatten::run(args, session),
+        Command::Commit(args) => commit::run(args, session),
+        Command::Rebase(args) => rebase::run(args, session),
+        Command::Tag(args) => tag::run(args, session),
+        Command::Pin(args) => pin::run(args, session),
+        Command::Gc(args) => gc::run(args, session),
+        Command::Check(args) => check::run(args, session),
+        Command::Stats(args) => stats::run(args, session),
+        Command::Completions(args) => completions::run(args, session),
+        Command::Man(args) => man::run(args, session),
+    }
+}

@@ -1,0 +1,83 @@
+//! `vellum tree`: which image or snapshot stands on which.
+
+use std::io;
+
+use serde::Serialize;
+
+use crate::description::Description;
+use crate::failure::{Failure, Outcome};
+use crate::forest::Forest;
+use crate::output::Answer;
+use crate::output::page::Page;
+use crate::output::table::Column;
+use crate::session::Session;
+
+/// Draw which image or snapshot stands on which, and what each adds
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  vellum tree
+
+Each line stands on the one above it in its column, an indented one on the line its branch leaves. \
+◆ and ◇ begin a tree; ◆ and ● are snapshots, ◇ and ○ images.")]
+pub(crate) struct Args {}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Drawing {
+    lines: Vec<DrawnLine>,
+}
+
+#[derive(Serialize)]
+struct DrawnLine {
+    #[serde(flatten)]
+    description: Description,
+    /// What stands before the name.
+    #[serde(skip)]
+    lead: String,
+    /// Whether it stands on nothing.
+    #[serde(skip)]
+    is_root: bool,
+}
+
+pub(super) fn run(_: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    let store = session.open_to_read()?;
+    let tree = store.tree();
+    let forest = Forest::of(&tree);
+    let lines = forest.lines(&tree).into_iter().map(|line| DrawnLine {
+        description: Description::of(&tree, &forest, &forest.plants[line.plant]),
+        lead: line.lead,
+        is_root: line.is_root,
+    });
+    session.output.answer(&Drawing { lines: lines.collect() })?;
+    Ok(Outcome::Done)
+}
+
+impl Answer for Drawing {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        let columns =
+            [Column::text("NAME"), Column::number("SIZE"), Column::number("OWN DATA"), Column::text("MODE"), Column::text("MARKS")];
+        let row = |line: &DrawnLine| {
+            let description = &line.description;
+            vec![
+                format!("{}{} {}", line.lead, mark(line), description.title()),
+                page.size(description.size),
+                page.size(description.own_bytes),
+                description.mode.unwrap_or_default().to_owned(),
+                description.marks(),
+            ]
+        };
+        let rows: Vec<_> = self.lines.iter().map(row).collect();
+        page.table(&columns, &rows)
+    }
+}
+
+/// Roots begin a tree, images can be written, snapshots keep still.
+fn mark(line: &DrawnLine) -> &'static str {
+    match (line.description.kind, line.is_root) {
+        ("image", true) => "◇",
+        ("image", false) => "○",
+        (_, true) => "◆",
+        (_, false) => "●",
+    }
+}

@@ -1,0 +1,89 @@
+//! An image or snapshot as answers describe it.
+
+use serde::Serialize;
+use vellum_core::tree::{Mode, Node, Tree};
+
+use crate::forest::{Forest, Plant};
+use crate::output::time::moment;
+
+/// An image or snapshot.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Description {
+    /// `image` or `image@snapshot`; a deleted snapshot that others stand on has none.
+    pub(crate) name: Option<String>,
+    pub(crate) kind: &'static str,
+    /// What it stands on.
+    pub(crate) parent: Option<String>,
+    pub(crate) size: u64,
+    /// Bytes of its map that are not its parent's, before deduplication and compression.
+    pub(crate) own_bytes: u64,
+    pub(crate) mode: Option<&'static str>,
+    pub(crate) created: Option<String>,
+    pub(crate) tags: Vec<String>,
+    pub(crate) pinned: bool,
+}
+
+impl Description {
+    pub(crate) fn of(tree: &Tree, forest: &Forest, plant: &Plant) -> Self {
+        let parent = plant.parent.map(|parent| &forest.plants[parent]);
+        let layer = tree.layer(plant.layer);
+        let mut description = Self {
+            name: plant.node.map(|node| tree.display(node)),
+            kind: "deleted",
+            parent: parent.and_then(|parent| parent.node).map(|node| tree.display(node)),
+            size: layer.map_or(0, |layer| layer.len),
+            own_bytes: plant.own_chunks * tree.chunk_len().bytes(),
+            mode: None,
+            created: None,
+            tags: Vec::new(),
+            pinned: false,
+        };
+        match plant.node {
+            Some(Node::Image(image)) => description.add_image(tree.image(image)),
+            Some(Node::Snapshot(image, serial)) => description.add_snapshot(tree.snapshot(image, serial)),
+            None => {}
+        }
+        description
+    }
+
+    fn add_image(&mut self, image: Option<&vellum_core::tree::Image>) {
+        let Some(image) = image else { return };
+        self.kind = "image";
+        self.mode = Some(mode_name(image.mode));
+        self.created = Some(moment(image.created_ms));
+        self.tags = image.tags.iter().map(ToString::to_string).collect();
+        self.pinned = image.pinned;
+    }
+
+    fn add_snapshot(&mut self, snapshot: Option<&vellum_core::tree::Snapshot>) {
+        let Some(snapshot) = snapshot else { return };
+        self.kind = "snapshot";
+        self.created = Some(moment(snapshot.created_ms));
+        self.tags = snapshot.tags.iter().map(ToString::to_string).collect();
+        self.pinned = snapshot.pinned;
+    }
+
+    /// What people call it.
+    pub(crate) fn title(&self) -> &str {
+        self.name.as_deref().unwrap_or("(deleted)")
+    }
+
+    /// Pin and tags, in one cell.
+    pub(crate) fn marks(&self) -> String {
+        let pin = self.pinned.then_some("pinned".to_owned());
+        let tags = self.tags.iter().map(|tag| format!("+{tag}"));
+        pin.into_iter().chain(tags).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// A mode as virtual-machine managers write it.
+pub(crate) fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Normal => "normal",
+        Mode::Immutable => "immutable",
+        Mode::Writethrough => "writethrough",
+        Mode::Shareable => "shareable",
+        Mode::Readonly => "readonly",
+        Mode::Multiattach => "multiattach",
+    }
+}

@@ -1,0 +1,134 @@
+//! How a command ends: what it found, or why it failed, and the exit code of each.
+
+use std::io;
+
+use vellum_core::name::NameError;
+use vellum_core::tree::{LookupError, PlanError};
+use vellum_store::StoreError;
+
+/// The exit code of a command line that cannot be understood.
+pub(crate) const USAGE_CODE: u8 = 2;
+/// A shell adds the signal's number to this.
+const SIGNAL_CODE: u8 = 128;
+
+/// How a command that did its work ends, from the best to the worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Outcome {
+    /// All is well.
+    Done,
+    /// `check` found lost space, but no lost content.
+    Leaks,
+    /// `compare` or `diff` found a difference.
+    Different,
+    /// `check` found lost content.
+    Damaged,
+}
+
+impl Outcome {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Different => 1,
+            Self::Damaged => 2,
+            Self::Leaks => 3,
+        }
+    }
+}
+
+/// Why a command could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The store said no.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The command line asks for something that makes no sense.
+    #[error("{message}")]
+    Usage { message: String, hint: String },
+    /// Something beside the store failed.
+    #[error("{message}")]
+    Failed {
+        message: String,
+        hint: Option<String>,
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// Better advice than the error itself has.
+    #[error("{failure}")]
+    Hinted { failure: Box<Failure>, hint: String },
+    /// The answer could not be written.
+    #[error("cannot write the answer: {0}")]
+    Output(#[source] io::Error),
+    /// Whoever read the answer has gone.
+    #[error("nobody reads the answer")]
+    OutputClosed,
+}
+
+impl Failure {
+    pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), hint: hint.into() }
+    }
+
+    pub(crate) fn failed(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Failed { message: message.into(), hint: Some(hint.into()), source: None }
+    }
+
+    /// Something that the system refused, `what` with the path.
+    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
+        Self::Failed { message: format!("cannot {}: {source}", what.into()), hint: None, source: Some(source.into()) }
+    }
+
+    /// A text that cannot be a name.
+    pub(crate) fn name(text: &str, source: NameError) -> Self {
+        Self::Store(StoreError::Name { text: text.to_owned(), source })
+    }
+
+    /// The same failure with other advice.
+    pub(crate) fn hinted(self, hint: impl Into<String>) -> Self {
+        Self::Hinted { failure: Box::new(self), hint: hint.into() }
+    }
+
+    /// What the person can do now.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(error) => error.hint(),
+            Self::Usage { hint, .. } | Self::Hinted { hint, .. } => Some(hint.clone()),
+            Self::Failed { hint, .. } => hint.clone(),
+            Self::Output(_) | Self::OutputClosed => None,
+        }
+    }
+
+    /// The exit code; `signal` is the one that was received, if any.
+    pub(crate) fn code(&self, signal: u8) -> u8 {
+        match self {
+            Self::Store(StoreError::NoStore { .. }) => 10,
+            Self::Store(StoreError::InUse { .. }) => 11,
+            Self::Store(StoreError::Interrupted) => SIGNAL_CODE + if signal == 0 { SIGINT } else { signal },
+            Self::Store(StoreError::Name { .. }) | Self::Usage { .. } => USAGE_CODE,
+            Self::Hinted { failure, .. } => failure.code(signal),
+            Self::OutputClosed => SIGNAL_CODE + SIGPIPE,
+            Self::Store(_) | Self::Failed { .. } | Self::Output(_) => 1,
+        }
+    }
+}
+
+const SIGINT: u8 = 2;
+const SIGPIPE: u8 = 13;
+
+impl From<LookupError> for Failure {
+    fn from(error: LookupError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// From writing an answer: every other use of the system says what it tried.
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe { Self::OutputClosed } else { Self::Output(error) }
+    }
+}

@@ -1,0 +1,38 @@
+//! Text from outside, made harmless for a terminal.
+
+use std::borrow::Cow;
+
+/// `text` with every character that could move the cursor, hide or turn text around shown as an escape. Line breaks too.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_active) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_active(character) { shown.extend(character.escape_default()) } else { shown.push(character) }
+    }
+    Cow::Owned(shown)
+}
+
+fn is_active(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_acts_on_a_terminal_passes() {
+        for (text, shown) in [
+            ("plain, Müller, 日本", "plain, Müller, 日本"),
+            ("\u{1b}[31mred", "\\u{1b}[31mred"),
+            ("two\nlines\r", "two\\nlines\\r"),
+            ("\u{9b}31m", "\\u{9b}31m"),
+            ("a\u{202e}b", "a\\u{202e}b"),
+        ] {
+            assert_eq!(visible(text), shown);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The one place that gives answers their form: text for people, JSON for programs.
+//!
+//! Text is escaped on its way out, so that no name, path or message can command the terminal.
+
+pub(crate) mod escape;
+pub(crate) mod page;
+pub(crate) mod progress;
+pub(crate) mod report;
+pub(crate) mod table;
+pub(crate) mod time;
+mod units;
+
+use std::io::{self, BufWriter, Write};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::failure::Failure;
+use page::Page;
+use table::Column;
+
+pub(crate) use units::Units;
+
+/// The form of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Layout {
+    /// Text for people. It may change: programs should ask for JSON
+    #[value(alias = "text")]
+    Human,
+    /// JSON, one document or message per line
+    Json,
+    /// JSON with line breaks and indentation
+    JsonPretty,
+}
+
+/// Something that can be shown: as its fields in JSON, and in words.
+pub(crate) trait Answer: Serialize {
+    /// Writes it for people.
+    fn show(&self, page: &mut Page) -> io::Result<()>;
+}
+
+/// Where answers go.
+pub(crate) struct Output {
+    pub(crate) layout: Layout,
+    pub(crate) units: Units,
+    pub(crate) quiet: bool,
+    writer: BufWriter<Box<dyn Write + Send>>,
+}
+
+/// A message among others on a stream of JSON lines.
+#[derive(Serialize)]
+struct Message<'a, T: Serialize> {
+    message_type: &'static str,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+impl Output {
+    pub(crate) fn new(layout: Layout, units: Units, quiet: bool) -> Self {
+        Self { layout, units, quiet, writer: BufWriter::new(Box::new(io::stdout())) }
+    }
+
+    /// From now on answers go to standard error: standard output carries an image.
+    pub(crate) fn divert(&mut self) {
+        self.writer = BufWriter::new(Box::new(io::stderr()));
+    }
+
+    /// Shows what was asked for.
+    pub(crate) fn answer<T: Answer>(&mut self, answer: &T) -> Result<(), Failure> {
+        match self.layout {
+            Layout::Human => answer.show(&mut Page::new(&mut self.writer, self.units))?,
+            Layout::Json => json_line(&mut self.writer, answer)?,
+            Layout::JsonPretty => {
+                serde_json::to_writer_pretty(&mut self.writer, answer).map_err(io::Error::from)?;
+                writeln!(self.writer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells that something was done, unless silence was asked for.
+    pub(crate) fn confirm<T: Answer>(&mut self, answer: &T) -> Result<(), Failure> {
+        if self.quiet && self.layout == Layout::Human { Ok(()) } else { self.answer(answer) }
+    }
+
+    /// Tells how long work ended: in JSON the last of a stream of messages.
+    pub(crate) fn summary<T: Answer>(&mut self, answer: &T) -> Result<(), Failure> {
+        match self.layout {
+            Layout::Human => self.confirm(answer),
+            _ => Ok(json_line(&mut self.writer, &Message { message_type: "summary", body: answer })?),
+        }
+    }
+
+    /// Begins an answer of many entries, which are shown as they come: lines with columns, or a JSON array.
+    pub(crate) fn entries<'a>(&'a mut self, columns: &'a [Column]) -> Entries<'a> {
+        Entries { output: self, columns, count: 0 }
+    }
+
+    /// Makes sure that everything has arrived.
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
+        Ok(self.writer.flush()?)
+    }
+}
+
+/// An answer of many entries.
+pub(crate) struct Entries<'a> {
+    output: &'a mut Output,
+    columns: &'a [Column],
+    count: u64,
+}
+
+impl Entries<'_> {
+    /// Shows one more: `cells` to people, all of `entry` to programs.
+    pub(crate) fn push<T: Serialize>(&mut self, entry: &T, cells: &[String]) -> Result<(), Failure> {
+        let writer = &mut self.output.writer;
+        let first = self.count == 0;
+        self.count += 1;
+        if self.output.layout != Layout::Human {
+            writer.write_all(if first { b"[" } else { b",\n" })?;
+            return Ok(serde_json::to_writer(writer, entry).map_err(io::Error::from)?);
+        }
+        if self.output.quiet {
+            return Ok(());
+        }
+        if first {
+            table::write_header(writer, self.columns)?;
+        }
+        Ok(table::write_row(writer, self.columns, cells)?)
+    }
+
+    /// Ends the answer; says how many entries there were.
+    pub(crate) fn finish(self) -> Result<u64, Failure> {
+        if self.output.layout != Layout::Human {
+            let end: &[u8] = if self.count == 0 { b"[]\n" } else { b"]\n" };
+            self.output.writer.write_all(end)?;
+        }
+        Ok(self.count)
+    }
+}
+
+fn json_line<T: Serialize>(writer: &mut impl Write, value: &T) -> io::Result<()> {
+    serde_json::to_writer(&mut *writer, value).map_err(io::Error::from)?;
+    writeln!(writer)
+}

@@ -1,0 +1,55 @@
+//! A page of text for people.
+
+use std::io::{self, Write};
+
+use super::escape::visible;
+use super::table::{self, Column};
+use super::units::Units;
+
+/// Room for the names of fields, so that their values stand below each other.
+const FIELD_WIDTH: usize = 14;
+
+/// Takes lines.
+pub(crate) struct Page<'a> {
+    writer: &'a mut dyn Write,
+    units: Units,
+}
+
+impl<'a> Page<'a> {
+    pub(crate) fn new(writer: &'a mut dyn Write, units: Units) -> Self {
+        Self { writer, units }
+    }
+
+    /// A line.
+    pub(crate) fn line(&mut self, text: impl AsRef<str>) -> io::Result<()> {
+        writeln!(self.writer, "{}", visible(text.as_ref()))
+    }
+
+    /// A name and its value.
+    pub(crate) fn field(&mut self, name: &str, value: impl AsRef<str>) -> io::Result<()> {
+        let label = format!("{name}:");
+        self.line(format!("{label:FIELD_WIDTH$} {}", value.as_ref()))
+    }
+
+    /// Rows below a header; columns are as wide as what stands in them.
+    pub(crate) fn table(&mut self, columns: &[Column], rows: &[Vec<String>]) -> io::Result<()> {
+        let columns = table::fitted(columns, rows);
+        table::write_header(self.writer, &columns)?;
+        rows.iter().try_for_each(|row| table::write_row(self.writer, &columns, row))
+    }
+
+    /// `bytes` as the person wants to see them.
+    pub(crate) fn size(&self, bytes: u64) -> String {
+        self.units.show(bytes)
+    }
+}
+
+/// A share in percent, `–` of nothing.
+pub(crate) fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 { "–".to_owned() } else { format!("{:.1} %", 100.0 * part as f64 / whole as f64) }
+}
+
+/// `count` things, with an s if there is not one.
+pub(crate) fn plural(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}

@@ -1,0 +1,106 @@
+//! What went wrong, on standard error: one sentence, what to do now, and the causes for whoever asks.
+
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+use super::escape::visible;
+use crate::arguments::environment;
+use crate::failure::{Failure, USAGE_CODE};
+
+#[derive(Serialize)]
+struct ErrorMessage<'a> {
+    message_type: &'static str,
+    code: u8,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+}
+
+/// Shows why a command failed.
+pub(crate) fn failure(failure: &Failure, code: u8, json: bool, verbose: bool) {
+    if matches!(failure, Failure::OutputClosed) {
+        return;
+    }
+    let causes = causes(failure);
+    let message = sentence(&failure.to_string(), &causes);
+    let hint = failure.hint();
+    if json {
+        return show_json(&ErrorMessage { message_type: "error", code, message: &message, hint: hint.as_deref() });
+    }
+    show("error:", RED, &message);
+    if let Some(hint) = hint {
+        show("hint:", CYAN, &hint);
+    }
+    if verbose {
+        causes.iter().for_each(|cause| show("caused by:", CYAN, cause));
+    }
+}
+
+/// Shows what is wrong with the command line, in clap's words.
+pub(crate) fn usage(text: &str, json: bool) {
+    if json {
+        let message = text.split("\n\n").next().unwrap_or_default().trim();
+        let message = message.strip_prefix("error: ").unwrap_or(message);
+        return show_json(&ErrorMessage { message_type: "error", code: USAGE_CODE, message, hint: None });
+    }
+    for line in text.lines() {
+        write(&visible(line));
+    }
+}
+
+/// Tells something beside the answer.
+pub(crate) fn notice(text: &str) {
+    write(&visible(text));
+}
+
+fn causes(error: &dyn Error) -> Vec<String> {
+    std::iter::successors(error.source(), |cause: &&dyn Error| (*cause).source()).map(ToString::to_string).collect()
+}
+
+/// The message and those of its causes that it does not tell already.
+fn sentence(message: &str, causes: &[String]) -> String {
+    let mut sentence = message.to_owned();
+    for cause in causes {
+        if !sentence.contains(cause.as_str()) {
+            sentence.push_str(": ");
+            sentence.push_str(cause);
+        }
+    }
+    sentence
+}
+
+const RED: &str = "\u{1b}[1;31m";
+const CYAN: &str = "\u{1b}[1;36m";
+const PLAIN: &str = "\u{1b}[0m";
+
+fn show(label: &str, colour: &str, text: &str) {
+    let text = visible(text);
+    if io::stderr().is_terminal() && environment("NO_COLOR").is_none() {
+        write(&format!("{colour}{label}{PLAIN} {text}"));
+    } else {
+        write(&format!("{label} {text}"));
+    }
+}
+
+fn show_json(message: &ErrorMessage) {
+    write(&serde_json::to_string(message).unwrap_or_default());
+}
+
+/// If standard error takes nothing there is nobody left to tell.
+fn write(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cause_is_told_twice() {
+        let causes = ["b: c".to_owned(), "c".to_owned(), "d".to_owned()];
+        assert_eq!(sentence("a", &causes), "a: b: c: d");
+        assert_eq!(sentence("a b: c", &causes), "a b: c: d");
+    }
+}

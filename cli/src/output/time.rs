@@ -1,0 +1,37 @@
+//! Moments and durations, as people and programs read them.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// A moment in RFC 3339, to the second, in UTC. One that no calendar has is shown as its number.
+pub(crate) fn moment(since_1970_ms: u64) -> String {
+    let moment = i64::try_from(since_1970_ms / 1000).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    moment.map_or_else(|| format!("{since_1970_ms} ms"), |moment| moment.to_string())
+}
+
+/// How long something took, as precisely as anyone wants to know.
+pub(crate) fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{:.1} s", duration.as_secs_f64()),
+        60..3600 => format!("{}:{:02} min", seconds / 60, seconds % 60),
+        _ => format!("{}:{:02} h", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_has_a_text() {
+        for (ms, text) in [(0, "1970-01-01T00:00:00Z"), (1_700_000_000_999, "2023-11-14T22:13:20Z"), (u64::MAX, "18446744073709551615 ms")]
+        {
+            assert_eq!(moment(ms), text);
+        }
+        for (seconds, text) in [(0, "0.0 s"), (59, "59.0 s"), (60, "1:00 min"), (3599, "59:59 min"), (7260, "2:01 h")] {
+            assert_eq!(span(Duration::from_secs(seconds)), text);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What a verb works with: the store, where answers go, and who may interrupt.
+
+use std::path::{Path, PathBuf};
+
+use vellum_store::{Access, Store};
+
+use crate::arguments::{Global, environment};
+use crate::failure::Failure;
+use crate::output::progress::{Counts, Meter, ProgressWish};
+use crate::output::{Layout, Output, report};
+use crate::signals::Signals;
+
+/// Bytes of the command line that others are told when they find the store in use.
+const COMMAND_LEN_MAX: usize = 150;
+
+/// One run of the program.
+pub(crate) struct Session {
+    pub(crate) output: Output,
+    pub(crate) signals: Signals,
+    store: Option<PathBuf>,
+    progress: ProgressWish,
+}
+
+impl Session {
+    pub(crate) fn new(global: &Global, signals: Signals) -> Result<Self, Failure> {
+        let output = Output::new(global.layout(), global.units()?, global.quiet);
+        let progress = ProgressWish { always: global.progress, fps: fps()?, diverted: false };
+        Ok(Self { output, signals, store: global.store(), progress })
+    }
+
+    /// The folder of the store, which need not be there.
+    pub(crate) fn store_dir(&self) -> Result<&Path, Failure> {
+        let missing = || Failure::usage("no store is named, and there is no home folder to find it in", "name one with --store");
+        self.store.as_deref().ok_or_else(missing)
+    }
+
+    /// The store, to look at: also while another process writes.
+    pub(crate) fn open_to_read(&self) -> Result<Store, Failure> {
+        Ok(Store::open(self.store_dir()?, Access::ReadOnly, "")?)
+    }
+
+    /// The store, to change.
+    pub(crate) fn open_to_write(&self) -> Result<Store, Failure> {
+        Ok(Store::open(self.store_dir()?, Access::ReadWrite, &command_line())?)
+    }
+
+    /// Standard output will carry an image: answers and messages go to standard error.
+    pub(crate) fn divert(&mut self) {
+        self.output.divert();
+        self.progress.diverted = true;
+    }
+
+    /// Watches work on `label` that is counted in bytes.
+    pub(crate) fn watch_bytes(&self, label: &str) -> Meter {
+        self.watch(label, Counts::Bytes(self.output.units))
+    }
+
+    /// Watches work on `label` that is counted in records.
+    pub(crate) fn watch_records(&self, label: &str) -> Meter {
+        self.watch(label, Counts::Things)
+    }
+
+    fn watch(&self, label: &str, counts: Counts) -> Meter {
+        Meter::new(label, counts, &self.output, self.progress, self.signals.clone())
+    }
+
+    /// Tells people something that was not asked for.
+    pub(crate) fn notice(&self, text: &str) {
+        if !self.output.quiet && self.output.layout == Layout::Human {
+            report::notice(text);
+        }
+    }
+}
+
+/// How often the person wants to see progress.
+fn fps() -> Result<Option<f64>, Failure> {
+    let Some(text) = environment("VELLUM_PROGRESS_FPS") else { return Ok(None) };
+    let fps = text.to_str().and_then(|text| text.parse().ok()).filter(|fps: &f64| fps.is_finite() && *fps >= 0.0);
+    fps.map(Some).ok_or_else(|| Failure::usage(format!("VELLUM_PROGRESS_FPS is {text:?}"), "it is a number of times a second, 0 for never"))
+}
+
+/// The command line, short and harmless: it is kept in a file and shown to others.
+fn command_line() -> String {
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().escape_default().to_string());
+    let mut line = std::iter::once("vellum".to_owned()).chain(words).collect::<Vec<_>>().join(" ");
+    line.truncate(COMMAND_LEN_MAX);
+    line
+}

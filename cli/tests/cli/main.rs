@@ -1,0 +1,9 @@
+//! The `vellum` command as a person and a script meet it: what it prints, how it exits, and what it leaves behind when it is
+//! stopped or refused.
+
+mod bad_input;
+mod exit_codes;
+mod full_disk;
+mod interruptions;
+mod sandbox;
+mod transcripts;

@@ -1,0 +1,68 @@
+//! What is printed, word for word: `tests/cmd`, and every example of the README.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::sandbox::VELLUM;
+
+/// Tools that transcripts use beside the command itself.
+const SHELL: &str = "/bin/sh";
+/// Words that follow a number and depend on it.
+const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "s", "min", "h"];
+
+fn cases() -> trycmd::TestCases {
+    let cases = trycmd::TestCases::new();
+    cases.register_bin("vellum", Path::new(VELLUM)).register_bin("sh", Path::new(SHELL));
+    cases.env("VELLUM_STORE", "store").env("VELLUM_UNITS", "").env("VELLUM_COMPRESSION", "").env("COLUMNS", "100");
+    cases
+}
+
+#[test]
+fn transcripts() {
+    cases().case("tests/cmd/*.trycmd");
+}
+
+/// The README is run as printed, by a shell, in one folder. Numbers in what it shows (sizes, times) are examples; all words hold.
+#[test]
+fn readme_examples_run_as_printed() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("the README is there");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let case = dir.path().join("readme.md");
+    std::fs::create_dir(dir.path().join("readme.out")).expect("a folder that makes it run in a sandbox");
+    std::fs::write(&case, for_a_shell(&readme)).expect("room for the README");
+    let folder = Path::new(VELLUM).parent().expect("the command is in a folder").display();
+    let path = std::env::var("PATH").unwrap_or_default();
+    cases().env("PATH", format!("{folder}:{path}")).case(&case);
+}
+
+/// The console blocks of `markdown`, each command given to a shell, each line of output with its numbers left open.
+fn for_a_shell(markdown: &str) -> String {
+    let mut case = String::new();
+    let mut in_block = false;
+    for line in markdown.lines() {
+        in_block = if line.starts_with("```") { line == "```console" } else { in_block };
+        if let (true, Some(command)) = (in_block, line.strip_prefix("$ ")) {
+            let command = command.replace('\'', r"'\''");
+            writeln!(case, "$ sh -c '{command}'").expect("memory takes it");
+        } else if in_block && !line.starts_with("```") && !line.starts_with("? ") {
+            writeln!(case, "{}", numbers_open(line)).expect("memory takes it");
+        } else {
+            writeln!(case, "{line}").expect("memory takes it");
+        }
+    }
+    case
+}
+
+/// `line` with `[..]` for every number with its unit; exactly as it is if it has none.
+fn numbers_open(line: &str) -> String {
+    let is_number = |word: &str| {
+        let core = word.trim_matches(['(', ')', ',', ':']);
+        core.starts_with(|first: char| first.is_ascii_digit()) && core.chars().all(|character| !character.is_ascii_lowercase())
+    };
+    if !line.split_whitespace().any(is_number) {
+        return line.to_owned();
+    }
+    let is_unit = |word: &str| UNITS.contains(&word.trim_matches([',', ':']));
+    let words = line.split_whitespace().map(|word| if is_number(word) || is_unit(word) { "" } else { word });
+    words.collect::<Vec<_>>().join("[..]")
+}

@@ -1,0 +1,57 @@
+//! A layer's map while it is being changed: pages go into a batch, the record keeps count of them.
+//!
+//! It does not know why the map changes, nor when the batch is written.
+
+use vellum_core::page::{Page, Run, page_key};
+use vellum_core::tree::{Layer, page_of};
+use vellum_core::units::{ChunkIndex, PageIndex};
+
+use crate::chain::Pages;
+use crate::database::{Batch, Family};
+use crate::error::StoreError;
+
+/// One layer, being changed.
+pub(crate) struct Draft {
+    /// The record as it will be, to be committed with the batch or after it.
+    pub(crate) layer: Layer,
+}
+
+impl Draft {
+    /// A draft of the layer as it is.
+    pub(crate) fn new(layer: Layer) -> Self {
+        Self { layer }
+    }
+
+    /// Changes what the layer says on page `index`; see [`Page::changed`].
+    pub(crate) fn change(&mut self, pages: &Pages, index: PageIndex, changes: &[Run], batch: &mut Batch) -> Result<(), StoreError> {
+        let old = pages.own(&self.layer, index)?;
+        self.put(index, &old, &old.changed(changes), batch);
+        Ok(())
+    }
+
+    /// Changes what the layer says of one position.
+    pub(crate) fn change_one(
+        &mut self,
+        pages: &Pages,
+        position: ChunkIndex,
+        slot: vellum_core::page::Slot,
+        batch: &mut Batch,
+    ) -> Result<(), StoreError> {
+        let (index, start) = page_of(position);
+        self.change(pages, index, &[Run { start, len: 1, slot }], batch)
+    }
+
+    /// Puts `new` in the place of `old`.
+    pub(crate) fn put(&mut self, index: PageIndex, old: &Page, new: &Page, batch: &mut Batch) {
+        if old == new {
+            return;
+        }
+        let (id, key) = (self.layer.id, page_key(self.layer.id, index));
+        if new.is_empty() {
+            batch.delete(Family::Pages, key)
+        } else {
+            batch.put(Family::Pages, key, new.encode(id, index))
+        }
+        self.layer.note_page(index, old, new);
+    }
+}

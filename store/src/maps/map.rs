@@ -1,0 +1,124 @@
+//! Which layer supplies each range of a disk.
+
+use std::ops::Range;
+
+use vellum_core::page::Slot;
+use vellum_core::tree::{Node, page_start, pages_for};
+use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, LayerId, PageIndex};
+
+use crate::disk::Disk;
+use crate::error::StoreError;
+use crate::store::Store;
+
+/// A range of an image, and where its content comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapEntry {
+    /// First byte.
+    pub start: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// How many layers below the top the supplying layer is; the layer. `None` where no layer says anything.
+    pub layer: Option<(u32, LayerId)>,
+    /// The first chunk; `None` reads as zeros.
+    pub first: Option<ChunkId>,
+}
+
+/// Consecutive positions with one answer.
+#[derive(Clone, Debug)]
+struct Answer {
+    positions: Range<u64>,
+    layer: Option<(u32, LayerId)>,
+    first: Option<ChunkId>,
+}
+
+/// Joins answers that go on where the last one ended, and hands them out in bytes.
+struct Joiner<'v> {
+    chunk_len: ChunkLen,
+    disk_len: u64,
+    pending: Option<Answer>,
+    visit: &'v mut dyn FnMut(MapEntry) -> Result<(), StoreError>,
+}
+
+impl Store {
+    /// Calls `visit` for each range of `node`, in order and gap-free. Memory does not grow with the disk, nor time with what no layer
+    /// maps.
+    pub fn map(&self, node: Node, visit: &mut dyn FnMut(MapEntry) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let disk = self.disk(node)?;
+        let chunk_len = disk.chunk_len();
+        let count = chunk_len.count_for(disk.len());
+        let (end, mapped) = (count.0, disk.mapped_pages().within(PageIndex(0), PageIndex(pages_for(count))));
+        let mut out = Joiner { chunk_len, disk_len: disk.len(), pending: None, visit };
+        let mut at = 0;
+        for index in mapped.iter() {
+            let start = page_start(index).0;
+            out.add(Answer { positions: at..start, layer: None, first: None })?;
+            at = page_start(PageIndex(index.0 + 1)).0.min(end);
+            for answer in self.answers(&disk, index, (at - start) as u16)? {
+                out.add(answer)?;
+            }
+        }
+        out.add(Answer { positions: at..end, layer: None, first: None })?;
+        out.finish()
+    }
+
+    /// Who answers for the positions before `end` on page `index`, in order and gap-free.
+    fn answers(&self, disk: &Disk, index: PageIndex, end: u16) -> Result<Vec<Answer>, StoreError> {
+        let first = page_start(index);
+        let bytes = disk.chunk_len().offset_of(first)..disk.len();
+        let (mut open, mut answers) = (vec![(0, end)], Vec::new());
+        let place = |start: u16, end: u16| first.0 + u64::from(start)..first.0 + u64::from(end);
+        for (depth, layer) in (0..).zip(disk.chain()) {
+            if layer.pages.contains(index) {
+                let own = self.inner.pages.own(layer, index).map_err(|error| error.in_image(disk.name(), bytes.clone()))?;
+                let mut still_open = Vec::new();
+                for run in open.iter().flat_map(|(start, end)| own.runs_in(*start, *end)) {
+                    let positions = place(run.start, run.end());
+                    match run.slot {
+                        Slot::Absent => still_open.push((run.start, run.end())),
+                        Slot::Zero => answers.push(Answer { positions, layer: Some((depth, layer.id)), first: None }),
+                        Slot::Chunk(id) => answers.push(Answer { positions, layer: Some((depth, layer.id)), first: Some(id) }),
+                    }
+                }
+                open = still_open;
+            }
+            // What lies out of sight of this layer is nobody's.
+            let visible = layer.visible_in(index);
+            let hidden = open.iter().map(|(start, end)| (*start.max(&visible), *end)).filter(|(start, end)| start < end);
+            answers.extend(hidden.map(|(start, end)| Answer { positions: place(start, end), layer: None, first: None }));
+            open = open.into_iter().map(|(start, end)| (start, end.min(visible))).filter(|(start, end)| start < end).collect();
+            if open.is_empty() {
+                break;
+            }
+        }
+        answers.extend(open.into_iter().map(|(start, end)| Answer { positions: place(start, end), layer: None, first: None }));
+        answers.sort_unstable_by_key(|answer| answer.positions.start);
+        Ok(answers)
+    }
+}
+
+impl Joiner<'_> {
+    fn add(&mut self, answer: Answer) -> Result<(), StoreError> {
+        if answer.positions.is_empty() {
+            return Ok(());
+        }
+        if let Some(pending) = &mut self.pending {
+            let len = pending.positions.end - pending.positions.start;
+            let goes_on = pending.first.map(|id| id.advance(len)) == answer.first;
+            if pending.layer == answer.layer && goes_on {
+                pending.positions.end = answer.positions.end;
+                return Ok(());
+            }
+        }
+        self.finish()?;
+        self.pending = Some(answer);
+        Ok(())
+    }
+
+    /// Hands out what is pending.
+    fn finish(&mut self) -> Result<(), StoreError> {
+        let Some(answer) = self.pending.take() else { return Ok(()) };
+        let start = self.chunk_len.offset_of(ChunkIndex(answer.positions.start));
+        let end = self.chunk_len.offset_of(ChunkIndex(answer.positions.end)).min(self.disk_len);
+        (self.visit)(MapEntry { start, len: end - start, layer: answer.layer, first: answer.first })
+    }
+}

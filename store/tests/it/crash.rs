@@ -1,0 +1,254 @@
+//! A real process is killed (SIGKILL) at random points of its work, over and over (Must-show 6).
+//!
+//! The worker picks operations by the model's rules from a seed and the store's own content, and tells on its standard output when it
+//! begins and when it has done each. The test picks the same operations from the same seed, so it knows what every acknowledged one
+//! left behind. After the kill the store must show exactly that, with the operation that was under way done or not done, never half.
+//!
+//! This is the loss of a process, not of power: what the kernel holds survives. `VELLUM_TEST_SEED` repeats a run's decisions (the
+//! moment of a kill stays the scheduler's), `VELLUM_TEST_KILLS` makes it longer.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use vellum_store::{Store, StoreError};
+
+use super::content::Choices;
+use super::world::{Expected, Limits, Operation, Step, World, apply_step};
+use super::{drive, scratch};
+
+const KILLS: u64 = 120;
+const OPEN_TIME_MAX: Duration = Duration::from_secs(5);
+/// Operations of one worker before it ends by itself.
+const OPERATIONS_MAX: u64 = 40;
+const GRID: u64 = 4096;
+const LIMITS: Limits = Limits { images: 6, snapshots: 4, len_max: 6 << 20, total_len: 40 << 20 };
+
+const DIR: &str = "VELLUM_CRASH_DIR";
+const SEED: &str = "VELLUM_CRASH_SEED";
+
+#[test]
+fn a_killed_process_leaves_every_acknowledged_commit_and_nothing_half_done() {
+    let number = |variable: &str| std::env::var(variable).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let seed = number("VELLUM_TEST_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let kills = number("VELLUM_TEST_KILLS").unwrap_or(KILLS);
+    println!("crash: VELLUM_TEST_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let folder = scratch::folder();
+    let dir = folder.path().join("store");
+    drop(scratch::store_in(&dir, scratch::ZSTD));
+    let (mut during, mut acknowledged, mut slowest) = (BTreeMap::new(), 0, Duration::ZERO);
+    let mut killed = 0;
+    while killed < kills {
+        let round = random.u64(..1 << 32);
+        let store = scratch::open(&dir);
+        let world = drive::world_of(&store, GRID, LIMITS).expect("a whole store can be read");
+        drop(store);
+        let told = run_and_kill(&dir, round, &mut random);
+        slowest = slowest.max(verify(&dir, world, round, &told));
+        acknowledged += told.done;
+        if told.was_killed {
+            killed += 1;
+            *during.entry(told.pending.unwrap_or_else(|| "nothing".to_owned())).or_insert(0_u32) += 1;
+        }
+    }
+    println!(
+        "crash: {killed} kills, {acknowledged} acknowledged operations, slowest open {slowest:?}, seed {seed}; killed during {during:?}"
+    );
+}
+
+/// What a worker had said when it ended.
+struct Told {
+    done: u64,
+    /// The kind of the operation that was begun and not acknowledged.
+    pending: Option<String>,
+    was_killed: bool,
+}
+
+fn run_and_kill(dir: &Path, round: u64, random: &mut fastrand::Rng) -> Told {
+    let mut child = Command::new(std::env::current_exe().expect("a test knows its binary"))
+        .args(["--exact", "crash::worker", "--ignored", "--nocapture", "--test-threads=1"])
+        .env(DIR, dir)
+        .env(SEED, round.to_string())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the test binary starts itself");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map(|line| line.expect("lines are text"));
+    let mut told = Told { done: 0, pending: None, was_killed: false };
+    // Let some operations pass, then strike within the next: after microseconds as often as after milliseconds.
+    let strike_at = random.u64(1..8);
+    let delay = Duration::from_nanos(1000 << random.u64(..15)) + Duration::from_micros(random.u64(..50));
+    let mut begun = 0;
+    for line in lines.by_ref() {
+        listen(&line, &mut told);
+        begun += u64::from(line.contains("begin "));
+        if begun == strike_at {
+            std::thread::sleep(delay);
+            break;
+        }
+    }
+    kill(&mut child);
+    // What stood in the pipe was acknowledged before the process died.
+    lines.for_each(|line| listen(&line, &mut told));
+    let ended = child.wait_with_output().expect("a child can be waited for");
+    told.was_killed = ended.status.code().is_none();
+    assert!(told.was_killed || ended.status.success(), "the worker failed: {}", String::from_utf8_lossy(&ended.stderr));
+    told
+}
+
+fn kill(child: &mut Child) {
+    child.kill().expect("a child can be killed");
+}
+
+fn listen(line: &str, told: &mut Told) {
+    if let Some((_, kind)) = line.split_once("begin ") {
+        told.pending = Some(kind.to_owned());
+    } else if line.contains("done") {
+        told.done += 1;
+        told.pending = None;
+    }
+}
+
+/// Opens the store that a killed process left, and holds it against the model. Returns how long the open took.
+fn verify(dir: &Path, mut world: World, round: u64, told: &Told) -> Duration {
+    let started = Instant::now();
+    let store = scratch::open(dir);
+    let took = started.elapsed();
+    assert!(took < OPEN_TIME_MAX, "opening took {took:?}");
+    drive::check(&store, true).expect("a store can be checked after a kill");
+    let mut random = fastrand::Rng::with_seed(round);
+    for _ in 0..told.done {
+        let operation = pick(&mut world, &mut random);
+        world.apply(&operation);
+    }
+    let Some(kind) = &told.pending else {
+        drive::compare_all(&store, &world);
+        return took;
+    };
+    let operation = pick(&mut world.clone(), &mut random);
+    assert_eq!(&kind_of(&operation), kind, "both processes pick the same");
+    let possible = states(&world, &operation);
+    let seen = drive::world_of(&store, GRID, LIMITS).expect("a whole store can be read");
+    if !possible.iter().any(|possible| is_same(possible, &seen)) && !is_mixture(&possible, &seen, &operation) {
+        println!("round {round}: killed during {operation:?}");
+        // Neither before nor after: say how it differs from before.
+        drive::compare_all(&store, &world);
+    }
+    took
+}
+
+/// What the store may show if `operation` was under way: nothing of it, or what each of its commits leaves.
+fn states(world: &World, operation: &Operation) -> Vec<World> {
+    let mut states = vec![world.clone()];
+    if let Operation::Live { image, steps } = operation {
+        let mut now = world.clone();
+        for step in steps {
+            apply_step(now.images.get_mut(image).expect("operations name what is there"), step);
+            states.push(now.clone());
+        }
+    } else {
+        let mut after = world.clone();
+        after.apply(operation);
+        states.push(after);
+    }
+    states
+}
+
+fn is_same(a: &World, b: &World) -> bool {
+    a.nodes().map(|(name, bytes)| (name, bytes.as_slice())).eq(b.nodes().map(|(name, bytes)| (name, bytes.as_slice())))
+}
+
+/// Unflushed writes to a live disk may be there chunk by chunk; everything else must be as in one state.
+fn is_mixture(states: &[World], seen: &World, operation: &Operation) -> bool {
+    let Operation::Live { image, .. } = operation else { return false };
+    states.iter().any(|state| {
+        let mut mixed = state.clone();
+        let Some(bytes) = seen.images.get(image).map(|image| image.bytes.to_vec()) else { return false };
+        let allowed = bytes
+            .chunks(GRID as usize)
+            .enumerate()
+            .all(|(nth, chunk)| states.iter().any(|other| other.images[image].bytes.chunks(GRID as usize).nth(nth) == Some(chunk)));
+        mixed.adopt(image, bytes);
+        allowed && is_same(&mixed, seen)
+    })
+}
+
+fn kind_of(operation: &Operation) -> String {
+    let text = format!("{operation:?}");
+    text.split([' ', '{']).next().unwrap_or_default().to_owned()
+}
+
+/// The next operation: of all kinds, but heavy on those that take long enough to be hit.
+fn pick(world: &mut World, choices: &mut fastrand::Rng) -> Operation {
+    loop {
+        let operation = match choices.below(12) {
+            0 | 1 => return Operation::Collect { dry_run: false },
+            2 => pick_commit(world, choices),
+            _ => world.pick(choices),
+        };
+        let is_suitable = match &operation {
+            Operation::Reopen | Operation::Crash | Operation::Check { .. } | Operation::Export { .. } | Operation::Pin { .. } => false,
+            // What these leave behind, or whether they are refused, the model knows only within bounds.
+            Operation::Rebase { keep_content, .. } => *keep_content,
+            _ => world.expected(&operation) == Expected::Done,
+        };
+        if is_suitable {
+            return flushed(operation);
+        }
+    }
+}
+
+/// A commit that the model knows will be done, or the child that makes one possible.
+fn pick_commit(world: &mut World, choices: &mut fastrand::Rng) -> Operation {
+    let commits = world.images.keys().map(|image| Operation::Commit { image: image.clone() });
+    let done: Vec<Operation> = commits.filter(|commit| world.expected(commit) == Expected::Done).collect();
+    if done.is_empty() && !world.images.is_empty() {
+        world.pick_child(choices)
+    } else {
+        done.into_iter().next().unwrap_or_else(|| world.pick(choices))
+    }
+}
+
+/// What is acknowledged must be durable, so every write to a disk ends with a flush.
+fn flushed(operation: Operation) -> Operation {
+    match operation {
+        Operation::Live { image, mut steps } => {
+            steps.push(Step::Flush);
+            Operation::Live { image, steps }
+        }
+        other => other,
+    }
+}
+
+/// The process that is killed. Not a test of its own.
+#[test]
+#[ignore = "started and killed by the crash test"]
+fn worker() {
+    let Some(dir) = std::env::var_os(DIR) else { return };
+    let seed: u64 = std::env::var(SEED).expect("a seed comes with the folder").parse().expect("a number");
+    work(Path::new(&dir), seed).expect("a whole store takes every operation");
+}
+
+fn work(dir: &Path, seed: u64) -> Result<(), StoreError> {
+    let store: Store = scratch::open(dir);
+    let mut world = drive::world_of(&store, GRID, LIMITS)?;
+    let mut random = fastrand::Rng::with_seed(seed);
+    let exports = tempfile::TempDir::new().expect("a folder for a test can be made");
+    for _ in 0..OPERATIONS_MAX {
+        let operation = pick(&mut world, &mut random);
+        tell(&format!("begin {}\n", kind_of(&operation)));
+        drive::perform(&store, &world, &operation, exports.path())?;
+        tell("done\n");
+        world.apply(&operation);
+    }
+    Ok(())
+}
+
+/// One line, in the pipe before this returns.
+fn tell(line: &str) {
+    let mut out = std::io::stdout().lock();
+    out.write_all(line.as_bytes()).and_then(|()| out.flush()).expect("the parent listens");
+}

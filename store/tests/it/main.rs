@@ -1,0 +1,11 @@
+//! The store as its users see it, in one binary: each one links RocksDB.
+
+mod concurrency;
+mod content;
+mod crash;
+mod drive;
+mod faults;
+mod model;
+mod qcow2_oracle;
+mod scratch;
+mod world;
