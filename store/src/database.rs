@@ -269,7 +269,7 @@ impl Database {
         files.for_each(|file| {
             (len, entries, deletions) = (len + file.size as u64, entries + file.num_entries, deletions + file.num_deletions)
         });
-        Ok(if entries == 0 { 0 } else { len.min(len * 2 * deletions / entries) })
+        Ok((len * 2 * deletions).checked_div(entries).unwrap_or(0).min(len))
     }
 }
 

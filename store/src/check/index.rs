@@ -42,7 +42,6 @@ impl Check<'_> {
         let mut found = NameSums::default();
         self.each_entry(&mut |_, id, prefix| {
             found.add(id, prefix);
-            Ok(())
         })?;
         if found == *names {
             return Ok(());
@@ -57,7 +56,6 @@ impl Check<'_> {
                     format!("it stands for chunk number {id}, which is gone or has another name"),
                 );
             }
-            Ok(())
         })
     }
 
@@ -68,7 +66,7 @@ impl Check<'_> {
     }
 
     /// Visits every entry for a chunk below the horizon.
-    fn each_entry(&mut self, visit: &mut dyn FnMut(&mut Self, ChunkId, [u8; 8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    fn each_entry(&mut self, visit: &mut dyn FnMut(&mut Self, ChunkId, [u8; 8])) -> Result<(), StoreError> {
         let database = Arc::clone(&self.store.inner.database);
         let mut scan = database.scan(Family::Index, &[]);
         let mut count: u64 = 0;
@@ -83,7 +81,7 @@ impl Check<'_> {
                 self.go_on()?;
             }
             match (<[u8; 8]>::try_from(key), Reader::new(value).varint()) {
-                (Ok(prefix), Ok(id)) if id < self.horizon.0 => visit(self, ChunkId(id), prefix)?,
+                (Ok(prefix), Ok(id)) if id < self.horizon.0 => visit(self, ChunkId(id), prefix),
                 (Ok(_), Ok(_)) => {}
                 _ => self.leak(format!("index entry {}", key.escape_ascii()), "it cannot be read"),
             }

@@ -205,7 +205,7 @@ impl<'s> Sweep<'s> {
     /// Puts new frames in the place of old ones, as one batch.
     fn rewrite_now(&mut self, packs: Vec<Pack>) -> Result<(), StoreError> {
         let store = self.store;
-        let rewritten: Vec<Result<Rewritten, (Pack, StoreError)>> = packs.into_par_iter().map(|pack| encode(store, pack)).collect();
+        let rewritten: Vec<Result<Rewritten, Box<(Pack, StoreError)>>> = packs.into_par_iter().map(|pack| encode(store, pack)).collect();
         let (mut batch, mut dead) = (Batch::default(), Vec::new());
         for result in rewritten {
             match result {
@@ -218,11 +218,13 @@ impl<'s> Sweep<'s> {
                     }
                     rewritten.frame.put_content(&mut batch);
                 }
-                Err((pack, StoreError::Damaged(_))) => {
-                    self.swept.frames_damaged += 1;
-                    self.swept.count_kept(&pack);
-                }
-                Err((_, error)) => return Err(error),
+                Err(failed) => match *failed {
+                    (pack, StoreError::Damaged(_)) => {
+                        self.swept.frames_damaged += 1;
+                        self.swept.count_kept(&pack);
+                    }
+                    (_, error) => return Err(error),
+                },
             }
         }
         write_without(store, dead.into_iter(), batch, Durability::Bulk)
@@ -352,7 +354,7 @@ fn chunks_per_frame(store: &Store) -> usize {
 }
 
 /// The live chunks of a pack as one frame. Each is held against its name first: damage is left where it is.
-fn encode(store: &Store, pack: Pack) -> Result<Rewritten, (Pack, StoreError)> {
+fn encode(store: &Store, pack: Pack) -> Result<Rewritten, Box<(Pack, StoreError)>> {
     let mut plan = FramePlan { chunks: Vec::new(), plain: Vec::new() };
     let gathered = pack.frames.iter().try_for_each(|found| {
         let frame = store.inner.chunks.load(found.header.clone())?;
@@ -364,7 +366,7 @@ fn encode(store: &Store, pack: Pack) -> Result<Rewritten, (Pack, StoreError)> {
     });
     match gathered {
         Ok(()) => Ok(Rewritten { frame: encode_frame(store.parameters().compression, plan), pack }),
-        Err(error) => Err((pack, error)),
+        Err(error) => Err(Box::new((pack, error))),
     }
 }
 
