@@ -90,14 +90,24 @@ impl Folder {
         self.dir.join("database")
     }
 
-    /// The names of the database's files, but for RocksDB's own journals, in order.
-    pub(crate) fn database_files(&self) -> Result<Vec<std::ffi::OsString>, StoreError> {
+    /// Which files the database has, and how long its manifest is: the same before and after a look means that nothing was flushed,
+    /// compacted or deleted meanwhile. Logs grow all the time, and RocksDB's journals mean nothing.
+    pub(crate) fn database_state(&self) -> Result<Vec<(std::ffi::OsString, u64)>, StoreError> {
         let dir = self.database();
-        let names = fs::read_dir(&dir).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>());
-        let mut names = names.map_err(|source| StoreError::file("read the folder", &dir, source))?;
-        names.retain(|name| !name.as_encoded_bytes().starts_with(b"LOG"));
-        names.sort();
-        Ok(names)
+        let fail = |source| StoreError::file("read the folder", &dir, source);
+        let mut state = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name();
+            if name.as_encoded_bytes().starts_with(b"LOG") {
+                continue;
+            }
+            let is_manifest = name.as_encoded_bytes().starts_with(b"MANIFEST");
+            let len = if is_manifest { entry.metadata().map_or(0, |metadata| metadata.len()) } else { 0 };
+            state.push((name, len));
+        }
+        state.sort();
+        Ok(state)
     }
 
     /// Becomes the one process that writes, or says which one is.

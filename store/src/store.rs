@@ -387,18 +387,18 @@ fn snapshot_key(image: ImageId, serial: u64) -> Vec<u8> {
     [&b"s"[..], &image.0.to_be_bytes(), &serial.to_be_bytes()].concat()
 }
 
-/// Opens the database. A reading process may find a file gone that the owner has just replaced; and if the owner writes a log out and
-/// deletes it between its look at the manifest and its look at the logs, what was in that log is missing without any error. So
-/// the files must have had the same names before and after.
+/// Opens the database. RocksDB reads the manifest first and the logs later; if the owner writes a log out between the two, a reading
+/// process sees names without their pages, or neither the log nor what it became, and no error. So the manifest and the files must
+/// have been the same before and after.
 fn open_database(folder: &Folder, access: Access) -> Result<Database, StoreError> {
     if access == Access::ReadWrite {
         return Database::open(&folder.database());
     }
     let mut last = None;
     for _ in 0..OPEN_TRIES {
-        let before = folder.database_files()?;
+        let before = folder.database_state()?;
         let opened = Database::open_read_only(&folder.database());
-        if before == folder.database_files()? {
+        if before == folder.database_state()? {
             return opened;
         }
         last = Some(opened);
