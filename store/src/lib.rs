@@ -14,12 +14,16 @@ mod check;
 mod chunks;
 pub mod codec;
 mod collect;
+#[cfg(test)]
+mod damage;
 mod database;
 mod disk;
 mod draft;
 mod error;
 mod export;
 mod folder;
+#[cfg(test)]
+mod golden;
 mod import;
 mod live;
 mod maps;

@@ -21,8 +21,8 @@ use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock};
 use crate::records::{self, Compression, Counters, Record, StoreParameters};
 
-const PARAMETERS_KEY: &[u8] = b"parameters";
-const COUNTERS_KEY: &[u8] = b"counters";
+pub(crate) const PARAMETERS_KEY: &[u8] = b"parameters";
+pub(crate) const COUNTERS_KEY: &[u8] = b"counters";
 /// Layers with more pages than this are deleted by range: a range tombstone costs every later scan a little, a key costs a batch.
 const PAGES_BY_KEY_MAX: u64 = 256;
 /// How often a read-only open is tried while the owner moves files about.
@@ -379,11 +379,11 @@ fn delete_layer(tree: &Tree, id: LayerId, batch: &mut Batch) {
     }
 }
 
-fn image_key(id: ImageId) -> Vec<u8> {
+pub(crate) fn image_key(id: ImageId) -> Vec<u8> {
     [&b"i"[..], &id.0.to_be_bytes()].concat()
 }
 
-fn snapshot_key(image: ImageId, serial: u64) -> Vec<u8> {
+pub(crate) fn snapshot_key(image: ImageId, serial: u64) -> Vec<u8> {
     [&b"s"[..], &image.0.to_be_bytes(), &serial.to_be_bytes()].concat()
 }
 

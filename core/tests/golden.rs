@@ -1,0 +1,106 @@
+//! The bytes of every encoding of core, kept in `golden/` for ever: what was written once must be read by every later version, and
+//! what is written now must not change by accident.
+//!
+//! A new version of an encoding adds files and takes none away. `cargo test --release --workspace --test golden -- --ignored` writes
+//! files that are missing, and no other.
+
+use std::path::{Path, PathBuf};
+
+use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload, frame_key, parse_frame_key};
+use vellum_core::hash::ChunkHash;
+use vellum_core::page::{PAGE_SPAN, Page, Run, Slot, page_key, parse_page_key};
+use vellum_core::units::{ChunkId, LayerId, PageIndex};
+
+const LAYER: LayerId = LayerId(0x0102_0304_0506_0708);
+const INDEX: PageIndex = PageIndex(9);
+const FIRST: ChunkId = ChunkId(0x1122_3344);
+
+fn pages() -> Vec<(&'static str, Page)> {
+    let page = |runs: &[(u16, u16, Slot)]| {
+        let mut page = Page::new();
+        runs.iter().for_each(|(start, len, slot)| page.push(Run { start: *start, len: *len, slot: *slot }));
+        page
+    };
+    vec![
+        ("page-empty", Page::new()),
+        ("page-one-run", page(&[(0, PAGE_SPAN, Slot::Chunk(ChunkId(1 << 40)))])),
+        ("page-zeros", page(&[(5, 7, Slot::Zero), (1000, 24, Slot::Zero)])),
+        ("page-mixed", page(&[(0, 16, Slot::Chunk(ChunkId(300))), (16, 4, Slot::Zero), (30, 1, Slot::Chunk(ChunkId(316))), (31, 2, Slot::Chunk(ChunkId(2)))])),
+    ]
+}
+
+fn headers() -> Vec<(&'static str, FrameHeader)> {
+    let header = |offsets: &[u64], payload_len| FrameHeader::new(offsets.iter().map(|at| (FIRST.advance(*at), ChunkHash::of(&at.to_le_bytes()))), payload_len);
+    vec![
+        ("frame-header-one", header(&[0], 4110)),
+        ("frame-header-full", header(&(0..16).collect::<Vec<_>>(), 0x0001_0203)),
+        ("frame-header-gaps", header(&[0, 1, 7, 8, 200, 4095], 77)),
+    ]
+}
+
+const PAYLOADS: [(&str, FrameCodec, u32, &[u8]); 3] = [
+    ("frame-payload-none", FrameCodec::None, 5, b"plain"),
+    ("frame-payload-lz4", FrameCodec::Lz4, 4096, b"opaque to core"),
+    ("frame-payload-zstd", FrameCodec::Zstd, 65536, b"opaque to core as well"),
+];
+
+fn payload(of: (&'static str, FrameCodec, u32, &'static [u8])) -> FramePayload<'static> {
+    FramePayload { codec: of.1, plain_len: of.2, compressed: of.3 }
+}
+
+/// Every golden name with what this version writes.
+fn written() -> Vec<(&'static str, Vec<u8>)> {
+    let pages = pages().into_iter().map(|(name, page)| (name, page.encode(LAYER, INDEX)));
+    let headers = headers().into_iter().map(|(name, header)| (name, header.encode()));
+    let payloads = PAYLOADS.into_iter().map(|of| (of.0, payload(of).encode(FIRST)));
+    let keys = [
+        ("key-page", page_key(LAYER, INDEX).to_vec()),
+        ("key-frame", frame_key(FIRST).to_vec()),
+        ("key-index", ChunkHash::of(b"vellum").prefix().to_vec()),
+        ("chunk-name", ChunkHash::of(&[7; 4096]).0.to_vec()),
+    ];
+    pages.chain(headers).chain(payloads).chain(keys).collect()
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"))
+}
+
+fn golden(name: &str) -> Vec<u8> {
+    let text = std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("a byte")).collect()
+}
+
+#[test]
+fn what_is_written_now_is_what_was_written_once() {
+    for (name, bytes) in written() {
+        assert_eq!(bytes, golden(name), "{name}");
+    }
+}
+
+#[test]
+fn what_was_written_once_is_read_now() {
+    for (name, page) in pages() {
+        assert_eq!(Page::decode(LAYER, INDEX, &golden(name)), Ok(page), "{name}");
+    }
+    for (name, header) in headers() {
+        assert_eq!(FrameHeader::decode(FIRST, &golden(name)), Ok(header), "{name}");
+    }
+    for of in PAYLOADS {
+        assert_eq!(FramePayload::decode(FIRST, &golden(of.0)), Ok(payload(of)), "{}", of.0);
+    }
+    assert_eq!(parse_page_key(&golden("key-page")), Ok((LAYER, INDEX)));
+    assert_eq!(parse_frame_key(&golden("key-frame")), Ok(FIRST));
+}
+
+#[test]
+#[ignore = "writes into the source tree"]
+fn write_missing_files() {
+    for (name, bytes) in written() {
+        if !path(name).exists() {
+            let lines: Vec<String> = bytes.chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
+            std::fs::write(path(name), lines.join("\n") + "\n").expect("a file can be written");
+        }
+    }
+}

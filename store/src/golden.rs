@@ -1,0 +1,157 @@
+//! The bytes of every encoding of the store, kept in `tests/golden/` for ever: see `core/tests/golden.rs` for the rules.
+//!
+//! Compressed bytes are golden for reading only: another version of a compressor may write others.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use vellum_core::frame::FrameCodec;
+use vellum_core::name::Name;
+use vellum_core::tree::{Image, Layer, Mode, PageSet, Snapshot};
+use vellum_core::units::{ChunkCount, ChunkLen, ImageId, LayerId};
+
+use crate::codec;
+use crate::database::Family;
+use crate::records::{self, Compression, Counters, Record, StoreParameters};
+use crate::store::{COUNTERS_KEY, PARAMETERS_KEY, image_key, snapshot_key};
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a valid name")
+}
+
+fn parameters() -> Vec<(&'static str, StoreParameters)> {
+    let coarse = ChunkLen::new(64 << 10).expect("a power of two in bounds");
+    vec![
+        ("record-parameters-default", StoreParameters::DEFAULT),
+        ("record-parameters-lz4", StoreParameters { chunk_len: coarse, frame_len: 1 << 20, compression: Compression::Lz4 }),
+        ("record-parameters-none", StoreParameters { compression: Compression::None, ..StoreParameters::DEFAULT }),
+    ]
+}
+
+const COUNTERS: Counters = Counters { next_id: 300, next_chunk: 1 << 40 };
+
+fn layers() -> Vec<(&'static str, Layer)> {
+    let root = Layer {
+        id: LayerId(5),
+        parent: None,
+        sealed: false,
+        len: 0,
+        parent_visible: ChunkCount(0),
+        pages: PageSet::new(),
+        chunks: 0,
+        zeros: 0,
+        created_ms: 0,
+    };
+    let child = Layer {
+        id: LayerId(70_000),
+        parent: Some(LayerId(5)),
+        sealed: true,
+        len: (1 << 33) + 513,
+        parent_visible: ChunkCount(2_000),
+        pages: PageSet::from_ranges(vec![(0, 3), (9, 10), (500, 70_000)]).expect("in order"),
+        chunks: 123_456,
+        zeros: 7,
+        created_ms: 1_793_000_000_000,
+    };
+    vec![("record-layer-root", root), ("record-layer-child", child)]
+}
+
+fn image() -> Image {
+    let tags: BTreeSet<Name> = [name("prod"), name("Müller")].into();
+    Image { id: ImageId(9), name: name("web-01"), layer: LayerId(70_000), mode: Mode::Readonly, origin: Some(ImageId(4)), created_ms: 1_793_000_000_001, tags, pinned: true }
+}
+
+fn snapshot() -> Snapshot {
+    Snapshot { image: ImageId(9), serial: 77, name: name("before"), layer: LayerId(5), created_ms: 1_793_000_000_002, tags: BTreeSet::new(), pinned: false }
+}
+
+fn encoded<R: Record>(family: Family, key: &[u8], record: &R) -> Vec<u8> {
+    records::encode(family.name(), key, record)
+}
+
+fn layer_key(layer: &Layer) -> [u8; 8] {
+    layer.id.0.to_be_bytes()
+}
+
+/// Every golden name with what this version writes.
+fn written() -> Vec<(&'static str, Vec<u8>)> {
+    let mut all: Vec<(&'static str, Vec<u8>)> = Vec::new();
+    all.extend(parameters().iter().map(|(name, record)| (*name, encoded(Family::Meta, PARAMETERS_KEY, record))));
+    all.extend(layers().iter().map(|(name, record)| (*name, encoded(Family::Layers, &layer_key(record), record))));
+    all.push(("record-counters", encoded(Family::Meta, COUNTERS_KEY, &COUNTERS)));
+    all.push(("record-image", encoded(Family::Names, &image_key(ImageId(9)), &image())));
+    all.push(("record-snapshot", encoded(Family::Names, &snapshot_key(ImageId(9), 77), &snapshot())));
+    all.push(("key-parameters", PARAMETERS_KEY.to_vec()));
+    all.push(("key-counters", COUNTERS_KEY.to_vec()));
+    all.push(("key-image", image_key(ImageId(9))));
+    all.push(("key-snapshot", snapshot_key(ImageId(9), 77)));
+    all.push(("marker", format!("vellum store format {}\n", crate::folder::FORMAT).into_bytes()));
+    all
+}
+
+/// What the compressed golden bytes stand for.
+fn plain() -> Vec<u8> {
+    b"vellum keeps disk images. ".repeat(200)
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"))
+}
+
+fn golden(name: &str) -> Vec<u8> {
+    let text = std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("a byte")).collect()
+}
+
+fn decoded<R: Record>(family: Family, key: &[u8], name: &str) -> R {
+    records::decode(family.name(), key, &golden(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn what_is_written_now_is_what_was_written_once() {
+    for (name, bytes) in written() {
+        assert_eq!(bytes, golden(name), "{name}");
+    }
+    let folder = tempfile::TempDir::new().expect("a folder for a test can be made");
+    let dir = folder.path().join("store");
+    crate::Store::init(&dir, StoreParameters::DEFAULT).expect("an empty folder becomes a store");
+    assert_eq!(std::fs::read(dir.join("vellum.store")).expect("a store has a marker"), golden("marker"));
+}
+
+#[test]
+fn what_was_written_once_is_read_now() {
+    for (name, record) in parameters() {
+        assert_eq!(decoded::<StoreParameters>(Family::Meta, PARAMETERS_KEY, name), record, "{name}");
+    }
+    for (name, record) in layers() {
+        assert_eq!(decoded::<Layer>(Family::Layers, &layer_key(&record), name), record, "{name}");
+    }
+    assert_eq!(decoded::<Counters>(Family::Meta, COUNTERS_KEY, "record-counters"), COUNTERS);
+    assert_eq!(decoded::<Image>(Family::Names, &image_key(ImageId(9)), "record-image"), image());
+    assert_eq!(decoded::<Snapshot>(Family::Names, &snapshot_key(ImageId(9), 77), "record-snapshot"), snapshot());
+    for (name, codec) in [("compressed-lz4", FrameCodec::Lz4), ("compressed-zstd", FrameCodec::Zstd)] {
+        assert_eq!(codec::decompress(codec, &golden(name), plain().len()), Ok(plain()), "{name}");
+    }
+}
+
+#[test]
+fn families_keep_their_names() {
+    let names = Family::ALL.map(Family::name);
+    assert_eq!(names, ["frames", "headers", "index", "layers", "pages", "names", "meta"]);
+}
+
+#[test]
+#[ignore = "writes into the source tree"]
+fn write_missing_files() {
+    let compressed = [
+        ("compressed-lz4", codec::compress(Compression::Lz4, &plain()).1),
+        ("compressed-zstd", codec::compress(Compression::Zstd(3), &plain()).1),
+    ];
+    for (name, bytes) in written().into_iter().chain(compressed) {
+        if !path(name).exists() {
+            let lines: Vec<String> = bytes.chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
+            std::fs::write(path(name), lines.join("\n") + "\n").expect("a file can be written");
+        }
+    }
+}
