@@ -4,6 +4,8 @@
 //! when the call returns. A *bulk* batch is in memory until [`Database::flush_bulk`] returns or memory runs full; families flush
 //! together (atomic flush), so a crash loses a suffix of the bulk batches, never the middle of one.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::ops::Deref;
 use std::path::Path;
 
@@ -162,6 +164,22 @@ impl Database {
         let db = DB::open_cf_descriptors_read_only(&options, dir, descriptors(), false)
             .map_err(|error| failed("open the database", error))?;
         Ok(Self { db })
+    }
+
+    /// What changes whenever records move from the log to a file, or files are replaced: the manifests and their lengths. A log is only
+    /// deleted after the manifest says where its records are.
+    pub(crate) fn revision(dir: &Path) -> Result<BTreeMap<OsString, u64>, StoreError> {
+        let fail = |source| StoreError::file("read the folder", dir, source);
+        let mut revision = BTreeMap::new();
+        for entry in std::fs::read_dir(dir).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            if entry.file_name().as_encoded_bytes().starts_with(b"MANIFEST-") {
+                // One that is being replaced has no length any more.
+                let len = entry.metadata().map_or(0, |metadata| metadata.len());
+                revision.insert(entry.file_name(), len);
+            }
+        }
+        Ok(revision)
     }
 
     fn family(&self, family: Family) -> &ColumnFamily {
