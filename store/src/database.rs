@@ -161,8 +161,8 @@ impl Database {
         let mut options = options();
         // RocksDB's log is a file in the folder, which is not ours to write to.
         options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| {}));
-        let db = DB::open_cf_descriptors_read_only(&options, dir, descriptors(), false)
-            .map_err(|error| failed("open the database", error))?;
+        let db =
+            DB::open_cf_descriptors_read_only(&options, dir, descriptors(), false).map_err(|error| failed("open the database", error))?;
         Ok(Self { db })
     }
 
@@ -192,7 +192,11 @@ impl Database {
     }
 
     /// The values of `keys`, in their order.
-    pub(crate) fn get_many<'k>(&self, family: Family, keys: impl IntoIterator<Item = &'k [u8]>) -> Result<Vec<Option<Value<'_>>>, StoreError> {
+    pub(crate) fn get_many<'k>(
+        &self,
+        family: Family,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+    ) -> Result<Vec<Option<Value<'_>>>, StoreError> {
         let values = self.db.batched_multi_get_cf_opt(self.family(family), keys, false, &read_options(family));
         values.into_iter().map(|value| Ok(value.map_err(|error| read_failed(family, error))?.map(Value))).collect()
     }
@@ -280,8 +284,10 @@ impl Database {
         let files = self.db.live_files().map_err(|error| read_failed(family, error))?;
         let files = files.iter().filter(|file| file.column_family_name == family.name());
         let (mut len, mut entries, mut deletions) = (0, 0, 0);
-        files.for_each(|file| (len, entries, deletions) = (len + file.size as u64, entries + file.num_entries, deletions + file.num_deletions));
-        Ok(if entries == 0 { 0 } else { len.min(len * 2 * deletions / entries) })
+        files.for_each(|file| {
+            (len, entries, deletions) = (len + file.size as u64, entries + file.num_entries, deletions + file.num_deletions)
+        });
+        Ok((len * 2 * deletions).checked_div(entries).unwrap_or(0).min(len))
     }
 }
 
@@ -376,7 +382,8 @@ fn read_failed(family: Family, error: rocksdb::Error) -> StoreError {
 /// RocksDB tells a full disk only by its words.
 fn failed(what: &str, error: rocksdb::Error) -> StoreError {
     let (what, kind, message) = (what.to_owned(), error.kind(), error.into_string());
-    let is_full = ["No space left on device", "Disk quota exceeded", "File too large", "NoSpace"].iter().any(|words| message.contains(words));
+    let is_full =
+        ["No space left on device", "Disk quota exceeded", "File too large", "NoSpace"].iter().any(|words| message.contains(words));
     match kind {
         _ if is_full => StoreError::Full { what },
         ErrorKind::Corruption => StoreError::damaged("the database", format!("cannot {what}: {message}")),

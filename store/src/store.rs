@@ -88,7 +88,9 @@ impl StoreParameters {
         let fits = self.frame_len.is_multiple_of(chunk_len) && (chunk_len..=vellum_core::frame::PLAIN_LEN_MAX).contains(&self.frame_len);
         if !fits {
             let limit = vellum_core::frame::PLAIN_LEN_MAX;
-            return Err(StoreError::Parameter(format!("the frame size must be a multiple of the chunk size ({chunk_len}), at most {limit}")));
+            return Err(StoreError::Parameter(format!(
+                "the frame size must be a multiple of the chunk size ({chunk_len}), at most {limit}"
+            )));
         }
         match self.compression {
             Compression::Zstd(level) if !(1..=22).contains(&level) => Err(StoreError::Parameter("zstd has levels 1 to 22".to_owned())),
@@ -165,6 +167,11 @@ impl Store {
     /// The image or snapshot that `text` means: a name, a unique prefix, `NAME@SNAPSHOT`, `NAME@latest`.
     pub fn find(&self, text: &str) -> Result<Node, StoreError> {
         Ok(self.tree().find(&NodeSpec::parse(text))?)
+    }
+
+    /// What it was opened for.
+    pub(crate) fn access(&self) -> Access {
+        self.inner.access
     }
 
     /// Fails unless the store was opened for writing and no write has failed.
@@ -400,7 +407,8 @@ fn open_database(folder: &Folder, access: Access) -> Result<Database, StoreError
 }
 
 fn load_parameters(database: &Database) -> Result<StoreParameters, StoreError> {
-    let bytes = database.get(Family::Meta, PARAMETERS_KEY)?.ok_or_else(|| StoreError::damaged("the store's parameters", "they are gone"))?;
+    let bytes =
+        database.get(Family::Meta, PARAMETERS_KEY)?.ok_or_else(|| StoreError::damaged("the store's parameters", "they are gone"))?;
     records::decode(Family::Meta.name(), PARAMETERS_KEY, &bytes).map_err(|error| StoreError::damaged("the store's parameters", error))
 }
 
