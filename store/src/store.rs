@@ -395,15 +395,14 @@ fn open_database(folder: &Folder, access: Access) -> Result<Database, StoreError
     if access == Access::ReadWrite {
         return Database::open(&dir);
     }
-    let mut tries = 0;
-    loop {
+    for _ in 0..OPEN_TRIES {
         let before = Database::revision(&dir)?;
         let opened = Database::open_read_only(&dir);
-        tries += 1;
-        if Database::revision(&dir)? == before || tries == OPEN_TRIES {
+        if Database::revision(&dir)? == before {
             return opened;
         }
     }
+    Err(StoreError::Database { what: "open the store for reading".to_owned(), message: "its files never hold still".to_owned() })
 }
 
 fn load_parameters(database: &Database) -> Result<StoreParameters, StoreError> {

@@ -157,8 +157,8 @@ fn a_second_process_is_told_who_has_the_store_and_may_read_it() {
     assert!(by.contains(&std::process::id().to_string()) && by.contains("test"), "{by}");
     let opened = thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            for nth in 0..12 {
-                import(&store, &format!("disk-{nth}"), None, &noise(100 + nth, 2 * MIB), false).expect("imported");
+            for nth in 0..40 {
+                import(&store, &format!("disk-{nth}"), None, &noise(100 + nth, MIB), false).expect("imported");
                 let image = drive::image(&store, &format!("disk-{nth}")).expect("just imported");
                 if nth % 3 == 1 {
                     store.delete_image(image, false).expect("deleted");
@@ -173,7 +173,7 @@ fn a_second_process_is_told_who_has_the_store_and_may_read_it() {
             drive::same(&drive::read(&reader, "before").expect("readable"), &bytes, "before");
             for name in names.iter().filter(|name| name.starts_with("disk-")) {
                 let seed: u64 = name[5..].parse().expect("a number");
-                drive::same(&drive::read(&reader, name).expect("what is listed can be read"), &noise(100 + seed, 2 * MIB), name);
+                drive::same(&drive::read(&reader, name).expect("what is listed can be read"), &noise(100 + seed, MIB), name);
             }
             opened += 1;
         }

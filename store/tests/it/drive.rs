@@ -175,6 +175,7 @@ pub fn agrees(expected: Expected, outcome: &Result<(), StoreError>) -> bool {
                 Refusal::Pinned => matches!(error, PlanError::Pinned(_)),
                 Refusal::HasSnapshots => matches!(error, PlanError::HasSnapshots { .. }),
                 Refusal::WouldShrink => matches!(error, PlanError::WouldShrink { .. }),
+                Refusal::Circle => matches!(error, PlanError::Circle { .. }),
                 Refusal::NoOrigin => matches!(error, PlanError::NoOrigin(_)),
             };
             assert!(fits, "refused for {error}, not for {refusal:?}");

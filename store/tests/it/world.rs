@@ -66,6 +66,7 @@ pub enum Refusal {
     HasSnapshots,
     WouldShrink,
     NoOrigin,
+    Circle,
 }
 
 pub type Bytes = Arc<Vec<u8>>;
@@ -385,6 +386,8 @@ impl World {
             Operation::Resize { image, len, may_shrink: false } if *len < self.images[image].bytes.len() as u64 => {
                 Some(Refusal::WouldShrink)
             }
+            Operation::Resize { image, len, may_shrink: false } if *len < self.images[image].bytes.len() as u64 => Some(Refusal::WouldShrink),
+            Operation::Rebase { image, parent, .. } => return self.expected_rebase(image, parent),
             Operation::Commit { image } => return self.expected_commit(&self.images[image]),
             _ => None,
         };
@@ -405,6 +408,26 @@ impl World {
                 }
             }
         }
+    }
+
+    /// An image may not come to be its own origin's origin; its own snapshots are fine.
+    fn expected_rebase(&self, image: &str, parent: &str) -> Expected {
+        let (above, is_snapshot) = (parent.split('@').next().unwrap_or(parent), parent.contains('@'));
+        if above == image && is_snapshot {
+            return Expected::Done;
+        }
+        let mut next = Some(above);
+        while let Some(name) = next {
+            if name == image {
+                return Expected::Refused(Refusal::Circle);
+            }
+            next = match self.images[name].origin {
+                Some((u64::MAX, _)) => return Expected::Either,
+                Some((uid, _)) => self.images.iter().find(|(_, image)| image.uid == uid).map(|(name, _)| name.as_str()),
+                None => None,
+            };
+        }
+        Expected::Done
     }
 
     fn expected_commit(&self, image: &Image) -> Expected {
@@ -443,7 +466,7 @@ impl World {
             Operation::Flatten { image } => {
                 let image = self.image_mut(image);
                 image.base = Arc::default();
-                image.origin = image.origin.map(|(uid, _)| (uid, None));
+                image.origin = None;
             }
             Operation::Commit { image } => self.commit(image),
             Operation::Rebase { image, parent, .. } => self.rebase(image, parent),
@@ -542,13 +565,15 @@ impl World {
 
     fn rebase(&mut self, image: &str, parent: &str) {
         let base = Arc::clone(self.bytes_of(parent));
+        let origin = self.image_mut(parent.split('@').next().expect("a name has a first part"));
         if !parent.contains('@') {
-            self.image_mut(parent).seal();
+            origin.seal();
         }
+        let origin = origin.uid;
         let image = self.image_mut(image);
         image.base = base;
         image.version += 1;
-        image.origin = image.origin.map(|(uid, _)| (uid, None));
+        image.origin = if origin == image.uid { image.origin.map(|(uid, _)| (uid, None)) } else { Some((origin, None)) };
     }
 
     fn pin(&mut self, node: &str, pinned: bool) {
