@@ -4,6 +4,8 @@
 //! when the call returns. A *bulk* batch is in memory until [`Database::flush_bulk`] returns or memory runs full; families flush
 //! together (atomic flush), so a crash loses a suffix of the bulk batches, never the middle of one.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::ops::Deref;
 use std::path::Path;
 
@@ -159,9 +161,25 @@ impl Database {
         let mut options = options();
         // RocksDB's log is a file in the folder, which is not ours to write to.
         options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| {}));
-        let db = DB::open_cf_descriptors_read_only(&options, dir, descriptors(), false)
-            .map_err(|error| failed("open the database", error))?;
+        let db =
+            DB::open_cf_descriptors_read_only(&options, dir, descriptors(), false).map_err(|error| failed("open the database", error))?;
         Ok(Self { db })
+    }
+
+    /// What changes whenever records move from the log to a file, or files are replaced: the manifests and their lengths. A log is only
+    /// deleted after the manifest says where its records are.
+    pub(crate) fn revision(dir: &Path) -> Result<BTreeMap<OsString, u64>, StoreError> {
+        let fail = |source| StoreError::file("read the folder", dir, source);
+        let mut revision = BTreeMap::new();
+        for entry in std::fs::read_dir(dir).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            if entry.file_name().as_encoded_bytes().starts_with(b"MANIFEST-") {
+                // One that is being replaced has no length any more.
+                let len = entry.metadata().map_or(0, |metadata| metadata.len());
+                revision.insert(entry.file_name(), len);
+            }
+        }
+        Ok(revision)
     }
 
     fn family(&self, family: Family) -> &ColumnFamily {
@@ -174,7 +192,11 @@ impl Database {
     }
 
     /// The values of `keys`, in their order.
-    pub(crate) fn get_many<'k>(&self, family: Family, keys: impl IntoIterator<Item = &'k [u8]>) -> Result<Vec<Option<Value<'_>>>, StoreError> {
+    pub(crate) fn get_many<'k>(
+        &self,
+        family: Family,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+    ) -> Result<Vec<Option<Value<'_>>>, StoreError> {
         let values = self.db.batched_multi_get_cf_opt(self.family(family), keys, false, &read_options(family));
         values.into_iter().map(|value| Ok(value.map_err(|error| read_failed(family, error))?.map(Value))).collect()
     }
@@ -262,8 +284,10 @@ impl Database {
         let files = self.db.live_files().map_err(|error| read_failed(family, error))?;
         let files = files.iter().filter(|file| file.column_family_name == family.name());
         let (mut len, mut entries, mut deletions) = (0, 0, 0);
-        files.for_each(|file| (len, entries, deletions) = (len + file.size as u64, entries + file.num_entries, deletions + file.num_deletions));
-        Ok(if entries == 0 { 0 } else { len.min(len * 2 * deletions / entries) })
+        files.for_each(|file| {
+            (len, entries, deletions) = (len + file.size as u64, entries + file.num_entries, deletions + file.num_deletions)
+        });
+        Ok((len * 2 * deletions).checked_div(entries).unwrap_or(0).min(len))
     }
 }
 
@@ -358,7 +382,8 @@ fn read_failed(family: Family, error: rocksdb::Error) -> StoreError {
 /// RocksDB tells a full disk only by its words.
 fn failed(what: &str, error: rocksdb::Error) -> StoreError {
     let (what, kind, message) = (what.to_owned(), error.kind(), error.into_string());
-    let is_full = ["No space left on device", "Disk quota exceeded", "File too large", "NoSpace"].iter().any(|words| message.contains(words));
+    let is_full =
+        ["No space left on device", "Disk quota exceeded", "File too large", "NoSpace"].iter().any(|words| message.contains(words));
     match kind {
         _ if is_full => StoreError::Full { what },
         ErrorKind::Corruption => StoreError::damaged("the database", format!("cannot {what}: {message}")),

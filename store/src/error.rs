@@ -149,7 +149,9 @@ impl StoreError {
             Self::Lookup(LookupError::NoSnapshot { image, .. }) => format!("`vellum snapshot list {image}` shows its snapshots"),
             Self::Lookup(LookupError::Ambiguous { .. }) => "write more of the name".to_owned(),
             Self::Plan(plan) => return plan_hint(plan),
-            Self::Source { source: SourceError::Io { .. }, .. } => "nothing was stored under this name; mend the source and import again".to_owned(),
+            Self::Source { source: SourceError::Io { .. }, .. } => {
+                "nothing was stored under this name; mend the source and import again".to_owned()
+            }
             Self::SourceChanged { .. } => "nothing was stored under this name; import again when nothing writes to the source".to_owned(),
             Self::Full { .. } => "free some space: deleting images or snapshots and `vellum gc` work on a full disk".to_owned(),
             Self::Damaged(_) => "`vellum check --read-data` lists all that is hit; restore that from a backup".to_owned(),

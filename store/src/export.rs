@@ -68,7 +68,8 @@ impl Store {
                 Ok(found) if found.file_type().is_block_device() => exporter.write_device(&path)?,
                 Ok(found) if found.is_dir() => return Err(StoreError::file("write", &path, io::ErrorKind::IsADirectory.into())),
                 Ok(found) if !found.is_file() => {
-                    let mut stream = OpenOptions::new().write(true).open(&path).map_err(|source| StoreError::file("open", &path, source))?;
+                    let mut stream =
+                        OpenOptions::new().write(true).open(&path).map_err(|source| StoreError::file("open", &path, source))?;
                     exporter.write_stream(&mut stream)?;
                 }
                 Ok(_) if !overwrite => return Err(StoreError::file("write", &path, io::ErrorKind::AlreadyExists.into())),
@@ -164,7 +165,9 @@ impl Exporter<'_> {
             let count: u64 = runs.iter().map(|run| run.count).sum();
             chunk_len.offset_of(runs[0].start)..chunk_len.offset_of(runs[0].start.advance(count)).min(end)
         });
-        Ok(ranges.flat_map(|range| range.clone().step_by(WRITE_LEN_MAX as usize).map(move |at| at..(at + WRITE_LEN_MAX).min(range.end))).collect())
+        Ok(ranges
+            .flat_map(|range| range.clone().step_by(WRITE_LEN_MAX as usize).map(move |at| at..(at + WRITE_LEN_MAX).min(range.end)))
+            .collect())
     }
 
     /// Fills `buffer` with the bytes of `range`, decoded and verified.

@@ -63,7 +63,8 @@ impl Folder {
             Err(source) => return Err(StoreError::file("read", &marker, source)),
             Ok(_) => {}
         }
-        let format = text.trim_end().strip_prefix(MARKER_TEXT).ok_or_else(|| StoreError::damaged(marker.display().to_string(), "not a store's"))?;
+        let format =
+            text.trim_end().strip_prefix(MARKER_TEXT).ok_or_else(|| StoreError::damaged(marker.display().to_string(), "not a store's"))?;
         if format.parse() != Ok(FORMAT) {
             return Err(StoreError::NewerFormat { dir: dir.to_owned(), found: format.escape_default().to_string(), known: FORMAT });
         }

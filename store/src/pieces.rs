@@ -112,9 +112,11 @@ impl Input {
     /// Opens `path` as an image of `format`. With a change map, only what the map says has changed is read: the map is trusted.
     pub fn open(path: &Path, format: Format, map: Option<ChangeMap>) -> Result<Self, StoreError> {
         let name = path.display().to_string();
-        let is_stream = std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo() || metadata.file_type().is_char_device());
+        let is_stream =
+            std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo() || metadata.file_type().is_char_device());
         if is_stream && format == Format::Raw {
-            let file = File::open(path).map_err(|source| StoreError::Source { name: name.clone(), source: SourceError::Io { offset: 0, source } })?;
+            let file = File::open(path)
+                .map_err(|source| StoreError::Source { name: name.clone(), source: SourceError::Io { offset: 0, source } })?;
             return Ok(Self::stream(Box::new(file), name));
         }
         let file = FileSource::open(path)?;

@@ -25,8 +25,9 @@ const PARAMETERS_KEY: &[u8] = b"parameters";
 const COUNTERS_KEY: &[u8] = b"counters";
 /// Layers with more pages than this are deleted by range: a range tombstone costs every later scan a little, a key costs a batch.
 const PAGES_BY_KEY_MAX: u64 = 256;
-/// How often a read-only open is tried while the owner moves files about.
-const OPEN_TRIES: u32 = 5;
+/// How often a read-only open is tried while the owner moves files about: an import does so a few times a second, an open takes some
+/// tens of milliseconds.
+const OPEN_TRIES: u32 = 100;
 
 /// What a store is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +88,9 @@ impl StoreParameters {
         let fits = self.frame_len.is_multiple_of(chunk_len) && (chunk_len..=vellum_core::frame::PLAIN_LEN_MAX).contains(&self.frame_len);
         if !fits {
             let limit = vellum_core::frame::PLAIN_LEN_MAX;
-            return Err(StoreError::Parameter(format!("the frame size must be a multiple of the chunk size ({chunk_len}), at most {limit}")));
+            return Err(StoreError::Parameter(format!(
+                "the frame size must be a multiple of the chunk size ({chunk_len}), at most {limit}"
+            )));
         }
         match self.compression {
             Compression::Zstd(level) if !(1..=22).contains(&level) => Err(StoreError::Parameter("zstd has levels 1 to 22".to_owned())),
@@ -164,6 +167,11 @@ impl Store {
     /// The image or snapshot that `text` means: a name, a unique prefix, `NAME@SNAPSHOT`, `NAME@latest`.
     pub fn find(&self, text: &str) -> Result<Node, StoreError> {
         Ok(self.tree().find(&NodeSpec::parse(text))?)
+    }
+
+    /// What it was opened for.
+    pub(crate) fn access(&self) -> Access {
+        self.inner.access
     }
 
     /// Fails unless the store was opened for writing and no write has failed.
@@ -380,23 +388,27 @@ fn snapshot_key(image: ImageId, serial: u64) -> Vec<u8> {
     [&b"s"[..], &image.0.to_be_bytes(), &serial.to_be_bytes()].concat()
 }
 
-/// Opens the database; a reading process may find a file gone that the owner has just replaced, and looks again.
+/// Opens the database. A reading process opens it while the owner may be moving records from the log to a file: then what it found may
+/// be older than what was acknowledged, or a file may be gone, and it looks again.
 fn open_database(folder: &Folder, access: Access) -> Result<Database, StoreError> {
+    let dir = folder.database();
     if access == Access::ReadWrite {
-        return Database::open(&folder.database());
+        return Database::open(&dir);
     }
-    let mut last = Database::open_read_only(&folder.database());
-    for _ in 1..OPEN_TRIES {
-        if last.is_ok() {
-            break;
+    let mut tries = 0;
+    loop {
+        let before = Database::revision(&dir)?;
+        let opened = Database::open_read_only(&dir);
+        tries += 1;
+        if Database::revision(&dir)? == before || tries == OPEN_TRIES {
+            return opened;
         }
-        last = Database::open_read_only(&folder.database());
     }
-    last
 }
 
 fn load_parameters(database: &Database) -> Result<StoreParameters, StoreError> {
-    let bytes = database.get(Family::Meta, PARAMETERS_KEY)?.ok_or_else(|| StoreError::damaged("the store's parameters", "they are gone"))?;
+    let bytes =
+        database.get(Family::Meta, PARAMETERS_KEY)?.ok_or_else(|| StoreError::damaged("the store's parameters", "they are gone"))?;
     records::decode(Family::Meta.name(), PARAMETERS_KEY, &bytes).map_err(|error| StoreError::damaged("the store's parameters", error))
 }
 

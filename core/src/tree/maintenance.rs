@@ -118,6 +118,6 @@ impl Tree {
         let sources = || merge.sources.iter().filter_map(|id| self.layer(*id));
         let own = self.layer(merge.into).map(|layer| layer.parent_visible);
         let visible = sources().map(|layer| layer.parent_visible).chain(own).min().unwrap_or_default();
-        (sources().last().and_then(|layer| layer.parent), visible)
+        (sources().next_back().and_then(|layer| layer.parent), visible)
     }
 }

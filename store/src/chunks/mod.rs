@@ -101,6 +101,11 @@ impl Chunks {
         self.reader.load(header)
     }
 
+    /// The frame that a header and its payload make, verified.
+    pub(crate) fn decode(&self, header: vellum_core::frame::FrameHeader, payload: &[u8]) -> Result<Frame, StoreError> {
+        self.reader.decode(header, payload)
+    }
+
     /// Forgets decoded frames, so that what is read next comes from disk.
     #[cfg(test)]
     pub(crate) fn forget_frames(&self) {

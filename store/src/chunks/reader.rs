@@ -99,7 +99,14 @@ impl Reader {
         let first = header.first();
         let damaged = |reason: String| StoreError::damaged(format!("frame {first}"), reason);
         let stored = self.database.get(Family::Frames, &frame_key(first))?.ok_or_else(|| damaged("it is gone".to_owned()))?;
-        let payload = FramePayload::decode(first, &stored).map_err(|error| damaged(error.to_string()))?;
+        self.decode(header, &stored)
+    }
+
+    /// The frame that `header` and the payload `stored` make, its chunks held against their names.
+    pub(crate) fn decode(&self, header: FrameHeader, stored: &[u8]) -> Result<Frame, StoreError> {
+        let first = header.first();
+        let damaged = |reason: String| StoreError::damaged(format!("frame {first}"), reason);
+        let payload = FramePayload::decode(first, stored).map_err(|error| damaged(error.to_string()))?;
         let chunk_len = self.parameters.chunk_len.as_usize();
         let plain_len = header.chunk_count() * chunk_len;
         if payload.plain_len as usize != plain_len {
@@ -110,7 +117,6 @@ impl Reader {
         let sound = header.chunks().zip(hash_chunks(&chunks)).map(|((_, name), found)| *name == found).collect();
         Ok(Frame { header, plain, chunk_len, sound })
     }
-
 }
 
 fn missing(id: ChunkId) -> StoreError {

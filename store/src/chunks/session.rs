@@ -10,10 +10,10 @@ use vellum_core::hash::ChunkHash;
 use vellum_core::units::ChunkId;
 use vellum_core::wire::Reader;
 
+use super::Chunks;
 use super::claims::{Epoch, SessionId};
 use super::frames::{FramePlan, encode_frame, put_names};
 use super::pause::{self, lock};
-use super::Chunks;
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
 
@@ -69,7 +69,8 @@ impl<'s> Session<'s> {
             self.look_up(candidates, &mut ids)?;
             pause::at("looked up");
             let new = unresolved(candidates, &ids);
-            let put = self.chunks.writer.put(&self.chunks.claims, self.id, &new.iter().map(|(_, c)| (c.hash, c.plain)).collect::<Vec<_>>())?;
+            let put =
+                self.chunks.writer.put(&self.chunks.claims, self.id, &new.iter().map(|(_, c)| (c.hash, c.plain)).collect::<Vec<_>>())?;
             for ((at, _), (id, is_new)) in new.iter().zip(put) {
                 self.counts.new += u64::from(is_new);
                 ids[*at] = Some(id);

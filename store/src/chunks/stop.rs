@@ -48,7 +48,10 @@ mod tests {
         assert!(stop.guard(|| Ok(())).is_ok());
         let failed = stop.guard(|| Err::<(), _>(StoreError::Interrupted));
         assert!(failed.is_err() && stop.check().is_err());
-        assert!(matches!(stop.guard(|| -> Result<(), StoreError> { unreachable!("no write after a failed one") }), Err(StoreError::Stopped(_))));
+        assert!(matches!(
+            stop.guard(|| -> Result<(), StoreError> { unreachable!("no write after a failed one") }),
+            Err(StoreError::Stopped(_))
+        ));
     }
 
     #[test]

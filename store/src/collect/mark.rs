@@ -22,6 +22,9 @@ const RUNS_PER_LOCK: usize = 4096;
 /// Pages between two looks at whether to go on.
 const PAGES_PER_LOOK: u64 = 256;
 
+/// Ids in a row: the first, and how many.
+pub(super) type IdRun = (ChunkId, u64);
+
 /// All maps, as they are at one moment.
 pub(super) struct View<'s> {
     scan: Scan<'s>,
@@ -53,7 +56,7 @@ impl<'s> View<'s> {
     }
 
     /// Gives every run of chunks below `horizon` that some page refers to to `sink`.
-    pub(super) fn mark(self, sink: &mut dyn FnMut(&[(ChunkId, u64)]), horizon: ChunkId, watch: &dyn Watch) -> Result<Marked, StoreError> {
+    pub(super) fn mark(self, sink: &mut dyn FnMut(&[IdRun]), horizon: ChunkId, watch: &dyn Watch) -> Result<Marked, StoreError> {
         let mut runs = Vec::with_capacity(RUNS_PER_LOCK);
         let marked = self.walk(watch, &mut |_, page| {
             push_runs(page, horizon, &mut runs);
@@ -105,8 +108,8 @@ impl<'s> View<'s> {
                 }
                 continue;
             }
-            let page = Page::decode(layer, index, value)
-                .map_err(|error| StoreError::damaged(format!("page {index} of layer {layer}"), error))?;
+            let page =
+                Page::decode(layer, index, value).map_err(|error| StoreError::damaged(format!("page {index} of layer {layer}"), error))?;
             visit(layer, &page);
             marked.references += page.counts().0;
             marked.page_bytes += (key.len() + value.len()) as u64;
@@ -126,7 +129,10 @@ impl<'s> View<'s> {
         for layer in self.layers.values() {
             let (expected, found) = (layer.pages.len(), found.get(&layer.id).copied().unwrap_or(0));
             if found != expected {
-                return Err(StoreError::damaged(format!("the map of layer {}", layer.id), format!("{found} of its {expected} pages are there")));
+                return Err(StoreError::damaged(
+                    format!("the map of layer {}", layer.id),
+                    format!("{found} of its {expected} pages are there"),
+                ));
             }
         }
         Ok(())
@@ -134,7 +140,7 @@ impl<'s> View<'s> {
 }
 
 /// The runs of chunks below `horizon` on `page`: what lies past it is kept anyway.
-fn push_runs(page: &Page, horizon: ChunkId, runs: &mut Vec<(ChunkId, u64)>) {
+fn push_runs(page: &Page, horizon: ChunkId, runs: &mut Vec<IdRun>) {
     for run in page.runs() {
         if let Slot::Chunk(first) = run.slot {
             let count = u64::from(run.len).min(horizon.0.saturating_sub(first.0));

@@ -26,7 +26,7 @@ mod pack;
 mod reclaim;
 mod sweep;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tidy;
 
 use vellum_core::frame::FrameHeader;

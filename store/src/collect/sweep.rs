@@ -129,7 +129,14 @@ impl<'s> Sweep<'s> {
         let mut left = dead;
         while !left.is_empty() {
             let mut chunks = 0;
-            let some = left.iter().take_while(|found| { chunks += found.dead_count(); chunks <= DEAD_PER_BATCH }).count().max(1);
+            let some = left
+                .iter()
+                .take_while(|found| {
+                    chunks += found.dead_count();
+                    chunks <= DEAD_PER_BATCH
+                })
+                .count()
+                .max(1);
             let (now, later) = left.split_at(some);
             left = later;
             let mut batch = Batch::default();
@@ -198,7 +205,7 @@ impl<'s> Sweep<'s> {
     /// Puts new frames in the place of old ones, as one batch.
     fn rewrite_now(&mut self, packs: Vec<Pack>) -> Result<(), StoreError> {
         let store = self.store;
-        let rewritten: Vec<Result<Rewritten, (Pack, StoreError)>> = packs.into_par_iter().map(|pack| encode(store, pack)).collect();
+        let rewritten: Vec<Result<Rewritten, Box<(Pack, StoreError)>>> = packs.into_par_iter().map(|pack| encode(store, pack)).collect();
         let (mut batch, mut dead) = (Batch::default(), Vec::new());
         for result in rewritten {
             match result {
@@ -211,11 +218,13 @@ impl<'s> Sweep<'s> {
                     }
                     rewritten.frame.put_content(&mut batch);
                 }
-                Err((pack, StoreError::Damaged(_))) => {
-                    self.swept.frames_damaged += 1;
-                    self.swept.count_kept(&pack);
-                }
-                Err((_, error)) => return Err(error),
+                Err(failed) => match *failed {
+                    (pack, StoreError::Damaged(_)) => {
+                        self.swept.frames_damaged += 1;
+                        self.swept.count_kept(&pack);
+                    }
+                    (_, error) => return Err(error),
+                },
             }
         }
         write_without(store, dead.into_iter(), batch, Durability::Bulk)
@@ -281,7 +290,8 @@ pub(super) fn foresee(store: &Store, live: &IdSet, horizon: ChunkId, watch: &dyn
         watch.progress(Progress { done: from.0, total: Some(horizon.0) });
         let group = Group::read(store, from, horizon)?;
         next = group.next;
-        let decide = |headers: &[&FrameHeader]| headers.iter().flat_map(|header| header.chunks()).map(|(id, _)| live.contains(id)).collect();
+        let decide =
+            |headers: &[&FrameHeader]| headers.iter().flat_map(|header| header.chunks()).map(|(id, _)| live.contains(id)).collect();
         let mut packs = Vec::new();
         for entry in found(group.entries, decide) {
             match entry {
@@ -344,7 +354,7 @@ fn chunks_per_frame(store: &Store) -> usize {
 }
 
 /// The live chunks of a pack as one frame. Each is held against its name first: damage is left where it is.
-fn encode(store: &Store, pack: Pack) -> Result<Rewritten, (Pack, StoreError)> {
+fn encode(store: &Store, pack: Pack) -> Result<Rewritten, Box<(Pack, StoreError)>> {
     let mut plan = FramePlan { chunks: Vec::new(), plain: Vec::new() };
     let gathered = pack.frames.iter().try_for_each(|found| {
         let frame = store.inner.chunks.load(found.header.clone())?;
@@ -356,7 +366,7 @@ fn encode(store: &Store, pack: Pack) -> Result<Rewritten, (Pack, StoreError)> {
     });
     match gathered {
         Ok(()) => Ok(Rewritten { frame: encode_frame(store.parameters().compression, plan), pack }),
-        Err(error) => Err((pack, error)),
+        Err(error) => Err(Box::new((pack, error))),
     }
 }
 

@@ -64,7 +64,14 @@ pub(super) struct Ties<'s> {
 }
 
 impl<'s> Builder<'s> {
-    pub(super) fn new(database: Arc<Database>, chunk_len: ChunkLen, layer: LayerId, base: Option<Disk>, session: Session<'s>, spare: SpareBuffers) -> Self {
+    pub(super) fn new(
+        database: Arc<Database>,
+        chunk_len: ChunkLen,
+        layer: LayerId,
+        base: Option<Disk>,
+        session: Session<'s>,
+        spare: SpareBuffers,
+    ) -> Self {
         let base_pages = base.as_ref().map(Disk::mapped_pages).unwrap_or_default();
         Self {
             database,

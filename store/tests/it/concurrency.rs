@@ -60,10 +60,14 @@ fn imports_beside_a_collection_never_lose_a_chunk() {
             }
             (count, dropped)
         });
-        let importers: Vec<_> = (0..2).map(|nth| scope.spawn({
-            let (store, pool) = (&store, &pool);
-            move || import_and_delete(store, pool, nth, seed, ROUNDS)
-        })).collect();
+        let importers: Vec<_> = (0..2)
+            .map(|nth| {
+                scope.spawn({
+                    let (store, pool) = (&store, &pool);
+                    move || import_and_delete(store, pool, nth, seed, ROUNDS)
+                })
+            })
+            .collect();
         let ended: Vec<_> = importers.into_iter().map(thread::ScopedJoinHandle::join).collect();
         over.store(true, Ordering::SeqCst);
         let counts = collector.join().expect("a collection does not panic");

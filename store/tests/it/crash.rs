@@ -54,7 +54,9 @@ fn a_killed_process_leaves_every_acknowledged_commit_and_nothing_half_done() {
             *during.entry(told.pending.unwrap_or_else(|| "nothing".to_owned())).or_insert(0_u32) += 1;
         }
     }
-    println!("crash: {killed} kills, {acknowledged} acknowledged operations, slowest open {slowest:?}, seed {seed}; killed during {during:?}");
+    println!(
+        "crash: {killed} kills, {acknowledged} acknowledged operations, slowest open {slowest:?}, seed {seed}; killed during {during:?}"
+    );
 }
 
 /// What a worker had said when it ended.
@@ -165,9 +167,10 @@ fn is_mixture(states: &[World], seen: &World, operation: &Operation) -> bool {
     states.iter().any(|state| {
         let mut mixed = state.clone();
         let Some(bytes) = seen.images.get(image).map(|image| image.bytes.to_vec()) else { return false };
-        let allowed = bytes.chunks(GRID as usize).enumerate().all(|(nth, chunk)| {
-            states.iter().any(|other| other.images[image].bytes.chunks(GRID as usize).nth(nth) == Some(chunk))
-        });
+        let allowed = bytes
+            .chunks(GRID as usize)
+            .enumerate()
+            .all(|(nth, chunk)| states.iter().any(|other| other.images[image].bytes.chunks(GRID as usize).nth(nth) == Some(chunk)));
         mixed.adopt(image, bytes);
         allowed && is_same(&mixed, seen)
     })
@@ -202,7 +205,11 @@ fn pick(world: &mut World, choices: &mut fastrand::Rng) -> Operation {
 fn pick_commit(world: &mut World, choices: &mut fastrand::Rng) -> Operation {
     let commits = world.images.keys().map(|image| Operation::Commit { image: image.clone() });
     let done: Vec<Operation> = commits.filter(|commit| world.expected(commit) == Expected::Done).collect();
-    if done.is_empty() && !world.images.is_empty() { world.pick_child(choices) } else { done.into_iter().next().unwrap_or_else(|| world.pick(choices)) }
+    if done.is_empty() && !world.images.is_empty() {
+        world.pick_child(choices)
+    } else {
+        done.into_iter().next().unwrap_or_else(|| world.pick(choices))
+    }
 }
 
 /// What is acknowledged must be durable, so every write to a disk ends with a flush.

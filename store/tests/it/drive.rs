@@ -126,7 +126,9 @@ pub fn live(store: &Store, world: &World, disk: &mut LiveDisk, text: &str, steps
 
 /// A check that must find nothing lost.
 pub fn check(store: &Store, read_data: bool) -> Result<CheckReport, StoreError> {
-    if std::env::var("SKIP").is_ok() { return Ok(CheckReport::default()); }
+    if std::env::var("SKIP").is_ok() {
+        return Ok(CheckReport::default());
+    }
     let report = store.check(CheckOptions { read_data, subset: None }, &Unwatched)?;
     let damage: Vec<_> = report.findings.iter().filter(|finding| finding.is_damage).collect();
     assert!(damage.is_empty(), "a whole store has no damage: {damage:?}");

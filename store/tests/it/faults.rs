@@ -274,9 +274,8 @@ fn fill_up(disk: &Path, room: usize) -> String {
     let import = |store: &Store, name: &str, bytes: &[u8]| {
         store.import(drive::input(Content::plain(bytes.to_vec()), false), &new_image(name), &Unwatched).map(drop)
     };
-    let open = |what: &str| {
-        Store::open(&dir, vellum_store::Access::ReadWrite, "test").unwrap_or_else(|error| panic!("opening {what}: {error}"))
-    };
+    let open =
+        |what: &str| Store::open(&dir, vellum_store::Access::ReadWrite, "test").unwrap_or_else(|error| panic!("opening {what}: {error}"));
     let store = open("a new store");
     import(&store, "first", &first).expect("there is room for the first");
     fill(disk, room);

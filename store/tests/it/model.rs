@@ -52,7 +52,14 @@ fn remembered_histories_agree_with_plain_bytes() {
     let parent = || import("i0", None, data(12_288));
     let histories = [
         // An absent range that begins off the grid, past the end of the parent.
-        vec![parent(), import("i1", Some("i0"), Content { bytes: Blob(vec![0; 40_000]), extents: vec![(20_001, ExtentKind::Zero), (19_999, ExtentKind::Absent)] })],
+        vec![
+            parent(),
+            import(
+                "i1",
+                Some("i0"),
+                Content { bytes: Blob(vec![0; 40_000]), extents: vec![(20_001, ExtentKind::Zero), (19_999, ExtentKind::Absent)] },
+            ),
+        ],
         // A disk that ends inside a chunk which only its longer parent has, and grows again.
         vec![parent(), import("i1", Some("i0"), absent(10_000)), resize("i1", 12_288)],
         vec![
@@ -135,7 +142,9 @@ impl Run {
     }
 
     fn perform(&mut self, nth: usize, operation: &Operation) {
-        if std::env::var("SKIP").is_ok_and(|skip| skip.split(',').any(|kind| format!("{operation:?}").starts_with(kind))) { return; }
+        if std::env::var("SKIP").is_ok_and(|skip| skip.split(',').any(|kind| format!("{operation:?}").starts_with(kind))) {
+            return;
+        }
         let line = format!("{nth}: {operation:?}");
         let kind = line.split([' ', '{']).nth(1).unwrap_or_default().to_owned();
         self.history.push_back(line);
@@ -209,7 +218,9 @@ impl Run {
         if let Some((image, states)) = settled {
             self.settle(&image, &states);
         }
-        if std::env::var("SKIP").is_err() {drive::check(self.store(), true).expect("a store can be checked after a crash");}
+        if std::env::var("SKIP").is_err() {
+            drive::check(self.store(), true).expect("a store can be checked after a crash");
+        }
         true
     }
 
@@ -246,7 +257,9 @@ impl Run {
 
     /// What nothing names any more leaves nothing behind.
     fn finish(mut self) {
-        if std::env::var("SKIP").is_ok() { return; }
+        if std::env::var("SKIP").is_ok() {
+            return;
+        }
         drive::compare_all(self.store(), &self.world);
         let collect = |store: &Store| store.collect(CollectOptions::default(), &Unwatched).expect("a whole store can be collected");
         collect(self.store());

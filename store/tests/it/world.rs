@@ -34,11 +34,19 @@ pub enum Operation {
 /// What is done to a disk while it is open for writing.
 #[derive(Clone, Debug)]
 pub enum Step {
-    Write { offset: u64, bytes: Blob },
-    Zero { offset: u64, len: u64 },
+    Write {
+        offset: u64,
+        bytes: Blob,
+    },
+    Zero {
+        offset: u64,
+        len: u64,
+    },
     Flush,
     /// Always flushed before: what is buffered belongs to neither side.
-    Snapshot { name: String },
+    Snapshot {
+        name: String,
+    },
 }
 
 /// How an operation must end.
@@ -190,11 +198,9 @@ impl World {
             67..70 => self.pick_rename(choices),
             70..73 => Operation::Flatten { image: self.pick_image(choices) },
             73..76 => Operation::Commit { image: self.pick_image(choices) },
-            76..80 => Operation::Rebase {
-                image: self.pick_image(choices),
-                parent: self.pick_node(choices),
-                keep_content: choices.chance(2, 3),
-            },
+            76..80 => {
+                Operation::Rebase { image: self.pick_image(choices), parent: self.pick_node(choices), keep_content: choices.chance(2, 3) }
+            }
             80..85 => self.pick_resize(choices),
             85..87 => Operation::Pin { node: self.pick_node(choices), pinned: choices.chance(1, 4) },
             87..91 => Operation::Collect { dry_run: choices.chance(1, 6) },
@@ -363,7 +369,8 @@ impl World {
     fn pick_resize(&mut self, choices: &mut impl Choices) -> Operation {
         let image = self.pick_image(choices);
         let old = self.images[&image].bytes.len() as u64;
-        let len = if choices.chance(1, 2) { self.pick_len(choices) } else { (old + choices.below(3 * self.grid)).saturating_sub(self.grid) };
+        let len =
+            if choices.chance(1, 2) { self.pick_len(choices) } else { (old + choices.below(3 * self.grid)).saturating_sub(self.grid) };
         Operation::Resize { image, len: len.min(self.limits.len_max), may_shrink: choices.chance(3, 4) }
     }
 
@@ -375,7 +382,9 @@ impl World {
             Operation::Import { name, .. } if self.images.contains_key(name) => Some(Refusal::NameTaken),
             Operation::Snapshot { image, name } if self.images[image].snapshots.contains_key(name) => Some(Refusal::NameTaken),
             Operation::Delete { node, with_snapshots } => self.refused_delete(node, *with_snapshots),
-            Operation::Resize { image, len, may_shrink: false } if *len < self.images[image].bytes.len() as u64 => Some(Refusal::WouldShrink),
+            Operation::Resize { image, len, may_shrink: false } if *len < self.images[image].bytes.len() as u64 => {
+                Some(Refusal::WouldShrink)
+            }
             Operation::Commit { image } => return self.expected_commit(&self.images[image]),
             _ => None,
         };

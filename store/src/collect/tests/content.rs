@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use vellum_core::frame::{FrameHeader, parse_frame_key};
-use vellum_core::tree::Node;
-use vellum_core::units::ChunkId;
+use vellum_core::id_set::IdSet;
+use vellum_core::page::{PAGE_SPAN, Page, Run, Slot, page_key};
+use vellum_core::tree::{Edit, Layer, Node};
+use vellum_core::units::{ChunkId, PageIndex};
 
+use super::super::mark::View;
 use super::world::{After, Content, World};
-use crate::database::Family;
+use crate::database::{Batch, Family};
 use crate::error::StoreError;
-use crate::{CollectOptions, CollectReport, Unwatched};
+use crate::{CheckOptions, CollectOptions, CollectReport, Unwatched};
 
 const COUNT_MAX: usize = 1500;
 
@@ -38,11 +41,7 @@ fn step(world: &mut World, random: &mut fastrand::Rng) {
     }
     let (node, image) = (nodes[random.usize(..nodes.len())], images[random.usize(..images.len())]);
     let len = world.model[&image].len();
-    let choice = random.u8(..20);
-    if std::env::var_os("TRACE").is_some() {
-        println!("{choice} {node:?} {image:?} {:?}", world.store.tree().layers().map(|l| (l.id.0, l.parent, l.sealed, l.pages.len(), l.chunks, l.zeros)).collect::<Vec<_>>());
-    }
-    match choice {
+    match random.u8(..20) {
         0 if images.len() < 6 => drop(world.create(random.usize(1..COUNT_MAX))),
         1..=7 => {
             let start = random.usize(..len);
@@ -77,6 +76,8 @@ fn random_trees_keep_their_content_through_collections() {
         world = world.reopen();
         collect(&world);
         world.verify(&format!("seed {seed}, collected"));
+        let report = world.store.check(CheckOptions { read_data: true, subset: None }, &Unwatched).expect("the store is there");
+        assert_eq!((report.findings, report.chunks_read), (Vec::new(), stored(&world).len() as u64), "seed {seed}");
         check_tidy(&world, seed);
         let nodes: Vec<Node> = world.model.keys().copied().filter(|node| matches!(node, Node::Image(_))).collect();
         nodes.into_iter().for_each(|node| world.delete(node));
@@ -117,7 +118,10 @@ fn a_dry_run_foretells_and_changes_nothing() {
     let foretold = world.store.collect(CollectOptions { dry_run: true }, &Unwatched).expect("the store is sound");
     assert_eq!(stored(&world), before);
     let done = collect(&world);
-    assert_eq!((foretold.layers_merged, foretold.chunks_dropped, foretold.chunks_kept), (done.layers_merged, done.chunks_dropped, done.chunks_kept));
+    assert_eq!(
+        (foretold.layers_merged, foretold.chunks_dropped, foretold.chunks_kept),
+        (done.layers_merged, done.chunks_dropped, done.chunks_kept)
+    );
     assert!(done.layers_merged == 2 && done.chunks_dropped > 0, "{done:?}");
     world.verify("after");
 }
@@ -208,4 +212,31 @@ fn a_damaged_page_ends_a_collection_before_anything_is_dropped() {
         assert!(matches!(result, Err(StoreError::Damaged(_))), "{result:?}");
         assert_eq!(stored(&world).len(), 64);
     }
+}
+
+/// DESIGN, section 6: at least 500,000 references a second, even where every position is a run of its own.
+#[test]
+fn marking_is_fast_on_the_worst_maps() {
+    const PAGES: usize = 512;
+    let mut world = World::new();
+    let image = world.create(PAGES * usize::from(PAGE_SPAN));
+    let random = &mut fastrand::Rng::with_seed(1);
+    let slots: Vec<Slot> = (0..PAGES * usize::from(PAGE_SPAN)).map(|_| Slot::Chunk(ChunkId(random.u64(..1 << 28)))).collect();
+    let mut layer = Layer::clone(world.store.tree().layer_of(Node::Image(image)).expect("known"));
+    let mut batch = Batch::default();
+    for (nth, slots) in slots.chunks(PAGE_SPAN.into()).enumerate() {
+        let mut page = Page::new();
+        slots.iter().zip(0..).for_each(|(slot, start)| page.push(Run { start, len: 1, slot: *slot }));
+        let index = PageIndex(nth as u64);
+        layer.pages.insert(index);
+        batch.put(Family::Pages, page_key(layer.id, index), page.encode(layer.id, index));
+    }
+    world.store.commit(&mut world.store.tree_mut(), &[Edit::PutLayer(layer)], batch).expect("room");
+    let (mut live, begin) = (IdSet::new(), std::time::Instant::now());
+    let mut mark = |runs: &[(ChunkId, u64)]| runs.iter().for_each(|(first, count)| live.insert_run(*first, *count));
+    let marked = View::take(&world.store).mark(&mut mark, ChunkId(u64::MAX), &Unwatched).expect("the map is sound");
+    let per_second = marked.references as f64 / begin.elapsed().as_secs_f64();
+    println!("{per_second:.0} references marked per second");
+    assert_eq!(marked.references, slots.len() as u64);
+    assert!(per_second > 500_000.0, "{per_second:.0} references per second");
 }

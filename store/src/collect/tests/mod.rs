@@ -1,3 +1,3 @@
 mod content;
 mod race;
-mod world;
+pub(crate) mod world;

@@ -16,23 +16,23 @@ use crate::error::StoreError;
 use crate::store::now_ms;
 use crate::{Access, Compression, Progress, Store, StoreParameters, Watch};
 
-pub(super) const CHUNK_LEN: usize = 4096;
+pub(crate) const CHUNK_LEN: usize = 4096;
 
 /// What one position of an image holds: zeros, or the chunk of a number.
-pub(super) type Content = Vec<Option<u32>>;
+pub(crate) type Content = Vec<Option<u32>>;
 
-pub(super) struct World {
-    pub(super) store: Store,
-    pub(super) model: BTreeMap<Node, Content>,
+pub(crate) struct World {
+    pub(crate) store: Store,
+    pub(crate) model: BTreeMap<Node, Content>,
     next_name: u32,
     dir: TempDir,
 }
 
 /// Calls an operation off when it has looked so many times.
-pub(super) struct After(AtomicI64);
+pub(crate) struct After(AtomicI64);
 
 impl After {
-    pub(super) fn looks(count: i64) -> Self {
+    pub(crate) fn looks(count: i64) -> Self {
         Self(AtomicI64::new(count))
     }
 }
@@ -45,14 +45,14 @@ impl Watch for After {
     }
 }
 
-pub(super) fn plain(number: u32) -> Vec<u8> {
+pub(crate) fn plain(number: u32) -> Vec<u8> {
     let mut bytes = vec![0; CHUNK_LEN];
     fastrand::Rng::with_seed(number.into()).fill(&mut bytes[..256]);
     bytes
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // In memory where there is such a folder: these tests are about order, not about the disk, and sync a thousand times.
         let in_memory = tempfile::tempdir_in("/dev/shm");
         let dir = in_memory.or_else(|_| tempfile::tempdir()).expect("a folder for the store");
@@ -62,33 +62,33 @@ impl World {
         Self { store, model: BTreeMap::new(), next_name: 0, dir }
     }
 
-    pub(super) fn reopen(self) -> Self {
+    pub(crate) fn reopen(self) -> Self {
         let Self { store, model, next_name, dir } = self;
         drop(store);
         let store = Store::open(&dir.path().join("store"), Access::ReadWrite, "test").expect("the store is sound");
         Self { store, model, next_name, dir }
     }
 
-    pub(super) fn name(&mut self) -> Name {
+    pub(crate) fn name(&mut self) -> Name {
         self.next_name += 1;
         Name::new(&format!("n{}", self.next_name)).expect("a valid name")
     }
 
-    pub(super) fn create(&mut self, count: usize) -> ImageId {
+    pub(crate) fn create(&mut self, count: usize) -> ImageId {
         let name = self.name();
         let node = self.store.create(&name, (count * CHUNK_LEN) as u64).expect("the name is free");
         self.model.insert(node, vec![None; count]);
         node.image()
     }
 
-    pub(super) fn snapshot(&mut self, image: ImageId) -> Node {
+    pub(crate) fn snapshot(&mut self, image: ImageId) -> Node {
         let name = self.name();
         let node = self.store.snapshot(image, &name).expect("the name is free");
         self.model.insert(node, self.model[&Node::Image(image)].clone());
         node
     }
 
-    pub(super) fn child(&mut self, parent: Node, count: usize) -> ImageId {
+    pub(crate) fn child(&mut self, parent: Node, count: usize) -> ImageId {
         let name = self.name();
         let mut tree = self.store.tree_mut();
         let Planned { edits, node } = tree.plan_child(&name, parent, Some((count * CHUNK_LEN) as u64), 0).expect("the parent is there");
@@ -100,14 +100,14 @@ impl World {
         node.image()
     }
 
-    pub(super) fn grow(&mut self, image: ImageId, count: usize) {
+    pub(crate) fn grow(&mut self, image: ImageId, count: usize) {
         let mut tree = self.store.tree_mut();
         let resized = tree.plan_resize(image, (count * CHUNK_LEN) as u64, false, 0).expect("it grows");
         self.store.commit(&mut tree, &resized.edits, Batch::default()).expect("the disk has room");
         self.model.get_mut(&Node::Image(image)).expect("known").resize(count, None);
     }
 
-    pub(super) fn delete(&mut self, node: Node) {
+    pub(crate) fn delete(&mut self, node: Node) {
         match node {
             Node::Image(image) => {
                 self.store.delete_image(image, true).expect("not pinned");
@@ -121,7 +121,7 @@ impl World {
     }
 
     /// Writes what `content` says from position `start` on, as a live disk does.
-    pub(super) fn write(&mut self, image: ImageId, start: usize, content: &[Option<u32>]) {
+    pub(crate) fn write(&mut self, image: ImageId, start: usize, content: &[Option<u32>]) {
         let mut session = self.store.inner.chunks.session();
         write(&self.store, &mut session, image, start, content, None).expect("the disk has room");
         drop(session);
@@ -130,7 +130,7 @@ impl World {
     }
 
     /// Holds every image and snapshot against the model, from disk.
-    pub(super) fn verify(&self, what: &str) {
+    pub(crate) fn verify(&self, what: &str) {
         self.store.inner.chunks.forget_frames();
         for (node, content) in &self.model {
             verify(&self.store, *node, content, what);
@@ -138,13 +138,13 @@ impl World {
     }
 
     /// The chunks that some image needs.
-    pub(super) fn needed(&self) -> usize {
+    pub(crate) fn needed(&self) -> usize {
         let numbers: std::collections::BTreeSet<u32> = self.model.values().flatten().flatten().copied().collect();
         numbers.len()
     }
 }
 
-pub(super) fn verify(store: &Store, node: Node, content: &[Option<u32>], what: &str) {
+pub(crate) fn verify(store: &Store, node: Node, content: &[Option<u32>], what: &str) {
     let disk = store.disk(node).expect("the node is there");
     assert_eq!(disk.len(), (content.len() * CHUNK_LEN) as u64, "{what}: length of {}", disk.name());
     let mut bytes = vec![0; content.len() * CHUNK_LEN];
@@ -156,7 +156,7 @@ pub(super) fn verify(store: &Store, node: Node, content: &[Option<u32>], what: &
 }
 
 /// One logged batch with the chunks and the map that refers to them.
-pub(super) fn write(
+pub(crate) fn write(
     store: &Store,
     session: &mut Session<'_>,
     image: ImageId,
@@ -171,7 +171,8 @@ pub(super) fn write(
         let tree = store.tree();
         let mut layer = Layer::clone(tree.layer_of(Node::Image(image)).expect("the image is there"));
         let mut ids = ids.iter();
-        let slots: Vec<Slot> = content.iter().map(|number| number.map_or(Slot::Zero, |_| Slot::Chunk(*ids.next().expect("one each")))).collect();
+        let slots: Vec<Slot> =
+            content.iter().map(|number| number.map_or(Slot::Zero, |_| Slot::Chunk(*ids.next().expect("one each")))).collect();
         put_slots(store, &mut layer, start, &slots, batch)?;
         store.put_edits(&tree, &[Edit::PutLayer(layer.clone())], batch);
         written = Some(layer);
@@ -182,7 +183,7 @@ pub(super) fn write(
 }
 
 /// Puts `slots` into the map of `layer` from position `start` on.
-pub(super) fn put_slots(store: &Store, layer: &mut Layer, start: usize, slots: &[Slot], batch: &mut Batch) -> Result<(), StoreError> {
+pub(crate) fn put_slots(store: &Store, layer: &mut Layer, start: usize, slots: &[Slot], batch: &mut Batch) -> Result<(), StoreError> {
     let mut pages = BTreeMap::new();
     for (at, slot) in slots.iter().enumerate() {
         let (index, position) = page_of(ChunkIndex((start + at) as u64));
@@ -204,7 +205,7 @@ pub(super) fn put_slots(store: &Store, layer: &mut Layer, start: usize, slots: &
 }
 
 /// A new image with `content`, stored as an import does: chunks and pages in bulk, the name last.
-pub(super) fn import(store: &Store, name: &Name, content: &[Option<u32>], guesses: &[Option<ChunkId>]) -> Result<Node, StoreError> {
+pub(crate) fn import(store: &Store, name: &Name, content: &[Option<u32>], guesses: &[Option<ChunkId>]) -> Result<Node, StoreError> {
     let building = store.build_layer();
     let mut session = store.inner.chunks.session();
     let mut layer = Layer { len: (content.len() * CHUNK_LEN) as u64, ..store.tree_mut().blank_layer(None, 0, now_ms()) };
@@ -217,7 +218,8 @@ pub(super) fn import(store: &Store, name: &Name, content: &[Option<u32>], guesse
             .map(|(at, plain)| Candidate { hash: ChunkHash::of(plain), plain, guess: guesses.get(nth * 5 + at).copied().flatten() })
             .collect();
         let mut ids = session.store(&candidates)?.into_iter();
-        let slots: Vec<Slot> = part.iter().map(|number| number.map_or(Slot::Absent, |_| Slot::Chunk(ids.next().expect("one each")))).collect();
+        let slots: Vec<Slot> =
+            part.iter().map(|number| number.map_or(Slot::Absent, |_| Slot::Chunk(ids.next().expect("one each")))).collect();
         let mut batch = Batch::default();
         put_slots(store, &mut layer, nth * 5, &slots, &mut batch)?;
         crate::chunks::pause::at("map in memory");

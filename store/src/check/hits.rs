@@ -1,0 +1,93 @@
+//! Which images and snapshots show what is lost, and where. Walks every map, so it is done only if something is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use vellum_core::page::{PAGE_SPAN, Page, Run, Slot};
+use vellum_core::tree::{Layer, PageSet, page_start};
+use vellum_core::units::{ChunkId, ChunkIndex, LayerId, PageIndex};
+
+use super::{Check, Loss};
+use crate::error::StoreError;
+
+/// Which finding took a chunk or a page.
+#[derive(Default)]
+struct Lost {
+    chunks: HashMap<ChunkId, usize>,
+    pages: BTreeMap<(LayerId, PageIndex), usize>,
+}
+
+/// A range of positions on a page, and the finding that hits it.
+type Hit = (usize, Range<u16>);
+
+impl Check<'_> {
+    pub(super) fn hits(&mut self) -> Result<(), StoreError> {
+        let lost = self.lost_by_finding();
+        let nodes: Vec<(String, Vec<Arc<Layer>>)> = {
+            let tree = self.store.tree();
+            let chain = |node| tree.layer_of(node).map(|layer| tree.chain(layer.id).map(Arc::clone).collect()).unwrap_or_default();
+            tree.nodes().map(|node| (tree.display(node), chain(node))).collect()
+        };
+        for (name, chain) in nodes {
+            self.go_on()?;
+            let pages = chain.iter().fold(PageSet::new(), |pages, layer| pages.union(&layer.pages));
+            for index in pages.iter() {
+                for (finding, positions) in self.page_hits(&chain, index, &lost) {
+                    self.add_hit(finding, &name, chain[0].len, index, positions);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn lost_by_finding(&self) -> Lost {
+        let mut lost = Lost::default();
+        for (finding, loss) in self.losses.iter().enumerate() {
+            match loss {
+                Loss::Nothing => {}
+                Loss::Chunks(ids) => lost.chunks.extend(ids.iter().map(|id| (*id, finding))),
+                Loss::Page(layer, index) => drop(lost.pages.insert((*layer, *index), finding)),
+            }
+        }
+        lost
+    }
+
+    /// Where page `index` of a chain, top first, shows what is lost.
+    fn page_hits(&self, chain: &[Arc<Layer>], index: PageIndex, lost: &Lost) -> Vec<Hit> {
+        let (mut seen, mut visible, mut hits) = (Page::new(), PAGE_SPAN, Vec::new());
+        for layer in chain.iter().filter(|layer| layer.pages.contains(index) || layer.visible_in(index) < PAGE_SPAN) {
+            if let Some(finding) = lost.pages.get(&(layer.id, index)) {
+                let hidden = |run: &Run| run.slot == Slot::Absent;
+                hits.extend(seen.runs_in(0, visible).filter(hidden).map(|run| (*finding, run.start..run.end())));
+                break;
+            }
+            // A page that cannot be read now, and could before, has no finding that it belongs to.
+            let Ok(page) = self.store.inner.pages.own(layer, index) else { break };
+            seen = seen.over(&page, visible);
+            visible = visible.min(layer.visible_in(index));
+        }
+        for run in seen.runs() {
+            let Slot::Chunk(first) = run.slot else { continue };
+            let of = |nth: &u16| lost.chunks.get(&first.advance(u64::from(*nth))).map(|finding| (*finding, run.start + nth));
+            hits.extend((0..run.len).filter_map(|nth| of(&nth)).map(|(finding, at)| (finding, at..at + 1)));
+        }
+        hits.sort_by_key(|(finding, positions)| (*finding, positions.start));
+        hits
+    }
+
+    /// Notes a hit, as one with the last if it goes on where that ends.
+    fn add_hit(&mut self, finding: usize, name: &str, len: u64, index: PageIndex, positions: Range<u16>) {
+        let chunk_len = self.store.parameters().chunk_len;
+        let offset = |position: u16| chunk_len.offset_of(ChunkIndex(page_start(index).0 + u64::from(position))).min(len);
+        let (start, end) = (offset(positions.start), offset(positions.end));
+        if start == end {
+            return;
+        }
+        let images = &mut self.report.findings[finding].images;
+        match images.last_mut() {
+            Some((last, range)) if last == name && range.end == start => range.end = end,
+            _ => images.push((name.to_owned(), start..end)),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Checking: does every record hold together, and does every chunk have the bytes of its name?
+//!
+//! Opening the store has checked the records of layers, images and snapshots. Here: headers and payloads (`frames`), names
+//! (`index`), maps (`maps`), and, if content is lost, which images show it (`hits`). A record that cannot be read is a finding, and
+//! the check goes on after it. Nothing is changed; a collection is kept off meanwhile, imports are not: what they add lies past the
+//! horizon and is not looked at.
+
+mod frames;
+mod hits;
+mod index;
+mod maps;
+#[cfg(test)]
+mod tests;
+
+use vellum_core::id_set::IdSet;
+use vellum_core::units::{ChunkId, LayerId, PageIndex};
+
+use crate::error::StoreError;
+use crate::store::{Access, Store};
+use crate::watch::Watch;
+
+/// Findings that a report holds at most: beyond that, the store is lost rather than damaged.
+const FINDINGS_MAX: usize = 10_000;
+
+/// How much to check.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CheckOptions {
+    /// Also read every chunk and hold it against its name.
+    pub read_data: bool,
+    /// Of the frames, only every `of`-th, beginning with number `part` (1 to `of`): all parts together read everything once.
+    pub subset: Option<(u64, u64)>,
+}
+
+/// One thing that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The record or chunk.
+    pub record: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// Whether content is lost; otherwise only space is (a leak), which a collection gives back.
+    pub is_damage: bool,
+    /// The images and snapshots that it hits, with the byte ranges, as far as they were found.
+    pub images: Vec<(String, std::ops::Range<u64>)>,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Layers looked at.
+    pub layers: u64,
+    /// Pages decoded.
+    pub pages: u64,
+    /// Frame headers decoded.
+    pub frames: u64,
+    /// Chunks whose headers were seen.
+    pub chunks: u64,
+    /// Chunks whose bytes were read and held against their names.
+    pub chunks_read: u64,
+    /// Chunks that no map refers to: not a fault, `vellum gc` gives them back.
+    pub chunks_unreferenced: u64,
+    /// Everything that is wrong.
+    pub findings: Vec<Finding>,
+}
+
+/// A check that is going on.
+struct Check<'s> {
+    store: &'s Store,
+    options: CheckOptions,
+    watch: &'s dyn Watch,
+    /// Chunks from here on are newer than the check.
+    horizon: ChunkId,
+    /// Chunks that have a header.
+    present: IdSet,
+    /// Chunks whose content is lost.
+    lost: IdSet,
+    report: CheckReport,
+    /// For each finding what it takes away.
+    losses: Vec<Loss>,
+}
+
+/// What a finding takes away.
+enum Loss {
+    Nothing,
+    Chunks(Vec<ChunkId>),
+    Page(LayerId, PageIndex),
+}
+
+/// Keeps collections off.
+struct Quiet<'s>(&'s Store);
+
+impl Store {
+    /// Checks the store. Damage is in the report, not an error; an error is what keeps the check from going on.
+    pub fn check(&self, options: CheckOptions, watch: &dyn Watch) -> Result<CheckReport, StoreError> {
+        let _quiet = (self.access() == Access::ReadWrite).then(|| Quiet::begin(self)).transpose()?;
+        let horizon = match self.access() {
+            Access::ReadWrite => self.inner.chunks.barrier()?,
+            Access::ReadOnly => ChunkId(u64::MAX),
+        };
+        let (present, lost, report, losses) = (IdSet::new(), IdSet::new(), CheckReport::default(), Vec::new());
+        let mut check = Check { store: self, options, watch, horizon, present, lost, report, losses };
+        let names = check.frames()?;
+        check.index(&names)?;
+        check.maps()?;
+        if check.report.findings.iter().any(|finding| finding.is_damage) {
+            check.hits()?;
+        }
+        Ok(check.report)
+    }
+}
+
+impl Quiet<'_> {
+    /// A collection that considers nothing: while it is there, no other can begin.
+    fn begin(store: &Store) -> Result<Quiet<'_>, StoreError> {
+        let begun = store.inner.chunks.claims.begin_collection(ChunkId(0));
+        if begun { Ok(Quiet(store)) } else { Err(StoreError::Busy("the store".to_owned())) }
+    }
+}
+
+impl Drop for Quiet<'_> {
+    fn drop(&mut self) {
+        self.0.inner.chunks.claims.end_collection();
+    }
+}
+
+impl Check<'_> {
+    fn go_on(&self) -> Result<(), StoreError> {
+        if self.watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
+    }
+
+    fn damage(&mut self, record: impl Into<String>, reason: impl std::fmt::Display, loss: Loss) {
+        if let Loss::Chunks(ids) = &loss {
+            ids.iter().for_each(|id| self.lost.insert(*id));
+        }
+        self.find(record.into(), reason.to_string(), true, loss);
+    }
+
+    fn leak(&mut self, record: impl Into<String>, reason: impl std::fmt::Display) {
+        self.find(record.into(), reason.to_string(), false, Loss::Nothing);
+    }
+
+    fn find(&mut self, record: String, reason: String, is_damage: bool, loss: Loss) {
+        if self.report.findings.len() < FINDINGS_MAX {
+            self.report.findings.push(Finding { record, reason, is_damage, images: Vec::new() });
+            self.losses.push(loss);
+        }
+    }
+
+    /// Whether an error is about what is stored: then it is noted, and the check goes on.
+    fn note(&mut self, error: StoreError, loss: Loss) -> Result<(), StoreError> {
+        match error {
+            StoreError::Damaged(damage) => self.damage(damage.record, damage.reason, loss),
+            StoreError::Database { what, message } => self.damage(what, message, loss),
+            other => return Err(other),
+        }
+        Ok(())
+    }
+}
