@@ -1,0 +1,14 @@
+//! The bodies of the fuzz targets: one function each, over bytes. `targets/` hands them to libFuzzer, `tests/replay.rs` replays the
+//! corpus on the stable compiler.
+
+pub mod encodings;
+pub mod formats;
+pub mod store_ops;
+
+// The property test's model, its content and its hands: the same rules for both.
+#[path = "../../store/tests/it/content.rs"]
+mod content;
+#[path = "../../store/tests/it/drive.rs"]
+mod drive;
+#[path = "../../store/tests/it/world.rs"]
+mod world;

@@ -38,7 +38,7 @@ fn compress_zstd(level: i32, plain: &[u8]) -> Vec<u8> {
 }
 
 /// Undoes [`compress`] into exactly `plain_len` bytes, or says why it cannot.
-pub(crate) fn decompress(codec: FrameCodec, compressed: &[u8], plain_len: usize) -> Result<Vec<u8>, String> {
+pub fn decompress(codec: FrameCodec, compressed: &[u8], plain_len: usize) -> Result<Vec<u8>, String> {
     let plain = match codec {
         FrameCodec::None => compressed.to_vec(),
         FrameCodec::Lz4 => lz4_flex::block::decompress(compressed, plain_len).map_err(|error| error.to_string())?,

@@ -197,7 +197,7 @@ fn pick(world: &mut World, choices: &mut fastrand::Rng) -> Operation {
             _ => world.expected(&operation) == Expected::Done,
         };
         if is_suitable {
-            return flushed(operation);
+            return drive::flushed(operation);
         }
     }
 }
@@ -210,17 +210,6 @@ fn pick_commit(world: &mut World, choices: &mut fastrand::Rng) -> Operation {
         world.pick_child(choices)
     } else {
         done.into_iter().next().unwrap_or_else(|| world.pick(choices))
-    }
-}
-
-/// What is acknowledged must be durable, so every write to a disk ends with a flush.
-fn flushed(operation: Operation) -> Operation {
-    match operation {
-        Operation::Live { image, mut steps } => {
-            steps.push(Step::Flush);
-            Operation::Live { image, steps }
-        }
-        other => other,
     }
 }
 

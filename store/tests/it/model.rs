@@ -142,9 +142,6 @@ impl Run {
     }
 
     fn perform(&mut self, nth: usize, operation: &Operation) {
-        if std::env::var("SKIP").is_ok_and(|skip| skip.split(',').any(|kind| format!("{operation:?}").starts_with(kind))) {
-            return;
-        }
         let line = format!("{nth}: {operation:?}");
         let kind = line.split([' ', '{']).nth(1).unwrap_or_default().to_owned();
         self.history.push_back(line);
@@ -218,9 +215,7 @@ impl Run {
         if let Some((image, states)) = settled {
             self.settle(&image, &states);
         }
-        if std::env::var("SKIP").is_err() {
-            drive::check(self.store(), true).expect("a store can be checked after a crash");
-        }
+        drive::check(self.store(), true).expect("a store can be checked after a crash");
         true
     }
 
@@ -257,9 +252,6 @@ impl Run {
 
     /// What nothing names any more leaves nothing behind.
     fn finish(mut self) {
-        if std::env::var("SKIP").is_ok() {
-            return;
-        }
         drive::compare_all(self.store(), &self.world);
         let collect = |store: &Store| store.collect(CollectOptions::default(), &Unwatched).expect("a whole store can be collected");
         collect(self.store());

@@ -386,7 +386,6 @@ impl World {
             Operation::Resize { image, len, may_shrink: false } if *len < self.images[image].bytes.len() as u64 => {
                 Some(Refusal::WouldShrink)
             }
-            Operation::Resize { image, len, may_shrink: false } if *len < self.images[image].bytes.len() as u64 => Some(Refusal::WouldShrink),
             Operation::Rebase { image, parent, .. } => return self.expected_rebase(image, parent),
             Operation::Commit { image } => return self.expected_commit(&self.images[image]),
             _ => None,

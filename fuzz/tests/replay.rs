@@ -1,0 +1,90 @@
+//! Every input of the corpus once, without libFuzzer: what fuzzing once found stays found.
+
+use std::path::Path;
+
+use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload};
+use vellum_core::hash::ChunkHash;
+use vellum_core::page::{Page, Run, Slot};
+use vellum_core::units::{ChunkId, LayerId, PageIndex};
+use vellum_fuzz::{encodings, formats, store_ops};
+
+type Body = fn(&[u8]);
+
+const TARGETS: [(&str, Body); 9] = [
+    ("change_map", formats::change_map),
+    ("frame_header", encodings::frame_header),
+    ("frame_payload", encodings::frame_payload),
+    ("name", encodings::name),
+    ("page", encodings::page),
+    ("probe", formats::probe),
+    ("qcow2", formats::qcow2),
+    ("records", encodings::records),
+    ("store_ops", store_ops::store_ops),
+];
+
+#[test]
+fn every_input_of_the_corpus_passes() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for (target, body) in TARGETS {
+        let inputs = std::fs::read_dir(corpus.join(target)).unwrap_or_else(|error| panic!("{target} has no corpus: {error}"));
+        let mut count = 0;
+        for input in inputs {
+            let path = input.expect("a folder can be read").path();
+            println!("{}", path.display());
+            body(&std::fs::read(&path).expect("a file can be read"));
+            count += 1;
+        }
+        assert!(count > 0, "{target} has a corpus");
+        println!("fuzz: {target}: {count} inputs");
+    }
+    let targets = std::fs::read_dir(corpus.with_file_name("targets")).expect("the targets are beside the corpus").count();
+    assert_eq!(targets, TARGETS.len(), "every target is replayed");
+}
+
+/// Makes first seeds for the encodings, where there are none yet.
+#[test]
+#[ignore = "writes into the source tree"]
+fn write_seeds() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let put = |target: &str, name: &str, bytes: &[u8]| {
+        let folder = corpus.join(target);
+        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        if !folder.join(name).exists() {
+            std::fs::write(folder.join(name), bytes).expect("a file can be written");
+        }
+    };
+    let body = |encoded: Vec<u8>| encoded[..encoded.len() - 8].to_vec();
+    let mut page = Page::new();
+    put("page", "empty", &body(page.encode(LayerId(1), PageIndex(0))));
+    page.push(Run { start: 0, len: 16, slot: Slot::Chunk(ChunkId(300)) });
+    page.push(Run { start: 20, len: 4, slot: Slot::Zero });
+    page.push(Run { start: 24, len: 1000, slot: Slot::Chunk(ChunkId(7)) });
+    put("page", "three-runs", &body(page.encode(LayerId(1), PageIndex(0))));
+    for (name, ids) in [("one", &[5][..]), ("gaps", &[5, 6, 9, 70, 4100])] {
+        let chunks = ids.iter().map(|id: &u64| (ChunkId(*id), ChunkHash::of(&id.to_le_bytes())));
+        let seed = [&5_u64.to_be_bytes()[..], &body(FrameHeader::new(chunks, 99).encode())].concat();
+        put("frame_header", name, &seed);
+    }
+    for (name, codec, plain_len, compressed) in [
+        ("none", FrameCodec::None, 5, &b"hello"[..]),
+        ("lz4", FrameCodec::Lz4, 5, b"\x50hello"),
+        ("zstd", FrameCodec::Zstd, 5, b"\x28\xb5\x2f\xfd\x20\x05\x29\x00\x00hello"),
+        ("short", FrameCodec::Zstd, 4096, b""),
+    ] {
+        put("frame_payload", name, &body(FramePayload { codec, plain_len, compressed }.encode(ChunkId(1))));
+    }
+    for (nth, text) in ["web-01", "web-01@latest", "..", "Müller", "a@b@c", "-x", "\u{202e}x"].into_iter().enumerate() {
+        put("name", &format!("text-{nth}"), text.as_bytes());
+    }
+    // Parameters of a new store; counters; a layer with two ranges of pages; an image with a tag; a snapshot.
+    put("records", "parameters", &[1, 0xfb, 0x00, 0x10, 0xfc, 0x00, 0x00, 0x01, 0x00, 2, 3]);
+    put("records", "counters", &[1, 9, 0xfb, 0xe8, 0x03]);
+    put("records", "layer", &[1, 4, 1, 3, 1, 0xfb, 0x00, 0x20, 2, 5, 1, 77, 2, 0, 1, 3, 4]);
+    put("records", "image", &[1, 2, 1, b'a', 4, 0, 0, 77, 1, 1, b't', 0]);
+    put("records", "snapshot", &[1, 2, 3, 1, b's', 4, 77, 0, 1]);
+    for seed in 0..8_u64 {
+        let mut bytes = vec![0; 400];
+        fastrand::Rng::with_seed(seed).fill(&mut bytes);
+        put("store_ops", &format!("seed-{seed}"), &bytes);
+    }
+}
