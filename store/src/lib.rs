@@ -8,6 +8,9 @@
 //! It formats nothing for people, serves no network, and knows no image file format but through [`vellum_core::source::ImageSource`].
 #![forbid(unsafe_code)]
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("lengths are cast to usize all over: this is a program for 64-bit machines");
+
 mod chain;
 mod changes;
 mod check;
