@@ -111,7 +111,7 @@ impl Folder {
         let Ok(free) = self.free_len() else { return };
         if free < SCARCE_LEN {
             let _ = fs::remove_file(&path);
-        } else if free > 4 * (RESERVE_LEN + IMPORT_MARGIN_LEN) && !path.exists() {
+        } else if free > RESERVE_LEN + IMPORT_MARGIN_LEN && !path.exists() {
             let made = File::create(&path).map(|file| fallocate(&file, FallocateFlags::empty(), 0, RESERVE_LEN));
             if !matches!(made, Ok(Ok(()))) {
                 let _ = fs::remove_file(&path);

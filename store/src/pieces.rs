@@ -67,8 +67,7 @@ struct FileGuard {
 impl FileSource {
     /// Opens a regular file or block device.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let name = path.display().to_string();
-        let fail = |source| StoreError::Source { name: name.clone(), source: SourceError::Io { offset: 0, source } };
+        let fail = |source| StoreError::file("open", path, source);
         let file = File::open(path).map_err(fail)?;
         let metadata = file.metadata().map_err(fail)?;
         let kind = metadata.file_type();

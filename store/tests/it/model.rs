@@ -258,7 +258,8 @@ impl Run {
         collect(self.store());
         let report = drive::check(self.store(), true).expect("a store can be checked");
         assert_eq!(report.findings, [], "after a collection nothing is left over");
-        assert_eq!(report.chunks_unreferenced, 0, "after a collection nothing is left over");
+        // A frame is rewritten when more than a quarter of it is dead.
+        assert!(report.chunks_unreferenced * 4 <= report.chunks, "after a collection little is left over: {report:?}");
         let names: Vec<String> = self.world.images.keys().cloned().collect();
         for (text, _) in self.world.clone().nodes() {
             let node = drive::node(self.store(), &text).expect("the model names what is there");
