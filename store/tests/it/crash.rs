@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use vellum_store::{Store, StoreError};
 
 use super::content::Choices;
-use super::world::{Expected, Limits, Operation, Step, World, apply_step};
+use super::world::{Expected, Limits, Operation, World, apply_step};
 use super::{drive, scratch};
 
 const KILLS: u64 = 120;

@@ -556,12 +556,6 @@ impl World {
         self.image_mut(name).origin = Some((uid, Some(version)));
     }
 
-    /// The name of the image that a commit of `image` goes to, if the model knows.
-    pub fn origin_of(&self, image: &str) -> Option<&String> {
-        let (uid, _) = self.images[image].origin?;
-        self.images.iter().find(|(_, image)| image.uid == uid).map(|(name, _)| name)
-    }
-
     fn rebase(&mut self, image: &str, parent: &str) {
         let base = Arc::clone(self.bytes_of(parent));
         let origin = self.image_mut(parent.split('@').next().expect("a name has a first part"));
