@@ -20,7 +20,9 @@ fn hashing(criterion: &mut Criterion) {
     group.bench_function("batch", |bencher| bencher.iter(|| hash_chunks(black_box(&chunks))));
     group.bench_function("one by one", |bencher| bencher.iter(|| chunks.iter().map(|chunk| ChunkHash::of(chunk)).collect::<Vec<_>>()));
     let zeros = vec![0; disk.len()];
-    group.bench_function("zero test of zeros", |bencher| bencher.iter(|| zeros.chunks_exact(CHUNK_LEN).all(|chunk| is_zero(black_box(chunk)))));
+    group.bench_function("zero test of zeros", |bencher| {
+        bencher.iter(|| zeros.chunks_exact(CHUNK_LEN).all(|chunk| is_zero(black_box(chunk))))
+    });
     group.finish();
 }
 

@@ -1,4 +1,4 @@
-//! RocksDB, named in this file only: column families, durability, scans, space.
+//! `RocksDB`, named in this file only: column families, durability, scans, space.
 //!
 //! It knows no record: keys and values are bytes. Two kinds of write exist. A *logged* batch is in the write-ahead log and synced
 //! when the call returns. A *bulk* batch is in memory until [`Database::flush_bulk`] returns or memory runs full; families flush
@@ -27,7 +27,7 @@ const FILE_LEN: u64 = 64 << 20;
 /// Equivalent Bloom bits per key for the Ribbon filter: one false look-up in a hundred, about 7 bits a chunk.
 const FILTER_BITS: f64 = 9.9;
 
-/// What an operation takes in RocksDB's own batch beside its key and value, about.
+/// What an operation takes in `RocksDB`'s own batch beside its key and value, about.
 const OPERATION_OVERHEAD_LEN: usize = 12;
 
 /// A part of the database with keys of one kind.
@@ -285,7 +285,7 @@ impl Database {
         let files = files.iter().filter(|file| file.column_family_name == family.name());
         let (mut len, mut entries, mut deletions) = (0, 0, 0);
         files.for_each(|file| {
-            (len, entries, deletions) = (len + file.size as u64, entries + file.num_entries, deletions + file.num_deletions)
+            (len, entries, deletions) = (len + file.size as u64, entries + file.num_entries, deletions + file.num_deletions);
         });
         Ok((len * 2 * deletions).checked_div(entries).unwrap_or(0).min(len))
     }
@@ -379,7 +379,7 @@ fn read_failed(family: Family, error: rocksdb::Error) -> StoreError {
     failed(&format!("read {} from the store", family.name()), error)
 }
 
-/// RocksDB tells a full disk only by its words.
+/// `RocksDB` tells a full disk only by its words.
 fn failed(what: &str, error: rocksdb::Error) -> StoreError {
     let (what, kind, message) = (what.to_owned(), error.kind(), error.into_string());
     let is_full =

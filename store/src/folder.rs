@@ -19,7 +19,7 @@ use crate::error::StoreError;
 pub(crate) const FORMAT: u32 = 1;
 const MARKER: &str = "vellum.store";
 const MARKER_TEXT: &str = "vellum store format ";
-/// Enough for RocksDB to open, to log the deletion of many names, and to start a compaction.
+/// Enough for `RocksDB` to open, to log the deletion of many names, and to start a compaction.
 const RESERVE_LEN: u64 = 8 << 20;
 /// Free space below which the reserve is given up. Deleting needs no more than this.
 const SCARCE_LEN: u64 = 4 << 20;

@@ -1,7 +1,7 @@
 //! Keeping disk images: chunks once, layers as maps, names last.
 //!
 //! [`Store`] is the door. Behind it, `chunks` keeps chunk content by id, `chain` resolves the layer maps, `disk` reads through both,
-//! and one file each does what its name says. RocksDB is known to `database` alone.
+//! and one file each does what its name says. `RocksDB` is known to `database` alone.
 //!
 //! # What this does not do
 //!

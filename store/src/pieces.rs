@@ -373,6 +373,6 @@ impl FileGuard {
             return changed(&format!("it had {} bytes and has {}", self.opened.len(), now.len()));
         }
         let times = |metadata: &Metadata| (metadata.mtime(), metadata.mtime_nsec());
-        if times(&now) != times(&self.opened) { changed("something wrote to it") } else { Ok(()) }
+        if times(&now) == times(&self.opened) { Ok(()) } else { changed("something wrote to it") }
     }
 }

@@ -33,9 +33,9 @@ fn change(world: &World, family: Family, key: &[u8], change: impl FnOnce(&mut Ve
     let mut value = world.store.inner.database.get(family, key).expect("readable").map(|value| value.to_vec()).unwrap_or_default();
     let mut batch = Batch::default();
     if change(&mut value) {
-        batch.put(family, key, value)
+        batch.put(family, key, value);
     } else {
-        batch.delete(family, key)
+        batch.delete(family, key);
     }
     world.store.inner.database.write(batch, Durability::Logged).expect("room");
 }
@@ -116,7 +116,7 @@ fn what_nobody_needs_is_a_leak() {
             change(world, Family::Index, b"abcdefgh", |value| {
                 value.push(7);
                 true
-            })
+            });
         }),
     ];
     for (what, leak) in table {
