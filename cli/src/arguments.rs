@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
 #[derive(Args)]
 #[command(next_help_heading = "Options of all commands")]
 pub(crate) struct Global {
-    /// The store's folder [env: `VELLUM_STORE`] [default: vellum in the user's data folder]
+    /// The store's folder [env: VELLUM_STORE] [default: vellum in the user's data folder]
     #[arg(long, global = true, value_name = "DIR")]
     store: Option<PathBuf>,
     /// Answer in JSON: one document, or lines with a `message_type` for long work
@@ -55,7 +55,7 @@ pub(crate) struct Global {
     /// Say more: what caused an error
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// How to show sizes [env: `VELLUM_UNITS`] [default: iec]
+    /// How to show sizes [env: VELLUM_UNITS] [default: iec]
     #[arg(long, hide_short_help = true, global = true, value_name = "UNITS", value_enum)]
     units: Option<Units>,
 }

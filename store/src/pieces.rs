@@ -43,6 +43,7 @@ pub struct Input {
 
 type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
 
+#[expect(clippy::large_enum_variant, reason = "there is one of it for each import")]
 enum InputKind {
     /// Anything that can be read at any place.
     Image { source: Box<dyn ImageSource>, at: u64, map: Option<ChangeMap>, guard: Option<FileGuard> },

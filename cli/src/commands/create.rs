@@ -26,13 +26,13 @@ pub(crate) struct Args {
     /// The image or snapshot that it starts as
     #[arg(short = 'b', long, visible_alias = "backing", alias = "diffparent", value_name = "IMAGE[@SNAPSHOT]")]
     parent: Option<String>,
-    /// As `VBoxManage` calls the name
+    /// As VBoxManage calls the name
     #[arg(long, hide = true, value_parser = lookup::name, conflicts_with_all = ["name", "size"])]
     filename: Option<Name>,
-    /// As `VBoxManage` means it: in MiB
+    /// As VBoxManage means it: in MiB
     #[arg(long = "size", hide = true, value_name = "MIB", conflicts_with_all = ["size", "size_bytes"])]
     size_mb: Option<u32>,
-    /// As `VBoxManage` means it: in bytes
+    /// As VBoxManage means it: in bytes
     #[arg(long = "sizebyte", hide = true, value_name = "BYTES", conflicts_with = "size")]
     size_bytes: Option<u64>,
 }

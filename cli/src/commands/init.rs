@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// What is compressed together: a multiple of the chunk size [default: 64K, or one chunk]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     frame_size: Option<u64>,
-    /// zstd:LEVEL (1 to 22), lz4 or none [env: `VELLUM_COMPRESSION`] [default: zstd:3]
+    /// zstd:LEVEL (1 to 22), lz4 or none [env: VELLUM_COMPRESSION] [default: zstd:3]
     #[arg(long, value_name = "HOW")]
     compression: Option<CompressionWish>,
 }

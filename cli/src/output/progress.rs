@@ -1,5 +1,6 @@
 //! How far long work is: a bar on a terminal, JSON lines for programs, a line for who sends SIGUSR1.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -112,14 +113,14 @@ impl Meter {
         let mut text = format!("{}: {}", self.label, self.amount(progress.done));
         if let Some(total) = progress.total.filter(|total| *total > 0) {
             let share = (progress.done as f64 / total as f64).min(1.0);
-            text += &format!(" of {} ({:.0} %)", self.amount(total), 100.0 * share);
+            let _ = write!(text, " of {} ({:.0} %)", self.amount(total), 100.0 * share);
             if share > 0.0 {
-                text += &format!(", {} left", time::span(elapsed.as_secs_f64() * (1.0 - share) / share));
+                let _ = write!(text, ", {} left", time::span(elapsed.as_secs_f64() * (1.0 - share) / share));
             }
         }
         if let (Counts::Bytes(units), true) = (self.counts, elapsed.as_millis() > 0) {
             let speed = progress.done as f64 / elapsed.as_secs_f64();
-            text += &format!(", {}/s", units.show(speed as u64));
+            let _ = write!(text, ", {}/s", units.show(speed as u64));
         }
         text
     }
