@@ -3,6 +3,7 @@
 mod concurrency;
 mod content;
 mod crash;
+mod damage;
 mod drive;
 mod faults;
 mod model;
