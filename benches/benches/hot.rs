@@ -20,7 +20,9 @@ fn hashing(criterion: &mut Criterion) {
     group.bench_function("batch", |bencher| bencher.iter(|| hash_chunks(black_box(&chunks))));
     group.bench_function("one by one", |bencher| bencher.iter(|| chunks.iter().map(|chunk| ChunkHash::of(chunk)).collect::<Vec<_>>()));
     let zeros = vec![0; disk.len()];
-    group.bench_function("zero test of zeros", |bencher| bencher.iter(|| zeros.chunks_exact(CHUNK_LEN).all(|chunk| is_zero(black_box(chunk)))));
+    group.bench_function("zero test of zeros", |bencher| {
+        bencher.iter(|| zeros.chunks_exact(CHUNK_LEN).all(|chunk| is_zero(black_box(chunk))));
+    });
     group.finish();
 }
 
@@ -88,7 +90,7 @@ fn dedup(criterion: &mut Criterion) {
     let store = new_store(&folder.path().join("store"));
     let len = 64 << 20;
     let disk = || Input::source(Box::new(MemoryDisk::half_noise(len, 5)), "noise".to_owned());
-    import(&store, disk(), "first");
+    let _ = import(&store, disk(), "first");
     let mut group = criterion.benchmark_group("dedup");
     group.sample_size(20);
     group.throughput(Throughput::Bytes(len as u64));

@@ -46,6 +46,7 @@ pub fn new_store(dir: &Path) -> Store {
 }
 
 /// Imports `input` as a new image.
+#[must_use]
 pub fn import(store: &Store, input: Input, text: &str) -> ImageId {
     let request = ImportRequest { target: ImportTarget::New { name: name(text), parent: None }, snapshot: None };
     store.import(input, &request, &Unwatched).expect("a sound source is imported").node.image()
@@ -58,6 +59,7 @@ pub fn name(text: &str) -> Name {
 }
 
 /// An image of `len` bytes with `depth` layers, each of which wrote one chunk at a place of chance.
+#[must_use]
 pub fn deep_image(store: &Store, text: &str, len: u64, depth: u64) -> Node {
     let node = store.create(&name(text), len).expect("a name that is free");
     let mut random = fastrand::Rng::with_seed(depth);

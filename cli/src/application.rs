@@ -1,11 +1,10 @@
 //! From the start of the process to its exit code.
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::arguments::{Arguments, Global};
+use crate::arguments::{Arguments, asks_for_json};
 use crate::commands;
 use crate::failure::{Failure, Outcome, USAGE_CODE};
 use crate::output::report;
@@ -44,7 +43,6 @@ fn explain(error: &clap::Error) -> u8 {
         let _ = error.print();
         return 0;
     }
-    let json = std::env::args_os().any(|argument| Global::json_words().map(OsString::from).contains(&argument));
-    report::usage(&error.render().to_string(), json);
+    report::usage(&error.render().to_string(), asks_for_json(std::env::args_os()));
     USAGE_CODE
 }

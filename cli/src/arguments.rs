@@ -61,11 +61,6 @@ pub(crate) struct Global {
 }
 
 impl Global {
-    /// The words that ask for JSON, for when the rest of the command line could not be understood.
-    pub(crate) fn json_words() -> [&'static str; 5] {
-        ["--json", "--output=json", "--output=json-pretty", "--output-format=json", "--output-format=json-pretty"]
-    }
-
     pub(crate) fn layout(&self) -> Layout {
         if self.json { Layout::Json } else { self.output.unwrap_or(Layout::Human) }
     }
@@ -89,6 +84,12 @@ impl Global {
         let named = self.store.clone().or_else(|| environment("VELLUM_STORE").map(PathBuf::from));
         named.or_else(data_folder)
     }
+}
+
+/// Whether a command line asks for JSON, for when the rest of it could not be understood.
+pub(crate) fn asks_for_json(words: impl Iterator<Item = OsString>) -> bool {
+    let line = words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
+    ["--json", "--output json", "--output=json", "--output-format json", "--output-format=json"].iter().any(|asked| line.contains(asked))
 }
 
 /// `$XDG_DATA_HOME/vellum`, else `~/.local/share/vellum`. The XDG rule says that a relative path is to be ignored.

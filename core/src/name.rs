@@ -111,7 +111,9 @@ mod tests {
         for good in ["a", "web-01", "Müller", "x.y", "...", "with blank", &"n".repeat(255)] {
             assert!(Name::new(good).is_ok(), "{good:?}");
         }
-        for bad in ["", ".", "..", "latest", "-x", " a", "a ", "a/b", "a\\b", "a@b", "a\nb", "a\0", "a\u{202e}b", "\u{feff}a", &"n".repeat(256)] {
+        for bad in
+            ["", ".", "..", "latest", "-x", " a", "a ", "a/b", "a\\b", "a@b", "a\nb", "a\0", "a\u{202e}b", "\u{feff}a", &"n".repeat(256)]
+        {
             assert!(Name::new(bad).is_err(), "{bad:?}");
         }
     }

@@ -125,16 +125,9 @@ mod tests {
 
     #[test]
     fn only_powers_of_two_in_bounds_are_chunk_lengths() {
-        for (bytes, fits) in [
-            (0, false),
-            (2048, false),
-            (4095, false),
-            (4096, true),
-            (4097, false),
-            (6144, false),
-            (1 << 20, true),
-            (1 << 21, false),
-        ] {
+        for (bytes, fits) in
+            [(0, false), (2048, false), (4095, false), (4096, true), (4097, false), (6144, false), (1 << 20, true), (1 << 21, false)]
+        {
             assert_eq!(ChunkLen::new(bytes).is_some(), fits, "{bytes}");
         }
     }

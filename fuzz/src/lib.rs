@@ -9,6 +9,8 @@ pub mod store_ops;
 #[path = "../../store/tests/it/content.rs"]
 mod content;
 #[path = "../../store/tests/it/drive.rs"]
+#[expect(dead_code, reason = "the property test uses the rest")]
 mod drive;
 #[path = "../../store/tests/it/world.rs"]
+#[expect(dead_code, reason = "the property test uses the rest")]
 mod world;

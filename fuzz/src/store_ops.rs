@@ -49,11 +49,11 @@ pub fn store_ops(data: &[u8]) {
         let operation = world.pick(&mut choices);
         match operation {
             Operation::Reopen => {
-                store = None;
+                drop(store.take());
                 store = Some(open(&dir));
             }
             // What the model knows only within bounds is for the property test.
-            Operation::Crash | Operation::Rebase { keep_content: false, .. } => continue,
+            Operation::Crash | Operation::Rebase { keep_content: false, .. } => {}
             _ => {
                 let operation = drive::flushed(operation);
                 let now = store.as_ref().expect("a store is open between operations");

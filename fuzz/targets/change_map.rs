@@ -1,3 +1,4 @@
+//! `change_map` under libFuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| vellum_fuzz::formats::change_map(data));

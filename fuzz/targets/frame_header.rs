@@ -1,3 +1,4 @@
+//! `frame_header` under libFuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| vellum_fuzz::encodings::frame_header(data));

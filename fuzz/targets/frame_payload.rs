@@ -1,3 +1,4 @@
+//! `frame_payload` under libFuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| vellum_fuzz::encodings::frame_payload(data));

@@ -1,3 +1,4 @@
+//! `name` under libFuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| vellum_fuzz::encodings::name(data));

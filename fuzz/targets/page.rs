@@ -1,3 +1,4 @@
+//! `page` under libFuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| vellum_fuzz::encodings::page(data));

@@ -1,3 +1,4 @@
+//! `probe` under libFuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| vellum_fuzz::formats::probe(data));

@@ -1,3 +1,4 @@
+//! `qcow2` under libFuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| vellum_fuzz::formats::qcow2(data));

@@ -1,3 +1,4 @@
+//! `records` under libFuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| vellum_fuzz::encodings::records(data));

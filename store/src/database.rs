@@ -1,9 +1,11 @@
-//! RocksDB, named in this file only: column families, durability, scans, space.
+//! `RocksDB`, named in this file only: column families, durability, scans, space.
 //!
 //! It knows no record: keys and values are bytes. Two kinds of write exist. A *logged* batch is in the write-ahead log and synced
 //! when the call returns. A *bulk* batch is in memory until [`Database::flush_bulk`] returns or memory runs full; families flush
 //! together (atomic flush), so a crash loses a suffix of the bulk batches, never the middle of one.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::ops::Deref;
 use std::path::Path;
 
@@ -25,7 +27,7 @@ const FILE_LEN: u64 = 64 << 20;
 /// Equivalent Bloom bits per key for the Ribbon filter: one false look-up in a hundred, about 7 bits a chunk.
 const FILTER_BITS: f64 = 9.9;
 
-/// What an operation takes in RocksDB's own batch beside its key and value, about.
+/// What an operation takes in `RocksDB`'s own batch beside its key and value, about.
 const OPERATION_OVERHEAD_LEN: usize = 12;
 
 /// A part of the database with keys of one kind.
@@ -164,6 +166,22 @@ impl Database {
         Ok(Self { db })
     }
 
+    /// What changes whenever records move from the log to a file, or files are replaced: the manifests and their lengths. A log is only
+    /// deleted after the manifest says where its records are.
+    pub(crate) fn revision(dir: &Path) -> Result<BTreeMap<OsString, u64>, StoreError> {
+        let fail = |source| StoreError::file("read the folder", dir, source);
+        let mut revision = BTreeMap::new();
+        for entry in std::fs::read_dir(dir).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            if entry.file_name().as_encoded_bytes().starts_with(b"MANIFEST-") {
+                // One that is being replaced has no length any more.
+                let len = entry.metadata().map_or(0, |metadata| metadata.len());
+                revision.insert(entry.file_name(), len);
+            }
+        }
+        Ok(revision)
+    }
+
     fn family(&self, family: Family) -> &ColumnFamily {
         self.db.cf_handle(family.name()).expect("every family is opened with the database")
     }
@@ -267,7 +285,7 @@ impl Database {
         let files = files.iter().filter(|file| file.column_family_name == family.name());
         let (mut len, mut entries, mut deletions) = (0, 0, 0);
         files.for_each(|file| {
-            (len, entries, deletions) = (len + file.size as u64, entries + file.num_entries, deletions + file.num_deletions)
+            (len, entries, deletions) = (len + file.size as u64, entries + file.num_entries, deletions + file.num_deletions);
         });
         Ok((len * 2 * deletions).checked_div(entries).unwrap_or(0).min(len))
     }
@@ -361,7 +379,7 @@ fn read_failed(family: Family, error: rocksdb::Error) -> StoreError {
     failed(&format!("read {} from the store", family.name()), error)
 }
 
-/// RocksDB tells a full disk only by its words.
+/// `RocksDB` tells a full disk only by its words.
 fn failed(what: &str, error: rocksdb::Error) -> StoreError {
     let (what, kind, message) = (what.to_owned(), error.kind(), error.into_string());
     let is_full =

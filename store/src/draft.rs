@@ -48,9 +48,9 @@ impl Draft {
         }
         let (id, key) = (self.layer.id, page_key(self.layer.id, index));
         if new.is_empty() {
-            batch.delete(Family::Pages, key)
+            batch.delete(Family::Pages, key);
         } else {
-            batch.put(Family::Pages, key, new.encode(id, index))
+            batch.put(Family::Pages, key, new.encode(id, index));
         }
         self.layer.note_page(index, old, new);
     }

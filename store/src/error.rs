@@ -96,12 +96,12 @@ pub enum StoreError {
     /// Stored bytes are not what was stored.
     #[error("damaged: {0}")]
     Damaged(Damage),
-    /// RocksDB failed in a way that is neither damage nor a full disk.
+    /// `RocksDB` failed in a way that is neither damage nor a full disk.
     #[error("cannot {what}: {message}")]
     Database {
         /// What was tried.
         what: String,
-        /// RocksDB's words.
+        /// `RocksDB`'s words.
         message: String,
     },
     /// A durable write failed earlier: what is in memory may be ahead of what is on disk.

@@ -19,7 +19,7 @@ use crate::error::StoreError;
 pub(crate) const FORMAT: u32 = 1;
 const MARKER: &str = "vellum.store";
 const MARKER_TEXT: &str = "vellum store format ";
-/// Enough for RocksDB to open, to log the deletion of many names, and to start a compaction.
+/// Enough for `RocksDB` to open, to log the deletion of many names, and to start a compaction.
 const RESERVE_LEN: u64 = 8 << 20;
 /// Free space below which the reserve is given up. Deleting needs no more than this.
 const SCARCE_LEN: u64 = 4 << 20;
@@ -90,26 +90,6 @@ impl Folder {
         self.dir.join("database")
     }
 
-    /// Which files the database has, and how long its manifest is: the same before and after a look means that nothing was flushed,
-    /// compacted or deleted meanwhile. Logs grow all the time, and RocksDB's journals mean nothing.
-    pub(crate) fn database_state(&self) -> Result<Vec<(std::ffi::OsString, u64)>, StoreError> {
-        let dir = self.database();
-        let fail = |source| StoreError::file("read the folder", &dir, source);
-        let mut state = Vec::new();
-        for entry in fs::read_dir(&dir).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
-            let name = entry.file_name();
-            if name.as_encoded_bytes().starts_with(b"LOG") {
-                continue;
-            }
-            let is_manifest = name.as_encoded_bytes().starts_with(b"MANIFEST");
-            let len = if is_manifest { entry.metadata().map_or(0, |metadata| metadata.len()) } else { 0 };
-            state.push((name, len));
-        }
-        state.sort();
-        Ok(state)
-    }
-
     /// Becomes the one process that writes, or says which one is.
     pub(crate) fn lock(&self, command: &str) -> Result<OwnerLock, StoreError> {
         let path = self.dir.join("lock");
@@ -131,7 +111,7 @@ impl Folder {
         let Ok(free) = self.free_len() else { return };
         if free < SCARCE_LEN {
             let _ = fs::remove_file(&path);
-        } else if free > 4 * (RESERVE_LEN + IMPORT_MARGIN_LEN) && !path.exists() {
+        } else if free > RESERVE_LEN + IMPORT_MARGIN_LEN && !path.exists() {
             let made = File::create(&path).map(|file| fallocate(&file, FallocateFlags::empty(), 0, RESERVE_LEN));
             if !matches!(made, Ok(Ok(()))) {
                 let _ = fs::remove_file(&path);

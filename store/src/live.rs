@@ -344,7 +344,7 @@ mod tests {
         let (_dir, store) = new_store(4096);
         let id = image(&store, "a", 10 * 4096);
         let mut live = store.live(id).expect("live");
-        live.write_at(&[7; 5 * 4096], 0).expect("write");
+        live.write_at(&vec![7; 5 * 4096], 0).expect("write");
         live.write_at(&[0; 3 * 4096], 4096).expect("write");
         live.flush().expect("flush");
         assert_eq!(store.inner.chunks.next_chunk(), ChunkId(1));

@@ -43,6 +43,7 @@ pub struct Input {
 
 type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
 
+#[expect(clippy::large_enum_variant, reason = "there is one of it for each import")]
 enum InputKind {
     /// Anything that can be read at any place.
     Image { source: Box<dyn ImageSource>, at: u64, map: Option<ChangeMap>, guard: Option<FileGuard> },
@@ -67,8 +68,7 @@ struct FileGuard {
 impl FileSource {
     /// Opens a regular file or block device.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let name = path.display().to_string();
-        let fail = |source| StoreError::Source { name: name.clone(), source: SourceError::Io { offset: 0, source } };
+        let fail = |source| StoreError::file("open", path, source);
         let file = File::open(path).map_err(fail)?;
         let metadata = file.metadata().map_err(fail)?;
         let kind = metadata.file_type();
@@ -374,6 +374,6 @@ impl FileGuard {
             return changed(&format!("it had {} bytes and has {}", self.opened.len(), now.len()));
         }
         let times = |metadata: &Metadata| (metadata.mtime(), metadata.mtime_nsec());
-        if times(&now) != times(&self.opened) { changed("something wrote to it") } else { Ok(()) }
+        if times(&now) == times(&self.opened) { Ok(()) } else { changed("something wrote to it") }
     }
 }

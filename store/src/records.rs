@@ -95,6 +95,7 @@ fn decode_body<R: Record>(body: &[u8]) -> Result<R, DecodeError> {
 }
 
 /// Decodes `body` as each kind of record: total on any bytes. For fuzzing.
+#[must_use]
 pub fn decode_any(body: &[u8]) -> usize {
     let decoded = [
         decode_body::<StoreParameters>(body).is_ok(),

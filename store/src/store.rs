@@ -25,8 +25,9 @@ pub(crate) const PARAMETERS_KEY: &[u8] = b"parameters";
 pub(crate) const COUNTERS_KEY: &[u8] = b"counters";
 /// Layers with more pages than this are deleted by range: a range tombstone costs every later scan a little, a key costs a batch.
 const PAGES_BY_KEY_MAX: u64 = 256;
-/// How often a read-only open is tried while the owner moves files about.
-const OPEN_TRIES: u32 = 50;
+/// How often a read-only open is tried while the owner moves files about: an import does so a few times a second, an open takes some
+/// tens of milliseconds.
+const OPEN_TRIES: u32 = 100;
 
 /// What a store is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -387,24 +388,21 @@ pub(crate) fn snapshot_key(image: ImageId, serial: u64) -> Vec<u8> {
     [&b"s"[..], &image.0.to_be_bytes(), &serial.to_be_bytes()].concat()
 }
 
-/// Opens the database. RocksDB reads the manifest first and the logs later; if the owner writes a log out between the two, a reading
-/// process sees names without their pages, or neither the log nor what it became, and no error. So the manifest and the files must
-/// have been the same before and after.
+/// Opens the database. A reading process opens it while the owner may be moving records from the log to a file: then what it found may
+/// be older than what was acknowledged, or a file may be gone, and it looks again.
 fn open_database(folder: &Folder, access: Access) -> Result<Database, StoreError> {
+    let dir = folder.database();
     if access == Access::ReadWrite {
-        return Database::open(&folder.database());
+        return Database::open(&dir);
     }
-    let mut last = None;
     for _ in 0..OPEN_TRIES {
-        let before = folder.database_state()?;
-        let opened = Database::open_read_only(&folder.database());
-        if before == folder.database_state()? {
+        let before = Database::revision(&dir)?;
+        let opened = Database::open_read_only(&dir);
+        if Database::revision(&dir)? == before {
             return opened;
         }
-        last = Some(opened);
     }
-    let never = StoreError::Database { what: "open the store for reading".to_owned(), message: "its files never hold still".to_owned() };
-    Err(last.and_then(Result::err).unwrap_or(never))
+    Err(StoreError::Database { what: "open the store for reading".to_owned(), message: "its files never hold still".to_owned() })
 }
 
 fn load_parameters(database: &Database) -> Result<StoreParameters, StoreError> {

@@ -111,7 +111,10 @@ fn snapshots(dir: &Path) {
     let store = Store::open(&store_dir, Access::ReadWrite, "bench").expect("a sound store");
     let serials: Vec<u64> = store.tree().snapshots(node.image()).map(|snapshot| snapshot.serial).collect();
     let some = serials.iter().step_by(10);
-    print_times("deletion of any of them", some.map(|serial| timed(|| store.delete_snapshot(node.image(), *serial).expect("there"))).collect());
+    print_times(
+        "deletion of any of them",
+        some.map(|serial| timed(|| store.delete_snapshot(node.image(), *serial).expect("there"))).collect(),
+    );
     let created = (0..100).map(|nth| timed(|| store.create_child(&name(&format!("child{nth}")), node, None).expect("a free name")));
     print_times("creation of a child", created.collect());
 }

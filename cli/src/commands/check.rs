@@ -121,7 +121,7 @@ impl Answer for Checked {
             plural(self.chunks_read, "chunk")
         ))?;
         if self.chunks_unreferenced > 0 {
-            page.line(format!("{} that nothing needs; next: vellum gc", plural(self.chunks_unreferenced, "chunk")))?;
+            page.line(format!("{} that nothing needs; vellum gc gives back what is worth it", plural(self.chunks_unreferenced, "chunk")))?;
         }
         page.line(match (self.damaged, self.findings.is_empty()) {
             (true, _) => "content is damaged; next: export what is not hit, and restore the rest from a backup",

@@ -1,4 +1,4 @@
-//! `vellum clone`: `create -b` in the words of VirtualBox.
+//! `vellum clone`: `create -b` in the words of `VirtualBox`.
 
 use vellum_core::name::Name;
 

@@ -94,7 +94,7 @@ fn unbuffered_output() -> Result<Box<dyn Write + Send>, Failure> {
 impl Answer for Exported {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         let (size, data) = (page.size(self.size), page.size(self.data_bytes));
-        let took = time::span(std::time::Duration::try_from_secs_f64(self.seconds).unwrap_or_default());
+        let took = time::span(self.seconds);
         page.line(format!("exported {} to {}, {size}: {data} of data in {took}", self.name, self.file))
     }
 }

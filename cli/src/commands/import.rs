@@ -218,7 +218,7 @@ impl Imported {
 impl Answer for Imported {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         let (size, new) = (page.size(self.size), page.size(self.new_bytes));
-        let took = time::span(std::time::Duration::try_from_secs_f64(self.seconds).unwrap_or_default());
+        let took = time::span(self.seconds);
         page.line(format!(
             "imported {}, {size}: {new} new ({}, {} known, {} unchanged) in {took}",
             self.name,

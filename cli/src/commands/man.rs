@@ -19,16 +19,13 @@ pub(crate) struct Args {
 
 pub(super) fn run(args: &Args, _: &mut Session) -> Result<Outcome, Failure> {
     let command = Arguments::command();
-    match &args.dir {
-        Some(dir) => {
-            let fail = |error| Failure::io(format!("write manual pages to {}", dir.display()), error);
-            clap_mangen::generate_to(command, dir).map_err(fail)?;
-        }
-        None => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(command).render(&mut page)?;
-            io::stdout().lock().write_all(&page)?;
-        }
+    if let Some(dir) = &args.dir {
+        let fail = |error| Failure::io(format!("write manual pages to {}", dir.display()), error);
+        clap_mangen::generate_to(command, dir).map_err(fail)?;
+    } else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command).render(&mut page)?;
+        io::stdout().lock().write_all(&page)?;
     }
     Ok(Outcome::Done)
 }

@@ -55,6 +55,9 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 /// What is to be added and removed, however it was written.
 fn changes(args: &Args) -> Result<(Vec<Name>, Vec<Name>), Failure> {
     let (mut add, mut remove) = (args.add.clone(), args.remove.clone());
+    if let Some(option) = args.changes.iter().find(|change| change.starts_with("--")) {
+        return Err(Failure::usage(format!("{option:?} is no tag"), "write options before the tags"));
+    }
     for change in &args.changes {
         let (list, text) = match (change.strip_prefix('+'), change.strip_prefix('-')) {
             (Some(text), _) => (&mut add, text),

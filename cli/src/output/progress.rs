@@ -1,6 +1,6 @@
 //! How far long work is: a bar on a terminal, JSON lines for programs, a line for who sends SIGUSR1.
 
-use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -99,13 +99,12 @@ impl Meter {
     }
 
     fn draw(&self, bar: &ProgressBar, progress: Progress) {
-        if bar.length() != progress.total {
-            let style = if progress.total.is_some() { BAR_STYLE } else { SPINNER_STYLE };
-            bar.set_style(ProgressStyle::with_template(style).expect("the templates are valid"));
-            progress.total.map_or_else(|| bar.unset_length(), |total| bar.set_length(total));
+        if let Some(total) = progress.total.filter(|total| bar.length() != Some(*total)) {
+            bar.set_style(style(BAR_STYLE));
+            bar.set_length(total);
         }
-        bar.set_message(self.describe(progress));
         bar.set_position(progress.done);
+        bar.set_message(self.describe(progress));
     }
 
     /// `importing web: 12 GiB of 40 GiB (30 %), 1.2 GiB/s, 23 s left`
@@ -114,16 +113,14 @@ impl Meter {
         let mut text = format!("{}: {}", self.label, self.amount(progress.done));
         if let Some(total) = progress.total.filter(|total| *total > 0) {
             let share = (progress.done as f64 / total as f64).min(1.0);
-            text += &format!(" of {} ({:.0} %)", self.amount(total), 100.0 * share);
+            let _ = write!(text, " of {} ({:.0} %)", self.amount(total), 100.0 * share);
             if share > 0.0 {
-                let left = elapsed.as_secs_f64() * (1.0 - share) / share;
-                let left = Duration::try_from_secs_f64(left).map_or(Cow::Borrowed("long"), |left| time::span(left).into());
-                text += &format!(", {left} left");
+                let _ = write!(text, ", {} left", time::span(elapsed.as_secs_f64() * (1.0 - share) / share));
             }
         }
         if let (Counts::Bytes(units), true) = (self.counts, elapsed.as_millis() > 0) {
             let speed = progress.done as f64 / elapsed.as_secs_f64();
-            text += &format!(", {}/s", units.show(speed as u64));
+            let _ = write!(text, ", {}/s", units.show(speed as u64));
         }
         text
     }
@@ -175,11 +172,16 @@ impl Display {
             Self::Nothing
         } else if terminal {
             // The meter decides when to draw.
-            Self::Bar(ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(u8::MAX)))
+            let target = ProgressDrawTarget::stderr_with_hz(u8::MAX);
+            Self::Bar(ProgressBar::with_draw_target(None, target).with_style(style(SPINNER_STYLE)))
         } else {
             Self::Lines
         }
     }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the templates are valid")
 }
 
 /// If standard error takes nothing there is nobody to tell.

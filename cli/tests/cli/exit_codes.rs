@@ -77,6 +77,7 @@ fn errors_in_json_carry_their_exit_code() {
         (1, "info nothing --json"),
         (2, "create new 1GB --json"),
         (2, "--output=json snapshot take web"),
+        (2, "--output json-pretty frobnicate"),
         (10, "list --output-format json --store nowhere"),
     ] {
         let run = sandbox.run(command.split_whitespace());

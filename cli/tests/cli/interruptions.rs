@@ -11,7 +11,7 @@ use crate::sandbox::{Run, Sandbox, signal};
 /// Long enough that an import is still under way when its first progress has been read.
 const DISK_LEN: usize = 128 << 20;
 /// How long a machine that is busy with other things may take for something that takes moments.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An import of `file` that has begun and is not done.
 fn import_under_way(sandbox: &Sandbox, file: &str, name: &str) -> Child {

@@ -7,16 +7,16 @@ use std::process::{Child, Command, Output, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The command under test.
-pub const VELLUM: &str = env!("CARGO_BIN_EXE_vellum");
+pub(crate) const VELLUM: &str = env!("CARGO_BIN_EXE_vellum");
 
 /// The folder; gone when dropped.
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     dir: tempfile::TempDir,
 }
 
 /// How a run of the command ended.
 #[derive(Debug)]
-pub struct Run {
+pub(crate) struct Run {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -24,23 +24,23 @@ pub struct Run {
 
 impl Sandbox {
     /// A folder without a store.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self { dir: tempfile::tempdir().expect("a temporary folder") }
     }
 
     /// A folder with an empty store.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let sandbox = Self::empty();
         sandbox.succeed(["init"]);
         sandbox
     }
 
-    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// A file of `len` bytes that do not compress, the same for the same seed.
-    pub fn random_file(&self, name: impl AsRef<Path>, len: usize, seed: u64) -> PathBuf {
+    pub(crate) fn random_file(&self, name: impl AsRef<Path>, len: usize, seed: u64) -> PathBuf {
         let mut bytes = vec![0; len];
         fastrand::Rng::with_seed(seed).fill(&mut bytes);
         let path = self.path(name);
@@ -49,7 +49,7 @@ impl Sandbox {
     }
 
     /// The command, ready to run here.
-    pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(VELLUM);
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
         for name in ["VELLUM_COMPRESSION", "VELLUM_PROGRESS_FPS", "VELLUM_UNITS"] {
@@ -59,19 +59,19 @@ impl Sandbox {
         command
     }
 
-    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
         Run::of(self.command(args).output().expect("the command starts"))
     }
 
     /// Runs it and requires that it succeeds; what it printed.
-    pub fn succeed<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
+    pub(crate) fn succeed<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
         let run = self.run(args);
         assert_eq!(run.code, Some(0), "{run:?}");
         run.stdout
     }
 
     /// The names of all images and snapshots.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let listing = self.succeed(["list", "--snapshots", "--json"]);
         let listing: Vec<serde_json::Value> = serde_json::from_str(&listing).expect("a list in JSON");
         listing.iter().filter_map(|node| node["name"].as_str().map(str::to_owned)).collect()
@@ -79,7 +79,7 @@ impl Sandbox {
 }
 
 impl Run {
-    pub fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let run = Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
         assert!(!run.stderr.contains("panicked"), "{run:?}");
@@ -87,7 +87,7 @@ impl Run {
     }
 
     /// Requires an exit code and an error of one line that says `what`, followed by advice at most.
-    pub fn expect_error(&self, code: i32, what: &str) {
+    pub(crate) fn expect_error(&self, code: i32, what: &str) {
         assert_eq!(self.code, Some(code), "{self:?}");
         let mut lines = self.stderr.lines();
         let error = lines.next().unwrap_or_default();
@@ -97,7 +97,7 @@ impl Run {
 }
 
 /// Sends a signal to a process that was started here.
-pub fn signal(child: &Child, signal: Signal) {
+pub(crate) fn signal(child: &Child, signal: Signal) {
     let pid = Pid::from_child(child);
     kill_process(pid, signal).expect("it was started here and not waited for");
 }

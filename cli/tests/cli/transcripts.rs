@@ -1,6 +1,5 @@
 //! What is printed, word for word: `tests/cmd`, and every example of the README.
 
-use std::fmt::Write;
 use std::path::Path;
 
 use crate::sandbox::VELLUM;
@@ -35,22 +34,25 @@ fn readme_examples_run_as_printed() {
     cases().env("PATH", format!("{folder}:{path}")).case(&case);
 }
 
-/// The console blocks of `markdown`, each command given to a shell, each line of output with its numbers left open.
+/// The console blocks of `markdown`: each command given to a shell, each line of output with its numbers left open, and after the
+/// last of them the blank line that trycmd wants.
 fn for_a_shell(markdown: &str) -> String {
-    let mut case = String::new();
-    let mut in_block = false;
+    let mut lines: Vec<String> = Vec::new();
+    let (mut in_block, mut after_output) = (false, false);
     for line in markdown.lines() {
-        in_block = if line.starts_with("```") { line == "```console" } else { in_block };
-        if let (true, Some(command)) = (in_block, line.strip_prefix("$ ")) {
-            let command = command.replace('\'', r"'\''");
-            writeln!(case, "$ sh -c '{command}'").expect("memory takes it");
-        } else if in_block && !line.starts_with("```") && !line.starts_with("? ") {
-            writeln!(case, "{}", numbers_open(line)).expect("memory takes it");
-        } else {
-            writeln!(case, "{line}").expect("memory takes it");
+        let is_fence = line.starts_with("```");
+        if in_block && after_output && (is_fence || line.starts_with("$ ")) {
+            lines.push(String::new());
         }
+        after_output = in_block && !line.starts_with("$ ");
+        lines.push(match line.strip_prefix("$ ") {
+            Some(command) if in_block => format!("$ sh -c '{}'", command.replace('\'', r"'\''")),
+            _ if in_block && !is_fence && !line.starts_with("? ") => numbers_open(line),
+            _ => line.to_owned(),
+        });
+        in_block = if is_fence { line == "```console" } else { in_block };
     }
-    case
+    lines.join("\n")
 }
 
 /// `line` with `[..]` for every number with its unit; exactly as it is if it has none.
@@ -63,6 +65,7 @@ fn numbers_open(line: &str) -> String {
         return line.to_owned();
     }
     let is_unit = |word: &str| UNITS.contains(&word.trim_matches([',', ':']));
-    let words = line.split_whitespace().map(|word| if is_number(word) || is_unit(word) { "" } else { word });
-    words.collect::<Vec<_>>().join("[..]")
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let kept = words.split(|word| is_number(word) || is_unit(word)).filter(|words| !words.is_empty());
+    format!("[..]{}[..]", kept.map(|words| words.join("[..]")).collect::<Vec<_>>().join("[..]"))
 }

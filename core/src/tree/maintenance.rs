@@ -62,11 +62,12 @@ impl Tree {
     fn can_merge(&self, merge: &Merge, held: &BTreeSet<LayerId>) -> bool {
         let mut above = merge.into;
         let is_free = !held.contains(&merge.into);
-        is_free && merge.sources.iter().all(|source| {
-            let is_between = self.layer(above).is_some_and(|layer| layer.parent == Some(*source)) && self.children(*source).eq([above]);
-            above = *source;
-            is_between && self.layer(*source).is_some() && self.name_count(*source) == 0 && !held.contains(source)
-        })
+        is_free
+            && merge.sources.iter().all(|source| {
+                let is_between = self.layer(above).is_some_and(|layer| layer.parent == Some(*source)) && self.children(*source).eq([above]);
+                above = *source;
+                is_between && self.layer(*source).is_some() && self.name_count(*source) == 0 && !held.contains(source)
+            })
     }
 
     /// The layers that `drops` names, each before its parent: after any number of them, no layer has lost its parent.

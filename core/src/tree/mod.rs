@@ -383,6 +383,7 @@ impl Tree {
     }
 
     /// The snapshots of an image, in the order of taking.
+    #[must_use]
     pub fn snapshots(&self, image: ImageId) -> impl DoubleEndedIterator<Item = &Snapshot> {
         self.snapshots.range((image, 0)..=(image, u64::MAX)).map(|(_, snapshot)| snapshot)
     }

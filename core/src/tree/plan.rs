@@ -17,7 +17,7 @@ pub enum PlanError {
     #[error("{0} is pinned")]
     Pinned(String),
     /// Deleting the image would delete its snapshots.
-    #[error("image {image} has {count} snapshots")]
+    #[error("image {image} has snapshots ({count})")]
     HasSnapshots {
         /// The image's name.
         image: String,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
+use rayon::prelude::{IntoParallelIterator, ParallelIterator};
 use vellum_core::frame::{FrameHeader, FramePayload, frame_key, parse_frame_key};
 use vellum_core::units::ChunkId;
 

@@ -33,13 +33,14 @@ fn change(world: &World, family: Family, key: &[u8], change: impl FnOnce(&mut Ve
     let mut value = world.store.inner.database.get(family, key).expect("readable").map(|value| value.to_vec()).unwrap_or_default();
     let mut batch = Batch::default();
     if change(&mut value) {
-        batch.put(family, key, value)
+        batch.put(family, key, value);
     } else {
-        batch.delete(family, key)
+        batch.delete(family, key);
     }
     world.store.inner.database.write(batch, Durability::Logged).expect("room");
 }
 
+#[expect(clippy::ptr_arg, reason = "it is one of several changes, some of which change the length")]
 fn flip(value: &mut Vec<u8>) -> bool {
     let middle = value.len() / 2;
     value[middle] ^= 1;
@@ -60,6 +61,9 @@ fn a_sound_store_has_no_findings() {
     assert_eq!(parts, [16, 12, 12], "all parts together read everything once");
 }
 
+/// Does the damage.
+type Damage = fn(&World, LayerId);
+
 #[test]
 fn each_damage_names_its_images_and_ranges() {
     let all = |ranges: [Option<Range<u64>>; 3]| -> Vec<(String, Range<u64>)> {
@@ -68,7 +72,6 @@ fn each_damage_names_its_images_and_ranges() {
     };
     let low = || all([Some(0..4), Some(0..4), Some(2..4)]);
     let overwritten = || all([None, Some(8..12), Some(8..12)]);
-    type Damage = fn(&World, LayerId);
     let table: Vec<(&str, Damage, Vec<(String, Range<u64>)>)> = vec![
         ("payload", |world, _| change(world, Family::Frames, &frame_key(ChunkId(0)), flip), low()),
         ("no payload", |world, _| change(world, Family::Frames, &frame_key(ChunkId(8)), |_| false), overwritten()),
@@ -116,7 +119,7 @@ fn what_nobody_needs_is_a_leak() {
             change(world, Family::Index, b"abcdefgh", |value| {
                 value.push(7);
                 true
-            })
+            });
         }),
     ];
     for (what, leak) in table {

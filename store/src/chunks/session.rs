@@ -73,6 +73,7 @@ impl<'s> Session<'s> {
                 self.chunks.writer.put(&self.chunks.claims, self.id, &new.iter().map(|(_, c)| (c.hash, c.plain)).collect::<Vec<_>>())?;
             for ((at, _), (id, is_new)) in new.iter().zip(put) {
                 self.counts.new += u64::from(is_new);
+                self.counts.known += u64::from(!is_new);
                 ids[*at] = Some(id);
             }
         }

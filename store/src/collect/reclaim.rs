@@ -1,4 +1,4 @@
-//! Giving space back to the file system: RocksDB keeps deleted records until it rewrites the files they are in, which it does for those
+//! Giving space back to the file system: `RocksDB` keeps deleted records until it rewrites the files they are in, which it does for those
 //! that change much. Ours hardly do, so here is said which to rewrite.
 //!
 //! It compares what files take with what is left, so it needs no memory of earlier collections, interrupted ones included.

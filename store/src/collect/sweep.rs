@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::mem::take;
 
-use rayon::prelude::*;
+use rayon::prelude::{IntoParallelIterator, ParallelIterator};
 use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
 use vellum_core::hash::ChunkHash;
 use vellum_core::id_set::IdSet;

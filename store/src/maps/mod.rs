@@ -29,7 +29,7 @@ impl Store {
         // Ids that follow each other mostly lie in frames that do.
         let mut scan = (next < end).then(|| self.inner.database.scan(Family::Headers, &frame_key(next)));
         while next < end {
-            let record = scan.as_mut().map_or(Ok(None), |scan| scan.next())?;
+            let record = scan.as_mut().map_or(Ok(None), super::database::Scan::next)?;
             let (key, value) = record.ok_or_else(|| missing(next))?;
             let place = parse_frame_key(key).map_err(|error| StoreError::damaged("a frame header's key", error))?;
             let header =

@@ -98,7 +98,7 @@ impl Store {
         layer.parent_visible = layer.parent_visible.min(seen_through(&own));
         let page = |index| self.own_page(&own, index).map_err(|error| error.in_image(old.name(), 0..old.len()));
         let tail = match cut_tail(base, old.len())? {
-            Some(tail) if self.is_seen(&layer, &page, &tail)? => Some(tail),
+            Some(tail) if is_seen(&layer, &page, &tail)? => Some(tail),
             _ => None,
         };
         let pages = PageSet::union_of(own.iter().map(|layer| &layer.pages));
@@ -111,12 +111,6 @@ impl Store {
         let Some((top, below)) = own.split_first() else { return Ok(Page::new()) };
         let page = self.inner.pages.merged(top, below, index)?;
         Ok(if has_parent(own) { page } else { page.resolved() })
-    }
-
-    /// Whether the parent would be seen where `tail` belongs.
-    fn is_seen(&self, layer: &Layer, page: &dyn Fn(PageIndex) -> Result<Page, StoreError>, tail: &Tail) -> Result<bool, StoreError> {
-        let (index, at) = page_of(tail.position);
-        Ok(at < layer.visible_in(index) && page(index)?.slot(at) == Slot::Absent)
     }
 
     /// Builds the layer that `plan` describes and makes it the active layer of `image`, for which the caller has the exclusive right:
@@ -174,6 +168,12 @@ fn seen_through(own: &[Arc<Layer>]) -> ChunkCount {
 
 fn has_parent(own: &[Arc<Layer>]) -> bool {
     own.last().is_some_and(|layer| layer.parent.is_some())
+}
+
+/// Whether the parent would be seen where `tail` belongs.
+fn is_seen(layer: &Layer, page: &dyn Fn(PageIndex) -> Result<Page, StoreError>, tail: &Tail) -> Result<bool, StoreError> {
+    let (index, at) = page_of(tail.position);
+    Ok(at < layer.visible_in(index) && page(index)?.slot(at) == Slot::Absent)
 }
 
 #[cfg(test)]

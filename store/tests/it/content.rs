@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
 
 /// Where a random test takes its decisions from: a generator, or a fuzzer's bytes.
-pub trait Choices {
+pub(crate) trait Choices {
     /// A number below `limit`, which is not zero.
     fn below(&mut self, limit: u64) -> u64;
 
@@ -31,7 +31,7 @@ impl Choices for fastrand::Rng {
 
 /// Bytes that content is cut from.
 #[derive(Clone)]
-pub struct Pool {
+pub(crate) struct Pool {
     bytes: Arc<Vec<u8>>,
     /// Where pieces begin, in the pool and on the disk: the chunk length of the store under test.
     grid: u64,
@@ -39,7 +39,7 @@ pub struct Pool {
 
 /// The content of an import: bytes, and of which kind each range is.
 #[derive(Clone, Debug)]
-pub struct Content {
+pub(crate) struct Content {
     /// Zero where the kind is not data.
     pub bytes: Blob,
     /// Lengths and kinds, in order, gap-free.
@@ -48,7 +48,7 @@ pub struct Content {
 
 /// Bytes that show only how many they are.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Blob(pub Vec<u8>);
+pub(crate) struct Blob(pub Vec<u8>);
 
 impl std::fmt::Debug for Blob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -60,7 +60,7 @@ const POOL_LEN: usize = 1 << 20;
 
 impl Pool {
     /// The pool is the same for every seed, so that a store outlives the test that filled it.
-    pub fn new(grid: u64) -> Self {
+    pub(crate) fn new(grid: u64) -> Self {
         let mut bytes = vec![0; POOL_LEN];
         let mut random = fastrand::Rng::with_seed(0x7001);
         for (nth, block) in bytes.chunks_exact_mut(4096).enumerate() {
@@ -75,7 +75,7 @@ impl Pool {
     }
 
     /// New content of `len` bytes.
-    pub fn fresh(&self, choices: &mut impl Choices, len: u64) -> Vec<u8> {
+    pub(crate) fn fresh(&self, choices: &mut impl Choices, len: u64) -> Vec<u8> {
         let mut bytes = vec![0; len as usize];
         for _ in 0..=choices.below(6) {
             self.change(choices, &mut bytes);
@@ -84,7 +84,7 @@ impl Pool {
     }
 
     /// Changes one range of `bytes` to something else, as an upgrade of a guest would.
-    pub fn change(&self, choices: &mut impl Choices, bytes: &mut [u8]) {
+    pub(crate) fn change(&self, choices: &mut impl Choices, bytes: &mut [u8]) {
         if bytes.is_empty() {
             return;
         }
@@ -105,7 +105,7 @@ impl Pool {
 }
 
 /// A range inside `len` bytes that is not empty: on the grid as often as not, at the very end now and then.
-pub fn range_of(choices: &mut impl Choices, len: u64, grid: u64) -> (u64, u64) {
+pub(crate) fn range_of(choices: &mut impl Choices, len: u64, grid: u64) -> (u64, u64) {
     let longest = if choices.chance(1, 4) { len } else { len.min(16 * grid) };
     let span = 1 + choices.below(longest);
     let start = if choices.chance(1, 6) { len - span } else { choices.below(len - span + 1) };
@@ -120,13 +120,13 @@ pub fn range_of(choices: &mut impl Choices, len: u64, grid: u64) -> (u64, u64) {
 
 impl Content {
     /// All of it data, zeros included, as a pipe or a file without holes has it.
-    pub fn plain(bytes: Vec<u8>) -> Self {
+    pub(crate) fn plain(bytes: Vec<u8>) -> Self {
         let extents = vec![(bytes.len() as u64, ExtentKind::Data)];
         Self { bytes: Blob(bytes), extents: extents.into_iter().filter(|(len, _)| *len > 0).collect() }
     }
 
     /// Some of it declared zero or absent.
-    pub fn sparse(choices: &mut impl Choices, mut bytes: Vec<u8>, grid: u64) -> Self {
+    pub(crate) fn sparse(choices: &mut impl Choices, mut bytes: Vec<u8>, grid: u64) -> Self {
         let (mut extents, mut at, len) = (Vec::new(), 0, bytes.len() as u64);
         while at < len {
             let longest = (len - at).min(if choices.chance(1, 3) { len } else { 9 * grid });
@@ -145,7 +145,7 @@ impl Content {
     }
 
     /// What a disk reads as once this is imported over `below`.
-    pub fn over(&self, below: &[u8]) -> Vec<u8> {
+    pub(crate) fn over(&self, below: &[u8]) -> Vec<u8> {
         let mut result = self.bytes.0.clone();
         let mut at = 0;
         for (len, kind) in &self.extents {

@@ -19,17 +19,17 @@ use super::world::{Expected, Operation, Refusal, Snapshot, Step, World};
 /// What a random read covers at most.
 const READ_LEN_MAX: u64 = 100_000;
 
-pub fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::new(text).expect("the model's names are names")
 }
 
-pub fn node(store: &Store, text: &str) -> Result<Node, StoreError> {
+pub(crate) fn node(store: &Store, text: &str) -> Result<Node, StoreError> {
     let found = store.find(text)?;
     assert_eq!(store.tree().display(found), text, "a whole name means that node, whatever begins with it");
     Ok(found)
 }
 
-pub fn image(store: &Store, text: &str) -> Result<ImageId, StoreError> {
+pub(crate) fn image(store: &Store, text: &str) -> Result<ImageId, StoreError> {
     Ok(node(store, text)?.image())
 }
 
@@ -40,7 +40,7 @@ fn serial(store: &Store, text: &str) -> Result<(ImageId, u64), StoreError> {
     }
 }
 
-pub fn input(content: Content, as_stream: bool) -> Input {
+pub(crate) fn input(content: Content, as_stream: bool) -> Input {
     if as_stream {
         Input::stream(Box::new(std::io::Cursor::new(content.bytes.0)), "a pipe".to_owned())
     } else {
@@ -49,7 +49,7 @@ pub fn input(content: Content, as_stream: bool) -> Input {
 }
 
 /// Does `operation`, and whatever it promises on its own. `scratch` is a folder for exports.
-pub fn perform(store: &Store, world: &World, operation: &Operation, scratch: &Path) -> Result<(), StoreError> {
+pub(crate) fn perform(store: &Store, world: &World, operation: &Operation, scratch: &Path) -> Result<(), StoreError> {
     match operation.clone() {
         Operation::Create { name: text, len } => store.create(&name(&text), len).map(drop),
         Operation::CreateChild { name: text, parent, len } => store.create_child(&name(&text), node(store, &parent)?, len).map(drop),
@@ -100,7 +100,7 @@ fn import(store: &Store, target: ImportTarget, content: Content, snapshot: Optio
 }
 
 /// Walks through `steps`, reading back every byte that was touched, flushed or not.
-pub fn live(store: &Store, world: &World, disk: &mut LiveDisk, text: &str, steps: &[Step]) -> Result<(), StoreError> {
+pub(crate) fn live(store: &Store, world: &World, disk: &mut LiveDisk, text: &str, steps: &[Step]) -> Result<(), StoreError> {
     let mut expected = world.images[text].clone();
     assert_eq!(disk.len(), expected.bytes.len() as u64);
     for step in steps {
@@ -125,7 +125,7 @@ pub fn live(store: &Store, world: &World, disk: &mut LiveDisk, text: &str, steps
 }
 
 /// A check that must find nothing lost.
-pub fn check(store: &Store, read_data: bool) -> Result<CheckReport, StoreError> {
+pub(crate) fn check(store: &Store, read_data: bool) -> Result<CheckReport, StoreError> {
     let report = store.check(CheckOptions { read_data, subset: None }, &Unwatched)?;
     let damage: Vec<_> = report.findings.iter().filter(|finding| finding.is_damage).collect();
     assert!(damage.is_empty(), "a whole store has no damage: {damage:?}");
@@ -133,7 +133,7 @@ pub fn check(store: &Store, read_data: bool) -> Result<CheckReport, StoreError> 
 }
 
 #[derive(Clone, Default)]
-pub struct Sink(pub Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Sink(pub Arc<Mutex<Vec<u8>>>);
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -162,7 +162,7 @@ fn export(store: &Store, world: &World, text: &str, as_stream: bool, scratch: &P
 }
 
 /// Whether the outcome is the one that the model expects. Panics if not; true if the operation was done.
-pub fn agrees(expected: Expected, outcome: &Result<(), StoreError>) -> bool {
+pub(crate) fn agrees(expected: Expected, outcome: &Result<(), StoreError>) -> bool {
     match (expected, outcome) {
         (Expected::Done | Expected::Either, Ok(())) => true,
         (Expected::Either, Err(StoreError::Plan(PlanError::NoOrigin(_) | PlanError::OriginChanged { .. }))) => false,
@@ -182,7 +182,7 @@ pub fn agrees(expected: Expected, outcome: &Result<(), StoreError>) -> bool {
     }
 }
 
-pub fn read(store: &Store, text: &str) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn read(store: &Store, text: &str) -> Result<Vec<u8>, StoreError> {
     let disk = store.disk(node(store, text)?)?;
     let mut bytes = vec![0xaa; disk.len() as usize];
     disk.read_at(&mut bytes, 0)?;
@@ -190,7 +190,7 @@ pub fn read(store: &Store, text: &str) -> Result<Vec<u8>, StoreError> {
 }
 
 /// Fails with the first difference, not with megabytes.
-pub fn same(seen: &[u8], expected: &[u8], what: &str) {
+pub(crate) fn same(seen: &[u8], expected: &[u8], what: &str) {
     if seen == expected {
         return;
     }
@@ -202,7 +202,7 @@ pub fn same(seen: &[u8], expected: &[u8], what: &str) {
 }
 
 /// Names and lengths of everything, cheap enough to compare after every operation.
-pub fn compare_names(store: &Store, world: &World) {
+pub(crate) fn compare_names(store: &Store, world: &World) {
     let nodes: Vec<Node> = store.tree().nodes().collect();
     let seen: BTreeMap<String, u64> = nodes
         .iter()
@@ -213,7 +213,7 @@ pub fn compare_names(store: &Store, world: &World) {
 }
 
 /// A few random reads of one random node.
-pub fn compare_some(store: &Store, world: &World, choices: &mut impl Choices) {
+pub(crate) fn compare_some(store: &Store, world: &World, choices: &mut impl Choices) {
     let names: Vec<String> = world.nodes().filter(|(_, bytes)| !bytes.is_empty()).map(|(name, _)| name).collect();
     if names.is_empty() {
         return;
@@ -231,7 +231,7 @@ pub fn compare_some(store: &Store, world: &World, choices: &mut impl Choices) {
 }
 
 /// Everything, byte for byte.
-pub fn compare_all(store: &Store, world: &World) {
+pub(crate) fn compare_all(store: &Store, world: &World) {
     compare_names(store, world);
     for (text, expected) in world.nodes() {
         same(&read(store, &text).expect("a whole store can be read"), expected, &text);
@@ -239,7 +239,7 @@ pub fn compare_all(store: &Store, world: &World) {
 }
 
 /// What a store holds, as a world.
-pub fn world_of(store: &Store, grid: u64, limits: super::world::Limits) -> Result<World, StoreError> {
+pub(crate) fn world_of(store: &Store, grid: u64, limits: super::world::Limits) -> Result<World, StoreError> {
     let mut world = World::new(grid, limits);
     let nodes: Vec<Node> = store.tree().nodes().collect();
     let names: Vec<String> = nodes.iter().map(|node| store.tree().display(*node)).collect();
@@ -254,7 +254,7 @@ pub fn world_of(store: &Store, grid: u64, limits: super::world::Limits) -> Resul
 }
 
 /// What is acknowledged is durable only behind a flush, so every writing to a disk ends with one.
-pub fn flushed(operation: Operation) -> Operation {
+pub(crate) fn flushed(operation: Operation) -> Operation {
     match operation {
         Operation::Live { image, mut steps } => {
             steps.push(Step::Flush);

@@ -182,7 +182,7 @@ fn open_for_writing(path: &Path) -> std::fs::File {
 fn what_cannot_be_a_source_is_an_error_that_names_it() {
     let folder = scratch::folder();
     for path in [folder.path().to_owned(), folder.path().join("missing")] {
-        let error = FileSource::open(&path).err().expect("not a source").to_string();
+        let error = FileSource::open(&path).expect_err("not a source").to_string();
         assert!(error.contains(path.to_str().expect("a test's path is text")), "{error}");
         let error = Input::open(&path, Format::Raw, None).err().expect("not a source").to_string();
         assert!(error.contains(path.to_str().expect("a test's path is text")), "{error}");

@@ -8,34 +8,34 @@ use tempfile::TempDir;
 use vellum_core::units::ChunkLen;
 use vellum_store::{Access, Compression, Store, StoreParameters};
 
-pub const ZSTD: StoreParameters = StoreParameters::DEFAULT;
-pub const LZ4: StoreParameters = StoreParameters { frame_len: 128 << 10, compression: Compression::Lz4, ..ZSTD };
-pub const PLAIN: StoreParameters = StoreParameters { frame_len: 4 << 10, compression: Compression::None, ..ZSTD };
+pub(crate) const ZSTD: StoreParameters = StoreParameters::DEFAULT;
+pub(crate) const LZ4: StoreParameters = StoreParameters { frame_len: 128 << 10, compression: Compression::Lz4, ..ZSTD };
+pub(crate) const PLAIN: StoreParameters = StoreParameters { frame_len: 4 << 10, compression: Compression::None, ..ZSTD };
 
 /// Chunks of 64 KiB, four to a frame.
-pub fn coarse() -> StoreParameters {
+pub(crate) fn coarse() -> StoreParameters {
     StoreParameters { chunk_len: ChunkLen::new(64 << 10).expect("a power of two in bounds"), frame_len: 256 << 10, ..ZSTD }
 }
 
 /// An empty folder that goes when it is dropped.
-pub fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     let made = if memory.is_dir() { TempDir::with_prefix_in("vellum-test-", memory) } else { TempDir::with_prefix("vellum-test-") };
     made.expect("a folder for a test can be made")
 }
 
 /// A new store in `dir`, open.
-pub fn store_in(dir: &Path, parameters: StoreParameters) -> Store {
+pub(crate) fn store_in(dir: &Path, parameters: StoreParameters) -> Store {
     Store::init(dir, parameters).expect("an empty folder becomes a store");
     open(dir)
 }
 
-pub fn open(dir: &Path) -> Store {
+pub(crate) fn open(dir: &Path) -> Store {
     Store::open(dir, Access::ReadWrite, "test").expect("a whole store opens")
 }
 
 /// Copies the files of a store that nobody writes. The reserve is left out: it holds nothing, and is made again.
-pub fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -68,9 +68,9 @@ fn inventory(dir: &Path) -> std::io::Result<Vec<(std::path::PathBuf, u64, std::t
     Ok(all)
 }
 
-/// What the disk would hold if the process that has the store in `from` open were killed now: its files as they are. RocksDB works in
+/// What the disk would hold if the process that has the store in `from` open were killed now: its files as they are. `RocksDB` works in
 /// the background, so files that change while they are copied are copied again.
-pub fn copy_of_a_crash(from: &Path, to: &Path) {
+pub(crate) fn copy_of_a_crash(from: &Path, to: &Path) {
     for _ in 0..200 {
         let before = inventory(from);
         let copied = copy(from, to);

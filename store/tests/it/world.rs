@@ -9,7 +9,7 @@ use super::content::{Blob, Choices, Content, Pool, range_of};
 
 /// What is to be done to a store, in names and bytes. Nodes are `image` or `image@snapshot`.
 #[derive(Clone, Debug)]
-pub enum Operation {
+pub(crate) enum Operation {
     Create { name: String, len: u64 },
     CreateChild { name: String, parent: String, len: Option<u64> },
     Import { name: String, parent: Option<String>, content: Content, snapshot: Option<String>, as_stream: bool },
@@ -33,7 +33,7 @@ pub enum Operation {
 
 /// What is done to a disk while it is open for writing.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub(crate) enum Step {
     Write {
         offset: u64,
         bytes: Blob,
@@ -51,7 +51,7 @@ pub enum Step {
 
 /// How an operation must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expected {
+pub(crate) enum Expected {
     Done,
     Refused(Refusal),
     /// The model does not know enough; refused or not, what it knows must hold.
@@ -60,7 +60,7 @@ pub enum Expected {
 
 /// Why a wish is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     NameTaken,
     Pinned,
     HasSnapshots,
@@ -69,10 +69,10 @@ pub enum Refusal {
     Circle,
 }
 
-pub type Bytes = Arc<Vec<u8>>;
+pub(crate) type Bytes = Arc<Vec<u8>>;
 
 #[derive(Clone)]
-pub struct World {
+pub(crate) struct World {
     pub images: BTreeMap<String, Image>,
     pool: Pool,
     grid: u64,
@@ -83,7 +83,7 @@ pub struct World {
 
 /// How large a world may become.
 #[derive(Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     pub images: usize,
     pub snapshots: usize,
     pub len_max: u64,
@@ -91,7 +91,7 @@ pub struct Limits {
 }
 
 #[derive(Clone)]
-pub struct Image {
+pub(crate) struct Image {
     uid: u64,
     /// Rises with everything that changes the content.
     version: u64,
@@ -105,7 +105,7 @@ pub struct Image {
 }
 
 #[derive(Clone)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     pub bytes: Bytes,
     pub pinned: bool,
 }
@@ -125,15 +125,15 @@ impl Image {
     }
 }
 
-pub const SMALL: Limits = Limits { images: 7, snapshots: 5, len_max: 10 << 20, total_len: 64 << 20 };
+pub(crate) const SMALL: Limits = Limits { images: 7, snapshots: 5, len_max: 10 << 20, total_len: 64 << 20 };
 
 impl World {
-    pub fn new(grid: u64, limits: Limits) -> Self {
+    pub(crate) fn new(grid: u64, limits: Limits) -> Self {
         Self { images: BTreeMap::new(), pool: Pool::new(grid), grid, next_name: 0, next_uid: 0, limits }
     }
 
     /// A world that was read back: what stands in it, without history.
-    pub fn add(&mut self, image: &str, bytes: Vec<u8>, snapshots: BTreeMap<String, Snapshot>) {
+    pub(crate) fn add(&mut self, image: &str, bytes: Vec<u8>, snapshots: BTreeMap<String, Snapshot>) {
         let bytes = Arc::new(bytes);
         let mut known = Image::new(self.next_uid, Arc::clone(&bytes), bytes);
         known.snapshots = snapshots;
@@ -146,14 +146,14 @@ impl World {
     }
 
     /// Every image and snapshot, as it is called, with its bytes.
-    pub fn nodes(&self) -> impl Iterator<Item = (String, &Bytes)> {
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (String, &Bytes)> {
         self.images.iter().flat_map(|(name, image)| {
             let snapshots = image.snapshots.iter().map(move |(tag, snapshot)| (format!("{name}@{tag}"), &snapshot.bytes));
             std::iter::once((name.clone(), &image.bytes)).chain(snapshots)
         })
     }
 
-    pub fn bytes_of(&self, node: &str) -> &Bytes {
+    pub(crate) fn bytes_of(&self, node: &str) -> &Bytes {
         match node.split_once('@') {
             None => &self.images[node].bytes,
             Some((image, tag)) => &self.images[image].snapshots[tag].bytes,
@@ -165,12 +165,12 @@ impl World {
     }
 
     /// Content the image had before it was written over, where a rebase that keeps only the map must keep it; see [`Image::base`].
-    pub fn base_of(&self, image: &str) -> &Bytes {
+    pub(crate) fn base_of(&self, image: &str) -> &Bytes {
         &self.images[image].base
     }
 
     /// Takes over content that the model only knows bounds of.
-    pub fn adopt(&mut self, image: &str, bytes: Vec<u8>) {
+    pub(crate) fn adopt(&mut self, image: &str, bytes: Vec<u8>) {
         self.image_mut(image).set(Arc::new(bytes));
     }
 
@@ -178,7 +178,7 @@ impl World {
 
     /// A sensible operation now and then a refused one. Only names and bytes of this world decide, so that another process with the
     /// same world and choices picks the same.
-    pub fn pick(&mut self, choices: &mut impl Choices) -> Operation {
+    pub(crate) fn pick(&mut self, choices: &mut impl Choices) -> Operation {
         if self.images.is_empty() {
             return self.pick_import(choices);
         }
@@ -294,7 +294,7 @@ impl World {
     }
 
     /// Steps on a random image.
-    pub fn pick_live(&mut self, choices: &mut impl Choices) -> Operation {
+    pub(crate) fn pick_live(&mut self, choices: &mut impl Choices) -> Operation {
         let image = self.pick_image(choices);
         let mut bytes = self.bytes_of(&image).to_vec();
         let mut steps = Vec::new();
@@ -337,7 +337,7 @@ impl World {
     }
 
     /// A child of a random node.
-    pub fn pick_child(&mut self, choices: &mut impl Choices) -> Operation {
+    pub(crate) fn pick_child(&mut self, choices: &mut impl Choices) -> Operation {
         let len = choices.chance(1, 2).then(|| self.pick_len(choices));
         Operation::CreateChild { name: self.image_name(), parent: self.pick_node(choices), len }
     }
@@ -378,7 +378,7 @@ impl World {
     // ---- what comes of it ----
 
     /// How `operation` must end.
-    pub fn expected(&self, operation: &Operation) -> Expected {
+    pub(crate) fn expected(&self, operation: &Operation) -> Expected {
         let refused = match operation {
             Operation::Import { name, .. } if self.images.contains_key(name) => Some(Refusal::NameTaken),
             Operation::Snapshot { image, name } if self.images[image].snapshots.contains_key(name) => Some(Refusal::NameTaken),
@@ -394,17 +394,16 @@ impl World {
     }
 
     fn refused_delete(&self, node: &str, with_snapshots: bool) -> Option<Refusal> {
-        match node.split_once('@') {
-            Some((image, tag)) => self.images[image].snapshots[tag].pinned.then_some(Refusal::Pinned),
-            None => {
-                let image = &self.images[node];
-                if image.pinned {
-                    Some(Refusal::Pinned)
-                } else if !image.snapshots.is_empty() && !with_snapshots {
-                    Some(Refusal::HasSnapshots)
-                } else {
-                    image.snapshots.values().any(|snapshot| snapshot.pinned).then_some(Refusal::Pinned)
-                }
+        if let Some((image, tag)) = node.split_once('@') {
+            self.images[image].snapshots[tag].pinned.then_some(Refusal::Pinned)
+        } else {
+            let image = &self.images[node];
+            if image.pinned {
+                Some(Refusal::Pinned)
+            } else if !image.snapshots.is_empty() && !with_snapshots {
+                Some(Refusal::HasSnapshots)
+            } else {
+                image.snapshots.values().any(|snapshot| snapshot.pinned).then_some(Refusal::Pinned)
             }
         }
     }
@@ -442,7 +441,7 @@ impl World {
     }
 
     /// Does `operation`, which was not refused.
-    pub fn apply(&mut self, operation: &Operation) {
+    pub(crate) fn apply(&mut self, operation: &Operation) {
         match operation {
             Operation::Create { name, len } => self.insert(name, Arc::new(vec![0; *len as usize]), Arc::default(), None),
             Operation::CreateChild { name, parent, len } => self.create_child(name, parent, *len),
@@ -584,7 +583,7 @@ fn take_snapshot(image: &mut Image, tag: &str) {
 }
 
 /// One step on an open disk, as its user sees it.
-pub fn apply_step(image: &mut Image, step: &Step) {
+pub(crate) fn apply_step(image: &mut Image, step: &Step) {
     match step {
         Step::Write { offset, bytes } => {
             image.version += 1;

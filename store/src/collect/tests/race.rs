@@ -92,7 +92,7 @@ fn round(world: &mut World, seed: u64) -> u64 {
         vec![
             Box::new(move || collect(store)),
             Box::new(move || import(0)),
-            Box::new(move || if seed % 3 == 0 { collect(store) } else { import(1) }),
+            Box::new(move || if seed.is_multiple_of(3) { collect(store) } else { import(1) }),
             Box::new(move || write_twice(store, live, &contents[2])),
         ],
     );
