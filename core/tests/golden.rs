@@ -25,12 +25,22 @@ fn pages() -> Vec<(&'static str, Page)> {
         ("page-empty", Page::new()),
         ("page-one-run", page(&[(0, PAGE_SPAN, Slot::Chunk(ChunkId(1 << 40)))])),
         ("page-zeros", page(&[(5, 7, Slot::Zero), (1000, 24, Slot::Zero)])),
-        ("page-mixed", page(&[(0, 16, Slot::Chunk(ChunkId(300))), (16, 4, Slot::Zero), (30, 1, Slot::Chunk(ChunkId(316))), (31, 2, Slot::Chunk(ChunkId(2)))])),
+        (
+            "page-mixed",
+            page(&[
+                (0, 16, Slot::Chunk(ChunkId(300))),
+                (16, 4, Slot::Zero),
+                (30, 1, Slot::Chunk(ChunkId(316))),
+                (31, 2, Slot::Chunk(ChunkId(2))),
+            ]),
+        ),
     ]
 }
 
 fn headers() -> Vec<(&'static str, FrameHeader)> {
-    let header = |offsets: &[u64], payload_len| FrameHeader::new(offsets.iter().map(|at| (FIRST.advance(*at), ChunkHash::of(&at.to_le_bytes()))), payload_len);
+    let header = |offsets: &[u64], payload_len| {
+        FrameHeader::new(offsets.iter().map(|at| (FIRST.advance(*at), ChunkHash::of(&at.to_le_bytes()))), payload_len)
+    };
     vec![
         ("frame-header-one", header(&[0], 4110)),
         ("frame-header-full", header(&(0..16).collect::<Vec<_>>(), 0x0001_0203)),

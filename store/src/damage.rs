@@ -125,7 +125,9 @@ fn flipped_bits_in_records_never_give_wrong_bytes() {
     let mut bench = Bench::new();
     let mut random = fastrand::Rng::with_seed(3);
     let (mut flips, mut failed) = (0, 0);
-    for (family, count) in [(Family::Frames, 60), (Family::Headers, 60), (Family::Pages, 60), (Family::Layers, 20), (Family::Names, 20), (Family::Meta, 20)] {
+    for (family, count) in
+        [(Family::Frames, 60), (Family::Headers, 60), (Family::Pages, 60), (Family::Layers, 20), (Family::Names, 20), (Family::Meta, 20)]
+    {
         for _ in 0..count {
             let records = bench.records(family);
             let (key, mut value) = records[random.usize(..records.len())].clone();
@@ -184,7 +186,8 @@ fn a_page_that_names_missing_chunks_is_damage_of_its_image() {
 fn a_wrong_index_entry_never_gives_another_chunk() {
     let mut bench = Bench::new();
     let records = bench.records(Family::Index);
-    let rotated: Records = records.iter().zip(records.iter().cycle().skip(1)).map(|((key, _), (_, value))| (key.clone(), value.clone())).collect();
+    let rotated: Records =
+        records.iter().zip(records.iter().cycle().skip(1)).map(|((key, _), (_, value))| (key.clone(), value.clone())).collect();
     bench.put(Family::Index, &rotated);
     bench.reopen().expect("opens");
     let bytes = bench.images[0].1.clone();

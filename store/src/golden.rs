@@ -58,11 +58,28 @@ fn layers() -> Vec<(&'static str, Layer)> {
 
 fn image() -> Image {
     let tags: BTreeSet<Name> = [name("prod"), name("Müller")].into();
-    Image { id: ImageId(9), name: name("web-01"), layer: LayerId(70_000), mode: Mode::Readonly, origin: Some(ImageId(4)), created_ms: 1_793_000_000_001, tags, pinned: true }
+    Image {
+        id: ImageId(9),
+        name: name("web-01"),
+        layer: LayerId(70_000),
+        mode: Mode::Readonly,
+        origin: Some(ImageId(4)),
+        created_ms: 1_793_000_000_001,
+        tags,
+        pinned: true,
+    }
 }
 
 fn snapshot() -> Snapshot {
-    Snapshot { image: ImageId(9), serial: 77, name: name("before"), layer: LayerId(5), created_ms: 1_793_000_000_002, tags: BTreeSet::new(), pinned: false }
+    Snapshot {
+        image: ImageId(9),
+        serial: 77,
+        name: name("before"),
+        layer: LayerId(5),
+        created_ms: 1_793_000_000_002,
+        tags: BTreeSet::new(),
+        pinned: false,
+    }
 }
 
 fn encoded<R: Record>(family: Family, key: &[u8], record: &R) -> Vec<u8> {

@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod drive;
 mod faults;
+mod golden;
 mod model;
 mod qcow2_oracle;
 mod scratch;
