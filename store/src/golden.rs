@@ -167,8 +167,13 @@ fn write_missing_files() {
     ];
     for (name, bytes) in written().into_iter().chain(compressed) {
         if !path(name).exists() {
-            let lines: Vec<String> = bytes.chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
-            std::fs::write(path(name), lines.join("\n") + "\n").expect("a file can be written");
+            std::fs::write(path(name), hexadecimal(&bytes)).expect("a file can be written");
         }
     }
+}
+
+/// Thirty-two bytes a line.
+fn hexadecimal(bytes: &[u8]) -> String {
+    let digit = |byte: u8| char::from_digit(byte.into(), 16).expect("four bits are a digit");
+    bytes.chunks(32).flat_map(|line| line.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).chain(['\n'])).collect()
 }

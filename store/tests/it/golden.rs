@@ -19,14 +19,13 @@ fn golden() -> PathBuf {
 /// `name length hash` of everything in a store, as its exports are.
 fn contents(store: &Store) -> String {
     let nodes: Vec<Node> = store.tree().nodes().collect();
-    let mut lines = String::new();
-    for node in nodes {
+    let line = |node: Node| {
         let sink = drive::Sink::default();
         store.export(node, ExportTarget::Stream(Box::new(sink.clone())), &Unwatched).expect("a whole store can be exported");
         let bytes = std::mem::take(&mut *sink.0.lock().expect("no writer panics"));
-        lines += &format!("{} {} {}\n", store.tree().display(node), bytes.len(), ChunkHash::of(&bytes));
-    }
-    lines
+        format!("{} {} {}", store.tree().display(node), bytes.len(), ChunkHash::of(&bytes))
+    };
+    nodes.into_iter().map(line).collect::<Vec<String>>().join("\n") + "\n"
 }
 
 #[test]
