@@ -43,7 +43,13 @@ struct Outcomes {
 fn contents(store: &Store) -> Contents {
     let nodes: Vec<Node> = store.tree().nodes().collect();
     let names: Vec<String> = nodes.iter().map(|node| store.tree().display(*node)).collect();
-    names.into_iter().map(|name| { let bytes = drive::read(store, &name).expect("a whole store can be read"); (name, bytes) }).collect()
+    names
+        .into_iter()
+        .map(|name| {
+            let bytes = drive::read(store, &name).expect("a whole store can be read");
+            (name, bytes)
+        })
+        .collect()
 }
 
 /// Images with parents, zeros, snapshots and dead chunks, in tables and in the log.
@@ -95,7 +101,9 @@ fn files(dir: &Path) -> Vec<PathBuf> {
             if path.is_dir() { folders.push(path) } else { files.push(path) }
         }
     }
-    files.retain(|path| path.file_name().is_some_and(|name| name != "lock" && name != "reserve" && !name.as_encoded_bytes().starts_with(b"LOG")));
+    files.retain(|path| {
+        path.file_name().is_some_and(|name| name != "lock" && name != "reserve" && !name.as_encoded_bytes().starts_with(b"LOG"))
+    });
     files.sort();
     files
 }
@@ -169,7 +177,8 @@ fn look(original: &Original, dir: &Path, context: &str, outcomes: &mut Outcomes)
         }
     };
     let expected = state_of(original, &store, context);
-    let (failed, is_last) = (read_all(&store, expected, context), std::ptr::eq(expected, original.states.last().expect("there are states")));
+    let (failed, is_last) =
+        (read_all(&store, expected, context), std::ptr::eq(expected, original.states.last().expect("there are states")));
     let report = store.check(CheckOptions { read_data: true, subset: None }, &Unwatched);
     let found = match &report {
         Ok(report) => report.findings.iter().any(|finding| finding.is_damage),
@@ -180,7 +189,11 @@ fn look(original: &Original, dir: &Path, context: &str, outcomes: &mut Outcomes)
         let told = |name: &String| report.findings.iter().any(|finding| finding.images.iter().any(|(image, _)| image == name));
         let untold: Vec<&String> = failed.iter().filter(|name| !told(name)).collect();
         // What RocksDB itself refuses to read, a check cannot tell the images of.
-        assert!(untold.is_empty() || report.findings.iter().any(|finding| finding.record.contains("database")), "{context}: {untold:?} not told: {:?}", report.findings);
+        assert!(
+            untold.is_empty() || report.findings.iter().any(|finding| finding.record.contains("database")),
+            "{context}: {untold:?} not told: {:?}",
+            report.findings
+        );
     }
     match (failed.is_empty(), found, is_last) {
         (false, ..) => outcomes.read_failed += 1,
