@@ -76,7 +76,7 @@ impl Global {
         }
         let Some(text) = environment("VELLUM_UNITS") else { return Ok(Units::Iec) };
         let known = text.to_str().and_then(|text| Units::from_str(text, false).ok());
-        known.ok_or_else(|| Failure::usage(format!("VELLUM_UNITS is {text:?}"), "it can be si, iec or raw"))
+        known.ok_or_else(|| Failure::usage(format!("VELLUM_UNITS is \"{}\"", text.display()), "it can be si, iec or raw"))
     }
 
     /// The store's folder as the option says, else the environment, else in the user's data folder.

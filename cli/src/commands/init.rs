@@ -80,7 +80,7 @@ fn parameters(args: &Args) -> Result<StoreParameters, Failure> {
 fn compression_of_environment() -> Result<CompressionWish, Failure> {
     let Some(text) = environment("VELLUM_COMPRESSION") else { return Ok(CompressionWish(StoreParameters::DEFAULT.compression)) };
     let wish = text.to_str().ok_or(UnknownCompression).and_then(str::parse);
-    wish.map_err(|error| Failure::usage(format!("VELLUM_COMPRESSION is {text:?}"), error.to_string()))
+    wish.map_err(|error| Failure::usage(format!("VELLUM_COMPRESSION is \"{}\"", text.display()), error.to_string()))
 }
 
 impl FromStr for CompressionWish {

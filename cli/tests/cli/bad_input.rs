@@ -57,7 +57,7 @@ fn each_mistake_is_told_and_changes_nothing() {
         (1, "snapshot restore web@nothing", "\"nothing\""),
         (1, "snapshot delete web@a web@nothing", "\"nothing\""),
         (1, "snapshot delete web@b", "web@b is pinned"),
-        (1, "rm web", "2 snapshots"),
+        (1, "rm web", "has snapshots (2)"),
         (1, "rm web --with-snapshots", "web@b is pinned"),
         (1, "rm child nothing", "\"nothing\""),
         (1, "rename web child", "image child exists already"),

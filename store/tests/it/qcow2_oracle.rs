@@ -112,10 +112,18 @@ impl Bench {
         ranges
     }
 
-    /// What qemu reads from the image.
-    fn oracle(&self, name: &str) -> Vec<u8> {
-        self.convert(name, &["-f", "qcow2", "-O", "raw"], "oracle.raw");
-        std::fs::read(self.path("oracle.raw")).expect("qemu-img wrote it")
+    /// What qemu reads from the image; `None` where it cannot: now and then `qemu-io` leaves a compressed cluster that qemu itself
+    /// answers with an input/output error, and then there is no oracle.
+    fn oracle(&self, name: &str) -> Option<Vec<u8>> {
+        let (from, to) = (self.text(name), self.text("oracle.raw"));
+        let done = start("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", &from, &to]);
+        if !done.status.success() {
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert!(said.contains("Input/output error"), "qemu-img convert: {said}");
+            println!("no oracle for {name}: {said}");
+            return None;
+        }
+        Some(std::fs::read(to).expect("qemu-img wrote it"))
     }
 }
 
@@ -170,8 +178,7 @@ fn same_bytes(what: &str, source: &dyn ImageSource, expected: &[u8], offset: u64
     }
 }
 
-/// The seed of a run: another one from the environment. Not by chance: about one image in a thousand comes out so that qemu cannot read
-/// it itself (an input/output error in a compressed cluster that `qemu-io` wrote), and then there is no oracle.
+/// The seed of a run: another one from the environment.
 fn seeded() -> fastrand::Rng {
     let seed = std::env::var("VELLUM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     println!("VELLUM_SEED={seed}");
@@ -224,7 +231,8 @@ fn check_variant(options: &str, random: &mut fastrand::Rng) {
 
 fn check_now(bench: &Bench, what: &str, name: &str, random: &mut fastrand::Rng) {
     let source = open(&bench.path(name)).unwrap_or_else(|error| panic!("{what}: {error}"));
-    check(what, &*source, &bench.oracle(name), random);
+    let Some(expected) = bench.oracle(name) else { return };
+    check(what, &*source, &expected, random);
     assert_eq!(absent_ranges(&*source), bench.absent_ranges(name), "{what}: what is absent");
 }
 
@@ -267,9 +275,8 @@ fn images_of_any_length_read_to_their_last_sector() {
                 bench.scribble("image", &mut random, len);
             }
             let source = open(&bench.path("image")).expect("a plain image opens");
-            let expected = bench.oracle("image");
             assert_eq!(source.len(), len);
-            if len > 0 {
+            if let Some(expected) = bench.oracle("image").filter(|_| len > 0) {
                 check(&format!("{len} bytes in clusters of {cluster}"), &*source, &expected, &mut random);
             }
         }
@@ -345,7 +352,7 @@ fn the_map_of_qemu_img_agrees_with_the_content() {
     let bench = Bench::new();
     bench.create("image", "compat=v3", IMAGE_LEN);
     bench.scribble("image", &mut random, IMAGE_LEN);
-    let expected = bench.oracle("image");
+    let Some(expected) = bench.oracle("image") else { return };
     let text = run("qemu-img", &["map", "-f", "qcow2", "--output=json", &bench.text("image")]);
     let map = ChangeMap::parse(text.as_bytes()).and_then(|map| map.for_image(IMAGE_LEN)).expect("qemu's own map");
     for range in map.ranges().iter().filter(|range| range.kind == ChangeKind::Zero) {
