@@ -8,8 +8,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use vellum_core::tree::Node;
 use vellum_store::{Access, CheckOptions, ImportRequest, ImportTarget, Store, StoreError, Unwatched};
@@ -21,6 +23,9 @@ use super::{drive, scratch};
 const FLIPS: u64 = 700;
 /// What one read asks for: errors must name ranges, so reads are small.
 const READ_LEN: usize = 32 << 10;
+
+/// A look takes milliseconds.
+const LOOK_TIME_MAX: Duration = Duration::from_secs(15);
 
 type Contents = BTreeMap<String, Vec<u8>>;
 
@@ -38,6 +43,16 @@ struct Outcomes {
     read_failed: u32,
     only_found_by_check: u32,
     earlier_state: u32,
+}
+
+impl Outcomes {
+    fn add(&mut self, other: &Self) {
+        self.unharmed += other.unharmed;
+        self.refused_to_open += other.refused_to_open;
+        self.read_failed += other.read_failed;
+        self.only_found_by_check += other.only_found_by_check;
+        self.earlier_state += other.earlier_state;
+    }
 }
 
 fn contents(store: &Store) -> Contents {
@@ -113,7 +128,7 @@ fn damaged_files_never_give_wrong_bytes() {
     let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..1 << 32), |text| text.parse().expect("a number"));
     println!("damage: VELLUM_TEST_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let original = original();
+    let original = Arc::new(original());
     let source = original.folder.path().join("killed");
     let names: Vec<PathBuf> = files(&source).iter().map(|path| path.strip_prefix(&source).expect("inside").to_owned()).collect();
     let mut outcomes = Outcomes::default();
@@ -152,7 +167,7 @@ fn damaged_files_never_give_wrong_bytes() {
 }
 
 /// Puts `bytes` (or nothing) in the place of file `name` of a copy, and looks at everything.
-fn meet(original: &Original, name: &Path, bytes: Option<&[u8]>, context: &str, outcomes: &mut Outcomes) {
+fn meet(original: &Arc<Original>, name: &Path, bytes: Option<&[u8]>, context: &str, outcomes: &mut Outcomes) {
     let folder = scratch::folder();
     let dir = folder.path().join("store");
     scratch::copy(&original.folder.path().join("killed"), &dir).expect("a store can be copied");
@@ -160,10 +175,23 @@ fn meet(original: &Original, name: &Path, bytes: Option<&[u8]>, context: &str, o
         Some(bytes) => fs::write(dir.join(name), bytes).expect("a file can be written"),
         None => fs::remove_file(dir.join(name)).expect("a file can be removed"),
     }
-    let looked = catch_unwind(AssertUnwindSafe(|| look(original, &dir, context, outcomes)));
-    if let Err(panic) = looked {
-        eprintln!("{context}");
-        std::panic::resume_unwind(panic);
+    // In a thread of its own: a store that hangs must not hang the test, and says which damage it was.
+    let (sender, receiver) = channel();
+    let looking = {
+        let (original, context) = (Arc::clone(original), context.to_owned());
+        std::thread::spawn(move || {
+            let mut outcomes = Outcomes::default();
+            look(&original, &dir, &context, &mut outcomes);
+            drop(sender.send(outcomes));
+        })
+    };
+    match receiver.recv_timeout(LOOK_TIME_MAX) {
+        Ok(outcome) => outcomes.add(&outcome),
+        Err(RecvTimeoutError::Timeout) => panic!("{context}: no end after {LOOK_TIME_MAX:?}"),
+        Err(RecvTimeoutError::Disconnected) => {
+            eprintln!("{context}");
+            std::panic::resume_unwind(looking.join().expect_err("it panicked"));
+        }
     }
 }
 
