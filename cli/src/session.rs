@@ -76,7 +76,9 @@ impl Session {
 fn fps() -> Result<Option<f64>, Failure> {
     let Some(text) = environment("VELLUM_PROGRESS_FPS") else { return Ok(None) };
     let fps = text.to_str().and_then(|text| text.parse().ok()).filter(|fps: &f64| fps.is_finite() && *fps >= 0.0);
-    fps.map(Some).ok_or_else(|| Failure::usage(format!("VELLUM_PROGRESS_FPS is \"{}\"", text.display()), "it is a number of times a second, 0 for never"))
+    fps.map(Some).ok_or_else(|| {
+        Failure::usage(format!("VELLUM_PROGRESS_FPS is \"{}\"", text.display()), "it is a number of times a second, 0 for never")
+    })
 }
 
 /// The command line, short and harmless: it is kept in a file and shown to others.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use vellum_core::tree::Node;
-use vellum_store::{Access, CollectOptions, ImportReport, ImportRequest, ImportTarget, Store, StoreError, Unwatched};
+use vellum_store::{Access, CollectOptions, ImportReport, ImportRequest, ImportTarget, Input, Store, StoreError, Unwatched};
 
 use super::content::{Choices, Content, Pool};
 use super::{drive, scratch};
@@ -46,7 +46,7 @@ fn the_same_disk_imported_by_four_threads_is_stored_once() {
 /// "already there" is the one that the collection is about to drop.
 #[test]
 fn imports_beside_a_collection_never_lose_a_chunk() {
-    const ROUNDS: u64 = 60;
+    const ROUNDS: u64 = 50;
     let seed = fastrand::u64(..1 << 32);
     let folder = scratch::folder();
     let store = scratch::store_in(&folder.path().join("store"), scratch::ZSTD);
@@ -78,14 +78,35 @@ fn imports_beside_a_collection_never_lose_a_chunk() {
     println!("concurrency: {} imports beside {collections} collections that dropped {dropped} chunks, seed {seed}", 2 * ROUNDS);
 }
 
+/// A pipe whose producer takes its time, so that whole collections begin and end while it is read.
+struct Slow(std::io::Cursor<Vec<u8>>);
+
+impl std::io::Read for Slow {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        thread::sleep(std::time::Duration::from_millis(4));
+        let len = buffer.len().min(256 << 10);
+        self.0.read(&mut buffer[..len])
+    }
+}
+
+fn import_slowly(store: &Store, name: &str, bytes: &[u8]) {
+    let request = ImportRequest { target: ImportTarget::New { name: drive::name(name), parent: None }, snapshot: None };
+    let pipe = Slow(std::io::Cursor::new(bytes.to_vec()));
+    store.import(Input::stream(Box::new(pipe), "a slow pipe".to_owned()), &request, &Unwatched).expect("imported");
+}
+
 fn import_and_delete(store: &Store, pool: &Pool, nth: u64, seed: u64, rounds: u64) {
     let mut random = fastrand::Rng::with_seed(seed + nth);
     let mut kept: Vec<(String, Vec<u8>)> = Vec::new();
     for round in 0..rounds {
         let name = format!("disk-{nth}-{round}");
-        let len = random.below(2 * MIB);
+        let len = random.below(5 * MIB);
         let bytes = pool.fresh(&mut random, len);
-        import(store, &name, None, &bytes, random.bool()).expect("imported");
+        if random.bool() {
+            import_slowly(store, &name, &bytes);
+        } else {
+            import(store, &name, None, &bytes, false).expect("imported");
+        }
         kept.push((name, bytes));
         for (name, bytes) in &kept {
             drive::same(&drive::read(store, name).expect("what was imported can be read"), bytes, name);
