@@ -1,5 +1,5 @@
 //! Damage to records where RocksDB's own checksums do not look: every kind of record is changed through the database, and what is read
-//! must be right or an error that names image and range (Must-show 7).
+//! must be right or an error that names image and range.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! A real process is killed (SIGKILL) at random points of its work, over and over (Must-show 6).
+//! A real process is killed (SIGKILL) at random points of its work, over and over.
 //!
 //! The worker picks operations by the model's rules from a seed and the store's own content, and tells on its standard output when it
 //! begins and when it has done each. The test picks the same operations from the same seed, so it knows what every acknowledged one

@@ -1,4 +1,4 @@
-//! Damage to every file of a store: flipped bits, missing and surplus bytes, zeros, whole files gone (Must-show 7).
+//! Damage to every file of a store: flipped bits, missing and surplus bytes, zeros, whole files gone.
 //!
 //! Whatever happens to the files, a read gives the right bytes or an error that names image and range, never wrong bytes; and a check
 //! tells of every damage that a read can meet. Damage to records behind RocksDB's own checksums is tested beside the store's reader.

@@ -1,4 +1,4 @@
-//! Random operations on a real store, held against the naive model after each of them (Must-show 5).
+//! Random operations on a real store, held against the naive model after each of them.
 //!
 //! Every test prints its seed. `VELLUM_TEST_SEED` repeats a run, `VELLUM_TEST_OPERATIONS` makes it longer.
 

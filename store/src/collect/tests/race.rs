@@ -1,4 +1,4 @@
-//! Invariant 8, and number 8 of what issue 2 must show: sessions that find chunks "already there" while a collection drops them.
+//! Invariant 8: sessions that find chunks "already there" while a collection drops them.
 //!
 //! A real store; its threads take turns at the points that the code names, as a seed says. Whatever the order, every image that was
 //! committed reads back. Without the epoch, or with claims that are always accepted, this fails within a few seeds.
