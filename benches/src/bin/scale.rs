@@ -66,7 +66,10 @@ fn chain(dir: &Path) {
     let deep = store.find("deep").expect("just made");
     let (shallow, deep_end) = flattened(&store, deep);
     let (at_1, at_1000) = (resolve(&store, shallow), resolve(&store, deep_end));
-    println!("  resolving a page of the same content, warm: {at_1:.0} ns in 1 layer, {at_1000:.0} ns in 1,000, ratio {:.3}", at_1000 / at_1);
+    println!(
+        "  resolving a page of the same content, warm: {at_1:.0} ns in 1 layer, {at_1000:.0} ns in 1,000, ratio {:.3}",
+        at_1000 / at_1
+    );
     let serials: Vec<u64> = store.tree().snapshots(deep.image()).map(|snapshot| snapshot.serial).collect();
     let deletions: Vec<Duration> =
         serials.iter().step_by(2).map(|serial| timed(|| store.delete_snapshot(deep.image(), *serial).expect("it is there"))).collect();
