@@ -217,7 +217,10 @@ fn check_variant(options: &str, random: &mut fastrand::Rng) {
     bench.create("image", options, len);
     check_now(&bench, &format!("{options}, empty"), "image", random);
     bench.scribble("image", random, len);
-    check_now(&bench, options, "image", random);
+    if !check_now(&bench, options, "image", random) {
+        // What qemu cannot read, it cannot pack either.
+        return;
+    }
     // Everything compressed: by one writer in order, and by several out of order.
     let plain = options.split(',').filter(|option| !option.starts_with("preallocation")).collect::<Vec<_>>().join(",");
     bench.convert("image", &["-c", "-O", "qcow2", "-o", &plain], "packed");
@@ -229,11 +232,13 @@ fn check_variant(options: &str, random: &mut fastrand::Rng) {
     check_now(&bench, &format!("{plain}, packed and written to"), "packed", random);
 }
 
-fn check_now(bench: &Bench, what: &str, name: &str, random: &mut fastrand::Rng) {
+/// Reads an image as qemu does; `false` if qemu cannot.
+fn check_now(bench: &Bench, what: &str, name: &str, random: &mut fastrand::Rng) -> bool {
     let source = open(&bench.path(name)).unwrap_or_else(|error| panic!("{what}: {error}"));
-    let Some(expected) = bench.oracle(name) else { return };
+    let Some(expected) = bench.oracle(name) else { return false };
     check(what, &*source, &expected, random);
     assert_eq!(absent_ranges(&*source), bench.absent_ranges(name), "{what}: what is absent");
+    true
 }
 
 /// The ranges that our parser leaves to a parent. Content alone cannot tell them from zeros, and with a parent they differ.
