@@ -78,9 +78,9 @@ pub(crate) struct Building {
 }
 
 impl StoreParameters {
-    /// 4 KiB chunks in 64 KiB frames, zstd level 3: see ARCHITECTURE.md for the measurements.
+    /// 4 KiB chunks in 128 KiB frames, zstd level 3: see ARCHITECTURE.md for the measurements.
     pub const DEFAULT: Self =
-        Self { chunk_len: vellum_core::units::ChunkLen::DEFAULT, frame_len: 64 << 10, compression: Compression::Zstd(3) };
+        Self { chunk_len: vellum_core::units::ChunkLen::DEFAULT, frame_len: 128 << 10, compression: Compression::Zstd(3) };
 
     /// Whether a store can have these parameters.
     pub fn check(&self) -> Result<(), StoreError> {
