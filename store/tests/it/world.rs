@@ -465,6 +465,8 @@ impl World {
                 let image = self.image_mut(image);
                 image.base = Arc::default();
                 image.origin = None;
+                // The same bytes, but no longer what its children were built on.
+                image.version += 1;
             }
             Operation::Commit { image } => self.commit(image),
             Operation::Rebase { image, parent, .. } => self.rebase(image, parent),
