@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod change_map;
+pub mod device;
 pub mod formats;
 pub mod frame;
 pub mod hash;

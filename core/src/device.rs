@@ -1,0 +1,147 @@
+//! A block device as a server sees it, and the list of those that can be had.
+//!
+//! Servers know these two traits and nothing of stores. All methods take `&self` and may be called from many threads at once; a
+//! device orders what overlaps as it arrives. Offsets and lengths are bytes; no alignment is asked for, [`Device::preferred_len`] says
+//! what costs least.
+
+use std::sync::Arc;
+
+/// Why a device did not do something. The kinds are those that a guest can be told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// It was opened for reading, or can only be read.
+    #[error("it can only be read")]
+    ReadOnly,
+    /// The range reaches past the end.
+    #[error("the range lies outside of the device")]
+    OutOfRange,
+    /// There is no room for what was written. Nothing acknowledged is lost; writing goes on once there is room.
+    #[error("no space: {0}")]
+    NoSpace(String),
+    /// Content is damaged, or the system refused.
+    #[error("{0}")]
+    Io(String),
+    /// The server is about to end.
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+/// Why an export cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// There is none of that name.
+    #[error("there is no export \"{0}\"")]
+    Unknown(String),
+    /// Somebody else writes to it, or its mode forbids it.
+    #[error("{0}")]
+    Refused(String),
+    /// It could not be opened.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// Consecutive bytes of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch<K> {
+    /// The first byte.
+    pub offset: u64,
+    /// How many, at least one.
+    pub len: u64,
+    /// What they are.
+    pub kind: K,
+}
+
+/// What is stored for a stretch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Allocation {
+    /// Data.
+    Data,
+    /// Reads as zeros, and the image itself says so.
+    Zero,
+    /// Reads as zeros, and nothing is kept for it anywhere.
+    Hole,
+}
+
+/// A disk that can be read, and written if [`Device::is_read_only`] says no.
+pub trait Device: Send + Sync {
+    /// The length in bytes.
+    fn len(&self) -> u64;
+
+    /// Whether it has no byte.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether every write is refused.
+    fn is_read_only(&self) -> bool;
+
+    /// Requests that begin and end at multiples of this many bytes (a power of two) cost least.
+    fn preferred_len(&self) -> u32;
+
+    /// Fills `buffer` with the bytes from `offset`, earlier writes included.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError>;
+
+    /// Writes `bytes` at `offset`. Durable after [`Device::flush`].
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DeviceError>;
+
+    /// Makes `len` bytes from `offset` zero. Cost: what is mapped there, not the length. Durable after [`Device::flush`].
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), DeviceError>;
+
+    /// Makes every write that was answered before this call durable.
+    fn flush(&self) -> Result<(), DeviceError>;
+
+    /// What is stored for the bytes from `offset`, gap-free: at least one stretch, at most `count_max`, and not past `offset + len`.
+    /// `len` is at least 1.
+    fn allocation(&self, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<Allocation>>, DeviceError>;
+
+    /// The snapshots that [`Device::changes`] can compare with, oldest first.
+    fn comparable(&self) -> Vec<String>;
+
+    /// Which bytes from `offset` may differ from the same disk's snapshot `since`: bounds as for [`Device::allocation`]. `true` is
+    /// "may differ"; an error if there is no such snapshot any more.
+    fn changes(&self, since: &str, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<bool>>, DeviceError>;
+
+    /// Says that these bytes will be read soon. May do nothing.
+    fn prefetch(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
+}
+
+/// What is wanted of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// To read it; it need not be writable.
+    Read,
+    /// To write it if it can be written, else to read it: what an NBD client gets that does not say.
+    ReadWrite,
+}
+
+/// One export, without opening it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportInfo {
+    /// `IMAGE` or `IMAGE@SNAPSHOT`.
+    pub name: String,
+    /// The length in bytes.
+    pub len: u64,
+    /// Whether it can only be read.
+    pub read_only: bool,
+    /// When it last changed or was made, in milliseconds since 1970.
+    pub changed_ms: u64,
+    /// One line for people.
+    pub description: String,
+}
+
+/// The devices that a server offers. All clients of one export share one device: its last drop detaches it.
+pub trait Exports: Send + Sync {
+    /// All of them, by name.
+    fn list(&self) -> Result<Vec<ExportInfo>, DeviceError>;
+
+    /// One of them. An empty name is the export that is meant when none is named, if there is such.
+    fn info(&self, name: &str) -> Result<ExportInfo, OpenError>;
+
+    /// Opens one, or hands out the device that is open already.
+    fn open(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError>;
+
+    /// A number that differs from an earlier one if the list, a length or a name may have changed since.
+    fn revision(&self) -> u64;
+}

@@ -1,0 +1,4 @@
+//! Offering block devices to guests and programs: over NBD, and as files through FUSE.
+//!
+//! What is served is a [`vellum_core::device::Exports`]: this crate knows no store.
+#![forbid(unsafe_code)]
