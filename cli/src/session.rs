@@ -36,12 +36,21 @@ impl Session {
 
     /// The store, to look at: also while another process writes.
     pub(crate) fn open_to_read(&self) -> Result<Store, Failure> {
-        Ok(Store::open(self.store_dir()?, Access::ReadOnly, "")?)
+        let store = Store::open(self.store_dir()?, Access::ReadOnly, "")?;
+        if let Some(impairment) = store.impairment() {
+            report::notice(&format!("warning: {impairment}"));
+        }
+        Ok(store)
     }
 
     /// The store, to change.
     pub(crate) fn open_to_write(&self) -> Result<Store, Failure> {
         Ok(Store::open(self.store_dir()?, Access::ReadWrite, &command_line())?)
+    }
+
+    /// Takes the state that the store shows for the present one.
+    pub(crate) fn accept_earlier_state(&self) -> Result<(), Failure> {
+        Ok(Store::accept_earlier_state(self.store_dir()?, &command_line())?)
     }
 
     /// Standard output will carry an image: answers and messages go to standard error.

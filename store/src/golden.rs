@@ -12,8 +12,8 @@ use vellum_core::units::{ChunkCount, ChunkLen, ImageId, LayerId};
 
 use crate::codec;
 use crate::database::Family;
-use crate::records::{self, Compression, Counters, Record, StoreParameters};
-use crate::store::{COUNTERS_KEY, PARAMETERS_KEY, image_key, snapshot_key};
+use crate::records::{self, Commits, Compression, Counters, Record, StoreParameters};
+use crate::store::{COMMITS_KEY, COUNTERS_KEY, PARAMETERS_KEY, image_key, snapshot_key};
 
 fn name(text: &str) -> Name {
     Name::new(text).expect("a valid name")
@@ -28,6 +28,7 @@ fn parameters() -> Vec<(&'static str, StoreParameters)> {
     ]
 }
 
+const COMMITS: Commits = Commits(70_000);
 const COUNTERS: Counters = Counters { next_id: 300, next_chunk: 1 << 40 };
 
 fn layers() -> Vec<(&'static str, Layer)> {
@@ -96,10 +97,13 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     all.extend(parameters().iter().map(|(name, record)| (*name, encoded(Family::Meta, PARAMETERS_KEY, record))));
     all.extend(layers().iter().map(|(name, record)| (*name, encoded(Family::Layers, &layer_key(record), record))));
     all.push(("record-counters", encoded(Family::Meta, COUNTERS_KEY, &COUNTERS)));
+    all.push(("record-commits", encoded(Family::Meta, COMMITS_KEY, &COMMITS)));
     all.push(("record-image", encoded(Family::Names, &image_key(ImageId(9)), &image())));
     all.push(("record-snapshot", encoded(Family::Names, &snapshot_key(ImageId(9), 77), &snapshot())));
     all.push(("key-parameters", PARAMETERS_KEY.to_vec()));
     all.push(("key-counters", COUNTERS_KEY.to_vec()));
+    all.push(("key-commits", COMMITS_KEY.to_vec()));
+    all.push(("witness", crate::folder::Witness::bytes(COMMITS.0)));
     all.push(("key-image", image_key(ImageId(9))));
     all.push(("key-snapshot", snapshot_key(ImageId(9), 77)));
     all.push(("marker", format!("vellum store format {}\n", crate::folder::FORMAT).into_bytes()));
@@ -148,6 +152,7 @@ fn what_was_written_once_is_read_now() {
         assert_eq!(decoded::<Layer>(Family::Layers, &layer_key(&record), name), record, "{name}");
     }
     assert_eq!(decoded::<Counters>(Family::Meta, COUNTERS_KEY, "record-counters"), COUNTERS);
+    assert_eq!(decoded::<Commits>(Family::Meta, COMMITS_KEY, "record-commits"), COMMITS);
     assert_eq!(decoded::<Image>(Family::Names, &image_key(ImageId(9)), "record-image"), image());
     assert_eq!(decoded::<Snapshot>(Family::Names, &snapshot_key(ImageId(9), 77), "record-snapshot"), snapshot());
     for (name, codec) in [("compressed-lz4", FrameCodec::Lz4), ("compressed-zstd", FrameCodec::Zstd)] {
@@ -158,7 +163,7 @@ fn what_was_written_once_is_read_now() {
 #[test]
 fn families_keep_their_names() {
     let names = Family::ALL.map(Family::name);
-    assert_eq!(names, ["frames", "headers", "index", "layers", "pages", "names", "meta"]);
+    assert_eq!(names, ["frames", "headers", "index", "layers", "pages", "names", "meta", "copies"]);
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod folder;
 mod golden;
 mod import;
 mod live;
+mod logs;
 mod maps;
 #[cfg(test)]
 mod model;
