@@ -217,16 +217,14 @@ fn look(original: &Original, dir: &Path, name: &str, context: &str, outcomes: &m
     let (store, is_writable) = match Store::open(dir, Access::ReadWrite, "test") {
         Ok(store) => (store, true),
         Err(StoreError::InUse { .. } | StoreError::Busy(_)) => panic!("{context}: damage is not somebody else"),
-        Err(refused) => match Store::open(dir, Access::ReadOnly, "test") {
-            Ok(store) => {
-                assert!(store.impairment().is_some(), "{context}: not open for writing ({refused}), and reading does not say why");
-                (store, false)
-            }
-            Err(_) => {
+        Err(refused) => {
+            let Ok(store) = Store::open(dir, Access::ReadOnly, "test") else {
                 *outcomes.shut.entry(name.to_owned()).or_default() += 1;
                 return;
-            }
-        },
+            };
+            assert!(store.impairment().is_some(), "{context}: not open for writing ({refused}), and reading does not say why");
+            (store, false)
+        }
     };
     let expected = state_of(original, &store, context);
     let is_last = std::ptr::eq(expected, original.states.last().expect("there are states"));
