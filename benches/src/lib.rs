@@ -66,7 +66,7 @@ pub fn deep_image(store: &Store, text: &str, len: u64, depth: u64) -> Node {
     for layer in 0..depth {
         let mut chunk = [0; 4096];
         random.fill(&mut chunk);
-        let mut disk = store.live(node.image()).expect("nobody else writes");
+        let disk = store.live(node.image()).expect("nobody else writes");
         disk.write_at(&chunk, random.u64(..len / 4096) * 4096).expect("the place is inside");
         disk.flush().expect("there is room");
         drop(disk);

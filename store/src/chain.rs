@@ -74,15 +74,15 @@ impl Pages {
         let first = chain.iter().position(opaque).unwrap_or(chain.len() - 1);
         let page = match self.resolved.get(&key(&chain[first])) {
             Some(page) => page,
-            None => Arc::new(self.walk(&chain[first..], index)?),
+            None => Arc::new(self.seen(&chain[first..], index)?.resolved()),
         };
         self.resolved.insert(key(&chain[first]), Arc::clone(&page));
         self.resolved.insert(key(&chain[0]), Arc::clone(&page));
         Ok(page)
     }
 
-    /// Lays the pages of a chain over each other, from the top down until nothing below can be seen.
-    fn walk(&self, chain: &[Arc<Layer>], index: PageIndex) -> Result<Page, StoreError> {
+    /// Lays the pages of a chain over each other, from the top down until nothing below can be seen; explicit zeros are kept.
+    pub(crate) fn seen(&self, chain: &[Arc<Layer>], index: PageIndex) -> Result<Page, StoreError> {
         let (mut seen, mut visible) = (Page::new(), PAGE_SPAN);
         for layer in chain {
             if layer.pages.contains(index) {
@@ -93,7 +93,7 @@ impl Pages {
                 break;
             }
         }
-        Ok(seen.resolved())
+        Ok(seen)
     }
 
     /// Merges the pages of `sources`, top first, into what `into` says: the answers of all as one layer's, explicit zeros kept.

@@ -78,6 +78,17 @@ impl Disk {
         self.store.parameters().chunk_len
     }
 
+    /// What the whole chain says on page `index`: as [`Disk::page`], with explicit zeros. Cost: the layers that have something there,
+    /// if one of them may have a zero.
+    pub(crate) fn seen_page(&self, index: PageIndex) -> Result<Arc<Page>, StoreError> {
+        if !self.chain.iter().any(|layer| layer.zeros > 0 && layer.pages.contains(index)) {
+            return self.page(index);
+        }
+        let (start, end) = (page_start(index), page_start(PageIndex(index.0 + 1)));
+        let range = self.chunk_len().offset_of(start)..self.chunk_len().offset_of(end);
+        self.store.inner.pages.seen(&self.chain, index).map(Arc::new).map_err(|error| error.in_image(&self.name, range))
+    }
+
     /// What reads as data on page `index`: chunks only, clipped to the disk's length; gaps read as zeros.
     pub fn page(&self, index: PageIndex) -> Result<Arc<Page>, StoreError> {
         let start = self.chunk_len().offset_of(page_start(index));

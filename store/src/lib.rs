@@ -20,6 +20,7 @@ mod collect;
 #[cfg(test)]
 mod damage;
 mod database;
+mod device;
 mod disk;
 mod draft;
 mod error;
@@ -38,10 +39,12 @@ pub mod records;
 mod resize;
 mod stats;
 mod store;
+mod stretches;
 mod watch;
 
 pub use check::{CheckOptions, CheckReport, Finding};
 pub use collect::{CollectOptions, CollectReport};
+pub use device::DiskDevice;
 pub use disk::{Disk, DiskRun};
 pub use error::{Damage, StoreError};
 pub use export::{ExportReport, ExportTarget};

@@ -10,7 +10,9 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use vellum_core::device::Allocation;
 use vellum_core::hash::{hash_chunks, is_zero};
 use vellum_core::name::Name;
 use vellum_core::page::{PAGE_SPAN, Run, Slot};
@@ -24,12 +26,22 @@ use crate::disk::Disk;
 use crate::draft::Draft;
 use crate::error::StoreError;
 use crate::store::{Exclusive, Store};
+use crate::stretches::Stretches;
 
 /// Memory for changes that wait. Large enough that a flush's cost is its chunks', small enough that one is soon done.
 const WAITING_LEN_MAX: usize = 16 << 20;
 
-/// An image, open for writing. One at a time for each image. Dropping it forgets what was not flushed.
+/// An image, open for writing. One at a time for each image, shared by as many threads as want to use it. Dropping it forgets what was
+/// not flushed.
 pub struct LiveDisk {
+    store: Store,
+    image: ImageId,
+    len: u64,
+    writing: Mutex<Writing>,
+}
+
+/// The image as its writers see it.
+struct Writing {
     store: Store,
     image: ImageId,
     /// What was flushed. It also keeps maintenance away from the image's layers.
@@ -54,7 +66,9 @@ impl Store {
         self.check_writable()?;
         let exclusive = self.exclusive(image)?;
         let disk = self.disk(Node::Image(image))?;
-        Ok(LiveDisk { store: self.clone(), image, disk, waiting: Changes::default(), _exclusive: exclusive })
+        let len = disk.len();
+        let writing = Writing { store: self.clone(), image, disk, waiting: Changes::default(), _exclusive: exclusive };
+        Ok(LiveDisk { store: self.clone(), image, len, writing: Mutex::new(writing) })
     }
 }
 
@@ -62,17 +76,98 @@ impl LiveDisk {
     /// The length in bytes. It cannot change while the disk is open.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.disk.len()
+        self.len
     }
 
     /// Whether it has no byte.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
+    }
+
+    /// The image.
+    #[must_use]
+    pub fn image(&self) -> ImageId {
+        self.image
+    }
+
+    /// The store that it is in.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Fills `buffer` with the bytes from `offset`, unflushed writes included. The range must lie inside the disk.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        self.writing().read_at(buffer, offset)
+    }
+
+    /// Writes `bytes` at `offset`. Not durable until [`LiveDisk::flush`]. The range must lie inside the disk.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+        self.writing().write_at(bytes, offset)
+    }
+
+    /// Makes `len` bytes from `offset` zero, whatever the parent holds. Cost: not the length, but what is mapped there.
+    pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), StoreError> {
+        self.writing().write_zeroes(offset, len)
+    }
+
+    /// Makes all writes so far durable. After an error they still wait.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.writing().flush()
+    }
+
+    /// Flushes, and takes a snapshot of that.
+    pub fn snapshot(&self, name: &Name) -> Result<Node, StoreError> {
+        self.flush()?;
+        self.store.snapshot(self.image, name)
+    }
+
+    /// What is stored for the bytes of `range`, unflushed writes included, until `out` is full. No data is read.
+    pub(crate) fn allocation(&self, range: Range<u64>, out: &mut Stretches<Allocation>) -> Result<(), StoreError> {
+        let writing = self.writing();
+        for (part, change) in writing.pieces(range) {
+            match change {
+                Change::Absent => writing.disk.allocation(part, out)?,
+                Change::Zero => out.push(part, Allocation::Zero),
+                Change::Data(_) => out.push(part, Allocation::Data),
+            }
+        }
+        Ok(())
+    }
+
+    /// Which bytes of `range` may differ from `before`, unflushed writes included, until `out` is full.
+    pub(crate) fn changes(&self, before: &Disk, range: Range<u64>, out: &mut Stretches<bool>) -> Result<(), StoreError> {
+        let writing = self.writing();
+        for (part, change) in writing.pieces(range) {
+            match change {
+                Change::Absent => self.store.changes(before, &writing.disk, part, out)?,
+                Change::Zero | Change::Data(_) => out.push(part, true),
+            }
+        }
+        Ok(())
+    }
+
+    fn writing(&self) -> MutexGuard<'_, Writing> {
+        // Every change of what waits is complete when it can panic.
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writing {
+    fn len(&self) -> u64 {
+        self.disk.len()
+    }
+
+    /// What waits for the bytes of `range`, which lies inside the disk: in order and gap-free.
+    fn pieces(&self, range: Range<u64>) -> Vec<(Range<u64>, Change<'_>)> {
+        let chunk_len = self.disk.chunk_len();
+        let clip = |position: u64| chunk_len.offset_of(ChunkIndex(position)).clamp(range.start, range.end);
+        let positions = chunk_len.index_at(range.start).0..chunk_len.count_for(range.end).0;
+        self.waiting.pieces(positions).into_iter().map(|(part, change)| (clip(part.start)..clip(part.end), change)).collect()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
         let end = self.check_range(offset, buffer.len() as u64);
         let chunk_len = self.disk.chunk_len();
         let positions = chunk_len.index_at(offset).0..chunk_len.count_for(end).0;
@@ -89,8 +184,7 @@ impl LiveDisk {
         Ok(())
     }
 
-    /// Writes `bytes` at `offset`. Not durable until [`LiveDisk::flush`]. The range must lie inside the disk.
-    pub fn write_at(&mut self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+    fn write_at(&mut self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
         let end = self.check_range(offset, bytes.len() as u64);
         let mut at = offset;
         while at < end {
@@ -101,8 +195,7 @@ impl LiveDisk {
         Ok(())
     }
 
-    /// Makes `len` bytes from `offset` zero, whatever the parent holds. Cost: not the length, but what is mapped there.
-    pub fn write_zeroes(&mut self, offset: u64, len: u64) -> Result<(), StoreError> {
+    fn write_zeroes(&mut self, offset: u64, len: u64) -> Result<(), StoreError> {
         let end = self.check_range(offset, len);
         let chunk_len = self.disk.chunk_len();
         // The last chunk is whole as soon as everything up to the disk's end is.
@@ -117,8 +210,7 @@ impl LiveDisk {
         self.relieve()
     }
 
-    /// Makes all writes so far durable. After an error they still wait.
-    pub fn flush(&mut self) -> Result<(), StoreError> {
+    fn flush(&mut self) -> Result<(), StoreError> {
         if self.waiting.is_empty() {
             return Ok(());
         }
@@ -132,12 +224,6 @@ impl LiveDisk {
         self.waiting = Changes::default();
         self.disk = self.store.disk(Node::Image(self.image))?;
         Ok(())
-    }
-
-    /// Flushes, and takes a snapshot of that.
-    pub fn snapshot(&mut self, name: &Name) -> Result<Node, StoreError> {
-        self.flush()?;
-        self.store.snapshot(self.image, name)
     }
 
     fn check_range(&self, offset: u64, len: u64) -> u64 {
@@ -265,7 +351,7 @@ mod tests {
     fn what_was_flushed_outlives_the_process_and_what_waited_does_not() {
         let (dir, store) = new_store(4096);
         let id = image(&store, "a", 10_000);
-        let mut live = store.live(id).expect("live");
+        let live = store.live(id).expect("live");
         live.write_at(b"kept", 4094).expect("write");
         live.flush().expect("flush");
         live.write_at(b"lost", 0).expect("write");
@@ -279,7 +365,7 @@ mod tests {
     fn memory_that_runs_full_flushes_a_prefix_of_the_writes() {
         let (_dir, store) = new_store(4096);
         let id = image(&store, "a", 40 << 20);
-        let mut live = store.live(id).expect("live");
+        let live = store.live(id).expect("live");
         let bytes = noise(1, 20 << 20);
         live.write_at(b"first", 39 << 20).expect("write");
         live.write_at(&bytes, 7).expect("write");
@@ -294,7 +380,7 @@ mod tests {
     fn snapshot_between_flushes_keeps_what_was_flushed_and_the_disk_goes_on() {
         let (_dir, store) = new_store(4096);
         let id = image(&store, "a", 8192);
-        let mut live = store.live(id).expect("live");
+        let live = store.live(id).expect("live");
         live.write_at(&[1; 8192], 0).expect("write");
         live.flush().expect("flush");
         live.write_at(&[2; 100], 0).expect("write");
@@ -323,12 +409,12 @@ mod tests {
         let (_dir, store) = new_store(4096);
         let len = 1 << 50;
         let id = image(&store, "a", len);
-        let mut live = store.live(id).expect("live");
+        let live = store.live(id).expect("live");
         live.write_at(b"x", len / 2).expect("write");
         live.flush().expect("flush");
         let child = store.create_child(&name("b"), Node::Image(id), None).expect("child").image();
-        let mut above = store.live(child).expect("live");
-        for disk in [&mut live, &mut above] {
+        let above = store.live(child).expect("live");
+        for disk in [&live, &above] {
             disk.write_zeroes(1, len - 1).expect("zero");
             disk.flush().expect("flush");
         }
@@ -343,7 +429,7 @@ mod tests {
     fn data_that_is_zero_and_chunks_that_are_alike_are_not_stored() {
         let (_dir, store) = new_store(4096);
         let id = image(&store, "a", 10 * 4096);
-        let mut live = store.live(id).expect("live");
+        let live = store.live(id).expect("live");
         live.write_at(&vec![7; 5 * 4096], 0).expect("write");
         live.write_at(&[0; 3 * 4096], 4096).expect("write");
         live.flush().expect("flush");
@@ -362,7 +448,7 @@ mod tests {
                 let take = |nth| store.snapshot(id, &name(&format!("s{nth}"))).expect("snapshot");
                 (0..40).map(take).collect::<Vec<Node>>()
             });
-            let mut live = store.live(id).expect("live");
+            let live = store.live(id).expect("live");
             for round in 1..=60_u8 {
                 live.write_at(&[round; 4 * 4096], 0).expect("write");
                 live.flush().expect("flush");

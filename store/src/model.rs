@@ -177,7 +177,7 @@ impl World {
         self.add(node, content);
     }
 
-    fn live(&mut self, at: usize) -> &mut LiveDisk {
+    fn live(&mut self, at: usize) -> &LiveDisk {
         let (store, image) = (self.store.as_ref().expect("the store is open"), &mut self.images[at]);
         image.live.get_or_insert_with(|| store.live(image.id).expect("an image opens for writing"))
     }

@@ -133,7 +133,7 @@ mod tests {
     fn full(store: &Store, text: &str, len: u64) -> (ImageId, Vec<u8>) {
         let content: Vec<u8> = (0..len).map(|at| (at / 512 % 251 + 1) as u8).collect();
         let image = store.create(&name(text), len).expect("create").image();
-        let mut live = store.live(image).expect("live");
+        let live = store.live(image).expect("live");
         live.write_at(&content, 0).expect("write");
         live.flush().expect("flush");
         (image, content)
@@ -175,7 +175,7 @@ mod tests {
             let child = store.create_child(&name(&format!("c{nth}")), Node::Image(image), Some(len + 9000)).expect("child");
             // What the parent does now is no longer the child's.
             store.resize(image, len + 9000, true).expect("grow");
-            store.live(image).and_then(|mut live| live.write_at(&[1; 9000], len).and_then(|()| live.flush())).expect("write");
+            store.live(image).and_then(|live| live.write_at(&[1; 9000], len).and_then(|()| live.flush())).expect("write");
             content.resize((len + 9000) as usize, 0);
             assert_same(&read_all(&store, child), &content, "child");
         }

@@ -133,7 +133,7 @@ fn snapshots(dir: &Path) {
 fn write_chunk(store: &Store, image: ImageId, random: &mut fastrand::Rng) {
     let mut chunk = [0; 4096];
     random.fill(&mut chunk);
-    let mut disk = store.live(image).expect("nobody else writes");
+    let disk = store.live(image).expect("nobody else writes");
     disk.write_at(&chunk, random.u64(..1 << 18) * 4096).expect("inside");
     disk.flush().expect("there is room");
 }

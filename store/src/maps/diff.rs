@@ -14,6 +14,7 @@ use vellum_core::units::{ChunkCount, ChunkId, ChunkIndex, LayerId, PageIndex};
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::store::Store;
+use crate::stretches::Stretches;
 
 /// A range in which two disks differ, or of which only one disk has a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,30 @@ impl Store {
         }
         rest_of_longer(&a, &b, &mut out)?;
         out.finish()
+    }
+
+    /// Tells for the bytes of `range`, which lies inside `b`, whether they may differ from those of `a`: to the chunk, until `out` is
+    /// full. What `a` does not reach may.
+    pub(crate) fn changes(&self, a: &Disk, b: &Disk, range: Range<u64>, out: &mut Stretches<bool>) -> Result<(), StoreError> {
+        let chunk_len = b.chunk_len();
+        let common_end = a.len().clamp(range.start, range.end);
+        let (first, end) = (page_of(chunk_len.index_at(range.start)).0, PageIndex(pages_for(chunk_len.count_for(common_end))));
+        let mut at = range.start;
+        for index in differing_pages(a, b).within(first, end).iter() {
+            for (positions, _) in self.page_differences(&*a.page(index)?, &*b.page(index)?)? {
+                let place = |nth: u16| chunk_len.offset_of(page_start(index).advance(nth.into())).clamp(at, common_end);
+                let (start, end) = (place(positions.start), place(positions.end));
+                out.push(at..start, false);
+                out.push(start..end, true);
+                at = end;
+            }
+            if out.is_full() {
+                return Ok(());
+            }
+        }
+        out.push(at..common_end, false);
+        out.push(common_end..range.end, true);
+        Ok(())
     }
 
     /// Where two resolved pages differ, and whether the second reads as zeros there.

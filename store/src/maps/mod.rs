@@ -75,7 +75,7 @@ mod tests {
         let len = 1 << 40;
         let parent = store.create(&name("parent"), len).expect("create").image();
         let write = |image, offset: u64| {
-            store.live(image).and_then(|mut live| live.write_at(b"x", offset).and_then(|()| live.flush())).expect("write");
+            store.live(image).and_then(|live| live.write_at(b"x", offset).and_then(|()| live.flush())).expect("write");
         };
         (0..200).for_each(|nth| write(parent, nth << 32));
         let children = [0, 1].map(|nth| store.create_child(&name(&format!("c{nth}")), Node::Image(parent), None).expect("child"));
@@ -109,7 +109,7 @@ mod tests {
             // Without its index the store does not know that it has the chunks already.
             let mut bytes = vec![0; 200 * 4096];
             fastrand::Rng::with_seed(5).fill(&mut bytes);
-            store.live(image).and_then(|mut live| live.write_at(&bytes, 0).and_then(|()| live.flush())).expect("write");
+            store.live(image).and_then(|live| live.write_at(&bytes, 0).and_then(|()| live.flush())).expect("write");
             let mut batch = crate::database::Batch::default();
             batch.delete_range(Family::Index, [0; 8], [0xff; 9]);
             store.inner.database.write(batch, crate::database::Durability::Logged).expect("write");

@@ -193,11 +193,11 @@ mod tests {
     }
 
     fn write(store: &Store, image: ImageId, offset: u64, bytes: &[u8]) {
-        store.live(image).and_then(|mut live| live.write_at(bytes, offset).and_then(|()| live.flush())).expect("write");
+        store.live(image).and_then(|live| live.write_at(bytes, offset).and_then(|()| live.flush())).expect("write");
     }
 
     fn zero(store: &Store, image: ImageId, offset: u64, len: u64) {
-        store.live(image).and_then(|mut live| live.write_zeroes(offset, len).and_then(|()| live.flush())).expect("zero");
+        store.live(image).and_then(|live| live.write_zeroes(offset, len).and_then(|()| live.flush())).expect("zero");
     }
 
     fn rebase(store: &Store, image: ImageId, parent: Node, mode: RebaseMode) {

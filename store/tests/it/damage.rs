@@ -111,7 +111,7 @@ fn original() -> Original {
     let image = root.image();
     store.snapshot(image, &drive::name("s")).expect("snapshot");
     states.push(contents(&store));
-    let mut disk = store.live(image).expect("live");
+    let disk = store.live(image).expect("live");
     disk.write_at(&[7; 9000], 50_000).and_then(|()| disk.flush()).expect("written");
     drop(disk);
     states.push(contents(&store));

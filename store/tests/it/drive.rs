@@ -62,8 +62,8 @@ pub(crate) fn perform(store: &Store, world: &World, operation: &Operation, scrat
             import(store, ImportTarget::Update(image(store, &text)?), content, snapshot, as_stream)
         }
         Operation::Live { image: text, steps } => {
-            let mut disk = store.live(image(store, &text)?)?;
-            live(store, world, &mut disk, &text, &steps)
+            let disk = store.live(image(store, &text)?)?;
+            live(store, world, &disk, &text, &steps)
         }
         Operation::Snapshot { image: text, name: tag } => store.snapshot(image(store, &text)?, &name(&tag)).map(drop),
         Operation::Delete { node: text, with_snapshots } => match node(store, &text)? {
@@ -100,7 +100,7 @@ fn import(store: &Store, target: ImportTarget, content: Content, snapshot: Optio
 }
 
 /// Walks through `steps`, reading back every byte that was touched, flushed or not.
-pub(crate) fn live(store: &Store, world: &World, disk: &mut LiveDisk, text: &str, steps: &[Step]) -> Result<(), StoreError> {
+pub(crate) fn live(store: &Store, world: &World, disk: &LiveDisk, text: &str, steps: &[Step]) -> Result<(), StoreError> {
     let mut expected = world.images[text].clone();
     assert_eq!(disk.len(), expected.bytes.len() as u64);
     for step in steps {

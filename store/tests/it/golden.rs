@@ -68,7 +68,7 @@ fn write_golden_store() {
     bytes[140_000..].fill(9);
     import("child", Some(root), bytes);
     store.snapshot(root.image(), &drive::name("first")).expect("a snapshot");
-    let mut disk = store.live(root.image()).expect("opens for writing");
+    let disk = store.live(root.image()).expect("opens for writing");
     disk.write_at(b"written in place", 5000).and_then(|()| disk.write_zeroes(10_000, 30_000)).and_then(|()| disk.flush()).expect("written");
     drop(disk);
     store.tag(root, &[drive::name("golden")], &[]).expect("tagged");

@@ -199,8 +199,8 @@ impl Run {
         {
             self.history.push_back(format!("   crash during {image}: {steps:?}"));
             let id = drive::image(self.store(), &image).expect("the model names what is there");
-            let mut disk = self.store().live(id).expect("nobody else writes it");
-            drive::live(self.store(), &self.world, &mut disk, &image, &steps).expect("a whole store takes writes");
+            let disk = self.store().live(id).expect("nobody else writes it");
+            drive::live(self.store(), &self.world, &disk, &image, &steps).expect("a whole store takes writes");
             scratch::copy_of_a_crash(&old, &new);
             let states = unflushed_states(&self.world, &image, &steps);
             self.world.apply(&Operation::Live { image: image.clone(), steps });
