@@ -3,6 +3,7 @@
 //! A page of a sealed layer resolves the same for ever, so the result is cached, and a chain of a thousand costs what one layer does.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -30,12 +31,37 @@ impl Weighter<(u64, u64), Arc<Page>> for MemoryLen {
 /// Reads and resolves pages.
 pub(crate) struct Pages {
     database: Arc<Database>,
+    /// By layer and page; what live disks keep, by their number and page.
     resolved: Cache<(u64, u64), Arc<Page>, MemoryLen>,
+    /// The number that the next live disk gets: from the end, where no layer's is.
+    next_live: AtomicU64,
 }
 
 impl Pages {
     pub(crate) fn new(database: Arc<Database>) -> Self {
-        Self { database, resolved: Cache::with_weighter((CACHE_LEN / PAGE_OVERHEAD_LEN) as usize, CACHE_LEN, MemoryLen) }
+        let resolved = Cache::with_weighter((CACHE_LEN / PAGE_OVERHEAD_LEN) as usize, CACHE_LEN, MemoryLen);
+        Self { database, resolved, next_live: AtomicU64::new(u64::MAX) }
+    }
+
+    /// A number under which a live disk may keep pages. They are its own business: what is kept for an active layer must be replaced
+    /// with every change of that.
+    pub(crate) fn live_serial(&self) -> u64 {
+        self.next_live.fetch_sub(1, Ordering::Relaxed)
+    }
+
+    /// What a live disk keeps for page `index`.
+    pub(crate) fn live(&self, serial: u64, index: PageIndex) -> Option<Arc<Page>> {
+        self.resolved.get(&(serial, index.0))
+    }
+
+    /// Keeps page `index` of a live disk, as far as memory allows.
+    pub(crate) fn keep_live(&self, serial: u64, index: PageIndex, page: &Arc<Page>) {
+        self.resolved.insert((serial, index.0), Arc::clone(page));
+    }
+
+    /// Forgets page `index` of a live disk.
+    pub(crate) fn forget_live(&self, serial: u64, index: PageIndex) {
+        self.resolved.remove(&(serial, index.0));
     }
 
     /// What `layer` itself says on page `index`.

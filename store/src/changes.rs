@@ -9,7 +9,7 @@ use std::ops::Range;
 const ZERO_RANGE_LEN: usize = 64;
 
 /// Changes that wait. No position is in both maps; zero ranges do not touch.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Changes {
     data: BTreeMap<u64, Box<[u8]>>,
     data_len: usize,
@@ -61,6 +61,21 @@ impl Changes {
     /// The bytes that wait for `position`, to be changed in place.
     pub(crate) fn data_mut(&mut self, position: u64) -> Option<&mut [u8]> {
         self.data.get_mut(&position).map(|plain| &mut **plain)
+    }
+
+    /// What waits for one position.
+    pub(crate) fn get(&self, position: u64) -> Change<'_> {
+        if let Some(plain) = self.data.get(&position) {
+            return Change::Data(plain);
+        }
+        let zeros = self.zeros.range(..=position).next_back();
+        if zeros.is_some_and(|(_, end)| position < *end) { Change::Zero } else { Change::Absent }
+    }
+
+    /// Adds everything that `newer` says.
+    pub(crate) fn change(&mut self, newer: Self) {
+        newer.zeros.into_iter().for_each(|(start, end)| self.zero(start..end));
+        newer.data.into_iter().for_each(|(position, plain)| self.put(position, plain));
     }
 
     /// Makes `range` zero. Cost: what waits for that range already.
@@ -136,10 +151,47 @@ mod tests {
             }));
         }
         assert_eq!(seen, model);
+        for (at, byte) in (0..).zip(model) {
+            let found = match changes.get(at) {
+                Change::Absent => None,
+                Change::Zero => Some(0),
+                Change::Data(plain) => Some(plain[0]),
+            };
+            assert_eq!(found, *byte, "{at}");
+        }
         let chunks = model.iter().filter(|byte| byte.is_some_and(|byte| byte > 0)).count();
         let zeros: u64 = changes.zeros().map(|range| range.end - range.start).sum();
         assert_eq!(zeros, model.iter().filter(|byte| **byte == Some(0)).count() as u64);
         assert_eq!(changes.memory_len(), chunks * 8 + changes.zeros().count() * ZERO_RANGE_LEN);
+    }
+
+    /// Random changes, done to `changes` and to its model.
+    fn change(random: &mut fastrand::Rng, changes: &mut Changes, model: &mut [Option<u8>]) {
+        let start = random.u64(..SPAN);
+        if random.bool() {
+            let end = random.u64(start..=SPAN.min(start + 8));
+            changes.zero(start..end);
+            (start..end).for_each(|at| model[at as usize] = Some(0));
+        } else {
+            let byte = random.u8(1..);
+            changes.put(start, Box::new([byte; 8]));
+            model[start as usize] = Some(byte);
+        }
+    }
+
+    #[test]
+    fn newer_changes_hide_older_ones() {
+        let mut random = fastrand::Rng::with_seed(12);
+        for _ in 0..200 {
+            let (mut older, mut newer) = ((Changes::default(), vec![None; SPAN as usize]), (Changes::default(), vec![None; SPAN as usize]));
+            for _ in 0..random.u8(..20) {
+                change(&mut random, &mut older.0, &mut older.1);
+                change(&mut random, &mut newer.0, &mut newer.1);
+            }
+            older.0.change(newer.0);
+            let model: Vec<_> = newer.1.iter().zip(&older.1).map(|(newer, older)| newer.or(*older)).collect();
+            check(&older.0, &model);
+        }
     }
 
     #[test]
@@ -148,16 +200,7 @@ mod tests {
         for _ in 0..50 {
             let (mut changes, mut model) = (Changes::default(), vec![None; SPAN as usize]);
             for _ in 0..60 {
-                let start = random.u64(..SPAN);
-                if random.bool() {
-                    let end = random.u64(start..=SPAN.min(start + 8));
-                    changes.zero(start..end);
-                    (start..end).for_each(|at| model[at as usize] = Some(0));
-                } else {
-                    let byte = random.u8(1..);
-                    changes.put(start, Box::new([byte; 8]));
-                    model[start as usize] = Some(byte);
-                }
+                change(&mut random, &mut changes, &mut model);
                 check(&changes, &model);
             }
         }

@@ -346,6 +346,12 @@ impl Database {
         self.db.get_approximate_sizes_cf(self.family(family), &[Range::new(from, to)]).iter().sum()
     }
 
+    /// About how many bytes are in memory and not in files yet, of all families.
+    pub(crate) fn unflushed_len(&self) -> u64 {
+        let len = |family| self.db.property_int_value_cf(self.family(family), rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES);
+        Family::ALL.into_iter().map(|family| len(family).ok().flatten().unwrap_or(0)).sum()
+    }
+
     /// Bytes of all table files that hold live versions of the data.
     pub(crate) fn table_bytes(&self, family: Family) -> Result<u64, StoreError> {
         let bytes = self.db.property_int_value_cf(self.family(family), rocksdb::properties::LIVE_SST_FILES_SIZE);

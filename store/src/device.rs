@@ -10,14 +10,19 @@ use vellum_core::units::{ImageId, PageIndex};
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::live::LiveDisk;
+use crate::sequence::Sequence;
 use crate::store::Store;
 use crate::stretches::Stretches;
+
+/// What one call of [`Device::prefetch`] makes ready at most.
+const PREFETCH_LEN_MAX: u64 = 4 << 20;
 
 /// An image or snapshot that is only read, as it was when this was opened.
 pub struct DiskDevice {
     store: Store,
     image: ImageId,
     disk: Disk,
+    reading: Sequence,
 }
 
 impl From<StoreError> for DeviceError {
@@ -33,7 +38,7 @@ impl From<StoreError> for DeviceError {
 impl DiskDevice {
     /// Opens `node`.
     pub fn open(store: &Store, node: Node) -> Result<Self, StoreError> {
-        Ok(Self { store: store.clone(), image: node.image(), disk: store.disk(node)? })
+        Ok(Self { store: store.clone(), image: node.image(), disk: store.disk(node)?, reading: Sequence::default() })
     }
 }
 
@@ -84,7 +89,10 @@ impl Device for DiskDevice {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        check_range(offset, buffer.len() as u64, self.len())?;
+        let range = check_range(offset, buffer.len() as u64, self.len())?;
+        if let Some(ahead) = self.reading.note(range, self.len()) {
+            self.prefetch(ahead.start, ahead.end - ahead.start);
+        }
         Ok(self.disk.read_at(buffer, offset)?)
     }
 
@@ -115,6 +123,13 @@ impl Device for DiskDevice {
         let mut out = Stretches::new(count_max);
         self.store.changes(&snapshot(&self.store, self.image, since)?, &self.disk, range, &mut out)?;
         Ok(out.finish())
+    }
+
+    fn prefetch(&self, offset: u64, len: u64) {
+        if let Some(range) = prefetchable(offset, len, self.len()) {
+            // What cannot be read is told to whoever reads it.
+            let _ = self.disk.prefetch(&|index| self.disk.page(index), range);
+        }
     }
 }
 
@@ -151,9 +166,7 @@ impl Device for LiveDisk {
     }
 
     fn allocation(&self, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
-        let mut out = Stretches::new(count_max);
-        LiveDisk::allocation(self, check_range(offset, len, LiveDisk::len(self))?, &mut out)?;
-        Ok(out.finish())
+        Ok(LiveDisk::allocation(self, check_range(offset, len, LiveDisk::len(self))?, count_max)?.finish())
     }
 
     fn comparable(&self) -> Vec<String> {
@@ -162,9 +175,13 @@ impl Device for LiveDisk {
 
     fn changes(&self, since: &str, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<bool>>, DeviceError> {
         let range = check_range(offset, len, LiveDisk::len(self))?;
-        let mut out = Stretches::new(count_max);
-        LiveDisk::changes(self, &snapshot(self.store(), self.image(), since)?, range, &mut out)?;
-        Ok(out.finish())
+        Ok(LiveDisk::changes(self, &snapshot(self.store(), self.image(), since)?, range, count_max)?.finish())
+    }
+
+    fn prefetch(&self, offset: u64, len: u64) {
+        if let Some(range) = prefetchable(offset, len, LiveDisk::len(self)) {
+            LiveDisk::prefetch(self, range);
+        }
     }
 }
 
@@ -175,6 +192,12 @@ fn preferred_len(store: &Store) -> u32 {
 fn check_range(offset: u64, len: u64, device_len: u64) -> Result<Range<u64>, DeviceError> {
     let end = offset.checked_add(len).filter(|end| *end <= device_len).ok_or(DeviceError::OutOfRange)?;
     Ok(offset..end)
+}
+
+/// What of a wish to have bytes ready can be had: nothing past the end, and not so much that it drives out what is being read.
+fn prefetchable(offset: u64, len: u64, device_len: u64) -> Option<Range<u64>> {
+    let end = offset.saturating_add(len.min(PREFETCH_LEN_MAX)).min(device_len);
+    (offset < end).then_some(offset..end)
 }
 
 /// The names of the snapshots of `image`, oldest first.

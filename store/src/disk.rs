@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use vellum_core::page::{Page, Slot};
+use vellum_core::page::{Page, Run, Slot};
 use vellum_core::tree::{Layer, Node, PageSet, PlanError, Tree, page_of, page_start};
 use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, LayerId, PageIndex};
 
@@ -31,6 +31,9 @@ pub struct DiskRun {
     /// The first chunk; `None` reads as zeros.
     pub first: Option<ChunkId>,
 }
+
+/// Where a disk's resolved pages come from.
+pub(crate) type PageSource<'p> = dyn Fn(PageIndex) -> Result<Arc<Page>, StoreError> + 'p;
 
 impl Store {
     /// Opens an image or snapshot for reading.
@@ -104,44 +107,55 @@ impl Disk {
 
     /// The runs of the positions `[start, end)` on page `index`, zeros included, gap-free.
     pub(crate) fn page_runs(&self, index: PageIndex, start: u16, end: u16) -> Result<Vec<DiskRun>, StoreError> {
-        let page = self.page(index)?;
-        let first = page_start(index);
-        let runs = page.runs_in(start, end).map(|run| DiskRun {
-            start: first.advance(run.start.into()),
-            count: run.len.into(),
-            first: if let Slot::Chunk(id) = run.slot { Some(id) } else { None },
-        });
-        Ok(runs.collect())
+        Ok(self.page(index)?.runs_in(start, end).map(|run| disk_run(index, run)).collect())
     }
 
     /// Fills `buffer` with the bytes from `offset`. The range must lie inside the disk.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        assert!(offset.checked_add(buffer.len() as u64).is_some_and(|end| end <= self.len()), "a read lies inside the disk");
-        let (mut at, mut rest) = (offset, buffer);
-        while !rest.is_empty() {
-            let (index, position) = page_of(self.chunk_len().index_at(at));
-            let page_end = self.chunk_len().offset_of(page_start(PageIndex(index.0 + 1)));
-            let len = (page_end - at).min(rest.len() as u64);
-            let (part, after) = rest.split_at_mut(len as usize);
-            let last = page_of(self.chunk_len().index_at(at + len - 1)).1;
-            for run in self.page_runs(index, position, last + 1)? {
-                self.fill(run, part, at)?;
-            }
-            (at, rest) = (at + len, after);
-        }
-        Ok(())
+        self.read_through(&|index| self.page(index), buffer, offset)
     }
 
-    /// Fills the part of `buffer` (which begins at byte `offset` of the disk) that `run` covers.
-    fn fill(&self, run: DiskRun, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+    /// As [`Disk::read_at`], through pages that somebody else resolves. Without an allocation, if the pages and frames are cached.
+    pub(crate) fn read_through(&self, pages: &PageSource<'_>, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        let end = offset.checked_add(buffer.len() as u64).filter(|end| *end <= self.len()).expect("a read lies inside the disk");
+        self.each_run(pages, offset..end, &mut |run, range| {
+            let out = &mut buffer[(range.start - offset) as usize..(range.end - offset) as usize];
+            match run.first {
+                None => out.fill(0),
+                Some(first) => self.read_chunks(first, self.chunk_len().offset_of(run.start), range, out)?,
+            }
+            Ok(())
+        })
+    }
+
+    /// Has the frames that hold the bytes of `range` decoded in the background.
+    pub(crate) fn prefetch(&self, pages: &PageSource<'_>, range: Range<u64>) -> Result<(), StoreError> {
+        let chunks = &self.store.inner.chunks;
+        self.each_run(pages, range, &mut |run, _| {
+            run.first.into_iter().for_each(|first| chunks.read_ahead(first, run.count));
+            Ok(())
+        })
+    }
+
+    /// Visits the runs that make up `range`, each with the bytes of the range that it covers.
+    fn each_run(
+        &self,
+        pages: &PageSource<'_>,
+        range: Range<u64>,
+        visit: &mut dyn FnMut(DiskRun, Range<u64>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let chunk_len = self.chunk_len();
-        let run_start = chunk_len.offset_of(run.start);
-        let run_end = chunk_len.offset_of(run.start.advance(run.count));
-        let range = run_start.max(offset)..run_end.min(offset + buffer.len() as u64);
-        let out = &mut buffer[(range.start - offset) as usize..(range.end - offset) as usize];
-        match run.first {
-            None => out.fill(0),
-            Some(first) => self.read_chunks(first, run_start, range, out)?,
+        let mut at = range.start;
+        while at < range.end {
+            let (index, position) = page_of(chunk_len.index_at(at));
+            let end = chunk_len.offset_of(page_start(PageIndex(index.0 + 1))).min(range.end);
+            let last = page_of(chunk_len.index_at(end - 1)).1;
+            for run in pages(index)?.runs_in(position, last + 1) {
+                let run = disk_run(index, run);
+                let start = chunk_len.offset_of(run.start).max(at);
+                visit(run, start..chunk_len.offset_of(run.start.advance(run.count)).min(end))?;
+            }
+            at = end;
         }
         Ok(())
     }
@@ -151,6 +165,8 @@ impl Disk {
         let chunk_len = self.chunk_len();
         let mut at = range.start;
         let mut frame: Option<Arc<crate::chunks::Frame>> = None;
+        let (nth, end) = ((at - start) / chunk_len.bytes(), (range.end - start).div_ceil(chunk_len.bytes()));
+        self.store.inner.chunks.read_ahead_rest(first.advance(nth), end - nth);
         while at < range.end {
             let nth = (at - start) / chunk_len.bytes();
             let chunk_start = start + nth * chunk_len.bytes();
@@ -167,5 +183,14 @@ impl Disk {
             at = end;
         }
         Ok(())
+    }
+}
+
+/// A run of page `index` as positions of the disk.
+fn disk_run(index: PageIndex, run: Run) -> DiskRun {
+    DiskRun {
+        start: page_start(index).advance(run.start.into()),
+        count: run.len.into(),
+        first: if let Slot::Chunk(id) = run.slot { Some(id) } else { None },
     }
 }

@@ -37,6 +37,7 @@ mod model;
 mod pieces;
 pub mod records;
 mod resize;
+mod sequence;
 mod stats;
 mod store;
 mod stretches;

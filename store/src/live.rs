@@ -1,63 +1,106 @@
 //! A disk that is being written: changes wait in memory until they are flushed into the image's active layer.
 //!
-//! A flush is one logged batch of chunks, pages and the layer's record: a crash leaves whole flushes only. Memory that runs full
-//! flushes *everything* that waits, so at any moment the image holds a prefix of the writes, in their order.
+//! **Generations.** Writes go into the generation that is *filling*. A flush freezes it, and a new one takes the writes meanwhile; one
+//! generation is flushed at a time, in order, as one logged batch of chunks, pages and the layer's record. So at any moment, and after
+//! a crash, the image holds a prefix of the generations, and with that everything that a flush answered for. Who reads looks into the
+//! filling one, then the frozen one, then the image, and never waits for a disk to sync.
+//!
+//! **Who flushes.** Whoever asks first does it, for all who ask meanwhile: they wait for that one and need at most one more. A
+//! generation that grows large is flushed by a thread of its own, so that writers go on; when memory for all live disks runs out, the
+//! writers flush (see `room`). A flush that fails leaves its changes waiting, below what came later: nothing is lost, and the next
+//! flush tries again.
+//!
+//! **Versions.** Each flush puts a new `Base` under the view. Who has taken the old one may find its pages changed or gone: changed
+//! only where a write of now went, which it may see or not; on an error it looks whether the base is still the same, and begins again
+//! if not. Resolved pages are kept by `chain`, put there only while the base is the one that they were read from, under the view's
+//! lock, and replaced under the same lock when a flush has changed them.
 //!
 //! **Snapshots** may be taken by other threads at any time. A snapshot contains what was flushed before it, and nothing that waits: it
 //! seals the layer that the last flush wrote to and puts a new one on top, under the lock of the tree. A flush looks the image's layer
 //! up under the same lock and holds it until its batch is applied, so each flush is in a snapshot as a whole or not at all. Whoever
 //! writes can take a snapshot of all writes with [`LiveDisk::snapshot`].
+//!
+//! Locks: control, then view; no lock of the store is taken under either.
 
-use std::collections::BTreeMap;
+mod flush;
+mod room;
+mod view;
+
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::JoinHandle;
 
 use vellum_core::device::Allocation;
-use vellum_core::hash::{hash_chunks, is_zero};
 use vellum_core::name::Name;
-use vellum_core::page::{PAGE_SPAN, Run, Slot};
-use vellum_core::tree::{Edit, Layer, Node, PageSet, PlanError, Tree, page_of, page_start};
-use vellum_core::units::{ChunkId, ChunkIndex, ImageId, PageIndex};
+use vellum_core::page::Page;
+use vellum_core::tree::Node;
+use vellum_core::units::{ChunkIndex, ChunkLen, ImageId, PageIndex};
 
 use crate::changes::{Change, Changes};
-use crate::chunks::Candidate;
-use crate::database::Batch;
+use crate::chunks::pause::lock;
 use crate::disk::Disk;
-use crate::draft::Draft;
 use crate::error::StoreError;
+use crate::sequence::Sequence;
 use crate::store::{Exclusive, Store};
 use crate::stretches::Stretches;
+use flush::{Flush, PageChanges};
+pub(crate) use room::Room;
+use view::{Base, View};
 
-/// Memory for changes that wait. Large enough that a flush's cost is its chunks', small enough that one is soon done.
-const WAITING_LEN_MAX: usize = 16 << 20;
+/// A generation of this length is flushed without being asked for: large enough that a flush's cost is its chunks', small enough that
+/// one is soon done.
+const GENERATION_LEN: usize = 16 << 20;
+/// What one look at the room and one turn of the view's lock admits of a long write.
+const PART_LEN_MAX: u64 = 1 << 20;
 
 /// An image, open for writing. One at a time for each image, shared by as many threads as want to use it. Dropping it forgets what was
 /// not flushed.
 pub struct LiveDisk {
-    store: Store,
-    image: ImageId,
-    len: u64,
-    writing: Mutex<Writing>,
-}
-
-/// The image as its writers see it.
-struct Writing {
-    store: Store,
-    image: ImageId,
-    /// What was flushed. It also keeps maintenance away from the image's layers.
-    disk: Disk,
-    waiting: Changes,
+    shared: Arc<Shared>,
+    /// The thread that flushes a generation which grew large.
+    flusher: Mutex<Option<JoinHandle<()>>>,
+    reading: Sequence,
     _exclusive: Exclusive,
 }
 
-/// What a flush has to do.
-struct Flush<'w> {
-    /// The positions that get data, in order.
-    positions: Vec<u64>,
-    /// Their bytes.
-    plain: Vec<&'w [u8]>,
-    /// Everything that becomes zero.
-    zeros: Vec<Range<u64>>,
+/// What the threads of a live disk share.
+struct Shared {
+    store: Store,
+    image: ImageId,
+    len: u64,
+    chunk_len: ChunkLen,
+    /// Under which number `chain` keeps its pages.
+    pages_serial: u64,
+    view: RwLock<View>,
+    control: Mutex<Control>,
+    /// Told when a flush has ended.
+    flushed: Condvar,
+    /// Whether the flusher is at work or about to be.
+    is_flusher_busy: AtomicBool,
+}
+
+/// Whose turn it is to flush, and what is durable.
+struct Control {
+    is_flushing: bool,
+    /// The number of the generation that takes the writes.
+    filling: u64,
+    /// Generations below are durable.
+    durable_below: u64,
+    /// Whether the disk was dropped: nothing more is flushed.
+    is_closed: bool,
+}
+
+/// The right to flush the frozen generation. However it ends, what was not flushed waits again.
+struct Turn<'s> {
+    shared: &'s Shared,
+}
+
+/// What the buffer does not have of a read.
+enum Below {
+    Nothing,
+    All,
+    Parts(Vec<Range<u64>>),
 }
 
 impl Store {
@@ -66,9 +109,25 @@ impl Store {
         self.check_writable()?;
         let exclusive = self.exclusive(image)?;
         let disk = self.disk(Node::Image(image))?;
-        let len = disk.len();
-        let writing = Writing { store: self.clone(), image, disk, waiting: Changes::default(), _exclusive: exclusive };
-        Ok(LiveDisk { store: self.clone(), image, len, writing: Mutex::new(writing) })
+        let control = Control { is_flushing: false, filling: 0, durable_below: 0, is_closed: false };
+        let shared = Arc::new(Shared {
+            store: self.clone(),
+            image,
+            len: disk.len(),
+            chunk_len: disk.chunk_len(),
+            pages_serial: self.inner.pages.live_serial(),
+            view: RwLock::new(View::new(disk)),
+            control: Mutex::new(control),
+            flushed: Condvar::new(),
+            is_flusher_busy: AtomicBool::new(false),
+        });
+        self.inner.room.enter(&shared);
+        Ok(LiveDisk { shared, flusher: Mutex::default(), reading: Sequence::default(), _exclusive: exclusive })
+    }
+
+    /// Memory for writes that wait to be flushed, of all live disks together.
+    pub fn set_waiting_len_max(&self, len: usize) {
+        self.inner.room.set_len_max(len);
     }
 }
 
@@ -76,263 +135,479 @@ impl LiveDisk {
     /// The length in bytes. It cannot change while the disk is open.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.len
+        self.shared.len
     }
 
     /// Whether it has no byte.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.shared.len == 0
     }
 
     /// The image.
     #[must_use]
     pub fn image(&self) -> ImageId {
-        self.image
+        self.shared.image
     }
 
     /// The store that it is in.
     #[must_use]
     pub fn store(&self) -> &Store {
-        &self.store
+        &self.shared.store
     }
 
     /// Fills `buffer` with the bytes from `offset`, unflushed writes included. The range must lie inside the disk.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        self.writing().read_at(buffer, offset)
+        let end = self.shared.check_range(offset, buffer.len() as u64);
+        if let Some(ahead) = self.reading.note(offset..end, self.shared.len) {
+            self.prefetch(ahead);
+        }
+        self.shared.read_at(buffer, offset)
     }
 
-    /// Writes `bytes` at `offset`. Not durable until [`LiveDisk::flush`]. The range must lie inside the disk.
+    /// Writes `bytes` at `offset`. Not durable until [`LiveDisk::flush`]. The range must lie inside the disk. Whole chunks cost a copy;
+    /// of a chunk that is written in part, the rest is read. Waits for a flush if memory for unflushed writes has run out.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
-        self.writing().write_at(bytes, offset)
+        let shared = &self.shared;
+        let end = shared.check_range(offset, bytes.len() as u64);
+        let mut at = offset;
+        while at < end {
+            let next = shared.part_end(at, end);
+            let part = &bytes[(at - offset) as usize..(next - offset) as usize];
+            shared.store.inner.room.wait()?;
+            if part.len() as u64 % shared.chunk_len.bytes() == 0 && shared.is_chunk_start(at) {
+                shared.write_whole(part, at);
+            } else {
+                shared.write_part(part, at)?;
+            }
+            self.relieve();
+            at = next;
+        }
+        Ok(())
     }
 
     /// Makes `len` bytes from `offset` zero, whatever the parent holds. Cost: not the length, but what is mapped there.
     pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), StoreError> {
-        self.writing().write_zeroes(offset, len)
+        let shared = &self.shared;
+        let (chunk_len, end) = (shared.chunk_len, shared.check_range(offset, len));
+        shared.store.inner.room.wait()?;
+        // The last chunk is whole as soon as everything up to the disk's end is.
+        let whole_end = if end == self.len() { chunk_len.count_for(end).0 } else { chunk_len.index_at(end).0 };
+        let whole = chunk_len.count_for(offset).0..whole_end;
+        if whole.start >= whole.end {
+            return shared.zero_parts(offset, end);
+        }
+        shared.zero_parts(offset, chunk_len.offset_of(ChunkIndex(whole.start)))?;
+        shared.zero_parts(chunk_len.offset_of(ChunkIndex(whole.end)).min(end), end)?;
+        shared.change(|waiting| waiting.zero(whole));
+        self.relieve();
+        Ok(())
     }
 
     /// Makes all writes so far durable. After an error they still wait.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.writing().flush()
+        self.shared.flush()
     }
 
     /// Flushes, and takes a snapshot of that.
     pub fn snapshot(&self, name: &Name) -> Result<Node, StoreError> {
         self.flush()?;
-        self.store.snapshot(self.image, name)
+        self.shared.store.snapshot(self.shared.image, name)
+    }
+
+    /// Has what is stored for `range` decoded, in the background.
+    pub(crate) fn prefetch(&self, range: Range<u64>) {
+        let base = self.shared.view().base.clone();
+        // What cannot be read is told to whoever reads it.
+        let _ = base.disk.prefetch(&|index| self.shared.page(&base, index), range);
     }
 
     /// What is stored for the bytes of `range`, unflushed writes included, until `out` is full. No data is read.
-    pub(crate) fn allocation(&self, range: Range<u64>, out: &mut Stretches<Allocation>) -> Result<(), StoreError> {
-        let writing = self.writing();
-        for (part, change) in writing.pieces(range) {
-            match change {
-                Change::Absent => writing.disk.allocation(part, out)?,
-                Change::Zero => out.push(part, Allocation::Zero),
-                Change::Data(_) => out.push(part, Allocation::Data),
+    pub(crate) fn allocation(&self, range: Range<u64>, count_max: usize) -> Result<Stretches<Allocation>, StoreError> {
+        self.shared.describe(range, count_max, |base, part, waiting, out| match waiting {
+            None => base.allocation(part, out),
+            Some(kind) => {
+                out.push(part, kind);
+                Ok(())
             }
-        }
-        Ok(())
+        })
     }
 
     /// Which bytes of `range` may differ from `before`, unflushed writes included, until `out` is full.
-    pub(crate) fn changes(&self, before: &Disk, range: Range<u64>, out: &mut Stretches<bool>) -> Result<(), StoreError> {
-        let writing = self.writing();
-        for (part, change) in writing.pieces(range) {
-            match change {
-                Change::Absent => self.store.changes(before, &writing.disk, part, out)?,
-                Change::Zero | Change::Data(_) => out.push(part, true),
+    pub(crate) fn changes(&self, before: &Disk, range: Range<u64>, count_max: usize) -> Result<Stretches<bool>, StoreError> {
+        self.shared.describe(range, count_max, |base, part, waiting, out| match waiting {
+            None => self.shared.store.changes(before, base, part, out),
+            Some(_) => {
+                out.push(part, true);
+                Ok(())
             }
-        }
-        Ok(())
+        })
     }
 
-    fn writing(&self) -> MutexGuard<'_, Writing> {
-        // Every change of what waits is complete when it can panic.
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Has the generation that takes the writes flushed in the background if it has grown large.
+    fn relieve(&self) {
+        let is_large = self.shared.view().filling.memory_len() >= GENERATION_LEN;
+        if !is_large || self.shared.is_flusher_busy.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut flusher = lock(&self.flusher);
+        if let Some(last) = flusher.take() {
+            join(last);
+        }
+        let shared = Arc::clone(&self.shared);
+        *flusher = Some(std::thread::spawn(move || {
+            if shared.relieve().is_ok() {
+                shared.is_flusher_busy.store(false, Ordering::Release);
+            }
+            // After a failure it is the writers who try again, once there is no room left: they have somebody to tell.
+        }));
     }
 }
 
-impl Writing {
-    fn len(&self) -> u64 {
-        self.disk.len()
-    }
-
-    /// What waits for the bytes of `range`, which lies inside the disk: in order and gap-free.
-    fn pieces(&self, range: Range<u64>) -> Vec<(Range<u64>, Change<'_>)> {
-        let chunk_len = self.disk.chunk_len();
-        let clip = |position: u64| chunk_len.offset_of(ChunkIndex(position)).clamp(range.start, range.end);
-        let positions = chunk_len.index_at(range.start).0..chunk_len.count_for(range.end).0;
-        self.waiting.pieces(positions).into_iter().map(|(part, change)| (clip(part.start)..clip(part.end), change)).collect()
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        let end = self.check_range(offset, buffer.len() as u64);
-        let chunk_len = self.disk.chunk_len();
-        let positions = chunk_len.index_at(offset).0..chunk_len.count_for(end).0;
-        for (range, change) in self.waiting.pieces(positions) {
-            let first = chunk_len.offset_of(ChunkIndex(range.start));
-            let (start, end) = (first.max(offset), chunk_len.offset_of(ChunkIndex(range.end)).min(end));
-            let part = &mut buffer[(start - offset) as usize..(end - offset) as usize];
-            match change {
-                Change::Absent => self.disk.read_at(part, start)?,
-                Change::Zero => part.fill(0),
-                Change::Data(plain) => part.copy_from_slice(&plain[(start - first) as usize..][..part.len()]),
-            }
+impl Drop for LiveDisk {
+    fn drop(&mut self) {
+        self.shared.close();
+        if let Some(flusher) = lock(&self.flusher).take() {
+            join(flusher);
         }
-        Ok(())
+    }
+}
+
+fn join(flusher: JoinHandle<()>) {
+    // A panic in there was reported when it happened.
+    let _ = flusher.join();
+}
+
+impl Shared {
+    fn view(&self) -> RwLockReadGuard<'_, View> {
+        // Every change of the view is complete when it can panic.
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_at(&mut self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
-        let end = self.check_range(offset, bytes.len() as u64);
-        let mut at = offset;
-        while at < end {
-            let part = self.chunk_end(at).min(end);
-            self.write_chunk(at, &bytes[(at - offset) as usize..(part - offset) as usize])?;
-            at = part;
-        }
-        Ok(())
+    fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_zeroes(&mut self, offset: u64, len: u64) -> Result<(), StoreError> {
-        let end = self.check_range(offset, len);
-        let chunk_len = self.disk.chunk_len();
-        // The last chunk is whole as soon as everything up to the disk's end is.
-        let whole_end = if end == self.len() { chunk_len.count_for(end).0 } else { chunk_len.index_at(end).0 };
-        let whole = chunk_len.count_for(offset).0..whole_end;
-        if whole.start >= whole.end {
-            return self.zero_parts(offset, end);
-        }
-        self.zero_parts(offset, chunk_len.offset_of(ChunkIndex(whole.start)))?;
-        self.zero_parts(chunk_len.offset_of(ChunkIndex(whole.end)).min(end), end)?;
-        self.waiting.zero(whole);
-        self.relieve()
-    }
-
-    fn flush(&mut self) -> Result<(), StoreError> {
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
-        self.store.check_writable()?;
-        let flush = Flush::of(&self.waiting);
-        // A disk that is nearly full is told before the store's log is: then nothing has failed half-way, and reading goes on.
-        self.store.inner.folder.check_room(self.waiting.memory_len() as u64)?;
-        let chunks = flush.plain.iter().zip(hash_chunks(&flush.plain));
-        let candidates: Vec<Candidate<'_>> = chunks.map(|(plain, hash)| Candidate { hash, plain, guess: None }).collect();
-        self.store.commit_chunks(&candidates, |tree, ids, batch| flush.plan(&self.store, tree, self.image, ids, batch))?;
-        self.waiting = Changes::default();
-        self.disk = self.store.disk(Node::Image(self.image))?;
-        Ok(())
+    /// About how many bytes wait.
+    fn memory_len(&self) -> usize {
+        self.view().memory_len()
     }
 
     fn check_range(&self, offset: u64, len: u64) -> u64 {
-        let end = offset.checked_add(len).filter(|end| *end <= self.len());
+        let end = offset.checked_add(len).filter(|end| *end <= self.len);
         end.expect("a request lies inside the disk")
     }
 
-    /// The first byte after the chunk that holds the one at `offset`.
-    fn chunk_end(&self, offset: u64) -> u64 {
-        let chunk_len = self.disk.chunk_len();
-        chunk_len.offset_of(chunk_len.index_at(offset).advance(1))
+    fn is_chunk_start(&self, offset: u64) -> bool {
+        offset.is_multiple_of(self.chunk_len.bytes())
+    }
+
+    /// Where the part of a write to `[at, end)` that goes on at `at` ends: after whole chunks, or inside one.
+    fn part_end(&self, at: u64, end: u64) -> u64 {
+        let start_of = |offset: u64| self.chunk_len.offset_of(self.chunk_len.index_at(offset));
+        let whole_end = start_of(end.min(at + PART_LEN_MAX));
+        if self.is_chunk_start(at) && whole_end > at { whole_end } else { (start_of(at) + self.chunk_len.bytes()).min(end) }
+    }
+
+    /// Changes what waits, and keeps count of it.
+    fn change(&self, change: impl FnOnce(&mut Changes)) {
+        self.change_view(|view| change(&mut view.filling));
+    }
+
+    fn change_view<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
+        let mut view = self.view_mut();
+        let before = view.memory_len();
+        let result = change(&mut view);
+        self.store.inner.room.note(before, view.memory_len());
+        result
+    }
+
+    // ---- reading ----
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        loop {
+            let (base, below) = self.copy_waiting(buffer, offset);
+            let outcome = match below {
+                Below::Nothing => Ok(()),
+                Below::All => self.read_base(&base, buffer, offset),
+                Below::Parts(parts) => parts.into_iter().try_for_each(|part| {
+                    let place = (part.start - offset) as usize..(part.end - offset) as usize;
+                    self.read_base(&base, &mut buffer[place], part.start)
+                }),
+            };
+            if outcome.is_ok() || self.view().base.version == base.version {
+                return outcome;
+            }
+        }
+    }
+
+    /// Copies what waits for a read into its buffer; what is left to be read, and where from.
+    fn copy_waiting(&self, buffer: &mut [u8], offset: u64) -> (Base, Below) {
+        let view = self.view();
+        let base = view.base.clone();
+        if view.is_clean() || buffer.is_empty() {
+            return (base, Below::All);
+        }
+        let end = offset + buffer.len() as u64;
+        let (first, last) = (self.chunk_len.index_at(offset).0, self.chunk_len.index_at(end - 1).0);
+        if first == last {
+            let start = (offset - self.chunk_len.offset_of(ChunkIndex(first))) as usize;
+            let below = match view.chunk(first) {
+                Change::Absent => Below::All,
+                Change::Zero => {
+                    buffer.fill(0);
+                    Below::Nothing
+                }
+                Change::Data(plain) => {
+                    buffer.copy_from_slice(&plain[start..start + buffer.len()]);
+                    Below::Nothing
+                }
+            };
+            return (base, below);
+        }
+        let mut parts = Vec::new();
+        for (positions, change) in view.pieces(first..last + 1) {
+            let (start, part) = self.clip(&positions, &(offset..end));
+            let out = &mut buffer[(part.start - offset) as usize..(part.end - offset) as usize];
+            match change {
+                Change::Absent => parts.push(part),
+                Change::Zero => out.fill(0),
+                Change::Data(plain) => out.copy_from_slice(&plain[(part.start - start) as usize..][..out.len()]),
+            }
+        }
+        (base, Below::Parts(parts))
+    }
+
+    /// The first byte of `positions`, and the bytes of `range` that they cover.
+    fn clip(&self, positions: &Range<u64>, range: &Range<u64>) -> (u64, Range<u64>) {
+        let place = |position: u64| self.chunk_len.offset_of(ChunkIndex(position));
+        let clipped = place(positions.start).max(range.start)..place(positions.end).min(range.end);
+        (place(positions.start), clipped)
+    }
+
+    fn read_base(&self, base: &Base, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        base.disk.read_through(&|index| self.page(base, index), buffer, offset)
+    }
+
+    /// Page `index` of `base`, or of a later one: see the module's comment on versions.
+    fn page(&self, base: &Base, index: PageIndex) -> Result<Arc<Page>, StoreError> {
+        let pages = &self.store.inner.pages;
+        if let Some(page) = pages.live(self.pages_serial, index) {
+            return Ok(page);
+        }
+        let page = base.disk.page(index)?;
+        let view = self.view();
+        if view.base.version == base.version {
+            pages.keep_live(self.pages_serial, index, &page);
+        }
+        Ok(page)
+    }
+
+    /// Walks over `range`, telling `describe` what waits for each part: nothing, zeros, or data.
+    fn describe<K: Copy + PartialEq>(
+        &self,
+        range: Range<u64>,
+        count_max: usize,
+        describe: impl Fn(&Disk, Range<u64>, Option<Allocation>, &mut Stretches<K>) -> Result<(), StoreError>,
+    ) -> Result<Stretches<K>, StoreError> {
+        loop {
+            let (base, parts) = self.waiting_kinds(&range);
+            let mut out = Stretches::new(count_max);
+            let outcome = parts.into_iter().try_for_each(
+                |(part, kind)| {
+                    if out.is_full() { Ok(()) } else { describe(&base.disk, part, kind, &mut out) }
+                },
+            );
+            match outcome {
+                Ok(()) => return Ok(out),
+                Err(error) if self.view().base.version == base.version => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// What waits for each part of `range`: nothing, zeros, or data.
+    fn waiting_kinds(&self, range: &Range<u64>) -> (Base, Vec<(Range<u64>, Option<Allocation>)>) {
+        let view = self.view();
+        let positions = self.chunk_len.index_at(range.start).0..self.chunk_len.count_for(range.end).0;
+        let kinds = view.pieces(positions).into_iter().map(|(positions, change)| {
+            let kind = match change {
+                Change::Absent => None,
+                Change::Zero => Some(Allocation::Zero),
+                Change::Data(_) => Some(Allocation::Data),
+            };
+            (self.clip(&positions, range).1, kind)
+        });
+        (view.base.clone(), kinds.collect())
+    }
+
+    // ---- writing ----
+
+    /// Writes whole chunks.
+    fn write_whole(&self, bytes: &[u8], offset: u64) {
+        let first = self.chunk_len.index_at(offset).0;
+        // Copied before the lock is taken: readers wait for as little as possible.
+        let chunks: Vec<Box<[u8]>> = bytes.chunks_exact(self.chunk_len.as_usize()).map(Box::from).collect();
+        self.change(|waiting| (first..).zip(chunks).for_each(|(position, plain)| waiting.put(position, plain)));
     }
 
     /// Zeros in `[start, end)`, which holds no whole chunk but may reach into two.
-    fn zero_parts(&mut self, start: u64, end: u64) -> Result<(), StoreError> {
+    fn zero_parts(&self, start: u64, end: u64) -> Result<(), StoreError> {
         let mut at = start;
         while at < end {
-            let part = self.chunk_end(at).min(end);
-            self.write_chunk(at, &vec![0; (part - at) as usize])?;
-            at = part;
+            let next = self.part_end(at, end);
+            self.write_part(&vec![0; (next - at) as usize], at)?;
+            at = next;
         }
         Ok(())
     }
 
-    /// Writes `bytes`, which lie inside one chunk.
-    fn write_chunk(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        let chunk_len = self.disk.chunk_len();
-        let position = chunk_len.index_at(offset);
-        let first = chunk_len.offset_of(position);
-        let inside = (offset - first) as usize..(offset - first) as usize + bytes.len();
-        if let Some(plain) = self.waiting.data_mut(position.0) {
-            plain[inside].copy_from_slice(bytes);
-            return Ok(());
-        }
-        let mut plain = vec![0; chunk_len.as_usize()].into_boxed_slice();
+    /// Writes `bytes`, which lie inside one chunk. What the chunk holds beside them is read without a lock: if it may have changed by
+    /// the time that the lock is taken, it is read again.
+    fn write_part(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+        let position = self.chunk_len.index_at(offset);
+        let first = self.chunk_len.offset_of(position);
         // Past the disk's end the last chunk holds zeros, whatever was there: see `resize`.
-        let seen_len = (self.len() - first).min(chunk_len.bytes()) as usize;
-        if inside != (0..seen_len) {
-            self.read_at(&mut plain[..seen_len], first)?;
+        let seen_len = (self.len - first).min(self.chunk_len.bytes()) as usize;
+        let inside = (offset - first) as usize..(offset - first) as usize + bytes.len();
+        let is_whole = inside == (0..seen_len);
+        let mut under: Option<(u64, Box<[u8]>)> = None;
+        loop {
+            let read_from = self.change_view(|view| {
+                if let Some(plain) = view.filling.data_mut(position.0) {
+                    plain[inside.clone()].copy_from_slice(bytes);
+                    return None;
+                }
+                let mut plain: Box<[u8]> = match (view.chunk(position.0), under.take()) {
+                    (Change::Data(plain), _) => plain.into(),
+                    (Change::Absent, Some((version, plain))) if version == view.base.version => plain,
+                    (Change::Absent, _) if !is_whole => return Some(view.base.clone()),
+                    _ => vec![0; self.chunk_len.as_usize()].into(),
+                };
+                plain[inside.clone()].copy_from_slice(bytes);
+                view.filling.put(position.0, plain);
+                None
+            });
+            let Some(base) = read_from else { return Ok(()) };
+            let mut plain = vec![0; self.chunk_len.as_usize()].into_boxed_slice();
+            match self.read_base(&base, &mut plain[..seen_len], first) {
+                Err(error) if self.view().base.version == base.version => return Err(error),
+                _ => under = Some((base.version, plain)),
+            }
         }
-        plain[inside].copy_from_slice(bytes);
-        self.waiting.put(position.0, plain);
-        self.relieve()
     }
 
-    fn relieve(&mut self) -> Result<(), StoreError> {
-        if self.waiting.memory_len() < WAITING_LEN_MAX { Ok(()) } else { self.flush() }
+    // ---- flushing ----
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        lock(&self.control)
+    }
+
+    /// Waits for the end of the flush that is going on.
+    fn wait<'c>(&self, control: MutexGuard<'c, Control>) -> MutexGuard<'c, Control> {
+        self.flushed.wait(control).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes all writes so far durable.
+    fn flush(&self) -> Result<(), StoreError> {
+        let mut control = self.control();
+        // What was written before this call is in this generation or in an earlier one.
+        let wanted = control.filling;
+        while control.is_flushing && control.durable_below <= wanted {
+            control = self.wait(control);
+        }
+        if control.durable_below > wanted { Ok(()) } else { self.flush_next(control) }
+    }
+
+    /// Has some of what waits flushed: by whoever does so already, else by this thread.
+    fn relieve(&self) -> Result<(), StoreError> {
+        let control = self.control();
+        if control.is_flushing {
+            drop(self.wait(control));
+            return Ok(());
+        }
+        self.flush_next(control)
+    }
+
+    /// Flushes the generation that takes the writes; nothing else is being flushed.
+    fn flush_next(&self, mut control: MutexGuard<'_, Control>) -> Result<(), StoreError> {
+        if control.is_closed || self.view().is_clean() {
+            return Ok(());
+        }
+        self.store.check_writable()?;
+        let number = control.filling;
+        control.filling += 1;
+        control.is_flushing = true;
+        let turn = Turn { shared: self };
+        let frozen = self.view_mut().freeze();
+        drop(control);
+        let (disk, changed) = self.commit(&frozen)?;
+        drop(frozen);
+        self.publish(disk, changed);
+        self.control().durable_below = number + 1;
+        self.is_flusher_busy.store(false, Ordering::Release);
+        drop(turn);
+        Ok(())
+    }
+
+    /// Makes `waiting` durable in the image's active layer; what the image holds by then, and which pages changed.
+    fn commit(&self, waiting: &Changes) -> Result<(Disk, PageChanges), StoreError> {
+        let flush = Flush::of(waiting);
+        // A disk that is nearly full is told before the store's log is: then nothing has failed half-way, and everything goes on once
+        // there is room.
+        self.store.check_room(waiting.memory_len() as u64)?;
+        let mut changed = PageChanges::new();
+        self.store.commit_chunks(&flush.candidates(), |tree, ids, batch| {
+            let (edit, changes) = flush.plan(&self.store, tree, self.image, ids, batch)?;
+            changed = changes;
+            Ok::<_, StoreError>(vec![edit])
+        })?;
+        Ok((self.store.disk(Node::Image(self.image))?, changed))
+    }
+
+    /// Lets everybody see the flushed generation in the image, and resolved pages with it.
+    fn publish(&self, disk: Disk, changed: PageChanges) {
+        let (pages, serial) = (&self.store.inner.pages, self.pages_serial);
+        let change = |(index, runs): (PageIndex, Vec<_>)| {
+            let old = pages.live(serial, index);
+            (index, old.map(|old| Arc::new(old.changed(&runs).resolved())))
+        };
+        let changed: Vec<_> = changed.into_iter().map(change).collect();
+        self.change_view(|view| {
+            for (index, page) in changed {
+                match page {
+                    Some(page) => pages.keep_live(serial, index, &page),
+                    None => pages.forget_live(serial, index),
+                }
+            }
+            view.publish(disk);
+        });
+    }
+
+    /// Forgets what was not flushed, for ever.
+    fn close(&self) {
+        let mut control = self.control();
+        control.is_closed = true;
+        while control.is_flushing {
+            control = self.wait(control);
+        }
+        self.change_view(View::forget);
     }
 }
 
-impl<'w> Flush<'w> {
-    /// Parts what waits into data and zeros; data that is all zero is zeros.
-    fn of(waiting: &'w Changes) -> Self {
-        let mut flush = Self { positions: Vec::new(), plain: Vec::new(), zeros: waiting.zeros().collect() };
-        for (position, plain) in waiting.data() {
-            if is_zero(plain) {
-                flush.zeros.push(position..position + 1);
-            } else {
-                flush.positions.push(position);
-                flush.plain.push(plain);
-            }
-        }
-        flush
-    }
-
-    /// Puts the changed pages of the image's active layer into `batch`; the edit of its record.
-    fn plan(&self, store: &Store, tree: &Tree, image: ImageId, ids: &[ChunkId], batch: &mut Batch) -> Result<Vec<Edit>, StoreError> {
-        let layer = tree.layer_of(Node::Image(image)).ok_or(PlanError::Gone)?;
-        let mut changes: BTreeMap<PageIndex, Vec<Run>> = BTreeMap::new();
-        for (position, id) in self.positions.iter().zip(ids) {
-            let (index, start) = page_of(ChunkIndex(*position));
-            changes.entry(index).or_default().push(Run { start, len: 1, slot: Slot::Chunk(*id) });
-        }
-        self.add_zeros(tree, layer, &mut changes);
-        let mut draft = Draft::new(Layer::clone(layer));
-        for (index, mut runs) in changes {
-            runs.sort_unstable_by_key(|run| run.start);
-            draft.change(&store.inner.pages, index, &runs, batch)?;
-        }
-        Ok(vec![Edit::PutLayer(draft.layer)])
-    }
-
-    /// Adds what becomes zero. Where a layer below could be seen, that is an explicit zero; elsewhere it is nothing at all, and only
-    /// an answer that the layer has is taken away. Pages that no layer has are passed over.
-    fn add_zeros(&self, tree: &Tree, layer: &Layer, changes: &mut BTreeMap<PageIndex, Vec<Run>>) {
-        if self.zeros.is_empty() {
-            return;
-        }
-        let below = PageSet::union_of(layer.parent.into_iter().flat_map(|parent| tree.chain(parent)).map(|layer| &layer.pages));
-        let mapped = below.union(&layer.pages);
-        for range in &self.zeros {
-            let mut next = mapped.next_from(page_of(ChunkIndex(range.start)).0);
-            while let Some(index) = next.filter(|index| page_start(*index).0 < range.end) {
-                let first = page_start(index).0;
-                let clip = |position: u64| position.saturating_sub(first).min(PAGE_SPAN.into()) as u16;
-                let hidden = if below.contains(index) { layer.visible_in(index) } else { 0 };
-                let (start, end) = (clip(range.start), clip(range.end));
-                let middle = hidden.clamp(start, end);
-                let parts = [(start, middle, Slot::Zero), (middle, end, Slot::Absent)].into_iter().filter(|(start, end, _)| start < end);
-                changes.entry(index).or_default().extend(parts.map(|(start, end, slot)| Run { start, len: end - start, slot }));
-                next = mapped.next_from(PageIndex(index.0 + 1));
-            }
-        }
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut control = self.shared.control();
+        self.shared.change_view(View::thaw);
+        control.is_flushing = false;
+        self.shared.flushed.notify_all();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use vellum_core::units::ChunkCount;
+    use vellum_core::page::PAGE_SPAN;
+    use vellum_core::units::{ChunkCount, ChunkId};
 
     use super::*;
     use crate::model::{assert_same, name, new_store, open, read_all};
@@ -369,10 +644,12 @@ mod tests {
         let bytes = noise(1, 20 << 20);
         live.write_at(b"first", 39 << 20).expect("write");
         live.write_at(&bytes, 7).expect("write");
+        // Waits for the flush that goes on, and forgets the rest.
+        drop(live);
         let seen = read_all(&store, Node::Image(id));
         assert_eq!(&seen[39 << 20..][..5], b"first");
         let flushed = seen[7..].iter().zip(&bytes).take_while(|(a, b)| a == b).count();
-        assert!((15 << 20..20 << 20).contains(&flushed), "{flushed}");
+        assert!((15 << 20..=20 << 20).contains(&flushed), "{flushed}");
         assert!(seen[7 + flushed..39 << 20].iter().all(|byte| *byte == 0));
     }
 

@@ -20,6 +20,7 @@ use crate::chunks::{Candidate, Chunks, Stop};
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock, Witness};
+use crate::live::Room;
 use crate::logs;
 use crate::records::{self, Commits, Compression, Counters, Record, StoreParameters};
 
@@ -53,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) database: Arc<Database>,
     pub(crate) chunks: Chunks,
     pub(crate) pages: Pages,
+    /// Memory for what waits on live disks.
+    pub(crate) room: Room,
     tree: RwLock<Tree>,
     /// Images that something is writing or rebuilding.
     busy: Mutex<BTreeSet<ImageId>>,
@@ -182,6 +185,7 @@ impl Store {
             access,
             chunks,
             pages: Pages::new(Arc::clone(&database)),
+            room: Room::default(),
             database,
             tree: RwLock::new(loaded.tree),
             busy: Mutex::default(),
@@ -356,6 +360,24 @@ impl Store {
         let (mut tree, edits) = planned.expect("a batch that was written was built");
         self.committed(&mut tree, &edits);
         Ok(())
+    }
+
+    /// Whether there is room for `len` bytes more, and for everything that is in memory and in the log to become files. If it is only
+    /// the latter that takes too much, they are made now: the log goes.
+    pub(crate) fn check_room(&self, len: u64) -> Result<(), StoreError> {
+        let (folder, database) = (&self.inner.folder, &self.inner.database);
+        let unflushed_len = database.unflushed_len();
+        if folder.check_room(len + unflushed_len).is_ok() {
+            return Ok(());
+        }
+        folder.check_room(unflushed_len)?;
+        self.inner.stop.guard(|| database.flush_bulk())?;
+        folder.check_room(len + database.unflushed_len())
+    }
+
+    /// Memory for decoded frames, in bytes: what is read again is not decoded again.
+    pub fn set_cache_len(&self, len: u64) {
+        self.inner.chunks.set_cache_len(len);
     }
 
     /// Puts the records of `edits` into `batch`.

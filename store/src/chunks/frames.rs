@@ -1,6 +1,6 @@
 //! Chunks together with their names, on the way to becoming one frame of the database.
 
-use vellum_core::frame::{FrameHeader, FramePayload, frame_key};
+use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload, frame_key};
 use vellum_core::hash::ChunkHash;
 use vellum_core::units::ChunkId;
 use vellum_core::wire::put_varint;
@@ -28,15 +28,34 @@ pub(crate) struct EncodedFrame {
     pub(crate) plain_len: usize,
 }
 
-/// Compresses and encodes one frame: the expensive step, free of any lock.
+/// The bytes of a frame, compressed: it gets its ids later.
+pub(crate) struct Packed {
+    codec: FrameCodec,
+    compressed: Vec<u8>,
+    plain_len: usize,
+}
+
+/// Compresses the bytes of one frame: the expensive step, free of any lock.
+pub(crate) fn pack(compression: Compression, plain: &[u8]) -> Packed {
+    let (codec, compressed) = codec::compress(compression, plain);
+    Packed { codec, compressed, plain_len: plain.len() }
+}
+
+impl Packed {
+    /// The frame that holds these bytes as `chunks`, which are as many as were packed.
+    pub(crate) fn seal(&self, chunks: Vec<(ChunkId, ChunkHash)>) -> EncodedFrame {
+        let first = chunks[0].0;
+        let plain_len = u32::try_from(self.plain_len).expect("a frame's length is bounded by the store's parameters");
+        let payload = FramePayload { codec: self.codec, plain_len, compressed: &self.compressed }.encode(first);
+        let payload_len = u32::try_from(payload.len()).expect("a payload is no longer than its plain bytes and its envelope");
+        let header = FrameHeader::new(chunks.iter().copied(), payload_len).encode();
+        EncodedFrame { first, header, payload, chunks, plain_len: self.plain_len }
+    }
+}
+
+/// Compresses and encodes one frame.
 pub(crate) fn encode_frame(compression: Compression, plan: FramePlan) -> EncodedFrame {
-    let first = plan.chunks[0].0;
-    let (codec, compressed) = codec::compress(compression, &plan.plain);
-    let plain_len = u32::try_from(plan.plain.len()).expect("a frame's length is bounded by the store's parameters");
-    let payload = FramePayload { codec, plain_len, compressed: &compressed }.encode(first);
-    let payload_len = u32::try_from(payload.len()).expect("a payload is no longer than its plain bytes and its envelope");
-    let header = FrameHeader::new(plan.chunks.iter().copied(), payload_len).encode();
-    EncodedFrame { first, header, payload, chunks: plan.chunks, plain_len: plan.plain.len() }
+    pack(compression, &plan.plain).seal(plan.chunks)
 }
 
 impl EncodedFrame {

@@ -1,8 +1,10 @@
 //! Chunk content by id: found by name, kept once, written in frames, read back verified.
 //!
 //! The pieces: `claims` is the treaty between those who skip a chunk as "already there" and the collector; `writer` turns new chunks
-//! into frames; `reader` turns frames back; `sessions` (the importer's and the live disk's view) decides which chunks are new.
+//! into frames; `reader` turns frames back, `cache` keeps what it made, `ahead` has it made in time; `sessions` (the importer's and the live disk's view) decides which chunks are new.
 
+mod ahead;
+mod cache;
 mod claims;
 mod frames;
 pub(crate) mod pause;
@@ -33,7 +35,9 @@ pub(crate) struct Chunks {
     pub(crate) claims: Claims,
     /// Whether writes still go through.
     pub(crate) stop: Arc<Stop>,
-    reader: reader::Reader,
+    /// Dropped before the reader: it waits for those who use it.
+    ahead: ahead::ReadAhead,
+    reader: Arc<reader::Reader>,
     writer: writer::Writer,
     /// Held from looking a name up until its new chunk is pending, so that two sessions never both think a chunk new.
     section: Mutex<()>,
@@ -45,7 +49,8 @@ impl Chunks {
     pub(crate) fn new(database: Arc<Database>, parameters: StoreParameters, next_chunk: ChunkId, stop: Arc<Stop>, folder: Folder) -> Self {
         let index = Arc::default();
         Self {
-            reader: reader::Reader::new(Arc::clone(&database), parameters),
+            ahead: ahead::ReadAhead::default(),
+            reader: Arc::new(reader::Reader::new(Arc::clone(&database), parameters)),
             writer: writer::Writer::new(Arc::clone(&database), parameters, next_chunk, Arc::clone(&stop), folder, Arc::clone(&index)),
             stop,
             claims: Claims::new(),
@@ -89,6 +94,29 @@ impl Chunks {
     /// The verified frame that holds `id`.
     pub(crate) fn frame(&self, id: ChunkId) -> Result<Arc<Frame>, StoreError> {
         self.reader.frame(id)
+    }
+
+    /// Memory for decoded frames.
+    pub(crate) fn set_cache_len(&self, len: u64) {
+        self.reader.set_cache_len(len);
+    }
+
+    /// How many chunks a frame holds that is full.
+    pub(crate) fn chunks_per_frame(&self) -> u64 {
+        u64::from(self.parameters.frame_len) / self.parameters.chunk_len.bytes()
+    }
+
+    /// Has frames decoded in the background that hold some of the `count` chunks from `first` on.
+    pub(crate) fn read_ahead(&self, first: ChunkId, count: u64) {
+        self.ahead.start(&self.reader, first, count, self.chunks_per_frame());
+    }
+
+    /// As [`Chunks::read_ahead`], for somebody who reads all of them and begins at once with the first.
+    pub(crate) fn read_ahead_rest(&self, first: ChunkId, count: u64) {
+        let per_frame = self.chunks_per_frame();
+        if count > per_frame {
+            self.read_ahead(first.advance(per_frame), count - per_frame);
+        }
     }
 
     /// The header of the frame that holds `id`, if there is one.

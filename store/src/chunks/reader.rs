@@ -1,20 +1,23 @@
 //! From chunk ids back to bytes: every chunk is held against its name before anybody sees it.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
 use vellum_core::frame::{FrameHeader, FramePayload, frame_key, parse_frame_key};
 use vellum_core::hash::hash_chunks;
 use vellum_core::units::ChunkId;
 
+use super::cache::FrameCache;
+use super::pause::lock;
 use crate::codec;
 use crate::database::{Database, Family};
 use crate::error::StoreError;
 use crate::records::StoreParameters;
 
-/// Plain bytes of decoded frames that are kept for whoever reads their neighbours next.
+/// Memory for decoded frames, unless somebody wishes otherwise.
 const CACHE_LEN: u64 = 64 << 20;
+/// What a chunk of a decoded frame takes beside its bytes: its id, its name, whether it is sound.
+const CHUNK_OVERHEAD_LEN: u64 = 41;
 
 /// A decoded frame.
 pub(crate) struct Frame {
@@ -27,6 +30,17 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
+    /// Bytes of memory.
+    pub(super) fn memory_len(&self) -> u64 {
+        self.plain.len() as u64 + self.sound.len() as u64 * CHUNK_OVERHEAD_LEN
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_test(header: FrameHeader, plain: Vec<u8>, chunk_len: usize) -> Self {
+        let sound = vec![true; header.chunk_count()];
+        Self { header, plain, chunk_len, sound }
+    }
+
     /// The bytes of chunk `id`, which is in the header: verified, or damage.
     pub(crate) fn chunk(&self, id: ChunkId) -> Result<&[u8], StoreError> {
         let rank = self.header.rank(id).ok_or_else(|| missing(id))?;
@@ -38,26 +52,35 @@ impl Frame {
     }
 }
 
-#[derive(Clone)]
-struct PlainLen;
-
-impl Weighter<u64, Arc<Frame>> for PlainLen {
-    fn weight(&self, _: &u64, frame: &Arc<Frame>) -> u64 {
-        frame.plain.len() as u64
-    }
-}
-
 /// Reads frames.
 pub(crate) struct Reader {
     database: Arc<Database>,
     parameters: StoreParameters,
-    cache: Cache<u64, Arc<Frame>, PlainLen>,
+    cache: FrameCache,
+    /// Frames that are being decoded: whoever wants one of them waits for it.
+    loading: Mutex<BTreeSet<ChunkId>>,
+    loaded: Condvar,
+}
+
+/// The right to decode a frame.
+struct Loading<'r> {
+    reader: &'r Reader,
+    first: ChunkId,
 }
 
 impl Reader {
     pub(crate) fn new(database: Arc<Database>, parameters: StoreParameters) -> Self {
-        let expected = CACHE_LEN / u64::from(parameters.frame_len);
-        Self { database, parameters, cache: Cache::with_weighter(expected as usize, CACHE_LEN, PlainLen) }
+        Self { database, parameters, cache: FrameCache::new(CACHE_LEN), loading: Mutex::default(), loaded: Condvar::new() }
+    }
+
+    /// Memory for decoded frames.
+    pub(crate) fn set_cache_len(&self, len: u64) {
+        self.cache.set_len_max(len);
+    }
+
+    /// The frame that holds `id`, if it is in memory.
+    pub(crate) fn cached(&self, id: ChunkId) -> Option<Arc<Frame>> {
+        self.cache.get(id)
     }
 
     /// Forgets decoded frames, so that what is read next comes from disk.
@@ -84,14 +107,26 @@ impl Reader {
     }
 
     fn try_frame(&self, id: ChunkId) -> Result<Arc<Frame>, StoreError> {
+        if let Some(frame) = self.cache.get(id) {
+            return Ok(frame);
+        }
         let header = self.header(id)?.ok_or_else(|| missing(id))?;
-        let key = header.first();
-        if let Some(frame) = self.cache.get(&key.0).filter(|frame| frame.header.rank(id).is_some()) {
+        let _loading = self.begin_loading(header.first());
+        if let Some(frame) = self.cache.get(id) {
             return Ok(frame);
         }
         let frame = Arc::new(self.load(header)?);
-        self.cache.insert(key.0, Arc::clone(&frame));
+        self.cache.insert(&frame);
         Ok(frame)
+    }
+
+    /// Waits until nobody else decodes the frame that begins with `first`.
+    fn begin_loading(&self, first: ChunkId) -> Loading<'_> {
+        let mut loading = lock(&self.loading);
+        while !loading.insert(first) {
+            loading = self.loaded.wait(loading).unwrap_or_else(PoisonError::into_inner);
+        }
+        Loading { reader: self, first }
     }
 
     /// Reads, decodes and verifies the payload of `header`, without a look at the cache.
@@ -116,6 +151,13 @@ impl Reader {
         let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len).collect();
         let sound = header.chunks().zip(hash_chunks(&chunks)).map(|((_, name), found)| *name == found).collect();
         Ok(Frame { header, plain, chunk_len, sound })
+    }
+}
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        lock(&self.reader.loading).remove(&self.first);
+        self.reader.loaded.notify_all();
     }
 }
 

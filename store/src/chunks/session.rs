@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use rayon::prelude::{ParallelIterator, ParallelSlice};
 use vellum_core::frame::FrameHeader;
 use vellum_core::hash::ChunkHash;
 use vellum_core::units::ChunkId;
@@ -12,7 +13,7 @@ use vellum_core::wire::Reader;
 
 use super::Chunks;
 use super::claims::{Epoch, SessionId};
-use super::frames::{FramePlan, encode_frame, put_names};
+use super::frames::{Packed, pack, put_names};
 use super::pause::{self, lock};
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
@@ -54,6 +55,15 @@ pub(crate) struct Session<'s> {
     end: ChunkId,
 }
 
+/// Chunks that get ids in a commit, compressed in frames.
+struct New<'c, 'a> {
+    chunks: Vec<&'c Candidate<'a>>,
+    /// Which of them a name is.
+    places: HashMap<ChunkHash, u64>,
+    frames: Vec<Packed>,
+    per_frame: usize,
+}
+
 impl<'s> Session<'s> {
     pub(crate) fn new(chunks: &'s Chunks) -> Self {
         let id = chunks.claims.open_session();
@@ -80,19 +90,29 @@ impl<'s> Session<'s> {
         Ok(self.finish(&ids))
     }
 
-    /// Stores `candidates` and whatever `build` adds to the batch from their ids, as one logged batch: durable when this returns. For
-    /// few chunks: they are compressed on this thread, while no other session can look names up.
+    /// Stores `candidates` and whatever `build` adds to the batch from their ids, as one logged batch: durable when this returns. What
+    /// seems new is compressed first, on all cores and under no lock; then the names are looked up again, if others stored something
+    /// meanwhile.
     pub(crate) fn commit(
         &mut self,
         candidates: &[Candidate<'_>],
         build: impl FnOnce(&[ChunkId], &mut Batch) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut ids = self.guess_all(candidates)?;
-        let _section = lock(&self.chunks.section);
+        let seen_below = self.chunks.next_chunk();
         self.look_up(candidates, &mut ids)?;
+        pause::at("looked up, compressing");
+        let mut new = New::of(self.chunks, candidates, &ids);
+        let _section = lock(&self.chunks.section);
+        // Ids are given out under the section only. If none was since, what was not found then is not there now.
+        if self.chunks.next_chunk() != seen_below && self.find_more(candidates, &mut ids)? {
+            new = New::of(self.chunks, candidates, &ids);
+        }
         pause::at("looked up");
         let mut batch = Batch::default();
-        let (first, count) = self.frame_inline(candidates, &mut ids, &mut batch);
+        let first = self.chunks.writer.reserve(&self.chunks.claims, self.id, new.chunks.len() as u64);
+        self.counts.new += new.chunks.len() as u64;
+        new.number(first, candidates, &mut ids, &mut batch);
         let ids = self.finish(&ids);
         let refers_to_bulk = ids.iter().any(|id| *id < first && !self.chunks.is_durable(id.advance(1)));
         if refers_to_bulk {
@@ -104,36 +124,16 @@ impl<'s> Session<'s> {
             let _index = self.chunks.lock_index();
             self.chunks.stop.guard(|| self.chunks.database.write(batch, Durability::Logged))?;
         }
-        self.chunks.writer.note_durable(first, count);
+        self.chunks.writer.note_durable(first, new.chunks.len() as u64);
         Ok(())
     }
 
-    /// Gives the unresolved candidates ids and puts their frames into `batch`; the first new id and how many there are.
-    fn frame_inline(&mut self, candidates: &[Candidate<'_>], ids: &mut [Option<ChunkId>], batch: &mut Batch) -> (ChunkId, u64) {
-        let mut new: Vec<&Candidate<'_>> = Vec::new();
-        let mut places: HashMap<ChunkHash, u64> = HashMap::new();
-        let unresolved: Vec<usize> = (0..ids.len()).filter(|at| ids[*at].is_none()).collect();
-        for at in &unresolved {
-            places.entry(candidates[*at].hash).or_insert_with(|| {
-                new.push(&candidates[*at]);
-                new.len() as u64 - 1
-            });
-        }
-        let count = new.len() as u64;
-        let first = self.chunks.writer.reserve(&self.chunks.claims, self.id, count);
-        self.counts.new += count;
-        unresolved.iter().for_each(|at| ids[*at] = Some(first.advance(places[&candidates[*at].hash])));
-        let parameters = self.chunks.parameters;
-        let per_frame = (u64::from(parameters.frame_len) / parameters.chunk_len.bytes()) as usize;
-        for (nth, group) in new.chunks(per_frame).enumerate() {
-            let start = first.advance((nth * per_frame) as u64);
-            let chunks = group.iter().zip(0..).map(|(candidate, at)| (start.advance(at), candidate.hash)).collect();
-            let plain = group.iter().flat_map(|candidate| candidate.plain).copied().collect();
-            let frame = encode_frame(parameters.compression, FramePlan { chunks, plain });
-            frame.put_content(batch);
-            put_names(&[frame], batch);
-        }
-        (first, count)
+    /// Looks the chunks up again that were not found; whether some were found now.
+    fn find_more(&mut self, candidates: &[Candidate<'_>], ids: &mut [Option<ChunkId>]) -> Result<bool, StoreError> {
+        let missing = |ids: &[Option<ChunkId>]| ids.iter().filter(|id| id.is_none()).count();
+        let before = missing(ids);
+        self.look_up(candidates, ids)?;
+        Ok(missing(ids) < before)
     }
 
     /// Notes the outcome of a call and gives the ids, all of which are known by now.
@@ -243,6 +243,44 @@ impl Drop for Session<'_> {
     fn drop(&mut self) {
         self.chunks.writer.close_session(self.id);
         self.chunks.claims.close_session(self.id);
+    }
+}
+
+impl<'c, 'a> New<'c, 'a> {
+    /// Compresses those of `candidates` that have no id, each name once.
+    fn of(chunks: &Chunks, candidates: &'c [Candidate<'a>], ids: &[Option<ChunkId>]) -> Self {
+        let (mut new, mut places) = (Vec::new(), HashMap::new());
+        for (_, candidate) in unresolved(candidates, ids) {
+            places.entry(candidate.hash).or_insert_with(|| {
+                new.push(candidate);
+                new.len() as u64 - 1
+            });
+        }
+        let per_frame = chunks.chunks_per_frame() as usize;
+        let pack = |group: &[&Candidate<'_>]| {
+            let plain: Vec<u8> = group.iter().flat_map(|candidate| candidate.plain).copied().collect();
+            pack(chunks.parameters.compression, &plain)
+        };
+        let frames =
+            if new.len() <= per_frame { new.chunks(per_frame).map(pack).collect() } else { new.par_chunks(per_frame).map(pack).collect() };
+        Self { chunks: new, places, frames, per_frame }
+    }
+
+    /// Gives the chunks the ids from `first` on, and puts their frames into `batch`.
+    fn number(&self, first: ChunkId, candidates: &[Candidate<'_>], ids: &mut [Option<ChunkId>], batch: &mut Batch) {
+        for (candidate, id) in candidates.iter().zip(ids) {
+            id.get_or_insert_with(|| first.advance(self.places[&candidate.hash]));
+        }
+        let mut next = first;
+        let mut frames = Vec::with_capacity(self.frames.len());
+        for (group, packed) in self.chunks.chunks(self.per_frame).zip(&self.frames) {
+            let chunks = group.iter().zip(0..).map(|(candidate, nth)| (next.advance(nth), candidate.hash)).collect();
+            let frame = packed.seal(chunks);
+            frame.put_content(batch);
+            frames.push(frame);
+            next = next.advance(group.len() as u64);
+        }
+        put_names(&frames, batch);
     }
 }
 

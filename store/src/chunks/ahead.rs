@@ -1,0 +1,70 @@
+//! Decoding frames before somebody reads them, in the background and bounded. It knows no disk: only ids in a row.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use vellum_core::units::ChunkId;
+
+use super::pause::lock;
+use super::reader::Reader;
+
+/// Frames on their way at a time: 2 MiB at the default length. More would only wait for a core.
+const FRAMES_MAX: usize = 16;
+
+/// Counts what is on its way, and waits for it at the end: a store that was dropped uses its database no more.
+#[derive(Default)]
+pub(super) struct ReadAhead(Arc<Count>);
+
+#[derive(Default)]
+struct Count {
+    on_their_way: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl ReadAhead {
+    /// Has the frames decoded that hold some of the `count` chunks from `first` on, `per_frame` to a frame at most; not those for which
+    /// there is no place.
+    pub(super) fn start(&self, reader: &Arc<Reader>, first: ChunkId, count: u64, per_frame: u64) {
+        let mut next = first;
+        let end = first.advance(count);
+        while next < end {
+            if let Some(frame) = reader.cached(next) {
+                next = frame.header.end().max(next.advance(1));
+                continue;
+            }
+            if !self.0.enter() {
+                return;
+            }
+            let (reader, ahead, id) = (Arc::clone(reader), Arc::clone(&self.0), next);
+            rayon::spawn(move || {
+                // What cannot be read is told to whoever reads it.
+                let _ = reader.frame(id);
+                drop(reader);
+                ahead.leave();
+            });
+            next = next.advance(per_frame);
+        }
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        let mut on_their_way = lock(&self.0.on_their_way);
+        while *on_their_way > 0 {
+            on_their_way = self.0.changed.wait(on_their_way).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Count {
+    fn enter(&self) -> bool {
+        let mut on_their_way = lock(&self.on_their_way);
+        let has_place = *on_their_way < FRAMES_MAX;
+        *on_their_way += usize::from(has_place);
+        has_place
+    }
+
+    fn leave(&self) {
+        *lock(&self.on_their_way) -= 1;
+        self.changed.notify_all();
+    }
+}

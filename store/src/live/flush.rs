@@ -1,0 +1,106 @@
+//! What one flush has to do: chunks to store, pages to change. It does not know when it happens.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use rayon::prelude::{ParallelIterator, ParallelSlice};
+use vellum_core::hash::{ChunkHash, hash_chunks, is_zero};
+use vellum_core::page::{PAGE_SPAN, Run, Slot};
+use vellum_core::tree::{Edit, Layer, Node, PageSet, PlanError, Tree, page_of, page_start};
+use vellum_core::units::{ChunkId, ChunkIndex, ImageId, PageIndex};
+
+use crate::changes::Changes;
+use crate::chunks::Candidate;
+use crate::database::Batch;
+use crate::draft::Draft;
+use crate::error::StoreError;
+use crate::store::Store;
+
+/// Chunks that one core names at a time: some 100 microseconds of work.
+const CHUNKS_PER_TASK: usize = 128;
+
+/// What a page says from now on, in order; see [`vellum_core::page::Page::changed`].
+pub(super) type PageChanges = BTreeMap<PageIndex, Vec<Run>>;
+
+/// What a flush has to do.
+pub(super) struct Flush<'w> {
+    /// The positions that get data, in order.
+    positions: Vec<u64>,
+    /// Their bytes.
+    plain: Vec<&'w [u8]>,
+    /// Everything that becomes zero.
+    zeros: Vec<Range<u64>>,
+}
+
+impl<'w> Flush<'w> {
+    /// Parts what waits into data and zeros; data that is all zero is zeros.
+    pub(super) fn of(waiting: &'w Changes) -> Self {
+        let mut flush = Self { positions: Vec::new(), plain: Vec::new(), zeros: waiting.zeros().collect() };
+        for (position, plain) in waiting.data() {
+            if is_zero(plain) {
+                flush.zeros.push(position..position + 1);
+            } else {
+                flush.positions.push(position);
+                flush.plain.push(plain);
+            }
+        }
+        flush
+    }
+
+    /// The chunks to store. Names them on all cores.
+    pub(super) fn candidates(&self) -> Vec<Candidate<'w>> {
+        let names: Vec<ChunkHash> = if self.plain.len() <= CHUNKS_PER_TASK {
+            hash_chunks(&self.plain)
+        } else {
+            self.plain.par_chunks(CHUNKS_PER_TASK).flat_map_iter(hash_chunks).collect()
+        };
+        self.plain.iter().zip(names).map(|(plain, hash)| Candidate { hash, plain, guess: None }).collect()
+    }
+
+    /// Puts the changed pages of the image's active layer into `batch`; the edit of its record, and what changed.
+    pub(super) fn plan(
+        &self,
+        store: &Store,
+        tree: &Tree,
+        image: ImageId,
+        ids: &[ChunkId],
+        batch: &mut Batch,
+    ) -> Result<(Edit, PageChanges), StoreError> {
+        let layer = tree.layer_of(Node::Image(image)).ok_or(PlanError::Gone)?;
+        let mut changes = PageChanges::new();
+        for (position, id) in self.positions.iter().zip(ids) {
+            let (index, start) = page_of(ChunkIndex(*position));
+            changes.entry(index).or_default().push(Run { start, len: 1, slot: Slot::Chunk(*id) });
+        }
+        self.add_zeros(tree, layer, &mut changes);
+        let mut draft = Draft::new(Layer::clone(layer));
+        for (index, runs) in &mut changes {
+            runs.sort_unstable_by_key(|run| run.start);
+            draft.change(&store.inner.pages, *index, runs, batch)?;
+        }
+        Ok((Edit::PutLayer(draft.layer), changes))
+    }
+
+    /// Adds what becomes zero. Where a layer below could be seen, that is an explicit zero; elsewhere it is nothing at all, and only
+    /// an answer that the layer has is taken away. Pages that no layer has are passed over.
+    fn add_zeros(&self, tree: &Tree, layer: &Layer, changes: &mut PageChanges) {
+        if self.zeros.is_empty() {
+            return;
+        }
+        let below = PageSet::union_of(layer.parent.into_iter().flat_map(|parent| tree.chain(parent)).map(|layer| &layer.pages));
+        let mapped = below.union(&layer.pages);
+        for range in &self.zeros {
+            let mut next = mapped.next_from(page_of(ChunkIndex(range.start)).0);
+            while let Some(index) = next.filter(|index| page_start(*index).0 < range.end) {
+                let first = page_start(index).0;
+                let clip = |position: u64| position.saturating_sub(first).min(PAGE_SPAN.into()) as u16;
+                let hidden = if below.contains(index) { layer.visible_in(index) } else { 0 };
+                let (start, end) = (clip(range.start), clip(range.end));
+                let middle = hidden.clamp(start, end);
+                let parts = [(start, middle, Slot::Zero), (middle, end, Slot::Absent)].into_iter().filter(|(start, end, _)| start < end);
+                changes.entry(index).or_default().extend(parts.map(|(start, end, slot)| Run { start, len: end - start, slot }));
+                next = mapped.next_from(PageIndex(index.0 + 1));
+            }
+        }
+    }
+}

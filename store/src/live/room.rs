@@ -1,0 +1,73 @@
+//! Memory for what waits, of all live disks together.
+//!
+//! A writer that finds none left flushes itself before it goes on: the disk that has most waiting, whoever's it is. So memory is bounded
+//! however many disks there are, a disk that nobody flushes keeps no room from others for ever, and who writes too fast is slowed down.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use super::Shared;
+use crate::chunks::pause::lock;
+use crate::error::StoreError;
+
+/// Enough that one disk fills 16 MiB while another 16 MiB are compressed and synced, a few times over.
+const LEN_MAX: usize = 64 << 20;
+
+/// The room for changes that wait. Each thread that writes may exceed it by one part of a request.
+pub(crate) struct Room {
+    len_max: AtomicUsize,
+    used_len: AtomicUsize,
+    disks: Mutex<Vec<Weak<Shared>>>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { len_max: AtomicUsize::new(LEN_MAX), used_len: AtomicUsize::new(0), disks: Mutex::default() }
+    }
+}
+
+impl Room {
+    /// From now on `len` bytes.
+    pub(crate) fn set_len_max(&self, len: usize) {
+        self.len_max.store(len, Ordering::Relaxed);
+    }
+
+    pub(super) fn enter(&self, disk: &Arc<Shared>) {
+        let mut disks = lock(&self.disks);
+        disks.retain(|disk| disk.strong_count() > 0);
+        disks.push(Arc::downgrade(disk));
+    }
+
+    /// Notes that what took `before` bytes takes `after` now.
+    pub(super) fn note(&self, before: usize, after: usize) {
+        if after >= before {
+            self.used_len.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.used_len.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until there is room for a little more. An error if no disk's changes can be flushed.
+    pub(super) fn wait(&self) -> Result<(), StoreError> {
+        while self.used_len.load(Ordering::Relaxed) >= self.len_max.load(Ordering::Relaxed) {
+            let mut disks: Vec<Arc<Shared>> = lock(&self.disks).iter().filter_map(Weak::upgrade).collect();
+            disks.sort_by_cached_key(|disk| std::cmp::Reverse(disk.memory_len()));
+            // A disk that cannot be flushed (its map may be damaged) is no reason to refuse writes to another.
+            let outcomes = disks.iter().map(|disk| disk.relieve());
+            let mut first_error = None;
+            for outcome in outcomes {
+                match outcome {
+                    Ok(()) => {
+                        first_error = None;
+                        break;
+                    }
+                    Err(error) => first_error = first_error.or(Some(error)),
+                }
+            }
+            if let Some(error) = first_error {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}

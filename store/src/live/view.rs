@@ -1,0 +1,82 @@
+//! What the users of a live disk see: changes that wait over those that are being flushed over what was flushed.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::changes::{Change, Changes};
+use crate::disk::Disk;
+
+/// What was flushed.
+#[derive(Clone)]
+pub(super) struct Base {
+    pub(super) disk: Arc<Disk>,
+    /// Rises with every flush.
+    pub(super) version: u64,
+}
+
+/// All that a read has to look at, newest first. At any time it shows every write that was answered.
+pub(super) struct View {
+    /// The generation that takes the writes.
+    pub(super) filling: Changes,
+    /// The generation that is being flushed, if one is. It does not change.
+    flushing: Option<Arc<Changes>>,
+    pub(super) base: Base,
+}
+
+impl View {
+    pub(super) fn new(disk: Disk) -> Self {
+        Self { filling: Changes::default(), flushing: None, base: Base { disk: Arc::new(disk), version: 0 } }
+    }
+
+    /// About how many bytes of memory the changes take.
+    pub(super) fn memory_len(&self) -> usize {
+        self.filling.memory_len() + self.flushing.as_ref().map_or(0, |changes| changes.memory_len())
+    }
+
+    /// Whether everything was flushed.
+    pub(super) fn is_clean(&self) -> bool {
+        self.filling.is_empty() && self.flushing.is_none()
+    }
+
+    /// What waits for one chunk.
+    pub(super) fn chunk(&self, position: u64) -> Change<'_> {
+        match (self.filling.get(position), &self.flushing) {
+            (Change::Absent, Some(flushing)) => flushing.get(position),
+            (change, _) => change,
+        }
+    }
+
+    /// What waits for the positions of `range`, in order and gap-free.
+    pub(super) fn pieces(&self, range: Range<u64>) -> Vec<(Range<u64>, Change<'_>)> {
+        let newest = self.filling.pieces(range);
+        let Some(flushing) = &self.flushing else { return newest };
+        let below = |(part, change): (Range<u64>, _)| if change == Change::Absent { flushing.pieces(part) } else { vec![(part, change)] };
+        newest.into_iter().flat_map(below).collect()
+    }
+
+    /// Ends the generation that takes the writes; from here on it is the one that is being flushed.
+    pub(super) fn freeze(&mut self) -> Arc<Changes> {
+        assert!(self.flushing.is_none(), "one generation is flushed at a time");
+        let frozen = Arc::new(std::mem::take(&mut self.filling));
+        self.flushing = Some(Arc::clone(&frozen));
+        frozen
+    }
+
+    /// The generation was flushed: `disk` has it.
+    pub(super) fn publish(&mut self, disk: Disk) {
+        self.flushing = None;
+        self.base = Base { disk: Arc::new(disk), version: self.base.version + 1 };
+    }
+
+    /// The generation was not flushed: it waits again, below what came later.
+    pub(super) fn thaw(&mut self) {
+        let Some(older) = self.flushing.take() else { return };
+        let newer = std::mem::replace(&mut self.filling, Arc::unwrap_or_clone(older));
+        self.filling.change(newer);
+    }
+
+    /// Forgets everything that was not flushed.
+    pub(super) fn forget(&mut self) {
+        (self.filling, self.flushing) = (Changes::default(), None);
+    }
+}
