@@ -1,12 +1,13 @@
-//! The hot paths: naming chunks, telling zeros, maps, chains, frames, finding known chunks.
+//! The hot paths: naming chunks, telling zeros, maps, chains, frames, finding known chunks, what guests do.
 
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use vellum_benches::{MemoryDisk, deep_image, import, new_store};
+use vellum_benches::{MemoryDisk, deep_image, deepen, import, name, new_store};
 use vellum_core::frame::FrameHeader;
 use vellum_core::hash::{ChunkHash, hash_chunks, is_zero};
 use vellum_core::page::{PAGE_SPAN, Page, Run, Slot};
+use vellum_core::tree::Node;
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
 use vellum_store::Input;
 
@@ -55,7 +56,7 @@ fn frames(criterion: &mut Criterion) {
     let store = new_store(&folder.path().join("store"));
     let len = 256 << 20;
     let image = import(&store, Input::source(Box::new(MemoryDisk::half_noise(len, 3)), "noise".to_owned()), "noise");
-    let disk = store.disk(vellum_core::tree::Node::Image(image)).expect("just imported");
+    let disk = store.disk(Node::Image(image)).expect("just imported");
     let mut random = fastrand::Rng::with_seed(4);
     let mut buffer = vec![0; 4096];
     // Four times the cache: three reads in four decode a frame.
@@ -108,5 +109,37 @@ fn dedup(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, hashing, maps, frames, chains, dedup);
+/// What a guest does most, without a protocol around it.
+fn guests(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = new_store(&folder.path().join("store"));
+    let len = 32 << 20;
+    let base = import(&store, Input::source(Box::new(MemoryDisk::half_noise(len, 6)), "noise".to_owned()), "base");
+    let mut group = criterion.benchmark_group("live");
+    group.sample_size(20);
+    let mut buffer = [0; CHUNK_LEN];
+    for depth in [1, 1000] {
+        let image = store.create_child(&name(&format!("deep{depth}")), Node::Image(base), None).expect("a free name").image();
+        let live = deepen(&store, image, depth);
+        let mut random = fastrand::Rng::with_seed(7);
+        group.bench_function(format!("read 4 KiB at random, warm, depth {depth}"), |bencher| {
+            bencher.iter(|| live.read_at(&mut buffer, random.u64(..len as u64 / 4096) * 4096).expect("sound"));
+        });
+    }
+    let image = store.create(&name("written"), 1 << 30).expect("a free name").image();
+    let live = store.live(image).expect("nobody else writes");
+    let mut random = fastrand::Rng::with_seed(8);
+    group.bench_function("write 32 times 4 KiB at random and flush", |bencher| {
+        bencher.iter(|| {
+            for _ in 0..32 {
+                random.fill(&mut buffer);
+                live.write_at(&buffer, random.u64(..1 << 18) * 4096).expect("room");
+            }
+            live.flush().expect("room");
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, hashing, maps, frames, chains, dedup, guests);
 criterion_main!(benches);

@@ -6,7 +6,7 @@ use vellum_core::name::Name;
 use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
 use vellum_core::tree::Node;
 use vellum_core::units::ImageId;
-use vellum_store::{Access, ImportRequest, ImportTarget, Input, Store, StoreParameters, Unwatched};
+use vellum_store::{Access, ImportRequest, ImportTarget, Input, LiveDisk, Store, StoreParameters, Unwatched};
 
 /// A disk in memory.
 pub struct MemoryDisk(pub Vec<u8>);
@@ -62,17 +62,23 @@ pub fn name(text: &str) -> Name {
 #[must_use]
 pub fn deep_image(store: &Store, text: &str, len: u64, depth: u64) -> Node {
     let node = store.create(&name(text), len).expect("a name that is free");
+    drop(deepen(store, node.image(), depth));
+    node
+}
+
+/// Writes one chunk at a place of chance into each of `depth` layers of `image`, the last of which stays open for writing.
+#[must_use]
+pub fn deepen(store: &Store, image: ImageId, depth: u64) -> LiveDisk {
     let mut random = fastrand::Rng::with_seed(depth);
+    let live = store.live(image).expect("nobody else writes");
     for layer in 0..depth {
         let mut chunk = [0; 4096];
         random.fill(&mut chunk);
-        let disk = store.live(node.image()).expect("nobody else writes");
-        disk.write_at(&chunk, random.u64(..len / 4096) * 4096).expect("the place is inside");
-        disk.flush().expect("there is room");
-        drop(disk);
+        live.write_at(&chunk, random.u64(..live.len() / 4096) * 4096).expect("the place is inside");
+        live.flush().expect("there is room");
         if layer + 1 < depth {
-            store.snapshot(node.image(), &name(&format!("s{layer}"))).expect("a name that is free");
+            store.snapshot(image, &name(&format!("s{layer}"))).expect("a name that is free");
         }
     }
-    node
+    live
 }

@@ -1,10 +1,9 @@
 //! What a guest's disk costs in the store itself, no protocol around it: reads of 4 KiB at chance and writes into a new overlay, with
 //! and without flushes, and long reads and writes. Figures for people; the folder to work in is the only argument.
 
-use std::path::Path;
 use std::time::Instant;
 
-use vellum_benches::{MemoryDisk, import, name, new_store};
+use vellum_benches::{MemoryDisk, deepen, import, name, new_store};
 use vellum_core::tree::Node;
 use vellum_store::{Input, LiveDisk, Store};
 
@@ -19,23 +18,14 @@ fn main() {
     let store = new_store(&folder.path().join("store"));
     let base = import(&store, Input::source(Box::new(MemoryDisk::half_noise(256 << 20, 1)), "noise".to_owned()), "base");
     reads(&store, Node::Image(base));
-    writes(&store, folder.path());
+    writes(&store);
 }
 
 fn reads(store: &Store, base: Node) {
     for depth in [1, 1000] {
         let image = store.create_child(&name(&format!("deep{depth}")), base, None).expect("a free name").image();
+        let live = deepen(store, image, depth);
         let mut random = fastrand::Rng::with_seed(depth);
-        for nth in 0..depth {
-            let live = store.live(image).expect("nobody else writes");
-            write_some(&live, &mut random, 1, 256 << 20);
-            live.flush().expect("room");
-            drop(live);
-            if nth + 1 < depth {
-                store.snapshot(image, &name(&format!("s{nth}"))).expect("a free name");
-            }
-        }
-        let live = store.live(image).expect("nobody else writes");
         let mut buffer = [0; CHUNK_LEN];
         let mut read = |at: u64| live.read_at(&mut buffer, at).expect("sound");
         let started = Instant::now();
@@ -55,7 +45,7 @@ fn reads(store: &Store, base: Node) {
     }
 }
 
-fn writes(store: &Store, _: &Path) {
+fn writes(store: &Store) {
     let mut random = fastrand::Rng::with_seed(9);
     let overlay = |text: &str| {
         let image = store.create(&name(text), DISK_LEN).expect("a free name").image();
@@ -65,7 +55,7 @@ fn writes(store: &Store, _: &Path) {
         let live = overlay(text);
         let started = Instant::now();
         for nth in 1..=count {
-            write_some(&live, &mut random, 1, DISK_LEN);
+            write_one(&live, &mut random);
             if every > 0 && nth % every == 0 {
                 live.flush().expect("room");
             }
@@ -95,12 +85,10 @@ fn fill(bytes: &mut [u8], random: &mut fastrand::Rng) {
     bytes.chunks_mut(128).for_each(|pair| random.fill(&mut pair[..64]));
 }
 
-fn write_some(live: &LiveDisk, random: &mut fastrand::Rng, count: u64, len: u64) {
+fn write_one(live: &LiveDisk, random: &mut fastrand::Rng) {
     let mut chunk = [0; CHUNK_LEN];
-    for _ in 0..count {
-        fill(&mut chunk, random);
-        live.write_at(&chunk, random.u64(..len / 4096) * 4096).expect("room");
-    }
+    fill(&mut chunk, random);
+    live.write_at(&chunk, random.u64(..DISK_LEN / 4096) * 4096).expect("room");
 }
 
 fn mb_per_s(bytes: u64, since: Instant) -> f64 {
