@@ -221,8 +221,23 @@ const SECOND_LEN: usize = 40 * MIB;
 
 #[test]
 fn a_disk_that_fills_up_at_any_point_costs_no_image_and_can_be_emptied() {
+    let Some(outcomes) = on_small_disks("faults::on_a_small_disk", &ROOMS_MIB) else { return };
+    let met = |words: &str| outcomes.iter().any(|outcome| outcome.contains(words));
+    assert!(met("full") && met("imported"), "both ends of the scale are met: {outcomes:?}");
+}
+
+/// What a guest may write to is a thin disk: here it writes until there is no room, and goes on once there is.
+#[test]
+fn a_guest_that_fills_the_disk_loses_nothing_that_was_answered_and_writes_on_with_room() {
+    let Some(outcomes) = on_small_disks("faults::a_guest_on_a_small_disk", &[0, 20, 40, 80]) else { return };
+    assert!(outcomes.iter().all(|outcome| outcome.contains("full")), "{outcomes:?}");
+}
+
+/// Runs the test `worker` in small file systems of its own, with so many MiB left by others; what it tells. `None` if the machine
+/// mounts none.
+fn on_small_disks(worker: &str, rooms_mib: &[usize]) -> Option<Vec<String>> {
     let mut outcomes = Vec::new();
-    for room in ROOMS_MIB {
+    for room in rooms_mib {
         // A file system of its own, seen by this process and its children only.
         let mounted = format!("mount -t tmpfs -o size={DISK_LEN_MIB}m vellum-test \"$1\" && shift && exec \"$@\"");
         let folder = tempfile::TempDir::new().expect("a folder for a test can be made");
@@ -230,7 +245,7 @@ fn a_disk_that_fills_up_at_any_point_costs_no_image_and_can_be_emptied() {
             .args(["--user", "--map-root-user", "--mount", "sh", "-c", &mounted, "sh"])
             .arg(folder.path())
             .arg(std::env::current_exe().expect("a test knows its binary"))
-            .args(["--exact", "faults::on_a_small_disk", "--ignored", "--nocapture", "--test-threads=1"])
+            .args(["--exact", worker, "--ignored", "--nocapture", "--test-threads=1"])
             .env(DISK, folder.path())
             .env(ROOM, room.to_string())
             .output()
@@ -238,15 +253,66 @@ fn a_disk_that_fills_up_at_any_point_costs_no_image_and_can_be_emptied() {
         let (out, error) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
         if error.contains("unshare: ") || error.contains("mount: ") {
             println!("faults: SKIPPED, no file system can be mounted here: {error}");
-            return;
+            return None;
         }
         assert!(done.status.success(), "{room} MiB left: {out}{error}");
         let told = out.lines().find_map(|line| Some(line.split_once("outcome: ")?.1.to_owned())).expect("the worker tells");
         outcomes.push(format!("{room} MiB left: {told}"));
     }
     println!("faults: {}", outcomes.join(" · "));
-    let met = |words: &str| outcomes.iter().any(|outcome| outcome.contains(words));
-    assert!(met("full") && met("imported"), "both ends of the scale are met: {outcomes:?}");
+    Some(outcomes)
+}
+
+/// Not a test of its own: writes to a live disk in a folder that is a disk of its own, and small.
+#[test]
+#[ignore = "started by the test of a guest that fills the disk, in a small file system"]
+fn a_guest_on_a_small_disk() {
+    let Some(disk) = std::env::var_os(DISK) else { return };
+    let room = std::env::var(ROOM).expect("the room comes with the folder").parse().expect("a number");
+    println!("outcome: {}", write_until_full(Path::new(&disk), room));
+}
+
+fn write_until_full(disk: &Path, room: usize) -> String {
+    const STEP: usize = 256 << 10;
+    let dir = disk.join("store");
+    let store = scratch::store_in(&dir, scratch::PLAIN);
+    store.set_waiting_len_max(4 * MIB);
+    let mut expected = noise(8, 128 * MIB);
+    let image = store.create(&drive::name("disk"), expected.len() as u64).expect("room for a name").image();
+    let live = store.live(image).expect("live");
+    fill(disk, room);
+    let mut answered = 0;
+    let refusal = loop {
+        assert!(answered < expected.len(), "the disk was to be too small");
+        // Not on the grid of chunks, so that a part of one waits, too.
+        let end = (answered + STEP + 100).min(expected.len());
+        if let Err(error) = live.write_at(&expected[answered..end], answered as u64) {
+            break error;
+        }
+        answered = end;
+        if answered % (MIB / 2) < STEP
+            && let Err(error) = live.flush()
+        {
+            break error;
+        }
+    };
+    assert!(matches!(refusal, StoreError::Full { .. }), "{refusal:?}");
+    // What was refused may be there in part, so it is written again below.
+    let mut seen = vec![0; answered];
+    live.read_at(&mut seen, 0).expect("reading goes on");
+    drive::same(&seen, &expected[..answered], "what was answered");
+    assert!(matches!(live.flush(), Err(StoreError::Full { .. }) | Ok(())), "still full, or just so not");
+    std::fs::remove_file(disk.join("filler")).expect("the others leave");
+    live.flush().unwrap_or_else(|error| panic!("flushing once there is room: {error}"));
+    live.write_zeroes(answered as u64, (expected.len() - answered) as u64).expect("the rest");
+    expected[answered..].fill(0);
+    let end = (answered + STEP).min(expected.len());
+    expected[answered..end].fill(7);
+    live.write_at(&expected[answered..end], answered as u64).and_then(|()| live.flush()).expect("writing once there is room");
+    drop((live, store));
+    let store = Store::open(&dir, vellum_store::Access::ReadWrite, "test").expect("opens again");
+    assert_images(&store, &[("disk", &expected)]);
+    format!("full after {} MiB", answered / MIB)
 }
 
 /// Not a test of its own: works in a folder that is a disk of its own, and small.
