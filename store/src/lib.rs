@@ -44,7 +44,7 @@ mod stretches;
 mod watch;
 
 pub use check::{CheckOptions, CheckReport, Finding};
-pub use collect::{CollectOptions, CollectReport};
+pub use collect::{CollectOptions, CollectReport, TendReport};
 pub use device::DiskDevice;
 pub use disk::{Disk, DiskRun};
 pub use error::{Damage, StoreError};

@@ -20,9 +20,11 @@
 //! up under the same lock and holds it until its batch is applied, so each flush is in a snapshot as a whole or not at all. Whoever
 //! writes can take a snapshot of all writes with [`LiveDisk::snapshot`].
 //!
-//! Locks: control, then view; no lock of the store is taken under either.
+//! Locks: control, then view; no lock of the store is taken under either. To drop a `Disk` takes the lock of the tree, which others
+//! hold while they sync: it is never a reader who drops the last one, since the view keeps it until the next flush.
 
 mod flush;
+mod requests;
 mod room;
 mod view;
 
@@ -33,11 +35,10 @@ use std::thread::JoinHandle;
 
 use vellum_core::device::Allocation;
 use vellum_core::name::Name;
-use vellum_core::page::Page;
 use vellum_core::tree::Node;
 use vellum_core::units::{ChunkIndex, ChunkLen, ImageId, PageIndex};
 
-use crate::changes::{Change, Changes};
+use crate::changes::Changes;
 use crate::chunks::pause::lock;
 use crate::disk::Disk;
 use crate::error::StoreError;
@@ -46,7 +47,7 @@ use crate::store::{Exclusive, Store};
 use crate::stretches::Stretches;
 use flush::{Flush, PageChanges};
 pub(crate) use room::Room;
-use view::{Base, View};
+use view::View;
 
 /// A generation of this length is flushed without being asked for: large enough that a flush's cost is its chunks', small enough that
 /// one is soon done.
@@ -94,13 +95,6 @@ struct Control {
 /// The right to flush the frozen generation. However it ends, what was not flushed waits again.
 struct Turn<'s> {
     shared: &'s Shared,
-}
-
-/// What the buffer does not have of a read.
-enum Below {
-    Nothing,
-    All,
-    Parts(Vec<Range<u64>>),
 }
 
 impl Store {
@@ -175,7 +169,7 @@ impl LiveDisk {
             let next = shared.part_end(at, end);
             let part = &bytes[(at - offset) as usize..(next - offset) as usize];
             shared.store.inner.room.wait()?;
-            if part.len() as u64 % shared.chunk_len.bytes() == 0 && shared.is_chunk_start(at) {
+            if shared.is_chunk_start(at) && shared.is_chunk_start(next) {
                 shared.write_whole(part, at);
             } else {
                 shared.write_part(part, at)?;
@@ -235,12 +229,12 @@ impl LiveDisk {
 
     /// Which bytes of `range` may differ from `before`, unflushed writes included, until `out` is full.
     pub(crate) fn changes(&self, before: &Disk, range: Range<u64>, count_max: usize) -> Result<Stretches<bool>, StoreError> {
-        self.shared.describe(range, count_max, |base, part, waiting, out| match waiting {
-            None => self.shared.store.changes(before, base, part, out),
-            Some(_) => {
-                out.push(part, true);
-                Ok(())
+        self.shared.describe(range, count_max, |base, part, waiting, out| {
+            if waiting.is_none() {
+                return self.shared.store.changes(before, base, part, out);
             }
+            out.push(part, true);
+            Ok(())
         })
     }
 
@@ -322,183 +316,6 @@ impl Shared {
         result
     }
 
-    // ---- reading ----
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        loop {
-            let (base, below) = self.copy_waiting(buffer, offset);
-            let outcome = match below {
-                Below::Nothing => Ok(()),
-                Below::All => self.read_base(&base, buffer, offset),
-                Below::Parts(parts) => parts.into_iter().try_for_each(|part| {
-                    let place = (part.start - offset) as usize..(part.end - offset) as usize;
-                    self.read_base(&base, &mut buffer[place], part.start)
-                }),
-            };
-            if outcome.is_ok() || self.view().base.version == base.version {
-                return outcome;
-            }
-        }
-    }
-
-    /// Copies what waits for a read into its buffer; what is left to be read, and where from.
-    fn copy_waiting(&self, buffer: &mut [u8], offset: u64) -> (Base, Below) {
-        let view = self.view();
-        let base = view.base.clone();
-        if view.is_clean() || buffer.is_empty() {
-            return (base, Below::All);
-        }
-        let end = offset + buffer.len() as u64;
-        let (first, last) = (self.chunk_len.index_at(offset).0, self.chunk_len.index_at(end - 1).0);
-        if first == last {
-            let start = (offset - self.chunk_len.offset_of(ChunkIndex(first))) as usize;
-            let below = match view.chunk(first) {
-                Change::Absent => Below::All,
-                Change::Zero => {
-                    buffer.fill(0);
-                    Below::Nothing
-                }
-                Change::Data(plain) => {
-                    buffer.copy_from_slice(&plain[start..start + buffer.len()]);
-                    Below::Nothing
-                }
-            };
-            return (base, below);
-        }
-        let mut parts = Vec::new();
-        for (positions, change) in view.pieces(first..last + 1) {
-            let (start, part) = self.clip(&positions, &(offset..end));
-            let out = &mut buffer[(part.start - offset) as usize..(part.end - offset) as usize];
-            match change {
-                Change::Absent => parts.push(part),
-                Change::Zero => out.fill(0),
-                Change::Data(plain) => out.copy_from_slice(&plain[(part.start - start) as usize..][..out.len()]),
-            }
-        }
-        (base, Below::Parts(parts))
-    }
-
-    /// The first byte of `positions`, and the bytes of `range` that they cover.
-    fn clip(&self, positions: &Range<u64>, range: &Range<u64>) -> (u64, Range<u64>) {
-        let place = |position: u64| self.chunk_len.offset_of(ChunkIndex(position));
-        let clipped = place(positions.start).max(range.start)..place(positions.end).min(range.end);
-        (place(positions.start), clipped)
-    }
-
-    fn read_base(&self, base: &Base, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        base.disk.read_through(&|index| self.page(base, index), buffer, offset)
-    }
-
-    /// Page `index` of `base`, or of a later one: see the module's comment on versions.
-    fn page(&self, base: &Base, index: PageIndex) -> Result<Arc<Page>, StoreError> {
-        let pages = &self.store.inner.pages;
-        if let Some(page) = pages.live(self.pages_serial, index) {
-            return Ok(page);
-        }
-        let page = base.disk.page(index)?;
-        let view = self.view();
-        if view.base.version == base.version {
-            pages.keep_live(self.pages_serial, index, &page);
-        }
-        Ok(page)
-    }
-
-    /// Walks over `range`, telling `describe` what waits for each part: nothing, zeros, or data.
-    fn describe<K: Copy + PartialEq>(
-        &self,
-        range: Range<u64>,
-        count_max: usize,
-        describe: impl Fn(&Disk, Range<u64>, Option<Allocation>, &mut Stretches<K>) -> Result<(), StoreError>,
-    ) -> Result<Stretches<K>, StoreError> {
-        loop {
-            let (base, parts) = self.waiting_kinds(&range);
-            let mut out = Stretches::new(count_max);
-            let outcome = parts.into_iter().try_for_each(
-                |(part, kind)| {
-                    if out.is_full() { Ok(()) } else { describe(&base.disk, part, kind, &mut out) }
-                },
-            );
-            match outcome {
-                Ok(()) => return Ok(out),
-                Err(error) if self.view().base.version == base.version => return Err(error),
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// What waits for each part of `range`: nothing, zeros, or data.
-    fn waiting_kinds(&self, range: &Range<u64>) -> (Base, Vec<(Range<u64>, Option<Allocation>)>) {
-        let view = self.view();
-        let positions = self.chunk_len.index_at(range.start).0..self.chunk_len.count_for(range.end).0;
-        let kinds = view.pieces(positions).into_iter().map(|(positions, change)| {
-            let kind = match change {
-                Change::Absent => None,
-                Change::Zero => Some(Allocation::Zero),
-                Change::Data(_) => Some(Allocation::Data),
-            };
-            (self.clip(&positions, range).1, kind)
-        });
-        (view.base.clone(), kinds.collect())
-    }
-
-    // ---- writing ----
-
-    /// Writes whole chunks.
-    fn write_whole(&self, bytes: &[u8], offset: u64) {
-        let first = self.chunk_len.index_at(offset).0;
-        // Copied before the lock is taken: readers wait for as little as possible.
-        let chunks: Vec<Box<[u8]>> = bytes.chunks_exact(self.chunk_len.as_usize()).map(Box::from).collect();
-        self.change(|waiting| (first..).zip(chunks).for_each(|(position, plain)| waiting.put(position, plain)));
-    }
-
-    /// Zeros in `[start, end)`, which holds no whole chunk but may reach into two.
-    fn zero_parts(&self, start: u64, end: u64) -> Result<(), StoreError> {
-        let mut at = start;
-        while at < end {
-            let next = self.part_end(at, end);
-            self.write_part(&vec![0; (next - at) as usize], at)?;
-            at = next;
-        }
-        Ok(())
-    }
-
-    /// Writes `bytes`, which lie inside one chunk. What the chunk holds beside them is read without a lock: if it may have changed by
-    /// the time that the lock is taken, it is read again.
-    fn write_part(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
-        let position = self.chunk_len.index_at(offset);
-        let first = self.chunk_len.offset_of(position);
-        // Past the disk's end the last chunk holds zeros, whatever was there: see `resize`.
-        let seen_len = (self.len - first).min(self.chunk_len.bytes()) as usize;
-        let inside = (offset - first) as usize..(offset - first) as usize + bytes.len();
-        let is_whole = inside == (0..seen_len);
-        let mut under: Option<(u64, Box<[u8]>)> = None;
-        loop {
-            let read_from = self.change_view(|view| {
-                if let Some(plain) = view.filling.data_mut(position.0) {
-                    plain[inside.clone()].copy_from_slice(bytes);
-                    return None;
-                }
-                let mut plain: Box<[u8]> = match (view.chunk(position.0), under.take()) {
-                    (Change::Data(plain), _) => plain.into(),
-                    (Change::Absent, Some((version, plain))) if version == view.base.version => plain,
-                    (Change::Absent, _) if !is_whole => return Some(view.base.clone()),
-                    _ => vec![0; self.chunk_len.as_usize()].into(),
-                };
-                plain[inside.clone()].copy_from_slice(bytes);
-                view.filling.put(position.0, plain);
-                None
-            });
-            let Some(base) = read_from else { return Ok(()) };
-            let mut plain = vec![0; self.chunk_len.as_usize()].into_boxed_slice();
-            match self.read_base(&base, &mut plain[..seen_len], first) {
-                Err(error) if self.view().base.version == base.version => return Err(error),
-                _ => under = Some((base.version, plain)),
-            }
-        }
-    }
-
-    // ---- flushing ----
-
     fn control(&self) -> MutexGuard<'_, Control> {
         lock(&self.control)
     }
@@ -539,8 +356,12 @@ impl Shared {
         control.filling += 1;
         control.is_flushing = true;
         let turn = Turn { shared: self };
-        let frozen = self.view_mut().freeze();
+        let (frozen, retired) = {
+            let mut view = self.view_mut();
+            (view.freeze(), view.take_retired())
+        };
         drop(control);
+        drop(retired);
         let (disk, changed) = self.commit(&frozen)?;
         drop(frozen);
         self.publish(disk, changed);
@@ -558,8 +379,8 @@ impl Shared {
         self.store.check_room(waiting.memory_len() as u64)?;
         let mut changed = PageChanges::new();
         self.store.commit_chunks(&flush.candidates(), |tree, ids, batch| {
-            let (edit, changes) = flush.plan(&self.store, tree, self.image, ids, batch)?;
-            changed = changes;
+            let (edit, runs) = flush.plan(&self.store, tree, self.image, ids, batch)?;
+            changed = runs;
             Ok::<_, StoreError>(vec![edit])
         })?;
         Ok((self.store.disk(Node::Image(self.image))?, changed))
@@ -739,5 +560,124 @@ mod tests {
             last = seen[0];
         }
         assert_same(&read_all(&store, Node::Image(id)), &[60; 4 * 4096], "now");
+    }
+
+    /// Waits until a flush has frozen its generation.
+    fn await_flush(live: &LiveDisk) {
+        while !live.shared.control().is_flushing {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn reads_and_writes_go_on_while_a_flush_cannot_and_the_next_flush_has_them() {
+        let (dir, store) = new_store(4096);
+        let id = image(&store, "a", 4 * 4096);
+        let live = store.live(id).expect("live");
+        live.write_at(&[1; 8192], 0).expect("write");
+        std::thread::scope(|scope| {
+            // What every commit needs: the flush stands still until it is given back.
+            let section = store.inner.chunks.keep_out();
+            let first = scope.spawn(|| live.flush());
+            await_flush(&live);
+            live.write_at(&[2; 100], 4000).expect("a write while a flush goes on");
+            live.write_zeroes(8192, 10).expect("zeros while a flush goes on");
+            live.write_at(&[3; 4096], 8192).expect("a write while a flush goes on");
+            let second = scope.spawn(|| live.flush());
+            let mut seen = vec![0xaa; 4 * 4096];
+            live.read_at(&mut seen, 0).expect("a read while a flush goes on");
+            let expected = [vec![1; 4000], vec![2; 100], vec![1; 4092], vec![3; 4096], vec![0; 4096]].concat();
+            assert_same(&seen, &expected, "waiting");
+            assert_same(&read_all(&store, Node::Image(id)), &[0; 4 * 4096], "nothing is flushed yet");
+            drop(section);
+            first.join().expect("no panic").expect("flush");
+            second.join().expect("no panic").expect("flush");
+            assert!(live.shared.view().is_clean());
+            assert_same(&read_all(&store, Node::Image(id)), &expected, "flushed");
+            live.read_at(&mut seen, 0).expect("read");
+            assert_same(&seen, &expected, "through the disk");
+        });
+        drop((live, store));
+        assert_eq!(read_all(&open(&dir), Node::Image(id))[4000..4100], [2; 100]);
+    }
+
+    #[test]
+    fn who_asks_for_a_flush_meanwhile_shares_the_next_one() {
+        const ASKING: u64 = 8;
+        let (_dir, store) = new_store(4096);
+        let id = image(&store, "a", 1 << 20);
+        let live = store.live(id).expect("live");
+        live.write_at(&[1; 4096], 0).expect("write");
+        std::thread::scope(|scope| {
+            let section = store.inner.chunks.keep_out();
+            let first = scope.spawn(|| live.flush());
+            await_flush(&live);
+            (1..=ASKING).for_each(|nth| live.write_at(&[1; 10], nth * 4096).expect("write"));
+            let asking: Vec<_> = (0..ASKING).map(|_| scope.spawn(|| live.flush())).collect();
+            drop(section);
+            first.join().expect("no panic").expect("flush");
+            asking.into_iter().for_each(|asking| asking.join().expect("no panic").expect("flush"));
+        });
+        assert_eq!(live.shared.view().base.version, 2, "{} flushes are two", ASKING + 1);
+    }
+
+    #[test]
+    fn what_cannot_be_flushed_waits_below_what_comes_later() {
+        use crate::database::{Batch, Durability, Family};
+        use vellum_core::page::page_key;
+        let (_dir, store) = new_store(4096);
+        let id = image(&store, "a", 3 * 4096);
+        let live = store.live(id).expect("live");
+        live.write_at(&[1; 3 * 4096], 0).and_then(|()| live.flush()).expect("write");
+        let layer = store.tree().layer_of(Node::Image(id)).expect("a layer").id;
+        let (key, database) = (page_key(layer, PageIndex(0)), &store.inner.database);
+        let page = database.get(Family::Pages, &key).expect("readable").expect("there").to_vec();
+        let put = |page: Option<&[u8]>| {
+            let mut batch = Batch::default();
+            match page {
+                Some(page) => batch.put(Family::Pages, key, page),
+                None => batch.delete(Family::Pages, key),
+            }
+            database.write(batch, Durability::Logged).expect("writable");
+        };
+        let seen = |what: &str, expected: &[u8]| {
+            let mut bytes = vec![0xaa; expected.len()];
+            live.read_at(&mut bytes, 0).expect("what waits can be read");
+            assert_same(&bytes, expected, what);
+        };
+        live.write_at(&[2; 2 * 4096], 0).expect("write");
+        put(None);
+        assert!(matches!(live.flush(), Err(StoreError::Damaged(_))), "the map of the layer is not there");
+        live.write_at(&[3; 100], 4096).expect("write");
+        let expected = [vec![2; 4096], vec![3; 100], vec![2; 3996]].concat();
+        seen("after one failure", &expected);
+        assert!(live.flush().is_err());
+        seen("after two failures", &expected);
+        put(Some(&page));
+        live.flush().expect("flush");
+        assert_same(&read_all(&store, Node::Image(id)), &[expected, vec![1; 4096]].concat(), "once it goes again");
+        assert_eq!(live.shared.memory_len(), 0);
+    }
+
+    #[test]
+    fn memory_for_all_disks_is_bounded_and_an_idle_disk_keeps_none_from_others() {
+        const LEN_MAX: usize = 2 << 20;
+        let (_dir, store) = new_store(4096);
+        store.set_waiting_len_max(LEN_MAX);
+        let disks = ["a", "b", "c"].map(|text| store.live(image(&store, text, 4 << 20)).expect("live"));
+        let used = || disks.iter().map(|disk| disk.shared.memory_len()).sum::<usize>();
+        let contents = [1, 2, 3].map(|seed| noise(seed, 4 << 20));
+        // The first fills all memory, and then nobody flushes it.
+        for (disk, content) in disks.iter().zip(&contents) {
+            for (nth, part) in (0..).zip(content.chunks(100_000)) {
+                disk.write_at(part, nth * 100_000).expect("write");
+                assert!(used() <= LEN_MAX + 100_000 + 2 * 4096, "{}", used());
+            }
+        }
+        for (disk, content) in disks.iter().zip(&contents) {
+            disk.flush().expect("flush");
+            assert_same(&read_all(&store, Node::Image(disk.image())), content, "a disk");
+        }
+        assert_eq!(used(), 0);
     }
 }

@@ -17,6 +17,7 @@ use vellum_core::units::{ChunkId, ImageId, LayerId, PageIndex};
 
 use crate::chain::Pages;
 use crate::chunks::{Candidate, Chunks, Stop};
+use crate::collect::Tending;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock, Witness};
@@ -56,6 +57,8 @@ pub(crate) struct Inner {
     pub(crate) pages: Pages,
     /// Memory for what waits on live disks.
     pub(crate) room: Room,
+    /// Held by a step of maintenance, shared by collections.
+    pub(crate) tending: RwLock<Tending>,
     tree: RwLock<Tree>,
     /// Images that something is writing or rebuilding.
     busy: Mutex<BTreeSet<ImageId>>,
@@ -186,6 +189,7 @@ impl Store {
             chunks,
             pages: Pages::new(Arc::clone(&database)),
             room: Room::default(),
+            tending: RwLock::default(),
             database,
             tree: RwLock::new(loaded.tree),
             busy: Mutex::default(),

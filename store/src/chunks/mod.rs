@@ -134,6 +134,12 @@ impl Chunks {
         self.reader.decode(header, payload)
     }
 
+    /// Keeps everybody from committing chunks.
+    #[cfg(test)]
+    pub(crate) fn keep_out(&self) -> MutexGuard<'_, ()> {
+        pause::lock(&self.section)
+    }
+
     /// Forgets decoded frames, so that what is read next comes from disk.
     #[cfg(test)]
     pub(crate) fn forget_frames(&self) {

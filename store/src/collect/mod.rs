@@ -25,9 +25,12 @@ mod mark;
 mod pack;
 mod reclaim;
 mod sweep;
+mod tend;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tidy;
+
+use std::sync::PoisonError;
 
 use vellum_core::frame::FrameHeader;
 use vellum_core::units::ChunkId;
@@ -39,6 +42,8 @@ use crate::watch::Watch;
 
 use mark::View;
 use sweep::{Sweep, Swept};
+pub use tend::TendReport;
+pub(crate) use tend::Tending;
 
 /// What a collection may do.
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,6 +95,8 @@ impl Store {
     fn collect_now(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
         self.check_writable()?;
         self.inner.folder.tend_reserve();
+        // Waits for a step of tending; keeps it away, not other collections, which are told.
+        let _no_tending = self.inner.tending.read().unwrap_or_else(PoisonError::into_inner);
         let collection = Collection::begin(self)?;
         let (layers_dropped, layers_merged) = tidy::tidy(self, watch)?;
         pause::at("tidied");

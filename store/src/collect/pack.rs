@@ -74,6 +74,11 @@ impl Pack {
         self.has_sparse || self.frames.len() > 1
     }
 
+    /// The first chunk of its first frame.
+    pub(super) fn first(&self) -> ChunkId {
+        self.frames[0].header.first()
+    }
+
     pub(super) fn stored_len(&self) -> u64 {
         self.frames.iter().map(|found| u64::from(found.header.payload_len)).sum()
     }

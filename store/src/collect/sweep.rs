@@ -67,10 +67,10 @@ pub(super) struct Sweep<'s> {
 }
 
 /// Some headers, in order: what they say and how long they are, or only the keys of damaged ones.
-struct Group {
-    entries: Vec<Result<(FrameHeader, usize), ChunkId>>,
+pub(super) struct Group {
+    pub(super) entries: Vec<Result<(FrameHeader, usize), ChunkId>>,
     /// Where the next group begins.
-    next: Option<ChunkId>,
+    pub(super) next: Option<ChunkId>,
 }
 
 /// Ids in a row that are dead.
@@ -82,8 +82,8 @@ struct Gap {
 }
 
 /// A pack, written anew.
-struct Rewritten {
-    pack: Pack,
+pub(super) struct Rewritten {
+    pub(super) pack: Pack,
     frame: EncodedFrame,
 }
 
@@ -213,10 +213,8 @@ impl<'s> Sweep<'s> {
                     self.swept.count_rewritten(store, &rewritten);
                     for found in &rewritten.pack.frames {
                         dead.extend(found.chunks(false));
-                        batch.delete(Family::Headers, frame_key(found.header.first()));
-                        batch.delete(Family::Frames, frame_key(found.header.first()));
                     }
-                    rewritten.frame.put_content(&mut batch);
+                    rewritten.put(&mut batch);
                 }
                 Err(failed) => match *failed {
                     (pack, StoreError::Damaged(_)) => {
@@ -231,8 +229,19 @@ impl<'s> Sweep<'s> {
     }
 }
 
+impl Rewritten {
+    /// Puts the new frame into `batch`, in the place of those that it is made of.
+    pub(super) fn put(&self, batch: &mut Batch) {
+        for found in &self.pack.frames {
+            batch.delete(Family::Headers, frame_key(found.header.first()));
+            batch.delete(Family::Frames, frame_key(found.header.first()));
+        }
+        self.frame.put_content(batch);
+    }
+}
+
 impl Group {
-    fn read(store: &Store, from: ChunkId, horizon: ChunkId) -> Result<Self, StoreError> {
+    pub(super) fn read(store: &Store, from: ChunkId, horizon: ChunkId) -> Result<Self, StoreError> {
         let mut scan = store.inner.database.scan(Family::Headers, &frame_key(from));
         let (mut entries, mut chunks) = (Vec::new(), 0);
         while let Some((key, value)) = scan.next()? {
@@ -349,12 +358,12 @@ fn survivors(entries: Vec<Result<Found, ChunkId>>, packer: &mut Packer, swept: &
     packs
 }
 
-fn chunks_per_frame(store: &Store) -> usize {
-    (u64::from(store.parameters().frame_len) / store.parameters().chunk_len.bytes()) as usize
+pub(super) fn chunks_per_frame(store: &Store) -> usize {
+    store.inner.chunks.chunks_per_frame() as usize
 }
 
 /// The live chunks of a pack as one frame. Each is held against its name first: damage is left where it is.
-fn encode(store: &Store, pack: Pack) -> Result<Rewritten, Box<(Pack, StoreError)>> {
+pub(super) fn encode(store: &Store, pack: Pack) -> Result<Rewritten, Box<(Pack, StoreError)>> {
     let mut plan = FramePlan { chunks: Vec::new(), plain: Vec::new() };
     let gathered = pack.frames.iter().try_for_each(|found| {
         let frame = store.inner.chunks.load(found.header.clone())?;

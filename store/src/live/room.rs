@@ -32,6 +32,13 @@ impl Room {
         self.len_max.store(len, Ordering::Relaxed);
     }
 
+    /// With nothing waiting there is room for a part, however little was allowed.
+    fn is_full(&self) -> bool {
+        let used_len = self.used_len.load(Ordering::Relaxed);
+        used_len > 0 && used_len >= self.len_max.load(Ordering::Relaxed)
+    }
+
+    /// Adds a disk whose changes take room here.
     pub(super) fn enter(&self, disk: &Arc<Shared>) {
         let mut disks = lock(&self.disks);
         disks.retain(|disk| disk.strong_count() > 0);
@@ -49,7 +56,7 @@ impl Room {
 
     /// Waits until there is room for a little more. An error if no disk's changes can be flushed.
     pub(super) fn wait(&self) -> Result<(), StoreError> {
-        while self.used_len.load(Ordering::Relaxed) >= self.len_max.load(Ordering::Relaxed) {
+        while self.is_full() {
             let mut disks: Vec<Arc<Shared>> = lock(&self.disks).iter().filter_map(Weak::upgrade).collect();
             disks.sort_by_cached_key(|disk| std::cmp::Reverse(disk.memory_len()));
             // A disk that cannot be flushed (its map may be damaged) is no reason to refuse writes to another.

@@ -21,11 +21,13 @@ pub(super) struct View {
     /// The generation that is being flushed, if one is. It does not change.
     flushing: Option<Arc<Changes>>,
     pub(super) base: Base,
+    /// What was the base, and may still be read from.
+    retired: Vec<Arc<Disk>>,
 }
 
 impl View {
     pub(super) fn new(disk: Disk) -> Self {
-        Self { filling: Changes::default(), flushing: None, base: Base { disk: Arc::new(disk), version: 0 } }
+        Self { filling: Changes::default(), flushing: None, base: Base { disk: Arc::new(disk), version: 0 }, retired: Vec::new() }
     }
 
     /// About how many bytes of memory the changes take.
@@ -65,7 +67,15 @@ impl View {
     /// The generation was flushed: `disk` has it.
     pub(super) fn publish(&mut self, disk: Disk) {
         self.flushing = None;
-        self.base = Base { disk: Arc::new(disk), version: self.base.version + 1 };
+        let base = Base { disk: Arc::new(disk), version: self.base.version + 1 };
+        self.retired.push(std::mem::replace(&mut self.base, base).disk);
+    }
+
+    /// Former bases that nobody reads from any more: to be dropped under no lock.
+    pub(super) fn take_retired(&mut self) -> Vec<Arc<Disk>> {
+        let (free, used) = std::mem::take(&mut self.retired).into_iter().partition(|disk| Arc::strong_count(disk) == 1);
+        self.retired = used;
+        free
     }
 
     /// The generation was not flushed: it waits again, below what came later.

@@ -8,6 +8,7 @@ mod drive;
 mod faults;
 mod golden;
 mod history;
+mod live;
 mod model;
 mod qcow2_oracle;
 mod scratch;
