@@ -30,6 +30,8 @@ pub(crate) const COUNTERS_KEY: &[u8] = b"counters";
 pub(crate) const COMMITS_KEY: &[u8] = b"commits";
 /// Layers with more pages than this are deleted by range: a range tombstone costs every later scan a little, a key costs a batch.
 const PAGES_BY_KEY_MAX: u64 = 256;
+/// Bytes in memory from which on it is worth making files of them to have room for others.
+const UNFLUSHED_WORTH_LEN: u64 = 32 << 20;
 /// How often a read-only open is tried while the owner moves files about: an import does so a few times a second, an open takes some
 /// tens of milliseconds.
 const OPEN_TRIES: u32 = 100;
@@ -375,6 +377,10 @@ impl Store {
             return Ok(());
         }
         folder.check_room(unflushed_len)?;
+        // Not for a little: who is refused again and again would make as many small files.
+        if unflushed_len < UNFLUSHED_WORTH_LEN {
+            return folder.check_room(len + unflushed_len);
+        }
         self.inner.stop.guard(|| database.flush_bulk())?;
         folder.check_room(len + database.unflushed_len())
     }
