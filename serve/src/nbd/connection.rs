@@ -163,7 +163,10 @@ impl Connection {
     /// Receives requests and does them, until one is better done without the turn. An error: the client is lost.
     fn turn(&self, input: &mut Input, desk: &mut Desk) -> io::Result<TurnEnd> {
         loop {
-            let next = self.transmission.next(input.data(), self.shared.is_stopping()).map_err(io::Error::other)?;
+            let Ok(next) = self.transmission.next(input.data(), self.shared.is_stopping()) else {
+                // What was done before the client lost its way is still answered.
+                return self.send(desk).map(|()| TurnEnd::Over);
+            };
             let Some((request, header_len)) = next else {
                 if !self.receive(input, desk)? {
                     return Ok(TurnEnd::Over);

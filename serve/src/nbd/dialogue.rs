@@ -35,7 +35,7 @@ fn transmit(entered: &Entered, input: &[u8], sender: &Sender) -> io::Result<()> 
     let Entered { device, transmission } = entered;
     let execution = Execution { device: &**device, transmission, pool: &pool, sender };
     let (mut rest, mut out) = (input, Outgoing::default());
-    while let Some((request, header_len)) = transmission.next(rest, false).map_err(io::Error::other)? {
+    while let Ok(Some((request, header_len))) = transmission.next(rest, false) {
         rest = &rest[header_len..];
         let payload_len = usize::try_from(request.payload_len).unwrap_or(usize::MAX);
         let Some((payload, behind)) = rest.split_at_checked(payload_len) else { break };

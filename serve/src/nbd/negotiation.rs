@@ -435,3 +435,85 @@ fn device_refusal(error: &DeviceError) -> u32 {
 pub(super) fn clipped(text: &str) -> &str {
     &text[..text.floor_char_boundary(wire::STRING_LEN_MAX)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Action, Negotiation, Phase, Policy, Step};
+    use crate::nbd::wire::{BadMagic, Headers, option, reply};
+
+    const PLAIN: Policy = Policy { tls_required: false, read_only: false, multi_conn: true };
+    const SECURE: Policy = Policy { tls_required: true, ..PLAIN };
+    const FLAGS: [u8; 4] = [0, 0, 0, 3];
+
+    fn message(number: u32, data: &[u8]) -> Vec<u8> {
+        [b"IHAVEOPT", &number.to_be_bytes()[..], &(data.len() as u32).to_be_bytes(), data].concat()
+    }
+
+    /// One that has had the client's flags.
+    fn negotiation(policy: Policy) -> Negotiation {
+        let mut negotiation = Negotiation::new(policy);
+        assert_eq!(negotiation.next(&FLAGS, false), Ok(Step::Taken(4, Action::Say(Vec::new()))));
+        negotiation
+    }
+
+    /// What is done about an option that is there as a whole.
+    fn decided(negotiation: &mut Negotiation, number: u32, data: &[u8], stopping: bool) -> Action {
+        let bytes = message(number, data);
+        match negotiation.next(&bytes, stopping).expect("an option") {
+            Step::Taken(len, action) if len == bytes.len() => action,
+            Step::Taken(_, Action::End(bytes)) => Action::End(bytes),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn kind(said: &[u8]) -> u32 {
+        u32::from_be_bytes(said[12..16].try_into().expect("a reply"))
+    }
+
+    #[test]
+    fn a_stopping_server_says_so_to_every_option() {
+        for number in [option::LIST, option::INFO, option::GO, option::STARTTLS, option::STRUCTURED_REPLY, 99] {
+            let Action::Say(said) = decided(&mut negotiation(PLAIN), number, b"", true) else { panic!("option {number}") };
+            assert_eq!(kind(&said), reply::ERR_SHUTDOWN, "option {number}");
+        }
+        let Action::End(said) = decided(&mut negotiation(PLAIN), option::ABORT, b"", true) else { panic!("abort") };
+        assert_eq!(kind(&said), reply::ACK);
+        assert_eq!(decided(&mut negotiation(PLAIN), option::EXPORT_NAME, b"disk", true), Action::End(Vec::new()), "it cannot be told");
+    }
+
+    #[test]
+    fn tls_forgets_what_was_agreed_before_and_keeps_how_the_handshake_is_done() {
+        let mut negotiation = negotiation(SECURE);
+        // As if a fault had let it through in plain text.
+        negotiation.headers = Headers::Extended;
+        negotiation.selected = Some(("disk".to_owned(), Vec::new()));
+        assert!(matches!(decided(&mut negotiation, option::STARTTLS, b"", false), Action::StartTls(_)));
+        negotiation.secured();
+        assert_eq!((negotiation.headers, negotiation.selected.is_none()), (Headers::Simple, true));
+        assert_eq!((negotiation.phase, negotiation.fixed, negotiation.no_zeroes), (Phase::Options, true, true));
+        assert!(matches!(decided(&mut negotiation, option::LIST, b"", false), Action::Ask(_)), "no second set of flags");
+    }
+
+    #[test]
+    fn an_option_in_pieces_is_decided_once_it_is_whole() {
+        let bytes = message(option::LIST, b"");
+        for len in 0..bytes.len() {
+            assert_eq!(negotiation(PLAIN).next(&bytes[..len], false), Ok(Step::Need(16)), "{len}");
+        }
+        let long = message(option::GO, &[0; 100]);
+        assert_eq!(negotiation(PLAIN).next(&long[..115], false), Ok(Step::Need(116)));
+        assert_eq!(negotiation(PLAIN).next(&[0; 16], false), Err(BadMagic));
+    }
+
+    #[test]
+    fn a_long_option_is_skipped_piece_by_piece_and_refused_once() {
+        let mut negotiation = negotiation(PLAIN);
+        let header = [b"IHAVEOPT", &option::GO.to_be_bytes()[..], &100_000_u32.to_be_bytes()].concat();
+        assert_eq!(negotiation.next(&header, false), Ok(Step::Taken(16, Action::Say(Vec::new()))));
+        assert_eq!(negotiation.next(b"", false), Ok(Step::Need(1)));
+        assert_eq!(negotiation.next(&vec![0; 60_000], false), Ok(Step::Taken(60_000, Action::Say(Vec::new()))));
+        let Ok(Step::Taken(40_000, Action::Say(said))) = negotiation.next(&vec![0; 60_000], false) else { panic!("the rest") };
+        assert_eq!(kind(&said), reply::ERR_TOO_BIG);
+        assert!(matches!(decided(&mut negotiation, option::LIST, b"", false), Action::Ask(_)));
+    }
+}

@@ -117,21 +117,15 @@ impl Shared {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until one more client may be served. `false`: the server stops.
-    fn has_place(&self) -> bool {
+    /// Serves one more client, as soon as there is a place. `false`: the server stops.
+    fn admit(self: &Arc<Self>, socket: OwnedFd) -> bool {
         let full = |clients: &mut Clients| clients.connected.len() >= self.clients_max && !self.is_stopping();
-        let clients = self.changed.wait_while(self.clients(), full).unwrap_or_else(PoisonError::into_inner);
-        drop(clients);
-        !self.is_stopping()
-    }
-
-    fn admit(self: &Arc<Self>, socket: OwnedFd) {
-        let transport = Arc::new(Transport::new(socket, Instant::now() + self.handshake_time));
-        let mut clients = self.clients();
+        let mut clients = self.changed.wait_while(self.clients(), full).unwrap_or_else(PoisonError::into_inner);
         // Under the lock: `stop` either sees this client or has been seen here.
         if self.is_stopping() {
-            return;
+            return false;
         }
+        let transport = Arc::new(Transport::new(socket, Instant::now() + self.handshake_time));
         let id = clients.next_id;
         clients.next_id += 1;
         clients.connected.insert(id, Arc::clone(&transport));
@@ -141,13 +135,11 @@ impl Shared {
         let serve = move || connection::serve(&shared, transport, membership);
         // Without a thread the client is dropped, and sees the connection closed.
         let _ = thread::Builder::new().name("nbd-client".to_owned()).stack_size(connection::STACK_LEN).spawn(serve);
+        true
     }
 
     fn accept_all(self: &Arc<Self>, listening: &Listening) {
-        while self.has_place() {
-            let Some(socket) = listening.accept(self.stop.as_fd()) else { return };
-            self.admit(socket);
-        }
+        while listening.accept(self.stop.as_fd()).is_some_and(|socket| self.admit(socket)) {}
     }
 
     /// Waits until no client is connected, at most until `deadline`. Returns how many are.

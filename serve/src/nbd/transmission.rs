@@ -159,3 +159,28 @@ fn moved_len(len: u64) -> Result<u32, (Errno, &'static str)> {
     let len = u32::try_from(len).ok().filter(|len| *len <= REQUEST_LEN_MAX);
     len.ok_or((Errno::Invalid, "the request is longer than 32 MiB"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Errno, Headers, Job, Transmission};
+
+    fn request(command: u16) -> Vec<u8> {
+        let mut bytes = 0x2560_9513_u32.to_be_bytes().to_vec();
+        bytes.extend([0, 0, 0, command as u8]);
+        bytes.extend([7_u64, 0].map(u64::to_be_bytes).concat());
+        bytes.extend(512_u32.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_stopping_server_does_nothing_new_and_lets_clients_go() {
+        let transmission = Transmission { headers: Headers::Structured, len: 4096, read_only: false, contexts: Vec::new() };
+        for command in [0, 1, 4, 5, 6] {
+            let (request, _) = transmission.next(&request(command), true).expect("a request").expect("a whole one");
+            assert!(matches!(request.job, Job::Refuse(Errno::Shutdown, _)), "command {command}");
+            assert_eq!(request.payload_len, if command == 1 { 512 } else { 0 }, "what follows is still skipped");
+        }
+        let (request, _) = transmission.next(&request(2), true).expect("a request").expect("a whole one");
+        assert_eq!(request.job, Job::Disconnect);
+    }
+}

@@ -86,6 +86,29 @@ pub(crate) fn request(form: Form, flags: u16, command: u16, cookie: u64, offset:
     bytes
 }
 
+/// What a client says, from its first to its last byte: one of each message.
+pub(crate) fn one_of_each(form: Form) -> Vec<u8> {
+    let mut bytes = (FIXED | NO_ZEROES).to_be_bytes().to_vec();
+    match form {
+        Form::Simple => {}
+        Form::Structured => bytes.extend(option(8, b"")),
+        Form::Extended => bytes.extend(option(11, b"")),
+    }
+    bytes.extend(option(OPT_LIST, b""));
+    bytes.extend(option(9, &contexts("disk", &[])));
+    bytes.extend(option(10, &contexts("disk", &["base:allocation", "qemu:dirty-bitmap:since:before"])));
+    bytes.extend(option(OPT_GO, &wish("disk", &[0, 1, 2, 3])));
+    for (flags, command, offset, len) in
+        [(0, READ, 0, 4096), (1, 4, 0, 512), (2, 6, 100, 9), (0, 5, 0, 1), (0, 7, 0, 16384), (8, 7, 5, 9), (0, 3, 0, 0), (4, READ, 1, 2)]
+    {
+        bytes.extend(request(form, flags, command, 7, offset, len));
+    }
+    bytes.extend(request(form, if form == Form::Extended { 33 } else { 1 }, WRITE, 8, 3, 5));
+    bytes.extend(b"hello");
+    bytes.extend(request(form, 0, 2, 9, 0, 0));
+    bytes
+}
+
 /// The answer to one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reply {
