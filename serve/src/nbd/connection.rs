@@ -144,9 +144,9 @@ impl Connection {
                 Ok(TurnEnd::Pass(request, payload)) => {
                     self.pass_turn(input);
                     let started = Instant::now();
-                    let done = self.run(&request, &payload, &mut desk).and_then(|()| self.send(&mut desk));
+                    let done = self.run(&request, &payload, &mut desk);
                     self.judge_pace(started.elapsed());
-                    if done.is_err() {
+                    if done.and_then(|()| self.send(&mut desk)).is_err() {
                         // Who receives finds it out at once.
                         self.transport.shut(Shutdown::Both);
                     }

@@ -20,6 +20,8 @@ pub(crate) enum Fault {
     FlushFails,
     /// Reads do not end until the fault is changed.
     Hangs,
+    /// Reads do not end until so many have begun.
+    Gathers(usize),
     /// The device says that it is stopping.
     Stopping,
 }
@@ -32,6 +34,7 @@ pub(crate) struct Memory {
     read_only: bool,
     fault: Mutex<Fault>,
     fault_changed: Condvar,
+    read_count: AtomicUsize,
     pub(crate) flush_count: AtomicUsize,
     pub(crate) prefetch_count: AtomicUsize,
 }
@@ -46,6 +49,7 @@ impl Memory {
             read_only: false,
             fault: Mutex::new(Fault::None),
             fault_changed: Condvar::new(),
+            read_count: AtomicUsize::new(0),
             flush_count: AtomicUsize::new(0),
             prefetch_count: AtomicUsize::new(0),
         }
@@ -56,6 +60,7 @@ impl Memory {
     }
 
     pub(crate) fn set_fault(&self, fault: Fault) {
+        self.read_count.store(0, Ordering::Relaxed);
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
         self.fault_changed.notify_all();
     }
@@ -72,7 +77,17 @@ impl Memory {
     fn check(&self, offset: u64, len: u64, writing: bool) -> Result<(), DeviceError> {
         let end = offset.checked_add(len).filter(|end| *end <= self.len()).ok_or(DeviceError::OutOfRange)?;
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
-        let hangs = |fault: &mut Fault| *fault == Fault::Hangs && !writing;
+        let begun = self.read_count.fetch_add(usize::from(!writing), Ordering::Relaxed) + 1;
+        if let Fault::Gathers(count) = *fault
+            && begun >= count
+        {
+            self.fault_changed.notify_all();
+        }
+        let hangs = |fault: &mut Fault| match *fault {
+            Fault::Hangs => !writing,
+            Fault::Gathers(count) => !writing && self.read_count.load(Ordering::Relaxed) < count,
+            _ => false,
+        };
         let fault = *self.fault_changed.wait_while(fault, hangs).unwrap_or_else(PoisonError::into_inner);
         match fault {
             Fault::NoSpace if writing => Err(DeviceError::NoSpace("the memory is full".to_owned())),

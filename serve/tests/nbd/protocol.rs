@@ -368,6 +368,23 @@ fn many_requests_at_once_are_each_answered_once() {
     }
 }
 
+/// Reads that end only when all have begun: so many workers are at it at the same time, or the test hangs.
+#[test]
+fn slow_reads_of_one_connection_are_done_beside_each_other() {
+    let world = World::new(noise(4 << 20, 1));
+    let mut client = world.enter(Form::Structured);
+    for len in [300_000, 4096] {
+        world.disk.set_fault(Fault::Gathers(16));
+        let mut open: std::collections::HashMap<_, _> =
+            (0..16).map(|nth| (client.send(0, READ, nth * 5000, len, b""), (READ, nth * 5000, len))).collect();
+        let content = world.disk.content();
+        while !open.is_empty() {
+            assert_eq!(collect(&mut client, &mut open, &content), 0);
+        }
+        // A small read is slow only after a slow one: the long ones were, waiting for each other.
+    }
+}
+
 /// Reads one chunk or reply; chunks of several replies may be mixed.
 fn collect(
     client: &mut Client<std::os::unix::net::UnixStream>,
