@@ -26,11 +26,7 @@ static CERTIFICATES: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     write("ca.info", "cn = test authority\nca\ncert_signing_key\ncrl_signing_key\nexpiration_days = 3650\n");
     write("server.info", "cn = localhost\ndns_name = localhost\ntls_www_server\nsigning_key\nencryption_key\nexpiration_days = 3650\n");
     write("client.info", "cn = client\ntls_www_client\nsigning_key\nencryption_key\nexpiration_days = 3650\n");
-    let certtool = |arguments: &str| {
-        let done = Command::new("certtool").args(arguments.split(' ')).current_dir(folder.path()).output();
-        let done = done.expect("certtool is installed (gnutls-bin): `make test` does it");
-        assert!(done.status.success(), "certtool {arguments}: {}", String::from_utf8_lossy(&done.stderr));
-    };
+    let certtool = |arguments: &str| certtool(folder.path(), arguments);
     for who in ["ca", "server", "client"] {
         certtool(&format!("--generate-privkey --key-type rsa --bits 2048 --outfile {who}-key.pem"));
     }
@@ -41,6 +37,12 @@ static CERTIFICATES: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     }
     folder
 });
+
+fn certtool(folder: &Path, arguments: &str) {
+    let done = Command::new("certtool").args(arguments.split(' ')).current_dir(folder).output();
+    let done = done.expect("certtool is installed (gnutls-bin): `make test` does it");
+    assert!(done.status.success(), "certtool {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+}
 
 /// The folder of the test's certificates.
 pub(crate) fn certificates() -> PathBuf {
@@ -165,6 +167,25 @@ fn a_client_without_the_certificate_that_is_asked_for_gets_nothing() {
     // Under TLS 1.3 the client learns it with its first read.
     let _ = without.stream.write_all(&option(OPT_LIST, b""));
     assert!(without.stream.read(&mut [0; 1]).is_err());
+}
+
+#[test]
+fn a_client_whose_certificate_was_revoked_gets_nothing() {
+    let folder = tempfile::TempDir::new().unwrap();
+    for name in ["ca-cert.pem", "ca-key.pem", "server-cert.pem", "server-key.pem", "client-cert.pem"] {
+        fs::copy(certificates().join(name), folder.path().join(name)).unwrap();
+    }
+    fs::write(folder.path().join("crl.info"), "crl_next_update = 3650\ncrl_number = 1\n").unwrap();
+    let signing = "--load-ca-privkey ca-key.pem --load-ca-certificate ca-cert.pem --template crl.info --outfile ca-crl.pem";
+    for (revoked, comes_in) in [("", true), (" --load-certificate client-cert.pem", false)] {
+        certtool(folder.path(), &format!("--generate-crl {signing}{revoked}"));
+        let identity = Identity::load(folder.path(), ClientCertificates::Required).unwrap();
+        let world = World::with(noise(65536, 1), Options { tls: Some(identity), ..Options::default() });
+        let mut client = upgrade(&world, &[], true);
+        // Under TLS 1.3 the client learns it with its first read.
+        let _ = client.stream.write_all(&option(OPT_LIST, b""));
+        assert_eq!(client.stream.read(&mut [0; 1]).is_ok_and(|len| len == 1), comes_in);
+    }
 }
 
 #[test]
