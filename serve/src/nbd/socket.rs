@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -69,7 +69,6 @@ impl Listening {
         }
         bind(&socket, &address).map_err(|error| failed(error.into()))?;
         let file = SocketFile { path: path.to_owned(), identity: identity(path).map_err(failed)? };
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
         listen(&socket, BACKLOG).map_err(|error| failed(error.into()))?;
         Ok(Self { socket, _file: Some(file) })
     }

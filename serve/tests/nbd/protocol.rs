@@ -284,6 +284,18 @@ fn holes_travel_as_holes_and_one_chunk_is_one_chunk() {
     assert!(reply.data.len() == 2 && reply.bytes(0, 3 << 20) == world.disk.content());
 }
 
+/// A device tells at most so many stretches at once: what lies behind them is read all the same.
+#[test]
+fn a_read_of_more_stretches_than_are_told_at_once_is_whole() {
+    let mut bytes = vec![1; 24 << 20];
+    bytes.chunks_mut(2 * GRID).for_each(|pair| pair[..GRID].fill(0));
+    let world = World::new(bytes);
+    for form in FORMS {
+        let reply = world.enter(form).call(0, READ, 0, 24 << 20, b"");
+        assert!(reply.bytes(0, 24 << 20) == world.disk.content(), "{form:?}");
+    }
+}
+
 #[test]
 fn block_status_tells_zeros_and_changes_side_by_side() {
     for form in [Form::Structured, Form::Extended] {

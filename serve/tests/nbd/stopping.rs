@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
@@ -60,17 +60,22 @@ fn a_dead_servers_socket_is_replaced_and_no_other_file() {
 }
 
 #[test]
-fn of_two_servers_that_start_at_once_one_gets_the_socket() {
-    for _ in 0..20 {
+fn of_servers_that_start_at_once_one_gets_the_socket() {
+    const RIVALS: usize = 4;
+    for _ in 0..100 {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("socket");
         drop(UnixListener::bind(&path).unwrap());
-        let (first, second) = (server(), server());
+        let (rivals, gun) = ([(); RIVALS].map(|()| server()), Barrier::new(RIVALS));
+        let start = &|rival: &Server| {
+            gun.wait();
+            rival.listen_unix(&path).is_ok()
+        };
         let got = thread::scope(|scope| {
-            let other = scope.spawn(|| second.listen_unix(&path).is_ok());
-            [first.listen_unix(&path).is_ok(), other.join().unwrap()]
+            let starting: Vec<_> = rivals.iter().map(|rival| scope.spawn(move || start(rival))).collect();
+            starting.into_iter().map(|started| started.join().unwrap()).filter(|got| *got).count()
         });
-        assert_eq!(got.iter().filter(|got| **got).count(), 1);
+        assert_eq!(got, 1);
         Client::enter(UnixStream::connect(&path).unwrap(), Form::Simple, "disk", &[]);
     }
 }
