@@ -8,6 +8,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:$(CARGO_TARGET_DIR)/tools/bin:/usr/sbi
 
 to_build := g++ clang libclang-dev
 to_make_disks := e2fsprogs qemu-utils
+to_be_clients := libnbd-bin gnutls-bin
 
 .PHONY: help build test lint demo bench fuzz-build fuzz-smoke packages tools
 .NOTPARALLEL:
@@ -42,7 +43,7 @@ fuzz-smoke: packages ## every fuzz target for SECONDS (5)
 
 packages:
 	@dev/check-rust
-	@dev/install-packages $(to_build) $(to_make_disks)
+	@dev/install-packages $(to_build) $(to_make_disks) $(to_be_clients)
 
 # cargo-deny is built in a folder of its own that cargo removes, so that the workspace's build stays as it is.
 tools:

@@ -3,6 +3,7 @@
 
 pub mod encodings;
 pub mod formats;
+pub mod nbd;
 pub mod store_ops;
 
 // The property test's model, its content and its hands: the same rules for both.
@@ -14,3 +15,8 @@ mod drive;
 #[path = "../../store/tests/it/world.rs"]
 #[expect(dead_code, reason = "the property test uses the rest")]
 mod world;
+
+// The disks in memory that the server's tests use.
+#[path = "../../serve/tests/nbd/memory.rs"]
+#[expect(dead_code, reason = "the tests use the rest")]
+mod memory;

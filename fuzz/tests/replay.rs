@@ -2,19 +2,25 @@
 
 use std::path::Path;
 
+use client::Form;
 use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload};
 use vellum_core::hash::ChunkHash;
 use vellum_core::page::{Page, Run, Slot};
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
-use vellum_fuzz::{encodings, formats, store_ops};
+use vellum_fuzz::{encodings, formats, nbd, store_ops};
+
+#[path = "../../serve/tests/nbd/client.rs"]
+#[expect(dead_code, reason = "the server's tests use the rest")]
+mod client;
 
 type Body = fn(&[u8]);
 
-const TARGETS: [(&str, Body); 9] = [
+const TARGETS: [(&str, Body); 10] = [
     ("change_map", formats::change_map),
     ("frame_header", encodings::frame_header),
     ("frame_payload", encodings::frame_payload),
     ("name", encodings::name),
+    ("nbd", nbd::nbd),
     ("page", encodings::page),
     ("probe", formats::probe),
     ("qcow2", formats::qcow2),
@@ -82,6 +88,11 @@ fn write_seeds() {
     put("records", "layer", &[1, 4, 1, 3, 1, 0xfb, 0x00, 0x20, 2, 5, 1, 77, 2, 0, 1, 3, 4]);
     put("records", "image", &[1, 2, 1, b'a', 4, 0, 0, 77, 1, 1, b't', 0]);
     put("records", "snapshot", &[1, 2, 3, 1, b's', 4, 77, 0, 1]);
+    for (name, form) in [("simple", Form::Simple), ("structured", Form::Structured), ("extended", Form::Extended)] {
+        put("nbd", name, &client::one_of_each(form));
+    }
+    put("nbd", "old", &[&[0, 0, 0, 0][..], &client::option(1, b""), &client::request(Form::Simple, 0, 0, 1, 0, 70_000)].concat());
+    put("nbd", "refused", &[&[0, 0, 0, 3][..], &client::option(5, b""), &client::option(99, b"?"), &client::option(2, b"")].concat());
     for seed in 0..8_u64 {
         let mut bytes = vec![0; 400];
         fastrand::Rng::with_seed(seed).fill(&mut bytes);

@@ -2,3 +2,5 @@
 //!
 //! What is served is a [`vellum_core::device::Exports`]: this crate knows no store.
 #![forbid(unsafe_code)]
+
+pub mod nbd;

@@ -1,0 +1,194 @@
+//! Memory for messages, bounded for all connections together.
+//!
+//! Small requests use a worker's own buffers. A large one borrows a buffer from the [`Pool`]; if none is left it goes on in small
+//! pieces. So clients that read nothing can make others slower, but cannot stop them, nor take more than the pool.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The bytes of one piece where memory is short, and the most that a request may move in a worker's own buffers.
+pub(super) const PIECE_LEN_SMALL: usize = 64 << 10;
+/// The bytes of one piece in a borrowed buffer: what `qemu-img convert` asks for at once, so that it stays one request to a device.
+pub(super) const PIECE_LEN_LARGE: usize = 2 << 20;
+/// Borrowed buffers at one time: 256 MiB, whatever the number of clients.
+const LEASE_COUNT_MAX: usize = 128;
+/// Buffers kept for the next: what two busy clients have under way.
+const FREE_COUNT_MAX: usize = 8;
+
+/// Bytes on their way out. Grows as needed, and clears only what it never held.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+impl Outgoing {
+    /// `len` bytes behind those that are filled, with anything in them.
+    pub(super) fn room(&mut self, len: usize) -> &mut [u8] {
+        let end = self.filled + len;
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        &mut self.bytes[self.filled..end]
+    }
+
+    /// The next `len` bytes are filled now.
+    pub(super) fn commit(&mut self, len: usize) {
+        assert!(self.filled + len <= self.bytes.len(), "only room that was asked for is filled");
+        self.filled += len;
+    }
+
+    /// The memory that it keeps.
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    pub(super) fn filled(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+
+    /// Forgets what is filled, keeps the memory.
+    pub(super) fn clear(&mut self) {
+        self.filled = 0;
+    }
+}
+
+/// Large buffers for all connections of a server.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    free: Mutex<Vec<Outgoing>>,
+    leased: AtomicUsize,
+}
+
+impl Pool {
+    /// A buffer for a piece of [`PIECE_LEN_LARGE`], `None` if too many are in use.
+    pub(super) fn lease(self: &Arc<Self>) -> Option<Lease> {
+        let more = |leased| (leased < LEASE_COUNT_MAX).then_some(leased + 1);
+        self.leased.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        let buffer = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        Some(Lease { pool: Arc::clone(self), buffer })
+    }
+}
+
+/// A borrowed buffer, empty at first.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pool: Arc<Pool>,
+    buffer: Outgoing,
+}
+
+impl Deref for Lease {
+    type Target = Outgoing;
+
+    fn deref(&self) -> &Outgoing {
+        &self.buffer
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Outgoing {
+        &mut self.buffer
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.len() < FREE_COUNT_MAX {
+            free.push(buffer);
+        }
+        self.pool.leased.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Bytes that have arrived and are not understood yet.
+#[derive(Debug, Default)]
+pub(super) struct Input {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+/// What one system call may bring: some writes of 4 KiB, thousands of reads.
+const INPUT_LEN: usize = 32 << 10;
+
+impl Input {
+    pub(super) fn data(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    pub(super) fn consume(&mut self, len: usize) {
+        assert!(len <= self.end - self.start, "only what has arrived is consumed");
+        self.start += len;
+    }
+
+    /// Moves up to `into.len()` bytes out. Returns how many.
+    pub(super) fn take(&mut self, into: &mut [u8]) -> usize {
+        let len = into.len().min(self.end - self.start);
+        into[..len].copy_from_slice(&self.data()[..len]);
+        self.consume(len);
+        len
+    }
+
+    /// Where arriving bytes go: not empty if at most 32 KiB are waiting for their end. [`Input::arrived`] says how many came.
+    pub(super) fn space(&mut self) -> &mut [u8] {
+        self.bytes.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        // The longest message of the handshake, with room behind it.
+        let len = if self.end < INPUT_LEN { INPUT_LEN } else { self.end + INPUT_LEN };
+        if self.bytes.len() < len {
+            self.bytes.resize(len, 0);
+        }
+        &mut self.bytes[self.end..]
+    }
+
+    pub(super) fn arrived(&mut self, len: usize) {
+        assert!(self.end + len <= self.bytes.len(), "bytes arrive in the space for them");
+        self.end += len;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Input, LEASE_COUNT_MAX, Outgoing, Pool};
+
+    #[test]
+    fn the_pool_lends_no_more_than_its_limit_and_takes_back() {
+        let pool = Arc::new(Pool::default());
+        let leases: Vec<_> = (0..LEASE_COUNT_MAX).map(|_| pool.lease().expect("below the limit")).collect();
+        assert!(pool.lease().is_none());
+        drop(leases);
+        assert!(pool.lease().is_some());
+    }
+
+    #[test]
+    fn uncommitted_room_is_forgotten() {
+        let mut out = Outgoing::default();
+        out.room(4).copy_from_slice(b"done");
+        out.commit(4);
+        out.room(4).copy_from_slice(b"torn");
+        assert_eq!(out.filled(), b"done");
+        out.room(1)[0] = b'!';
+        out.commit(1);
+        assert_eq!(out.filled(), b"done!");
+    }
+
+    #[test]
+    fn bytes_come_out_of_an_input_as_they_came() {
+        let mut input = Input::default();
+        for round in 0..100_u8 {
+            input.space()[..3].fill(round);
+            input.arrived(3);
+            let mut taken = [0; 2];
+            assert_eq!(input.take(&mut taken), 2);
+        }
+        assert_eq!(input.data().len(), 100);
+        assert_eq!(input.data()[99], 99);
+    }
+}

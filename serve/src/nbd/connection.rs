@@ -1,0 +1,382 @@
+//! One client's threads, from its first byte to its last.
+//!
+//! Workers take turns: who has the turn receives. As long as the device answers at once, one worker does everything itself, one request
+//! after the other, and sends replies together when no request is left waiting: no thread hands anything to another. When a request
+//! may take long, or those before it did, the worker passes the turn on first, so that the next requests are done beside it. Workers
+//! are started when the turn finds nobody waiting for it, and leave after a while without one.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::Shutdown;
+use vellum_core::device::{Device, DeviceError};
+
+use super::buffers::{Input, Lease, Outgoing, PIECE_LEN_LARGE, PIECE_LEN_SMALL};
+use super::execution::{Execution, Sender};
+use super::handshake::{self, Channel, Entered};
+use super::server::{Membership, Shared};
+use super::transmission::{Job, Request, Transmission};
+use super::transport::{Outlet, Transport};
+
+/// Workers of one connection: enough to keep both a disk and a few cores busy; a client's queue is rarely deeper.
+const WORKER_COUNT_MAX: usize = 16;
+/// A request that took longer did more than copy from memory: passing the turn costs some microseconds.
+const SLOW: Duration = Duration::from_micros(60);
+/// So many requests are done beside each other after a slow one.
+const SLOW_CREDIT: u32 = 64;
+/// Longer requests are done beside others: copying alone takes them longer than passing the turn.
+const LONG_LEN: u64 = 256 << 10;
+/// How many replies wait for each other: more would leave the client idle while the server works.
+const COMPANY_MAX: usize = 8;
+/// How long a worker waits for a turn before it leaves.
+const LINGER: Duration = Duration::from_secs(2);
+/// The stack of a worker, touched only as far as a device's calls are deep.
+pub(super) const STACK_LEN: usize = 1 << 20;
+/// Idle connections keep buffers up to this; longer ones are given back.
+const KEPT_LEN_MAX: usize = PIECE_LEN_SMALL * 2 + 4096;
+
+/// Serves one client until it leaves, or is cut off.
+pub(super) fn serve(shared: &Arc<Shared>, transport: Arc<Transport>, membership: Membership) {
+    let mut input = Input::default();
+    let mut channel = Handshaking { shared, transport: &transport };
+    let entered = handshake::run(&mut channel, &*shared.exports, shared.policy, &mut input);
+    // Who leaves in the handshake, or is sent away, has been told what there is to tell.
+    let Ok(Some(Entered { device, transmission })) = entered else { return transport.say_goodbye() };
+    if transport.take_time().is_err() {
+        return;
+    }
+    membership.entered();
+    let sender = Mutex::new(Box::new(Outlet(Arc::clone(&transport))) as Box<_>);
+    let turn = Mutex::new(Turn { state: TurnState::Free(input), waiting: 0, workers: 1 });
+    let (shared, slow) = (Arc::clone(shared), AtomicU32::new(0));
+    let connection =
+        Connection { device, transmission, sender, turn, passed: Condvar::new(), slow, transport, shared, _membership: membership };
+    Arc::new(connection).work();
+}
+
+struct Handshaking<'a> {
+    shared: &'a Shared,
+    transport: &'a Transport,
+}
+
+impl Channel for Handshaking<'_> {
+    fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.transport.receive(into)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.transport.send(bytes)
+    }
+
+    fn start_tls(&mut self) -> io::Result<()> {
+        let identity = self.shared.tls.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        self.transport.start_tls(&identity.config)
+    }
+
+    fn stopping(&self) -> bool {
+        self.shared.is_stopping()
+    }
+}
+
+/// A client in an export. The fields are dropped in this order: the device is let go before the client counts as gone.
+struct Connection {
+    device: Arc<dyn Device>,
+    transmission: Transmission,
+    sender: Sender,
+    turn: Mutex<Turn>,
+    passed: Condvar,
+    /// How many requests to come are expected to be slow.
+    slow: AtomicU32,
+    transport: Arc<Transport>,
+    shared: Arc<Shared>,
+    _membership: Membership,
+}
+
+struct Turn {
+    state: TurnState,
+    /// Workers that wait for it.
+    waiting: usize,
+    workers: usize,
+}
+
+enum TurnState {
+    /// Nobody receives; what has arrived is here.
+    Free(Input),
+    Taken,
+    /// There is nothing more to receive.
+    Over,
+}
+
+/// A worker's own buffers.
+#[derive(Default)]
+struct Desk {
+    out: Outgoing,
+    /// How many replies are in `out`.
+    company: usize,
+    payload: Vec<u8>,
+}
+
+/// How a turn ends.
+enum TurnEnd {
+    /// This request is done with the turn passed on.
+    Pass(Request, Payload),
+    /// The client has no more requests, or is lost.
+    Over,
+}
+
+/// Where a request's payload is.
+enum Payload {
+    /// In the worker's buffer, so many bytes.
+    Small(usize),
+    Large(Lease),
+    /// The device has it already, in pieces, or has failed at one.
+    Written(Result<(), DeviceError>),
+}
+
+impl Connection {
+    fn work(self: Arc<Self>) {
+        let mut desk = Desk::default();
+        while let Some(mut input) = self.take_turn() {
+            match self.turn(&mut input, &mut desk) {
+                Ok(TurnEnd::Pass(request, payload)) => {
+                    self.pass_turn(input);
+                    let started = Instant::now();
+                    let done = self.run(&request, &payload, &mut desk);
+                    self.judge_pace(started.elapsed());
+                    if done.and_then(|()| self.send(&mut desk)).is_err() {
+                        // Who receives finds it out at once.
+                        self.transport.shut(Shutdown::Both);
+                    }
+                }
+                Ok(TurnEnd::Over) => self.end(),
+                Err(_) => {
+                    self.transport.shut(Shutdown::Both);
+                    self.end();
+                }
+            }
+        }
+    }
+
+    /// Receives requests and does them, until one is better done without the turn. An error: the client is lost.
+    fn turn(&self, input: &mut Input, desk: &mut Desk) -> io::Result<TurnEnd> {
+        loop {
+            let Ok(next) = self.transmission.next(input.data(), self.shared.is_stopping()) else {
+                // What was done before the client lost its way is still answered.
+                return self.send(desk).map(|()| TurnEnd::Over);
+            };
+            let Some((request, header_len)) = next else {
+                if !self.receive(input, desk)? {
+                    return Ok(TurnEnd::Over);
+                }
+                continue;
+            };
+            input.consume(header_len);
+            if request.job == Job::Disconnect {
+                return self.send(desk).map(|()| TurnEnd::Over);
+            }
+            let payload = self.payload(&request, input, desk)?;
+            if self.is_slow(&request) {
+                return self.send(desk).map(|()| TurnEnd::Pass(request, payload));
+            }
+            let started = Instant::now();
+            self.run(&request, &payload, desk)?;
+            if started.elapsed() > SLOW {
+                self.slow.store(SLOW_CREDIT, Ordering::Relaxed);
+            }
+            desk.company += 1;
+            if desk.company >= COMPANY_MAX {
+                self.send(desk)?;
+            }
+        }
+    }
+
+    fn is_slow(&self, request: &Request) -> bool {
+        let long = match request.job {
+            Job::Refuse(..) | Job::Disconnect | Job::Prefetch { .. } => return false,
+            Job::Flush | Job::Zero { .. } | Job::Status { .. } => true,
+            Job::Write { len, durable, .. } => durable || u64::from(len) > LONG_LEN,
+            Job::Read { len, .. } => u64::from(len) > LONG_LEN,
+        };
+        long || self.slow.load(Ordering::Relaxed) > 0
+    }
+
+    /// Slow requests are followed by slow ones.
+    fn judge_pace(&self, took: Duration) {
+        let pace = |credit: u32| Some(if took > SLOW { SLOW_CREDIT } else { credit.saturating_sub(1) });
+        // The closure always gives a value.
+        let _ = self.slow.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pace);
+    }
+
+    fn run(&self, request: &Request, payload: &Payload, desk: &mut Desk) -> io::Result<()> {
+        let execution = self.execution();
+        match (payload, request.job) {
+            (Payload::Written(done), Job::Write { durable, .. }) => {
+                execution.finish_write(request.address, done.clone(), durable, &mut desk.out);
+                Ok(())
+            }
+            (Payload::Large(lease), _) => execution.run(request, lease.filled(), &mut desk.out),
+            (Payload::Small(len), _) => execution.run(request, &desk.payload[..*len], &mut desk.out),
+            (Payload::Written(_), _) => execution.run(request, &[], &mut desk.out),
+        }
+    }
+
+    fn execution(&self) -> Execution<'_> {
+        Execution { device: &*self.device, transmission: &self.transmission, pool: &self.shared.pool, sender: &self.sender }
+    }
+
+    fn send(&self, desk: &mut Desk) -> io::Result<()> {
+        desk.company = 0;
+        self.execution().send(&mut desk.out)
+    }
+
+    /// More bytes of the client, after it has been sent all that is ready. `false`: it has no more.
+    fn receive(&self, input: &mut Input, desk: &mut Desk) -> io::Result<bool> {
+        self.send(desk)?;
+        if desk.payload.capacity() + desk.out.capacity() > KEPT_LEN_MAX {
+            *desk = Desk::default();
+        }
+        let received = self.transport.receive(input.space())?;
+        input.arrived(received);
+        Ok(received > 0)
+    }
+
+    /// Receives what follows a request. Of a write too large for the buffers at hand each piece is written as it comes.
+    fn payload(&self, request: &Request, input: &mut Input, desk: &mut Desk) -> io::Result<Payload> {
+        let Job::Write { offset, len, .. } = request.job else {
+            self.skip(request.payload_len, input, desk)?;
+            return Ok(Payload::Small(0));
+        };
+        let len = len as usize;
+        if len <= PIECE_LEN_SMALL {
+            if desk.payload.len() < len {
+                desk.payload.resize(len, 0);
+            }
+            let taken = input.take(&mut desk.payload[..len]);
+            if taken < len {
+                self.send(desk)?;
+                self.receive_exact(&mut desk.payload[taken..len])?;
+            }
+            return Ok(Payload::Small(len));
+        }
+        self.send(desk)?;
+        let mut lease = self.shared.pool.lease();
+        if let Some(lease) = lease.as_mut().filter(|_| len <= PIECE_LEN_LARGE) {
+            let room = lease.room(len);
+            let taken = input.take(room);
+            self.receive_exact(&mut room[taken..])?;
+            lease.commit(len);
+        } else {
+            let mut own = Outgoing::default();
+            let (buffer, piece_len) = lease.as_mut().map_or((&mut own, PIECE_LEN_SMALL), |lease| (&mut **lease, PIECE_LEN_LARGE));
+            return self.write_pieces(offset, len, input, buffer.room(piece_len)).map(Payload::Written);
+        }
+        Ok(lease.map_or(Payload::Small(0), Payload::Large))
+    }
+
+    fn write_pieces(&self, offset: u64, len: usize, input: &mut Input, buffer: &mut [u8]) -> io::Result<Result<(), DeviceError>> {
+        let (mut written, mut done) = (Ok(()), 0);
+        while done < len {
+            let piece = buffer.len().min(len - done);
+            let piece = &mut buffer[..piece];
+            let taken = input.take(piece);
+            self.receive_exact(&mut piece[taken..])?;
+            if written.is_ok() {
+                written = self.device.write_at(piece, offset + done as u64);
+            }
+            done += piece.len();
+        }
+        Ok(written)
+    }
+
+    fn receive_exact(&self, mut into: &mut [u8]) -> io::Result<()> {
+        while !into.is_empty() {
+            let received = self.transport.receive(into)?;
+            if received == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            into = &mut into[received..];
+        }
+        Ok(())
+    }
+
+    fn skip(&self, len: u64, input: &mut Input, desk: &mut Desk) -> io::Result<()> {
+        let mut left = len;
+        while left > 0 {
+            if input.data().is_empty() && !self.receive(input, desk)? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let skipped = left.min(input.data().len() as u64);
+            input.consume(skipped as usize);
+            left -= skipped;
+        }
+        Ok(())
+    }
+
+    /// Waits for the turn. `None`: there is nothing for this worker to do any more.
+    fn take_turn(&self) -> Option<Input> {
+        let mut turn = self.lock_turn();
+        let mut waited = false;
+        loop {
+            match std::mem::replace(&mut turn.state, TurnState::Taken) {
+                TurnState::Free(input) => return Some(input),
+                TurnState::Over => {
+                    turn.state = TurnState::Over;
+                    return None;
+                }
+                // Who has the turn comes back for it, so this worker can be spared.
+                TurnState::Taken if waited => {
+                    turn.workers -= 1;
+                    return None;
+                }
+                TurnState::Taken => {}
+            }
+            turn.waiting += 1;
+            let (woken, result) = self.passed.wait_timeout(turn, LINGER).unwrap_or_else(PoisonError::into_inner);
+            turn = woken;
+            turn.waiting -= 1;
+            waited = result.timed_out();
+        }
+    }
+
+    fn pass_turn(self: &Arc<Self>, input: Input) {
+        let mut turn = self.lock_turn();
+        turn.state = TurnState::Free(input);
+        if turn.waiting > 0 {
+            drop(turn);
+            self.passed.notify_one();
+        } else if turn.workers < WORKER_COUNT_MAX {
+            // Without another worker this one takes the turn again when it is done.
+            turn.workers += usize::from(self.start_worker());
+        }
+    }
+
+    fn start_worker(self: &Arc<Self>) -> bool {
+        let Some(place) = self.shared.extra_worker() else { return false };
+        let connection = Arc::clone(self);
+        let work = move || {
+            connection.work();
+            drop(place);
+        };
+        thread::Builder::new().name("nbd-worker".to_owned()).stack_size(STACK_LEN).spawn(work).is_ok()
+    }
+
+    /// Nothing more is received: all workers leave when they are done.
+    fn end(&self) {
+        self.lock_turn().state = TurnState::Over;
+        self.passed.notify_all();
+    }
+
+    fn lock_turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.transport.say_goodbye();
+        self.transport.shut(Shutdown::Both);
+    }
+}

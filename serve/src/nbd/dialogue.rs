@@ -1,0 +1,89 @@
+//! A whole dialogue with one client in memory: for fuzzing and for tests that need no socket.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vellum_core::device::Exports;
+
+use super::buffers::{Input, Outgoing, PIECE_LEN_SMALL, Pool};
+use super::execution::{Execution, Sender};
+use super::handshake::{self, Channel, Entered};
+use super::negotiation::Policy;
+use super::transmission::Job;
+
+/// What the server answers to a client that sends `input` and then nothing more. Without TLS.
+///
+/// Cost: what the requests ask of the devices; the memory of the answer is the caller's to bound by what `exports` offers.
+#[must_use]
+pub fn dialogue(exports: &dyn Exports, input: &[u8]) -> Vec<u8> {
+    let said = Said::default();
+    let mut channel = Memory { input, said: said.clone() };
+    let mut waiting = Input::default();
+    let policy = Policy { tls_required: false, read_only: false, multi_conn: true };
+    if let Ok(Some(entered)) = handshake::run(&mut channel, exports, policy, &mut waiting) {
+        let rest = [waiting.data(), channel.input].concat();
+        let sender: Sender = Mutex::new(Box::new(said.clone()));
+        // It ends when the client's bytes do: there is nobody to be told.
+        let _ = transmit(&entered, &rest, &sender);
+    }
+    let mut said = said.0.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::take(&mut said)
+}
+
+fn transmit(entered: &Entered, input: &[u8], sender: &Sender) -> io::Result<()> {
+    let pool = Arc::new(Pool::default());
+    let Entered { device, transmission } = entered;
+    let execution = Execution { device: &**device, transmission, pool: &pool, sender };
+    let (mut rest, mut out) = (input, Outgoing::default());
+    while let Ok(Some((request, header_len))) = transmission.next(rest, false) {
+        rest = &rest[header_len..];
+        let payload_len = usize::try_from(request.payload_len).unwrap_or(usize::MAX);
+        let Some((payload, behind)) = rest.split_at_checked(payload_len) else { break };
+        rest = behind;
+        if request.job == Job::Disconnect {
+            break;
+        }
+        execution.run(&request, payload, &mut out)?;
+        if out.filled().len() >= PIECE_LEN_SMALL {
+            execution.send(&mut out)?;
+        }
+    }
+    execution.send(&mut out)
+}
+
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Memory<'a> {
+    input: &'a [u8],
+    said: Said,
+}
+
+impl Channel for Memory<'_> {
+    fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(&mut self.input, into)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.said.write_all(bytes)
+    }
+
+    fn start_tls(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn stopping(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,326 @@
+//! All clients of a server, from the first to a bounded end.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::Shutdown;
+use vellum_core::device::Exports;
+
+use super::buffers::Pool;
+use super::connection;
+use super::negotiation::Policy;
+use super::socket::Listening;
+use super::tls::Identity;
+use super::transport::Transport;
+
+/// Workers beyond the first of each connection, for all together: a thread each.
+const EXTRA_WORKER_COUNT_MAX: usize = 256;
+/// How long cut-off connections get to notice it. Only a call into a device can take longer.
+const CUT_TIME: Duration = Duration::from_secs(1);
+/// More grace than anybody waits for, and a time that every clock can add.
+const GRACE_MAX: Duration = Duration::from_hours(1);
+
+/// Why a server cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket cannot be made.
+    #[error("{0}: cannot listen there: {1}")]
+    Listen(String, #[source] io::Error),
+    /// A live server has this socket.
+    #[error("{0}: another server listens there")]
+    InUse(PathBuf),
+    /// The place of the socket is taken by a file that is not one.
+    #[error("{0}: this is no socket; it is left alone")]
+    NotSocket(PathBuf),
+    /// What was handed over is no listening stream socket.
+    #[error("the inherited descriptor is no listening socket")]
+    NotListening,
+    /// A certificate, key or revocation list cannot be used.
+    #[error("{0}: {1}")]
+    Certificate(PathBuf, String),
+    /// The certificates do not make a TLS server.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The system refused something else.
+    #[error(transparent)]
+    System(#[from] io::Error),
+    /// The server is stopping or has stopped.
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+/// How a server serves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// With an identity every client must start TLS first, on every socket; without, there is none.
+    pub tls: Option<Identity>,
+    /// No client may write, whatever the exports allow.
+    pub read_only: bool,
+    /// Clients served at once, at least 1; more wait until one leaves. With 1, clients are told not to open several connections.
+    pub clients_max: usize,
+    /// A client that has not chosen an export after this is cut off.
+    pub handshake_time: Duration,
+}
+
+impl Default for Options {
+    /// No TLS, writable, 1,024 clients, 30 seconds.
+    fn default() -> Self {
+        Self { tls: None, read_only: false, clients_max: 1024, handshake_time: Duration::from_secs(30) }
+    }
+}
+
+/// What all connections of a server share.
+pub(super) struct Shared {
+    pub(super) exports: Arc<dyn Exports>,
+    pub(super) policy: Policy,
+    pub(super) tls: Option<Identity>,
+    pub(super) pool: Arc<Pool>,
+    clients_max: usize,
+    handshake_time: Duration,
+    stopping: AtomicBool,
+    extra_workers: AtomicUsize,
+    clients: Mutex<Clients>,
+    /// A client came or left, or the server stops.
+    changed: Condvar,
+    stop: OwnedFd,
+}
+
+#[derive(Default)]
+struct Clients {
+    connected: HashMap<u64, Arc<Transport>>,
+    next_id: u64,
+    /// Whether one that had entered an export has left.
+    left: bool,
+}
+
+impl Shared {
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// A place for one more worker, if there is one.
+    pub(super) fn extra_worker(self: &Arc<Self>) -> Option<ExtraWorker> {
+        let more = |count| (count < EXTRA_WORKER_COUNT_MAX).then_some(count + 1);
+        self.extra_workers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(ExtraWorker(Arc::clone(self)))
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves one more client, as soon as there is a place. `false`: the server stops.
+    fn admit(self: &Arc<Self>, socket: OwnedFd) -> bool {
+        let full = |clients: &mut Clients| clients.connected.len() >= self.clients_max && !self.is_stopping();
+        let mut clients = self.changed.wait_while(self.clients(), full).unwrap_or_else(PoisonError::into_inner);
+        // Under the lock: `stop` either sees this client or has been seen here.
+        if self.is_stopping() {
+            return false;
+        }
+        let transport = Arc::new(Transport::new(socket, Instant::now() + self.handshake_time));
+        let id = clients.next_id;
+        clients.next_id += 1;
+        clients.connected.insert(id, Arc::clone(&transport));
+        drop(clients);
+        let membership = Membership { shared: Arc::clone(self), id, entered: AtomicBool::new(false) };
+        let shared = Arc::clone(self);
+        let serve = move || connection::serve(&shared, transport, membership);
+        // Without a thread the client is dropped, and sees the connection closed.
+        let _ = thread::Builder::new().name("nbd-client".to_owned()).stack_size(connection::STACK_LEN).spawn(serve);
+        true
+    }
+
+    fn accept_all(self: &Arc<Self>, listening: &Listening) {
+        while listening.accept(self.stop.as_fd()).is_some_and(|socket| self.admit(socket)) {}
+    }
+
+    /// Waits until no client is connected, at most until `deadline`. Returns how many are.
+    fn wait_gone(&self, deadline: Instant) -> usize {
+        let time = deadline.saturating_duration_since(Instant::now());
+        let connected = |clients: &mut Clients| !clients.connected.is_empty();
+        let waited = self.changed.wait_timeout_while(self.clients(), time, connected);
+        waited.unwrap_or_else(PoisonError::into_inner).0.connected.len()
+    }
+
+    fn shut_all(&self, how: Shutdown) {
+        self.clients().connected.values().for_each(|transport| transport.shut(how));
+    }
+}
+
+/// One worker more than the first of its connection; dropping it makes place for another.
+pub(super) struct ExtraWorker(Arc<Shared>);
+
+impl Drop for ExtraWorker {
+    fn drop(&mut self) {
+        self.0.extra_workers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// That a client is connected; dropping it says that it has left.
+pub(super) struct Membership {
+    shared: Arc<Shared>,
+    id: u64,
+    entered: AtomicBool,
+}
+
+impl Membership {
+    /// The client has entered an export.
+    pub(super) fn entered(&self) {
+        self.entered.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut clients = self.shared.clients();
+        clients.connected.remove(&self.id);
+        clients.left |= self.entered.load(Ordering::Relaxed);
+        drop(clients);
+        self.shared.changed.notify_all();
+    }
+}
+
+/// How a wait for the last client ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Some client had entered an export, and now none is connected.
+    All,
+    /// The server stops or has stopped.
+    Stopping,
+    /// The time is over.
+    NotYet,
+}
+
+/// What is left after a server has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Clients that were still connected when the grace was over, and were cut off.
+    pub cut_off: usize,
+    /// Of these, those whose request a device has not ended yet: a thread of each still holds its device.
+    pub unfinished: usize,
+}
+
+/// An NBD server. It may be used from many threads; dropping it stops it without grace.
+pub struct Server {
+    shared: Arc<Shared>,
+    acceptors: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Server {
+    /// A server for `exports` that listens nowhere yet. An error: the system refuses a descriptor.
+    pub fn start(exports: Arc<dyn Exports>, options: Options) -> Result<Self, ServeError> {
+        let clients_max = options.clients_max.max(1);
+        let policy = Policy { tls_required: options.tls.is_some(), read_only: options.read_only, multi_conn: clients_max > 1 };
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
+        let shared = Shared {
+            exports,
+            policy,
+            tls: options.tls,
+            pool: Arc::default(),
+            clients_max,
+            handshake_time: options.handshake_time,
+            stopping: AtomicBool::new(false),
+            extra_workers: AtomicUsize::new(0),
+            clients: Mutex::default(),
+            changed: Condvar::new(),
+            stop,
+        };
+        Ok(Self { shared: Arc::new(shared), acceptors: Mutex::default() })
+    }
+
+    /// Listens on a Unix socket at `path`, which only this user may connect to. The socket of a server that has died is replaced, and
+    /// the file is removed in the end. An error: a live server listens there, another kind of file is in the way, the path is too long
+    /// for a socket (107 bytes), or the system refuses.
+    pub fn listen_unix(&self, path: &Path) -> Result<(), ServeError> {
+        self.listen(Listening::unix(path)?)
+    }
+
+    /// Listens on a TCP port, of any free number if `address` has 0. Returns the address. An error: it is taken or not ours.
+    pub fn listen_tcp(&self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
+        let (listening, address) = Listening::tcp(address)?;
+        self.listen(listening)?;
+        Ok(address)
+    }
+
+    /// Takes clients from a socket that somebody else made and listens on, as systemd hands over. It becomes non-blocking, for all who
+    /// share it. An error: it is no listening stream socket, Unix or TCP.
+    pub fn listen_on(&self, socket: OwnedFd) -> Result<(), ServeError> {
+        self.listen(Listening::inherited(socket)?)
+    }
+
+    fn listen(&self, listening: Listening) -> Result<(), ServeError> {
+        let mut acceptors = self.acceptors.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.shared.is_stopping() {
+            return Err(ServeError::Stopping);
+        }
+        let shared = Arc::clone(&self.shared);
+        let accept = move || shared.accept_all(&listening);
+        acceptors.push(thread::Builder::new().name("nbd-accept".to_owned()).spawn(accept)?);
+        Ok(())
+    }
+
+    /// How many clients are connected.
+    #[must_use]
+    pub fn client_count(&self) -> usize {
+        self.shared.clients().connected.len()
+    }
+
+    /// Waits until some client has entered an export and none is connected any more, the server stops, or `time` is over; without
+    /// `time` as long as it takes. For servers that leave with their last client: a client that only lists does not count.
+    #[must_use]
+    pub fn wait_left(&self, time: Option<Duration>) -> Left {
+        let deadline = time.and_then(|time| Instant::now().checked_add(time));
+        let mut clients = self.shared.clients();
+        loop {
+            if self.shared.is_stopping() {
+                return Left::Stopping;
+            }
+            if clients.left && clients.connected.is_empty() {
+                return Left::All;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            clients = match left {
+                Some(Duration::ZERO) => return Left::NotYet,
+                Some(left) => self.shared.changed.wait_timeout(clients, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.shared.changed.wait(clients).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Ends the service: takes no more clients, answers requests that come with "stopping", lets those under way end and their replies
+    /// go out, and after `grace` cuts off who is left. Takes at most `grace` and a second, whatever clients do. Idle clients cost no
+    /// time. A second call waits for the same end.
+    pub fn stop(&self, grace: Duration) -> Stopped {
+        let deadline = Instant::now() + grace.min(GRACE_MAX);
+        {
+            // Under the lock, so that who decides to wait has seen it or is woken.
+            let _clients = self.shared.clients();
+            self.shared.stopping.store(true, Ordering::Relaxed);
+        }
+        self.shared.changed.notify_all();
+        // The counter can overflow only after 2^64 stops.
+        let _ = rustix::io::write(&self.shared.stop, &1_u64.to_ne_bytes());
+        let acceptors = std::mem::take(&mut *self.acceptors.lock().unwrap_or_else(PoisonError::into_inner));
+        // An acceptor that has panicked has closed its socket.
+        acceptors.into_iter().for_each(|acceptor| drop(acceptor.join()));
+        self.shared.shut_all(Shutdown::Read);
+        let cut_off = self.shared.wait_gone(deadline);
+        self.shared.shut_all(Shutdown::Both);
+        let unfinished = if cut_off == 0 { 0 } else { self.shared.wait_gone(Instant::now() + CUT_TIME) };
+        Stopped { cut_off, unfinished }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}

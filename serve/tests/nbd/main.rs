@@ -1,0 +1,10 @@
+//! The NBD server, by the letter of the protocol, under hostile clients, under TLS, and with the clients that people use.
+
+mod client;
+mod clients;
+mod hostile;
+mod memory;
+mod protocol;
+mod stopping;
+mod tls;
+mod world;

@@ -1,0 +1,61 @@
+//! A crowd of idle clients costs little. In a process of its own, since it counts memory.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Client, FIXED, Form, READ};
+use memory::{Devices, Memory};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use vellum_serve::nbd::{Options, Server, Stopped};
+
+#[path = "nbd/client.rs"]
+#[expect(dead_code, reason = "the other tests use the rest")]
+mod client;
+#[path = "nbd/memory.rs"]
+#[expect(dead_code, reason = "the other tests use the rest")]
+mod memory;
+
+const CROWD: usize = 1000;
+/// A thread's touched stack, its buffers, and the test's own side.
+const KIB_PER_CLIENT_MAX: usize = 128;
+
+fn resident_kib() -> usize {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux tells");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has a size");
+    line.trim().trim_end_matches(" kB").parse().expect("it is a number")
+}
+
+#[test]
+fn a_thousand_idle_clients_cost_little_and_keep_nobody_out() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("the soft limit can be raised");
+    let disk = Arc::new(Memory::new(vec![1; 8 << 20]));
+    let server = Server::start(Arc::new(Devices(vec![("disk", disk)])), Options::default()).expect("a server starts");
+    let folder = tempfile::TempDir::new().expect("a folder can be made");
+    server.listen_unix(&folder.path().join("s")).expect("a fresh socket can be had");
+    let connect = || UnixStream::connect(folder.path().join("s")).expect("the server listens");
+    let before = resident_kib();
+    // Half of them have worked before they fell idle: what they used is given back.
+    let crowd: Vec<_> = (0..CROWD)
+        .map(|nth| {
+            if nth % 2 == 0 {
+                return Client::greet(connect(), FIXED);
+            }
+            let mut client = Client::enter(connect(), Form::Structured, "disk", &[]);
+            for len in [4096, 60_000, 2 << 20] {
+                assert_eq!(client.call(0, READ, 0, len, b"").error, 0);
+            }
+            client
+        })
+        .collect();
+    assert_eq!(server.client_count(), CROWD);
+    let grown = resident_kib() - before;
+    println!("{CROWD} idle clients: {grown} KiB");
+    assert!(grown < CROWD * KIB_PER_CLIENT_MAX, "{grown} KiB");
+    let mut late = Client::enter(connect(), Form::Structured, "disk", &[]);
+    assert_eq!(late.call(0, READ, 0, 4096, b"").error, 0);
+    assert_eq!(server.stop(Duration::from_mins(1)), Stopped { cut_off: 0, unfinished: 0 });
+    drop((crowd, late));
+}
