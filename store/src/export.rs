@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
 
 use rayon::prelude::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use rustix::fs::{CWD, FallocateFlags, RenameFlags, SeekFrom, fallocate, renameat_with, seek};
@@ -26,6 +27,9 @@ const STREAM_WINDOW: u64 = 8;
 
 /// Bytes that are written in one call: few calls, and a buffer that stays in the processor's cache.
 const WRITE_LEN_MAX: u64 = 256 << 10;
+
+/// Bytes after which a file is synced: enough for the disk to write in long runs.
+const SYNC_LEN: u64 = 64 << 20;
 
 /// Where an export goes.
 pub enum ExportTarget {
@@ -107,15 +111,29 @@ impl Exporter<'_> {
         device.sync_all().map_err(fail)
     }
 
-    /// Writes all data at its place into a file that reads as zeros.
+    /// Writes all data at its place into a file that reads as zeros. The file is synced all along, so that the disk works while the cores
+    /// do, and little is left for the end.
     fn fill(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        let fail = |source| StoreError::file("write", path, source);
         let pages: Vec<PageIndex> = self.disk.mapped_pages().iter().collect();
-        pages.into_par_iter().try_for_each_init(Vec::new, |buffer, index| {
-            for piece in self.data_pieces(index)? {
-                self.read_into(&piece, buffer)?;
-                file.write_all_at(buffer, piece.start).map_err(|source| StoreError::file("write", path, source))?;
-            }
-            self.advance(index)
+        std::thread::scope(|scope| {
+            let (wake, woken) = sync_channel(1);
+            let syncing = scope.spawn(move || woken.into_iter().try_for_each(|()| file.sync_data()));
+            let filled = pages.into_par_iter().try_for_each_init(Vec::new, |buffer, index| {
+                for piece in self.data_pieces(index)? {
+                    let before = self.read_into(&piece, buffer)?;
+                    file.write_all_at(buffer, piece.start).map_err(fail)?;
+                    if before / SYNC_LEN != (before + buffer.len() as u64) / SYNC_LEN {
+                        // One that is at work already, or has failed, needs no other.
+                        let _ = wake.try_send(());
+                    }
+                }
+                self.advance(index)
+            });
+            drop(wake);
+            // An error is told once: whoever syncs next hears nothing of it.
+            let synced = syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            filled.and(synced.map_err(fail))
         })
     }
 
@@ -170,12 +188,11 @@ impl Exporter<'_> {
             .collect())
     }
 
-    /// Fills `buffer` with the bytes of `range`, decoded and verified.
-    fn read_into(&self, range: &Range<u64>, buffer: &mut Vec<u8>) -> Result<(), StoreError> {
+    /// Fills `buffer` with the bytes of `range`, decoded and verified; how many bytes were read before.
+    fn read_into(&self, range: &Range<u64>, buffer: &mut Vec<u8>) -> Result<u64, StoreError> {
         buffer.resize((range.end - range.start) as usize, 0);
         self.disk.read_at(buffer, range.start)?;
-        self.data_bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
-        Ok(())
+        Ok(self.data_bytes.fetch_add(range.end - range.start, Ordering::Relaxed))
     }
 
     fn advance(&self, index: PageIndex) -> Result<(), StoreError> {
