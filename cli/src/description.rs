@@ -1,7 +1,7 @@
 //! An image or snapshot as answers describe it.
 
 use serde::Serialize;
-use vellum_core::tree::{Mode, Node, Tree};
+use vellum_core::tree::{Node, Tree};
 
 use crate::forest::{Forest, Plant};
 use crate::output::time::moment;
@@ -73,17 +73,5 @@ impl Description {
         let pin = self.pinned.then_some("pinned".to_owned());
         let tags = self.tags.iter().map(|tag| format!("+{tag}"));
         pin.into_iter().chain(tags).collect::<Vec<_>>().join(" ")
-    }
-}
-
-/// A mode as virtual-machine managers write it.
-pub(crate) fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Normal => "normal",
-        Mode::Immutable => "immutable",
-        Mode::Writethrough => "writethrough",
-        Mode::Shareable => "shareable",
-        Mode::Readonly => "readonly",
-        Mode::Multiattach => "multiattach",
     }
 }

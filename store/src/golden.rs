@@ -67,6 +67,7 @@ fn image() -> Image {
         created_ms: 1_793_000_000_001,
         tags,
         pinned: true,
+        scratch_of: None,
     }
 }
 

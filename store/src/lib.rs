@@ -30,6 +30,7 @@ mod folder;
 mod golden;
 mod import;
 mod live;
+mod machines;
 mod maps;
 #[cfg(test)]
 mod model;

@@ -37,6 +37,7 @@ impl Store {
     /// while it is read. A crash in between leaves a layer that nobody sees the difference of.
     fn create_shorter(&self, name: &Name, parent: Node, len: u64) -> Result<Node, StoreError> {
         self.tree().check_free(name)?;
+        self.tree().check_parent(parent.image())?;
         let base = self.sealed_base(parent)?;
         let tail = cut_tail(&base, len)?;
         let mut node = None;

@@ -11,15 +11,15 @@ use std::collections::BTreeSet;
 use vellum_core::frame::{FrameHeader, SPAN_MAX, parse_frame_key};
 use vellum_core::name::{Name, NodeSpec};
 use vellum_core::page::{page_key, parse_page_key};
-use vellum_core::tree::{Edit, Image, Layer, Node, Planned, Snapshot, Tree};
-use vellum_core::units::{ChunkId, ImageId, LayerId, PageIndex};
+use vellum_core::tree::{Edit, Image, Layer, Machine, MachineSnapshot, Node, Planned, Snapshot, Tree};
+use vellum_core::units::{ChunkId, ConfigurationId, ImageId, LayerId, MachineId, PageIndex};
 
 use crate::chain::Pages;
 use crate::chunks::{Candidate, Chunks, Stop};
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock};
-use crate::records::{self, Compression, Counters, Record, StoreParameters};
+use crate::records::{self, Compression, ConfigurationFile, Counters, Record, StoreParameters};
 
 pub(crate) const PARAMETERS_KEY: &[u8] = b"parameters";
 pub(crate) const COUNTERS_KEY: &[u8] = b"counters";
@@ -238,21 +238,28 @@ impl Store {
     where
         StoreError: From<E>,
     {
-        self.check_writable()?;
-        let mut tree = self.tree_mut();
-        let planned = plan(&mut tree)?;
-        self.commit(&mut tree, &planned.edits, Batch::default())?;
-        Ok(planned.node)
+        self.change_with(|tree| plan(tree).map(|planned| (planned.node, planned.edits)))
     }
 
-    fn edit<E>(&self, plan: impl FnOnce(&Tree) -> Result<Vec<Edit>, E>) -> Result<(), StoreError>
+    pub(crate) fn edit<E>(&self, plan: impl FnOnce(&Tree) -> Result<Vec<Edit>, E>) -> Result<(), StoreError>
+    where
+        StoreError: From<E>,
+    {
+        self.change_with(|tree| Ok::<_, E>(((), plan(tree)?)))
+    }
+
+    /// As [`Store::change`], for plans that come with something else than a node.
+    pub(crate) fn change_with<T, E>(&self, plan: impl FnOnce(&mut Tree) -> Result<(T, Vec<Edit>), E>) -> Result<T, StoreError>
     where
         StoreError: From<E>,
     {
         self.check_writable()?;
         let mut tree = self.tree_mut();
-        let edits = plan(&tree)?;
-        self.commit(&mut tree, &edits, Batch::default())
+        let (result, edits) = plan(&mut tree)?;
+        if !edits.is_empty() {
+            self.commit(&mut tree, &edits, Batch::default())?;
+        }
+        Ok(result)
     }
 
     /// Makes `edits` and what `batch` holds durable as one, then applies them. This is the only place where a name comes to stand for
@@ -302,6 +309,14 @@ impl Store {
                 Edit::DropImage(id) => batch.delete(Family::Names, image_key(*id)),
                 Edit::PutSnapshot(snapshot) => put(batch, Family::Names, &snapshot_key(snapshot.image, snapshot.serial), snapshot),
                 Edit::DropSnapshot(image, serial) => batch.delete(Family::Names, snapshot_key(*image, *serial)),
+                Edit::PutMachine(machine) => put(batch, Family::Names, &machine_key(machine.id), machine),
+                Edit::DropMachine(id) => batch.delete(Family::Names, machine_key(*id)),
+                Edit::PutMachineSnapshot(snapshot) => {
+                    put(batch, Family::Names, &machine_snapshot_key(snapshot.machine, snapshot.serial), snapshot);
+                }
+                Edit::DropMachineSnapshot(id, serial) => batch.delete(Family::Names, machine_snapshot_key(*id, *serial)),
+                Edit::PutConfiguration(id, bytes) => put(batch, Family::Meta, &configuration_key(*id), &ConfigurationFile(bytes.to_vec())),
+                Edit::DropConfiguration(id) => batch.delete(Family::Meta, configuration_key(*id)),
             }
         }
         let counters = Counters { next_id: tree.next_id(), next_chunk: self.inner.chunks.next_chunk().0 };
@@ -388,6 +403,18 @@ pub(crate) fn snapshot_key(image: ImageId, serial: u64) -> Vec<u8> {
     [&b"s"[..], &image.0.to_be_bytes(), &serial.to_be_bytes()].concat()
 }
 
+pub(crate) fn machine_key(id: MachineId) -> Vec<u8> {
+    [&b"m"[..], &id.0.to_be_bytes()].concat()
+}
+
+pub(crate) fn machine_snapshot_key(machine: MachineId, serial: u64) -> Vec<u8> {
+    [&b"t"[..], &machine.0.to_be_bytes(), &serial.to_be_bytes()].concat()
+}
+
+pub(crate) fn configuration_key(id: ConfigurationId) -> Vec<u8> {
+    [&b"configuration"[..], &id.0.to_be_bytes()].concat()
+}
+
 /// Opens the database. A reading process opens it while the owner may be moving records from the log to a file: then what it found may
 /// be older than what was acknowledged, or a file may be gone, and it looks again.
 fn open_database(folder: &Folder, access: Access) -> Result<Database, StoreError> {
@@ -424,11 +451,14 @@ fn load_tree(database: &Database, parameters: StoreParameters) -> Result<(Tree, 
         edits.push(match key.first() {
             Some(b'i') => Edit::PutImage(load::<Image>(Family::Names, key, value)?),
             Some(b's') => Edit::PutSnapshot(load::<Snapshot>(Family::Names, key, value)?),
+            Some(b'm') => Edit::PutMachine(load::<Machine>(Family::Names, key, value)?),
+            Some(b't') => Edit::PutMachineSnapshot(load::<MachineSnapshot>(Family::Names, key, value)?),
             _ => return Err(StoreError::damaged(format!("name {}", key.escape_ascii()), "its kind is not known")),
         });
     }
     check_references(&edits)?;
     tree.apply(&edits);
+    crate::machines::check_references(&tree)?;
     let counters = match database.get(Family::Meta, COUNTERS_KEY)? {
         Some(bytes) => load::<Counters>(Family::Meta, COUNTERS_KEY, &bytes)?,
         None => Counters::default(),
