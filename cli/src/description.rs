@@ -49,7 +49,7 @@ impl Description {
     fn add_image(&mut self, image: Option<&vellum_core::tree::Image>) {
         let Some(image) = image else { return };
         self.kind = "image";
-        self.mode = Some(mode_name(image.mode));
+        self.mode = Some(image.mode.name());
         self.created = Some(moment(image.created_ms));
         self.tags = image.tags.iter().map(ToString::to_string).collect();
         self.pinned = image.pinned;

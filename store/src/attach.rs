@@ -48,7 +48,7 @@ pub(crate) struct AttachedDisk {
     disk: LiveDisk,
     /// The immutable image whose scratch image this is.
     _base: Option<Exclusive>,
-    _slot: TakenSlot,
+    slot: TakenSlot,
 }
 
 /// An entry of [`Slots`].
@@ -123,17 +123,16 @@ impl Store {
             let disk = self.live(image)?;
             // It may have got another mode just before this made that impossible.
             self.tree().check_changes(image)?;
-            return Ok(AttachedDisk { disk, _base: None, _slot: slot });
+            return Ok(AttachedDisk { disk, _base: None, slot });
         }
         let base = self.exclusive(image)?;
         let scratch = self.change(|tree| tree.plan_scratch(image, now_ms()))?;
-        Ok(AttachedDisk { disk: self.live(scratch.image())?, _base: Some(base), _slot: slot })
+        Ok(AttachedDisk { disk: self.live(scratch.image())?, _base: Some(base), slot })
     }
 
     /// Whether somebody has attached `image`, or writes to it through another.
     pub(crate) fn is_attached(&self, image: ImageId) -> bool {
-        let disks = self.inner.slots.disks();
-        self.inner.slots.lock().contains_key(&image) || disks.iter().any(|disk| disk.disk.image() == image)
+        self.inner.slots.disks().iter().any(|disk| disk.slot.image == image || disk.disk.image() == image)
     }
 
     /// Does `act` while no attached disk of `images` takes a write, and all that was written to them is flushed.

@@ -61,6 +61,9 @@ pub enum StoreError {
     /// The image is being written by something else in this process.
     #[error("{0} is being changed by another operation")]
     Busy(String),
+    /// A guest has it.
+    #[error("{0} is attached: something has it open for writing")]
+    Attached(String),
     /// The source of an import cannot be read or believed.
     #[error("{name}: {source}")]
     Source {
@@ -153,6 +156,7 @@ impl StoreError {
             }
             Self::Lookup(LookupError::Ambiguous { .. }) => "write more of the name".to_owned(),
             Self::Plan(plan) => return plan_hint(plan),
+            Self::Attached(_) => "let whoever uses it end first; snapshots and children of it can be made meanwhile".to_owned(),
             Self::Source { source: SourceError::Io { .. }, .. } => {
                 "nothing was stored under this name; mend the source and import again".to_owned()
             }

@@ -46,11 +46,13 @@ impl Exports for StoreExports {
         match tree.attachment(&name).ok_or_else(unknown)? {
             Attachment::Read(node) => self.describe(&tree, node, name.clone()),
             Attachment::Write(image) | Attachment::Scratch(image) => self.describe(&tree, Node::Image(image), name.clone()),
-            Attachment::NewChild { base, name: child } => self.describe(&tree, Node::Image(base), child.to_string()).map(|base| ExportInfo {
-                read_only: self.is_read_only(),
-                description: "attachment of a multiattach image, not made yet".to_owned(),
-                ..base
-            }),
+            Attachment::NewChild { base, name: child } => {
+                self.describe(&tree, Node::Image(base), child.to_string()).map(|base| ExportInfo {
+                    read_only: self.is_read_only(),
+                    description: "attachment of a multiattach image, not made yet".to_owned(),
+                    ..base
+                })
+            }
         }
         .ok_or_else(unknown)
     }
@@ -150,9 +152,7 @@ fn is_scratch(tree: &Tree, node: Node) -> bool {
 fn refusal(name: &str, error: StoreError) -> OpenError {
     match error {
         StoreError::Plan(PlanError::Gone) => OpenError::Unknown(name.to_owned()),
-        StoreError::Attached(_) | StoreError::Busy(_) | StoreError::Plan(_) | StoreError::ReadOnly => {
-            OpenError::Refused(error.to_string())
-        }
+        StoreError::Attached(_) | StoreError::Busy(_) | StoreError::Plan(_) | StoreError::ReadOnly => OpenError::Refused(error.to_string()),
         other => OpenError::Device(other.into()),
     }
 }

@@ -41,13 +41,18 @@ pub struct LiveDisk {
 }
 
 /// The image as its writers see it.
-struct Writing {
+pub(crate) struct Writing {
     store: Store,
     image: ImageId,
     /// What was flushed. It also keeps maintenance away from the image's layers.
     disk: Disk,
     waiting: Changes,
     _exclusive: Exclusive,
+}
+
+/// Lets nobody write to a live disk while it is there.
+pub(crate) struct Still<'l> {
+    _writing: MutexGuard<'l, Writing>,
 }
 
 /// What a flush has to do.
@@ -146,6 +151,13 @@ impl LiveDisk {
             }
         }
         Ok(())
+    }
+
+    /// Flushes, and lets no write happen until what it returns is dropped.
+    pub(crate) fn hold_still(&self) -> Result<Still<'_>, StoreError> {
+        let mut writing = self.writing();
+        writing.flush()?;
+        Ok(Still { _writing: writing })
     }
 
     fn writing(&self) -> MutexGuard<'_, Writing> {

@@ -61,7 +61,11 @@ impl Store {
     /// stay. The present state is kept as snapshot `save_as`, or goes. No disk that goes back may be attached.
     pub fn restore_machine(&self, machine: MachineId, serial: u64, save_as: Option<&Name>) -> Result<(), StoreError> {
         let kept = self.tree().machines().snapshot(machine, serial).map(|snapshot| snapshot.disks.clone()).unwrap_or_default();
-        let _exclusive = kept.iter().filter(|disk| disk.snapshot.is_some()).map(|disk| self.exclusive(disk.image)).collect::<Result<Vec<Exclusive>, _>>()?;
+        let _exclusive = kept
+            .iter()
+            .filter(|disk| disk.snapshot.is_some())
+            .map(|disk| self.exclusive(disk.image))
+            .collect::<Result<Vec<Exclusive>, _>>()?;
         let disks = self.machine(machine)?.disks;
         let kept: Vec<ImageId> = kept.iter().map(|disk: &KeptDisk| disk.image).collect();
         let others: Vec<ImageId> = disks.into_iter().filter(|disk| save_as.is_some() && !kept.contains(disk)).collect();

@@ -396,9 +396,7 @@ impl Record for MachineSnapshot {
     }
 
     fn from_fields(fields: MachineSnapshotFields) -> Option<Self> {
-        let kept = |disk: KeptDiskFields| {
-            Some(KeptDisk { image: ImageId(disk.0), mode: mode_from_fields(disk.1)?, snapshot: disk.2 })
-        };
+        let kept = |disk: KeptDiskFields| Some(KeptDisk { image: ImageId(disk.0), mode: mode_from_fields(disk.1)?, snapshot: disk.2 });
         let disks = fields.disks.into_iter().map(kept).collect::<Option<Vec<KeptDisk>>>()?;
         Some(Self {
             machine: MachineId(fields.machine),

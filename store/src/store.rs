@@ -14,6 +14,7 @@ use vellum_core::page::{page_key, parse_page_key};
 use vellum_core::tree::{Edit, Image, Layer, Machine, MachineSnapshot, Node, Planned, Snapshot, Tree};
 use vellum_core::units::{ChunkId, ConfigurationId, ImageId, LayerId, MachineId, PageIndex};
 
+use crate::attach::Slots;
 use crate::chain::Pages;
 use crate::chunks::{Candidate, Chunks, Stop};
 use crate::database::{Batch, Database, Durability, Family};
@@ -53,6 +54,8 @@ pub(crate) struct Inner {
     tree: RwLock<Tree>,
     /// Images that something is writing or rebuilding.
     busy: Mutex<BTreeSet<ImageId>>,
+    /// Disks that are attached.
+    pub(crate) slots: Slots,
     /// Layers that are being built: their pages are in the database, their records are not.
     building: Mutex<BTreeSet<LayerId>>,
     pub(crate) stop: Arc<Stop>,
@@ -136,6 +139,7 @@ impl Store {
             database,
             tree: RwLock::new(tree),
             busy: Mutex::default(),
+            slots: Slots::default(),
             building: Mutex::default(),
             stop,
             _lock: lock,
@@ -187,10 +191,10 @@ impl Store {
         self.change(|tree| tree.plan_create(name, len, now_ms()))
     }
 
-    /// A snapshot of `image` as it is now: constant time, whatever its size. The store's buffered writes to the image (see
-    /// [`crate::LiveDisk`]) must be flushed first.
+    /// A snapshot of `image` as it is now: constant time, whatever its size. If it is attached (see [`crate::StoreExports`]), what its
+    /// guest was told is written is in it; what waits in a [`crate::LiveDisk`] of somebody else must be flushed first.
     pub fn snapshot(&self, image: ImageId, name: &Name) -> Result<Node, StoreError> {
-        self.change(|tree| tree.plan_snapshot(image, name, now_ms()))
+        self.with_still(&[image], || self.change(|tree| tree.plan_snapshot(image, name, now_ms())))
     }
 
     /// Makes `image` as its snapshot `serial` is. Newer snapshots stay. The present state is kept as snapshot `save_as`, or goes.
@@ -333,6 +337,9 @@ impl Store {
     pub(crate) fn exclusive(&self, image: ImageId) -> Result<Exclusive, StoreError> {
         // The tree's lock comes before this one: it is not taken for the error while this one is held.
         let is_free = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(image);
+        if !is_free && self.is_attached(image) {
+            return Err(StoreError::Attached(self.tree().display(Node::Image(image))));
+        }
         if !is_free {
             return Err(StoreError::Busy(self.tree().display(Node::Image(image))));
         }

@@ -99,7 +99,8 @@ impl Tree {
         if machine.disks.contains(&disk) {
             return Err(PlanError::InMachine { image: self.display(Node::Image(disk)), machine: machine.name.to_string() });
         }
-        self.check_usable(disk, &machine)?;
+        let mode = self.image(disk).map_or(Mode::Normal, |disk| disk.mode);
+        self.check_usable(disk, mode, &machine)?;
         machine.disks.push(disk);
         edits.push(Edit::PutMachine(machine));
         Ok((disk, edits))
@@ -169,7 +170,8 @@ impl Tree {
             None => Vec::new(),
         };
         for disk in &target.disks {
-            self.check_usable(disk.image, &machine)?;
+            let mode = self.image(disk.image).ok_or(PlanError::Gone)?.mode;
+            self.check_usable(disk.image, if disk.snapshot.is_some() { disk.mode } else { mode }, &machine)?;
             edits.extend(self.plan_restore_kept(disk, now_ms)?);
         }
         let is_kept = save_as.is_some() || machine.configuration == target.configuration;
@@ -241,11 +243,10 @@ impl Tree {
         }
     }
 
-    /// Whether `machine` may have `image` among its disks: no other has it, unless its mode is for several.
-    fn check_usable(&self, image: ImageId, machine: &Machine) -> Result<(), PlanError> {
-        let is_for_several = self.image(image).is_none_or(|image| image.mode.is_for_several());
+    /// Whether `machine` may have `image`, in mode `mode`, among its disks: no other has it, unless the mode is for several.
+    fn check_usable(&self, image: ImageId, mode: Mode, machine: &Machine) -> Result<(), PlanError> {
         match self.machines().users(image).find(|user| user.id != machine.id) {
-            Some(user) if !is_for_several => {
+            Some(user) if !mode.is_for_several() => {
                 Err(PlanError::InMachine { image: self.display(Node::Image(image)), machine: user.name.to_string() })
             }
             _ => Ok(()),
