@@ -8,6 +8,7 @@ mod drive;
 mod faults;
 mod golden;
 mod model;
+mod modes;
 mod qcow2_oracle;
 mod scratch;
 mod world;
