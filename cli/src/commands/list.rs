@@ -54,9 +54,12 @@ pub(super) fn list_snapshots(session: &mut Session, image: Option<&str>) -> Resu
 fn list(session: &mut Session, image: Option<&str>, wanted: impl Fn(Node) -> bool) -> Result<Outcome, Failure> {
     let store = session.open_to_read()?;
     let image = image.map(|image| lookup::image(&store, image)).transpose()?;
-    let tree = store.tree();
-    let nodes = tree.nodes().filter(|node| image.is_none_or(|image| node.image() == image) && wanted(*node));
-    let listing = Listing { rows: rows(&tree, nodes) };
+    let listing = {
+        // Not held while the answer goes out: its reader may be slow, and others change the tree.
+        let tree = store.tree();
+        let nodes = tree.nodes().filter(|node| image.is_none_or(|image| node.image() == image) && wanted(*node));
+        Listing { rows: rows(&tree, nodes) }
+    };
     session.output.answer(&listing)?;
     Ok(Outcome::Done)
 }
