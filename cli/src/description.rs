@@ -1,7 +1,7 @@
 //! An image or snapshot as answers describe it.
 
 use serde::Serialize;
-use vellum_core::tree::{Node, Tree};
+use vellum_core::tree::{Mode, Node, Tree};
 
 use crate::forest::{Forest, Plant};
 use crate::output::time::moment;
@@ -18,6 +18,9 @@ pub(crate) struct Description {
     /// Bytes of its map that are not its parent's, before deduplication and compression.
     pub(crate) own_bytes: u64,
     pub(crate) mode: Option<&'static str>,
+    /// Of an immutable image: whether what is written goes with the next attachment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) autoreset: Option<bool>,
     pub(crate) created: Option<String>,
     pub(crate) tags: Vec<String>,
     pub(crate) pinned: bool,
@@ -34,6 +37,7 @@ impl Description {
             size: layer.map_or(0, |layer| layer.len),
             own_bytes: plant.own_chunks * tree.chunk_len().bytes(),
             mode: None,
+            autoreset: None,
             created: None,
             tags: Vec::new(),
             pinned: false,
@@ -50,6 +54,7 @@ impl Description {
         let Some(image) = image else { return };
         self.kind = "image";
         self.mode = Some(image.mode.name());
+        self.autoreset = if let Mode::Immutable { autoreset } = image.mode { Some(autoreset) } else { None };
         self.created = Some(moment(image.created_ms));
         self.tags = image.tags.iter().map(ToString::to_string).collect();
         self.pinned = image.pinned;
