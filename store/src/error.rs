@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use vellum_core::name::NameError;
 use vellum_core::source::SourceError;
-use vellum_core::tree::{LookupError, PlanError};
+use vellum_core::tree::{LookupError, Mode, PlanError};
 
 /// Why an operation on a store failed.
 #[derive(Debug, thiserror::Error)]
@@ -206,6 +206,7 @@ fn plan_hint(plan: &PlanError) -> Option<String> {
         PlanError::WouldShrink { .. } => "add --shrink if those bytes may go".to_owned(),
         PlanError::NoOrigin(_) => "only an image made with `vellum create NAME -b IMAGE` can be committed".to_owned(),
         PlanError::OriginChanged { image, .. } => format!("`vellum rename` can put {image} in its place"),
+        PlanError::ModeForbids { mode: Mode::Normal, .. } => return None,
         PlanError::ModeForbids { image, .. } => format!("`vellum modify {image} --type normal` makes it an image like others"),
         PlanError::ModeConflict { .. } => return None,
         PlanError::Scratch { image, base } => {

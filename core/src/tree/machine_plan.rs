@@ -70,7 +70,7 @@ impl Tree {
         let machine = self.machine(id)?;
         let count = self.machines().snapshots(id).count();
         if count > 0 && !with_snapshots {
-            return Err(PlanError::HasSnapshots { image: format!("machine {}", machine.name), count });
+            return Err(PlanError::HasSnapshots { owner: format!("machine {}", machine.name), count });
         }
         let mut edits = Vec::new();
         let mut configurations: Vec<ConfigurationId> = machine.configuration.iter().map(|configuration| configuration.id).collect();

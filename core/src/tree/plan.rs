@@ -17,11 +17,11 @@ pub enum PlanError {
     /// It is protected against deletion.
     #[error("{0} is pinned")]
     Pinned(String),
-    /// Deleting the image would delete its snapshots.
-    #[error("image {image} has snapshots ({count})")]
+    /// Deleting the image or machine would delete its snapshots.
+    #[error("{owner} has snapshots ({count})")]
     HasSnapshots {
-        /// The image's name.
-        image: String,
+        /// `image` or `machine`, and its name.
+        owner: String,
         /// How many there are.
         count: usize,
     },
@@ -299,7 +299,7 @@ impl Tree {
         self.check_unused(image)?;
         let count = self.snapshots(id).count();
         if count > 0 && !with_snapshots {
-            return Err(PlanError::HasSnapshots { image: image.name.to_string(), count });
+            return Err(PlanError::HasSnapshots { owner: format!("image {}", image.name), count });
         }
         let mut edits = Vec::with_capacity(count + 1);
         for snapshot in self.snapshots(id) {
