@@ -40,12 +40,21 @@ impl Session {
 
     /// The store, to look at: also while another process writes.
     pub(crate) fn open_to_read(&self) -> Result<Store, Failure> {
-        Ok(Store::open(self.store_dir()?, Access::ReadOnly, "")?)
+        let store = Store::open(self.store_dir()?, Access::ReadOnly, "")?;
+        if let Some(impairment) = store.impairment() {
+            report::notice(&self.caller, &format!("warning: {impairment}"));
+        }
+        Ok(store)
     }
 
     /// The store, to change.
     pub(crate) fn open_to_write(&self) -> Result<Store, Failure> {
         Ok(Store::open(self.store_dir()?, Access::ReadWrite, &command_line(&self.caller.words))?)
+    }
+
+    /// Takes the state that the store shows for the present one.
+    pub(crate) fn accept_earlier_state(&self) -> Result<(), Failure> {
+        Ok(Store::accept_earlier_state(self.store_dir()?, &command_line(&self.caller.words))?)
     }
 
     /// Standard output will carry an image: answers and messages go to standard error.

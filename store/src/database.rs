@@ -16,6 +16,7 @@ use rocksdb::{
 };
 
 use crate::error::StoreError;
+use crate::logs;
 
 /// Memory for one family's unflushed writes: large enough that a flush makes files worth having, small enough that import stays
 /// within its budget with three of them alive. Small in unit tests: every new log is allocated in this length beforehand.
@@ -26,6 +27,9 @@ const BLOCK_CACHE_LEN: usize = 64 << 20;
 const FILE_LEN: u64 = 64 << 20;
 /// Equivalent Bloom bits per key for the Ribbon filter: one false look-up in a hundred, about 7 bits a chunk.
 const FILTER_BITS: f64 = 9.9;
+
+/// Tables that are open at once where each is opened when it is first read: damage to one then keeps no other from being read.
+const LAZY_OPEN_FILES: i32 = 512;
 
 /// What an operation takes in `RocksDB`'s own batch beside its key and value, about.
 const OPERATION_OVERHEAD_LEN: usize = 12;
@@ -47,10 +51,13 @@ pub(crate) enum Family {
     Names,
     /// Fixed words → parameters and counters.
     Meta,
+    /// The records of layers, names and meta once more: the tag of their family, their key → the same record.
+    Copies,
 }
 
 impl Family {
-    pub(crate) const ALL: [Self; 7] = [Self::Frames, Self::Headers, Self::Index, Self::Layers, Self::Pages, Self::Names, Self::Meta];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Frames, Self::Headers, Self::Index, Self::Layers, Self::Pages, Self::Names, Self::Meta, Self::Copies];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -61,6 +68,18 @@ impl Family {
             Self::Pages => "pages",
             Self::Names => "names",
             Self::Meta => "meta",
+            Self::Copies => "copies",
+        }
+    }
+
+    /// What keys begin with in [`Family::Copies`], for the families whose records are few and without which nothing can be found: they
+    /// are kept twice, in files of their own, so that no single file stands between a person and all their disks.
+    fn copy_tag(self) -> Option<u8> {
+        match self {
+            Self::Layers => Some(b'l'),
+            Self::Names => Some(b'n'),
+            Self::Meta => Some(b'm'),
+            Self::Frames | Self::Headers | Self::Index | Self::Pages | Self::Copies => None,
         }
     }
 }
@@ -158,12 +177,26 @@ impl Database {
 
     /// Opens the database in `dir` as it is now, also while another process writes to it. It never shows later changes.
     pub(crate) fn open_read_only(dir: &Path) -> Result<Self, StoreError> {
-        let mut options = options();
-        // RocksDB's log is a file in the folder, which is not ours to write to.
-        options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| {}));
-        let db =
-            DB::open_cf_descriptors_read_only(&options, dir, descriptors(), false).map_err(|error| failed("open the database", error))?;
-        Ok(Self { db })
+        Self::open_read_only_with(dir, &read_only_options())
+    }
+
+    fn open_read_only_with(dir: &Path, options: &Options) -> Result<Self, StoreError> {
+        let db = DB::open_cf_descriptors_read_only(options, dir, descriptors(), false);
+        Ok(Self { db: db.map_err(|error| failed("open the database", error))? })
+    }
+
+    /// Opens what can be read of the damaged database in `dir`, as it was before the damage if that is in its log. Which records are hit
+    /// is found when they are read. `room` is an empty folder for a copy of the logs; it is not needed any more afterwards.
+    pub(crate) fn open_damaged(dir: &Path, room: &Path) -> Result<Self, StoreError> {
+        let mut options = read_only_options();
+        // Without paranoid checks RocksDB passes over unreadable tables, but over unreadable records of the log as well, which would be a
+        // hole in history. So it gets to see whole logs only.
+        logs::copy_whole_part(dir, room)?;
+        options.set_wal_dir(room);
+        options.set_track_and_verify_wals_in_manifest(false);
+        options.set_paranoid_checks(false);
+        options.set_max_open_files(LAZY_OPEN_FILES);
+        Self::open_read_only_with(dir, &options)
     }
 
     /// What changes whenever records move from the log to a file, or files are replaced: the manifests and their lengths. A log is only
@@ -218,6 +251,53 @@ impl Database {
         Scan { iterator, family, started: false }
     }
 
+    /// The record of `family` at `key` as `decode` sees it; from its copy if it cannot be read itself, and then why not. `family` is one
+    /// that is kept twice.
+    pub(crate) fn record<T>(
+        &self,
+        family: Family,
+        key: &[u8],
+        decode: impl Fn(&[u8]) -> Result<T, StoreError>,
+    ) -> Result<(Option<T>, Option<StoreError>), StoreError> {
+        let tag = family.copy_tag().expect("the family is kept twice");
+        let read = |family: Family, key: &[u8]| self.get(family, key)?.map(|value| decode(&value)).transpose();
+        match read(family, key) {
+            Ok(record) => Ok((record, None)),
+            Err(error @ StoreError::Damaged(_)) => match read(Family::Copies, &copy_key(tag, key)) {
+                Ok(record) => Ok((record, Some(error))),
+                Err(_) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every record of `family` as `decode` sees it, in key order; from the copies if the records themselves cannot be read, and then
+    /// why not. `family` is one that is kept twice. Reads all into memory.
+    pub(crate) fn records<T>(
+        &self,
+        family: Family,
+        decode: impl Fn(&[u8], &[u8]) -> Result<T, StoreError>,
+    ) -> Result<(Vec<T>, Option<StoreError>), StoreError> {
+        let tag = family.copy_tag().expect("the family is kept twice");
+        let read = |family: Family, prefix: &[u8]| {
+            let mut scan = self.scan(family, prefix);
+            let mut records = Vec::new();
+            while let Some((key, value)) = scan.next()? {
+                let Some(key) = key.strip_prefix(prefix) else { break };
+                records.push(decode(key, value)?);
+            }
+            Ok(records)
+        };
+        match read(family, &[]) {
+            Ok(records) => Ok((records, None)),
+            Err(error @ StoreError::Damaged(_)) => match read(Family::Copies, &[tag]) {
+                Ok(records) => Ok((records, Some(error))),
+                Err(_) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes `batch` as one.
     pub(crate) fn write(&self, batch: Batch, durability: Durability) -> Result<(), StoreError> {
         let mut operations = WriteBatch::with_capacity_bytes(batch.len() + batch.operations.len() * OPERATION_OVERHEAD_LEN);
@@ -229,9 +309,22 @@ impl Database {
         };
         for operation in batch.operations {
             match operation {
-                Operation::Put { family, key_len, value_len } => operations.put_cf(self.family(family), take(key_len), take(value_len)),
-                Operation::Delete { family, key_len } => operations.delete_cf(self.family(family), take(key_len)),
+                Operation::Put { family, key_len, value_len } => {
+                    let (key, value) = (take(key_len), take(value_len));
+                    operations.put_cf(self.family(family), key, value);
+                    if let Some(tag) = family.copy_tag() {
+                        operations.put_cf(self.family(Family::Copies), copy_key(tag, key), value);
+                    }
+                }
+                Operation::Delete { family, key_len } => {
+                    let key = take(key_len);
+                    operations.delete_cf(self.family(family), key);
+                    if let Some(tag) = family.copy_tag() {
+                        operations.delete_cf(self.family(Family::Copies), copy_key(tag, key));
+                    }
+                }
                 Operation::DeleteRange { family, from_len, to_len } => {
+                    assert!(family.copy_tag().is_none(), "records that are kept twice are deleted by key");
                     operations.delete_range_cf(self.family(family), take(from_len), take(to_len));
                 }
             }
@@ -332,6 +425,13 @@ fn options() -> Options {
     options
 }
 
+fn read_only_options() -> Options {
+    let mut options = options();
+    // RocksDB's own log is a file in the folder, which is not ours to write to.
+    options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| {}));
+    options
+}
+
 fn descriptors() -> Vec<ColumnFamilyDescriptor> {
     let cache = Cache::new_lru_cache(BLOCK_CACHE_LEN);
     let mut all: Vec<_> = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache))).into();
@@ -361,7 +461,7 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     options.set_target_file_size_base(FILE_LEN);
     // Frames come compressed, hashes and ids do not compress.
     options.set_compression_type(match family {
-        Family::Layers | Family::Pages | Family::Names | Family::Meta => DBCompressionType::Lz4,
+        Family::Layers | Family::Pages | Family::Names | Family::Meta | Family::Copies => DBCompressionType::Lz4,
         Family::Frames | Family::Headers | Family::Index => DBCompressionType::None,
     });
     options
@@ -379,14 +479,19 @@ fn read_failed(family: Family, error: rocksdb::Error) -> StoreError {
     failed(&format!("read {} from the store", family.name()), error)
 }
 
-/// `RocksDB` tells a full disk only by its words.
+fn copy_key(tag: u8, key: &[u8]) -> Vec<u8> {
+    [&[tag], key].concat()
+}
+
+/// `RocksDB` tells a full disk, a file that is gone and a disk that fails only by their words.
 fn failed(what: &str, error: rocksdb::Error) -> StoreError {
     let (what, kind, message) = (what.to_owned(), error.kind(), error.into_string());
-    let is_full =
-        ["No space left on device", "Disk quota exceeded", "File too large", "NoSpace"].iter().any(|words| message.contains(words));
+    let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
     match kind {
-        _ if is_full => StoreError::Full { what },
-        ErrorKind::Corruption => StoreError::damaged("the database", format!("cannot {what}: {message}")),
+        _ if says(&["No space left on device", "Disk quota exceeded", "File too large", "NoSpace"]) => StoreError::Full { what },
+        _ if kind == ErrorKind::Corruption || says(&["No such file or directory", "Input/output error"]) => {
+            StoreError::damaged("the database", format!("cannot {what}: {message}"))
+        }
         _ => StoreError::Database { what, message },
     }
 }

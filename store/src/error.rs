@@ -99,6 +99,14 @@ pub enum StoreError {
     /// Stored bytes are not what was stored.
     #[error("damaged: {0}")]
     Damaged(Damage),
+    /// The database shows an earlier state than was acknowledged: its log lost its end.
+    #[error("the store in {} shows an earlier state: the last {lost} changes that were acknowledged are gone", dir.display())]
+    RolledBack {
+        /// The store.
+        dir: PathBuf,
+        /// How many commits are missing.
+        lost: u64,
+    },
     /// `RocksDB` failed in a way that is neither damage nor a full disk.
     #[error("cannot {what}: {message}")]
     Database {
@@ -162,7 +170,14 @@ impl StoreError {
             }
             Self::SourceChanged { .. } => "nothing was stored under this name; import again when nothing writes to the source".to_owned(),
             Self::Full { .. } => "free some space: deleting images or snapshots and `vellum gc` work on a full disk".to_owned(),
-            Self::Damaged(_) => "`vellum check --read-data` lists all that is hit; restore that from a backup".to_owned(),
+            Self::Damaged(_) => {
+                "`vellum check --read-data` lists all that is hit; what is whole can still be listed and exported; restore the rest from a backup"
+                    .to_owned()
+            }
+            Self::RolledBack { .. } => {
+                "look at it with `vellum list`; if its files can be brought back, do that; `vellum check --accept-earlier-state` goes on from here"
+                    .to_owned()
+            }
             Self::Stopped(_) => "mend what made it fail, then run the command again: what was acknowledged is there".to_owned(),
             Self::Interrupted => "what was finished is kept; run the command again to do the rest".to_owned(),
             _ => return None,

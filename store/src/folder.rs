@@ -3,21 +3,26 @@
 //! ```text
 //! vellum.store   text: "vellum store format N". Read before anything else is touched, so that a newer store is refused untouched.
 //! lock           locked (flock) by the one process that writes; holds its pid and command, for the message that others give.
+//! commits        8 bytes: how many commits were acknowledged (LE); 8 bytes: checksum. Written after each, never synced: it can lag
+//!                behind the database (power loss), never run ahead of it but where the database's log lost its end.
 //! reserve        RESERVE_LEN allocated bytes. Given up when the disk is full, so that deleting still works; made again later.
 //! database/      RocksDB's.
 //! ```
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
+use vellum_core::wire::{seal, verified};
 
 use crate::error::StoreError;
 
 /// The format that this program writes, and the newest that it reads.
 pub(crate) const FORMAT: u32 = 1;
 const MARKER: &str = "vellum.store";
+const COMMITS_CONTEXT: &str = "vellum 2026-11 count of commits v1";
 const MARKER_TEXT: &str = "vellum store format ";
 /// Enough for `RocksDB` to open, to log the deletion of many names, and to start a compaction.
 const RESERVE_LEN: u64 = 8 << 20;
@@ -32,6 +37,12 @@ const OWNER_LEN_MAX: u64 = 200;
 #[derive(Clone, Debug)]
 pub(crate) struct Folder {
     dir: PathBuf,
+}
+
+/// Where the count of acknowledged commits is kept: the witness against a log that lost its end.
+#[derive(Debug)]
+pub(crate) struct Witness {
+    file: Option<File>,
 }
 
 /// The right to write, until it is dropped or the process ends.
@@ -105,6 +116,18 @@ impl Folder {
         Ok(OwnerLock { _file: file })
     }
 
+    /// How many commits were acknowledged, as far as is known: 0 if nothing readable tells.
+    pub(crate) fn acknowledged_commits(&self) -> u64 {
+        let bytes = fs::read(self.dir.join("commits")).unwrap_or_default();
+        verified(COMMITS_CONTEXT, &[], &bytes).ok().and_then(|body| body.try_into().ok()).map_or(0, u64::from_le_bytes)
+    }
+
+    /// The witness, for whoever writes to the store. Where it cannot be had, a lost end of the log goes unnoticed, no more.
+    pub(crate) fn witness(&self) -> Witness {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.dir.join("commits"));
+        Witness { file: file.ok() }
+    }
+
     /// Gives the reserve up if the disk is nearly full, makes it again if there is room.
     pub(crate) fn tend_reserve(&self) {
         let path = self.dir.join("reserve");
@@ -150,6 +173,20 @@ impl Folder {
             }
         }
         Ok(total)
+    }
+}
+
+impl Witness {
+    /// Notes that `count` commits are durable.
+    pub(crate) fn note(&self, count: u64) {
+        // What is not noted is not missed later.
+        let _ = self.file.as_ref().map(|file| file.write_all_at(&Self::bytes(count), 0));
+    }
+
+    pub(crate) fn bytes(count: u64) -> Vec<u8> {
+        let mut bytes = count.to_le_bytes().to_vec();
+        seal(COMMITS_CONTEXT, &[], &mut bytes);
+        bytes
     }
 }
 

@@ -12,8 +12,10 @@ use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId
 
 use crate::codec;
 use crate::database::Family;
-use crate::records::{self, Compression, ConfigurationFile, Counters, Record, StoreParameters};
-use crate::store::{COUNTERS_KEY, PARAMETERS_KEY, configuration_key, image_key, machine_key, machine_snapshot_key, snapshot_key};
+use crate::records::{self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters};
+use crate::store::{
+    COMMITS_KEY, COUNTERS_KEY, PARAMETERS_KEY, configuration_key, image_key, machine_key, machine_snapshot_key, snapshot_key,
+};
 
 fn name(text: &str) -> Name {
     Name::new(text).expect("a valid name")
@@ -28,6 +30,7 @@ fn parameters() -> Vec<(&'static str, StoreParameters)> {
     ]
 }
 
+const COMMITS: Commits = Commits(70_000);
 const COUNTERS: Counters = Counters { next_id: 300, next_chunk: 1 << 40 };
 
 fn layers() -> Vec<(&'static str, Layer)> {
@@ -129,6 +132,7 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     all.extend(parameters().iter().map(|(name, record)| (*name, encoded(Family::Meta, PARAMETERS_KEY, record))));
     all.extend(layers().iter().map(|(name, record)| (*name, encoded(Family::Layers, &layer_key(record), record))));
     all.push(("record-counters", encoded(Family::Meta, COUNTERS_KEY, &COUNTERS)));
+    all.push(("record-commits", encoded(Family::Meta, COMMITS_KEY, &COMMITS)));
     all.push(("record-image-2", encoded(Family::Names, &image_key(ImageId(9)), &image())));
     all.push(("record-image-2-scratch", encoded(Family::Names, &image_key(ImageId(9)), &scratch_image())));
     all.push(("record-machine", encoded(Family::Names, &machine_key(MachineId(80)), &machine())));
@@ -137,6 +141,8 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     all.push(("record-snapshot", encoded(Family::Names, &snapshot_key(ImageId(9), 77), &snapshot())));
     all.push(("key-parameters", PARAMETERS_KEY.to_vec()));
     all.push(("key-counters", COUNTERS_KEY.to_vec()));
+    all.push(("key-commits", COMMITS_KEY.to_vec()));
+    all.push(("witness", crate::folder::Witness::bytes(COMMITS.0)));
     all.push(("key-image", image_key(ImageId(9))));
     all.push(("key-snapshot", snapshot_key(ImageId(9), 77)));
     all.push(("key-machine", machine_key(MachineId(80))));
@@ -188,6 +194,7 @@ fn what_was_written_once_is_read_now() {
         assert_eq!(decoded::<Layer>(Family::Layers, &layer_key(&record), name), record, "{name}");
     }
     assert_eq!(decoded::<Counters>(Family::Meta, COUNTERS_KEY, "record-counters"), COUNTERS);
+    assert_eq!(decoded::<Commits>(Family::Meta, COMMITS_KEY, "record-commits"), COMMITS);
     // Version 1 wrote the first, version 2 the others.
     for (name, record) in [("record-image", image()), ("record-image-2", image()), ("record-image-2-scratch", scratch_image())] {
         assert_eq!(decoded::<Image>(Family::Names, &image_key(ImageId(9)), name), record, "{name}");
@@ -206,7 +213,7 @@ fn what_was_written_once_is_read_now() {
 #[test]
 fn families_keep_their_names() {
     let names = Family::ALL.map(Family::name);
-    assert_eq!(names, ["frames", "headers", "index", "layers", "pages", "names", "meta"]);
+    assert_eq!(names, ["frames", "headers", "index", "layers", "pages", "names", "meta", "copies"]);
 }
 
 #[test]

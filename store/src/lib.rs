@@ -32,6 +32,7 @@ mod folder;
 mod golden;
 mod import;
 mod live;
+mod logs;
 mod machines;
 mod maps;
 #[cfg(test)]

@@ -7,10 +7,9 @@ use vellum_core::name::Name;
 use vellum_core::tree::{Configuration, KeptDisk, Machine, MachineSnapshot, NewConfiguration, Tree};
 use vellum_core::units::{ImageId, MachineId};
 
-use crate::database::Family;
 use crate::error::StoreError;
-use crate::records::{self, ConfigurationFile};
-use crate::store::{Exclusive, Store, configuration_key, now_ms};
+use crate::records::ConfigurationFile;
+use crate::store::{Exclusive, Store, configuration_key, load_meta, now_ms};
 
 impl Store {
     /// A new machine without disks. A configuration file has at most [`vellum_core::tree::CONFIGURATION_LEN_MAX`] bytes.
@@ -27,11 +26,9 @@ impl Store {
 
     /// The bytes of a configuration file.
     pub fn configuration(&self, configuration: Configuration) -> Result<Vec<u8>, StoreError> {
-        let record = || format!("configuration file {}", configuration.id);
-        let key = configuration_key(configuration.id);
-        let bytes = self.inner.database.get(Family::Meta, &key)?.ok_or_else(|| StoreError::damaged(record(), "it is gone"))?;
-        let file: ConfigurationFile =
-            records::decode(Family::Meta.name(), &key, &bytes).map_err(|error| StoreError::damaged(record(), error))?;
+        let what = format!("configuration file {}", configuration.id);
+        let (file, _) = load_meta::<ConfigurationFile>(&self.inner.database, &configuration_key(configuration.id), &what)?;
+        let file = file.ok_or_else(|| StoreError::damaged(what, "it is gone"))?;
         Ok(file.0)
     }
 

@@ -57,6 +57,10 @@ pub(crate) struct Counters {
     pub next_chunk: u64,
 }
 
+/// How many commits the store has had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Commits(pub u64);
+
 /// A kind of record: the domain type that it stands for, and the fields that are written.
 pub(crate) trait Record: Sized {
     /// The version that is written.
@@ -113,6 +117,7 @@ pub fn decode_any(body: &[u8]) -> usize {
     let decoded = [
         decode_body::<StoreParameters>(body).is_ok(),
         decode_body::<Counters>(body).is_ok(),
+        decode_body::<Commits>(body).is_ok(),
         decode_body::<Layer>(body).is_ok(),
         decode_body::<Image>(body).is_ok(),
         decode_body::<Snapshot>(body).is_ok(),
@@ -150,6 +155,18 @@ impl Record for Counters {
 
     fn from_fields(fields: Self) -> Option<Self> {
         Some(fields)
+    }
+}
+
+impl Record for Commits {
+    type Fields = u64;
+
+    fn to_fields(&self) -> u64 {
+        self.0
+    }
+
+    fn from_fields(fields: u64) -> Option<Self> {
+        Some(Self(fields))
     }
 }
 

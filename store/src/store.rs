@@ -3,6 +3,7 @@
 //! Each change is planned by the tree (pure), written here as one logged batch, and applied to the tree in memory once it is durable.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,11 +20,13 @@ use crate::chain::Pages;
 use crate::chunks::{Candidate, Chunks, Stop};
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
-use crate::folder::{Folder, OwnerLock};
-use crate::records::{self, Compression, ConfigurationFile, Counters, Record, StoreParameters};
+use crate::folder::{Folder, OwnerLock, Witness};
+use crate::logs;
+use crate::records::{self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters};
 
 pub(crate) const PARAMETERS_KEY: &[u8] = b"parameters";
 pub(crate) const COUNTERS_KEY: &[u8] = b"counters";
+pub(crate) const COMMITS_KEY: &[u8] = b"commits";
 /// Layers with more pages than this are deleted by range: a range tombstone costs every later scan a little, a key costs a batch.
 const PAGES_BY_KEY_MAX: u64 = 256;
 /// How often a read-only open is tried while the owner moves files about: an import does so a few times a second, an open takes some
@@ -59,7 +62,20 @@ pub(crate) struct Inner {
     /// Layers that are being built: their pages are in the database, their records are not.
     building: Mutex<BTreeSet<LayerId>>,
     pub(crate) stop: Arc<Stop>,
+    /// What keeps this from being the whole store as it was acknowledged: only where it is open for reading.
+    impairment: Option<StoreError>,
+    /// Commits so far. Changes under the lock of the tree.
+    commits: AtomicU64,
+    witness: Option<Witness>,
     _lock: Option<OwnerLock>,
+}
+
+/// The records that are loaded when a store is opened.
+struct Loaded {
+    tree: Tree,
+    commits: u64,
+    /// Why some of it had to be taken from the copies.
+    hurt: Option<StoreError>,
 }
 
 /// Keeps the layers below (and with) one from being merged or dropped.
@@ -117,34 +133,77 @@ impl Store {
     }
 
     /// Opens the store in `dir`. `command` is what others are told when they find it in use.
+    ///
+    /// A damaged store opens for reading as far as it can be read (see [`Store::impairment`]); for writing it does not.
     pub fn open(dir: &Path, access: Access, command: &str) -> Result<Self, StoreError> {
         let folder = Folder::open(dir)?;
-        let lock = match access {
-            Access::ReadWrite => Some(folder.lock(command)?),
-            Access::ReadOnly => None,
-        };
+        let lock = if access == Access::ReadWrite { Some(folder.lock(command)?) } else { None };
+        Self::load(&folder, access, lock, false)
+    }
+
+    /// Takes the state that the store in `dir` shows for the present one, although later changes had been acknowledged (see
+    /// [`StoreError::RolledBack`]). Fails if it is damaged otherwise.
+    pub fn accept_earlier_state(dir: &Path, command: &str) -> Result<(), StoreError> {
+        let folder = Folder::open(dir)?;
+        let lock = folder.lock(command)?;
+        Self::load(&folder, Access::ReadWrite, Some(lock), true).map(drop)
+    }
+
+    fn load(folder: &Folder, access: Access, lock: Option<OwnerLock>, accept_earlier: bool) -> Result<Self, StoreError> {
         if access == Access::ReadWrite {
             folder.tend_reserve();
         }
-        let database = Arc::new(open_database(&folder, access)?);
-        let parameters = load_parameters(&database)?;
-        let (tree, next_chunk) = load_tree(&database, parameters)?;
+        // Before the database is opened: a process that writes meanwhile only adds to it.
+        let acknowledged = folder.acknowledged_commits();
+        let (database, mut impairment) = open_database(folder, access)?;
+        let database = Arc::new(database);
+        let (parameters, hurt) = load_parameters(&database)?;
+        let mut loaded = load_tree(&database, parameters)?;
+        impairment = impairment.or(hurt).or(loaded.hurt);
+        if acknowledged > loaded.commits && !accept_earlier {
+            impairment.get_or_insert(StoreError::RolledBack { dir: folder.path().to_owned(), lost: acknowledged - loaded.commits });
+        }
+        let next_chunk = reserve_ids(&database, &mut loaded.tree).or_else(|error| match error {
+            StoreError::Damaged(_) => {
+                impairment.get_or_insert(error);
+                Ok(load_counters(&database)?.next_chunk)
+            }
+            error => Err(error),
+        })?;
+        if access == Access::ReadWrite
+            && let Some(error) = impairment
+        {
+            return Err(error);
+        }
         let stop = Arc::new(Stop::default());
-        let chunks = Chunks::new(Arc::clone(&database), parameters, next_chunk, Arc::clone(&stop), folder.clone());
+        let chunks = Chunks::new(Arc::clone(&database), parameters, ChunkId(next_chunk), Arc::clone(&stop), folder.clone());
+        let witness = (access == Access::ReadWrite).then(|| folder.witness());
+        // A power loss leaves the witness behind, an accepted earlier state ahead.
+        witness.iter().for_each(|witness| witness.note(loaded.commits));
         let inner = Inner {
-            folder,
+            folder: folder.clone(),
             access,
             chunks,
             pages: Pages::new(Arc::clone(&database)),
             database,
-            tree: RwLock::new(tree),
+            tree: RwLock::new(loaded.tree),
             busy: Mutex::default(),
             slots: Slots::default(),
             building: Mutex::default(),
             stop,
+            impairment,
+            commits: AtomicU64::new(loaded.commits),
+            witness,
             _lock: lock,
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What keeps this from being the whole store as it was acknowledged: damage to its files, or a log that lost its end. Reading goes on
+    /// around it: what cannot be read is an error, never wrong bytes.
+    #[must_use]
+    pub fn impairment(&self) -> Option<&StoreError> {
+        self.inner.impairment.as_ref()
     }
 
     /// The folder it is in.
@@ -272,8 +331,15 @@ impl Store {
         self.inner.folder.tend_reserve();
         self.put_edits(tree, edits, &mut batch);
         self.inner.stop.guard(|| self.inner.database.write(batch, Durability::Logged))?;
-        tree.apply(edits);
+        self.committed(tree, edits);
         Ok(())
+    }
+
+    /// What follows a durable batch of `edits`.
+    fn committed(&self, tree: &mut Tree, edits: &[Edit]) {
+        tree.apply(edits);
+        let count = self.inner.commits.fetch_add(1, Ordering::Relaxed) + 1;
+        self.inner.witness.iter().for_each(|witness| witness.note(count));
     }
 
     /// Stores `candidates` and makes what `plan` decides from their ids (edits, and pages in the batch) durable with them, as one. The
@@ -299,7 +365,7 @@ impl Store {
             Ok(())
         })?;
         let (mut tree, edits) = planned.expect("a batch that was written was built");
-        tree.apply(&edits);
+        self.committed(&mut tree, &edits);
         Ok(())
     }
 
@@ -325,6 +391,7 @@ impl Store {
         }
         let counters = Counters { next_id: tree.next_id(), next_chunk: self.inner.chunks.next_chunk().0 };
         put(batch, Family::Meta, COUNTERS_KEY, &counters);
+        put(batch, Family::Meta, COMMITS_KEY, &Commits(self.inner.commits.load(Ordering::Relaxed) + 1));
     }
 
     /// Keeps the chain of `layer`, which is in `tree`, as it is until the hold is dropped: after the tree's lock, not under it.
@@ -422,57 +489,80 @@ pub(crate) fn configuration_key(id: ConfigurationId) -> Vec<u8> {
     [&b"configuration"[..], &id.0.to_be_bytes()].concat()
 }
 
-/// Opens the database. A reading process opens it while the owner may be moving records from the log to a file: then what it found may
-/// be older than what was acknowledged, or a file may be gone, and it looks again.
-fn open_database(folder: &Folder, access: Access) -> Result<Database, StoreError> {
+/// Opens the database; what keeps it from being whole. A reading process opens it while the owner may be moving records from the log to
+/// a file: then what it found may be older than what was acknowledged, or a file may be gone, and it looks again.
+fn open_database(folder: &Folder, access: Access) -> Result<(Database, Option<StoreError>), StoreError> {
     let dir = folder.database();
+    logs::check_manifests(&dir)?;
     if access == Access::ReadWrite {
-        return Database::open(&dir);
+        logs::check_logs(&dir)?;
+        return Ok((Database::open(&dir)?, None));
     }
     for _ in 0..OPEN_TRIES {
         let before = Database::revision(&dir)?;
-        let opened = Database::open_read_only(&dir);
-        if Database::revision(&dir)? == before {
-            return opened;
+        let opened = logs::check_logs(&dir).and_then(|()| Database::open_read_only(&dir));
+        if Database::revision(&dir)? != before {
+            continue;
         }
+        return match opened {
+            Ok(database) => Ok((database, None)),
+            Err(error @ StoreError::Damaged(_)) => match open_damaged(&dir) {
+                Ok(database) => Ok((database, Some(error))),
+                Err(_) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
     }
     Err(StoreError::Database { what: "open the store for reading".to_owned(), message: "its files never hold still".to_owned() })
 }
 
-fn load_parameters(database: &Database) -> Result<StoreParameters, StoreError> {
-    let bytes =
-        database.get(Family::Meta, PARAMETERS_KEY)?.ok_or_else(|| StoreError::damaged("the store's parameters", "they are gone"))?;
-    records::decode(Family::Meta.name(), PARAMETERS_KEY, &bytes).map_err(|error| StoreError::damaged("the store's parameters", error))
+fn open_damaged(dir: &Path) -> Result<Database, StoreError> {
+    let room = tempfile::tempdir().map_err(|source| StoreError::io("make a folder for temporary files", source))?;
+    Database::open_damaged(dir, room.path())
 }
 
-/// The tree, and the id for the next new chunk. Numbers that a crash kept from the counters are found by what has them.
-fn load_tree(database: &Database, parameters: StoreParameters) -> Result<(Tree, ChunkId), StoreError> {
-    let mut tree = Tree::new(parameters.chunk_len);
-    let mut edits = Vec::new();
-    let mut layers = database.scan(Family::Layers, &[]);
-    while let Some((key, value)) = layers.next()? {
-        edits.push(Edit::PutLayer(load::<Layer>(Family::Layers, key, value)?));
-    }
-    let mut names = database.scan(Family::Names, &[]);
-    while let Some((key, value)) = names.next()? {
-        edits.push(match key.first() {
-            Some(b'i') => Edit::PutImage(load::<Image>(Family::Names, key, value)?),
-            Some(b's') => Edit::PutSnapshot(load::<Snapshot>(Family::Names, key, value)?),
-            Some(b'm') => Edit::PutMachine(load::<Machine>(Family::Names, key, value)?),
-            Some(b't') => Edit::PutMachineSnapshot(load::<MachineSnapshot>(Family::Names, key, value)?),
-            _ => return Err(StoreError::damaged(format!("name {}", key.escape_ascii()), "its kind is not known")),
-        });
-    }
+/// The record of meta at `key`; why it had to be taken from the copies.
+pub(crate) fn load_meta<R: Record>(database: &Database, key: &[u8], what: &str) -> Result<(Option<R>, Option<StoreError>), StoreError> {
+    let decode = |value: &[u8]| records::decode(Family::Meta.name(), key, value).map_err(|error| StoreError::damaged(what, error));
+    database.record(Family::Meta, key, decode)
+}
+
+fn load_parameters(database: &Database) -> Result<(StoreParameters, Option<StoreError>), StoreError> {
+    let what = "the store's parameters";
+    let (parameters, hurt) = load_meta(database, PARAMETERS_KEY, what)?;
+    Ok((parameters.ok_or_else(|| StoreError::damaged(what, "they are gone"))?, hurt))
+}
+
+fn load_counters(database: &Database) -> Result<Counters, StoreError> {
+    Ok(load_meta(database, COUNTERS_KEY, "the store's counters")?.0.unwrap_or_default())
+}
+
+fn load_tree(database: &Database, parameters: StoreParameters) -> Result<Loaded, StoreError> {
+    let (mut edits, hurt_layers) =
+        database.records(Family::Layers, |key, value| Ok(Edit::PutLayer(load::<Layer>(Family::Layers, key, value)?)))?;
+    let (names, hurt_names) = database.records(Family::Names, |key, value| match key.first() {
+        Some(b'i') => Ok(Edit::PutImage(load::<Image>(Family::Names, key, value)?)),
+        Some(b's') => Ok(Edit::PutSnapshot(load::<Snapshot>(Family::Names, key, value)?)),
+        Some(b'm') => Ok(Edit::PutMachine(load::<Machine>(Family::Names, key, value)?)),
+        Some(b't') => Ok(Edit::PutMachineSnapshot(load::<MachineSnapshot>(Family::Names, key, value)?)),
+        _ => Err(StoreError::damaged(format!("name {}", key.escape_ascii()), "its kind is not known")),
+    })?;
+    edits.extend(names);
     check_references(&edits)?;
+    let mut tree = Tree::new(parameters.chunk_len);
     tree.apply(&edits);
     crate::machines::check_references(&tree)?;
-    let counters = match database.get(Family::Meta, COUNTERS_KEY)? {
-        Some(bytes) => load::<Counters>(Family::Meta, COUNTERS_KEY, &bytes)?,
-        None => Counters::default(),
-    };
+    let (commits, hurt_commits) = load_meta::<Commits>(database, COMMITS_KEY, "the count of commits")?;
+    let hurt = hurt_layers.or(hurt_names).or(hurt_commits);
+    Ok(Loaded { tree, commits: commits.unwrap_or_default().0, hurt })
+}
+
+/// Keeps every number that was given from being given again, also those that a crash kept from the counters: what has them tells. The
+/// number for the next new chunk.
+fn reserve_ids(database: &Database, tree: &mut Tree) -> Result<u64, StoreError> {
+    let counters = load_counters(database)?;
     tree.reserve(counters.next_id.saturating_sub(1).max(last_page_layer(database)?));
-    let next_chunk = counters.next_chunk.max(last_chunk_end(database)?.0);
-    Ok((tree, ChunkId(next_chunk)))
+    Ok(counters.next_chunk.max(last_chunk_end(database)?.0))
 }
 
 /// Whether everything refers to what is there, and every chain ends.

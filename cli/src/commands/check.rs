@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// Read only the Nth of M parts of the data: all parts together read everything once
     #[arg(long, value_name = "N/M", value_parser = subset)]
     subset: Option<(u64, u64)>,
+    /// Go on from what the store shows, although later changes were acknowledged and are gone
+    #[arg(long)]
+    accept_earlier_state: bool,
 }
 
 #[derive(Serialize)]
@@ -58,6 +61,9 @@ struct Hit {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    if args.accept_earlier_state {
+        session.accept_earlier_state()?;
+    }
     let store = session.open_to_read()?;
     let meter = session.watch_records("checking");
     let options = CheckOptions { read_data: args.read_data || args.subset.is_some(), subset: args.subset };

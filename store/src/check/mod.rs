@@ -99,6 +99,7 @@ impl Store {
         };
         let (present, lost, report, losses) = (IdSet::new(), IdSet::new(), CheckReport::default(), Vec::new());
         let mut check = Check { store: self, options, watch, horizon, present, lost, report, losses };
+        check.impairment();
         let names = check.frames()?;
         check.index(&names)?;
         check.maps()?;
@@ -124,6 +125,15 @@ impl Drop for Quiet<'_> {
 }
 
 impl Check<'_> {
+    /// What was found when the store was opened.
+    fn impairment(&mut self) {
+        match self.store.impairment() {
+            None => {}
+            Some(StoreError::Damaged(damage)) => self.damage(damage.record.clone(), damage.reason.clone(), Loss::Nothing),
+            Some(other) => self.damage("the log of the database", other.to_string(), Loss::Nothing),
+        }
+    }
+
     fn go_on(&self) -> Result<(), StoreError> {
         if self.watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
     }

@@ -3,8 +3,10 @@
 //! Whatever happens to the files, a read gives the right bytes or an error that names image and range, never wrong bytes; and a check
 //! tells of every damage that a read can meet. Damage to records behind RocksDB's own checksums is tested beside the store's reader.
 //!
-//! What no checksum can tell is a log that ends early: it looks like a process that was killed before its last commits. Then the
-//! store must show one of its own earlier states, whole.
+//! A damaged store may refuse to be written to; then it must open for reading, say so, and show everything that can be read. Only what
+//! RocksDB cannot begin without (its manifest, the file that names it) and the store's own marker keep it shut, with an error that names
+//! the file. A log that ends early looks like a process that was killed before its last commits: then the store may show one of its own
+//! earlier states, whole, and must say that it is one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,19 +41,34 @@ struct Original {
 #[derive(Debug, Default)]
 struct Outcomes {
     unharmed: u32,
-    refused_to_open: u32,
+    /// By the file that was damaged.
+    shut: BTreeMap<String, u32>,
+    /// Open for reading only, with all content of the last state there.
+    readable: u32,
     read_failed: u32,
     only_found_by_check: u32,
     earlier_state: u32,
 }
 
 impl Outcomes {
-    fn add(&mut self, other: &Self) {
+    fn total(&self) -> u32 {
+        let shut: u32 = self.shut.values().sum();
+        self.unharmed + shut + self.readable + self.read_failed + self.only_found_by_check + self.earlier_state
+    }
+
+    fn add(&mut self, other: Self) {
         self.unharmed += other.unharmed;
-        self.refused_to_open += other.refused_to_open;
+        other.shut.into_iter().for_each(|(file, count)| *self.shut.entry(file).or_default() += count);
+        self.readable += other.readable;
         self.read_failed += other.read_failed;
         self.only_found_by_check += other.only_found_by_check;
         self.earlier_state += other.earlier_state;
+    }
+
+    /// Only what nothing can be read without has kept a store shut.
+    fn assert_shut_by_few(&self) {
+        let may = |file: &String| file.contains("MANIFEST") || file.contains("CURRENT") || file == "vellum.store";
+        assert!(self.shut.keys().all(may), "{self:?}");
     }
 }
 
@@ -163,7 +180,8 @@ fn damaged_files_never_give_wrong_bytes() {
         count += 1;
     }
     println!("damage: {count} damages to {} files, seed {seed}: {outcomes:?}", names.len());
-    assert!(outcomes.read_failed > 0 && outcomes.refused_to_open > 0, "damage was met: {outcomes:?}");
+    outcomes.assert_shut_by_few();
+    assert!(outcomes.read_failed > 0 && outcomes.readable > 0 && outcomes.earlier_state > 0, "damage was met: {outcomes:?}");
 }
 
 /// Puts `bytes` (or nothing) in the place of file `name` of a copy, and looks at everything.
@@ -178,15 +196,15 @@ fn meet(original: &Arc<Original>, name: &Path, bytes: Option<&[u8]>, context: &s
     // In a thread of its own: a store that hangs must not hang the test, and says which damage it was.
     let (sender, receiver) = channel();
     let looking = {
-        let (original, context) = (Arc::clone(original), context.to_owned());
+        let (original, context, name) = (Arc::clone(original), context.to_owned(), name.display().to_string());
         std::thread::spawn(move || {
             let mut outcomes = Outcomes::default();
-            look(&original, &dir, &context, &mut outcomes);
+            look(&original, &dir, &name, &context, &mut outcomes);
             drop(sender.send(outcomes));
         })
     };
     match receiver.recv_timeout(LOOK_TIME_MAX) {
-        Ok(outcome) => outcomes.add(&outcome),
+        Ok(outcome) => outcomes.add(outcome),
         Err(RecvTimeoutError::Timeout) => panic!("{context}: no end after {LOOK_TIME_MAX:?}"),
         Err(RecvTimeoutError::Disconnected) => {
             eprintln!("{context}");
@@ -195,18 +213,23 @@ fn meet(original: &Arc<Original>, name: &Path, bytes: Option<&[u8]>, context: &s
     }
 }
 
-fn look(original: &Original, dir: &Path, context: &str, outcomes: &mut Outcomes) {
-    let store = match Store::open(dir, Access::ReadWrite, "test") {
-        Ok(store) => store,
+fn look(original: &Original, dir: &Path, name: &str, context: &str, outcomes: &mut Outcomes) {
+    let (store, is_writable) = match Store::open(dir, Access::ReadWrite, "test") {
+        Ok(store) => (store, true),
         Err(StoreError::InUse { .. } | StoreError::Busy(_)) => panic!("{context}: damage is not somebody else"),
-        Err(_) => {
-            outcomes.refused_to_open += 1;
-            return;
+        Err(refused) => {
+            let Ok(store) = Store::open(dir, Access::ReadOnly, "test") else {
+                *outcomes.shut.entry(name.to_owned()).or_default() += 1;
+                return;
+            };
+            assert!(store.impairment().is_some(), "{context}: not open for writing ({refused}), and reading does not say why");
+            (store, false)
         }
     };
     let expected = state_of(original, &store, context);
-    let (failed, is_last) =
-        (read_all(&store, expected, context), std::ptr::eq(expected, original.states.last().expect("there are states")));
+    let is_last = std::ptr::eq(expected, original.states.last().expect("there are states"));
+    assert!(is_last || !is_writable, "{context}: acknowledged commits went without a word");
+    let failed = read_all(&store, expected, context);
     let report = store.check(CheckOptions { read_data: true, subset: None }, &Unwatched);
     let found = match &report {
         Ok(report) => report.findings.iter().any(|finding| finding.is_damage),
@@ -223,12 +246,15 @@ fn look(original: &Original, dir: &Path, context: &str, outcomes: &mut Outcomes)
             report.findings
         );
     }
-    match (failed.is_empty(), found, is_last) {
-        (false, ..) => outcomes.read_failed += 1,
-        (true, true, _) => outcomes.only_found_by_check += 1,
-        (true, false, false) => outcomes.earlier_state += 1,
-        (true, false, true) => outcomes.unharmed += 1,
-    }
+    assert!(is_writable || found, "{context}: not open for writing, and the check finds nothing");
+    let count = match (failed.is_empty(), is_last, is_writable) {
+        (false, ..) => &mut outcomes.read_failed,
+        (true, false, _) => &mut outcomes.earlier_state,
+        (true, true, false) => &mut outcomes.readable,
+        (true, true, true) if found => &mut outcomes.only_found_by_check,
+        (true, true, true) => &mut outcomes.unharmed,
+    };
+    *count += 1;
 }
 
 /// The state that the store shows, by its names and what can be read of them: the last, or one before it.
@@ -276,4 +302,29 @@ fn read_all(store: &Store, expected: &Contents, context: &str) -> Vec<String> {
         }
     }
     failed
+}
+
+/// A bit of a record's type, flipped in the manifest, once made RocksDB read the same record for ever (see `log_shape`): all of them.
+#[test]
+fn a_flipped_record_type_in_a_manifest_or_log_never_hangs() {
+    let original = Arc::new(original());
+    let source = original.folder.path().join("killed");
+    let mut outcomes = Outcomes::default();
+    for path in files(&source) {
+        let name = path.strip_prefix(&source).expect("inside").to_owned();
+        let whole = fs::read(&path).expect("a file can be read");
+        let is_log = name.to_string_lossy().contains("MANIFEST") || name.extension().is_some_and(|extension| extension == "log");
+        let mut at = 0;
+        while is_log && at + 7 <= whole.len() {
+            for bit in 0..8 {
+                let mut bytes = whole.clone();
+                bytes[at + 6] ^= 1 << bit;
+                let context = format!("bit {bit} of the type of the record at {at} of {}", name.display());
+                meet(&original, &name, Some(&bytes), &context, &mut outcomes);
+            }
+            at += 7 + usize::from(u16::from_le_bytes([whole[at + 4], whole[at + 5]]));
+        }
+    }
+    println!("damage: {} record types flipped: {outcomes:?}", outcomes.total());
+    assert!(outcomes.total() > 50, "a store has a manifest and a log: {outcomes:?}");
 }

@@ -1,0 +1,195 @@
+//! A look at RocksDB's manifest and logs before RocksDB reads them.
+//!
+//! *Would reading it end?* One flipped bit can make a record look like one of a *recycled* log (`RecyclableFull` and its kin, which only
+//! exist when `recycle_log_file_num` is set, and we do not set it). `RocksDB` 11 takes it for the remains of an older log: in a manifest
+//! it reads the same record for ever (found by `tests/it/damage.rs`; facebook/rocksdb#11968 is its sibling), in a log it does that or ends
+//! early without a word. So such a record is damage, and is said to be.
+//!
+//! *How far is it whole?* A damaged store can be looked at without its unreadable tables, but `RocksDB` would then pass over unreadable
+//! records of the log too, and show a state that never was.
+//!
+//! ```text
+//! A log, and a manifest, is blocks of 32 KiB; a record never crosses one, and fewer than 7 bytes at a block's end are padding.
+//!
+//! offset  size  meaning
+//! 0       4     CRC-32C of what follows from the type on, rotated right by 15 bits, plus 0xa282ead8 (LE)
+//! 4       2     length of what follows the header (LE)
+//! 6       1     type: 1 to 4 whole and parts, 5 to 8, 11 and 131 those of recycled logs
+//! ```
+//!
+//! Source: RocksDB's `db/log_format.h` and `util/crc32c.h`.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::StoreError;
+
+const BLOCK_LEN: usize = 32 << 10;
+const HEADER_LEN: usize = 7;
+const CHECKSUM_SHIFT: u32 = 0xa282_ead8;
+
+/// Fails if a manifest in the database's folder `dir` holds a record of a kind that is never written there.
+pub(crate) fn check_manifests(dir: &Path) -> Result<(), StoreError> {
+    check_kinds(files(dir, |name| name.starts_with("MANIFEST-"))?)
+}
+
+/// Fails if a log in the database's folder `dir` holds a record of a kind that is never written there.
+pub(crate) fn check_logs(dir: &Path) -> Result<(), StoreError> {
+    check_kinds(logs(dir)?)
+}
+
+/// Copies the logs in the database's folder `dir` to `room`, up to the first record of all of them that is not what was written.
+pub(crate) fn copy_whole_part(dir: &Path, room: &Path) -> Result<(), StoreError> {
+    for path in logs(dir)? {
+        let target = room.join(path.file_name().unwrap_or_default());
+        let mut copy = File::create_new(&target).map_err(|source| StoreError::file("make", &target, source))?;
+        let (mut is_whole, mut written) = (true, Ok(()));
+        each_block(&path, |_, block| {
+            let (whole, rest) = block.split_at(whole_len(block));
+            is_whole = rest.iter().all(|byte| *byte == 0);
+            written = copy.write_all(if is_whole { block } else { whole });
+            is_whole && written.is_ok()
+        })?;
+        written.map_err(|source| StoreError::file("write", &target, source))?;
+        if !is_whole {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn check_kinds(paths: Vec<PathBuf>) -> Result<(), StoreError> {
+    for path in paths {
+        let mut found = None;
+        each_block(&path, |start, block| {
+            found = recycled_record(block).map(|at| start + at as u64);
+            found.is_none()
+        })?;
+        if let Some(at) = found {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            return Err(StoreError::damaged(
+                format!("{name} of the database"),
+                format!("the record at byte {at} is of no kind that is written"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The logs, oldest first: their names are numbers of one length.
+fn logs(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut logs = files(dir, |name| Path::new(name).extension().is_some_and(|extension| extension == "log"))?;
+    logs.sort();
+    Ok(logs)
+}
+
+fn files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, StoreError> {
+    let fail = |source| StoreError::file("read the folder", dir, source);
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(&wanted) {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}
+
+/// Shows the blocks of the file to `look` until it says no: where each begins, and its bytes. A file that is gone has none: a reading process looks while the owner replaces files, and RocksDB will say what is missing.
+fn each_block(path: &Path, mut look: impl FnMut(u64, &[u8]) -> bool) -> Result<(), StoreError> {
+    let fail = |source| StoreError::file("read", path, source);
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(fail(source)),
+    };
+    let (mut start, mut block) = (0, Vec::with_capacity(BLOCK_LEN));
+    loop {
+        block.clear();
+        Read::by_ref(&mut file).take(BLOCK_LEN as u64).read_to_end(&mut block).map_err(fail)?;
+        if !look(start, &block) || block.len() < BLOCK_LEN {
+            return Ok(());
+        }
+        start += BLOCK_LEN as u64;
+    }
+}
+
+/// Where the first record of a recycled log is in a block. What does not add up otherwise is for RocksDB's checksums.
+fn recycled_record(block: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while let Some([_, _, _, _, low, high, kind]) = block.get(at..at + HEADER_LEN) {
+        if matches!(kind, 5..=8 | 11 | 131) {
+            return Some(at);
+        }
+        at += HEADER_LEN + usize::from(u16::from_le_bytes([*low, *high]));
+    }
+    None
+}
+
+/// The length of the records at the block's start that are what was written.
+fn whole_len(block: &[u8]) -> usize {
+    let mut len = 0;
+    while let Some((header, after)) = block[len..].split_at_checked(HEADER_LEN) {
+        let Some(payload) = after.get(..usize::from(u16::from_le_bytes([header[4], header[5]]))) else { break };
+        let stored = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&header[6..]), payload);
+        if sum.rotate_right(15).wrapping_add(CHECKSUM_SHIFT) != stored || matches!(header[6], 5..=8 | 11 | 131) {
+            break;
+        }
+        len += HEADER_LEN + payload.len();
+    }
+    len
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let body = [&[kind], payload].concat();
+        let sum = crc32c::crc32c(&body).rotate_right(15).wrapping_add(CHECKSUM_SHIFT);
+        [&sum.to_le_bytes()[..], &(payload.len() as u16).to_le_bytes(), &body].concat()
+    }
+
+    #[test]
+    fn only_records_of_recycled_logs_are_refused() {
+        for kind in [1, 2, 3, 4, 9, 10, 130, 200] {
+            assert_eq!(recycled_record(&[record(1, &[9; 300]), record(kind, &[9; 20])].concat()), None, "{kind}");
+        }
+        for kind in [5, 6, 7, 8, 11, 131] {
+            assert_eq!(recycled_record(&[record(1, &[9; 300]), record(kind, &[9; 20])].concat()), Some(307), "{kind}");
+        }
+        assert_eq!(recycled_record(&[0; 100]), None);
+        assert_eq!(recycled_record(&[]), None);
+    }
+
+    #[test]
+    fn a_block_is_whole_up_to_its_first_damaged_record() {
+        let (first, second) = (record(1, b"first"), record(1, b"second"));
+        let block = [&first[..], &second].concat();
+        assert_eq!(whole_len(&block), block.len());
+        for cut in first.len()..block.len() {
+            assert_eq!(whole_len(&block[..cut]), first.len(), "{cut}");
+        }
+        for bit in 0..block.len() * 8 {
+            let mut damaged = block.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(whole_len(&damaged), if bit / 8 < first.len() { 0 } else { first.len() }, "{bit}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_rocksdb_wrote_is_whole() {
+        let (dir, store) = crate::model::new_store(4096);
+        for nth in 0..300 {
+            store.create(&crate::model::name(&format!("image-{nth}")), 1 << 40).expect("created");
+        }
+        let (database, room) = (dir.path().join("store").join("database"), tempfile::tempdir().expect("a folder"));
+        copy_whole_part(&database, room.path()).expect("copied");
+        for path in logs(&database).expect("listed") {
+            let copy = room.path().join(path.file_name().expect("a name"));
+            assert!(std::fs::read(copy).expect("a copy") == std::fs::read(path).expect("a log"));
+        }
+    }
+}
