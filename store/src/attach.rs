@@ -9,7 +9,7 @@
 //! wants to attach it waits for that: a client that comes right back finds its disk, not an error.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
 use vellum_core::tree::{Mode, Node, PlanError};
@@ -46,6 +46,8 @@ pub(crate) enum Use {
 /// A disk that is attached for writing. Its fields are dropped in this order: the slot is free when everything else is.
 pub(crate) struct AttachedDisk {
     disk: LiveDisk,
+    /// Shared by writes while they go on; taken alone by whoever wants none to.
+    gate: RwLock<()>,
     /// The immutable image whose scratch image this is.
     _base: Option<Exclusive>,
     slot: TakenSlot,
@@ -123,11 +125,11 @@ impl Store {
             let disk = self.live(image)?;
             // It may have got another mode just before this made that impossible.
             self.tree().check_changes(image)?;
-            return Ok(AttachedDisk { disk, _base: None, slot });
+            return Ok(AttachedDisk { disk, gate: RwLock::default(), _base: None, slot });
         }
         let base = self.exclusive(image)?;
         let scratch = self.change(|tree| tree.plan_scratch(image, now_ms()))?;
-        Ok(AttachedDisk { disk: self.live(scratch.image())?, _base: Some(base), slot })
+        Ok(AttachedDisk { disk: self.live(scratch.image())?, gate: RwLock::default(), _base: Some(base), slot })
     }
 
     /// Whether somebody has attached `image`, or writes to it through another.
@@ -144,8 +146,19 @@ impl Store {
         disks.sort_by_key(|disk| disk.disk.image());
         // Most of the work is done before anybody has to wait for it.
         disks.iter().try_for_each(|disk| disk.disk.flush())?;
-        let _still = disks.iter().map(|disk| disk.disk.hold_still()).collect::<Result<Vec<_>, _>>()?;
+        let _still: Vec<_> = disks.iter().map(|disk| disk.close_gate()).collect();
+        disks.iter().try_for_each(|disk| disk.disk.flush())?;
         act()
+    }
+}
+
+impl AttachedDisk {
+    fn pass_gate(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close_gate(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -182,10 +195,12 @@ impl Device for AttachedDisk {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DeviceError> {
+        let _passed = self.pass_gate();
         Device::write_at(&self.disk, bytes, offset)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
+        let _passed = self.pass_gate();
         Device::write_zeroes(&self.disk, offset, len)
     }
 

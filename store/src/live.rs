@@ -41,18 +41,13 @@ pub struct LiveDisk {
 }
 
 /// The image as its writers see it.
-pub(crate) struct Writing {
+struct Writing {
     store: Store,
     image: ImageId,
     /// What was flushed. It also keeps maintenance away from the image's layers.
     disk: Disk,
     waiting: Changes,
     _exclusive: Exclusive,
-}
-
-/// Lets nobody write to a live disk while it is there.
-pub(crate) struct Still<'l> {
-    _writing: MutexGuard<'l, Writing>,
 }
 
 /// What a flush has to do.
@@ -151,13 +146,6 @@ impl LiveDisk {
             }
         }
         Ok(())
-    }
-
-    /// Flushes, and lets no write happen until what it returns is dropped.
-    pub(crate) fn hold_still(&self) -> Result<Still<'_>, StoreError> {
-        let mut writing = self.writing();
-        writing.flush()?;
-        Ok(Still { _writing: writing })
     }
 
     fn writing(&self) -> MutexGuard<'_, Writing> {
