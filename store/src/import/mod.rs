@@ -116,14 +116,7 @@ impl Store {
             }
         };
         let Some(parent) = parent else { return Ok(Base { disk: None, origin: None, _exclusive: None }) };
-        let mut tree = self.tree_mut();
-        let (layer, edits) = tree.plan_base(parent, now_ms())?;
-        if !edits.is_empty() {
-            self.commit(&mut tree, &edits, Batch::default())?;
-        }
-        let name = tree.display(parent);
-        let disk = self.disk_at(&mut tree, layer.id, name);
-        Ok(Base { disk: Some(disk), origin: Some(parent.image()), _exclusive: exclusive })
+        Ok(Base { disk: Some(self.sealed_base(parent)?), origin: Some(parent.image()), _exclusive: exclusive })
     }
 
     /// Gives a finished layer its names: the moment in which the import happens.

@@ -228,7 +228,8 @@ impl Run {
     }
 
     /// With its map kept, an image shows its own chunks and, where it has none, those of the new parent. Which are its own, the
-    /// model knows in part: at least those that differ from what the image was when it was last sealed.
+    /// model knows in part: at least those that differ from what the image was when it was last sealed. Zeros are its own only as long
+    /// as there is a parent to hide, of which the model does not know when the last name below has gone.
     fn rebase_map(&mut self, image: &str, parent: &str) -> bool {
         let operation = Operation::Rebase { image: image.to_owned(), parent: parent.to_owned(), keep_content: false };
         let (old, base) = (Arc::clone(self.world.bytes_of(image)), Arc::clone(self.world.base_of(image)));
@@ -244,7 +245,8 @@ impl Run {
         let (base, new) = (resized(&base), resized(&new));
         assert_chunks(&seen, self.grid, image, |at| {
             let own = part(&old, at);
-            if own == part(&base, at) { vec![own, part(&new, at)] } else { vec![own] }
+            let is_told_apart = own != part(&base, at) && own.iter().any(|byte| *byte != 0);
+            if is_told_apart { vec![own] } else { vec![own, part(&new, at)] }
         });
         self.world.adopt(image, seen);
         is_done
