@@ -406,8 +406,11 @@ impl Scan<'_> {
 fn options() -> Options {
     // Every new log would claim its whole length (64 MiB) at once: on a nearly full disk that takes the room from what is to be
     // written, and where claiming means zeroing (tmpfs) or copying (btrfs) it costs more than the log.
-    let no_claims = Options::default().get_options_from_string("allow_fallocate=false");
-    let mut options = no_claims.expect("RocksDB knows its own option");
+    //
+    // And every change of the manifest makes a new one, of which nothing is seen before it is synced and `CURRENT` names it. Appended to
+    // the old one, a change that a loss of power tears would be damage, to RocksDB, and the store would not open.
+    let named = "allow_fallocate=false;max_manifest_file_size=1;max_manifest_space_amp_pct=0";
+    let mut options = Options::default().get_options_from_string(named).expect("RocksDB knows its own options");
     options.set_atomic_flush(true);
     // A log that is damaged in its middle must not pass for one that ends there: acknowledged commits would vanish silently.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);

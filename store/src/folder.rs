@@ -22,6 +22,7 @@ use crate::error::StoreError;
 /// The format that this program writes, and the newest that it reads.
 pub(crate) const FORMAT: u32 = 1;
 const MARKER: &str = "vellum.store";
+const UNFINISHED_MARKER: &str = "vellum.store.new";
 const COMMITS_CONTEXT: &str = "vellum 2026-11 count of commits v1";
 const MARKER_TEXT: &str = "vellum store format ";
 /// Enough for `RocksDB` to open, to log the deletion of many names, and to start a compaction.
@@ -54,7 +55,7 @@ pub(crate) struct OwnerLock {
 impl Folder {
     /// Makes an empty folder ready for a store: everything but the marker, which [`Folder::mark`] writes last.
     pub(crate) fn create(dir: &Path) -> Result<Self, StoreError> {
-        fs::create_dir_all(dir).map_err(|source| StoreError::file("make the folder", dir, source))?;
+        make_durably(dir).map_err(|source| StoreError::file("make the folder", dir, source))?;
         let mut entries = fs::read_dir(dir).map_err(|source| StoreError::file("read the folder", dir, source))?;
         if entries.next().is_some() {
             return Err(StoreError::NotEmpty { dir: dir.to_owned() });
@@ -84,10 +85,12 @@ impl Folder {
 
     /// Declares the folder a store.
     pub(crate) fn mark(&self) -> Result<(), StoreError> {
-        let marker = self.dir.join(MARKER);
-        let written = File::create_new(&marker).and_then(|mut file| {
+        let (marker, unfinished) = (self.dir.join(MARKER), self.dir.join(UNFINISHED_MARKER));
+        let written = File::create(&unfinished).and_then(|mut file| {
             writeln!(file, "{MARKER_TEXT}{FORMAT}")?;
             file.sync_all()?;
+            // A name before its content would be a damaged store, after a loss of power, where there was none yet.
+            fs::rename(&unfinished, &marker)?;
             File::open(&self.dir)?.sync_all()
         });
         written.map_err(|source| StoreError::file("write", &marker, source))
@@ -188,6 +191,23 @@ impl Witness {
         seal(COMMITS_CONTEXT, &[], &mut bytes);
         bytes
     }
+}
+
+/// Makes `dir` and what is missing above it. A new folder's name is durable only once the folder that it stands in is synced: without
+/// that a store may be lost, with all that was acknowledged in it, as long as nothing else syncs that folder.
+fn make_durably(dir: &Path) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    if let Some(parent) = parent {
+        make_durably(parent)?;
+    }
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+        made => made?,
+    }
+    parent.map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
 fn owner(file: &mut File) -> String {

@@ -5,6 +5,8 @@
 //! it reads the same record for ever (found by `tests/it/damage.rs`; facebook/rocksdb#11968 is its sibling), in a log it does that or ends
 //! early without a word. So such a record is damage, and is said to be.
 //!
+//! *Did a loss of power tear its end?* Then it reads as damaged, and is not: see `torn`.
+//!
 //! *How far is it whole?* A damaged store can be looked at without its unreadable tables, but `RocksDB` would then pass over unreadable
 //! records of the log too, and show a state that never was.
 //!
@@ -19,24 +21,54 @@
 //!
 //! Source: RocksDB's `db/log_format.h` and `util/crc32c.h`.
 
-use std::fs::File;
+mod torn;
+
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::StoreError;
+use torn::LogEnd;
 
 const BLOCK_LEN: usize = 32 << 10;
 const HEADER_LEN: usize = 7;
 const CHECKSUM_SHIFT: u32 = 0xa282_ead8;
 
-/// Fails if a manifest in the database's folder `dir` holds a record of a kind that is never written there.
+/// Fails if the manifest of the database in `dir` holds a record of a kind that is never written there. Others may lie beside it: those
+/// are older, or were never finished.
 pub(crate) fn check_manifests(dir: &Path) -> Result<(), StoreError> {
-    check_kinds(files(dir, |name| name.starts_with("MANIFEST-"))?)
+    let current = fs::read_to_string(dir.join("CURRENT")).unwrap_or_default();
+    check_kinds(files(dir, |name| name.starts_with("MANIFEST-") && name == current.trim_end())?)
 }
 
 /// Fails if a log in the database's folder `dir` holds a record of a kind that is never written there.
 pub(crate) fn check_logs(dir: &Path) -> Result<(), StoreError> {
     check_kinds(logs(dir)?)
+}
+
+/// Cuts off what a loss of power left of the last record of the last log in `dir`, if it tore one: nobody was told that it is durable.
+/// Everything before it, in this log and all others, must be whole; else nothing is changed. A log without content may follow: a
+/// recovery that was cut off itself made it. For the one process that writes. Reads all logs.
+pub(crate) fn cut_torn_end(dir: &Path) -> Result<(), StoreError> {
+    let mut last = None;
+    for path in logs(dir)? {
+        let log = fs::read(&path).map_err(|source| StoreError::file("read", &path, source))?;
+        if log.is_empty() {
+            continue;
+        }
+        if last.is_some_and(|(_, end)| end != LogEnd::Sound) {
+            return Ok(());
+        }
+        last = Some((path, torn::end_of(&log)));
+    }
+    if let Some((path, LogEnd::Torn(whole_len))) = last {
+        let cut = OpenOptions::new().write(true).open(&path).and_then(|file| {
+            file.set_len(whole_len as u64)?;
+            file.sync_all()
+        });
+        cut.map_err(|source| StoreError::file("repair", &path, source))?;
+    }
+    Ok(())
 }
 
 /// Copies the logs in the database's folder `dir` to `room`, up to the first record of all of them that is not what was written.
@@ -133,13 +165,17 @@ fn whole_len(block: &[u8]) -> usize {
     while let Some((header, after)) = block[len..].split_at_checked(HEADER_LEN) {
         let Some(payload) = after.get(..usize::from(u16::from_le_bytes([header[4], header[5]]))) else { break };
         let stored = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-        let sum = crc32c::crc32c_append(crc32c::crc32c(&header[6..]), payload);
-        if sum.rotate_right(15).wrapping_add(CHECKSUM_SHIFT) != stored || matches!(header[6], 5..=8 | 11 | 131) {
+        if checksum(&block[len + 6..len + HEADER_LEN + payload.len()]) != stored || matches!(header[6], 5..=8 | 11 | 131) {
             break;
         }
         len += HEADER_LEN + payload.len();
     }
     len
+}
+
+/// Of a type and what follows the header.
+fn checksum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(CHECKSUM_SHIFT)
 }
 
 #[cfg(test)]

@@ -15,15 +15,14 @@ use std::time::{Duration, Instant};
 
 use vellum_store::{Store, StoreError};
 
-use super::content::Choices;
-use super::world::{Expected, Limits, Operation, World, apply_step};
+use super::history::{GRID, is_mixture, is_same, kind_of, pick, states};
+use super::world::{Limits, World};
 use super::{drive, scratch};
 
 const KILLS: u64 = 120;
 const OPEN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Operations of one worker before it ends by itself.
 const OPERATIONS_MAX: u64 = 40;
-const GRID: u64 = 4096;
 const LIMITS: Limits = Limits { images: 6, snapshots: 4, len_max: 6 << 20, total_len: 40 << 20 };
 
 const DIR: &str = "VELLUM_CRASH_DIR";
@@ -139,78 +138,6 @@ fn verify(dir: &Path, mut world: World, round: u64, told: &Told) -> Duration {
         drive::compare_all(&store, &world);
     }
     took
-}
-
-/// What the store may show if `operation` was under way: nothing of it, or what each of its commits leaves.
-fn states(world: &World, operation: &Operation) -> Vec<World> {
-    let mut states = vec![world.clone()];
-    if let Operation::Live { image, steps } = operation {
-        let mut now = world.clone();
-        for step in steps {
-            apply_step(now.images.get_mut(image).expect("operations name what is there"), step);
-            states.push(now.clone());
-        }
-    } else {
-        let mut after = world.clone();
-        after.apply(operation);
-        states.push(after);
-    }
-    states
-}
-
-fn is_same(a: &World, b: &World) -> bool {
-    a.nodes().map(|(name, bytes)| (name, bytes.as_slice())).eq(b.nodes().map(|(name, bytes)| (name, bytes.as_slice())))
-}
-
-/// Unflushed writes to a live disk may be there chunk by chunk; everything else must be as in one state.
-fn is_mixture(states: &[World], seen: &World, operation: &Operation) -> bool {
-    let Operation::Live { image, .. } = operation else { return false };
-    states.iter().any(|state| {
-        let mut mixed = state.clone();
-        let Some(bytes) = seen.images.get(image).map(|image| image.bytes.to_vec()) else { return false };
-        let allowed = bytes
-            .chunks(GRID as usize)
-            .enumerate()
-            .all(|(nth, chunk)| states.iter().any(|other| other.images[image].bytes.chunks(GRID as usize).nth(nth) == Some(chunk)));
-        mixed.adopt(image, bytes);
-        allowed && is_same(&mixed, seen)
-    })
-}
-
-fn kind_of(operation: &Operation) -> String {
-    let text = format!("{operation:?}");
-    text.split([' ', '{']).next().unwrap_or_default().to_owned()
-}
-
-/// The next operation: of all kinds, but heavy on those that take long enough to be hit.
-fn pick(world: &mut World, choices: &mut fastrand::Rng) -> Operation {
-    loop {
-        let operation = match choices.below(12) {
-            0 => return Operation::Collect { dry_run: false },
-            2 => pick_commit(world, choices),
-            _ => world.pick(choices),
-        };
-        let is_suitable = match &operation {
-            Operation::Reopen | Operation::Crash | Operation::Check { .. } | Operation::Export { .. } | Operation::Pin { .. } => false,
-            // What these leave behind, or whether they are refused, the model knows only within bounds.
-            Operation::Rebase { keep_content: false, .. } => false,
-            _ => world.expected(&operation) == Expected::Done,
-        };
-        if is_suitable {
-            return drive::flushed(operation);
-        }
-    }
-}
-
-/// A commit that the model knows will be done, or the child that makes one possible.
-fn pick_commit(world: &mut World, choices: &mut fastrand::Rng) -> Operation {
-    let commits = world.images.keys().map(|image| Operation::Commit { image: image.clone() });
-    let done: Vec<Operation> = commits.filter(|commit| world.expected(commit) == Expected::Done).collect();
-    if done.is_empty() && !world.images.is_empty() {
-        world.pick_child(choices)
-    } else {
-        done.into_iter().next().unwrap_or_else(|| world.pick(choices))
-    }
 }
 
 /// The process that is killed. Not a test of its own.

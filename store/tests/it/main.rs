@@ -7,6 +7,7 @@ mod damage;
 mod drive;
 mod faults;
 mod golden;
+mod history;
 mod model;
 mod modes;
 mod qcow2_oracle;
