@@ -1,10 +1,12 @@
 //! From the start of the process to its exit code.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 
 use crate::arguments::{Arguments, asks_for_json};
+use crate::caller::Caller;
 use crate::commands;
 use crate::failure::{Failure, Outcome, USAGE_CODE};
 use crate::output::report;
@@ -13,36 +15,40 @@ use crate::signals::Signals;
 
 /// Does what the command line asks for.
 pub(crate) fn run() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let Ok(caller) = Caller::of_process().map(Arc::new) else { return ExitCode::FAILURE };
+    let arguments = match Arguments::try_parse_from(&caller.words) {
         Ok(arguments) => arguments,
-        Err(error) => return ExitCode::from(explain(&error)),
+        Err(error) => return ExitCode::from(explain(&error, &caller)),
     };
-    let signals = Signals::listen();
-    let code = match obey(&arguments, &signals) {
+    ExitCode::from(execute(&arguments, &caller, &Signals::listen()))
+}
+
+/// Does what `arguments` ask for, says what went wrong, and returns the exit code.
+pub(crate) fn execute(arguments: &Arguments, caller: &Arc<Caller>, signals: &Signals) -> u8 {
+    match obey(arguments, caller, signals) {
         Ok(outcome) => outcome.code(),
         Err(failure) => {
             let code = failure.code(signals.received());
-            report::failure(&failure, code, arguments.global.wants_json(), arguments.global.verbose > 0);
+            report::failure(caller, &failure, code, arguments.global.wants_json(), arguments.global.verbose > 0);
             code
         }
-    };
-    ExitCode::from(code)
+    }
 }
 
-fn obey(arguments: &Arguments, signals: &Signals) -> Result<Outcome, Failure> {
-    let mut session = Session::new(&arguments.global, signals.clone())?;
+fn obey(arguments: &Arguments, caller: &Arc<Caller>, signals: &Signals) -> Result<Outcome, Failure> {
+    let mut session = Session::new(&arguments.global, caller, signals.clone())?;
     let outcome = commands::run(&arguments.command, &mut session)?;
     session.output.flush()?;
     Ok(outcome)
 }
 
 /// Shows help, the version, or what is wrong with the command line.
-fn explain(error: &clap::Error) -> u8 {
+fn explain(error: &clap::Error, caller: &Caller) -> u8 {
     if !error.use_stderr() {
         // Nobody reads it any more, or it is on the screen.
         let _ = error.print();
         return 0;
     }
-    report::usage(&error.render().to_string(), asks_for_json(std::env::args_os()));
+    report::usage(caller, &error.render().to_string(), asks_for_json(&caller.words));
     USAGE_CODE
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, ValueEnum};
 
+use crate::caller::Caller;
 use crate::commands::Command;
 use crate::failure::Failure;
 use crate::output::{Layout, Units};
@@ -70,38 +71,33 @@ impl Global {
     }
 
     /// Sizes as the option says, else the environment, else in powers of 1024.
-    pub(crate) fn units(&self) -> Result<Units, Failure> {
+    pub(crate) fn units(&self, caller: &Caller) -> Result<Units, Failure> {
         if let Some(units) = self.units {
             return Ok(units);
         }
-        let Some(text) = environment("VELLUM_UNITS") else { return Ok(Units::Iec) };
+        let Some(text) = caller.variable("VELLUM_UNITS") else { return Ok(Units::Iec) };
         let known = text.to_str().and_then(|text| Units::from_str(text, false).ok());
         known.ok_or_else(|| Failure::usage(format!("VELLUM_UNITS is \"{}\"", text.display()), "it can be si, iec or raw"))
     }
 
     /// The store's folder as the option says, else the environment, else in the user's data folder.
-    pub(crate) fn store(&self) -> Option<PathBuf> {
-        let named = self.store.clone().or_else(|| environment("VELLUM_STORE").map(PathBuf::from));
-        named.or_else(data_folder)
+    pub(crate) fn store(&self, caller: &Caller) -> Option<PathBuf> {
+        let named = self.store.clone().or_else(|| caller.variable("VELLUM_STORE").map(PathBuf::from));
+        named.or_else(|| data_folder(caller))
     }
 }
 
 /// Whether a command line asks for JSON, for when the rest of it could not be understood.
-pub(crate) fn asks_for_json(words: impl Iterator<Item = OsString>) -> bool {
-    let line = words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
+pub(crate) fn asks_for_json(words: &[OsString]) -> bool {
+    let line = words.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
     ["--json", "--output json", "--output=json", "--output-format json", "--output-format=json"].iter().any(|asked| line.contains(asked))
 }
 
 /// `$XDG_DATA_HOME/vellum`, else `~/.local/share/vellum`. The XDG rule says that a relative path is to be ignored.
-fn data_folder() -> Option<PathBuf> {
-    let data = environment("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let data = data.or_else(|| environment("HOME").map(|home| PathBuf::from(home).join(".local/share")));
+fn data_folder(caller: &Caller) -> Option<PathBuf> {
+    let data = caller.variable("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = data.or_else(|| caller.variable("HOME").map(|home| PathBuf::from(home).join(".local/share")));
     Some(data?.join("vellum"))
-}
-
-/// A variable that is set to something.
-pub(crate) fn environment(name: &str) -> Option<OsString> {
-    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]

@@ -18,6 +18,9 @@ pub(crate) struct Description {
     /// Bytes of its map that are not its parent's, before deduplication and compression.
     pub(crate) own_bytes: u64,
     pub(crate) mode: Option<&'static str>,
+    /// Of an immutable image: whether what is written goes with the next attachment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) autoreset: Option<bool>,
     pub(crate) created: Option<String>,
     pub(crate) tags: Vec<String>,
     pub(crate) pinned: bool,
@@ -34,6 +37,7 @@ impl Description {
             size: layer.map_or(0, |layer| layer.len),
             own_bytes: plant.own_chunks * tree.chunk_len().bytes(),
             mode: None,
+            autoreset: None,
             created: None,
             tags: Vec::new(),
             pinned: false,
@@ -49,7 +53,8 @@ impl Description {
     fn add_image(&mut self, image: Option<&vellum_core::tree::Image>) {
         let Some(image) = image else { return };
         self.kind = "image";
-        self.mode = Some(mode_name(image.mode));
+        self.mode = Some(image.mode.name());
+        self.autoreset = if let Mode::Immutable { autoreset } = image.mode { Some(autoreset) } else { None };
         self.created = Some(moment(image.created_ms));
         self.tags = image.tags.iter().map(ToString::to_string).collect();
         self.pinned = image.pinned;
@@ -73,17 +78,5 @@ impl Description {
         let pin = self.pinned.then_some("pinned".to_owned());
         let tags = self.tags.iter().map(|tag| format!("+{tag}"));
         pin.into_iter().chain(tags).collect::<Vec<_>>().join(" ")
-    }
-}
-
-/// A mode as virtual-machine managers write it.
-pub(crate) fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Normal => "normal",
-        Mode::Immutable => "immutable",
-        Mode::Writethrough => "writethrough",
-        Mode::Shareable => "shareable",
-        Mode::Readonly => "readonly",
-        Mode::Multiattach => "multiattach",
     }
 }

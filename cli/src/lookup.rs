@@ -2,7 +2,7 @@
 
 use vellum_core::name::{Name, NameError, NodeSpec};
 use vellum_core::tree::Node;
-use vellum_core::units::ImageId;
+use vellum_core::units::{ImageId, MachineId};
 use vellum_store::Store;
 
 use crate::failure::Failure;
@@ -32,6 +32,34 @@ pub(crate) fn new_snapshot(store: &Store, text: &str) -> Result<(ImageId, Name),
     let name = spec.snapshot.ok_or_else(|| no_snapshot(text))?;
     let name = Name::new(&name).map_err(|error| Failure::name(&name, error))?;
     Ok((image(store, &spec.image)?, name))
+}
+
+/// The machine that `text` means, and its whole name.
+pub(crate) fn machine(store: &Store, text: &str) -> Result<(MachineId, String), Failure> {
+    if text.contains('@') {
+        return Err(Failure::usage(format!("{text} is a machine's snapshot: this needs a machine"), "leave out the @ and what follows"));
+    }
+    let tree = store.tree();
+    let machine = tree.find_machine(text)?;
+    Ok((machine.id, machine.name.to_string()))
+}
+
+/// The machine's snapshot that `text` means: its machine, its serial, and its whole name.
+pub(crate) fn machine_snapshot(store: &Store, text: &str) -> Result<(MachineId, u64, String), Failure> {
+    let spec = NodeSpec::parse(text);
+    let snapshot = spec.snapshot.ok_or_else(|| no_snapshot(text))?;
+    let tree = store.tree();
+    let snapshot = tree.find_machine_snapshot(tree.find_machine(&spec.image)?, &snapshot)?;
+    Ok((snapshot.machine, snapshot.serial, tree.machines().display(snapshot)))
+}
+
+/// The machine before the `@`, its whole name, and the name behind it, which is to be a new snapshot's.
+pub(crate) fn new_machine_snapshot(store: &Store, text: &str) -> Result<(MachineId, String, Name), Failure> {
+    let spec = NodeSpec::parse(text);
+    let snapshot = spec.snapshot.ok_or_else(|| no_snapshot(text))?;
+    let snapshot = Name::new(&snapshot).map_err(|error| Failure::name(&snapshot, error))?;
+    let (machine, name) = machine(store, &spec.image)?;
+    Ok((machine, name, snapshot))
 }
 
 /// A name, for the command line.

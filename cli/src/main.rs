@@ -6,6 +6,7 @@
 
 mod application;
 mod arguments;
+mod caller;
 mod commands;
 mod description;
 mod failure;

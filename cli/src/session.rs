@@ -1,10 +1,13 @@
 //! What a verb works with: the store, where answers go, and who may interrupt.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use vellum_store::{Access, Store};
 
-use crate::arguments::{Global, environment};
+use crate::arguments::Global;
+use crate::caller::Caller;
 use crate::failure::Failure;
 use crate::output::progress::{Counts, Meter, ProgressWish};
 use crate::output::{Layout, Output, report};
@@ -13,8 +16,9 @@ use crate::signals::Signals;
 /// Bytes of the command line that others are told when they find the store in use.
 const COMMAND_LEN_MAX: usize = 150;
 
-/// One run of the program.
+/// One run of a command.
 pub(crate) struct Session {
+    pub(crate) caller: Arc<Caller>,
     pub(crate) output: Output,
     pub(crate) signals: Signals,
     store: Option<PathBuf>,
@@ -22,10 +26,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(global: &Global, signals: Signals) -> Result<Self, Failure> {
-        let output = Output::new(global.layout(), global.units()?, global.quiet);
-        let progress = ProgressWish { always: global.progress, fps: fps()?, diverted: false };
-        Ok(Self { output, signals, store: global.store(), progress })
+    pub(crate) fn new(global: &Global, caller: &Arc<Caller>, signals: Signals) -> Result<Self, Failure> {
+        let output = Output::new(global.layout(), global.units(caller)?, global.quiet, &caller.streams.output);
+        let progress = ProgressWish { always: global.progress, fps: fps(caller)?, diverted: false };
+        Ok(Self { caller: Arc::clone(caller), output, signals, store: global.store(caller), progress })
     }
 
     /// The folder of the store, which need not be there.
@@ -38,24 +42,24 @@ impl Session {
     pub(crate) fn open_to_read(&self) -> Result<Store, Failure> {
         let store = Store::open(self.store_dir()?, Access::ReadOnly, "")?;
         if let Some(impairment) = store.impairment() {
-            report::notice(&format!("warning: {impairment}"));
+            report::notice(&self.caller, &format!("warning: {impairment}"));
         }
         Ok(store)
     }
 
     /// The store, to change.
     pub(crate) fn open_to_write(&self) -> Result<Store, Failure> {
-        Ok(Store::open(self.store_dir()?, Access::ReadWrite, &command_line())?)
+        Ok(Store::open(self.store_dir()?, Access::ReadWrite, &command_line(&self.caller.words))?)
     }
 
     /// Takes the state that the store shows for the present one.
     pub(crate) fn accept_earlier_state(&self) -> Result<(), Failure> {
-        Ok(Store::accept_earlier_state(self.store_dir()?, &command_line())?)
+        Ok(Store::accept_earlier_state(self.store_dir()?, &command_line(&self.caller.words))?)
     }
 
     /// Standard output will carry an image: answers and messages go to standard error.
     pub(crate) fn divert(&mut self) {
-        self.output.divert();
+        self.output.divert(&self.caller.streams.error);
         self.progress.diverted = true;
     }
 
@@ -70,20 +74,20 @@ impl Session {
     }
 
     fn watch(&self, label: &str, counts: Counts) -> Meter {
-        Meter::new(label, counts, &self.output, self.progress, self.signals.clone())
+        Meter::new(label, counts, &self.caller, &self.output, self.progress, self.signals.clone())
     }
 
     /// Tells people something that was not asked for.
     pub(crate) fn notice(&self, text: &str) {
         if !self.output.quiet && self.output.layout == Layout::Human {
-            report::notice(text);
+            report::notice(&self.caller, text);
         }
     }
 }
 
 /// How often the person wants to see progress.
-fn fps() -> Result<Option<f64>, Failure> {
-    let Some(text) = environment("VELLUM_PROGRESS_FPS") else { return Ok(None) };
+fn fps(caller: &Caller) -> Result<Option<f64>, Failure> {
+    let Some(text) = caller.variable("VELLUM_PROGRESS_FPS") else { return Ok(None) };
     let fps = text.to_str().and_then(|text| text.parse().ok()).filter(|fps: &f64| fps.is_finite() && *fps >= 0.0);
     fps.map(Some).ok_or_else(|| {
         Failure::usage(format!("VELLUM_PROGRESS_FPS is \"{}\"", text.display()), "it is a number of times a second, 0 for never")
@@ -91,8 +95,8 @@ fn fps() -> Result<Option<f64>, Failure> {
 }
 
 /// The command line, short and harmless: it is kept in a file and shown to others.
-fn command_line() -> String {
-    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().escape_default().to_string());
+fn command_line(words: &[OsString]) -> String {
+    let words = words.iter().skip(1).map(|word| word.to_string_lossy().escape_default().to_string());
     let mut line = std::iter::once("vellum".to_owned()).chain(words).collect::<Vec<_>>().join(" ");
     line.truncate(COMMAND_LEN_MAX);
     line

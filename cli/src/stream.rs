@@ -5,8 +5,9 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 
+use crate::caller::Caller;
 use crate::failure::Failure;
 use crate::signals::Signals;
 
@@ -54,13 +55,14 @@ impl<R: Read> Read for WholeStream<R> {
 }
 
 impl CommandOutput {
-    /// Starts `words`, a command and its arguments.
-    pub(crate) fn start(words: &[OsString]) -> Result<Self, Failure> {
+    /// Starts `words`, a command and its arguments, for `caller`.
+    pub(crate) fn start(words: &[OsString], caller: &Caller) -> Result<Self, Failure> {
         let (program, arguments) =
             words.split_first().ok_or_else(|| Failure::usage("there is no command after --", "write -- COMMAND ARGUMENT…"))?;
         let name = program.display().to_string();
         let fail = |source| Failure::io(format!("start {name}"), source);
-        let mut child = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(fail)?;
+        let command = caller.command(program);
+        let mut child = command.and_then(|mut command| command.args(arguments).stdout(Stdio::piped()).spawn()).map_err(fail)?;
         let output = child.stdout.take().expect("its output was asked for");
         Ok(Self { name, child, output })
     }
@@ -108,10 +110,11 @@ mod tests {
 
     #[test]
     fn a_command_that_fails_is_an_error_even_after_its_bytes() {
+        let caller = Caller::of_process().expect("a test has streams");
         for (script, whole) in [("printf abc", true), ("printf abc; exit 3", false), ("printf abc; kill -9 $$", false)] {
             let words = ["sh", "-c", script].map(OsString::from);
             let mut out = Vec::new();
-            let done = CommandOutput::start(&words).expect("sh is there").read_to_end(&mut out);
+            let done = CommandOutput::start(&words, &caller).expect("sh is there").read_to_end(&mut out);
             assert_eq!((done.is_ok(), out.as_slice()), (whole, &b"abc"[..]), "{script}");
         }
     }

@@ -47,6 +47,14 @@ unit!(
     ImageId
 );
 unit!(
+    /// The name of a machine inside one store; never given twice.
+    MachineId
+);
+unit!(
+    /// The name of a machine's configuration file inside one store; never given twice.
+    ConfigurationId
+);
+unit!(
     /// A position among the pages of a layer: page `p` covers the chunk positions from `p * PAGE_SPAN`.
     PageIndex
 );

@@ -251,6 +251,26 @@ impl Database {
         Scan { iterator, family, started: false }
     }
 
+    /// The record of `family` at `key` as `decode` sees it; from its copy if it cannot be read itself, and then why not. `family` is one
+    /// that is kept twice.
+    pub(crate) fn record<T>(
+        &self,
+        family: Family,
+        key: &[u8],
+        decode: impl Fn(&[u8]) -> Result<T, StoreError>,
+    ) -> Result<(Option<T>, Option<StoreError>), StoreError> {
+        let tag = family.copy_tag().expect("the family is kept twice");
+        let read = |family: Family, key: &[u8]| self.get(family, key)?.map(|value| decode(&value)).transpose();
+        match read(family, key) {
+            Ok(record) => Ok((record, None)),
+            Err(error @ StoreError::Damaged(_)) => match read(Family::Copies, &copy_key(tag, key)) {
+                Ok(record) => Ok((record, Some(error))),
+                Err(_) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
     /// Every record of `family` as `decode` sees it, in key order; from the copies if the records themselves cannot be read, and then
     /// why not. `family` is one that is kept twice. Reads all into memory.
     pub(crate) fn records<T>(

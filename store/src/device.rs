@@ -38,7 +38,12 @@ impl From<StoreError> for DeviceError {
 impl DiskDevice {
     /// Opens `node`.
     pub fn open(store: &Store, node: Node) -> Result<Self, StoreError> {
-        Ok(Self { store: store.clone(), image: node.image(), disk: store.disk(node)?, reading: Sequence::default() })
+        Ok(Self::of(store, node.image(), store.disk(node)?))
+    }
+
+    /// `disk`, which holds what `image` or a snapshot of it shows.
+    pub(crate) fn of(store: &Store, image: ImageId, disk: Disk) -> Self {
+        Self { store: store.clone(), image, disk, reading: Sequence::default() }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use vellum_core::name::NameError;
 use vellum_core::source::SourceError;
-use vellum_core::tree::{LookupError, PlanError};
+use vellum_core::tree::{LookupError, Mode, PlanError};
 
 /// Why an operation on a store failed.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,9 @@ pub enum StoreError {
     /// The image is being written by something else in this process.
     #[error("{0} is being changed by another operation")]
     Busy(String),
+    /// A guest has it.
+    #[error("{0} is attached: something has it open for writing")]
+    Attached(String),
     /// The source of an import cannot be read or believed.
     #[error("{name}: {source}")]
     Source {
@@ -155,8 +158,13 @@ impl StoreError {
             Self::NewerFormat { .. } => "use the newer program that wrote it; nothing was changed".to_owned(),
             Self::Lookup(LookupError::NoImage(_)) => "`vellum list` shows the images".to_owned(),
             Self::Lookup(LookupError::NoSnapshot { image, .. }) => format!("`vellum snapshot list {image}` shows its snapshots"),
+            Self::Lookup(LookupError::NoMachine(_)) => "`vellum machine list` shows the machines".to_owned(),
+            Self::Lookup(LookupError::NoMachineSnapshot { machine, .. }) => {
+                format!("`vellum machine snapshot list {machine}` shows its snapshots")
+            }
             Self::Lookup(LookupError::Ambiguous { .. }) => "write more of the name".to_owned(),
             Self::Plan(plan) => return plan_hint(plan),
+            Self::Attached(_) => "let whoever uses it end first; snapshots and children of it can be made meanwhile".to_owned(),
             Self::Source { source: SourceError::Io { .. }, .. } => {
                 "nothing was stored under this name; mend the source and import again".to_owned()
             }
@@ -213,6 +221,20 @@ fn plan_hint(plan: &PlanError) -> Option<String> {
         PlanError::WouldShrink { .. } => "add --shrink if those bytes may go".to_owned(),
         PlanError::NoOrigin(_) => "only an image made with `vellum create NAME -b IMAGE` can be committed".to_owned(),
         PlanError::OriginChanged { image, .. } => format!("`vellum rename` can put {image} in its place"),
-        PlanError::TooLong(_) | PlanError::Circle { .. } | PlanError::Gone => return None,
+        PlanError::ModeForbids { mode: Mode::Normal, .. } => return None,
+        PlanError::ModeForbids { image, .. } => format!("`vellum modify {image} --type normal` makes it an image like others"),
+        PlanError::ModeConflict { .. } => return None,
+        PlanError::Scratch { image, base } => {
+            format!("`vellum create NAME -b {image}` keeps it, `vellum reset {base}` forgets it")
+        }
+        PlanError::InMachine { image, machine } => format!("`vellum machine remove-disk {machine} {image}` takes it out"),
+        PlanError::NotInMachine { machine, .. } => format!("`vellum machine show {machine}` shows its disks"),
+        PlanError::Kept { machine, .. } => format!("`vellum machine snapshot delete {machine}` lets it go"),
+        PlanError::NoSuchName(_) => "rename the image or the machine to something shorter".to_owned(),
+        PlanError::TooManyDisks(_)
+        | PlanError::ConfigurationTooLong(_)
+        | PlanError::TooLong(_)
+        | PlanError::Circle { .. }
+        | PlanError::Gone => return None,
     })
 }

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use vellum_core::frame::FrameCodec;
 use vellum_core::name::Name;
-use vellum_core::tree::{Image, Layer, Mode, PageSet, Snapshot};
-use vellum_core::units::{ChunkCount, ChunkLen, ImageId, LayerId};
+use vellum_core::tree::{Configuration, Image, KeptDisk, Layer, Machine, MachineSnapshot, Mode, PageSet, Snapshot};
+use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId};
 
 use crate::codec;
 use crate::database::Family;
-use crate::records::{self, Commits, Compression, Counters, Record, StoreParameters};
-use crate::store::{COMMITS_KEY, COUNTERS_KEY, PARAMETERS_KEY, image_key, snapshot_key};
+use crate::records::{self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters};
+use crate::store::{
+    COMMITS_KEY, COUNTERS_KEY, PARAMETERS_KEY, configuration_key, image_key, machine_key, machine_snapshot_key, snapshot_key,
+};
 
 fn name(text: &str) -> Name {
     Name::new(text).expect("a valid name")
@@ -68,6 +70,7 @@ fn image() -> Image {
         created_ms: 1_793_000_000_001,
         tags,
         pinned: true,
+        scratch_of: None,
     }
 }
 
@@ -81,6 +84,38 @@ fn snapshot() -> Snapshot {
         tags: BTreeSet::new(),
         pinned: false,
     }
+}
+
+/// An image as version 2 can describe it.
+fn scratch_image() -> Image {
+    Image { name: name("gold+scratch"), mode: Mode::Immutable { autoreset: false }, scratch_of: Some(ImageId(300)), ..image() }
+}
+
+fn machine() -> Machine {
+    let configuration = Some(Configuration { id: ConfigurationId(90), len: 9 });
+    let disks = vec![ImageId(9), ImageId(4), ImageId(70_000)];
+    Machine { id: MachineId(80), name: name("vm"), disks, configuration, created_ms: 1_793_000_000_003 }
+}
+
+fn machine_snapshot() -> MachineSnapshot {
+    let kept = |image, mode, snapshot| KeptDisk { image: ImageId(image), mode, snapshot };
+    MachineSnapshot {
+        machine: MachineId(80),
+        serial: 81,
+        name: name("monday"),
+        disks: vec![
+            kept(9, Mode::Normal, Some(77)),
+            kept(4, Mode::Immutable { autoreset: true }, Some(300)),
+            kept(5, Mode::Immutable { autoreset: false }, Some(301)),
+            kept(70_000, Mode::Writethrough, None),
+        ],
+        configuration: None,
+        created_ms: 1_793_000_000_004,
+    }
+}
+
+fn configuration() -> ConfigurationFile {
+    ConfigurationFile(b"<domain/>".to_vec())
 }
 
 fn encoded<R: Record>(family: Family, key: &[u8], record: &R) -> Vec<u8> {
@@ -98,7 +133,11 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     all.extend(layers().iter().map(|(name, record)| (*name, encoded(Family::Layers, &layer_key(record), record))));
     all.push(("record-counters", encoded(Family::Meta, COUNTERS_KEY, &COUNTERS)));
     all.push(("record-commits", encoded(Family::Meta, COMMITS_KEY, &COMMITS)));
-    all.push(("record-image", encoded(Family::Names, &image_key(ImageId(9)), &image())));
+    all.push(("record-image-2", encoded(Family::Names, &image_key(ImageId(9)), &image())));
+    all.push(("record-image-2-scratch", encoded(Family::Names, &image_key(ImageId(9)), &scratch_image())));
+    all.push(("record-machine", encoded(Family::Names, &machine_key(MachineId(80)), &machine())));
+    all.push(("record-machine-snapshot", encoded(Family::Names, &machine_snapshot_key(MachineId(80), 81), &machine_snapshot())));
+    all.push(("record-configuration", encoded(Family::Meta, &configuration_key(ConfigurationId(90)), &configuration())));
     all.push(("record-snapshot", encoded(Family::Names, &snapshot_key(ImageId(9), 77), &snapshot())));
     all.push(("key-parameters", PARAMETERS_KEY.to_vec()));
     all.push(("key-counters", COUNTERS_KEY.to_vec()));
@@ -106,6 +145,9 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     all.push(("witness", crate::folder::Witness::bytes(COMMITS.0)));
     all.push(("key-image", image_key(ImageId(9))));
     all.push(("key-snapshot", snapshot_key(ImageId(9), 77)));
+    all.push(("key-machine", machine_key(MachineId(80))));
+    all.push(("key-machine-snapshot", machine_snapshot_key(MachineId(80), 81)));
+    all.push(("key-configuration", configuration_key(ConfigurationId(90))));
     all.push(("marker", format!("vellum store format {}\n", crate::folder::FORMAT).into_bytes()));
     all
 }
@@ -153,7 +195,15 @@ fn what_was_written_once_is_read_now() {
     }
     assert_eq!(decoded::<Counters>(Family::Meta, COUNTERS_KEY, "record-counters"), COUNTERS);
     assert_eq!(decoded::<Commits>(Family::Meta, COMMITS_KEY, "record-commits"), COMMITS);
-    assert_eq!(decoded::<Image>(Family::Names, &image_key(ImageId(9)), "record-image"), image());
+    // Version 1 wrote the first, version 2 the others.
+    for (name, record) in [("record-image", image()), ("record-image-2", image()), ("record-image-2-scratch", scratch_image())] {
+        assert_eq!(decoded::<Image>(Family::Names, &image_key(ImageId(9)), name), record, "{name}");
+    }
+    assert_eq!(decoded::<Machine>(Family::Names, &machine_key(MachineId(80)), "record-machine"), machine());
+    let key = machine_snapshot_key(MachineId(80), 81);
+    assert_eq!(decoded::<MachineSnapshot>(Family::Names, &key, "record-machine-snapshot"), machine_snapshot());
+    let key = configuration_key(ConfigurationId(90));
+    assert_eq!(decoded::<ConfigurationFile>(Family::Meta, &key, "record-configuration"), configuration());
     assert_eq!(decoded::<Snapshot>(Family::Names, &snapshot_key(ImageId(9), 77), "record-snapshot"), snapshot());
     for (name, codec) in [("compressed-lz4", FrameCodec::Lz4), ("compressed-zstd", FrameCodec::Zstd)] {
         assert_eq!(codec::decompress(codec, &golden(name), plain().len()), Ok(plain()), "{name}");

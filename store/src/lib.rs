@@ -11,6 +11,7 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("lengths are cast to usize all over: this is a program for 64-bit machines");
 
+mod attach;
 mod chain;
 mod changes;
 mod check;
@@ -25,12 +26,14 @@ mod disk;
 mod draft;
 mod error;
 mod export;
+mod exports;
 mod folder;
 #[cfg(test)]
 mod golden;
 mod import;
 mod live;
 mod logs;
+mod machines;
 mod maps;
 #[cfg(test)]
 mod model;
@@ -49,6 +52,7 @@ pub use device::DiskDevice;
 pub use disk::{Disk, DiskRun};
 pub use error::{Damage, StoreError};
 pub use export::{ExportReport, ExportTarget};
+pub use exports::StoreExports;
 pub use import::{ImportReport, ImportRequest, ImportTarget};
 pub use live::LiveDisk;
 pub use maps::{Difference, MapEntry, RebaseMode};

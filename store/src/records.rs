@@ -1,23 +1,26 @@
-//! The records that are read once and written seldom: how layers, images, snapshots, parameters and counters become bytes.
+//! The records that are read once and written seldom: how layers, images, snapshots, machines, parameters and counters become bytes.
 //!
 //! bincode is named in this file only, with fixed settings. Hot encodings (pages, frames) are in core, by hand.
 //!
 //! ```text
 //! offset  size    meaning                                                     guards against
-//! 0       1       version: 1                                                  a newer program's record
+//! 0       1       version: 2 for images, 1 for all others                     a newer program's record
 //! 1       …       the record's fields in order, bincode 2 standard settings   (see the structs below)
 //! end-8   8       checksum over family name, key and all bytes before         damage, a record in another's place
 //! ```
+//!
+//! Older versions are read for ever: an image of version 1 has the fields of version 2 but for the last two.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use vellum_core::name::Name;
-use vellum_core::tree::{Image, Layer, Mode, PageSet, Snapshot};
-use vellum_core::units::{ChunkCount, ChunkLen, ImageId, LayerId};
+use vellum_core::tree::{
+    CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, Image, KeptDisk, Layer, Machine, MachineSnapshot, Mode, PageSet, Snapshot,
+};
+use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId};
 use vellum_core::wire::{DecodeError, seal, verified};
 
-const VERSION: u8 = 1;
 const CONTEXT: &str = "vellum 2026-11 record v1";
 /// The longest record: a layer whose every second page exists, on the largest disk that is cut finest, would need more; it is
 /// refused when it is written, not when it is read.
@@ -60,8 +63,16 @@ pub(crate) struct Commits(pub u64);
 
 /// A kind of record: the domain type that it stands for, and the fields that are written.
 pub(crate) trait Record: Sized {
+    /// The version that is written.
+    const VERSION: u8 = 1;
+
     /// The fields, in order. Adding one is a new version.
     type Fields: Serialize + for<'de> Deserialize<'de>;
+
+    /// The fields that the bytes of an older version stand for, and how many bytes they were.
+    fn from_older(version: u8, _: &[u8]) -> Result<(Self::Fields, usize), DecodeError> {
+        Err(DecodeError::Version(version))
+    }
 
     fn to_fields(&self) -> Self::Fields;
 
@@ -71,7 +82,7 @@ pub(crate) trait Record: Sized {
 
 /// The bytes under which the store keeps `record` at `key` of the family called `family`.
 pub(crate) fn encode<R: Record>(family: &str, key: &[u8], record: &R) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
+    let mut bytes = vec![R::VERSION];
     bincode::serde::encode_into_std_write(record.to_fields(), &mut bytes, bincode::config::standard())
         .expect("a record in memory can be written to memory");
     assert!(bytes.len() <= RECORD_LEN_MAX, "a record is bounded by the disk that it describes");
@@ -87,15 +98,17 @@ pub(crate) fn decode<R: Record>(family: &str, key: &[u8], bytes: &[u8]) -> Resul
 /// The inside of [`decode`], without the checksum, so that a fuzzer reaches it.
 fn decode_body<R: Record>(body: &[u8]) -> Result<R, DecodeError> {
     let (version, fields) = body.split_first().ok_or(DecodeError::Truncated)?;
-    if *version != VERSION {
-        return Err(DecodeError::Version(*version));
-    }
-    let config = bincode::config::standard().with_limit::<RECORD_LEN_MAX>();
-    let (fields, read) = bincode::serde::decode_from_slice(fields, config).map_err(|_| DecodeError::Invalid("record"))?;
+    let (fields, read) = if *version == R::VERSION { decode_fields(fields)? } else { R::from_older(*version, fields)? };
     if read + 1 != body.len() {
         return Err(DecodeError::TooLong(body.len() - read - 1));
     }
     R::from_fields(fields).ok_or(DecodeError::Invalid("record"))
+}
+
+/// Fields from the beginning of `bytes`, and how many bytes they were.
+fn decode_fields<F: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<(F, usize), DecodeError> {
+    let config = bincode::config::standard().with_limit::<RECORD_LEN_MAX>();
+    bincode::serde::decode_from_slice(bytes, config).map_err(|_| DecodeError::Invalid("record"))
 }
 
 /// Decodes `body` as each kind of record: total on any bytes. For fuzzing.
@@ -108,6 +121,9 @@ pub fn decode_any(body: &[u8]) -> usize {
         decode_body::<Layer>(body).is_ok(),
         decode_body::<Image>(body).is_ok(),
         decode_body::<Snapshot>(body).is_ok(),
+        decode_body::<Machine>(body).is_ok(),
+        decode_body::<MachineSnapshot>(body).is_ok(),
+        decode_body::<ConfigurationFile>(body).is_ok(),
     ];
     decoded.into_iter().filter(|ok| *ok).count()
 }
@@ -200,7 +216,7 @@ impl Record for Layer {
     }
 }
 
-/// An image's fields.
+/// An image's fields, as version 1 had them.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ImageFields {
     id: u64,
@@ -213,35 +229,71 @@ pub(crate) struct ImageFields {
     pinned: bool,
 }
 
-/// The modes, in the order of their codes.
-const MODES: [Mode; 6] = [Mode::Normal, Mode::Immutable, Mode::Writethrough, Mode::Shareable, Mode::Readonly, Mode::Multiattach];
+/// What version 2 added.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ImageFields2 {
+    /// Of an immutable image; false in all others.
+    autoreset: bool,
+    scratch_of: Option<u64>,
+}
+
+/// The codes of the modes, in their order. An immutable image of version 1 starts afresh at each attachment.
+const MODES: [Mode; 6] =
+    [Mode::Normal, Mode::Immutable { autoreset: true }, Mode::Writethrough, Mode::Shareable, Mode::Readonly, Mode::Multiattach];
+
+/// The code of a mode, and its autoreset.
+fn mode_to_fields(mode: Mode) -> (u8, bool) {
+    let code = MODES.iter().position(|coded| coded.name() == mode.name()).expect("every mode has a code");
+    (code as u8, mode == Mode::Immutable { autoreset: true })
+}
+
+fn mode_from_fields((code, autoreset): (u8, bool)) -> Option<Mode> {
+    match MODES.get(usize::from(code))? {
+        Mode::Immutable { .. } => Some(Mode::Immutable { autoreset }),
+        mode => (!autoreset).then_some(*mode),
+    }
+}
 
 impl Record for Image {
-    type Fields = ImageFields;
+    const VERSION: u8 = 2;
 
-    fn to_fields(&self) -> ImageFields {
-        ImageFields {
+    type Fields = (ImageFields, ImageFields2);
+
+    fn from_older(version: u8, bytes: &[u8]) -> Result<(Self::Fields, usize), DecodeError> {
+        if version != 1 {
+            return Err(DecodeError::Version(version));
+        }
+        let (fields, read) = decode_fields::<ImageFields>(bytes)?;
+        let is_immutable = matches!(MODES.get(usize::from(fields.mode)), Some(Mode::Immutable { .. }));
+        Ok(((fields, ImageFields2 { autoreset: is_immutable, scratch_of: None }), read))
+    }
+
+    fn to_fields(&self) -> Self::Fields {
+        let (mode, autoreset) = mode_to_fields(self.mode);
+        let fields = ImageFields {
             id: self.id.0,
             name: self.name.to_string(),
             layer: self.layer.0,
-            mode: MODES.iter().position(|mode| *mode == self.mode).expect("every mode has a code") as u8,
+            mode,
             origin: self.origin.map(|origin| origin.0),
             created_ms: self.created_ms,
             tags: self.tags.iter().map(Name::to_string).collect(),
             pinned: self.pinned,
-        }
+        };
+        (fields, ImageFields2 { autoreset, scratch_of: self.scratch_of.map(|base| base.0) })
     }
 
-    fn from_fields(fields: ImageFields) -> Option<Self> {
+    fn from_fields((fields, added): Self::Fields) -> Option<Self> {
         Some(Self {
             id: ImageId(fields.id),
             name: Name::new(&fields.name).ok()?,
             layer: LayerId(fields.layer),
-            mode: *MODES.get(usize::from(fields.mode))?,
+            mode: mode_from_fields((fields.mode, added.autoreset))?,
             origin: fields.origin.map(ImageId),
             created_ms: fields.created_ms,
             tags: tags(fields.tags)?,
             pinned: fields.pinned,
+            scratch_of: added.scratch_of.map(ImageId),
         })
     }
 }
@@ -283,6 +335,116 @@ impl Record for Snapshot {
             tags: tags(fields.tags)?,
             pinned: fields.pinned,
         })
+    }
+}
+
+/// A configuration file: its id and its length.
+type ConfigurationFields = Option<(u64, u64)>;
+
+fn configuration_to_fields(configuration: Option<Configuration>) -> ConfigurationFields {
+    configuration.map(|configuration| (configuration.id.0, configuration.len))
+}
+
+fn configuration_from_fields(fields: ConfigurationFields) -> Option<Configuration> {
+    fields.map(|(id, len)| Configuration { id: ConfigurationId(id), len })
+}
+
+/// A machine's fields.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct MachineFields {
+    id: u64,
+    name: String,
+    disks: Vec<u64>,
+    configuration: ConfigurationFields,
+    created_ms: u64,
+}
+
+impl Record for Machine {
+    type Fields = MachineFields;
+
+    fn to_fields(&self) -> MachineFields {
+        MachineFields {
+            id: self.id.0,
+            name: self.name.to_string(),
+            disks: self.disks.iter().map(|disk| disk.0).collect(),
+            configuration: configuration_to_fields(self.configuration),
+            created_ms: self.created_ms,
+        }
+    }
+
+    fn from_fields(fields: MachineFields) -> Option<Self> {
+        Some(Self {
+            id: MachineId(fields.id),
+            name: Name::new(&fields.name).ok()?,
+            disks: each_once(fields.disks.into_iter().map(ImageId).collect(), |disk| *disk)?,
+            configuration: configuration_from_fields(fields.configuration),
+            created_ms: fields.created_ms,
+        })
+    }
+}
+
+/// A machine snapshot's fields.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct MachineSnapshotFields {
+    machine: u64,
+    serial: u64,
+    name: String,
+    disks: Vec<KeptDiskFields>,
+    configuration: ConfigurationFields,
+    created_ms: u64,
+}
+
+/// A kept disk: image, mode and autoreset, serial of the image's snapshot.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct KeptDiskFields(u64, (u8, bool), Option<u64>);
+
+impl Record for MachineSnapshot {
+    type Fields = MachineSnapshotFields;
+
+    fn to_fields(&self) -> MachineSnapshotFields {
+        MachineSnapshotFields {
+            machine: self.machine.0,
+            serial: self.serial,
+            name: self.name.to_string(),
+            disks: self.disks.iter().map(|disk| KeptDiskFields(disk.image.0, mode_to_fields(disk.mode), disk.snapshot)).collect(),
+            configuration: configuration_to_fields(self.configuration),
+            created_ms: self.created_ms,
+        }
+    }
+
+    fn from_fields(fields: MachineSnapshotFields) -> Option<Self> {
+        let kept = |disk: KeptDiskFields| Some(KeptDisk { image: ImageId(disk.0), mode: mode_from_fields(disk.1)?, snapshot: disk.2 });
+        let disks = fields.disks.into_iter().map(kept).collect::<Option<Vec<KeptDisk>>>()?;
+        Some(Self {
+            machine: MachineId(fields.machine),
+            serial: fields.serial,
+            name: Name::new(&fields.name).ok()?,
+            disks: each_once(disks, |disk| disk.image)?,
+            configuration: configuration_from_fields(fields.configuration),
+            created_ms: fields.created_ms,
+        })
+    }
+}
+
+/// `disks`, if they are not too many and no image is there twice.
+fn each_once<D>(disks: Vec<D>, image: impl Fn(&D) -> ImageId) -> Option<Vec<D>> {
+    let images: BTreeSet<ImageId> = disks.iter().map(image).collect();
+    (disks.len() <= DISKS_MAX && images.len() == disks.len()).then_some(disks)
+}
+
+/// The bytes of a machine's configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConfigurationFile(pub(crate) Vec<u8>);
+
+impl Record for ConfigurationFile {
+    type Fields = Vec<u8>;
+
+    fn to_fields(&self) -> Vec<u8> {
+        self.0.clone()
+    }
+
+    fn from_fields(bytes: Vec<u8>) -> Option<Self> {
+        (bytes.len() <= CONFIGURATION_LEN_MAX).then_some(Self(bytes))
     }
 }
 

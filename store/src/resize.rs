@@ -27,16 +27,18 @@ impl Store {
     /// A new image that starts as `parent` is now, at once; of its length, or of `len` bytes.
     pub fn create_child(&self, name: &Name, parent: Node, len: Option<u64>) -> Result<Node, StoreError> {
         let parent_len = self.tree().layer_of(parent).ok_or(PlanError::Gone)?.len;
-        match len {
+        let live = if let Node::Image(image) = parent { vec![image] } else { Vec::new() };
+        self.with_still(&live, || match len {
             Some(len) if len < parent_len => self.create_shorter(name, parent, len),
             _ => self.change(|tree| tree.plan_child(name, parent, len, now_ms())),
-        }
+        })
     }
 
     /// A child that sees only the beginning of its parent. Two batches: the parent is sealed first, so that its last chunk holds still
     /// while it is read. A crash in between leaves a layer that nobody sees the difference of.
     fn create_shorter(&self, name: &Name, parent: Node, len: u64) -> Result<Node, StoreError> {
         self.tree().check_free(name)?;
+        self.tree().check_parent(parent.image())?;
         let base = self.sealed_base(parent)?;
         let tail = cut_tail(&base, len)?;
         let mut node = None;

@@ -12,9 +12,10 @@ use std::collections::BTreeSet;
 use vellum_core::frame::{FrameHeader, SPAN_MAX, parse_frame_key};
 use vellum_core::name::{Name, NodeSpec};
 use vellum_core::page::{page_key, parse_page_key};
-use vellum_core::tree::{Edit, Image, Layer, Node, Planned, Snapshot, Tree};
-use vellum_core::units::{ChunkId, ImageId, LayerId, PageIndex};
+use vellum_core::tree::{Edit, Image, Layer, Machine, MachineSnapshot, Node, Planned, Snapshot, Tree};
+use vellum_core::units::{ChunkId, ConfigurationId, ImageId, LayerId, MachineId, PageIndex};
 
+use crate::attach::Slots;
 use crate::chain::Pages;
 use crate::chunks::{Candidate, Chunks, Stop};
 use crate::collect::Tending;
@@ -23,7 +24,7 @@ use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock, Witness};
 use crate::live::Room;
 use crate::logs;
-use crate::records::{self, Commits, Compression, Counters, Record, StoreParameters};
+use crate::records::{self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters};
 
 pub(crate) const PARAMETERS_KEY: &[u8] = b"parameters";
 pub(crate) const COUNTERS_KEY: &[u8] = b"counters";
@@ -64,6 +65,8 @@ pub(crate) struct Inner {
     tree: RwLock<Tree>,
     /// Images that something is writing or rebuilding.
     busy: Mutex<BTreeSet<ImageId>>,
+    /// Disks that are attached.
+    pub(crate) slots: Slots,
     /// Layers that are being built: their pages are in the database, their records are not.
     building: Mutex<BTreeSet<LayerId>>,
     pub(crate) stop: Arc<Stop>,
@@ -195,6 +198,7 @@ impl Store {
             database,
             tree: RwLock::new(loaded.tree),
             busy: Mutex::default(),
+            slots: Slots::default(),
             building: Mutex::default(),
             stop,
             impairment,
@@ -256,10 +260,10 @@ impl Store {
         self.change(|tree| tree.plan_create(name, len, now_ms()))
     }
 
-    /// A snapshot of `image` as it is now: constant time, whatever its size. The store's buffered writes to the image (see
-    /// [`crate::LiveDisk`]) must be flushed first.
+    /// A snapshot of `image` as it is now: constant time, whatever its size. If it is attached (see [`crate::StoreExports`]), what its
+    /// guest was told is written is in it; what waits in a [`crate::LiveDisk`] of somebody else must be flushed first.
     pub fn snapshot(&self, image: ImageId, name: &Name) -> Result<Node, StoreError> {
-        self.change(|tree| tree.plan_snapshot(image, name, now_ms()))
+        self.with_still(&[image], || self.change(|tree| tree.plan_snapshot(image, name, now_ms())))
     }
 
     /// Makes `image` as its snapshot `serial` is. Newer snapshots stay. The present state is kept as snapshot `save_as`, or goes.
@@ -307,21 +311,28 @@ impl Store {
     where
         StoreError: From<E>,
     {
-        self.check_writable()?;
-        let mut tree = self.tree_mut();
-        let planned = plan(&mut tree)?;
-        self.commit(&mut tree, &planned.edits, Batch::default())?;
-        Ok(planned.node)
+        self.change_with(|tree| plan(tree).map(|planned| (planned.node, planned.edits)))
     }
 
-    fn edit<E>(&self, plan: impl FnOnce(&Tree) -> Result<Vec<Edit>, E>) -> Result<(), StoreError>
+    pub(crate) fn edit<E>(&self, plan: impl FnOnce(&Tree) -> Result<Vec<Edit>, E>) -> Result<(), StoreError>
+    where
+        StoreError: From<E>,
+    {
+        self.change_with(|tree| Ok::<_, E>(((), plan(tree)?)))
+    }
+
+    /// As [`Store::change`], for plans that come with something else than a node.
+    pub(crate) fn change_with<T, E>(&self, plan: impl FnOnce(&mut Tree) -> Result<(T, Vec<Edit>), E>) -> Result<T, StoreError>
     where
         StoreError: From<E>,
     {
         self.check_writable()?;
         let mut tree = self.tree_mut();
-        let edits = plan(&tree)?;
-        self.commit(&mut tree, &edits, Batch::default())
+        let (result, edits) = plan(&mut tree)?;
+        if !edits.is_empty() {
+            self.commit(&mut tree, &edits, Batch::default())?;
+        }
+        Ok(result)
     }
 
     /// Makes `edits` and what `batch` holds durable as one, then applies them. This is the only place where a name comes to stand for
@@ -400,6 +411,14 @@ impl Store {
                 Edit::DropImage(id) => batch.delete(Family::Names, image_key(*id)),
                 Edit::PutSnapshot(snapshot) => put(batch, Family::Names, &snapshot_key(snapshot.image, snapshot.serial), snapshot),
                 Edit::DropSnapshot(image, serial) => batch.delete(Family::Names, snapshot_key(*image, *serial)),
+                Edit::PutMachine(machine) => put(batch, Family::Names, &machine_key(machine.id), machine),
+                Edit::DropMachine(id) => batch.delete(Family::Names, machine_key(*id)),
+                Edit::PutMachineSnapshot(snapshot) => {
+                    put(batch, Family::Names, &machine_snapshot_key(snapshot.machine, snapshot.serial), snapshot);
+                }
+                Edit::DropMachineSnapshot(id, serial) => batch.delete(Family::Names, machine_snapshot_key(*id, *serial)),
+                Edit::PutConfiguration(id, bytes) => put(batch, Family::Meta, &configuration_key(*id), &ConfigurationFile(bytes.to_vec())),
+                Edit::DropConfiguration(id) => batch.delete(Family::Meta, configuration_key(*id)),
             }
         }
         let counters = Counters { next_id: tree.next_id(), next_chunk: self.inner.chunks.next_chunk().0 };
@@ -417,6 +436,9 @@ impl Store {
     pub(crate) fn exclusive(&self, image: ImageId) -> Result<Exclusive, StoreError> {
         // The tree's lock comes before this one: it is not taken for the error while this one is held.
         let is_free = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(image);
+        if !is_free && self.is_attached(image) {
+            return Err(StoreError::Attached(self.tree().display(Node::Image(image))));
+        }
         if !is_free {
             return Err(StoreError::Busy(self.tree().display(Node::Image(image))));
         }
@@ -487,6 +509,18 @@ pub(crate) fn snapshot_key(image: ImageId, serial: u64) -> Vec<u8> {
     [&b"s"[..], &image.0.to_be_bytes(), &serial.to_be_bytes()].concat()
 }
 
+pub(crate) fn machine_key(id: MachineId) -> Vec<u8> {
+    [&b"m"[..], &id.0.to_be_bytes()].concat()
+}
+
+pub(crate) fn machine_snapshot_key(machine: MachineId, serial: u64) -> Vec<u8> {
+    [&b"t"[..], &machine.0.to_be_bytes(), &serial.to_be_bytes()].concat()
+}
+
+pub(crate) fn configuration_key(id: ConfigurationId) -> Vec<u8> {
+    [&b"configuration"[..], &id.0.to_be_bytes()].concat()
+}
+
 /// Opens the database; what keeps it from being whole. A reading process opens it while the owner may be moving records from the log to
 /// a file: then what it found may be older than what was acknowledged, or a file may be gone, and it looks again.
 fn open_database(folder: &Folder, access: Access) -> Result<(Database, Option<StoreError>), StoreError> {
@@ -520,14 +554,10 @@ fn open_damaged(dir: &Path) -> Result<Database, StoreError> {
     Database::open_damaged(dir, room.path())
 }
 
-/// The one record of meta at `key`; why it had to be taken from the copies.
-fn load_meta<R: Record>(database: &Database, key: &[u8], what: &str) -> Result<(Option<R>, Option<StoreError>), StoreError> {
-    let named = |error: &dyn std::fmt::Display| StoreError::damaged(what, error);
-    let (records, hurt) = database.records(Family::Meta, |other, value| {
-        let decode = || records::decode(Family::Meta.name(), key, value).map_err(|error| named(&error));
-        (key == other).then(decode).transpose()
-    })?;
-    Ok((records.into_iter().flatten().next(), hurt))
+/// The record of meta at `key`; why it had to be taken from the copies.
+pub(crate) fn load_meta<R: Record>(database: &Database, key: &[u8], what: &str) -> Result<(Option<R>, Option<StoreError>), StoreError> {
+    let decode = |value: &[u8]| records::decode(Family::Meta.name(), key, value).map_err(|error| StoreError::damaged(what, error));
+    database.record(Family::Meta, key, decode)
 }
 
 fn load_parameters(database: &Database) -> Result<(StoreParameters, Option<StoreError>), StoreError> {
@@ -546,12 +576,15 @@ fn load_tree(database: &Database, parameters: StoreParameters) -> Result<Loaded,
     let (names, hurt_names) = database.records(Family::Names, |key, value| match key.first() {
         Some(b'i') => Ok(Edit::PutImage(load::<Image>(Family::Names, key, value)?)),
         Some(b's') => Ok(Edit::PutSnapshot(load::<Snapshot>(Family::Names, key, value)?)),
+        Some(b'm') => Ok(Edit::PutMachine(load::<Machine>(Family::Names, key, value)?)),
+        Some(b't') => Ok(Edit::PutMachineSnapshot(load::<MachineSnapshot>(Family::Names, key, value)?)),
         _ => Err(StoreError::damaged(format!("name {}", key.escape_ascii()), "its kind is not known")),
     })?;
     edits.extend(names);
     check_references(&edits)?;
     let mut tree = Tree::new(parameters.chunk_len);
     tree.apply(&edits);
+    crate::machines::check_references(&tree)?;
     let (commits, hurt_commits) = load_meta::<Commits>(database, COMMITS_KEY, "the count of commits")?;
     let hurt = hurt_layers.or(hurt_names).or(hurt_commits);
     Ok(Loaded { tree, commits: commits.unwrap_or_default().0, hurt })

@@ -1,7 +1,7 @@
 //! `vellum compare`: whether an image and a file hold the same bytes. Reads both.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -53,7 +53,8 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let store = session.open_to_read()?;
     let disk = store.disk(store.find(&args.node)?)?;
     let file = args.file.display().to_string();
-    let source = open(args, &file).map_err(|error| Failure::from(error).hinted("name a file that can be read, and its format with -f"))?;
+    let source = open(args, &session.caller.path(&args.file), &file)
+        .map_err(|error| Failure::from(error).hinted("name a file that can be read, and its format with -f"))?;
     let meter = session.watch_bytes(&format!("comparing {}", disk.name()));
     let pair = Pair {
         disk: &disk,
@@ -73,8 +74,8 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     Ok(if comparison.identical { Outcome::Done } else { Outcome::Different })
 }
 
-fn open(args: &Args, file: &str) -> Result<Box<dyn ImageSource>, StoreError> {
-    let source = Arc::new(FileSource::open(&args.file)?);
+fn open(args: &Args, path: &Path, file: &str) -> Result<Box<dyn ImageSource>, StoreError> {
+    let source = Arc::new(FileSource::open(path)?);
     formats::open(args.format, source, Arc::new(ClusterCodecs)).map_err(|source| StoreError::Source { name: file.to_owned(), source })
 }
 

@@ -1,7 +1,5 @@
 //! `vellum completions`: what a shell needs to complete command lines.
 
-use std::io::{self, Write};
-
 use clap::CommandFactory;
 use clap_complete::Shell;
 
@@ -18,10 +16,10 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
-pub(super) fn run(args: &Args, _: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     // The generator panics when its writer fails, so it writes to memory.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Arguments::command(), "vellum", &mut script);
-    io::stdout().lock().write_all(&script)?;
+    session.output.verbatim(&script)?;
     Ok(Outcome::Done)
 }

@@ -1,9 +1,8 @@
 //! `vellum export`: an image or snapshot becomes a file again.
 
-use std::fs::File;
-use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -69,13 +68,14 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 
 fn target(args: &Args, session: &mut Session) -> Result<ExportTarget, Failure> {
     if args.file.as_os_str() != "-" {
-        return Ok(ExportTarget::File { path: args.file.clone(), overwrite: args.force });
+        return Ok(ExportTarget::File { path: session.caller.path(&args.file), overwrite: args.force });
     }
-    if io::stdout().is_terminal() {
+    let output = Arc::clone(&session.caller.streams.output);
+    if output.is_terminal() {
         return Err(Failure::usage("a disk is nothing for a terminal", "name a file, or send standard output somewhere"));
     }
     session.divert();
-    Ok(ExportTarget::Stream(unbuffered_output()?))
+    Ok(ExportTarget::Stream(Box::new(output)))
 }
 
 /// A file that is there is the one error with a remedy of our own.
@@ -83,12 +83,6 @@ fn explain(error: StoreError) -> Failure {
     let exists = matches!(&error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists);
     let failure = Failure::from(error);
     if exists { failure.hinted("add --force to replace it, or name another file") } else { failure }
-}
-
-/// Standard output without the line buffer, which would look for line ends in the disk.
-fn unbuffered_output() -> Result<Box<dyn Write + Send>, Failure> {
-    let output = io::stdout().as_fd().try_clone_to_owned();
-    Ok(Box::new(File::from(output.map_err(|error| Failure::io("use standard output", error))?)))
 }
 
 impl Answer for Exported {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use vellum_core::change_map::ChangeMap;
@@ -14,6 +15,7 @@ use vellum_core::name::Name;
 use vellum_core::source::SourceError;
 use vellum_store::{FileSource, ImportReport, ImportRequest, ImportTarget, Input, Store, StoreError};
 
+use crate::caller::Caller;
 use crate::failure::{Failure, Outcome};
 use crate::output::page::{Page, plural};
 use crate::output::{Answer, time};
@@ -79,7 +81,7 @@ struct Imported {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    check(args)?;
+    check(args, session)?;
     let store = session.open_to_write()?;
     let target = target(args, &store)?;
     let input = input(args, session)?;
@@ -95,7 +97,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 }
 
 /// What clap cannot know.
-fn check(args: &Args) -> Result<(), Failure> {
+fn check(args: &Args, session: &Session) -> Result<(), Failure> {
     let piped = args.file.as_os_str() == "-";
     let says_change = args.change_map.is_some();
     if says_change && !args.update && args.parent.is_none() {
@@ -107,7 +109,7 @@ fn check(args: &Args) -> Result<(), Failure> {
     if !piped && !args.command.is_empty() {
         return Err(Failure::usage("a command's output comes through a pipe", "write - as the file"));
     }
-    if args.size.is_some() && !piped && !is_stream(&args.file) {
+    if args.size.is_some() && !piped && !is_stream(&session.caller.path(&args.file)) {
         return Err(Failure::usage("--size is for pipes: a file's size is known", "leave it out"));
     }
     Ok(())
@@ -131,22 +133,21 @@ fn target(args: &Args, store: &Store) -> Result<ImportTarget, Failure> {
 fn input(args: &Args, session: &Session) -> Result<Input, Failure> {
     let name = args.file.display().to_string();
     if args.file.as_os_str() != "-" {
-        let map = args.change_map.as_deref().map(change_map).transpose()?;
+        let path = session.caller.path(&args.file);
+        let map = args.change_map.as_deref().map(|map| change_map(map, &session.caller)).transpose()?;
         let is_raw = args.format.is_none_or(|format| format == Format::Raw);
-        if is_raw && map.is_none() && is_stream(&args.file) {
-            let path = args.file.clone();
+        if is_raw && map.is_none() && is_stream(&path) {
             return Ok(stream(args, session, name, move || File::open(path)));
         }
-        let format = args.format.map_or_else(|| probed(&args.file, session), Ok)?;
-        return Ok(Input::open(&args.file, format, map)?);
+        let format = args.format.map_or_else(|| probed(&path, name, session), Ok)?;
+        return Ok(Input::open(&path, format, map)?);
     }
-    Ok(match args.command.first() {
-        Some(program) => {
-            let output = CommandOutput::start(&args.command)?;
-            stream(args, session, program.display().to_string(), move || Ok(output))
-        }
-        None => stream(args, session, "standard input".to_owned(), || Ok(io::stdin())),
-    })
+    if let Some(program) = args.command.first() {
+        let output = CommandOutput::start(&args.command, &session.caller)?;
+        return Ok(stream(args, session, program.display().to_string(), move || Ok(output)));
+    }
+    let input = Arc::clone(&session.caller.streams.input);
+    Ok(stream(args, session, "standard input".to_owned(), || Ok(input)))
 }
 
 /// Content that comes once and in order, and must come whole.
@@ -161,8 +162,7 @@ fn is_stream(path: &Path) -> bool {
 }
 
 /// The format that the file's signature speaks for.
-fn probed(path: &Path, session: &Session) -> Result<Format, Failure> {
-    let name = path.display().to_string();
+fn probed(path: &Path, name: String, session: &Session) -> Result<Format, Failure> {
     let fail = |source: SourceError| StoreError::Source { name: name.clone(), source };
     let seen = probe::probe(&FileSource::open(path)?).map_err(fail)?;
     match seen.verdict() {
@@ -179,10 +179,10 @@ fn probed(path: &Path, session: &Session) -> Result<Format, Failure> {
     }
 }
 
-fn change_map(path: &Path) -> Result<ChangeMap, Failure> {
+fn change_map(path: &Path, caller: &Caller) -> Result<ChangeMap, Failure> {
     let what = format!("read the change map {}", path.display());
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(CHANGE_MAP_LEN_MAX + 1).read_to_end(&mut bytes));
+    let read = File::open(caller.path(path)).and_then(|file| file.take(CHANGE_MAP_LEN_MAX + 1).read_to_end(&mut bytes));
     read.map_err(|error| Failure::io(what, error))?;
     if bytes.len() as u64 > CHANGE_MAP_LEN_MAX {
         return Err(Failure::failed(format!("the change map {} is over {CHANGE_MAP_LEN_MAX} bytes", path.display()), "import without it"));

@@ -31,6 +31,12 @@ struct Info {
     origin: Option<String>,
     /// How many layers supply its content.
     layers: u64,
+    /// The image whose writes this one holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scratch_of: Option<String>,
+    /// The machines that have it among their disks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    machines: Vec<String>,
     /// Its snapshots, in the order of taking.
     snapshots: Vec<String>,
     /// What stands on it.
@@ -51,10 +57,14 @@ fn info(store: &Store, node: Node) -> Option<Info> {
     let plant = forest.find(node)?;
     let snapshots = tree.snapshots(node.image()).filter(|_| matches!(node, Node::Image(_)));
     let origin = if let Node::Image(image) = node { tree.image(image)?.origin } else { None };
+    let scratch_of = if let Node::Image(image) = node { tree.image(image)?.scratch_of } else { None };
+    let machines = tree.machines().users(node.image()).filter(|_| matches!(node, Node::Image(_)));
     let children = plant.children.iter().filter_map(|child| forest.plants[*child].node);
     Some(Info {
         description: Description::of(&tree, &forest, plant),
         origin: origin.and_then(|origin| tree.image(origin)).map(|origin| origin.name.to_string()),
+        scratch_of: scratch_of.and_then(|base| tree.image(base)).map(|base| base.name.to_string()),
+        machines: machines.map(|machine| machine.name.to_string()).collect(),
         layers: tree.chain(plant.layer).count() as u64,
         snapshots: snapshots.map(|snapshot| snapshot.name.to_string()).collect(),
         children: children.map(|child| tree.display(child)).collect(),
@@ -70,8 +80,14 @@ impl Answer for Info {
         page.field("size", format!("{size} ({} bytes)", description.size))?;
         let own = page.size(description.own_bytes);
         page.field("own data", own)?;
-        let optional =
-            [("mode", description.mode), ("created", description.created.as_deref()), ("stands on", description.parent.as_deref())];
+        let autoreset = description.autoreset.map(|autoreset| if autoreset { "on" } else { "off" });
+        let optional = [
+            ("mode", description.mode),
+            ("autoreset", autoreset),
+            ("created", description.created.as_deref()),
+            ("stands on", description.parent.as_deref()),
+            ("holds writes to", self.scratch_of.as_deref()),
+        ];
         for (name, value) in optional {
             value.map_or(Ok(()), |value| page.field(name, value))?;
         }
@@ -79,7 +95,9 @@ impl Answer for Info {
             page.field("commits to", origin)?;
         }
         page.field("layers", self.layers.to_string())?;
-        for (name, values) in [("snapshots", &self.snapshots), ("carries", &self.children), ("tags", &description.tags)] {
+        let lists =
+            [("machines", &self.machines), ("snapshots", &self.snapshots), ("carries", &self.children), ("tags", &description.tags)];
+        for (name, values) in lists {
             if !values.is_empty() {
                 page.field(name, values.join(", "))?;
             }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use vellum_core::units::ChunkLen;
 use vellum_store::{Compression, Store, StoreParameters};
 
-use crate::arguments::environment;
+use crate::caller::Caller;
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::Page;
@@ -48,7 +48,7 @@ struct Made {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let parameters = parameters(args)?;
+    let parameters = parameters(args, &session.caller)?;
     let dir = session.store_dir()?;
     Store::init(dir, parameters)?;
     let made = Made {
@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     Ok(Outcome::Done)
 }
 
-fn parameters(args: &Args) -> Result<StoreParameters, Failure> {
+fn parameters(args: &Args, caller: &Caller) -> Result<StoreParameters, Failure> {
     let default = StoreParameters::DEFAULT;
     let chunk_len = args.chunk_size.map_or(Some(default.chunk_len), |len| ChunkLen::new(u32::try_from(len).ok()?));
     let chunk_len = chunk_len.ok_or_else(|| Failure::usage("that is no chunk size", "it is a power of two from 4K to 1M"))?;
@@ -70,15 +70,15 @@ fn parameters(args: &Args) -> Result<StoreParameters, Failure> {
     let frame_len = u32::try_from(args.frame_size.unwrap_or(usual)).unwrap_or(u32::MAX);
     let compression = match args.compression {
         Some(wish) => wish,
-        None => compression_of_environment()?,
+        None => compression_of_environment(caller)?,
     };
     let parameters = StoreParameters { chunk_len, frame_len, compression: compression.0 };
     parameters.check().map_err(|error| Failure::usage(error.to_string(), "the defaults suit most disks"))?;
     Ok(parameters)
 }
 
-fn compression_of_environment() -> Result<CompressionWish, Failure> {
-    let Some(text) = environment("VELLUM_COMPRESSION") else { return Ok(CompressionWish(StoreParameters::DEFAULT.compression)) };
+fn compression_of_environment(caller: &Caller) -> Result<CompressionWish, Failure> {
+    let Some(text) = caller.variable("VELLUM_COMPRESSION") else { return Ok(CompressionWish(StoreParameters::DEFAULT.compression)) };
     let wish = text.to_str().ok_or(UnknownCompression).and_then(str::parse);
     wish.map_err(|error| Failure::usage(format!("VELLUM_COMPRESSION is \"{}\"", text.display()), error.to_string()))
 }

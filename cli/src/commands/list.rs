@@ -54,9 +54,12 @@ pub(super) fn list_snapshots(session: &mut Session, image: Option<&str>) -> Resu
 fn list(session: &mut Session, image: Option<&str>, wanted: impl Fn(Node) -> bool) -> Result<Outcome, Failure> {
     let store = session.open_to_read()?;
     let image = image.map(|image| lookup::image(&store, image)).transpose()?;
-    let tree = store.tree();
-    let nodes = tree.nodes().filter(|node| image.is_none_or(|image| node.image() == image) && wanted(*node));
-    let listing = Listing { rows: rows(&tree, nodes) };
+    let listing = {
+        // Not held while the answer goes out: its reader may be slow, and others change the tree.
+        let tree = store.tree();
+        let nodes = tree.nodes().filter(|node| image.is_none_or(|image| node.image() == image) && wanted(*node));
+        Listing { rows: rows(&tree, nodes) }
+    };
     session.output.answer(&listing)?;
     Ok(Outcome::Done)
 }
@@ -78,6 +81,7 @@ impl Answer for Listing {
             Column::text("NAME"),
             Column::number("SIZE"),
             Column::number("OWN DATA"),
+            Column::text("MODE"),
             Column::number("SNAPSHOTS"),
             Column::text("CREATED"),
             Column::text("MARKS"),
@@ -88,6 +92,7 @@ impl Answer for Listing {
                 description.title().to_owned(),
                 page.size(description.size),
                 page.size(description.own_bytes),
+                description.mode.unwrap_or_default().to_owned(),
                 row.snapshots.map(|count| count.to_string()).unwrap_or_default(),
                 description.created.clone().unwrap_or_default(),
                 description.marks(),

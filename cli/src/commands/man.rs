@@ -1,6 +1,5 @@
 //! `vellum man`: manual pages.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::CommandFactory;
@@ -17,15 +16,15 @@ pub(crate) struct Args {
     dir: Option<PathBuf>,
 }
 
-pub(super) fn run(args: &Args, _: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let command = Arguments::command();
     if let Some(dir) = &args.dir {
         let fail = |error| Failure::io(format!("write manual pages to {}", dir.display()), error);
-        clap_mangen::generate_to(command, dir).map_err(fail)?;
+        clap_mangen::generate_to(command, session.caller.path(dir)).map_err(fail)?;
     } else {
         let mut page = Vec::new();
         clap_mangen::Man::new(command).render(&mut page)?;
-        io::stdout().lock().write_all(&page)?;
+        session.output.verbatim(&page)?;
     }
     Ok(Outcome::Done)
 }

@@ -15,12 +15,15 @@ mod import;
 mod info;
 mod init;
 mod list;
+mod machine;
 mod man;
 mod map;
+mod modify;
 mod pin;
 mod rebase;
 mod remove;
 mod rename;
+mod reset;
 mod resize;
 mod snapshot;
 mod stats;
@@ -56,6 +59,10 @@ pub(crate) enum Command {
     #[command(visible_alias = "mv")]
     Rename(rename::Args),
     Resize(resize::Args),
+    #[command(alias = "modifyhd", alias = "modifymedium")]
+    Modify(modify::Args),
+    Reset(reset::Args),
+    Machine(machine::Args),
     Flatten(flatten::Args),
     Commit(commit::Args),
     Rebase(rebase::Args),
@@ -86,6 +93,9 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, F
         Command::Remove(args) => remove::run(args, session),
         Command::Rename(args) => rename::run(args, session),
         Command::Resize(args) => resize::run(args, session),
+        Command::Modify(args) => modify::run(args, session),
+        Command::Reset(args) => reset::run(args, session),
+        Command::Machine(args) => machine::run(args, session),
         Command::Flatten(args) => flatten::run(args, session),
         Command::Commit(args) => commit::run(args, session),
         Command::Rebase(args) => rebase::run(args, session),

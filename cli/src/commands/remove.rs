@@ -57,11 +57,15 @@ pub(super) fn remove(session: &mut Session, texts: &[String], with_snapshots: bo
     Ok(Outcome::Done)
 }
 
-/// What `texts` mean, each once, snapshots before images.
+/// What `texts` mean, each once, snapshots before images. A scratch image goes with its base, so it is not named beside it.
 fn targets(store: &Store, texts: &[String]) -> Result<Vec<Node>, Failure> {
     let mut nodes: Vec<Node> = texts.iter().map(|text| store.find(text)).collect::<Result<_, _>>()?;
     nodes.sort_unstable_by_key(|node| (matches!(node, Node::Image(_)), *node));
     nodes.dedup();
+    let tree = store.tree();
+    let base = |node: Node| tree.image(node.image()).and_then(|image| image.scratch_of).map(Node::Image);
+    let scratches: Vec<Node> = nodes.iter().copied().filter(|node| base(*node).is_some_and(|base| nodes.contains(&base))).collect();
+    nodes.retain(|node| !scratches.contains(node));
     Ok(nodes)
 }
 
@@ -77,6 +81,7 @@ fn preview(tree: &Tree, nodes: &[Node], with_snapshots: bool, dry_run: bool) -> 
                 let all_named = with_snapshots || snapshots.iter().all(|snapshot| nodes.contains(snapshot));
                 drop(tree.plan_delete_image(image, all_named)?);
                 gone.extend(snapshots.into_iter().filter(|_| with_snapshots));
+                gone.extend(tree.scratch_of(image).map(|scratch| Node::Image(scratch.id)));
             }
         }
         gone.push(*node);

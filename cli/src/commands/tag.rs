@@ -40,7 +40,8 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let (add, remove) = changes(args)?;
     if add.is_empty() && remove.is_empty() {
         let store = session.open_to_read()?;
-        let tags = tags_of(&store.tree(), store.find(&args.node)?);
+        let node = store.find(&args.node)?;
+        let tags = tags_of(&store.tree(), node);
         session.output.answer(&tags)?;
         return Ok(Outcome::Done);
     }

@@ -3,6 +3,7 @@
 use std::io;
 
 use serde::Serialize;
+use vellum_core::tree::Tree;
 
 use crate::description::Description;
 use crate::failure::{Failure, Outcome};
@@ -42,15 +43,19 @@ struct DrawnLine {
 
 pub(super) fn run(_: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let store = session.open_to_read()?;
-    let tree = store.tree();
-    let forest = Forest::of(&tree);
-    let lines = forest.lines(&tree).into_iter().map(|line| DrawnLine {
-        description: Description::of(&tree, &forest, &forest.plants[line.plant]),
+    let drawing = draw(&store.tree());
+    session.output.answer(&drawing)?;
+    Ok(Outcome::Done)
+}
+
+fn draw(tree: &Tree) -> Drawing {
+    let forest = Forest::of(tree);
+    let lines = forest.lines(tree).into_iter().map(|line| DrawnLine {
+        description: Description::of(tree, &forest, &forest.plants[line.plant]),
         lead: line.lead,
         is_root: line.is_root,
     });
-    session.output.answer(&Drawing { lines: lines.collect() })?;
-    Ok(Outcome::Done)
+    Drawing { lines: lines.collect() }
 }
 
 impl Answer for Drawing {

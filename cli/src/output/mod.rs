@@ -6,11 +6,14 @@ pub(crate) mod escape;
 pub(crate) mod page;
 pub(crate) mod progress;
 pub(crate) mod report;
+mod screen;
 pub(crate) mod table;
 pub(crate) mod time;
 mod units;
 
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -44,7 +47,7 @@ pub(crate) struct Output {
     pub(crate) layout: Layout,
     pub(crate) units: Units,
     pub(crate) quiet: bool,
-    writer: BufWriter<Box<dyn Write + Send>>,
+    writer: BufWriter<Arc<File>>,
 }
 
 /// A message among others on a stream of JSON lines.
@@ -56,13 +59,18 @@ struct Message<'a, T: Serialize> {
 }
 
 impl Output {
-    pub(crate) fn new(layout: Layout, units: Units, quiet: bool) -> Self {
-        Self { layout, units, quiet, writer: BufWriter::new(Box::new(io::stdout())) }
+    pub(crate) fn new(layout: Layout, units: Units, quiet: bool, stream: &Arc<File>) -> Self {
+        Self { layout, units, quiet, writer: BufWriter::new(Arc::clone(stream)) }
     }
 
-    /// From now on answers go to standard error: standard output carries an image.
-    pub(crate) fn divert(&mut self) {
-        self.writer = BufWriter::new(Box::new(io::stderr()));
+    /// From now on answers go to `stream`: the usual one carries an image.
+    pub(crate) fn divert(&mut self, stream: &Arc<File>) {
+        self.writer = BufWriter::new(Arc::clone(stream));
+    }
+
+    /// Shows what has a form already.
+    pub(crate) fn verbatim(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        Ok(self.writer.write_all(bytes)?)
     }
 
     /// Shows what was asked for.

@@ -1,7 +1,8 @@
 //! How far long work is: a bar on a terminal, JSON lines for programs, a line for who sends SIGUSR1.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,9 @@ use serde::Serialize;
 use vellum_store::{Progress, Watch};
 
 use super::escape::visible;
+use super::screen::Screen;
 use super::{Layout, Output, time};
+use crate::caller::Caller;
 use crate::signals::Signals;
 
 /// How often a bar moves when nobody says: smooth for the eye, nothing for the work.
@@ -26,6 +29,7 @@ const SPINNER_STYLE: &str = "{spinner} {msg}";
 pub(crate) struct Meter {
     label: String,
     counts: Counts,
+    caller: Arc<Caller>,
     display: Display,
     started: Instant,
     interval_ms: u64,
@@ -68,15 +72,16 @@ pub(crate) struct ProgressWish {
 }
 
 impl Meter {
-    pub(crate) fn new(label: &str, counts: Counts, output: &Output, wish: ProgressWish, signals: Signals) -> Self {
-        let display = Display::choose(output, wish);
+    pub(crate) fn new(label: &str, counts: Counts, caller: &Arc<Caller>, output: &Output, wish: ProgressWish, signals: Signals) -> Self {
+        let display = Display::choose(caller, output, wish);
         let usual = if matches!(display, Display::Bar(_)) { BAR_FPS } else { LINE_FPS };
         let interval_ms = match wish.fps.unwrap_or(usual).min(FPS_MAX) {
             fps if fps > 0.0 => (1000.0 / fps) as u64,
             _ => u64::MAX,
         };
         let next_ms = AtomicU64::new(interval_ms);
-        Self { label: visible(label).into_owned(), counts, display, started: Instant::now(), interval_ms, next_ms, signals }
+        let label = visible(label).into_owned();
+        Self { label, counts, caller: Arc::clone(caller), display, started: Instant::now(), interval_ms, next_ms, signals }
     }
 
     /// How long the work has taken.
@@ -88,12 +93,17 @@ impl Meter {
         match &self.display {
             Display::Nothing => {}
             Display::Bar(bar) => self.draw(bar, progress),
-            Display::Lines => say(&self.describe(progress)),
+            Display::Lines => self.caller.say(&self.describe(progress)),
             Display::Json { diverted } => {
                 let Progress { done, total } = progress;
                 let status = Status { message_type: "status", done, total, seconds_elapsed: self.elapsed().as_secs() };
                 let line = serde_json::to_string(&status).unwrap_or_default();
-                if *diverted { say(&line) } else { drop(writeln!(io::stdout().lock(), "{line}")) }
+                if *diverted {
+                    self.caller.say(&line);
+                } else {
+                    // The summary will meet the same fault, and tell it.
+                    let _ = self.caller.streams.output.as_ref().write_all(format!("{line}\n").as_bytes());
+                }
             }
         }
     }
@@ -136,7 +146,7 @@ impl Meter {
 impl Watch for Meter {
     fn progress(&self, progress: Progress) {
         if self.signals.take_report() {
-            say(&self.describe(progress));
+            self.caller.say(&self.describe(progress));
         }
         if self.interval_ms == u64::MAX {
             return;
@@ -164,15 +174,15 @@ impl Drop for Meter {
 }
 
 impl Display {
-    fn choose(output: &Output, wish: ProgressWish) -> Self {
-        let terminal = io::stderr().is_terminal();
+    fn choose(caller: &Caller, output: &Output, wish: ProgressWish) -> Self {
+        let terminal = caller.streams.error.is_terminal();
         if output.layout != Layout::Human {
             Self::Json { diverted: wish.diverted }
         } else if output.quiet || !(terminal || wish.always) {
             Self::Nothing
         } else if terminal {
             // The meter decides when to draw.
-            let target = ProgressDrawTarget::stderr_with_hz(u8::MAX);
+            let target = ProgressDrawTarget::term_like_with_hz(Box::new(Screen::new(&caller.streams.error)), u8::MAX);
             Self::Bar(ProgressBar::with_draw_target(None, target).with_style(style(SPINNER_STYLE)))
         } else {
             Self::Lines
@@ -182,9 +192,4 @@ impl Display {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the templates are valid")
-}
-
-/// If standard error takes nothing there is nobody to tell.
-fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
 }

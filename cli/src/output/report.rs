@@ -1,12 +1,11 @@
 //! What went wrong, on standard error: one sentence, what to do now, and the causes for whoever asks.
 
 use std::error::Error;
-use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
 use super::escape::visible;
-use crate::arguments::environment;
+use crate::caller::Caller;
 use crate::failure::{Failure, USAGE_CODE};
 
 #[derive(Serialize)]
@@ -19,7 +18,7 @@ struct ErrorMessage<'a> {
 }
 
 /// Shows why a command failed.
-pub(crate) fn failure(failure: &Failure, code: u8, json: bool, verbose: bool) {
+pub(crate) fn failure(caller: &Caller, failure: &Failure, code: u8, json: bool, verbose: bool) {
     if matches!(failure, Failure::OutputClosed) {
         return;
     }
@@ -27,32 +26,32 @@ pub(crate) fn failure(failure: &Failure, code: u8, json: bool, verbose: bool) {
     let message = sentence(&failure.to_string(), &causes);
     let hint = failure.hint();
     if json {
-        return show_json(&ErrorMessage { message_type: "error", code, message: &message, hint: hint.as_deref() });
+        return show_json(caller, &ErrorMessage { message_type: "error", code, message: &message, hint: hint.as_deref() });
     }
-    show("error:", RED, &message);
+    show(caller, "error:", RED, &message);
     if let Some(hint) = hint {
-        show("hint:", CYAN, &hint);
+        show(caller, "hint:", CYAN, &hint);
     }
     if verbose {
-        causes.iter().for_each(|cause| show("caused by:", CYAN, cause));
+        causes.iter().for_each(|cause| show(caller, "caused by:", CYAN, cause));
     }
 }
 
 /// Shows what is wrong with the command line, in clap's words.
-pub(crate) fn usage(text: &str, json: bool) {
+pub(crate) fn usage(caller: &Caller, text: &str, json: bool) {
     if json {
         let message = text.split("\n\n").next().unwrap_or_default().trim();
         let message = message.strip_prefix("error: ").unwrap_or(message);
-        return show_json(&ErrorMessage { message_type: "error", code: USAGE_CODE, message, hint: None });
+        return show_json(caller, &ErrorMessage { message_type: "error", code: USAGE_CODE, message, hint: None });
     }
     for line in text.lines() {
-        write(&visible(line));
+        caller.say(&visible(line));
     }
 }
 
 /// Tells something beside the answer.
-pub(crate) fn notice(text: &str) {
-    write(&visible(text));
+pub(crate) fn notice(caller: &Caller, text: &str) {
+    caller.say(&visible(text));
 }
 
 fn causes(error: &dyn Error) -> Vec<String> {
@@ -75,22 +74,17 @@ const RED: &str = "\u{1b}[1;31m";
 const CYAN: &str = "\u{1b}[1;36m";
 const PLAIN: &str = "\u{1b}[0m";
 
-fn show(label: &str, colour: &str, text: &str) {
+fn show(caller: &Caller, label: &str, colour: &str, text: &str) {
     let text = visible(text);
-    if io::stderr().is_terminal() && environment("NO_COLOR").is_none() {
-        write(&format!("{colour}{label}{PLAIN} {text}"));
+    if caller.takes_colour() {
+        caller.say(&format!("{colour}{label}{PLAIN} {text}"));
     } else {
-        write(&format!("{label} {text}"));
+        caller.say(&format!("{label} {text}"));
     }
 }
 
-fn show_json(message: &ErrorMessage) {
-    write(&serde_json::to_string(message).unwrap_or_default());
-}
-
-/// If standard error takes nothing there is nobody left to tell.
-fn write(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+fn show_json(caller: &Caller, message: &ErrorMessage) {
+    caller.say(&serde_json::to_string(message).unwrap_or_default());
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Image, Layer, Snapshot, Tree};
+use super::{Image, Layer, Machine, MachineSnapshot, Snapshot, Tree};
 use crate::name::{LATEST, Name, NodeSpec};
 use crate::units::{ImageId, LayerId};
 
@@ -36,6 +36,17 @@ pub enum LookupError {
     NoSnapshot {
         /// The image's whole name.
         image: String,
+        /// What was asked for.
+        snapshot: String,
+    },
+    /// No machine has that name or begins with it.
+    #[error("no machine is called {0:?}")]
+    NoMachine(String),
+    /// The machine has no snapshot of that name.
+    #[error("machine {machine} has no snapshot called {snapshot:?}")]
+    NoMachineSnapshot {
+        /// The machine's whole name.
+        machine: String,
         /// What was asked for.
         snapshot: String,
     },
@@ -82,6 +93,29 @@ impl Tree {
         }
         let candidates = self.snapshots(image.id).filter(|snapshot| !text.is_empty() && snapshot.name.as_str().starts_with(text));
         unique(text, candidates, |snapshot| format!("{}@{}", image.name, snapshot.name))?.ok_or_else(missing)
+    }
+
+    /// The machine that `text` means.
+    pub fn find_machine(&self, text: &str) -> Result<&Machine, LookupError> {
+        if let Some(machine) = Name::new(text).ok().and_then(|name| self.machines().named(&name)) {
+            return Ok(machine);
+        }
+        let candidates = self.machines().iter().filter(|machine| !text.is_empty() && machine.name.as_str().starts_with(text));
+        unique(text, candidates, |machine| machine.name.to_string())?.ok_or_else(|| LookupError::NoMachine(text.to_owned()))
+    }
+
+    /// The snapshot of `machine` that `text` means.
+    pub fn find_machine_snapshot(&self, machine: &Machine, text: &str) -> Result<&MachineSnapshot, LookupError> {
+        let missing = || LookupError::NoMachineSnapshot { machine: machine.name.to_string(), snapshot: text.to_owned() };
+        let mut all = self.machines().snapshots(machine.id);
+        if text == LATEST {
+            return all.next_back().ok_or_else(missing);
+        }
+        if let Some(snapshot) = Name::new(text).ok().and_then(|name| self.machines().snapshot_named(machine.id, &name)) {
+            return Ok(snapshot);
+        }
+        let candidates = all.filter(|snapshot| !text.is_empty() && snapshot.name.as_str().starts_with(text));
+        unique(text, candidates, |snapshot| format!("{}@{}", machine.name, snapshot.name))?.ok_or_else(missing)
     }
 
     /// The layer whose content a node shows.

@@ -3,8 +3,14 @@
 //! Pure: a change is planned as a list of [`Edit`]s (in `plan`), the store makes them durable in one batch, and only then are they
 //! applied here. What the layers' maps hold is not known here; `page` is one span of that.
 
+mod attach;
 mod lookup;
+mod machine;
+mod machine_plan;
+#[cfg(test)]
+mod machine_tests;
 mod maintenance;
+mod mode;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -14,10 +20,14 @@ use std::sync::Arc;
 
 use crate::name::Name;
 use crate::page::{PAGE_SPAN, Page};
-use crate::units::{ChunkCount, ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
+use crate::units::{ChunkCount, ChunkIndex, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId, PageIndex};
 
+pub use attach::{ATTACHMENTS_MAX, Attachment};
 pub use lookup::{LookupError, Node};
+pub use machine::{CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, KeptDisk, Machine, MachineSnapshot, Machines};
+pub use machine_plan::NewConfiguration;
 pub use maintenance::{Merge, Tidy};
+pub use mode::Mode;
 pub use plan::{NewTop, PlanError, Planned};
 
 /// One differencing image, without its map.
@@ -50,23 +60,6 @@ pub struct PageSet {
     ranges: Vec<(u64, u64)>,
 }
 
-/// How an image treats writes and snapshots, as virtual-machine managers name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Writes go to the active layer.
-    Normal,
-    /// Writes go to a scratch layer that is dropped.
-    Immutable,
-    /// Takes no part in snapshots.
-    Writethrough,
-    /// Several writers, no snapshots.
-    Shareable,
-    /// No writes.
-    Readonly,
-    /// A base that each attachment gets its own child of.
-    Multiattach,
-}
-
 /// A named disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
@@ -86,6 +79,8 @@ pub struct Image {
     pub tags: BTreeSet<Name>,
     /// Whether it is protected against deletion.
     pub pinned: bool,
+    /// The immutable image whose writes this one holds; it goes when that one goes.
+    pub scratch_of: Option<ImageId>,
 }
 
 /// A name for a sealed layer of an image.
@@ -122,9 +117,21 @@ pub enum Edit {
     PutSnapshot(Snapshot),
     /// Removes a snapshot's name.
     DropSnapshot(ImageId, u64),
+    /// Adds or replaces a machine.
+    PutMachine(Machine),
+    /// Removes a machine.
+    DropMachine(MachineId),
+    /// Adds or replaces a machine's snapshot.
+    PutMachineSnapshot(MachineSnapshot),
+    /// Removes a machine's snapshot, but none of its images' snapshots.
+    DropMachineSnapshot(MachineId, u64),
+    /// Keeps a machine's configuration file. The tree knows only its id and length.
+    PutConfiguration(ConfigurationId, Arc<[u8]>),
+    /// Removes a configuration file. Nothing may refer to it.
+    DropConfiguration(ConfigurationId),
 }
 
-/// All layers, images and snapshots of a store.
+/// All layers, images, snapshots and machines of a store.
 #[derive(Clone, Debug)]
 pub struct Tree {
     chunk_len: ChunkLen,
@@ -139,6 +146,9 @@ pub struct Tree {
     names: HashMap<LayerId, u32>,
     /// Layers in use by something that reads or builds on them: maintenance leaves them and what lies below alone.
     holds: BTreeMap<LayerId, u32>,
+    machines: Machines,
+    /// Rises with every change that those who list or attach images may see.
+    revision: u64,
     /// The next layer id, image id or snapshot serial: one counter, so that no two things ever share a number.
     next_id: u64,
 }
@@ -315,6 +325,8 @@ impl Tree {
             children: BTreeMap::new(),
             names: HashMap::new(),
             holds: BTreeMap::new(),
+            machines: Machines::default(),
+            revision: 0,
             next_id: 1,
         }
     }
@@ -400,6 +412,25 @@ impl Tree {
         self.snapshots.get(&(image, *self.snapshot_names.get(&(image, name.clone()))?))
     }
 
+    /// The machines.
+    #[must_use]
+    pub fn machines(&self) -> &Machines {
+        &self.machines
+    }
+
+    /// A number that is another one after a name, a length, a mode or the list of images or snapshots changed. What is written to
+    /// a disk does not change it.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The image that holds what is written to the immutable image `image`. Cost: all images.
+    #[must_use]
+    pub fn scratch_of(&self, image: ImageId) -> Option<&Image> {
+        self.images.values().find(|scratch| scratch.scratch_of == Some(image))
+    }
+
     /// The layers right above `id`.
     pub fn children(&self, id: LayerId) -> impl Iterator<Item = LayerId> + '_ {
         self.children.get(&id).into_iter().flatten().copied()
@@ -442,6 +473,7 @@ impl Tree {
     }
 
     fn apply_one(&mut self, edit: &Edit) {
+        self.revision += u64::from(self.is_seen(edit));
         match edit {
             Edit::PutLayer(layer) => self.put_layer(layer.clone()),
             Edit::DropLayer(id) => self.drop_layer(*id),
@@ -449,6 +481,27 @@ impl Tree {
             Edit::DropImage(id) => self.drop_image(*id),
             Edit::PutSnapshot(snapshot) => self.put_snapshot(snapshot.clone()),
             Edit::DropSnapshot(image, serial) => self.drop_snapshot(*image, *serial),
+            Edit::PutMachine(machine) => {
+                self.reserve(machine.id.0);
+                self.machines.put(machine.clone());
+            }
+            Edit::DropMachine(id) => self.machines.remove(*id),
+            Edit::PutMachineSnapshot(snapshot) => {
+                self.reserve(snapshot.serial);
+                self.machines.put_snapshot(snapshot.clone());
+            }
+            Edit::DropMachineSnapshot(id, serial) => self.machines.remove_snapshot(*id, *serial),
+            Edit::PutConfiguration(id, _) => self.reserve(id.0),
+            Edit::DropConfiguration(_) => {}
+        }
+    }
+
+    /// Whether `edit` changes what [`Tree::revision`] watches over: everything but layers that keep their length.
+    fn is_seen(&self, edit: &Edit) -> bool {
+        match edit {
+            Edit::PutLayer(layer) => self.layers.get(&layer.id).is_some_and(|old| old.len != layer.len),
+            Edit::DropLayer(_) => false,
+            _ => true,
         }
     }
 

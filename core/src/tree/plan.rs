@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::machine::{CONFIGURATION_LEN_MAX, DISKS_MAX};
 use super::{Edit, Image, Layer, Mode, Node, PageSet, Snapshot, Tree};
 use crate::name::Name;
 use crate::units::{ChunkCount, IMAGE_LEN_MAX, ImageId, LayerId};
@@ -16,11 +17,11 @@ pub enum PlanError {
     /// It is protected against deletion.
     #[error("{0} is pinned")]
     Pinned(String),
-    /// Deleting the image would delete its snapshots.
-    #[error("image {image} has snapshots ({count})")]
+    /// Deleting the image or machine would delete its snapshots.
+    #[error("{owner} has snapshots ({count})")]
     HasSnapshots {
-        /// The image's name.
-        image: String,
+        /// `image` or `machine`, and its name.
+        owner: String,
         /// How many there are.
         count: usize,
     },
@@ -56,8 +57,69 @@ pub enum PlanError {
         /// What it was to stand on.
         parent: String,
     },
+    /// The image's mode does not allow it.
+    #[error("{image} is {mode}: {reason}")]
+    ModeForbids {
+        /// The image's name.
+        image: String,
+        /// Its mode.
+        mode: Mode,
+        /// Why that does not go together.
+        reason: &'static str,
+    },
+    /// The image cannot have that mode now.
+    #[error("{image} cannot become {mode}: {reason}")]
+    ModeConflict {
+        /// The image's name.
+        image: String,
+        /// The mode asked for.
+        mode: Mode,
+        /// What is in its way.
+        reason: String,
+    },
+    /// The image is no more than what was written to another.
+    #[error("{image} holds what is written to {base}, and goes with it")]
+    Scratch {
+        /// The image's name.
+        image: String,
+        /// The immutable image.
+        base: String,
+    },
+    /// A name that had to be made out of others is none.
+    #[error("{0:?} cannot be a name")]
+    NoSuchName(String),
+    /// The image is a disk of a machine.
+    #[error("{image} is a disk of machine {machine}")]
+    InMachine {
+        /// The image's name.
+        image: String,
+        /// The machine's name.
+        machine: String,
+    },
+    /// The image is no disk of the machine.
+    #[error("{image} is no disk of machine {machine}")]
+    NotInMachine {
+        /// The image's name.
+        image: String,
+        /// The machine's name.
+        machine: String,
+    },
+    /// A machine's snapshot would lose what it keeps.
+    #[error("machine snapshot {machine} needs {node}")]
+    Kept {
+        /// The image or snapshot that was to go.
+        node: String,
+        /// The machine's snapshot.
+        machine: String,
+    },
+    /// The machine has as many disks as it can have.
+    #[error("machine {0} has {DISKS_MAX} disks, and cannot have more")]
+    TooManyDisks(String),
+    /// A configuration file is longer than any can be.
+    #[error("a configuration file has at most {CONFIGURATION_LEN_MAX} bytes, this one has {0}")]
+    ConfigurationTooLong(u64),
     /// It was deleted meanwhile.
-    #[error("the image or snapshot is gone")]
+    #[error("the image, snapshot or machine is gone")]
     Gone,
 }
 
@@ -94,6 +156,7 @@ impl Tree {
             created_ms: now_ms,
             tags: BTreeSet::new(),
             pinned: false,
+            scratch_of: None,
         };
         Ok(Planned { edits: vec![Edit::PutLayer(layer), Edit::PutImage(image)], node: Node::Image(id) })
     }
@@ -108,6 +171,7 @@ impl Tree {
     /// A new image that starts as `parent` is now, of its length or of `len`.
     pub fn plan_child(&mut self, name: &Name, parent: Node, len: Option<u64>, now_ms: u64) -> Result<Planned, PlanError> {
         self.check_free(name)?;
+        self.check_parent(parent.image())?;
         let (base, mut edits) = self.plan_base(parent, now_ms)?;
         let len = len.unwrap_or(base.len);
         check_len(len)?;
@@ -130,6 +194,12 @@ impl Tree {
 
     /// A snapshot of `image` as it is now.
     pub fn plan_snapshot(&mut self, image: ImageId, name: &Name, now_ms: u64) -> Result<Planned, PlanError> {
+        self.check_snapshots(image)?;
+        self.plan_image_snapshot(image, name, now_ms)
+    }
+
+    /// A snapshot of `image` as it is now, whatever its mode.
+    pub(super) fn plan_image_snapshot(&mut self, image: ImageId, name: &Name, now_ms: u64) -> Result<Planned, PlanError> {
         self.check_snapshot_free(image, name)?;
         let (base, mut edits) = self.plan_base(Node::Image(image), now_ms)?;
         let snapshot = self.new_snapshot(image, name, base.id, now_ms);
@@ -140,6 +210,7 @@ impl Tree {
 
     /// Makes `image` as its snapshot `serial` is. Newer snapshots stay; the present state goes, unless it is to be saved as a snapshot.
     pub fn plan_restore(&mut self, image: ImageId, serial: u64, save_as: Option<&Name>, now_ms: u64) -> Result<Planned, PlanError> {
+        self.check_snapshots(image)?;
         let target = owned(self.layer_of(Node::Snapshot(image, serial)).ok_or(PlanError::Gone)?);
         let mut edits = match save_as {
             Some(name) => self.plan_snapshot(image, name, now_ms)?.edits,
@@ -176,13 +247,13 @@ impl Tree {
 
     /// Puts `layer`, which was built on the image's present state, on top of `image`, and names the result if asked to.
     pub fn plan_update(&mut self, image: ImageId, layer: Layer, snapshot: Option<&Name>, now_ms: u64) -> Result<Planned, PlanError> {
+        self.check_update(image, snapshot)?;
         let image = self.image(image).ok_or(PlanError::Gone)?.clone();
         let replaced = self.layers[&image.layer].clone();
         let mut planned = Planned { edits: Vec::new(), node: Node::Image(image.id) };
         match snapshot {
             None => planned.edits.extend([Edit::PutImage(Image { layer: layer.id, ..image }), Edit::PutLayer(layer)]),
             Some(name) => {
-                self.check_snapshot_free(image.id, name)?;
                 let sealed = Layer { sealed: true, ..layer };
                 let active = self.blank_layer(Some(&sealed), sealed.len, now_ms);
                 let snapshot = self.new_snapshot(image.id, name, sealed.id, now_ms);
@@ -199,36 +270,60 @@ impl Tree {
         Ok(planned)
     }
 
+    /// Whether `image` may get another content, and a snapshot called `snapshot` of it.
+    pub fn check_update(&self, image: ImageId, snapshot: Option<&Name>) -> Result<(), PlanError> {
+        self.check_changes(image)?;
+        let Some(name) = snapshot else { return Ok(()) };
+        self.check_snapshots(image)?;
+        self.check_snapshot_free(image, name)
+    }
+
     /// Takes a snapshot's name away.
     pub fn plan_delete_snapshot(&self, image: ImageId, serial: u64) -> Result<Vec<Edit>, PlanError> {
+        self.check_not_kept(image, serial)?;
+        self.plan_drop_snapshot(image, serial)
+    }
+
+    /// Takes a snapshot's name away, whoever it belongs to.
+    pub(super) fn plan_drop_snapshot(&self, image: ImageId, serial: u64) -> Result<Vec<Edit>, PlanError> {
         let snapshot = self.snapshot(image, serial).ok_or(PlanError::Gone)?;
         self.check_unpinned(snapshot.pinned, Node::Snapshot(image, serial))?;
         Ok(vec![Edit::DropSnapshot(image, serial)])
     }
 
-    /// Takes an image's name away, and those of its snapshots if `with_snapshots`. Images created from it stay as they are.
+    /// Takes an image's name away, and those of its snapshots if `with_snapshots`. Images created from it stay as they are; the scratch
+    /// image of an immutable image goes with it.
     pub fn plan_delete_image(&self, id: ImageId, with_snapshots: bool) -> Result<Vec<Edit>, PlanError> {
         let image = self.image(id).ok_or(PlanError::Gone)?;
         self.check_unpinned(image.pinned, Node::Image(id))?;
+        self.check_unused(image)?;
         let count = self.snapshots(id).count();
         if count > 0 && !with_snapshots {
-            return Err(PlanError::HasSnapshots { image: image.name.to_string(), count });
+            return Err(PlanError::HasSnapshots { owner: format!("image {}", image.name), count });
         }
         let mut edits = Vec::with_capacity(count + 1);
         for snapshot in self.snapshots(id) {
             edits.extend(self.plan_delete_snapshot(id, snapshot.serial)?);
         }
+        if let Some(scratch) = self.scratch_of(id) {
+            edits.extend(self.plan_delete_image(scratch.id, false)?);
+        }
         edits.push(Edit::DropImage(id));
         Ok(edits)
     }
 
-    /// Calls `node` by another name. Nothing else refers to names, so nothing else changes.
+    /// Calls `node` by another name. Nothing else refers to names, so nothing else changes; but an immutable image's scratch image is
+    /// called after it.
     pub fn plan_rename(&self, node: Node, name: &Name) -> Result<Vec<Edit>, PlanError> {
         match node {
             Node::Image(id) => {
+                self.check_own(id)?;
                 self.check_free(name)?;
                 let image = self.image(id).ok_or(PlanError::Gone)?.clone();
-                Ok(vec![Edit::PutImage(Image { name: name.clone(), ..image })])
+                let renamed = Image { name: name.clone(), ..image };
+                let scratch = self.scratch_of(id).cloned();
+                let scratch = scratch.map(|scratch| Ok(Image { name: self.free_scratch_name(&renamed)?, ..scratch })).transpose()?;
+                Ok([renamed].into_iter().chain(scratch).map(Edit::PutImage).collect())
             }
             Node::Snapshot(id, serial) => {
                 self.check_snapshot_free(id, name)?;
@@ -273,6 +368,7 @@ impl Tree {
     /// A last chunk that is cut is for the store to put into [`NewTop::top`].
     pub fn plan_resize(&mut self, image: ImageId, len: u64, may_shrink: bool, now_ms: u64) -> Result<NewTop, PlanError> {
         check_len(len)?;
+        self.check_changes(image)?;
         let image = self.image(image).ok_or(PlanError::Gone)?.clone();
         let active = owned(&self.layers[&image.layer]);
         if len < active.len && !may_shrink {
@@ -292,6 +388,8 @@ impl Tree {
     /// Whether `image` may stand on `parent`. Its own snapshots are fine; what was created from it would make it its own origin. (The
     /// chain of layers could not close in any case: a rebased image gets a new layer, and nothing stands on that.)
     pub fn check_rebase(&self, image: ImageId, parent: Node) -> Result<(), PlanError> {
+        self.check_own(image)?;
+        self.check_parent(parent.image())?;
         let origin = |id: &ImageId| self.image(*id).and_then(|image| image.origin);
         let mut origins = std::iter::successors(Some(parent.image()), origin).take(self.image_count() + 1);
         let is_own_snapshot = matches!(parent, Node::Snapshot(own, _) if own == image);
@@ -322,6 +420,7 @@ impl Tree {
     fn commit_pair(&self, image: ImageId) -> Result<(Image, Image), PlanError> {
         let image = self.image(image).ok_or(PlanError::Gone)?;
         let origin = image.origin.and_then(|id| self.image(id)).ok_or_else(|| PlanError::NoOrigin(image.name.to_string()))?;
+        self.check_changes(origin.id)?;
         let base = self.same_as_parent(&self.layers[&origin.layer]);
         let built_on = base.is_some_and(|base| self.chain(image.layer).any(|layer| layer.id == base));
         if !built_on {
@@ -344,7 +443,7 @@ impl Tree {
     }
 
     /// The parent, if `layer` adds nothing to it and hides nothing of it.
-    fn same_as_parent(&self, layer: &Layer) -> Option<LayerId> {
+    pub(super) fn same_as_parent(&self, layer: &Layer) -> Option<LayerId> {
         let parent = self.layer(layer.parent?)?;
         let shows_all = layer.len == parent.len && layer.parent_visible >= self.chunk_len().count_for(parent.len);
         (layer.is_blank() && shows_all).then_some(parent.id)

@@ -107,13 +107,14 @@ impl Store {
         let (parent, exclusive) = match &request.target {
             ImportTarget::New { name, parent } => {
                 self.tree().check_free(name)?;
+                parent.map_or(Ok(()), |parent| self.tree().check_parent(parent.image()))?;
                 (*parent, None)
             }
-            ImportTarget::Update(image) => (Some(Node::Image(*image)), Some(self.exclusive(*image)?)),
+            ImportTarget::Update(image) => {
+                self.tree().check_update(*image, request.snapshot.as_ref())?;
+                (Some(Node::Image(*image)), Some(self.exclusive(*image)?))
+            }
         };
-        if let (ImportTarget::Update(image), Some(snapshot)) = (&request.target, &request.snapshot) {
-            self.tree().check_snapshot_free(*image, snapshot)?;
-        }
         let Some(parent) = parent else { return Ok(Base { disk: None, origin: None, _exclusive: None }) };
         Ok(Base { disk: Some(self.sealed_base(parent)?), origin: Some(parent.image()), _exclusive: exclusive })
     }

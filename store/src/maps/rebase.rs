@@ -52,6 +52,7 @@ impl Store {
     pub fn flatten(&self, image: ImageId, watch: &dyn Watch) -> Result<(), StoreError> {
         self.check_writable()?;
         let _exclusive = self.exclusive(image)?;
+        self.tree().check_own(image)?;
         let old = self.disk(Node::Image(image))?;
         let layer = self.tree_mut().blank_layer(None, old.len(), now_ms());
         // At the root an explicit zero says no more than nothing does, and a resolved page has none.
@@ -67,6 +68,9 @@ impl Store {
         self.check_writable()?;
         let _exclusive = self.exclusive(image)?;
         self.tree().check_rebase(image, parent)?;
+        if mode == RebaseMode::KeepMap {
+            self.tree().check_changes(image)?;
+        }
         let base = self.sealed_base(parent)?;
         let origin = match parent {
             Node::Snapshot(own, _) if own == image => self.tree().image(image).and_then(|image| image.origin),

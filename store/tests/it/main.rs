@@ -10,6 +10,7 @@ mod golden;
 mod history;
 mod live;
 mod model;
+mod modes;
 mod qcow2_oracle;
 mod scratch;
 mod world;

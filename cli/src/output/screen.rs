@@ -1,0 +1,77 @@
+//! The terminal that a bar is drawn on: whichever one somebody's standard error is, not this process's.
+
+use std::fmt::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use indicatif::TermLike;
+use rustix::termios::tcgetwinsize;
+
+/// Where nothing says how wide it is.
+const WIDTH: u16 = 80;
+
+/// A terminal. What is drawn appears with the next flush, so that a bar does not flicker.
+#[derive(Debug)]
+pub(super) struct Screen {
+    terminal: Arc<File>,
+    drawn: Mutex<String>,
+}
+
+impl Screen {
+    pub(super) fn new(terminal: &Arc<File>) -> Self {
+        Self { terminal: Arc::clone(terminal), drawn: Mutex::default() }
+    }
+
+    fn drawn(&self) -> MutexGuard<'_, String> {
+        self.drawn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draw(&self, text: fmt::Arguments) -> io::Result<()> {
+        self.drawn().write_fmt(text).map_err(io::Error::other)
+    }
+
+    /// Moves the cursor `count` times; the sequence for none would move it once.
+    fn go(&self, count: usize, direction: char) -> io::Result<()> {
+        if count == 0 { Ok(()) } else { self.draw(format_args!("\u{1b}[{count}{direction}")) }
+    }
+}
+
+impl TermLike for Screen {
+    fn width(&self) -> u16 {
+        tcgetwinsize(&*self.terminal).map_or(WIDTH, |size| if size.ws_col == 0 { WIDTH } else { size.ws_col })
+    }
+
+    fn move_cursor_up(&self, count: usize) -> io::Result<()> {
+        self.go(count, 'A')
+    }
+
+    fn move_cursor_down(&self, count: usize) -> io::Result<()> {
+        self.go(count, 'B')
+    }
+
+    fn move_cursor_right(&self, count: usize) -> io::Result<()> {
+        self.go(count, 'C')
+    }
+
+    fn move_cursor_left(&self, count: usize) -> io::Result<()> {
+        self.go(count, 'D')
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.draw(format_args!("{text}\n"))
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.draw(format_args!("{text}"))
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.draw(format_args!("\r\u{1b}[2K"))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let drawn = std::mem::take(&mut *self.drawn());
+        self.terminal.as_ref().write_all(drawn.as_bytes())
+    }
+}

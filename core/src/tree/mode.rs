@@ -1,0 +1,185 @@
+//! What an image's mode lets be done with it, and how it gets another.
+//!
+//! | mode | its content | its own snapshots | in a machine's snapshot | who may write |
+//! | --- | --- | --- | --- | --- |
+//! | normal | changes | yes | kept, comes back | one |
+//! | immutable | stands still | stay, none new | kept; what was written goes | one, to a scratch image |
+//! | writethrough | changes | none | left alone | one |
+//! | shareable | changes | none, and no children | left alone | several at once |
+//! | readonly | stands still | stay, none new | left alone | nobody |
+//! | multiattach | stands still | stay, none new | its children are in it | each attachment, to its own child |
+//!
+//! An image that stands still changes only by getting another mode first, so whatever was built on it shows what it showed.
+
+use std::fmt;
+
+use super::{Edit, Image, Layer, PlanError, Tree};
+use crate::name::Name;
+use crate::units::ImageId;
+
+/// How an image treats writes and snapshots, as virtual-machine managers name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Writes go to the active layer.
+    Normal,
+    /// Writes go to a scratch image.
+    Immutable {
+        /// Whether the scratch image starts afresh at each attachment; otherwise it is kept until it is reset.
+        autoreset: bool,
+    },
+    /// Takes no part in snapshots.
+    Writethrough,
+    /// Several writers, no snapshots.
+    Shareable,
+    /// No writes.
+    Readonly,
+    /// A base that each attachment gets its own child of.
+    Multiattach,
+}
+
+impl Mode {
+    /// As virtual-machine managers write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Immutable { .. } => "immutable",
+            Self::Writethrough => "writethrough",
+            Self::Shareable => "shareable",
+            Self::Readonly => "readonly",
+            Self::Multiattach => "multiattach",
+        }
+    }
+
+    /// Whether the image's own content can change.
+    #[must_use]
+    pub fn changes(self) -> bool {
+        matches!(self, Self::Normal | Self::Writethrough | Self::Shareable)
+    }
+
+    /// Whether a machine's snapshot keeps the image's content and mode, and brings them back.
+    #[must_use]
+    pub fn is_kept(self) -> bool {
+        matches!(self, Self::Normal | Self::Immutable { .. })
+    }
+
+    /// Whether several machines may have the image among their disks: nothing that one of them does then surprises another.
+    #[must_use]
+    pub fn is_for_several(self) -> bool {
+        matches!(self, Self::Readonly | Self::Shareable)
+    }
+
+    /// Whether the image has no snapshots at all.
+    fn has_none(self) -> bool {
+        matches!(self, Self::Writethrough | Self::Shareable)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Tree {
+    /// Gives `image` another mode. What was written to an immutable image is not lost when that ends: its scratch image becomes an
+    /// image as others are, unless it is blank.
+    pub fn plan_mode(&self, image: ImageId, mode: Mode) -> Result<Vec<Edit>, PlanError> {
+        let image = self.image(image).ok_or(PlanError::Gone)?;
+        self.check_no_scratch(image)?;
+        self.check_mode(image, mode)?;
+        let mut edits = vec![Edit::PutImage(Image { mode, ..image.clone() })];
+        if !matches!(mode, Mode::Immutable { .. }) {
+            edits.extend(self.plan_scratch_end(image.id));
+        }
+        Ok(edits)
+    }
+
+    fn check_mode(&self, image: &Image, mode: Mode) -> Result<(), PlanError> {
+        let conflict = |reason: String| Err(PlanError::ModeConflict { image: image.name.to_string(), mode, reason });
+        if mode.has_none() && self.snapshots(image.id).next().is_some() {
+            return conflict("it has snapshots".to_owned());
+        }
+        if let (Mode::Shareable, Some(child)) = (mode, self.images().find(|child| child.origin == Some(image.id))) {
+            return conflict(format!("{} was created from it", child.name));
+        }
+        let users: Vec<&Name> = self.machines().users(image.id).map(|machine| &machine.name).collect();
+        match (mode, users.as_slice()) {
+            (Mode::Multiattach, [user, ..]) => conflict(format!("machine {user} has the image itself among its disks, not a child of it")),
+            (mode, [first, second, ..]) if !mode.is_for_several() => conflict(format!("machines {first} and {second} both have it")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The edits after which `image` has no scratch image.
+    pub(super) fn plan_scratch_end(&self, image: ImageId) -> Option<Edit> {
+        let scratch = self.scratch_of(image)?;
+        let is_blank = self.layer(scratch.layer).is_some_and(|layer| layer.is_blank());
+        Some(if is_blank { Edit::DropImage(scratch.id) } else { Edit::PutImage(Image { scratch_of: None, ..scratch.clone() }) })
+    }
+
+    /// Forgets what was written to the immutable image `image`.
+    pub fn plan_reset(&mut self, image: ImageId, now_ms: u64) -> Result<Vec<Edit>, PlanError> {
+        let image = self.image(image).ok_or(PlanError::Gone)?.clone();
+        self.check_no_scratch(&image)?;
+        let Mode::Immutable { .. } = image.mode else {
+            return Err(image.forbids("there is nothing to reset: what is written to it stays"));
+        };
+        self.plan_scratch_reset(&image, now_ms)
+    }
+
+    /// A blank layer for the scratch image of `image`, if it has one that is not blank.
+    pub(super) fn plan_scratch_reset(&mut self, image: &Image, now_ms: u64) -> Result<Vec<Edit>, PlanError> {
+        let Some(scratch) = self.scratch_of(image.id).cloned() else { return Ok(Vec::new()) };
+        let (base, mut edits) = self.plan_base(super::Node::Image(image.id), now_ms)?;
+        if self.same_as_parent(&self.layers[&scratch.layer]) == Some(base.id) {
+            return Ok(edits);
+        }
+        let layer: Layer = self.blank_layer(Some(&base), base.len, now_ms);
+        let top = layer.id;
+        edits.extend([Edit::PutLayer(layer), Edit::PutImage(Image { layer: top, ..scratch })]);
+        Ok(edits)
+    }
+
+    /// Whether the content of `image` may be changed: restored, cut, replaced. (What is written to an attached disk goes where
+    /// [`super::Attachment`] says.)
+    pub fn check_changes(&self, image: ImageId) -> Result<(), PlanError> {
+        let image = self.image(image).ok_or(PlanError::Gone)?;
+        self.check_no_scratch(image)?;
+        if image.mode.changes() { Ok(()) } else { Err(image.forbids("its content does not change")) }
+    }
+
+    /// Whether snapshots of `image` alone may be taken, or gone back to.
+    pub fn check_snapshots(&self, image: ImageId) -> Result<(), PlanError> {
+        let image = self.image(image).ok_or(PlanError::Gone)?;
+        self.check_no_scratch(image)?;
+        match image.mode {
+            Mode::Normal => Ok(()),
+            mode if mode.has_none() => Err(image.forbids("it takes no part in snapshots")),
+            _ => Err(image.forbids("its content does not change, so there is nothing to take or to go back to")),
+        }
+    }
+
+    /// Whether other images may be built on `image` as it is now.
+    pub fn check_parent(&self, image: ImageId) -> Result<(), PlanError> {
+        let image = self.image(image).ok_or(PlanError::Gone)?;
+        if image.mode == Mode::Shareable { Err(image.forbids("nothing can stand on it")) } else { Ok(()) }
+    }
+
+    /// Whether `image` is its own master, and not the scratch of another.
+    pub fn check_own(&self, image: ImageId) -> Result<(), PlanError> {
+        self.check_no_scratch(self.image(image).ok_or(PlanError::Gone)?)
+    }
+
+    fn check_no_scratch(&self, image: &Image) -> Result<(), PlanError> {
+        let Some(base) = image.scratch_of.and_then(|base| self.image(base)) else { return Ok(()) };
+        Err(PlanError::Scratch { image: image.name.to_string(), base: base.name.to_string() })
+    }
+}
+
+impl Image {
+    /// The refusal of something that its mode does not allow.
+    pub(super) fn forbids(&self, reason: &'static str) -> PlanError {
+        PlanError::ModeForbids { image: self.name.to_string(), mode: self.mode, reason }
+    }
+}

@@ -1,0 +1,226 @@
+//! Who writes to which image: the disks that are attached, and the modes that say how they may be.
+//!
+//! An attached disk belongs to the object that attached it (its *owner*, one set of exports): all its clients share the one disk, and
+//! nobody else may write to the image, unless it is shareable. An attached image is busy for everybody who would change it as a whole:
+//! deleting, restoring, resizing it, or giving it another mode is refused. Snapshots, and children of it, can be made: what its guest
+//! was told is written is flushed first, so they have it.
+//!
+//! **The last user's drop detaches a disk**: it is flushed, then released. Until that is done the image's slot stays taken, and whoever
+//! wants to attach it waits for that: a client that comes right back finds its disk, not an error.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+
+use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
+use vellum_core::tree::{Mode, Node, PlanError};
+use vellum_core::units::ImageId;
+
+use crate::error::StoreError;
+use crate::live::LiveDisk;
+use crate::store::{Exclusive, Store, now_ms};
+
+/// The disks that are attached for writing, by the image that was asked for.
+#[derive(Default)]
+pub(crate) struct Slots {
+    slots: Mutex<BTreeMap<ImageId, Slot>>,
+    changed: Condvar,
+}
+
+struct Slot {
+    owner: OwnerId,
+    /// Gives nothing while the disk is being opened, and once its last user has gone.
+    disk: Weak<AttachedDisk>,
+}
+
+/// Whoever attaches disks and shares them among its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OwnerId(pub(crate) u64);
+
+/// What a user of an attached disk means to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Read,
+    Write,
+}
+
+/// A disk that is attached for writing. Its fields are dropped in this order: the slot is free when everything else is.
+pub(crate) struct AttachedDisk {
+    disk: LiveDisk,
+    /// Shared by writes while they go on; taken alone by whoever wants none to.
+    gate: RwLock<()>,
+    /// The immutable image whose scratch image this is.
+    _base: Option<Exclusive>,
+    slot: TakenSlot,
+}
+
+/// An entry of [`Slots`].
+struct TakenSlot {
+    store: Store,
+    image: ImageId,
+}
+
+impl Slots {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ImageId, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All disks that are attached now. They are dropped outside of the lock: the last user's drop takes it.
+    fn disks(&self) -> Vec<Arc<AttachedDisk>> {
+        self.lock().values().filter_map(|slot| slot.disk.upgrade()).collect()
+    }
+}
+
+impl Store {
+    /// Gives `image` another mode. It must not be attached, nor be changed by anything else.
+    pub fn set_mode(&self, image: ImageId, mode: Mode) -> Result<(), StoreError> {
+        let _exclusive = self.exclusive(image)?;
+        self.edit(|tree| tree.plan_mode(image, mode))
+    }
+
+    /// Forgets what was written to the immutable image `image`, which must not be attached.
+    pub fn reset(&self, image: ImageId) -> Result<(), StoreError> {
+        let _exclusive = self.exclusive(image)?;
+        self.change_with(|tree| Ok::<_, PlanError>(((), tree.plan_reset(image, now_ms())?)))
+    }
+
+    /// Attaches `image` for writing, or gives the disk that `owner` has attached already. Waits for one that is being detached.
+    pub(crate) fn attach(&self, image: ImageId, owner: OwnerId, to: Use) -> Result<Arc<AttachedDisk>, StoreError> {
+        if let Some(disk) = self.attached_or_taken(image, owner, to)? {
+            return Ok(disk);
+        }
+        let slot = TakenSlot { store: self.clone(), image };
+        let disk = Arc::new(self.open_attached(image, slot)?);
+        let slots = &self.inner.slots;
+        slots.lock().entry(image).and_modify(|slot| slot.disk = Arc::downgrade(&disk));
+        slots.changed.notify_all();
+        Ok(disk)
+    }
+
+    /// The attached disk, if `owner` may use it; or nothing, and the slot is taken for it.
+    fn attached_or_taken(&self, image: ImageId, owner: OwnerId, to: Use) -> Result<Option<Arc<AttachedDisk>>, StoreError> {
+        let slots = &self.inner.slots;
+        let mut locked = slots.lock();
+        let (found, its_owner) = loop {
+            let Some(slot) = locked.get(&image) else {
+                locked.insert(image, Slot { owner, disk: Weak::new() });
+                return Ok(None);
+            };
+            match slot.disk.upgrade() {
+                Some(disk) => break (disk, slot.owner),
+                None => locked = slots.changed.wait(locked).unwrap_or_else(PoisonError::into_inner),
+            }
+        };
+        // Before `found` can be dropped: that may be the last.
+        drop(locked);
+        let is_shareable = self.tree().image(image).is_some_and(|image| image.mode == Mode::Shareable);
+        if its_owner == owner || to == Use::Read || is_shareable {
+            return Ok(Some(found));
+        }
+        Err(StoreError::Attached(self.tree().display(Node::Image(image))))
+    }
+
+    fn open_attached(&self, image: ImageId, slot: TakenSlot) -> Result<AttachedDisk, StoreError> {
+        let mode = self.tree().image(image).ok_or(PlanError::Gone)?.mode;
+        if !matches!(mode, Mode::Immutable { .. }) {
+            let disk = self.live(image)?;
+            // It may have got another mode just before this made that impossible.
+            self.tree().check_changes(image)?;
+            return Ok(AttachedDisk { disk, gate: RwLock::default(), _base: None, slot });
+        }
+        let base = self.exclusive(image)?;
+        let scratch = self.change(|tree| tree.plan_scratch(image, now_ms()))?;
+        Ok(AttachedDisk { disk: self.live(scratch.image())?, gate: RwLock::default(), _base: Some(base), slot })
+    }
+
+    /// Whether somebody has attached `image`, or writes to it through another.
+    pub(crate) fn is_attached(&self, image: ImageId) -> bool {
+        self.inner.slots.disks().iter().any(|disk| disk.slot.image == image || disk.disk.image() == image)
+    }
+
+    /// Does `act` while no attached disk of `images` takes a write, and all that was written to them is flushed.
+    ///
+    /// The disks are held in the order of their images, so that two who do this never wait for each other.
+    pub(crate) fn with_still<T>(&self, images: &[ImageId], act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut disks = self.inner.slots.disks();
+        disks.retain(|disk| images.contains(&disk.disk.image()));
+        disks.sort_by_key(|disk| disk.disk.image());
+        // Most of the work is done before anybody has to wait for it.
+        disks.iter().try_for_each(|disk| disk.disk.flush())?;
+        let _still: Vec<_> = disks.iter().map(|disk| disk.close_gate()).collect();
+        disks.iter().try_for_each(|disk| disk.disk.flush())?;
+        act()
+    }
+}
+
+impl AttachedDisk {
+    fn pass_gate(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close_gate(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for AttachedDisk {
+    fn drop(&mut self) {
+        // Whoever had to know whether it is durable has asked for a flush, and was told.
+        let _ = self.disk.flush();
+    }
+}
+
+impl Drop for TakenSlot {
+    fn drop(&mut self) {
+        let slots = &self.store.inner.slots;
+        slots.lock().remove(&self.image);
+        slots.changed.notify_all();
+    }
+}
+
+impl Device for AttachedDisk {
+    fn len(&self) -> u64 {
+        Device::len(&self.disk)
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.disk.is_read_only()
+    }
+
+    fn preferred_len(&self) -> u32 {
+        self.disk.preferred_len()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
+        Device::read_at(&self.disk, buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DeviceError> {
+        let _passed = self.pass_gate();
+        Device::write_at(&self.disk, bytes, offset)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
+        let _passed = self.pass_gate();
+        Device::write_zeroes(&self.disk, offset, len)
+    }
+
+    fn flush(&self) -> Result<(), DeviceError> {
+        Device::flush(&self.disk)
+    }
+
+    fn allocation(&self, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+        Device::allocation(&self.disk, offset, len, count_max)
+    }
+
+    fn comparable(&self) -> Vec<String> {
+        self.disk.comparable()
+    }
+
+    fn changes(&self, since: &str, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<bool>>, DeviceError> {
+        Device::changes(&self.disk, since, offset, len, count_max)
+    }
+
+    fn prefetch(&self, offset: u64, len: u64) {
+        Device::prefetch(&self.disk, offset, len);
+    }
+}

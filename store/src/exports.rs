@@ -1,0 +1,158 @@
+//! A store's images and snapshots as servers offer them: every name, what it is, and the disk behind it.
+//!
+//! What a name stands for is decided in [`vellum_core::tree::Attachment`]; who may write is known in `attach`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use vellum_core::device::{Device, DeviceError, ExportInfo, Exports, Intent, OpenError};
+use vellum_core::tree::{Attachment, Image, Mode, Node, PlanError, Tree};
+use vellum_core::units::ImageId;
+
+use crate::attach::{OwnerId, Use};
+use crate::device::DiskDevice;
+use crate::error::StoreError;
+use crate::store::{Access, Store, now_ms};
+
+/// Owners are told apart by this, in one process.
+static NEXT_OWNER: AtomicU64 = AtomicU64::new(0);
+
+/// All images (`IMAGE`, and `IMAGE+WHO` for attachments of a multiattach image) and snapshots (`IMAGE@SNAPSHOT`) of a store. What one
+/// such object attaches, all its clients share; another such object cannot write to it meanwhile.
+pub struct StoreExports {
+    store: Store,
+    owner: OwnerId,
+}
+
+impl Store {
+    /// Its images and snapshots for servers. Servers that are to share attached disks share the object.
+    #[must_use]
+    pub fn exports(&self) -> StoreExports {
+        StoreExports { store: self.clone(), owner: OwnerId(NEXT_OWNER.fetch_add(1, Ordering::Relaxed)) }
+    }
+}
+
+impl Exports for StoreExports {
+    fn list(&self) -> Result<Vec<ExportInfo>, DeviceError> {
+        let tree = self.store.tree();
+        let offered = tree.nodes().filter(|node| !is_scratch(&tree, *node));
+        Ok(offered.filter_map(|node| self.describe(&tree, node, tree.display(node))).collect())
+    }
+
+    fn info(&self, name: &str) -> Result<ExportInfo, OpenError> {
+        let tree = self.store.tree();
+        let name = whole_name(&tree, name);
+        let unknown = || OpenError::Unknown(name.clone());
+        match tree.attachment(&name).ok_or_else(unknown)? {
+            Attachment::Read(node) => self.describe(&tree, node, name.clone()),
+            Attachment::Write(image) | Attachment::Scratch(image) => self.describe(&tree, Node::Image(image), name.clone()),
+            Attachment::NewChild { base, name: child } => {
+                self.describe(&tree, Node::Image(base), child.to_string()).map(|base| ExportInfo {
+                    read_only: self.is_read_only(),
+                    description: "attachment of a multiattach image, not made yet".to_owned(),
+                    ..base
+                })
+            }
+        }
+        .ok_or_else(unknown)
+    }
+
+    fn open(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError> {
+        let (name, attachment) = {
+            let tree = self.store.tree();
+            let name = whole_name(&tree, name);
+            let attachment = tree.attachment(&name);
+            (name, attachment)
+        };
+        let attachment = attachment.ok_or_else(|| OpenError::Unknown(name.clone()))?;
+        self.open_attachment(attachment, intent).map_err(|error| refusal(&name, error))
+    }
+
+    fn revision(&self) -> u64 {
+        self.store.tree().revision()
+    }
+}
+
+impl StoreExports {
+    fn is_read_only(&self) -> bool {
+        self.store.access() == Access::ReadOnly
+    }
+
+    fn open_attachment(&self, attachment: Attachment, intent: Intent) -> Result<Arc<dyn Device>, StoreError> {
+        match attachment {
+            Attachment::Read(node) => self.open_read(node),
+            Attachment::Write(image) | Attachment::Scratch(image) if self.is_read_only() => self.open_read(Node::Image(image)),
+            Attachment::NewChild { base, .. } if self.is_read_only() => self.open_read(Node::Image(base)),
+            Attachment::Write(image) | Attachment::Scratch(image) => self.open_write(image, intent),
+            Attachment::NewChild { base, name } => {
+                let made = self.store.change(|tree| match tree.image_named(&name).map(|image| image.id) {
+                    // Another client was faster.
+                    Some(image) => Ok(vellum_core::tree::Planned { edits: Vec::new(), node: Node::Image(image) }),
+                    None => tree.plan_attached_child(base, &name, now_ms()),
+                })?;
+                self.open_write(made.image(), intent)
+            }
+        }
+    }
+
+    fn open_write(&self, image: ImageId, intent: Intent) -> Result<Arc<dyn Device>, StoreError> {
+        let to = if intent == Intent::Read { Use::Read } else { Use::Write };
+        Ok(self.store.attach(image, self.owner, to)?)
+    }
+
+    /// An image that stands still is read from the sealed layer below it: should it get another mode, and be written, the reader goes
+    /// on seeing what it saw.
+    fn open_read(&self, node: Node) -> Result<Arc<dyn Device>, StoreError> {
+        if self.is_read_only() || matches!(node, Node::Snapshot(..)) {
+            return Ok(Arc::new(DiskDevice::open(&self.store, node)?));
+        }
+        let disk = self.store.sealed_base(node)?;
+        Ok(Arc::new(DiskDevice::of(&self.store, node.image(), disk)))
+    }
+
+    fn describe(&self, tree: &Tree, node: Node, name: String) -> Option<ExportInfo> {
+        let layer = tree.layer_of(node)?;
+        let (read_only, description) = match node {
+            Node::Snapshot(..) => (true, "snapshot".to_owned()),
+            Node::Image(image) => describe_image(tree.image(image)?),
+        };
+        let read_only = read_only || self.is_read_only();
+        Some(ExportInfo { name, len: layer.len, read_only, changed_ms: layer.created_ms, description })
+    }
+}
+
+/// Whether an image can only be read, and what it is, for people.
+fn describe_image(image: &Image) -> (bool, String) {
+    let (read_only, description) = match image.mode {
+        Mode::Normal => (false, "image"),
+        Mode::Writethrough => (false, "writethrough image"),
+        Mode::Shareable => (false, "shareable image"),
+        Mode::Readonly => (true, "readonly image"),
+        Mode::Immutable { autoreset: true } => (false, "immutable image; what is written goes with the next attachment"),
+        Mode::Immutable { autoreset: false } => (false, "immutable image; what is written stays until it is reset"),
+        Mode::Multiattach => (true, "multiattach image; add +NAME for an attachment of its own"),
+    };
+    (read_only, description.to_owned())
+}
+
+/// `name`, or the only image's if it is empty.
+fn whole_name(tree: &Tree, name: &str) -> String {
+    let mut images = tree.images().filter(|image| image.scratch_of.is_none());
+    match (name, images.next(), images.next()) {
+        ("", Some(only), None) => only.name.to_string(),
+        _ => name.to_owned(),
+    }
+}
+
+fn is_scratch(tree: &Tree, node: Node) -> bool {
+    matches!(node, Node::Image(image) if tree.image(image).is_some_and(|image| image.scratch_of.is_some()))
+}
+
+/// What a client is told.
+fn refusal(name: &str, error: StoreError) -> OpenError {
+    match error {
+        StoreError::Plan(PlanError::Gone) => OpenError::Unknown(name.to_owned()),
+        StoreError::Attached(_) | StoreError::Busy(_) | StoreError::Plan(_) | StoreError::ReadOnly => OpenError::Refused(error.to_string()),
+        other => OpenError::Device(other.into()),
+    }
+}
