@@ -11,12 +11,10 @@
 //! **It keeps the bytes of snapshots**, which never change: reading ahead and reading again are then the kernel's work.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
@@ -26,8 +24,8 @@ use fuser::{
 };
 use vellum_core::device::{Exports, Intent};
 
-use super::Report;
 use super::file::OpenFile;
+use super::handles::Handles;
 use super::refusal::Refusal;
 use super::tree::{File, Folder, Node, Tree};
 
@@ -74,9 +72,8 @@ impl Access {
 pub(super) struct Filesystem {
     exports: Arc<dyn Exports>,
     access: Access,
-    report: Report,
+    handles: Arc<Handles>,
     tree: Mutex<SeenTree>,
-    files: OpenFiles,
 }
 
 /// The tree, and the revision of the exports that it shows.
@@ -85,17 +82,10 @@ struct SeenTree {
     revision: Option<u64>,
 }
 
-/// File handles and what is behind them.
-#[derive(Default)]
-struct OpenFiles {
-    files: RwLock<HashMap<u64, Arc<OpenFile>>>,
-    next: AtomicU64,
-}
-
 impl Filesystem {
-    pub(super) fn new(exports: Arc<dyn Exports>, access: Access, report: Report) -> Self {
+    pub(super) fn new(exports: Arc<dyn Exports>, access: Access, handles: Arc<Handles>) -> Self {
         let tree = Mutex::new(SeenTree { tree: Tree::new(), revision: None });
-        Self { exports, access, report, tree, files: OpenFiles::default() }
+        Self { exports, access, handles, tree }
     }
 
     /// The tree as of now. The revision is read first: a change while the list is made is seen the next time.
@@ -142,7 +132,7 @@ impl Filesystem {
 
     /// Those of a file that is open, though its name is gone.
     fn nameless_attributes(&self, inode: u64) -> Option<FileAttr> {
-        let device = &self.files.of(inode)?.device;
+        let device = &self.handles.of(inode)?.device;
         Some(FileAttr { nlink: 0, ..self.file_attributes(inode, device.len(), device.is_read_only(), UNIX_EPOCH) })
     }
 
@@ -175,18 +165,18 @@ impl Filesystem {
         let file = self.file(inode)?;
         let intent = if flags.acc_mode() == OpenAccMode::O_RDONLY { Intent::Read } else { Intent::ReadWrite };
         let opened = self.exports.open(&file.export, intent).map_err(Refusal::from);
-        let device = opened.inspect_err(|refusal| self.tell(&file.export, refusal))?;
+        let device = opened.inspect_err(|refusal| self.handles.tell(&file.export, refusal))?;
         if intent == Intent::ReadWrite && device.is_read_only() {
             return Err(Refusal::ReadOnly);
         }
         let never_changes = file.folder == Folder::Snapshots && device.is_read_only();
-        let handle = self.files.add(OpenFile { inode, export: file.export.clone(), device });
+        let handle = self.handles.add(OpenFile { inode, export: file.export.clone(), device })?;
         let kept = if never_changes {
             FopenFlags::FOPEN_KEEP_CACHE
         } else {
             FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
         };
-        Ok((handle, kept))
+        Ok((FileHandle(handle), kept))
     }
 
     /// Nothing of a file can be set; asking for what it is already is no harm.
@@ -204,44 +194,6 @@ impl Filesystem {
             }
         }
         Ok(())
-    }
-
-    /// Asks an open file, and tells the person who runs the server what the program that asked cannot be told.
-    fn ask<T>(&self, handle: FileHandle, request: impl FnOnce(&OpenFile) -> Result<T, Refusal>) -> Result<T, Refusal> {
-        let file = self.files.get(handle)?;
-        request(&file).inspect_err(|refusal| self.tell(&file.export, refusal))
-    }
-
-    fn tell(&self, export: &str, refusal: &Refusal) {
-        if let Some(news) = refusal.news() {
-            (self.report)(&format!("{export}: {news}"));
-        }
-    }
-}
-
-impl OpenFiles {
-    fn add(&self, file: OpenFile) -> FileHandle {
-        let handle = self.next.fetch_add(1, Ordering::Relaxed);
-        self.files.write().unwrap_or_else(PoisonError::into_inner).insert(handle, Arc::new(file));
-        FileHandle(handle)
-    }
-
-    fn get(&self, handle: FileHandle) -> Result<Arc<OpenFile>, Refusal> {
-        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
-        files.get(&handle.0).map(Arc::clone).ok_or(Refusal::BadHandle)
-    }
-
-    fn of(&self, inode: u64) -> Option<Arc<OpenFile>> {
-        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
-        files.values().find(|file| file.inode == inode).map(Arc::clone)
-    }
-
-    fn remove(&self, handle: FileHandle) -> Option<Arc<OpenFile>> {
-        self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&handle.0)
-    }
-
-    fn take_all(&self) -> Vec<Arc<OpenFile>> {
-        self.files.write().unwrap_or_else(PoisonError::into_inner).drain().map(|(_, file)| file).collect()
     }
 }
 
@@ -277,13 +229,9 @@ impl fuser::Filesystem for Filesystem {
         Ok(())
     }
 
-    /// What was written is made durable for programs that could not ask for it any more.
+    /// The kernel does not say goodbye to files that were open to the last.
     fn destroy(&mut self) {
-        for file in self.files.take_all() {
-            if let Err(refusal) = file.sync() {
-                self.tell(&file.export, &refusal);
-            }
-        }
+        self.handles.close();
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -345,7 +293,7 @@ impl fuser::Filesystem for Filesystem {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        BUFFER.with_borrow_mut(|buffer| match self.ask(handle, |file| file.read(offset, len, buffer)) {
+        BUFFER.with_borrow_mut(|buffer| match self.handles.ask(handle.0, |file| file.read(offset, len, buffer)) {
             Ok(()) => reply.data(buffer),
             Err(refusal) => reply.error(refusal.errno()),
         });
@@ -363,14 +311,14 @@ impl fuser::Filesystem for Filesystem {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.ask(handle, |file| file.write(offset, bytes, flags.0)) {
+        match self.handles.ask(handle.0, |file| file.write(offset, bytes, flags.0)) {
             Ok(len) => reply.written(len),
             Err(refusal) => reply.error(refusal.errno()),
         }
     }
 
     fn fsync(&self, _request: &Request, _inode: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        answer_empty(reply, self.ask(handle, OpenFile::sync));
+        answer_empty(reply, self.handles.ask(handle.0, OpenFile::sync));
     }
 
     fn fsyncdir(&self, _request: &Request, _inode: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -392,16 +340,16 @@ impl fuser::Filesystem for Filesystem {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        drop(self.files.remove(handle));
+        self.handles.remove(handle.0);
         reply.ok();
     }
 
     fn fallocate(&self, _request: &Request, _inode: INodeNo, handle: FileHandle, offset: u64, len: u64, mode: i32, reply: ReplyEmpty) {
-        answer_empty(reply, self.ask(handle, |file| file.fallocate(offset, len, mode)));
+        answer_empty(reply, self.handles.ask(handle.0, |file| file.fallocate(offset, len, mode)));
     }
 
     fn lseek(&self, _request: &Request, _inode: INodeNo, handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        match self.ask(handle, |file| file.seek(offset, whence)) {
+        match self.handles.ask(handle.0, |file| file.seek(offset, whence)) {
             Ok(offset) => reply.offset(offset),
             Err(refusal) => reply.error(refusal.errno()),
         }

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `tree` | which files there are |
 //! | `file` | what requests mean for one open file |
+//! | `handles` | which files are open |
 //! | `refusal` | why not, and the number that says so |
 //! | `filesystem` | the kernel's requests, and what the kernel may keep |
 //! | `mount_table` | what is mounted where |
@@ -31,12 +32,14 @@ use vellum_core::device::Exports;
 
 mod file;
 mod filesystem;
+mod handles;
 mod mount_table;
 mod refusal;
 mod tree;
 mod unmount;
 
 use filesystem::{Access, Filesystem};
+use handles::Handles;
 use mount_table::Number;
 use unmount::{Attempt, Guard};
 
@@ -98,11 +101,12 @@ pub enum MountError {
 pub struct Mount {
     folder: PathBuf,
     number: Number,
+    handles: Arc<Handles>,
     served: Arc<Served>,
     guard: Option<Guard>,
 }
 
-/// Whether the mount is still served.
+/// Whether devices still serve it.
 #[derive(Default)]
 struct Served {
     has_ended: Mutex<bool>,
@@ -130,14 +134,15 @@ impl Mount {
         let folder = empty_folder(folder)?;
         let access =
             Access { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw(), is_for_all: options.allow_other };
-        let filesystem = Filesystem::new(exports, access, options.report);
+        let handles = Arc::new(Handles::new(options.report));
+        let filesystem = Filesystem::new(exports, access, Arc::clone(&handles));
         let mut guard = Guard::post(&folder).map_err(MountError::Fuse)?;
         let session = Session::new(filesystem, &folder, &config(options.allow_other)).map_err(MountError::Fuse)?;
         let number = unmount::number(&folder).map_err(MountError::Fuse)?;
         guard.watch(number).map_err(MountError::Fuse)?;
         let served = Arc::new(Served::default());
         serve(session, Arc::clone(&served)).map_err(MountError::Fuse)?;
-        Ok(Self { folder, number, served, guard: Some(guard) })
+        Ok(Self { folder, number, handles, served, guard: Some(guard) })
     }
 
     /// The folder, as an absolute path without links.
@@ -164,12 +169,23 @@ impl Mount {
         while self.is_busy()? {
             if Instant::now() >= deadline {
                 unmount::by_force(&self.folder, self.number).map_err(|source| self.folder_error(source))?;
+                self.close().map_err(|source| self.folder_error(source))?;
                 break;
             }
             thread::sleep(RETRY_INTERVAL);
         }
         self.guard = None;
         if self.served.wait(LAST_REQUESTS) { Ok(()) } else { Err(MountError::StillServing) }
+    }
+
+    /// Closes what is open, though the kernel may still ask for it: without root it cannot be kept from that everywhere.
+    fn close(&self) -> io::Result<()> {
+        let (handles, served) = (Arc::clone(&self.handles), Arc::clone(&self.served));
+        let closing = move || {
+            handles.close();
+            served.end();
+        };
+        thread::Builder::new().name("fuse-close".to_owned()).spawn(closing).map(drop)
     }
 
     /// Tries to unmount.

@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use vellum_serve::fuse::{Mount, MountError, Options};
@@ -54,8 +55,8 @@ fn a_stop_waits_for_files_that_are_closed_in_time() {
     let Some(mut shown) = Shown::new(&[("disk", &disk)]) else { return };
     let file = shown.open("images/disk.raw");
     let mount = shown.mount.take().unwrap();
-    let stopping = std::thread::spawn(move || mount.stop(PATIENCE));
-    std::thread::sleep(Duration::from_millis(100));
+    let stopping = thread::spawn(move || mount.stop(PATIENCE));
+    thread::sleep(Duration::from_millis(100));
     file.write_all_at(b"in time", 0).unwrap();
     drop(file);
     stopping.join().unwrap().unwrap();
@@ -91,8 +92,17 @@ fn serve_until_killed() {
     disks.add("disk", 1, &Disk::new(1 << 20));
     let _mount = Mount::start(disks, Path::new(&folder), Options::default()).unwrap();
     loop {
-        std::thread::park();
+        thread::park();
     }
+}
+
+/// A server in a process of its own, which shows one image by the time this returns.
+fn served_elsewhere(folder: &Path) -> Child {
+    let mut server = Command::new(std::env::current_exe().unwrap());
+    server.args(["--exact", "endings::serve_until_killed", "--ignored"]).env(SERVED_FOLDER, folder);
+    let server = server.stdout(Stdio::null()).spawn().unwrap();
+    soon("the server shows its image", || folder.join("images/disk.raw").exists());
+    server
 }
 
 #[test]
@@ -102,24 +112,50 @@ fn a_killed_server_leaves_a_folder_that_can_be_used_again() {
     }
     let folder = tempfile::tempdir().unwrap();
     for round in 0..3 {
-        let mut server = Command::new(std::env::current_exe().unwrap());
-        server.args(["--exact", "endings::serve_until_killed", "--ignored"]).env(SERVED_FOLDER, folder.path());
-        let mut server = server.stdout(Stdio::null()).spawn().unwrap();
+        let mut server = served_elsewhere(folder.path());
         let image = folder.path().join("images/disk.raw");
-        soon("the server shows its image", || image.exists());
-        let writers: Vec<_> = (0..4)
-            .map(|number| {
-                std::thread::spawn({
-                    let file = fs::OpenOptions::new().read(true).write(true).open(&image).unwrap();
-                    move || (0..u64::MAX).take_while(|step| file.write_all_at(&[number; 5000], step % 100 * 5000).is_ok()).count()
-                })
-            })
-            .collect();
-        std::thread::sleep(Duration::from_millis(50 * round));
+        let write = |number: u8| {
+            let file = fs::OpenOptions::new().write(true).open(&image).unwrap();
+            let writes = move || (0..u64::MAX).take_while(|step| file.write_all_at(&[number; 5000], step % 100 * 5000).is_ok()).count();
+            thread::spawn(writes)
+        };
+        let writers: Vec<_> = (0..4).map(write).collect();
+        thread::sleep(Duration::from_millis(50 * round));
         server.kill().unwrap();
         server.wait().unwrap();
         writers.into_iter().map(|writer| writer.join().unwrap()).for_each(|count| println!("{count} writes"));
         soon("the guard unmounts", || !is_mounted(folder.path()));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
+}
+
+/// The processes that `parent` started, by their number.
+fn children(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let is_child = |process: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let after_name = stat.rsplit(") ").next().unwrap_or_default();
+        after_name.split(' ').nth(1) == Some(&parent.to_string())
+    };
+    processes.filter(is_child).collect()
+}
+
+/// A service manager may kill all processes of a service, guards too.
+#[test]
+fn a_mount_that_died_with_its_guard_gives_way_to_the_next() {
+    if !fuse_is_here() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = served_elsewhere(folder.path());
+    let guards = children(server.id());
+    assert_eq!(guards.len(), 1);
+    for guard in guards {
+        assert!(Command::new("kill").args(["-KILL", &guard.to_string()]).status().unwrap().success());
+    }
+    server.kill().unwrap();
+    server.wait().unwrap();
+    soon("the mount is dead", || fs::metadata(folder.path()).is_err());
+    Mount::start(Arc::new(Disks::default()), folder.path(), Options::default()).unwrap().stop(PATIENCE).unwrap();
+    assert!(!is_mounted(folder.path()));
 }

@@ -161,6 +161,12 @@ fn seek_finds_the_holes() {
     assert!(stat.blocks() > 0 && stat.blocks() * 512 < stat.len(), "cp and tar look for holes only where blocks are missing");
 }
 
+/// Without root the kernel reads the folder's mode and says no before we are asked.
+fn is_refused(result: &io::Result<()>) -> bool {
+    let error = result.as_ref().expect_err("it was not refused").raw_os_error();
+    [Errno::PERM, Errno::ACCESS].map(|errno| Some(errno.raw_os_error())).contains(&error)
+}
+
 #[test]
 fn what_cannot_be_is_refused_with_its_reason() {
     let (disk, sealed) = (Disk::new(8192), Disk::read_only(8192, 3));
@@ -183,11 +189,10 @@ fn what_cannot_be_is_refused_with_its_reason() {
         ("chmod", fs::set_permissions(&image, std::os::unix::fs::PermissionsExt::from_mode(0o777))),
         ("touch", file.set_modified(std::time::SystemTime::now())),
     ] {
-        assert_eq!(errno(result), Errno::PERM, "{what}");
+        assert!(is_refused(&result), "{what}: {result:?}");
     }
     file.set_len(8192).unwrap();
     for sealed in ["images/sealed.raw", "snapshots/disk@s.raw"] {
-        // Without root the kernel reads the mode and says so before us.
         let refused = errno(OpenOptions::new().write(true).open(shown.path(sealed)));
         assert!([Errno::ROFS, Errno::ACCESS].contains(&refused), "{sealed}: {refused}");
     }

@@ -6,8 +6,9 @@
 
 mod endings;
 mod files;
-mod loop_device;
+
 mod memory;
+mod programs;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
