@@ -8,7 +8,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:$(CARGO_TARGET_DIR)/tools/bin:/usr/sbi
 
 to_build := g++ clang libclang-dev
 to_make_disks := e2fsprogs qemu-utils
-to_be_clients := libnbd-bin gnutls-bin
+to_be_clients := fuse3 libnbd-bin gnutls-bin
 
 .PHONY: help build test lint demo bench fuzz-build fuzz-smoke packages tools
 .NOTPARALLEL:
