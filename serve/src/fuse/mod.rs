@@ -165,9 +165,9 @@ impl Mount {
     }
 
     fn end(&mut self, grace: Duration) -> Result<(), MountError> {
-        let deadline = Instant::now() + grace;
+        let asked = Instant::now();
         while self.is_busy()? {
-            if Instant::now() >= deadline {
+            if asked.elapsed() >= grace {
                 unmount::by_force(&self.folder, self.number).map_err(|source| self.folder_error(source))?;
                 self.close().map_err(|source| self.folder_error(source))?;
                 break;
