@@ -166,20 +166,26 @@ impl Mount {
 
     fn end(&mut self, grace: Duration) -> Result<(), MountError> {
         let asked = Instant::now();
-        while self.is_busy()? {
-            if asked.elapsed() >= grace {
-                unmount::by_force(&self.folder, self.number).map_err(|source| self.folder_error(source))?;
-                self.close().map_err(|source| self.folder_error(source))?;
+        loop {
+            let is_busy = self.is_busy()?;
+            if self.served.wait(RETRY_INTERVAL) {
                 break;
             }
-            thread::sleep(RETRY_INTERVAL);
+            if asked.elapsed() >= grace {
+                self.cut_off(is_busy).map_err(|source| self.folder_error(source))?;
+                break;
+            }
         }
         self.guard = None;
         if self.served.wait(LAST_REQUESTS) { Ok(()) } else { Err(MountError::StillServing) }
     }
 
-    /// Closes what is open, though the kernel may still ask for it: without root it cannot be kept from that everywhere.
-    fn close(&self) -> io::Result<()> {
+    /// Frees the folder and closes what is open, though the kernel may still ask for it: without root, and after somebody else unmounted
+    /// lazily, it cannot be kept from that everywhere.
+    fn cut_off(&self, is_busy: bool) -> io::Result<()> {
+        if is_busy {
+            unmount::by_force(&self.folder, self.number)?;
+        }
         let (handles, served) = (Arc::clone(&self.handles), Arc::clone(&self.served));
         let closing = move || {
             handles.close();

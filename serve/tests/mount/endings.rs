@@ -74,6 +74,18 @@ fn an_unmount_from_outside_is_noticed() {
 }
 
 #[test]
+fn a_stop_closes_what_a_lazy_unmount_left_open() {
+    let disk = Disk::new(4096);
+    let Some(mut shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let file = shown.open("images/disk.raw");
+    assert!(Command::new("fusermount3").args(["-u", "-z"]).arg(shown.folder.path()).status().unwrap().success());
+    file.write_all_at(b"still served", 0).unwrap();
+    shown.mount.take().unwrap().stop(Duration::ZERO).unwrap();
+    assert_eq!((disk.attached_count.load(Ordering::SeqCst), disk.flush_count.load(Ordering::SeqCst)), (0, 1));
+    assert!(file.write_at(b"late", 0).is_err());
+}
+
+#[test]
 fn a_folder_with_something_in_it_is_not_hidden() {
     let folder = tempfile::tempdir().unwrap();
     let start = |folder: &Path| Mount::start(Arc::new(Disks::default()), folder, Options::default()).map(drop);
