@@ -8,9 +8,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:$(CARGO_TARGET_DIR)/tools/bin:/usr/sbi
 
 to_build := g++ clang libclang-dev
 to_make_disks := e2fsprogs qemu-utils
-to_be_clients := libnbd-bin gnutls-bin
+to_be_clients := fuse3 libnbd-bin gnutls-bin
+to_boot := qemu-system-x86 mmdebstrap e2fsprogs
 
-.PHONY: help build test lint demo bench fuzz-build fuzz-smoke packages tools
+.PHONY: help build test lint demo boot-test bench fuzz-build fuzz-smoke packages tools
 .NOTPARALLEL:
 
 help: ## this list
@@ -30,6 +31,10 @@ lint: packages tools ## format, clippy, and which crates may be guests here
 
 demo: build ## the main job in under a minute; IMAGE=disk.raw uses a copy of your own disk
 	@dev/demo $(if $(IMAGE),'$(IMAGE)')
+
+boot-test: build ## real guests run from a store, minutes; CACHE=DIR keeps their Debian
+	@dev/install-packages $(to_boot)
+	@dev/boot-test $(if $(CACHE),'$(CACHE)')
 
 bench: build ## the hot paths, then Vellum beside its peers; CORPUS=DIR measures the raw disks in DIR
 	cargo bench --workspace

@@ -3,4 +3,5 @@
 //! What is served is a [`vellum_core::device::Exports`]: this crate knows no store.
 #![forbid(unsafe_code)]
 
+pub mod fuse;
 pub mod nbd;

@@ -1,0 +1,303 @@
+//! Files in a mount: what they are called, what is in them, what cannot be done to them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fastrand::Rng;
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
+use vellum_core::device::DeviceError;
+
+use crate::memory::{BLOCK_LEN, Disk};
+use crate::{Shown, soon};
+
+const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The error of something that had to fail.
+fn errno<T>(result: io::Result<T>) -> Errno {
+    let error = result.map(drop).expect_err("it was not refused");
+    Errno::from_raw_os_error(error.raw_os_error().expect("an error of the system"))
+}
+
+#[test]
+fn the_listing_follows_the_exports() {
+    let (web, db) = (Disk::new(10_000), Disk::read_only(5000, 7));
+    let Some(shown) = Shown::new(&[("web", &web), ("web@monday", &db), ("no/file", &web)]) else { return };
+    assert_eq!(names(shown.folder.path()), ["images", "snapshots"]);
+    assert_eq!(names(&shown.path("images")), ["web.raw"]);
+    assert_eq!(names(&shown.path("snapshots")), ["web@monday.raw"]);
+
+    let image = fs::metadata(shown.path("images/web.raw")).unwrap();
+    assert_eq!((image.len(), image.mode() & 0o7777, image.mtime(), image.mtime_nsec()), (10_000, 0o600, 1_000_000_000, 123_000_000));
+    let snapshot = fs::metadata(shown.path("snapshots/web@monday.raw")).unwrap();
+    assert_eq!((snapshot.len(), snapshot.mode() & 0o7777, snapshot.nlink()), (5000, 0o400, 1));
+
+    shown.disks.add("db", 5000, &db);
+    shown.disks.remove("web@monday");
+    assert_eq!(names(&shown.path("images")), ["db.raw", "web.raw"]);
+    assert_eq!(names(&shown.path("snapshots")), [""; 0]);
+    assert_eq!(errno(fs::metadata(shown.path("snapshots/web@monday.raw"))), Errno::NOENT);
+    shown.disks.add("web", 6000, &Disk::new(20_000));
+    let grown = fs::metadata(shown.path("images/web.raw")).unwrap();
+    assert_eq!((grown.len(), grown.mtime(), grown.ino()), (20_000, 6, image.ino()));
+}
+
+#[test]
+fn a_thousand_names_come_in_one_listing() {
+    let disk = Disk::new(4096);
+    let Some(shown) = Shown::new(&[]) else { return };
+    let expected: Vec<_> = (0..1000).map(|n| format!("{n:04}{}.raw", "x".repeat(200))).collect();
+    expected.iter().for_each(|name| shown.disks.add(name.strip_suffix(".raw").unwrap(), 1, &disk));
+    assert_eq!(names(&shown.path("images")), expected);
+}
+
+/// Reads, writes, holes, syncs and writes by others, against a plain vector.
+#[test]
+fn random_requests_leave_what_they_would_leave_in_memory() {
+    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("VELLUM_TEST_SEED={seed}");
+    let mut rng = Rng::with_seed(seed);
+    let len = 1_500_000 + rng.usize(..BLOCK_LEN);
+    let disk = Disk::new(len);
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let mut expected = vec![0; len];
+    let mut file = shown.open("images/disk.raw");
+    let mut other = shown.open("images/disk.raw");
+    for step in 0..3000 {
+        let offset = rng.usize(..=len);
+        let wanted = if rng.u8(..) < 8 { rng.usize(..len) } else { rng.usize(..20_000) };
+        let range = offset..(offset + wanted).min(len);
+        match rng.u8(..12) {
+            0..=3 => {
+                let mut bytes = vec![0xee; wanted];
+                let count = file.read_at(&mut bytes, offset as u64).unwrap();
+                assert!(bytes[..count] == expected[range], "step {step}: read {wanted} at {offset}");
+            }
+            4..=6 => {
+                let bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(1..)).take(wanted).collect();
+                write(&file, &bytes, offset, &range);
+                expected[range.clone()].copy_from_slice(&bytes[..range.len()]);
+            }
+            7 if wanted > 0 => {
+                let mode = *rng.choice(&[PUNCH, FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE]).unwrap();
+                fallocate(&file, mode, offset as u64, wanted as u64).unwrap();
+                expected[range].fill(0);
+            }
+            8 => {
+                let bytes = vec![rng.u8(1..); range.len()];
+                disk.write(&bytes, range.start);
+                expected[range].copy_from_slice(&bytes);
+            }
+            9 => check_seek(&file, offset, &expected),
+            10 => {
+                let before = disk.flush_count.load(Ordering::SeqCst);
+                file.sync_data().unwrap();
+                assert!(disk.flush_count.load(Ordering::SeqCst) > before);
+            }
+            _ => {
+                std::mem::swap(&mut file, &mut other);
+                if rng.bool() {
+                    let flags = if rng.bool() { OFlags::DSYNC } else { OFlags::empty() };
+                    file = shown.open_with("images/disk.raw", flags);
+                }
+            }
+        }
+    }
+    assert!(disk.bytes() == expected);
+}
+
+/// A write past the end writes what fits; one that begins there is refused.
+fn write(file: &File, bytes: &[u8], offset: usize, range: &std::ops::Range<usize>) {
+    let result = file.write_at(bytes, offset as u64);
+    if range.is_empty() && !bytes.is_empty() {
+        assert_eq!(errno(result), Errno::FBIG);
+    } else {
+        assert_eq!(result.unwrap(), range.len());
+    }
+}
+
+/// What seeking passes over reads as zeros.
+fn check_seek(file: &File, offset: usize, expected: &[u8]) {
+    match seek(file, SeekFrom::Data(offset as u64)) {
+        Ok(data) => assert!(expected[offset..data as usize].iter().all(|byte| *byte == 0), "data passed over from {offset}"),
+        Err(error) => assert!(error == Errno::NXIO && expected[offset..].iter().all(|byte| *byte == 0), "{error} from {offset}"),
+    }
+}
+
+#[test]
+fn seek_finds_the_holes() {
+    let disk = Disk::new(20 * BLOCK_LEN + 100);
+    disk.write(&[1; 10], 3 * BLOCK_LEN);
+    disk.write(&[1; BLOCK_LEN], 7 * BLOCK_LEN);
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let file = shown.open("images/disk.raw");
+    let block = BLOCK_LEN as u64;
+    let end = 20 * block + 100;
+    for (from, data, hole) in [
+        (0, Ok(3 * block), Ok(0)),
+        (3 * block + 5, Ok(3 * block + 5), Ok(4 * block)),
+        (4 * block, Ok(7 * block), Ok(4 * block)),
+        (8 * block, Err(Errno::NXIO), Ok(8 * block)),
+        (end, Err(Errno::NXIO), Err(Errno::NXIO)),
+        (end + 1, Err(Errno::NXIO), Err(Errno::NXIO)),
+    ] {
+        assert_eq!(seek(&file, SeekFrom::Data(from)), data, "data from {from}");
+        assert_eq!(seek(&file, SeekFrom::Hole(from)), hole, "hole from {from}");
+    }
+    fallocate(&file, PUNCH, 7 * block, block).unwrap();
+    assert_eq!(seek(&file, SeekFrom::Data(4 * block)), Err(Errno::NXIO));
+    assert_eq!(seek(&file, SeekFrom::End(0)), Ok(end));
+    let stat = file.metadata().unwrap();
+    assert!(stat.blocks() > 0 && stat.blocks() * 512 < stat.len(), "cp and tar look for holes only where blocks are missing");
+}
+
+/// Without root the kernel reads the folder's mode and says no before we are asked.
+fn is_refused(result: &io::Result<()>) -> bool {
+    let error = result.as_ref().expect_err("it was not refused").raw_os_error();
+    [Errno::PERM, Errno::ACCESS].map(|errno| Some(errno.raw_os_error())).contains(&error)
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_its_reason() {
+    let (disk, sealed) = (Disk::new(8192), Disk::read_only(8192, 3));
+    let Some(shown) = Shown::new(&[("disk", &disk), ("sealed", &sealed), ("disk@s", &sealed), ("taken", &disk)]) else { return };
+    shown.disks.refused.lock().unwrap().push("taken".to_owned());
+    let image = shown.path("images/disk.raw");
+    let file = shown.open("images/disk.raw");
+    let new = shown.path("images/new.raw");
+    for (what, result) in [
+        ("create", File::create_new(&new).map(drop)),
+        ("mkdir", fs::create_dir(shown.path("images/folder"))),
+        ("remove", fs::remove_file(&image)),
+        ("remove folder", fs::remove_dir(shown.path("images"))),
+        ("rename", fs::rename(&image, &new)),
+        ("link", fs::hard_link(&image, &new)),
+        ("symlink", std::os::unix::fs::symlink("x", &new)),
+        ("truncate", file.set_len(4096)),
+        ("grow", file.set_len(9000)),
+        ("open and truncate", File::create(&image).map(drop)),
+        ("chmod", fs::set_permissions(&image, std::os::unix::fs::PermissionsExt::from_mode(0o777))),
+        ("touch", file.set_modified(std::time::SystemTime::now())),
+    ] {
+        assert!(is_refused(&result), "{what}: {result:?}");
+    }
+    file.set_len(8192).unwrap();
+    for sealed in ["images/sealed.raw", "snapshots/disk@s.raw"] {
+        let refused = errno(OpenOptions::new().write(true).open(shown.path(sealed)));
+        assert!([Errno::ROFS, Errno::ACCESS].contains(&refused), "{sealed}: {refused}");
+    }
+    assert_eq!(errno(OpenOptions::new().write(true).open(shown.path("images/taken.raw"))), Errno::BUSY);
+    File::open(shown.path("images/taken.raw")).unwrap();
+    assert_eq!(errno(file.write_at(&[1], 8192)), Errno::FBIG);
+    assert_eq!(errno(fallocate(&file, FallocateFlags::empty(), 0, 100).map_err(Into::into)), Errno::OPNOTSUPP);
+    assert_eq!(errno(fallocate(&file, FallocateFlags::ZERO_RANGE, 8000, 193).map_err(Into::into)), Errno::FBIG);
+    for (failure, expected) in [
+        (DeviceError::Io("damaged".to_owned()), Errno::IO),
+        (DeviceError::NoSpace("full".to_owned()), Errno::NOSPC),
+        (DeviceError::Stopping, Errno::SHUTDOWN),
+        (DeviceError::OutOfRange, Errno::INVAL),
+        (DeviceError::ReadOnly, Errno::ROFS),
+    ] {
+        *disk.failure.lock().unwrap() = Some(failure);
+        assert_eq!(errno(file.write_at(&[1], 0)), expected);
+        assert_eq!(errno(file.read_at(&mut [0], 0)), expected);
+        assert_eq!(errno(file.sync_all()), expected);
+        assert_eq!(errno(fallocate(&file, PUNCH, 0, 4096).map_err(Into::into)), expected);
+    }
+    *disk.failure.lock().unwrap() = None;
+    file.write_all_at(&[1], 0).unwrap();
+}
+
+#[test]
+fn a_disk_is_attached_while_its_file_is_open() {
+    let disk = Disk::new(8192);
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let attached = || disk.attached_count.load(Ordering::SeqCst);
+    names(&shown.path("images"));
+    fs::metadata(shown.path("images/disk.raw")).unwrap();
+    assert_eq!(attached(), 0, "looking attaches nothing");
+    let first = shown.open("images/disk.raw");
+    let second = first.try_clone().unwrap();
+    let third = File::open(shown.path("images/disk.raw")).unwrap();
+    assert_eq!(attached(), 1);
+    drop((first, third));
+    second.write_all_at(b"still", 0).unwrap();
+    assert_eq!(attached(), 1);
+    drop(second);
+    soon("the last close detaches", || attached() == 0);
+}
+
+#[test]
+fn an_open_file_outlives_its_name() {
+    let disk = Disk::new(8192);
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let file = shown.open("images/disk.raw");
+    shown.disks.remove("disk");
+    file.write_all_at(b"kept", 4000).unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(&disk.bytes()[4000..4004], b"kept");
+    let stat = file.metadata().unwrap();
+    assert_eq!((stat.len(), stat.nlink()), (8192, 0));
+}
+
+/// A snapshot's pages stay in the kernel, so those of one must not be shown for the next of its name.
+#[test]
+fn a_new_snapshot_shows_nothing_of_the_old_one() {
+    let Some(shown) = Shown::new(&[]) else { return };
+    for byte in 1..20 {
+        shown.disks.add("disk@s", byte.into(), &Disk::read_only(100_000, byte));
+        for _ in 0..2 {
+            let mut bytes = Vec::new();
+            File::open(shown.path("snapshots/disk@s.raw")).unwrap().read_to_end(&mut bytes).unwrap();
+            assert!(bytes == vec![byte; 100_000], "{byte}");
+        }
+        shown.disks.remove("disk@s");
+    }
+}
+
+#[test]
+fn synchronous_writes_are_flushed_when_they_return() {
+    let disk = Disk::new(8192);
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
+    for (flags, expected) in [(OFlags::empty(), 0), (OFlags::DSYNC, 1), (OFlags::SYNC, 2)] {
+        shown.open_with("images/disk.raw", flags).write_all_at(b"x", 0).unwrap();
+        assert_eq!(disk.flush_count.load(Ordering::SeqCst), expected, "{flags:?}");
+    }
+}
+
+#[test]
+fn long_writes_stay_long() {
+    let disk = Disk::new(8 << 20);
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
+    shown.open("images/disk.raw").write_all_at(&vec![5; 8 << 20], 0).unwrap();
+    assert!(disk.bytes().iter().all(|byte| *byte == 5));
+    let longest = disk.longest_write.load(Ordering::SeqCst);
+    println!("longest write: {longest}");
+    assert!(longest >= 128 << 10, "{longest}");
+}
+
+#[test]
+fn a_slow_flush_keeps_nobody_waiting() {
+    let disk = Disk::new(8192);
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let file = Arc::new(shown.open("images/disk.raw"));
+    disk.flush_awaits_read.store(true, Ordering::SeqCst);
+    let flushing = std::thread::spawn({
+        let file = Arc::clone(&file);
+        move || file.sync_all()
+    });
+    while !flushing.is_finished() {
+        file.read_exact_at(&mut [0; 512], 0).unwrap();
+    }
+    flushing.join().unwrap().unwrap();
+}
