@@ -4,42 +4,52 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use vellum_store::Store;
 
 use crate::arguments::{Arguments, asks_for_json};
 use crate::caller::Caller;
 use crate::commands;
-use crate::failure::{Failure, Outcome, USAGE_CODE};
+use crate::control;
+use crate::failure::{Failure, USAGE_CODE};
 use crate::output::report;
 use crate::session::Session;
 use crate::signals::Signals;
 
 /// Does what the command line asks for.
 pub(crate) fn run() -> ExitCode {
-    let Ok(caller) = Caller::of_process().map(Arc::new) else { return ExitCode::FAILURE };
+    let Ok(caller) = Caller::of_process(Signals::listen()).map(Arc::new) else { return ExitCode::FAILURE };
     let arguments = match Arguments::try_parse_from(&caller.words) {
         Ok(arguments) => arguments,
         Err(error) => return ExitCode::from(explain(&error, &caller)),
     };
-    ExitCode::from(execute(&arguments, &caller, &Signals::listen()))
+    ExitCode::from(execute(&arguments, &caller, None))
 }
 
-/// Does what `arguments` ask for, says what went wrong, and returns the exit code.
-pub(crate) fn execute(arguments: &Arguments, caller: &Arc<Caller>, signals: &Signals) -> u8 {
-    match obey(arguments, caller, signals) {
-        Ok(outcome) => outcome.code(),
+/// Does what `arguments` ask for, says what went wrong, and returns the exit code. `served` is the store, if this process has it open
+/// for others.
+pub(crate) fn execute(arguments: &Arguments, caller: &Arc<Caller>, served: Option<Store>) -> u8 {
+    match obey(arguments, caller, served) {
+        Ok(code) => code,
         Err(failure) => {
-            let code = failure.code(signals.received());
+            let code = failure.code(caller.signals.received());
             report::failure(caller, &failure, code, arguments.global.wants_json(), arguments.global.verbose > 0);
             code
         }
     }
 }
 
-fn obey(arguments: &Arguments, caller: &Arc<Caller>, signals: &Signals) -> Result<Outcome, Failure> {
-    let mut session = Session::new(&arguments.global, caller, signals.clone())?;
+fn obey(arguments: &Arguments, caller: &Arc<Caller>, served: Option<Store>) -> Result<u8, Failure> {
+    let is_server = served.is_some();
+    let mut session = Session::new(&arguments.global, caller, served)?;
+    if !is_server
+        && arguments.command.is_done_by_owner()
+        && let Some(code) = control::forward(session.store_dir()?, caller, arguments.command.reads_input())?
+    {
+        return Ok(code);
+    }
     let outcome = commands::run(&arguments.command, &mut session)?;
     session.output.flush()?;
-    Ok(outcome)
+    Ok(outcome.code())
 }
 
 /// Shows help, the version, or what is wrong with the command line.

@@ -10,6 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use rustix::process::Pid;
+
+use crate::patience::Patient;
+use crate::signals::Signals;
+
 /// One who asks.
 #[derive(Debug)]
 pub(crate) struct Caller {
@@ -17,15 +22,20 @@ pub(crate) struct Caller {
     pub(crate) words: Vec<OsString>,
     pub(crate) variables: BTreeMap<OsString, OsString>,
     pub(crate) streams: Streams,
+    /// What they were sent, which their command hears.
+    pub(crate) signals: Signals,
     folder: Folder,
 }
 
-/// The three standard streams, without buffers.
+/// A standard stream, without a buffer.
+pub(crate) type Stream = Patient<Arc<File>>;
+
+/// The three of them.
 #[derive(Debug)]
 pub(crate) struct Streams {
-    pub(crate) input: Arc<File>,
-    pub(crate) output: Arc<File>,
-    pub(crate) error: Arc<File>,
+    pub(crate) input: Stream,
+    pub(crate) output: Stream,
+    pub(crate) error: Stream,
 }
 
 /// Where relative paths begin.
@@ -33,23 +43,29 @@ pub(crate) struct Streams {
 enum Folder {
     /// In this process's folder.
     Own,
-    /// In one that somebody else has opened: its path, which is good while the descriptor is open, and that.
-    Other { path: PathBuf, _descriptor: OwnedFd },
+    /// In one that process `pid` has opened: its path here, which is good while the descriptor is open, and that.
+    Other { path: PathBuf, _descriptor: OwnedFd, pid: Pid },
 }
 
 impl Caller {
     /// Who started this process.
-    pub(crate) fn of_process() -> io::Result<Self> {
-        let own = |stream: &dyn AsFd| Ok::<_, io::Error>(Arc::new(File::from(stream.as_fd().try_clone_to_owned()?)));
-        let streams = Streams { input: own(&io::stdin())?, output: own(&io::stdout())?, error: own(&io::stderr())? };
-        Ok(Self { words: std::env::args_os().collect(), variables: std::env::vars_os().collect(), streams, folder: Folder::Own })
+    pub(crate) fn of_process(signals: Signals) -> io::Result<Self> {
+        let own = |stream: &dyn AsFd| stream.as_fd().try_clone_to_owned();
+        let streams = Streams::new([own(&io::stdin())?, own(&io::stdout())?, own(&io::stderr())?], &signals);
+        Ok(Self { words: std::env::args_os().collect(), variables: std::env::vars_os().collect(), streams, signals, folder: Folder::Own })
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the control socket, which comes next, calls it"))]
-    /// Another process, which has `folder` open as its own.
-    pub(crate) fn other(words: Vec<OsString>, variables: BTreeMap<OsString, OsString>, streams: Streams, folder: OwnedFd) -> Self {
+    /// Process `pid`, whose standard streams and folder are open here.
+    pub(crate) fn other(
+        words: Vec<OsString>,
+        variables: BTreeMap<OsString, OsString>,
+        [input, output, error, folder]: [OwnedFd; 4],
+        pid: Pid,
+        signals: Signals,
+    ) -> Self {
         let path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
-        Self { words, variables, streams, folder: Folder::Other { path, _descriptor: folder } }
+        let streams = Streams::new([input, output, error], &signals);
+        Self { words, variables, streams, signals, folder: Folder::Other { path, _descriptor: folder, pid } }
     }
 
     /// A variable that is set to something.
@@ -61,7 +77,7 @@ impl Caller {
     pub(crate) fn path(&self, path: &Path) -> PathBuf {
         match &self.folder {
             Folder::Own => path.to_owned(),
-            Folder::Other { path: folder, .. } => folder.join(path),
+            Folder::Other { path: folder, pid, .. } => folder.join(descriptor_of(*pid, path).unwrap_or_else(|| path.to_owned())),
         }
     }
 
@@ -69,7 +85,10 @@ impl Caller {
     pub(crate) fn translate(&self, text: &str) -> String {
         match &self.folder {
             Folder::Own => text.to_owned(),
-            Folder::Other { path, .. } => text.replace(&format!("{}/", path.display()), ""),
+            Folder::Other { path, pid, .. } => {
+                let descriptors = descriptors_of(*pid);
+                text.replace(&format!("{}/", path.display()), "").replace(&descriptors.display().to_string(), "/dev/fd")
+            }
         }
     }
 
@@ -79,28 +98,52 @@ impl Caller {
         if let Folder::Other { path, .. } = &self.folder {
             command.current_dir(path).env_clear().envs(&self.variables);
         }
-        command.stdin(Stdio::null()).stderr(self.streams.error.try_clone()?);
+        command.stdin(Stdio::null()).stderr(self.streams.error.file().try_clone()?);
         Ok(command)
     }
 
     /// Writes a line to standard error. If that takes nothing there is nobody left to tell.
     pub(crate) fn say(&self, line: &str) {
-        let _ = self.streams.error.as_ref().write_all(format!("{}\n", self.translate(line)).as_bytes());
+        let _ = self.streams.error.clone().write_all(format!("{}\n", self.translate(line)).as_bytes());
     }
 
     /// Whether what is said may be coloured.
     pub(crate) fn takes_colour(&self) -> bool {
-        self.streams.error.is_terminal() && self.variable("NO_COLOR").is_none()
+        self.streams.error.file().is_terminal() && self.variable("NO_COLOR").is_none()
     }
+}
+
+impl Streams {
+    fn new(streams: [OwnedFd; 3], signals: &Signals) -> Self {
+        let [input, output, error] = streams.map(|stream| Patient::new(Arc::new(File::from(stream)), signals.clone()));
+        Self { input, output, error }
+    }
+}
+
+/// Where the descriptors of process `pid` have names.
+fn descriptors_of(pid: Pid) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/fd"))
+}
+
+/// What `path` is to process `pid`, if it names one of that process's descriptors, as a shell's `<(COMMAND)` does.
+fn descriptor_of(pid: Pid, path: &Path) -> Option<PathBuf> {
+    for (nth, name) in ["/dev/stdin", "/dev/stdout", "/dev/stderr"].into_iter().enumerate() {
+        if path == Path::new(name) {
+            return Some(descriptors_of(pid).join(nth.to_string()));
+        }
+    }
+    let number = ["/dev/fd", "/proc/self/fd"].into_iter().find_map(|folder| path.strip_prefix(folder).ok())?;
+    Some(descriptors_of(pid).join(number))
 }
 
 #[cfg(test)]
 impl Caller {
     /// Somebody without words or variables, in `folder`.
     pub(crate) fn in_folder(folder: &Path) -> Self {
-        let null = || Arc::new(File::options().read(true).write(true).open("/dev/null").expect("Linux has it"));
-        let streams = Streams { input: null(), output: null(), error: null() };
-        Self::other(Vec::new(), BTreeMap::new(), streams, File::open(folder).expect("a folder").into())
+        let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").expect("Linux has it"));
+        let folder = File::open(folder).expect("a folder").into();
+        let pid = rustix::process::getpid();
+        Self::other(Vec::new(), BTreeMap::new(), [null(), null(), null(), folder], pid, Signals::default())
     }
 }
 
@@ -120,6 +163,18 @@ mod tests {
         }
         let absolute = dir.path().join("disk");
         assert_eq!(caller.path(&absolute), absolute);
+    }
+
+    #[test]
+    fn descriptors_are_the_callers() {
+        let caller = Caller::in_folder(Path::new("/"));
+        let pid = rustix::process::getpid();
+        for (written, path) in [("/dev/stdin", "0"), ("/dev/stderr", "2"), ("/dev/fd/63", "63"), ("/proc/self/fd/7", "7")] {
+            let path = format!("/proc/{pid}/fd/{path}");
+            assert_eq!(caller.path(Path::new(written)), Path::new(&path));
+        }
+        let shown = caller.translate(&format!("cannot open {}: no", caller.path(Path::new("/dev/fd/63")).display()));
+        assert_eq!(shown, "cannot open /dev/fd/63: no");
     }
 
     #[test]

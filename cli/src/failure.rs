@@ -52,6 +52,9 @@ pub(crate) enum Failure {
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
+    /// The server that has the store does not do this.
+    #[error("{0}")]
+    Server(String),
     /// Better advice than the error itself has.
     #[error("{failure}")]
     Hinted { failure: Box<Failure>, hint: String },
@@ -93,6 +96,7 @@ impl Failure {
             Self::Store(error) => error.hint(),
             Self::Usage { hint, .. } | Self::Hinted { hint, .. } => Some(hint.clone()),
             Self::Failed { hint, .. } => hint.clone(),
+            Self::Server(_) => Some("use the same user and version as the server, or stop it".to_owned()),
             Self::Output(_) | Self::OutputClosed => None,
         }
     }
@@ -101,7 +105,7 @@ impl Failure {
     pub(crate) fn code(&self, signal: u8) -> u8 {
         match self {
             Self::Store(StoreError::NoStore { .. }) => 10,
-            Self::Store(StoreError::InUse { .. }) => 11,
+            Self::Store(StoreError::InUse { .. }) | Self::Server(_) => 11,
             Self::Store(StoreError::Interrupted) => SIGNAL_CODE + if signal == 0 { SIGINT } else { signal },
             Self::Store(StoreError::Name { .. }) | Self::Usage { .. } => USAGE_CODE,
             Self::Hinted { failure, .. } => failure.code(signal),
@@ -129,6 +133,10 @@ impl From<PlanError> for Failure {
 impl From<io::Error> for Failure {
     /// From writing an answer: every other use of the system says what it tried.
     fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::BrokenPipe { Self::OutputClosed } else { Self::Output(error) }
+        match error.downcast::<StoreError>() {
+            Ok(stopped) => Self::Store(stopped),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Self::OutputClosed,
+            Err(error) => Self::Output(error),
+        }
     }
 }

@@ -21,26 +21,30 @@ pub(crate) struct Session {
     pub(crate) caller: Arc<Caller>,
     pub(crate) output: Output,
     pub(crate) signals: Signals,
+    /// The store, if this process has it open for others.
+    served: Option<Store>,
     store: Option<PathBuf>,
     progress: ProgressWish,
 }
 
 impl Session {
-    pub(crate) fn new(global: &Global, caller: &Arc<Caller>, signals: Signals) -> Result<Self, Failure> {
+    pub(crate) fn new(global: &Global, caller: &Arc<Caller>, served: Option<Store>) -> Result<Self, Failure> {
         let output = Output::new(global.layout(), global.units(caller)?, global.quiet, &caller.streams.output);
         let progress = ProgressWish { always: global.progress, fps: fps(caller)?, diverted: false };
-        Ok(Self { caller: Arc::clone(caller), output, signals, store: global.store(caller), progress })
+        let signals = caller.signals.clone();
+        Ok(Self { caller: Arc::clone(caller), output, signals, served, store: global.store(caller), progress })
     }
 
     /// The folder of the store, which need not be there.
     pub(crate) fn store_dir(&self) -> Result<&Path, Failure> {
         let missing = || Failure::usage("no store is named, and there is no home folder to find it in", "name one with --store");
-        self.store.as_deref().ok_or_else(missing)
+        let served = self.served.as_ref().map(Store::dir);
+        served.or(self.store.as_deref()).ok_or_else(missing)
     }
 
     /// The store, to look at: also while another process writes.
     pub(crate) fn open_to_read(&self) -> Result<Store, Failure> {
-        let store = Store::open(self.store_dir()?, Access::ReadOnly, "")?;
+        let store = self.open(Access::ReadOnly)?;
         if let Some(impairment) = store.impairment() {
             report::notice(&self.caller, &format!("warning: {impairment}"));
         }
@@ -49,7 +53,14 @@ impl Session {
 
     /// The store, to change.
     pub(crate) fn open_to_write(&self) -> Result<Store, Failure> {
-        Ok(Store::open(self.store_dir()?, Access::ReadWrite, &command_line(&self.caller.words))?)
+        self.open(Access::ReadWrite)
+    }
+
+    fn open(&self, access: Access) -> Result<Store, Failure> {
+        match &self.served {
+            Some(store) => Ok(store.clone()),
+            None => Ok(Store::open(self.store_dir()?, access, &command_line(&self.caller.words))?),
+        }
     }
 
     /// Takes the state that the store shows for the present one.

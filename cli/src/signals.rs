@@ -1,10 +1,13 @@
 //! The signals that a person or a service manager sends.
 
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
+use signal_hook::low_level::pipe;
 use vellum_store::StoreError;
 
 /// What has been received so far.
@@ -30,8 +33,42 @@ impl Signals {
         signals
     }
 
+    /// Acts as if this process had received signal `number`.
+    pub(crate) fn raise(&self, number: u8) {
+        match i32::from(number) {
+            SIGUSR1 => self.report.store(true, Ordering::Relaxed),
+            SIGINT | SIGTERM => {
+                self.number.store(number.into(), Ordering::Relaxed);
+                // The number is there for whoever sees that it is time to stop.
+                self.stop.store(true, Ordering::Release);
+            }
+            _ => {}
+        }
+    }
+
+    /// Waits until this process is asked to stop.
+    pub(crate) fn await_stop(&self) -> io::Result<()> {
+        let mut bell = Self::bell()?;
+        while !self.is_stopped() {
+            match bell.read(&mut [0; 64]) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A stream that gets a byte with each signal, to wait for.
+    pub(crate) fn bell() -> io::Result<UnixStream> {
+        let (bell, rope) = UnixStream::pair()?;
+        for signal in [SIGINT, SIGTERM, SIGUSR1] {
+            pipe::register(signal, rope.try_clone()?)?;
+        }
+        Ok(bell)
+    }
+
     pub(crate) fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Acquire)
     }
 
     /// Fails once the person has had enough, for loops of our own.

@@ -5,10 +5,12 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, ExitStatus, Stdio};
+use std::time::Duration;
 
 use crate::caller::Caller;
 use crate::failure::Failure;
+use crate::patience::{PATIENCE_MS, Patient};
 use crate::signals::Signals;
 
 /// A reader that gives an error instead of an end that came too early or too late.
@@ -23,7 +25,8 @@ pub(crate) struct WholeStream<R> {
 pub(crate) struct CommandOutput {
     name: String,
     child: Child,
-    output: ChildStdout,
+    output: Patient<ChildStdout>,
+    signals: Signals,
 }
 
 impl<R: Read> WholeStream<R> {
@@ -64,7 +67,23 @@ impl CommandOutput {
         let command = caller.command(program);
         let mut child = command.and_then(|mut command| command.args(arguments).stdout(Stdio::piped()).spawn()).map_err(fail)?;
         let output = child.stdout.take().expect("its output was asked for");
-        Ok(Self { name, child, output })
+        let signals = caller.signals.clone();
+        Ok(Self { name, child, output: Patient::new(output, signals.clone()), signals })
+    }
+}
+
+impl CommandOutput {
+    /// How the command ended. It may go on for a while after its output has ended.
+    fn status(&mut self) -> io::Result<ExitStatus> {
+        let mut pause_ms = 1;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            self.signals.check().map_err(io::Error::other)?;
+            std::thread::sleep(Duration::from_millis(pause_ms));
+            pause_ms = PATIENCE_MS.min(2 * pause_ms);
+        }
     }
 }
 
@@ -72,7 +91,7 @@ impl Read for CommandOutput {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let len = self.output.read(buffer)?;
         if len == 0 && !buffer.is_empty() {
-            let status = self.child.wait()?;
+            let status = self.status()?;
             if !status.success() {
                 return Err(io::Error::other(format!("{} failed: {status}", self.name)));
             }
@@ -110,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_command_that_fails_is_an_error_even_after_its_bytes() {
-        let caller = Caller::of_process().expect("a test has streams");
+        let caller = Caller::of_process(Signals::default()).expect("a test has streams");
         for (script, whole) in [("printf abc", true), ("printf abc; exit 3", false), ("printf abc; kill -9 $$", false)] {
             let words = ["sh", "-c", script].map(OsString::from);
             let mut out = Vec::new();

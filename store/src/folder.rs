@@ -6,6 +6,7 @@
 //! commits        8 bytes: how many commits were acknowledged (LE); 8 bytes: checksum. Written after each, never synced: it can lag
 //!                behind the database (power loss), never run ahead of it but where the database's log lost its end.
 //! reserve        RESERVE_LEN allocated bytes. Given up when the disk is full, so that deleting still works; made again later.
+//! control        a socket while a server has the store: other processes have their commands done there.
 //! database/      RocksDB's.
 //! ```
 
@@ -102,6 +103,24 @@ impl Folder {
 
     pub(crate) fn database(&self) -> PathBuf {
         self.dir.join("database")
+    }
+
+    /// Where a server that has the store listens for the commands of others.
+    pub(crate) fn control_socket(dir: &Path) -> PathBuf {
+        dir.join("control")
+    }
+
+    /// What is known of the process that writes, if there is one.
+    pub(crate) fn owner(&self) -> Result<Option<String>, StoreError> {
+        let path = self.dir.join("lock");
+        let mut file = match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|source| StoreError::file("open", &path, source))?,
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(Some(owner(&mut file))),
+            _ => Ok(None),
+        }
     }
 
     /// Becomes the one process that writes, or says which one is.

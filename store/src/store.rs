@@ -2,7 +2,7 @@
 //!
 //! Each change is planned by the tree (pure), written here as one logged batch, and applied to the tree in memory once it is durable.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -214,6 +214,17 @@ impl Store {
     #[must_use]
     pub fn impairment(&self) -> Option<&StoreError> {
         self.inner.impairment.as_ref()
+    }
+
+    /// Where a server that has the store in `dir` listens for the commands of others, which is up to that server.
+    #[must_use]
+    pub fn control_socket(dir: &Path) -> PathBuf {
+        Folder::control_socket(dir)
+    }
+
+    /// What is known of the process that has the store in `dir` open for writing, if there is one.
+    pub fn owner(dir: &Path) -> Result<Option<String>, StoreError> {
+        Folder::open(dir)?.owner()
     }
 
     /// The folder it is in.

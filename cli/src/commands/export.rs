@@ -2,7 +2,6 @@
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -58,7 +57,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let name = store.tree().display(node);
     let target = target(args, session)?;
     let meter = session.watch_bytes(&format!("exporting {name}"));
-    let report = store.export(node, target, &meter).map_err(explain)?;
+    let report = store.export(node, target, &meter).map_err(|error| explain(error, session))?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
     let file = args.file.display().to_string();
@@ -70,16 +69,19 @@ fn target(args: &Args, session: &mut Session) -> Result<ExportTarget, Failure> {
     if args.file.as_os_str() != "-" {
         return Ok(ExportTarget::File { path: session.caller.path(&args.file), overwrite: args.force });
     }
-    let output = Arc::clone(&session.caller.streams.output);
-    if output.is_terminal() {
+    let output = session.caller.streams.output.clone();
+    if output.file().is_terminal() {
         return Err(Failure::usage("a disk is nothing for a terminal", "name a file, or send standard output somewhere"));
     }
     session.divert();
     Ok(ExportTarget::Stream(Box::new(output)))
 }
 
-/// A file that is there is the one error with a remedy of our own.
-fn explain(error: StoreError) -> Failure {
+/// A file that is there is the one error with a remedy of our own. An interruption may end a wait for the output first.
+fn explain(error: StoreError, session: &Session) -> Failure {
+    if session.signals.is_stopped() {
+        return StoreError::Interrupted.into();
+    }
     let exists = matches!(&error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists);
     let failure = Failure::from(error);
     if exists { failure.hinted("add --force to replace it, or name another file") } else { failure }

@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use serde::Serialize;
 use vellum_core::change_map::ChangeMap;
 use vellum_core::formats::Format;
@@ -19,7 +19,7 @@ use crate::caller::Caller;
 use crate::failure::{Failure, Outcome};
 use crate::output::page::{Page, plural};
 use crate::output::{Answer, time};
-use crate::pump::Pump;
+use crate::patience::Patient;
 use crate::session::Session;
 use crate::stream::{CommandOutput, WholeStream};
 use crate::{lookup, size};
@@ -137,23 +137,24 @@ fn input(args: &Args, session: &Session) -> Result<Input, Failure> {
         let map = args.change_map.as_deref().map(|map| change_map(map, &session.caller)).transpose()?;
         let is_raw = args.format.is_none_or(|format| format == Format::Raw);
         if is_raw && map.is_none() && is_stream(&path) {
-            return Ok(stream(args, session, name, move || File::open(path)));
+            // A pipe's opening would wait for its other end.
+            let opened = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&path);
+            let file = opened.map_err(|error| Failure::io(format!("open {name}"), error))?;
+            return Ok(stream(args, session, name, Patient::new(file, session.signals.clone())));
         }
         let format = args.format.map_or_else(|| probed(&path, name, session), Ok)?;
         return Ok(Input::open(&path, format, map)?);
     }
     if let Some(program) = args.command.first() {
         let output = CommandOutput::start(&args.command, &session.caller)?;
-        return Ok(stream(args, session, program.display().to_string(), move || Ok(output)));
+        return Ok(stream(args, session, program.display().to_string(), output));
     }
-    let input = Arc::clone(&session.caller.streams.input);
-    Ok(stream(args, session, "standard input".to_owned(), || Ok(input)))
+    Ok(stream(args, session, "standard input".to_owned(), session.caller.streams.input.clone()))
 }
 
 /// Content that comes once and in order, and must come whole.
-fn stream<R: Read>(args: &Args, session: &Session, name: String, open: impl FnOnce() -> io::Result<R> + Send + 'static) -> Input {
-    let pump = Pump::start(open, session.signals.clone());
-    Input::stream(Box::new(WholeStream::new(pump, args.size, session.signals.clone())), name)
+fn stream(args: &Args, session: &Session, name: String, reader: impl Read + Send + 'static) -> Input {
+    Input::stream(Box::new(WholeStream::new(reader, args.size, session.signals.clone())), name)
 }
 
 fn is_stream(path: &Path) -> bool {
@@ -196,6 +197,13 @@ fn explain(error: StoreError, session: &Session) -> Failure {
     match error {
         StoreError::Source { .. } if session.signals.is_stopped() => StoreError::Interrupted.into(),
         other => other.into(),
+    }
+}
+
+impl Args {
+    /// Whether standard input is what is stored.
+    pub(super) fn reads_input(&self) -> bool {
+        self.file.as_os_str() == "-" && self.command.is_empty()
     }
 }
 

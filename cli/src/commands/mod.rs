@@ -25,6 +25,7 @@ mod remove;
 mod rename;
 mod reset;
 mod resize;
+mod serve;
 mod snapshot;
 mod stats;
 mod tag;
@@ -71,8 +72,21 @@ pub(crate) enum Command {
     Gc(gc::Args),
     Check(check::Args),
     Stats(stats::Args),
+    Serve(serve::Args),
     Completions(completions::Args),
     Man(man::Args),
+}
+
+impl Command {
+    /// Whether it needs a store that is there, and so is done by the server that owns the store, if one does.
+    pub(crate) fn is_done_by_owner(&self) -> bool {
+        !matches!(self, Self::Init(_) | Self::Serve(_) | Self::Completions(_) | Self::Man(_))
+    }
+
+    /// Whether standard input is what it stores.
+    pub(crate) fn reads_input(&self) -> bool {
+        matches!(self, Self::Import(args) if args.reads_input())
+    }
 }
 
 /// Does what `command` says.
@@ -104,6 +118,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, F
         Command::Gc(args) => gc::run(args, session),
         Command::Check(args) => check::run(args, session),
         Command::Stats(args) => stats::run(args, session),
+        Command::Serve(args) => serve::run(args, session),
         Command::Completions(args) => completions::run(args, session),
         Command::Man(args) => man::run(args, session),
     }

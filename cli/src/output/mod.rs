@@ -11,13 +11,12 @@ pub(crate) mod table;
 pub(crate) mod time;
 mod units;
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::sync::Arc;
 
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::caller::Stream;
 use crate::failure::Failure;
 use page::Page;
 use table::Column;
@@ -47,7 +46,7 @@ pub(crate) struct Output {
     pub(crate) layout: Layout,
     pub(crate) units: Units,
     pub(crate) quiet: bool,
-    writer: BufWriter<Arc<File>>,
+    writer: BufWriter<Stream>,
 }
 
 /// A message among others on a stream of JSON lines.
@@ -59,13 +58,13 @@ struct Message<'a, T: Serialize> {
 }
 
 impl Output {
-    pub(crate) fn new(layout: Layout, units: Units, quiet: bool, stream: &Arc<File>) -> Self {
-        Self { layout, units, quiet, writer: BufWriter::new(Arc::clone(stream)) }
+    pub(crate) fn new(layout: Layout, units: Units, quiet: bool, stream: &Stream) -> Self {
+        Self { layout, units, quiet, writer: BufWriter::new(stream.clone()) }
     }
 
     /// From now on answers go to `stream`: the usual one carries an image.
-    pub(crate) fn divert(&mut self, stream: &Arc<File>) {
-        self.writer = BufWriter::new(Arc::clone(stream));
+    pub(crate) fn divert(&mut self, stream: &Stream) {
+        self.writer = BufWriter::new(stream.clone());
     }
 
     /// Shows what has a form already.

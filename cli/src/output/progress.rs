@@ -102,7 +102,7 @@ impl Meter {
                     self.caller.say(&line);
                 } else {
                     // The summary will meet the same fault, and tell it.
-                    let _ = self.caller.streams.output.as_ref().write_all(format!("{line}\n").as_bytes());
+                    let _ = self.caller.streams.output.clone().write_all(format!("{line}\n").as_bytes());
                 }
             }
         }
@@ -175,7 +175,7 @@ impl Drop for Meter {
 
 impl Display {
     fn choose(caller: &Caller, output: &Output, wish: ProgressWish) -> Self {
-        let terminal = caller.streams.error.is_terminal();
+        let terminal = caller.streams.error.file().is_terminal();
         if output.layout != Layout::Human {
             Self::Json { diverted: wish.diverted }
         } else if output.quiet || !(terminal || wish.always) {

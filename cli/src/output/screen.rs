@@ -1,12 +1,13 @@
 //! The terminal that a bar is drawn on: whichever one somebody's standard error is, not this process's.
 
 use std::fmt::{self, Write as _};
-use std::fs::File;
 use std::io::{self, Write as _};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indicatif::TermLike;
 use rustix::termios::tcgetwinsize;
+
+use crate::caller::Stream;
 
 /// Where nothing says how wide it is.
 const WIDTH: u16 = 80;
@@ -14,13 +15,13 @@ const WIDTH: u16 = 80;
 /// A terminal. What is drawn appears with the next flush, so that a bar does not flicker.
 #[derive(Debug)]
 pub(super) struct Screen {
-    terminal: Arc<File>,
+    terminal: Stream,
     drawn: Mutex<String>,
 }
 
 impl Screen {
-    pub(super) fn new(terminal: &Arc<File>) -> Self {
-        Self { terminal: Arc::clone(terminal), drawn: Mutex::default() }
+    pub(super) fn new(terminal: &Stream) -> Self {
+        Self { terminal: terminal.clone(), drawn: Mutex::default() }
     }
 
     fn drawn(&self) -> MutexGuard<'_, String> {
@@ -39,7 +40,7 @@ impl Screen {
 
 impl TermLike for Screen {
     fn width(&self) -> u16 {
-        tcgetwinsize(&*self.terminal).map_or(WIDTH, |size| if size.ws_col == 0 { WIDTH } else { size.ws_col })
+        tcgetwinsize(self.terminal.file()).map_or(WIDTH, |size| if size.ws_col == 0 { WIDTH } else { size.ws_col })
     }
 
     fn move_cursor_up(&self, count: usize) -> io::Result<()> {
@@ -72,6 +73,6 @@ impl TermLike for Screen {
 
     fn flush(&self) -> io::Result<()> {
         let drawn = std::mem::take(&mut *self.drawn());
-        self.terminal.as_ref().write_all(drawn.as_bytes())
+        self.terminal.clone().write_all(drawn.as_bytes())
     }
 }

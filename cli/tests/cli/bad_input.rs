@@ -3,10 +3,9 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::sandbox::{Run, Sandbox, VELLUM};
+use crate::sandbox::{Run, Sandbox, VELLUM, copy_folder};
 
 /// A store with image `web`, its snapshots `a` and `b` (pinned), and image `child`.
 fn small() -> Sandbox {
@@ -136,7 +135,7 @@ fn a_damaged_database_is_an_error_and_no_panic() {
         std::fs::read_dir(sandbox.path("store/database")).expect("a store").map(|entry| entry.expect("an entry").file_name()).collect();
     for (nth, file) in files.iter().enumerate() {
         let store = sandbox.path(format!("copy{nth}"));
-        copy_store(&sandbox.path("store"), &store);
+        copy_folder(&sandbox.path("store"), &store);
         let path = store.join("database").join(file);
         let mut bytes = std::fs::read(&path).expect("it was copied");
         bytes.truncate(bytes.len() / 2);
@@ -151,19 +150,6 @@ fn a_damaged_database_is_an_error_and_no_panic() {
             assert!([Some(0), Some(1), Some(2), Some(3)].contains(&run.code), "{file:?}: {run:?}");
             let is_wrong_export = command[0] == "export" && run.code == Some(0) && !good;
             assert!(!is_wrong_export, "{file:?}: wrong bytes were exported");
-        }
-    }
-}
-
-fn copy_store(from: &Path, to: &Path) {
-    std::fs::create_dir(to).expect("room");
-    for entry in std::fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("an entry");
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_store(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).expect("room");
         }
     }
 }

@@ -6,4 +6,5 @@ mod exit_codes;
 mod full_disk;
 mod interruptions;
 mod sandbox;
+mod served;
 mod transcripts;

@@ -1,0 +1,114 @@
+//! The end of the control socket that has its command done.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, PipeReader, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Signal;
+use vellum_store::Store;
+
+use super::channel::{self, ReceiveError};
+use super::message::{Answer, Request};
+use crate::caller::Caller;
+use crate::failure::Failure;
+use crate::patience::Patient;
+use crate::signals::Signals;
+
+/// Has the process that owns the store in `dir` do the caller's command. `None` if no server owns it: then it is the caller's to open.
+/// `reads_input` says whether the command stores standard input.
+pub(crate) fn forward(dir: &Path, caller: &Caller, reads_input: bool) -> Result<Option<u8>, Failure> {
+    let socket = match channel::connect(&Store::control_socket(dir)) {
+        Ok(socket) => socket,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return other_user(dir),
+        // No socket, or one that a killed server left.
+        Err(_) => return Ok(None),
+    };
+    let request = Request { version: super::VERSION.to_owned(), words: caller.words.clone(), variables: caller.variables.clone() };
+    let request = request.encode().map_err(|error| Failure::failed(error.to_string(), "shorten the command, or stop the server"))?;
+    let Some(answer) = ask(&socket, &request, caller, reads_input)? else { return Ok(None) };
+    match answer {
+        Answer::Accepted => await_end(&socket, &caller.signals).map(Some),
+        Answer::Refused(reason) => Err(Failure::Server(reason)),
+        Answer::Ended(_) => Err(lost()),
+    }
+}
+
+/// Nobody who may not use the socket can tell whether a server listens at it, but the store's lock says whether somebody has the store.
+fn other_user(dir: &Path) -> Result<Option<u8>, Failure> {
+    match Store::owner(dir)? {
+        Some(owner) => Err(Failure::Server(format!("the store {} belongs to {owner}, of another user", dir.display()))),
+        None => Ok(None),
+    }
+}
+
+/// Sends the request and returns whether it was accepted. `None` if the server ended before it began with it.
+fn ask(socket: &UnixStream, request: &[u8], caller: &Caller, reads_input: bool) -> Result<Option<Answer>, Failure> {
+    let folder = File::open(".").map_err(|error| Failure::io("open the current folder", error))?;
+    let streams = &caller.streams;
+    let relay = if reads_input && streams.input.file().is_terminal() { Some(relay(&streams.input)?) } else { None };
+    let input = relay.as_ref().map_or(streams.input.file().as_fd(), AsFd::as_fd);
+    let descriptors = [input, streams.output.file().as_fd(), streams.error.file().as_fd(), folder.as_fd()];
+    // A server that refuses without listening, or ends, makes sending fail: what it said before is still there to be read.
+    let sent = channel::send_request(socket, request, descriptors);
+    match (channel::receive_answer(socket), sent) {
+        (Ok(answer), _) => Ok(Some(answer)),
+        (Err(ReceiveError::Io(_)), _) => Ok(None),
+        (Err(ReceiveError::Message(error)), _) => Err(Failure::Server(format!("the store's server cannot be understood: {error}"))),
+    }
+}
+
+/// What is typed here, through a pipe: a process that is not in a terminal's foreground may not read it.
+fn relay(input: &Patient<std::sync::Arc<File>>) -> Result<PipeReader, Failure> {
+    let (reader, mut writer) = io::pipe().map_err(|error| Failure::io("make a pipe", error))?;
+    let mut input = input.clone();
+    // It ends with what is typed, with its reader, or with this process.
+    thread::spawn(move || {
+        let mut typed = [0; 4096];
+        while let Ok(len @ 1..) = input.read(&mut typed) {
+            if writer.write_all(&typed[..len]).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(reader)
+}
+
+/// Tells the server of every signal until it says how the command ended.
+fn await_end(socket: &UnixStream, signals: &Signals) -> Result<u8, Failure> {
+    let mut bell = Signals::bell().map_err(|error| Failure::io("listen for signals", error))?;
+    let mut told = 0;
+    loop {
+        for number in
+            [signals.take_report().then_some(Signal::USR1.as_raw() as u8), Some(signals.received()).filter(|number| *number != told)]
+        {
+            if let Some(number) = number.filter(|number| *number != 0) {
+                // A server that has gone is found out below.
+                let _ = (&mut &*socket).write_all(&[number]);
+            }
+        }
+        told = signals.received();
+        let mut ready = [PollFd::new(socket, PollFlags::IN), PollFd::new(&bell, PollFlags::IN)];
+        match poll(&mut ready, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Failure::io("wait for the server", errno.into())),
+        }
+        if !ready[0].revents().is_empty() {
+            return match channel::receive_answer(socket) {
+                Ok(Answer::Ended(code)) => Ok(code),
+                _ => Err(lost()),
+            };
+        }
+        if !ready[1].revents().is_empty() {
+            let _ = bell.read(&mut [0; 64]);
+        }
+    }
+}
+
+/// A server that was killed with a command half done leaves what a killed command would.
+fn lost() -> Failure {
+    Failure::failed("the store's server ended before it could say how this command did", "look what is there, then run it again")
+}

@@ -1,0 +1,243 @@
+//! The end of the control socket that does the commands of others.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use clap::Parser;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Pid;
+use vellum_store::Store;
+
+use super::channel;
+use super::message::{Answer, Request};
+use crate::application;
+use crate::arguments::Arguments;
+use crate::caller::Caller;
+use crate::failure::Failure;
+use crate::signals::Signals;
+
+/// Commands at once, and clients that may still become one. Each has two threads, and a request of 2 MiB at most.
+const CLIENTS_MAX: usize = 32;
+/// What SIGTERM is to those whose commands end because the server does.
+const SIGTERM: u8 = 15;
+/// As of a process that panics.
+const PANIC_CODE: u8 = 101;
+/// How long accepting rests when the system has no descriptors or threads left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Does commands for others until it is stopped.
+pub(crate) struct Server {
+    path: PathBuf,
+    clients: Arc<Clients>,
+    acceptor: Option<JoinHandle<()>>,
+    /// Its end wakes the acceptor.
+    rope: Option<UnixStream>,
+}
+
+/// Those whose commands are being done.
+struct Clients {
+    store: Store,
+    present: Mutex<Present>,
+    /// Somebody has left.
+    left: Condvar,
+}
+
+#[derive(Default)]
+struct Present {
+    signals: BTreeMap<u64, Signals>,
+    next: u64,
+    stopping: bool,
+}
+
+/// One of them, until dropped.
+struct Seat<'a> {
+    clients: &'a Clients,
+    number: u64,
+    signals: Signals,
+}
+
+impl Server {
+    /// Offers `store`, which this process owns, at its control socket.
+    pub(crate) fn start(store: &Store) -> Result<Self, Failure> {
+        let path = Store::control_socket(store.dir());
+        let fail = |error| Failure::io(format!("listen at {}", path.display()), error);
+        let listener = channel::listen(&path).map_err(fail)?;
+        let (rope, bell) = UnixStream::pair().map_err(fail)?;
+        let clients = Arc::new(Clients { store: store.clone(), present: Mutex::default(), left: Condvar::new() });
+        let hosts = Arc::clone(&clients);
+        let acceptor = thread::Builder::new().name("control".to_owned()).spawn(move || accept(&listener, &bell, &hosts)).map_err(fail)?;
+        Ok(Self { path, clients, acceptor: Some(acceptor), rope: Some(rope) })
+    }
+
+    /// Takes no more commands, stops those that run, and waits for them, but no longer than `patience`. Whether all have ended.
+    pub(crate) fn stop(mut self, patience: Duration) -> bool {
+        self.close();
+        let mut present = self.clients.present();
+        present.stopping = true;
+        present.signals.values().for_each(|signals| signals.raise(SIGTERM));
+        let waited = self.clients.left.wait_timeout_while(present, patience, |present| !present.signals.is_empty());
+        let (present, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        present.signals.is_empty()
+    }
+
+    /// After this, clients find no server.
+    fn close(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+        drop(self.rope.take());
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Gives each client a thread until the bell's rope is gone.
+fn accept(listener: &UnixListener, bell: &UnixStream, clients: &Arc<Clients>) {
+    loop {
+        let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(bell, PollFlags::IN)];
+        let polled = poll(&mut ready, None);
+        if !ready[1].revents().is_empty() {
+            return;
+        }
+        let greeted = polled.map_err(io::Error::from).and_then(|_| listener.accept()).and_then(|(socket, _)| greet(socket, clients));
+        if greeted.is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {
+            thread::sleep(EXHAUSTED_PAUSE);
+        }
+    }
+}
+
+/// Seats a client, or says why not. Never waits for it.
+fn greet(socket: UnixStream, clients: &Arc<Clients>) -> io::Result<()> {
+    let pid = match channel::peer(&socket)? {
+        Ok(pid) => pid,
+        Err(user) => {
+            refuse(&socket, format!("the store's server works for its own user, not for user {user}"));
+            return Ok(());
+        }
+    };
+    let clients = Arc::clone(clients);
+    thread::Builder::new().name("command".to_owned()).spawn(move || match clients.seat() {
+        Some(seat) => seat.attend(&socket, pid),
+        None => refuse(&socket, format!("the store's server is stopping, or has {CLIENTS_MAX} commands to do already")),
+    })?;
+    Ok(())
+}
+
+/// If the client does not hear it, it has gone.
+fn refuse(socket: &UnixStream, reason: String) {
+    let _ = channel::send_answer(socket, &Answer::Refused(reason));
+}
+
+impl Clients {
+    fn present(&self) -> MutexGuard<'_, Present> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seat(&self) -> Option<Seat<'_>> {
+        let mut present = self.present();
+        if present.stopping || present.signals.len() >= CLIENTS_MAX {
+            return None;
+        }
+        let number = present.next;
+        present.next += 1;
+        let signals = Signals::default();
+        present.signals.insert(number, signals.clone());
+        Some(Seat { clients: self, number, signals })
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.clients.present().signals.remove(&self.number);
+        self.clients.left.notify_all();
+    }
+}
+
+impl Seat<'_> {
+    /// Does the client's command, and says how it ended.
+    fn attend(&self, socket: &UnixStream, pid: Pid) {
+        let (arguments, caller) = match self.request(socket, pid) {
+            Ok(request) => request,
+            Err(reason) => return refuse(socket, reason),
+        };
+        if channel::send_answer(socket, &Answer::Accepted).is_err() {
+            return;
+        }
+        thread::scope(|scope| {
+            scope.spawn(|| hear(socket, &self.signals));
+            let code = self.run(&arguments, caller);
+            // If the client does not hear it, it has gone.
+            let _ = channel::send_answer(socket, &Answer::Ended(code));
+            let _ = socket.shutdown(Shutdown::Both);
+        });
+    }
+
+    /// What the client wants, or why it cannot have it.
+    fn request(&self, socket: &UnixStream, pid: Pid) -> Result<(Arguments, Caller), String> {
+        let (body, descriptors) = channel::receive_request(socket).map_err(|error| error.to_string())?;
+        let version = Request::version(&body).map_err(|error| error.to_string())?;
+        if version != super::VERSION {
+            return Err(format!("the store's server is vellum {}, this is vellum {}", super::VERSION, version.escape_debug()));
+        }
+        let request = Request::decode(&body).map_err(|error| error.to_string())?;
+        let arguments = Arguments::try_parse_from(&request.words).ok().filter(|arguments| arguments.command.is_done_by_owner());
+        let arguments = arguments.ok_or_else(|| "this is no command for the store's server".to_owned())?;
+        Ok((arguments, Caller::other(request.words, request.variables, descriptors, pid, self.signals.clone())))
+    }
+
+    /// The exit code. The caller's streams are closed when this returns: whoever reads them must not wait for this process.
+    fn run(&self, arguments: &Arguments, caller: Caller) -> u8 {
+        let caller = Arc::new(caller);
+        let store = self.clients.store.clone();
+        survive(&caller, || application::execute(arguments, &caller, Some(store)))
+    }
+}
+
+/// What `run` returns. A panic ends one command, not the server: the store's locks know no poison, and what was half done is what a
+/// crash would leave.
+fn survive(caller: &Caller, run: impl FnOnce() -> u8) -> u8 {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        caller.say("error: this command met a fault in vellum and was given up; the store's server goes on");
+        PANIC_CODE
+    })
+}
+
+/// Passes on the client's signals until it, or its command, ends.
+fn hear(mut socket: &UnixStream, signals: &Signals) {
+    if socket.set_read_timeout(None).is_err() {
+        return signals.raise(SIGTERM);
+    }
+    let mut note = [0];
+    loop {
+        match socket.read(&mut note) {
+            Ok(1..) => signals.raise(note[0]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Gone. If the command has ended, nobody hears this.
+            _ => return signals.raise(SIGTERM),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_one_command() {
+        let caller = Caller::in_folder(std::path::Path::new("/"));
+        assert_eq!(survive(&caller, || 3), 3);
+        assert_eq!(survive(&caller, || panic!("this panic is a test's")), PANIC_CODE);
+    }
+}
