@@ -31,6 +31,9 @@ const WRITE_LEN_MAX: u64 = 256 << 10;
 /// Bytes after which a file is synced: enough for the disk to write in long runs.
 const SYNC_LEN: u64 = 64 << 20;
 
+/// Tells the unfinished files of one process apart.
+static PARTIALS: AtomicU64 = AtomicU64::new(0);
+
 /// Where an export goes.
 pub enum ExportTarget {
     /// A file, which has its name only once it is whole and on disk. Zeros become holes. A block device is written in place.
@@ -213,9 +216,11 @@ struct PartialFile {
 impl PartialFile {
     fn create(target: &Path) -> Result<Self, StoreError> {
         let name = target.file_name().ok_or_else(|| StoreError::file("write", target, io::ErrorKind::InvalidInput.into()))?;
+        // One process may do several exports to one file, of which the first to end wins.
+        let number = PARTIALS.fetch_add(1, Ordering::Relaxed);
         let mut partial = OsString::from(".");
         partial.push(name);
-        partial.push(format!(".{}.partial", std::process::id()));
+        partial.push(format!(".{}-{number}.partial", std::process::id()));
         let path = target.with_file_name(partial);
         let mut options = OpenOptions::new();
         // Never through a link that somebody planted.
