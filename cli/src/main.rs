@@ -10,6 +10,7 @@ mod caller;
 mod commands;
 mod control;
 mod description;
+mod endpoint;
 mod failure;
 mod forest;
 mod lookup;
@@ -20,6 +21,7 @@ mod session;
 mod signals;
 mod size;
 mod stream;
+mod systemd;
 
 fn main() -> std::process::ExitCode {
     application::run()

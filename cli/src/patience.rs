@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vellum_store::StoreError;
@@ -12,7 +13,7 @@ use vellum_store::StoreError;
 use crate::signals::Signals;
 
 /// How long a person waits for an answer to Ctrl-C at most.
-pub(crate) const PATIENCE_MS: u64 = 100;
+pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
 /// A pipe that is ready takes this much without blocking (`PIPE_BUF`); other streams that can block do too.
 const READY_LEN: usize = 4096;
 
@@ -33,7 +34,7 @@ impl<S: AsFd> Patient<S> {
 
     /// Returns once the stream is ready for `wanted`, at its end, or broken.
     fn wait(&self, wanted: PollFlags) -> io::Result<()> {
-        let timeout = Timespec { tv_sec: 0, tv_nsec: PATIENCE_MS.cast_signed() * 1_000_000 };
+        let timeout = Timespec { tv_sec: 0, tv_nsec: PATIENCE.subsec_nanos().into() };
         loop {
             match poll(&mut [PollFd::new(&self.stream, wanted)], Some(&timeout)) {
                 Ok(0) if self.signals.is_stopped() => return Err(io::Error::other(StoreError::Interrupted)),

@@ -1,34 +1,153 @@
-//! What `serve`, `nbd` and `mount` have in common: they own the store while they run, and do the commands of others meanwhile.
+//! What `serve`, `nbd` and `mount` have in common: they own the store while they run, do the commands of others meanwhile, and end in
+//! bounded time.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use vellum_core::device::Exports;
+use vellum_serve::fuse::{self, Mount};
+use vellum_serve::nbd::{self, ClientCertificates, Identity, ServeError};
 use vellum_store::Store;
 
 use crate::control;
+use crate::endpoint::{Endpoint, Place};
 use crate::failure::Failure;
 use crate::session::Session;
+use crate::systemd;
 
-/// How long what is under way may take once the service is to stop.
-pub(crate) const GRACE: Duration = Duration::from_secs(5);
+/// How long what is under way may take once a service is to stop: commands, then NBD requests, then open files, each.
+const GRACE: Duration = Duration::from_secs(5);
 
-/// An open store whose commands are done here.
+/// Options of NBD servers.
+#[derive(clap::Args)]
+pub(crate) struct NbdArgs {
+    /// Nobody writes, whatever the images allow
+    #[arg(short, long)]
+    read_only: bool,
+    /// Every client must use TLS; server-cert.pem and server-key.pem are in this folder
+    #[arg(long, value_name = "DIR")]
+    tls_certs: Option<PathBuf>,
+    /// And must have a certificate that ca-cert.pem in that folder vouches for
+    #[arg(long, requires = "tls_certs")]
+    tls_verify_peer: bool,
+}
+
+impl NbdArgs {
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tls_certs.is_some()
+    }
+}
+
+/// An open store, and whoever is let in to it.
 pub(crate) struct Service {
     pub(crate) store: Store,
+    /// What NBD and files show: one list, so that who writes through one is seen through the other.
+    pub(crate) exports: Arc<dyn Exports>,
     control: control::Server,
+    nbd: Option<nbd::Server>,
+    mount: Option<Mount>,
 }
 
 impl Service {
-    /// Opens the session's store, and offers to do commands on it.
+    /// Opens the session's store, and does the commands of others from now on.
     pub(crate) fn start(session: &Session) -> Result<Self, Failure> {
         let store = session.open_to_write()?;
         let control = control::Server::start(&store)?;
-        Ok(Self { store, control })
+        Ok(Self { exports: Arc::new(store.exports()), store, control, nbd: None, mount: None })
     }
 
-    /// Stops the commands that run; those that do not listen are left behind after [`GRACE`], as a crash would leave them.
+    /// Begins to offer `exports` over NBD, to `clients_max` at once; it listens nowhere yet.
+    pub(crate) fn offer(
+        &mut self,
+        exports: Arc<dyn Exports>,
+        args: &NbdArgs,
+        clients_max: Option<usize>,
+        session: &Session,
+    ) -> Result<&nbd::Server, Failure> {
+        let asked = if args.tls_verify_peer { ClientCertificates::Required } else { ClientCertificates::NotAsked };
+        let identity = |folder: &PathBuf| Identity::load(&session.caller.path(folder), asked);
+        let tls = args.tls_certs.as_ref().map(identity).transpose().map_err(|error| refused(&error))?;
+        let default = nbd::Options::default();
+        let options = nbd::Options { tls, read_only: args.read_only, clients_max: clients_max.unwrap_or(default.clients_max), ..default };
+        let server = nbd::Server::start(exports, options).map_err(|error| refused(&error))?;
+        Ok(self.nbd.insert(server))
+    }
+
+    /// Shows images and snapshots as files in `folder`.
+    pub(crate) fn mount(&mut self, folder: &Path, allow_other: bool, session: &Session) -> Result<&Mount, Failure> {
+        let caller = Arc::clone(&session.caller);
+        let options = fuse::Options { allow_other, report: Arc::new(move |line: &str| caller.say(line)) };
+        let mount = Mount::start(Arc::clone(&self.exports), &session.caller.path(folder), options);
+        let mount = mount.map_err(|error| Failure::Failed { message: error.to_string(), hint: None, source: Some(error.into()) })?;
+        Ok(self.mount.insert(mount))
+    }
+
+    /// Returns when somebody asks to stop, or `is_over`, which waits for a moment, says so.
+    pub(crate) fn run(&self, session: &Session, is_over: impl Fn(&Self) -> bool) {
+        systemd::ready(&session.caller);
+        while !session.signals.is_stopped() && !is_over(self) {}
+        systemd::stopping(&session.caller);
+    }
+
+    /// Whether the NBD server's clients have come and gone. Waits for `time`.
+    pub(crate) fn is_left(&self, time: Duration) -> bool {
+        self.nbd.as_ref().is_some_and(|nbd| nbd.wait_left(Some(time)) != nbd::Left::NotYet)
+    }
+
+    /// Whether somebody has unmounted the files. Waits for `time`.
+    pub(crate) fn is_unmounted(&self, time: Duration) -> bool {
+        self.mount.as_ref().is_some_and(|mount| mount.wait(time))
+    }
+
+    /// Ends all of it in half a minute at most. What does not end in time is left behind, as a crash would leave it.
     pub(crate) fn stop(self, session: &Session) {
         if !self.control.stop(GRACE) {
-            session.notice("a command did not stop in time, and was left behind");
+            session.warn("a command did not stop in time, and was left behind");
+        }
+        let unfinished = self.nbd.map_or(0, |nbd| nbd.stop(GRACE).unfinished);
+        if unfinished > 0 {
+            session.warn(&format!("{unfinished} NBD clients were left with a request that did not end"));
+        }
+        if let Some(Err(error)) = self.mount.map(|mount| mount.stop(GRACE)) {
+            session.warn(&error.to_string());
         }
     }
+}
+
+/// Listens at the sockets that systemd, or a program that acts as it does, hands over. Whether there are any.
+pub(crate) fn listen_given(nbd: &nbd::Server, session: &Session) -> Result<bool, Failure> {
+    let sockets = systemd::sockets(&session.caller).map_err(|error| Failure::io("take the sockets that were handed over", error))?;
+    let is_given = !sockets.is_empty();
+    sockets.into_iter().try_for_each(|socket| nbd.listen_on(socket)).map_err(|error| refused(&error))?;
+    Ok(is_given)
+}
+
+/// Listens at a Unix socket.
+pub(crate) fn listen_unix(nbd: &nbd::Server, path: &Path, session: &Session) -> Result<Endpoint, Failure> {
+    let path = session.caller.path(path);
+    nbd.listen_unix(&path).map_err(|error| refused(&error))?;
+    let absolute = std::path::absolute(&path).map_err(|error| Failure::io(format!("find {}", path.display()), error))?;
+    Ok(Endpoint::Unix(absolute))
+}
+
+/// Listens at a TCP port, and says so if that lets strangers in.
+pub(crate) fn listen_tcp(nbd: &nbd::Server, place: &Place, has_tls: bool, session: &Session) -> Result<Endpoint, Failure> {
+    let fail = |error| Failure::io(format!("find the address of {}", place.host), error);
+    let endpoint = Endpoint::Tcp(nbd.listen_tcp(place.address().map_err(fail)?).map_err(|error| refused(&error))?);
+    if endpoint.is_public() && !has_tls {
+        session
+            .warn("whoever reaches this machine can read and write what is offered; --tls-certs and --tls-verify-peer keep strangers out");
+    }
+    Ok(endpoint)
+}
+
+/// Why nothing can be offered over NBD.
+pub(crate) fn refused(error: &ServeError) -> Failure {
+    let hint = match error {
+        ServeError::InUse(_) | ServeError::NotSocket(_) | ServeError::Listen(..) => "choose another place to listen",
+        ServeError::Certificate(..) | ServeError::Tls(_) => "the files are those that qemu and nbdkit take",
+        _ => return Failure::Failed { message: error.to_string(), hint: None, source: None },
+    };
+    Failure::failed(error.to_string(), hint)
 }

@@ -46,7 +46,7 @@ impl Session {
     pub(crate) fn open_to_read(&self) -> Result<Store, Failure> {
         let store = self.open(Access::ReadOnly)?;
         if let Some(impairment) = store.impairment() {
-            report::notice(&self.caller, &format!("warning: {impairment}"));
+            self.warn(&impairment.to_string());
         }
         Ok(store)
     }
@@ -58,7 +58,11 @@ impl Session {
 
     fn open(&self, access: Access) -> Result<Store, Failure> {
         match &self.served {
-            Some(store) => Ok(store.clone()),
+            Some(store) => {
+                // So that what guests were told is written is seen. A full disk may forbid it, and must not forbid to delete.
+                let _ = store.flush_attached();
+                Ok(store.clone())
+            }
             None => Ok(Store::open(self.store_dir()?, access, &command_line(&self.caller.words))?),
         }
     }
@@ -86,6 +90,11 @@ impl Session {
 
     fn watch(&self, label: &str, counts: Counts) -> Meter {
         Meter::new(label, counts, &self.caller, &self.output, self.progress, self.signals.clone())
+    }
+
+    /// Tells people of something that went wrong without being the end of the command.
+    pub(crate) fn warn(&self, text: &str) {
+        report::notice(&self.caller, &format!("warning: {text}"));
     }
 
     /// Tells people something that was not asked for.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::caller::Caller;
 use crate::failure::Failure;
-use crate::patience::{PATIENCE_MS, Patient};
+use crate::patience::{PATIENCE, Patient};
 use crate::signals::Signals;
 
 /// A reader that gives an error instead of an end that came too early or too late.
@@ -75,14 +75,14 @@ impl CommandOutput {
 impl CommandOutput {
     /// How the command ended. It may go on for a while after its output has ended.
     fn status(&mut self) -> io::Result<ExitStatus> {
-        let mut pause_ms = 1;
+        let mut pause = Duration::from_millis(1);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
             self.signals.check().map_err(io::Error::other)?;
-            std::thread::sleep(Duration::from_millis(pause_ms));
-            pause_ms = PATIENCE_MS.min(2 * pause_ms);
+            std::thread::sleep(pause);
+            pause = PATIENCE.min(2 * pause);
         }
     }
 }

@@ -19,6 +19,8 @@ mod machine;
 mod man;
 mod map;
 mod modify;
+mod mount;
+mod nbd;
 mod pin;
 mod rebase;
 mod remove;
@@ -73,6 +75,8 @@ pub(crate) enum Command {
     Check(check::Args),
     Stats(stats::Args),
     Serve(serve::Args),
+    Nbd(nbd::Args),
+    Mount(mount::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -80,7 +84,9 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it needs a store that is there, and so is done by the server that owns the store, if one does.
     pub(crate) fn is_done_by_owner(&self) -> bool {
-        !matches!(self, Self::Init(_) | Self::Serve(_) | Self::Completions(_) | Self::Man(_))
+        let is_without = matches!(self, Self::Init(_) | Self::Completions(_) | Self::Man(_));
+        let is_owner = matches!(self, Self::Serve(_) | Self::Nbd(_) | Self::Mount(_));
+        !is_without && !is_owner
     }
 
     /// Whether standard input is what it stores.
@@ -119,6 +125,8 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, F
         Command::Check(args) => check::run(args, session),
         Command::Stats(args) => stats::run(args, session),
         Command::Serve(args) => serve::run(args, session),
+        Command::Nbd(args) => nbd::run(args, session),
+        Command::Mount(args) => mount::run(args, session),
         Command::Completions(args) => completions::run(args, session),
         Command::Man(args) => man::run(args, session),
     }

@@ -1,37 +1,102 @@
 //! `vellum serve`: one process that owns the store, for as long as it is wanted.
 
 use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::endpoint::{Endpoint, Place};
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
-use crate::output::page::Page;
-use crate::service::Service;
+use crate::output::page::{Page, plural};
+use crate::patience::PATIENCE;
+use crate::service::{self, NbdArgs, Service};
 use crate::session::Session;
 
-/// Own the store until stopped; all other commands work meanwhile
+/// In the store's folder, unless told otherwise.
+const SOCKET: &str = "nbd.sock";
+/// Stands for any name.
+const ANY: &str = "IMAGE";
+
+/// Offer all images and snapshots over NBD (and as files) until stopped; all other commands work meanwhile
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum serve")]
-pub(crate) struct Args {}
+#[command(after_help = "\
+Example:
+  vellum serve
+  vellum serve --listen 0.0.0.0:10809 --tls-certs /etc/pki/vellum --tls-verify-peer
+  qemu-system-x86_64 -drive file='nbd+unix:///web?socket=/srv/images/nbd.sock',format=raw
+
+Images can be written, snapshots (IMAGE@SNAPSHOT) only read. Started by systemd with sockets, it listens on those.")]
+pub(crate) struct Args {
+    /// Listen at this Unix socket [default: nbd.sock in the store's folder, unless --listen is there]
+    #[arg(short = 'k', long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Listen at this address; a port alone is for this machine only
+    #[arg(long, value_name = "HOST:PORT", value_parser = Place::parse)]
+    listen: Option<Place>,
+    #[command(flatten)]
+    nbd: NbdArgs,
+    /// Show images and snapshots as files in this empty folder too
+    #[arg(long, value_name = "DIR")]
+    mount: Option<PathBuf>,
+    /// Let other users at these files
+    #[arg(long, requires = "mount")]
+    allow_other: bool,
+}
 
 #[derive(Serialize)]
 struct Serving {
     action: &'static str,
     store: String,
+    images: u64,
+    snapshots: u64,
+    /// How to connect, with the name of an image or snapshot for IMAGE.
+    uris: Vec<String>,
+    /// The folder with the files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    folder: Option<String>,
 }
 
-pub(super) fn run(_: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let service = Service::start(session)?;
-    session.output.confirm(&Serving { action: "serve", store: service.store.dir().display().to_string() })?;
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    let mut service = Service::start(session)?;
+    let endpoints = listen(args, &mut service, session)?;
+    let folder = args.mount.as_ref().map(|folder| service.mount(folder, args.allow_other, session)).transpose()?;
+    let folder = folder.map(|mount| mount.folder().display().to_string());
+    let (images, snapshots) = {
+        let tree = service.store.tree();
+        let images = tree.images().count() as u64;
+        (images, tree.nodes().count() as u64 - images)
+    };
+    let uris = endpoints.iter().map(|endpoint| endpoint.uri(args.nbd.has_tls(), ANY)).collect();
+    let store = service.store.dir().display().to_string();
+    session.output.confirm(&Serving { action: "serve", store, images, snapshots, uris, folder })?;
     session.output.flush()?;
-    session.signals.await_stop().map_err(|error| Failure::io("listen for signals", error))?;
+    service.run(session, |_| session.signals.await_stop(PATIENCE));
     service.stop(session);
     Ok(Outcome::Done)
 }
 
+/// Listens where the person, or systemd, says.
+fn listen(args: &Args, service: &mut Service, session: &Session) -> Result<Vec<Endpoint>, Failure> {
+    let default = service.store.dir().join(SOCKET);
+    let server = service.offer(Arc::clone(&service.exports), &args.nbd, None, session)?;
+    let is_told = service::listen_given(server, session)? || args.socket.is_some() || args.listen.is_some();
+    let mut endpoints = Vec::new();
+    if let Some(path) = args.socket.as_ref().or(Some(&default).filter(|_| !is_told)) {
+        endpoints.push(service::listen_unix(server, path, session)?);
+    }
+    if let Some(place) = &args.listen {
+        endpoints.push(service::listen_tcp(server, place, args.nbd.has_tls(), session)?);
+    }
+    Ok(endpoints)
+}
+
 impl Answer for Serving {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        page.line(format!("serving {}; Ctrl-C stops", self.store))
+        let (images, snapshots) = (plural(self.images, "image"), plural(self.snapshots, "snapshot"));
+        page.line(format!("serving {images} and {snapshots} of {}; Ctrl-C stops", self.store))?;
+        self.uris.iter().try_for_each(|uri| page.line(format!("NBD: {uri}")))?;
+        self.folder.as_ref().map_or(Ok(()), |folder| page.line(format!("files: {folder}")))
     }
 }

@@ -4,7 +4,9 @@
 mod bad_input;
 mod exit_codes;
 mod full_disk;
+mod guests;
 mod interruptions;
 mod sandbox;
 mod served;
+mod server;
 mod transcripts;

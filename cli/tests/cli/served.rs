@@ -8,47 +8,12 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::sandbox::{Run, Sandbox, VELLUM, copy_folder, signal};
+use crate::server::Served;
 
 /// Long enough that an import is still under way when its first progress has been read.
 const DISK_LEN: usize = 128 << 20;
 /// How long a machine that is busy with other things may take for something that takes moments.
 const PATIENCE: Duration = Duration::from_mins(1);
-
-/// A server of the sandbox's store, killed when dropped.
-struct Served {
-    child: Child,
-}
-
-impl Served {
-    fn start(sandbox: &Sandbox) -> Self {
-        let mut child = sandbox.command(["serve", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        let mut line = String::new();
-        BufReader::with_capacity(1, child.stdout.as_mut().expect("it was asked for")).read_line(&mut line).expect("it says that it serves");
-        assert!(line.contains("\"serve\""), "{line:?}");
-        Self { child }
-    }
-
-    /// Asks it to stop, as a service manager does, and requires that it does so in order.
-    fn stop(mut self) {
-        signal(&self.child, Signal::TERM);
-        assert_eq!(self.child.wait().expect("it ends").code(), Some(0));
-        let mut said = String::new();
-        self.child.stderr.take().expect("it was asked for").read_to_string(&mut said).expect("text");
-        assert_eq!(said, "");
-    }
-
-    fn kill(mut self) {
-        self.child.kill().expect("it runs");
-        self.child.wait().expect("it ends");
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// `text` without what two runs of the same command never share: how long it took, when, and in which process.
 fn lasting(text: &str) -> String {

@@ -1,0 +1,115 @@
+//! `vellum nbd`: one image or snapshot for one client, as `qemu-nbd` does it.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+use vellum_core::device::OpenError;
+use vellum_serve::nbd::{Server, SingleExport};
+
+use crate::endpoint::{Endpoint, LOOPBACK, NBD_PORT, Place};
+use crate::failure::{Failure, Outcome};
+use crate::output::Answer;
+use crate::output::page::Page;
+use crate::patience::PATIENCE;
+use crate::service::{self, NbdArgs, Service};
+use crate::session::Session;
+
+/// Offer one image or snapshot over NBD until its client leaves
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  vellum nbd web -k /run/user/1000/web.sock
+  vellum nbd web@monday -r -t -p 10810
+  nbdcopy -- [ vellum nbd web -q ] web.raw
+
+The letters are those of qemu-nbd; unlike it, this listens for this machine only unless -b says otherwise. \
+Other commands work meanwhile.")]
+pub(crate) struct Args {
+    /// The image or snapshot
+    #[arg(value_name = "IMAGE[@SNAPSHOT]")]
+    node: String,
+    /// Listen at this Unix socket, not at a port
+    #[arg(short = 'k', long, value_name = "PATH", conflicts_with_all = ["port", "bind"])]
+    socket: Option<PathBuf>,
+    /// The port
+    #[arg(short, long, default_value_t = NBD_PORT)]
+    port: u16,
+    /// The address to listen at
+    #[arg(short, long, value_name = "HOST", default_value = LOOPBACK)]
+    bind: String,
+    /// What clients ask for [default: the image's name; who names nothing gets it too]
+    #[arg(short = 'x', long, value_name = "NAME")]
+    export_name: Option<String>,
+    /// Stay when the last client has left
+    #[arg(short = 't', long)]
+    persistent: bool,
+    /// How many clients may be there at once
+    #[arg(short = 'e', long, value_name = "COUNT", default_value = "1")]
+    shared: NonZeroUsize,
+    #[command(flatten)]
+    nbd: NbdArgs,
+    /// Here because -p is the port, as it is with qemu-nbd
+    #[arg(long, hide = true)]
+    progress: bool,
+}
+
+#[derive(Serialize)]
+struct Offering {
+    action: &'static str,
+    name: String,
+    size: u64,
+    /// How to connect, unless somebody else made the socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uri: Option<String>,
+}
+
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    let mut service = Service::start(session)?;
+    let target = target(&service, &args.node)?;
+    let info = service.exports.info(&target).map_err(unavailable)?;
+    let export = args.export_name.as_deref().unwrap_or(&target);
+    let exports = Arc::new(SingleExport::new(Arc::clone(&service.exports), &target, export));
+    let server = service.offer(exports, &args.nbd, Some(args.shared.get()), session)?;
+    let uri = listen(args, server, session)?.map(|endpoint| endpoint.uri(args.nbd.has_tls(), export));
+    session.output.confirm(&Offering { action: "nbd", name: target, size: info.len, uri })?;
+    session.output.flush()?;
+    service.run(session, |service| if args.persistent { session.signals.await_stop(PATIENCE) } else { service.is_left(PATIENCE) });
+    service.stop(session);
+    Ok(Outcome::Done)
+}
+
+/// Listens at the socket that was handed over, or else where the person says.
+fn listen(args: &Args, server: &Server, session: &Session) -> Result<Option<Endpoint>, Failure> {
+    if service::listen_given(server, session)? {
+        return Ok(None);
+    }
+    if let Some(path) = &args.socket {
+        return service::listen_unix(server, path, session).map(Some);
+    }
+    let place = Place { host: args.bind.clone(), port: args.port };
+    service::listen_tcp(server, &place, args.nbd.has_tls(), session).map(Some)
+}
+
+/// The whole name of what `text` means: an export's, or else as all commands take it.
+fn target(service: &Service, text: &str) -> Result<String, Failure> {
+    if !text.is_empty() && service.exports.info(text).is_ok() {
+        return Ok(text.to_owned());
+    }
+    let node = service.store.find(text)?;
+    Ok(service.store.tree().display(node))
+}
+
+fn unavailable(error: OpenError) -> Failure {
+    Failure::Failed { message: error.to_string(), hint: None, source: Some(error.into()) }
+}
+
+impl Answer for Offering {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        let size = page.size(self.size);
+        page.line(format!("offering {}, {size}; Ctrl-C stops", self.name))?;
+        self.uri.as_ref().map_or(Ok(()), |uri| page.line(format!("NBD: {uri}")))
+    }
+}

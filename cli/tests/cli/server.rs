@@ -1,0 +1,68 @@
+//! A process that owns a sandbox's store and serves it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStderr, Stdio};
+
+use rustix::process::Signal;
+
+use crate::sandbox::{Sandbox, signal};
+
+/// It is killed when dropped.
+pub(crate) struct Served {
+    pub(crate) child: Child,
+    /// What it said when it began.
+    pub(crate) greeting: serde_json::Value,
+}
+
+impl Served {
+    /// `vellum serve`.
+    pub(crate) fn start(sandbox: &Sandbox) -> Self {
+        Self::run(sandbox, &["serve"])
+    }
+
+    /// Another command that serves.
+    pub(crate) fn run(sandbox: &Sandbox, args: &[&str]) -> Self {
+        let mut command = sandbox.command(args.iter().chain(&["--json"]));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut line = String::new();
+        BufReader::with_capacity(1, child.stdout.as_mut().expect("it was asked for")).read_line(&mut line).expect("it reads");
+        let greeting = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line:?}, {}", said(child.stderr.take())));
+        Self { child, greeting }
+    }
+
+    /// How to connect to `export`.
+    pub(crate) fn uri(&self, export: &str) -> String {
+        self.greeting["uris"][0].as_str().expect("it says where it listens").replace("IMAGE", export)
+    }
+
+    /// Asks it to stop, as a service manager does, and requires that it does so in order and has nothing to complain about.
+    pub(crate) fn stop(self) {
+        signal(&self.child, Signal::TERM);
+        self.ended();
+    }
+
+    /// Requires that it ends by itself, in order.
+    pub(crate) fn ended(mut self) {
+        let code = self.child.wait().expect("it ends").code();
+        assert_eq!((code, said(self.child.stderr.take()).as_str()), (Some(0), ""));
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // After the end of the process these do nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn said(stderr: Option<ChildStderr>) -> String {
+    let mut said = String::new();
+    stderr.expect("it was asked for").read_to_string(&mut said).expect("text");
+    said
+}
