@@ -6,7 +6,7 @@
 //! commits        8 bytes: how many commits were acknowledged (LE); 8 bytes: checksum. Written after each, never synced: it can lag
 //!                behind the database (power loss), never run ahead of it but where the database's log lost its end.
 //! reserve        RESERVE_LEN allocated bytes. Given up when the disk is full, so that deleting still works; made again later.
-//! control        a socket while a server has the store: other processes have their commands done there.
+//! control        a socket while a server has the store: other processes have their commands done there. nbd.sock is its NBD socket.
 //! database/      RocksDB's.
 //! ```
 

@@ -36,7 +36,7 @@ fn numberless(text: &str) -> String {
 }
 
 /// A working day, with its mistakes. What stands between quotes is one word.
-const COMMANDS: [&str; 65] = [
+const COMMANDS: [&str; 77] = [
     "list",
     "list --snapshots --json",
     "list --output json-pretty",
@@ -84,6 +84,18 @@ const COMMANDS: [&str; 65] = [
     "flatten copied",
     "rebase copied -b web@a",
     "commit child",
+    "modify copied --type immutable",
+    "reset copied",
+    "modify web --autoreset on",
+    "machine create vm",
+    "machine add-disk vm copied",
+    "machine add-disk vm nothing",
+    "machine list",
+    "machine show vm --json",
+    "machine snapshot take vm@one",
+    "machine snapshot list vm",
+    "machine snapshot restore vm@one",
+    "machine delete vm",
     "rm -n web --with-snapshots",
     "snapshot delete web@b",
     "rm nothing",
