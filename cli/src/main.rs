@@ -22,6 +22,7 @@ mod signals;
 mod size;
 mod stream;
 mod systemd;
+mod tender;
 
 fn main() -> std::process::ExitCode {
     application::run()

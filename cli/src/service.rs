@@ -14,10 +14,19 @@ use crate::control;
 use crate::endpoint::{Endpoint, Place};
 use crate::failure::Failure;
 use crate::session::Session;
-use crate::systemd;
+use crate::tender::Tender;
+use crate::{size, systemd};
 
 /// How long what is under way may take once a service is to stop: commands, then NBD requests, then open files, each.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// Options of all that serve.
+#[derive(clap::Args)]
+pub(crate) struct ServiceArgs {
+    /// Memory for decoded data, so that what is read again is not decoded again [default: 64M]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    cache: Option<u64>,
+}
 
 /// Options of NBD servers.
 #[derive(clap::Args)]
@@ -47,14 +56,19 @@ pub(crate) struct Service {
     control: control::Server,
     nbd: Option<nbd::Server>,
     mount: Option<Mount>,
+    tender: Tender,
 }
 
 impl Service {
     /// Opens the session's store, and does the commands of others from now on.
-    pub(crate) fn start(session: &Session) -> Result<Self, Failure> {
+    pub(crate) fn start(args: &ServiceArgs, session: &Session) -> Result<Self, Failure> {
         let store = session.open_to_write()?;
+        if let Some(cache_len) = args.cache {
+            store.set_cache_len(cache_len);
+        }
         let control = control::Server::start(&store)?;
-        Ok(Self { exports: Arc::new(store.exports()), store, control, nbd: None, mount: None })
+        let tender = Tender::start(&store, &session.caller);
+        Ok(Self { exports: Arc::new(store.exports()), store, control, nbd: None, mount: None, tender })
     }
 
     /// Begins to offer `exports` over NBD, to `clients_max` at once; it listens nowhere yet.
@@ -112,6 +126,7 @@ impl Service {
         if let Some(Err(error)) = self.mount.map(|mount| mount.stop(GRACE)) {
             session.warn(&error.to_string());
         }
+        drop(self.tender);
     }
 }
 

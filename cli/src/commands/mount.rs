@@ -9,7 +9,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::Page;
 use crate::patience::PATIENCE;
-use crate::service::Service;
+use crate::service::{Service, ServiceArgs};
 use crate::session::Session;
 
 /// Show all images and snapshots as raw files in a folder until stopped or unmounted
@@ -26,6 +26,8 @@ pub(crate) struct Args {
     /// Let other users at the files
     #[arg(long)]
     allow_other: bool,
+    #[command(flatten)]
+    service: ServiceArgs,
 }
 
 #[derive(Serialize)]
@@ -36,7 +38,7 @@ struct Mounted {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let mut service = Service::start(session)?;
+    let mut service = Service::start(&args.service, session)?;
     let folder = service.mount(&args.dir, args.allow_other, session)?.folder().display().to_string();
     let store = service.store.dir().display().to_string();
     session.output.confirm(&Mounted { action: "mount", store, folder })?;

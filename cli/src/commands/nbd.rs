@@ -14,7 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::Page;
 use crate::patience::PATIENCE;
-use crate::service::{self, NbdArgs, Service};
+use crate::service::{self, NbdArgs, Service, ServiceArgs};
 use crate::session::Session;
 
 /// Offer one image or snapshot over NBD until its client leaves
@@ -51,6 +51,8 @@ pub(crate) struct Args {
     shared: NonZeroUsize,
     #[command(flatten)]
     nbd: NbdArgs,
+    #[command(flatten)]
+    service: ServiceArgs,
     /// Here because -p is the port, as it is with qemu-nbd
     #[arg(long, hide = true)]
     progress: bool,
@@ -67,7 +69,7 @@ struct Offering {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let mut service = Service::start(session)?;
+    let mut service = Service::start(&args.service, session)?;
     let target = target(&service, &args.node)?;
     let info = service.exports.info(&target).map_err(unavailable)?;
     let export = args.export_name.as_deref().unwrap_or(&target);

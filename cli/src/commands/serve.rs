@@ -11,7 +11,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::{Page, plural};
 use crate::patience::PATIENCE;
-use crate::service::{self, NbdArgs, Service};
+use crate::service::{self, NbdArgs, Service, ServiceArgs};
 use crate::session::Session;
 
 /// In the store's folder, unless told otherwise.
@@ -37,6 +37,8 @@ pub(crate) struct Args {
     listen: Option<Place>,
     #[command(flatten)]
     nbd: NbdArgs,
+    #[command(flatten)]
+    service: ServiceArgs,
     /// Show images and snapshots as files in this empty folder too
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
@@ -59,7 +61,7 @@ struct Serving {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let mut service = Service::start(session)?;
+    let mut service = Service::start(&args.service, session)?;
     let endpoints = listen(args, &mut service, session)?;
     let folder = args.mount.as_ref().map(|folder| service.mount(folder, args.allow_other, session)).transpose()?;
     let folder = folder.map(|mount| mount.folder().display().to_string());

@@ -128,7 +128,7 @@ fn a_socket_that_is_handed_over_is_served() {
 #[test]
 fn a_server_at_a_port_for_strangers_warns() {
     let sandbox = sandbox();
-    let server = Served::run(&sandbox, &["serve", "--listen", "0"]);
+    let server = Served::run(&sandbox, &["serve", "--listen", "0", "--cache", "128M"]);
     assert!(server.uri("web").starts_with("nbd://127.0.0.1:"));
     assert!(!sandbox.path("store/nbd.sock").exists());
     server.stop();
