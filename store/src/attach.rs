@@ -68,6 +68,21 @@ impl Slots {
     fn disks(&self) -> Vec<Arc<AttachedDisk>> {
         self.lock().values().filter_map(|slot| slot.disk.upgrade()).collect()
     }
+
+    /// Waits for the disks that are being detached, and so flushed, at this moment.
+    fn await_detached(&self) {
+        let is_detached =
+            |slots: &BTreeMap<ImageId, Slot>, image: &ImageId| slots.get(image).is_none_or(|slot| slot.disk.strong_count() > 0);
+        let mut locked = self.lock();
+        let mut leaving: Vec<ImageId> = locked.keys().copied().collect();
+        loop {
+            leaving.retain(|image| !is_detached(&locked, image));
+            if leaving.is_empty() {
+                return;
+            }
+            locked = self.changed.wait(locked).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
 }
 
 impl Store {
@@ -140,7 +155,9 @@ impl Store {
     /// Makes what guests have written to attached disks part of their images, where whoever looks at the store sees it. Cost: as for a
     /// flush of each, nothing if nothing waits.
     pub fn flush_attached(&self) -> Result<(), StoreError> {
-        self.inner.slots.disks().iter().try_for_each(|disk| disk.disk.flush())
+        self.inner.slots.disks().iter().try_for_each(|disk| disk.disk.flush())?;
+        self.inner.slots.await_detached();
+        Ok(())
     }
 
     /// Does `act` while no attached disk of `images` takes a write, and all that was written to them is flushed.

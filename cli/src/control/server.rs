@@ -51,9 +51,14 @@ struct Clients {
 
 #[derive(Default)]
 struct Present {
-    signals: BTreeMap<u64, Signals>,
+    clients: BTreeMap<u64, Client>,
     next: u64,
     stopping: bool,
+}
+
+struct Client {
+    signals: Signals,
+    socket: UnixStream,
 }
 
 /// One of them, until dropped.
@@ -81,10 +86,10 @@ impl Server {
         self.close();
         let mut present = self.clients.present();
         present.stopping = true;
-        present.signals.values().for_each(|signals| signals.raise(SIGTERM));
-        let waited = self.clients.left.wait_timeout_while(present, patience, |present| !present.signals.is_empty());
+        present.clients.values().for_each(Client::stop);
+        let waited = self.clients.left.wait_timeout_while(present, patience, |present| !present.clients.is_empty());
         let (present, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        present.signals.is_empty()
+        present.clients.is_empty()
     }
 
     /// After this, clients find no server.
@@ -128,7 +133,7 @@ fn greet(socket: UnixStream, clients: &Arc<Clients>) -> io::Result<()> {
         }
     };
     let clients = Arc::clone(clients);
-    thread::Builder::new().name("command".to_owned()).spawn(move || match clients.seat() {
+    thread::Builder::new().name("command".to_owned()).spawn(move || match clients.seat(&socket) {
         Some(seat) => seat.attend(&socket, pid),
         None => refuse(&socket, format!("the store's server is stopping, or has {CLIENTS_MAX} commands to do already")),
     })?;
@@ -145,22 +150,31 @@ impl Clients {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn seat(&self) -> Option<Seat<'_>> {
+    fn seat(&self, socket: &UnixStream) -> Option<Seat<'_>> {
+        let socket = socket.try_clone().ok()?;
         let mut present = self.present();
-        if present.stopping || present.signals.len() >= CLIENTS_MAX {
+        if present.stopping || present.clients.len() >= CLIENTS_MAX {
             return None;
         }
         let number = present.next;
         present.next += 1;
         let signals = Signals::default();
-        present.signals.insert(number, signals.clone());
+        present.clients.insert(number, Client { signals: signals.clone(), socket });
         Some(Seat { clients: self, number, signals })
+    }
+}
+
+impl Client {
+    /// Stops its command, or the wait for its request.
+    fn stop(&self) {
+        self.signals.raise(SIGTERM);
+        let _ = self.socket.shutdown(Shutdown::Read);
     }
 }
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        self.clients.present().signals.remove(&self.number);
+        self.clients.present().clients.remove(&self.number);
         self.clients.left.notify_all();
     }
 }
