@@ -31,7 +31,7 @@ pub(crate) struct ServiceArgs {
 /// Options of NBD servers.
 #[derive(clap::Args)]
 pub(crate) struct NbdArgs {
-    /// Nobody writes, whatever the images allow
+    /// No NBD client writes, whatever the images allow
     #[arg(short, long)]
     read_only: bool,
     /// Every client must use TLS; server-cert.pem and server-key.pem are in this folder
