@@ -1,15 +1,20 @@
 //! `vellum export`: an image or snapshot becomes a file again.
 
+use std::fs::File;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::Serialize;
 use vellum_store::{ExportTarget, StoreError};
 
 use crate::failure::{Failure, Outcome};
 use crate::output::page::Page;
 use crate::output::{Answer, time};
+use crate::patience::{PATIENCE, Patient};
 use crate::session::Session;
 
 /// Write an image or snapshot to a file, a block device, or standard output
@@ -67,7 +72,13 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 
 fn target(args: &Args, session: &mut Session) -> Result<ExportTarget, Failure> {
     if args.file.as_os_str() != "-" {
-        return Ok(ExportTarget::File { path: session.caller.path(&args.file), overwrite: args.force });
+        let path = session.caller.path(&args.file);
+        let is_pipe = std::fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_fifo());
+        return Ok(if is_pipe {
+            ExportTarget::Stream(Box::new(open_pipe(&path, session)?))
+        } else {
+            ExportTarget::File { path, overwrite: args.force }
+        });
     }
     let output = session.caller.streams.output.clone();
     if output.file().is_terminal() {
@@ -75,6 +86,20 @@ fn target(args: &Args, session: &mut Session) -> Result<ExportTarget, Failure> {
     }
     session.divert();
     Ok(ExportTarget::Stream(Box::new(output)))
+}
+
+/// A pipe with a name, once somebody reads it: its opening would wait for that, deaf to Ctrl-C.
+fn open_pipe(path: &Path, session: &Session) -> Result<Patient<File>, Failure> {
+    loop {
+        match File::options().write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path) {
+            Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
+                session.signals.await_stop(PATIENCE);
+                session.signals.check()?;
+            }
+            Err(error) => return Err(Failure::io(format!("open {}", path.display()), error)),
+            Ok(file) => return Ok(Patient::new(file, session.signals.clone())),
+        }
+    }
 }
 
 /// A file that is there is the one error with a remedy of our own. An interruption may end a wait for the output first.
