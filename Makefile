@@ -36,8 +36,9 @@ boot-test: build ## real guests run from a store, minutes; CACHE=DIR keeps their
 	@dev/install-packages $(to_boot)
 	@dev/boot-test $(if $(CACHE),'$(CACHE)')
 
-bench: build ## the hot paths, then Vellum beside its peers; CORPUS=DIR measures the raw disks in DIR
+bench: build ## the hot paths, guests' requests, then Vellum beside its peers; CORPUS=DIR measures the raw disks in DIR
 	cargo bench --workspace
+	dev/bench-guests
 	dev/bench-peers $(if $(CORPUS),'$(CORPUS)')
 
 fuzz-build: packages ## every fuzz target, with coverage

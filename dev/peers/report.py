@@ -46,7 +46,8 @@ class Report:
         )
 
     def print(self, disks: list[Disk]) -> None:
-        print_table([["seconds, disk by disk", *(disk.name for disk in disks), "all", "cpu", "peak"], *self.times])
+        if self.times:
+            print_table([["seconds, disk by disk", *(disk.name for disk in disks), "all", "cpu", "peak"], *self.times])
         verdict = {True: "met", False: "MISSED", None: ""}
         print_table(
             [["what", "ours", "beside it", "ratio", "target", ""]]
