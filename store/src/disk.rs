@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use vellum_core::page::{Page, Run, Slot};
 use vellum_core::tree::{Layer, Node, PageSet, PlanError, Tree, page_of, page_start};
-use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, LayerId, PageIndex};
+use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
 
+use crate::database::Batch;
 use crate::error::StoreError;
-use crate::store::{Hold, Store};
+use crate::store::{Hold, Store, now_ms};
 
-/// The content of an image or snapshot as it was when this was opened; an image must not be written meanwhile but through the same
-/// process's [`crate::LiveDisk`]. Keeps maintenance away from its layers while it lives.
+/// The content of an image or snapshot as it was when this was opened, if no [`crate::LiveDisk`] was writing the image then: see
+/// [`Store::still_disk`]. Keeps maintenance away from its layers while it lives.
 pub struct Disk {
     store: Store,
     /// What people call it, for errors.
@@ -42,6 +43,24 @@ impl Store {
         let layer = tree.layer_of(node).ok_or(PlanError::Gone)?.id;
         let name = tree.display(node);
         Ok(self.disk_at(&mut tree, layer, name))
+    }
+
+    /// Opens an image or snapshot as it is now, for a long look: what guests write meanwhile does not show. Under a guest this costs a
+    /// commit, which puts a new layer on top of what is looked at.
+    pub fn still_disk(&self, node: Node) -> Result<Disk, StoreError> {
+        let is_written = matches!(node, Node::Image(image) if self.busy_images().contains(&image));
+        if is_written { self.sealed_base(node) } else { self.disk(node) }
+    }
+
+    /// Puts a new layer on top of what somebody looks at already, before `image` is written.
+    pub(crate) fn leave_to_readers(&self, image: ImageId) -> Result<(), StoreError> {
+        let mut tree = self.tree_mut();
+        let node = Node::Image(image);
+        if tree.is_held(tree.layer_of(node).ok_or(PlanError::Gone)?.id) {
+            let (_, edits) = tree.plan_base(node, now_ms())?;
+            self.commit(&mut tree, &edits, Batch::default())?;
+        }
+        Ok(())
     }
 
     /// Opens the content of `layer`, which is in `tree`; errors call it `name`. Found and held under one lock of the tree: in between,

@@ -67,7 +67,7 @@ struct Exporter<'a> {
 impl Store {
     /// Writes the content of `node`. Every chunk is verified before it is written; damage ends the export without a file.
     pub fn export(&self, node: Node, target: ExportTarget, watch: &dyn Watch) -> Result<ExportReport, StoreError> {
-        let disk = self.disk(node)?;
+        let disk = self.still_disk(node)?;
         let exporter = Exporter { disk: &disk, watch, done: AtomicU64::new(0), data_bytes: AtomicU64::new(0) };
         match target {
             ExportTarget::Stream(mut stream) => exporter.write_stream(stream.as_mut())?,

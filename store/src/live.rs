@@ -102,6 +102,7 @@ impl Store {
     pub fn live(&self, image: ImageId) -> Result<LiveDisk, StoreError> {
         self.check_writable()?;
         let exclusive = self.exclusive(image)?;
+        self.leave_to_readers(image)?;
         let disk = self.disk(Node::Image(image))?;
         let control = Control { is_flushing: false, filling: 0, durable_below: 0, is_closed: false };
         let shared = Arc::new(Shared {
@@ -441,6 +442,27 @@ mod tests {
         let mut bytes = vec![0; len];
         fastrand::Rng::with_seed(seed).fill(&mut bytes);
         bytes
+    }
+
+    #[test]
+    fn a_long_look_shows_one_moment_whether_it_begins_before_or_under_a_guest() {
+        let (_dir, store) = new_store(4096);
+        let id = image(&store, "a", 8 << 20);
+        let write = |live: &LiveDisk, byte: u8| {
+            live.write_at(&vec![byte; 8 << 20], 0).and_then(|()| live.flush()).expect("written");
+        };
+        write(&store.live(id).expect("live"), 1);
+        let before = store.still_disk(Node::Image(id)).expect("opens");
+        let live = store.live(id).expect("live");
+        write(&live, 2);
+        let under = store.still_disk(Node::Image(id)).expect("opens");
+        write(&live, 3);
+        for (disk, byte) in [(before, 1), (under, 2)] {
+            let mut seen = vec![0; 8 << 20];
+            disk.read_at(&mut seen, 0).expect("readable");
+            assert!(seen.iter().all(|seen| *seen == byte), "{byte}");
+        }
+        assert_same(&read_all(&store, Node::Image(id)), &vec![3; 8 << 20], "now");
     }
 
     #[test]

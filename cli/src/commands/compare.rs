@@ -51,7 +51,7 @@ struct Comparison {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let store = session.open_to_read()?;
-    let disk = store.disk(store.find(&args.node)?)?;
+    let disk = store.still_disk(store.find(&args.node)?)?;
     let file = args.file.display().to_string();
     let source = open(args, &session.caller.path(&args.file), &file)
         .map_err(|error| Failure::from(error).hinted("name a file that can be read, and its format with -f"))?;

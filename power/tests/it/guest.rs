@@ -1,10 +1,12 @@
 //! Guests write to one disk, and power is lost: every sector then holds a value that the replies allow.
 //!
-//! Several threads write, zero and flush at random, and mark when they ask and when they are answered; a neighbour imports, deletes
-//! and collects meanwhile, so that the database's logs and files change under them. Every write fills its sectors with its own number,
-//! so a sector tells which write it shows. The rule, for each sector:
+//! Several guests write, zero and flush at random, and mark when they ask and when they are answered; a neighbour imports, deletes
+//! and collects meanwhile, so that the database's logs and files change under them. In every second run the guests are threads at the
+//! disk itself, in the others clients of an NBD server, each with a connection of its own. Every write fills its sectors with its own
+//! number, so a sector tells which write it shows. The rule, for each sector:
 //!
-//! - a write that was answered before an answered flush was asked for is *durable*;
+//! - a write that was answered before an answered flush was asked for is *durable*, and so is one that was to be forced to the disk
+//!   (FUA) once it is answered;
 //! - the sector may show any write that had been asked for, unless it was answered before a durable one of that sector was asked for:
 //!   that one came later, and is not lost;
 //! - it may show what was there at the beginning unless one of its writes is durable.
@@ -16,12 +18,20 @@
 //! it longer: so many runs, so many crashes in each.
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use std::time::Duration;
+
 use vellum_power::disk::{Disk, Tree};
+use vellum_serve::nbd::{Options, Server};
 use vellum_store::{
     Access, CollectOptions, Compression, ImportRequest, ImportTarget, Input, LiveDisk, Store, StoreError, StoreParameters, Unwatched,
 };
+
+use super::client::{Client, FLUSH, FUA, Form, WRITE, WRITE_ZEROES};
 
 use super::content::Content;
 use super::drive::{image, input, name, read};
@@ -107,6 +117,7 @@ struct Write {
     first: u64,
     count: u64,
     is_zero: bool,
+    is_forced: bool,
     asked: usize,
     /// `usize::MAX` if never.
     answered: usize,
@@ -121,8 +132,9 @@ impl Replies {
             let numbers: Vec<u64> = words.map(|word| word.parse().expect("marks hold numbers")).collect();
             match (what, numbers.as_slice()) {
                 ("ready", []) => replies.ready = at,
-                ("write" | "zero", [id, first, count]) => {
-                    let write = Write { first: *first, count: *count, is_zero: what == "zero", asked: at, answered: usize::MAX };
+                ("write" | "zero", [id, first, count, force]) => {
+                    let (is_zero, is_forced) = (what == "zero", *force == 1);
+                    let write = Write { first: *first, count: *count, is_zero, is_forced, asked: at, answered: usize::MAX };
                     replies.writes.insert(*id, write);
                 }
                 ("written", [id]) => replies.writes.get_mut(id).expect("it was asked for").answered = at,
@@ -141,7 +153,7 @@ impl Replies {
         for (sector, (seen, old)) in (0..).zip(content.chunks(SECTOR_LEN).zip(before.chunks(SECTOR_LEN))) {
             let touches = |write: &Write| write.asked < at && (write.first..write.first + write.count).contains(&sector);
             let writes: Vec<(u64, &Write)> = self.writes.iter().filter(|(_, w)| touches(w)).map(|(id, write)| (*id, write)).collect();
-            let is_durable = |write: &Write| write.answered < durable_before;
+            let is_durable = |write: &Write| write.answered < if write.is_forced { at } else { durable_before };
             let last_asked = writes.iter().filter(|(_, write)| is_durable(write)).map(|(_, write)| write.asked).max();
             let is_lost = |write: &Write| last_asked.is_some_and(|asked| write.answered < asked);
             let found = writes.iter().find(|(id, write)| !is_lost(write) && value(*id, write.is_zero, sector) == seen);
@@ -188,27 +200,79 @@ fn worker() {
     if store.find(DISK).is_err() {
         store.create(&name(DISK), SECTORS * SECTOR_LEN as u64).expect("there is room for a disk");
     }
-    let disk = store.live(image(&store, DISK).expect("it is there")).expect("nobody else writes");
-    mark("ready");
     let guests = fastrand::Rng::with_seed(orders.seed).u64(1..=4);
-    let is_over = AtomicBool::new(false);
+    if orders.seed.is_multiple_of(2) {
+        let disk = store.live(image(&store, DISK).expect("it is there")).expect("nobody else writes");
+        run(&store, orders.seed, (0..guests).map(|_| Guest::Thread(&disk)).collect());
+    } else {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("nbd.sock");
+        let server = Server::start(Arc::new(store.exports()), Options::default()).expect("a server");
+        server.listen_unix(&socket).expect("a path that is free");
+        run(&store, orders.seed, (0..guests).map(|_| Guest::connect(&socket)).collect());
+        server.stop(Duration::from_secs(10));
+    }
+}
+
+/// Lets the guests work, each on a thread, beside a neighbour.
+fn run(store: &Store, seed: u64, guests: Vec<Guest<'_>>) {
+    mark("ready");
+    let (count, is_over) = (guests.len() as u64, AtomicBool::new(false));
     std::thread::scope(|scope| {
         let neighbour = scope.spawn(|| {
-            let mut random = fastrand::Rng::with_seed(orders.seed);
+            let mut random = fastrand::Rng::with_seed(seed);
             while !is_over.load(Ordering::Relaxed) {
-                neighbour(&store, orders.seed, guests, &mut random).expect("a whole store takes every operation");
+                neighbour(store, seed, count, &mut random).expect("a whole store takes every operation");
             }
         });
-        let (disk, seed) = (&disk, orders.seed);
-        let all: Vec<_> = (0..guests).map(|nth| scope.spawn(move || guest(disk, seed, nth))).collect();
-        all.into_iter().for_each(|guest| guest.join().expect("a guest is done").expect("a whole store takes every write"));
+        let all: Vec<_> = (0..).zip(guests).map(|(nth, guest)| scope.spawn(move || work(guest, seed, nth))).collect();
+        all.into_iter().for_each(|guest| guest.join().expect("a whole store takes every write"));
         is_over.store(true, Ordering::Relaxed);
         neighbour.join().expect("the neighbour is done");
     });
 }
 
-/// One connection: random writes and flushes.
-fn guest(disk: &LiveDisk, run: u64, nth: u64) -> Result<(), StoreError> {
+/// One that writes.
+enum Guest<'d> {
+    Thread(&'d LiveDisk),
+    Client(Client<UnixStream>),
+}
+
+impl Guest<'_> {
+    fn connect(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).expect("the server listens");
+        Self::Client(Client::enter(stream, Form::Structured, DISK, &[]))
+    }
+
+    fn write(&mut self, bytes: &[u8], offset: u64, force: bool) {
+        match self {
+            Self::Thread(disk) => disk.write_at(bytes, offset).and_then(|()| if force { disk.flush() } else { Ok(()) }).expect("room"),
+            Self::Client(client) => call(client, WRITE, force, offset, bytes.len() as u64, bytes),
+        }
+    }
+
+    fn zero(&mut self, offset: u64, len: u64, force: bool) {
+        match self {
+            Self::Thread(disk) => disk.write_zeroes(offset, len).and_then(|()| if force { disk.flush() } else { Ok(()) }).expect("room"),
+            Self::Client(client) => call(client, WRITE_ZEROES, force, offset, len, &[]),
+        }
+    }
+
+    fn flush(&mut self) {
+        match self {
+            Self::Thread(disk) => disk.flush().expect("room"),
+            Self::Client(client) => call(client, FLUSH, false, 0, 0, &[]),
+        }
+    }
+}
+
+fn call(client: &mut Client<UnixStream>, command: u16, force: bool, offset: u64, len: u64, payload: &[u8]) {
+    let reply = client.call(if force { FUA } else { 0 }, command, offset, len, payload);
+    assert_eq!(reply.error, 0, "a whole store takes every request");
+}
+
+/// Random writes and flushes.
+fn work(mut guest: Guest<'_>, run: u64, nth: u64) {
     let mut random = fastrand::Rng::with_seed(run + nth);
     for operation in 1..=OPERATIONS {
         let id = id_of(run, nth, operation);
@@ -217,25 +281,22 @@ fn guest(disk: &LiveDisk, run: u64, nth: u64) -> Result<(), StoreError> {
         // Whole chunks as often as not.
         let first = random.u64(..end) & if random.bool() { !7 } else { !0 };
         let offset = first * SECTOR_LEN as u64;
-        let kind = random.u8(..10);
+        let (kind, force) = (random.u8(..10), random.u8(..10) == 0);
         if kind < 7 {
             let bytes: Vec<u8> = (first..first + count).flat_map(|sector| value(id, false, sector)).collect();
-            mark(&format!("write {id} {first} {count}"));
-            disk.write_at(&bytes, offset)?;
+            mark(&format!("write {id} {first} {count} {}", u8::from(force)));
+            guest.write(&bytes, offset, force);
             mark(&format!("written {id}"));
         } else if kind < 9 {
-            mark(&format!("zero {id} {first} {count}"));
-            disk.write_zeroes(offset, count * SECTOR_LEN as u64)?;
+            mark(&format!("zero {id} {first} {count} {}", u8::from(force)));
+            guest.zero(offset, count * SECTOR_LEN as u64, force);
             mark(&format!("written {id}"));
-        }
-        // A flush of its own, or one that makes the write a forced one.
-        if kind == 9 || random.u8(..8) == 0 {
+        } else {
             mark(&format!("flush {id}"));
-            disk.flush()?;
+            guest.flush();
             mark(&format!("flushed {id}"));
         }
     }
-    Ok(())
 }
 
 /// Somebody else in the same store: bulk data comes and goes, logs end, files are rewritten. Some of it is what guests write, too, so

@@ -1,5 +1,8 @@
 //! Real stores, database and all, lose power. In one binary: it links `RocksDB`.
 
+#[path = "../../../serve/tests/nbd/client.rs"]
+#[expect(dead_code, reason = "the server's tests use the rest")]
+mod client;
 #[path = "../../../store/tests/it/content.rs"]
 mod content;
 #[path = "../../../store/tests/it/drive.rs"]

@@ -37,7 +37,7 @@ impl Store {
     /// Calls `visit` for each range in which `a` and `b` differ, in order, to the chunk: a range's other bytes may be equal. A shorter
     /// disk ends in nothing, not in zeros: the rest of the longer one is a difference.
     pub fn diff(&self, a: Node, b: Node, visit: &mut dyn FnMut(Difference) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        let (a, b) = (self.disk(a)?, self.disk(b)?);
+        let (a, b) = (self.still_disk(a)?, self.still_disk(b)?);
         let mut out = Joiner { pending: None, visit };
         let common_len = a.len().min(b.len());
         let chunk_len = a.chunk_len();

@@ -43,7 +43,7 @@ impl Store {
     /// Calls `visit` for each range of `node`, in order and gap-free. Memory does not grow with the disk, nor time with what no layer
     /// maps.
     pub fn map(&self, node: Node, visit: &mut dyn FnMut(MapEntry) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        let disk = self.disk(node)?;
+        let disk = self.still_disk(node)?;
         let chunk_len = disk.chunk_len();
         let count = chunk_len.count_for(disk.len());
         let (end, mapped) = (count.0, disk.mapped_pages().within(PageIndex(0), PageIndex(pages_for(count))));
