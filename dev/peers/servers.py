@@ -91,8 +91,8 @@ def qcow2_chain(base: Path, depth: int, size: int, to: Path) -> Path:
     """An overlay on so many others, each of which wrote one chunk."""
     source = random.Random(depth)
     for layer in range(depth):
-        overlay = to / f"{base.stem}-{depth}-{layer}.qcow2"
-        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", overlay)
+        overlay = to / f"depth{depth}-{layer}.qcow2"
+        run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", base, "-F", "qcow2", overlay, str(size))
         run("qemu-io", "-f", "qcow2", "-c", f"write {source.randrange(size // 4096) * 4096} 4096", overlay)
         base = overlay
     return base
