@@ -530,6 +530,8 @@ impl World {
         save_as.iter().for_each(|tag| take_snapshot(image, tag));
         image.set(bytes);
         image.seal();
+        // The snapshot may be from before the image was committed.
+        image.origin = image.origin.map(|(uid, _)| (uid, None));
     }
 
     fn rename(&mut self, node: &str, name: &str) {
