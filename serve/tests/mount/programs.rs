@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use vellum_serve::fuse::{Mount, Options};
 
@@ -17,6 +18,16 @@ fn run(program: &str, arguments: &[&str]) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     assert!(output.status.success(), "{program} {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)
+}
+
+/// Unmounts, patiently: a process that another test is starting has this one's open files until it is the other program.
+fn unmount(folder: &Path) {
+    let until = Instant::now() + PATIENCE;
+    let is_done = || Command::new("umount").arg(folder).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    while !is_done() {
+        assert!(Instant::now() < until, "{} stays busy", folder.display());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A loop device, let go at the end.
@@ -62,7 +73,7 @@ fn a_file_system_on_a_loop_device_stays_whole() {
             assert!(fs::read(inside.path().join("large")).unwrap() == content);
             assert!((0..50).all(|number| fs::read(inside.path().join(format!("small{number}"))).unwrap() == vec![number; 3000]));
         }
-        run("umount", &[inside.path().to_str().unwrap()]);
+        unmount(inside.path());
         run("e2fsck", &["-fn", &device.0]);
     }
     run("e2fsck", &["-fn", shown.path("images/disk.raw").to_str().unwrap()]);
