@@ -48,8 +48,8 @@ pub(crate) fn check_logs(dir: &Path) -> Result<(), StoreError> {
 
 /// Cuts off what a loss of power left of the last record of the last log in `dir`, if it tore one: nobody was told that it is durable.
 /// Everything before it, in this log and all others, must be whole; else nothing is changed. A log without content may follow: a
-/// recovery that was cut off itself made it. For the one process that writes. Reads all logs.
-pub(crate) fn cut_torn_end(dir: &Path) -> Result<(), StoreError> {
+/// recovery that was cut off itself made it. For the one process that writes. Reads all logs; whether they are whole now.
+pub(crate) fn cut_torn_end(dir: &Path) -> Result<bool, StoreError> {
     let mut last = None;
     for path in logs(dir)? {
         let log = fs::read(&path).map_err(|source| StoreError::file("read", &path, source))?;
@@ -57,18 +57,22 @@ pub(crate) fn cut_torn_end(dir: &Path) -> Result<(), StoreError> {
             continue;
         }
         if last.is_some_and(|(_, end)| end != LogEnd::Sound) {
-            return Ok(());
+            return Ok(false);
         }
         last = Some((path, torn::end_of(&log)));
     }
-    if let Some((path, LogEnd::Torn(whole_len))) = last {
-        let cut = OpenOptions::new().write(true).open(&path).and_then(|file| {
-            file.set_len(whole_len as u64)?;
-            file.sync_all()
-        });
-        cut.map_err(|source| StoreError::file("repair", &path, source))?;
+    match last {
+        None | Some((_, LogEnd::Sound)) => Ok(true),
+        Some((_, LogEnd::Damaged)) => Ok(false),
+        Some((path, LogEnd::Torn(whole_len))) => {
+            let cut = OpenOptions::new().write(true).open(&path).and_then(|file| {
+                file.set_len(whole_len as u64)?;
+                file.sync_all()
+            });
+            cut.map_err(|source| StoreError::file("repair", &path, source))?;
+            Ok(true)
+        }
     }
-    Ok(())
 }
 
 /// Copies the logs in the database's folder `dir` to `room`, up to the first record of all of them that is not what was written.
@@ -128,7 +132,8 @@ fn files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, Stor
     Ok(paths)
 }
 
-/// Shows the blocks of the file to `look` until it says no: where each begins, and its bytes. A file that is gone has none: a reading process looks while the owner replaces files, and RocksDB will say what is missing.
+/// Shows the blocks of the file to `look` until it says no: where each begins, and its bytes. A file that is gone has none: a reading
+/// process looks while the owner replaces files, and RocksDB will say what is missing.
 fn each_block(path: &Path, mut look: impl FnMut(u64, &[u8]) -> bool) -> Result<(), StoreError> {
     let fail = |source| StoreError::file("read", path, source);
     let mut file = match File::open(path) {
@@ -151,7 +156,7 @@ fn each_block(path: &Path, mut look: impl FnMut(u64, &[u8]) -> bool) -> Result<(
 fn recycled_record(block: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some([_, _, _, _, low, high, kind]) = block.get(at..at + HEADER_LEN) {
-        if matches!(kind, 5..=8 | 11 | 131) {
+        if is_recycled(*kind) {
             return Some(at);
         }
         at += HEADER_LEN + usize::from(u16::from_le_bytes([*low, *high]));
@@ -162,15 +167,33 @@ fn recycled_record(block: &[u8]) -> Option<usize> {
 /// The length of the records at the block's start that are what was written.
 fn whole_len(block: &[u8]) -> usize {
     let mut len = 0;
-    while let Some((header, after)) = block[len..].split_at_checked(HEADER_LEN) {
-        let Some(payload) = after.get(..usize::from(u16::from_le_bytes([header[4], header[5]]))) else { break };
-        let stored = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-        if checksum(&block[len + 6..len + HEADER_LEN + payload.len()]) != stored || matches!(header[6], 5..=8 | 11 | 131) {
-            break;
-        }
-        len += HEADER_LEN + payload.len();
+    while let Some((_, end)) = fragment(block, len) {
+        len = end;
     }
     len
+}
+
+/// Type and end of the sound fragment that begins at `at` of a log, if one does.
+fn fragment(log: &[u8], at: usize) -> Option<(u8, usize)> {
+    let header = log.get(at..at + HEADER_LEN)?;
+    let len = usize::from(u16::from_le_bytes([header[4], header[5]]));
+    let kind = header[6];
+    // Nothing is written as zero.
+    if kind == 0 || is_recycled(kind) || in_block(at) + HEADER_LEN + len > BLOCK_LEN {
+        return None;
+    }
+    let end = at + HEADER_LEN + len;
+    let stored = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+    (checksum(log.get(at + 6..end)?) == stored).then_some((kind, end))
+}
+
+fn in_block(at: usize) -> usize {
+    at % BLOCK_LEN
+}
+
+/// Whether a type is one of those that only recycled logs have.
+fn is_recycled(kind: u8) -> bool {
+    matches!(kind, 5..=8 | 11 | 131)
 }
 
 /// Of a type and what follows the header.

@@ -538,8 +538,9 @@ fn open_database(folder: &Folder, access: Access) -> Result<(Database, Option<St
     let dir = folder.database();
     logs::check_manifests(&dir)?;
     if access == Access::ReadWrite {
-        logs::cut_torn_end(&dir)?;
-        logs::check_logs(&dir)?;
+        if !logs::cut_torn_end(&dir)? {
+            logs::check_logs(&dir)?;
+        }
         return Ok((Database::open(&dir)?, None));
     }
     for _ in 0..OPEN_TRIES {

@@ -7,7 +7,7 @@
 //! took the beginning of the last along: that cannot be told apart, just as a log that was cut at its end cannot (`folder`'s witness
 //! tells it, mostly).
 
-use super::{BLOCK_LEN, HEADER_LEN, checksum};
+use super::{BLOCK_LEN, HEADER_LEN, fragment, in_block};
 
 const WHOLE: u8 = 1;
 const FIRST: u8 = 2;
@@ -48,26 +48,9 @@ fn begins_after(log: &[u8], at: usize) -> bool {
     (at + 1..log.len()).any(begins)
 }
 
-/// Type and end of the sound fragment that begins at `at`, if one does.
-fn fragment(log: &[u8], at: usize) -> Option<(u8, usize)> {
-    let header = log.get(at..at + HEADER_LEN)?;
-    let len = usize::from(u16::from_le_bytes([header[4], header[5]]));
-    let kind = header[6];
-    // Nothing is written as zero; the others are those of recycled logs.
-    if matches!(kind, 0 | 5..=8 | 11 | 131) || in_block(at) + HEADER_LEN + len > BLOCK_LEN {
-        return None;
-    }
-    let end = at + HEADER_LEN + len;
-    let stored = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-    (checksum(log.get(at + 6..end)?) == stored).then_some((kind, end))
-}
-
-fn in_block(at: usize) -> usize {
-    at % BLOCK_LEN
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::checksum;
     use super::*;
 
     fn next_block(at: usize) -> usize {
