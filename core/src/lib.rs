@@ -7,6 +7,7 @@ pub mod formats;
 pub mod frame;
 pub mod hash;
 pub mod id_set;
+pub mod identity;
 pub mod name;
 pub mod page;
 pub mod source;

@@ -39,6 +39,7 @@ mod maps;
 mod model;
 mod pieces;
 pub mod records;
+pub mod report;
 mod resize;
 mod sequence;
 mod stats;

@@ -1,0 +1,186 @@
+//! The records of a repository's journal: what was pushed, forgotten and collected.
+//!
+//! A record is JSON, so that anybody can read it in any language; compressed, sealed, and named `journal/COUNTER-ID` where COUNTER is one more
+//! than the greatest that its writer saw, in 16 hexadecimal digits, and ID is what every object's is. Fields may be added; unknown ones are ignored
+//! unless `version` rises. Identities are written in hexadecimal.
+//!
+//! Records name the records that their writer had seen and nobody else had built on (`parents`), so together they are a graph whose every
+//! part holds the past it knew. Two processes that write at once make two ends; the next record has both as parents. Nothing depends on which
+//! came first: points are added and forgotten for ever, contents and indexes are added, replaced and condemned.
+
+use serde::{Deserialize, Serialize};
+
+/// A record of the journal.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// 1. Greater is a newer program's.
+    pub version: u32,
+    /// One more than the greatest counter that the writer saw.
+    pub counter: u64,
+    /// The IDs of the records that this one builds on.
+    pub parents: Vec<String>,
+    /// The session that wrote it.
+    pub session: String,
+    /// Who it was, for people: host and command.
+    pub writer: String,
+    /// When the writer's clock said it was, in milliseconds since 1970. For people; nothing is decided by it.
+    pub time_ms: u64,
+    /// New points.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<Point>,
+    /// New contents, or other maps for known ones (collection merges what nobody sees into what is built on it).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contents: Vec<Content>,
+    /// Machines as they were pushed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub machines: Vec<Machine>,
+    /// Index objects to read from now on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub indexes: Vec<String>,
+    /// IDs of points that are gone for good.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forgotten: Vec<String>,
+    /// What a collection found that nothing needs: from here on nobody may build on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Mark>,
+    /// What a collection takes away, for good: written before the first object is deleted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sweeps: Vec<Sweep>,
+    /// Sessions that may not go on: what they write from here on does not count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fenced: Vec<Fence>,
+    /// IDs of records that this one stands for: it holds all that they held and still counts, so they can be deleted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaces: Vec<String>,
+}
+
+/// An image or a snapshot as it was when it was pushed.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Point {
+    /// 16 bytes of hash over image identity, serial (or that it has none) and content: pushing the same again makes no second one.
+    pub id: String,
+    /// The image, through renames: the store's identity and the image's number there, `STORE-NUMBER`.
+    pub image: String,
+    /// The image's name then.
+    pub name: String,
+    /// The snapshot's name and serial; none for the image's own state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotName>,
+    /// What it shows.
+    pub content: String,
+    /// Its length in bytes.
+    pub len: u64,
+    /// The image's mode, as people write it.
+    pub mode: String,
+    /// The image that this image was created from, `STORE-NUMBER`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// When the snapshot was taken, or the state pushed, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// What people marked it with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Whether it was protected against deletion.
+    #[serde(default)]
+    pub pinned: bool,
+}
+
+/// What a snapshot is called.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct SnapshotName {
+    /// Its name within its image.
+    pub name: String,
+    /// Rises with every snapshot of the image.
+    pub serial: u64,
+}
+
+/// What a disk shows, as a map relative to another content.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Content {
+    /// Its identity.
+    pub id: String,
+    /// The content to ask where this map is silent; none reads as zeros.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// Length in bytes.
+    pub len: u64,
+    /// How many positions of the parent can be seen: from there on silence is zeros.
+    pub parent_visible: u64,
+    /// The chunk length in bytes: of all contents of a repository, as chosen when it was made.
+    pub chunk_len: u32,
+    /// Its map, in order of pages.
+    pub parts: Vec<MapPart>,
+}
+
+/// Where some pages of a map are.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct MapPart {
+    /// The first page in it, and the last.
+    pub pages: (u64, u64),
+    /// The object under `maps/`.
+    pub object: String,
+    /// Where in that object, and how many bytes.
+    pub range: (u64, u64),
+}
+
+/// A machine as it was pushed.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Machine {
+    /// Its identity, `STORE-NUMBER`.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its disks, in order: `STORE-NUMBER`.
+    pub disks: Vec<String>,
+    /// Its configuration file, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<String>,
+    /// Its snapshots, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<MachineSnapshot>,
+}
+
+/// A snapshot of a machine: its disks at one moment.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct MachineSnapshot {
+    /// Its name.
+    pub name: String,
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// For each disk the image, the mode then, and the snapshot's serial if its content was kept.
+    pub disks: Vec<(String, String, Option<u64>)>,
+    /// Its configuration file then, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<String>,
+}
+
+/// What a collection condemned.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Mark {
+    /// Objects, by name.
+    pub objects: Vec<String>,
+    /// Contents.
+    pub contents: Vec<String>,
+    /// Sessions that were open when the mark could be seen: they may not have seen it. None yet if the record that names them follows.
+    pub waits_for: Option<Vec<String>>,
+}
+
+/// What a collection takes away.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Sweep {
+    /// The record with the mark.
+    pub mark: String,
+    /// Objects, of those that it condemned.
+    pub objects: Vec<String>,
+    /// Contents, of those that it condemned.
+    pub contents: Vec<String>,
+}
+
+/// A session that may not go on.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Fence {
+    /// The session.
+    pub session: String,
+    /// The IDs of its records that count. None yet if the record that says so follows: until then no record of it counts as lost.
+    pub counted: Option<Vec<String>>,
+}

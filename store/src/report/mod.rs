@@ -1,0 +1,265 @@
+//! Who holds which byte: where the space of a store went, and what deleting would free. All of it at one moment, while guests write.
+//!
+//! The words. A *node* is an image or a snapshot. A node *holds* a chunk if its disk shows it somewhere. A chunk is *exclusive* to a node
+//! that alone holds it, *shared* by the set of nodes that hold it, *unreferenced* if none does. Deleting a set of nodes and collecting
+//! frees exactly the chunks whose holders all are in the set: the collection keeps nothing that no node shows (`core::tree::maintenance`).
+//!
+//! The bytes. A frame is compressed as one, so a chunk's compressed length is its share of its frame: the payload's length split over the
+//! frame's chunks, in whole bytes that add up to it. What is not payload (headers, index, maps, records, logs, slack) has rows of its own, so
+//! that all rows together are what the folder takes on the disk.
+
+/// What a report is asked to work out beyond totals, nodes and attribution.
+#[derive(Clone, Debug)]
+pub struct ReportOptions {
+    /// Rows of attribution to tell apart: the largest; the others are added up by their number of holders.
+    pub rows_max: usize,
+    /// Most-shared chunks to name.
+    pub most_shared_max: usize,
+    /// Cells of a change strip.
+    pub strip_cells: usize,
+    /// Whether to look into disks for file systems. Reads some of their chunks.
+    pub file_systems: bool,
+}
+
+/// Everything that is known about a store's space at one moment. All sizes are bytes unless said otherwise.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// When it was, in milliseconds since 1970.
+    pub taken_ms: u64,
+    /// The whole store.
+    pub totals: Totals,
+    /// Every image and snapshot: parents before children, an image after its snapshots.
+    pub nodes: Vec<NodeUsage>,
+    /// Every stored byte in exactly one row; the rows add up to `totals.on_disk`.
+    pub attribution: Vec<AttributionRow>,
+    /// What images (with their snapshots) have in common.
+    pub overlap: Overlap,
+    /// Chunks by how often maps refer to them: powers of two.
+    pub references: Vec<Bucket>,
+    /// Chunks by how well their frame compresses: tenths of the plain length.
+    pub compressibility: Vec<Bucket>,
+    /// The chunks that most positions refer to.
+    pub most_shared: Vec<SharedChunk>,
+    /// What was added when, by which operation: the oldest first.
+    pub growth: Vec<Growth>,
+    /// Where images change.
+    pub changes: Vec<ChangeStrip>,
+    /// What guests do not use any more, but images still hold.
+    pub droppable: Vec<Droppable>,
+    /// What could not be read and is therefore in no figure above.
+    pub uncounted: Vec<Uncounted>,
+}
+
+/// Sizes of a whole store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Images, a number.
+    pub images: u64,
+    /// Snapshots, a number.
+    pub snapshots: u64,
+    /// Layers, a number.
+    pub layers: u64,
+    /// Chunks stored, a number.
+    pub chunks: u64,
+    /// The lengths of all images and snapshots.
+    pub logical: u64,
+    /// What of that maps mention at all, as chunks or explicit zeros.
+    pub allocated: u64,
+    /// What of that is not zero.
+    pub non_zero: u64,
+    /// Stored chunks before compression.
+    pub unique: u64,
+    /// Stored chunks after compression.
+    pub compressed: u64,
+    /// Everything in the store's folder, as `du` counts.
+    pub on_disk: u64,
+    /// Of that: which chunks are in which frame, and their names.
+    pub headers: u64,
+    /// Of that: from names to chunks.
+    pub index: u64,
+    /// Of that: maps and records.
+    pub metadata: u64,
+    /// Of `compressed`: what no node shows; a collection frees about that.
+    pub dead: u64,
+}
+
+/// What one image or snapshot takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeUsage {
+    /// `IMAGE` or `IMAGE@SNAPSHOT`.
+    pub name: String,
+    /// The index in [`Report::nodes`] of the node that it was made from, if that is still there.
+    pub parent: Option<usize>,
+    /// Whether it is a snapshot.
+    pub is_snapshot: bool,
+    /// Its image's mode, as people write it.
+    pub mode: &'static str,
+    /// Layers that are its own: not below any other node.
+    pub own_layers: u64,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Its length.
+    pub logical: u64,
+    /// What of it is not zero.
+    pub non_zero: u64,
+    /// Compressed bytes of the chunks that were new when its own layers were written, if that was recorded.
+    pub added: Option<u64>,
+    /// Compressed bytes of the chunks that only it holds: what deleting it frees.
+    pub exclusive: u64,
+    /// Chunks that only it holds, a number.
+    pub exclusive_chunks: u64,
+    /// Compressed bytes that it holds together with ancestors or descendants alone.
+    pub shared_lineage: u64,
+    /// Compressed bytes that it holds together with other nodes of its image that are neither, and nobody else.
+    pub shared_siblings: u64,
+    /// Compressed bytes that it holds together with anybody else.
+    pub shared_others: u64,
+}
+
+/// Who a row of attribution belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Chunks that only one node holds: an index in [`Report::nodes`].
+    Exclusive(usize),
+    /// Chunks that exactly these nodes hold: half-open ranges of indexes in [`Report::nodes`], in order.
+    Shared(Vec<(usize, usize)>),
+    /// Chunks that this many nodes hold, in sets that are too small to be told apart.
+    OtherSets {
+        /// How many nodes hold each: a power of two and more, up to the next.
+        holders_min: u64,
+        /// How many sets.
+        sets: u64,
+    },
+    /// Chunks that no node holds.
+    Unreferenced,
+    /// What is not chunk content; the word says what.
+    Overhead(&'static str),
+}
+
+/// One row of attribution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttributionRow {
+    /// Whose it is.
+    pub holder: Holder,
+    /// Chunks, a number; none for overhead.
+    pub chunks: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+/// What images have in common, each with all its snapshots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overlap {
+    /// The images, by name.
+    pub images: Vec<String>,
+    /// Row by row, for each pair: compressed bytes of the chunks that both hold; on the diagonal all that one holds.
+    pub bytes: Vec<u64>,
+}
+
+/// One bar of a histogram.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// The first value in it.
+    pub from: u64,
+    /// The first value past it; `None` has no end.
+    pub to: Option<u64>,
+    /// Chunks, a number.
+    pub chunks: u64,
+    /// Their compressed bytes.
+    pub bytes: u64,
+}
+
+/// A chunk that many positions refer to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedChunk {
+    /// Its name.
+    pub hash: vellum_core::hash::ChunkHash,
+    /// How many positions in all maps refer to it.
+    pub references: u64,
+    /// Nodes that hold it, a number.
+    pub holders: u64,
+    /// Where it can be seen: a node's index in [`Report::nodes`] and the offset.
+    pub example: Option<(usize, u64)>,
+}
+
+/// What one operation added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// What it was: `import`, `write`, `snapshot`, …
+    pub operation: String,
+    /// The image's name then.
+    pub image: String,
+    /// Chunks that were new, a number.
+    pub chunks: u64,
+    /// Their bytes before compression.
+    pub plain: u64,
+    /// Their bytes after compression.
+    pub compressed: u64,
+}
+
+/// Where on the disk, and between which states of an image, change happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeStrip {
+    /// The image.
+    pub image: String,
+    /// Bytes of disk that one cell stands for.
+    pub cell_len: u64,
+    /// One row for each state after the first, the oldest first.
+    pub steps: Vec<ChangeStep>,
+}
+
+/// What changed from one state to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeStep {
+    /// `IMAGE` or `IMAGE@SNAPSHOT`, before and after.
+    pub from: String,
+    /// See `from`.
+    pub to: String,
+    /// Bytes that differ, for each cell.
+    pub cells: Vec<u64>,
+}
+
+/// Content that a guest does not use, in the newest state of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Droppable {
+    /// The image.
+    pub image: String,
+    /// The partition's number, from 1; `None` for a disk without partitions.
+    pub partition: Option<u32>,
+    /// Where it begins on the disk.
+    pub start: u64,
+    /// Its length.
+    pub len: u64,
+    /// `ext4`, `swap`, …
+    pub kind: &'static str,
+    /// Bytes that the file system calls free.
+    pub free: u64,
+    /// Of those, what the image holds as data.
+    pub held: u64,
+}
+
+/// Something that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uncounted {
+    /// Which image, layer or frame.
+    pub subject: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// What deleting a set of nodes would free.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reclaim {
+    /// The nodes, by name.
+    pub nodes: Vec<String>,
+    /// Chunks that go, a number.
+    pub chunks: u64,
+    /// Their bytes before compression.
+    pub plain: u64,
+    /// Bytes on disk that become free.
+    pub freed: u64,
+    /// What each alone would free, in the order of `nodes`: they add up to less.
+    pub alone: Vec<u64>,
+}
