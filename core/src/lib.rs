@@ -10,6 +10,7 @@ pub mod id_set;
 pub mod identity;
 pub mod name;
 pub mod page;
+pub mod retention;
 pub mod source;
 pub mod tree;
 pub mod units;

@@ -1,0 +1,331 @@
+//! Which of many states of one thing to keep: the rules that restic's users know, with restic's outcomes.
+//!
+//! `--keep-last 3 --keep-daily 7` keeps the three newest and the newest of each of the seven newest days that have any. A state that several
+//! rules keep counts for each of them (in PBS it would count for the first only). While a rule has not kept as many as it may, it also keeps the
+//! oldest state there is, so that a young history reaches back as far as it can. What is pinned is kept, and counts as if it were not.
+//!
+//! It knows no time zone: whoever asks gives each moment with its distance from UTC there and then.
+
+mod calendar;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::name::Name;
+use calendar::Moment;
+
+/// The greatest number in a [`Span`]: a million years in milliseconds are far from overflowing anything.
+const SPAN_NUMBER_MAX: u32 = 999_999;
+
+/// What to keep. Each rule keeps what it keeps, whatever the others say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// The newest.
+    pub last: Limit,
+    /// The newest of each of the newest hours that have any.
+    pub hourly: Limit,
+    /// The same for days.
+    pub daily: Limit,
+    /// The same for weeks, which begin on Monday.
+    pub weekly: Limit,
+    /// The same for months.
+    pub monthly: Limit,
+    /// The same for years.
+    pub yearly: Limit,
+    /// Everything of this long before the newest.
+    pub within: Option<Within>,
+    /// What has all tags of at least one of these lists. An empty list is for what has no tags.
+    pub tags: Vec<BTreeSet<Name>>,
+}
+
+/// How many a rule keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Limit {
+    /// None: there is no such rule.
+    #[default]
+    Nothing,
+    /// This many; 0 is as [`Limit::Nothing`].
+    Newest(u32),
+    /// As many as there are.
+    All,
+}
+
+/// A rule about age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Within {
+    /// How old, measured from the newest candidate.
+    pub span: Span,
+    /// The present, in milliseconds since 1970: a candidate from the future is not taken for the newest.
+    pub now_ms: u64,
+}
+
+/// A length of time as calendars have it, each number at most 999,999. Written as `1y5m7d2h`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    years: u32,
+    months: u32,
+    days: u32,
+    hours: u32,
+}
+
+/// A state that may be kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// When it was taken, in milliseconds since 1970.
+    pub taken_ms: u64,
+    /// What a clock on the wall showed then, minus UTC, in seconds: from it come the hour, day, week, month and year.
+    pub offset_s: i32,
+    /// What it is marked with.
+    pub tags: &'a BTreeSet<Name>,
+    /// Whether it is protected against deletion.
+    pub pinned: bool,
+}
+
+/// What becomes of a candidate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Why it is kept; without a reason it goes.
+    pub reasons: Vec<Reason>,
+}
+
+/// What keeps a candidate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// There are no rules at all.
+    NoRules,
+    /// It is protected against deletion.
+    Pinned,
+    /// It has all tags of this list.
+    Tags(BTreeSet<Name>),
+    /// It is young enough.
+    Within(Span),
+    /// It is the newest of its period.
+    Newest(Period),
+    /// It is not, but the oldest of all, and the rule has kept fewer than it may.
+    Oldest(Period),
+}
+
+/// What counts as one for a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Period {
+    /// Each candidate.
+    Last,
+    /// All candidates of an hour.
+    Hour,
+    /// All of a day.
+    Day,
+    /// All of a week.
+    Week,
+    /// All of a month.
+    Month,
+    /// All of a year.
+    Year,
+}
+
+/// A text that is no limit or span.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    /// No limit.
+    #[error("{0:?} is no number of states to keep: write a number, or `unlimited`")]
+    Limit(String),
+    /// No span.
+    #[error(
+        "{0:?} is no length of time: write for example `7d` or `1y5m7d2h` (years, months, days, hours; each at most {SPAN_NUMBER_MAX})"
+    )]
+    Span(String),
+}
+
+/// What becomes of each of `candidates`, in their order. Of two with the same time, the later in the list counts as the newer. Sorts them:
+/// n log n.
+#[must_use]
+pub fn apply(rules: &Rules, candidates: &[Candidate<'_>]) -> Vec<Verdict> {
+    if rules.is_empty() {
+        return candidates.iter().map(|_| Verdict { reasons: vec![Reason::NoRules] }).collect();
+    }
+    let oldest_within = rules.within.map(|within| within.begin(candidates));
+    let mut verdicts: Vec<Verdict> = candidates.iter().map(|candidate| rules.alone(candidate, oldest_within)).collect();
+    let mut newest_first: Vec<usize> = (0..candidates.len()).rev().collect();
+    newest_first.sort_by_key(|at| std::cmp::Reverse(candidates[*at].taken_ms));
+    for (period, limit) in rules.periods() {
+        let slots: Vec<i64> = newest_first.iter().zip(0..).map(|(at, nth)| period.slot(candidates[*at].moment(), nth)).collect();
+        for (nth, reason) in counted(period, limit, &slots) {
+            verdicts[newest_first[nth]].reasons.push(reason);
+        }
+    }
+    verdicts
+}
+
+impl Rules {
+    /// Whether there is no rule that could keep anything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.within.is_none() && self.tags.is_empty() && self.periods().iter().all(|(_, limit)| limit.count() == 0)
+    }
+
+    fn periods(&self) -> [(Period, Limit); 6] {
+        [
+            (Period::Last, self.last),
+            (Period::Hour, self.hourly),
+            (Period::Day, self.daily),
+            (Period::Week, self.weekly),
+            (Period::Month, self.monthly),
+            (Period::Year, self.yearly),
+        ]
+    }
+
+    /// What can be said of a candidate without looking at the others.
+    fn alone(&self, candidate: &Candidate<'_>, oldest_within: Option<i64>) -> Verdict {
+        let pinned = candidate.pinned.then_some(Reason::Pinned);
+        let tags = self.tags.iter().filter(|list| candidate.has_tags(list)).map(|list| Reason::Tags(list.clone()));
+        let is_within = oldest_within.is_some_and(|oldest| candidate.moment().since_1970_ms > oldest);
+        let within = self.within.filter(|_| is_within).map(|within| Reason::Within(within.span));
+        Verdict { reasons: pinned.into_iter().chain(tags).chain(within).collect() }
+    }
+}
+
+/// Which of the states of these `slots`, the newest first, a rule keeps, and why.
+fn counted(period: Period, limit: Limit, slots: &[i64]) -> Vec<(usize, Reason)> {
+    let mut kept = Vec::new();
+    let mut left = limit.count();
+    let mut previous = None;
+    for (nth, slot) in slots.iter().enumerate() {
+        let is_newest = previous != Some(slot);
+        if left > 0 && (is_newest || nth + 1 == slots.len()) {
+            kept.push((nth, if is_newest { Reason::Newest(period) } else { Reason::Oldest(period) }));
+            previous = Some(slot);
+            left -= 1;
+        }
+    }
+    kept
+}
+
+impl Verdict {
+    /// Whether it stays.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        !self.reasons.is_empty()
+    }
+}
+
+impl Candidate<'_> {
+    fn moment(&self) -> Moment {
+        Moment::new(self.taken_ms, self.offset_s)
+    }
+
+    fn has_tags(&self, list: &BTreeSet<Name>) -> bool {
+        if list.is_empty() { self.tags.is_empty() } else { list.is_subset(self.tags) }
+    }
+}
+
+impl Limit {
+    fn count(self) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::Newest(count) => count.into(),
+            Self::All => u64::MAX,
+        }
+    }
+}
+
+impl Within {
+    /// What is younger than this is kept, in milliseconds since 1970: everything, if all candidates are from the future.
+    fn begin(&self, candidates: &[Candidate<'_>]) -> i64 {
+        let past = candidates.iter().filter(|candidate| candidate.taken_ms <= self.now_ms);
+        let newest = past.max_by_key(|candidate| candidate.taken_ms);
+        newest.map_or(i64::MIN, |newest| newest.moment().earlier_by(&self.span))
+    }
+}
+
+impl Period {
+    /// A number that two states have in common exactly if they are of one period.
+    fn slot(self, moment: Moment, nth: i64) -> i64 {
+        match self {
+            Self::Last => nth,
+            Self::Hour => moment.hour(),
+            Self::Day => moment.day(),
+            Self::Week => moment.week(),
+            Self::Month => moment.month(),
+            Self::Year => moment.year(),
+        }
+    }
+}
+
+impl FromStr for Limit {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        match text {
+            "unlimited" | "-1" => Ok(Self::All),
+            _ => text.parse().map(Self::Newest).map_err(|_| RuleError::Limit(text.to_owned())),
+        }
+    }
+}
+
+impl FromStr for Span {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        Self::parse(text).filter(|span| *span != Self::default()).ok_or_else(|| RuleError::Span(text.to_owned()))
+    }
+}
+
+impl Span {
+    fn parse(text: &str) -> Option<Self> {
+        let mut span = Self::default();
+        let parts = text.split_inclusive(|character: char| !character.is_ascii_digit());
+        for part in parts {
+            let unit = part.chars().next_back()?;
+            let number = part.strip_suffix(unit)?.parse().ok().filter(|number| *number <= SPAN_NUMBER_MAX)?;
+            let field = match unit {
+                'y' => &mut span.years,
+                'm' => &mut span.months,
+                'd' => &mut span.days,
+                'h' => &mut span.hours,
+                _ => return None,
+            };
+            // A unit that comes twice is a slip of the hand.
+            if std::mem::replace(field, number) != 0 {
+                return None;
+            }
+        }
+        Some(span)
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [(self.years, 'y'), (self.months, 'm'), (self.days, 'd'), (self.hours, 'h')];
+        parts.iter().filter(|(number, _)| *number > 0).try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Last => "last",
+            Self::Hour => "hourly",
+            Self::Day => "daily",
+            Self::Week => "weekly",
+            Self::Month => "monthly",
+            Self::Year => "yearly",
+        })
+    }
+}
+
+/// As restic says it.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRules => write!(f, "no rules"),
+            Self::Pinned => write!(f, "pinned"),
+            Self::Tags(list) if list.is_empty() => write!(f, "has no tags"),
+            Self::Tags(list) => write!(f, "has tags {}", list.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")),
+            Self::Within(span) => write!(f, "within {span}"),
+            Self::Newest(period) => write!(f, "{period} snapshot"),
+            Self::Oldest(period) => write!(f, "oldest {period} snapshot"),
+        }
+    }
+}
