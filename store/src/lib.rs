@@ -35,6 +35,7 @@ mod live;
 mod logs;
 mod machines;
 mod maps;
+pub mod measure;
 #[cfg(test)]
 mod model;
 mod pieces;

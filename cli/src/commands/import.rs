@@ -157,13 +157,13 @@ fn stream(args: &Args, session: &Session, name: String, reader: impl Read + Send
     Input::stream(Box::new(WholeStream::new(reader, args.size, session.signals.clone())), name)
 }
 
-fn is_stream(path: &Path) -> bool {
+pub(super) fn is_stream(path: &Path) -> bool {
     let kind = std::fs::metadata(path).map(|metadata| metadata.file_type());
     kind.is_ok_and(|kind| kind.is_fifo() || kind.is_char_device())
 }
 
 /// The format that the file's signature speaks for.
-fn probed(path: &Path, name: String, session: &Session) -> Result<Format, Failure> {
+pub(super) fn probed(path: &Path, name: String, session: &Session) -> Result<Format, Failure> {
     let fail = |source: SourceError| StoreError::Source { name: name.clone(), source };
     let seen = probe::probe(&FileSource::open(path)?).map_err(fail)?;
     match seen.verdict() {

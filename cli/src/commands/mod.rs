@@ -18,6 +18,7 @@ mod list;
 mod machine;
 mod man;
 mod map;
+mod measure;
 mod modify;
 mod mount;
 mod nbd;
@@ -74,6 +75,7 @@ pub(crate) enum Command {
     Gc(gc::Args),
     Check(check::Args),
     Stats(stats::Args),
+    Measure(measure::Args),
     Serve(serve::Args),
     Nbd(nbd::Args),
     Mount(mount::Args),
@@ -84,7 +86,10 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it needs a store that is there, and so is done by the server that owns the store, if one does.
     pub(crate) fn is_done_by_owner(&self) -> bool {
-        let is_without = matches!(self, Self::Init(_) | Self::Completions(_) | Self::Man(_));
+        let is_without = match self {
+            Self::Measure(args) => !args.needs_store(),
+            other => matches!(other, Self::Init(_) | Self::Completions(_) | Self::Man(_)),
+        };
         let is_owner = matches!(self, Self::Serve(_) | Self::Nbd(_) | Self::Mount(_));
         !is_without && !is_owner
     }
@@ -124,6 +129,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, F
         Command::Gc(args) => gc::run(args, session),
         Command::Check(args) => check::run(args, session),
         Command::Stats(args) => stats::run(args, session),
+        Command::Measure(args) => measure::run(args, session),
         Command::Serve(args) => serve::run(args, session),
         Command::Nbd(args) => nbd::run(args, session),
         Command::Mount(args) => mount::run(args, session),

@@ -35,6 +35,12 @@ impl<'a> Page<'a> {
     pub(crate) fn table(&mut self, columns: &[Column], rows: &[Vec<String>]) -> io::Result<()> {
         let columns = table::fitted(columns, rows);
         table::write_header(self.writer, &columns)?;
+        self.rows(&columns, rows)
+    }
+
+    /// Rows without a header; columns are as wide as what stands in them.
+    pub(crate) fn rows(&mut self, columns: &[Column], rows: &[Vec<String>]) -> io::Result<()> {
+        let columns = table::fitted(columns, rows);
         rows.iter().try_for_each(|row| table::write_row(self.writer, &columns, row))
     }
 

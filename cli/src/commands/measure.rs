@@ -1,0 +1,386 @@
+//! `vellum measure`: what storing some disks would take, before any is imported.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Serialize;
+use vellum_core::formats::Format;
+use vellum_store::measure::{Advice, Estimate, LengthReport, MeasureOptions, MeasureReport, Reason, SettingReport, measure};
+use vellum_store::{Input, Store, StoreError};
+
+use super::import::{is_stream, probed};
+use super::init::CompressionWish;
+use crate::failure::{Failure, Outcome};
+use crate::output::page::{Page, percent, plural};
+use crate::output::table::Column;
+use crate::output::{Answer, Layout};
+use crate::session::Session;
+use crate::size;
+
+const EXAMPLES: &str = "\
+Example:
+  vellum measure monday.raw tuesday.raw
+  vellum measure --sample 5% --json disks/*.raw
+  vellum measure --against-store --parent web@monday tuesday.raw
+
+The order of the files is the order in which they would be imported; each is held against the one before it, place by place. \
+Files are always read whole: which chunks are the same only their content tells. \
+A range (±) holds the truth 95 times in 100.";
+
+/// Tell what storing disks would take, at every chunk size and compression, before importing them
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The disks, in the order in which they would be imported
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// raw or qcow2, for all of them; without it each file's signature decides, and no other file is opened
+    #[arg(short, long)]
+    format: Option<Format>,
+    /// What the first disk is held against, as if it were stored already: a file, or an image or snapshot of the store
+    #[arg(short = 'b', long, value_name = "FILE|IMAGE[@SNAPSHOT]")]
+    parent: Option<PathBuf>,
+    /// Take what the store has for stored already; it tells that of its own chunk size only
+    #[arg(long)]
+    against_store: bool,
+    /// Count this share of 4K chunks, of longer ones as many, and compress this share of frames
+    #[arg(long, value_name = "PERCENT%", conflicts_with = "exact")]
+    sample: Option<Share>,
+    /// Compress everything at every chunk size, however much it is
+    #[arg(long)]
+    exact: bool,
+    /// Chunk sizes to measure, rising: powers of two from 4K to 4M [default: 4K,8K,16K,32K,64K,1M,4M]
+    #[arg(long, value_name = "SIZES", value_parser = size::parse, value_delimiter = ',')]
+    chunk_size: Vec<u64>,
+    /// How to compress while chunk sizes are compared: zstd:LEVEL, lz4 or none [default: zstd:3]
+    #[arg(long, value_name = "HOW")]
+    compression: Option<CompressionWish>,
+}
+
+/// A part of the whole, written `5%`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Share(f64);
+
+#[derive(Debug, thiserror::Error)]
+#[error("a share is written with its sign, such as 5% or 0.5%, and is more than 0% and at most 100%")]
+pub(crate) struct NoShare;
+
+#[derive(Serialize)]
+struct Shown {
+    action: &'static str,
+    files: u64,
+    logical_bytes: u64,
+    nonzero_bytes: u64,
+    /// All that is there was read and hashed, sampled or not.
+    read: &'static str,
+    confidence: f64,
+    chunk_sizes: Vec<ShownLength>,
+    compressions: Vec<ShownSetting>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recommended: Option<ShownAdvice>,
+}
+
+#[derive(Serialize)]
+struct ShownLength {
+    chunk_size: u64,
+    frame_size: u64,
+    compression: String,
+    /// Whether a store can have it.
+    possible: bool,
+    /// The share of distinct chunks that was counted.
+    counted: f64,
+    data_bytes: u64,
+    same_place_bytes: Range,
+    by_content_bytes: Range,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_store_bytes: Option<Range>,
+    unique_bytes: Range,
+    compressed_bytes: Range,
+    metadata_bytes: Range,
+    disk_bytes: Range,
+    memory_bytes: Range,
+}
+
+#[derive(Serialize)]
+struct ShownSetting {
+    chunk_size: u64,
+    frame_size: u64,
+    compression: String,
+    compressed_bytes: Range,
+    metadata_bytes: Range,
+    disk_bytes: Range,
+}
+
+#[derive(Serialize)]
+struct ShownAdvice {
+    chunk_size: u64,
+    frame_size: u64,
+    compression: String,
+    disk_bytes: u64,
+    command: String,
+    reasons: [String; 3],
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct Range {
+    value: u64,
+    low: u64,
+    high: u64,
+}
+
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    let options = options(args);
+    let (parent_file, parent_node) = parent(args, session);
+    let store = if args.against_store || parent_node.is_some() { Some(session.open_to_read()?) } else { None };
+    let inputs = args.files.iter().map(|file| open(file, args.format, session)).collect::<Result<Vec<Input>, Failure>>()?;
+    let parent = match (parent_file, parent_node, &store) {
+        (Some(file), ..) => Some(open(&file, None, session)?),
+        (_, Some(node), Some(store)) => Some(input_of(store, &node)?),
+        _ => None,
+    };
+    let meter = session.watch_bytes("measuring");
+    let report = measure(inputs, parent, store.as_ref().filter(|_| args.against_store), &options, &meter);
+    drop(meter);
+    let shown = Shown::new(&report.map_err(explain)?, &options);
+    match session.output.layout {
+        // It is what was asked for, so it is shown to the quiet as well.
+        Layout::Human => session.output.answer(&shown)?,
+        _ => session.output.summary(&shown)?,
+    }
+    Ok(Outcome::Done)
+}
+
+fn options(args: &Args) -> MeasureOptions {
+    let usual = MeasureOptions::usual();
+    MeasureOptions {
+        chunk_lens: if args.chunk_size.is_empty() { usual.chunk_lens } else { args.chunk_size.clone() },
+        sample: args.sample.map_or(usual.sample, |share| share.0),
+        exact: args.exact,
+        compression: args.compression.map_or(usual.compression, |wish| wish.0),
+        tries_all: true,
+    }
+}
+
+/// The parent: a file if there is one of that name, else what a store calls so.
+fn parent(args: &Args, session: &Session) -> (Option<PathBuf>, Option<String>) {
+    match &args.parent {
+        None => (None, None),
+        Some(parent) if session.caller.path(parent).exists() => (Some(parent.clone()), None),
+        Some(parent) => (None, Some(parent.to_string_lossy().into_owned())),
+    }
+}
+
+fn open(file: &Path, format: Option<Format>, session: &Session) -> Result<Input, Failure> {
+    let path = session.caller.path(file);
+    if file.as_os_str() == "-" || is_stream(&path) {
+        return Err(Failure::usage(
+            "a pipe goes by once, and measuring stores nothing of it",
+            "measure a file or a device, or import the pipe",
+        ));
+    }
+    let name = file.display().to_string();
+    let format = format.map_or_else(|| probed(&path, name, session), Ok)?;
+    Input::open(&path, format, None).map_err(explain)
+}
+
+fn input_of(store: &Store, node: &str) -> Result<Input, Failure> {
+    let found =
+        store.find(node).map_err(|error| Failure::from(error).hinted("name a file that is there, or an image or snapshot of the store"));
+    Ok(store.input(found?)?)
+}
+
+/// Sources fail here as for an import, but nothing was to be stored.
+fn explain(error: StoreError) -> Failure {
+    match error {
+        StoreError::Source { .. } => Failure::from(error).hinted("mend the file or leave it out; measuring changes nothing"),
+        StoreError::SourceChanged { .. } => Failure::from(error).hinted("measure again when nothing writes to the file"),
+        StoreError::Parameter(text) => Failure::usage(text, "the defaults suit most disks"),
+        other => other.into(),
+    }
+}
+
+impl Args {
+    /// Whether a store is needed.
+    pub(super) fn needs_store(&self) -> bool {
+        self.against_store || self.parent.as_ref().is_some_and(|parent| !parent.exists())
+    }
+}
+
+impl FromStr for Share {
+    type Err = NoShare;
+
+    fn from_str(text: &str) -> Result<Self, NoShare> {
+        let number: f64 = text.strip_suffix('%').and_then(|number| number.trim().parse().ok()).ok_or(NoShare)?;
+        if number > 0.0 && number <= 100.0 { Ok(Self(number / 100.0)) } else { Err(NoShare) }
+    }
+}
+
+impl From<Estimate> for Range {
+    fn from(estimate: Estimate) -> Self {
+        Self { value: estimate.value, low: estimate.low, high: estimate.high }
+    }
+}
+
+impl Shown {
+    fn new(report: &MeasureReport, options: &MeasureOptions) -> Self {
+        let compression = CompressionWish(options.compression).to_string();
+        Self {
+            action: "measure",
+            files: report.inputs,
+            logical_bytes: report.logical,
+            nonzero_bytes: report.non_zero,
+            read: "everything",
+            confidence: 0.95,
+            chunk_sizes: report.lengths.iter().map(|length| ShownLength::new(length, &compression)).collect(),
+            compressions: report.settings.iter().map(ShownSetting::new).collect(),
+            recommended: report.advice.as_ref().map(ShownAdvice::new),
+        }
+    }
+}
+
+impl ShownLength {
+    fn new(length: &LengthReport, compression: &str) -> Self {
+        Self {
+            chunk_size: length.chunk_len,
+            frame_size: length.frame_len,
+            compression: compression.to_owned(),
+            possible: length.is_possible,
+            counted: length.rate,
+            data_bytes: length.data,
+            same_place_bytes: length.same_place.into(),
+            by_content_bytes: length.by_content.into(),
+            in_store_bytes: length.in_store.map(Range::from),
+            unique_bytes: length.unique.into(),
+            compressed_bytes: length.compressed.into(),
+            metadata_bytes: length.metadata.into(),
+            disk_bytes: length.on_disk.into(),
+            memory_bytes: length.memory.into(),
+        }
+    }
+}
+
+impl ShownSetting {
+    fn new(setting: &SettingReport) -> Self {
+        Self {
+            chunk_size: setting.chunk_len,
+            frame_size: setting.frame_len,
+            compression: CompressionWish(setting.compression).to_string(),
+            compressed_bytes: setting.compressed.into(),
+            metadata_bytes: setting.metadata.into(),
+            disk_bytes: setting.on_disk.into(),
+        }
+    }
+}
+
+impl ShownAdvice {
+    fn new(advice: &Advice) -> Self {
+        let (chunk, frame) = (advice.parameters.chunk_len.bytes(), u64::from(advice.parameters.frame_len));
+        let compression = CompressionWish(advice.parameters.compression).to_string();
+        let command = format!("vellum init --chunk-size {} --frame-size {} --compression {compression}", short(chunk), short(frame));
+        let [of_chunk, of_frame, of_compression] = advice.reasons;
+        let reasons = [
+            format!("chunks of {}: {}", short(chunk), reason(of_chunk, "another")),
+            format!("frames of {}: {}", short(frame), reason(of_frame, "a longer one")),
+            format!("{compression}: {}", reason(of_compression, "a slower one")),
+        ];
+        Self { chunk_size: chunk, frame_size: frame, compression, disk_bytes: advice.on_disk, command, reasons }
+    }
+}
+
+/// Why, in words; `other` is what is cheaper in space and dearer in use.
+fn reason(reason: Reason, other: &str) -> String {
+    let share = |share: f64| format!("{:.1} %", 100.0 * share);
+    match reason {
+        Reason::OnlyOne => "nothing else was measured with it".to_owned(),
+        Reason::Least { more } => format!("takes least on disk; the next best takes {} more", share(more)),
+        Reason::NearlyLeast { more } => format!("takes {} more than {other} would, and costs less time and memory", share(more)),
+        Reason::Usual { gain } if gain <= 0.0 => "as usual; no other takes less".to_owned(),
+        Reason::Usual { gain } => format!("as usual; {other} saves {} at most, too little to depart from it", share(gain)),
+        Reason::Saves { gain } => format!("saves {} of what the usual takes", share(gain)),
+    }
+}
+
+/// `4K`, as options take it.
+fn short(bytes: u64) -> String {
+    if bytes.is_multiple_of(1 << 20) { format!("{}M", bytes >> 20) } else { format!("{}K", bytes >> 10) }
+}
+
+impl Answer for Shown {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        let (logical, data) = (page.size(self.logical_bytes), page.size(self.nonzero_bytes));
+        page.line(format!("{}, {logical}: {data} not zero, all read and hashed", plural(self.files, "disk")))?;
+        page.line("")?;
+        self.show_chunk_sizes(page)?;
+        if self.compressions.len() > 1 {
+            page.line("")?;
+            self.show_compressions(page)?;
+        }
+        let Some(advice) = &self.recommended else { return Ok(()) };
+        page.line("")?;
+        page.line(format!("recommended, about {} on disk: {}", page.size(advice.disk_bytes), advice.command))?;
+        advice.reasons.iter().try_for_each(|reason| page.line(format!("  {reason}")))
+    }
+}
+
+impl Shown {
+    fn show_chunk_sizes(&self, page: &mut Page) -> io::Result<()> {
+        let with_store = self.chunk_sizes.iter().any(|length| length.in_store_bytes.is_some());
+        let mut columns = vec![Column::text("CHUNK"), Column::number("SAME PLACE"), Column::number("BY CONTENT")];
+        columns.extend(with_store.then(|| Column::number("IN STORE")));
+        columns.extend(["UNIQUE", "COMPRESSED", "METADATA", "ON DISK", "±", "MEMORY"].map(Column::number));
+        columns.push(Column::text("NOTE"));
+        let row = |length: &ShownLength| {
+            let mut cells =
+                vec![page.size(length.chunk_size), page.size(length.same_place_bytes.value), page.size(length.by_content_bytes.value)];
+            cells.extend(with_store.then(|| length.in_store_bytes.map_or_else(String::new, |bytes| page.size(bytes.value))));
+            let sizes = [length.unique_bytes, length.compressed_bytes, length.metadata_bytes, length.disk_bytes];
+            cells.extend(sizes.map(|bytes| page.size(bytes.value)));
+            cells.extend([length.disk_bytes.reach(), page.size(length.memory_bytes.value)]);
+            cells.push(if length.possible { String::new() } else { "no store has it".to_owned() });
+            cells
+        };
+        let rows: Vec<Vec<String>> = self.chunk_sizes.iter().map(row).collect();
+        page.table(&columns, &rows)
+    }
+
+    /// One row for each frame length, one column for each compression.
+    fn show_compressions(&self, page: &mut Page) -> io::Result<()> {
+        let widest = self.compressions.iter().map(|setting| setting.disk_bytes).max_by_key(|range| range.high - range.low);
+        let reach = widest.map(Range::reach).unwrap_or_default();
+        let range = if reach == "exact" { String::new() } else { format!(", ± {reach} or less") };
+        page.line(format!("on disk with chunks of {}, by frame and compression{range}", page.size(self.compressions[0].chunk_size)))?;
+        let first = self.compressions[0].frame_size;
+        let ways: Vec<&str> = self.compressions.iter().filter(|way| way.frame_size == first).map(|way| way.compression.as_str()).collect();
+        let columns: Vec<Column> = std::iter::once(Column::text("FRAME")).chain(ways.iter().map(|_| Column::number(""))).collect();
+        let title = std::iter::once("FRAME".to_owned()).chain(ways.iter().map(|way| (*way).to_owned())).collect();
+        let rows = self.compressions.chunks(ways.len()).map(|row| {
+            std::iter::once(page.size(row[0].frame_size)).chain(row.iter().map(|setting| page.size(setting.disk_bytes.value))).collect()
+        });
+        let rows: Vec<Vec<String>> = std::iter::once(title).chain(rows).collect();
+        page.rows(&columns, &rows)
+    }
+}
+
+impl Range {
+    /// How far the ends are from the value, in percent of it.
+    fn reach(self) -> String {
+        let reach = (self.high - self.value).max(self.value - self.low);
+        if reach == 0 { "exact".to_owned() } else { percent(reach, self.value) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_has_its_sign_and_is_a_part() {
+        for (text, share) in [("5%", 0.05), ("0.5%", 0.005), ("100%", 1.0)] {
+            assert_eq!(text.parse::<Share>().ok(), Some(Share(share)), "{text}");
+        }
+        for text in ["", "%", "5", "0.05", "0%", "-1%", "101%", "NaN%", "inf%", "5%%", "five%"] {
+            assert!(text.parse::<Share>().is_err(), "{text}");
+        }
+    }
+}

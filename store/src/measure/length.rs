@@ -1,0 +1,242 @@
+//! One chunk length: where each chunk of the inputs is found, and what its new ones make.
+
+use std::mem::take;
+
+use vellum_core::page::PAGE_SPAN;
+
+use super::cost::{Amounts, FRAME_LEN};
+use super::estimate::Guess;
+use super::frames::{Due, Stream, Thrift};
+use super::places::Places;
+use super::seen::{Seen, ShortName};
+
+/// Names that are kept for each length: some 60 MB with what belongs to them. From a sample of that many, counts are known to some tenths
+/// of a percent.
+const KEPT_MAX: usize = 1 << 20;
+/// Parts of a sample that are summed apart, so that their differences tell how sure the sum is.
+const STRATA: usize = 16;
+/// Times that a sample can be halved: it never has fewer names than half of what is kept, so this is for 2^60 names.
+const LEVELS: usize = 40;
+
+/// Where a chunk was found, and how maps see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Nowhere: it is new.
+    New,
+    /// Where the parent has the same.
+    SamePlace,
+    /// Elsewhere in what came before.
+    Content,
+    /// In the store that is measured against.
+    Stored,
+    /// Not an answer to where: what follows it here does not follow it in the store, so a run of the map ends.
+    Break,
+}
+
+const KINDS: usize = 5;
+
+/// A chunk of the inputs.
+pub(super) struct Chunk<'a> {
+    /// Its position on its disk.
+    pub(super) index: u64,
+    pub(super) name: ShortName,
+    pub(super) plain: &'a [u8],
+    /// Whether the store that is measured against has it.
+    pub(super) is_stored: bool,
+}
+
+/// Runs of new chunks that are to be compressed.
+#[derive(Default)]
+pub(super) struct Dues {
+    /// Frames of the usual length.
+    pub(super) frames: Vec<Due>,
+    /// Longer runs, to be compressed in every way.
+    pub(super) trials: Vec<Due>,
+}
+
+/// What is counted at one chunk length.
+pub(super) struct Length {
+    /// Bytes of a chunk.
+    pub(super) len: u64,
+    seen: Seen,
+    parent: Places,
+    own: Places,
+    /// By level of the sample, stratum and kind.
+    tally: Vec<[[u64; KINDS]; STRATA]>,
+    /// Chunks that are not zero, a number.
+    data: u64,
+    /// Runs of maps that begin because nothing, or another page, is before them.
+    starts: u64,
+    pages: u64,
+    last: Option<(u64, ShortName)>,
+    /// Who got the last id.
+    newest: Option<ShortName>,
+    pub(super) frames: Stream,
+    /// New chunks in longer runs, at the one length that is tried in every way.
+    pub(super) trials: Option<Stream>,
+}
+
+impl Length {
+    /// Chunks of `len` bytes, of inputs of `total_len` bytes. At longer chunks than 4 KiB a larger share is sampled: as much memory
+    /// for each byte of input.
+    pub(super) fn new(len: u64, total_len: u64, sample: f64, thrift: Thrift, trials: Option<Stream>) -> Self {
+        let rate = (sample * (len >> 12) as f64).min(1.0);
+        Self {
+            len,
+            seen: Seen::new(rate, KEPT_MAX, total_len / len),
+            parent: Places::default(),
+            own: Places::default(),
+            tally: vec![[[0; KINDS]; STRATA]; LEVELS],
+            data: 0,
+            starts: 0,
+            pages: 0,
+            last: None,
+            newest: None,
+            frames: Stream::new(len, len.max(FRAME_LEN), thrift.for_long_frames(len.div_ceil(FRAME_LEN)), 1),
+            trials,
+        }
+    }
+
+    /// Takes a chunk of the parent for known.
+    pub(super) fn note(&mut self, index: u64, name: ShortName) {
+        let sighting = self.seen.meet(name);
+        if sighting.is_new {
+            self.append(name);
+        }
+        if self.seen.is_kept(name) {
+            self.own.add(index, name);
+        }
+    }
+
+    /// Counts the next chunk of an input. They come in order.
+    pub(super) fn add(&mut self, chunk: &Chunk<'_>, dues: &mut Dues) {
+        let &Chunk { index, name, plain, is_stored } = chunk;
+        let sighting = self.seen.meet(name);
+        self.data += 1;
+        self.add_to_map(index, name, sighting.is_new);
+        if sighting.is_new {
+            self.append(name);
+        }
+        if self.seen.is_kept(name) {
+            let kind = match () {
+                () if self.parent.has(index, name) => Kind::SamePlace,
+                () if !sighting.is_new => Kind::Content,
+                () if is_stored => Kind::Stored,
+                () => Kind::New,
+            };
+            self.count(name, kind);
+            self.own.add(index, name);
+        }
+        if sighting.is_new && !is_stored {
+            dues.frames.extend(self.frames.push(plain));
+            dues.trials.extend(self.trials.as_mut().and_then(|trials| trials.push(plain)));
+        }
+    }
+
+    /// Ends an input: the next one has it as its parent.
+    pub(super) fn end_input(&mut self, dues: &mut Dues) {
+        dues.frames.extend(self.frames.close());
+        dues.trials.extend(self.trials.as_mut().and_then(Stream::close));
+        self.parent = take(&mut self.own);
+        let seen = &self.seen;
+        self.parent.keep(|name| seen.is_kept(name));
+        self.last = None;
+    }
+
+    fn count(&mut self, name: ShortName, kind: Kind) {
+        // The first bits decide about the sample, so the last ones are free to make strata.
+        let cell = &mut self.tally[self.seen.level(name).min(LEVELS - 1)][name as usize % STRATA];
+        cell[kind as usize] += 1;
+    }
+
+    /// Gives `name` the next id.
+    fn append(&mut self, name: ShortName) {
+        if let Some(before) = self.newest.replace(name) {
+            self.seen.follow(before, name);
+        }
+    }
+
+    /// Whether the chunk continues the run of the one before it is asked in that one's name: whoever is in the sample knows its follower.
+    fn add_to_map(&mut self, index: u64, name: ShortName, is_new: bool) {
+        let before = self.last.replace((index, name));
+        let page = |index: u64| index / u64::from(PAGE_SPAN);
+        self.pages += u64::from(before.is_none_or(|(at, _)| page(at) != page(index)));
+        match before.filter(|(at, _)| at + 1 == index && page(*at) == page(index)) {
+            None => self.starts += 1,
+            Some((_, before)) if self.seen.is_kept(before) => {
+                let continues = if is_new { self.newest == Some(before) } else { self.seen.is_followed(before, name) };
+                if !continues {
+                    self.count(before, Kind::Break);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// The share of distinct chunks that was counted.
+    pub(super) fn rate(&self) -> f64 {
+        self.seen.rate()
+    }
+
+    /// Bytes of chunks that are not zero.
+    pub(super) fn data_len(&self) -> u64 {
+        self.data * self.len
+    }
+
+    fn strata(&self, kind: Kind) -> [u64; STRATA] {
+        let levels = &self.tally[self.seen.first_level().min(LEVELS - 1)..];
+        std::array::from_fn(|stratum| levels.iter().map(|level| level[stratum][kind as usize]).sum())
+    }
+
+    fn sum(&self, kind: Kind) -> Guess {
+        Guess::of_strata(&self.strata(kind), self.rate())
+    }
+
+    /// Chunks that are as in the parent at the same position, a number.
+    pub(super) fn same_place(&self) -> Guess {
+        self.sum(Kind::SamePlace)
+    }
+
+    /// Chunks that are found elsewhere in what came before, a number.
+    pub(super) fn by_content(&self) -> Guess {
+        self.sum(Kind::Content)
+    }
+
+    /// Chunks that only the store has, a number.
+    pub(super) fn in_store(&self) -> Guess {
+        Guess::of_count(self.strata(Kind::Stored).iter().sum(), self.rate())
+    }
+
+    /// New chunks, a number.
+    pub(super) fn unique(&self) -> Guess {
+        Guess::of_count(self.strata(Kind::New).iter().sum(), self.rate())
+    }
+
+    /// Compressed bytes of the new chunks; `None` if too little was compressed.
+    pub(super) fn compressed(&self) -> Option<Guess> {
+        let unique = self.unique().scaled(self.len as f64);
+        if self.frames.plain_len() == 0 {
+            return (unique.mean == 0.0).then_some(unique);
+        }
+        Some(self.frames.ratio(0)?.times(unique))
+    }
+
+    /// How much metadata there is, in frames of `frame_len`.
+    pub(super) fn amounts(&self, frame_len: u64) -> Amounts {
+        let chunks = self.unique();
+        // Each input ends with a frame that is not full.
+        let usual = self.frames.plain_len().div_ceil(self.frame_len());
+        let unfilled = self.frames.runs.saturating_sub(usual) as f64;
+        let frames = Guess {
+            mean: chunks.mean * self.len as f64 / frame_len as f64 + unfilled,
+            ..chunks.scaled(self.len as f64 / frame_len as f64)
+        };
+        let runs = self.sum(Kind::Break).plus(Guess::exact(self.starts as f64));
+        Amounts { chunks, frames, runs, pages: self.pages }
+    }
+
+    /// The usual length of a frame with these chunks.
+    pub(super) fn frame_len(&self) -> u64 {
+        self.len.max(FRAME_LEN)
+    }
+}

@@ -1,0 +1,37 @@
+//! Which sampled chunk a disk has where, so that the next one is held against it.
+
+use super::seen::ShortName;
+
+/// Entries that are kept of one disk: 64 MB. A sample has fewer, unless most of a disk is copies of itself.
+const ENTRIES_MAX: usize = 4 << 20;
+
+/// Positions and names, in order.
+#[derive(Default)]
+pub(super) struct Places {
+    entries: Vec<(u64, ShortName)>,
+    /// Where the last question was answered: they come in order as well.
+    at: usize,
+}
+
+impl Places {
+    /// Notes `name` at `index`, which is past all before. When there is no room, what follows is found by content only.
+    pub(super) fn add(&mut self, index: u64, name: ShortName) {
+        if self.entries.len() < ENTRIES_MAX {
+            self.entries.push((index, name));
+        }
+    }
+
+    /// Whether `name` is at `index`. Asked with rising indexes.
+    pub(super) fn has(&mut self, index: u64, name: ShortName) -> bool {
+        while self.entries.get(self.at).is_some_and(|entry| entry.0 < index) {
+            self.at += 1;
+        }
+        self.entries.get(self.at) == Some(&(index, name))
+    }
+
+    /// Forgets the names that are not `wanted`.
+    pub(super) fn keep(&mut self, wanted: impl Fn(ShortName) -> bool) {
+        self.entries.retain(|(_, name)| wanted(*name));
+        self.at = 0;
+    }
+}
