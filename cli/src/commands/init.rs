@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// What is stored once: a power of two from 4K to 1M [default: 4K]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     chunk_size: Option<u64>,
-    /// What is compressed together: a multiple of the chunk size [default: 64K, or one chunk]
+    /// What is compressed together: a multiple of the chunk size [default: 128K, or one chunk]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     frame_size: Option<u64>,
     /// zstd:LEVEL (1 to 22), lz4 or none [env: VELLUM_COMPRESSION] [default: zstd:3]
