@@ -488,6 +488,11 @@ fn read_failed(family: Family, error: rocksdb::Error) -> StoreError {
     failed(&format!("read {} from the store", family.name()), error)
 }
 
+/// Where the copy of the record at `key` of `family` is, which is one that is kept twice.
+pub(crate) fn key_of_copy(family: Family, key: &[u8]) -> Vec<u8> {
+    copy_key(family.copy_tag().expect("the family is kept twice"), key)
+}
+
 fn copy_key(tag: u8, key: &[u8]) -> Vec<u8> {
     [&[tag], key].concat()
 }

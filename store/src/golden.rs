@@ -12,6 +12,7 @@ use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId
 
 use crate::codec;
 use crate::database::Family;
+use crate::journal::{Added, Entry, SUM_KEY, entry_key};
 use crate::records::{self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters};
 use crate::store::{
     COMMITS_KEY, COUNTERS_KEY, PARAMETERS_KEY, configuration_key, image_key, machine_key, machine_snapshot_key, snapshot_key,
@@ -118,6 +119,18 @@ fn configuration() -> ConfigurationFile {
     ConfigurationFile(b"<domain/>".to_vec())
 }
 
+fn entry() -> Entry {
+    Entry {
+        at_ms: 1_793_000_000_005,
+        operation: "import".to_owned(),
+        image: Some(ImageId(9)),
+        name: "web-01@before".to_owned(),
+        layer: Some(LayerId(70_000)),
+        added: Added { chunks: 300, plain: 300 * 4096, compressed: 555_555 },
+        freed: 7,
+    }
+}
+
 fn encoded<R: Record>(family: Family, key: &[u8], record: &R) -> Vec<u8> {
     records::encode(family.name(), key, record)
 }
@@ -138,6 +151,7 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     all.push(("record-machine", encoded(Family::Names, &machine_key(MachineId(80)), &machine())));
     all.push(("record-machine-snapshot", encoded(Family::Names, &machine_snapshot_key(MachineId(80), 81), &machine_snapshot())));
     all.push(("record-configuration", encoded(Family::Meta, &configuration_key(ConfigurationId(90)), &configuration())));
+    all.push(("record-journal", encoded(Family::Meta, &entry_key(300), &entry())));
     all.push(("record-snapshot", encoded(Family::Names, &snapshot_key(ImageId(9), 77), &snapshot())));
     all.push(("key-parameters", PARAMETERS_KEY.to_vec()));
     all.push(("key-counters", COUNTERS_KEY.to_vec()));
@@ -148,6 +162,8 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     all.push(("key-machine", machine_key(MachineId(80))));
     all.push(("key-machine-snapshot", machine_snapshot_key(MachineId(80), 81)));
     all.push(("key-configuration", configuration_key(ConfigurationId(90))));
+    all.push(("key-journal", entry_key(300)));
+    all.push(("key-journal-sum", SUM_KEY.to_vec()));
     all.push(("marker", format!("vellum store format {}\n", crate::folder::FORMAT).into_bytes()));
     all
 }
@@ -204,6 +220,7 @@ fn what_was_written_once_is_read_now() {
     assert_eq!(decoded::<MachineSnapshot>(Family::Names, &key, "record-machine-snapshot"), machine_snapshot());
     let key = configuration_key(ConfigurationId(90));
     assert_eq!(decoded::<ConfigurationFile>(Family::Meta, &key, "record-configuration"), configuration());
+    assert_eq!(decoded::<Entry>(Family::Meta, &entry_key(300), "record-journal"), entry());
     assert_eq!(decoded::<Snapshot>(Family::Names, &snapshot_key(ImageId(9), 77), "record-snapshot"), snapshot());
     for (name, codec) in [("compressed-lz4", FrameCodec::Lz4), ("compressed-zstd", FrameCodec::Zstd)] {
         assert_eq!(codec::decompress(codec, &golden(name), plain().len()), Ok(plain()), "{name}");

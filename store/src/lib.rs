@@ -31,6 +31,7 @@ mod folder;
 #[cfg(test)]
 mod golden;
 mod import;
+mod journal;
 mod live;
 mod logs;
 mod machines;

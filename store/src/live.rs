@@ -20,7 +20,7 @@
 //! up under the same lock and holds it until its batch is applied, so each flush is in a snapshot as a whole or not at all. Whoever
 //! writes can take a snapshot of all writes with [`LiveDisk::snapshot`].
 //!
-//! Locks: control, then view; no lock of the store is taken under either. To drop a `Disk` takes the lock of the tree, which others
+//! Locks: control, then view; no lock of the store is taken under either. (The one of `growth` is a flush's alone, and comes last.) To drop a `Disk` takes the lock of the tree, which others
 //! hold while they sync: it is never a reader who drops the last one, since the view keeps it until the next flush.
 
 mod flush;
@@ -35,13 +35,15 @@ use std::thread::JoinHandle;
 
 use vellum_core::device::Allocation;
 use vellum_core::name::Name;
-use vellum_core::tree::Node;
-use vellum_core::units::{ChunkIndex, ChunkLen, ImageId, PageIndex};
+use vellum_core::tree::{Edit, Node, Tree};
+use vellum_core::units::{ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
 
 use crate::changes::Changes;
 use crate::chunks::pause::lock;
+use crate::database::Batch;
 use crate::disk::Disk;
 use crate::error::StoreError;
+use crate::journal::{Added, Entry, Running};
 use crate::sequence::Sequence;
 use crate::store::{Exclusive, Store};
 use crate::stretches::Stretches;
@@ -79,6 +81,8 @@ struct Shared {
     flushed: Condvar,
     /// Whether the flusher is at work or about to be.
     is_flusher_busy: AtomicBool,
+    /// What the journal says of this disk's flushes; one flush at a time changes it.
+    growth: Mutex<Option<Running>>,
 }
 
 /// Whose turn it is to flush, and what is durable.
@@ -115,6 +119,7 @@ impl Store {
             control: Mutex::new(control),
             flushed: Condvar::new(),
             is_flusher_busy: AtomicBool::new(false),
+            growth: Mutex::default(),
         });
         self.inner.room.enter(&shared);
         Ok(LiveDisk { shared, flusher: Mutex::default(), reading: Sequence::default(), _exclusive: exclusive })
@@ -379,12 +384,24 @@ impl Shared {
         // there is room.
         self.store.check_room(waiting.memory_len() as u64)?;
         let mut changed = PageChanges::new();
-        self.store.commit_chunks(&flush.candidates(), |tree, ids, batch| {
-            let (edit, runs) = flush.plan(&self.store, tree, self.image, ids, batch)?;
+        self.store.commit_chunks(&flush.candidates(), |tree, stored, batch| {
+            let (layer, runs) = flush.plan(&self.store, tree, self.image, stored.ids, batch)?;
+            self.note(tree, layer.id, stored.added, batch);
+            let edit = Edit::PutLayer(layer);
             changed = runs;
             Ok::<_, StoreError>(vec![edit])
         })?;
         Ok((self.store.disk(Node::Image(self.image))?, changed))
+    }
+
+    /// Notes in `batch` what a flush added, with what those before it did.
+    fn note(&self, tree: &Tree, layer: LayerId, added: Added, batch: &mut Batch) {
+        if added.chunks == 0 {
+            return;
+        }
+        let entry = Entry::new("write", self.image, tree.display(Node::Image(self.image)), Some(layer), added);
+        let inner = &self.store.inner;
+        inner.journal.note_running(&inner.database, batch, &mut lock(&self.growth), entry);
     }
 
     /// Lets everybody see the flushed generation in the image, and resolved pages with it.

@@ -21,6 +21,8 @@ use vellum_core::tree::{
 use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId};
 use vellum_core::wire::{DecodeError, seal, verified};
 
+use crate::journal::Entry;
+
 const CONTEXT: &str = "vellum 2026-11 record v1";
 /// The longest record: a layer whose every second page exists, on the largest disk that is cut finest, would need more; it is
 /// refused when it is written, not when it is read.
@@ -124,6 +126,7 @@ pub fn decode_any(body: &[u8]) -> usize {
         decode_body::<Machine>(body).is_ok(),
         decode_body::<MachineSnapshot>(body).is_ok(),
         decode_body::<ConfigurationFile>(body).is_ok(),
+        decode_body::<Entry>(body).is_ok(),
     ];
     decoded.into_iter().filter(|ok| *ok).count()
 }

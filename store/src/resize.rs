@@ -15,6 +15,7 @@ use crate::database::Batch;
 use crate::disk::Disk;
 use crate::draft::Draft;
 use crate::error::StoreError;
+use crate::journal::{Added, Entry};
 use crate::store::{Store, now_ms};
 
 /// The last chunk of a disk that was cut, with zeros past its end.
@@ -42,7 +43,7 @@ impl Store {
         let base = self.sealed_base(parent)?;
         let tail = cut_tail(&base, len)?;
         let mut node = None;
-        self.commit_tail(tail, |tree| {
+        self.commit_tail("create", tail, |tree| {
             let layer = tree.blank_layer(base.chain().first().map(AsRef::as_ref), len, now_ms());
             let top = layer.id;
             let planned = tree.plan_image(name, layer, Some(parent.image()), now_ms())?;
@@ -71,26 +72,40 @@ impl Store {
         let _exclusive = self.exclusive(image)?;
         let disk = self.disk(Node::Image(image))?;
         let tail = if may_shrink { cut_tail(&disk, len)? } else { None };
-        self.commit_tail(tail, |tree| tree.plan_resize(image, len, may_shrink, now_ms()))
+        self.commit_tail("resize", tail, |tree| tree.plan_resize(image, len, may_shrink, now_ms()))
     }
 
-    /// Commits what `plan` decides, with `tail` in the map of the layer on top, as one batch.
+    /// Commits what `plan` decides, with `tail` in the map of the layer on top, as one batch: a part of `operation`.
     pub(crate) fn commit_tail(
         &self,
+        operation: &'static str,
         tail: Option<Tail>,
         plan: impl FnOnce(&mut Tree) -> Result<NewTop, PlanError>,
     ) -> Result<(), StoreError> {
         self.check_writable()?;
         let data = tail.as_ref().filter(|tail| !is_zero(&tail.plain));
         let candidate = data.map(|tail| Candidate { hash: ChunkHash::of(&tail.plain), plain: &tail.plain, guess: None });
-        self.commit_chunks(candidate.as_slice(), |tree, ids, batch| {
+        self.commit_chunks(candidate.as_slice(), |tree, stored, batch| {
             let NewTop { top, mut edits } = plan(tree)?;
             if let Some(tail) = &tail {
-                let slot = ids.first().map_or(Slot::Zero, |id| Slot::Chunk(*id));
+                let slot = stored.ids.first().map_or(Slot::Zero, |id| Slot::Chunk(*id));
                 self.put_slot(&mut edits, top, tail.position, slot, batch)?;
+            }
+            if stored.added.chunks > 0 {
+                self.note_top(tree, &edits, top, operation, stored.added, batch);
             }
             Ok::<_, StoreError>(edits)
         })
+    }
+
+    /// Notes in `batch` what was added to layer `top`, which is the active one of an image once `edits` are applied.
+    fn note_top(&self, tree: &Tree, edits: &[Edit], top: LayerId, operation: &str, added: Added, batch: &mut Batch) {
+        let put = edits.iter().find_map(|edit| if let Edit::PutImage(image) = edit { Some(image) } else { None });
+        let image = put.or_else(|| tree.images().find(|image| image.layer == top));
+        if let Some(image) = image.filter(|image| image.layer == top) {
+            let entry = Entry::new(operation, image.id, image.name.to_string(), Some(top), added);
+            self.inner.journal.note(&self.inner.database, batch, &entry);
+        }
     }
 
     /// Lets layer `top`, which is among `edits`, answer `slot` for `position`.

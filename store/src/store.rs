@@ -17,11 +17,12 @@ use vellum_core::units::{ChunkId, ConfigurationId, ImageId, LayerId, MachineId, 
 
 use crate::attach::Slots;
 use crate::chain::Pages;
-use crate::chunks::{Candidate, Chunks, Stop};
+use crate::chunks::{Candidate, Chunks, Stop, Stored};
 use crate::collect::Tending;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock, Witness};
+use crate::journal::{Added, Journal};
 use crate::live::Room;
 use crate::logs;
 use crate::records::{self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters};
@@ -72,6 +73,7 @@ pub(crate) struct Inner {
     pub(crate) stop: Arc<Stop>,
     /// What keeps this from being the whole store as it was acknowledged: only where it is open for reading.
     impairment: Option<StoreError>,
+    pub(crate) journal: Journal,
     /// Commits so far. Changes under the lock of the tree.
     commits: AtomicU64,
     witness: Option<Witness>,
@@ -178,6 +180,14 @@ impl Store {
             }
             error => Err(error),
         })?;
+        // Also where it is only read: that must say why nothing can be written.
+        let journal = Journal::load(&database).or_else(|error| match error {
+            StoreError::Damaged(_) => {
+                impairment.get_or_insert(error);
+                Ok(Journal::default())
+            }
+            error => Err(error),
+        })?;
         if access == Access::ReadWrite
             && let Some(error) = impairment
         {
@@ -202,6 +212,7 @@ impl Store {
             building: Mutex::default(),
             stop,
             impairment,
+            journal,
             commits: AtomicU64::new(loaded.commits),
             witness,
             _lock: lock,
@@ -285,13 +296,25 @@ impl Store {
 
     /// Deletes a snapshot, wherever it stands. Its space is given back by [`Store::collect`].
     pub fn delete_snapshot(&self, image: ImageId, serial: u64) -> Result<(), StoreError> {
-        self.edit(|tree| tree.plan_delete_snapshot(image, serial))
+        self.delete(Node::Snapshot(image, serial), |tree| tree.plan_delete_snapshot(image, serial))
     }
 
     /// Deletes an image, and its snapshots if `with_snapshots`; without, having some is an error.
     pub fn delete_image(&self, image: ImageId, with_snapshots: bool) -> Result<(), StoreError> {
         let _exclusive = self.exclusive(image)?;
-        self.edit(|tree| tree.plan_delete_image(image, with_snapshots))
+        self.delete(Node::Image(image), |tree| tree.plan_delete_image(image, with_snapshots))
+    }
+
+    /// As [`Store::edit`], and the journal tells that `node` went: nothing else does.
+    fn delete<E>(&self, node: Node, plan: impl FnOnce(&Tree) -> Result<Vec<Edit>, E>) -> Result<(), StoreError>
+    where
+        StoreError: From<E>,
+    {
+        self.check_writable()?;
+        let mut tree = self.tree_mut();
+        let (edits, mut batch) = (plan(&tree)?, Batch::default());
+        self.note(&tree, &mut batch, "delete", node, None, Added::default());
+        self.commit(&mut tree, &edits, batch)
     }
 
     /// Gives an image or snapshot another name.
@@ -363,14 +386,14 @@ impl Store {
         self.inner.witness.iter().for_each(|witness| witness.note(count));
     }
 
-    /// Stores `candidates` and makes what `plan` decides from their ids (edits, and pages in the batch) durable with them, as one. The
+    /// Stores `candidates` and makes what `plan` decides from what became of them (edits, and pages in the batch) durable with them, as one. The
     /// tree stays locked from the plan until the edits are applied; the chunks stay claimed as long.
     ///
     /// Locks are taken in this order: the chunk store's section, the tree, the chunk writer's state.
     pub(crate) fn commit_chunks<E>(
         &self,
         candidates: &[Candidate<'_>],
-        plan: impl FnOnce(&mut Tree, &[ChunkId], &mut Batch) -> Result<Vec<Edit>, E>,
+        plan: impl FnOnce(&mut Tree, &Stored<'_>, &mut Batch) -> Result<Vec<Edit>, E>,
     ) -> Result<(), StoreError>
     where
         StoreError: From<E>,
@@ -378,9 +401,9 @@ impl Store {
         self.inner.folder.tend_reserve();
         let mut planned = None;
         let mut session = self.inner.chunks.session();
-        session.commit(candidates, |ids, batch| {
+        session.commit(candidates, |stored, batch| {
             let mut tree = self.tree_mut();
-            let edits = plan(&mut tree, ids, batch)?;
+            let edits = plan(&mut tree, stored, batch)?;
             self.put_edits(&tree, &edits, batch);
             planned = Some((tree, edits));
             Ok(())

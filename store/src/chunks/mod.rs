@@ -20,7 +20,7 @@ use vellum_core::units::ChunkId;
 pub(crate) use claims::{Claims, Decision};
 pub(crate) use frames::{EncodedFrame, FramePlan, encode_frame};
 pub(crate) use reader::Frame;
-pub(crate) use session::{Candidate, Session, SessionCounts};
+pub(crate) use session::{Candidate, Session, SessionCounts, Stored};
 pub(crate) use stop::Stop;
 
 use crate::database::Database;

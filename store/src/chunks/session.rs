@@ -4,6 +4,8 @@
 //! chunks are found by one of them, against a header that is already in memory. Only the rest ask the index.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::{ParallelIterator, ParallelSlice};
 use vellum_core::frame::FrameHeader;
@@ -17,6 +19,7 @@ use super::frames::{Packed, pack, put_names};
 use super::pause::{self, lock};
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
+use crate::journal::Added;
 
 /// Neighbours that are tried in a row without a hit: they mostly lie in the header at hand, so trying costs little.
 const MISSES_MAX: u32 = 8;
@@ -51,8 +54,18 @@ pub(crate) struct Session<'s> {
     /// How many neighbours in a row were not it.
     misses: u32,
     pub(crate) counts: SessionCounts,
+    /// Payloads of the frames that hold its new chunks.
+    stored_len: Arc<AtomicU64>,
     /// One above the greatest id that was given out.
     end: ChunkId,
+}
+
+/// What a commit has stored.
+pub(crate) struct Stored<'i> {
+    /// The ids of its candidates, in order.
+    pub(crate) ids: &'i [ChunkId],
+    /// What was new.
+    pub(crate) added: Added,
 }
 
 /// Chunks that get ids in a commit, compressed in frames.
@@ -68,7 +81,17 @@ impl<'s> Session<'s> {
     pub(crate) fn new(chunks: &'s Chunks) -> Self {
         let id = chunks.claims.open_session();
         let epoch = chunks.claims.epoch();
-        Self { chunks, id, header: None, epoch, neighbour: None, misses: 0, counts: SessionCounts::default(), end: ChunkId(0) }
+        Self {
+            chunks,
+            id,
+            header: None,
+            epoch,
+            neighbour: None,
+            misses: 0,
+            counts: SessionCounts::default(),
+            stored_len: Arc::default(),
+            end: ChunkId(0),
+        }
     }
 
     /// The ids of `candidates`, in order; new chunks are on their way to disk, durable once the store is settled.
@@ -79,8 +102,8 @@ impl<'s> Session<'s> {
             self.look_up(candidates, &mut ids)?;
             pause::at("looked up");
             let new = unresolved(candidates, &ids);
-            let put =
-                self.chunks.writer.put(&self.chunks.claims, self.id, &new.iter().map(|(_, c)| (c.hash, c.plain)).collect::<Vec<_>>())?;
+            let chunks: Vec<_> = new.iter().map(|(_, candidate)| (candidate.hash, candidate.plain)).collect();
+            let put = self.chunks.writer.put(&self.chunks.claims, self.id, &chunks, &self.stored_len)?;
             for ((at, _), (id, is_new)) in new.iter().zip(put) {
                 self.counts.new += u64::from(is_new);
                 self.counts.known += u64::from(!is_new);
@@ -90,13 +113,13 @@ impl<'s> Session<'s> {
         Ok(self.finish(&ids))
     }
 
-    /// Stores `candidates` and whatever `build` adds to the batch from their ids, as one logged batch: durable when this returns. What
+    /// Stores `candidates` and whatever `build` adds to the batch from what became of them, as one logged batch: durable when this returns. What
     /// seems new is compressed first, on all cores and under no lock; then the names are looked up again, if others stored something
     /// meanwhile.
     pub(crate) fn commit(
         &mut self,
         candidates: &[Candidate<'_>],
-        build: impl FnOnce(&[ChunkId], &mut Batch) -> Result<(), StoreError>,
+        build: impl FnOnce(&Stored<'_>, &mut Batch) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut ids = self.guess_all(candidates)?;
         let seen_below = self.chunks.next_chunk();
@@ -112,20 +135,30 @@ impl<'s> Session<'s> {
         let mut batch = Batch::default();
         let first = self.chunks.writer.reserve(&self.chunks.claims, self.id, new.chunks.len() as u64);
         self.counts.new += new.chunks.len() as u64;
-        new.number(first, candidates, &mut ids, &mut batch);
+        let stored_len = new.number(first, candidates, &mut ids, &mut batch);
         let ids = self.finish(&ids);
         let refers_to_bulk = ids.iter().any(|id| *id < first && !self.chunks.is_durable(id.advance(1)));
         if refers_to_bulk {
             self.chunks.settle()?;
         }
         // After the settling, which takes its time: `build` locks the tree until the batch is written.
-        build(&ids, &mut batch)?;
+        let added = self.added_in_commit(new.chunks.len() as u64, stored_len);
+        build(&Stored { ids: &ids, added }, &mut batch)?;
         {
             let _index = self.chunks.lock_index();
             self.chunks.stop.guard(|| self.chunks.database.write(batch, Durability::Logged))?;
         }
         self.chunks.writer.note_durable(first, new.chunks.len() as u64);
         Ok(())
+    }
+
+    fn added_in_commit(&self, chunks: u64, compressed: u64) -> Added {
+        Added { chunks, plain: chunks * self.chunks.parameters.chunk_len.bytes(), compressed }
+    }
+
+    /// What [`Session::store`] added, once the store is settled.
+    pub(crate) fn added(&self) -> Added {
+        self.added_in_commit(self.counts.new, self.stored_len.load(Ordering::Relaxed))
     }
 
     /// Looks the chunks up again that were not found; whether some were found now.
@@ -266,8 +299,8 @@ impl<'c, 'a> New<'c, 'a> {
         Self { chunks: new, places, frames, per_frame }
     }
 
-    /// Gives the chunks the ids from `first` on, and puts their frames into `batch`.
-    fn number(&self, first: ChunkId, candidates: &[Candidate<'_>], ids: &mut [Option<ChunkId>], batch: &mut Batch) {
+    /// Gives the chunks the ids from `first` on, and puts their frames into `batch`; the bytes of their payloads.
+    fn number(&self, first: ChunkId, candidates: &[Candidate<'_>], ids: &mut [Option<ChunkId>], batch: &mut Batch) -> u64 {
         for (candidate, id) in candidates.iter().zip(ids) {
             id.get_or_insert_with(|| first.advance(self.places[&candidate.hash]));
         }
@@ -281,6 +314,7 @@ impl<'c, 'a> New<'c, 'a> {
             next = next.advance(group.len() as u64);
         }
         put_names(&frames, batch);
+        frames.iter().map(|frame| frame.payload_len() as u64).sum()
     }
 }
 

@@ -4,6 +4,7 @@
 //! refer to it. What nobody refers to in the end is the collector's.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -59,7 +60,7 @@ struct State {
     /// Ids below outlive a crash.
     durable_below: ChunkId,
     /// The frame that each session is filling.
-    open: HashMap<SessionId, FramePlan>,
+    open: HashMap<SessionId, OpenFrame>,
     /// Chunks that have an id, and are not in the index yet.
     pending: HashMap<ChunkHash, ChunkId>,
     /// Frames closed so far: the next one's place in the order of writing.
@@ -69,6 +70,12 @@ struct State {
     in_flight_len: usize,
     /// Bytes written but perhaps not on disk yet.
     unflushed_len: u64,
+}
+
+/// A frame that is being filled, and where to add what it comes to.
+struct OpenFrame {
+    plan: FramePlan,
+    stored_len: Arc<AtomicU64>,
 }
 
 impl Writer {
@@ -114,22 +121,31 @@ impl Writer {
     }
 
     /// Gives each of `chunks` that is not pending an id and a place in a frame; the ids of all, in order, and which are new. All are
-    /// the session's before anybody can begin a collection. Waits while too much is in flight.
+    /// the session's before anybody can begin a collection. Waits while too much is in flight. The payloads of the frames that are made of
+    /// them are added to `stored_len`: all are once the store is settled.
     pub(crate) fn put(
         &self,
         claims: &Claims,
         session: SessionId,
         chunks: &[(ChunkHash, &[u8])],
+        stored_len: &Arc<AtomicU64>,
     ) -> Result<Vec<(ChunkId, bool)>, StoreError> {
         let mut state = self.shared.wait_until(|state| state.in_flight_len < IN_FLIGHT_LEN_MAX)?;
         let first = state.next_chunk;
-        let put: Vec<_> = chunks.iter().map(|(hash, plain)| self.put_one(&mut state, session, *hash, plain)).collect();
+        let put: Vec<_> = chunks.iter().map(|(hash, plain)| self.put_one(&mut state, session, *hash, plain, stored_len)).collect();
         claims.adopt(session, first, state.next_chunk.0 - first.0);
         put.iter().filter(|(id, _)| *id < first).for_each(|(pending, _)| claims.adopt(session, *pending, 1));
         Ok(put)
     }
 
-    fn put_one(&self, state: &mut State, session: SessionId, hash: ChunkHash, plain: &[u8]) -> (ChunkId, bool) {
+    fn put_one(
+        &self,
+        state: &mut State,
+        session: SessionId,
+        hash: ChunkHash,
+        plain: &[u8],
+        stored_len: &Arc<AtomicU64>,
+    ) -> (ChunkId, bool) {
         if let Some(id) = state.pending.get(&hash) {
             return (*id, false);
         }
@@ -137,12 +153,14 @@ impl Writer {
         state.next_chunk = id.advance(1);
         state.pending.insert(hash, id);
         // Another session took the ids in between: this frame would have a gap, and its order in the database would suffer.
-        let goes_on = state.open.get(&session).is_some_and(|frame| frame.chunks.last().is_some_and(|last| last.0.advance(1) == id));
+        let goes_on = state.open.get(&session).is_some_and(|open| open.plan.chunks.last().is_some_and(|last| last.0.advance(1) == id));
         if !goes_on {
             self.close(state, session);
         }
         let frame_len = self.shared.parameters.frame_len as usize;
-        let frame = state.open.entry(session).or_insert_with(|| FramePlan { chunks: Vec::new(), plain: Vec::with_capacity(frame_len) });
+        let empty = || FramePlan { chunks: Vec::new(), plain: Vec::with_capacity(frame_len) };
+        let frame = state.open.entry(session).or_insert_with(|| OpenFrame { plan: empty(), stored_len: Arc::clone(stored_len) });
+        let frame = &mut frame.plan;
         frame.chunks.push((id, hash));
         frame.plain.extend_from_slice(plain);
         if frame.plain.len() + plain.len() > frame_len {
@@ -157,15 +175,17 @@ impl Writer {
     }
 
     fn close(&self, state: &mut State, session: SessionId) {
-        let Some(plan) = state.open.remove(&session) else { return };
+        let Some(OpenFrame { plan, stored_len }) = state.open.remove(&session) else { return };
         let sequence = state.closed;
         state.closed += 1;
         state.in_flight_len += plan.plain.len();
         let compression = self.shared.parameters.compression;
         let frames = self.frames.clone().expect("sessions end before the writer does");
         rayon::spawn(move || {
+            let frame = encode_frame(compression, plan);
+            stored_len.fetch_add(frame.payload_len() as u64, Ordering::Relaxed);
             // The committer only leaves when every sender is gone.
-            let _ = frames.send((sequence, encode_frame(compression, plan)));
+            let _ = frames.send((sequence, frame));
         });
     }
 

@@ -36,7 +36,9 @@ use vellum_core::frame::FrameHeader;
 use vellum_core::units::ChunkId;
 
 use crate::chunks::{Claims, Decision, pause};
+use crate::database::Batch;
 use crate::error::StoreError;
+use crate::journal::Entry;
 use crate::store::Store;
 use crate::watch::Watch;
 
@@ -107,7 +109,18 @@ impl Store {
         pause::at("swept");
         reclaim::reclaim(self, &swept.live, marked.page_bytes, collection.horizon, watch)?;
         self.inner.folder.tend_reserve();
+        self.note_freed(swept.stored_bytes_dropped)?;
         Ok(CollectReport { layers_dropped, layers_merged, ..report(&swept, marked.references) })
+    }
+
+    /// Tells the journal, unless the disk is still so full that this could fail: the space was given back, whoever knows.
+    fn note_freed(&self, freed: u64) -> Result<(), StoreError> {
+        if freed == 0 || self.check_room(0).is_err() {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        self.inner.journal.note(&self.inner.database, &mut batch, &Entry::freed("collect", freed));
+        self.commit(&mut self.tree_mut(), &[], batch)
     }
 
     /// What a collection would do. Changes nothing, keeps nobody from anything.

@@ -60,7 +60,7 @@ pub(super) struct Built {
 /// What a finished layer depends on until it is committed: its parent, and its claims on chunks.
 pub(super) struct Ties<'s> {
     _base: Option<Disk>,
-    _session: Session<'s>,
+    pub(super) session: Session<'s>,
 }
 
 impl<'s> Builder<'s> {
@@ -226,7 +226,7 @@ impl<'s> Builder<'s> {
         };
         let counts = self.session.counts;
         let built = Built { layer, positions: self.positions, counts };
-        Ok((built, Ties { _base: self.base, _session: self.session }))
+        Ok((built, Ties { _base: self.base, session: self.session }))
     }
 
     /// Whether pages were written that somebody has to take away if the import fails.

@@ -22,6 +22,7 @@ use crate::chunks::SessionCounts;
 use crate::database::{Batch, Durability, Family};
 use crate::disk::Disk;
 use crate::error::StoreError;
+use crate::journal::{Added, Entry};
 use crate::pieces::Input;
 use crate::store::{Building, Exclusive, Store, now_ms};
 use crate::watch::{Progress, Watch};
@@ -89,7 +90,7 @@ impl Store {
         let result = match built {
             Ok(len) => builder.finish(len, now_ms()).and_then(|(built, ties)| {
                 self.inner.chunks.settle()?;
-                let node = self.commit_import(request, base.origin, built.layer)?;
+                let node = self.commit_import(request, base.origin, built.layer, ties.session.added())?;
                 drop(ties);
                 Ok(report(node, len, built.positions, built.counts, chunk_len))
             }),
@@ -120,14 +121,22 @@ impl Store {
     }
 
     /// Gives a finished layer its names: the moment in which the import happens.
-    fn commit_import(&self, request: &ImportRequest, origin: Option<ImageId>, layer: Layer) -> Result<Node, StoreError> {
+    fn commit_import(&self, request: &ImportRequest, origin: Option<ImageId>, layer: Layer, added: Added) -> Result<Node, StoreError> {
         let mut tree = self.tree_mut();
-        let snapshot = request.snapshot.as_ref();
+        let (id, snapshot) = (layer.id, request.snapshot.as_ref());
         let planned = match &request.target {
             ImportTarget::New { name, .. } => tree.plan_import(name, layer, origin, snapshot, now_ms())?,
             ImportTarget::Update(image) => tree.plan_update(*image, layer, snapshot, now_ms())?,
         };
-        self.commit(&mut tree, &planned.edits, Batch::default())?;
+        let image = planned.node.image();
+        let entry = match &request.target {
+            // The tree does not know it yet.
+            ImportTarget::New { name, .. } => Entry::new("import", image, name.to_string(), Some(id), added),
+            ImportTarget::Update(_) => Entry::new("update", image, tree.display(Node::Image(image)), Some(id), added),
+        };
+        let mut batch = Batch::default();
+        self.inner.journal.note(&self.inner.database, &mut batch, &entry);
+        self.commit(&mut tree, &planned.edits, batch)?;
         Ok(planned.node)
     }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use rayon::prelude::{ParallelIterator, ParallelSlice};
 use vellum_core::hash::{ChunkHash, hash_chunks, is_zero};
 use vellum_core::page::{PAGE_SPAN, Run, Slot};
-use vellum_core::tree::{Edit, Layer, Node, PageSet, PlanError, Tree, page_of, page_start};
+use vellum_core::tree::{Layer, Node, PageSet, PlanError, Tree, page_of, page_start};
 use vellum_core::units::{ChunkId, ChunkIndex, ImageId, PageIndex};
 
 use crate::changes::Changes;
@@ -57,7 +57,7 @@ impl<'w> Flush<'w> {
         self.plain.iter().zip(names).map(|(plain, hash)| Candidate { hash, plain, guess: None }).collect()
     }
 
-    /// Puts the changed pages of the image's active layer into `batch`; the edit of its record, and what changed.
+    /// Puts the changed pages of the image's active layer into `batch`; its record as it will be, and what changed.
     pub(super) fn plan(
         &self,
         store: &Store,
@@ -65,7 +65,7 @@ impl<'w> Flush<'w> {
         image: ImageId,
         ids: &[ChunkId],
         batch: &mut Batch,
-    ) -> Result<(Edit, PageChanges), StoreError> {
+    ) -> Result<(Layer, PageChanges), StoreError> {
         let layer = tree.layer_of(Node::Image(image)).ok_or(PlanError::Gone)?;
         let mut changes = PageChanges::new();
         for (position, id) in self.positions.iter().zip(ids) {
@@ -78,7 +78,7 @@ impl<'w> Flush<'w> {
             runs.sort_unstable_by_key(|run| run.start);
             draft.change(&store.inner.pages, *index, runs, batch)?;
         }
-        Ok((Edit::PutLayer(draft.layer), changes))
+        Ok((draft.layer, changes))
     }
 
     /// Adds what becomes zero. Where a layer below could be seen, that is an explicit zero; elsewhere it is nothing at all, and only

@@ -127,7 +127,7 @@ impl Store {
             self.forget_pages(&building, true);
             return Err(error);
         }
-        self.commit_tail(tail, |tree| tree.plan_replace(image, draft.layer, plan.origin))
+        self.commit_tail("rebase", tail, |tree| tree.plan_replace(image, draft.layer, plan.origin))
     }
 
     fn write_pages(

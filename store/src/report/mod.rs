@@ -187,9 +187,9 @@ pub struct SharedChunk {
 pub struct Growth {
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
-    /// What it was: `import`, `write`, `snapshot`, …
+    /// What it was: `import`, `update`, `write`, `resize`, `rebase`, `create`, `delete`, `collect`; `earlier` for what is too old to be told apart.
     pub operation: String,
-    /// The image's name then.
+    /// What the image, or the snapshot, was called then; empty if it was about none.
     pub image: String,
     /// Chunks that were new, a number.
     pub chunks: u64,
@@ -197,6 +197,8 @@ pub struct Growth {
     pub plain: u64,
     /// Their bytes after compression.
     pub compressed: u64,
+    /// Compressed bytes that it gave back instead.
+    pub freed: u64,
 }
 
 /// Where on the disk, and between which states of an image, change happened.

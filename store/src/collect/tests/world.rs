@@ -167,10 +167,10 @@ pub(crate) fn write(
     let chunks: Vec<Vec<u8>> = content.iter().flatten().map(|number| plain(*number)).collect();
     let candidates: Vec<Candidate<'_>> = chunks.iter().map(|plain| Candidate { hash: ChunkHash::of(plain), plain, guess }).collect();
     let mut written = None;
-    session.commit(&candidates, |ids, batch| {
+    session.commit(&candidates, |stored, batch| {
         let tree = store.tree();
         let mut layer = Layer::clone(tree.layer_of(Node::Image(image)).expect("the image is there"));
-        let mut ids = ids.iter();
+        let mut ids = stored.ids.iter();
         let slots: Vec<Slot> =
             content.iter().map(|number| number.map_or(Slot::Zero, |_| Slot::Chunk(*ids.next().expect("one each")))).collect();
         put_slots(store, &mut layer, start, &slots, batch)?;
