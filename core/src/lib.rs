@@ -5,6 +5,7 @@ pub mod change_map;
 pub mod device;
 pub mod formats;
 pub mod frame;
+pub mod guest;
 pub mod hash;
 pub mod id_set;
 pub mod identity;

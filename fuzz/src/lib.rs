@@ -3,6 +3,7 @@
 
 pub mod encodings;
 pub mod formats;
+pub mod guest;
 pub mod nbd;
 pub mod store_ops;
 

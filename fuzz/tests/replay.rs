@@ -7,7 +7,7 @@ use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload};
 use vellum_core::hash::ChunkHash;
 use vellum_core::page::{Page, Run, Slot};
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
-use vellum_fuzz::{encodings, formats, nbd, store_ops};
+use vellum_fuzz::{encodings, formats, guest, nbd, store_ops};
 
 #[path = "../../serve/tests/nbd/client.rs"]
 #[expect(dead_code, reason = "the server's tests use the rest")]
@@ -15,10 +15,11 @@ mod client;
 
 type Body = fn(&[u8]);
 
-const TARGETS: [(&str, Body); 10] = [
+const TARGETS: [(&str, Body); 11] = [
     ("change_map", formats::change_map),
     ("frame_header", encodings::frame_header),
     ("frame_payload", encodings::frame_payload),
+    ("guest", guest::guest),
     ("name", encodings::name),
     ("nbd", nbd::nbd),
     ("page", encodings::page),
@@ -88,6 +89,7 @@ fn write_seeds() {
     put("records", "layer", &[1, 4, 1, 3, 1, 0xfb, 0x00, 0x20, 2, 5, 1, 77, 2, 0, 1, 3, 4]);
     put("records", "image", &[1, 2, 1, b'a', 4, 0, 0, 77, 1, 1, b't', 0]);
     put("records", "snapshot", &[1, 2, 3, 1, b's', 4, 77, 0, 1]);
+    put("records", "journal", &[1, 77, 5, b'w', b'r', b'i', b't', b'e', 1, 9, 3, b'a', b'@', b'b', 1, 4, 3, 2, 1, 0]);
     for (name, form) in [("simple", Form::Simple), ("structured", Form::Structured), ("extended", Form::Extended)] {
         put("nbd", name, &client::one_of_each(form));
     }

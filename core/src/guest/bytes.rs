@@ -1,0 +1,39 @@
+//! Numbers in a block that was read. Past its end there are zeros, as on a disk that nobody has written to.
+
+/// A block.
+#[derive(Clone, Copy)]
+pub(super) struct Fields<'b>(pub(super) &'b [u8]);
+
+impl Fields<'_> {
+    fn at<const N: usize>(self, at: usize) -> [u8; N] {
+        self.0.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
+    }
+
+    pub(super) fn le16(self, at: usize) -> u16 {
+        u16::from_le_bytes(self.at(at))
+    }
+
+    pub(super) fn le32(self, at: usize) -> u32 {
+        u32::from_le_bytes(self.at(at))
+    }
+
+    pub(super) fn le64(self, at: usize) -> u64 {
+        u64::from_le_bytes(self.at(at))
+    }
+
+    pub(super) fn be16(self, at: usize) -> u16 {
+        u16::from_be_bytes(self.at(at))
+    }
+
+    pub(super) fn be32(self, at: usize) -> u32 {
+        u32::from_be_bytes(self.at(at))
+    }
+
+    pub(super) fn be64(self, at: usize) -> u64 {
+        u64::from_be_bytes(self.at(at))
+    }
+
+    pub(super) fn starts_with(self, at: usize, magic: &[u8]) -> bool {
+        self.0.get(at..).is_some_and(|rest| rest.starts_with(magic))
+    }
+}

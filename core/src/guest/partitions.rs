@@ -1,0 +1,170 @@
+//! Partition tables: MBR with its logical partitions, and GPT.
+//!
+//! ```text
+//! MBR, and each link of an extended partition (sector 0; little-endian)
+//! offset  size  meaning
+//! 446     16×4  entries: 0 or 0x80 at 0, type at 4 (0 is none), first sector at 8, count of sectors at 12
+//! 510     2     0x55 0xaa
+//!
+//! GPT header (UEFI 2.10, 5.3.2; sector 1, a copy in the last; little-endian)
+//! 0       8     "EFI PART"
+//! 12      4     length of the header                                  a checksum over too much
+//! 16      4     CRC-32 of the header, with these bytes zero            damage
+//! 72      8     first sector of the entries
+//! 80      4     how many entries                                       a table without end
+//! 84      4     length of one: 128 times a power of two
+//! 88      4     CRC-32 of all entries                                  damage
+//! GPT entry: type at 0 (16 bytes; 0 is none), first sector at 32, last sector at 40
+//! ```
+
+use std::io;
+
+use super::Volume;
+use super::bytes::Fields;
+use crate::source::ReadAt;
+
+const SECTOR_LEN: u64 = 512;
+/// What disks call a sector. Images of disks with the longer ones are rare, but made.
+const GPT_SECTOR_LENS: [u64; 2] = [512, 4096];
+const GPT_MAGIC: &[u8] = b"EFI PART";
+const GPT_HEADER_LEN_MIN: u32 = 92;
+/// All entries together: 8,192 of the usual 128.
+const GPT_TABLE_LEN_MAX: u64 = 1 << 20;
+/// Logical partitions: as many as Linux ever numbered.
+const LOGICAL_MAX: u32 = 60;
+/// The types of extended partitions: DOS, LBA, Linux.
+const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
+/// The type that says: this is a GPT disk.
+const PROTECTIVE: u8 = 0xee;
+
+/// An entry of an MBR.
+#[derive(Clone, Copy)]
+struct Entry {
+    kind: u8,
+    first: u64,
+    count: u64,
+}
+
+/// All that the tables of `disk` name, unchecked.
+pub(super) fn read(disk: &dyn ReadAt) -> io::Result<Vec<Volume>> {
+    let Some(entries) = entries(disk, 0)? else { return Ok(Vec::new()) };
+    if entries.iter().any(|entry| entry.kind == PROTECTIVE) {
+        return read_gpt(disk);
+    }
+    let mut volumes = Vec::new();
+    for (number, entry) in (1..).zip(&entries) {
+        if EXTENDED.contains(&entry.kind) {
+            read_logical(disk, entry.first, &mut volumes)?;
+        } else {
+            volumes.extend(entry.volume(number, 0));
+        }
+    }
+    Ok(volumes)
+}
+
+/// The entries in a sector of `disk`, if it is a table.
+fn entries(disk: &dyn ReadAt, sector: u64) -> io::Result<Option<[Entry; 4]>> {
+    let mut bytes = [0; SECTOR_LEN as usize];
+    if sector.saturating_add(1).saturating_mul(SECTOR_LEN) > disk.len() {
+        return Ok(None);
+    }
+    disk.read_exact_at(&mut bytes, sector * SECTOR_LEN)?;
+    let fields = Fields(&bytes);
+    let entry = |nth: usize| {
+        let at = 446 + 16 * nth;
+        Entry { kind: bytes.get(at + 4).copied().unwrap_or(0), first: fields.le32(at + 8).into(), count: fields.le32(at + 12).into() }
+    };
+    // A boot sector without a table has other bytes here.
+    let is_table = [446, 462, 478, 494].into_iter().all(|at| fields.starts_with(at, &[0]) || fields.starts_with(at, &[0x80]));
+    Ok((is_table && fields.starts_with(510, &[0x55, 0xaa])).then(|| [0, 1, 2, 3].map(entry)))
+}
+
+impl Entry {
+    /// The partition, its sectors counted from `base`.
+    fn volume(&self, number: u32, base: u64) -> Option<Volume> {
+        let is_used = self.kind != 0 && self.count > 0;
+        is_used.then(|| Volume { partition: Some(number), start: (base + self.first) * SECTOR_LEN, len: self.count * SECTOR_LEN })
+    }
+}
+
+/// Follows the links of the extended partition that begins at sector `base`: in each, the first entry is a partition, the second the next
+/// link. Links that do not go forward end it.
+fn read_logical(disk: &dyn ReadAt, base: u64, volumes: &mut Vec<Volume>) -> io::Result<()> {
+    let mut link = base;
+    for number in 5..5 + LOGICAL_MAX {
+        let Some([partition, next, ..]) = entries(disk, link)? else { break };
+        volumes.extend(partition.volume(number, link));
+        if !EXTENDED.contains(&next.kind) || base + next.first <= link {
+            break;
+        }
+        link = base + next.first;
+    }
+    Ok(())
+}
+
+/// The partitions of the first header, or its copy, that is sound.
+fn read_gpt(disk: &dyn ReadAt) -> io::Result<Vec<Volume>> {
+    for sector_len in GPT_SECTOR_LENS {
+        let last = (disk.len() / sector_len).saturating_sub(1);
+        for sector in [1, last] {
+            if let Some(volumes) = read_gpt_at(disk, sector, sector_len)? {
+                return Ok(volumes);
+            }
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn read_gpt_at(disk: &dyn ReadAt, sector: u64, sector_len: u64) -> io::Result<Option<Vec<Volume>>> {
+    let Some(mut header) = read_some(disk, Some(sector * sector_len), sector_len)? else { return Ok(None) };
+    let (header_len, checksum) = (Fields(&header).le32(12), Fields(&header).le32(16));
+    if !header.starts_with(GPT_MAGIC) || header_len < GPT_HEADER_LEN_MIN || u64::from(header_len) > sector_len {
+        return Ok(None);
+    }
+    header.iter_mut().skip(16).take(4).for_each(|byte| *byte = 0);
+    let fields = Fields(&header);
+    let (count, entry_len) = (u64::from(fields.le32(80)), u64::from(fields.le32(84)));
+    let table_len = count * entry_len;
+    let fits = entry_len.is_power_of_two() && entry_len >= 128 && table_len <= GPT_TABLE_LEN_MAX;
+    if crc32(header.get(..header_len as usize).unwrap_or_default()) != checksum || !fits {
+        return Ok(None);
+    }
+    let table = read_some(disk, fields.le64(72).checked_mul(sector_len), table_len)?;
+    let table = table.filter(|table| crc32(table) == fields.le32(88));
+    Ok(table.map(|table| gpt_volumes(&table, entry_len as usize, sector_len)))
+}
+
+fn gpt_volumes(table: &[u8], entry_len: usize, sector_len: u64) -> Vec<Volume> {
+    let volume = |(number, entry): (u32, &[u8])| {
+        let fields = Fields(entry);
+        let is_used = entry.iter().take(16).any(|byte| *byte != 0);
+        let (first, last) = (fields.le64(32), fields.le64(40));
+        let len = last.checked_sub(first)?.checked_add(1)?.checked_mul(sector_len)?;
+        is_used.then_some(Volume { partition: Some(number), start: first.checked_mul(sector_len)?, len })
+    };
+    (1..).zip(table.chunks(entry_len)).filter_map(volume).collect()
+}
+
+/// `len` bytes from `offset`, if the disk has them. The caller bounds `len`.
+fn read_some(disk: &dyn ReadAt, offset: Option<u64>, len: u64) -> io::Result<Option<Vec<u8>>> {
+    let inside = |offset: &u64| offset.checked_add(len).is_some_and(|end| end <= disk.len());
+    let Some(offset) = offset.filter(inside) else { return Ok(None) };
+    let mut bytes = vec![0; len as usize];
+    disk.read_exact_at(&mut bytes, offset)?;
+    Ok(Some(bytes))
+}
+
+/// CRC-32 as in Ethernet and zip.
+pub(super) fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_checksum_is_the_one_that_everybody_means() {
+        assert_eq!(super::crc32(b"123456789"), 0xcbf4_3926);
+    }
+}
