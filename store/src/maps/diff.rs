@@ -37,18 +37,27 @@ impl Store {
     /// Calls `visit` for each range in which `a` and `b` differ, in order, to the chunk: a range's other bytes may be equal. A shorter
     /// disk ends in nothing, not in zeros: the rest of the longer one is a difference.
     pub fn diff(&self, a: Node, b: Node, visit: &mut dyn FnMut(Difference) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        let (a, b) = (self.still_disk(a)?, self.still_disk(b)?);
+        self.diff_disks(&self.still_disk(a)?, &self.still_disk(b)?, visit)
+    }
+
+    /// As [`Store::diff`], for disks that are open.
+    pub(crate) fn diff_disks(
+        &self,
+        a: &Disk,
+        b: &Disk,
+        visit: &mut dyn FnMut(Difference) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let mut out = Joiner { pending: None, visit };
         let common_len = a.len().min(b.len());
         let chunk_len = a.chunk_len();
         let end = chunk_len.count_for(common_len);
-        for index in differing_pages(&a, &b).within(PageIndex(0), PageIndex(pages_for(end))).iter() {
+        for index in differing_pages(a, b).within(PageIndex(0), PageIndex(pages_for(end))).iter() {
             for (positions, becomes_zero) in self.page_differences(&*a.page(index)?, &*b.page(index)?)? {
                 let place = |at: u16| chunk_len.offset_of(page_start(index).advance(at.into())).min(common_len);
                 out.add(place(positions.start)..place(positions.end), becomes_zero)?;
             }
         }
-        rest_of_longer(&a, &b, &mut out)?;
+        rest_of_longer(a, b, &mut out)?;
         out.finish()
     }
 

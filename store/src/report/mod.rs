@@ -8,6 +8,13 @@
 //! frame's chunks, in whole bytes that add up to it. What is not payload (headers, index, maps, records, logs, slack) has rows of its own, so
 //! that all rows together are what the folder takes on the disk.
 
+mod change_map;
+mod droppable;
+mod what_if;
+
+pub use change_map::{ChangedRegion, top_regions};
+pub use what_if::RetentionRow;
+
 /// What a report is asked to work out beyond totals, nodes and attribution.
 #[derive(Clone, Debug)]
 pub struct ReportOptions {

@@ -7,6 +7,7 @@ mod damage;
 mod drive;
 mod faults;
 mod golden;
+mod guest_oracle;
 mod history;
 mod live;
 mod model;

@@ -1,0 +1,217 @@
+//! Where on its disk, and between which of its states, an image changes: from maps alone, no chunk is read.
+
+use vellum_core::tree::{Node, PlanError};
+use vellum_core::units::{ChunkLen, ImageId};
+
+use super::{ChangeStep, ChangeStrip};
+use crate::disk::Disk;
+use crate::error::StoreError;
+use crate::maps::Difference;
+use crate::store::Store;
+use crate::watch::{Progress, Watch};
+
+/// Rows of a strip: more than anybody can tell apart. Of a longer history as many states are compared, evenly chosen.
+const STEPS_MAX: usize = 256;
+
+/// Neighbouring cells in which an image changes a lot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangedRegion {
+    /// The first byte.
+    pub start: u64,
+    /// The length in bytes, in whole cells: the last may go past the disk's end.
+    pub len: u64,
+    /// Bytes that differ, added up over all steps.
+    pub changed: u64,
+}
+
+impl Store {
+    /// What changed from each of the states of `image` to the next: its snapshots in the order of taking, then itself. The disk is cut
+    /// into at most `cells` parts. Cost: the pages of the layers in between, once for each step; memory for cells times steps, of which
+    /// there are at most 256.
+    pub fn change_strip(&self, image: ImageId, cells: usize, watch: &dyn Watch) -> Result<ChangeStrip, StoreError> {
+        let (name, states) = self.states(image)?;
+        let len = states.iter().map(Disk::len).max().unwrap_or(0);
+        let cell_len = cell_len(len, cells, self.parameters().chunk_len);
+        let mut steps = Vec::new();
+        for (done, pair) in (1..).zip(states.windows(2)) {
+            let mut cells = vec![0; len.div_ceil(cell_len) as usize];
+            self.diff_disks(&pair[0], &pair[1], &mut |difference| {
+                spread(difference, cell_len, &mut cells);
+                if watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
+            })?;
+            steps.push(ChangeStep { from: pair[0].name().to_owned(), to: pair[1].name().to_owned(), cells });
+            watch.progress(Progress { done, total: Some(states.len() as u64 - 1) });
+        }
+        Ok(ChangeStrip { image: name, cell_len, steps })
+    }
+
+    /// The name of `image`, and its states, the oldest first: opened under one lock of the tree, so that none can go in between. Its
+    /// present state comes last and is no older than the others.
+    fn states(&self, image: ImageId) -> Result<(String, Vec<Disk>), StoreError> {
+        let (name, mut states) = {
+            let mut tree = self.tree_mut();
+            let name = tree.image(image).ok_or(PlanError::Gone)?.name.to_string();
+            let serials: Vec<u64> = tree.snapshots(image).map(|snapshot| snapshot.serial).collect();
+            let mut states = Vec::new();
+            for serial in evenly(&serials) {
+                let node = Node::Snapshot(image, *serial);
+                let (layer, display) = (tree.layer_of(node).ok_or(PlanError::Gone)?.id, tree.display(node));
+                states.push(self.disk_at(&mut tree, layer, display));
+            }
+            (name, states)
+        };
+        states.push(self.still_disk(Node::Image(image))?);
+        Ok((name, states))
+    }
+}
+
+/// As many of `serials` as make the steps that a strip may have: the first and the last among them.
+fn evenly(serials: &[u64]) -> Vec<&u64> {
+    let last = serials.len().saturating_sub(1);
+    if serials.len() <= STEPS_MAX {
+        return serials.iter().collect();
+    }
+    (0..STEPS_MAX).map(|nth| &serials[nth * last / (STEPS_MAX - 1)]).collect()
+}
+
+/// How long a cell is, if there are to be at most `cells` on a disk of `len` bytes: whole chunks.
+fn cell_len(len: u64, cells: usize, chunk_len: ChunkLen) -> u64 {
+    len.div_ceil(cells.max(1) as u64).next_multiple_of(chunk_len.bytes()).max(chunk_len.bytes())
+}
+
+/// Adds the bytes of a difference to the cells that it lies in.
+fn spread(difference: Difference, cell_len: u64, cells: &mut [u64]) {
+    let end = difference.start + difference.len;
+    let mut at = difference.start;
+    while at < end {
+        let next = end.min((at / cell_len + 1) * cell_len);
+        cells[(at / cell_len) as usize] += next - at;
+        at = next;
+    }
+}
+
+/// The `count` regions of `strip` that change most, most first. A region is a run of cells each of which changes at least as much as the
+/// mean of those that change at all.
+#[must_use]
+pub fn top_regions(strip: &ChangeStrip, count: usize) -> Vec<ChangedRegion> {
+    let mut sums: Vec<u64> = Vec::new();
+    for step in &strip.steps {
+        sums.resize(sums.len().max(step.cells.len()), 0);
+        sums.iter_mut().zip(&step.cells).for_each(|(sum, changed)| *sum += changed);
+    }
+    let changing = sums.iter().filter(|sum| **sum > 0).count() as u64;
+    let Some(mean) = sums.iter().sum::<u64>().checked_div(changing) else { return Vec::new() };
+    let mut regions: Vec<ChangedRegion> = Vec::new();
+    for (nth, changed) in (0..).zip(sums).filter(|(_, sum)| *sum > 0 && *sum >= mean) {
+        let start = nth * strip.cell_len;
+        match regions.last_mut().filter(|last| last.start + last.len == start) {
+            Some(last) => (last.len, last.changed) = (last.len + strip.cell_len, last.changed + changed),
+            None => regions.push(ChangedRegion { start, len: strip.cell_len, changed }),
+        }
+    }
+    regions.sort_by_key(|region| std::cmp::Reverse(region.changed));
+    regions.truncate(count);
+    regions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{name, new_store, read_all};
+    use crate::watch::Unwatched;
+
+    const CHUNK: u64 = 4096;
+
+    fn noise(random: &mut fastrand::Rng, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        random.fill(&mut bytes);
+        bytes
+    }
+
+    /// Bytes of the chunks of each cell in which two contents differ; what only one has differs.
+    fn expected(before: &[u8], after: &[u8], cell_len: u64, count: usize) -> Vec<u64> {
+        let mut cells = vec![0; count];
+        let len = before.len().max(after.len());
+        for start in (0..len).step_by(CHUNK as usize) {
+            let common_end = (start + CHUNK as usize).min(before.len()).min(after.len()).max(start);
+            let end = (start + CHUNK as usize).min(len);
+            let differs = before.get(start..common_end) != after.get(start..common_end);
+            let bytes = if differs { common_end - start } else { 0 } + (end - common_end);
+            cells[start / cell_len as usize] += bytes as u64;
+        }
+        cells
+    }
+
+    #[test]
+    fn a_strip_says_what_comparing_all_bytes_says_also_where_disks_grow_and_shrink() {
+        let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().expect("a seed"));
+        println!("VELLUM_TEST_SEED={seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (_dir, store) = new_store(CHUNK);
+        let image = store.create(&name("a"), 3 << 20).expect("create").image();
+        let mut states = Vec::new();
+        for nth in 0..12 {
+            if random.u8(..4) == 0 {
+                store.resize(image, random.u64(1 << 20..6 << 20), true).expect("resize");
+            }
+            let live = store.live(image).expect("live");
+            for _ in 0..random.usize(..5) {
+                let at = random.u64(..live.len() - 20_000);
+                let len = random.usize(1..20_000);
+                let bytes = noise(&mut random, len);
+                if random.bool() { live.write_at(&bytes, at) } else { live.write_zeroes(at, 15_000) }.expect("write");
+            }
+            live.flush().expect("flush");
+            drop(live);
+            states.push((format!("a@s{nth}"), read_all(&store, Node::Image(image))));
+            store.snapshot(image, &name(&format!("s{nth}"))).expect("snapshot");
+        }
+        let mut now = read_all(&store, Node::Image(image));
+        store.live(image).and_then(|live| live.write_at(&[1; 5000], 9).and_then(|()| live.flush())).expect("write");
+        now[9..5009].fill(1);
+        states.push(("a".to_owned(), now));
+        let strip = store.change_strip(image, 37, &Unwatched).expect("strip");
+        assert!(strip.cell_len.is_multiple_of(CHUNK) && strip.steps.len() == 12);
+        for (step, pair) in strip.steps.iter().zip(states.windows(2)) {
+            assert_eq!((&step.from, &step.to), (&pair[0].0, &pair[1].0));
+            assert!(step.cells.len() <= 37);
+            assert_eq!(step.cells, expected(&pair[0].1, &pair[1].1, strip.cell_len, step.cells.len()), "{}", step.to);
+        }
+    }
+
+    #[test]
+    fn a_long_history_is_folded_and_still_tells_of_every_change() {
+        let (_dir, store) = new_store(CHUNK);
+        let image = store.create(&name("a"), 1 << 20).expect("create").image();
+        store.live(image).map(drop).expect("live");
+        for nth in 0..STEPS_MAX + 50 {
+            store.snapshot(image, &name(&format!("s{nth}"))).expect("snapshot");
+        }
+        store.live(image).and_then(|live| live.write_at(&[7; 4096], 8192).and_then(|()| live.flush())).expect("write");
+        let strip = store.change_strip(image, 16, &Unwatched).expect("strip");
+        assert_eq!(strip.steps.len(), STEPS_MAX);
+        assert_eq!((strip.steps[0].from.as_str(), strip.steps.last().map(|step| step.to.as_str())), ("a@s0", Some("a")));
+        assert!(strip.steps.windows(2).all(|pair| pair[0].to == pair[1].from));
+        assert_eq!(strip.steps.iter().map(|step| step.cells.iter().sum::<u64>()).sum::<u64>(), 4096);
+    }
+
+    #[test]
+    fn an_image_without_snapshots_or_bytes_has_a_strip_without_steps() {
+        let (_dir, store) = new_store(CHUNK);
+        let image = store.create(&name("empty"), 0).expect("create").image();
+        let strip = store.change_strip(image, 0, &Unwatched).expect("strip");
+        assert!(strip.steps.is_empty() && top_regions(&strip, 3).is_empty());
+        store.snapshot(image, &name("s")).expect("snapshot");
+        assert_eq!(store.change_strip(image, 10, &Unwatched).expect("strip").steps[0].cells, [0; 0]);
+    }
+
+    #[test]
+    fn the_regions_that_change_most_come_first() {
+        let step = |cells: &[u64]| ChangeStep { from: String::new(), to: String::new(), cells: cells.to_vec() };
+        let strip =
+            ChangeStrip { image: "a".to_owned(), cell_len: 10, steps: vec![step(&[0, 9, 8, 0, 1, 10]), step(&[0, 9, 9, 0, 0, 10])] };
+        let region = |start, len, changed| ChangedRegion { start, len, changed };
+        assert_eq!(top_regions(&strip, 9), [region(10, 20, 35), region(50, 10, 20)]);
+        assert_eq!(top_regions(&strip, 1).len(), 1);
+    }
+}

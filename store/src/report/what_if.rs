@@ -1,0 +1,83 @@
+//! What retention rules would do to the snapshots of images, before anything is deleted.
+
+use vellum_core::retention::{Candidate, Rules, Verdict, apply};
+use vellum_core::tree::{Node, Tree};
+use vellum_core::units::ImageId;
+
+use crate::store::Store;
+
+/// What rules say of one snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetentionRow {
+    /// The snapshot.
+    pub node: Node,
+    /// What it is called.
+    pub name: String,
+    /// When it was taken, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Whether it stays, and why.
+    pub verdict: Verdict,
+}
+
+impl Store {
+    /// What `rules` say of the snapshots of each of `images`, one image after the other, in the order of taking. A snapshot that cannot be
+    /// deleted, since it is pinned or a machine's snapshot needs it, counts as pinned. `offset_s` tells for a moment, in milliseconds
+    /// since 1970, how many seconds clocks on the wall were ahead of UTC.
+    #[must_use]
+    pub fn retention(&self, rules: &Rules, images: &[ImageId], offset_s: &dyn Fn(u64) -> i32) -> Vec<RetentionRow> {
+        let tree = self.tree();
+        images.iter().flat_map(|image| rows(&tree, rules, *image, offset_s)).collect()
+    }
+}
+
+fn rows(tree: &Tree, rules: &Rules, image: ImageId, offset_s: &dyn Fn(u64) -> i32) -> Vec<RetentionRow> {
+    let candidate =
+        |snapshot: &vellum_core::tree::Snapshot| (snapshot.created_ms, tree.plan_delete_snapshot(image, snapshot.serial).is_err());
+    let facts: Vec<(u64, bool)> = tree.snapshots(image).map(candidate).collect();
+    let candidates: Vec<Candidate<'_>> = tree
+        .snapshots(image)
+        .zip(&facts)
+        .map(|(snapshot, (taken_ms, pinned))| Candidate {
+            taken_ms: *taken_ms,
+            offset_s: offset_s(*taken_ms),
+            tags: &snapshot.tags,
+            pinned: *pinned,
+        })
+        .collect();
+    let row = |(snapshot, verdict): (&vellum_core::tree::Snapshot, Verdict)| {
+        let node = Node::Snapshot(image, snapshot.serial);
+        RetentionRow { node, name: tree.display(node), created_ms: snapshot.created_ms, verdict }
+    };
+    tree.snapshots(image).zip(apply(rules, &candidates)).map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use vellum_core::retention::{Limit, Reason};
+
+    use super::*;
+    use crate::model::{name, new_store};
+
+    #[test]
+    fn each_image_keeps_its_own_and_what_cannot_go_is_told() {
+        let (_dir, store) = new_store(4096);
+        let images = ["a", "b"].map(|text| store.create(&name(text), 4096).expect("create").image());
+        let machine = store.create_machine(&name("vm"), None).expect("machine");
+        store.add_disk(machine, images[1]).expect("added");
+        store.snapshot_machine(machine, &name("m")).expect("machine snapshot");
+        for image in images {
+            for text in ["one", "two", "three"] {
+                store.snapshot(image, &name(text)).expect("snapshot");
+            }
+        }
+        let pinned = store.find("a@one").expect("there");
+        store.pin(pinned, true).expect("pinned");
+        let rules = Rules { last: Limit::Newest(1), ..Rules::default() };
+        let rows = store.retention(&rules, &images, &|_| 0);
+        let kept: Vec<(&str, bool)> = rows.iter().map(|row| (row.name.as_str(), row.verdict.is_kept())).collect();
+        let expected =
+            [("a@one", true), ("a@two", false), ("a@three", true), ("b@m", true), ("b@one", false), ("b@two", false), ("b@three", true)];
+        assert_eq!(kept, expected);
+        assert_eq!((&rows[0].verdict.reasons[..], &rows[3].verdict.reasons[..]), (&[Reason::Pinned][..], &[Reason::Pinned][..]));
+    }
+}
