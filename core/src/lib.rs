@@ -11,6 +11,7 @@ pub mod id_set;
 pub mod identity;
 pub mod name;
 pub mod page;
+pub mod positions;
 pub mod retention;
 pub mod source;
 pub mod tree;

@@ -18,6 +18,7 @@
 //! end-8   8       checksum over key and all bytes before                      damage, a page in another's place
 //! ```
 
+use crate::positions::Positions;
 use crate::units::{ChunkId, LayerId, PageIndex};
 use crate::wire::{DecodeError, Reader, put_varint, seal, unzigzag, verified, zigzag};
 
@@ -233,6 +234,24 @@ impl Page {
     #[must_use]
     pub fn covers(&self, end: u16) -> bool {
         self.runs_in(0, end).all(|run| run.slot != Slot::Absent)
+    }
+
+    /// The positions that it answers for.
+    #[must_use]
+    pub fn answered(&self) -> Positions {
+        let mut positions = Positions::NONE;
+        self.runs.iter().for_each(|run| positions.insert(run.start..run.end()));
+        positions
+    }
+
+    /// The answers for `positions` only.
+    #[must_use]
+    pub fn only(&self, positions: &Positions) -> Self {
+        let mut result = Self::new();
+        for run in &self.runs {
+            positions.ranges_in(run.start..run.end()).filter_map(|part| run.clip(part.start, part.end)).for_each(|part| result.push(part));
+        }
+        result
     }
 
     /// How many positions it answers with a chunk, and how many with zero.

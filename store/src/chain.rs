@@ -64,6 +64,11 @@ impl Pages {
         self.resolved.remove(&(serial, index.0));
     }
 
+    /// Forgets every resolved page: a layer below what nobody sees of it has changed.
+    pub(crate) fn forget(&self) {
+        self.resolved.clear();
+    }
+
     /// What `layer` itself says on page `index`.
     pub(crate) fn own(&self, layer: &Layer, index: PageIndex) -> Result<Page, StoreError> {
         if !layer.pages.contains(index) {

@@ -1,13 +1,15 @@
 //! Which layers nobody can see any more, and which could be one.
 //!
-//! Deleting takes only a name away. What then stands nameless is dropped if nothing is built on it, or merged into the one child
-//! that is: both by edits of maps, never of data.
+//! Deleting takes only a name away. What then stands nameless is dropped if nothing is built on it, merged into the one child that is,
+//! or, shared by several, trimmed to what they ask of it: all by edits of maps, never of data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Layer, Tree};
-use crate::units::{ChunkCount, ImageId, LayerId};
+use super::{Edit, Layer, PageSet, Tree};
+use crate::page::Page;
+use crate::positions::Positions;
+use crate::units::{ChunkCount, ImageId, LayerId, PageIndex};
 
 /// What maintenance has to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +27,25 @@ pub struct Merge {
     pub into: LayerId,
     /// The layers that go, from the top down: the first is the parent of `into`.
     pub sources: Vec<LayerId>,
+}
+
+/// A nameless layer that several others stand on, and all that decides what of it can be seen.
+#[derive(Clone, Debug)]
+pub struct SharedLayer {
+    /// The layer.
+    pub layer: Arc<Layer>,
+    /// Everybody above it up to the first that shows all it has: parents before children.
+    askers: Vec<Asker>,
+}
+
+/// A layer that asks its parent where it is absent.
+#[derive(Clone, Debug)]
+struct Asker {
+    layer: Arc<Layer>,
+    /// The place of its parent among the askers; none if that is the shared layer.
+    parent: Option<usize>,
+    /// Whether somebody sees all of it. Otherwise only what is asked of it matters.
+    is_seen: bool,
 }
 
 impl Tree {
@@ -99,6 +120,63 @@ impl Tree {
         std::iter::once(image.layer).chain(below).filter_map(|id| self.layer(id).cloned()).collect()
     }
 
+    /// The tree as it will be once `tidy` is done, but for the pages and counts of layers that others become part of: those have at most
+    /// the pages that are listed.
+    #[must_use]
+    pub fn tidied(&self, tidy: &Tidy) -> Self {
+        let mut tree = self.clone();
+        for merge in &tidy.merges {
+            let Some(into) = self.layer(merge.into) else { continue };
+            let sources = merge.sources.iter().filter_map(|id| self.layer(*id));
+            let pages = PageSet::union_of(sources.map(|layer| &layer.pages).chain([&into.pages]));
+            let (parent, parent_visible) = self.merged_parent(merge);
+            tree.apply(&[Edit::PutLayer(Layer { parent, parent_visible, pages, ..Layer::clone(into) })]);
+        }
+        let sources = tidy.merges.iter().flat_map(|merge| merge.sources.iter().copied());
+        let gone: Vec<LayerId> = self.from_tops(&tidy.drops).into_iter().chain(sources).collect();
+        tree.apply(&gone.into_iter().map(Edit::DropLayer).collect::<Vec<_>>());
+        tree
+    }
+
+    /// The nameless layers with several children that may be trimmed now. Those that are held, and all below them, are left for later.
+    #[must_use]
+    pub fn shared_layers(&self) -> Vec<LayerId> {
+        let held = self.held();
+        self.layers.keys().copied().filter(|id| self.can_trim(*id, &held)).collect()
+    }
+
+    /// The layers that are held, and all below them.
+    #[must_use]
+    pub fn held(&self) -> BTreeSet<LayerId> {
+        self.reached(self.holds.keys().copied())
+    }
+
+    /// Layer `id` and who asks it, if it may be trimmed.
+    #[must_use]
+    pub fn shared_layer(&self, id: LayerId, held: &BTreeSet<LayerId>) -> Option<SharedLayer> {
+        let layer = Arc::clone(self.layer(id).filter(|_| self.can_trim(id, held))?);
+        let mut askers: Vec<Asker> = Vec::new();
+        let ask = |id: LayerId, parent: Option<usize>| {
+            let layer = self.layer(id).map(Arc::clone).expect("a child is there");
+            let is_seen = self.name_count(id) > 0 || held.contains(&id);
+            Asker { layer, parent, is_seen }
+        };
+        askers.extend(self.children(id).map(|child| ask(child, None)));
+        let mut next = 0;
+        while let Some(asker) = askers.get(next) {
+            if !asker.is_seen {
+                let above: Vec<Asker> = self.children(asker.layer.id).map(|child| ask(child, Some(next))).collect();
+                askers.extend(above);
+            }
+            next += 1;
+        }
+        Some(SharedLayer { layer, askers })
+    }
+
+    fn can_trim(&self, id: LayerId, held: &BTreeSet<LayerId>) -> bool {
+        self.name_count(id) == 0 && self.children(id).count() > 1 && !held.contains(&id)
+    }
+
     /// The layers of `tops` and all below them. Cost: each layer once.
     fn reached(&self, tops: impl Iterator<Item = LayerId>) -> BTreeSet<LayerId> {
         let mut reached = BTreeSet::new();
@@ -120,5 +198,32 @@ impl Tree {
         let own = self.layer(merge.into).map(|layer| layer.parent_visible);
         let visible = sources().map(|layer| layer.parent_visible).chain(own).min().unwrap_or_default();
         (sources().next_back().and_then(|layer| layer.parent), visible)
+    }
+}
+
+impl SharedLayer {
+    /// The positions of page `index` at which somebody sees this layer. `own` tells what a layer itself says there. Cost: the pages of all
+    /// askers, until it is known that everything is asked.
+    pub fn asked<E>(&self, index: PageIndex, mut own: impl FnMut(&Layer) -> Result<Page, E>) -> Result<Positions, E> {
+        // The last place is the shared layer's.
+        let mut asked = vec![Positions::NONE; self.askers.len() + 1];
+        for (nth, asker) in self.askers.iter().enumerate().rev() {
+            let parent = asker.parent.unwrap_or(self.askers.len());
+            let matters = if asker.is_seen { Positions::ALL } else { asked[nth] };
+            let open = matters.and(&Positions::before(asker.layer.visible_in(index))).without(&asked[parent]);
+            if open == Positions::NONE {
+                continue;
+            }
+            let hidden = if asker.layer.pages.contains(index) { own(&asker.layer)?.answered() } else { Positions::NONE };
+            asked[parent] = asked[parent].or(&open.without(&hidden));
+        }
+        Ok(asked[self.askers.len()])
+    }
+
+    /// Whether `other`, of the same tree at another time, is about the same layer and the same askers, none of them changed since.
+    #[must_use]
+    pub fn is_as(&self, other: &Self) -> bool {
+        let layers = |shared: &Self| shared.askers.iter().map(|asker| (Arc::as_ptr(&asker.layer), asker.is_seen)).collect::<Vec<_>>();
+        Arc::ptr_eq(&self.layer, &other.layer) && layers(self) == layers(other)
     }
 }

@@ -26,7 +26,7 @@ pub use attach::{ATTACHMENTS_MAX, Attachment};
 pub use lookup::{LookupError, Node};
 pub use machine::{CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, KeptDisk, Machine, MachineSnapshot, Machines};
 pub use machine_plan::NewConfiguration;
-pub use maintenance::{Merge, Tidy};
+pub use maintenance::{Merge, SharedLayer, Tidy};
 pub use mode::Mode;
 pub use plan::{NewTop, PlanError, Planned};
 

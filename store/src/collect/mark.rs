@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use vellum_core::id_set::IdSet;
 use vellum_core::page::{Page, Slot, parse_page_key};
-use vellum_core::tree::{Layer, Tidy};
-use vellum_core::units::{ChunkId, LayerId};
+use vellum_core::tree::{Layer, Merge, Tidy, Tree};
+use vellum_core::units::{ChunkId, LayerId, PageIndex};
 
 use super::go_on;
+use super::trim::trimmed;
 use crate::database::{Family, Scan};
 use crate::error::StoreError;
 use crate::store::Store;
@@ -32,6 +33,14 @@ pub(super) struct View<'s> {
     building: BTreeSet<LayerId>,
 }
 
+/// The tree as tidying will leave it, before anything is trimmed.
+pub(super) struct Tidied<'t> {
+    before: &'t Tree,
+    after: Tree,
+    /// The layers that others become part of, and those others.
+    merges: BTreeMap<LayerId, Vec<Arc<Layer>>>,
+}
+
 /// What marking came by.
 #[derive(Default)]
 pub(super) struct Marked {
@@ -43,6 +52,22 @@ pub(super) struct Marked {
     pub(super) page_bytes: u64,
     /// Layers that have pages and are neither there nor being built.
     pub(super) orphans: Vec<LayerId>,
+}
+
+impl<'t> Tidied<'t> {
+    pub(super) fn new(before: &'t Tree, tidy: &Tidy) -> Self {
+        let sources = |merge: &Merge| merge.sources.iter().filter_map(|id| before.layer(*id)).map(Arc::clone).collect();
+        let merges = tidy.merges.iter().map(|merge| (merge.into, sources(merge))).collect();
+        Self { before, after: before.tidied(tidy), merges }
+    }
+
+    /// What `layer` itself will say on page `index`.
+    fn page(&self, store: &Store, layer: &Layer, index: PageIndex) -> Result<Page, StoreError> {
+        match (self.merges.get(&layer.id), self.before.layer(layer.id)) {
+            (Some(sources), Some(into)) => store.inner.pages.merged(into, sources, index),
+            _ => store.inner.pages.own(layer, index),
+        }
+    }
 }
 
 impl<'s> View<'s> {
@@ -69,27 +94,39 @@ impl<'s> View<'s> {
         Ok(marked)
     }
 
-    /// What would be referred to once `tidy` is done.
-    pub(super) fn foresee(self, store: &Store, tidy: &Tidy, horizon: ChunkId, watch: &dyn Watch) -> Result<(IdSet, Marked), StoreError> {
-        let sources = tidy.merges.iter().flat_map(|merge| &merge.sources);
-        let gone: BTreeSet<LayerId> = tidy.drops.iter().chain(sources).copied().collect();
-        let layers = self.layers.clone();
-        let mut runs = Vec::new();
-        for merge in &tidy.merges {
+    /// What would be referred to once `tidy` is done, and what is shared then is trimmed.
+    pub(super) fn foresee(
+        self,
+        store: &Store,
+        tidy: &Tidied<'_>,
+        horizon: ChunkId,
+        watch: &dyn Watch,
+    ) -> Result<(IdSet, Marked), StoreError> {
+        let (mut live, mut runs) = (IdSet::new(), Vec::new());
+        let mut mark = |page: &Page| {
+            push_runs(page, horizon, &mut runs);
+            runs.drain(..).for_each(|(first, count)| live.insert_run(first, count));
+        };
+        let shared = tidy.after.shared_layers();
+        let merged = tidy.merges.keys().filter(|into| !shared.contains(into)).filter_map(|into| tidy.after.layer(*into));
+        for layer in merged {
             go_on(watch)?;
-            let Some(into) = layers.get(&merge.into) else { continue };
-            let sources: Vec<Arc<Layer>> = merge.sources.iter().filter_map(|id| layers.get(id)).map(Arc::clone).collect();
-            let pages = sources.iter().fold(into.pages.clone(), |pages, layer| pages.union(&layer.pages));
-            for index in pages.iter() {
-                push_runs(&store.inner.pages.merged(into, &sources, index)?, horizon, &mut runs);
+            layer.pages.iter().try_for_each(|index| Ok::<_, StoreError>(mark(&tidy.page(store, layer, index)?)))?;
+        }
+        let held = tidy.after.held();
+        for shared in shared.iter().filter_map(|id| tidy.after.shared_layer(*id, &held)) {
+            for index in shared.layer.pages.iter() {
+                go_on(watch)?;
+                let asked = shared.asked(index, |layer| tidy.page(store, layer, index))?;
+                let page = tidy.page(store, &shared.layer, index)?;
+                mark(&trimmed(&page, &asked).unwrap_or(page));
             }
         }
-        let mut live = IdSet::new();
-        runs.drain(..).for_each(|(first, count)| live.insert_run(first, count));
+        let stays = |id: &LayerId| tidy.after.layer(*id).is_some() && !tidy.merges.contains_key(id) && !shared.contains(id);
+        let stay: BTreeSet<LayerId> = self.layers.keys().copied().filter(stays).chain(self.building.iter().copied()).collect();
         let marked = self.walk(watch, &mut |layer, page| {
-            if !gone.contains(&layer) {
-                push_runs(page, horizon, &mut runs);
-                runs.drain(..).for_each(|(first, count)| live.insert_run(first, count));
+            if stay.contains(&layer) {
+                mark(page);
             }
         })?;
         Ok((live, marked))

@@ -1,11 +1,12 @@
-//! Collection: layers that no name reaches go, maps of nameless layers merge, chunks that no map refers to give their space back.
+//! Collection: layers that no name reaches go, maps of nameless layers merge or lose what nobody sees, chunks that no map refers to give
+//! their space back.
 //!
 //! The order, and why no reference is ever lost:
 //!
 //! 1. *Barrier.* Every chunk that has an id below the horizon is written. From here on what is pending lies past the horizon, and
 //!    what no header below it names will never be there, so frames may be merged over the gap.
 //! 2. *Begin.* The claims of all open sessions enter the live set, and every later claim does when it is made.
-//! 3. *Tidy* edits maps: it only copies references, and drops layers that nobody can see.
+//! 3. *Tidy* edits maps: it only copies references, and drops layers, and parts of layers, that nobody can see.
 //! 4. *Mark*, from one consistent view: the tree's write lock is held while the scan of all pages begins and the layers and the
 //!    layers being built are listed, so no commit falls between them. Take any reference that a map holds when the sweep decides. It
 //!    was committed before the view, and is marked; or after it, by a session. That session held its claim on the chunk when the
@@ -29,6 +30,7 @@ mod tend;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tidy;
+mod trim;
 
 use std::sync::PoisonError;
 
@@ -42,7 +44,7 @@ use crate::journal::Entry;
 use crate::store::Store;
 use crate::watch::Watch;
 
-use mark::View;
+use mark::{Tidied, View};
 use sweep::{Sweep, Swept};
 pub use tend::TendReport;
 pub(crate) use tend::Tending;
@@ -126,8 +128,9 @@ impl Store {
     /// What a collection would do. Changes nothing, keeps nobody from anything.
     fn foresee(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
         let horizon = self.inner.chunks.next_chunk();
-        let tidy = self.tree().plan_tidy();
-        let (live, marked) = View::take(self).foresee(self, &tidy, horizon, watch)?;
+        let tree = self.tree().clone();
+        let tidy = tree.plan_tidy();
+        let (live, marked) = View::take(self).foresee(self, &Tidied::new(&tree, &tidy), horizon, watch)?;
         let swept = sweep::foresee(self, &live, horizon, watch)?;
         let merged = tidy.merges.iter().map(|merge| merge.sources.len() as u64).sum();
         Ok(CollectReport { layers_dropped: tidy.drops.len() as u64, layers_merged: merged, ..report(&swept, marked.references) })

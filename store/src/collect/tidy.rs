@@ -12,7 +12,7 @@ use vellum_core::page::{Page, page_key};
 use vellum_core::tree::{Edit, Layer, Merge, PageSet, Tree};
 use vellum_core::units::{ChunkCount, LayerId, PageIndex};
 
-use super::go_on;
+use super::{go_on, trim};
 use crate::chunks::pause;
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
@@ -44,7 +44,7 @@ struct Step {
     next: Option<PageIndex>,
 }
 
-/// Drops and merges; how many layers were dropped, and how many merged.
+/// Drops, merges and trims; how many layers were dropped, and how many merged.
 pub(super) fn tidy(store: &Store, watch: &dyn Watch) -> Result<(u64, u64), StoreError> {
     let dropped = drop_layers(store, watch)?;
     let mut merged = 0;
@@ -53,9 +53,11 @@ pub(super) fn tidy(store: &Store, watch: &dyn Watch) -> Result<(u64, u64), Store
         let round = merge_layers(store, walks, watch)?;
         merged += round.sources;
         if round.commits == 0 {
-            return Ok((dropped, merged));
+            break;
         }
     }
+    trim::trim(store, watch)?;
+    Ok((dropped, merged))
 }
 
 /// Deletes the pages of layers that are neither there nor being built: ids are never given twice, so nobody can miss them.

@@ -126,6 +126,44 @@ fn a_dry_run_foretells_and_changes_nothing() {
     world.verify("after");
 }
 
+/// What a nameless layer says where everybody above says something else would stay for ever, as two children keep it from merging.
+#[test]
+fn a_nameless_layer_keeps_nothing_that_all_above_it_cover() {
+    let mut world = World::new();
+    let base = world.create(2000);
+    world.write(base, 0, &(0..64).map(Some).collect::<Content>());
+    world.write(base, 1100, &(64..96).map(Some).collect::<Content>());
+    let snapshot = world.snapshot(base);
+    let (one, two) = (world.child(snapshot, 2000), world.child(snapshot, 1110));
+    world.write(one, 0, &(1000..1032).map(Some).collect::<Content>());
+    world.write(two, 0, &[None; 48]);
+    // A nameless layer between the base and two more images, which asks for what neither of them shows.
+    let between = world.child(snapshot, 2000);
+    world.write(between, 40, &(2000..2004).map(Some).collect::<Content>());
+    let (three, four) = (world.child(Node::Image(between), 2000), world.child(Node::Image(between), 2000));
+    world.write(three, 0, &[None; 24]);
+    world.write(four, 0, &[None; 28]);
+    world.write(four, 1105, &[None; 27]);
+    world.write(one, 1105, &[None; 27]);
+    world.write(three, 1105, &[None; 27]);
+    world.delete(Node::Image(between));
+    world.delete(Node::Image(base));
+    let foretold = world.store.collect(CollectOptions { dry_run: true }, &Unwatched).expect("the store is sound");
+    let done = collect(&world);
+    world.verify("trimmed");
+    // Positions 0 to 24 are covered by all, and those from 1110 on: what is dead fills frames, or half of one, and goes.
+    assert_eq!(stored(&world).len(), world.needed(), "{done:?}");
+    assert_eq!((foretold.chunks_dropped, foretold.chunks_kept), (done.chunks_dropped, done.chunks_kept));
+    let report = world.store.check(CheckOptions { read_data: true, subset: None }, &Unwatched).expect("the store is there");
+    assert_eq!(report.findings, []);
+    world = world.reopen();
+    world.verify("opened again");
+    // What was below is gone: taking an answer away above must show zeros, also to whoever looked before.
+    world.write(one, 0, &[None; 32]);
+    world.verify("written again");
+    assert_eq!(collect(&world).chunks_dropped, 32);
+}
+
 /// A disk that shrank and grew must not show what it lost, also when the layer that says so is merged away.
 #[test]
 fn a_merge_keeps_what_a_shrunken_layer_hid() {

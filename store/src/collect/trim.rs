@@ -1,0 +1,125 @@
+//! What a nameless layer says that nobody sees: its parts that all the layers above it cover become absent.
+//!
+//! No disk changes by that, so it may stop after any batch. What a batch writes is worked out without a lock. Under the tree's lock it is
+//! written only if the layer and everybody who asks it are as they were: nothing that is asked now was not asked then.
+
+use std::collections::BTreeSet;
+
+use vellum_core::page::{Page, page_key};
+use vellum_core::positions::Positions;
+use vellum_core::tree::{Edit, Layer, SharedLayer};
+use vellum_core::units::{LayerId, PageIndex};
+
+use super::go_on;
+use crate::chunks::pause;
+use crate::database::{Batch, Family};
+use crate::error::StoreError;
+use crate::store::Store;
+use crate::watch::Watch;
+
+/// Pages that one batch looks at most, and as many more for each layer above: 2 MiB at the worst, some milliseconds of work.
+const PAGES_PER_BATCH: usize = 256;
+
+/// A part of a layer, trimmed.
+struct Trimmed {
+    shared: SharedLayer,
+    pages: Vec<(PageIndex, Page)>,
+    /// The layer's record as it will be.
+    layer: Layer,
+    /// Where the next part begins.
+    next: Option<PageIndex>,
+}
+
+/// Trims every nameless layer that several others stand on; how many pages say less than before.
+pub(super) fn trim(store: &Store, watch: &dyn Watch) -> Result<u64, StoreError> {
+    let layers = store.tree().shared_layers();
+    layers.into_iter().try_fold(0, |pages, layer| Ok(pages + trim_layer(store, layer, watch)?))
+}
+
+/// What of `page`, of which `asked` is seen, is kept. Where a page loses no chunk, it is only worth writing if it gets shorter.
+pub(super) fn trimmed(page: &Page, asked: &Positions) -> Option<Page> {
+    let less = page.only(asked);
+    let loses_chunks = less.counts().0 < page.counts().0;
+    (loses_chunks || less.runs().len() < page.runs().len()).then_some(less)
+}
+
+fn trim_layer(store: &Store, id: LayerId, watch: &dyn Watch) -> Result<u64, StoreError> {
+    let (mut next, mut pages) = (Some(PageIndex(0)), 0);
+    while let Some(from) = next {
+        go_on(watch)?;
+        let shared = {
+            let tree = store.tree();
+            let held = tree.held();
+            tree.shared_layer(id, &held)
+        };
+        let Some(shared) = shared else { break };
+        let Some(part) = plan(store, shared, from)? else { break };
+        pause::at("trim planned");
+        next = part.next;
+        pages += part.pages.len() as u64;
+        if !commit(store, part)? {
+            break;
+        }
+    }
+    Ok(pages)
+}
+
+/// Works out the part of a layer that begins at page `from`; nothing if a page was changed while it was read.
+fn plan(store: &Store, shared: SharedLayer, from: PageIndex) -> Result<Option<Trimmed>, StoreError> {
+    let (mut pages, mut layer) = (Vec::new(), Layer::clone(&shared.layer));
+    let mut looks: Vec<PageIndex> = shared.layer.pages.within(from, PageIndex(u64::MAX)).iter().take(PAGES_PER_BATCH + 1).collect();
+    let next = (looks.len() > PAGES_PER_BATCH).then(|| looks.pop()).flatten();
+    for index in looks {
+        match trim_page(store, &shared, index) {
+            Ok(Some((old, new))) => {
+                layer.note_page(index, &old, &new);
+                pages.push((index, new));
+            }
+            Ok(None) => {}
+            // A layer above was changed while it was read; what is gone may be meant to be.
+            Err(StoreError::Damaged(_)) if !is_as_it_was(store, &shared) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(Trimmed { shared, pages, layer, next }))
+}
+
+/// Page `index` as it is and as it is to be, if it is to be another.
+fn trim_page(store: &Store, shared: &SharedLayer, index: PageIndex) -> Result<Option<(Page, Page)>, StoreError> {
+    let asked = shared.asked(index, |layer| store.inner.pages.own(layer, index))?;
+    let old = store.inner.pages.own(&shared.layer, index)?;
+    Ok(trimmed(&old, &asked).map(|new| (old, new)))
+}
+
+fn is_as_it_was(store: &Store, shared: &SharedLayer) -> bool {
+    let tree = store.tree();
+    let held = tree.held();
+    tree.shared_layer(shared.layer.id, &held).is_some_and(|now| now.is_as(shared))
+}
+
+/// Writes a part, if it still holds; whether it did.
+fn commit(store: &Store, part: Trimmed) -> Result<bool, StoreError> {
+    let mut tree = store.tree_mut();
+    let held: BTreeSet<LayerId> = tree.held();
+    if !tree.shared_layer(part.layer.id, &held).is_some_and(|now| now.is_as(&part.shared)) {
+        // Somebody builds on it, or writes above it: the next collection sees.
+        return Ok(false);
+    }
+    if part.pages.is_empty() {
+        return Ok(true);
+    }
+    let mut batch = Batch::default();
+    for (index, page) in &part.pages {
+        let key = page_key(part.layer.id, *index);
+        if page.is_empty() {
+            batch.delete(Family::Pages, key);
+        } else {
+            batch.put(Family::Pages, key, page.encode(part.layer.id, *index));
+        }
+    }
+    store.commit(&mut tree, &[Edit::PutLayer(part.layer)], batch)?;
+    // Nobody reads through this layer now, or it would be held. Who does so next must not see what is gone: above a page that is not
+    // there any more, what is taken away is not hidden.
+    store.inner.pages.forget();
+    Ok(true)
+}
