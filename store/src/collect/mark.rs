@@ -111,7 +111,9 @@ impl<'s> View<'s> {
         let merged = tidy.merges.keys().filter(|into| !shared.contains(into)).filter_map(|into| tidy.after.layer(*into));
         for layer in merged {
             go_on(watch)?;
-            layer.pages.iter().try_for_each(|index| Ok::<_, StoreError>(mark(&tidy.page(store, layer, index)?)))?;
+            for index in layer.pages.iter() {
+                mark(&tidy.page(store, layer, index)?);
+            }
         }
         let held = tidy.after.held();
         for shared in shared.iter().filter_map(|id| tidy.after.shared_layer(*id, &held)) {

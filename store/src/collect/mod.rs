@@ -45,6 +45,9 @@ use crate::store::Store;
 use crate::watch::Watch;
 
 use mark::{Tidied, View};
+pub(crate) use pack::{Fate, Packable, Packer};
+pub(crate) use reclaim::{is_worth_it, rewrites};
+pub(crate) use sweep::{Live, REGION_IDS};
 use sweep::{Sweep, Swept};
 pub use tend::TendReport;
 pub(crate) use tend::Tending;
@@ -175,6 +178,6 @@ impl Drop for Collection<'_> {
 }
 
 /// The only way out of a collection that is called off.
-fn go_on(watch: &dyn Watch) -> Result<(), StoreError> {
+pub(crate) fn go_on(watch: &dyn Watch) -> Result<(), StoreError> {
     if watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
 }

@@ -1,11 +1,38 @@
 //! What becomes of a frame, decided by how much of it is live: pure, for the sweep and for the dry run alike.
 
+use std::ops::Range;
+
 use vellum_core::frame::{FrameHeader, SPAN_MAX};
 use vellum_core::hash::ChunkHash;
 use vellum_core::units::ChunkId;
 
+/// What decides about a frame.
+pub(crate) trait Packable {
+    /// The id of its first chunk, and the id after its last.
+    fn ids(&self) -> Range<ChunkId>;
+
+    /// How many chunks it holds.
+    fn chunk_count(&self) -> usize;
+
+    /// How many of them are live.
+    fn live_count(&self) -> usize;
+
+    /// The length of its payload.
+    fn payload_len(&self) -> u64;
+
+    /// With 3/4, what stays dead takes at most a third of what is live, and taking one of four disks away rewrites little.
+    fn fate(&self, chunks_per_frame: usize) -> Fate {
+        match self.live_count() {
+            0 => Fate::Drop,
+            live if live * 4 < self.chunk_count() * 3 => Fate::Sparse,
+            live if live * 2 <= chunks_per_frame => Fate::Small,
+            _ => Fate::Keep,
+        }
+    }
+}
+
 /// A frame's header, and which of its chunks are live.
-pub(super) struct Found {
+pub(crate) struct Found {
     pub(super) header: FrameHeader,
     /// The length of the header as it is kept.
     pub(super) header_len: usize,
@@ -15,7 +42,7 @@ pub(super) struct Found {
 
 /// What to do with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     /// Nothing in it is live.
     Drop,
     /// So much is dead that it is worth writing again.
@@ -27,17 +54,16 @@ pub(super) enum Fate {
 }
 
 /// Frames next to each other that are to become one.
-#[derive(Default)]
-pub(super) struct Pack {
-    pub(super) frames: Vec<Found>,
+pub(crate) struct Pack<F = Found> {
+    pub(crate) frames: Vec<F>,
     live_count: usize,
     has_sparse: bool,
 }
 
 /// Puts frames, which come in id order, into packs.
-pub(super) struct Packer {
+pub(crate) struct Packer<F = Found> {
     pub(super) chunks_per_frame: usize,
-    open: Pack,
+    open: Pack<F>,
 }
 
 impl Found {
@@ -56,52 +82,67 @@ impl Found {
     pub(super) fn dead_count(&self) -> usize {
         self.live.len() - self.live_count
     }
+}
 
-    /// With 3/4, what stays dead takes at most a third of what is live, and taking one of four disks away rewrites little.
-    pub(super) fn fate(&self, chunks_per_frame: usize) -> Fate {
-        match self.live_count {
-            0 => Fate::Drop,
-            live if live * 4 < self.live.len() * 3 => Fate::Sparse,
-            live if live * 2 <= chunks_per_frame => Fate::Small,
-            _ => Fate::Keep,
-        }
+impl Packable for Found {
+    fn ids(&self) -> Range<ChunkId> {
+        self.header.first()..self.header.end()
+    }
+
+    fn chunk_count(&self) -> usize {
+        self.live.len()
+    }
+
+    fn live_count(&self) -> usize {
+        self.live_count
+    }
+
+    fn payload_len(&self) -> u64 {
+        self.header.payload_len.into()
     }
 }
 
-impl Pack {
+impl<F> Default for Pack<F> {
+    fn default() -> Self {
+        Self { frames: Vec::new(), live_count: 0, has_sparse: false }
+    }
+}
+
+impl<F: Packable> Pack<F> {
     /// Whether the frames would be fewer or shorter.
-    pub(super) fn is_worth_it(&self) -> bool {
+    pub(crate) fn is_worth_it(&self) -> bool {
         self.has_sparse || self.frames.len() > 1
     }
 
     /// The first chunk of its first frame.
-    pub(super) fn first(&self) -> ChunkId {
-        self.frames[0].header.first()
+    pub(crate) fn first(&self) -> ChunkId {
+        self.frames[0].ids().start
     }
 
-    pub(super) fn stored_len(&self) -> u64 {
-        self.frames.iter().map(|found| u64::from(found.header.payload_len)).sum()
+    pub(crate) fn stored_len(&self) -> u64 {
+        self.frames.iter().map(Packable::payload_len).sum()
     }
 
-    fn fits(&self, found: &Found, chunks_per_frame: usize) -> bool {
-        let first = self.frames.first().map_or(found.header.first(), |frame| frame.header.first());
-        self.live_count + found.live_count <= chunks_per_frame && found.header.end().0 - first.0 <= u64::from(SPAN_MAX)
+    fn fits(&self, found: &F, chunks_per_frame: usize) -> bool {
+        let ids = found.ids();
+        let first = self.frames.first().map_or(ids.start, |frame| frame.ids().start);
+        self.live_count + found.live_count() <= chunks_per_frame && ids.end.0 - first.0 <= u64::from(SPAN_MAX)
     }
 }
 
-impl Packer {
-    pub(super) fn new(chunks_per_frame: usize) -> Self {
+impl<F: Packable> Packer<F> {
+    pub(crate) fn new(chunks_per_frame: usize) -> Self {
         Self { chunks_per_frame, open: Pack::default() }
     }
 
     /// Adds the next frame that is not dropped; the packs that are complete by that, one of them perhaps a frame that stays alone.
-    pub(super) fn push(&mut self, found: Found) -> Vec<Pack> {
+    pub(crate) fn push(&mut self, found: F) -> Vec<Pack<F>> {
         let fate = found.fate(self.chunks_per_frame);
         let mut complete = Vec::new();
         if fate == Fate::Keep || !self.open.fits(&found, self.chunks_per_frame) {
             complete.extend(self.close());
         }
-        self.open.live_count += found.live_count;
+        self.open.live_count += found.live_count();
         self.open.has_sparse |= fate == Fate::Sparse;
         self.open.frames.push(found);
         if fate == Fate::Keep {
@@ -111,7 +152,7 @@ impl Packer {
     }
 
     /// Ends the pack that is open: nothing that follows can be part of it.
-    pub(super) fn close(&mut self) -> Option<Pack> {
+    pub(crate) fn close(&mut self) -> Option<Pack<F>> {
         let pack = std::mem::take(&mut self.open);
         (!pack.frames.is_empty()).then_some(pack)
     }

@@ -13,7 +13,7 @@ use vellum_core::id_set::IdSet;
 use vellum_core::units::ChunkId;
 use vellum_core::wire::Reader;
 
-use super::pack::{Fate, Found, Pack, Packer};
+use super::pack::{Fate, Found, Pack, Packable, Packer};
 use super::{Collection, go_on};
 use crate::chunks::{EncodedFrame, FramePlan, encode_frame, pause};
 use crate::database::{Batch, Durability, Family};
@@ -32,7 +32,7 @@ const FILES_WORTH_LEN: u64 = 32 << 20;
 /// Bytes of rewritten frames that may be in memory, not yet in files: see the database's write buffers.
 const UNFLUSHED_LEN_MAX: u64 = 192 << 20;
 /// Ids per entry of [`Live::payloads`]: about a file's worth of frames at the default lengths.
-pub(super) const REGION_IDS: u64 = 1 << 16;
+pub(crate) const REGION_IDS: u64 = 1 << 16;
 
 /// What a sweep did, or would do.
 #[derive(Default)]
@@ -47,11 +47,13 @@ pub(super) struct Swept {
 
 /// What is left, and how long it is.
 #[derive(Default)]
-pub(super) struct Live {
+pub(crate) struct Live {
     /// Bytes of payloads, for each [`REGION_IDS`] ids.
-    pub(super) payloads: BTreeMap<u64, u64>,
+    pub(crate) payloads: BTreeMap<u64, u64>,
+    /// Bytes of payloads that were written anew, for each [`REGION_IDS`] ids among which something changed.
+    pub(crate) written: BTreeMap<u64, u64>,
     /// Bytes of headers.
-    pub(super) headers: u64,
+    pub(crate) headers: u64,
 }
 
 /// One sweep.
@@ -144,6 +146,7 @@ impl<'s> Sweep<'s> {
                 batch.delete(Family::Headers, frame_key(found.header.first()));
                 batch.delete(Family::Frames, frame_key(found.header.first()));
                 self.swept.count_dropped(self.store, found.dead_count(), found.header.payload_len.into());
+                self.swept.live.note_change(found.header.first(), 0);
             }
             write_without(self.store, now.iter().flat_map(|found| found.chunks(false)), batch, Durability::Logged)?;
         }
@@ -280,13 +283,19 @@ impl Swept {
         self.count_dropped(store, dead, rewritten.pack.stored_len().saturating_sub(frame.payload_len() as u64));
         self.chunks_kept += frame.chunks.len() as u64;
         self.live.add(frame.chunks[0].0, frame.payload_len() as u64, frame.header_len());
+        self.live.note_change(frame.chunks[0].0, frame.payload_len() as u64);
     }
 }
 
 impl Live {
-    fn add(&mut self, first: ChunkId, payload_len: u64, header_len: usize) {
+    pub(crate) fn add(&mut self, first: ChunkId, payload_len: u64, header_len: usize) {
         *self.payloads.entry(first.0 / REGION_IDS).or_default() += payload_len;
         self.headers += header_len as u64;
+    }
+
+    /// A frame that began with `first` went, and `written_len` bytes of payload came in its place.
+    pub(crate) fn note_change(&mut self, first: ChunkId, written_len: u64) {
+        *self.written.entry(first.0 / REGION_IDS).or_default() += written_len;
     }
 }
 
@@ -358,7 +367,7 @@ fn survivors(entries: Vec<Result<Found, ChunkId>>, packer: &mut Packer, swept: &
     packs
 }
 
-pub(super) fn chunks_per_frame(store: &Store) -> usize {
+pub(crate) fn chunks_per_frame(store: &Store) -> usize {
     store.inner.chunks.chunks_per_frame() as usize
 }
 
