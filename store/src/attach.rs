@@ -160,6 +160,12 @@ impl Store {
         Ok(())
     }
 
+    /// As [`Store::with_still`], for all that are attached.
+    pub(crate) fn with_all_still<T>(&self, act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let images: Vec<ImageId> = self.inner.slots.disks().iter().map(|disk| disk.disk.image()).collect();
+        self.with_still(&images, act)
+    }
+
     /// Does `act` while no attached disk of `images` takes a write, and all that was written to them is flushed.
     ///
     /// The disks are held in the order of their images, so that two who do this never wait for each other.

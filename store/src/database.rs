@@ -251,6 +251,11 @@ impl Database {
         Scan { iterator, family, started: false }
     }
 
+    /// The records of `family` as they are now, for looking up here and there.
+    pub(crate) fn lookup(&self, family: Family) -> Lookup<'_> {
+        Lookup { iterator: self.db.raw_iterator_cf_opt(self.family(family), read_options(family)), family }
+    }
+
     /// The record of `family` at `key` as `decode` sees it; from its copy if it cannot be read itself, and then why not. `family` is one
     /// that is kept twice.
     pub(crate) fn record<T>(
@@ -406,6 +411,34 @@ impl Scan<'_> {
         self.started = true;
         self.iterator.status().map_err(|error| read_failed(self.family, error))?;
         Ok(self.iterator.item())
+    }
+}
+
+/// Records as they were when this was made.
+pub(crate) struct Lookup<'a> {
+    iterator: DBRawIterator<'a>,
+    family: Family,
+}
+
+impl Lookup<'_> {
+    /// The record with the smallest key that is not below `key`. Cheap where that is at or right after the last one.
+    pub(crate) fn from(&mut self, key: &[u8]) -> Result<Option<(&[u8], &[u8])>, StoreError> {
+        let is_behind = self.iterator.key().is_some_and(|last| last < key);
+        if is_behind {
+            self.iterator.next();
+        }
+        // Where one step leads from below to there or past it, that is it, as in a walk over all.
+        let is_found = is_behind && self.iterator.key().is_some_and(|found| found >= key);
+        if !is_found {
+            self.iterator.seek(key);
+        }
+        self.iterator.status().map_err(|error| read_failed(self.family, error))?;
+        Ok(self.iterator.item())
+    }
+
+    /// The record at `key`.
+    pub(crate) fn get(&mut self, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
+        Ok(self.from(key)?.filter(|(found, _)| *found == key).map(|(_, value)| value))
     }
 }
 

@@ -10,6 +10,7 @@
 //! database/      RocksDB's.
 //! ```
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::FileExt;
@@ -23,6 +24,7 @@ use crate::error::StoreError;
 /// The format that this program writes, and the newest that it reads.
 pub(crate) const FORMAT: u32 = 1;
 const MARKER: &str = "vellum.store";
+const RESERVE: &str = "reserve";
 const UNFINISHED_MARKER: &str = "vellum.store.new";
 const COMMITS_CONTEXT: &str = "vellum 2026-11 count of commits v1";
 const MARKER_TEXT: &str = "vellum store format ";
@@ -39,6 +41,17 @@ const OWNER_LEN_MAX: u64 = 200;
 #[derive(Clone, Debug)]
 pub(crate) struct Folder {
     dir: PathBuf,
+}
+
+/// Bytes on disk, as `du` counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// The whole folder.
+    pub(crate) total: u64,
+    /// Of that: the database's logs.
+    pub(crate) logs: u64,
+    /// Of that: the reserve.
+    pub(crate) reserve: u64,
 }
 
 /// Where the count of acknowledged commits is kept: the witness against a log that lost its end.
@@ -152,7 +165,7 @@ impl Folder {
 
     /// Gives the reserve up if the disk is nearly full, makes it again if there is room.
     pub(crate) fn tend_reserve(&self) {
-        let path = self.dir.join("reserve");
+        let path = self.dir.join(RESERVE);
         let Ok(free) = self.free_len() else { return };
         if free < SCARCE_LEN {
             let _ = fs::remove_file(&path);
@@ -179,7 +192,12 @@ impl Folder {
 
     /// Bytes that the store takes on disk, as `du` counts them.
     pub(crate) fn disk_usage(&self) -> Result<u64, StoreError> {
-        let mut total = 0;
+        Ok(self.usage()?.total)
+    }
+
+    /// As [`Folder::disk_usage`], with what is neither content nor maps apart.
+    pub(crate) fn usage(&self) -> Result<Usage, StoreError> {
+        let mut usage = Usage::default();
         let mut folders = vec![self.dir.clone()];
         while let Some(folder) = folders.pop() {
             let fail = |source| StoreError::file("read", &folder, source);
@@ -187,14 +205,25 @@ impl Folder {
                 let entry = entry.map_err(fail)?;
                 match entry.metadata() {
                     Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
-                    Ok(metadata) => total += std::os::unix::fs::MetadataExt::blocks(&metadata) * 512,
+                    Ok(metadata) => usage.add(&entry.file_name(), std::os::unix::fs::MetadataExt::blocks(&metadata) * 512),
                     // RocksDB removes files while we look.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                     Err(source) => return Err(fail(source)),
                 }
             }
         }
-        Ok(total)
+        Ok(usage)
+    }
+}
+
+impl Usage {
+    fn add(&mut self, name: &OsStr, len: u64) {
+        self.total += len;
+        if name == RESERVE {
+            self.reserve += len;
+        } else if Path::new(name).extension() == Some(OsStr::new("log")) {
+            self.logs += len;
+        }
     }
 }
 

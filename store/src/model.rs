@@ -19,7 +19,7 @@ use crate::watch::Unwatched;
 const WRITE_LEN_MAX: u64 = 1 << 20;
 
 /// A store and what must be in it.
-struct World {
+pub(crate) struct World {
     dir: TempDir,
     /// `None` only while it is opened again.
     store: Option<Store>,
@@ -47,9 +47,14 @@ pub(crate) fn open(dir: &TempDir) -> Store {
 
 /// An empty store with chunks of `chunk_len` bytes.
 pub(crate) fn new_store(chunk_len: u64) -> (TempDir, Store) {
+    new_store_with(chunk_len, 128 << 10)
+}
+
+/// An empty store with chunks of `chunk_len` bytes in frames of `frame_len`.
+fn new_store_with(chunk_len: u64, frame_len: u32) -> (TempDir, Store) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let chunk_len = ChunkLen::new(chunk_len as u32).expect("a chunk length");
-    let parameters = StoreParameters { chunk_len, frame_len: 128 << 10, compression: Compression::Lz4 };
+    let parameters = StoreParameters { chunk_len, frame_len, compression: Compression::Lz4 };
     Store::init(&dir.path().join("store"), parameters).expect("a new store");
     let store = open(&dir);
     (dir, store)
@@ -76,11 +81,24 @@ pub(crate) fn assert_same(found: &[u8], expected: &[u8], what: &str) {
 impl World {
     fn new(seed: u64, chunk_len: u64, len_max: u64) -> Self {
         println!("seed {seed}, chunks of {chunk_len}");
-        let (dir, store) = new_store(chunk_len);
+        Self::with_store(new_store(chunk_len), seed, chunk_len, len_max)
+    }
+
+    /// A store that has seen `steps` random operations. Each of its frames holds one chunk, so that a collection leaves nothing dead.
+    pub(crate) fn grown(seed: u64, chunk_len: u64, len_max: u64, steps: u32) -> Self {
+        let mut world = Self::with_store(new_store_with(chunk_len, chunk_len as u32), seed, chunk_len, len_max);
+        world.create();
+        world.create();
+        (0..steps).for_each(|_| world.step());
+        (0..world.images.len()).for_each(|at| world.close(at));
+        world
+    }
+
+    fn with_store((dir, store): (TempDir, Store), seed: u64, chunk_len: u64, len_max: u64) -> Self {
         Self { dir, store: Some(store), random: fastrand::Rng::with_seed(seed), chunk_len, len_max, images: Vec::new(), names: 0 }
     }
 
-    fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         self.store.as_ref().expect("the store is open")
     }
 

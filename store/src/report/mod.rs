@@ -14,6 +14,21 @@ mod what_if;
 
 pub use change_map::{ChangedRegion, top_regions};
 pub use what_if::RetentionRow;
+mod attribution;
+mod census;
+mod count;
+mod forest;
+mod frames;
+mod holders;
+mod moment;
+mod outlook;
+mod reclaim;
+mod sets;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+pub use census::Census;
 
 /// What a report is asked to work out beyond totals, nodes and attribution.
 #[derive(Clone, Debug)]
@@ -35,7 +50,8 @@ pub struct Report {
     pub taken_ms: u64,
     /// The whole store.
     pub totals: Totals,
-    /// Every image and snapshot: parents before children, an image after its snapshots.
+    /// Every image and snapshot, in depth-first order of what they are made from: parents before children, and what stands on a node
+    /// right after it.
     pub nodes: Vec<NodeUsage>,
     /// Every stored byte in exactly one row; the rows add up to `totals.on_disk`.
     pub attribution: Vec<AttributionRow>,
@@ -117,7 +133,7 @@ pub struct NodeUsage {
     pub exclusive_chunks: u64,
     /// Compressed bytes that it holds together with ancestors or descendants alone.
     pub shared_lineage: u64,
-    /// Compressed bytes that it holds together with other nodes of its image that are neither, and nobody else.
+    /// Compressed bytes that it holds together with nodes that are neither, if all that are not in one line are of one image.
     pub shared_siblings: u64,
     /// Compressed bytes that it holds together with anybody else.
     pub shared_others: u64,
@@ -259,6 +275,9 @@ pub struct Uncounted {
 }
 
 /// What deleting a set of nodes would free.
+///
+/// What becomes free is less than what goes where a frame or a file keeps too much that is live to be worth writing anew: a collection
+/// leaves what is dead there until there is more of it. For less than about a megabyte that is all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reclaim {
     /// The nodes, by name.
@@ -267,8 +286,8 @@ pub struct Reclaim {
     pub chunks: u64,
     /// Their bytes before compression.
     pub plain: u64,
-    /// Bytes on disk that become free.
+    /// Bytes on disk that a collection then gives back, foretold by its own rules.
     pub freed: u64,
-    /// What each alone would free, in the order of `nodes`: they add up to less.
+    /// What each alone would free, in the order of `nodes`: they add up to less. Of more than 64 nodes, each one's share of frames.
     pub alone: Vec<u64>,
 }

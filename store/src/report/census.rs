@@ -1,0 +1,180 @@
+//! One moment's count, and the report that it makes.
+
+use std::collections::HashMap;
+
+use vellum_core::tree::{Node, Tree};
+
+use super::attribution::{by_powers, by_tenths, compressed, on_disk, overlap, rows};
+use super::count::{Common, Counted, Limits};
+use super::forest::Forest;
+use super::moment::Moment;
+use super::outlook::Outlook;
+use super::sets::SetId;
+use super::usage::{Usage, Usages};
+use super::{NodeUsage, Overlap, Report, ReportOptions, SharedChunk, Totals};
+use crate::error::StoreError;
+use crate::store::Store;
+use crate::watch::Watch;
+
+/// What was counted at one moment: reports, and any number of questions about what deleting would free. Later changes do not show.
+pub struct Census {
+    pub(super) tree: Tree,
+    pub(super) forest: Forest,
+    pub(super) counted: Counted,
+    /// For each node, by number.
+    pub(super) usage: Vec<Usage>,
+    /// What a collection would leave if nothing were deleted.
+    pub(super) untouched: Outlook,
+    /// Where names, journals and disks are looked up.
+    pub(super) store: Store,
+    numbers: HashMap<Node, u32>,
+    taken_ms: u64,
+}
+
+impl Store {
+    /// Counts who holds which chunk, at one moment: what guests have written to attached disks until now is in it. What cannot be read is
+    /// noted, and the rest counted. Cost: reads every frame's header and every page, none of the content.
+    pub fn census(&self, watch: &dyn Watch) -> Result<Census, StoreError> {
+        self.census_within(Limits::default(), watch)
+    }
+
+    pub(super) fn census_within(&self, limits: Limits, watch: &dyn Watch) -> Result<Census, StoreError> {
+        let mut moment = Moment::take(self)?;
+        let forest = Forest::of(&moment.tree);
+        let counted = Counted::take(self, &mut moment, &forest, limits, watch)?;
+        let mut usages = Usages::new(&forest);
+        let sets = counted.sets.ids().zip(&counted.totals);
+        sets.filter_map(|(id, held)| Some((counted.sets.spans(id)?, held))).for_each(|(spans, held)| usages.add(spans, *held));
+        let usage = usages.finish();
+        let numbers = forest.nodes.iter().zip(0..).map(|(named, number)| (named.node, number)).collect();
+        let (tree, taken_ms) = (moment.tree.clone(), moment.taken_ms);
+        let mut census = Census { tree, forest, counted, usage, untouched: Outlook::default(), store: self.clone(), numbers, taken_ms };
+        census.untouched = census.outlook(&[]);
+        Ok(census)
+    }
+
+    /// A census and its report.
+    pub fn report(&self, options: &ReportOptions, watch: &dyn Watch) -> Result<Report, StoreError> {
+        self.census(watch)?.report(options, watch)
+    }
+}
+
+impl Census {
+    /// Everything that is known, as far as `options` ask for it.
+    pub fn report(&self, options: &ReportOptions, watch: &dyn Watch) -> Result<Report, StoreError> {
+        crate::collect::go_on(watch)?;
+        let most_shared = self.counted.most_shared.iter().take(options.most_shared_max);
+        Ok(Report {
+            taken_ms: self.taken_ms,
+            totals: self.totals(),
+            nodes: (0..self.forest.nodes.len() as u32).map(|number| self.node_usage(number)).collect(),
+            attribution: rows(&self.counted, options.rows_max),
+            overlap: self.overlap(),
+            references: by_powers(&self.counted.references),
+            compressibility: by_tenths(&self.counted.compressibility),
+            most_shared: most_shared.filter_map(|common| self.shared_chunk(common)).collect(),
+            // What follows is not counted here: each has a place of its own.
+            growth: Vec::new(),
+            changes: Vec::new(),
+            droppable: Vec::new(),
+            uncounted: self.counted.uncounted.clone(),
+        })
+    }
+
+    /// The sizes of the whole store.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let (counted, space) = (&self.counted, &self.counted.space);
+        let held = |set: SetId| counted.totals.get(set.0 as usize).copied().unwrap_or_default();
+        let chunks = counted.frames.iter().map(|frame| u64::from(frame.count)).sum();
+        let nodes = 0..self.forest.nodes.len() as u32;
+        Totals {
+            images: self.tree.image_count() as u64,
+            snapshots: self.tree.snapshot_count() as u64,
+            layers: self.forest.layers.len() as u64,
+            chunks,
+            logical: nodes.clone().map(|number| self.len(number)).sum(),
+            allocated: nodes.clone().map(|number| self.seen(number).1).sum(),
+            non_zero: nodes.map(|number| self.seen(number).0).sum(),
+            unique: chunks * self.chunk_len(),
+            compressed: compressed(counted),
+            on_disk: on_disk(counted),
+            headers: space.headers,
+            index: space.index,
+            metadata: space.pages + space.records,
+            dead: held(SetId::EMPTY).bytes,
+        }
+    }
+
+    /// What could not be read, and is in no figure.
+    #[must_use]
+    pub fn uncounted(&self) -> &[super::Uncounted] {
+        &self.counted.uncounted
+    }
+
+    pub(super) fn chunk_len(&self) -> u64 {
+        self.store.parameters().chunk_len.bytes()
+    }
+
+    /// The number of a node: its index in [`Report::nodes`].
+    pub(super) fn number(&self, node: Node) -> Option<u32> {
+        self.numbers.get(&node).copied()
+    }
+
+    /// What people call node `number`.
+    pub(super) fn name(&self, number: u32) -> String {
+        self.tree.display(self.forest.nodes[number as usize].node)
+    }
+
+    /// When node `number` was made.
+    pub(super) fn created_ms(&self, number: u32) -> u64 {
+        match self.forest.nodes[number as usize].node {
+            Node::Image(image) => self.tree.image(image).map_or(0, |image| image.created_ms),
+            Node::Snapshot(image, serial) => self.tree.snapshot(image, serial).map_or(0, |snapshot| snapshot.created_ms),
+        }
+    }
+
+    fn len(&self, number: u32) -> u64 {
+        let named = &self.forest.nodes[number as usize];
+        self.forest.layers[named.layer].layer.len
+    }
+
+    /// Bytes of a node that are not zero, and those that its maps mention.
+    fn seen(&self, number: u32) -> (u64, u64) {
+        let (chunks, zeros) = self.counted.seen[number as usize];
+        let bytes = |positions: u64| (positions * self.chunk_len()).min(self.len(number));
+        (bytes(chunks), bytes(chunks + zeros))
+    }
+
+    fn node_usage(&self, number: u32) -> NodeUsage {
+        let (named, usage) = (&self.forest.nodes[number as usize], &self.usage[number as usize]);
+        NodeUsage {
+            name: self.name(number),
+            parent: named.parent.map(|parent| parent as usize),
+            is_snapshot: matches!(named.node, Node::Snapshot(..)),
+            mode: self.tree.image(named.image).map_or("", |image| image.mode.name()),
+            own_layers: self.forest.own_layers(number),
+            created_ms: self.created_ms(number),
+            logical: self.len(number),
+            non_zero: self.seen(number).0,
+            added: None,
+            exclusive: usage.exclusive.bytes,
+            exclusive_chunks: usage.exclusive.chunks,
+            shared_lineage: usage.lineage,
+            shared_siblings: usage.siblings,
+            shared_others: usage.others,
+        }
+    }
+
+    fn overlap(&self) -> Overlap {
+        let (images, bytes) = overlap(&self.counted, &self.forest, &Usages::new(&self.forest), &self.usage);
+        Overlap { images: images.into_iter().map(|image| self.tree.display(Node::Image(image))).collect(), bytes }
+    }
+
+    fn shared_chunk(&self, common: &Common) -> Option<SharedChunk> {
+        let example = common.example.map(|(node, position)| (node as usize, position.0 * self.chunk_len()));
+        let holders = self.counted.sets.size(common.set);
+        let holders = if common.set == SetId::EMPTY { 0 } else { holders };
+        Some(SharedChunk { hash: common.hash?, references: common.references, holders, example })
+    }
+}

@@ -1,0 +1,175 @@
+//! All layers and all names for them in one depth-first order, so that what stands on a layer is a range of numbers.
+//!
+//! It knows no page and no chunk.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use vellum_core::page::PAGE_SPAN;
+use vellum_core::tree::{Layer, Node, Tree};
+use vellum_core::units::{ImageId, LayerId, PageIndex};
+
+/// The forest of layers, each before what stands on it.
+pub(super) struct Forest {
+    pub(super) layers: Vec<Spot>,
+    /// Images and snapshots: in the order of their layers, those of one layer with snapshots first.
+    pub(super) nodes: Vec<Named>,
+}
+
+/// A layer in its place.
+pub(super) struct Spot {
+    pub(super) layer: Arc<Layer>,
+    /// The layer below.
+    pub(super) parent: Option<usize>,
+    /// Where the layers end that stand on it: they begin after it.
+    pub(super) end: usize,
+    /// The nodes that stand on it, its own first.
+    pub(super) nodes: Range<u32>,
+    /// Pages on which it hides something of what lies below by seeing only the beginning of that.
+    pub(super) cut: Range<u64>,
+}
+
+/// An image or snapshot in its place.
+pub(super) struct Named {
+    pub(super) node: Node,
+    pub(super) image: ImageId,
+    /// Its layer's place.
+    pub(super) layer: usize,
+    /// The node that it was made from.
+    pub(super) parent: Option<u32>,
+    /// How many nodes it stands on.
+    pub(super) depth: u32,
+    /// Where the nodes end that stand on it: they begin after it.
+    pub(super) end: u32,
+}
+
+/// What can be seen through a layer.
+#[derive(Clone, Copy, Default)]
+struct Below {
+    /// Nothing at or past this position.
+    reach: u64,
+    /// The last node of it, or of the first layer below that has one.
+    nearest: Option<u32>,
+}
+
+/// What is to be visited next.
+enum Visit {
+    Enter(LayerId, Option<usize>),
+    Leave(usize),
+}
+
+impl Forest {
+    pub(super) fn of(tree: &Tree) -> Self {
+        let mut names: Vec<(LayerId, bool, Node)> =
+            tree.nodes().filter_map(|node| Some((tree.layer_of(node)?.id, matches!(node, Node::Image(_)), node))).collect();
+        names.sort_unstable();
+        let mut forest = Self { layers: Vec::new(), nodes: Vec::new() };
+        let mut below = Vec::new();
+        let roots = tree.layers().filter(|layer| layer.parent.is_none()).map(|layer| Visit::Enter(layer.id, None));
+        let mut visits: Vec<Visit> = roots.collect();
+        visits.reverse();
+        while let Some(visit) = visits.pop() {
+            match visit {
+                Visit::Leave(at) => forest.leave(at),
+                Visit::Enter(id, parent) => {
+                    let Some(layer) = tree.layer(id) else { continue };
+                    let first = names.partition_point(|(layer, ..)| *layer < id);
+                    let own = names[first..].iter().take_while(|(layer, ..)| *layer == id).map(|(.., node)| *node);
+                    let at = forest.enter(layer, parent, own, &mut below);
+                    visits.push(Visit::Leave(at));
+                    let above: Vec<LayerId> = tree.children(id).collect();
+                    visits.extend(above.into_iter().rev().map(|child| Visit::Enter(child, Some(at))));
+                }
+            }
+        }
+        forest
+    }
+
+    fn enter(&mut self, layer: &Arc<Layer>, parent: Option<usize>, own: impl Iterator<Item = Node>, seen: &mut Vec<Below>) -> usize {
+        let (at, first) = (self.layers.len(), self.nodes.len() as u32);
+        let Below { reach, mut nearest } = parent.map_or(Below::default(), |parent| seen[parent]);
+        let span = u64::from(PAGE_SPAN);
+        let is_cut = layer.parent_visible.0 < reach;
+        let cut = if is_cut { layer.parent_visible.0 / span..reach.div_ceil(span) } else { 0..0 };
+        for node in own {
+            let depth = nearest.map_or(0, |below: u32| self.nodes[below as usize].depth + 1);
+            self.nodes.push(Named { node, image: node.image(), layer: at, parent: nearest, depth, end: 0 });
+            nearest = Some(self.nodes.len() as u32 - 1);
+        }
+        let top = layer.pages.ranges().last().map_or(0, |(_, end)| end.saturating_mul(span));
+        seen.push(Below { reach: top.max(reach.min(layer.parent_visible.0)), nearest });
+        self.layers.push(Spot { layer: Arc::clone(layer), parent, end: 0, nodes: first..first, cut });
+        at
+    }
+
+    fn leave(&mut self, at: usize) {
+        let (end, nodes_end) = (self.layers.len(), self.nodes.len() as u32);
+        let spot = &mut self.layers[at];
+        (spot.end, spot.nodes.end) = (end, nodes_end);
+        let own = self.nodes[spot.nodes.start as usize..].iter_mut().take_while(|node| node.layer == at);
+        own.for_each(|node| node.end = nodes_end);
+    }
+
+    /// How many layers only node `number` stands on.
+    pub(super) fn own_layers(&self, number: u32) -> u64 {
+        let mut next = Some(self.nodes[number as usize].layer);
+        let mut count = 0;
+        while let Some(at) = next.filter(|at| self.layers[*at].nodes == (number..number + 1)) {
+            count += 1;
+            next = self.layers[at].parent;
+        }
+        count
+    }
+
+    /// The layers that have something to say, or to hide, on each page: in page order, stretches of pages with the same layers.
+    pub(super) fn stretches(&self) -> Stretches {
+        let mut events = Vec::new();
+        for (at, spot) in self.layers.iter().enumerate() {
+            let cut = (spot.cut.start, spot.cut.end);
+            for (start, end) in spot.layer.pages.ranges().iter().copied().chain([cut]).filter(|(start, end)| start < end) {
+                events.push((start, true, at as u32));
+                events.push((end, false, at as u32));
+            }
+        }
+        events.sort_unstable();
+        Stretches { events, next: 0, active: Vec::new() }
+    }
+}
+
+/// See [`Forest::stretches`].
+pub(super) struct Stretches {
+    /// A page, whether a layer begins or ends to matter there, and which.
+    events: Vec<(u64, bool, u32)>,
+    next: usize,
+    /// In order, once for each reason to matter.
+    active: Vec<u32>,
+}
+
+impl Stretches {
+    /// The next pages, and the layers that matter there, in order; some perhaps twice.
+    pub(super) fn next(&mut self) -> Option<(Range<u64>, &[u32])> {
+        loop {
+            let (start, ..) = *self.events.get(self.next)?;
+            while let Some((_, begins, layer)) = self.events.get(self.next).filter(|(at, ..)| *at == start) {
+                let place = self.active.partition_point(|active| active < layer);
+                if *begins {
+                    self.active.insert(place, *layer);
+                } else {
+                    self.active.remove(place);
+                }
+                self.next += 1;
+            }
+            if !self.active.is_empty() {
+                let (end, ..) = self.events[self.next];
+                return Some((start..end, &self.active));
+            }
+        }
+    }
+}
+
+impl Spot {
+    /// Whether it has page `index`.
+    pub(super) fn has(&self, index: PageIndex) -> bool {
+        self.layer.pages.contains(index)
+    }
+}

@@ -1,0 +1,166 @@
+//! One moment of a store: the tree, all maps, all frames and what the files take, with nothing committed in between.
+//!
+//! Reading goes on around damage: what cannot be read is noted once.
+
+use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
+use vellum_core::page::{Page, page_key};
+use vellum_core::tree::{Layer, Tree};
+use vellum_core::units::{ChunkId, PageIndex};
+
+use super::Uncounted;
+use crate::collect::REGION_IDS;
+use crate::database::{Family, Lookup};
+use crate::error::StoreError;
+use crate::folder::Usage;
+use crate::store::{Store, now_ms};
+
+/// Things that could not be read and are told one by one; the rest is a number.
+const UNCOUNTED_MAX: usize = 1000;
+/// How far behind damage it is looked for headers that can be read: doubling from one id.
+const RESUME_DOUBLINGS: u32 = 40;
+
+/// All maps and frames as they were at one moment.
+pub(super) struct Moment<'s> {
+    pub(super) tree: Tree,
+    pub(super) taken_ms: u64,
+    pages: Lookup<'s>,
+    headers: Lookup<'s>,
+}
+
+/// What could not be read.
+#[derive(Default)]
+pub(super) struct Losses {
+    listed: Vec<Uncounted>,
+    unlisted: u64,
+}
+
+/// What the files take.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Space {
+    pub(super) usage: Usage,
+    pub(super) frames: u64,
+    pub(super) headers: u64,
+    pub(super) index: u64,
+    pub(super) pages: u64,
+    /// Layers, names, meta and their copies.
+    pub(super) records: u64,
+    /// What frames take in files: ranges of ids, all of them, and bytes.
+    pub(super) stored: Vec<(u64, u64, u64)>,
+}
+
+impl<'s> Moment<'s> {
+    /// The moment is now: no commit falls between tree, maps and frames. What guests have written to attached disks is in it.
+    pub(super) fn take(store: &'s Store) -> Result<Self, StoreError> {
+        store.with_all_still(|| {
+            let tree = store.tree_mut();
+            let pages = store.inner.database.lookup(Family::Pages);
+            let headers = store.inner.database.lookup(Family::Headers);
+            Ok(Self { tree: tree.clone(), taken_ms: now_ms(), pages, headers })
+        })
+    }
+
+    /// What `layer`, which has page `index`, says there, and the bytes that the record takes.
+    pub(super) fn page(&mut self, layer: &Layer, index: PageIndex, losses: &mut Losses) -> Result<Option<(Page, u64)>, StoreError> {
+        let key = page_key(layer.id, index);
+        let read = match self.pages.get(&key) {
+            Ok(Some(value)) => {
+                let page = Page::decode(layer.id, index, value).map_err(|error| error.to_string());
+                page.map(|page| (page, (key.len() + value.len()) as u64))
+            }
+            Ok(None) => Err("it is gone".to_owned()),
+            Err(StoreError::Damaged(damage)) => Err(damage.reason),
+            Err(error) => return Err(error),
+        };
+        Ok(read.map_err(|what| losses.note(format!("page {index} of layer {}", layer.id), what)).ok())
+    }
+
+    /// Visits every frame's header in the order of ids.
+    pub(super) fn headers(
+        &mut self,
+        losses: &mut Losses,
+        visit: &mut dyn FnMut(FrameHeader) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut next = ChunkId(0);
+        loop {
+            match self.headers.from(&frame_key(next)) {
+                Ok(None) => return Ok(()),
+                Ok(Some((key, value))) => {
+                    let first = parse_frame_key(key).map_err(|error| StoreError::damaged("a frame header's key", error))?;
+                    let is_last = first.0 == u64::MAX;
+                    next = ChunkId(first.0.saturating_add(1));
+                    match FrameHeader::decode(first, value) {
+                        Ok(header) => visit(header)?,
+                        Err(error) => losses.note(format!("header of frame {first}"), error.to_string()),
+                    }
+                    if is_last {
+                        return Ok(());
+                    }
+                }
+                Err(StoreError::Damaged(damage)) => {
+                    losses.note(format!("headers of frames from {next} on"), damage.reason);
+                    let Some(resumed) = self.resume(next) else { return Ok(()) };
+                    next = resumed;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The next place after `at` from which headers can be read.
+    fn resume(&mut self, at: ChunkId) -> Option<ChunkId> {
+        let places = (0..RESUME_DOUBLINGS).map(|doublings| ChunkId(at.0.saturating_add(1 << doublings)));
+        places.into_iter().find(|place| self.headers.from(&frame_key(*place)).is_ok())
+    }
+}
+
+impl Losses {
+    pub(super) fn note(&mut self, subject: String, what: String) {
+        if self.listed.len() < UNCOUNTED_MAX {
+            self.listed.push(Uncounted { subject, what });
+        } else {
+            self.unlisted += 1;
+        }
+    }
+
+    pub(super) fn into_uncounted(mut self) -> Vec<Uncounted> {
+        if self.unlisted > 0 {
+            self.listed.push(Uncounted { subject: format!("{} more", self.unlisted), what: "not listed one by one".to_owned() });
+        }
+        self.listed
+    }
+}
+
+impl Space {
+    /// What the files take now, and what frames take of that for each region of ids that `regions` names, in order, and between them.
+    pub(super) fn measure(store: &Store, regions: impl Iterator<Item = u64>, horizon: ChunkId) -> Result<Self, StoreError> {
+        let database = &store.inner.database;
+        let bytes = |family| database.table_bytes(family);
+        let mut records = 0;
+        for family in [Family::Layers, Family::Names, Family::Meta, Family::Copies] {
+            records += bytes(family)?;
+        }
+        let mut stored = Vec::new();
+        let mut push = |from: u64, to: u64| {
+            if from < to {
+                stored.push((from, to, database.stored_len(Family::Frames, &frame_key(ChunkId(from)), &frame_key(ChunkId(to)))));
+            }
+        };
+        let mut at = 0;
+        for region in regions {
+            let (start, end) = (region * REGION_IDS, (region + 1).saturating_mul(REGION_IDS).min(horizon.0));
+            push(at, start);
+            push(start, end);
+            at = end;
+        }
+        push(at, horizon.0);
+        Ok(Self {
+            usage: store.inner.folder.usage()?,
+            frames: bytes(Family::Frames)?,
+            headers: bytes(Family::Headers)?,
+            index: bytes(Family::Index)?,
+            pages: bytes(Family::Pages)?,
+            records,
+            stored,
+        })
+    }
+}

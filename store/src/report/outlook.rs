@@ -1,0 +1,181 @@
+//! What a collection would leave on the disk if some nodes were deleted: the collector's own decisions, on counts instead of frames.
+//!
+//! The payload that is left of a frame of which a part is dead is an estimate: the live chunks' share of it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use vellum_core::units::ChunkId;
+
+use super::attribution::compressed;
+use super::count::Counted;
+use super::frames::FrameEntry;
+use super::sets::SetId;
+use crate::collect::{Fate, Live, Packable, Packer, REGION_IDS, is_worth_it, rewrites};
+
+/// Bytes that the deletion of an index entry takes: key, number of the write, and its part of a block.
+const INDEX_DELETION_LEN: u64 = 19;
+/// Bytes that a frame takes in a file beside its payload, at most: its key, twice, and its part of blocks and filters.
+const FRAME_OVERHEAD_LEN: u64 = 64;
+/// Bytes of a header beside its chunks' names and its bitmap, and of a name.
+const HEADER_LEN: u64 = 15;
+const NAME_LEN: u64 = 32;
+
+/// A frame, and how much of it would be live.
+struct Thinned<'f> {
+    frame: &'f FrameEntry,
+    live: u16,
+}
+
+/// What a collection would leave, in bytes of files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Outlook {
+    pub(super) frames: u64,
+    pub(super) headers: u64,
+    pub(super) index: u64,
+    pub(super) pages: u64,
+}
+
+/// What becomes of the frames.
+#[derive(Default)]
+struct Swept {
+    live: Live,
+    /// Frames that are left, for each region of ids.
+    frames: BTreeMap<u64, u64>,
+    /// Bytes of headers that are written anew.
+    headers_written: u64,
+    /// Chunks whose index entries go.
+    dropped: u64,
+    kept: u64,
+}
+
+impl Packable for Thinned<'_> {
+    fn ids(&self) -> Range<ChunkId> {
+        self.frame.first..self.frame.end()
+    }
+
+    fn chunk_count(&self) -> usize {
+        self.frame.count.into()
+    }
+
+    fn live_count(&self) -> usize {
+        self.live.into()
+    }
+
+    fn payload_len(&self) -> u64 {
+        self.frame.payload_len.into()
+    }
+}
+
+impl Outlook {
+    /// What would be left if the chunks of the sets that `is_dead` names were, and `pages_len` bytes of maps.
+    pub(super) fn of(counted: &Counted, chunks_per_frame: usize, is_dead: &dyn Fn(SetId) -> bool, pages_len: u64) -> Self {
+        let swept = sweep(counted, chunks_per_frame, is_dead);
+        let space = &counted.space;
+        let (headers, index) = (headers_left(counted, &swept), index_left(counted, &swept));
+        let pages = if is_worth_it(space.pages, pages_len) { pages_len } else { space.pages };
+        Self { frames: frames_left(counted, &swept), headers, index, pages }
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.frames + self.headers + self.index + self.pages
+    }
+}
+
+/// Walks over all frames as a sweep does.
+fn sweep(counted: &Counted, chunks_per_frame: usize, is_dead: &dyn Fn(SetId) -> bool) -> Swept {
+    let (mut swept, mut packer) = (Swept::default(), Packer::new(chunks_per_frame));
+    let mut runs = counted.runs.iter().map(|(count, set)| (*count, is_dead(*set)));
+    let mut run = (0, false);
+    for frame in &counted.frames {
+        let (mut left, mut live) = (u32::from(frame.count), 0);
+        while left > 0 {
+            if run.0 == 0 {
+                let Some(next) = runs.next() else { break };
+                run = next;
+            }
+            let taken = left.min(run.0);
+            (left, run.0) = (left - taken, run.0 - taken);
+            live += if run.1 { 0 } else { taken as u16 };
+        }
+        let thinned = Thinned { frame, live };
+        if thinned.fate(chunks_per_frame) == Fate::Drop {
+            swept.dropped += u64::from(frame.count);
+            swept.live.note_change(frame.first, 0);
+            continue;
+        }
+        packer.push(thinned).iter().for_each(|pack| swept.add(&pack.frames, pack.is_worth_it()));
+    }
+    packer.close().iter().for_each(|pack| swept.add(&pack.frames, pack.is_worth_it()));
+    swept
+}
+
+impl Swept {
+    /// Counts frames that stay as they are, or become one.
+    fn add(&mut self, frames: &[Thinned<'_>], is_rewritten: bool) {
+        let (first, end) = (frames[0].frame.first, frames[frames.len() - 1].frame.end());
+        if !is_rewritten {
+            for thinned in frames {
+                let frame = thinned.frame;
+                self.live.add(frame.first, frame.payload_len.into(), header_len(frame.span.into(), frame.count.into()));
+                self.kept += u64::from(frame.count);
+                *self.frames.entry(frame.first.0 / REGION_IDS).or_default() += 1;
+            }
+            return;
+        }
+        let left: u64 = frames
+            .iter()
+            .map(|thinned| u64::from(thinned.frame.payload_len) * u64::from(thinned.live) / u64::from(thinned.frame.count))
+            .sum();
+        let chunks: u64 = frames.iter().map(|thinned| u64::from(thinned.live)).sum();
+        let all: u64 = frames.iter().map(|thinned| u64::from(thinned.frame.count)).sum();
+        let header_len = header_len(end.0 - first.0, chunks);
+        self.live.add(first, left, header_len);
+        self.live.note_change(first, left);
+        self.headers_written += header_len as u64;
+        *self.frames.entry(first.0 / REGION_IDS).or_default() += 1;
+        self.dropped += all - chunks;
+        self.kept += chunks;
+    }
+}
+
+fn header_len(span: u64, chunks: u64) -> usize {
+    (HEADER_LEN + span.div_ceil(8) + chunks * NAME_LEN) as usize
+}
+
+/// Bytes of files that hold frames afterwards. Ranges that are rewritten shrink to what lives there; elsewhere what is dead stays, and
+/// what was written anew comes on top.
+fn frames_left(counted: &Counted, swept: &Swept) -> u64 {
+    let stored = &counted.space.stored;
+    let stored_len = |from: ChunkId, to: ChunkId| -> u64 {
+        let at = stored.partition_point(|(_, end, _)| *end <= from.0);
+        let within = stored[at..].iter().take_while(|(start, ..)| *start < to.0).map(|(.., len)| *len);
+        within.sum::<u64>() + sum(&swept.live.written, from, to)
+    };
+    let horizon = counted.frames.last().map_or(ChunkId(0), FrameEntry::end);
+    let slack = counted.space.frames.saturating_sub(compressed(counted)) / (counted.frames.len() as u64).max(1);
+    let slack = slack.min(FRAME_OVERHEAD_LEN);
+    let all = stored_len(ChunkId(0), horizon);
+    rewrites(&swept.live, horizon, &stored_len).into_iter().fold(all, |all, (from, to, live_len)| {
+        let after = live_len + sum(&swept.frames, from, to) * slack;
+        all - stored_len(from, to).saturating_sub(after)
+    })
+}
+
+/// The sum of what `of_region` has for the regions of a range of ids.
+fn sum(of_region: &BTreeMap<u64, u64>, from: ChunkId, to: ChunkId) -> u64 {
+    of_region.range(from.0 / REGION_IDS..to.0.div_ceil(REGION_IDS).max(from.0 / REGION_IDS)).map(|(_, len)| *len).sum()
+}
+
+fn headers_left(counted: &Counted, swept: &Swept) -> u64 {
+    let stored = counted.space.headers + swept.headers_written;
+    if is_worth_it(stored, swept.live.headers) { swept.live.headers } else { stored }
+}
+
+fn index_left(counted: &Counted, swept: &Swept) -> u64 {
+    let table_len = counted.space.index + swept.dropped * INDEX_DELETION_LEN;
+    let entries = swept.kept + 2 * swept.dropped;
+    let dead_len = (table_len * 2 * swept.dropped).checked_div(entries).unwrap_or(0).min(table_len);
+    let live_len = counted.space.index * swept.kept / (swept.kept + swept.dropped).max(1);
+    if is_worth_it(table_len, table_len - dead_len) { live_len } else { table_len }
+}

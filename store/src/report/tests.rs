@@ -1,0 +1,284 @@
+//! What a report says against what is: holders counted the slow way, chunks that really go, rows that add up, guests that write meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vellum_core::device::{Exports, Intent};
+use vellum_core::page::{Slot, page_key};
+use vellum_core::tree::{Node, pages_for};
+use vellum_core::units::{ChunkId, PageIndex};
+
+use super::count::Limits;
+use super::{Census, Holder, ReportOptions};
+use crate::collect::tests::world::World as Small;
+use crate::database::{Batch, Durability, Family};
+use crate::model::{World, name, new_store};
+use crate::{CollectOptions, Store, Unwatched};
+
+const OPTIONS: ReportOptions = ReportOptions { rows_max: 1000, most_shared_max: 10, strip_cells: 10, file_systems: false };
+
+fn seed() -> u64 {
+    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..1 << 32), |text| text.parse().expect("a number"));
+    println!("report: VELLUM_TEST_SEED={seed}");
+    seed
+}
+
+fn census(store: &Store) -> Census {
+    store.census(&Unwatched).expect("the store is sound")
+}
+
+fn collect(store: &Store) -> u64 {
+    store.collect(CollectOptions::default(), &Unwatched).expect("the store is sound").chunks_dropped
+}
+
+/// For every chunk that some node shows, the numbers of those that do: from every page of every disk.
+fn holders(store: &Store, census: &Census) -> BTreeMap<ChunkId, BTreeSet<usize>> {
+    let mut holders: BTreeMap<ChunkId, BTreeSet<usize>> = BTreeMap::new();
+    for (number, named) in census.forest.nodes.iter().enumerate() {
+        let disk = store.disk(named.node).expect("the node is there");
+        for index in (0..pages_for(disk.chunk_len().count_for(disk.len()))).map(PageIndex) {
+            for run in disk.page(index).expect("a sound page").runs() {
+                let Slot::Chunk(first) = run.slot else { continue };
+                for nth in 0..run.len {
+                    holders.entry(first.advance(nth.into())).or_default().insert(number);
+                }
+            }
+        }
+    }
+    holders
+}
+
+/// How many chunks each set of nodes holds, as `census` has it.
+fn counted(census: &Census) -> BTreeMap<BTreeSet<usize>, u64> {
+    let sets = &census.counted.sets;
+    let held = sets.ids().zip(&census.counted.totals).filter(|(_, held)| held.chunks > 0);
+    held.filter_map(|(id, held)| {
+        Some((sets.spans(id)?.iter().flat_map(|(start, end)| *start as usize..*end as usize).collect(), held.chunks))
+    })
+    .filter(|(set, _): &(BTreeSet<usize>, u64)| !set.is_empty())
+    .collect()
+}
+
+/// What the rows of attribution say, and that they add up.
+fn check_rows(census: &Census) {
+    let report = census.report(&OPTIONS, &Unwatched).expect("nobody stops it");
+    let sum: u64 = report.attribution.iter().map(|row| row.bytes).sum();
+    assert_eq!(sum, report.totals.on_disk);
+    assert!(sum >= census.counted.space.usage.total, "rows are no less than what is on the disk");
+    let chunks: u64 = report.attribution.iter().map(|row| row.chunks).sum();
+    assert_eq!(chunks, report.totals.chunks);
+    let content = report.attribution.iter().filter(|row| !matches!(row.holder, Holder::Overhead(_)));
+    assert_eq!(content.map(|row| row.bytes).sum::<u64>(), report.totals.compressed);
+    for histogram in [&report.references, &report.compressibility] {
+        assert_eq!(histogram.iter().map(|bucket| bucket.chunks).sum::<u64>(), report.totals.chunks);
+    }
+    assert_eq!(report.uncounted, []);
+}
+
+/// Whom a node shares with, by the words of [`super::NodeUsage`]: for each set and each of its nodes, one by one.
+fn check_usage(census: &Census, sets: &BTreeMap<BTreeSet<usize>, u64>) {
+    let nodes = &census.forest.nodes;
+    let is_above = |upper: usize, lower: usize| {
+        std::iter::successors(Some(upper), |node| nodes[*node].parent.map(|parent| parent as usize)).any(|node| node == lower)
+    };
+    let mut expected = vec![[0_u64; 3]; nodes.len()];
+    let bytes_of: BTreeMap<BTreeSet<usize>, u64> = {
+        let all = census.counted.sets.ids().zip(&census.counted.totals);
+        all.filter_map(|(id, held)| {
+            let spans = census.counted.sets.spans(id)?;
+            Some((spans.iter().flat_map(|(start, end)| *start as usize..*end as usize).collect(), held.bytes))
+        })
+        .collect()
+    };
+    for set in sets.keys().filter(|set| set.len() > 1) {
+        let in_line = |node: &usize| set.iter().all(|other| is_above(*node, *other) || is_above(*other, *node));
+        let rest: Vec<usize> = set.iter().copied().filter(|node| !in_line(node)).collect();
+        let is_one_image = rest.windows(2).all(|pair| nodes[pair[0]].image == nodes[pair[1]].image);
+        for node in set {
+            let kind = if rest.contains(node) { 2 - usize::from(is_one_image) } else { 0 };
+            expected[*node][kind] += bytes_of[set];
+        }
+    }
+    let found: Vec<[u64; 3]> = census.usage.iter().map(|usage| [usage.lineage, usage.siblings, usage.others]).collect();
+    assert_eq!(found, expected);
+}
+
+fn check_counted(store: &Store) -> Census {
+    let census = census(store);
+    let holders = holders(store, &census);
+    let mut expected: BTreeMap<BTreeSet<usize>, u64> = BTreeMap::new();
+    holders.values().for_each(|set| *expected.entry(set.clone()).or_default() += 1);
+    assert_eq!(counted(&census), expected);
+    check_usage(&census, &expected);
+    check_rows(&census);
+    let report = census.report(&OPTIONS, &Unwatched).expect("nobody stops it");
+    for (number, usage) in report.nodes.iter().enumerate() {
+        assert_eq!(usage.exclusive_chunks, expected.get(&BTreeSet::from([number])).copied().unwrap_or(0), "{}", usage.name);
+    }
+    for common in &report.most_shared {
+        let Some((node, offset)) = common.example else { continue };
+        let disk = store.disk(census.forest.nodes[node].node).expect("the node is there");
+        let mut bytes = vec![0; store.parameters().chunk_len.as_usize()];
+        let len = bytes.len().min((disk.len() - offset) as usize);
+        disk.read_at(&mut bytes[..len], offset).expect("it reads");
+        assert_eq!(vellum_core::hash::ChunkHash::of(&bytes), common.hash);
+    }
+    census
+}
+
+/// Nodes that may go together, of chance: an image only with all its snapshots.
+fn some_nodes(store: &Store, random: &mut fastrand::Rng) -> Vec<Node> {
+    let tree = store.tree();
+    let mut nodes: BTreeSet<Node> = BTreeSet::new();
+    for image in tree.images() {
+        let snapshots = tree.snapshots(image.id).map(|snapshot| Node::Snapshot(image.id, snapshot.serial));
+        if random.u8(..4) == 0 {
+            nodes.extend(snapshots);
+            nodes.insert(Node::Image(image.id));
+        } else {
+            nodes.extend(snapshots.filter(|_| random.u8(..3) == 0));
+        }
+    }
+    nodes.into_iter().collect()
+}
+
+fn delete(store: &Store, nodes: &[Node]) {
+    for node in nodes {
+        match node {
+            Node::Snapshot(image, serial) => store.delete_snapshot(*image, *serial).expect("not pinned"),
+            Node::Image(_) => {}
+        }
+    }
+    for node in nodes {
+        if let Node::Image(image) = node {
+            store.delete_image(*image, false).expect("its snapshots are gone");
+        }
+    }
+}
+
+#[test]
+fn deleting_frees_exactly_the_chunks_that_nobody_else_holds() {
+    let first = seed();
+    for seed in first..first + 6 {
+        println!("world {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let world = World::grown(seed, 65536, 6 << 20, 260);
+        let store = world.store();
+        collect(store);
+        assert_eq!(check_counted(store).totals().dead, 0, "a collection leaves nothing dead");
+        while store.tree().image_count() > 0 {
+            let census = check_counted(store);
+            let nodes = some_nodes(store, &mut random);
+            let foretold = census.reclaim(&nodes);
+            delete(store, &nodes);
+            assert_eq!(collect(store), foretold.chunks, "world {seed}: {:?}", foretold.nodes);
+        }
+    }
+}
+
+/// Many walks, for a few chunks each, over parts of pages find what one finds.
+#[test]
+fn a_census_in_parts_finds_the_same() {
+    let seed = seed();
+    let world = World::grown(seed, 65536, 6 << 20, 200);
+    let whole = census(world.store());
+    for (pass_chunks, covers) in [(1, 1 << 20), (7, 3), (1 << 20, 1)] {
+        let parts = world.store().census_within(Limits { pass_chunks, covers }, &Unwatched).expect("sound");
+        assert_eq!(counted(&parts), counted(&whole), "{pass_chunks} chunks, {covers} covers");
+        assert_eq!(parts.counted.seen, whole.counted.seen);
+        let reports = [&parts, &whole].map(|census| census.report(&OPTIONS, &Unwatched).expect("nobody stops it"));
+        assert_eq!(reports[0].attribution, reports[1].attribution);
+        assert_eq!((&reports[0].references, &reports[0].nodes), (&reports[1].references, &reports[1].nodes));
+    }
+}
+
+#[test]
+fn a_target_is_reached_with_what_may_go_or_not_at_all() {
+    let mut world = Small::new();
+    // Megabytes: for less no file is written anew, and nothing becomes free.
+    let image = world.create(40_000);
+    for round in 0..6 {
+        let content: Vec<Option<u32>> = (0..5000).map(|at| Some(round * 10_000 + at)).collect();
+        world.write(image, round as usize * 2500, &content);
+        world.snapshot(image);
+    }
+    world.store.inner.database.flush_bulk().expect("room");
+    collect(&world.store);
+    let census = census(&world.store);
+    let all: Vec<Node> = world.model.keys().copied().collect();
+    let total = census.reclaim(&all).freed;
+    let nothing_protected = |_: Node| false;
+    assert_eq!(census.reclaim_target(total + (1 << 30), &nothing_protected), None);
+    assert!(census.reclaim_target(1, &|_| true).is_none(), "all is protected");
+    let every = census.reclaim_target(total, &nothing_protected).expect("deleting all frees that");
+    assert!(every.freed >= total);
+    for bytes in [1, total / 4, total / 2] {
+        let found = census.reclaim_target(bytes, &nothing_protected).expect("deleting all frees more");
+        assert!(found.freed >= bytes, "{found:?}");
+        assert!(found.nodes.len() <= every.nodes.len());
+    }
+    assert_eq!(census.reclaim_target(0, &nothing_protected).map(|found| found.nodes), Some(Vec::new()));
+}
+
+#[test]
+fn a_damaged_page_or_header_is_told_and_the_rest_counted() {
+    let mut world = Small::new();
+    let (one, two) = (world.create(3000), world.create(64));
+    world.write(one, 0, &(0..64).map(Some).collect::<Vec<_>>());
+    world.write(one, 2000, &(64..96).map(Some).collect::<Vec<_>>());
+    world.write(two, 0, &(100..132).map(Some).collect::<Vec<_>>());
+    let before = census(&world.store).report(&OPTIONS, &Unwatched).expect("sound");
+    assert_eq!(before.uncounted, []);
+    let layer = world.store.tree().layer_of(Node::Image(one)).expect("known").id;
+    let mut batch = Batch::default();
+    batch.put(Family::Pages, page_key(layer, PageIndex(0)), b"nonsense");
+    let frame = vellum_core::frame::frame_key(census(&world.store).counted.frames[20].first);
+    batch.put(Family::Headers, frame, b"nonsense");
+    world.store.inner.database.write(batch, Durability::Logged).expect("room");
+    let report = census(&world.store).report(&OPTIONS, &Unwatched).expect("the rest is counted");
+    assert_eq!(report.uncounted.len(), 3, "a page, a header, and references into its frame: {:?}", report.uncounted);
+    let exclusive = |report: &super::Report| report.nodes.iter().map(|node| node.exclusive_chunks).collect::<Vec<_>>();
+    assert_eq!((exclusive(&before), exclusive(&report)), (vec![96, 32], vec![28, 32]));
+    assert_eq!(report.attribution.iter().map(|row| row.bytes).sum::<u64>(), report.totals.on_disk);
+}
+
+/// A guest writes the same new chunk to two places in turn, so at any moment it shows one chunk or two. Snapshots and collections go on.
+#[test]
+fn a_census_under_a_guest_is_one_moment() {
+    let (_dir, store) = new_store(4096);
+    let node = store.create(&name("disk"), 8 << 20).expect("a new image");
+    let device = store.exports().open("disk", Intent::ReadWrite).expect("nobody else has it");
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut round = 0_u64;
+            while !is_over.load(Ordering::Relaxed) {
+                round += 1;
+                for offset in [0, 5 << 20] {
+                    let mut chunk = [0; 4096];
+                    chunk[..8].copy_from_slice(&round.to_le_bytes());
+                    device.write_at(&chunk, offset).expect("there is room");
+                    if round.is_multiple_of(3) {
+                        device.flush().expect("there is room");
+                    }
+                }
+            }
+        });
+        for round in 0..60 {
+            let text = format!("s{round}");
+            if round % 4 == 0 {
+                store.snapshot(node.image(), &name(&text)).expect("a free name");
+            }
+            let report = store.report(&OPTIONS, &Unwatched).expect("sound");
+            assert_eq!(report.uncounted, []);
+            assert_eq!(report.attribution.iter().map(|row| row.bytes).sum::<u64>(), report.totals.on_disk);
+            let disk = report.nodes.iter().find(|node| node.name == "disk").expect("it is there");
+            let held = disk.non_zero / 4096;
+            assert!(held <= 2 && disk.exclusive_chunks <= held, "{disk:?}");
+            if round % 16 == 15 {
+                collect(&store);
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
