@@ -36,8 +36,10 @@ boot-test: build ## real guests run from a store, minutes; CACHE=DIR keeps their
 	@dev/install-packages $(to_boot)
 	@dev/boot-test $(if $(CACHE),'$(CACHE)')
 
-bench: build ## the hot paths, guests' requests, then Vellum beside its peers; CORPUS=DIR measures the raw disks in DIR
+bench: build ## the hot paths, a large report, guests' requests, then Vellum beside its peers; CORPUS=DIR measures the raw disks in DIR
 	cargo bench --workspace
+	$(CARGO_TARGET_DIR)/release/vellum-report
+	$(if $(CORPUS),$(CARGO_TARGET_DIR)/release/vellum-reclaim '$(CORPUS)')
 	dev/bench-guests
 	dev/bench-peers $(if $(CORPUS),'$(CORPUS)')
 

@@ -1,6 +1,7 @@
 //! What the benches share: disks made of chance, and stores in temporary folders.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use vellum_core::name::Name;
 use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
@@ -81,4 +82,19 @@ pub fn deepen(store: &Store, image: ImageId, depth: u64) -> LiveDisk {
         }
     }
     live
+}
+
+/// How long `work` takes.
+pub fn timed<T>(work: impl FnOnce() -> T) -> Duration {
+    let started = Instant::now();
+    work();
+    started.elapsed()
+}
+
+/// The peak of this process's memory, as the kernel counts it.
+#[must_use]
+pub fn peak_memory_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells a process about itself");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok()).expect("the peak is among it")
 }

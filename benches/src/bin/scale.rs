@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use vellum_benches::{deep_image, import, name, new_store};
+use vellum_benches::{deep_image, import, name, new_store, peak_memory_kib, timed};
 use vellum_core::formats::Format;
 use vellum_core::tree::Node;
 use vellum_core::units::{ImageId, PageIndex};
@@ -138,21 +138,8 @@ fn write_chunk(store: &Store, image: ImageId, random: &mut fastrand::Rng) {
     disk.flush().expect("there is room");
 }
 
-fn timed<T>(work: impl FnOnce() -> T) -> Duration {
-    let started = Instant::now();
-    work();
-    started.elapsed()
-}
-
 fn print_times(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     let millis = |nth: usize| times[nth].as_secs_f64() * 1e3;
     println!("  {what}: median {:.2} ms, slowest {:.2} ms", millis(times.len() / 2), millis(times.len() - 1));
-}
-
-/// The peak of this process's memory, as the kernel counts it.
-fn peak_memory_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells a process about itself");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    peak.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok()).expect("the peak is among it")
 }
