@@ -371,6 +371,13 @@ impl Database {
         self.db.get_approximate_sizes_cf(self.family(family), &[Range::new(from, to)]).iter().sum()
     }
 
+    /// The tables of `family`: the first and the last key of each, and its length.
+    pub(crate) fn tables(&self, family: Family) -> Result<Vec<(Vec<u8>, Vec<u8>, u64)>, StoreError> {
+        let files = self.db.live_files().map_err(|error| read_failed(family, error))?;
+        let own = files.into_iter().filter(|file| file.column_family_name == family.name());
+        Ok(own.filter_map(|file| Some((file.start_key?, file.end_key?, file.size as u64))).collect())
+    }
+
     /// About how many bytes are in memory and not in files yet, of all families.
     pub(crate) fn unflushed_len(&self) -> u64 {
         let len = |family| self.db.property_int_value_cf(self.family(family), rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES);

@@ -47,7 +47,7 @@ use crate::watch::Watch;
 use mark::{Tidied, View};
 pub(crate) use pack::{Fate, Packable, Packer};
 pub(crate) use reclaim::{is_worth_it, rewrites};
-pub(crate) use sweep::{Live, REGION_IDS};
+pub(crate) use sweep::{CHUNKS_PER_GROUP, Gap, Live, REGION_IDS};
 use sweep::{Sweep, Swept};
 pub use tend::TendReport;
 pub(crate) use tend::Tending;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::mem::take;
+use std::ops::Range;
 
 use rayon::prelude::{IntoParallelIterator, ParallelIterator};
 use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
@@ -22,7 +23,7 @@ use crate::store::Store;
 use crate::watch::{Progress, Watch};
 
 /// Chunks whose headers are read and decided about at a time: 2 MiB of names.
-const CHUNKS_PER_GROUP: usize = 1 << 16;
+pub(crate) const CHUNKS_PER_GROUP: usize = 1 << 16;
 /// Dead chunks whose index entries one batch deletes: the committer waits as long as these look-ups take, some ten milliseconds.
 const DEAD_PER_BATCH: usize = 8192;
 /// Frames that are rewritten at a time: 16 MiB of chunks at the default length.
@@ -77,10 +78,29 @@ pub(super) struct Group {
 
 /// Ids in a row that are dead.
 #[derive(Default)]
-struct Gap {
+pub(crate) struct Gap {
     from: ChunkId,
-    /// Bytes of the frames that went.
+    /// Bytes of the frames that went since it was last looked at.
     stored_len: u64,
+}
+
+impl Gap {
+    /// One more frame goes.
+    pub(crate) fn add(&mut self, stored_len: u64) {
+        self.stored_len += stored_len;
+    }
+
+    /// The ids in a row up to `end` that are dead, if it is worth asking for the files that hold nothing else.
+    pub(crate) fn up_to(&mut self, end: ChunkId) -> Option<Range<ChunkId>> {
+        (take(&mut self.stored_len) >= FILES_WORTH_LEN).then_some(self.from..end)
+    }
+
+    /// As [`Gap::up_to`] for a frame that stays.
+    pub(crate) fn end(&mut self, stays: ChunkId) -> Option<Range<ChunkId>> {
+        let gap = self.up_to(stays);
+        self.from = stays.advance(1);
+        gap
+    }
 }
 
 /// A pack, written anew.
@@ -158,25 +178,24 @@ impl<'s> Sweep<'s> {
         for entry in entries {
             let stays = match entry {
                 Ok(found) if found.fate(per_frame) == Fate::Drop => {
-                    self.gap.stored_len += u64::from(found.header.payload_len);
+                    self.gap.add(found.header.payload_len.into());
                     continue;
                 }
                 Ok(found) => found.header.first(),
                 Err(first) => *first,
             };
-            self.close_gap(stays)?;
-            self.gap.from = stays.advance(1);
+            let gap = self.gap.end(stays);
+            self.drop_gap(gap)?;
         }
-        self.close_gap(next.unwrap_or(self.collection.horizon))
+        let gap = self.gap.up_to(next.unwrap_or(self.collection.horizon));
+        self.drop_gap(gap)
     }
 
-    /// Everything from the gap's beginning to `end` is dead. The deletion that follows the files takes away what comes back without
+    /// Everything in the gap is dead. The deletion that follows the files takes away what comes back without
     /// them; if a crash keeps it from being durable, payloads without headers are left, which nobody reads.
-    fn close_gap(&mut self, end: ChunkId) -> Result<(), StoreError> {
-        if take(&mut self.gap.stored_len) < FILES_WORTH_LEN {
-            return Ok(());
-        }
-        let (from, last) = (frame_key(self.gap.from), frame_key(ChunkId(end.0 - 1)));
+    fn drop_gap(&self, gap: Option<Range<ChunkId>>) -> Result<(), StoreError> {
+        let Some(Range { start, end }) = gap else { return Ok(()) };
+        let (from, last) = (frame_key(start), frame_key(ChunkId(end.0 - 1)));
         let database = &self.store.inner.database;
         self.store.inner.stop.guard(|| database.drop_files(Family::Frames, &from, &last))?;
         let mut batch = Batch::default();

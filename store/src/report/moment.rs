@@ -46,6 +46,8 @@ pub(super) struct Space {
     pub(super) records: u64,
     /// What frames take in files: ranges of ids, all of them, and bytes.
     pub(super) stored: Vec<(u64, u64, u64)>,
+    /// The files that hold frames: the first id of their first and of their last frame, and their length.
+    pub(super) files: Vec<(ChunkId, ChunkId, u64)>,
 }
 
 impl<'s> Moment<'s> {
@@ -153,7 +155,10 @@ impl Space {
             at = end;
         }
         push(at, horizon.0);
+        let id = |key: &[u8]| parse_frame_key(key).ok();
+        let tables = database.tables(Family::Frames)?.into_iter();
         Ok(Self {
+            files: tables.filter_map(|(first, last, len)| Some((id(&first)?, id(&last)?, len))).collect(),
             usage: store.inner.folder.usage()?,
             frames: bytes(Family::Frames)?,
             headers: bytes(Family::Headers)?,

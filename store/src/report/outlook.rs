@@ -11,7 +11,7 @@ use super::attribution::compressed;
 use super::count::Counted;
 use super::frames::FrameEntry;
 use super::sets::SetId;
-use crate::collect::{Fate, Live, Packable, Packer, REGION_IDS, is_worth_it, rewrites};
+use crate::collect::{CHUNKS_PER_GROUP, Fate, Gap, Live, Packable, Packer, REGION_IDS, is_worth_it, rewrites};
 
 /// Bytes that the deletion of an index entry takes: key, number of the write, and its part of a block.
 const INDEX_DELETION_LEN: u64 = 19;
@@ -44,6 +44,8 @@ struct Swept {
     frames: BTreeMap<u64, u64>,
     /// Bytes of headers that are written anew.
     headers_written: u64,
+    /// Ids in a row that are dead, where whole files are asked for.
+    gaps: Vec<Range<ChunkId>>,
     /// Chunks whose index entries go.
     dropped: u64,
     kept: u64,
@@ -86,8 +88,13 @@ impl Outlook {
 fn sweep(counted: &Counted, chunks_per_frame: usize, is_dead: &dyn Fn(SetId) -> bool) -> Swept {
     let (mut swept, mut packer) = (Swept::default(), Packer::new(chunks_per_frame));
     let mut runs = counted.runs.iter().map(|(count, set)| (*count, is_dead(*set)));
-    let mut run = (0, false);
+    let (mut run, mut gap, mut in_group) = ((0, false), Gap::default(), 0);
     for frame in &counted.frames {
+        if in_group >= CHUNKS_PER_GROUP {
+            swept.gaps.extend(gap.up_to(frame.first));
+            in_group = 0;
+        }
+        in_group += usize::from(frame.count);
         let (mut left, mut live) = (u32::from(frame.count), 0);
         while left > 0 {
             if run.0 == 0 {
@@ -102,12 +109,20 @@ fn sweep(counted: &Counted, chunks_per_frame: usize, is_dead: &dyn Fn(SetId) -> 
         if thinned.fate(chunks_per_frame) == Fate::Drop {
             swept.dropped += u64::from(frame.count);
             swept.live.note_change(frame.first, 0);
+            gap.add(frame.payload_len.into());
             continue;
         }
+        swept.gaps.extend(gap.end(frame.first));
         packer.push(thinned).iter().for_each(|pack| swept.add(&pack.frames, pack.is_worth_it()));
     }
     packer.close().iter().for_each(|pack| swept.add(&pack.frames, pack.is_worth_it()));
+    swept.gaps.extend(gap.up_to(horizon(counted)));
     swept
+}
+
+/// The id after the last chunk.
+fn horizon(counted: &Counted) -> ChunkId {
+    counted.frames.last().map_or(ChunkId(0), FrameEntry::end)
 }
 
 impl Swept {
@@ -147,12 +162,15 @@ fn header_len(span: u64, chunks: u64) -> usize {
 /// what was written anew comes on top.
 fn frames_left(counted: &Counted, swept: &Swept) -> u64 {
     let stored = &counted.space.stored;
+    let is_gone = |first: ChunkId, last: ChunkId| swept.gaps.iter().any(|gap| gap.start <= first && last < gap.end);
+    let gone: Vec<_> = counted.space.files.iter().filter(|(first, last, _)| is_gone(*first, *last)).collect();
     let stored_len = |from: ChunkId, to: ChunkId| -> u64 {
         let at = stored.partition_point(|(_, end, _)| *end <= from.0);
         let within = stored[at..].iter().take_while(|(start, ..)| *start < to.0).map(|(.., len)| *len);
-        within.sum::<u64>() + sum(&swept.live.written, from, to)
+        let gone: u64 = gone.iter().map(|file| share_of(file, from, to)).sum();
+        within.sum::<u64>().saturating_sub(gone) + sum(&swept.live.written, from, to)
     };
-    let horizon = counted.frames.last().map_or(ChunkId(0), FrameEntry::end);
+    let horizon = horizon(counted);
     let slack = counted.space.frames.saturating_sub(compressed(counted)) / (counted.frames.len() as u64).max(1);
     let slack = slack.min(FRAME_OVERHEAD_LEN);
     let all = stored_len(ChunkId(0), horizon);
@@ -160,6 +178,13 @@ fn frames_left(counted: &Counted, swept: &Swept) -> u64 {
         let after = live_len + sum(&swept.frames, from, to) * slack;
         all - stored_len(from, to).saturating_sub(after)
     })
+}
+
+/// What of a file lies between two ids, as if its frames were all the same.
+fn share_of((first, last, len): &(ChunkId, ChunkId, u64), from: ChunkId, to: ChunkId) -> u64 {
+    let (start, end) = (first.0.max(from.0), last.0.saturating_add(1).min(to.0));
+    let share = u128::from(end.saturating_sub(start)) * u128::from(*len) / (u128::from(last.0 - first.0) + 1);
+    share as u64
 }
 
 /// The sum of what `of_region` has for the regions of a range of ids.
