@@ -3,7 +3,6 @@
 //! A disk is cut into pages; every core plans, decodes and verifies pages by itself. A file takes them in any order at their place, a
 //! stream in theirs.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
@@ -13,12 +12,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 
 use rayon::prelude::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
-use rustix::fs::{CWD, FallocateFlags, RenameFlags, SeekFrom, fallocate, renameat_with, seek};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use vellum_core::tree::{Node, page_start, pages_for};
 use vellum_core::units::PageIndex;
 
 use crate::disk::Disk;
 use crate::error::StoreError;
+use crate::partial::PartialFile;
 use crate::store::Store;
 use crate::watch::{Progress, Watch};
 
@@ -30,9 +30,6 @@ const WRITE_LEN_MAX: u64 = 256 << 10;
 
 /// Bytes after which a file is synced: enough for the disk to write in long runs.
 const SYNC_LEN: u64 = 64 << 20;
-
-/// Tells the unfinished files of one process apart.
-static PARTIALS: AtomicU64 = AtomicU64::new(0);
 
 /// Where an export goes.
 pub enum ExportTarget {
@@ -203,49 +200,5 @@ impl Exporter<'_> {
         let done = self.done.fetch_add(end - start, Ordering::Relaxed) + end - start;
         self.watch.progress(Progress { done, total: Some(self.disk.len()) });
         if self.watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
-    }
-}
-
-/// A file that is not whole yet, beside the place it is to have. Removed unless it is published.
-struct PartialFile {
-    file: File,
-    path: PathBuf,
-    published: bool,
-}
-
-impl PartialFile {
-    fn create(target: &Path) -> Result<Self, StoreError> {
-        let name = target.file_name().ok_or_else(|| StoreError::file("write", target, io::ErrorKind::InvalidInput.into()))?;
-        // One process may do several exports to one file, of which the first to end wins.
-        let number = PARTIALS.fetch_add(1, Ordering::Relaxed);
-        let mut partial = OsString::from(".");
-        partial.push(name);
-        partial.push(format!(".{}-{number}.partial", std::process::id()));
-        let path = target.with_file_name(partial);
-        let mut options = OpenOptions::new();
-        // Never through a link that somebody planted.
-        options.write(true).create_new(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
-        let file = options.open(&path).map_err(|source| StoreError::file("write", &path, source))?;
-        Ok(Self { file, path, published: false })
-    }
-
-    /// Contents first, name last.
-    fn publish(mut self, target: &Path, overwrite: bool) -> Result<(), StoreError> {
-        self.file.sync_all().map_err(|source| StoreError::file("write", &self.path, source))?;
-        let flags = if overwrite { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        let renamed = renameat_with(CWD, &self.path, CWD, target, flags);
-        renamed.map_err(|errno| StoreError::file("write", target, errno.into()))?;
-        self.published = true;
-        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| StoreError::file("write", folder, source))
-    }
-}
-
-impl Drop for PartialFile {
-    fn drop(&mut self) {
-        if !self.published {
-            // A leftover has a telling name and hides nothing.
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }

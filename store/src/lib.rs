@@ -39,6 +39,7 @@ mod maps;
 pub mod measure;
 #[cfg(test)]
 mod model;
+mod partial;
 mod pieces;
 pub mod records;
 pub mod report;
@@ -59,6 +60,7 @@ pub use exports::StoreExports;
 pub use import::{ImportReport, ImportRequest, ImportTarget};
 pub use live::LiveDisk;
 pub use maps::{Difference, MapEntry, RebaseMode};
+pub use partial::write_whole_file;
 pub use pieces::{FileSource, Input};
 pub use records::{Compression, StoreParameters};
 pub use stats::Stats;
