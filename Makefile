@@ -11,7 +11,7 @@ to_make_disks := e2fsprogs qemu-utils xfsprogs fdisk
 to_be_clients := fuse3 libnbd-bin gnutls-bin
 to_boot := qemu-system-x86 mmdebstrap e2fsprogs
 
-.PHONY: help build test lint demo boot-test bench fuzz-build fuzz-smoke packages tools
+.PHONY: help build test lint demo pictures boot-test bench fuzz-build fuzz-smoke packages tools
 .NOTPARALLEL:
 
 help: ## this list
@@ -31,6 +31,9 @@ lint: packages tools ## format, clippy, and which crates may be guests here
 
 demo: build ## the main job in under a minute; IMAGE=disk.raw uses a copy of your own disk
 	@dev/demo $(if $(IMAGE),'$(IMAGE)')
+
+pictures: build ## the README's pictures, drawn anew from the demo's store
+	@mkdir -p docs && PICTURES=$(CURDIR)/docs dev/demo
 
 boot-test: build ## real guests run from a store, minutes; CACHE=DIR keeps their Debian
 	@dev/install-packages $(to_boot)

@@ -18,6 +18,8 @@ pub(crate) enum Outcome {
     Done,
     /// `check` found lost space, but no lost content.
     Leaks,
+    /// `report` could not read everything, and counted the rest.
+    Uncounted,
     /// `compare` or `diff` found a difference.
     Different,
     /// `check` found lost content.
@@ -30,7 +32,7 @@ impl Outcome {
             Self::Done => 0,
             Self::Different => 1,
             Self::Damaged => 2,
-            Self::Leaks => 3,
+            Self::Leaks | Self::Uncounted => 3,
         }
     }
 }

@@ -16,6 +16,8 @@ mod forest;
 mod lookup;
 mod output;
 mod patience;
+mod picture;
+mod report;
 mod service;
 mod session;
 mod signals;

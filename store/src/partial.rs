@@ -48,7 +48,7 @@ impl PartialFile {
         let mut options = OpenOptions::new();
         // Never through a link that somebody planted.
         options.write(true).create_new(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
-        let file = options.open(&path).map_err(|source| StoreError::file("write", &path, source))?;
+        let file = options.open(&path).map_err(|source| StoreError::file("write", target, source))?;
         Ok(Self { file, path, published: false })
     }
 

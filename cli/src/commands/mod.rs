@@ -26,6 +26,7 @@ mod pin;
 mod rebase;
 mod remove;
 mod rename;
+mod report;
 mod reset;
 mod resize;
 mod serve;
@@ -76,6 +77,7 @@ pub(crate) enum Command {
     Check(check::Args),
     Stats(stats::Args),
     Measure(measure::Args),
+    Report(report::Args),
     Serve(serve::Args),
     Nbd(nbd::Args),
     Mount(mount::Args),
@@ -130,6 +132,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, F
         Command::Check(args) => check::run(args, session),
         Command::Stats(args) => stats::run(args, session),
         Command::Measure(args) => measure::run(args, session),
+        Command::Report(args) => report::run(args, session),
         Command::Serve(args) => serve::run(args, session),
         Command::Nbd(args) => nbd::run(args, session),
         Command::Mount(args) => mount::run(args, session),

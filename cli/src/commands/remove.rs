@@ -32,6 +32,13 @@ pub(crate) struct Args {
     dry_run: bool,
 }
 
+/// What becomes of what.
+pub(super) struct Plan {
+    pub(super) gone: Vec<Node>,
+    /// What stands on them, and stays.
+    pub(super) kept: Vec<Node>,
+}
+
 #[derive(Serialize)]
 struct Removed {
     action: &'static str,
@@ -49,7 +56,11 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 pub(super) fn remove(session: &mut Session, texts: &[String], with_snapshots: bool, dry_run: bool) -> Result<Outcome, Failure> {
     let store = if dry_run { session.open_to_read()? } else { session.open_to_write()? };
     let nodes = targets(&store, texts)?;
-    let removed = preview(&store.tree(), &nodes, with_snapshots, dry_run)?;
+    let removed = {
+        let tree = store.tree();
+        let plan = preview(&tree, &nodes, with_snapshots)?;
+        Removed { action: "delete", dry_run, deleted: names(&tree, &plan.gone), kept: names(&tree, &plan.kept) }
+    };
     if !dry_run {
         nodes.iter().try_for_each(|node| delete(&store, *node, with_snapshots))?;
     }
@@ -58,7 +69,7 @@ pub(super) fn remove(session: &mut Session, texts: &[String], with_snapshots: bo
 }
 
 /// What `texts` mean, each once, snapshots before images. A scratch image goes with its base, so it is not named beside it.
-fn targets(store: &Store, texts: &[String]) -> Result<Vec<Node>, Failure> {
+pub(super) fn targets(store: &Store, texts: &[String]) -> Result<Vec<Node>, Failure> {
     let mut nodes: Vec<Node> = texts.iter().map(|text| store.find(text)).collect::<Result<_, _>>()?;
     nodes.sort_unstable_by_key(|node| (matches!(node, Node::Image(_)), *node));
     nodes.dedup();
@@ -70,7 +81,7 @@ fn targets(store: &Store, texts: &[String]) -> Result<Vec<Node>, Failure> {
 }
 
 /// What will go and what stays, or why it cannot be.
-fn preview(tree: &Tree, nodes: &[Node], with_snapshots: bool, dry_run: bool) -> Result<Removed, Failure> {
+pub(super) fn preview(tree: &Tree, nodes: &[Node], with_snapshots: bool) -> Result<Plan, Failure> {
     let mut gone = Vec::new();
     for node in nodes {
         match *node {
@@ -89,8 +100,11 @@ fn preview(tree: &Tree, nodes: &[Node], with_snapshots: bool, dry_run: bool) -> 
     gone.sort_unstable();
     gone.dedup();
     let kept = standing_on(tree, &gone);
-    let names = |nodes: &[Node]| nodes.iter().map(|node| tree.display(*node)).collect();
-    Ok(Removed { action: "delete", dry_run, deleted: names(&gone), kept: names(&kept) })
+    Ok(Plan { gone, kept })
+}
+
+fn names(tree: &Tree, nodes: &[Node]) -> Vec<String> {
+    nodes.iter().map(|node| tree.display(*node)).collect()
 }
 
 /// What stands right above `gone` and is not among it.

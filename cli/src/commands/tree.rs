@@ -1,10 +1,12 @@
 //! `vellum tree`: which image or snapshot stands on which.
 
 use std::io;
+use std::path::PathBuf;
 
 use serde::Serialize;
 use vellum_core::tree::Tree;
 
+use super::report;
 use crate::description::Description;
 use crate::failure::{Failure, Outcome};
 use crate::forest::Forest;
@@ -18,10 +20,19 @@ use crate::session::Session;
 #[command(after_help = "\
 Example:
   vellum tree
+  vellum tree --svg tree.svg
 
 Each line stands on the one above it in its column, an indented one on the line its branch leaves. \
-◆ and ◇ begin a tree; ◆ and ● are snapshots, ◇ and ○ images.")]
-pub(crate) struct Args {}
+◆ and ◇ begin a tree; ◆ and ● are snapshots, ◇ and ○ images. A picture tells as well what each holds alone and with others, \
+after compression: that is counted first.")]
+pub(crate) struct Args {
+    /// Draw a picture instead, as SVG; - is standard output
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Replace a picture that is there
+    #[arg(long, requires = "svg")]
+    force: bool,
+}
 
 #[derive(Serialize)]
 #[serde(transparent)]
@@ -41,7 +52,10 @@ struct DrawnLine {
     is_root: bool,
 }
 
-pub(super) fn run(_: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    if let Some(file) = &args.svg {
+        return report::tree_file(file, args.force, session);
+    }
     let store = session.open_to_read()?;
     let drawing = draw(&store.tree());
     session.output.answer(&drawing)?;

@@ -22,6 +22,10 @@ fails_as_full import large.raw large
 cat /dev/zero >small/filler 2>/dev/null || true
 fails_as_full import large.raw large
 "$VELLUM" list >/dev/null
+mount -t tmpfs -o size=4k tmpfs "$PWD/tiny"
+fails_as_full report --html tiny/page.html
+fails_as_full tree --svg tiny/tree.svg
+[ -z "$(ls -A tiny)" ]
 "$VELLUM" compare little little.raw >/dev/null
 "$VELLUM" check --read-data >/dev/null
 "$VELLUM" -q rm second little@first
@@ -42,6 +46,7 @@ fn a_full_disk_loses_nothing_and_can_be_emptied() {
     sandbox.random_file("little.raw", 2 << 20, 1);
     sandbox.random_file("large.raw", 192 << 20, 2);
     std::fs::create_dir(sandbox.path("small")).expect("room");
+    std::fs::create_dir(sandbox.path("tiny")).expect("room");
     let allowed = Command::new("unshare").args(["-rm", "true"]).stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
         eprintln!("skipped: this machine lets nobody mount a small file system");

@@ -6,6 +6,7 @@ mod exit_codes;
 mod full_disk;
 mod guests;
 mod interruptions;
+mod report;
 mod sandbox;
 mod served;
 mod server;

@@ -36,7 +36,7 @@ fn numberless(text: &str) -> String {
 }
 
 /// A working day, with its mistakes. What stands between quotes is one word.
-const COMMANDS: [&str; 77] = [
+const COMMANDS: [&str; 84] = [
     "list",
     "list --snapshots --json",
     "list --output json-pretty",
@@ -107,6 +107,13 @@ const COMMANDS: [&str; 77] = [
     "gc --json",
     "stats",
     "stats --json",
+    "report nodes overlap --json",
+    "report --reclaim web@a",
+    "report --keep-last 1",
+    "report --csv nodes",
+    "report --html page.html",
+    "report --html page.html",
+    "tree --svg tree.svg --quiet",
     "list -q",
     "frobnicate",
     "create a/b 1M",
@@ -133,7 +140,7 @@ fn every_command_answers_as_it_does_without_a_server() {
             None => command.split_whitespace().collect(),
         };
         let (here, there) = (alone.run(&words), beside.run(&words));
-        let form = if ["check", "gc", "stats"].contains(&words[0]) { numberless } else { lasting };
+        let form = if ["check", "gc", "stats", "report"].contains(&words[0]) { numberless } else { lasting };
         let told = |run: &Run| (run.code, form(&run.stdout), form(&run.stderr));
         assert_eq!(told(&here), told(&there), "vellum {command}");
     }

@@ -1,0 +1,85 @@
+//! How the store grew: what all operations together had added, at each moment from the first to the last.
+
+use vellum_store::report::Growth;
+
+use super::svg::{Across, Picture, Shapes, percent_of};
+use crate::output::{Units, time};
+
+/// Steps of the picture: on a phone each is a few pixels wide.
+const STEPS: u64 = 72;
+const TOP: u32 = 20;
+const HEIGHT: u32 = 120;
+
+/// The picture of `growth`, which is in the order of time.
+pub(crate) fn draw(growth: &[Growth], units: Units) -> Picture {
+    let mut shapes = Shapes::default();
+    let sums = sums(growth);
+    let most = sums.iter().copied().max().unwrap_or(0);
+    let width = 100.0 / STEPS as f64;
+    shapes.text("quiet", Across::START, 12, &units.show(most));
+    for (nth, sum) in sums.iter().enumerate() {
+        let height = (f64::from(HEIGHT) * percent_of(*sum, most) / 100.0).round() as u32;
+        // A little wider, so that no gap shows between neighbours.
+        shapes.bar("alone", Across::percent(width * nth as f64), width + 0.1, TOP + HEIGHT - height, height, "");
+    }
+    shapes.rule("link", TOP + HEIGHT);
+    let (first, last) = ends(growth);
+    shapes.text("quiet", Across::START, TOP + HEIGHT + 18, &day(first));
+    shapes.text("quiet end", Across::END, TOP + HEIGHT + 18, &day(last));
+    let description = format!(
+        "{} compressed, added by {} operations from {} to {}.",
+        units.show(most),
+        growth.len(),
+        time::moment(first),
+        time::moment(last)
+    );
+    Picture { id: "growth".to_owned(), title: "What was added over time".to_owned(), description, height: TOP + HEIGHT + 26, shapes }
+}
+
+/// The first moment and the last. What is too old to have one was there from the beginning.
+fn ends(growth: &[Growth]) -> (u64, u64) {
+    let moments = growth.iter().map(|entry| entry.at_ms).filter(|at_ms| *at_ms > 0);
+    (moments.clone().min().unwrap_or(0), moments.max().unwrap_or(0))
+}
+
+/// What had been added at the end of each step.
+fn sums(growth: &[Growth]) -> Vec<u64> {
+    let (first, last) = ends(growth);
+    let span = u128::from((last - first).max(1));
+    let mut sums = vec![0_u64; STEPS as usize];
+    for entry in growth {
+        let step = u128::from(entry.at_ms.saturating_sub(first)) * u128::from(STEPS - 1) / span;
+        sums[step as usize] = sums[step as usize].saturating_add(entry.compressed);
+    }
+    let mut sum = 0_u64;
+    sums.iter_mut().for_each(|step| {
+        sum = sum.saturating_add(*step);
+        *step = sum;
+    });
+    sums
+}
+
+/// The day of a moment.
+fn day(since_1970_ms: u64) -> String {
+    time::moment(since_1970_ms).split('T').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(at_ms: u64, compressed: u64) -> Growth {
+        Growth { at_ms, operation: "import".to_owned(), image: "web".to_owned(), chunks: 1, plain: compressed, compressed }
+    }
+
+    #[test]
+    fn all_that_was_added_is_there_in_the_end() {
+        for growth in [vec![entry(5, 7)], vec![entry(0, 1), entry(7, 1), entry(u64::MAX, 2)], vec![entry(9, u64::MAX), entry(9, 1)]] {
+            let all = growth.iter().fold(0_u64, |sum, entry| sum.saturating_add(entry.compressed));
+            let sums = sums(&growth);
+            assert_eq!(sums.last(), Some(&all));
+            assert!(sums.is_sorted());
+        }
+        assert_eq!(sums(&[]), vec![0; STEPS as usize]);
+    }
+}

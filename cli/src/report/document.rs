@@ -1,0 +1,348 @@
+//! A report as one JSON document: every size in bytes, every name stable. New fields may come, old ones stay.
+
+use serde::Serialize;
+use vellum_store::report::{
+    AttributionRow, Bucket, ChangeStrip, Droppable, Growth, NodeUsage, Overlap, Report, SharedChunk, Totals, Uncounted,
+};
+
+use super::{Part, holders};
+use crate::output::time::moment;
+
+/// Names of a set of holders that are written out; the ranges have all.
+const NAMES_MAX: usize = 16;
+
+/// The document; a part that was not asked for is not in it.
+#[derive(Serialize)]
+pub(crate) struct Document<'a> {
+    taken: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    totals: Option<TotalsRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nodes: Option<Vec<NodeRecord<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attribution: Option<Vec<AttributionRecord<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overlap: Option<OverlapRecord<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    histograms: Option<HistogramsRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared: Option<Vec<SharedRecord<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    growth: Option<Vec<GrowthRecord<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<Vec<StripRecord<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    droppable: Option<Vec<DroppableRecord<'a>>>,
+    /// What is in no figure.
+    uncounted: Vec<UncountedRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct TotalsRecord {
+    images: u64,
+    snapshots: u64,
+    layers: u64,
+    chunks: u64,
+    logical_bytes: u64,
+    allocated_bytes: u64,
+    nonzero_bytes: u64,
+    unique_bytes: u64,
+    compressed_bytes: u64,
+    disk_bytes: u64,
+    header_bytes: u64,
+    index_bytes: u64,
+    metadata_bytes: u64,
+    dead_bytes: u64,
+    dedup_ratio: Option<f64>,
+    compression_ratio: Option<f64>,
+    combined_ratio: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct NodeRecord<'a> {
+    name: &'a str,
+    kind: &'static str,
+    parent: Option<&'a str>,
+    mode: &'static str,
+    created: String,
+    own_layers: u64,
+    logical_bytes: u64,
+    nonzero_bytes: u64,
+    added_bytes: Option<u64>,
+    exclusive_bytes: u64,
+    exclusive_chunks: u64,
+    shared_lineage_bytes: u64,
+    shared_siblings_bytes: u64,
+    shared_others_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct AttributionRecord<'a> {
+    kind: &'static str,
+    holders: Option<u64>,
+    /// The first of them.
+    names: Vec<&'a str>,
+    /// All of them: half-open ranges of places in `nodes` of the whole report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_ranges: Option<&'a [(usize, usize)]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holders_min: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sets: Option<u64>,
+    /// Of what is not content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    what: Option<&'static str>,
+    chunks: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct OverlapRecord<'a> {
+    images: &'a [String],
+    /// Row by row.
+    bytes: Vec<&'a [u64]>,
+}
+
+#[derive(Serialize)]
+struct HistogramsRecord {
+    references: Vec<BucketRecord>,
+    /// In tenths of the plain length.
+    compressibility: Vec<BucketRecord>,
+}
+
+#[derive(Serialize)]
+struct BucketRecord {
+    from: u64,
+    to: Option<u64>,
+    chunks: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct SharedRecord<'a> {
+    hash: String,
+    references: u64,
+    holders: u64,
+    example: Option<&'a str>,
+    offset: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct GrowthRecord<'a> {
+    at: String,
+    operation: &'a str,
+    image: &'a str,
+    chunks: u64,
+    plain_bytes: u64,
+    compressed_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct StripRecord<'a> {
+    image: &'a str,
+    cell_length: u64,
+    steps: Vec<StepRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct StepRecord<'a> {
+    from: &'a str,
+    to: &'a str,
+    changed_bytes: &'a [u64],
+}
+
+#[derive(Serialize)]
+struct DroppableRecord<'a> {
+    image: &'a str,
+    partition: Option<u32>,
+    start: u64,
+    length: u64,
+    kind: &'static str,
+    free_bytes: u64,
+    held_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct UncountedRecord<'a> {
+    subject: &'a str,
+    what: &'a str,
+}
+
+impl<'a> Document<'a> {
+    /// The document of `parts`.
+    pub(crate) fn new(report: &'a Report, parts: &[Part]) -> Self {
+        let asked = |part: Part| parts.contains(&part).then_some(report);
+        Self {
+            taken: moment(report.taken_ms),
+            totals: asked(Part::Totals).map(|report| TotalsRecord::new(&report.totals)),
+            nodes: asked(Part::Nodes).map(|report| report.nodes.iter().map(|node| NodeRecord::new(node, &report.nodes)).collect()),
+            attribution: asked(Part::Attribution)
+                .map(|report| report.attribution.iter().map(|row| AttributionRecord::new(row, &report.nodes)).collect()),
+            overlap: asked(Part::Overlap).map(|report| OverlapRecord::new(&report.overlap)),
+            histograms: asked(Part::Histograms).map(HistogramsRecord::new),
+            shared: asked(Part::Shared)
+                .map(|report| report.most_shared.iter().map(|chunk| SharedRecord::new(chunk, &report.nodes)).collect()),
+            growth: asked(Part::Growth).map(|report| report.growth.iter().map(GrowthRecord::new).collect()),
+            changes: asked(Part::Changes).map(|report| report.changes.iter().map(StripRecord::new).collect()),
+            droppable: asked(Part::Droppable).map(|report| report.droppable.iter().map(DroppableRecord::new).collect()),
+            uncounted: report.uncounted.iter().map(UncountedRecord::new).collect(),
+        }
+    }
+}
+
+impl TotalsRecord {
+    fn new(totals: &Totals) -> Self {
+        let ratio = |of: u64, to: u64| (to > 0).then(|| of as f64 / to as f64);
+        Self {
+            images: totals.images,
+            snapshots: totals.snapshots,
+            layers: totals.layers,
+            chunks: totals.chunks,
+            logical_bytes: totals.logical,
+            allocated_bytes: totals.allocated,
+            nonzero_bytes: totals.non_zero,
+            unique_bytes: totals.unique,
+            compressed_bytes: totals.compressed,
+            disk_bytes: totals.on_disk,
+            header_bytes: totals.headers,
+            index_bytes: totals.index,
+            metadata_bytes: totals.metadata,
+            dead_bytes: totals.dead,
+            dedup_ratio: ratio(totals.non_zero, totals.unique),
+            compression_ratio: ratio(totals.unique, totals.compressed),
+            combined_ratio: ratio(totals.non_zero, totals.on_disk),
+        }
+    }
+}
+
+impl<'a> NodeRecord<'a> {
+    fn new(node: &'a NodeUsage, nodes: &'a [NodeUsage]) -> Self {
+        Self {
+            name: &node.name,
+            kind: if node.is_snapshot { "snapshot" } else { "image" },
+            parent: node.parent.and_then(|parent| nodes.get(parent)).map(|parent| parent.name.as_str()),
+            mode: node.mode,
+            created: moment(node.created_ms),
+            own_layers: node.own_layers,
+            logical_bytes: node.logical,
+            nonzero_bytes: node.non_zero,
+            added_bytes: node.added,
+            exclusive_bytes: node.exclusive,
+            exclusive_chunks: node.exclusive_chunks,
+            shared_lineage_bytes: node.shared_lineage,
+            shared_siblings_bytes: node.shared_siblings,
+            shared_others_bytes: node.shared_others,
+        }
+    }
+}
+
+impl<'a> AttributionRecord<'a> {
+    fn new(row: &'a AttributionRow, nodes: &'a [NodeUsage]) -> Self {
+        use vellum_store::report::Holder;
+        let (holders_min, sets) = match row.holder {
+            Holder::OtherSets { holders_min, sets } => (Some(holders_min), Some(sets)),
+            _ => (None, None),
+        };
+        Self {
+            kind: holders::kind(&row.holder),
+            holders: holders::count(&row.holder),
+            names: holders::names(&row.holder, nodes, NAMES_MAX),
+            node_ranges: if let Holder::Shared(ranges) = &row.holder { Some(ranges) } else { None },
+            holders_min,
+            sets,
+            what: if let Holder::Overhead(what) = row.holder { Some(what) } else { None },
+            chunks: row.chunks,
+            bytes: row.bytes,
+        }
+    }
+}
+
+impl<'a> OverlapRecord<'a> {
+    fn new(overlap: &'a Overlap) -> Self {
+        Self { images: &overlap.images, bytes: overlap.bytes.chunks(overlap.images.len().max(1)).collect() }
+    }
+}
+
+impl HistogramsRecord {
+    fn new(report: &Report) -> Self {
+        let buckets = |buckets: &[Bucket]| buckets.iter().map(BucketRecord::new).collect();
+        Self { references: buckets(&report.references), compressibility: buckets(&report.compressibility) }
+    }
+}
+
+impl BucketRecord {
+    fn new(bucket: &Bucket) -> Self {
+        Self { from: bucket.from, to: bucket.to, chunks: bucket.chunks, bytes: bucket.bytes }
+    }
+}
+
+impl<'a> SharedRecord<'a> {
+    fn new(chunk: &SharedChunk, nodes: &'a [NodeUsage]) -> Self {
+        Self {
+            hash: chunk.hash.to_string(),
+            references: chunk.references,
+            holders: chunk.holders,
+            example: chunk.example.and_then(|(node, _)| nodes.get(node)).map(|node| node.name.as_str()),
+            offset: chunk.example.map(|(_, offset)| offset),
+        }
+    }
+}
+
+impl<'a> GrowthRecord<'a> {
+    fn new(entry: &'a Growth) -> Self {
+        Self {
+            at: moment(entry.at_ms),
+            operation: &entry.operation,
+            image: &entry.image,
+            chunks: entry.chunks,
+            plain_bytes: entry.plain,
+            compressed_bytes: entry.compressed,
+        }
+    }
+}
+
+impl<'a> StripRecord<'a> {
+    fn new(strip: &'a ChangeStrip) -> Self {
+        let steps = strip.steps.iter().map(|step| StepRecord { from: &step.from, to: &step.to, changed_bytes: &step.cells });
+        Self { image: &strip.image, cell_length: strip.cell_len, steps: steps.collect() }
+    }
+}
+
+impl<'a> DroppableRecord<'a> {
+    fn new(found: &'a Droppable) -> Self {
+        Self {
+            image: &found.image,
+            partition: found.partition,
+            start: found.start,
+            length: found.len,
+            kind: found.kind,
+            free_bytes: found.free,
+            held_bytes: found.held,
+        }
+    }
+}
+
+impl<'a> UncountedRecord<'a> {
+    fn new(uncounted: &'a Uncounted) -> Self {
+        Self { subject: &uncounted.subject, what: &uncounted.what }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn a_document_has_what_was_asked_for_and_hostile_names_whole() {
+        let report = sample::hostile();
+        let json = serde_json::to_value(Document::new(&report, &Part::ALL)).expect("JSON takes it");
+        for part in Part::ALL {
+            assert!(json.get(part.key()).is_some(), "{}", part.key());
+        }
+        let names: Vec<&str> = json["nodes"].as_array().expect("a list").iter().filter_map(|node| node["name"].as_str()).collect();
+        assert_eq!(names, report.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>());
+        let totals = serde_json::to_value(Document::new(&report, &[Part::Totals])).expect("JSON takes it");
+        assert_eq!(totals.as_object().expect("an object").keys().collect::<Vec<_>>(), ["taken", "totals", "uncounted"]);
+    }
+}

@@ -1,0 +1,21 @@
+//! What the bars of histograms are called.
+
+use vellum_store::report::Bucket;
+
+/// How often a chunk is used: `1`, `2–3`, `64 or more`.
+pub(super) fn references(bucket: &Bucket) -> String {
+    match bucket.to {
+        Some(to) if to <= bucket.from.saturating_add(1) => bucket.from.to_string(),
+        Some(to) => format!("{}–{}", bucket.from, to - 1),
+        None => format!("{} or more", bucket.from),
+    }
+}
+
+/// What compression leaves: `20–30 %`.
+pub(super) fn compressibility(bucket: &Bucket) -> String {
+    let percent = |tenths: u64| tenths.saturating_mul(10);
+    match bucket.to {
+        Some(to) => format!("{}–{} %", percent(bucket.from), percent(to)),
+        None => format!("{} % or more", percent(bucket.from)),
+    }
+}

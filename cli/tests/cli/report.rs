@@ -1,0 +1,164 @@
+//! `vellum report` and the picture of `vellum tree`: figures that hold, files that are whole or not there, and the words of `vellum rm`
+//! where that would refuse.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::sandbox::{Run, Sandbox};
+use crate::server::Served;
+
+/// A store with image `web` of two states that share most, `child` on the first of them, and `other`, which is apart.
+fn small() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.random_file("disk.raw", 1 << 20, 1);
+    sandbox.succeed(["import", "disk.raw", "web", "--snapshot", "a"]);
+    let mut bytes = fs::read(sandbox.path("disk.raw")).expect("it is there");
+    bytes[..64 << 10].fill(7);
+    bytes[512 << 10..576 << 10].reverse();
+    fs::write(sandbox.path("disk.raw"), bytes).expect("room");
+    sandbox.succeed(["import", "disk.raw", "web", "--update", "--snapshot", "b"]);
+    sandbox.succeed(["create", "child", "-b", "web@a"]);
+    sandbox.random_file("other.raw", 1 << 20, 2);
+    sandbox.succeed(["import", "other.raw", "other"]);
+    sandbox
+}
+
+fn json(sandbox: &Sandbox, args: &[&str]) -> Value {
+    let out = sandbox.succeed(args.iter().chain(&["--json"]));
+    let last = out.lines().last().expect("an answer");
+    serde_json::from_str(last).expect("JSON")
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
+}
+
+/// Names in `folder` that nobody asked for.
+fn leftovers(sandbox: &Sandbox) -> Vec<String> {
+    let names = fs::read_dir(sandbox.path("")).expect("a folder").map(|entry| entry.expect("an entry").file_name());
+    names.filter_map(|name| name.into_string().ok()).filter(|name| name.contains(".partial")).collect()
+}
+
+#[test]
+fn every_stored_byte_is_in_one_row() {
+    let sandbox = small();
+    let report = json(&sandbox, &["report"]);
+    let rows = report["attribution"].as_array().expect("a list");
+    let sum: u64 = rows.iter().map(|row| number(&row["bytes"])).sum();
+    assert_eq!(sum, number(&report["totals"]["disk_bytes"]), "{report}");
+    let names: Vec<&str> = report["nodes"].as_array().expect("a list").iter().filter_map(|node| node["name"].as_str()).collect();
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, ["child", "other", "web", "web@a", "web@b"], "{report}");
+}
+
+#[test]
+fn what_a_deletion_is_said_to_free_is_what_a_collection_drops() {
+    for set in [&["other"][..], &["web@a", "web@b", "web"], &["child", "web@a"], &["web", "--with-snapshots"], &["child"]] {
+        let sandbox = small();
+        sandbox.succeed(["gc", "-q"]);
+        let said = json(&sandbox, &[&["report", "--reclaim"], set].concat());
+        sandbox.succeed([&["rm", "-q"], set].concat());
+        let dropped = json(&sandbox, &["gc"]);
+        assert_eq!(number(&said["chunks"]), number(&dropped["chunks_dropped"]), "{set:?}: {said} and {dropped}");
+        assert_eq!(number(&said["plain_bytes"]), number(&dropped["plain_bytes_dropped"]), "{set:?}: {said} and {dropped}");
+    }
+}
+
+#[test]
+fn what_rm_refuses_is_refused_in_the_same_words() {
+    let sandbox = small();
+    sandbox.succeed(["pin", "web@b"]);
+    for set in [&["nothing"][..], &["web@nothing"], &["web"], &["web@b"], &["web", "--with-snapshots"], &["other", "nothing"]] {
+        let of = |verb: &[&str]| sandbox.run([verb, set].concat());
+        let (asked, deleted): (Run, Run) = (of(&["report", "--reclaim"]), of(&["rm"]));
+        assert_eq!((asked.code, asked.stderr), (deleted.code, deleted.stderr), "{set:?}");
+        assert_eq!(asked.code, Some(1), "{set:?}");
+    }
+    assert_eq!(sandbox.names().len(), 5);
+}
+
+#[test]
+fn a_target_is_reached_or_said_to_be_out_of_reach() {
+    let sandbox = small();
+    let said = json(&sandbox, &["report", "--target", "900K"]);
+    assert!(number(&said["freed_bytes"]) >= 900 << 10, "{said}");
+    sandbox.run(["report", "--target", "1T"]).expect_error(1, "no deletion frees 1 TiB");
+    for name in ["other", "web@a", "web@b"] {
+        sandbox.succeed(["pin", name]);
+    }
+    sandbox.run(["report", "--target", "900K"]).expect_error(1, "no deletion frees");
+}
+
+#[test]
+fn a_policy_says_which_snapshots_go_and_why_the_others_stay() {
+    let sandbox = small();
+    let said = json(&sandbox, &["report", "--keep-last", "1"]);
+    let kept = |name: &str| {
+        said["snapshots"].as_array().expect("a list").iter().find(|snapshot| snapshot["name"] == name).map(|found| &found["kept"])
+    };
+    assert_eq!((kept("web@a"), kept("web@b")), (Some(&Value::Bool(false)), Some(&Value::Bool(true))), "{said}");
+    assert_eq!(said["deleted"][0]["name"], "web@a", "{said}");
+    // What `child` stands on is held by `child` too.
+    assert_eq!(said["freed_bytes"], 0, "{said}");
+    sandbox.run(["report", "--keep-last", "0"]).expect_error(2, "keeps nothing");
+}
+
+#[test]
+fn a_file_that_is_there_stays_unless_it_may_be_replaced() {
+    let sandbox = small();
+    for (command, file, beginning) in
+        [(&["report", "--html"][..], "page.html", "<!DOCTYPE html>"), (&["tree", "--svg"], "tree.svg", "<?xml")]
+    {
+        fs::write(sandbox.path(file), "mine").expect("room");
+        let command = [command, &[file]].concat();
+        let refused = sandbox.run(&command);
+        refused.expect_error(1, file);
+        assert!(refused.stderr.contains("--force"), "{refused:?}");
+        assert_eq!(fs::read_to_string(sandbox.path(file)).expect("it is there"), "mine");
+        sandbox.succeed([&command[..], &["--force"]].concat());
+        let page = fs::read_to_string(sandbox.path(file)).expect("it is there");
+        assert!(page.starts_with(beginning) && page.contains("web@a"), "{page}");
+        let missing = format!("missing/{file}");
+        sandbox.run([&command[..2], &[&missing]].concat()).expect_error(1, &missing);
+        sandbox.run([&command[..2], &["store", "--force"]].concat()).expect_error(1, "store");
+    }
+    assert_eq!(leftovers(&sandbox), [""; 0]);
+}
+
+#[test]
+fn prometheus_text_is_replaced_whole_and_the_same_as_on_standard_output() {
+    let sandbox = small();
+    let steady = |text: &str| text.lines().filter(|line| !line.contains("timestamp")).map(str::to_owned).collect::<Vec<_>>();
+    let printed = sandbox.succeed(["report", "--prometheus"]);
+    fs::write(sandbox.path("vellum.prom"), "old").expect("room");
+    sandbox.succeed(["report", "--prometheus=vellum.prom", "-q"]);
+    let written = fs::read_to_string(sandbox.path("vellum.prom")).expect("it is there");
+    assert_eq!(steady(&printed), steady(&written));
+    assert!(printed.contains("\nvellum_image_snapshots{image=\"web\"} 2\n"), "{printed}");
+    assert_eq!(leftovers(&sandbox), [""; 0]);
+}
+
+#[test]
+fn a_server_writes_the_page_where_its_client_is() {
+    let sandbox = small();
+    fs::create_dir(sandbox.path("below")).expect("room");
+    let server = Served::start(&sandbox);
+    let mut command = sandbox.command(["report", "--html", "page.html"]);
+    let run = Run::of(command.current_dir(sandbox.path("below")).env("VELLUM_STORE", "../store").output().expect("it starts"));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(fs::read_to_string(sandbox.path("below/page.html")).expect("it is there").ends_with("</html>\n"));
+    server.stop();
+}
+
+#[test]
+fn pictures_are_files_of_their_own() {
+    let sandbox = small();
+    fs::create_dir(sandbox.path("docs")).expect("room");
+    sandbox.succeed(["report", "--pictures", "docs", "-q"]);
+    let tree = fs::read_to_string(sandbox.path("docs/tree.svg")).expect("it is there");
+    assert!(tree.starts_with("<?xml") && tree.contains("prefers-color-scheme: dark") && tree.contains("web@a"), "{tree}");
+    sandbox.run(["report", "--pictures", "docs"]).expect_error(1, ".svg");
+    sandbox.succeed(["report", "--pictures", "docs", "--force"]);
+}
