@@ -1,4 +1,4 @@
-//! How the store grew: what all operations together had added, at each moment from the first to the last.
+//! How the store grew: what all operations together had added and not given back, at each moment from the first to the last.
 
 use vellum_store::report::Growth;
 
@@ -27,13 +27,19 @@ pub(crate) fn draw(growth: &[Growth], units: Units) -> Picture {
     shapes.text("quiet", Across::START, TOP + HEIGHT + 18, &day(first));
     shapes.text("quiet end", Across::END, TOP + HEIGHT + 18, &day(last));
     let description = format!(
-        "{} compressed, added by {} operations from {} to {}.",
+        "At most {} compressed, by {} operations from {} to {}.",
         units.show(most),
         growth.len(),
         time::moment(first),
         time::moment(last)
     );
-    Picture { id: "growth".to_owned(), title: "What was added over time".to_owned(), description, height: TOP + HEIGHT + 26, shapes }
+    Picture {
+        id: "growth".to_owned(),
+        title: "What was added and given back over time".to_owned(),
+        description,
+        height: TOP + HEIGHT + 26,
+        shapes,
+    }
 }
 
 /// The first moment and the last. What is too old to have one was there from the beginning.
@@ -42,21 +48,21 @@ fn ends(growth: &[Growth]) -> (u64, u64) {
     (moments.clone().min().unwrap_or(0), moments.max().unwrap_or(0))
 }
 
-/// What had been added at the end of each step.
+/// What had been added and not given back at the end of each step.
 fn sums(growth: &[Growth]) -> Vec<u64> {
     let (first, last) = ends(growth);
     let span = u128::from((last - first).max(1));
-    let mut sums = vec![0_u64; STEPS as usize];
+    let mut changes = vec![(0_u64, 0_u64); STEPS as usize];
     for entry in growth {
         let step = u128::from(entry.at_ms.saturating_sub(first)) * u128::from(STEPS - 1) / span;
-        sums[step as usize] = sums[step as usize].saturating_add(entry.compressed);
+        let (added, freed) = &mut changes[step as usize];
+        (*added, *freed) = (added.saturating_add(entry.compressed), freed.saturating_add(entry.freed));
     }
-    let mut sum = 0_u64;
-    sums.iter_mut().for_each(|step| {
-        sum = sum.saturating_add(*step);
-        *step = sum;
-    });
-    sums
+    let grow = |sum: &mut u64, (added, freed): (u64, u64)| {
+        *sum = sum.saturating_add(added).saturating_sub(freed);
+        Some(*sum)
+    };
+    changes.into_iter().scan(0, grow).collect()
 }
 
 /// The day of a moment.
@@ -69,7 +75,7 @@ mod tests {
     use super::*;
 
     fn entry(at_ms: u64, compressed: u64) -> Growth {
-        Growth { at_ms, operation: "import".to_owned(), image: "web".to_owned(), chunks: 1, plain: compressed, compressed }
+        Growth { at_ms, operation: "import".to_owned(), image: "web".to_owned(), chunks: 1, plain: compressed, compressed, freed: 0 }
     }
 
     #[test]

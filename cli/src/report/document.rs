@@ -135,6 +135,7 @@ struct GrowthRecord<'a> {
     chunks: u64,
     plain_bytes: u64,
     compressed_bytes: u64,
+    freed_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -297,6 +298,7 @@ impl<'a> GrowthRecord<'a> {
             chunks: entry.chunks,
             plain_bytes: entry.plain,
             compressed_bytes: entry.compressed,
+            freed_bytes: entry.freed,
         }
     }
 }

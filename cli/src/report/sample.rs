@@ -185,6 +185,7 @@ fn growth(images: &[String]) -> Vec<Growth> {
         chunks: (nth * 7919) % 5000,
         plain: ((nth * 7919) % 5000) << 12,
         compressed: ((nth * 7919) % 5000) << 11,
+        freed: if nth % 20 == 19 { 30 << 20 } else { 0 },
     };
     (0..60).map(entry).collect()
 }

@@ -238,6 +238,7 @@ fn growth(report: &Report, extent: Extent) -> Sheet {
             Cell::Count(entry.chunks),
             Cell::Bytes(entry.plain),
             Cell::Bytes(entry.compressed),
+            Cell::Bytes(entry.freed),
         ]
     };
     Sheet {
@@ -249,6 +250,7 @@ fn growth(report: &Report, extent: Extent) -> Sheet {
             Head::number("chunks", "NEW CHUNKS"),
             Head::number("plain_bytes", "BYTES"),
             Head::number("compressed_bytes", "COMPRESSED"),
+            Head::number("freed_bytes", "GIVEN BACK"),
         ],
         rows: chosen.into_iter().map(row).collect(),
         left_out,

@@ -6,9 +6,10 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 use vellum_core::name::Name;
-use vellum_core::retention::{Candidate, Limit, Rules, Span, Verdict, Within, apply};
-use vellum_core::tree::{Node, Snapshot, Tree};
+use vellum_core::retention::{Limit, Rules, Span, Within};
+use vellum_core::tree::Node;
 use vellum_store::Store;
+use vellum_store::report::RetentionRow;
 
 use super::census;
 use super::reclaim::Deletion;
@@ -93,28 +94,18 @@ impl Args {
 }
 
 pub(super) fn run(store: &Store, rules: &Rules, session: &mut Session) -> Result<Outcome, Failure> {
-    let (goes, snapshots) = judge(&store.tree(), rules);
+    let (goes, snapshots) = judge(store, rules);
     let deletion = Deletion::new(census(store, session)?.reclaim(&goes), Vec::new());
     session.output.answer(&Forecast { snapshots, deletion })?;
     Ok(Outcome::Done)
 }
 
 /// Which snapshots would go, and why the others stay; each image's by themselves.
-fn judge(tree: &Tree, rules: &Rules) -> (Vec<Node>, Vec<Judged>) {
-    let (mut goes, mut judged) = (Vec::new(), Vec::new());
-    for image in tree.images() {
-        let snapshots: Vec<&Snapshot> = tree.snapshots(image.id).collect();
-        let candidates: Vec<Candidate> = snapshots
-            .iter()
-            .map(|snapshot| Candidate { taken_ms: snapshot.created_ms, offset_s: 0, tags: &snapshot.tags, pinned: snapshot.pinned })
-            .collect();
-        for (snapshot, verdict) in snapshots.iter().zip(apply(rules, &candidates)) {
-            let node = Node::Snapshot(image.id, snapshot.serial);
-            judged.push(Judged::new(tree.display(node), snapshot.created_ms, &verdict));
-            goes.extend((!verdict.is_kept()).then_some(node));
-        }
-    }
-    (goes, judged)
+fn judge(store: &Store, rules: &Rules) -> (Vec<Node>, Vec<Judged>) {
+    let images: Vec<_> = store.tree().images().map(|image| image.id).collect();
+    let rows = store.retention(rules, &images, &|_| 0);
+    let goes = rows.iter().filter(|row| !row.verdict.is_kept()).map(|row| row.node).collect();
+    (goes, rows.into_iter().map(Judged::new).collect())
 }
 
 fn now_ms() -> u64 {
@@ -127,9 +118,9 @@ fn tag_list(text: &str) -> Result<TagList, vellum_core::name::NameError> {
 }
 
 impl Judged {
-    fn new(name: String, taken_ms: u64, verdict: &Verdict) -> Self {
-        let reasons = verdict.reasons.iter().map(ToString::to_string).collect();
-        Self { name, taken: time::moment(taken_ms), kept: verdict.is_kept(), reasons }
+    fn new(row: RetentionRow) -> Self {
+        let reasons = row.verdict.reasons.iter().map(ToString::to_string).collect();
+        Self { name: row.name, taken: time::moment(row.created_ms), kept: row.verdict.is_kept(), reasons }
     }
 }
 
