@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use vellum_core::tree::{Node, Tree};
+use vellum_core::tree::{Node, PlanError, Tree};
+use vellum_core::units::{ImageId, LayerId};
 
 use super::attribution::{by_powers, by_tenths, compressed, on_disk, overlap, rows};
 use super::count::{Common, Counted, Limits};
@@ -11,7 +12,7 @@ use super::moment::Moment;
 use super::outlook::Outlook;
 use super::sets::SetId;
 use super::usage::{Usage, Usages};
-use super::{NodeUsage, Overlap, Report, ReportOptions, SharedChunk, Totals};
+use super::{NodeUsage, Overlap, Report, ReportOptions, SharedChunk, Totals, Uncounted};
 use crate::error::StoreError;
 use crate::store::Store;
 use crate::watch::Watch;
@@ -63,22 +64,54 @@ impl Census {
     /// Everything that is known, as far as `options` ask for it.
     pub fn report(&self, options: &ReportOptions, watch: &dyn Watch) -> Result<Report, StoreError> {
         crate::collect::go_on(watch)?;
+        let mut uncounted = self.counted.uncounted.clone();
+        let growth = or_uncounted(self.store.growth(), "what was added when", &mut uncounted)?;
+        let added = or_uncounted(self.store.added_by_layer(), "what layers added", &mut uncounted)?;
+        let changes = self.each_image("changes of", &mut uncounted, |image| {
+            let strip = self.store.change_strip(image, options.strip_cells, watch)?;
+            Ok((!strip.steps.is_empty()).then_some(strip))
+        })?;
+        let look = |image| if options.file_systems { self.store.droppable(image, watch) } else { Ok(Vec::new()) };
+        let droppable = self.each_image("file systems of", &mut uncounted, look)?;
         let most_shared = self.counted.most_shared.iter().take(options.most_shared_max);
         Ok(Report {
             taken_ms: self.taken_ms,
             totals: self.totals(),
-            nodes: (0..self.forest.nodes.len() as u32).map(|number| self.node_usage(number)).collect(),
+            nodes: (0..self.forest.nodes.len() as u32).map(|number| self.node_usage(number, &added)).collect(),
             attribution: rows(&self.counted, options.rows_max),
             overlap: self.overlap(),
             references: by_powers(&self.counted.references),
             compressibility: by_tenths(&self.counted.compressibility),
             most_shared: most_shared.filter_map(|common| self.shared_chunk(common)).collect(),
-            // What follows is not counted here: each has a place of its own.
-            growth: Vec::new(),
-            changes: Vec::new(),
-            droppable: Vec::new(),
-            uncounted: self.counted.uncounted.clone(),
+            growth,
+            changes,
+            droppable,
+            uncounted,
         })
+    }
+
+    /// What `look` finds in every image that is still there. An image that cannot be read is told, and the others looked at.
+    fn each_image<T, I: IntoIterator<Item = T> + Default>(
+        &self,
+        what: &str,
+        uncounted: &mut Vec<Uncounted>,
+        look: impl Fn(ImageId) -> Result<I, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut found = Vec::new();
+        for image in self.tree.images() {
+            match look(image.id) {
+                // Deleted since.
+                Err(StoreError::Plan(PlanError::Gone)) => {}
+                looked => found.extend(or_uncounted(looked, &format!("{what} {}", image.name), uncounted)?),
+            }
+        }
+        Ok(found)
+    }
+
+    /// What the layers that only node `number` stands on added, if any of that was recorded.
+    fn added(&self, number: u32, by_layer: &HashMap<LayerId, u64>) -> Option<u64> {
+        let recorded = self.forest.own_layers(number).filter_map(|layer| by_layer.get(&layer));
+        recorded.fold(None, |sum, added| Some(sum.unwrap_or(0) + added))
     }
 
     /// The sizes of the whole store.
@@ -108,7 +141,7 @@ impl Census {
 
     /// What could not be read, and is in no figure.
     #[must_use]
-    pub fn uncounted(&self) -> &[super::Uncounted] {
+    pub fn uncounted(&self) -> &[Uncounted] {
         &self.counted.uncounted
     }
 
@@ -146,18 +179,18 @@ impl Census {
         (bytes(chunks), bytes(chunks + zeros))
     }
 
-    fn node_usage(&self, number: u32) -> NodeUsage {
+    fn node_usage(&self, number: u32, added: &HashMap<LayerId, u64>) -> NodeUsage {
         let (named, usage) = (&self.forest.nodes[number as usize], &self.usage[number as usize]);
         NodeUsage {
             name: self.name(number),
             parent: named.parent.map(|parent| parent as usize),
             is_snapshot: matches!(named.node, Node::Snapshot(..)),
             mode: self.tree.image(named.image).map_or("", |image| image.mode.name()),
-            own_layers: self.forest.own_layers(number),
+            own_layers: self.forest.own_layers(number).count() as u64,
             created_ms: self.created_ms(number),
             logical: self.len(number),
             non_zero: self.seen(number).0,
-            added: None,
+            added: self.added(number, added),
             exclusive: usage.exclusive.bytes,
             exclusive_chunks: usage.exclusive.chunks,
             shared_lineage: usage.lineage,
@@ -176,5 +209,16 @@ impl Census {
         let holders = self.counted.sets.size(common.set);
         let holders = if common.set == SetId::EMPTY { 0 } else { holders };
         Some(SharedChunk { hash: common.hash?, references: common.references, holders, example })
+    }
+}
+
+/// What was found, or nothing and a note of the damage.
+fn or_uncounted<T: Default>(found: Result<T, StoreError>, subject: &str, uncounted: &mut Vec<Uncounted>) -> Result<T, StoreError> {
+    match found {
+        Err(StoreError::Damaged(damage)) => {
+            uncounted.push(Uncounted { subject: subject.to_owned(), what: damage.to_string() });
+            Ok(T::default())
+        }
+        found => found,
     }
 }

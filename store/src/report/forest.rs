@@ -110,15 +110,11 @@ impl Forest {
         own.for_each(|node| node.end = nodes_end);
     }
 
-    /// How many layers only node `number` stands on.
-    pub(super) fn own_layers(&self, number: u32) -> u64 {
-        let mut next = Some(self.nodes[number as usize].layer);
-        let mut count = 0;
-        while let Some(at) = next.filter(|at| self.layers[*at].nodes == (number..number + 1)) {
-            count += 1;
-            next = self.layers[at].parent;
-        }
-        count
+    /// The layers that only node `number` stands on, top first.
+    pub(super) fn own_layers(&self, number: u32) -> impl Iterator<Item = LayerId> + '_ {
+        let own = move |at: &usize| self.layers[*at].nodes == (number..number + 1);
+        let top = Some(self.nodes[number as usize].layer).filter(own);
+        std::iter::successors(top, move |at| self.layers[*at].parent.filter(own)).map(|at| self.layers[at].layer.id)
     }
 
     /// The layers that have something to say, or to hide, on each page: in page order, stretches of pages with the same layers.
