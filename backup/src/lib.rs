@@ -29,5 +29,9 @@
 //! It formats nothing for people and reads no environment; it names no database. The async runtime ends in `objects::cloud`.
 #![forbid(unsafe_code)]
 
+pub mod catalog;
+pub mod format;
+mod hexadecimal;
 pub mod objects;
 pub mod record;
+pub mod seal;

@@ -43,6 +43,18 @@ identity!(
     /// One store, through moves of its folder.
     StoreId
 );
+identity!(
+    /// One repository, wherever it is copied byte for byte.
+    RepositoryId
+);
+identity!(
+    /// A numbered list of chunks in a repository: what one push found new, up to its limit.
+    SegmentId
+);
+identity!(
+    /// A process that changes a repository.
+    SessionId
+);
 
 fn parse(text: &str) -> Option<[u8; IDENTITY_LEN]> {
     let digit = |byte: u8| match byte {

@@ -17,7 +17,8 @@ thread_local! {
 }
 
 /// `plain` compressed, and the codec to undo it with: none if nothing is gained.
-pub(crate) fn compress(compression: Compression, plain: &[u8]) -> (FrameCodec, Vec<u8>) {
+#[must_use]
+pub fn compress(compression: Compression, plain: &[u8]) -> (FrameCodec, Vec<u8>) {
     let (codec, compressed) = match compression {
         Compression::None => return (FrameCodec::None, plain.to_vec()),
         Compression::Lz4 => (FrameCodec::Lz4, lz4_flex::block::compress(plain)),

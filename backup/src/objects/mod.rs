@@ -3,7 +3,21 @@
 //! What is asked of a place: after `put` answered, every `get` finds the object and every `list` names it, whoever asks (a local folder and
 //! today's object stores do that). Nothing is asked of conditional writes, locks or clocks.
 
+pub mod cloud;
+pub mod folder;
+pub mod location;
+pub mod memory;
+pub mod name;
+
 use std::ops::Range;
+
+pub use cloud::Cloud;
+pub use folder::Folder;
+pub use location::{Environment, Location, open_objects};
+pub use name::{ObjectId, ObjectKind, ObjectName};
+
+/// Larger objects are nobody's: a pack has at most 64 MiB. Bounds what a reader allocates on the word of a place.
+pub const OBJECT_LEN_MAX: u64 = 256 << 20;
 
 /// A place for objects. Shared by threads; calls wait.
 pub trait Objects: Send + Sync {
@@ -13,8 +27,8 @@ pub trait Objects: Send + Sync {
     /// Some bytes of an object: exactly as many as asked for.
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError>;
 
-    /// Puts a new object; durable when this returns. Either all of it can be seen or none. Names derive from content: putting what is there
-    /// already changes nothing.
+    /// Puts a new object; durable when this returns. Either all of it can be seen or none. Putting what is there
+    /// already changes nothing; other bytes under that name are an error where the place can tell.
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError>;
 
     /// Visits the name and length of every object whose name begins with `prefix` (whole steps of the path), in any order.
@@ -22,6 +36,12 @@ pub trait Objects: Send + Sync {
 
     /// Deletes an object; that there is none is no error.
     fn delete(&self, name: &str) -> Result<(), ObjectError>;
+
+    /// Removes what interrupted puts left behind where no listing shows it, and says how many; what somebody is just writing stays. Most
+    /// places have none.
+    fn remove_leftovers(&self) -> Result<u64, ObjectError> {
+        Ok(0)
+    }
 
     /// What people call this place: never with credentials in it.
     fn describe(&self) -> String;
@@ -55,4 +75,45 @@ pub enum ObjectErrorKind {
     Full,
     /// Anything else.
     Failed,
+}
+
+impl ObjectError {
+    /// What happened to `name`.
+    pub fn new(kind: ObjectErrorKind, name: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { kind, name: name.into(), what: what.into(), source: None }
+    }
+
+    /// The same, because of `source`.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+/// Visits the objects of one kind, and says how many other names it met there: those are nobody's, and nothing is done with them.
+pub fn list_kind(
+    objects: &dyn Objects,
+    kind: ObjectKind,
+    visit: &mut dyn FnMut(ObjectName, u64) -> Result<(), ObjectError>,
+) -> Result<u64, ObjectError> {
+    let mut strange = 0;
+    objects.list(kind.prefix(), &mut |text, len| match ObjectName::parse(text).filter(|name| name.kind() == kind) {
+        Some(name) => visit(name, len),
+        None => {
+            strange += 1;
+            Ok(())
+        }
+    })?;
+    Ok(strange)
+}
+
+/// The bytes of a range if they are as many as were asked for: places and proxies that answer with fewer, or with all, exist.
+pub(crate) fn exactly(name: &str, range: &Range<u64>, bytes: Vec<u8>) -> Result<Vec<u8>, ObjectError> {
+    let wanted = range.end.saturating_sub(range.start);
+    if bytes.len() as u64 == wanted {
+        return Ok(bytes);
+    }
+    let what = format!("{} bytes came where {wanted} were asked for", bytes.len());
+    Err(ObjectError::new(ObjectErrorKind::Passing, name, what))
 }

@@ -1,0 +1,395 @@
+//! Finds chunks: from an address (segment and ordinal) to a frame in a pack, and from there to plain bytes that were held against their name.
+//!
+//! Built from the index objects that count, and brought up to date when others do. Segments get numbers in the order in which this process meets
+//! them; with them an address is a `ChunkId`, and maps of a repository are pages like a store's.
+//!
+//! **Memory.** Places: 50 bytes a frame, 1.5 bytes a chunk where frames hold 32 chunks. Names: loaded where they are needed, at most
+//! [`NAMES_CACHE_LEN`] kept. Plain frames: at most [`FRAMES_CACHE_LEN`] kept. Beside that, one decoded index object for each thread that loads one.
+
+mod shelf;
+mod tables;
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use rayon::prelude::*;
+use vellum_core::hash::{ChunkHash, HASH_LEN};
+use vellum_core::identity::SegmentId;
+use vellum_core::units::ChunkId;
+use vellum_core::wire::DecodeError;
+
+use crate::format::{FrameError, IndexObject, Presence, SegmentEntry, decode_frame};
+use crate::objects::{ObjectError, ObjectErrorKind, ObjectId, ObjectName, Objects};
+use crate::seal::{SealError, SealedKind, Sealer};
+use shelf::Shelf;
+use tables::Tables;
+
+/// Names that are kept in memory: of two million chunks.
+pub const NAMES_CACHE_LEN: u64 = 64 << 20;
+/// Plain frames that are kept in memory: of 500 frames of 128 KiB.
+pub const FRAMES_CACHE_LEN: u64 = 64 << 20;
+/// Index objects that are fetched and decoded at once: each takes up to about 100 MiB for a moment.
+const LOADS_AT_ONCE: usize = 2;
+/// Frames of a pack with less than this between them are fetched in one request: what is thrown away costs less than a request.
+const GAP_LEN_MAX: u64 = 128 << 10;
+/// What one request fetches at most.
+const FETCH_LEN_MAX: u64 = 16 << 20;
+
+/// Where a frame is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The pack.
+    pub pack: ObjectId,
+    /// Where its part begins there.
+    pub offset: u64,
+    /// The length of its part.
+    pub len: u32,
+    /// The number of its chunks' segment.
+    pub segment: u32,
+    /// The ordinal of the first.
+    pub first: u32,
+    /// Which follow.
+    pub presence: Presence,
+    /// Whether a collection has condemned the pack: it can still be read, and nothing new may rely on it.
+    pub is_condemned: bool,
+}
+
+/// The chunks of a frame, decoded, each held against its name.
+#[derive(Debug)]
+pub struct PlainFrame {
+    first: u32,
+    presence: Presence,
+    plain: Vec<u8>,
+    chunk_len: usize,
+}
+
+impl PlainFrame {
+    /// The bytes of one chunk of it.
+    #[must_use]
+    pub fn chunk(&self, ordinal: u32) -> Option<&[u8]> {
+        let at = ordinal.checked_sub(self.first).filter(|at| self.presence.has(*at))?;
+        self.plain.chunks_exact(self.chunk_len).nth(self.presence.rank(at) as usize)
+    }
+
+    /// Its chunks and their ordinals, in order.
+    pub fn chunks(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        self.presence.offsets().map(|at| self.first + at).zip(self.plain.chunks_exact(self.chunk_len))
+    }
+}
+
+/// The names of a segment's chunks.
+#[derive(Debug, Default)]
+pub struct SegmentNames {
+    /// What each index object says that names chunks of it: one, but while a collection is under way.
+    entries: Vec<SegmentEntry>,
+}
+
+impl SegmentNames {
+    /// The name of one chunk.
+    #[must_use]
+    pub fn hash(&self, ordinal: u32) -> Option<&ChunkHash> {
+        self.entries.iter().find_map(|entry| entry.hash(ordinal))
+    }
+}
+
+/// Why a chunk or its place was not found.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The place does not answer, or an object is gone.
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
+    /// An object is not what it was.
+    #[error("{object}: {source}")]
+    Seal {
+        /// Which.
+        object: String,
+        /// Why.
+        source: SealError,
+    },
+    /// An index object's content is no index.
+    #[error("{object}: {source}")]
+    Index {
+        /// Which.
+        object: String,
+        /// Why.
+        source: DecodeError,
+    },
+    /// A frame does not give its chunks.
+    #[error("{object}, frame at {offset}: {source}")]
+    Frame {
+        /// The pack.
+        object: String,
+        /// Where in it.
+        offset: u64,
+        /// Why.
+        source: FrameError,
+    },
+    /// No index that counts knows the chunk.
+    #[error("chunk {ordinal} of segment {segment} is in no index of the repository")]
+    Unknown {
+        /// The segment's identity, if it has one.
+        segment: String,
+        /// Its ordinal there.
+        ordinal: u32,
+    },
+}
+
+impl CatalogError {
+    /// Whether an object is gone: a collection may have moved what it held, so that it is found once the journal was read again.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Objects(error) if error.kind == ObjectErrorKind::Missing)
+    }
+}
+
+/// Where the chunks of a repository are. Shared by threads.
+pub struct Catalog {
+    objects: Arc<dyn Objects>,
+    sealer: Arc<Sealer>,
+    chunk_len: u32,
+    shelf: Shelf,
+    tables: RwLock<Tables>,
+    names: Cache<u32, Arc<SegmentNames>, ByLength>,
+    frames: Cache<(ObjectId, u64), Arc<PlainFrame>, ByLength>,
+}
+
+impl Catalog {
+    /// A catalog that knows no index yet. Index objects are kept, as they are stored, in `cache_folder`.
+    #[must_use]
+    pub fn new(objects: Arc<dyn Objects>, sealer: Arc<Sealer>, chunk_len: u32, cache_folder: Option<PathBuf>) -> Self {
+        Self {
+            objects,
+            sealer,
+            chunk_len,
+            shelf: Shelf::new(cache_folder),
+            tables: RwLock::default(),
+            names: Cache::with_weighter(256, NAMES_CACHE_LEN, ByLength),
+            frames: Cache::with_weighter(512, FRAMES_CACHE_LEN, ByLength),
+        }
+    }
+
+    /// From now on these index objects count, and these packs are condemned. Fetches what is new. Numbers of segments stay. Fails as a
+    /// whole: what was known before is then known still.
+    pub fn refresh(&self, indexes: &BTreeSet<ObjectId>, condemned_packs: HashSet<ObjectId>) -> Result<(), CatalogError> {
+        let known = self.read().indexes().clone();
+        let new: Vec<ObjectId> = indexes.difference(&known).copied().collect();
+        for some in new.chunks(LOADS_AT_ONCE) {
+            let loaded: Vec<IndexObject> = some.par_iter().map(|id| self.index(id)).collect::<Result<_, _>>()?;
+            let mut tables = self.write();
+            for (id, index) in some.iter().zip(&loaded) {
+                tables.add(*id, index).iter().for_each(|number| drop(self.names.remove(number)));
+            }
+        }
+        let gone: BTreeSet<ObjectId> = known.difference(indexes).copied().collect();
+        let mut tables = self.write();
+        if !gone.is_empty() {
+            tables.remove(&gone).iter().for_each(|number| drop(self.names.remove(number)));
+            self.shelf.keep_only(indexes);
+        }
+        tables.set_condemned(condemned_packs);
+        Ok(())
+    }
+
+    /// An index object, from the local folder or the repository.
+    pub fn index(&self, id: &ObjectId) -> Result<IndexObject, CatalogError> {
+        let object = ObjectName::Index(*id).to_string();
+        let stored = match self.shelf.take(id) {
+            Some(stored) => stored,
+            None => self.fetch_index(id, &object)?,
+        };
+        let plain =
+            self.sealer.open(SealedKind::Index, id, &stored).map_err(|source| CatalogError::Seal { object: object.clone(), source })?;
+        IndexObject::decode(&plain).map_err(|source| CatalogError::Index { object, source })
+    }
+
+    fn fetch_index(&self, id: &ObjectId, object: &str) -> Result<Vec<u8>, CatalogError> {
+        let stored = self.objects.get(object)?;
+        if ObjectId::of(&stored) == *id {
+            self.shelf.keep(id, &stored);
+        }
+        Ok(stored)
+    }
+
+    /// The index objects that count.
+    #[must_use]
+    pub fn indexes(&self) -> BTreeSet<ObjectId> {
+        self.read().indexes().clone()
+    }
+
+    /// The number of a segment in this process: the next one if it has none.
+    #[must_use]
+    pub fn number_of(&self, segment: SegmentId) -> u32 {
+        let known = self.read().known_number(segment);
+        known.unwrap_or_else(|| self.write().number_of(segment))
+    }
+
+    /// The segment that has a number.
+    #[must_use]
+    pub fn segment_of(&self, number: u32) -> Option<SegmentId> {
+        self.read().segment_of(number)
+    }
+
+    /// The frame that holds a chunk: one of a pack that is not condemned, if there is one.
+    #[must_use]
+    pub fn locate(&self, address: ChunkId) -> Option<Place> {
+        self.read().locate(address)
+    }
+
+    /// The names of a segment's chunks. Cost where they are not in memory: opening the index objects that have them.
+    pub fn names(&self, number: u32) -> Result<Arc<SegmentNames>, CatalogError> {
+        if let Some(names) = self.names.get(&number) {
+            return Ok(names);
+        }
+        let sources = self.read().sources(number).to_vec();
+        let mut names = SegmentNames::default();
+        for source in &sources {
+            let index = self.index(source)?;
+            for (id, entry) in index.segments {
+                self.sort_in(number, &mut names, self.number_of(id), entry);
+            }
+        }
+        let names = Arc::new(names);
+        self.names.insert(number, names.clone());
+        Ok(names)
+    }
+
+    /// Names that came along with those that were wanted are kept, too, if they are all there are of their segment.
+    fn sort_in(&self, wanted: u32, names: &mut SegmentNames, number: u32, entry: SegmentEntry) {
+        if number == wanted {
+            names.entries.push(entry);
+        } else if self.read().sources(number).len() == 1 && self.names.get(&number).is_none() {
+            self.names.insert(number, Arc::new(SegmentNames { entries: vec![entry] }));
+        }
+    }
+
+    /// Visits the names of all chunks, segment by segment: its number and some of its names. Holds one index object at a time. A chunk that two
+    /// index objects name comes twice.
+    pub fn for_each_segment<E: From<CatalogError>>(
+        &self,
+        mut visit: impl FnMut(u32, SegmentId, &SegmentEntry) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for id in self.indexes() {
+            for (segment, entry) in &self.index(&id)?.segments {
+                visit(self.number_of(*segment), *segment, entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The chunks of a frame.
+    pub fn read_frame(&self, place: &Place) -> Result<Arc<PlainFrame>, CatalogError> {
+        let key = (place.pack, place.offset);
+        if let Some(frame) = self.frames.get(&key) {
+            return Ok(frame);
+        }
+        let frame = Arc::new(self.decode(place, &self.frame_body(place)?)?);
+        self.frames.insert(key, frame.clone());
+        Ok(frame)
+    }
+
+    /// The chunks of many frames of one pack, in the order of `places`: fetched in few requests, decoded on all cores, kept nowhere. The caller
+    /// bounds how many it asks for at once.
+    pub fn read_frames(&self, places: &[Place]) -> Result<Vec<PlainFrame>, CatalogError> {
+        let Some(pack) = places.first().map(|place| place.pack) else { return Ok(Vec::new()) };
+        assert!(places.iter().all(|place| place.pack == pack), "frames that are read together are in one pack");
+        let mut order: Vec<usize> = (0..places.len()).collect();
+        order.sort_unstable_by_key(|nth| places[*nth].offset);
+        let mut frames: Vec<Option<PlainFrame>> = places.iter().map(|_| None).collect();
+        for fetch in fetches(places, &order) {
+            let (start, end) = (places[fetch[0]].offset, end_of(places, fetch));
+            let bytes = self.objects.get_range(&ObjectName::Pack(pack).to_string(), start..end)?;
+            let decoded: Vec<PlainFrame> =
+                fetch.par_iter().map(|nth| self.decode_in(&places[*nth], &bytes, start)).collect::<Result<_, _>>()?;
+            fetch.iter().zip(decoded).for_each(|(nth, frame)| frames[*nth] = Some(frame));
+        }
+        Ok(frames.into_iter().map(|frame| frame.expect("every place is in a fetch")).collect())
+    }
+
+    /// The body of a frame's part, opened and no more: `format::decode_frame` reads it. For whoever moves frames as they are.
+    pub fn frame_body(&self, place: &Place) -> Result<Vec<u8>, CatalogError> {
+        let end = place.offset + u64::from(place.len);
+        let part = self.objects.get_range(&ObjectName::Pack(place.pack).to_string(), place.offset..end)?;
+        self.open_part(place, &part)
+    }
+
+    fn open_part(&self, place: &Place, part: &[u8]) -> Result<Vec<u8>, CatalogError> {
+        let opened = self.sealer.open_part(SealedKind::Pack, part);
+        opened
+            .map_err(|source| CatalogError::Seal { object: format!("{}, frame at {}", ObjectName::Pack(place.pack), place.offset), source })
+    }
+
+    fn decode_in(&self, place: &Place, bytes: &[u8], start: u64) -> Result<PlainFrame, CatalogError> {
+        let at = (place.offset - start) as usize;
+        self.decode(place, &self.open_part(place, &bytes[at..at + place.len as usize])?)
+    }
+
+    fn decode(&self, place: &Place, body: &[u8]) -> Result<PlainFrame, CatalogError> {
+        let names = self.names(place.segment)?;
+        let fail = |source| CatalogError::Frame { object: ObjectName::Pack(place.pack).to_string(), offset: place.offset, source };
+        let frame = decode_frame(body).map_err(|error| fail(error.into()))?;
+        let is_expected =
+            Some(frame.segment) == self.segment_of(place.segment) && frame.first == place.first && frame.presence == place.presence;
+        if !is_expected {
+            return Err(fail(FrameError::Misplaced));
+        }
+        let plain = frame.chunks(self.chunk_len, |ordinal| names.hash(ordinal).copied()).map_err(fail)?;
+        Ok(PlainFrame { first: frame.first, presence: frame.presence, plain, chunk_len: self.chunk_len as usize })
+    }
+
+    /// The error for an address that [`Catalog::locate`] does not find.
+    #[must_use]
+    pub fn unknown(&self, address: ChunkId) -> CatalogError {
+        let (number, ordinal) = crate::format::split_address(address);
+        let segment = self.segment_of(number).map_or_else(|| "?".to_owned(), |id| id.to_string());
+        CatalogError::Unknown { segment, ordinal }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Neighbours in `order` that one request fetches.
+fn fetches<'a>(places: &[Place], order: &'a [usize]) -> Vec<&'a [usize]> {
+    let (mut fetches, mut start) = (Vec::new(), 0);
+    for nth in 1..=order.len() {
+        let is_apart = order.get(nth).is_none_or(|next| {
+            let next = &places[*next];
+            let end = end_of(places, &order[start..nth]);
+            next.offset > end + GAP_LEN_MAX || next.offset + u64::from(next.len) > places[order[start]].offset + FETCH_LEN_MAX
+        });
+        if is_apart {
+            fetches.push(&order[start..nth]);
+            start = nth;
+        }
+    }
+    fetches
+}
+
+/// Where the last of these frames ends. Frames do not overlap, in an index that a writer made; in another one the longest counts.
+fn end_of(places: &[Place], order: &[usize]) -> u64 {
+    order.iter().map(|nth| places[*nth].offset + u64::from(places[*nth].len)).max().unwrap_or(0)
+}
+
+/// What a cached thing weighs: its bytes.
+#[derive(Clone)]
+struct ByLength;
+
+impl Weighter<u32, Arc<SegmentNames>> for ByLength {
+    fn weight(&self, _: &u32, names: &Arc<SegmentNames>) -> u64 {
+        names.entries.iter().map(|entry| (entry.hashes.len() * HASH_LEN + entry.presence.heap_len() + 64) as u64).sum::<u64>() + 64
+    }
+}
+
+impl Weighter<(ObjectId, u64), Arc<PlainFrame>> for ByLength {
+    fn weight(&self, _: &(ObjectId, u64), frame: &Arc<PlainFrame>) -> u64 {
+        frame.plain.len() as u64 + 128
+    }
+}

@@ -1,0 +1,169 @@
+//! Which chunk is in which frame of which pack: pure, from index objects.
+//!
+//! About 50 bytes a frame, so 1.5 bytes a chunk where frames hold 32. Names are not here.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use vellum_core::identity::SegmentId;
+use vellum_core::units::ChunkId;
+
+use super::Place;
+use crate::format::{IndexObject, Presence, split_address};
+use crate::objects::ObjectId;
+
+/// Places of chunks, and the numbers of segments.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    numbers: HashMap<SegmentId, u32>,
+    segments: Vec<Segment>,
+    packs: Vec<Pack>,
+    pack_numbers: HashMap<ObjectId, u32>,
+    indexes: BTreeSet<ObjectId>,
+    condemned: HashSet<ObjectId>,
+}
+
+/// A segment, by its number.
+#[derive(Debug)]
+struct Segment {
+    id: SegmentId,
+    /// Index objects that name chunks of it.
+    sources: Vec<ObjectId>,
+    /// By their first ordinal. A collection lets two hold the same chunk for a while.
+    frames: Vec<Located>,
+    /// How far the longest frame reaches behind its first ordinal.
+    span_max: u32,
+}
+
+#[derive(Debug)]
+struct Pack {
+    id: ObjectId,
+    /// Index objects that say where its frames are; none any more if it is gone.
+    sources: Vec<ObjectId>,
+}
+
+#[derive(Debug)]
+struct Located {
+    first: u32,
+    presence: Presence,
+    pack: u32,
+    offset: u32,
+    len: u32,
+}
+
+impl Tables {
+    /// The number of a segment: the next one if it has none.
+    pub(super) fn number_of(&mut self, id: SegmentId) -> u32 {
+        *self.numbers.entry(id).or_insert_with(|| {
+            self.segments.push(Segment { id, sources: Vec::new(), frames: Vec::new(), span_max: 0 });
+            u32::try_from(self.segments.len() - 1).expect("memory ends before four billion segments")
+        })
+    }
+
+    pub(super) fn known_number(&self, id: SegmentId) -> Option<u32> {
+        self.numbers.get(&id).copied()
+    }
+
+    pub(super) fn segment_of(&self, number: u32) -> Option<SegmentId> {
+        self.segments.get(number as usize).map(|segment| segment.id)
+    }
+
+    /// Index objects that name chunks of a segment.
+    pub(super) fn sources(&self, number: u32) -> &[ObjectId] {
+        self.segments.get(number as usize).map_or(&[], |segment| &segment.sources)
+    }
+
+    pub(super) fn indexes(&self) -> &BTreeSet<ObjectId> {
+        &self.indexes
+    }
+
+    pub(super) fn set_condemned(&mut self, condemned: HashSet<ObjectId>) {
+        self.condemned = condemned;
+    }
+
+    /// Adds what an index object says. Returns the numbers of its segments.
+    pub(super) fn add(&mut self, id: ObjectId, index: &IndexObject) -> Vec<u32> {
+        if !self.indexes.insert(id) {
+            return Vec::new();
+        }
+        let numbers: Vec<u32> = index.segments.keys().map(|segment| self.number_of(*segment)).collect();
+        numbers.iter().for_each(|number| self.segments[*number as usize].sources.push(id));
+        for pack in &index.packs {
+            let number = self.pack_number(pack.id);
+            let pack_sources = &mut self.packs[number as usize].sources;
+            pack_sources.push(id);
+            if pack_sources.len() > 1 {
+                // Another index says the same: an object's bytes are what its name says.
+                continue;
+            }
+            for frame in &pack.frames {
+                let segment = &mut self.segments[self.numbers[&frame.segment] as usize];
+                segment.span_max = segment.span_max.max(frame.presence.span());
+                let (presence, offset, len) = (frame.presence.clone(), frame.offset as u32, frame.len);
+                segment.frames.push(Located { first: frame.first, presence, pack: number, offset, len });
+            }
+        }
+        self.sort(&numbers);
+        numbers
+    }
+
+    /// Takes away what only these index objects said. Returns the numbers of their segments.
+    pub(super) fn remove(&mut self, gone: &BTreeSet<ObjectId>) -> Vec<u32> {
+        self.indexes.retain(|id| !gone.contains(id));
+        self.packs.iter_mut().for_each(|pack| pack.sources.retain(|id| !gone.contains(id)));
+        let mut changed = Vec::new();
+        for (number, segment) in (0..).zip(&mut self.segments) {
+            let count = segment.sources.len();
+            segment.sources.retain(|id| !gone.contains(id));
+            if segment.sources.len() != count {
+                segment.frames.retain(|frame| !self.packs[frame.pack as usize].sources.is_empty());
+                changed.push(number);
+            }
+        }
+        changed
+    }
+
+    fn pack_number(&mut self, id: ObjectId) -> u32 {
+        *self.pack_numbers.entry(id).or_insert_with(|| {
+            self.packs.push(Pack { id, sources: Vec::new() });
+            u32::try_from(self.packs.len() - 1).expect("memory ends before four billion packs")
+        })
+    }
+
+    fn sort(&mut self, numbers: &[u32]) {
+        for number in numbers {
+            let frames = &mut self.segments[*number as usize].frames;
+            frames.sort_unstable_by_key(|frame| frame.first);
+            frames.shrink_to_fit();
+        }
+    }
+
+    /// Where a chunk is: in a pack that is not condemned, if there is one.
+    pub(super) fn locate(&self, address: ChunkId) -> Option<Place> {
+        let (number, ordinal) = split_address(address);
+        let segment = self.segments.get(number as usize)?;
+        let end = segment.frames.partition_point(|frame| frame.first <= ordinal);
+        let near = segment.frames[..end].iter().rev().take_while(|frame| ordinal - frame.first < segment.span_max);
+        let mut last_choice = None;
+        for frame in near.filter(|frame| frame.presence.has(ordinal - frame.first)) {
+            let place = self.place(number, frame);
+            if !place.is_condemned {
+                return Some(place);
+            }
+            last_choice = Some(place);
+        }
+        last_choice
+    }
+
+    fn place(&self, segment: u32, frame: &Located) -> Place {
+        let pack = self.packs[frame.pack as usize].id;
+        Place {
+            pack,
+            offset: frame.offset.into(),
+            len: frame.len,
+            segment,
+            first: frame.first,
+            presence: frame.presence.clone(),
+            is_condemned: self.condemned.contains(&pack),
+        }
+    }
+}

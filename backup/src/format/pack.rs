@@ -1,0 +1,105 @@
+//! A pack: frames that were put together, as one object. Its bytes are a bundle's (`seal`), each part a frame (`frame`).
+
+use vellum_core::frame::FrameCodec;
+use vellum_core::identity::SegmentId;
+
+use super::{Frame, FrameEntry, PackEntry, Presence, encode_frame};
+use crate::seal::{Bundle, SealError, SealedKind, SealedObject, Sealer};
+
+/// How long packs become: large enough that an object store's latency and price for each request hardly count, small enough that a few wait in
+/// memory at once, and that repacking one costs little.
+pub const PACK_LEN_TARGET: usize = 32 << 20;
+/// The longest pack that is read.
+pub const PACK_LEN_MAX: u64 = 64 << 20;
+
+/// A frame whose part is sealed, waiting for its pack.
+#[derive(Debug)]
+struct Waiting {
+    segment: SegmentId,
+    first: u32,
+    presence: Presence,
+    codec: FrameCodec,
+}
+
+/// Collects frames until a pack is full. Sealing a frame ([`PackWriter::seal_frame`]) needs no writer, so many threads can do it.
+#[derive(Debug)]
+pub struct PackWriter {
+    bundle: Bundle,
+    waiting: Vec<Waiting>,
+    len_target: usize,
+}
+
+/// A frame, sealed.
+#[derive(Debug)]
+pub struct SealedFrame {
+    waiting: Waiting,
+    part: Vec<u8>,
+}
+
+/// A pack ready to be put, and what an index object says of it.
+#[derive(Clone, Debug)]
+pub struct SealedPack {
+    /// Name and bytes.
+    pub object: SealedObject,
+    /// Its place in an index.
+    pub entry: PackEntry,
+}
+
+impl Default for PackWriter {
+    fn default() -> Self {
+        Self::new(PACK_LEN_TARGET)
+    }
+}
+
+impl PackWriter {
+    /// A writer of packs of at most `len_target` bytes (a single larger frame still gets its own).
+    #[must_use]
+    pub fn new(len_target: usize) -> Self {
+        Self { bundle: Bundle::new(SealedKind::Pack), waiting: Vec::new(), len_target }
+    }
+
+    /// Seals one frame.
+    pub fn seal_frame(sealer: &Sealer, frame: &Frame<'_>) -> Result<SealedFrame, SealError> {
+        let part = sealer.seal_part(SealedKind::Pack, encode_frame(frame))?;
+        let Frame { segment, first, presence, codec, .. } = frame.clone();
+        Ok(SealedFrame { waiting: Waiting { segment, first, presence, codec }, part })
+    }
+
+    /// Adds a frame. The pack that had no room for it any more comes back, complete: filled to less than a frame below its target.
+    pub fn add(&mut self, sealer: &Sealer, frame: SealedFrame) -> Result<Option<SealedPack>, SealError> {
+        let is_full = self.bundle.len_with(frame.part.len()) > self.len_target && self.bundle.part_count() > 0;
+        let full = if is_full { self.finish(sealer)? } else { None };
+        self.bundle.push(frame.part);
+        self.waiting.push(frame.waiting);
+        Ok(full)
+    }
+
+    /// The pack of what is left, if anything is.
+    pub fn finish(&mut self, sealer: &Sealer) -> Result<Option<SealedPack>, SealError> {
+        if self.waiting.is_empty() {
+            return Ok(None);
+        }
+        let bundle = std::mem::replace(&mut self.bundle, Bundle::new(SealedKind::Pack)).finish(sealer)?;
+        let mut frames: Vec<FrameEntry> = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .zip(bundle.ranges)
+            .map(|(Waiting { segment, first, presence, codec }, (offset, len))| FrameEntry {
+                segment,
+                first,
+                presence,
+                codec,
+                offset,
+                len: len as u32,
+            })
+            .collect();
+        frames.sort_unstable_by_key(|frame| frame.offset);
+        let entry = PackEntry { id: bundle.object.id, len: bundle.object.bytes.len() as u64, frames };
+        Ok(Some(SealedPack { object: bundle.object, entry }))
+    }
+
+    /// How many frames wait.
+    #[must_use]
+    pub fn frame_count(&self) -> usize {
+        self.waiting.len()
+    }
+}

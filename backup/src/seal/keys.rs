@@ -1,0 +1,279 @@
+//! Key objects: the master key, wrapped for one password or one key file.
+//!
+//! A key object is JSON (see [`KeyObject`]) of [`KEY_OBJECT_LEN_MAX`] bytes at most, named by the BLAKE3-256 of its bytes. The wrapping key is
+//! argon2id of the password and the salt, or, for a key file, BLAKE3 in key derivation mode ([`KEY_FILE_CONTEXT`]) over its 32 bytes and the
+//! salt. With it, the master key is sealed by XChaCha20-Poly1305; the additional data are what the repository's file states and what the key object
+//! says of itself, so nobody without the key can change either and go unnoticed.
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use chacha20poly1305::aead::{AeadInOut, KeyInit};
+use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::secrets::{KEY_LEN, random};
+use super::{NONCE_LEN, SealError, SealedObject, Secrets, TAG_LEN};
+use crate::format::RepositoryFile;
+use crate::hexadecimal;
+use crate::objects::{ObjectError, ObjectId, ObjectKind, ObjectName, Objects, list_kind};
+
+/// Keys that are tried at most: each password costs a second.
+pub const KEY_COUNT_MAX: usize = 64;
+
+const VERSION: u32 = 1;
+const KEY_OBJECT_LEN_MAX: usize = 16 << 10;
+const LABEL_LEN_MAX: usize = 255;
+const KEY_FILE_CONTEXT: &str = "vellum 2026-11 repository key file v1";
+const KEY_FILE_PREFIX: &str = "vellum-key-1-";
+const SALT_LEN: usize = 16;
+/// What a hostile key object may make us spend: 1 GiB of memory, and passes over 8 GiB in all.
+const MEMORY_KIB_MAX: u32 = 1 << 20;
+const WORK_KIB_MAX: u64 = 8 << 20;
+const LANES_MAX: u32 = 16;
+
+/// What a password costs to try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PasswordCost {
+    /// Memory in KiB.
+    pub memory_kib: u32,
+    /// Passes over it.
+    pub passes: u32,
+    /// Lanes of it; this program fills them one after the other.
+    pub lanes: u32,
+}
+
+impl Default for PasswordCost {
+    /// 64 MiB in three passes: about a fifth of a second here, and nothing that a graphics card does many of at once.
+    fn default() -> Self {
+        Self { memory_kib: 64 << 10, passes: 3, lanes: 1 }
+    }
+}
+
+/// What opens a key object.
+#[derive(Clone, Debug)]
+pub enum Opener {
+    /// What a person knows.
+    Password(Zeroizing<String>),
+    /// What a machine has.
+    KeyFile(KeyFile),
+}
+
+/// 32 random bytes in a file of text.
+#[derive(Clone)]
+pub struct KeyFile(Zeroizing<[u8; KEY_LEN]>);
+
+impl KeyFile {
+    /// A new one.
+    pub fn generate() -> Result<Self, SealError> {
+        Ok(Self(random()?))
+    }
+
+    /// What a file holds: one line, `vellum-key-1-` and 64 hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        hexadecimal::read_exact(text.trim().strip_prefix(KEY_FILE_PREFIX)?).map(Zeroizing::new).map(Self)
+    }
+
+    /// The line for a file.
+    #[must_use]
+    pub fn to_text(&self) -> Zeroizing<String> {
+        Zeroizing::new(format!("{KEY_FILE_PREFIX}{}\n", *Zeroizing::new(hexadecimal::write(&*self.0))))
+    }
+}
+
+impl std::fmt::Debug for KeyFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeyFile(…)")
+    }
+}
+
+/// Why a key object does not give the master key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// Another password or key file, or statements of the repository that were changed.
+    #[error("no key of the repository opens with this password or key file")]
+    Wrong,
+    /// The object cannot be read, or asks for too much.
+    #[error("the key object cannot be used: {0}")]
+    Invalid(String),
+    /// Random bytes are missing.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The place does not answer.
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
+}
+
+/// A key object as it is written.
+#[derive(Serialize, Deserialize)]
+struct KeyObject {
+    /// 1. Greater is a newer program's.
+    version: u32,
+    /// `password` or `file`.
+    kind: String,
+    /// What people call it.
+    label: String,
+    /// When it was made, in milliseconds since 1970.
+    time_ms: u64,
+    /// What a password costs; none for key files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    argon2id: Option<PasswordCost>,
+    /// 16 random bytes.
+    salt: String,
+    /// 24 random bytes.
+    nonce: String,
+    /// The master key, sealed, with the tag of 16 bytes behind it.
+    wrapped: String,
+}
+
+/// What is known of a key without opening it. Nothing proves it before it is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyInfo {
+    /// The key object.
+    pub id: ObjectId,
+    /// What people call it.
+    pub label: String,
+    /// Whether a password opens it; else a key file does.
+    pub is_password: bool,
+    /// When it was made, in milliseconds since 1970.
+    pub time_ms: u64,
+}
+
+/// A key object for `keys/`, which gives `secrets` to whoever has `opener`. Takes as long as `cost` says.
+pub fn create_key(
+    secrets: &Secrets,
+    repository: &RepositoryFile,
+    opener: &Opener,
+    label: &str,
+    time_ms: u64,
+    cost: PasswordCost,
+) -> Result<SealedObject, KeyError> {
+    if label.len() > LABEL_LEN_MAX || label.chars().any(char::is_control) {
+        return Err(KeyError::Invalid(format!("a label has at most {LABEL_LEN_MAX} bytes and no control characters")));
+    }
+    let (salt, nonce) = (random::<SALT_LEN>()?, random::<NONCE_LEN>()?);
+    let (kind, argon2id) = match opener {
+        Opener::Password(_) => ("password", Some(cost)),
+        Opener::KeyFile(_) => ("file", None),
+    };
+    let mut key = KeyObject {
+        version: VERSION,
+        kind: kind.to_owned(),
+        label: label.to_owned(),
+        time_ms,
+        argon2id,
+        salt: hexadecimal::write(&*salt),
+        nonce: hexadecimal::write(&*nonce),
+        wrapped: String::new(),
+    };
+    let mut wrapped = Zeroizing::new(*secrets.0);
+    let cipher = key.cipher(opener)?;
+    let tag = cipher.encrypt_inout_detached(&XNonce::from(*nonce), key.statement(repository).as_bytes(), wrapped.as_mut_slice().into());
+    let tag: [u8; TAG_LEN] = tag.expect("32 bytes are not too long to be sealed").into();
+    key.wrapped = hexadecimal::write(&[&wrapped[..], &tag].concat());
+    let bytes = serde_json::to_vec(&key).expect("texts and numbers are JSON");
+    Ok(SealedObject { id: ObjectId::of(&bytes), bytes })
+}
+
+/// The master key in the key object `stored`.
+pub fn unlock(repository: &RepositoryFile, stored: &[u8], opener: &Opener) -> Result<Secrets, KeyError> {
+    let key = KeyObject::parse(stored)?;
+    let invalid = |what: &str| KeyError::Invalid(format!("its {what} cannot be read"));
+    let nonce: [u8; NONCE_LEN] = hexadecimal::read_exact(&key.nonce).ok_or_else(|| invalid("nonce"))?;
+    let sealed: [u8; KEY_LEN + TAG_LEN] = hexadecimal::read_exact(&key.wrapped).ok_or_else(|| invalid("wrapped key"))?;
+    let (wrapped, tag) = sealed.split_first_chunk::<KEY_LEN>().expect("a key and a tag");
+    let tag: [u8; TAG_LEN] = tag.try_into().expect("what is left is a tag");
+    let mut wrapped = Zeroizing::new(*wrapped);
+    let statement = key.statement(repository);
+    let cipher = key.cipher(opener)?;
+    let opened = cipher.decrypt_inout_detached(&nonce.into(), statement.as_bytes(), wrapped.as_mut_slice().into(), &Tag::from(tag));
+    opened.map_err(|_| KeyError::Wrong)?;
+    Ok(Secrets(wrapped))
+}
+
+/// The master key, from the first of the repository's keys that `opener` opens. A key object that cannot be read is passed over: it may be
+/// another's, or damaged, and must not lock out those whose own is whole.
+pub fn unlock_any(objects: &dyn Objects, repository: &RepositoryFile, opener: &Opener) -> Result<(ObjectId, Secrets), KeyError> {
+    let mut unreadable = None;
+    let mut is_wrong = false;
+    for id in key_ids(objects)? {
+        let stored = objects.get(&ObjectName::Key(id).to_string())?;
+        if ObjectId::of(&stored) != id {
+            unreadable = Some(KeyError::Invalid(SealError::Name.to_string()));
+            continue;
+        }
+        match unlock(repository, &stored, opener) {
+            Ok(secrets) => return Ok((id, secrets)),
+            Err(KeyError::Wrong) => is_wrong = true,
+            Err(error) => unreadable = Some(error),
+        }
+    }
+    Err(unreadable.filter(|_| !is_wrong).unwrap_or(KeyError::Wrong))
+}
+
+fn key_ids(objects: &dyn Objects) -> Result<Vec<ObjectId>, KeyError> {
+    let mut ids = Vec::new();
+    list_kind(objects, ObjectKind::Key, &mut |name, _| {
+        ids.extend(name.id());
+        Ok(())
+    })?;
+    // In one order for everybody.
+    ids.sort_unstable();
+    ids.truncate(KEY_COUNT_MAX);
+    Ok(ids)
+}
+
+/// What the key object `stored` says of itself.
+pub fn key_info(id: ObjectId, stored: &[u8]) -> Result<KeyInfo, KeyError> {
+    let key = KeyObject::parse(stored)?;
+    Ok(KeyInfo { id, is_password: key.kind == "password", label: key.label, time_ms: key.time_ms })
+}
+
+impl KeyObject {
+    fn parse(stored: &[u8]) -> Result<Self, KeyError> {
+        if stored.len() > KEY_OBJECT_LEN_MAX {
+            return Err(KeyError::Invalid(format!("it has {} bytes", stored.len())));
+        }
+        let key: Self = serde_json::from_slice(stored).map_err(|error| KeyError::Invalid(error.to_string()))?;
+        if key.version != VERSION {
+            return Err(KeyError::Invalid(SealError::Version(key.version.try_into().unwrap_or(u8::MAX)).to_string()));
+        }
+        if key.label.len() > LABEL_LEN_MAX || key.label.chars().any(char::is_control) {
+            return Err(KeyError::Invalid("its label is not text of one line".to_owned()));
+        }
+        Ok(key)
+    }
+
+    /// What the wrapping proves beside the key.
+    fn statement(&self, repository: &RepositoryFile) -> String {
+        let (kind, time_ms, label) = (&self.kind, self.time_ms, &self.label);
+        format!("vellum 2026-11 repository key v1\n{}{kind}\n{time_ms}\n{label}", repository.statement())
+    }
+
+    fn cipher(&self, opener: &Opener) -> Result<XChaCha20Poly1305, KeyError> {
+        let salt: [u8; SALT_LEN] =
+            hexadecimal::read_exact(&self.salt).ok_or_else(|| KeyError::Invalid("its salt cannot be read".to_owned()))?;
+        let key = match (opener, self.kind.as_str(), self.argon2id) {
+            (Opener::Password(password), "password", Some(cost)) => stretched(password, &salt, cost)?,
+            (Opener::KeyFile(file), "file", None) => {
+                let input = Zeroizing::new([&file.0[..], &salt].concat());
+                Zeroizing::new(blake3::derive_key(KEY_FILE_CONTEXT, &input))
+            }
+            // A password for a key file's object, or the reverse.
+            _ => return Err(KeyError::Wrong),
+        };
+        Ok(XChaCha20Poly1305::new(&(*key).into()))
+    }
+}
+
+fn stretched(password: &str, salt: &[u8], cost: PasswordCost) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
+    let work = u64::from(cost.memory_kib) * u64::from(cost.passes);
+    if cost.memory_kib > MEMORY_KIB_MAX || work > WORK_KIB_MAX || cost.lanes > LANES_MAX {
+        return Err(KeyError::Invalid("it asks for more memory or time than a password is worth".to_owned()));
+    }
+    let invalid = |error: argon2::Error| KeyError::Invalid(format!("argon2id: {error}"));
+    let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(KEY_LEN)).map_err(invalid)?;
+    let mut key = Zeroizing::new([0; KEY_LEN]);
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(password.as_bytes(), salt, &mut *key).map_err(invalid)?;
+    Ok(key)
+}
