@@ -9,9 +9,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:$(CARGO_TARGET_DIR)/tools/bin:/usr/sbi
 to_build := g++ clang libclang-dev
 to_make_disks := e2fsprogs qemu-utils xfsprogs fdisk
 to_be_clients := fuse3 libnbd-bin gnutls-bin
+to_read := python3-venv
 to_boot := qemu-system-x86 mmdebstrap e2fsprogs
 
-.PHONY: help build test lint demo pictures boot-test bench fuzz-build fuzz-smoke packages tools
+.PHONY: help build test lint demo pictures boot-test bench fuzz-build fuzz-smoke packages python tools
 .NOTPARALLEL:
 
 help: ## this list
@@ -21,7 +22,7 @@ build: packages ## the `vellum` command, in $CARGO_TARGET_DIR/release
 	cargo build --release --workspace
 
 # The tests come last, so that cargo's summary is the last word.
-test: packages fuzz-build ## every test, and that every fuzz target builds
+test: packages python fuzz-build ## every test, and that every fuzz target builds
 	cargo test --release --workspace --no-fail-fast
 
 lint: packages tools ## format, clippy, and which crates may be guests here
@@ -55,6 +56,11 @@ fuzz-smoke: packages ## every fuzz target for SECONDS (5)
 packages:
 	@dev/check-rust
 	@dev/install-packages $(to_build) $(to_make_disks) $(to_be_clients)
+
+# For the independent reader of repositories, which the tests set beside ours.
+python:
+	@dev/install-packages $(to_read)
+	@dev/install-python
 
 # cargo-deny is built in a folder of its own that cargo removes, so that the workspace's build stays as it is.
 tools:

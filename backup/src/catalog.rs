@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use rayon::prelude::*;
+use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use vellum_core::hash::{ChunkHash, HASH_LEN};
 use vellum_core::identity::SegmentId;
 use vellum_core::units::ChunkId;

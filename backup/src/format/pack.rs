@@ -1,10 +1,12 @@
 //! A pack: frames that were put together, as one object. Its bytes are a bundle's (`seal`), each part a frame (`frame`).
 
 use vellum_core::frame::FrameCodec;
+use vellum_core::hash::{ChunkHash, hash_chunks};
 use vellum_core::identity::SegmentId;
 
-use super::{Frame, FrameEntry, PackEntry, Presence, encode_frame};
-use crate::seal::{Bundle, SealError, SealedKind, SealedObject, Sealer};
+use super::{Frame, FrameEntry, PackEntry, Presence, decode_frame, encode_frame};
+use crate::objects::ObjectId;
+use crate::seal::{Bundle, SealError, SealedKind, SealedObject, Sealer, bundle_parts};
 
 /// How long packs become: large enough that an object store's latency and price for each request hardly count, small enough that a few wait in
 /// memory at once, and that repacking one costs little.
@@ -102,4 +104,26 @@ impl PackWriter {
     pub fn frame_count(&self) -> usize {
         self.waiting.len()
     }
+}
+
+/// What an index said of the pack `stored`, found out from the pack alone: for whoever has lost the index. Gives its entry, and segment, ordinal
+/// and name of each of its chunks. Cost: decoding and hashing all of it.
+pub fn read_pack(
+    sealer: &Sealer,
+    id: ObjectId,
+    stored: &[u8],
+    chunk_len: u32,
+) -> Result<(PackEntry, Vec<(SegmentId, u32, ChunkHash)>), SealError> {
+    let (mut frames, mut names) = (Vec::new(), Vec::new());
+    for (offset, len) in bundle_parts(sealer, SealedKind::Pack, &id, stored)? {
+        let body = sealer.open_part(SealedKind::Pack, &stored[offset as usize..(offset + len) as usize])?;
+        let frame = decode_frame(&body)?;
+        let plain = frame.decompressed(chunk_len).map_err(|error| SealError::Content(error.to_string()))?;
+        let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len as usize).collect();
+        let ordinals = frame.presence.offsets().map(|at| frame.first + at);
+        names.extend(ordinals.zip(hash_chunks(&chunks)).map(|(ordinal, hash)| (frame.segment, ordinal, hash)));
+        let Frame { segment, first, presence, codec, .. } = frame;
+        frames.push(FrameEntry { segment, first, presence, codec, offset, len: len as u32 });
+    }
+    Ok((PackEntry { id, len: stored.len() as u64, frames }, names))
 }

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -22,11 +22,11 @@ use super::{OBJECT_LEN_MAX, ObjectError, ObjectErrorKind, Objects, exactly};
 
 /// One request is tried this many times again: with the pauses below about half a minute, which outlasts a server's restart.
 const RETRIES_MAX: usize = 6;
-const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
+const RETRY_TIMEOUT: Duration = Duration::from_mins(1);
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How long one request may take: a pack over a line of 1 Mbit/s.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a read whose body broke off is begun again.
 const READ_TRIES: usize = 3;
@@ -42,8 +42,10 @@ pub struct Cloud {
     runtime: Runtime,
     store: Arc<dyn ObjectStore>,
     bucket: Bucket,
-    /// Whether the store takes conditional puts, as far as is known.
-    is_conditional: AtomicBool,
+    /// The same, trying nothing again: a server that does not know conditional puts may say so in a way that looks like passing trouble.
+    impatient: Arc<dyn ObjectStore>,
+    /// Whether the store takes conditional puts, once it is known.
+    is_conditional: OnceLock<bool>,
     /// What no message may hold.
     secrets: Vec<String>,
 }
@@ -55,10 +57,11 @@ impl Cloud {
         let fail = |what: String| ObjectError::new(ObjectErrorKind::Failed, address(bucket), cleaned(&what, &secrets));
         // Somebody else in this process may have chosen already; then theirs is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let store = client(bucket, environment).map_err(|error| fail(error.to_string()))?;
+        let client = |retries| client(bucket, environment, retries).map_err(|error| fail(error.to_string()));
+        let (store, impatient) = (client(RETRIES_MAX)?, client(0)?);
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(RUNTIME_THREADS).enable_all().build().map_err(|error| fail(error.to_string()))?;
-        Ok(Self { runtime, store, bucket: bucket.clone(), is_conditional: AtomicBool::new(true), secrets })
+        Ok(Self { runtime, store, impatient, bucket: bucket.clone(), is_conditional: OnceLock::new(), secrets })
     }
 
     fn path(&self, name: &str) -> Result<Path, ObjectError> {
@@ -85,17 +88,20 @@ impl Cloud {
 
     /// Puts where nothing is, if the store can say that.
     fn put_new(&self, path: &Path, payload: PutPayload) -> Result<(), object_store::Error> {
-        let put = |mode: PutMode| self.runtime.block_on(self.store.put_opts(path, payload.clone(), mode.into())).map(drop);
-        if !self.is_conditional.load(Relaxed) {
-            return put(PutMode::Overwrite);
-        }
-        match put(PutMode::Create) {
-            Err(error) if is_unknown_to_the_store(&error) => {
-                self.is_conditional.store(false, Relaxed);
-                put(PutMode::Overwrite)
+        let put =
+            |store: &dyn ObjectStore, mode: PutMode| self.runtime.block_on(store.put_opts(path, payload.clone(), mode.into())).map(drop);
+        if self.is_conditional.get().is_none() {
+            let first = put(&*self.impatient, PutMode::Create);
+            match &first {
+                Err(error) if is_unknown_to_the_store(error) => drop(self.is_conditional.set(false)),
+                Err(error) if kind_of(error) == ObjectErrorKind::Passing => {}
+                _ => {
+                    let _ = self.is_conditional.set(true);
+                    return first;
+                }
             }
-            other => other,
         }
+        put(&*self.store, if self.is_conditional.get() == Some(&false) { PutMode::Overwrite } else { PutMode::Create })
     }
 }
 
@@ -174,14 +180,15 @@ fn broken(what: String) -> object_store::Error {
     object_store::Error::Generic { store: "repository", source: what.into() }
 }
 
-fn client(bucket: &Bucket, environment: &Environment) -> Result<Arc<dyn ObjectStore>, object_store::Error> {
+fn client(bucket: &Bucket, environment: &Environment, retries: usize) -> Result<Arc<dyn ObjectStore>, object_store::Error> {
     let backoff = BackoffConfig { init_backoff: PAUSE_FIRST, max_backoff: PAUSE_MAX, ..BackoffConfig::default() };
-    let retry = RetryConfig { backoff, max_retries: RETRIES_MAX, retry_timeout: RETRY_TIMEOUT };
+    let retry = RetryConfig { backoff, max_retries: retries, retry_timeout: RETRY_TIMEOUT };
     let options = ClientOptions::new().with_timeout(REQUEST_TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT);
     let set = variables(bucket.protocol, environment);
     Ok(match bucket.protocol {
         Protocol::S3 => {
-            let start = AmazonS3Builder::new().with_client_options(options).with_retry(retry);
+            // One object goes at a time, and not every server knows how to delete many.
+            let start = AmazonS3Builder::new().with_client_options(options).with_retry(retry).with_disable_bulk_delete(true);
             let builder = set.fold(start, |builder, (key, value)| match key.parse() {
                 Ok(key) => builder.with_config(key, value),
                 Err(_) => builder,

@@ -339,10 +339,12 @@ fn remove_leftovers(folder: &OwnedFd, depth: usize) -> Result<u64, Fault> {
 
 /// Whether there was one that nobody writes.
 fn remove_leftover(folder: &OwnedFd, name: &str) -> io::Result<bool> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    // For writing: NFS locks nothing else.
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(folder, name, flags, Mode::empty()) {
         Ok(file) => file,
-        Err(Errno::NOENT | Errno::LOOP) => return Ok(false),
+        // Gone, or nothing that a put makes, or another user's.
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ISDIR | Errno::ACCESS) => return Ok(false),
         Err(errno) => return Err(errno.into()),
     };
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {

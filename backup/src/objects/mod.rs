@@ -98,12 +98,10 @@ pub fn list_kind(
     visit: &mut dyn FnMut(ObjectName, u64) -> Result<(), ObjectError>,
 ) -> Result<u64, ObjectError> {
     let mut strange = 0;
-    objects.list(kind.prefix(), &mut |text, len| match ObjectName::parse(text).filter(|name| name.kind() == kind) {
-        Some(name) => visit(name, len),
-        None => {
-            strange += 1;
-            Ok(())
-        }
+    objects.list(kind.prefix(), &mut |text, len| {
+        let name = ObjectName::parse(text).filter(|name| name.kind() == kind);
+        strange += u64::from(name.is_none());
+        name.map_or(Ok(()), |name| visit(name, len))
     })?;
     Ok(strange)
 }

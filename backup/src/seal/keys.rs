@@ -186,8 +186,8 @@ pub fn unlock(repository: &RepositoryFile, stored: &[u8], opener: &Opener) -> Re
     let mut wrapped = Zeroizing::new(*wrapped);
     let statement = key.statement(repository);
     let cipher = key.cipher(opener)?;
-    let opened = cipher.decrypt_inout_detached(&nonce.into(), statement.as_bytes(), wrapped.as_mut_slice().into(), &Tag::from(tag));
-    opened.map_err(|_| KeyError::Wrong)?;
+    let result = cipher.decrypt_inout_detached(&nonce.into(), statement.as_bytes(), wrapped.as_mut_slice().into(), &Tag::from(tag));
+    result.map_err(|_| KeyError::Wrong)?;
     Ok(Secrets(wrapped))
 }
 

@@ -40,6 +40,8 @@ mod bundle;
 mod keys;
 mod pad;
 mod secrets;
+#[cfg(test)]
+mod tests;
 
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
