@@ -5,6 +5,7 @@ pub mod encodings;
 pub mod formats;
 pub mod guest;
 pub mod nbd;
+pub mod repository;
 pub mod store_ops;
 
 // The property test's model, its content and its hands: the same rules for both.

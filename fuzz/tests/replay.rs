@@ -7,7 +7,7 @@ use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload};
 use vellum_core::hash::ChunkHash;
 use vellum_core::page::{Page, Run, Slot};
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
-use vellum_fuzz::{encodings, formats, guest, nbd, store_ops};
+use vellum_fuzz::{encodings, formats, guest, nbd, repository, store_ops};
 
 #[path = "../../serve/tests/nbd/client.rs"]
 #[expect(dead_code, reason = "the server's tests use the rest")]
@@ -15,18 +15,42 @@ mod client;
 
 type Body = fn(&[u8]);
 
-const TARGETS: [(&str, Body); 11] = [
+const TARGETS: [(&str, Body); 17] = [
     ("change_map", formats::change_map),
     ("frame_header", encodings::frame_header),
     ("frame_payload", encodings::frame_payload),
     ("guest", guest::guest),
+    ("index_object", repository::index_object),
+    ("map_blob", repository::map_blob),
     ("name", encodings::name),
     ("nbd", nbd::nbd),
+    ("pack_frame", repository::pack_frame),
     ("page", encodings::page),
     ("probe", formats::probe),
     ("qcow2", formats::qcow2),
     ("records", encodings::records),
+    ("repository_file", repository::repository_file),
+    ("repository_key", repository::repository_key),
+    ("repository_record", repository::repository_record),
     ("store_ops", store_ops::store_ops),
+];
+
+/// Seeds that are golden files of repositories.
+const REPOSITORY_SEEDS: [(&str, &str); 14] = [
+    ("pack_frame", "frame-zstd"),
+    ("pack_frame", "frame-none-gaps"),
+    ("pack_frame", "frame-lz4"),
+    ("index_object", "index-empty"),
+    ("index_object", "index-gaps"),
+    ("map_blob", "map-root"),
+    ("map_blob", "map-child"),
+    ("repository_record", "record"),
+    ("repository_record", "envelope-zstd"),
+    ("repository_key", "key-password"),
+    ("repository_key", "key-file"),
+    ("repository_file", "repository-file"),
+    ("repository_file", "plain-index"),
+    ("repository_file", "plain-pack"),
 ];
 
 #[test]
@@ -95,6 +119,12 @@ fn write_seeds() {
     }
     put("nbd", "old", &[&[0, 0, 0, 0][..], &client::option(1, b""), &client::request(Form::Simple, 0, 0, 1, 0, 70_000)].concat());
     put("nbd", "refused", &[&[0, 0, 0, 3][..], &client::option(5, b""), &client::option(99, b"?"), &client::option(2, b"")].concat());
+    for (target, name) in REPOSITORY_SEEDS {
+        let golden = corpus.join("../../backup/tests/golden").join(format!("{name}.hex"));
+        let text = std::fs::read_to_string(golden).expect("golden files are there first");
+        let digits: Vec<u8> = text.bytes().filter_map(|digit| (digit as char).to_digit(16)).map(|digit| digit as u8).collect();
+        put(target, name, &digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect::<Vec<u8>>());
+    }
     for seed in 0..8_u64 {
         let mut bytes = vec![0; 400];
         fastrand::Rng::with_seed(seed).fill(&mut bytes);

@@ -1,0 +1,204 @@
+//! The bytes of every encoding of a repository, kept in `golden/` for ever: what was written once must be read by every later version, and
+//! what is written now must not change by accident.
+//!
+//! What is sealed begins with random bytes, so of that only the reading is held. A new version of an encoding adds files and takes none
+//! away. `cargo test --release --workspace --test golden -- --ignored` writes files that are missing, and no other.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use vellum_backup::format::{
+    Frame, FrameEntry, IndexObject, MapBlob, PackEntry, PackWriter, Presence, RepositoryFile, SegmentEntry, address, decode_frame,
+    encode_frame,
+};
+use vellum_backup::objects::ObjectId;
+use vellum_backup::seal::{KeyFile, Opener, PasswordCost, SealedKind, Sealer, Secrets, bundle_parts, create_key, unenveloped, unlock};
+use vellum_core::frame::FrameCodec;
+use vellum_core::hash::ChunkHash;
+use vellum_core::identity::{ContentId, RepositoryId, SegmentId};
+use vellum_core::page::{Page, Run, Slot};
+use vellum_core::units::PageIndex;
+
+const SEGMENT: SegmentId = SegmentId([0x5e; 16]);
+const OTHER: SegmentId = SegmentId([0x6f; 16]);
+const RECORD: &[u8] = br#"{"version":1,"counter":1,"parents":[],"session":"00","writer":"host","time_ms":2}"#;
+const KEY_LINE: &str = "vellum-key-1-000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
+const COST: PasswordCost = PasswordCost { memory_kib: 64, passes: 1, lanes: 1 };
+
+fn repository(is_encrypted: bool) -> RepositoryFile {
+    RepositoryFile { id: RepositoryId([0x11; 16]), is_encrypted, chunk_len: 4096 }
+}
+
+fn frames() -> Vec<(&'static str, Frame<'static>)> {
+    let frame = |first, offsets: &[u32], codec, payload| Frame { segment: SEGMENT, first, presence: Presence::of(offsets), codec, payload };
+    vec![
+        ("frame-zstd", frame(0, &[0, 1, 2], FrameCodec::Zstd, b"opaque")),
+        ("frame-none-gaps", frame(65_000, &[0, 1, 7, 8, 500], FrameCodec::None, b"opaque as well")),
+        ("frame-lz4", frame(9, &[0], FrameCodec::Lz4, b"")),
+    ]
+}
+
+fn index() -> IndexObject {
+    let names =
+        |ordinals: &[u32]| SegmentEntry::new(&ordinals.iter().map(|at| (*at, ChunkHash::of(&at.to_le_bytes()))).collect::<Vec<_>>());
+    let entry = |segment, first, offsets: &[u32], codec, offset, len| FrameEntry {
+        segment,
+        first,
+        presence: Presence::of(offsets),
+        codec,
+        offset,
+        len,
+    };
+    IndexObject {
+        segments: BTreeMap::from([(SEGMENT, names(&[0, 1, 2, 300])), (OTHER, names(&[7, 9]))]),
+        packs: vec![
+            PackEntry {
+                id: ObjectId([1; 32]),
+                len: 40_000,
+                frames: vec![
+                    entry(SEGMENT, 0, &[0, 1, 2], FrameCodec::Zstd, 104, 3000),
+                    entry(OTHER, 7, &[0, 2], FrameCodec::None, 4000, 8251),
+                ],
+            },
+            PackEntry { id: ObjectId([2; 32]), len: 5000, frames: vec![entry(SEGMENT, 300, &[0], FrameCodec::Lz4, 96, 700)] },
+        ],
+    }
+}
+
+fn maps() -> Vec<(&'static str, MapBlob)> {
+    let mut page = Page::new();
+    page.push(Run { start: 3, len: 20, slot: Slot::Chunk(address(0, 5)) });
+    page.push(Run { start: 23, len: 2, slot: Slot::Zero });
+    page.push(Run { start: 1000, len: 24, slot: Slot::Chunk(address(1, 65_512)) });
+    let blob = |parent: Option<ContentId>, pages| MapBlob {
+        content: ContentId([3; 16]),
+        parent,
+        parent_visible: parent.map_or(0, |_| 1 << 40),
+        segments: vec![SEGMENT, OTHER],
+        pages,
+    };
+    vec![
+        ("map-root", blob(None, vec![(PageIndex(0), page.clone())])),
+        (
+            "map-child",
+            blob(Some(ContentId([4; 16])), vec![(PageIndex(2), page.clone()), (PageIndex(300), Page::new()), (PageIndex(301), page)]),
+        ),
+    ]
+}
+
+/// Every golden name with what this version writes.
+fn written() -> Vec<(&'static str, Vec<u8>)> {
+    let frames = frames().into_iter().map(|(name, frame)| (name, encode_frame(&frame)));
+    let maps = maps().into_iter().map(|(name, map)| (name, map.encode()));
+    let others = [
+        ("index-empty", IndexObject::default().encode()),
+        ("index-gaps", index().encode()),
+        ("repository-file", repository(true).encode()),
+        ("record", RECORD.to_vec()),
+    ];
+    frames.chain(maps).chain(others).collect()
+}
+
+/// What has random bytes in it: names with what could be written today.
+fn sealed() -> Vec<(&'static str, Vec<u8>)> {
+    let secrets = Secrets::generate().expect("random bytes");
+    let key = |opener| create_key(&secrets, &repository(true), &opener, "a label", 3, COST).expect("a key").bytes;
+    let mut sealed = vec![("key-password", key(password())), ("key-file", key(key_file()))];
+    for (sealer, names) in [
+        (Sealer::plain(repository(false).id), ["plain-index", "plain-record", "plain-pack"]),
+        (Sealer::encrypted(repository(true).id, &secrets), ["sealed-index", "sealed-record", "sealed-pack"]),
+    ] {
+        let mut pack = PackWriter::default();
+        for (_, frame) in self::frames() {
+            pack.add(&sealer, PackWriter::seal_frame(&sealer, &frame).expect("sealed")).expect("sealed");
+        }
+        sealed.push((names[0], sealer.seal(SealedKind::Index, &index().encode()).expect("sealed").bytes));
+        sealed.push((names[1], sealer.seal(SealedKind::Record, RECORD).expect("sealed").bytes));
+        sealed.push((names[2], pack.finish(&sealer).expect("sealed").expect("not empty").object.bytes));
+    }
+    let body = sealed.iter().find(|(name, _)| *name == "plain-index").expect("just made").1.clone();
+    sealed.push(("envelope-zstd", body[8 + 24..body.len() - 16].to_vec()));
+    sealed
+}
+
+fn password() -> Opener {
+    Opener::Password("correct horse".to_owned().into())
+}
+
+fn key_file() -> Opener {
+    Opener::KeyFile(KeyFile::parse(KEY_LINE).expect("a key file"))
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"))
+}
+
+fn golden(name: &str) -> Vec<u8> {
+    let text = std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("a byte")).collect()
+}
+
+#[test]
+fn what_is_written_now_is_what_was_written_once() {
+    for (name, bytes) in written() {
+        assert_eq!(bytes, golden(name), "{name}");
+    }
+}
+
+#[test]
+fn what_was_written_once_is_read_now() {
+    for (name, frame) in frames() {
+        assert_eq!(decode_frame(&golden(name)), Ok(frame), "{name}");
+    }
+    for (name, map) in maps() {
+        assert_eq!(MapBlob::decode(&golden(name)), Ok(map), "{name}");
+    }
+    assert_eq!(IndexObject::decode(&golden("index-gaps")), Ok(index()));
+    assert_eq!(IndexObject::decode(&golden("index-empty")), Ok(IndexObject::default()));
+    assert_eq!(RepositoryFile::decode(&golden("repository-file")), Ok(repository(true)));
+    assert_eq!(unenveloped(&golden("envelope-zstd")), Ok(index().encode()));
+    let record: vellum_backup::record::Record = serde_json::from_slice(&golden("record")).expect("a record");
+    assert_eq!((record.counter, record.writer.as_str()), (1, "host"));
+}
+
+#[test]
+fn what_was_sealed_once_is_opened_now() {
+    let secrets = unlock(&repository(true), &golden("key-password"), &password()).expect("the password opens it");
+    assert!(unlock(&repository(true), &golden("key-file"), &key_file()).is_ok());
+    for (sealer, prefix) in [(Sealer::plain(repository(false).id), "plain"), (Sealer::encrypted(repository(true).id, &secrets), "sealed")] {
+        let open = |kind, name: &str| {
+            let stored = golden(&format!("{prefix}-{name}"));
+            sealer.open(kind, &ObjectId::of(&stored), &stored).expect(name)
+        };
+        assert_eq!(IndexObject::decode(&open(SealedKind::Index, "index")), Ok(index()));
+        assert_eq!(open(SealedKind::Record, "record"), RECORD);
+        let pack = golden(&format!("{prefix}-pack"));
+        let parts = bundle_parts(&sealer, SealedKind::Pack, &ObjectId::of(&pack), &pack).expect("a pack");
+        let part = |(offset, len): (u64, u64)| &pack[offset as usize..(offset + len) as usize];
+        let mut found: Vec<Vec<u8>> =
+            parts.into_iter().map(|range| sealer.open_part(SealedKind::Pack, part(range)).expect("a frame")).collect();
+        let mut expected: Vec<Vec<u8>> = frames().iter().map(|(_, frame)| encode_frame(frame)).collect();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+#[ignore = "writes into the source tree"]
+fn write_missing_files() {
+    let (sealed, missing) = (sealed(), |name: &str| !path(name).exists());
+    // One key opens them all: they are written together or not at all.
+    let are_missing = sealed.iter().all(|(name, _)| missing(name));
+    let sealed = sealed.into_iter().filter(|_| are_missing);
+    for (name, bytes) in written().into_iter().filter(|(name, _)| missing(name)).chain(sealed) {
+        std::fs::write(path(name), hexadecimal(&bytes)).expect("a file can be written");
+    }
+}
+
+/// Thirty-two bytes a line.
+fn hexadecimal(bytes: &[u8]) -> String {
+    let digit = |byte: u8| char::from_digit(byte.into(), 16).expect("four bits are a digit");
+    bytes.chunks(32).flat_map(|line| line.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).chain(['\n'])).collect()
+}

@@ -1,0 +1,4 @@
+//! `map_blob` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vellum_fuzz::repository::map_blob(data));

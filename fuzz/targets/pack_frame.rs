@@ -1,0 +1,4 @@
+//! `pack_frame` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vellum_fuzz::repository::pack_frame(data));

@@ -1,0 +1,4 @@
+//! `repository_file` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vellum_fuzz::repository::repository_file(data));
