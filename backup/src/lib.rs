@@ -30,8 +30,17 @@
 #![forbid(unsafe_code)]
 
 pub mod catalog;
+pub mod error;
 pub mod format;
 mod hexadecimal;
+pub mod journal;
+mod memory;
 pub mod objects;
 pub mod record;
+pub mod repository;
 pub mod seal;
+pub mod session;
+
+pub use error::BackupError;
+pub use repository::{ClientFolders, FirstKey, Repository, Rollback};
+pub use session::{Committed, OpenSession, Session, SessionKind, Writer};

@@ -2,22 +2,26 @@
 //!
 //! A record is JSON, so that anybody can read it in any language; compressed, sealed, and named `journal/COUNTER-ID` where COUNTER is one more
 //! than the greatest that its writer saw, in 16 hexadecimal digits, and ID is what every object's is. Fields may be added; unknown ones are ignored
-//! unless `version` rises. Identities are written in hexadecimal.
+//! unless `version` rises. Identities are written in hexadecimal; records are named `COUNTER-ID`, other objects by their whole name.
 //!
 //! Records name the records that their writer had seen and nobody else had built on (`parents`), so together they are a graph whose every
 //! part holds the past it knew. Two processes that write at once make two ends; the next record has both as parents. Nothing depends on which
-//! came first: points are added and forgotten for ever, contents and indexes are added, replaced and condemned.
+//! came first: everything that a record says has a [`Stamp`] by which it is meant when it is taken back, so taking back what one has seen never
+//! takes back what another says anew. A record that stands for others says what they said under the stamps that it had there.
 
 use serde::{Deserialize, Serialize};
 
+/// The version of records that this program writes, and the newest that it reads.
+pub const RECORD_VERSION: u32 = 1;
+
 /// A record of the journal.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Record {
     /// 1. Greater is a newer program's.
     pub version: u32,
     /// One more than the greatest counter that the writer saw.
     pub counter: u64,
-    /// The IDs of the records that this one builds on.
+    /// The records that this one builds on.
     pub parents: Vec<String>,
     /// The session that wrote it.
     pub session: String,
@@ -27,37 +31,88 @@ pub struct Record {
     pub time_ms: u64,
     /// New points.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub points: Vec<Point>,
+    pub points: Vec<Stamped<Point>>,
     /// New contents, or other maps for known ones (collection merges what nobody sees into what is built on it).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub contents: Vec<Content>,
+    pub contents: Vec<Stamped<Content>>,
     /// Machines as they were pushed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub machines: Vec<Machine>,
-    /// Index objects to read from now on.
+    pub machines: Vec<Stamped<Machine>>,
+    /// IDs of index objects to read from now on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub indexes: Vec<String>,
-    /// IDs of points that are gone for good.
+    /// Points that are gone for good.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub forgotten: Vec<String>,
+    pub forgotten: Vec<Said>,
     /// What a collection found that nothing needs: from here on nobody may build on it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mark: Option<Mark>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<Mark>,
+    /// What has to end before a mark's things can go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<Wait>,
     /// What a collection takes away, for good: written before the first object is deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sweeps: Vec<Sweep>,
     /// Sessions that may not go on: what they write from here on does not count.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fenced: Vec<Fence>,
-    /// IDs of records that this one stands for: it holds all that they held and still counts, so they can be deleted.
+    /// Records that this one stands for: it holds all that they held and still counts, so they can be deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaces: Vec<String>,
+    /// What those stood for, shortened, so that what somebody saw long ago is not missed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub past: Option<Past>,
+}
+
+/// Who said something first, and where in the journal: what is said again by a record that stands for others keeps it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stamp {
+    /// The counter of that record.
+    pub counter: u64,
+    /// The session that wrote it. A session says of one thing one thing.
+    pub session: String,
+}
+
+/// Something with its stamp.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Stamped<T> {
+    /// What is said.
+    #[serde(flatten)]
+    pub value: T,
+    /// None is the record's own: its counter and its session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<Stamp>,
+}
+
+impl<T> From<T> for Stamped<T> {
+    fn from(value: T) -> Self {
+        Self { value, stamp: None }
+    }
+}
+
+/// A point or a content as one session said it.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Said {
+    /// The identity of the point, or the content.
+    pub id: String,
+    /// The session of its stamp.
+    pub session: String,
+}
+
+/// What a record knows of records that are gone, because others stand for them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Past {
+    /// Whatever has this counter or a smaller one, and is not there, was replaced.
+    pub floor: u64,
+    /// The first 16 digits of the ID of every other one.
+    pub ids: Vec<String>,
 }
 
 /// An image or a snapshot as it was when it was pushed.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Point {
-    /// 16 bytes of hash over image identity, serial (or that it has none) and content: pushing the same again makes no second one.
+    /// 16 bytes of hash over image identity, serial (or that it has none) and content: pushing the same again makes no second one, unless it was
+    /// forgotten in between.
     pub id: String,
     /// The image, through renames: the store's identity and the image's number there, `STORE-NUMBER`.
     pub image: String,
@@ -157,23 +212,32 @@ pub struct MachineSnapshot {
 /// What a collection condemned.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Mark {
+    /// The session of the collection: the mark's name.
+    pub id: String,
     /// Objects, by name.
     pub objects: Vec<String>,
-    /// Contents.
-    pub contents: Vec<String>,
-    /// Sessions that were open when the mark could be seen: they may not have seen it. None yet if the record that names them follows.
-    pub waits_for: Option<Vec<String>>,
+    /// Contents, as somebody said them.
+    pub contents: Vec<Said>,
 }
 
-/// What a collection takes away.
+/// The sessions that were open at a moment when the mark could be seen: they may not have seen it, all others have.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Wait {
+    /// The mark.
+    pub mark: String,
+    /// The sessions.
+    pub sessions: Vec<String>,
+}
+
+/// What a collection takes away. The mark is done with: what it condemned and this does not name is as it was before.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Sweep {
-    /// The record with the mark.
+    /// The mark.
     pub mark: String,
     /// Objects, of those that it condemned.
     pub objects: Vec<String>,
     /// Contents, of those that it condemned.
-    pub contents: Vec<String>,
+    pub contents: Vec<Said>,
 }
 
 /// A session that may not go on.
@@ -181,6 +245,8 @@ pub struct Sweep {
 pub struct Fence {
     /// The session.
     pub session: String,
-    /// The IDs of its records that count. None yet if the record that says so follows: until then no record of it counts as lost.
-    pub counted: Option<Vec<String>>,
+    /// Its records that count.
+    pub counted: Vec<String>,
+    /// Whether others of its records are void. If not yet, they are undecided until a record says so.
+    pub decided: bool,
 }

@@ -1,0 +1,174 @@
+//! What can go wrong with a repository, for the program (the variant), the person (the sentence, the hint) and the investigator (the source).
+
+use std::io;
+
+use vellum_store::StoreError;
+
+use crate::objects::ObjectError;
+use crate::seal::{KeyError, SealError};
+
+/// Why an operation on a repository failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The place holds no repository.
+    #[error("there is no repository in {place}")]
+    NoRepository {
+        /// Where it was looked for.
+        place: String,
+    },
+    /// The place holds something already.
+    #[error("{place} holds a repository already, or something else")]
+    NotEmpty {
+        /// Where a repository was to be made.
+        place: String,
+    },
+    /// The key does not open it.
+    #[error("{place}: {source}")]
+    Key {
+        /// The repository.
+        place: String,
+        /// What is wrong.
+        #[source]
+        source: KeyError,
+    },
+    /// It is encrypted, and no key was given.
+    #[error("the repository in {place} is encrypted, and no password or key file was given")]
+    KeyNeeded {
+        /// The repository.
+        place: String,
+    },
+    /// A key was given, but everybody can read it.
+    #[error("the repository in {place} is not encrypted, though a password or key file was given for it")]
+    NotEncrypted {
+        /// The repository.
+        place: String,
+    },
+    /// A newer program wrote it.
+    #[error("{object} has version {found}, this program knows versions up to {known}")]
+    Newer {
+        /// The object.
+        object: String,
+        /// The version that it has.
+        found: u32,
+        /// The newest that this program knows.
+        known: u32,
+    },
+    /// Something that was seen there is gone.
+    #[error("the repository in {place} shows an earlier state: {record}, which {witness}, is gone")]
+    RolledBack {
+        /// The repository.
+        place: String,
+        /// The record that is missing.
+        record: String,
+        /// Who knows of it.
+        witness: &'static str,
+    },
+    /// Another repository is where one was.
+    #[error("{place} holds repository {found} now; it held {known} before")]
+    Exchanged {
+        /// The place.
+        place: String,
+        /// What it holds.
+        found: String,
+        /// What it held when this client saw it last.
+        known: String,
+    },
+    /// An object is not what it must be.
+    #[error("damaged: {object}: {reason}{}", hit(points))]
+    Damaged {
+        /// The object.
+        object: String,
+        /// What is wrong with it.
+        reason: String,
+        /// The points that need it, as far as known.
+        points: Vec<String>,
+    },
+    /// Others are at work, so this cannot be done now.
+    #[error("the repository in {place} is in use: {what}{}", listed(sessions))]
+    Locked {
+        /// The repository.
+        place: String,
+        /// What is in the way.
+        what: String,
+        /// Who they are, one line each.
+        sessions: Vec<String>,
+    },
+    /// Somebody ended this session while it was at work.
+    #[error("this session ({session}) was fenced by a collection: what it did does not count")]
+    Fenced {
+        /// This session.
+        session: String,
+    },
+    /// The last record may be there or not.
+    #[error("whether it was done is not known: {source}")]
+    Uncertain {
+        /// The session, which stays announced.
+        session: String,
+        /// What happened to the request.
+        #[source]
+        source: ObjectError,
+    },
+    /// A parameter that makes no sense, or a name that means nothing here.
+    #[error("{0}")]
+    Parameter(String),
+    /// The place refused something.
+    #[error("{place}: {source}")]
+    Objects {
+        /// The repository.
+        place: String,
+        /// What happened.
+        #[source]
+        source: ObjectError,
+    },
+    /// Something could not be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system refused something.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried, with the path.
+        what: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The person, or the program, called it off.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+fn hit(points: &[String]) -> String {
+    if points.is_empty() { String::new() } else { format!(" (needed by {})", points.join(", ")) }
+}
+
+fn listed(sessions: &[String]) -> String {
+    sessions.iter().map(|session| format!("\n  {session}")).collect()
+}
+
+impl BackupError {
+    /// What can be done about it, if anything can be said.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoRepository { .. } => Some("make one with `backup init`"),
+            Self::NotEmpty { .. } => Some("choose an empty place"),
+            Self::KeyNeeded { .. } => Some("give the password or the key file"),
+            Self::NotEncrypted { .. } => Some("if you know it is not encrypted, give no key; else somebody exchanged it"),
+            Self::Newer { .. } => Some("use a newer program"),
+            Self::RolledBack { .. } => {
+                Some("if you restored the repository from a copy, say --allow-rollback; else somebody took something away")
+            }
+            Self::Exchanged { .. } => Some("if you made it anew, say --allow-rollback; else somebody exchanged it"),
+            Self::Damaged { .. } => Some("run `backup verify` to see what else is hit; other points can be restored"),
+            Self::Locked { .. } => Some("wait for them; what died can be ended with `backup prune --fence SESSION`"),
+            Self::Fenced { .. } => Some("run it again: nothing is lost but time"),
+            Self::Uncertain { .. } => {
+                Some("run it again once the place answers; the session can be ended with `backup prune --fence SESSION`")
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! What a repository holds: the fold of its records. Order does not matter: every part of it is a union, or a choice by stamp.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use vellum_core::identity::ContentId;
+
+use super::status::{self, Status};
+use super::{Journal, RecordName};
+use crate::objects::{ObjectId, ObjectName};
+use crate::record::{Content, Fence, Machine, Point, Record, Said, Stamp, Stamped};
+
+/// What may be done with a thing that the journal names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Condition {
+    /// Read it while it is there, if nothing else will do; build on nothing that needs it.
+    Condemned,
+    /// Read it, build on it.
+    Firm,
+}
+
+/// A content as one session said it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContentEntry {
+    /// What it said.
+    pub content: Arc<Content>,
+    /// Which session, and when.
+    pub stamp: Stamp,
+    /// Whether it may be built on.
+    pub condition: Condition,
+}
+
+impl ContentEntry {
+    /// What a mark or a sweep calls it.
+    #[must_use]
+    pub fn said(&self) -> Said {
+        Said { id: self.content.id.clone(), session: self.stamp.session.clone() }
+    }
+}
+
+/// A mark that was not swept yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MarkState {
+    /// Objects, by name.
+    pub objects: BTreeSet<ObjectName>,
+    /// Contents, as somebody said them.
+    pub contents: BTreeSet<Said>,
+    /// Sets of sessions: once all of one set are gone, everybody has seen the mark.
+    pub waits: Vec<BTreeSet<String>>,
+}
+
+/// What a repository holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    points: BTreeMap<(String, Stamp), (Arc<Point>, bool)>,
+    contents: BTreeMap<ContentId, Vec<ContentEntry>>,
+    machines: BTreeMap<String, (Stamp, Arc<Machine>)>,
+    indexes: BTreeMap<ObjectId, Condition>,
+    marks: BTreeMap<String, MarkState>,
+    condemned: BTreeSet<ObjectName>,
+    swept: BTreeSet<ObjectName>,
+    fences: BTreeMap<String, Vec<Fence>>,
+    statuses: BTreeMap<RecordName, Status>,
+    heads: Vec<RecordName>,
+}
+
+impl State {
+    /// What the records of `journal` say together. Cost: everything that they say, a few times.
+    #[must_use]
+    pub fn of(journal: &Journal) -> Self {
+        let statuses = status::statuses(journal);
+        let mut state = Self { heads: journal.heads(), ..Self::default() };
+        let known = &statuses;
+        let seen = |wanted: Status| journal.iter().filter(move |(name, _)| known[*name] == wanted).map(|(_, record)| record);
+        let taken = Taken::of(seen(Status::Counts), seen(Status::Undecided));
+        seen(Status::Counts).for_each(|record| state.add(record, &taken, Condition::Firm));
+        seen(Status::Undecided).for_each(|record| state.add(record, &taken, Condition::Condemned));
+        state.settle(&taken);
+        state.statuses = statuses;
+        state
+    }
+
+    fn add(&mut self, record: &Record, taken: &Taken, condition: Condition) {
+        for point in &record.points {
+            let stamp = stamp_of(record, point);
+            if !taken.forgotten.contains(&Said { id: point.value.id.clone(), session: stamp.session.clone() }) {
+                let entry = self.points.entry((point.value.id.clone(), stamp));
+                let is_firm = condition == Condition::Firm;
+                entry.or_insert_with(|| (Arc::new(point.value.clone()), false)).1 |= is_firm;
+            }
+        }
+        for content in &record.contents {
+            self.add_content(content, stamp_of(record, content), taken, condition);
+        }
+        for machine in &record.machines {
+            let stamp = stamp_of(record, machine);
+            let newest = self.machines.get(&machine.value.id).is_none_or(|(known, _)| *known < stamp);
+            if newest {
+                self.machines.insert(machine.value.id.clone(), (stamp, Arc::new(machine.value.clone())));
+            }
+        }
+        for index in record.indexes.iter().filter_map(|text| ObjectId::parse(text)) {
+            let known = self.indexes.entry(index).or_insert(condition);
+            *known = (*known).max(condition);
+        }
+        for mark in &record.marks {
+            let known = self.marks.entry(mark.id.clone()).or_default();
+            known.objects.extend(mark.objects.iter().filter_map(|text| ObjectName::parse(text)));
+            known.contents.extend(mark.contents.iter().cloned());
+        }
+        for wait in &record.waits {
+            self.marks.entry(wait.mark.clone()).or_default().waits.push(wait.sessions.iter().cloned().collect());
+        }
+        for fence in &record.fenced {
+            let known = self.fences.entry(fence.session.clone()).or_default();
+            known.push(Fence { decided: fence.decided && condition == Condition::Firm, ..fence.clone() });
+        }
+    }
+
+    fn add_content(&mut self, content: &Stamped<Content>, stamp: Stamp, taken: &Taken, condition: Condition) {
+        let Some(id) = ContentId::parse(&content.value.id) else { return };
+        let said = Said { id: content.value.id.clone(), session: stamp.session.clone() };
+        if taken.contents.contains(&said) {
+            return;
+        }
+        let entries = self.contents.entry(id).or_default();
+        match entries.iter_mut().find(|entry| entry.stamp == stamp) {
+            Some(entry) => entry.condition = entry.condition.max(condition),
+            None => entries.push(ContentEntry { content: Arc::new(content.value.clone()), stamp, condition }),
+        }
+    }
+
+    /// Takes away what was swept, and tells what is condemned. Marks that were swept are done with.
+    fn settle(&mut self, taken: &Taken) {
+        self.marks.retain(|id, _| !taken.marks.contains(id));
+        let condemned = self.marks.values().flat_map(|mark| &mark.contents).chain(&taken.open_contents);
+        let condemned: BTreeSet<Said> = condemned.cloned().collect();
+        for entries in self.contents.values_mut() {
+            let is_condemned = |entry: &ContentEntry| condemned.contains(&entry.said());
+            entries.iter_mut().filter(|entry| is_condemned(entry)).for_each(|entry| entry.condition = Condition::Condemned);
+            entries.sort_by(|a, b| (b.condition, &b.stamp).cmp(&(a.condition, &a.stamp)));
+        }
+        self.swept.clone_from(&taken.objects);
+        self.condemned = self.marks.values().flat_map(|mark| &mark.objects).chain(&taken.open_objects).copied().collect();
+        self.indexes.retain(|id, _| !taken.objects.contains(&ObjectName::Index(*id)));
+        let condemned = &self.condemned;
+        let indexes = self.indexes.iter_mut().filter(|(id, _)| condemned.contains(&ObjectName::Index(**id)));
+        indexes.for_each(|(_, condition)| *condition = Condition::Condemned);
+    }
+
+    /// The points, one for each id: in order of ids.
+    pub fn points(&self) -> impl Iterator<Item = &Arc<Point>> {
+        let mut last: Option<&str> = None;
+        self.points.iter().filter_map(move |((id, _), (point, _))| (last.replace(id) != Some(id)).then_some(point))
+    }
+
+    /// A point by its id.
+    #[must_use]
+    pub fn point(&self, id: &str) -> Option<&Arc<Point>> {
+        self.entries_of_point(id).next().map(|(_, (point, _))| point)
+    }
+
+    /// Whether a point is there that nobody can undo: pushing it again would add nothing.
+    #[must_use]
+    pub fn has_firm_point(&self, id: &str) -> bool {
+        self.entries_of_point(id).any(|(_, (_, is_firm))| *is_firm)
+    }
+
+    /// What has to be forgotten so that a point is gone.
+    #[must_use]
+    pub fn point_as_said(&self, id: &str) -> Vec<Said> {
+        let said = |(_, stamp): &(String, Stamp)| Said { id: id.to_owned(), session: stamp.session.clone() };
+        self.entries_of_point(id).map(|(key, _)| said(key)).collect()
+    }
+
+    fn entries_of_point(&self, id: &str) -> impl Iterator<Item = (&(String, Stamp), &(Arc<Point>, bool))> {
+        let first = (id.to_owned(), Stamp::default());
+        let id = id.to_owned();
+        self.points.range(first..).take_while(move |((other, _), _)| *other == id)
+    }
+
+    /// What a content's map is: the best entry there is, one that may be built on if any may. What it is relative to is a content again.
+    #[must_use]
+    pub fn content(&self, id: ContentId) -> Option<&ContentEntry> {
+        self.contents.get(&id).and_then(|entries| entries.first())
+    }
+
+    /// Everything that sessions said of a content, the best first. All of it means the same.
+    pub fn entries(&self, id: ContentId) -> &[ContentEntry] {
+        self.contents.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// All contents.
+    pub fn contents(&self) -> impl Iterator<Item = (ContentId, &[ContentEntry])> {
+        self.contents.iter().map(|(id, entries)| (*id, entries.as_slice()))
+    }
+
+    /// Whether a new content may be relative to this one, or a point be made of it: it is known, and not condemned.
+    #[must_use]
+    pub fn may_build_on(&self, id: ContentId) -> bool {
+        self.content(id).is_some_and(|entry| entry.condition == Condition::Firm)
+    }
+
+    /// A content and what it is relative to, and so on. Ends early where a content is not known; a ring, which no honest writer makes, ends
+    /// before it closes.
+    #[must_use]
+    pub fn chain(&self, id: ContentId) -> Vec<&ContentEntry> {
+        let (mut chain, mut seen, mut next) = (Vec::new(), BTreeSet::new(), Some(id));
+        while let Some(entry) = next.filter(|id| seen.insert(*id)).and_then(|id| self.content(id)) {
+            chain.push(entry);
+            next = entry.content.parent.as_deref().and_then(ContentId::parse);
+        }
+        chain
+    }
+
+    /// The machines, by identity.
+    pub fn machines(&self) -> impl Iterator<Item = &Arc<Machine>> {
+        self.machines.values().map(|(_, machine)| machine)
+    }
+
+    /// The index objects to read.
+    #[must_use]
+    pub fn indexes(&self) -> &BTreeMap<ObjectId, Condition> {
+        &self.indexes
+    }
+
+    /// Whether an object is condemned: nothing may be built on what only it holds.
+    #[must_use]
+    pub fn is_condemned(&self, object: &ObjectName) -> bool {
+        self.condemned.contains(object) || self.swept.contains(object)
+    }
+
+    /// What is condemned.
+    #[must_use]
+    pub fn condemned(&self) -> &BTreeSet<ObjectName> {
+        &self.condemned
+    }
+
+    /// What was swept: it may be there still if a collection was interrupted.
+    #[must_use]
+    pub fn swept(&self) -> &BTreeSet<ObjectName> {
+        &self.swept
+    }
+
+    /// Marks that were not swept yet, by name.
+    #[must_use]
+    pub fn marks(&self) -> &BTreeMap<String, MarkState> {
+        &self.marks
+    }
+
+    /// Whether a session was fenced, decided or not.
+    #[must_use]
+    pub fn is_fenced(&self, session: &str) -> bool {
+        self.fences.contains_key(session)
+    }
+
+    /// Sessions whose fences are not decided: the collection that fenced them stopped in between.
+    pub fn undecided(&self) -> impl Iterator<Item = &str> {
+        self.fences.iter().filter(|(_, fences)| !fences.iter().any(|fence| fence.decided)).map(|(session, _)| session.as_str())
+    }
+
+    /// The status of a record, if it is there.
+    #[must_use]
+    pub fn status(&self, record: &RecordName) -> Option<Status> {
+        self.statuses.get(record).copied()
+    }
+
+    /// The ends of the graph: the parents of the next record.
+    #[must_use]
+    pub fn heads(&self) -> &[RecordName] {
+        &self.heads
+    }
+
+    /// The counter of the next record.
+    #[must_use]
+    pub fn next_counter(&self) -> u64 {
+        self.statuses.keys().next_back().map_or(1, |name| name.counter.saturating_add(1))
+    }
+
+    /// One record that says all that still counts, under its stamps: for a collection, which alone knows that nothing is undecided. Of what is
+    /// forgotten or was swept it says nothing. Sweeps whose objects are still there (`is_there`) are kept.
+    #[must_use]
+    pub fn whole(&self, is_there: &dyn Fn(&ObjectName) -> bool) -> Record {
+        let stamped = |stamp: &Stamp| Some(stamp.clone());
+        let points = self.points.iter().map(|((_, stamp), (point, _))| Stamped { value: (**point).clone(), stamp: stamped(stamp) });
+        let entries = self.contents.values().flatten();
+        let contents = entries.map(|entry| Stamped { value: (*entry.content).clone(), stamp: stamped(&entry.stamp) });
+        let machines = self.machines.values().map(|(stamp, machine)| Stamped { value: (**machine).clone(), stamp: stamped(stamp) });
+        let swept: Vec<String> = self.swept.iter().filter(|object| is_there(object)).map(ToString::to_string).collect();
+        let sweep = crate::record::Sweep { objects: swept, ..Default::default() };
+        Record {
+            points: points.collect(),
+            contents: contents.collect(),
+            machines: machines.collect(),
+            indexes: self.indexes.keys().map(ToString::to_string).collect(),
+            marks: self.marks.iter().map(|(id, mark)| mark.named(id)).collect(),
+            waits: self.marks.iter().flat_map(|(id, mark)| mark.waits_named(id)).collect(),
+            sweeps: if sweep.objects.is_empty() { Vec::new() } else { vec![sweep] },
+            fenced: self.fences.keys().map(|session| self.decision(session)).collect(),
+            replaces: self.statuses.keys().map(ToString::to_string).collect(),
+            ..Record::default()
+        }
+    }
+
+    /// What is left to say of a fenced session once another record stands for those of its records that counted.
+    fn decision(&self, session: &str) -> Fence {
+        Fence { session: session.to_owned(), counted: Vec::new(), decided: true }
+    }
+}
+
+impl MarkState {
+    fn named(&self, id: &str) -> crate::record::Mark {
+        crate::record::Mark {
+            id: id.to_owned(),
+            objects: self.objects.iter().map(ToString::to_string).collect(),
+            contents: self.contents.iter().cloned().collect(),
+        }
+    }
+
+    fn waits_named(&self, id: &str) -> impl Iterator<Item = crate::record::Wait> {
+        self.waits.iter().map(move |sessions| crate::record::Wait { mark: id.to_owned(), sessions: sessions.iter().cloned().collect() })
+    }
+}
+
+/// What records take away, together. What undecided ones sweep is condemned, no more.
+#[derive(Default)]
+struct Taken {
+    forgotten: BTreeSet<Said>,
+    marks: BTreeSet<String>,
+    objects: BTreeSet<ObjectName>,
+    contents: BTreeSet<Said>,
+    open_objects: BTreeSet<ObjectName>,
+    open_contents: BTreeSet<Said>,
+}
+
+impl Taken {
+    fn of<'a>(counting: impl Iterator<Item = &'a Arc<Record>>, undecided: impl Iterator<Item = &'a Arc<Record>>) -> Self {
+        let mut taken = Self::default();
+        for record in counting {
+            taken.forgotten.extend(record.forgotten.iter().cloned());
+            for sweep in &record.sweeps {
+                taken.marks.insert(sweep.mark.clone());
+                taken.objects.extend(sweep.objects.iter().filter_map(|text| ObjectName::parse(text)));
+                taken.contents.extend(sweep.contents.iter().cloned());
+            }
+        }
+        for sweep in undecided.flat_map(|record| &record.sweeps) {
+            taken.open_objects.extend(sweep.objects.iter().filter_map(|text| ObjectName::parse(text)));
+            taken.open_contents.extend(sweep.contents.iter().cloned());
+        }
+        taken
+    }
+}
+
+fn stamp_of<T>(record: &Record, value: &Stamped<T>) -> Stamp {
+    value.stamp.clone().unwrap_or_else(|| Stamp { counter: record.counter, session: record.session.clone() })
+}

@@ -1,0 +1,373 @@
+//! The door to a repository: making and opening one, its journal as it is now, and what this client remembers of it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+use vellum_core::identity::RepositoryId;
+use vellum_core::units::ChunkLen;
+
+use crate::error::BackupError;
+use crate::format::RepositoryFile;
+use crate::journal::{HeadsError, Journal, RecordName, Remembered, State};
+use crate::memory::ClientMemory;
+use crate::objects::{ObjectError, ObjectErrorKind, ObjectKind, ObjectName, Objects, list_kind};
+use crate::record::{RECORD_VERSION, Record};
+use crate::seal::{Opener, PasswordCost, SealError, SealedKind, Sealer, Secrets, create_key, unlock_any};
+
+/// Listings that are tried while another process replaces records: each sees a later moment.
+const LISTINGS_MAX: usize = 5;
+/// Records fetched at once: more threads than requests in flight help nobody, fewer than this are fetched in turn.
+const FETCH_TOGETHER_MIN: usize = 8;
+/// The longest stored record: what a sealed record can be at most, and nothing that a listing says beyond it is believed.
+const RECORD_LEN_MAX: u64 = 80 << 20;
+
+/// Where a client keeps things, if it may.
+#[derive(Clone, Debug, Default)]
+pub struct ClientFolders {
+    /// Copies of what can be fetched again.
+    pub cache: Option<PathBuf>,
+    /// What it has seen: losing it means that an exchanged or rolled back repository is believed once.
+    pub state: Option<PathBuf>,
+}
+
+/// The first key of a new repository.
+#[derive(Clone, Debug)]
+pub struct FirstKey {
+    /// What opens it.
+    pub opener: Opener,
+    /// What people call it.
+    pub label: String,
+    /// What a password costs to try.
+    pub cost: PasswordCost,
+}
+
+/// Whether a repository may show less than this client has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rollback {
+    /// It is refused.
+    Refused,
+    /// It is believed, and what was seen before is forgotten.
+    Allowed,
+}
+
+/// A repository. Shared by threads.
+pub struct Repository {
+    objects: Arc<dyn Objects>,
+    sealer: Arc<Sealer>,
+    file: RepositoryFile,
+    memory: ClientMemory,
+    known: Mutex<Known>,
+}
+
+#[derive(Clone, Default)]
+struct Known {
+    journal: Arc<Journal>,
+    state: Arc<State>,
+}
+
+impl Repository {
+    /// Makes a repository in an empty place, with chunks of `chunk_len`; encrypted if there is a key. `time_ms` is when, in milliseconds
+    /// since 1970.
+    pub fn init(
+        objects: Arc<dyn Objects>,
+        chunk_len: ChunkLen,
+        key: Option<&FirstKey>,
+        time_ms: u64,
+        folders: ClientFolders,
+    ) -> Result<Self, BackupError> {
+        refuse_anything(&*objects)?;
+        let file = RepositoryFile::new(key.is_some(), chunk_len.bytes() as u32)?;
+        let sealer = match key {
+            None => Sealer::plain(file.id),
+            Some(key) => {
+                let secrets = Secrets::generate()?;
+                let wrapped = create_key(&secrets, &file, &key.opener, &key.label, time_ms, key.cost);
+                let wrapped = wrapped.map_err(|source| BackupError::Key { place: objects.describe(), source })?;
+                put(&*objects, &ObjectName::Key(wrapped.id), &wrapped.bytes)?;
+                Sealer::encrypted(file.id, &secrets)
+            }
+        };
+        put(&*objects, &ObjectName::Repository, &file.encode())?;
+        let memory = ClientMemory::new(folders, &objects.describe(), file.id);
+        memory.meet(file.is_encrypted, &[])?;
+        Ok(Self { objects, sealer: Arc::new(sealer), file, memory, known: Mutex::default() })
+    }
+
+    /// Opens a repository and reads its journal: one listing, and the records that this client has not read before.
+    pub fn open(
+        objects: Arc<dyn Objects>,
+        opener: Option<&Opener>,
+        folders: ClientFolders,
+        rollback: Rollback,
+    ) -> Result<Self, BackupError> {
+        let place = objects.describe();
+        let file = read_file(&*objects)?;
+        let memory = ClientMemory::new(folders, &place, file.id);
+        if rollback == Rollback::Refused {
+            memory.refuse_exchanged(&place, file.is_encrypted)?;
+        }
+        let sealer = sealer(&*objects, &file, opener)?;
+        let repository = Self { objects, sealer: Arc::new(sealer), file, memory, known: Mutex::default() };
+        let remembered = if rollback == Rollback::Refused { repository.memory.heads()? } else { Remembered::default() };
+        repository.read(&remembered)?;
+        repository.memory.meet(repository.file.is_encrypted, repository.state().heads())?;
+        Ok(repository)
+    }
+
+    /// What it holds, as far as this value knows.
+    #[must_use]
+    pub fn state(&self) -> Arc<State> {
+        self.known().state
+    }
+
+    /// The records behind [`Repository::state`].
+    #[must_use]
+    pub fn journal(&self) -> Arc<Journal> {
+        self.known().journal
+    }
+
+    /// Reads what is new in the journal. What was there a moment ago must be there still, or be replaced.
+    pub fn refresh(&self) -> Result<Arc<State>, BackupError> {
+        let heads = self.state().heads().to_vec();
+        self.read(&Remembered { heads })?;
+        let state = self.state();
+        self.memory.remember(state.heads())?;
+        Ok(state)
+    }
+
+    /// Where its objects are.
+    #[must_use]
+    pub fn objects(&self) -> &Arc<dyn Objects> {
+        &self.objects
+    }
+
+    /// What seals and opens its objects.
+    #[must_use]
+    pub fn sealer(&self) -> &Arc<Sealer> {
+        &self.sealer
+    }
+
+    /// What it says of itself.
+    #[must_use]
+    pub fn file(&self) -> &RepositoryFile {
+        &self.file
+    }
+
+    /// Its identity.
+    #[must_use]
+    pub fn id(&self) -> RepositoryId {
+        self.file.id
+    }
+
+    /// What people call its place.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.objects.describe()
+    }
+
+    /// A folder of this repository's own for copies of what can be fetched again, if the client has one.
+    #[must_use]
+    pub fn cache_folder(&self) -> Option<PathBuf> {
+        self.memory.cache_folder()
+    }
+
+    /// The same for what must not be lost.
+    #[must_use]
+    pub fn state_folder(&self) -> Option<PathBuf> {
+        self.memory.state_folder()
+    }
+
+    /// Puts an object.
+    pub fn put(&self, name: &ObjectName, bytes: &[u8]) -> Result<(), BackupError> {
+        put(&*self.objects, name, bytes)
+    }
+
+    /// The names and lengths of all objects of a kind. Names that are none are passed over.
+    pub fn list(&self, kind: ObjectKind) -> Result<Vec<(ObjectName, u64)>, BackupError> {
+        let mut names = Vec::new();
+        let listed = list_kind(&*self.objects, kind, &mut |name, len| {
+            names.push((name, len));
+            Ok(())
+        });
+        listed.map_err(|source| self.failed(source))?;
+        Ok(names)
+    }
+
+    /// An error of the place, as one of this repository.
+    #[must_use]
+    pub fn failed(&self, source: ObjectError) -> BackupError {
+        failed(&*self.objects, source)
+    }
+
+    fn known(&self) -> Known {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lists the journal and reads what is new, until a listing shows everything that it must.
+    fn read(&self, remembered: &Remembered) -> Result<(), BackupError> {
+        let mut tries = 1;
+        loop {
+            let seen = self.read_once(remembered);
+            match seen {
+                Ok(known) => {
+                    *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+                    return Ok(());
+                }
+                Err(error) if tries == LISTINGS_MAX || !error.may_pass() => return Err(error.told(self)),
+                Err(_) => tries += 1,
+            }
+        }
+    }
+
+    fn read_once(&self, remembered: &Remembered) -> Result<Known, ReadError> {
+        let mut names = Vec::new();
+        let listed = list_kind(&*self.objects, ObjectKind::Record, &mut |name, len| {
+            if let ObjectName::Record { counter, id } = name {
+                names.push((RecordName { counter, id }, len));
+            }
+            Ok(())
+        });
+        listed.map_err(|error| ReadError::Failed(self.failed(error)))?;
+        let before = self.journal();
+        let read = |(name, len): &(RecordName, u64)| match before.get(name) {
+            Some(record) => Ok((*name, record.clone())),
+            None => self.record(name, *len).map(|record| (*name, Arc::new(record))),
+        };
+        let unknown = names.iter().filter(|(name, _)| before.get(name).is_none()).count();
+        let records: Vec<(RecordName, Arc<Record>)> = if unknown < FETCH_TOGETHER_MIN {
+            names.iter().map(read).collect::<Result<_, _>>()?
+        } else {
+            names.par_iter().map(read).collect::<Result<_, _>>()?
+        };
+        let mut journal = Journal::default();
+        records.into_iter().for_each(|(name, record)| journal.add(name, record));
+        journal.check(remembered).map_err(ReadError::Heads)?;
+        self.memory.forget_records(&journal);
+        let state = Arc::new(State::of(&journal));
+        Ok(Known { journal: Arc::new(journal), state })
+    }
+
+    /// A record from the cache, or from the place.
+    fn record(&self, name: &RecordName, len: u64) -> Result<Record, ReadError> {
+        let object = name.object().to_string();
+        if let Some(record) = self.memory.record(name).and_then(|stored| self.opened(name, &stored).ok()) {
+            return Ok(record);
+        }
+        let damaged = |reason: String| ReadError::Failed(BackupError::Damaged { object: object.clone(), reason, points: Vec::new() });
+        if len > RECORD_LEN_MAX {
+            return Err(damaged(format!("{len} bytes are too many for a record")));
+        }
+        let stored = self.objects.get(&object).map_err(|error| match error.kind {
+            ObjectErrorKind::Missing => ReadError::Gone(error),
+            _ => ReadError::Failed(self.failed(error)),
+        })?;
+        let record = self.opened(name, &stored).map_err(ReadError::Failed)?;
+        self.memory.keep_record(name, &stored);
+        Ok(record)
+    }
+
+    fn opened(&self, name: &RecordName, stored: &[u8]) -> Result<Record, BackupError> {
+        let object = name.object().to_string();
+        let damaged = |reason: String| BackupError::Damaged { object: object.clone(), reason, points: Vec::new() };
+        let plain = self.sealer.open(SealedKind::Record, &name.id, stored).map_err(|error| match error {
+            SealError::Version(found) => BackupError::Newer { object: object.clone(), found: found.into(), known: RECORD_VERSION },
+            other => damaged(other.to_string()),
+        })?;
+        parse_record(&plain, name, &object)
+    }
+}
+
+/// The record that `plain` writes, if it belongs under this name.
+fn parse_record(plain: &[u8], name: &RecordName, object: &str) -> Result<Record, BackupError> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let damaged = |reason: String| BackupError::Damaged { object: object.to_owned(), reason, points: Vec::new() };
+    let Version { version } = serde_json::from_slice(plain).map_err(|error| damaged(error.to_string()))?;
+    if version > RECORD_VERSION {
+        return Err(BackupError::Newer { object: object.to_owned(), found: version, known: RECORD_VERSION });
+    }
+    let record: Record = serde_json::from_slice(plain).map_err(|error| damaged(error.to_string()))?;
+    if record.counter == name.counter { Ok(record) } else { Err(damaged("its name says another counter than it does".to_owned())) }
+}
+
+/// Why the journal could not be read.
+enum ReadError {
+    /// A record that was listed is gone: somebody replaced it meanwhile.
+    Gone(ObjectError),
+    /// Something is missing that somebody knows of.
+    Heads(HeadsError),
+    Failed(BackupError),
+}
+
+impl ReadError {
+    /// Whether a later listing may be whole.
+    fn may_pass(&self) -> bool {
+        !matches!(self, Self::Failed(_))
+    }
+
+    fn told(self, repository: &Repository) -> BackupError {
+        let gone = |record: RecordName, witness| BackupError::RolledBack {
+            place: repository.place(),
+            record: record.object().to_string(),
+            witness,
+        };
+        match self {
+            Self::Gone(error) => repository.failed(error),
+            Self::Heads(HeadsError::Missing(record)) => gone(record, "another record builds on"),
+            Self::Heads(HeadsError::RolledBack(record)) => gone(record, "this client has seen"),
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+fn failed(objects: &dyn Objects, source: ObjectError) -> BackupError {
+    BackupError::Objects { place: objects.describe(), source }
+}
+
+fn put(objects: &dyn Objects, name: &ObjectName, bytes: &[u8]) -> Result<(), BackupError> {
+    objects.put(&name.to_string(), bytes).map_err(|source| failed(objects, source))
+}
+
+/// A place with anything of a repository in it is no place for a new one.
+fn refuse_anything(objects: &dyn Objects) -> Result<(), BackupError> {
+    let not_empty = || BackupError::NotEmpty { place: objects.describe() };
+    match objects.get(&ObjectName::Repository.to_string()) {
+        Ok(_) => return Err(not_empty()),
+        Err(error) if error.kind == ObjectErrorKind::Missing => {}
+        Err(error) => return Err(failed(objects, error)),
+    }
+    let mut count = 0_u64;
+    for kind in [ObjectKind::Key, ObjectKind::Record, ObjectKind::Index] {
+        list_kind(objects, kind, &mut |_, _| {
+            count += 1;
+            Ok(())
+        })
+        .map_err(|error| failed(objects, error))?;
+    }
+    if count == 0 { Ok(()) } else { Err(not_empty()) }
+}
+
+fn read_file(objects: &dyn Objects) -> Result<RepositoryFile, BackupError> {
+    let name = ObjectName::Repository.to_string();
+    let stored = objects.get(&name).map_err(|error| match error.kind {
+        ObjectErrorKind::Missing => BackupError::NoRepository { place: objects.describe() },
+        _ => failed(objects, error),
+    })?;
+    RepositoryFile::decode(&stored).map_err(|error| BackupError::Damaged { object: name, reason: error.to_string(), points: Vec::new() })
+}
+
+fn sealer(objects: &dyn Objects, file: &RepositoryFile, opener: Option<&Opener>) -> Result<Sealer, BackupError> {
+    let place = || objects.describe();
+    match (file.is_encrypted, opener) {
+        (false, None) => Ok(Sealer::plain(file.id)),
+        (false, Some(_)) => Err(BackupError::NotEncrypted { place: place() }),
+        (true, None) => Err(BackupError::KeyNeeded { place: place() }),
+        (true, Some(opener)) => {
+            let (_, secrets) = unlock_any(objects, file, opener).map_err(|source| BackupError::Key { place: place(), source })?;
+            Ok(Sealer::encrypted(file.id, &secrets))
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! A process that changes a repository: it announces itself before it reads, and says what it did last. `journal` proves why that is enough.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use vellum_core::identity::SessionId;
+
+use crate::error::BackupError;
+use crate::journal::{RecordName, State, Status};
+use crate::objects::{ObjectErrorKind, ObjectId, ObjectKind, ObjectName};
+use crate::record::{RECORD_VERSION, Record};
+use crate::repository::Repository;
+use crate::seal::{SealError, SealedKind};
+
+/// What a session does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionKind {
+    /// Brings new points.
+    Push,
+    /// Takes points away.
+    Forget,
+    /// Brings points of another repository.
+    Copy,
+    /// Gives space back: one at a time.
+    Prune,
+}
+
+/// Who it is, for people, and when.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    /// Host and command.
+    pub name: String,
+    /// What the clock says, in milliseconds since 1970. Nothing is decided by it.
+    pub time_ms: u64,
+}
+
+/// What a session's object says: for people, but for the kind.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct SessionFile {
+    /// 1. Greater is a newer program's.
+    pub version: u32,
+    /// What it does.
+    pub kind: SessionKind,
+    /// Host and command.
+    pub writer: String,
+    /// When it began, in milliseconds since 1970.
+    pub time_ms: u64,
+}
+
+/// A session that a listing showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenSession {
+    /// Its name.
+    pub id: SessionId,
+    /// What it says of itself; none if that cannot be read.
+    pub file: Option<SessionFile>,
+}
+
+impl OpenSession {
+    /// One line for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match &self.file {
+            Some(file) => format!("{} ({:?} by {}, since {} ms after 1970)", self.id, file.kind, file.writer, file.time_ms),
+            None => format!("{} (what it is cannot be read)", self.id),
+        }
+    }
+}
+
+/// A change of a repository, from its announcement to its end. Dropped without [`Session::end`], it is ended as far as that works; if a record of
+/// it may still arrive, it stays announced.
+pub struct Session<'a> {
+    repository: &'a Repository,
+    id: SessionId,
+    writer: Writer,
+    state: Arc<State>,
+    records: Vec<RecordName>,
+    /// A record may or may not have been put, or this session's end is not ours to tell.
+    stays: bool,
+    is_over: bool,
+}
+
+/// What a session said, durably.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// The record.
+    pub record: RecordName,
+    /// What the repository holds with it.
+    pub state: Arc<State>,
+}
+
+impl<'a> Session<'a> {
+    /// Announces a session, and then reads what the repository holds: in this order, so that every collection either sees the session or is
+    /// seen by it.
+    pub fn begin(repository: &'a Repository, kind: SessionKind, writer: Writer) -> Result<Self, BackupError> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(|error| SealError::Random(error.to_string()))?;
+        let id = SessionId(id);
+        let file = SessionFile { version: 1, kind, writer: writer.name.clone(), time_ms: writer.time_ms };
+        let plain = serde_json::to_vec(&file).expect("texts and numbers are JSON");
+        let sealed = repository.sealer().seal(SealedKind::Record, &plain)?;
+        repository.put(&ObjectName::Session(id), &sealed.bytes)?;
+        let mut session = Self { repository, id, writer, state: Arc::default(), records: Vec::new(), stays: false, is_over: false };
+        session.state = repository.refresh()?;
+        Ok(session)
+    }
+
+    /// What the repository held when this session began, and after each of its records.
+    #[must_use]
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// The repository.
+    #[must_use]
+    pub fn repository(&self) -> &'a Repository {
+        self.repository
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Says what was done: what `record` names must be durable. Names, counter and parents are filled in. If this returns, it counts for
+    /// ever; [`BackupError::Fenced`] says that it does not; [`BackupError::Uncertain`] that nobody can know yet.
+    pub fn commit(&mut self, record: Record) -> Result<Committed, BackupError> {
+        assert!(!self.stays && !self.is_over, "a session that is over says nothing more");
+        let record = Record {
+            version: RECORD_VERSION,
+            counter: self.state.next_counter(),
+            parents: self.state.heads().iter().map(ToString::to_string).collect(),
+            session: self.id.to_string(),
+            writer: self.writer.name.clone(),
+            time_ms: self.writer.time_ms,
+            ..record
+        };
+        let plain = serde_json::to_vec(&record).expect("texts and numbers are JSON");
+        let sealed = self.repository.sealer().seal(SealedKind::Record, &plain)?;
+        let name = RecordName { counter: record.counter, id: sealed.id };
+        self.put(name, &sealed.bytes)?;
+        self.check(name)
+    }
+
+    fn put(&mut self, name: RecordName, stored: &[u8]) -> Result<(), BackupError> {
+        self.stays = true;
+        let outcome = self.repository.objects().put(&name.object().to_string(), stored);
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(source) if matches!(source.kind, ObjectErrorKind::Full | ObjectErrorKind::Denied) => {
+                self.stays = false;
+                Err(self.repository.failed(source))
+            }
+            Err(source) => Err(BackupError::Uncertain { session: self.id.to_string(), source }),
+        }
+    }
+
+    /// Whether the record that was just put counts: only a listing after that can tell.
+    fn check(&mut self, name: RecordName) -> Result<Committed, BackupError> {
+        self.state = self.repository.refresh()?;
+        self.stays = false;
+        self.records.push(name);
+        let own = self.id.to_string();
+        let counts = self.state.status(&name) == Some(Status::Counts) && !(self.state.is_fenced(&own) && self.is_undecided(&own));
+        if !counts {
+            return Err(BackupError::Fenced { session: own });
+        }
+        Ok(Committed { record: name, state: self.state.clone() })
+    }
+
+    fn is_undecided(&self, session: &str) -> bool {
+        self.state.undecided().any(|undecided| undecided == session)
+    }
+
+    /// Whether somebody fenced this session: to be asked before anything is done that cannot be undone.
+    pub fn refuse_fenced(&mut self) -> Result<(), BackupError> {
+        self.state = self.repository.refresh()?;
+        let session = self.id.to_string();
+        if self.state.is_fenced(&session) { Err(BackupError::Fenced { session }) } else { Ok(()) }
+    }
+
+    /// Takes the announcement away.
+    pub fn end(mut self) -> Result<(), BackupError> {
+        self.is_over = true;
+        self.withdraw()
+    }
+
+    fn withdraw(&self) -> Result<(), BackupError> {
+        if self.stays {
+            return Ok(());
+        }
+        let name = ObjectName::Session(self.id).to_string();
+        self.repository.objects().delete(&name).map_err(|source| self.repository.failed(source))
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // Who drops a session has an error to tell already; one that stays announced only keeps collections waiting.
+            let _ = self.withdraw();
+        }
+    }
+}
+
+/// The sessions that are announced now.
+pub fn open_sessions(repository: &Repository) -> Result<Vec<OpenSession>, BackupError> {
+    let names = repository.list(ObjectKind::Session)?;
+    let mut sessions = Vec::new();
+    for (name, _) in names {
+        let ObjectName::Session(id) = name else { continue };
+        match repository.objects().get(&name.to_string()) {
+            Ok(stored) => sessions.push(OpenSession { id, file: read(repository, &stored) }),
+            Err(error) if error.kind == ObjectErrorKind::Missing => {}
+            Err(error) => return Err(repository.failed(error)),
+        }
+    }
+    sessions.sort_by_key(|session| session.id);
+    Ok(sessions)
+}
+
+fn read(repository: &Repository, stored: &[u8]) -> Option<SessionFile> {
+    let plain = repository.sealer().open(SealedKind::Record, &ObjectId::of(stored), stored).ok()?;
+    serde_json::from_slice(&plain).ok()
+}
