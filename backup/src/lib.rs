@@ -30,16 +30,24 @@
 #![forbid(unsafe_code)]
 
 pub mod catalog;
+pub mod contents;
 pub mod error;
+pub mod forget;
 pub mod format;
 mod hexadecimal;
 pub mod journal;
 mod memory;
 pub mod objects;
+pub mod prune;
 pub mod record;
 pub mod repository;
 pub mod seal;
 pub mod session;
+#[cfg(test)]
+mod testing;
+pub mod verify;
+#[cfg(test)]
+mod verify_tests;
 
 pub use error::BackupError;
 pub use repository::{ClientFolders, FirstKey, Repository, Rollback};

@@ -163,11 +163,19 @@ impl<'a> Session<'a> {
         self.stays = false;
         self.records.push(name);
         let own = self.id.to_string();
-        let counts = self.state.status(&name) == Some(Status::Counts) && !(self.state.is_fenced(&own) && self.is_undecided(&own));
-        if !counts {
+        let counts = self.state.status(&name) == Some(Status::Counts) && !self.is_undecided(&own);
+        if !counts && !self.is_replaced(&name) {
             return Err(BackupError::Fenced { session: own });
         }
         Ok(Committed { record: name, state: self.state.clone() })
+    }
+
+    /// Whether a record that counts stands for this one. It names only such as counted.
+    fn is_replaced(&self, name: &RecordName) -> bool {
+        let text = name.to_string();
+        let journal = self.repository.journal();
+        let counts = |by: &RecordName| matches!(self.state.status(by), Some(Status::Counts | Status::Replaced));
+        journal.iter().any(|(by, record)| counts(by) && record.replaces.contains(&text))
     }
 
     fn is_undecided(&self, session: &str) -> bool {

@@ -81,9 +81,10 @@ impl Journal {
         self.records.keys().filter(|name| !below.contains(name)).copied().collect()
     }
 
-    /// What a record that replaces all these, and those that they replaced, has to say of the past. What is still listed stays named.
+    /// What a record that replaces all these, and those that they replaced, has to say of the past. What is still listed stays named. `void` are
+    /// those of these that it does not replace, since they say nothing, and that go nevertheless.
     #[must_use]
-    pub fn past(&self) -> Option<Past> {
+    pub fn past(&self, void: impl Iterator<Item = RecordName>) -> Option<Past> {
         // Whoever told of a record that is gone saw it, so its counter is smaller than theirs.
         let told = self.iter().filter(|(_, record)| record.past.is_some());
         let mut floor = told.clone().filter_map(|(_, record)| record.past.as_ref()).map(|past| past.floor).max().unwrap_or(0);
@@ -98,7 +99,7 @@ impl Journal {
             ids.retain(|short| listed.contains(short));
             floor = told.map(|(name, _)| name.counter.saturating_sub(1)).chain([floor]).max().unwrap_or(floor);
         }
-        ids.extend(gone.iter().map(RecordName::short));
+        ids.extend(gone.iter().copied().chain(void).map(|name| name.short()));
         (!ids.is_empty() || floor > 0).then(|| Past { floor, ids: ids.into_iter().collect() })
     }
 }

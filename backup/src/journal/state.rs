@@ -259,6 +259,11 @@ impl State {
         self.fences.iter().filter(|(_, fences)| !fences.iter().any(|fence| fence.decided)).map(|(session, _)| session.as_str())
     }
 
+    /// Records that came after their session was fenced.
+    pub fn void(&self) -> impl Iterator<Item = RecordName> {
+        self.statuses.iter().filter(|(_, status)| **status == Status::Void).map(|(name, _)| *name)
+    }
+
     /// The status of a record, if it is there.
     #[must_use]
     pub fn status(&self, record: &RecordName) -> Option<Status> {
@@ -297,7 +302,7 @@ impl State {
             waits: self.marks.iter().flat_map(|(id, mark)| mark.waits_named(id)).collect(),
             sweeps: if sweep.objects.is_empty() { Vec::new() } else { vec![sweep] },
             fenced: self.fences.keys().map(|session| self.decision(session)).collect(),
-            replaces: self.statuses.keys().map(ToString::to_string).collect(),
+            replaces: self.statuses.iter().filter(|(_, status)| **status != Status::Void).map(|(name, _)| name.to_string()).collect(),
             ..Record::default()
         }
     }

@@ -1,1 +1,138 @@
+//! Records in any order say the same; what is missing is missed.
 
+use super::*;
+use crate::record::{Fence, Mark, Point, Said, Sweep};
+
+fn name(counter: u64, what: &str) -> RecordName {
+    RecordName { counter, id: ObjectId::of(what.as_bytes()) }
+}
+
+fn record(session: &str, counter: u64, parents: &[RecordName]) -> Record {
+    Record {
+        version: 1,
+        counter,
+        session: session.to_owned(),
+        parents: parents.iter().map(ToString::to_string).collect(),
+        ..Record::default()
+    }
+}
+
+fn point(id: &str) -> Point {
+    Point {
+        id: id.to_owned(),
+        image: "image".to_owned(),
+        name: "image".to_owned(),
+        snapshot: None,
+        content: "00".repeat(16),
+        len: 0,
+        mode: "normal".to_owned(),
+        origin: None,
+        time_ms: 0,
+        tags: Vec::new(),
+        pinned: false,
+    }
+}
+
+fn journal(records: &[(RecordName, Record)]) -> Journal {
+    let mut journal = Journal::default();
+    records.iter().for_each(|(name, record)| journal.add(*name, Arc::new(record.clone())));
+    journal
+}
+
+fn ids(journal: &Journal) -> Vec<String> {
+    State::of(journal).points().map(|point| point.id.clone()).collect()
+}
+
+/// A point that is pushed again after it was forgotten is there, whatever was replaced in between.
+#[test]
+fn forgetting_takes_away_what_was_seen_and_not_what_is_said_anew() {
+    let (first, second, third) = (name(1, "a"), name(2, "b"), name(2, "c"));
+    let pushed = |session: &str, counter| Record { points: vec![point("p").into()], ..record(session, counter, &[]) };
+    let forgotten = Record { forgotten: vec![Said { id: "p".into(), session: "s1".into() }], ..record("s2", 2, &[first]) };
+    let all = [(first, pushed("s1", 1)), (second, forgotten), (third, pushed("s3", 2))];
+    assert_eq!(ids(&journal(&all[..2])), Vec::<String>::new());
+    assert_eq!(ids(&journal(&all)), ["p"]);
+    // One that stands for the first push, and had not seen that it was forgotten, does not bring it back.
+    let whole = State::of(&journal(&all[..1])).whole(&|_| false);
+    let standing = (name(3, "d"), Record { counter: 3, session: "s4".into(), version: 1, ..whole });
+    assert_eq!(ids(&journal(&[all[1].clone(), standing.clone()])), Vec::<String>::new());
+    assert_eq!(ids(&journal(&[standing])), ["p"]);
+}
+
+/// A record of a fenced session counts if the decision names it, and is neither here nor there before.
+#[test]
+fn fences_decide_what_came_too_late() {
+    let (in_time, late, announced, decided) = (name(1, "in time"), name(2, "late"), name(2, "fence"), name(3, "decision"));
+    let pushed = |id: &str, counter| Record { points: vec![point(id).into()], ..record("dead", counter, &[]) };
+    let fence = |decided| Fence { session: "dead".into(), counted: vec![in_time.to_string()], decided };
+    let all = [
+        (in_time, pushed("p", 1)),
+        (late, pushed("q", 2)),
+        (announced, Record { fenced: vec![fence(false)], ..record("collector", 2, &[]) }),
+        (decided, Record { fenced: vec![fence(true)], ..record("collector", 3, &[]) }),
+    ];
+    let open = State::of(&journal(&all[..3]));
+    assert_eq!((open.status(&in_time), open.status(&late)), (Some(Status::Counts), Some(Status::Undecided)));
+    assert!(open.point("q").is_some() && !open.has_firm_point("q") && open.has_firm_point("p"));
+    assert_eq!(open.undecided().collect::<Vec<_>>(), ["dead"]);
+    let done = State::of(&journal(&all));
+    assert_eq!((done.status(&in_time), done.status(&late)), (Some(Status::Counts), Some(Status::Void)));
+    assert_eq!((ids(&journal(&all)), done.undecided().count()), (vec!["p".to_owned()], 0));
+}
+
+/// What a collection decided that was itself fenced before, and came too late, decides nothing.
+#[test]
+fn a_decision_of_a_fenced_collection_that_came_too_late_is_none() {
+    let (pushed, zombie, fence) = (name(1, "push"), name(5, "zombie"), name(4, "fence"));
+    let all = [
+        (pushed, Record { points: vec![point("p").into()], ..record("pusher", 1, &[]) }),
+        (zombie, Record { fenced: vec![Fence { session: "pusher".into(), counted: vec![], decided: true }], ..record("zombie", 5, &[]) }),
+        (fence, Record { fenced: vec![Fence { session: "zombie".into(), counted: vec![], decided: true }], ..record("collector", 4, &[]) }),
+    ];
+    assert_eq!(ids(&journal(&all[..2])), Vec::<String>::new());
+    assert_eq!(ids(&journal(&all)), ["p"]);
+}
+
+/// A mark that was swept is done with: what it condemned and the sweep left is as before.
+#[test]
+fn a_sweep_ends_its_mark() {
+    let (kept, gone) = (ObjectName::Index(ObjectId::of(b"kept")), ObjectName::Index(ObjectId::of(b"gone")));
+    let ids = [kept, gone].map(|object| object.id().expect("an ID").to_string());
+    let mark = Mark { id: "c".into(), objects: vec![kept.to_string(), gone.to_string()], contents: vec![] };
+    let sweep = Sweep { mark: "c".into(), objects: vec![gone.to_string()], contents: vec![] };
+    let all = [
+        (name(1, "a"), Record { indexes: ids.to_vec(), ..record("p", 1, &[]) }),
+        (name(2, "b"), Record { marks: vec![mark], ..record("c", 2, &[]) }),
+        (name(3, "c"), Record { sweeps: vec![sweep], ..record("c", 3, &[]) }),
+    ];
+    let marked = State::of(&journal(&all[..2]));
+    assert!(marked.indexes().values().all(|condition| *condition == Condition::Condemned));
+    let swept = State::of(&journal(&all));
+    assert_eq!(swept.indexes().iter().collect::<Vec<_>>(), [(&kept.id().expect("an ID"), &Condition::Firm)]);
+    assert!(swept.marks().is_empty() && swept.is_condemned(&gone) && !swept.is_condemned(&kept));
+}
+
+/// A record in the middle, or at the end of what a client saw, cannot be taken away unnoticed; what was replaced is not missed.
+#[test]
+fn what_is_taken_away_is_missed() {
+    let names = [name(1, "a"), name(2, "b"), name(3, "c")];
+    let all = [(names[0], record("a", 1, &[])), (names[1], record("b", 2, &names[..1])), (names[2], record("c", 3, &names[1..2]))];
+    let whole = journal(&all);
+    let seen = Remembered { heads: whole.heads() };
+    assert_eq!((whole.check(&seen), seen.heads.as_slice()), (Ok(()), &names[2..]));
+    assert_eq!(journal(&all[..2]).check(&seen), Err(HeadsError::RolledBack(names[2])));
+    assert_eq!(journal(&[]).check(&seen), Err(HeadsError::RolledBack(names[2])));
+    assert_eq!(journal(&[all[0].clone(), all[2].clone()]).check(&Remembered::default()), Err(HeadsError::Missing(names[1])));
+    let replaces = |counter, records: &Journal| Record {
+        counter,
+        session: format!("r{counter}"),
+        past: records.past(std::iter::empty()),
+        ..State::of(records).whole(&|_| false)
+    };
+    let once = journal(&[(name(4, "r1"), replaces(4, &whole))]);
+    assert_eq!(once.check(&seen), Ok(()));
+    let twice = journal(&[(name(5, "r2"), replaces(5, &once))]);
+    assert_eq!(twice.check(&seen), Ok(()), "what was replaced long ago is known still");
+    let other = Remembered { heads: vec![name(3, "never replaced")] };
+    assert_eq!(twice.check(&other), Err(HeadsError::RolledBack(other.heads[0])));
+}

@@ -1,0 +1,372 @@
+//! Gives space back: what nothing needs is condemned, and taken away once nobody can be building on it. `journal` proves why that is safe.
+//!
+//! One run condemns and, if no other session is open, sweeps. Otherwise the next run sweeps, once those sessions are gone.
+
+mod fence;
+mod mark;
+mod merge;
+pub(crate) mod reach;
+mod repack;
+mod survey;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use vellum_core::identity::SessionId;
+use vellum_store::Watch;
+
+use crate::catalog::{Catalog, CatalogError};
+use crate::error::BackupError;
+use crate::journal::{Condition, MarkState, State};
+use crate::objects::{ObjectId, ObjectKind, ObjectName};
+use crate::record::{Record, Said, Sweep, Wait};
+use crate::repository::Repository;
+use crate::session::{OpenSession, Session, SessionKind, Writer, open_sessions};
+use reach::Needed;
+
+/// What a collection may do.
+#[derive(Clone, Debug)]
+pub struct PruneOptions {
+    /// Packs are written anew until at most this much of all of them is not needed, in percent.
+    pub max_unused_percent: u32,
+    /// How many needed bytes are moved at most in one run; none for as many as it takes.
+    pub repack_limit: Option<u64>,
+    /// Packs shorter than this become one with others, in bytes.
+    pub small_pack_len: u64,
+    /// Sessions to end for good before anything else.
+    pub fence: FenceWish,
+    /// Only says what would be done.
+    pub is_dry_run: bool,
+}
+
+impl Default for PruneOptions {
+    fn default() -> Self {
+        Self { max_unused_percent: 5, repack_limit: None, small_pack_len: 8 << 20, fence: FenceWish::None, is_dry_run: false }
+    }
+}
+
+/// Which sessions a collection ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FenceWish {
+    /// None.
+    None,
+    /// These.
+    Some(Vec<SessionId>),
+    /// All that are open.
+    All,
+}
+
+/// What a collection did, or would do.
+#[derive(Clone, Debug, Default)]
+pub struct PruneReport {
+    /// Objects that are condemned now by this run, and their bytes.
+    pub condemned: Amount,
+    /// Contents that are condemned now by this run.
+    pub condemned_contents: u64,
+    /// Objects that were deleted, and their bytes.
+    pub swept: Amount,
+    /// Bytes of new packs into which needed chunks moved (in a dry run: of chunks that would move).
+    pub moved_len: u64,
+    /// Contents that became part of others.
+    pub merged_contents: u64,
+    /// Records that one stands for now.
+    pub replaced_records: u64,
+    /// Sessions that were ended.
+    pub fenced: Vec<OpenSession>,
+    /// Sessions that must end, or be fenced, before what is condemned can go.
+    pub waits_for: Vec<OpenSession>,
+    /// Bytes of packs when the run began, and how many of them are needed.
+    pub packs_len: u64,
+    /// Of those, what is needed.
+    pub used_len: u64,
+}
+
+/// Some objects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// How many.
+    pub count: u64,
+    /// Their length together in bytes.
+    pub len: u64,
+}
+
+impl Amount {
+    fn add(&mut self, len: u64) {
+        self.count += 1;
+        self.len += len;
+    }
+}
+
+/// Collects. Another collection that is open is an error ([`BackupError::Locked`]); other sessions are not.
+pub fn prune(repository: &Repository, options: &PruneOptions, writer: Writer, watch: &dyn Watch) -> Result<PruneReport, BackupError> {
+    if options.is_dry_run {
+        repository.refresh()?;
+        let mut report = PruneReport::default();
+        mark::plan_only(repository, options, &mut report)?;
+        return Ok(report);
+    }
+    let session = Session::begin(repository, SessionKind::Prune, writer)?;
+    let mut collection = Collection { repository, session, listing: Listing::default(), report: PruneReport::default() };
+    let outcome = collection.run(options, watch);
+    let Collection { session, report, .. } = collection;
+    match outcome {
+        Ok(()) => session.end().map(|()| report),
+        Err(error) => Err(error),
+    }
+}
+
+/// A collection under way.
+struct Collection<'a> {
+    repository: &'a Repository,
+    session: Session<'a>,
+    listing: Listing,
+    report: PruneReport,
+}
+
+impl Collection<'_> {
+    fn run(&mut self, options: &PruneOptions, watch: &dyn Watch) -> Result<(), BackupError> {
+        self.refuse_beside_another(&options.fence)?;
+        self.fence(&options.fence)?;
+        if let Some(session) = self.session.state().undecided().next() {
+            return Err(self.locked(format!("the fence of session {session} is not decided: fence it again")));
+        }
+        self.listing = Listing::of(self.repository)?;
+        self.delete_leftovers()?;
+        self.sweep()?;
+        stop_if_asked(watch)?;
+        if self.mark(options)? {
+            self.wait_for_all()?;
+            self.sweep()?;
+        }
+        Ok(())
+    }
+
+    /// One collection at a time: who sees another after announcing itself withdraws. Both may, but never neither.
+    fn refuse_beside_another(&self, wish: &FenceWish) -> Result<(), BackupError> {
+        let is_fenced = |session: &OpenSession| match wish {
+            FenceWish::None => false,
+            FenceWish::Some(ids) => ids.contains(&session.id),
+            FenceWish::All => true,
+        };
+        let is_prune = |session: &OpenSession| session.file.as_ref().is_none_or(|file| file.kind == SessionKind::Prune);
+        let others = self.others()?.into_iter().filter(|session| is_prune(session) && !is_fenced(session));
+        let sessions: Vec<String> = others.map(|session| session.describe()).collect();
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        let what = "another collection is at work".to_owned();
+        Err(BackupError::Locked { place: self.repository.place(), what, sessions })
+    }
+
+    fn locked(&self, what: String) -> BackupError {
+        BackupError::Locked { place: self.repository.place(), what, sessions: Vec::new() }
+    }
+
+    fn others(&self) -> Result<Vec<OpenSession>, BackupError> {
+        let mut sessions = open_sessions(self.repository)?;
+        sessions.retain(|session| session.id != self.session.id());
+        Ok(sessions)
+    }
+
+    /// What an interrupted collection swept and did not delete, and records that were replaced and are still there.
+    fn delete_leftovers(&mut self) -> Result<(), BackupError> {
+        let state = self.session.state().clone();
+        let swept: Vec<ObjectName> = state.swept().iter().filter(|object| self.listing.has(object)).copied().collect();
+        self.delete(&swept)
+    }
+
+    fn delete(&mut self, objects: &[ObjectName]) -> Result<(), BackupError> {
+        for object in objects {
+            self.repository.objects().delete(&object.to_string()).map_err(|error| self.repository.failed(error))?;
+            if let Some(len) = self.listing.lengths.remove(object) {
+                self.report.swept.add(len);
+            }
+        }
+        Ok(())
+    }
+
+    /// After the mark can be seen: who is open now may not have seen it. If nobody is, it can be swept at once.
+    fn wait_for_all(&mut self) -> Result<(), BackupError> {
+        let state = self.session.state().clone();
+        let waiting: Vec<&String> = state.marks().iter().filter(|(_, mark)| mark.waits.is_empty()).map(|(id, _)| id).collect();
+        let others = self.others()?;
+        let sessions: Vec<String> = others.iter().map(|session| session.id.to_string()).collect();
+        let waits: Vec<Wait> = waiting.into_iter().map(|id| Wait { mark: id.clone(), sessions: sessions.clone() }).collect();
+        if waits.is_empty() || others.is_empty() {
+            return Ok(());
+        }
+        self.session.commit(Record { waits, ..Record::default() })?;
+        Ok(())
+    }
+
+    /// Takes away what marks condemned that everybody has seen, and that nothing needs.
+    fn sweep(&mut self) -> Result<(), BackupError> {
+        let others = self.others()?;
+        let open: BTreeSet<String> = others.iter().map(|session| session.id.to_string()).collect();
+        // Only now: whoever is gone from that listing said all that they will.
+        self.session.refuse_fenced()?;
+        let state = self.session.state().clone();
+        let is_seen = |mark: &MarkState| {
+            if mark.waits.is_empty() { open.is_empty() } else { mark.waits.iter().any(|sessions| sessions.is_disjoint(&open)) }
+        };
+        let (ready, waiting): (Vec<_>, Vec<_>) = state.marks().iter().partition(|(_, mark)| is_seen(mark));
+        let waited: BTreeSet<&String> = waiting.iter().flat_map(|(_, mark)| mark.waits.iter().flatten()).collect();
+        self.report.waits_for = others
+            .into_iter()
+            .filter(|session| waiting.iter().any(|(_, mark)| mark.waits.is_empty()) || waited.contains(&session.id.to_string()))
+            .collect();
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let sweeps = sweeps(self.repository, &state, &ready)?;
+        let objects: Vec<ObjectName> = sweeps.iter().flat_map(|sweep| &sweep.objects).filter_map(|text| ObjectName::parse(text)).collect();
+        self.session.commit(Record { sweeps, ..Record::default() })?;
+        self.delete(&objects)
+    }
+}
+
+/// What of the marks' things nothing needs that is not condemned by them.
+fn sweeps(repository: &Repository, state: &State, ready: &[(&String, &MarkState)]) -> Result<Vec<Sweep>, BackupError> {
+    let needed = Needed::by_all_that_is_firm(state);
+    refuse_missing(state, &needed)?;
+    let condemned = |kind: ObjectKind| ready.iter().any(|(_, mark)| mark.objects.iter().any(|object| object.kind() == kind));
+    let catalog = if condemned(ObjectKind::Pack) || condemned(ObjectKind::Index) { Some(catalog(repository)?) } else { None };
+    let kept = match &catalog {
+        Some(catalog) => kept_places(repository, state, catalog, &needed)?,
+        None => BTreeSet::new(),
+    };
+    let maps = needed.maps();
+    let goes = |object: &ObjectName| match object.kind() {
+        ObjectKind::Maps => !maps.contains(object),
+        ObjectKind::Pack | ObjectKind::Index => !kept.contains(object),
+        _ => false,
+    };
+    let of = |(id, mark): &(&String, &MarkState)| Sweep {
+        mark: (*id).clone(),
+        objects: mark.objects.iter().filter(|object| goes(object)).map(ToString::to_string).collect(),
+        contents: mark.contents.iter().filter(|said| !needed.entries.contains_key(said)).cloned().collect(),
+    };
+    Ok(ready.iter().map(of).collect())
+}
+
+/// The condemned packs without which a needed chunk is nowhere, and the condemned index objects without which such a pack, or one that is not
+/// condemned, is not found.
+fn kept_places(
+    repository: &Repository,
+    state: &State,
+    catalog: &Catalog,
+    needed: &Needed<'_>,
+) -> Result<BTreeSet<ObjectName>, BackupError> {
+    let chunks = needed.chunks(repository, catalog)?;
+    let mut kept = BTreeSet::new();
+    let mut found: BTreeSet<ObjectId> = BTreeSet::new();
+    for (id, _) in state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm) {
+        found.extend(catalog.index(id).map_err(|error| told(repository, error))?.packs.iter().map(|pack| pack.id));
+    }
+    for (id, _) in state.indexes().iter().filter(|(_, condition)| **condition == Condition::Condemned) {
+        let index = catalog.index(id).map_err(|error| told(repository, error))?;
+        for pack in &index.packs {
+            let is_sole = |segment, ordinal| {
+                let chunk = crate::format::address(catalog.number_of(segment), ordinal);
+                chunks.contains(chunk) && catalog.locate(chunk).is_none_or(|place| place.is_condemned)
+            };
+            let is_condemned = state.is_condemned(&ObjectName::Pack(pack.id));
+            let is_needed = if is_condemned {
+                pack.frames.iter().any(|frame| frame.ordinals().any(|ordinal| is_sole(frame.segment, ordinal)))
+            } else {
+                !found.contains(&pack.id)
+            };
+            if is_needed {
+                kept.extend([ObjectName::Pack(pack.id), ObjectName::Index(*id)]);
+            }
+        }
+    }
+    // A condemned pack that a firm index names, too, is found without its condemned index.
+    for (id, _) in state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm) {
+        for pack in catalog.index(id).map_err(|error| told(repository, error))?.packs {
+            let is_condemned = state.is_condemned(&ObjectName::Pack(pack.id));
+            let is_sole = |segment, ordinal| {
+                let chunk = crate::format::address(catalog.number_of(segment), ordinal);
+                chunks.contains(chunk) && catalog.locate(chunk).is_none_or(|place| place.is_condemned)
+            };
+            if is_condemned && pack.frames.iter().any(|frame| frame.ordinals().any(|ordinal| is_sole(frame.segment, ordinal))) {
+                kept.insert(ObjectName::Pack(pack.id));
+            }
+        }
+    }
+    Ok(kept)
+}
+
+/// A repository that lost something is not collected: what seems to be needed by nothing may be needed by what is lost.
+fn refuse_missing(state: &State, needed: &Needed<'_>) -> Result<(), BackupError> {
+    let Some(lost) = needed.missing.first() else { return Ok(()) };
+    let hit = state.points().filter(|point| point.content == *lost).map(|point| point.id.clone()).collect();
+    Err(BackupError::Damaged { object: format!("content {lost}"), reason: "no record says what it is".to_owned(), points: hit })
+}
+
+/// A catalog of a repository as its state is now.
+pub fn catalog(repository: &Repository) -> Result<Catalog, BackupError> {
+    let cache = repository.cache_folder().map(|folder| folder.join("index"));
+    let catalog = Catalog::new(repository.objects().clone(), repository.sealer().clone(), repository.file().chunk_len, cache);
+    refresh(repository, &catalog)?;
+    Ok(catalog)
+}
+
+/// Brings a catalog up to date with a repository's state.
+pub fn refresh(repository: &Repository, catalog: &Catalog) -> Result<(), BackupError> {
+    let state = repository.state();
+    let indexes: BTreeSet<ObjectId> = state.indexes().keys().copied().collect();
+    let packs = |names: &BTreeSet<ObjectName>| -> Vec<ObjectId> {
+        names.iter().filter(|name| name.kind() == ObjectKind::Pack).filter_map(ObjectName::id).collect()
+    };
+    let condemned: HashSet<ObjectId> = packs(state.condemned()).into_iter().chain(packs(state.swept())).collect();
+    catalog.refresh(&indexes, condemned).map_err(|error| told(repository, error))
+}
+
+/// A catalog's error as one of the repository.
+#[must_use]
+pub fn told(repository: &Repository, error: CatalogError) -> BackupError {
+    match error {
+        CatalogError::Objects(error) => repository.failed(error),
+        CatalogError::Seal { object, source } => BackupError::Damaged { object, reason: source.to_string(), points: Vec::new() },
+        CatalogError::Index { object, source } => BackupError::Damaged { object, reason: source.to_string(), points: Vec::new() },
+        CatalogError::Frame { object, offset, source } => {
+            BackupError::Damaged { object: format!("{object}, frame at {offset}"), reason: source.to_string(), points: Vec::new() }
+        }
+        unknown @ CatalogError::Unknown { .. } => {
+            BackupError::Damaged { object: "index".to_owned(), reason: unknown.to_string(), points: Vec::new() }
+        }
+    }
+}
+
+fn stop_if_asked(watch: &dyn Watch) -> Result<(), BackupError> {
+    if watch.is_cancelled() { Err(BackupError::Interrupted) } else { Ok(()) }
+}
+
+/// The objects that can be collected, and their lengths.
+#[derive(Debug, Default)]
+struct Listing {
+    lengths: BTreeMap<ObjectName, u64>,
+}
+
+impl Listing {
+    fn of(repository: &Repository) -> Result<Self, BackupError> {
+        let mut lengths = BTreeMap::new();
+        for kind in [ObjectKind::Pack, ObjectKind::Index, ObjectKind::Maps] {
+            lengths.extend(repository.list(kind)?);
+        }
+        Ok(Self { lengths })
+    }
+
+    fn has(&self, object: &ObjectName) -> bool {
+        self.lengths.contains_key(object)
+    }
+}
+
+/// What a mark condemns.
+#[derive(Debug, Default)]
+struct Condemned {
+    objects: BTreeSet<ObjectName>,
+    contents: BTreeSet<Said>,
+}

@@ -1,0 +1,94 @@
+//! What a repository needs: from roots through parents to maps, and from maps to chunks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vellum_core::id_set::IdSet;
+use vellum_core::identity::ContentId;
+use vellum_core::page::Slot;
+
+use crate::catalog::Catalog;
+use crate::contents::{parent_of, read_part};
+use crate::error::BackupError;
+use crate::journal::{Condition, ContentEntry, State};
+use crate::objects::ObjectName;
+use crate::record::{Content, Said};
+use crate::repository::Repository;
+
+/// What some contents need.
+#[derive(Debug, Default)]
+pub(crate) struct Needed<'a> {
+    /// The entries by which they are read.
+    pub(crate) entries: BTreeMap<Said, &'a ContentEntry>,
+    /// Contents that are asked for and that no session said: something is lost.
+    pub(crate) missing: BTreeSet<String>,
+}
+
+impl<'a> Needed<'a> {
+    /// What the points of `state` need.
+    pub(crate) fn by_points(state: &'a State) -> Self {
+        let mut needed = Self::default();
+        for point in state.points() {
+            needed.follow(state, &point.content);
+        }
+        needed
+    }
+
+    /// The same, and what every content needs that is not condemned: somebody may have built on it, or may be about to.
+    pub(crate) fn by_all_that_is_firm(state: &'a State) -> Self {
+        let mut needed = Self::by_points(state);
+        for entry in state.contents().flat_map(|(_, entries)| entries).filter(|entry| entry.condition == Condition::Firm) {
+            needed.add(state, entry);
+        }
+        needed
+    }
+
+    fn follow(&mut self, state: &'a State, content: &str) {
+        match ContentId::parse(content).and_then(|id| state.content(id)) {
+            Some(entry) => self.add(state, entry),
+            None => drop(self.missing.insert(content.to_owned())),
+        }
+    }
+
+    /// Adds an entry and what it is relative to, as far as it is not there yet.
+    fn add(&mut self, state: &'a State, entry: &'a ContentEntry) {
+        let mut next = Some(entry);
+        while let Some(entry) = next {
+            if self.entries.insert(entry.said(), entry).is_some() {
+                return;
+            }
+            next = parent_of(&entry.content).and_then(|id| state.content(id));
+            if let (None, Some(parent)) = (next, &entry.content.parent) {
+                self.missing.insert(parent.clone());
+            }
+        }
+    }
+
+    /// The maps objects that the entries name.
+    pub(crate) fn maps(&self) -> BTreeSet<ObjectName> {
+        let parts = self.entries.values().flat_map(|entry| &entry.content.parts);
+        parts.filter_map(|part| ObjectName::parse(&part.object)).collect()
+    }
+
+    /// The chunks that the entries name. Cost: reads all their maps.
+    pub(crate) fn chunks(&self, repository: &Repository, catalog: &Catalog) -> Result<IdSet, BackupError> {
+        let mut chunks = IdSet::new();
+        for entry in self.entries.values() {
+            add_chunks(repository, catalog, &entry.content, &mut chunks)?;
+        }
+        Ok(chunks)
+    }
+}
+
+/// Adds the chunks that one content's own map names.
+pub(crate) fn add_chunks(repository: &Repository, catalog: &Catalog, content: &Content, chunks: &mut IdSet) -> Result<(), BackupError> {
+    for part in &content.parts {
+        for (_, page) in read_part(repository, catalog, content, part)? {
+            for run in page.runs() {
+                if let Slot::Chunk(first) = run.slot {
+                    chunks.insert_run(first, run.len.into());
+                }
+            }
+        }
+    }
+    Ok(())
+}

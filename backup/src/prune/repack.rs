@@ -1,0 +1,194 @@
+//! Moves needed chunks to new packs under the same addresses, and writes what names them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vellum_core::hash::ChunkHash;
+use vellum_core::id_set::IdSet;
+use vellum_core::identity::SegmentId;
+use vellum_store::{Compression, codec};
+
+use super::survey::{FrameUse, Survey, Walk};
+use crate::catalog::{Catalog, Place};
+use crate::error::BackupError;
+use crate::format::{
+    Frame, FrameEntry, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, PackWriter, Presence, SealedPack, SegmentEntry, decode_frame,
+};
+use crate::objects::{ObjectId, ObjectName};
+use crate::repository::Repository;
+use crate::seal::SealedKind;
+
+/// How chunks are compressed that lose their neighbours in a frame: as a store does by default.
+const COMPRESSION: Compression = Compression::Zstd(3);
+
+/// Writes the packs and index objects that a survey asks for.
+pub(crate) struct Repacker<'a> {
+    repository: &'a Repository,
+    catalog: &'a Catalog,
+    writer: PackWriter,
+    builder: IndexBuilder,
+    /// Names of chunks in packs that are not complete yet.
+    waiting: BTreeMap<(SegmentId, u32), ChunkHash>,
+    indexes: Vec<ObjectId>,
+    /// Bytes of the new packs.
+    pub(crate) written_len: u64,
+}
+
+impl<'a> Repacker<'a> {
+    pub(crate) fn new(repository: &'a Repository, catalog: &'a Catalog) -> Self {
+        Self {
+            repository,
+            catalog,
+            writer: PackWriter::default(),
+            builder: IndexBuilder::default(),
+            waiting: BTreeMap::new(),
+            indexes: Vec::new(),
+            written_len: 0,
+        }
+    }
+
+    /// Goes through `indexes` as the survey did: chunks of packs that it repacks are copied, packs that stay get into the new index objects. The
+    /// new index objects' IDs; everything is durable then.
+    pub(crate) fn run(
+        mut self,
+        indexes: &BTreeSet<ObjectId>,
+        needed: &IdSet,
+        survey: &Survey,
+    ) -> Result<(Vec<ObjectId>, u64), BackupError> {
+        let mut walk = Walk::new(needed);
+        for id in indexes {
+            let index = self.catalog.index(id).map_err(|error| super::told(self.repository, error))?;
+            for pack in &index.packs {
+                if !survey.packs.contains_key(&pack.id) {
+                    continue;
+                }
+                let Some(frames) = walk.pack(self.catalog, pack) else { continue };
+                if survey.repack.contains(&pack.id) {
+                    self.move_chunks(&index, pack, &frames)?;
+                } else if survey.reindex.contains(id) && !survey.dead.contains(&pack.id) {
+                    self.keep(&index, pack)?;
+                }
+            }
+        }
+        if let Some(pack) = self.writer.finish(self.repository.sealer())? {
+            self.put_pack(pack)?;
+        }
+        self.flush()?;
+        Ok((self.indexes, self.written_len))
+    }
+
+    fn keep(&mut self, index: &IndexObject, pack: &PackEntry) -> Result<(), BackupError> {
+        let names = pack.frames.iter().flat_map(|frame| {
+            let entry = &index.segments[&frame.segment];
+            frame.ordinals().filter_map(|ordinal| entry.hash(ordinal).map(|hash| ((frame.segment, ordinal), *hash)))
+        });
+        self.builder.names.extend(names);
+        self.builder.packs.push(pack.clone());
+        self.flush_if_full()
+    }
+
+    fn move_chunks(&mut self, index: &IndexObject, pack: &PackEntry, frames: &[FrameUse]) -> Result<(), BackupError> {
+        for (entry, of) in pack.frames.iter().zip(frames).filter(|(_, of)| of.count() > 0) {
+            let names = &index.segments[&entry.segment];
+            let body = self.catalog.frame_body(&self.place(pack, entry)).map_err(|error| super::told(self.repository, error))?;
+            let damaged = |reason: String| BackupError::Damaged {
+                object: format!("{}, frame at {}", ObjectName::Pack(pack.id), entry.offset),
+                reason,
+                points: Vec::new(),
+            };
+            let frame = decode_frame(&body).map_err(|error| damaged(error.to_string()))?;
+            let chunk_len = self.repository.file().chunk_len;
+            // Never moves on what is damaged, so that a damaged chunk stays where `verify` finds it.
+            let plain = frame.chunks(chunk_len, |ordinal| names.hash(ordinal).copied()).map_err(|error| damaged(error.to_string()))?;
+            if frame.segment != entry.segment || frame.first != entry.first || frame.presence != entry.presence {
+                return Err(damaged("another frame stands in its place".to_owned()));
+            }
+            let wanted: Vec<(u32, &[u8])> = entry
+                .ordinals()
+                .zip(plain.chunks_exact(chunk_len as usize))
+                .zip(&of.wanted)
+                .filter(|(_, wanted)| **wanted)
+                .map(|(chunk, _)| chunk)
+                .collect();
+            if wanted.len() == of.wanted.len() {
+                self.add(&frame)?;
+            } else {
+                self.add_some(entry.segment, &wanted)?;
+            }
+            let moved = wanted.iter().filter_map(|(ordinal, _)| names.hash(*ordinal).map(|hash| ((entry.segment, *ordinal), *hash)));
+            self.waiting.extend(moved);
+        }
+        Ok(())
+    }
+
+    fn add_some(&mut self, segment: SegmentId, wanted: &[(u32, &[u8])]) -> Result<(), BackupError> {
+        let first = wanted[0].0;
+        let offsets: Vec<u32> = wanted.iter().map(|(ordinal, _)| ordinal - first).collect();
+        let plain: Vec<u8> = wanted.iter().flat_map(|(_, chunk)| *chunk).copied().collect();
+        let (codec, payload) = codec::compress(COMPRESSION, &plain);
+        self.add(&Frame { segment, first, presence: Presence::of(&offsets), codec, payload: &payload })
+    }
+
+    fn add(&mut self, frame: &Frame<'_>) -> Result<(), BackupError> {
+        let sealer = self.repository.sealer();
+        let sealed = PackWriter::seal_frame(sealer, frame)?;
+        match self.writer.add(sealer, sealed)? {
+            Some(full) => self.put_pack(full),
+            None => Ok(()),
+        }
+    }
+
+    fn put_pack(&mut self, pack: SealedPack) -> Result<(), BackupError> {
+        self.repository.put(&ObjectName::Pack(pack.object.id), &pack.object.bytes)?;
+        self.written_len += pack.object.bytes.len() as u64;
+        for frame in &pack.entry.frames {
+            for ordinal in frame.ordinals() {
+                // The last frame that was added waits for the next pack: its names stay.
+                if let Some(hash) = self.waiting.remove(&(frame.segment, ordinal)) {
+                    self.builder.names.insert((frame.segment, ordinal), hash);
+                }
+            }
+        }
+        self.builder.packs.push(pack.entry);
+        self.flush_if_full()
+    }
+
+    fn place(&self, pack: &PackEntry, frame: &FrameEntry) -> Place {
+        Place {
+            pack: pack.id,
+            offset: frame.offset,
+            len: frame.len,
+            segment: self.catalog.number_of(frame.segment),
+            first: frame.first,
+            presence: frame.presence.clone(),
+            is_condemned: false,
+        }
+    }
+
+    fn flush_if_full(&mut self) -> Result<(), BackupError> {
+        if self.builder.names.len() >= INDEX_CHUNK_COUNT_MAX { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), BackupError> {
+        let Some(index) = std::mem::take(&mut self.builder).finish() else { return Ok(()) };
+        let sealed = self.repository.sealer().seal(SealedKind::Index, &index.encode())?;
+        self.repository.put(&ObjectName::Index(sealed.id), &sealed.bytes)?;
+        self.indexes.push(sealed.id);
+        Ok(())
+    }
+}
+
+/// What becomes an index object.
+#[derive(Default)]
+struct IndexBuilder {
+    names: BTreeMap<(SegmentId, u32), ChunkHash>,
+    packs: Vec<PackEntry>,
+}
+
+impl IndexBuilder {
+    fn finish(self) -> Option<IndexObject> {
+        let mut chunks = BTreeMap::<SegmentId, Vec<(u32, ChunkHash)>>::new();
+        self.names.into_iter().for_each(|((segment, ordinal), hash)| chunks.entry(segment).or_default().push((ordinal, hash)));
+        let segments = chunks.into_iter().map(|(segment, chunks)| (segment, SegmentEntry::new(&chunks))).collect();
+        (!self.packs.is_empty()).then_some(IndexObject { segments, packs: self.packs })
+    }
+}

@@ -1,0 +1,160 @@
+//! Which packs hold what is needed, and which packs and index objects to write anew: decided from index objects, one in memory at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vellum_core::id_set::IdSet;
+
+use super::PruneOptions;
+use crate::catalog::Catalog;
+use crate::error::BackupError;
+use crate::format::{FrameEntry, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, address};
+use crate::objects::{ObjectId, ObjectName};
+use crate::repository::Repository;
+
+/// Index objects with fewer chunks than this become one with others.
+const SMALL_INDEX_CHUNKS: usize = INDEX_CHUNK_COUNT_MAX / 4;
+
+/// How much of a pack is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PackUse {
+    /// Its length in bytes.
+    pub(crate) len: u64,
+    /// What of that is needed, as far as frames can be divided.
+    pub(crate) used_len: u64,
+}
+
+/// What is to be done with packs and index objects.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// Packs that index objects name and that are not condemned.
+    pub(crate) packs: BTreeMap<ObjectId, PackUse>,
+    /// Packs whose needed chunks move to new ones.
+    pub(crate) repack: BTreeSet<ObjectId>,
+    /// Packs that nothing needs.
+    pub(crate) dead: BTreeSet<ObjectId>,
+    /// Index objects that are written anew.
+    pub(crate) reindex: BTreeSet<ObjectId>,
+}
+
+/// The chunks of a frame that are needed and that no frame before it holds: for each of its ordinals.
+pub(crate) struct FrameUse {
+    pub(crate) wanted: Vec<bool>,
+}
+
+/// Goes through all packs of index objects in one order, and says of each frame which chunks it is needed for. A pack comes once.
+pub(crate) struct Walk<'a> {
+    needed: &'a IdSet,
+    claimed: IdSet,
+    met: BTreeSet<ObjectId>,
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(needed: &'a IdSet) -> Self {
+        Self { needed, claimed: IdSet::new(), met: BTreeSet::new() }
+    }
+
+    /// What each frame of a pack is needed for; none if it came before.
+    pub(crate) fn pack(&mut self, catalog: &Catalog, pack: &PackEntry) -> Option<Vec<FrameUse>> {
+        self.met.insert(pack.id).then(|| pack.frames.iter().map(|frame| self.frame(catalog, frame)).collect())
+    }
+
+    fn frame(&mut self, catalog: &Catalog, frame: &FrameEntry) -> FrameUse {
+        let segment = catalog.number_of(frame.segment);
+        let mut wanted = |ordinal| {
+            let chunk = address(segment, ordinal);
+            let is_wanted = self.needed.contains(chunk) && !self.claimed.contains(chunk);
+            if is_wanted {
+                self.claimed.insert(chunk);
+            }
+            is_wanted
+        };
+        FrameUse { wanted: frame.ordinals().map(&mut wanted).collect() }
+    }
+}
+
+impl FrameUse {
+    pub(crate) fn count(&self) -> usize {
+        self.wanted.iter().filter(|wanted| **wanted).count()
+    }
+}
+
+impl Survey {
+    /// Looks at the index objects that are not condemned.
+    pub(crate) fn of(
+        repository: &Repository,
+        catalog: &Catalog,
+        indexes: &BTreeSet<ObjectId>,
+        needed: &IdSet,
+        options: &PruneOptions,
+    ) -> Result<Self, BackupError> {
+        let state = repository.state();
+        let mut survey = Self::default();
+        let mut walk = Walk::new(needed);
+        let mut contents: Vec<(ObjectId, usize, Vec<ObjectId>)> = Vec::new();
+        for id in indexes {
+            let index = catalog.index(id).map_err(|error| super::told(repository, error))?;
+            contents.push((*id, index.chunk_count(), index.packs.iter().map(|pack| pack.id).collect()));
+            survey.add(catalog, &index, &mut walk, &|pack| state.is_condemned(&ObjectName::Pack(*pack)));
+        }
+        survey.choose_packs(options);
+        survey.choose_indexes(&contents);
+        Ok(survey)
+    }
+
+    fn add(&mut self, catalog: &Catalog, index: &IndexObject, walk: &mut Walk<'_>, is_condemned: &dyn Fn(&ObjectId) -> bool) {
+        for pack in index.packs.iter().filter(|pack| !is_condemned(&pack.id)) {
+            let Some(frames) = walk.pack(catalog, pack) else { continue };
+            let used =
+                pack.frames.iter().zip(&frames).map(|(frame, of)| u64::from(frame.len) * of.count() as u64 / of.wanted.len().max(1) as u64);
+            let used_len = used.sum();
+            self.packs.insert(pack.id, PackUse { len: pack.len, used_len });
+            if frames.iter().all(|frame| frame.count() == 0) {
+                self.dead.insert(pack.id);
+            }
+        }
+    }
+
+    /// The emptiest packs, until what is not needed is little enough; then small ones, if there are several.
+    fn choose_packs(&mut self, options: &PruneOptions) {
+        let living = || self.packs.iter().filter(|(id, _)| !self.dead.contains(*id));
+        let (len, used) = living().fold((0, 0), |(len, used), (_, pack)| (len + pack.len, used + pack.used_len));
+        let mut unused: u64 = len - used.min(len);
+        let allowed = len / 100 * u64::from(options.max_unused_percent) + len % 100 * u64::from(options.max_unused_percent) / 100;
+        let mut left = options.repack_limit.unwrap_or(u64::MAX);
+        let mut emptiest: Vec<(ObjectId, PackUse)> = living().map(|(id, pack)| (*id, *pack)).collect();
+        emptiest.sort_by_key(|(id, pack)| (pack.used_len * 1000 / pack.len.max(1), *id));
+        let mut repack = BTreeSet::new();
+        for (id, pack) in &emptiest {
+            let gain = pack.len - pack.used_len.min(pack.len);
+            if unused <= allowed || pack.used_len > left {
+                break;
+            }
+            unused -= gain.min(unused);
+            left -= pack.used_len;
+            repack.insert(*id);
+        }
+        let small = |(id, pack): &&(ObjectId, PackUse)| pack.len < options.small_pack_len && !repack.contains(id);
+        let small: Vec<(ObjectId, PackUse)> = emptiest.iter().filter(small).copied().collect();
+        if small.len() + usize::from(!repack.is_empty()) > 1 {
+            for (id, pack) in small {
+                if pack.used_len <= left {
+                    left -= pack.used_len;
+                    repack.insert(id);
+                }
+            }
+        }
+        self.repack = repack;
+    }
+
+    /// Those that name packs that go, and small ones, if that makes them fewer.
+    fn choose_indexes(&mut self, contents: &[(ObjectId, usize, Vec<ObjectId>)]) {
+        let goes = |pack: &ObjectId| !self.packs.contains_key(pack) || self.dead.contains(pack) || self.repack.contains(pack);
+        let touched = contents.iter().filter(|(_, _, packs)| packs.is_empty() || packs.iter().any(goes)).map(|(id, ..)| *id);
+        let mut reindex: BTreeSet<ObjectId> = touched.collect();
+        let small: BTreeSet<ObjectId> = contents.iter().filter(|(_, chunks, _)| *chunks < SMALL_INDEX_CHUNKS).map(|(id, ..)| *id).collect();
+        if small.union(&reindex).count() > 1 {
+            reindex.extend(small);
+        }
+        self.reindex = reindex;
+    }
+}

@@ -1,0 +1,311 @@
+//! Whether everything is what it must be: every point's contents, maps and places of chunks; if wanted, every chunk itself.
+//!
+//! What is found names the object, and the points that need it. Nothing is changed.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use vellum_core::page::{Run, Slot};
+use vellum_store::{Progress, Watch};
+
+use crate::catalog::{Catalog, Place};
+use crate::contents::read_part;
+use crate::error::BackupError;
+use crate::format::PackEntry;
+use crate::journal::{Condition, State};
+use crate::objects::{ObjectErrorKind, ObjectId, ObjectKind, ObjectName};
+use crate::prune::reach::Needed;
+use crate::record::{Content, MapPart};
+use crate::repository::Repository;
+
+/// Frames that are read together: 16 MiB of plain chunks.
+const FRAMES_AT_ONCE: usize = 128;
+
+/// How much is looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VerifyOptions {
+    /// Whether chunks are read and held against their names.
+    pub read_data: bool,
+    /// Only the `.0`th of `.1` parts of the packs, counted from one: all parts together are all packs.
+    pub subset: Option<(u32, u32)>,
+}
+
+/// What was looked at, and what is wrong.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyReport {
+    /// Points that were followed.
+    pub points: u64,
+    /// Contents that were read.
+    pub contents: u64,
+    /// Packs whose chunks were read.
+    pub packs_read: u64,
+    /// Bytes of them.
+    pub read_len: u64,
+    /// What is wrong. If all data was read and there is nothing here, every point restores.
+    pub findings: Vec<Finding>,
+}
+
+/// Something that is not what it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The object, and where in it.
+    pub object: String,
+    /// What is wrong.
+    pub reason: String,
+    /// The IDs of the points that need it.
+    pub points: Vec<String>,
+}
+
+/// Looks at a repository. Damage is in the report; an error is a place that does not answer.
+pub fn verify(repository: &Repository, options: &VerifyOptions, watch: &dyn Watch) -> Result<VerifyReport, BackupError> {
+    repository.refresh()?;
+    let state = repository.state();
+    let needed = Needed::by_points(&state);
+    let mut check = Check::of(repository, &state)?;
+    for content in &needed.missing {
+        check.hit(&format!("content {content}"), "no record says what it is", [content.as_str()]);
+    }
+    let total = needed.entries.len() as u64;
+    for (done, entry) in (0..).zip(needed.entries.values()) {
+        proceed(watch, done, total)?;
+        check.content(&entry.content)?;
+    }
+    if options.read_data {
+        check.data(options.subset, watch)?;
+        check.find_readers(&needed)?;
+    }
+    Ok(check.report(&state, &needed))
+}
+
+fn proceed(watch: &dyn Watch, done: u64, total: u64) -> Result<(), BackupError> {
+    watch.progress(Progress { done, total: Some(total) });
+    if watch.is_cancelled() { Err(BackupError::Interrupted) } else { Ok(()) }
+}
+
+/// What is known so far. Wrong things are named with the contents that need them.
+struct Check<'a> {
+    repository: &'a Repository,
+    catalog: Catalog,
+    lengths: BTreeMap<ObjectName, u64>,
+    wrong: BTreeMap<(String, String), BTreeSet<String>>,
+    /// Frames that do not give their chunks.
+    bad_frames: BTreeMap<(ObjectId, u64), (String, String)>,
+    contents: u64,
+    packs_read: u64,
+    read_len: u64,
+}
+
+impl<'a> Check<'a> {
+    fn of(repository: &'a Repository, state: &State) -> Result<Self, BackupError> {
+        let catalog = Catalog::new(repository.objects().clone(), repository.sealer().clone(), repository.file().chunk_len, None);
+        let mut lengths = BTreeMap::new();
+        for kind in [ObjectKind::Pack, ObjectKind::Index, ObjectKind::Maps] {
+            lengths.extend(repository.list(kind)?);
+        }
+        let mut check = Self {
+            repository,
+            catalog,
+            lengths,
+            wrong: BTreeMap::new(),
+            bad_frames: BTreeMap::new(),
+            contents: 0,
+            packs_read: 0,
+            read_len: 0,
+        };
+        check.indexes(state)?;
+        Ok(check)
+    }
+
+    /// Reads each index object by itself: a bad one does not hide the others.
+    fn indexes(&mut self, state: &State) -> Result<(), BackupError> {
+        let mut good = BTreeSet::new();
+        for (id, condition) in state.indexes() {
+            match damage(self.catalog.index(id).map_err(|error| crate::prune::told(self.repository, error)))? {
+                Ok(_) => drop(good.insert(*id)),
+                // A condemned one may go at any moment, and nothing counts on it.
+                Err(_) if *condition == Condition::Condemned => {}
+                Err((object, reason)) => self.hit(&object, &reason, []),
+            }
+        }
+        let packs = state.condemned().iter().chain(state.swept()).filter(|name| name.kind() == ObjectKind::Pack);
+        let condemned: HashSet<ObjectId> = packs.filter_map(ObjectName::id).collect();
+        self.catalog.refresh(&good, condemned).map_err(|error| crate::prune::told(self.repository, error))
+    }
+
+    fn hit<'b>(&mut self, object: &str, reason: &str, contents: impl IntoIterator<Item = &'b str>) {
+        let known = self.wrong.entry((object.to_owned(), reason.to_owned())).or_default();
+        known.extend(contents.into_iter().map(str::to_owned));
+    }
+
+    /// A content's own map, and where its chunks are.
+    fn content(&mut self, content: &Content) -> Result<(), BackupError> {
+        self.contents += 1;
+        for part in &content.parts {
+            for run in self.runs(content, part)? {
+                self.run(content, run);
+            }
+        }
+        Ok(())
+    }
+
+    /// The runs of chunks that a part of a map names; none if it is damaged, which is noted.
+    fn runs(&mut self, content: &Content, part: &MapPart) -> Result<Vec<Run>, BackupError> {
+        let end = part.range.0.saturating_add(part.range.1);
+        if let Some(reason) = self.lacks(&part.object, end) {
+            self.hit(&part.object, reason, [content.id.as_str()]);
+            return Ok(Vec::new());
+        }
+        match damage(read_part(self.repository, &self.catalog, content, part))? {
+            Ok(pages) => {
+                Ok(pages.iter().flat_map(|(_, page)| page.runs()).filter(|run| matches!(run.slot, Slot::Chunk(_))).copied().collect())
+            }
+            Err((object, reason)) => {
+                self.hit(&object, &reason, [content.id.as_str()]);
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn run(&mut self, content: &Content, run: Run) {
+        for at in 0..run.len {
+            let Slot::Chunk(chunk) = run.slot.advance(at) else { return };
+            let Some(place) = self.catalog.locate(chunk) else {
+                let unknown = self.catalog.unknown(chunk).to_string();
+                self.hit("index", &unknown, [content.id.as_str()]);
+                continue;
+            };
+            let object = ObjectName::Pack(place.pack);
+            let end = place.offset + u64::from(place.len);
+            if let Some(reason) = self.lacks(&object.to_string(), end) {
+                self.hit(&object.to_string(), reason, [content.id.as_str()]);
+            }
+        }
+    }
+
+    /// What is wrong with an object whose first `end` bytes are needed, as far as the listing tells.
+    fn lacks(&self, object: &str, end: u64) -> Option<&'static str> {
+        match ObjectName::parse(object).and_then(|name| self.lengths.get(&name)) {
+            None => Some("it is not there"),
+            Some(len) if *len < end => Some("it is too short"),
+            Some(_) => None,
+        }
+    }
+
+    /// Reads the chunks of all packs, or of a part of them.
+    fn data(&mut self, subset: Option<(u32, u32)>, watch: &dyn Watch) -> Result<(), BackupError> {
+        let is_chosen = |id: &ObjectId| {
+            let number = u32::from_le_bytes([id.0[0], id.0[1], id.0[2], id.0[3]]);
+            subset.is_none_or(|(nth, of)| of == 0 || number % of == nth.wrapping_sub(1) % of)
+        };
+        let mut met = BTreeSet::new();
+        for index in self.catalog.indexes() {
+            let index = self.catalog.index(&index).map_err(|error| crate::prune::told(self.repository, error))?;
+            for pack in &index.packs {
+                let is_there = self.lengths.contains_key(&ObjectName::Pack(pack.id));
+                if is_chosen(&pack.id) && is_there && met.insert(pack.id) {
+                    proceed(watch, met.len() as u64, self.lengths.len() as u64)?;
+                    self.pack(pack)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pack(&mut self, pack: &PackEntry) -> Result<(), BackupError> {
+        self.packs_read += 1;
+        self.read_len += pack.len;
+        let places: Vec<Place> = pack.frames.iter().map(|frame| self.place(pack, frame)).collect();
+        let is_there = |place: &Place| self.lacks(&ObjectName::Pack(pack.id).to_string(), place.offset + u64::from(place.len)).is_none();
+        let places: Vec<Place> = places.into_iter().filter(is_there).collect();
+        for some in places.chunks(FRAMES_AT_ONCE) {
+            if self.catalog.read_frames(some).is_ok() {
+                continue;
+            }
+            for place in some {
+                let read =
+                    self.catalog.read_frames(std::slice::from_ref(place)).map_err(|error| crate::prune::told(self.repository, error));
+                if let Err(wrong) = damage(read)? {
+                    self.bad_frames.insert((place.pack, place.offset), wrong);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&self, pack: &PackEntry, frame: &crate::format::FrameEntry) -> Place {
+        Place {
+            pack: pack.id,
+            offset: frame.offset,
+            len: frame.len,
+            segment: self.catalog.number_of(frame.segment),
+            first: frame.first,
+            presence: frame.presence.clone(),
+            is_condemned: false,
+        }
+    }
+
+    /// Which contents need the frames that are bad. Reads the maps again, only if there are any.
+    fn find_readers(&mut self, needed: &Needed<'_>) -> Result<(), BackupError> {
+        let bad = std::mem::take(&mut self.bad_frames);
+        for (object, reason) in bad.values() {
+            self.hit(object, reason, []);
+        }
+        if bad.is_empty() {
+            return Ok(());
+        }
+        for entry in needed.entries.values() {
+            for part in &entry.content.parts {
+                for run in self.runs(&entry.content, part)? {
+                    self.blame(&bad, &entry.content, run);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn blame(&mut self, bad: &BTreeMap<(ObjectId, u64), (String, String)>, content: &Content, run: Run) {
+        for at in 0..run.len {
+            let Slot::Chunk(chunk) = run.slot.advance(at) else { return };
+            let place = self.catalog.locate(chunk);
+            if let Some((object, reason)) = place.and_then(|place| bad.get(&(place.pack, place.offset))) {
+                self.hit(object, reason, [content.id.as_str()]);
+            }
+        }
+    }
+
+    fn report(self, state: &State, needed: &Needed<'_>) -> VerifyReport {
+        let parents: BTreeMap<&str, Option<&str>> =
+            needed.entries.values().map(|entry| (entry.content.id.as_str(), entry.content.parent.as_deref())).collect();
+        let bad: BTreeSet<&str> = self.wrong.values().flatten().map(String::as_str).collect();
+        let mut readers = BTreeMap::<&str, BTreeSet<&str>>::new();
+        for point in state.points() {
+            let (mut next, mut seen) = (Some(point.content.as_str()), BTreeSet::new());
+            while let Some(id) = next.filter(|id| seen.insert(*id)) {
+                if bad.contains(id) {
+                    readers.entry(id).or_default().insert(&point.id);
+                }
+                next = parents.get(id).copied().flatten();
+            }
+        }
+        let finding = |((object, reason), contents): (&(String, String), &BTreeSet<String>)| {
+            let points: BTreeSet<&str> = contents.iter().filter_map(|id| readers.get(id.as_str())).flatten().copied().collect();
+            Finding { object: object.clone(), reason: reason.clone(), points: points.into_iter().map(str::to_owned).collect() }
+        };
+        VerifyReport {
+            points: state.points().count() as u64,
+            contents: self.contents,
+            packs_read: self.packs_read,
+            read_len: self.read_len,
+            findings: self.wrong.iter().map(finding).collect(),
+        }
+    }
+}
+
+/// Damage apart from a place that does not answer: the object and what is wrong with it.
+fn damage<T>(result: Result<T, BackupError>) -> Result<Result<T, (String, String)>, BackupError> {
+    match result {
+        Ok(value) => Ok(Ok(value)),
+        Err(BackupError::Damaged { object, reason, .. }) => Ok(Err((object, reason))),
+        Err(BackupError::Objects { source, .. }) if source.kind == ObjectErrorKind::Missing => Ok(Err((source.name, source.what))),
+        Err(error) => Err(error),
+    }
+}
