@@ -29,6 +29,20 @@ impl IdSet {
         self.segments.get(&segment).is_some_and(|words| words[word] >> bit & 1 == 1)
     }
 
+    /// The first id of the set that is not below `from`. Cost: the words in between that exist.
+    #[must_use]
+    pub fn next_from(&self, from: ChunkId) -> Option<ChunkId> {
+        let (start, _, _) = place(from);
+        self.segments.range(start..).find_map(|(segment, words)| {
+            let base = segment * SEGMENT_IDS;
+            let skipped = from.0.saturating_sub(base);
+            let first = (skipped / 64) as usize;
+            let masked = |at: usize| if at == first { words[at] & (u64::MAX << (skipped % 64)) } else { words[at] };
+            let at = (first..WORDS).find(|at| masked(*at) != 0)?;
+            Some(ChunkId(base + at as u64 * 64 + u64::from(masked(at).trailing_zeros())))
+        })
+    }
+
     /// Puts `id` into the set.
     pub fn insert(&mut self, id: ChunkId) {
         self.insert_run(id, 1);
@@ -89,5 +103,8 @@ mod tests {
         }
         assert_eq!(set.len(), model.len() as u64);
         assert!((0..301_000).all(|id| set.contains(ChunkId(id)) == model.contains(&id)));
+        for from in (0..301_000).step_by(7) {
+            assert_eq!(set.next_from(ChunkId(from)), model.range(from..).next().copied().map(ChunkId), "from {from}");
+        }
     }
 }

@@ -217,6 +217,27 @@ impl Page {
         result
     }
 
+    /// The same answers in other chunk ids: `translate` gives the id that stands for one, and for how many after it the same distance
+    /// holds (at least one; more than asked for counts as that many). `None` if it knows one of them not.
+    #[must_use]
+    pub fn translated(&self, mut translate: impl FnMut(ChunkId, u64) -> Option<(ChunkId, u64)>) -> Option<Self> {
+        let mut result = Self::new();
+        for run in &self.runs {
+            let Slot::Chunk(mut id) = run.slot else {
+                result.push(*run);
+                continue;
+            };
+            let (mut start, mut left) = (run.start, u64::from(run.len));
+            while left > 0 {
+                let (to, count) = translate(id, left)?;
+                let count = count.clamp(1, left);
+                result.push(Run { start, len: count as u16, slot: Slot::Chunk(to) });
+                (id, start, left) = (id.advance(count), start + count as u16, left - count);
+            }
+        }
+        Some(result)
+    }
+
     /// What is left once nothing lies below: absent and explicit zero are the same, and both are absent in the result. Resolved pages
     /// of equal content differ only where two chunk ids stand for one name.
     #[must_use]

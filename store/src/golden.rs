@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use vellum_core::frame::FrameCodec;
+use vellum_core::identity::{ContentId, StoreId};
 use vellum_core::name::Name;
 use vellum_core::tree::{Configuration, Image, KeptDisk, Layer, Machine, MachineSnapshot, Mode, PageSet, Snapshot};
 use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId};
@@ -13,9 +14,10 @@ use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId
 use crate::codec;
 use crate::database::Family;
 use crate::journal::{Added, Entry, SUM_KEY, entry_key};
-use crate::records::{self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters};
+use crate::records::{self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters, Token};
 use crate::store::{
-    COMMITS_KEY, COUNTERS_KEY, PARAMETERS_KEY, configuration_key, image_key, machine_key, machine_snapshot_key, snapshot_key,
+    COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, configuration_key, image_key, machine_key, machine_snapshot_key, snapshot_key,
+    token_key,
 };
 
 fn name(text: &str) -> Name {
@@ -31,6 +33,7 @@ fn parameters() -> Vec<(&'static str, StoreParameters)> {
     ]
 }
 
+const STORE: StoreId = StoreId([5; 16]);
 const COMMITS: Commits = Commits(70_000);
 const COUNTERS: Counters = Counters { next_id: 300, next_chunk: 1 << 40 };
 
@@ -45,6 +48,7 @@ fn layers() -> Vec<(&'static str, Layer)> {
         chunks: 0,
         zeros: 0,
         created_ms: 0,
+        content: None,
     };
     let child = Layer {
         id: LayerId(70_000),
@@ -56,8 +60,9 @@ fn layers() -> Vec<(&'static str, Layer)> {
         chunks: 123_456,
         zeros: 7,
         created_ms: 1_793_000_000_000,
+        content: Some(ContentId([7; 16])),
     };
-    vec![("record-layer-root", root), ("record-layer-child", child)]
+    vec![("record-layer-2-root", root), ("record-layer-2-child", child)]
 }
 
 fn image() -> Image {
@@ -144,6 +149,8 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     let mut all: Vec<(&'static str, Vec<u8>)> = Vec::new();
     all.extend(parameters().iter().map(|(name, record)| (*name, encoded(Family::Meta, PARAMETERS_KEY, record))));
     all.extend(layers().iter().map(|(name, record)| (*name, encoded(Family::Layers, &layer_key(record), record))));
+    all.push(("record-identity", encoded(Family::Meta, IDENTITY_KEY, &STORE)));
+    all.push(("record-token", encoded(Family::Meta, &token_key(&[3; 16]), &Token([4; 16]))));
     all.push(("record-counters", encoded(Family::Meta, COUNTERS_KEY, &COUNTERS)));
     all.push(("record-commits", encoded(Family::Meta, COMMITS_KEY, &COMMITS)));
     all.push(("record-image-2", encoded(Family::Names, &image_key(ImageId(9)), &image())));
@@ -154,6 +161,8 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     all.push(("record-journal", encoded(Family::Meta, &entry_key(300), &entry())));
     all.push(("record-snapshot", encoded(Family::Names, &snapshot_key(ImageId(9), 77), &snapshot())));
     all.push(("key-parameters", PARAMETERS_KEY.to_vec()));
+    all.push(("key-identity", IDENTITY_KEY.to_vec()));
+    all.push(("key-token", token_key(&[3; 16])));
     all.push(("key-counters", COUNTERS_KEY.to_vec()));
     all.push(("key-commits", COMMITS_KEY.to_vec()));
     all.push(("witness", crate::folder::Witness::bytes(COMMITS.0)));
@@ -208,7 +217,11 @@ fn what_was_written_once_is_read_now() {
     }
     for (name, record) in layers() {
         assert_eq!(decoded::<Layer>(Family::Layers, &layer_key(&record), name), record, "{name}");
+        // What version 1 wrote has no identity.
+        let first = decoded::<Layer>(Family::Layers, &layer_key(&record), &name.replace("-2", ""));
+        assert_eq!(first, Layer { content: None, ..record }, "{name}");
     }
+    assert_eq!(decoded::<StoreId>(Family::Meta, IDENTITY_KEY, "record-identity"), STORE);
     assert_eq!(decoded::<Counters>(Family::Meta, COUNTERS_KEY, "record-counters"), COUNTERS);
     assert_eq!(decoded::<Commits>(Family::Meta, COMMITS_KEY, "record-commits"), COMMITS);
     // Version 1 wrote the first, version 2 the others.

@@ -30,6 +30,7 @@ mod exports;
 mod folder;
 #[cfg(test)]
 mod golden;
+mod identity;
 mod import;
 mod journal;
 mod live;
@@ -48,6 +49,7 @@ mod sequence;
 mod stats;
 mod store;
 mod stretches;
+pub mod transfer;
 mod watch;
 
 pub use check::{CheckOptions, CheckReport, Finding};

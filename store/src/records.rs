@@ -4,16 +4,18 @@
 //!
 //! ```text
 //! offset  size    meaning                                                     guards against
-//! 0       1       version: 2 for images, 1 for all others                     a newer program's record
+//! 0       1       version: 2 for images and layers, 1 for all others          a newer program's record
 //! 1       …       the record's fields in order, bincode 2 standard settings   (see the structs below)
 //! end-8   8       checksum over family name, key and all bytes before         damage, a record in another's place
 //! ```
 //!
-//! Older versions are read for ever: an image of version 1 has the fields of version 2 but for the last two.
+//! Older versions are read for ever: an image of version 1 has the fields of version 2 but for the last two, a layer those but for the
+//! identity of its content.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use vellum_core::identity::{ContentId, IDENTITY_LEN, StoreId};
 use vellum_core::name::Name;
 use vellum_core::tree::{
     CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, Image, KeptDisk, Layer, Machine, MachineSnapshot, Mode, PageSet, Snapshot,
@@ -62,6 +64,10 @@ pub(crate) struct Counters {
 /// How many commits the store has had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Commits(pub u64);
+
+/// What was last left in a store by whoever keeps books about it elsewhere; see [`crate::Store::leave_token`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Token(pub [u8; IDENTITY_LEN]);
 
 /// A kind of record: the domain type that it stands for, and the fields that are written.
 pub(crate) trait Record: Sized {
@@ -120,6 +126,8 @@ pub fn decode_any(body: &[u8]) -> usize {
         decode_body::<StoreParameters>(body).is_ok(),
         decode_body::<Counters>(body).is_ok(),
         decode_body::<Commits>(body).is_ok(),
+        decode_body::<StoreId>(body).is_ok(),
+        decode_body::<Token>(body).is_ok(),
         decode_body::<Layer>(body).is_ok(),
         decode_body::<Image>(body).is_ok(),
         decode_body::<Snapshot>(body).is_ok(),
@@ -173,6 +181,30 @@ impl Record for Commits {
     }
 }
 
+impl Record for StoreId {
+    type Fields = [u8; IDENTITY_LEN];
+
+    fn to_fields(&self) -> Self::Fields {
+        self.0
+    }
+
+    fn from_fields(fields: Self::Fields) -> Option<Self> {
+        Some(Self(fields))
+    }
+}
+
+impl Record for Token {
+    type Fields = [u8; IDENTITY_LEN];
+
+    fn to_fields(&self) -> Self::Fields {
+        self.0
+    }
+
+    fn from_fields(fields: Self::Fields) -> Option<Self> {
+        Some(Self(fields))
+    }
+}
+
 /// A layer's fields, the page ranges last.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct LayerFields {
@@ -187,11 +219,24 @@ pub(crate) struct LayerFields {
     pages: Vec<(u64, u64)>,
 }
 
-impl Record for Layer {
-    type Fields = LayerFields;
+/// What version 2 added: the identity of a sealed layer's content.
+type ContentFields = Option<[u8; IDENTITY_LEN]>;
 
-    fn to_fields(&self) -> LayerFields {
-        LayerFields {
+impl Record for Layer {
+    const VERSION: u8 = 2;
+
+    type Fields = (LayerFields, ContentFields);
+
+    fn from_older(version: u8, bytes: &[u8]) -> Result<(Self::Fields, usize), DecodeError> {
+        if version != 1 {
+            return Err(DecodeError::Version(version));
+        }
+        let (fields, read) = decode_fields::<LayerFields>(bytes)?;
+        Ok(((fields, None), read))
+    }
+
+    fn to_fields(&self) -> Self::Fields {
+        let fields = LayerFields {
             id: self.id.0,
             parent: self.parent.map(|parent| parent.0),
             sealed: self.sealed,
@@ -201,11 +246,13 @@ impl Record for Layer {
             zeros: self.zeros,
             created_ms: self.created_ms,
             pages: self.pages.ranges().to_vec(),
-        }
+        };
+        (fields, self.content.map(|content| content.0))
     }
 
-    fn from_fields(fields: LayerFields) -> Option<Self> {
-        Some(Self {
+    fn from_fields((fields, content): Self::Fields) -> Option<Self> {
+        let is_sound = fields.sealed || content.is_none();
+        is_sound.then_some(Self {
             id: LayerId(fields.id),
             parent: fields.parent.map(LayerId),
             sealed: fields.sealed,
@@ -215,6 +262,7 @@ impl Record for Layer {
             chunks: fields.chunks,
             zeros: fields.zeros,
             created_ms: fields.created_ms,
+            content: content.map(ContentId),
         })
     }
 }

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use std::collections::BTreeSet;
 
 use vellum_core::frame::{FrameHeader, SPAN_MAX, parse_frame_key};
+use vellum_core::identity::{IDENTITY_LEN, StoreId};
 use vellum_core::name::{Name, NodeSpec};
 use vellum_core::page::{page_key, parse_page_key};
 use vellum_core::tree::{Edit, Image, Layer, Machine, MachineSnapshot, Node, Planned, Snapshot, Tree};
@@ -22,6 +23,7 @@ use crate::collect::Tending;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock, Witness};
+use crate::identity::{identified, random};
 use crate::journal::{Added, Journal};
 use crate::live::Room;
 use crate::logs;
@@ -30,6 +32,7 @@ use crate::records::{self, Commits, Compression, ConfigurationFile, Counters, Re
 pub(crate) const PARAMETERS_KEY: &[u8] = b"parameters";
 pub(crate) const COUNTERS_KEY: &[u8] = b"counters";
 pub(crate) const COMMITS_KEY: &[u8] = b"commits";
+pub(crate) const IDENTITY_KEY: &[u8] = b"identity";
 /// Layers with more pages than this are deleted by range: a range tombstone costs every later scan a little, a key costs a batch.
 const PAGES_BY_KEY_MAX: u64 = 256;
 /// Bytes in memory from which on it is worth making files of them to have room for others.
@@ -77,6 +80,8 @@ pub(crate) struct Inner {
     /// Commits so far. Changes under the lock of the tree.
     commits: AtomicU64,
     witness: Option<Witness>,
+    /// None only where a store that was made before there were identities is read.
+    id: Option<StoreId>,
     _lock: Option<OwnerLock>,
 }
 
@@ -135,7 +140,8 @@ impl Store {
         let folder = Folder::create(dir)?;
         let database = Database::create(&folder.database())?;
         let mut batch = Batch::default();
-        batch.put(Family::Meta, PARAMETERS_KEY, records::encode(Family::Meta.name(), PARAMETERS_KEY, &parameters));
+        put(&mut batch, Family::Meta, PARAMETERS_KEY, &parameters);
+        put(&mut batch, Family::Meta, IDENTITY_KEY, &StoreId(random()?));
         database.write(batch, Durability::Logged)?;
         drop(database);
         folder.tend_reserve();
@@ -193,6 +199,7 @@ impl Store {
         {
             return Err(error);
         }
+        let id = load_identity(&database, access)?;
         let stop = Arc::new(Stop::default());
         let chunks = Chunks::new(Arc::clone(&database), parameters, ChunkId(next_chunk), Arc::clone(&stop), folder.clone());
         let witness = (access == Access::ReadWrite).then(|| folder.witness());
@@ -215,6 +222,7 @@ impl Store {
             journal,
             commits: AtomicU64::new(loaded.commits),
             witness,
+            id,
             _lock: lock,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -242,6 +250,13 @@ impl Store {
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.inner.folder.path()
+    }
+
+    /// Which store it is, wherever its folder is. None of a store that was made before there were identities, until it was opened for
+    /// writing once.
+    #[must_use]
+    pub fn id(&self) -> Option<StoreId> {
+        self.inner.id
     }
 
     /// What it was made with.
@@ -373,9 +388,10 @@ impl Store {
     /// something: whatever it stands for must be durable, or in `batch`.
     pub(crate) fn commit(&self, tree: &mut Tree, edits: &[Edit], mut batch: Batch) -> Result<(), StoreError> {
         self.inner.folder.tend_reserve();
-        self.put_edits(tree, edits, &mut batch);
+        let edits = identified(edits)?;
+        self.put_edits(tree, &edits, &mut batch);
         self.inner.stop.guard(|| self.inner.database.write(batch, Durability::Logged))?;
-        self.committed(tree, edits);
+        self.committed(tree, &edits);
         Ok(())
     }
 
@@ -403,7 +419,7 @@ impl Store {
         let mut session = self.inner.chunks.session();
         session.commit(candidates, |stored, batch| {
             let mut tree = self.tree_mut();
-            let edits = plan(&mut tree, stored, batch)?;
+            let edits = identified(&plan(&mut tree, stored, batch)?)?.into_owned();
             self.put_edits(&tree, &edits, batch);
             planned = Some((tree, edits));
             Ok(())
@@ -520,7 +536,7 @@ pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn put<R: Record>(batch: &mut Batch, family: Family, key: &[u8], record: &R) {
+pub(crate) fn put<R: Record>(batch: &mut Batch, family: Family, key: &[u8], record: &R) {
     batch.put(family, key, records::encode(family.name(), key, record));
 }
 
@@ -553,6 +569,11 @@ pub(crate) fn machine_snapshot_key(machine: MachineId, serial: u64) -> Vec<u8> {
 
 pub(crate) fn configuration_key(id: ConfigurationId) -> Vec<u8> {
     [&b"configuration"[..], &id.0.to_be_bytes()].concat()
+}
+
+/// Where the token of whoever `owner` names is.
+pub(crate) fn token_key(owner: &[u8; IDENTITY_LEN]) -> Vec<u8> {
+    [&b"token"[..], owner].concat()
 }
 
 /// Opens the database; what keeps it from being whole. A reading process opens it while the owner may be moving records from the log to
@@ -599,6 +620,18 @@ fn load_parameters(database: &Database) -> Result<(StoreParameters, Option<Store
     let what = "the store's parameters";
     let (parameters, hurt) = load_meta(database, PARAMETERS_KEY, what)?;
     Ok((parameters.ok_or_else(|| StoreError::damaged(what, "they are gone"))?, hurt))
+}
+
+/// The store's identity. One that was made before there were any gets it now, if it is opened for writing.
+fn load_identity(database: &Database, access: Access) -> Result<Option<StoreId>, StoreError> {
+    let (id, _) = load_meta::<StoreId>(database, IDENTITY_KEY, "the store's identity")?;
+    if id.is_some() || access == Access::ReadOnly {
+        return Ok(id);
+    }
+    let (id, mut batch) = (StoreId(random()?), Batch::default());
+    put(&mut batch, Family::Meta, IDENTITY_KEY, &id);
+    database.write(batch, Durability::Logged)?;
+    Ok(Some(id))
 }
 
 fn load_counters(database: &Database) -> Result<Counters, StoreError> {

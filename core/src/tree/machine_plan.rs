@@ -42,7 +42,7 @@ impl Tree {
         Ok((id, edits))
     }
 
-    fn plan_configuration(&mut self, new: Option<NewConfiguration>) -> (Option<Configuration>, Vec<Edit>) {
+    pub(super) fn plan_configuration(&mut self, new: Option<NewConfiguration>) -> (Option<Configuration>, Vec<Edit>) {
         let Some(NewConfiguration(bytes)) = new else { return (None, Vec::new()) };
         let configuration = Configuration { id: ConfigurationId(self.allocate()), len: bytes.len() as u64 };
         (Some(configuration), vec![Edit::PutConfiguration(configuration.id, bytes)])

@@ -12,12 +12,14 @@ mod machine_tests;
 mod maintenance;
 mod mode;
 mod plan;
+mod receive;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::identity::ContentId;
 use crate::name::Name;
 use crate::page::{PAGE_SPAN, Page};
 use crate::units::{ChunkCount, ChunkIndex, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId, PageIndex};
@@ -29,6 +31,7 @@ pub use machine_plan::NewConfiguration;
 pub use maintenance::{Merge, SharedLayer, Tidy};
 pub use mode::Mode;
 pub use plan::{NewTop, PlanError, Planned};
+pub use receive::{Arrival, ArrivingImage, ArrivingMachine, ArrivingMachineSnapshot, ArrivingOrigin, ArrivingSnapshot};
 
 /// One differencing image, without its map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +55,9 @@ pub struct Layer {
     pub zeros: u64,
     /// When it was made, in milliseconds since 1970. For people; nothing is decided by it.
     pub created_ms: u64,
+    /// What it shows, across stores: given once, when it is sealed, and never to another content. None of layers that are not sealed,
+    /// or were before there were identities.
+    pub content: Option<ContentId>,
 }
 
 /// A set of page indexes, as ranges: half-open, in order, not touching.

@@ -70,7 +70,7 @@ impl Mode {
     }
 
     /// Whether the image has no snapshots at all.
-    fn has_none(self) -> bool {
+    pub(super) fn has_none(self) -> bool {
         matches!(self, Self::Writethrough | Self::Shareable)
     }
 }

@@ -462,6 +462,7 @@ impl Tree {
             chunks: 0,
             zeros: 0,
             created_ms: now_ms,
+            content: None,
         }
     }
 

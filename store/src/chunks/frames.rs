@@ -42,6 +42,11 @@ pub(crate) fn pack(compression: Compression, plain: &[u8]) -> Packed {
 }
 
 impl Packed {
+    /// The codec, the compressed bytes, and how many they were before.
+    pub(crate) fn into_parts(self) -> (FrameCodec, Vec<u8>, usize) {
+        (self.codec, self.compressed, self.plain_len)
+    }
+
     /// The frame that holds these bytes as `chunks`, which are as many as were packed.
     pub(crate) fn seal(&self, chunks: Vec<(ChunkId, ChunkHash)>) -> EncodedFrame {
         let first = chunks[0].0;

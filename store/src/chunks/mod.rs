@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use vellum_core::units::ChunkId;
 
 pub(crate) use claims::{Claims, Decision};
-pub(crate) use frames::{EncodedFrame, FramePlan, encode_frame};
+pub(crate) use frames::{EncodedFrame, FramePlan, encode_frame, pack};
 pub(crate) use reader::Frame;
 pub(crate) use session::{Candidate, Session, SessionCounts, Stored};
 pub(crate) use stop::Stop;

@@ -161,6 +161,14 @@ impl<'s> Session<'s> {
         self.added_in_commit(self.counts.new, self.stored_len.load(Ordering::Relaxed))
     }
 
+    /// The ids of those of `names` that are there. They are the session's.
+    pub(crate) fn find(&mut self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, StoreError> {
+        let candidates: Vec<Candidate<'_>> = names.iter().map(|hash| Candidate { hash: *hash, plain: &[], guess: None }).collect();
+        let mut ids = self.guess_all(&candidates)?;
+        self.look_up(&candidates, &mut ids)?;
+        Ok(ids)
+    }
+
     /// Looks the chunks up again that were not found; whether some were found now.
     fn find_more(&mut self, candidates: &[Candidate<'_>], ids: &mut [Option<ChunkId>]) -> Result<bool, StoreError> {
         let missing = |ids: &[Option<ChunkId>]| ids.iter().filter(|id| id.is_none()).count();

@@ -223,6 +223,7 @@ impl<'s> Builder<'s> {
             chunks: self.positions.chunks,
             zeros: self.positions.zeros,
             created_ms,
+            content: None,
         };
         let counts = self.session.counts;
         let built = Built { layer, positions: self.positions, counts };

@@ -1,0 +1,38 @@
+//! Where identities come from: chance, and nothing else, so that no two stores ever give the same.
+//!
+//! A sealed layer gets its content's identity in the batch that seals it. Whatever a layer is put for later (a merge completes its map
+//! with its parent's answers), it keeps it, since it shows what it showed. A layer that is put in another's place (flatten, rebase) is an
+//! active one: it has none, and gets another when it is sealed.
+
+use std::borrow::Cow;
+use std::io;
+
+use vellum_core::identity::{ContentId, IDENTITY_LEN};
+use vellum_core::tree::Edit;
+
+use crate::error::StoreError;
+
+/// Random bytes that nobody can foresee.
+pub(crate) fn random() -> Result<[u8; IDENTITY_LEN], StoreError> {
+    let mut bytes = [0; IDENTITY_LEN];
+    getrandom::fill(&mut bytes).map_err(|error| StoreError::io("get random bytes", io::Error::other(error.to_string())))?;
+    Ok(bytes)
+}
+
+/// `edits`, in which every sealed layer has an identity.
+pub(crate) fn identified(edits: &[Edit]) -> Result<Cow<'_, [Edit]>, StoreError> {
+    let lacks = |edit: &Edit| matches!(edit, Edit::PutLayer(layer) if layer.sealed && layer.content.is_none());
+    if !edits.iter().any(lacks) {
+        return Ok(Cow::Borrowed(edits));
+    }
+    let mut edits = edits.to_vec();
+    for edit in &mut edits {
+        if let Edit::PutLayer(layer) = edit
+            && layer.sealed
+            && layer.content.is_none()
+        {
+            layer.content = Some(ContentId(random()?));
+        }
+    }
+    Ok(Cow::Owned(edits))
+}

@@ -1,0 +1,143 @@
+//! Several images and snapshots as they are at one moment, held for a long look: contents with identities, maps, names of chunks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use vellum_core::page::Page;
+use vellum_core::tree::{Edit, Layer, Node, PageSet, PlanError, Tree};
+use vellum_core::units::{ChunkCount, ImageId, LayerId, PageIndex};
+
+use crate::database::Batch;
+use crate::error::StoreError;
+use crate::store::{Hold, Store, now_ms};
+
+/// Images and snapshots at one moment. While it lives, maintenance leaves their layers alone and collection their chunks.
+pub struct Moment {
+    store: Store,
+    /// As it was: the layers of its nodes are in the store as they are here, since they are held.
+    tree: Tree,
+    nodes: Vec<(Node, LayerId)>,
+    _holds: Vec<Hold>,
+}
+
+/// What a content's map says relative to one below it.
+pub struct RelativeMap<'m> {
+    moment: &'m Moment,
+    /// Top first, without the layer that it is relative to.
+    layers: Vec<Arc<Layer>>,
+    /// How many positions of that layer can be seen.
+    pub parent_visible: ChunkCount,
+}
+
+impl Store {
+    /// `nodes` at one moment. What guests were told is written is in it; disks that are attached stand still together while it is taken.
+    /// An image in which something was written gets a new active layer, in constant time.
+    pub fn moment(&self, nodes: &[Node]) -> Result<Moment, StoreError> {
+        let mut images: Vec<ImageId> = nodes.iter().filter_map(|node| if let Node::Image(id) = node { Some(*id) } else { None }).collect();
+        images.sort_unstable();
+        images.dedup();
+        self.with_still(&images, || self.hold_moment(nodes))
+    }
+
+    fn hold_moment(&self, nodes: &[Node]) -> Result<Moment, StoreError> {
+        let mut tree = self.tree_mut();
+        let (mut tops, mut edits, mut planned) = (Vec::with_capacity(nodes.len()), Vec::new(), BTreeMap::new());
+        for node in nodes {
+            let layer = match planned.get(node) {
+                Some(layer) => *layer,
+                None => {
+                    let (layer, sealing) = tree.plan_base(*node, now_ms())?;
+                    edits.extend(sealing);
+                    planned.insert(*node, layer.id);
+                    layer.id
+                }
+            };
+            tops.push((*node, layer));
+        }
+        edits.extend(without_identity(&tree, &tops, &edits));
+        if !edits.is_empty() {
+            self.check_writable()?;
+            self.commit(&mut tree, &edits, Batch::default())?;
+        }
+        let mut layers: Vec<LayerId> = tops.iter().map(|(_, layer)| *layer).collect();
+        layers.sort_unstable();
+        layers.dedup();
+        let holds = layers.into_iter().map(|layer| self.hold(&mut tree, layer)).collect();
+        Ok(Moment { store: self.clone(), tree: tree.clone(), nodes: tops, _holds: holds })
+    }
+}
+
+/// Edits of sealed layers from before there were identities: putting them gives them theirs.
+fn without_identity(tree: &Tree, tops: &[(Node, LayerId)], edits: &[Edit]) -> Vec<Edit> {
+    let is_put = |id: LayerId| edits.iter().any(|edit| matches!(edit, Edit::PutLayer(layer) if layer.id == id));
+    let lacks = |layer: &&Arc<Layer>| layer.sealed && layer.content.is_none();
+    if !tree.layers().any(|layer| lacks(&layer)) {
+        return Vec::new();
+    }
+    let mut found: Vec<&Arc<Layer>> = tops.iter().flat_map(|(_, top)| tree.chain(*top)).filter(lacks).collect();
+    found.sort_unstable_by_key(|layer| layer.id);
+    found.dedup_by_key(|layer| layer.id);
+    found.into_iter().filter(|layer| !is_put(layer.id)).map(|layer| Edit::PutLayer(Layer::clone(layer))).collect()
+}
+
+impl Moment {
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The tree as it was at that moment.
+    #[must_use]
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// The nodes that it was taken of, in that order, each with the sealed layer that shows it.
+    #[must_use]
+    pub fn nodes(&self) -> &[(Node, LayerId)] {
+        &self.nodes
+    }
+
+    /// The layer of that id, which is one that a node of this moment stands on: sealed, and so with an identity.
+    pub fn layer(&self, id: LayerId) -> Result<&Arc<Layer>, StoreError> {
+        Ok(self.tree.layer(id).ok_or(PlanError::Gone)?)
+    }
+
+    /// What `top` says that the layer `base` below it does not; with no `base`, all that it shows. No chunk is read.
+    pub fn relative(&self, top: LayerId, base: Option<LayerId>) -> Result<RelativeMap<'_>, StoreError> {
+        let layers: Vec<Arc<Layer>> = self.tree.chain(top).take_while(|layer| Some(layer.id) != base).cloned().collect();
+        let reached = layers.last().ok_or(PlanError::Gone)?.parent;
+        if reached != base {
+            return Err(PlanError::Gone.into());
+        }
+        let visible = layers.iter().map(|layer| layer.parent_visible).min().unwrap_or_default();
+        Ok(RelativeMap { moment: self, layers, parent_visible: if base.is_some() { visible } else { ChunkCount(0) } })
+    }
+}
+
+impl RelativeMap<'_> {
+    /// The pages that may say something, inside the disk.
+    #[must_use]
+    pub fn pages(&self) -> PageSet {
+        let chunk_len = self.moment.store.parameters().chunk_len;
+        let end = vellum_core::tree::pages_for(chunk_len.count_for(self.layers[0].len));
+        PageSet::union_of(self.layers.iter().map(|layer| &layer.pages)).within(PageIndex(0), PageIndex(end))
+    }
+
+    /// What it says on page `index`, explicit zeros included; relative to nothing, zeros are silence.
+    pub fn page(&self, index: PageIndex) -> Result<Page, StoreError> {
+        let (top, below) = self.layers.split_first().expect("a map has a layer");
+        let page = self.moment.store.inner.pages.merged(top, below, index)?;
+        let page = page.clipped(top.positions_in(self.moment.store.parameters().chunk_len, index));
+        let is_root = self.layers.last().is_some_and(|last| last.parent.is_none());
+        Ok(if is_root { page.resolved() } else { page })
+    }
+
+    /// All that shows on page `index`, chunks and silence only, whatever it is relative to.
+    pub fn shown(&self, index: PageIndex) -> Result<Page, StoreError> {
+        let chain: Vec<Arc<Layer>> = self.moment.tree.chain(self.layers[0].id).cloned().collect();
+        let page = self.moment.store.inner.pages.resolve(&chain, index)?;
+        Ok(page.clipped(self.layers[0].positions_in(self.moment.store.parameters().chunk_len, index)))
+    }
+}

@@ -1,0 +1,214 @@
+//! What comes in: chunks, then maps, then names. Nothing of it can be seen before all of it is durable; a crash leaves garbage that the
+//! next collection takes away.
+//!
+//! Whoever brings it may be wrong or hostile. Chunks come as [`VerifiedChunks`] only, which cannot be made of bytes that do not have
+//! their names. Maps name chunks by the ids that this receipt gave for them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use vellum_core::frame::{FrameCodec, PLAIN_LEN_MAX};
+use vellum_core::hash::{ChunkHash, hash_chunks};
+use vellum_core::identity::ContentId;
+use vellum_core::page::Page;
+use vellum_core::tree::{Arrival, Layer, Node};
+use vellum_core::units::{ChunkCount, ChunkId, ChunkLen, IMAGE_LEN_MAX, LayerId, PageIndex};
+
+use crate::chunks::{Candidate, Session};
+use crate::codec;
+use crate::database::{Batch, Durability};
+use crate::draft::Draft;
+use crate::error::StoreError;
+use crate::store::{Building, Hold, Store, now_ms};
+
+/// Bytes of pages that are gathered for one batch.
+const BATCH_LEN: usize = 1 << 20;
+
+/// Chunks whose bytes have their names.
+pub struct VerifiedChunks {
+    names: Vec<ChunkHash>,
+    plain: Vec<u8>,
+    chunk_len: usize,
+}
+
+/// Something on its way into a store.
+pub struct Receipt<'s> {
+    store: &'s Store,
+    session: Session<'s>,
+    /// The layers of this store whose content is known, and those that were built here.
+    layers: HashMap<ContentId, LayerId>,
+    /// Layers that are used as they are.
+    holds: BTreeMap<LayerId, Hold>,
+    buildings: Vec<Building>,
+    built: Vec<Layer>,
+    /// The layer that is being built.
+    open: Option<Draft>,
+    batch: Batch,
+    is_done: bool,
+}
+
+impl VerifiedChunks {
+    /// The chunks that `payload` decodes to, if they are `names`. The cost is that of decoding and hashing: free of any lock.
+    pub fn decode(chunk_len: ChunkLen, names: Vec<ChunkHash>, codec: FrameCodec, payload: &[u8]) -> Result<Self, String> {
+        let plain_len = names.len() as u64 * chunk_len.bytes();
+        if names.is_empty() || plain_len > u64::from(PLAIN_LEN_MAX) {
+            return Err(format!("{} chunks in one frame", names.len()));
+        }
+        let plain = codec::decompress(codec, payload, plain_len as usize)?;
+        let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len.as_usize()).collect();
+        let wrong = names.iter().zip(hash_chunks(&chunks)).find(|(name, found)| *name != found);
+        match wrong {
+            Some((name, _)) => Err(format!("the bytes of chunk {name} do not have its name")),
+            None => Ok(Self { names, plain, chunk_len: chunk_len.as_usize() }),
+        }
+    }
+
+    /// Their names, in order.
+    #[must_use]
+    pub fn names(&self) -> &[ChunkHash] {
+        &self.names
+    }
+
+    /// The bytes of the chunk at `place`.
+    #[must_use]
+    pub fn chunk(&self, place: usize) -> &[u8] {
+        &self.plain[place * self.chunk_len..][..self.chunk_len]
+    }
+}
+
+impl Store {
+    /// Begins to take something in.
+    pub fn receipt(&self) -> Result<Receipt<'_>, StoreError> {
+        self.check_writable()?;
+        let tree = self.tree();
+        let layers = tree.layers().filter_map(|layer| Some((layer.content?, layer.id))).collect();
+        drop(tree);
+        Ok(Receipt {
+            store: self,
+            session: self.inner.chunks.session(),
+            layers,
+            holds: BTreeMap::new(),
+            buildings: Vec::new(),
+            built: Vec::new(),
+            open: None,
+            batch: Batch::default(),
+            is_done: false,
+        })
+    }
+}
+
+impl Receipt<'_> {
+    /// The layer that shows `content`, if there is one: it is kept as long as this receipt lives.
+    pub fn layer_showing(&mut self, content: ContentId) -> Option<LayerId> {
+        let id = *self.layers.get(&content)?;
+        if self.built.iter().any(|layer| layer.id == id) || self.holds.contains_key(&id) {
+            return Some(id);
+        }
+        let hold = {
+            let mut tree = self.store.tree_mut();
+            // It may have become part of another since the receipt began.
+            let is_there = tree.layer(id).is_some_and(|layer| layer.content == Some(content));
+            is_there.then(|| self.store.hold(&mut tree, id))
+        };
+        match hold {
+            Some(hold) => _ = self.holds.insert(id, hold),
+            None => _ = self.layers.remove(&content),
+        }
+        self.layers.get(&content).copied()
+    }
+
+    /// The length of a layer that [`Receipt::layer_showing`] or [`Receipt::end_layer`] gave.
+    fn layer_len(&self, id: LayerId) -> Option<u64> {
+        let built = self.built.iter().find(|layer| layer.id == id).map(|layer| layer.len);
+        built.or_else(|| self.store.tree().layer(id).map(|layer| layer.len))
+    }
+
+    /// The ids of those of `names` that the store has: they stay as long as this receipt lives.
+    pub fn find(&mut self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, StoreError> {
+        self.session.find(names)
+    }
+
+    /// Stores `chunks`; the id of each. What the store has is not stored again.
+    pub fn store(&mut self, chunks: &VerifiedChunks) -> Result<Vec<ChunkId>, StoreError> {
+        let candidate = |(place, hash): (usize, &ChunkHash)| Candidate { hash: *hash, plain: chunks.chunk(place), guess: None };
+        let candidates: Vec<Candidate<'_>> = chunks.names.iter().enumerate().map(candidate).collect();
+        self.session.store(&candidates)
+    }
+
+    /// How many chunks were stored, and how many were there.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        (self.session.counts.new, self.session.counts.known)
+    }
+
+    /// Begins the layer that shows `content`: of `len` bytes, over `parent`, of which at most `parent_visible` positions are seen.
+    pub fn begin_layer(
+        &mut self,
+        content: ContentId,
+        parent: Option<LayerId>,
+        len: u64,
+        parent_visible: ChunkCount,
+    ) -> Result<(), StoreError> {
+        assert!(self.open.is_none(), "one layer after the other");
+        if len > IMAGE_LEN_MAX {
+            return Err(vellum_core::tree::PlanError::TooLong(len).into());
+        }
+        let chunk_len = self.store.parameters().chunk_len;
+        let below = parent.and_then(|parent| self.layer_len(parent)).unwrap_or(0);
+        let building = self.store.build_layer();
+        let layer = Layer {
+            id: building.layer,
+            parent,
+            parent_visible: parent_visible.min(chunk_len.count_for(below.min(len))),
+            sealed: true,
+            content: Some(content),
+            ..self.store.tree_mut().blank_layer(None, len, now_ms())
+        };
+        self.buildings.push(building);
+        self.open = Some(Draft::new(layer));
+        Ok(())
+    }
+
+    /// Adds what the layer says on page `index`, in chunk ids that this receipt gave. What lies past the disk's end is left away.
+    pub fn put_page(&mut self, index: PageIndex, page: &Page) -> Result<(), StoreError> {
+        let draft = self.open.as_mut().expect("a page belongs to a layer that was begun");
+        let inside = draft.layer.positions_in(self.store.parameters().chunk_len, index);
+        draft.put(index, &Page::new(), &page.clipped(inside), &mut self.batch);
+        if self.batch.len() >= BATCH_LEN { self.write_batch() } else { Ok(()) }
+    }
+
+    /// Ends the layer that was begun; its id, for other layers and for names.
+    pub fn end_layer(&mut self) -> Result<LayerId, StoreError> {
+        let layer = self.open.take().expect("a layer that ends was begun").layer;
+        self.write_batch()?;
+        let id = layer.id;
+        self.layers.extend(layer.content.map(|content| (content, id)));
+        self.built.push(layer);
+        Ok(id)
+    }
+
+    fn write_batch(&mut self) -> Result<(), StoreError> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.store.inner.folder.check_room(batch.len() as u64)?;
+        self.store.inner.stop.guard(|| self.store.inner.database.write(batch, Durability::Bulk))
+    }
+
+    /// Makes everything durable and gives it its names, in one batch. `arrival` has no layers: they are those that were built.
+    pub fn finish(mut self, arrival: Arrival) -> Result<Vec<Node>, StoreError> {
+        self.store.inner.chunks.settle()?;
+        let arrival = Arrival { layers: self.built.clone(), ..arrival };
+        let nodes = self.store.change_with(|tree| tree.plan_receive(&arrival, now_ms()))?;
+        self.is_done = true;
+        Ok(nodes)
+    }
+}
+
+impl Drop for Receipt<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.buildings.iter().for_each(|building| self.store.forget_pages(building, true));
+        }
+    }
+}

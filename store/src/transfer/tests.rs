@@ -1,0 +1,325 @@
+//! Random trees carried from store to store must be what they were, byte for byte; and no identity may ever stand for two contents.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tempfile::TempDir;
+use vellum_core::id_set::IdSet;
+use vellum_core::identity::ContentId;
+use vellum_core::page::Slot;
+use vellum_core::tree::{Arrival, ArrivingImage, ArrivingSnapshot, Node};
+use vellum_core::units::{ChunkId, ImageId, LayerId};
+
+use super::{Moment, Receipt, VerifiedChunks};
+use crate::collect::CollectOptions;
+use crate::maps::RebaseMode;
+use crate::model::{assert_same, name, new_store, open, read_all};
+use crate::store::Store;
+use crate::watch::Unwatched;
+
+const CHUNK: u64 = 4096;
+const PAGE_LEN: u64 = 1024 * CHUNK;
+
+fn seed() -> u64 {
+    let seed = std::env::var("VELLUM_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("VELLUM_TEST_SEED={seed}");
+    seed
+}
+
+/// A store whose tree changes at random.
+struct Grower {
+    _dir: TempDir,
+    store: Store,
+    random: fastrand::Rng,
+    images: Vec<ImageId>,
+    names: u32,
+}
+
+impl Grower {
+    fn new(seed: u64) -> Self {
+        let (dir, store) = new_store(CHUNK);
+        let mut grower = Self { _dir: dir, store, random: fastrand::Rng::with_seed(seed), images: Vec::new(), names: 0 };
+        grower.create();
+        grower
+    }
+
+    fn name(&mut self) -> vellum_core::name::Name {
+        self.names += 1;
+        name(&format!("n{}", self.names))
+    }
+
+    fn len(&mut self) -> u64 {
+        let near = [0, 1, CHUNK, PAGE_LEN - 1, PAGE_LEN, PAGE_LEN + CHUNK + 513][self.random.usize(..6)];
+        near + self.random.u64(..3) * 511
+    }
+
+    fn image(&mut self) -> ImageId {
+        self.images[self.random.usize(..self.images.len())]
+    }
+
+    fn create(&mut self) {
+        let (text, len) = (self.name(), self.len());
+        self.images.push(self.store.create(&text, len).expect("create").image());
+    }
+
+    fn node(&mut self) -> Node {
+        let nodes: Vec<Node> = self.store.tree().nodes().collect();
+        nodes[self.random.usize(..nodes.len())]
+    }
+
+    fn write(&mut self) {
+        let image = self.image();
+        let live = self.store.live(image).expect("an image opens for writing");
+        for _ in 0..self.random.u8(1..6) {
+            let Some(start) = live.len().checked_sub(1).map(|last| self.random.u64(..=last)) else { return };
+            let len = self.random.u64(..20 * CHUNK).min(live.len() - start);
+            if self.random.u8(..3) == 0 {
+                live.write_zeroes(start, len).expect("zeros");
+            } else {
+                let mut bytes = vec![self.random.u8(..4); len as usize];
+                let half = bytes.len() / 2;
+                self.random.fill(&mut bytes[half..]);
+                live.write_at(&bytes, start).expect("write");
+            }
+        }
+        live.flush().expect("flush");
+    }
+
+    fn step(&mut self) {
+        let (text, image) = (self.name(), self.image());
+        match self.random.u8(..20) {
+            0..9 => self.write(),
+            9..12 => drop(self.store.snapshot(image, &text).expect("snapshot")),
+            12 if self.images.len() < 6 => self.create(),
+            13 | 14 if self.images.len() < 8 => {
+                let (parent, len) = (self.node(), Some(self.len()).filter(|_| self.random.bool()));
+                self.images.push(self.store.create_child(&text, parent, len).expect("child").image());
+            }
+            15 => {
+                let len = self.len();
+                self.store.resize(image, len, true).expect("resize");
+            }
+            16 => self.store.flatten(image, &Unwatched).expect("flatten"),
+            17 => {
+                let parent = self.node();
+                drop(self.store.rebase(image, parent, RebaseMode::KeepContent, &Unwatched));
+            }
+            18 => {
+                let serial = self.store.tree().snapshots(image).next().map(|snapshot| snapshot.serial);
+                serial.into_iter().for_each(|serial| self.store.delete_snapshot(image, serial).expect("delete"));
+            }
+            _ => drop(self.store.collect(CollectOptions::default(), &Unwatched).expect("collect")),
+        }
+    }
+}
+
+/// Carries `nodes` over, images under their names with `prefix` before them.
+fn carry(from: &Store, to: &Store, nodes: &[Node], prefix: &str) -> Vec<Node> {
+    let moment = from.moment(nodes).expect("a moment");
+    let mut receipt = to.receipt().expect("a receipt");
+    let mut tops: Vec<LayerId> = moment.nodes().iter().map(|(_, layer)| *layer).collect();
+    tops.sort_unstable_by_key(|top| moment.tree().chain(*top).count());
+    let layers: HashMap<LayerId, LayerId> = tops.into_iter().map(|top| (top, carry_layer(&moment, &mut receipt, top))).collect();
+    let arrival = Arrival { images: arriving(&moment, &layers, prefix), ..Arrival::default() };
+    receipt.finish(arrival).expect("room and free names")
+}
+
+fn carry_layer(moment: &Moment, receipt: &mut Receipt<'_>, top: LayerId) -> LayerId {
+    let tree = moment.tree();
+    let content = |id: LayerId| tree.layer(id).and_then(|layer| layer.content);
+    if let Some(there) = content(top).and_then(|content| receipt.layer_showing(content)) {
+        return there;
+    }
+    let base = tree.chain(top).skip(1).find_map(|layer| Some((layer.id, receipt.layer_showing(layer.content?)?)));
+    let map = moment.relative(top, base.map(|(id, _)| id)).expect("a map");
+    let pages: Vec<_> = map.pages().iter().map(|index| (index, map.page(index).expect("a page"))).collect();
+    let mut wanted = IdSet::new();
+    for run in pages.iter().flat_map(|(_, page)| page.runs()) {
+        if let Slot::Chunk(first) = run.slot {
+            wanted.insert_run(first, run.len.into());
+        }
+    }
+    let count = wanted.len();
+    let ids = carry_chunks(moment, receipt, wanted);
+    assert_eq!(ids.len() as u64, count, "every chunk is supplied once");
+    let layer = tree.layer(top).expect("held");
+    let sealed = layer.content.expect("sealed layers have identities");
+    receipt.begin_layer(sealed, base.map(|(_, there)| there), layer.len, map.parent_visible).expect("a layer");
+    for (index, page) in pages {
+        let page = page.translated(|id, _| Some((*ids.get(&id)?, 1))).expect("every chunk came");
+        receipt.put_page(index, &page).expect("room");
+    }
+    receipt.end_layer().expect("room")
+}
+
+fn carry_chunks(moment: &Moment, receipt: &mut Receipt<'_>, wanted: IdSet) -> HashMap<ChunkId, ChunkId> {
+    let (mut ids, mut supply) = (HashMap::new(), moment.supply(wanted));
+    let chunk_len = moment.store().parameters().chunk_len;
+    while let Some(frames) = supply.next_batch().expect("sound frames") {
+        for frame in frames {
+            let names = frame.chunks.iter().map(|(_, name)| *name).collect();
+            let chunks = VerifiedChunks::decode(chunk_len, names, frame.codec, &frame.payload).expect("what was stored");
+            let there = receipt.store(&chunks).expect("room");
+            ids.extend(frame.chunks.iter().map(|(id, _)| *id).zip(there));
+        }
+    }
+    ids
+}
+
+fn arriving(moment: &Moment, layers: &HashMap<LayerId, LayerId>, prefix: &str) -> Vec<ArrivingImage> {
+    let layer_of = |node: Node| {
+        let (_, layer) = moment.nodes().iter().find(|(other, _)| *other == node)?;
+        Some(layers[layer])
+    };
+    let images = moment.nodes().iter().filter_map(|(node, _)| moment.tree().image(node.image()).filter(|_| matches!(node, Node::Image(_))));
+    images
+        .map(|image| {
+            let snapshots = moment.tree().snapshots(image.id).filter_map(|snapshot| {
+                let layer = layer_of(Node::Snapshot(image.id, snapshot.serial))?;
+                let (name, tags) = (snapshot.name.clone(), snapshot.tags.clone());
+                Some(ArrivingSnapshot { name, layer, created_ms: snapshot.created_ms, tags, pinned: snapshot.pinned })
+            });
+            ArrivingImage {
+                name: name(&format!("{prefix}{}", image.name)),
+                layer: layer_of(Node::Image(image.id)).expect("asked for"),
+                mode: image.mode,
+                origin: None,
+                created_ms: image.created_ms,
+                tags: image.tags.clone(),
+                pinned: image.pinned,
+                snapshots: snapshots.collect(),
+            }
+        })
+        .collect()
+}
+
+/// What every node shows, by its name.
+fn contents(store: &Store, prefix: &str) -> BTreeMap<String, Vec<u8>> {
+    let nodes: Vec<(Node, String)> = store.tree().nodes().map(|node| (node, store.tree().display(node))).collect();
+    let own = nodes.into_iter().filter_map(|(node, text)| Some((text.strip_prefix(prefix)?.to_owned(), read_all(store, node))));
+    own.collect()
+}
+
+fn assert_carried(from: &Store, to: &Store, prefix: &str) {
+    let (expected, found) = (contents(from, ""), contents(to, prefix));
+    assert!(expected.keys().eq(found.keys()), "{:?} became {:?}", expected.keys(), found.keys());
+    expected.iter().for_each(|(text, bytes)| assert_same(&found[text], bytes, text));
+}
+
+#[test]
+fn random_trees_arrive_as_they_were_and_what_is_there_is_not_copied() {
+    let seed = seed();
+    for round in 0..6 {
+        let mut grower = Grower::new(seed.wrapping_add(round));
+        (0..30).for_each(|_| grower.step());
+        let all: Vec<Node> = grower.store.tree().nodes().collect();
+        let (dir, to) = new_store(CHUNK);
+        // A part first: the rest builds on it.
+        let some: Vec<Node> = all.iter().copied().filter(|node| node.image() == grower.images[0]).collect();
+        if !some.is_empty() {
+            carry(&grower.store, &to, &some, "a-");
+        }
+        carry(&grower.store, &to, &all, "b-");
+        assert_carried(&grower.store, &to, "b-");
+        let next_chunk = to.inner.chunks.next_chunk();
+        let layers = to.tree().layers().filter(|layer| layer.sealed).count();
+        carry(&grower.store, &to, &all, "c-");
+        assert_eq!(to.inner.chunks.next_chunk(), next_chunk, "chunks were stored twice");
+        assert_eq!(to.tree().layers().filter(|layer| layer.sealed).count(), layers, "layers were copied");
+        to.collect(CollectOptions::default(), &Unwatched).expect("collect");
+        drop(to);
+        let to = open(&dir);
+        assert_carried(&grower.store, &to, "c-");
+        let report = to.check(crate::CheckOptions { read_data: true, subset: None }, &Unwatched).expect("a check");
+        assert!(report.findings.iter().all(|finding| !finding.is_damage), "{:?}", report.findings);
+    }
+}
+
+#[test]
+fn no_identity_ever_stands_for_two_contents() {
+    let seed = seed();
+    for round in 0..4 {
+        let mut grower = Grower::new(seed.wrapping_add(round));
+        let mut known: HashMap<ContentId, blake3_of::Digest> = HashMap::new();
+        for _ in 0..60 {
+            grower.step();
+            let store = &grower.store;
+            let sealed: Vec<(ContentId, LayerId)> =
+                store.tree().layers().filter(|layer| layer.sealed).map(|layer| (layer.content.expect("an identity"), layer.id)).collect();
+            assert!(store.tree().layers().all(|layer| layer.sealed || layer.content.is_none()), "an active layer has none");
+            for (content, layer) in sealed {
+                let disk = store.disk_at(&mut store.tree_mut(), layer, String::new());
+                let mut bytes = vec![0; disk.len() as usize];
+                disk.read_at(&mut bytes, 0).expect("a disk reads");
+                let digest = blake3_of::digest(&bytes);
+                assert_eq!(*known.entry(content).or_insert(digest), digest, "{content}");
+            }
+        }
+    }
+}
+
+/// The name of a whole disk.
+mod blake3_of {
+    use vellum_core::hash::ChunkHash;
+
+    pub(super) type Digest = (usize, ChunkHash);
+
+    pub(super) fn digest(bytes: &[u8]) -> Digest {
+        (bytes.len(), ChunkHash::of(bytes))
+    }
+}
+
+#[test]
+fn layers_from_before_identities_get_one_when_they_are_looked_at() {
+    let (_dir, store) = new_store(CHUNK);
+    let image = store.create(&name("a"), CHUNK).expect("create").image();
+    let snapshot = store.snapshot(image, &name("s")).expect("snapshot");
+    let layer = vellum_core::tree::Layer::clone(store.tree().layer_of(snapshot).expect("a layer"));
+    // As version 1 of the record had it: not through a commit, which would give it another.
+    store.tree_mut().apply(&[vellum_core::tree::Edit::PutLayer(vellum_core::tree::Layer { content: None, ..layer })]);
+    let moment = store.moment(&[snapshot]).expect("a moment");
+    let content = moment.layer(moment.nodes()[0].1).expect("held").content;
+    assert!(content.is_some());
+    assert_eq!(store.tree().layer_of(snapshot).and_then(|layer| layer.content), content);
+}
+
+#[test]
+fn what_does_not_have_its_name_is_not_taken() {
+    let chunk_len = vellum_core::units::ChunkLen::DEFAULT;
+    let plain = vec![7; 2 * CHUNK as usize];
+    let good = vellum_core::hash::ChunkHash::of(&plain[..CHUNK as usize]);
+    let decode = |names, payload: &[u8]| VerifiedChunks::decode(chunk_len, names, vellum_core::frame::FrameCodec::None, payload);
+    assert!(decode(vec![good, good], &plain).is_ok());
+    let bad = vellum_core::hash::ChunkHash([0; 32]);
+    assert!(decode(vec![good, bad], &plain).is_err() && decode(vec![good], &plain).is_err() && decode(vec![], &[]).is_err());
+    assert!(decode(vec![good; 2000], &plain).is_err(), "more than any frame holds");
+}
+
+#[test]
+fn a_receipt_that_is_dropped_leaves_nothing_that_can_be_seen() {
+    let mut grower = Grower::new(seed());
+    (0..10).for_each(|_| grower.write());
+    let (_dir, to) = new_store(CHUNK);
+    let before = to.tree().revision();
+    let moment = grower.store.moment(&[Node::Image(grower.images[0])]).expect("a moment");
+    let mut receipt = to.receipt().expect("a receipt");
+    carry_layer(&moment, &mut receipt, moment.nodes()[0].1);
+    drop(receipt);
+    assert_eq!((to.tree().revision(), to.tree().layers().count(), to.building().len()), (before, 0, 0));
+    let report = to.collect(CollectOptions::default(), &Unwatched).expect("collect");
+    assert_eq!(report.chunks_kept, 0, "nothing is left of it");
+}
+
+#[test]
+fn a_token_tells_a_store_from_its_copies() {
+    let (dir, store) = new_store(CHUNK);
+    let (owner, other) = ([1; 16], [2; 16]);
+    assert_eq!(store.token(&owner).expect("read"), None);
+    let first = store.leave_token(&owner).expect("room");
+    let second = store.leave_token(&owner).expect("room");
+    assert_ne!(first, second);
+    let id = store.id();
+    drop(store);
+    let store = open(&dir);
+    assert_eq!((store.token(&owner).expect("read"), store.token(&other).expect("read")), (Some(second), None));
+    assert!(id.is_some() && store.id() == id);
+}
