@@ -36,11 +36,16 @@ pub mod forget;
 pub mod format;
 mod hexadecimal;
 pub mod journal;
+mod known;
 mod memory;
 pub mod objects;
 pub mod prune;
+pub mod pull;
+pub mod push;
+pub mod reader;
 pub mod record;
 pub mod repository;
+pub mod restore;
 pub mod seal;
 pub mod session;
 #[cfg(test)]
@@ -48,6 +53,11 @@ mod testing;
 pub mod verify;
 #[cfg(test)]
 mod verify_tests;
+pub mod stream;
+#[cfg(test)]
+mod tests;
+mod translation;
+mod wording;
 
 pub use error::BackupError;
 pub use repository::{ClientFolders, FirstKey, Repository, Rollback};

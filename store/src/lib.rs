@@ -62,7 +62,7 @@ pub use exports::StoreExports;
 pub use import::{ImportReport, ImportRequest, ImportTarget};
 pub use live::LiveDisk;
 pub use maps::{Difference, MapEntry, RebaseMode};
-pub use partial::write_whole_file;
+pub use partial::{PartialFile, write_whole_file};
 pub use pieces::{FileSource, Input};
 pub use records::{Compression, StoreParameters};
 pub use stats::Stats;

@@ -30,14 +30,15 @@ pub fn write_whole_file(path: &Path, content: &[u8], overwrite: bool) -> Result<
 }
 
 /// A file that is not whole yet, beside the place it is to have. Removed unless it is published.
-pub(crate) struct PartialFile {
+pub struct PartialFile {
     pub(crate) file: File,
     pub(crate) path: PathBuf,
     published: bool,
 }
 
 impl PartialFile {
-    pub(crate) fn create(target: &Path) -> Result<Self, StoreError> {
+    /// A new file beside `target`, which nobody else has open and no link leads to.
+    pub fn create(target: &Path) -> Result<Self, StoreError> {
         let name = target.file_name().ok_or_else(|| StoreError::file("write", target, io::ErrorKind::InvalidInput.into()))?;
         // One process may write several files for one place, of which the first to end wins.
         let number = PARTIALS.fetch_add(1, Ordering::Relaxed);
@@ -52,8 +53,14 @@ impl PartialFile {
         Ok(Self { file, path, published: false })
     }
 
-    /// Contents first, name last.
-    pub(crate) fn publish(mut self, target: &Path, overwrite: bool) -> Result<(), StoreError> {
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Contents first, name last: syncs it, gives it the name `target`, and syncs that. Without `overwrite` nothing may have that name.
+    pub fn publish(mut self, target: &Path, overwrite: bool) -> Result<(), StoreError> {
         self.file.sync_all().map_err(|source| StoreError::file("write", &self.path, source))?;
         let flags = if overwrite { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         let renamed = renameat_with(CWD, &self.path, CWD, target, flags);

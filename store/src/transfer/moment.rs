@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use vellum_core::hash::ChunkHash;
 use vellum_core::page::Page;
 use vellum_core::tree::{Edit, Layer, Node, PageSet, PlanError, Tree};
-use vellum_core::units::{ChunkCount, ImageId, LayerId, PageIndex};
+use vellum_core::units::{ChunkCount, ChunkId, ImageId, LayerId, PageIndex};
 
 use crate::database::Batch;
 use crate::error::StoreError;
@@ -97,6 +98,12 @@ impl Moment {
     #[must_use]
     pub fn nodes(&self) -> &[(Node, LayerId)] {
         &self.nodes
+    }
+
+    /// The ids of those of `names` that the store has now. Nothing keeps them there: whoever asks knows what its own maps refer to. Cost:
+    /// a look into the index for each, and one into a header for each that is there.
+    pub fn find(&self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, StoreError> {
+        self.store.inner.chunks.session().find(names)
     }
 
     /// The layer of that id, which is one that a node of this moment stands on: sealed, and so with an identity.

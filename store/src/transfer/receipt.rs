@@ -53,12 +53,20 @@ impl VerifiedChunks {
         if names.is_empty() || plain_len > u64::from(PLAIN_LEN_MAX) {
             return Err(format!("{} chunks in one frame", names.len()));
         }
-        let plain = codec::decompress(codec, payload, plain_len as usize)?;
-        let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len.as_usize()).collect();
+        Self::of_plain(chunk_len, names, codec::decompress(codec, payload, plain_len as usize)?)
+    }
+
+    /// Chunks whose bytes follow each other in `plain`, if they are `names`. The cost is that of hashing.
+    pub fn of_plain(chunk_len: ChunkLen, names: Vec<ChunkHash>, plain: Vec<u8>) -> Result<Self, String> {
+        let len = chunk_len.as_usize();
+        if names.is_empty() || plain.len() != names.len() * len {
+            return Err(format!("{} bytes for {} chunks", plain.len(), names.len()));
+        }
+        let chunks: Vec<&[u8]> = plain.chunks_exact(len).collect();
         let wrong = names.iter().zip(hash_chunks(&chunks)).find(|(name, found)| *name != found);
         match wrong {
             Some((name, _)) => Err(format!("the bytes of chunk {name} do not have its name")),
-            None => Ok(Self { names, plain, chunk_len: chunk_len.as_usize() }),
+            None => Ok(Self { names, plain, chunk_len: len }),
         }
     }
 

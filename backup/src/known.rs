@@ -1,0 +1,297 @@
+//! Which chunks of a store a repository has, and under which addresses: what a push need not send.
+//!
+//! Kept in the client's cache between pushes, so that a push costs what is new. It speaks of index objects only that it has looked through: as
+//! long as they all count, what it says holds; others are looked through when they appear. If one is gone, or a pack was condemned, it is made
+//! afresh, by looking for the names of the repository's chunks in the store's own index: one index object in memory at a time.
+//!
+//! **The store may not be the one that it was.** Its folder may have been copied, or brought back: then ids mean other chunks. So a token is left
+//! in the store whenever this is written ([`vellum_store::Store::leave_token`]), and a file with another token is not believed.
+//!
+//! **Others may lie.** Chunks that another client wrote are told apart: they are relied upon only after their frames were fetched and held
+//! against their names once, or if the caller trusts all writers.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use vellum_core::hash::ChunkHash;
+use vellum_core::id_set::IdSet;
+use vellum_core::identity::{IDENTITY_LEN, SegmentId};
+use vellum_core::units::ChunkId;
+use vellum_core::wire::{DecodeError, Reader as Bytes, put_varint};
+use vellum_store::transfer::Moment;
+
+use crate::error::BackupError;
+use crate::format::{IndexObject, address, split_address};
+use crate::journal::{Condition, State};
+use crate::objects::{ObjectId, ObjectKind, ObjectName};
+use crate::reader::Reader;
+use crate::translation::Translation;
+
+const OBJECT_ID_LEN: usize = 32;
+const MAGIC: &[u8; 8] = b"VlmKnow1";
+/// Names that are looked for together by one thread.
+const NAMES_TOGETHER: usize = 4096;
+/// The longest file that is read: at 6 bytes a run or so, of some hundred million runs.
+const FILE_LEN_MAX: u64 = 1 << 30;
+
+/// What is known of the store's chunks in the repository.
+#[derive(Default)]
+pub(crate) struct Known {
+    /// Index objects that were looked through.
+    indexes: BTreeSet<ObjectId>,
+    /// Those of them that this client put, and no record names yet.
+    pending: BTreeSet<ObjectId>,
+    /// Condemned packs, whose chunks were left out.
+    without: BTreeSet<ObjectId>,
+    /// From the store's ids to addresses: what this client wrote or verified.
+    sure: Translation,
+    /// The same, of what others wrote.
+    unsure: Translation,
+    file: Option<PathBuf>,
+}
+
+impl Known {
+    /// What is known now of the chunks of `moment`'s store. Cost: nothing if no other client did anything; else what is new to this one.
+    pub(crate) fn open(reader: &Reader<'_>, moment: &Moment, state: &State) -> Result<Self, BackupError> {
+        let file = reader.repository().cache_folder().zip(moment.store().id()).map(|(folder, id)| folder.join(format!("known-{id}")));
+        let owner = reader.repository().id().0;
+        let token = moment.store().token(&owner)?;
+        let read = file.as_deref().zip(token).and_then(|(path, token)| Self::read(path, &token, reader));
+        let mut known = read.unwrap_or_default();
+        known.file = file;
+        if !known.holds(reader, state)? {
+            known = Self { file: known.file, ..Self::default() };
+        }
+        known.without = condemned_packs(state);
+        for index in usable(state) {
+            if !known.pending.remove(&index) && !known.indexes.contains(&index) {
+                known.look_through(reader, moment, index)?;
+            }
+        }
+        Ok(known)
+    }
+
+    /// Whether all that it speaks of is still there to be built on.
+    fn holds(&self, reader: &Reader<'_>, state: &State) -> Result<bool, BackupError> {
+        let usable: BTreeSet<ObjectId> = usable(state).collect();
+        let gone = self.indexes.difference(&usable).any(|index| !self.pending.contains(index));
+        if gone || self.without != condemned_packs(state) {
+            return Ok(false);
+        }
+        let open: Vec<&ObjectId> = self.pending.difference(&usable).collect();
+        Ok(open.is_empty() || is_whole(reader, state, &open)?)
+    }
+
+    fn look_through(&mut self, reader: &Reader<'_>, moment: &Moment, id: ObjectId) -> Result<(), BackupError> {
+        let index = reader.catalog().index(&id).map_err(|error| reader.told(error))?;
+        let chunks: Vec<(ChunkHash, ChunkId)> = self.chunks(reader, &index);
+        let find = |some: &[(ChunkHash, ChunkId)]| {
+            let names: Vec<ChunkHash> = some.iter().map(|(name, _)| *name).collect();
+            moment.find(&names)
+        };
+        let found: Vec<Vec<Option<ChunkId>>> = chunks.par_chunks(NAMES_TOGETHER).map(find).collect::<Result<_, _>>()?;
+        for (own, (_, there)) in found.into_iter().flatten().zip(&chunks) {
+            if let Some(own) = own.filter(|own| self.sure.get(*own, 1).is_none()) {
+                self.unsure.insert(own, *there, 1);
+            }
+        }
+        self.indexes.insert(id);
+        Ok(())
+    }
+
+    /// The chunks of an index object that are in packs that stay.
+    fn chunks(&self, reader: &Reader<'_>, index: &IndexObject) -> Vec<(ChunkHash, ChunkId)> {
+        let mut chunks = Vec::with_capacity(index.chunk_count());
+        for frame in index.packs.iter().filter(|pack| !self.without.contains(&pack.id)).flat_map(|pack| &pack.frames) {
+            let (number, segment) = (reader.catalog().number_of(frame.segment), &index.segments[&frame.segment]);
+            let named = frame.ordinals().filter_map(|ordinal| Some((*segment.hash(ordinal)?, address(number, ordinal))));
+            chunks.extend(named);
+        }
+        chunks
+    }
+
+    /// The address of the store's chunk `id`, and for how many from there on the distance holds, `count` at most.
+    pub(crate) fn get(&self, id: ChunkId, count: u64) -> Option<(ChunkId, u64)> {
+        self.sure.get(id, count)
+    }
+
+    /// Splits `count` chunks from `first` on into those that must be sent and those that others wrote, which are given by their addresses.
+    pub(crate) fn sort(&self, mut first: ChunkId, mut count: u64, wanted: &mut IdSet, doubtful: &mut IdSet) {
+        while count > 0 {
+            let done = if let Some((_, known)) = self.sure.get(first, count) {
+                known
+            } else if let Some((there, some)) = self.unsure.get(first, self.sure.gap(first, count)) {
+                doubtful.insert_run(there, some);
+                some
+            } else {
+                let free = self.unsure.gap(first, self.sure.gap(first, count));
+                wanted.insert_run(first, free);
+                free
+            };
+            (first, count) = (first.advance(done), count - done);
+        }
+    }
+
+    /// Relies on what others wrote at `addresses` from now on.
+    pub(crate) fn trust(&mut self, addresses: &IdSet) {
+        let runs: Vec<(ChunkId, ChunkId, u64)> = self.unsure.runs().collect();
+        for (own, there, len) in runs {
+            for nth in (0..len).filter(|nth| addresses.contains(there.advance(*nth))) {
+                self.sure.insert(own.advance(nth), there.advance(nth), 1);
+            }
+        }
+    }
+
+    /// Forgets what others wrote at `addresses`: it will be sent.
+    pub(crate) fn distrust(&mut self, addresses: &IdSet) {
+        let runs: Vec<(ChunkId, ChunkId, u64)> = self.unsure.runs().collect();
+        self.unsure = Translation::default();
+        for (own, there, len) in runs {
+            for nth in (0..len).filter(|nth| !addresses.contains(there.advance(*nth))) {
+                self.unsure.insert(own.advance(nth), there.advance(nth), 1);
+            }
+        }
+    }
+
+    /// Adds an index object that this client put: `chunks` are the store's ids and their addresses, in runs.
+    pub(crate) fn add(&mut self, index: ObjectId, chunks: &[(ChunkId, ChunkId, u64)]) {
+        self.indexes.insert(index);
+        self.pending.insert(index);
+        chunks.iter().for_each(|(own, there, len)| self.sure.insert(*own, *there, *len));
+    }
+
+    /// Index objects that no record names yet.
+    pub(crate) fn pending(&self) -> &BTreeSet<ObjectId> {
+        &self.pending
+    }
+
+    /// A record names them now.
+    pub(crate) fn settle(&mut self) {
+        self.pending.clear();
+    }
+
+    /// Keeps it for the next push. That this fails costs that one time, nothing else.
+    pub(crate) fn keep(&self, reader: &Reader<'_>, moment: &Moment) -> Result<(), BackupError> {
+        let Some(path) = &self.file else { return Ok(()) };
+        let token = moment.store().leave_token(&reader.repository().id().0)?;
+        let bytes = self.encode(&token, reader);
+        // The cache may be on a disk that is full or read-only.
+        drop(write(path, &bytes));
+        Ok(())
+    }
+
+    fn encode(&self, token: &[u8; IDENTITY_LEN], reader: &Reader<'_>) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(token);
+        for set in [&self.indexes, &self.pending, &self.without] {
+            put_varint(&mut bytes, set.len() as u64);
+            set.iter().for_each(|id| bytes.extend_from_slice(&id.0));
+        }
+        let runs = || self.sure.runs().chain(self.unsure.runs());
+        let numbers: BTreeSet<u32> = runs().map(|(_, there, _)| split_address(there).0).collect();
+        let places: std::collections::BTreeMap<u32, u64> = numbers.iter().copied().zip(0..).collect();
+        put_varint(&mut bytes, numbers.len() as u64);
+        for number in numbers {
+            bytes.extend_from_slice(&reader.catalog().segment_of(number).expect("who numbered a segment knows it").0);
+        }
+        for translation in [&self.sure, &self.unsure] {
+            put_varint(&mut bytes, translation.run_count() as u64);
+            let mut end = 0;
+            for (own, there, len) in translation.runs() {
+                let (number, ordinal) = split_address(there);
+                put_varint(&mut bytes, own.0 - end);
+                [len, places[&number], ordinal.into()].into_iter().for_each(|value| put_varint(&mut bytes, value));
+                end = own.0 + len;
+            }
+        }
+        let sum = blake3::hash(&bytes);
+        bytes.extend_from_slice(sum.as_bytes());
+        bytes
+    }
+
+    fn read(path: &Path, token: &[u8; IDENTITY_LEN], reader: &Reader<'_>) -> Option<Self> {
+        let len = fs::metadata(path).ok()?.len();
+        let bytes = if len <= FILE_LEN_MAX { fs::read(path).ok()? } else { return None };
+        let (body, sum) = bytes.split_last_chunk::<32>()?;
+        let body = body.strip_prefix(MAGIC)?.strip_prefix(token)?;
+        let whole = &bytes[..bytes.len() - 32];
+        if blake3::hash(whole).as_bytes() != sum {
+            return None;
+        }
+        Self::decode(body, reader).ok()
+    }
+
+    fn decode(body: &[u8], reader: &Reader<'_>) -> Result<Self, DecodeError> {
+        let mut bytes = Bytes::new(body);
+        let mut known = Self::default();
+        for set in [&mut known.indexes, &mut known.pending, &mut known.without] {
+            for _ in 0..bytes.varint()? {
+                set.insert(ObjectId(bytes.bytes(OBJECT_ID_LEN)?.try_into().expect("as many were taken")));
+            }
+        }
+        let mut numbers = Vec::new();
+        for _ in 0..bytes.varint()? {
+            let id = SegmentId(bytes.bytes(IDENTITY_LEN)?.try_into().expect("as many were taken"));
+            numbers.push(reader.catalog().number_of(id));
+        }
+        for translation in [&mut known.sure, &mut known.unsure] {
+            let mut end = 0_u64;
+            for _ in 0..bytes.varint()? {
+                let (gap, len, place, ordinal) = (bytes.varint()?, bytes.varint()?, bytes.varint()?, bytes.varint()?);
+                let number = usize::try_from(place).ok().and_then(|place| numbers.get(place)).ok_or(DecodeError::Invalid("segment"))?;
+                let own = end.checked_add(gap).ok_or(DecodeError::Invalid("chunk id"))?;
+                end = own.checked_add(len).ok_or(DecodeError::Invalid("chunk id"))?;
+                let ordinal = u32::try_from(ordinal).map_err(|_| DecodeError::Invalid("ordinal"))?;
+                translation.insert(ChunkId(own), address(*number, ordinal), len);
+            }
+        }
+        bytes.finish()?;
+        Ok(known)
+    }
+}
+
+/// Index objects that may be built on.
+fn usable(state: &State) -> impl Iterator<Item = ObjectId> + '_ {
+    state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm).map(|(id, _)| *id)
+}
+
+fn condemned_packs(state: &State) -> BTreeSet<ObjectId> {
+    let packs = state.condemned().iter().filter_map(|name| if let ObjectName::Pack(id) = name { Some(*id) } else { None });
+    packs.collect()
+}
+
+/// Whether index objects that an interrupted push left, and the packs that they speak of, are there and not condemned. No collection that this
+/// session did not see can take them: it waits for this session.
+fn is_whole(reader: &Reader<'_>, state: &State, open: &[&ObjectId]) -> Result<bool, BackupError> {
+    let there: BTreeSet<ObjectName> = [ObjectKind::Index, ObjectKind::Pack]
+        .into_iter()
+        .map(|kind| reader.repository().list(kind))
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name)
+        .collect();
+    let is_good = |name: ObjectName| there.contains(&name) && !state.is_condemned(&name);
+    for id in open {
+        if !is_good(ObjectName::Index(**id)) {
+            return Ok(false);
+        }
+        let index = reader.catalog().index(id).map_err(|error| reader.told(error))?;
+        if !index.packs.iter().all(|pack| is_good(ObjectName::Pack(pack.id))) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
+}

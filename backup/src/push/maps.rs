@@ -1,0 +1,161 @@
+//! New contents' maps: what differs from what they are told relative to, in addresses, as blobs of a few objects.
+
+use vellum_core::identity::ContentId;
+use vellum_core::page::Page;
+use vellum_core::tree::PageSet;
+use vellum_core::units::{ChunkId, PageIndex};
+use vellum_store::transfer::{Moment, RelativeMap};
+
+use super::selection::{Base, NewContent};
+use crate::error::BackupError;
+use crate::format::{MAP_BLOB_LEN_TARGET, MapBlob, MapsWriter};
+use crate::objects::ObjectName;
+use crate::reader::{ContentView, Reader};
+use crate::record::{Content, MapPart};
+
+/// Bytes of blobs that one object holds, about.
+const MAPS_LEN_TARGET: usize = 16 << 20;
+/// What a run takes in a blob at most, about; what a page does beside its runs.
+const RUN_LEN: usize = 10;
+const PAGE_LEN: usize = 8;
+
+/// A new content's map, before its addresses are known.
+pub(super) struct NewMap<'m> {
+    pub(super) new: NewContent,
+    own: RelativeMap<'m>,
+    /// What it is told relative to, where that is not a layer below.
+    base: Option<ContentView<'m>>,
+    pub(super) pages: PageSet,
+    len: u64,
+    parent_visible: u64,
+}
+
+impl<'m> NewMap<'m> {
+    /// The map of `new`: no chunk is read, and of maps only those above what both have in common.
+    pub(super) fn open(moment: &'m Moment, reader: &'m Reader<'m>, new: NewContent) -> Result<Self, BackupError> {
+        let layer = moment.layer(new.layer)?;
+        let below = match new.base {
+            Base::None => None,
+            Base::Layer(layer, _) => Some(layer),
+            Base::Content { common, .. } => common,
+        };
+        let own = moment.relative(new.layer, below)?;
+        let Base::Content { content, .. } = new.base else {
+            let (pages, parent_visible) = (own.pages(), own.parent_visible.0);
+            return Ok(Self { new, own, base: None, pages, len: layer.len, parent_visible });
+        };
+        let common = below.and_then(|below| moment.tree().layer(below)?.content);
+        let base = reader.content(content)?;
+        let differing = reader.content_over(content, |other| Some(other) == common)?;
+        let chunk_len = moment.store().parameters().chunk_len;
+        let end = PageIndex(vellum_core::tree::pages_for(chunk_len.count_for(layer.len)));
+        let pages = own.pages().union(&differing.pages()?.within(PageIndex(0), end));
+        let parent_visible = chunk_len.count_for(base.len.min(layer.len)).0;
+        // Where one of them hides something of what both stand on, they differ on pages of which neither says anything.
+        let all = chunk_len.count_for(layer.len).0;
+        let hides_nothing = base.len == layer.len && own.parent_visible.0 >= all && differing.base_visible() >= all;
+        let pages = if common.is_none() || hides_nothing { pages } else { moment.relative(new.layer, None)?.pages().union(&pages) };
+        Ok(Self { new, own, base: Some(base), pages, len: layer.len, parent_visible })
+    }
+
+    /// The parent's identity.
+    pub(super) fn parent(&self) -> Option<ContentId> {
+        match self.new.base {
+            Base::None => None,
+            Base::Layer(_, content) | Base::Content { content, .. } => Some(content),
+        }
+    }
+
+    /// What it says on page `index` in the store's ids: all that shows, if it is to be compared.
+    pub(super) fn local(&self, index: PageIndex) -> Result<Page, BackupError> {
+        Ok(if self.base.is_some() { self.own.shown(index)? } else { self.own.page(index)? })
+    }
+
+    fn page(&self, index: PageIndex, translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>) -> Result<Page, BackupError> {
+        let page = self.local(index)?.translated(translate);
+        let page =
+            page.ok_or_else(|| BackupError::Parameter("a chunk was neither known nor sent: this is a mistake of this program".to_owned()))?;
+        let Some(base) = &self.base else { return Ok(page) };
+        let first = vellum_core::tree::page_start(index).0;
+        let visible = self.parent_visible.saturating_sub(first).min(vellum_core::page::PAGE_SPAN.into()) as u16;
+        Ok(page.relative_to(&base.page(index)?, visible))
+    }
+}
+
+/// Writes maps into objects.
+pub(super) struct Maps<'r> {
+    reader: &'r Reader<'r>,
+    chunk_len: u32,
+    writer: MapsWriter,
+    /// Contents, each with the places of its parts: in an object that is there, or in the one that is being filled.
+    contents: Vec<Content>,
+    /// Parts that wait for their object: the content's place, the part's place, the place in the object.
+    waiting: Vec<(usize, usize, usize)>,
+    pub(super) bytes: u64,
+}
+
+impl<'r> Maps<'r> {
+    pub(super) fn new(reader: &'r Reader<'r>) -> Self {
+        let chunk_len = reader.repository().file().chunk_len;
+        Self { reader, chunk_len, writer: MapsWriter::default(), contents: Vec::new(), waiting: Vec::new(), bytes: 0 }
+    }
+
+    /// Adds the map of a content.
+    pub(super) fn add(&mut self, map: &NewMap<'_>, translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>) -> Result<(), BackupError> {
+        let (mut pages, mut len) = (Vec::new(), 0);
+        self.contents.push(Content {
+            id: map.new.content.to_string(),
+            parent: map.parent().map(|parent| parent.to_string()),
+            len: map.len,
+            parent_visible: if map.parent().is_some() { map.parent_visible } else { 0 },
+            chunk_len: self.chunk_len,
+            parts: Vec::new(),
+        });
+        for index in map.pages.iter() {
+            let page = map.page(index, translate)?;
+            if page.is_empty() {
+                continue;
+            }
+            len += PAGE_LEN + RUN_LEN * page.runs().len();
+            pages.push((index, page));
+            if len >= MAP_BLOB_LEN_TARGET {
+                self.add_blob(map, &std::mem::take(&mut pages))?;
+                len = 0;
+            }
+        }
+        if pages.is_empty() { Ok(()) } else { self.add_blob(map, &pages) }
+    }
+
+    fn add_blob(&mut self, map: &NewMap<'_>, pages: &[(PageIndex, Page)]) -> Result<(), BackupError> {
+        let segment_of = |number| self.reader.catalog().segment_of(number).expect("an address has a segment");
+        let parent = map.parent().map(|parent| (parent, map.parent_visible));
+        let blob = MapBlob::from_pages(map.new.content, parent, pages, segment_of);
+        let place = self.writer.add(self.reader.repository().sealer(), &blob)?;
+        let content = self.contents.len() - 1;
+        let parts = &mut self.contents[content].parts;
+        parts.push(MapPart { pages: (pages[0].0.0, pages[pages.len() - 1].0.0), object: String::new(), range: (0, 0) });
+        self.waiting.push((content, parts.len() - 1, place));
+        if self.writer.len() >= MAPS_LEN_TARGET { self.put() } else { Ok(()) }
+    }
+
+    fn put(&mut self) -> Result<(), BackupError> {
+        if self.writer.is_empty() {
+            return Ok(());
+        }
+        let sealed = std::mem::take(&mut self.writer).finish(self.reader.repository().sealer())?;
+        let name = ObjectName::Maps(sealed.object.id);
+        self.reader.repository().put(&name, &sealed.object.bytes)?;
+        self.bytes += sealed.object.bytes.len() as u64;
+        for (content, part, place) in std::mem::take(&mut self.waiting) {
+            let part = &mut self.contents[content].parts[part];
+            (part.object, part.range) = (name.to_string(), sealed.ranges[place]);
+        }
+        Ok(())
+    }
+
+    /// The contents, whose maps are all there now; and how many bytes of maps were put.
+    pub(super) fn finish(mut self) -> Result<(Vec<Content>, u64), BackupError> {
+        self.put()?;
+        Ok((self.contents, self.bytes))
+    }
+}

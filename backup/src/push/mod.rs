@@ -1,0 +1,205 @@
+//! Push: what a store has becomes points of a repository, and only what is new there is sent.
+//!
+//! One moment of all disks is held; which points are new is decided from the journal alone, so an unchanged tree asks for nothing more. For
+//! each new content the maps say which chunks it needs beyond what it is told relative to; those that the repository does not have are sent,
+//! frames as the store has them; then index, maps, and last the record.
+
+mod maps;
+mod selection;
+mod upload;
+
+use std::collections::HashSet;
+
+use vellum_core::id_set::IdSet;
+use vellum_core::identity::ContentId;
+use vellum_core::page::Slot;
+use vellum_core::tree::{Node, PlanError};
+use vellum_core::units::LayerId;
+use vellum_store::transfer::Moment;
+use vellum_store::{Store, StoreError, Watch};
+
+use crate::error::BackupError;
+use crate::journal::State;
+use crate::known::Known;
+use crate::reader::Reader;
+use crate::record::{Machine, Point, Record};
+use crate::repository::Repository;
+use crate::session::{Session, SessionKind, Writer};
+use maps::{Maps, NewMap};
+pub use selection::PushSelection;
+use upload::{Manner, send};
+
+/// How often what is to be pushed is looked at anew because some of it was deleted meanwhile.
+const LOOKS_MAX: usize = 5;
+
+/// What to push, and how.
+#[derive(Clone, Debug)]
+pub struct PushRequest {
+    /// Which images and machines.
+    pub selection: PushSelection,
+    /// Whether chunks that other clients wrote are relied upon without a look at them.
+    pub trust_others: bool,
+    /// Bytes of packs that may go up in a second.
+    pub limit_upload: Option<u64>,
+    /// Contents that whoever reads the repository has already: for streams.
+    pub assumed: HashSet<ContentId>,
+    /// Who pushes, and when.
+    pub writer: Writer,
+}
+
+/// What a push did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PushReport {
+    /// Points that are new in the repository.
+    pub new_points: u64,
+    /// Points that were there.
+    pub known_points: u64,
+    /// Machines that were new, or not as they had been pushed.
+    pub machines: u64,
+    /// Contents whose maps were sent.
+    pub contents: u64,
+    /// Chunks that were sent.
+    pub chunks: u64,
+    /// Bytes of packs, index objects and maps that were put.
+    pub bytes: u64,
+}
+
+/// What is to be said.
+struct Wanted {
+    moment: Moment,
+    /// Points that are new, with the layers that show them.
+    points: Vec<(Point, LayerId)>,
+    machines: Vec<Machine>,
+    known_points: u64,
+}
+
+/// Pushes what `request` names from `store` to `repository`, whose journal must have been read just now. Nothing can be seen of it before all of
+/// it is durable; then all at once. What an interrupted push has sent is found again by the next one, if the client has a cache.
+pub fn push(repository: &Repository, store: &Store, request: &PushRequest, watch: &dyn Watch) -> Result<PushReport, BackupError> {
+    let own = store.parameters().chunk_len.bytes();
+    let there = repository.file().chunk_len;
+    if own != u64::from(there) {
+        return Err(BackupError::Parameter(format!(
+            "the store has chunks of {own} bytes, the repository of {there}: they cannot be mixed"
+        )));
+    }
+    let wanted = look(&repository.state(), store, request)?;
+    let report = PushReport { known_points: wanted.known_points, ..PushReport::default() };
+    if wanted.points.is_empty() && wanted.machines.is_empty() {
+        return Ok(report);
+    }
+    let mut session = Session::begin(repository, SessionKind::Push, request.writer.clone())?;
+    let report = say(&mut session, &wanted, request, watch)?;
+    session.end()?;
+    Ok(PushReport { known_points: wanted.known_points, ..report })
+}
+
+/// Holds what is to be pushed still. It may be deleted between the look at its names and the moment: then it is looked for anew.
+fn look(state: &State, store: &Store, request: &PushRequest) -> Result<Wanted, BackupError> {
+    for _ in 1..LOOKS_MAX {
+        match look_once(state, store, request) {
+            Err(BackupError::Store(StoreError::Plan(PlanError::Gone))) => {}
+            other => return other,
+        }
+    }
+    look_once(state, store, request)
+}
+
+fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Wanted, BackupError> {
+    let (nodes, machines) = selection::nodes(&store.tree(), &request.selection);
+    let moment = store.moment(&nodes)?;
+    let id = store.id().ok_or(BackupError::Store(StoreError::ReadOnly))?;
+    let point = |(node, layer): &(Node, LayerId)| {
+        let shown = moment.layer(*layer).ok()?;
+        Some((selection::point(id, moment.tree(), *node, shown, request.writer.time_ms)?, *layer))
+    };
+    let (known, points): (Vec<_>, Vec<_>) = moment.nodes().iter().filter_map(point).partition(|(point, _)| state.has_firm_point(&point.id));
+    let mut changed = Vec::new();
+    for machine in machines {
+        let configuration = |file| Ok(store.configuration(file)?);
+        let machine = selection::machine(id, moment.tree(), machine, &configuration)?;
+        changed.extend(machine.filter(|machine| !state.machines().any(|known| **known == *machine)));
+    }
+    Ok(Wanted { points, machines: changed, known_points: known.len() as u64, moment })
+}
+
+/// Sends what is new, and says it.
+fn say(session: &mut Session<'_>, wanted: &Wanted, request: &PushRequest, watch: &dyn Watch) -> Result<PushReport, BackupError> {
+    let state = session.state().clone();
+    let reader = Reader::new(session.repository());
+    let new = selection::new_contents(wanted.moment.tree(), &state, &wanted.points, &request.assumed);
+    let (mut known, mut report) = (None, PushReport::default());
+    let mut contents = Vec::new();
+    if !new.is_empty() {
+        let known = known.insert(Known::open(&reader, &wanted.moment, &state)?);
+        let maps = new.into_iter().map(|new| NewMap::open(&wanted.moment, &reader, new)).collect::<Result<Vec<_>, _>>()?;
+        let missing = missing(&reader, &maps, known, request.trust_others)?;
+        let total = missing.len();
+        if total > 0 {
+            let manner = Manner { watch, limit: request.limit_upload };
+            let sent = send(&reader, &wanted.moment, wanted.moment.supply(missing), total, known, &manner)?;
+            (report.chunks, report.bytes) = (sent.chunks, sent.bytes);
+        }
+        let mut writer = Maps::new(&reader);
+        maps.iter().try_for_each(|map| writer.add(map, &|id, count| known.get(id, count)))?;
+        let (written, bytes) = writer.finish()?;
+        (report.contents, report.bytes) = (written.len() as u64, report.bytes + bytes);
+        contents = written;
+    }
+    (report.new_points, report.machines) = (wanted.points.len() as u64, wanted.machines.len() as u64);
+    session.commit(Record {
+        points: wanted.points.iter().map(|(point, _)| point.clone().into()).collect(),
+        contents: contents.into_iter().map(Into::into).collect(),
+        machines: wanted.machines.iter().map(|machine| machine.clone().into()).collect(),
+        indexes: known.iter().flat_map(Known::pending).map(ToString::to_string).collect(),
+        ..Record::default()
+    })?;
+    if let Some(mut known) = known {
+        known.settle();
+        known.keep(&reader, &wanted.moment)?;
+    }
+    Ok(report)
+}
+
+/// The chunks that the maps need and the repository does not have. Those that others wrote are looked at first, unless they are trusted; what is
+/// not what it should be is sent again.
+fn missing(reader: &Reader<'_>, maps: &[NewMap<'_>], known: &mut Known, trust_others: bool) -> Result<IdSet, BackupError> {
+    let (missing, doubtful) = sorted(maps, known)?;
+    if doubtful.is_empty() {
+        return Ok(missing);
+    }
+    if trust_others {
+        known.trust(&doubtful);
+        return Ok(missing);
+    }
+    reader.load_indexes()?;
+    let mut sound = IdSet::new();
+    for group in reader.places(&doubtful)? {
+        match reader.frames(&group) {
+            Ok(_) => group.iter().for_each(|place| {
+                let first = crate::format::address(place.segment, place.first);
+                place.presence.offsets().for_each(|at| sound.insert(first.advance(at.into())));
+            }),
+            Err(BackupError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    known.trust(&sound);
+    known.distrust(&doubtful);
+    Ok(sorted(maps, known)?.0)
+}
+
+/// The chunks of the maps that the repository does not have, and the addresses of those that others wrote.
+fn sorted(maps: &[NewMap<'_>], known: &Known) -> Result<(IdSet, IdSet), BackupError> {
+    let (mut missing, mut doubtful) = (IdSet::new(), IdSet::new());
+    for map in maps {
+        for index in map.pages.iter() {
+            for run in map.local(index)?.runs() {
+                if let Slot::Chunk(first) = run.slot {
+                    known.sort(first, run.len.into(), &mut missing, &mut doubtful);
+                }
+            }
+        }
+    }
+    Ok((missing, doubtful))
+}

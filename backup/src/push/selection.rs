@@ -1,0 +1,202 @@
+//! What a push has to say: which points are new, and what each new content is best told relative to. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use vellum_core::identity::{ContentId, StoreId};
+use vellum_core::tree::{Image, Layer, Node, Tree};
+use vellum_core::units::{ImageId, LayerId, MachineId};
+
+use crate::error::BackupError;
+use crate::journal::State;
+use crate::record::{self, Point, SnapshotName};
+use crate::wording::{base64, mode_text};
+
+const POINT_CONTEXT: &str = "vellum 2026-11 repository point v1";
+
+/// What somebody wants to be in the repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PushSelection {
+    /// Everything: all images with their snapshots, all machines.
+    All,
+    /// Images with all their snapshots and their present state, and machines with all their disks.
+    Some {
+        /// The images.
+        images: Vec<ImageId>,
+        /// The machines.
+        machines: Vec<MachineId>,
+    },
+    /// Exactly these.
+    Nodes(Vec<Node>),
+}
+
+/// What a content is told relative to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Base {
+    /// Nothing.
+    None,
+    /// A layer below it here, whose content the repository has, or will have by then.
+    Layer(LayerId, ContentId),
+    /// A content of the repository that is not below it here; `common` is below both.
+    Content { content: ContentId, common: Option<LayerId> },
+}
+
+/// A content that the repository does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NewContent {
+    pub(super) layer: LayerId,
+    pub(super) content: ContentId,
+    pub(super) base: Base,
+}
+
+/// The nodes that `selection` means, and the machines.
+pub(super) fn nodes(tree: &Tree, selection: &PushSelection) -> (Vec<Node>, Vec<MachineId>) {
+    let own = |image: &&Image| image.scratch_of.is_none();
+    let (images, machines): (BTreeSet<ImageId>, Vec<MachineId>) = match selection {
+        PushSelection::Nodes(nodes) => return (nodes.clone(), Vec::new()),
+        PushSelection::All => (tree.images().filter(own).map(|image| image.id).collect(), tree.machines().iter().map(|m| m.id).collect()),
+        PushSelection::Some { images, machines } => {
+            let disks = machines.iter().flat_map(|id| {
+                let disks = tree.machines().get(*id).map(|machine| machine.disks.clone()).unwrap_or_default();
+                let kept = tree.machines().snapshots(*id).flat_map(|snapshot| snapshot.disks.iter().map(|disk| disk.image));
+                disks.into_iter().chain(kept.collect::<Vec<_>>())
+            });
+            (images.iter().copied().chain(disks).collect(), machines.clone())
+        }
+    };
+    let of_image = |id: ImageId| {
+        let snapshots = tree.snapshots(id).map(move |snapshot| Node::Snapshot(id, snapshot.serial));
+        snapshots.chain([Node::Image(id)])
+    };
+    (images.into_iter().flat_map(of_image).collect(), machines)
+}
+
+/// The point that `node` is, showing `layer`.
+pub(super) fn point(store: StoreId, tree: &Tree, node: Node, layer: &Layer, now_ms: u64) -> Option<Point> {
+    let (image, content) = (tree.image(node.image())?, layer.content?);
+    let identity = format!("{store}-{}", image.id);
+    let snapshot = match node {
+        Node::Image(_) => None,
+        Node::Snapshot(id, serial) => Some(tree.snapshot(id, serial)?),
+    };
+    let tags = snapshot.map_or(&image.tags, |snapshot| &snapshot.tags);
+    Some(Point {
+        id: point_id(&identity, snapshot.map(|snapshot| snapshot.serial), content),
+        image: identity,
+        name: image.name.to_string(),
+        snapshot: snapshot.map(|snapshot| SnapshotName { name: snapshot.name.to_string(), serial: snapshot.serial }),
+        content: content.to_string(),
+        len: layer.len,
+        mode: mode_text(image.mode).to_owned(),
+        origin: image.origin.map(|origin| format!("{store}-{origin}")),
+        time_ms: snapshot.map_or(now_ms, |snapshot| snapshot.created_ms),
+        tags: tags.iter().map(ToString::to_string).collect(),
+        pinned: snapshot.map_or(image.pinned, |snapshot| snapshot.pinned),
+    })
+}
+
+/// The same for the same content of the same image or snapshot, whenever it is pushed.
+fn point_id(image: &str, serial: Option<u64>, content: ContentId) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key(POINT_CONTEXT);
+    let serial = serial.map_or_else(String::new, |serial| serial.to_string());
+    hasher.update(image.as_bytes()).update(b"@").update(serial.as_bytes()).update(b"=").update(&content.0);
+    hasher.finalize().as_bytes()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A machine as a record says it. `configuration` gives the bytes of a configuration file.
+pub(super) fn machine(
+    store: StoreId,
+    tree: &Tree,
+    id: MachineId,
+    configuration: &dyn Fn(vellum_core::tree::Configuration) -> Result<Vec<u8>, BackupError>,
+) -> Result<Option<record::Machine>, BackupError> {
+    let Some(machine) = tree.machines().get(id) else { return Ok(None) };
+    let file =
+        |file: Option<vellum_core::tree::Configuration>| file.map(|file| Ok::<_, BackupError>(base64(&configuration(file)?))).transpose();
+    let identity = |id: ImageId| format!("{store}-{id}");
+    let snapshot = |snapshot: &vellum_core::tree::MachineSnapshot| {
+        let disk = |disk: &vellum_core::tree::KeptDisk| (identity(disk.image), mode_text(disk.mode).to_owned(), disk.snapshot);
+        Ok(record::MachineSnapshot {
+            name: snapshot.name.to_string(),
+            time_ms: snapshot.created_ms,
+            disks: snapshot.disks.iter().map(disk).collect(),
+            configuration: file(snapshot.configuration)?,
+        })
+    };
+    Ok(Some(record::Machine {
+        id: format!("{store}-{id}"),
+        name: machine.name.to_string(),
+        disks: machine.disks.iter().map(|disk| identity(*disk)).collect(),
+        configuration: file(machine.configuration)?,
+        snapshots: tree.machines().snapshots(id).map(snapshot).collect::<Result<_, BackupError>>()?,
+    }))
+}
+
+/// The contents of `points` (with their layers) that the repository does not have, each after what it is told relative to.
+pub(super) fn new_contents(tree: &Tree, state: &State, points: &[(Point, LayerId)], assumed: &HashSet<ContentId>) -> Vec<NewContent> {
+    let there = |content: ContentId| assumed.contains(&content) || state.may_build_on(content);
+    let content_of = |layer: LayerId| tree.layer(layer).and_then(|layer| layer.content);
+    let mut layers: BTreeMap<LayerId, &Point> = BTreeMap::new();
+    points.iter().rev().filter(|(_, layer)| content_of(*layer).is_some_and(|content| !there(content))).for_each(|(point, layer)| {
+        layers.insert(*layer, point);
+    });
+    let depths = depths(tree, layers.keys().copied());
+    let mut order: Vec<(LayerId, &Point)> = layers.into_iter().collect();
+    order.sort_by_key(|(layer, _)| depths[layer]);
+    let last = last_states(state);
+    let (mut new, mut coming) = (Vec::with_capacity(order.len()), HashSet::new());
+    for (layer, point) in order {
+        let Some(content) = content_of(layer) else { continue };
+        let is_known = |content: ContentId| there(content) || coming.contains(&content);
+        let below = tree.chain(layer).skip(1).find_map(|below| Some((below.id, below.content.filter(|content| is_known(*content))?)));
+        let base = base(state, below, last.get(point.image.as_str()).copied());
+        coming.insert(content);
+        new.push(NewContent { layer, content, base });
+    }
+    new
+}
+
+/// What is nearer: the layer `below`, or `last`, what was pushed of the same image before, if that in turn stands on the layer.
+fn base(state: &State, below: Option<(LayerId, ContentId)>, last: Option<ContentId>) -> Base {
+    let last = last.filter(|last| state.may_build_on(*last));
+    match (below, last) {
+        (None, None) => Base::None,
+        (None, Some(content)) => Base::Content { content, common: None },
+        (Some((layer, own)), Some(content)) if content != own && stands_on(state, content, own) => {
+            Base::Content { content, common: Some(layer) }
+        }
+        (Some((layer, own)), _) => Base::Layer(layer, own),
+    }
+}
+
+fn stands_on(state: &State, content: ContentId, below: ContentId) -> bool {
+    let below = below.to_string();
+    state.chain(content).iter().any(|entry| entry.content.parent.as_deref() == Some(&below))
+}
+
+/// The newest state of each image that the repository has.
+fn last_states(state: &State) -> HashMap<&str, ContentId> {
+    let mut last: HashMap<&str, (u64, ContentId)> = HashMap::new();
+    for point in state.points() {
+        let Some(content) = ContentId::parse(&point.content) else { continue };
+        let newest = last.entry(&point.image).or_insert((point.time_ms, content));
+        if newest.0 <= point.time_ms {
+            *newest = (point.time_ms, content);
+        }
+    }
+    last.into_iter().map(|(image, (_, content))| (image, content)).collect()
+}
+
+/// How many layers lie below each of `layers`. Cost: every layer below them once.
+fn depths(tree: &Tree, layers: impl Iterator<Item = LayerId>) -> HashMap<LayerId, usize> {
+    let mut depths: HashMap<LayerId, usize> = HashMap::new();
+    for top in layers {
+        let new: Vec<LayerId> = tree.chain(top).map(|layer| layer.id).take_while(|layer| !depths.contains_key(layer)).collect();
+        let below = new.last().and_then(|last| tree.layer(*last)?.parent).and_then(|parent| depths.get(&parent).copied());
+        let mut depth = below.map_or(0, |below| below + 1);
+        for layer in new.into_iter().rev() {
+            depths.insert(layer, depth);
+            depth += 1;
+        }
+    }
+    depths
+}

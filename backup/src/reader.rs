@@ -1,0 +1,339 @@
+//! What a content shows, out of a repository: its maps laid over each other, and the chunks that they name.
+//!
+//! It knows no store. Addresses are [`ChunkId`]s as the catalog numbers them, so pages are a store's pages. A collection may move what is being
+//! read: an object that is missing is looked for once more after the journal was read again.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use vellum_core::id_set::IdSet;
+use vellum_core::identity::ContentId;
+use vellum_core::page::{PAGE_SPAN, Page, Slot};
+use vellum_core::tree::{PageSet, page_start, pages_for};
+use vellum_core::units::{ChunkId, ChunkLen, IMAGE_LEN_MAX, PageIndex};
+
+use crate::catalog::{Catalog, CatalogError, Place, PlainFrame};
+use crate::error::BackupError;
+use crate::format::{MapBlob, split_address};
+use crate::objects::{ObjectError, ObjectErrorKind, ObjectId, ObjectName};
+use crate::record::{Content, MapPart};
+use crate::repository::Repository;
+use crate::seal::SealedKind;
+
+/// Memory for pages of maps.
+const BLOBS_CACHE_LEN: u64 = 64 << 20;
+/// The longest stored blob that is fetched: its content is bounded by its sealing.
+const BLOB_LEN_MAX: u64 = 80 << 20;
+/// Frames that are fetched and decoded together: 8 MiB at 128 KiB each.
+const FRAMES_TOGETHER: usize = 64;
+/// Contents on top of each other: a collection keeps chains far shorter.
+const CHAIN_LEN_MAX: usize = 1 << 20;
+
+/// The pages of a blob.
+type Pages = Arc<Vec<(PageIndex, Page)>>;
+
+/// Reads contents of a repository. Shared by threads.
+pub struct Reader<'r> {
+    repository: &'r Repository,
+    catalog: Arc<Catalog>,
+    blobs: Cache<(ObjectId, u64), Pages, ByRuns>,
+}
+
+/// One content.
+pub struct ContentView<'r> {
+    reader: &'r Reader<'r>,
+    /// What it shows.
+    pub id: ContentId,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Its maps, top first, down to one that is relative to nothing or to `base`.
+    chain: Vec<Arc<Content>>,
+    /// The content that the last map is relative to.
+    pub base: Option<ContentId>,
+}
+
+#[derive(Clone)]
+struct ByRuns;
+
+impl Weighter<(ObjectId, u64), Pages> for ByRuns {
+    fn weight(&self, _: &(ObjectId, u64), pages: &Pages) -> u64 {
+        64 + pages.iter().map(|(_, page)| 48 + size_of_val(page.runs()) as u64).sum::<u64>()
+    }
+}
+
+/// What a reading of the repository met.
+pub(crate) enum Fault {
+    /// An object is gone: it may have been moved.
+    Missing(BackupError),
+    /// Anything else.
+    Other(BackupError),
+}
+
+impl Fault {
+    fn into_error(self) -> BackupError {
+        match self {
+            Self::Missing(error) | Self::Other(error) => error,
+        }
+    }
+}
+
+impl<'r> Reader<'r> {
+    /// A reader that knows no index yet: see [`Reader::load_indexes`].
+    #[must_use]
+    pub fn new(repository: &'r Repository) -> Self {
+        let folder = repository.cache_folder().map(|folder| folder.join("index"));
+        let chunk_len = repository.file().chunk_len;
+        let catalog = Catalog::new(repository.objects().clone(), repository.sealer().clone(), chunk_len, folder);
+        Self { repository, catalog: Arc::new(catalog), blobs: Cache::with_weighter(1024, BLOBS_CACHE_LEN, ByRuns) }
+    }
+
+    /// The repository.
+    #[must_use]
+    pub fn repository(&self) -> &'r Repository {
+        self.repository
+    }
+
+    /// Where chunks are.
+    #[must_use]
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// The length of every chunk.
+    pub fn chunk_len(&self) -> Result<ChunkLen, BackupError> {
+        let len = self.repository.file().chunk_len;
+        ChunkLen::new(len).ok_or_else(|| BackupError::Parameter(format!("the repository says that its chunks have {len} bytes")))
+    }
+
+    /// Reads the index objects that count now. Cost: fetching those that are not in the cache.
+    pub fn load_indexes(&self) -> Result<(), BackupError> {
+        let state = self.repository.state();
+        let indexes: BTreeSet<ObjectId> = state.indexes().keys().copied().collect();
+        let packs = |name: &ObjectName| if let ObjectName::Pack(id) = name { Some(*id) } else { None };
+        let condemned: HashSet<ObjectId> = state.condemned().iter().filter_map(packs).collect();
+        self.catalog.refresh(&indexes, condemned).map_err(|error| self.told(error))
+    }
+
+    /// A content as the repository has it.
+    pub fn content(&'r self, id: ContentId) -> Result<ContentView<'r>, BackupError> {
+        self.content_over(id, |_| false)
+    }
+
+    /// A content as a map relative to the first below it that `is_there`, or to nothing.
+    pub fn content_over(&'r self, id: ContentId, is_there: impl Fn(ContentId) -> bool) -> Result<ContentView<'r>, BackupError> {
+        let state = self.repository.state();
+        let unknown = |id: ContentId| self.damaged(format!("content {id}"), "no record says what it is".to_owned());
+        let (mut chain, mut seen, mut next) = (Vec::new(), HashSet::new(), Some(id));
+        while let Some(id) = next.filter(|id| chain.is_empty() || !is_there(*id)) {
+            let entry = state.content(id).ok_or_else(|| unknown(id))?;
+            if !seen.insert(id) || chain.len() >= CHAIN_LEN_MAX {
+                return Err(self.damaged(format!("content {id}"), "it is relative to itself".to_owned()));
+            }
+            self.check(&entry.content)?;
+            next = match &entry.content.parent {
+                Some(text) => Some(ContentId::parse(text).ok_or_else(|| unknown(id))?),
+                None => None,
+            };
+            chain.push(entry.content.clone());
+        }
+        let len = chain.first().ok_or_else(|| unknown(id))?.len;
+        Ok(ContentView { reader: self, id, len, chain, base: next })
+    }
+
+    /// A content, what it is relative to, and so on: down to the first that no record knows.
+    #[must_use]
+    pub fn ancestry(&self, id: ContentId) -> Vec<ContentId> {
+        let state = self.repository.state();
+        let (mut ids, mut seen, mut next) = (Vec::new(), HashSet::new(), Some(id));
+        while let Some(id) = next.filter(|id| seen.insert(*id)) {
+            ids.push(id);
+            next = state.content(id).and_then(|entry| ContentId::parse(entry.content.parent.as_deref()?));
+        }
+        ids
+    }
+
+    fn check(&self, content: &Content) -> Result<(), BackupError> {
+        let fits = content.chunk_len == self.repository.file().chunk_len && content.len <= IMAGE_LEN_MAX;
+        let ordered = content.parts.iter().all(|part| part.pages.0 <= part.pages.1);
+        let ordered = ordered && content.parts.windows(2).all(|pair| pair[0].pages.1 < pair[1].pages.0);
+        if fits && ordered { Ok(()) } else { Err(self.damaged(format!("content {}", content.id), "its record makes no sense".to_owned())) }
+    }
+
+    /// The pages of one part of a map.
+    fn part(&self, content: &Content, part: &MapPart) -> Result<Pages, Fault> {
+        let object = &part.object;
+        let damaged = |reason: String| Fault::Other(self.damaged(object.clone(), reason));
+        let name = ObjectName::parse(object).or_else(|| ObjectId::parse(object).map(ObjectName::Maps));
+        let Some(ObjectName::Maps(id)) = name else { return Err(damaged("it cannot hold a map".to_owned())) };
+        let (offset, len) = part.range;
+        if let Some(pages) = self.blobs.get(&(id, offset)) {
+            return Ok(pages);
+        }
+        let end = offset.checked_add(len).filter(|_| len <= BLOB_LEN_MAX).ok_or_else(|| damaged("a map that is too long".to_owned()))?;
+        let stored =
+            self.repository.objects().get_range(&ObjectName::Maps(id).to_string(), offset..end).map_err(|error| self.fault(error))?;
+        let plain = self.repository.sealer().open_blob(SealedKind::Maps, &stored).map_err(|error| damaged(error.to_string()))?;
+        let blob = MapBlob::decode(&plain).map_err(|error| damaged(error.to_string()))?;
+        let (own, parent) = (ContentId::parse(&content.id), content.parent.as_deref().and_then(ContentId::parse));
+        if !own.is_some_and(|own| blob.is_of(own, parent, content.parent_visible, part.pages)) {
+            return Err(damaged("the map of another content stands there".to_owned()));
+        }
+        let pages: Pages = Arc::new(blob.into_pages(|segment| self.catalog.number_of(segment)).collect());
+        self.blobs.insert((id, offset), pages.clone());
+        Ok(pages)
+    }
+
+    fn fault(&self, error: ObjectError) -> Fault {
+        let is_missing = error.kind == ObjectErrorKind::Missing;
+        let error = self.repository.failed(error);
+        if is_missing { Fault::Missing(error) } else { Fault::Other(error) }
+    }
+
+    /// The frames that hold the chunks of `wanted`, in order of addresses, a few of one pack together.
+    pub fn places(&self, wanted: &IdSet) -> Result<Vec<Vec<Place>>, BackupError> {
+        let mut groups: Vec<Vec<Place>> = Vec::new();
+        let mut next = wanted.next_from(ChunkId(0));
+        while let Some(address) = next {
+            let place = self.catalog.locate(address).ok_or_else(|| self.told(self.catalog.unknown(address)))?;
+            let is_here = |address: ChunkId| {
+                let (segment, ordinal) = split_address(address);
+                segment == place.segment && ordinal.checked_sub(place.first).is_some_and(|at| place.presence.has(at))
+            };
+            next = wanted.next_from(address.advance(1));
+            while let Some(address) = next.filter(|address| is_here(*address)) {
+                next = wanted.next_from(address.advance(1));
+            }
+            match groups.last_mut() {
+                Some(group) if group.len() < FRAMES_TOGETHER && group[0].pack == place.pack => group.push(place),
+                _ => groups.push(vec![place]),
+            }
+        }
+        Ok(groups)
+    }
+
+    /// The chunks of frames of one pack, verified. If the pack is gone, wherever they are now.
+    pub fn frames(&self, places: &[Place]) -> Result<Vec<(u32, PlainFrame)>, BackupError> {
+        let numbered = |frames: Vec<PlainFrame>| places.iter().map(|place| place.segment).zip(frames).collect();
+        match self.catalog.read_frames(places) {
+            Ok(frames) => Ok(numbered(frames)),
+            Err(error) if error.is_missing() => self.moved_frames(places, error),
+            Err(error) => Err(self.told(error)),
+        }
+    }
+
+    fn moved_frames(&self, places: &[Place], error: CatalogError) -> Result<Vec<(u32, PlainFrame)>, BackupError> {
+        self.repository.refresh()?;
+        self.load_indexes()?;
+        let mut wanted = IdSet::new();
+        for place in places {
+            let first = crate::format::address(place.segment, place.first);
+            // What is dead may be gone by now, and is not missed.
+            let present = place.presence.offsets().map(|at| first.advance(at.into()));
+            present.filter(|address| self.catalog.locate(*address).is_some()).for_each(|address| wanted.insert(address));
+        }
+        let groups = self.places(&wanted)?;
+        if groups.is_empty() || groups.iter().flatten().any(|place| places.iter().any(|old| old == place)) {
+            return Err(self.told(error));
+        }
+        let mut frames = Vec::new();
+        for group in groups {
+            let read = self.catalog.read_frames(&group).map_err(|error| self.told(error))?;
+            frames.extend(group.iter().map(|place| place.segment).zip(read));
+        }
+        Ok(frames)
+    }
+
+    /// An error of the catalog, as one of this repository.
+    pub(crate) fn told(&self, error: CatalogError) -> BackupError {
+        match error {
+            CatalogError::Objects(error) => self.repository.failed(error),
+            CatalogError::Seal { object, source } => self.damaged(object, source.to_string()),
+            CatalogError::Index { object, source } => self.damaged(object, source.to_string()),
+            CatalogError::Frame { object, offset, source } => self.damaged(format!("{object}, frame at {offset}"), source.to_string()),
+            unknown @ CatalogError::Unknown { .. } => self.damaged("the index".to_owned(), unknown.to_string()),
+        }
+    }
+
+    pub(crate) fn damaged(&self, object: String, reason: String) -> BackupError {
+        BackupError::Damaged { object, reason, points: Vec::new() }
+    }
+}
+
+impl ContentView<'_> {
+    /// How many positions of the base can be seen.
+    #[must_use]
+    pub fn base_visible(&self) -> u64 {
+        self.chain.iter().map(|content| content.parent_visible).min().filter(|_| self.base.is_some()).unwrap_or(0)
+    }
+
+    /// What it is relative to, and so on down to the base: this content first.
+    pub fn contents(&self) -> impl Iterator<Item = ContentId> + '_ {
+        self.chain.iter().filter_map(|content| ContentId::parse(&content.id))
+    }
+
+    /// The pages that may say something, inside the disk. Cost: fetching the maps that are not in memory.
+    pub fn pages(&self) -> Result<PageSet, BackupError> {
+        let mut all = Vec::with_capacity(self.chain.len());
+        for content in &self.chain {
+            let mut set = PageSet::new();
+            for part in &content.parts {
+                let pages = self.reader.part(content, part).map_err(Fault::into_error)?;
+                pages.iter().for_each(|(index, _)| set.insert(*index));
+            }
+            all.push(set);
+        }
+        let end = pages_for(self.reader.chunk_len()?.count_for(self.len));
+        Ok(PageSet::union_of(&all).within(PageIndex(0), PageIndex(end)))
+    }
+
+    /// What the maps down to the base say on page `index`; explicit zeros are kept if there is a base.
+    pub fn page(&self, index: PageIndex) -> Result<Page, BackupError> {
+        let (mut seen, mut visible) = (Page::new(), PAGE_SPAN);
+        let first = page_start(index).0;
+        for content in &self.chain {
+            let at = content.parts.partition_point(|part| part.pages.1 < index.0);
+            if let Some(part) = content.parts.get(at).filter(|part| part.pages.0 <= index.0) {
+                let pages = self.reader.part(content, part).map_err(Fault::into_error)?;
+                if let Ok(place) = pages.binary_search_by_key(&index, |(index, _)| *index) {
+                    seen = seen.over(&pages[place].1, visible);
+                }
+            }
+            visible = visible.min(content.parent_visible.saturating_sub(first).min(PAGE_SPAN.into()) as u16);
+            if seen.covers(visible) {
+                break;
+            }
+        }
+        let inside = self.reader.chunk_len()?.count_for(self.len).0.saturating_sub(first).min(PAGE_SPAN.into()) as u16;
+        let seen = seen.clipped(inside);
+        Ok(if self.base.is_none() { seen.resolved() } else { seen })
+    }
+
+    /// The addresses of all chunks that it names down to the base.
+    pub fn addresses(&self) -> Result<IdSet, BackupError> {
+        let mut wanted = IdSet::new();
+        for index in self.pages()?.iter() {
+            for run in self.page(index)?.runs() {
+                if let Slot::Chunk(first) = run.slot {
+                    wanted.insert_run(first, run.len.into());
+                }
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+impl<'r> Reader<'r> {
+    /// Does `read`; if an object is gone, once more after reading the journal again.
+    pub(crate) fn again_if_missing<T>(&self, read: impl Fn() -> Result<T, BackupError>) -> Result<T, BackupError> {
+        match read() {
+            Err(BackupError::Objects { source, .. }) if source.kind == ObjectErrorKind::Missing => {
+                self.repository.refresh()?;
+                self.load_indexes()?;
+                read()
+            }
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Restore: one content of a repository becomes a raw file, or a stream. No store is needed.
+//!
+//! A file is written pack by pack: each frame is fetched once, decoded and verified on some core, and its chunks go wherever the disk has them. A
+//! stream takes a few pages at a time, in order.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::*;
+use vellum_core::id_set::IdSet;
+use vellum_core::identity::ContentId;
+use vellum_core::page::{PAGE_SPAN, Slot};
+use vellum_core::tree::{page_start, pages_for};
+use vellum_core::units::{ChunkId, PageIndex};
+use vellum_store::{PartialFile, Progress, Watch};
+
+use crate::catalog::{Place, PlainFrame};
+use crate::error::BackupError;
+use crate::format::address;
+use crate::reader::{ContentView, Reader};
+
+/// Pages of a stream that are read at once: 64 MiB of disk at most.
+const STREAM_WINDOW: u64 = 16;
+
+/// Where a restored disk goes.
+pub enum RestoreTarget {
+    /// A new file, which has its name only once it is whole and on disk. Zeros become holes.
+    File {
+        /// Its name.
+        path: PathBuf,
+        /// Whether a file of that name may be replaced.
+        overwrite: bool,
+    },
+    /// A stream, zeros and all.
+    Stream(Box<dyn Write + Send>),
+}
+
+/// What a restore did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestoreReport {
+    /// The disk's length.
+    pub len: u64,
+    /// Bytes of it that are not zero.
+    pub data_bytes: u64,
+}
+
+/// Consecutive chunks, and where the disk has them: never more than a page.
+#[derive(Clone, Copy)]
+struct Stretch {
+    first: ChunkId,
+    len: u64,
+    /// In chunks.
+    position: u64,
+}
+
+struct Restorer<'a> {
+    reader: &'a Reader<'a>,
+    view: &'a ContentView<'a>,
+    watch: &'a dyn Watch,
+    data_bytes: AtomicU64,
+    total: u64,
+}
+
+/// Writes `content` to `target`. Every chunk is held against its name before it is written; damage ends it without a file.
+pub fn restore(reader: &Reader<'_>, content: ContentId, target: RestoreTarget, watch: &dyn Watch) -> Result<RestoreReport, BackupError> {
+    if let RestoreTarget::File { path, overwrite } = &target {
+        check_destination(path, *overwrite)?;
+    }
+    reader.load_indexes()?;
+    let view = reader.again_if_missing(|| {
+        let view = reader.content(content)?;
+        view.pages()?;
+        Ok(view)
+    })?;
+    let mut restorer = Restorer { reader, view: &view, watch, data_bytes: AtomicU64::new(0), total: 0 };
+    match target {
+        RestoreTarget::Stream(mut stream) => restorer.write_stream(&mut *stream)?,
+        RestoreTarget::File { path, overwrite } => restorer.write_file(&path, overwrite)?,
+    }
+    Ok(RestoreReport { len: view.len, data_bytes: restorer.data_bytes.into_inner() })
+}
+
+/// Refuses what is no plain file: nobody's disk is written over because a name was mistyped, and no link is followed.
+fn check_destination(path: &Path, overwrite: bool) -> Result<(), BackupError> {
+    let refused = |what: &str| Err(BackupError::Parameter(format!("{} is {what}: a disk is restored to a new file", path.display())));
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(BackupError::Io { what: format!("look at {}", path.display()), source }),
+        Ok(found) if found.is_symlink() => refused("a link"),
+        Ok(found) if found.is_dir() => refused("a folder"),
+        Ok(found) if !found.is_file() => refused("a device, a pipe or a socket"),
+        Ok(_) if !overwrite => refused("there already"),
+        Ok(_) => Ok(()),
+    }
+}
+
+impl Restorer<'_> {
+    fn write_file(&mut self, path: &Path, overwrite: bool) -> Result<(), BackupError> {
+        let fail = |source| BackupError::Io { what: format!("write {}", path.display()), source };
+        let partial = PartialFile::create(path)?;
+        partial.file().set_len(self.view.len).map_err(fail)?;
+        let stretches = self.stretches()?;
+        let mut wanted = IdSet::new();
+        stretches.iter().for_each(|stretch| wanted.insert_run(stretch.first, stretch.len));
+        self.total = stretches.iter().map(|stretch| stretch.len).sum::<u64>() * self.reader.chunk_len()?.bytes();
+        let groups = by_pack(self.reader.places(&wanted)?);
+        groups.into_par_iter().with_max_len(1).try_for_each(|group| {
+            for (number, frame) in self.reader.frames(&group)? {
+                self.write_frame(number, &frame, &stretches, partial.file()).map_err(|error| error.told(fail))?;
+            }
+            self.go_on()
+        })?;
+        Ok(partial.publish(path, overwrite)?)
+    }
+
+    /// All chunks of the disk, by address.
+    fn stretches(&self) -> Result<Vec<Stretch>, BackupError> {
+        let mut stretches = Vec::new();
+        for index in self.view.pages()?.iter() {
+            for run in self.view.page(index)?.runs() {
+                if let Slot::Chunk(first) = run.slot {
+                    let position = page_start(index).0 + u64::from(run.start);
+                    stretches.push(Stretch { first, len: run.len.into(), position });
+                }
+            }
+        }
+        stretches.sort_unstable_by_key(|stretch| stretch.first);
+        Ok(stretches)
+    }
+
+    /// Writes the chunks of a frame wherever the disk has them.
+    fn write_frame(&self, number: u32, frame: &PlainFrame, stretches: &[Stretch], file: &fs::File) -> Result<(), WriteError> {
+        let chunk_len = u64::from(self.reader.repository().file().chunk_len);
+        let chunks: Vec<(ChunkId, &[u8])> = frame.chunks().map(|(ordinal, plain)| (address(number, ordinal), plain)).collect();
+        let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else { return Ok(()) };
+        // No stretch is longer than a page, so none that begins earlier reaches the frame.
+        let start = stretches.partition_point(|stretch| stretch.first.0 + u64::from(PAGE_SPAN) <= first.0.0);
+        let end = stretches.partition_point(|stretch| stretch.first <= last.0);
+        let mut buffer = Vec::new();
+        for stretch in &stretches[start..end] {
+            let from = chunks.partition_point(|(id, _)| *id < stretch.first);
+            let inside = chunks[from..].iter().take_while(|(id, _)| id.0 < stretch.first.0 + stretch.len);
+            let inside: Vec<&(ChunkId, &[u8])> = inside.collect();
+            for run in inside.chunk_by(|a, b| a.0.advance(1) == b.0) {
+                buffer.clear();
+                run.iter().for_each(|(_, plain)| buffer.extend_from_slice(plain));
+                let at = (stretch.position + run[0].0.0 - stretch.first.0) * chunk_len;
+                // The last chunk of a disk may reach past its end.
+                buffer.truncate(self.view.len.saturating_sub(at).min(buffer.len() as u64) as usize);
+                file.write_all_at(&buffer, at).map_err(WriteError)?;
+                self.data_bytes.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_stream(&mut self, stream: &mut dyn Write) -> Result<(), BackupError> {
+        let fail = |source| BackupError::Io { what: "write to the output".to_owned(), source };
+        let chunk_len = self.reader.chunk_len()?;
+        let (pages, mapped) = (pages_for(chunk_len.count_for(self.view.len)), self.view.pages()?);
+        self.total = self.view.len;
+        let zeros = vec![0; (chunk_len.bytes() * u64::from(PAGE_SPAN)) as usize];
+        for window in (0..pages).step_by(STREAM_WINDOW as usize) {
+            let window: Vec<PageIndex> = (window..pages.min(window + STREAM_WINDOW)).map(PageIndex).collect();
+            let filled = window.iter().any(|index| mapped.contains(*index));
+            let contents = if filled { self.window(&window)? } else { Vec::new() };
+            for (nth, index) in window.iter().enumerate() {
+                let start = chunk_len.offset_of(page_start(*index));
+                let len = (self.view.len - start).min(zeros.len() as u64) as usize;
+                let bytes = contents.get(nth).unwrap_or(&zeros);
+                stream.write_all(&bytes[..len]).map_err(fail)?;
+                self.watch.progress(Progress { done: start + len as u64, total: Some(self.total) });
+            }
+            if self.watch.is_cancelled() {
+                return Err(BackupError::Interrupted);
+            }
+        }
+        stream.flush().map_err(fail)
+    }
+
+    /// All bytes of some pages, zeros included.
+    fn window(&self, window: &[PageIndex]) -> Result<Vec<Vec<u8>>, BackupError> {
+        let chunk_len = self.reader.chunk_len()?;
+        let pages = window.iter().map(|index| self.view.page(*index)).collect::<Result<Vec<_>, _>>()?;
+        let mut wanted = IdSet::new();
+        for run in pages.iter().flat_map(|page| page.runs()) {
+            if let Slot::Chunk(first) = run.slot {
+                wanted.insert_run(first, run.len.into());
+            }
+        }
+        let groups = self.reader.places(&wanted)?;
+        let frames: Vec<Vec<(u32, PlainFrame)>> = groups.par_iter().map(|group| self.reader.frames(group)).collect::<Result<_, _>>()?;
+        let chunks = frames.iter().flatten().flat_map(|(number, frame)| frame.chunks().map(|(at, plain)| (address(*number, at), plain)));
+        let chunks: std::collections::HashMap<ChunkId, &[u8]> = chunks.filter(|(id, _)| wanted.contains(*id)).collect();
+        let mut contents = vec![vec![0; (chunk_len.bytes() * u64::from(PAGE_SPAN)) as usize]; window.len()];
+        for (page, bytes) in pages.iter().zip(&mut contents) {
+            for run in page.runs() {
+                let Slot::Chunk(first) = run.slot else { continue };
+                for nth in 0..u64::from(run.len) {
+                    let plain = chunks.get(&first.advance(nth)).ok_or_else(|| self.missing(first.advance(nth)))?;
+                    let at = (u64::from(run.start) + nth) as usize * chunk_len.as_usize();
+                    bytes[at..at + chunk_len.as_usize()].copy_from_slice(plain);
+                    self.data_bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(contents)
+    }
+
+    fn missing(&self, id: ChunkId) -> BackupError {
+        self.reader.told(self.reader.catalog().unknown(id))
+    }
+
+    fn go_on(&self) -> Result<(), BackupError> {
+        self.watch.progress(Progress { done: self.data_bytes.load(Ordering::Relaxed), total: Some(self.total) });
+        if self.watch.is_cancelled() { Err(BackupError::Interrupted) } else { Ok(()) }
+    }
+}
+
+struct WriteError(io::Error);
+
+impl WriteError {
+    fn told(self, tell: impl Fn(io::Error) -> BackupError) -> BackupError {
+        tell(self.0)
+    }
+}
+
+/// Frames of one pack together, and in its order: in an encrypted repository what follows each other on a disk does not in a pack.
+fn by_pack(groups: Vec<Vec<Place>>) -> Vec<Vec<Place>> {
+    /// Frames that are fetched and decoded together: 16 MiB at 128 KiB each.
+    const TOGETHER: usize = 128;
+    let mut places: Vec<Place> = groups.into_iter().flatten().collect();
+    places.sort_by_key(|place| (place.pack, place.offset));
+    places.dedup_by_key(|place| (place.pack, place.offset));
+    let packs = places.chunk_by(|a, b| a.pack == b.pack);
+    packs.flat_map(|pack| pack.chunks(TOGETHER)).map(<[Place]>::to_vec).collect()
+}

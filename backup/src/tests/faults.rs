@@ -1,0 +1,106 @@
+//! Pushes that die at every request, and places that answer wrongly.
+
+use std::sync::Arc;
+
+use vellum_store::Unwatched;
+
+use super::Client;
+use super::grower::{Grower, contents, new_store, seed};
+use crate::objects::ObjectErrorKind;
+use crate::objects::memory::{Effect, Fault, Memory, Request};
+use crate::pull::{PullRequest, pull};
+use crate::reader::Reader;
+
+#[test]
+fn a_push_that_dies_at_any_request_leaves_what_was_there_and_the_next_one_completes_it() {
+    let mut grower = Grower::new(seed());
+    let client = Client::new(grower.random.bool());
+    client.push(&grower.store).expect("a push");
+    let mut died = 0;
+    for nth in 0.. {
+        grower.write();
+        let place = Memory::clone(&client.place);
+        let effect = if grower.random.bool() { Effect::Dead } else { Effect::AnswerLost };
+        place.fail(Fault { request: None, after: nth, effect });
+        let place = Arc::new(place);
+        let before = points(&client);
+        let outcome = client.push_through(place.clone(), &grower.store);
+        died += u64::from(outcome.is_err());
+        let after = points(&client);
+        assert!(before.iter().all(|point| after.contains(point)), "points were lost at request {nth}");
+        if outcome.is_err() {
+            client.push(&grower.store).expect("the next push completes it");
+        }
+        let (_dir, store) = new_store();
+        client.pull(&store, "").expect("everything is whole");
+        let (found, expected) = (contents(&store), contents(&grower.store));
+        expected.iter().for_each(|(text, bytes)| super::assert_same(&found[text], bytes, &format!("{text} after request {nth}")));
+        if place.take_log().len() as u64 <= nth {
+            break;
+        }
+    }
+    assert!(died > 5, "only {died} pushes met a fault");
+}
+
+fn points(client: &Client) -> Vec<String> {
+    let repository = client.open(client.objects()).expect("it opens");
+    repository.state().points().map(|point| point.id.clone()).collect()
+}
+
+#[test]
+fn what_an_interrupted_push_sent_is_not_sent_again() {
+    let mut grower = Grower::new(seed());
+    (0..10).for_each(|_| grower.write());
+    let client = Client::new(true);
+    // Everything but the record arrives.
+    let place = Memory::clone(&client.place);
+    let records = client.place.snapshot().keys().filter(|name| name.starts_with("journal/")).count();
+    assert_eq!(records, 0);
+    place.fail(Fault { request: Some(Request::Put), after: 4, effect: Effect::Refused(ObjectErrorKind::Denied) });
+    client.push_through(Arc::new(place), &grower.store).expect_err("the record is refused");
+    let sent = client.place.snapshot().keys().filter(|name| name.starts_with("packs/")).count();
+    let report = client.push(&grower.store).expect("a push");
+    assert_eq!((report.chunks, sent), (0, 1), "chunks were sent again");
+    let (_dir, store) = new_store();
+    client.pull(&store, "").expect("everything is whole");
+}
+
+#[test]
+fn wrong_answers_are_errors_and_leave_nothing_in_the_store() {
+    let mut grower = Grower::new(seed());
+    (0..10).for_each(|_| grower.step());
+    let client = Client::new(grower.random.bool());
+    client.push(&grower.store).expect("a push");
+    let expected = contents(&grower.store);
+    for effect in [Effect::Flipped, Effect::Truncated, Effect::Refused(ObjectErrorKind::Missing), Effect::Refused(ObjectErrorKind::Failed)]
+    {
+        for request in [Request::Get, Request::GetRange] {
+            for nth in 0.. {
+                let (_dir, store) = new_store();
+                let other = client.other();
+                let place = Arc::new(Memory::clone(&client.place));
+                place.fail(Fault { request: Some(request), after: nth, effect });
+                let outcome = other.open(place.clone()).and_then(|repository| {
+                    let reader = Reader::new(&repository);
+                    let request = PullRequest::of(&reader, |_| true, true, str::to_owned)?;
+                    pull(&reader, &store, &request, &Unwatched)
+                });
+                let asked = place.take_log().iter().filter(|(other, _)| *other == request).count() as u64;
+                if outcome.is_err() {
+                    assert_eq!(store.tree().image_count(), 0, "{effect:?} of {request:?} {nth} left something");
+                    continue;
+                }
+                // What was missing once may be found at a second look.
+                assert!(
+                    asked <= nth || effect == Effect::Refused(ObjectErrorKind::Missing),
+                    "{effect:?} of {request:?} {nth} was believed"
+                );
+                let found = contents(&store);
+                expected.iter().for_each(|(text, bytes)| super::assert_same(&found[text], bytes, text));
+                if asked <= nth {
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! A store whose tree changes at random, with machines, and what each of its nodes must show.
+
+use std::collections::BTreeMap;
+
+use tempfile::TempDir;
+use vellum_core::name::Name;
+use vellum_core::tree::Node;
+use vellum_core::units::{ChunkLen, ImageId, MachineId};
+use vellum_store::{Access, CollectOptions, Compression, RebaseMode, Store, StoreParameters, Unwatched};
+
+pub(super) const CHUNK: u64 = 4096;
+const PAGE_LEN: u64 = 1024 * CHUNK;
+
+/// The seed of this run: printed, and taken from `VELLUM_TEST_SEED` if that is set.
+pub(super) fn seed() -> u64 {
+    let seed = std::env::var("VELLUM_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("VELLUM_TEST_SEED={seed}");
+    seed
+}
+
+pub(super) fn new_store() -> (TempDir, Store) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("store");
+    let parameters = StoreParameters { chunk_len: ChunkLen::DEFAULT, frame_len: 128 << 10, compression: Compression::Lz4 };
+    Store::init(&path, parameters).expect("a new store");
+    let store = Store::open(&path, Access::ReadWrite, "test").expect("it opens");
+    (dir, store)
+}
+
+pub(super) fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+pub(super) fn read_all(store: &Store, node: Node) -> Vec<u8> {
+    let disk = store.disk(node).expect("a disk opens");
+    let mut bytes = vec![0xaa; disk.len() as usize];
+    disk.read_at(&mut bytes, 0).expect("a disk reads");
+    bytes
+}
+
+/// What every node shows, by its name.
+pub(super) fn contents(store: &Store) -> BTreeMap<String, Vec<u8>> {
+    let nodes: Vec<(Node, String)> = store.tree().nodes().map(|node| (node, store.tree().display(node))).collect();
+    nodes.into_iter().map(|(node, text)| (text, read_all(store, node))).collect()
+}
+
+/// The shape of a tree in words: names, modes, origins, marks, machines with their snapshots. Serials and layers mean something in one store.
+pub(super) fn shape(store: &Store) -> String {
+    let tree = store.tree();
+    let mut text = String::new();
+    for image in tree.images() {
+        let origin = image.origin.and_then(|origin| tree.image(origin)).map(|origin| origin.name.to_string());
+        text += &format!("{} {:?} {origin:?} {:?} {}\n", image.name, image.mode, image.tags, image.pinned);
+        for snapshot in tree.snapshots(image.id) {
+            text += &format!("  @{} {} {:?} {}\n", snapshot.name, snapshot.created_ms, snapshot.tags, snapshot.pinned);
+        }
+    }
+    let name = |id: ImageId| tree.image(id).map(|image| image.name.to_string());
+    let file = |file: Option<_>| file.map(|file| store.configuration(file).expect("a file"));
+    for machine in tree.machines().iter() {
+        let disks: Vec<_> = machine.disks.iter().map(|disk| name(*disk)).collect();
+        text += &format!("{} {disks:?} {:?}\n", machine.name, file(machine.configuration));
+        for snapshot in tree.machines().snapshots(machine.id) {
+            let kept = |disk: &vellum_core::tree::KeptDisk| {
+                let snapshot = disk.snapshot.and_then(|serial| tree.snapshot(disk.image, serial)).map(|snapshot| snapshot.name.to_string());
+                (name(disk.image), disk.mode, snapshot)
+            };
+            let disks: Vec<_> = snapshot.disks.iter().map(kept).collect();
+            text += &format!("  @{} {} {disks:?} {:?}\n", snapshot.name, snapshot.created_ms, file(snapshot.configuration));
+        }
+    }
+    text
+}
+
+pub(super) struct Grower {
+    pub(super) dir: TempDir,
+    pub(super) store: Store,
+    pub(super) random: fastrand::Rng,
+    names: u32,
+}
+
+impl Grower {
+    pub(super) fn new(seed: u64) -> Self {
+        let (dir, store) = new_store();
+        let mut grower = Self { dir, store, random: fastrand::Rng::with_seed(seed), names: 0 };
+        grower.create();
+        grower.machine();
+        (0..5).for_each(|_| grower.write());
+        grower
+    }
+
+    fn name(&mut self) -> Name {
+        self.names += 1;
+        name(&format!("n{}", self.names))
+    }
+
+    fn len(&mut self) -> u64 {
+        let near = [0, 1, CHUNK, PAGE_LEN - 1, PAGE_LEN, PAGE_LEN + CHUNK + 513][self.random.usize(..6)];
+        near + self.random.u64(..3) * 511
+    }
+
+    fn images(&self) -> Vec<ImageId> {
+        self.store.tree().images().map(|image| image.id).collect()
+    }
+
+    fn image(&mut self) -> ImageId {
+        let images = self.images();
+        images[self.random.usize(..images.len())]
+    }
+
+    fn node(&mut self) -> Node {
+        let nodes: Vec<Node> = self.store.tree().nodes().collect();
+        nodes[self.random.usize(..nodes.len())]
+    }
+
+    fn create(&mut self) {
+        let (text, len) = (self.name(), self.len());
+        self.store.create(&text, len).expect("create");
+    }
+
+    fn machine(&mut self) -> MachineId {
+        let text = self.name();
+        let machine = self.store.create_machine(&text, Some(text.as_str().as_bytes())).expect("a machine");
+        // A disk of another machine is refused, and that is fine.
+        let image = self.image();
+        drop(self.store.add_disk(machine, image));
+        machine
+    }
+
+    pub(super) fn write(&mut self) {
+        let image = self.image();
+        let live = self.store.live(image).expect("an image opens for writing");
+        for _ in 0..self.random.u8(1..6) {
+            let Some(start) = live.len().checked_sub(1).map(|last| self.random.u64(..=last)) else { return };
+            let len = self.random.u64(..40 * CHUNK).min(live.len() - start);
+            if self.random.u8(..3) == 0 {
+                live.write_zeroes(start, len).expect("zeros");
+            } else {
+                let mut bytes = vec![self.random.u8(..4); len as usize];
+                let half = bytes.len() / 2;
+                self.random.fill(&mut bytes[half..]);
+                live.write_at(&bytes, start).expect("write");
+            }
+        }
+        live.flush().expect("flush");
+    }
+
+    pub(super) fn step(&mut self) {
+        let (text, image) = (self.name(), self.image());
+        match self.random.u8(..24) {
+            0..9 => self.write(),
+            9..12 => {
+                let snapshot = self.store.snapshot(image, &text).expect("snapshot");
+                drop(self.store.tag(snapshot, &[name("tag")], &[]));
+                drop(self.store.pin(snapshot, self.random.u8(..4) == 0));
+            }
+            12 if self.images().len() < 6 => self.create(),
+            13 | 14 if self.images().len() < 8 => {
+                let (parent, len) = (self.node(), Some(self.len()).filter(|_| self.random.bool()));
+                self.store.create_child(&text, parent, len).expect("child");
+            }
+            15 => {
+                let len = self.len();
+                self.store.resize(image, len, true).expect("resize");
+            }
+            16 => self.store.flatten(image, &Unwatched).expect("flatten"),
+            17 => {
+                let parent = self.node();
+                drop(self.store.rebase(image, parent, RebaseMode::KeepContent, &Unwatched));
+            }
+            18 => {
+                let serial = self.store.tree().snapshots(image).next().map(|snapshot| snapshot.serial);
+                // A pinned one, or one that a machine keeps, stays.
+                serial.into_iter().for_each(|serial| drop(self.store.delete_snapshot(image, serial)));
+            }
+            19 => {
+                let machine = self.store.tree().machines().iter().next().map(|machine| machine.id);
+                machine.into_iter().for_each(|machine| drop(self.store.snapshot_machine(machine, &text)));
+            }
+            20 => _ = self.machine(),
+            21 => {
+                let serial = self.store.tree().snapshots(image).next_back().map(|snapshot| snapshot.serial);
+                serial.into_iter().for_each(|serial| drop(self.store.restore(image, serial, None).expect("restore")));
+            }
+            _ => drop(self.store.collect(CollectOptions::default(), &Unwatched).expect("collect")),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Random trees, pushed as they change, pulled and restored.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vellum_core::device::{Exports, Intent};
+use vellum_core::identity::ContentId;
+use vellum_store::{Store, Unwatched};
+
+use super::grower::{Grower, contents, new_store, seed, shape};
+use super::streams::Sink;
+use super::{Client, assert_same, request};
+use crate::objects::memory::Request;
+use crate::push::{PushRequest, PushSelection, push};
+use crate::reader::Reader;
+use crate::restore::{RestoreTarget, restore};
+use crate::session::Writer;
+
+fn assert_all_same(found: &Store, expected: &Store, what: &str) {
+    let (found, expected) = (contents(found), contents(expected));
+    assert!(found.keys().eq(expected.keys()), "{what}: {:?} became {:?}", expected.keys(), found.keys());
+    expected.iter().for_each(|(text, bytes)| assert_same(&found[text], bytes, &format!("{what}: {text}")));
+}
+
+#[test]
+fn what_is_pushed_comes_back_into_empty_stores_and_into_those_that_have_some() {
+    let seed = seed();
+    for round in 0..3 {
+        let mut grower = Grower::new(seed.wrapping_add(round));
+        let client = Client::new(round % 2 == 0);
+        let (_dir, kept) = new_store();
+        for generation in 0..4 {
+            (0..8).for_each(|_| grower.step());
+            client.push(&grower.store).expect("a push");
+            let (before, expected) = (client.place.snapshot(), contents(&grower.store));
+            client.place.take_log();
+            let again = client.push(&grower.store).expect("a push of nothing new");
+            assert_eq!((again.new_points, again.bytes, again.machines), (0, 0, 0));
+            let log = client.place.take_log();
+            let asked = |request| log.iter().filter(|(other, _)| *other == request).count();
+            assert_eq!((asked(Request::Put), asked(Request::List), asked(Request::GetRange)), (0, 1, 0), "{log:?}");
+            assert_eq!(before.len(), client.place.snapshot().len());
+            // Names that are gone in the store stay in the repository: only what is there now is compared.
+            let (_dir, empty) = new_store();
+            let pulled = pull_present(&client, &empty, &grower.store, "");
+            assert_all_same(&empty, &grower.store, "pulled");
+            assert_eq!(shape(&empty), shape(&grower.store));
+            assert!(pulled > 0);
+            let (dir, prefix) = (tempfile::tempdir().expect("a folder"), format!("g{generation}-"));
+            pull_present(&client, &kept, &grower.store, &prefix);
+            let found = contents(&kept);
+            for (text, bytes) in &expected {
+                assert_same(&found[&format!("{prefix}{text}")], bytes, &format!("{prefix}{text}"));
+            }
+            restore_all(&client, &grower.store, dir.path());
+        }
+        // Everything once more, from a client without a cache.
+        let (_dir, empty) = new_store();
+        pull_present(&client.other(), &empty, &grower.store, "");
+        assert_all_same(&empty, &grower.store, "pulled without a cache");
+    }
+}
+
+/// Pulls the points that `source` has now; how many contents came.
+fn pull_present(client: &Client, store: &Store, source: &Store, prefix: &str) -> u64 {
+    let repository = client.open(client.objects()).expect("it opens");
+    let reader = Reader::new(&repository);
+    let present = present(source);
+    let is_present = |point: &crate::record::Point| {
+        present.contains(&(point.image.clone(), point.snapshot.as_ref().map(|snapshot| snapshot.serial), point.content.clone()))
+    };
+    let mut request = crate::pull::PullRequest::of(&reader, is_present, true, |text| format!("{prefix}{text}")).expect("points");
+    let names: Vec<String> = source.tree().machines().iter().map(|machine| format!("{prefix}{}", machine.name)).collect();
+    request.machines.retain(|(name, _)| names.contains(&name.to_string()));
+    let report = crate::pull::pull(&reader, store, &request, &Unwatched).expect("a pull");
+    assert_eq!(report.lost_machine_snapshots, Vec::<String>::new());
+    report.contents.0 + report.contents.1
+}
+
+/// What the nodes of `store` are called in points: image, serial, content.
+fn present(store: &Store) -> Vec<(String, Option<u64>, String)> {
+    let (nodes, id) = (store.tree().nodes().collect::<Vec<_>>(), store.id().expect("an identity"));
+    let moment = store.moment(&nodes).expect("a moment");
+    let of = |(node, layer): &(vellum_core::tree::Node, _)| {
+        let serial = if let vellum_core::tree::Node::Snapshot(_, serial) = node { Some(*serial) } else { None };
+        let content = moment.layer(*layer).ok()?.content?;
+        Some((format!("{id}-{}", node.image()), serial, content.to_string()))
+    };
+    moment.nodes().iter().filter_map(of).collect()
+}
+
+fn restore_all(client: &Client, source: &Store, dir: &std::path::Path) {
+    let repository = client.open(client.objects()).expect("it opens");
+    let reader = Reader::new(&repository);
+    let nodes: Vec<vellum_core::tree::Node> = source.tree().nodes().collect();
+    for (nth, ((_, _, content), node)) in present(source).into_iter().zip(nodes).enumerate() {
+        let (content, expected) = (ContentId::parse(&content).expect("an identity"), super::grower::read_all(source, node));
+        let path = dir.join(format!("{nth}.raw"));
+        let target = RestoreTarget::File { path: path.clone(), overwrite: false };
+        restore(&reader, content, target, &Unwatched).expect("a restore");
+        assert_same(&std::fs::read(&path).expect("it is there"), &expected, "restored");
+        let sink = Sink::default();
+        restore(&reader, content, RestoreTarget::Stream(Box::new(sink.clone())), &Unwatched).expect("a restore");
+        assert_same(&sink.0.lock().expect("nobody panicked"), &expected, "streamed");
+    }
+}
+
+#[test]
+fn two_stores_share_what_they_have_in_common_and_nothing_is_believed_unseen() {
+    let mut grower = Grower::new(seed());
+    (0..10).for_each(|_| grower.step());
+    let client = Client::new(true);
+    client.push(&grower.store).expect("a push");
+    // The second store has the same chunks, but its images were made there.
+    let (_dir, second) = new_store();
+    for (text, bytes) in contents(&grower.store).into_iter().filter(|(text, _)| !text.contains('@')) {
+        let image = second.create(&super::grower::name(&text), bytes.len() as u64).expect("create").image();
+        second.live(image).and_then(|live| live.write_at(&bytes, 0).and_then(|()| live.flush())).expect("write");
+    }
+    let other = client.other();
+    let report = other.push(&second).expect("a push");
+    assert_eq!(report.chunks, 0, "everything is there already");
+    let read = other.place.take_log().iter().filter(|(request, name)| *request == Request::GetRange && name.starts_with("packs/")).count();
+    assert!(read > 0, "it was relied upon without a look");
+    let (_dir, empty) = new_store();
+    pull_present(&other, &empty, &second, "");
+    assert_all_same(&empty, &second, "pulled");
+}
+
+#[test]
+fn a_store_that_was_brought_back_does_not_believe_the_books_of_its_future() {
+    let mut grower = Grower::new(seed());
+    let client = Client::new(false);
+    client.push(&grower.store).expect("a push");
+    // The folder as it was, and then a future in which ids are given to other chunks.
+    let copy = tempfile::tempdir().expect("a folder");
+    let path = copy.path().join("store");
+    copy_folder(&grower.dir.path().join("store"), &path);
+    (0..5).for_each(|_| grower.write());
+    client.push(&grower.store).expect("a push");
+    let back = Store::open(&path, vellum_store::Access::ReadWrite, "test").expect("the copy opens");
+    let image = back.tree().images().next().map(|image| (image.id, image.name.clone())).expect("an image");
+    let live = back.create(&super::grower::name("other"), 1 << 20).and_then(|node| back.live(node.image())).expect("an image");
+    let mut bytes = vec![0; 1 << 20];
+    grower.random.fill(&mut bytes);
+    live.write_at(&bytes, 0).and_then(|()| live.flush()).expect("write");
+    drop(live);
+    client.push(&back).expect("a push of the copy");
+    let (_dir, empty) = new_store();
+    pull_present(&client, &empty, &back, "");
+    assert_all_same(&empty, &back, &format!("pulled, {image:?}"));
+}
+
+/// A copy of a store that is open and idle: what its database had in memory only is not in it, as after a loss of power.
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        let target = to.join(entry.file_name());
+        match entry.file_type().expect("a type") {
+            kind if kind.is_dir() => copy_folder(&entry.path(), &target),
+            kind if kind.is_file() => _ = std::fs::copy(entry.path(), target).expect("a copy"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn disks_that_guests_write_are_pushed_as_of_one_moment() {
+    let (_dir, store) = new_store();
+    let client = Client::new(false);
+    for text in ["a", "b"] {
+        store.create(&super::grower::name(text), 1 << 20).expect("create");
+    }
+    let exports = store.exports();
+    let disks = ["a", "b"].map(|text| exports.open(text, Intent::ReadWrite).expect("it is attached"));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for count in 1_u64.. {
+                disks.iter().for_each(|disk| disk.write_at(&count.to_le_bytes(), 0).expect("write"));
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        for round in 0..8 {
+            let repository = client.open(client.objects()).expect("it opens");
+            let writer = Writer { name: "test".to_owned(), time_ms: round };
+            push(&repository, &store, &PushRequest { writer, ..request(PushSelection::All) }, &Unwatched).expect("a push");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let repository = client.open(client.objects()).expect("it opens");
+    let reader = Reader::new(&repository);
+    let mut last = BTreeMap::from([("a".to_owned(), 0), ("b".to_owned(), 0)]);
+    for round in 0..8 {
+        for point in repository.state().points().filter(|point| point.time_ms == round) {
+            let (sink, content) = (Sink::default(), ContentId::parse(&point.content).expect("an identity"));
+            restore(&reader, content, RestoreTarget::Stream(Box::new(sink.clone())), &Unwatched).expect("a restore");
+            let bytes = sink.0.lock().expect("nobody panicked");
+            last.insert(point.name.clone(), u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")));
+        }
+        let (a, b) = (last["a"], last["b"]);
+        assert!(a == b || a == b + 1, "round {round}: {a} on the first disk, {b} on the second");
+    }
+    assert!(last["a"] > 0, "nothing was written");
+}
