@@ -83,6 +83,10 @@ impl Grower {
     pub(super) fn new(seed: u64) -> Self {
         let (dir, store) = new_store();
         let mut grower = Self { dir, store, random: fastrand::Rng::with_seed(seed), names: 0 };
+        let text = grower.name();
+        // One that is never empty: there is something to write.
+        grower.store.create(&text, 2 * PAGE_LEN + 700).expect("create");
+        (0..3).for_each(|_| grower.write());
         grower.create();
         grower.machine();
         (0..5).for_each(|_| grower.write());
