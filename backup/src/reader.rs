@@ -245,6 +245,18 @@ impl<'r> Reader<'r> {
         Ok(frames)
     }
 
+    /// Does `read`; if an object is gone, once more after reading the journal again.
+    pub(crate) fn again_if_missing<T>(&self, read: impl Fn() -> Result<T, BackupError>) -> Result<T, BackupError> {
+        match read() {
+            Err(BackupError::Objects { source, .. }) if source.kind == ObjectErrorKind::Missing => {
+                self.repository.refresh()?;
+                self.load_indexes()?;
+                read()
+            }
+            other => other,
+        }
+    }
+
     /// An error of the catalog, as one of this repository.
     pub(crate) fn told(&self, error: CatalogError) -> BackupError {
         match error {
@@ -256,7 +268,9 @@ impl<'r> Reader<'r> {
         }
     }
 
+    /// An object that is not what it must be.
     pub(crate) fn damaged(&self, object: String, reason: String) -> BackupError {
+        let object = format!("{object} in {}", self.repository.place());
         BackupError::Damaged { object, reason, points: Vec::new() }
     }
 }
@@ -321,19 +335,5 @@ impl ContentView<'_> {
             }
         }
         Ok(wanted)
-    }
-}
-
-impl<'r> Reader<'r> {
-    /// Does `read`; if an object is gone, once more after reading the journal again.
-    pub(crate) fn again_if_missing<T>(&self, read: impl Fn() -> Result<T, BackupError>) -> Result<T, BackupError> {
-        match read() {
-            Err(BackupError::Objects { source, .. }) if source.kind == ObjectErrorKind::Missing => {
-                self.repository.refresh()?;
-                self.load_indexes()?;
-                read()
-            }
-            other => other,
-        }
     }
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rayon::prelude::*;
+use rayon::prelude::{IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
 use vellum_core::page::{PAGE_SPAN, Slot};
@@ -186,7 +186,7 @@ impl Restorer<'_> {
         let chunk_len = self.reader.chunk_len()?;
         let pages = window.iter().map(|index| self.view.page(*index)).collect::<Result<Vec<_>, _>>()?;
         let mut wanted = IdSet::new();
-        for run in pages.iter().flat_map(|page| page.runs()) {
+        for run in pages.iter().flat_map(vellum_core::page::Page::runs) {
             if let Slot::Chunk(first) = run.slot {
                 wanted.insert_run(first, run.len.into());
             }

@@ -99,7 +99,7 @@ fn point_id(image: &str, serial: Option<u64>, content: ContentId) -> String {
     let mut hasher = blake3::Hasher::new_derive_key(POINT_CONTEXT);
     let serial = serial.map_or_else(String::new, |serial| serial.to_string());
     hasher.update(image.as_bytes()).update(b"@").update(serial.as_bytes()).update(b"=").update(&content.0);
-    hasher.finalize().as_bytes()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::hexadecimal::write(&hasher.finalize().as_bytes()[..16])
 }
 
 /// A machine as a record says it. `configuration` gives the bytes of a configuration file.
@@ -192,11 +192,8 @@ fn depths(tree: &Tree, layers: impl Iterator<Item = LayerId>) -> HashMap<LayerId
     for top in layers {
         let new: Vec<LayerId> = tree.chain(top).map(|layer| layer.id).take_while(|layer| !depths.contains_key(layer)).collect();
         let below = new.last().and_then(|last| tree.layer(*last)?.parent).and_then(|parent| depths.get(&parent).copied());
-        let mut depth = below.map_or(0, |below| below + 1);
-        for layer in new.into_iter().rev() {
-            depths.insert(layer, depth);
-            depth += 1;
-        }
+        let lowest = below.map_or(0, |below| below + 1);
+        depths.extend(new.into_iter().rev().zip(lowest..));
     }
     depths
 }

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
+use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use vellum_core::hash::ChunkHash;
 use vellum_core::identity::SegmentId;
 use vellum_core::units::ChunkId;
@@ -140,8 +140,8 @@ fn fill(
             let first = own.first.0 as u32;
             PackWriter::seal_frame(sealer, &Frame { segment: own.segment, first, presence, codec: frame.codec, payload: &frame.payload })
         };
-        let sealed = numbered.par_iter().map(seal).collect::<Result<Vec<_>, _>>()?;
-        for ((own, _), frame) in numbered.into_iter().zip(sealed) {
+        let parts = numbered.par_iter().map(seal).collect::<Result<Vec<_>, _>>()?;
+        for ((own, _), frame) in numbered.into_iter().zip(parts) {
             if let Some(pack) = writer.add(sealer, frame)? {
                 full(Full { pack, named: std::mem::take(&mut named) })?;
             }

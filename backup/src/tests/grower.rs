@@ -1,6 +1,7 @@
 //! A store whose tree changes at random, with machines, and what each of its nodes must show.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use tempfile::TempDir;
 use vellum_core::name::Name;
@@ -50,23 +51,23 @@ pub(super) fn shape(store: &Store) -> String {
     let mut text = String::new();
     for image in tree.images() {
         let origin = image.origin.and_then(|origin| tree.image(origin)).map(|origin| origin.name.to_string());
-        text += &format!("{} {:?} {origin:?} {:?} {}\n", image.name, image.mode, image.tags, image.pinned);
+        _ = writeln!(text, "{} {:?} {origin:?} {:?} {}", image.name, image.mode, image.tags, image.pinned);
         for snapshot in tree.snapshots(image.id) {
-            text += &format!("  @{} {} {:?} {}\n", snapshot.name, snapshot.created_ms, snapshot.tags, snapshot.pinned);
+            _ = writeln!(text, "  @{} {} {:?} {}", snapshot.name, snapshot.created_ms, snapshot.tags, snapshot.pinned);
         }
     }
     let name = |id: ImageId| tree.image(id).map(|image| image.name.to_string());
     let file = |file: Option<_>| file.map(|file| store.configuration(file).expect("a file"));
     for machine in tree.machines().iter() {
         let disks: Vec<_> = machine.disks.iter().map(|disk| name(*disk)).collect();
-        text += &format!("{} {disks:?} {:?}\n", machine.name, file(machine.configuration));
+        _ = writeln!(text, "{} {disks:?} {:?}", machine.name, file(machine.configuration));
         for snapshot in tree.machines().snapshots(machine.id) {
             let kept = |disk: &vellum_core::tree::KeptDisk| {
                 let snapshot = disk.snapshot.and_then(|serial| tree.snapshot(disk.image, serial)).map(|snapshot| snapshot.name.to_string());
                 (name(disk.image), disk.mode, snapshot)
             };
             let disks: Vec<_> = snapshot.disks.iter().map(kept).collect();
-            text += &format!("  @{} {} {disks:?} {:?}\n", snapshot.name, snapshot.created_ms, file(snapshot.configuration));
+            _ = writeln!(text, "  @{} {} {disks:?} {:?}", snapshot.name, snapshot.created_ms, file(snapshot.configuration));
         }
     }
     text
@@ -184,7 +185,7 @@ impl Grower {
             20 => _ = self.machine(),
             21 => {
                 let serial = self.store.tree().snapshots(image).next_back().map(|snapshot| snapshot.serial);
-                serial.into_iter().for_each(|serial| drop(self.store.restore(image, serial, None).expect("restore")));
+                serial.into_iter().for_each(|serial| _ = self.store.restore(image, serial, None).expect("restore"));
             }
             _ => drop(self.store.collect(CollectOptions::default(), &Unwatched).expect("collect")),
         }

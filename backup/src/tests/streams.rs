@@ -63,7 +63,7 @@ fn whole_trees_and_increments_arrive() {
     let image = grower.store.create(&name("increment"), 8 << 20).expect("create").image();
     let write = |byte: u8, at: u64| {
         let live = grower.store.live(image).expect("live");
-        live.write_at(&[byte; 300_000], at).and_then(|()| live.flush()).expect("write");
+        live.write_at(&vec![byte; 300_000], at).and_then(|()| live.flush()).expect("write");
     };
     write(1, 0);
     let first = grower.store.snapshot(image, &name("a")).expect("snapshot");

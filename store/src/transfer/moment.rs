@@ -44,16 +44,12 @@ impl Store {
         let mut tree = self.tree_mut();
         let (mut tops, mut edits, mut planned) = (Vec::with_capacity(nodes.len()), Vec::new(), BTreeMap::new());
         for node in nodes {
-            let layer = match planned.get(node) {
-                Some(layer) => *layer,
-                None => {
-                    let (layer, sealing) = tree.plan_base(*node, now_ms())?;
-                    edits.extend(sealing);
-                    planned.insert(*node, layer.id);
-                    layer.id
-                }
-            };
-            tops.push((*node, layer));
+            if !planned.contains_key(node) {
+                let (layer, sealing) = tree.plan_base(*node, now_ms())?;
+                edits.extend(sealing);
+                planned.insert(*node, layer.id);
+            }
+            tops.push((*node, planned[node]));
         }
         edits.extend(without_identity(&tree, &tops, &edits));
         if !edits.is_empty() {
