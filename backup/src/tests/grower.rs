@@ -46,11 +46,14 @@ pub(super) fn contents(store: &Store) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// The shape of a tree in words: names, modes, origins, marks, machines with their snapshots. Serials and layers mean something in one store.
-pub(super) fn shape(store: &Store) -> String {
+///
+/// A point says of its image what was so when it was first pushed: an image that goes back to what it showed once has the origin of then. So
+/// origins are told only if `with_origins`.
+pub(super) fn shape(store: &Store, with_origins: bool) -> String {
     let tree = store.tree();
     let mut text = String::new();
     for image in tree.images() {
-        let origin = image.origin.and_then(|origin| tree.image(origin)).map(|origin| origin.name.to_string());
+        let origin = image.origin.filter(|_| with_origins).and_then(|origin| tree.image(origin)).map(|origin| origin.name.to_string());
         _ = writeln!(text, "{} {:?} {origin:?} {:?} {}", image.name, image.mode, image.tags, image.pinned);
         for snapshot in tree.snapshots(image.id) {
             _ = writeln!(text, "  @{} {} {:?} {}", snapshot.name, snapshot.created_ms, snapshot.tags, snapshot.pinned);

@@ -46,7 +46,7 @@ fn what_is_pushed_comes_back_into_empty_stores_and_into_those_that_have_some() {
             let (_dir, empty) = new_store();
             let pulled = pull_present(&client, &empty, &grower.store, "");
             assert_all_same(&empty, &grower.store, "pulled");
-            assert_eq!(shape(&empty), shape(&grower.store));
+            assert_eq!(shape(&empty, false), shape(&grower.store, false));
             assert!(pulled > 0);
             let (dir, prefix) = (tempfile::tempdir().expect("a folder"), format!("g{generation}-"));
             pull_present(&client, &kept, &grower.store, &prefix);
