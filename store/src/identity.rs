@@ -2,7 +2,8 @@
 //!
 //! A sealed layer gets its content's identity in the batch that seals it. Whatever a layer is put for later (a merge completes its map
 //! with its parent's answers), it keeps it, since it shows what it showed. A layer that is put in another's place (flatten, rebase) is an
-//! active one: it has none, and gets another when it is sealed.
+//! active one: it has none, and gets another when it is sealed. A nameless layer that is trimmed shows something else from then on, and gets
+//! another, too.
 
 use std::borrow::Cow;
 use std::io;

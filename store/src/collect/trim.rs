@@ -66,7 +66,8 @@ fn trim_layer(store: &Store, id: LayerId, watch: &dyn Watch) -> Result<u64, Stor
 
 /// Works out the part of a layer that begins at page `from`; nothing if a page was changed while it was read.
 fn plan(store: &Store, shared: SharedLayer, from: PageIndex) -> Result<Option<Trimmed>, StoreError> {
-    let (mut pages, mut layer) = (Vec::new(), Layer::clone(&shared.layer));
+    // What is left no longer shows what the layer was known for.
+    let (mut pages, mut layer) = (Vec::new(), Layer { content: None, ..Layer::clone(&shared.layer) });
     let mut looks: Vec<PageIndex> = shared.layer.pages.within(from, PageIndex(u64::MAX)).iter().take(PAGES_PER_BATCH + 1).collect();
     let next = (looks.len() > PAGES_PER_BATCH).then(|| looks.pop()).flatten();
     for index in looks {

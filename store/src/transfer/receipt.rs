@@ -18,6 +18,7 @@ use crate::codec;
 use crate::database::{Batch, Durability};
 use crate::draft::Draft;
 use crate::error::StoreError;
+use crate::journal::Entry;
 use crate::store::{Building, Hold, Store, now_ms};
 
 /// Bytes of pages that are gathered for one batch.
@@ -207,7 +208,16 @@ impl Receipt<'_> {
     pub fn finish(mut self, arrival: Arrival) -> Result<Vec<Node>, StoreError> {
         self.store.inner.chunks.settle()?;
         let arrival = Arrival { layers: self.built.clone(), ..arrival };
-        let nodes = self.store.change_with(|tree| tree.plan_receive(&arrival, now_ms()))?;
+        let mut tree = self.store.tree_mut();
+        let (nodes, edits) = tree.plan_receive(&arrival, now_ms())?;
+        let mut batch = Batch::default();
+        // One entry for all that came as one.
+        if let (Some(node), Some(image)) = (nodes.first(), arrival.images.first()) {
+            let entry = Entry::new("receive", node.image(), image.name.to_string(), None, self.session.added());
+            self.store.inner.journal.note(&self.store.inner.database, &mut batch, &entry);
+        }
+        self.store.commit(&mut tree, &edits, batch)?;
+        drop(tree);
         self.is_done = true;
         Ok(nodes)
     }
