@@ -48,15 +48,15 @@ pub mod repository;
 pub mod restore;
 pub mod seal;
 pub mod session;
+pub mod stream;
 #[cfg(test)]
 mod testing;
-pub mod verify;
-#[cfg(test)]
-mod verify_tests;
-pub mod stream;
 #[cfg(test)]
 mod tests;
 mod translation;
+pub mod verify;
+#[cfg(test)]
+mod verify_tests;
 mod wording;
 
 pub use error::BackupError;
