@@ -26,8 +26,18 @@ pub enum ForgetWish {
         /// Images; none for all.
         images: Option<BTreeSet<String>>,
         /// What a clock on the wall showed at a moment (in milliseconds since 1970) minus UTC, in seconds.
-        offset_s: fn(u64) -> i32,
+        offset_s: Clock,
     },
+}
+
+/// What a clock on somebody's wall shows.
+#[derive(Clone)]
+pub struct Clock(pub Arc<dyn Fn(u64) -> i32 + Send + Sync>);
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock(…)")
+    }
 }
 
 /// What became of a point.
@@ -51,7 +61,7 @@ impl Decision {
 pub fn plan(state: &State, wish: &ForgetWish) -> Result<Vec<Decision>, BackupError> {
     match wish {
         ForgetWish::Points(ids) => by_id(state, ids),
-        ForgetWish::Rules { rules, images, offset_s } => Ok(by_rules(state, rules, images.as_ref(), *offset_s)),
+        ForgetWish::Rules { rules, images, offset_s } => Ok(by_rules(state, rules, images.as_ref(), &*offset_s.0)),
     }
 }
 
@@ -82,7 +92,7 @@ fn by_id(state: &State, ids: &[String]) -> Result<Vec<Decision>, BackupError> {
     ids.iter().map(decision).collect()
 }
 
-fn by_rules(state: &State, rules: &Rules, images: Option<&BTreeSet<String>>, offset_s: fn(u64) -> i32) -> Vec<Decision> {
+fn by_rules(state: &State, rules: &Rules, images: Option<&BTreeSet<String>>, offset_s: &dyn Fn(u64) -> i32) -> Vec<Decision> {
     let mut groups = BTreeMap::<&str, Vec<&Arc<Point>>>::new();
     let wanted = |point: &&Arc<Point>| images.is_none_or(|images| images.contains(&point.image));
     state.points().filter(wanted).for_each(|point| groups.entry(&point.image).or_default().push(point));
@@ -96,7 +106,7 @@ fn by_rules(state: &State, rules: &Rules, images: Option<&BTreeSet<String>>, off
     decisions
 }
 
-fn judged(rules: &Rules, points: &[&Arc<Point>], offset_s: fn(u64) -> i32) -> Vec<Verdict> {
+fn judged(rules: &Rules, points: &[&Arc<Point>], offset_s: &dyn Fn(u64) -> i32) -> Vec<Verdict> {
     let tags: Vec<BTreeSet<Name>> = points.iter().map(|point| point.tags.iter().filter_map(|tag| Name::new(tag).ok()).collect()).collect();
     let candidate = |(point, tags)| {
         let point: &&Arc<Point> = point;

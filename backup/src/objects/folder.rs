@@ -179,8 +179,10 @@ impl Objects for Folder {
     }
 
     fn list(&self, prefix: &str, visit: &mut Visit<'_>) -> Result<(), ObjectError> {
-        let root = self.root().map_err(|source| self.error("", source))?;
-        let mut at = root;
+        let mut at = match self.root() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            root => root.map_err(|source| self.error("", source))?,
+        };
         for (depth, step) in prefix.split_terminator('/').enumerate() {
             at = match open_folder(&at, step) {
                 Ok(folder) if depth < DEPTH_MAX => folder,
