@@ -31,6 +31,7 @@
 
 pub mod catalog;
 pub mod contents;
+pub mod device;
 pub mod error;
 pub mod forget;
 pub mod format;

@@ -38,7 +38,13 @@ type Pages = Arc<Vec<(PageIndex, Page)>>;
 pub struct Reader<'r> {
     repository: &'r Repository,
     catalog: Arc<Catalog>,
-    blobs: Cache<(ObjectId, u64), Pages, ByRuns>,
+    blobs: Arc<Cache<(ObjectId, u64), Pages, ByRuns>>,
+}
+
+/// What a reader holds, for another one of the same repository.
+pub(crate) struct Held {
+    catalog: Arc<Catalog>,
+    blobs: Arc<Cache<(ObjectId, u64), Pages, ByRuns>>,
 }
 
 /// One content.
@@ -86,7 +92,17 @@ impl<'r> Reader<'r> {
         let folder = repository.cache_folder().map(|folder| folder.join("index"));
         let chunk_len = repository.file().chunk_len;
         let catalog = Catalog::new(repository.objects().clone(), repository.sealer().clone(), chunk_len, folder);
-        Self { repository, catalog: Arc::new(catalog), blobs: Cache::with_weighter(1024, BLOBS_CACHE_LEN, ByRuns) }
+        Self { repository, catalog: Arc::new(catalog), blobs: Arc::new(Cache::with_weighter(1024, BLOBS_CACHE_LEN, ByRuns)) }
+    }
+
+    /// What it holds.
+    pub(crate) fn held(&self) -> Held {
+        Held { catalog: Arc::clone(&self.catalog), blobs: Arc::clone(&self.blobs) }
+    }
+
+    /// A reader that goes on where another one, whose `held` this is, is. Cost: nothing.
+    pub(crate) fn with(repository: &'r Repository, held: &Held) -> Self {
+        Self { repository, catalog: Arc::clone(&held.catalog), blobs: Arc::clone(&held.blobs) }
     }
 
     /// The repository.
@@ -221,6 +237,14 @@ impl<'r> Reader<'r> {
             Err(error) if error.is_missing() => self.moved_frames(places, error),
             Err(error) => Err(self.told(error)),
         }
+    }
+
+    /// The frame that holds the chunk at `address`, from memory if it was read a moment ago.
+    pub(crate) fn frame(&self, address: vellum_core::units::ChunkId) -> Result<Arc<PlainFrame>, BackupError> {
+        self.again_if_missing(|| {
+            let place = self.catalog.locate(address).ok_or_else(|| self.told(self.catalog.unknown(address)))?;
+            self.catalog.read_frame(&place).map_err(|error| self.told(error))
+        })
     }
 
     fn moved_frames(&self, places: &[Place], error: CatalogError) -> Result<Vec<(u32, PlainFrame)>, BackupError> {

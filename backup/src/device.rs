@@ -1,0 +1,303 @@
+//! Points of a repository as devices that can be read: what is read is fetched, held against its name and kept for a while. Of what is not
+//! read, only the maps are fetched.
+//!
+//! **Names.** `IMAGE` is the newest state of an image, `IMAGE@SNAPSHOT` a snapshot; whatever cannot be told apart so, or has a name that no image
+//! of a store could have, is offered under the id of its point. So no name becomes a path.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+use vellum_core::device::{Allocation, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Stretch};
+use vellum_core::identity::ContentId;
+use vellum_core::name::Name;
+use vellum_core::page::{Page, Slot};
+use vellum_core::tree::{PageSet, page_of, page_start};
+use vellum_core::units::{ChunkId, ChunkLen, PageIndex};
+
+use crate::error::BackupError;
+use crate::format::split_address;
+use crate::reader::{Held, Reader};
+use crate::record::Point;
+use crate::repository::Repository;
+
+/// Resolved pages that are kept: 4 MiB of disk each.
+const PAGES_MAX: usize = 4096;
+
+/// All points of a repository for servers, as they were when this was made.
+pub struct RepositoryExports {
+    source: Arc<Source>,
+    /// What is offered, by name.
+    points: BTreeMap<String, Point>,
+}
+
+/// Where devices read. Shared by them.
+struct Source {
+    repository: Repository,
+    held: Held,
+    chunk_len: ChunkLen,
+    pages: Cache<(ContentId, PageIndex), Arc<Page>>,
+}
+
+/// What a point shows.
+pub struct PointDevice {
+    source: Arc<Source>,
+    content: ContentId,
+    len: u64,
+    /// The pages of its maps that may say something.
+    mapped: PageSet,
+}
+
+impl RepositoryExports {
+    /// The points of `repository` as it is now. Reads its index.
+    pub fn new(repository: Repository) -> Result<Self, BackupError> {
+        let reader = Reader::new(&repository);
+        reader.load_indexes()?;
+        let (held, chunk_len) = (reader.held(), reader.chunk_len()?);
+        let points = named(repository.state().points().map(|point| Point::clone(point)));
+        let source = Source { repository, held, chunk_len, pages: Cache::new(PAGES_MAX) };
+        Ok(Self { source: Arc::new(source), points })
+    }
+
+    /// How many points are offered.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.points.len()
+    }
+
+    /// The point of that name, or of that id; the only image's if the name is empty.
+    fn point(&self, name: &str) -> Result<(&String, &Point), OpenError> {
+        let mut images = self.points.iter().filter(|(_, point)| point.snapshot.is_none());
+        let found = match (name, images.next(), images.next()) {
+            ("", Some(only), None) => Some(only),
+            _ => self.points.get_key_value(name).or_else(|| self.points.iter().find(|(_, point)| point.id == name)),
+        };
+        found.ok_or_else(|| OpenError::Unknown(name.to_owned()))
+    }
+}
+
+/// What each point is offered as.
+fn named(points: impl Iterator<Item = Point>) -> BTreeMap<String, Point> {
+    let mut titles: BTreeMap<String, Vec<Point>> = BTreeMap::new();
+    for point in points {
+        titles.entry(title(&point).unwrap_or_else(|| point.id.clone())).or_default().push(point);
+    }
+    let mut named = BTreeMap::new();
+    for (title, mut points) in titles {
+        points.sort_by_key(|point| point.time_ms);
+        let is_one_image = points.iter().all(|point| point.image == points[0].image);
+        if is_one_image && let Some(newest) = points.pop() {
+            named.insert(title, newest);
+        }
+        named.extend(points.into_iter().map(|point| (point.id.clone(), point)));
+    }
+    named
+}
+
+/// `IMAGE` or `IMAGE@SNAPSHOT`, if both can be names.
+fn title(point: &Point) -> Option<String> {
+    let image = Name::new(&point.name).ok()?;
+    match &point.snapshot {
+        None => Some(image.to_string()),
+        Some(snapshot) => Name::new(&snapshot.name).ok().map(|snapshot| format!("{image}@{snapshot}")),
+    }
+}
+
+fn described(name: &str, point: &Point) -> ExportInfo {
+    let description = if point.snapshot.is_some() { "snapshot in a repository" } else { "image in a repository" };
+    ExportInfo { name: name.to_owned(), len: point.len, read_only: true, changed_ms: point.time_ms, description: description.to_owned() }
+}
+
+impl Exports for RepositoryExports {
+    fn list(&self) -> Result<Vec<ExportInfo>, DeviceError> {
+        Ok(self.points.iter().map(|(name, point)| described(name, point)).collect())
+    }
+
+    fn info(&self, name: &str) -> Result<ExportInfo, OpenError> {
+        self.point(name).map(|(name, point)| described(name, point))
+    }
+
+    fn open(&self, name: &str, _: Intent) -> Result<Arc<dyn Device>, OpenError> {
+        let (_, point) = self.point(name)?;
+        let device = PointDevice::open(&self.source, point);
+        Ok(Arc::new(device.map_err(|error| OpenError::Device(failed(&error)))?))
+    }
+
+    fn revision(&self) -> u64 {
+        0
+    }
+}
+
+impl PointDevice {
+    fn open(source: &Arc<Source>, point: &Point) -> Result<Self, BackupError> {
+        let reader = source.reader();
+        let content = ContentId::parse(&point.content);
+        let content = content.ok_or_else(|| reader.damaged(format!("point {}", point.id), "it names no content".to_owned()))?;
+        let view = reader.content(content)?;
+        Ok(Self { source: Arc::clone(source), content, len: view.len, mapped: view.pages()? })
+    }
+
+    /// The part of page `index` that lies in `range`, run by run: where in the disk, and what.
+    fn runs(&self, index: PageIndex, range: &Range<u64>) -> Result<Vec<(Range<u64>, Slot)>, BackupError> {
+        let chunk_len = self.source.chunk_len;
+        let offset = |nth: u16| chunk_len.offset_of(page_start(index).advance(nth.into()));
+        let clip = |at: u64| at.clamp(range.start, range.end);
+        let page = self.source.page(self.content, index)?;
+        let (first, last) = (page_of(chunk_len.index_at(range.start)), page_of(chunk_len.index_at(range.end - 1)));
+        let start = if first.0 == index { first.1 } else { 0 };
+        let end = if last.0 == index { last.1 + 1 } else { vellum_core::page::PAGE_SPAN };
+        let run = |run: vellum_core::page::Run| (clip(offset(run.start))..clip(offset(run.end())), run.slot);
+        Ok(page.runs_in(start, end).map(run).collect())
+    }
+
+    /// The mapped pieces of `range` in order; what lies between them reads as zeros.
+    fn pieces(&self, range: &Range<u64>, visit: &mut dyn FnMut(Range<u64>, Slot) -> Result<(), BackupError>) -> Result<(), BackupError> {
+        let chunk_len = self.source.chunk_len;
+        let mut next = self.mapped.next_from(page_of(chunk_len.index_at(range.start)).0);
+        while let Some(index) = next.filter(|index| chunk_len.offset_of(page_start(*index)) < range.end) {
+            for (part, slot) in self.runs(index, range)? {
+                visit(part, slot)?;
+            }
+            next = self.mapped.next_from(PageIndex(index.0 + 1));
+        }
+        Ok(())
+    }
+
+    fn fill(&self, buffer: &mut [u8], offset: u64) -> Result<(), BackupError> {
+        buffer.fill(0);
+        let range = offset..offset + buffer.len() as u64;
+        if range.is_empty() {
+            return Ok(());
+        }
+        self.pieces(&range, &mut |part, slot| match slot {
+            Slot::Chunk(first) => {
+                // A run names its first chunk; the part may begin inside of one.
+                let place = (part.start - offset) as usize..(part.end - offset) as usize;
+                self.source.copy(first, part.start, &mut buffer[place])
+            }
+            _ => Ok(()),
+        })
+    }
+}
+
+impl Source {
+    fn reader(&self) -> Reader<'_> {
+        Reader::with(&self.repository, &self.held)
+    }
+
+    /// What a content shows on a page.
+    fn page(&self, content: ContentId, index: PageIndex) -> Result<Arc<Page>, BackupError> {
+        if let Some(page) = self.pages.get(&(content, index)) {
+            return Ok(page);
+        }
+        let reader = self.reader();
+        let page = reader.again_if_missing(|| reader.content(content)?.page(index))?;
+        let page = Arc::new(page);
+        self.pages.insert((content, index), Arc::clone(&page));
+        Ok(page)
+    }
+
+    /// Fills `buffer` with what is stored from `first` on, which is the chunk that holds the disk's byte `offset`.
+    fn copy(&self, first: ChunkId, offset: u64, buffer: &mut [u8]) -> Result<(), BackupError> {
+        let len = self.chunk_len.as_usize();
+        let (mut chunk, mut skip, mut at) = (first, (offset % self.chunk_len.bytes()) as usize, 0);
+        let reader = self.reader();
+        while at < buffer.len() {
+            let count = (len - skip).min(buffer.len() - at);
+            let part = &mut buffer[at..at + count];
+            let frame = reader.frame(chunk)?;
+            let (_, ordinal) = split_address(chunk);
+            let bytes = frame.chunk(ordinal).ok_or_else(|| reader.damaged(format!("chunk {ordinal}"), "its frame lacks it".to_owned()))?;
+            part.copy_from_slice(&bytes[skip..skip + count]);
+            (chunk, skip, at) = (chunk.advance(1), 0, at + count);
+        }
+        Ok(())
+    }
+}
+
+impl Device for PointDevice {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn is_read_only(&self) -> bool {
+        true
+    }
+
+    fn preferred_len(&self) -> u32 {
+        self.source.chunk_len.bytes() as u32
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
+        inside(offset, buffer.len() as u64, self.len)?;
+        self.fill(buffer, offset).map_err(|error| failed(&error))
+    }
+
+    fn write_at(&self, _: &[u8], _: u64) -> Result<(), DeviceError> {
+        Err(DeviceError::ReadOnly)
+    }
+
+    fn write_zeroes(&self, _: u64, _: u64) -> Result<(), DeviceError> {
+        Err(DeviceError::ReadOnly)
+    }
+
+    fn flush(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn allocation(&self, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+        let range = inside(offset, len, self.len)?;
+        let mut out = Stretched { found: Vec::new(), end: range.start, count_max: count_max.max(1) };
+        let mapped = self.pieces(&range, &mut |part, slot| {
+            out.push(part.start, Allocation::Hole);
+            out.push(part.end, if matches!(slot, Slot::Chunk(_)) { Allocation::Data } else { Allocation::Hole });
+            Ok(())
+        });
+        mapped.map_err(|error| failed(&error))?;
+        out.push(range.end, Allocation::Hole);
+        Ok(out.found)
+    }
+
+    fn comparable(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn changes(&self, since: &str, _: u64, _: u64, _: usize) -> Result<Vec<Stretch<bool>>, DeviceError> {
+        Err(DeviceError::Io(format!("a repository does not compare with {since}")))
+    }
+}
+
+/// Stretches without a gap, joined where they are alike; what is too much is left out.
+struct Stretched {
+    found: Vec<Stretch<Allocation>>,
+    end: u64,
+    count_max: usize,
+}
+
+impl Stretched {
+    /// Everything from the last end to `end` is `kind`.
+    fn push(&mut self, end: u64, kind: Allocation) {
+        if end <= self.end {
+            return;
+        }
+        let (offset, len, has_room) = (self.end, end - self.end, self.found.len() < self.count_max);
+        match self.found.last_mut() {
+            // Something was left out before: so is what follows.
+            Some(last) if last.offset + last.len != offset => {}
+            Some(last) if last.kind == kind => last.len += len,
+            _ if has_room => self.found.push(Stretch { offset, len, kind }),
+            _ => {}
+        }
+        self.end = end;
+    }
+}
+
+fn inside(offset: u64, len: u64, device_len: u64) -> Result<Range<u64>, DeviceError> {
+    let end = offset.checked_add(len).filter(|end| *end <= device_len).ok_or(DeviceError::OutOfRange)?;
+    Ok(offset..end)
+}
+
+fn failed(error: &BackupError) -> DeviceError {
+    DeviceError::Io(error.to_string())
+}
