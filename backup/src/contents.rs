@@ -58,28 +58,28 @@ pub struct Pages<'a> {
     catalog: &'a Catalog,
     content: &'a Content,
     next_part: usize,
-    pages: VecDeque<(PageIndex, Page)>,
+    waiting: VecDeque<(PageIndex, Page)>,
 }
 
 impl<'a> Pages<'a> {
     /// Nothing is read before the first page is asked for.
     #[must_use]
     pub fn new(repository: &'a Repository, catalog: &'a Catalog, content: &'a Content) -> Self {
-        Self { repository, catalog, content, next_part: 0, pages: VecDeque::new() }
+        Self { repository, catalog, content, next_part: 0, waiting: VecDeque::new() }
     }
 
     /// The index of the next page.
     pub fn peek(&mut self) -> Result<Option<PageIndex>, BackupError> {
-        while self.pages.is_empty() {
+        while self.waiting.is_empty() {
             let Some(part) = self.content.parts.get(self.next_part) else { return Ok(None) };
-            self.pages = read_part(self.repository, self.catalog, self.content, part)?.into();
+            self.waiting = read_part(self.repository, self.catalog, self.content, part)?.into();
             self.next_part += 1;
         }
-        Ok(self.pages.front().map(|(index, _)| *index))
+        Ok(self.waiting.front().map(|(index, _)| *index))
     }
 
     /// The page with this index, if it is the next one.
     pub fn take(&mut self, index: PageIndex) -> Result<Option<Page>, BackupError> {
-        if self.peek()? == Some(index) { Ok(self.pages.pop_front().map(|(_, page)| page)) } else { Ok(None) }
+        if self.peek()? == Some(index) { Ok(self.waiting.pop_front().map(|(_, page)| page)) } else { Ok(None) }
     }
 }

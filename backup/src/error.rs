@@ -145,7 +145,7 @@ fn hit(points: &[String]) -> String {
 }
 
 fn listed(sessions: &[String]) -> String {
-    sessions.iter().map(|session| format!("\n  {session}")).collect()
+    sessions.iter().flat_map(|session| ["\n  ", session]).collect()
 }
 
 impl BackupError {

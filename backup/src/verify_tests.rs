@@ -59,11 +59,11 @@ fn clean_means_that_every_point_restores_and_what_does_not_is_named() {
         harm(&memory, &names[random.usize(..names.len())], &mut random);
         let repository = open(Arc::new(memory.clone())).expect("the journal is whole");
         let report = verify(&repository, &VerifyOptions { read_data: true, subset: None }, &Unwatched).expect("a verification");
-        let named: BTreeSet<&String> = report.findings.iter().flat_map(|finding| &finding.points).collect();
+        let hit: BTreeSet<&String> = report.findings.iter().flat_map(|finding| &finding.points).collect();
         let catalog = catalog(&repository);
         for point in repository.state().points() {
             let restored = catalog.as_ref().is_ok_and(|catalog| restore(&repository, catalog, point).is_ok());
-            assert!(restored || named.contains(&point.id) || catalog.is_err(), "{point:?} is hit and not named: {:?}", report.findings);
+            assert!(restored || hit.contains(&point.id) || catalog.is_err(), "{point:?} is hit and not named: {:?}", report.findings);
             assert!(restored || !report.findings.is_empty(), "clean, and {point:?} does not restore");
         }
     }

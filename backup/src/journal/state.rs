@@ -301,15 +301,10 @@ impl State {
             marks: self.marks.iter().map(|(id, mark)| mark.named(id)).collect(),
             waits: self.marks.iter().flat_map(|(id, mark)| mark.waits_named(id)).collect(),
             sweeps: if sweep.objects.is_empty() { Vec::new() } else { vec![sweep] },
-            fenced: self.fences.keys().map(|session| self.decision(session)).collect(),
+            fenced: self.fences.keys().map(|session| decision(session)).collect(),
             replaces: self.statuses.iter().filter(|(_, status)| **status != Status::Void).map(|(name, _)| name.to_string()).collect(),
             ..Record::default()
         }
-    }
-
-    /// What is left to say of a fenced session once another record stands for those of its records that counted.
-    fn decision(&self, session: &str) -> Fence {
-        Fence { session: session.to_owned(), counted: Vec::new(), decided: true }
     }
 }
 
@@ -325,6 +320,11 @@ impl MarkState {
     fn waits_named(&self, id: &str) -> impl Iterator<Item = crate::record::Wait> {
         self.waits.iter().map(move |sessions| crate::record::Wait { mark: id.to_owned(), sessions: sessions.iter().cloned().collect() })
     }
+}
+
+/// What is left to say of a fenced session once another record stands for those of its records that counted.
+fn decision(session: &str) -> Fence {
+    Fence { session: session.to_owned(), counted: Vec::new(), decided: true }
 }
 
 /// What records take away, together. What undecided ones sweep is condemned, no more.

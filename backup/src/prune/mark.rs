@@ -114,10 +114,10 @@ impl Plan {
         if doing == Doing::Nothing {
             return Ok(kept);
         }
-        let mut merger = Merger::new(repository, catalog);
-        merges.iter().try_for_each(|merge: &Merge<'_>| merger.add(merge))?;
+        let mut writing = Merger::new(repository, catalog);
+        merges.iter().try_for_each(|merge: &Merge<'_>| writing.add(merge))?;
         merges.iter().flat_map(|merge| &merge.sources).for_each(|source| drop(kept.remove(&source.id)));
-        self.contents = merger.finish()?;
+        self.contents = writing.finish()?;
         kept.extend(self.contents.iter().map(|content| (content.id.clone(), content.clone())));
         Ok(kept)
     }

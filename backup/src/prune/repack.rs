@@ -130,8 +130,8 @@ impl<'a> Repacker<'a> {
 
     fn add(&mut self, frame: &Frame<'_>) -> Result<(), BackupError> {
         let sealer = self.repository.sealer();
-        let sealed = PackWriter::seal_frame(sealer, frame)?;
-        match self.writer.add(sealer, sealed)? {
+        let part = PackWriter::seal_frame(sealer, frame)?;
+        match self.writer.add(sealer, part)? {
             Some(full) => self.put_pack(full),
             None => Ok(()),
         }

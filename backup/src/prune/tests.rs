@@ -186,7 +186,7 @@ fn a_base_that_is_forgotten_while_a_collection_is_under_way_is_not_taken_from_a_
             std::thread::scope(|scope| {
                 let _curtain = stage.curtain();
                 stage.enter(scope, &memory, |objects| {
-                    drop(open(objects).map(|repository| prune(&repository, &options(FenceWish::None), writer(), &Unwatched)))
+                    drop(open(objects).map(|repository| prune(&repository, &options(FenceWish::None), writer(), &Unwatched)));
                 });
                 stage.enter(scope, &memory, |objects| promises.make(pushed(objects, 9, &disk).expect("a push"), disk.clone()));
                 for _ in 0..nth {
@@ -260,7 +260,7 @@ fn a_fenced_collection_that_wakes_up_deletes_nothing() {
             std::thread::scope(|scope| {
                 let _curtain = stage.curtain();
                 stage.enter(scope, &memory, |objects| {
-                    drop(open(objects).map(|repository| prune(&repository, &options(FenceWish::None), writer(), &Unwatched)))
+                    drop(open(objects).map(|repository| prune(&repository, &options(FenceWish::None), writer(), &Unwatched)));
                 });
                 for _ in 0..nth {
                     stage.until(0, request);

@@ -198,23 +198,23 @@ fn put_chunks(repository: &Repository, new: &New) -> Result<Option<String>, Back
         let frame = Frame { segment: new.segment, first, presence, codec: FrameCodec::None, payload: &payload };
         pack.add(sealer, PackWriter::seal_frame(sealer, &frame)?)?;
     }
-    let sealed = pack.finish(sealer)?.expect("frames were added");
-    repository.put(&ObjectName::Pack(sealed.object.id), &sealed.object.bytes)?;
+    let pack = pack.finish(sealer)?.expect("frames were added");
+    repository.put(&ObjectName::Pack(pack.object.id), &pack.object.bytes)?;
     let chunks: Vec<(u32, ChunkHash)> = (0..).zip(&new.fills).map(|(ordinal, fill)| (ordinal, name_of(*fill))).collect();
     index.segments.insert(new.segment, SegmentEntry::new(&chunks));
-    index.packs.push(sealed.entry);
-    let sealed = sealer.seal(crate::seal::SealedKind::Index, &index.encode())?;
-    repository.put(&ObjectName::Index(sealed.id), &sealed.bytes)?;
-    Ok(Some(sealed.id.to_string()))
+    index.packs.push(pack.entry);
+    let object = sealer.seal(crate::seal::SealedKind::Index, &index.encode())?;
+    repository.put(&ObjectName::Index(object.id), &object.bytes)?;
+    Ok(Some(object.id.to_string()))
 }
 
 /// What a content shows, by the chain of its maps.
 fn resolved(repository: &Repository, catalog: &Catalog, state: &State, id: ContentId) -> Result<Page, BackupError> {
     let chain = state.chain(id);
-    let last = chain.last().and_then(|entry| parent_of(&entry.content));
+    let end = chain.last().and_then(|entry| parent_of(&entry.content));
     let lost = |what: String| BackupError::Damaged { object: format!("content {id}"), reason: what, points: Vec::new() };
-    if chain.is_empty() || last.is_some() {
-        return Err(lost(format!("it ends at {last:?}")));
+    if chain.is_empty() || end.is_some() {
+        return Err(lost(format!("it ends at {end:?}")));
     }
     let mut below = Page::new();
     for entry in chain.iter().rev() {
