@@ -1,5 +1,6 @@
 //! From the start of the process to its exit code.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crate::commands;
 use crate::control;
 use crate::failure::{Failure, USAGE_CODE};
 use crate::output::report;
+use crate::repository::password::PASSWORD_VARIABLE;
 use crate::session::Session;
 use crate::signals::Signals;
 
@@ -43,13 +45,21 @@ fn obey(arguments: &Arguments, caller: &Arc<Caller>, served: Option<Store>) -> R
     let mut session = Session::new(&arguments.global, caller, served)?;
     if !is_server
         && arguments.command.is_done_by_owner()
-        && let Some(code) = control::forward(session.store_dir()?, caller, arguments.command.reads_input())?
+        && let Some(code) = forward(arguments, caller, session.store_dir()?)?
     {
         return Ok(code);
     }
     let outcome = commands::run(&arguments.command, &mut session)?;
     session.output.flush()?;
     Ok(outcome.code())
+}
+
+/// Has the store's server do it, if there is one. It cannot ask at this terminal, so what it would ask is asked before.
+fn forward(arguments: &Arguments, caller: &Caller, dir: &Path) -> Result<Option<u8>, Failure> {
+    let is_served = Store::control_socket(dir).exists();
+    let password = if is_served { arguments.command.ask(caller)? } else { None };
+    let variable = password.as_ref().map(|password| (PASSWORD_VARIABLE, password.as_str()));
+    control::forward(dir, caller, variable, arguments.command.reads_input())
 }
 
 /// Shows help, the version, or what is wrong with the command line.

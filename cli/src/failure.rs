@@ -2,6 +2,8 @@
 
 use std::io;
 
+use vellum_backup::error::BackupError;
+use vellum_backup::seal::KeyError;
 use vellum_core::name::NameError;
 use vellum_core::tree::{LookupError, PlanError};
 use vellum_store::StoreError;
@@ -18,8 +20,8 @@ pub(crate) enum Outcome {
     Done,
     /// `check` found lost space, but no lost content.
     Leaks,
-    /// `report` could not read everything, and counted the rest.
-    Uncounted,
+    /// Some of what was asked for could not be had.
+    Losses,
     /// `compare` or `diff` found a difference.
     Different,
     /// `check` found lost content.
@@ -32,7 +34,7 @@ impl Outcome {
             Self::Done => 0,
             Self::Different => 1,
             Self::Damaged => 2,
-            Self::Leaks | Self::Uncounted => 3,
+            Self::Leaks | Self::Losses => 3,
         }
     }
 }
@@ -43,6 +45,9 @@ pub(crate) enum Failure {
     /// The store said no.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A repository said no.
+    #[error(transparent)]
+    Backup(BackupError),
     /// The command line asks for something that makes no sense.
     #[error("{message}")]
     Usage { message: String, hint: String },
@@ -96,6 +101,7 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Store(error) => error.hint(),
+            Self::Backup(error) => error.hint().map(str::to_owned),
             Self::Usage { hint, .. } | Self::Hinted { hint, .. } => Some(hint.clone()),
             Self::Failed { hint, .. } => hint.clone(),
             Self::Server(_) => Some("use the same user and version as the server, or stop it".to_owned()),
@@ -106,19 +112,31 @@ impl Failure {
     /// The exit code; `signal` is the one that was received, if any.
     pub(crate) fn code(&self, signal: u8) -> u8 {
         match self {
-            Self::Store(StoreError::NoStore { .. }) => 10,
+            Self::Store(StoreError::NoStore { .. }) | Self::Backup(BackupError::NoRepository { .. }) => 10,
+            Self::Backup(BackupError::Locked { .. }) => 11,
+            Self::Backup(BackupError::Key { source: KeyError::Wrong, .. } | BackupError::KeyNeeded { .. }) => 12,
             Self::Store(StoreError::InUse { .. }) | Self::Server(_) => 11,
             Self::Store(StoreError::Interrupted) => SIGNAL_CODE + if signal == 0 { SIGINT } else { signal },
             Self::Store(StoreError::Name { .. }) | Self::Usage { .. } => USAGE_CODE,
             Self::Hinted { failure, .. } => failure.code(signal),
             Self::OutputClosed => SIGNAL_CODE + SIGPIPE,
-            Self::Store(_) | Self::Failed { .. } | Self::Output(_) => 1,
+            Self::Store(_) | Self::Backup(_) | Self::Failed { .. } | Self::Output(_) => 1,
         }
     }
 }
 
 const SIGINT: u8 = 2;
 const SIGPIPE: u8 = 13;
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::Store(error) => Self::Store(error),
+            BackupError::Interrupted => Self::Store(StoreError::Interrupted),
+            error => Self::Backup(error),
+        }
+    }
+}
 
 impl From<LookupError> for Failure {
     fn from(error: LookupError) -> Self {

@@ -13,11 +13,13 @@ mod description;
 mod endpoint;
 mod failure;
 mod forest;
+mod keep;
 mod lookup;
 mod output;
 mod patience;
 mod picture;
 mod report;
+mod repository;
 mod service;
 mod session;
 mod signals;
@@ -25,6 +27,7 @@ mod size;
 mod stream;
 mod systemd;
 mod tender;
+mod zone;
 
 fn main() -> std::process::ExitCode {
     application::run()

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use vellum_backup::device::RepositoryExports;
 use vellum_core::device::Exports;
 use vellum_serve::fuse::{self, Mount};
 use vellum_serve::nbd::{self, ClientCertificates, Identity, ServeError};
@@ -13,6 +14,7 @@ use vellum_store::Store;
 use crate::control;
 use crate::endpoint::{Endpoint, Place};
 use crate::failure::Failure;
+use crate::repository::{self, KeyArgs};
 use crate::session::Session;
 use crate::tender::Tender;
 use crate::{size, systemd};
@@ -48,15 +50,30 @@ impl NbdArgs {
     }
 }
 
-/// An open store, and whoever is let in to it.
+/// An open store, or a repository, and whoever is let in to it.
 pub(crate) struct Service {
-    pub(crate) store: Store,
     /// What NBD and files show: one list, so that who writes through one is seen through the other.
     pub(crate) exports: Arc<dyn Exports>,
-    control: control::Server,
+    owned: Option<Owned>,
     nbd: Option<nbd::Server>,
     mount: Option<Mount>,
+}
+
+/// A store that this process owns.
+struct Owned {
+    store: Store,
+    control: control::Server,
     tender: Tender,
+}
+
+/// Options of what may serve a repository in place of a store.
+#[derive(clap::Args)]
+pub(crate) struct FromArgs {
+    /// Show what is in this repository (a folder, or s3://BUCKET/PREFIX), and fetch only what is read
+    #[arg(long, value_name = "REPO")]
+    pub(crate) from: Option<String>,
+    #[command(flatten)]
+    key: KeyArgs,
 }
 
 impl Service {
@@ -68,7 +85,26 @@ impl Service {
         }
         let control = control::Server::start(&store)?;
         let tender = Tender::start(&store, &session.caller);
-        Ok(Self { exports: Arc::new(store.exports()), store, control, nbd: None, mount: None, tender })
+        Ok(Self { exports: Arc::new(store.exports()), owned: Some(Owned { store, control, tender }), nbd: None, mount: None })
+    }
+
+    /// The repository that `from` names, or else the session's store.
+    pub(crate) fn start_from(from: &FromArgs, args: &ServiceArgs, session: &Session) -> Result<Self, Failure> {
+        match &from.from {
+            Some(place) => Self::of_repository(place, &from.key, session),
+            None => Self::start(args, session),
+        }
+    }
+
+    /// The repository at `place`.
+    pub(crate) fn of_repository(place: &str, key: &KeyArgs, session: &Session) -> Result<Self, Failure> {
+        let exports = RepositoryExports::new(repository::open(place, key, session)?)?;
+        Ok(Self { exports: Arc::new(exports), owned: None, nbd: None, mount: None })
+    }
+
+    /// The store, unless it is a repository that is served.
+    pub(crate) fn store(&self) -> Option<&Store> {
+        self.owned.as_ref().map(|owned| &owned.store)
     }
 
     /// Begins to offer `exports` over NBD, to `clients_max` at once; it listens nowhere yet.
@@ -116,9 +152,12 @@ impl Service {
 
     /// Ends all of it in half a minute at most. What does not end in time is left behind, as a crash would leave it.
     pub(crate) fn stop(self, session: &Session) {
-        if !self.control.stop(GRACE) {
-            session.warn("a command did not stop in time, and was left behind");
-        }
+        let tender = self.owned.map(|Owned { control, tender, .. }| {
+            if !control.stop(GRACE) {
+                session.warn("a command did not stop in time, and was left behind");
+            }
+            tender
+        });
         let unfinished = self.nbd.map_or(0, |nbd| nbd.stop(GRACE).unfinished);
         if unfinished > 0 {
             session.warn(&format!("{unfinished} NBD clients were left with a request that did not end"));
@@ -126,7 +165,7 @@ impl Service {
         if let Some(Err(error)) = self.mount.map(|mount| mount.stop(GRACE)) {
             session.warn(&error.to_string());
         }
-        drop(self.tender);
+        drop(tender);
     }
 }
 

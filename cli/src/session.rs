@@ -42,6 +42,11 @@ impl Session {
         served.or(self.store.as_deref()).ok_or_else(missing)
     }
 
+    /// What was asked for, short and harmless.
+    pub(crate) fn command_line(&self) -> String {
+        command_line(&self.caller.words)
+    }
+
     /// The store, to look at: also while another process writes.
     pub(crate) fn open_to_read(&self) -> Result<Store, Failure> {
         let store = self.open(Access::ReadOnly)?;

@@ -1,5 +1,6 @@
 //! The verbs, and which file does which.
 
+mod backup;
 mod check;
 mod clone;
 mod commit;
@@ -24,11 +25,13 @@ mod mount;
 mod nbd;
 mod pin;
 mod rebase;
+mod receive;
 mod remove;
 mod rename;
 mod report;
 mod reset;
 mod resize;
+mod send;
 mod serve;
 mod snapshot;
 mod stats;
@@ -37,7 +40,9 @@ mod tree;
 
 use clap::Subcommand;
 
+use crate::caller::Caller;
 use crate::failure::{Failure, Outcome};
+use crate::repository::password::Password;
 use crate::session::Session;
 
 /// A verb and what it takes.
@@ -73,6 +78,9 @@ pub(crate) enum Command {
     Rebase(rebase::Args),
     Tag(tag::Args),
     Pin(pin::Args),
+    Backup(backup::Args),
+    Send(send::Args),
+    Receive(receive::Args),
     Gc(gc::Args),
     Check(check::Args),
     Stats(stats::Args),
@@ -90,15 +98,25 @@ impl Command {
     pub(crate) fn is_done_by_owner(&self) -> bool {
         let is_without = match self {
             Self::Measure(args) => !args.needs_store(),
+            Self::Backup(args) => !args.needs_store(),
             other => matches!(other, Self::Init(_) | Self::Completions(_) | Self::Man(_)),
         };
         let is_owner = matches!(self, Self::Serve(_) | Self::Nbd(_) | Self::Mount(_));
         !is_without && !is_owner
     }
 
+    /// What has to be asked at the caller's terminal before another process does it.
+    pub(crate) fn ask(&self, caller: &Caller) -> Result<Option<Password>, Failure> {
+        if let Self::Backup(args) = self { args.ask(caller) } else { Ok(None) }
+    }
+
     /// Whether standard input is what it stores.
     pub(crate) fn reads_input(&self) -> bool {
-        matches!(self, Self::Import(args) if args.reads_input())
+        match self {
+            Self::Import(args) => args.reads_input(),
+            Self::Receive(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -128,6 +146,9 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, F
         Command::Rebase(args) => rebase::run(args, session),
         Command::Tag(args) => tag::run(args, session),
         Command::Pin(args) => pin::run(args, session),
+        Command::Backup(args) => backup::run(args, session),
+        Command::Send(args) => send::run(args, session),
+        Command::Receive(args) => receive::run(args, session),
         Command::Gc(args) => gc::run(args, session),
         Command::Check(args) => check::run(args, session),
         Command::Stats(args) => stats::run(args, session),

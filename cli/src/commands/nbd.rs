@@ -14,7 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::Page;
 use crate::patience::PATIENCE;
-use crate::service::{self, NbdArgs, Service, ServiceArgs};
+use crate::service::{self, FromArgs, NbdArgs, Service, ServiceArgs};
 use crate::session::Session;
 
 /// Offer one image or snapshot over NBD until its client leaves
@@ -53,6 +53,8 @@ pub(crate) struct Args {
     nbd: NbdArgs,
     #[command(flatten)]
     service: ServiceArgs,
+    #[command(flatten)]
+    from: FromArgs,
     /// Here because -p is the port, as it is with qemu-nbd
     #[arg(long, hide = true)]
     progress: bool,
@@ -69,7 +71,7 @@ struct Offering {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let mut service = Service::start(&args.service, session)?;
+    let mut service = Service::start_from(&args.from, &args.service, session)?;
     let target = target(&service, &args.node)?;
     let info = service.exports.info(&target).map_err(unavailable)?;
     let export = args.export_name.as_deref().unwrap_or(&target);
@@ -100,8 +102,11 @@ fn target(service: &Service, text: &str) -> Result<String, Failure> {
     if !text.is_empty() && service.exports.info(text).is_ok() {
         return Ok(text.to_owned());
     }
-    let node = service.store.find(text)?;
-    Ok(service.store.tree().display(node))
+    let Some(store) = service.store() else {
+        return Err(Failure::failed(format!("the repository has no point {text:?}"), "`vellum backup list` shows all points"));
+    };
+    let node = store.find(text)?;
+    Ok(store.tree().display(node))
 }
 
 fn unavailable(error: OpenError) -> Failure {

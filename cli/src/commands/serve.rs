@@ -11,7 +11,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::{Page, plural};
 use crate::patience::PATIENCE;
-use crate::service::{self, NbdArgs, Service, ServiceArgs};
+use crate::service::{self, FromArgs, NbdArgs, Service, ServiceArgs};
 use crate::session::Session;
 
 /// In the store's folder, unless told otherwise.
@@ -27,7 +27,7 @@ Example:
   vellum serve --listen 0.0.0.0:10809 --tls-certs /etc/pki/vellum --tls-verify-peer
   qemu-system-x86_64 -drive file='nbd+unix:///web?socket=/srv/images/nbd.sock',format=raw
 
-Images can be written, snapshots (IMAGE@SNAPSHOT) only read. Started by systemd with sockets, it listens on those.")]
+Images can be written, snapshots (IMAGE@SNAPSHOT) only read; all of a repository (--from REPO) only read. Started by systemd with sockets, it listens on those.")]
 pub(crate) struct Args {
     /// Listen at this Unix socket [default: nbd.sock in the store's folder, unless --listen is there]
     #[arg(short = 'k', long, value_name = "PATH")]
@@ -39,6 +39,8 @@ pub(crate) struct Args {
     nbd: NbdArgs,
     #[command(flatten)]
     service: ServiceArgs,
+    #[command(flatten)]
+    from: FromArgs,
     /// Show images and snapshots as files in this empty folder too
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
@@ -61,17 +63,15 @@ struct Serving {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let mut service = Service::start(&args.service, session)?;
+    let mut service = Service::start_from(&args.from, &args.service, session)?;
     let endpoints = listen(args, &mut service, session)?;
     let folder = args.mount.as_ref().map(|folder| service.mount(folder, args.allow_other, session)).transpose()?;
     let folder = folder.map(|mount| mount.folder().display().to_string());
-    let (images, snapshots) = {
-        let tree = service.store.tree();
-        let images = tree.images().count() as u64;
-        (images, tree.nodes().count() as u64 - images)
-    };
+    let exports = service.exports.list().map_err(|error| Failure::failed(error.to_string(), "run it again"))?;
+    let snapshots = exports.iter().filter(|export| export.name.contains('@')).count() as u64;
+    let images = exports.len() as u64 - snapshots;
     let uris = endpoints.iter().map(|endpoint| endpoint.uri(args.nbd.has_tls(), ANY)).collect();
-    let store = service.store.dir().display().to_string();
+    let store = args.from.from.clone().or_else(|| service.store().map(|store| store.dir().display().to_string())).unwrap_or_default();
     session.output.confirm(&Serving { action: "serve", store, images, snapshots, uris, folder })?;
     session.output.flush()?;
     service.run(session, |_| session.signals.await_stop(PATIENCE));
@@ -81,11 +81,14 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 
 /// Listens where the person, or systemd, says.
 fn listen(args: &Args, service: &mut Service, session: &Session) -> Result<Vec<Endpoint>, Failure> {
-    let default = service.store.dir().join(SOCKET);
+    let default = service.store().map(|store| store.dir().join(SOCKET));
     let server = service.offer(Arc::clone(&service.exports), &args.nbd, None, session)?;
     let is_told = service::listen_given(server, session)? || args.socket.is_some() || args.listen.is_some();
     let mut endpoints = Vec::new();
-    if let Some(path) = args.socket.as_ref().or(Some(&default).filter(|_| !is_told)) {
+    if default.is_none() && !is_told && args.mount.is_none() {
+        return Err(Failure::usage("a repository has no folder of its own for a socket", "add --socket PATH, --listen or --mount"));
+    }
+    if let Some(path) = args.socket.as_ref().or(default.as_ref().filter(|_| !is_told)) {
         endpoints.push(service::listen_unix(server, path, session)?);
     }
     if let Some(place) = &args.listen {

@@ -19,15 +19,17 @@ use crate::patience::Patient;
 use crate::signals::Signals;
 
 /// Has the process that owns the store in `dir` do the caller's command. `None` if no server owns it: then it is the caller's to open.
-/// `reads_input` says whether the command stores standard input.
-pub(crate) fn forward(dir: &Path, caller: &Caller, reads_input: bool) -> Result<Option<u8>, Failure> {
+/// `variable` is one more than the caller has; `reads_input` says whether the command stores standard input.
+pub(crate) fn forward(dir: &Path, caller: &Caller, variable: Option<(&str, &str)>, reads_input: bool) -> Result<Option<u8>, Failure> {
     let socket = match channel::connect(&Store::control_socket(dir)) {
         Ok(socket) => socket,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return other_user(dir),
         // No socket, or one that a killed server left.
         Err(_) => return Ok(None),
     };
-    let request = Request { version: super::VERSION.to_owned(), words: caller.words.clone(), variables: caller.variables.clone() };
+    let mut variables = caller.variables.clone();
+    variables.extend(variable.map(|(name, value)| (name.into(), value.into())));
+    let request = Request { version: super::VERSION.to_owned(), words: caller.words.clone(), variables };
     let request = request.encode().map_err(|error| Failure::failed(error.to_string(), "shorten the command, or stop the server"))?;
     let Some(answer) = ask(&socket, &request, caller, reads_input)? else { return Ok(None) };
     match answer {

@@ -13,6 +13,8 @@ fn cases() -> trycmd::TestCases {
     let cases = trycmd::TestCases::new();
     cases.register_bin("vellum", Path::new(VELLUM)).register_bin("sh", Path::new(SHELL));
     cases.env("VELLUM_STORE", "store").env("VELLUM_UNITS", "").env("VELLUM_COMPRESSION", "").env("COLUMNS", "100");
+    // What is remembered of repositories goes into the examples' own folder; their password is in a file there.
+    cases.env("VELLUM_CACHE_DIR", "cache").env("XDG_STATE_HOME", "").env("HOME", "").env("VELLUM_PASSWORD_FILE", "password");
     cases
 }
 

@@ -216,7 +216,7 @@ fn tell_uncounted(report: &Report, session: &Session) -> Outcome {
         _ => {}
     }
     session.notice("hint: `vellum check` tells what is damaged");
-    Outcome::Uncounted
+    Outcome::Losses
 }
 
 /// Draws the store's tree into `file`, for `vellum tree`.

@@ -1,0 +1,139 @@
+//! `vellum backup forget`: points that nobody needs any more.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use vellum_backup::forget::{Decision, ForgetWish, forget, plan};
+use vellum_backup::journal::State;
+
+use super::list::Described;
+use super::prune::{self, Pruned};
+use crate::failure::{Failure, Outcome};
+use crate::keep::KeepArgs;
+use crate::output::Answer;
+use crate::output::page::{Page, plural};
+use crate::output::table::Column;
+use crate::repository::{self, KeyArgs, address, words};
+use crate::session::Session;
+use crate::zone;
+
+/// Forget points: those that are named, or those of each image that no rule keeps. Pinned ones stay
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  vellum backup forget /mnt/backup -n --keep-daily 7 --keep-weekly 4
+  vellum backup forget /mnt/backup --keep-daily 7 --keep-weekly 4 --prune
+  vellum backup forget /mnt/backup web@monday
+
+What other points stand on stays as long as they do. The space comes back with `vellum backup prune`.")]
+pub(crate) struct Args {
+    /// The repository; with rules the images that they are for (all, if none is named), else points
+    #[arg(value_name = "REPO] [IMAGE")]
+    words: Vec<String>,
+    #[command(flatten)]
+    keep: KeepArgs,
+    /// Only say what would go, what would stay, and why
+    #[arg(short = 'n', long, help_heading = "Options")]
+    dry_run: bool,
+    /// Give the space back as well
+    #[arg(long, conflicts_with = "dry_run", help_heading = "Options")]
+    prune: bool,
+    #[command(flatten)]
+    key: KeyArgs,
+}
+
+#[derive(Serialize)]
+struct Forgotten {
+    action: &'static str,
+    dry_run: bool,
+    points: Vec<Decided>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prune: Option<Pruned>,
+    /// The next command to type.
+    #[serde(skip)]
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Decided {
+    #[serde(flatten)]
+    point: Described,
+    goes: bool,
+    /// Why it stays.
+    reasons: Vec<String>,
+}
+
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    let named = words::at_least(&args.words, &session.caller)?;
+    let repository = repository::open(&named.place, &args.key, session)?;
+    let zone = zone::of(&session.caller);
+    let wish = wish(args, named.rest, &repository.state(), &zone)?;
+    let decisions = if args.dry_run { plan(&repository.state(), &wish) } else { forget(&repository, &wish, repository::writer(session)) }?;
+    let goes = decisions.iter().any(Decision::goes);
+    let prune = if args.prune && goes { Some(prune::collect(&repository, &prune::PruneOptions::default(), session)?) } else { None };
+    let next = match (goes, args.dry_run, args.prune) {
+        (false, ..) | (.., true) => None,
+        (true, true, _) => Some("the same without -n forgets them".to_owned()),
+        (true, false, false) => Some("vellum backup prune gives the space back".to_owned()),
+    };
+    let points = decisions.iter().map(|decision| Decided::of(decision, &zone)).collect();
+    let forgotten = Forgotten { action: "forget", dry_run: args.dry_run, points, prune, next };
+    if args.dry_run { session.output.answer(&forgotten) } else { session.output.confirm(&forgotten) }?;
+    Ok(Outcome::Done)
+}
+
+fn wish(args: &Args, named: &[String], state: &State, zone: &TimeZone) -> Result<ForgetWish, Failure> {
+    let rules = args.keep.rules(repository::now_ms())?;
+    let points = address::sorted(state.points().map(AsRef::as_ref));
+    if !rules.is_empty() {
+        let mut images = BTreeSet::new();
+        for image in named {
+            images.extend(address::of_known_image(&points, image)?.into_iter().map(|point| point.image.clone()));
+        }
+        let zone = zone.clone();
+        let offset_s = Arc::new(move |moment_ms| zone::offset_s(&zone, moment_ms));
+        return Ok(ForgetWish::Rules {
+            rules,
+            images: Some(images).filter(|images| !images.is_empty()),
+            offset_s: vellum_backup::forget::Clock(offset_s),
+        });
+    }
+    if named.is_empty() {
+        return Err(Failure::usage("neither rules nor points say what is to be forgotten", "add --keep-… rules, or name points"));
+    }
+    let find = |text: &String| Ok(address::find(&points, text, zone)?.id.clone());
+    named.iter().map(find).collect::<Result<_, Failure>>().map(ForgetWish::Points)
+}
+
+impl Decided {
+    fn of(decision: &Decision, zone: &TimeZone) -> Self {
+        let reasons = decision.reasons.iter().map(ToString::to_string).collect();
+        Self { point: Described::of(&decision.point, zone), goes: decision.goes(), reasons }
+    }
+}
+
+impl Answer for Forgotten {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        let columns = [Column::text("NAME"), Column::text("ID"), Column::text("TIME"), Column::number("SIZE"), Column::text("STAYS AS")];
+        let row = |decided: &Decided| {
+            let point = &decided.point;
+            let why = if decided.goes { "goes".to_owned() } else { decided.reasons.join(", ") };
+            vec![point.name.clone(), point.short_id(), point.local_time.clone(), page.size(point.size), why]
+        };
+        let rows: Vec<_> = self.points.iter().map(row).collect();
+        if !rows.is_empty() {
+            page.table(&columns, &rows)?;
+        }
+        let gone = self.points.iter().filter(|decided| decided.goes).count() as u64;
+        let stay = self.points.len() as u64 - gone;
+        let done = if self.dry_run { "would be forgotten" } else { "forgotten" };
+        page.line(format!("{} {done}, {stay} of these stay", plural(gone, "point")))?;
+        if let Some(pruned) = &self.prune {
+            pruned.show(page)?;
+        }
+        self.next.as_ref().map_or(Ok(()), |next| page.line(format!("next: {next}")))
+    }
+}

@@ -1,0 +1,108 @@
+//! `vellum backup list`: the points of a repository, one a line.
+
+use std::io;
+
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use vellum_backup::record::Point;
+
+use crate::failure::{Failure, Outcome};
+use crate::output::page::Page;
+use crate::output::table::Column;
+use crate::output::{Answer, time};
+use crate::repository::{self, KeyArgs, address, words};
+use crate::session::Session;
+use crate::zone;
+
+/// List what can be restored: the points of all images, or of some
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  vellum backup list /mnt/backup\n  vellum backup list s3://bucket/images web")]
+pub(crate) struct Args {
+    /// The repository, and images if not all are wanted
+    #[arg(value_name = "REPO] [IMAGE")]
+    words: Vec<String>,
+    #[command(flatten)]
+    key: KeyArgs,
+}
+
+/// A point as answers describe it.
+#[derive(Serialize)]
+pub(super) struct Described {
+    pub(super) id: String,
+    /// `image` or `image@snapshot`.
+    pub(super) name: String,
+    kind: &'static str,
+    pub(super) size: u64,
+    pub(super) mode: String,
+    /// When the snapshot was taken, or the state pushed.
+    time: String,
+    tags: Vec<String>,
+    pinned: bool,
+    /// The same moment as the caller's clock shows it.
+    #[serde(skip)]
+    pub(super) local_time: String,
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Listing {
+    points: Vec<Described>,
+}
+
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    let named = words::at_least(&args.words, &session.caller)?;
+    let repository = repository::open(&named.place, &args.key, session)?;
+    let state = repository.state();
+    let points = address::sorted(state.points().map(AsRef::as_ref));
+    let mut wanted = points.clone();
+    if !named.rest.is_empty() {
+        wanted.clear();
+        for image in named.rest {
+            wanted.extend(address::of_known_image(&points, image)?);
+        }
+    }
+    let zone = zone::of(&session.caller);
+    let points = wanted.into_iter().map(|point| Described::of(point, &zone)).collect();
+    session.output.answer(&Listing { points })?;
+    Ok(Outcome::Done)
+}
+
+impl Described {
+    pub(super) fn of(point: &Point, zone: &TimeZone) -> Self {
+        Self {
+            id: point.id.clone(),
+            name: address::title(point),
+            kind: if point.snapshot.is_some() { "snapshot" } else { "image" },
+            size: point.len,
+            mode: point.mode.clone(),
+            time: time::moment(point.time_ms),
+            tags: point.tags.clone(),
+            pinned: point.pinned,
+            local_time: zone::shown(zone, point.time_ms).unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn is_snapshot(&self) -> bool {
+        self.kind == "snapshot"
+    }
+
+    pub(super) fn short_id(&self) -> String {
+        address::short(&self.id).to_owned()
+    }
+
+    /// Pin and tags, in one cell.
+    pub(super) fn marks(&self) -> String {
+        let pin = self.pinned.then_some("pinned".to_owned());
+        pin.into_iter().chain(self.tags.iter().map(|tag| format!("+{tag}"))).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Answer for Listing {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        let columns = [Column::text("ID"), Column::text("NAME"), Column::number("SIZE"), Column::text("TIME"), Column::text("MARKS")];
+        let row =
+            |point: &Described| vec![point.short_id(), point.name.clone(), page.size(point.size), point.local_time.clone(), point.marks()];
+        let rows: Vec<_> = self.points.iter().map(row).collect();
+        page.table(&columns, &rows)
+    }
+}

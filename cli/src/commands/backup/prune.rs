@@ -1,0 +1,155 @@
+//! `vellum backup prune`: space that no point needs any more is given back.
+
+use std::io;
+
+use serde::Serialize;
+use vellum_backup::prune::{Amount, FenceWish, PruneReport, prune};
+use vellum_backup::repository::Repository;
+use vellum_backup::session::{OpenSession, open_sessions};
+
+pub(super) use vellum_backup::prune::PruneOptions;
+
+use crate::failure::{Failure, Outcome};
+use crate::output::Answer;
+use crate::output::page::{Page, percent, plural};
+use crate::repository::{self, KeyArgs, words};
+use crate::session::Session;
+use crate::size;
+
+/// Give back the space of what was forgotten, and of what was never finished
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  vellum backup prune /mnt/backup -n
+  vellum backup prune /mnt/backup
+  vellum backup prune /mnt/backup --fence all
+
+Others may push meanwhile. What they may be relying on goes with the next prune after their end. A process that died is never waited for by \
+the clock: --fence ends its session for good, so be sure that it is dead.")]
+pub(crate) struct Args {
+    /// The repository
+    #[arg(value_name = "REPO")]
+    words: Vec<String>,
+    /// Only say what would be given back
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// End this session, or all: what they do from here on does not count
+    #[arg(long, value_name = "SESSION|all")]
+    fence: Vec<String>,
+    /// How much of the packs may be useless before they are written anew
+    #[arg(long, value_name = "PERCENT", value_parser = percentage, default_value = "5")]
+    max_unused: u32,
+    /// How many bytes may be written anew
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    repack_limit: Option<u64>,
+    #[command(flatten)]
+    key: KeyArgs,
+}
+
+/// What was done, or would be.
+#[derive(Serialize)]
+pub(super) struct Pruned {
+    action: &'static str,
+    dry_run: bool,
+    condemned_objects: u64,
+    condemned_bytes: u64,
+    deleted_objects: u64,
+    deleted_bytes: u64,
+    moved_bytes: u64,
+    merged_contents: u64,
+    replaced_records: u64,
+    packs_bytes: u64,
+    used_bytes: u64,
+    fenced: Vec<String>,
+    waits_for: Vec<String>,
+}
+
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    let place = words::exactly(&args.words, &[], &session.caller)?.place;
+    let repository = repository::open(&place, &args.key, session)?;
+    let options = PruneOptions {
+        max_unused_percent: args.max_unused,
+        repack_limit: args.repack_limit,
+        fence: fence(&args.fence, &repository)?,
+        is_dry_run: args.dry_run,
+        ..PruneOptions::default()
+    };
+    let pruned = collect(&repository, &options, session)?;
+    session.output.summary(&pruned)?;
+    Ok(Outcome::Done)
+}
+
+/// Collects, and shows how far it is.
+pub(super) fn collect(repository: &Repository, options: &PruneOptions, session: &Session) -> Result<Pruned, Failure> {
+    let meter = session.watch_bytes(&format!("collecting in {}", repository.place()));
+    let report = prune(repository, options, repository::writer(session), &meter)?;
+    Ok(Pruned::new(options.is_dry_run, &report))
+}
+
+/// Which sessions `wanted` means, by the beginnings of their names.
+fn fence(wanted: &[String], repository: &Repository) -> Result<FenceWish, Failure> {
+    if wanted.is_empty() {
+        return Ok(FenceWish::None);
+    }
+    if wanted.iter().any(|text| text == "all") {
+        return Ok(FenceWish::All);
+    }
+    let open = open_sessions(repository)?;
+    let find = |text: &String| {
+        let found: Vec<&OpenSession> = open.iter().filter(|session| session.id.to_string().starts_with(text.as_str())).collect();
+        match found[..] {
+            [one] if !text.is_empty() => Ok(one.id),
+            [] => Err(Failure::failed(format!("no session {text:?} is open"), "`vellum backup info` shows the open ones")),
+            _ => Err(Failure::failed(format!("{text:?} could mean {} sessions", found.len()), "write more of it")),
+        }
+    };
+    wanted.iter().map(find).collect::<Result<_, _>>().map(FenceWish::Some)
+}
+
+fn percentage(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|percent| *percent <= 100);
+    number.ok_or_else(|| "it is a share in percent, from 0 to 100".to_owned())
+}
+
+impl Pruned {
+    fn new(dry_run: bool, report: &PruneReport) -> Self {
+        let described = |sessions: &[OpenSession]| sessions.iter().map(OpenSession::describe).collect();
+        let Amount { count: condemned_objects, len: condemned_bytes } = report.condemned;
+        let Amount { count: deleted_objects, len: deleted_bytes } = report.swept;
+        Self {
+            action: "prune",
+            dry_run,
+            condemned_objects,
+            condemned_bytes,
+            deleted_objects,
+            deleted_bytes,
+            moved_bytes: report.moved_len,
+            merged_contents: report.merged_contents,
+            replaced_records: report.replaced_records,
+            packs_bytes: report.packs_len,
+            used_bytes: report.used_len,
+            fenced: described(&report.fenced),
+            waits_for: described(&report.waits_for),
+        }
+    }
+}
+
+impl Answer for Pruned {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        let (used, packs) = (page.size(self.used_bytes), page.size(self.packs_bytes));
+        page.line(format!("{used} of {packs} in packs are needed ({})", percent(self.used_bytes, self.packs_bytes)))?;
+        let (condemned, moved) = (page.size(self.condemned_bytes), page.size(self.moved_bytes));
+        let objects = plural(self.condemned_objects, "object");
+        if self.dry_run {
+            return page.line(format!("would give back {condemned} in {objects}, after {moved} have moved"));
+        }
+        let deleted = page.size(self.deleted_bytes);
+        page.line(format!("condemned {objects}, {condemned}; {moved} moved; {} objects deleted, {deleted}", self.deleted_objects))?;
+        self.fenced.iter().try_for_each(|session| page.line(format!("ended session {session}")))?;
+        if self.waits_for.is_empty() {
+            return Ok(());
+        }
+        self.waits_for.iter().try_for_each(|session| page.line(format!("waits for session {session}")))?;
+        page.line("next: vellum backup prune, once they have ended")
+    }
+}

@@ -1,0 +1,134 @@
+//! `vellum backup pull`: points of a repository become images of the store again.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use serde::Serialize;
+use vellum_backup::pull::{PullReport, PullRequest, pull};
+use vellum_backup::reader::Reader;
+use vellum_backup::record::Point;
+use vellum_backup::repository::Repository;
+use vellum_core::name::Name;
+use vellum_store::Store;
+
+use crate::failure::{Failure, Outcome};
+use crate::lookup;
+use crate::output::page::{Page, plural};
+use crate::output::{Answer, time};
+use crate::repository::{self, KeyArgs, address, words};
+use crate::session::Session;
+use crate::zone;
+
+/// Take images with their snapshots, and machines, back into the store: only what is not there
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  vellum backup pull /mnt/backup --all
+  vellum backup pull /mnt/backup web@monday --as web-then
+
+Names that are taken are refused; --as and --prefix give others. All of it appears at once, or nothing.")]
+pub(crate) struct Args {
+    /// The repository, and images (with all their snapshots) or points
+    #[arg(value_name = "REPO] [IMAGE[@SNAPSHOT]")]
+    pub(super) words: Vec<String>,
+    /// All images and machines
+    #[arg(long)]
+    all: bool,
+    /// What to call the one image that is pulled
+    #[arg(long = "as", value_name = "NAME", value_parser = lookup::name, conflicts_with_all = ["all", "prefix"])]
+    rename: Option<Name>,
+    /// What to put before all names
+    #[arg(long, value_name = "TEXT")]
+    prefix: Option<String>,
+    #[command(flatten)]
+    pub(super) key: KeyArgs,
+}
+
+#[derive(Serialize)]
+struct Pulled {
+    action: &'static str,
+    repository: String,
+    images: Vec<String>,
+    contents_new: u64,
+    contents_known: u64,
+    chunks_fetched: u64,
+    chunks_known: u64,
+    /// Machine snapshots that the repository has not all of.
+    lost_machine_snapshots: Vec<String>,
+    seconds: f64,
+}
+
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    let named = words::at_least(&args.words, &session.caller)?;
+    if named.rest.is_empty() != args.all {
+        return Err(Failure::usage("what is to be pulled is not clear", "name images or points, or add --all, but not both"));
+    }
+    let store = session.open_to_write()?;
+    let repository = repository::open(&named.place, &args.key, session)?;
+    let reader = Reader::new(&repository);
+    let request = request(args, named.rest, &reader, session)?;
+    let meter = session.watch_bytes(&format!("pulling from {}", repository.place()));
+    let report = pull(&reader, &store, &request, &meter)?;
+    let seconds = meter.elapsed().as_secs_f64();
+    drop(meter);
+    let pulled = Pulled::new(&store, &repository, report, seconds);
+    session.output.summary(&pulled)?;
+    for lost in &pulled.lost_machine_snapshots {
+        session.warn(&format!("machine snapshot {lost} was left out: the repository has not all of its disks"));
+    }
+    Ok(if pulled.lost_machine_snapshots.is_empty() { Outcome::Done } else { Outcome::Losses })
+}
+
+fn request(args: &Args, wanted: &[String], reader: &Reader<'_>, session: &Session) -> Result<PullRequest, Failure> {
+    let state = reader.repository().state();
+    let points = address::sorted(state.points().map(AsRef::as_ref));
+    let ids = chosen(&points, wanted, session)?;
+    let is_wanted = |point: &Point| args.all || ids.contains(point.id.as_str());
+    let prefix = args.prefix.as_deref().unwrap_or_default();
+    let renamed = |name: &str| args.rename.as_ref().map_or_else(|| format!("{prefix}{name}"), ToString::to_string);
+    let request = PullRequest::of(reader, is_wanted, args.all, renamed)?;
+    match (request.images.len(), &args.rename) {
+        (0, _) => Err(Failure::failed("the repository has no points", "`vellum backup push` brings some")),
+        (count, Some(_)) if count > 1 => Err(Failure::usage(format!("--as names one image, and these are {count}"), "use --prefix")),
+        _ => Ok(request),
+    }
+}
+
+/// The ids of what `wanted` means: an image's name means all points of it.
+fn chosen<'a>(points: &[&'a Point], wanted: &[String], session: &Session) -> Result<BTreeSet<&'a str>, Failure> {
+    let zone = zone::of(&session.caller);
+    let mut ids = BTreeSet::new();
+    for text in wanted {
+        match address::of_image(points, text, text)? {
+            image if !image.is_empty() => ids.extend(image.iter().map(|point| point.id.as_str())),
+            _ => _ = ids.insert(address::find(points, text, &zone)?.id.as_str()),
+        }
+    }
+    Ok(ids)
+}
+
+impl Pulled {
+    fn new(store: &Store, repository: &Repository, report: PullReport, seconds: f64) -> Self {
+        let tree = store.tree();
+        Self {
+            action: "pull",
+            repository: repository.place(),
+            images: report.nodes.iter().map(|node| tree.display(*node)).collect(),
+            contents_new: report.contents.0,
+            contents_known: report.contents.1,
+            chunks_fetched: report.chunks.0,
+            chunks_known: report.chunks.1,
+            lost_machine_snapshots: report.lost_machine_snapshots,
+            seconds,
+        }
+    }
+}
+
+impl Answer for Pulled {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        let (images, chunks) = (plural(self.images.len() as u64, "image"), plural(self.chunks_fetched, "chunk"));
+        let took = time::span(self.seconds);
+        page.line(format!("pulled {images}: {chunks} fetched ({} known) in {took}", self.chunks_known))?;
+        self.images.iter().try_for_each(|image| page.line(image))
+    }
+}

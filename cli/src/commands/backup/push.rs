@@ -1,0 +1,123 @@
+//! `vellum backup push`: what is new in the store goes to the repository.
+
+use std::collections::HashSet;
+use std::io;
+
+use serde::Serialize;
+use vellum_backup::push::{PushReport, PushRequest, PushSelection, push};
+use vellum_store::Store;
+
+use crate::failure::{Failure, Outcome};
+use crate::lookup;
+use crate::output::page::{Page, plural};
+use crate::output::{Answer, time};
+use crate::repository::{self, KeyArgs, words};
+use crate::session::Session;
+use crate::size;
+
+/// Send images with their snapshots, and machines, to a repository: only what is new there
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  vellum backup push /mnt/backup --all
+  vellum backup push s3://bucket/images web db --limit-upload 20M
+
+It can be stopped at any time and run again: what was sent is found. Guests may write meanwhile; all disks are pushed as they are at one \
+moment.")]
+pub(crate) struct Args {
+    /// The repository, and images
+    #[arg(value_name = "REPO] [IMAGE")]
+    pub(super) words: Vec<String>,
+    /// All images and machines
+    #[arg(long)]
+    all: bool,
+    /// A machine with its disks; may come several times
+    #[arg(long, value_name = "MACHINE", conflicts_with = "all")]
+    machine: Vec<String>,
+    /// Bytes that may be sent in a second
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    limit_upload: Option<u64>,
+    /// Rely on what other machines pushed without a look at it: saves fetching it once
+    #[arg(long)]
+    trust_others: bool,
+    #[command(flatten)]
+    pub(super) key: KeyArgs,
+}
+
+#[derive(Serialize)]
+struct Pushed {
+    action: &'static str,
+    repository: String,
+    new_points: u64,
+    known_points: u64,
+    machines: u64,
+    contents: u64,
+    chunks_sent: u64,
+    bytes_sent: u64,
+    seconds: f64,
+}
+
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    let named = words::at_least(&args.words, &session.caller)?;
+    refuse_nothing(args, named.rest)?;
+    let store = session.open_to_write()?;
+    let selection = selection(args, named.rest, &store)?;
+    let repository = repository::open(&named.place, &args.key, session)?;
+    let request = PushRequest {
+        selection,
+        trust_others: args.trust_others,
+        limit_upload: args.limit_upload,
+        assumed: HashSet::new(),
+        writer: repository::writer(session),
+    };
+    let meter = session.watch_bytes(&format!("pushing to {}", repository.place()));
+    let report = push(&repository, &store, &request, &meter)?;
+    let seconds = meter.elapsed().as_secs_f64();
+    drop(meter);
+    session.output.summary(&Pushed::new(repository.place(), report, seconds))?;
+    Ok(Outcome::Done)
+}
+
+fn refuse_nothing(args: &Args, images: &[String]) -> Result<(), Failure> {
+    match (args.all, images.is_empty() && args.machine.is_empty()) {
+        (true, false) => Err(Failure::usage("--all is everything: no image needs to be named", "leave out one of them")),
+        (false, true) => Err(Failure::usage("nothing is named that could be pushed", "name images, or add --all")),
+        _ => Ok(()),
+    }
+}
+
+fn selection(args: &Args, images: &[String], store: &Store) -> Result<PushSelection, Failure> {
+    if args.all {
+        return Ok(PushSelection::All);
+    }
+    let images = images.iter().map(|image| lookup::image(store, image)).collect::<Result<_, _>>()?;
+    let machines = args.machine.iter().map(|name| Ok(lookup::machine(store, name)?.0)).collect::<Result<_, Failure>>()?;
+    Ok(PushSelection::Some { images, machines })
+}
+
+impl Pushed {
+    fn new(repository: String, report: PushReport, seconds: f64) -> Self {
+        Self {
+            action: "push",
+            repository,
+            new_points: report.new_points,
+            known_points: report.known_points,
+            machines: report.machines,
+            contents: report.contents,
+            chunks_sent: report.chunks,
+            bytes_sent: report.bytes,
+            seconds,
+        }
+    }
+}
+
+impl Answer for Pushed {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        if self.new_points == 0 && self.machines == 0 {
+            return page.line(format!("nothing is new: {} there already", plural(self.known_points, "point")));
+        }
+        let (points, chunks) = (plural(self.new_points, "new point"), plural(self.chunks_sent, "chunk"));
+        let (sent, took) = (page.size(self.bytes_sent), time::span(self.seconds));
+        page.line(format!("pushed {points} ({} known): {chunks}, {sent} sent in {took}", self.known_points))
+    }
+}

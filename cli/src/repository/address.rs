@@ -1,0 +1,215 @@
+//! From what a person wrote to a point of a repository: `IMAGE`, `IMAGE@SNAPSHOT`, `IMAGE@latest`, `IMAGE@TIME`, or the beginning of
+//! a point's id.
+//!
+//! Two points that a text could mean are never decided between: the person is shown both.
+
+use jiff::tz::TimeZone;
+use vellum_backup::record::Point;
+use vellum_core::name::LATEST;
+
+use crate::failure::Failure;
+use crate::zone;
+
+/// A shorter beginning of an id is more likely a name that was mistyped.
+const ID_LEN_MIN: usize = 4;
+/// More candidates would not help to choose.
+const CANDIDATES_MAX: usize = 8;
+/// Digits of an id that tell a point from all others, for people.
+const SHORT_LEN: usize = 10;
+
+/// The one point that `text` means.
+pub(crate) fn find<'a>(points: &[&'a Point], text: &str, zone: &TimeZone) -> Result<&'a Point, Failure> {
+    let (image, state) = text.rsplit_once('@').map_or((text, None), |(image, state)| (image, Some(state)));
+    let of_image = of_image(points, image, text)?;
+    let found = match state {
+        _ if of_image.is_empty() => with_id(points, text),
+        None => newest(&of_image),
+        Some(LATEST) => newest(&of_image.into_iter().filter(|point| point.snapshot.is_some()).collect::<Vec<_>>()),
+        Some(state) => named(&of_image, state).or_else(|| some(at(&of_image, state, zone))).unwrap_or_default(),
+    };
+    match found[..] {
+        [one] => Ok(one),
+        [] => Err(unknown(text)),
+        _ => Err(ambiguous(text, &found, zone)),
+    }
+}
+
+/// All points of the image that `text` names, by its whole name or by a beginning that only one has.
+pub(crate) fn of_image<'a>(points: &[&'a Point], name: &str, text: &str) -> Result<Vec<&'a Point>, Failure> {
+    let whole: Vec<&Point> = points.iter().copied().filter(|point| point.name == name).collect();
+    if !whole.is_empty() || name.is_empty() {
+        return Ok(whole);
+    }
+    let begun: Vec<&Point> = points.iter().copied().filter(|point| point.name.starts_with(name)).collect();
+    let mut names: Vec<&str> = begun.iter().map(|point| point.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.len() > 1 { Err(several(text, &names)) } else { Ok(begun) }
+}
+
+/// What people call a point: `web`, `web@monday`.
+pub(crate) fn title(point: &Point) -> String {
+    match &point.snapshot {
+        Some(snapshot) => format!("{}@{}", point.name, snapshot.name),
+        None => point.name.clone(),
+    }
+}
+
+/// The beginning of an id that is shown to people.
+pub(crate) fn short(id: &str) -> &str {
+    id.get(..SHORT_LEN).unwrap_or(id)
+}
+
+/// Points in the order in which people look for them: by name, the oldest first, an image's own state behind its snapshot of that moment.
+pub(crate) fn sorted<'a>(points: impl Iterator<Item = &'a Point>) -> Vec<&'a Point> {
+    let mut points: Vec<&Point> = points.collect();
+    let serial = |point: &Point| point.snapshot.as_ref().map(|snapshot| snapshot.serial);
+    points.sort_by_key(|point| (point.name.as_str(), point.image.as_str(), point.time_ms, point.snapshot.is_none(), serial(point)));
+    points
+}
+
+/// All points of an image that is there.
+pub(crate) fn of_known_image<'a>(points: &[&'a Point], name: &str) -> Result<Vec<&'a Point>, Failure> {
+    let found = of_image(points, name, name)?;
+    if found.is_empty() { Err(unknown(name)) } else { Ok(found) }
+}
+
+/// The newest of one image; each image's newest, if several images had the name.
+fn newest<'a>(points: &[&'a Point]) -> Vec<&'a Point> {
+    let mut newest: Vec<&Point> = Vec::new();
+    for point in points {
+        // Of two from one moment, the image's own state is what came after its snapshot.
+        let age = |point: &Point| (point.time_ms, point.snapshot.is_none(), point.snapshot.as_ref().map(|snapshot| snapshot.serial));
+        match newest.iter_mut().find(|best| best.image == point.image) {
+            Some(best) if age(best) >= age(point) => {}
+            Some(best) => *best = point,
+            None => newest.push(point),
+        }
+    }
+    newest
+}
+
+fn named<'a>(points: &[&'a Point], name: &str) -> Option<Vec<&'a Point>> {
+    some(points.iter().copied().filter(|point| point.snapshot.as_ref().is_some_and(|snapshot| snapshot.name == name)).collect())
+}
+
+/// What was taken at a time that begins so, on the clock of `zone`.
+fn at<'a>(points: &[&'a Point], time: &str, zone: &TimeZone) -> Vec<&'a Point> {
+    let begins = |point: &&Point| zone::shown(zone, point.time_ms).is_some_and(|shown| shown.starts_with(time));
+    if time.starts_with(|first: char| first.is_ascii_digit()) { points.iter().copied().filter(begins).collect() } else { Vec::new() }
+}
+
+fn with_id<'a>(points: &[&'a Point], text: &str) -> Vec<&'a Point> {
+    let is_id = text.len() >= ID_LEN_MIN && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    points.iter().copied().filter(|point| is_id && point.id.starts_with(text)).collect()
+}
+
+fn some<T>(found: Vec<T>) -> Option<Vec<T>> {
+    if found.is_empty() { None } else { Some(found) }
+}
+
+fn unknown(text: &str) -> Failure {
+    Failure::failed(format!("the repository has no point {text:?}"), "`vellum backup list` shows all points")
+}
+
+fn several(text: &str, names: &[&str]) -> Failure {
+    let more = if names.len() > CANDIDATES_MAX { ", …" } else { "" };
+    let names = names[..names.len().min(CANDIDATES_MAX)].join(", ");
+    Failure::failed(format!("{text:?} could mean {names}{more}"), "write more of the name")
+}
+
+fn ambiguous(text: &str, found: &[&Point], zone: &TimeZone) -> Failure {
+    let describe = |point: &&Point| {
+        let time = zone::shown(zone, point.time_ms).unwrap_or_default();
+        format!("{} ({}, {time})", short(&point.id), title(point))
+    };
+    let shown: Vec<String> = found.iter().take(CANDIDATES_MAX).map(describe).collect();
+    let more = if found.len() > CANDIDATES_MAX { ", …" } else { "" };
+    Failure::failed(format!("{text:?} could mean {}{more}", shown.join(", ")), "write the beginning of the id of the one that you mean")
+}
+
+#[cfg(test)]
+mod tests {
+    use vellum_backup::record::SnapshotName;
+
+    use super::*;
+
+    const DAY_MS: u64 = 86_400_000;
+
+    fn point(id: &str, image: &str, name: &str, snapshot: Option<(&str, u64)>, time_ms: u64) -> Point {
+        let snapshot = snapshot.map(|(name, serial)| SnapshotName { name: name.to_owned(), serial });
+        Point {
+            id: id.to_owned(),
+            image: image.to_owned(),
+            name: name.to_owned(),
+            snapshot,
+            content: String::new(),
+            len: 0,
+            mode: "normal".to_owned(),
+            origin: None,
+            time_ms,
+            tags: Vec::new(),
+            pinned: false,
+        }
+    }
+
+    fn points() -> Vec<Point> {
+        vec![
+            point("aaaa0001", "s-1", "web", Some(("monday", 1)), 0),
+            point("aaaa0002", "s-1", "web", None, DAY_MS),
+            point("aaaa0003", "s-1", "web", Some(("tuesday", 2)), DAY_MS),
+            point("bbbb0004", "s-2", "webmail", None, 0),
+            point("bbbb0005", "s-3", "db", None, DAY_MS),
+            point("bbbb0006", "t-3", "db", None, 0),
+            point("bbbb0007", "s-9", "abcd", None, 0),
+            point("abcd0008", "s-3", "db", Some(("taken", 1)), 0),
+            point("cccc0009", "s-3", "db", Some(("taken", 2)), 0),
+        ]
+    }
+
+    fn found(text: &str) -> Result<String, String> {
+        let points = points();
+        let points: Vec<&Point> = points.iter().collect();
+        find(&points, text, &TimeZone::UTC).map(|point| point.id.clone()).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn one_point_is_found_by_each_way_to_write_it() {
+        for (text, id) in [
+            ("web", "aaaa0002"),
+            ("web@monday", "aaaa0001"),
+            ("web@latest", "aaaa0003"),
+            ("web@1970-01-01", "aaaa0001"),
+            ("webm", "bbbb0004"),
+            ("abcd", "bbbb0007"),
+            ("abcd0008", "abcd0008"),
+            ("aaaa0001", "aaaa0001"),
+        ] {
+            assert_eq!(found(text), Ok(id.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_two_shows_both() {
+        for (text, both) in [
+            ("db", ["bbbb0005", "bbbb0006"]),
+            ("db@taken", ["abcd0008", "cccc0009"]),
+            ("web@1970-01-02", ["aaaa0002", "aaaa0003"]),
+            ("we", ["web", "webmail"]),
+            ("aaaa", ["aaaa0001", "aaaa0002"]),
+        ] {
+            let failure = found(text).expect_err("two");
+            assert!(both.iter().all(|one| failure.contains(one)), "{text}: {failure}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_told() {
+        for text in
+            ["", "@", "nothing", "web@nothing", "webmail@latest", "web@1971", "web@", "@monday", "aaa", "dddd", "web@monday@tuesday"]
+        {
+            let failure = found(text).expect_err("nothing");
+            assert!(failure.contains("no point"), "{text}: {failure}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The time zone of whoever asks: what a clock on their wall shows.
+
+use std::path::{Component, Path, PathBuf};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::caller::Caller;
+
+/// The machine's own zone.
+const LOCAL: &str = "/etc/localtime";
+/// The zones of the world, by name.
+const ZONES: &str = "/usr/share/zoneinfo";
+
+/// The zone that the caller's `TZ` names, else the machine's, else UTC: what the C library does.
+pub(crate) fn of(caller: &Caller) -> TimeZone {
+    let Some(wish) = caller.variable("TZ").map(|wish| wish.to_string_lossy().into_owned()) else { return local() };
+    let name = wish.strip_prefix(':').unwrap_or(&wish);
+    file(name).as_deref().and_then(read).or_else(|| TimeZone::posix(name).ok()).unwrap_or(TimeZone::UTC)
+}
+
+/// What a clock on the wall shows, minus UTC, in seconds. A moment that no calendar has is as in UTC.
+pub(crate) fn offset_s(zone: &TimeZone, since_1970_ms: u64) -> i32 {
+    moment(since_1970_ms).map_or(0, |moment| zone.to_offset(moment).seconds())
+}
+
+/// A moment as that clock shows it, in RFC 3339 to the second: `2026-11-22T21:04:05+01:00`.
+pub(crate) fn shown(zone: &TimeZone, since_1970_ms: u64) -> Option<String> {
+    let moment = moment(since_1970_ms)?;
+    Some(moment.display_with_offset(zone.to_offset(moment)).to_string())
+}
+
+/// To the second: nobody types more, and every text then has the same length.
+fn moment(since_1970_ms: u64) -> Option<Timestamp> {
+    Timestamp::from_second(i64::try_from(since_1970_ms / 1000).ok()?).ok()
+}
+
+fn local() -> TimeZone {
+    read(Path::new(LOCAL)).unwrap_or(TimeZone::UTC)
+}
+
+/// The file of a zone's name; none if it would lead elsewhere.
+fn file(name: &str) -> Option<PathBuf> {
+    let path = Path::new(name);
+    if path.is_absolute() {
+        return Some(path.to_owned());
+    }
+    let is_plain = !name.is_empty() && path.components().all(|part| matches!(part, Component::Normal(_)));
+    is_plain.then(|| Path::new(ZONES).join(path))
+}
+
+fn read(path: &Path) -> Option<TimeZone> {
+    TimeZone::tzif("", &std::fs::read(path).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_zone_is_the_callers() {
+        let at = |wish: &str, ms| {
+            let mut caller = Caller::in_folder(Path::new("/"));
+            caller.variables.insert("TZ".into(), wish.into());
+            shown(&of(&caller), ms)
+        };
+        assert_eq!(at("UTC0", 999).as_deref(), Some("1970-01-01T00:00:00+00:00"));
+        assert_eq!(at("<+0530>-5:30", 86_400_000).as_deref(), Some("1970-01-02T05:30:00+05:30"));
+        assert_eq!(at("../../../etc/passwd", 0).as_deref(), Some("1970-01-01T00:00:00+00:00"));
+        assert_eq!(at("UTC0", u64::MAX), None);
+    }
+}
