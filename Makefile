@@ -12,7 +12,7 @@ to_be_clients := fuse3 libnbd-bin gnutls-bin
 to_read := python3-venv
 to_boot := qemu-system-x86 mmdebstrap e2fsprogs
 
-.PHONY: help build test lint demo pictures boot-test bench fuzz-build fuzz-smoke packages python tools
+.PHONY: help build test lint demo pictures boot-test bench fuzz-build fuzz-smoke packages python tools s3-server
 .NOTPARALLEL:
 
 help: ## this list
@@ -22,7 +22,7 @@ build: packages ## the `vellum` command, in $CARGO_TARGET_DIR/release
 	cargo build --release --workspace
 
 # The tests come last, so that cargo's summary is the last word.
-test: packages python fuzz-build ## every test, and that every fuzz target builds
+test: packages python s3-server fuzz-build ## every test, and that every fuzz target builds
 	cargo test --release --workspace --no-fail-fast
 
 lint: packages tools ## format, clippy, and which crates may be guests here
@@ -40,12 +40,13 @@ boot-test: build ## real guests run from a store, minutes; CACHE=DIR keeps their
 	@dev/install-packages $(to_boot)
 	@dev/boot-test $(if $(CACHE),'$(CACHE)')
 
-bench: build ## the hot paths, a large report, guests' requests, then Vellum beside its peers; CORPUS=DIR measures the raw disks in DIR
+bench: build ## the hot paths, a large report, guests' requests, then Vellum beside its peers, as a store and as a backup; CORPUS=DIR measures the raw disks in DIR
 	cargo bench --workspace
 	$(CARGO_TARGET_DIR)/release/vellum-report
 	$(if $(CORPUS),$(CARGO_TARGET_DIR)/release/vellum-reclaim '$(CORPUS)')
 	dev/bench-guests
 	dev/bench-peers $(if $(CORPUS),'$(CORPUS)')
+	dev/bench-backup $(if $(CORPUS),'$(CORPUS)')
 
 fuzz-build: packages ## every fuzz target, with coverage
 	dev/fuzz build
@@ -67,3 +68,8 @@ tools:
 	@cargo fmt --version >/dev/null && cargo clippy --version >/dev/null || rustup component add rustfmt clippy
 	@command -v cargo-deny >/dev/null \
 	  || env -u CARGO_TARGET_DIR cargo install --locked cargo-deny --version 0.20.2 --root $(CARGO_TARGET_DIR)/tools
+
+# An S3 server for the tests, built likewise. Later versions need a later compiler than ours.
+s3-server:
+	@command -v s3s-fs >/dev/null \
+	  || env -u CARGO_TARGET_DIR cargo install --locked s3s-fs --version 0.14.1 --features binary --root $(CARGO_TARGET_DIR)/tools

@@ -1,7 +1,9 @@
 //! The `vellum` command as a person and a script meet it: what it prints, how it exits, and what it leaves behind when it is
 //! stopped or refused.
 
+mod backup;
 mod bad_input;
+mod bucket;
 mod exit_codes;
 mod full_disk;
 mod guests;

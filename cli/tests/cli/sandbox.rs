@@ -56,6 +56,8 @@ impl Sandbox {
             command.env_remove(name);
         }
         command.env("VELLUM_STORE", "store");
+        // What is remembered of repositories goes with the sandbox.
+        command.env("XDG_CACHE_HOME", self.path("cache")).env("XDG_STATE_HOME", self.path("state"));
         command
     }
 
