@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from peers.disks import DEV
@@ -44,6 +45,10 @@ class Keeper:
     def add(self, disk: Path, label: str) -> Timed:
         raise NotImplementedError
 
+    def restore(self, disk: Path, label: str, file: Path) -> Timed:
+        """What was added as `label` from `disk`, into a new file."""
+        raise NotImplementedError
+
     def tidy(self) -> None:
         """Whatever brings the store to its final size."""
 
@@ -75,21 +80,64 @@ class Vellum(Keeper):
         return self.vellum("export", label, file)
 
 
-class Borg(Keeper):
-    def __init__(self, work: Path, name: str, options: list[str]) -> None:
-        self.name = name
-        self.options = options
+class Repository(Keeper):
+    """What a Vellum store is pushed to."""
+
+    name = "vellum repository"
+    slow = False
+
+    def __init__(self, work: Path, source: Vellum) -> None:
         super().__init__(work)
-        self.env = {"BORG_BASE_DIR": str(self.home), "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes"}
+        self.source = source
+        self.env = {
+            "VELLUM_PASSWORD": "bench",
+            "VELLUM_CACHE_DIR": str(self.home / "cache"),
+            "XDG_STATE_HOME": str(self.home / "state"),
+            "VELLUM_STORE": str(source.store),
+        }
+
+    def backup(self, verb: str, *arguments: str | Path) -> Timed:
+        return run(RELEASE / "vellum", "-q", "backup", verb, self.store, *arguments, env=self.env)
 
     def create(self) -> None:
         super().create()
-        run("borg", "init", "-e", "none", self.store, env=self.env)
+        self.backup("init")
+
+    def push(self) -> Timed:
+        return self.backup("push", "--all")
+
+    def restore(self, disk: Path, label: str, file: Path) -> Timed:
+        return self.backup("restore", label, file)
+
+
+class Borg(Keeper):
+    def __init__(self, work: Path, name: str, options: list[str], encryption: str = "none") -> None:
+        self.name = name
+        self.options = ["--compression", "zstd,3", *options]
+        self.encryption = encryption
+        super().__init__(work)
+        self.env = {"BORG_BASE_DIR": str(self.home), "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes", "BORG_PASSPHRASE": "bench"}
+
+    def create(self) -> None:
+        super().create()
+        run("borg", "init", "-e", self.encryption, self.store, env=self.env)
 
     def add(self, disk: Path, label: str) -> Timed:
         # Without the files cache, or a disk of the same date would not even be read.
-        options = ["--compression", "zstd,3", "--files-cache", "disabled", *self.options]
-        return run("borg", "create", *options, f"{self.store}::{label}", disk, env=self.env)
+        return run("borg", "create", *self.options, "--files-cache", "disabled", f"{self.store}::{label}", disk, env=self.env)
+
+    def add_all(self, disks: list[Path], label: str) -> Timed:
+        """As its users do it: what has the same date as last time is not read."""
+        return run("borg", "create", *self.options, f"{self.store}::{label}", *disks, env=self.env)
+
+    def restore(self, disk: Path, label: str, file: Path) -> Timed:
+        path = str(disk).lstrip("/")
+        folder = file.with_suffix(".borg")
+        folder.mkdir()
+        timed = run("borg", "extract", "--sparse", f"{self.store}::{label}", path, env=self.env, cwd=folder)
+        (folder / path).replace(file)
+        shutil.rmtree(folder)
+        return timed
 
 
 class Restic(Keeper):
@@ -102,3 +150,17 @@ class Restic(Keeper):
 
     def add(self, disk: Path, label: str) -> Timed:
         return run("restic", "backup", "--compression", "auto", "--force", "--host", label, disk, env=self.env)
+
+    def add_all(self, disks: list[Path], label: str) -> Timed:
+        """As its users do it: what has the same date as last time is not read."""
+        return run("restic", "backup", "--compression", "auto", "--tag", label, *disks, env=self.env)
+
+    def restore(self, disk: Path, label: str, file: Path) -> Timed:
+        folder = file.with_suffix(".restic")
+        # Versions before 0.15 cannot leave holes.
+        options = ["--sparse"] if "--sparse" in subprocess.run(["restic", "restore", "--help"], capture_output=True, text=True).stdout else []
+        words = ["--tag", label, "--include", disk, "--target", folder]
+        timed = run("restic", "restore", "latest", *options, *words, env=self.env)
+        (folder / str(disk).lstrip("/")).replace(file)
+        shutil.rmtree(folder)
+        return timed

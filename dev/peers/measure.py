@@ -24,12 +24,12 @@ class Timed:
         return Timed(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s, max(self.peak_bytes, other.peak_bytes))
 
 
-def run(*command: str | Path, env: dict[str, str] | None = None) -> Timed:
+def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> Timed:
     """Runs a command that must succeed. The peak is that of the largest single process."""
     argv = [str(word) for word in command]
     with tempfile.TemporaryFile() as log:
         start = time.monotonic()
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | (env or {}))
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | (env or {}), cwd=cwd)
         _, status, usage = os.wait4(process.pid, 0)
         wall_s = time.monotonic() - start
         process.returncode = os.waitstatus_to_exitcode(status)
