@@ -432,7 +432,7 @@ fn many_generations_leave_a_repository_as_few_do() {
         }
         let id = push(&repository, "image", generation, generation, &disk, Base::Newest).expect("a push");
         promises.make(id, disk.clone());
-        let wish = ForgetWish::Rules { rules: rules.clone(), images: None, offset_s: |_| 0 };
+        let wish = ForgetWish::Rules { rules: rules.clone(), images: None, offset_s: crate::forget::Clock(std::sync::Arc::new(|_| 0)) };
         for decision in forget(&repository, &wish, writer()).expect("a policy").iter().filter(|decision| decision.goes()) {
             promises.give_up(&decision.point.id);
         }
