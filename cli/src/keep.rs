@@ -12,29 +12,29 @@ use crate::failure::Failure;
 #[command(next_help_heading = "What to keep (each a number, or unlimited)")]
 pub(crate) struct KeepArgs {
     /// The newest
-    #[arg(long, value_name = "COUNT", allow_hyphen_values = true)]
-    keep_last: Option<Limit>,
+    #[arg(long = "keep-last", value_name = "COUNT", allow_hyphen_values = true)]
+    last: Option<Limit>,
     /// The newest of each of the newest hours that have any
-    #[arg(long, value_name = "COUNT", allow_hyphen_values = true)]
-    keep_hourly: Option<Limit>,
+    #[arg(long = "keep-hourly", value_name = "COUNT", allow_hyphen_values = true)]
+    hourly: Option<Limit>,
     /// The same for days
-    #[arg(long, value_name = "COUNT", allow_hyphen_values = true)]
-    keep_daily: Option<Limit>,
+    #[arg(long = "keep-daily", value_name = "COUNT", allow_hyphen_values = true)]
+    daily: Option<Limit>,
     /// The same for weeks
-    #[arg(long, value_name = "COUNT", allow_hyphen_values = true)]
-    keep_weekly: Option<Limit>,
+    #[arg(long = "keep-weekly", value_name = "COUNT", allow_hyphen_values = true)]
+    weekly: Option<Limit>,
     /// The same for months
-    #[arg(long, value_name = "COUNT", allow_hyphen_values = true)]
-    keep_monthly: Option<Limit>,
+    #[arg(long = "keep-monthly", value_name = "COUNT", allow_hyphen_values = true)]
+    monthly: Option<Limit>,
     /// The same for years
-    #[arg(long, value_name = "COUNT", allow_hyphen_values = true)]
-    keep_yearly: Option<Limit>,
+    #[arg(long = "keep-yearly", value_name = "COUNT", allow_hyphen_values = true)]
+    yearly: Option<Limit>,
     /// Everything of this long before the newest, such as 7d or 1y5m7d2h
-    #[arg(long, value_name = "TIME")]
-    keep_within: Option<Span>,
+    #[arg(long = "keep-within", value_name = "TIME")]
+    within: Option<Span>,
     /// What has all of these tags; may come several times, and '' keeps what has none
-    #[arg(long, value_name = "TAG,…")]
-    keep_tag: Vec<String>,
+    #[arg(long = "keep-tag", value_name = "TAG,…")]
+    tags: Vec<String>,
 }
 
 impl KeepArgs {
@@ -42,14 +42,14 @@ impl KeepArgs {
     pub(crate) fn rules(&self, now_ms: u64) -> Result<Rules, Failure> {
         let limit = |limit: Option<Limit>| limit.unwrap_or_default();
         Ok(Rules {
-            last: limit(self.keep_last),
-            hourly: limit(self.keep_hourly),
-            daily: limit(self.keep_daily),
-            weekly: limit(self.keep_weekly),
-            monthly: limit(self.keep_monthly),
-            yearly: limit(self.keep_yearly),
-            within: self.keep_within.map(|span| Within { span, now_ms }),
-            tags: self.keep_tag.iter().map(|list| tags(list)).collect::<Result<_, _>>()?,
+            last: limit(self.last),
+            hourly: limit(self.hourly),
+            daily: limit(self.daily),
+            weekly: limit(self.weekly),
+            monthly: limit(self.monthly),
+            yearly: limit(self.yearly),
+            within: self.within.map(|span| Within { span, now_ms }),
+            tags: self.tags.iter().map(|list| tags(list)).collect::<Result<_, _>>()?,
         })
     }
 }

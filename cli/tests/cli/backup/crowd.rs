@@ -24,13 +24,13 @@ fn three_stores_push_while_a_fourth_machine_forgets_and_prunes() {
         let (bucket, place, pushed) = (&bucket, &place, &pushed);
         let pushers: Vec<_> = (0..3).map(|who| scope.spawn(move || push_often(who, &Site::at(bucket, place), pushed))).collect();
         let pruning = scope.spawn(|| {
-            let mut pruned = 0;
+            let mut rounds = 0;
             while !ended.load(Ordering::Relaxed) {
                 pruner.succeed("backup forget --keep-last 3");
                 pruner.succeed("backup prune --max-unused 0");
-                pruned += 1;
+                rounds += 1;
             }
-            pruned
+            rounds
         });
         pushers.into_iter().for_each(|pusher| pusher.join().expect("no pusher failed"));
         ended.store(true, Ordering::Relaxed);
