@@ -33,7 +33,8 @@
 //!
 //! Two that fence each other: C stops without D if that second listing shows a fence for C itself. If all of a ring C1 → C2 → … → C1
 //! decided, then for each the fence on it was put after its listing, which came after its own fence: a ring of moments each before the
-//! next. So at least one stays undecided, nothing of what that leaves open is built on, and the next `--fence` decides it all.
+//! next. So at least one stays undecided; a decision that says of an announced fence that it came too late is not hindered by it; and what is
+//! left open is not built on, and decided by the next `--fence`.
 //!
 //! A record that *replaces* others holds all that they said and that still counts, under their stamps, so it may come at any time; they
 //! are deleted once its own (5) has shown that it counts.

@@ -56,6 +56,7 @@ pub struct State {
     contents: BTreeMap<ContentId, Vec<ContentEntry>>,
     machines: BTreeMap<String, (Stamp, Arc<Machine>)>,
     indexes: BTreeMap<ObjectId, Condition>,
+    undecided_indexes: BTreeSet<ObjectId>,
     marks: BTreeMap<String, MarkState>,
     condemned: BTreeSet<ObjectName>,
     swept: BTreeSet<ObjectName>,
@@ -102,6 +103,9 @@ impl State {
         for index in record.indexes.iter().filter_map(|text| ObjectId::parse(text)) {
             let known = self.indexes.entry(index).or_insert(condition);
             *known = (*known).max(condition);
+            if *known == Condition::Condemned {
+                self.undecided_indexes.insert(index);
+            }
         }
         for mark in &record.marks {
             let known = self.marks.entry(mark.id.clone()).or_default();
@@ -222,6 +226,12 @@ impl State {
     #[must_use]
     pub fn indexes(&self) -> &BTreeMap<ObjectId, Condition> {
         &self.indexes
+    }
+
+    /// Those of them that only undecided records name. Nothing may be built on what they alone know, though nobody condemned their packs.
+    #[must_use]
+    pub fn undecided_indexes(&self) -> &BTreeSet<ObjectId> {
+        &self.undecided_indexes
     }
 
     /// Whether an object is condemned: nothing may be built on what only it holds.

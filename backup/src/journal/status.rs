@@ -37,9 +37,16 @@ pub(super) fn statuses(journal: &Journal) -> BTreeMap<RecordName, Status> {
     statuses
 }
 
+/// A fence, and the record that says it.
+struct Fenced<'a> {
+    by: RecordName,
+    session: &'a str,
+    fence: &'a Fence,
+}
+
 /// What records say of other records.
 struct Facts<'a> {
-    fences: BTreeMap<&'a str, Vec<(RecordName, &'a Fence)>>,
+    fences: BTreeMap<&'a str, Vec<Fenced<'a>>>,
     /// By the short form of what is replaced.
     replacing: BTreeMap<String, Vec<RecordName>>,
 }
@@ -48,7 +55,8 @@ impl<'a> Facts<'a> {
     fn of(journal: &'a Journal) -> Self {
         let (mut fences, mut replacing) = (BTreeMap::<_, Vec<_>>::new(), BTreeMap::<_, Vec<_>>::new());
         for (name, record) in journal.iter() {
-            record.fenced.iter().for_each(|fence| fences.entry(fence.session.as_str()).or_default().push((*name, fence)));
+            let said = record.fenced.iter().map(|fence| Fenced { by: *name, session: &record.session, fence });
+            said.for_each(|fenced| fences.entry(fenced.fence.session.as_str()).or_default().push(fenced));
             covered(record).for_each(|short| replacing.entry(short).or_default().push(*name));
         }
         Self { fences, replacing }
@@ -62,10 +70,17 @@ impl<'a> Facts<'a> {
         }
         let of = |wanted: Status| {
             let fences = self.fences.get(record.session.as_str()).into_iter().flatten();
-            fences.filter(move |(by, _)| statuses.get(by) == Some(&wanted)).map(|(_, fence)| *fence)
+            let said = fences.filter(move |fenced| statuses.get(&fenced.by) == Some(&wanted) && !decides_against(record, fenced));
+            said.map(|fenced| fenced.fence)
         };
         judged(name, of(Status::Counts), of(Status::Undecided))
     }
+}
+
+/// Whether a record itself says that the one with this fence came too late. Both cannot have decided, so the fence was never more than announced.
+fn decides_against(record: &Record, fenced: &Fenced<'_>) -> bool {
+    let by = fenced.by.to_string();
+    record.fenced.iter().any(|own| own.decided && own.session == fenced.session && !own.counted.contains(&by))
 }
 
 /// What fences of records that count, and of undecided ones, say of a record of the fenced session.

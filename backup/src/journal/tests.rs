@@ -136,3 +136,18 @@ fn what_is_taken_away_is_missed() {
     let other = Remembered { heads: vec![name(3, "never replaced")] };
     assert_eq!(twice.check(&other), Err(HeadsError::RolledBack(other.heads[0])));
 }
+
+/// A collection announces that it fences another, which has decided already that this comes too late: what that one did counts all the same.
+#[test]
+fn an_announcement_that_came_too_late_hinders_nobody() {
+    let fence = |session: &str, decided| Fence { session: session.into(), counted: vec![], decided };
+    let all = [
+        (name(1, "a"), Record { fenced: vec![fence("second", false)], ..record("first", 1, &[]) }),
+        (name(2, "b"), Record { fenced: vec![fence("second", true)], ..record("first", 2, &[]) }),
+        (name(3, "c"), Record { points: vec![point("p").into()], ..record("first", 3, &[]) }),
+        (name(1, "d"), Record { fenced: vec![fence("first", false)], ..record("second", 1, &[]) }),
+    ];
+    let state = State::of(&journal(&all));
+    let statuses: Vec<_> = all.iter().map(|(name, _)| state.status(name).expect("it is there")).collect();
+    assert_eq!(statuses, [Status::Counts, Status::Counts, Status::Counts, Status::Void]);
+}

@@ -150,7 +150,7 @@ impl Plan {
     ) -> Result<(), BackupError> {
         let firm: BTreeSet<ObjectId> =
             state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm).map(|(id, _)| *id).collect();
-        let survey = Survey::of(repository, catalog, &firm, chunks, options)?;
+        let survey = Survey::of(repository, catalog, listing, chunks, options)?;
         self.packs_len = survey.packs.values().map(|pack| pack.len).sum();
         self.used_len = survey.packs.values().map(|pack| pack.used_len).sum();
         self.moved_len = survey.repack.iter().map(|id| survey.packs[id].used_len).sum();

@@ -131,10 +131,11 @@ impl Collection<'_> {
         if let Some(session) = self.session.state().undecided().next() {
             return Err(self.locked(format!("the fence of session {session} is not decided: fence it again")));
         }
-        self.listing = Listing::of(self.repository)?;
-        self.delete_leftovers()?;
         self.sweep()?;
         stop_if_asked(watch)?;
+        // After the journal was read: whatever it names is listed, or lost.
+        self.listing = Listing::of(self.repository)?;
+        self.delete_leftovers()?;
         if self.mark(options)? {
             self.wait_for_all()?;
             self.sweep()?;
@@ -313,15 +314,46 @@ pub fn catalog(repository: &Repository) -> Result<Catalog, BackupError> {
     Ok(catalog)
 }
 
-/// Brings a catalog up to date with a repository's state.
+/// Brings a catalog up to date with a repository's state. Chunks that nothing may be built on are in packs that count as condemned there.
 pub fn refresh(repository: &Repository, catalog: &Catalog) -> Result<(), BackupError> {
     let state = repository.state();
-    let indexes: BTreeSet<ObjectId> = state.indexes().keys().copied().collect();
-    let packs = |names: &BTreeSet<ObjectName>| -> Vec<ObjectId> {
-        names.iter().filter(|name| name.kind() == ObjectKind::Pack).filter_map(ObjectName::id).collect()
-    };
-    let condemned: HashSet<ObjectId> = packs(state.condemned()).into_iter().chain(packs(state.swept())).collect();
+    let mut indexes: BTreeSet<ObjectId> = state.indexes().keys().copied().collect();
+    let packs = state.condemned().iter().chain(state.swept()).filter(|name| name.kind() == ObjectKind::Pack);
+    let condemned: HashSet<ObjectId> = packs.filter_map(ObjectName::id).collect();
+    loop {
+        match catalog.refresh(&indexes, condemned.clone()) {
+            Ok(()) => break,
+            // What a collection condemned may be gone before it is decided whether that counts. What it held is elsewhere, too.
+            Err(error) if error.is_missing() && drop_missing(&state, &error, &mut indexes) => {}
+            Err(error) => return Err(told(repository, error)),
+        }
+    }
+    if state.undecided_indexes().is_disjoint(&indexes) {
+        return Ok(());
+    }
+    let open = packs_of(repository, catalog, indexes.iter().filter(|id| state.undecided_indexes().contains(id)))?;
+    let firm = packs_of(repository, catalog, indexes.iter().filter(|id| !state.undecided_indexes().contains(id)))?;
+    let condemned = condemned.into_iter().chain(open.difference(&firm).copied()).collect();
     catalog.refresh(&indexes, condemned).map_err(|error| told(repository, error))
+}
+
+/// Takes the index object that is missing out of `indexes`, if it is one that may be.
+fn drop_missing(state: &State, error: &CatalogError, indexes: &mut BTreeSet<ObjectId>) -> bool {
+    let CatalogError::Objects(error) = error else { return false };
+    let id = ObjectName::parse(&error.name).filter(|name| name.kind() == ObjectKind::Index).and_then(|name| name.id());
+    id.is_some_and(|id| state.indexes().get(&id) == Some(&Condition::Condemned) && indexes.remove(&id))
+}
+
+fn packs_of<'a>(
+    repository: &Repository,
+    catalog: &Catalog,
+    indexes: impl Iterator<Item = &'a ObjectId>,
+) -> Result<HashSet<ObjectId>, BackupError> {
+    let mut packs = HashSet::new();
+    for id in indexes {
+        packs.extend(catalog.index(id).map_err(|error| told(repository, error))?.packs.iter().map(|pack| pack.id));
+    }
+    Ok(packs)
 }
 
 /// A catalog's error as one of the repository.

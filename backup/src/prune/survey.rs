@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vellum_core::id_set::IdSet;
 
-use super::PruneOptions;
+use super::{Listing, PruneOptions};
 use crate::catalog::Catalog;
 use crate::error::BackupError;
 use crate::format::{FrameEntry, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, address};
+use crate::journal::Condition;
 use crate::objects::{ObjectId, ObjectName};
 use crate::repository::Repository;
 
@@ -58,6 +59,16 @@ impl<'a> Walk<'a> {
         self.met.insert(pack.id).then(|| pack.frames.iter().map(|frame| self.frame(catalog, frame)).collect())
     }
 
+    fn refuse_missing(&self, needed: &IdSet) -> Result<(), BackupError> {
+        let lost = needed.len() - self.claimed.len();
+        if lost == 0 {
+            return Ok(());
+        }
+        let reason =
+            format!("{lost} chunks that points need are in none that is there: `verify` names the points, and they can be forgotten");
+        Err(BackupError::Damaged { object: "packs/".to_owned(), reason, points: Vec::new() })
+    }
+
     fn frame(&mut self, catalog: &Catalog, frame: &FrameEntry) -> FrameUse {
         let segment = catalog.number_of(frame.segment);
         let mut wanted = |ordinal| {
@@ -79,11 +90,11 @@ impl FrameUse {
 }
 
 impl Survey {
-    /// Looks at the index objects that are not condemned.
+    /// Looks at the index objects that are not condemned. Needed chunks that are nowhere are an error: nothing is written anew without them.
     pub(crate) fn of(
         repository: &Repository,
         catalog: &Catalog,
-        indexes: &BTreeSet<ObjectId>,
+        listing: &Listing,
         needed: &IdSet,
         options: &PruneOptions,
     ) -> Result<Self, BackupError> {
@@ -91,18 +102,25 @@ impl Survey {
         let mut survey = Self::default();
         let mut walk = Walk::new(needed);
         let mut contents: Vec<(ObjectId, usize, Vec<ObjectId>)> = Vec::new();
-        for id in indexes {
+        let is_there = |pack: &ObjectId| listing.has(&ObjectName::Pack(*pack));
+        for (id, _) in state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm) {
             let index = catalog.index(id).map_err(|error| super::told(repository, error))?;
             contents.push((*id, index.chunk_count(), index.packs.iter().map(|pack| pack.id).collect()));
-            survey.add(catalog, &index, &mut walk, &|pack| state.is_condemned(&ObjectName::Pack(*pack)));
+            survey.add(catalog, &index, &mut walk, &|pack| is_there(pack) && !state.is_condemned(&ObjectName::Pack(*pack)));
         }
+        // What pushes came to rest on although it is condemned: the sweep will keep it.
+        for id in state.indexes().keys() {
+            let index = catalog.index(id).map_err(|error| super::told(repository, error))?;
+            index.packs.iter().filter(|pack| is_there(&pack.id)).for_each(|pack| drop(walk.pack(catalog, pack)));
+        }
+        walk.refuse_missing(needed)?;
         survey.choose_packs(options);
         survey.choose_indexes(&contents);
         Ok(survey)
     }
 
-    fn add(&mut self, catalog: &Catalog, index: &IndexObject, walk: &mut Walk<'_>, is_condemned: &dyn Fn(&ObjectId) -> bool) {
-        for pack in index.packs.iter().filter(|pack| !is_condemned(&pack.id)) {
+    fn add(&mut self, catalog: &Catalog, index: &IndexObject, walk: &mut Walk<'_>, is_firm: &dyn Fn(&ObjectId) -> bool) {
+        for pack in index.packs.iter().filter(|pack| is_firm(&pack.id)) {
             let Some(frames) = walk.pack(catalog, pack) else { continue };
             let used =
                 pack.frames.iter().zip(&frames).map(|(frame, of)| u64::from(frame.len) * of.count() as u64 / of.wanted.len().max(1) as u64);

@@ -42,7 +42,8 @@ impl Promises {
             assert!(state.point(id).is_some(), "point {id} is gone");
         }
         for point in state.points() {
-            let disk = restore(&repository, &catalog, point).unwrap_or_else(|error| panic!("point {}: {error}", point.id));
+            let told = |error| panic!("point {}: {error}\n{:#?}", point.id, repository.journal().iter().collect::<Vec<_>>());
+            let disk = restore(&repository, &catalog, point).unwrap_or_else(told);
             if let Some(expected) = promises.get(&point.id) {
                 assert_eq!(disk, *expected, "point {}", point.id);
             }
@@ -123,7 +124,9 @@ fn random_play(seed: u64) {
             step += 1;
             let awake: Vec<_> = waiting.iter().filter(|(id, _)| asleep.get(id).is_none_or(|until| *until < step)).collect();
             let (id, request) = if awake.is_empty() { &waiting[0] } else { awake[random.usize(..awake.len())] };
-            match random.u8(..) {
+            let luck = random.u8(..);
+            println!("{step}: {id} {request}{}", if luck < 2 { ", and dies" } else { "" });
+            match luck {
                 0..2 => stage.kill(*id),
                 2..6 if !awake.is_empty() => drop(asleep.insert(*id, step + random.u64(..200))),
                 _ => stage.allow(*id),
@@ -422,13 +425,13 @@ fn many_generations_leave_a_repository_as_few_do() {
     let memory = Memory::new();
     let repository = init(Arc::new(memory.clone()));
     let mut random = fastrand::Rng::with_seed(seed());
-    let mut disk: Disk = (0..400).map(|at| (at, random.u16(1..))).collect();
+    let mut disk: Disk = (0..900).map(|at| (at, random.u16(1..))).collect();
     let promises = Promises::default();
     let rules = vellum_core::retention::Rules { last: vellum_core::retention::Limit::Newest(7), ..Default::default() };
     let mut early = None;
     for generation in 0..200_u64 {
-        for _ in 0..10 {
-            disk.insert(random.u16(..400), random.u16(1..));
+        for _ in 0..20 {
+            disk.insert(random.u16(..900), random.u16(1..));
         }
         let id = push(&repository, "image", generation, generation, &disk, Base::Newest).expect("a push");
         promises.make(id, disk.clone());

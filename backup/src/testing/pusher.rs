@@ -21,6 +21,8 @@ use crate::repository::{ClientFolders, Repository, Rollback};
 use crate::session::{Session, SessionKind, Writer};
 
 pub(crate) const CHUNK_LEN: usize = 4096;
+/// Few, so that frames lose some of their chunks and keep others.
+const FRAME_CHUNKS: usize = 4;
 /// What a disk shows: position and what its chunk is filled with; zero elsewhere.
 pub(crate) type Disk = BTreeMap<u16, u16>;
 
@@ -192,7 +194,7 @@ fn put_chunks(repository: &Repository, new: &New) -> Result<Option<String>, Back
     let sealer = repository.sealer();
     let mut pack = PackWriter::default();
     let mut index = IndexObject::default();
-    for (first, fills) in new.fills.chunks(2).enumerate().map(|(nth, fills)| (nth as u32 * 2, fills)) {
+    for (first, fills) in new.fills.chunks(FRAME_CHUNKS).enumerate().map(|(nth, fills)| ((nth * FRAME_CHUNKS) as u32, fills)) {
         let payload: Vec<u8> = fills.iter().flat_map(|fill| chunk(*fill)).collect();
         let presence = Presence::all(fills.len() as u32);
         let frame = Frame { segment: new.segment, first, presence, codec: FrameCodec::None, payload: &payload };
