@@ -3,7 +3,7 @@
 //! It knows no store. Addresses are [`ChunkId`]s as the catalog numbers them, so pages are a store's pages. A collection may move what is being
 //! read: an object that is missing is looked for once more after the journal was read again.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use quick_cache::Weighter;
@@ -125,11 +125,15 @@ impl<'r> Reader<'r> {
 
     /// Reads the index objects that count now. Cost: fetching those that are not in the cache.
     pub fn load_indexes(&self) -> Result<(), BackupError> {
-        let state = self.repository.state();
-        let indexes: BTreeSet<ObjectId> = state.indexes().keys().copied().collect();
-        let packs = |name: &ObjectName| if let ObjectName::Pack(id) = name { Some(*id) } else { None };
-        let condemned: HashSet<ObjectId> = state.condemned().iter().filter_map(packs).collect();
-        self.catalog.refresh(&indexes, condemned).map_err(|error| self.told(error))
+        let load = || crate::prune::refresh(self.repository, &self.catalog);
+        match load() {
+            // A collection took it away since the journal was read.
+            Err(BackupError::Objects { source, .. }) if source.kind == ObjectErrorKind::Missing => {
+                self.repository.refresh()?;
+                load()
+            }
+            done => done,
+        }
     }
 
     /// A content as the repository has it.

@@ -175,38 +175,48 @@ fn collect(memory: &Memory, fence: FenceWish) -> Result<PruneReport, BackupError
 }
 
 /// PSA-2025-00019-1 of Proxmox Backup Server: a collection is under way, a push relative to S0 begins, S0 is forgotten, the collection takes
-/// away what S0 needed; the push is reported as done. Here with the collection stopped before each of its requests in turn.
+/// away what S0 needed; the push is reported as done. Here with both stopped before their requests in turn, and either going on first.
 #[test]
 fn a_base_that_is_forgotten_while_a_collection_is_under_way_is_not_taken_from_a_push() {
-    let base = first();
-    for request in
-        ["put sessions", "list journal", "list packs", "list sessions", "put journal", "delete journal", "list sessions", "delete"]
-    {
-        for nth in 0..3 {
-            let (memory, promises) = begun();
-            let stage = Arc::new(Stage::default());
-            let disk: Disk = [(0, 2), (1, 2), (3, 4), (5, 9)].into();
-            std::thread::scope(|scope| {
-                let _curtain = stage.curtain();
-                stage.enter(scope, &memory, |objects| {
-                    drop(open(objects).map(|repository| prune(&repository, &options(FenceWish::None), writer(), &Unwatched)));
-                });
-                stage.enter(scope, &memory, |objects| promises.make(pushed(objects, 9, &disk).expect("a push"), disk.clone()));
-                for _ in 0..nth {
-                    stage.until(0, request);
-                    stage.allow(0);
+    for collecting in ["put sessions", "list packs", "put journal", "list sessions", "list journal", "delete"] {
+        for nth in 0..4 {
+            for pushing in ["put sessions", "list journal", "get index", "put journal"] {
+                for goes_first in [0, 1] {
+                    push_beside_collection((collecting, nth), pushing, goes_first);
                 }
-                stage.until(0, request);
-                stage.until(1, "put journal");
-                forgotten(&memory, &promises, &base);
-                stage.finish(0);
-                stage.finish(1);
-            });
-            promises.check(&memory);
-            collect(&memory, FenceWish::None).expect("a collection");
-            promises.check(&memory);
+            }
         }
     }
+}
+
+fn push_beside_collection((collecting, nth): (&str, usize), pushing: &str, goes_first: usize) {
+    let (memory, promises) = begun();
+    let stage = Arc::new(Stage::default());
+    let disk: Disk = [(0, 2), (1, 2), (3, 4), (5, 9)].into();
+    std::thread::scope(|scope| {
+        let _curtain = stage.curtain();
+        stage.enter(scope, &memory, |objects| {
+            drop(open(objects).map(|repository| prune(&repository, &options(FenceWish::None), writer(), &Unwatched)));
+        });
+        stage.enter(scope, &memory, |objects| promises.make(pushed(objects, 9, &disk).expect("a push"), disk.clone()));
+        stage.until(1, pushing);
+        if pushing != "put sessions" && pushing != "put journal" {
+            // That was the one for opening the repository.
+            stage.allow(1);
+            stage.until(1, pushing);
+        }
+        forgotten(&memory, &promises, &first());
+        for _ in 0..nth {
+            stage.until(0, collecting);
+            stage.allow(0);
+        }
+        stage.until(0, collecting);
+        stage.finish(goes_first);
+        stage.finish(1 - goes_first);
+    });
+    promises.check(&memory);
+    collect(&memory, FenceWish::None).expect("a collection");
+    promises.check(&memory);
 }
 
 /// A push that slept through its fence must not come back with a point that was built on what is gone.

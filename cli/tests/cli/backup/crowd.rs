@@ -32,8 +32,10 @@ fn three_stores_push_while_a_fourth_machine_forgets_and_prunes() {
             }
             rounds
         });
-        pushers.into_iter().for_each(|pusher| pusher.join().expect("no pusher failed"));
+        let done: Vec<_> = pushers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        // Before anything fails: the scope waits for this thread.
         ended.store(true, Ordering::Relaxed);
+        assert!(done.iter().all(Result::is_ok), "no pusher failed");
         assert!(pruning.join().expect("no prune failed") > 0);
     });
     pruner.succeed("backup prune --max-unused 0");
