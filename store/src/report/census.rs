@@ -108,9 +108,9 @@ impl Census {
         Ok(found)
     }
 
-    /// What the layers that only node `number` stands on added, if any of that was recorded.
+    /// What was added from the making of the node below `number` to its own, if any of that was recorded.
     fn added(&self, number: u32, by_layer: &HashMap<LayerId, u64>) -> Option<u64> {
-        let recorded = self.forest.own_layers(number).filter_map(|layer| by_layer.get(&layer));
+        let recorded = self.forest.made_layers(number).filter_map(|layer| by_layer.get(&layer));
         recorded.fold(None, |sum, added| Some(sum.unwrap_or(0) + added))
     }
 

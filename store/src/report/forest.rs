@@ -117,6 +117,16 @@ impl Forest {
         std::iter::successors(top, move |at| self.layers[*at].parent.filter(own)).map(|at| self.layers[at].layer.id)
     }
 
+    /// The layers between node `number` and the node that it stands on: what was written from that one's making to its own. None if both
+    /// stand on the same layer.
+    pub(super) fn made_layers(&self, number: u32) -> impl Iterator<Item = LayerId> + '_ {
+        let node = &self.nodes[number as usize];
+        let is_first = node.parent.is_none_or(|below| self.nodes[below as usize].layer != node.layer);
+        let is_named = |at: usize| self.layers[at].nodes.clone().next().is_some_and(|first| self.nodes[first as usize].layer == at);
+        let below = move |at: &usize| self.layers[*at].parent.filter(|parent| !is_named(*parent));
+        std::iter::successors(is_first.then_some(node.layer), below).map(|at| self.layers[at].layer.id)
+    }
+
     /// The layers that have something to say, or to hide, on each page: in page order, stretches of pages with the same layers.
     pub(super) fn stretches(&self) -> Stretches {
         let mut events = Vec::new();

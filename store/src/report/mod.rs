@@ -125,7 +125,7 @@ pub struct NodeUsage {
     pub logical: u64,
     /// What of it is not zero.
     pub non_zero: u64,
-    /// Compressed bytes of the chunks that were new when its own layers were written, if that was recorded.
+    /// Compressed bytes of the chunks that were new when the layers between it and its parent were written, if that was recorded.
     pub added: Option<u64>,
     /// Compressed bytes of the chunks that only it holds: what deleting it frees.
     pub exclusive: u64,
