@@ -184,10 +184,11 @@ impl Builder<'_> {
     fn put_map(&mut self, content: ContentId, parent: Option<(ContentId, u64)>, map: &[Slot]) -> Value {
         let pages: Vec<(PageIndex, Page)> =
             (0..).map(PageIndex).zip(map.chunks(PAGE_SPAN.into()).map(page)).filter(|(_, page)| !page.is_empty()).collect();
-        assert!(pages.len() > 1, "there are two parts");
         let mut writer = MapsWriter::default();
-        let halves = [&pages[..1], &pages[1..]];
-        for half in halves {
+        // Few seeds draw a map of one page, or none.
+        let (first, rest) = pages.split_at(pages.len().min(1));
+        let halves: Vec<_> = [first, rest].into_iter().filter(|half| !half.is_empty()).collect();
+        for half in &halves {
             let blob = MapBlob::from_pages(content, parent, half, |number| self.segments[number as usize]);
             writer.add(self.sealer, &blob).expect("sealed");
         }
