@@ -21,7 +21,7 @@ use vellum_core::identity::SegmentId;
 use vellum_core::units::ChunkId;
 use vellum_core::wire::DecodeError;
 
-use crate::format::{FrameError, IndexObject, Presence, SegmentEntry, decode_frame};
+use crate::format::{FrameEntry, FrameError, IndexObject, PackEntry, Presence, SegmentEntry, decode_frame};
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectId, ObjectName, Objects};
 use crate::seal::{SealError, SealedKind, Sealer};
 use shelf::Shelf;
@@ -230,6 +230,20 @@ impl Catalog {
     #[must_use]
     pub fn segment_of(&self, number: u32) -> Option<SegmentId> {
         self.read().segment_of(number)
+    }
+
+    /// Where a frame is, as its index entry says; whether the pack is condemned is not asked.
+    #[must_use]
+    pub fn place(&self, pack: &PackEntry, frame: &FrameEntry) -> Place {
+        Place {
+            pack: pack.id,
+            offset: frame.offset,
+            len: frame.len,
+            segment: self.number_of(frame.segment),
+            first: frame.first,
+            presence: frame.presence.clone(),
+            is_condemned: false,
+        }
     }
 
     /// The frame that holds a chunk: one of a pack that is not condemned, if there is one.

@@ -213,7 +213,7 @@ impl<'a> Check<'a> {
     fn pack(&mut self, pack: &PackEntry) -> Result<(), BackupError> {
         self.packs_read += 1;
         self.read_len += pack.len;
-        let places: Vec<Place> = pack.frames.iter().map(|frame| self.place(pack, frame)).collect();
+        let places: Vec<Place> = pack.frames.iter().map(|frame| self.catalog.place(pack, frame)).collect();
         let is_there = |place: &Place| self.lacks(&ObjectName::Pack(pack.id).to_string(), place.offset + u64::from(place.len)).is_none();
         let places: Vec<Place> = places.into_iter().filter(is_there).collect();
         for some in places.chunks(FRAMES_AT_ONCE) {
@@ -229,18 +229,6 @@ impl<'a> Check<'a> {
             }
         }
         Ok(())
-    }
-
-    fn place(&self, pack: &PackEntry, frame: &crate::format::FrameEntry) -> Place {
-        Place {
-            pack: pack.id,
-            offset: frame.offset,
-            len: frame.len,
-            segment: self.catalog.number_of(frame.segment),
-            first: frame.first,
-            presence: frame.presence.clone(),
-            is_condemned: false,
-        }
     }
 
     /// Which contents need the frames that are bad. Reads the maps again, only if there are any.

@@ -18,6 +18,7 @@ use vellum_store::Watch;
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::error::BackupError;
+use crate::format::PackEntry;
 use crate::journal::{Condition, MarkState, State};
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::record::{Record, Said, Sweep, Wait};
@@ -261,37 +262,26 @@ fn kept_places(
 ) -> Result<BTreeSet<ObjectName>, BackupError> {
     let chunks = needed.chunks(repository, catalog)?;
     let mut kept = BTreeSet::new();
-    let mut found: BTreeSet<ObjectId> = BTreeSet::new();
-    for (id, _) in state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm) {
-        found.extend(catalog.index(id).map_err(|error| told(repository, error))?.packs.iter().map(|pack| pack.id));
-    }
-    for (id, _) in state.indexes().iter().filter(|(_, condition)| **condition == Condition::Condemned) {
-        let index = catalog.index(id).map_err(|error| told(repository, error))?;
-        for pack in &index.packs {
-            let is_sole = |segment, ordinal| {
-                let chunk = crate::format::address(catalog.number_of(segment), ordinal);
-                chunks.contains(chunk) && catalog.locate(chunk).is_none_or(|place| place.is_condemned)
-            };
-            let is_condemned = state.is_condemned(&ObjectName::Pack(pack.id));
-            let is_needed = if is_condemned {
-                pack.frames.iter().any(|frame| frame.ordinals().any(|ordinal| is_sole(frame.segment, ordinal)))
-            } else {
-                !found.contains(&pack.id)
-            };
+    let indexes = |wanted: Condition| state.indexes().iter().filter(move |(_, condition)| **condition == wanted).map(|(id, _)| id);
+    let is_condemned = |pack: &PackEntry| state.is_condemned(&ObjectName::Pack(pack.id));
+    let is_sole = |segment, ordinal| {
+        let chunk = crate::format::address(catalog.number_of(segment), ordinal);
+        chunks.contains(chunk) && catalog.locate(chunk).is_none_or(|place| place.is_condemned)
+    };
+    let has_sole = |pack: &PackEntry| pack.frames.iter().any(|frame| frame.ordinals().any(|ordinal| is_sole(frame.segment, ordinal)));
+    let found = packs_of(repository, catalog, indexes(Condition::Firm))?;
+    for id in indexes(Condition::Condemned) {
+        for pack in &catalog.index(id).map_err(|error| told(repository, error))?.packs {
+            let is_needed = if is_condemned(pack) { has_sole(pack) } else { !found.contains(&pack.id) };
             if is_needed {
                 kept.extend([ObjectName::Pack(pack.id), ObjectName::Index(*id)]);
             }
         }
     }
     // A condemned pack that a firm index names, too, is found without its condemned index.
-    for (id, _) in state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm) {
-        for pack in catalog.index(id).map_err(|error| told(repository, error))?.packs {
-            let is_condemned = state.is_condemned(&ObjectName::Pack(pack.id));
-            let is_sole = |segment, ordinal| {
-                let chunk = crate::format::address(catalog.number_of(segment), ordinal);
-                chunks.contains(chunk) && catalog.locate(chunk).is_none_or(|place| place.is_condemned)
-            };
-            if is_condemned && pack.frames.iter().any(|frame| frame.ordinals().any(|ordinal| is_sole(frame.segment, ordinal))) {
+    for id in indexes(Condition::Firm) {
+        for pack in &catalog.index(id).map_err(|error| told(repository, error))?.packs {
+            if is_condemned(pack) && has_sole(pack) {
                 kept.insert(ObjectName::Pack(pack.id));
             }
         }

@@ -8,11 +8,9 @@ use vellum_core::identity::SegmentId;
 use vellum_store::{Compression, codec};
 
 use super::survey::{FrameUse, Survey, Walk};
-use crate::catalog::{Catalog, Place};
+use crate::catalog::Catalog;
 use crate::error::BackupError;
-use crate::format::{
-    Frame, FrameEntry, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, PackWriter, Presence, SealedPack, SegmentEntry, decode_frame,
-};
+use crate::format::{Frame, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, PackWriter, Presence, SealedPack, SegmentEntry, decode_frame};
 use crate::objects::{ObjectId, ObjectName};
 use crate::repository::Repository;
 use crate::seal::SealedKind;
@@ -89,7 +87,7 @@ impl<'a> Repacker<'a> {
     fn move_chunks(&mut self, index: &IndexObject, pack: &PackEntry, frames: &[FrameUse]) -> Result<(), BackupError> {
         for (entry, of) in pack.frames.iter().zip(frames).filter(|(_, of)| of.count() > 0) {
             let names = &index.segments[&entry.segment];
-            let body = self.catalog.frame_body(&self.place(pack, entry)).map_err(|error| super::told(self.repository, error))?;
+            let body = self.catalog.frame_body(&self.catalog.place(pack, entry)).map_err(|error| super::told(self.repository, error))?;
             let damaged = |reason: String| BackupError::Damaged {
                 object: format!("{}, frame at {}", ObjectName::Pack(pack.id), entry.offset),
                 reason,
@@ -150,18 +148,6 @@ impl<'a> Repacker<'a> {
         }
         self.builder.packs.push(pack.entry);
         self.flush_if_full()
-    }
-
-    fn place(&self, pack: &PackEntry, frame: &FrameEntry) -> Place {
-        Place {
-            pack: pack.id,
-            offset: frame.offset,
-            len: frame.len,
-            segment: self.catalog.number_of(frame.segment),
-            first: frame.first,
-            presence: frame.presence.clone(),
-            is_condemned: false,
-        }
     }
 
     fn flush_if_full(&mut self) -> Result<(), BackupError> {
