@@ -16,6 +16,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
+use vellum_core::frame::FrameCodec;
 use vellum_core::hash::{ChunkHash, HASH_LEN};
 use vellum_core::identity::SegmentId;
 use vellum_core::units::ChunkId;
@@ -78,6 +79,17 @@ impl PlainFrame {
     pub fn chunks(&self) -> impl Iterator<Item = (u32, &[u8])> {
         self.presence.offsets().map(|at| self.first + at).zip(self.plain.chunks_exact(self.chunk_len))
     }
+}
+
+/// A frame whose chunks were held against their names, and how it is stored: for whoever carries it on as it is.
+#[derive(Debug)]
+pub struct WholeFrame {
+    /// Its chunks.
+    pub plain: PlainFrame,
+    /// How the payload is compressed.
+    pub codec: FrameCodec,
+    /// The chunks, compressed as one.
+    pub payload: Vec<u8>,
 }
 
 /// The names of a segment's chunks.
@@ -307,16 +319,38 @@ impl Catalog {
     /// The chunks of many frames of one pack, in the order of `places`: fetched in few requests, decoded on all cores, kept nowhere. The caller
     /// bounds how many it asks for at once.
     pub fn read_frames(&self, places: &[Place]) -> Result<Vec<PlainFrame>, CatalogError> {
+        self.fetch_frames(places, &|place, body| self.decode(place, &body))
+    }
+
+    /// The same, each with its payload.
+    pub fn read_whole_frames(&self, places: &[Place]) -> Result<Vec<WholeFrame>, CatalogError> {
+        self.fetch_frames(places, &|place, body| {
+            let plain = self.decode(place, &body)?;
+            let fail = |source: DecodeError| bad_frame(place, source.into());
+            let frame = decode_frame(&body).map_err(fail)?;
+            Ok(WholeFrame { plain, codec: frame.codec, payload: frame.payload.to_vec() })
+        })
+    }
+
+    fn fetch_frames<T: Send>(
+        &self,
+        places: &[Place],
+        decode: &(dyn Fn(&Place, Vec<u8>) -> Result<T, CatalogError> + Sync),
+    ) -> Result<Vec<T>, CatalogError> {
         let Some(pack) = places.first().map(|place| place.pack) else { return Ok(Vec::new()) };
         assert!(places.iter().all(|place| place.pack == pack), "frames that are read together are in one pack");
         let mut order: Vec<usize> = (0..places.len()).collect();
         order.sort_unstable_by_key(|nth| places[*nth].offset);
-        let mut frames: Vec<Option<PlainFrame>> = places.iter().map(|_| None).collect();
+        let mut frames: Vec<Option<T>> = places.iter().map(|_| None).collect();
         for fetch in fetches(places, &order) {
             let (start, end) = (places[fetch[0]].offset, end_of(places, fetch));
             let bytes = self.objects.get_range(&ObjectName::Pack(pack).to_string(), start..end)?;
-            let decoded: Vec<PlainFrame> =
-                fetch.par_iter().map(|nth| self.decode_in(&places[*nth], &bytes, start)).collect::<Result<_, _>>()?;
+            let decode = |nth: &usize| {
+                let place = &places[*nth];
+                let at = (place.offset - start) as usize;
+                decode(place, self.open_part(place, &bytes[at..at + place.len as usize])?)
+            };
+            let decoded: Vec<T> = fetch.par_iter().map(decode).collect::<Result<_, _>>()?;
             fetch.iter().zip(decoded).for_each(|(nth, frame)| frames[*nth] = Some(frame));
         }
         Ok(frames.into_iter().map(|frame| frame.expect("every place is in a fetch")).collect())
@@ -335,14 +369,9 @@ impl Catalog {
             .map_err(|source| CatalogError::Seal { object: format!("{}, frame at {}", ObjectName::Pack(place.pack), place.offset), source })
     }
 
-    fn decode_in(&self, place: &Place, bytes: &[u8], start: u64) -> Result<PlainFrame, CatalogError> {
-        let at = (place.offset - start) as usize;
-        self.decode(place, &self.open_part(place, &bytes[at..at + place.len as usize])?)
-    }
-
     fn decode(&self, place: &Place, body: &[u8]) -> Result<PlainFrame, CatalogError> {
         let names = self.names(place.segment)?;
-        let fail = |source| CatalogError::Frame { object: ObjectName::Pack(place.pack).to_string(), offset: place.offset, source };
+        let fail = |source| bad_frame(place, source);
         let frame = decode_frame(body).map_err(|error| fail(error.into()))?;
         let is_expected =
             Some(frame.segment) == self.segment_of(place.segment) && frame.first == place.first && frame.presence == place.presence;
@@ -368,6 +397,10 @@ impl Catalog {
     fn write(&self) -> RwLockWriteGuard<'_, Tables> {
         self.tables.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn bad_frame(place: &Place, source: FrameError) -> CatalogError {
+    CatalogError::Frame { object: ObjectName::Pack(place.pack).to_string(), offset: place.offset, source }
 }
 
 /// Neighbours in `order` that one request fetches.

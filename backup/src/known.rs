@@ -1,11 +1,11 @@
-//! Which chunks of a store a repository has, and under which addresses: what a push need not send.
+//! Which chunks of a store, or of another repository, a repository has, and under which addresses: what need not be sent.
 //!
 //! Kept in the client's cache between pushes, so that a push costs what is new. It speaks of index objects only that it has looked through: as
 //! long as they all count, what it says holds; others are looked through when they appear. If one is gone, or a pack was condemned, it is made
 //! afresh, by looking for the names of the repository's chunks in the store's own index: one index object in memory at a time.
 //!
-//! **The store may not be the one that it was.** Its folder may have been copied, or brought back: then ids mean other chunks. So a token is left
-//! in the store whenever this is written ([`vellum_store::Store::leave_token`]), and a file with another token is not believed.
+//! **Where chunks come from may not be what it was.** A store's folder may have been copied, or brought back: then ids mean other chunks. So each
+//! file carries a mark of its origin, and one that the origin does not recognise is not believed.
 //!
 //! **Others may lie.** Chunks that another client wrote are told apart: they are relied upon only after their frames were fetched and held
 //! against their names once, or if the caller trusts all writers.
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::{ParallelIterator, ParallelSlice};
 use vellum_core::hash::ChunkHash;
 use vellum_core::id_set::IdSet;
-use vellum_core::identity::{IDENTITY_LEN, SegmentId};
+use vellum_core::identity::{IDENTITY_LEN, RepositoryId, SegmentId};
 use vellum_core::units::ChunkId;
 use vellum_core::wire::{DecodeError, Reader as Bytes, put_varint};
 use vellum_store::transfer::Moment;
@@ -31,13 +31,44 @@ use crate::reader::Reader;
 use crate::translation::Translation;
 
 const OBJECT_ID_LEN: usize = 32;
-const MAGIC: &[u8; 8] = b"VlmKnow1";
+const MAGIC: &[u8; 8] = b"VlmKnow2";
 /// Names that are looked for together by one thread.
 const NAMES_TOGETHER: usize = 4096;
 /// The longest file that is read: at 6 bytes a run or so, of some hundred million runs.
 const FILE_LEN_MAX: u64 = 1 << 30;
 
-/// What is known of the store's chunks in the repository.
+/// Where chunks come from.
+pub(crate) trait Origin: Sync {
+    /// What the file that speaks of it is called; none if nothing can be kept.
+    fn file_name(&self) -> Option<String>;
+    /// Whether a file with this mark means the chunks that have these ids now.
+    fn recognises(&self, owner: &RepositoryId, mark: &[u8]) -> Result<bool, BackupError>;
+    /// The mark of a file that is about to be written for the repository `owner`.
+    fn mark(&self, owner: &RepositoryId) -> Result<Vec<u8>, BackupError>;
+    /// Which of its chunks have these names.
+    fn find(&self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, BackupError>;
+}
+
+/// Of a store a token is left in it whenever a file is written.
+impl Origin for Moment {
+    fn file_name(&self) -> Option<String> {
+        self.store().id().map(|id| format!("known-{id}"))
+    }
+
+    fn recognises(&self, owner: &RepositoryId, mark: &[u8]) -> Result<bool, BackupError> {
+        Ok(self.store().token(&owner.0)?.is_some_and(|token| token == *mark))
+    }
+
+    fn mark(&self, owner: &RepositoryId) -> Result<Vec<u8>, BackupError> {
+        Ok(self.store().leave_token(&owner.0)?.to_vec())
+    }
+
+    fn find(&self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, BackupError> {
+        Ok(Self::find(self, names)?)
+    }
+}
+
+/// What is known of the origin's chunks in the repository.
 #[derive(Default)]
 pub(crate) struct Known {
     /// Index objects that were looked through.
@@ -46,7 +77,7 @@ pub(crate) struct Known {
     pending: BTreeSet<ObjectId>,
     /// Condemned packs, whose chunks were left out.
     without: BTreeSet<ObjectId>,
-    /// From the store's ids to addresses: what this client wrote or verified.
+    /// From the origin's ids to addresses: what this client wrote or verified.
     sure: Translation,
     /// The same, of what others wrote.
     unsure: Translation,
@@ -54,24 +85,31 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// What is known now of the chunks of `moment`'s store. Cost: nothing if no other client did anything; else what is new to this one.
-    pub(crate) fn open(reader: &Reader<'_>, moment: &Moment, state: &State) -> Result<Self, BackupError> {
-        let file = reader.repository().cache_folder().zip(moment.store().id()).map(|(folder, id)| folder.join(format!("known-{id}")));
-        let owner = reader.repository().id().0;
-        let token = moment.store().token(&owner)?;
-        let read = file.as_deref().zip(token).and_then(|(path, token)| Self::read(path, &token, reader));
+    /// What is known now of all chunks of `origin`. Cost: nothing if no other client did anything; else what is new to this one.
+    pub(crate) fn open(reader: &Reader<'_>, origin: &dyn Origin, state: &State) -> Result<Self, BackupError> {
+        let mut known = Self::believed(reader, origin, state)?;
+        let new: Vec<ObjectId> = usable(state).filter(|index| !known.indexes.contains(index)).collect();
+        new.into_iter().try_for_each(|index| known.look_through(reader, origin, index))?;
+        Ok(known)
+    }
+
+    /// What was known the last time, as far as it still holds.
+    pub(crate) fn believed(reader: &Reader<'_>, origin: &dyn Origin, state: &State) -> Result<Self, BackupError> {
+        let file = reader.repository().cache_folder().zip(origin.file_name()).map(|(folder, name)| folder.join(name));
+        let read = file.as_deref().map(|path| Self::read(path, origin, reader)).transpose()?.flatten();
         let mut known = read.unwrap_or_default();
         known.file = file;
         if !known.holds(reader, state)? {
             known = Self { file: known.file, ..Self::default() };
         }
         known.without = condemned_packs(state);
-        for index in usable(state) {
-            if !known.pending.remove(&index) && !known.indexes.contains(&index) {
-                known.look_through(reader, moment, index)?;
-            }
-        }
+        usable(state).for_each(|index| _ = known.pending.remove(&index));
         Ok(known)
+    }
+
+    /// Looks for the chunks that `origin` finds in everything that may be built on, whether or not it was looked through before.
+    pub(crate) fn look(&mut self, reader: &Reader<'_>, origin: &dyn Origin, state: &State) -> Result<(), BackupError> {
+        usable(state).try_for_each(|index| self.look_through(reader, origin, index))
     }
 
     /// Whether all that it speaks of is still there to be built on.
@@ -85,12 +123,12 @@ impl Known {
         Ok(open.is_empty() || is_whole(reader, state, &open)?)
     }
 
-    fn look_through(&mut self, reader: &Reader<'_>, moment: &Moment, id: ObjectId) -> Result<(), BackupError> {
+    fn look_through(&mut self, reader: &Reader<'_>, origin: &dyn Origin, id: ObjectId) -> Result<(), BackupError> {
         let index = reader.catalog().index(&id).map_err(|error| reader.told(error))?;
         let chunks: Vec<(ChunkHash, ChunkId)> = self.chunks(reader, &index);
         let find = |some: &[(ChunkHash, ChunkId)]| {
             let names: Vec<ChunkHash> = some.iter().map(|(name, _)| *name).collect();
-            moment.find(&names)
+            origin.find(&names)
         };
         let found: Vec<Vec<Option<ChunkId>>> = chunks.par_chunks(NAMES_TOGETHER).map(find).collect::<Result<_, _>>()?;
         for (own, (_, there)) in found.into_iter().flatten().zip(&chunks) {
@@ -113,13 +151,53 @@ impl Known {
         chunks
     }
 
-    /// The address of the store's chunk `id`, and for how many from there on the distance holds, `count` at most.
+    /// The address of the origin's chunk `id`, and for how many from there on the distance holds, `count` at most.
     pub(crate) fn get(&self, id: ChunkId, count: u64) -> Option<(ChunkId, u64)> {
         self.sure.get(id, count)
     }
 
+    /// The chunks of `needed` that the repository does not have. Those that others wrote are looked at first, unless they are trusted; what is
+    /// not what it should be is sent again.
+    pub(crate) fn missing(
+        &mut self,
+        reader: &Reader<'_>,
+        needed: &dyn Fn(&mut dyn FnMut(ChunkId, u64)) -> Result<(), BackupError>,
+        trust_others: bool,
+    ) -> Result<IdSet, BackupError> {
+        let (missing, doubtful) = self.sorted(needed)?;
+        if doubtful.is_empty() {
+            return Ok(missing);
+        }
+        if trust_others {
+            self.trust(&doubtful);
+            return Ok(missing);
+        }
+        reader.load_indexes()?;
+        let mut sound = IdSet::new();
+        for group in reader.places(&doubtful)? {
+            match reader.frames(&group) {
+                Ok(_) => group.iter().for_each(|place| {
+                    let first = address(place.segment, place.first);
+                    place.presence.offsets().for_each(|at| sound.insert(first.advance(at.into())));
+                }),
+                Err(BackupError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.trust(&sound);
+        self.distrust(&doubtful);
+        Ok(self.sorted(needed)?.0)
+    }
+
+    /// The chunks of `needed` that the repository does not have, and the addresses of those that others wrote.
+    fn sorted(&self, needed: &dyn Fn(&mut dyn FnMut(ChunkId, u64)) -> Result<(), BackupError>) -> Result<(IdSet, IdSet), BackupError> {
+        let (mut missing, mut doubtful) = (IdSet::new(), IdSet::new());
+        needed(&mut |first, count| self.sort(first, count, &mut missing, &mut doubtful))?;
+        Ok((missing, doubtful))
+    }
+
     /// Splits `count` chunks from `first` on into those that must be sent and those that others wrote, which are given by their addresses.
-    pub(crate) fn sort(&self, mut first: ChunkId, mut count: u64, wanted: &mut IdSet, doubtful: &mut IdSet) {
+    fn sort(&self, mut first: ChunkId, mut count: u64, wanted: &mut IdSet, doubtful: &mut IdSet) {
         while count > 0 {
             let done = if let Some((_, known)) = self.sure.get(first, count) {
                 known
@@ -136,7 +214,7 @@ impl Known {
     }
 
     /// Relies on what others wrote at `addresses` from now on.
-    pub(crate) fn trust(&mut self, addresses: &IdSet) {
+    fn trust(&mut self, addresses: &IdSet) {
         let runs: Vec<(ChunkId, ChunkId, u64)> = self.unsure.runs().collect();
         for (own, there, len) in runs {
             for nth in (0..len).filter(|nth| addresses.contains(there.advance(*nth))) {
@@ -146,7 +224,7 @@ impl Known {
     }
 
     /// Forgets what others wrote at `addresses`: it will be sent.
-    pub(crate) fn distrust(&mut self, addresses: &IdSet) {
+    fn distrust(&mut self, addresses: &IdSet) {
         let runs: Vec<(ChunkId, ChunkId, u64)> = self.unsure.runs().collect();
         self.unsure = Translation::default();
         for (own, there, len) in runs {
@@ -156,11 +234,18 @@ impl Known {
         }
     }
 
-    /// Adds an index object that this client put: `chunks` are the store's ids and their addresses, in runs.
+    /// Adds an index object that this client put: `chunks` are the origin's ids and their addresses, in runs.
     pub(crate) fn add(&mut self, index: ObjectId, chunks: &[(ChunkId, ChunkId, u64)]) {
         self.indexes.insert(index);
         self.pending.insert(index);
         chunks.iter().for_each(|(own, there, len)| self.sure.insert(*own, *there, *len));
+    }
+
+    /// Lets `twin`, which has the content of `like`, stand for the same.
+    pub(crate) fn set_alike(&mut self, twin: ChunkId, like: ChunkId) {
+        if let Some((there, _)) = self.sure.get(like, 1) {
+            self.sure.insert(twin, there, 1);
+        }
     }
 
     /// Index objects that no record names yet.
@@ -174,18 +259,18 @@ impl Known {
     }
 
     /// Keeps it for the next push. That this fails costs that one time, nothing else.
-    pub(crate) fn keep(&self, reader: &Reader<'_>, moment: &Moment) -> Result<(), BackupError> {
+    pub(crate) fn keep(&self, reader: &Reader<'_>, origin: &dyn Origin) -> Result<(), BackupError> {
         let Some(path) = &self.file else { return Ok(()) };
-        let token = moment.store().leave_token(&reader.repository().id().0)?;
-        let bytes = self.encode(&token, reader);
+        let bytes = self.encode(&origin.mark(&reader.repository().id())?, reader);
         // The cache may be on a disk that is full or read-only.
         drop(write(path, &bytes));
         Ok(())
     }
 
-    fn encode(&self, token: &[u8; IDENTITY_LEN], reader: &Reader<'_>) -> Vec<u8> {
+    fn encode(&self, mark: &[u8], reader: &Reader<'_>) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(token);
+        put_varint(&mut bytes, mark.len() as u64);
+        bytes.extend_from_slice(mark);
         for set in [&self.indexes, &self.pending, &self.without] {
             put_varint(&mut bytes, set.len() as u64);
             set.iter().for_each(|id| bytes.extend_from_slice(&id.0));
@@ -212,20 +297,15 @@ impl Known {
         bytes
     }
 
-    fn read(path: &Path, token: &[u8; IDENTITY_LEN], reader: &Reader<'_>) -> Option<Self> {
-        let len = fs::metadata(path).ok()?.len();
-        let bytes = if len <= FILE_LEN_MAX { fs::read(path).ok()? } else { return None };
-        let (body, sum) = bytes.split_last_chunk::<32>()?;
-        let body = body.strip_prefix(MAGIC)?.strip_prefix(token)?;
-        let whole = &bytes[..bytes.len() - 32];
-        if blake3::hash(whole).as_bytes() != sum {
-            return None;
-        }
-        Self::decode(body, reader).ok()
+    /// What a file says, if it is whole and speaks of `origin` as it is.
+    fn read(path: &Path, origin: &dyn Origin, reader: &Reader<'_>) -> Result<Option<Self>, BackupError> {
+        let Some(body) = whole_body(path) else { return Ok(None) };
+        let mut bytes = Bytes::new(&body);
+        let Ok(mark) = mark_of(&mut bytes) else { return Ok(None) };
+        Ok(if origin.recognises(&reader.repository().id(), mark)? { Self::decode(bytes, reader).ok() } else { None })
     }
 
-    fn decode(body: &[u8], reader: &Reader<'_>) -> Result<Self, DecodeError> {
-        let mut bytes = Bytes::new(body);
+    fn decode(mut bytes: Bytes<'_>, reader: &Reader<'_>) -> Result<Self, DecodeError> {
         let mut known = Self::default();
         for set in [&mut known.indexes, &mut known.pending, &mut known.without] {
             for _ in 0..bytes.varint()? {
@@ -285,6 +365,23 @@ fn is_whole(reader: &Reader<'_>, state: &State, open: &[&ObjectId]) -> Result<bo
         }
     }
     Ok(true)
+}
+
+/// What stands between magic and checksum of a file that is whole.
+fn whole_body(path: &Path) -> Option<Vec<u8>> {
+    let len = fs::metadata(path).ok()?.len();
+    let mut bytes = if len <= FILE_LEN_MAX { fs::read(path).ok()? } else { return None };
+    let (whole, sum) = bytes.split_last_chunk::<32>()?;
+    if blake3::hash(whole).as_bytes() != sum || !whole.starts_with(MAGIC) {
+        return None;
+    }
+    bytes.truncate(bytes.len() - 32);
+    Some(bytes.split_off(MAGIC.len()))
+}
+
+fn mark_of<'a>(bytes: &mut Bytes<'a>) -> Result<&'a [u8], DecodeError> {
+    let len = usize::try_from(bytes.varint()?).map_err(|_| DecodeError::Truncated)?;
+    bytes.bytes(len)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {

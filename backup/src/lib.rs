@@ -31,6 +31,7 @@
 
 pub mod catalog;
 pub mod contents;
+pub mod copy;
 pub mod device;
 pub mod error;
 pub mod forget;

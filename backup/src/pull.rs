@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::mpsc::sync_channel;
 
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
-use vellum_core::hash::ChunkHash;
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
 use vellum_core::name::Name;
@@ -19,7 +18,7 @@ use vellum_store::transfer::{Receipt, VerifiedChunks};
 use vellum_store::{Progress, Store, Watch};
 
 use crate::error::BackupError;
-use crate::format::{address, split_address};
+use crate::format::address;
 use crate::reader::{ContentView, Reader};
 use crate::record::{Machine, Point};
 use crate::translation::Translation;
@@ -168,7 +167,7 @@ fn chunks(
             some.push(address);
             next = wanted.next_from(address.advance(1));
         }
-        let names = some.iter().map(|address| name_of(reader, *address)).collect::<Result<Vec<_>, _>>()?;
+        let names = some.iter().map(|address| reader.name_of(*address)).collect::<Result<Vec<_>, _>>()?;
         for (address, id) in some.iter().zip(receipt.find(&names)?) {
             match id {
                 Some(id) => found.insert(*address, id, 1),
@@ -178,12 +177,6 @@ fn chunks(
     }
     fetch(reader, receipt, &missing, &mut found, watch)?;
     Ok(found)
-}
-
-fn name_of(reader: &Reader<'_>, address: ChunkId) -> Result<ChunkHash, BackupError> {
-    let (number, ordinal) = split_address(address);
-    let names = reader.catalog().names(number).map_err(|error| reader.told(error))?;
-    names.hash(ordinal).copied().ok_or_else(|| reader.told(reader.catalog().unknown(address)))
 }
 
 /// Fetches the chunks of `missing` in order, a few frames at a time: the next are fetched and decoded while the last are stored.
@@ -236,7 +229,7 @@ fn verified(
             let address = address(*number, ordinal);
             if wanted.contains(address) {
                 addresses.push(address);
-                names.push(name_of(reader, address)?);
+                names.push(reader.name_of(address)?);
                 plain.extend_from_slice(bytes);
             }
         }

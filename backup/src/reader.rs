@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use vellum_core::hash::ChunkHash;
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
 use vellum_core::page::{PAGE_SPAN, Page, Slot};
 use vellum_core::tree::{PageSet, page_start, pages_for};
 use vellum_core::units::{ChunkId, ChunkLen, IMAGE_LEN_MAX, PageIndex};
 
-use crate::catalog::{Catalog, CatalogError, Place, PlainFrame};
+use crate::catalog::{Catalog, CatalogError, Place, PlainFrame, WholeFrame};
 use crate::error::BackupError;
 use crate::format::{MapBlob, split_address};
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectId, ObjectName};
@@ -33,6 +34,9 @@ const CHAIN_LEN_MAX: usize = 1 << 20;
 
 /// The pages of a blob.
 type Pages = Arc<Vec<(PageIndex, Page)>>;
+
+/// How frames of one pack are read.
+type ReadFrames<'f, T> = dyn Fn(&[Place]) -> Result<Vec<T>, CatalogError> + 'f;
 
 /// Reads contents of a repository. Shared by threads.
 pub struct Reader<'r> {
@@ -235,12 +239,27 @@ impl<'r> Reader<'r> {
 
     /// The chunks of frames of one pack, verified. If the pack is gone, wherever they are now.
     pub fn frames(&self, places: &[Place]) -> Result<Vec<(u32, PlainFrame)>, BackupError> {
-        let numbered = |frames: Vec<PlainFrame>| places.iter().map(|place| place.segment).zip(frames).collect();
-        match self.catalog.read_frames(places) {
-            Ok(frames) => Ok(numbered(frames)),
-            Err(error) if error.is_missing() => self.moved_frames(places, error),
+        self.frames_by(places, &|places| self.catalog.read_frames(places))
+    }
+
+    /// The same, each with its payload.
+    pub(crate) fn whole_frames(&self, places: &[Place]) -> Result<Vec<(u32, WholeFrame)>, BackupError> {
+        self.frames_by(places, &|places| self.catalog.read_whole_frames(places))
+    }
+
+    fn frames_by<T>(&self, places: &[Place], read: &ReadFrames<'_, T>) -> Result<Vec<(u32, T)>, BackupError> {
+        match read(places) {
+            Ok(frames) => Ok(places.iter().map(|place| place.segment).zip(frames).collect()),
+            Err(error) if error.is_missing() => self.moved_frames(places, error, read),
             Err(error) => Err(self.told(error)),
         }
+    }
+
+    /// The name of the chunk at `address`.
+    pub(crate) fn name_of(&self, address: ChunkId) -> Result<ChunkHash, BackupError> {
+        let (number, ordinal) = split_address(address);
+        let names = self.catalog.names(number).map_err(|error| self.told(error))?;
+        names.hash(ordinal).copied().ok_or_else(|| self.told(self.catalog.unknown(address)))
     }
 
     /// The frame that holds the chunk at `address`, from memory if it was read a moment ago.
@@ -251,7 +270,7 @@ impl<'r> Reader<'r> {
         })
     }
 
-    fn moved_frames(&self, places: &[Place], error: CatalogError) -> Result<Vec<(u32, PlainFrame)>, BackupError> {
+    fn moved_frames<T>(&self, places: &[Place], error: CatalogError, read: &ReadFrames<'_, T>) -> Result<Vec<(u32, T)>, BackupError> {
         self.repository.refresh()?;
         self.load_indexes()?;
         let mut wanted = IdSet::new();
@@ -267,8 +286,8 @@ impl<'r> Reader<'r> {
         }
         let mut frames = Vec::new();
         for group in groups {
-            let read = self.catalog.read_frames(&group).map_err(|error| self.told(error))?;
-            frames.extend(group.iter().map(|place| place.segment).zip(read));
+            let found = read(&group).map_err(|error| self.told(error))?;
+            frames.extend(group.iter().map(|place| place.segment).zip(found));
         }
         Ok(frames)
     }

@@ -19,6 +19,20 @@ const MAPS_LEN_TARGET: usize = 16 << 20;
 const RUN_LEN: usize = 10;
 const PAGE_LEN: usize = 8;
 
+/// A content's map on its way into a repository.
+pub(crate) trait ToldMap {
+    /// Whose map.
+    fn content(&self) -> ContentId;
+    /// The content that it is told relative to, and how many positions of that can be seen.
+    fn parent(&self) -> Option<(ContentId, u64)>;
+    /// The content's length in bytes.
+    fn len(&self) -> u64;
+    /// The pages that may say something.
+    fn pages(&self) -> &PageSet;
+    /// What it says on one of them: `translate` gives a chunk's address, and for how many chunks the distance holds.
+    fn page(&self, index: PageIndex, translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>) -> Result<Page, BackupError>;
+}
+
 /// A new content's map, before its addresses are known.
 pub(super) struct NewMap<'m> {
     pub(super) new: NewContent,
@@ -58,23 +72,34 @@ impl<'m> NewMap<'m> {
         Ok(Self { new, own, base: Some(base), pages, len: layer.len, parent_visible })
     }
 
-    /// The parent's identity.
-    pub(super) fn parent(&self) -> Option<ContentId> {
-        match self.new.base {
-            Base::None => None,
-            Base::Layer(_, content) | Base::Content { content, .. } => Some(content),
-        }
-    }
-
     /// What it says on page `index` in the store's ids: all that shows, if it is to be compared.
     pub(super) fn local(&self, index: PageIndex) -> Result<Page, BackupError> {
         Ok(if self.base.is_some() { self.own.shown(index)? } else { self.own.page(index)? })
     }
+}
+
+impl ToldMap for NewMap<'_> {
+    fn content(&self) -> ContentId {
+        self.new.content
+    }
+
+    fn parent(&self) -> Option<(ContentId, u64)> {
+        match self.new.base {
+            Base::None => None,
+            Base::Layer(_, content) | Base::Content { content, .. } => Some((content, self.parent_visible)),
+        }
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn pages(&self) -> &PageSet {
+        &self.pages
+    }
 
     fn page(&self, index: PageIndex, translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>) -> Result<Page, BackupError> {
-        let page = self.local(index)?.translated(translate);
-        let page =
-            page.ok_or_else(|| BackupError::Parameter("a chunk was neither known nor sent: this is a mistake of this program".to_owned()))?;
+        let page = translated(&self.local(index)?, translate)?;
         let Some(base) = &self.base else { return Ok(page) };
         let first = vellum_core::tree::page_start(index).0;
         let visible = self.parent_visible.saturating_sub(first).min(vellum_core::page::PAGE_SPAN.into()) as u16;
@@ -82,8 +107,14 @@ impl<'m> NewMap<'m> {
     }
 }
 
+/// A page with the addresses of chunks that are all there by now.
+pub(crate) fn translated(page: &Page, translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>) -> Result<Page, BackupError> {
+    let page = page.translated(translate);
+    page.ok_or_else(|| BackupError::Parameter("a chunk was neither known nor sent: this is a mistake of this program".to_owned()))
+}
+
 /// Writes maps into objects.
-pub(super) struct Maps<'r> {
+pub(crate) struct Maps<'r> {
     reader: &'r Reader<'r>,
     chunk_len: u32,
     writer: MapsWriter,
@@ -91,27 +122,27 @@ pub(super) struct Maps<'r> {
     contents: Vec<Content>,
     /// Parts that wait for their object: the content's place, the part's place, the place in the object.
     waiting: Vec<(usize, usize, usize)>,
-    pub(super) bytes: u64,
+    bytes: u64,
 }
 
 impl<'r> Maps<'r> {
-    pub(super) fn new(reader: &'r Reader<'r>) -> Self {
+    pub(crate) fn new(reader: &'r Reader<'r>) -> Self {
         let chunk_len = reader.repository().file().chunk_len;
         Self { reader, chunk_len, writer: MapsWriter::default(), contents: Vec::new(), waiting: Vec::new(), bytes: 0 }
     }
 
     /// Adds the map of a content.
-    pub(super) fn add(&mut self, map: &NewMap<'_>, translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>) -> Result<(), BackupError> {
+    pub(crate) fn add(&mut self, map: &dyn ToldMap, translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>) -> Result<(), BackupError> {
         let (mut pages, mut len) = (Vec::new(), 0);
         self.contents.push(Content {
-            id: map.new.content.to_string(),
-            parent: map.parent().map(|parent| parent.to_string()),
-            len: map.len,
-            parent_visible: if map.parent().is_some() { map.parent_visible } else { 0 },
+            id: map.content().to_string(),
+            parent: map.parent().map(|(parent, _)| parent.to_string()),
+            len: map.len(),
+            parent_visible: map.parent().map_or(0, |(_, visible)| visible),
             chunk_len: self.chunk_len,
             parts: Vec::new(),
         });
-        for index in map.pages.iter() {
+        for index in map.pages().iter() {
             let page = map.page(index, translate)?;
             if page.is_empty() {
                 continue;
@@ -126,10 +157,9 @@ impl<'r> Maps<'r> {
         if pages.is_empty() { Ok(()) } else { self.add_blob(map, &pages) }
     }
 
-    fn add_blob(&mut self, map: &NewMap<'_>, pages: &[(PageIndex, Page)]) -> Result<(), BackupError> {
+    fn add_blob(&mut self, map: &dyn ToldMap, pages: &[(PageIndex, Page)]) -> Result<(), BackupError> {
         let segment_of = |number| self.reader.catalog().segment_of(number).expect("an address has a segment");
-        let parent = map.parent().map(|parent| (parent, map.parent_visible));
-        let blob = MapBlob::from_pages(map.new.content, parent, pages, segment_of);
+        let blob = MapBlob::from_pages(map.content(), map.parent(), pages, segment_of);
         let place = self.writer.add(self.reader.repository().sealer(), &blob)?;
         let content = self.contents.len() - 1;
         let parts = &mut self.contents[content].parts;
@@ -154,7 +184,7 @@ impl<'r> Maps<'r> {
     }
 
     /// The contents, whose maps are all there now; and how many bytes of maps were put.
-    pub(super) fn finish(mut self) -> Result<(Vec<Content>, u64), BackupError> {
+    pub(crate) fn finish(mut self) -> Result<(Vec<Content>, u64), BackupError> {
         self.put()?;
         Ok((self.contents, self.bytes))
     }

@@ -4,17 +4,16 @@
 //! each new content the maps say which chunks it needs beyond what it is told relative to; those that the repository does not have are sent,
 //! frames as the store has them; then index, maps, and last the record.
 
-mod maps;
+pub(crate) mod maps;
 mod selection;
-mod upload;
+pub(crate) mod upload;
 
 use std::collections::HashSet;
 
-use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
 use vellum_core::page::Slot;
 use vellum_core::tree::{Node, PlanError};
-use vellum_core::units::LayerId;
+use vellum_core::units::{ChunkId, LayerId};
 use vellum_store::transfer::Moment;
 use vellum_store::{Store, StoreError, Watch};
 
@@ -133,11 +132,11 @@ fn say(session: &mut Session<'_>, wanted: &Wanted, request: &PushRequest, watch:
     if !new.is_empty() {
         let known = known.insert(Known::open(&reader, &wanted.moment, &state)?);
         let maps = new.into_iter().map(|new| NewMap::open(&wanted.moment, &reader, new)).collect::<Result<Vec<_>, _>>()?;
-        let missing = missing(&reader, &maps, known, request.trust_others)?;
+        let missing = known.missing(&reader, &|visit| needed(&maps, visit), request.trust_others)?;
         let total = missing.len();
         if total > 0 {
             let manner = Manner { watch, limit: request.limit_upload };
-            let sent = send(&reader, &wanted.moment, wanted.moment.supply(missing), total, known, &manner)?;
+            let sent = send(&reader, &wanted.moment, &mut wanted.moment.supply(missing), total, known, &manner)?;
             (report.chunks, report.bytes) = (sent.chunks, sent.bytes);
         }
         let mut writer = Maps::new(&reader);
@@ -161,45 +160,16 @@ fn say(session: &mut Session<'_>, wanted: &Wanted, request: &PushRequest, watch:
     Ok(report)
 }
 
-/// The chunks that the maps need and the repository does not have. Those that others wrote are looked at first, unless they are trusted; what is
-/// not what it should be is sent again.
-fn missing(reader: &Reader<'_>, maps: &[NewMap<'_>], known: &mut Known, trust_others: bool) -> Result<IdSet, BackupError> {
-    let (missing, doubtful) = sorted(maps, known)?;
-    if doubtful.is_empty() {
-        return Ok(missing);
-    }
-    if trust_others {
-        known.trust(&doubtful);
-        return Ok(missing);
-    }
-    reader.load_indexes()?;
-    let mut sound = IdSet::new();
-    for group in reader.places(&doubtful)? {
-        match reader.frames(&group) {
-            Ok(_) => group.iter().for_each(|place| {
-                let first = crate::format::address(place.segment, place.first);
-                place.presence.offsets().for_each(|at| sound.insert(first.advance(at.into())));
-            }),
-            Err(BackupError::Damaged { .. }) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    known.trust(&sound);
-    known.distrust(&doubtful);
-    Ok(sorted(maps, known)?.0)
-}
-
-/// The chunks of the maps that the repository does not have, and the addresses of those that others wrote.
-fn sorted(maps: &[NewMap<'_>], known: &Known) -> Result<(IdSet, IdSet), BackupError> {
-    let (mut missing, mut doubtful) = (IdSet::new(), IdSet::new());
+/// Visits the chunks that the maps need, in runs.
+fn needed(maps: &[NewMap<'_>], visit: &mut dyn FnMut(ChunkId, u64)) -> Result<(), BackupError> {
     for map in maps {
         for index in map.pages.iter() {
             for run in map.local(index)?.runs() {
                 if let Slot::Chunk(first) = run.slot {
-                    known.sort(first, run.len.into(), &mut missing, &mut doubtful);
+                    visit(first, run.len.into());
                 }
             }
         }
     }
-    Ok((missing, doubtful))
+    Ok(())
 }

@@ -12,7 +12,7 @@ use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use vellum_core::hash::ChunkHash;
 use vellum_core::identity::SegmentId;
 use vellum_core::units::ChunkId;
-use vellum_store::transfer::{Moment, SuppliedFrame, Supply};
+use vellum_store::transfer::{SuppliedFrame, Supply};
 use vellum_store::{Progress, Watch};
 
 use crate::error::BackupError;
@@ -20,7 +20,7 @@ use crate::format::{
     Frame, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, PackWriter, Presence, SEGMENT_LEN_MAX, SealedPack, SegmentEntry, address,
     new_segment,
 };
-use crate::known::Known;
+use crate::known::{Known, Origin};
 use crate::objects::{ObjectId, ObjectName};
 use crate::reader::Reader;
 use crate::repository::Repository;
@@ -31,22 +31,34 @@ const UPLOADS: usize = 2;
 /// Packs after which an index object tells of them: what an interrupted push loses at most.
 const PACKS_PER_INDEX: usize = 8;
 
+/// What goes up: chunks with the ids that their origin gives them, in batches of frames.
+pub(crate) trait Frames {
+    /// The next frames; none if that was all.
+    fn next_batch(&mut self) -> Result<Option<Vec<SuppliedFrame>>, BackupError>;
+}
+
+impl Frames for Supply<'_> {
+    fn next_batch(&mut self) -> Result<Option<Vec<SuppliedFrame>>, BackupError> {
+        Ok(Supply::next_batch(self)?)
+    }
+}
+
 /// Who waits, and how fast it may go.
-pub(super) struct Manner<'w> {
-    pub(super) watch: &'w dyn Watch,
+pub(crate) struct Manner<'w> {
+    pub(crate) watch: &'w dyn Watch,
     /// Bytes a second.
-    pub(super) limit: Option<u64>,
+    pub(crate) limit: Option<u64>,
 }
 
 /// What was sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sent {
-    pub(super) chunks: u64,
+pub(crate) struct Sent {
+    pub(crate) chunks: u64,
     /// Bytes of packs and of index objects.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
-/// Chunks of one frame: the store's ids and their names; the first one's address.
+/// Chunks of one frame: the origin's ids and their names; the first one's address.
 struct Named {
     segment: SegmentId,
     first: ChunkId,
@@ -86,10 +98,10 @@ impl Pace {
 }
 
 /// Sends the chunks that `supply` has, `total` of them, and adds them to `known`. The index objects that speak of them are pending there.
-pub(super) fn send(
+pub(crate) fn send(
     reader: &Reader<'_>,
-    moment: &Moment,
-    supply: Supply<'_>,
+    origin: &dyn Origin,
+    supply: &mut dyn Frames,
     total: u64,
     known: &mut Known,
     manner: &Manner<'_>,
@@ -105,7 +117,7 @@ pub(super) fn send(
         }
         drop(done);
         let mut telling =
-            Telling { reader, moment, known, index: IndexObject::default(), names: BTreeMap::new(), runs: Vec::new(), bytes: 0 };
+            Telling { reader, origin, known, index: IndexObject::default(), names: BTreeMap::new(), runs: Vec::new(), bytes: 0 };
         let filled = fill(reader, supply, total, manner, &mut |full| {
             finished.try_iter().try_for_each(|put: Result<Full, BackupError>| telling.tell(put?))?;
             // If nobody takes it any more, somebody failed: the results say why.
@@ -123,7 +135,7 @@ pub(super) fn send(
 /// Fills packs and gives them to `full`, until there is nothing more; how many chunks there were.
 fn fill(
     reader: &Reader<'_>,
-    mut supply: Supply<'_>,
+    supply: &mut dyn Frames,
     total: u64,
     manner: &Manner<'_>,
     full: &mut dyn FnMut(Full) -> Result<(), BackupError>,
@@ -190,7 +202,7 @@ fn put_packs(repository: &Repository, waiting: &Mutex<Receiver<Full>>, pace: &Pa
 /// Collects what index objects say of packs that are there.
 struct Telling<'t, 'r> {
     reader: &'t Reader<'r>,
-    moment: &'t Moment,
+    origin: &'t dyn Origin,
     known: &'t mut Known,
     index: IndexObject,
     names: BTreeMap<SegmentId, Vec<(u32, ChunkHash)>>,
@@ -236,6 +248,6 @@ impl Telling<'_, '_> {
         self.reader.repository().put(&ObjectName::Index(id), &sealed.bytes)?;
         self.bytes += sealed.bytes.len() as u64;
         self.known.add(id, &std::mem::take(&mut self.runs));
-        self.known.keep(self.reader, self.moment)
+        self.known.keep(self.reader, self.origin)
     }
 }
