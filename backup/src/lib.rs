@@ -22,7 +22,7 @@
 //!
 //! **Rooms.** `objects` is where bytes are; `seal` is who may read them; `format` is how they are written; `record` and `journal` decide what a
 //! repository holds, who may still write and what can go (pure); `repository` is the door; `catalog` finds chunks; `push`, `pull`, `restore`,
-//! `forget`, `prune`, `verify`, `copy` and `stream` do what their names say.
+//! `forget`, `prune`, `verify`, `copy`, `diff` and `stream` do what their names say.
 //!
 //! # What this does not do
 //!
@@ -33,6 +33,7 @@ pub mod catalog;
 pub mod contents;
 pub mod copy;
 pub mod device;
+pub mod diff;
 pub mod error;
 pub mod forget;
 pub mod format;

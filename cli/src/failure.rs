@@ -48,6 +48,9 @@ pub(crate) enum Failure {
     /// A repository said no.
     #[error(transparent)]
     Backup(BackupError),
+    /// Content is lost: the exit code is that of a check that finds it.
+    #[error(transparent)]
+    Damage(BackupError),
     /// The command line asks for something that makes no sense.
     #[error("{message}")]
     Usage { message: String, hint: String },
@@ -101,7 +104,7 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Store(error) => error.hint(),
-            Self::Backup(error) => error.hint().map(str::to_owned),
+            Self::Backup(error) | Self::Damage(error) => error.hint().map(str::to_owned),
             Self::Usage { hint, .. } | Self::Hinted { hint, .. } => Some(hint.clone()),
             Self::Failed { hint, .. } => hint.clone(),
             Self::Server(_) => Some("use the same user and version as the server, or stop it".to_owned()),
@@ -115,6 +118,7 @@ impl Failure {
             Self::Store(StoreError::NoStore { .. }) | Self::Backup(BackupError::NoRepository { .. }) => 10,
             Self::Backup(BackupError::Locked { .. }) => 11,
             Self::Backup(BackupError::Key { source: KeyError::Wrong, .. } | BackupError::KeyNeeded { .. }) => 12,
+            Self::Damage(_) => Outcome::Damaged.code(),
             Self::Store(StoreError::InUse { .. }) | Self::Server(_) => 11,
             Self::Store(StoreError::Interrupted) => SIGNAL_CODE + if signal == 0 { SIGINT } else { signal },
             Self::Store(StoreError::Name { .. }) | Self::Usage { .. } => USAGE_CODE,

@@ -16,7 +16,7 @@ use crate::reader::Reader;
 use crate::restore::{RestoreTarget, restore};
 use crate::session::Writer;
 
-fn assert_all_same(found: &Store, expected: &Store, what: &str) {
+pub(super) fn assert_all_same(found: &Store, expected: &Store, what: &str) {
     let (found, expected) = (contents(found), contents(expected));
     assert!(found.keys().eq(expected.keys()), "{what}: {:?} became {:?}", expected.keys(), found.keys());
     expected.iter().for_each(|(text, bytes)| assert_same(&found[text], bytes, &format!("{what}: {text}")));
@@ -64,7 +64,7 @@ fn what_is_pushed_comes_back_into_empty_stores_and_into_those_that_have_some() {
 }
 
 /// Pulls the points that `source` has now; how many contents came.
-fn pull_present(client: &Client, store: &Store, source: &Store, prefix: &str) -> u64 {
+pub(super) fn pull_present(client: &Client, store: &Store, source: &Store, prefix: &str) -> u64 {
     let repository = client.open(client.objects()).expect("it opens");
     let reader = Reader::new(&repository);
     let present = present(source);
@@ -80,7 +80,7 @@ fn pull_present(client: &Client, store: &Store, source: &Store, prefix: &str) ->
 }
 
 /// What the nodes of `store` are called in points: image, serial, content.
-fn present(store: &Store) -> Vec<(String, Option<u64>, String)> {
+pub(super) fn present(store: &Store) -> Vec<(String, Option<u64>, String)> {
     let (nodes, id) = (store.tree().nodes().collect::<Vec<_>>(), store.id().expect("an identity"));
     let moment = store.moment(&nodes).expect("a moment");
     let of = |(node, layer): &(vellum_core::tree::Node, _)| {

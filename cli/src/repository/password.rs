@@ -29,6 +29,8 @@ pub(crate) struct Variables {
     file: &'static str,
     command: &'static str,
     descriptor: &'static str,
+    /// The options that do the same.
+    options: &'static str,
 }
 
 /// The password itself.
@@ -40,6 +42,16 @@ pub(crate) const VARIABLES: Variables = Variables {
     file: "VELLUM_PASSWORD_FILE",
     command: "VELLUM_PASSWORD_COMMAND",
     descriptor: "VELLUM_PASSWORD_FD",
+    options: "--password-file or --key-file",
+};
+
+/// Of the repository that is read, where two are opened.
+pub(crate) const FROM_VARIABLES: Variables = Variables {
+    plain: "VELLUM_FROM_PASSWORD",
+    file: "VELLUM_FROM_PASSWORD_FILE",
+    command: "VELLUM_FROM_PASSWORD_COMMAND",
+    descriptor: "VELLUM_FROM_PASSWORD_FD",
+    options: "--from-password-file or --from-key-file",
 };
 
 /// A place that has a password.
@@ -113,7 +125,7 @@ impl Variables {
 
     /// What to say to somebody who gave none and cannot be asked.
     pub(crate) fn hint(self) -> String {
-        format!("set {}, {} or {}, or give --password-file or --key-file", self.plain, self.file, self.command)
+        format!("set {}, {} or {}, or give {}", self.plain, self.file, self.command, self.options)
     }
 }
 

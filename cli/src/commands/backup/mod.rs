@@ -1,5 +1,7 @@
 //! `vellum backup`: whole trees of images on a folder or in an object store, incrementally.
 
+mod copy;
+mod diff;
 mod forget;
 mod info;
 mod init;
@@ -50,10 +52,12 @@ enum Verb {
     #[command(visible_alias = "ls")]
     List(list::Args),
     Tree(tree::Args),
+    Diff(diff::Args),
     Info(info::Args),
     Verify(verify::Args),
     Forget(forget::Args),
     Prune(prune::Args),
+    Copy(copy::Args),
     Mount(mount::Args),
     Key(key::Args),
 }
@@ -83,10 +87,12 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         Verb::Restore(args) => restore::run(args, session),
         Verb::List(args) => list::run(args, session),
         Verb::Tree(args) => tree::run(args, session),
+        Verb::Diff(args) => diff::run(args, session),
         Verb::Info(args) => info::run(args, session),
         Verb::Verify(args) => verify::run(args, session),
         Verb::Forget(args) => forget::run(args, session),
         Verb::Prune(args) => prune::run(args, session),
+        Verb::Copy(args) => copy::run(args, session),
         Verb::Mount(args) => mount::run(args, session),
         Verb::Key(args) => key::run(args, session),
     }

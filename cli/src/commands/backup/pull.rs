@@ -95,7 +95,7 @@ fn request(args: &Args, wanted: &[String], reader: &Reader<'_>, session: &Sessio
 }
 
 /// The ids of what `wanted` means: an image's name means all points of it.
-fn chosen<'a>(points: &[&'a Point], wanted: &[String], session: &Session) -> Result<BTreeSet<&'a str>, Failure> {
+pub(super) fn chosen<'a>(points: &[&'a Point], wanted: &[String], session: &Session) -> Result<BTreeSet<&'a str>, Failure> {
     let zone = zone::of(&session.caller);
     let mut ids = BTreeSet::new();
     for text in wanted {

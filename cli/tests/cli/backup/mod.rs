@@ -1,5 +1,6 @@
 //! Repositories as people meet them: in folders and in a bucket of a real S3 server, with what goes wrong there.
 
+mod copies;
 mod crowd;
 mod faults;
 mod round_trip;

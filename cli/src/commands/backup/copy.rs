@@ -1,0 +1,150 @@
+//! `vellum backup copy`: points of one repository go to another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use vellum_backup::copy::{CopyRequest, copy};
+use vellum_backup::error::BackupError;
+use vellum_backup::push::PushReport;
+use vellum_backup::repository::Repository;
+
+use super::pull::chosen;
+use crate::failure::{Failure, Outcome};
+use crate::output::page::{Page, plural};
+use crate::output::{Answer, time};
+use crate::repository::{self, KeyArgs, address, password, words};
+use crate::session::Session;
+use crate::size;
+
+/// Send points of one repository to another: only what is new there
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  vellum backup copy /mnt/usb s3://bucket/images --all
+  vellum backup copy /mnt/backup /mnt/usb web db@monday --from-password-file old.txt
+
+The first repository is only read; if VELLUM_REPOSITORY is set, the second may be left out. Each has its own password or key file. Points stay \
+what they are: a store that pushed to the one finds its points in the other. It can be stopped at any time and run again.")]
+pub(crate) struct Args {
+    /// The repository to read, the one to write, and images (with all their snapshots) or points
+    #[arg(value_name = "REPO] [REPO] [IMAGE[@SNAPSHOT]")]
+    words: Vec<String>,
+    /// All images and machines
+    #[arg(long)]
+    all: bool,
+    /// Bytes that may be sent in a second
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    limit_upload: Option<u64>,
+    /// Rely on what is in the second repository without a look at it: saves fetching it once
+    #[arg(long)]
+    trust_others: bool,
+    #[command(flatten)]
+    from: FromArgs,
+    #[command(flatten)]
+    key: KeyArgs,
+}
+
+/// What opens the repository that is read.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Opening the repository that is read")]
+struct FromArgs {
+    /// A file whose first line is its password [env: VELLUM_FROM_PASSWORD_FILE, or VELLUM_FROM_PASSWORD, _COMMAND, _FD]
+    #[arg(long, value_name = "FILE", conflicts_with = "from_key_file")]
+    from_password_file: Option<PathBuf>,
+    /// Its key file
+    #[arg(long, value_name = "FILE")]
+    from_key_file: Option<PathBuf>,
+    /// Believe it if it shows an earlier state, or is another, than was seen there last
+    #[arg(long)]
+    from_allow_rollback: bool,
+}
+
+#[derive(Serialize)]
+struct Copied {
+    action: &'static str,
+    from: String,
+    repository: String,
+    new_points: u64,
+    known_points: u64,
+    machines: u64,
+    contents: u64,
+    chunks_sent: u64,
+    bytes_sent: u64,
+    seconds: f64,
+}
+
+pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    let Some((from, rest)) = args.words.split_first() else {
+        return Err(Failure::usage("no repository is named", "name the one to read first, then the one to write"));
+    };
+    let named = words::at_least(rest, &session.caller)?;
+    if named.rest.is_empty() != args.all {
+        return Err(Failure::usage("what is to be copied is not clear", "name images or points, or add --all, but not both"));
+    }
+    let source = repository::open_with(from, &args.from.key(), password::FROM_VARIABLES, session)?;
+    let points = if args.all { None } else { Some(points(&source, named.rest, session)?) };
+    let target = repository::open(&named.place, &args.key, session)?;
+    let request =
+        CopyRequest { points, trust_others: args.trust_others, limit_upload: args.limit_upload, writer: repository::writer(session) };
+    let meter = session.watch_bytes(&format!("copying to {}", target.place()));
+    let report = copy(&source, &target, &request, &meter).map_err(|error| titled(error, &source))?;
+    let seconds = meter.elapsed().as_secs_f64();
+    drop(meter);
+    session.output.summary(&Copied::new(source.place(), target.place(), report, seconds))?;
+    Ok(Outcome::Done)
+}
+
+fn points(source: &Repository, wanted: &[String], session: &Session) -> Result<BTreeSet<String>, Failure> {
+    let state = source.state();
+    let points = address::sorted(state.points().map(AsRef::as_ref));
+    Ok(chosen(&points, wanted, session)?.into_iter().map(str::to_owned).collect())
+}
+
+/// Damage, with the points that it hits as people call them.
+fn titled(error: BackupError, source: &Repository) -> Failure {
+    let BackupError::Damaged { object, reason, points } = error else { return error.into() };
+    let state = source.state();
+    let titles: BTreeMap<&str, String> = state.points().map(|point| (point.id.as_str(), address::title(point))).collect();
+    let points = points.iter().map(|id| titles.get(id.as_str()).unwrap_or(id).clone()).collect();
+    Failure::Damage(BackupError::Damaged { object, reason, points })
+}
+
+impl FromArgs {
+    fn key(&self) -> KeyArgs {
+        KeyArgs {
+            password_file: self.from_password_file.clone(),
+            key_file: self.from_key_file.clone(),
+            allow_rollback: self.from_allow_rollback,
+        }
+    }
+}
+
+impl Copied {
+    fn new(from: String, repository: String, report: PushReport, seconds: f64) -> Self {
+        Self {
+            action: "copy",
+            from,
+            repository,
+            new_points: report.new_points,
+            known_points: report.known_points,
+            machines: report.machines,
+            contents: report.contents,
+            chunks_sent: report.chunks,
+            bytes_sent: report.bytes,
+            seconds,
+        }
+    }
+}
+
+impl Answer for Copied {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        if self.new_points == 0 && self.machines == 0 {
+            return page.line(format!("nothing is new: {} there already", plural(self.known_points, "point")));
+        }
+        let (points, chunks) = (plural(self.new_points, "new point"), plural(self.chunks_sent, "chunk"));
+        let (sent, took) = (page.size(self.bytes_sent), time::span(self.seconds));
+        page.line(format!("copied {points} ({} known): {chunks}, {sent} sent in {took}", self.known_points))
+    }
+}
