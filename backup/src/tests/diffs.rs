@@ -39,7 +39,7 @@ fn expected(a: &[u8], b: &[u8]) -> Vec<Option<bool>> {
         if chunk(a) != chunk(b) {
             bytes[start.min(common)..end.min(common)].fill(Some(becomes_zero));
         }
-        bytes[start.clamp(common, end)..end].fill(Some(becomes_zero && a.len() < b.len()));
+        bytes[start.max(common).min(end)..end].fill(Some(becomes_zero && a.len() < b.len()));
     }
     bytes
 }

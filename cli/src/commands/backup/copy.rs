@@ -18,6 +18,9 @@ use crate::repository::{self, KeyArgs, address, password, words};
 use crate::session::Session;
 use crate::size;
 
+/// Points that an error names at most; the others are counted.
+const POINTS_SHOWN_MAX: usize = 8;
+
 /// Send points of one repository to another: only what is new there
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -107,7 +110,11 @@ fn titled(error: BackupError, source: &Repository) -> Failure {
     let BackupError::Damaged { object, reason, points } = error else { return error.into() };
     let state = source.state();
     let titles: BTreeMap<&str, String> = state.points().map(|point| (point.id.as_str(), address::title(point))).collect();
-    let points = points.iter().map(|id| titles.get(id.as_str()).unwrap_or(id).clone()).collect();
+    let mut points: Vec<String> = points.iter().map(|id| titles.get(id.as_str()).unwrap_or(id).clone()).collect();
+    points.sort_unstable();
+    let more = points.len().saturating_sub(POINTS_SHOWN_MAX);
+    points.truncate(POINTS_SHOWN_MAX);
+    points.extend((more > 0).then(|| format!("and {more} more")));
     Failure::Damage(BackupError::Damaged { object, reason, points })
 }
 

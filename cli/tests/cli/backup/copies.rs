@@ -31,7 +31,6 @@ fn a_tree_goes_through_three_repositories_and_comes_back_whole() {
     let plain = folder.path().join("plain").display().to_string();
     let bucket = Bucket::start();
     let site = Site::at(&bucket, &first);
-    site.sandbox.succeed(["init"]);
     site.grow_tree(41);
     site.succeed("backup init");
     site.succeed("backup push --all");
@@ -65,7 +64,6 @@ fn a_tree_goes_through_three_repositories_and_comes_back_whole() {
     assert_eq!(Run::of(command.output().expect("the command starts")).code, Some(0));
 
     let other = Site::new(&plain);
-    other.sandbox.succeed(["init"]);
     let mut command = other.command("backup pull --all");
     command.env_remove("VELLUM_PASSWORD");
     assert_eq!(Run::of(command.output().expect("the command starts")).code, Some(0));
@@ -79,7 +77,6 @@ fn a_wrong_key_a_missing_repository_and_damage_each_have_their_code() {
     let (first, second) = (folder.path().join("first"), folder.path().join("second"));
     let (from, to) = (first.display().to_string(), second.display().to_string());
     let site = Site::new(&from);
-    site.sandbox.succeed(["init"]);
     site.grow_tree(43);
     site.succeed("backup init");
     site.succeed("backup push --all");
