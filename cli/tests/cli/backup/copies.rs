@@ -57,7 +57,8 @@ fn a_tree_goes_through_three_repositories_and_comes_back_whole() {
     let mut command = site.command(&format!("backup copy {there} web@second --json"));
     command.env("VELLUM_REPOSITORY", &plain).env_remove("VELLUM_PASSWORD").env("VELLUM_FROM_PASSWORD", OTHER_PASSWORD);
     let one = Run::of(command.output().expect("the command starts"));
-    let told: serde_json::Value = serde_json::from_str(one.stdout.trim()).unwrap_or_else(|error| panic!("{error}: {one:?}"));
+    let told: serde_json::Value =
+        serde_json::from_str(one.stdout.lines().last().unwrap_or_default()).unwrap_or_else(|error| panic!("{error}: {one:?}"));
     assert_eq!((told["new_points"].as_u64(), told["machines"].as_u64()), (Some(1), Some(0)), "{told}");
     let mut command = site.command(&format!("backup copy {there} --all"));
     command.env("VELLUM_REPOSITORY", &plain).env_remove("VELLUM_PASSWORD").env("VELLUM_FROM_PASSWORD", OTHER_PASSWORD);
