@@ -53,6 +53,16 @@ pub(crate) struct Added {
     pub(crate) compressed: u64,
 }
 
+/// The journal as it is at one moment, to be read later.
+pub(crate) struct JournalView<'s> {
+    records: Scan<'s>,
+    copies: Scan<'s>,
+}
+
+/// All entries, each with whether it is the sum of old ones.
+#[derive(Default)]
+pub(crate) struct Entries(Vec<(bool, Entry)>);
+
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -150,22 +160,14 @@ impl Store {
     /// `earlier`. What waits on attached disks is not in it yet. Cost: reads the journal, at most some 100,000
     /// entries.
     pub fn growth(&self) -> Result<Vec<Growth>, StoreError> {
-        let (mut entries, mut sum) = (Vec::new(), None);
-        self.each_entry(&mut |is_sum, entry| if is_sum { sum = Some(entry.growth()) } else { entries.push(entry.growth()) })?;
-        entries.sort_by_key(|growth| growth.at_ms);
-        Ok(sum.into_iter().chain(entries).collect())
+        Ok(self.journal_now().read()?.growth())
     }
 
-    /// Compressed bytes of the chunks that were new when each layer was written, as far as the journal tells. A layer that became part of
-    /// another keeps its own.
-    pub fn added_by_layer(&self) -> Result<HashMap<LayerId, u64>, StoreError> {
-        let mut added: HashMap<LayerId, u64> = HashMap::new();
-        self.each_entry(&mut |_, entry| {
-            if let Some(layer) = entry.layer {
-                *added.entry(layer).or_default() += entry.added.compressed;
-            }
-        })?;
-        Ok(added)
+    /// The moment is now, if the tree is locked: then no commit falls between this and what else is looked at.
+    pub(crate) fn journal_now(&self) -> JournalView<'_> {
+        let database = &self.inner.database;
+        let (records, copies) = (database.scan(Family::Meta, SUM_KEY), database.scan(Family::Copies, &key_of_copy(Family::Meta, SUM_KEY)));
+        JournalView { records, copies }
     }
 
     /// Notes in `batch` what `operation` on `node` of `tree` added to `layer`.
@@ -173,19 +175,39 @@ impl Store {
         let entry = Entry::new(operation, node.image(), tree.display(node), layer, added);
         self.inner.journal.note(&self.inner.database, batch, &entry);
     }
+}
 
-    /// Every entry, and whether it is the sum of old ones; from the copies if the records cannot be read.
-    fn each_entry(&self, visit: &mut dyn FnMut(bool, Entry)) -> Result<(), StoreError> {
-        let entries = match read_all(self.inner.database.scan(Family::Meta, SUM_KEY), &[]) {
+impl JournalView<'_> {
+    /// Every entry; from the copies if the records cannot be read.
+    pub(crate) fn read(self) -> Result<Entries, StoreError> {
+        let entries = match read_all(self.records, &[]) {
             Err(StoreError::Damaged(damage)) => {
                 let key = key_of_copy(Family::Meta, SUM_KEY);
                 let tag = &key[..key.len() - SUM_KEY.len()];
-                read_all(self.inner.database.scan(Family::Copies, &key), tag).map_err(|_| StoreError::Damaged(damage))
+                read_all(self.copies, tag).map_err(|_| StoreError::Damaged(damage))
             }
             read => read,
         };
-        entries?.into_iter().for_each(|(is_sum, entry)| visit(is_sum, entry));
-        Ok(())
+        entries.map(Entries)
+    }
+}
+
+impl Entries {
+    /// What was added when: the sum of what is too old first, then the oldest.
+    pub(crate) fn growth(&self) -> Vec<Growth> {
+        let growth = |wanted: bool| self.0.iter().filter(move |(is_sum, _)| *is_sum == wanted).map(|(_, entry)| entry.growth());
+        let mut entries: Vec<Growth> = growth(false).collect();
+        entries.sort_by_key(|growth| growth.at_ms);
+        growth(true).chain(entries).collect()
+    }
+
+    /// Compressed bytes of the chunks that were new when each layer was written, as far as the journal tells. A layer that became part of
+    /// another keeps its own.
+    pub(crate) fn added_by_layer(&self) -> HashMap<LayerId, u64> {
+        let mut added: HashMap<LayerId, u64> = HashMap::new();
+        let of_layers = self.0.iter().filter_map(|(_, entry)| Some((entry.layer?, entry.added.compressed)));
+        of_layers.for_each(|(layer, compressed)| *added.entry(layer).or_default() += compressed);
+        added
     }
 }
 
@@ -247,9 +269,10 @@ impl Entry {
         self.freed = self.freed.saturating_add(other.freed);
     }
 
-    fn growth(self) -> Growth {
+    fn growth(&self) -> Growth {
         let Added { chunks, plain, compressed } = self.added;
-        Growth { at_ms: self.at_ms, operation: self.operation, image: self.name, chunks, plain, compressed, freed: self.freed }
+        let (operation, image) = (self.operation.clone(), self.name.clone());
+        Growth { at_ms: self.at_ms, operation, image, chunks, plain, compressed, freed: self.freed }
     }
 }
 
@@ -358,7 +381,7 @@ mod tests {
         write(&store.live(image).expect("live"), 600_000, 7);
         let chunks: Vec<u64> = told(&store).into_iter().map(|entry| entry.2).collect();
         assert_eq!(chunks, [9, 6, 3]);
-        let (growth, added) = (store.growth().expect("readable"), store.added_by_layer().expect("readable"));
+        let (growth, added) = (store.growth().expect("readable"), store.journal_now().read().expect("readable").added_by_layer());
         assert_eq!(added[&first], growth[0].compressed);
         assert_eq!(added[&second], growth[1].compressed + growth[2].compressed);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use vellum_core::tree::{Node, PlanError, Tree};
+use vellum_core::tree::{Node, Tree};
 use vellum_core::units::{ImageId, LayerId};
 
 use super::attribution::{by_powers, by_tenths, compressed, on_disk, overlap, rows};
@@ -11,13 +11,14 @@ use super::forest::Forest;
 use super::moment::Moment;
 use super::outlook::Outlook;
 use super::sets::SetId;
+use super::still::Still;
 use super::usage::{Usage, Usages};
-use super::{NodeUsage, Overlap, Report, ReportOptions, SharedChunk, Totals, Uncounted};
+use super::{NodeUsage, Overlap, Report, ReportOptions, SharedChunk, Totals, Uncounted, change_map, droppable};
 use crate::error::StoreError;
 use crate::store::Store;
 use crate::watch::Watch;
 
-/// What was counted at one moment: reports, and any number of questions about what deleting would free. Later changes do not show.
+/// What was counted at one moment, for any number of questions about what deleting would free. Later changes do not show.
 pub struct Census {
     pub(super) tree: Tree,
     pub(super) forest: Forest,
@@ -26,7 +27,7 @@ pub struct Census {
     pub(super) usage: Vec<Usage>,
     /// What a collection would leave if nothing were deleted.
     pub(super) untouched: Outlook,
-    /// Where names, journals and disks are looked up.
+    /// Whose it is.
     pub(super) store: Store,
     numbers: HashMap<Node, u32>,
     taken_ms: u64,
@@ -36,11 +37,17 @@ impl Store {
     /// Counts who holds which chunk, at one moment: what guests have written to attached disks until now is in it. What cannot be read is
     /// noted, and the rest counted. Cost: reads every frame's header and every page, none of the content.
     pub fn census(&self, watch: &dyn Watch) -> Result<Census, StoreError> {
-        self.census_within(Limits::default(), watch)
+        self.count(Moment::take(self)?, Limits::default(), watch)
     }
 
-    pub(super) fn census_within(&self, limits: Limits, watch: &dyn Watch) -> Result<Census, StoreError> {
-        let mut moment = Moment::take(self)?;
+    /// A census and its report, all of it of one moment. An image that a guest writes gets a new active layer, as for a snapshot. Cost: as
+    /// for a census, and the pages between the states of each image.
+    pub fn report(&self, options: &ReportOptions, watch: &dyn Watch) -> Result<Report, StoreError> {
+        let (moment, still) = Moment::take_with_disks(self)?;
+        self.count(moment, Limits::default(), watch)?.report(still, options, watch)
+    }
+
+    pub(super) fn count(&self, mut moment: Moment<'_>, limits: Limits, watch: &dyn Watch) -> Result<Census, StoreError> {
         let forest = Forest::of(&moment.tree);
         let counted = Counted::take(self, &mut moment, &forest, limits, watch)?;
         let mut usages = Usages::new(&forest);
@@ -53,26 +60,23 @@ impl Store {
         census.untouched = census.outlook(&[]);
         Ok(census)
     }
-
-    /// A census and its report.
-    pub fn report(&self, options: &ReportOptions, watch: &dyn Watch) -> Result<Report, StoreError> {
-        self.census(watch)?.report(options, watch)
-    }
 }
 
 impl Census {
-    /// Everything that is known, as far as `options` ask for it.
-    pub fn report(&self, options: &ReportOptions, watch: &dyn Watch) -> Result<Report, StoreError> {
+    /// Everything that is known, as far as `options` ask for it. `still` is of the census's moment.
+    pub(super) fn report(&self, still: Still<'_>, options: &ReportOptions, watch: &dyn Watch) -> Result<Report, StoreError> {
         crate::collect::go_on(watch)?;
         let mut uncounted = self.counted.uncounted.clone();
-        let growth = or_uncounted(self.store.growth(), "what was added when", &mut uncounted)?;
-        let added = or_uncounted(self.store.added_by_layer(), "what layers added", &mut uncounted)?;
         let changes = self.each_image("changes of", &mut uncounted, |image| {
-            let strip = self.store.change_strip(image, options.strip_cells, watch)?;
+            let strip = change_map::strip(&self.store, &still, image, options.strip_cells, watch)?;
             Ok((!strip.steps.is_empty()).then_some(strip))
         })?;
-        let look = |image| if options.file_systems { self.store.droppable(image, watch) } else { Ok(Vec::new()) };
+        let look = |image| {
+            if options.file_systems { droppable::on(still.disk(Node::Image(image))?, watch) } else { Ok(Vec::new()) }
+        };
         let droppable = self.each_image("file systems of", &mut uncounted, look)?;
+        let journal = or_uncounted(still.journal.read(), "what was added when", &mut uncounted)?;
+        let added = journal.added_by_layer();
         let most_shared = self.counted.most_shared.iter().take(options.most_shared_max);
         Ok(Report {
             taken_ms: self.taken_ms,
@@ -83,14 +87,14 @@ impl Census {
             references: by_powers(&self.counted.references),
             compressibility: by_tenths(&self.counted.compressibility),
             most_shared: most_shared.filter_map(|common| self.shared_chunk(common)).collect(),
-            growth,
+            growth: journal.growth(),
             changes,
             droppable,
             uncounted,
         })
     }
 
-    /// What `look` finds in every image that is still there. An image that cannot be read is told, and the others looked at.
+    /// What `look` finds in every image. An image that cannot be read is told, and the others looked at.
     fn each_image<T, I: IntoIterator<Item = T> + Default>(
         &self,
         what: &str,
@@ -99,11 +103,7 @@ impl Census {
     ) -> Result<Vec<T>, StoreError> {
         let mut found = Vec::new();
         for image in self.tree.images() {
-            match look(image.id) {
-                // Deleted since.
-                Err(StoreError::Plan(PlanError::Gone)) => {}
-                looked => found.extend(or_uncounted(looked, &format!("{what} {}", image.name), uncounted)?),
-            }
+            found.extend(or_uncounted(look(image.id), &format!("{what} {}", image.name), uncounted)?);
         }
         Ok(found)
     }

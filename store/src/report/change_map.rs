@@ -1,8 +1,9 @@
 //! Where on its disk, and between which of its states, an image changes: from maps alone, no chunk is read.
 
-use vellum_core::tree::{Node, PlanError};
+use vellum_core::tree::Node;
 use vellum_core::units::{ChunkLen, ImageId};
 
+use super::still::Still;
 use super::{ChangeStep, ChangeStrip};
 use crate::disk::Disk;
 use crate::error::StoreError;
@@ -13,65 +14,40 @@ use crate::watch::{Progress, Watch};
 /// Rows of a strip: more than anybody can tell apart. Of a longer history as many states are compared, evenly chosen.
 const STEPS_MAX: usize = 256;
 
-/// Neighbouring cells in which an image changes a lot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ChangedRegion {
-    /// The first byte.
-    pub start: u64,
-    /// The length in bytes, in whole cells: the last may go past the disk's end.
-    pub len: u64,
-    /// Bytes that differ, added up over all steps.
-    pub changed: u64,
+/// What changed from each of the states of `image` to the next: its snapshots in the order of taking, then itself. The disk is cut
+/// into at most `cells` parts. Cost: the pages of the layers in between, once for each step; memory for cells times steps, of which
+/// there are at most 256.
+pub(super) fn strip(store: &Store, still: &Still<'_>, image: ImageId, cells: usize, watch: &dyn Watch) -> Result<ChangeStrip, StoreError> {
+    let states = states(still, image)?;
+    let len = states.iter().map(Disk::len).max().unwrap_or(0);
+    let cell_len = cell_len(len, cells, store.parameters().chunk_len);
+    let mut steps = Vec::new();
+    for (done, pair) in (1..).zip(states.windows(2)) {
+        let mut cells = vec![0; len.div_ceil(cell_len) as usize];
+        store.diff_disks(&pair[0], &pair[1], &mut |difference| {
+            spread(difference, cell_len, &mut cells);
+            if watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
+        })?;
+        steps.push(ChangeStep { from: pair[0].name().to_owned(), to: pair[1].name().to_owned(), cells });
+        watch.progress(Progress { done, total: Some(states.len() as u64 - 1) });
+    }
+    let image = states.last().map_or_else(String::new, |state| state.name().to_owned());
+    Ok(ChangeStrip { image, cell_len, steps })
 }
 
-impl Store {
-    /// What changed from each of the states of `image` to the next: its snapshots in the order of taking, then itself. The disk is cut
-    /// into at most `cells` parts. Cost: the pages of the layers in between, once for each step; memory for cells times steps, of which
-    /// there are at most 256.
-    pub fn change_strip(&self, image: ImageId, cells: usize, watch: &dyn Watch) -> Result<ChangeStrip, StoreError> {
-        let (name, states) = self.states(image)?;
-        let len = states.iter().map(Disk::len).max().unwrap_or(0);
-        let cell_len = cell_len(len, cells, self.parameters().chunk_len);
-        let mut steps = Vec::new();
-        for (done, pair) in (1..).zip(states.windows(2)) {
-            let mut cells = vec![0; len.div_ceil(cell_len) as usize];
-            self.diff_disks(&pair[0], &pair[1], &mut |difference| {
-                spread(difference, cell_len, &mut cells);
-                if watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
-            })?;
-            steps.push(ChangeStep { from: pair[0].name().to_owned(), to: pair[1].name().to_owned(), cells });
-            watch.progress(Progress { done, total: Some(states.len() as u64 - 1) });
-        }
-        Ok(ChangeStrip { image: name, cell_len, steps })
-    }
-
-    /// The name of `image`, and its states, the oldest first: opened under one lock of the tree, so that none can go in between. Its
-    /// present state comes last and is no older than the others.
-    fn states(&self, image: ImageId) -> Result<(String, Vec<Disk>), StoreError> {
-        let (name, mut states) = {
-            let mut tree = self.tree_mut();
-            let name = tree.image(image).ok_or(PlanError::Gone)?.name.to_string();
-            let serials: Vec<u64> = tree.snapshots(image).map(|snapshot| snapshot.serial).collect();
-            let mut states = Vec::new();
-            for serial in evenly(&serials) {
-                let node = Node::Snapshot(image, *serial);
-                let (layer, display) = (tree.layer_of(node).ok_or(PlanError::Gone)?.id, tree.display(node));
-                states.push(self.disk_at(&mut tree, layer, display));
-            }
-            (name, states)
-        };
-        states.push(self.still_disk(Node::Image(image))?);
-        Ok((name, states))
-    }
+/// The states of `image`, the oldest first, itself last.
+fn states(still: &Still<'_>, image: ImageId) -> Result<Vec<Disk>, StoreError> {
+    let snapshots = still.snapshots(image);
+    evenly(&snapshots).into_iter().copied().chain([Node::Image(image)]).map(|node| still.disk(node)).collect()
 }
 
-/// As many of `serials` as make the steps that a strip may have: the first and the last among them.
-fn evenly(serials: &[u64]) -> Vec<&u64> {
-    let last = serials.len().saturating_sub(1);
-    if serials.len() <= STEPS_MAX {
-        return serials.iter().collect();
+/// As many of `snapshots` as make the steps that a strip may have: the first and the last among them.
+fn evenly(snapshots: &[Node]) -> Vec<&Node> {
+    let last = snapshots.len().saturating_sub(1);
+    if snapshots.len() <= STEPS_MAX {
+        return snapshots.iter().collect();
     }
-    (0..STEPS_MAX).map(|nth| &serials[nth * last / (STEPS_MAX - 1)]).collect()
+    (0..STEPS_MAX).map(|nth| &snapshots[nth * last / (STEPS_MAX - 1)]).collect()
 }
 
 /// How long a cell is, if there are to be at most `cells` on a disk of `len` bytes: whole chunks.
@@ -90,30 +66,6 @@ fn spread(difference: Difference, cell_len: u64, cells: &mut [u64]) {
     }
 }
 
-/// The `count` regions of `strip` that change most, most first. A region is a run of cells each of which changes at least as much as the
-/// mean of those that change at all.
-#[must_use]
-pub fn top_regions(strip: &ChangeStrip, count: usize) -> Vec<ChangedRegion> {
-    let mut sums: Vec<u64> = Vec::new();
-    for step in &strip.steps {
-        sums.resize(sums.len().max(step.cells.len()), 0);
-        sums.iter_mut().zip(&step.cells).for_each(|(sum, changed)| *sum += changed);
-    }
-    let changing = sums.iter().filter(|sum| **sum > 0).count() as u64;
-    let Some(mean) = sums.iter().sum::<u64>().checked_div(changing) else { return Vec::new() };
-    let mut regions: Vec<ChangedRegion> = Vec::new();
-    for (nth, changed) in (0..).zip(sums).filter(|(_, sum)| *sum > 0 && *sum >= mean) {
-        let start = nth * strip.cell_len;
-        match regions.last_mut().filter(|last| last.start + last.len == start) {
-            Some(last) => (last.len, last.changed) = (last.len + strip.cell_len, last.changed + changed),
-            None => regions.push(ChangedRegion { start, len: strip.cell_len, changed }),
-        }
-    }
-    regions.sort_by_key(|region| std::cmp::Reverse(region.changed));
-    regions.truncate(count);
-    regions
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +73,11 @@ mod tests {
     use crate::watch::Unwatched;
 
     const CHUNK: u64 = 4096;
+
+    fn strip_now(store: &Store, image: ImageId, cells: usize) -> ChangeStrip {
+        let still = Still::take(store, &mut store.tree_mut()).expect("there is room");
+        strip(store, &still, image, cells, &Unwatched).expect("sound maps")
+    }
 
     fn noise(random: &mut fastrand::Rng, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
@@ -170,7 +127,7 @@ mod tests {
         store.live(image).and_then(|live| live.write_at(&[1; 5000], 9).and_then(|()| live.flush())).expect("write");
         now[9..5009].fill(1);
         states.push(("a".to_owned(), now));
-        let strip = store.change_strip(image, 37, &Unwatched).expect("strip");
+        let strip = strip_now(&store, image, 37);
         assert!(strip.cell_len.is_multiple_of(CHUNK) && strip.steps.len() == 12);
         for (step, pair) in strip.steps.iter().zip(states.windows(2)) {
             assert_eq!((&step.from, &step.to), (&pair[0].0, &pair[1].0));
@@ -188,7 +145,7 @@ mod tests {
             store.snapshot(image, &name(&format!("s{nth}"))).expect("snapshot");
         }
         store.live(image).and_then(|live| live.write_at(&[7; 4096], 8192).and_then(|()| live.flush())).expect("write");
-        let strip = store.change_strip(image, 16, &Unwatched).expect("strip");
+        let strip = strip_now(&store, image, 16);
         assert_eq!(strip.steps.len(), STEPS_MAX);
         assert_eq!((strip.steps[0].from.as_str(), strip.steps.last().map(|step| step.to.as_str())), ("a@s0", Some("a")));
         assert!(strip.steps.windows(2).all(|pair| pair[0].to == pair[1].from));
@@ -199,19 +156,9 @@ mod tests {
     fn an_image_without_snapshots_or_bytes_has_a_strip_without_steps() {
         let (_dir, store) = new_store(CHUNK);
         let image = store.create(&name("empty"), 0).expect("create").image();
-        let strip = store.change_strip(image, 0, &Unwatched).expect("strip");
-        assert!(strip.steps.is_empty() && top_regions(&strip, 3).is_empty());
+        let strip = strip_now(&store, image, 0);
+        assert!(strip.steps.is_empty());
         store.snapshot(image, &name("s")).expect("snapshot");
-        assert_eq!(store.change_strip(image, 10, &Unwatched).expect("strip").steps[0].cells, [0; 0]);
-    }
-
-    #[test]
-    fn the_regions_that_change_most_come_first() {
-        let step = |cells: &[u64]| ChangeStep { from: String::new(), to: String::new(), cells: cells.to_vec() };
-        let strip =
-            ChangeStrip { image: "a".to_owned(), cell_len: 10, steps: vec![step(&[0, 9, 8, 0, 1, 10]), step(&[0, 9, 9, 0, 0, 10])] };
-        let region = |start, len, changed| ChangedRegion { start, len, changed };
-        assert_eq!(top_regions(&strip, 9), [region(10, 20, 35), region(50, 10, 20)]);
-        assert_eq!(top_regions(&strip, 1).len(), 1);
+        assert_eq!(strip_now(&store, image, 10).steps[0].cells, [0; 0]);
     }
 }

@@ -7,13 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use vellum_core::guest::{GuestError, Volume, free_space, volumes};
 use vellum_core::page::Slot;
 use vellum_core::source::ReadAt;
-use vellum_core::tree::{Node, PageSet, page_of, page_start};
-use vellum_core::units::{ChunkIndex, ImageId, PageIndex};
+use vellum_core::tree::{PageSet, page_of, page_start};
+use vellum_core::units::{ChunkIndex, PageIndex};
 
 use super::Droppable;
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::store::Store;
 use crate::watch::Watch;
 
 /// A disk as the readers of file systems see it.
@@ -25,20 +24,17 @@ struct GuestDisk<'w> {
     failed: Mutex<Option<StoreError>>,
 }
 
-impl Store {
-    /// What the file systems and swap spaces on the present state of `image` do not use, one entry for each that is known and sound, and
-    /// how much of that the image holds as data. Exact as of what the guest last wrote to its disk, to the chunk. Cost: reads the bitmaps
-    /// of the file systems, about 1 byte for 32 KiB of disk.
-    pub fn droppable(&self, image: ImageId, watch: &dyn Watch) -> Result<Vec<Droppable>, StoreError> {
-        let disk = self.still_disk(Node::Image(image))?;
-        let (name, mapped) = (disk.name().to_owned(), disk.mapped_pages());
-        let guest = GuestDisk { disk, mapped, watch, failed: Mutex::default() };
-        let mut found = Vec::new();
-        for volume in guest.understood(volumes(&guest))?.unwrap_or_default() {
-            found.extend(guest.droppable(&name, &volume)?);
-        }
-        Ok(found)
+/// What the file systems and swap spaces on an image do not use, one entry for each that is known and sound, and how much of that the
+/// image holds as data. Exact as of what the guest last wrote to its disk, to the chunk. Cost: reads the bitmaps of the file systems,
+/// about 1 byte for 32 KiB of disk.
+pub(super) fn on(disk: Disk, watch: &dyn Watch) -> Result<Vec<Droppable>, StoreError> {
+    let (name, mapped) = (disk.name().to_owned(), disk.mapped_pages());
+    let guest = GuestDisk { disk, mapped, watch, failed: Mutex::default() };
+    let mut found = Vec::new();
+    for volume in guest.understood(volumes(&guest))?.unwrap_or_default() {
+        found.extend(guest.droppable(&name, &volume)?);
     }
+    Ok(found)
 }
 
 impl GuestDisk<'_> {

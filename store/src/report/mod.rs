@@ -8,15 +8,11 @@
 //! frame's chunks, in whole bytes that add up to it. What is not payload (headers, index, maps, records, logs, slack) has rows of its own, so
 //! that all rows together are what the folder takes on the disk.
 
-mod change_map;
-mod droppable;
-mod what_if;
-
-pub use change_map::{ChangedRegion, top_regions};
-pub use what_if::RetentionRow;
 mod attribution;
 mod census;
+mod change_map;
 mod count;
+mod droppable;
 mod forest;
 mod frames;
 mod holders;
@@ -24,11 +20,14 @@ mod moment;
 mod outlook;
 mod reclaim;
 mod sets;
+mod still;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod what_if;
 
 pub use census::Census;
+pub use what_if::RetentionRow;
 
 /// What a report is asked to work out beyond totals, nodes and attribution.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use vellum_core::tree::{Layer, Tree};
 use vellum_core::units::{ChunkId, PageIndex};
 
 use super::Uncounted;
+use super::still::Still;
 use crate::collect::REGION_IDS;
 use crate::database::{Family, Lookup};
 use crate::error::StoreError;
@@ -53,12 +54,22 @@ pub(super) struct Space {
 impl<'s> Moment<'s> {
     /// The moment is now: no commit falls between tree, maps and frames. What guests have written to attached disks is in it.
     pub(super) fn take(store: &'s Store) -> Result<Self, StoreError> {
+        store.with_all_still(|| Ok(Self::of(store, &store.tree_mut())))
+    }
+
+    /// The same, and what of that moment is only looked at after the count.
+    pub(super) fn take_with_disks(store: &'s Store) -> Result<(Self, Still<'s>), StoreError> {
         store.with_all_still(|| {
-            let tree = store.tree_mut();
-            let pages = store.inner.database.lookup(Family::Pages);
-            let headers = store.inner.database.lookup(Family::Headers);
-            Ok(Self { tree: tree.clone(), taken_ms: now_ms(), pages, headers })
+            let mut tree = store.tree_mut();
+            // What holding still adds to the tree is no part of what is told.
+            let moment = Self::of(store, &tree);
+            Ok((moment, Still::take(store, &mut tree)?))
         })
+    }
+
+    fn of(store: &'s Store, tree: &Tree) -> Self {
+        let (pages, headers) = (store.inner.database.lookup(Family::Pages), store.inner.database.lookup(Family::Headers));
+        Self { tree: tree.clone(), taken_ms: now_ms(), pages, headers }
     }
 
     /// What `layer`, which has page `index`, says there, and the bytes that the record takes.

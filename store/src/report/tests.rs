@@ -3,16 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vellum_core::device::{Exports, Intent};
+use vellum_core::device::{Device, Exports, Intent};
 use vellum_core::page::{Slot, page_key};
 use vellum_core::tree::{Node, pages_for};
-use vellum_core::units::{ChunkId, PageIndex};
+use vellum_core::units::{ChunkId, ImageId, PageIndex};
 
 use super::count::Limits;
+use super::moment::Moment;
+use super::still::Still;
 use super::{Census, Holder, ReportOptions};
 use crate::collect::tests::world::World as Small;
 use crate::database::{Batch, Durability, Family};
+use crate::live::LiveDisk;
 use crate::model::{World, name, new_store};
+use crate::watch::{Progress, Watch};
 use crate::{CollectOptions, Store, Unwatched};
 
 const OPTIONS: ReportOptions = ReportOptions { rows_max: 1000, most_shared_max: 10, strip_cells: 10, file_systems: false };
@@ -25,6 +29,12 @@ fn seed() -> u64 {
 
 fn census(store: &Store) -> Census {
     store.census(&Unwatched).expect("the store is sound")
+}
+
+/// The report of a census of a store that nobody has changed since.
+fn report(store: &Store, census: &Census) -> super::Report {
+    let still = Still::take(store, &mut store.tree_mut()).expect("there is room");
+    census.report(still, &OPTIONS, &Unwatched).expect("nobody stops it")
 }
 
 fn collect(store: &Store) -> u64 {
@@ -60,8 +70,8 @@ fn counted(census: &Census) -> BTreeMap<BTreeSet<usize>, u64> {
 }
 
 /// What the rows of attribution say, and that they add up.
-fn check_rows(census: &Census) {
-    let report = census.report(&OPTIONS, &Unwatched).expect("nobody stops it");
+fn check_rows(store: &Store, census: &Census) -> super::Report {
+    let report = report(store, census);
     let sum: u64 = report.attribution.iter().map(|row| row.bytes).sum();
     assert_eq!(sum, report.totals.on_disk);
     assert!(sum >= census.counted.space.usage.total, "rows are no less than what is on the disk");
@@ -73,6 +83,7 @@ fn check_rows(census: &Census) {
         assert_eq!(histogram.iter().map(|bucket| bucket.chunks).sum::<u64>(), report.totals.chunks);
     }
     assert_eq!(report.uncounted, []);
+    report
 }
 
 /// Whom a node shares with, by the words of [`super::NodeUsage`]: for each set and each of its nodes, one by one.
@@ -110,8 +121,7 @@ fn check_counted(store: &Store) -> Census {
     holders.values().for_each(|set| *expected.entry(set.clone()).or_default() += 1);
     assert_eq!(counted(&census), expected);
     check_usage(&census, &expected);
-    check_rows(&census);
-    let report = census.report(&OPTIONS, &Unwatched).expect("nobody stops it");
+    let report = check_rows(store, &census);
     for (number, usage) in report.nodes.iter().enumerate() {
         assert_eq!(usage.exclusive_chunks, expected.get(&BTreeSet::from([number])).copied().unwrap_or(0), "{}", usage.name);
     }
@@ -181,12 +191,14 @@ fn deleting_frees_exactly_the_chunks_that_nobody_else_holds() {
 fn a_census_in_parts_finds_the_same() {
     let seed = seed();
     let world = World::grown(seed, 65536, 6 << 20, 200);
-    let whole = census(world.store());
+    let store = world.store();
+    let whole = census(store);
     for (pass_chunks, covers) in [(1, 1 << 20), (7, 3), (1 << 20, 1)] {
-        let parts = world.store().census_within(Limits { pass_chunks, covers }, &Unwatched).expect("sound");
+        let moment = Moment::take(store).expect("nobody writes");
+        let parts = store.count(moment, Limits { pass_chunks, covers }, &Unwatched).expect("sound");
         assert_eq!(counted(&parts), counted(&whole), "{pass_chunks} chunks, {covers} covers");
         assert_eq!(parts.counted.seen, whole.counted.seen);
-        let reports = [&parts, &whole].map(|census| census.report(&OPTIONS, &Unwatched).expect("nobody stops it"));
+        let reports = [&parts, &whole].map(|census| report(store, census));
         assert_eq!(reports[0].attribution, reports[1].attribution);
         assert_eq!((&reports[0].references, &reports[0].nodes), (&reports[1].references, &reports[1].nodes));
     }
@@ -227,7 +239,7 @@ fn a_damaged_page_or_header_is_told_and_the_rest_counted() {
     world.write(one, 0, &(0..64).map(Some).collect::<Vec<_>>());
     world.write(one, 2000, &(64..96).map(Some).collect::<Vec<_>>());
     world.write(two, 0, &(100..132).map(Some).collect::<Vec<_>>());
-    let before = census(&world.store).report(&OPTIONS, &Unwatched).expect("sound");
+    let before = world.store.report(&OPTIONS, &Unwatched).expect("sound");
     assert_eq!(before.uncounted, []);
     let layer = world.store.tree().layer_of(Node::Image(one)).expect("known").id;
     let mut batch = Batch::default();
@@ -235,7 +247,7 @@ fn a_damaged_page_or_header_is_told_and_the_rest_counted() {
     let frame = vellum_core::frame::frame_key(census(&world.store).counted.frames[20].first);
     batch.put(Family::Headers, frame, b"nonsense");
     world.store.inner.database.write(batch, Durability::Logged).expect("room");
-    let report = census(&world.store).report(&OPTIONS, &Unwatched).expect("the rest is counted");
+    let report = world.store.report(&OPTIONS, &Unwatched).expect("the rest is counted");
     assert_eq!(report.uncounted.len(), 3, "a page, a header, and references into its frame: {:?}", report.uncounted);
     let exclusive = |report: &super::Report| report.nodes.iter().map(|node| node.exclusive_chunks).collect::<Vec<_>>();
     assert_eq!((exclusive(&before), exclusive(&report)), (vec![96, 32], vec![28, 32]));
@@ -281,4 +293,76 @@ fn a_census_under_a_guest_is_one_moment() {
         }
         is_over.store(true, Ordering::Relaxed);
     });
+}
+
+/// Changes everything a report looks at, as soon as its moment is over.
+struct Meddler<'s> {
+    store: &'s Store,
+    guest: &'s dyn Device,
+    image: ImageId,
+    other: ImageId,
+    is_done: AtomicBool,
+}
+
+impl Meddler<'_> {
+    fn meddle(&self) {
+        let store = self.store;
+        self.guest.write_at(&[9; 70_000], 8192).and_then(|()| self.guest.flush()).expect("there is room");
+        store.snapshot(self.image, &name("later")).expect("a free name");
+        let first = store.find("disk@one").expect("there");
+        delete(store, &[first, Node::Image(self.other)]);
+        store
+            .create(&name("newcomer"), 1 << 20)
+            .and_then(|node| store.live(node.image()))
+            .map(|live| fill(&live, 77))
+            .expect("a free name");
+        collect(store);
+    }
+}
+
+impl Watch for Meddler<'_> {
+    fn progress(&self, _: Progress) {}
+
+    fn is_cancelled(&self) -> bool {
+        if !self.is_done.swap(true, Ordering::Relaxed) {
+            self.meddle();
+        }
+        false
+    }
+}
+
+/// A swap space of noise.
+fn fill(disk: &LiveDisk, seed: u64) {
+    let mut bytes = vec![0; disk.len() as usize];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes[1024..1032].copy_from_slice(&[1, 0, 0, 0, 255, 0, 0, 0]);
+    bytes[4086..4096].copy_from_slice(b"SWAPSPACE2");
+    disk.write_at(&bytes, 0).and_then(|()| disk.flush()).expect("there is room");
+}
+
+/// Growth, changes and file systems are looked at long after the count: what a guest, deletions and a collection do meanwhile must not show.
+#[test]
+fn what_happens_after_the_moment_is_in_no_part_of_a_report() {
+    let (_dir, store) = new_store(4096);
+    let [image, other] = ["disk", "other"].map(|text| store.create(&name(text), 1 << 20).expect("a free name").image());
+    for (image, seed) in [(other, 1), (image, 2)] {
+        fill(&store.live(image).expect("nobody writes"), seed);
+    }
+    let guest = store.exports().open("disk", Intent::ReadWrite).expect("nobody else has it");
+    for (nth, text) in ["one", "two"].into_iter().enumerate() {
+        guest.write_at(&[nth as u8 + 1; 5000], nth as u64 * 300_000 + 8192).expect("there is room");
+        store.snapshot(image, &name(text)).expect("a free name");
+    }
+    guest.write_at(&[5; 5000], 900_000).expect("there is room");
+    let options = ReportOptions { file_systems: true, ..OPTIONS };
+    let before = store.report(&options, &Unwatched).expect("sound");
+    let meddler = Meddler { store: &store, guest: &*guest, image, other, is_done: AtomicBool::new(false) };
+    let during = store.report(&options, &meddler).expect("sound");
+    assert_eq!((&during.growth, &during.changes, &during.droppable), (&before.growth, &before.changes, &before.droppable));
+    assert!(during.uncounted.is_empty() && before.droppable.len() == 2, "{during:?}");
+    let after = store.report(&options, &Unwatched).expect("sound");
+    assert!(after.droppable.len() == 2 && after.droppable != before.droppable, "the newcomer's, and other content: {:?}", after.droppable);
+    let names = |report: &super::Report| report.nodes.iter().map(|node| node.name.clone()).collect::<BTreeSet<_>>();
+    let gone: Vec<String> = names(&before).difference(&names(&after)).cloned().collect();
+    assert_eq!(gone, ["disk@one", "other"], "it did meddle");
 }

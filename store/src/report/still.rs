@@ -1,0 +1,59 @@
+//! What of a moment is looked at after the count: the growth journal, and disks, held as they were.
+
+use std::collections::BTreeMap;
+
+use vellum_core::tree::{Node, PlanError, Tree};
+use vellum_core::units::{ImageId, LayerId};
+
+use crate::database::Batch;
+use crate::disk::Disk;
+use crate::error::StoreError;
+use crate::journal::JournalView;
+use crate::store::{Hold, Store, now_ms};
+
+/// All disks and the journal at one moment. While it lives, maintenance leaves the disks' layers alone and collection their chunks.
+pub(super) struct Still<'s> {
+    pub(super) journal: JournalView<'s>,
+    store: &'s Store,
+    /// The layer that shows each node, and what people called it.
+    tops: BTreeMap<Node, (LayerId, String)>,
+    _holds: Vec<Hold>,
+}
+
+impl<'s> Still<'s> {
+    /// The moment is now: `tree` is the store's, locked, and what guests wrote is flushed. An image that somebody writes gets a new active
+    /// layer, if anything was written since the last: under a guest this costs a commit.
+    pub(super) fn take(store: &'s Store, tree: &mut Tree) -> Result<Self, StoreError> {
+        let (mut tops, mut edits) = (BTreeMap::new(), Vec::new());
+        let busy = store.busy_images();
+        for node in tree.nodes().collect::<Vec<_>>() {
+            let is_written = matches!(node, Node::Image(image) if busy.contains(&image));
+            let layer = if is_written {
+                let (base, sealing) = tree.plan_base(node, now_ms())?;
+                edits.extend(sealing);
+                base.id
+            } else {
+                tree.layer_of(node).ok_or(PlanError::Gone)?.id
+            };
+            tops.insert(node, (layer, tree.display(node)));
+        }
+        if !edits.is_empty() {
+            store.check_writable()?;
+            store.commit(tree, &edits, Batch::default())?;
+        }
+        let holds = tops.values().map(|(layer, _)| store.hold(tree, *layer)).collect();
+        Ok(Self { journal: store.journal_now(), store, tops, _holds: holds })
+    }
+
+    /// `node` as it was.
+    pub(super) fn disk(&self, node: Node) -> Result<Disk, StoreError> {
+        let (layer, name) = self.tops.get(&node).ok_or(PlanError::Gone)?;
+        Ok(self.store.disk_at(&mut self.store.tree_mut(), *layer, name.clone()))
+    }
+
+    /// The snapshots of `image`, in the order of taking.
+    pub(super) fn snapshots(&self, image: ImageId) -> Vec<Node> {
+        let all = Node::Snapshot(image, 0)..=Node::Snapshot(image, u64::MAX);
+        self.tops.range(all).map(|(node, _)| *node).collect()
+    }
+}
