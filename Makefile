@@ -44,6 +44,7 @@ bench: build ## the hot paths, a large report, guests' requests, then Vellum bes
 	cargo bench --workspace
 	$(CARGO_TARGET_DIR)/release/vellum-report
 	$(if $(CORPUS),$(CARGO_TARGET_DIR)/release/vellum-reclaim '$(CORPUS)')
+	$(if $(CORPUS),$(CARGO_TARGET_DIR)/release/vellum-measure '$(CORPUS)')
 	dev/bench-guests
 	dev/bench-peers $(if $(CORPUS),'$(CORPUS)')
 	dev/bench-backup $(if $(CORPUS),'$(CORPUS)')

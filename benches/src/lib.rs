@@ -1,5 +1,6 @@
 //! What the benches share: disks made of chance, and stores in temporary folders.
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -97,4 +98,15 @@ pub fn peak_memory_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells a process about itself");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     peak.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok()).expect("the peak is among it")
+}
+
+/// Bytes on disk, as `du` counts.
+#[must_use]
+pub fn disk_usage(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).expect("a store's folder").map(|entry| entry.expect("it can be read"));
+    let len = |entry: fs::DirEntry| {
+        let metadata = entry.metadata().expect("nobody else is there");
+        if metadata.is_dir() { disk_usage(&entry.path()) } else { std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 }
+    };
+    entries.map(len).sum()
 }

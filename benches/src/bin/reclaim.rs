@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use vellum_benches::name;
+use vellum_benches::{disk_usage, name};
 use vellum_core::formats::Format;
 use vellum_core::tree::Node;
 use vellum_store::report::{Census, Holder, ReportOptions};
@@ -17,15 +17,15 @@ fn main() {
     let sets: u64 = arguments.get(1).map_or(50, |count| count.parse().expect("SETS is a number"));
     let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..1 << 32), |text| text.parse().expect("a number"));
     println!("VELLUM_TEST_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    // One for the store and one for the sets, so that the same sets are tried on a store that was kept.
+    let (mut random, mut of_sets) = (fastrand::Rng::with_seed(seed), fastrand::Rng::with_seed(seed.wrapping_add(1)));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let dir = arguments.get(2).map_or_else(|| folder.path().join("store"), PathBuf::from);
     if !dir.exists() {
         make(Path::new(corpus), &dir, &mut random);
     }
-    let census = open(&dir).census(&Unwatched).expect("sound");
-    attribute(&census, &dir);
-    let checked = (0..sets).map(|nth| check(&census, &dir, &folder.path().join(format!("copy{nth}")), &mut random));
+    let census = attribute(&dir);
+    let checked = (0..sets).map(|nth| check(&census, &dir, &folder.path().join(format!("copy{nth}")), &mut of_sets));
     let checked: Vec<(f64, f64)> = checked.collect();
     print_errors("sets", checked.iter().map(|(_, error)| *error));
     print_errors("of them that free something", checked.iter().filter(|(freed, _)| *freed > 0.0).map(|(_, error)| *error));
@@ -76,9 +76,11 @@ fn clone(store: &Store, parent: Node, text: &str, random: &mut fastrand::Rng) {
     }
 }
 
-fn attribute(census: &Census, dir: &Path) {
+/// Holds what a report's rows add up to against what the store takes.
+fn attribute(dir: &Path) -> Census {
+    let store = open(dir);
     let options = ReportOptions { rows_max: 10_000, most_shared_max: 10, strip_cells: 10, file_systems: false };
-    let report = census.report(&options, &Unwatched).expect("nobody stops it");
+    let report = store.report(&options, &Unwatched).expect("sound");
     let sum: u64 = report.attribution.iter().map(|row| row.bytes).sum();
     let taken = disk_usage(dir);
     let off = (sum as f64 - taken as f64).abs() / taken as f64;
@@ -91,6 +93,7 @@ fn attribute(census: &Census, dir: &Path) {
     for row in report.attribution.iter().filter(|row| matches!(row.holder, Holder::Overhead(_) | Holder::Unreferenced)) {
         println!("  {:?}: {}", row.holder, row.bytes);
     }
+    store.census(&Unwatched).expect("sound")
 }
 
 fn print_errors(what: &str, errors: impl Iterator<Item = f64>) {
@@ -116,12 +119,13 @@ fn check(census: &Census, dir: &Path, copy: &Path, random: &mut fastrand::Rng) -
     }
     let done = store.collect(CollectOptions::default(), &Unwatched).expect("sound");
     drop(store);
-    // What a deletion writes itself may be more than what becomes free: then nothing does.
-    let freed = (before as f64 - disk_usage(copy) as f64).max(0.0);
+    // What a collection writes itself may be more than what becomes free: then nothing does.
+    let less = before as f64 - disk_usage(copy) as f64;
+    let freed = less.max(0.0);
     let error = (foretold.freed as f64 - freed).abs() / freed.max(1.0);
     fs::remove_dir_all(copy).expect("our own");
     println!(
-        "  {} nodes: foretold {} ({} chunks), freed {freed} ({} chunks dropped), {:.2} % off",
+        "  {} nodes: foretold {} ({} chunks), freed {less} ({} chunks dropped), {:.2} % off",
         nodes.len(),
         foretold.freed,
         foretold.chunks,
@@ -160,14 +164,4 @@ fn copy_store(from: &Path, to: &Path) {
             fs::copy(&entry, &target).expect("room for a small file");
         }
     }
-}
-
-/// Bytes on disk, as `du` counts.
-fn disk_usage(dir: &Path) -> u64 {
-    let entries = fs::read_dir(dir).expect("a store's folder").map(|entry| entry.expect("it can be read"));
-    let len = |entry: fs::DirEntry| {
-        let metadata = entry.metadata().expect("nobody else is there");
-        if metadata.is_dir() { disk_usage(&entry.path()) } else { std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 }
-    };
-    entries.map(len).sum()
 }

@@ -46,7 +46,7 @@ use crate::watch::Watch;
 
 use mark::{Tidied, View};
 pub(crate) use pack::{Fate, Packable, Packer};
-pub(crate) use reclaim::{is_worth_it, rewrites};
+pub(crate) use reclaim::{goes_along, is_worth_it, rewrites};
 pub(crate) use sweep::{CHUNKS_PER_GROUP, Gap, Live, REGION_IDS};
 use sweep::{Sweep, Swept};
 pub use tend::TendReport;

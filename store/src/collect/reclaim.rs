@@ -24,26 +24,34 @@ const COMPACTION_LEN_MAX: u64 = 512 << 20;
 const FILE_LEN: u64 = 64 << 20;
 /// What is live where the file of a sweep reaches, up to which all of that is rewritten if a part of it is worth it.
 const REACH_LEN_MAX: u64 = 2 << 30;
+/// Headers, or index entries, up to which they are rewritten along with any frames. `RocksDB` rewrites them by itself as soon as a few
+/// flushes have left files side by side, so what a collection gives back of them, some hundredths of what it gives back in all, would
+/// depend on how often was flushed before it, and nobody could foretell it.
+const ALONG_LEN_MAX: u64 = 512 << 20;
 /// Every key is below.
 const END: [u8; 17] = [0xff; 17];
 
 /// Rewrites ranges of files that hold too much that is dead. What was deleted is flushed.
 pub(super) fn reclaim(store: &Store, live: &Live, page_bytes: u64, horizon: ChunkId, watch: &dyn Watch) -> Result<(), StoreError> {
     let stored_len = |from, to| store.inner.database.stored_len(Family::Frames, &frame_key(from), &frame_key(to));
-    for (from, to, live_len) in rewrites(live, horizon, &stored_len) {
+    let ranges = rewrites(live, horizon, &stored_len);
+    let is_rewriting = !ranges.is_empty();
+    for (from, to, live_len) in ranges {
         go_on(watch)?;
         compact(store, Family::Frames, &frame_key(from), &frame_key(to), live_len);
     }
     go_on(watch)?;
     let database = &store.inner.database;
     for (family, live_len) in [(Family::Headers, live.headers), (Family::Pages, page_bytes)] {
-        if is_worth_it(database.table_bytes(family)?, live_len) {
+        let table_len = database.table_bytes(family)?;
+        if is_worth_it(table_len, live_len) || (family == Family::Headers && goes_along(is_rewriting, table_len)) {
             compact(store, family, &[], &END, live_len);
         }
     }
     for family in [Family::Index, Family::Layers, Family::Names] {
         let (table_len, dead_len) = (database.table_bytes(family)?, database.dead_len(family)?);
-        if is_worth_it(table_len, table_len.saturating_sub(dead_len)) {
+        let is_due = is_worth_it(table_len, table_len.saturating_sub(dead_len));
+        if is_due || (family == Family::Index && goes_along(is_rewriting, table_len)) {
             compact(store, family, &[], &END, table_len);
         }
     }
@@ -53,6 +61,11 @@ pub(super) fn reclaim(store: &Store, live: &Live, page_bytes: u64, horizon: Chun
 /// An eighth of what is left, so that rewriting gives back at least that much of what it costs.
 pub(crate) fn is_worth_it(stored_len: u64, live_len: u64) -> bool {
     stored_len.saturating_sub(live_len) > DEAD_LEN_MIN.max(live_len / 8)
+}
+
+/// Whether headers, or index entries, that take `stored_len` in files are rewritten, whatever is dead of them: where any frames are.
+pub(crate) fn goes_along(is_rewriting: bool, stored_len: u64) -> bool {
+    is_rewriting && stored_len <= ALONG_LEN_MAX
 }
 
 /// The ranges of frames below `horizon` to rewrite, in order, and what lives in them. `stored_len` tells what frames in a range of ids take

@@ -1,6 +1,7 @@
 //! What a collection would leave on the disk if some nodes were deleted: the collector's own decisions, on counts instead of frames.
 //!
-//! The payload that is left of a frame of which a part is dead is an estimate: the live chunks' share of it.
+//! The payload that is left of a frame of which a part is dead is an estimate: the live chunks' share of it. Maps count as they are: what
+//! merging makes of them is not foreseen, only what goes with layers that nobody sees.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,12 +12,14 @@ use super::attribution::compressed;
 use super::count::Counted;
 use super::frames::FrameEntry;
 use super::sets::SetId;
-use crate::collect::{CHUNKS_PER_GROUP, Fate, Gap, Live, Packable, Packer, REGION_IDS, is_worth_it, rewrites};
+use crate::collect::{CHUNKS_PER_GROUP, Fate, Gap, Live, Packable, Packer, REGION_IDS, goes_along, is_worth_it, rewrites};
 
 /// Bytes that the deletion of an index entry takes: key, number of the write, and its part of a block.
 const INDEX_DELETION_LEN: u64 = 19;
 /// Bytes that a frame takes in a file beside its payload, at most: its key, twice, and its part of blocks and filters.
 const FRAME_OVERHEAD_LEN: u64 = 64;
+/// Bytes that a header takes in a file beside itself, at most.
+const HEADER_OVERHEAD_LEN: u64 = 32;
 /// Bytes of a header beside its chunks' names and its bitmap, and of a name.
 const HEADER_LEN: u64 = 15;
 const NAME_LEN: u64 = 32;
@@ -74,9 +77,10 @@ impl Outlook {
     pub(super) fn of(counted: &Counted, chunks_per_frame: usize, is_dead: &dyn Fn(SetId) -> bool, pages_len: u64) -> Self {
         let swept = sweep(counted, chunks_per_frame, is_dead);
         let space = &counted.space;
-        let (headers, index) = (headers_left(counted, &swept), index_left(counted, &swept));
+        let (frames, is_rewriting) = frames_left(counted, &swept);
+        let (headers, index) = (headers_left(counted, &swept, is_rewriting), index_left(counted, &swept, is_rewriting));
         let pages = if is_worth_it(space.pages, pages_len) { pages_len } else { space.pages };
-        Self { frames: frames_left(counted, &swept), headers, index, pages }
+        Self { frames, headers, index, pages }
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -159,8 +163,8 @@ fn header_len(span: u64, chunks: u64) -> usize {
 }
 
 /// Bytes of files that hold frames afterwards. Ranges that are rewritten shrink to what lives there; elsewhere what is dead stays, and
-/// what was written anew comes on top.
-fn frames_left(counted: &Counted, swept: &Swept) -> u64 {
+/// what was written anew comes on top. And whether any range is.
+fn frames_left(counted: &Counted, swept: &Swept) -> (u64, bool) {
     let stored = &counted.space.stored;
     let is_gone = |first: ChunkId, last: ChunkId| swept.gaps.iter().any(|gap| gap.start <= first && last < gap.end);
     let gone: Vec<_> = counted.space.files.iter().filter(|(first, last, _)| is_gone(*first, *last)).collect();
@@ -174,10 +178,13 @@ fn frames_left(counted: &Counted, swept: &Swept) -> u64 {
     let slack = counted.space.frames.saturating_sub(compressed(counted)) / (counted.frames.len() as u64).max(1);
     let slack = slack.min(FRAME_OVERHEAD_LEN);
     let all = stored_len(ChunkId(0), horizon);
-    rewrites(&swept.live, horizon, &stored_len).into_iter().fold(all, |all, (from, to, live_len)| {
+    let ranges = rewrites(&swept.live, horizon, &stored_len);
+    let is_rewriting = !ranges.is_empty();
+    let left = ranges.into_iter().fold(all, |all, (from, to, live_len)| {
         let after = live_len + sum(&swept.frames, from, to) * slack;
         all - stored_len(from, to).saturating_sub(after)
-    })
+    });
+    (left, is_rewriting)
 }
 
 /// What of a file lies between two ids, as if its frames were all the same.
@@ -192,15 +199,20 @@ fn sum(of_region: &BTreeMap<u64, u64>, from: ChunkId, to: ChunkId) -> u64 {
     of_region.range(from.0 / REGION_IDS..to.0.div_ceil(REGION_IDS).max(from.0 / REGION_IDS)).map(|(_, len)| *len).sum()
 }
 
-fn headers_left(counted: &Counted, swept: &Swept) -> u64 {
+fn headers_left(counted: &Counted, swept: &Swept, is_rewriting: bool) -> u64 {
     let stored = counted.space.headers + swept.headers_written;
-    if is_worth_it(stored, swept.live.headers) { swept.live.headers } else { stored }
+    if !is_worth_it(stored, swept.live.headers) && !goes_along(is_rewriting, stored) {
+        return stored;
+    }
+    let plain: u64 = counted.frames.iter().map(|frame| header_len(frame.span.into(), frame.count.into()) as u64).sum();
+    let slack = counted.space.headers.saturating_sub(plain) / (counted.frames.len() as u64).max(1);
+    swept.live.headers + swept.frames.values().sum::<u64>() * slack.min(HEADER_OVERHEAD_LEN)
 }
 
-fn index_left(counted: &Counted, swept: &Swept) -> u64 {
+fn index_left(counted: &Counted, swept: &Swept, is_rewriting: bool) -> u64 {
     let table_len = counted.space.index + swept.dropped * INDEX_DELETION_LEN;
     let entries = swept.kept + 2 * swept.dropped;
     let dead_len = (table_len * 2 * swept.dropped).checked_div(entries).unwrap_or(0).min(table_len);
     let live_len = counted.space.index * swept.kept / (swept.kept + swept.dropped).max(1);
-    if is_worth_it(table_len, table_len - dead_len) { live_len } else { table_len }
+    if is_worth_it(table_len, table_len - dead_len) || goes_along(is_rewriting, table_len) { live_len } else { table_len }
 }
