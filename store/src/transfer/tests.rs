@@ -257,6 +257,35 @@ fn no_identity_ever_stands_for_two_contents() {
     }
 }
 
+/// A trimmed layer no longer has what nobody here sees. Who comes from elsewhere and stands on what it was sees it.
+#[test]
+fn a_trimmed_layer_is_never_taken_for_what_it_was() {
+    let ((_here, here), (_there, there)) = (new_store(CHUNK), new_store(CHUNK));
+    let write = |store: &Store, image: ImageId, seed: u64, chunks: usize| {
+        let mut bytes = vec![0; chunks * CHUNK as usize];
+        fastrand::Rng::with_seed(seed).fill(&mut bytes);
+        store.live(image).and_then(|live| live.write_at(&bytes, 0).and_then(|()| live.flush())).expect("written");
+    };
+    let base = here.create(&name("base"), 64 * CHUNK).expect("create").image();
+    write(&here, base, 1, 64);
+    let snapshot = here.snapshot(base, &name("s")).expect("snapshot");
+    carry(&here, &there, &[Node::Image(base), snapshot], "");
+    let is_there = |text: &str| there.find(text).expect("it was carried");
+    let guest = there.create_child(&name("guest"), is_there("base@s"), None).expect("create").image();
+    write(&there, guest, 2, 1);
+    for (nth, text) in ["one", "two"].iter().enumerate() {
+        let child = here.create_child(&name(text), snapshot, None).expect("create").image();
+        write(&here, child, 3 + nth as u64, 32);
+    }
+    let (layer, known) = here.tree().layer_of(snapshot).map(|layer| (layer.id, layer.content)).expect("it is named");
+    here.delete_image(base, true).expect("deleted");
+    let dropped = here.collect(CollectOptions::default(), &Unwatched).expect("collect").chunks_dropped;
+    let trimmed = here.tree().layer(layer).cloned().expect("two stand on it");
+    assert!(dropped == 32 && trimmed.content.is_some() && trimmed.content != known, "{dropped}: {trimmed:?}");
+    let carried = carry(&there, &here, &[Node::Image(guest)], "back-");
+    assert!(read_all(&here, carried[0]) == read_all(&there, Node::Image(guest)), "32 chunks are not here any more");
+}
+
 /// The name of a whole disk.
 mod blake3_of {
     use vellum_core::hash::ChunkHash;
