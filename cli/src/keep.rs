@@ -9,7 +9,8 @@ use crate::failure::Failure;
 
 /// Rules; each keeps what it keeps, whatever the others say.
 #[derive(clap::Args)]
-#[command(next_help_heading = "What to keep (each a number, or unlimited)")]
+#[command(next_help_heading = "What to keep (each a number, or unlimited; days are the local clock's)")]
+#[group(id = "policy", multiple = true)]
 pub(crate) struct KeepArgs {
     /// The newest
     #[arg(long = "keep-last", value_name = "COUNT", allow_hyphen_values = true)]
@@ -38,6 +39,12 @@ pub(crate) struct KeepArgs {
 }
 
 impl KeepArgs {
+    /// Whether there is any option, even one that keeps nothing.
+    pub(crate) fn are_given(&self) -> bool {
+        let limits = [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly];
+        limits.iter().any(Option::is_some) || self.within.is_some() || !self.tags.is_empty()
+    }
+
     /// The rules, at the moment `now_ms` since 1970.
     pub(crate) fn rules(&self, now_ms: u64) -> Result<Rules, Failure> {
         let limit = |limit: Option<Limit>| limit.unwrap_or_default();

@@ -12,7 +12,11 @@ use crate::session::Session;
 
 /// Tell how much the store holds, and in how little space
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum stats --units si")]
+#[command(after_help = "\
+Example:
+  vellum stats --units si
+
+All maps are looked at, no content: it takes the longer the more there is.")]
 pub(crate) struct Args {}
 
 #[derive(Serialize)]

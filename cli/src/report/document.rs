@@ -34,7 +34,7 @@ pub(crate) struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     droppable: Option<Vec<DroppableRecord<'a>>>,
     /// What is in no figure.
-    uncounted: Vec<UncountedRecord<'a>>,
+    uncounted: Vec<UncountedRecord>,
 }
 
 #[derive(Serialize)]
@@ -163,10 +163,11 @@ struct DroppableRecord<'a> {
     held_bytes: u64,
 }
 
+/// Something that could not be read.
 #[derive(Serialize)]
-struct UncountedRecord<'a> {
-    subject: &'a str,
-    what: &'a str,
+pub(crate) struct UncountedRecord {
+    subject: String,
+    what: String,
 }
 
 impl<'a> Document<'a> {
@@ -324,9 +325,9 @@ impl<'a> DroppableRecord<'a> {
     }
 }
 
-impl<'a> UncountedRecord<'a> {
-    fn new(uncounted: &'a Uncounted) -> Self {
-        Self { subject: &uncounted.subject, what: &uncounted.what }
+impl UncountedRecord {
+    pub(crate) fn new(uncounted: &Uncounted) -> Self {
+        Self { subject: uncounted.subject.clone(), what: uncounted.what.clone() }
     }
 }
 

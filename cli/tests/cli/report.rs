@@ -2,6 +2,7 @@
 //! where that would refuse.
 
 use std::fs;
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -103,6 +104,76 @@ fn a_policy_says_which_snapshots_go_and_why_the_others_stay() {
     // What `child` stands on is held by `child` too.
     assert_eq!(said["freed_bytes"], 0, "{said}");
     sandbox.run(["report", "--keep-last", "0"]).expect_error(2, "keeps nothing");
+}
+
+/// Flips a bit in the second of the tables that hold maps, in the order in which they were written: what `web` became by its update.
+fn damage_a_map(sandbox: &Sandbox) {
+    const MARK: &[u8] = b"column.family.namepages";
+    let files = fs::read_dir(sandbox.path("store/database")).expect("a store").map(|entry| entry.expect("an entry").path());
+    let holds_maps = |path: &PathBuf| {
+        let is_table = path.extension().is_some_and(|extension| extension == "sst");
+        is_table && fs::read(path).expect("readable").windows(MARK.len()).any(|words| words == MARK)
+    };
+    let mut tables: Vec<PathBuf> = files.filter(holds_maps).collect();
+    tables.sort();
+    assert!(tables.len() > 2, "each import wrote one: {tables:?}");
+    let mut bytes = fs::read(&tables[1]).expect("readable");
+    bytes[30] ^= 4;
+    fs::write(&tables[1], bytes).expect("it is ours");
+}
+
+#[test]
+fn a_damaged_layer_in_the_middle_is_told_in_every_form_and_the_rest_counted() {
+    let sandbox = small();
+    let exclusive = |text: &str| -> Value {
+        let report: Value = serde_json::from_str(text).expect("JSON");
+        report["nodes"].as_array().expect("a list").iter().find(|node| node["name"] == "other").expect("it is there").clone()
+    };
+    let before = exclusive(&sandbox.succeed(["report", "--json"]));
+    damage_a_map(&sandbox);
+    let questions: &[&[&str]] = &[
+        &[],
+        &["nodes"],
+        &["--csv", "nodes"],
+        &["--html", "page.html"],
+        &["--prometheus"],
+        &["--reclaim", "other"],
+        &["--target", "100K"],
+        &["--keep-last", "1"],
+    ];
+    for question in questions {
+        let run = sandbox.run([&["report"], *question].concat());
+        assert_eq!(run.code, Some(3), "{run:?}");
+        assert!(run.stderr.contains("page 0 of layer") && run.stderr.contains("is not counted"), "{run:?}");
+        assert!(!run.stdout.is_empty(), "what can be counted is told: {run:?}");
+    }
+    let page = fs::read_to_string(sandbox.path("page.html")).expect("it was written");
+    assert!(page.contains("could not be read") && page.contains("page 0 of layer"), "{page}");
+    assert_eq!(exclusive(&sandbox.run(["report", "--json"]).stdout), before, "it has no part in the damage");
+    for question in [&["--reclaim", "other"], &["--target", "100K"]] {
+        let said: Value = serde_json::from_str(&sandbox.run([&["report", "--json"], &question[..]].concat()).stdout).expect("JSON");
+        assert!(said["uncounted"][0]["subject"].as_str().is_some_and(|subject| subject.starts_with("page 0 of layer")), "{said}");
+    }
+    let told = sandbox.run(["report", "--target", "1T"]);
+    assert!(told.code == Some(1) && told.stderr.contains("is not counted") && told.stderr.contains("no deletion frees 1 TiB"), "{told:?}");
+    let refused = sandbox.run(["gc"]);
+    assert_eq!(refused.code, Some(1), "as the answer said: {refused:?}");
+}
+
+#[test]
+fn days_are_those_of_the_callers_clock() {
+    let sandbox = Sandbox::new();
+    sandbox.succeed(["create", "web", "1M"]);
+    let of = |zone: &str| {
+        let out = sandbox.command(["report", "--keep-daily", "1", "--json"]).env("TZ", zone).output().expect("it starts");
+        serde_json::from_slice::<Value>(&out.stdout).expect("JSON")
+    };
+    sandbox.succeed(["snapshot", "take", "web", "s"]);
+    for (zone, ending) in [("UTC0", "+00:00"), ("<+1345>-13:45", "+13:45")] {
+        let said = of(zone);
+        let shown = said["snapshots"][0]["local_time"].as_str().expect("a time");
+        assert!(shown.ends_with(ending), "{said}");
+    }
 }
 
 #[test]

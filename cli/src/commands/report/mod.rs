@@ -11,9 +11,10 @@ use clap::ArgGroup;
 use serde::Serialize;
 use vellum_core::tree::Node;
 use vellum_store::Store;
-use vellum_store::report::{Census, Report, ReportOptions};
+use vellum_store::report::{Census, Report, ReportOptions, Uncounted};
 
 use crate::failure::{Failure, Outcome};
+use crate::keep::KeepArgs;
 use crate::output::page::Page;
 use crate::output::{Answer, Layout, Units};
 use crate::picture;
@@ -36,7 +37,7 @@ const UNCOUNTED_MAX: usize = 20;
 
 /// Tell where the space went, who holds it, and what deleting would free
 #[derive(clap::Args)]
-#[command(group(ArgGroup::new("form").args(["parts", "csv", "html", "pictures", "prometheus"])))]
+#[command(group(ArgGroup::new("form").args(["parts", "csv", "html", "pictures", "prometheus"]).conflicts_with("policy")))]
 #[command(group(ArgGroup::new("question").args(["reclaim", "target"]).conflicts_with_all(["form", "policy"])))]
 #[command(after_help = "\
 Example:
@@ -48,9 +49,9 @@ Example:
   vellum report --target 20G
   vellum report --keep-daily 7 --keep-weekly 4
 
-Nothing is deleted or changed. All figures are of one moment, also while guests write. What is freed is given back by `vellum gc`, \
-once it was deleted. Texts in CSV that a spreadsheet would run as a formula get a ' in front. Exit code 3: something could not be \
-read, and is told; the rest is counted.")]
+Nothing is deleted or changed; --keep-… tells what keeping only such snapshots would free. All figures are of one moment, also while \
+guests write. What is freed is given back by `vellum gc`, once it was deleted. Texts in CSV that a spreadsheet would run as a formula \
+get a ' in front. Exit code 3: something could not be read, and is told; the rest is counted.")]
 pub(crate) struct Args {
     /// Only these parts
     #[arg(value_name = "PART", value_enum)]
@@ -83,7 +84,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     target: Option<u64>,
     #[command(flatten)]
-    policy: policy::Args,
+    keep: KeepArgs,
 }
 
 /// A report for people or as JSON.
@@ -114,12 +115,12 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     if let Some(bytes) = args.target {
         return reclaim::of_target(&store, bytes, session);
     }
-    if let Some(rules) = args.policy.rules()? {
+    if let Some(rules) = policy::rules(&args.keep)? {
         return policy::run(&store, &rules, session);
     }
     let report = take(&store, &options(args, session), session)?;
     give(args, &report, session)?;
-    Ok(tell_uncounted(&report, session))
+    Ok(tell_uncounted(&report.uncounted, session))
 }
 
 /// Says before the work what would be refused after it.
@@ -170,7 +171,7 @@ fn parts(args: &Args) -> Vec<Part> {
 /// Looks at the store.
 fn take(store: &Store, options: &ReportOptions, session: &Session) -> Result<Report, Failure> {
     let meter = session.watch_records("counting");
-    Ok(store.census(&meter)?.report(options, &meter)?)
+    Ok(store.report(options, &meter)?)
 }
 
 /// The store's figures, for questions about deleting.
@@ -206,11 +207,11 @@ fn give(args: &Args, report: &Report, session: &mut Session) -> Result<(), Failu
 }
 
 /// Says what is in no figure.
-fn tell_uncounted(report: &Report, session: &Session) -> Outcome {
-    for uncounted in report.uncounted.iter().take(UNCOUNTED_MAX) {
+fn tell_uncounted(losses: &[Uncounted], session: &Session) -> Outcome {
+    for uncounted in losses.iter().take(UNCOUNTED_MAX) {
         session.warn(&format!("{} is not counted: {}", uncounted.subject, uncounted.what));
     }
-    match report.uncounted.len() {
+    match losses.len() {
         0 => return Outcome::Done,
         count if count > UNCOUNTED_MAX => session.warn(&format!("{} more are not counted", count - UNCOUNTED_MAX)),
         _ => {}
@@ -227,7 +228,7 @@ pub(super) fn tree_file(file: &Path, overwrite: bool, session: &mut Session) -> 
     let report = take(&store, &options, session)?;
     let picture = picture::tree::draw(&report.nodes, session.output.units);
     file::write(session, file, &picture.file(), overwrite)?;
-    Ok(tell_uncounted(&report, session))
+    Ok(tell_uncounted(&report.uncounted, session))
 }
 
 /// What nothing may be proposed to be deleted: what `vellum rm` refuses.

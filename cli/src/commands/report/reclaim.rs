@@ -4,14 +4,15 @@ use std::io;
 
 use serde::Serialize;
 use vellum_store::Store;
-use vellum_store::report::Reclaim;
+use vellum_store::report::{Census, Reclaim};
 
-use super::{census, is_protected};
+use super::{census, is_protected, tell_uncounted};
 use crate::commands::remove;
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::{Page, plural};
 use crate::output::table::Column;
+use crate::report::document::UncountedRecord;
 use crate::session::Session;
 
 /// Names that are written out as the next command; a longer list is in the table.
@@ -26,6 +27,8 @@ pub(super) struct Deletion {
     chunks: u64,
     plain_bytes: u64,
     freed_bytes: u64,
+    /// What could not be read, and is in no figure.
+    uncounted: Vec<UncountedRecord>,
 }
 
 /// One of them.
@@ -40,9 +43,9 @@ pub(super) fn of_set(store: &Store, texts: &[String], with_snapshots: bool, sess
     let nodes = remove::targets(store, texts)?;
     let plan = remove::preview(&store.tree(), &nodes, with_snapshots)?;
     let kept = plan.kept.iter().map(|node| store.tree().display(*node)).collect();
-    let reclaim = census(store, session)?.reclaim(&plan.gone);
-    session.output.answer(&Deletion::new(reclaim, kept))?;
-    Ok(Outcome::Done)
+    let census = census(store, session)?;
+    session.output.answer(&Deletion::new(&census, census.reclaim(&plan.gone), kept))?;
+    Ok(tell_uncounted(census.uncounted(), session))
 }
 
 /// Which deletions free at least `bytes`.
@@ -52,15 +55,16 @@ pub(super) fn of_target(store: &Store, bytes: u64, session: &mut Session) -> Res
         let all: Vec<_> = store.tree().nodes().filter(|node| !is_protected(store, *node)).collect();
         let size = |bytes| session.output.units.show(bytes);
         let (wanted, most) = (size(bytes), size(census.reclaim(&all).freed));
+        tell_uncounted(census.uncounted(), session);
         let hint = "what is pinned or in use is never proposed; `vellum report totals` tells whether `vellum gc` frees some";
         return Err(Failure::failed(format!("no deletion frees {wanted}: all that may go frees {most}"), hint));
     };
-    session.output.answer(&Deletion::new(reclaim, Vec::new()))?;
-    Ok(Outcome::Done)
+    session.output.answer(&Deletion::new(&census, reclaim, Vec::new()))?;
+    Ok(tell_uncounted(census.uncounted(), session))
 }
 
 impl Deletion {
-    pub(super) fn new(reclaim: Reclaim, kept: Vec<String>) -> Self {
+    pub(super) fn new(census: &Census, reclaim: Reclaim, kept: Vec<String>) -> Self {
         let deleted = reclaim.nodes.into_iter().zip(reclaim.alone);
         Self {
             deleted: deleted.map(|(name, alone_bytes)| Deleted { name, alone_bytes }).collect(),
@@ -68,6 +72,7 @@ impl Deletion {
             chunks: reclaim.chunks,
             plain_bytes: reclaim.plain,
             freed_bytes: reclaim.freed,
+            uncounted: census.uncounted().iter().map(UncountedRecord::new).collect(),
         }
     }
 }
@@ -81,6 +86,9 @@ impl Answer for Deletion {
         let (freed, plain) = (page.size(self.freed_bytes), page.size(self.plain_bytes));
         let together = if self.deleted.len() > 1 { "together they free" } else { "it frees" };
         page.line(format!("{together} {freed}: {} ({plain} before compression)", plural(self.chunks, "chunk")))?;
+        if !self.uncounted.is_empty() {
+            page.line("that is without what could not be read, and `vellum gc` frees nothing while a map that stays is damaged")?;
+        }
         if self.freed_bytes == 0 && self.chunks > 0 {
             page.line("so little stays on the disk until more is dead")?;
         }
