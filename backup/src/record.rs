@@ -35,6 +35,9 @@ pub struct Record {
     /// New contents, or other maps for known ones (collection merges what nobody sees into what is built on it).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contents: Vec<Stamped<Content>>,
+    /// What points that other records made are called and marked with now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub described: Vec<Stamped<Description>>,
     /// Machines as they were pushed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub machines: Vec<Stamped<Machine>>,
@@ -138,6 +141,68 @@ pub struct Point {
     /// Whether it was protected against deletion.
     #[serde(default)]
     pub pinned: bool,
+}
+
+/// What a point is called and marked with, where that changed after it was pushed. It makes no point and keeps none: whoever does not know of
+/// it sees the point as it was then.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Description {
+    /// The point.
+    pub point: String,
+    /// The image's name.
+    pub name: String,
+    /// The snapshot's name, if the point is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// The image's mode, as people write it.
+    pub mode: String,
+    /// The image that this image was created from, `STORE-NUMBER`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// When the snapshot was taken, or the state pushed: later than before if the image returned to it from another one.
+    pub time_ms: u64,
+    /// What people marked it with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Whether it is protected against deletion.
+    #[serde(default)]
+    pub pinned: bool,
+}
+
+impl Description {
+    /// What a point says of itself.
+    #[must_use]
+    pub fn of(point: &Point) -> Self {
+        Self {
+            point: point.id.clone(),
+            name: point.name.clone(),
+            snapshot: point.snapshot.as_ref().map(|snapshot| snapshot.name.clone()),
+            mode: point.mode.clone(),
+            origin: point.origin.clone(),
+            time_ms: point.time_ms,
+            tags: point.tags.clone(),
+            pinned: point.pinned,
+        }
+    }
+
+    /// The point with these words: what it shows, and which image's it is, stays.
+    #[must_use]
+    pub fn applied(&self, point: &Point) -> Point {
+        let snapshot = point
+            .snapshot
+            .as_ref()
+            .map(|snapshot| SnapshotName { name: self.snapshot.as_ref().unwrap_or(&snapshot.name).clone(), serial: snapshot.serial });
+        Point {
+            name: self.name.clone(),
+            snapshot,
+            mode: self.mode.clone(),
+            origin: self.origin.clone(),
+            time_ms: self.time_ms,
+            tags: self.tags.clone(),
+            pinned: self.pinned,
+            ..point.clone()
+        }
+    }
 }
 
 /// What a snapshot is called.

@@ -22,6 +22,7 @@ use vellum_core::units::PageIndex;
 const SEGMENT: SegmentId = SegmentId([0x5e; 16]);
 const OTHER: SegmentId = SegmentId([0x6f; 16]);
 const RECORD: &[u8] = br#"{"version":1,"counter":1,"parents":[],"session":"00","writer":"host","time_ms":2}"#;
+const DESCRIBED: &[u8] = br#"{"version":1,"counter":2,"parents":[],"session":"01","writer":"host","time_ms":2,"described":[{"point":"0a","name":"www","snapshot":"first","mode":"normal","origin":"0b-1","time_ms":3,"tags":["release"],"pinned":true,"stamp":{"counter":1,"session":"00"}},{"point":"0c","name":"db","mode":"readonly","time_ms":4,"pinned":false}]}"#;
 const KEY_LINE: &str = "vellum-key-1-000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
 const COST: PasswordCost = PasswordCost { memory_kib: 64, passes: 1, lanes: 1 };
 
@@ -95,6 +96,7 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
         ("index-gaps", index().encode()),
         ("repository-file", repository(true).encode()),
         ("record", RECORD.to_vec()),
+        ("record-described", DESCRIBED.to_vec()),
     ];
     frames.chain(maps).chain(others).collect()
 }
@@ -160,6 +162,11 @@ fn what_was_written_once_is_read_now() {
     assert_eq!(unenveloped(&golden("envelope-zstd")), Ok(index().encode()));
     let record: vellum_backup::record::Record = serde_json::from_slice(&golden("record")).expect("a record");
     assert_eq!((record.counter, record.writer.as_str()), (1, "host"));
+    let described: vellum_backup::record::Record = serde_json::from_slice(&golden("record-described")).expect("a record");
+    let [first, second] = &described.described[..] else { panic!("two descriptions") };
+    assert_eq!((first.value.snapshot.as_deref(), first.value.pinned, first.stamp.is_some()), (Some("first"), true, true));
+    assert_eq!((second.value.name.as_str(), second.value.mode.as_str(), second.stamp.is_some()), ("db", "readonly", false));
+    assert_eq!(serde_json::to_vec(&described).expect("JSON"), DESCRIBED, "what is written now is what was written once");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use vellum_core::identity::ContentId;
 use super::status::{self, Status};
 use super::{Journal, RecordName};
 use crate::objects::{ObjectId, ObjectName};
-use crate::record::{Content, Fence, Machine, Point, Record, Said, Stamp, Stamped};
+use crate::record::{Content, Description, Fence, Machine, Point, Record, Said, Stamp, Stamped};
 
 /// What may be done with a thing that the journal names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,7 +52,12 @@ pub struct MarkState {
 /// What a repository holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
+    /// Points as sessions said them, and whether that can be undone no more.
     points: BTreeMap<(String, Stamp), (Arc<Point>, bool)>,
+    /// The newest words of each point that were said after it.
+    described: BTreeMap<String, (Stamp, Arc<Description>)>,
+    /// The points as they are called now, by id.
+    shown: BTreeMap<String, Arc<Point>>,
     contents: BTreeMap<ContentId, Vec<ContentEntry>>,
     machines: BTreeMap<String, (Stamp, Arc<Machine>)>,
     indexes: BTreeMap<ObjectId, Condition>,
@@ -88,6 +93,14 @@ impl State {
                 let entry = self.points.entry((point.value.id.clone(), stamp));
                 let is_firm = condition == Condition::Firm;
                 entry.or_insert_with(|| (Arc::new(point.value.clone()), false)).1 |= is_firm;
+            }
+        }
+        // What is undecided takes no pin away.
+        for description in record.described.iter().filter(|_| condition == Condition::Firm) {
+            let stamp = stamp_of(record, description);
+            let newest = self.described.get(&description.value.point).is_none_or(|(known, _)| *known < stamp);
+            if newest {
+                self.described.insert(description.value.point.clone(), (stamp, Arc::new(description.value.clone())));
             }
         }
         for content in &record.contents {
@@ -134,8 +147,9 @@ impl State {
         }
     }
 
-    /// Takes away what was swept, and tells what is condemned. Marks that were swept are done with.
+    /// Takes away what was swept, and tells what is condemned and what points are called. Marks that were swept are done with.
     fn settle(&mut self, taken: &Taken) {
+        self.name_points();
         self.marks.retain(|id, _| !taken.marks.contains(id));
         let condemned = self.marks.values().flat_map(|mark| &mark.contents).chain(&taken.open_contents);
         let condemned: BTreeSet<Said> = condemned.cloned().collect();
@@ -152,16 +166,32 @@ impl State {
         indexes.for_each(|(_, condition)| *condition = Condition::Condemned);
     }
 
-    /// The points, one for each id: in order of ids.
-    pub fn points(&self) -> impl Iterator<Item = &Arc<Point>> {
-        let mut last: Option<&str> = None;
-        self.points.iter().filter_map(move |((id, _), (point, _))| (last.replace(id) != Some(id)).then_some(point))
+    /// Of what was said of a point the newest counts, the firm before the undecided. Words that came before it, or that mean no point, go.
+    fn name_points(&mut self) {
+        let mut newest = BTreeMap::<&str, (bool, &Stamp, &Arc<Point>)>::new();
+        for ((id, stamp), (point, is_firm)) in &self.points {
+            let known = newest.entry(id).or_insert((*is_firm, stamp, point));
+            if (known.0, known.1) < (*is_firm, stamp) {
+                *known = (*is_firm, stamp, point);
+            }
+        }
+        self.described.retain(|id, (stamp, _)| newest.get(id.as_str()).is_some_and(|(_, said, _)| *said < stamp));
+        let shown = newest.into_iter().map(|(id, (_, _, point))| {
+            let described = self.described.get(id).map(|(_, description)| Arc::new(description.applied(point)));
+            (id.to_owned(), described.unwrap_or_else(|| point.clone()))
+        });
+        self.shown = shown.collect();
     }
 
-    /// A point by its id.
+    /// The points, one for each id, as they are called now: in order of ids.
+    pub fn points(&self) -> impl Iterator<Item = &Arc<Point>> {
+        self.shown.values()
+    }
+
+    /// A point by its id, as it is called now.
     #[must_use]
     pub fn point(&self, id: &str) -> Option<&Arc<Point>> {
-        self.entries_of_point(id).next().map(|(_, (point, _))| point)
+        self.shown.get(id)
     }
 
     /// Whether a point is there that nobody can undo: pushing it again would add nothing.
@@ -300,12 +330,14 @@ impl State {
         let points = self.points.iter().map(|((_, stamp), (point, _))| Stamped { value: (**point).clone(), stamp: stamped(stamp) });
         let entries = self.contents.values().flatten();
         let contents = entries.map(|entry| Stamped { value: (*entry.content).clone(), stamp: stamped(&entry.stamp) });
+        let described = self.described.values().map(|(stamp, words)| Stamped { value: (**words).clone(), stamp: stamped(stamp) });
         let machines = self.machines.values().map(|(stamp, machine)| Stamped { value: (**machine).clone(), stamp: stamped(stamp) });
         let swept: Vec<String> = self.swept.iter().filter(|object| is_there(object)).map(ToString::to_string).collect();
         let sweep = crate::record::Sweep { objects: swept, ..Default::default() };
         Record {
             points: points.collect(),
             contents: contents.collect(),
+            described: described.collect(),
             machines: machines.collect(),
             indexes: self.indexes.keys().map(ToString::to_string).collect(),
             marks: self.marks.iter().map(|(id, mark)| mark.named(id)).collect(),

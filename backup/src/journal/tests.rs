@@ -1,7 +1,7 @@
 //! Records in any order say the same; what is missing is missed.
 
 use super::*;
-use crate::record::{Fence, Mark, Point, Said, Sweep};
+use crate::record::{Description, Fence, Mark, Point, Said, Stamped, Sweep};
 
 fn name(counter: u64, what: &str) -> RecordName {
     RecordName { counter, id: ObjectId::of(what.as_bytes()) }
@@ -57,6 +57,62 @@ fn forgetting_takes_away_what_was_seen_and_not_what_is_said_anew() {
     let standing = (name(3, "d"), Record { counter: 3, session: "s4".into(), version: 1, ..whole });
     assert_eq!(ids(&journal(&[all[1].clone(), standing.clone()])), Vec::<String>::new());
     assert_eq!(ids(&journal(&[standing])), ["p"]);
+}
+
+fn called(id: &str, name: &str) -> Stamped<Description> {
+    Description { name: name.to_owned(), ..Description::of(&point(id)) }.into()
+}
+
+fn names(journal: &Journal) -> Vec<String> {
+    State::of(journal).points().map(|point| point.name.clone()).collect()
+}
+
+/// Of what several sessions say of a point the newest counts, whatever order the records come in and whatever clocks say; words alone neither
+/// make a point nor bring one back.
+#[test]
+fn a_point_is_called_as_it_was_said_last() {
+    let pushed = |session: &str, counter| Record { points: vec![point("p").into()], ..record(session, counter, &[]) };
+    let described = |session: &str, counter, word: &str| Record {
+        described: vec![called("p", word), called("unknown", word)],
+        time_ms: 100 - counter,
+        ..record(session, counter, &[])
+    };
+    let all = [
+        (name(1, "a"), pushed("s1", 1)),
+        (name(2, "b"), described("s2", 2, "two")),
+        (name(3, "c"), described("s3", 3, "three")),
+        (name(3, "d"), described("s4", 3, "four")),
+    ];
+    assert_eq!(names(&journal(&all[..1])), ["image"]);
+    assert_eq!(names(&journal(&all[..3])), ["three"]);
+    assert_eq!(names(&journal(&all)), ["four"], "of two at once the same for everybody");
+    // A record that stands for some of them keeps what they said, and what comes to be known later is as new as it was.
+    for (standing, late) in [(&all[..3], &all[3..]), (&all[..2], &all[2..]), (&[all[0].clone(), all[3].clone()][..], &all[1..3])] {
+        let whole = State::of(&journal(standing)).whole(&|_| false);
+        let whole = (name(9, "whole"), Record { version: 1, counter: 9, session: "s9".into(), ..whole });
+        assert_eq!(names(&journal(&[late, &[whole]].concat())), ["four"]);
+    }
+    let forgotten = Record { forgotten: vec![Said { id: "p".into(), session: "s1".into() }], ..record("s5", 4, &[]) };
+    let gone = [&all[..], &[(name(4, "e"), forgotten)]].concat();
+    assert_eq!(names(&journal(&gone)), Vec::<String>::new(), "words keep nothing");
+    assert!(State::of(&journal(&gone)).whole(&|_| false).described.is_empty());
+    let anew = [&gone[..], &[(name(5, "f"), pushed("s6", 5))]].concat();
+    assert_eq!(names(&journal(&anew)), ["image"], "older words are not those of what was pushed since");
+}
+
+/// A pin that a fenced session took away may be there still.
+#[test]
+fn words_of_undecided_sessions_are_not_heard() {
+    let all = [
+        (name(1, "a"), Record { points: vec![point("p").into()], ..record("s1", 1, &[]) }),
+        (name(2, "b"), Record { described: vec![called("p", "late")], ..record("dead", 2, &[]) }),
+        (
+            name(2, "c"),
+            Record { fenced: vec![Fence { session: "dead".into(), counted: vec![], decided: false }], ..record("collector", 2, &[]) },
+        ),
+    ];
+    assert_eq!(names(&journal(&all[..2])), ["late"]);
+    assert_eq!(names(&journal(&all)), ["image"]);
 }
 
 /// A record of a fenced session counts if the decision names it, and is neither here nor there before.

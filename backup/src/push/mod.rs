@@ -21,7 +21,7 @@ use crate::error::BackupError;
 use crate::journal::State;
 use crate::known::Known;
 use crate::reader::Reader;
-use crate::record::{Machine, Point, Record};
+use crate::record::{Description, Machine, Point, Record};
 use crate::repository::Repository;
 use crate::session::{Session, SessionKind, Writer};
 use maps::{Maps, NewMap};
@@ -53,6 +53,8 @@ pub struct PushReport {
     pub new_points: u64,
     /// Points that were there.
     pub known_points: u64,
+    /// Points that were there and are called or marked otherwise now.
+    pub described_points: u64,
     /// Machines that were new, or not as they had been pushed.
     pub machines: u64,
     /// Contents whose maps were sent.
@@ -69,6 +71,7 @@ struct Wanted {
     /// Points that are new, with the layers that show them.
     points: Vec<(Point, LayerId)>,
     machines: Vec<Machine>,
+    described: Vec<Description>,
     known_points: u64,
 }
 
@@ -84,7 +87,7 @@ pub fn push(repository: &Repository, store: &Store, request: &PushRequest, watch
     }
     let wanted = look(&repository.state(), store, request)?;
     let report = PushReport { known_points: wanted.known_points, ..PushReport::default() };
-    if wanted.points.is_empty() && wanted.machines.is_empty() {
+    if wanted.points.is_empty() && wanted.machines.is_empty() && wanted.described.is_empty() {
         return Ok(report);
     }
     let mut session = Session::begin(repository, SessionKind::Push, request.writer.clone())?;
@@ -119,7 +122,9 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
         let machine = selection::machine(id, moment.tree(), machine, &configuration)?;
         changed.extend(machine.filter(|machine| !state.machines().any(|known| **known == *machine)));
     }
-    Ok(Wanted { points, machines: changed, known_points: known.len() as u64, moment })
+    let of = |points: &[(Point, LayerId)]| points.iter().map(|(point, _)| point.clone()).collect::<Vec<_>>();
+    let described = selection::descriptions(state, &of(&known), &of(&points));
+    Ok(Wanted { points, machines: changed, described, known_points: known.len() as u64, moment })
 }
 
 /// Sends what is new, and says it.
@@ -146,9 +151,11 @@ fn say(session: &mut Session<'_>, wanted: &Wanted, request: &PushRequest, watch:
         contents = written;
     }
     (report.new_points, report.machines) = (wanted.points.len() as u64, wanted.machines.len() as u64);
+    report.described_points = wanted.described.len() as u64;
     session.commit(Record {
         points: wanted.points.iter().map(|(point, _)| point.clone().into()).collect(),
         contents: contents.into_iter().map(Into::into).collect(),
+        described: wanted.described.iter().map(|words| words.clone().into()).collect(),
         machines: wanted.machines.iter().map(|machine| machine.clone().into()).collect(),
         indexes: known.iter().flat_map(Known::pending).map(ToString::to_string).collect(),
         ..Record::default()

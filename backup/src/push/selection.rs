@@ -8,7 +8,7 @@ use vellum_core::units::{ImageId, LayerId, MachineId};
 
 use crate::error::BackupError;
 use crate::journal::State;
-use crate::record::{self, Point, SnapshotName};
+use crate::record::{self, Description, Point, SnapshotName};
 use crate::wording::{base64, mode_text};
 
 const POINT_CONTEXT: &str = "vellum 2026-11 repository point v1";
@@ -92,6 +92,53 @@ pub(super) fn point(store: StoreId, tree: &Tree, node: Node, layer: &Layer, now_
         tags: tags.iter().map(ToString::to_string).collect(),
         pinned: snapshot.map_or(image.pinned, |snapshot| snapshot.pinned),
     })
+}
+
+/// What is to be said anew of points that the repository has: `known` are those that the store has as well, as it describes them, `new` those
+/// that it has not yet. A state that an image has left is called as the image is now; it keeps its tags, and its pin until the image has none.
+pub(super) fn descriptions(state: &State, known: &[Point], new: &[Point]) -> Vec<Description> {
+    let present: HashMap<&str, &Point> = known.iter().chain(new).map(|point| (point.id.as_str(), point)).collect();
+    let own = |point: &&Point| point.snapshot.is_none();
+    let images: HashMap<&str, &Point> = present.values().copied().filter(own).map(|point| (point.image.as_str(), point)).collect();
+    let newest = newest(state, new);
+    let mut descriptions = Vec::new();
+    for point in state.points() {
+        let now = match (present.get(point.id.as_str()), images.get(point.image.as_str())) {
+            (Some(now), _) => Description { time_ms: time_ms(point, now, newest[point.image.as_str()]), ..Description::of(now) },
+            (None, Some(image)) => Description {
+                name: image.name.clone(),
+                mode: image.mode.clone(),
+                origin: image.origin.clone(),
+                pinned: point.pinned && (point.snapshot.is_some() || image.pinned),
+                ..Description::of(point)
+            },
+            (None, None) => continue,
+        };
+        descriptions.extend(Some(now).filter(|now| *now != Description::of(point)));
+    }
+    descriptions
+}
+
+/// The newest point of each image, of those that the repository has and of those that come.
+fn newest<'a>(state: &'a State, new: &'a [Point]) -> HashMap<&'a str, &'a Point> {
+    let mut newest: HashMap<&str, &Point> = HashMap::new();
+    let age = |point: &Point| (point.time_ms, point.snapshot.is_none());
+    for point in state.points().map(AsRef::as_ref).chain(new) {
+        let best = newest.entry(&point.image).or_insert(point);
+        if age(best) < age(point) {
+            *best = point;
+        }
+    }
+    newest
+}
+
+/// When a point was taken that is pushed again as `now`. An image that went back to an older state shows that one last, whatever the clock says.
+fn time_ms(point: &Point, now: &Point, newest: &Point) -> u64 {
+    if point.snapshot.is_some() || newest.content == point.content {
+        point.time_ms
+    } else {
+        now.time_ms.max(newest.time_ms.saturating_add(1))
+    }
 }
 
 /// The same for the same content of the same image or snapshot, whenever it is pushed.

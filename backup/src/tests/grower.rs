@@ -46,14 +46,11 @@ pub(super) fn contents(store: &Store) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// The shape of a tree in words: names, modes, origins, marks, machines with their snapshots. Serials and layers mean something in one store.
-///
-/// A point says of its image what was so when it was first pushed: an image that goes back to what it showed once has the origin of then. So
-/// origins are told only if `with_origins`.
-pub(super) fn shape(store: &Store, with_origins: bool) -> String {
+pub(super) fn shape(store: &Store) -> String {
     let tree = store.tree();
     let mut text = String::new();
     for image in tree.images() {
-        let origin = image.origin.filter(|_| with_origins).and_then(|origin| tree.image(origin)).map(|origin| origin.name.to_string());
+        let origin = image.origin.and_then(|origin| tree.image(origin)).map(|origin| origin.name.to_string());
         _ = writeln!(text, "{} {:?} {origin:?} {:?} {}", image.name, image.mode, image.tags, image.pinned);
         for snapshot in tree.snapshots(image.id) {
             _ = writeln!(text, "  @{} {} {:?} {}", snapshot.name, snapshot.created_ms, snapshot.tags, snapshot.pinned);
@@ -155,7 +152,7 @@ impl Grower {
 
     pub(super) fn step(&mut self) {
         let (text, image) = (self.name(), self.image());
-        match self.random.u8(..24) {
+        match self.random.u8(..28) {
             0..9 => self.write(),
             9..12 => {
                 let snapshot = self.store.snapshot(image, &text).expect("snapshot");
@@ -189,6 +186,20 @@ impl Grower {
             21 => {
                 let serial = self.store.tree().snapshots(image).next_back().map(|snapshot| snapshot.serial);
                 serial.into_iter().for_each(|serial| _ = self.store.restore(image, serial, None).expect("restore"));
+            }
+            22 => {
+                let (node, random) = (self.node(), self.random.u8(..6));
+                match random {
+                    0..3 => self.store.rename(node, &text).expect("rename"),
+                    3 => self.store.tag(node, &[text], &[name("tag")]).expect("tag"),
+                    _ => self.store.pin(node, random == 4).expect("pin"),
+                }
+            }
+            23 => {
+                let machine = self.store.tree().machines().iter().next().map(|machine| machine.id);
+                machine
+                    .into_iter()
+                    .for_each(|machine| self.store.configure_machine(machine, Some(text.as_str().as_bytes())).expect("a file"));
             }
             _ => drop(self.store.collect(CollectOptions::default(), &Unwatched).expect("collect")),
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vellum_core::device::{Exports, Intent};
 use vellum_core::identity::ContentId;
+use vellum_core::tree::Mode;
 use vellum_store::{Store, Unwatched};
 
 use super::grower::{Grower, contents, new_store, seed, shape};
@@ -35,7 +36,7 @@ fn what_is_pushed_comes_back_into_empty_stores_and_into_those_that_have_some() {
             let (before, expected) = (client.place.snapshot(), contents(&grower.store));
             client.place.take_log();
             let again = client.push(&grower.store).expect("a push of nothing new");
-            assert_eq!((again.new_points, again.bytes, again.machines), (0, 0, 0));
+            assert_eq!((again.new_points, again.bytes, again.machines, again.described_points), (0, 0, 0, 0));
             let log = client.place.take_log();
             let asked = |request| log.iter().filter(|(other, _)| *other == request).count();
             // Opening an encrypted repository takes a listing of its keys.
@@ -46,7 +47,7 @@ fn what_is_pushed_comes_back_into_empty_stores_and_into_those_that_have_some() {
             let (_dir, empty) = new_store();
             let pulled = pull_present(&client, &empty, &grower.store, "");
             assert_all_same(&empty, &grower.store, "pulled");
-            assert_eq!(shape(&empty, false), shape(&grower.store, false));
+            assert_eq!(shape(&empty), shape(&grower.store));
             assert!(pulled > 0);
             let (dir, prefix) = (tempfile::tempdir().expect("a folder"), format!("g{generation}-"));
             pull_present(&client, &kept, &grower.store, &prefix);
@@ -105,6 +106,90 @@ fn restore_all(client: &Client, source: &Store, dir: &std::path::Path) {
         restore(&reader, content, RestoreTarget::Stream(Box::new(sink.clone())), &Unwatched).expect("a restore");
         assert_same(&sink.0.lock().expect("nobody panicked"), &expected, "streamed");
     }
+}
+
+/// A point is known by what it shows. So what people change about it must come on its own, as little as that is, and only once.
+#[test]
+fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next() {
+    let (_dir, store) = new_store();
+    let (client, text) = (Client::new(true), super::grower::name);
+    let web = store.create(&text("web"), 1 << 20).expect("create");
+    let write = |byte: u8| {
+        let live = store.live(web.image()).expect("live");
+        live.write_at(&[byte; 9000], 0).and_then(|()| live.flush()).expect("write");
+    };
+    write(1);
+    let first = store.snapshot(web.image(), &text("first")).expect("snapshot");
+    store.create_child(&text("child"), first, None).expect("child");
+    let machine = store.create_machine(&text("rack"), Some(b"old")).expect("a machine");
+    store.pin(web, true).expect("pin");
+    client.push(&store).expect("a push");
+    write(2);
+    client.push(&store).expect("a push");
+
+    store.rename(web, &text("www")).expect("rename");
+    store.rename(first, &text("begin")).expect("rename");
+    store.tag(first, &[text("release")], &[]).expect("tag");
+    store.pin(first, true).expect("pin");
+    store.pin(web, false).expect("pin");
+    store.set_mode(web.image(), Mode::Readonly).expect("mode");
+    store.configure_machine(machine, Some(b"new")).expect("a file");
+    store.add_disk(machine, web.image()).expect("a disk");
+    client.place.take_log();
+    let report = client.push(&store).expect("a push of words");
+    // The image, the state that it had before, its snapshot; the child is as it was.
+    assert_eq!((report.new_points, report.described_points, report.machines, report.bytes), (0, 3, 1, 0));
+    let puts: Vec<String> =
+        client.place.take_log().into_iter().filter(|(request, _)| *request == Request::Put).map(|(_, name)| name).collect();
+    assert!(matches!(&puts[..], [session, record] if session.starts_with("sessions/") && record.starts_with("journal/")), "{puts:?}");
+    let again = client.push(&store).expect("a push of nothing");
+    assert_eq!((again.described_points, again.machines), (0, 0), "what was said once is said again");
+    assert!(client.place.take_log().iter().all(|(request, _)| *request != Request::Put));
+
+    let named = |client: &Client, image: &str| {
+        let state = client.open(client.objects()).expect("it opens").state();
+        let points = state.points().filter(|point| point.name == image);
+        points
+            .map(|point| (point.snapshot.as_ref().map(|snapshot| snapshot.name.clone()), point.mode.clone(), point.pinned))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(named(&client, "web"), [], "an image has one name");
+    let mut www = named(&client, "www");
+    www.sort();
+    let readonly = "readonly".to_owned();
+    assert_eq!(www, [(None, readonly.clone(), false), (None, readonly.clone(), false), (Some("begin".to_owned()), readonly, true)]);
+    let (_dir, empty) = new_store();
+    pull_present(&client.other(), &empty, &store, "");
+    assert_eq!(shape(&empty), shape(&store));
+
+    // Collections keep the words, deletions in the store take nothing away.
+    let repository = client.open(client.objects()).expect("it opens");
+    crate::prune::prune(&repository, &crate::prune::PruneOptions::default(), request(PushSelection::All).writer, &Unwatched)
+        .expect("a collection");
+    store.delete_image(store.find("child").expect("it is there").image(), false).expect("delete");
+    client.push(&store).expect("a push");
+    assert_eq!((named(&client, "www").len(), named(&client, "child").len()), (3, 1));
+}
+
+/// What an image shows now is its newest state in the repository, also if it showed that once before.
+#[test]
+fn an_image_that_went_back_is_not_restored_as_what_it_was_in_between() {
+    let (_dir, store) = new_store();
+    let client = Client::new(false);
+    let web = store.create(&super::grower::name("web"), 1 << 20).expect("create");
+    let first = store.snapshot(web.image(), &super::grower::name("first")).expect("snapshot");
+    client.push(&store).expect("a push");
+    let live = store.live(web.image()).expect("live");
+    live.write_at(&[7; 9000], 0).and_then(|()| live.flush()).expect("write");
+    drop(live);
+    client.push(&store).expect("a push");
+    let vellum_core::tree::Node::Snapshot(image, serial) = first else { panic!("a snapshot") };
+    store.restore(image, serial, None).expect("restore");
+    assert_eq!(client.push(&store).expect("a push").described_points, 1);
+    assert_eq!(client.push(&store).expect("a push").described_points, 0);
+    let (_dir, empty) = new_store();
+    client.pull(&empty, "").expect("a pull");
+    assert_all_same(&empty, &store, "pulled");
 }
 
 #[test]

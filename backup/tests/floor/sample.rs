@@ -70,19 +70,20 @@ pub(crate) fn build(objects: &dyn Objects, file: &RepositoryFile, sealer: &Seale
     builder.put_record(
         "a1",
         json!({"indexes": index_names, "contents": [content(base, None, base_len, &base_parts)],
-        "points": [point("10", "web", Some("first"), base, base_len), point("11", "gone", None, base, base_len)]}),
+        "points": [point("10", "old", Some("begun"), base, base_len), point("11", "gone", None, base, base_len)]}),
     );
     builder.put_record(
         "a2",
         json!({"contents": [content(child, Some(base), child_len, &child_parts)],
-        "points": [point("12", "web", None, child, child_len)]}),
+        "points": [point("12", "web", None, child, child_len)], "described": [words("web", None)]}),
     );
     builder.put_record(
         "a3",
         json!({"forgotten": [{"id": "11".repeat(16), "session": "a1".repeat(16)}],
+        "described": [words("older than the point", Some("00"))],
         "fenced": [{"session": "a4".repeat(16), "counted": [], "decided": true}]}),
     );
-    builder.put_record("a4", json!({"points": [point("13", "void", None, base, base_len)]}));
+    builder.put_record("a4", json!({"points": [point("13", "void", None, base, base_len)], "described": [words("void", None)]}));
     let disks = [("web@first".to_owned(), base_disk), ("web".to_owned(), child_disk)].into();
     Sample { disks, indexes, chunks: builder.all_chunks() }
 }
@@ -92,6 +93,14 @@ fn point(id: &str, name: &str, snapshot: Option<&str>, content: ContentId, len: 
         "time_ms": 1_767_225_600_000_u64});
     snapshot.iter().for_each(|snapshot| point["snapshot"] = json!({"name": snapshot, "serial": 1}));
     point
+}
+
+/// What the first point is called since.
+fn words(name: &str, session: Option<&str>) -> Value {
+    let mut words =
+        json!({"point": "10".repeat(16), "name": name, "snapshot": "first", "mode": "normal", "time_ms": 1_767_225_600_000_u64});
+    session.iter().for_each(|session| words["stamp"] = json!({"counter": 1, "session": session.repeat(16)}));
+    words
 }
 
 impl Builder<'_> {

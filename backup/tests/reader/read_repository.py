@@ -149,13 +149,22 @@ class Repository:
         sweeps = [sweep for record in counting for sweep in record.get("sweeps", [])]
         swept = {(said["id"], said["session"]) for sweep in sweeps for said in sweep["contents"]}
         self.points, self.contents = {}, {}
-        for record in shown:
+        for nth, record in enumerate(shown):
             for point in record.get("points", []):
                 if (point["id"], stamp(record, point)[1]) not in forgotten:
-                    self.points[point["id"]] = point
+                    entry = (nth < len(counting), stamp(record, point)), point
+                    self.points[point["id"]] = max(self.points.get(point["id"], entry), entry, key=lambda entry: entry[0])
             for content in record.get("contents", []):
                 if (content["id"], stamp(record, content)[1]) not in swept:
                     self.contents.setdefault(content["id"], []).append((stamp(record, content), content))
+        words = [(stamp(record, words), words) for record in counting for words in record.get("described", [])]
+        for at, words in sorted(words, key=lambda entry: entry[0]):
+            said, point = self.points.get(words["point"], ((True, at), None))
+            if said < (True, at):
+                snapshot = point.get("snapshot") and {**point["snapshot"], "name": words["snapshot"]}
+                point = {**words, **{key: point[key] for key in ("id", "image", "content", "len")}, "snapshot": snapshot}
+                self.points[words["point"]] = said, point
+        self.points = {ident: point for ident, (_, point) in self.points.items()}
         marks = [mark for record in shown for mark in record.get("marks", []) if mark["id"] not in {s["mark"] for s in sweeps}]
         condemned = {(said["id"], said["session"]) for mark in marks for said in mark["contents"]}
         for ident, entries in self.contents.items():

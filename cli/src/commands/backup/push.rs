@@ -50,6 +50,8 @@ struct Pushed {
     repository: String,
     new_points: u64,
     known_points: u64,
+    /// Points that were there, and are called or marked otherwise now.
+    described_points: u64,
     machines: u64,
     contents: u64,
     chunks_sent: u64,
@@ -102,6 +104,7 @@ impl Pushed {
             repository,
             new_points: report.new_points,
             known_points: report.known_points,
+            described_points: report.described_points,
             machines: report.machines,
             contents: report.contents,
             chunks_sent: report.chunks,
@@ -113,11 +116,15 @@ impl Pushed {
 
 impl Answer for Pushed {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        if self.new_points == 0 && self.machines == 0 {
+        if self.new_points == 0 && self.machines == 0 && self.described_points == 0 {
             return page.line(format!("nothing is new: {} there already", plural(self.known_points, "point")));
         }
         let (points, chunks) = (plural(self.new_points, "new point"), plural(self.chunks_sent, "chunk"));
         let (sent, took) = (page.size(self.bytes_sent), time::span(self.seconds));
-        page.line(format!("pushed {points} ({} known): {chunks}, {sent} sent in {took}", self.known_points))
+        page.line(format!("pushed {points} ({} known): {chunks}, {sent} sent in {took}", self.known_points))?;
+        if self.described_points == 0 {
+            return Ok(());
+        }
+        page.line(format!("{} there already: names and marks are as in the store now", plural(self.described_points, "point")))
     }
 }
