@@ -4,8 +4,9 @@
 //! them; with them an address is a `ChunkId`, and maps of a repository are pages like a store's.
 //!
 //! **Memory.** Places: 50 bytes a frame, 1.5 bytes a chunk where frames hold 32 chunks. Names: loaded where they are needed, at most
-//! [`NAMES_CACHE_LEN`] kept. Plain frames: at most [`FRAMES_CACHE_LEN`] kept. Beside that, one decoded index object for each thread that loads one.
+//! [`NAMES_CACHE_LEN`] kept; those that were loaded once are in a file for the next time (`drawer`). Plain frames: at most [`FRAMES_CACHE_LEN`] kept. Beside that, one decoded index object for each thread that loads one.
 
+mod drawer;
 mod shelf;
 mod tables;
 
@@ -25,6 +26,7 @@ use vellum_core::wire::DecodeError;
 use crate::format::{FrameEntry, FrameError, IndexObject, PackEntry, Presence, SegmentEntry, decode_frame};
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectId, ObjectName, Objects};
 use crate::seal::{SealError, SealedKind, Sealer};
+use drawer::Drawer;
 use shelf::Shelf;
 use tables::Tables;
 
@@ -165,6 +167,7 @@ pub struct Catalog {
     shelf: Shelf,
     tables: RwLock<Tables>,
     names: Cache<u32, Arc<SegmentNames>, ByLength>,
+    drawer: Drawer,
     frames: Cache<(ObjectId, u64), Arc<PlainFrame>, ByLength>,
 }
 
@@ -176,8 +179,9 @@ impl Catalog {
             objects,
             sealer,
             chunk_len,
-            shelf: Shelf::new(cache_folder),
+            shelf: Shelf::new(cache_folder.clone()),
             tables: RwLock::default(),
+            drawer: Drawer::new(cache_folder),
             names: Cache::with_weighter(256, NAMES_CACHE_LEN, ByLength),
             frames: Cache::with_weighter(512, FRAMES_CACHE_LEN, ByLength),
         }
@@ -200,6 +204,7 @@ impl Catalog {
         if !gone.is_empty() {
             tables.remove(&gone).iter().for_each(|number| drop(self.names.remove(number)));
             self.shelf.keep_only(indexes);
+            self.drawer.forget(&gone);
         }
         tables.set_condemned(condemned_packs);
         Ok(())
@@ -264,31 +269,30 @@ impl Catalog {
         self.read().locate(address)
     }
 
-    /// The names of a segment's chunks. Cost where they are not in memory: opening the index objects that have them.
+    /// The names of a segment's chunks. Cost where they are not in memory: reading them, once the index objects that have them were opened.
     pub fn names(&self, number: u32) -> Result<Arc<SegmentNames>, CatalogError> {
         if let Some(names) = self.names.get(&number) {
             return Ok(names);
         }
         let sources = self.read().sources(number).to_vec();
+        let segment = self.segment_of(number);
         let mut names = SegmentNames::default();
-        for source in &sources {
-            let index = self.index(source)?;
-            for (id, entry) in index.segments {
-                self.sort_in(number, &mut names, self.number_of(id), entry);
-            }
+        for (source, segment) in sources.iter().zip(std::iter::repeat(segment).flatten()) {
+            names.entries.extend(self.entry(source, segment)?);
         }
         let names = Arc::new(names);
         self.names.insert(number, names.clone());
         Ok(names)
     }
 
-    /// Names that came along with those that were wanted are kept, too, if they are all there are of their segment.
-    fn sort_in(&self, wanted: u32, names: &mut SegmentNames, number: u32, entry: SegmentEntry) {
-        if number == wanted {
-            names.entries.push(entry);
-        } else if self.read().sources(number).len() == 1 && self.names.get(&number).is_none() {
-            self.names.insert(number, Arc::new(SegmentNames { entries: vec![entry] }));
+    /// What an index object names of a segment.
+    fn entry(&self, source: &ObjectId, segment: SegmentId) -> Result<Option<SegmentEntry>, CatalogError> {
+        if let Some(found) = self.drawer.take(&self.sealer, source, segment) {
+            return Ok(Some(found));
         }
+        let mut index = self.index(source)?;
+        self.drawer.keep(&self.sealer, source, &index.segments);
+        Ok(index.segments.remove(&segment))
     }
 
     /// Visits the names of all chunks, segment by segment: its number and some of its names. Holds one index object at a time. A chunk that two

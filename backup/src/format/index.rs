@@ -105,6 +105,21 @@ impl SegmentEntry {
         self.presence.offsets().map(|at| self.first + at).zip(&self.hashes)
     }
 
+    /// These names by themselves: what an index object says of the segment `id`.
+    pub(crate) fn encode(&self, id: SegmentId) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HASH_LEN * (self.hashes.len() + 1));
+        encode_segment(&mut bytes, id, self);
+        bytes
+    }
+
+    /// What [`SegmentEntry::encode`] wrote.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<(SegmentId, Self), DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let segment = decode_segment(&mut reader)?;
+        reader.finish()?;
+        Ok(segment)
+    }
+
     /// The name of one chunk.
     #[must_use]
     pub fn hash(&self, ordinal: u32) -> Option<&ChunkHash> {
