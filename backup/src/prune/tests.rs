@@ -292,6 +292,62 @@ fn a_fenced_collection_that_wakes_up_deletes_nothing() {
     }
 }
 
+/// A push may rest on what is condemned, and another one on that push: what only a content needs that no point names any more is not swept while
+/// somebody may be building on it.
+#[test]
+fn a_sweep_leaves_what_a_firm_content_needs_that_no_point_names() {
+    let (memory, promises) = begun();
+    let stage = Arc::new(Stage::default());
+    let (rests, builds): (Disk, Disk) = ([(0, 2), (1, 2), (3, 4), (5, 9)].into(), [(0, 2), (1, 2), (3, 4), (6, 11)].into());
+    std::thread::scope(|scope| {
+        let _curtain = stage.curtain();
+        stage.enter(scope, &memory, |objects| drop(pushed(objects, 9, &rests).expect("a push")));
+        stage.until(0, "put journal");
+        for serial in 0..2 {
+            forgotten(&memory, &promises, &crate::testing::pusher::point_id("image-0", serial));
+        }
+        assert_eq!(collect(&memory, FenceWish::None).expect("a mark").waits_for.len(), 1);
+        stage.finish(0);
+        stage.enter(scope, &memory, |objects| promises.make(pushed(objects, 10, &builds).expect("a push"), builds.clone()));
+        stage.until(1, "put journal");
+        forgotten(&memory, &promises, &crate::testing::pusher::point_id("image-0", 9));
+        collect(&memory, FenceWish::None).expect("a sweep");
+        stage.finish(1);
+    });
+    promises.check(&memory);
+    collect(&memory, FenceWish::None).expect("a collection");
+    promises.check(&memory);
+    assert_no_rubbish(&memory);
+}
+
+/// Between the reading of a collection that fences a push, and its decision, the push may come in time and another build on it: what the
+/// collection had not read yet must count. So fences are announced, and decided by a listing after that.
+#[test]
+fn a_push_that_another_built_on_before_it_was_fenced_counts() {
+    let (memory, promises) = begun();
+    let stage = Arc::new(Stage::default());
+    let (first, second): (Disk, Disk) = ([(0, 7), (3, 4)].into(), [(0, 7), (3, 4), (5, 5)].into());
+    std::thread::scope(|scope| {
+        let _curtain = stage.curtain();
+        stage.enter(scope, &memory, |objects| promises.make(pushed(objects, 9, &first).expect("it was counted"), first.clone()));
+        stage.until(0, "put journal");
+        stage.enter(scope, &memory, |objects| {
+            let repository = open(objects).expect("a repository");
+            prune(&repository, &options(FenceWish::All), writer(), &Unwatched).expect("a collection");
+        });
+        stage.until(1, "put journal");
+        stage.allow(0);
+        stage.waiting();
+        promises.make(pushed(Arc::new(memory.clone()), 10, &second).expect("a push"), second.clone());
+        stage.finish(1);
+        stage.finish(0);
+    });
+    promises.check(&memory);
+    assert_eq!(promises.0.lock().expect("a lock").len(), 4);
+    collect(&memory, FenceWish::All).expect("a collection");
+    promises.check(&memory);
+}
+
 /// Of two collections at once at least one withdraws.
 #[test]
 fn two_collections_at_once_are_one_or_none() {
