@@ -37,7 +37,8 @@ pub fn read_part(
     Ok(blob.into_pages(|segment| catalog.number_of(segment)).collect())
 }
 
-fn read_blob(repository: &Repository, content: &Content, part: &MapPart) -> Result<MapBlob, BackupError> {
+/// One part of a content's map, as it is. Cost: one request.
+pub(crate) fn read_blob(repository: &Repository, content: &Content, part: &MapPart) -> Result<MapBlob, BackupError> {
     let damaged = |reason: String| BackupError::Damaged { object: part.object.clone(), reason, points: Vec::new() };
     let (start, len) = part.range;
     let end = start.checked_add(len).ok_or_else(|| damaged("a record names an impossible range of it".to_owned()))?;

@@ -6,6 +6,7 @@ use vellum_store::StoreError;
 
 use crate::objects::ObjectError;
 use crate::seal::{KeyError, SealError};
+use crate::session::OpenSession;
 
 /// Why an operation on a repository failed.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +91,8 @@ pub enum BackupError {
         place: String,
         /// What is in the way.
         what: String,
-        /// Who they are, one line each.
-        sessions: Vec<String>,
+        /// Who they are.
+        sessions: Vec<OpenSession>,
     },
     /// Somebody ended this session while it was at work.
     #[error("this session ({session}) was fenced by a collection: what it did does not count")]
@@ -144,8 +145,8 @@ fn hit(points: &[String]) -> String {
     if points.is_empty() { String::new() } else { format!(" (needed by {})", points.join(", ")) }
 }
 
-fn listed(sessions: &[String]) -> String {
-    sessions.iter().flat_map(|session| ["\n  ", session]).collect()
+fn listed(sessions: &[OpenSession]) -> String {
+    sessions.iter().flat_map(|session| ["\n  ".to_owned(), session.to_string()]).collect()
 }
 
 impl BackupError {
@@ -163,7 +164,9 @@ impl BackupError {
             }
             Self::Exchanged { .. } => Some("if you made it anew, say --allow-rollback; else somebody exchanged it"),
             Self::Damaged { .. } => Some("run `backup verify` to see what else is hit; other points can be restored"),
-            Self::Locked { .. } => Some("wait for them; what died can be ended with `backup prune --fence SESSION`"),
+            Self::Locked { .. } => {
+                Some("wait for them: `backup info` says since when; what died can be ended with `backup prune --fence SESSION`")
+            }
             Self::Fenced { .. } => Some("run it again: nothing is lost but time"),
             Self::Uncertain { .. } => {
                 Some("run it again once the place answers; the session can be ended with `backup prune --fence SESSION`")

@@ -10,6 +10,8 @@ use vellum_core::retention::{Candidate, Reason, Rules, Verdict, apply};
 
 use crate::error::BackupError;
 use crate::journal::State;
+use crate::objects::ObjectErrorKind;
+use crate::prune::{PruneOptions, outlook};
 use crate::record::{Point, Record, Said};
 use crate::repository::Repository;
 use crate::session::{Session, SessionKind, Writer};
@@ -79,6 +81,18 @@ pub fn forget(repository: &Repository, wish: &ForgetWish, writer: Writer) -> Res
     }
     session.end()?;
     Ok(decisions)
+}
+
+/// What a collection right after `decisions` would free, in bytes of packs. None if the repository lost something: then it is not collected, and
+/// points can be forgotten nevertheless. Cost: reads index and maps.
+pub fn freed_len(repository: &Repository, decisions: &[Decision]) -> Result<Option<u64>, BackupError> {
+    let goes = decisions.iter().filter(|decision| decision.goes()).map(|decision| decision.point.id.clone());
+    match outlook(repository, &goes.collect(), &PruneOptions::default()) {
+        Ok(report) => Ok(Some(report.freed_len)),
+        Err(BackupError::Damaged { .. }) => Ok(None),
+        Err(BackupError::Objects { source, .. }) if source.kind == ObjectErrorKind::Missing => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn by_id(state: &State, ids: &[String]) -> Result<Vec<Decision>, BackupError> {

@@ -1,5 +1,6 @@
 //! A process that changes a repository: it announces itself before it reads, and says what it did last. `journal` proves why that is enough.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -57,14 +58,23 @@ pub struct OpenSession {
     pub file: Option<SessionFile>,
 }
 
-impl OpenSession {
-    /// One line for people.
-    #[must_use]
-    pub fn describe(&self) -> String {
+impl fmt::Display for OpenSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.file {
-            Some(file) => format!("{} ({:?} by {}, since {} ms after 1970)", self.id, file.kind, file.writer, file.time_ms),
-            None => format!("{} (what it is cannot be read)", self.id),
+            Some(file) => write!(f, "{} ({} by {})", self.id, file.kind, file.writer),
+            None => write!(f, "{} (what it is cannot be read)", self.id),
         }
+    }
+}
+
+impl fmt::Display for SessionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Push => "push",
+            Self::Forget => "forget",
+            Self::Copy => "copy",
+            Self::Prune => "prune",
+        })
     }
 }
 

@@ -207,6 +207,16 @@ impl State {
         self.entries_of_point(id).map(|(key, _)| said(key)).collect()
     }
 
+    /// What it would be without these points: for whoever asks what forgetting them would free.
+    #[must_use]
+    pub fn without(&self, points: &BTreeSet<String>) -> Self {
+        let mut state = self.clone();
+        state.points.retain(|(id, _), _| !points.contains(id));
+        state.described.retain(|id, _| !points.contains(id));
+        state.shown.retain(|id, _| !points.contains(id));
+        state
+    }
+
     fn entries_of_point(&self, id: &str) -> impl Iterator<Item = (&(String, Stamp), &(Arc<Point>, bool))> {
         let first = (id.to_owned(), Stamp::default());
         let id = id.to_owned();

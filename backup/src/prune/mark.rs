@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vellum_core::id_set::IdSet;
 
-use super::merge::{self, Merge, Merger};
-use super::reach::{Needed, add_chunks};
+use super::choice::{ObjectUse, Worth, chosen};
+use super::merge::{self, Merger, is_in};
+use super::reach::{Needed, add_chunks, add_page};
 use super::repack::Repacker;
 use super::survey::Survey;
 use super::{Collection, Condemned, Listing, PruneOptions, PruneReport, catalog, refuse_missing};
@@ -15,7 +16,10 @@ use crate::journal::{Condition, RecordName, State};
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::record::{Content, Mark, Said};
 use crate::repository::Repository;
+use crate::seal::bundle_len;
 
+/// Maps objects shorter than this become one with others, in bytes: a request costs more than fetching as much.
+const SMALL_MAPS_LEN: u64 = 1 << 20;
 /// Journals of more records than this are made one record, also if nothing else is to be done.
 const RECORDS_MAX: usize = 8;
 
@@ -24,7 +28,8 @@ impl Collection<'_> {
     pub(super) fn mark(&mut self, options: &PruneOptions) -> Result<bool, BackupError> {
         let state = self.session.state().clone();
         let repository = self.repository;
-        let plan = Plan::of(repository, &state, &self.listing, options, Doing::It)?;
+        let site = Site { repository, state: &state, catalog: &catalog(repository)?, listing: &self.listing, options, doing: Doing::It };
+        let plan = Plan::of(&site)?;
         plan.tell(&self.listing, &mut self.report);
         let is_idle = plan.condemned.objects.is_empty() && plan.condemned.contents.is_empty() && plan.indexes.is_empty();
         let journal = repository.journal();
@@ -53,11 +58,16 @@ fn named(id: &str, condemned: &Condemned) -> Mark {
     Mark { id: id.to_owned(), objects, contents: condemned.contents.iter().cloned().collect() }
 }
 
-/// What a collection would do now, for a person to look at.
-pub(super) fn plan_only(repository: &Repository, options: &PruneOptions, report: &mut PruneReport) -> Result<(), BackupError> {
-    let listing = Listing::of(repository)?;
-    let state = repository.state();
-    Plan::of(repository, &state, &listing, options, Doing::Nothing)?.tell(&listing, report);
+/// What a collection would do in this state, for a person to look at.
+pub(super) fn plan_only(
+    repository: &Repository,
+    state: &State,
+    listing: &Listing,
+    options: &PruneOptions,
+    report: &mut PruneReport,
+) -> Result<(), BackupError> {
+    let site = Site { repository, state, catalog: &catalog(repository)?, listing, options, doing: Doing::Nothing };
+    Plan::of(&site)?.tell(listing, report);
     Ok(())
 }
 
@@ -66,6 +76,16 @@ pub(super) fn plan_only(repository: &Repository, options: &PruneOptions, report:
 enum Doing {
     It,
     Nothing,
+}
+
+/// What a plan is made for.
+struct Site<'a> {
+    repository: &'a Repository,
+    state: &'a State,
+    catalog: &'a Catalog,
+    listing: &'a Listing,
+    options: &'a PruneOptions,
+    doing: Doing,
 }
 
 /// What a mark says, and what was written for it.
@@ -78,48 +98,51 @@ struct Plan {
     moved_len: u64,
     packs_len: u64,
     used_len: u64,
+    freed_len: u64,
 }
 
 impl Plan {
-    fn of(repository: &Repository, state: &State, listing: &Listing, options: &PruneOptions, doing: Doing) -> Result<Self, BackupError> {
-        let needed = Needed::by_points(state);
-        refuse_missing(state, &needed)?;
-        let catalog = catalog(repository)?;
+    fn of(site: &Site<'_>) -> Result<Self, BackupError> {
+        let needed = Needed::by_points(site.state);
+        refuse_missing(site.state, &needed)?;
         let mut plan = Self::default();
-        let kept = plan.merge(repository, state, &catalog, &needed, doing)?;
-        plan.condemn_contents(state, &needed, &kept);
-        plan.condemn_maps(listing, &kept);
-        let mut chunks = IdSet::new();
-        for content in kept.values() {
-            add_chunks(repository, &catalog, content, &mut chunks)?;
-        }
-        plan.condemn_packs(repository, state, &catalog, listing, &chunks, options, doing)?;
-        plan.condemned.objects.retain(|object| !state.is_condemned(object));
+        let (kept, chunks) = plan.maps(site, &needed)?;
+        plan.condemn_contents(site.state, &needed, &kept);
+        plan.condemn_maps(site.listing, &kept);
+        plan.condemn_packs(site, &chunks)?;
+        plan.condemned.objects.retain(|object| !site.state.is_condemned(object));
         Ok(plan)
     }
 
-    /// The contents that stay, by identity, as they are from now on.
-    fn merge(
-        &mut self,
-        repository: &Repository,
-        state: &State,
-        catalog: &Catalog,
-        needed: &Needed<'_>,
-        doing: Doing,
-    ) -> Result<BTreeMap<String, Content>, BackupError> {
-        let merges = merge::plan(state, needed);
+    /// The contents that stay, by identity, as they are from now on, and the chunks that they need. If nothing is to be done, those that would be
+    /// written anew are missing: nobody knows where they would be.
+    fn maps(&mut self, site: &Site<'_>, needed: &Needed<'_>) -> Result<(BTreeMap<String, Content>, IdSet), BackupError> {
+        let merges = merge::plan(site.state, needed);
         self.merged = merges.iter().map(|merge| merge.sources.len() as u64).sum();
         let mut kept: BTreeMap<String, Content> =
             needed.entries.values().map(|entry| (entry.content.id.clone(), (*entry.content).clone())).collect();
-        if doing == Doing::Nothing {
-            return Ok(kept);
+        merges.iter().flat_map(|merge| merge.sources.iter().chain([&merge.into])).for_each(|content| drop(kept.remove(&content.id)));
+        let mut chunks = IdSet::new();
+        kept.values().try_for_each(|content| add_chunks(site.repository, site.catalog, content, &mut chunks))?;
+        let crowded = crowded(site, &kept, !merges.is_empty());
+        let moving: Vec<Content> =
+            kept.values().filter(|content| content.parts.iter().any(|part| is_in(part, &crowded))).cloned().collect();
+        if site.doing == Doing::Nothing {
+            moving.iter().for_each(|content| drop(kept.remove(&content.id)));
+            for merge in &merges {
+                merge::pages(site.repository, site.catalog, merge, &mut |_, page| {
+                    add_page(&page, &mut chunks);
+                    Ok(())
+                })?;
+            }
+            return Ok((kept, chunks));
         }
-        let mut writing = Merger::new(repository, catalog);
-        merges.iter().try_for_each(|merge: &Merge<'_>| writing.add(merge))?;
-        merges.iter().flat_map(|merge| &merge.sources).for_each(|source| drop(kept.remove(&source.id)));
+        let mut writing = Merger::new(site.repository, site.catalog);
+        merges.iter().try_for_each(|merge| writing.add(merge, &mut chunks))?;
+        moving.iter().try_for_each(|content| writing.relocate(content, &crowded))?;
         self.contents = writing.finish()?;
         kept.extend(self.contents.iter().map(|content| (content.id.clone(), content.clone())));
-        Ok(kept)
+        Ok((kept, chunks))
     }
 
     /// What no point needs, and what is said anew. What an earlier mark condemned is condemned.
@@ -137,32 +160,28 @@ impl Plan {
         self.condemned.objects.extend(maps.filter(|object| !used.contains(object)));
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is another part of what is known")]
-    fn condemn_packs(
-        &mut self,
-        repository: &Repository,
-        state: &State,
-        catalog: &Catalog,
-        listing: &Listing,
-        chunks: &IdSet,
-        options: &PruneOptions,
-        doing: Doing,
-    ) -> Result<(), BackupError> {
+    fn condemn_packs(&mut self, site: &Site<'_>, chunks: &IdSet) -> Result<(), BackupError> {
         let firm: BTreeSet<ObjectId> =
-            state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm).map(|(id, _)| *id).collect();
-        let survey = Survey::of(repository, catalog, listing, chunks, options)?;
+            site.state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm).map(|(id, _)| *id).collect();
+        let survey = Survey::of(site.repository, site.state, site.catalog, site.listing, chunks, site.options)?;
         self.packs_len = survey.packs.values().map(|pack| pack.len).sum();
         self.used_len = survey.packs.values().map(|pack| pack.used_len).sum();
         self.moved_len = survey.repack.iter().map(|id| survey.packs[id].used_len).sum();
-        if doing == Doing::It && !survey.reindex.is_empty() {
-            (self.indexes, self.moved_len) = Repacker::new(repository, catalog).run(&firm, chunks, &survey)?;
+        if site.doing == Doing::It && !survey.reindex.is_empty() {
+            (self.indexes, self.moved_len) = Repacker::new(site.repository, site.catalog).run(&firm, chunks, &survey)?;
         }
         let stays = |object: &ObjectName| match object {
             ObjectName::Pack(id) => survey.packs.contains_key(id) && !survey.dead.contains(id) && !survey.repack.contains(id),
             ObjectName::Index(id) => firm.contains(id) && !survey.reindex.contains(id),
             _ => true,
         };
-        self.condemned.objects.extend(listing.lengths.keys().filter(|object| !stays(object)));
+        self.condemned.objects.extend(site.listing.lengths.keys().filter(|object| !stays(object)));
+        let is_unknown = |object: &&ObjectName| match object {
+            ObjectName::Pack(id) => !survey.packs.contains_key(id) && !site.state.is_condemned(object),
+            _ => false,
+        };
+        let unknown: u64 = site.listing.lengths.keys().filter(is_unknown).map(|object| site.listing.pack_len(object)).sum();
+        self.freed_len = survey.freed_len() + unknown;
         Ok(())
     }
 
@@ -170,7 +189,26 @@ impl Plan {
         self.condemned.objects.iter().for_each(|object| report.condemned.add(listing.lengths.get(object).copied().unwrap_or(0)));
         report.condemned_contents = self.condemned.contents.len() as u64;
         report.moved_len = self.moved_len;
+        report.freed_len += self.freed_len;
         report.merged_contents = self.merged;
         (report.packs_len, report.used_len) = (self.packs_len, self.used_len);
     }
+}
+
+/// Maps objects that are written anew: of those that hold what is `kept`, those that hold too much else, and small ones.
+fn crowded(site: &Site<'_>, kept: &BTreeMap<String, Content>, is_writing: bool) -> BTreeSet<ObjectName> {
+    let mut parts = BTreeMap::<ObjectName, BTreeSet<(u64, u64)>>::new();
+    for part in kept.values().flat_map(|content| &content.parts) {
+        ObjectName::parse(&part.object).into_iter().for_each(|object| _ = parts.entry(object).or_default().insert(part.range));
+    }
+    let of = |(object, parts): (ObjectName, BTreeSet<(u64, u64)>)| {
+        let len = *site.listing.lengths.get(&object)?;
+        // Records may say what they like of ranges: nothing in an object is longer than it.
+        let used_len = parts.iter().fold(0, |sum: u64, (_, part_len)| sum.saturating_add(*part_len)).min(len);
+        // What it would be with nothing else in it: padding is not waste.
+        let alone = bundle_len(parts.len(), used_len as usize, site.repository.file().is_encrypted) as u64;
+        Some((object, ObjectUse { len, parts_len: used_len + len.saturating_sub(alone), used_len }))
+    };
+    let worth = Worth { max_unused_percent: site.options.max_unused_percent, limit: None, small_len: SMALL_MAPS_LEN, is_writing };
+    chosen(parts.into_iter().filter_map(of), &worth)
 }

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
 use vellum_core::page::Page;
 use vellum_core::units::PageIndex;
 
-use super::reach::Needed;
+use super::reach::{Needed, add_page};
 use crate::catalog::Catalog;
-use crate::contents::{Pages, parent_of, visible_on};
+use crate::contents::{Pages, parent_of, read_blob, visible_on};
 use crate::error::BackupError;
 use crate::format::{MAP_BLOB_LEN_TARGET, MapBlob, MapsWriter};
 use crate::journal::State;
@@ -46,7 +47,34 @@ pub(crate) fn plan<'a>(state: &'a State, needed: &Needed<'a>) -> Vec<Merge<'a>> 
     merges.filter(|merge| !merge.sources.is_empty()).collect()
 }
 
-/// Writes contents as they are after merges.
+/// What `merge.into` says once its sources are part of it, page by page.
+pub(crate) fn pages(
+    repository: &Repository,
+    catalog: &Catalog,
+    merge: &Merge<'_>,
+    visit: &mut dyn FnMut(PageIndex, Page) -> Result<(), BackupError>,
+) -> Result<(), BackupError> {
+    let chain = merge.chain();
+    let is_root = chain[chain.len() - 1].parent.is_none();
+    let mut cursors: Vec<Pages<'_>> = chain.iter().map(|content| Pages::new(repository, catalog, content)).collect();
+    while let Some(index) = next_index(&mut cursors)? {
+        let page = composed(&mut cursors, &chain, index)?;
+        let page = if is_root { page.resolved() } else { page };
+        if !page.is_empty() {
+            visit(index, page)?;
+        }
+    }
+    Ok(())
+}
+
+impl Merge<'_> {
+    /// From the top down.
+    fn chain(&self) -> Vec<&Content> {
+        std::iter::once(self.into).chain(self.sources.iter().copied()).collect()
+    }
+}
+
+/// Writes contents as they are after merges, and anew what moves.
 pub(crate) struct Merger<'a> {
     repository: &'a Repository,
     catalog: &'a Catalog,
@@ -61,29 +89,38 @@ impl<'a> Merger<'a> {
         Self { repository, catalog, writer: MapsWriter::default(), waiting: Vec::new(), contents: Vec::new() }
     }
 
-    /// Writes what `merge.into` is once its sources are part of it.
-    pub(crate) fn add(&mut self, merge: &Merge<'_>) -> Result<(), BackupError> {
-        let chain: Vec<&Content> = std::iter::once(merge.into).chain(merge.sources.iter().copied()).collect();
+    /// Writes what `merge.into` is once its sources are part of it, and adds the chunks that it names.
+    pub(crate) fn add(&mut self, merge: &Merge<'_>, chunks: &mut IdSet) -> Result<(), BackupError> {
+        let chain = merge.chain();
         let last = chain[chain.len() - 1];
         let parent_visible = chain.iter().map(|content| content.parent_visible).min().unwrap_or(0);
         let merged = Content { parent: last.parent.clone(), parent_visible, parts: Vec::new(), ..merge.into.clone() };
         self.contents.push(merged);
-        let mut cursors: Vec<Pages<'_>> = chain.iter().map(|content| Pages::new(self.repository, self.catalog, content)).collect();
-        let (mut pages, mut runs) = (Vec::new(), 0);
-        while let Some(index) = next_index(&mut cursors)? {
-            let page = composed(&mut cursors, &chain, index)?;
-            let page = if last.parent.is_none() { page.resolved() } else { page };
-            if page.is_empty() {
-                continue;
-            }
+        let (mut waiting, mut runs) = (Vec::new(), 0);
+        pages(self.repository, self.catalog, merge, &mut |index, page| {
+            add_page(&page, chunks);
             runs += page.runs().len();
-            pages.push((index, page));
-            if runs > BLOB_RUNS_MAX {
-                self.blob(std::mem::take(&mut pages))?;
-                runs = 0;
+            waiting.push((index, page));
+            if runs <= BLOB_RUNS_MAX {
+                return Ok(());
             }
+            runs = 0;
+            self.blob(std::mem::take(&mut waiting))
+        })?;
+        if waiting.is_empty() { Ok(()) } else { self.blob(waiting) }
+    }
+
+    /// Writes those parts of a content anew that are in `objects`.
+    pub(crate) fn relocate(&mut self, content: &Content, objects: &BTreeSet<ObjectName>) -> Result<(), BackupError> {
+        self.contents.push(content.clone());
+        let nth = self.contents.len() - 1;
+        for (part, at) in content.parts.iter().enumerate().filter(|(_, part)| is_in(part, objects)) {
+            let blob = read_blob(self.repository, content, at)?;
+            let place = self.writer.add(self.repository.sealer(), &blob)?;
+            self.waiting.push((nth, part, place));
+            self.put_if_full()?;
         }
-        if pages.is_empty() { Ok(()) } else { self.blob(pages) }
+        Ok(())
     }
 
     fn blob(&mut self, pages: Vec<(PageIndex, Page)>) -> Result<(), BackupError> {
@@ -98,6 +135,10 @@ impl<'a> Merger<'a> {
         let part = content.parts.len() - 1;
         let place = self.writer.add(self.repository.sealer(), &blob)?;
         self.waiting.push((nth, part, place));
+        self.put_if_full()
+    }
+
+    fn put_if_full(&mut self) -> Result<(), BackupError> {
         if self.writer.len() > MAPS_LEN_MAX { self.put() } else { Ok(()) }
     }
 
@@ -120,6 +161,11 @@ impl<'a> Merger<'a> {
         self.put()?;
         Ok(self.contents)
     }
+}
+
+/// Whether a part is in one of `objects`.
+pub(crate) fn is_in(part: &MapPart, objects: &BTreeSet<ObjectName>) -> bool {
+    ObjectName::parse(&part.object).is_some_and(|object| objects.contains(&object))
 }
 
 /// The first page that any of them has next.

@@ -2,11 +2,14 @@
 //!
 //! One run condemns and, if no other session is open, sweeps. Otherwise the next run sweeps, once those sessions are gone.
 
+mod choice;
 mod fence;
 mod mark;
 mod merge;
 pub(crate) mod reach;
 mod repack;
+#[cfg(test)]
+mod space_tests;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -69,6 +72,9 @@ pub struct PruneReport {
     pub swept: Amount,
     /// Bytes of new packs into which needed chunks moved (in a dry run: of chunks that would move).
     pub moved_len: u64,
+    /// Bytes of packs that are free then: of frames that no point needs, in packs that go, and of packs that nothing knew of. If something is waited
+    /// for, once it has ended.
+    pub freed_len: u64,
     /// Contents that became part of others.
     pub merged_contents: u64,
     /// Records that one stands for now.
@@ -103,9 +109,7 @@ impl Amount {
 pub fn prune(repository: &Repository, options: &PruneOptions, writer: Writer, watch: &dyn Watch) -> Result<PruneReport, BackupError> {
     if options.is_dry_run {
         repository.refresh()?;
-        let mut report = PruneReport::default();
-        mark::plan_only(repository, options, &mut report)?;
-        return Ok(report);
+        return outlook(repository, &BTreeSet::new(), options);
     }
     let session = Session::begin(repository, SessionKind::Prune, writer)?;
     let mut collection = Collection { repository, session, listing: Listing::default(), report: PruneReport::default() };
@@ -115,6 +119,19 @@ pub fn prune(repository: &Repository, options: &PruneOptions, writer: Writer, wa
         Ok(()) => session.end().map(|()| report),
         Err(error) => Err(error),
     }
+}
+
+/// What a collection would do now if these points, by id, were forgotten. Changes nothing. Cost: reads index and maps, as a collection does.
+pub fn outlook(repository: &Repository, forgotten: &BTreeSet<String>, options: &PruneOptions) -> Result<PruneReport, BackupError> {
+    let state = repository.state().without(forgotten);
+    let (listing, mut report) = (Listing::of(repository)?, PruneReport::default());
+    let waiting: Vec<_> = state.marks().iter().collect();
+    let sweeps = if waiting.is_empty() { Vec::new() } else { sweeps(repository, &state, &waiting)? };
+    let swept = sweeps.iter().flat_map(|sweep| &sweep.objects).filter_map(|text| ObjectName::parse(text));
+    let swept: BTreeSet<ObjectName> = swept.chain(state.swept().iter().copied()).collect();
+    report.freed_len = swept.iter().map(|object| listing.pack_len(object)).sum();
+    mark::plan_only(repository, &state, &listing, options, &mut report)?;
+    Ok(report)
 }
 
 /// A collection under way.
@@ -132,11 +149,18 @@ impl Collection<'_> {
         if let Some(session) = self.session.state().undecided().next() {
             return Err(self.locked(format!("the fence of session {session} is not decided: fence it again")));
         }
+        if !self.session.state().marks().is_empty() {
+            self.listing = Listing::of(self.repository)?;
+        }
+        let before = self.listing.packs_len();
         self.sweep()?;
         stop_if_asked(watch)?;
+        let swept = before - self.listing.packs_len();
         // After the journal was read: whatever it names is listed, or lost.
         self.listing = Listing::of(self.repository)?;
+        let before = self.listing.packs_len();
         self.delete_leftovers()?;
+        self.report.freed_len = swept + before - self.listing.packs_len();
         if self.mark(options)? {
             self.wait_for_all()?;
             self.sweep()?;
@@ -153,7 +177,7 @@ impl Collection<'_> {
         };
         let is_prune = |session: &OpenSession| session.file.as_ref().is_none_or(|file| file.kind == SessionKind::Prune);
         let others = self.others()?.into_iter().filter(|session| is_prune(session) && !is_fenced(session));
-        let sessions: Vec<String> = others.map(|session| session.describe()).collect();
+        let sessions: Vec<OpenSession> = others.collect();
         if sessions.is_empty() {
             return Ok(());
         }
@@ -383,6 +407,15 @@ impl Listing {
 
     fn has(&self, object: &ObjectName) -> bool {
         self.lengths.contains_key(object)
+    }
+
+    fn packs_len(&self) -> u64 {
+        self.lengths.keys().map(|object| self.pack_len(object)).sum()
+    }
+
+    /// The length of an object if it is a pack.
+    fn pack_len(&self, object: &ObjectName) -> u64 {
+        if object.kind() == ObjectKind::Pack { self.lengths.get(object).copied().unwrap_or(0) } else { 0 }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
-use vellum_core::page::Slot;
+use vellum_core::page::{Page, Slot};
 
 use crate::catalog::Catalog;
 use crate::contents::{parent_of, read_part};
@@ -82,13 +82,16 @@ impl<'a> Needed<'a> {
 /// Adds the chunks that one content's own map names.
 pub(crate) fn add_chunks(repository: &Repository, catalog: &Catalog, content: &Content, chunks: &mut IdSet) -> Result<(), BackupError> {
     for part in &content.parts {
-        for (_, page) in read_part(repository, catalog, content, part)? {
-            for run in page.runs() {
-                if let Slot::Chunk(first) = run.slot {
-                    chunks.insert_run(first, run.len.into());
-                }
-            }
-        }
+        read_part(repository, catalog, content, part)?.iter().for_each(|(_, page)| add_page(page, chunks));
     }
     Ok(())
+}
+
+/// Adds the chunks that a page names.
+pub(crate) fn add_page(page: &Page, chunks: &mut IdSet) {
+    for run in page.runs() {
+        if let Slot::Chunk(first) = run.slot {
+            chunks.insert_run(first, run.len.into());
+        }
+    }
 }

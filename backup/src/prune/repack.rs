@@ -17,6 +17,12 @@ use crate::seal::SealedKind;
 
 /// How chunks are compressed that lose their neighbours in a frame: as a store does by default.
 const COMPRESSION: Compression = Compression::Zstd(3);
+/// Plain bytes of a frame that is made of what is left of others: as in a store.
+const FRAME_LEN: usize = 128 << 10;
+/// How far apart the chunks of such a frame may be: bounds its bitmap, and what is decoded for a neighbour that is not there.
+const SPAN_MAX: u32 = 1024;
+/// Bytes of chunks that wait to become frames with others of their segments.
+const LOOSE_LEN_MAX: usize = 16 << 20;
 
 /// Writes the packs and index objects that a survey asks for.
 pub(crate) struct Repacker<'a> {
@@ -24,6 +30,8 @@ pub(crate) struct Repacker<'a> {
     catalog: &'a Catalog,
     writer: PackWriter,
     builder: IndexBuilder,
+    /// Chunks of frames that lost many of theirs, and of small ones: they become full frames, as far as their segments go.
+    loose: BTreeMap<(SegmentId, u32), Vec<u8>>,
     /// Names of chunks in packs that are not complete yet.
     waiting: BTreeMap<(SegmentId, u32), ChunkHash>,
     indexes: Vec<ObjectId>,
@@ -38,6 +46,7 @@ impl<'a> Repacker<'a> {
             catalog,
             writer: PackWriter::default(),
             builder: IndexBuilder::default(),
+            loose: BTreeMap::new(),
             waiting: BTreeMap::new(),
             indexes: Vec::new(),
             written_len: 0,
@@ -67,6 +76,7 @@ impl<'a> Repacker<'a> {
                 }
             }
         }
+        self.gather()?;
         if let Some(pack) = self.writer.finish(self.repository.sealer())? {
             self.put_pack(pack)?;
         }
@@ -107,21 +117,37 @@ impl<'a> Repacker<'a> {
                 .filter(|(_, wanted)| **wanted)
                 .map(|(chunk, _)| chunk)
                 .collect();
-            if wanted.len() == of.wanted.len() {
-                self.add(&frame)?;
-            } else {
-                self.add_some(entry.segment, &wanted)?;
-            }
             let moved = wanted.iter().filter_map(|(ordinal, _)| names.hash(*ordinal).map(|hash| ((entry.segment, *ordinal), *hash)));
             self.waiting.extend(moved);
+            if wanted.len() == of.wanted.len() && plain.len() > FRAME_LEN / 2 {
+                self.add(&frame)?;
+                continue;
+            }
+            self.loose.extend(wanted.into_iter().map(|(ordinal, chunk)| ((entry.segment, ordinal), chunk.to_vec())));
+            if self.loose.len() * chunk_len as usize > LOOSE_LEN_MAX {
+                self.gather()?;
+            }
         }
         Ok(())
     }
 
-    fn add_some(&mut self, segment: SegmentId, wanted: &[(u32, &[u8])]) -> Result<(), BackupError> {
-        let first = wanted[0].0;
-        let offsets: Vec<u32> = wanted.iter().map(|(ordinal, _)| ordinal - first).collect();
-        let plain: Vec<u8> = wanted.iter().flat_map(|(_, chunk)| *chunk).copied().collect();
+    /// Makes frames of what is loose, segment by segment, in order.
+    fn gather(&mut self) -> Result<(), BackupError> {
+        let count_max = (FRAME_LEN / self.repository.file().chunk_len as usize).max(1);
+        let loose: Vec<((SegmentId, u32), Vec<u8>)> = std::mem::take(&mut self.loose).into_iter().collect();
+        let mut rest = &loose[..];
+        while let Some(((segment, first), _)) = rest.first() {
+            let fits = |((other, ordinal), _): &&((SegmentId, u32), Vec<u8>)| other == segment && ordinal - first < SPAN_MAX;
+            let (some, others) = rest.split_at(rest.iter().take(count_max).take_while(fits).count());
+            self.add_some(*segment, *first, some)?;
+            rest = others;
+        }
+        Ok(())
+    }
+
+    fn add_some(&mut self, segment: SegmentId, first: u32, chunks: &[((SegmentId, u32), Vec<u8>)]) -> Result<(), BackupError> {
+        let offsets: Vec<u32> = chunks.iter().map(|((_, ordinal), _)| ordinal - first).collect();
+        let plain: Vec<u8> = chunks.iter().flat_map(|(_, chunk)| chunk).copied().collect();
         let (codec, payload) = codec::compress(COMPRESSION, &plain);
         self.add(&Frame { segment, first, presence: Presence::of(&offsets), codec, payload: &payload })
     }

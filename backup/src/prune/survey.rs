@@ -4,31 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vellum_core::id_set::IdSet;
 
+use super::choice::{ObjectUse, Worth, chosen};
 use super::{Listing, PruneOptions};
 use crate::catalog::Catalog;
 use crate::error::BackupError;
 use crate::format::{FrameEntry, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, address};
-use crate::journal::Condition;
+use crate::journal::{Condition, State};
 use crate::objects::{ObjectId, ObjectName};
 use crate::repository::Repository;
 
 /// Index objects with fewer chunks than this become one with others.
 const SMALL_INDEX_CHUNKS: usize = INDEX_CHUNK_COUNT_MAX / 4;
 
-/// How much of a pack is needed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PackUse {
-    /// Its length in bytes.
-    pub(crate) len: u64,
-    /// What of that is needed, as far as frames can be divided.
-    pub(crate) used_len: u64,
-}
-
 /// What is to be done with packs and index objects.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
     /// Packs that index objects name and that are not condemned.
-    pub(crate) packs: BTreeMap<ObjectId, PackUse>,
+    pub(crate) packs: BTreeMap<ObjectId, ObjectUse>,
     /// Packs whose needed chunks move to new ones.
     pub(crate) repack: BTreeSet<ObjectId>,
     /// Packs that nothing needs.
@@ -93,12 +85,12 @@ impl Survey {
     /// Looks at the index objects that are not condemned. Needed chunks that are nowhere are an error: nothing is written anew without them.
     pub(crate) fn of(
         repository: &Repository,
+        state: &State,
         catalog: &Catalog,
         listing: &Listing,
         needed: &IdSet,
         options: &PruneOptions,
     ) -> Result<Self, BackupError> {
-        let state = repository.state();
         let mut survey = Self::default();
         let mut walk = Walk::new(needed);
         let mut contents: Vec<(ObjectId, usize, Vec<ObjectId>)> = Vec::new();
@@ -124,44 +116,29 @@ impl Survey {
             let Some(frames) = walk.pack(catalog, pack) else { continue };
             let used =
                 pack.frames.iter().zip(&frames).map(|(frame, of)| u64::from(frame.len) * of.count() as u64 / of.wanted.len().max(1) as u64);
-            let used_len = used.sum();
-            self.packs.insert(pack.id, PackUse { len: pack.len, used_len });
+            let parts_len = pack.frames.iter().map(|frame| u64::from(frame.len)).sum();
+            self.packs.insert(pack.id, ObjectUse { len: pack.len, parts_len, used_len: used.sum() });
             if frames.iter().all(|frame| frame.count() == 0) {
                 self.dead.insert(pack.id);
             }
         }
     }
 
-    /// The emptiest packs, until what is not needed is little enough; then small ones, if there are several.
     fn choose_packs(&mut self, options: &PruneOptions) {
-        let living = || self.packs.iter().filter(|(id, _)| !self.dead.contains(*id));
-        let (len, used) = living().fold((0, 0), |(len, used), (_, pack)| (len + pack.len, used + pack.used_len));
-        let mut unused: u64 = len - used.min(len);
-        let allowed = len / 100 * u64::from(options.max_unused_percent) + len % 100 * u64::from(options.max_unused_percent) / 100;
-        let mut left = options.repack_limit.unwrap_or(u64::MAX);
-        let mut emptiest: Vec<(ObjectId, PackUse)> = living().map(|(id, pack)| (*id, *pack)).collect();
-        emptiest.sort_by_key(|(id, pack)| (pack.used_len * 1000 / pack.len.max(1), *id));
-        let mut repack = BTreeSet::new();
-        for (id, pack) in &emptiest {
-            let gain = pack.len - pack.used_len.min(pack.len);
-            if unused <= allowed || pack.used_len > left {
-                break;
-            }
-            unused -= gain.min(unused);
-            left -= pack.used_len;
-            repack.insert(*id);
-        }
-        let small = |(id, pack): &&(ObjectId, PackUse)| pack.len < options.small_pack_len && !repack.contains(id);
-        let small: Vec<(ObjectId, PackUse)> = emptiest.iter().filter(small).copied().collect();
-        if small.len() + usize::from(!repack.is_empty()) > 1 {
-            for (id, pack) in small {
-                if pack.used_len <= left {
-                    left -= pack.used_len;
-                    repack.insert(id);
-                }
-            }
-        }
-        self.repack = repack;
+        let living = self.packs.iter().filter(|(id, _)| !self.dead.contains(*id)).map(|(id, pack)| (*id, *pack));
+        let worth = Worth {
+            max_unused_percent: options.max_unused_percent,
+            limit: options.repack_limit,
+            small_len: options.small_pack_len,
+            is_writing: false,
+        };
+        self.repack = chosen(living, &worth);
+    }
+
+    /// Bytes of frames, in packs that go, that nothing needs.
+    pub(crate) fn freed_len(&self) -> u64 {
+        let goes = self.dead.union(&self.repack).map(|id| &self.packs[id]);
+        goes.map(|pack| pack.parts_len - pack.used_len.min(pack.parts_len)).sum()
     }
 
     /// Those that name packs that go, and small ones, if that makes them fewer.

@@ -89,6 +89,13 @@ impl Bundle {
     }
 }
 
+/// How long an object is that holds `count` parts of `parts_len` bytes together.
+#[must_use]
+pub fn bundle_len(count: usize, parts_len: usize, is_encrypted: bool) -> usize {
+    let len = table_end(count) + parts_len;
+    if is_encrypted { padded_len(len) } else { len }
+}
+
 /// Where the parts of the object `stored` are: offset and length of each, in the order in which they stand. The object is held against its
 /// name. For whoever has lost what points into it, or checks it.
 pub fn bundle_parts(sealer: &Sealer, kind: SealedKind, id: &ObjectId, stored: &[u8]) -> Result<Vec<(u64, u64)>, SealError> {

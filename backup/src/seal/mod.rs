@@ -52,7 +52,7 @@ use vellum_store::Compression;
 use vellum_store::codec;
 use zeroize::Zeroizing;
 
-pub use bundle::{Bundle, SealedBundle, bundle_parts};
+pub use bundle::{Bundle, SealedBundle, bundle_len, bundle_parts};
 pub use keys::{KEY_COUNT_MAX, KeyError, KeyFile, KeyInfo, Opener, PasswordCost, create_key, key_info, unlock, unlock_any};
 pub use pad::padded_len;
 pub use secrets::Secrets;

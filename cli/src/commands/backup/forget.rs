@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use serde::Serialize;
-use vellum_backup::forget::{Decision, ForgetWish, forget, plan};
+use vellum_backup::forget::{Decision, ForgetWish, forget, freed_len, plan};
 use vellum_backup::journal::State;
 
 use super::list::Described;
@@ -50,6 +50,8 @@ struct Forgotten {
     action: &'static str,
     dry_run: bool,
     points: Vec<Decided>,
+    /// Bytes of packs that a prune right after it frees; none if something is lost, so that nobody can tell.
+    freed_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prune: Option<Pruned>,
     /// The next command to type.
@@ -71,7 +73,10 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let repository = repository::open(&named.place, &args.key, session)?;
     let zone = zone::of(&session.caller);
     let wish = wish(args, named.rest, &repository.state(), &zone)?;
-    let decisions = if args.dry_run { plan(&repository.state(), &wish) } else { forget(&repository, &wish, repository::writer(session)) }?;
+    let planned = plan(&repository.state(), &wish)?;
+    // While the points are there: what they need can still be told from what others need.
+    let freed_bytes = freed_len(&repository, &planned)?;
+    let decisions = if args.dry_run { planned } else { forget(&repository, &wish, repository::writer(session))? };
     let goes = decisions.iter().any(Decision::goes);
     let prune = if args.prune && goes { Some(prune::collect(&repository, &prune::PruneOptions::default(), session)?) } else { None };
     let next = match (goes, args.dry_run, args.prune) {
@@ -80,7 +85,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         (true, false, false) => Some("vellum backup prune gives the space back".to_owned()),
     };
     let points = decisions.iter().map(|decision| Decided::of(decision, &zone)).collect();
-    let forgotten = Forgotten { action: "forget", dry_run: args.dry_run, points, prune, next };
+    let forgotten = Forgotten { action: "forget", dry_run: args.dry_run, points, freed_bytes, prune, next };
     if args.dry_run { session.output.answer(&forgotten) } else { session.output.confirm(&forgotten) }?;
     Ok(Outcome::Done)
 }
@@ -131,8 +136,9 @@ impl Answer for Forgotten {
         let stay = self.points.len() as u64 - gone;
         let done = if self.dry_run { "would be forgotten" } else { "forgotten" };
         page.line(format!("{} {done}, {stay} of these stay", plural(gone, "point")))?;
-        if let Some(pruned) = &self.prune {
-            pruned.show(page)?;
+        match &self.prune {
+            Some(pruned) => pruned.show(page)?,
+            None => page.line(prune::would_free(self.freed_bytes, page))?,
         }
         self.next.as_ref().map_or(Ok(()), |next| page.line(format!("next: {next}")))
     }

@@ -2,11 +2,13 @@
 
 use std::io;
 
+use jiff::tz::TimeZone;
 use serde::Serialize;
 use vellum_backup::objects::ObjectKind;
 use vellum_backup::repository::Repository;
 use vellum_core::identity::ContentId;
 
+use super::Announced;
 use super::list::Described;
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
@@ -17,7 +19,14 @@ use crate::zone;
 
 /// Tell what is in a repository and who is changing it, or what a point is
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum backup info /mnt/backup\n  vellum backup info /mnt/backup web@monday")]
+#[command(after_help = "\
+Example:
+  vellum backup info /mnt/backup
+  vellum backup info /mnt/backup web@monday
+
+JSON of a repository: repository, id, encrypted, chunk_size, images, points, machines, for each of packs, indexes, maps and records the \
+objects and bytes, bytes of all, and sessions with id, kind, writer and time. Of a point: what `list` tells, same_as (names of points that \
+show the same) and chain (how many maps are read).")]
 pub(crate) struct Args {
     /// The repository, and the point if it is one that is asked for
     #[arg(value_names = ["REPO", "POINT"], num_args = 0..=2)]
@@ -42,7 +51,7 @@ struct Whole {
     records: Amount,
     bytes: u64,
     /// Sessions that are open now, or that ended without a word.
-    sessions: Vec<String>,
+    sessions: Vec<Announced>,
 }
 
 #[derive(Clone, Copy, Serialize)]
@@ -55,8 +64,6 @@ struct Amount {
 struct Single {
     #[serde(flatten)]
     point: Described,
-    image: String,
-    content: String,
     /// Points of other images, or other points of this one, that show the same.
     same_as: Vec<String>,
     /// The contents that its map is relative to, one after the other.
@@ -67,14 +74,14 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let named = words::at_least(&args.words, &session.caller)?;
     let repository = repository::open(&named.place, &args.key, session)?;
     match named.rest {
-        [] => session.output.answer(&whole(&repository)?)?,
+        [] => session.output.answer(&whole(&repository, &zone::of(&session.caller))?)?,
         [point] => session.output.answer(&single(&repository, point, session)?)?,
         _ => return Err(Failure::usage("this tells of one point at a time", "name one")),
     }
     Ok(Outcome::Done)
 }
 
-fn whole(repository: &Repository) -> Result<Whole, Failure> {
+fn whole(repository: &Repository, zone: &TimeZone) -> Result<Whole, Failure> {
     let state = repository.state();
     let points = address::sorted(state.points().map(AsRef::as_ref));
     let mut images: Vec<&str> = points.iter().map(|point| point.image.as_str()).collect();
@@ -99,7 +106,7 @@ fn whole(repository: &Repository) -> Result<Whole, Failure> {
         maps,
         records,
         bytes: [packs, indexes, maps, records].iter().map(|amount| amount.bytes).sum(),
-        sessions: super::sessions(repository)?,
+        sessions: super::sessions(repository, zone)?,
     })
 }
 
@@ -111,8 +118,6 @@ fn single(repository: &Repository, text: &str, session: &Session) -> Result<Sing
     let same = points.iter().filter(|other| other.content == point.content && other.id != point.id);
     Ok(Single {
         point: Described::of(point, &zone),
-        image: point.image.clone(),
-        content: point.content.clone(),
         same_as: same.map(|other| address::title(other)).collect(),
         chain: ContentId::parse(&point.content).map_or(0, |content| state.chain(content).len() as u64),
     })
@@ -132,7 +137,7 @@ impl Answer for Whole {
         }
         let size = page.size(self.bytes);
         page.field("in all", size)?;
-        self.sessions.iter().try_for_each(|session| page.field("session", session))
+        self.sessions.iter().try_for_each(|session| page.field("session", &session.line))
     }
 }
 
@@ -145,8 +150,8 @@ impl Answer for Single {
         page.field("size", format!("{size} ({} bytes)", point.size))?;
         page.field("mode", &point.mode)?;
         page.field("time", &point.local_time)?;
-        page.field("image", &self.image)?;
-        page.field("content", &self.content)?;
+        page.field("image", &point.image)?;
+        page.field("content", &point.content)?;
         page.field("maps", self.chain.to_string())?;
         if !self.same_as.is_empty() {
             page.field("same as", self.same_as.join(", "))?;

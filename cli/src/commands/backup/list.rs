@@ -16,7 +16,13 @@ use crate::zone;
 
 /// List what can be restored: the points of all images, or of some
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum backup list /mnt/backup\n  vellum backup list s3://bucket/images web")]
+#[command(after_help = "\
+Example:
+  vellum backup list /mnt/backup
+  vellum backup list s3://bucket/images web
+
+JSON of each point: id, name, kind (image or snapshot), image (its identity, through renames), snapshot and serial (null for an image's own \
+state), content, origin (the image it was created from), size, mode, time (when the snapshot was taken, or the state pushed), tags, pinned.")]
 pub(crate) struct Args {
     /// The repository, and images if not all are wanted
     #[arg(value_name = "REPO] [IMAGE")]
@@ -32,6 +38,14 @@ pub(super) struct Described {
     /// `image` or `image@snapshot`.
     pub(super) name: String,
     kind: &'static str,
+    /// The image, through renames.
+    pub(super) image: String,
+    snapshot: Option<String>,
+    serial: Option<u64>,
+    /// The identity of what it shows.
+    pub(super) content: String,
+    /// The image that this image was created from.
+    origin: Option<String>,
     pub(super) size: u64,
     pub(super) mode: String,
     /// When the snapshot was taken, or the state pushed.
@@ -73,6 +87,11 @@ impl Described {
             id: point.id.clone(),
             name: address::title(point),
             kind: if point.snapshot.is_some() { "snapshot" } else { "image" },
+            image: point.image.clone(),
+            snapshot: point.snapshot.as_ref().map(|snapshot| snapshot.name.clone()),
+            serial: point.snapshot.as_ref().map(|snapshot| snapshot.serial),
+            content: point.content.clone(),
+            origin: point.origin.clone(),
             size: point.len,
             mode: point.mode.clone(),
             time: time::moment(point.time_ms),

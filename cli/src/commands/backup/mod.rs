@@ -16,14 +16,18 @@ mod tree;
 mod verify;
 
 use clap::Subcommand;
+use jiff::tz::TimeZone;
+use serde::Serialize;
 use vellum_backup::repository::Repository;
 use vellum_backup::session::{OpenSession, open_sessions};
 
 use crate::caller::Caller;
 use crate::failure::{Failure, Outcome};
+use crate::output::time;
 use crate::repository::password::Password;
 use crate::repository::{self, words};
 use crate::session::Session;
+use crate::zone;
 
 /// Keep images, snapshots and machines in a folder or an object store, encrypted, and get them back
 #[derive(clap::Args)]
@@ -98,7 +102,56 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     }
 }
 
-/// Those who are changing the repository now, or ended without a word: one line each.
-fn sessions(repository: &Repository) -> Result<Vec<String>, Failure> {
-    Ok(open_sessions(repository)?.iter().map(OpenSession::describe).collect())
+/// Somebody who is changing the repository now, or ended without a word.
+#[derive(Serialize)]
+struct Announced {
+    id: String,
+    /// What it does; it and the rest are none if that cannot be read.
+    kind: Option<String>,
+    /// Host and command.
+    writer: Option<String>,
+    /// Since when.
+    time: Option<String>,
+    /// All that in a line, with the moment as the caller's clock shows it.
+    #[serde(skip)]
+    line: String,
+}
+
+impl Announced {
+    fn of(session: &OpenSession, zone: &TimeZone) -> Self {
+        let file = session.file.as_ref();
+        let since = file.and_then(|file| zone::shown(zone, file.time_ms)).map(|since| format!(", since {since}"));
+        Self {
+            id: session.id.to_string(),
+            kind: file.map(|file| file.kind.to_string()),
+            writer: file.map(|file| file.writer.clone()),
+            time: file.map(|file| time::moment(file.time_ms)),
+            line: format!("{session}{}", since.unwrap_or_default()),
+        }
+    }
+}
+
+fn sessions(repository: &Repository, zone: &TimeZone) -> Result<Vec<Announced>, Failure> {
+    Ok(open_sessions(repository)?.iter().map(|session| Announced::of(session, zone)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use vellum_backup::session::{SessionFile, SessionKind};
+    use vellum_core::identity::SessionId;
+
+    use super::*;
+
+    #[test]
+    fn a_session_is_told_by_the_clock_of_who_asks() {
+        let file = SessionFile { version: 1, kind: SessionKind::Prune, writer: "host: command".to_owned(), time_ms: 86_400_000 };
+        let session = OpenSession { id: SessionId([0xab; 16]), file: Some(file) };
+        let zone = TimeZone::posix("<+0530>-5:30").expect("a zone");
+        let told = Announced::of(&session, &zone);
+        let id = "ab".repeat(16);
+        assert_eq!(told.line, format!("{id} (prune by host: command), since 1970-01-02T05:30:00+05:30"));
+        assert_eq!(told.time.as_deref(), Some("1970-01-02T00:00:00Z"), "programs get UTC");
+        let unread = Announced::of(&OpenSession { file: None, ..session }, &zone);
+        assert_eq!((unread.line, unread.kind, unread.time), (format!("{id} (what it is cannot be read)"), None, None));
+    }
 }

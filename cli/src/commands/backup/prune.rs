@@ -2,6 +2,7 @@
 
 use std::io;
 
+use jiff::tz::TimeZone;
 use serde::Serialize;
 use vellum_backup::prune::{Amount, FenceWish, PruneReport, prune};
 use vellum_backup::repository::Repository;
@@ -9,12 +10,14 @@ use vellum_backup::session::{OpenSession, open_sessions};
 
 pub(super) use vellum_backup::prune::PruneOptions;
 
+use super::Announced;
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::{Page, percent, plural};
 use crate::repository::{self, KeyArgs, words};
 use crate::session::Session;
 use crate::size;
+use crate::zone;
 
 /// Give back the space of what was forgotten, and of what was never finished
 #[derive(clap::Args)]
@@ -60,8 +63,10 @@ pub(super) struct Pruned {
     replaced_records: u64,
     packs_bytes: u64,
     used_bytes: u64,
-    fenced: Vec<String>,
-    waits_for: Vec<String>,
+    /// Bytes of packs that are free then, once what it waits for has ended.
+    freed_bytes: u64,
+    fenced: Vec<Announced>,
+    waits_for: Vec<Announced>,
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
@@ -83,7 +88,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 pub(super) fn collect(repository: &Repository, options: &PruneOptions, session: &Session) -> Result<Pruned, Failure> {
     let meter = session.watch_bytes(&format!("collecting in {}", repository.place()));
     let report = prune(repository, options, repository::writer(session), &meter)?;
-    Ok(Pruned::new(options.is_dry_run, &report))
+    Ok(Pruned::new(options.is_dry_run, &report, &zone::of(&session.caller)))
 }
 
 /// Which sessions `wanted` means, by the beginnings of their names.
@@ -112,8 +117,8 @@ fn percentage(text: &str) -> Result<u32, String> {
 }
 
 impl Pruned {
-    fn new(dry_run: bool, report: &PruneReport) -> Self {
-        let described = |sessions: &[OpenSession]| sessions.iter().map(OpenSession::describe).collect();
+    fn new(dry_run: bool, report: &PruneReport, zone: &TimeZone) -> Self {
+        let described = |sessions: &[OpenSession]| sessions.iter().map(|session| Announced::of(session, zone)).collect();
         let Amount { count: condemned_objects, len: condemned_bytes } = report.condemned;
         let Amount { count: deleted_objects, len: deleted_bytes } = report.swept;
         Self {
@@ -128,9 +133,18 @@ impl Pruned {
             replaced_records: report.replaced_records,
             packs_bytes: report.packs_len,
             used_bytes: report.used_len,
+            freed_bytes: report.freed_len,
             fenced: described(&report.fenced),
             waits_for: described(&report.waits_for),
         }
+    }
+}
+
+/// What a collection frees, in the words of all who foretell it. None if something is lost.
+pub(super) fn would_free(bytes: Option<u64>, page: &Page) -> String {
+    match bytes {
+        Some(bytes) => format!("prune would free {} that nothing needs", page.size(bytes)),
+        None => "what prune would free is not known: something is lost, and `vellum backup verify` says what".to_owned(),
     }
 }
 
@@ -141,15 +155,18 @@ impl Answer for Pruned {
         let (condemned, moved) = (page.size(self.condemned_bytes), page.size(self.moved_bytes));
         let objects = plural(self.condemned_objects, "object");
         if self.dry_run {
-            return page.line(format!("would give back {condemned} in {objects}, after {moved} have moved"));
+            page.line(format!("{objects}, {condemned}, would go, after {moved} have moved"))?;
+            return page.line(would_free(Some(self.freed_bytes), page));
         }
         let deleted = page.size(self.deleted_bytes);
         page.line(format!("condemned {objects}, {condemned}; {moved} moved; {} objects deleted, {deleted}", self.deleted_objects))?;
-        self.fenced.iter().try_for_each(|session| page.line(format!("ended session {session}")))?;
+        self.fenced.iter().try_for_each(|session| page.line(format!("ended session {}", session.line)))?;
         if self.waits_for.is_empty() {
-            return Ok(());
+            let freed = page.size(self.freed_bytes);
+            return page.line(format!("prune freed {freed} that nothing needs"));
         }
-        self.waits_for.iter().try_for_each(|session| page.line(format!("waits for session {session}")))?;
+        page.line(would_free(Some(self.freed_bytes), page))?;
+        self.waits_for.iter().try_for_each(|session| page.line(format!("waits for session {}", session.line)))?;
         page.line("next: vellum backup prune, once they have ended")
     }
 }
