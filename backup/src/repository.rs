@@ -66,6 +66,12 @@ struct Known {
     state: Arc<State>,
 }
 
+/// A repository that is there and was not opened.
+pub struct Found {
+    objects: Arc<dyn Objects>,
+    file: RepositoryFile,
+}
+
 impl Repository {
     /// Makes a repository in an empty place, with chunks of `chunk_len`; encrypted if there is a key. `time_ms` is when, in milliseconds
     /// since 1970.
@@ -101,18 +107,13 @@ impl Repository {
         folders: ClientFolders,
         rollback: Rollback,
     ) -> Result<Self, BackupError> {
-        let place = objects.describe();
+        Self::find(objects)?.open(opener, folders, rollback)
+    }
+
+    /// Finds a repository, so that nobody is asked for the key of one that is not there. Cost: one small object.
+    pub fn find(objects: Arc<dyn Objects>) -> Result<Found, BackupError> {
         let file = read_file(&*objects)?;
-        let memory = ClientMemory::new(folders, &place, file.id);
-        if rollback == Rollback::Refused {
-            memory.refuse_exchanged(&place, file.is_encrypted)?;
-        }
-        let sealer = sealer(&*objects, &file, opener)?;
-        let repository = Self { objects, sealer: Arc::new(sealer), file, memory, known: Mutex::default() };
-        let remembered = if rollback == Rollback::Refused { repository.memory.heads()? } else { Remembered::default() };
-        repository.read(&remembered)?;
-        repository.memory.meet(repository.file.is_encrypted, repository.state().heads())?;
-        Ok(repository)
+        Ok(Found { objects, file })
     }
 
     /// What it holds, as far as this value knows.
@@ -275,6 +276,24 @@ impl Repository {
             other => damaged(other.to_string()),
         })?;
         parse_record(&plain, name, &object)
+    }
+}
+
+impl Found {
+    /// Opens it, as [`Repository::open`] does.
+    pub fn open(&self, opener: Option<&Opener>, folders: ClientFolders, rollback: Rollback) -> Result<Repository, BackupError> {
+        let (objects, file) = (self.objects.clone(), self.file.clone());
+        let place = objects.describe();
+        let memory = ClientMemory::new(folders, &place, file.id);
+        if rollback == Rollback::Refused {
+            memory.refuse_exchanged(&place, file.is_encrypted)?;
+        }
+        let sealer = sealer(&*objects, &file, opener)?;
+        let repository = Repository { objects, sealer: Arc::new(sealer), file, memory, known: Mutex::default() };
+        let remembered = if rollback == Rollback::Refused { repository.memory.heads()? } else { Remembered::default() };
+        repository.read(&remembered)?;
+        repository.memory.meet(repository.file.is_encrypted, repository.state().heads())?;
+        Ok(repository)
     }
 }
 

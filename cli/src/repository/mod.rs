@@ -55,7 +55,8 @@ pub(crate) fn open_with(place: &str, args: &KeyArgs, variables: Variables, sessi
     let caller = &session.caller;
     let objects = objects(place, caller)?;
     let rollback = if args.allow_rollback { Rollback::Allowed } else { Rollback::Refused };
-    let open = |opener: Option<&Opener>| Repository::open(Arc::clone(&objects), opener, folders(caller), rollback);
+    let found = Repository::find(objects)?;
+    let open = |opener: Option<&Opener>| found.open(opener, folders(caller), rollback);
     let opener = opener(args, variables, caller)?;
     match open(opener.as_ref()) {
         Err(BackupError::KeyNeeded { place }) => {

@@ -51,6 +51,9 @@ fn every_exit_code_says_what_the_table_says() {
         (2, "init --compression zstd:23"),
         (10, "list --store nowhere"),
         (10, "gc --store disk.raw"),
+        // What is not there needs no password.
+        (10, "backup list nowhere --password-file missing"),
+        (10, "backup forget nowhere web --key-file missing"),
     ] {
         let run = sandbox.run(command.split_whitespace());
         assert_eq!(run.code, Some(code), "vellum {command}: {run:?}");
