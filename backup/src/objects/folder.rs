@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Rena
 use rustix::fs::{flock, fsync, linkat, mkdirat, openat, renameat, renameat_with, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::{OBJECT_LEN_MAX, ObjectError, ObjectErrorKind, Objects, exactly};
+use super::{OBJECT_LEN_MAX, ObjectError, ObjectErrorKind, Objects, direct, exactly};
 
 /// What files are called until they are whole.
 const PARTIAL_PREFIX: &str = ".partial-";
@@ -108,7 +108,7 @@ impl Folder {
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (folder, file) = self.make_folder_of(name)?;
         let partial = Partial::create(&folder)?;
-        (&partial.file).write_all(bytes)?;
+        direct::write_all(&partial.file, bytes)?;
         partial.file.sync_all()?;
         match partial.publish(file) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.hold_against(name, bytes)?,

@@ -4,6 +4,7 @@
 //! today's object stores do that). Nothing is asked of conditional writes, locks or clocks.
 
 pub mod cloud;
+mod direct;
 pub mod folder;
 pub mod location;
 pub mod memory;
