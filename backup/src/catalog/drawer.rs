@@ -59,7 +59,7 @@ impl Drawer {
         let Some(file) = contents.file.clone().or_else(|| self.open()) else { return };
         contents.file = Some(file.clone());
         for (id, entry) in segments {
-            let Ok(stored) = sealer.seal_part(SealedKind::Index, entry.encode(*id)) else { return };
+            let Ok(stored) = sealer.seal_part(SealedKind::Index, &entry.encode(*id)) else { return };
             // A full disk costs speed, nothing else.
             if file.write_all_at(&stored, contents.end).is_err() {
                 return;

@@ -3,8 +3,10 @@
 //! A frame that also holds what nobody asked for is packed anew without that, together with its neighbours of the same kind.
 
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
+use vellum_core::frame::FrameCodec;
 use vellum_core::hash::ChunkHash;
 use vellum_core::id_set::IdSet;
 use vellum_core::units::ChunkId;
@@ -26,7 +28,16 @@ const FRAME_LEN: usize = 128 << 10;
 
 /// Frames that another thread fetches.
 struct Carried {
-    receiver: Receiver<Result<Vec<SuppliedFrame>, BackupError>>,
+    /// Only one receives; the lock says so to the compiler.
+    receiver: Mutex<Receiver<Result<Vec<CarriedFrame>, BackupError>>>,
+}
+
+/// A frame as it goes on: its chunks, with the source's addresses, and their bytes compressed together.
+struct CarriedFrame {
+    chunks: Vec<(ChunkId, ChunkHash)>,
+    codec: FrameCodec,
+    plain_len: u32,
+    payload: Vec<u8>,
 }
 
 /// Chunks of one frame that are wanted: their addresses and names, where they are in it.
@@ -62,7 +73,7 @@ pub(super) fn send(
                 }
             }
         });
-        let mut carried = Carried { receiver };
+        let mut carried = Carried { receiver: Mutex::new(receiver) };
         let sent = upload::send(target, origin, &mut carried, missing.len(), known, manner);
         // The one who fetches ends when nobody listens.
         drop(carried);
@@ -71,13 +82,35 @@ pub(super) fn send(
 }
 
 impl Frames for Carried {
-    fn next_batch(&mut self) -> Result<Option<Vec<SuppliedFrame>>, BackupError> {
-        self.receiver.recv().ok().transpose()
+    type Frame = CarriedFrame;
+
+    fn next_batch(&mut self) -> Result<Vec<CarriedFrame>, BackupError> {
+        let receiver = self.receiver.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // A group of which nothing is wanted is not the end.
+        let next = receiver.iter().find(|batch| batch.as_ref().map_or(true, |frames| !frames.is_empty()));
+        next.transpose().map(Option::unwrap_or_default)
+    }
+
+    fn read<T>(&self, frame: &CarriedFrame, take: impl FnOnce(SuppliedFrame<'_>) -> T) -> Result<T, BackupError> {
+        let CarriedFrame { codec, plain_len, payload, .. } = frame;
+        Ok(take(SuppliedFrame { codec: *codec, plain_len: *plain_len, payload }))
+    }
+}
+
+impl AsRef<[(ChunkId, ChunkHash)]> for CarriedFrame {
+    fn as_ref(&self) -> &[(ChunkId, ChunkHash)] {
+        &self.chunks
+    }
+}
+
+impl From<CarriedFrame> for Vec<(ChunkId, ChunkHash)> {
+    fn from(frame: CarriedFrame) -> Self {
+        frame.chunks
     }
 }
 
 /// The wanted chunks of some frames of one pack.
-fn supplied(source: &Reader<'_>, group: &[Place], wanted: &IdSet) -> Result<Vec<SuppliedFrame>, BackupError> {
+fn supplied(source: &Reader<'_>, group: &[Place], wanted: &IdSet) -> Result<Vec<CarriedFrame>, BackupError> {
     let frames = source.whole_frames(group)?;
     let chosen = frames.iter().map(|(number, frame)| chosen(source, *number, frame, wanted)).collect::<Result<Vec<_>, _>>()?;
     Ok(units(chosen).par_iter().map(Unit::supplied).collect())
@@ -117,18 +150,18 @@ fn units(chosen: Vec<Chosen<'_>>) -> Vec<Unit<'_>> {
 }
 
 impl Unit<'_> {
-    fn supplied(&self) -> SuppliedFrame {
+    fn supplied(&self) -> CarriedFrame {
         let named = |chunks: &[(ChunkId, ChunkHash, &[u8])]| chunks.iter().map(|(address, name, _)| (*address, *name)).collect();
         match self {
             Self::Whole(Chosen { frame, chunks, .. }) => {
                 let plain_len: usize = chunks.iter().map(|(_, _, bytes)| bytes.len()).sum();
                 let payload = frame.payload.clone();
-                SuppliedFrame { chunks: named(chunks), codec: frame.codec, plain_len: plain_len as u32, payload }
+                CarriedFrame { chunks: named(chunks), codec: frame.codec, plain_len: plain_len as u32, payload }
             }
             Self::Parts(chunks) => {
                 let plain: Vec<u8> = chunks.iter().flat_map(|(_, _, bytes)| *bytes).copied().collect();
                 let (codec, payload) = codec::compress(COMPRESSION, &plain);
-                SuppliedFrame { chunks: named(chunks), codec, plain_len: plain.len() as u32, payload }
+                CarriedFrame { chunks: named(chunks), codec, plain_len: plain.len() as u32, payload }
             }
         }
     }

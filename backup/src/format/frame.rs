@@ -59,15 +59,25 @@ pub enum FrameError {
 /// The body of the part.
 #[must_use]
 pub fn encode_frame(frame: &Frame<'_>) -> Vec<u8> {
-    let mut body = Vec::with_capacity(32 + frame.presence.heap_len() + frame.payload.len());
+    let mut body = Vec::with_capacity(body_len_max(frame));
+    put_frame(&mut body, frame);
+    body
+}
+
+/// How long the body is at most, and hardly less.
+pub(super) fn body_len_max(frame: &Frame<'_>) -> usize {
+    32 + frame.presence.heap_len() + frame.payload.len()
+}
+
+/// Appends the body of the part.
+pub(super) fn put_frame(body: &mut Vec<u8>, frame: &Frame<'_>) {
     body.push(VERSION);
     body.push(codec_byte(frame.codec));
     body.extend_from_slice(&frame.segment.0);
-    put_varint(&mut body, frame.first.into());
-    put_varint(&mut body, frame.presence.span().into());
-    frame.presence.encode(&mut body);
+    put_varint(body, frame.first.into());
+    put_varint(body, frame.presence.span().into());
+    frame.presence.encode(body);
     body.extend_from_slice(frame.payload);
-    body
 }
 
 /// The frame that `body` holds.

@@ -4,7 +4,8 @@ use vellum_core::frame::FrameCodec;
 use vellum_core::hash::{ChunkHash, hash_chunks};
 use vellum_core::identity::SegmentId;
 
-use super::{Frame, FrameEntry, PackEntry, Presence, decode_frame, encode_frame};
+use super::frame::{body_len_max, put_frame};
+use super::{Frame, FrameEntry, PackEntry, Presence, decode_frame};
 use crate::objects::ObjectId;
 use crate::seal::{Bundle, SealError, SealedKind, SealedObject, Sealer, bundle_parts};
 
@@ -21,6 +22,13 @@ struct Waiting {
     first: u32,
     presence: Presence,
     codec: FrameCodec,
+}
+
+/// Frames that are a pack's worth.
+#[derive(Debug)]
+pub struct FilledPack {
+    bundle: Bundle,
+    waiting: Vec<Waiting>,
 }
 
 /// Collects frames until a pack is full. Sealing a frame ([`PackWriter::seal_frame`]) needs no writer, so many threads can do it.
@@ -62,47 +70,56 @@ impl PackWriter {
 
     /// Seals one frame.
     pub fn seal_frame(sealer: &Sealer, frame: &Frame<'_>) -> Result<SealedFrame, SealError> {
-        let part = sealer.seal_part(SealedKind::Pack, encode_frame(frame))?;
+        let part = sealer.seal_part_with(SealedKind::Pack, body_len_max(frame), |part| put_frame(part, frame))?;
         let Frame { segment, first, presence, codec, .. } = frame.clone();
         Ok(SealedFrame { waiting: Waiting { segment, first, presence, codec }, part })
     }
 
     /// Adds a frame. The pack that had no room for it any more comes back, complete: filled to less than a frame below its target.
     pub fn add(&mut self, sealer: &Sealer, frame: SealedFrame) -> Result<Option<SealedPack>, SealError> {
+        self.fill(frame).map(|full| full.seal(sealer, Vec::new())).transpose()
+    }
+
+    /// The same, but for its sealing, which another thread may do.
+    pub fn fill(&mut self, frame: SealedFrame) -> Option<FilledPack> {
         let is_full = self.bundle.len_with(frame.part.len()) > self.len_target && self.bundle.part_count() > 0;
-        let full = if is_full { self.finish(sealer)? } else { None };
+        let full = if is_full { self.take() } else { None };
         self.bundle.push(frame.part);
         self.waiting.push(frame.waiting);
-        Ok(full)
+        full
     }
 
     /// The pack of what is left, if anything is.
     pub fn finish(&mut self, sealer: &Sealer) -> Result<Option<SealedPack>, SealError> {
-        if self.waiting.is_empty() {
-            return Ok(None);
-        }
-        let bundle = std::mem::replace(&mut self.bundle, Bundle::new(SealedKind::Pack)).finish(sealer)?;
-        let mut frames: Vec<FrameEntry> = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .zip(bundle.ranges)
-            .map(|(Waiting { segment, first, presence, codec }, (offset, len))| FrameEntry {
-                segment,
-                first,
-                presence,
-                codec,
-                offset,
-                len: len as u32,
-            })
-            .collect();
-        frames.sort_unstable_by_key(|frame| frame.offset);
-        let entry = PackEntry { id: bundle.object.id, len: bundle.object.bytes.len() as u64, frames };
-        Ok(Some(SealedPack { object: bundle.object, entry }))
+        self.take().map(|full| full.seal(sealer, Vec::new())).transpose()
+    }
+
+    /// The same, but for its sealing.
+    pub fn take(&mut self) -> Option<FilledPack> {
+        let bundle = std::mem::replace(&mut self.bundle, Bundle::new(SealedKind::Pack));
+        let waiting = std::mem::take(&mut self.waiting);
+        (!waiting.is_empty()).then_some(FilledPack { bundle, waiting })
     }
 
     /// How many frames wait.
     #[must_use]
     pub fn frame_count(&self) -> usize {
         self.waiting.len()
+    }
+}
+
+impl FilledPack {
+    /// The pack, in the memory of `buffer`, whatever that held. Cost: copying and hashing it.
+    pub fn seal(self, sealer: &Sealer, buffer: Vec<u8>) -> Result<SealedPack, SealError> {
+        let bundle = self.bundle.finish_in(sealer, buffer)?;
+        let entry = |(waiting, (offset, len)): (Waiting, (u64, u64))| {
+            let Waiting { segment, first, presence, codec } = waiting;
+            FrameEntry { segment, first, presence, codec, offset, len: len as u32 }
+        };
+        let mut frames: Vec<FrameEntry> = self.waiting.into_iter().zip(bundle.ranges).map(entry).collect();
+        frames.sort_unstable_by_key(|frame| frame.offset);
+        let entry = PackEntry { id: bundle.object.id, len: bundle.object.bytes.len() as u64, frames };
+        Ok(SealedPack { object: bundle.object, entry })
     }
 }
 

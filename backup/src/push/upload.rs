@@ -1,45 +1,57 @@
 //! New chunks on their way up: numbered in segments, sealed on all cores, put by a few threads, told in index objects every so often.
 //!
-//! Memory: the pack that is being filled, one that waits, one for each thread that puts, and copies of the first two while they are finished:
-//! 6 packs of 32 MiB; beside that two batches of frames.
+//! Memory: the pack that is being filled, one that waits, and for each thread that puts the frames of one and the object that they become:
+//! 6 packs of 32 MiB; beside that a batch of frames.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
+use rayon::prelude::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use vellum_core::hash::ChunkHash;
 use vellum_core::identity::SegmentId;
 use vellum_core::units::ChunkId;
-use vellum_store::transfer::{SuppliedFrame, Supply};
+use vellum_store::transfer::{PlannedFrame, SuppliedFrame, Supply};
 use vellum_store::{Progress, Watch};
 
 use crate::error::BackupError;
 use crate::format::{
-    Frame, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, PackWriter, Presence, SEGMENT_LEN_MAX, SealedPack, SegmentEntry, address,
-    new_segment,
+    FilledPack, Frame, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, PackWriter, Presence, SEGMENT_LEN_MAX, SealedFrame, SegmentEntry,
+    address, new_segment,
 };
 use crate::known::{Known, Origin};
 use crate::objects::{ObjectId, ObjectName};
 use crate::reader::Reader;
 use crate::repository::Repository;
-use crate::seal::SealedKind;
+use crate::seal::{SealedKind, Sealer};
 
 /// Threads that put packs: one waits for the place to sync while the other sends.
 const UPLOADS: usize = 2;
 /// Packs after which an index object tells of them: what an interrupted push loses at most.
 const PACKS_PER_INDEX: usize = 8;
 
-/// What goes up: chunks with the ids that their origin gives them, in batches of frames.
-pub(crate) trait Frames {
+/// What goes up: frames that are planned one batch after the other, and then read on all cores.
+pub(crate) trait Frames: Sync {
+    /// A frame that is to go out: the chunks it holds, with the ids that their origin gives them and their names.
+    type Frame: AsRef<[(ChunkId, ChunkHash)]> + Into<Vec<(ChunkId, ChunkHash)>> + Send + Sync;
+
     /// The next frames; none if that was all.
-    fn next_batch(&mut self) -> Result<Option<Vec<SuppliedFrame>>, BackupError>;
+    fn next_batch(&mut self) -> Result<Vec<Self::Frame>, BackupError>;
+
+    /// Reads a frame that was planned here and gives it to `take`.
+    fn read<T>(&self, frame: &Self::Frame, take: impl FnOnce(SuppliedFrame<'_>) -> T) -> Result<T, BackupError>;
 }
 
 impl Frames for Supply<'_> {
-    fn next_batch(&mut self) -> Result<Option<Vec<SuppliedFrame>>, BackupError> {
+    type Frame = PlannedFrame;
+
+    fn next_batch(&mut self) -> Result<Vec<PlannedFrame>, BackupError> {
         Ok(Supply::next_batch(self)?)
+    }
+
+    fn read<T>(&self, frame: &PlannedFrame, take: impl FnOnce(SuppliedFrame<'_>) -> T) -> Result<T, BackupError> {
+        Ok(Supply::read(self, frame, take)?)
     }
 }
 
@@ -58,16 +70,28 @@ pub(crate) struct Sent {
     pub(crate) bytes: u64,
 }
 
-/// Chunks of one frame: the origin's ids and their names; the first one's address.
-struct Named {
+/// Where the chunks of a frame are: its segment, and the address of the first.
+#[derive(Clone, Copy)]
+struct Numbered {
     segment: SegmentId,
     first: ChunkId,
+}
+
+/// Chunks of one frame, with the origin's ids and their names.
+struct Named {
+    place: Numbered,
     chunks: Vec<(ChunkId, ChunkHash)>,
 }
 
-/// A pack with the names that its index needs.
+/// A pack's worth of frames.
 struct Full {
-    pack: SealedPack,
+    pack: FilledPack,
+    named: Vec<Named>,
+}
+
+/// A pack that is there, with what its index needs.
+struct Put {
+    entry: PackEntry,
     named: Vec<Named>,
 }
 
@@ -98,10 +122,10 @@ impl Pace {
 }
 
 /// Sends the chunks that `supply` has, `total` of them, and adds them to `known`. The index objects that speak of them are pending there.
-pub(crate) fn send(
+pub(crate) fn send<F: Frames>(
     reader: &Reader<'_>,
     origin: &dyn Origin,
-    supply: &mut dyn Frames,
+    supply: &mut F,
     total: u64,
     known: &mut Known,
     manner: &Manner<'_>,
@@ -119,7 +143,7 @@ pub(crate) fn send(
         let mut telling =
             Telling { reader, origin, known, index: IndexObject::default(), names: BTreeMap::new(), runs: Vec::new(), bytes: 0 };
         let filled = fill(reader, supply, total, manner, &mut |full| {
-            finished.try_iter().try_for_each(|put: Result<Full, BackupError>| telling.tell(put?))?;
+            finished.try_iter().try_for_each(|put: Result<Put, BackupError>| telling.tell(put?))?;
             // If nobody takes it any more, somebody failed: the results say why.
             drop(packs.send(full));
             Ok(())
@@ -133,70 +157,91 @@ pub(crate) fn send(
 }
 
 /// Fills packs and gives them to `full`, until there is nothing more; how many chunks there were.
-fn fill(
+fn fill<F: Frames>(
     reader: &Reader<'_>,
-    supply: &mut dyn Frames,
+    supply: &mut F,
     total: u64,
     manner: &Manner<'_>,
     full: &mut dyn FnMut(Full) -> Result<(), BackupError>,
 ) -> Result<u64, BackupError> {
     let sealer = reader.repository().sealer();
     let chunk_len = u64::from(reader.repository().file().chunk_len);
-    let (mut writer, mut named, mut chunks) = (PackWriter::default(), Vec::new(), 0);
+    let (mut writer, mut waiting, mut chunks) = (PackWriter::default(), Vec::new(), 0);
     let mut numbers = Numbers { segment: new_segment()?, next: 0 };
-    while let Some(frames) = supply.next_batch()? {
-        let numbered =
-            frames.into_iter().map(|frame| Ok((numbers.number(reader, &frame)?, frame))).collect::<Result<Vec<_>, BackupError>>()?;
-        let seal = |(own, frame): &(Named, SuppliedFrame)| {
-            let presence = Presence::all(own.chunks.len() as u32);
-            let first = own.first.0 as u32;
-            PackWriter::seal_frame(sealer, &Frame { segment: own.segment, first, presence, codec: frame.codec, payload: &frame.payload })
-        };
-        let parts = numbered.par_iter().map(seal).collect::<Result<Vec<_>, _>>()?;
-        for ((own, _), frame) in numbered.into_iter().zip(parts) {
-            if let Some(pack) = writer.add(sealer, frame)? {
-                full(Full { pack, named: std::mem::take(&mut named) })?;
+    loop {
+        let planned = supply.next_batch()?;
+        if planned.is_empty() {
+            break;
+        }
+        let places = planned.iter().map(|frame| numbers.number(reader, frame.as_ref().len())).collect::<Result<Vec<_>, _>>()?;
+        let frames: &F = supply;
+        let seal = |(frame, place): (&F::Frame, &Numbered)| seal(frames, sealer, frame, *place);
+        let parts = planned.par_iter().zip(&places).map(seal).collect::<Result<Vec<_>, _>>()?;
+        for ((frame, place), part) in planned.into_iter().zip(places).zip(parts) {
+            if let Some(pack) = writer.fill(part) {
+                full(Full { pack, named: std::mem::take(&mut waiting) })?;
             }
-            chunks += own.chunks.len() as u64;
-            named.push(own);
+            let named = Named { place, chunks: frame.into() };
+            chunks += named.chunks.len() as u64;
+            waiting.push(named);
         }
         manner.watch.progress(Progress { done: chunks * chunk_len, total: Some(total * chunk_len) });
         if manner.watch.is_cancelled() {
             return Err(BackupError::Interrupted);
         }
     }
-    if let Some(pack) = writer.finish(sealer)? {
-        full(Full { pack, named })?;
+    if let Some(pack) = writer.take() {
+        full(Full { pack, named: waiting })?;
     }
     Ok(chunks)
 }
 
+/// Reads a frame and seals it.
+fn seal<F: Frames>(frames: &F, sealer: &Sealer, frame: &F::Frame, place: Numbered) -> Result<SealedFrame, BackupError> {
+    let Numbered { segment, first } = place;
+    let (first, presence) = (first.0 as u32, Presence::all(frame.as_ref().len() as u32));
+    let seal = |supplied: SuppliedFrame<'_>| {
+        let SuppliedFrame { codec, payload, .. } = supplied;
+        PackWriter::seal_frame(sealer, &Frame { segment, first, presence, codec, payload })
+    };
+    Ok(frames.read(frame, seal)??)
+}
+
 impl Numbers {
-    fn number(&mut self, reader: &Reader<'_>, frame: &SuppliedFrame) -> Result<Named, BackupError> {
-        let count = frame.chunks.len() as u32;
+    /// The place of the next `count` chunks.
+    fn number(&mut self, reader: &Reader<'_>, count: usize) -> Result<Numbered, BackupError> {
+        let count = count as u32;
         if self.next + count > SEGMENT_LEN_MAX {
             *self = Self { segment: new_segment()?, next: 0 };
         }
         let first = address(reader.catalog().number_of(self.segment), self.next);
         self.next += count;
-        Ok(Named { segment: self.segment, first, chunks: frame.chunks.clone() })
+        Ok(Numbered { segment: self.segment, first })
     }
 }
 
-fn put_packs(repository: &Repository, waiting: &Mutex<Receiver<Full>>, pace: &Pace, done: Sender<Result<Full, BackupError>>) {
+fn put_packs(repository: &Repository, waiting: &Mutex<Receiver<Full>>, pace: &Pace, done: Sender<Result<Put, BackupError>>) {
+    let mut memory = Vec::new();
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(mut full) = next else { return };
-        pace.wait(full.pack.object.bytes.len());
-        let put = repository.put(&ObjectName::Pack(full.pack.object.id), &full.pack.object.bytes);
-        full.pack.object.bytes = Vec::new();
+        let Ok(full) = next else { return };
+        let put = put_pack(repository, full, pace, &mut memory);
         let failed = put.is_err();
         // The one who listens leaves last.
-        drop(done.send(put.map(|()| full)));
+        drop(done.send(put));
         if failed {
             return;
         }
     }
+}
+
+/// Seals and puts a pack, in `memory` that the one before it used.
+fn put_pack(repository: &Repository, full: Full, pace: &Pace, memory: &mut Vec<u8>) -> Result<Put, BackupError> {
+    let sealed = full.pack.seal(repository.sealer(), std::mem::take(memory))?;
+    pace.wait(sealed.object.bytes.len());
+    repository.put(&ObjectName::Pack(sealed.object.id), &sealed.object.bytes)?;
+    *memory = sealed.object.bytes;
+    Ok(Put { entry: sealed.entry, named: full.named })
 }
 
 /// Collects what index objects say of packs that are there.
@@ -211,19 +256,18 @@ struct Telling<'t, 'r> {
 }
 
 impl Telling<'_, '_> {
-    fn tell(&mut self, full: Full) -> Result<(), BackupError> {
-        let coming: usize = full.named.iter().map(|named| named.chunks.len()).sum();
+    fn tell(&mut self, put: Put) -> Result<(), BackupError> {
+        let coming: usize = put.named.iter().map(|named| named.chunks.len()).sum();
         let count: usize = self.names.values().map(Vec::len).sum();
         if self.index.packs.len() >= PACKS_PER_INDEX || (count > 0 && count + coming > INDEX_CHUNK_COUNT_MAX) {
             self.put()?;
         }
-        let PackEntry { len, .. } = full.pack.entry;
-        self.bytes += len;
-        self.index.packs.push(full.pack.entry);
-        for named in full.named {
-            let (own, first) = (self.names.entry(named.segment).or_default(), named.first.0 as u32);
-            own.extend(named.chunks.iter().zip(first..).map(|((_, name), ordinal)| (ordinal, *name)));
-            let runs = named.chunks.chunk_by(|a, b| a.0.advance(1) == b.0).scan(named.first, |to, run| {
+        self.bytes += put.entry.len;
+        self.index.packs.push(put.entry);
+        for Named { place: Numbered { segment, first }, chunks } in put.named {
+            let names = self.names.entry(segment).or_default();
+            names.extend(chunks.iter().zip(first.0 as u32..).map(|((_, name), ordinal)| (ordinal, *name)));
+            let runs = chunks.chunk_by(|a, b| a.0.advance(1) == b.0).scan(first, |to, run| {
                 let start = *to;
                 *to = start.advance(run.len() as u64);
                 Some((run[0].0, start, run.len() as u64))

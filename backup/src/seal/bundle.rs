@@ -66,20 +66,27 @@ impl Bundle {
 
     /// The object.
     pub fn finish(self, sealer: &Sealer) -> Result<SealedBundle, SealError> {
+        self.finish_in(sealer, Vec::new())
+    }
+
+    /// The object, in the memory of `bytes`, whatever that held: who makes many has no new memory for each.
+    pub fn finish_in(mut self, sealer: &Sealer, mut bytes: Vec<u8>) -> Result<SealedBundle, SealError> {
         let mut order: Vec<usize> = (0..self.parts.len()).collect();
         if sealer.is_encrypted() {
             shuffle(&mut order)?;
         }
-        let lengths = order.iter().flat_map(|nth| (self.parts[*nth].len() as u32).to_le_bytes()).collect();
+        let lengths: Vec<u8> = order.iter().flat_map(|nth| (self.parts[*nth].len() as u32).to_le_bytes()).collect();
         let len = table_end(order.len()) + self.parts_len;
-        let mut bytes = Vec::with_capacity(padded_len(len));
+        bytes.clear();
+        bytes.reserve_exact(padded_len(len));
         bytes.extend_from_slice(&sealer.head(self.kind));
-        bytes.extend_from_slice(&sealer.seal_part(self.kind, (order.len() as u32).to_le_bytes().to_vec())?);
-        bytes.extend_from_slice(&sealer.seal_part(self.kind, lengths)?);
+        bytes.extend_from_slice(&sealer.seal_part(self.kind, &(order.len() as u32).to_le_bytes())?);
+        bytes.extend_from_slice(&sealer.seal_part(self.kind, &lengths)?);
         let mut ranges = vec![(0, 0); order.len()];
         for nth in order {
-            ranges[nth] = (bytes.len() as u64, self.parts[nth].len() as u64);
-            bytes.extend_from_slice(&self.parts[nth]);
+            let part = std::mem::take(&mut self.parts[nth]);
+            ranges[nth] = (bytes.len() as u64, part.len() as u64);
+            bytes.extend_from_slice(&part);
         }
         if sealer.is_encrypted() {
             bytes.resize(padded_len(len), 0);

@@ -193,7 +193,7 @@ impl Sealer {
             body.resize(padded_len(around + body.len()) - around, 0);
         }
         let mut bytes = self.head(kind).to_vec();
-        bytes.extend_from_slice(&self.seal_part(kind, body)?);
+        bytes.extend_from_slice(&self.seal_part(kind, &body)?);
         Ok(SealedObject { id: ObjectId::of(&bytes), bytes })
     }
 
@@ -207,7 +207,7 @@ impl Sealer {
 
     /// A blob: an enveloped part, to stand in an object beside others.
     pub fn seal_blob(&self, kind: SealedKind, plain: &[u8]) -> Result<Vec<u8>, SealError> {
-        self.seal_part(kind, enveloped(plain)?)
+        self.seal_part(kind, &enveloped(plain)?)
     }
 
     /// What [`Sealer::seal_blob`] sealed.
@@ -215,14 +215,19 @@ impl Sealer {
         unenveloped(&self.open_part(kind, part)?)
     }
 
-    /// A part with this body as it is: a frame of a pack.
-    pub fn seal_part(&self, kind: SealedKind, mut body: Vec<u8>) -> Result<Vec<u8>, SealError> {
+    /// A part with this body as it is.
+    pub fn seal_part(&self, kind: SealedKind, body: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.seal_part_with(kind, body.len(), |part| part.extend_from_slice(body))
+    }
+
+    /// A part whose body, of `body_len` bytes or some fewer, `append` writes behind what is there: a frame of a pack, of which no copies are made.
+    pub fn seal_part_with(&self, kind: SealedKind, body_len: usize, append: impl FnOnce(&mut Vec<u8>)) -> Result<Vec<u8>, SealError> {
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(|error| SealError::Random(error.to_string()))?;
-        let tag = self.lock(kind, &nonce, &mut body)?;
-        let mut part = Vec::with_capacity(body.len() + PART_OVERHEAD);
+        let mut part = Vec::with_capacity(body_len + PART_OVERHEAD);
         part.extend_from_slice(&nonce);
-        part.extend_from_slice(&body);
+        append(&mut part);
+        let tag = self.lock(kind, &nonce, &mut part[NONCE_LEN..])?;
         part.extend_from_slice(&tag);
         Ok(part)
     }

@@ -13,4 +13,4 @@ mod token;
 
 pub use moment::{Moment, RelativeMap};
 pub use receipt::{Receipt, VerifiedChunks};
-pub use supply::{SuppliedFrame, Supply};
+pub use supply::{PlannedFrame, SuppliedFrame, Supply};

@@ -3,7 +3,6 @@
 //! A frame of which something is missing, or that is small, goes into a new one together with its neighbours. Every payload is held
 //! against its checksum; what is compressed again was held against its names.
 
-use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload, frame_key, parse_frame_key};
 use vellum_core::hash::ChunkHash;
 use vellum_core::id_set::IdSet;
@@ -15,22 +14,41 @@ use crate::database::{Family, Scan};
 use crate::error::StoreError;
 use crate::store::Store;
 
-/// Frames that are read, decoded and compressed at once: 8 MiB at the default length, some milliseconds of work for each core.
+/// Frames that are planned, and then read together: 8 MiB at the default length, some milliseconds of work for each core.
 const FRAMES_PER_BATCH: usize = 64;
 /// A frame with fewer chunks than this part of a full one is not worth being a frame elsewhere.
 const SMALL_PART: u64 = 2;
 
-/// Chunks that go out as one frame.
+/// A frame that is to go out: what it will hold is certain, its bytes are not read yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SuppliedFrame {
+pub struct PlannedFrame {
     /// Which chunks, in rising id order; their bytes are in the payload in this order.
     pub chunks: Vec<(ChunkId, ChunkHash)>,
+    /// Whether a frame of the store held just these when it was planned.
+    is_stored: bool,
+}
+
+impl AsRef<[(ChunkId, ChunkHash)]> for PlannedFrame {
+    fn as_ref(&self) -> &[(ChunkId, ChunkHash)] {
+        &self.chunks
+    }
+}
+
+impl From<PlannedFrame> for Vec<(ChunkId, ChunkHash)> {
+    fn from(frame: PlannedFrame) -> Self {
+        frame.chunks
+    }
+}
+
+/// The bytes of a frame that goes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SuppliedFrame<'a> {
     /// How the payload is compressed.
     pub codec: FrameCodec,
     /// Its length before that.
     pub plain_len: u32,
     /// The bytes.
-    pub payload: Vec<u8>,
+    pub payload: &'a [u8],
 }
 
 /// Hands out the chunks of a set, a batch of frames at a time.
@@ -44,16 +62,8 @@ pub struct Supply<'m> {
 
 /// A frame of the store of which something is wanted.
 struct Stored {
-    header: FrameHeader,
+    chunk_count: usize,
     wanted: Vec<(ChunkId, ChunkHash)>,
-}
-
-/// What becomes one frame.
-enum Unit {
-    /// A stored frame as it is.
-    Whole(FrameHeader),
-    /// Parts of stored frames.
-    Parts(Vec<Stored>),
 }
 
 impl Moment {
@@ -65,38 +75,33 @@ impl Moment {
 }
 
 impl Supply<'_> {
-    /// The next frames, in id order; none if that was all. Memory: about twice [`FRAMES_PER_BATCH`] frames.
-    pub fn next_batch(&mut self) -> Result<Option<Vec<SuppliedFrame>>, StoreError> {
-        let units = self.plan()?;
-        if units.is_empty() {
-            return Ok(None);
-        }
-        units.par_iter().map(|unit| self.store.supplied(unit)).collect::<Result<_, _>>().map(Some)
-    }
-
-    fn plan(&mut self) -> Result<Vec<Unit>, StoreError> {
+    /// The next frames, in id order; none if that was all. No payload is read.
+    pub fn next_batch(&mut self) -> Result<Vec<PlannedFrame>, StoreError> {
         let per_frame = self.store.inner.chunks.chunks_per_frame();
-        let (mut units, mut parts, mut count) = (Vec::new(), Vec::new(), 0);
-        while units.len() < FRAMES_PER_BATCH {
+        let (mut frames, mut parts) = (Vec::new(), Vec::new());
+        while frames.len() < FRAMES_PER_BATCH {
             let Some(stored) = self.next_stored()? else { break };
             let len = stored.wanted.len() as u64;
-            let is_whole = stored.wanted.len() == stored.header.chunk_count() && len * SMALL_PART >= per_frame;
-            if count > 0 && (is_whole || count + len > per_frame) {
-                units.push(Unit::Parts(std::mem::take(&mut parts)));
-                count = 0;
+            let is_whole = stored.wanted.len() == stored.chunk_count && len * SMALL_PART >= per_frame;
+            if !parts.is_empty() && (is_whole || parts.len() as u64 + len > per_frame) {
+                frames.push(PlannedFrame { chunks: std::mem::take(&mut parts), is_stored: false });
             }
-            if is_whole {
-                units.push(Unit::Whole(stored.header));
-            } else if len > per_frame {
-                // Of a store whose frames were once longer.
-                units.push(Unit::Parts(vec![stored]));
+            // A part that is longer than a frame is of a store whose frames were once longer.
+            if is_whole || len > per_frame {
+                frames.push(PlannedFrame { chunks: stored.wanted, is_stored: is_whole });
             } else {
-                count += len;
-                parts.push(stored);
+                parts.extend(stored.wanted);
             }
         }
-        units.extend((count > 0).then_some(Unit::Parts(parts)));
-        Ok(units)
+        if !parts.is_empty() {
+            frames.push(PlannedFrame { chunks: parts, is_stored: false });
+        }
+        Ok(frames)
+    }
+
+    /// Reads a frame that was planned here and gives it to `take`. Many threads may; memory: about twice a frame for each.
+    pub fn read<T>(&self, frame: &PlannedFrame, take: impl FnOnce(SuppliedFrame<'_>) -> T) -> Result<T, StoreError> {
+        self.store.supplied(frame, take)
     }
 
     /// The next frame that holds something wanted.
@@ -110,7 +115,7 @@ impl Supply<'_> {
             next = self.wanted.next_from(id.advance(1));
         }
         self.next = header.end();
-        Ok(Some(Stored { header, wanted }))
+        Ok(Some(Stored { chunk_count: header.chunk_count(), wanted }))
     }
 
     /// The header of the frame that holds `id`, mostly the one after the last.
@@ -136,57 +141,49 @@ fn next_header(scan: &mut Scan<'_>) -> Result<Option<FrameHeader>, StoreError> {
 }
 
 impl Store {
-    fn supplied(&self, unit: &Unit) -> Result<SuppliedFrame, StoreError> {
-        match unit {
-            Unit::Whole(header) => match self.stored_payload(header) {
-                Ok(frame) => Ok(frame),
-                // Collection may have put the chunks into another frame since the header was read; damage is found by this as well.
-                Err(StoreError::Damaged(_)) => self.packed(&[header.chunks().map(|(id, hash)| (id, *hash)).collect()]),
-                Err(error) => Err(error),
-            },
-            Unit::Parts(parts) => self.packed(&parts.iter().map(|part| part.wanted.clone()).collect::<Vec<_>>()),
-        }
-    }
-
-    fn stored_payload(&self, header: &FrameHeader) -> Result<SuppliedFrame, StoreError> {
-        let first = header.first();
-        let damaged = |reason: String| StoreError::damaged(format!("frame {first}"), reason);
-        let stored = self.inner.database.get(Family::Frames, &frame_key(first))?.ok_or_else(|| damaged("it is gone".to_owned()))?;
-        let payload = FramePayload::decode(first, &stored).map_err(|error| damaged(error.to_string()))?;
-        if u64::from(payload.plain_len) != header.chunk_count() as u64 * self.parameters().chunk_len.bytes() {
-            return Err(damaged("another length than its header says".to_owned()));
-        }
-        Ok(SuppliedFrame {
-            chunks: header.chunks().map(|(id, hash)| (id, *hash)).collect(),
-            codec: payload.codec,
-            plain_len: payload.plain_len,
-            payload: payload.compressed.to_vec(),
-        })
-    }
-
-    /// The chunks of `parts`, verified and compressed as one.
-    fn packed(&self, parts: &[Vec<(ChunkId, ChunkHash)>]) -> Result<SuppliedFrame, StoreError> {
-        let chunks: Vec<(ChunkId, ChunkHash)> = parts.iter().flatten().copied().collect();
-        let mut plain = Vec::with_capacity(chunks.len() * self.parameters().chunk_len.as_usize());
-        for part in parts {
-            let mut frame = None;
-            for (id, hash) in part {
-                let holder = match &mut frame {
-                    Some(frame) => frame,
-                    slot => slot.insert(self.inner.chunks.frame(*id)?),
-                };
-                if holder.header.rank(*id).is_none() {
-                    *holder = self.inner.chunks.frame(*id)?;
+    fn supplied<T>(&self, frame: &PlannedFrame, take: impl FnOnce(SuppliedFrame<'_>) -> T) -> Result<T, StoreError> {
+        if frame.is_stored {
+            match self.inner.database.get(Family::Frames, &frame_key(frame.chunks[0].0)) {
+                Ok(Some(stored)) => {
+                    if let Some(supplied) = self.as_stored(frame, &stored) {
+                        return Ok(take(supplied));
+                    }
                 }
-                if holder.header.hash(*id) != Some(hash) {
-                    return Err(StoreError::damaged(format!("chunk number {id}"), "its frame was replaced by one with another name"));
-                }
-                plain.extend_from_slice(holder.chunk(*id)?);
+                Ok(None) | Err(StoreError::Damaged(_)) => {}
+                Err(error) => return Err(error),
             }
+        }
+        // Collection may have put the chunks into another frame since the header was read; damage is told by this as well.
+        self.packed(&frame.chunks, take)
+    }
+
+    /// What is stored where `frame` was, if it is whole and as long as that.
+    fn as_stored<'a>(&self, frame: &PlannedFrame, stored: &'a [u8]) -> Option<SuppliedFrame<'a>> {
+        let FramePayload { codec, plain_len, compressed } = FramePayload::decode(frame.chunks[0].0, stored).ok()?;
+        let expected = frame.chunks.len() as u64 * self.parameters().chunk_len.bytes();
+        (u64::from(plain_len) == expected).then_some(SuppliedFrame { codec, plain_len, payload: compressed })
+    }
+
+    /// `chunks`, verified and compressed as one.
+    fn packed<T>(&self, chunks: &[(ChunkId, ChunkHash)], take: impl FnOnce(SuppliedFrame<'_>) -> T) -> Result<T, StoreError> {
+        let mut plain = Vec::with_capacity(chunks.len() * self.parameters().chunk_len.as_usize());
+        let mut frame = None;
+        for (id, hash) in chunks {
+            let holder = match &mut frame {
+                Some(frame) => frame,
+                slot => slot.insert(self.inner.chunks.frame(*id)?),
+            };
+            if holder.header.rank(*id).is_none() {
+                *holder = self.inner.chunks.frame(*id)?;
+            }
+            if holder.header.hash(*id) != Some(hash) {
+                return Err(StoreError::damaged(format!("chunk number {id}"), "its frame was replaced by one with another name"));
+            }
+            plain.extend_from_slice(holder.chunk(*id)?);
         }
         let (codec, payload, plain_len) = pack(self.parameters().compression, &plain).into_parts();
         let plain_len = u32::try_from(plain_len).expect("a frame's length is bounded by the store's parameters");
-        Ok(SuppliedFrame { chunks, codec, plain_len, payload })
+        Ok(take(SuppliedFrame { codec, plain_len, payload: &payload }))
     }
 }
 

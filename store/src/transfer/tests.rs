@@ -9,7 +9,7 @@ use vellum_core::page::Slot;
 use vellum_core::tree::{Arrival, ArrivingImage, ArrivingSnapshot, Node};
 use vellum_core::units::{ChunkId, ImageId, LayerId};
 
-use super::{Moment, Receipt, VerifiedChunks};
+use super::{Moment, Receipt, SuppliedFrame, VerifiedChunks};
 use crate::collect::CollectOptions;
 use crate::maps::RebaseMode;
 use crate::model::{assert_same, name, new_store, open, read_all};
@@ -154,15 +154,19 @@ fn carry_layer(moment: &Moment, receipt: &mut Receipt<'_>, top: LayerId) -> Laye
 fn carry_chunks(moment: &Moment, receipt: &mut Receipt<'_>, wanted: IdSet) -> HashMap<ChunkId, ChunkId> {
     let (mut ids, mut supply) = (HashMap::new(), moment.supply(wanted));
     let chunk_len = moment.store().parameters().chunk_len;
-    while let Some(frames) = supply.next_batch().expect("sound frames") {
+    loop {
+        let frames = supply.next_batch().expect("sound headers");
+        if frames.is_empty() {
+            return ids;
+        }
         for frame in frames {
             let names = frame.chunks.iter().map(|(_, name)| *name).collect();
-            let chunks = VerifiedChunks::decode(chunk_len, names, frame.codec, &frame.payload).expect("what was stored");
+            let decode = |supplied: SuppliedFrame<'_>| VerifiedChunks::decode(chunk_len, names, supplied.codec, supplied.payload);
+            let chunks = supply.read(&frame, decode).expect("a sound frame").expect("what was stored");
             let there = receipt.store(&chunks).expect("room");
             ids.extend(frame.chunks.iter().map(|(id, _)| *id).zip(there));
         }
     }
-    ids
 }
 
 fn arriving(moment: &Moment, layers: &HashMap<LayerId, LayerId>, prefix: &str) -> Vec<ArrivingImage> {
