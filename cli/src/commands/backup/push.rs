@@ -5,6 +5,7 @@ use std::io;
 
 use serde::Serialize;
 use vellum_backup::push::{PushReport, PushRequest, PushSelection, push};
+use vellum_backup::repository::Repository;
 use vellum_store::Store;
 
 use crate::failure::{Failure, Outcome};
@@ -62,9 +63,8 @@ struct Pushed {
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let named = words::at_least(&args.words, &session.caller)?;
     refuse_nothing(args, named.rest)?;
-    let store = session.open_to_write()?;
+    let (store, repository) = open_both(&named.place, &args.key, session)?;
     let selection = selection(args, named.rest, &store)?;
-    let repository = repository::open(&named.place, &args.key, session)?;
     let request = PushRequest {
         selection,
         trust_others: args.trust_others,
@@ -78,6 +78,16 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     drop(meter);
     session.output.summary(&Pushed::new(repository.place(), report, seconds))?;
     Ok(Outcome::Done)
+}
+
+/// The store and the repository, each opened while the other is: a password takes its time.
+fn open_both(place: &str, key: &KeyArgs, session: &Session) -> Result<(Store, Repository), Failure> {
+    std::thread::scope(|scope| {
+        let store = scope.spawn(|| session.open_to_write());
+        let repository = repository::open(place, key, session);
+        let store = store.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok((store, repository?))
+    })
 }
 
 fn refuse_nothing(args: &Args, images: &[String]) -> Result<(), Failure> {
