@@ -1,20 +1,22 @@
 //! Restore: one content of a repository becomes a raw file, or a stream. No store is needed.
 //!
 //! A file is written pack by pack: each frame is fetched once, decoded and verified on some core, and its chunks go wherever the disk has them. A
-//! stream takes a few pages at a time, in order.
+//! stream takes a few pages at a time, in order; the next ones are read while it is written.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 use rayon::prelude::{IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
-use vellum_core::page::{PAGE_SPAN, Slot};
+use vellum_core::page::{PAGE_SPAN, Page, Slot};
 use vellum_core::tree::{page_start, pages_for};
-use vellum_core::units::{ChunkId, PageIndex};
+use vellum_core::units::{ChunkId, ChunkLen, PageIndex};
 use vellum_store::{PartialFile, Progress, Watch};
 
 use crate::catalog::{Place, PlainFrame};
@@ -22,8 +24,8 @@ use crate::error::BackupError;
 use crate::format::address;
 use crate::reader::{ContentView, Reader};
 
-/// Pages of a stream that are read at once: 64 MiB of disk at most.
-const STREAM_WINDOW: u64 = 16;
+/// Pages of a stream that are read at once: 32 MiB of disk at most. One such window is written while the next waits and another is read.
+const STREAM_WINDOW: u64 = 8;
 
 /// Where a restored disk goes.
 pub enum RestoreTarget {
@@ -157,36 +159,68 @@ impl Restorer<'_> {
         Ok(())
     }
 
-    fn write_stream(&mut self, stream: &mut dyn Write) -> Result<(), BackupError> {
+    fn write_stream(&self, stream: &mut dyn Write) -> Result<(), BackupError> {
         let fail = |source| BackupError::Io { what: "write to the output".to_owned(), source };
         let chunk_len = self.reader.chunk_len()?;
-        let (pages, mapped) = (pages_for(chunk_len.count_for(self.view.len)), self.view.pages()?);
-        self.total = self.view.len;
-        let zeros = vec![0; (chunk_len.bytes() * u64::from(PAGE_SPAN)) as usize];
-        for window in (0..pages).step_by(STREAM_WINDOW as usize) {
-            let window: Vec<PageIndex> = (window..pages.min(window + STREAM_WINDOW)).map(PageIndex).collect();
-            let filled = window.iter().any(|index| mapped.contains(*index));
-            let contents = if filled { self.window(&window)? } else { Vec::new() };
-            for (nth, index) in window.iter().enumerate() {
-                let start = chunk_len.offset_of(page_start(*index));
-                let len = (self.view.len - start).min(zeros.len() as u64) as usize;
-                let bytes = contents.get(nth).unwrap_or(&zeros);
-                stream.write_all(&bytes[..len]).map_err(fail)?;
-                self.watch.progress(Progress { done: start + len as u64, total: Some(self.total) });
+        let zeros = vec![0; page_len(chunk_len)];
+        let (ready, windows) = sync_channel::<Result<Window, BackupError>>(1);
+        let (used, spare) = channel::<Vec<u8>>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || self.read_windows(&ready, &spare));
+            for window in windows {
+                for (index, bytes) in window? {
+                    let start = chunk_len.offset_of(page_start(index));
+                    let len = (self.view.len - start).min(zeros.len() as u64) as usize;
+                    stream.write_all(&bytes.as_ref().unwrap_or(&zeros)[..len]).map_err(fail)?;
+                    self.watch.progress(Progress { done: start + len as u64, total: Some(self.view.len) });
+                    // If nobody reads any more, all is read.
+                    if let Some(bytes) = bytes {
+                        drop(used.send(bytes));
+                    }
+                }
+                if self.watch.is_cancelled() {
+                    return Err(BackupError::Interrupted);
+                }
             }
-            if self.watch.is_cancelled() {
-                return Err(BackupError::Interrupted);
-            }
-        }
-        stream.flush().map_err(fail)
+            stream.flush().map_err(fail)
+        })
     }
 
-    /// All bytes of some pages, zeros included.
-    fn window(&self, window: &[PageIndex]) -> Result<Vec<Vec<u8>>, BackupError> {
-        let chunk_len = self.reader.chunk_len()?;
-        let pages = window.iter().map(|index| self.view.page(*index)).collect::<Result<Vec<_>, _>>()?;
+    /// Reads one window after the other, until there are no more or nobody wants them. `spare` brings back what they were read into.
+    fn read_windows(&self, ready: &SyncSender<Result<Window, BackupError>>, spare: &Receiver<Vec<u8>>) {
+        let read = || -> Result<(), BackupError> {
+            let (chunk_len, mapped) = (self.reader.chunk_len()?, self.view.pages()?);
+            let pages = pages_for(chunk_len.count_for(self.view.len));
+            for first in (0..pages).step_by(STREAM_WINDOW as usize) {
+                let buffer = |index: &PageIndex| {
+                    let new = || spare.try_recv().unwrap_or_else(|_| vec![0; page_len(chunk_len)]);
+                    mapped.contains(*index).then(new)
+                };
+                let mut window: Window =
+                    (first..pages.min(first + STREAM_WINDOW)).map(PageIndex).map(|index| (index, buffer(&index))).collect();
+                self.fill(&mut window)?;
+                if ready.send(Ok(window)).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = read() {
+            // Who does not listen has an error of their own.
+            drop(ready.send(Err(error)));
+        }
+    }
+
+    /// Reads those pages of `window` that have memory, zeros included.
+    fn fill(&self, window: &mut Window) -> Result<(), BackupError> {
+        let chunk_len = self.reader.chunk_len()?.as_usize();
+        let filled: Vec<(Page, &mut Vec<u8>)> = window
+            .iter_mut()
+            .filter_map(|(index, bytes)| Some((*index, bytes.as_mut()?)))
+            .map(|(index, bytes)| Ok((self.view.page(index)?, bytes)))
+            .collect::<Result<_, BackupError>>()?;
         let mut wanted = IdSet::new();
-        for run in pages.iter().flat_map(vellum_core::page::Page::runs) {
+        for run in filled.iter().flat_map(|(page, _)| page.runs()) {
             if let Slot::Chunk(first) = run.slot {
                 wanted.insert_run(first, run.len.into());
             }
@@ -194,20 +228,23 @@ impl Restorer<'_> {
         let groups = self.reader.places(&wanted)?;
         let frames: Vec<Vec<(u32, PlainFrame)>> = groups.par_iter().map(|group| self.reader.frames(group)).collect::<Result<_, _>>()?;
         let chunks = frames.iter().flatten().flat_map(|(number, frame)| frame.chunks().map(|(at, plain)| (address(*number, at), plain)));
-        let chunks: std::collections::HashMap<ChunkId, &[u8]> = chunks.filter(|(id, _)| wanted.contains(*id)).collect();
-        let mut contents = vec![vec![0; (chunk_len.bytes() * u64::from(PAGE_SPAN)) as usize]; window.len()];
-        for (page, bytes) in pages.iter().zip(&mut contents) {
+        let chunks: HashMap<ChunkId, &[u8]> = chunks.filter(|(id, _)| wanted.contains(*id)).collect();
+        filled.into_par_iter().try_for_each(|(page, bytes)| {
+            let mut end = 0;
             for run in page.runs() {
                 let Slot::Chunk(first) = run.slot else { continue };
-                for nth in 0..u64::from(run.len) {
-                    let plain = chunks.get(&first.advance(nth)).ok_or_else(|| self.missing(first.advance(nth)))?;
-                    let at = (u64::from(run.start) + nth) as usize * chunk_len.as_usize();
-                    bytes[at..at + chunk_len.as_usize()].copy_from_slice(plain);
-                    self.data_bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
+                let start = usize::from(run.start) * chunk_len;
+                bytes[end..start].fill(0);
+                end = start + usize::from(run.len) * chunk_len;
+                for (nth, bytes) in bytes[start..end].chunks_exact_mut(chunk_len).enumerate() {
+                    let id = first.advance(nth as u64);
+                    bytes.copy_from_slice(chunks.get(&id).ok_or_else(|| self.missing(id))?);
                 }
+                self.data_bytes.fetch_add((end - start) as u64, Ordering::Relaxed);
             }
-        }
-        Ok(contents)
+            bytes[end..].fill(0);
+            Ok(())
+        })
     }
 
     fn missing(&self, id: ChunkId) -> BackupError {
@@ -218,6 +255,14 @@ impl Restorer<'_> {
         self.watch.progress(Progress { done: self.data_bytes.load(Ordering::Relaxed), total: Some(self.total) });
         if self.watch.is_cancelled() { Err(BackupError::Interrupted) } else { Ok(()) }
     }
+}
+
+/// Some pages of a disk in order, with their bytes; without, if they are zero.
+type Window = Vec<(PageIndex, Option<Vec<u8>>)>;
+
+/// Bytes of a whole page.
+fn page_len(chunk_len: ChunkLen) -> usize {
+    chunk_len.as_usize() * usize::from(PAGE_SPAN)
 }
 
 struct WriteError(io::Error);
