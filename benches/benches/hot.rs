@@ -1,8 +1,10 @@
-//! The hot paths: naming chunks, telling zeros, maps, chains, frames, finding known chunks, what guests do.
+//! The hot paths: naming chunks, telling zeros, maps, chains, frames, finding known chunks, what guests do, sealing.
 
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use vellum_backup::format::RepositoryId;
+use vellum_backup::seal::{SealedKind, Sealer, Secrets};
 use vellum_benches::{MemoryDisk, deep_image, deepen, import, name, new_store};
 use vellum_core::frame::FrameHeader;
 use vellum_core::hash::{ChunkHash, hash_chunks, is_zero};
@@ -141,5 +143,21 @@ fn guests(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, hashing, maps, frames, chains, dedup, guests);
+/// What a push and a restore do with every frame beside reading and writing it.
+fn sealing(criterion: &mut Criterion) {
+    let id = RepositoryId([7; 16]);
+    let secrets = Secrets::generate().expect("random bytes");
+    let mut body = vec![0; 64 << 10];
+    fastrand::Rng::with_seed(9).fill(&mut body);
+    let mut group = criterion.benchmark_group("sealing");
+    group.throughput(Throughput::Bytes(body.len() as u64));
+    for (what, sealer) in [("encrypted", Sealer::encrypted(id, &secrets)), ("plain", Sealer::plain(id))] {
+        let part = sealer.seal_part(SealedKind::Pack, &body).expect("short enough");
+        group.bench_function(format!("seal 64 KiB, {what}"), |bencher| bencher.iter(|| sealer.seal_part(SealedKind::Pack, &body)));
+        group.bench_function(format!("open 64 KiB, {what}"), |bencher| bencher.iter(|| sealer.open_part(SealedKind::Pack, &part)));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, hashing, maps, frames, chains, dedup, guests, sealing);
 criterion_main!(benches);
