@@ -10,9 +10,9 @@ mod drawer;
 mod shelf;
 mod tables;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -148,6 +148,8 @@ pub enum CatalogError {
         segment: String,
         /// Its ordinal there.
         ordinal: u32,
+        /// An index object that cannot be read, and may have known it.
+        lost: Option<String>,
     },
 }
 
@@ -156,6 +158,11 @@ impl CatalogError {
     #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Objects(error) if error.kind == ObjectErrorKind::Missing)
+    }
+
+    /// Whether an object is gone or not what it was: asking again would not help.
+    fn is_damage(&self) -> bool {
+        self.is_missing() || matches!(self, Self::Seal { .. } | Self::Index { .. })
     }
 }
 
@@ -166,6 +173,8 @@ pub struct Catalog {
     chunk_len: u32,
     shelf: Shelf,
     tables: RwLock<Tables>,
+    /// Index objects that count and cannot be read, and why.
+    lost: Mutex<BTreeMap<String, String>>,
     names: Cache<u32, Arc<SegmentNames>, ByLength>,
     drawer: Drawer,
     frames: Cache<(ObjectId, u64), Arc<PlainFrame>, ByLength>,
@@ -181,6 +190,7 @@ impl Catalog {
             chunk_len,
             shelf: Shelf::new(cache_folder.clone()),
             tables: RwLock::default(),
+            lost: Mutex::default(),
             drawer: Drawer::new(cache_folder),
             names: Cache::with_weighter(256, NAMES_CACHE_LEN, ByLength),
             frames: Cache::with_weighter(512, FRAMES_CACHE_LEN, ByLength),
@@ -207,7 +217,34 @@ impl Catalog {
             self.drawer.forget(&gone);
         }
         tables.set_condemned(condemned_packs);
+        drop(tables);
+        self.lost().clear();
         Ok(())
+    }
+
+    /// The same with those of these index objects that can be read: for whoever wants what is left. [`Catalog::lost_index`] names the others.
+    pub fn refresh_with_what_is_whole(
+        &self,
+        indexes: impl IntoIterator<Item = ObjectId>,
+        condemned_packs: HashSet<ObjectId>,
+    ) -> Result<(), CatalogError> {
+        let (mut whole, mut lost) = (BTreeSet::new(), BTreeMap::new());
+        for id in indexes {
+            match self.index(&id) {
+                Ok(_) => drop(whole.insert(id)),
+                Err(error) if error.is_damage() => drop(lost.insert(ObjectName::Index(id).to_string(), error.to_string())),
+                Err(error) => return Err(error),
+            }
+        }
+        self.refresh(&whole, condemned_packs)?;
+        *self.lost() = lost;
+        Ok(())
+    }
+
+    /// An index object that counts and cannot be read, and why, if there is one.
+    #[must_use]
+    pub fn lost_index(&self) -> Option<(String, String)> {
+        self.lost().first_key_value().map(|(object, reason)| (object.clone(), reason.clone()))
     }
 
     /// An index object, from the local folder or the repository.
@@ -349,15 +386,16 @@ impl Catalog {
         for fetch in fetches(places, &order) {
             let (start, end) = (places[fetch[0]].offset, end_of(places, fetch));
             let bytes = self.objects.get_range(&ObjectName::Pack(pack).to_string(), start..end)?;
-            let decode = |nth: &usize| {
-                let place = &places[*nth];
-                let at = (place.offset - start) as usize;
-                decode(place, self.open_part(place, &bytes[at..at + place.len as usize])?)
-            };
+            let decode = |nth: &usize| decode(&places[*nth], self.body_in(&places[*nth], &bytes, start)?);
             let decoded: Vec<T> = fetch.par_iter().map(decode).collect::<Result<_, _>>()?;
             fetch.iter().zip(decoded).for_each(|(nth, frame)| frames[*nth] = Some(frame));
         }
         Ok(frames.into_iter().map(|frame| frame.expect("every place is in a fetch")).collect())
+    }
+
+    /// The same, out of the whole pack as it is `stored`.
+    pub fn frames_in(&self, places: &[Place], stored: &[u8]) -> Result<Vec<PlainFrame>, CatalogError> {
+        places.par_iter().map(|place| self.decode(place, &self.body_in(place, stored, 0)?)).collect()
     }
 
     /// The body of a frame's part, opened and no more: `format::decode_frame` reads it. For whoever moves frames as they are.
@@ -371,6 +409,13 @@ impl Catalog {
         let opened = self.sealer.open_part(SealedKind::Pack, part);
         opened
             .map_err(|source| CatalogError::Seal { object: format!("{}, frame at {}", ObjectName::Pack(place.pack), place.offset), source })
+    }
+
+    /// The body of a frame's part in `bytes`, which begin at `start` of its pack.
+    fn body_in(&self, place: &Place, bytes: &[u8], start: u64) -> Result<Vec<u8>, CatalogError> {
+        let at = (place.offset - start) as usize;
+        // What ends too early is too short for any part.
+        self.open_part(place, bytes.get(at..at + place.len as usize).unwrap_or_default())
     }
 
     fn decode(&self, place: &Place, body: &[u8]) -> Result<PlainFrame, CatalogError> {
@@ -391,7 +436,11 @@ impl Catalog {
     pub fn unknown(&self, address: ChunkId) -> CatalogError {
         let (number, ordinal) = crate::format::split_address(address);
         let segment = self.segment_of(number).map_or_else(|| "?".to_owned(), |id| id.to_string());
-        CatalogError::Unknown { segment, ordinal }
+        CatalogError::Unknown { segment, ordinal, lost: self.lost_index().map(|(object, _)| object) }
+    }
+
+    fn lost(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Tables> {

@@ -173,6 +173,7 @@ impl Known {
             return Ok(missing);
         }
         reader.load_indexes()?;
+        reader.refuse_lost_indexes()?;
         let mut sound = IdSet::new();
         for group in reader.places(&doubtful)? {
             match reader.frames(&group) {

@@ -127,17 +127,32 @@ impl<'r> Reader<'r> {
         ChunkLen::new(len).ok_or_else(|| BackupError::Parameter(format!("the repository says that its chunks have {len} bytes")))
     }
 
-    /// Reads the index objects that count now. Cost: fetching those that are not in the cache.
+    /// Reads the index objects that count now. One that is damaged keeps nobody from what the others know: see
+    /// [`Reader::refuse_lost_indexes`]. Cost: fetching those that are not in the cache.
     pub fn load_indexes(&self) -> Result<(), BackupError> {
         let load = || crate::prune::refresh(self.repository, &self.catalog);
-        match load() {
+        let is_missing =
+            |error: &BackupError| matches!(error, BackupError::Objects { source, .. } if source.kind == ObjectErrorKind::Missing);
+        let mut done = load();
+        if done.as_ref().is_err_and(is_missing) {
             // A collection took it away since the journal was read.
-            Err(BackupError::Objects { source, .. }) if source.kind == ObjectErrorKind::Missing => {
-                self.repository.refresh()?;
-                load()
+            self.repository.refresh()?;
+            done = load();
+        }
+        match done {
+            Err(error) if is_missing(&error) || matches!(error, BackupError::Damaged { .. }) => {
+                let state = self.repository.state();
+                let condemned = state.condemned().iter().chain(state.swept()).filter_map(ObjectName::id).collect();
+                let whole = self.catalog.refresh_with_what_is_whole(state.indexes().keys().copied(), condemned);
+                whole.map_err(|error| self.told(error))
             }
             done => done,
         }
+    }
+
+    /// Refuses to go on if an index object is damaged: for whoever builds on what is there.
+    pub fn refuse_lost_indexes(&self) -> Result<(), BackupError> {
+        self.catalog.lost_index().map_or(Ok(()), |(object, reason)| Err(self.damaged(object, reason)))
     }
 
     /// A content as the repository has it.
@@ -311,7 +326,10 @@ impl<'r> Reader<'r> {
             CatalogError::Seal { object, source } => self.damaged(object, source.to_string()),
             CatalogError::Index { object, source } => self.damaged(object, source.to_string()),
             CatalogError::Frame { object, offset, source } => self.damaged(format!("{object}, frame at {offset}"), source.to_string()),
-            unknown @ CatalogError::Unknown { .. } => self.damaged("the index".to_owned(), unknown.to_string()),
+            CatalogError::Unknown { ref lost, .. } => {
+                let object = lost.clone().unwrap_or_else(|| "the index".to_owned());
+                self.damaged(object, error.to_string())
+            }
         }
     }
 

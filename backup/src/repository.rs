@@ -8,7 +8,7 @@ use vellum_core::identity::RepositoryId;
 use vellum_core::units::ChunkLen;
 
 use crate::error::BackupError;
-use crate::format::RepositoryFile;
+use crate::format::{FORMAT, RepositoryFile, RepositoryFileError};
 use crate::journal::{HeadsError, Journal, RecordName, Remembered, State};
 use crate::memory::ClientMemory;
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectKind, ObjectName, Objects, list_kind};
@@ -375,7 +375,10 @@ fn read_file(objects: &dyn Objects) -> Result<RepositoryFile, BackupError> {
         ObjectErrorKind::Missing => BackupError::NoRepository { place: objects.describe() },
         _ => failed(objects, error),
     })?;
-    RepositoryFile::decode(&stored).map_err(|error| BackupError::Damaged { object: name, reason: error.to_string(), points: Vec::new() })
+    RepositoryFile::decode(&stored).map_err(|error| match error {
+        RepositoryFileError::Version(found) => BackupError::Newer { object: name, found, known: FORMAT },
+        invalid @ RepositoryFileError::Invalid(_) => BackupError::Damaged { object: name, reason: invalid.to_string(), points: Vec::new() },
+    })
 }
 
 fn sealer(objects: &dyn Objects, file: &RepositoryFile, opener: Option<&Opener>) -> Result<Sealer, BackupError> {

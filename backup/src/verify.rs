@@ -4,18 +4,23 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
+use vellum_core::identity::ContentId;
 use vellum_core::page::{Run, Slot};
+use vellum_core::units::ChunkId;
 use vellum_store::{Progress, Watch};
 
 use crate::catalog::{Catalog, Place};
 use crate::contents::read_part;
 use crate::error::BackupError;
-use crate::format::PackEntry;
+use crate::format::{PACK_LEN_MAX, PackEntry, split_address};
 use crate::journal::{Condition, State};
 use crate::objects::{ObjectErrorKind, ObjectId, ObjectKind, ObjectName};
 use crate::prune::reach::Needed;
+use crate::reader::Reader;
 use crate::record::{Content, MapPart};
 use crate::repository::Repository;
+use crate::seal::SealError;
 
 /// Frames that are read together: 16 MiB of plain chunks.
 const FRAMES_AT_ONCE: usize = 128;
@@ -61,15 +66,19 @@ pub fn verify(repository: &Repository, options: &VerifyOptions, watch: &dyn Watc
     let state = repository.state();
     let needed = Needed::by_points(&state);
     let mut check = Check::of(repository, &state)?;
+    check.records(&state)?;
+    check.keys()?;
     for content in &needed.missing {
         check.hit(&format!("content {content}"), "no record says what it is", [content.as_str()]);
     }
+    check.chains(&state, &needed)?;
     let total = needed.entries.len() as u64;
     for (done, entry) in (0..).zip(needed.entries.values()) {
         proceed(watch, done, total)?;
         check.content(&entry.content)?;
     }
     if options.read_data {
+        check.maps(&needed)?;
         check.data(options.subset, watch)?;
         check.find_readers(&needed)?;
     }
@@ -131,6 +140,61 @@ impl<'a> Check<'a> {
         self.catalog.refresh(&good, condemned).map_err(|error| crate::prune::told(self.repository, error))
     }
 
+    /// Reads each record again from the place: this client may have a copy, and others have none. Nobody opens the repository without all.
+    fn records(&mut self, state: &State) -> Result<(), BackupError> {
+        let objects = self.repository.journal().iter().map(|(name, _)| name.object()).collect::<Vec<_>>();
+        let contents: Vec<&str> = state.points().map(|point| point.content.as_str()).collect();
+        let wrong: Vec<Option<(String, String)>> = objects.par_iter().map(|name| self.misnamed(name)).collect::<Result<_, _>>()?;
+        for (object, reason) in wrong.into_iter().flatten() {
+            self.hit(&object, &reason, contents.iter().copied());
+        }
+        Ok(())
+    }
+
+    /// Those whose own key it is cannot open the repository; what others need is not hit.
+    fn keys(&mut self) -> Result<(), BackupError> {
+        for (name, _) in self.repository.list(ObjectKind::Key)? {
+            if let Some((object, reason)) = self.misnamed(&name)? {
+                self.hit(&object, &reason, []);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with an object as a whole. One that is gone was replaced a moment ago, or is told by who needs it.
+    fn misnamed(&self, name: &ObjectName) -> Result<Option<(String, String)>, BackupError> {
+        let object = name.to_string();
+        match damage(self.repository.objects().get(&object).map_err(|error| self.repository.failed(error)))? {
+            Ok(stored) if name.id() != Some(ObjectId::of(&stored)) => Ok(Some((object, SealError::Name.to_string()))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether each point's contents lead down to one that stands on nothing, and make sense together.
+    fn chains(&mut self, state: &State, needed: &Needed<'_>) -> Result<(), BackupError> {
+        let reader = Reader::new(self.repository);
+        let contents: BTreeSet<&str> = state.points().map(|point| point.content.as_str()).collect();
+        for content in contents {
+            let Some(id) = ContentId::parse(content) else { continue };
+            let Err((object, reason)) = damage(reader.content(id).map(drop))? else { continue };
+            // What nobody says is told already.
+            if !needed.missing.iter().any(|id| object.starts_with(&format!("content {id}"))) {
+                self.hit(&object, &reason, [content]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether maps objects are what they are named after, also where no map stands.
+    fn maps(&mut self, needed: &Needed<'_>) -> Result<(), BackupError> {
+        for name in needed.maps() {
+            if let Some((object, reason)) = self.misnamed(&name)? {
+                self.hit(&object, &reason, []);
+            }
+        }
+        Ok(())
+    }
+
     fn hit<'b>(&mut self, object: &str, reason: &str, contents: impl IntoIterator<Item = &'b str>) {
         let known = self.wrong.entry((object.to_owned(), reason.to_owned())).or_default();
         known.extend(contents.into_iter().map(str::to_owned));
@@ -169,8 +233,7 @@ impl<'a> Check<'a> {
         for at in 0..run.len {
             let Slot::Chunk(chunk) = run.slot.advance(at) else { return };
             let Some(place) = self.catalog.locate(chunk) else {
-                let unknown = self.catalog.unknown(chunk).to_string();
-                self.hit("index", &unknown, [content.id.as_str()]);
+                self.unknown(content, chunk);
                 continue;
             };
             let object = ObjectName::Pack(place.pack);
@@ -179,6 +242,12 @@ impl<'a> Check<'a> {
                 self.hit(&object.to_string(), reason, [content.id.as_str()]);
             }
         }
+    }
+
+    /// One finding a segment: an index that is lost may have known a million chunks.
+    fn unknown(&mut self, content: &Content, chunk: ChunkId) {
+        let segment = self.catalog.segment_of(split_address(chunk).0).map_or_else(|| "?".to_owned(), |id| id.to_string());
+        self.hit("index", &format!("chunks of segment {segment} are in no index of the repository"), [content.id.as_str()]);
     }
 
     /// What is wrong with an object whose first `end` bytes are needed, as far as the listing tells.
@@ -210,20 +279,34 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
+    /// Fetches a pack once: is it what it is named after, and are its chunks?
     fn pack(&mut self, pack: &PackEntry) -> Result<(), BackupError> {
-        self.packs_read += 1;
-        self.read_len += pack.len;
+        let object = ObjectName::Pack(pack.id).to_string();
+        if self.lengths.get(&ObjectName::Pack(pack.id)).is_none_or(|len| *len > PACK_LEN_MAX) {
+            self.hit(&object, "it is longer than any pack", []);
+            return Ok(());
+        }
         let places: Vec<Place> = pack.frames.iter().map(|frame| self.catalog.place(pack, frame)).collect();
-        let is_there = |place: &Place| self.lacks(&ObjectName::Pack(pack.id).to_string(), place.offset + u64::from(place.len)).is_none();
-        let places: Vec<Place> = places.into_iter().filter(is_there).collect();
+        let stored = self.repository.objects().get(&object).map_err(|error| self.repository.failed(error));
+        let stored = match damage(stored)? {
+            Ok(stored) => stored,
+            Err(wrong) => {
+                self.bad_frames.extend(places.iter().map(|place| ((place.pack, place.offset), wrong.clone())));
+                return Ok(());
+            }
+        };
+        self.packs_read += 1;
+        self.read_len += stored.len() as u64;
+        if ObjectId::of(&stored) != pack.id {
+            self.hit(&object, &SealError::Name.to_string(), []);
+        }
         for some in places.chunks(FRAMES_AT_ONCE) {
-            if self.catalog.read_frames(some).is_ok() {
+            if self.catalog.frames_in(some, &stored).is_ok() {
                 continue;
             }
             for place in some {
-                let read =
-                    self.catalog.read_frames(std::slice::from_ref(place)).map_err(|error| crate::prune::told(self.repository, error));
-                if let Err(wrong) = damage(read)? {
+                let read = self.catalog.frames_in(std::slice::from_ref(place), &stored);
+                if let Err(wrong) = damage(read.map_err(|error| crate::prune::told(self.repository, error)))? {
                     self.bad_frames.insert((place.pack, place.offset), wrong);
                 }
             }

@@ -14,7 +14,7 @@ pub use index::{FrameEntry, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, Segme
 pub use map_blob::{MAP_BLOB_LEN_TARGET, MapBlob, MapsWriter, SealedMaps, address, split_address};
 pub use pack::{FilledPack, PACK_LEN_MAX, PACK_LEN_TARGET, PackWriter, SealedFrame, SealedPack, read_pack};
 pub use presence::Presence;
-pub use repository_file::{REPOSITORY_FILE_LEN_MAX, RepositoryFile, RepositoryFileError};
+pub use repository_file::{FORMAT, REPOSITORY_FILE_LEN_MAX, RepositoryFile, RepositoryFileError};
 pub use vellum_core::identity::{RepositoryId, SegmentId};
 
 /// Chunks that a segment has at most: its names fill 2 MiB, which whoever reads from it holds in memory.

@@ -9,7 +9,8 @@ use vellum_core::identity::RepositoryId;
 /// Bytes that the file has at most.
 pub const REPOSITORY_FILE_LEN_MAX: usize = 4096;
 
-const FORMAT: u32 = 1;
+/// The format that this program writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
 /// As of a store.
 const CHUNK_LEN_MIN: u32 = 4 << 10;
 const CHUNK_LEN_MAX: u32 = 1 << 20;

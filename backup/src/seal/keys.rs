@@ -94,6 +94,9 @@ pub enum KeyError {
     /// Another password or key file, or statements of the repository that were changed.
     #[error("no key of the repository opens with this password or key file")]
     Wrong,
+    /// The same, but a key object cannot be used, and may be the one that would have opened.
+    #[error("no key of the repository opens with this password or key file, and {0}")]
+    WrongOrDamaged(Box<KeyError>),
     /// The object cannot be read, or asks for too much.
     #[error("the key object cannot be used: {0}")]
     Invalid(String),
@@ -198,18 +201,25 @@ pub fn unlock_any(objects: &dyn Objects, repository: &RepositoryFile, opener: &O
     let mut unreadable = None;
     let mut is_wrong = false;
     for id in key_ids(objects)? {
-        let stored = objects.get(&ObjectName::Key(id).to_string())?;
+        let object = ObjectName::Key(id).to_string();
+        let stored = objects.get(&object)?;
+        let named = |reason: String| Some(KeyError::Invalid(format!("{object}: {reason}")));
         if ObjectId::of(&stored) != id {
-            unreadable = Some(KeyError::Invalid(SealError::Name.to_string()));
+            unreadable = named(SealError::Name.to_string());
             continue;
         }
         match unlock(repository, &stored, opener) {
             Ok(secrets) => return Ok((id, secrets)),
             Err(KeyError::Wrong) => is_wrong = true,
+            Err(KeyError::Invalid(reason)) => unreadable = named(reason),
             Err(error) => unreadable = Some(error),
         }
     }
-    Err(unreadable.filter(|_| !is_wrong).unwrap_or(KeyError::Wrong))
+    Err(match unreadable {
+        Some(error) if is_wrong => KeyError::WrongOrDamaged(Box::new(error)),
+        Some(error) => error,
+        None => KeyError::Wrong,
+    })
 }
 
 fn key_ids(objects: &dyn Objects) -> Result<Vec<ObjectId>, KeyError> {

@@ -2,6 +2,7 @@
 
 mod copies;
 mod diffs;
+mod damage;
 mod faults;
 mod forgets;
 mod grower;

@@ -239,7 +239,7 @@ fn a_store_that_was_brought_back_does_not_believe_the_books_of_its_future() {
 }
 
 /// A copy of a store that is open and idle: what its database had in memory only is not in it, as after a loss of power.
-fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+pub(super) fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("a folder").flatten() {
         let target = to.join(entry.file_name());

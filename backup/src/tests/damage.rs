@@ -1,0 +1,334 @@
+//! Damage of every kind to every kind of object: no wrong byte comes out, what is hit is named, verification says clean only of what restores,
+//! and a store that was to take something stays as it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use vellum_core::identity::ContentId;
+use vellum_store::{CheckOptions, Store, Unwatched};
+
+use super::grower::{Grower, contents, name, new_store, seed, shape};
+use super::streams::Sink;
+use super::trees::copy_folder;
+use super::{Client, assert_same, request};
+use crate::error::BackupError;
+use crate::forget::{ForgetWish, forget};
+use crate::format::RepositoryFile;
+use crate::objects::memory::{Effect, Fault, Memory};
+use crate::objects::{ObjectErrorKind, Objects};
+use crate::prune::{PruneOptions, prune};
+use crate::pull::{PullRequest, pull};
+use crate::push::{PushSelection, push};
+use crate::reader::Reader;
+use crate::record::Point;
+use crate::repository::{ClientFolders, Repository, Rollback};
+use crate::restore::{RestoreTarget, restore};
+use crate::seal::{KeyFile, Opener, PasswordCost, create_key, unlock_any};
+use crate::session::Writer;
+use crate::verify::{VerifyOptions, VerifyReport, verify};
+
+/// Objects by name.
+type Place = BTreeMap<String, Arc<[u8]>>;
+
+const FOLDERS: [&str; 6] = ["packs/", "index/", "maps/", "journal/", "keys/", "vellum.repository"];
+const TREES: u64 = 2;
+const HARMS_EACH: usize = 45;
+
+/// A repository with a life behind it, and what it must show.
+struct Sample {
+    client: Client,
+    /// Another key that opens it.
+    second: Option<Opener>,
+    whole: Place,
+    /// As it was before the last collection.
+    older: Place,
+    expected: BTreeMap<String, Vec<u8>>,
+    grower: Grower,
+}
+
+fn writer() -> Writer {
+    Writer { name: "test".to_owned(), time_ms: 0 }
+}
+
+/// Trees that grew, were pushed, thinned out and collected with all packs written anew, and pushed once more.
+fn sample(seed: u64, is_encrypted: bool) -> Sample {
+    let (mut grower, client) = (Grower::new(seed), Client::new(is_encrypted));
+    for _ in 0..3 {
+        (0..5).for_each(|_| grower.step());
+        client.push(&grower.store).expect("a push");
+    }
+    let older = client.place.snapshot();
+    let repository = client.open(client.objects()).expect("it opens");
+    let state = repository.state();
+    let goes = state.points().filter(|point| !point.pinned).map(|point| point.id.clone()).step_by(2).collect();
+    forget(&repository, &ForgetWish::Points(goes), writer()).expect("nothing is pinned");
+    let options = PruneOptions { max_unused_percent: 0, ..PruneOptions::default() };
+    prune(&repository, &options, writer(), &Unwatched).expect("a collection");
+    grower.write();
+    client.push(&grower.store).expect("a push");
+    let second = client.opener.as_ref().map(|first| add_key(&client, first));
+    let whole = client.place.snapshot();
+    let mut sample = Sample { client, second, whole, older, expected: BTreeMap::new(), grower };
+    sample.expected = Sample::restored(&sample.whole, sample.client.opener.as_ref()).expect("it opens");
+    sample
+}
+
+fn add_key(client: &Client, first: &Opener) -> Opener {
+    let file = RepositoryFile::decode(&client.place.get("vellum.repository").expect("it is there")).expect("it is whole");
+    let (_, secrets) = unlock_any(&*client.place, &file, first).expect("the first key opens");
+    let second = Opener::KeyFile(KeyFile::generate().expect("random bytes"));
+    let key = create_key(&secrets, &file, &second, "second", 0, PasswordCost::default()).expect("a key");
+    client.place.put(&format!("keys/{}", key.id), &key.bytes).expect("a put");
+    second
+}
+
+/// What a point shows, through the engine's own restore.
+fn restored(repository: &Repository, point: &Point) -> Result<Vec<u8>, BackupError> {
+    let (reader, sink) = (Reader::new(repository), Sink::default());
+    let content = ContentId::parse(&point.content).expect("a content");
+    restore(&reader, content, RestoreTarget::Stream(Box::new(sink.clone())), &Unwatched)?;
+    Ok(std::mem::take(&mut *sink.0.lock().expect("nobody panicked")))
+}
+
+/// The same, by the way that restores a file.
+fn restored_file(repository: &Repository, point: &Point, folder: &Path) -> Result<Vec<u8>, BackupError> {
+    let (reader, path) = (Reader::new(repository), folder.join("out.raw"));
+    let content = ContentId::parse(&point.content).expect("a content");
+    let done = restore(&reader, content, RestoreTarget::File { path: path.clone(), overwrite: true }, &Unwatched);
+    let left: Vec<_> = std::fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left.len(), usize::from(done.is_ok()), "something half done is left: {left:?}");
+    done?;
+    let bytes = std::fs::read(&path).expect("it was restored");
+    std::fs::remove_file(path).expect("it is there");
+    Ok(bytes)
+}
+
+impl Sample {
+    /// Opens what is at `place` as somebody who has never seen it, or (`folders`) as somebody who has.
+    fn open(place: &Place, opener: Option<&Opener>, folders: ClientFolders) -> Result<Repository, BackupError> {
+        Repository::open(Arc::new(Self::place(place)), opener, folders, Rollback::Refused)
+    }
+
+    fn place(objects: &Place) -> Memory {
+        let memory = Memory::new();
+        memory.replace_all(objects.clone());
+        memory
+    }
+
+    /// What every point shows to a stranger.
+    fn restored(place: &Place, opener: Option<&Opener>) -> Result<BTreeMap<String, Vec<u8>>, BackupError> {
+        let repository = Self::open(place, opener, ClientFolders::default())?;
+        repository.state().points().map(|point| Ok((point.id.clone(), restored(&repository, point)?))).collect()
+    }
+
+    /// One change of one object, or of two, and the names of what was changed.
+    fn harm(&self, random: &mut fastrand::Rng) -> Harm {
+        let folder = FOLDERS[random.usize(..FOLDERS.len())];
+        let names: Vec<&String> = self.whole.keys().filter(|name| name.starts_with(folder)).collect();
+        // A plain repository has no keys.
+        let Some(name) = random.choice(&names).map(|name| (*name).clone()) else { return self.harm(random) };
+        let (mut place, bytes) = (self.whole.clone(), &self.whole[&name]);
+        let (mut names, mut changed) = (vec![name.clone()], bytes.to_vec());
+        let kind = random.choice(["flip", "truncate", "extend", "exchange", "older", "delete", "duplicate"]).expect("one of them");
+        match kind {
+            "flip" => changed[random.usize(..bytes.len())] ^= 1 << random.u8(..8),
+            "truncate" => changed.truncate(random.usize(..bytes.len())),
+            "extend" => changed.extend((0..random.usize(1..100)).map(|_| random.u8(..))),
+            "exchange" => {
+                let near: Vec<&String> = self.whole.keys().filter(|other| **other != name && other.starts_with(folder)).collect();
+                let other = random.choice(near).or_else(|| self.whole.keys().find(|other| **other != name)).expect("another object");
+                changed = self.whole[other].to_vec();
+                place.insert(other.clone(), bytes.clone());
+                names.push(other.clone());
+            }
+            "older" => {
+                let older: Vec<_> = self.older.iter().filter(|(other, _)| **other != name && other.starts_with(folder)).collect();
+                let Some((_, older)) = random.choice(older) else { return self.harm(random) };
+                changed = older.to_vec();
+            }
+            _ => {}
+        }
+        let parent = name.rfind('/').map_or("", |at| &name[..=at]);
+        match kind {
+            "delete" => drop(place.remove(&name)),
+            "duplicate" => {
+                let other = format!("{parent}{}", blake3::hash(&random.u64(..).to_le_bytes()).to_hex());
+                let other = if folder == "journal/" { other.replace("journal/", "journal/00000000000000ff-") } else { other };
+                place.insert(other.clone(), bytes.clone());
+                names.push(other);
+            }
+            _ => drop(place.insert(name, changed.into())),
+        }
+        Harm { kind, names, place }
+    }
+}
+
+struct Harm {
+    kind: &'static str,
+    names: Vec<String>,
+    place: Place,
+}
+
+impl Harm {
+    fn is_of(&self, folder: &str) -> bool {
+        self.names.iter().any(|name| name.starts_with(folder))
+    }
+
+    /// Whether a text says which object is hit.
+    fn is_named_in(&self, text: &str) -> bool {
+        self.names.iter().any(|name| text.contains(name.as_str()))
+    }
+
+    /// Whether nobody who sees the place for the first time can know what was changed: a record that no other builds on, and a key, may
+    /// never have been there; another identity in the repository's file is that of another repository.
+    fn is_hidden(&self) -> bool {
+        self.kind == "delete" && (self.is_of("journal/") || self.is_of("keys/")) || self.is_of("vellum.repository")
+    }
+
+    fn told(&self) -> String {
+        format!("{} of {:?}", self.kind, self.names)
+    }
+}
+
+#[test]
+fn clean_means_that_every_point_restores_and_what_does_not_is_named() {
+    let seed = seed();
+    let (mut clean, mut found, mut shut) = (0, 0, 0);
+    for tree in 0..TREES {
+        let mut random = fastrand::Rng::with_seed(seed.wrapping_add(tree));
+        let sample = sample(random.u64(..), tree % 2 == 0);
+        for _ in 0..HARMS_EACH {
+            let harm = sample.harm(&mut random);
+            for knows_it in [false, true] {
+                // Somebody who has pushed has copies of records and indexes, which must not hide what is wrong with the place.
+                let folders = tempfile::tempdir().expect("a folder");
+                if knows_it {
+                    copy_folder(sample.client.folders.path(), folders.path());
+                }
+                let client_folders = ClientFolders { cache: Some(folders.path().join("cache")), state: Some(folders.path().join("state")) };
+                let opened = Sample::open(&harm.place, sample.client.opener.as_ref(), client_folders);
+                let repository = match opened {
+                    Ok(repository) => repository,
+                    Err(error) => {
+                        assert!(harm.is_hidden() && !knows_it || tells(&error, &harm), "{}: {error}", harm.told());
+                        shut += 1;
+                        continue;
+                    }
+                };
+                verify(&repository, &VerifyOptions::default(), &Unwatched).unwrap_or_else(|error| panic!("{}: {error}", harm.told()));
+                let options = VerifyOptions { read_data: true, subset: None };
+                let report = verify(&repository, &options, &Unwatched).unwrap_or_else(|error| panic!("{}: {error}", harm.told()));
+                if report.findings.is_empty() {
+                    check_clean(&sample, &harm, knows_it);
+                    clean += 1;
+                } else {
+                    check_found(&sample, &harm, &report);
+                    found += 1;
+                }
+            }
+        }
+    }
+    println!("{clean} clean, {found} with findings, {shut} refused");
+    assert!(clean > 0 && found > 0 && shut > 0, "{clean} clean, {found} with findings, {shut} refused");
+}
+
+/// An error that says which object is hit, or that this is not what was there before.
+fn tells(error: &BackupError, harm: &Harm) -> bool {
+    let other = matches!(error, BackupError::NoRepository { .. } | BackupError::Exchanged { .. } | BackupError::Key { .. });
+    let is_other = harm.is_of("vellum.repository") && other;
+    let is_locked_out = harm.is_of("keys/") && harm.kind == "delete" && matches!(error, BackupError::Key { .. });
+    is_other || is_locked_out || harm.is_named_in(&error.to_string())
+}
+
+/// Everything restores, for everybody who has a key that was not touched or was said to be clean.
+fn check_clean(sample: &Sample, harm: &Harm, knew_it: bool) {
+    let openers = match &sample.second {
+        None => vec![None],
+        Some(_) if harm.kind == "delete" => vec![sample.client.opener.as_ref()],
+        Some(second) => vec![sample.client.opener.as_ref(), Some(second)],
+    };
+    for opener in openers {
+        let restored = Sample::restored(&harm.place, opener);
+        let restored = restored.unwrap_or_else(|error| panic!("{} is clean, and does not restore: {error}", harm.told()));
+        for (id, bytes) in &restored {
+            let Some(expected) = sample.expected.get(id) else {
+                assert!(harm.is_hidden(), "{} is clean, and shows {id}", harm.told());
+                continue;
+            };
+            assert_same(bytes, expected, &format!("{} is clean: {id}", harm.told()));
+        }
+        let is_whole = restored.keys().eq(sample.expected.keys());
+        assert!(is_whole || harm.is_hidden() && !knew_it, "{} is clean, and points are gone", harm.told());
+    }
+}
+
+/// What was changed is named; each point that does not restore is, too; the others are as they were.
+fn check_found(sample: &Sample, harm: &Harm, report: &VerifyReport) {
+    let findings = &report.findings;
+    assert!(harm.is_hidden() || findings.iter().any(|finding| harm.is_named_in(&finding.object)), "{}: {findings:?}", harm.told());
+    let hit: BTreeSet<&String> = findings.iter().flat_map(|finding| &finding.points).collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    let Ok(repository) = Sample::open(&harm.place, sample.client.opener.as_ref(), ClientFolders::default()) else { return };
+    for point in repository.state().points() {
+        for restored in [restored(&repository, point), restored_file(&repository, point, folder.path())] {
+            match (restored, sample.expected.get(&point.id)) {
+                (Ok(bytes), Some(expected)) => assert_same(&bytes, expected, &format!("{}: {}", harm.told(), point.id)),
+                (Ok(_), None) => assert!(harm.is_hidden(), "{} shows {point:?}", harm.told()),
+                (Err(error), _) => {
+                    assert!(harm.is_hidden() || harm.is_named_in(&error.to_string()), "{}: {error}", harm.told());
+                    assert!(hit.contains(&point.id), "{}: {point:?} is hit and not named: {findings:?}", harm.told());
+                }
+            }
+        }
+    }
+}
+
+/// A store with an image of its own.
+fn store_with_own(random: &mut fastrand::Rng) -> (tempfile::TempDir, Store) {
+    let (dir, store) = new_store();
+    let image = store.create(&name("mine"), 1 << 20).expect("an image").image();
+    let mut bytes = vec![0; 1 << 19];
+    random.fill(&mut bytes);
+    store.live(image).and_then(|live| live.write_at(&bytes, 700).and_then(|()| live.flush())).expect("write");
+    (dir, store)
+}
+
+/// Pulls from a damaged place, and pushes to it: what they cannot do leaves the store as it was.
+#[test]
+fn a_store_is_as_it_was_after_what_failed() {
+    let mut random = fastrand::Rng::with_seed(seed());
+    let mut sample = sample(random.u64(..), random.bool());
+    let own = |store: &Store| (contents(store), shape(store, true));
+    let (mut dir, mut store) = store_with_own(&mut random);
+    let mut pulled_to = own(&store);
+    let (mut failed_pulls, mut failed_pushes) = (0, 0);
+    for _ in 0..60 {
+        let harm = sample.harm(&mut random);
+        let opened = Sample::open(&harm.place, sample.client.opener.as_ref(), ClientFolders::default());
+        let Ok(repository) = opened else { continue };
+        let reader = Reader::new(&repository);
+        let all = PullRequest::of(&reader, |_| true, true, str::to_owned).expect("names");
+        if pull(&reader, &store, &all, &Unwatched).is_err() {
+            assert!(own(&store) == pulled_to, "a pull with {} changed the store", harm.told());
+            failed_pulls += 1;
+        } else {
+            (dir, store) = store_with_own(&mut random);
+            pulled_to = own(&store);
+        }
+        // What a push does not read it cannot miss: the place refuses something as well.
+        sample.grower.write();
+        let pushed_from = own(&sample.grower.store);
+        let place = Sample::place(&harm.place);
+        let effect = random.choice([Effect::Dead, Effect::Flipped, Effect::Refused(ObjectErrorKind::Full)]).expect("one of them");
+        place.fail(Fault { request: None, after: random.u64(3..16), effect });
+        let opened = Repository::open(Arc::new(place), sample.client.opener.as_ref(), ClientFolders::default(), Rollback::Refused);
+        let pushed = opened.and_then(|repository| push(&repository, &sample.grower.store, &request(PushSelection::All), &Unwatched));
+        failed_pushes += u64::from(pushed.is_err());
+        assert!(own(&sample.grower.store) == pushed_from, "a push with {} changed the store", harm.told());
+    }
+    let report = store.check(CheckOptions { read_data: true, ..CheckOptions::default() }, &Unwatched).expect("a check");
+    assert!(report.findings.is_empty(), "{report:?}");
+    println!("{failed_pulls} pulls and {failed_pushes} pushes failed in {}", dir.path().display());
+    assert!(failed_pulls > 0 && failed_pushes > 0);
+}
