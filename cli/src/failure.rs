@@ -117,7 +117,9 @@ impl Failure {
         match self {
             Self::Store(StoreError::NoStore { .. }) | Self::Backup(BackupError::NoRepository { .. }) => 10,
             Self::Backup(BackupError::Locked { .. }) => 11,
-            Self::Backup(BackupError::Key { source: KeyError::Wrong, .. } | BackupError::KeyNeeded { .. }) => 12,
+            Self::Backup(
+                BackupError::Key { source: KeyError::Wrong | KeyError::WrongOrDamaged(_), .. } | BackupError::KeyNeeded { .. },
+            ) => 12,
             Self::Damage(_) => Outcome::Damaged.code(),
             Self::Store(StoreError::InUse { .. }) | Self::Server(_) => 11,
             Self::Store(StoreError::Interrupted) => SIGNAL_CODE + if signal == 0 { SIGINT } else { signal },

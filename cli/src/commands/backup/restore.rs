@@ -95,6 +95,11 @@ fn explain(failure: Failure, name: &str) -> Failure {
             points.dedup();
             Failure::Backup(vellum_backup::error::BackupError::Damaged { object, reason, points })
         }
+        // Gone, or too short: whether it is damage or the place, the point is hit.
+        Failure::Backup(error @ vellum_backup::error::BackupError::Objects { .. }) => Failure::failed(
+            format!("{error} (needed by {name})"),
+            "run `backup verify` to see what else is hit; other points can be restored",
+        ),
         other => other,
     }
 }

@@ -3,7 +3,9 @@
 mod copies;
 mod crowd;
 mod faults;
+mod hostile;
 mod round_trip;
+mod stranger;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,6 +27,13 @@ impl Site {
     pub(super) fn new(place: &str) -> Self {
         let environment = vec![("VELLUM_REPOSITORY".to_owned(), place.to_owned()), ("VELLUM_PASSWORD".to_owned(), PASSWORD.to_owned())];
         Self { sandbox: Sandbox::new(), environment }
+    }
+
+    /// The same, for a repository that everybody can read.
+    pub(super) fn without_key(place: &str) -> Self {
+        let mut site = Self::new(place);
+        site.environment.retain(|(name, _)| name != "VELLUM_PASSWORD");
+        site
     }
 
     /// The same, with the repository in `bucket`.
@@ -53,6 +62,13 @@ impl Site {
     pub(super) fn json(&self, words: &str) -> serde_json::Value {
         let shown = self.succeed(&format!("{words} --json"));
         serde_json::from_str(shown.lines().last().unwrap_or_default()).unwrap_or_else(|error| panic!("{words}: {error}: {shown}"))
+    }
+
+    /// What a command that ends with `code` says in JSON.
+    pub(super) fn json_of(&self, words: &str, code: i32) -> serde_json::Value {
+        let run = self.run(&format!("{words} --json"));
+        assert_eq!(run.code, Some(code), "{words}: {run:?}");
+        serde_json::from_str(run.stdout.lines().last().unwrap_or_default()).expect("JSON")
     }
 
     /// A machine of two disks with snapshots, an image with a child on a snapshot of it, tags, pins and modes.
