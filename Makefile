@@ -40,9 +40,10 @@ boot-test: build ## real guests run from a store, minutes; CACHE=DIR keeps their
 	@dev/install-packages $(to_boot)
 	@dev/boot-test $(if $(CACHE),'$(CACHE)')
 
-bench: build ## the hot paths, a large report, guests' requests, then Vellum beside its peers, as a store and as a backup; CORPUS=DIR measures the raw disks in DIR
+bench: build ## the hot paths, a large report, a repository after 200 generations, guests' requests, then Vellum beside its peers, as a store and as a backup; CORPUS=DIR measures the raw disks in DIR
 	cargo bench --workspace
 	$(CARGO_TARGET_DIR)/release/vellum-report
+	$(CARGO_TARGET_DIR)/release/vellum-generations
 	$(if $(CORPUS),$(CARGO_TARGET_DIR)/release/vellum-reclaim '$(CORPUS)')
 	$(if $(CORPUS),$(CARGO_TARGET_DIR)/release/vellum-measure '$(CORPUS)')
 	dev/bench-guests
