@@ -332,3 +332,34 @@ fn a_store_is_as_it_was_after_what_failed() {
     println!("{failed_pulls} pulls and {failed_pushes} pushes failed in {}", dir.path().display());
     assert!(failed_pulls > 0 && failed_pushes > 0);
 }
+
+/// Heads and tables of packs and maps are read by whoever has lost an index, and by strangers: nobody needs them today.
+#[test]
+fn a_flip_where_no_frame_and_no_map_stands_is_found() {
+    let (grower, client) = (Grower::new(seed()), Client::new(true));
+    client.push(&grower.store).expect("a push");
+    let whole = client.place.snapshot();
+    for folder in ["packs/", "maps/"] {
+        let name = whole.keys().find(|name| name.starts_with(folder)).expect("it was put");
+        let (mut place, mut bytes) = (whole.clone(), whole[name].to_vec());
+        bytes[20] ^= 1;
+        place.insert(name.clone(), bytes.into());
+        let repository = Sample::open(&place, client.opener.as_ref(), ClientFolders::default()).expect("it opens");
+        let report = verify(&repository, &VerifyOptions { read_data: true, subset: None }, &Unwatched).expect("a verification");
+        assert!(report.findings.iter().any(|finding| finding.object == *name), "{name}: {:?}", report.findings);
+    }
+}
+
+/// A name that sorts elsewhere would say that its writer had seen more than it had.
+#[test]
+fn a_record_under_another_counter_is_refused() {
+    let (grower, client) = (Grower::new(seed()), Client::new(false));
+    client.push(&grower.store).expect("a push");
+    let mut place = client.place.snapshot();
+    let name = place.keys().find(|name| name.starts_with("journal/")).expect("it was put").clone();
+    let (_, id) = name.split_once('-').expect("a counter and an ID");
+    let other = format!("journal/00000000000000ff-{id}");
+    place.insert(other.clone(), place[&name].clone());
+    let refused = Sample::open(&place, None, ClientFolders::default()).err().expect("it is refused");
+    assert!(refused.to_string().contains(&other), "{refused}");
+}
