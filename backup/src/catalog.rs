@@ -4,13 +4,19 @@
 //! them; with them an address is a `ChunkId`, and maps of a repository are pages like a store's.
 //!
 //! **Memory.** Places: 50 bytes a frame, 1.5 bytes a chunk where frames hold 32 chunks. Names: loaded where they are needed, at most
-//! [`NAMES_CACHE_LEN`] kept; those that were loaded once are in a file for the next time (`drawer`). Plain frames: at most [`FRAMES_CACHE_LEN`] kept. Beside that, one decoded index object for each thread that loads one.
+//! [`NAMES_CACHE_LEN`] kept; those that were loaded once are in a file for the next time (`drawer`). Plain frames: at most
+//! [`FRAMES_CACHE_LEN`] kept, unless told otherwise. Beside that, one decoded index object for each thread that loads one, and for whoever reads
+//! here and there ([`Catalog::read_here_and_there`]) what `parts` says.
 
+mod ahead;
+mod copies;
 mod drawer;
+mod parts;
 mod shelf;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -23,10 +29,12 @@ use vellum_core::identity::SegmentId;
 use vellum_core::units::ChunkId;
 use vellum_core::wire::DecodeError;
 
-use crate::format::{FrameEntry, FrameError, IndexObject, PackEntry, Presence, SegmentEntry, decode_frame};
+use crate::format::{FrameEntry, FrameError, IndexObject, PackEntry, Presence, SegmentEntry, address, decode_frame};
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectId, ObjectName, Objects};
 use crate::seal::{SealError, SealedKind, Sealer};
+pub(crate) use copies::Copies;
 use drawer::Drawer;
+use parts::Parts;
 use shelf::Shelf;
 use tables::Tables;
 
@@ -67,6 +75,26 @@ pub struct PlainFrame {
     presence: Presence,
     plain: Vec<u8>,
     chunk_len: usize,
+}
+
+impl Place {
+    /// Where its part ends in the pack.
+    fn end(&self) -> u64 {
+        self.offset + u64::from(self.len)
+    }
+
+    /// The address behind its chunks.
+    fn behind(&self) -> ChunkId {
+        address(self.segment, self.first).advance(self.presence.span().into())
+    }
+}
+
+/// Some bytes of a pack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stretch {
+    range: Range<u64>,
+    /// Where somebody goes on who reads in order, and has these.
+    behind: ChunkId,
 }
 
 impl PlainFrame {
@@ -178,6 +206,8 @@ pub struct Catalog {
     names: Cache<u32, Arc<SegmentNames>, ByLength>,
     drawer: Drawer,
     frames: Cache<(ObjectId, u64), Arc<PlainFrame>, ByLength>,
+    /// If frames are read one by one, and others will be wanted after them.
+    parts: Option<Parts>,
 }
 
 impl Catalog {
@@ -194,7 +224,21 @@ impl Catalog {
             drawer: Drawer::new(cache_folder),
             names: Cache::with_weighter(256, NAMES_CACHE_LEN, ByLength),
             frames: Cache::with_weighter(512, FRAMES_CACHE_LEN, ByLength),
+            parts: None,
         }
+    }
+
+    /// The same for whoever reads frame by frame, as guests do: [`Catalog::read_frame`] fetches what comes behind, too, and fetches nothing that is in
+    /// `copies`. At most `frames_len_max` bytes of plain frames are kept.
+    #[must_use]
+    pub(crate) fn read_here_and_there(self, copies: Option<Copies>, frames_len_max: u64) -> Self {
+        self.frames.set_capacity(frames_len_max);
+        Self { parts: Some(Parts::new(copies)), ..self }
+    }
+
+    /// Where parts of other objects than packs are kept, too.
+    pub(crate) fn copies(&self) -> Option<&Copies> {
+        self.parts.as_ref().and_then(Parts::copies)
     }
 
     /// From now on these index objects count, and these packs are condemned. Fetches what is new. Numbers of segments stay. Fails as a
@@ -352,9 +396,28 @@ impl Catalog {
         if let Some(frame) = self.frames.get(&key) {
             return Ok(frame);
         }
-        let frame = Arc::new(self.decode(place, &self.frame_body(place)?)?);
+        let frame = match &self.parts {
+            Some(parts) => self.frame_of(parts, place)?,
+            None => self.decode(place, &self.frame_body(place)?)?,
+        };
+        let frame = Arc::new(frame);
         self.frames.insert(key, frame.clone());
         Ok(frame)
+    }
+
+    /// A frame out of `parts`, fetched if what is there is not it.
+    fn frame_of(&self, parts: &Parts, place: &Place) -> Result<PlainFrame, CatalogError> {
+        let decoded = |part: Vec<u8>| self.decode_part(place, &part);
+        loop {
+            let kept = parts.fetched(place).and_then(|part| decoded(part).ok());
+            if let Some(frame) = kept.or_else(|| parts.copied(place).and_then(|part| decoded(part).ok())) {
+                return Ok(frame);
+            }
+            let around = |window_len| self.read().around(place, window_len, GAP_LEN_MAX);
+            if let Some(claim) = parts.claim(place, around) {
+                return decoded(claim.fetch(&*self.objects)?);
+            }
+        }
     }
 
     /// The chunks of many frames of one pack, in the order of `places`: fetched in few requests, decoded on all cores, kept nowhere. The caller
@@ -400,8 +463,7 @@ impl Catalog {
 
     /// The body of a frame's part, opened and no more: `format::decode_frame` reads it. For whoever moves frames as they are.
     pub fn frame_body(&self, place: &Place) -> Result<Vec<u8>, CatalogError> {
-        let end = place.offset + u64::from(place.len);
-        let part = self.objects.get_range(&ObjectName::Pack(place.pack).to_string(), place.offset..end)?;
+        let part = self.objects.get_range(&ObjectName::Pack(place.pack).to_string(), place.offset..place.end())?;
         self.open_part(place, &part)
     }
 
@@ -416,6 +478,10 @@ impl Catalog {
         let at = (place.offset - start) as usize;
         // What ends too early is too short for any part.
         self.open_part(place, bytes.get(at..at + place.len as usize).unwrap_or_default())
+    }
+
+    fn decode_part(&self, place: &Place, part: &[u8]) -> Result<PlainFrame, CatalogError> {
+        self.decode(place, &self.open_part(place, part)?)
     }
 
     fn decode(&self, place: &Place, body: &[u8]) -> Result<PlainFrame, CatalogError> {
@@ -463,7 +529,7 @@ fn fetches<'a>(places: &[Place], order: &'a [usize]) -> Vec<&'a [usize]> {
         let is_apart = order.get(nth).is_none_or(|next| {
             let next = &places[*next];
             let end = end_of(places, &order[start..nth]);
-            next.offset > end + GAP_LEN_MAX || next.offset + u64::from(next.len) > places[order[start]].offset + FETCH_LEN_MAX
+            next.offset > end + GAP_LEN_MAX || next.end() > places[order[start]].offset + FETCH_LEN_MAX
         });
         if is_apart {
             fetches.push(&order[start..nth]);
@@ -475,7 +541,7 @@ fn fetches<'a>(places: &[Place], order: &'a [usize]) -> Vec<&'a [usize]> {
 
 /// Where the last of these frames ends. Frames do not overlap, in an index that a writer made; in another one the longest counts.
 fn end_of(places: &[Place], order: &[usize]) -> u64 {
-    order.iter().map(|nth| places[*nth].offset + u64::from(places[*nth].len)).max().unwrap_or(0)
+    order.iter().map(|nth| places[*nth].end()).max().unwrap_or(0)
 }
 
 /// What a cached thing weighs: its bytes.

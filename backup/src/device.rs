@@ -18,7 +18,7 @@ use vellum_core::units::{ChunkId, ChunkLen, PageIndex};
 
 use crate::error::BackupError;
 use crate::format::split_address;
-use crate::reader::{Held, Reader};
+use crate::reader::{CacheLimits, Held, Reader};
 use crate::record::Point;
 use crate::repository::Repository;
 
@@ -50,9 +50,9 @@ pub struct PointDevice {
 }
 
 impl RepositoryExports {
-    /// The points of `repository` as it is now. Reads its index.
-    pub fn new(repository: Repository) -> Result<Self, BackupError> {
-        let reader = Reader::new(&repository);
+    /// The points of `repository` as it is now; what is read of them is kept within `limits`. Reads its index.
+    pub fn new(repository: Repository, limits: CacheLimits) -> Result<Self, BackupError> {
+        let reader = Reader::for_guests(&repository, limits);
         reader.load_indexes()?;
         let (held, chunk_len) = (reader.held(), reader.chunk_len()?);
         let points = named(repository.state().points().map(|point| Point::clone(point)));

@@ -4,6 +4,7 @@
 //! read: an object that is missing is looked for once more after the journal was read again.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use quick_cache::Weighter;
@@ -15,7 +16,7 @@ use vellum_core::page::{PAGE_SPAN, Page, Slot};
 use vellum_core::tree::{PageSet, page_start, pages_for};
 use vellum_core::units::{ChunkId, ChunkLen, IMAGE_LEN_MAX, PageIndex};
 
-use crate::catalog::{Catalog, CatalogError, Place, PlainFrame, WholeFrame};
+use crate::catalog::{Catalog, CatalogError, Copies, FRAMES_CACHE_LEN, Place, PlainFrame, WholeFrame};
 use crate::error::BackupError;
 use crate::format::{MapBlob, split_address};
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectId, ObjectName};
@@ -37,6 +38,21 @@ type Pages = Arc<Vec<(PageIndex, Page)>>;
 
 /// How frames of one pack are read.
 type ReadFrames<'f, T> = dyn Fn(&[Place]) -> Result<Vec<T>, CatalogError> + 'f;
+
+/// What may be kept of what was read. Lengths are in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheLimits {
+    /// Parts of packs and maps as they are stored, in the client's folder, for each repository; nothing is kept there if this is 0.
+    pub disk_len: u64,
+    /// Decoded chunks in memory.
+    pub memory_len: u64,
+}
+
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self { disk_len: 4 << 30, memory_len: FRAMES_CACHE_LEN }
+    }
+}
 
 /// Reads contents of a repository. Shared by threads.
 pub struct Reader<'r> {
@@ -93,10 +109,24 @@ impl<'r> Reader<'r> {
     /// A reader that knows no index yet: see [`Reader::load_indexes`].
     #[must_use]
     pub fn new(repository: &'r Repository) -> Self {
-        let folder = repository.cache_folder().map(|folder| folder.join("index"));
-        let chunk_len = repository.file().chunk_len;
-        let catalog = Catalog::new(repository.objects().clone(), repository.sealer().clone(), chunk_len, folder);
+        Self::over(repository, Self::new_catalog(repository))
+    }
+
+    /// The same for whoever reads here and there for long, within `limits`: what was fetched stays in the client's folder.
+    #[must_use]
+    pub(crate) fn for_guests(repository: &'r Repository, limits: CacheLimits) -> Self {
+        let folder = repository.cache_folder().filter(|_| limits.disk_len > 0);
+        let copies = folder.map(|folder| Copies::new(folder.join("parts"), limits.disk_len));
+        Self::over(repository, Self::new_catalog(repository).read_here_and_there(copies, limits.memory_len))
+    }
+
+    fn over(repository: &'r Repository, catalog: Catalog) -> Self {
         Self { repository, catalog: Arc::new(catalog), blobs: Arc::new(Cache::with_weighter(1024, BLOBS_CACHE_LEN, ByRuns)) }
+    }
+
+    fn new_catalog(repository: &Repository) -> Catalog {
+        let folder = repository.cache_folder().map(|folder| folder.join("index"));
+        Catalog::new(repository.objects().clone(), repository.sealer().clone(), repository.file().chunk_len, folder)
     }
 
     /// What it holds.
@@ -211,17 +241,36 @@ impl<'r> Reader<'r> {
             return Ok(pages);
         }
         let end = offset.checked_add(len).filter(|_| len <= BLOB_LEN_MAX).ok_or_else(|| damaged("a map that is too long".to_owned()))?;
-        let stored =
-            self.repository.objects().get_range(&ObjectName::Maps(id).to_string(), offset..end).map_err(|error| self.fault(error))?;
-        let plain = self.repository.sealer().open_blob(SealedKind::Maps, &stored).map_err(|error| damaged(error.to_string()))?;
-        let blob = MapBlob::decode(&plain).map_err(|error| damaged(error.to_string()))?;
-        let (own, parent) = (ContentId::parse(&content.id), content.parent.as_deref().and_then(ContentId::parse));
-        if !own.is_some_and(|own| blob.is_of(own, parent, content.parent_visible, part.pages)) {
-            return Err(damaged("the map of another content stands there".to_owned()));
-        }
+        let blob = self.blob(content, part, &id, offset..end)?;
         let pages: Pages = Arc::new(blob.into_pages(|segment| self.catalog.number_of(segment)).collect());
         self.blobs.insert((id, offset), pages.clone());
         Ok(pages)
+    }
+
+    /// One part of a map, from the client's folder if it is there, and is that.
+    fn blob(&self, content: &Content, part: &MapPart, id: &ObjectId, range: Range<u64>) -> Result<MapBlob, Fault> {
+        let copies = self.catalog.copies();
+        let kept = copies.and_then(|copies| copies.take(id, range.clone()));
+        if let Some(blob) = kept.and_then(|stored| self.opened(content, part, &stored).ok()) {
+            return Ok(blob);
+        }
+        let fetched = self.repository.objects().get_range(&ObjectName::Maps(*id).to_string(), range.clone());
+        let stored = fetched.map_err(|error| self.fault(error))?;
+        let opened = self.opened(content, part, &stored);
+        let blob = opened.map_err(|reason| Fault::Other(self.damaged(part.object.clone(), reason)))?;
+        if let Some(copies) = copies {
+            copies.keep(id, range.start, &stored);
+        }
+        Ok(blob)
+    }
+
+    /// The map that `stored` is, if it is that part of the content's; why not, if not.
+    fn opened(&self, content: &Content, part: &MapPart, stored: &[u8]) -> Result<MapBlob, String> {
+        let plain = self.repository.sealer().open_blob(SealedKind::Maps, stored).map_err(|error| error.to_string())?;
+        let blob = MapBlob::decode(&plain).map_err(|error| error.to_string())?;
+        let (own, parent) = (ContentId::parse(&content.id), content.parent.as_deref().and_then(ContentId::parse));
+        let is_it = own.is_some_and(|own| blob.is_of(own, parent, content.parent_visible, part.pages));
+        if is_it { Ok(blob) } else { Err("the map of another content stands there".to_owned()) }
     }
 
     fn fault(&self, error: ObjectError) -> Fault {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vellum_backup::device::RepositoryExports;
+use vellum_backup::reader::CacheLimits;
 use vellum_core::device::Exports;
 use vellum_serve::fuse::{self, Mount};
 use vellum_serve::nbd::{self, ClientCertificates, Identity, ServeError};
@@ -72,6 +73,9 @@ pub(crate) struct FromArgs {
     /// Show what is in this repository (a folder, or s3://BUCKET/PREFIX), and fetch only what is read
     #[arg(long, value_name = "REPO")]
     pub(crate) from: Option<String>,
+    /// Disk for what was fetched from it, so that it is fetched once; 0 for none [default: 4G]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "from")]
+    cache_size: Option<u64>,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -91,14 +95,14 @@ impl Service {
     /// The repository that `from` names, or else the session's store.
     pub(crate) fn start_from(from: &FromArgs, args: &ServiceArgs, session: &Session) -> Result<Self, Failure> {
         match &from.from {
-            Some(place) => Self::of_repository(place, &from.key, session),
+            Some(place) => Self::of_repository(place, &from.key, limits(from.cache_size, args.cache), session),
             None => Self::start(args, session),
         }
     }
 
     /// The repository at `place`.
-    pub(crate) fn of_repository(place: &str, key: &KeyArgs, session: &Session) -> Result<Self, Failure> {
-        let exports = RepositoryExports::new(repository::open(place, key, session)?)?;
+    pub(crate) fn of_repository(place: &str, key: &KeyArgs, limits: CacheLimits, session: &Session) -> Result<Self, Failure> {
+        let exports = RepositoryExports::new(repository::open(place, key, session)?, limits)?;
         Ok(Self { exports: Arc::new(exports), owned: None, nbd: None, mount: None })
     }
 
@@ -167,6 +171,12 @@ impl Service {
         }
         drop(tender);
     }
+}
+
+/// What may be kept of a repository, on disk and in memory: the usual, unless told otherwise.
+pub(crate) fn limits(disk_len: Option<u64>, memory_len: Option<u64>) -> CacheLimits {
+    let usual = CacheLimits::default();
+    CacheLimits { disk_len: disk_len.unwrap_or(usual.disk_len), memory_len: memory_len.unwrap_or(usual.memory_len) }
 }
 
 /// Listens at the sockets that systemd, or a program that acts as it does, hands over. Whether there are any.

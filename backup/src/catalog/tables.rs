@@ -3,12 +3,13 @@
 //! About 50 bytes a frame, so 1.5 bytes a chunk where frames hold 32. Names are not here.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 
 use vellum_core::identity::SegmentId;
 use vellum_core::units::ChunkId;
 
-use super::Place;
-use crate::format::{IndexObject, Presence, split_address};
+use super::{Place, Stretch};
+use crate::format::{IndexObject, PackEntry, Presence, split_address};
 use crate::objects::ObjectId;
 
 /// Places of chunks, and the numbers of segments.
@@ -37,6 +38,8 @@ struct Segment {
 #[derive(Debug)]
 struct Pack {
     id: ObjectId,
+    /// Its length in bytes.
+    len: u64,
     /// Index objects that say where its frames are; none any more if it is gone.
     sources: Vec<ObjectId>,
 }
@@ -48,6 +51,11 @@ struct Located {
     pack: u32,
     offset: u32,
     len: u32,
+}
+
+/// Whether `frame` stands behind `range`, and not far.
+fn is_near(range: &Range<u64>, frame: &Located, gap_len: u64) -> bool {
+    u64::from(frame.offset).checked_sub(range.end).is_some_and(|gap| gap <= gap_len)
 }
 
 impl Tables {
@@ -88,7 +96,7 @@ impl Tables {
         let numbers: Vec<u32> = index.segments.keys().map(|segment| self.number_of(*segment)).collect();
         numbers.iter().for_each(|number| self.segments[*number as usize].sources.push(id));
         for pack in &index.packs {
-            let number = self.pack_number(pack.id);
+            let number = self.pack_number(pack);
             let pack_sources = &mut self.packs[number as usize].sources;
             pack_sources.push(id);
             if pack_sources.len() > 1 {
@@ -122,9 +130,9 @@ impl Tables {
         changed
     }
 
-    fn pack_number(&mut self, id: ObjectId) -> u32 {
-        *self.pack_numbers.entry(id).or_insert_with(|| {
-            self.packs.push(Pack { id, sources: Vec::new() });
+    fn pack_number(&mut self, pack: &PackEntry) -> u32 {
+        *self.pack_numbers.entry(pack.id).or_insert_with(|| {
+            self.packs.push(Pack { id: pack.id, len: pack.len, sources: Vec::new() });
             u32::try_from(self.packs.len() - 1).expect("memory ends before four billion packs")
         })
     }
@@ -152,6 +160,36 @@ impl Tables {
             last_choice = Some(place);
         }
         last_choice
+    }
+
+    /// What to fetch of a pack for whoever wants the frame at `place` and probably what comes behind it: about `window_len` bytes.
+    ///
+    /// Where the pack has its frames in order, that is what is behind. In an encrypted repository it has not: then it is one of the blocks of that
+    /// length that the pack falls into, since whoever reads on will want all of them, in any order.
+    pub(super) fn around(&self, place: &Place, window_len: u64, gap_len: u64) -> Stretch {
+        let mut stretch = Stretch { range: place.offset..place.end(), behind: place.behind() };
+        let frames = self.segments.get(place.segment as usize).map_or(&[][..], |segment| &segment.frames);
+        let later = &frames[frames.partition_point(|frame| frame.first <= place.first)..];
+        let mut same_pack = later.iter().take_while(|frame| self.packs[frame.pack as usize].id == place.pack).peekable();
+        if same_pack.peek().is_some_and(|next| !is_near(&stretch.range, next, gap_len)) {
+            stretch.range = self.block(place, window_len);
+            return stretch;
+        }
+        for frame in same_pack {
+            let end = u64::from(frame.offset) + u64::from(frame.len);
+            if !is_near(&stretch.range, frame, gap_len) || end - place.offset > window_len {
+                break;
+            }
+            stretch = Stretch { range: place.offset..end, behind: self.place(place.segment, frame).behind() };
+        }
+        stretch
+    }
+
+    /// The block of `window_len` bytes of its pack that `place` begins in, with all of `place`.
+    fn block(&self, place: &Place, window_len: u64) -> Range<u64> {
+        let pack_len = self.pack_numbers.get(&place.pack).map_or(0, |number| self.packs[*number as usize].len);
+        let start = place.offset - place.offset.checked_rem(window_len).unwrap_or(0);
+        start..(start + window_len).min(pack_len).max(place.end())
     }
 
     fn place(&self, segment: u32, frame: &Located) -> Place {

@@ -6,6 +6,7 @@ mod damage;
 mod faults;
 mod forgets;
 mod grower;
+mod guests;
 mod streams;
 mod trees;
 

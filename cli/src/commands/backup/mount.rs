@@ -9,8 +9,9 @@ use crate::output::Answer;
 use crate::output::page::Page;
 use crate::patience::PATIENCE;
 use crate::repository::{KeyArgs, words};
-use crate::service::Service;
+use crate::service::{self, Service};
 use crate::session::Session;
+use crate::size;
 
 /// Show all points as raw files in a folder until stopped or unmounted, and fetch only what is read
 #[derive(clap::Args)]
@@ -22,6 +23,9 @@ pub(crate) struct Args {
     /// Let other users at the files
     #[arg(long)]
     allow_other: bool,
+    /// Disk for what was fetched, so that it is fetched once; 0 for none [default: 4G]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    cache_size: Option<u64>,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -35,7 +39,7 @@ struct Mounted {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let named = words::exactly(&args.words, &["DIR"], &session.caller)?;
-    let mut service = Service::of_repository(&named.place, &args.key, session)?;
+    let mut service = Service::of_repository(&named.place, &args.key, service::limits(args.cache_size, None), session)?;
     let folder = service.mount(named.rest[0].as_ref(), args.allow_other, session)?.folder().display().to_string();
     session.output.confirm(&Mounted { action: "backup mount", repository: named.place, folder })?;
     session.output.flush()?;

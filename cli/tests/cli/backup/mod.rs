@@ -3,6 +3,7 @@
 mod copies;
 mod crowd;
 mod faults;
+mod from;
 mod hostile;
 mod round_trip;
 mod stranger;
