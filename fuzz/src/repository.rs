@@ -4,6 +4,8 @@ use vellum_backup::format::{IndexObject, MapBlob, RepositoryFile, SEGMENT_LEN_MA
 use vellum_backup::objects::{ObjectId, ObjectName};
 use vellum_backup::record::Record;
 use vellum_backup::seal::{KeyFile, Opener, PLAIN_LEN_MAX, SealedKind, Sealer, key_info, unenveloped, unlock};
+use vellum_backup::stream::read_any;
+use vellum_core::hash::ChunkHash;
 use vellum_core::identity::RepositoryId;
 use vellum_core::page::{PAGE_SPAN, Slot};
 
@@ -92,4 +94,21 @@ pub fn repository_file(data: &[u8]) {
         let _ = sealer.open(kind, &ObjectId::of(data), data);
         let _ = vellum_backup::seal::bundle_parts(&sealer, kind, &ObjectId::of(data), data);
     }
+}
+
+/// A sent file, as it came and with the digest that its bytes have: objects of ours or nothing, and nothing if an end is missing or too much.
+pub fn stream(data: &[u8]) {
+    let _ = read_any(data);
+    let mut whole = [data, &ChunkHash::of(data).0].concat();
+    if read_any(&whole) == 0 {
+        return;
+    }
+    assert!(data.starts_with(b"VlmStrm1") && data.ends_with(&[0, 0]));
+    assert_eq!(read_any(&whole[..whole.len() - 1]), 0, "its end is missing");
+    let middle = data.len() / 2;
+    whole[middle] ^= 1;
+    assert_eq!(read_any(&whole), 0, "a bit of it is another");
+    whole[middle] ^= 1;
+    whole.push(0);
+    assert_eq!(read_any(&whole), 0, "something follows its end");
 }

@@ -15,7 +15,7 @@ mod client;
 
 type Body = fn(&[u8]);
 
-const TARGETS: [(&str, Body); 17] = [
+const TARGETS: [(&str, Body); 18] = [
     ("change_map", formats::change_map),
     ("frame_header", encodings::frame_header),
     ("frame_payload", encodings::frame_payload),
@@ -33,6 +33,7 @@ const TARGETS: [(&str, Body); 17] = [
     ("repository_key", repository::repository_key),
     ("repository_record", repository::repository_record),
     ("store_ops", store_ops::store_ops),
+    ("stream", repository::stream),
 ];
 
 /// Seeds that are golden files of repositories.
@@ -125,6 +126,21 @@ fn write_seeds() {
         let digits: Vec<u8> = text.bytes().filter_map(|digit| (digit as char).to_digit(16)).map(|digit| digit as u8).collect();
         put(target, name, &digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect::<Vec<u8>>());
     }
+    // Without their digests, which the body adds.
+    let object = |name: &str, bytes: &[u8]| {
+        [&(name.len() as u16).to_le_bytes()[..], name.as_bytes(), &(bytes.len() as u64).to_le_bytes(), bytes].concat()
+    };
+    let (id, magic) = ("ab".repeat(32), &b"VlmStrm1"[..]);
+    let objects = [
+        object("vellum.repository", b"{}"),
+        object(&format!("packs/ab/{id}"), &[1; 300]),
+        object(&format!("journal/0000000000000001-{id}"), b""),
+    ];
+    put("stream", "empty", &[magic, &[0, 0]].concat());
+    put("stream", "objects", &[magic, &objects.concat(), &[0, 0]].concat());
+    put("stream", "twice", &[magic, &objects[0], &objects[0], &[0, 0]].concat());
+    put("stream", "hostile", &[magic, &object("packs/../../etc", b"x"), &[0, 0]].concat());
+    put("stream", "too-long", &[magic, &objects[0][..19], &u64::MAX.to_le_bytes()].concat());
     for seed in 0..8_u64 {
         let mut bytes = vec![0; 400];
         fastrand::Rng::with_seed(seed).fill(&mut bytes);
