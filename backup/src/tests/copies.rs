@@ -80,7 +80,7 @@ fn growing_trees_are_copied_and_their_store_finds_its_points_in_the_copy() {
             let (_dir, empty) = new_store();
             pull_present(&target.other(), &empty, &grower.store, "");
             assert_all_same(&empty, &grower.store, "pulled from the copy");
-            assert_eq!(shape(&empty, false), shape(&grower.store, false));
+            assert_eq!(shape(&empty), shape(&grower.store));
             let pushed = target.push(&grower.store).expect("a push of what was copied");
             assert_eq!((pushed.new_points, pushed.bytes), (0, 0), "the store does not know its points");
         }

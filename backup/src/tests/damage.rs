@@ -299,7 +299,7 @@ fn store_with_own(random: &mut fastrand::Rng) -> (tempfile::TempDir, Store) {
 fn a_store_is_as_it_was_after_what_failed() {
     let mut random = fastrand::Rng::with_seed(seed());
     let mut sample = sample(random.u64(..), random.bool());
-    let own = |store: &Store| (contents(store), shape(store, true));
+    let own = |store: &Store| (contents(store), shape(store));
     let (mut dir, mut store) = store_with_own(&mut random);
     let mut pulled_to = own(&store);
     let (mut failed_pulls, mut failed_pushes) = (0, 0);
