@@ -108,7 +108,7 @@ fn a_policy_says_which_snapshots_go_and_why_the_others_stay() {
 
 /// Flips a bit in the second of the tables that hold maps, in the order in which they were written: what `web` became by its update.
 fn damage_a_map(sandbox: &Sandbox) {
-    const MARK: &[u8] = b"column.family.namepages";
+    const MARK: &[u8] = b"namepages";
     let files = fs::read_dir(sandbox.path("store/database")).expect("a store").map(|entry| entry.expect("an entry").path());
     let holds_maps = |path: &PathBuf| {
         let is_table = path.extension().is_some_and(|extension| extension == "sst");
@@ -168,7 +168,7 @@ fn days_are_those_of_the_callers_clock() {
         let out = sandbox.command(["report", "--keep-daily", "1", "--json"]).env("TZ", zone).output().expect("it starts");
         serde_json::from_slice::<Value>(&out.stdout).expect("JSON")
     };
-    sandbox.succeed(["snapshot", "take", "web", "s"]);
+    sandbox.succeed(["snapshot", "take", "web@s"]);
     for (zone, ending) in [("UTC0", "+00:00"), ("<+1345>-13:45", "+13:45")] {
         let said = of(zone);
         let shown = said["snapshots"][0]["local_time"].as_str().expect("a time");

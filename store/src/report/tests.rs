@@ -309,7 +309,7 @@ struct Meddler<'s> {
 impl Meddler<'_> {
     fn meddle(&self) {
         let store = self.store;
-        self.guest.write_at(&[9; 70_000], 8192).and_then(|()| self.guest.flush()).expect("there is room");
+        self.guest.write_at(&vec![9; 70_000], 8192).and_then(|()| self.guest.flush()).expect("there is room");
         store.snapshot(self.image, &name("later")).expect("a free name");
         let first = store.find("disk@one").expect("there");
         delete(store, &[first, Node::Image(self.other)]);
