@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn every_length_is_written_whole_on_disks_and_in_memory() {
         let disk = tempfile::tempdir().expect("a folder");
-        // Here most kernels refuse it.
+        // Here older kernels refuse it.
         let memory = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
         let edges = [0, LEN_MIN, LEN_MIN + ALIGNMENT, PIECE_LEN, 2 * PIECE_LEN + LEN_MIN];
         for edge in edges.into_iter().flat_map(|edge: usize| [edge.saturating_sub(1), edge, edge + 1]) {
