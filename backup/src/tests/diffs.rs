@@ -62,7 +62,7 @@ fn any_two_points_differ_where_their_bytes_do_and_no_data_is_read() {
         let repository = client.open(client.objects()).expect("it opens");
         let reader = Reader::new(&repository);
         client.place.take_log();
-        for _ in 0..60 {
+        for _ in 0..25 {
             let (a, b) = (&disks[grower.random.usize(..disks.len())], &disks[grower.random.usize(..disks.len())]);
             let expected = expected(&a.1, &b.1);
             let (found, report) = told(&reader, a.0, b.0, expected.len());

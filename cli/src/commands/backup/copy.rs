@@ -52,6 +52,7 @@ pub(crate) struct Args {
 /// What opens the repository that is read.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Opening the repository that is read")]
+#[expect(clippy::struct_field_names, reason = "an option is called as its field")]
 struct FromArgs {
     /// A file whose first line is its password [env: VELLUM_FROM_PASSWORD_FILE, or VELLUM_FROM_PASSWORD, _COMMAND, _FD]
     #[arg(long, value_name = "FILE", conflicts_with = "from_key_file")]
