@@ -45,7 +45,7 @@ use crate::push::PushReport;
 use crate::push::maps::{Maps, ToldMap, translated};
 use crate::push::upload::Manner;
 use crate::reader::{ContentView, Reader};
-use crate::record::{Content, Machine, Point, Record};
+use crate::record::{Content, Description, Machine, Point, Record};
 use crate::repository::Repository;
 use crate::session::{Session, SessionKind, Writer};
 
@@ -66,6 +66,8 @@ pub struct CopyRequest {
 struct Wanted {
     points: Vec<Point>,
     machines: Vec<Machine>,
+    /// What known points are called in the source, where that is something else: as with machines, who says it last counts.
+    described: Vec<Description>,
     known_points: u64,
 }
 
@@ -82,7 +84,7 @@ pub fn copy(source: &Repository, target: &Repository, request: &CopyRequest, wat
     refuse_unequal(source, target)?;
     let wanted = Wanted::of(&source.state(), &target.state(), request);
     let report = PushReport { known_points: wanted.known_points, ..PushReport::default() };
-    if wanted.points.is_empty() && wanted.machines.is_empty() {
+    if wanted.points.is_empty() && wanted.machines.is_empty() && wanted.described.is_empty() {
         return Ok(report);
     }
     let mut session = Session::begin(target, SessionKind::Copy, request.writer.clone())?;
@@ -114,9 +116,16 @@ impl Wanted {
         Self {
             points: points.into_iter().map(|point| (**point).clone()).collect(),
             machines: machines.map(|machine| (**machine).clone()).collect(),
+            described: known.iter().filter_map(|point| described(target, point)).collect(),
             known_points: known.len() as u64,
         }
     }
+}
+
+/// What `point` is called, if the target calls it something else.
+fn described(target: &State, point: &Point) -> Option<Description> {
+    let now = Description::of(point);
+    (Description::of(target.point(&point.id)?) != now).then_some(now)
 }
 
 /// Sends what is new, and says it.
@@ -157,9 +166,11 @@ fn say(
         known = Some((books, origin));
     }
     (report.new_points, report.machines) = (wanted.points.len() as u64, wanted.machines.len() as u64);
+    report.described_points = wanted.described.len() as u64;
     session.commit(Record {
         points: wanted.points.iter().cloned().map(Into::into).collect(),
         contents: contents.into_iter().map(Into::into).collect(),
+        described: wanted.described.iter().cloned().map(Into::into).collect(),
         machines: wanted.machines.iter().cloned().map(Into::into).collect(),
         indexes: known.iter().flat_map(|(books, _)| books.pending()).map(ToString::to_string).collect(),
         ..Record::default()

@@ -72,6 +72,8 @@ struct Copied {
     repository: String,
     new_points: u64,
     known_points: u64,
+    /// Points that were there, and are called or marked otherwise in the repository that is read.
+    described_points: u64,
     machines: u64,
     contents: u64,
     chunks_sent: u64,
@@ -137,6 +139,7 @@ impl Copied {
             repository,
             new_points: report.new_points,
             known_points: report.known_points,
+            described_points: report.described_points,
             machines: report.machines,
             contents: report.contents,
             chunks_sent: report.chunks,
@@ -148,11 +151,15 @@ impl Copied {
 
 impl Answer for Copied {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        if self.new_points == 0 && self.machines == 0 {
+        if self.new_points == 0 && self.machines == 0 && self.described_points == 0 {
             return page.line(format!("nothing is new: {} there already", plural(self.known_points, "point")));
         }
         let (points, chunks) = (plural(self.new_points, "new point"), plural(self.chunks_sent, "chunk"));
         let (sent, took) = (page.size(self.bytes_sent), time::span(self.seconds));
-        page.line(format!("copied {points} ({} known): {chunks}, {sent} sent in {took}", self.known_points))
+        page.line(format!("copied {points} ({} known): {chunks}, {sent} sent in {took}", self.known_points))?;
+        if self.described_points == 0 {
+            return Ok(());
+        }
+        page.line(format!("{} there already: names and marks are as in {} now", plural(self.described_points, "point"), self.from))
     }
 }
