@@ -1,8 +1,8 @@
 //! The engine as a whole, on places in memory: what was pushed comes back as it was, whatever happens in between.
 
 mod copies;
-mod diffs;
 mod damage;
+mod diffs;
 mod faults;
 mod forgets;
 mod grower;

@@ -54,7 +54,7 @@ fn a_tree_goes_through_three_repositories_and_comes_back_whole() {
     assert_eq!((same.code, same.stdout.trim()), (Some(0), "[]"));
 
     succeed(&site, &plain, None, "backup init --no-encryption");
-    let mut command = site.command(&format!("backup copy {there} web@second --json"));
+    let mut command = site.command(&format!("backup copy {there} web@first --json"));
     command.env("VELLUM_REPOSITORY", &plain).env_remove("VELLUM_PASSWORD").env("VELLUM_FROM_PASSWORD", OTHER_PASSWORD);
     let one = Run::of(command.output().expect("the command starts"));
     let told: serde_json::Value =
