@@ -252,7 +252,8 @@ fn a_copy_that_dies_at_any_request_of_either_side_leaves_what_was_there_and_the_
                 break;
             }
         }
-        assert!(died > 5, "only {died} copies met a fault");
+        // The least of a plain source: its file, the journal, a record, a map; most have chunks to read as well.
+        assert!(died > 3, "only {died} copies met a fault");
     }
     assert_clean(&target);
 }
