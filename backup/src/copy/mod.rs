@@ -22,8 +22,8 @@
 //! # What this does not do
 //!
 //! It takes nothing away: what the source forgot stays in the target until it is forgotten there. What is there is not told anew: a point that
-//! was copied before the one it stands on stands on nothing in the target, though both share their chunks. Two chunks of one name that lie in different
-//! places of the source may both be sent, if more than [`origin::NAMES_TOGETHER`] others are wanted between them.
+//! was copied before the one it stands on stands on nothing in the target, though both share their chunks. Two chunks of one name that lie in
+//! different places of the source may both be sent, if more than [`origin::NAMES_TOGETHER`] others are wanted between them.
 
 mod hit;
 mod origin;
