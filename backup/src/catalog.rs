@@ -11,6 +11,7 @@
 mod ahead;
 mod copies;
 mod drawer;
+mod frames;
 mod parts;
 mod shelf;
 mod tables;
@@ -23,17 +24,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
-use vellum_core::frame::FrameCodec;
 use vellum_core::hash::{ChunkHash, HASH_LEN};
 use vellum_core::identity::SegmentId;
 use vellum_core::units::ChunkId;
 use vellum_core::wire::DecodeError;
 
-use crate::format::{FrameEntry, FrameError, IndexObject, PackEntry, Presence, SegmentEntry, address, decode_frame};
+use crate::format::{FrameEntry, FrameError, IndexObject, PackEntry, Presence, SegmentEntry, address};
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectId, ObjectName, Objects};
 use crate::seal::{SealError, SealedKind, Sealer};
 pub(crate) use copies::Copies;
 use drawer::Drawer;
+pub use frames::{PlainFrame, WholeFrame};
 use parts::Parts;
 use shelf::Shelf;
 use tables::Tables;
@@ -46,8 +47,6 @@ pub const FRAMES_CACHE_LEN: u64 = 64 << 20;
 const LOADS_AT_ONCE: usize = 2;
 /// Frames of a pack with less than this between them are fetched in one request: what is thrown away costs less than a request.
 const GAP_LEN_MAX: u64 = 128 << 10;
-/// What one request fetches at most.
-const FETCH_LEN_MAX: u64 = 16 << 20;
 
 /// Where a frame is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,15 +67,6 @@ pub struct Place {
     pub is_condemned: bool,
 }
 
-/// The chunks of a frame, decoded, each held against its name.
-#[derive(Debug)]
-pub struct PlainFrame {
-    first: u32,
-    presence: Presence,
-    plain: Vec<u8>,
-    chunk_len: usize,
-}
-
 impl Place {
     /// Where its part ends in the pack.
     fn end(&self) -> u64 {
@@ -95,31 +85,6 @@ struct Stretch {
     range: Range<u64>,
     /// Where somebody goes on who reads in order, and has these.
     behind: ChunkId,
-}
-
-impl PlainFrame {
-    /// The bytes of one chunk of it.
-    #[must_use]
-    pub fn chunk(&self, ordinal: u32) -> Option<&[u8]> {
-        let at = ordinal.checked_sub(self.first).filter(|at| self.presence.has(*at))?;
-        self.plain.chunks_exact(self.chunk_len).nth(self.presence.rank(at) as usize)
-    }
-
-    /// Its chunks and their ordinals, in order.
-    pub fn chunks(&self) -> impl Iterator<Item = (u32, &[u8])> {
-        self.presence.offsets().map(|at| self.first + at).zip(self.plain.chunks_exact(self.chunk_len))
-    }
-}
-
-/// A frame whose chunks were held against their names, and how it is stored: for whoever carries it on as it is.
-#[derive(Debug)]
-pub struct WholeFrame {
-    /// Its chunks.
-    pub plain: PlainFrame,
-    /// How the payload is compressed.
-    pub codec: FrameCodec,
-    /// The chunks, compressed as one.
-    pub payload: Vec<u8>,
 }
 
 /// The names of a segment's chunks.
@@ -390,113 +355,6 @@ impl Catalog {
         Ok(())
     }
 
-    /// The chunks of a frame.
-    pub fn read_frame(&self, place: &Place) -> Result<Arc<PlainFrame>, CatalogError> {
-        let key = (place.pack, place.offset);
-        if let Some(frame) = self.frames.get(&key) {
-            return Ok(frame);
-        }
-        let frame = match &self.parts {
-            Some(parts) => self.frame_of(parts, place)?,
-            None => self.decode(place, &self.frame_body(place)?)?,
-        };
-        let frame = Arc::new(frame);
-        self.frames.insert(key, frame.clone());
-        Ok(frame)
-    }
-
-    /// A frame out of `parts`, fetched if what is there is not it.
-    fn frame_of(&self, parts: &Parts, place: &Place) -> Result<PlainFrame, CatalogError> {
-        let decoded = |part: Vec<u8>| self.decode_part(place, &part);
-        loop {
-            let kept = parts.fetched(place).and_then(|part| decoded(part).ok());
-            if let Some(frame) = kept.or_else(|| parts.copied(place).and_then(|part| decoded(part).ok())) {
-                return Ok(frame);
-            }
-            let around = |window_len| self.read().around(place, window_len, GAP_LEN_MAX);
-            if let Some(claim) = parts.claim(place, around) {
-                return decoded(claim.fetch(&*self.objects)?);
-            }
-        }
-    }
-
-    /// The chunks of many frames of one pack, in the order of `places`: fetched in few requests, decoded on all cores, kept nowhere. The caller
-    /// bounds how many it asks for at once.
-    pub fn read_frames(&self, places: &[Place]) -> Result<Vec<PlainFrame>, CatalogError> {
-        self.fetch_frames(places, &|place, body| self.decode(place, &body))
-    }
-
-    /// The same, each with its payload.
-    pub fn read_whole_frames(&self, places: &[Place]) -> Result<Vec<WholeFrame>, CatalogError> {
-        self.fetch_frames(places, &|place, body| {
-            let plain = self.decode(place, &body)?;
-            let fail = |source: DecodeError| bad_frame(place, source.into());
-            let frame = decode_frame(&body).map_err(fail)?;
-            Ok(WholeFrame { plain, codec: frame.codec, payload: frame.payload.to_vec() })
-        })
-    }
-
-    fn fetch_frames<T: Send>(
-        &self,
-        places: &[Place],
-        decode: &(dyn Fn(&Place, Vec<u8>) -> Result<T, CatalogError> + Sync),
-    ) -> Result<Vec<T>, CatalogError> {
-        let Some(pack) = places.first().map(|place| place.pack) else { return Ok(Vec::new()) };
-        assert!(places.iter().all(|place| place.pack == pack), "frames that are read together are in one pack");
-        let mut order: Vec<usize> = (0..places.len()).collect();
-        order.sort_unstable_by_key(|nth| places[*nth].offset);
-        let mut frames: Vec<Option<T>> = places.iter().map(|_| None).collect();
-        for fetch in fetches(places, &order) {
-            let (start, end) = (places[fetch[0]].offset, end_of(places, fetch));
-            let bytes = self.objects.get_range(&ObjectName::Pack(pack).to_string(), start..end)?;
-            let decode = |nth: &usize| decode(&places[*nth], self.body_in(&places[*nth], &bytes, start)?);
-            let decoded: Vec<T> = fetch.par_iter().map(decode).collect::<Result<_, _>>()?;
-            fetch.iter().zip(decoded).for_each(|(nth, frame)| frames[*nth] = Some(frame));
-        }
-        Ok(frames.into_iter().map(|frame| frame.expect("every place is in a fetch")).collect())
-    }
-
-    /// The same, out of the whole pack as it is `stored`.
-    pub fn frames_in(&self, places: &[Place], stored: &[u8]) -> Result<Vec<PlainFrame>, CatalogError> {
-        places.par_iter().map(|place| self.decode(place, &self.body_in(place, stored, 0)?)).collect()
-    }
-
-    /// The body of a frame's part, opened and no more: `format::decode_frame` reads it. For whoever moves frames as they are.
-    pub fn frame_body(&self, place: &Place) -> Result<Vec<u8>, CatalogError> {
-        let part = self.objects.get_range(&ObjectName::Pack(place.pack).to_string(), place.offset..place.end())?;
-        self.open_part(place, &part)
-    }
-
-    fn open_part(&self, place: &Place, part: &[u8]) -> Result<Vec<u8>, CatalogError> {
-        let opened = self.sealer.open_part(SealedKind::Pack, part);
-        opened
-            .map_err(|source| CatalogError::Seal { object: format!("{}, frame at {}", ObjectName::Pack(place.pack), place.offset), source })
-    }
-
-    /// The body of a frame's part in `bytes`, which begin at `start` of its pack.
-    fn body_in(&self, place: &Place, bytes: &[u8], start: u64) -> Result<Vec<u8>, CatalogError> {
-        let at = (place.offset - start) as usize;
-        // What ends too early is too short for any part.
-        self.open_part(place, bytes.get(at..at + place.len as usize).unwrap_or_default())
-    }
-
-    fn decode_part(&self, place: &Place, part: &[u8]) -> Result<PlainFrame, CatalogError> {
-        self.decode(place, &self.open_part(place, part)?)
-    }
-
-    fn decode(&self, place: &Place, body: &[u8]) -> Result<PlainFrame, CatalogError> {
-        let names = self.names(place.segment)?;
-        let fail = |source| bad_frame(place, source);
-        let frame = decode_frame(body).map_err(|error| fail(error.into()))?;
-        let is_expected =
-            Some(frame.segment) == self.segment_of(place.segment) && frame.first == place.first && frame.presence == place.presence;
-        if !is_expected {
-            return Err(fail(FrameError::Misplaced));
-        }
-        let plain = frame.chunks(self.chunk_len, |ordinal| names.hash(ordinal).copied()).map_err(fail)?;
-        Ok(PlainFrame { first: frame.first, presence: frame.presence, plain, chunk_len: self.chunk_len as usize })
-    }
-
     /// The error for an address that [`Catalog::locate`] does not find.
     #[must_use]
     pub fn unknown(&self, address: ChunkId) -> CatalogError {
@@ -516,32 +374,6 @@ impl Catalog {
     fn write(&self) -> RwLockWriteGuard<'_, Tables> {
         self.tables.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn bad_frame(place: &Place, source: FrameError) -> CatalogError {
-    CatalogError::Frame { object: ObjectName::Pack(place.pack).to_string(), offset: place.offset, source }
-}
-
-/// Neighbours in `order` that one request fetches.
-fn fetches<'a>(places: &[Place], order: &'a [usize]) -> Vec<&'a [usize]> {
-    let (mut fetches, mut start) = (Vec::new(), 0);
-    for nth in 1..=order.len() {
-        let is_apart = order.get(nth).is_none_or(|next| {
-            let next = &places[*next];
-            let end = end_of(places, &order[start..nth]);
-            next.offset > end + GAP_LEN_MAX || next.end() > places[order[start]].offset + FETCH_LEN_MAX
-        });
-        if is_apart {
-            fetches.push(&order[start..nth]);
-            start = nth;
-        }
-    }
-    fetches
-}
-
-/// Where the last of these frames ends. Frames do not overlap, in an index that a writer made; in another one the longest counts.
-fn end_of(places: &[Place], order: &[usize]) -> u64 {
-    order.iter().map(|nth| places[*nth].end()).max().unwrap_or(0)
 }
 
 /// What a cached thing weighs: its bytes.

@@ -200,7 +200,9 @@ fn a_census_in_parts_finds_the_same() {
         let parts = store.count(moment, Limits { pass_chunks, covers }, &Unwatched).expect("sound");
         assert_eq!(counted(&parts), counted(&whole), "{pass_chunks} chunks, {covers} covers");
         assert_eq!(parts.counted.seen, whole.counted.seen);
-        let reports = [&parts, &whole].map(|census| report(store, census));
+        let mut reports = [&parts, &whole].map(|census| report(store, census));
+        // The database writes into its own log whenever it likes.
+        reports.iter_mut().for_each(|report| report.attribution.retain(|row| row.holder != Holder::Overhead("other files")));
         assert_eq!(reports[0].attribution, reports[1].attribution);
         assert_eq!((&reports[0].references, &reports[0].nodes), (&reports[1].references, &reports[1].nodes));
     }
