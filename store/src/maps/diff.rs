@@ -33,6 +33,38 @@ struct Joiner<'v> {
     visit: &'v mut dyn FnMut(Difference) -> Result<(), StoreError>,
 }
 
+/// From one disk to another.
+struct Step<'d> {
+    from: &'d Disk,
+    to: &'d Disk,
+    /// Where both have something that may differ.
+    pages: PageSet,
+    /// The layers that the second has on top of all of the first's, if it has those.
+    above: Option<&'d [Arc<Layer>]>,
+}
+
+impl<'d> Step<'d> {
+    fn new(from: &'d Disk, to: &'d Disk) -> Self {
+        let end = from.chunk_len().count_for(from.len().min(to.len()));
+        let pages = differing_pages(from, to).within(PageIndex(0), PageIndex(pages_for(end)));
+        let count = to.chain().len().checked_sub(from.chain().len());
+        let above = count.map(|count| to.chain().split_at(count));
+        let above = above.filter(|(_, below)| below.first().map(|layer| layer.id) == from.chain().first().map(|layer| layer.id));
+        Self { from, to, pages, above: above.map(|(above, _)| above) }
+    }
+
+    fn is_as_long(&self) -> bool {
+        self.from.len() == self.to.len()
+    }
+
+    /// The bytes of positions on a page, as far as both reach.
+    fn bytes_of(&self, index: PageIndex, positions: Range<u16>) -> Range<u64> {
+        let place = |at: u16| self.from.chunk_len().offset_of(page_start(index).advance(at.into()));
+        let common_len = self.from.len().min(self.to.len());
+        place(positions.start).min(common_len)..place(positions.end).min(common_len)
+    }
+}
+
 impl Store {
     /// Calls `visit` for each range in which `a` and `b` differ, in order, to the chunk: a range's other bytes may be equal. A shorter
     /// disk ends in nothing, not in zeros: the rest of the longer one is a difference.
@@ -48,17 +80,46 @@ impl Store {
         visit: &mut dyn FnMut(Difference) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut out = Joiner { pending: None, visit };
-        let common_len = a.len().min(b.len());
-        let chunk_len = a.chunk_len();
-        let end = chunk_len.count_for(common_len);
-        for index in differing_pages(a, b).within(PageIndex(0), PageIndex(pages_for(end))).iter() {
-            for (positions, becomes_zero) in self.page_differences(&*a.page(index)?, &*b.page(index)?)? {
-                let place = |at: u16| chunk_len.offset_of(page_start(index).advance(at.into())).min(common_len);
-                out.add(place(positions.start)..place(positions.end), becomes_zero)?;
+        self.diff_states(&[a, b], &mut |_, range, becomes_zero| out.add(range, becomes_zero))?;
+        out.finish()
+    }
+
+    /// Calls `visit` with the ranges in which each of `states` differs from the next, and whether that one reads as zeros there: page by
+    /// page, and what only the longer one has at the end. Of a history, in which states stand on each other, each layer is looked at once.
+    pub(crate) fn diff_states(
+        &self,
+        states: &[&Disk],
+        visit: &mut dyn FnMut(usize, Range<u64>, bool) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let steps: Vec<Step<'_>> = states.windows(2).map(|pair| Step::new(pair[0], pair[1])).collect();
+        for index in PageSet::union_of(steps.iter().map(|step| &step.pages)).iter() {
+            let mut before = None;
+            for (nth, step) in steps.iter().enumerate() {
+                if step.pages.contains(index) {
+                    let from = before.map_or_else(|| step.from.page(index), Ok)?;
+                    let to = self.page_after(step, &from, index)?;
+                    for (positions, becomes_zero) in self.page_differences(&from, &to)? {
+                        visit(nth, step.bytes_of(index, positions), becomes_zero)?;
+                    }
+                    before = Some(to);
+                }
+                // Otherwise both show the same page, if they reach equally far.
+                before = before.filter(|_| step.is_as_long());
             }
         }
-        rest_of_longer(a, b, &mut out)?;
-        out.finish()
+        steps.iter().enumerate().try_for_each(|(nth, step)| rest_of_longer(step.from, step.to, &mut |range, zero| visit(nth, range, zero)))
+    }
+
+    /// What the second state of `step` shows on a page, of which the first shows `from`.
+    fn page_after(&self, step: &Step<'_>, from: &Page, index: PageIndex) -> Result<Arc<Page>, StoreError> {
+        let Some(above) = step.above.filter(|_| step.is_as_long()) else { return step.to.page(index) };
+        let visible = above.iter().map(|layer| layer.visible_in(index)).min().unwrap_or(PAGE_SPAN);
+        let (chunk_len, start) = (step.to.chunk_len(), page_start(index));
+        let own = self.inner.pages.seen(above, index).map_err(|error| {
+            let end = page_start(PageIndex(index.0 + 1));
+            error.in_image(step.to.name(), chunk_len.offset_of(start)..chunk_len.offset_of(end))
+        })?;
+        Ok(Arc::new(own.over(from, visible).resolved()))
     }
 
     /// Tells for the bytes of `range`, which lies inside `b`, whether they may differ from those of `a`: to the chunk, until `out` is
@@ -127,15 +188,16 @@ pub(super) fn differing_pages(a: &Disk, b: &Disk) -> PageSet {
     let visible = |above: &[Arc<Layer>]| above.iter().map(|layer| layer.parent_visible).min().unwrap_or(ChunkCount(u64::MAX));
     // Where only one of them can see the common layers.
     let (low, high) = (visible(above_a).min(visible(above_b)), visible(above_a).max(visible(above_b)));
-    let below = PageSet::union_of(common.iter().map(|layer| &layer.pages));
-    let half_seen = below.within(page_of(ChunkIndex(low.0)).0, PageIndex(pages_for(high)));
+    let (start, end) = (page_of(ChunkIndex(low.0)).0, PageIndex(pages_for(high)));
+    let below: Vec<PageSet> = common.iter().map(|layer| layer.pages.within(start, end)).filter(|pages| !pages.is_empty()).collect();
+    let half_seen = PageSet::union_of(&below);
     PageSet::union_of(touched.chain([&half_seen]))
 }
 
 /// Adds what only the longer disk has.
-fn rest_of_longer(a: &Disk, b: &Disk, out: &mut Joiner<'_>) -> Result<(), StoreError> {
+fn rest_of_longer(a: &Disk, b: &Disk, add: &mut dyn FnMut(Range<u64>, bool) -> Result<(), StoreError>) -> Result<(), StoreError> {
     if a.len() >= b.len() {
-        return out.add(b.len()..a.len(), false);
+        return add(b.len()..a.len(), false);
     }
     let chunk_len = b.chunk_len();
     let mapped = b.mapped_pages();
@@ -147,13 +209,13 @@ fn rest_of_longer(a: &Disk, b: &Disk, out: &mut Joiner<'_>) -> Result<(), StoreE
             Some(mapped) if mapped == index => {
                 let end = place(page_start(PageIndex(index.0 + 1)));
                 for run in b.page_runs(index, 0, PAGE_SPAN)? {
-                    out.add(place(run.start)..place(run.start.advance(run.count)), run.first.is_none())?;
+                    add(place(run.start)..place(run.start.advance(run.count)), run.first.is_none())?;
                 }
                 at = end;
             }
             next => {
                 let end = next.map_or(b.len(), |next| place(page_start(next)));
-                out.add(at..end, true)?;
+                add(at..end, true)?;
                 at = end;
             }
         }

@@ -1,5 +1,7 @@
 //! Where on its disk, and between which of its states, an image changes: from maps alone, no chunk is read.
 
+use std::ops::Range;
+
 use vellum_core::tree::Node;
 use vellum_core::units::{ChunkLen, ImageId};
 
@@ -7,7 +9,6 @@ use super::still::Still;
 use super::{ChangeStep, ChangeStrip};
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::maps::Difference;
 use crate::store::Store;
 use crate::watch::{Progress, Watch};
 
@@ -15,22 +16,23 @@ use crate::watch::{Progress, Watch};
 const STEPS_MAX: usize = 256;
 
 /// What changed from each of the states of `image` to the next: its snapshots in the order of taking, then itself. The disk is cut
-/// into at most `cells` parts. Cost: the pages of the layers in between, once for each step; memory for cells times steps, of which
-/// there are at most 256.
+/// into at most `cells` parts. Cost: the pages of the layers in between, once; memory for cells times steps, of which there are at
+/// most 256.
 pub(super) fn strip(store: &Store, still: &Still<'_>, image: ImageId, cells: usize, watch: &dyn Watch) -> Result<ChangeStrip, StoreError> {
     let states = states(still, image)?;
     let len = states.iter().map(Disk::len).max().unwrap_or(0);
     let cell_len = cell_len(len, cells, store.parameters().chunk_len);
-    let mut steps = Vec::new();
-    for (done, pair) in (1..).zip(states.windows(2)) {
-        let mut cells = vec![0; len.div_ceil(cell_len) as usize];
-        store.diff_disks(&pair[0], &pair[1], &mut |difference| {
-            spread(difference, cell_len, &mut cells);
-            if watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
-        })?;
-        steps.push(ChangeStep { from: pair[0].name().to_owned(), to: pair[1].name().to_owned(), cells });
-        watch.progress(Progress { done, total: Some(states.len() as u64 - 1) });
-    }
+    let empty = |pair: &[Disk]| ChangeStep {
+        from: pair[0].name().to_owned(),
+        to: pair[1].name().to_owned(),
+        cells: vec![0; len.div_ceil(cell_len) as usize],
+    };
+    let mut steps: Vec<ChangeStep> = states.windows(2).map(empty).collect();
+    store.diff_states(&states.iter().collect::<Vec<_>>(), &mut |nth, range, _| {
+        watch.progress(Progress { done: range.start, total: Some(len) });
+        spread(range, cell_len, &mut steps[nth].cells);
+        if watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
+    })?;
     let image = states.last().map_or_else(String::new, |state| state.name().to_owned());
     Ok(ChangeStrip { image, cell_len, steps })
 }
@@ -56,11 +58,10 @@ fn cell_len(len: u64, cells: usize, chunk_len: ChunkLen) -> u64 {
 }
 
 /// Adds the bytes of a difference to the cells that it lies in.
-fn spread(difference: Difference, cell_len: u64, cells: &mut [u64]) {
-    let end = difference.start + difference.len;
-    let mut at = difference.start;
-    while at < end {
-        let next = end.min((at / cell_len + 1) * cell_len);
+fn spread(range: Range<u64>, cell_len: u64, cells: &mut [u64]) {
+    let mut at = range.start;
+    while at < range.end {
+        let next = range.end.min((at / cell_len + 1) * cell_len);
         cells[(at / cell_len) as usize] += next - at;
         at = next;
     }
