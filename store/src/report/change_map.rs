@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strip_says_what_comparing_all_bytes_says_also_where_disks_grow_and_shrink() {
+    fn a_strip_says_what_comparing_all_bytes_says_also_where_disks_grow_and_shrink_and_go_back() {
         let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().expect("a seed"));
         println!("VELLUM_TEST_SEED={seed}");
         let mut random = fastrand::Rng::with_seed(seed);
@@ -109,6 +109,11 @@ mod tests {
         let image = store.create(&name("a"), 3 << 20).expect("create").image();
         let mut states = Vec::new();
         for nth in 0..12 {
+            let serials: Vec<u64> = store.tree().snapshots(image).map(|snapshot| snapshot.serial).collect();
+            let goes_back = random.u8(..4) == 0;
+            if let Some(serial) = random.choice(&serials).filter(|_| goes_back) {
+                store.restore(image, *serial, None).expect("its own snapshot");
+            }
             if random.u8(..4) == 0 {
                 store.resize(image, random.u64(1 << 20..6 << 20), true).expect("resize");
             }
