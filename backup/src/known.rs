@@ -175,7 +175,7 @@ impl Known {
         reader.load_indexes()?;
         reader.refuse_lost_indexes()?;
         let mut sound = IdSet::new();
-        for group in reader.places(&doubtful)? {
+        for group in reader.places_by_pack(&doubtful)? {
             match reader.frames(&group) {
                 Ok(_) => group.iter().for_each(|place| {
                     let first = address(place.segment, place.first);

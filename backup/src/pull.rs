@@ -179,7 +179,7 @@ fn chunks(
     Ok(found)
 }
 
-/// Fetches the chunks of `missing` in order, a few frames at a time: the next are fetched and decoded while the last are stored.
+/// Fetches the chunks of `missing`, a few frames that lie side by side at a time: the next are fetched and decoded while the last are stored.
 fn fetch(
     reader: &Reader<'_>,
     receipt: &mut Receipt<'_>,
@@ -187,7 +187,7 @@ fn fetch(
     found: &mut Translation,
     watch: &dyn Watch,
 ) -> Result<(), BackupError> {
-    let groups = reader.places(missing)?;
+    let groups = reader.places_by_pack(missing)?;
     let (total, chunk_len) = (missing.len(), reader.chunk_len()?);
     let (sender, receiver) = sync_channel(1);
     std::thread::scope(|scope| {

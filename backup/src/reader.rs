@@ -30,6 +30,8 @@ const BLOBS_CACHE_LEN: u64 = 64 << 20;
 const BLOB_LEN_MAX: u64 = 80 << 20;
 /// Frames that are fetched and decoded together: 8 MiB at 128 KiB each.
 const FRAMES_TOGETHER: usize = 64;
+/// Neighbours in a pack that are fetched and decoded together: 16 MiB at 128 KiB each.
+const NEIGHBOURS_TOGETHER: usize = 128;
 /// Contents on top of each other: a collection keeps chains far shorter.
 const CHAIN_LEN_MAX: usize = 1 << 20;
 
@@ -299,6 +301,16 @@ impl<'r> Reader<'r> {
             }
         }
         Ok(groups)
+    }
+
+    /// The same in the order of packs: what lies side by side there comes with one request, and in an encrypted repository that is not what
+    /// follows each other on a disk.
+    pub(crate) fn places_by_pack(&self, wanted: &IdSet) -> Result<Vec<Vec<Place>>, BackupError> {
+        let mut places: Vec<Place> = self.places(wanted)?.into_iter().flatten().collect();
+        places.sort_by_key(|place| (place.pack, place.offset));
+        places.dedup_by_key(|place| (place.pack, place.offset));
+        let packs = places.chunk_by(|a, b| a.pack == b.pack);
+        Ok(packs.flat_map(|pack| pack.chunks(NEIGHBOURS_TOGETHER)).map(<[Place]>::to_vec).collect())
     }
 
     /// The chunks of frames of one pack, verified. If the pack is gone, wherever they are now.

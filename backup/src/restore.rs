@@ -19,7 +19,7 @@ use vellum_core::tree::{page_start, pages_for};
 use vellum_core::units::{ChunkId, ChunkLen, PageIndex};
 use vellum_store::{PartialFile, Progress, Watch};
 
-use crate::catalog::{Place, PlainFrame};
+use crate::catalog::PlainFrame;
 use crate::error::BackupError;
 use crate::format::address;
 use crate::reader::{ContentView, Reader};
@@ -108,7 +108,7 @@ impl Restorer<'_> {
         let mut wanted = IdSet::new();
         stretches.iter().for_each(|stretch| wanted.insert_run(stretch.first, stretch.len));
         self.total = stretches.iter().map(|stretch| stretch.len).sum::<u64>() * self.reader.chunk_len()?.bytes();
-        let groups = by_pack(self.reader.places(&wanted)?);
+        let groups = self.reader.places_by_pack(&wanted)?;
         groups.into_par_iter().with_max_len(1).try_for_each(|group| {
             for (number, frame) in self.reader.frames(&group)? {
                 self.write_frame(number, &frame, &stretches, partial.file()).map_err(|error| error.told(fail))?;
@@ -225,7 +225,7 @@ impl Restorer<'_> {
                 wanted.insert_run(first, run.len.into());
             }
         }
-        let groups = self.reader.places(&wanted)?;
+        let groups = self.reader.places_by_pack(&wanted)?;
         let frames: Vec<Vec<(u32, PlainFrame)>> = groups.par_iter().map(|group| self.reader.frames(group)).collect::<Result<_, _>>()?;
         let chunks = frames.iter().flatten().flat_map(|(number, frame)| frame.chunks().map(|(at, plain)| (address(*number, at), plain)));
         let chunks: HashMap<ChunkId, &[u8]> = chunks.filter(|(id, _)| wanted.contains(*id)).collect();
@@ -271,15 +271,4 @@ impl WriteError {
     fn told(self, tell: impl Fn(io::Error) -> BackupError) -> BackupError {
         tell(self.0)
     }
-}
-
-/// Frames of one pack together, and in its order: in an encrypted repository what follows each other on a disk does not in a pack.
-fn by_pack(groups: Vec<Vec<Place>>) -> Vec<Vec<Place>> {
-    /// Frames that are fetched and decoded together: 16 MiB at 128 KiB each.
-    const TOGETHER: usize = 128;
-    let mut places: Vec<Place> = groups.into_iter().flatten().collect();
-    places.sort_by_key(|place| (place.pack, place.offset));
-    places.dedup_by_key(|place| (place.pack, place.offset));
-    let packs = places.chunk_by(|a, b| a.pack == b.pack);
-    packs.flat_map(|pack| pack.chunks(TOGETHER)).map(<[Place]>::to_vec).collect()
 }

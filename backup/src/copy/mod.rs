@@ -17,7 +17,7 @@
 //!    closes a ring, whatever the two repositories tell relative to what.
 //! 4. The source is only read. A collection there may move what is being read; it is looked for once more, as by every reader.
 //!
-//! Memory: that of a push; beside it two groups of frames on their way (of 8 MiB plain), and the names of [`origin::NAMES_TOGETHER`] chunks.
+//! Memory: that of a push; beside it two groups of frames on their way (of 16 MiB plain), and the names of [`origin::NAMES_TOGETHER`] chunks.
 //!
 //! # What this does not do
 //!

@@ -62,7 +62,7 @@ pub(super) fn send(
     known: &mut Known,
     manner: &Manner<'_>,
 ) -> Result<Sent, BackupError> {
-    let groups = source.places(missing)?;
+    let groups = source.places_by_pack(missing)?;
     let (sender, receiver) = sync_channel(1);
     std::thread::scope(|scope| {
         scope.spawn(move || {
