@@ -7,7 +7,7 @@ use vellum_store::Stats;
 
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
-use crate::output::page::{Page, percent};
+use crate::output::page::{Page, percent, ratio};
 use crate::session::Session;
 
 /// Tell how much the store holds, and in how little space
@@ -48,7 +48,6 @@ pub(super) fn run(_: &Args, session: &mut Session) -> Result<Outcome, Failure> {
 
 impl Shown {
     fn new(stats: &Stats) -> Self {
-        let ratio = |of: u64, to: u64| (to > 0).then(|| of as f64 / to as f64);
         Self {
             images: stats.images,
             snapshots: stats.snapshots,

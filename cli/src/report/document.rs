@@ -6,6 +6,7 @@ use vellum_store::report::{
 };
 
 use super::{Part, holders};
+use crate::output::page::ratio;
 use crate::output::time::moment;
 
 /// Names of a set of holders that are written out; the ranges have all.
@@ -194,7 +195,6 @@ impl<'a> Document<'a> {
 
 impl TotalsRecord {
     fn new(totals: &Totals) -> Self {
-        let ratio = |of: u64, to: u64| (to > 0).then(|| of as f64 / to as f64);
         Self {
             images: totals.images,
             snapshots: totals.snapshots,

@@ -7,7 +7,7 @@ use vellum_store::report::{Report, Totals};
 use super::sheet::{Cell, Extent, Sheet};
 use super::{Part, pictures, sheet};
 use crate::output::Units;
-use crate::output::page::{percent, plural};
+use crate::output::page::{percent, plural, ratio};
 use crate::output::time::moment;
 use crate::picture::{Picture, STYLE, markup};
 
@@ -72,7 +72,7 @@ fn uncounted(page: &mut String, report: &Report) {
 
 /// The figures that most come for.
 fn figures(page: &mut String, totals: &Totals, units: Units) {
-    let ratio = |of: u64, to: u64| if to == 0 { "–".to_owned() } else { format!("{:.1} ×", of as f64 / to as f64) };
+    let ratio = |of: u64, to: u64| ratio(of, to).map_or("–".to_owned(), |ratio| format!("{ratio:.1} ×"));
     let size = |bytes: u64| units.show(bytes);
     let disks = format!("{} and {}", plural(totals.images, "image"), plural(totals.snapshots, "snapshot"));
     let entries = [

@@ -6,6 +6,7 @@ use vellum_store::report::{Bucket, ChangeStrip, NodeUsage, Report, Totals};
 
 use super::sheet::{Cell, Extent, Head, Sheet};
 use super::{Part, holders, labels};
+use crate::output::page;
 
 /// Hex digits of a chunk's name that tell it from others, for people.
 const HASH_DIGITS: usize = 16;
@@ -44,7 +45,7 @@ fn totals(totals: &Totals) -> Sheet {
         ("metadata_bytes", "metadata", totals.metadata, "of that: maps and records"),
         ("dead_bytes", "dead", totals.dead, "compressed chunks that nothing shows"),
     ];
-    let ratio = |of: u64, to: u64| if to == 0 { Cell::Nothing } else { Cell::Ratio(of as f64 / to as f64) };
+    let ratio = |of: u64, to: u64| page::ratio(of, to).map_or(Cell::Nothing, Cell::Ratio);
     let ratios = [
         ("dedup_ratio", "dedup", ratio(totals.non_zero, totals.unique), "not zero, to unique"),
         ("compression_ratio", "compression", ratio(totals.unique, totals.compressed), "unique, to compressed"),

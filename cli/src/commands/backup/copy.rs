@@ -1,19 +1,15 @@
 //! `vellum backup copy`: points of one repository go to another.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::PathBuf;
 
-use serde::Serialize;
 use vellum_backup::copy::{CopyRequest, copy};
 use vellum_backup::error::BackupError;
-use vellum_backup::push::PushReport;
 use vellum_backup::repository::Repository;
 
 use super::pull::chosen;
+use super::upload::Upload;
 use crate::failure::{Failure, Outcome};
-use crate::output::page::{Page, plural};
-use crate::output::{Answer, time};
 use crate::repository::{self, KeyArgs, address, password, words};
 use crate::session::Session;
 use crate::size;
@@ -65,22 +61,6 @@ struct FromArgs {
     from_allow_rollback: bool,
 }
 
-#[derive(Serialize)]
-struct Copied {
-    action: &'static str,
-    from: String,
-    repository: String,
-    new_points: u64,
-    known_points: u64,
-    /// Points that were there, and are called or marked otherwise in the repository that is read.
-    described_points: u64,
-    machines: u64,
-    contents: u64,
-    chunks_sent: u64,
-    bytes_sent: u64,
-    seconds: f64,
-}
-
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let Some((from, rest)) = args.words.split_first() else {
         return Err(Failure::usage("no repository is named", "name the one to read first, then the one to write"));
@@ -98,7 +78,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let report = copy(&source, &target, &request, &meter).map_err(|error| titled(error, &source))?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
-    session.output.summary(&Copied::new(source.place(), target.place(), report, seconds))?;
+    session.output.summary(&Upload::new(Some(source.place()), target.place(), report, seconds))?;
     Ok(Outcome::Done)
 }
 
@@ -128,38 +108,5 @@ impl FromArgs {
             key_file: self.from_key_file.clone(),
             allow_rollback: self.from_allow_rollback,
         }
-    }
-}
-
-impl Copied {
-    fn new(from: String, repository: String, report: PushReport, seconds: f64) -> Self {
-        Self {
-            action: "copy",
-            from,
-            repository,
-            new_points: report.new_points,
-            known_points: report.known_points,
-            described_points: report.described_points,
-            machines: report.machines,
-            contents: report.contents,
-            chunks_sent: report.chunks,
-            bytes_sent: report.bytes,
-            seconds,
-        }
-    }
-}
-
-impl Answer for Copied {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        if self.new_points == 0 && self.machines == 0 && self.described_points == 0 {
-            return page.line(format!("nothing is new: {} there already", plural(self.known_points, "point")));
-        }
-        let (points, chunks) = (plural(self.new_points, "new point"), plural(self.chunks_sent, "chunk"));
-        let (sent, took) = (page.size(self.bytes_sent), time::span(self.seconds));
-        page.line(format!("copied {points} ({} known): {chunks}, {sent} sent in {took}", self.known_points))?;
-        if self.described_points == 0 {
-            return Ok(());
-        }
-        page.line(format!("{} there already: names and marks are as in {} now", plural(self.described_points, "point"), self.from))
     }
 }

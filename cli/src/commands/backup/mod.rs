@@ -13,6 +13,7 @@ mod pull;
 mod push;
 mod restore;
 mod tree;
+mod upload;
 mod verify;
 
 use clap::Subcommand;

@@ -1,17 +1,14 @@
 //! `vellum backup push`: what is new in the store goes to the repository.
 
 use std::collections::HashSet;
-use std::io;
 
-use serde::Serialize;
-use vellum_backup::push::{PushReport, PushRequest, PushSelection, push};
+use vellum_backup::push::{PushRequest, PushSelection, push};
 use vellum_backup::repository::Repository;
 use vellum_store::Store;
 
+use super::upload::Upload;
 use crate::failure::{Failure, Outcome};
 use crate::lookup;
-use crate::output::page::{Page, plural};
-use crate::output::{Answer, time};
 use crate::repository::{self, KeyArgs, words};
 use crate::session::Session;
 use crate::size;
@@ -45,21 +42,6 @@ pub(crate) struct Args {
     pub(super) key: KeyArgs,
 }
 
-#[derive(Serialize)]
-struct Pushed {
-    action: &'static str,
-    repository: String,
-    new_points: u64,
-    known_points: u64,
-    /// Points that were there, and are called or marked otherwise now.
-    described_points: u64,
-    machines: u64,
-    contents: u64,
-    chunks_sent: u64,
-    bytes_sent: u64,
-    seconds: f64,
-}
-
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let named = words::at_least(&args.words, &session.caller)?;
     refuse_nothing(args, named.rest)?;
@@ -76,7 +58,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let report = push(&repository, &store, &request, &meter)?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
-    session.output.summary(&Pushed::new(repository.place(), report, seconds))?;
+    session.output.summary(&Upload::new(None, repository.place(), report, seconds))?;
     Ok(Outcome::Done)
 }
 
@@ -105,36 +87,4 @@ fn selection(args: &Args, images: &[String], store: &Store) -> Result<PushSelect
     let images = images.iter().map(|image| lookup::image(store, image)).collect::<Result<_, _>>()?;
     let machines = args.machine.iter().map(|name| Ok(lookup::machine(store, name)?.0)).collect::<Result<_, Failure>>()?;
     Ok(PushSelection::Some { images, machines })
-}
-
-impl Pushed {
-    fn new(repository: String, report: PushReport, seconds: f64) -> Self {
-        Self {
-            action: "push",
-            repository,
-            new_points: report.new_points,
-            known_points: report.known_points,
-            described_points: report.described_points,
-            machines: report.machines,
-            contents: report.contents,
-            chunks_sent: report.chunks,
-            bytes_sent: report.bytes,
-            seconds,
-        }
-    }
-}
-
-impl Answer for Pushed {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        if self.new_points == 0 && self.machines == 0 && self.described_points == 0 {
-            return page.line(format!("nothing is new: {} there already", plural(self.known_points, "point")));
-        }
-        let (points, chunks) = (plural(self.new_points, "new point"), plural(self.chunks_sent, "chunk"));
-        let (sent, took) = (page.size(self.bytes_sent), time::span(self.seconds));
-        page.line(format!("pushed {points} ({} known): {chunks}, {sent} sent in {took}", self.known_points))?;
-        if self.described_points == 0 {
-            return Ok(());
-        }
-        page.line(format!("{} there already: names and marks are as in the store now", plural(self.described_points, "point")))
-    }
 }

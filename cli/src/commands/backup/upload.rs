@@ -1,0 +1,62 @@
+//! What went up to a repository, as a push and a copy tell it.
+
+use std::io;
+
+use serde::Serialize;
+use vellum_backup::push::PushReport;
+
+use crate::output::page::{Page, plural};
+use crate::output::{Answer, time};
+
+#[derive(Serialize)]
+pub(super) struct Upload {
+    action: &'static str,
+    /// The repository that it came from, if it was no store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
+    repository: String,
+    new_points: u64,
+    known_points: u64,
+    /// Points that were there, and are called or marked otherwise where they came from.
+    described_points: u64,
+    machines: u64,
+    contents: u64,
+    chunks_sent: u64,
+    bytes_sent: u64,
+    seconds: f64,
+}
+
+impl Upload {
+    /// Out of a store: a push. Out of the repository `from`: a copy.
+    pub(super) fn new(from: Option<String>, repository: String, report: PushReport, seconds: f64) -> Self {
+        Self {
+            action: if from.is_some() { "copy" } else { "push" },
+            from,
+            repository,
+            new_points: report.new_points,
+            known_points: report.known_points,
+            described_points: report.described_points,
+            machines: report.machines,
+            contents: report.contents,
+            chunks_sent: report.chunks,
+            bytes_sent: report.bytes,
+            seconds,
+        }
+    }
+}
+
+impl Answer for Upload {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        if self.new_points == 0 && self.machines == 0 && self.described_points == 0 {
+            return page.line(format!("nothing is new: {} there already", plural(self.known_points, "point")));
+        }
+        let (done, origin) = self.from.as_deref().map_or(("pushed", "the store"), |from| ("copied", from));
+        let (points, chunks) = (plural(self.new_points, "new point"), plural(self.chunks_sent, "chunk"));
+        let (sent, took) = (page.size(self.bytes_sent), time::span(self.seconds));
+        page.line(format!("{done} {points} ({} known): {chunks}, {sent} sent in {took}", self.known_points))?;
+        if self.described_points == 0 {
+            return Ok(());
+        }
+        page.line(format!("{} there already: names and marks are as in {origin} now", plural(self.described_points, "point")))
+    }
+}
