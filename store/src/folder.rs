@@ -15,8 +15,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
+use rustix::io::Errno;
 use vellum_core::wire::{seal, verified};
 
 use crate::error::StoreError;
@@ -36,6 +39,9 @@ const SCARCE_LEN: u64 = 4 << 20;
 const IMPORT_MARGIN_LEN: u64 = 24 << 20;
 /// Bytes of the lock file that are shown.
 const OWNER_LEN_MAX: u64 = 200;
+/// How often and how long who wants to write waits for those who only ask who does.
+const ASKERS_TRIES: u32 = 200;
+const ASKERS_WAIT: Duration = Duration::from_millis(1);
 
 /// A store's folder.
 #[derive(Clone, Debug)]
@@ -63,7 +69,14 @@ pub(crate) struct Witness {
 /// The right to write, until it is dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct OwnerLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for OwnerLock {
+    fn drop(&mut self) {
+        // Closing does not do: a child that another thread is just starting has the file open too, until it runs its own program.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 impl Folder {
@@ -131,7 +144,7 @@ impl Folder {
             opened => opened.map_err(|source| StoreError::file("open", &path, source))?,
         };
         match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(Some(owner(&mut file))),
+            Err(Errno::WOULDBLOCK) => Ok(Some(owner(&mut file))),
             _ => Ok(None),
         }
     }
@@ -141,14 +154,12 @@ impl Folder {
         let path = self.dir.join("lock");
         let fail = |source| StoreError::file("lock", &path, source);
         let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(fail)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::InUse { dir: self.dir.clone(), by: owner(&mut file) }),
-            Err(errno) => return Err(fail(errno.into())),
+        if !lock_past_askers(&file).map_err(fail)? {
+            return Err(StoreError::InUse { dir: self.dir.clone(), by: owner(&mut file) });
         }
         // What stands in the file is for people: a full disk may keep it from being written, not from being locked.
         let _ = file.set_len(0).and_then(|()| write!(file, "process {} ({command})", std::process::id()));
-        Ok(OwnerLock { _file: file })
+        Ok(OwnerLock { file })
     }
 
     /// How many commits were acknowledged, as far as is known: 0 if nothing readable tells.
@@ -258,8 +269,74 @@ fn make_durably(dir: &Path) -> std::io::Result<()> {
     parent.map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
+/// Locks `file` unless somebody owns it, which is the answer. Who asks for the owner holds a shared lock for a moment, in
+/// [`Folder::owner`]: that is waited for.
+fn lock_past_askers(file: &File) -> std::io::Result<bool> {
+    for _ in 0..ASKERS_TRIES {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {}
+            locked => return Ok(locked.map(|()| true)?),
+        }
+        match flock(file, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            shared => shared?,
+        }
+        flock(file, FlockOperation::Unlock)?;
+        thread::sleep(ASKERS_WAIT);
+    }
+    Ok(false)
+}
+
 fn owner(file: &mut File) -> String {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.take(OWNER_LEN_MAX).read_to_string(&mut text));
     if read.is_ok() && !text.is_empty() { text } else { "another process".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Folder) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = Folder::create(dir.path()).expect("an empty folder becomes a store's");
+        (dir, folder)
+    }
+
+    #[test]
+    fn one_writes_at_a_time() {
+        let (_dir, folder) = folder();
+        let lock = folder.lock("first").expect("nobody writes");
+        let refused = folder.lock("second").expect_err("somebody writes");
+        assert!(matches!(refused, StoreError::InUse { by, .. } if by.ends_with("(first)")));
+        drop(lock);
+        folder.lock("second").expect("nobody writes any more");
+    }
+
+    /// What a child has open between its start and its own program.
+    #[test]
+    fn a_child_that_is_being_started_does_not_keep_the_store() {
+        let (_dir, folder) = folder();
+        let lock = folder.lock("first").expect("nobody writes");
+        let inherited = lock.file.try_clone().expect("a file can be opened twice");
+        drop(lock);
+        assert_eq!(folder.owner().expect("the lock can be asked for"), None);
+        folder.lock("second").expect("nobody writes any more");
+        drop(inherited);
+    }
+
+    #[test]
+    fn who_only_asks_for_the_owner_keeps_nobody_from_writing() {
+        let (_dir, folder) = folder();
+        drop(folder.lock("first").expect("nobody writes"));
+        let asker = File::open(folder.dir.join("lock")).expect("the lock is there");
+        flock(&asker, FlockOperation::NonBlockingLockShared).expect("nobody writes");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(ASKERS_WAIT * 10);
+                flock(&asker, FlockOperation::Unlock).expect("it is ours");
+            });
+            folder.lock("second").expect("who asks goes away");
+        });
+    }
 }
