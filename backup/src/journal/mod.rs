@@ -39,6 +39,9 @@
 //! A record that *replaces* others holds all that they said and that still counts, under their stamps, so it may come at any time; they
 //! are deleted once its own (5) has shown that it counts.
 
+#[cfg(test)]
+mod crosswise_tests;
+mod ground;
 mod history;
 mod state;
 mod status;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vellum_core::identity::ContentId;
 
 use super::status::{self, Status};
-use super::{Journal, RecordName};
+use super::{Journal, RecordName, ground};
 use crate::objects::{ObjectId, ObjectName};
 use crate::record::{Content, Description, Fence, Machine, Point, Record, Said, Stamp, Stamped};
 
@@ -156,8 +156,8 @@ impl State {
         for entries in self.contents.values_mut() {
             let is_condemned = |entry: &ContentEntry| condemned.contains(&entry.said());
             entries.iter_mut().filter(|entry| is_condemned(entry)).for_each(|entry| entry.condition = Condition::Condemned);
-            entries.sort_by(|a, b| (b.condition, &b.stamp).cmp(&(a.condition, &a.stamp)));
         }
+        ground::best_first(&mut self.contents);
         self.swept.clone_from(&taken.objects);
         self.condemned = self.marks.values().flat_map(|mark| &mark.objects).chain(&taken.open_objects).copied().collect();
         self.indexes.retain(|id, _| !taken.objects.contains(&ObjectName::Index(*id)));
@@ -223,13 +223,14 @@ impl State {
         self.points.range(first..).take_while(move |((other, _), _)| *other == id)
     }
 
-    /// What a content's map is: the best entry there is, one that may be built on if any may. What it is relative to is a content again.
+    /// What a content's map is: the best entry there is (see [`State::entries`]). What it is relative to is a content again.
     #[must_use]
     pub fn content(&self, id: ContentId) -> Option<&ContentEntry> {
         self.contents.get(&id).and_then(|entries| entries.first())
     }
 
-    /// Everything that sessions said of a content, the best first. All of it means the same.
+    /// Everything that sessions said of a content. All of it means the same. The best comes first: from one content's best to its parent's best, and
+    /// so on, a content without a parent is reached, through entries that may be built on if there is such a way.
     pub fn entries(&self, id: ContentId) -> &[ContentEntry] {
         self.contents.get(&id).map_or(&[], Vec::as_slice)
     }
@@ -242,7 +243,7 @@ impl State {
     /// Whether a new content may be relative to this one, or a point be made of it: it is known, and not condemned.
     #[must_use]
     pub fn may_build_on(&self, id: ContentId) -> bool {
-        self.content(id).is_some_and(|entry| entry.condition == Condition::Firm)
+        self.entries(id).iter().any(|entry| entry.condition == Condition::Firm)
     }
 
     /// A content and what it is relative to, and so on. Ends early where a content is not known; a ring, which no honest writer makes, ends

@@ -3,11 +3,11 @@
 use super::*;
 use crate::record::{Description, Fence, Mark, Point, Said, Stamped, Sweep};
 
-fn name(counter: u64, what: &str) -> RecordName {
+pub(super) fn name(counter: u64, what: &str) -> RecordName {
     RecordName { counter, id: ObjectId::of(what.as_bytes()) }
 }
 
-fn record(session: &str, counter: u64, parents: &[RecordName]) -> Record {
+pub(super) fn record(session: &str, counter: u64, parents: &[RecordName]) -> Record {
     Record {
         version: 1,
         counter,
@@ -17,7 +17,7 @@ fn record(session: &str, counter: u64, parents: &[RecordName]) -> Record {
     }
 }
 
-fn point(id: &str) -> Point {
+pub(super) fn point(id: &str) -> Point {
     Point {
         id: id.to_owned(),
         image: "image".to_owned(),
@@ -33,7 +33,7 @@ fn point(id: &str) -> Point {
     }
 }
 
-fn journal(records: &[(RecordName, Record)]) -> Journal {
+pub(super) fn journal(records: &[(RecordName, Record)]) -> Journal {
     let mut journal = Journal::default();
     records.iter().for_each(|(name, record)| journal.add(*name, Arc::new(record.clone())));
     journal

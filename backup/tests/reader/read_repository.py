@@ -167,8 +167,15 @@ class Repository:
         self.points = {ident: point for ident, (_, point) in self.points.items()}
         marks = [mark for record in shown for mark in record.get("marks", []) if mark["id"] not in {s["mark"] for s in sweeps}]
         condemned = {(said["id"], said["session"]) for mark in marks for said in mark["contents"]}
-        for ident, entries in self.contents.items():
-            entries.sort(key=lambda entry: ((ident, entry[0][1]) not in condemned, entry[0]), reverse=True)
+        said = [((ident, at[1]) in condemned, ident, content) for ident, all in self.contents.items() for at, content in all]
+        self.contents, known = {}, -1
+        for needs_condemned in (False, True):
+            while known < (known := len(self.contents)):
+                for is_condemned, ident, content in said:
+                    leads = content.get("parent") is None or content["parent"] in self.contents
+                    if leads and is_condemned <= needs_condemned:
+                        self.contents.setdefault(ident, content)
+            known = -1
         self.gone = {name for sweep in sweeps for name in sweep["objects"]}
         self.indexes = {index for record in shown for index in record.get("indexes", []) if "index/" + index not in self.gone}
 
@@ -244,7 +251,7 @@ class Repository:
         """What a content shows: position -> address. Its parents are read first, from the root on."""
         chain, shown = [], {}
         while ident is not None:
-            chain.append(self.contents[ident][0][1])
+            chain.append(self.contents[ident])
             ident = chain[-1].get("parent")
         for content in reversed(chain):
             shown = {at: slot for at, slot in shown.items() if at < content["parent_visible"]} | self.layer(content)
