@@ -1,4 +1,4 @@
-//! Which points of a source damage hits: found out only once there is some.
+//! Which points damage hits: found out only once there is some.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -15,7 +15,7 @@ use crate::reader::Reader;
 use crate::record::{Content, MapPart};
 
 /// The error with the points that need the damaged ones of these frames. Cost: reading each frame alone, and every map of the source.
-pub(super) fn by_frames(source: &Reader<'_>, group: &[Place], error: BackupError) -> BackupError {
+pub(crate) fn by_frames(source: &Reader<'_>, group: &[Place], error: BackupError) -> BackupError {
     let bad = |place: &&Place| matches!(source.frames(std::slice::from_ref(*place)), Err(BackupError::Damaged { .. }));
     let chunks = |error: &BackupError| {
         let mut lost = IdSet::new();
@@ -39,7 +39,7 @@ pub(super) fn by_frames(source: &Reader<'_>, group: &[Place], error: BackupError
 }
 
 /// The error with the points that need the map that it names, if it is one of the source.
-pub(super) fn by_map(source: &Reader<'_>, error: BackupError) -> BackupError {
+pub(crate) fn by_map(source: &Reader<'_>, error: BackupError) -> BackupError {
     match &error {
         BackupError::Damaged { object, points, .. } if points.is_empty() && object.starts_with("maps/") => {
             let object = object.clone();

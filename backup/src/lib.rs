@@ -11,6 +11,7 @@
 //! maps/ID                      what layers say of their positions
 //! journal/COUNTER-ID           what was pushed, forgotten, collected: see `record`
 //! sessions/ID                  a process that is changing the repository now
+//! copies/NAME                  everything but packs and sessions, once more
 //! ```
 //!
 //! **Addresses.** A push puts its new chunks into *segments*: numbered lists of chunks. Maps name a chunk by segment and ordinal, so a freshly
@@ -38,6 +39,7 @@ pub mod error;
 pub mod forget;
 pub mod format;
 mod hexadecimal;
+mod hit;
 pub mod journal;
 mod known;
 mod memory;

@@ -19,6 +19,7 @@ use vellum_store::{Progress, Store, Watch};
 
 use crate::error::BackupError;
 use crate::format::address;
+use crate::hit;
 use crate::reader::{ContentView, Reader};
 use crate::record::{Machine, Point};
 use crate::translation::Translation;
@@ -92,8 +93,13 @@ fn name(text: &str) -> Result<Name, BackupError> {
     Name::new(text).map_err(|error| BackupError::Parameter(format!("{text:?} cannot be a name here: {error}")))
 }
 
-/// Takes what `request` names into `store`. Nothing can be seen of it before all of it is durable; then all at once.
+/// Takes what `request` names into `store`. Nothing can be seen of it before all of it is durable; then all at once. Damage is told with the points
+/// that it hits.
 pub fn pull(reader: &Reader<'_>, store: &Store, request: &PullRequest, watch: &dyn Watch) -> Result<PullReport, BackupError> {
+    take(reader, store, request, watch).map_err(|error| hit::by_map(reader, error))
+}
+
+fn take(reader: &Reader<'_>, store: &Store, request: &PullRequest, watch: &dyn Watch) -> Result<PullReport, BackupError> {
     let own = store.parameters().chunk_len;
     if own != reader.chunk_len()? {
         let there = reader.repository().file().chunk_len;
@@ -193,7 +199,8 @@ fn fetch(
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for group in groups {
-                let failed = sender.send(verified(reader, &group, missing)).is_err();
+                let frames = verified(reader, &group, missing).map_err(|error| hit::by_frames(reader, &group, error));
+                let failed = sender.send(frames).is_err();
                 if failed {
                     return;
                 }

@@ -25,7 +25,6 @@
 //! was copied before the one it stands on stands on nothing in the target, though both share their chunks. Two chunks of one name that lie in
 //! different places of the source may both be sent, if more than [`origin::NAMES_TOGETHER`] others are wanted between them.
 
-mod hit;
 mod origin;
 mod plan;
 mod supply;
@@ -40,6 +39,7 @@ use vellum_core::units::{ChunkId, PageIndex};
 use vellum_store::Watch;
 
 use crate::error::BackupError;
+use crate::hit;
 use crate::journal::State;
 use crate::known::Known;
 use crate::push::PushReport;

@@ -13,10 +13,10 @@ use vellum_core::units::ChunkId;
 use vellum_store::transfer::SuppliedFrame;
 use vellum_store::{Compression, codec};
 
-use super::hit;
 use crate::catalog::{Place, WholeFrame};
 use crate::error::BackupError;
 use crate::format::address;
+use crate::hit;
 use crate::known::{Known, Origin};
 use crate::push::upload::{self, Frames, Manner, Sent};
 use crate::reader::Reader;
