@@ -42,15 +42,14 @@ pub(crate) fn read_blob(repository: &Repository, content: &Content, part: &MapPa
     let damaged = |reason: String| BackupError::Damaged { object: part.object.clone(), reason, points: Vec::new() };
     let (start, len) = part.range;
     let end = start.checked_add(len).ok_or_else(|| damaged("a record names an impossible range of it".to_owned()))?;
-    let bytes = repository.objects().get_range(&part.object, start..end).map_err(|error| repository.failed(error))?;
-    let plain = repository.sealer().open_blob(SealedKind::Maps, &bytes).map_err(|error| damaged(error.to_string()))?;
-    let blob = MapBlob::decode(&plain).map_err(|error| damaged(error.to_string()))?;
     let id = ContentId::parse(&content.id).ok_or_else(|| damaged("a record names no content".to_owned()))?;
-    if blob.is_of(id, parent_of(content), content.parent_visible, part.pages) {
-        Ok(blob)
-    } else {
-        Err(damaged("it holds another map than the record says".to_owned()))
-    }
+    repository.twice().read_part(&part.object, start..end, |stored| {
+        let stored = stored.map_err(|error| repository.failed(error))?;
+        let plain = repository.sealer().open_blob(SealedKind::Maps, &stored).map_err(|error| damaged(error.to_string()))?;
+        let blob = MapBlob::decode(&plain).map_err(|error| damaged(error.to_string()))?;
+        let is_it = blob.is_of(id, parent_of(content), content.parent_visible, part.pages);
+        if is_it { Ok(blob) } else { Err(damaged("it holds another map than the record says".to_owned())) }
+    })
 }
 
 /// A content's pages in order, one part in memory at a time.

@@ -256,10 +256,11 @@ impl<'r> Reader<'r> {
         if let Some(blob) = kept.and_then(|stored| self.opened(content, part, &stored).ok()) {
             return Ok(blob);
         }
-        let fetched = self.repository.objects().get_range(&ObjectName::Maps(*id).to_string(), range.clone());
-        let stored = fetched.map_err(|error| self.fault(error))?;
-        let opened = self.opened(content, part, &stored);
-        let blob = opened.map_err(|reason| Fault::Other(self.damaged(part.object.clone(), reason)))?;
+        let (blob, stored) = self.repository.twice().read_part(&ObjectName::Maps(*id).to_string(), range.clone(), |fetched| {
+            let stored = fetched.map_err(|error| self.fault(error))?;
+            let opened = self.opened(content, part, &stored);
+            Ok((opened.map_err(|reason| Fault::Other(self.damaged(part.object.clone(), reason)))?, stored))
+        })?;
         if let Some(copies) = copies {
             copies.keep(id, range.start, &stored);
         }

@@ -11,6 +11,7 @@ use crate::error::BackupError;
 use crate::format::{FORMAT, RepositoryFile, RepositoryFileError};
 use crate::journal::{HeadsError, Journal, RecordName, Remembered, State};
 use crate::memory::ClientMemory;
+use crate::objects::twice::Twice;
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectKind, ObjectName, Objects, list_kind};
 use crate::record::{RECORD_VERSION, Record};
 use crate::seal::{Opener, PasswordCost, SealError, SealedKind, Sealer, Secrets, create_key, unlock_any};
@@ -54,6 +55,8 @@ pub enum Rollback {
 /// A repository. Shared by threads.
 pub struct Repository {
     objects: Arc<dyn Objects>,
+    /// The same, as what it is.
+    twice: Arc<Twice>,
     sealer: Arc<Sealer>,
     file: RepositoryFile,
     memory: ClientMemory,
@@ -68,7 +71,7 @@ struct Known {
 
 /// A repository that is there and was not opened.
 pub struct Found {
-    objects: Arc<dyn Objects>,
+    twice: Arc<Twice>,
     file: RepositoryFile,
 }
 
@@ -82,6 +85,8 @@ impl Repository {
         time_ms: u64,
         folders: ClientFolders,
     ) -> Result<Self, BackupError> {
+        let twice = Arc::new(Twice::new(objects));
+        let objects: Arc<dyn Objects> = twice.clone();
         refuse_anything(&*objects)?;
         let file = RepositoryFile::new(key.is_some(), chunk_len.bytes() as u32)?;
         let sealer = match key {
@@ -97,7 +102,7 @@ impl Repository {
         put(&*objects, &ObjectName::Repository, &file.encode())?;
         let memory = ClientMemory::new(folders, &objects.describe(), file.id);
         memory.meet(file.is_encrypted, &[])?;
-        Ok(Self { objects, sealer: Arc::new(sealer), file, memory, known: Mutex::default() })
+        Ok(Self { objects, twice, sealer: Arc::new(sealer), file, memory, known: Mutex::default() })
     }
 
     /// Opens a repository and reads its journal: one listing, and the records that this client has not read before.
@@ -112,8 +117,9 @@ impl Repository {
 
     /// Finds a repository, so that nobody is asked for the key of one that is not there. Cost: one small object.
     pub fn find(objects: Arc<dyn Objects>) -> Result<Found, BackupError> {
-        let file = read_file(&*objects)?;
-        Ok(Found { objects, file })
+        let twice = Arc::new(Twice::new(objects));
+        let file = read_file(&*twice)?;
+        Ok(Found { twice, file })
     }
 
     /// What it holds, as far as this value knows.
@@ -137,10 +143,16 @@ impl Repository {
         Ok(state)
     }
 
-    /// Where its objects are.
+    /// Where its objects are. What leads to chunks is put, read and deleted there with its copy.
     #[must_use]
     pub fn objects(&self) -> &Arc<dyn Objects> {
         &self.objects
+    }
+
+    /// The same, for whoever reads parts of objects, or looks at copies.
+    #[must_use]
+    pub fn twice(&self) -> &Twice {
+        &self.twice
     }
 
     /// What seals and opens its objects.
@@ -282,14 +294,15 @@ impl Repository {
 impl Found {
     /// Opens it, as [`Repository::open`] does.
     pub fn open(&self, opener: Option<&Opener>, folders: ClientFolders, rollback: Rollback) -> Result<Repository, BackupError> {
-        let (objects, file) = (self.objects.clone(), self.file.clone());
+        let (twice, file) = (self.twice.clone(), self.file.clone());
+        let objects: Arc<dyn Objects> = twice.clone();
         let place = objects.describe();
         let memory = ClientMemory::new(folders, &place, file.id);
         if rollback == Rollback::Refused {
             memory.refuse_exchanged(&place, file.is_encrypted)?;
         }
         let sealer = sealer(&*objects, &file, opener)?;
-        let repository = Repository { objects, sealer: Arc::new(sealer), file, memory, known: Mutex::default() };
+        let repository = Repository { objects, twice, sealer: Arc::new(sealer), file, memory, known: Mutex::default() };
         let remembered = if rollback == Rollback::Refused { repository.memory.heads()? } else { Remembered::default() };
         repository.read(&remembered)?;
         repository.memory.meet(repository.file.is_encrypted, repository.state().heads())?;

@@ -155,8 +155,11 @@ impl<'a> Session<'a> {
     }
 
     fn put(&mut self, name: RecordName, stored: &[u8]) -> Result<(), BackupError> {
+        let twice = self.repository.twice();
+        // A copy alone says nothing: if this fails, nothing was said.
+        twice.put_copy(&name.object(), stored).map_err(|source| self.repository.failed(source))?;
         self.stays = true;
-        let outcome = self.repository.objects().put(&name.object().to_string(), stored);
+        let outcome = twice.place().put(&name.object().to_string(), stored);
         match outcome {
             Ok(()) => Ok(()),
             Err(source) if matches!(source.kind, ObjectErrorKind::Full | ObjectErrorKind::Denied) => {

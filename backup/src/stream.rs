@@ -171,6 +171,10 @@ impl Objects for Outgoing {
         out.write_object(name, bytes).map_err(|source| ObjectError::new(ObjectErrorKind::Failed, name, source.to_string()).because(source))
     }
 
+    fn replace(&self, name: &str, _: &[u8]) -> Result<(), ObjectError> {
+        Err(ObjectError::new(ObjectErrorKind::Failed, name, "a stream is written once"))
+    }
+
     fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError> {
         let kept = self.out().kept.iter().map(|(name, bytes)| (name.clone(), bytes.len() as u64)).collect::<Vec<_>>();
         kept.iter().filter(|(name, _)| name.starts_with(prefix)).try_for_each(|(name, len)| visit(name, *len))
@@ -179,6 +183,10 @@ impl Objects for Outgoing {
     fn delete(&self, name: &str) -> Result<(), ObjectError> {
         self.out().kept.remove(name);
         Ok(())
+    }
+
+    fn keeps_copies(&self) -> bool {
+        false
     }
 
     fn describe(&self) -> String {
@@ -209,6 +217,10 @@ impl Objects for Incoming {
         Ok(())
     }
 
+    fn replace(&self, name: &str, _: &[u8]) -> Result<(), ObjectError> {
+        Err(ObjectError::new(ObjectErrorKind::Failed, name, "a stream is written once"))
+    }
+
     fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError> {
         let places = self.places.iter().filter(|(name, _)| name.starts_with(prefix));
         places.into_iter().try_for_each(|(name, place)| visit(name, place.end - place.start))
@@ -217,6 +229,10 @@ impl Objects for Incoming {
     fn delete(&self, name: &str) -> Result<(), ObjectError> {
         self.kept().remove(name);
         Ok(())
+    }
+
+    fn keeps_copies(&self) -> bool {
+        false
     }
 
     fn describe(&self) -> String {

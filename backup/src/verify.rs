@@ -1,6 +1,8 @@
 //! Whether everything is what it must be: every point's contents, maps and places of chunks; if wanted, every chunk itself.
 //!
-//! What is found names the object, and the points that need it. Nothing is changed.
+//! What is found names the object, and the points that need it. Nothing is changed, but that objects are mended from their copies if that is wanted.
+
+mod copies;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -15,6 +17,7 @@ use crate::contents::read_part;
 use crate::error::BackupError;
 use crate::format::{PACK_LEN_MAX, PackEntry, split_address};
 use crate::journal::{Condition, State};
+use crate::objects::twice::copy_of;
 use crate::objects::{ObjectErrorKind, ObjectId, ObjectKind, ObjectName};
 use crate::prune::reach::Needed;
 use crate::reader::Reader;
@@ -32,6 +35,8 @@ pub struct VerifyOptions {
     pub read_data: bool,
     /// Only the `.0`th of `.1` parts of the packs, counted from one: all parts together are all packs.
     pub subset: Option<(u32, u32)>,
+    /// Whether an object of which only the copy is whole is written anew, and the other way round.
+    pub repair: bool,
 }
 
 /// What was looked at, and what is wrong.
@@ -58,6 +63,8 @@ pub struct Finding {
     pub reason: String,
     /// The IDs of the points that need it.
     pub points: Vec<String>,
+    /// Whether it is what it must be again.
+    pub is_mended: bool,
 }
 
 /// Looks at a repository. Damage is in the report; an error is a place that does not answer.
@@ -82,6 +89,7 @@ pub fn verify(repository: &Repository, options: &VerifyOptions, watch: &dyn Watc
         check.data(options.subset, watch)?;
         check.find_readers(&needed)?;
     }
+    check.find_halves(&state, &needed, options)?;
     Ok(check.report(&state, &needed))
 }
 
@@ -95,7 +103,10 @@ struct Check<'a> {
     repository: &'a Repository,
     catalog: Catalog,
     lengths: BTreeMap<ObjectName, u64>,
+    /// Of copies, by their names.
+    copies: BTreeMap<String, u64>,
     wrong: BTreeMap<(String, String), BTreeSet<String>>,
+    mended: BTreeSet<String>,
     /// Frames that do not give their chunks.
     bad_frames: BTreeMap<(ObjectId, u64), (String, String)>,
     contents: u64,
@@ -114,7 +125,9 @@ impl<'a> Check<'a> {
             repository,
             catalog,
             lengths,
+            copies: copies::listed(repository)?,
             wrong: BTreeMap::new(),
+            mended: BTreeSet::new(),
             bad_frames: BTreeMap::new(),
             contents: 0,
             packs_read: 0,
@@ -250,9 +263,12 @@ impl<'a> Check<'a> {
         self.hit("index", &format!("chunks of segment {segment} are in no index of the repository"), [content.id.as_str()]);
     }
 
-    /// What is wrong with an object whose first `end` bytes are needed, as far as the listing tells.
+    /// What is wrong with an object whose first `end` bytes are needed, as far as listings tell: nothing if its copy has them.
     fn lacks(&self, object: &str, end: u64) -> Option<&'static str> {
-        match ObjectName::parse(object).and_then(|name| self.lengths.get(&name)) {
+        let name = ObjectName::parse(object);
+        let copy_len = name.and_then(|name| copy_of(&name)).and_then(|copy| self.copies.get(&copy));
+        match name.and_then(|name| self.lengths.get(&name)) {
+            _ if copy_len.is_some_and(|len| *len >= end) => None,
             None => Some("it is not there"),
             Some(len) if *len < end => Some("it is too short"),
             Some(_) => None,
@@ -359,7 +375,8 @@ impl<'a> Check<'a> {
         }
         let finding = |((object, reason), contents): (&(String, String), &BTreeSet<String>)| {
             let points: BTreeSet<&str> = contents.iter().filter_map(|id| readers.get(id.as_str())).flatten().copied().collect();
-            Finding { object: object.clone(), reason: reason.clone(), points: points.into_iter().map(str::to_owned).collect() }
+            let is_mended = self.mended.contains(object) && points.is_empty();
+            Finding { object: object.clone(), reason: reason.clone(), points: points.into_iter().map(str::to_owned).collect(), is_mended }
         };
         VerifyReport {
             points: state.points().count() as u64,

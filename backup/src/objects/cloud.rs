@@ -131,6 +131,11 @@ impl Objects for Cloud {
         }
     }
 
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
+        let put = self.runtime.block_on(self.store.put(&self.path(name)?, PutPayload::from(bytes.to_vec())));
+        put.map(drop).map_err(|error| self.error(name, error))
+    }
+
     fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError> {
         let path = self.path(prefix)?;
         let path = if path.as_ref().is_empty() { None } else { Some(path) };

@@ -118,6 +118,16 @@ impl Folder {
         Ok(())
     }
 
+    fn write_over(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let (folder, file) = self.make_folder_of(name)?;
+        let mut partial = Partial::create(&folder)?;
+        direct::write_all(&partial.file, bytes)?;
+        partial.file.sync_all()?;
+        renameat(&folder, &partial.name, &folder, file)?;
+        partial.is_published = true;
+        Ok(fsync(&folder)?)
+    }
+
     /// Whether what is there already under `name` is the same: then putting it again has changed nothing.
     fn hold_against(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         if self.read(name)? == bytes { Ok(()) } else { Err(io::ErrorKind::AlreadyExists.into()) }
@@ -176,6 +186,10 @@ impl Objects for Folder {
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
         self.write(name, bytes).map_err(|source| self.error(name, source))
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
+        self.write_over(name, bytes).map_err(|source| self.error(name, source))
     }
 
     fn list(&self, prefix: &str, visit: &mut Visit<'_>) -> Result<(), ObjectError> {

@@ -163,6 +163,12 @@ impl Objects for Memory {
         answered(effect, name, Vec::new()).map(drop)
     }
 
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
+        let effect = self.ask(Request::Put, name)?;
+        locked(&self.objects).insert(name.to_owned(), bytes.into());
+        answered(effect, name, Vec::new()).map(drop)
+    }
+
     fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError> {
         let effect = self.ask(Request::List, prefix)?;
         let mut found: Vec<(String, u64)> = Vec::new();

@@ -9,6 +9,7 @@ pub mod folder;
 pub mod location;
 pub mod memory;
 pub mod name;
+pub mod twice;
 
 use std::ops::Range;
 
@@ -32,6 +33,9 @@ pub trait Objects: Send + Sync {
     /// already changes nothing; other bytes under that name are an error where the place can tell.
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError>;
 
+    /// Puts an object whatever stands under its name, for whoever mends damage; durable when this returns. Who reads sees the one or the other, whole.
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError>;
+
     /// Visits the name and length of every object whose name begins with `prefix` (whole steps of the path), in any order.
     fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError>;
 
@@ -42,6 +46,11 @@ pub trait Objects: Send + Sync {
     /// places have none.
     fn remove_leftovers(&self) -> Result<u64, ObjectError> {
         Ok(0)
+    }
+
+    /// Whether what is put here is to last, and so what leads to chunks is put twice.
+    fn keeps_copies(&self) -> bool {
+        true
     }
 
     /// What people call this place: never with credentials in it.

@@ -23,6 +23,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::error::BackupError;
 use crate::format::PackEntry;
 use crate::journal::{Condition, MarkState, State};
+use crate::objects::twice::{COPIES_PREFIX, copy_of, original_of};
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::record::{Record, Said, Sweep, Wait};
 use crate::repository::Repository;
@@ -199,7 +200,29 @@ impl Collection<'_> {
     fn delete_leftovers(&mut self) -> Result<(), BackupError> {
         let state = self.session.state().clone();
         let swept: Vec<ObjectName> = state.swept().iter().filter(|object| self.listing.has(object)).copied().collect();
-        self.delete(&swept)
+        self.delete(&swept)?;
+        self.delete_lone_copies()
+    }
+
+    /// Copies whose objects were not put any more. Seen before it is known that no other session is open, and objects after that: whoever was just
+    /// between the two is open, or has put both.
+    fn delete_lone_copies(&self) -> Result<(), BackupError> {
+        let (twice, mut copies) = (self.repository.twice(), BTreeSet::new());
+        let listed = twice.place().list(COPIES_PREFIX, &mut |name, _| {
+            copies.extend(original_of(name));
+            Ok(())
+        });
+        listed.map_err(|error| self.repository.failed(error))?;
+        if !self.others()?.is_empty() {
+            return Ok(());
+        }
+        for kind in [ObjectKind::Index, ObjectKind::Maps, ObjectKind::Record] {
+            let there: BTreeSet<ObjectName> = self.repository.list(kind)?.into_iter().map(|(name, _)| name).collect();
+            for lone in copies.iter().filter(|name| name.kind() == kind && !there.contains(name)).filter_map(copy_of) {
+                twice.place().delete(&lone).map_err(|error| self.repository.failed(error))?;
+            }
+        }
+        Ok(())
     }
 
     fn delete(&mut self, objects: &[ObjectName]) -> Result<(), BackupError> {

@@ -448,6 +448,10 @@ impl Objects for FailsAt {
         self.around(|| self.memory.put(name, bytes))
     }
 
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
+        self.around(|| self.memory.replace(name, bytes))
+    }
+
     fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError> {
         self.around(|| self.memory.list(prefix, visit))
     }

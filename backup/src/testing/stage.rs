@@ -170,6 +170,11 @@ impl Objects for Client {
         self.memory.put(name, bytes)
     }
 
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
+        self.stage.turn(self.id, format!("replace {name}"))?;
+        self.memory.replace(name, bytes)
+    }
+
     fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError> {
         self.stage.turn(self.id, format!("list {prefix}"))?;
         self.memory.list(prefix, visit)

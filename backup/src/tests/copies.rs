@@ -10,7 +10,9 @@ use super::trees::{assert_all_same, pull_present};
 use super::{Client, assert_same, request};
 use crate::copy::{CopyRequest, copy};
 use crate::error::BackupError;
+use crate::objects::ObjectName;
 use crate::objects::memory::{Effect, Fault, Memory, Request};
+use crate::objects::twice::copy_of;
 use crate::push::{PushReport, PushSelection};
 use crate::reader::Reader;
 use crate::verify::{VerifyOptions, verify};
@@ -47,7 +49,7 @@ fn names_of(client: &Client, folder: &str) -> Vec<String> {
 
 fn assert_clean(client: &Client) {
     let repository = client.open(client.objects()).expect("it opens");
-    let report = verify(&repository, &VerifyOptions { read_data: true, subset: None }, &Unwatched).expect("a verify");
+    let report = verify(&repository, &VerifyOptions { read_data: true, ..VerifyOptions::default() }, &Unwatched).expect("a verify");
     assert_eq!(report.findings, Vec::new());
 }
 
@@ -198,7 +200,9 @@ fn a_damaged_source_is_told_with_its_points_and_leaves_nothing_to_see() {
             let mut bytes = whole[&name].to_vec();
             // Everywhere, so that something that counts is hit.
             bytes.iter_mut().skip(64).step_by(64).for_each(|byte| *byte ^= 4);
-            source.place.plant(&name, &bytes);
+            let copy = ObjectName::parse(&name).and_then(|object| copy_of(&object));
+            let both = || [Some(&name), copy.as_ref()].into_iter().flatten();
+            both().for_each(|name| source.place.plant(name, &bytes));
             let target = Client::new(grower.random.bool());
             match copy_all(&source, &target) {
                 Err(BackupError::Damaged { object, points, .. }) => {
@@ -209,7 +213,7 @@ fn a_damaged_source_is_told_with_its_points_and_leaves_nothing_to_see() {
                 other => panic!("damage in {name} was not noticed: {other:?}"),
             }
             assert!(points(&target).is_empty() && names_of(&target, "sessions/").is_empty());
-            source.place.plant(&name, &whole[&name]);
+            both().for_each(|name| source.place.plant(name, &whole[name]));
             copy_all(&source, &target).expect("a copy of what is whole again");
             assert_clean(&target);
         }

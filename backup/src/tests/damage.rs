@@ -16,7 +16,8 @@ use crate::error::BackupError;
 use crate::forget::{ForgetWish, forget};
 use crate::format::RepositoryFile;
 use crate::objects::memory::{Effect, Fault, Memory};
-use crate::objects::{ObjectErrorKind, Objects};
+use crate::objects::twice::{Twice, copy_of};
+use crate::objects::{ObjectErrorKind, ObjectName, Objects};
 use crate::prune::{PruneOptions, prune};
 use crate::pull::{PullRequest, pull};
 use crate::push::{PushSelection, push};
@@ -31,7 +32,7 @@ use crate::verify::{VerifyOptions, VerifyReport, verify};
 /// Objects by name.
 type Place = BTreeMap<String, Arc<[u8]>>;
 
-const FOLDERS: [&str; 6] = ["packs/", "index/", "maps/", "journal/", "keys/", "vellum.repository"];
+const FOLDERS: [&str; 7] = ["packs/", "index/", "maps/", "journal/", "keys/", "vellum.repository", "copies/"];
 const TREES: u64 = 2;
 const HARMS_EACH: usize = 45;
 
@@ -79,7 +80,7 @@ fn add_key(client: &Client, first: &Opener) -> Opener {
     let (_, secrets) = unlock_any(&*client.place, &file, first).expect("the first key opens");
     let second = Opener::KeyFile(KeyFile::generate().expect("random bytes"));
     let key = create_key(&secrets, &file, &second, "second", 0, PasswordCost::default()).expect("a key");
-    client.place.put(&format!("keys/{}", key.id), &key.bytes).expect("a put");
+    Twice::new(client.objects()).put(&format!("keys/{}", key.id), &key.bytes).expect("a put");
     second
 }
 
@@ -122,7 +123,7 @@ impl Sample {
         repository.state().points().map(|point| Ok((point.id.clone(), restored(&repository, point)?))).collect()
     }
 
-    /// One change of one object, or of two, and the names of what was changed.
+    /// One change of one object, or of two, half the time of its copy as well, and the names of what was changed.
     fn harm(&self, random: &mut fastrand::Rng) -> Harm {
         let folder = FOLDERS[random.usize(..FOLDERS.len())];
         let names: Vec<&String> = self.whole.keys().filter(|name| name.starts_with(folder)).collect();
@@ -150,15 +151,16 @@ impl Sample {
             _ => {}
         }
         let parent = name.rfind('/').map_or("", |at| &name[..=at]);
+        let copy = ObjectName::parse(&name).and_then(|name| copy_of(&name)).filter(|_| random.bool());
         match kind {
-            "delete" => drop(place.remove(&name)),
+            "delete" => [Some(&name), copy.as_ref()].into_iter().flatten().for_each(|name| drop(place.remove(name))),
             "duplicate" => {
                 let other = format!("{parent}{}", blake3::hash(&random.u64(..).to_le_bytes()).to_hex());
                 let other = if folder == "journal/" { other.replace("journal/", "journal/00000000000000ff-") } else { other };
                 place.insert(other.clone(), bytes.clone());
                 names.push(other);
             }
-            _ => drop(place.insert(name, changed.into())),
+            _ => [Some(name), copy].into_iter().flatten().for_each(|name| drop(place.insert(name, changed.clone().into()))),
         }
         Harm { kind, names, place }
     }
@@ -217,7 +219,7 @@ fn clean_means_that_every_point_restores_and_what_does_not_is_named() {
                     }
                 };
                 verify(&repository, &VerifyOptions::default(), &Unwatched).unwrap_or_else(|error| panic!("{}: {error}", harm.told()));
-                let options = VerifyOptions { read_data: true, subset: None };
+                let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
                 let report = verify(&repository, &options, &Unwatched).unwrap_or_else(|error| panic!("{}: {error}", harm.told()));
                 if report.findings.is_empty() {
                     check_clean(&sample, &harm, knows_it);
@@ -231,6 +233,32 @@ fn clean_means_that_every_point_restores_and_what_does_not_is_named() {
     }
     println!("{clean} clean, {found} with findings, {shut} refused");
     assert!(clean > 0 && found > 0 && shut > 0, "{clean} clean, {found} with findings, {shut} refused");
+}
+
+/// Whatever leads to chunks may rot: a stranger reads everything, and is told what to see to.
+#[test]
+fn one_object_that_rots_and_is_no_pack_takes_nothing_with_it() {
+    let sample = sample(seed(), true);
+    let lead = sample.whole.keys().filter(|name| !name.starts_with("packs/") && !name.starts_with("sessions/"));
+    let mut kinds = BTreeSet::new();
+    for name in lead {
+        let mut place = sample.whole.clone();
+        place.insert(name.clone(), b"\0rotten"[..].into());
+        assert_eq!(Sample::restored(&place, sample.client.opener.as_ref()).expect(name), sample.expected, "{name}");
+        let memory = Sample::place(&place);
+        let open =
+            || Repository::open(Arc::new(memory.clone()), sample.client.opener.as_ref(), ClientFolders::default(), Rollback::Refused);
+        for repair in [false, true] {
+            let options = VerifyOptions { read_data: true, subset: None, repair };
+            let report = verify(&open().expect(name), &options, &Unwatched).expect("a verification");
+            let [finding] = &report.findings[..] else { panic!("{name}: {:?}", report.findings) };
+            assert!(finding.object == *name && finding.points.is_empty() && finding.is_mended == repair, "{name}: {finding:?}");
+        }
+        let report = verify(&open().expect(name), &VerifyOptions::default(), &Unwatched).expect("a verification");
+        assert!(report.findings.is_empty() && memory.snapshot() == sample.whole, "{name}: {:?}", report.findings);
+        kinds.insert(name.rsplit_once('/').map_or(name.as_str(), |(folder, _)| folder));
+    }
+    assert_eq!(kinds.len(), 10, "{kinds:?}");
 }
 
 /// An error that says which object is hit, or that this is not what was there before.
@@ -302,14 +330,21 @@ fn a_store_is_as_it_was_after_what_failed() {
     let own = |store: &Store| (contents(store), shape(store));
     let (mut dir, mut store) = store_with_own(&mut random);
     let mut pulled_to = own(&store);
-    let (mut failed_pulls, mut failed_pushes) = (0, 0);
+    let (mut failed_pulls, mut told_pulls, mut failed_pushes) = (0, 0, 0);
     for _ in 0..60 {
         let harm = sample.harm(&mut random);
         let opened = Sample::open(&harm.place, sample.client.opener.as_ref(), ClientFolders::default());
         let Ok(repository) = opened else { continue };
         let reader = Reader::new(&repository);
         let all = PullRequest::of(&reader, |_| true, true, str::to_owned).expect("names");
-        if pull(&reader, &store, &all, &Unwatched).is_err() {
+        if let Err(error) = pull(&reader, &store, &all, &Unwatched) {
+            let names_points = |points: &[String]| !points.is_empty() && points.iter().all(|id| sample.expected.contains_key(id));
+            if let BackupError::Damaged { object, points, .. } = &error
+                && ["packs/", "maps/"].iter().any(|folder| object.starts_with(folder))
+            {
+                assert!(harm.is_hidden() || names_points(points), "{}: {object} hits {points:?}", harm.told());
+                told_pulls += 1;
+            }
             assert!(own(&store) == pulled_to, "a pull with {} changed the store", harm.told());
             failed_pulls += 1;
         } else {
@@ -330,7 +365,7 @@ fn a_store_is_as_it_was_after_what_failed() {
     let report = store.check(CheckOptions { read_data: true, ..CheckOptions::default() }, &Unwatched).expect("a check");
     assert!(report.findings.is_empty(), "{report:?}");
     println!("{failed_pulls} pulls and {failed_pushes} pushes failed in {}", dir.path().display());
-    assert!(failed_pulls > 0 && failed_pushes > 0);
+    assert!(failed_pulls > 0 && told_pulls > 0 && failed_pushes > 0);
 }
 
 /// Heads and tables of packs and maps are read by whoever has lost an index, and by strangers: nobody needs them today.
@@ -345,7 +380,8 @@ fn a_flip_where_no_frame_and_no_map_stands_is_found() {
         bytes[20] ^= 1;
         place.insert(name.clone(), bytes.into());
         let repository = Sample::open(&place, client.opener.as_ref(), ClientFolders::default()).expect("it opens");
-        let report = verify(&repository, &VerifyOptions { read_data: true, subset: None }, &Unwatched).expect("a verification");
+        let report =
+            verify(&repository, &VerifyOptions { read_data: true, ..VerifyOptions::default() }, &Unwatched).expect("a verification");
         assert!(report.findings.iter().any(|finding| finding.object == *name), "{name}: {:?}", report.findings);
     }
 }

@@ -6,8 +6,9 @@ use vellum_store::Unwatched;
 
 use super::Client;
 use super::grower::{Grower, contents, new_store, seed};
-use crate::objects::ObjectErrorKind;
 use crate::objects::memory::{Effect, Fault, Memory, Request};
+use crate::objects::twice::copy_of;
+use crate::objects::{ObjectErrorKind, ObjectName};
 use crate::pull::{PullRequest, pull};
 use crate::reader::Reader;
 
@@ -85,20 +86,23 @@ fn wrong_answers_are_errors_and_leave_nothing_in_the_store() {
                     let request = PullRequest::of(&reader, |_| true, true, str::to_owned)?;
                     pull(&reader, &store, &request, &Unwatched)
                 });
-                let asked = place.take_log().iter().filter(|(other, _)| *other == request).count() as u64;
-                if outcome.is_err() {
+                let asked: Vec<_> = place.take_log().into_iter().filter(|(other, _)| *other == request).map(|(_, name)| name).collect();
+                let hit = asked.get(nth as usize).and_then(|name| ObjectName::parse(name));
+                let has_copy = hit.is_some_and(|name| copy_of(&name).is_some());
+                if let Err(error) = outcome {
+                    // Any JSON may be the one object whose name is not made of its bytes; what comes too short may come whole next time.
+                    let is_trouble = (effect, request) == (Effect::Truncated, Request::GetRange);
+                    assert!(!has_copy || is_trouble || hit == Some(ObjectName::Repository), "{effect:?} of {request:?} {nth}: {error}");
                     assert_eq!(store.tree().image_count(), 0, "{effect:?} of {request:?} {nth} left something");
                     continue;
                 }
-                // What was missing once may be found at a second look, and an index that came damaged is looked at again.
-                let is_asked_again = matches!((effect, request), (Effect::Flipped | Effect::Truncated, Request::Get));
-                assert!(
-                    asked <= nth || is_asked_again || effect == Effect::Refused(ObjectErrorKind::Missing),
-                    "{effect:?} of {request:?} {nth} was believed"
-                );
+                // What was missing once may be found at a second look.
+                let is_last = asked.len() as u64 <= nth;
+                let may_pass = is_last || has_copy || effect == Effect::Refused(ObjectErrorKind::Missing);
+                assert!(may_pass, "{effect:?} of {request:?} {nth} was believed");
                 let found = contents(&store);
                 expected.iter().for_each(|(text, bytes)| super::assert_same(&found[text], bytes, text));
-                if asked <= nth {
+                if is_last {
                     break;
                 }
             }

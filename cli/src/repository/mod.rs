@@ -58,14 +58,19 @@ pub(crate) fn open_with(place: &str, args: &KeyArgs, variables: Variables, sessi
     let found = Repository::find(objects)?;
     let open = |opener: Option<&Opener>| found.open(opener, folders(caller), rollback);
     let opener = opener(args, variables, caller)?;
-    match open(opener.as_ref()) {
+    let opened = match open(opener.as_ref()) {
         Err(BackupError::KeyNeeded { place }) => {
             let password = password::ask(&format!("password of {place}"), false, caller)?;
             let password = password.ok_or_else(|| Failure::from(BackupError::KeyNeeded { place }).hinted(variables.hint()))?;
-            Ok(open(Some(&Opener::Password(password)))?)
+            open(Some(&Opener::Password(password)))
         }
-        other => Ok(other?),
+        opened => opened,
+    };
+    let repository = opened?;
+    for object in repository.twice().rescued() {
+        session.warn(&format!("{object} is damaged, and was read from its copy: `vellum backup verify --repair` mends it"));
     }
+    Ok(repository)
 }
 
 /// Where `place` is; makes no request.

@@ -5,6 +5,7 @@ use std::io;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use vellum_backup::objects::ObjectKind;
+use vellum_backup::objects::twice::COPIES_PREFIX;
 use vellum_backup::repository::Repository;
 use vellum_core::identity::ContentId;
 
@@ -44,11 +45,12 @@ struct Whole {
     images: u64,
     points: u64,
     machines: u64,
-    /// Objects and bytes: packs of chunks, index, maps, journal.
+    /// Objects and bytes: packs of chunks, index, maps, journal, copies of all but packs.
     packs: Amount,
     indexes: Amount,
     maps: Amount,
     records: Amount,
+    copies: Amount,
     bytes: u64,
     /// Sessions that are open now, or that ended without a word.
     sessions: Vec<Announced>,
@@ -93,6 +95,7 @@ fn whole(repository: &Repository, zone: &TimeZone) -> Result<Whole, Failure> {
     };
     let (packs, indexes) = (amount(ObjectKind::Pack)?, amount(ObjectKind::Index)?);
     let (maps, records) = (amount(ObjectKind::Maps)?, amount(ObjectKind::Record)?);
+    let copies = copies(repository)?;
     Ok(Whole {
         repository: repository.place(),
         id: repository.id().to_string(),
@@ -105,9 +108,20 @@ fn whole(repository: &Repository, zone: &TimeZone) -> Result<Whole, Failure> {
         indexes,
         maps,
         records,
-        bytes: [packs, indexes, maps, records].iter().map(|amount| amount.bytes).sum(),
+        copies,
+        bytes: [packs, indexes, maps, records, copies].iter().map(|amount| amount.bytes).sum(),
         sessions: super::sessions(repository, zone)?,
     })
+}
+
+fn copies(repository: &Repository) -> Result<Amount, Failure> {
+    let mut copies = Amount { objects: 0, bytes: 0 };
+    let listed = repository.objects().list(COPIES_PREFIX, &mut |_, len| {
+        copies = Amount { objects: copies.objects + 1, bytes: copies.bytes + len };
+        Ok(())
+    });
+    listed.map_err(|error| repository.failed(error))?;
+    Ok(copies)
 }
 
 fn single(repository: &Repository, text: &str, session: &Session) -> Result<Single, Failure> {
@@ -131,7 +145,9 @@ impl Answer for Whole {
         page.field("images", self.images.to_string())?;
         page.field("points", self.points.to_string())?;
         page.field("machines", self.machines.to_string())?;
-        for (name, amount) in [("packs", self.packs), ("index", self.indexes), ("maps", self.maps), ("journal", self.records)] {
+        let kinds =
+            [("packs", self.packs), ("index", self.indexes), ("maps", self.maps), ("journal", self.records), ("copies", self.copies)];
+        for (name, amount) in kinds {
             let size = page.size(amount.bytes);
             page.field(name, format!("{size} in {}", amount.objects))?;
         }

@@ -16,7 +16,7 @@ use crate::session::Session;
 /// Points that a line names at most; the others are counted.
 const POINTS_SHOWN_MAX: usize = 5;
 
-/// Look for damage: all maps and places of chunks, or all data as well; exit code 2 if there is any
+/// Look for damage: all maps and places of chunks, or all data as well; exit code 2 if there is any that stays
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
@@ -24,7 +24,8 @@ Example:
   vellum backup verify s3://bucket/images --read-data --subset 3/7
 
 With --read-data everything is fetched and held against its name: if it is clean, every point restores. --subset reads one of several parts, \
-so that a week of nights reads all.")]
+so that a week of nights reads all. Everything but packs of chunks is in a repository twice: where one of the two is damaged nothing is lost, and \
+--repair makes it whole again.")]
 pub(crate) struct Args {
     /// The repository
     #[arg(value_name = "REPO")]
@@ -35,6 +36,9 @@ pub(crate) struct Args {
     /// Read only the Nth of M parts of it
     #[arg(long, value_name = "N/M", value_parser = part, requires = "read_data")]
     subset: Option<(u32, u32)>,
+    /// Mend what can be: an object is written anew from its copy, and a copy from its object
+    #[arg(long)]
+    repair: bool,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -55,17 +59,25 @@ struct Found {
     reason: String,
     /// What cannot be restored because of it.
     points: Vec<String>,
+    /// Whether it is whole again.
+    mended: bool,
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let place = words::exactly(&args.words, &[], &session.caller)?.place;
     let repository = repository::open(&place, &args.key, session)?;
     let meter = session.watch_bytes(&format!("verifying {}", repository.place()));
-    let report = verify(&repository, &VerifyOptions { read_data: args.read_data, subset: args.subset }, &meter)?;
+    let report = verify(&repository, &args.options(), &meter)?;
     drop(meter);
     let verified = Verified::new(&report, &repository.state());
     session.output.summary(&verified)?;
-    Ok(if verified.findings.is_empty() { Outcome::Done } else { Outcome::Damaged })
+    Ok(if verified.findings.iter().all(|found| found.mended) { Outcome::Done } else { Outcome::Damaged })
+}
+
+impl Args {
+    fn options(&self) -> VerifyOptions {
+        VerifyOptions { read_data: self.read_data, subset: self.subset, repair: self.repair }
+    }
 }
 
 fn part(text: &str) -> Result<(u32, u32), String> {
@@ -81,6 +93,7 @@ impl Verified {
             object: finding.object.clone(),
             reason: finding.reason.clone(),
             points: finding.points.iter().map(title).collect(),
+            mended: finding.is_mended,
         };
         Self {
             action: "verify",
@@ -100,10 +113,17 @@ impl Answer for Verified {
             let named = found.points.iter().take(POINTS_SHOWN_MAX).cloned().collect::<Vec<_>>().join(", ");
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             let hit = if named.is_empty() { "no point".to_owned() } else { format!("{named}{more}") };
-            page.line(format!("damaged: {}: {} (needed by {hit})", found.object, found.reason))?;
+            let state = if found.mended { "mended" } else { "damaged" };
+            page.line(format!("{state}: {}: {} (needed by {hit})", found.object, found.reason))?;
         }
         let (points, read) = (plural(self.points, "point"), page.size(self.bytes_read));
-        let state = if self.findings.is_empty() { "clean".to_owned() } else { plural(self.findings.len() as u64, "object") + " damaged" };
+        let count = |is_mended: bool| self.findings.iter().filter(|found| found.mended == is_mended).count() as u64;
+        let state = match (count(false), count(true)) {
+            (0, 0) => "clean".to_owned(),
+            (0, mended) => plural(mended, "object") + " mended",
+            (damaged, 0) => plural(damaged, "object") + " damaged",
+            (damaged, mended) => format!("{} damaged, {mended} mended", plural(damaged, "object")),
+        };
         page.line(format!("{state}: {points} followed, {read} read in {}", plural(self.packs_read, "pack")))
     }
 }

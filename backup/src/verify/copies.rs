@@ -1,0 +1,107 @@
+//! Whether what leads to chunks is there twice, and making it so again. An object needs its copy as little as the copy needs the object, while the
+//! other of the two is whole: no point is hit by what is found here.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
+
+use super::{Check, VerifyOptions, damage};
+use crate::error::BackupError;
+use crate::journal::{Condition, State};
+use crate::objects::twice::{COPIES_PREFIX, copy_of, is_sound};
+use crate::objects::{ObjectKind, ObjectName};
+use crate::prune::reach::Needed;
+use crate::repository::Repository;
+
+const MISSING: &str = "it is not there";
+
+/// Something of which only the other half is whole.
+struct Half {
+    /// The object's name, or its copy's.
+    name: String,
+    reason: &'static str,
+    /// Where the same bytes are, if they can be told from wrong ones.
+    other: Option<(String, ObjectName)>,
+}
+
+/// The lengths of all copies, by their names.
+pub(super) fn listed(repository: &Repository) -> Result<BTreeMap<String, u64>, BackupError> {
+    let mut copies = BTreeMap::new();
+    let listed = repository.objects().list(COPIES_PREFIX, &mut |name, len| {
+        copies.insert(name.to_owned(), len);
+        Ok(())
+    });
+    listed.map_err(|error| repository.failed(error))?;
+    Ok(copies)
+}
+
+impl Check<'_> {
+    pub(super) fn find_halves(&mut self, state: &State, needed: &Needed<'_>, options: &VerifyOptions) -> Result<(), BackupError> {
+        let keys = self.repository.list(ObjectKind::Key)?.into_iter().map(|(name, _)| name);
+        let records: Vec<ObjectName> = self.repository.journal().iter().map(|(name, _)| name.object()).collect();
+        let indexes = state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm).map(|(id, _)| ObjectName::Index(*id));
+        let mut read: Vec<ObjectName> = std::iter::once(ObjectName::Repository).chain(keys).chain(records).chain(indexes).collect();
+        let mut halves = Vec::new();
+        if options.read_data {
+            read.extend(needed.maps());
+        } else {
+            halves.extend(self.by_length(needed.maps()));
+        }
+        let wrong: Vec<Option<Half>> = read.par_iter().map(|name| self.bad_copy(name)).collect::<Result<_, _>>()?;
+        halves.extend(wrong.into_iter().flatten());
+        // Whatever this run needed was read by now, from its copy where that was the only way.
+        halves.extend(self.repository.twice().rescued().into_iter().map(|name| Half {
+            name: name.to_string(),
+            reason: "it is damaged or gone, and was read from its copy",
+            other: copy_of(&name).map(|copy| (copy, name)),
+        }));
+        for half in halves {
+            self.hit(&half.name, half.reason, []);
+            if options.repair && self.mend(&half)? {
+                self.mended.insert(half.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// What listings tell of the copies of `names`.
+    fn by_length(&self, names: impl IntoIterator<Item = ObjectName>) -> Vec<Half> {
+        let half = |name: ObjectName| {
+            let (copy, len) = (copy_of(&name)?, self.lengths.get(&name)?);
+            let found = self.copies.get(&copy);
+            let reason = found.map_or(Some(MISSING), |found| (found != len).then_some("it has another length than the object"))?;
+            Some(Half { name: copy, reason, other: Some((name.to_string(), name)) })
+        };
+        names.into_iter().filter_map(half).collect()
+    }
+
+    /// What is wrong with the copy of an object that is there.
+    fn bad_copy(&self, name: &ObjectName) -> Result<Option<Half>, BackupError> {
+        let (place, Some(copy)) = (self.repository.twice().place(), copy_of(name)) else { return Ok(None) };
+        let get = |name: &str| damage(place.get(name).map_err(|error| self.repository.failed(error)));
+        let own = Some((name.to_string(), *name));
+        let half = match get(&copy)? {
+            Ok(stored) if !is_sound(name, &stored) => Half { name: copy, reason: "it is not what its name says", other: own },
+            // Which of the two somebody changed is not to be known.
+            Ok(stored)
+                if *name == ObjectName::Repository && get(&name.to_string())?.is_ok_and(|own| own != stored && is_sound(name, &own)) =>
+            {
+                Half { name: copy, reason: "it says something else than the object", other: None }
+            }
+            Ok(_) => return Ok(None),
+            // What was taken away a moment ago has none.
+            Err(_) if get(&name.to_string())?.is_err() => return Ok(None),
+            Err(_) => Half { name: copy, reason: MISSING, other: own },
+        };
+        Ok(Some(half))
+    }
+
+    /// Writes one half anew from the other, if that is whole.
+    fn mend(&self, half: &Half) -> Result<bool, BackupError> {
+        let (place, Some((other, object))) = (self.repository.twice().place(), &half.other) else { return Ok(false) };
+        let stored = damage(place.get(other).map_err(|error| self.repository.failed(error)))?;
+        let Some(stored) = stored.ok().filter(|stored| is_sound(object, stored)) else { return Ok(false) };
+        place.replace(&half.name, &stored).map_err(|error| self.repository.failed(error))?;
+        Ok(true)
+    }
+}
