@@ -325,15 +325,23 @@ fn what_was_not_sealed_with_the_key_is_refused_by_name() {
     drop(theirs);
 }
 
-/// Records in each other's places: a client without copies refuses, one with copies goes on, and `verify` tells.
+/// Records in each other's places are read from their copies; with the copies exchanged as well, a client that never read them refuses, one that
+/// has goes on, and `verify` tells.
 #[test]
 fn exchanged_records_are_found() {
     let (folder, site) = pushed();
-    let records = objects(&folder, "journal");
-    let (one, two) = (std::fs::read(&records[0]).expect("it reads"), std::fs::read(&records[1]).expect("it reads"));
-    std::fs::write(&records[0], two).expect("room");
-    std::fs::write(&records[1], one).expect("room");
+    let exchange = |kind: &str| {
+        let records = objects(&folder, kind);
+        let (one, two) = (std::fs::read(&records[0]).expect("it reads"), std::fs::read(&records[1]).expect("it reads"));
+        std::fs::write(&records[0], two).expect("room");
+        std::fs::write(&records[1], one).expect("room");
+    };
+    exchange("journal");
     let other = Site::new(&folder.path().join("backup").display().to_string());
+    let told = other.run("backup list");
+    assert!(told.code == Some(0) && told.stderr.contains("verify --repair"), "{told:?}");
+    let other = Site::new(&folder.path().join("backup").display().to_string());
+    exchange("copies/journal");
     for words in ["backup list", "backup restore web@first no.raw", "backup pull --all", "backup verify"] {
         other.run(words).expect_error(1, "journal/");
     }
