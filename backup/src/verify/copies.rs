@@ -7,7 +7,7 @@ use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 
 use super::{Check, VerifyOptions, damage};
 use crate::error::BackupError;
-use crate::journal::{Condition, State};
+use crate::journal::{Condition, RecordName, State, Status};
 use crate::objects::twice::{COPIES_PREFIX, copy_of, is_sound};
 use crate::objects::{ObjectKind, ObjectName};
 use crate::prune::reach::Needed;
@@ -38,7 +38,10 @@ pub(super) fn listed(repository: &Repository) -> Result<BTreeMap<String, u64>, B
 impl Check<'_> {
     pub(super) fn find_halves(&mut self, state: &State, needed: &Needed<'_>, options: &VerifyOptions) -> Result<(), BackupError> {
         let keys = self.repository.list(ObjectKind::Key)?.into_iter().map(|(name, _)| name);
-        let records: Vec<ObjectName> = self.repository.journal().iter().map(|(name, _)| name.object()).collect();
+        // One that another stands for, or that says nothing, may have been on its way out when a collection was interrupted.
+        let says = |name: &RecordName| matches!(state.status(name), Some(Status::Counts | Status::Undecided));
+        let journal = self.repository.journal();
+        let records = journal.iter().map(|(name, _)| *name).filter(says).map(RecordName::object);
         let indexes = state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm).map(|(id, _)| ObjectName::Index(*id));
         let mut read: Vec<ObjectName> = std::iter::once(ObjectName::Repository).chain(keys).chain(records).chain(indexes).collect();
         let mut halves = Vec::new();
