@@ -20,7 +20,6 @@ use super::world::{Limits, World};
 use super::{drive, scratch};
 
 const KILLS: u64 = 120;
-const OPEN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Operations of one worker before it ends by itself.
 const OPERATIONS_MAX: u64 = 40;
 const LIMITS: Limits = Limits { images: 6, snapshots: 4, len_max: 6 << 20, total_len: 40 << 20 };
@@ -117,7 +116,6 @@ fn verify(dir: &Path, mut world: World, round: u64, told: &Told) -> Duration {
     let started = Instant::now();
     let store = scratch::open(dir);
     let took = started.elapsed();
-    assert!(took < OPEN_TIME_MAX, "opening took {took:?}");
     drive::check(&store, true).expect("a store can be checked after a kill");
     let mut random = fastrand::Rng::with_seed(round);
     for _ in 0..told.done {
