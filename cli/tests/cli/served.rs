@@ -32,11 +32,9 @@ fn lasting(text: &str) -> String {
 
 /// `text` without any number: what depends on how the database has laid out its files, and on what a server has tidied up already.
 fn numberless(text: &str) -> String {
-    lasting(text)
-        .chars()
-        .map(|character| if character.is_ascii_digit() || ".KM ".contains(character) { '#' } else { character })
-        .collect::<String>()
-        .replace('#', "")
+    let kept: String = lasting(text).chars().filter(|character| !character.is_ascii_digit() && !".KM ".contains(*character)).collect();
+    // One layer is no layers, and 0 B are no KiB.
+    ["layers", "pages", "frames", "chunks", "iB"].iter().fold(kept, |text, word| text.replace(word, &word.replace(['s', 'i'], "")))
 }
 
 /// A working day, with its mistakes. What stands between quotes is one word.

@@ -151,11 +151,13 @@ fn work(dir: &Path, seed: u64) -> Result<(), StoreError> {
     let store: Store = scratch::open(dir);
     let mut world = drive::world_of(&store, GRID, LIMITS)?;
     let mut random = fastrand::Rng::with_seed(seed);
-    let exports = tempfile::TempDir::new().expect("a folder for a test can be made");
+    // In the folder of the process that outlives this one: nobody else would remove it.
+    let exports = dir.with_file_name("exports");
+    std::fs::create_dir_all(&exports).expect("a folder for a test can be made");
     for _ in 0..OPERATIONS_MAX {
         let operation = pick(&mut world, &mut random);
         tell(&format!("begin {}\n", kind_of(&operation)));
-        drive::perform(&store, &world, &operation, exports.path())?;
+        drive::perform(&store, &world, &operation, &exports)?;
         tell("done\n");
         world.apply(&operation);
     }
