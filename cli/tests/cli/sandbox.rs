@@ -11,8 +11,6 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a machine that is busy with other things may take for something that takes moments.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
-/// Room for some lines of progress, and not for many.
-const ROOM_LEN: usize = 400;
 
 /// The command under test.
 pub(crate) const VELLUM: &str = env!("CARGO_BIN_EXE_vellum");
@@ -82,7 +80,7 @@ impl Sandbox {
     }
 
     /// A command that has begun, and cannot end before somebody reads what it says: it tells how far it is, and its standard output has
-    /// room for some lines of that.
+    /// little room for that.
     pub(crate) fn held_up<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Child {
         let (reader, writer, len) = nearly_full_pipe();
         let mut command = self.command(args);
@@ -124,7 +122,8 @@ impl Run {
     }
 }
 
-/// A pipe with blank lines and little more room, and how many bytes are in it.
+/// A pipe with blank lines and room for one page more, and how many bytes are in it. Who waits until a pipe can be written to writes one
+/// line there: for the next one no page is left.
 fn nearly_full_pipe() -> (PipeReader, PipeWriter, u64) {
     let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
     let set_nonblocking = |writer: &PipeWriter, is_so| rustix::io::ioctl_fionbio(writer, is_so).expect("a pipe");
@@ -132,7 +131,6 @@ fn nearly_full_pipe() -> (PipeReader, PipeWriter, u64) {
     while writer.write(&[b'\n'; 4096]).is_ok() {}
     set_nonblocking(&writer, false);
     reader.read_exact(&mut [0; 4096]).expect("it is full");
-    writer.write_all(&[b'\n'; 4096 - ROOM_LEN]).expect("there is room");
     let len = rustix::io::ioctl_fionread(&reader).expect("a pipe tells");
     (reader, writer, len)
 }
