@@ -14,10 +14,11 @@ use crate::{Access, CheckOptions, ImportRequest, ImportTarget, Input, Store, Sto
 type Records = Vec<(Vec<u8>, Vec<u8>)>;
 
 struct Bench {
-    folder: tempfile::TempDir,
     store: Option<Store>,
     /// Images, by name, with their content.
     images: Vec<(String, Vec<u8>)>,
+    /// Removed when the store is closed.
+    folder: tempfile::TempDir,
 }
 
 fn import(store: &Store, text: &str, parent: Option<Node>, bytes: &[u8]) -> Result<Node, StoreError> {

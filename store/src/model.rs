@@ -20,7 +20,6 @@ const WRITE_LEN_MAX: u64 = 1 << 20;
 
 /// A store and what must be in it.
 pub(crate) struct World {
-    dir: TempDir,
     /// `None` only while it is opened again.
     store: Option<Store>,
     random: fastrand::Rng,
@@ -28,6 +27,8 @@ pub(crate) struct World {
     len_max: u64,
     images: Vec<ModelImage>,
     names: u32,
+    /// Removed when the store is closed.
+    dir: TempDir,
 }
 
 struct ModelImage {

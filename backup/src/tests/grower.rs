@@ -74,10 +74,11 @@ pub(super) fn shape(store: &Store) -> String {
 }
 
 pub(super) struct Grower {
-    pub(super) dir: TempDir,
     pub(super) store: Store,
     pub(super) random: fastrand::Rng,
     names: u32,
+    /// Removed when the store is closed.
+    pub(super) dir: TempDir,
 }
 
 impl Grower {

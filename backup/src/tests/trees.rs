@@ -1,7 +1,7 @@
 //! Random trees, pushed as they change, pulled and restored.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use vellum_core::device::{Exports, Intent};
 use vellum_core::identity::ContentId;
@@ -261,17 +261,23 @@ fn disks_that_guests_write_are_pushed_as_of_one_moment() {
     }
     let exports = store.exports();
     let disks = ["a", "b"].map(|text| exports.open(text, Intent::ReadWrite).expect("it is attached"));
-    let stop = AtomicBool::new(false);
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for count in 1_u64.. {
                 disks.iter().for_each(|disk| disk.write_at(&count.to_le_bytes(), 0).expect("write"));
+                written.store(count, Ordering::Relaxed);
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
             }
         });
         for round in 0..8 {
+            // The guest is at work whenever a push begins, however few cores there are.
+            let before = written.load(Ordering::Relaxed);
+            while written.load(Ordering::Relaxed) == before {
+                std::thread::yield_now();
+            }
             let repository = client.open(client.objects()).expect("it opens");
             let writer = Writer { name: "test".to_owned(), time_ms: round };
             push(&repository, &store, &PushRequest { writer, ..request(PushSelection::All) }, &Unwatched).expect("a push");

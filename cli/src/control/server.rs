@@ -190,7 +190,11 @@ impl Seat<'_> {
             return;
         }
         thread::scope(|scope| {
-            scope.spawn(|| hear(socket, &self.signals));
+            let ear = thread::Builder::new().name("signals".to_owned()).spawn_scoped(scope, || hear(socket, &self.signals));
+            if ear.is_err() {
+                // A command that nobody could stop is not begun.
+                self.signals.raise(SIGTERM);
+            }
             let code = self.run(&arguments, caller);
             // If the client does not hear it, it has gone.
             let _ = channel::send_answer(socket, &Answer::Ended(code));

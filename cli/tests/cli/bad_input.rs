@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use crate::sandbox::{Run, Sandbox, VELLUM, copy_folder};
+use crate::sandbox::{Run, Sandbox, copy_folder, copy_of_command};
 
 /// A store with image `web`, its snapshots `a` and `b` (pinned), and image `child`.
 fn small() -> Sandbox {
@@ -158,8 +158,7 @@ fn a_damaged_database_is_an_error_and_no_panic() {
 #[test]
 fn a_source_that_may_not_be_read_is_told() {
     let sandbox = Sandbox::empty();
-    let command = sandbox.path("vellum");
-    std::fs::copy(VELLUM, &command).expect("room");
+    let command = copy_of_command(&sandbox);
     std::fs::write(sandbox.path("secret.raw"), b"secret").expect("room");
     let allow = |name: &str, mode| std::fs::set_permissions(sandbox.path(name), PermissionsExt::from_mode(mode)).expect("it is ours");
     allow("secret.raw", 0o000);

@@ -13,7 +13,7 @@ const KEY: &str = "vellum-test";
 const SECRET: &str = "vellum-test-secret";
 /// What the environment has to say of a server that somebody else runs.
 const GIVEN: [&str; 5] = ["AWS_ENDPOINT", "AWS_ALLOW_HTTP", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The bucket; a server that was started for it ends when it is dropped.
 pub(crate) struct Bucket {

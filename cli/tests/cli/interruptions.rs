@@ -1,28 +1,19 @@
 //! Work that is stopped halfway leaves nothing half visible, and a store that the next command opens.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::sandbox::{Run, Sandbox, signal};
+use crate::sandbox::{PATIENCE, Run, Sandbox, signal};
 
-/// Long enough that an import is still under way when its first progress has been read.
+/// Long enough that work on it tells more of its progress than a pipe has room for.
 const DISK_LEN: usize = 128 << 20;
-/// How long a machine that is busy with other things may take for something that takes moments.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An import of `file` that has begun and is not done.
 fn import_under_way(sandbox: &Sandbox, file: &str, name: &str) -> Child {
-    let mut command = sandbox.command(["import", file, name, "--snapshot", "whole", "--json"]);
-    command.env("VELLUM_PROGRESS_FPS", "1000").stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("it starts");
-    let stdout = child.stdout.as_mut().expect("it was asked for");
-    let mut line = String::new();
-    BufReader::with_capacity(1, stdout).read_line(&mut line).expect("it tells how far it is");
-    assert!(line.contains("\"status\""), "{line}");
-    child
+    sandbox.held_up(["import", file, name, "--snapshot", "whole"])
 }
 
 fn finished(child: Child) -> Run {
@@ -67,12 +58,8 @@ fn an_export_stopped_by_a_signal_leaves_no_file() {
     sandbox.random_file("disk.raw", DISK_LEN, 1);
     sandbox.succeed(["import", "disk.raw", "web"]);
     std::fs::remove_file(sandbox.path("disk.raw")).expect("it is there");
-    let mut command = sandbox.command(["export", "web", "out/web.raw", "--json"]);
     std::fs::create_dir(sandbox.path("out")).expect("a folder");
-    command.env("VELLUM_PROGRESS_FPS", "1000").stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("it starts");
-    let mut line = String::new();
-    BufReader::with_capacity(1, child.stdout.as_mut().expect("it was asked for")).read_line(&mut line).expect("it tells how far it is");
+    let child = sandbox.held_up(["export", "web", "out/web.raw"]);
     signal(&child, Signal::INT);
     let run = finished(child);
     assert_eq!(run.code, Some(130), "{run:?}");

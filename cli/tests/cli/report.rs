@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -160,20 +161,49 @@ fn a_damaged_layer_in_the_middle_is_told_in_every_form_and_the_rest_counted() {
     assert_eq!(refused.code, Some(1), "as the answer said: {refused:?}");
 }
 
+/// In a zone whose midnight lies between two snapshots they are of two days; in Greenwich, as a rule, of one.
 #[test]
 fn days_are_those_of_the_callers_clock() {
     let sandbox = Sandbox::new();
     sandbox.succeed(["create", "web", "1M"]);
-    let of = |zone: &str| {
-        let out = sandbox.command(["report", "--keep-daily", "1", "--json"]).env("TZ", zone).output().expect("it starts");
+    sandbox.succeed(["snapshot", "take", "web@evening"]);
+    // What is taken is told to the second.
+    std::thread::sleep(Duration::from_millis(1001));
+    sandbox.succeed(["snapshot", "take", "web@morning"]);
+    sandbox.succeed(["backup", "init", "./repository", "--no-encryption", "-q"]);
+    sandbox.succeed(["backup", "push", "./repository", "web", "-q"]);
+    let of = |zone: &str, words: &[&str]| {
+        let out = sandbox.command([words, &["--keep-daily", "2", "--json"]].concat()).env("TZ", zone).output().expect("it starts");
         serde_json::from_slice::<Value>(&out.stdout).expect("JSON")
     };
-    sandbox.succeed(["snapshot", "take", "web@s"]);
+    let greenwich = of("UTC0", &["report"]);
+    let taken = |nth: usize| greenwich["snapshots"][nth]["taken"].as_str().expect("a moment");
+    let (evening, morning) = (taken(0), taken(1));
+    let midnight = zone_whose_day_begins(morning);
+    for (zone, is_one_day) in [("UTC0", evening[..10] == morning[..10]), (&midnight, false)] {
+        let why = if is_one_day { "oldest daily snapshot" } else { "daily snapshot" };
+        let report = of(zone, &["report"]);
+        assert_eq!(report["snapshots"][0]["reasons"][0], why, "{zone}, {evening}, {morning}: {report}");
+        let forget = of(zone, &["backup", "forget", "./repository", "-n"]);
+        let points = forget["points"].as_array().expect("a list");
+        let point = points.iter().find(|point| point["name"] == "web@evening").expect("it was pushed");
+        assert_eq!(point["reasons"][0], why, "{zone}, {evening}, {morning}: {forget}");
+    }
     for (zone, ending) in [("UTC0", "+00:00"), ("<+1345>-13:45", "+13:45")] {
-        let said = of(zone);
+        let said = of(zone, &["report"]);
         let shown = said["snapshots"][0]["local_time"].as_str().expect("a time");
         assert!(shown.ends_with(ending), "{said}");
     }
+}
+
+/// Where it is midnight at `moment`, which is told in UTC: a zone as POSIX writes it, with its hours the other way round.
+fn zone_whose_day_begins(moment: &str) -> String {
+    let (hours, rest) = moment[11..19].split_once(':').expect("a time of day");
+    let number = |text: &str| text.parse::<u32>().expect("a number");
+    let (minutes, seconds) = rest.split_once(':').expect("a time of day");
+    let west_s = number(hours) * 3600 + number(minutes) * 60 + number(seconds);
+    let (sign, s) = if west_s <= 43_200 { ('+', west_s) } else { ('-', 86_400 - west_s) };
+    format!("<here>{sign}{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
 }
 
 #[test]

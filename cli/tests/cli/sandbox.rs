@@ -1,10 +1,16 @@
 //! A folder with a store of its own, and the command run in it.
 
 use std::ffi::OsStr;
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a machine that is busy with other things may take for something that takes moments.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The command under test.
 pub(crate) const VELLUM: &str = env!("CARGO_BIN_EXE_vellum");
@@ -52,7 +58,8 @@ impl Sandbox {
     pub(crate) fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(VELLUM);
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
-        for name in ["VELLUM_COMPRESSION", "VELLUM_PROGRESS_FPS", "VELLUM_UNITS"] {
+        // Whoever runs the tests may have wishes of their own.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"VELLUM_")) {
             command.env_remove(name);
         }
         command.env("VELLUM_STORE", "store");
@@ -70,6 +77,23 @@ impl Sandbox {
         let run = self.run(args);
         assert_eq!(run.code, Some(0), "{run:?}");
         run.stdout
+    }
+
+    /// A command that has begun, and cannot end before somebody reads what it says: it tells how far it is, and its standard output has
+    /// little room for that.
+    pub(crate) fn held_up<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Child {
+        let (reader, writer, len) = nearly_full_pipe();
+        let mut command = self.command(args);
+        command.arg("--json").env("VELLUM_PROGRESS_FPS", "1000").stdout(writer).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        let begun = Instant::now();
+        while rustix::io::ioctl_fionread(&reader).expect("a pipe tells") <= len {
+            let ended = child.try_wait().expect("it was started here");
+            assert!(ended.is_none() && begun.elapsed() < PATIENCE, "it tells nothing: {ended:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.stdout = Some(OwnedFd::from(reader).into());
+        child
     }
 
     /// The names of all images and snapshots.
@@ -96,6 +120,28 @@ impl Run {
         assert!(error.starts_with("error: ") && error.contains(what), "{what:?} is not in {self:?}");
         assert!(lines.all(|line| line.starts_with("hint: ")), "{self:?}");
     }
+}
+
+/// A pipe with blank lines and room for one page more, and how many bytes are in it. Who waits until a pipe can be written to writes one
+/// line there: for the next one no page is left.
+fn nearly_full_pipe() -> (PipeReader, PipeWriter, u64) {
+    let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
+    let set_nonblocking = |writer: &PipeWriter, is_so| rustix::io::ioctl_fionbio(writer, is_so).expect("a pipe");
+    set_nonblocking(&writer, true);
+    while writer.write(&[b'\n'; 4096]).is_ok() {}
+    set_nonblocking(&writer, false);
+    reader.read_exact(&mut [0; 4096]).expect("it is full");
+    let len = rustix::io::ioctl_fionread(&reader).expect("a pipe tells");
+    (reader, writer, len)
+}
+
+/// A copy of the command that every user may run, in `sandbox`. Another process makes it: a file that a test itself has written cannot be
+/// run as long as what another test is just starting has it open.
+pub(crate) fn copy_of_command(sandbox: &Sandbox) -> PathBuf {
+    let copy = sandbox.path("vellum");
+    let made = Command::new("cp").arg(VELLUM).arg(&copy).status().expect("every system has it");
+    assert!(made.success(), "room for the command");
+    copy
 }
 
 /// Sends a signal to a process that was started here.

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use vellum_serve::fuse::{Mount, Options};
 
 /// What a test may wait for that only a broken program does not do.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Disks, mounted. The mount ends before its folder is removed.
 pub(crate) struct Shown {

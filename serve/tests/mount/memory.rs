@@ -124,7 +124,7 @@ impl Device for Attached {
         if self.0.flush_awaits_read.load(Ordering::SeqCst) {
             let reads = self.0.read_count.lock().unwrap();
             let before = *reads;
-            let limit = Duration::from_secs(20);
+            let limit = Duration::from_mins(2);
             let (reads, waited) = self.0.was_read.wait_timeout_while(reads, limit, |reads| *reads == before).unwrap();
             drop(reads);
             if waited.timed_out() {

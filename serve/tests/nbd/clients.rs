@@ -12,7 +12,7 @@ use crate::world::{World, noise};
 
 /// Runs a program that has to succeed. Returns what it said.
 fn run(program: &str, arguments: &[&str]) -> String {
-    let done = Command::new("timeout").arg("60").arg(program).args(arguments).output();
+    let done = Command::new("timeout").arg("300").arg(program).args(arguments).output();
     let done = done.expect("the client is installed (libnbd-bin, qemu-utils): `make test` does it");
     let (said, complained) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{program} {arguments:?}: {} {said} {complained}", done.status);

@@ -1,9 +1,11 @@
 //! Sockets and ends: a server takes its place once, and leaves it in bounded time whatever its clients do.
 
 use std::fs;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use crate::client::{Client, DISC, FIXED, FLUSH, Form, OPT_GO, OPT_LIST, READ, wi
 use crate::memory::{Devices, Fault, GRID, Memory};
 use crate::world::{World, noise};
 
-const GRACE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_mins(2);
 const SHORT: Duration = Duration::from_millis(50);
 const CLEAN: Stopped = Stopped { cut_off: 0, unfinished: 0 };
 
@@ -35,11 +37,17 @@ fn a_socket_is_for_its_owner_and_goes_with_its_server() {
     assert!(!path.exists(), "what was refused leaves nothing");
 }
 
+/// A socket that nobody listens at. It is shut down, not only closed: what another test starts may have it open for a moment.
+fn leave_dead_socket(path: &Path) {
+    let listener = UnixListener::bind(path).expect("a fresh folder");
+    UnixStream::from(OwnedFd::from(listener)).shutdown(Shutdown::Both).expect("it listens");
+}
+
 #[test]
 fn a_dead_servers_socket_is_replaced_and_no_other_file() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("socket");
-    drop(UnixListener::bind(&path).unwrap());
+    leave_dead_socket(&path);
     let living = server();
     living.listen_unix(&path).expect("nobody listens there");
     Client::enter(UnixStream::connect(&path).unwrap(), Form::Simple, "disk", &[]);
@@ -65,7 +73,7 @@ fn of_servers_that_start_at_once_one_gets_the_socket() {
     for _ in 0..100 {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("socket");
-        drop(UnixListener::bind(&path).unwrap());
+        leave_dead_socket(&path);
         let (rivals, gun) = ([(); RIVALS].map(|()| server()), Barrier::new(RIVALS));
         let start = &|rival: &Server| {
             gun.wait();

@@ -1,11 +1,12 @@
 //! TLS: required or absent, and nothing said before it counts after it.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, Mutex, Weak};
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -19,8 +20,16 @@ use crate::client::{
 };
 use crate::world::{World, noise};
 
-/// A folder with an authority, a server's certificate for "localhost", and a client's: made once, by GnuTLS's tool.
-static CERTIFICATES: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+/// The folder with the certificates, as long as some test needs it.
+static CERTIFICATES: Mutex<Weak<tempfile::TempDir>> = Mutex::new(Weak::new());
+
+thread_local! {
+    /// A test's part in it, which ends with the test's thread.
+    static NEEDED: OnceCell<Arc<tempfile::TempDir>> = const { OnceCell::new() };
+}
+
+/// A folder with an authority, a server's certificate for "localhost", and a client's, made by GnuTLS's tool.
+fn make_certificates() -> tempfile::TempDir {
     let folder = tempfile::TempDir::new().expect("a folder can be made");
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("a file can be written");
     write("ca.info", "cn = test authority\nca\ncert_signing_key\ncrl_signing_key\nexpiration_days = 3650\n");
@@ -36,7 +45,7 @@ static CERTIFICATES: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
         certtool(&format!("--generate-certificate --load-privkey {who}-key.pem {signing} --template {who}.info --outfile {who}-cert.pem"));
     }
     folder
-});
+}
 
 fn certtool(folder: &Path, arguments: &str) {
     let done = Command::new("certtool").args(arguments.split(' ')).current_dir(folder).output();
@@ -44,9 +53,17 @@ fn certtool(folder: &Path, arguments: &str) {
     assert!(done.status.success(), "certtool {arguments}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// The folder of the test's certificates.
+/// The folder of the test's certificates: made for the first of several tests, and there until the last one ends.
 pub(crate) fn certificates() -> PathBuf {
-    CERTIFICATES.path().to_owned()
+    let take = || {
+        let mut shared = CERTIFICATES.lock().expect("they could be made");
+        shared.upgrade().unwrap_or_else(|| {
+            let made = Arc::new(make_certificates());
+            *shared = Arc::downgrade(&made);
+            made
+        })
+    };
+    NEEDED.with(|needed| needed.get_or_init(take).path().to_owned())
 }
 
 /// A server that requires TLS.

@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vellum_serve::nbd::{Options, Server};
 
@@ -11,7 +11,7 @@ use crate::client::{Client, Form};
 use crate::memory::{Devices, Memory};
 
 /// A test that waits longer has found a hang.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 pub(crate) struct World {
     pub(crate) server: Server,
@@ -44,6 +44,15 @@ impl World {
         stream.set_read_timeout(Some(PATIENCE)).expect("a limit can be set");
         stream.set_write_timeout(Some(PATIENCE)).expect("a limit can be set");
         stream
+    }
+
+    /// Waits until no client is left.
+    pub(crate) fn await_empty(&self) {
+        let begun = Instant::now();
+        while self.server.client_count() > 0 {
+            assert!(begun.elapsed() < PATIENCE, "{} clients are left", self.server.client_count());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub(crate) fn enter(&self, form: Form) -> Client<UnixStream> {

@@ -189,8 +189,8 @@ fn a_node_is_a_parent_whatever_the_stores_chunks() {
     }
 }
 
-/// The true value lies in the range 95 times in 100, for each of three figures. Of 60 ranges more than 12 miss once in about 10^5 runs,
-/// were they independent; at least 30 of them must not be the whole truth for certain.
+/// The true value lies in the range 95 times in 100, for each of three figures. Those are of one sample and miss together: of 60 ranges
+/// some runs missed 2, one 11. A third is a fault; at least 30 of them must not be the whole truth for certain.
 #[test]
 fn a_sample_states_ranges_that_hold_the_truth() {
     let mut random = random();
@@ -205,7 +205,8 @@ fn a_sample_states_ranges_that_hold_the_truth() {
         ranges += pairs.iter().filter(|(sampled, _)| !sampled.is_exact()).count();
         missed += pairs.iter().filter(|(sampled, truth)| !sampled.holds(truth.value)).count();
     }
-    assert!(ranges >= 30 && missed <= 12, "{missed} of {ranges} missed");
+    println!("{missed} of {ranges} missed");
+    assert!(ranges >= 30 && missed <= 20, "{missed} of {ranges} missed");
 }
 
 #[test]

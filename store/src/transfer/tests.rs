@@ -27,11 +27,12 @@ fn seed() -> u64 {
 
 /// A store whose tree changes at random.
 struct Grower {
-    _dir: TempDir,
     store: Store,
     random: fastrand::Rng,
     images: Vec<ImageId>,
     names: u32,
+    /// Removed when the store is closed.
+    _dir: TempDir,
 }
 
 impl Grower {

@@ -47,7 +47,8 @@ fn the_same_disk_imported_by_four_threads_is_stored_once() {
 #[test]
 fn imports_beside_a_collection_never_lose_a_chunk() {
     const ROUNDS: u64 = 50;
-    let seed = fastrand::u64(..1 << 32);
+    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..1 << 32), |text| text.parse().expect("a number"));
+    println!("concurrency: VELLUM_TEST_SEED={seed}");
     let folder = scratch::folder();
     let store = scratch::store_in(&folder.path().join("store"), scratch::ZSTD);
     let (over, pool) = (AtomicBool::new(false), Pool::new(4096));

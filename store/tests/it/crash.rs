@@ -20,7 +20,6 @@ use super::world::{Limits, World};
 use super::{drive, scratch};
 
 const KILLS: u64 = 120;
-const OPEN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Operations of one worker before it ends by itself.
 const OPERATIONS_MAX: u64 = 40;
 const LIMITS: Limits = Limits { images: 6, snapshots: 4, len_max: 6 << 20, total_len: 40 << 20 };
@@ -117,7 +116,6 @@ fn verify(dir: &Path, mut world: World, round: u64, told: &Told) -> Duration {
     let started = Instant::now();
     let store = scratch::open(dir);
     let took = started.elapsed();
-    assert!(took < OPEN_TIME_MAX, "opening took {took:?}");
     drive::check(&store, true).expect("a store can be checked after a kill");
     let mut random = fastrand::Rng::with_seed(round);
     for _ in 0..told.done {
@@ -153,11 +151,13 @@ fn work(dir: &Path, seed: u64) -> Result<(), StoreError> {
     let store: Store = scratch::open(dir);
     let mut world = drive::world_of(&store, GRID, LIMITS)?;
     let mut random = fastrand::Rng::with_seed(seed);
-    let exports = tempfile::TempDir::new().expect("a folder for a test can be made");
+    // In the folder of the process that outlives this one: nobody else would remove it.
+    let exports = dir.with_file_name("exports");
+    std::fs::create_dir_all(&exports).expect("a folder for a test can be made");
     for _ in 0..OPERATIONS_MAX {
         let operation = pick(&mut world, &mut random);
         tell(&format!("begin {}\n", kind_of(&operation)));
-        drive::perform(&store, &world, &operation, exports.path())?;
+        drive::perform(&store, &world, &operation, &exports)?;
         tell("done\n");
         world.apply(&operation);
     }

@@ -139,9 +139,11 @@ fn run(dir: &Path, seed: u64, rounds: u64, waiting_len_max: usize) {
 
 #[test]
 fn every_sector_holds_what_its_writer_may_expect() {
+    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..1 << 32), |text| text.parse().expect("a number"));
+    println!("live: VELLUM_TEST_SEED={seed}");
     for (nth, waiting_len_max) in [(0, 64 << 20), (1, 64 << 10)] {
         let folder = scratch::folder();
-        run(&folder.path().join("store"), fastrand::u64(..1 << 32), 1500, waiting_len_max << nth);
+        run(&folder.path().join("store"), seed, 1500, waiting_len_max << nth);
     }
 }
 

@@ -95,7 +95,6 @@ fn run(what: &str, parameters: StoreParameters, count: usize) {
 }
 
 struct Run {
-    folder: TempDir,
     /// Which copy of the store is open: each crash begins a new one.
     generation: u32,
     store: Option<Store>,
@@ -105,6 +104,8 @@ struct Run {
     history: VecDeque<String>,
     /// How many of each kind were not refused.
     done: BTreeMap<String, u32>,
+    /// Removed when the store is closed.
+    folder: TempDir,
 }
 
 /// Tells what happened before when a panic passes.

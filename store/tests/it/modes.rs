@@ -20,10 +20,11 @@ const AT: u64 = 5_000;
 type Disk = Arc<dyn Device>;
 
 struct Host {
-    folder: TempDir,
     dir: std::path::PathBuf,
     store: Store,
     exports: StoreExports,
+    /// Removed when the store is closed.
+    folder: TempDir,
 }
 
 impl Host {

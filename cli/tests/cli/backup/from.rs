@@ -11,7 +11,7 @@ const READ: &str = r#"
 set -eu
 socket_reader() {
   "$VELLUM" -q serve --from "$VELLUM_REPOSITORY" --socket "$PWD/sock" "$@" & served=$!
-  for _ in $(seq 300); do [ -S sock ] && break; sleep 0.1; done
+  for _ in $(seq 1200); do [ -S sock ] && break; sleep 0.1; done
   qemu-img compare -q -f raw "nbd+unix:///web?socket=$PWD/sock" web.raw
   nbdcopy "nbd+unix:///child?socket=$PWD/sock" out.raw
   cmp out.raw child.raw
@@ -50,7 +50,7 @@ const MOUNTED: &str = r#"
 mkdir mnt
 for round in cold warm; do
   "$VELLUM" -q backup mount "$VELLUM_REPOSITORY" mnt & served=$!
-  for _ in $(seq 300); do mountpoint -q mnt && break; sleep 0.1; done
+  for _ in $(seq 1200); do mountpoint -q mnt && break; sleep 0.1; done
   cmp mnt/images/web.raw web.raw
   cmp mnt/snapshots/web@first.raw first.raw
   umount mnt; wait $served

@@ -2,7 +2,6 @@
 #![expect(clippy::cast_possible_truncation, reason = "the images here are a few KiB")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use super::*;
 use crate::formats::double::{Bytes, RepeatFirst, Sparse};
@@ -419,11 +418,9 @@ fn a_huge_sparse_file_costs_no_more_than_the_limits() {
     let mut image = Image::new(3, 16);
     image.put_u64(VIRTUAL_LEN_AT, 1 << 51).put_u32(L1_COUNT_AT, 4 << 20).put_u64(L1_OFFSET_AT, 1 << 30);
     let file = Arc::new(Sparse { head: image.bytes, len: 1 << 50, read_len: AtomicU64::new(0) });
-    let started = Instant::now();
     let source = Qcow2::open(Arc::<Sparse>::clone(&file), Arc::new(RepeatFirst)).expect("it is empty, but valid");
     assert_eq!(walk(&source), [(1 << 51, Absent)]);
     assert!(file.read_len.load(Ordering::Relaxed) <= 34 << 20);
-    assert!(started.elapsed().as_secs() < 10);
 }
 
 /// Without a bound a file of some KiB would name one cluster for petabytes, each of which somebody would read.
