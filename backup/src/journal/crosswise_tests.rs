@@ -18,7 +18,7 @@ fn id(nth: u8) -> String {
 }
 
 fn content(nth: u8, parent: Option<u8>) -> Stamped<Content> {
-    let visible = if parent.is_some() { 1 } else { 0 };
+    let visible = u64::from(parent.is_some());
     Content { id: id(nth), parent: parent.map(id), len: 4096, parent_visible: visible, chunk_len: 4096, parts: Vec::new() }.into()
 }
 
@@ -90,7 +90,7 @@ impl World {
             let point: Point = Point { content: id(nth), ..point(&format!("{nth} {}", self.random.u8(..3))) };
             points.push(point.into());
         }
-        self.put(open.seen.next_counter(), &open.name, Record { contents, points, ..Record::default() });
+        self.put(open.seen.next_counter(), &open.name, Record { points, contents, ..Record::default() });
     }
 
     fn forget(&mut self, open: &Open) {

@@ -58,15 +58,14 @@ pub(crate) fn open_with(place: &str, args: &KeyArgs, variables: Variables, sessi
     let found = Repository::find(objects)?;
     let open = |opener: Option<&Opener>| found.open(opener, folders(caller), rollback);
     let opener = opener(args, variables, caller)?;
-    let opened = match open(opener.as_ref()) {
+    let repository = match open(opener.as_ref()) {
         Err(BackupError::KeyNeeded { place }) => {
             let password = password::ask(&format!("password of {place}"), false, caller)?;
             let password = password.ok_or_else(|| Failure::from(BackupError::KeyNeeded { place }).hinted(variables.hint()))?;
             open(Some(&Opener::Password(password)))
         }
-        opened => opened,
-    };
-    let repository = opened?;
+        other => other,
+    }?;
     for object in repository.twice().rescued() {
         session.warn(&format!("{object} is damaged, and was read from its copy: `vellum backup verify --repair` mends it"));
     }
