@@ -3,6 +3,7 @@
 
 pub mod change_map;
 pub mod device;
+pub mod difference;
 pub mod formats;
 pub mod frame;
 pub mod guest;

@@ -61,7 +61,7 @@ pub use export::{ExportReport, ExportTarget};
 pub use exports::StoreExports;
 pub use import::{ImportReport, ImportRequest, ImportTarget};
 pub use live::LiveDisk;
-pub use maps::{Difference, MapEntry, RebaseMode};
+pub use maps::{MapEntry, RebaseMode};
 pub use partial::{PartialFile, write_whole_file};
 pub use pieces::{FileSource, Input};
 pub use records::{Compression, StoreParameters};

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use tempfile::TempDir;
+use vellum_core::difference::Difference;
 use vellum_core::name::Name;
 use vellum_core::page::PAGE_SPAN;
 use vellum_core::tree::{Node, PlanError};
@@ -11,7 +12,7 @@ use vellum_core::units::{ChunkLen, ImageId};
 use crate::collect::CollectOptions;
 use crate::error::StoreError;
 use crate::live::LiveDisk;
-use crate::maps::{Difference, MapEntry, RebaseMode};
+use crate::maps::{MapEntry, RebaseMode};
 use crate::records::{Compression, StoreParameters};
 use crate::store::{Access, Store};
 use crate::watch::Unwatched;

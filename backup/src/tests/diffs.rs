@@ -1,12 +1,13 @@
 //! Where points differ, beside what their bytes say.
 
+use vellum_core::difference::Difference;
 use vellum_core::identity::ContentId;
 use vellum_core::tree::Node;
 
 use super::Client;
 use super::grower::{CHUNK, Grower, read_all, seed};
 use super::trees::present;
-use crate::diff::{DiffReport, Difference, diff};
+use crate::diff::{DiffReport, diff};
 use crate::objects::memory::Request;
 use crate::reader::Reader;
 

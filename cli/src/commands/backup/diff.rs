@@ -3,9 +3,10 @@
 use std::io;
 
 use serde::Serialize;
-use vellum_backup::diff::{DiffReport, Difference, diff};
+use vellum_backup::diff::{DiffReport, diff};
 use vellum_backup::error::BackupError;
 use vellum_backup::reader::Reader;
+use vellum_core::difference::Difference;
 use vellum_core::identity::ContentId;
 
 use super::restore::no_content;
