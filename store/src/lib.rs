@@ -11,6 +11,10 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("lengths are cast to usize all over: this is a program for 64-bit machines");
 
+// Tests that are shared with other crates name this one as those do.
+#[cfg(test)]
+extern crate self as vellum_store;
+
 mod attach;
 mod chain;
 mod changes;

@@ -42,6 +42,13 @@ struct ModelImage {
     snapshots: Vec<(u64, Vec<u8>)>,
 }
 
+/// The seed of a random test: printed, and taken from `VELLUM_TEST_SEED` if that is set.
+pub(crate) fn seed() -> u64 {
+    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..1 << 32), |text| text.parse().expect("a number"));
+    println!("VELLUM_TEST_SEED={seed}");
+    seed
+}
+
 pub(crate) fn open(dir: &TempDir) -> Store {
     Store::open(&dir.path().join("store"), Access::ReadWrite, "test").expect("a sound store opens")
 }

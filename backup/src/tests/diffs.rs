@@ -5,11 +5,12 @@ use vellum_core::identity::ContentId;
 use vellum_core::tree::Node;
 
 use super::Client;
-use super::grower::{CHUNK, Grower, read_all, seed};
+use super::grower::{CHUNK, Grower, read_all};
 use super::trees::present;
 use crate::diff::{DiffReport, diff};
 use crate::objects::memory::Request;
 use crate::reader::Reader;
+use crate::testing::seed;
 
 /// What is said of each byte: nothing where both are the same, else whether the second reads as zeros.
 fn told(reader: &Reader<'_>, a: ContentId, b: ContentId, len: usize) -> (Vec<Option<bool>>, DiffReport) {
