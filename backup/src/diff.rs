@@ -5,9 +5,9 @@
 
 use std::collections::HashSet;
 
-use vellum_core::difference::{Difference, Joiner, VisitDifference, bytes_of, differing_positions, rest_of_longer};
+use vellum_core::difference::{Difference, Joiner, VisitDifference, differing_positions, rest_of_longer};
 use vellum_core::identity::ContentId;
-use vellum_core::page::PAGE_SPAN;
+use vellum_core::page::{PAGE_SPAN, bytes_of};
 use vellum_core::tree::{PageSet, page_of, pages_for};
 use vellum_core::units::{ChunkId, ChunkIndex, PageIndex};
 

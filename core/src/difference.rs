@@ -6,8 +6,8 @@ use std::borrow::Borrow;
 use std::ops::Range;
 
 use crate::hash::ChunkHash;
-use crate::page::{PAGE_SPAN, Page, Slot};
-use crate::tree::{PageSet, page_of, page_start, pages_for};
+use crate::page::{PAGE_SPAN, Page, Slot, bytes_of};
+use crate::tree::{PageSet, page_of, pages_for};
 use crate::units::{ChunkId, ChunkLen, PageIndex};
 
 /// A range in which two disks differ, or of which only one disk has a part.
@@ -50,13 +50,6 @@ pub fn differing_positions<E>(
         }
     }
     Ok(found)
-}
-
-/// The bytes of positions on a page, as far as they lie inside `limits`.
-#[must_use]
-pub fn bytes_of(chunk_len: ChunkLen, index: PageIndex, positions: Range<u16>, limits: &Range<u64>) -> Range<u64> {
-    let place = |at: u16| chunk_len.offset_of(page_start(index).advance(at.into())).clamp(limits.start, limits.end);
-    place(positions.start)..place(positions.end)
 }
 
 /// Adds what only the longer of two disks has, which end at byte `a_len` and `b_len`. `pages` are those outside of which the second

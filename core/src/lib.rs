@@ -15,6 +15,7 @@ pub mod page;
 pub mod positions;
 pub mod retention;
 pub mod source;
+pub mod stretches;
 pub mod tree;
 pub mod units;
 pub mod wire;

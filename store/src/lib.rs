@@ -52,7 +52,6 @@ mod resize;
 mod sequence;
 mod stats;
 mod store;
-mod stretches;
 pub mod transfer;
 mod watch;
 

@@ -7,15 +7,15 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use vellum_core::difference::{Joiner, VisitDifference, bytes_of, differing_positions, rest_of_longer};
-use vellum_core::page::{PAGE_SPAN, Page};
-use vellum_core::tree::{Layer, Node, PageSet, page_of, page_start, pages_for};
+use vellum_core::difference::{Joiner, VisitDifference, differing_positions, rest_of_longer};
+use vellum_core::page::{PAGE_SPAN, Page, bytes_of};
+use vellum_core::stretches::Stretches;
+use vellum_core::tree::{Layer, Node, PageSet, page_of, pages_for};
 use vellum_core::units::{ChunkCount, ChunkIndex, LayerId, PageIndex};
 
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::stretches::Stretches;
 
 /// From one disk to another.
 struct Step<'d> {
@@ -89,11 +89,7 @@ impl Store {
     fn page_after(&self, step: &Step<'_>, from: &Page, index: PageIndex) -> Result<Arc<Page>, StoreError> {
         let Some(above) = step.above.filter(|_| step.is_as_long()) else { return step.to.page(index) };
         let visible = above.iter().map(|layer| layer.visible_in(index)).min().unwrap_or(PAGE_SPAN);
-        let (chunk_len, start) = (step.to.chunk_len(), page_start(index));
-        let own = self.inner.pages.seen(above, index).map_err(|error| {
-            let end = page_start(PageIndex(index.0 + 1));
-            error.in_image(step.to.name(), chunk_len.offset_of(start)..chunk_len.offset_of(end))
-        })?;
+        let own = self.inner.pages.seen(above, index).map_err(|error| error.in_image(step.to.name(), step.to.bytes_of_page(index)))?;
         Ok(Arc::new(own.over(from, visible).resolved()))
     }
 
