@@ -316,10 +316,7 @@ impl Page {
     /// The inside of [`Page::decode`], without the checksum, so that a fuzzer reaches it.
     pub fn decode_body(body: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
-        match reader.u8()? {
-            VERSION => {}
-            newer => return Err(DecodeError::Version(newer)),
-        }
+        reader.version(VERSION)?;
         let count = reader.varint()?;
         if count > u64::from(PAGE_SPAN) {
             return Err(DecodeError::Invalid("run count"));
