@@ -12,7 +12,8 @@ use quick_cache::sync::Cache;
 use vellum_core::device::{Allocation, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Stretch};
 use vellum_core::identity::ContentId;
 use vellum_core::name::Name;
-use vellum_core::page::{Page, Slot};
+use vellum_core::page::{PAGE_SPAN, Page, Slot, bytes_of};
+use vellum_core::stretches::Stretches;
 use vellum_core::tree::{PageSet, page_of, page_start};
 use vellum_core::units::{ChunkId, ChunkLen, PageIndex};
 
@@ -141,14 +142,11 @@ impl PointDevice {
     /// The part of page `index` that lies in `range`, run by run: where in the disk, and what.
     fn runs(&self, index: PageIndex, range: &Range<u64>) -> Result<Vec<(Range<u64>, Slot)>, BackupError> {
         let chunk_len = self.source.chunk_len;
-        let offset = |nth: u16| chunk_len.offset_of(page_start(index).advance(nth.into()));
-        let clip = |at: u64| at.clamp(range.start, range.end);
         let page = self.source.page(self.content, index)?;
         let (first, last) = (page_of(chunk_len.index_at(range.start)), page_of(chunk_len.index_at(range.end - 1)));
         let start = if first.0 == index { first.1 } else { 0 };
-        let end = if last.0 == index { last.1 + 1 } else { vellum_core::page::PAGE_SPAN };
-        let run = |run: vellum_core::page::Run| (clip(offset(run.start))..clip(offset(run.end())), run.slot);
-        Ok(page.runs_in(start, end).map(run).collect())
+        let end = if last.0 == index { last.1 + 1 } else { PAGE_SPAN };
+        Ok(page.runs_in(start, end).map(|run| (bytes_of(chunk_len, index, run.start..run.end(), range), run.slot)).collect())
     }
 
     /// The mapped pieces of `range` in order; what lies between them reads as zeros.
@@ -230,16 +228,8 @@ impl Device for PointDevice {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        inside(offset, buffer.len() as u64, self.len)?;
+        self.range(offset, buffer.len() as u64)?;
         self.fill(buffer, offset).map_err(|error| failed(&error))
-    }
-
-    fn write_at(&self, _: &[u8], _: u64) -> Result<(), DeviceError> {
-        Err(DeviceError::ReadOnly)
-    }
-
-    fn write_zeroes(&self, _: u64, _: u64) -> Result<(), DeviceError> {
-        Err(DeviceError::ReadOnly)
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
@@ -247,16 +237,17 @@ impl Device for PointDevice {
     }
 
     fn allocation(&self, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
-        let range = inside(offset, len, self.len)?;
-        let mut out = Stretched { found: Vec::new(), end: range.start, count_max: count_max.max(1) };
+        let range = self.range(offset, len)?;
+        let (mut out, mut at) = (Stretches::new(count_max), range.start);
         let mapped = self.pieces(&range, &mut |part, slot| {
-            out.push(part.start, Allocation::Hole);
-            out.push(part.end, if matches!(slot, Slot::Chunk(_)) { Allocation::Data } else { Allocation::Hole });
+            out.push(at..part.start, Allocation::Hole);
+            at = part.end;
+            out.push(part, if matches!(slot, Slot::Chunk(_)) { Allocation::Data } else { Allocation::Hole });
             Ok(())
         });
         mapped.map_err(|error| failed(&error))?;
-        out.push(range.end, Allocation::Hole);
-        Ok(out.found)
+        out.push(at..range.end, Allocation::Hole);
+        Ok(out.finish())
     }
 
     fn comparable(&self) -> Vec<String> {
@@ -266,36 +257,6 @@ impl Device for PointDevice {
     fn changes(&self, since: &str, _: u64, _: u64, _: usize) -> Result<Vec<Stretch<bool>>, DeviceError> {
         Err(DeviceError::Io(format!("a repository does not compare with {since}")))
     }
-}
-
-/// Stretches without a gap, joined where they are alike; what is too much is left out.
-struct Stretched {
-    found: Vec<Stretch<Allocation>>,
-    end: u64,
-    count_max: usize,
-}
-
-impl Stretched {
-    /// Everything from the last end to `end` is `kind`.
-    fn push(&mut self, end: u64, kind: Allocation) {
-        if end <= self.end {
-            return;
-        }
-        let (offset, len, has_room) = (self.end, end - self.end, self.found.len() < self.count_max);
-        match self.found.last_mut() {
-            // Something was left out before: so is what follows.
-            Some(last) if last.offset + last.len != offset => {}
-            Some(last) if last.kind == kind => last.len += len,
-            _ if has_room => self.found.push(Stretch { offset, len, kind }),
-            _ => {}
-        }
-        self.end = end;
-    }
-}
-
-fn inside(offset: u64, len: u64, device_len: u64) -> Result<Range<u64>, DeviceError> {
-    let end = offset.checked_add(len).filter(|end| *end <= device_len).ok_or(DeviceError::OutOfRange)?;
-    Ok(offset..end)
 }
 
 fn failed(error: &BackupError) -> DeviceError {

@@ -4,8 +4,10 @@
 //! What is sealed begins with random bytes, so of that only the reading is held. A new version of an encoding adds files and takes none
 //! away. `cargo test --release --workspace --test golden -- --ignored` writes files that are missing, and no other.
 
+#[path = "../../core/tests/golden/files.rs"]
+mod files;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use vellum_backup::format::{
     Frame, FrameEntry, IndexObject, MapBlob, PackEntry, PackWriter, Presence, RepositoryFile, SegmentEntry, address, decode_frame,
@@ -18,6 +20,8 @@ use vellum_core::hash::ChunkHash;
 use vellum_core::identity::{ContentId, RepositoryId, SegmentId};
 use vellum_core::page::{Page, Run, Slot};
 use vellum_core::units::PageIndex;
+
+use files::golden;
 
 const SEGMENT: SegmentId = SegmentId([0x5e; 16]);
 const OTHER: SegmentId = SegmentId([0x6f; 16]);
@@ -131,16 +135,6 @@ fn key_file() -> Opener {
     Opener::KeyFile(KeyFile::parse(KEY_LINE).expect("a key file"))
 }
 
-fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"))
-}
-
-fn golden(name: &str) -> Vec<u8> {
-    let text = std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("a byte")).collect()
-}
-
 #[test]
 fn what_is_written_now_is_what_was_written_once() {
     for (name, bytes) in written() {
@@ -195,17 +189,8 @@ fn what_was_sealed_once_is_opened_now() {
 #[test]
 #[ignore = "writes into the source tree"]
 fn write_missing_files() {
-    let (sealed, missing) = (sealed(), |name: &str| !path(name).exists());
+    let sealed = sealed();
     // One key opens them all: they are written together or not at all.
-    let are_missing = sealed.iter().all(|(name, _)| missing(name));
-    let sealed = sealed.into_iter().filter(|_| are_missing);
-    for (name, bytes) in written().into_iter().filter(|(name, _)| missing(name)).chain(sealed) {
-        std::fs::write(path(name), hexadecimal(&bytes)).expect("a file can be written");
-    }
-}
-
-/// Thirty-two bytes a line.
-fn hexadecimal(bytes: &[u8]) -> String {
-    let digit = |byte: u8| char::from_digit(byte.into(), 16).expect("four bits are a digit");
-    bytes.chunks(32).flat_map(|line| line.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).chain(['\n'])).collect()
+    let are_missing = sealed.iter().all(|(name, _)| files::is_missing(name));
+    files::keep(written().into_iter().chain(sealed.into_iter().filter(|_| are_missing)));
 }

@@ -14,7 +14,8 @@ use vellum_store::Store;
 
 use crate::control;
 use crate::endpoint::{Endpoint, Place};
-use crate::failure::Failure;
+use crate::failure::{Failure, Outcome};
+use crate::output::Answer;
 use crate::repository::{self, KeyArgs};
 use crate::session::Session;
 use crate::tender::Tender;
@@ -137,11 +138,15 @@ impl Service {
         Ok(self.mount.insert(mount))
     }
 
-    /// Returns when somebody asks to stop, or `is_over`, which waits for a moment, says so.
-    pub(crate) fn run(&self, session: &Session, is_over: impl Fn(&Self) -> bool) {
+    /// Says `answer` and serves until somebody asks to stop, or `is_over`, which waits for a moment, says so.
+    pub(crate) fn run(self, answer: &impl Answer, session: &mut Session, is_over: impl Fn(&Self) -> bool) -> Result<Outcome, Failure> {
+        session.output.confirm(answer)?;
+        session.output.flush()?;
         systemd::ready(&session.caller);
-        while !session.signals.is_stopped() && !is_over(self) {}
+        while !session.signals.is_stopped() && !is_over(&self) {}
         systemd::stopping(&session.caller);
+        self.stop(session);
+        Ok(Outcome::Done)
     }
 
     /// Whether the NBD server's clients have come and gone. Waits for `time`.
@@ -155,7 +160,7 @@ impl Service {
     }
 
     /// Ends all of it in half a minute at most. What does not end in time is left behind, as a crash would leave it.
-    pub(crate) fn stop(self, session: &Session) {
+    fn stop(self, session: &Session) {
         let tender = self.owned.map(|Owned { control, tender, .. }| {
             if !control.stop(GRACE) {
                 session.warn("a command did not stop in time, and was left behind");

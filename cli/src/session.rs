@@ -1,13 +1,14 @@
 //! What a verb works with: the store, where answers go, and who may interrupt.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vellum_store::{Access, Store};
 
 use crate::arguments::Global;
-use crate::caller::Caller;
+use crate::caller::{Caller, Stream};
 use crate::failure::Failure;
 use crate::output::progress::{Counts, Meter, ProgressWish};
 use crate::output::{Layout, Output, report};
@@ -81,6 +82,16 @@ impl Session {
     pub(crate) fn divert(&mut self) {
         self.output.divert(&self.caller.streams.error);
         self.progress.diverted = true;
+    }
+
+    /// Standard output, to carry a disk from now on.
+    pub(crate) fn disk_output(&mut self) -> Result<Stream, Failure> {
+        let output = self.caller.streams.output.clone();
+        if output.file().is_terminal() {
+            return Err(Failure::usage("a disk is nothing for a terminal", "name a file, or send standard output somewhere"));
+        }
+        self.divert();
+        Ok(output)
     }
 
     /// Watches work on `label` that is counted in bytes.

@@ -4,6 +4,7 @@
 //! device orders what overlaps as it arrives. Offsets and lengths are bytes; no alignment is asked for, [`Device::preferred_len`] says
 //! what costs least.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Why a device did not do something. The kinds are those that a guest can be told.
@@ -78,14 +79,27 @@ pub trait Device: Send + Sync {
     /// Requests that begin and end at multiples of this many bytes (a power of two) cost least.
     fn preferred_len(&self) -> u32;
 
+    /// The bytes from `offset`, which must lie inside.
+    fn range(&self, offset: u64, len: u64) -> Result<Range<u64>, DeviceError> {
+        let end = offset.checked_add(len).filter(|end| *end <= self.len()).ok_or(DeviceError::OutOfRange)?;
+        Ok(offset..end)
+    }
+
     /// Fills `buffer` with the bytes from `offset`, earlier writes included.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError>;
 
-    /// Writes `bytes` at `offset`. Durable after [`Device::flush`].
-    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DeviceError>;
+    /// Writes `bytes` at `offset`. Durable after [`Device::flush`]. Refused, where a device does not say how.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DeviceError> {
+        let _ = (bytes, offset);
+        Err(DeviceError::ReadOnly)
+    }
 
-    /// Makes `len` bytes from `offset` zero. Cost: what is mapped there, not the length. Durable after [`Device::flush`].
-    fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), DeviceError>;
+    /// Makes `len` bytes from `offset` zero. Cost: what is mapped there, not the length. Durable after [`Device::flush`]. Refused, where a
+    /// device does not say how.
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
+        let _ = (offset, len);
+        Err(DeviceError::ReadOnly)
+    }
 
     /// Makes every write that was answered before this call durable.
     fn flush(&self) -> Result<(), DeviceError>;

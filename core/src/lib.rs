@@ -3,6 +3,7 @@
 
 pub mod change_map;
 pub mod device;
+pub mod difference;
 pub mod formats;
 pub mod frame;
 pub mod guest;
@@ -14,6 +15,7 @@ pub mod page;
 pub mod positions;
 pub mod retention;
 pub mod source;
+pub mod stretches;
 pub mod tree;
 pub mod units;
 pub mod wire;

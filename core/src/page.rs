@@ -18,8 +18,11 @@
 //! end-8   8       checksum over key and all bytes before                      damage, a page in another's place
 //! ```
 
+use std::ops::Range;
+
 use crate::positions::Positions;
-use crate::units::{ChunkId, LayerId, PageIndex};
+use crate::tree::page_start;
+use crate::units::{ChunkId, ChunkLen, LayerId, PageIndex};
 use crate::wire::{DecodeError, Reader, put_varint, seal, unzigzag, verified, zigzag};
 
 /// How many chunk positions a page answers for: 4 MiB of disk at 4 KiB chunks. Small enough that a random write rewrites little
@@ -313,10 +316,7 @@ impl Page {
     /// The inside of [`Page::decode`], without the checksum, so that a fuzzer reaches it.
     pub fn decode_body(body: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
-        match reader.u8()? {
-            VERSION => {}
-            newer => return Err(DecodeError::Version(newer)),
-        }
+        reader.version(VERSION)?;
         let count = reader.varint()?;
         if count > u64::from(PAGE_SPAN) {
             return Err(DecodeError::Invalid("run count"));
@@ -348,6 +348,13 @@ fn decode_run(reader: &mut Reader<'_>, last: Option<&Run>, next_id: &mut u64) ->
         return Err(DecodeError::Invalid("run that should be one with the last"));
     }
     Ok(run)
+}
+
+/// The bytes of a disk that positions on page `index` answer for, as far as they lie inside `limits`.
+#[must_use]
+pub fn bytes_of(chunk_len: ChunkLen, index: PageIndex, positions: Range<u16>, limits: &Range<u64>) -> Range<u64> {
+    let place = |at: u16| chunk_len.offset_of(page_start(index).advance(at.into())).clamp(limits.start, limits.end);
+    place(positions.start)..place(positions.end)
 }
 
 /// The key under which the store keeps a page.

@@ -51,6 +51,12 @@ impl<'a> Reader<'a> {
         Ok(self.bytes(1)?[0])
     }
 
+    /// Takes the version byte that an encoding begins with: `known` is the one that can be read.
+    pub fn version(&mut self, known: u8) -> Result<(), DecodeError> {
+        let found = self.u8()?;
+        if found == known { Ok(()) } else { Err(DecodeError::Version(found)) }
+    }
+
     /// The next four bytes, little-endian.
     pub fn u32(&mut self) -> Result<u32, DecodeError> {
         let bytes = self.bytes(4)?;

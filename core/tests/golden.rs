@@ -4,12 +4,15 @@
 //! A new version of an encoding adds files and takes none away. `cargo test --release --workspace --test golden -- --ignored` writes
 //! files that are missing, and no other.
 
-use std::path::{Path, PathBuf};
+#[path = "golden/files.rs"]
+mod files;
 
 use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload, frame_key, parse_frame_key};
 use vellum_core::hash::ChunkHash;
 use vellum_core::page::{PAGE_SPAN, Page, Run, Slot, page_key, parse_page_key};
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
+
+use files::golden;
 
 const LAYER: LayerId = LayerId(0x0102_0304_0506_0708);
 const INDEX: PageIndex = PageIndex(9);
@@ -72,16 +75,6 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     pages.chain(headers).chain(payloads).chain(keys).collect()
 }
 
-fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"))
-}
-
-fn golden(name: &str) -> Vec<u8> {
-    let text = std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("a byte")).collect()
-}
-
 #[test]
 fn what_is_written_now_is_what_was_written_once() {
     for (name, bytes) in written() {
@@ -107,15 +100,5 @@ fn what_was_written_once_is_read_now() {
 #[test]
 #[ignore = "writes into the source tree"]
 fn write_missing_files() {
-    for (name, bytes) in written() {
-        if !path(name).exists() {
-            std::fs::write(path(name), hexadecimal(&bytes)).expect("a file can be written");
-        }
-    }
-}
-
-/// Thirty-two bytes a line.
-fn hexadecimal(bytes: &[u8]) -> String {
-    let digit = |byte: u8| char::from_digit(byte.into(), 16).expect("four bits are a digit");
-    bytes.chunks(32).flat_map(|line| line.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).chain(['\n'])).collect()
+    files::keep(written());
 }

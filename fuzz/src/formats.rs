@@ -1,32 +1,15 @@
 //! Fuzz bodies for what core reads of other people's files: image formats and change maps.
 //! Each panics only when a promise of `vellum_core` is broken.
 
-use std::io;
 use std::sync::Arc;
 
 use vellum_core::change_map::ChangeMap;
 use vellum_core::formats::{self, Format, probe as probing};
-use vellum_core::source::{ClusterCodec, ClusterDecoder, ExtentKind, ImageSource, ReadAt};
+use vellum_core::source::{ClusterCodec, ClusterDecoder, ExtentKind, ImageSource};
 
 /// Enough to meet every kind of extent of a small file, few enough to keep a run below milliseconds.
 const EXTENT_COUNT_MAX: usize = 256;
 const READ_LEN_MAX: usize = 8192;
-
-/// The input as a file.
-struct Bytes(Vec<u8>);
-
-impl ReadAt for Bytes {
-    fn len(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let found = self.0.get(start..).and_then(|rest| rest.get(..buffer.len()));
-        buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-}
 
 /// A codec that any byte is valid for, except one that shows the way of an error.
 struct RepeatFirst;
@@ -41,7 +24,7 @@ impl ClusterDecoder for RepeatFirst {
 
 /// A qcow2 image: extents cover it without gap and make progress, what is not data reads as zeros, and no read panics.
 pub fn qcow2(data: &[u8]) {
-    let file = Arc::new(Bytes(data.to_vec()));
+    let file = Arc::new(data.to_vec());
     if let Ok(source) = formats::open(Format::Qcow2, file, Arc::new(RepeatFirst)) {
         explore(&*source);
     }
@@ -81,7 +64,7 @@ fn read_inside(source: &dyn ImageSource, start: u64, end: u64, kind: ExtentKind)
 
 /// Any file has a verdict, the same each time, and only a lone signature is one of a format.
 pub fn probe(data: &[u8]) {
-    let file = Bytes(data.to_vec());
+    let file = data.to_vec();
     let seen = probing::probe(&file).expect("a file in memory can be read");
     let _ = seen.to_string();
     match seen.verdict() {

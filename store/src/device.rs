@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
-use vellum_core::page::Slot;
+use vellum_core::page::{Slot, bytes_of};
+use vellum_core::stretches::Stretches;
 use vellum_core::tree::{Node, page_of, page_start};
 use vellum_core::units::{ImageId, PageIndex};
 
@@ -12,7 +13,6 @@ use crate::error::StoreError;
 use crate::live::LiveDisk;
 use crate::sequence::Sequence;
 use crate::store::Store;
-use crate::stretches::Stretches;
 
 /// What one call of [`Device::prefetch`] makes ready at most.
 const PREFETCH_LEN_MAX: u64 = 4 << 20;
@@ -66,13 +66,12 @@ impl Disk {
             let end = start_of(PageIndex(index.0 + 1));
             let last = page_of(chunk_len.index_at(end - 1)).1;
             for run in self.seen_page(index)?.runs_in(page_of(chunk_len.index_at(at)).1, last + 1) {
-                let clip = |nth: u16| chunk_len.offset_of(page_start(index).advance(nth.into())).clamp(at, end);
                 let kind = match run.slot {
                     Slot::Absent => Allocation::Hole,
                     Slot::Zero => Allocation::Zero,
                     Slot::Chunk(_) => Allocation::Data,
                 };
-                out.push(clip(run.start)..clip(run.end()), kind);
+                out.push(bytes_of(chunk_len, index, run.start..run.end(), &(at..end)), kind);
             }
             at = end;
         }
@@ -94,19 +93,11 @@ impl Device for DiskDevice {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        let range = check_range(offset, buffer.len() as u64, self.len())?;
+        let range = self.range(offset, buffer.len() as u64)?;
         if let Some(ahead) = self.reading.note(range, self.len()) {
             self.prefetch(ahead.start, ahead.end - ahead.start);
         }
         Ok(self.disk.read_at(buffer, offset)?)
-    }
-
-    fn write_at(&self, _: &[u8], _: u64) -> Result<(), DeviceError> {
-        Err(DeviceError::ReadOnly)
-    }
-
-    fn write_zeroes(&self, _: u64, _: u64) -> Result<(), DeviceError> {
-        Err(DeviceError::ReadOnly)
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
@@ -115,7 +106,7 @@ impl Device for DiskDevice {
 
     fn allocation(&self, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
         let mut out = Stretches::new(count_max);
-        self.disk.allocation(check_range(offset, len, self.len())?, &mut out)?;
+        self.disk.allocation(self.range(offset, len)?, &mut out)?;
         Ok(out.finish())
     }
 
@@ -124,7 +115,7 @@ impl Device for DiskDevice {
     }
 
     fn changes(&self, since: &str, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<bool>>, DeviceError> {
-        let range = check_range(offset, len, self.len())?;
+        let range = self.range(offset, len)?;
         let mut out = Stretches::new(count_max);
         self.store.changes(&snapshot(&self.store, self.image, since)?, &self.disk, range, &mut out)?;
         Ok(out.finish())
@@ -152,17 +143,17 @@ impl Device for LiveDisk {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        check_range(offset, buffer.len() as u64, LiveDisk::len(self))?;
+        self.range(offset, buffer.len() as u64)?;
         Ok(LiveDisk::read_at(self, buffer, offset)?)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DeviceError> {
-        check_range(offset, bytes.len() as u64, LiveDisk::len(self))?;
+        self.range(offset, bytes.len() as u64)?;
         Ok(LiveDisk::write_at(self, bytes, offset)?)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
-        check_range(offset, len, LiveDisk::len(self))?;
+        self.range(offset, len)?;
         Ok(LiveDisk::write_zeroes(self, offset, len)?)
     }
 
@@ -171,7 +162,7 @@ impl Device for LiveDisk {
     }
 
     fn allocation(&self, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
-        Ok(LiveDisk::allocation(self, check_range(offset, len, LiveDisk::len(self))?, count_max)?.finish())
+        Ok(LiveDisk::allocation(self, self.range(offset, len)?, count_max)?.finish())
     }
 
     fn comparable(&self) -> Vec<String> {
@@ -179,7 +170,7 @@ impl Device for LiveDisk {
     }
 
     fn changes(&self, since: &str, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<bool>>, DeviceError> {
-        let range = check_range(offset, len, LiveDisk::len(self))?;
+        let range = self.range(offset, len)?;
         Ok(LiveDisk::changes(self, &snapshot(self.store(), self.image(), since)?, range, count_max)?.finish())
     }
 
@@ -192,11 +183,6 @@ impl Device for LiveDisk {
 
 fn preferred_len(store: &Store) -> u32 {
     u32::try_from(store.parameters().chunk_len.bytes()).expect("a chunk is at most 1 MiB")
-}
-
-fn check_range(offset: u64, len: u64, device_len: u64) -> Result<Range<u64>, DeviceError> {
-    let end = offset.checked_add(len).filter(|end| *end <= device_len).ok_or(DeviceError::OutOfRange)?;
-    Ok(offset..end)
 }
 
 /// What of a wish to have bytes ready can be had: nothing past the end, and not so much that it drives out what is being read.

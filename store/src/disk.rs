@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use vellum_core::page::{Page, Run, Slot};
+use vellum_core::page::{PAGE_SPAN, Page, Run, Slot, bytes_of};
 use vellum_core::tree::{Layer, Node, PageSet, PlanError, Tree, page_of, page_start};
 use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
 
@@ -106,16 +106,18 @@ impl Disk {
         if !self.chain.iter().any(|layer| layer.zeros > 0 && layer.pages.contains(index)) {
             return self.page(index);
         }
-        let (start, end) = (page_start(index), page_start(PageIndex(index.0 + 1)));
-        let range = self.chunk_len().offset_of(start)..self.chunk_len().offset_of(end);
-        self.store.inner.pages.seen(&self.chain, index).map(Arc::new).map_err(|error| error.in_image(&self.name, range))
+        let seen = self.store.inner.pages.seen(&self.chain, index);
+        seen.map(Arc::new).map_err(|error| error.in_image(&self.name, self.bytes_of_page(index)))
     }
 
     /// What reads as data on page `index`: chunks only, clipped to the disk's length; gaps read as zeros.
     pub fn page(&self, index: PageIndex) -> Result<Arc<Page>, StoreError> {
-        let start = self.chunk_len().offset_of(page_start(index));
-        let end = self.chunk_len().offset_of(page_start(PageIndex(index.0 + 1)));
-        self.store.inner.pages.resolve(&self.chain, index).map_err(|error| error.in_image(&self.name, start..end))
+        self.store.inner.pages.resolve(&self.chain, index).map_err(|error| error.in_image(&self.name, self.bytes_of_page(index)))
+    }
+
+    /// The bytes that page `index` answers for.
+    pub(crate) fn bytes_of_page(&self, index: PageIndex) -> Range<u64> {
+        bytes_of(self.chunk_len(), index, 0..PAGE_SPAN, &(0..u64::MAX))
     }
 
     /// The pages outside of which everything reads as zeros.

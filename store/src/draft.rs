@@ -4,7 +4,7 @@
 
 use vellum_core::page::{Page, Run, page_key};
 use vellum_core::tree::{Layer, page_of};
-use vellum_core::units::{ChunkIndex, PageIndex};
+use vellum_core::units::{ChunkIndex, LayerId, PageIndex};
 
 use crate::chain::Pages;
 use crate::database::{Batch, Family};
@@ -46,12 +46,24 @@ impl Draft {
         if old == new {
             return;
         }
-        let (id, key) = (self.layer.id, page_key(self.layer.id, index));
-        if new.is_empty() {
-            batch.delete(Family::Pages, key);
-        } else {
-            batch.put(Family::Pages, key, new.encode(id, index));
-        }
+        batch.put_page(self.layer.id, index, new);
         self.layer.note_page(index, old, new);
+    }
+}
+
+impl Batch {
+    /// From now on this is what `layer` says on a page: one that says nothing is not kept.
+    pub(crate) fn put_page(&mut self, layer: LayerId, index: PageIndex, page: &Page) {
+        let key = page_key(layer, index);
+        if page.is_empty() {
+            self.delete(Family::Pages, key);
+        } else {
+            self.put(Family::Pages, key, page.encode(layer, index));
+        }
+    }
+
+    /// Deletes all pages of `layer`, at a cost that does not depend on how many there are.
+    pub(crate) fn delete_pages(&mut self, layer: LayerId) {
+        self.delete_range(Family::Pages, page_key(layer, PageIndex(0)), page_key(LayerId(layer.0 + 1), PageIndex(0)));
     }
 }

@@ -2,14 +2,18 @@
 //!
 //! Compressed bytes are golden for reading only: another version of a compressor may write others.
 
+#[path = "../../core/tests/golden/files.rs"]
+mod files;
+
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 
 use vellum_core::frame::FrameCodec;
 use vellum_core::identity::{ContentId, StoreId};
 use vellum_core::name::Name;
 use vellum_core::tree::{Configuration, Image, KeptDisk, Layer, Machine, MachineSnapshot, Mode, PageSet, Snapshot};
 use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId};
+
+use files::golden;
 
 use crate::codec;
 use crate::database::Family;
@@ -182,16 +186,6 @@ fn plain() -> Vec<u8> {
     b"vellum keeps disk images. ".repeat(200)
 }
 
-fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"))
-}
-
-fn golden(name: &str) -> Vec<u8> {
-    let text = std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("a byte")).collect()
-}
-
 fn decoded<R: Record>(family: Family, key: &[u8], name: &str) -> R {
     records::decode(family.name(), key, &golden(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
@@ -253,15 +247,5 @@ fn write_missing_files() {
         ("compressed-lz4", codec::compress(Compression::Lz4, &plain()).1),
         ("compressed-zstd", codec::compress(Compression::Zstd(3), &plain()).1),
     ];
-    for (name, bytes) in written().into_iter().chain(compressed) {
-        if !path(name).exists() {
-            std::fs::write(path(name), hexadecimal(&bytes)).expect("a file can be written");
-        }
-    }
-}
-
-/// Thirty-two bytes a line.
-fn hexadecimal(bytes: &[u8]) -> String {
-    let digit = |byte: u8| char::from_digit(byte.into(), 16).expect("four bits are a digit");
-    bytes.chunks(32).flat_map(|line| line.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).chain(['\n'])).collect()
+    files::keep(written().into_iter().chain(compressed));
 }

@@ -11,6 +11,10 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("lengths are cast to usize all over: this is a program for 64-bit machines");
 
+// Tests that are shared with other crates name this one as those do.
+#[cfg(test)]
+extern crate self as vellum_store;
+
 mod attach;
 mod chain;
 mod changes;
@@ -48,7 +52,6 @@ mod resize;
 mod sequence;
 mod stats;
 mod store;
-mod stretches;
 pub mod transfer;
 mod watch;
 
@@ -61,7 +64,7 @@ pub use export::{ExportReport, ExportTarget};
 pub use exports::StoreExports;
 pub use import::{ImportReport, ImportRequest, ImportTarget};
 pub use live::LiveDisk;
-pub use maps::{Difference, MapEntry, RebaseMode};
+pub use maps::{MapEntry, RebaseMode};
 pub use partial::{PartialFile, write_whole_file};
 pub use pieces::{FileSource, Input};
 pub use records::{Compression, StoreParameters};

@@ -35,6 +35,7 @@ use std::thread::JoinHandle;
 
 use vellum_core::device::Allocation;
 use vellum_core::name::Name;
+use vellum_core::stretches::Stretches;
 use vellum_core::tree::{Edit, Node, Tree};
 use vellum_core::units::{ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
 
@@ -46,7 +47,6 @@ use crate::error::StoreError;
 use crate::journal::{Added, Entry, Running};
 use crate::sequence::Sequence;
 use crate::store::{Exclusive, Store};
-use crate::stretches::Stretches;
 use flush::{Flush, PageChanges};
 pub(crate) use room::Room;
 use view::View;

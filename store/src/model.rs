@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use tempfile::TempDir;
+use vellum_core::difference::Difference;
 use vellum_core::name::Name;
 use vellum_core::page::PAGE_SPAN;
 use vellum_core::tree::{Node, PlanError};
@@ -11,7 +12,7 @@ use vellum_core::units::{ChunkLen, ImageId};
 use crate::collect::CollectOptions;
 use crate::error::StoreError;
 use crate::live::LiveDisk;
-use crate::maps::{Difference, MapEntry, RebaseMode};
+use crate::maps::{MapEntry, RebaseMode};
 use crate::records::{Compression, StoreParameters};
 use crate::store::{Access, Store};
 use crate::watch::Unwatched;
@@ -40,6 +41,13 @@ struct ModelImage {
     waiting: u64,
     live: Option<LiveDisk>,
     snapshots: Vec<(u64, Vec<u8>)>,
+}
+
+/// The seed of a random test: printed, and taken from `VELLUM_TEST_SEED` if that is set.
+pub(crate) fn seed() -> u64 {
+    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..1 << 32), |text| text.parse().expect("a number"));
+    println!("VELLUM_TEST_SEED={seed}");
+    seed
 }
 
 pub(crate) fn open(dir: &TempDir) -> Store {

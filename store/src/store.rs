@@ -14,7 +14,7 @@ use vellum_core::identity::{IDENTITY_LEN, StoreId};
 use vellum_core::name::{Name, NodeSpec};
 use vellum_core::page::{page_key, parse_page_key};
 use vellum_core::tree::{Edit, Image, Layer, Machine, MachineSnapshot, Node, Planned, Snapshot, Tree};
-use vellum_core::units::{ChunkId, ConfigurationId, ImageId, LayerId, MachineId, PageIndex};
+use vellum_core::units::{ChunkId, ConfigurationId, ImageId, LayerId, MachineId};
 
 use crate::attach::Slots;
 use crate::chain::Pages;
@@ -547,7 +547,7 @@ fn delete_layer(tree: &Tree, id: LayerId, batch: &mut Batch) {
         Some(layer) if layer.pages.len() <= PAGES_BY_KEY_MAX => {
             layer.pages.iter().for_each(|index| batch.delete(Family::Pages, page_key(id, index)));
         }
-        _ => batch.delete_range(Family::Pages, page_key(id, PageIndex(0)), page_key(LayerId(id.0 + 1), PageIndex(0))),
+        _ => batch.delete_pages(id),
     }
 }
 

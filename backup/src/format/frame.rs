@@ -83,10 +83,7 @@ pub(super) fn put_frame(body: &mut Vec<u8>, frame: &Frame<'_>) {
 /// The frame that `body` holds.
 pub fn decode_frame(body: &[u8]) -> Result<Frame<'_>, DecodeError> {
     let mut reader = Reader::new(body);
-    match reader.u8()? {
-        VERSION => {}
-        newer => return Err(DecodeError::Version(newer)),
-    }
+    reader.version(VERSION)?;
     let codec = codec_of(reader.u8()?)?;
     let segment = SegmentId(reader.bytes(16)?.try_into().expect("sixteen bytes were taken"));
     let (first, span) = decode_place(&mut reader)?;

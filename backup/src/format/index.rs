@@ -157,10 +157,7 @@ impl IndexObject {
     /// The index that `bytes` are.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        match reader.u8()? {
-            VERSION => {}
-            newer => return Err(DecodeError::Version(newer)),
-        }
+        reader.version(VERSION)?;
         let mut index = Self::default();
         let mut last = None;
         for _ in 0..reader.varint()? {

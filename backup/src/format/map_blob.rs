@@ -122,10 +122,7 @@ impl MapBlob {
     /// The blob that `bytes` are.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        match reader.u8()? {
-            VERSION => {}
-            newer => return Err(DecodeError::Version(newer)),
-        }
+        reader.version(VERSION)?;
         let content = ContentId(identity(&mut reader)?);
         let parent = match reader.u8()? {
             0 => None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vellum_store::Unwatched;
 
-use super::grower::{Grower, contents, name, new_store, seed, shape};
+use super::grower::{Grower, contents, name, new_store, shape};
 use super::trees::{assert_all_same, pull_present};
 use super::{Client, assert_same, request};
 use crate::copy::{CopyRequest, copy};
@@ -15,6 +15,7 @@ use crate::objects::memory::{Effect, Fault, Memory, Request};
 use crate::objects::twice::copy_of;
 use crate::push::{PushReport, PushSelection};
 use crate::reader::Reader;
+use crate::testing::seed;
 use crate::verify::{VerifyOptions, verify};
 
 fn wish(points: Option<BTreeSet<String>>) -> CopyRequest {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use vellum_core::identity::ContentId;
 use vellum_store::{CheckOptions, Store, Unwatched};
 
-use super::grower::{Grower, contents, name, new_store, seed, shape};
+use super::grower::{Grower, contents, name, new_store, shape};
 use super::streams::Sink;
 use super::trees::copy_folder;
 use super::{Client, assert_same, request};
@@ -27,6 +27,7 @@ use crate::repository::{ClientFolders, Repository, Rollback};
 use crate::restore::{RestoreTarget, restore};
 use crate::seal::{KeyFile, Opener, PasswordCost, create_key, unlock_any};
 use crate::session::Writer;
+use crate::testing::seed;
 use crate::verify::{VerifyOptions, VerifyReport, verify};
 
 /// Objects by name.

@@ -1,14 +1,16 @@
 //! Where points differ, beside what their bytes say.
 
+use vellum_core::difference::Difference;
 use vellum_core::identity::ContentId;
 use vellum_core::tree::Node;
 
 use super::Client;
-use super::grower::{CHUNK, Grower, read_all, seed};
+use super::grower::{CHUNK, Grower, read_all};
 use super::trees::present;
-use crate::diff::{DiffReport, Difference, diff};
+use crate::diff::{DiffReport, diff};
 use crate::objects::memory::Request;
 use crate::reader::Reader;
+use crate::testing::seed;
 
 /// What is said of each byte: nothing where both are the same, else whether the second reads as zeros.
 fn told(reader: &Reader<'_>, a: ContentId, b: ContentId, len: usize) -> (Vec<Option<bool>>, DiffReport) {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use vellum_store::Unwatched;
 
 use super::Client;
-use super::grower::{Grower, contents, new_store, seed};
+use super::grower::{Grower, contents, new_store};
 use crate::objects::memory::{Effect, Fault, Memory, Request};
 use crate::objects::twice::copy_of;
 use crate::objects::{ObjectErrorKind, ObjectName};
 use crate::pull::{PullRequest, pull};
 use crate::reader::Reader;
+use crate::testing::seed;
 
 #[test]
 fn a_push_that_dies_at_any_request_leaves_what_was_there_and_the_next_one_completes_it() {

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::grower::{Grower, contents, new_store, seed};
+use super::grower::{Grower, contents, new_store};
 use super::{Client, assert_same, request};
 use crate::error::BackupError;
 use crate::forget::{ForgetWish, forget};
 use crate::objects::Objects;
 use crate::objects::memory::{Effect, Fault, Memory};
 use crate::push::PushSelection;
+use crate::testing::seed;
 
 fn points(client: &Client) -> BTreeSet<String> {
     let repository = client.open(client.objects()).expect("it opens");

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use vellum_core::device::{Device, Exports, Intent};
 
-use super::grower::{name, new_store, seed};
+use super::grower::{name, new_store};
 use super::{Client, assert_same};
 use crate::device::RepositoryExports;
 use crate::objects::memory::{Effect, Fault, Memory, Request};
 use crate::reader::CacheLimits;
 use crate::repository::{ClientFolders, Repository, Rollback};
+use crate::testing::seed;
 
 const MIB: usize = 1 << 20;
 /// Noise, so that a frame of 128 KiB takes as much in a pack: 192 frames.

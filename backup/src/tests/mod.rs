@@ -5,6 +5,7 @@ mod damage;
 mod diffs;
 mod faults;
 mod forgets;
+#[path = "../../../store/src/transfer/grower.rs"]
 mod grower;
 mod guests;
 mod streams;

@@ -6,7 +6,7 @@ use vellum_core::identity::ContentId;
 use vellum_core::tree::Node;
 use vellum_store::{Store, Unwatched};
 
-use super::grower::{Grower, contents, name, new_store, read_all, seed, shape};
+use super::grower::{Grower, contents, name, new_store, read_all, shape};
 use super::{assert_same, request};
 use crate::error::BackupError;
 use crate::pull::{PullReport, PullRequest};
@@ -15,6 +15,7 @@ use crate::reader::Reader;
 use crate::repository::FirstKey;
 use crate::seal::{KeyFile, Opener, PasswordCost};
 use crate::stream::{receive, send};
+use crate::testing::seed;
 
 /// A stream in memory.
 #[derive(Clone, Default)]

@@ -8,7 +8,7 @@ use vellum_core::identity::ContentId;
 use vellum_core::tree::Mode;
 use vellum_store::{Store, Unwatched};
 
-use super::grower::{Grower, contents, new_store, seed, shape};
+use super::grower::{Grower, contents, new_store, shape};
 use super::streams::Sink;
 use super::{Client, assert_same, request};
 use crate::objects::memory::Request;
@@ -16,6 +16,7 @@ use crate::push::{PushRequest, PushSelection, push};
 use crate::reader::Reader;
 use crate::restore::{RestoreTarget, restore};
 use crate::session::Writer;
+use crate::testing::seed;
 
 pub(super) fn assert_all_same(found: &Store, expected: &Store, what: &str) {
     let (found, expected) = (contents(found), contents(expected));

@@ -1,6 +1,7 @@
 //! `vellum diff`: where two images or snapshots differ, told from their maps.
 
 use serde::Serialize;
+use vellum_core::difference::{Difference, VisitDifference};
 use vellum_store::StoreError;
 
 use crate::failure::{Failure, Outcome};
@@ -32,19 +33,29 @@ struct Range {
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let store = session.open_to_read()?;
     let (first, second) = (store.find(&args.first)?, store.find(&args.second)?);
+    show(session, || StoreError::Interrupted, |visit| store.diff(first, second, visit))
+}
+
+/// Shows the differences that `compare` meets, whose `interrupted` says that nobody wants more of them.
+pub(super) fn show<E: Into<Failure>>(
+    session: &mut Session,
+    interrupted: impl Fn() -> E,
+    compare: impl FnOnce(&mut VisitDifference<'_, E>) -> Result<(), E>,
+) -> Result<Outcome, Failure> {
     let signals = session.signals.clone();
     let mut entries = session.output.entries(&COLUMNS);
     let mut shown = Ok(());
-    let compared = store.diff(first, second, &mut |difference| {
-        signals.check()?;
-        let range = Range { start: difference.start, length: difference.len, zero: difference.becomes_zero };
-        let becomes = if range.zero { "zero" } else { "data" };
-        shown = entries.push(&range, &[range.start.to_string(), range.length.to_string(), becomes.to_owned()]);
-        // The store hears only that nobody wants more; the reason is in `shown`.
-        if shown.is_err() { Err(StoreError::Interrupted) } else { Ok(()) }
+    let compared = compare(&mut |Difference { start, len, becomes_zero }| {
+        shown = signals.check().map_err(Failure::from).and_then(|()| {
+            let becomes = if becomes_zero { "zero" } else { "data" };
+            let range = Range { start, length: len, zero: becomes_zero };
+            entries.push(&range, &[start.to_string(), len.to_string(), becomes.to_owned()])
+        });
+        // The comparison hears only that nobody wants more; the reason is in `shown`.
+        if shown.is_err() { Err(interrupted()) } else { Ok(()) }
     });
     shown?;
-    compared?;
+    compared.map_err(Into::into)?;
     let count = entries.finish()?;
     Ok(if count == 0 { Outcome::Done } else { Outcome::Different })
 }

@@ -1,7 +1,7 @@
 //! `vellum export`: an image or snapshot becomes a file again.
 
 use std::fs::File;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -80,12 +80,7 @@ fn target(args: &Args, session: &mut Session) -> Result<ExportTarget, Failure> {
             ExportTarget::File { path, overwrite: args.force }
         });
     }
-    let output = session.caller.streams.output.clone();
-    if output.file().is_terminal() {
-        return Err(Failure::usage("a disk is nothing for a terminal", "name a file, or send standard output somewhere"));
-    }
-    session.divert();
-    Ok(ExportTarget::Stream(Box::new(output)))
+    Ok(ExportTarget::Stream(Box::new(session.disk_output()?)))
 }
 
 /// A pipe with a name, once somebody reads it: its opening would wait for that, deaf to Ctrl-C.

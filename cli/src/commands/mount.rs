@@ -41,11 +41,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let mut service = Service::start(&args.service, session)?;
     let folder = service.mount(&args.dir, args.allow_other, session)?.folder().display().to_string();
     let store = service.store().map(|store| store.dir().display().to_string()).unwrap_or_default();
-    session.output.confirm(&Mounted { action: "mount", store, folder })?;
-    session.output.flush()?;
-    service.run(session, |service| service.is_unmounted(PATIENCE));
-    service.stop(session);
-    Ok(Outcome::Done)
+    service.run(&Mounted { action: "mount", store, folder }, session, |service| service.is_unmounted(PATIENCE))
 }
 
 impl Answer for Mounted {

@@ -78,11 +78,8 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let exports = Arc::new(SingleExport::new(Arc::clone(&service.exports), &target, export));
     let server = service.offer(exports, &args.nbd, Some(args.shared.get()), session)?;
     let uri = listen(args, server, session)?.map(|endpoint| endpoint.uri(args.nbd.has_tls(), export));
-    session.output.confirm(&Offering { action: "nbd", name: target, size: info.len, uri })?;
-    session.output.flush()?;
-    service.run(session, |service| if args.persistent { session.signals.await_stop(PATIENCE) } else { service.is_left(PATIENCE) });
-    service.stop(session);
-    Ok(Outcome::Done)
+    let (offering, signals) = (Offering { action: "nbd", name: target, size: info.len, uri }, session.signals.clone());
+    service.run(&offering, session, |service| if args.persistent { signals.await_stop(PATIENCE) } else { service.is_left(PATIENCE) })
 }
 
 /// Listens at the socket that was handed over, or else where the person says.

@@ -72,11 +72,8 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let images = exports.len() as u64 - snapshots;
     let uris = endpoints.iter().map(|endpoint| endpoint.uri(args.nbd.has_tls(), ANY)).collect();
     let store = args.from.from.clone().or_else(|| service.store().map(|store| store.dir().display().to_string())).unwrap_or_default();
-    session.output.confirm(&Serving { action: "serve", store, images, snapshots, uris, folder })?;
-    session.output.flush()?;
-    service.run(session, |_| session.signals.await_stop(PATIENCE));
-    service.stop(session);
-    Ok(Outcome::Done)
+    let (serving, signals) = (Serving { action: "serve", store, images, snapshots, uris, folder }, session.signals.clone());
+    service.run(&serving, session, |_| signals.await_stop(PATIENCE))
 }
 
 /// Listens where the person, or systemd, says.

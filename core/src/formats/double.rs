@@ -1,25 +1,9 @@
-//! Files for the tests of the formats: bytes in memory, and a codec that is none.
+//! For the tests of the formats: a file that is mostly a hole, and a codec that is none.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::source::{ClusterCodec, ClusterDecoder, ReadAt};
-
-/// A file that is a vector.
-pub(super) struct Bytes(pub(super) Vec<u8>);
-
-impl ReadAt for Bytes {
-    fn len(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let found = self.0.get(start..).and_then(|rest| rest.get(..buffer.len()));
-        buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-}
 
 /// A file of any length that is zero but for its start, and counts what is read of it.
 pub(super) struct Sparse {

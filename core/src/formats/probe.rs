@@ -188,18 +188,17 @@ fn holds(bytes: &[u8], offset: usize, magic: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::double::Bytes;
 
     /// Bytes and where they stand.
     type Signs<'a> = &'a [(usize, &'a [u8])];
 
     /// A file of `len` zeros with `signs` written into it.
-    fn file(len: usize, signs: Signs) -> Bytes {
+    fn file(len: usize, signs: Signs) -> Vec<u8> {
         let mut bytes = vec![0; len];
         for (at, sign) in signs {
             bytes[*at..at + sign.len()].copy_from_slice(sign);
         }
-        Bytes(bytes)
+        bytes
     }
 
     #[test]

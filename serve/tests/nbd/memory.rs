@@ -75,7 +75,7 @@ impl Memory {
     }
 
     fn check(&self, offset: u64, len: u64, writing: bool) -> Result<(), DeviceError> {
-        let end = offset.checked_add(len).filter(|end| *end <= self.len()).ok_or(DeviceError::OutOfRange)?;
+        let end = self.range(offset, len)?.end;
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         let begun = self.read_count.fetch_add(usize::from(!writing), Ordering::Relaxed) + 1;
         if let Fault::Gathers(count) = *fault

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use vellum_core::page::{PAGE_SPAN, Page, Run, Slot};
-use vellum_core::tree::{Layer, PageSet, page_start};
-use vellum_core::units::{ChunkId, ChunkIndex, LayerId, PageIndex};
+use vellum_core::page::{PAGE_SPAN, Page, Run, Slot, bytes_of};
+use vellum_core::tree::{Layer, PageSet};
+use vellum_core::units::{ChunkId, LayerId, PageIndex};
 
 use super::{Check, Loss};
 use crate::error::StoreError;
@@ -79,15 +79,14 @@ impl Check<'_> {
     /// Notes a hit, as one with the last if it goes on where that ends.
     fn add_hit(&mut self, finding: usize, name: &str, len: u64, index: PageIndex, positions: Range<u16>) {
         let chunk_len = self.store.parameters().chunk_len;
-        let offset = |position: u16| chunk_len.offset_of(ChunkIndex(page_start(index).0 + u64::from(position))).min(len);
-        let (start, end) = (offset(positions.start), offset(positions.end));
-        if start == end {
+        let bytes = bytes_of(chunk_len, index, positions, &(0..len));
+        if bytes.is_empty() {
             return;
         }
         let images = &mut self.report.findings[finding].images;
         match images.last_mut() {
-            Some((last, range)) if last == name && range.end == start => range.end = end,
-            _ => images.push((name.to_owned(), start..end)),
+            Some((last, range)) if last == name && range.end == bytes.start => range.end = bytes.end,
+            _ => images.push((name.to_owned(), bytes)),
         }
     }
 }

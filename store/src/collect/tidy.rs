@@ -8,13 +8,13 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use vellum_core::page::{Page, page_key};
+use vellum_core::page::Page;
 use vellum_core::tree::{Edit, Layer, Merge, PageSet, Tree};
 use vellum_core::units::{ChunkCount, LayerId, PageIndex};
 
 use super::{go_on, trim};
 use crate::chunks::pause;
-use crate::database::{Batch, Durability, Family};
+use crate::database::{Batch, Durability};
 use crate::error::StoreError;
 use crate::store::Store;
 use crate::watch::Watch;
@@ -63,9 +63,7 @@ pub(super) fn tidy(store: &Store, watch: &dyn Watch) -> Result<(u64, u64), Store
 /// Deletes the pages of layers that are neither there nor being built: ids are never given twice, so nobody can miss them.
 pub(super) fn drop_orphans(store: &Store, orphans: &[LayerId]) -> Result<(), StoreError> {
     let mut batch = Batch::default();
-    for layer in orphans {
-        batch.delete_range(Family::Pages, page_key(*layer, PageIndex(0)), page_key(LayerId(layer.0 + 1), PageIndex(0)));
-    }
+    orphans.iter().for_each(|layer| batch.delete_pages(*layer));
     store.inner.stop.guard(|| store.inner.database.write(batch, Durability::Bulk))
 }
 
@@ -200,12 +198,7 @@ impl Step {
 
     fn put(&self, batch: &mut Batch, edits: &mut Vec<Edit>) {
         for (index, page) in &self.pages {
-            let key = page_key(self.layer.id, *index);
-            if page.is_empty() {
-                batch.delete(Family::Pages, key);
-            } else {
-                batch.put(Family::Pages, key, page.encode(self.layer.id, *index));
-            }
+            batch.put_page(self.layer.id, *index, page);
         }
         edits.push(Edit::PutLayer(self.layer.clone()));
         if self.next.is_none() {

@@ -5,14 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use vellum_core::page::{Page, page_key};
+use vellum_core::page::Page;
 use vellum_core::positions::Positions;
 use vellum_core::tree::{Edit, Layer, SharedLayer};
 use vellum_core::units::{LayerId, PageIndex};
 
 use super::go_on;
 use crate::chunks::pause;
-use crate::database::{Batch, Family};
+use crate::database::Batch;
 use crate::error::StoreError;
 use crate::store::Store;
 use crate::watch::Watch;
@@ -111,12 +111,7 @@ fn commit(store: &Store, part: Trimmed) -> Result<bool, StoreError> {
     }
     let mut batch = Batch::default();
     for (index, page) in &part.pages {
-        let key = page_key(part.layer.id, *index);
-        if page.is_empty() {
-            batch.delete(Family::Pages, key);
-        } else {
-            batch.put(Family::Pages, key, page.encode(part.layer.id, *index));
-        }
+        batch.put_page(part.layer.id, *index, page);
     }
     store.commit(&mut tree, &[Edit::PutLayer(part.layer)], batch)?;
     // Nobody reads through this layer now, or it would be held. Who does so next must not see what is gone: above a page that is not

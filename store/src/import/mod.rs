@@ -11,15 +11,14 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use vellum_core::name::Name;
-use vellum_core::page::page_key;
 use vellum_core::tree::{Layer, Node};
-use vellum_core::units::{ChunkLen, ImageId, LayerId, PageIndex};
+use vellum_core::units::{ChunkLen, ImageId};
 
 use build::{Builder, Positions};
 use prepare::{PIECES_AHEAD, read_all};
 
 use crate::chunks::SessionCounts;
-use crate::database::{Batch, Durability, Family};
+use crate::database::{Batch, Durability};
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::journal::{Added, Entry};
@@ -144,8 +143,7 @@ impl Store {
     pub(crate) fn forget_pages(&self, building: &Building, has_written: bool) {
         if has_written {
             let mut batch = Batch::default();
-            let next = LayerId(building.layer.0 + 1);
-            batch.delete_range(Family::Pages, page_key(building.layer, PageIndex(0)), page_key(next, PageIndex(0)));
+            batch.delete_pages(building.layer);
             let _ = self.inner.database.write(batch, Durability::Bulk);
         }
     }

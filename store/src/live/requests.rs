@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use vellum_core::device::Allocation;
 use vellum_core::page::Page;
+use vellum_core::stretches::Stretches;
 use vellum_core::units::{ChunkIndex, PageIndex};
 
 use super::Shared;
@@ -14,7 +15,6 @@ use super::view::Base;
 use crate::changes::Change;
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::stretches::Stretches;
 
 /// How often a read is tried while flushes change what it reads. Once is rare: a collection must have ended since the flush.
 const ATTEMPTS_MAX: u32 = 8;

@@ -7,31 +7,15 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use vellum_core::page::{PAGE_SPAN, Page, Run, Slot};
-use vellum_core::tree::{Layer, Node, PageSet, page_of, page_start, pages_for};
-use vellum_core::units::{ChunkCount, ChunkId, ChunkIndex, LayerId, PageIndex};
+use vellum_core::difference::{Joiner, VisitDifference, differing_positions, rest_of_longer};
+use vellum_core::page::{PAGE_SPAN, Page, bytes_of};
+use vellum_core::stretches::Stretches;
+use vellum_core::tree::{Layer, Node, PageSet, page_of, pages_for};
+use vellum_core::units::{ChunkCount, ChunkIndex, LayerId, PageIndex};
 
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::stretches::Stretches;
-
-/// A range in which two disks differ, or of which only one disk has a part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// First byte.
-    pub start: u64,
-    /// Length in bytes.
-    pub len: u64,
-    /// Whether the second disk reads as zeros there.
-    pub becomes_zero: bool,
-}
-
-/// Joins differences that touch, and hands them out.
-struct Joiner<'v> {
-    pending: Option<(Range<u64>, bool)>,
-    visit: &'v mut dyn FnMut(Difference) -> Result<(), StoreError>,
-}
 
 /// From one disk to another.
 struct Step<'d> {
@@ -59,28 +43,16 @@ impl<'d> Step<'d> {
 
     /// The bytes of positions on a page, as far as both reach.
     fn bytes_of(&self, index: PageIndex, positions: Range<u16>) -> Range<u64> {
-        let place = |at: u16| self.from.chunk_len().offset_of(page_start(index).advance(at.into()));
-        let common_len = self.from.len().min(self.to.len());
-        place(positions.start).min(common_len)..place(positions.end).min(common_len)
+        bytes_of(self.from.chunk_len(), index, positions, &(0..self.from.len().min(self.to.len())))
     }
 }
 
 impl Store {
     /// Calls `visit` for each range in which `a` and `b` differ, in order, to the chunk: a range's other bytes may be equal. A shorter
     /// disk ends in nothing, not in zeros: the rest of the longer one is a difference.
-    pub fn diff(&self, a: Node, b: Node, visit: &mut dyn FnMut(Difference) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        self.diff_disks(&self.still_disk(a)?, &self.still_disk(b)?, visit)
-    }
-
-    /// As [`Store::diff`], for disks that are open.
-    pub(crate) fn diff_disks(
-        &self,
-        a: &Disk,
-        b: &Disk,
-        visit: &mut dyn FnMut(Difference) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let mut out = Joiner { pending: None, visit };
-        self.diff_states(&[a, b], &mut |_, range, becomes_zero| out.add(range, becomes_zero))?;
+    pub fn diff(&self, a: Node, b: Node, visit: &mut VisitDifference<'_, StoreError>) -> Result<(), StoreError> {
+        let mut out = Joiner::new(visit);
+        self.diff_states(&[&self.still_disk(a)?, &self.still_disk(b)?], &mut |_, range, becomes_zero| out.add(range, becomes_zero))?;
         out.finish()
     }
 
@@ -98,7 +70,7 @@ impl Store {
                 if step.pages.contains(index) {
                     let from = before.map_or_else(|| step.from.page(index), Ok)?;
                     let to = self.page_after(step, &from, index)?;
-                    for (positions, becomes_zero) in self.page_differences(&from, &to)? {
+                    for (positions, becomes_zero) in self.differing_positions(&from, &to)? {
                         visit(nth, step.bytes_of(index, positions), becomes_zero)?;
                     }
                     before = Some(to);
@@ -107,18 +79,17 @@ impl Store {
                 before = before.filter(|_| step.is_as_long());
             }
         }
-        steps.iter().enumerate().try_for_each(|(nth, step)| rest_of_longer(step.from, step.to, &mut |range, zero| visit(nth, range, zero)))
+        steps.iter().enumerate().try_for_each(|(nth, Step { from, to, .. })| {
+            let add = &mut |range, becomes_zero| visit(nth, range, becomes_zero);
+            rest_of_longer((from.len(), to.len()), to.chunk_len(), || Ok(to.mapped_pages()), |index| to.page(index), add)
+        })
     }
 
     /// What the second state of `step` shows on a page, of which the first shows `from`.
     fn page_after(&self, step: &Step<'_>, from: &Page, index: PageIndex) -> Result<Arc<Page>, StoreError> {
         let Some(above) = step.above.filter(|_| step.is_as_long()) else { return step.to.page(index) };
         let visible = above.iter().map(|layer| layer.visible_in(index)).min().unwrap_or(PAGE_SPAN);
-        let (chunk_len, start) = (step.to.chunk_len(), page_start(index));
-        let own = self.inner.pages.seen(above, index).map_err(|error| {
-            let end = page_start(PageIndex(index.0 + 1));
-            error.in_image(step.to.name(), chunk_len.offset_of(start)..chunk_len.offset_of(end))
-        })?;
+        let own = self.inner.pages.seen(above, index).map_err(|error| error.in_image(step.to.name(), step.to.bytes_of_page(index)))?;
         Ok(Arc::new(own.over(from, visible).resolved()))
     }
 
@@ -130,12 +101,11 @@ impl Store {
         let (first, end) = (page_of(chunk_len.index_at(range.start)).0, PageIndex(pages_for(chunk_len.count_for(common_end))));
         let mut at = range.start;
         for index in differing_pages(a, b).within(first, end).iter() {
-            for (positions, _) in self.page_differences(&*a.page(index)?, &*b.page(index)?)? {
-                let place = |nth: u16| chunk_len.offset_of(page_start(index).advance(nth.into())).clamp(at, common_end);
-                let (start, end) = (place(positions.start), place(positions.end));
-                out.push(at..start, false);
-                out.push(start..end, true);
-                at = end;
+            for (positions, _) in self.differing_positions(&*a.page(index)?, &*b.page(index)?)? {
+                let changed = bytes_of(chunk_len, index, positions, &(at..common_end));
+                out.push(at..changed.start, false);
+                at = changed.end;
+                out.push(changed, true);
             }
             if out.is_full() {
                 return Ok(());
@@ -146,34 +116,9 @@ impl Store {
         Ok(())
     }
 
-    /// Where two resolved pages differ, and whether the second reads as zeros there.
-    fn page_differences(&self, a: &Page, b: &Page) -> Result<Vec<(Range<u16>, bool)>, StoreError> {
-        let mut found = Vec::new();
-        // Where `b` is as `a`, this has nothing to say; zeros are where only `a` has a chunk.
-        for run in b.relative_to(a, PAGE_SPAN).runs() {
-            let Slot::Chunk(id) = run.slot else {
-                found.push((run.start..run.end(), true));
-                continue;
-            };
-            for before in a.runs_in(run.start, run.end()) {
-                let id = id.advance(u64::from(before.start - run.start));
-                self.differing_chunks(before, id, &mut found)?;
-            }
-        }
-        Ok(found)
-    }
-
-    /// Where the chunks of `before` and those from `after` on differ: not where two ids stand for one name.
-    fn differing_chunks(&self, before: Run, after: ChunkId, found: &mut Vec<(Range<u16>, bool)>) -> Result<(), StoreError> {
-        let Slot::Chunk(first) = before.slot else {
-            found.push((before.start..before.end(), false));
-            return Ok(());
-        };
-        let count = u64::from(before.len);
-        let names = self.chunk_hashes(first, count)?.into_iter().zip(self.chunk_hashes(after, count)?);
-        let unequal = (before.start..).zip(names).filter(|(_, (a, b))| a != b);
-        found.extend(unequal.map(|(at, _)| (at..at + 1, false)));
-        Ok(())
+    /// Where the pages `from` and `to` differ, and whether the second reads as zeros there.
+    fn differing_positions(&self, from: &Page, to: &Page) -> Result<Vec<(Range<u16>, bool)>, StoreError> {
+        differing_positions(from, to, |first, count| self.chunk_hashes(first, count))
     }
 }
 
@@ -192,55 +137,4 @@ pub(super) fn differing_pages(a: &Disk, b: &Disk) -> PageSet {
     let below: Vec<PageSet> = common.iter().map(|layer| layer.pages.within(start, end)).filter(|pages| !pages.is_empty()).collect();
     let half_seen = PageSet::union_of(&below);
     PageSet::union_of(touched.chain([&half_seen]))
-}
-
-/// Adds what only the longer disk has.
-fn rest_of_longer(a: &Disk, b: &Disk, add: &mut dyn FnMut(Range<u64>, bool) -> Result<(), StoreError>) -> Result<(), StoreError> {
-    if a.len() >= b.len() {
-        return add(b.len()..a.len(), false);
-    }
-    let chunk_len = b.chunk_len();
-    let mapped = b.mapped_pages();
-    let mut at = a.len();
-    while at < b.len() {
-        let index = page_of(chunk_len.index_at(at)).0;
-        let place = |position: ChunkIndex| chunk_len.offset_of(position).clamp(at, b.len());
-        match mapped.next_from(index) {
-            Some(mapped) if mapped == index => {
-                let end = place(page_start(PageIndex(index.0 + 1)));
-                for run in b.page_runs(index, 0, PAGE_SPAN)? {
-                    add(place(run.start)..place(run.start.advance(run.count)), run.first.is_none())?;
-                }
-                at = end;
-            }
-            next => {
-                let end = next.map_or(b.len(), |next| place(page_start(next)));
-                add(at..end, true)?;
-                at = end;
-            }
-        }
-    }
-    Ok(())
-}
-
-impl Joiner<'_> {
-    fn add(&mut self, range: Range<u64>, becomes_zero: bool) -> Result<(), StoreError> {
-        if range.is_empty() {
-            return Ok(());
-        }
-        match &mut self.pending {
-            Some((pending, zero)) if pending.end == range.start && *zero == becomes_zero => pending.end = range.end,
-            _ => {
-                self.finish()?;
-                self.pending = Some((range, becomes_zero));
-            }
-        }
-        Ok(())
-    }
-
-    /// Hands out what is pending.
-    fn finish(&mut self) -> Result<(), StoreError> {
-        let Some((range, becomes_zero)) = self.pending.take() else { return Ok(()) };
-        (self.visit)(Difference { start: range.start, len: range.end - range.start, becomes_zero })
-    }
 }

@@ -8,7 +8,6 @@ use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
 use vellum_core::hash::ChunkHash;
 use vellum_core::units::ChunkId;
 
-pub use diff::Difference;
 pub use map::MapEntry;
 pub use rebase::RebaseMode;
 
@@ -93,7 +92,7 @@ mod tests {
         store.diff(children[0], children[1], visit).expect("diff");
         store.rebase(children[0].image(), children[1], RebaseMode::KeepContent, &Unwatched).expect("rebase");
         // The same byte in the child is the same chunk: only its sibling's write differs.
-        assert_eq!(differences, [Difference { start: (len / 2) + 4096, len: 4096, becomes_zero: false }]);
+        assert_eq!(differences, [vellum_core::difference::Difference { start: (len / 2) + 4096, len: 4096, becomes_zero: false }]);
         assert_eq!((entries, end), (400, len));
     }
 

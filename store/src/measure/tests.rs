@@ -29,9 +29,7 @@ fn measured(disks: &[Vec<u8>], options: &MeasureOptions) -> MeasureReport {
 
 /// A random generator whose seed is printed, or taken from the environment.
 fn random() -> fastrand::Rng {
-    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().expect("a number"));
-    println!("VELLUM_TEST_SEED={seed}");
-    fastrand::Rng::with_seed(seed)
+    fastrand::Rng::with_seed(crate::model::seed())
 }
 
 /// Chunks of 4 KiB, one for each letter: a blank is zeros, equal letters are equal chunks.

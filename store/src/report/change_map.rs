@@ -72,7 +72,7 @@ mod tests {
     use std::ops::RangeInclusive;
 
     use super::*;
-    use crate::model::{name, new_store, read_all};
+    use crate::model::{name, new_store, read_all, seed};
     use crate::watch::Unwatched;
 
     const CHUNK: u64 = 4096;
@@ -107,9 +107,7 @@ mod tests {
 
     #[test]
     fn a_strip_says_what_comparing_all_bytes_says_also_where_disks_grow_and_shrink_and_go_back() {
-        let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().expect("a seed"));
-        println!("VELLUM_TEST_SEED={seed}");
-        let mut random = fastrand::Rng::with_seed(seed);
+        let mut random = fastrand::Rng::with_seed(seed());
         let (_dir, store) = new_store(CHUNK);
         let image = store.create(&name("a"), 3 << 20).expect("create").image();
         let mut states = Vec::new();

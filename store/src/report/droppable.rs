@@ -5,10 +5,10 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use vellum_core::guest::{GuestError, Volume, free_space, volumes};
-use vellum_core::page::Slot;
+use vellum_core::page::{Slot, bytes_of};
 use vellum_core::source::ReadAt;
 use vellum_core::tree::{PageSet, page_of, page_start};
-use vellum_core::units::{ChunkIndex, PageIndex};
+use vellum_core::units::PageIndex;
 
 use super::Droppable;
 use crate::disk::Disk;
@@ -69,9 +69,9 @@ impl GuestDisk<'_> {
         let mut at = page_of(chunk_len.index_at(range.start)).0;
         while let Some(index) = self.mapped.next_from(at).filter(|index| chunk_len.offset_of(page_start(*index)) < range.end) {
             let page = self.disk.page(index)?;
-            let place = |nth: u16| chunk_len.offset_of(ChunkIndex(page_start(index).0 + u64::from(nth))).clamp(range.start, range.end);
             let data = page.runs().iter().filter(|run| matches!(run.slot, Slot::Chunk(_)));
-            held += data.map(|run| place(run.end()) - place(run.start)).sum::<u64>();
+            let bytes = data.map(|run| bytes_of(chunk_len, index, run.start..run.end(), range));
+            held += bytes.map(|bytes| bytes.end - bytes.start).sum::<u64>();
             at = PageIndex(index.0 + 1);
         }
         Ok(held)

@@ -16,18 +16,12 @@ use crate::collect::tests::world::World as Small;
 use crate::database::{Batch, Durability, Family};
 use crate::import::{ImportRequest, ImportTarget};
 use crate::live::LiveDisk;
-use crate::model::{World, name, new_store};
+use crate::model::{World, name, new_store, seed};
 use crate::pieces::Input;
 use crate::watch::{Progress, Watch};
 use crate::{CollectOptions, Store, Unwatched};
 
 const OPTIONS: ReportOptions = ReportOptions { rows_max: 1000, most_shared_max: 10, strip_cells: 10, file_systems: false };
-
-fn seed() -> u64 {
-    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..1 << 32), |text| text.parse().expect("a number"));
-    println!("report: VELLUM_TEST_SEED={seed}");
-    seed
-}
 
 fn census(store: &Store) -> Census {
     store.census(&Unwatched).expect("the store is sound")

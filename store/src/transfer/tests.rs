@@ -1,117 +1,26 @@
 //! Random trees carried from store to store must be what they were, byte for byte; and no identity may ever stand for two contents.
 
+#[path = "grower.rs"]
+#[expect(dead_code, reason = "the tests of repositories use the rest")]
+mod grower;
+
 use std::collections::{BTreeMap, HashMap};
 
-use tempfile::TempDir;
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
 use vellum_core::page::Slot;
 use vellum_core::tree::{Arrival, ArrivingImage, ArrivingSnapshot, Node};
 use vellum_core::units::{ChunkId, ImageId, LayerId};
 
+use grower::Grower;
+
 use super::{Moment, Receipt, SuppliedFrame, VerifiedChunks};
 use crate::collect::CollectOptions;
-use crate::maps::RebaseMode;
-use crate::model::{assert_same, name, new_store, open, read_all};
+use crate::model::{assert_same, name, new_store, open, read_all, seed};
 use crate::store::Store;
 use crate::watch::Unwatched;
 
 const CHUNK: u64 = 4096;
-const PAGE_LEN: u64 = 1024 * CHUNK;
-
-fn seed() -> u64 {
-    let seed = std::env::var("VELLUM_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
-    println!("VELLUM_TEST_SEED={seed}");
-    seed
-}
-
-/// A store whose tree changes at random.
-struct Grower {
-    store: Store,
-    random: fastrand::Rng,
-    images: Vec<ImageId>,
-    names: u32,
-    /// Removed when the store is closed.
-    _dir: TempDir,
-}
-
-impl Grower {
-    fn new(seed: u64) -> Self {
-        let (dir, store) = new_store(CHUNK);
-        let mut grower = Self { _dir: dir, store, random: fastrand::Rng::with_seed(seed), images: Vec::new(), names: 0 };
-        grower.create();
-        grower
-    }
-
-    fn name(&mut self) -> vellum_core::name::Name {
-        self.names += 1;
-        name(&format!("n{}", self.names))
-    }
-
-    fn len(&mut self) -> u64 {
-        let near = [0, 1, CHUNK, PAGE_LEN - 1, PAGE_LEN, PAGE_LEN + CHUNK + 513][self.random.usize(..6)];
-        near + self.random.u64(..3) * 511
-    }
-
-    fn image(&mut self) -> ImageId {
-        self.images[self.random.usize(..self.images.len())]
-    }
-
-    fn create(&mut self) {
-        let (text, len) = (self.name(), self.len());
-        self.images.push(self.store.create(&text, len).expect("create").image());
-    }
-
-    fn node(&mut self) -> Node {
-        let nodes: Vec<Node> = self.store.tree().nodes().collect();
-        nodes[self.random.usize(..nodes.len())]
-    }
-
-    fn write(&mut self) {
-        let image = self.image();
-        let live = self.store.live(image).expect("an image opens for writing");
-        for _ in 0..self.random.u8(1..6) {
-            let Some(start) = live.len().checked_sub(1).map(|last| self.random.u64(..=last)) else { return };
-            let len = self.random.u64(..20 * CHUNK).min(live.len() - start);
-            if self.random.u8(..3) == 0 {
-                live.write_zeroes(start, len).expect("zeros");
-            } else {
-                let mut bytes = vec![self.random.u8(..4); len as usize];
-                let half = bytes.len() / 2;
-                self.random.fill(&mut bytes[half..]);
-                live.write_at(&bytes, start).expect("write");
-            }
-        }
-        live.flush().expect("flush");
-    }
-
-    fn step(&mut self) {
-        let (text, image) = (self.name(), self.image());
-        match self.random.u8(..20) {
-            0..9 => self.write(),
-            9..12 => drop(self.store.snapshot(image, &text).expect("snapshot")),
-            12 if self.images.len() < 6 => self.create(),
-            13 | 14 if self.images.len() < 8 => {
-                let (parent, len) = (self.node(), Some(self.len()).filter(|_| self.random.bool()));
-                self.images.push(self.store.create_child(&text, parent, len).expect("child").image());
-            }
-            15 => {
-                let len = self.len();
-                self.store.resize(image, len, true).expect("resize");
-            }
-            16 => self.store.flatten(image, &Unwatched).expect("flatten"),
-            17 => {
-                let parent = self.node();
-                drop(self.store.rebase(image, parent, RebaseMode::KeepContent, &Unwatched));
-            }
-            18 => {
-                let serial = self.store.tree().snapshots(image).next().map(|snapshot| snapshot.serial);
-                serial.into_iter().for_each(|serial| self.store.delete_snapshot(image, serial).expect("delete"));
-            }
-            _ => drop(self.store.collect(CollectOptions::default(), &Unwatched).expect("collect")),
-        }
-    }
-}
 
 /// Carries `nodes` over, images under their names with `prefix` before them.
 fn carry(from: &Store, to: &Store, nodes: &[Node], prefix: &str) -> Vec<Node> {
@@ -219,7 +128,7 @@ fn random_trees_arrive_as_they_were_and_what_is_there_is_not_copied() {
         let all: Vec<Node> = grower.store.tree().nodes().collect();
         let (dir, to) = new_store(CHUNK);
         // A part first: the rest builds on it.
-        let some: Vec<Node> = all.iter().copied().filter(|node| node.image() == grower.images[0]).collect();
+        let some: Vec<Node> = all.iter().copied().filter(|node| node.image() == grower.images()[0]).collect();
         if !some.is_empty() {
             carry(&grower.store, &to, &some, "a-");
         }
@@ -334,7 +243,7 @@ fn a_receipt_that_is_dropped_leaves_nothing_that_can_be_seen() {
     (0..10).for_each(|_| grower.write());
     let (_dir, to) = new_store(CHUNK);
     let before = to.tree().revision();
-    let moment = grower.store.moment(&[Node::Image(grower.images[0])]).expect("a moment");
+    let moment = grower.store.moment(&[Node::Image(grower.images()[0])]).expect("a moment");
     let mut receipt = to.receipt().expect("a receipt");
     carry_layer(&moment, &mut receipt, moment.nodes()[0].1);
     drop(receipt);

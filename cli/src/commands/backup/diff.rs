@@ -3,21 +3,19 @@
 use std::io;
 
 use serde::Serialize;
-use vellum_backup::diff::{DiffReport, Difference, diff};
+use vellum_backup::diff::{DiffReport, diff};
 use vellum_backup::error::BackupError;
 use vellum_backup::reader::Reader;
 use vellum_core::identity::ContentId;
 
 use super::restore::no_content;
+use crate::commands::diff::show;
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::Page;
-use crate::output::table::Column;
 use crate::repository::{self, KeyArgs, address, words};
 use crate::session::Session;
 use crate::zone;
-
-const COLUMNS: [Column; 3] = [Column::number("START").wide(14), Column::number("LENGTH").wide(14), Column::text("BECOMES")];
 
 /// Show the ranges in which two points differ, without reading data; exit code 1 if there are any
 #[derive(clap::Args)]
@@ -34,15 +32,6 @@ pub(crate) struct Args {
     summary: bool,
     #[command(flatten)]
     key: KeyArgs,
-}
-
-/// A range as `vellum diff` shows it.
-#[derive(Serialize)]
-struct Range {
-    start: u64,
-    length: u64,
-    /// Whether the second reads as zeros there.
-    zero: bool,
 }
 
 #[derive(Serialize)]
@@ -76,26 +65,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         session.output.answer(&totals)?;
         return Ok(if totals.identical { Outcome::Done } else { Outcome::Different });
     }
-    show(&reader, first.1, second.1, session)
-}
-
-fn show(reader: &Reader<'_>, first: ContentId, second: ContentId, session: &mut Session) -> Result<Outcome, Failure> {
-    let signals = session.signals.clone();
-    let mut entries = session.output.entries(&COLUMNS);
-    let mut shown = Ok(());
-    let compared = diff(reader, first, second, &mut |Difference { start, len, becomes_zero }| {
-        shown = signals.check().map_err(Failure::from).and_then(|()| {
-            let becomes = if becomes_zero { "zero" } else { "data" };
-            let range = Range { start, length: len, zero: becomes_zero };
-            entries.push(&range, &[start.to_string(), len.to_string(), becomes.to_owned()])
-        });
-        // The engine hears only that nobody wants more; the reason is in `shown`.
-        if shown.is_err() { Err(BackupError::Interrupted) } else { Ok(()) }
-    });
-    shown?;
-    compared?;
-    let count = entries.finish()?;
-    Ok(if count == 0 { Outcome::Done } else { Outcome::Different })
+    show(session, || BackupError::Interrupted, |visit| diff(&reader, first.1, second.1, visit).map(drop))
 }
 
 impl Totals {

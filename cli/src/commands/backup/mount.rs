@@ -41,11 +41,8 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let named = words::exactly(&args.words, &["DIR"], &session.caller)?;
     let mut service = Service::of_repository(&named.place, &args.key, service::limits(args.cache_size, None), session)?;
     let folder = service.mount(named.rest[0].as_ref(), args.allow_other, session)?.folder().display().to_string();
-    session.output.confirm(&Mounted { action: "backup mount", repository: named.place, folder })?;
-    session.output.flush()?;
-    service.run(session, |service| service.is_unmounted(PATIENCE));
-    service.stop(session);
-    Ok(Outcome::Done)
+    let mounted = Mounted { action: "backup mount", repository: named.place, folder };
+    service.run(&mounted, session, |service| service.is_unmounted(PATIENCE))
 }
 
 impl Answer for Mounted {

@@ -1,6 +1,6 @@
 //! `vellum backup restore`: a point of a repository becomes a file, without a store.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::Path;
 
 use serde::Serialize;
@@ -75,12 +75,7 @@ fn target(file: &str, overwrite: bool, session: &mut Session) -> Result<RestoreT
     if file != "-" {
         return Ok(RestoreTarget::File { path: session.caller.path(Path::new(file)), overwrite });
     }
-    let output = session.caller.streams.output.clone();
-    if output.file().is_terminal() {
-        return Err(Failure::usage("a disk is nothing for a terminal", "name a file, or send standard output somewhere"));
-    }
-    session.divert();
-    Ok(RestoreTarget::Stream(Box::new(output)))
+    Ok(RestoreTarget::Stream(Box::new(session.disk_output()?)))
 }
 
 pub(super) fn no_content(point: &str) -> Failure {

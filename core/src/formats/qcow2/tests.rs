@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::formats::double::{Bytes, RepeatFirst, Sparse};
+use crate::formats::double::{RepeatFirst, Sparse};
 use crate::source::ClusterCodec;
 use ExtentKind::{Absent, Data, Zero};
 
@@ -88,7 +88,7 @@ impl Image {
     }
 
     fn open(&self) -> Result<Qcow2, SourceError> {
-        Qcow2::open(Arc::new(Bytes(self.bytes.clone())), Arc::new(RepeatFirst))
+        Qcow2::open(Arc::new(self.bytes.clone()), Arc::new(RepeatFirst))
     }
 }
 
@@ -458,7 +458,7 @@ fn small_steps_through_a_compressed_cluster_decode_it_once() {
     let mut image = Image::new(3, 16);
     image.entry(0, COMPRESSED | (3 * 65536)).entry(1, COMPRESSED | (4 * 65536));
     let decoder = Arc::new(Counting(AtomicU64::new(0)));
-    let source = Qcow2::open(Arc::new(Bytes(image.bytes)), Arc::<Counting>::clone(&decoder)).expect("the image is good");
+    let source = Qcow2::open(Arc::new(image.bytes), Arc::<Counting>::clone(&decoder)).expect("the image is good");
     for offset in (0..2 * 65536).step_by(4096) {
         source.read_at(&mut [0; 4096], offset).expect("the image is good");
     }

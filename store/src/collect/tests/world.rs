@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use tempfile::TempDir;
 use vellum_core::hash::ChunkHash;
 use vellum_core::name::Name;
-use vellum_core::page::{Run, Slot, page_key};
+use vellum_core::page::{Run, Slot};
 use vellum_core::tree::{Edit, Layer, Node, Planned, page_of};
 use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, ImageId};
 
 use crate::chunks::{Candidate, Session};
-use crate::database::{Batch, Family};
+use crate::database::Batch;
 use crate::error::StoreError;
 use crate::store::now_ms;
 use crate::{Access, Compression, Progress, Store, StoreParameters, Watch};
@@ -199,7 +199,7 @@ pub(crate) fn put_slots(store: &Store, layer: &mut Layer, start: usize, slots: &
     }
     for (index, page) in pages {
         layer.pages.insert(index);
-        batch.put(Family::Pages, page_key(layer.id, index), page.encode(layer.id, index));
+        batch.put_page(layer.id, index, &page);
     }
     Ok(())
 }

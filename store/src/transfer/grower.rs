@@ -1,4 +1,4 @@
-//! A store whose tree changes at random, with machines, and what each of its nodes must show.
+//! A store whose tree changes at random, with machines, and what each of its nodes must show. The tests of repositories grow theirs with it, too.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,13 +11,6 @@ use vellum_store::{Access, CollectOptions, Compression, RebaseMode, Store, Store
 
 pub(super) const CHUNK: u64 = 4096;
 const PAGE_LEN: u64 = 1024 * CHUNK;
-
-/// The seed of this run: printed, and taken from `VELLUM_TEST_SEED` if that is set.
-pub(super) fn seed() -> u64 {
-    let seed = std::env::var("VELLUM_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
-    println!("VELLUM_TEST_SEED={seed}");
-    seed
-}
 
 pub(super) fn new_store() -> (TempDir, Store) {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -105,7 +98,7 @@ impl Grower {
         near + self.random.u64(..3) * 511
     }
 
-    fn images(&self) -> Vec<ImageId> {
+    pub(super) fn images(&self) -> Vec<ImageId> {
         self.store.tree().images().map(|image| image.id).collect()
     }
 

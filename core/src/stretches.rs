@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use vellum_core::device::Stretch;
+use crate::device::Stretch;
 
 /// Stretches without a gap between them. Full once one more would be too many; what comes then is left out.
-pub(crate) struct Stretches<K> {
+pub struct Stretches<K> {
     found: Vec<Stretch<K>>,
     count_max: usize,
     is_full: bool,
@@ -13,12 +13,13 @@ pub(crate) struct Stretches<K> {
 
 impl<K: Copy + PartialEq> Stretches<K> {
     /// None so far, at most `count_max` (at least one).
-    pub(crate) fn new(count_max: usize) -> Self {
+    #[must_use]
+    pub fn new(count_max: usize) -> Self {
         Self { found: Vec::new(), count_max: count_max.max(1), is_full: false }
     }
 
-    /// Adds what comes next.
-    pub(crate) fn push(&mut self, range: Range<u64>, kind: K) {
+    /// Adds what comes next. Panics if there is a gap before it.
+    pub fn push(&mut self, range: Range<u64>, kind: K) {
         if self.is_full || range.is_empty() {
             return;
         }
@@ -39,12 +40,14 @@ impl<K: Copy + PartialEq> Stretches<K> {
     }
 
     /// Whether nothing more is wanted.
-    pub(crate) fn is_full(&self) -> bool {
+    #[must_use]
+    pub fn is_full(&self) -> bool {
         self.is_full
     }
 
     /// All of them, in order.
-    pub(crate) fn finish(self) -> Vec<Stretch<K>> {
+    #[must_use]
+    pub fn finish(self) -> Vec<Stretch<K>> {
         self.found
     }
 }
