@@ -275,8 +275,8 @@ fn what_an_interrupted_copy_sent_is_not_sent_again() {
     let (source, target) = (Client::new(true), Client::new(true));
     source.push(&grower.store).expect("a push");
     let to = Memory::clone(&target.place);
-    // Everything but the record arrives.
-    to.fail(Fault { request: Some(Request::Put), after: 4, effect: Effect::Refused(crate::objects::ObjectErrorKind::Denied) });
+    // Everything but the record arrives: the announcement, a pack, an index and a map with their copies.
+    to.fail(Fault { request: Some(Request::Put), after: 6, effect: Effect::Refused(crate::objects::ObjectErrorKind::Denied) });
     copy_through(&source, source.place.clone(), &target, Arc::new(to)).expect_err("the record is refused");
     assert_eq!(names_of(&target, "packs/").len(), 1);
     let report = copy_all(&source, &target).expect("a copy");
