@@ -1,5 +1,6 @@
 //! The door to a repository: making and opening one, its journal as it is now, and what this client remembers of it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +12,7 @@ use crate::error::BackupError;
 use crate::format::{FORMAT, RepositoryFile, RepositoryFileError};
 use crate::journal::{HeadsError, Journal, RecordName, Remembered, State};
 use crate::memory::ClientMemory;
-use crate::objects::twice::Twice;
+use crate::objects::twice::{COPIES_PREFIX, Twice, original_of};
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectKind, ObjectName, Objects, list_kind};
 use crate::record::{RECORD_VERSION, Record};
 use crate::seal::{Opener, PasswordCost, SealError, SealedKind, Sealer, Secrets, create_key, unlock_any};
@@ -205,6 +206,17 @@ impl Repository {
         });
         listed.map_err(|source| self.failed(source))?;
         Ok(names)
+    }
+
+    /// The copies that are there, by the names of their objects, and their lengths.
+    pub fn list_copies(&self) -> Result<BTreeMap<ObjectName, u64>, BackupError> {
+        let mut copies = BTreeMap::new();
+        let listed = self.objects.list(COPIES_PREFIX, &mut |name, len| {
+            copies.extend(original_of(name).map(|object| (object, len)));
+            Ok(())
+        });
+        listed.map_err(|source| self.failed(source))?;
+        Ok(copies)
     }
 
     /// An error of the place, as one of this repository.

@@ -17,7 +17,6 @@ use crate::contents::read_part;
 use crate::error::BackupError;
 use crate::format::{PACK_LEN_MAX, PackEntry, split_address};
 use crate::journal::{Condition, State};
-use crate::objects::twice::copy_of;
 use crate::objects::{ObjectErrorKind, ObjectId, ObjectKind, ObjectName};
 use crate::prune::reach::Needed;
 use crate::reader::Reader;
@@ -103,8 +102,8 @@ struct Check<'a> {
     repository: &'a Repository,
     catalog: Catalog,
     lengths: BTreeMap<ObjectName, u64>,
-    /// Of copies, by their names.
-    copies: BTreeMap<String, u64>,
+    /// Of their copies.
+    copies: BTreeMap<ObjectName, u64>,
     wrong: BTreeMap<(String, String), BTreeSet<String>>,
     mended: BTreeSet<String>,
     /// Frames that do not give their chunks.
@@ -125,7 +124,7 @@ impl<'a> Check<'a> {
             repository,
             catalog,
             lengths,
-            copies: copies::listed(repository)?,
+            copies: repository.list_copies()?,
             wrong: BTreeMap::new(),
             mended: BTreeSet::new(),
             bad_frames: BTreeMap::new(),
@@ -266,7 +265,7 @@ impl<'a> Check<'a> {
     /// What is wrong with an object whose first `end` bytes are needed, as far as listings tell: nothing if its copy has them.
     fn lacks(&self, object: &str, end: u64) -> Option<&'static str> {
         let name = ObjectName::parse(object);
-        let copy_len = name.and_then(|name| copy_of(&name)).and_then(|copy| self.copies.get(&copy));
+        let copy_len = name.and_then(|name| self.copies.get(&name));
         match name.and_then(|name| self.lengths.get(&name)) {
             _ if copy_len.is_some_and(|len| *len >= end) => None,
             None => Some("it is not there"),

@@ -23,7 +23,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::error::BackupError;
 use crate::format::PackEntry;
 use crate::journal::{Condition, MarkState, State};
-use crate::objects::twice::{COPIES_PREFIX, copy_of, original_of};
+use crate::objects::twice::copy_of;
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::record::{Record, Said, Sweep, Wait};
 use crate::repository::Repository;
@@ -207,19 +207,14 @@ impl Collection<'_> {
     /// Copies whose objects were not put any more. Seen before it is known that no other session is open, and objects after that: whoever was just
     /// between the two is open, or has put both.
     fn delete_lone_copies(&self) -> Result<(), BackupError> {
-        let (twice, mut copies) = (self.repository.twice(), BTreeSet::new());
-        let listed = twice.place().list(COPIES_PREFIX, &mut |name, _| {
-            copies.extend(original_of(name));
-            Ok(())
-        });
-        listed.map_err(|error| self.repository.failed(error))?;
+        let copies = self.repository.list_copies()?;
         if !self.others()?.is_empty() {
             return Ok(());
         }
         for kind in [ObjectKind::Index, ObjectKind::Maps, ObjectKind::Record] {
             let there: BTreeSet<ObjectName> = self.repository.list(kind)?.into_iter().map(|(name, _)| name).collect();
-            for lone in copies.iter().filter(|name| name.kind() == kind && !there.contains(name)).filter_map(copy_of) {
-                twice.place().delete(&lone).map_err(|error| self.repository.failed(error))?;
+            for lone in copies.keys().filter(|name| name.kind() == kind && !there.contains(name)).filter_map(copy_of) {
+                self.repository.twice().place().delete(&lone).map_err(|error| self.repository.failed(error))?;
             }
         }
         Ok(())

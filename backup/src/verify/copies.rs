@@ -1,17 +1,14 @@
 //! Whether what leads to chunks is there twice, and making it so again. An object needs its copy as little as the copy needs the object, while the
 //! other of the two is whole: no point is hit by what is found here.
 
-use std::collections::BTreeMap;
-
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 
 use super::{Check, VerifyOptions, damage};
 use crate::error::BackupError;
 use crate::journal::{Condition, RecordName, State, Status};
-use crate::objects::twice::{COPIES_PREFIX, copy_of, is_sound};
+use crate::objects::twice::{copy_of, is_sound};
 use crate::objects::{ObjectKind, ObjectName};
 use crate::prune::reach::Needed;
-use crate::repository::Repository;
 
 const MISSING: &str = "it is not there";
 
@@ -22,17 +19,6 @@ struct Half {
     reason: &'static str,
     /// Where the same bytes are, if they can be told from wrong ones.
     other: Option<(String, ObjectName)>,
-}
-
-/// The lengths of all copies, by their names.
-pub(super) fn listed(repository: &Repository) -> Result<BTreeMap<String, u64>, BackupError> {
-    let mut copies = BTreeMap::new();
-    let listed = repository.objects().list(COPIES_PREFIX, &mut |name, len| {
-        copies.insert(name.to_owned(), len);
-        Ok(())
-    });
-    listed.map_err(|error| repository.failed(error))?;
-    Ok(copies)
 }
 
 impl Check<'_> {
@@ -71,7 +57,7 @@ impl Check<'_> {
     fn by_length(&self, names: impl IntoIterator<Item = ObjectName>) -> Vec<Half> {
         let half = |name: ObjectName| {
             let (copy, len) = (copy_of(&name)?, self.lengths.get(&name)?);
-            let found = self.copies.get(&copy);
+            let found = self.copies.get(&name);
             let reason = found.map_or(Some(MISSING), |found| (found != len).then_some("it has another length than the object"))?;
             Some(Half { name: copy, reason, other: Some((name.to_string(), name)) })
         };

@@ -5,7 +5,6 @@ use std::io;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use vellum_backup::objects::ObjectKind;
-use vellum_backup::objects::twice::COPIES_PREFIX;
 use vellum_backup::repository::Repository;
 use vellum_core::identity::ContentId;
 
@@ -95,7 +94,8 @@ fn whole(repository: &Repository, zone: &TimeZone) -> Result<Whole, Failure> {
     };
     let (packs, indexes) = (amount(ObjectKind::Pack)?, amount(ObjectKind::Index)?);
     let (maps, records) = (amount(ObjectKind::Maps)?, amount(ObjectKind::Record)?);
-    let copies = copies(repository)?;
+    let copies = repository.list_copies()?;
+    let copies = Amount { objects: copies.len() as u64, bytes: copies.values().sum() };
     Ok(Whole {
         repository: repository.place(),
         id: repository.id().to_string(),
@@ -112,16 +112,6 @@ fn whole(repository: &Repository, zone: &TimeZone) -> Result<Whole, Failure> {
         bytes: [packs, indexes, maps, records, copies].iter().map(|amount| amount.bytes).sum(),
         sessions: super::sessions(repository, zone)?,
     })
-}
-
-fn copies(repository: &Repository) -> Result<Amount, Failure> {
-    let mut copies = Amount { objects: 0, bytes: 0 };
-    let listed = repository.objects().list(COPIES_PREFIX, &mut |_, len| {
-        copies = Amount { objects: copies.objects + 1, bytes: copies.bytes + len };
-        Ok(())
-    });
-    listed.map_err(|error| repository.failed(error))?;
-    Ok(copies)
 }
 
 fn single(repository: &Repository, text: &str, session: &Session) -> Result<Single, Failure> {

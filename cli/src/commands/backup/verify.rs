@@ -112,9 +112,9 @@ impl Answer for Verified {
             let more = found.points.len().saturating_sub(POINTS_SHOWN_MAX);
             let named = found.points.iter().take(POINTS_SHOWN_MAX).cloned().collect::<Vec<_>>().join(", ");
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            let hit = if named.is_empty() { "no point".to_owned() } else { format!("{named}{more}") };
+            let hit = if named.is_empty() { "no point is hit".to_owned() } else { format!("needed by {named}{more}") };
             let state = if found.mended { "mended" } else { "damaged" };
-            page.line(format!("{state}: {}: {} (needed by {hit})", found.object, found.reason))?;
+            page.line(format!("{state}: {}: {} ({hit})", found.object, found.reason))?;
         }
         let (points, read) = (plural(self.points, "point"), page.size(self.bytes_read));
         let count = |is_mended: bool| self.findings.iter().filter(|found| found.mended == is_mended).count() as u64;
