@@ -169,6 +169,10 @@ impl Filesystem {
         if intent == Intent::ReadWrite && device.is_read_only() {
             return Err(Refusal::ReadOnly);
         }
+        // What was opened by name is what the inode stands for only if that stands for it still: another may have got the name in between.
+        if self.file(inode)? != file {
+            return Err(Refusal::Gone);
+        }
         let never_changes = file.folder == Folder::Snapshots && device.is_read_only();
         let handle = self.handles.add(OpenFile { inode, export: file.export.clone(), device })?;
         let kept = if never_changes {

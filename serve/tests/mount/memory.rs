@@ -210,7 +210,8 @@ impl Exports for Disks {
         let disk =
             self.by_name.lock().unwrap().get(name).map(|(disk, _)| Arc::clone(disk)).ok_or_else(|| OpenError::Unknown(name.to_owned()))?;
         let mut attached = self.attached.lock().unwrap();
-        if let Some(open) = attached.get(name).and_then(Weak::upgrade) {
+        // The kernel tells of a close only some time after it: another disk may have the name by then.
+        if let Some(open) = attached.get(name).and_then(Weak::upgrade).filter(|open| Arc::ptr_eq(&open.0, &disk)) {
             return Ok(open);
         }
         disk.attached_count.fetch_add(1, Ordering::SeqCst);
