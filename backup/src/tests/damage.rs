@@ -249,8 +249,8 @@ fn one_object_that_rots_and_is_no_pack_takes_nothing_with_it() {
         let memory = Sample::place(&place);
         let open =
             || Repository::open(Arc::new(memory.clone()), sample.client.opener.as_ref(), ClientFolders::default(), Rollback::Refused);
-        for repair in [false, true] {
-            let options = VerifyOptions { read_data: true, subset: None, repair };
+        for (read_data, repair) in [(true, false), (false, false), (false, true)] {
+            let options = VerifyOptions { read_data, subset: None, repair };
             let report = verify(&open().expect(name), &options, &Unwatched).expect("a verification");
             let [finding] = &report.findings[..] else { panic!("{name}: {:?}", report.findings) };
             assert!(finding.object == *name && finding.points.is_empty() && finding.is_mended == repair, "{name}: {finding:?}");

@@ -10,8 +10,6 @@ use crate::objects::twice::{copy_of, is_sound};
 use crate::objects::{ObjectKind, ObjectName};
 use crate::prune::reach::Needed;
 
-const MISSING: &str = "it is not there";
-
 /// Something of which only the other half is whole.
 struct Half {
     /// The object's name, or its copy's.
@@ -29,15 +27,13 @@ impl Check<'_> {
         let journal = self.repository.journal();
         let records = journal.iter().map(|(name, _)| *name).filter(says).map(RecordName::object);
         let indexes = state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm).map(|(id, _)| ObjectName::Index(*id));
-        let mut read: Vec<ObjectName> = std::iter::once(ObjectName::Repository).chain(keys).chain(records).chain(indexes).collect();
-        let mut halves = Vec::new();
-        if options.read_data {
-            read.extend(needed.maps());
-        } else {
-            halves.extend(self.by_length(needed.maps()));
-        }
-        let wrong: Vec<Option<Half>> = read.par_iter().map(|name| self.bad_copy(name)).collect::<Result<_, _>>()?;
-        halves.extend(wrong.into_iter().flatten());
+        let lengths_differ = |name: &ObjectName| self.copies.get(name) != self.lengths.get(name);
+        // All data was read by now; of maps, else, their parts: which half of a pair is too long or too short is to be found out.
+        let maps: Vec<ObjectName> = needed.maps().into_iter().filter(|name| options.read_data || lengths_differ(name)).collect();
+        maps.iter().filter(|_| !options.read_data).try_for_each(|name| self.misnamed(name).map(drop))?;
+        let all: Vec<ObjectName> = std::iter::once(ObjectName::Repository).chain(keys).chain(records).chain(indexes).chain(maps).collect();
+        let wrong: Vec<Option<Half>> = all.par_iter().map(|name| self.bad_copy(name)).collect::<Result<_, _>>()?;
+        let mut halves: Vec<Half> = wrong.into_iter().flatten().collect();
         // Whatever this run needed was read by now, from its copy where that was the only way.
         halves.extend(self.repository.twice().rescued().into_iter().map(|name| Half {
             name: name.to_string(),
@@ -51,17 +47,6 @@ impl Check<'_> {
             }
         }
         Ok(())
-    }
-
-    /// What listings tell of the copies of `names`.
-    fn by_length(&self, names: impl IntoIterator<Item = ObjectName>) -> Vec<Half> {
-        let half = |name: ObjectName| {
-            let (copy, len) = (copy_of(&name)?, self.lengths.get(&name)?);
-            let found = self.copies.get(&name);
-            let reason = found.map_or(Some(MISSING), |found| (found != len).then_some("it has another length than the object"))?;
-            Some(Half { name: copy, reason, other: Some((name.to_string(), name)) })
-        };
-        names.into_iter().filter_map(half).collect()
     }
 
     /// What is wrong with the copy of an object that is there.
@@ -80,7 +65,7 @@ impl Check<'_> {
             Ok(_) => return Ok(None),
             // What was taken away a moment ago has none.
             Err(_) if get(&name.to_string())?.is_err() => return Ok(None),
-            Err(_) => Half { name: copy, reason: MISSING, other: own },
+            Err(_) => Half { name: copy, reason: "it is not there", other: own },
         };
         Ok(Some(half))
     }
