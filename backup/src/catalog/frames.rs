@@ -1,5 +1,6 @@
 //! Frames of a repository: fetched in few requests, opened, and held against the names of their chunks.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
@@ -9,7 +10,7 @@ use vellum_core::wire::DecodeError;
 use super::parts::Parts;
 use super::{Catalog, CatalogError, GAP_LEN_MAX, Place};
 use crate::format::{FrameError, Presence, decode_frame};
-use crate::objects::ObjectName;
+use crate::objects::{ObjectError, ObjectName};
 use crate::seal::SealedKind;
 
 /// What one request fetches at most.
@@ -106,12 +107,14 @@ impl Catalog {
         let mut order: Vec<usize> = (0..places.len()).collect();
         order.sort_unstable_by_key(|nth| places[*nth].offset);
         let mut frames: Vec<Option<T>> = places.iter().map(|_| None).collect();
-        for fetch in fetches(places, &order) {
-            let (start, end) = (places[fetch[0]].offset, end_of(places, fetch));
-            let bytes = self.objects.get_range(&ObjectName::Pack(pack).to_string(), start..end)?;
-            let decode = |nth: &usize| decode(&places[*nth], self.body_in(&places[*nth], &bytes, start)?);
-            let decoded: Vec<T> = fetch.par_iter().map(decode).collect::<Result<_, _>>()?;
-            fetch.iter().zip(decoded).for_each(|(nth, frame)| frames[*nth] = Some(frame));
+        let name = ObjectName::Pack(pack).to_string();
+        for some in fetches(places, &order).chunks(self.objects.requests_together().max(1)) {
+            let fetched = together(some, |fetch| self.objects.get_range(&name, places[fetch[0]].offset..end_of(places, fetch)))?;
+            for (fetch, bytes) in some.iter().zip(fetched) {
+                let decode = |nth: &usize| decode(&places[*nth], self.body_in(&places[*nth], &bytes, places[fetch[0]].offset)?);
+                let decoded: Vec<T> = fetch.par_iter().map(decode).collect::<Result<_, _>>()?;
+                fetch.iter().zip(decoded).for_each(|(nth, frame)| frames[*nth] = Some(frame));
+            }
         }
         Ok(frames.into_iter().map(|frame| frame.expect("every place is in a fetch")).collect())
     }
@@ -160,6 +163,18 @@ impl Catalog {
 
 fn bad_frame(place: &Place, source: FrameError) -> CatalogError {
     CatalogError::Frame { object: ObjectName::Pack(place.pack).to_string(), offset: place.offset, source }
+}
+
+/// The answers to requests that are under way at the same time, on threads of their own: they wait for the place, not for a core.
+fn together<T: Send>(fetches: &[&[usize]], ask: impl Fn(&[usize]) -> Result<T, ObjectError> + Sync) -> Result<Vec<T>, ObjectError> {
+    if fetches.len() < 2 {
+        return fetches.iter().map(|fetch| ask(fetch)).collect();
+    }
+    std::thread::scope(|scope| {
+        let ask = &ask;
+        let asked: Vec<_> = fetches.iter().map(|fetch| scope.spawn(move || ask(fetch))).collect();
+        asked.into_iter().map(|asked| asked.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
 }
 
 /// Neighbours in `order` that one request fetches.

@@ -20,6 +20,9 @@ use tokio::runtime::Runtime;
 use super::location::{Bucket, Environment, Protocol};
 use super::{OBJECT_LEN_MAX, ObjectError, ObjectErrorKind, Objects, exactly};
 
+/// Some tens of milliseconds each, most of it waiting: for a disk that is restored in order, whose frames lie shuffled in their packs.
+const REQUESTS_TOGETHER: usize = 8;
+
 /// One request is tried this many times again: with the pauses below about half a minute, which outlasts a server's restart.
 const RETRIES_MAX: usize = 6;
 const RETRY_TIMEOUT: Duration = Duration::from_mins(1);
@@ -156,6 +159,10 @@ impl Objects for Cloud {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.error(name, error)),
         }
+    }
+
+    fn requests_together(&self) -> usize {
+        REQUESTS_TOGETHER
     }
 
     fn describe(&self) -> String {

@@ -48,6 +48,11 @@ pub trait Objects: Send + Sync {
         Ok(0)
     }
 
+    /// How many requests for parts of objects are worth having under way at once: more where an answer takes long to come.
+    fn requests_together(&self) -> usize {
+        1
+    }
+
     /// Whether what is put here is to last, and so what leads to chunks is put twice.
     fn keeps_copies(&self) -> bool {
         true

@@ -147,6 +147,10 @@ impl Objects for Twice {
         self.place.remove_leftovers()
     }
 
+    fn requests_together(&self) -> usize {
+        self.place.requests_together()
+    }
+
     fn keeps_copies(&self) -> bool {
         self.place.keeps_copies()
     }
