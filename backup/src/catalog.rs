@@ -1,12 +1,15 @@
-//! Finds chunks: from an address (segment and ordinal) to a frame in a pack, and from there to plain bytes that were held against their name.
+//! Finds chunks: from an address (segment and ordinal) to a frame in a pack, and from there to
+//! plain bytes that were held against their name.
 //!
-//! Built from the index objects that count, and brought up to date when others do. Segments get numbers in the order in which this process meets
-//! them; with them an address is a `ChunkId`, and maps of a repository are pages like a store's.
+//! Built from the index objects that count, and brought up to date when others do. Segments get
+//! numbers in the order in which this process meets them; with them an address is a `ChunkId`, and
+//! maps of a repository are pages like a store's.
 //!
-//! **Memory.** Places: 50 bytes a frame, 1.5 bytes a chunk where frames hold 32 chunks. Names: loaded where they are needed, at most
-//! [`NAMES_CACHE_LEN`] kept; those that were loaded once are in a file for the next time (`drawer`). Plain frames: at most
-//! [`FRAMES_CACHE_LEN`] kept, unless told otherwise. Beside that, one decoded index object for each thread that loads one, and for whoever reads
-//! here and there ([`Catalog::read_here_and_there`]) what `parts` says.
+//! **Memory.** Places: 50 bytes a frame, 1.5 bytes a chunk where frames hold 32 chunks. Names:
+//! loaded where they are needed, at most [`NAMES_CACHE_LEN`] kept; those that were loaded once are
+//! in a file for the next time (`drawer`). Plain frames: at most [`FRAMES_CACHE_LEN`] kept, unless
+//! told otherwise. Beside that, one decoded index object for each thread that loads one, and for
+//! whoever reads here and there ([`Catalog::read_here_and_there`]) what `parts` says.
 
 mod ahead;
 mod copies;
@@ -29,7 +32,9 @@ use vellum_core::identity::SegmentId;
 use vellum_core::units::ChunkId;
 use vellum_core::wire::DecodeError;
 
-use crate::format::{FrameEntry, FrameError, IndexObject, PackEntry, Presence, SegmentEntry, address};
+use crate::format::{
+    FrameEntry, FrameError, IndexObject, PackEntry, Presence, SegmentEntry, address,
+};
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectId, ObjectName, Objects};
 use crate::seal::{SealError, SealedKind, Sealer};
 pub(crate) use copies::Copies;
@@ -45,7 +50,8 @@ pub const NAMES_CACHE_LEN: u64 = 64 << 20;
 pub const FRAMES_CACHE_LEN: u64 = 64 << 20;
 /// Index objects that are fetched and decoded at once: each takes up to about 100 MiB for a moment.
 const LOADS_AT_ONCE: usize = 2;
-/// Frames of a pack with less than this between them are fetched in one request: what is thrown away costs less than a request.
+/// Frames of a pack with less than this between them are fetched in one request: what is thrown
+/// away costs less than a request.
 const GAP_LEN_MAX: u64 = 128 << 10;
 
 /// Where a frame is.
@@ -63,7 +69,8 @@ pub struct Place {
     pub first: u32,
     /// Which follow.
     pub presence: Presence,
-    /// Whether a collection has condemned the pack: it can still be read, and nothing new may rely on it.
+    /// Whether a collection has condemned the pack: it can still be read, and nothing new may rely
+    /// on it.
     pub is_condemned: bool,
 }
 
@@ -90,7 +97,8 @@ struct Stretch {
 /// The names of a segment's chunks.
 #[derive(Debug, Default)]
 pub struct SegmentNames {
-    /// What each index object says that names chunks of it: one, but while a collection is under way.
+    /// What each index object says that names chunks of it: one, but while a collection is under
+    /// way.
     entries: Vec<SegmentEntry>,
 }
 
@@ -147,7 +155,8 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
-    /// Whether an object is gone: a collection may have moved what it held, so that it is found once the journal was read again.
+    /// Whether an object is gone: a collection may have moved what it held, so that it is found
+    /// once the journal was read again.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Objects(error) if error.kind == ObjectErrorKind::Missing)
@@ -176,9 +185,15 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// A catalog that knows no index yet. Index objects are kept, as they are stored, in `cache_folder`.
+    /// A catalog that knows no index yet. Index objects are kept, as they are stored, in
+    /// `cache_folder`.
     #[must_use]
-    pub fn new(objects: Arc<dyn Objects>, sealer: Arc<Sealer>, chunk_len: u32, cache_folder: Option<PathBuf>) -> Self {
+    pub fn new(
+        objects: Arc<dyn Objects>,
+        sealer: Arc<Sealer>,
+        chunk_len: u32,
+        cache_folder: Option<PathBuf>,
+    ) -> Self {
         Self {
             objects,
             sealer,
@@ -193,12 +208,16 @@ impl Catalog {
         }
     }
 
-    /// The same for whoever reads frame by frame, as guests do: [`Catalog::read_frame`] fetches what comes behind, too, and fetches nothing that is in
-    /// `copies`. At most `frames_len_max` bytes of plain frames are kept.
+    /// The same for whoever reads frame by frame, as guests do: [`Catalog::read_frame`] fetches
+    /// what comes behind, too, and fetches nothing that is in `copies`. At most `frames_len_max`
+    /// bytes of plain frames are kept.
     #[must_use]
     pub(crate) fn read_here_and_there(self, copies: Option<Copies>, frames_len_max: u64) -> Self {
         self.frames.set_capacity(frames_len_max);
-        Self { parts: Some(Parts::new(copies)), ..self }
+        Self {
+            parts: Some(Parts::new(copies)),
+            ..self
+        }
     }
 
     /// Where parts of other objects than packs are kept, too.
@@ -206,22 +225,35 @@ impl Catalog {
         self.parts.as_ref().and_then(Parts::copies)
     }
 
-    /// From now on these index objects count, and these packs are condemned. Fetches what is new. Numbers of segments stay. Fails as a
-    /// whole: what was known before is then known still.
-    pub fn refresh(&self, indexes: &BTreeSet<ObjectId>, condemned_packs: HashSet<ObjectId>) -> Result<(), CatalogError> {
+    /// From now on these index objects count, and these packs are condemned. Fetches what is new.
+    /// Numbers of segments stay. Fails as a whole: what was known before is then known still.
+    pub fn refresh(
+        &self,
+        indexes: &BTreeSet<ObjectId>,
+        condemned_packs: HashSet<ObjectId>,
+    ) -> Result<(), CatalogError> {
         let known = self.read().indexes().clone();
         let new: Vec<ObjectId> = indexes.difference(&known).copied().collect();
         for some in new.chunks(LOADS_AT_ONCE) {
-            let loaded: Vec<IndexObject> = some.par_iter().map(|id| self.index(id)).collect::<Result<_, _>>()?;
+            let loaded: Vec<IndexObject> = some
+                .par_iter()
+                .map(|id| self.index(id))
+                .collect::<Result<_, _>>()?;
             let mut tables = self.write();
             for (id, index) in some.iter().zip(&loaded) {
-                tables.add(*id, index).iter().for_each(|number| drop(self.names.remove(number)));
+                tables
+                    .add(*id, index)
+                    .iter()
+                    .for_each(|number| drop(self.names.remove(number)));
             }
         }
         let gone: BTreeSet<ObjectId> = known.difference(indexes).copied().collect();
         let mut tables = self.write();
         if !gone.is_empty() {
-            tables.remove(&gone).iter().for_each(|number| drop(self.names.remove(number)));
+            tables
+                .remove(&gone)
+                .iter()
+                .for_each(|number| drop(self.names.remove(number)));
             self.shelf.keep_only(indexes);
             self.drawer.forget(&gone);
         }
@@ -231,7 +263,8 @@ impl Catalog {
         Ok(())
     }
 
-    /// The same with those of these index objects that can be read: for whoever wants what is left. [`Catalog::lost_index`] names the others.
+    /// The same with those of these index objects that can be read: for whoever wants what is left.
+    /// [`Catalog::lost_index`] names the others.
     pub fn refresh_with_what_is_whole(
         &self,
         indexes: impl IntoIterator<Item = ObjectId>,
@@ -241,7 +274,9 @@ impl Catalog {
         for id in indexes {
             match self.index(&id) {
                 Ok(_) => drop(whole.insert(id)),
-                Err(error) if error.is_damage() => drop(lost.insert(ObjectName::Index(id).to_string(), error.to_string())),
+                Err(error) if error.is_damage() => {
+                    drop(lost.insert(ObjectName::Index(id).to_string(), error.to_string()))
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -253,7 +288,9 @@ impl Catalog {
     /// An index object that counts and cannot be read, and why, if there is one.
     #[must_use]
     pub fn lost_index(&self) -> Option<(String, String)> {
-        self.lost().first_key_value().map(|(object, reason)| (object.clone(), reason.clone()))
+        self.lost()
+            .first_key_value()
+            .map(|(object, reason)| (object.clone(), reason.clone()))
     }
 
     /// An index object, from the local folder or the repository.
@@ -263,8 +300,13 @@ impl Catalog {
             Some(stored) => stored,
             None => self.fetch_index(id, &object)?,
         };
-        let plain =
-            self.sealer.open(SealedKind::Index, id, &stored).map_err(|source| CatalogError::Seal { object: object.clone(), source })?;
+        let plain = self
+            .sealer
+            .open(SealedKind::Index, id, &stored)
+            .map_err(|source| CatalogError::Seal {
+                object: object.clone(),
+                source,
+            })?;
         IndexObject::decode(&plain).map_err(|source| CatalogError::Index { object, source })
     }
 
@@ -315,7 +357,8 @@ impl Catalog {
         self.read().locate(address)
     }
 
-    /// The names of a segment's chunks. Cost where they are not in memory: reading them, once the index objects that have them were opened.
+    /// The names of a segment's chunks. Cost where they are not in memory: reading them, once the
+    /// index objects that have them were opened.
     pub fn names(&self, number: u32) -> Result<Arc<SegmentNames>, CatalogError> {
         if let Some(names) = self.names.get(&number) {
             return Ok(names);
@@ -332,7 +375,11 @@ impl Catalog {
     }
 
     /// What an index object names of a segment.
-    fn entry(&self, source: &ObjectId, segment: SegmentId) -> Result<Option<SegmentEntry>, CatalogError> {
+    fn entry(
+        &self,
+        source: &ObjectId,
+        segment: SegmentId,
+    ) -> Result<Option<SegmentEntry>, CatalogError> {
         if let Some(found) = self.drawer.take(&self.sealer, source, segment) {
             return Ok(Some(found));
         }
@@ -341,8 +388,8 @@ impl Catalog {
         Ok(index.segments.remove(&segment))
     }
 
-    /// Visits the names of all chunks, segment by segment: its number and some of its names. Holds one index object at a time. A chunk that two
-    /// index objects name comes twice.
+    /// Visits the names of all chunks, segment by segment: its number and some of its names. Holds
+    /// one index object at a time. A chunk that two index objects name comes twice.
     pub fn for_each_segment<E: From<CatalogError>>(
         &self,
         mut visit: impl FnMut(u32, SegmentId, &SegmentEntry) -> Result<(), E>,
@@ -359,8 +406,14 @@ impl Catalog {
     #[must_use]
     pub fn unknown(&self, address: ChunkId) -> CatalogError {
         let (number, ordinal) = crate::format::split_address(address);
-        let segment = self.segment_of(number).map_or_else(|| "?".to_owned(), |id| id.to_string());
-        CatalogError::Unknown { segment, ordinal, lost: self.lost_index().map(|(object, _)| object) }
+        let segment = self
+            .segment_of(number)
+            .map_or_else(|| "?".to_owned(), |id| id.to_string());
+        CatalogError::Unknown {
+            segment,
+            ordinal,
+            lost: self.lost_index().map(|(object, _)| object),
+        }
     }
 
     fn lost(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
@@ -382,7 +435,12 @@ struct ByLength;
 
 impl Weighter<u32, Arc<SegmentNames>> for ByLength {
     fn weight(&self, _: &u32, names: &Arc<SegmentNames>) -> u64 {
-        names.entries.iter().map(|entry| (entry.hashes.len() * HASH_LEN + entry.presence.heap_len() + 64) as u64).sum::<u64>() + 64
+        names
+            .entries
+            .iter()
+            .map(|entry| (entry.hashes.len() * HASH_LEN + entry.presence.heap_len() + 64) as u64)
+            .sum::<u64>()
+            + 64
     }
 }
 

@@ -1,4 +1,5 @@
-//! What contents say of their positions: the parts of maps that a repository keeps, opened and held against the record that names them.
+//! What contents say of their positions: the parts of maps that a repository keeps, opened and held
+//! against the record that names them.
 
 use std::collections::VecDeque;
 
@@ -34,22 +35,46 @@ pub fn read_part(
     part: &MapPart,
 ) -> Result<Vec<(PageIndex, Page)>, BackupError> {
     let blob = read_blob(repository, content, part)?;
-    Ok(blob.into_pages(|segment| catalog.number_of(segment)).collect())
+    Ok(blob
+        .into_pages(|segment| catalog.number_of(segment))
+        .collect())
 }
 
 /// One part of a content's map, as it is. Cost: one request.
-pub(crate) fn read_blob(repository: &Repository, content: &Content, part: &MapPart) -> Result<MapBlob, BackupError> {
-    let damaged = |reason: String| BackupError::Damaged { object: part.object.clone(), reason, points: Vec::new() };
+pub(crate) fn read_blob(
+    repository: &Repository,
+    content: &Content,
+    part: &MapPart,
+) -> Result<MapBlob, BackupError> {
+    let damaged = |reason: String| BackupError::Damaged {
+        object: part.object.clone(),
+        reason,
+        points: Vec::new(),
+    };
     let (start, len) = part.range;
-    let end = start.checked_add(len).ok_or_else(|| damaged("a record names an impossible range of it".to_owned()))?;
-    let id = ContentId::parse(&content.id).ok_or_else(|| damaged("a record names no content".to_owned()))?;
-    repository.twice().read_part(&part.object, start..end, |stored| {
-        let stored = stored.map_err(|error| repository.failed(error))?;
-        let plain = repository.sealer().open_blob(SealedKind::Maps, &stored).map_err(|error| damaged(error.to_string()))?;
-        let blob = MapBlob::decode(&plain).map_err(|error| damaged(error.to_string()))?;
-        let is_it = blob.is_of(id, parent_of(content), content.parent_visible, part.pages);
-        if is_it { Ok(blob) } else { Err(damaged("it holds another map than the record says".to_owned())) }
-    })
+    let end = start
+        .checked_add(len)
+        .ok_or_else(|| damaged("a record names an impossible range of it".to_owned()))?;
+    let id = ContentId::parse(&content.id)
+        .ok_or_else(|| damaged("a record names no content".to_owned()))?;
+    repository
+        .twice()
+        .read_part(&part.object, start..end, |stored| {
+            let stored = stored.map_err(|error| repository.failed(error))?;
+            let plain = repository
+                .sealer()
+                .open_blob(SealedKind::Maps, &stored)
+                .map_err(|error| damaged(error.to_string()))?;
+            let blob = MapBlob::decode(&plain).map_err(|error| damaged(error.to_string()))?;
+            let is_it = blob.is_of(id, parent_of(content), content.parent_visible, part.pages);
+            if is_it {
+                Ok(blob)
+            } else {
+                Err(damaged(
+                    "it holds another map than the record says".to_owned(),
+                ))
+            }
+        })
 }
 
 /// A content's pages in order, one part in memory at a time.
@@ -65,13 +90,21 @@ impl<'a> Pages<'a> {
     /// Nothing is read before the first page is asked for.
     #[must_use]
     pub fn new(repository: &'a Repository, catalog: &'a Catalog, content: &'a Content) -> Self {
-        Self { repository, catalog, content, next_part: 0, waiting: VecDeque::new() }
+        Self {
+            repository,
+            catalog,
+            content,
+            next_part: 0,
+            waiting: VecDeque::new(),
+        }
     }
 
     /// The index of the next page.
     pub fn peek(&mut self) -> Result<Option<PageIndex>, BackupError> {
         while self.waiting.is_empty() {
-            let Some(part) = self.content.parts.get(self.next_part) else { return Ok(None) };
+            let Some(part) = self.content.parts.get(self.next_part) else {
+                return Ok(None);
+            };
             self.waiting = read_part(self.repository, self.catalog, self.content, part)?.into();
             self.next_part += 1;
         }
@@ -80,6 +113,10 @@ impl<'a> Pages<'a> {
 
     /// The page with this index, if it is the next one.
     pub fn take(&mut self, index: PageIndex) -> Result<Option<Page>, BackupError> {
-        if self.peek()? == Some(index) { Ok(self.waiting.pop_front().map(|(_, page)| page)) } else { Ok(None) }
+        if self.peek()? == Some(index) {
+            Ok(self.waiting.pop_front().map(|(_, page)| page))
+        } else {
+            Ok(None)
+        }
     }
 }

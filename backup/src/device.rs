@@ -1,15 +1,18 @@
-//! Points of a repository as devices that can be read: what is read is fetched, held against its name and kept for a while. Of what is not
-//! read, only the maps are fetched.
+//! Points of a repository as devices that can be read: what is read is fetched, held against its
+//! name and kept for a while. Of what is not read, only the maps are fetched.
 //!
-//! **Names.** `IMAGE` is the newest state of an image, `IMAGE@SNAPSHOT` a snapshot; whatever cannot be told apart so, or has a name that no image
-//! of a store could have, is offered under the id of its point. So no name becomes a path.
+//! **Names.** `IMAGE` is the newest state of an image, `IMAGE@SNAPSHOT` a snapshot; whatever cannot
+//! be told apart so, or has a name that no image of a store could have, is offered under the id of
+//! its point. So no name becomes a path.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
-use vellum_core::device::{Allocation, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Stretch};
+use vellum_core::device::{
+    Allocation, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Stretch,
+};
 use vellum_core::identity::ContentId;
 use vellum_core::name::Name;
 use vellum_core::page::{PAGE_SPAN, Page, Slot, bytes_of};
@@ -51,14 +54,23 @@ pub struct PointDevice {
 }
 
 impl RepositoryExports {
-    /// The points of `repository` as it is now; what is read of them is kept within `limits`. Reads its index.
+    /// The points of `repository` as it is now; what is read of them is kept within `limits`. Reads
+    /// its index.
     pub fn new(repository: Repository, limits: CacheLimits) -> Result<Self, BackupError> {
         let reader = Reader::for_guests(&repository, limits);
         reader.load_indexes()?;
         let (held, chunk_len) = (reader.held(), reader.chunk_len()?);
         let points = named(repository.state().points().map(|point| Point::clone(point)));
-        let source = Source { repository, held, chunk_len, pages: Cache::new(PAGES_MAX) };
-        Ok(Self { source: Arc::new(source), points })
+        let source = Source {
+            repository,
+            held,
+            chunk_len,
+            pages: Cache::new(PAGES_MAX),
+        };
+        Ok(Self {
+            source: Arc::new(source),
+            points,
+        })
     }
 
     /// How many points are offered.
@@ -69,10 +81,16 @@ impl RepositoryExports {
 
     /// The point of that name, or of that id; the only image's if the name is empty.
     fn point(&self, name: &str) -> Result<(&String, &Point), OpenError> {
-        let mut images = self.points.iter().filter(|(_, point)| point.snapshot.is_none());
+        let mut images = self
+            .points
+            .iter()
+            .filter(|(_, point)| point.snapshot.is_none());
         let found = match (name, images.next(), images.next()) {
             ("", Some(only), None) => Some(only),
-            _ => self.points.get_key_value(name).or_else(|| self.points.iter().find(|(_, point)| point.id == name)),
+            _ => self
+                .points
+                .get_key_value(name)
+                .or_else(|| self.points.iter().find(|(_, point)| point.id == name)),
         };
         found.ok_or_else(|| OpenError::Unknown(name.to_owned()))
     }
@@ -82,7 +100,10 @@ impl RepositoryExports {
 fn named(points: impl Iterator<Item = Point>) -> BTreeMap<String, Point> {
     let mut titles: BTreeMap<String, Vec<Point>> = BTreeMap::new();
     for point in points {
-        titles.entry(title(&point).unwrap_or_else(|| point.id.clone())).or_default().push(point);
+        titles
+            .entry(title(&point).unwrap_or_else(|| point.id.clone()))
+            .or_default()
+            .push(point);
     }
     let mut named = BTreeMap::new();
     for (title, mut points) in titles {
@@ -101,18 +122,34 @@ fn title(point: &Point) -> Option<String> {
     let image = Name::new(&point.name).ok()?;
     match &point.snapshot {
         None => Some(image.to_string()),
-        Some(snapshot) => Name::new(&snapshot.name).ok().map(|snapshot| format!("{image}@{snapshot}")),
+        Some(snapshot) => Name::new(&snapshot.name)
+            .ok()
+            .map(|snapshot| format!("{image}@{snapshot}")),
     }
 }
 
 fn described(name: &str, point: &Point) -> ExportInfo {
-    let description = if point.snapshot.is_some() { "snapshot in a repository" } else { "image in a repository" };
-    ExportInfo { name: name.to_owned(), len: point.len, read_only: true, changed_ms: point.time_ms, description: description.to_owned() }
+    let description = if point.snapshot.is_some() {
+        "snapshot in a repository"
+    } else {
+        "image in a repository"
+    };
+    ExportInfo {
+        name: name.to_owned(),
+        len: point.len,
+        read_only: true,
+        changed_ms: point.time_ms,
+        description: description.to_owned(),
+    }
 }
 
 impl Exports for RepositoryExports {
     fn list(&self) -> Result<Vec<ExportInfo>, DeviceError> {
-        Ok(self.points.iter().map(|(name, point)| described(name, point)).collect())
+        Ok(self
+            .points
+            .iter()
+            .map(|(name, point)| described(name, point))
+            .collect())
     }
 
     fn info(&self, name: &str) -> Result<ExportInfo, OpenError> {
@@ -122,7 +159,9 @@ impl Exports for RepositoryExports {
     fn open(&self, name: &str, _: Intent) -> Result<Arc<dyn Device>, OpenError> {
         let (_, point) = self.point(name)?;
         let device = PointDevice::open(&self.source, point);
-        Ok(Arc::new(device.map_err(|error| OpenError::Device(failed(&error)))?))
+        Ok(Arc::new(
+            device.map_err(|error| OpenError::Device(failed(&error)))?,
+        ))
     }
 
     fn revision(&self) -> u64 {
@@ -134,26 +173,63 @@ impl PointDevice {
     fn open(source: &Arc<Source>, point: &Point) -> Result<Self, BackupError> {
         let reader = source.reader();
         let content = ContentId::parse(&point.content);
-        let content = content.ok_or_else(|| reader.damaged(format!("point {}", point.id), "it names no content".to_owned()))?;
+        let content = content.ok_or_else(|| {
+            reader.damaged(
+                format!("point {}", point.id),
+                "it names no content".to_owned(),
+            )
+        })?;
         let view = reader.content(content)?;
-        Ok(Self { source: Arc::clone(source), content, len: view.len, mapped: view.pages()? })
+        Ok(Self {
+            source: Arc::clone(source),
+            content,
+            len: view.len,
+            mapped: view.pages()?,
+        })
     }
 
     /// The part of page `index` that lies in `range`, run by run: where in the disk, and what.
-    fn runs(&self, index: PageIndex, range: &Range<u64>) -> Result<Vec<(Range<u64>, Slot)>, BackupError> {
+    fn runs(
+        &self,
+        index: PageIndex,
+        range: &Range<u64>,
+    ) -> Result<Vec<(Range<u64>, Slot)>, BackupError> {
         let chunk_len = self.source.chunk_len;
         let page = self.source.page(self.content, index)?;
-        let (first, last) = (page_of(chunk_len.index_at(range.start)), page_of(chunk_len.index_at(range.end - 1)));
+        let (first, last) = (
+            page_of(chunk_len.index_at(range.start)),
+            page_of(chunk_len.index_at(range.end - 1)),
+        );
         let start = if first.0 == index { first.1 } else { 0 };
-        let end = if last.0 == index { last.1 + 1 } else { PAGE_SPAN };
-        Ok(page.runs_in(start, end).map(|run| (bytes_of(chunk_len, index, run.start..run.end(), range), run.slot)).collect())
+        let end = if last.0 == index {
+            last.1 + 1
+        } else {
+            PAGE_SPAN
+        };
+        Ok(page
+            .runs_in(start, end)
+            .map(|run| {
+                (
+                    bytes_of(chunk_len, index, run.start..run.end(), range),
+                    run.slot,
+                )
+            })
+            .collect())
     }
 
     /// The mapped pieces of `range` in order; what lies between them reads as zeros.
-    fn pieces(&self, range: &Range<u64>, visit: &mut dyn FnMut(Range<u64>, Slot) -> Result<(), BackupError>) -> Result<(), BackupError> {
+    fn pieces(
+        &self,
+        range: &Range<u64>,
+        visit: &mut dyn FnMut(Range<u64>, Slot) -> Result<(), BackupError>,
+    ) -> Result<(), BackupError> {
         let chunk_len = self.source.chunk_len;
-        let mut next = self.mapped.next_from(page_of(chunk_len.index_at(range.start)).0);
-        while let Some(index) = next.filter(|index| chunk_len.offset_of(page_start(*index)) < range.end) {
+        let mut next = self
+            .mapped
+            .next_from(page_of(chunk_len.index_at(range.start)).0);
+        while let Some(index) =
+            next.filter(|index| chunk_len.offset_of(page_start(*index)) < range.end)
+        {
             for (part, slot) in self.runs(index, range)? {
                 visit(part, slot)?;
             }
@@ -196,7 +272,8 @@ impl Source {
         Ok(page)
     }
 
-    /// Fills `buffer` with what is stored from `first` on, which is the chunk that holds the disk's byte `offset`.
+    /// Fills `buffer` with what is stored from `first` on, which is the chunk that holds the disk's
+    /// byte `offset`.
     fn copy(&self, first: ChunkId, offset: u64, buffer: &mut [u8]) -> Result<(), BackupError> {
         let len = self.chunk_len.as_usize();
         let (mut chunk, mut skip, mut at) = (first, (offset % self.chunk_len.bytes()) as usize, 0);
@@ -206,7 +283,9 @@ impl Source {
             let part = &mut buffer[at..at + count];
             let frame = reader.frame(chunk)?;
             let (_, ordinal) = split_address(chunk);
-            let bytes = frame.chunk(ordinal).ok_or_else(|| reader.damaged(format!("chunk {ordinal}"), "its frame lacks it".to_owned()))?;
+            let bytes = frame.chunk(ordinal).ok_or_else(|| {
+                reader.damaged(format!("chunk {ordinal}"), "its frame lacks it".to_owned())
+            })?;
             part.copy_from_slice(&bytes[skip..skip + count]);
             (chunk, skip, at) = (chunk.advance(1), 0, at + count);
         }
@@ -236,13 +315,25 @@ impl Device for PointDevice {
         Ok(())
     }
 
-    fn allocation(&self, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+    fn allocation(
+        &self,
+        offset: u64,
+        len: u64,
+        count_max: usize,
+    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
         let range = self.range(offset, len)?;
         let (mut out, mut at) = (Stretches::new(count_max), range.start);
         let mapped = self.pieces(&range, &mut |part, slot| {
             out.push(at..part.start, Allocation::Hole);
             at = part.end;
-            out.push(part, if matches!(slot, Slot::Chunk(_)) { Allocation::Data } else { Allocation::Hole });
+            out.push(
+                part,
+                if matches!(slot, Slot::Chunk(_)) {
+                    Allocation::Data
+                } else {
+                    Allocation::Hole
+                },
+            );
             Ok(())
         });
         mapped.map_err(|error| failed(&error))?;
@@ -254,8 +345,16 @@ impl Device for PointDevice {
         Vec::new()
     }
 
-    fn changes(&self, since: &str, _: u64, _: u64, _: usize) -> Result<Vec<Stretch<bool>>, DeviceError> {
-        Err(DeviceError::Io(format!("a repository does not compare with {since}")))
+    fn changes(
+        &self,
+        since: &str,
+        _: u64,
+        _: u64,
+        _: usize,
+    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
+        Err(DeviceError::Io(format!(
+            "a repository does not compare with {since}"
+        )))
     }
 }
 

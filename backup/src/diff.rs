@@ -1,11 +1,14 @@
 //! Where two contents of a repository differ: from maps and names alone, no data is read.
 //!
-//! What both are told relative to is the same in both, so only the pages that the maps above that speak of are looked at: near relatives cost
-//! what lies between them. Where two addresses stand at one position, their chunks' names decide, so that what two stores pushed compares as well.
+//! What both are told relative to is the same in both, so only the pages that the maps above that
+//! speak of are looked at: near relatives cost what lies between them. Where two addresses stand at
+//! one position, their chunks' names decide, so that what two stores pushed compares as well.
 
 use std::collections::HashSet;
 
-use vellum_core::difference::{Difference, Joiner, VisitDifference, differing_positions, rest_of_longer};
+use vellum_core::difference::{
+    Difference, Joiner, VisitDifference, differing_positions, rest_of_longer,
+};
 use vellum_core::identity::ContentId;
 use vellum_core::page::{PAGE_SPAN, bytes_of};
 use vellum_core::tree::{PageSet, page_of, pages_for};
@@ -25,8 +28,9 @@ pub struct DiffReport {
     pub same: u64,
 }
 
-/// Calls `visit` for each range in which `a` and `b` differ, in order, to the chunk: a range's other bytes may be equal. A shorter content ends in
-/// nothing, not in zeros: the rest of the longer one is a difference. Cost: the maps above what both are told relative to, and the index.
+/// Calls `visit` for each range in which `a` and `b` differ, in order, to the chunk: a range's
+/// other bytes may be equal. A shorter content ends in nothing, not in zeros: the rest of the
+/// longer one is a difference. Cost: the maps above what both are told relative to, and the index.
 pub fn diff(
     reader: &Reader<'_>,
     a: ContentId,
@@ -38,27 +42,56 @@ pub fn diff(
     let mut report = DiffReport::default();
     let visit = &mut |difference: Difference| {
         report.changed += difference.len;
-        report.zeroed += if difference.becomes_zero { difference.len } else { 0 };
+        report.zeroed += if difference.becomes_zero {
+            difference.len
+        } else {
+            0
+        };
         visit(difference)
     };
     let mut out = Joiner::new(visit);
     let chunk_len = reader.chunk_len()?;
     let both = 0..first.len.min(second.len);
     let pages = reader.again_if_missing(|| differing_pages(reader, &first, &second))?;
-    let names = |first: ChunkId, count| (0..count).map(|at| reader.name_of(first.advance(at))).collect();
-    for index in pages.within(PageIndex(0), PageIndex(pages_for(chunk_len.count_for(both.end)))).iter() {
-        for (positions, becomes_zero) in differing_positions(&first.page(index)?, &second.page(index)?, names)? {
+    let names = |first: ChunkId, count| {
+        (0..count)
+            .map(|at| reader.name_of(first.advance(at)))
+            .collect()
+    };
+    for index in pages
+        .within(
+            PageIndex(0),
+            PageIndex(pages_for(chunk_len.count_for(both.end))),
+        )
+        .iter()
+    {
+        for (positions, becomes_zero) in
+            differing_positions(&first.page(index)?, &second.page(index)?, names)?
+        {
             out.add(bytes_of(chunk_len, index, positions, &both), becomes_zero)?;
         }
     }
     let add = &mut |range, becomes_zero| out.add(range, becomes_zero);
-    rest_of_longer((first.len, second.len), chunk_len, || second.pages(), |index| second.page(index), add)?;
+    rest_of_longer(
+        (first.len, second.len),
+        chunk_len,
+        || second.pages(),
+        |index| second.page(index),
+        add,
+    )?;
     out.finish()?;
-    Ok(DiffReport { same: first.len.max(second.len) - report.changed, ..report })
+    Ok(DiffReport {
+        same: first.len.max(second.len) - report.changed,
+        ..report
+    })
 }
 
 /// The pages outside of which both are the same, wherever both have something.
-fn differing_pages(reader: &Reader<'_>, a: &ContentView<'_>, b: &ContentView<'_>) -> Result<PageSet, BackupError> {
+fn differing_pages(
+    reader: &Reader<'_>,
+    a: &ContentView<'_>,
+    b: &ContentView<'_>,
+) -> Result<PageSet, BackupError> {
     let of_b: HashSet<ContentId> = b.contents().collect();
     let common = a.contents().find(|content| of_b.contains(content));
     let (mut touched, mut visible) = (PageSet::new(), Vec::new());
@@ -72,9 +105,19 @@ fn differing_pages(reader: &Reader<'_>, a: &ContentView<'_>, b: &ContentView<'_>
         touched = touched.union(&above.pages()?);
         visible.push(above.base_visible());
     }
-    let Some(common) = common else { return Ok(touched) };
-    // Where only one of them can see the common content, they differ on pages of which neither says anything.
+    let Some(common) = common else {
+        return Ok(touched);
+    };
+    // Where only one of them can see the common content, they differ on pages of which neither says
+    // anything.
     let (low, high) = (visible[0].min(visible[1]), visible[0].max(visible[1]));
-    let below = if low < high { reader.content(common)?.pages()? } else { PageSet::new() };
-    Ok(touched.union(&below.within(page_of(ChunkIndex(low)).0, PageIndex(high.div_ceil(PAGE_SPAN.into())))))
+    let below = if low < high {
+        reader.content(common)?.pages()?
+    } else {
+        PageSet::new()
+    };
+    Ok(touched.union(&below.within(
+        page_of(ChunkIndex(low)).0,
+        PageIndex(high.div_ceil(PAGE_SPAN.into())),
+    )))
 }

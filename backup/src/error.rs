@@ -1,4 +1,5 @@
-//! What can go wrong with a repository, for the program (the variant), the person (the sentence, the hint) and the investigator (the source).
+//! What can go wrong with a repository, for the program (the variant), the person (the sentence,
+//! the hint) and the investigator (the source).
 
 use std::io;
 
@@ -39,7 +40,9 @@ pub enum BackupError {
         place: String,
     },
     /// A key was given, but everybody can read it.
-    #[error("the repository in {place} is not encrypted, though a password or key file was given for it")]
+    #[error(
+        "the repository in {place} is not encrypted, though a password or key file was given for it"
+    )]
     NotEncrypted {
         /// The repository.
         place: String,
@@ -142,11 +145,18 @@ pub enum BackupError {
 }
 
 fn hit(points: &[String]) -> String {
-    if points.is_empty() { String::new() } else { format!(" (needed by {})", points.join(", ")) }
+    if points.is_empty() {
+        String::new()
+    } else {
+        format!(" (needed by {})", points.join(", "))
+    }
 }
 
 fn listed(sessions: &[OpenSession]) -> String {
-    sessions.iter().flat_map(|session| ["\n  ".to_owned(), session.to_string()]).collect()
+    sessions
+        .iter()
+        .flat_map(|session| ["\n  ".to_owned(), session.to_string()])
+        .collect()
 }
 
 impl BackupError {
@@ -157,20 +167,26 @@ impl BackupError {
             Self::NoRepository { .. } => Some("make one with `backup init`"),
             Self::NotEmpty { .. } => Some("choose an empty place"),
             Self::KeyNeeded { .. } => Some("give the password or the key file"),
-            Self::NotEncrypted { .. } => Some("if you know it is not encrypted, give no key; else somebody exchanged it"),
+            Self::NotEncrypted { .. } => {
+                Some("if you know it is not encrypted, give no key; else somebody exchanged it")
+            }
             Self::Newer { .. } => Some("use a newer program"),
-            Self::RolledBack { .. } => {
-                Some("if you restored the repository from a copy, say --allow-rollback; else somebody took something away")
+            Self::RolledBack { .. } => Some(
+                "if you restored the repository from a copy, say --allow-rollback; else somebody took something away",
+            ),
+            Self::Exchanged { .. } => {
+                Some("if you made it anew, say --allow-rollback; else somebody exchanged it")
             }
-            Self::Exchanged { .. } => Some("if you made it anew, say --allow-rollback; else somebody exchanged it"),
-            Self::Damaged { .. } => Some("run `backup verify` to see what else is hit; other points can be restored"),
-            Self::Locked { .. } => {
-                Some("wait for them: `backup info` says since when; what died can be ended with `backup prune --fence SESSION`")
+            Self::Damaged { .. } => {
+                Some("run `backup verify` to see what else is hit; other points can be restored")
             }
+            Self::Locked { .. } => Some(
+                "wait for them: `backup info` says since when; what died can be ended with `backup prune --fence SESSION`",
+            ),
             Self::Fenced { .. } => Some("run it again: nothing is lost but time"),
-            Self::Uncertain { .. } => {
-                Some("run it again once the place answers; the session can be ended with `backup prune --fence SESSION`")
-            }
+            Self::Uncertain { .. } => Some(
+                "run it again once the place answers; the session can be ended with `backup prune --fence SESSION`",
+            ),
             _ => None,
         }
     }

@@ -1,6 +1,8 @@
-//! Takes points away: those that a person names, or those that rules do not keep. What they needed stays until a collection.
+//! Takes points away: those that a person names, or those that rules do not keep. What they needed
+//! stays until a collection.
 //!
-//! Points say what was pushed, one by one: a child whose parent is forgotten is restored as before, since what it needs stays.
+//! Points say what was pushed, one by one: a child whose parent is forgotten is restored as before,
+//! since what it needs stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,13 +23,15 @@ use crate::session::{Session, SessionKind, Writer};
 pub enum ForgetWish {
     /// These points, by id. Pinned ones are refused.
     Points(Vec<String>),
-    /// What the rules do not keep, for each image by itself; of all images, or of those with these identities.
+    /// What the rules do not keep, for each image by itself; of all images, or of those with these
+    /// identities.
     Rules {
         /// What to keep.
         rules: Rules,
         /// Images; none for all.
         images: Option<BTreeSet<String>>,
-        /// What a clock on the wall showed at a moment (in milliseconds since 1970) minus UTC, in seconds.
+        /// What a clock on the wall showed at a moment (in milliseconds since 1970) minus UTC, in
+        /// seconds.
         offset_s: Clock,
     },
 }
@@ -63,12 +67,20 @@ impl Decision {
 pub fn plan(state: &State, wish: &ForgetWish) -> Result<Vec<Decision>, BackupError> {
     match wish {
         ForgetWish::Points(ids) => by_id(state, ids),
-        ForgetWish::Rules { rules, images, offset_s } => Ok(by_rules(state, rules, images.as_ref(), &*offset_s.0)),
+        ForgetWish::Rules {
+            rules,
+            images,
+            offset_s,
+        } => Ok(by_rules(state, rules, images.as_ref(), &*offset_s.0)),
     }
 }
 
 /// Forgets what `wish` means now. Nothing to forget is no error, and says nothing.
-pub fn forget(repository: &Repository, wish: &ForgetWish, writer: Writer) -> Result<Vec<Decision>, BackupError> {
+pub fn forget(
+    repository: &Repository,
+    wish: &ForgetWish,
+    writer: Writer,
+) -> Result<Vec<Decision>, BackupError> {
     let mut session = Session::begin(repository, SessionKind::Forget, writer)?;
     let decisions = plan(session.state(), wish)?;
     let forgotten: Vec<Said> = decisions
@@ -77,54 +89,107 @@ pub fn forget(repository: &Repository, wish: &ForgetWish, writer: Writer) -> Res
         .flat_map(|decision| session.state().point_as_said(&decision.point.id))
         .collect();
     if !forgotten.is_empty() {
-        session.commit(Record { forgotten, ..Record::default() })?;
+        session.commit(Record {
+            forgotten,
+            ..Record::default()
+        })?;
     }
     session.end()?;
     Ok(decisions)
 }
 
-/// What a collection right after `decisions` would free, in bytes of packs. None if the repository lost something: then it is not collected, and
-/// points can be forgotten nevertheless. Cost: reads index and maps.
-pub fn freed_len(repository: &Repository, decisions: &[Decision]) -> Result<Option<u64>, BackupError> {
-    let goes = decisions.iter().filter(|decision| decision.goes()).map(|decision| decision.point.id.clone());
+/// What a collection right after `decisions` would free, in bytes of packs. None if the repository
+/// lost something: then it is not collected, and points can be forgotten nevertheless. Cost: reads
+/// index and maps.
+pub fn freed_len(
+    repository: &Repository,
+    decisions: &[Decision],
+) -> Result<Option<u64>, BackupError> {
+    let goes = decisions
+        .iter()
+        .filter(|decision| decision.goes())
+        .map(|decision| decision.point.id.clone());
     match outlook(repository, &goes.collect(), &PruneOptions::default()) {
         Ok(report) => Ok(Some(report.freed_len)),
         Err(BackupError::Damaged { .. }) => Ok(None),
-        Err(BackupError::Objects { source, .. }) if source.kind == ObjectErrorKind::Missing => Ok(None),
+        Err(BackupError::Objects { source, .. }) if source.kind == ObjectErrorKind::Missing => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
 
 fn by_id(state: &State, ids: &[String]) -> Result<Vec<Decision>, BackupError> {
     let decision = |id: &String| {
-        let point = state.point(id).ok_or_else(|| BackupError::Parameter(format!("there is no point {id}")))?;
+        let point = state
+            .point(id)
+            .ok_or_else(|| BackupError::Parameter(format!("there is no point {id}")))?;
         if point.pinned {
-            return Err(BackupError::Parameter(format!("{} ({id}) is pinned: it is not forgotten", point.name)));
+            return Err(BackupError::Parameter(format!(
+                "{} ({id}) is pinned: it is not forgotten",
+                point.name
+            )));
         }
-        Ok(Decision { point: point.clone(), reasons: Vec::new() })
+        Ok(Decision {
+            point: point.clone(),
+            reasons: Vec::new(),
+        })
     };
     ids.iter().map(decision).collect()
 }
 
-fn by_rules(state: &State, rules: &Rules, images: Option<&BTreeSet<String>>, offset_s: &dyn Fn(u64) -> i32) -> Vec<Decision> {
+fn by_rules(
+    state: &State,
+    rules: &Rules,
+    images: Option<&BTreeSet<String>>,
+    offset_s: &dyn Fn(u64) -> i32,
+) -> Vec<Decision> {
     let mut groups = BTreeMap::<&str, Vec<&Arc<Point>>>::new();
     let wanted = |point: &&Arc<Point>| images.is_none_or(|images| images.contains(&point.image));
-    state.points().filter(wanted).for_each(|point| groups.entry(&point.image).or_default().push(point));
+    state
+        .points()
+        .filter(wanted)
+        .for_each(|point| groups.entry(&point.image).or_default().push(point));
     let mut decisions = Vec::new();
     for points in groups.values_mut() {
-        points.sort_by_key(|point| (point.time_ms, point.snapshot.as_ref().map(|snapshot| snapshot.serial)));
+        points.sort_by_key(|point| {
+            (
+                point.time_ms,
+                point.snapshot.as_ref().map(|snapshot| snapshot.serial),
+            )
+        });
         let verdicts = judged(rules, points, offset_s);
-        let decided = points.iter().zip(verdicts).map(|(point, verdict)| Decision { point: (*point).clone(), reasons: verdict.reasons });
+        let decided = points
+            .iter()
+            .zip(verdicts)
+            .map(|(point, verdict)| Decision {
+                point: (*point).clone(),
+                reasons: verdict.reasons,
+            });
         decisions.extend(decided);
     }
     decisions
 }
 
 fn judged(rules: &Rules, points: &[&Arc<Point>], offset_s: &dyn Fn(u64) -> i32) -> Vec<Verdict> {
-    let tags: Vec<BTreeSet<Name>> = points.iter().map(|point| point.tags.iter().filter_map(|tag| Name::new(tag).ok()).collect()).collect();
+    let tags: Vec<BTreeSet<Name>> = points
+        .iter()
+        .map(|point| {
+            point
+                .tags
+                .iter()
+                .filter_map(|tag| Name::new(tag).ok())
+                .collect()
+        })
+        .collect();
     let candidate = |(point, tags)| {
         let point: &&Arc<Point> = point;
-        Candidate { taken_ms: point.time_ms, offset_s: offset_s(point.time_ms), tags, pinned: point.pinned }
+        Candidate {
+            taken_ms: point.time_ms,
+            offset_s: offset_s(point.time_ms),
+            tags,
+            pinned: point.pinned,
+        }
     };
     let candidates: Vec<Candidate<'_>> = points.iter().zip(&tags).map(candidate).collect();
     apply(rules, &candidates)

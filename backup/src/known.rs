@@ -1,14 +1,19 @@
-//! Which chunks of a store, or of another repository, a repository has, and under which addresses: what need not be sent.
+//! Which chunks of a store, or of another repository, a repository has, and under which addresses:
+//! what need not be sent.
 //!
-//! Kept in the client's cache between pushes, so that a push costs what is new. It speaks of index objects only that it has looked through: as
-//! long as they all count, what it says holds; others are looked through when they appear. If one is gone, or a pack was condemned, it is made
-//! afresh, by looking for the names of the repository's chunks in the store's own index: one index object in memory at a time.
+//! Kept in the client's cache between pushes, so that a push costs what is new. It speaks of index
+//! objects only that it has looked through: as long as they all count, what it says holds; others
+//! are looked through when they appear. If one is gone, or a pack was condemned, it is made afresh,
+//! by looking for the names of the repository's chunks in the store's own index: one index object
+//! in memory at a time.
 //!
-//! **Where chunks come from may not be what it was.** A store's folder may have been copied, or brought back: then ids mean other chunks. So each
-//! file carries a mark of its origin, and one that the origin does not recognise is not believed.
+//! **Where chunks come from may not be what it was.** A store's folder may have been copied, or
+//! brought back: then ids mean other chunks. So each file carries a mark of its origin, and one
+//! that the origin does not recognise is not believed.
 //!
-//! **Others may lie.** Chunks that another client wrote are told apart: they are relied upon only after their frames were fetched and held
-//! against their names once, or if the caller trusts all writers.
+//! **Others may lie.** Chunks that another client wrote are told apart: they are relied upon only
+//! after their frames were fetched and held against their names once, or if the caller trusts all
+//! writers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -56,7 +61,10 @@ impl Origin for Moment {
     }
 
     fn recognises(&self, owner: &RepositoryId, mark: &[u8]) -> Result<bool, BackupError> {
-        Ok(self.store().token(&owner.0)?.is_some_and(|token| token == *mark))
+        Ok(self
+            .store()
+            .token(&owner.0)?
+            .is_some_and(|token| token == *mark))
     }
 
     fn mark(&self, owner: &RepositoryId) -> Result<Vec<u8>, BackupError> {
@@ -85,37 +93,69 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// What is known now of all chunks of `origin`. Cost: nothing if no other client did anything; else what is new to this one.
-    pub(crate) fn open(reader: &Reader<'_>, origin: &dyn Origin, state: &State) -> Result<Self, BackupError> {
+    /// What is known now of all chunks of `origin`. Cost: nothing if no other client did anything;
+    /// else what is new to this one.
+    pub(crate) fn open(
+        reader: &Reader<'_>,
+        origin: &dyn Origin,
+        state: &State,
+    ) -> Result<Self, BackupError> {
         let mut known = Self::believed(reader, origin, state)?;
-        let new: Vec<ObjectId> = usable(state).filter(|index| !known.indexes.contains(index)).collect();
-        new.into_iter().try_for_each(|index| known.look_through(reader, origin, index))?;
+        let new: Vec<ObjectId> = usable(state)
+            .filter(|index| !known.indexes.contains(index))
+            .collect();
+        new.into_iter()
+            .try_for_each(|index| known.look_through(reader, origin, index))?;
         Ok(known)
     }
 
     /// What was known the last time, as far as it still holds.
-    pub(crate) fn believed(reader: &Reader<'_>, origin: &dyn Origin, state: &State) -> Result<Self, BackupError> {
-        let file = reader.repository().cache_folder().zip(origin.file_name()).map(|(folder, name)| folder.join(name));
-        let read = file.as_deref().map(|path| Self::read(path, origin, reader)).transpose()?.flatten();
+    pub(crate) fn believed(
+        reader: &Reader<'_>,
+        origin: &dyn Origin,
+        state: &State,
+    ) -> Result<Self, BackupError> {
+        let file = reader
+            .repository()
+            .cache_folder()
+            .zip(origin.file_name())
+            .map(|(folder, name)| folder.join(name));
+        let read = file
+            .as_deref()
+            .map(|path| Self::read(path, origin, reader))
+            .transpose()?
+            .flatten();
         let mut known = read.unwrap_or_default();
         known.file = file;
         if !known.holds(reader, state)? {
-            known = Self { file: known.file, ..Self::default() };
+            known = Self {
+                file: known.file,
+                ..Self::default()
+            };
         }
         known.without = condemned_packs(state);
         usable(state).for_each(|index| _ = known.pending.remove(&index));
         Ok(known)
     }
 
-    /// Looks for the chunks that `origin` finds in everything that may be built on, whether or not it was looked through before.
-    pub(crate) fn look(&mut self, reader: &Reader<'_>, origin: &dyn Origin, state: &State) -> Result<(), BackupError> {
+    /// Looks for the chunks that `origin` finds in everything that may be built on, whether or not
+    /// it was looked through before.
+    pub(crate) fn look(
+        &mut self,
+        reader: &Reader<'_>,
+        origin: &dyn Origin,
+        state: &State,
+    ) -> Result<(), BackupError> {
         usable(state).try_for_each(|index| self.look_through(reader, origin, index))
     }
 
     /// Whether all that it speaks of is still there to be built on.
     fn holds(&self, reader: &Reader<'_>, state: &State) -> Result<bool, BackupError> {
         let usable: BTreeSet<ObjectId> = usable(state).collect();
-        let gone = self.indexes.difference(&usable).any(|index| !self.pending.contains(index));
+        let gone = self
+            .indexes
+            .difference(&usable)
+            .any(|index| !self.pending.contains(index));
         if gone || self.without != condemned_packs(state) {
             return Ok(false);
         }
@@ -123,14 +163,25 @@ impl Known {
         Ok(open.is_empty() || is_whole(reader, state, &open)?)
     }
 
-    fn look_through(&mut self, reader: &Reader<'_>, origin: &dyn Origin, id: ObjectId) -> Result<(), BackupError> {
-        let index = reader.catalog().index(&id).map_err(|error| reader.told(error))?;
+    fn look_through(
+        &mut self,
+        reader: &Reader<'_>,
+        origin: &dyn Origin,
+        id: ObjectId,
+    ) -> Result<(), BackupError> {
+        let index = reader
+            .catalog()
+            .index(&id)
+            .map_err(|error| reader.told(error))?;
         let chunks: Vec<(ChunkHash, ChunkId)> = self.chunks(reader, &index);
         let find = |some: &[(ChunkHash, ChunkId)]| {
             let names: Vec<ChunkHash> = some.iter().map(|(name, _)| *name).collect();
             origin.find(&names)
         };
-        let found: Vec<Vec<Option<ChunkId>>> = chunks.par_chunks(NAMES_TOGETHER).map(find).collect::<Result<_, _>>()?;
+        let found: Vec<Vec<Option<ChunkId>>> = chunks
+            .par_chunks(NAMES_TOGETHER)
+            .map(find)
+            .collect::<Result<_, _>>()?;
         for (own, (_, there)) in found.into_iter().flatten().zip(&chunks) {
             if let Some(own) = own.filter(|own| self.sure.get(*own, 1).is_none()) {
                 self.unsure.insert(own, *there, 1);
@@ -143,21 +194,32 @@ impl Known {
     /// The chunks of an index object that are in packs that stay.
     fn chunks(&self, reader: &Reader<'_>, index: &IndexObject) -> Vec<(ChunkHash, ChunkId)> {
         let mut chunks = Vec::with_capacity(index.chunk_count());
-        for frame in index.packs.iter().filter(|pack| !self.without.contains(&pack.id)).flat_map(|pack| &pack.frames) {
-            let (number, segment) = (reader.catalog().number_of(frame.segment), &index.segments[&frame.segment]);
-            let named = frame.ordinals().filter_map(|ordinal| Some((*segment.hash(ordinal)?, address(number, ordinal))));
+        for frame in index
+            .packs
+            .iter()
+            .filter(|pack| !self.without.contains(&pack.id))
+            .flat_map(|pack| &pack.frames)
+        {
+            let (number, segment) = (
+                reader.catalog().number_of(frame.segment),
+                &index.segments[&frame.segment],
+            );
+            let named = frame
+                .ordinals()
+                .filter_map(|ordinal| Some((*segment.hash(ordinal)?, address(number, ordinal))));
             chunks.extend(named);
         }
         chunks
     }
 
-    /// The address of the origin's chunk `id`, and for how many from there on the distance holds, `count` at most.
+    /// The address of the origin's chunk `id`, and for how many from there on the distance holds,
+    /// `count` at most.
     pub(crate) fn get(&self, id: ChunkId, count: u64) -> Option<(ChunkId, u64)> {
         self.sure.get(id, count)
     }
 
-    /// The chunks of `needed` that the repository does not have. Those that others wrote are looked at first, unless they are trusted; what is
-    /// not what it should be is sent again.
+    /// The chunks of `needed` that the repository does not have. Those that others wrote are looked
+    /// at first, unless they are trusted; what is not what it should be is sent again.
     pub(crate) fn missing(
         &mut self,
         reader: &Reader<'_>,
@@ -179,7 +241,10 @@ impl Known {
             match reader.frames(&group) {
                 Ok(_) => group.iter().for_each(|place| {
                     let first = address(place.segment, place.first);
-                    place.presence.offsets().for_each(|at| sound.insert(first.advance(at.into())));
+                    place
+                        .presence
+                        .offsets()
+                        .for_each(|at| sound.insert(first.advance(at.into())));
                 }),
                 Err(BackupError::Damaged { .. }) => {}
                 Err(error) => return Err(error),
@@ -190,19 +255,25 @@ impl Known {
         Ok(self.sorted(needed)?.0)
     }
 
-    /// The chunks of `needed` that the repository does not have, and the addresses of those that others wrote.
-    fn sorted(&self, needed: &dyn Fn(&mut dyn FnMut(ChunkId, u64)) -> Result<(), BackupError>) -> Result<(IdSet, IdSet), BackupError> {
+    /// The chunks of `needed` that the repository does not have, and the addresses of those that
+    /// others wrote.
+    fn sorted(
+        &self,
+        needed: &dyn Fn(&mut dyn FnMut(ChunkId, u64)) -> Result<(), BackupError>,
+    ) -> Result<(IdSet, IdSet), BackupError> {
         let (mut missing, mut doubtful) = (IdSet::new(), IdSet::new());
         needed(&mut |first, count| self.sort(first, count, &mut missing, &mut doubtful))?;
         Ok((missing, doubtful))
     }
 
-    /// Splits `count` chunks from `first` on into those that must be sent and those that others wrote, which are given by their addresses.
+    /// Splits `count` chunks from `first` on into those that must be sent and those that others
+    /// wrote, which are given by their addresses.
     fn sort(&self, mut first: ChunkId, mut count: u64, wanted: &mut IdSet, doubtful: &mut IdSet) {
         while count > 0 {
             let done = if let Some((_, known)) = self.sure.get(first, count) {
                 known
-            } else if let Some((there, some)) = self.unsure.get(first, self.sure.gap(first, count)) {
+            } else if let Some((there, some)) = self.unsure.get(first, self.sure.gap(first, count))
+            {
                 doubtful.insert_run(there, some);
                 some
             } else {
@@ -235,11 +306,14 @@ impl Known {
         }
     }
 
-    /// Adds an index object that this client put: `chunks` are the origin's ids and their addresses, in runs.
+    /// Adds an index object that this client put: `chunks` are the origin's ids and their
+    /// addresses, in runs.
     pub(crate) fn add(&mut self, index: ObjectId, chunks: &[(ChunkId, ChunkId, u64)]) {
         self.indexes.insert(index);
         self.pending.insert(index);
-        chunks.iter().for_each(|(own, there, len)| self.sure.insert(*own, *there, *len));
+        chunks
+            .iter()
+            .for_each(|(own, there, len)| self.sure.insert(*own, *there, *len));
     }
 
     /// Lets `twin`, which has the content of `like`, stand for the same.
@@ -261,7 +335,9 @@ impl Known {
 
     /// Keeps it for the next push. That this fails costs that one time, nothing else.
     pub(crate) fn keep(&self, reader: &Reader<'_>, origin: &dyn Origin) -> Result<(), BackupError> {
-        let Some(path) = &self.file else { return Ok(()) };
+        let Some(path) = &self.file else {
+            return Ok(());
+        };
         let bytes = self.encode(&origin.mark(&reader.repository().id())?, reader);
         // The cache may be on a disk that is full or read-only.
         drop(write(path, &bytes));
@@ -278,10 +354,17 @@ impl Known {
         }
         let runs = || self.sure.runs().chain(self.unsure.runs());
         let numbers: BTreeSet<u32> = runs().map(|(_, there, _)| split_address(there).0).collect();
-        let places: std::collections::BTreeMap<u32, u64> = numbers.iter().copied().zip(0..).collect();
+        let places: std::collections::BTreeMap<u32, u64> =
+            numbers.iter().copied().zip(0..).collect();
         put_varint(&mut bytes, numbers.len() as u64);
         for number in numbers {
-            bytes.extend_from_slice(&reader.catalog().segment_of(number).expect("who numbered a segment knows it").0);
+            bytes.extend_from_slice(
+                &reader
+                    .catalog()
+                    .segment_of(number)
+                    .expect("who numbered a segment knows it")
+                    .0,
+            );
         }
         for translation in [&self.sure, &self.unsure] {
             put_varint(&mut bytes, translation.run_count() as u64);
@@ -289,7 +372,9 @@ impl Known {
             for (own, there, len) in translation.runs() {
                 let (number, ordinal) = split_address(there);
                 put_varint(&mut bytes, own.0 - end);
-                [len, places[&number], ordinal.into()].into_iter().for_each(|value| put_varint(&mut bytes, value));
+                [len, places[&number], ordinal.into()]
+                    .into_iter()
+                    .for_each(|value| put_varint(&mut bytes, value));
                 end = own.0 + len;
             }
         }
@@ -299,33 +384,68 @@ impl Known {
     }
 
     /// What a file says, if it is whole and speaks of `origin` as it is.
-    fn read(path: &Path, origin: &dyn Origin, reader: &Reader<'_>) -> Result<Option<Self>, BackupError> {
-        let Some(body) = whole_body(path) else { return Ok(None) };
+    fn read(
+        path: &Path,
+        origin: &dyn Origin,
+        reader: &Reader<'_>,
+    ) -> Result<Option<Self>, BackupError> {
+        let Some(body) = whole_body(path) else {
+            return Ok(None);
+        };
         let mut bytes = Bytes::new(&body);
-        let Ok(mark) = mark_of(&mut bytes) else { return Ok(None) };
-        Ok(if origin.recognises(&reader.repository().id(), mark)? { Self::decode(bytes, reader).ok() } else { None })
+        let Ok(mark) = mark_of(&mut bytes) else {
+            return Ok(None);
+        };
+        Ok(if origin.recognises(&reader.repository().id(), mark)? {
+            Self::decode(bytes, reader).ok()
+        } else {
+            None
+        })
     }
 
     fn decode(mut bytes: Bytes<'_>, reader: &Reader<'_>) -> Result<Self, DecodeError> {
         let mut known = Self::default();
         for set in [&mut known.indexes, &mut known.pending, &mut known.without] {
             for _ in 0..bytes.varint()? {
-                set.insert(ObjectId(bytes.bytes(OBJECT_ID_LEN)?.try_into().expect("as many were taken")));
+                set.insert(ObjectId(
+                    bytes
+                        .bytes(OBJECT_ID_LEN)?
+                        .try_into()
+                        .expect("as many were taken"),
+                ));
             }
         }
         let mut numbers = Vec::new();
         for _ in 0..bytes.varint()? {
-            let id = SegmentId(bytes.bytes(IDENTITY_LEN)?.try_into().expect("as many were taken"));
+            let id = SegmentId(
+                bytes
+                    .bytes(IDENTITY_LEN)?
+                    .try_into()
+                    .expect("as many were taken"),
+            );
             numbers.push(reader.catalog().number_of(id));
         }
         for translation in [&mut known.sure, &mut known.unsure] {
             let mut end = 0_u64;
             for _ in 0..bytes.varint()? {
-                let (gap, len, place, ordinal) = (bytes.varint()?, bytes.varint()?, bytes.varint()?, bytes.varint()?);
-                let number = usize::try_from(place).ok().and_then(|place| numbers.get(place)).ok_or(DecodeError::Invalid("segment"))?;
-                let own = end.checked_add(gap).ok_or(DecodeError::Invalid("chunk id"))?;
-                end = own.checked_add(len).ok_or(DecodeError::Invalid("chunk id"))?;
-                let ordinal = u32::try_from(ordinal).map_err(|_| DecodeError::Invalid("ordinal"))?;
+                let (gap, len, place, ordinal) = (
+                    bytes.varint()?,
+                    bytes.varint()?,
+                    bytes.varint()?,
+                    bytes.varint()?,
+                );
+                let number = usize::try_from(place)
+                    .ok()
+                    .and_then(|place| numbers.get(place))
+                    .ok_or(DecodeError::Invalid("segment"))?;
+                let own = end
+                    .checked_add(gap)
+                    .ok_or(DecodeError::Invalid("chunk id"))?;
+                end = own
+                    .checked_add(len)
+                    .ok_or(DecodeError::Invalid("chunk id"))?;
+                let ordinal =
+                    u32::try_from(ordinal).map_err(|_| DecodeError::Invalid("ordinal"))?;
                 translation.insert(ChunkId(own), address(*number, ordinal), len);
             }
         }
@@ -336,16 +456,27 @@ impl Known {
 
 /// Index objects that may be built on.
 fn usable(state: &State) -> impl Iterator<Item = ObjectId> + '_ {
-    state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm).map(|(id, _)| *id)
+    state
+        .indexes()
+        .iter()
+        .filter(|(_, condition)| **condition == Condition::Firm)
+        .map(|(id, _)| *id)
 }
 
 fn condemned_packs(state: &State) -> BTreeSet<ObjectId> {
-    let packs = state.condemned().iter().filter_map(|name| if let ObjectName::Pack(id) = name { Some(*id) } else { None });
+    let packs = state.condemned().iter().filter_map(|name| {
+        if let ObjectName::Pack(id) = name {
+            Some(*id)
+        } else {
+            None
+        }
+    });
     packs.collect()
 }
 
-/// Whether index objects that an interrupted push left, and the packs that they speak of, are there and not condemned. No collection that this
-/// session did not see can take them: it waits for this session.
+/// Whether index objects that an interrupted push left, and the packs that they speak of, are there
+/// and not condemned. No collection that this session did not see can take them: it waits for this
+/// session.
 fn is_whole(reader: &Reader<'_>, state: &State, open: &[&ObjectId]) -> Result<bool, BackupError> {
     let there: BTreeSet<ObjectName> = [ObjectKind::Index, ObjectKind::Pack]
         .into_iter()
@@ -360,8 +491,15 @@ fn is_whole(reader: &Reader<'_>, state: &State, open: &[&ObjectId]) -> Result<bo
         if !is_good(ObjectName::Index(**id)) {
             return Ok(false);
         }
-        let index = reader.catalog().index(id).map_err(|error| reader.told(error))?;
-        if !index.packs.iter().all(|pack| is_good(ObjectName::Pack(pack.id))) {
+        let index = reader
+            .catalog()
+            .index(id)
+            .map_err(|error| reader.told(error))?;
+        if !index
+            .packs
+            .iter()
+            .all(|pack| is_good(ObjectName::Pack(pack.id)))
+        {
             return Ok(false);
         }
     }
@@ -371,7 +509,11 @@ fn is_whole(reader: &Reader<'_>, state: &State, open: &[&ObjectId]) -> Result<bo
 /// What stands between magic and checksum of a file that is whole.
 fn whole_body(path: &Path) -> Option<Vec<u8>> {
     let len = fs::metadata(path).ok()?.len();
-    let mut bytes = if len <= FILE_LEN_MAX { fs::read(path).ok()? } else { return None };
+    let mut bytes = if len <= FILE_LEN_MAX {
+        fs::read(path).ok()?
+    } else {
+        return None;
+    };
     let (whole, sum) = bytes.split_last_chunk::<32>()?;
     if blake3::hash(whole).as_bytes() != sum || !whole.starts_with(MAGIC) {
         return None;

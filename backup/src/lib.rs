@@ -1,7 +1,9 @@
-//! Repositories: whole trees of images on a folder or in an object store, incrementally, with no server of ours.
+//! Repositories: whole trees of images on a folder or in an object store, incrementally, with no
+//! server of ours.
 //!
-//! A repository is a set of *objects* that are put once under new names and never changed. What it holds is told by its *journal*: a few
-//! small records, each written last, after everything that it refers to. So a crash leaks objects, and never leaves a name without its thing.
+//! A repository is a set of *objects* that are put once under new names and never changed. What it
+//! holds is told by its *journal*: a few small records, each written last, after everything that it
+//! refers to. So a crash leaks objects, and never leaves a name without its thing.
 //!
 //! ```text
 //! vellum.repository            what this is: format, identity, whether it is encrypted
@@ -14,20 +16,25 @@
 //! copies/NAME                  everything but packs and sessions, once more
 //! ```
 //!
-//! **Addresses.** A push puts its new chunks into *segments*: numbered lists of chunks. Maps name a chunk by segment and ordinal, so a freshly
-//! pushed disk is a handful of runs. Collection moves chunks between packs and keeps their addresses: no map is rewritten for it.
+//! **Addresses.** A push puts its new chunks into *segments*: numbered lists of chunks. Maps name a
+//! chunk by segment and ordinal, so a freshly pushed disk is a handful of runs. Collection moves
+//! chunks between packs and keeps their addresses: no map is rewritten for it.
 //!
-//! **Contents.** What a sealed layer shows never changes, whatever becomes of the layers below it. That content has an identity of 16 random
-//! bytes ([`vellum_core::identity::ContentId`]), which goes with it from store to repository to store. A repository keeps for each content a
-//! map relative to another content. What people see are *points*: an image, or a snapshot of it, as it was when it was pushed.
+//! **Contents.** What a sealed layer shows never changes, whatever becomes of the layers below it.
+//! That content has an identity of 16 random bytes ([`vellum_core::identity::ContentId`]), which
+//! goes with it from store to repository to store. A repository keeps for each content a map
+//! relative to another content. What people see are *points*: an image, or a snapshot of it, as it
+//! was when it was pushed.
 //!
-//! **Rooms.** `objects` is where bytes are; `seal` is who may read them; `format` is how they are written; `record` and `journal` decide what a
-//! repository holds, who may still write and what can go (pure); `repository` is the door; `catalog` finds chunks; `push`, `pull`, `restore`,
+//! **Rooms.** `objects` is where bytes are; `seal` is who may read them; `format` is how they are
+//! written; `record` and `journal` decide what a repository holds, who may still write and what can
+//! go (pure); `repository` is the door; `catalog` finds chunks; `push`, `pull`, `restore`,
 //! `forget`, `prune`, `verify`, `copy`, `diff` and `stream` do what their names say.
 //!
 //! # What this does not do
 //!
-//! It formats nothing for people and reads no environment; it names no database. The async runtime ends in `objects::cloud`.
+//! It formats nothing for people and reads no environment; it names no database. The async runtime
+//! ends in `objects::cloud`.
 #![forbid(unsafe_code)]
 
 pub mod catalog;

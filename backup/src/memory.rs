@@ -1,4 +1,5 @@
-//! What a client remembers of a repository: which one a place held, the ends of the journal that it saw last, and copies of records.
+//! What a client remembers of a repository: which one a place held, the ends of the journal that it
+//! saw last, and copies of records.
 //!
 //! ```text
 //! STATE/places/HASH.json           which repository was at that place, and whether it was encrypted; HASH is of the place's description
@@ -44,19 +45,39 @@ impl ClientMemory {
     }
 
     pub(crate) fn cache_folder(&self) -> Option<PathBuf> {
-        self.folders.cache.as_ref().map(|folder| folder.join(self.id.to_string()))
+        self.folders
+            .cache
+            .as_ref()
+            .map(|folder| folder.join(self.id.to_string()))
     }
 
     pub(crate) fn state_folder(&self) -> Option<PathBuf> {
-        self.folders.state.as_ref().map(|folder| folder.join(self.id.to_string()))
+        self.folders
+            .state
+            .as_ref()
+            .map(|folder| folder.join(self.id.to_string()))
     }
 
-    /// Refuses another repository where this client knows one, and one that is not encrypted any more.
+    /// Refuses another repository where this client knows one, and one that is not encrypted any
+    /// more.
     pub(crate) fn refuse_exchanged(&self, place: &str, encrypted: bool) -> Result<(), BackupError> {
-        let Some(path) = self.folders.state.as_ref().map(|folder| folder.join(&self.place)) else { return Ok(()) };
-        let Some(known) = read_json::<PlaceFile>(&path)? else { return Ok(()) };
+        let Some(path) = self
+            .folders
+            .state
+            .as_ref()
+            .map(|folder| folder.join(&self.place))
+        else {
+            return Ok(());
+        };
+        let Some(known) = read_json::<PlaceFile>(&path)? else {
+            return Ok(());
+        };
         if known.repository != self.id.to_string() {
-            return Err(BackupError::Exchanged { place: place.to_owned(), found: self.id.to_string(), known: known.repository });
+            return Err(BackupError::Exchanged {
+                place: place.to_owned(),
+                found: self.id.to_string(),
+                known: known.repository,
+            });
         }
         if known.encrypted && !encrypted {
             return Err(BackupError::Exchanged {
@@ -70,26 +91,51 @@ impl ClientMemory {
 
     /// The ends of the journal as they were seen last.
     pub(crate) fn heads(&self) -> Result<Remembered, BackupError> {
-        let Some(folder) = self.state_folder() else { return Ok(Remembered::default()) };
+        let Some(folder) = self.state_folder() else {
+            return Ok(Remembered::default());
+        };
         let seen = read_json::<SeenFile>(&folder.join("seen.json"))?.unwrap_or_default();
-        Ok(Remembered { heads: seen.heads.iter().filter_map(|text| RecordName::parse(text)).collect() })
+        Ok(Remembered {
+            heads: seen
+                .heads
+                .iter()
+                .filter_map(|text| RecordName::parse(text))
+                .collect(),
+        })
     }
 
     /// Remembers which repository the place holds, and the ends of its journal.
     pub(crate) fn meet(&self, encrypted: bool, heads: &[RecordName]) -> Result<(), BackupError> {
         if let Some(folder) = &self.folders.state {
-            write_json(&folder.join(&self.place), &PlaceFile { repository: self.id.to_string(), encrypted })?;
+            write_json(
+                &folder.join(&self.place),
+                &PlaceFile {
+                    repository: self.id.to_string(),
+                    encrypted,
+                },
+            )?;
         }
         self.remember(heads)
     }
 
     /// Remembers the ends of the journal.
     pub(crate) fn remember(&self, heads: &[RecordName]) -> Result<(), BackupError> {
-        let Some(folder) = self.state_folder() else { return Ok(()) };
+        let Some(folder) = self.state_folder() else {
+            return Ok(());
+        };
         let path = folder.join("seen.json");
-        let seen = SeenFile { heads: heads.iter().map(ToString::to_string).collect() };
-        let is_new = read_json::<SeenFile>(&path).ok().flatten().is_none_or(|known| known.heads != seen.heads);
-        if is_new { write_json(&path, &seen) } else { Ok(()) }
+        let seen = SeenFile {
+            heads: heads.iter().map(ToString::to_string).collect(),
+        };
+        let is_new = read_json::<SeenFile>(&path)
+            .ok()
+            .flatten()
+            .is_none_or(|known| known.heads != seen.heads);
+        if is_new {
+            write_json(&path, &seen)
+        } else {
+            Ok(())
+        }
     }
 
     /// A record as it is stored, if it was kept. The caller checks it.
@@ -106,10 +152,21 @@ impl ClientMemory {
 
     /// Drops copies of records that are not there any more.
     pub(crate) fn forget_records(&self, journal: &Journal) {
-        let files = self.records().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
-        let is_gone =
-            |file: &fs::DirEntry| file.file_name().to_str().and_then(RecordName::parse).is_some_and(|name| journal.get(&name).is_none());
-        files.filter(is_gone).for_each(|file| drop(fs::remove_file(file.path())));
+        let files = self
+            .records()
+            .and_then(|folder| fs::read_dir(folder).ok())
+            .into_iter()
+            .flatten()
+            .flatten();
+        let is_gone = |file: &fs::DirEntry| {
+            file.file_name()
+                .to_str()
+                .and_then(RecordName::parse)
+                .is_some_and(|name| journal.get(&name).is_none())
+        };
+        files
+            .filter(is_gone)
+            .for_each(|file| drop(fs::remove_file(file.path())));
     }
 
     fn records(&self) -> Option<PathBuf> {
@@ -125,9 +182,14 @@ enum Sync {
 }
 
 fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, BackupError> {
-    let failed = |source| BackupError::Io { what: format!("read {}", path.display()), source };
+    let failed = |source| BackupError::Io {
+        what: format!("read {}", path.display()),
+        source,
+    };
     match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(io::Error::other(error))),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| failed(io::Error::other(error))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(error)),
     }
@@ -135,7 +197,10 @@ fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, Backu
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), BackupError> {
     let bytes = serde_json::to_vec(value).expect("texts are JSON");
-    write(path, &bytes, Sync::Durable).map_err(|source| BackupError::Io { what: format!("write {}", path.display()), source })
+    write(path, &bytes, Sync::Durable).map_err(|source| BackupError::Io {
+        what: format!("write {}", path.display()),
+        source,
+    })
 }
 
 /// Writes a file that is seen whole or not at all.
@@ -148,5 +213,9 @@ fn write(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
         file.as_file().sync_all()?;
     }
     file.persist(path)?;
-    if sync == Sync::Durable { fs::File::open(folder)?.sync_all() } else { Ok(()) }
+    if sync == Sync::Durable {
+        fs::File::open(folder)?.sync_all()
+    } else {
+        Ok(())
+    }
 }

@@ -1,7 +1,9 @@
-//! Pull: points of a repository become images of a store, with their snapshots, modes, origins and machines.
+//! Pull: points of a repository become images of a store, with their snapshots, modes, origins and
+//! machines.
 //!
-//! Contents that the store has are used as they are, by their identity; chunks that it has are not fetched, by their names. Chunks come in the
-//! order of their addresses, which is the order in which they first came, so that what is pulled lies in a store as it did in the first.
+//! Contents that the store has are used as they are, by their identity; chunks that it has are not
+//! fetched, by their names. Chunks come in the order of their addresses, which is the order in
+//! which they first came, so that what is pulled lies in a store as it did in the first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::mpsc::sync_channel;
@@ -11,7 +13,8 @@ use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
 use vellum_core::name::Name;
 use vellum_core::tree::{
-    Arrival, ArrivingImage, ArrivingMachine, ArrivingMachineSnapshot, ArrivingOrigin, ArrivingSnapshot, NewConfiguration, Node,
+    Arrival, ArrivingImage, ArrivingMachine, ArrivingMachineSnapshot, ArrivingOrigin,
+    ArrivingSnapshot, NewConfiguration, Node,
 };
 use vellum_core::units::{ChunkCount, ChunkId, LayerId};
 use vellum_store::transfer::{Receipt, VerifiedChunks};
@@ -44,7 +47,8 @@ pub struct PullImage {
 pub struct PullRequest {
     /// The images.
     pub images: Vec<PullImage>,
-    /// The machines, and what they will be called: those that have disks which are not pulled come without them.
+    /// The machines, and what they will be called: those that have disks which are not pulled come
+    /// without them.
     pub machines: Vec<(Name, Machine)>,
 }
 
@@ -57,12 +61,14 @@ pub struct PullReport {
     pub contents: (u64, u64),
     /// Chunks that were fetched, and that were there.
     pub chunks: (u64, u64),
-    /// Machine snapshots that were left out because something that they keep is not in the repository.
+    /// Machine snapshots that were left out because something that they keep is not in the
+    /// repository.
     pub lost_machine_snapshots: Vec<String>,
 }
 
 impl PullRequest {
-    /// All points that `wanted` takes, as the images that they were: `renamed` says what each is to be called.
+    /// All points that `wanted` takes, as the images that they were: `renamed` says what each is to
+    /// be called.
     pub fn of(
         reader: &Reader<'_>,
         wanted: impl Fn(&Point) -> bool,
@@ -74,89 +80,157 @@ impl PullRequest {
         for point in state.points().filter(|point| wanted(point)) {
             images.entry(&point.image).or_default().push(point);
         }
-        let images = images.into_values().map(|points| image(&points, &renamed)).collect::<Result<Vec<_>, _>>()?;
+        let images = images
+            .into_values()
+            .map(|points| image(&points, &renamed))
+            .collect::<Result<Vec<_>, _>>()?;
         let all = state.machines().filter(|_| machines);
-        let machines = all.map(|machine| Ok((name(&renamed(&machine.name))?, (**machine).clone()))).collect::<Result<_, BackupError>>()?;
+        let machines = all
+            .map(|machine| Ok((name(&renamed(&machine.name))?, (**machine).clone())))
+            .collect::<Result<_, BackupError>>()?;
         Ok(Self { images, machines })
     }
 }
 
 /// The image that `points`, which are all of one, make.
 fn image(points: &[&Point], renamed: &impl Fn(&str) -> String) -> Result<PullImage, BackupError> {
-    let newest = points.iter().max_by_key(|point| (point.snapshot.is_none(), point.time_ms)).expect("an image has a point");
-    let snapshots: BTreeMap<u64, &Point> = points.iter().filter_map(|point| Some((point.snapshot.as_ref()?.serial, *point))).collect();
+    let newest = points
+        .iter()
+        .max_by_key(|point| (point.snapshot.is_none(), point.time_ms))
+        .expect("an image has a point");
+    let snapshots: BTreeMap<u64, &Point> = points
+        .iter()
+        .filter_map(|point| Some((point.snapshot.as_ref()?.serial, *point)))
+        .collect();
     let state = (*newest).clone();
-    Ok(PullImage { name: name(&renamed(&state.name))?, state, snapshots: snapshots.into_values().cloned().collect() })
+    Ok(PullImage {
+        name: name(&renamed(&state.name))?,
+        state,
+        snapshots: snapshots.into_values().cloned().collect(),
+    })
 }
 
 fn name(text: &str) -> Result<Name, BackupError> {
-    Name::new(text).map_err(|error| BackupError::Parameter(format!("{text:?} cannot be a name here: {error}")))
+    Name::new(text)
+        .map_err(|error| BackupError::Parameter(format!("{text:?} cannot be a name here: {error}")))
 }
 
-/// Takes what `request` names into `store`. Nothing can be seen of it before all of it is durable; then all at once. Damage is told with the points
-/// that it hits.
-pub fn pull(reader: &Reader<'_>, store: &Store, request: &PullRequest, watch: &dyn Watch) -> Result<PullReport, BackupError> {
+/// Takes what `request` names into `store`. Nothing can be seen of it before all of it is durable;
+/// then all at once. Damage is told with the points that it hits.
+pub fn pull(
+    reader: &Reader<'_>,
+    store: &Store,
+    request: &PullRequest,
+    watch: &dyn Watch,
+) -> Result<PullReport, BackupError> {
     take(reader, store, request, watch).map_err(|error| hit::by_map(reader, error))
 }
 
-fn take(reader: &Reader<'_>, store: &Store, request: &PullRequest, watch: &dyn Watch) -> Result<PullReport, BackupError> {
+fn take(
+    reader: &Reader<'_>,
+    store: &Store,
+    request: &PullRequest,
+    watch: &dyn Watch,
+) -> Result<PullReport, BackupError> {
     let own = store.parameters().chunk_len;
     if own != reader.chunk_len()? {
         let there = reader.repository().file().chunk_len;
-        return Err(BackupError::Parameter(format!("the store has chunks of {} bytes, the repository of {there}", own.bytes())));
+        return Err(BackupError::Parameter(format!(
+            "the store has chunks of {} bytes, the repository of {there}",
+            own.bytes()
+        )));
     }
     // Names are refused before anything is fetched.
     let (planned, lost) = arrival(request, store, &|_| LayerId(0))?;
-    store.tree().check_arrival(&planned).map_err(vellum_store::StoreError::from)?;
+    store
+        .tree()
+        .check_arrival(&planned)
+        .map_err(vellum_store::StoreError::from)?;
     reader.load_indexes()?;
     let mut receipt = store.receipt()?;
     let wanted = contents(request)?;
-    let there: HashSet<ContentId> =
-        wanted.iter().flat_map(|content| reader.ancestry(*content)).filter(|content| receipt.layer_showing(*content).is_some()).collect();
+    let there: HashSet<ContentId> = wanted
+        .iter()
+        .flat_map(|content| reader.ancestry(*content))
+        .filter(|content| receipt.layer_showing(*content).is_some())
+        .collect();
     let views = reader.again_if_missing(|| views(reader, &wanted, &there))?;
     let chunks = chunks(reader, &mut receipt, &views, watch)?;
     for view in &views {
         build(reader, &mut receipt, view, &chunks)?;
     }
-    let layers: HashMap<ContentId, LayerId> =
-        wanted.iter().map(|content| Ok((*content, layer_of(reader, &mut receipt, *content)?))).collect::<Result<_, BackupError>>()?;
+    let layers: HashMap<ContentId, LayerId> = wanted
+        .iter()
+        .map(|content| Ok((*content, layer_of(reader, &mut receipt, *content)?)))
+        .collect::<Result<_, BackupError>>()?;
     let (arrival, _) = arrival(request, store, &|content| layers[&content])?;
     let counts = receipt.counts();
     let nodes = receipt.finish(arrival)?;
     let known = (wanted.len() - views.len()) as u64;
-    Ok(PullReport { nodes, contents: (views.len() as u64, known), chunks: counts, lost_machine_snapshots: lost })
+    Ok(PullReport {
+        nodes,
+        contents: (views.len() as u64, known),
+        chunks: counts,
+        lost_machine_snapshots: lost,
+    })
 }
 
 /// The contents that the request needs, each once.
 fn contents(request: &PullRequest) -> Result<Vec<ContentId>, BackupError> {
-    let points = request.images.iter().flat_map(|image| image.snapshots.iter().chain([&image.state]));
+    let points = request
+        .images
+        .iter()
+        .flat_map(|image| image.snapshots.iter().chain([&image.state]));
     let all = points.map(content_of).collect::<Result<BTreeSet<_>, _>>()?;
     Ok(all.into_iter().collect())
 }
 
 fn content_of(point: &Point) -> Result<ContentId, BackupError> {
-    let unknown =
-        || BackupError::Damaged { object: format!("point {}", point.id), reason: "its content has no name".to_owned(), points: Vec::new() };
+    let unknown = || BackupError::Damaged {
+        object: format!("point {}", point.id),
+        reason: "its content has no name".to_owned(),
+        points: Vec::new(),
+    };
     ContentId::parse(&point.content).ok_or_else(unknown)
 }
 
 /// The contents of `wanted` that are not `there`, each after those that it is told relative to.
-fn views<'r>(reader: &'r Reader<'r>, wanted: &[ContentId], there: &HashSet<ContentId>) -> Result<Vec<ContentView<'r>>, BackupError> {
+fn views<'r>(
+    reader: &'r Reader<'r>,
+    wanted: &[ContentId],
+    there: &HashSet<ContentId>,
+) -> Result<Vec<ContentView<'r>>, BackupError> {
     let all: HashSet<ContentId> = wanted.iter().copied().collect();
-    let mut new: Vec<(usize, ContentId)> =
-        wanted.iter().filter(|content| !there.contains(content)).map(|content| (reader.ancestry(*content).len(), *content)).collect();
+    let mut new: Vec<(usize, ContentId)> = wanted
+        .iter()
+        .filter(|content| !there.contains(content))
+        .map(|content| (reader.ancestry(*content).len(), *content))
+        .collect();
     new.sort_unstable();
     let is_base = |content: ContentId| there.contains(&content) || all.contains(&content);
-    let views = new.into_iter().map(|(_, content)| reader.content_over(content, is_base)).collect::<Result<Vec<_>, _>>()?;
+    let views = new
+        .into_iter()
+        .map(|(_, content)| reader.content_over(content, is_base))
+        .collect::<Result<Vec<_>, _>>()?;
     views.iter().try_for_each(|view| view.pages().map(drop))?;
     Ok(views)
 }
 
-fn layer_of(reader: &Reader<'_>, receipt: &mut Receipt<'_>, content: ContentId) -> Result<LayerId, BackupError> {
-    receipt.layer_showing(content).ok_or_else(|| reader.damaged(format!("content {content}"), "it was neither there nor pulled".to_owned()))
+fn layer_of(
+    reader: &Reader<'_>,
+    receipt: &mut Receipt<'_>,
+    content: ContentId,
+) -> Result<LayerId, BackupError> {
+    receipt.layer_showing(content).ok_or_else(|| {
+        reader.damaged(
+            format!("content {content}"),
+            "it was neither there nor pulled".to_owned(),
+        )
+    })
 }
 
-/// Which of the store's ids stand for the addresses that `views` name: of chunks that are there, or were fetched.
+/// Which of the store's ids stand for the addresses that `views` name: of chunks that are there, or
+/// were fetched.
 fn chunks(
     reader: &Reader<'_>,
     receipt: &mut Receipt<'_>,
@@ -164,7 +238,9 @@ fn chunks(
     watch: &dyn Watch,
 ) -> Result<Translation, BackupError> {
     let mut wanted = IdSet::new();
-    views.iter().try_for_each(|view| view.addresses().map(|own| wanted.union_with(&own)))?;
+    views
+        .iter()
+        .try_for_each(|view| view.addresses().map(|own| wanted.union_with(&own)))?;
     let (mut found, mut missing) = (Translation::default(), IdSet::new());
     let mut next = wanted.next_from(ChunkId(0));
     while next.is_some() {
@@ -173,7 +249,10 @@ fn chunks(
             some.push(address);
             next = wanted.next_from(address.advance(1));
         }
-        let names = some.iter().map(|address| reader.name_of(*address)).collect::<Result<Vec<_>, _>>()?;
+        let names = some
+            .iter()
+            .map(|address| reader.name_of(*address))
+            .collect::<Result<Vec<_>, _>>()?;
         for (address, id) in some.iter().zip(receipt.find(&names)?) {
             match id {
                 Some(id) => found.insert(*address, id, 1),
@@ -185,7 +264,8 @@ fn chunks(
     Ok(found)
 }
 
-/// Fetches the chunks of `missing`, a few frames that lie side by side at a time: the next are fetched and decoded while the last are stored.
+/// Fetches the chunks of `missing`, a few frames that lie side by side at a time: the next are
+/// fetched and decoded while the last are stored.
 fn fetch(
     reader: &Reader<'_>,
     receipt: &mut Receipt<'_>,
@@ -199,7 +279,8 @@ fn fetch(
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for group in groups {
-                let frames = verified(reader, &group, missing).map_err(|error| hit::by_frames(reader, &group, error));
+                let frames = verified(reader, &group, missing)
+                    .map_err(|error| hit::by_frames(reader, &group, error));
                 let failed = sender.send(frames).is_err();
                 if failed {
                     return;
@@ -210,10 +291,16 @@ fn fetch(
         for frames in receiver {
             for (addresses, frame) in frames? {
                 let ids = receipt.store(&frame)?;
-                addresses.iter().zip(ids).for_each(|(address, id)| found.insert(*address, id, 1));
+                addresses
+                    .iter()
+                    .zip(ids)
+                    .for_each(|(address, id)| found.insert(*address, id, 1));
                 done += addresses.len() as u64;
             }
-            watch.progress(Progress { done: done * chunk_len.bytes(), total: Some(total * chunk_len.bytes()) });
+            watch.progress(Progress {
+                done: done * chunk_len.bytes(),
+                total: Some(total * chunk_len.bytes()),
+            });
             if watch.is_cancelled() {
                 return Err(BackupError::Interrupted);
             }
@@ -244,36 +331,78 @@ fn verified(
             return Ok(None);
         }
         let chunks = VerifiedChunks::of_plain(chunk_len, names, plain);
-        Ok(Some((addresses, chunks.map_err(|reason| reader.damaged("a frame".to_owned(), reason))?)))
+        Ok(Some((
+            addresses,
+            chunks.map_err(|reason| reader.damaged("a frame".to_owned(), reason))?,
+        )))
     });
-    Ok(taken.collect::<Result<Vec<_>, BackupError>>()?.into_iter().flatten().collect())
+    Ok(taken
+        .collect::<Result<Vec<_>, BackupError>>()?
+        .into_iter()
+        .flatten()
+        .collect())
 }
 
 /// Makes the layer that shows what `view` does.
-fn build(reader: &Reader<'_>, receipt: &mut Receipt<'_>, view: &ContentView<'_>, chunks: &Translation) -> Result<(), BackupError> {
-    let base = view.base.map(|base| layer_of(reader, receipt, base)).transpose()?;
+fn build(
+    reader: &Reader<'_>,
+    receipt: &mut Receipt<'_>,
+    view: &ContentView<'_>,
+    chunks: &Translation,
+) -> Result<(), BackupError> {
+    let base = view
+        .base
+        .map(|base| layer_of(reader, receipt, base))
+        .transpose()?;
     receipt.begin_layer(view.id, base, view.len, ChunkCount(view.base_visible()))?;
     for index in view.pages()?.iter() {
-        let page = view.page(index)?.translated(|address, count| chunks.get(address, count));
-        let page =
-            page.ok_or_else(|| reader.damaged(format!("content {}", view.id), "it names a chunk that was not fetched".to_owned()))?;
+        let page = view
+            .page(index)?
+            .translated(|address, count| chunks.get(address, count));
+        let page = page.ok_or_else(|| {
+            reader.damaged(
+                format!("content {}", view.id),
+                "it names a chunk that was not fetched".to_owned(),
+            )
+        })?;
         receipt.put_page(index, &page)?;
     }
     receipt.end_layer()?;
     Ok(())
 }
 
-/// The names that come; and the machine snapshots that cannot, because something that they keep is not among what comes.
-fn arrival(request: &PullRequest, store: &Store, layer: &dyn Fn(ContentId) -> LayerId) -> Result<(Arrival, Vec<String>), BackupError> {
-    let places: HashMap<&str, usize> = request.images.iter().enumerate().map(|(at, image)| (image.state.image.as_str(), at)).collect();
-    let images = request.images.iter().map(|image| arriving_image(image, &places, store, layer)).collect::<Result<Vec<_>, _>>()?;
+/// The names that come; and the machine snapshots that cannot, because something that they keep is
+/// not among what comes.
+fn arrival(
+    request: &PullRequest,
+    store: &Store,
+    layer: &dyn Fn(ContentId) -> LayerId,
+) -> Result<(Arrival, Vec<String>), BackupError> {
+    let places: HashMap<&str, usize> = request
+        .images
+        .iter()
+        .enumerate()
+        .map(|(at, image)| (image.state.image.as_str(), at))
+        .collect();
+    let images = request
+        .images
+        .iter()
+        .map(|image| arriving_image(image, &places, store, layer))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut lost = Vec::new();
     let machines = request
         .machines
         .iter()
         .map(|(name, machine)| arriving_machine(name, machine, request, &places, &mut lost))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok((Arrival { images, machines, ..Arrival::default() }, lost))
+    Ok((
+        Arrival {
+            images,
+            machines,
+            ..Arrival::default()
+        },
+        lost,
+    ))
 }
 
 fn arriving_image(
@@ -283,21 +412,42 @@ fn arriving_image(
     layer: &dyn Fn(ContentId) -> LayerId,
 ) -> Result<ArrivingImage, BackupError> {
     let snapshot = |point: &Point| {
-        let text = point.snapshot.as_ref().map_or("", |snapshot| &snapshot.name);
+        let text = point
+            .snapshot
+            .as_ref()
+            .map_or("", |snapshot| &snapshot.name);
         let (name, layer) = (name(text)?, layer(content_of(point)?));
-        Ok(ArrivingSnapshot { name, layer, created_ms: point.time_ms, tags: tags(&point.tags), pinned: point.pinned })
+        Ok(ArrivingSnapshot {
+            name,
+            layer,
+            created_ms: point.time_ms,
+            tags: tags(&point.tags),
+            pinned: point.pinned,
+        })
     };
     let is_own = image.state.snapshot.is_none();
     Ok(ArrivingImage {
         name: image.name.clone(),
         layer: layer(content_of(&image.state)?),
         mode: mode(&image.state.mode)?,
-        origin: image.state.origin.as_deref().and_then(|origin| self::origin(origin, places, store)),
+        origin: image
+            .state
+            .origin
+            .as_deref()
+            .and_then(|origin| self::origin(origin, places, store)),
         created_ms: image.state.time_ms,
         // A snapshot's marks are its own.
-        tags: if is_own { tags(&image.state.tags) } else { BTreeSet::new() },
+        tags: if is_own {
+            tags(&image.state.tags)
+        } else {
+            BTreeSet::new()
+        },
         pinned: is_own && image.state.pinned,
-        snapshots: image.snapshots.iter().map(snapshot).collect::<Result<_, BackupError>>()?,
+        snapshots: image
+            .snapshots
+            .iter()
+            .map(snapshot)
+            .collect::<Result<_, BackupError>>()?,
     })
 }
 
@@ -309,15 +459,25 @@ fn origin(identity: &str, places: &HashMap<&str, usize>, store: &Store) -> Optio
     let (home, number) = identity.split_once('-')?;
     let is_home = store.id().is_some_and(|id| id.to_string() == home);
     let image = vellum_core::units::ImageId(number.parse().ok().filter(|_| is_home)?);
-    store.tree().image(image).map(|image| ArrivingOrigin::Here(image.id))
+    store
+        .tree()
+        .image(image)
+        .map(|image| ArrivingOrigin::Here(image.id))
 }
 
 fn tags(texts: &[String]) -> BTreeSet<Name> {
-    texts.iter().filter_map(|text| Name::new(text).ok()).collect()
+    texts
+        .iter()
+        .filter_map(|text| Name::new(text).ok())
+        .collect()
 }
 
 fn mode(text: &str) -> Result<vellum_core::tree::Mode, BackupError> {
-    mode_of(text).ok_or_else(|| BackupError::Parameter(format!("{text:?} is no mode that this program knows: use a newer one")))
+    mode_of(text).ok_or_else(|| {
+        BackupError::Parameter(format!(
+            "{text:?} is no mode that this program knows: use a newer one"
+        ))
+    })
 }
 
 fn arriving_machine(
@@ -332,7 +492,12 @@ fn arriving_machine(
         let kept = snapshot.disks.iter().map(|(image, mode, serial)| {
             let place = *places.get(image.as_str())?;
             let nth = |serial: &u64| {
-                let is_it = |point: &Point| point.snapshot.as_ref().is_some_and(|snapshot| snapshot.serial == *serial);
+                let is_it = |point: &Point| {
+                    point
+                        .snapshot
+                        .as_ref()
+                        .is_some_and(|snapshot| snapshot.serial == *serial)
+                };
                 request.images[place].snapshots.iter().position(is_it)
             };
             let snapshot = match serial {
@@ -353,15 +518,26 @@ fn arriving_machine(
     }
     Ok(ArrivingMachine {
         name: name.clone(),
-        disks: machine.disks.iter().filter_map(|disk| places.get(disk.as_str()).copied()).collect(),
+        disks: machine
+            .disks
+            .iter()
+            .filter_map(|disk| places.get(disk.as_str()).copied())
+            .collect(),
         configuration: configuration(machine.configuration.as_deref())?,
-        created_ms: machine.snapshots.first().map_or(0, |snapshot| snapshot.time_ms),
+        created_ms: machine
+            .snapshots
+            .first()
+            .map_or(0, |snapshot| snapshot.time_ms),
         snapshots,
     })
 }
 
 fn configuration(text: Option<&str>) -> Result<Option<NewConfiguration>, BackupError> {
     let Some(text) = text else { return Ok(None) };
-    let bytes = from_base64(text).ok_or_else(|| BackupError::Parameter("a machine's configuration file is not in base64".to_owned()))?;
-    NewConfiguration::new(&bytes).map(Some).map_err(|error| vellum_store::StoreError::from(error).into())
+    let bytes = from_base64(text).ok_or_else(|| {
+        BackupError::Parameter("a machine's configuration file is not in base64".to_owned())
+    })?;
+    NewConfiguration::new(&bytes)
+        .map(Some)
+        .map_err(|error| vellum_store::StoreError::from(error).into())
 }

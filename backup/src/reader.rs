@@ -1,7 +1,9 @@
-//! What a content shows, out of a repository: its maps laid over each other, and the chunks that they name.
+//! What a content shows, out of a repository: its maps laid over each other, and the chunks that
+//! they name.
 //!
-//! It knows no store. Addresses are [`ChunkId`]s as the catalog numbers them, so pages are a store's pages. A collection may move what is being
-//! read: an object that is missing is looked for once more after the journal was read again.
+//! It knows no store. Addresses are [`ChunkId`]s as the catalog numbers them, so pages are a
+//! store's pages. A collection may move what is being read: an object that is missing is looked for
+//! once more after the journal was read again.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -16,7 +18,9 @@ use vellum_core::page::{PAGE_SPAN, Page, Slot};
 use vellum_core::tree::{PageSet, page_start, pages_for};
 use vellum_core::units::{ChunkId, ChunkLen, IMAGE_LEN_MAX, PageIndex};
 
-use crate::catalog::{Catalog, CatalogError, Copies, FRAMES_CACHE_LEN, Place, PlainFrame, WholeFrame};
+use crate::catalog::{
+    Catalog, CatalogError, Copies, FRAMES_CACHE_LEN, Place, PlainFrame, WholeFrame,
+};
 use crate::error::BackupError;
 use crate::format::{MapBlob, split_address};
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectId, ObjectName};
@@ -44,7 +48,8 @@ type ReadFrames<'f, T> = dyn Fn(&[Place]) -> Result<Vec<T>, CatalogError> + 'f;
 /// What may be kept of what was read. Lengths are in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheLimits {
-    /// Parts of packs and maps as they are stored, in the client's folder, for each repository; nothing is kept there if this is 0.
+    /// Parts of packs and maps as they are stored, in the client's folder, for each repository;
+    /// nothing is kept there if this is 0.
     pub disk_len: u64,
     /// Decoded chunks in memory.
     pub memory_len: u64,
@@ -52,7 +57,10 @@ pub struct CacheLimits {
 
 impl Default for CacheLimits {
     fn default() -> Self {
-        Self { disk_len: 4 << 30, memory_len: FRAMES_CACHE_LEN }
+        Self {
+            disk_len: 4 << 30,
+            memory_len: FRAMES_CACHE_LEN,
+        }
     }
 }
 
@@ -87,7 +95,10 @@ struct ByRuns;
 
 impl Weighter<(ObjectId, u64), Pages> for ByRuns {
     fn weight(&self, _: &(ObjectId, u64), pages: &Pages) -> u64 {
-        64 + pages.iter().map(|(_, page)| 48 + size_of_val(page.runs()) as u64).sum::<u64>()
+        64 + pages
+            .iter()
+            .map(|(_, page)| 48 + size_of_val(page.runs()) as u64)
+            .sum::<u64>()
     }
 }
 
@@ -114,31 +125,51 @@ impl<'r> Reader<'r> {
         Self::over(repository, Self::new_catalog(repository))
     }
 
-    /// The same for whoever reads here and there for long, within `limits`: what was fetched stays in the client's folder.
+    /// The same for whoever reads here and there for long, within `limits`: what was fetched stays
+    /// in the client's folder.
     #[must_use]
     pub(crate) fn for_guests(repository: &'r Repository, limits: CacheLimits) -> Self {
         let folder = repository.cache_folder().filter(|_| limits.disk_len > 0);
         let copies = folder.map(|folder| Copies::new(folder.join("parts"), limits.disk_len));
-        Self::over(repository, Self::new_catalog(repository).read_here_and_there(copies, limits.memory_len))
+        Self::over(
+            repository,
+            Self::new_catalog(repository).read_here_and_there(copies, limits.memory_len),
+        )
     }
 
     fn over(repository: &'r Repository, catalog: Catalog) -> Self {
-        Self { repository, catalog: Arc::new(catalog), blobs: Arc::new(Cache::with_weighter(1024, BLOBS_CACHE_LEN, ByRuns)) }
+        Self {
+            repository,
+            catalog: Arc::new(catalog),
+            blobs: Arc::new(Cache::with_weighter(1024, BLOBS_CACHE_LEN, ByRuns)),
+        }
     }
 
     fn new_catalog(repository: &Repository) -> Catalog {
         let folder = repository.cache_folder().map(|folder| folder.join("index"));
-        Catalog::new(repository.objects().clone(), repository.sealer().clone(), repository.file().chunk_len, folder)
+        Catalog::new(
+            repository.objects().clone(),
+            repository.sealer().clone(),
+            repository.file().chunk_len,
+            folder,
+        )
     }
 
     /// What it holds.
     pub(crate) fn held(&self) -> Held {
-        Held { catalog: Arc::clone(&self.catalog), blobs: Arc::clone(&self.blobs) }
+        Held {
+            catalog: Arc::clone(&self.catalog),
+            blobs: Arc::clone(&self.blobs),
+        }
     }
 
     /// A reader that goes on where another one, whose `held` this is, is. Cost: nothing.
     pub(crate) fn with(repository: &'r Repository, held: &Held) -> Self {
-        Self { repository, catalog: Arc::clone(&held.catalog), blobs: Arc::clone(&held.blobs) }
+        Self {
+            repository,
+            catalog: Arc::clone(&held.catalog),
+            blobs: Arc::clone(&held.blobs),
+        }
     }
 
     /// The repository.
@@ -156,15 +187,19 @@ impl<'r> Reader<'r> {
     /// The length of every chunk.
     pub fn chunk_len(&self) -> Result<ChunkLen, BackupError> {
         let len = self.repository.file().chunk_len;
-        ChunkLen::new(len).ok_or_else(|| BackupError::Parameter(format!("the repository says that its chunks have {len} bytes")))
+        ChunkLen::new(len).ok_or_else(|| {
+            BackupError::Parameter(format!(
+                "the repository says that its chunks have {len} bytes"
+            ))
+        })
     }
 
-    /// Reads the index objects that count now. One that is damaged keeps nobody from what the others know: see
-    /// [`Reader::refuse_lost_indexes`]. Cost: fetching those that are not in the cache.
+    /// Reads the index objects that count now. One that is damaged keeps nobody from what the
+    /// others know: see [`Reader::refuse_lost_indexes`]. Cost: fetching those that are not in the
+    /// cache.
     pub fn load_indexes(&self) -> Result<(), BackupError> {
         let load = || crate::prune::refresh(self.repository, &self.catalog);
-        let is_missing =
-            |error: &BackupError| matches!(error, BackupError::Objects { source, .. } if source.kind == ObjectErrorKind::Missing);
+        let is_missing = |error: &BackupError| matches!(error, BackupError::Objects { source, .. } if source.kind == ObjectErrorKind::Missing);
         let mut done = load();
         if done.as_ref().is_err_and(is_missing) {
             // A collection took it away since the journal was read.
@@ -174,8 +209,15 @@ impl<'r> Reader<'r> {
         match done {
             Err(error) if is_missing(&error) || matches!(error, BackupError::Damaged { .. }) => {
                 let state = self.repository.state();
-                let condemned = state.condemned().iter().chain(state.swept()).filter_map(ObjectName::id).collect();
-                let whole = self.catalog.refresh_with_what_is_whole(state.indexes().keys().copied(), condemned);
+                let condemned = state
+                    .condemned()
+                    .iter()
+                    .chain(state.swept())
+                    .filter_map(ObjectName::id)
+                    .collect();
+                let whole = self
+                    .catalog
+                    .refresh_with_what_is_whole(state.indexes().keys().copied(), condemned);
                 whole.map_err(|error| self.told(error))
             }
             done => done,
@@ -184,7 +226,9 @@ impl<'r> Reader<'r> {
 
     /// Refuses to go on if an index object is damaged: for whoever builds on what is there.
     pub fn refuse_lost_indexes(&self) -> Result<(), BackupError> {
-        self.catalog.lost_index().map_or(Ok(()), |(object, reason)| Err(self.damaged(object, reason)))
+        self.catalog
+            .lost_index()
+            .map_or(Ok(()), |(object, reason)| Err(self.damaged(object, reason)))
     }
 
     /// A content as the repository has it.
@@ -193,14 +237,26 @@ impl<'r> Reader<'r> {
     }
 
     /// A content as a map relative to the first below it that `is_there`, or to nothing.
-    pub fn content_over(&'r self, id: ContentId, is_there: impl Fn(ContentId) -> bool) -> Result<ContentView<'r>, BackupError> {
+    pub fn content_over(
+        &'r self,
+        id: ContentId,
+        is_there: impl Fn(ContentId) -> bool,
+    ) -> Result<ContentView<'r>, BackupError> {
         let state = self.repository.state();
-        let unknown = |id: ContentId| self.damaged(format!("content {id}"), "no record says what it is".to_owned());
+        let unknown = |id: ContentId| {
+            self.damaged(
+                format!("content {id}"),
+                "no record says what it is".to_owned(),
+            )
+        };
         let (mut chain, mut seen, mut next) = (Vec::new(), HashSet::new(), Some(id));
         while let Some(id) = next.filter(|id| chain.is_empty() || !is_there(*id)) {
             let entry = state.content(id).ok_or_else(|| unknown(id))?;
             if !seen.insert(id) || chain.len() >= CHAIN_LEN_MAX {
-                return Err(self.damaged(format!("content {id}"), "it is relative to itself".to_owned()));
+                return Err(self.damaged(
+                    format!("content {id}"),
+                    "it is relative to itself".to_owned(),
+                ));
             }
             self.check(&entry.content)?;
             next = match &entry.content.parent {
@@ -210,7 +266,13 @@ impl<'r> Reader<'r> {
             chain.push(entry.content.clone());
         }
         let len = chain.first().ok_or_else(|| unknown(id))?.len;
-        Ok(ContentView { reader: self, id, len, chain, base: next })
+        Ok(ContentView {
+            reader: self,
+            id,
+            len,
+            chain,
+            base: next,
+        })
     }
 
     /// A content, what it is relative to, and so on: down to the first that no record knows.
@@ -220,47 +282,88 @@ impl<'r> Reader<'r> {
         let (mut ids, mut seen, mut next) = (Vec::new(), HashSet::new(), Some(id));
         while let Some(id) = next.filter(|id| seen.insert(*id)) {
             ids.push(id);
-            next = state.content(id).and_then(|entry| ContentId::parse(entry.content.parent.as_deref()?));
+            next = state
+                .content(id)
+                .and_then(|entry| ContentId::parse(entry.content.parent.as_deref()?));
         }
         ids
     }
 
     fn check(&self, content: &Content) -> Result<(), BackupError> {
-        let fits = content.chunk_len == self.repository.file().chunk_len && content.len <= IMAGE_LEN_MAX;
-        let ordered = content.parts.iter().all(|part| part.pages.0 <= part.pages.1);
-        let ordered = ordered && content.parts.windows(2).all(|pair| pair[0].pages.1 < pair[1].pages.0);
-        if fits && ordered { Ok(()) } else { Err(self.damaged(format!("content {}", content.id), "its record makes no sense".to_owned())) }
+        let fits =
+            content.chunk_len == self.repository.file().chunk_len && content.len <= IMAGE_LEN_MAX;
+        let ordered = content
+            .parts
+            .iter()
+            .all(|part| part.pages.0 <= part.pages.1);
+        let ordered = ordered
+            && content
+                .parts
+                .windows(2)
+                .all(|pair| pair[0].pages.1 < pair[1].pages.0);
+        if fits && ordered {
+            Ok(())
+        } else {
+            Err(self.damaged(
+                format!("content {}", content.id),
+                "its record makes no sense".to_owned(),
+            ))
+        }
     }
 
     /// The pages of one part of a map.
     fn part(&self, content: &Content, part: &MapPart) -> Result<Pages, Fault> {
         let object = &part.object;
         let damaged = |reason: String| Fault::Other(self.damaged(object.clone(), reason));
-        let name = ObjectName::parse(object).or_else(|| ObjectId::parse(object).map(ObjectName::Maps));
-        let Some(ObjectName::Maps(id)) = name else { return Err(damaged("it cannot hold a map".to_owned())) };
+        let name =
+            ObjectName::parse(object).or_else(|| ObjectId::parse(object).map(ObjectName::Maps));
+        let Some(ObjectName::Maps(id)) = name else {
+            return Err(damaged("it cannot hold a map".to_owned()));
+        };
         let (offset, len) = part.range;
         if let Some(pages) = self.blobs.get(&(id, offset)) {
             return Ok(pages);
         }
-        let end = offset.checked_add(len).filter(|_| len <= BLOB_LEN_MAX).ok_or_else(|| damaged("a map that is too long".to_owned()))?;
+        let end = offset
+            .checked_add(len)
+            .filter(|_| len <= BLOB_LEN_MAX)
+            .ok_or_else(|| damaged("a map that is too long".to_owned()))?;
         let blob = self.blob(content, part, &id, offset..end)?;
-        let pages: Pages = Arc::new(blob.into_pages(|segment| self.catalog.number_of(segment)).collect());
+        let pages: Pages = Arc::new(
+            blob.into_pages(|segment| self.catalog.number_of(segment))
+                .collect(),
+        );
         self.blobs.insert((id, offset), pages.clone());
         Ok(pages)
     }
 
     /// One part of a map, from the client's folder if it is there, and is that.
-    fn blob(&self, content: &Content, part: &MapPart, id: &ObjectId, range: Range<u64>) -> Result<MapBlob, Fault> {
+    fn blob(
+        &self,
+        content: &Content,
+        part: &MapPart,
+        id: &ObjectId,
+        range: Range<u64>,
+    ) -> Result<MapBlob, Fault> {
         let copies = self.catalog.copies();
         let kept = copies.and_then(|copies| copies.take(id, range.clone()));
         if let Some(blob) = kept.and_then(|stored| self.opened(content, part, &stored).ok()) {
             return Ok(blob);
         }
-        let (blob, stored) = self.repository.twice().read_part(&ObjectName::Maps(*id).to_string(), range.clone(), |fetched| {
-            let stored = fetched.map_err(|error| self.fault(error))?;
-            let opened = self.opened(content, part, &stored);
-            Ok((opened.map_err(|reason| Fault::Other(self.damaged(part.object.clone(), reason)))?, stored))
-        })?;
+        let (blob, stored) = self.repository.twice().read_part(
+            &ObjectName::Maps(*id).to_string(),
+            range.clone(),
+            |fetched| {
+                let stored = fetched.map_err(|error| self.fault(error))?;
+                let opened = self.opened(content, part, &stored);
+                Ok((
+                    opened.map_err(|reason| {
+                        Fault::Other(self.damaged(part.object.clone(), reason))
+                    })?,
+                    stored,
+                ))
+            },
+        )?;
         if let Some(copies) = copies {
             copies.keep(id, range.start, &stored);
         }
@@ -269,49 +372,77 @@ impl<'r> Reader<'r> {
 
     /// The map that `stored` is, if it is that part of the content's; why not, if not.
     fn opened(&self, content: &Content, part: &MapPart, stored: &[u8]) -> Result<MapBlob, String> {
-        let plain = self.repository.sealer().open_blob(SealedKind::Maps, stored).map_err(|error| error.to_string())?;
+        let plain = self
+            .repository
+            .sealer()
+            .open_blob(SealedKind::Maps, stored)
+            .map_err(|error| error.to_string())?;
         let blob = MapBlob::decode(&plain).map_err(|error| error.to_string())?;
-        let (own, parent) = (ContentId::parse(&content.id), content.parent.as_deref().and_then(ContentId::parse));
-        let is_it = own.is_some_and(|own| blob.is_of(own, parent, content.parent_visible, part.pages));
-        if is_it { Ok(blob) } else { Err("the map of another content stands there".to_owned()) }
+        let (own, parent) = (
+            ContentId::parse(&content.id),
+            content.parent.as_deref().and_then(ContentId::parse),
+        );
+        let is_it =
+            own.is_some_and(|own| blob.is_of(own, parent, content.parent_visible, part.pages));
+        if is_it {
+            Ok(blob)
+        } else {
+            Err("the map of another content stands there".to_owned())
+        }
     }
 
     fn fault(&self, error: ObjectError) -> Fault {
         let is_missing = error.kind == ObjectErrorKind::Missing;
         let error = self.repository.failed(error);
-        if is_missing { Fault::Missing(error) } else { Fault::Other(error) }
+        if is_missing {
+            Fault::Missing(error)
+        } else {
+            Fault::Other(error)
+        }
     }
 
-    /// The frames that hold the chunks of `wanted`, in order of addresses, a few of one pack together.
+    /// The frames that hold the chunks of `wanted`, in order of addresses, a few of one pack
+    /// together.
     pub fn places(&self, wanted: &IdSet) -> Result<Vec<Vec<Place>>, BackupError> {
         let mut groups: Vec<Vec<Place>> = Vec::new();
         let mut next = wanted.next_from(ChunkId(0));
         while let Some(address) = next {
-            let place = self.catalog.locate(address).ok_or_else(|| self.told(self.catalog.unknown(address)))?;
+            let place = self
+                .catalog
+                .locate(address)
+                .ok_or_else(|| self.told(self.catalog.unknown(address)))?;
             let is_here = |address: ChunkId| {
                 let (segment, ordinal) = split_address(address);
-                segment == place.segment && ordinal.checked_sub(place.first).is_some_and(|at| place.presence.has(at))
+                segment == place.segment
+                    && ordinal
+                        .checked_sub(place.first)
+                        .is_some_and(|at| place.presence.has(at))
             };
             next = wanted.next_from(address.advance(1));
             while let Some(address) = next.filter(|address| is_here(*address)) {
                 next = wanted.next_from(address.advance(1));
             }
             match groups.last_mut() {
-                Some(group) if group.len() < FRAMES_TOGETHER && group[0].pack == place.pack => group.push(place),
+                Some(group) if group.len() < FRAMES_TOGETHER && group[0].pack == place.pack => {
+                    group.push(place)
+                }
                 _ => groups.push(vec![place]),
             }
         }
         Ok(groups)
     }
 
-    /// The same in the order of packs: what lies side by side there comes with one request, and in an encrypted repository that is not what
-    /// follows each other on a disk.
+    /// The same in the order of packs: what lies side by side there comes with one request, and in
+    /// an encrypted repository that is not what follows each other on a disk.
     pub(crate) fn places_by_pack(&self, wanted: &IdSet) -> Result<Vec<Vec<Place>>, BackupError> {
         let mut places: Vec<Place> = self.places(wanted)?.into_iter().flatten().collect();
         places.sort_by_key(|place| (place.pack, place.offset));
         places.dedup_by_key(|place| (place.pack, place.offset));
         let packs = places.chunk_by(|a, b| a.pack == b.pack);
-        Ok(packs.flat_map(|pack| pack.chunks(NEIGHBOURS_TOGETHER)).map(<[Place]>::to_vec).collect())
+        Ok(packs
+            .flat_map(|pack| pack.chunks(NEIGHBOURS_TOGETHER))
+            .map(<[Place]>::to_vec)
+            .collect())
     }
 
     /// The chunks of frames of one pack, verified. If the pack is gone, wherever they are now.
@@ -320,13 +451,24 @@ impl<'r> Reader<'r> {
     }
 
     /// The same, each with its payload.
-    pub(crate) fn whole_frames(&self, places: &[Place]) -> Result<Vec<(u32, WholeFrame)>, BackupError> {
+    pub(crate) fn whole_frames(
+        &self,
+        places: &[Place],
+    ) -> Result<Vec<(u32, WholeFrame)>, BackupError> {
         self.frames_by(places, &|places| self.catalog.read_whole_frames(places))
     }
 
-    fn frames_by<T>(&self, places: &[Place], read: &ReadFrames<'_, T>) -> Result<Vec<(u32, T)>, BackupError> {
+    fn frames_by<T>(
+        &self,
+        places: &[Place],
+        read: &ReadFrames<'_, T>,
+    ) -> Result<Vec<(u32, T)>, BackupError> {
         match read(places) {
-            Ok(frames) => Ok(places.iter().map(|place| place.segment).zip(frames).collect()),
+            Ok(frames) => Ok(places
+                .iter()
+                .map(|place| place.segment)
+                .zip(frames)
+                .collect()),
             Err(error) if error.is_missing() => self.moved_frames(places, error, read),
             Err(error) => Err(self.told(error)),
         }
@@ -335,19 +477,38 @@ impl<'r> Reader<'r> {
     /// The name of the chunk at `address`.
     pub(crate) fn name_of(&self, address: ChunkId) -> Result<ChunkHash, BackupError> {
         let (number, ordinal) = split_address(address);
-        let names = self.catalog.names(number).map_err(|error| self.told(error))?;
-        names.hash(ordinal).copied().ok_or_else(|| self.told(self.catalog.unknown(address)))
+        let names = self
+            .catalog
+            .names(number)
+            .map_err(|error| self.told(error))?;
+        names
+            .hash(ordinal)
+            .copied()
+            .ok_or_else(|| self.told(self.catalog.unknown(address)))
     }
 
     /// The frame that holds the chunk at `address`, from memory if it was read a moment ago.
-    pub(crate) fn frame(&self, address: vellum_core::units::ChunkId) -> Result<Arc<PlainFrame>, BackupError> {
+    pub(crate) fn frame(
+        &self,
+        address: vellum_core::units::ChunkId,
+    ) -> Result<Arc<PlainFrame>, BackupError> {
         self.again_if_missing(|| {
-            let place = self.catalog.locate(address).ok_or_else(|| self.told(self.catalog.unknown(address)))?;
-            self.catalog.read_frame(&place).map_err(|error| self.told(error))
+            let place = self
+                .catalog
+                .locate(address)
+                .ok_or_else(|| self.told(self.catalog.unknown(address)))?;
+            self.catalog
+                .read_frame(&place)
+                .map_err(|error| self.told(error))
         })
     }
 
-    fn moved_frames<T>(&self, places: &[Place], error: CatalogError, read: &ReadFrames<'_, T>) -> Result<Vec<(u32, T)>, BackupError> {
+    fn moved_frames<T>(
+        &self,
+        places: &[Place],
+        error: CatalogError,
+        read: &ReadFrames<'_, T>,
+    ) -> Result<Vec<(u32, T)>, BackupError> {
         self.repository.refresh()?;
         self.load_indexes()?;
         let mut wanted = IdSet::new();
@@ -355,10 +516,17 @@ impl<'r> Reader<'r> {
             let first = crate::format::address(place.segment, place.first);
             // What is dead may be gone by now, and is not missed.
             let present = place.presence.offsets().map(|at| first.advance(at.into()));
-            present.filter(|address| self.catalog.locate(*address).is_some()).for_each(|address| wanted.insert(address));
+            present
+                .filter(|address| self.catalog.locate(*address).is_some())
+                .for_each(|address| wanted.insert(address));
         }
         let groups = self.places(&wanted)?;
-        if groups.is_empty() || groups.iter().flatten().any(|place| places.iter().any(|old| old == place)) {
+        if groups.is_empty()
+            || groups
+                .iter()
+                .flatten()
+                .any(|place| places.iter().any(|old| old == place))
+        {
             return Err(self.told(error));
         }
         let mut frames = Vec::new();
@@ -370,7 +538,10 @@ impl<'r> Reader<'r> {
     }
 
     /// Does `read`; if an object is gone, once more after reading the journal again.
-    pub(crate) fn again_if_missing<T>(&self, read: impl Fn() -> Result<T, BackupError>) -> Result<T, BackupError> {
+    pub(crate) fn again_if_missing<T>(
+        &self,
+        read: impl Fn() -> Result<T, BackupError>,
+    ) -> Result<T, BackupError> {
         match read() {
             Err(BackupError::Objects { source, .. }) if source.kind == ObjectErrorKind::Missing => {
                 self.repository.refresh()?;
@@ -387,7 +558,11 @@ impl<'r> Reader<'r> {
             CatalogError::Objects(error) => self.repository.failed(error),
             CatalogError::Seal { object, source } => self.damaged(object, source.to_string()),
             CatalogError::Index { object, source } => self.damaged(object, source.to_string()),
-            CatalogError::Frame { object, offset, source } => self.damaged(format!("{object}, frame at {offset}"), source.to_string()),
+            CatalogError::Frame {
+                object,
+                offset,
+                source,
+            } => self.damaged(format!("{object}, frame at {offset}"), source.to_string()),
             CatalogError::Unknown { ref lost, .. } => {
                 let object = lost.clone().unwrap_or_else(|| "the index".to_owned());
                 self.damaged(object, error.to_string())
@@ -398,7 +573,11 @@ impl<'r> Reader<'r> {
     /// An object that is not what it must be.
     pub(crate) fn damaged(&self, object: String, reason: String) -> BackupError {
         let object = format!("{object} in {}", self.repository.place());
-        BackupError::Damaged { object, reason, points: Vec::new() }
+        BackupError::Damaged {
+            object,
+            reason,
+            points: Vec::new(),
+        }
     }
 }
 
@@ -406,15 +585,23 @@ impl ContentView<'_> {
     /// How many positions of the base can be seen.
     #[must_use]
     pub fn base_visible(&self) -> u64 {
-        self.chain.iter().map(|content| content.parent_visible).min().filter(|_| self.base.is_some()).unwrap_or(0)
+        self.chain
+            .iter()
+            .map(|content| content.parent_visible)
+            .min()
+            .filter(|_| self.base.is_some())
+            .unwrap_or(0)
     }
 
     /// What it is relative to, and so on down to the base: this content first.
     pub fn contents(&self) -> impl Iterator<Item = ContentId> + '_ {
-        self.chain.iter().filter_map(|content| ContentId::parse(&content.id))
+        self.chain
+            .iter()
+            .filter_map(|content| ContentId::parse(&content.id))
     }
 
-    /// The pages that may say something, inside the disk. Cost: fetching the maps that are not in memory.
+    /// The pages that may say something, inside the disk. Cost: fetching the maps that are not in
+    /// memory.
     pub fn pages(&self) -> Result<PageSet, BackupError> {
         let mut all = Vec::with_capacity(self.chain.len());
         for content in &self.chain {
@@ -429,7 +616,8 @@ impl ContentView<'_> {
         Ok(PageSet::union_of(&all).within(PageIndex(0), PageIndex(end)))
     }
 
-    /// What the maps down to the base say on page `index`; explicit zeros are kept if there is a base.
+    /// What the maps down to the base say on page `index`; explicit zeros are kept if there is a
+    /// base.
     pub fn page(&self, index: PageIndex) -> Result<Page, BackupError> {
         let (mut seen, mut visible) = (Page::new(), PAGE_SPAN);
         let first = page_start(index).0;
@@ -441,14 +629,29 @@ impl ContentView<'_> {
                     seen = seen.over(&pages[place].1, visible);
                 }
             }
-            visible = visible.min(content.parent_visible.saturating_sub(first).min(PAGE_SPAN.into()) as u16);
+            visible = visible.min(
+                content
+                    .parent_visible
+                    .saturating_sub(first)
+                    .min(PAGE_SPAN.into()) as u16,
+            );
             if seen.covers(visible) {
                 break;
             }
         }
-        let inside = self.reader.chunk_len()?.count_for(self.len).0.saturating_sub(first).min(PAGE_SPAN.into()) as u16;
+        let inside = self
+            .reader
+            .chunk_len()?
+            .count_for(self.len)
+            .0
+            .saturating_sub(first)
+            .min(PAGE_SPAN.into()) as u16;
         let seen = seen.clipped(inside);
-        Ok(if self.base.is_none() { seen.resolved() } else { seen })
+        Ok(if self.base.is_none() {
+            seen.resolved()
+        } else {
+            seen
+        })
     }
 
     /// The addresses of all chunks that it names down to the base.

@@ -1,13 +1,17 @@
 //! The records of a repository's journal: what was pushed, forgotten and collected.
 //!
-//! A record is JSON, so that anybody can read it in any language; compressed, sealed, and named `journal/COUNTER-ID` where COUNTER is one more
-//! than the greatest that its writer saw, in 16 hexadecimal digits, and ID is what every object's is. Fields may be added; unknown ones are ignored
-//! unless `version` rises. Identities are written in hexadecimal; records are named `COUNTER-ID`, other objects by their whole name.
+//! A record is JSON, so that anybody can read it in any language; compressed, sealed, and named
+//! `journal/COUNTER-ID` where COUNTER is one more than the greatest that its writer saw, in 16
+//! hexadecimal digits, and ID is what every object's is. Fields may be added; unknown ones are
+//! ignored unless `version` rises. Identities are written in hexadecimal; records are named
+//! `COUNTER-ID`, other objects by their whole name.
 //!
-//! Records name the records that their writer had seen and nobody else had built on (`parents`), so together they are a graph whose every
-//! part holds the past it knew. Two processes that write at once make two ends; the next record has both as parents. Nothing depends on which
-//! came first: everything that a record says has a [`Stamp`] by which it is meant when it is taken back, so taking back what one has seen never
-//! takes back what another says anew. A record that stands for others says what they said under the stamps that it had there.
+//! Records name the records that their writer had seen and nobody else had built on (`parents`), so
+//! together they are a graph whose every part holds the past it knew. Two processes that write at
+//! once make two ends; the next record has both as parents. Nothing depends on which came first:
+//! everything that a record says has a [`Stamp`] by which it is meant when it is taken back, so
+//! taking back what one has seen never takes back what another says anew. A record that stands for
+//! others says what they said under the stamps that it had there.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,12 +31,14 @@ pub struct Record {
     pub session: String,
     /// Who it was, for people: host and command.
     pub writer: String,
-    /// When the writer's clock said it was, in milliseconds since 1970. For people; nothing is decided by it.
+    /// When the writer's clock said it was, in milliseconds since 1970. For people; nothing is
+    /// decided by it.
     pub time_ms: u64,
     /// New points.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub points: Vec<Stamped<Point>>,
-    /// New contents, or other maps for known ones (collection merges what nobody sees into what is built on it).
+    /// New contents, or other maps for known ones (collection merges what nobody sees into what is
+    /// built on it).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contents: Vec<Stamped<Content>>,
     /// What points that other records made are called and marked with now.
@@ -59,7 +65,8 @@ pub struct Record {
     /// Sessions that may not go on: what they write from here on does not count.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fenced: Vec<Fence>,
-    /// Records that this one stands for: it holds all that they held and still counts, so they can be deleted.
+    /// Records that this one stands for: it holds all that they held and still counts, so they can
+    /// be deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaces: Vec<String>,
     /// What those stood for, shortened, so that what somebody saw long ago is not missed.
@@ -67,7 +74,8 @@ pub struct Record {
     pub past: Option<Past>,
 }
 
-/// Who said something first, and where in the journal: what is said again by a record that stands for others keeps it.
+/// Who said something first, and where in the journal: what is said again by a record that stands
+/// for others keeps it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     /// The counter of that record.
@@ -114,10 +122,11 @@ pub struct Past {
 /// An image or a snapshot as it was when it was pushed.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Point {
-    /// 16 bytes of hash over image identity, serial (or that it has none) and content: pushing the same again makes no second one, unless it was
-    /// forgotten in between.
+    /// 16 bytes of hash over image identity, serial (or that it has none) and content: pushing the
+    /// same again makes no second one, unless it was forgotten in between.
     pub id: String,
-    /// The image, through renames: the store's identity and the image's number there, `STORE-NUMBER`.
+    /// The image, through renames: the store's identity and the image's number there,
+    /// `STORE-NUMBER`.
     pub image: String,
     /// The image's name then.
     pub name: String,
@@ -143,8 +152,8 @@ pub struct Point {
     pub pinned: bool,
 }
 
-/// What a point is called and marked with, where that changed after it was pushed. It makes no point and keeps none: whoever does not know of
-/// it sees the point as it was then.
+/// What a point is called and marked with, where that changed after it was pushed. It makes no
+/// point and keeps none: whoever does not know of it sees the point as it was then.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Description {
     /// The point.
@@ -159,7 +168,8 @@ pub struct Description {
     /// The image that this image was created from, `STORE-NUMBER`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
-    /// When the snapshot was taken, or the state pushed: later than before if the image returned to it from another one.
+    /// When the snapshot was taken, or the state pushed: later than before if the image returned to
+    /// it from another one.
     pub time_ms: u64,
     /// What people marked it with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -176,7 +186,10 @@ impl Description {
         Self {
             point: point.id.clone(),
             name: point.name.clone(),
-            snapshot: point.snapshot.as_ref().map(|snapshot| snapshot.name.clone()),
+            snapshot: point
+                .snapshot
+                .as_ref()
+                .map(|snapshot| snapshot.name.clone()),
             mode: point.mode.clone(),
             origin: point.origin.clone(),
             time_ms: point.time_ms,
@@ -188,10 +201,10 @@ impl Description {
     /// The point with these words: what it shows, and which image's it is, stays.
     #[must_use]
     pub fn applied(&self, point: &Point) -> Point {
-        let snapshot = point
-            .snapshot
-            .as_ref()
-            .map(|snapshot| SnapshotName { name: self.snapshot.as_ref().unwrap_or(&snapshot.name).clone(), serial: snapshot.serial });
+        let snapshot = point.snapshot.as_ref().map(|snapshot| SnapshotName {
+            name: self.snapshot.as_ref().unwrap_or(&snapshot.name).clone(),
+            serial: snapshot.serial,
+        });
         Point {
             name: self.name.clone(),
             snapshot,
@@ -285,7 +298,8 @@ pub struct Mark {
     pub contents: Vec<Said>,
 }
 
-/// The sessions that were open at a moment when the mark could be seen: they may not have seen it, all others have.
+/// The sessions that were open at a moment when the mark could be seen: they may not have seen it,
+/// all others have.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Wait {
     /// The mark.
@@ -294,7 +308,8 @@ pub struct Wait {
     pub sessions: Vec<String>,
 }
 
-/// What a collection takes away. The mark is done with: what it condemned and this does not name is as it was before.
+/// What a collection takes away. The mark is done with: what it condemned and this does not name is
+/// as it was before.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Sweep {
     /// The mark.
@@ -312,6 +327,7 @@ pub struct Fence {
     pub session: String,
     /// Its records that count.
     pub counted: Vec<String>,
-    /// Whether others of its records are void. If not yet, they are undecided until a record says so.
+    /// Whether others of its records are void. If not yet, they are undecided until a record says
+    /// so.
     pub decided: bool,
 }

@@ -1,4 +1,5 @@
-//! The door to a repository: making and opening one, its journal as it is now, and what this client remembers of it.
+//! The door to a repository: making and opening one, its journal as it is now, and what this client
+//! remembers of it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,13 +16,17 @@ use crate::memory::ClientMemory;
 use crate::objects::twice::{COPIES_PREFIX, Twice, original_of};
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectKind, ObjectName, Objects, list_kind};
 use crate::record::{RECORD_VERSION, Record};
-use crate::seal::{Opener, PasswordCost, SealError, SealedKind, Sealer, Secrets, create_key, unlock_any};
+use crate::seal::{
+    Opener, PasswordCost, SealError, SealedKind, Sealer, Secrets, create_key, unlock_any,
+};
 
 /// Listings that are tried while another process replaces records: each sees a later moment.
 const LISTINGS_MAX: usize = 5;
-/// Records fetched at once: more threads than requests in flight help nobody, fewer than this are fetched in turn.
+/// Records fetched at once: more threads than requests in flight help nobody, fewer than this are
+/// fetched in turn.
 const FETCH_TOGETHER_MIN: usize = 8;
-/// The longest stored record: what a sealed record can be at most, and nothing that a listing says beyond it is believed.
+/// The longest stored record: what a sealed record can be at most, and nothing that a listing says
+/// beyond it is believed.
 const RECORD_LEN_MAX: u64 = 80 << 20;
 
 /// Where a client keeps things, if it may.
@@ -29,7 +34,8 @@ const RECORD_LEN_MAX: u64 = 80 << 20;
 pub struct ClientFolders {
     /// Copies of what can be fetched again.
     pub cache: Option<PathBuf>,
-    /// What it has seen: losing it means that an exchanged or rolled back repository is believed once.
+    /// What it has seen: losing it means that an exchanged or rolled back repository is believed
+    /// once.
     pub state: Option<PathBuf>,
 }
 
@@ -77,8 +83,8 @@ pub struct Found {
 }
 
 impl Repository {
-    /// Makes a repository in an empty place, with chunks of `chunk_len`; encrypted if there is a key. `time_ms` is when, in milliseconds
-    /// since 1970.
+    /// Makes a repository in an empty place, with chunks of `chunk_len`; encrypted if there is a
+    /// key. `time_ms` is when, in milliseconds since 1970.
     pub fn init(
         objects: Arc<dyn Objects>,
         chunk_len: ChunkLen,
@@ -94,8 +100,12 @@ impl Repository {
             None => Sealer::plain(file.id),
             Some(key) => {
                 let secrets = Secrets::generate()?;
-                let wrapped = create_key(&secrets, &file, &key.opener, &key.label, time_ms, key.cost);
-                let wrapped = wrapped.map_err(|source| BackupError::Key { place: objects.describe(), source })?;
+                let wrapped =
+                    create_key(&secrets, &file, &key.opener, &key.label, time_ms, key.cost);
+                let wrapped = wrapped.map_err(|source| BackupError::Key {
+                    place: objects.describe(),
+                    source,
+                })?;
                 put(&*objects, &ObjectName::Key(wrapped.id), &wrapped.bytes)?;
                 Sealer::encrypted(file.id, &secrets)
             }
@@ -103,10 +113,18 @@ impl Repository {
         put(&*objects, &ObjectName::Repository, &file.encode())?;
         let memory = ClientMemory::new(folders, &objects.describe(), file.id);
         memory.meet(file.is_encrypted, &[])?;
-        Ok(Self { objects, twice, sealer: Arc::new(sealer), file, memory, known: Mutex::default() })
+        Ok(Self {
+            objects,
+            twice,
+            sealer: Arc::new(sealer),
+            file,
+            memory,
+            known: Mutex::default(),
+        })
     }
 
-    /// Opens a repository and reads its journal: one listing, and the records that this client has not read before.
+    /// Opens a repository and reads its journal: one listing, and the records that this client has
+    /// not read before.
     pub fn open(
         objects: Arc<dyn Objects>,
         opener: Option<&Opener>,
@@ -116,7 +134,8 @@ impl Repository {
         Self::find(objects)?.open(opener, folders, rollback)
     }
 
-    /// Finds a repository, so that nobody is asked for the key of one that is not there. Cost: one small object.
+    /// Finds a repository, so that nobody is asked for the key of one that is not there. Cost: one
+    /// small object.
     pub fn find(objects: Arc<dyn Objects>) -> Result<Found, BackupError> {
         let twice = Arc::new(Twice::new(objects));
         let file = read_file(&*twice)?;
@@ -135,7 +154,8 @@ impl Repository {
         self.known().journal
     }
 
-    /// Reads what is new in the journal. What was there a moment ago must be there still, or be replaced.
+    /// Reads what is new in the journal. What was there a moment ago must be there still, or be
+    /// replaced.
     pub fn refresh(&self) -> Result<Arc<State>, BackupError> {
         let heads = self.state().heads().to_vec();
         self.read(&Remembered { heads })?;
@@ -180,7 +200,8 @@ impl Repository {
         self.objects.describe()
     }
 
-    /// A folder of this repository's own for copies of what can be fetched again, if the client has one.
+    /// A folder of this repository's own for copies of what can be fetched again, if the client has
+    /// one.
     #[must_use]
     pub fn cache_folder(&self) -> Option<PathBuf> {
         self.memory.cache_folder()
@@ -226,7 +247,10 @@ impl Repository {
     }
 
     fn known(&self) -> Known {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Lists the journal and reads what is new, until a listing shows everything that it must.
@@ -239,7 +263,9 @@ impl Repository {
                     *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
                     return Ok(());
                 }
-                Err(error) if tries == LISTINGS_MAX || !error.may_pass() => return Err(error.told(self)),
+                Err(error) if tries == LISTINGS_MAX || !error.may_pass() => {
+                    return Err(error.told(self));
+                }
                 Err(_) => tries += 1,
             }
         }
@@ -257,36 +283,59 @@ impl Repository {
         let before = self.journal();
         let read = |(name, len): &(RecordName, u64)| match before.get(name) {
             Some(record) => Ok((*name, record.clone())),
-            None => self.record(name, *len).map(|record| (*name, Arc::new(record))),
+            None => self
+                .record(name, *len)
+                .map(|record| (*name, Arc::new(record))),
         };
-        let unknown = names.iter().filter(|(name, _)| before.get(name).is_none()).count();
+        let unknown = names
+            .iter()
+            .filter(|(name, _)| before.get(name).is_none())
+            .count();
         let records: Vec<(RecordName, Arc<Record>)> = if unknown < FETCH_TOGETHER_MIN {
             names.iter().map(read).collect::<Result<_, _>>()?
         } else {
             names.par_iter().map(read).collect::<Result<_, _>>()?
         };
         let mut journal = Journal::default();
-        records.into_iter().for_each(|(name, record)| journal.add(name, record));
+        records
+            .into_iter()
+            .for_each(|(name, record)| journal.add(name, record));
         journal.check(remembered).map_err(ReadError::Heads)?;
         self.memory.forget_records(&journal);
         let state = Arc::new(State::of(&journal));
-        Ok(Known { journal: Arc::new(journal), state })
+        Ok(Known {
+            journal: Arc::new(journal),
+            state,
+        })
     }
 
     /// A record from the cache, or from the place.
     fn record(&self, name: &RecordName, len: u64) -> Result<Record, ReadError> {
         let object = name.object().to_string();
-        if let Some(record) = self.memory.record(name).and_then(|stored| self.opened(name, &stored).ok()) {
+        if let Some(record) = self
+            .memory
+            .record(name)
+            .and_then(|stored| self.opened(name, &stored).ok())
+        {
             return Ok(record);
         }
-        let damaged = |reason: String| ReadError::Failed(BackupError::Damaged { object: object.clone(), reason, points: Vec::new() });
+        let damaged = |reason: String| {
+            ReadError::Failed(BackupError::Damaged {
+                object: object.clone(),
+                reason,
+                points: Vec::new(),
+            })
+        };
         if len > RECORD_LEN_MAX {
             return Err(damaged(format!("{len} bytes are too many for a record")));
         }
-        let stored = self.objects.get(&object).map_err(|error| match error.kind {
-            ObjectErrorKind::Missing => ReadError::Gone(error),
-            _ => ReadError::Failed(self.failed(error)),
-        })?;
+        let stored = self
+            .objects
+            .get(&object)
+            .map_err(|error| match error.kind {
+                ObjectErrorKind::Missing => ReadError::Gone(error),
+                _ => ReadError::Failed(self.failed(error)),
+            })?;
         let record = self.opened(name, &stored).map_err(ReadError::Failed)?;
         self.memory.keep_record(name, &stored);
         Ok(record)
@@ -294,18 +343,34 @@ impl Repository {
 
     fn opened(&self, name: &RecordName, stored: &[u8]) -> Result<Record, BackupError> {
         let object = name.object().to_string();
-        let damaged = |reason: String| BackupError::Damaged { object: object.clone(), reason, points: Vec::new() };
-        let plain = self.sealer.open(SealedKind::Record, &name.id, stored).map_err(|error| match error {
-            SealError::Version(found) => BackupError::Newer { object: object.clone(), found: found.into(), known: RECORD_VERSION },
-            other => damaged(other.to_string()),
-        })?;
+        let damaged = |reason: String| BackupError::Damaged {
+            object: object.clone(),
+            reason,
+            points: Vec::new(),
+        };
+        let plain = self
+            .sealer
+            .open(SealedKind::Record, &name.id, stored)
+            .map_err(|error| match error {
+                SealError::Version(found) => BackupError::Newer {
+                    object: object.clone(),
+                    found: found.into(),
+                    known: RECORD_VERSION,
+                },
+                other => damaged(other.to_string()),
+            })?;
         parse_record(&plain, name, &object)
     }
 }
 
 impl Found {
     /// Opens it, as [`Repository::open`] does.
-    pub fn open(&self, opener: Option<&Opener>, folders: ClientFolders, rollback: Rollback) -> Result<Repository, BackupError> {
+    pub fn open(
+        &self,
+        opener: Option<&Opener>,
+        folders: ClientFolders,
+        rollback: Rollback,
+    ) -> Result<Repository, BackupError> {
         let (twice, file) = (self.twice.clone(), self.file.clone());
         let objects: Arc<dyn Objects> = twice.clone();
         let place = objects.describe();
@@ -314,10 +379,23 @@ impl Found {
             memory.refuse_exchanged(&place, file.is_encrypted)?;
         }
         let sealer = sealer(&*objects, &file, opener)?;
-        let repository = Repository { objects, twice, sealer: Arc::new(sealer), file, memory, known: Mutex::default() };
-        let remembered = if rollback == Rollback::Refused { repository.memory.heads()? } else { Remembered::default() };
+        let repository = Repository {
+            objects,
+            twice,
+            sealer: Arc::new(sealer),
+            file,
+            memory,
+            known: Mutex::default(),
+        };
+        let remembered = if rollback == Rollback::Refused {
+            repository.memory.heads()?
+        } else {
+            Remembered::default()
+        };
         repository.read(&remembered)?;
-        repository.memory.meet(repository.file.is_encrypted, repository.state().heads())?;
+        repository
+            .memory
+            .meet(repository.file.is_encrypted, repository.state().heads())?;
         Ok(repository)
     }
 }
@@ -328,13 +406,29 @@ fn parse_record(plain: &[u8], name: &RecordName, object: &str) -> Result<Record,
     struct Version {
         version: u32,
     }
-    let damaged = |reason: String| BackupError::Damaged { object: object.to_owned(), reason, points: Vec::new() };
-    let Version { version } = serde_json::from_slice(plain).map_err(|error| damaged(error.to_string()))?;
+    let damaged = |reason: String| BackupError::Damaged {
+        object: object.to_owned(),
+        reason,
+        points: Vec::new(),
+    };
+    let Version { version } =
+        serde_json::from_slice(plain).map_err(|error| damaged(error.to_string()))?;
     if version > RECORD_VERSION {
-        return Err(BackupError::Newer { object: object.to_owned(), found: version, known: RECORD_VERSION });
+        return Err(BackupError::Newer {
+            object: object.to_owned(),
+            found: version,
+            known: RECORD_VERSION,
+        });
     }
-    let record: Record = serde_json::from_slice(plain).map_err(|error| damaged(error.to_string()))?;
-    if record.counter == name.counter { Ok(record) } else { Err(damaged("its name says another counter than it does".to_owned())) }
+    let record: Record =
+        serde_json::from_slice(plain).map_err(|error| damaged(error.to_string()))?;
+    if record.counter == name.counter {
+        Ok(record)
+    } else {
+        Err(damaged(
+            "its name says another counter than it does".to_owned(),
+        ))
+    }
 }
 
 /// Why the journal could not be read.
@@ -368,16 +462,23 @@ impl ReadError {
 }
 
 fn failed(objects: &dyn Objects, source: ObjectError) -> BackupError {
-    BackupError::Objects { place: objects.describe(), source }
+    BackupError::Objects {
+        place: objects.describe(),
+        source,
+    }
 }
 
 fn put(objects: &dyn Objects, name: &ObjectName, bytes: &[u8]) -> Result<(), BackupError> {
-    objects.put(&name.to_string(), bytes).map_err(|source| failed(objects, source))
+    objects
+        .put(&name.to_string(), bytes)
+        .map_err(|source| failed(objects, source))
 }
 
 /// A place with anything of a repository in it is no place for a new one.
 fn refuse_anything(objects: &dyn Objects) -> Result<(), BackupError> {
-    let not_empty = || BackupError::NotEmpty { place: objects.describe() };
+    let not_empty = || BackupError::NotEmpty {
+        place: objects.describe(),
+    };
     match objects.get(&ObjectName::Repository.to_string()) {
         Ok(_) => return Err(not_empty()),
         Err(error) if error.kind == ObjectErrorKind::Missing => {}
@@ -397,23 +498,41 @@ fn refuse_anything(objects: &dyn Objects) -> Result<(), BackupError> {
 fn read_file(objects: &dyn Objects) -> Result<RepositoryFile, BackupError> {
     let name = ObjectName::Repository.to_string();
     let stored = objects.get(&name).map_err(|error| match error.kind {
-        ObjectErrorKind::Missing => BackupError::NoRepository { place: objects.describe() },
+        ObjectErrorKind::Missing => BackupError::NoRepository {
+            place: objects.describe(),
+        },
         _ => failed(objects, error),
     })?;
     RepositoryFile::decode(&stored).map_err(|error| match error {
-        RepositoryFileError::Version(found) => BackupError::Newer { object: name, found, known: FORMAT },
-        invalid @ RepositoryFileError::Invalid(_) => BackupError::Damaged { object: name, reason: invalid.to_string(), points: Vec::new() },
+        RepositoryFileError::Version(found) => BackupError::Newer {
+            object: name,
+            found,
+            known: FORMAT,
+        },
+        invalid @ RepositoryFileError::Invalid(_) => BackupError::Damaged {
+            object: name,
+            reason: invalid.to_string(),
+            points: Vec::new(),
+        },
     })
 }
 
-fn sealer(objects: &dyn Objects, file: &RepositoryFile, opener: Option<&Opener>) -> Result<Sealer, BackupError> {
+fn sealer(
+    objects: &dyn Objects,
+    file: &RepositoryFile,
+    opener: Option<&Opener>,
+) -> Result<Sealer, BackupError> {
     let place = || objects.describe();
     match (file.is_encrypted, opener) {
         (false, None) => Ok(Sealer::plain(file.id)),
         (false, Some(_)) => Err(BackupError::NotEncrypted { place: place() }),
         (true, None) => Err(BackupError::KeyNeeded { place: place() }),
         (true, Some(opener)) => {
-            let (_, secrets) = unlock_any(objects, file, opener).map_err(|source| BackupError::Key { place: place(), source })?;
+            let (_, secrets) =
+                unlock_any(objects, file, opener).map_err(|source| BackupError::Key {
+                    place: place(),
+                    source,
+                })?;
             Ok(Sealer::encrypted(file.id, &secrets))
         }
     }

@@ -1,7 +1,8 @@
 //! Restore: one content of a repository becomes a raw file, or a stream. No store is needed.
 //!
-//! A file is written pack by pack: each frame is fetched once, decoded and verified on some core, and its chunks go wherever the disk has them. A
-//! stream takes a few pages at a time, in order; the next ones are read while it is written.
+//! A file is written pack by pack: each frame is fetched once, decoded and verified on some core,
+//! and its chunks go wherever the disk has them. A stream takes a few pages at a time, in order;
+//! the next ones are read while it is written.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
-use rayon::prelude::{IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
+use rayon::prelude::{
+    IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator,
+};
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
 use vellum_core::page::{PAGE_SPAN, Page, Slot};
@@ -24,7 +27,8 @@ use crate::error::BackupError;
 use crate::format::address;
 use crate::reader::{ContentView, Reader};
 
-/// Pages of a stream that are read at once: 32 MiB of disk at most. One such window is written while the next waits and another is read.
+/// Pages of a stream that are read at once: 32 MiB of disk at most. One such window is written
+/// while the next waits and another is read.
 const STREAM_WINDOW: u64 = 8;
 
 /// Where a restored disk goes.
@@ -66,8 +70,14 @@ struct Restorer<'a> {
     total: u64,
 }
 
-/// Writes `content` to `target`. Every chunk is held against its name before it is written; damage ends it without a file.
-pub fn restore(reader: &Reader<'_>, content: ContentId, target: RestoreTarget, watch: &dyn Watch) -> Result<RestoreReport, BackupError> {
+/// Writes `content` to `target`. Every chunk is held against its name before it is written; damage
+/// ends it without a file.
+pub fn restore(
+    reader: &Reader<'_>,
+    content: ContentId,
+    target: RestoreTarget,
+    watch: &dyn Watch,
+) -> Result<RestoreReport, BackupError> {
     if let RestoreTarget::File { path, overwrite } = &target {
         check_destination(path, *overwrite)?;
     }
@@ -77,20 +87,38 @@ pub fn restore(reader: &Reader<'_>, content: ContentId, target: RestoreTarget, w
         view.pages()?;
         Ok(view)
     })?;
-    let mut restorer = Restorer { reader, view: &view, watch, data_bytes: AtomicU64::new(0), total: 0 };
+    let mut restorer = Restorer {
+        reader,
+        view: &view,
+        watch,
+        data_bytes: AtomicU64::new(0),
+        total: 0,
+    };
     match target {
         RestoreTarget::Stream(mut stream) => restorer.write_stream(&mut *stream)?,
         RestoreTarget::File { path, overwrite } => restorer.write_file(&path, overwrite)?,
     }
-    Ok(RestoreReport { len: view.len, data_bytes: restorer.data_bytes.into_inner() })
+    Ok(RestoreReport {
+        len: view.len,
+        data_bytes: restorer.data_bytes.into_inner(),
+    })
 }
 
-/// Refuses what is no plain file: nobody's disk is written over because a name was mistyped, and no link is followed.
+/// Refuses what is no plain file: nobody's disk is written over because a name was mistyped, and no
+/// link is followed.
 fn check_destination(path: &Path, overwrite: bool) -> Result<(), BackupError> {
-    let refused = |what: &str| Err(BackupError::Parameter(format!("{} is {what}: a disk is restored to a new file", path.display())));
+    let refused = |what: &str| {
+        Err(BackupError::Parameter(format!(
+            "{} is {what}: a disk is restored to a new file",
+            path.display()
+        )))
+    };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(BackupError::Io { what: format!("look at {}", path.display()), source }),
+        Err(source) => Err(BackupError::Io {
+            what: format!("look at {}", path.display()),
+            source,
+        }),
         Ok(found) if found.is_symlink() => refused("a link"),
         Ok(found) if found.is_dir() => refused("a folder"),
         Ok(found) if !found.is_file() => refused("a device, a pipe or a socket"),
@@ -101,20 +129,30 @@ fn check_destination(path: &Path, overwrite: bool) -> Result<(), BackupError> {
 
 impl Restorer<'_> {
     fn write_file(&mut self, path: &Path, overwrite: bool) -> Result<(), BackupError> {
-        let fail = |source| BackupError::Io { what: format!("write {}", path.display()), source };
+        let fail = |source| BackupError::Io {
+            what: format!("write {}", path.display()),
+            source,
+        };
         let partial = PartialFile::create(path)?;
         partial.file().set_len(self.view.len).map_err(fail)?;
         let stretches = self.stretches()?;
         let mut wanted = IdSet::new();
-        stretches.iter().for_each(|stretch| wanted.insert_run(stretch.first, stretch.len));
-        self.total = stretches.iter().map(|stretch| stretch.len).sum::<u64>() * self.reader.chunk_len()?.bytes();
+        stretches
+            .iter()
+            .for_each(|stretch| wanted.insert_run(stretch.first, stretch.len));
+        self.total = stretches.iter().map(|stretch| stretch.len).sum::<u64>()
+            * self.reader.chunk_len()?.bytes();
         let groups = self.reader.places_by_pack(&wanted)?;
-        groups.into_par_iter().with_max_len(1).try_for_each(|group| {
-            for (number, frame) in self.reader.frames(&group)? {
-                self.write_frame(number, &frame, &stretches, partial.file()).map_err(|error| error.told(fail))?;
-            }
-            self.go_on()
-        })?;
+        groups
+            .into_par_iter()
+            .with_max_len(1)
+            .try_for_each(|group| {
+                for (number, frame) in self.reader.frames(&group)? {
+                    self.write_frame(number, &frame, &stretches, partial.file())
+                        .map_err(|error| error.told(fail))?;
+                }
+                self.go_on()
+            })?;
         Ok(partial.publish(path, overwrite)?)
     }
 
@@ -125,7 +163,11 @@ impl Restorer<'_> {
             for run in self.view.page(index)?.runs() {
                 if let Slot::Chunk(first) = run.slot {
                     let position = page_start(index).0 + u64::from(run.start);
-                    stretches.push(Stretch { first, len: run.len.into(), position });
+                    stretches.push(Stretch {
+                        first,
+                        len: run.len.into(),
+                        position,
+                    });
                 }
             }
         }
@@ -134,33 +176,52 @@ impl Restorer<'_> {
     }
 
     /// Writes the chunks of a frame wherever the disk has them.
-    fn write_frame(&self, number: u32, frame: &PlainFrame, stretches: &[Stretch], file: &fs::File) -> Result<(), WriteError> {
+    fn write_frame(
+        &self,
+        number: u32,
+        frame: &PlainFrame,
+        stretches: &[Stretch],
+        file: &fs::File,
+    ) -> Result<(), WriteError> {
         let chunk_len = u64::from(self.reader.repository().file().chunk_len);
-        let chunks: Vec<(ChunkId, &[u8])> = frame.chunks().map(|(ordinal, plain)| (address(number, ordinal), plain)).collect();
-        let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else { return Ok(()) };
+        let chunks: Vec<(ChunkId, &[u8])> = frame
+            .chunks()
+            .map(|(ordinal, plain)| (address(number, ordinal), plain))
+            .collect();
+        let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else {
+            return Ok(());
+        };
         // No stretch is longer than a page, so none that begins earlier reaches the frame.
-        let start = stretches.partition_point(|stretch| stretch.first.0 + u64::from(PAGE_SPAN) <= first.0.0);
+        let start = stretches
+            .partition_point(|stretch| stretch.first.0 + u64::from(PAGE_SPAN) <= first.0.0);
         let end = stretches.partition_point(|stretch| stretch.first <= last.0);
         let mut buffer = Vec::new();
         for stretch in &stretches[start..end] {
             let from = chunks.partition_point(|(id, _)| *id < stretch.first);
-            let inside = chunks[from..].iter().take_while(|(id, _)| id.0 < stretch.first.0 + stretch.len);
+            let inside = chunks[from..]
+                .iter()
+                .take_while(|(id, _)| id.0 < stretch.first.0 + stretch.len);
             let inside: Vec<&(ChunkId, &[u8])> = inside.collect();
             for run in inside.chunk_by(|a, b| a.0.advance(1) == b.0) {
                 buffer.clear();
-                run.iter().for_each(|(_, plain)| buffer.extend_from_slice(plain));
+                run.iter()
+                    .for_each(|(_, plain)| buffer.extend_from_slice(plain));
                 let at = (stretch.position + run[0].0.0 - stretch.first.0) * chunk_len;
                 // The last chunk of a disk may reach past its end.
                 buffer.truncate(self.view.len.saturating_sub(at).min(buffer.len() as u64) as usize);
                 file.write_all_at(&buffer, at).map_err(WriteError)?;
-                self.data_bytes.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+                self.data_bytes
+                    .fetch_add(buffer.len() as u64, Ordering::Relaxed);
             }
         }
         Ok(())
     }
 
     fn write_stream(&self, stream: &mut dyn Write) -> Result<(), BackupError> {
-        let fail = |source| BackupError::Io { what: "write to the output".to_owned(), source };
+        let fail = |source| BackupError::Io {
+            what: "write to the output".to_owned(),
+            source,
+        };
         let chunk_len = self.reader.chunk_len()?;
         let zeros = vec![0; page_len(chunk_len)];
         let (ready, windows) = sync_channel::<Result<Window, BackupError>>(1);
@@ -171,8 +232,13 @@ impl Restorer<'_> {
                 for (index, bytes) in window? {
                     let start = chunk_len.offset_of(page_start(index));
                     let len = (self.view.len - start).min(zeros.len() as u64) as usize;
-                    stream.write_all(&bytes.as_ref().unwrap_or(&zeros)[..len]).map_err(fail)?;
-                    self.watch.progress(Progress { done: start + len as u64, total: Some(self.view.len) });
+                    stream
+                        .write_all(&bytes.as_ref().unwrap_or(&zeros)[..len])
+                        .map_err(fail)?;
+                    self.watch.progress(Progress {
+                        done: start + len as u64,
+                        total: Some(self.view.len),
+                    });
                     // If nobody reads any more, all is read.
                     if let Some(bytes) = bytes {
                         drop(used.send(bytes));
@@ -186,18 +252,29 @@ impl Restorer<'_> {
         })
     }
 
-    /// Reads one window after the other, until there are no more or nobody wants them. `spare` brings back what they were read into.
-    fn read_windows(&self, ready: &SyncSender<Result<Window, BackupError>>, spare: &Receiver<Vec<u8>>) {
+    /// Reads one window after the other, until there are no more or nobody wants them. `spare`
+    /// brings back what they were read into.
+    fn read_windows(
+        &self,
+        ready: &SyncSender<Result<Window, BackupError>>,
+        spare: &Receiver<Vec<u8>>,
+    ) {
         let read = || -> Result<(), BackupError> {
             let (chunk_len, mapped) = (self.reader.chunk_len()?, self.view.pages()?);
             let pages = pages_for(chunk_len.count_for(self.view.len));
             for first in (0..pages).step_by(STREAM_WINDOW as usize) {
                 let buffer = |index: &PageIndex| {
-                    let new = || spare.try_recv().unwrap_or_else(|_| vec![0; page_len(chunk_len)]);
+                    let new = || {
+                        spare
+                            .try_recv()
+                            .unwrap_or_else(|_| vec![0; page_len(chunk_len)])
+                    };
                     mapped.contains(*index).then(new)
                 };
-                let mut window: Window =
-                    (first..pages.min(first + STREAM_WINDOW)).map(PageIndex).map(|index| (index, buffer(&index))).collect();
+                let mut window: Window = (first..pages.min(first + STREAM_WINDOW))
+                    .map(PageIndex)
+                    .map(|index| (index, buffer(&index)))
+                    .collect();
                 self.fill(&mut window)?;
                 if ready.send(Ok(window)).is_err() {
                     break;
@@ -226,13 +303,23 @@ impl Restorer<'_> {
             }
         }
         let groups = self.reader.places_by_pack(&wanted)?;
-        let frames: Vec<Vec<(u32, PlainFrame)>> = groups.par_iter().map(|group| self.reader.frames(group)).collect::<Result<_, _>>()?;
-        let chunks = frames.iter().flatten().flat_map(|(number, frame)| frame.chunks().map(|(at, plain)| (address(*number, at), plain)));
-        let chunks: HashMap<ChunkId, &[u8]> = chunks.filter(|(id, _)| wanted.contains(*id)).collect();
+        let frames: Vec<Vec<(u32, PlainFrame)>> = groups
+            .par_iter()
+            .map(|group| self.reader.frames(group))
+            .collect::<Result<_, _>>()?;
+        let chunks = frames.iter().flatten().flat_map(|(number, frame)| {
+            frame
+                .chunks()
+                .map(|(at, plain)| (address(*number, at), plain))
+        });
+        let chunks: HashMap<ChunkId, &[u8]> =
+            chunks.filter(|(id, _)| wanted.contains(*id)).collect();
         filled.into_par_iter().try_for_each(|(page, bytes)| {
             let mut end = 0;
             for run in page.runs() {
-                let Slot::Chunk(first) = run.slot else { continue };
+                let Slot::Chunk(first) = run.slot else {
+                    continue;
+                };
                 let start = usize::from(run.start) * chunk_len;
                 bytes[end..start].fill(0);
                 end = start + usize::from(run.len) * chunk_len;
@@ -240,7 +327,8 @@ impl Restorer<'_> {
                     let id = first.advance(nth as u64);
                     bytes.copy_from_slice(chunks.get(&id).ok_or_else(|| self.missing(id))?);
                 }
-                self.data_bytes.fetch_add((end - start) as u64, Ordering::Relaxed);
+                self.data_bytes
+                    .fetch_add((end - start) as u64, Ordering::Relaxed);
             }
             bytes[end..].fill(0);
             Ok(())
@@ -252,8 +340,15 @@ impl Restorer<'_> {
     }
 
     fn go_on(&self) -> Result<(), BackupError> {
-        self.watch.progress(Progress { done: self.data_bytes.load(Ordering::Relaxed), total: Some(self.total) });
-        if self.watch.is_cancelled() { Err(BackupError::Interrupted) } else { Ok(()) }
+        self.watch.progress(Progress {
+            done: self.data_bytes.load(Ordering::Relaxed),
+            total: Some(self.total),
+        });
+        if self.watch.is_cancelled() {
+            Err(BackupError::Interrupted)
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! A process that changes a repository: it announces itself before it reads, and says what it did last. `journal` proves why that is enough.
+//! A process that changes a repository: it announces itself before it reads, and says what it did
+//! last. `journal` proves why that is enough.
 
 use std::fmt;
 use std::sync::Arc;
@@ -78,8 +79,8 @@ impl fmt::Display for SessionKind {
     }
 }
 
-/// A change of a repository, from its announcement to its end. Dropped without [`Session::end`], it is ended as far as that works; if a record of
-/// it may still arrive, it stays announced.
+/// A change of a repository, from its announcement to its end. Dropped without [`Session::end`], it
+/// is ended as far as that works; if a record of it may still arrive, it stays announced.
 pub struct Session<'a> {
     repository: &'a Repository,
     id: SessionId,
@@ -101,17 +102,34 @@ pub struct Committed {
 }
 
 impl<'a> Session<'a> {
-    /// Announces a session, and then reads what the repository holds: in this order, so that every collection either sees the session or is
-    /// seen by it.
-    pub fn begin(repository: &'a Repository, kind: SessionKind, writer: Writer) -> Result<Self, BackupError> {
+    /// Announces a session, and then reads what the repository holds: in this order, so that every
+    /// collection either sees the session or is seen by it.
+    pub fn begin(
+        repository: &'a Repository,
+        kind: SessionKind,
+        writer: Writer,
+    ) -> Result<Self, BackupError> {
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| SealError::Random(error.to_string()))?;
         let id = SessionId(id);
-        let file = SessionFile { version: 1, kind, writer: writer.name.clone(), time_ms: writer.time_ms };
+        let file = SessionFile {
+            version: 1,
+            kind,
+            writer: writer.name.clone(),
+            time_ms: writer.time_ms,
+        };
         let plain = serde_json::to_vec(&file).expect("texts and numbers are JSON");
         let sealed = repository.sealer().seal(SealedKind::Record, &plain)?;
         repository.put(&ObjectName::Session(id), &sealed.bytes)?;
-        let mut session = Self { repository, id, writer, state: Arc::default(), records: Vec::new(), stays: false, is_over: false };
+        let mut session = Self {
+            repository,
+            id,
+            writer,
+            state: Arc::default(),
+            records: Vec::new(),
+            stays: false,
+            is_over: false,
+        };
         session.state = repository.refresh()?;
         Ok(session)
     }
@@ -134,10 +152,14 @@ impl<'a> Session<'a> {
         self.id
     }
 
-    /// Says what was done: what `record` names must be durable. Names, counter and parents are filled in. If this returns, it counts for
-    /// ever; [`BackupError::Fenced`] says that it does not; [`BackupError::Uncertain`] that nobody can know yet.
+    /// Says what was done: what `record` names must be durable. Names, counter and parents are
+    /// filled in. If this returns, it counts for ever; [`BackupError::Fenced`] says that it does
+    /// not; [`BackupError::Uncertain`] that nobody can know yet.
     pub fn commit(&mut self, record: Record) -> Result<Committed, BackupError> {
-        assert!(!self.stays && !self.is_over, "a session that is over says nothing more");
+        assert!(
+            !self.stays && !self.is_over,
+            "a session that is over says nothing more"
+        );
         let record = Record {
             version: RECORD_VERSION,
             counter: self.state.next_counter(),
@@ -149,7 +171,10 @@ impl<'a> Session<'a> {
         };
         let plain = serde_json::to_vec(&record).expect("texts and numbers are JSON");
         let sealed = self.repository.sealer().seal(SealedKind::Record, &plain)?;
-        let name = RecordName { counter: record.counter, id: sealed.id };
+        let name = RecordName {
+            counter: record.counter,
+            id: sealed.id,
+        };
         self.put(name, &sealed.bytes)?;
         self.check(name)
     }
@@ -157,16 +182,23 @@ impl<'a> Session<'a> {
     fn put(&mut self, name: RecordName, stored: &[u8]) -> Result<(), BackupError> {
         let twice = self.repository.twice();
         // A copy alone says nothing: if this fails, nothing was said.
-        twice.put_copy(&name.object(), stored).map_err(|source| self.repository.failed(source))?;
+        twice
+            .put_copy(&name.object(), stored)
+            .map_err(|source| self.repository.failed(source))?;
         self.stays = true;
         let outcome = twice.place().put(&name.object().to_string(), stored);
         match outcome {
             Ok(()) => Ok(()),
-            Err(source) if matches!(source.kind, ObjectErrorKind::Full | ObjectErrorKind::Denied) => {
+            Err(source)
+                if matches!(source.kind, ObjectErrorKind::Full | ObjectErrorKind::Denied) =>
+            {
                 self.stays = false;
                 Err(self.repository.failed(source))
             }
-            Err(source) => Err(BackupError::Uncertain { session: self.id.to_string(), source }),
+            Err(source) => Err(BackupError::Uncertain {
+                session: self.id.to_string(),
+                source,
+            }),
         }
     }
 
@@ -180,26 +212,41 @@ impl<'a> Session<'a> {
         if !counts && !self.is_replaced(&name) {
             return Err(BackupError::Fenced { session: own });
         }
-        Ok(Committed { record: name, state: self.state.clone() })
+        Ok(Committed {
+            record: name,
+            state: self.state.clone(),
+        })
     }
 
     /// Whether a record that counts stands for this one. It names only such as counted.
     fn is_replaced(&self, name: &RecordName) -> bool {
         let text = name.to_string();
         let journal = self.repository.journal();
-        let counts = |by: &RecordName| matches!(self.state.status(by), Some(Status::Counts | Status::Replaced));
-        journal.iter().any(|(by, record)| counts(by) && record.replaces.contains(&text))
+        let counts = |by: &RecordName| {
+            matches!(
+                self.state.status(by),
+                Some(Status::Counts | Status::Replaced)
+            )
+        };
+        journal
+            .iter()
+            .any(|(by, record)| counts(by) && record.replaces.contains(&text))
     }
 
     fn is_undecided(&self, session: &str) -> bool {
         self.state.undecided().any(|undecided| undecided == session)
     }
 
-    /// Whether somebody fenced this session: to be asked before anything is done that cannot be undone.
+    /// Whether somebody fenced this session: to be asked before anything is done that cannot be
+    /// undone.
     pub fn refuse_fenced(&mut self) -> Result<(), BackupError> {
         self.state = self.repository.refresh()?;
         let session = self.id.to_string();
-        if self.state.is_fenced(&session) { Err(BackupError::Fenced { session }) } else { Ok(()) }
+        if self.state.is_fenced(&session) {
+            Err(BackupError::Fenced { session })
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes the announcement away.
@@ -213,14 +260,18 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let name = ObjectName::Session(self.id).to_string();
-        self.repository.objects().delete(&name).map_err(|source| self.repository.failed(source))
+        self.repository
+            .objects()
+            .delete(&name)
+            .map_err(|source| self.repository.failed(source))
     }
 }
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            // Who drops a session has an error to tell already; one that stays announced only keeps collections waiting.
+            // Who drops a session has an error to tell already; one that stays announced only keeps
+            // collections waiting.
             let _ = self.withdraw();
         }
     }
@@ -231,9 +282,14 @@ pub fn open_sessions(repository: &Repository) -> Result<Vec<OpenSession>, Backup
     let names = repository.list(ObjectKind::Session)?;
     let mut sessions = Vec::new();
     for (name, _) in names {
-        let ObjectName::Session(id) = name else { continue };
+        let ObjectName::Session(id) = name else {
+            continue;
+        };
         match repository.objects().get(&name.to_string()) {
-            Ok(stored) => sessions.push(OpenSession { id, file: read(repository, &stored) }),
+            Ok(stored) => sessions.push(OpenSession {
+                id,
+                file: read(repository, &stored),
+            }),
             Err(error) if error.kind == ObjectErrorKind::Missing => {}
             Err(error) => return Err(repository.failed(error)),
         }
@@ -243,6 +299,9 @@ pub fn open_sessions(repository: &Repository) -> Result<Vec<OpenSession>, Backup
 }
 
 fn read(repository: &Repository, stored: &[u8]) -> Option<SessionFile> {
-    let plain = repository.sealer().open(SealedKind::Record, &ObjectId::of(stored), stored).ok()?;
+    let plain = repository
+        .sealer()
+        .open(SealedKind::Record, &ObjectId::of(stored), stored)
+        .ok()?;
     serde_json::from_slice(&plain).ok()
 }

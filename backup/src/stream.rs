@@ -1,8 +1,10 @@
 //! Send and receive: points as one portable file that proves itself.
 //!
-//! A stream is a repository of its own, of one push, with its objects one after the other as they were put. Whoever receives it reads to the end,
-//! holds all of it against the digest there, and only then opens it as the repository that it is: whatever is damaged or cut off is refused with
-//! nothing done. Of an increment the contents that the receiver must have are named in its record only, as what others are told relative to.
+//! A stream is a repository of its own, of one push, with its objects one after the other as they
+//! were put. Whoever receives it reads to the end, holds all of it against the digest there, and
+//! only then opens it as the repository that it is: whatever is damaged or cut off is refused with
+//! nothing done. Of an increment the contents that the receiver must have are named in its record
+//! only, as what others are told relative to.
 //!
 //! ```text
 //! Stream, version 1.
@@ -41,13 +43,15 @@ const MAGIC: &[u8; 8] = b"VlmStrm1";
 const NAME_LEN_MAX: usize = 128;
 /// The longest object: a pack, with room.
 const OBJECT_LEN_MAX: u64 = 128 << 20;
-/// Objects that one stream has at most: at 32 MiB each, more than any disk holds. Bounds the table of a hostile one.
+/// Objects that one stream has at most: at 32 MiB each, more than any disk holds. Bounds the table
+/// of a hostile one.
 const OBJECT_COUNT_MAX: usize = 1 << 22;
 const DIGEST_LEN: usize = 32;
 /// What is copied at a time.
 const COPY_LEN: usize = 256 << 10;
 
-/// A place that sends everything on as it comes. Small objects are kept, since they are asked for again.
+/// A place that sends everything on as it comes. Small objects are kept, since they are asked for
+/// again.
 struct Outgoing {
     state: Mutex<Out>,
 }
@@ -66,7 +70,8 @@ struct Incoming {
     kept: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
-/// Writes what `request` names to `stream`; with a key, for its holders only. Chunks that the contents in `request.assumed` need are not in it.
+/// Writes what `request` names to `stream`; with a key, for its holders only. Chunks that the
+/// contents in `request.assumed` need are not in it.
 pub fn send(
     store: &Store,
     request: &PushRequest,
@@ -74,22 +79,38 @@ pub fn send(
     stream: Box<dyn Write + Send>,
     watch: &dyn Watch,
 ) -> Result<PushReport, BackupError> {
-    let mut out = Out { stream, hasher: blake3::Hasher::new(), kept: BTreeMap::new() };
+    let mut out = Out {
+        stream,
+        hasher: blake3::Hasher::new(),
+        kept: BTreeMap::new(),
+    };
     out.write(MAGIC).map_err(failed)?;
-    let place = Arc::new(Outgoing { state: Mutex::new(out) });
+    let place = Arc::new(Outgoing {
+        state: Mutex::new(out),
+    });
     let chunk_len = store.parameters().chunk_len;
-    let repository = Repository::init(place.clone(), chunk_len, key, request.writer.time_ms, ClientFolders::default())?;
+    let repository = Repository::init(
+        place.clone(),
+        chunk_len,
+        key,
+        request.writer.time_ms,
+        ClientFolders::default(),
+    )?;
     let report = push(&repository, store, request, watch)?;
     place.out().finish().map_err(failed)?;
     Ok(report)
 }
 
 fn failed(source: io::Error) -> BackupError {
-    BackupError::Io { what: "write the stream".to_owned(), source }
+    BackupError::Io {
+        what: "write the stream".to_owned(),
+        source,
+    }
 }
 
-/// Takes what `stream` brings into `store`: `choose` makes the request from what is in it. The stream is written to an unnamed file first, in the
-/// folder for temporary files or in `folder`: nothing is done before its last byte was seen.
+/// Takes what `stream` brings into `store`: `choose` makes the request from what is in it. The
+/// stream is written to an unnamed file first, in the folder for temporary files or in `folder`:
+/// nothing is done before its last byte was seen.
 pub fn receive(
     store: &Store,
     stream: &mut dyn Read,
@@ -98,28 +119,44 @@ pub fn receive(
     choose: &dyn Fn(&Reader<'_>) -> Result<PullRequest, BackupError>,
     watch: &dyn Watch,
 ) -> Result<PullReport, BackupError> {
-    let fail = |source| BackupError::Io { what: "read the stream".to_owned(), source };
+    let fail = |source| BackupError::Io {
+        what: "read the stream".to_owned(),
+        source,
+    };
     let file = match folder {
         Some(folder) => tempfile::tempfile_in(folder),
         None => tempfile::tempfile(),
     };
-    let file = file.map_err(|source| BackupError::Io { what: "make a file for the stream".to_owned(), source })?;
+    let file = file.map_err(|source| BackupError::Io {
+        what: "make a file for the stream".to_owned(),
+        source,
+    })?;
     let places = spool(stream, &file, watch).map_err(|error| match error {
         SpoolError::Io(source) => fail(source),
         SpoolError::Interrupted => BackupError::Interrupted,
         SpoolError::Damaged(reason) => damaged(reason),
     })?;
-    let place = Arc::new(Incoming { file, places, kept: Mutex::default() });
+    let place = Arc::new(Incoming {
+        file,
+        places,
+        kept: Mutex::default(),
+    });
     let repository = Repository::open(place, opener, ClientFolders::default(), Rollback::Refused)?;
     if ChunkLen::new(repository.file().chunk_len) != Some(store.parameters().chunk_len) {
-        return Err(BackupError::Parameter("the stream comes from a store with chunks of another length".to_owned()));
+        return Err(BackupError::Parameter(
+            "the stream comes from a store with chunks of another length".to_owned(),
+        ));
     }
     let reader = Reader::new(&repository);
     pull(&reader, store, &choose(&reader)?, watch)
 }
 
 fn damaged(reason: String) -> BackupError {
-    BackupError::Damaged { object: "the stream".to_owned(), reason, points: Vec::new() }
+    BackupError::Damaged {
+        object: "the stream".to_owned(),
+        reason,
+        points: Vec::new(),
+    }
 }
 
 impl Out {
@@ -151,12 +188,19 @@ impl Outgoing {
 
 impl Objects for Outgoing {
     fn get(&self, name: &str) -> Result<Vec<u8>, ObjectError> {
-        self.out().kept.get(name).cloned().ok_or_else(|| missing(name))
+        self.out()
+            .kept
+            .get(name)
+            .cloned()
+            .ok_or_else(|| missing(name))
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
         let bytes = self.get(name)?;
-        bytes.get(range.start as usize..range.end as usize).map(<[u8]>::to_vec).ok_or_else(|| missing(name))
+        bytes
+            .get(range.start as usize..range.end as usize)
+            .map(<[u8]>::to_vec)
+            .ok_or_else(|| missing(name))
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
@@ -168,16 +212,33 @@ impl Objects for Outgoing {
         if kind == Some(ObjectKind::Session) {
             return Ok(());
         }
-        out.write_object(name, bytes).map_err(|source| ObjectError::new(ObjectErrorKind::Failed, name, source.to_string()).because(source))
+        out.write_object(name, bytes).map_err(|source| {
+            ObjectError::new(ObjectErrorKind::Failed, name, source.to_string()).because(source)
+        })
     }
 
     fn replace(&self, name: &str, _: &[u8]) -> Result<(), ObjectError> {
-        Err(ObjectError::new(ObjectErrorKind::Failed, name, "a stream is written once"))
+        Err(ObjectError::new(
+            ObjectErrorKind::Failed,
+            name,
+            "a stream is written once",
+        ))
     }
 
-    fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError> {
-        let kept = self.out().kept.iter().map(|(name, bytes)| (name.clone(), bytes.len() as u64)).collect::<Vec<_>>();
-        kept.iter().filter(|(name, _)| name.starts_with(prefix)).try_for_each(|(name, len)| visit(name, *len))
+    fn list(
+        &self,
+        prefix: &str,
+        visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>,
+    ) -> Result<(), ObjectError> {
+        let kept = self
+            .out()
+            .kept
+            .iter()
+            .map(|(name, bytes)| (name.clone(), bytes.len() as u64))
+            .collect::<Vec<_>>();
+        kept.iter()
+            .filter(|(name, _)| name.starts_with(prefix))
+            .try_for_each(|(name, len)| visit(name, *len))
     }
 
     fn delete(&self, name: &str) -> Result<(), ObjectError> {
@@ -205,10 +266,19 @@ impl Objects for Incoming {
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
         let place = self.places.get(name).ok_or_else(|| missing(name))?;
-        let (start, end) = (place.start.checked_add(range.start), place.start.checked_add(range.end));
+        let (start, end) = (
+            place.start.checked_add(range.start),
+            place.start.checked_add(range.end),
+        );
         match (start, end) {
-            (Some(start), Some(end)) if start <= end && end <= place.end => self.read(name, start..end),
-            _ => Err(ObjectError::new(ObjectErrorKind::Failed, name, "it ends before the range does")),
+            (Some(start), Some(end)) if start <= end && end <= place.end => {
+                self.read(name, start..end)
+            }
+            _ => Err(ObjectError::new(
+                ObjectErrorKind::Failed,
+                name,
+                "it ends before the range does",
+            )),
         }
     }
 
@@ -218,12 +288,25 @@ impl Objects for Incoming {
     }
 
     fn replace(&self, name: &str, _: &[u8]) -> Result<(), ObjectError> {
-        Err(ObjectError::new(ObjectErrorKind::Failed, name, "a stream is written once"))
+        Err(ObjectError::new(
+            ObjectErrorKind::Failed,
+            name,
+            "a stream is written once",
+        ))
     }
 
-    fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError> {
-        let places = self.places.iter().filter(|(name, _)| name.starts_with(prefix));
-        places.into_iter().try_for_each(|(name, place)| visit(name, place.end - place.start))
+    fn list(
+        &self,
+        prefix: &str,
+        visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>,
+    ) -> Result<(), ObjectError> {
+        let places = self
+            .places
+            .iter()
+            .filter(|(name, _)| name.starts_with(prefix));
+        places
+            .into_iter()
+            .try_for_each(|(name, place)| visit(name, place.end - place.start))
     }
 
     fn delete(&self, name: &str) -> Result<(), ObjectError> {
@@ -249,7 +332,9 @@ impl Incoming {
     fn read(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let read = self.file.read_exact_at(&mut bytes, range.start);
-        read.map_err(|source| ObjectError::new(ObjectErrorKind::Failed, name, source.to_string()).because(source))?;
+        read.map_err(|source| {
+            ObjectError::new(ObjectErrorKind::Failed, name, source.to_string()).because(source)
+        })?;
         Ok(bytes)
     }
 }
@@ -274,10 +359,22 @@ impl From<io::Error> for SpoolError {
 }
 
 /// Copies a stream to `file` and holds it against its digest; where each object is there.
-fn spool(stream: &mut dyn Read, file: &File, watch: &dyn Watch) -> Result<BTreeMap<String, Range<u64>>, SpoolError> {
-    let mut spool = Spool { stream, file, hasher: blake3::Hasher::new(), at: 0, buffer: vec![0; COPY_LEN] };
+fn spool(
+    stream: &mut dyn Read,
+    file: &File,
+    watch: &dyn Watch,
+) -> Result<BTreeMap<String, Range<u64>>, SpoolError> {
+    let mut spool = Spool {
+        stream,
+        file,
+        hasher: blake3::Hasher::new(),
+        at: 0,
+        buffer: vec![0; COPY_LEN],
+    };
     if spool.take::<8>()? != *MAGIC {
-        return Err(SpoolError::Damaged("it does not begin as a stream of this version does".to_owned()));
+        return Err(SpoolError::Damaged(
+            "it does not begin as a stream of this version does".to_owned(),
+        ));
     }
     let mut places = BTreeMap::new();
     loop {
@@ -290,7 +387,9 @@ fn spool(stream: &mut dyn Read, file: &File, watch: &dyn Watch) -> Result<BTreeM
         spool.copy(len, watch)?;
         let is_new = places.insert(name, start..spool.at).is_none();
         if !is_new || places.len() > OBJECT_COUNT_MAX {
-            return Err(SpoolError::Damaged("an object comes twice, or there are too many".to_owned()));
+            return Err(SpoolError::Damaged(
+                "an object comes twice, or there are too many".to_owned(),
+            ));
         }
     }
     let expected = spool.hasher.finalize();
@@ -320,7 +419,8 @@ impl Spool<'_> {
     }
 
     fn head(&mut self, name_len: usize) -> Result<(String, u64), SpoolError> {
-        let strange = || SpoolError::Damaged("an object of no kind that this program knows".to_owned());
+        let strange =
+            || SpoolError::Damaged("an object of no kind that this program knows".to_owned());
         if name_len > NAME_LEN_MAX {
             return Err(strange());
         }
@@ -353,6 +453,8 @@ impl Spool<'_> {
 /// Reads any bytes as a stream: total. For fuzzing.
 #[must_use]
 pub fn read_any(mut bytes: &[u8]) -> usize {
-    let Ok(file) = tempfile::tempfile() else { return 0 };
+    let Ok(file) = tempfile::tempfile() else {
+        return 0;
+    };
     spool(&mut bytes, &file, &vellum_store::Unwatched).map_or(0, |places| places.len())
 }

@@ -1,6 +1,8 @@
-//! From chunk ids to others, as runs: what a store calls its chunks, and what a repository calls the same.
+//! From chunk ids to others, as runs: what a store calls its chunks, and what a repository calls
+//! the same.
 //!
-//! Memory: about 60 bytes a run. Chunks that arrived together on one side mostly did so on the other; at the worst each chunk is a run.
+//! Memory: about 60 bytes a run. Chunks that arrived together on one side mostly did so on the
+//! other; at the worst each chunk is a run.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +11,14 @@ use vellum_core::units::ChunkId;
 /// Which id stands for which.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Translation {
-    /// By the first id: what stands for it, and for how many the distance holds. They do not overlap.
+    /// By the first id: what stands for it, and for how many the distance holds. They do not
+    /// overlap.
     runs: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Translation {
-    /// What stands for `from`, and for how many ids from there on the distance holds, `count` at most.
+    /// What stands for `from`, and for how many ids from there on the distance holds, `count` at
+    /// most.
     pub(crate) fn get(&self, from: ChunkId, count: u64) -> Option<(ChunkId, u64)> {
         let (first, (to, len)) = self.runs.range(..=from.0).next_back()?;
         let skipped = from.0 - first;
@@ -26,14 +30,22 @@ impl Translation {
         if self.get(from, 1).is_some() {
             return 0;
         }
-        self.runs.range(from.0..).next().map_or(count, |(next, _)| (next - from.0).min(count))
+        self.runs
+            .range(from.0..)
+            .next()
+            .map_or(count, |(next, _)| (next - from.0).min(count))
     }
 
-    /// Lets `count` ids from `to` on stand for those from `from` on. What has a translation keeps it.
+    /// Lets `count` ids from `to` on stand for those from `from` on. What has a translation keeps
+    /// it.
     pub(crate) fn insert(&mut self, mut from: ChunkId, mut to: ChunkId, mut count: u64) {
         while count > 0 {
             let covered = self.get(from, count).map_or(0, |(_, covered)| covered);
-            let free = if covered > 0 { 0 } else { self.gap(from, count) };
+            let free = if covered > 0 {
+                0
+            } else {
+                self.gap(from, count)
+            };
             if free > 0 {
                 self.insert_free(from.0, to.0, free);
             }
@@ -43,19 +55,28 @@ impl Translation {
     }
 
     fn insert_free(&mut self, from: u64, to: u64, mut len: u64) {
-        if let Some((_, next_len)) = self.runs.get(&(from + len)).copied().filter(|(next, _)| *next == to + len) {
+        if let Some((_, next_len)) = self
+            .runs
+            .get(&(from + len))
+            .copied()
+            .filter(|(next, _)| *next == to + len)
+        {
             self.runs.remove(&(from + len));
             len += next_len;
         }
         match self.runs.range_mut(..from).next_back() {
-            Some((first, (start, before))) if first + *before == from && *start + *before == to => *before += len,
+            Some((first, (start, before))) if first + *before == from && *start + *before == to => {
+                *before += len
+            }
             _ => _ = self.runs.insert(from, (to, len)),
         }
     }
 
     /// The runs, in order: first id, what stands for it, how many.
     pub(crate) fn runs(&self) -> impl Iterator<Item = (ChunkId, ChunkId, u64)> + '_ {
-        self.runs.iter().map(|(from, (to, len))| (ChunkId(*from), ChunkId(*to), *len))
+        self.runs
+            .iter()
+            .map(|(from, (to, len))| (ChunkId(*from), ChunkId(*to), *len))
     }
 
     /// How many runs there are.
@@ -81,16 +102,37 @@ mod tests {
         }
         for from in 0..2100 {
             let found = translation.get(ChunkId(from), 7);
-            assert_eq!(found.map(|(to, _)| to.0), model.get(&from).copied(), "{from}");
-            let holds = |(to, count): (ChunkId, u64)| (0..count).all(|nth| model.get(&(from + nth)) == Some(&(to.0 + nth)));
-            assert!(found.is_none_or(|(to, count)| (1..=7).contains(&count) && holds((to, count))), "{from}");
-            let gap = (from..from + 7).take_while(|at| !model.contains_key(at)).count() as u64;
+            assert_eq!(
+                found.map(|(to, _)| to.0),
+                model.get(&from).copied(),
+                "{from}"
+            );
+            let holds = |(to, count): (ChunkId, u64)| {
+                (0..count).all(|nth| model.get(&(from + nth)) == Some(&(to.0 + nth)))
+            };
+            assert!(
+                found.is_none_or(|(to, count)| (1..=7).contains(&count) && holds((to, count))),
+                "{from}"
+            );
+            let gap = (from..from + 7)
+                .take_while(|at| !model.contains_key(at))
+                .count() as u64;
             assert_eq!(translation.gap(ChunkId(from), 7), gap, "{from}");
         }
         let ids: u64 = translation.runs().map(|(_, _, len)| len).sum();
         assert_eq!(ids, model.len() as u64);
-        let ends: Vec<_> = translation.runs().map(|(from, to, len)| (from.0 + len, to.0 + len)).collect();
-        let starts: Vec<_> = translation.runs().map(|(from, to, _)| (from.0, to.0)).skip(1).collect();
-        assert!(ends.iter().zip(&starts).all(|(end, start)| end != start), "what goes on is one run");
+        let ends: Vec<_> = translation
+            .runs()
+            .map(|(from, to, len)| (from.0 + len, to.0 + len))
+            .collect();
+        let starts: Vec<_> = translation
+            .runs()
+            .map(|(from, to, _)| (from.0, to.0))
+            .skip(1)
+            .collect();
+        assert!(
+            ends.iter().zip(&starts).all(|(end, start)| end != start),
+            "what goes on is one run"
+        );
     }
 }

@@ -1,6 +1,8 @@
-//! Whether everything is what it must be: every point's contents, maps and places of chunks; if wanted, every chunk itself.
+//! Whether everything is what it must be: every point's contents, maps and places of chunks; if
+//! wanted, every chunk itself.
 //!
-//! What is found names the object, and the points that need it. Nothing is changed, but that objects are mended from their copies if that is wanted.
+//! What is found names the object, and the points that need it. Nothing is changed, but that
+//! objects are mended from their copies if that is wanted.
 
 mod copies;
 
@@ -32,7 +34,8 @@ const FRAMES_AT_ONCE: usize = 128;
 pub struct VerifyOptions {
     /// Whether chunks are read and held against their names.
     pub read_data: bool,
-    /// Only the `.0`th of `.1` parts of the packs, counted from one: all parts together are all packs.
+    /// Only the `.0`th of `.1` parts of the packs, counted from one: all parts together are all
+    /// packs.
     pub subset: Option<(u32, u32)>,
     /// Whether an object of which only the copy is whole is written anew, and the other way round.
     pub repair: bool,
@@ -67,7 +70,11 @@ pub struct Finding {
 }
 
 /// Looks at a repository. Damage is in the report; an error is a place that does not answer.
-pub fn verify(repository: &Repository, options: &VerifyOptions, watch: &dyn Watch) -> Result<VerifyReport, BackupError> {
+pub fn verify(
+    repository: &Repository,
+    options: &VerifyOptions,
+    watch: &dyn Watch,
+) -> Result<VerifyReport, BackupError> {
     repository.refresh()?;
     let state = repository.state();
     let needed = Needed::by_points(&state);
@@ -75,7 +82,11 @@ pub fn verify(repository: &Repository, options: &VerifyOptions, watch: &dyn Watc
     check.records(&state)?;
     check.keys()?;
     for content in &needed.missing {
-        check.hit(&format!("content {content}"), "no record says what it is", [content.as_str()]);
+        check.hit(
+            &format!("content {content}"),
+            "no record says what it is",
+            [content.as_str()],
+        );
     }
     check.chains(&state, &needed)?;
     let total = needed.entries.len() as u64;
@@ -93,8 +104,15 @@ pub fn verify(repository: &Repository, options: &VerifyOptions, watch: &dyn Watc
 }
 
 fn proceed(watch: &dyn Watch, done: u64, total: u64) -> Result<(), BackupError> {
-    watch.progress(Progress { done, total: Some(total) });
-    if watch.is_cancelled() { Err(BackupError::Interrupted) } else { Ok(()) }
+    watch.progress(Progress {
+        done,
+        total: Some(total),
+    });
+    if watch.is_cancelled() {
+        Err(BackupError::Interrupted)
+    } else {
+        Ok(())
+    }
 }
 
 /// What is known so far. Wrong things are named with the contents that need them.
@@ -115,7 +133,12 @@ struct Check<'a> {
 
 impl<'a> Check<'a> {
     fn of(repository: &'a Repository, state: &State) -> Result<Self, BackupError> {
-        let catalog = Catalog::new(repository.objects().clone(), repository.sealer().clone(), repository.file().chunk_len, None);
+        let catalog = Catalog::new(
+            repository.objects().clone(),
+            repository.sealer().clone(),
+            repository.file().chunk_len,
+            None,
+        );
         let mut lengths = BTreeMap::new();
         for kind in [ObjectKind::Pack, ObjectKind::Index, ObjectKind::Maps] {
             lengths.extend(repository.list(kind)?);
@@ -140,23 +163,42 @@ impl<'a> Check<'a> {
     fn indexes(&mut self, state: &State) -> Result<(), BackupError> {
         let mut good = BTreeSet::new();
         for (id, condition) in state.indexes() {
-            match damage(self.catalog.index(id).map_err(|error| crate::prune::told(self.repository, error)))? {
+            match damage(
+                self.catalog
+                    .index(id)
+                    .map_err(|error| crate::prune::told(self.repository, error)),
+            )? {
                 Ok(_) => drop(good.insert(*id)),
                 // A condemned one may go at any moment, and nothing counts on it.
                 Err(_) if *condition == Condition::Condemned => {}
                 Err((object, reason)) => self.hit(&object, &reason, []),
             }
         }
-        let packs = state.condemned().iter().chain(state.swept()).filter(|name| name.kind() == ObjectKind::Pack);
+        let packs = state
+            .condemned()
+            .iter()
+            .chain(state.swept())
+            .filter(|name| name.kind() == ObjectKind::Pack);
         let condemned: HashSet<ObjectId> = packs.filter_map(ObjectName::id).collect();
-        self.catalog.refresh(&good, condemned).map_err(|error| crate::prune::told(self.repository, error))
+        self.catalog
+            .refresh(&good, condemned)
+            .map_err(|error| crate::prune::told(self.repository, error))
     }
 
-    /// Reads each record again from the place: this client may have a copy, and others have none. Nobody opens the repository without all.
+    /// Reads each record again from the place: this client may have a copy, and others have none.
+    /// Nobody opens the repository without all.
     fn records(&mut self, state: &State) -> Result<(), BackupError> {
-        let objects = self.repository.journal().iter().map(|(name, _)| name.object()).collect::<Vec<_>>();
+        let objects = self
+            .repository
+            .journal()
+            .iter()
+            .map(|(name, _)| name.object())
+            .collect::<Vec<_>>();
         let contents: Vec<&str> = state.points().map(|point| point.content.as_str()).collect();
-        let wrong: Vec<Option<(String, String)>> = objects.par_iter().map(|name| self.misnamed(name)).collect::<Result<_, _>>()?;
+        let wrong: Vec<Option<(String, String)>> = objects
+            .par_iter()
+            .map(|name| self.misnamed(name))
+            .collect::<Result<_, _>>()?;
         for (object, reason) in wrong.into_iter().flatten() {
             self.hit(&object, &reason, contents.iter().copied());
         }
@@ -173,24 +215,41 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// What is wrong with an object as a whole. One that is gone was replaced a moment ago, or is told by who needs it.
+    /// What is wrong with an object as a whole. One that is gone was replaced a moment ago, or is
+    /// told by who needs it.
     fn misnamed(&self, name: &ObjectName) -> Result<Option<(String, String)>, BackupError> {
         let object = name.to_string();
-        match damage(self.repository.objects().get(&object).map_err(|error| self.repository.failed(error)))? {
-            Ok(stored) if name.id() != Some(ObjectId::of(&stored)) => Ok(Some((object, SealError::Name.to_string()))),
+        match damage(
+            self.repository
+                .objects()
+                .get(&object)
+                .map_err(|error| self.repository.failed(error)),
+        )? {
+            Ok(stored) if name.id() != Some(ObjectId::of(&stored)) => {
+                Ok(Some((object, SealError::Name.to_string())))
+            }
             _ => Ok(None),
         }
     }
 
-    /// Whether each point's contents lead down to one that stands on nothing, and make sense together.
+    /// Whether each point's contents lead down to one that stands on nothing, and make sense
+    /// together.
     fn chains(&mut self, state: &State, needed: &Needed<'_>) -> Result<(), BackupError> {
         let reader = Reader::new(self.repository);
         let contents: BTreeSet<&str> = state.points().map(|point| point.content.as_str()).collect();
         for content in contents {
-            let Some(id) = ContentId::parse(content) else { continue };
-            let Err((object, reason)) = damage(reader.content(id).map(drop))? else { continue };
+            let Some(id) = ContentId::parse(content) else {
+                continue;
+            };
+            let Err((object, reason)) = damage(reader.content(id).map(drop))? else {
+                continue;
+            };
             // What nobody says is told already.
-            if !needed.missing.iter().any(|id| object.starts_with(&format!("content {id}"))) {
+            if !needed
+                .missing
+                .iter()
+                .any(|id| object.starts_with(&format!("content {id}")))
+            {
                 self.hit(&object, &reason, [content]);
             }
         }
@@ -208,7 +267,10 @@ impl<'a> Check<'a> {
     }
 
     fn hit<'b>(&mut self, object: &str, reason: &str, contents: impl IntoIterator<Item = &'b str>) {
-        let known = self.wrong.entry((object.to_owned(), reason.to_owned())).or_default();
+        let known = self
+            .wrong
+            .entry((object.to_owned(), reason.to_owned()))
+            .or_default();
         known.extend(contents.into_iter().map(str::to_owned));
     }
 
@@ -231,9 +293,12 @@ impl<'a> Check<'a> {
             return Ok(Vec::new());
         }
         match damage(read_part(self.repository, &self.catalog, content, part))? {
-            Ok(pages) => {
-                Ok(pages.iter().flat_map(|(_, page)| page.runs()).filter(|run| matches!(run.slot, Slot::Chunk(_))).copied().collect())
-            }
+            Ok(pages) => Ok(pages
+                .iter()
+                .flat_map(|(_, page)| page.runs())
+                .filter(|run| matches!(run.slot, Slot::Chunk(_)))
+                .copied()
+                .collect()),
             Err((object, reason)) => {
                 self.hit(&object, &reason, [content.id.as_str()]);
                 Ok(Vec::new())
@@ -243,7 +308,9 @@ impl<'a> Check<'a> {
 
     fn run(&mut self, content: &Content, run: Run) {
         for at in 0..run.len {
-            let Slot::Chunk(chunk) = run.slot.advance(at) else { return };
+            let Slot::Chunk(chunk) = run.slot.advance(at) else {
+                return;
+            };
             let Some(place) = self.catalog.locate(chunk) else {
                 self.unknown(content, chunk);
                 continue;
@@ -258,11 +325,19 @@ impl<'a> Check<'a> {
 
     /// One finding a segment: an index that is lost may have known a million chunks.
     fn unknown(&mut self, content: &Content, chunk: ChunkId) {
-        let segment = self.catalog.segment_of(split_address(chunk).0).map_or_else(|| "?".to_owned(), |id| id.to_string());
-        self.hit("index", &format!("chunks of segment {segment} are in no index of the repository"), [content.id.as_str()]);
+        let segment = self
+            .catalog
+            .segment_of(split_address(chunk).0)
+            .map_or_else(|| "?".to_owned(), |id| id.to_string());
+        self.hit(
+            "index",
+            &format!("chunks of segment {segment} are in no index of the repository"),
+            [content.id.as_str()],
+        );
     }
 
-    /// What is wrong with an object whose first `end` bytes are needed, as far as listings tell: nothing if its copy has them.
+    /// What is wrong with an object whose first `end` bytes are needed, as far as listings tell:
+    /// nothing if its copy has them.
     fn lacks(&self, object: &str, end: u64) -> Option<&'static str> {
         let name = ObjectName::parse(object);
         let copy_len = name.and_then(|name| self.copies.get(&name));
@@ -282,7 +357,10 @@ impl<'a> Check<'a> {
         };
         let mut met = BTreeSet::new();
         for index in self.catalog.indexes() {
-            let index = self.catalog.index(&index).map_err(|error| crate::prune::told(self.repository, error))?;
+            let index = self
+                .catalog
+                .index(&index)
+                .map_err(|error| crate::prune::told(self.repository, error))?;
             for pack in &index.packs {
                 let is_there = self.lengths.contains_key(&ObjectName::Pack(pack.id));
                 if is_chosen(&pack.id) && is_there && met.insert(pack.id) {
@@ -297,16 +375,32 @@ impl<'a> Check<'a> {
     /// Fetches a pack once: is it what it is named after, and are its chunks?
     fn pack(&mut self, pack: &PackEntry) -> Result<(), BackupError> {
         let object = ObjectName::Pack(pack.id).to_string();
-        if self.lengths.get(&ObjectName::Pack(pack.id)).is_none_or(|len| *len > PACK_LEN_MAX) {
+        if self
+            .lengths
+            .get(&ObjectName::Pack(pack.id))
+            .is_none_or(|len| *len > PACK_LEN_MAX)
+        {
             self.hit(&object, "it is longer than any pack", []);
             return Ok(());
         }
-        let places: Vec<Place> = pack.frames.iter().map(|frame| self.catalog.place(pack, frame)).collect();
-        let stored = self.repository.objects().get(&object).map_err(|error| self.repository.failed(error));
+        let places: Vec<Place> = pack
+            .frames
+            .iter()
+            .map(|frame| self.catalog.place(pack, frame))
+            .collect();
+        let stored = self
+            .repository
+            .objects()
+            .get(&object)
+            .map_err(|error| self.repository.failed(error));
         let stored = match damage(stored)? {
             Ok(stored) => stored,
             Err(wrong) => {
-                self.bad_frames.extend(places.iter().map(|place| ((place.pack, place.offset), wrong.clone())));
+                self.bad_frames.extend(
+                    places
+                        .iter()
+                        .map(|place| ((place.pack, place.offset), wrong.clone())),
+                );
                 return Ok(());
             }
         };
@@ -321,7 +415,9 @@ impl<'a> Check<'a> {
             }
             for place in some {
                 let read = self.catalog.frames_in(std::slice::from_ref(place), &stored);
-                if let Err(wrong) = damage(read.map_err(|error| crate::prune::told(self.repository, error)))? {
+                if let Err(wrong) =
+                    damage(read.map_err(|error| crate::prune::told(self.repository, error)))?
+                {
                     self.bad_frames.insert((place.pack, place.offset), wrong);
                 }
             }
@@ -348,19 +444,31 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    fn blame(&mut self, bad: &BTreeMap<(ObjectId, u64), (String, String)>, content: &Content, run: Run) {
+    fn blame(
+        &mut self,
+        bad: &BTreeMap<(ObjectId, u64), (String, String)>,
+        content: &Content,
+        run: Run,
+    ) {
         for at in 0..run.len {
-            let Slot::Chunk(chunk) = run.slot.advance(at) else { return };
+            let Slot::Chunk(chunk) = run.slot.advance(at) else {
+                return;
+            };
             let place = self.catalog.locate(chunk);
-            if let Some((object, reason)) = place.and_then(|place| bad.get(&(place.pack, place.offset))) {
+            if let Some((object, reason)) =
+                place.and_then(|place| bad.get(&(place.pack, place.offset)))
+            {
                 self.hit(object, reason, [content.id.as_str()]);
             }
         }
     }
 
     fn report(self, state: &State, needed: &Needed<'_>) -> VerifyReport {
-        let parents: BTreeMap<&str, Option<&str>> =
-            needed.entries.values().map(|entry| (entry.content.id.as_str(), entry.content.parent.as_deref())).collect();
+        let parents: BTreeMap<&str, Option<&str>> = needed
+            .entries
+            .values()
+            .map(|entry| (entry.content.id.as_str(), entry.content.parent.as_deref()))
+            .collect();
         let bad: BTreeSet<&str> = self.wrong.values().flatten().map(String::as_str).collect();
         let mut readers = BTreeMap::<&str, BTreeSet<&str>>::new();
         for point in state.points() {
@@ -373,9 +481,19 @@ impl<'a> Check<'a> {
             }
         }
         let finding = |((object, reason), contents): (&(String, String), &BTreeSet<String>)| {
-            let points: BTreeSet<&str> = contents.iter().filter_map(|id| readers.get(id.as_str())).flatten().copied().collect();
+            let points: BTreeSet<&str> = contents
+                .iter()
+                .filter_map(|id| readers.get(id.as_str()))
+                .flatten()
+                .copied()
+                .collect();
             let is_mended = self.mended.contains(object) && points.is_empty();
-            Finding { object: object.clone(), reason: reason.clone(), points: points.into_iter().map(str::to_owned).collect(), is_mended }
+            Finding {
+                object: object.clone(),
+                reason: reason.clone(),
+                points: points.into_iter().map(str::to_owned).collect(),
+                is_mended,
+            }
         };
         VerifyReport {
             points: state.points().count() as u64,
@@ -392,7 +510,9 @@ fn damage<T>(result: Result<T, BackupError>) -> Result<Result<T, (String, String
     match result {
         Ok(value) => Ok(Ok(value)),
         Err(BackupError::Damaged { object, reason, .. }) => Ok(Err((object, reason))),
-        Err(BackupError::Objects { source, .. }) if source.kind == ObjectErrorKind::Missing => Ok(Err((source.name, source.what))),
+        Err(BackupError::Objects { source, .. }) if source.kind == ObjectErrorKind::Missing => {
+            Ok(Err((source.name, source.what)))
+        }
         Err(error) => Err(error),
     }
 }

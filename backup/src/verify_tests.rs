@@ -17,8 +17,21 @@ fn subsets_cover_every_pack_once() {
         push(&repository, "image", serial, serial, &disk, Base::None).expect("a push");
     }
     let read = |subset| {
-        verify(&repository, &VerifyOptions { read_data: true, subset, repair: false }, &Unwatched).expect("a verification").packs_read
+        verify(
+            &repository,
+            &VerifyOptions {
+                read_data: true,
+                subset,
+                repair: false,
+            },
+            &Unwatched,
+        )
+        .expect("a verification")
+        .packs_read
     };
-    assert_eq!((1..=5).map(|nth| read(Some((nth, 5)))).sum::<u64>(), read(None));
+    assert_eq!(
+        (1..=5).map(|nth| read(Some((nth, 5)))).sum::<u64>(),
+        read(None)
+    );
     assert_eq!(read(None), 12);
 }

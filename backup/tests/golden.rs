@@ -10,11 +10,14 @@ mod files;
 use std::collections::BTreeMap;
 
 use vellum_backup::format::{
-    Frame, FrameEntry, IndexObject, MapBlob, PackEntry, PackWriter, Presence, RepositoryFile, SegmentEntry, address, decode_frame,
-    encode_frame,
+    Frame, FrameEntry, IndexObject, MapBlob, PackEntry, PackWriter, Presence, RepositoryFile,
+    SegmentEntry, address, decode_frame, encode_frame,
 };
 use vellum_backup::objects::ObjectId;
-use vellum_backup::seal::{KeyFile, Opener, PasswordCost, SealedKind, Sealer, Secrets, bundle_parts, create_key, unenveloped, unlock};
+use vellum_backup::seal::{
+    KeyFile, Opener, PasswordCost, SealedKind, Sealer, Secrets, bundle_parts, create_key,
+    unenveloped, unlock,
+};
 use vellum_core::frame::FrameCodec;
 use vellum_core::hash::ChunkHash;
 use vellum_core::identity::{ContentId, RepositoryId, SegmentId};
@@ -25,27 +28,60 @@ use files::golden;
 
 const SEGMENT: SegmentId = SegmentId([0x5e; 16]);
 const OTHER: SegmentId = SegmentId([0x6f; 16]);
-const RECORD: &[u8] = br#"{"version":1,"counter":1,"parents":[],"session":"00","writer":"host","time_ms":2}"#;
+const RECORD: &[u8] =
+    br#"{"version":1,"counter":1,"parents":[],"session":"00","writer":"host","time_ms":2}"#;
 const DESCRIBED: &[u8] = br#"{"version":1,"counter":2,"parents":[],"session":"01","writer":"host","time_ms":2,"described":[{"point":"0a","name":"www","snapshot":"first","mode":"normal","origin":"0b-1","time_ms":3,"tags":["release"],"pinned":true,"stamp":{"counter":1,"session":"00"}},{"point":"0c","name":"db","mode":"readonly","time_ms":4,"pinned":false}]}"#;
-const KEY_LINE: &str = "vellum-key-1-000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
-const COST: PasswordCost = PasswordCost { memory_kib: 64, passes: 1, lanes: 1 };
+const KEY_LINE: &str =
+    "vellum-key-1-000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
+const COST: PasswordCost = PasswordCost {
+    memory_kib: 64,
+    passes: 1,
+    lanes: 1,
+};
 
 fn repository(is_encrypted: bool) -> RepositoryFile {
-    RepositoryFile { id: RepositoryId([0x11; 16]), is_encrypted, chunk_len: 4096 }
+    RepositoryFile {
+        id: RepositoryId([0x11; 16]),
+        is_encrypted,
+        chunk_len: 4096,
+    }
 }
 
 fn frames() -> Vec<(&'static str, Frame<'static>)> {
-    let frame = |first, offsets: &[u32], codec, payload| Frame { segment: SEGMENT, first, presence: Presence::of(offsets), codec, payload };
+    let frame = |first, offsets: &[u32], codec, payload| Frame {
+        segment: SEGMENT,
+        first,
+        presence: Presence::of(offsets),
+        codec,
+        payload,
+    };
     vec![
-        ("frame-zstd", frame(0, &[0, 1, 2], FrameCodec::Zstd, b"opaque")),
-        ("frame-none-gaps", frame(65_000, &[0, 1, 7, 8, 500], FrameCodec::None, b"opaque as well")),
+        (
+            "frame-zstd",
+            frame(0, &[0, 1, 2], FrameCodec::Zstd, b"opaque"),
+        ),
+        (
+            "frame-none-gaps",
+            frame(
+                65_000,
+                &[0, 1, 7, 8, 500],
+                FrameCodec::None,
+                b"opaque as well",
+            ),
+        ),
         ("frame-lz4", frame(9, &[0], FrameCodec::Lz4, b"")),
     ]
 }
 
 fn index() -> IndexObject {
-    let names =
-        |ordinals: &[u32]| SegmentEntry::new(&ordinals.iter().map(|at| (*at, ChunkHash::of(&at.to_le_bytes()))).collect::<Vec<_>>());
+    let names = |ordinals: &[u32]| {
+        SegmentEntry::new(
+            &ordinals
+                .iter()
+                .map(|at| (*at, ChunkHash::of(&at.to_le_bytes())))
+                .collect::<Vec<_>>(),
+        )
+    };
     let entry = |segment, first, offsets: &[u32], codec, offset, len| FrameEntry {
         segment,
         first,
@@ -65,16 +101,32 @@ fn index() -> IndexObject {
                     entry(OTHER, 7, &[0, 2], FrameCodec::None, 4000, 8251),
                 ],
             },
-            PackEntry { id: ObjectId([2; 32]), len: 5000, frames: vec![entry(SEGMENT, 300, &[0], FrameCodec::Lz4, 96, 700)] },
+            PackEntry {
+                id: ObjectId([2; 32]),
+                len: 5000,
+                frames: vec![entry(SEGMENT, 300, &[0], FrameCodec::Lz4, 96, 700)],
+            },
         ],
     }
 }
 
 fn maps() -> Vec<(&'static str, MapBlob)> {
     let mut page = Page::new();
-    page.push(Run { start: 3, len: 20, slot: Slot::Chunk(address(0, 5)) });
-    page.push(Run { start: 23, len: 2, slot: Slot::Zero });
-    page.push(Run { start: 1000, len: 24, slot: Slot::Chunk(address(1, 65_512)) });
+    page.push(Run {
+        start: 3,
+        len: 20,
+        slot: Slot::Chunk(address(0, 5)),
+    });
+    page.push(Run {
+        start: 23,
+        len: 2,
+        slot: Slot::Zero,
+    });
+    page.push(Run {
+        start: 1000,
+        len: 24,
+        slot: Slot::Chunk(address(1, 65_512)),
+    });
     let blob = |parent: Option<ContentId>, pages| MapBlob {
         content: ContentId([3; 16]),
         parent,
@@ -86,14 +138,23 @@ fn maps() -> Vec<(&'static str, MapBlob)> {
         ("map-root", blob(None, vec![(PageIndex(0), page.clone())])),
         (
             "map-child",
-            blob(Some(ContentId([4; 16])), vec![(PageIndex(2), page.clone()), (PageIndex(300), Page::new()), (PageIndex(301), page)]),
+            blob(
+                Some(ContentId([4; 16])),
+                vec![
+                    (PageIndex(2), page.clone()),
+                    (PageIndex(300), Page::new()),
+                    (PageIndex(301), page),
+                ],
+            ),
         ),
     ]
 }
 
 /// Every golden name with what this version writes.
 fn written() -> Vec<(&'static str, Vec<u8>)> {
-    let frames = frames().into_iter().map(|(name, frame)| (name, encode_frame(&frame)));
+    let frames = frames()
+        .into_iter()
+        .map(|(name, frame)| (name, encode_frame(&frame)));
     let maps = maps().into_iter().map(|(name, map)| (name, map.encode()));
     let others = [
         ("index-empty", IndexObject::default().encode()),
@@ -108,21 +169,62 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
 /// What has random bytes in it: names with what could be written today.
 fn sealed() -> Vec<(&'static str, Vec<u8>)> {
     let secrets = Secrets::generate().expect("random bytes");
-    let key = |opener| create_key(&secrets, &repository(true), &opener, "a label", 3, COST).expect("a key").bytes;
-    let mut sealed = vec![("key-password", key(password())), ("key-file", key(key_file()))];
+    let key = |opener| {
+        create_key(&secrets, &repository(true), &opener, "a label", 3, COST)
+            .expect("a key")
+            .bytes
+    };
+    let mut sealed = vec![
+        ("key-password", key(password())),
+        ("key-file", key(key_file())),
+    ];
     for (sealer, names) in [
-        (Sealer::plain(repository(false).id), ["plain-index", "plain-record", "plain-pack"]),
-        (Sealer::encrypted(repository(true).id, &secrets), ["sealed-index", "sealed-record", "sealed-pack"]),
+        (
+            Sealer::plain(repository(false).id),
+            ["plain-index", "plain-record", "plain-pack"],
+        ),
+        (
+            Sealer::encrypted(repository(true).id, &secrets),
+            ["sealed-index", "sealed-record", "sealed-pack"],
+        ),
     ] {
         let mut pack = PackWriter::default();
         for (_, frame) in self::frames() {
-            pack.add(&sealer, PackWriter::seal_frame(&sealer, &frame).expect("sealed")).expect("sealed");
+            pack.add(
+                &sealer,
+                PackWriter::seal_frame(&sealer, &frame).expect("sealed"),
+            )
+            .expect("sealed");
         }
-        sealed.push((names[0], sealer.seal(SealedKind::Index, &index().encode()).expect("sealed").bytes));
-        sealed.push((names[1], sealer.seal(SealedKind::Record, RECORD).expect("sealed").bytes));
-        sealed.push((names[2], pack.finish(&sealer).expect("sealed").expect("not empty").object.bytes));
+        sealed.push((
+            names[0],
+            sealer
+                .seal(SealedKind::Index, &index().encode())
+                .expect("sealed")
+                .bytes,
+        ));
+        sealed.push((
+            names[1],
+            sealer
+                .seal(SealedKind::Record, RECORD)
+                .expect("sealed")
+                .bytes,
+        ));
+        sealed.push((
+            names[2],
+            pack.finish(&sealer)
+                .expect("sealed")
+                .expect("not empty")
+                .object
+                .bytes,
+        ));
     }
-    let body = sealed.iter().find(|(name, _)| *name == "plain-index").expect("just made").1.clone();
+    let body = sealed
+        .iter()
+        .find(|(name, _)| *name == "plain-index")
+        .expect("just made")
+        .1
+        .clone();
     sealed.push(("envelope-zstd", body[8 + 24..body.len() - 16].to_vec()));
     sealed
 }
@@ -151,35 +253,82 @@ fn what_was_written_once_is_read_now() {
         assert_eq!(MapBlob::decode(&golden(name)), Ok(map), "{name}");
     }
     assert_eq!(IndexObject::decode(&golden("index-gaps")), Ok(index()));
-    assert_eq!(IndexObject::decode(&golden("index-empty")), Ok(IndexObject::default()));
-    assert_eq!(RepositoryFile::decode(&golden("repository-file")), Ok(repository(true)));
+    assert_eq!(
+        IndexObject::decode(&golden("index-empty")),
+        Ok(IndexObject::default())
+    );
+    assert_eq!(
+        RepositoryFile::decode(&golden("repository-file")),
+        Ok(repository(true))
+    );
     assert_eq!(unenveloped(&golden("envelope-zstd")), Ok(index().encode()));
-    let record: vellum_backup::record::Record = serde_json::from_slice(&golden("record")).expect("a record");
+    let record: vellum_backup::record::Record =
+        serde_json::from_slice(&golden("record")).expect("a record");
     assert_eq!((record.counter, record.writer.as_str()), (1, "host"));
-    let described: vellum_backup::record::Record = serde_json::from_slice(&golden("record-described")).expect("a record");
-    let [first, second] = &described.described[..] else { panic!("two descriptions") };
-    assert_eq!((first.value.snapshot.as_deref(), first.value.pinned, first.stamp.is_some()), (Some("first"), true, true));
-    assert_eq!((second.value.name.as_str(), second.value.mode.as_str(), second.stamp.is_some()), ("db", "readonly", false));
-    assert_eq!(serde_json::to_vec(&described).expect("JSON"), DESCRIBED, "what is written now is what was written once");
+    let described: vellum_backup::record::Record =
+        serde_json::from_slice(&golden("record-described")).expect("a record");
+    let [first, second] = &described.described[..] else {
+        panic!("two descriptions")
+    };
+    assert_eq!(
+        (
+            first.value.snapshot.as_deref(),
+            first.value.pinned,
+            first.stamp.is_some()
+        ),
+        (Some("first"), true, true)
+    );
+    assert_eq!(
+        (
+            second.value.name.as_str(),
+            second.value.mode.as_str(),
+            second.stamp.is_some()
+        ),
+        ("db", "readonly", false)
+    );
+    assert_eq!(
+        serde_json::to_vec(&described).expect("JSON"),
+        DESCRIBED,
+        "what is written now is what was written once"
+    );
 }
 
 #[test]
 fn what_was_sealed_once_is_opened_now() {
-    let secrets = unlock(&repository(true), &golden("key-password"), &password()).expect("the password opens it");
+    let secrets = unlock(&repository(true), &golden("key-password"), &password())
+        .expect("the password opens it");
     assert!(unlock(&repository(true), &golden("key-file"), &key_file()).is_ok());
-    for (sealer, prefix) in [(Sealer::plain(repository(false).id), "plain"), (Sealer::encrypted(repository(true).id, &secrets), "sealed")] {
+    for (sealer, prefix) in [
+        (Sealer::plain(repository(false).id), "plain"),
+        (Sealer::encrypted(repository(true).id, &secrets), "sealed"),
+    ] {
         let open = |kind, name: &str| {
             let stored = golden(&format!("{prefix}-{name}"));
-            sealer.open(kind, &ObjectId::of(&stored), &stored).expect(name)
+            sealer
+                .open(kind, &ObjectId::of(&stored), &stored)
+                .expect(name)
         };
-        assert_eq!(IndexObject::decode(&open(SealedKind::Index, "index")), Ok(index()));
+        assert_eq!(
+            IndexObject::decode(&open(SealedKind::Index, "index")),
+            Ok(index())
+        );
         assert_eq!(open(SealedKind::Record, "record"), RECORD);
         let pack = golden(&format!("{prefix}-pack"));
-        let parts = bundle_parts(&sealer, SealedKind::Pack, &ObjectId::of(&pack), &pack).expect("a pack");
+        let parts =
+            bundle_parts(&sealer, SealedKind::Pack, &ObjectId::of(&pack), &pack).expect("a pack");
         let part = |(offset, len): (u64, u64)| &pack[offset as usize..(offset + len) as usize];
-        let mut found: Vec<Vec<u8>> =
-            parts.into_iter().map(|range| sealer.open_part(SealedKind::Pack, part(range)).expect("a frame")).collect();
-        let mut expected: Vec<Vec<u8>> = frames().iter().map(|(_, frame)| encode_frame(frame)).collect();
+        let mut found: Vec<Vec<u8>> = parts
+            .into_iter()
+            .map(|range| {
+                sealer
+                    .open_part(SealedKind::Pack, part(range))
+                    .expect("a frame")
+            })
+            .collect();
+        let mut expected: Vec<Vec<u8>> = frames()
+            .iter()
+            .map(|(_, frame)| encode_frame(frame))
+            .collect();
         found.sort();
         expected.sort();
         assert_eq!(found, expected);
@@ -192,5 +341,9 @@ fn write_missing_files() {
     let sealed = sealed();
     // One key opens them all: they are written together or not at all.
     let are_missing = sealed.iter().all(|(name, _)| files::is_missing(name));
-    files::keep(written().into_iter().chain(sealed.into_iter().filter(|_| are_missing)));
+    files::keep(
+        written()
+            .into_iter()
+            .chain(sealed.into_iter().filter(|_| are_missing)),
+    );
 }

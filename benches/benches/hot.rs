@@ -1,4 +1,5 @@
-//! The hot paths: naming chunks, telling zeros, maps, chains, frames, finding known chunks, what guests do, sealing.
+//! The hot paths: naming chunks, telling zeros, maps, chains, frames, finding known chunks, what
+//! guests do, sealing.
 
 use std::hint::black_box;
 
@@ -20,11 +21,24 @@ fn hashing(criterion: &mut Criterion) {
     let chunks: Vec<&[u8]> = disk.chunks_exact(CHUNK_LEN).collect();
     let mut group = criterion.benchmark_group("hash");
     group.throughput(Throughput::Bytes(disk.len() as u64));
-    group.bench_function("batch", |bencher| bencher.iter(|| hash_chunks(black_box(&chunks))));
-    group.bench_function("one by one", |bencher| bencher.iter(|| chunks.iter().map(|chunk| ChunkHash::of(chunk)).collect::<Vec<_>>()));
+    group.bench_function("batch", |bencher| {
+        bencher.iter(|| hash_chunks(black_box(&chunks)))
+    });
+    group.bench_function("one by one", |bencher| {
+        bencher.iter(|| {
+            chunks
+                .iter()
+                .map(|chunk| ChunkHash::of(chunk))
+                .collect::<Vec<_>>()
+        })
+    });
     let zeros = vec![0; disk.len()];
     group.bench_function("zero test of zeros", |bencher| {
-        bencher.iter(|| zeros.chunks_exact(CHUNK_LEN).all(|chunk| is_zero(black_box(chunk))));
+        bencher.iter(|| {
+            zeros
+                .chunks_exact(CHUNK_LEN)
+                .all(|chunk| is_zero(black_box(chunk)))
+        });
     });
     group.finish();
 }
@@ -35,7 +49,11 @@ fn page(runs: usize, seed: u64) -> Page {
     let mut page = Page::new();
     for _ in 0..runs {
         let start = random.u16(..PAGE_SPAN - 4);
-        page.set(Run { start, len: 4, slot: Slot::Chunk(ChunkId(random.u64(..1 << 30))) });
+        page.set(Run {
+            start,
+            len: 4,
+            slot: Slot::Chunk(ChunkId(random.u64(..1 << 30))),
+        });
     }
     page
 }
@@ -44,29 +62,50 @@ fn maps(criterion: &mut Criterion) {
     let (upper, lower) = (page(20, 1), page(200, 2));
     let bytes = lower.encode(LayerId(1), PageIndex(2));
     let mut group = criterion.benchmark_group("page");
-    group.bench_function("overlay", |bencher| bencher.iter(|| black_box(&upper).over(black_box(&lower), PAGE_SPAN)));
-    group.bench_function("encode 200 runs", |bencher| bencher.iter(|| black_box(&lower).encode(LayerId(1), PageIndex(2))));
-    group.bench_function("decode 200 runs", |bencher| bencher.iter(|| Page::decode(LayerId(1), PageIndex(2), black_box(&bytes))));
+    group.bench_function("overlay", |bencher| {
+        bencher.iter(|| black_box(&upper).over(black_box(&lower), PAGE_SPAN))
+    });
+    group.bench_function("encode 200 runs", |bencher| {
+        bencher.iter(|| black_box(&lower).encode(LayerId(1), PageIndex(2)))
+    });
+    group.bench_function("decode 200 runs", |bencher| {
+        bencher.iter(|| Page::decode(LayerId(1), PageIndex(2), black_box(&bytes)))
+    });
     group.finish();
 }
 
 fn frames(criterion: &mut Criterion) {
-    let header = FrameHeader::new((0..16).map(|at| (ChunkId(at), ChunkHash::of(&at.to_le_bytes()))), 20_000);
+    let header = FrameHeader::new(
+        (0..16).map(|at| (ChunkId(at), ChunkHash::of(&at.to_le_bytes()))),
+        20_000,
+    );
     let bytes = header.encode();
-    criterion.bench_function("frame header decode", |bencher| bencher.iter(|| FrameHeader::decode(ChunkId(0), black_box(&bytes))));
+    criterion.bench_function("frame header decode", |bencher| {
+        bencher.iter(|| FrameHeader::decode(ChunkId(0), black_box(&bytes)))
+    });
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = new_store(&folder.path().join("store"));
     let len = 256 << 20;
-    let image = import(&store, Input::source(Box::new(MemoryDisk::half_noise(len, 3)), "noise".to_owned()), "noise");
+    let image = import(
+        &store,
+        Input::source(Box::new(MemoryDisk::half_noise(len, 3)), "noise".to_owned()),
+        "noise",
+    );
     let disk = store.disk(Node::Image(image)).expect("just imported");
     let mut random = fastrand::Rng::with_seed(4);
     let mut buffer = vec![0; 4096];
     // Four times the cache: three reads in four decode a frame.
     criterion.bench_function("read 4 KiB at random, mostly cold", |bencher| {
-        bencher.iter(|| disk.read_at(&mut buffer, random.u64(..len as u64 / 4096) * 4096).expect("sound"));
+        bencher.iter(|| {
+            disk.read_at(&mut buffer, random.u64(..len as u64 / 4096) * 4096)
+                .expect("sound")
+        });
     });
     criterion.bench_function("read 4 KiB at random, warm", |bencher| {
-        bencher.iter(|| disk.read_at(&mut buffer, random.u64(..4096) * 4096).expect("sound"));
+        bencher.iter(|| {
+            disk.read_at(&mut buffer, random.u64(..4096) * 4096)
+                .expect("sound")
+        });
     });
 }
 
@@ -116,26 +155,43 @@ fn guests(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = new_store(&folder.path().join("store"));
     let len = 32 << 20;
-    let base = import(&store, Input::source(Box::new(MemoryDisk::half_noise(len, 6)), "noise".to_owned()), "base");
+    let base = import(
+        &store,
+        Input::source(Box::new(MemoryDisk::half_noise(len, 6)), "noise".to_owned()),
+        "base",
+    );
     let mut group = criterion.benchmark_group("live");
     group.sample_size(20);
     let mut buffer = [0; CHUNK_LEN];
     for depth in [1, 1000] {
-        let image = store.create_child(&name(&format!("deep{depth}")), Node::Image(base), None).expect("a free name").image();
+        let image = store
+            .create_child(&name(&format!("deep{depth}")), Node::Image(base), None)
+            .expect("a free name")
+            .image();
         let live = deepen(&store, image, depth);
         let mut random = fastrand::Rng::with_seed(7);
-        group.bench_function(format!("read 4 KiB at random, warm, depth {depth}"), |bencher| {
-            bencher.iter(|| live.read_at(&mut buffer, random.u64(..len as u64 / 4096) * 4096).expect("sound"));
-        });
+        group.bench_function(
+            format!("read 4 KiB at random, warm, depth {depth}"),
+            |bencher| {
+                bencher.iter(|| {
+                    live.read_at(&mut buffer, random.u64(..len as u64 / 4096) * 4096)
+                        .expect("sound")
+                });
+            },
+        );
     }
-    let image = store.create(&name("written"), 1 << 30).expect("a free name").image();
+    let image = store
+        .create(&name("written"), 1 << 30)
+        .expect("a free name")
+        .image();
     let live = store.live(image).expect("nobody else writes");
     let mut random = fastrand::Rng::with_seed(8);
     group.bench_function("write 32 times 4 KiB at random and flush", |bencher| {
         bencher.iter(|| {
             for _ in 0..32 {
                 random.fill(&mut buffer);
-                live.write_at(&buffer, random.u64(..1 << 18) * 4096).expect("room");
+                live.write_at(&buffer, random.u64(..1 << 18) * 4096)
+                    .expect("room");
             }
             live.flush().expect("room");
         });
@@ -151,13 +207,24 @@ fn sealing(criterion: &mut Criterion) {
     fastrand::Rng::with_seed(9).fill(&mut body);
     let mut group = criterion.benchmark_group("sealing");
     group.throughput(Throughput::Bytes(body.len() as u64));
-    for (what, sealer) in [("encrypted", Sealer::encrypted(id, &secrets)), ("plain", Sealer::plain(id))] {
-        let part = sealer.seal_part(SealedKind::Pack, &body).expect("short enough");
-        group.bench_function(format!("seal 64 KiB, {what}"), |bencher| bencher.iter(|| sealer.seal_part(SealedKind::Pack, &body)));
-        group.bench_function(format!("open 64 KiB, {what}"), |bencher| bencher.iter(|| sealer.open_part(SealedKind::Pack, &part)));
+    for (what, sealer) in [
+        ("encrypted", Sealer::encrypted(id, &secrets)),
+        ("plain", Sealer::plain(id)),
+    ] {
+        let part = sealer
+            .seal_part(SealedKind::Pack, &body)
+            .expect("short enough");
+        group.bench_function(format!("seal 64 KiB, {what}"), |bencher| {
+            bencher.iter(|| sealer.seal_part(SealedKind::Pack, &body))
+        });
+        group.bench_function(format!("open 64 KiB, {what}"), |bencher| {
+            bencher.iter(|| sealer.open_part(SealedKind::Pack, &part))
+        });
     }
     group.finish();
 }
 
-criterion_group!(benches, hashing, maps, frames, chains, dedup, guests, sealing);
+criterion_group!(
+    benches, hashing, maps, frames, chains, dedup, guests, sealing
+);
 criterion_main!(benches);

@@ -8,7 +8,9 @@ use vellum_core::name::Name;
 use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
 use vellum_core::tree::Node;
 use vellum_core::units::ImageId;
-use vellum_store::{Access, ImportRequest, ImportTarget, Input, LiveDisk, Store, StoreParameters, Unwatched};
+use vellum_store::{
+    Access, ImportRequest, ImportTarget, Input, LiveDisk, Store, StoreParameters, Unwatched,
+};
 
 /// A disk in memory.
 pub struct MemoryDisk(pub Vec<u8>);
@@ -19,7 +21,9 @@ impl MemoryDisk {
     pub fn half_noise(len: usize, seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut bytes = vec![0; len];
-        bytes.chunks_mut(128).for_each(|pair| random.fill(&mut pair[..64]));
+        bytes
+            .chunks_mut(128)
+            .for_each(|pair| random.fill(&mut pair[..64]));
         Self(bytes)
     }
 }
@@ -30,7 +34,11 @@ impl ImageSource for MemoryDisk {
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent, SourceError> {
-        Ok(Extent { start: offset, len: self.len() - offset, kind: ExtentKind::Data })
+        Ok(Extent {
+            start: offset,
+            len: self.len() - offset,
+            kind: ExtentKind::Data,
+        })
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
@@ -50,8 +58,18 @@ pub fn new_store(dir: &Path) -> Store {
 /// Imports `input` as a new image.
 #[must_use]
 pub fn import(store: &Store, input: Input, text: &str) -> ImageId {
-    let request = ImportRequest { target: ImportTarget::New { name: name(text), parent: None }, snapshot: None };
-    store.import(input, &request, &Unwatched).expect("a sound source is imported").node.image()
+    let request = ImportRequest {
+        target: ImportTarget::New {
+            name: name(text),
+            parent: None,
+        },
+        snapshot: None,
+    };
+    store
+        .import(input, &request, &Unwatched)
+        .expect("a sound source is imported")
+        .node
+        .image()
 }
 
 /// `text` as a name.
@@ -68,7 +86,8 @@ pub fn deep_image(store: &Store, text: &str, len: u64, depth: u64) -> Node {
     node
 }
 
-/// Writes one chunk at a place of chance into each of `depth` layers of `image`, the last of which stays open for writing.
+/// Writes one chunk at a place of chance into each of `depth` layers of `image`, the last of which
+/// stays open for writing.
 #[must_use]
 pub fn deepen(store: &Store, image: ImageId, depth: u64) -> LiveDisk {
     let mut random = fastrand::Rng::with_seed(depth);
@@ -76,10 +95,13 @@ pub fn deepen(store: &Store, image: ImageId, depth: u64) -> LiveDisk {
     for layer in 0..depth {
         let mut chunk = [0; 4096];
         random.fill(&mut chunk);
-        live.write_at(&chunk, random.u64(..live.len() / 4096) * 4096).expect("the place is inside");
+        live.write_at(&chunk, random.u64(..live.len() / 4096) * 4096)
+            .expect("the place is inside");
         live.flush().expect("there is room");
         if layer + 1 < depth {
-            store.snapshot(image, &name(&format!("s{layer}"))).expect("a name that is free");
+            store
+                .snapshot(image, &name(&format!("s{layer}")))
+                .expect("a name that is free");
         }
     }
     live
@@ -95,18 +117,26 @@ pub fn timed<T>(work: impl FnOnce() -> T) -> Duration {
 /// The peak of this process's memory, as the kernel counts it.
 #[must_use]
 pub fn peak_memory_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells a process about itself");
+    let status =
+        std::fs::read_to_string("/proc/self/status").expect("Linux tells a process about itself");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    peak.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok()).expect("the peak is among it")
+    peak.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
+        .expect("the peak is among it")
 }
 
 /// Bytes on disk, as `du` counts.
 #[must_use]
 pub fn disk_usage(dir: &Path) -> u64 {
-    let entries = fs::read_dir(dir).expect("a store's folder").map(|entry| entry.expect("it can be read"));
+    let entries = fs::read_dir(dir)
+        .expect("a store's folder")
+        .map(|entry| entry.expect("it can be read"));
     let len = |entry: fs::DirEntry| {
         let metadata = entry.metadata().expect("nobody else is there");
-        if metadata.is_dir() { disk_usage(&entry.path()) } else { std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 }
+        if metadata.is_dir() {
+            disk_usage(&entry.path())
+        } else {
+            std::os::unix::fs::MetadataExt::blocks(&metadata) * 512
+        }
     };
     entries.map(len).sum()
 }

@@ -19,7 +19,9 @@ use crate::signals::Signals;
 
 /// Does what the command line asks for.
 pub(crate) fn run() -> ExitCode {
-    let Ok(caller) = Caller::of_process(Signals::listen()).map(Arc::new) else { return ExitCode::FAILURE };
+    let Ok(caller) = Caller::of_process(Signals::listen()).map(Arc::new) else {
+        return ExitCode::FAILURE;
+    };
     let arguments = match Arguments::try_parse_from(&caller.words) {
         Ok(arguments) => arguments,
         Err(error) => return ExitCode::from(explain(&error, &caller)),
@@ -27,14 +29,20 @@ pub(crate) fn run() -> ExitCode {
     ExitCode::from(execute(&arguments, &caller, None))
 }
 
-/// Does what `arguments` ask for, says what went wrong, and returns the exit code. `served` is the store, if this process has it open
-/// for others.
+/// Does what `arguments` ask for, says what went wrong, and returns the exit code. `served` is the
+/// store, if this process has it open for others.
 pub(crate) fn execute(arguments: &Arguments, caller: &Arc<Caller>, served: Option<Store>) -> u8 {
     match obey(arguments, caller, served) {
         Ok(code) => code,
         Err(failure) => {
             let code = failure.code(caller.signals.received());
-            report::failure(caller, &failure, code, arguments.global.wants_json(), arguments.global.verbose > 0);
+            report::failure(
+                caller,
+                &failure,
+                code,
+                arguments.global.wants_json(),
+                arguments.global.verbose > 0,
+            );
             code
         }
     }
@@ -54,11 +62,18 @@ fn obey(arguments: &Arguments, caller: &Arc<Caller>, served: Option<Store>) -> R
     Ok(outcome.code())
 }
 
-/// Has the store's server do it, if there is one. It cannot ask at this terminal, so what it would ask is asked before.
+/// Has the store's server do it, if there is one. It cannot ask at this terminal, so what it would
+/// ask is asked before.
 fn forward(arguments: &Arguments, caller: &Caller, dir: &Path) -> Result<Option<u8>, Failure> {
     let is_served = Store::control_socket(dir).exists();
-    let password = if is_served { arguments.command.ask(caller)? } else { None };
-    let variable = password.as_ref().map(|password| (PASSWORD_VARIABLE, password.as_str()));
+    let password = if is_served {
+        arguments.command.ask(caller)?
+    } else {
+        None
+    };
+    let variable = password
+        .as_ref()
+        .map(|password| (PASSWORD_VARIABLE, password.as_str()));
     control::forward(dir, caller, variable, arguments.command.reads_input())
 }
 
@@ -69,6 +84,10 @@ fn explain(error: &clap::Error, caller: &Caller) -> u8 {
         let _ = error.print();
         return 0;
     }
-    report::usage(caller, &error.render().to_string(), asks_for_json(&caller.words));
+    report::usage(
+        caller,
+        &error.render().to_string(),
+        asks_for_json(&caller.words),
+    );
     USAGE_CODE
 }

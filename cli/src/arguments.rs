@@ -45,7 +45,15 @@ pub(crate) struct Global {
     #[arg(long, global = true)]
     json: bool,
     /// The form of answers
-    #[arg(long, hide_short_help = true, alias = "output-format", global = true, value_name = "FORM", value_enum, conflicts_with = "json")]
+    #[arg(
+        long,
+        hide_short_help = true,
+        alias = "output-format",
+        global = true,
+        value_name = "FORM",
+        value_enum,
+        conflicts_with = "json"
+    )]
     output: Option<Layout>,
     /// Show progress even if standard error is no terminal
     #[arg(short, long, hide_short_help = true, global = true)]
@@ -57,13 +65,23 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
     /// How to show sizes [env: VELLUM_UNITS] [default: iec]
-    #[arg(long, hide_short_help = true, global = true, value_name = "UNITS", value_enum)]
+    #[arg(
+        long,
+        hide_short_help = true,
+        global = true,
+        value_name = "UNITS",
+        value_enum
+    )]
     units: Option<Units>,
 }
 
 impl Global {
     pub(crate) fn layout(&self) -> Layout {
-        if self.json { Layout::Json } else { self.output.unwrap_or(Layout::Human) }
+        if self.json {
+            Layout::Json
+        } else {
+            self.output.unwrap_or(Layout::Human)
+        }
     }
 
     pub(crate) fn wants_json(&self) -> bool {
@@ -75,28 +93,60 @@ impl Global {
         if let Some(units) = self.units {
             return Ok(units);
         }
-        let Some(text) = caller.variable("VELLUM_UNITS") else { return Ok(Units::Iec) };
-        let known = text.to_str().and_then(|text| Units::from_str(text, false).ok());
-        known.ok_or_else(|| Failure::usage(format!("VELLUM_UNITS is \"{}\"", text.display()), "it can be si, iec or raw"))
+        let Some(text) = caller.variable("VELLUM_UNITS") else {
+            return Ok(Units::Iec);
+        };
+        let known = text
+            .to_str()
+            .and_then(|text| Units::from_str(text, false).ok());
+        known.ok_or_else(|| {
+            Failure::usage(
+                format!("VELLUM_UNITS is \"{}\"", text.display()),
+                "it can be si, iec or raw",
+            )
+        })
     }
 
     /// The store's folder as the option says, else the environment, else in the user's data folder.
     pub(crate) fn store(&self, caller: &Caller) -> Option<PathBuf> {
-        let named = self.store.clone().or_else(|| caller.variable("VELLUM_STORE").map(PathBuf::from));
+        let named = self
+            .store
+            .clone()
+            .or_else(|| caller.variable("VELLUM_STORE").map(PathBuf::from));
         named.or_else(|| data_folder(caller))
     }
 }
 
 /// Whether a command line asks for JSON, for when the rest of it could not be understood.
 pub(crate) fn asks_for_json(words: &[OsString]) -> bool {
-    let line = words.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
-    ["--json", "--output json", "--output=json", "--output-format json", "--output-format=json"].iter().any(|asked| line.contains(asked))
+    let line = words
+        .iter()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ");
+    [
+        "--json",
+        "--output json",
+        "--output=json",
+        "--output-format json",
+        "--output-format=json",
+    ]
+    .iter()
+    .any(|asked| line.contains(asked))
 }
 
-/// `$XDG_DATA_HOME/vellum`, else `~/.local/share/vellum`. The XDG rule says that a relative path is to be ignored.
+/// `$XDG_DATA_HOME/vellum`, else `~/.local/share/vellum`. The XDG rule says that a relative path is
+/// to be ignored.
 fn data_folder(caller: &Caller) -> Option<PathBuf> {
-    let data = caller.variable("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let data = data.or_else(|| caller.variable("HOME").map(|home| PathBuf::from(home).join(".local/share")));
+    let data = caller
+        .variable("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
+    let data = data.or_else(|| {
+        caller
+            .variable("HOME")
+            .map(|home| PathBuf::from(home).join(".local/share"))
+    });
     Some(data?.join("vellum"))
 }
 
@@ -111,12 +161,26 @@ mod tests {
 
     #[test]
     fn every_verb_has_an_example() {
-        let mut verbs: Vec<clap::Command> = super::Arguments::command().get_subcommands().cloned().collect();
+        let mut verbs: Vec<clap::Command> = super::Arguments::command()
+            .get_subcommands()
+            .cloned()
+            .collect();
         while let Some(verb) = verbs.pop() {
-            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let help = verb
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             let example = help.contains("Example:\n  vellum ");
-            assert!(example || verb.has_subcommands(), "{} has no example", verb.get_name());
-            assert!(verb.get_about().is_some(), "{} does not say what it does", verb.get_name());
+            assert!(
+                example || verb.has_subcommands(),
+                "{} has no example",
+                verb.get_name()
+            );
+            assert!(
+                verb.get_about().is_some(),
+                "{} does not say what it does",
+                verb.get_name()
+            );
             verbs.extend(verb.get_subcommands().cloned());
         }
     }

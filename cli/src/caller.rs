@@ -1,5 +1,5 @@
-//! Who asked for a command: their words, streams, folder and environment. They are this process's own, or those of another process
-//! that has this one do its work; a command cannot tell which.
+//! Who asked for a command: their words, streams, folder and environment. They are this process's
+//! own, or those of another process that has this one do its work; a command cannot tell which.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -43,16 +43,30 @@ pub(crate) struct Streams {
 enum Folder {
     /// In this process's folder.
     Own,
-    /// In one that process `pid` has opened: its path here, which is good while the descriptor is open, and that.
-    Other { path: PathBuf, _descriptor: OwnedFd, pid: Pid },
+    /// In one that process `pid` has opened: its path here, which is good while the descriptor is
+    /// open, and that.
+    Other {
+        path: PathBuf,
+        _descriptor: OwnedFd,
+        pid: Pid,
+    },
 }
 
 impl Caller {
     /// Who started this process.
     pub(crate) fn of_process(signals: Signals) -> io::Result<Self> {
         let own = |stream: &dyn AsFd| stream.as_fd().try_clone_to_owned();
-        let streams = Streams::new([own(&io::stdin())?, own(&io::stdout())?, own(&io::stderr())?], &signals);
-        Ok(Self { words: std::env::args_os().collect(), variables: std::env::vars_os().collect(), streams, signals, folder: Folder::Own })
+        let streams = Streams::new(
+            [own(&io::stdin())?, own(&io::stdout())?, own(&io::stderr())?],
+            &signals,
+        );
+        Ok(Self {
+            words: std::env::args_os().collect(),
+            variables: std::env::vars_os().collect(),
+            streams,
+            signals,
+            folder: Folder::Own,
+        })
     }
 
     /// Process `pid`, whose standard streams and folder are open here.
@@ -65,19 +79,34 @@ impl Caller {
     ) -> Self {
         let path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
         let streams = Streams::new([input, output, error], &signals);
-        Self { words, variables, streams, signals, folder: Folder::Other { path, _descriptor: folder, pid } }
+        Self {
+            words,
+            variables,
+            streams,
+            signals,
+            folder: Folder::Other {
+                path,
+                _descriptor: folder,
+                pid,
+            },
+        }
     }
 
     /// A variable that is set to something.
     pub(crate) fn variable(&self, name: &str) -> Option<&OsStr> {
-        self.variables.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
+        self.variables
+            .get(OsStr::new(name))
+            .map(OsString::as_os_str)
+            .filter(|value| !value.is_empty())
     }
 
     /// `path` as the caller means it.
     pub(crate) fn path(&self, path: &Path) -> PathBuf {
         match &self.folder {
             Folder::Own => path.to_owned(),
-            Folder::Other { path: folder, pid, .. } => folder.join(descriptor_of(*pid, path).unwrap_or_else(|| path.to_owned())),
+            Folder::Other {
+                path: folder, pid, ..
+            } => folder.join(descriptor_of(*pid, path).unwrap_or_else(|| path.to_owned())),
         }
     }
 
@@ -87,24 +116,32 @@ impl Caller {
             Folder::Own => text.to_owned(),
             Folder::Other { path, pid, .. } => {
                 let descriptors = descriptors_of(*pid);
-                text.replace(&format!("{}/", path.display()), "").replace(&descriptors.display().to_string(), "/dev/fd")
+                text.replace(&format!("{}/", path.display()), "")
+                    .replace(&descriptors.display().to_string(), "/dev/fd")
             }
         }
     }
 
-    /// A command that runs as if the caller had started it: in their folder, with their variables and their standard error.
+    /// A command that runs as if the caller had started it: in their folder, with their variables
+    /// and their standard error.
     pub(crate) fn command(&self, program: &OsStr) -> io::Result<Command> {
         let mut command = Command::new(program);
         if let Folder::Other { path, .. } = &self.folder {
             command.current_dir(path).env_clear().envs(&self.variables);
         }
-        command.stdin(Stdio::null()).stderr(self.streams.error.file().try_clone()?);
+        command
+            .stdin(Stdio::null())
+            .stderr(self.streams.error.file().try_clone()?);
         Ok(command)
     }
 
     /// Writes a line to standard error. If that takes nothing there is nobody left to tell.
     pub(crate) fn say(&self, line: &str) {
-        let _ = self.streams.error.clone().write_all(format!("{}\n", self.translate(line)).as_bytes());
+        let _ = self
+            .streams
+            .error
+            .clone()
+            .write_all(format!("{}\n", self.translate(line)).as_bytes());
     }
 
     /// Whether what is said may be coloured.
@@ -115,8 +152,13 @@ impl Caller {
 
 impl Streams {
     fn new(streams: [OwnedFd; 3], signals: &Signals) -> Self {
-        let [input, output, error] = streams.map(|stream| Patient::new(Arc::new(File::from(stream)), signals.clone()));
-        Self { input, output, error }
+        let [input, output, error] =
+            streams.map(|stream| Patient::new(Arc::new(File::from(stream)), signals.clone()));
+        Self {
+            input,
+            output,
+            error,
+        }
     }
 }
 
@@ -125,14 +167,20 @@ fn descriptors_of(pid: Pid) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/fd"))
 }
 
-/// What `path` is to process `pid`, if it names one of that process's descriptors, as a shell's `<(COMMAND)` does.
+/// What `path` is to process `pid`, if it names one of that process's descriptors, as a shell's
+/// `<(COMMAND)` does.
 fn descriptor_of(pid: Pid, path: &Path) -> Option<PathBuf> {
-    for (nth, name) in ["/dev/stdin", "/dev/stdout", "/dev/stderr"].into_iter().enumerate() {
+    for (nth, name) in ["/dev/stdin", "/dev/stdout", "/dev/stderr"]
+        .into_iter()
+        .enumerate()
+    {
         if path == Path::new(name) {
             return Some(descriptors_of(pid).join(nth.to_string()));
         }
     }
-    let number = ["/dev/fd", "/proc/self/fd"].into_iter().find_map(|folder| path.strip_prefix(folder).ok())?;
+    let number = ["/dev/fd", "/proc/self/fd"]
+        .into_iter()
+        .find_map(|folder| path.strip_prefix(folder).ok())?;
     Some(descriptors_of(pid).join(number))
 }
 
@@ -140,10 +188,24 @@ fn descriptor_of(pid: Pid, path: &Path) -> Option<PathBuf> {
 impl Caller {
     /// Somebody without words or variables, in `folder`.
     pub(crate) fn in_folder(folder: &Path) -> Self {
-        let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").expect("Linux has it"));
+        let null = || {
+            OwnedFd::from(
+                File::options()
+                    .read(true)
+                    .write(true)
+                    .open("/dev/null")
+                    .expect("Linux has it"),
+            )
+        };
         let folder = File::open(folder).expect("a folder").into();
         let pid = rustix::process::getpid();
-        Self::other(Vec::new(), BTreeMap::new(), [null(), null(), null(), folder], pid, Signals::default())
+        Self::other(
+            Vec::new(),
+            BTreeMap::new(),
+            [null(), null(), null(), folder],
+            pid,
+            Signals::default(),
+        )
     }
 }
 
@@ -159,7 +221,10 @@ mod tests {
         for written in ["disk", "./disk", "../disk"] {
             let path = caller.path(Path::new(written));
             assert_eq!(std::fs::read_to_string(&path).is_ok(), written != "../disk");
-            assert_eq!(caller.translate(&format!("cannot open {}: no", path.display())), format!("cannot open {written}: no"));
+            assert_eq!(
+                caller.translate(&format!("cannot open {}: no", path.display())),
+                format!("cannot open {written}: no")
+            );
         }
         let absolute = dir.path().join("disk");
         assert_eq!(caller.path(&absolute), absolute);
@@ -169,11 +234,19 @@ mod tests {
     fn descriptors_are_the_callers() {
         let caller = Caller::in_folder(Path::new("/"));
         let pid = rustix::process::getpid();
-        for (written, path) in [("/dev/stdin", "0"), ("/dev/stderr", "2"), ("/dev/fd/63", "63"), ("/proc/self/fd/7", "7")] {
+        for (written, path) in [
+            ("/dev/stdin", "0"),
+            ("/dev/stderr", "2"),
+            ("/dev/fd/63", "63"),
+            ("/proc/self/fd/7", "7"),
+        ] {
             let path = format!("/proc/{pid}/fd/{path}");
             assert_eq!(caller.path(Path::new(written)), Path::new(&path));
         }
-        let shown = caller.translate(&format!("cannot open {}: no", caller.path(Path::new("/dev/fd/63")).display()));
+        let shown = caller.translate(&format!(
+            "cannot open {}: no",
+            caller.path(Path::new("/dev/fd/63")).display()
+        ));
         assert_eq!(shown, "cannot open /dev/fd/63: no");
     }
 
@@ -184,8 +257,14 @@ mod tests {
         let path = std::env::var_os("PATH").unwrap_or_default();
         caller.variables = [("PATH".into(), path), ("MINE".into(), "yes".into())].into();
         let script = "pwd -P; printf '%s%s' \"$MINE\" \"$CARGO_MANIFEST_DIR\"";
-        let output = caller.command("sh".as_ref()).and_then(|mut command| command.args(["-c", script]).output()).expect("sh is there");
+        let output = caller
+            .command("sh".as_ref())
+            .and_then(|mut command| command.args(["-c", script]).output())
+            .expect("sh is there");
         let folder = dir.path().canonicalize().expect("it is there");
-        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{}\nyes", folder.display()));
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            format!("{}\nyes", folder.display())
+        );
     }
 }

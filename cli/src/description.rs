@@ -33,7 +33,9 @@ impl Description {
         let mut description = Self {
             name: plant.node.map(|node| tree.display(node)),
             kind: "deleted",
-            parent: parent.and_then(|parent| parent.node).map(|node| tree.display(node)),
+            parent: parent
+                .and_then(|parent| parent.node)
+                .map(|node| tree.display(node)),
             size: layer.map_or(0, |layer| layer.len),
             own_bytes: plant.own_chunks * tree.chunk_len().bytes(),
             mode: None,
@@ -44,7 +46,9 @@ impl Description {
         };
         match plant.node {
             Some(Node::Image(image)) => description.add_image(tree.image(image)),
-            Some(Node::Snapshot(image, serial)) => description.add_snapshot(tree.snapshot(image, serial)),
+            Some(Node::Snapshot(image, serial)) => {
+                description.add_snapshot(tree.snapshot(image, serial))
+            }
             None => {}
         }
         description
@@ -54,7 +58,11 @@ impl Description {
         let Some(image) = image else { return };
         self.kind = "image";
         self.mode = Some(image.mode.name());
-        self.autoreset = if let Mode::Immutable { autoreset } = image.mode { Some(autoreset) } else { None };
+        self.autoreset = if let Mode::Immutable { autoreset } = image.mode {
+            Some(autoreset)
+        } else {
+            None
+        };
         self.created = Some(moment(image.created_ms));
         self.tags = image.tags.iter().map(ToString::to_string).collect();
         self.pinned = image.pinned;

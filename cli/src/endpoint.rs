@@ -32,12 +32,17 @@ impl Place {
             _ if text.bytes().all(|byte| byte.is_ascii_digit()) => (LOOPBACK, text),
             _ => (text, "10809"),
         };
-        let port = port.parse().map_err(|_| format!("{port:?} is no port: it is a number up to 65535"))?;
+        let port = port
+            .parse()
+            .map_err(|_| format!("{port:?} is no port: it is a number up to 65535"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         if host.is_empty() {
             return Err("write HOST:PORT, or a port alone for this machine only".to_owned());
         }
-        Ok(Self { host: host.to_owned(), port })
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
     }
 
     /// The address to listen at. Asks the resolver if the host is a name.
@@ -53,9 +58,16 @@ impl Endpoint {
         let scheme = if tls { "nbds" } else { "nbd" };
         let export = encoded(export.as_bytes());
         match self {
-            Self::Unix(path) => format!("{scheme}+unix:///{export}?socket={}", encoded(path_bytes(path))),
-            Self::Tcp(address) if address.port() == NBD_PORT => format!("{scheme}://{}/{export}", host(*address)),
-            Self::Tcp(address) => format!("{scheme}://{}:{}/{export}", host(*address), address.port()),
+            Self::Unix(path) => format!(
+                "{scheme}+unix:///{export}?socket={}",
+                encoded(path_bytes(path))
+            ),
+            Self::Tcp(address) if address.port() == NBD_PORT => {
+                format!("{scheme}://{}/{export}", host(*address))
+            }
+            Self::Tcp(address) => {
+                format!("{scheme}://{}:{}/{export}", host(*address), address.port())
+            }
         }
     }
 
@@ -104,7 +116,14 @@ mod tests {
             ("::1", "::1", NBD_PORT),
             ("[::]", "::", NBD_PORT),
         ] {
-            assert_eq!(Place::parse(text), Ok(Place { host: host.to_owned(), port }), "{text}");
+            assert_eq!(
+                Place::parse(text),
+                Ok(Place {
+                    host: host.to_owned(),
+                    port
+                }),
+                "{text}"
+            );
         }
         for text in ["", ":5", "host:port", "host:70000", "70000", "host:"] {
             assert!(Place::parse(text).is_err(), "{text:?}");
@@ -114,9 +133,15 @@ mod tests {
     #[test]
     fn a_uri_names_the_place_and_the_export() {
         let unix = Endpoint::Unix("/srv/my images/nbd.sock".into());
-        assert_eq!(unix.uri(false, "web@1"), "nbd+unix:///web@1?socket=/srv/my%20images/nbd.sock");
+        assert_eq!(
+            unix.uri(false, "web@1"),
+            "nbd+unix:///web@1?socket=/srv/my%20images/nbd.sock"
+        );
         let tcp = |text: &str| Endpoint::Tcp(text.parse().expect("an address"));
-        assert_eq!(tcp("127.0.0.1:10809").uri(true, "ü"), "nbds://127.0.0.1/%C3%BC");
+        assert_eq!(
+            tcp("127.0.0.1:10809").uri(true, "ü"),
+            "nbds://127.0.0.1/%C3%BC"
+        );
         assert_eq!(tcp("[::1]:5").uri(false, ""), "nbd://[::1]:5/");
         assert!(tcp("0.0.0.0:1").is_public() && !tcp("[::1]:1").is_public() && !unix.is_public());
     }

@@ -78,26 +78,43 @@ pub(crate) enum Failure {
 
 impl Failure {
     pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Usage { message: message.into(), hint: hint.into() }
+        Self::Usage {
+            message: message.into(),
+            hint: hint.into(),
+        }
     }
 
     pub(crate) fn failed(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Failed { message: message.into(), hint: Some(hint.into()), source: None }
+        Self::Failed {
+            message: message.into(),
+            hint: Some(hint.into()),
+            source: None,
+        }
     }
 
     /// Something that the system refused, `what` with the path.
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
-        Self::Failed { message: format!("cannot {}: {source}", what.into()), hint: None, source: Some(source.into()) }
+        Self::Failed {
+            message: format!("cannot {}: {source}", what.into()),
+            hint: None,
+            source: Some(source.into()),
+        }
     }
 
     /// A text that cannot be a name.
     pub(crate) fn name(text: &str, source: NameError) -> Self {
-        Self::Store(StoreError::Name { text: text.to_owned(), source })
+        Self::Store(StoreError::Name {
+            text: text.to_owned(),
+            source,
+        })
     }
 
     /// The same failure with other advice.
     pub(crate) fn hinted(self, hint: impl Into<String>) -> Self {
-        Self::Hinted { failure: Box::new(self), hint: hint.into() }
+        Self::Hinted {
+            failure: Box::new(self),
+            hint: hint.into(),
+        }
     }
 
     /// What the person can do now.
@@ -107,7 +124,9 @@ impl Failure {
             Self::Backup(error) | Self::Damage(error) => error.hint().map(str::to_owned),
             Self::Usage { hint, .. } | Self::Hinted { hint, .. } => Some(hint.clone()),
             Self::Failed { hint, .. } => hint.clone(),
-            Self::Server(_) => Some("use the same user and version as the server, or stop it".to_owned()),
+            Self::Server(_) => {
+                Some("use the same user and version as the server, or stop it".to_owned())
+            }
             Self::Output(_) | Self::OutputClosed => None,
         }
     }
@@ -115,14 +134,21 @@ impl Failure {
     /// The exit code; `signal` is the one that was received, if any.
     pub(crate) fn code(&self, signal: u8) -> u8 {
         match self {
-            Self::Store(StoreError::NoStore { .. }) | Self::Backup(BackupError::NoRepository { .. }) => 10,
+            Self::Store(StoreError::NoStore { .. })
+            | Self::Backup(BackupError::NoRepository { .. }) => 10,
             Self::Backup(BackupError::Locked { .. }) => 11,
             Self::Backup(
-                BackupError::Key { source: KeyError::Wrong | KeyError::WrongOrDamaged(_), .. } | BackupError::KeyNeeded { .. },
+                BackupError::Key {
+                    source: KeyError::Wrong | KeyError::WrongOrDamaged(_),
+                    ..
+                }
+                | BackupError::KeyNeeded { .. },
             ) => 12,
             Self::Damage(_) => Outcome::Damaged.code(),
             Self::Store(StoreError::InUse { .. }) | Self::Server(_) => 11,
-            Self::Store(StoreError::Interrupted) => SIGNAL_CODE + if signal == 0 { SIGINT } else { signal },
+            Self::Store(StoreError::Interrupted) => {
+                SIGNAL_CODE + if signal == 0 { SIGINT } else { signal }
+            }
             Self::Store(StoreError::Name { .. }) | Self::Usage { .. } => USAGE_CODE,
             Self::Hinted { failure, .. } => failure.code(signal),
             Self::OutputClosed => SIGNAL_CODE + SIGPIPE,

@@ -1,5 +1,5 @@
-//! Which image or snapshot stands on which, as a person sees it: layers without a name are part of what stands on them, unless
-//! several things stand on one.
+//! Which image or snapshot stands on which, as a person sees it: layers without a name are part of
+//! what stands on them, unless several things stand on one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,8 +49,13 @@ impl Forest {
             tops.insert(*layer, (bottom, forest.plants.len() - 1));
         }
         for (layer, (bottom, _)) in &tops {
-            let hidden = tree.chain(*layer).enumerate().take_while(|(depth, below)| *depth == 0 || !seen.contains_key(&below.id));
-            let (count, own_chunks) = hidden.fold((0, 0), |(count, chunks), (_, layer)| (count + 1, chunks + layer.chunks));
+            let hidden = tree
+                .chain(*layer)
+                .enumerate()
+                .take_while(|(depth, below)| *depth == 0 || !seen.contains_key(&below.id));
+            let (count, own_chunks) = hidden.fold((0, 0), |(count, chunks), (_, layer)| {
+                (count + 1, chunks + layer.chunks)
+            });
             forest.plants[*bottom].own_chunks = own_chunks;
             if let Some(below) = tree.chain(*layer).nth(count) {
                 forest.link(tops[&below.id].1, *bottom);
@@ -61,9 +66,19 @@ impl Forest {
 
     /// Adds the names of one layer, each standing on the one before: they hold the same.
     fn add_all(&mut self, layer: LayerId, nodes: &[Node]) {
-        let names: Vec<Option<Node>> = if nodes.is_empty() { vec![None] } else { nodes.iter().copied().map(Some).collect() };
+        let names: Vec<Option<Node>> = if nodes.is_empty() {
+            vec![None]
+        } else {
+            nodes.iter().copied().map(Some).collect()
+        };
         for (nth, node) in names.into_iter().enumerate() {
-            self.plants.push(Plant { node, layer, parent: None, children: Vec::new(), own_chunks: 0 });
+            self.plants.push(Plant {
+                node,
+                layer,
+                parent: None,
+                children: Vec::new(),
+                own_chunks: 0,
+            });
             let this = self.plants.len() - 1;
             if nth > 0 {
                 self.link(this - 1, this);
@@ -83,39 +98,67 @@ impl Forest {
 
     /// All plants that are called something.
     pub(crate) fn by_node(&self) -> BTreeMap<Node, &Plant> {
-        self.plants.iter().filter_map(|plant| Some((plant.node?, plant))).collect()
+        self.plants
+            .iter()
+            .filter_map(|plant| Some((plant.node?, plant)))
+            .collect()
     }
 
-    /// The plants as a drawing. What an image stands on runs down in one column, so that a thousand snapshots are no wider than one;
-    /// side branches are indented.
+    /// The plants as a drawing. What an image stands on runs down in one column, so that a thousand
+    /// snapshots are no wider than one; side branches are indented.
     pub(crate) fn lines(&self, tree: &Tree) -> Vec<Line> {
         let roots = (0..self.plants.len()).filter(|plant| self.plants[*plant].parent.is_none());
-        let mut waiting: Vec<(usize, String, String)> = roots.map(|root| (root, String::new(), String::new())).collect();
+        let mut waiting: Vec<(usize, String, String)> = roots
+            .map(|root| (root, String::new(), String::new()))
+            .collect();
         waiting.reverse();
         let mut lines = Vec::new();
         while let Some((plant, lead, margin)) = waiting.pop() {
-            lines.push(Line { lead, plant, is_root: self.plants[plant].parent.is_none() });
-            let Some(trunk) = self.trunk(tree, plant) else { continue };
+            lines.push(Line {
+                lead,
+                plant,
+                is_root: self.plants[plant].parent.is_none(),
+            });
+            let Some(trunk) = self.trunk(tree, plant) else {
+                continue;
+            };
             waiting.push((trunk, margin.clone(), margin.clone()));
-            let branches = self.plants[plant].children.iter().rev().filter(|child| **child != trunk);
-            waiting.extend(branches.map(|branch| (*branch, format!("{margin}├─"), format!("{margin}│ "))));
+            let branches = self.plants[plant]
+                .children
+                .iter()
+                .rev()
+                .filter(|child| **child != trunk);
+            waiting.extend(
+                branches.map(|branch| (*branch, format!("{margin}├─"), format!("{margin}│ "))),
+            );
         }
         lines
     }
 
-    /// The child that goes on in the column of `plant`: of the same image, if one is, and the last of those.
+    /// The child that goes on in the column of `plant`: of the same image, if one is, and the last
+    /// of those.
     fn trunk(&self, tree: &Tree, plant: usize) -> Option<usize> {
         let image = |plant: usize| self.plants[plant].node.map(Node::image);
-        let top = |plant: usize| image(plant).and_then(|image| tree.image(image)).map(|image| image.layer);
+        let top = |plant: usize| {
+            image(plant)
+                .and_then(|image| tree.image(image))
+                .map(|image| image.layer)
+        };
         let children = &self.plants[plant].children;
         let same = |child: &&usize| image(**child).is_some() && image(**child) == image(plant);
         let current = |child: &&usize| top(**child) == Some(self.plants[**child].layer);
         let mut of_image = children.iter().filter(same);
-        of_image.clone().find(current).or_else(|| of_image.next_back()).or_else(|| children.last()).copied()
+        of_image
+            .clone()
+            .find(current)
+            .or_else(|| of_image.next_back())
+            .or_else(|| children.last())
+            .copied()
     }
 }
 
-/// The layers that have names, those in the order of taking, and nameless ones that several named things stand on.
+/// The layers that have names, those in the order of taking, and nameless ones that several named
+/// things stand on.
 fn seen_layers(tree: &Tree) -> BTreeMap<LayerId, Vec<Node>> {
     let mut seen: BTreeMap<LayerId, Vec<Node>> = BTreeMap::new();
     for node in tree.nodes() {
@@ -164,12 +207,17 @@ mod tests {
     fn grown() -> Tree {
         let mut tree = Tree::new(ChunkLen::DEFAULT);
         let web = apply(&mut tree, |tree| tree.plan_create(&name("web"), 1 << 20, 0));
-        let a = apply(&mut tree, |tree| tree.plan_snapshot(web.image(), &name("a"), 0));
+        let a = apply(&mut tree, |tree| {
+            tree.plan_snapshot(web.image(), &name("a"), 0)
+        });
         apply(&mut tree, |tree| tree.plan_child(&name("side"), a, None, 0));
         tree
     }
 
-    fn apply(tree: &mut Tree, plan: impl FnOnce(&mut Tree) -> Result<vellum_core::tree::Planned, vellum_core::tree::PlanError>) -> Node {
+    fn apply(
+        tree: &mut Tree,
+        plan: impl FnOnce(&mut Tree) -> Result<vellum_core::tree::Planned, vellum_core::tree::PlanError>,
+    ) -> Node {
         let planned = plan(tree).expect("a possible wish");
         tree.apply(&planned.edits);
         planned.node
@@ -192,7 +240,10 @@ mod tests {
     fn a_deleted_snapshot_that_two_images_share_is_still_seen() {
         let mut tree = grown();
         let web = tree.image_named(&name("web")).expect("it is there").id;
-        let serial = tree.snapshot_named(web, &name("a")).expect("it is there").serial;
+        let serial = tree
+            .snapshot_named(web, &name("a"))
+            .expect("it is there")
+            .serial;
         let edits = tree.plan_delete_snapshot(web, serial).expect("not pinned");
         tree.apply(&edits);
         assert_eq!(drawn(&tree), ["?", "├─web", "side"]);
@@ -203,8 +254,12 @@ mod tests {
         let mut tree = Tree::new(ChunkLen::DEFAULT);
         let mut top = apply(&mut tree, |tree| tree.plan_create(&name("0"), 1 << 20, 0));
         for nth in 1..2000 {
-            let base = apply(&mut tree, |tree| tree.plan_snapshot(top.image(), &name("s"), 0));
-            top = apply(&mut tree, |tree| tree.plan_child(&name(&nth.to_string()), base, None, 0));
+            let base = apply(&mut tree, |tree| {
+                tree.plan_snapshot(top.image(), &name("s"), 0)
+            });
+            top = apply(&mut tree, |tree| {
+                tree.plan_child(&name(&nth.to_string()), base, None, 0)
+            });
         }
         assert_eq!(drawn(&tree).len(), 2 * 2000 - 1);
     }

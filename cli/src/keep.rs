@@ -1,4 +1,5 @@
-//! What is to be kept, as it is said on the command line: with the options that restic's and Proxmox's users know.
+//! What is to be kept, as it is said on the command line: with the options that restic's and
+//! Proxmox's users know.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,9 @@ use crate::failure::Failure;
 
 /// Rules; each keeps what it keeps, whatever the others say.
 #[derive(clap::Args)]
-#[command(next_help_heading = "What to keep (each a number, or unlimited; days are the local clock's)")]
+#[command(
+    next_help_heading = "What to keep (each a number, or unlimited; days are the local clock's)"
+)]
 #[group(id = "policy", multiple = true)]
 pub(crate) struct KeepArgs {
     /// The newest
@@ -25,7 +28,11 @@ pub(crate) struct KeepArgs {
     #[arg(long = "keep-weekly", value_name = "COUNT", allow_hyphen_values = true)]
     weekly: Option<Limit>,
     /// The same for months
-    #[arg(long = "keep-monthly", value_name = "COUNT", allow_hyphen_values = true)]
+    #[arg(
+        long = "keep-monthly",
+        value_name = "COUNT",
+        allow_hyphen_values = true
+    )]
     monthly: Option<Limit>,
     /// The same for years
     #[arg(long = "keep-yearly", value_name = "COUNT", allow_hyphen_values = true)]
@@ -41,7 +48,14 @@ pub(crate) struct KeepArgs {
 impl KeepArgs {
     /// Whether there is any option, even one that keeps nothing.
     pub(crate) fn are_given(&self) -> bool {
-        let limits = [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly];
+        let limits = [
+            self.last,
+            self.hourly,
+            self.daily,
+            self.weekly,
+            self.monthly,
+            self.yearly,
+        ];
         limits.iter().any(Option::is_some) || self.within.is_some() || !self.tags.is_empty()
     }
 
@@ -56,7 +70,11 @@ impl KeepArgs {
             monthly: limit(self.monthly),
             yearly: limit(self.yearly),
             within: self.within.map(|span| Within { span, now_ms }),
-            tags: self.tags.iter().map(|list| tags(list)).collect::<Result<_, _>>()?,
+            tags: self
+                .tags
+                .iter()
+                .map(|list| tags(list))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -64,5 +82,7 @@ impl KeepArgs {
 /// `one,two` as tags; nothing as none.
 fn tags(list: &str) -> Result<BTreeSet<Name>, Failure> {
     let words = list.split(',').filter(|_| !list.is_empty());
-    words.map(|word| Name::new(word).map_err(|error| Failure::name(word, error))).collect()
+    words
+        .map(|word| Name::new(word).map_err(|error| Failure::name(word, error)))
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! From what a person wrote to what a verb needs: an image, a snapshot, or a name that is still free.
+//! From what a person wrote to what a verb needs: an image, a snapshot, or a name that is still
+//! free.
 
 use vellum_core::name::{Name, NameError, NodeSpec};
 use vellum_core::tree::Node;
@@ -13,7 +14,10 @@ pub(crate) fn image(store: &Store, text: &str) -> Result<ImageId, Failure> {
         Node::Image(image) => Ok(image),
         Node::Snapshot(..) => {
             let advice = format!("`vellum create NAME -b {text}` makes an image of it");
-            Err(Failure::usage(format!("{text} is a snapshot, which never changes: this needs an image"), advice))
+            Err(Failure::usage(
+                format!("{text} is a snapshot, which never changes: this needs an image"),
+                advice,
+            ))
         }
     }
 }
@@ -37,7 +41,10 @@ pub(crate) fn new_snapshot(store: &Store, text: &str) -> Result<(ImageId, Name),
 /// The machine that `text` means, and its whole name.
 pub(crate) fn machine(store: &Store, text: &str) -> Result<(MachineId, String), Failure> {
     if text.contains('@') {
-        return Err(Failure::usage(format!("{text} is a machine's snapshot: this needs a machine"), "leave out the @ and what follows"));
+        return Err(Failure::usage(
+            format!("{text} is a machine's snapshot: this needs a machine"),
+            "leave out the @ and what follows",
+        ));
     }
     let tree = store.tree();
     let machine = tree.find_machine(text)?;
@@ -45,16 +52,27 @@ pub(crate) fn machine(store: &Store, text: &str) -> Result<(MachineId, String), 
 }
 
 /// The machine's snapshot that `text` means: its machine, its serial, and its whole name.
-pub(crate) fn machine_snapshot(store: &Store, text: &str) -> Result<(MachineId, u64, String), Failure> {
+pub(crate) fn machine_snapshot(
+    store: &Store,
+    text: &str,
+) -> Result<(MachineId, u64, String), Failure> {
     let spec = NodeSpec::parse(text);
     let snapshot = spec.snapshot.ok_or_else(|| no_snapshot(text))?;
     let tree = store.tree();
     let snapshot = tree.find_machine_snapshot(tree.find_machine(&spec.image)?, &snapshot)?;
-    Ok((snapshot.machine, snapshot.serial, tree.machines().display(snapshot)))
+    Ok((
+        snapshot.machine,
+        snapshot.serial,
+        tree.machines().display(snapshot),
+    ))
 }
 
-/// The machine before the `@`, its whole name, and the name behind it, which is to be a new snapshot's.
-pub(crate) fn new_machine_snapshot(store: &Store, text: &str) -> Result<(MachineId, String, Name), Failure> {
+/// The machine before the `@`, its whole name, and the name behind it, which is to be a new
+/// snapshot's.
+pub(crate) fn new_machine_snapshot(
+    store: &Store,
+    text: &str,
+) -> Result<(MachineId, String, Name), Failure> {
     let spec = NodeSpec::parse(text);
     let snapshot = spec.snapshot.ok_or_else(|| no_snapshot(text))?;
     let snapshot = Name::new(&snapshot).map_err(|error| Failure::name(&snapshot, error))?;
@@ -68,5 +86,8 @@ pub(crate) fn name(text: &str) -> Result<Name, NameError> {
 }
 
 fn no_snapshot(text: &str) -> Failure {
-    Failure::usage(format!("{text:?} names no snapshot"), format!("write {text}@SNAPSHOT"))
+    Failure::usage(
+        format!("{text:?} names no snapshot"),
+        format!("write {text}@SNAPSHOT"),
+    )
 }

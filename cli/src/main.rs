@@ -1,7 +1,7 @@
 //! The `vellum` command: the person at the terminal.
 //!
-//! One file per verb is in `commands`; everything that is shown takes its form in `output`. What a verb means is the store's
-//! decision, not made here.
+//! One file per verb is in `commands`; everything that is shown takes its form in `output`. What a
+//! verb means is the store's decision, not made here.
 #![forbid(unsafe_code)]
 
 mod application;

@@ -1,5 +1,5 @@
-//! Waiting for streams without being deaf: a read or write that blocks cannot see that the person wants to stop, so none is begun before
-//! the stream is ready.
+//! Waiting for streams without being deaf: a read or write that blocks cannot see that the person
+//! wants to stop, so none is begun before the stream is ready.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,7 +14,8 @@ use crate::signals::Signals;
 
 /// How long a person waits for an answer to Ctrl-C at most.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
-/// A pipe that is ready takes this much without blocking (`PIPE_BUF`); other streams that can block do too.
+/// A pipe that is ready takes this much without blocking (`PIPE_BUF`); other streams that can block
+/// do too.
 const READY_LEN: usize = 4096;
 
 /// A stream whose reads and writes end when the person wants to stop.
@@ -28,16 +29,26 @@ pub(crate) struct Patient<S> {
 
 impl<S: AsFd> Patient<S> {
     pub(crate) fn new(stream: S, signals: Signals) -> Self {
-        let kind = rustix::fs::fstat(&stream).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
-        Self { stream, can_block: !kind.is_ok_and(|kind| kind.is_file() || kind.is_block_device()), signals }
+        let kind = rustix::fs::fstat(&stream)
+            .map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
+        Self {
+            stream,
+            can_block: !kind.is_ok_and(|kind| kind.is_file() || kind.is_block_device()),
+            signals,
+        }
     }
 
     /// Returns once the stream is ready for `wanted`, at its end, or broken.
     fn wait(&self, wanted: PollFlags) -> io::Result<()> {
-        let timeout = Timespec { tv_sec: 0, tv_nsec: PATIENCE.subsec_nanos().into() };
+        let timeout = Timespec {
+            tv_sec: 0,
+            tv_nsec: PATIENCE.subsec_nanos().into(),
+        };
         loop {
             match poll(&mut [PollFd::new(&self.stream, wanted)], Some(&timeout)) {
-                Ok(0) if self.signals.is_stopped() => return Err(io::Error::other(StoreError::Interrupted)),
+                Ok(0) if self.signals.is_stopped() => {
+                    return Err(io::Error::other(StoreError::Interrupted));
+                }
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
                 Ok(_) => return Ok(()),
                 Err(errno) => return Err(errno.into()),
@@ -93,11 +104,15 @@ mod tests {
         let bytes: Vec<u8> = (0..300_007_u32).map(|nth| (nth % 251) as u8).collect();
         let (reader, writer) = io::pipe().expect("a pipe");
         let source = bytes.clone();
-        let writing = std::thread::spawn(move || Patient::new(writer, Signals::default()).write_all(&source));
+        let writing =
+            std::thread::spawn(move || Patient::new(writer, Signals::default()).write_all(&source));
         let mut reader = Patient::new(reader, Signals::default());
         let mut out = Vec::new();
         reader.read_to_end(&mut out).expect("a pipe reads");
-        writing.join().expect("it does not panic").expect("a pipe takes bytes");
+        writing
+            .join()
+            .expect("it does not panic")
+            .expect("a pipe takes bytes");
         assert!(out == bytes);
         assert_eq!(reader.read(&mut [0; 4]).expect("the end again"), 0);
     }
@@ -106,11 +121,21 @@ mod tests {
     fn waiting_ends_when_the_person_has_had_enough() {
         let signals = Signals::default();
         let (reader, writer) = io::pipe().expect("a pipe");
-        let (mut reader, mut writer) = (Patient::new(reader, signals.clone()), Patient::new(writer, signals.clone()));
+        let (mut reader, mut writer) = (
+            Patient::new(reader, signals.clone()),
+            Patient::new(writer, signals.clone()),
+        );
         signals.raise(2);
         reader.read(&mut [0; 4]).expect_err("nothing comes");
-        let stuck = writer.write_all(&vec![0; 1 << 20]).expect_err("nobody reads");
-        assert!(stuck.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<StoreError>), "{stuck:?}");
+        let stuck = writer
+            .write_all(&vec![0; 1 << 20])
+            .expect_err("nobody reads");
+        assert!(
+            stuck
+                .get_ref()
+                .is_some_and(<dyn std::error::Error + Send + Sync>::is::<StoreError>),
+            "{stuck:?}"
+        );
         // What is ready is still taken: a command that was stopped can say so.
         assert_eq!(reader.read(&mut [0; 4]).expect("it was written"), 4);
     }
@@ -119,7 +144,9 @@ mod tests {
     fn a_pipe_that_nobody_reads_is_an_error() {
         let (reader, writer) = io::pipe().expect("a pipe");
         drop(reader);
-        let error = Patient::new(writer, Signals::default()).write(b"x").expect_err("nobody reads");
+        let error = Patient::new(writer, Signals::default())
+            .write(b"x")
+            .expect_err("nobody reads");
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -1,5 +1,5 @@
-//! What `serve`, `nbd` and `mount` have in common: they own the store while they run, do the commands of others meanwhile, and end in
-//! bounded time.
+//! What `serve`, `nbd` and `mount` have in common: they own the store while they run, do the
+//! commands of others meanwhile, and end in bounded time.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,8 @@ use crate::session::Session;
 use crate::tender::Tender;
 use crate::{size, systemd};
 
-/// How long what is under way may take once a service is to stop: commands, then NBD requests, then open files, each.
+/// How long what is under way may take once a service is to stop: commands, then NBD requests, then
+/// open files, each.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Options of all that serve.
@@ -71,7 +72,8 @@ struct Owned {
 /// Options of what may serve a repository in place of a store.
 #[derive(clap::Args)]
 pub(crate) struct FromArgs {
-    /// Show what is in this repository (a folder, or s3://BUCKET/PREFIX), and fetch only what is read
+    /// Show what is in this repository (a folder, or s3://BUCKET/PREFIX), and fetch only what is
+    /// read
     #[arg(long, value_name = "REPO")]
     pub(crate) from: Option<String>,
     /// Disk for what was fetched from it, so that it is fetched once; 0 for none [default: 4G]
@@ -90,21 +92,49 @@ impl Service {
         }
         let control = control::Server::start(&store)?;
         let tender = Tender::start(&store, &session.caller);
-        Ok(Self { exports: Arc::new(store.exports()), owned: Some(Owned { store, control, tender }), nbd: None, mount: None })
+        Ok(Self {
+            exports: Arc::new(store.exports()),
+            owned: Some(Owned {
+                store,
+                control,
+                tender,
+            }),
+            nbd: None,
+            mount: None,
+        })
     }
 
     /// The repository that `from` names, or else the session's store.
-    pub(crate) fn start_from(from: &FromArgs, args: &ServiceArgs, session: &Session) -> Result<Self, Failure> {
+    pub(crate) fn start_from(
+        from: &FromArgs,
+        args: &ServiceArgs,
+        session: &Session,
+    ) -> Result<Self, Failure> {
         match &from.from {
-            Some(place) => Self::of_repository(place, &from.key, limits(from.cache_size, args.cache), session),
+            Some(place) => Self::of_repository(
+                place,
+                &from.key,
+                limits(from.cache_size, args.cache),
+                session,
+            ),
             None => Self::start(args, session),
         }
     }
 
     /// The repository at `place`.
-    pub(crate) fn of_repository(place: &str, key: &KeyArgs, limits: CacheLimits, session: &Session) -> Result<Self, Failure> {
+    pub(crate) fn of_repository(
+        place: &str,
+        key: &KeyArgs,
+        limits: CacheLimits,
+        session: &Session,
+    ) -> Result<Self, Failure> {
         let exports = RepositoryExports::new(repository::open(place, key, session)?, limits)?;
-        Ok(Self { exports: Arc::new(exports), owned: None, nbd: None, mount: None })
+        Ok(Self {
+            exports: Arc::new(exports),
+            owned: None,
+            nbd: None,
+            mount: None,
+        })
     }
 
     /// The store, unless it is a repository that is served.
@@ -120,26 +150,62 @@ impl Service {
         clients_max: Option<usize>,
         session: &Session,
     ) -> Result<&nbd::Server, Failure> {
-        let asked = if args.tls_verify_peer { ClientCertificates::Required } else { ClientCertificates::NotAsked };
+        let asked = if args.tls_verify_peer {
+            ClientCertificates::Required
+        } else {
+            ClientCertificates::NotAsked
+        };
         let identity = |folder: &PathBuf| Identity::load(&session.caller.path(folder), asked);
-        let tls = args.tls_certs.as_ref().map(identity).transpose().map_err(|error| refused(&error))?;
+        let tls = args
+            .tls_certs
+            .as_ref()
+            .map(identity)
+            .transpose()
+            .map_err(|error| refused(&error))?;
         let default = nbd::Options::default();
-        let options = nbd::Options { tls, read_only: args.read_only, clients_max: clients_max.unwrap_or(default.clients_max), ..default };
+        let options = nbd::Options {
+            tls,
+            read_only: args.read_only,
+            clients_max: clients_max.unwrap_or(default.clients_max),
+            ..default
+        };
         let server = nbd::Server::start(exports, options).map_err(|error| refused(&error))?;
         Ok(self.nbd.insert(server))
     }
 
     /// Shows images and snapshots as files in `folder`.
-    pub(crate) fn mount(&mut self, folder: &Path, allow_other: bool, session: &Session) -> Result<&Mount, Failure> {
+    pub(crate) fn mount(
+        &mut self,
+        folder: &Path,
+        allow_other: bool,
+        session: &Session,
+    ) -> Result<&Mount, Failure> {
         let caller = Arc::clone(&session.caller);
-        let options = fuse::Options { allow_other, report: Arc::new(move |line: &str| caller.say(line)) };
-        let mount = Mount::start(Arc::clone(&self.exports), &session.caller.path(folder), options);
-        let mount = mount.map_err(|error| Failure::Failed { message: error.to_string(), hint: None, source: Some(error.into()) })?;
+        let options = fuse::Options {
+            allow_other,
+            report: Arc::new(move |line: &str| caller.say(line)),
+        };
+        let mount = Mount::start(
+            Arc::clone(&self.exports),
+            &session.caller.path(folder),
+            options,
+        );
+        let mount = mount.map_err(|error| Failure::Failed {
+            message: error.to_string(),
+            hint: None,
+            source: Some(error.into()),
+        })?;
         Ok(self.mount.insert(mount))
     }
 
-    /// Says `answer` and serves until somebody asks to stop, or `is_over`, which waits for a moment, says so.
-    pub(crate) fn run(self, answer: &impl Answer, session: &mut Session, is_over: impl Fn(&Self) -> bool) -> Result<Outcome, Failure> {
+    /// Says `answer` and serves until somebody asks to stop, or `is_over`, which waits for a
+    /// moment, says so.
+    pub(crate) fn run(
+        self,
+        answer: &impl Answer,
+        session: &mut Session,
+        is_over: impl Fn(&Self) -> bool,
+    ) -> Result<Outcome, Failure> {
         session.output.confirm(answer)?;
         session.output.flush()?;
         systemd::ready(&session.caller);
@@ -151,7 +217,9 @@ impl Service {
 
     /// Whether the NBD server's clients have come and gone. Waits for `time`.
     pub(crate) fn is_left(&self, time: Duration) -> bool {
-        self.nbd.as_ref().is_some_and(|nbd| nbd.wait_left(Some(time)) != nbd::Left::NotYet)
+        self.nbd
+            .as_ref()
+            .is_some_and(|nbd| nbd.wait_left(Some(time)) != nbd::Left::NotYet)
     }
 
     /// Whether somebody has unmounted the files. Waits for `time`.
@@ -159,17 +227,24 @@ impl Service {
         self.mount.as_ref().is_some_and(|mount| mount.wait(time))
     }
 
-    /// Ends all of it in half a minute at most. What does not end in time is left behind, as a crash would leave it.
+    /// Ends all of it in half a minute at most. What does not end in time is left behind, as a
+    /// crash would leave it.
     fn stop(self, session: &Session) {
-        let tender = self.owned.map(|Owned { control, tender, .. }| {
-            if !control.stop(GRACE) {
-                session.warn("a command did not stop in time, and was left behind");
-            }
-            tender
-        });
+        let tender = self.owned.map(
+            |Owned {
+                 control, tender, ..
+             }| {
+                if !control.stop(GRACE) {
+                    session.warn("a command did not stop in time, and was left behind");
+                }
+                tender
+            },
+        );
         let unfinished = self.nbd.map_or(0, |nbd| nbd.stop(GRACE).unfinished);
         if unfinished > 0 {
-            session.warn(&format!("{unfinished} NBD clients were left with a request that did not end"));
+            session.warn(&format!(
+                "{unfinished} NBD clients were left with a request that did not end"
+            ));
         }
         if let Some(Err(error)) = self.mount.map(|mount| mount.stop(GRACE)) {
             session.warn(&error.to_string());
@@ -181,29 +256,50 @@ impl Service {
 /// What may be kept of a repository, on disk and in memory: the usual, unless told otherwise.
 pub(crate) fn limits(disk_len: Option<u64>, memory_len: Option<u64>) -> CacheLimits {
     let usual = CacheLimits::default();
-    CacheLimits { disk_len: disk_len.unwrap_or(usual.disk_len), memory_len: memory_len.unwrap_or(usual.memory_len) }
+    CacheLimits {
+        disk_len: disk_len.unwrap_or(usual.disk_len),
+        memory_len: memory_len.unwrap_or(usual.memory_len),
+    }
 }
 
-/// Listens at the sockets that systemd, or a program that acts as it does, hands over. Whether there are any.
+/// Listens at the sockets that systemd, or a program that acts as it does, hands over. Whether
+/// there are any.
 pub(crate) fn listen_given(nbd: &nbd::Server, session: &Session) -> Result<bool, Failure> {
-    let sockets = systemd::sockets(&session.caller).map_err(|error| Failure::io("take the sockets that were handed over", error))?;
+    let sockets = systemd::sockets(&session.caller)
+        .map_err(|error| Failure::io("take the sockets that were handed over", error))?;
     let is_given = !sockets.is_empty();
-    sockets.into_iter().try_for_each(|socket| nbd.listen_on(socket)).map_err(|error| refused(&error))?;
+    sockets
+        .into_iter()
+        .try_for_each(|socket| nbd.listen_on(socket))
+        .map_err(|error| refused(&error))?;
     Ok(is_given)
 }
 
 /// Listens at a Unix socket.
-pub(crate) fn listen_unix(nbd: &nbd::Server, path: &Path, session: &Session) -> Result<Endpoint, Failure> {
+pub(crate) fn listen_unix(
+    nbd: &nbd::Server,
+    path: &Path,
+    session: &Session,
+) -> Result<Endpoint, Failure> {
     let path = session.caller.path(path);
     nbd.listen_unix(&path).map_err(|error| refused(&error))?;
-    let absolute = std::path::absolute(&path).map_err(|error| Failure::io(format!("find {}", path.display()), error))?;
+    let absolute = std::path::absolute(&path)
+        .map_err(|error| Failure::io(format!("find {}", path.display()), error))?;
     Ok(Endpoint::Unix(absolute))
 }
 
 /// Listens at a TCP port, and says so if that lets strangers in.
-pub(crate) fn listen_tcp(nbd: &nbd::Server, place: &Place, has_tls: bool, session: &Session) -> Result<Endpoint, Failure> {
+pub(crate) fn listen_tcp(
+    nbd: &nbd::Server,
+    place: &Place,
+    has_tls: bool,
+    session: &Session,
+) -> Result<Endpoint, Failure> {
     let fail = |error| Failure::io(format!("find the address of {}", place.host), error);
-    let endpoint = Endpoint::Tcp(nbd.listen_tcp(place.address().map_err(fail)?).map_err(|error| refused(&error))?);
+    let endpoint = Endpoint::Tcp(
+        nbd.listen_tcp(place.address().map_err(fail)?)
+            .map_err(|error| refused(&error))?,
+    );
     if endpoint.is_public() && !has_tls {
         session
             .warn("whoever reaches this machine can read and write what is offered; --tls-certs and --tls-verify-peer keep strangers out");
@@ -214,9 +310,19 @@ pub(crate) fn listen_tcp(nbd: &nbd::Server, place: &Place, has_tls: bool, sessio
 /// Why nothing can be offered over NBD.
 pub(crate) fn refused(error: &ServeError) -> Failure {
     let hint = match error {
-        ServeError::InUse(_) | ServeError::NotSocket(_) | ServeError::Listen(..) => "choose another place to listen",
-        ServeError::Certificate(..) | ServeError::Tls(_) => "the files are those that qemu and nbdkit take",
-        _ => return Failure::Failed { message: error.to_string(), hint: None, source: None },
+        ServeError::InUse(_) | ServeError::NotSocket(_) | ServeError::Listen(..) => {
+            "choose another place to listen"
+        }
+        ServeError::Certificate(..) | ServeError::Tls(_) => {
+            "the files are those that qemu and nbdkit take"
+        }
+        _ => {
+            return Failure::Failed {
+                message: error.to_string(),
+                hint: None,
+                source: None,
+            };
+        }
     };
     Failure::failed(error.to_string(), hint)
 }

@@ -29,16 +29,41 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(global: &Global, caller: &Arc<Caller>, served: Option<Store>) -> Result<Self, Failure> {
-        let output = Output::new(global.layout(), global.units(caller)?, global.quiet, &caller.streams.output);
-        let progress = ProgressWish { always: global.progress, fps: fps(caller)?, diverted: false };
+    pub(crate) fn new(
+        global: &Global,
+        caller: &Arc<Caller>,
+        served: Option<Store>,
+    ) -> Result<Self, Failure> {
+        let output = Output::new(
+            global.layout(),
+            global.units(caller)?,
+            global.quiet,
+            &caller.streams.output,
+        );
+        let progress = ProgressWish {
+            always: global.progress,
+            fps: fps(caller)?,
+            diverted: false,
+        };
         let signals = caller.signals.clone();
-        Ok(Self { caller: Arc::clone(caller), output, signals, served, store: global.store(caller), progress })
+        Ok(Self {
+            caller: Arc::clone(caller),
+            output,
+            signals,
+            served,
+            store: global.store(caller),
+            progress,
+        })
     }
 
     /// The folder of the store, which need not be there.
     pub(crate) fn store_dir(&self) -> Result<&Path, Failure> {
-        let missing = || Failure::usage("no store is named, and there is no home folder to find it in", "name one with --store");
+        let missing = || {
+            Failure::usage(
+                "no store is named, and there is no home folder to find it in",
+                "name one with --store",
+            )
+        };
         let served = self.served.as_ref().map(Store::dir);
         served.or(self.store.as_deref()).ok_or_else(missing)
     }
@@ -65,17 +90,25 @@ impl Session {
     fn open(&self, access: Access) -> Result<Store, Failure> {
         match &self.served {
             Some(store) => {
-                // So that what guests were told is written is seen. A full disk may forbid it, and must not forbid to delete.
+                // So that what guests were told is written is seen. A full disk may forbid it, and
+                // must not forbid to delete.
                 let _ = store.flush_attached();
                 Ok(store.clone())
             }
-            None => Ok(Store::open(self.store_dir()?, access, &command_line(&self.caller.words))?),
+            None => Ok(Store::open(
+                self.store_dir()?,
+                access,
+                &command_line(&self.caller.words),
+            )?),
         }
     }
 
     /// Takes the state that the store shows for the present one.
     pub(crate) fn accept_earlier_state(&self) -> Result<(), Failure> {
-        Ok(Store::accept_earlier_state(self.store_dir()?, &command_line(&self.caller.words))?)
+        Ok(Store::accept_earlier_state(
+            self.store_dir()?,
+            &command_line(&self.caller.words),
+        )?)
     }
 
     /// Standard output will carry an image: answers and messages go to standard error.
@@ -88,7 +121,10 @@ impl Session {
     pub(crate) fn disk_output(&mut self) -> Result<Stream, Failure> {
         let output = self.caller.streams.output.clone();
         if output.file().is_terminal() {
-            return Err(Failure::usage("a disk is nothing for a terminal", "name a file, or send standard output somewhere"));
+            return Err(Failure::usage(
+                "a disk is nothing for a terminal",
+                "name a file, or send standard output somewhere",
+            ));
         }
         self.divert();
         Ok(output)
@@ -105,7 +141,14 @@ impl Session {
     }
 
     fn watch(&self, label: &str, counts: Counts) -> Meter {
-        Meter::new(label, counts, &self.caller, &self.output, self.progress, self.signals.clone())
+        Meter::new(
+            label,
+            counts,
+            &self.caller,
+            &self.output,
+            self.progress,
+            self.signals.clone(),
+        )
     }
 
     /// Tells people of something that went wrong without being the end of the command.
@@ -123,17 +166,31 @@ impl Session {
 
 /// How often the person wants to see progress.
 fn fps(caller: &Caller) -> Result<Option<f64>, Failure> {
-    let Some(text) = caller.variable("VELLUM_PROGRESS_FPS") else { return Ok(None) };
-    let fps = text.to_str().and_then(|text| text.parse().ok()).filter(|fps: &f64| fps.is_finite() && *fps >= 0.0);
+    let Some(text) = caller.variable("VELLUM_PROGRESS_FPS") else {
+        return Ok(None);
+    };
+    let fps = text
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .filter(|fps: &f64| fps.is_finite() && *fps >= 0.0);
     fps.map(Some).ok_or_else(|| {
-        Failure::usage(format!("VELLUM_PROGRESS_FPS is \"{}\"", text.display()), "it is a number of times a second, 0 for never")
+        Failure::usage(
+            format!("VELLUM_PROGRESS_FPS is \"{}\"", text.display()),
+            "it is a number of times a second, 0 for never",
+        )
     })
 }
 
 /// The command line, short and harmless: it is kept in a file and shown to others.
 fn command_line(words: &[OsString]) -> String {
-    let words = words.iter().skip(1).map(|word| word.to_string_lossy().escape_default().to_string());
-    let mut line = std::iter::once("vellum".to_owned()).chain(words).collect::<Vec<_>>().join(" ");
+    let words = words
+        .iter()
+        .skip(1)
+        .map(|word| word.to_string_lossy().escape_default().to_string());
+    let mut line = std::iter::once("vellum".to_owned())
+        .chain(words)
+        .collect::<Vec<_>>()
+        .join(" ");
     line.truncate(COMMAND_LEN_MAX);
     line
 }

@@ -25,9 +25,14 @@ impl Signals {
     pub(crate) fn listen() -> Self {
         let signals = Self::default();
         for signal in [SIGINT, SIGTERM] {
-            // The order counts: the first signal must not see the flag that it sets itself. A handler that the system refuses
-            // leaves the signal's usual effect, which the store survives.
-            let _ = flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&signals.stop));
+            // The order counts: the first signal must not see the flag that it sets itself. A
+            // handler that the system refuses leaves the signal's usual effect, which the store
+            // survives.
+            let _ = flag::register_conditional_shutdown(
+                signal,
+                128 + signal,
+                Arc::clone(&signals.stop),
+            );
             let _ = flag::register_usize(signal, Arc::clone(&signals.number), signal as usize);
             let _ = flag::register(signal, Arc::clone(&signals.stop));
         }
@@ -70,7 +75,11 @@ impl Signals {
 
     /// Fails once the person has had enough, for loops of our own.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
-        if self.is_stopped() { Err(StoreError::Interrupted) } else { Ok(()) }
+        if self.is_stopped() {
+            Err(StoreError::Interrupted)
+        } else {
+            Ok(())
+        }
     }
 
     /// The signal that asked to stop, 0 if none did.

@@ -5,7 +5,9 @@
 pub(crate) enum SizeError {
     #[error("a size is a number and perhaps one of k, M, G, T, P, E (powers of 1024), such as 40G")]
     Shape,
-    #[error("{0} could mean powers of 1000 or of 1024: write {1} for powers of 1024, or the number of bytes")]
+    #[error(
+        "{0} could mean powers of 1000 or of 1024: write {1} for powers of 1024, or the number of bytes"
+    )]
     Doubtful(String, String),
     #[error("that is more bytes than 64 bits can count")]
     TooLarge,
@@ -28,11 +30,15 @@ const FRACTION_DIGITS_MAX: usize = 12;
 
 /// `text` in bytes: `4096`, `40G`, `1.5TiB`.
 pub(crate) fn parse(text: &str) -> Result<u64, SizeError> {
-    let unit_at = text.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(text.len());
+    let unit_at = text
+        .find(|character: char| !character.is_ascii_digit() && character != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let factor = factor(unit)?;
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    let shaped = !whole.is_empty() && !fraction.is_empty() && fraction.bytes().all(|byte| byte.is_ascii_digit());
+    let shaped = !whole.is_empty()
+        && !fraction.is_empty()
+        && fraction.bytes().all(|byte| byte.is_ascii_digit());
     let is_bytes = factor == 1;
     if !shaped || fraction.len() > FRACTION_DIGITS_MAX || (is_bytes && number.contains('.')) {
         return Err(SizeError::Shape);
@@ -40,7 +46,8 @@ pub(crate) fn parse(text: &str) -> Result<u64, SizeError> {
     let whole: u64 = whole.parse().map_err(|_| SizeError::TooLarge)?;
     let fraction_digits = u32::try_from(fraction.len()).map_err(|_| SizeError::Shape)?;
     let fraction: u128 = fraction.parse().map_err(|_| SizeError::Shape)?;
-    let bytes = u128::from(whole) * u128::from(factor) + fraction * u128::from(factor) / 10_u128.pow(fraction_digits);
+    let bytes = u128::from(whole) * u128::from(factor)
+        + fraction * u128::from(factor) / 10_u128.pow(fraction_digits);
     u64::try_from(bytes).map_err(|_| SizeError::TooLarge)
 }
 
@@ -70,10 +77,15 @@ fn factor(unit: &str) -> Result<u64, SizeError> {
     }
     let mut characters = unit.chars();
     let letter = characters.next().map(|letter| letter.to_ascii_uppercase());
-    let power = letter.and_then(|letter| LETTERS.find(letter)).ok_or(SizeError::Shape)?;
+    let power = letter
+        .and_then(|letter| LETTERS.find(letter))
+        .ok_or(SizeError::Shape)?;
     match characters.as_str() {
         "" | "iB" => Ok(1 << (10 * (power + 1))),
-        "B" | "b" => Err(SizeError::Doubtful(unit.to_owned(), format!("{}iB", letter.unwrap_or_default()))),
+        "B" | "b" => Err(SizeError::Doubtful(
+            unit.to_owned(),
+            format!("{}iB", letter.unwrap_or_default()),
+        )),
         _ => Err(SizeError::Shape),
     }
 }
@@ -108,32 +120,66 @@ mod tests {
     #[test]
     fn what_could_mean_two_things_is_refused() {
         for text in ["1kB", "1KB", "40GB", "1Mb", "3TB"] {
-            assert!(matches!(parse(text), Err(SizeError::Doubtful(..))), "{text}");
+            assert!(
+                matches!(parse(text), Err(SizeError::Doubtful(..))),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for text in ["", "G", "-1", "+1", "1.5", "1..5G", "1.G", ".5G", "1 G", "1Gi", "1GiBs", "0x10", "1e3", "1X", "٣", "1K\u{202e}"] {
+        for text in [
+            "",
+            "G",
+            "-1",
+            "+1",
+            "1.5",
+            "1..5G",
+            "1.G",
+            ".5G",
+            "1 G",
+            "1Gi",
+            "1GiBs",
+            "0x10",
+            "1e3",
+            "1X",
+            "٣",
+            "1K\u{202e}",
+        ] {
             assert_eq!(parse(text), Err(SizeError::Shape), "{text}");
         }
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        for text in ["16E", "18446744073709551616", "99999999999999999999999999", "16385P"] {
+        for text in [
+            "16E",
+            "18446744073709551616",
+            "99999999999999999999999999",
+            "16385P",
+        ] {
             assert_eq!(parse(text), Err(SizeError::TooLarge), "{text}");
         }
-        assert_eq!(SizeChange::Grow(1).apply(u64::MAX), Err(SizeError::TooLarge));
+        assert_eq!(
+            SizeChange::Grow(1).apply(u64::MAX),
+            Err(SizeError::TooLarge)
+        );
     }
 
     #[test]
     fn a_sign_makes_it_a_change() {
-        for (text, change, of_ten) in [("5", SizeChange::To(5), 5), ("+1k", SizeChange::Grow(1024), 1034), ("-4", SizeChange::Shrink(4), 6)]
-        {
+        for (text, change, of_ten) in [
+            ("5", SizeChange::To(5), 5),
+            ("+1k", SizeChange::Grow(1024), 1034),
+            ("-4", SizeChange::Shrink(4), 6),
+        ] {
             assert_eq!(parse_change(text), Ok(change));
             assert_eq!(change.apply(10), Ok(of_ten));
         }
-        assert_eq!(SizeChange::Shrink(11).apply(10), Err(SizeError::TooSmall(10)));
+        assert_eq!(
+            SizeChange::Shrink(11).apply(10),
+            Err(SizeError::TooSmall(10))
+        );
     }
 }

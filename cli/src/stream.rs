@@ -1,7 +1,7 @@
 //! What comes through a pipe, and whether it came whole.
 //!
-//! A pipe ends the same way whether its producer finished or died. So an empty stream is an error, a size can be asked for, and a
-//! command that Vellum starts itself is asked how it ended.
+//! A pipe ends the same way whether its producer finished or died. So an empty stream is an error,
+//! a size can be asked for, and a command that Vellum starts itself is asked how it ended.
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -31,7 +31,12 @@ pub(crate) struct CommandOutput {
 
 impl<R: Read> WholeStream<R> {
     pub(crate) fn new(reader: R, expected_len: Option<u64>, signals: Signals) -> Self {
-        Self { reader, read_len: 0, expected_len, signals }
+        Self {
+            reader,
+            read_len: 0,
+            expected_len,
+            signals,
+        }
     }
 
     fn check_len(&self, ended: bool) -> io::Result<()> {
@@ -39,8 +44,12 @@ impl<R: Read> WholeStream<R> {
         let reason = match self.expected_len {
             // Ctrl-C reaches the producer too, whose end then means nothing.
             _ if ended && self.signals.is_stopped() => "interrupted".to_owned(),
-            Some(expected) if read_len > expected => format!("more than the {expected} bytes that --size promises came"),
-            Some(expected) if ended && read_len < expected => format!("it ended after {read_len} of {expected} bytes"),
+            Some(expected) if read_len > expected => {
+                format!("more than the {expected} bytes that --size promises came")
+            }
+            Some(expected) if ended && read_len < expected => {
+                format!("it ended after {read_len} of {expected} bytes")
+            }
             None if ended && read_len == 0 => "it ended before its first byte".to_owned(),
             _ => return Ok(()),
         };
@@ -60,15 +69,23 @@ impl<R: Read> Read for WholeStream<R> {
 impl CommandOutput {
     /// Starts `words`, a command and its arguments, for `caller`.
     pub(crate) fn start(words: &[OsString], caller: &Caller) -> Result<Self, Failure> {
-        let (program, arguments) =
-            words.split_first().ok_or_else(|| Failure::usage("there is no command after --", "write -- COMMAND ARGUMENT…"))?;
+        let (program, arguments) = words.split_first().ok_or_else(|| {
+            Failure::usage("there is no command after --", "write -- COMMAND ARGUMENT…")
+        })?;
         let name = program.display().to_string();
         let fail = |source| Failure::io(format!("start {name}"), source);
         let command = caller.command(program);
-        let mut child = command.and_then(|mut command| command.args(arguments).stdout(Stdio::piped()).spawn()).map_err(fail)?;
+        let mut child = command
+            .and_then(|mut command| command.args(arguments).stdout(Stdio::piped()).spawn())
+            .map_err(fail)?;
         let output = child.stdout.take().expect("its output was asked for");
         let signals = caller.signals.clone();
-        Ok(Self { name, child, output: Patient::new(output, signals.clone()), signals })
+        Ok(Self {
+            name,
+            child,
+            output: Patient::new(output, signals.clone()),
+            signals,
+        })
     }
 }
 
@@ -114,7 +131,9 @@ mod tests {
 
     fn read(bytes: &[u8], expected: Option<u64>) -> Result<usize, String> {
         let mut out = Vec::new();
-        WholeStream::new(bytes, expected, Signals::default()).read_to_end(&mut out).map_err(|error| error.to_string())
+        WholeStream::new(bytes, expected, Signals::default())
+            .read_to_end(&mut out)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -122,7 +141,12 @@ mod tests {
         assert_eq!(read(b"abc", None), Ok(3));
         assert_eq!(read(b"abc", Some(3)), Ok(3));
         assert_eq!(read(b"", Some(0)), Ok(0));
-        for (bytes, expected) in [(&b""[..], None), (b"ab", Some(3)), (b"abcd", Some(3)), (b"", Some(1))] {
+        for (bytes, expected) in [
+            (&b""[..], None),
+            (b"ab", Some(3)),
+            (b"abcd", Some(3)),
+            (b"", Some(1)),
+        ] {
             assert!(read(bytes, expected).is_err(), "{expected:?}");
         }
     }
@@ -130,11 +154,21 @@ mod tests {
     #[test]
     fn a_command_that_fails_is_an_error_even_after_its_bytes() {
         let caller = Caller::of_process(Signals::default()).expect("a test has streams");
-        for (script, whole) in [("printf abc", true), ("printf abc; exit 3", false), ("printf abc; kill -9 $$", false)] {
+        for (script, whole) in [
+            ("printf abc", true),
+            ("printf abc; exit 3", false),
+            ("printf abc; kill -9 $$", false),
+        ] {
             let words = ["sh", "-c", script].map(OsString::from);
             let mut out = Vec::new();
-            let done = CommandOutput::start(&words, &caller).expect("sh is there").read_to_end(&mut out);
-            assert_eq!((done.is_ok(), out.as_slice()), (whole, &b"abc"[..]), "{script}");
+            let done = CommandOutput::start(&words, &caller)
+                .expect("sh is there")
+                .read_to_end(&mut out);
+            assert_eq!(
+                (done.is_ok(), out.as_slice()),
+                (whole, &b"abc"[..]),
+                "{script}"
+            );
         }
     }
 }

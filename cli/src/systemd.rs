@@ -1,4 +1,5 @@
-//! What a service and systemd tell each other: sockets handed over, and that the service is ready or stops. Without systemd, nothing.
+//! What a service and systemd tell each other: sockets handed over, and that the service is ready
+//! or stops. Without systemd, nothing.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,14 +18,21 @@ const SOCKETS_MAX: i32 = 64;
 
 /// The sockets that systemd listens on for this process.
 pub(crate) fn sockets(caller: &Caller) -> io::Result<Vec<OwnedFd>> {
-    let number = |name| caller.variable(name).and_then(|text| text.to_str()?.parse::<i32>().ok());
+    let number = |name| {
+        caller
+            .variable(name)
+            .and_then(|text| text.to_str()?.parse::<i32>().ok())
+    };
     if number("LISTEN_PID") != Some(getpid().as_raw_pid()) {
         return Ok(Vec::new());
     }
     let count = number("LISTEN_FDS").unwrap_or(0).clamp(0, SOCKETS_MAX);
-    // Nothing in this process knows these descriptors, so they are taken as another process's would be.
+    // Nothing in this process knows these descriptors, so they are taken as another process's would
+    // be.
     let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-    (FIRST..FIRST + count).map(|descriptor| Ok(pidfd_getfd(&own, descriptor, PidfdGetfdFlags::empty())?)).collect()
+    (FIRST..FIRST + count)
+        .map(|descriptor| Ok(pidfd_getfd(&own, descriptor, PidfdGetfdFlags::empty())?))
+        .collect()
 }
 
 /// That the service can be used.
@@ -39,10 +47,13 @@ pub(crate) fn stopping(caller: &Caller) {
 
 /// Whoever started the service may not listen; that harms nobody.
 fn notify(caller: &Caller, state: &str) {
-    let Some(path) = caller.variable("NOTIFY_SOCKET") else { return };
+    let Some(path) = caller.variable("NOTIFY_SOCKET") else {
+        return;
+    };
     let address = match path.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(path),
     };
-    let _ = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    let _ = address
+        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
 }

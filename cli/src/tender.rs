@@ -30,12 +30,20 @@ impl Tender {
         let signals = Signals::default();
         let watch = Ending(signals.clone());
         let (store, caller) = (store.clone(), Arc::clone(caller));
-        let thread = thread::Builder::new().name("tender".to_owned()).spawn(move || match tend(&store, &watch) {
-            Ok(()) | Err(StoreError::Interrupted) => {}
-            Err(error) => report::notice(&caller, &format!("warning: the store is not maintained any more: {error}")),
-        });
+        let thread = thread::Builder::new()
+            .name("tender".to_owned())
+            .spawn(move || match tend(&store, &watch) {
+                Ok(()) | Err(StoreError::Interrupted) => {}
+                Err(error) => report::notice(
+                    &caller,
+                    &format!("warning: the store is not maintained any more: {error}"),
+                ),
+            });
         // Without it the store only grows faster.
-        Self { signals, thread: thread.ok() }
+        Self {
+            signals,
+            thread: thread.ok(),
+        }
     }
 }
 
@@ -57,7 +65,8 @@ impl Watch for Ending {
 
 impl Drop for Tender {
     fn drop(&mut self) {
-        self.signals.raise(rustix::process::Signal::TERM.as_raw() as u8);
+        self.signals
+            .raise(rustix::process::Signal::TERM.as_raw() as u8);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
             let _ = thread.join();

@@ -14,12 +14,22 @@ const ZONES: &str = "/usr/share/zoneinfo";
 
 /// The zone that the caller's `TZ` names, else the machine's, else UTC: what the C library does.
 pub(crate) fn of(caller: &Caller) -> TimeZone {
-    let Some(wish) = caller.variable("TZ").map(|wish| wish.to_string_lossy().into_owned()) else { return local() };
+    let Some(wish) = caller
+        .variable("TZ")
+        .map(|wish| wish.to_string_lossy().into_owned())
+    else {
+        return local();
+    };
     let name = wish.strip_prefix(':').unwrap_or(&wish);
-    file(name).as_deref().and_then(read).or_else(|| TimeZone::posix(name).ok()).unwrap_or(TimeZone::UTC)
+    file(name)
+        .as_deref()
+        .and_then(read)
+        .or_else(|| TimeZone::posix(name).ok())
+        .unwrap_or(TimeZone::UTC)
 }
 
-/// What a clock on the wall shows, minus UTC, in seconds. A moment that no calendar has is as in UTC.
+/// What a clock on the wall shows, minus UTC, in seconds. A moment that no calendar has is as in
+/// UTC.
 pub(crate) fn offset_s(zone: &TimeZone, since_1970_ms: u64) -> i32 {
     moment(since_1970_ms).map_or(0, |moment| zone.to_offset(moment).seconds())
 }
@@ -27,7 +37,11 @@ pub(crate) fn offset_s(zone: &TimeZone, since_1970_ms: u64) -> i32 {
 /// A moment as that clock shows it, in RFC 3339 to the second: `2026-11-22T21:04:05+01:00`.
 pub(crate) fn shown(zone: &TimeZone, since_1970_ms: u64) -> Option<String> {
     let moment = moment(since_1970_ms)?;
-    Some(moment.display_with_offset(zone.to_offset(moment)).to_string())
+    Some(
+        moment
+            .display_with_offset(zone.to_offset(moment))
+            .to_string(),
+    )
 }
 
 /// To the second: nobody types more, and every text then has the same length.
@@ -45,7 +59,10 @@ fn file(name: &str) -> Option<PathBuf> {
     if path.is_absolute() {
         return Some(path.to_owned());
     }
-    let is_plain = !name.is_empty() && path.components().all(|part| matches!(part, Component::Normal(_)));
+    let is_plain = !name.is_empty()
+        && path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
     is_plain.then(|| Path::new(ZONES).join(path))
 }
 
@@ -64,9 +81,18 @@ mod tests {
             caller.variables.insert("TZ".into(), wish.into());
             shown(&of(&caller), ms)
         };
-        assert_eq!(at("UTC0", 999).as_deref(), Some("1970-01-01T00:00:00+00:00"));
-        assert_eq!(at("<+0530>-5:30", 86_400_000).as_deref(), Some("1970-01-02T05:30:00+05:30"));
-        assert_eq!(at("../../../etc/passwd", 0).as_deref(), Some("1970-01-01T00:00:00+00:00"));
+        assert_eq!(
+            at("UTC0", 999).as_deref(),
+            Some("1970-01-01T00:00:00+00:00")
+        );
+        assert_eq!(
+            at("<+0530>-5:30", 86_400_000).as_deref(),
+            Some("1970-01-02T05:30:00+05:30")
+        );
+        assert_eq!(
+            at("../../../etc/passwd", 0).as_deref(),
+            Some("1970-01-01T00:00:00+00:00")
+        );
         assert_eq!(at("UTC0", u64::MAX), None);
     }
 }

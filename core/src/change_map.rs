@@ -1,7 +1,9 @@
-//! A change map: which ranges of a source must be read, which are zero, and which are as in the image imported last.
+//! A change map: which ranges of a source must be read, which are zero, and which are as in the
+//! image imported last.
 //!
-//! It comes from whoever knows: a storage layer, a hypervisor's dirty bitmap, `qemu-img map`. **A map is trusted**: a range that it
-//! calls zero or same is not read, so a wrong map makes a wrong image. Three notations are told apart by their content:
+//! It comes from whoever knows: a storage layer, a hypervisor's dirty bitmap, `qemu-img map`. **A
+//! map is trusted**: a range that it calls zero or same is not read, so a wrong map makes a wrong
+//! image. Three notations are told apart by their content:
 //!
 //! | notation                        | a range is                | data               | zero                | same     |
 //! | ------------------------------- | ------------------------- | ------------------ | ------------------- | -------- |
@@ -9,11 +11,12 @@
 //! | `nbdinfo --map`, text or JSON   | `offset length type what` | `data` `hole` `dirty` | `zero` `hole,zero` | `clean`  |
 //! | `qemu-img map --output=json`    | `start length zero data`  | everything else    | `zero` is true      | never    |
 //!
-//! Where a notation leaves a doubt the answer is data, since reading is always right and only slower. So nbdinfo's `hole` alone, whose
-//! content is undefined, is data. And qemu's map never says *same*: it describes the content of the whole backing chain, not what changed.
-//! Its `present: false` (no file of the chain has the range) says that the range reads as zeros *now*; a guest that discarded a file gets
-//! there, and *same* would bring the file back. Its `depth` tells which file has the bytes, and nobody promised that our parent
-//! image is that file.
+//! Where a notation leaves a doubt the answer is data, since reading is always right and only
+//! slower. So nbdinfo's `hole` alone, whose content is undefined, is data. And qemu's map never
+//! says *same*: it describes the content of the whole backing chain, not what changed. Its
+//! `present: false` (no file of the chain has the range) says that the range reads as zeros *now*;
+//! a guest that discarded a file gets there, and *same* would bring the file back. Its `depth`
+//! tells which file has the bytes, and nobody promised that our parent image is that file.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod json;
@@ -75,15 +78,21 @@ impl ChangeMap {
     ///
     /// # Errors
     ///
-    /// When it is in none of the notations, has gaps or overlaps, or says something whose meaning is not known.
+    /// When it is in none of the notations, has gaps or overlaps, or says something whose meaning
+    /// is not known.
     pub fn parse(bytes: &[u8]) -> Result<Self, ChangeMapError> {
         let mut map = Self::default();
-        if bytes.trim_ascii_start().starts_with(b"[") { map.read_json(bytes) } else { map.read_text(bytes) }?;
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            map.read_json(bytes)
+        } else {
+            map.read_text(bytes)
+        }?;
         Ok(map)
     }
 
-    /// The map for an image of `image_len` bytes, which it must cover exactly (to the sector: a map in whole sectors is cut at
-    /// the image's end). This catches a map that belongs to another source.
+    /// The map for an image of `image_len` bytes, which it must cover exactly (to the sector: a map
+    /// in whole sectors is cut at the image's end). This catches a map that belongs to another
+    /// source.
     ///
     /// # Errors
     ///
@@ -93,7 +102,9 @@ impl ChangeMap {
         if len != image_len && Some(len) != image_len.checked_next_multiple_of(SECTOR_LEN) {
             return Err(ChangeMapError {
                 place: Place::End,
-                reason: format!("it covers {len} bytes, and the image has {image_len}: is it the map of another source?"),
+                reason: format!(
+                    "it covers {len} bytes, and the image has {image_len}: is it the map of another source?"
+                ),
             });
         }
         self.ranges.retain(|range| range.start < image_len);
@@ -133,10 +144,14 @@ impl ChangeMap {
         let Parsed { start, len, kind } = range;
         let expected = self.len();
         if start != expected {
-            return Err(format!("the range starts at {start} and should at {expected}: a map is sorted and has no gaps"));
+            return Err(format!(
+                "the range starts at {start} and should at {expected}: a map is sorted and has no gaps"
+            ));
         }
         if len > IMAGE_LEN_MAX - start.min(IMAGE_LEN_MAX) {
-            return Err(format!("the range of {len} bytes from {start} ends beyond {IMAGE_LEN_MAX}"));
+            return Err(format!(
+                "the range of {len} bytes from {start} ends beyond {IMAGE_LEN_MAX}"
+            ));
         }
         match self.ranges.last_mut() {
             _ if len == 0 => {}
@@ -148,8 +163,12 @@ impl ChangeMap {
 
     fn read_text(&mut self, bytes: &[u8]) -> Result<(), ChangeMapError> {
         for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-            let done = parse_line(line).and_then(|range| range.map_or(Ok(()), |range| self.push(range)));
-            done.map_err(|reason| ChangeMapError { place: Place::Line(index as u64 + 1), reason })?;
+            let done =
+                parse_line(line).and_then(|range| range.map_or(Ok(()), |range| self.push(range)));
+            done.map_err(|reason| ChangeMapError {
+                place: Place::Line(index as u64 + 1),
+                reason,
+            })?;
         }
         Ok(())
     }
@@ -157,7 +176,10 @@ impl ChangeMap {
     fn read_json(&mut self, bytes: &[u8]) -> Result<(), ChangeMapError> {
         let mut scanner = Scanner::new(bytes);
         let done = self.read_objects(&mut scanner);
-        done.map_err(|reason| ChangeMapError { place: Place::Byte(scanner.offset() as u64), reason })
+        done.map_err(|reason| ChangeMapError {
+            place: Place::Byte(scanner.offset() as u64),
+            reason,
+        })
     }
 
     fn read_objects(&mut self, scanner: &mut Scanner) -> Result<(), String> {
@@ -178,7 +200,8 @@ struct Parsed {
 
 /// The range on a line of borg's or nbdinfo's text, `None` when it has none.
 fn parse_line(line: &[u8]) -> Result<Option<Parsed>, String> {
-    let line = std::str::from_utf8(line).map_err(|_| "this is not text, nor JSON that starts with [".to_owned())?;
+    let line = std::str::from_utf8(line)
+        .map_err(|_| "this is not text, nor JSON that starts with [".to_owned())?;
     let line = line.split('#').next().unwrap_or_default();
     let mut words = line.split_ascii_whitespace();
     let (start, len, kind) = match [(); 5].map(|()| words.next()) {
@@ -187,20 +210,39 @@ fn parse_line(line: &[u8]) -> Result<Option<Parsed>, String> {
         [Some(start), Some(len), Some(code), Some(what), None] => (start, len, nbd_kind(parse_number(code)?, what)?),
         _ => return Err("a range is START LENGTH data|zero|same, or a line of `nbdinfo --map` (without --totals)".to_owned()),
     };
-    Ok(Some(Parsed { start: parse_number(start)?, len: parse_number(len)?, kind }))
+    Ok(Some(Parsed {
+        start: parse_number(start)?,
+        len: parse_number(len)?,
+        kind,
+    }))
 }
 
 fn parse_object(object: &Object) -> Result<Parsed, String> {
     if object.get("start").is_some() {
         let (zero, data) = (object.flag("zero")?, object.flag("data")?);
-        let kind = if zero && !data { ChangeKind::Zero } else { ChangeKind::Data };
-        return Ok(Parsed { start: object.number("start")?, len: object.number("length")?, kind });
+        let kind = if zero && !data {
+            ChangeKind::Zero
+        } else {
+            ChangeKind::Data
+        };
+        return Ok(Parsed {
+            start: object.number("start")?,
+            len: object.number("length")?,
+            kind,
+        });
     }
     let kind = match object.get("description") {
         Some(Value::Text(what)) => nbd_kind(object.number("type")?, what)?,
-        _ => return Err("the range has neither \"start\" (qemu-img map) nor \"description\" (nbdinfo --map)".to_owned()),
+        _ => return Err(
+            "the range has neither \"start\" (qemu-img map) nor \"description\" (nbdinfo --map)"
+                .to_owned(),
+        ),
     };
-    Ok(Parsed { start: object.number("offset")?, len: object.number("length")?, kind })
+    Ok(Parsed {
+        start: object.number("offset")?,
+        len: object.number("length")?,
+        kind,
+    })
 }
 
 fn borg_kind(kind: &str) -> Result<ChangeKind, String> {
@@ -212,7 +254,8 @@ fn borg_kind(kind: &str) -> Result<ChangeKind, String> {
     }
 }
 
-/// The number alone does not tell: 1 is a hole in one context and dirty in another. The words do, so both are required to agree.
+/// The number alone does not tell: 1 is a hole in one context and dirty in another. The words do,
+/// so both are required to agree.
 fn nbd_kind(code: u64, what: &str) -> Result<ChangeKind, String> {
     match (code, what) {
         (0, "data") | (1, "hole" | "dirty") => Ok(ChangeKind::Data),
@@ -228,7 +271,9 @@ fn nbd_kind(code: u64, what: &str) -> Result<ChangeKind, String> {
 fn parse_number(text: &str) -> Result<u64, String> {
     let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
     let (digits, radix) = hex.map_or((text, 10), |digits| (digits, 16));
-    let parsed = u64::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with('+'));
+    let parsed = u64::from_str_radix(digits, radix)
+        .ok()
+        .filter(|_| !digits.starts_with('+'));
     parsed.ok_or_else(|| format!("{text:?} is not a number of bytes (decimal or 0x)"))
 }
 
@@ -271,7 +316,11 @@ mod tests {
     /// The ranges of a map as (length, kind).
     fn read(text: &str) -> Result<Vec<(u64, ChangeKind)>, String> {
         let map = ChangeMap::parse(text.as_bytes()).map_err(|error| error.to_string())?;
-        Ok(map.ranges().iter().map(|range| (range.len, range.kind)).collect())
+        Ok(map
+            .ranges()
+            .iter()
+            .map(|range| (range.len, range.kind))
+            .collect())
     }
 
     /// As the tools printed them, on an image with data, zeros and holes.
@@ -281,14 +330,26 @@ mod tests {
             ("", vec![]),
             ("[]", vec![]),
             ("# nothing\n\n", vec![]),
-            ("0 4096 data\n4096 100 zero\n4196 4 same\n", vec![(4096, Data), (100, Zero), (4, Same)]),
-            ("0x0 0x1000 data # the boot sector\r\n\t4096  0X10 same", vec![(4096, Data), (16, Same)]),
-            ("0 1 data\n1 2 data\n3 0 same\n3 1 zero", vec![(3, Data), (1, Zero)]),
+            (
+                "0 4096 data\n4096 100 zero\n4196 4 same\n",
+                vec![(4096, Data), (100, Zero), (4, Same)],
+            ),
+            (
+                "0x0 0x1000 data # the boot sector\r\n\t4096  0X10 same",
+                vec![(4096, Data), (16, Same)],
+            ),
+            (
+                "0 1 data\n1 2 data\n3 0 same\n3 1 zero",
+                vec![(3, Data), (1, Zero)],
+            ),
             (
                 "         0       65536    0  data\n     65536    10420224    3  hole,zero\n  10485760        4096    1  hole\n",
                 vec![(65536, Data), (10_420_224, Zero), (4096, Data)],
             ),
-            ("0 3145728 0 clean\n3145728 65536 1 dirty\n", vec![(3_145_728, Same), (65536, Data)]),
+            (
+                "0 3145728 0 clean\n3145728 65536 1 dirty\n",
+                vec![(3_145_728, Same), (65536, Data)],
+            ),
             (
                 "[\n{ \"offset\": 0, \"length\": 65536, \"type\": 0, \"description\": \"data\"},\n\
                  { \"offset\": 65536, \"length\": 4096, \"type\": 3, \"description\": \"hole,zero\"},\n\
@@ -303,7 +364,10 @@ mod tests {
                 vec![(65536, Data), (10, Zero), (6, Data)],
             ),
             // qemu-img of an empty image.
-            ("[{ \"start\": 0, \"length\": 0, \"zero\": false, \"data\": false}]", vec![]),
+            (
+                "[{ \"start\": 0, \"length\": 0, \"zero\": false, \"data\": false}]",
+                vec![],
+            ),
         ] {
             assert_eq!(read(text), Ok(ranges), "{text}");
         }
@@ -332,21 +396,56 @@ mod tests {
             ("\u{fffd}", "line 1", "START LENGTH"),
             ("[", "byte 1", "'{' was expected"),
             ("[{}]", "byte 2", "'\"' was expected"),
-            ("[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false},]", "byte 49", "'{' was expected"),
-            ("[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false}] x", "byte 49", "follows"),
-            ("[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false}", "byte 48", "',' was expected"),
+            (
+                "[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false},]",
+                "byte 49",
+                "'{' was expected",
+            ),
+            (
+                "[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false}] x",
+                "byte 49",
+                "follows",
+            ),
+            (
+                "[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false}",
+                "byte 48",
+                "',' was expected",
+            ),
             ("[{\"start\":0,\"start\":1}]", "byte 21", "twice"),
-            ("[{\"start\":0,\"length\":1.5,\"zero\":true,\"data\":false}]", "byte", "whole number \"length\""),
-            ("[{\"start\":0,\"length\":-1,\"zero\":true,\"data\":false}]", "byte", "whole number \"length\""),
-            ("[{\"start\":0,\"length\":1,\"zero\":1,\"data\":false}]", "byte", "true or false \"zero\""),
-            ("[{\"start\":0,\"length\":1,\"data\":false}]", "byte", "true or false \"zero\""),
+            (
+                "[{\"start\":0,\"length\":1.5,\"zero\":true,\"data\":false}]",
+                "byte",
+                "whole number \"length\"",
+            ),
+            (
+                "[{\"start\":0,\"length\":-1,\"zero\":true,\"data\":false}]",
+                "byte",
+                "whole number \"length\"",
+            ),
+            (
+                "[{\"start\":0,\"length\":1,\"zero\":1,\"data\":false}]",
+                "byte",
+                "true or false \"zero\"",
+            ),
+            (
+                "[{\"start\":0,\"length\":1,\"data\":false}]",
+                "byte",
+                "true or false \"zero\"",
+            ),
             ("[{\"start\":[0]}]", "byte 10", "nested"),
-            ("[{\"offset\":0,\"length\":1,\"type\":0}]", "byte", "description"),
+            (
+                "[{\"offset\":0,\"length\":1,\"type\":0}]",
+                "byte",
+                "description",
+            ),
             ("[{\"start", "byte 3", "inside a string"),
             ("[[[[[[[[", "byte 1", "'{' was expected"),
         ] {
             let error = read(text).expect_err(text);
-            assert!(error.contains(place) && error.contains(why), "{text}: {error}");
+            assert!(
+                error.contains(place) && error.contains(why),
+                "{text}: {error}"
+            );
         }
         assert!(ChangeMap::parse(b"0 1 data\n\xff\xfe").is_err());
     }
@@ -354,23 +453,48 @@ mod tests {
     #[test]
     fn a_map_of_another_image_is_refused() {
         let map = || ChangeMap::parse(b"0 1000 data\n1000 24 zero\n").expect("a good map");
-        for (image_len, fits) in
-            [(0, false), (512, false), (513, true), (1000, true), (1001, true), (1024, true), (1025, false), (u64::MAX, false)]
-        {
+        for (image_len, fits) in [
+            (0, false),
+            (512, false),
+            (513, true),
+            (1000, true),
+            (1001, true),
+            (1024, true),
+            (1025, false),
+            (u64::MAX, false),
+        ] {
             match map().for_image(image_len) {
                 Ok(map) => assert!(fits && map.len() == image_len, "{image_len}"),
                 Err(error) => assert!(!fits && error.place == Place::End, "{image_len}"),
             }
         }
-        assert!(ChangeMap::default().for_image(0).expect("nothing maps nothing").is_empty());
+        assert!(
+            ChangeMap::default()
+                .for_image(0)
+                .expect("nothing maps nothing")
+                .is_empty()
+        );
         assert!(ChangeMap::default().for_image(1).is_err());
     }
 
     #[test]
     fn every_offset_is_in_one_range() {
         let map = ChangeMap::parse(b"0 3 data\n3 1 zero\n4 2 same\n").expect("a good map");
-        let kinds: Vec<_> = (0..7).map(|offset| map.range_at(offset).map(|range| range.kind)).collect();
-        assert_eq!(kinds, [Some(Data), Some(Data), Some(Data), Some(Zero), Some(Same), Some(Same), None]);
+        let kinds: Vec<_> = (0..7)
+            .map(|offset| map.range_at(offset).map(|range| range.kind))
+            .collect();
+        assert_eq!(
+            kinds,
+            [
+                Some(Data),
+                Some(Data),
+                Some(Data),
+                Some(Zero),
+                Some(Same),
+                Some(Same),
+                None
+            ]
+        );
     }
 
     #[test]
@@ -397,7 +521,10 @@ mod tests {
             b"\xff",
         ];
         for _ in 0..50_000 {
-            let text: Vec<u8> = (0..random.usize(..14)).flat_map(|_| *random.choice(&words).expect("not empty")).copied().collect();
+            let text: Vec<u8> = (0..random.usize(..14))
+                .flat_map(|_| *random.choice(&words).expect("not empty"))
+                .copied()
+                .collect();
             if let Ok(map) = ChangeMap::parse(&text) {
                 assert!(map.ranges().len() <= text.len(), "{text:?}");
             }

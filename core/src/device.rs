@@ -1,8 +1,8 @@
 //! A block device as a server sees it, and the list of those that can be had.
 //!
-//! Servers know these two traits and nothing of stores. All methods take `&self` and may be called from many threads at once; a
-//! device orders what overlaps as it arrives. Offsets and lengths are bytes; no alignment is asked for, [`Device::preferred_len`] says
-//! what costs least.
+//! Servers know these two traits and nothing of stores. All methods take `&self` and may be called
+//! from many threads at once; a device orders what overlaps as it arrives. Offsets and lengths are
+//! bytes; no alignment is asked for, [`Device::preferred_len`] says what costs least.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ pub enum DeviceError {
     /// The range reaches past the end.
     #[error("the range lies outside of the device")]
     OutOfRange,
-    /// There is no room for what was written. Nothing acknowledged is lost; writing goes on once there is room.
+    /// There is no room for what was written. Nothing acknowledged is lost; writing goes on once
+    /// there is room.
     #[error("no space: {0}")]
     NoSpace(String),
     /// Content is damaged, or the system refused.
@@ -81,21 +82,25 @@ pub trait Device: Send + Sync {
 
     /// The bytes from `offset`, which must lie inside.
     fn range(&self, offset: u64, len: u64) -> Result<Range<u64>, DeviceError> {
-        let end = offset.checked_add(len).filter(|end| *end <= self.len()).ok_or(DeviceError::OutOfRange)?;
+        let end = offset
+            .checked_add(len)
+            .filter(|end| *end <= self.len())
+            .ok_or(DeviceError::OutOfRange)?;
         Ok(offset..end)
     }
 
     /// Fills `buffer` with the bytes from `offset`, earlier writes included.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError>;
 
-    /// Writes `bytes` at `offset`. Durable after [`Device::flush`]. Refused, where a device does not say how.
+    /// Writes `bytes` at `offset`. Durable after [`Device::flush`]. Refused, where a device does
+    /// not say how.
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DeviceError> {
         let _ = (bytes, offset);
         Err(DeviceError::ReadOnly)
     }
 
-    /// Makes `len` bytes from `offset` zero. Cost: what is mapped there, not the length. Durable after [`Device::flush`]. Refused, where a
-    /// device does not say how.
+    /// Makes `len` bytes from `offset` zero. Cost: what is mapped there, not the length. Durable
+    /// after [`Device::flush`]. Refused, where a device does not say how.
     fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
         let _ = (offset, len);
         Err(DeviceError::ReadOnly)
@@ -104,16 +109,28 @@ pub trait Device: Send + Sync {
     /// Makes every write that was answered before this call durable.
     fn flush(&self) -> Result<(), DeviceError>;
 
-    /// What is stored for the bytes from `offset`, gap-free: at least one stretch, at most `count_max`, and not past `offset + len`.
-    /// `len` is at least 1.
-    fn allocation(&self, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<Allocation>>, DeviceError>;
+    /// What is stored for the bytes from `offset`, gap-free: at least one stretch, at most
+    /// `count_max`, and not past `offset + len`. `len` is at least 1.
+    fn allocation(
+        &self,
+        offset: u64,
+        len: u64,
+        count_max: usize,
+    ) -> Result<Vec<Stretch<Allocation>>, DeviceError>;
 
     /// The snapshots that [`Device::changes`] can compare with, oldest first.
     fn comparable(&self) -> Vec<String>;
 
-    /// Which bytes from `offset` may differ from the same disk's snapshot `since`: bounds as for [`Device::allocation`]. `true` is
-    /// "may differ"; an error if there is no such snapshot any more.
-    fn changes(&self, since: &str, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<bool>>, DeviceError>;
+    /// Which bytes from `offset` may differ from the same disk's snapshot `since`: bounds as for
+    /// [`Device::allocation`]. `true` is "may differ"; an error if there is no such snapshot any
+    /// more.
+    fn changes(
+        &self,
+        since: &str,
+        offset: u64,
+        len: u64,
+        count_max: usize,
+    ) -> Result<Vec<Stretch<bool>>, DeviceError>;
 
     /// Says that these bytes will be read soon. May do nothing.
     fn prefetch(&self, offset: u64, len: u64) {
@@ -126,7 +143,8 @@ pub trait Device: Send + Sync {
 pub enum Intent {
     /// To read it; it need not be writable.
     Read,
-    /// To write it if it can be written, else to read it: what an NBD client gets that does not say.
+    /// To write it if it can be written, else to read it: what an NBD client gets that does not
+    /// say.
     ReadWrite,
 }
 
@@ -145,7 +163,8 @@ pub struct ExportInfo {
     pub description: String,
 }
 
-/// The devices that a server offers. All clients of one export share one device: its last drop detaches it.
+/// The devices that a server offers. All clients of one export share one device: its last drop
+/// detaches it.
 pub trait Exports: Send + Sync {
     /// All of them, by name.
     fn list(&self) -> Result<Vec<ExportInfo>, DeviceError>;
@@ -156,6 +175,7 @@ pub trait Exports: Send + Sync {
     /// Opens one, or hands out the device that is open already.
     fn open(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError>;
 
-    /// A number that differs from an earlier one if the list, a length or a name may have changed since.
+    /// A number that differs from an earlier one if the list, a length or a name may have changed
+    /// since.
     fn revision(&self) -> u64;
 }

@@ -1,6 +1,7 @@
 //! Where two disks differ: in which positions of two pages, and which ranges of bytes that makes.
 //!
-//! It is given resolved pages and the names of chunks, and does not know where either is kept: a store and a repository compare alike.
+//! It is given resolved pages and the names of chunks, and does not know where either is kept: a
+//! store and a repository compare alike.
 
 use std::borrow::Borrow;
 use std::ops::Range;
@@ -27,9 +28,10 @@ pub type AddRange<'v, E> = dyn FnMut(Range<u64>, bool) -> Result<(), E> + 'v;
 /// Takes a whole difference.
 pub type VisitDifference<'v, E> = dyn FnMut(Difference) -> Result<(), E> + 'v;
 
-/// Where two resolved pages differ, in order, and whether the second reads as zeros there; neighbours of one kind are not joined.
-/// `names` gives the names of as many chunks from an id on: it is asked only where both have chunks under different ids, since two
-/// ids may stand for one name.
+/// Where two resolved pages differ, in order, and whether the second reads as zeros there;
+/// neighbours of one kind are not joined. `names` gives the names of as many chunks from an id on:
+/// it is asked only where both have chunks under different ids, since two ids may stand for one
+/// name.
 pub fn differing_positions<E>(
     a: &Page,
     b: &Page,
@@ -41,8 +43,13 @@ pub fn differing_positions<E>(
         for before in a.runs_in(run.start, run.end()) {
             match (before.slot, run.slot.advance(before.start - run.start)) {
                 (Slot::Chunk(old), Slot::Chunk(new)) => {
-                    let (old, new) = (names(old, before.len.into())?, names(new, before.len.into())?);
-                    let unequal = (before.start..).zip(old.iter().zip(&new)).filter(|(_, (old, new))| old != new);
+                    let (old, new) = (
+                        names(old, before.len.into())?,
+                        names(new, before.len.into())?,
+                    );
+                    let unequal = (before.start..)
+                        .zip(old.iter().zip(&new))
+                        .filter(|(_, (old, new))| old != new);
                     found.extend(unequal.map(|(at, _)| (at..at + 1, false)));
                 }
                 (_, after) => found.push((before.start..before.end(), after == Slot::Zero)),
@@ -52,8 +59,8 @@ pub fn differing_positions<E>(
     Ok(found)
 }
 
-/// Adds what only the longer of two disks has, which end at byte `a_len` and `b_len`. `pages` are those outside of which the second
-/// reads as zeros, `page` gives one of them, resolved.
+/// Adds what only the longer of two disks has, which end at byte `a_len` and `b_len`. `pages` are
+/// those outside of which the second reads as zeros, `page` gives one of them, resolved.
 pub fn rest_of_longer<E, P: Borrow<Page>>(
     (a_len, b_len): (u64, u64),
     chunk_len: ChunkLen,
@@ -64,10 +71,18 @@ pub fn rest_of_longer<E, P: Borrow<Page>>(
     if a_len >= b_len {
         return add(b_len..a_len, false);
     }
-    let (first, end) = (page_of(chunk_len.index_at(a_len)).0, PageIndex(pages_for(chunk_len.count_for(b_len))));
+    let (first, end) = (
+        page_of(chunk_len.index_at(a_len)).0,
+        PageIndex(pages_for(chunk_len.count_for(b_len))),
+    );
     let mut at = a_len;
     for index in pages()?.within(first, end).iter() {
-        for run in page(index)?.borrow().runs().iter().filter(|run| matches!(run.slot, Slot::Chunk(_))) {
+        for run in page(index)?
+            .borrow()
+            .runs()
+            .iter()
+            .filter(|run| matches!(run.slot, Slot::Chunk(_)))
+        {
             let range = bytes_of(chunk_len, index, run.start..run.end(), &(at..b_len));
             add(at..range.start, true)?;
             add(range.clone(), false)?;
@@ -77,7 +92,8 @@ pub fn rest_of_longer<E, P: Borrow<Page>>(
     add(at..b_len, true)
 }
 
-/// Joins ranges that touch and are of one kind, and hands them out. They come in order; empty ones are passed over.
+/// Joins ranges that touch and are of one kind, and hands them out. They come in order; empty ones
+/// are passed over.
 pub struct Joiner<'v, E> {
     pending: Option<(Range<u64>, bool)>,
     visit: &'v mut VisitDifference<'v, E>,
@@ -86,14 +102,19 @@ pub struct Joiner<'v, E> {
 impl<'v, E> Joiner<'v, E> {
     /// One that calls `visit` with each difference once nothing can be added to it.
     pub fn new(visit: &'v mut VisitDifference<'v, E>) -> Self {
-        Self { pending: None, visit }
+        Self {
+            pending: None,
+            visit,
+        }
     }
 
     /// Adds what comes next.
     pub fn add(&mut self, range: Range<u64>, becomes_zero: bool) -> Result<(), E> {
         match &mut self.pending {
             _ if range.is_empty() => {}
-            Some((pending, zero)) if pending.end == range.start && *zero == becomes_zero => pending.end = range.end,
+            Some((pending, zero)) if pending.end == range.start && *zero == becomes_zero => {
+                pending.end = range.end
+            }
             _ => {
                 self.finish()?;
                 self.pending = Some((range, becomes_zero));
@@ -104,8 +125,14 @@ impl<'v, E> Joiner<'v, E> {
 
     /// Hands out what is pending.
     pub fn finish(&mut self) -> Result<(), E> {
-        let Some((Range { start, end }, becomes_zero)) = self.pending.take() else { return Ok(()) };
-        (self.visit)(Difference { start, len: end - start, becomes_zero })
+        let Some((Range { start, end }, becomes_zero)) = self.pending.take() else {
+            return Ok(());
+        };
+        (self.visit)(Difference {
+            start,
+            len: end - start,
+            becomes_zero,
+        })
     }
 }
 
@@ -132,8 +159,16 @@ mod tests {
     impl Disk {
         fn set(&mut self, random: &mut fastrand::Rng) {
             let (page, start) = (random.usize(..PAGES as usize), random.u16(..PAGE_SPAN));
-            let slot = if random.u8(..3) == 0 { Slot::Absent } else { Slot::Chunk(ChunkId(random.u64(..120))) };
-            let run = Run { start, len: random.u16(1..=PAGE_SPAN - start), slot };
+            let slot = if random.u8(..3) == 0 {
+                Slot::Absent
+            } else {
+                Slot::Chunk(ChunkId(random.u64(..120)))
+            };
+            let run = Run {
+                start,
+                len: random.u16(1..=PAGE_SPAN - start),
+                slot,
+            };
             self.pages[page].set(run);
             let first = page * usize::from(PAGE_SPAN) + usize::from(start);
             (0..run.len).for_each(|at| self.slots[first + usize::from(at)] = slot.advance(at));
@@ -157,8 +192,11 @@ mod tests {
     fn relatives(random: &mut fastrand::Rng) -> (Disk, Disk) {
         let count = PAGES as usize * usize::from(PAGE_SPAN);
         let cells_max = count as u64 * CHUNK_LEN / CELL_LEN;
-        let mut a =
-            Disk { len: random.u64(..=cells_max) * CELL_LEN, pages: vec![Page::new(); PAGES as usize], slots: vec![Slot::Absent; count] };
+        let mut a = Disk {
+            len: random.u64(..=cells_max) * CELL_LEN,
+            pages: vec![Page::new(); PAGES as usize],
+            slots: vec![Slot::Absent; count],
+        };
         (0..random.u8(..12)).for_each(|_| a.set(random));
         let mut b = a.clone();
         if random.bool() {
@@ -172,7 +210,8 @@ mod tests {
         let chunk_len = ChunkLen::new(CHUNK_LEN as u32).expect("a chunk length");
         let both = 0..a.len.min(b.len);
         let names = |first: ChunkId, count| {
-            let names = (0..count).map(|at| ChunkHash::of(&name_of(first.advance(at)).to_le_bytes()));
+            let names =
+                (0..count).map(|at| ChunkHash::of(&name_of(first.advance(at)).to_le_bytes()));
             Ok::<_, Infallible>(names.collect())
         };
         let mut found = Vec::new();
@@ -182,23 +221,38 @@ mod tests {
         };
         let mut out = Joiner::new(visit);
         for index in (0..PAGES).map(PageIndex) {
-            let Ok(positions) = differing_positions(&a.pages[index.0 as usize], &b.pages[index.0 as usize], names);
+            let Ok(positions) = differing_positions(
+                &a.pages[index.0 as usize],
+                &b.pages[index.0 as usize],
+                names,
+            );
             for (positions, becomes_zero) in positions {
                 let Ok(()) = out.add(bytes_of(chunk_len, index, positions, &both), becomes_zero);
             }
         }
-        let mapped = (0..PAGES).map(PageIndex).filter(|index| !b.pages[index.0 as usize].is_empty());
+        let mapped = (0..PAGES)
+            .map(PageIndex)
+            .filter(|index| !b.pages[index.0 as usize].is_empty());
         let mut pages = PageSet::new();
         mapped.for_each(|index| pages.insert(index));
         let add = &mut |range, becomes_zero| out.add(range, becomes_zero);
-        let Ok(()) = rest_of_longer((a.len, b.len), chunk_len, || Ok(pages), |index| Ok(&b.pages[index.0 as usize]), add);
+        let Ok(()) = rest_of_longer(
+            (a.len, b.len),
+            chunk_len,
+            || Ok(pages),
+            |index| Ok(&b.pages[index.0 as usize]),
+            add,
+        );
         let Ok(()) = out.finish();
         found
     }
 
     #[test]
     fn any_two_disks_differ_where_what_they_show_does_and_what_touches_is_one() {
-        let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a number"));
+        let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(
+            |_| fastrand::u64(..),
+            |text| text.parse().expect("a number"),
+        );
         println!("VELLUM_TEST_SEED={seed}");
         let mut random = fastrand::Rng::with_seed(seed);
         for round in 0..100 {
@@ -207,16 +261,32 @@ mod tests {
             let mut last: Option<Difference> = None;
             for next in differences(&a, &b) {
                 let end = last.map(|last| (last.start + last.len, last.becomes_zero));
-                assert!(next.len > 0 && end.is_none_or(|end| end.0 < next.start || end == (next.start, !next.becomes_zero)), "joined");
-                found[(next.start / CELL_LEN) as usize..((next.start + next.len) / CELL_LEN) as usize].fill(Some(next.becomes_zero));
+                assert!(
+                    next.len > 0
+                        && end.is_none_or(
+                            |end| end.0 < next.start || end == (next.start, !next.becomes_zero)
+                        ),
+                    "joined"
+                );
+                found[(next.start / CELL_LEN) as usize
+                    ..((next.start + next.len) / CELL_LEN) as usize]
+                    .fill(Some(next.becomes_zero));
                 last = Some(next);
             }
             let expected = |at: u64| match (at < a.len, at < b.len) {
                 (true, true) => (a.shows(at) != b.shows(at)).then_some(b.shows(at).is_none()),
                 (_, is_in_b) => Some(is_in_b && b.shows(at).is_none()),
             };
-            let at = (0..).step_by(CELL_LEN as usize).zip(&found).find(|(at, found)| **found != expected(*at));
-            assert!(at.is_none(), "round {round}: {at:?} of {} and {}", a.len, b.len);
+            let at = (0..)
+                .step_by(CELL_LEN as usize)
+                .zip(&found)
+                .find(|(at, found)| **found != expected(*at));
+            assert!(
+                at.is_none(),
+                "round {round}: {at:?} of {} and {}",
+                a.len,
+                b.len
+            );
         }
     }
 
@@ -224,17 +294,30 @@ mod tests {
     fn names_are_asked_for_only_where_two_ids_meet() {
         let page = |runs: &[(u16, u16, Option<u64>)]| {
             let mut page = Page::new();
-            let slot = |first: Option<u64>| first.map_or(Slot::Zero, |first| Slot::Chunk(ChunkId(first)));
-            runs.iter().for_each(|(start, len, first)| page.push(Run { start: *start, len: *len, slot: slot(*first) }));
+            let slot =
+                |first: Option<u64>| first.map_or(Slot::Zero, |first| Slot::Chunk(ChunkId(first)));
+            runs.iter().for_each(|(start, len, first)| {
+                page.push(Run {
+                    start: *start,
+                    len: *len,
+                    slot: slot(*first),
+                })
+            });
             page.resolved()
         };
-        let (a, b) = (page(&[(0, 9, Some(10)), (20, 5, Some(90))]), page(&[(0, 4, Some(10)), (4, 3, Some(50)), (24, 2, Some(94))]));
+        let (a, b) = (
+            page(&[(0, 9, Some(10)), (20, 5, Some(90))]),
+            page(&[(0, 4, Some(10)), (4, 3, Some(50)), (24, 2, Some(94))]),
+        );
         let mut asked = Vec::new();
         let differing = differing_positions(&a, &b, |first, count| {
             asked.push((first.0, count));
             Ok::<_, Infallible>(vec![ChunkHash::of(b"one name"); count as usize])
         });
         assert_eq!(asked, [(14, 3), (50, 3)]);
-        assert_eq!(differing, Ok(vec![(7..9, true), (20..24, true), (25..26, false)]));
+        assert_eq!(
+            differing,
+            Ok(vec![(7..9, true), (20..24, true), (25..26, false)])
+        );
     }
 }

@@ -1,6 +1,8 @@
-//! A frame: chunks of nearby ids, stored and compressed together; its header names them apart from its payload.
+//! A frame: chunks of nearby ids, stored and compressed together; its header names them apart from
+//! its payload.
 //!
-//! It knows the two encodings, not how a payload is compressed (the codec is a byte to it) nor where they are kept.
+//! It knows the two encodings, not how a payload is compressed (the codec is a byte to it) nor
+//! where they are kept.
 //!
 //! ```text
 //! Header, version 1. Key in the store: first chunk id (big-endian), which the checksum covers.
@@ -51,13 +53,24 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// A header for `chunks`, in rising id order. Panics if they are none, out of order or too far apart.
+    /// A header for `chunks`, in rising id order. Panics if they are none, out of order or too far
+    /// apart.
     #[must_use]
     pub fn new(chunks: impl IntoIterator<Item = (ChunkId, ChunkHash)>, payload_len: u32) -> Self {
         let (ids, hashes): (Vec<ChunkId>, Vec<ChunkHash>) = chunks.into_iter().unzip();
-        assert!(!ids.is_empty() && ids.is_sorted_by(|a, b| a < b), "a frame holds chunks in rising order");
-        assert!(ids[ids.len() - 1].0 - ids[0].0 < u64::from(SPAN_MAX), "a frame holds nearby chunks");
-        Self { ids, hashes, payload_len }
+        assert!(
+            !ids.is_empty() && ids.is_sorted_by(|a, b| a < b),
+            "a frame holds chunks in rising order"
+        );
+        assert!(
+            ids[ids.len() - 1].0 - ids[0].0 < u64::from(SPAN_MAX),
+            "a frame holds nearby chunks"
+        );
+        Self {
+            ids,
+            hashes,
+            payload_len,
+        }
     }
 
     /// The id of the first chunk: the frame's key.
@@ -87,7 +100,11 @@ impl FrameHeader {
     #[must_use]
     pub fn rank(&self, id: ChunkId) -> Option<usize> {
         let guess = usize::try_from(id.0.checked_sub(self.first().0)?).ok()?;
-        if self.ids.get(guess) == Some(&id) { Some(guess) } else { self.ids.binary_search(&id).ok() }
+        if self.ids.get(guess) == Some(&id) {
+            Some(guess)
+        } else {
+            self.ids.binary_search(&id).ok()
+        }
     }
 
     /// The name of `id`, if it is here.
@@ -110,7 +127,9 @@ impl FrameHeader {
             bitmap[at / 8] |= 1 << (at % 8);
         }
         bytes.extend_from_slice(&bitmap);
-        self.hashes.iter().for_each(|hash| bytes.extend_from_slice(&hash.0));
+        self.hashes
+            .iter()
+            .for_each(|hash| bytes.extend_from_slice(&hash.0));
         seal(HEADER_CONTEXT, &[&frame_key(self.first())], &mut bytes);
         bytes
     }
@@ -136,11 +155,18 @@ impl FrameHeader {
         if !is_present(0) || !is_present(span - 1) || spare_bits {
             return Err(DecodeError::Invalid("presence bitmap"));
         }
-        let ids: Vec<ChunkId> = (0..span).filter(|at| is_present(*at)).map(|at| first.advance(at.into())).collect();
+        let ids: Vec<ChunkId> = (0..span)
+            .filter(|at| is_present(*at))
+            .map(|at| first.advance(at.into()))
+            .collect();
         let (hashes, _) = reader.bytes(ids.len() * HASH_LEN)?.as_chunks::<HASH_LEN>();
         let hashes = hashes.iter().copied().map(ChunkHash).collect();
         reader.finish()?;
-        Ok(Self { ids, hashes, payload_len })
+        Ok(Self {
+            ids,
+            hashes,
+            payload_len,
+        })
     }
 }
 
@@ -204,7 +230,11 @@ impl<'a> FramePayload<'a> {
             return Err(DecodeError::Invalid("plain length"));
         }
         let compressed = reader.bytes(reader.remaining())?;
-        Ok(Self { codec, plain_len, compressed })
+        Ok(Self {
+            codec,
+            plain_len,
+            compressed,
+        })
     }
 }
 
@@ -223,7 +253,10 @@ pub fn frame_key(first: ChunkId) -> [u8; 8] {
 
 /// The first chunk id that a key names.
 pub fn parse_frame_key(key: &[u8]) -> Result<ChunkId, DecodeError> {
-    key.try_into().map(u64::from_be_bytes).map(ChunkId).map_err(|_| DecodeError::Invalid("frame key"))
+    key.try_into()
+        .map(u64::from_be_bytes)
+        .map(ChunkId)
+        .map_err(|_| DecodeError::Invalid("frame key"))
 }
 
 #[cfg(test)]
@@ -231,14 +264,27 @@ mod tests {
     use super::*;
 
     fn header(offsets: &[u64]) -> FrameHeader {
-        FrameHeader::new(offsets.iter().map(|at| (ChunkId(1000 + at), ChunkHash::of(&at.to_le_bytes()))), 77)
+        FrameHeader::new(
+            offsets
+                .iter()
+                .map(|at| (ChunkId(1000 + at), ChunkHash::of(&at.to_le_bytes()))),
+            77,
+        )
     }
 
     #[test]
     fn headers_with_and_without_gaps_come_back() {
-        for offsets in [&[0][..], &[0, 1, 2], &[0, 7, 8, 9, 63, 64], &[0, u64::from(SPAN_MAX) - 1]] {
+        for offsets in [
+            &[0][..],
+            &[0, 1, 2],
+            &[0, 7, 8, 9, 63, 64],
+            &[0, u64::from(SPAN_MAX) - 1],
+        ] {
             let header = header(offsets);
-            assert_eq!(FrameHeader::decode(ChunkId(1000), &header.encode()), Ok(header.clone()));
+            assert_eq!(
+                FrameHeader::decode(ChunkId(1000), &header.encode()),
+                Ok(header.clone())
+            );
             for (rank, at) in offsets.iter().enumerate() {
                 assert_eq!(header.rank(ChunkId(1000 + at)), Some(rank));
             }
@@ -250,17 +296,31 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_refused() {
         let bytes = header(&[0, 1, 5]).encode();
-        let payload = FramePayload { codec: FrameCodec::Zstd, plain_len: 3, compressed: b"abc" }.encode(ChunkId(4));
+        let payload = FramePayload {
+            codec: FrameCodec::Zstd,
+            plain_len: 3,
+            compressed: b"abc",
+        }
+        .encode(ChunkId(4));
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(FrameHeader::decode(ChunkId(1000), &damaged).is_err(), "header bit {bit}");
+            assert!(
+                FrameHeader::decode(ChunkId(1000), &damaged).is_err(),
+                "header bit {bit}"
+            );
         }
         for bit in 0..payload.len() * 8 {
             let mut damaged = payload.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(FramePayload::decode(ChunkId(4), &damaged).is_err(), "payload bit {bit}");
+            assert!(
+                FramePayload::decode(ChunkId(4), &damaged).is_err(),
+                "payload bit {bit}"
+            );
         }
-        assert!(FramePayload::decode(ChunkId(5), &payload).is_err(), "in another's place");
+        assert!(
+            FramePayload::decode(ChunkId(5), &payload).is_err(),
+            "in another's place"
+        );
     }
 }

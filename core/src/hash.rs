@@ -1,9 +1,10 @@
 //! The name of a chunk: the BLAKE3-256 of its plain bytes, computed for many chunks at once.
 //!
-//! One 4 KiB input leaves most of a wide vector unit idle; sixteen of them share its lanes. `blake3::hash` cannot know that more
-//! inputs are waiting, so [`hash_chunks`] drives the same compression function over a whole batch, level by level of the hash tree
-//! (BLAKE3 specification, sections 2.1 and 2.5). The call it uses is hidden from blake3's documentation: the version is pinned
-//! exactly, and a property test holds the result equal to `blake3::hash`.
+//! One 4 KiB input leaves most of a wide vector unit idle; sixteen of them share its lanes.
+//! `blake3::hash` cannot know that more inputs are waiting, so [`hash_chunks`] drives the same
+//! compression function over a whole batch, level by level of the hash tree (BLAKE3 specification,
+//! sections 2.1 and 2.5). The call it uses is hidden from blake3's documentation: the version is
+//! pinned exactly, and a property test holds the result equal to `blake3::hash`.
 
 use std::fmt;
 
@@ -26,7 +27,16 @@ const CHUNK_START: u8 = 1 << 0;
 const CHUNK_END: u8 = 1 << 1;
 const PARENT: u8 = 1 << 2;
 const ROOT: u8 = 1 << 3;
-const IV: [u32; 8] = [0x6A09_E667, 0xBB67_AE85, 0x3C6E_F372, 0xA54F_F53A, 0x510E_527F, 0x9B05_688C, 0x1F83_D9AB, 0x5BE0_CD19];
+const IV: [u32; 8] = [
+    0x6A09_E667,
+    0xBB67_AE85,
+    0x3C6E_F372,
+    0xA54F_F53A,
+    0x510E_527F,
+    0x9B05_688C,
+    0x1F83_D9AB,
+    0x5BE0_CD19,
+];
 
 /// The name of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,7 +52,9 @@ impl ChunkHash {
     /// The first eight bytes, under which the index keeps it.
     #[must_use]
     pub fn prefix(&self) -> [u8; 8] {
-        self.0[..8].try_into().expect("a hash has more than eight bytes")
+        self.0[..8]
+            .try_into()
+            .expect("a hash has more than eight bytes")
     }
 }
 
@@ -62,8 +74,12 @@ impl fmt::Debug for ChunkHash {
 #[must_use]
 pub fn hash_chunks(chunks: &[&[u8]]) -> Vec<ChunkHash> {
     let chunk_len = chunks.first().map_or(0, |chunk| chunk.len());
-    assert!(chunks.iter().all(|chunk| chunk.len() == chunk_len), "chunks hashed together have one length");
-    let batched = chunk_len.is_power_of_two() && (2 * LEAF_LEN..=BATCHED_LEN_MAX).contains(&chunk_len);
+    assert!(
+        chunks.iter().all(|chunk| chunk.len() == chunk_len),
+        "chunks hashed together have one length"
+    );
+    let batched =
+        chunk_len.is_power_of_two() && (2 * LEAF_LEN..=BATCHED_LEN_MAX).contains(&chunk_len);
     if !batched {
         return chunks.iter().map(|chunk| ChunkHash::of(chunk)).collect();
     }
@@ -81,13 +97,25 @@ fn hash_group(platform: Platform, group: &[&[u8]], names: &mut Vec<ChunkHash>) {
     let mut nodes_per_chunk = group[0].len() / LEAF_LEN;
     while nodes_per_chunk > 1 {
         nodes_per_chunk /= 2;
-        let flags = if nodes_per_chunk == 1 { PARENT | ROOT } else { PARENT };
+        let flags = if nodes_per_chunk == 1 {
+            PARENT | ROOT
+        } else {
+            PARENT
+        };
         nodes = parent_level(platform, &nodes, flags);
     }
-    names.extend(nodes.as_chunks::<HASH_LEN>().0.iter().copied().map(ChunkHash));
+    names.extend(
+        nodes
+            .as_chunks::<HASH_LEN>()
+            .0
+            .iter()
+            .copied()
+            .map(ChunkHash),
+    );
 }
 
-/// The chaining values of all leaves, chunk after chunk. Leaf `n` of every chunk is hashed in one call: they share their counter.
+/// The chaining values of all leaves, chunk after chunk. Leaf `n` of every chunk is hashed in one
+/// call: they share their counter.
 fn leaf_level(platform: Platform, group: &[&[u8]]) -> Vec<u8> {
     let leaves_per_chunk = group[0].len() / LEAF_LEN;
     let mut nodes = vec![0; group.len() * leaves_per_chunk * HASH_LEN];
@@ -98,7 +126,16 @@ fn leaf_level(platform: Platform, group: &[&[u8]]) -> Vec<u8> {
         for (input, chunk) in inputs.iter_mut().zip(group) {
             *input = &chunk.as_chunks::<LEAF_LEN>().0[leaf];
         }
-        platform.hash_many(&inputs[..group.len()], &IV, leaf as u64, IncrementCounter::No, 0, CHUNK_START, CHUNK_END, values);
+        platform.hash_many(
+            &inputs[..group.len()],
+            &IV,
+            leaf as u64,
+            IncrementCounter::No,
+            0,
+            CHUNK_START,
+            CHUNK_END,
+            values,
+        );
         for (chunk, value) in values.chunks_exact(HASH_LEN).enumerate() {
             let at = (chunk * leaves_per_chunk + leaf) * HASH_LEN;
             nodes[at..at + HASH_LEN].copy_from_slice(value);
@@ -111,32 +148,51 @@ fn leaf_level(platform: Platform, group: &[&[u8]]) -> Vec<u8> {
 fn parent_level(platform: Platform, nodes: &[u8], flags: u8) -> Vec<u8> {
     let (pairs, _) = nodes.as_chunks::<PARENT_LEN>();
     let mut above = vec![0; pairs.len() * HASH_LEN];
-    for (group, out) in pairs.chunks(LANES_MAX).zip(above.chunks_mut(LANES_MAX * HASH_LEN)) {
+    for (group, out) in pairs
+        .chunks(LANES_MAX)
+        .zip(above.chunks_mut(LANES_MAX * HASH_LEN))
+    {
         let mut inputs = [&group[0]; LANES_MAX];
         for (input, pair) in inputs.iter_mut().zip(group) {
             *input = pair;
         }
-        platform.hash_many(&inputs[..group.len()], &IV, 0, IncrementCounter::No, flags, 0, 0, out);
+        platform.hash_many(
+            &inputs[..group.len()],
+            &IV,
+            0,
+            IncrementCounter::No,
+            flags,
+            0,
+            0,
+            out,
+        );
     }
     above
 }
 
-/// A checksum of `parts` under `key`, the record's place: it guards stored records against damage *and* misdirection (a valid record
-/// that stands in another's place). 64 bits of BLAKE3 in its key derivation mode; not a name, and not a proof against forgery.
+/// A checksum of `parts` under `key`, the record's place: it guards stored records against damage
+/// *and* misdirection (a valid record that stands in another's place). 64 bits of BLAKE3 in its key
+/// derivation mode; not a name, and not a proof against forgery.
 #[must_use]
 pub fn checksum(context: &str, parts: &[&[u8]]) -> [u8; 8] {
     let mut hasher = blake3::Hasher::new_derive_key(context);
     for part in parts {
         hasher.update(part);
     }
-    hasher.finalize().as_bytes()[..8].try_into().expect("a hash has more than eight bytes")
+    hasher.finalize().as_bytes()[..8]
+        .try_into()
+        .expect("a hash has more than eight bytes")
 }
 
-/// Whether every byte of `plain` is zero. Looks at 64 bytes at a time, so that data is told from zeros at its first difference.
+/// Whether every byte of `plain` is zero. Looks at 64 bytes at a time, so that data is told from
+/// zeros at its first difference.
 #[must_use]
 pub fn is_zero(plain: &[u8]) -> bool {
     let (blocks, tail) = plain.as_chunks::<64>();
-    blocks.iter().all(|block| block.iter().fold(0, |bits, byte| bits | byte) == 0) && tail.iter().all(|byte| *byte == 0)
+    blocks
+        .iter()
+        .all(|block| block.iter().fold(0, |bits, byte| bits | byte) == 0)
+        && tail.iter().all(|byte| *byte == 0)
 }
 
 #[cfg(test)]
@@ -153,7 +209,11 @@ mod tests {
                 let mut chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len).collect();
                 random.shuffle(&mut chunks);
                 let expected: Vec<_> = chunks.iter().map(|chunk| ChunkHash::of(chunk)).collect();
-                assert_eq!(hash_chunks(&chunks), expected, "{count} chunks of {chunk_len}");
+                assert_eq!(
+                    hash_chunks(&chunks),
+                    expected,
+                    "{count} chunks of {chunk_len}"
+                );
             }
         }
     }

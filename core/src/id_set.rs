@@ -1,5 +1,5 @@
-//! A set of chunk ids in memory proportional to the ids' range, not their number: one bit each, in segments that exist only where
-//! a bit is set. One TiB of 4 KiB chunks takes 32 MiB.
+//! A set of chunk ids in memory proportional to the ids' range, not their number: one bit each, in
+//! segments that exist only where a bit is set. One TiB of 4 KiB chunks takes 32 MiB.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,9 @@ impl IdSet {
     #[must_use]
     pub fn contains(&self, id: ChunkId) -> bool {
         let (segment, word, bit) = place(id);
-        self.segments.get(&segment).is_some_and(|words| words[word] >> bit & 1 == 1)
+        self.segments
+            .get(&segment)
+            .is_some_and(|words| words[word] >> bit & 1 == 1)
     }
 
     /// The first id of the set that is not below `from`. Cost: the words in between that exist.
@@ -37,9 +39,17 @@ impl IdSet {
             let base = segment * SEGMENT_IDS;
             let skipped = from.0.saturating_sub(base);
             let first = (skipped / 64) as usize;
-            let masked = |at: usize| if at == first { words[at] & (u64::MAX << (skipped % 64)) } else { words[at] };
+            let masked = |at: usize| {
+                if at == first {
+                    words[at] & (u64::MAX << (skipped % 64))
+                } else {
+                    words[at]
+                }
+            };
             let at = (first..WORDS).find(|at| masked(*at) != 0)?;
-            Some(ChunkId(base + at as u64 * 64 + u64::from(masked(at).trailing_zeros())))
+            Some(ChunkId(
+                base + at as u64 * 64 + u64::from(masked(at).trailing_zeros()),
+            ))
         })
     }
 
@@ -55,7 +65,9 @@ impl IdSet {
             let (segment, word, bit) = place(ChunkId(at));
             let taken = (64 - u64::from(bit)).min(end - at);
             let mask = (u64::MAX >> (64 - taken)) << bit;
-            self.segments.entry(segment).or_insert_with(|| Box::new([0; WORDS]))[word] |= mask;
+            self.segments
+                .entry(segment)
+                .or_insert_with(|| Box::new([0; WORDS]))[word] |= mask;
             at += taken;
         }
     }
@@ -63,15 +75,24 @@ impl IdSet {
     /// Puts every id of `other` into this set.
     pub fn union_with(&mut self, other: &Self) {
         for (segment, words) in &other.segments {
-            let own = self.segments.entry(*segment).or_insert_with(|| Box::new([0; WORDS]));
-            own.iter_mut().zip(words.iter()).for_each(|(own, other)| *own |= other);
+            let own = self
+                .segments
+                .entry(*segment)
+                .or_insert_with(|| Box::new([0; WORDS]));
+            own.iter_mut()
+                .zip(words.iter())
+                .for_each(|(own, other)| *own |= other);
         }
     }
 
     /// How many ids it holds. Cost: its memory.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.segments.values().flat_map(|words| words.iter()).map(|word| u64::from(word.count_ones())).sum()
+        self.segments
+            .values()
+            .flat_map(|words| words.iter())
+            .map(|word| u64::from(word.count_ones()))
+            .sum()
     }
 
     /// Whether it holds none.
@@ -83,7 +104,11 @@ impl IdSet {
 
 fn place(id: ChunkId) -> (u64, usize, u32) {
     let within = id.0 % SEGMENT_IDS;
-    (id.0 / SEGMENT_IDS, (within / 64) as usize, (within % 64) as u32)
+    (
+        id.0 / SEGMENT_IDS,
+        (within / 64) as usize,
+        (within % 64) as u32,
+    )
 }
 
 #[cfg(test)]
@@ -104,7 +129,11 @@ mod tests {
         assert_eq!(set.len(), model.len() as u64);
         assert!((0..301_000).all(|id| set.contains(ChunkId(id)) == model.contains(&id)));
         for from in (0..301_000).step_by(7) {
-            assert_eq!(set.next_from(ChunkId(from)), model.range(from..).next().copied().map(ChunkId), "from {from}");
+            assert_eq!(
+                set.next_from(ChunkId(from)),
+                model.range(from..).next().copied().map(ChunkId),
+                "from {from}"
+            );
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Names that hold across stores: 16 random bytes, written as 32 hexadecimal digits.
 //!
-//! Numbers of layers and images mean something in one store only. These go with what they name wherever it is copied.
+//! Numbers of layers and images mean something in one store only. These go with what they name
+//! wherever it is copied.
 
 use std::fmt;
 
@@ -36,7 +37,8 @@ macro_rules! identity {
 }
 
 identity!(
-    /// What a sealed layer shows, whatever becomes of the layers below it. Two layers of the same content identity show the same bytes.
+    /// What a sealed layer shows, whatever becomes of the layers below it. Two layers of the same
+    /// content identity show the same bytes.
     ContentId
 );
 identity!(
@@ -63,8 +65,15 @@ fn parse(text: &str) -> Option<[u8; IDENTITY_LEN]> {
         _ => None,
     };
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let bytes: Vec<u8> = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect::<Option<_>>()?;
-    if rest.is_empty() { bytes.try_into().ok() } else { None }
+    let bytes: Vec<u8> = pairs
+        .iter()
+        .map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?))
+        .collect::<Option<_>>()?;
+    if rest.is_empty() {
+        bytes.try_into().ok()
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]

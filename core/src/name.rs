@@ -1,7 +1,8 @@
-//! What a person may call an image, a snapshot or a tag, and how the two are written as one: `image@snapshot`.
+//! What a person may call an image, a snapshot or a tag, and how the two are written as one:
+//! `image@snapshot`.
 //!
-//! Names reach file names, URLs and terminals later: what could act there (separators, control and direction characters) is refused
-//! here, once.
+//! Names reach file names, URLs and terminals later: what could act there (separators, control and
+//! direction characters) is refused here, once.
 
 use std::fmt;
 
@@ -74,7 +75,8 @@ impl fmt::Display for Name {
     }
 }
 
-/// Separators of paths and of our own notation, control characters, and the invisible ones that turn the direction of text or hide.
+/// Separators of paths and of our own notation, control characters, and the invisible ones that
+/// turn the direction of text or hide.
 fn is_forbidden(character: char) -> bool {
     matches!(
         character,
@@ -96,8 +98,14 @@ impl NodeSpec {
     #[must_use]
     pub fn parse(text: &str) -> Self {
         match text.split_once('@') {
-            Some((image, snapshot)) => Self { image: image.to_owned(), snapshot: Some(snapshot.to_owned()) },
-            None => Self { image: text.to_owned(), snapshot: None },
+            Some((image, snapshot)) => Self {
+                image: image.to_owned(),
+                snapshot: Some(snapshot.to_owned()),
+            },
+            None => Self {
+                image: text.to_owned(),
+                snapshot: None,
+            },
         }
     }
 }
@@ -108,12 +116,34 @@ mod tests {
 
     #[test]
     fn only_harmless_texts_are_names() {
-        for good in ["a", "web-01", "Müller", "x.y", "...", "with blank", &"n".repeat(255)] {
+        for good in [
+            "a",
+            "web-01",
+            "Müller",
+            "x.y",
+            "...",
+            "with blank",
+            &"n".repeat(255),
+        ] {
             assert!(Name::new(good).is_ok(), "{good:?}");
         }
-        for bad in
-            ["", ".", "..", "latest", "-x", " a", "a ", "a/b", "a\\b", "a@b", "a\nb", "a\0", "a\u{202e}b", "\u{feff}a", &"n".repeat(256)]
-        {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "latest",
+            "-x",
+            " a",
+            "a ",
+            "a/b",
+            "a\\b",
+            "a@b",
+            "a\nb",
+            "a\0",
+            "a\u{202e}b",
+            "\u{feff}a",
+            &"n".repeat(256),
+        ] {
             assert!(Name::new(bad).is_err(), "{bad:?}");
         }
     }

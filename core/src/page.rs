@@ -1,7 +1,7 @@
 //! One span of a layer's map: which chunk positions it answers for, and how.
 //!
-//! A page knows neither its layer's parent nor where it is kept. Overlaying pages on each other is all there is to a chain: a page
-//! resolves the same whether one layer or a thousand lie below.
+//! A page knows neither its layer's parent nor where it is kept. Overlaying pages on each other is
+//! all there is to a chain: a page resolves the same whether one layer or a thousand lie below.
 //!
 //! ```text
 //! Encoding, version 1. Key in the store: layer id, page index (big-endian), which the checksum covers.
@@ -25,8 +25,9 @@ use crate::tree::page_start;
 use crate::units::{ChunkId, ChunkLen, LayerId, PageIndex};
 use crate::wire::{DecodeError, Reader, put_varint, seal, unzigzag, verified, zigzag};
 
-/// How many chunk positions a page answers for: 4 MiB of disk at 4 KiB chunks. Small enough that a random write rewrites little
-/// (7 KiB at worst), large enough that a sequential disk costs a few bytes per megabyte.
+/// How many chunk positions a page answers for: 4 MiB of disk at 4 KiB chunks. Small enough that a
+/// random write rewrites little (7 KiB at worst), large enough that a sequential disk costs a few
+/// bytes per megabyte.
 pub const PAGE_SPAN: u16 = 1024;
 
 const VERSION: u8 = 1;
@@ -54,7 +55,8 @@ impl Slot {
     }
 }
 
-/// Consecutive positions with one kind of answer; a chunk run names its first chunk, and the ids rise by one.
+/// Consecutive positions with one kind of answer; a chunk run names its first chunk, and the ids
+/// rise by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The first position, within the page.
@@ -76,8 +78,16 @@ impl Run {
     #[must_use]
     pub fn clip(&self, start: u16, end: u16) -> Option<Self> {
         let first = self.start.max(start);
-        let len = self.end().min(end).checked_sub(first).filter(|len| *len > 0)?;
-        Some(Self { start: first, len, slot: self.slot.advance(first - self.start) })
+        let len = self
+            .end()
+            .min(end)
+            .checked_sub(first)
+            .filter(|len| *len > 0)?;
+        Some(Self {
+            start: first,
+            len,
+            slot: self.slot.advance(first - self.start),
+        })
     }
 
     /// Whether `next` goes on where this run ends, so that both are one.
@@ -86,7 +96,8 @@ impl Run {
     }
 }
 
-/// The answers of one layer for [`PAGE_SPAN`] positions. Canonical: equal answers are equal values and equal bytes.
+/// The answers of one layer for [`PAGE_SPAN`] positions. Canonical: equal answers are equal values
+/// and equal bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// In order, not overlapping, never absent, merged where they touch.
@@ -116,12 +127,23 @@ impl Page {
     pub fn runs_in(&self, start: u16, end: u16) -> impl Iterator<Item = Run> + '_ {
         let first = self.runs.partition_point(|run| run.end() <= start);
         let mut next = start;
-        let mut rest = self.runs[first..].iter().filter_map(move |run| run.clip(start, end)).peekable();
+        let mut rest = self.runs[first..]
+            .iter()
+            .filter_map(move |run| run.clip(start, end))
+            .peekable();
         std::iter::from_fn(move || {
             let run = match rest.peek() {
                 Some(run) if run.start == next => rest.next()?,
-                Some(run) => Run { start: next, len: run.start - next, slot: Slot::Absent },
-                None if next < end => Run { start: next, len: end - next, slot: Slot::Absent },
+                Some(run) => Run {
+                    start: next,
+                    len: run.start - next,
+                    slot: Slot::Absent,
+                },
+                None if next < end => Run {
+                    start: next,
+                    len: end - next,
+                    slot: Slot::Absent,
+                },
                 None => return None,
             };
             next = run.end();
@@ -132,15 +154,21 @@ impl Page {
     /// The answer for one position.
     #[must_use]
     pub fn slot(&self, position: u16) -> Slot {
-        self.runs_in(position, position + 1).next().map_or(Slot::Absent, |run| run.slot)
+        self.runs_in(position, position + 1)
+            .next()
+            .map_or(Slot::Absent, |run| run.slot)
     }
 
-    /// Adds a run after all that are there; absent runs are passed over. Panics if it would overlap or leave the page.
+    /// Adds a run after all that are there; absent runs are passed over. Panics if it would overlap
+    /// or leave the page.
     pub fn push(&mut self, run: Run) {
         if run.slot == Slot::Absent {
             return;
         }
-        assert!(run.len > 0 && run.end() <= PAGE_SPAN, "a run lies inside its page");
+        assert!(
+            run.len > 0 && run.end() <= PAGE_SPAN,
+            "a run lies inside its page"
+        );
         if let Some(last) = self.runs.last_mut() {
             assert!(last.end() <= run.start, "runs come in order");
             if last.continues_into(&run) {
@@ -151,34 +179,44 @@ impl Page {
         self.runs.push(run);
     }
 
-    /// Answers `slot` for the run's positions from now on, whatever was said before. Cost: the length of the page.
+    /// Answers `slot` for the run's positions from now on, whatever was said before. Cost: the
+    /// length of the page.
     pub fn set(&mut self, run: Run) {
         *self = self.changed(&[run]);
     }
 
-    /// This page with the answers of `changes` in place of its own. They come in order and do not overlap; absent ones count, too: they
-    /// take an answer away. Cost: the length of both.
+    /// This page with the answers of `changes` in place of its own. They come in order and do not
+    /// overlap; absent ones count, too: they take an answer away. Cost: the length of both.
     #[must_use]
     pub fn changed(&self, changes: &[Run]) -> Self {
         let (mut result, mut kept) = (Self::new(), 0);
         for change in changes {
-            assert!(kept <= change.start && change.len > 0 && change.end() <= PAGE_SPAN, "changes come in order, inside the page");
-            self.runs_in(kept, change.start).for_each(|own| result.push(own));
+            assert!(
+                kept <= change.start && change.len > 0 && change.end() <= PAGE_SPAN,
+                "changes come in order, inside the page"
+            );
+            self.runs_in(kept, change.start)
+                .for_each(|own| result.push(own));
             result.push(*change);
             kept = change.end();
         }
-        self.runs_in(kept, PAGE_SPAN).for_each(|own| result.push(own));
+        self.runs_in(kept, PAGE_SPAN)
+            .for_each(|own| result.push(own));
         result
     }
 
-    /// What this page and `below` say together: its own answers, and where it is absent those of `below`, of which only the
-    /// positions before `visible` are seen (from there on this page says zero by being absent: see `Layer::parent_visible`).
+    /// What this page and `below` say together: its own answers, and where it is absent those of
+    /// `below`, of which only the positions before `visible` are seen (from there on this page says
+    /// zero by being absent: see `Layer::parent_visible`).
     #[must_use]
     pub fn over(&self, below: &Self, visible: u16) -> Self {
         let mut result = Self::new();
         for run in self.runs_in(0, PAGE_SPAN) {
             if run.slot == Slot::Absent {
-                below.runs_in(run.start, run.end()).filter_map(|seen| seen.clip(0, visible)).for_each(|seen| result.push(seen));
+                below
+                    .runs_in(run.start, run.end())
+                    .filter_map(|seen| seen.clip(0, visible))
+                    .for_each(|seen| result.push(seen));
             } else {
                 result.push(run);
             }
@@ -186,15 +224,18 @@ impl Page {
         result
     }
 
-    /// What a layer has to say so that this (resolved) page is seen over `below`, of which the positions before `visible` are seen:
-    /// the inverse of [`Page::over`].
+    /// What a layer has to say so that this (resolved) page is seen over `below`, of which the
+    /// positions before `visible` are seen: the inverse of [`Page::over`].
     #[must_use]
     pub fn relative_to(&self, below: &Self, visible: u16) -> Self {
         let below = below.clipped(visible).resolved();
         let mut result = Self::new();
         for own in self.runs_in(0, PAGE_SPAN) {
             for seen in below.runs_in(own.start, own.end()) {
-                let wanted = Run { slot: own.slot.advance(seen.start - own.start), ..seen };
+                let wanted = Run {
+                    slot: own.slot.advance(seen.start - own.start),
+                    ..seen
+                };
                 let slot = match wanted.slot {
                     same if same == seen.slot => Slot::Absent,
                     Slot::Absent => Slot::Zero,
@@ -214,16 +255,23 @@ impl Page {
             if run.slot != Slot::Absent {
                 result.push(run);
             } else if let Some(gap) = run.clip(0, end) {
-                result.push(Run { slot: Slot::Zero, ..gap });
+                result.push(Run {
+                    slot: Slot::Zero,
+                    ..gap
+                });
             }
         }
         result
     }
 
-    /// The same answers in other chunk ids: `translate` gives the id that stands for one, and for how many after it the same distance
-    /// holds (at least one; more than asked for counts as that many). `None` if it knows one of them not.
+    /// The same answers in other chunk ids: `translate` gives the id that stands for one, and for
+    /// how many after it the same distance holds (at least one; more than asked for counts as that
+    /// many). `None` if it knows one of them not.
     #[must_use]
-    pub fn translated(&self, mut translate: impl FnMut(ChunkId, u64) -> Option<(ChunkId, u64)>) -> Option<Self> {
+    pub fn translated(
+        &self,
+        mut translate: impl FnMut(ChunkId, u64) -> Option<(ChunkId, u64)>,
+    ) -> Option<Self> {
         let mut result = Self::new();
         for run in &self.runs {
             let Slot::Chunk(mut id) = run.slot else {
@@ -234,24 +282,42 @@ impl Page {
             while left > 0 {
                 let (to, count) = translate(id, left)?;
                 let count = count.clamp(1, left);
-                result.push(Run { start, len: count as u16, slot: Slot::Chunk(to) });
+                result.push(Run {
+                    start,
+                    len: count as u16,
+                    slot: Slot::Chunk(to),
+                });
                 (id, start, left) = (id.advance(count), start + count as u16, left - count);
             }
         }
         Some(result)
     }
 
-    /// What is left once nothing lies below: absent and explicit zero are the same, and both are absent in the result. Resolved pages
-    /// of equal content differ only where two chunk ids stand for one name.
+    /// What is left once nothing lies below: absent and explicit zero are the same, and both are
+    /// absent in the result. Resolved pages of equal content differ only where two chunk ids stand
+    /// for one name.
     #[must_use]
     pub fn resolved(&self) -> Self {
-        Self { runs: self.runs.iter().copied().filter(|run| run.slot != Slot::Zero).collect() }
+        Self {
+            runs: self
+                .runs
+                .iter()
+                .copied()
+                .filter(|run| run.slot != Slot::Zero)
+                .collect(),
+        }
     }
 
     /// The answers for positions before `end` only.
     #[must_use]
     pub fn clipped(&self, end: u16) -> Self {
-        Self { runs: self.runs.iter().filter_map(|run| run.clip(0, end)).collect() }
+        Self {
+            runs: self
+                .runs
+                .iter()
+                .filter_map(|run| run.clip(0, end))
+                .collect(),
+        }
     }
 
     /// Whether it answers for every position before `end`, so that nothing below can be seen.
@@ -264,7 +330,9 @@ impl Page {
     #[must_use]
     pub fn answered(&self) -> Positions {
         let mut positions = Positions::NONE;
-        self.runs.iter().for_each(|run| positions.insert(run.start..run.end()));
+        self.runs
+            .iter()
+            .for_each(|run| positions.insert(run.start..run.end()));
         positions
     }
 
@@ -273,7 +341,10 @@ impl Page {
     pub fn only(&self, positions: &Positions) -> Self {
         let mut result = Self::new();
         for run in &self.runs {
-            positions.ranges_in(run.start..run.end()).filter_map(|part| run.clip(part.start, part.end)).for_each(|part| result.push(part));
+            positions
+                .ranges_in(run.start..run.end())
+                .filter_map(|part| run.clip(part.start, part.end))
+                .for_each(|part| result.push(part));
         }
         result
     }
@@ -281,10 +352,12 @@ impl Page {
     /// How many positions it answers with a chunk, and how many with zero.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
-        self.runs.iter().fold((0, 0), |(chunks, zeros), run| match run.slot {
-            Slot::Chunk(_) => (chunks + u64::from(run.len), zeros),
-            _ => (chunks, zeros + u64::from(run.len)),
-        })
+        self.runs
+            .iter()
+            .fold((0, 0), |(chunks, zeros), run| match run.slot {
+                Slot::Chunk(_) => (chunks + u64::from(run.len), zeros),
+                _ => (chunks, zeros + u64::from(run.len)),
+            })
     }
 
     /// The bytes under which the store keeps it.
@@ -295,7 +368,10 @@ impl Page {
         let (mut position, mut next_id) = (0, 0_u64);
         for run in &self.runs {
             let is_chunk = matches!(run.slot, Slot::Chunk(_));
-            put_varint(&mut bytes, u64::from(run.start - position) << 1 | u64::from(is_chunk));
+            put_varint(
+                &mut bytes,
+                u64::from(run.start - position) << 1 | u64::from(is_chunk),
+            );
             put_varint(&mut bytes, u64::from(run.len - 1));
             if let Slot::Chunk(id) = run.slot {
                 put_varint(&mut bytes, zigzag(id.0.wrapping_sub(next_id).cast_signed()));
@@ -331,29 +407,57 @@ impl Page {
     }
 }
 
-fn decode_run(reader: &mut Reader<'_>, last: Option<&Run>, next_id: &mut u64) -> Result<Run, DecodeError> {
+fn decode_run(
+    reader: &mut Reader<'_>,
+    last: Option<&Run>,
+    next_id: &mut u64,
+) -> Result<Run, DecodeError> {
     let head = reader.varint()?;
-    let len = reader.varint()?.checked_add(1).ok_or(DecodeError::Invalid("run length"))?;
-    let start = (head >> 1).checked_add(last.map_or(0, |run| u64::from(run.end()))).ok_or(DecodeError::Invalid("run position"))?;
-    let end = start.checked_add(len).filter(|end| *end <= u64::from(PAGE_SPAN)).ok_or(DecodeError::Invalid("run length"))?;
+    let len = reader
+        .varint()?
+        .checked_add(1)
+        .ok_or(DecodeError::Invalid("run length"))?;
+    let start = (head >> 1)
+        .checked_add(last.map_or(0, |run| u64::from(run.end())))
+        .ok_or(DecodeError::Invalid("run position"))?;
+    let end = start
+        .checked_add(len)
+        .filter(|end| *end <= u64::from(PAGE_SPAN))
+        .ok_or(DecodeError::Invalid("run length"))?;
     let slot = if head & 1 == 0 {
         Slot::Zero
     } else {
         let first = next_id.wrapping_add(unzigzag(reader.varint()?).cast_unsigned());
-        *next_id = first.checked_add(len).ok_or(DecodeError::Invalid("chunk id"))?;
+        *next_id = first
+            .checked_add(len)
+            .ok_or(DecodeError::Invalid("chunk id"))?;
         Slot::Chunk(ChunkId(first))
     };
-    let run = Run { start: start as u16, len: (end - start) as u16, slot };
+    let run = Run {
+        start: start as u16,
+        len: (end - start) as u16,
+        slot,
+    };
     if last.is_some_and(|last| last.continues_into(&run)) {
         return Err(DecodeError::Invalid("run that should be one with the last"));
     }
     Ok(run)
 }
 
-/// The bytes of a disk that positions on page `index` answer for, as far as they lie inside `limits`.
+/// The bytes of a disk that positions on page `index` answer for, as far as they lie inside
+/// `limits`.
 #[must_use]
-pub fn bytes_of(chunk_len: ChunkLen, index: PageIndex, positions: Range<u16>, limits: &Range<u64>) -> Range<u64> {
-    let place = |at: u16| chunk_len.offset_of(page_start(index).advance(at.into())).clamp(limits.start, limits.end);
+pub fn bytes_of(
+    chunk_len: ChunkLen,
+    index: PageIndex,
+    positions: Range<u16>,
+    limits: &Range<u64>,
+) -> Range<u64> {
+    let place = |at: u16| {
+        chunk_len
+            .offset_of(page_start(index).advance(at.into()))
+            .clamp(limits.start, limits.end)
+    };
     place(positions.start)..place(positions.end)
 }
 
@@ -369,7 +473,12 @@ pub fn page_key(layer: LayerId, index: PageIndex) -> [u8; 16] {
 /// The layer and page that a key names.
 pub fn parse_page_key(key: &[u8]) -> Result<(LayerId, PageIndex), DecodeError> {
     let (layer, index) = key.split_at_checked(8).ok_or(DecodeError::Truncated)?;
-    let number = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).map_err(|_| DecodeError::Invalid("page key"));
+    let number = |bytes: &[u8]| {
+        bytes
+            .try_into()
+            .map(u64::from_be_bytes)
+            .map_err(|_| DecodeError::Invalid("page key"))
+    };
     Ok((LayerId(number(layer)?), PageIndex(number(index)?)))
 }
 
@@ -391,9 +500,14 @@ mod tests {
         let (mut page, mut model) = (Page::new(), vec![Slot::Absent; PAGE_SPAN.into()]);
         for _ in 0..count {
             let start = random.u16(..PAGE_SPAN);
-            let run = Run { start, len: random.u16(1..=PAGE_SPAN - start), slot: random_slot(random) };
+            let run = Run {
+                start,
+                len: random.u16(1..=PAGE_SPAN - start),
+                slot: random_slot(random),
+            };
             page.set(run);
-            (run.start..run.end()).for_each(|at| model[usize::from(at)] = run.slot.advance(at - run.start));
+            (run.start..run.end())
+                .for_each(|at| model[usize::from(at)] = run.slot.advance(at - run.start));
         }
         (page, model)
     }
@@ -421,8 +535,13 @@ mod tests {
             let (mut changes, mut next) = (Vec::new(), 0);
             while next < PAGE_SPAN {
                 let start = random.u16(next..PAGE_SPAN);
-                let run = Run { start, len: random.u16(1..=PAGE_SPAN - start), slot: random_slot(&mut random) };
-                (run.start..run.end()).for_each(|at| model[usize::from(at)] = run.slot.advance(at - run.start));
+                let run = Run {
+                    start,
+                    len: random.u16(1..=PAGE_SPAN - start),
+                    slot: random_slot(&mut random),
+                };
+                (run.start..run.end())
+                    .for_each(|at| model[usize::from(at)] = run.slot.advance(at - run.start));
                 changes.push(run);
                 next = run.end();
             }
@@ -455,11 +574,19 @@ mod tests {
             let (other, _) = random_page(&mut random, 5);
             let visible = random.u16(..=PAGE_SPAN);
             // Near relatives are the case that matters: most of it is the same.
-            for below in [other.clone(), page.over(&other, PAGE_SPAN), other.over(&page, visible)] {
+            for below in [
+                other.clone(),
+                page.over(&other, PAGE_SPAN),
+                other.over(&page, visible),
+            ] {
                 let page = page.resolved();
                 let relative = page.relative_to(&below, visible);
                 assert_eq!(relative.over(&below, visible).resolved(), page);
-                assert_eq!(page.relative_to(&page, PAGE_SPAN), Page::new(), "nothing to say");
+                assert_eq!(
+                    page.relative_to(&page, PAGE_SPAN),
+                    Page::new(),
+                    "nothing to say"
+                );
             }
         }
     }
@@ -468,19 +595,32 @@ mod tests {
     fn a_page_in_another_place_or_with_a_flipped_bit_is_refused() {
         let (page, _) = random_page(&mut fastrand::Rng::with_seed(9), 8);
         let bytes = page.encode(LayerId(1), PageIndex(2));
-        assert_eq!(Page::decode(LayerId(1), PageIndex(3), &bytes), Err(DecodeError::Checksum));
-        assert_eq!(Page::decode(LayerId(2), PageIndex(2), &bytes), Err(DecodeError::Checksum));
+        assert_eq!(
+            Page::decode(LayerId(1), PageIndex(3), &bytes),
+            Err(DecodeError::Checksum)
+        );
+        assert_eq!(
+            Page::decode(LayerId(2), PageIndex(2), &bytes),
+            Err(DecodeError::Checksum)
+        );
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(Page::decode(LayerId(1), PageIndex(2), &damaged).is_err(), "bit {bit}");
+            assert!(
+                Page::decode(LayerId(1), PageIndex(2), &damaged).is_err(),
+                "bit {bit}"
+            );
         }
     }
 
     #[test]
     fn a_sequential_page_costs_a_few_bytes() {
         let mut page = Page::new();
-        page.push(Run { start: 0, len: PAGE_SPAN, slot: Slot::Chunk(ChunkId(1 << 30)) });
+        page.push(Run {
+            start: 0,
+            len: PAGE_SPAN,
+            slot: Slot::Chunk(ChunkId(1 << 30)),
+        });
         assert!(page.encode(LayerId(1), PageIndex(0)).len() <= 20);
     }
 }

@@ -28,7 +28,10 @@ impl Positions {
     pub fn insert(&mut self, range: Range<u16>) {
         assert!(range.end <= PAGE_SPAN, "a position lies on its page");
         for (word, first) in self.0.iter_mut().zip((0..PAGE_SPAN).step_by(64)) {
-            let (start, end) = (range.start.clamp(first, first + 64) - first, range.end.clamp(first, first + 64) - first);
+            let (start, end) = (
+                range.start.clamp(first, first + 64) - first,
+                range.end.clamp(first, first + 64) - first,
+            );
             if start < end {
                 *word |= (u64::MAX >> (64 - (end - start))) << start;
             }
@@ -38,21 +41,30 @@ impl Positions {
     /// Those of either.
     #[must_use]
     pub fn or(mut self, other: &Self) -> Self {
-        self.0.iter_mut().zip(other.0).for_each(|(own, other)| *own |= other);
+        self.0
+            .iter_mut()
+            .zip(other.0)
+            .for_each(|(own, other)| *own |= other);
         self
     }
 
     /// Those of both.
     #[must_use]
     pub fn and(mut self, other: &Self) -> Self {
-        self.0.iter_mut().zip(other.0).for_each(|(own, other)| *own &= other);
+        self.0
+            .iter_mut()
+            .zip(other.0)
+            .for_each(|(own, other)| *own &= other);
         self
     }
 
     /// Those that are not among `other`.
     #[must_use]
     pub fn without(mut self, other: &Self) -> Self {
-        self.0.iter_mut().zip(other.0).for_each(|(own, other)| *own &= !other);
+        self.0
+            .iter_mut()
+            .zip(other.0)
+            .for_each(|(own, other)| *own &= !other);
         self
     }
 
@@ -67,7 +79,9 @@ impl Positions {
         let mut at = range.start;
         std::iter::from_fn(move || {
             let start = (at..range.end).find(|position| self.contains(*position))?;
-            let end = (start..range.end).find(|position| !self.contains(*position)).unwrap_or(range.end);
+            let end = (start..range.end)
+                .find(|position| !self.contains(*position))
+                .unwrap_or(range.end);
             at = end;
             Some(start..end)
         })
@@ -90,12 +104,20 @@ mod tests {
                 model[usize::from(start)..usize::from(end)].fill(true);
             }
             let cut = random.u16(..=PAGE_SPAN);
-            let (before, from) = (Positions::before(cut), Positions::ALL.without(&Positions::before(cut)));
+            let (before, from) = (
+                Positions::before(cut),
+                Positions::ALL.without(&Positions::before(cut)),
+            );
             assert_eq!(set.and(&before).or(&set.and(&from)), set);
             let found: Vec<u16> = set.ranges_in(cut..PAGE_SPAN).flatten().collect();
-            let expected: Vec<u16> = (cut..PAGE_SPAN).filter(|at| model[usize::from(*at)]).collect();
+            let expected: Vec<u16> = (cut..PAGE_SPAN)
+                .filter(|at| model[usize::from(*at)])
+                .collect();
             assert_eq!(found, expected);
-            assert!(set.ranges_in(0..PAGE_SPAN).is_sorted_by(|a, b| a.end < b.start));
+            assert!(
+                set.ranges_in(0..PAGE_SPAN)
+                    .is_sorted_by(|a, b| a.end < b.start)
+            );
         }
     }
 }

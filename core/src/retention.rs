@@ -1,8 +1,11 @@
-//! Which of many states of one thing to keep: the rules that restic's users know, with restic's outcomes.
+//! Which of many states of one thing to keep: the rules that restic's users know, with restic's
+//! outcomes.
 //!
-//! `--keep-last 3 --keep-daily 7` keeps the three newest and the newest of each of the seven newest days that have any. A state that several
-//! rules keep counts for each of them (in PBS it would count for the first only). While a rule has not kept as many as it may, it also keeps the
-//! oldest state there is, so that a young history reaches back as far as it can. What is pinned is kept, and counts as if it were not.
+//! `--keep-last 3 --keep-daily 7` keeps the three newest and the newest of each of the seven newest
+//! days that have any. A state that several rules keep counts for each of them (in PBS it would
+//! count for the first only). While a rule has not kept as many as it may, it also keeps the oldest
+//! state there is, so that a young history reaches back as far as it can. What is pinned is kept,
+//! and counts as if it were not.
 //!
 //! It knows no time zone: whoever asks gives each moment with its distance from UTC there and then.
 
@@ -17,7 +20,8 @@ use std::str::FromStr;
 use crate::name::Name;
 use calendar::Moment;
 
-/// The greatest number in a [`Span`]: a million years in milliseconds are far from overflowing anything.
+/// The greatest number in a [`Span`]: a million years in milliseconds are far from overflowing
+/// anything.
 const SPAN_NUMBER_MAX: u32 = 999_999;
 
 /// What to keep. Each rule keeps what it keeps, whatever the others say.
@@ -58,7 +62,8 @@ pub enum Limit {
 pub struct Within {
     /// How old, measured from the newest candidate.
     pub span: Span,
-    /// The present, in milliseconds since 1970: a candidate from the future is not taken for the newest.
+    /// The present, in milliseconds since 1970: a candidate from the future is not taken for the
+    /// newest.
     pub now_ms: u64,
 }
 
@@ -76,7 +81,8 @@ pub struct Span {
 pub struct Candidate<'a> {
     /// When it was taken, in milliseconds since 1970.
     pub taken_ms: u64,
-    /// What a clock on the wall showed then, minus UTC, in seconds: from it come the hour, day, week, month and year.
+    /// What a clock on the wall showed then, minus UTC, in seconds: from it come the hour, day,
+    /// week, month and year.
     pub offset_s: i32,
     /// What it is marked with.
     pub tags: &'a BTreeSet<Name>,
@@ -138,19 +144,31 @@ pub enum RuleError {
     Span(String),
 }
 
-/// What becomes of each of `candidates`, in their order. Of two with the same time, the later in the list counts as the newer. Sorts them:
-/// n log n.
+/// What becomes of each of `candidates`, in their order. Of two with the same time, the later in
+/// the list counts as the newer. Sorts them: n log n.
 #[must_use]
 pub fn apply(rules: &Rules, candidates: &[Candidate<'_>]) -> Vec<Verdict> {
     if rules.is_empty() {
-        return candidates.iter().map(|_| Verdict { reasons: vec![Reason::NoRules] }).collect();
+        return candidates
+            .iter()
+            .map(|_| Verdict {
+                reasons: vec![Reason::NoRules],
+            })
+            .collect();
     }
     let oldest_within = rules.within.map(|within| within.begin(candidates));
-    let mut verdicts: Vec<Verdict> = candidates.iter().map(|candidate| rules.alone(candidate, oldest_within)).collect();
+    let mut verdicts: Vec<Verdict> = candidates
+        .iter()
+        .map(|candidate| rules.alone(candidate, oldest_within))
+        .collect();
     let mut newest_first: Vec<usize> = (0..candidates.len()).rev().collect();
     newest_first.sort_by_key(|at| std::cmp::Reverse(candidates[*at].taken_ms));
     for (period, limit) in rules.periods() {
-        let slots: Vec<i64> = newest_first.iter().zip(0..).map(|(at, nth)| period.slot(candidates[*at].moment(), nth)).collect();
+        let slots: Vec<i64> = newest_first
+            .iter()
+            .zip(0..)
+            .map(|(at, nth)| period.slot(candidates[*at].moment(), nth))
+            .collect();
         for (nth, reason) in counted(period, limit, &slots) {
             verdicts[newest_first[nth]].reasons.push(reason);
         }
@@ -162,7 +180,9 @@ impl Rules {
     /// Whether there is no rule that could keep anything.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.within.is_none() && self.tags.is_empty() && self.periods().iter().all(|(_, limit)| limit.count() == 0)
+        self.within.is_none()
+            && self.tags.is_empty()
+            && self.periods().iter().all(|(_, limit)| limit.count() == 0)
     }
 
     fn periods(&self) -> [(Period, Limit); 6] {
@@ -179,10 +199,20 @@ impl Rules {
     /// What can be said of a candidate without looking at the others.
     fn alone(&self, candidate: &Candidate<'_>, oldest_within: Option<i64>) -> Verdict {
         let pinned = candidate.pinned.then_some(Reason::Pinned);
-        let tags = self.tags.iter().filter(|list| candidate.has_tags(list)).map(|list| Reason::Tags(list.clone()));
-        let is_within = oldest_within.is_some_and(|oldest| candidate.moment().since_1970_ms > oldest);
-        let within = self.within.filter(|_| is_within).map(|within| Reason::Within(within.span));
-        Verdict { reasons: pinned.into_iter().chain(tags).chain(within).collect() }
+        let tags = self
+            .tags
+            .iter()
+            .filter(|list| candidate.has_tags(list))
+            .map(|list| Reason::Tags(list.clone()));
+        let is_within =
+            oldest_within.is_some_and(|oldest| candidate.moment().since_1970_ms > oldest);
+        let within = self
+            .within
+            .filter(|_| is_within)
+            .map(|within| Reason::Within(within.span));
+        Verdict {
+            reasons: pinned.into_iter().chain(tags).chain(within).collect(),
+        }
     }
 }
 
@@ -194,7 +224,14 @@ fn counted(period: Period, limit: Limit, slots: &[i64]) -> Vec<(usize, Reason)> 
     for (nth, slot) in slots.iter().enumerate() {
         let is_newest = previous != Some(slot);
         if left > 0 && (is_newest || nth + 1 == slots.len()) {
-            kept.push((nth, if is_newest { Reason::Newest(period) } else { Reason::Oldest(period) }));
+            kept.push((
+                nth,
+                if is_newest {
+                    Reason::Newest(period)
+                } else {
+                    Reason::Oldest(period)
+                },
+            ));
             previous = Some(slot);
             left -= 1;
         }
@@ -216,7 +253,11 @@ impl Candidate<'_> {
     }
 
     fn has_tags(&self, list: &BTreeSet<Name>) -> bool {
-        if list.is_empty() { self.tags.is_empty() } else { list.is_subset(self.tags) }
+        if list.is_empty() {
+            self.tags.is_empty()
+        } else {
+            list.is_subset(self.tags)
+        }
     }
 }
 
@@ -231,9 +272,12 @@ impl Limit {
 }
 
 impl Within {
-    /// What is younger than this is kept, in milliseconds since 1970: everything, if all candidates are from the future.
+    /// What is younger than this is kept, in milliseconds since 1970: everything, if all candidates
+    /// are from the future.
     fn begin(&self, candidates: &[Candidate<'_>]) -> i64 {
-        let past = candidates.iter().filter(|candidate| candidate.taken_ms <= self.now_ms);
+        let past = candidates
+            .iter()
+            .filter(|candidate| candidate.taken_ms <= self.now_ms);
         let newest = past.max_by_key(|candidate| candidate.taken_ms);
         newest.map_or(i64::MIN, |newest| newest.moment().earlier_by(&self.span))
     }
@@ -259,7 +303,10 @@ impl FromStr for Limit {
     fn from_str(text: &str) -> Result<Self, RuleError> {
         match text {
             "unlimited" | "-1" => Ok(Self::All),
-            _ => text.parse().map(Self::Newest).map_err(|_| RuleError::Limit(text.to_owned())),
+            _ => text
+                .parse()
+                .map(Self::Newest)
+                .map_err(|_| RuleError::Limit(text.to_owned())),
         }
     }
 }
@@ -268,7 +315,9 @@ impl FromStr for Span {
     type Err = RuleError;
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
-        Self::parse(text).filter(|span| *span != Self::default()).ok_or_else(|| RuleError::Span(text.to_owned()))
+        Self::parse(text)
+            .filter(|span| *span != Self::default())
+            .ok_or_else(|| RuleError::Span(text.to_owned()))
     }
 }
 
@@ -278,7 +327,11 @@ impl Span {
         let parts = text.split_inclusive(|character: char| !character.is_ascii_digit());
         for part in parts {
             let unit = part.chars().next_back()?;
-            let number = part.strip_suffix(unit)?.parse().ok().filter(|number| *number <= SPAN_NUMBER_MAX)?;
+            let number = part
+                .strip_suffix(unit)?
+                .parse()
+                .ok()
+                .filter(|number| *number <= SPAN_NUMBER_MAX)?;
             let field = match unit {
                 'y' => &mut span.years,
                 'm' => &mut span.months,
@@ -297,8 +350,16 @@ impl Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [(self.years, 'y'), (self.months, 'm'), (self.days, 'd'), (self.hours, 'h')];
-        parts.iter().filter(|(number, _)| *number > 0).try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
+        let parts = [
+            (self.years, 'y'),
+            (self.months, 'm'),
+            (self.days, 'd'),
+            (self.hours, 'h'),
+        ];
+        parts
+            .iter()
+            .filter(|(number, _)| *number > 0)
+            .try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
     }
 }
 
@@ -322,7 +383,11 @@ impl fmt::Display for Reason {
             Self::NoRules => write!(f, "no rules"),
             Self::Pinned => write!(f, "pinned"),
             Self::Tags(list) if list.is_empty() => write!(f, "has no tags"),
-            Self::Tags(list) => write!(f, "has tags {}", list.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")),
+            Self::Tags(list) => write!(
+                f,
+                "has tags {}",
+                list.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
+            ),
             Self::Within(span) => write!(f, "within {span}"),
             Self::Newest(period) => write!(f, "{period} snapshot"),
             Self::Oldest(period) => write!(f, "oldest {period} snapshot"),

@@ -6,8 +6,8 @@ use std::io;
 
 /// Random access to the bytes of a file that an image format lies in.
 ///
-/// Implementors promise that `len` does not change the meaning of earlier reads; a file that shrinks gives
-/// [`io::ErrorKind::UnexpectedEof`].
+/// Implementors promise that `len` does not change the meaning of earlier reads; a file that
+/// shrinks gives [`io::ErrorKind::UnexpectedEof`].
 pub trait ReadAt: Send + Sync {
     /// The length in bytes when it was opened.
     fn len(&self) -> u64;
@@ -20,7 +20,8 @@ pub trait ReadAt: Send + Sync {
     /// Fills `buffer` from `offset`, or fails with what the system said.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// The first range of allocated bytes that ends after `offset`, `None` when only a hole is left. The default knows no holes.
+    /// The first range of allocated bytes that ends after `offset`, `None` when only a hole is
+    /// left. The default knows no holes.
     fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
         Ok((offset < self.len()).then(|| (offset, self.len())))
     }
@@ -40,7 +41,8 @@ impl ReadAt for Vec<u8> {
     }
 }
 
-/// What a range of an image holds: three answers, never an `Option` whose `None` must be remembered.
+/// What a range of an image holds: three answers, never an `Option` whose `None` must be
+/// remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExtentKind {
     /// The file has bytes for it; they may still all be zero.
@@ -80,10 +82,12 @@ pub trait ImageSource: Send + Sync {
         self.len() == 0
     }
 
-    /// The extent that starts at `offset` (below `len`), as long as it can be told at once. Neighbours may be of the same kind.
+    /// The extent that starts at `offset` (below `len`), as long as it can be told at once.
+    /// Neighbours may be of the same kind.
     fn extent_at(&self, offset: u64) -> Result<Extent, SourceError>;
 
-    /// Fills `buffer` with the content from `offset`; absent ranges read as zeros. The range must lie inside the image.
+    /// Fills `buffer` with the content from `offset`; absent ranges read as zeros. The range must
+    /// lie inside the image.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError>;
 }
 
@@ -107,7 +111,8 @@ pub enum SourceError {
         /// What is wrong, and where in the file.
         reason: String,
     },
-    /// The file is valid, but says something that this reader does not follow: a reference to another file, an unknown feature.
+    /// The file is valid, but says something that this reader does not follow: a reference to
+    /// another file, an unknown feature.
     #[error("this {format} image cannot be read here: {reason}")]
     Refused {
         /// The format's name as `-f` takes it.
@@ -128,6 +133,7 @@ pub enum ClusterCodec {
 
 /// Decodes compressed clusters for the formats, so that core needs no codec of its own.
 pub trait ClusterDecoder: Send + Sync {
-    /// Decodes `input` into `output` and requires that it fills `output` exactly; bytes of `input` after that are padding.
+    /// Decodes `input` into `output` and requires that it fills `output` exactly; bytes of `input`
+    /// after that are padding.
     fn decode(&self, codec: ClusterCodec, input: &[u8], output: &mut [u8]) -> Result<(), String>;
 }

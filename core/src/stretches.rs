@@ -1,10 +1,12 @@
-//! What consecutive bytes are, gathered in order: joined where they are alike, and no more stretches than somebody wants.
+//! What consecutive bytes are, gathered in order: joined where they are alike, and no more
+//! stretches than somebody wants.
 
 use std::ops::Range;
 
 use crate::device::Stretch;
 
-/// Stretches without a gap between them. Full once one more would be too many; what comes then is left out.
+/// Stretches without a gap between them. Full once one more would be too many; what comes then is
+/// left out.
 pub struct Stretches<K> {
     found: Vec<Stretch<K>>,
     count_max: usize,
@@ -15,7 +17,11 @@ impl<K: Copy + PartialEq> Stretches<K> {
     /// None so far, at most `count_max` (at least one).
     #[must_use]
     pub fn new(count_max: usize) -> Self {
-        Self { found: Vec::new(), count_max: count_max.max(1), is_full: false }
+        Self {
+            found: Vec::new(),
+            count_max: count_max.max(1),
+            is_full: false,
+        }
     }
 
     /// Adds what comes next. Panics if there is a gap before it.
@@ -26,16 +32,28 @@ impl<K: Copy + PartialEq> Stretches<K> {
         let len = range.end - range.start;
         match self.found.last_mut() {
             Some(last) => {
-                assert_eq!(last.offset + last.len, range.start, "stretches come in order, without a gap");
+                assert_eq!(
+                    last.offset + last.len,
+                    range.start,
+                    "stretches come in order, without a gap"
+                );
                 if last.kind == kind {
                     last.len += len;
                 } else if self.found.len() < self.count_max {
-                    self.found.push(Stretch { offset: range.start, len, kind });
+                    self.found.push(Stretch {
+                        offset: range.start,
+                        len,
+                        kind,
+                    });
                 } else {
                     self.is_full = true;
                 }
             }
-            None => self.found.push(Stretch { offset: range.start, len, kind }),
+            None => self.found.push(Stretch {
+                offset: range.start,
+                len,
+                kind,
+            }),
         }
     }
 
@@ -59,14 +77,24 @@ mod tests {
     #[test]
     fn what_is_alike_is_joined_and_what_is_too_much_left_out() {
         let mut all = Stretches::new(2);
-        for (range, kind) in [(3..5, 'a'), (5..5, 'b'), (5..6, 'a'), (6..9, 'b'), (9..10, 'b')] {
+        for (range, kind) in [
+            (3..5, 'a'),
+            (5..5, 'b'),
+            (5..6, 'a'),
+            (6..9, 'b'),
+            (9..10, 'b'),
+        ] {
             all.push(range, kind);
             assert!(!all.is_full());
         }
         all.push(10..11, 'a');
         assert!(all.is_full());
         all.push(11..12, 'b');
-        let found: Vec<_> = all.finish().into_iter().map(|part| (part.offset, part.len, part.kind)).collect();
+        let found: Vec<_> = all
+            .finish()
+            .into_iter()
+            .map(|part| (part.offset, part.len, part.kind))
+            .collect();
         assert_eq!(found, [(3, 3, 'a'), (6, 4, 'b')]);
     }
 }

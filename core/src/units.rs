@@ -1,15 +1,17 @@
 //! Numbers that wear their unit, and the only conversions between them.
 //!
-//! Offsets and lengths are bytes; indexes and counts are positions and amounts on an image's chunk grid; ids are codes that the
-//! store gave out. None converts into another outside this file.
+//! Offsets and lengths are bytes; indexes and counts are positions and amounts on an image's chunk
+//! grid; ids are codes that the store gave out. None converts into another outside this file.
 
 use std::fmt;
 
-/// The smallest chunk: the page size of every file system that Vellum's users run, and where deduplication finds most.
+/// The smallest chunk: the page size of every file system that Vellum's users run, and where
+/// deduplication finds most.
 pub const CHUNK_LEN_MIN: u32 = 4 << 10;
 /// The largest chunk: above it a single changed sector costs more than a frame.
 pub const CHUNK_LEN_MAX: u32 = 1 << 20;
-/// The largest image: 2^56 bytes (64 PiB), far above qemu's and every file system's limit, low enough that no sum of a few overflows.
+/// The largest image: 2^56 bytes (64 PiB), far above qemu's and every file system's limit, low
+/// enough that no sum of a few overflows.
 pub const IMAGE_LEN_MAX: u64 = 1 << 56;
 
 macro_rules! unit {
@@ -43,7 +45,8 @@ unit!(
     LayerId
 );
 unit!(
-    /// The name of an image inside one store that stays when the image is renamed; never given twice.
+    /// The name of an image inside one store that stays when the image is renamed; never given
+    /// twice.
     ImageId
 );
 unit!(
@@ -55,7 +58,8 @@ unit!(
     ConfigurationId
 );
 unit!(
-    /// A position among the pages of a layer: page `p` covers the chunk positions from `p * PAGE_SPAN`.
+    /// A position among the pages of a layer: page `p` covers the chunk positions from `p *
+    /// PAGE_SPAN`.
     PageIndex
 );
 
@@ -108,7 +112,8 @@ impl ChunkLen {
         ChunkIndex(offset / self.bytes())
     }
 
-    /// The first byte of the chunk at `index`. Panics past 2^64 bytes, which no verified image reaches.
+    /// The first byte of the chunk at `index`. Panics past 2^64 bytes, which no verified image
+    /// reaches.
     #[must_use]
     pub fn offset_of(self, index: ChunkIndex) -> u64 {
         index.0 * self.bytes()
@@ -133,9 +138,16 @@ mod tests {
 
     #[test]
     fn only_powers_of_two_in_bounds_are_chunk_lengths() {
-        for (bytes, fits) in
-            [(0, false), (2048, false), (4095, false), (4096, true), (4097, false), (6144, false), (1 << 20, true), (1 << 21, false)]
-        {
+        for (bytes, fits) in [
+            (0, false),
+            (2048, false),
+            (4095, false),
+            (4096, true),
+            (4097, false),
+            (6144, false),
+            (1 << 20, true),
+            (1 << 21, false),
+        ] {
             assert_eq!(ChunkLen::new(bytes).is_some(), fits, "{bytes}");
         }
     }

@@ -1,4 +1,5 @@
-//! Reading and writing the small integers of our encodings. Every read is checked against the bytes at hand.
+//! Reading and writing the small integers of our encodings. Every read is checked against the bytes
+//! at hand.
 
 /// Why bytes are not the record that their place says they are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +42,10 @@ impl<'a> Reader<'a> {
 
     /// The next `len` bytes.
     pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
-        let (taken, rest) = self.rest.split_at_checked(len).ok_or(DecodeError::Truncated)?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(len)
+            .ok_or(DecodeError::Truncated)?;
         self.rest = rest;
         Ok(taken)
     }
@@ -54,16 +58,23 @@ impl<'a> Reader<'a> {
     /// Takes the version byte that an encoding begins with: `known` is the one that can be read.
     pub fn version(&mut self, known: u8) -> Result<(), DecodeError> {
         let found = self.u8()?;
-        if found == known { Ok(()) } else { Err(DecodeError::Version(found)) }
+        if found == known {
+            Ok(())
+        } else {
+            Err(DecodeError::Version(found))
+        }
     }
 
     /// The next four bytes, little-endian.
     pub fn u32(&mut self) -> Result<u32, DecodeError> {
         let bytes = self.bytes(4)?;
-        Ok(u32::from_le_bytes(bytes.try_into().expect("four bytes were taken")))
+        Ok(u32::from_le_bytes(
+            bytes.try_into().expect("four bytes were taken"),
+        ))
     }
 
-    /// The next LEB128 integer: seven bits a byte, lowest first. Only the shortest form is accepted, so that bytes are canonical.
+    /// The next LEB128 integer: seven bits a byte, lowest first. Only the shortest form is
+    /// accepted, so that bytes are canonical.
     pub fn varint(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
@@ -82,7 +93,11 @@ impl<'a> Reader<'a> {
 
     /// Requires that nothing is left.
     pub fn finish(self) -> Result<(), DecodeError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::TooLong(self.rest.len())) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(DecodeError::TooLong(self.rest.len()))
+        }
     }
 }
 
@@ -108,11 +123,21 @@ pub fn unzigzag(value: u64) -> i64 {
 }
 
 /// Splits the checksum off the end of `bytes` and verifies it under `context` and `key`.
-pub fn verified<'a>(context: &str, key: &[&[u8]], bytes: &'a [u8]) -> Result<&'a [u8], DecodeError> {
-    let (body, stored) = bytes.split_last_chunk::<8>().ok_or(DecodeError::Truncated)?;
+pub fn verified<'a>(
+    context: &str,
+    key: &[&[u8]],
+    bytes: &'a [u8],
+) -> Result<&'a [u8], DecodeError> {
+    let (body, stored) = bytes
+        .split_last_chunk::<8>()
+        .ok_or(DecodeError::Truncated)?;
     let mut parts = key.to_vec();
     parts.push(body);
-    if crate::hash::checksum(context, &parts) == *stored { Ok(body) } else { Err(DecodeError::Checksum) }
+    if crate::hash::checksum(context, &parts) == *stored {
+        Ok(body)
+    } else {
+        Err(DecodeError::Checksum)
+    }
 }
 
 /// Appends the checksum of `bytes` under `context` and `key`.
@@ -129,7 +154,17 @@ mod tests {
 
     #[test]
     fn integers_come_back() {
-        for value in [0, 1, 127, 128, 16383, 16384, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
+        for value in [
+            0,
+            1,
+            127,
+            128,
+            16383,
+            16384,
+            u64::from(u32::MAX),
+            u64::MAX - 1,
+            u64::MAX,
+        ] {
             let mut bytes = Vec::new();
             put_varint(&mut bytes, value);
             let mut reader = Reader::new(&bytes);
@@ -141,7 +176,12 @@ mod tests {
 
     #[test]
     fn overlong_and_overflowing_integers_are_refused() {
-        for bytes in [&[0x80, 0x00][..], &[0xff; 10], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02], &[0x80]] {
+        for bytes in [
+            &[0x80, 0x00][..],
+            &[0xff; 10],
+            &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02],
+            &[0x80],
+        ] {
             assert!(Reader::new(bytes).varint().is_err(), "{bytes:?}");
         }
     }

@@ -21,13 +21,25 @@ const FIRST: ChunkId = ChunkId(0x1122_3344);
 fn pages() -> Vec<(&'static str, Page)> {
     let page = |runs: &[(u16, u16, Slot)]| {
         let mut page = Page::new();
-        runs.iter().for_each(|(start, len, slot)| page.push(Run { start: *start, len: *len, slot: *slot }));
+        runs.iter().for_each(|(start, len, slot)| {
+            page.push(Run {
+                start: *start,
+                len: *len,
+                slot: *slot,
+            })
+        });
         page
     };
     vec![
         ("page-empty", Page::new()),
-        ("page-one-run", page(&[(0, PAGE_SPAN, Slot::Chunk(ChunkId(1 << 40)))])),
-        ("page-zeros", page(&[(5, 7, Slot::Zero), (1000, 24, Slot::Zero)])),
+        (
+            "page-one-run",
+            page(&[(0, PAGE_SPAN, Slot::Chunk(ChunkId(1 << 40)))]),
+        ),
+        (
+            "page-zeros",
+            page(&[(5, 7, Slot::Zero), (1000, 24, Slot::Zero)]),
+        ),
         (
             "page-mixed",
             page(&[
@@ -42,30 +54,58 @@ fn pages() -> Vec<(&'static str, Page)> {
 
 fn headers() -> Vec<(&'static str, FrameHeader)> {
     let header = |offsets: &[u64], payload_len| {
-        FrameHeader::new(offsets.iter().map(|at| (FIRST.advance(*at), ChunkHash::of(&at.to_le_bytes()))), payload_len)
+        FrameHeader::new(
+            offsets
+                .iter()
+                .map(|at| (FIRST.advance(*at), ChunkHash::of(&at.to_le_bytes()))),
+            payload_len,
+        )
     };
     vec![
         ("frame-header-one", header(&[0], 4110)),
-        ("frame-header-full", header(&(0..16).collect::<Vec<_>>(), 0x0001_0203)),
+        (
+            "frame-header-full",
+            header(&(0..16).collect::<Vec<_>>(), 0x0001_0203),
+        ),
         ("frame-header-gaps", header(&[0, 1, 7, 8, 200, 4095], 77)),
     ]
 }
 
 const PAYLOADS: [(&str, FrameCodec, u32, &[u8]); 3] = [
     ("frame-payload-none", FrameCodec::None, 5, b"plain"),
-    ("frame-payload-lz4", FrameCodec::Lz4, 4096, b"opaque to core"),
-    ("frame-payload-zstd", FrameCodec::Zstd, 65536, b"opaque to core as well"),
+    (
+        "frame-payload-lz4",
+        FrameCodec::Lz4,
+        4096,
+        b"opaque to core",
+    ),
+    (
+        "frame-payload-zstd",
+        FrameCodec::Zstd,
+        65536,
+        b"opaque to core as well",
+    ),
 ];
 
 fn payload(of: (&'static str, FrameCodec, u32, &'static [u8])) -> FramePayload<'static> {
-    FramePayload { codec: of.1, plain_len: of.2, compressed: of.3 }
+    FramePayload {
+        codec: of.1,
+        plain_len: of.2,
+        compressed: of.3,
+    }
 }
 
 /// Every golden name with what this version writes.
 fn written() -> Vec<(&'static str, Vec<u8>)> {
-    let pages = pages().into_iter().map(|(name, page)| (name, page.encode(LAYER, INDEX)));
-    let headers = headers().into_iter().map(|(name, header)| (name, header.encode()));
-    let payloads = PAYLOADS.into_iter().map(|of| (of.0, payload(of).encode(FIRST)));
+    let pages = pages()
+        .into_iter()
+        .map(|(name, page)| (name, page.encode(LAYER, INDEX)));
+    let headers = headers()
+        .into_iter()
+        .map(|(name, header)| (name, header.encode()));
+    let payloads = PAYLOADS
+        .into_iter()
+        .map(|of| (of.0, payload(of).encode(FIRST)));
     let keys = [
         ("key-page", page_key(LAYER, INDEX).to_vec()),
         ("key-frame", frame_key(FIRST).to_vec()),
@@ -85,13 +125,26 @@ fn what_is_written_now_is_what_was_written_once() {
 #[test]
 fn what_was_written_once_is_read_now() {
     for (name, page) in pages() {
-        assert_eq!(Page::decode(LAYER, INDEX, &golden(name)), Ok(page), "{name}");
+        assert_eq!(
+            Page::decode(LAYER, INDEX, &golden(name)),
+            Ok(page),
+            "{name}"
+        );
     }
     for (name, header) in headers() {
-        assert_eq!(FrameHeader::decode(FIRST, &golden(name)), Ok(header), "{name}");
+        assert_eq!(
+            FrameHeader::decode(FIRST, &golden(name)),
+            Ok(header),
+            "{name}"
+        );
     }
     for of in PAYLOADS {
-        assert_eq!(FramePayload::decode(FIRST, &golden(of.0)), Ok(payload(of)), "{}", of.0);
+        assert_eq!(
+            FramePayload::decode(FIRST, &golden(of.0)),
+            Ok(payload(of)),
+            "{}",
+            of.0
+        );
     }
     assert_eq!(parse_page_key(&golden("key-page")), Ok((LAYER, INDEX)));
     assert_eq!(parse_frame_key(&golden("key-frame")), Ok(FIRST));

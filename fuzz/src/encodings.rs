@@ -1,5 +1,6 @@
-//! Fuzz bodies for what the store reads of its own bytes, past the checksum: a checksum stops chance, not whoever can compute it.
-//! Each panics only when a promise of an encoding is broken: decoders are total, and only what an encoder writes is accepted.
+//! Fuzz bodies for what the store reads of its own bytes, past the checksum: a checksum stops
+//! chance, not whoever can compute it. Each panics only when a promise of an encoding is broken:
+//! decoders are total, and only what an encoder writes is accepted.
 
 use vellum_core::frame::{FrameHeader, FramePayload, SPAN_MAX};
 use vellum_core::name::{NAME_LEN_MAX, Name, NodeSpec};
@@ -15,15 +16,27 @@ fn body(encoded: &[u8]) -> &[u8] {
 
 /// A page: runs in order, inside, merged; the same bytes again.
 pub fn page(data: &[u8]) {
-    let Ok(page) = Page::decode_body(data) else { return };
+    let Ok(page) = Page::decode_body(data) else {
+        return;
+    };
     let mut end = 0;
     for run in page.runs() {
-        assert!(run.len > 0 && run.start >= end && run.end() <= PAGE_SPAN, "{run:?} after {end}");
+        assert!(
+            run.len > 0 && run.start >= end && run.end() <= PAGE_SPAN,
+            "{run:?} after {end}"
+        );
         assert_ne!(run.slot, Slot::Absent, "absent is not written");
         end = run.end();
     }
-    assert!(page.runs().len() <= data.len() / 2, "a run takes at least two bytes");
-    assert_eq!(body(&page.encode(LayerId(1), PageIndex(2))), data, "one page has one encoding");
+    assert!(
+        page.runs().len() <= data.len() / 2,
+        "a run takes at least two bytes"
+    );
+    assert_eq!(
+        body(&page.encode(LayerId(1), PageIndex(2))),
+        data,
+        "one page has one encoding"
+    );
     let (chunks, zeros) = page.counts();
     let slots = (0..PAGE_SPAN).map(|at| page.slot(at));
     let (seen_chunks, seen_zeros) = slots.fold((0, 0), |(chunks, zeros), slot| match slot {
@@ -38,9 +51,13 @@ pub fn page(data: &[u8]) {
 
 /// A frame header at any place: rising ids with names; the same bytes again.
 pub fn frame_header(data: &[u8]) {
-    let Some((first, data)) = data.split_first_chunk::<8>() else { return };
+    let Some((first, data)) = data.split_first_chunk::<8>() else {
+        return;
+    };
     let first = ChunkId(u64::from_be_bytes(*first));
-    let Ok(header) = FrameHeader::decode_body(first, data) else { return };
+    let Ok(header) = FrameHeader::decode_body(first, data) else {
+        return;
+    };
     assert_eq!(header.first(), first);
     assert!(header.end().0 - first.0 <= u64::from(SPAN_MAX));
     for (rank, (id, hash)) in header.chunks().enumerate() {
@@ -50,12 +67,27 @@ pub fn frame_header(data: &[u8]) {
     assert_eq!(body(&header.encode()), data, "one header has one encoding");
 }
 
-/// A frame payload: the same bytes again, and decompression fills exactly what was announced or fails.
+/// A frame payload: the same bytes again, and decompression fills exactly what was announced or
+/// fails.
 pub fn frame_payload(data: &[u8]) {
-    let Ok(payload) = FramePayload::decode_body(data) else { return };
-    assert_eq!(body(&payload.encode(ChunkId(3))), data, "one payload has one encoding");
-    if let Ok(plain) = vellum_store::codec::decompress(payload.codec, payload.compressed, payload.plain_len as usize) {
-        assert_eq!(plain.len(), payload.plain_len as usize, "decoding fills what was announced");
+    let Ok(payload) = FramePayload::decode_body(data) else {
+        return;
+    };
+    assert_eq!(
+        body(&payload.encode(ChunkId(3))),
+        data,
+        "one payload has one encoding"
+    );
+    if let Ok(plain) = vellum_store::codec::decompress(
+        payload.codec,
+        payload.compressed,
+        payload.plain_len as usize,
+    ) {
+        assert_eq!(
+            plain.len(),
+            payload.plain_len as usize,
+            "decoding fills what was announced"
+        );
     }
 }
 
@@ -66,12 +98,22 @@ pub fn records(data: &[u8]) {
 
 /// A name: harmless, and itself again; a node's name falls into its parts.
 pub fn name(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     let spec = NodeSpec::parse(text);
-    let joined = spec.snapshot.as_ref().map_or(spec.image.clone(), |snapshot| format!("{}@{snapshot}", spec.image));
+    let joined = spec
+        .snapshot
+        .as_ref()
+        .map_or(spec.image.clone(), |snapshot| {
+            format!("{}@{snapshot}", spec.image)
+        });
     assert_eq!(joined, text, "nothing is lost of a node's name");
     let Ok(name) = Name::new(text) else { return };
     assert_eq!((name.as_str(), name.to_string().as_str()), (text, text));
     assert!(!text.is_empty() && text.len() <= NAME_LEN_MAX && text != "." && text != "..");
-    assert!(!text.contains(['/', '\\', '@', '\0', '\n', '\u{1b}', '\u{202e}']) && !text.starts_with('-'));
+    assert!(
+        !text.contains(['/', '\\', '@', '\0', '\n', '\u{1b}', '\u{202e}'])
+            && !text.starts_with('-')
+    );
 }

@@ -7,7 +7,8 @@ use vellum_core::change_map::ChangeMap;
 use vellum_core::formats::{self, Format, probe as probing};
 use vellum_core::source::{ClusterCodec, ClusterDecoder, ExtentKind, ImageSource};
 
-/// Enough to meet every kind of extent of a small file, few enough to keep a run below milliseconds.
+/// Enough to meet every kind of extent of a small file, few enough to keep a run below
+/// milliseconds.
 const EXTENT_COUNT_MAX: usize = 256;
 const READ_LEN_MAX: usize = 8192;
 
@@ -16,13 +17,17 @@ struct RepeatFirst;
 
 impl ClusterDecoder for RepeatFirst {
     fn decode(&self, _: ClusterCodec, input: &[u8], output: &mut [u8]) -> Result<(), String> {
-        let byte = input.first().filter(|byte| **byte != 0xff).ok_or("a bad stream")?;
+        let byte = input
+            .first()
+            .filter(|byte| **byte != 0xff)
+            .ok_or("a bad stream")?;
         output.fill(*byte);
         Ok(())
     }
 }
 
-/// A qcow2 image: extents cover it without gap and make progress, what is not data reads as zeros, and no read panics.
+/// A qcow2 image: extents cover it without gap and make progress, what is not data reads as zeros,
+/// and no read panics.
 pub fn qcow2(data: &[u8]) {
     let file = Arc::new(data.to_vec());
     if let Ok(source) = formats::open(Format::Qcow2, file, Arc::new(RepeatFirst)) {
@@ -37,18 +42,36 @@ fn explore(source: &dyn ImageSource) {
             return;
         }
         let Ok(extent) = source.extent_at(offset) else {
-            // Behind a damaged entry the next one may be whole; 512 bytes are the smallest unit of any format.
+            // Behind a damaged entry the next one may be whole; 512 bytes are the smallest unit of
+            // any format.
             offset += 512;
             continue;
         };
-        assert_eq!(extent.start, offset, "an extent starts where it was asked for");
-        assert!(extent.len > 0 && extent.end() <= source.len(), "an extent makes progress inside the image: {extent:?}");
+        assert_eq!(
+            extent.start, offset,
+            "an extent starts where it was asked for"
+        );
+        assert!(
+            extent.len > 0 && extent.end() <= source.len(),
+            "an extent makes progress inside the image: {extent:?}"
+        );
         let middle = extent.start + extent.len / 2;
-        for start in [extent.start, middle, extent.end().saturating_sub(READ_LEN_MAX as u64).max(extent.start)] {
+        for start in [
+            extent.start,
+            middle,
+            extent
+                .end()
+                .saturating_sub(READ_LEN_MAX as u64)
+                .max(extent.start),
+        ] {
             read_inside(source, start, extent.end(), extent.kind);
         }
         let inner = source.extent_at(middle).map(|inner| inner.kind);
-        assert_eq!(inner.ok(), Some(extent.kind), "the middle of an extent is of its kind");
+        assert_eq!(
+            inner.ok(),
+            Some(extent.kind),
+            "the middle of an extent is of its kind"
+        );
         offset = extent.end();
     }
 }
@@ -58,7 +81,10 @@ fn read_inside(source: &dyn ImageSource, start: u64, end: u64, kind: ExtentKind)
     let mut buffer = vec![0xaa; len];
     let done = source.read_at(&mut buffer, start);
     if kind != ExtentKind::Data {
-        assert!(done.is_ok() && buffer.iter().all(|byte| *byte == 0), "{kind:?} at {start} reads as zeros");
+        assert!(
+            done.is_ok() && buffer.iter().all(|byte| *byte == 0),
+            "{kind:?} at {start} reads as zeros"
+        );
     }
 }
 
@@ -69,7 +95,9 @@ pub fn probe(data: &[u8]) {
     let _ = seen.to_string();
     match seen.verdict() {
         probing::Verdict::Raw => assert!(seen.containers.is_empty()),
-        probing::Verdict::Known(_) | probing::Verdict::NotYet(_) => assert_eq!(seen.containers.len(), 1),
+        probing::Verdict::Known(_) | probing::Verdict::NotYet(_) => {
+            assert_eq!(seen.containers.len(), 1)
+        }
         probing::Verdict::Ambiguous => assert!(seen.containers.len() + seen.marks.len() > 1),
     }
     if !data.starts_with(b"QFI\xfb") {
@@ -77,23 +105,46 @@ pub fn probe(data: &[u8]) {
     }
 }
 
-/// A change map is an error or sorted, gap-free, merged, no larger than its text, and found again from its own text.
+/// A change map is an error or sorted, gap-free, merged, no larger than its text, and found again
+/// from its own text.
 pub fn change_map(data: &[u8]) {
-    let Ok(map) = ChangeMap::parse(data) else { return };
-    assert!(map.ranges().len() <= data.len() / 5, "a range takes at least five bytes");
+    let Ok(map) = ChangeMap::parse(data) else {
+        return;
+    };
+    assert!(
+        map.ranges().len() <= data.len() / 5,
+        "a range takes at least five bytes"
+    );
     let mut end = 0;
-    for (range, next) in map.ranges().iter().zip(map.ranges().iter().skip(1).map(Some).chain([None])) {
+    for (range, next) in map
+        .ranges()
+        .iter()
+        .zip(map.ranges().iter().skip(1).map(Some).chain([None]))
+    {
         assert!(range.start == end && range.len > 0, "{range:?} after {end}");
-        assert!(next.is_none_or(|next| next.kind != range.kind), "{range:?} could be one with the next");
+        assert!(
+            next.is_none_or(|next| next.kind != range.kind),
+            "{range:?} could be one with the next"
+        );
         assert_eq!(map.range_at(range.start), Some(*range));
         assert_eq!(map.range_at(range.end() - 1), Some(*range));
         end = range.end();
     }
     assert_eq!(map.range_at(end), None);
     assert_eq!(map.len(), end);
-    let text: String =
-        map.ranges().iter().map(|range| format!("{} {:#x} {:?}\n", range.start, range.len, range.kind).to_lowercase()).collect();
-    assert_eq!(ChangeMap::parse(text.as_bytes()).ok(), Some(map.clone()), "{text}");
+    let text: String = map
+        .ranges()
+        .iter()
+        .map(|range| format!("{} {:#x} {:?}\n", range.start, range.len, range.kind).to_lowercase())
+        .collect();
+    assert_eq!(
+        ChangeMap::parse(text.as_bytes()).ok(),
+        Some(map.clone()),
+        "{text}"
+    );
     assert!(map.clone().for_image(end).is_ok_and(|whole| whole == map));
-    assert!(map.for_image(end + 1).is_err(), "a map never covers more than its ranges");
+    assert!(
+        map.for_image(end + 1).is_err(),
+        "a map never covers more than its ranges"
+    );
 }

@@ -1,6 +1,8 @@
-//! A fuzz body for what core reads of guests' disks: partition tables and the free space of file systems.
+//! A fuzz body for what core reads of guests' disks: partition tables and the free space of file
+//! systems.
 //!
-//! The input is a sparse disk, since real ones are mostly zeros: runs of sectors, each with its place before it.
+//! The input is a sparse disk, since real ones are mostly zeros: runs of sectors, each with its
+//! place before it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,7 +23,8 @@ struct Sparse {
 }
 
 impl Sparse {
-    /// The disk that `data` describes: a sector's number in 4 bytes, a count of sectors in 1, then their bytes; and again.
+    /// The disk that `data` describes: a sector's number in 4 bytes, a count of sectors in 1, then
+    /// their bytes; and again.
     fn parse(mut data: &[u8]) -> Self {
         let mut sectors = BTreeMap::new();
         while let Some((head, rest)) = data.split_first_chunk::<5>() {
@@ -34,7 +37,10 @@ impl Sparse {
             }
             data = after;
         }
-        Self { sectors, reads: 0.into() }
+        Self {
+            sectors,
+            reads: 0.into(),
+        }
     }
 }
 
@@ -44,14 +50,24 @@ impl ReadAt for Sparse {
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let end = offset.checked_add(buffer.len() as u64).expect("no read goes round the end");
+        let end = offset
+            .checked_add(buffer.len() as u64)
+            .expect("no read goes round the end");
         assert!(end <= DISK_LEN, "no read goes past the end");
-        // Millions of groups of which each says that all is free: an input's time, not a promise that is broken.
-        if self.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > RANGES_MAX {
+        // Millions of groups of which each says that all is free: an input's time, not a promise
+        // that is broken.
+        if self
+            .reads
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+            > RANGES_MAX
+        {
             return Err(io::ErrorKind::TimedOut.into());
         }
         buffer.fill(0);
-        for (nth, sector) in self.sectors.range(offset / SECTOR_LEN as u64..end.div_ceil(SECTOR_LEN as u64)) {
+        for (nth, sector) in self
+            .sectors
+            .range(offset / SECTOR_LEN as u64..end.div_ceil(SECTOR_LEN as u64))
+        {
             for (at, byte) in (nth * SECTOR_LEN as u64..).zip(sector) {
                 if (offset..end).contains(&at) {
                     buffer[(at - offset) as usize] = *byte;
@@ -62,19 +78,30 @@ impl ReadAt for Sparse {
     }
 }
 
-/// Volumes lie in order beside each other, and free ranges in order inside their volume, whatever is on the disk.
+/// Volumes lie in order beside each other, and free ranges in order inside their volume, whatever
+/// is on the disk.
 pub fn guest(data: &[u8]) {
     let disk = Sparse::parse(data);
     let Ok(found) = volumes(&disk) else { return };
     let mut end = 0;
     for volume in found {
-        assert!(volume.start >= end && volume.len <= DISK_LEN - volume.start, "{volume:?} after {end}");
+        assert!(
+            volume.start >= end && volume.len <= DISK_LEN - volume.start,
+            "{volume:?} after {end}"
+        );
         end = volume.start + volume.len;
         let (mut at, mut count) = (volume.start, 0);
         let _ = free_space(&disk, &volume, &mut |range| {
-            assert!(range.start >= at && range.start < range.end && range.end <= end, "{range:?} after {at} in {volume:?}");
+            assert!(
+                range.start >= at && range.start < range.end && range.end <= end,
+                "{range:?} after {at} in {volume:?}"
+            );
             (at, count) = (range.end, count + 1);
-            if count < RANGES_MAX { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+            if count < RANGES_MAX {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::TimedOut.into())
+            }
         });
     }
 }

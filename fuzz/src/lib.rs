@@ -1,5 +1,5 @@
-//! The bodies of the fuzz targets: one function each, over bytes. `targets/` hands them to libFuzzer, `tests/replay.rs` replays the
-//! corpus on the stable compiler.
+//! The bodies of the fuzz targets: one function each, over bytes. `targets/` hands them to
+//! libFuzzer, `tests/replay.rs` replays the corpus on the stable compiler.
 
 pub mod encodings;
 pub mod formats;

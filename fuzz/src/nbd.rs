@@ -16,15 +16,27 @@ const GREETING: &[u8] = b"NBDMAGICIHAVEOPT\0\x03";
 fn answer(data: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0x5a; DISK_LEN];
     bytes[8 * GRID..16 * GRID].fill(0);
-    dialogue(&Devices(vec![("disk", Arc::new(Memory::new(bytes))), ("busy", Arc::new(Memory::new(Vec::new())))]), data)
+    dialogue(
+        &Devices(vec![
+            ("disk", Arc::new(Memory::new(bytes))),
+            ("busy", Arc::new(Memory::new(Vec::new()))),
+        ]),
+        data,
+    )
 }
 
-/// Any client gets the greeting first, and the same answer to its first messages whatever follows them.
+/// Any client gets the greeting first, and the same answer to its first messages whatever follows
+/// them.
 pub fn nbd(data: &[u8]) {
     let data = &data[..data.len().min(INPUT_LEN_MAX)];
     let whole = answer(data);
     assert!(whole.starts_with(GREETING), "the server speaks first");
-    let cut = data.last().map_or(0, |last| data.len() * usize::from(*last) / 256);
+    let cut = data
+        .last()
+        .map_or(0, |last| data.len() * usize::from(*last) / 256);
     let part = answer(&data[..cut]);
-    assert!(whole.starts_with(&part), "what follows changes no answer that was given");
+    assert!(
+        whole.starts_with(&part),
+        "what follows changes no answer that was given"
+    );
 }

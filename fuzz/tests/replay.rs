@@ -58,7 +58,8 @@ const REPOSITORY_SEEDS: [(&str, &str); 14] = [
 fn every_input_of_the_corpus_passes() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     for (target, body) in TARGETS {
-        let inputs = std::fs::read_dir(corpus.join(target)).unwrap_or_else(|error| panic!("{target} has no corpus: {error}"));
+        let inputs = std::fs::read_dir(corpus.join(target))
+            .unwrap_or_else(|error| panic!("{target} has no corpus: {error}"));
         let mut count = 0;
         for input in inputs {
             let path = input.expect("a folder can be read").path();
@@ -69,7 +70,9 @@ fn every_input_of_the_corpus_passes() {
         assert!(count > 0, "{target} has a corpus");
         println!("fuzz: {target}: {count} inputs");
     }
-    let targets = std::fs::read_dir(corpus.with_file_name("targets")).expect("the targets are beside the corpus").count();
+    let targets = std::fs::read_dir(corpus.with_file_name("targets"))
+        .expect("the targets are beside the corpus")
+        .count();
     assert_eq!(targets, TARGETS.len(), "every target is replayed");
 }
 
@@ -87,48 +90,162 @@ fn write_seeds() {
     };
     let body = |encoded: Vec<u8>| encoded[..encoded.len() - 8].to_vec();
     let mut page = Page::new();
-    put("page", "empty", &body(page.encode(LayerId(1), PageIndex(0))));
-    page.push(Run { start: 0, len: 16, slot: Slot::Chunk(ChunkId(300)) });
-    page.push(Run { start: 20, len: 4, slot: Slot::Zero });
-    page.push(Run { start: 24, len: 1000, slot: Slot::Chunk(ChunkId(7)) });
-    put("page", "three-runs", &body(page.encode(LayerId(1), PageIndex(0))));
+    put(
+        "page",
+        "empty",
+        &body(page.encode(LayerId(1), PageIndex(0))),
+    );
+    page.push(Run {
+        start: 0,
+        len: 16,
+        slot: Slot::Chunk(ChunkId(300)),
+    });
+    page.push(Run {
+        start: 20,
+        len: 4,
+        slot: Slot::Zero,
+    });
+    page.push(Run {
+        start: 24,
+        len: 1000,
+        slot: Slot::Chunk(ChunkId(7)),
+    });
+    put(
+        "page",
+        "three-runs",
+        &body(page.encode(LayerId(1), PageIndex(0))),
+    );
     for (name, ids) in [("one", &[5][..]), ("gaps", &[5, 6, 9, 70, 4100])] {
-        let chunks = ids.iter().map(|id: &u64| (ChunkId(*id), ChunkHash::of(&id.to_le_bytes())));
-        let seed = [&5_u64.to_be_bytes()[..], &body(FrameHeader::new(chunks, 99).encode())].concat();
+        let chunks = ids
+            .iter()
+            .map(|id: &u64| (ChunkId(*id), ChunkHash::of(&id.to_le_bytes())));
+        let seed = [
+            &5_u64.to_be_bytes()[..],
+            &body(FrameHeader::new(chunks, 99).encode()),
+        ]
+        .concat();
         put("frame_header", name, &seed);
     }
     for (name, codec, plain_len, compressed) in [
         ("none", FrameCodec::None, 5, &b"hello"[..]),
         ("lz4", FrameCodec::Lz4, 5, b"\x50hello"),
-        ("zstd", FrameCodec::Zstd, 5, b"\x28\xb5\x2f\xfd\x20\x05\x29\x00\x00hello"),
+        (
+            "zstd",
+            FrameCodec::Zstd,
+            5,
+            b"\x28\xb5\x2f\xfd\x20\x05\x29\x00\x00hello",
+        ),
         ("short", FrameCodec::Zstd, 4096, b""),
     ] {
-        put("frame_payload", name, &body(FramePayload { codec, plain_len, compressed }.encode(ChunkId(1))));
+        put(
+            "frame_payload",
+            name,
+            &body(
+                FramePayload {
+                    codec,
+                    plain_len,
+                    compressed,
+                }
+                .encode(ChunkId(1)),
+            ),
+        );
     }
-    for (nth, text) in ["web-01", "web-01@latest", "..", "Müller", "a@b@c", "-x", "\u{202e}x"].into_iter().enumerate() {
+    for (nth, text) in [
+        "web-01",
+        "web-01@latest",
+        "..",
+        "Müller",
+        "a@b@c",
+        "-x",
+        "\u{202e}x",
+    ]
+    .into_iter()
+    .enumerate()
+    {
         put("name", &format!("text-{nth}"), text.as_bytes());
     }
-    // Parameters of a new store; counters; a layer with two ranges of pages; an image with a tag; a snapshot.
-    put("records", "parameters", &[1, 0xfb, 0x00, 0x10, 0xfc, 0x00, 0x00, 0x01, 0x00, 2, 3]);
+    // Parameters of a new store; counters; a layer with two ranges of pages; an image with a tag; a
+    // snapshot.
+    put(
+        "records",
+        "parameters",
+        &[1, 0xfb, 0x00, 0x10, 0xfc, 0x00, 0x00, 0x01, 0x00, 2, 3],
+    );
     put("records", "counters", &[1, 9, 0xfb, 0xe8, 0x03]);
-    put("records", "layer", &[1, 4, 1, 3, 1, 0xfb, 0x00, 0x20, 2, 5, 1, 77, 2, 0, 1, 3, 4]);
-    put("records", "image", &[1, 2, 1, b'a', 4, 0, 0, 77, 1, 1, b't', 0]);
+    put(
+        "records",
+        "layer",
+        &[1, 4, 1, 3, 1, 0xfb, 0x00, 0x20, 2, 5, 1, 77, 2, 0, 1, 3, 4],
+    );
+    put(
+        "records",
+        "image",
+        &[1, 2, 1, b'a', 4, 0, 0, 77, 1, 1, b't', 0],
+    );
     put("records", "snapshot", &[1, 2, 3, 1, b's', 4, 77, 0, 1]);
-    put("records", "journal", &[1, 77, 5, b'w', b'r', b'i', b't', b'e', 1, 9, 3, b'a', b'@', b'b', 1, 4, 3, 2, 1, 0]);
-    for (name, form) in [("simple", Form::Simple), ("structured", Form::Structured), ("extended", Form::Extended)] {
+    put(
+        "records",
+        "journal",
+        &[
+            1, 77, 5, b'w', b'r', b'i', b't', b'e', 1, 9, 3, b'a', b'@', b'b', 1, 4, 3, 2, 1, 0,
+        ],
+    );
+    for (name, form) in [
+        ("simple", Form::Simple),
+        ("structured", Form::Structured),
+        ("extended", Form::Extended),
+    ] {
         put("nbd", name, &client::one_of_each(form));
     }
-    put("nbd", "old", &[&[0, 0, 0, 0][..], &client::option(1, b""), &client::request(Form::Simple, 0, 0, 1, 0, 70_000)].concat());
-    put("nbd", "refused", &[&[0, 0, 0, 3][..], &client::option(5, b""), &client::option(99, b"?"), &client::option(2, b"")].concat());
+    put(
+        "nbd",
+        "old",
+        &[
+            &[0, 0, 0, 0][..],
+            &client::option(1, b""),
+            &client::request(Form::Simple, 0, 0, 1, 0, 70_000),
+        ]
+        .concat(),
+    );
+    put(
+        "nbd",
+        "refused",
+        &[
+            &[0, 0, 0, 3][..],
+            &client::option(5, b""),
+            &client::option(99, b"?"),
+            &client::option(2, b""),
+        ]
+        .concat(),
+    );
     for (target, name) in REPOSITORY_SEEDS {
-        let golden = corpus.join("../../backup/tests/golden").join(format!("{name}.hex"));
+        let golden = corpus
+            .join("../../backup/tests/golden")
+            .join(format!("{name}.hex"));
         let text = std::fs::read_to_string(golden).expect("golden files are there first");
-        let digits: Vec<u8> = text.bytes().filter_map(|digit| (digit as char).to_digit(16)).map(|digit| digit as u8).collect();
-        put(target, name, &digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect::<Vec<u8>>());
+        let digits: Vec<u8> = text
+            .bytes()
+            .filter_map(|digit| (digit as char).to_digit(16))
+            .map(|digit| digit as u8)
+            .collect();
+        put(
+            target,
+            name,
+            &digits
+                .chunks(2)
+                .map(|pair| pair[0] << 4 | pair[1])
+                .collect::<Vec<u8>>(),
+        );
     }
     // Without their digests, which the body adds.
     let object = |name: &str, bytes: &[u8]| {
-        [&(name.len() as u16).to_le_bytes()[..], name.as_bytes(), &(bytes.len() as u64).to_le_bytes(), bytes].concat()
+        [
+            &(name.len() as u16).to_le_bytes()[..],
+            name.as_bytes(),
+            &(bytes.len() as u64).to_le_bytes(),
+            bytes,
+        ]
+        .concat()
     };
     let (id, magic) = ("ab".repeat(32), &b"VlmStrm1"[..]);
     let objects = [
@@ -137,10 +254,26 @@ fn write_seeds() {
         object(&format!("journal/0000000000000001-{id}"), b""),
     ];
     put("stream", "empty", &[magic, &[0, 0]].concat());
-    put("stream", "objects", &[magic, &objects.concat(), &[0, 0]].concat());
-    put("stream", "twice", &[magic, &objects[0], &objects[0], &[0, 0]].concat());
-    put("stream", "hostile", &[magic, &object("packs/../../etc", b"x"), &[0, 0]].concat());
-    put("stream", "too-long", &[magic, &objects[0][..19], &u64::MAX.to_le_bytes()].concat());
+    put(
+        "stream",
+        "objects",
+        &[magic, &objects.concat(), &[0, 0]].concat(),
+    );
+    put(
+        "stream",
+        "twice",
+        &[magic, &objects[0], &objects[0], &[0, 0]].concat(),
+    );
+    put(
+        "stream",
+        "hostile",
+        &[magic, &object("packs/../../etc", b"x"), &[0, 0]].concat(),
+    );
+    put(
+        "stream",
+        "too-long",
+        &[magic, &objects[0][..19], &u64::MAX.to_le_bytes()].concat(),
+    );
     for seed in 0..8_u64 {
         let mut bytes = vec![0; 400];
         fastrand::Rng::with_seed(seed).fill(&mut bytes);

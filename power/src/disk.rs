@@ -1,21 +1,29 @@
-//! A file system as a loss of power sees it: what is on disk for certain, and what the kernel had only promised to write.
+//! A file system as a loss of power sees it: what is on disk for certain, and what the kernel had
+//! only promised to write.
 //!
 //! What is granted, and nothing more:
 //!
-//! - An `fsync` or `fdatasync` of a file makes its content and length durable, **not its name**. That is POSIX's weakest reading; ext4
-//!   and XFS also make the name of a new file durable.
-//! - An `fsync` of a folder makes all changes of names in it durable, not the content of what is named.
-//! - A change of one name (a creation, a removal, a rename inside a folder) happens as a whole or not at all, and the changes of names
-//!   in one folder reach the disk in their order. POSIX does not say so; the journals, logs and trees of ext4, XFS, btrfs, ZFS and F2FS
-//!   do it, and RocksDB relies on it: it renames the file that names its manifest without syncing the folder in between.
-//! - A sector of 512 bytes is written as a whole or not at all, and only ever with bytes that the file had there at one moment.
-//! - Space that a file grew by and that was not written reads as zeros: nobody sees the bytes of deleted files.
+//! - An `fsync` or `fdatasync` of a file makes its content and length durable, **not its name**.
+//!   That is POSIX's weakest reading; ext4 and XFS also make the name of a new file durable.
+//! - An `fsync` of a folder makes all changes of names in it durable, not the content of what is
+//!   named.
+//! - A change of one name (a creation, a removal, a rename inside a folder) happens as a whole or
+//!   not at all, and the changes of names in one folder reach the disk in their order. POSIX does
+//!   not say so; the journals, logs and trees of ext4, XFS, btrfs, ZFS and F2FS do it, and RocksDB
+//!   relies on it: it renames the file that names its manifest without syncing the folder in
+//!   between.
+//! - A sector of 512 bytes is written as a whole or not at all, and only ever with bytes that the
+//!   file had there at one moment.
+//! - Space that a file grew by and that was not written reads as zeros: nobody sees the bytes of
+//!   deleted files.
 //!
-//! Everything else may be lost, kept or reordered: each sector of a file, and its length, is as it was at *some* moment since its last
-//! sync, each at its own; of the unsynced changes of names in each folder any number has happened, whatever came of other folders.
+//! Everything else may be lost, kept or reordered: each sector of a file, and its length, is as it
+//! was at *some* moment since its last sync, each at its own; of the unsynced changes of names in
+//! each folder any number has happened, whatever came of other folders.
 //!
-//! Real file systems keep more. [`Names::Journal`] is what ext4 promises: any sync writes its journal, and with it every change of a
-//! name so far. A test that only grants less would miss nothing, but would rarely meet the states that are common; so there are both.
+//! Real file systems keep more. [`Names::Journal`] is what ext4 promises: any sync writes its
+//! journal, and with it every change of a name so far. A test that only grants less would miss
+//! nothing, but would rarely meet the states that are common; so there are both.
 
 use std::collections::BTreeMap;
 
@@ -109,23 +117,35 @@ impl Disk {
     /// A disk that holds `tree`, all of it durable.
     #[must_use]
     pub fn new(tree: &Tree) -> Self {
-        let mut disk = Self { nodes: vec![Node::Folder(String::new())], ..Self::default() };
+        let mut disk = Self {
+            nodes: vec![Node::Folder(String::new())],
+            ..Self::default()
+        };
         disk.names.insert(String::new(), 0);
         for (path, entry) in tree {
             disk.names.insert(path.clone(), disk.nodes.len());
             disk.nodes.push(match entry {
                 Entry::Folder => Node::Folder(path.clone()),
-                Entry::File(bytes) => Node::File(File { durable: bytes.clone(), pending: Vec::new() }),
+                Entry::File(bytes) => Node::File(File {
+                    durable: bytes.clone(),
+                    pending: Vec::new(),
+                }),
             });
         }
         disk.durable = disk.names.clone();
         disk
     }
 
-    /// Does what `event` tells. Fails if it cannot have happened on this disk: then the log lacks something.
+    /// Does what `event` tells. Fails if it cannot have happened on this disk: then the log lacks
+    /// something.
     pub fn apply(&mut self, event: &Event) -> Result<(), String> {
         match event {
-            Event::Open { fd, creates, truncates, path } => self.open(*fd, *creates, *truncates, path),
+            Event::Open {
+                fd,
+                creates,
+                truncates,
+                path,
+            } => self.open(*fd, *creates, *truncates, path),
             Event::Close { fd } => {
                 self.descriptors.remove(fd);
                 Ok(())
@@ -135,20 +155,35 @@ impl Disk {
                 self.descriptors.insert(*copy, node);
                 Ok(())
             }
-            Event::Write { fd, offset, bytes } => self.edit(*fd, Edit::Write { offset: *offset, bytes: bytes.clone() }),
+            Event::Write { fd, offset, bytes } => self.edit(
+                *fd,
+                Edit::Write {
+                    offset: *offset,
+                    bytes: bytes.clone(),
+                },
+            ),
             Event::SetLen { fd, len } => self.edit(*fd, Edit::SetLen(*len)),
             Event::Grow { fd, len } => self.edit(*fd, Edit::Grow(*len)),
             Event::Rename { from, to } => {
                 let node = self.find(from)?;
-                self.change(Change { remove: Some(from.clone()), put: Some((to.clone(), node)) })
+                self.change(Change {
+                    remove: Some(from.clone()),
+                    put: Some((to.clone(), node)),
+                })
             }
             Event::Link { from, to } => {
                 let node = self.find(from)?;
-                self.change(Change { remove: None, put: Some((to.clone(), node)) })
+                self.change(Change {
+                    remove: None,
+                    put: Some((to.clone(), node)),
+                })
             }
             Event::Unlink { path } | Event::RemoveFolder { path } => {
                 self.find(path)?;
-                self.change(Change { remove: Some(path.clone()), put: None })
+                self.change(Change {
+                    remove: Some(path.clone()),
+                    put: None,
+                })
             }
             Event::MakeFolder { path } => self.make(path, Node::Folder(path.clone())).map(drop),
             Event::Sync { fd } => {
@@ -179,11 +214,17 @@ impl Disk {
         let mut contents: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
         for (path, id) in found.iter().filter(|(path, _)| !path.is_empty()) {
             // In order of paths a folder comes before what is in it.
-            let is_reachable = folder_of(path).is_empty() || tree.get(folder_of(path)) == Some(&Entry::Folder);
+            let is_reachable =
+                folder_of(path).is_empty() || tree.get(folder_of(path)) == Some(&Entry::Folder);
             let entry = match &self.nodes[*id] {
                 _ if !is_reachable => continue,
                 Node::Folder(_) => Entry::Folder,
-                Node::File(file) => Entry::File(contents.entry(*id).or_insert_with(|| file.surviving(writes, chance)).clone()),
+                Node::File(file) => Entry::File(
+                    contents
+                        .entry(*id)
+                        .or_insert_with(|| file.surviving(writes, chance))
+                        .clone(),
+                ),
             };
             tree.insert(path.clone(), entry);
         }
@@ -200,7 +241,9 @@ impl Disk {
         let mut cuts: BTreeMap<&str, usize> = BTreeMap::new();
         let mut found = self.durable.clone();
         for (nth, change) in self.pending[..prefix].iter().enumerate() {
-            let cut = cuts.entry(change.folder()).or_insert_with(|| chance.usize(..=prefix));
+            let cut = cuts
+                .entry(change.folder())
+                .or_insert_with(|| chance.usize(..=prefix));
             if names != Names::Random || nth < *cut {
                 change.apply(&mut found);
             }
@@ -209,11 +252,17 @@ impl Disk {
     }
 
     fn find(&self, path: &str) -> Result<usize, String> {
-        self.names.get(path).copied().ok_or_else(|| format!("{path} is not there"))
+        self.names
+            .get(path)
+            .copied()
+            .ok_or_else(|| format!("{path} is not there"))
     }
 
     fn node(&self, fd: i32) -> Result<usize, String> {
-        self.descriptors.get(&fd).copied().ok_or_else(|| format!("descriptor {fd} is not open"))
+        self.descriptors
+            .get(&fd)
+            .copied()
+            .ok_or_else(|| format!("descriptor {fd} is not open"))
     }
 
     fn open(&mut self, fd: i32, creates: bool, truncates: bool, path: &str) -> Result<(), String> {
@@ -222,13 +271,20 @@ impl Disk {
             found => found?,
         };
         self.descriptors.insert(fd, node);
-        if truncates { self.edit(fd, Edit::SetLen(0)) } else { Ok(()) }
+        if truncates {
+            self.edit(fd, Edit::SetLen(0))
+        } else {
+            Ok(())
+        }
     }
 
     fn make(&mut self, path: &str, node: Node) -> Result<usize, String> {
         self.nodes.push(node);
         let id = self.nodes.len() - 1;
-        self.change(Change { remove: None, put: Some((path.to_owned(), id)) })?;
+        self.change(Change {
+            remove: None,
+            put: Some((path.to_owned(), id)),
+        })?;
         Ok(id)
     }
 
@@ -236,8 +292,14 @@ impl Disk {
     fn change(&mut self, change: Change) -> Result<(), String> {
         if let Some((path, _)) = &change.put {
             self.find(folder_of(path))?;
-            if change.remove.as_ref().is_some_and(|from| folder_of(from) != folder_of(path)) {
-                return Err(format!("{path} comes from another folder, which is not simulated"));
+            if change
+                .remove
+                .as_ref()
+                .is_some_and(|from| folder_of(from) != folder_of(path))
+            {
+                return Err(format!(
+                    "{path} comes from another folder, which is not simulated"
+                ));
             }
         }
         change.apply(&mut self.names);
@@ -258,10 +320,14 @@ impl Disk {
         match &mut self.nodes[node] {
             Node::File(file) => file.sync(),
             Node::Folder(path) => {
-                let (synced, rest) = std::mem::take(&mut self.pending).into_iter().partition(|change| change.folder() == path);
+                let (synced, rest) = std::mem::take(&mut self.pending)
+                    .into_iter()
+                    .partition(|change| change.folder() == path);
                 self.pending = rest;
                 let synced: Vec<Change> = synced;
-                synced.iter().for_each(|change| change.apply(&mut self.durable));
+                synced
+                    .iter()
+                    .for_each(|change| change.apply(&mut self.durable));
             }
         }
         self.journaled = self.pending.len();
@@ -280,7 +346,11 @@ impl Change {
 
     /// Names do not move between folders: see [`Disk::change`].
     fn folder(&self) -> &str {
-        let path = self.put.as_ref().map(|(path, _)| path).or(self.remove.as_ref());
+        let path = self
+            .put
+            .as_ref()
+            .map(|(path, _)| path)
+            .or(self.remove.as_ref());
         path.map_or("", |path| folder_of(path))
     }
 }
@@ -297,10 +367,19 @@ impl File {
             Writes::Synced => self.durable.clone(),
             Writes::All => self.moments(|_| last, last),
             Writes::Torn(of_hundred) => {
-                let mut moment = || if chance.u8(..100) < of_hundred { last } else { chance.usize(..=last) };
+                let mut moment = || {
+                    if chance.u8(..100) < of_hundred {
+                        last
+                    } else {
+                        chance.usize(..=last)
+                    }
+                };
                 let len = moment();
                 let mut sectors = BTreeMap::new();
-                self.moments(|sector| *sectors.entry(sector).or_insert_with(&mut moment), len)
+                self.moments(
+                    |sector| *sectors.entry(sector).or_insert_with(&mut moment),
+                    len,
+                )
             }
             Writes::Random => match chance.u8(..6) {
                 0 => self.surviving(Writes::Synced, chance),
@@ -316,15 +395,17 @@ impl File {
         }
     }
 
-    /// The file with each sector as it was after the number of edits that `moment` gives for it, and with the length it had after
-    /// `len_moment` edits.
+    /// The file with each sector as it was after the number of edits that `moment` gives for it,
+    /// and with the length it had after `len_moment` edits.
     fn moments(&self, mut moment: impl FnMut(u64) -> usize, len_moment: usize) -> Vec<u8> {
         let mut bytes = self.durable.clone();
         let mut len = bytes.len();
         let mut found_len = len;
         for (nth, edit) in self.pending.iter().enumerate() {
             let (start, end) = match edit {
-                Edit::Write { offset, bytes: new } => (*offset as usize, *offset as usize + new.len()),
+                Edit::Write { offset, bytes: new } => {
+                    (*offset as usize, *offset as usize + new.len())
+                }
                 // What is cut off becomes zeros; what is added is zeros already.
                 Edit::SetLen(new_len) => (*new_len as usize, bytes.len().max(*new_len as usize)),
                 Edit::Grow(new_len) => (*new_len as usize, *new_len as usize),
@@ -333,12 +414,17 @@ impl File {
             for (sector, part) in sectors(start, end) {
                 if nth < moment(sector) {
                     match edit {
-                        Edit::Write { bytes: new, .. } => bytes[part.clone()].copy_from_slice(&new[part.start - start..part.end - start]),
+                        Edit::Write { bytes: new, .. } => bytes[part.clone()]
+                            .copy_from_slice(&new[part.start - start..part.end - start]),
                         Edit::SetLen(_) | Edit::Grow(_) => bytes[part].fill(0),
                     }
                 }
             }
-            len = if let Edit::SetLen(new_len) = edit { *new_len as usize } else { len.max(end) };
+            len = if let Edit::SetLen(new_len) = edit {
+                *new_len as usize
+            } else {
+                len.max(end)
+            };
             if nth < len_moment {
                 found_len = len;
             }
@@ -374,67 +460,157 @@ mod tests {
     }
 
     fn open(fd: i32, path: &str) -> Event {
-        Event::Open { fd, creates: true, truncates: false, path: path.to_owned() }
+        Event::Open {
+            fd,
+            creates: true,
+            truncates: false,
+            path: path.to_owned(),
+        }
     }
 
     fn write(fd: i32, offset: u64, byte: u8, len: usize) -> Event {
-        Event::Write { fd, offset, bytes: vec![byte; len] }
+        Event::Write {
+            fd,
+            offset,
+            bytes: vec![byte; len],
+        }
     }
 
     fn root(fd: i32) -> [Event; 2] {
-        [Event::Open { fd, creates: false, truncates: false, path: String::new() }, Event::Sync { fd }]
+        [
+            Event::Open {
+                fd,
+                creates: false,
+                truncates: false,
+                path: String::new(),
+            },
+            Event::Sync { fd },
+        ]
     }
 
     fn after(disk: &Disk, names: Names, writes: Writes) -> Vec<(String, usize)> {
         let tree = disk.crash(names, writes, &mut fastrand::Rng::with_seed(1));
-        let len = |entry: Entry| if let Entry::File(bytes) = entry { bytes.len() } else { usize::MAX };
-        tree.into_iter().map(|(path, entry)| (path, len(entry))).collect()
+        let len = |entry: Entry| {
+            if let Entry::File(bytes) = entry {
+                bytes.len()
+            } else {
+                usize::MAX
+            }
+        };
+        tree.into_iter()
+            .map(|(path, entry)| (path, len(entry)))
+            .collect()
     }
 
     fn files(all: &[(&str, usize)]) -> Vec<(String, usize)> {
-        all.iter().map(|(path, len)| ((*path).to_owned(), *len)).collect()
+        all.iter()
+            .map(|(path, len)| ((*path).to_owned(), *len))
+            .collect()
     }
 
     #[test]
     fn a_synced_file_without_a_synced_name_is_lost_and_the_other_way_round_is_empty() {
         let content_only = run(&[open(3, "a"), write(3, 0, 1, 700), Event::Sync { fd: 3 }]);
-        assert_eq!(after(&content_only, Names::Synced, Writes::Synced), files(&[]));
-        assert_eq!(after(&content_only, Names::Journal, Writes::Synced), files(&[("a", 700)]));
+        assert_eq!(
+            after(&content_only, Names::Synced, Writes::Synced),
+            files(&[])
+        );
+        assert_eq!(
+            after(&content_only, Names::Journal, Writes::Synced),
+            files(&[("a", 700)])
+        );
         let name_only = run(&[&[open(3, "a"), write(3, 0, 1, 700)][..], &root(4)].concat());
-        assert_eq!(after(&name_only, Names::Synced, Writes::Synced), files(&[("a", 0)]));
-        assert_eq!(after(&name_only, Names::Synced, Writes::All), files(&[("a", 700)]));
+        assert_eq!(
+            after(&name_only, Names::Synced, Writes::Synced),
+            files(&[("a", 0)])
+        );
+        assert_eq!(
+            after(&name_only, Names::Synced, Writes::All),
+            files(&[("a", 700)])
+        );
     }
 
     #[test]
     fn a_rename_happens_whole_or_not_at_all_and_only_its_folders_sync_settles_it() {
-        let moved = Event::Rename { from: "new".to_owned(), to: "name".to_owned() };
-        let start = [open(3, "name"), write(3, 0, 1, 1), Event::Sync { fd: 3 }, open(5, "new"), write(5, 0, 2, 2), Event::Sync { fd: 5 }];
+        let moved = Event::Rename {
+            from: "new".to_owned(),
+            to: "name".to_owned(),
+        };
+        let start = [
+            open(3, "name"),
+            write(3, 0, 1, 1),
+            Event::Sync { fd: 3 },
+            open(5, "new"),
+            write(5, 0, 2, 2),
+            Event::Sync { fd: 5 },
+        ];
         let before = [&start[..], &root(4), &[moved]].concat();
-        assert_eq!(after(&run(&before), Names::Synced, Writes::Synced), files(&[("name", 1), ("new", 2)]));
-        assert_eq!(after(&run(&before), Names::All, Writes::Synced), files(&[("name", 2)]));
+        assert_eq!(
+            after(&run(&before), Names::Synced, Writes::Synced),
+            files(&[("name", 1), ("new", 2)])
+        );
+        assert_eq!(
+            after(&run(&before), Names::All, Writes::Synced),
+            files(&[("name", 2)])
+        );
         let synced = [&before[..], &root(4)].concat();
-        assert_eq!(after(&run(&synced), Names::Synced, Writes::Synced), files(&[("name", 2)]));
+        assert_eq!(
+            after(&run(&synced), Names::Synced, Writes::Synced),
+            files(&[("name", 2)])
+        );
     }
 
     #[test]
     fn what_is_in_a_folder_without_a_name_is_lost() {
-        let made = [Event::MakeFolder { path: "f".to_owned() }, open(3, "f/a"), Event::Sync { fd: 3 }];
-        let inner = [Event::Open { fd: 4, creates: false, truncates: false, path: "f".to_owned() }, Event::Sync { fd: 4 }];
+        let made = [
+            Event::MakeFolder {
+                path: "f".to_owned(),
+            },
+            open(3, "f/a"),
+            Event::Sync { fd: 3 },
+        ];
+        let inner = [
+            Event::Open {
+                fd: 4,
+                creates: false,
+                truncates: false,
+                path: "f".to_owned(),
+            },
+            Event::Sync { fd: 4 },
+        ];
         let disk = run(&[&made[..], &inner].concat());
         assert_eq!(after(&disk, Names::Synced, Writes::Synced), files(&[]));
         let disk = run(&[&made[..], &inner, &root(5)].concat());
-        assert_eq!(after(&disk, Names::Synced, Writes::Synced), files(&[("f", usize::MAX), ("f/a", 0)]));
+        assert_eq!(
+            after(&disk, Names::Synced, Writes::Synced),
+            files(&[("f", usize::MAX), ("f/a", 0)])
+        );
     }
 
     #[test]
     fn a_torn_file_holds_in_each_sector_something_that_was_there_since_the_sync() {
-        let start = [&[open(3, "a"), write(3, 0, 1, 4096), Event::Sync { fd: 3 }][..], &root(4)].concat();
-        let edits = [write(3, 256, 2, 3000), Event::SetLen { fd: 3, len: 2048 }, write(3, 2048, 3, 512), Event::Grow { fd: 3, len: 3000 }];
+        let start = [
+            &[open(3, "a"), write(3, 0, 1, 4096), Event::Sync { fd: 3 }][..],
+            &root(4),
+        ]
+        .concat();
+        let edits = [
+            write(3, 256, 2, 3000),
+            Event::SetLen { fd: 3, len: 2048 },
+            write(3, 2048, 3, 512),
+            Event::Grow { fd: 3, len: 3000 },
+        ];
         let disk = run(&[&start[..], &edits].concat());
         let mut seen_lens = std::collections::BTreeSet::new();
         for seed in 0..500 {
-            let tree = disk.crash(Names::Synced, Writes::Torn(30), &mut fastrand::Rng::with_seed(seed));
-            let Some(Entry::File(bytes)) = tree.get("a") else { panic!("the name is durable") };
+            let tree = disk.crash(
+                Names::Synced,
+                Writes::Torn(30),
+                &mut fastrand::Rng::with_seed(seed),
+            );
+            let Some(Entry::File(bytes)) = tree.get("a") else {
+                panic!("the name is durable")
+            };
             seen_lens.insert(bytes.len());
             for (nth, sector) in bytes.chunks(512).enumerate() {
                 let halves = (sector.first(), sector.last());
@@ -446,19 +622,45 @@ mod tests {
                     6 => &[(1, 1), (2, 1), (0, 0), (2, 2)],
                     _ => &[(1, 1), (0, 0)],
                 };
-                assert!(allowed.iter().any(|(a, b)| halves == (Some(a), Some(b))), "seed {seed}, sector {nth}: {halves:?}");
+                assert!(
+                    allowed.iter().any(|(a, b)| halves == (Some(a), Some(b))),
+                    "seed {seed}, sector {nth}: {halves:?}"
+                );
             }
         }
-        assert_eq!(seen_lens.into_iter().collect::<Vec<_>>(), [2048, 2560, 3000, 4096]);
-        let Some(Entry::File(now)) = disk.now().remove("a") else { panic!("the file is there") };
-        assert_eq!((now.len(), now[255], now[256], now[2047], now[2048], now[2999]), (3000, 1, 2, 2, 3, 0));
+        assert_eq!(
+            seen_lens.into_iter().collect::<Vec<_>>(),
+            [2048, 2560, 3000, 4096]
+        );
+        let Some(Entry::File(now)) = disk.now().remove("a") else {
+            panic!("the file is there")
+        };
+        assert_eq!(
+            (
+                now.len(),
+                now[255],
+                now[256],
+                now[2047],
+                now[2048],
+                now[2999]
+            ),
+            (3000, 1, 2, 2, 3, 0)
+        );
     }
 
     #[test]
     fn a_log_that_lacks_something_is_refused() {
         let mut disk = Disk::new(&Tree::new());
-        assert!(disk.apply(&write(3, 0, 1, 1)).is_err(), "a descriptor that nobody opened");
-        let open = Event::Open { fd: 3, creates: false, truncates: false, path: "a".to_owned() };
+        assert!(
+            disk.apply(&write(3, 0, 1, 1)).is_err(),
+            "a descriptor that nobody opened"
+        );
+        let open = Event::Open {
+            fd: 3,
+            creates: false,
+            truncates: false,
+            path: "a".to_owned(),
+        };
         assert!(disk.apply(&open).is_err(), "a file that nobody made");
         assert!(disk.apply(&Event::Escape("mmap".to_owned())).is_err());
     }

@@ -104,13 +104,15 @@ pub enum Event {
 /// Bytes before an entry's two texts.
 const HEAD_LEN: usize = 24;
 
-/// The events of a log. Fails, saying where, on bytes that no recorder wrote; an entry that is cut off at the end is one of those.
+/// The events of a log. Fails, saying where, on bytes that no recorder wrote; an entry that is cut
+/// off at the end is one of those.
 pub fn parse(mut bytes: &[u8]) -> Result<Vec<Event>, String> {
     let total = bytes.len();
     let mut events = Vec::new();
     while !bytes.is_empty() {
         let at = total - bytes.len();
-        let (event, rest) = parse_one(bytes).ok_or_else(|| format!("no entry of a log at byte {at} of {total}"))?;
+        let (event, rest) =
+            parse_one(bytes).ok_or_else(|| format!("no entry of a log at byte {at} of {total}"))?;
         events.push(event);
         bytes = rest;
     }
@@ -126,14 +128,32 @@ fn parse_one(bytes: &[u8]) -> Option<(Event, &[u8])> {
     let fd = word(4)?.cast_signed();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
     let event = match word(0)? {
-        1 => Event::Open { fd, creates: number & 1 != 0, truncates: number & 2 != 0, path: text(a)? },
+        1 => Event::Open {
+            fd,
+            creates: number & 1 != 0,
+            truncates: number & 2 != 0,
+            path: text(a)?,
+        },
         2 => Event::Close { fd },
-        3 => Event::Duplicate { fd, copy: i32::try_from(number).ok()? },
-        4 => Event::Write { fd, offset: number, bytes: a.to_vec() },
+        3 => Event::Duplicate {
+            fd,
+            copy: i32::try_from(number).ok()?,
+        },
+        4 => Event::Write {
+            fd,
+            offset: number,
+            bytes: a.to_vec(),
+        },
         5 => Event::SetLen { fd, len: number },
         6 => Event::Grow { fd, len: number },
-        7 => Event::Rename { from: text(a)?, to: text(b)? },
-        8 => Event::Link { from: text(a)?, to: text(b)? },
+        7 => Event::Rename {
+            from: text(a)?,
+            to: text(b)?,
+        },
+        8 => Event::Link {
+            from: text(a)?,
+            to: text(b)?,
+        },
         9 => Event::Unlink { path: text(a)? },
         10 => Event::MakeFolder { path: text(a)? },
         11 => Event::RemoveFolder { path: text(a)? },
@@ -151,17 +171,46 @@ mod tests {
     use super::*;
 
     fn entry(kind: u32, fd: i32, number: u64, a: &[u8], b: &[u8]) -> Vec<u8> {
-        let lens = [(a.len() as u32).to_ne_bytes(), (b.len() as u32).to_ne_bytes()].concat();
-        [&kind.to_ne_bytes()[..], &fd.to_ne_bytes(), &number.to_ne_bytes(), &lens, a, b].concat()
+        let lens = [
+            (a.len() as u32).to_ne_bytes(),
+            (b.len() as u32).to_ne_bytes(),
+        ]
+        .concat();
+        [
+            &kind.to_ne_bytes()[..],
+            &fd.to_ne_bytes(),
+            &number.to_ne_bytes(),
+            &lens,
+            a,
+            b,
+        ]
+        .concat()
     }
 
     #[test]
     fn a_log_is_read_as_it_was_written_and_a_cut_one_is_refused() {
-        let bytes = [entry(1, 7, 3, b"a/b", b""), entry(4, 7, 512, b"xyz", b""), entry(7, -1, 0, b"a/b", b"c")].concat();
+        let bytes = [
+            entry(1, 7, 3, b"a/b", b""),
+            entry(4, 7, 512, b"xyz", b""),
+            entry(7, -1, 0, b"a/b", b"c"),
+        ]
+        .concat();
         let expected = vec![
-            Event::Open { fd: 7, creates: true, truncates: true, path: "a/b".to_owned() },
-            Event::Write { fd: 7, offset: 512, bytes: b"xyz".to_vec() },
-            Event::Rename { from: "a/b".to_owned(), to: "c".to_owned() },
+            Event::Open {
+                fd: 7,
+                creates: true,
+                truncates: true,
+                path: "a/b".to_owned(),
+            },
+            Event::Write {
+                fd: 7,
+                offset: 512,
+                bytes: b"xyz".to_vec(),
+            },
+            Event::Rename {
+                from: "a/b".to_owned(),
+                to: "c".to_owned(),
+            },
         ];
         assert_eq!(parse(&bytes), Ok(expected));
         let whole = [24 + 3, 24 + 3 + 24 + 3];

@@ -16,11 +16,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let socket = PathBuf::from(arguments.next().ok_or("which socket?")?);
     let mib: usize = arguments.next().ok_or("how many MiB?")?.parse()?;
-    let tls = arguments.next().map(|folder| Identity::load(&PathBuf::from(folder), ClientCertificates::NotAsked)).transpose()?;
+    let tls = arguments
+        .next()
+        .map(|folder| Identity::load(&PathBuf::from(folder), ClientCertificates::NotAsked))
+        .transpose()?;
     let mut bytes = vec![0; mib << 20];
     fastrand::Rng::with_seed(1).fill(&mut bytes);
-    let exports = Arc::new(memory::Devices(vec![("disk", Arc::new(memory::Memory::new(bytes)))]));
-    let server = Server::start(exports, Options { tls, ..Options::default() })?;
+    let exports = Arc::new(memory::Devices(vec![(
+        "disk",
+        Arc::new(memory::Memory::new(bytes)),
+    )]));
+    let server = Server::start(
+        exports,
+        Options {
+            tls,
+            ..Options::default()
+        },
+    )?;
     server.listen_unix(&socket)?;
     loop {
         std::thread::park();

@@ -23,20 +23,39 @@ const KIB_PER_CLIENT_MAX: usize = 128;
 
 fn resident_kib() -> usize {
     let status = fs::read_to_string("/proc/self/status").expect("Linux tells");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has a size");
-    line.trim().trim_end_matches(" kB").parse().expect("it is a number")
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .expect("it has a size");
+    line.trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .expect("it is a number")
 }
 
 #[test]
 fn a_thousand_idle_clients_cost_little_and_keep_nobody_out() {
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("the soft limit can be raised");
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    )
+    .expect("the soft limit can be raised");
     let disk = Arc::new(Memory::new(vec![1; 8 << 20]));
     // Half of them never end their handshake, however long the others take.
-    let options = Options { handshake_time: Duration::from_hours(1), ..Options::default() };
-    let server = Server::start(Arc::new(Devices(vec![("disk", disk)])), options).expect("a server starts");
+    let options = Options {
+        handshake_time: Duration::from_hours(1),
+        ..Options::default()
+    };
+    let server =
+        Server::start(Arc::new(Devices(vec![("disk", disk)])), options).expect("a server starts");
     let folder = tempfile::TempDir::new().expect("a folder can be made");
-    server.listen_unix(&folder.path().join("s")).expect("a fresh socket can be had");
+    server
+        .listen_unix(&folder.path().join("s"))
+        .expect("a fresh socket can be had");
     let connect = || UnixStream::connect(folder.path().join("s")).expect("the server listens");
     let before = resident_kib();
     // Half of them have worked before they fell idle: what they used is given back.
@@ -58,6 +77,12 @@ fn a_thousand_idle_clients_cost_little_and_keep_nobody_out() {
     assert!(grown < CROWD * KIB_PER_CLIENT_MAX, "{grown} KiB");
     let mut late = Client::enter(connect(), Form::Structured, "disk", &[]);
     assert_eq!(late.call(0, READ, 0, 4096, b"").error, 0);
-    assert_eq!(server.stop(Duration::from_mins(1)), Stopped { cut_off: 0, unfinished: 0 });
+    assert_eq!(
+        server.stop(Duration::from_mins(1)),
+        Stopped {
+            cut_off: 0,
+            unfinished: 0
+        }
+    );
     drop((crowd, late));
 }

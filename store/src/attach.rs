@@ -1,15 +1,19 @@
 //! Who writes to which image: the disks that are attached, and the modes that say how they may be.
 //!
-//! An attached disk belongs to the object that attached it (its *owner*, one set of exports): all its clients share the one disk, and
-//! nobody else may write to the image, unless it is shareable. An attached image is busy for everybody who would change it as a whole:
-//! deleting, restoring, resizing it, or giving it another mode is refused. Snapshots, and children of it, can be made: what its guest
-//! was told is written is flushed first, so they have it.
+//! An attached disk belongs to the object that attached it (its *owner*, one set of exports): all
+//! its clients share the one disk, and nobody else may write to the image, unless it is shareable.
+//! An attached image is busy for everybody who would change it as a whole: deleting, restoring,
+//! resizing it, or giving it another mode is refused. Snapshots, and children of it, can be made:
+//! what its guest was told is written is flushed first, so they have it.
 //!
-//! **The last user's drop detaches a disk**: it is flushed, then released. Until that is done the image's slot stays taken, and whoever
-//! wants to attach it waits for that: a client that comes right back finds its disk, not an error.
+//! **The last user's drop detaches a disk**: it is flushed, then released. Until that is done the
+//! image's slot stays taken, and whoever wants to attach it waits for that: a client that comes
+//! right back finds its disk, not an error.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
 
 use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
 use vellum_core::tree::{Mode, Node, PlanError};
@@ -43,7 +47,8 @@ pub(crate) enum Use {
     Write,
 }
 
-/// A disk that is attached for writing. Its fields are dropped in this order: the slot is free when everything else is.
+/// A disk that is attached for writing. Its fields are dropped in this order: the slot is free when
+/// everything else is.
 pub(crate) struct AttachedDisk {
     disk: LiveDisk,
     /// Shared by writes while they go on; taken alone by whoever wants none to.
@@ -64,15 +69,22 @@ impl Slots {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All disks that are attached now. They are dropped outside of the lock: the last user's drop takes it.
+    /// All disks that are attached now. They are dropped outside of the lock: the last user's drop
+    /// takes it.
     fn disks(&self) -> Vec<Arc<AttachedDisk>> {
-        self.lock().values().filter_map(|slot| slot.disk.upgrade()).collect()
+        self.lock()
+            .values()
+            .filter_map(|slot| slot.disk.upgrade())
+            .collect()
     }
 
     /// Waits for the disks that are being detached, and so flushed, at this moment.
     fn await_detached(&self) {
-        let is_detached =
-            |slots: &BTreeMap<ImageId, Slot>, image: &ImageId| slots.get(image).is_none_or(|slot| slot.disk.strong_count() > 0);
+        let is_detached = |slots: &BTreeMap<ImageId, Slot>, image: &ImageId| {
+            slots
+                .get(image)
+                .is_none_or(|slot| slot.disk.strong_count() > 0)
+        };
         let mut locked = self.lock();
         let mut leaving: Vec<ImageId> = locked.keys().copied().collect();
         loop {
@@ -80,7 +92,10 @@ impl Slots {
             if leaving.is_empty() {
                 return;
             }
-            locked = self.changed.wait(locked).unwrap_or_else(PoisonError::into_inner);
+            locked = self
+                .changed
+                .wait(locked)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -98,40 +113,73 @@ impl Store {
         self.change_with(|tree| Ok::<_, PlanError>(((), tree.plan_reset(image, now_ms())?)))
     }
 
-    /// Attaches `image` for writing, or gives the disk that `owner` has attached already. Waits for one that is being detached.
-    pub(crate) fn attach(&self, image: ImageId, owner: OwnerId, to: Use) -> Result<Arc<AttachedDisk>, StoreError> {
+    /// Attaches `image` for writing, or gives the disk that `owner` has attached already. Waits for
+    /// one that is being detached.
+    pub(crate) fn attach(
+        &self,
+        image: ImageId,
+        owner: OwnerId,
+        to: Use,
+    ) -> Result<Arc<AttachedDisk>, StoreError> {
         if let Some(disk) = self.attached_or_taken(image, owner, to)? {
             return Ok(disk);
         }
-        let slot = TakenSlot { store: self.clone(), image };
+        let slot = TakenSlot {
+            store: self.clone(),
+            image,
+        };
         let disk = Arc::new(self.open_attached(image, slot)?);
         let slots = &self.inner.slots;
-        slots.lock().entry(image).and_modify(|slot| slot.disk = Arc::downgrade(&disk));
+        slots
+            .lock()
+            .entry(image)
+            .and_modify(|slot| slot.disk = Arc::downgrade(&disk));
         slots.changed.notify_all();
         Ok(disk)
     }
 
     /// The attached disk, if `owner` may use it; or nothing, and the slot is taken for it.
-    fn attached_or_taken(&self, image: ImageId, owner: OwnerId, to: Use) -> Result<Option<Arc<AttachedDisk>>, StoreError> {
+    fn attached_or_taken(
+        &self,
+        image: ImageId,
+        owner: OwnerId,
+        to: Use,
+    ) -> Result<Option<Arc<AttachedDisk>>, StoreError> {
         let slots = &self.inner.slots;
         let mut locked = slots.lock();
         let (found, its_owner) = loop {
             let Some(slot) = locked.get(&image) else {
-                locked.insert(image, Slot { owner, disk: Weak::new() });
+                locked.insert(
+                    image,
+                    Slot {
+                        owner,
+                        disk: Weak::new(),
+                    },
+                );
                 return Ok(None);
             };
             match slot.disk.upgrade() {
                 Some(disk) => break (disk, slot.owner),
-                None => locked = slots.changed.wait(locked).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    locked = slots
+                        .changed
+                        .wait(locked)
+                        .unwrap_or_else(PoisonError::into_inner)
+                }
             }
         };
         // Before `found` can be dropped: that may be the last.
         drop(locked);
-        let is_shareable = self.tree().image(image).is_some_and(|image| image.mode == Mode::Shareable);
+        let is_shareable = self
+            .tree()
+            .image(image)
+            .is_some_and(|image| image.mode == Mode::Shareable);
         if its_owner == owner || to == Use::Read || is_shareable {
             return Ok(Some(found));
         }
-        Err(StoreError::Attached(self.tree().display(Node::Image(image))))
+        Err(StoreError::Attached(
+            self.tree().display(Node::Image(image)),
+        ))
     }
 
     fn open_attached(&self, image: ImageId, slot: TakenSlot) -> Result<AttachedDisk, StoreError> {
@@ -140,36 +188,69 @@ impl Store {
             let disk = self.live(image)?;
             // It may have got another mode just before this made that impossible.
             self.tree().check_changes(image)?;
-            return Ok(AttachedDisk { disk, gate: RwLock::default(), _base: None, slot });
+            return Ok(AttachedDisk {
+                disk,
+                gate: RwLock::default(),
+                _base: None,
+                slot,
+            });
         }
         let base = self.exclusive(image)?;
         let scratch = self.change(|tree| tree.plan_scratch(image, now_ms()))?;
-        Ok(AttachedDisk { disk: self.live(scratch.image())?, gate: RwLock::default(), _base: Some(base), slot })
+        Ok(AttachedDisk {
+            disk: self.live(scratch.image())?,
+            gate: RwLock::default(),
+            _base: Some(base),
+            slot,
+        })
     }
 
     /// Whether somebody has attached `image`, or writes to it through another.
     pub(crate) fn is_attached(&self, image: ImageId) -> bool {
-        self.inner.slots.disks().iter().any(|disk| disk.slot.image == image || disk.disk.image() == image)
+        self.inner
+            .slots
+            .disks()
+            .iter()
+            .any(|disk| disk.slot.image == image || disk.disk.image() == image)
     }
 
-    /// Makes what guests have written to attached disks part of their images, where whoever looks at the store sees it. Cost: as for a
-    /// flush of each, nothing if nothing waits.
+    /// Makes what guests have written to attached disks part of their images, where whoever looks
+    /// at the store sees it. Cost: as for a flush of each, nothing if nothing waits.
     pub fn flush_attached(&self) -> Result<(), StoreError> {
-        self.inner.slots.disks().iter().try_for_each(|disk| disk.disk.flush())?;
+        self.inner
+            .slots
+            .disks()
+            .iter()
+            .try_for_each(|disk| disk.disk.flush())?;
         self.inner.slots.await_detached();
         Ok(())
     }
 
     /// As [`Store::with_still`], for all that are attached.
-    pub(crate) fn with_all_still<T>(&self, act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let images: Vec<ImageId> = self.inner.slots.disks().iter().map(|disk| disk.disk.image()).collect();
+    pub(crate) fn with_all_still<T>(
+        &self,
+        act: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let images: Vec<ImageId> = self
+            .inner
+            .slots
+            .disks()
+            .iter()
+            .map(|disk| disk.disk.image())
+            .collect();
         self.with_still(&images, act)
     }
 
-    /// Does `act` while no attached disk of `images` takes a write, and all that was written to them is flushed.
+    /// Does `act` while no attached disk of `images` takes a write, and all that was written to
+    /// them is flushed.
     ///
-    /// The disks are held in the order of their images, so that two who do this never wait for each other.
-    pub(crate) fn with_still<T>(&self, images: &[ImageId], act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    /// The disks are held in the order of their images, so that two who do this never wait for each
+    /// other.
+    pub(crate) fn with_still<T>(
+        &self,
+        images: &[ImageId],
+        act: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let mut disks = self.inner.slots.disks();
         disks.retain(|disk| images.contains(&disk.disk.image()));
         disks.sort_by_key(|disk| disk.disk.image());
@@ -237,7 +318,12 @@ impl Device for AttachedDisk {
         Device::flush(&self.disk)
     }
 
-    fn allocation(&self, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+    fn allocation(
+        &self,
+        offset: u64,
+        len: u64,
+        count_max: usize,
+    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
         Device::allocation(&self.disk, offset, len, count_max)
     }
 
@@ -245,7 +331,13 @@ impl Device for AttachedDisk {
         self.disk.comparable()
     }
 
-    fn changes(&self, since: &str, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<bool>>, DeviceError> {
+    fn changes(
+        &self,
+        since: &str,
+        offset: u64,
+        len: u64,
+        count_max: usize,
+    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
         Device::changes(&self.disk, since, offset, len, count_max)
     }
 

@@ -1,6 +1,7 @@
 //! From a layer to what a guest sees: pages of the layers of a chain, laid over each other.
 //!
-//! A page of a sealed layer resolves the same for ever, so the result is cached, and a chain of a thousand costs what one layer does.
+//! A page of a sealed layer resolves the same for ever, so the result is cached, and a chain of a
+//! thousand costs what one layer does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,12 +40,20 @@ pub(crate) struct Pages {
 
 impl Pages {
     pub(crate) fn new(database: Arc<Database>) -> Self {
-        let resolved = Cache::with_weighter((CACHE_LEN / PAGE_OVERHEAD_LEN) as usize, CACHE_LEN, MemoryLen);
-        Self { database, resolved, next_live: AtomicU64::new(u64::MAX) }
+        let resolved = Cache::with_weighter(
+            (CACHE_LEN / PAGE_OVERHEAD_LEN) as usize,
+            CACHE_LEN,
+            MemoryLen,
+        );
+        Self {
+            database,
+            resolved,
+            next_live: AtomicU64::new(u64::MAX),
+        }
     }
 
-    /// A number under which a live disk may keep pages. They are its own business: what is kept for an active layer must be replaced
-    /// with every change of that.
+    /// A number under which a live disk may keep pages. They are its own business: what is kept for
+    /// an active layer must be replaced with every change of that.
     pub(crate) fn live_serial(&self) -> u64 {
         self.next_live.fetch_sub(1, Ordering::Relaxed)
     }
@@ -75,14 +84,23 @@ impl Pages {
             return Ok(Page::new());
         }
         let record = || format!("page {index} of layer {}", layer.id);
-        let bytes = self.database.get(Family::Pages, &page_key(layer.id, index))?;
+        let bytes = self
+            .database
+            .get(Family::Pages, &page_key(layer.id, index))?;
         let bytes = bytes.ok_or_else(|| StoreError::damaged(record(), "it is gone"))?;
         Page::decode(layer.id, index, &bytes).map_err(|error| StoreError::damaged(record(), error))
     }
 
-    /// What can be seen on page `index` of the chain, top first: chunks where there are some, absent where it reads as zeros.
-    pub(crate) fn resolve(&self, chain: &[Arc<Layer>], index: PageIndex) -> Result<Arc<Page>, StoreError> {
-        let Some((top, below)) = chain.split_first() else { return Ok(Arc::new(Page::new())) };
+    /// What can be seen on page `index` of the chain, top first: chunks where there are some,
+    /// absent where it reads as zeros.
+    pub(crate) fn resolve(
+        &self,
+        chain: &[Arc<Layer>],
+        index: PageIndex,
+    ) -> Result<Arc<Page>, StoreError> {
+        let Some((top, below)) = chain.split_first() else {
+            return Ok(Arc::new(Page::new()));
+        };
         if top.sealed {
             return self.resolve_sealed(chain, index);
         }
@@ -92,16 +110,26 @@ impl Pages {
         }
         let parent = self.resolve_sealed(below, index)?;
         let is_transparent = own.is_empty() && top.visible_in(index) == PAGE_SPAN;
-        Ok(if is_transparent { parent } else { Arc::new(own.over(&parent, top.visible_in(index)).resolved()) })
+        Ok(if is_transparent {
+            parent
+        } else {
+            Arc::new(own.over(&parent, top.visible_in(index)).resolved())
+        })
     }
 
-    fn resolve_sealed(&self, chain: &[Arc<Layer>], index: PageIndex) -> Result<Arc<Page>, StoreError> {
+    fn resolve_sealed(
+        &self,
+        chain: &[Arc<Layer>],
+        index: PageIndex,
+    ) -> Result<Arc<Page>, StoreError> {
         let key = |layer: &Layer| (layer.id.0, index.0);
         if let Some(page) = self.resolved.get(&key(&chain[0])) {
             return Ok(page);
         }
-        // Layers that say nothing of this page and hide nothing show what the first one below that does shows: one page for all.
-        let opaque = |layer: &Arc<Layer>| layer.pages.contains(index) || layer.visible_in(index) < PAGE_SPAN;
+        // Layers that say nothing of this page and hide nothing show what the first one below that
+        // does shows: one page for all.
+        let opaque =
+            |layer: &Arc<Layer>| layer.pages.contains(index) || layer.visible_in(index) < PAGE_SPAN;
         let first = chain.iter().position(opaque).unwrap_or(chain.len() - 1);
         let page = match self.resolved.get(&key(&chain[first])) {
             Some(page) => page,
@@ -112,7 +140,8 @@ impl Pages {
         Ok(page)
     }
 
-    /// Lays the pages of a chain over each other, from the top down until nothing below can be seen; explicit zeros are kept.
+    /// Lays the pages of a chain over each other, from the top down until nothing below can be
+    /// seen; explicit zeros are kept.
     pub(crate) fn seen(&self, chain: &[Arc<Layer>], index: PageIndex) -> Result<Page, StoreError> {
         let (mut seen, mut visible) = (Page::new(), PAGE_SPAN);
         for layer in chain {
@@ -127,8 +156,14 @@ impl Pages {
         Ok(seen)
     }
 
-    /// Merges the pages of `sources`, top first, into what `into` says: the answers of all as one layer's, explicit zeros kept.
-    pub(crate) fn merged(&self, into: &Layer, sources: &[Arc<Layer>], index: PageIndex) -> Result<Page, StoreError> {
+    /// Merges the pages of `sources`, top first, into what `into` says: the answers of all as one
+    /// layer's, explicit zeros kept.
+    pub(crate) fn merged(
+        &self,
+        into: &Layer,
+        sources: &[Arc<Layer>],
+        index: PageIndex,
+    ) -> Result<Page, StoreError> {
         let mut page = self.own(into, index)?;
         let mut visible = into.visible_in(index);
         for layer in sources {

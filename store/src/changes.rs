@@ -41,7 +41,9 @@ impl Changes {
 
     /// The chunks that wait, in order.
     pub(crate) fn data(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.data.iter().map(|(position, plain)| (*position, &**plain))
+        self.data
+            .iter()
+            .map(|(position, plain)| (*position, &**plain))
     }
 
     /// The ranges that become zero, in order.
@@ -69,13 +71,23 @@ impl Changes {
             return Change::Data(plain);
         }
         let zeros = self.zeros.range(..=position).next_back();
-        if zeros.is_some_and(|(_, end)| position < *end) { Change::Zero } else { Change::Absent }
+        if zeros.is_some_and(|(_, end)| position < *end) {
+            Change::Zero
+        } else {
+            Change::Absent
+        }
     }
 
     /// Adds everything that `newer` says.
     pub(crate) fn change(&mut self, newer: Self) {
-        newer.zeros.into_iter().for_each(|(start, end)| self.zero(start..end));
-        newer.data.into_iter().for_each(|(position, plain)| self.put(position, plain));
+        newer
+            .zeros
+            .into_iter()
+            .for_each(|(start, end)| self.zero(start..end));
+        newer
+            .data
+            .into_iter()
+            .for_each(|(position, plain)| self.put(position, plain));
     }
 
     /// Makes `range` zero. Cost: what waits for that range already.
@@ -83,12 +95,21 @@ impl Changes {
         if range.is_empty() {
             return;
         }
-        let covered: Vec<u64> = self.data.range(range.clone()).map(|(position, _)| *position).collect();
+        let covered: Vec<u64> = self
+            .data
+            .range(range.clone())
+            .map(|(position, _)| *position)
+            .collect();
         for position in covered {
             self.data_len -= self.data.remove(&position).map_or(0, |plain| plain.len());
         }
         let mut merged = range;
-        while let Some((start, end)) = self.zeros.range(..=merged.end).next_back().map(|(start, end)| (*start, *end)) {
+        while let Some((start, end)) = self
+            .zeros
+            .range(..=merged.end)
+            .next_back()
+            .map(|(start, end)| (*start, *end))
+        {
             if end < merged.start {
                 break;
             }
@@ -100,7 +121,12 @@ impl Changes {
 
     /// Forgets zeros inside `range`.
     fn take_zeros(&mut self, range: &Range<u64>) {
-        while let Some((start, end)) = self.zeros.range(..range.end).next_back().map(|(start, end)| (*start, *end)) {
+        while let Some((start, end)) = self
+            .zeros
+            .range(..range.end)
+            .next_back()
+            .map(|(start, end)| (*start, *end))
+        {
             if end <= range.start {
                 break;
             }
@@ -116,11 +142,22 @@ impl Changes {
 
     /// What waits for the positions of `range`, in order and gap-free.
     pub(crate) fn pieces(&self, range: Range<u64>) -> Vec<(Range<u64>, Change<'_>)> {
-        let data = self.data.range(range.clone()).map(|(position, plain)| (*position..*position + 1, Change::Data(plain)));
+        let data = self
+            .data
+            .range(range.clone())
+            .map(|(position, plain)| (*position..*position + 1, Change::Data(plain)));
         let before = self.zeros.range(..range.start).next_back();
         let zeros = before.into_iter().chain(self.zeros.range(range.clone()));
-        let zeros = zeros.map(|(start, end)| ((*start).max(range.start)..(*end).min(range.end), Change::Zero));
-        let mut changed: Vec<_> = zeros.filter(|(part, _)| !part.is_empty()).chain(data).collect();
+        let zeros = zeros.map(|(start, end)| {
+            (
+                (*start).max(range.start)..(*end).min(range.end),
+                Change::Zero,
+            )
+        });
+        let mut changed: Vec<_> = zeros
+            .filter(|(part, _)| !part.is_empty())
+            .chain(data)
+            .collect();
         changed.sort_unstable_by_key(|(part, _)| part.start);
         let (mut pieces, mut next) = (Vec::with_capacity(2 * changed.len() + 1), range.start);
         for (part, change) in changed {
@@ -159,10 +196,19 @@ mod tests {
             };
             assert_eq!(found, *byte, "{at}");
         }
-        let chunks = model.iter().filter(|byte| byte.is_some_and(|byte| byte > 0)).count();
+        let chunks = model
+            .iter()
+            .filter(|byte| byte.is_some_and(|byte| byte > 0))
+            .count();
         let zeros: u64 = changes.zeros().map(|range| range.end - range.start).sum();
-        assert_eq!(zeros, model.iter().filter(|byte| **byte == Some(0)).count() as u64);
-        assert_eq!(changes.memory_len(), chunks * 8 + changes.zeros().count() * ZERO_RANGE_LEN);
+        assert_eq!(
+            zeros,
+            model.iter().filter(|byte| **byte == Some(0)).count() as u64
+        );
+        assert_eq!(
+            changes.memory_len(),
+            chunks * 8 + changes.zeros().count() * ZERO_RANGE_LEN
+        );
     }
 
     /// Random changes, done to `changes` and to its model.
@@ -183,13 +229,21 @@ mod tests {
     fn newer_changes_hide_older_ones() {
         let mut random = fastrand::Rng::with_seed(12);
         for _ in 0..200 {
-            let (mut older, mut newer) = ((Changes::default(), vec![None; SPAN as usize]), (Changes::default(), vec![None; SPAN as usize]));
+            let (mut older, mut newer) = (
+                (Changes::default(), vec![None; SPAN as usize]),
+                (Changes::default(), vec![None; SPAN as usize]),
+            );
             for _ in 0..random.u8(..20) {
                 change(&mut random, &mut older.0, &mut older.1);
                 change(&mut random, &mut newer.0, &mut newer.1);
             }
             older.0.change(newer.0);
-            let model: Vec<_> = newer.1.iter().zip(&older.1).map(|(newer, older)| newer.or(*older)).collect();
+            let model: Vec<_> = newer
+                .1
+                .iter()
+                .zip(&older.1)
+                .map(|(newer, older)| newer.or(*older))
+                .collect();
             check(&older.0, &model);
         }
     }

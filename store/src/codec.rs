@@ -1,6 +1,7 @@
 //! Compression: zstd, LZ4 and deflate, named in this file only.
 //!
-//! Decoding always goes into a buffer whose length is known beforehand and must fill it exactly, so no stream can ask for memory.
+//! Decoding always goes into a buffer whose length is known beforehand and must fill it exactly, so
+//! no stream can ask for memory.
 
 use std::cell::RefCell;
 use std::io::Read;
@@ -24,38 +25,62 @@ pub fn compress(compression: Compression, plain: &[u8]) -> (FrameCodec, Vec<u8>)
         Compression::Lz4 => (FrameCodec::Lz4, lz4_flex::block::compress(plain)),
         Compression::Zstd(level) => (FrameCodec::Zstd, compress_zstd(level.into(), plain)),
     };
-    if compressed.len() < plain.len() { (codec, compressed) } else { (FrameCodec::None, plain.to_vec()) }
+    if compressed.len() < plain.len() {
+        (codec, compressed)
+    } else {
+        (FrameCodec::None, plain.to_vec())
+    }
 }
 
 fn compress_zstd(level: i32, plain: &[u8]) -> Vec<u8> {
     COMPRESSOR.with_borrow_mut(|slot| {
         let fits = slot.as_ref().is_some_and(|(current, _)| *current == level);
         if !fits {
-            *slot = Some((level, zstd::bulk::Compressor::new(level).expect("the level was checked when the store was made")));
+            *slot = Some((
+                level,
+                zstd::bulk::Compressor::new(level)
+                    .expect("the level was checked when the store was made"),
+            ));
         }
         let (_, compressor) = slot.as_mut().expect("just put there");
-        compressor.compress(plain).expect("zstd compresses any bytes into a buffer of its own bound")
+        compressor
+            .compress(plain)
+            .expect("zstd compresses any bytes into a buffer of its own bound")
     })
 }
 
 /// Undoes [`compress`] into exactly `plain_len` bytes, or says why it cannot.
-pub fn decompress(codec: FrameCodec, compressed: &[u8], plain_len: usize) -> Result<Vec<u8>, String> {
+pub fn decompress(
+    codec: FrameCodec,
+    compressed: &[u8],
+    plain_len: usize,
+) -> Result<Vec<u8>, String> {
     let plain = match codec {
         FrameCodec::None => compressed.to_vec(),
-        FrameCodec::Lz4 => lz4_flex::block::decompress(compressed, plain_len).map_err(|error| error.to_string())?,
+        FrameCodec::Lz4 => {
+            lz4_flex::block::decompress(compressed, plain_len).map_err(|error| error.to_string())?
+        }
         FrameCodec::Zstd => decompress_zstd(compressed, plain_len)?,
     };
-    if plain.len() == plain_len { Ok(plain) } else { Err(format!("{} bytes instead of {plain_len}", plain.len())) }
+    if plain.len() == plain_len {
+        Ok(plain)
+    } else {
+        Err(format!("{} bytes instead of {plain_len}", plain.len()))
+    }
 }
 
 fn decompress_zstd(compressed: &[u8], plain_len: usize) -> Result<Vec<u8>, String> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
         let decompressor = match slot {
             Some(decompressor) => decompressor,
-            None => slot.insert(zstd::bulk::Decompressor::new().map_err(|error| error.to_string())?),
+            None => {
+                slot.insert(zstd::bulk::Decompressor::new().map_err(|error| error.to_string())?)
+            }
         };
         let mut plain = Vec::with_capacity(plain_len);
-        decompressor.decompress_to_buffer(compressed, &mut plain).map_err(|error| error.to_string())?;
+        decompressor
+            .decompress_to_buffer(compressed, &mut plain)
+            .map_err(|error| error.to_string())?;
         Ok(plain)
     })
 }
@@ -68,7 +93,8 @@ impl ClusterDecoder for ClusterCodecs {
     fn decode(&self, codec: ClusterCodec, input: &[u8], output: &mut [u8]) -> Result<(), String> {
         match codec {
             ClusterCodec::Deflate => flate2::read::DeflateDecoder::new(input).read_exact(output),
-            ClusterCodec::Zstd => zstd::stream::read::Decoder::new(input).and_then(|mut decoder| decoder.read_exact(output)),
+            ClusterCodec::Zstd => zstd::stream::read::Decoder::new(input)
+                .and_then(|mut decoder| decoder.read_exact(output)),
         }
         .map_err(|error| error.to_string())
     }
@@ -82,11 +108,26 @@ mod tests {
     fn every_codec_undoes_itself_and_refuses_another_length() {
         let mut plain = vec![7; 65536];
         fastrand::Rng::with_seed(1).fill(&mut plain[..30000]);
-        for compression in [Compression::None, Compression::Lz4, Compression::Zstd(1), Compression::Zstd(19)] {
+        for compression in [
+            Compression::None,
+            Compression::Lz4,
+            Compression::Zstd(1),
+            Compression::Zstd(19),
+        ] {
             let (codec, compressed) = compress(compression, &plain);
-            assert_eq!(decompress(codec, &compressed, plain.len()).as_ref(), Ok(&plain), "{compression:?}");
-            assert!(decompress(codec, &compressed, plain.len() - 1).is_err(), "{compression:?}");
-            assert!(decompress(codec, &compressed, plain.len() + 1).is_err(), "{compression:?}");
+            assert_eq!(
+                decompress(codec, &compressed, plain.len()).as_ref(),
+                Ok(&plain),
+                "{compression:?}"
+            );
+            assert!(
+                decompress(codec, &compressed, plain.len() - 1).is_err(),
+                "{compression:?}"
+            );
+            assert!(
+                decompress(codec, &compressed, plain.len() + 1).is_err(),
+                "{compression:?}"
+            );
         }
     }
 
@@ -94,6 +135,9 @@ mod tests {
     fn what_does_not_shrink_is_kept_plain() {
         let mut noise = vec![0; 4096];
         fastrand::Rng::with_seed(2).fill(&mut noise);
-        assert_eq!(compress(Compression::Zstd(3), &noise), (FrameCodec::None, noise));
+        assert_eq!(
+            compress(Compression::Zstd(3), &noise),
+            (FrameCodec::None, noise)
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! `RocksDB`, named in this file only: column families, durability, scans, space.
 //!
-//! It knows no record: keys and values are bytes. Two kinds of write exist. A *logged* batch is in the write-ahead log and synced
-//! when the call returns. A *bulk* batch is in memory until [`Database::flush_bulk`] returns or memory runs full; families flush
-//! together (atomic flush), so a crash loses a suffix of the bulk batches, never the middle of one.
+//! It knows no record: keys and values are bytes. Two kinds of write exist. A *logged* batch is in
+//! the write-ahead log and synced when the call returns. A *bulk* batch is in memory until
+//! [`Database::flush_bulk`] returns or memory runs full; families flush together (atomic flush), so
+//! a crash loses a suffix of the bulk batches, never the middle of one.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,25 +11,30 @@ use std::ops::Deref;
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
-    DBPinnableSlice, DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions, InfoLogger, LogLevel, Options, Range, ReadOptions, WriteBatch,
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
+    CompactOptions, DB, DBCompressionType, DBPinnableSlice, DBRawIterator, DBRecoveryMode,
+    ErrorKind, FlushOptions, InfoLogger, LogLevel, Options, Range, ReadOptions, WriteBatch,
     WriteOptions,
 };
 
 use crate::error::StoreError;
 use crate::logs;
 
-/// Memory for one family's unflushed writes: large enough that a flush makes files worth having, small enough that import stays
-/// within its budget with three of them alive. Small in unit tests: every new log is allocated in this length beforehand.
+/// Memory for one family's unflushed writes: large enough that a flush makes files worth having,
+/// small enough that import stays within its budget with three of them alive. Small in unit tests:
+/// every new log is allocated in this length beforehand.
 const WRITE_BUFFER_LEN: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 /// Memory for blocks of all families. Frames do not go through it: they are cached decoded.
 const BLOCK_CACHE_LEN: usize = 64 << 20;
-/// A file of the database: what one deletion of a whole file gives back, and what one compaction rewrites.
+/// A file of the database: what one deletion of a whole file gives back, and what one compaction
+/// rewrites.
 const FILE_LEN: u64 = 64 << 20;
-/// Equivalent Bloom bits per key for the Ribbon filter: one false look-up in a hundred, about 7 bits a chunk.
+/// Equivalent Bloom bits per key for the Ribbon filter: one false look-up in a hundred, about 7
+/// bits a chunk.
 const FILTER_BITS: f64 = 9.9;
 
-/// Tables that are open at once where each is opened when it is first read: damage to one then keeps no other from being read.
+/// Tables that are open at once where each is opened when it is first read: damage to one then
+/// keeps no other from being read.
 const LAZY_OPEN_FILES: i32 = 512;
 
 /// What an operation takes in `RocksDB`'s own batch beside its key and value, about.
@@ -51,13 +57,22 @@ pub(crate) enum Family {
     Names,
     /// Fixed words → parameters and counters.
     Meta,
-    /// The records of layers, names and meta once more: the tag of their family, their key → the same record.
+    /// The records of layers, names and meta once more: the tag of their family, their key → the
+    /// same record.
     Copies,
 }
 
 impl Family {
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Frames, Self::Headers, Self::Index, Self::Layers, Self::Pages, Self::Names, Self::Meta, Self::Copies];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Frames,
+        Self::Headers,
+        Self::Index,
+        Self::Layers,
+        Self::Pages,
+        Self::Names,
+        Self::Meta,
+        Self::Copies,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -72,8 +87,9 @@ impl Family {
         }
     }
 
-    /// What keys begin with in [`Family::Copies`], for the families whose records are few and without which nothing can be found: they
-    /// are kept twice, in files of their own, so that no single file stands between a person and all their disks.
+    /// What keys begin with in [`Family::Copies`], for the families whose records are few and
+    /// without which nothing can be found: they are kept twice, in files of their own, so that no
+    /// single file stands between a person and all their disks.
     fn copy_tag(self) -> Option<u8> {
         match self {
             Self::Layers => Some(b'l'),
@@ -107,29 +123,56 @@ pub(crate) struct Batch {
 }
 
 enum Operation {
-    Put { family: Family, key_len: usize, value_len: usize },
-    Delete { family: Family, key_len: usize },
-    DeleteRange { family: Family, from_len: usize, to_len: usize },
+    Put {
+        family: Family,
+        key_len: usize,
+        value_len: usize,
+    },
+    Delete {
+        family: Family,
+        key_len: usize,
+    },
+    DeleteRange {
+        family: Family,
+        from_len: usize,
+        to_len: usize,
+    },
 }
 
 impl Batch {
     pub(crate) fn put(&mut self, family: Family, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let (key, value) = (key.as_ref(), value.as_ref());
-        self.operations.push(Operation::Put { family, key_len: key.len(), value_len: value.len() });
+        self.operations.push(Operation::Put {
+            family,
+            key_len: key.len(),
+            value_len: value.len(),
+        });
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
     }
 
     pub(crate) fn delete(&mut self, family: Family, key: impl AsRef<[u8]>) {
         let key = key.as_ref();
-        self.operations.push(Operation::Delete { family, key_len: key.len() });
+        self.operations.push(Operation::Delete {
+            family,
+            key_len: key.len(),
+        });
         self.bytes.extend_from_slice(key);
     }
 
     /// Deletes every key in `[from, to)`, at a cost that does not depend on how many there are.
-    pub(crate) fn delete_range(&mut self, family: Family, from: impl AsRef<[u8]>, to: impl AsRef<[u8]>) {
+    pub(crate) fn delete_range(
+        &mut self,
+        family: Family,
+        from: impl AsRef<[u8]>,
+        to: impl AsRef<[u8]>,
+    ) {
         let (from, to) = (from.as_ref(), to.as_ref());
-        self.operations.push(Operation::DeleteRange { family, from_len: from.len(), to_len: to.len() });
+        self.operations.push(Operation::DeleteRange {
+            family,
+            from_len: from.len(),
+            to_len: to.len(),
+        });
         self.bytes.extend_from_slice(from);
         self.bytes.extend_from_slice(to);
     }
@@ -171,26 +214,32 @@ impl Database {
     }
 
     fn open_with(dir: &Path, options: &Options) -> Result<Self, StoreError> {
-        let db = DB::open_cf_descriptors(options, dir, descriptors()).map_err(|error| failed("open the database", error))?;
+        let db = DB::open_cf_descriptors(options, dir, descriptors())
+            .map_err(|error| failed("open the database", error))?;
         Ok(Self { db })
     }
 
-    /// Opens the database in `dir` as it is now, also while another process writes to it. It never shows later changes.
+    /// Opens the database in `dir` as it is now, also while another process writes to it. It never
+    /// shows later changes.
     pub(crate) fn open_read_only(dir: &Path) -> Result<Self, StoreError> {
         Self::open_read_only_with(dir, &read_only_options())
     }
 
     fn open_read_only_with(dir: &Path, options: &Options) -> Result<Self, StoreError> {
         let db = DB::open_cf_descriptors_read_only(options, dir, descriptors(), false);
-        Ok(Self { db: db.map_err(|error| failed("open the database", error))? })
+        Ok(Self {
+            db: db.map_err(|error| failed("open the database", error))?,
+        })
     }
 
-    /// Opens what can be read of the damaged database in `dir`, as it was before the damage if that is in its log. Which records are hit
-    /// is found when they are read. `room` is an empty folder for a copy of the logs; it is not needed any more afterwards.
+    /// Opens what can be read of the damaged database in `dir`, as it was before the damage if that
+    /// is in its log. Which records are hit is found when they are read. `room` is an empty folder
+    /// for a copy of the logs; it is not needed any more afterwards.
     pub(crate) fn open_damaged(dir: &Path, room: &Path) -> Result<Self, StoreError> {
         let mut options = read_only_options();
-        // Without paranoid checks RocksDB passes over unreadable tables, but over unreadable records of the log as well, which would be a
-        // hole in history. So it gets to see whole logs only.
+        // Without paranoid checks RocksDB passes over unreadable tables, but over unreadable
+        // records of the log as well, which would be a hole in history. So it gets to see whole
+        // logs only.
         logs::copy_whole_part(dir, room)?;
         options.set_wal_dir(room);
         options.set_track_and_verify_wals_in_manifest(false);
@@ -199,14 +248,19 @@ impl Database {
         Self::open_read_only_with(dir, &options)
     }
 
-    /// What changes whenever records move from the log to a file, or files are replaced: the manifests and their lengths. A log is only
-    /// deleted after the manifest says where its records are.
+    /// What changes whenever records move from the log to a file, or files are replaced: the
+    /// manifests and their lengths. A log is only deleted after the manifest says where its records
+    /// are.
     pub(crate) fn revision(dir: &Path) -> Result<BTreeMap<OsString, u64>, StoreError> {
         let fail = |source| StoreError::file("read the folder", dir, source);
         let mut revision = BTreeMap::new();
         for entry in std::fs::read_dir(dir).map_err(fail)? {
             let entry = entry.map_err(fail)?;
-            if entry.file_name().as_encoded_bytes().starts_with(b"MANIFEST-") {
+            if entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(b"MANIFEST-")
+            {
                 // One that is being replaced has no length any more.
                 let len = entry.metadata().map_or(0, |metadata| metadata.len());
                 revision.insert(entry.file_name(), len);
@@ -216,12 +270,18 @@ impl Database {
     }
 
     fn family(&self, family: Family) -> &ColumnFamily {
-        self.db.cf_handle(family.name()).expect("every family is opened with the database")
+        self.db
+            .cf_handle(family.name())
+            .expect("every family is opened with the database")
     }
 
     pub(crate) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Value<'_>>, StoreError> {
-        let value = self.db.get_pinned_cf_opt(self.family(family), key, &read_options(family));
-        Ok(value.map_err(|error| read_failed(family, error))?.map(Value))
+        let value = self
+            .db
+            .get_pinned_cf_opt(self.family(family), key, &read_options(family));
+        Ok(value
+            .map_err(|error| read_failed(family, error))?
+            .map(Value))
     }
 
     /// The values of `keys`, in their order.
@@ -230,16 +290,38 @@ impl Database {
         family: Family,
         keys: impl IntoIterator<Item = &'k [u8]>,
     ) -> Result<Vec<Option<Value<'_>>>, StoreError> {
-        let values = self.db.batched_multi_get_cf_opt(self.family(family), keys, false, &read_options(family));
-        values.into_iter().map(|value| Ok(value.map_err(|error| read_failed(family, error))?.map(Value))).collect()
+        let values = self.db.batched_multi_get_cf_opt(
+            self.family(family),
+            keys,
+            false,
+            &read_options(family),
+        );
+        values
+            .into_iter()
+            .map(|value| {
+                Ok(value
+                    .map_err(|error| read_failed(family, error))?
+                    .map(Value))
+            })
+            .collect()
     }
 
     /// The record with the greatest key that is not above `key`.
-    pub(crate) fn last_at_or_before(&self, family: Family, key: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
-        let mut iterator = self.db.raw_iterator_cf_opt(self.family(family), read_options(family));
+    pub(crate) fn last_at_or_before(
+        &self,
+        family: Family,
+        key: &[u8],
+    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let mut iterator = self
+            .db
+            .raw_iterator_cf_opt(self.family(family), read_options(family));
         iterator.seek_for_prev(key);
-        iterator.status().map_err(|error| read_failed(family, error))?;
-        Ok(iterator.item().map(|(key, value)| (key.to_vec(), value.to_vec())))
+        iterator
+            .status()
+            .map_err(|error| read_failed(family, error))?;
+        Ok(iterator
+            .item()
+            .map(|(key, value)| (key.to_vec(), value.to_vec())))
     }
 
     /// The records from `from` on, in key order, as they are now.
@@ -248,16 +330,25 @@ impl Database {
         options.set_readahead_size(1 << 20);
         let mut iterator = self.db.raw_iterator_cf_opt(self.family(family), options);
         iterator.seek(from);
-        Scan { iterator, family, started: false }
+        Scan {
+            iterator,
+            family,
+            started: false,
+        }
     }
 
     /// The records of `family` as they are now, for looking up here and there.
     pub(crate) fn lookup(&self, family: Family) -> Lookup<'_> {
-        Lookup { iterator: self.db.raw_iterator_cf_opt(self.family(family), read_options(family)), family }
+        Lookup {
+            iterator: self
+                .db
+                .raw_iterator_cf_opt(self.family(family), read_options(family)),
+            family,
+        }
     }
 
-    /// The record of `family` at `key` as `decode` sees it; from its copy if it cannot be read itself, and then why not. `family` is one
-    /// that is kept twice.
+    /// The record of `family` at `key` as `decode` sees it; from its copy if it cannot be read
+    /// itself, and then why not. `family` is one that is kept twice.
     pub(crate) fn record<T>(
         &self,
         family: Family,
@@ -265,19 +356,26 @@ impl Database {
         decode: impl Fn(&[u8]) -> Result<T, StoreError>,
     ) -> Result<(Option<T>, Option<StoreError>), StoreError> {
         let tag = family.copy_tag().expect("the family is kept twice");
-        let read = |family: Family, key: &[u8]| self.get(family, key)?.map(|value| decode(&value)).transpose();
+        let read = |family: Family, key: &[u8]| {
+            self.get(family, key)?
+                .map(|value| decode(&value))
+                .transpose()
+        };
         match read(family, key) {
             Ok(record) => Ok((record, None)),
-            Err(error @ StoreError::Damaged(_)) => match read(Family::Copies, &copy_key(tag, key)) {
-                Ok(record) => Ok((record, Some(error))),
-                Err(_) => Err(error),
-            },
+            Err(error @ StoreError::Damaged(_)) => {
+                match read(Family::Copies, &copy_key(tag, key)) {
+                    Ok(record) => Ok((record, Some(error))),
+                    Err(_) => Err(error),
+                }
+            }
             Err(error) => Err(error),
         }
     }
 
-    /// Every record of `family` as `decode` sees it, in key order; from the copies if the records themselves cannot be read, and then
-    /// why not. `family` is one that is kept twice. Reads all into memory.
+    /// Every record of `family` as `decode` sees it, in key order; from the copies if the records
+    /// themselves cannot be read, and then why not. `family` is one that is kept twice. Reads all
+    /// into memory.
     pub(crate) fn records<T>(
         &self,
         family: Family,
@@ -288,7 +386,9 @@ impl Database {
             let mut scan = self.scan(family, prefix);
             let mut records = Vec::new();
             while let Some((key, value)) = scan.next()? {
-                let Some(key) = key.strip_prefix(prefix) else { break };
+                let Some(key) = key.strip_prefix(prefix) else {
+                    break;
+                };
                 records.push(decode(key, value)?);
             }
             Ok(records)
@@ -305,7 +405,9 @@ impl Database {
 
     /// Writes `batch` as one.
     pub(crate) fn write(&self, batch: Batch, durability: Durability) -> Result<(), StoreError> {
-        let mut operations = WriteBatch::with_capacity_bytes(batch.len() + batch.operations.len() * OPERATION_OVERHEAD_LEN);
+        let mut operations = WriteBatch::with_capacity_bytes(
+            batch.len() + batch.operations.len() * OPERATION_OVERHEAD_LEN,
+        );
         let mut rest = batch.bytes.as_slice();
         let mut take = |len: usize| {
             let (taken, after) = rest.split_at(len);
@@ -314,7 +416,11 @@ impl Database {
         };
         for operation in batch.operations {
             match operation {
-                Operation::Put { family, key_len, value_len } => {
+                Operation::Put {
+                    family,
+                    key_len,
+                    value_len,
+                } => {
                     let (key, value) = (take(key_len), take(value_len));
                     operations.put_cf(self.family(family), key, value);
                     if let Some(tag) = family.copy_tag() {
@@ -328,8 +434,15 @@ impl Database {
                         operations.delete_cf(self.family(Family::Copies), copy_key(tag, key));
                     }
                 }
-                Operation::DeleteRange { family, from_len, to_len } => {
-                    assert!(family.copy_tag().is_none(), "records that are kept twice are deleted by key");
+                Operation::DeleteRange {
+                    family,
+                    from_len,
+                    to_len,
+                } => {
+                    assert!(
+                        family.copy_tag().is_none(),
+                        "records that are kept twice are deleted by key"
+                    );
                     operations.delete_range_cf(self.family(family), take(from_len), take(to_len));
                 }
             }
@@ -339,7 +452,9 @@ impl Database {
             Durability::Logged => options.set_sync(true),
             Durability::Bulk => options.disable_wal(true),
         }
-        self.db.write_opt(operations, &options).map_err(|error| failed("write to the store", error))
+        self.db
+            .write_opt(operations, &options)
+            .map_err(|error| failed("write to the store", error))
     }
 
     /// Makes every batch so far durable.
@@ -347,58 +462,108 @@ impl Database {
         let families = Family::ALL.map(|family| self.family(family));
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        self.db.flush_cfs_opt(&families, &options).map_err(|error| failed("write to the store", error))
+        self.db
+            .flush_cfs_opt(&families, &options)
+            .map_err(|error| failed("write to the store", error))
     }
 
-    /// Gives back the space of deleted records in `[from, to)` by rewriting what is left of the files they are in. Everything must be
-    /// flushed.
+    /// Gives back the space of deleted records in `[from, to)` by rewriting what is left of the
+    /// files they are in. Everything must be flushed.
     pub(crate) fn compact(&self, family: Family, from: &[u8], to: &[u8]) {
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         options.set_exclusive_manual_compaction(false);
-        self.db.compact_range_cf_opt(self.family(family), Some(from), Some(to), &options);
+        self.db
+            .compact_range_cf_opt(self.family(family), Some(from), Some(to), &options);
     }
 
-    /// Removes the files that hold nothing outside `[from, last]`, at once and durably, and with no space needed. Records deleted there
-    /// may come back, where the file that held the deletion goes and an older one does not: for ranges whose records nobody looks for.
-    pub(crate) fn drop_files(&self, family: Family, from: &[u8], last: &[u8]) -> Result<(), StoreError> {
-        let dropped = self.db.delete_file_in_range_cf(self.family(family), from, last);
+    /// Removes the files that hold nothing outside `[from, last]`, at once and durably, and with no
+    /// space needed. Records deleted there may come back, where the file that held the deletion
+    /// goes and an older one does not: for ranges whose records nobody looks for.
+    pub(crate) fn drop_files(
+        &self,
+        family: Family,
+        from: &[u8],
+        last: &[u8],
+    ) -> Result<(), StoreError> {
+        let dropped = self
+            .db
+            .delete_file_in_range_cf(self.family(family), from, last);
         dropped.map_err(|error| failed("remove files of the store", error))
     }
 
     /// About how many bytes the records in `[from, to)` take in files, deleted ones included.
     pub(crate) fn stored_len(&self, family: Family, from: &[u8], to: &[u8]) -> u64 {
-        self.db.get_approximate_sizes_cf(self.family(family), &[Range::new(from, to)]).iter().sum()
+        self.db
+            .get_approximate_sizes_cf(self.family(family), &[Range::new(from, to)])
+            .iter()
+            .sum()
     }
 
     /// The tables of `family`: the first and the last key of each, and its length.
-    pub(crate) fn tables(&self, family: Family) -> Result<Vec<(Vec<u8>, Vec<u8>, u64)>, StoreError> {
-        let files = self.db.live_files().map_err(|error| read_failed(family, error))?;
-        let own = files.into_iter().filter(|file| file.column_family_name == family.name());
-        Ok(own.filter_map(|file| Some((file.start_key?, file.end_key?, file.size as u64))).collect())
+    pub(crate) fn tables(
+        &self,
+        family: Family,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>, u64)>, StoreError> {
+        let files = self
+            .db
+            .live_files()
+            .map_err(|error| read_failed(family, error))?;
+        let own = files
+            .into_iter()
+            .filter(|file| file.column_family_name == family.name());
+        Ok(own
+            .filter_map(|file| Some((file.start_key?, file.end_key?, file.size as u64)))
+            .collect())
     }
 
     /// About how many bytes are in memory and not in files yet, of all families.
     pub(crate) fn unflushed_len(&self) -> u64 {
-        let len = |family| self.db.property_int_value_cf(self.family(family), rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES);
-        Family::ALL.into_iter().map(|family| len(family).ok().flatten().unwrap_or(0)).sum()
+        let len = |family| {
+            self.db.property_int_value_cf(
+                self.family(family),
+                rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES,
+            )
+        };
+        Family::ALL
+            .into_iter()
+            .map(|family| len(family).ok().flatten().unwrap_or(0))
+            .sum()
     }
 
     /// Bytes of all table files that hold live versions of the data.
     pub(crate) fn table_bytes(&self, family: Family) -> Result<u64, StoreError> {
-        let bytes = self.db.property_int_value_cf(self.family(family), rocksdb::properties::LIVE_SST_FILES_SIZE);
-        Ok(bytes.map_err(|error| read_failed(family, error))?.unwrap_or(0))
+        let bytes = self.db.property_int_value_cf(
+            self.family(family),
+            rocksdb::properties::LIVE_SST_FILES_SIZE,
+        );
+        Ok(bytes
+            .map_err(|error| read_failed(family, error))?
+            .unwrap_or(0))
     }
 
-    /// About how many bytes of all table files belong to deleted records: each deletion and what it deletes.
+    /// About how many bytes of all table files belong to deleted records: each deletion and what it
+    /// deletes.
     pub(crate) fn dead_len(&self, family: Family) -> Result<u64, StoreError> {
-        let files = self.db.live_files().map_err(|error| read_failed(family, error))?;
-        let files = files.iter().filter(|file| file.column_family_name == family.name());
+        let files = self
+            .db
+            .live_files()
+            .map_err(|error| read_failed(family, error))?;
+        let files = files
+            .iter()
+            .filter(|file| file.column_family_name == family.name());
         let (mut len, mut entries, mut deletions) = (0, 0, 0);
         files.for_each(|file| {
-            (len, entries, deletions) = (len + file.size as u64, entries + file.num_entries, deletions + file.num_deletions);
+            (len, entries, deletions) = (
+                len + file.size as u64,
+                entries + file.num_entries,
+                deletions + file.num_deletions,
+            );
         });
-        Ok((len * 2 * deletions).checked_div(entries).unwrap_or(0).min(len))
+        Ok((len * 2 * deletions)
+            .checked_div(entries)
+            .unwrap_or(0)
+            .min(len))
     }
 }
 
@@ -416,7 +581,9 @@ impl Scan<'_> {
             self.iterator.next();
         }
         self.started = true;
-        self.iterator.status().map_err(|error| read_failed(self.family, error))?;
+        self.iterator
+            .status()
+            .map_err(|error| read_failed(self.family, error))?;
         Ok(self.iterator.item())
     }
 }
@@ -428,7 +595,8 @@ pub(crate) struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    /// The record with the smallest key that is not below `key`. Cheap where that is at or right after the last one.
+    /// The record with the smallest key that is not below `key`. Cheap where that is at or right
+    /// after the last one.
     pub(crate) fn from(&mut self, key: &[u8]) -> Result<Option<(&[u8], &[u8])>, StoreError> {
         let is_behind = self.iterator.key().is_some_and(|last| last < key);
         if is_behind {
@@ -439,30 +607,41 @@ impl Lookup<'_> {
         if !is_found {
             self.iterator.seek(key);
         }
-        self.iterator.status().map_err(|error| read_failed(self.family, error))?;
+        self.iterator
+            .status()
+            .map_err(|error| read_failed(self.family, error))?;
         Ok(self.iterator.item())
     }
 
     /// The record at `key`.
     pub(crate) fn get(&mut self, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
-        Ok(self.from(key)?.filter(|(found, _)| *found == key).map(|(_, value)| value))
+        Ok(self
+            .from(key)?
+            .filter(|(found, _)| *found == key)
+            .map(|(_, value)| value))
     }
 }
 
 fn options() -> Options {
-    // Every new log would claim its whole length (64 MiB) at once: on a nearly full disk that takes the room from what is to be
-    // written, and where claiming means zeroing (tmpfs) or copying (btrfs) it costs more than the log.
+    // Every new log would claim its whole length (64 MiB) at once: on a nearly full disk that takes
+    // the room from what is to be written, and where claiming means zeroing (tmpfs) or copying
+    // (btrfs) it costs more than the log.
     //
-    // And every change of the manifest makes a new one, of which nothing is seen before it is synced and `CURRENT` names it. Appended to
-    // the old one, a change that a loss of power tears would be damage, to RocksDB, and the store would not open.
+    // And every change of the manifest makes a new one, of which nothing is seen before it is
+    // synced and `CURRENT` names it. Appended to the old one, a change that a loss of power tears
+    // would be damage, to RocksDB, and the store would not open.
     let named = "allow_fallocate=false;max_manifest_file_size=1;max_manifest_space_amp_pct=0";
-    let mut options = Options::default().get_options_from_string(named).expect("RocksDB knows its own options");
+    let mut options = Options::default()
+        .get_options_from_string(named)
+        .expect("RocksDB knows its own options");
     options.set_atomic_flush(true);
-    // A log that is damaged in its middle must not pass for one that ends there: acknowledged commits would vanish silently.
+    // A log that is damaged in its middle must not pass for one that ends there: acknowledged
+    // commits would vanish silently.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_paranoid_checks(true);
-    // Every file stays open, so that a reading process keeps what it has seen while the owner compacts.
+    // Every file stays open, so that a reading process keeps what it has seen while the owner
+    // compacts.
     options.set_max_open_files(-1);
     options.set_max_background_jobs(2);
     options.set_bytes_per_sync(4 << 20);
@@ -483,7 +662,9 @@ fn read_only_options() -> Options {
 
 fn descriptors() -> Vec<ColumnFamilyDescriptor> {
     let cache = Cache::new_lru_cache(BLOCK_CACHE_LEN);
-    let mut all: Vec<_> = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache))).into();
+    let mut all: Vec<_> = Family::ALL
+        .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)))
+        .into();
     all.push(ColumnFamilyDescriptor::new("default", Options::default()));
     all
 }
@@ -501,7 +682,8 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     }
     let mut options = Options::default();
     if family == Family::Index {
-        // Most look-ups of an import are for chunks that are not there: a filter answers them for the newest entries, too.
+        // Most look-ups of an import are for chunks that are not there: a filter answers them for
+        // the newest entries, too.
         options.set_memtable_whole_key_filtering(true);
         options.set_memtable_prefix_bloom_ratio(0.1);
     }
@@ -510,7 +692,9 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     options.set_target_file_size_base(FILE_LEN);
     // Frames come compressed, hashes and ids do not compress.
     options.set_compression_type(match family {
-        Family::Layers | Family::Pages | Family::Names | Family::Meta | Family::Copies => DBCompressionType::Lz4,
+        Family::Layers | Family::Pages | Family::Names | Family::Meta | Family::Copies => {
+            DBCompressionType::Lz4
+        }
         Family::Frames | Family::Headers | Family::Index => DBCompressionType::None,
     });
     options
@@ -542,8 +726,18 @@ fn failed(what: &str, error: rocksdb::Error) -> StoreError {
     let (what, kind, message) = (what.to_owned(), error.kind(), error.into_string());
     let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
     match kind {
-        _ if says(&["No space left on device", "Disk quota exceeded", "File too large", "NoSpace"]) => StoreError::Full { what },
-        _ if kind == ErrorKind::Corruption || says(&["No such file or directory", "Input/output error"]) => {
+        _ if says(&[
+            "No space left on device",
+            "Disk quota exceeded",
+            "File too large",
+            "NoSpace",
+        ]) =>
+        {
+            StoreError::Full { what }
+        }
+        _ if kind == ErrorKind::Corruption
+            || says(&["No such file or directory", "Input/output error"]) =>
+        {
             StoreError::damaged("the database", format!("cannot {what}: {message}"))
         }
         _ => StoreError::Database { what, message },

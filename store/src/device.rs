@@ -43,14 +43,23 @@ impl DiskDevice {
 
     /// `disk`, which holds what `image` or a snapshot of it shows.
     pub(crate) fn of(store: &Store, image: ImageId, disk: Disk) -> Self {
-        Self { store: store.clone(), image, disk, reading: Sequence::default() }
+        Self {
+            store: store.clone(),
+            image,
+            disk,
+            reading: Sequence::default(),
+        }
     }
 }
 
 impl Disk {
-    /// What is stored for the bytes of `range`, which lies inside the disk, until `out` is full. Cost: what is mapped there; no data is
-    /// read.
-    pub(crate) fn allocation(&self, range: Range<u64>, out: &mut Stretches<Allocation>) -> Result<(), StoreError> {
+    /// What is stored for the bytes of `range`, which lies inside the disk, until `out` is full.
+    /// Cost: what is mapped there; no data is read.
+    pub(crate) fn allocation(
+        &self,
+        range: Range<u64>,
+        out: &mut Stretches<Allocation>,
+    ) -> Result<(), StoreError> {
         let (chunk_len, mapped) = (self.chunk_len(), self.mapped_pages());
         let mut at = range.start;
         while at < range.end && !out.is_full() {
@@ -65,13 +74,19 @@ impl Disk {
             }
             let end = start_of(PageIndex(index.0 + 1));
             let last = page_of(chunk_len.index_at(end - 1)).1;
-            for run in self.seen_page(index)?.runs_in(page_of(chunk_len.index_at(at)).1, last + 1) {
+            for run in self
+                .seen_page(index)?
+                .runs_in(page_of(chunk_len.index_at(at)).1, last + 1)
+            {
                 let kind = match run.slot {
                     Slot::Absent => Allocation::Hole,
                     Slot::Zero => Allocation::Zero,
                     Slot::Chunk(_) => Allocation::Data,
                 };
-                out.push(bytes_of(chunk_len, index, run.start..run.end(), &(at..end)), kind);
+                out.push(
+                    bytes_of(chunk_len, index, run.start..run.end(), &(at..end)),
+                    kind,
+                );
             }
             at = end;
         }
@@ -104,7 +119,12 @@ impl Device for DiskDevice {
         Ok(())
     }
 
-    fn allocation(&self, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+    fn allocation(
+        &self,
+        offset: u64,
+        len: u64,
+        count_max: usize,
+    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
         let mut out = Stretches::new(count_max);
         self.disk.allocation(self.range(offset, len)?, &mut out)?;
         Ok(out.finish())
@@ -114,10 +134,21 @@ impl Device for DiskDevice {
         snapshots(&self.store, self.image)
     }
 
-    fn changes(&self, since: &str, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<bool>>, DeviceError> {
+    fn changes(
+        &self,
+        since: &str,
+        offset: u64,
+        len: u64,
+        count_max: usize,
+    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
         let range = self.range(offset, len)?;
         let mut out = Stretches::new(count_max);
-        self.store.changes(&snapshot(&self.store, self.image, since)?, &self.disk, range, &mut out)?;
+        self.store.changes(
+            &snapshot(&self.store, self.image, since)?,
+            &self.disk,
+            range,
+            &mut out,
+        )?;
         Ok(out.finish())
     }
 
@@ -161,7 +192,12 @@ impl Device for LiveDisk {
         Ok(LiveDisk::flush(self)?)
     }
 
-    fn allocation(&self, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+    fn allocation(
+        &self,
+        offset: u64,
+        len: u64,
+        count_max: usize,
+    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
         Ok(LiveDisk::allocation(self, self.range(offset, len)?, count_max)?.finish())
     }
 
@@ -169,9 +205,21 @@ impl Device for LiveDisk {
         snapshots(self.store(), self.image())
     }
 
-    fn changes(&self, since: &str, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<bool>>, DeviceError> {
+    fn changes(
+        &self,
+        since: &str,
+        offset: u64,
+        len: u64,
+        count_max: usize,
+    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
         let range = self.range(offset, len)?;
-        Ok(LiveDisk::changes(self, &snapshot(self.store(), self.image(), since)?, range, count_max)?.finish())
+        Ok(LiveDisk::changes(
+            self,
+            &snapshot(self.store(), self.image(), since)?,
+            range,
+            count_max,
+        )?
+        .finish())
     }
 
     fn prefetch(&self, offset: u64, len: u64) {
@@ -185,20 +233,31 @@ fn preferred_len(store: &Store) -> u32 {
     u32::try_from(store.parameters().chunk_len.bytes()).expect("a chunk is at most 1 MiB")
 }
 
-/// What of a wish to have bytes ready can be had: nothing past the end, and not so much that it drives out what is being read.
+/// What of a wish to have bytes ready can be had: nothing past the end, and not so much that it
+/// drives out what is being read.
 fn prefetchable(offset: u64, len: u64, device_len: u64) -> Option<Range<u64>> {
-    let end = offset.saturating_add(len.min(PREFETCH_LEN_MAX)).min(device_len);
+    let end = offset
+        .saturating_add(len.min(PREFETCH_LEN_MAX))
+        .min(device_len);
     (offset < end).then_some(offset..end)
 }
 
 /// The names of the snapshots of `image`, oldest first.
 fn snapshots(store: &Store, image: ImageId) -> Vec<String> {
-    store.tree().snapshots(image).map(|snapshot| snapshot.name.to_string()).collect()
+    store
+        .tree()
+        .snapshots(image)
+        .map(|snapshot| snapshot.name.to_string())
+        .collect()
 }
 
 /// The snapshot of `image` that is called `name`: its whole name, not the beginning of one.
 fn snapshot(store: &Store, image: ImageId, name: &str) -> Result<Disk, DeviceError> {
-    let serial = store.tree().snapshots(image).find(|snapshot| snapshot.name.as_str() == name).map(|snapshot| snapshot.serial);
+    let serial = store
+        .tree()
+        .snapshots(image)
+        .find(|snapshot| snapshot.name.as_str() == name)
+        .map(|snapshot| snapshot.serial);
     let serial = serial.ok_or_else(|| DeviceError::Io(format!("there is no snapshot {name:?}")))?;
     Ok(store.disk(Node::Snapshot(image, serial))?)
 }
@@ -215,12 +274,20 @@ mod tests {
     const CHUNK_LEN: u64 = 4096;
 
     /// All stretches of a range, asked for in steps of a few.
-    fn ask<K: PartialEq + Copy>(range: Range<u64>, count_max: usize, ask: &dyn Fn(u64, u64) -> Vec<Stretch<K>>) -> Vec<(Range<u64>, K)> {
+    fn ask<K: PartialEq + Copy>(
+        range: Range<u64>,
+        count_max: usize,
+        ask: &dyn Fn(u64, u64) -> Vec<Stretch<K>>,
+    ) -> Vec<(Range<u64>, K)> {
         let mut all: Vec<(Range<u64>, K)> = Vec::new();
         let mut at = range.start;
         while at < range.end {
             let found = ask(at, range.end - at);
-            assert!((1..=count_max).contains(&found.len()), "{} stretches", found.len());
+            assert!(
+                (1..=count_max).contains(&found.len()),
+                "{} stretches",
+                found.len()
+            );
             for part in found {
                 assert_eq!(part.offset, at, "gap-free");
                 at += part.len;
@@ -236,7 +303,12 @@ mod tests {
 
     /// The kind of every byte, in an array: slower than any map, and surely right.
     fn spread<K: Copy>(parts: &[(Range<u64>, K)]) -> Vec<K> {
-        parts.iter().flat_map(|(range, kind)| std::iter::repeat_n(*kind, (range.end - range.start) as usize)).collect()
+        parts
+            .iter()
+            .flat_map(|(range, kind)| {
+                std::iter::repeat_n(*kind, (range.end - range.start) as usize)
+            })
+            .collect()
     }
 
     fn content(device: &dyn Device) -> Vec<u8> {
@@ -250,14 +322,36 @@ mod tests {
         let now = content(device);
         let (start, count_max) = (random.u64(..LEN), random.usize(1..6));
         let range = start..random.u64(start + 1..=LEN);
-        let kinds = ask(range.clone(), count_max, &|at, len| device.allocation(at, len, count_max).expect("allocation"));
-        let zero = |part: &Range<u64>| now[part.start as usize..part.end as usize].iter().all(|byte| *byte == 0);
-        assert!(kinds.iter().all(|(part, kind)| *kind == Allocation::Data || zero(part)), "what is no data reads as zeros");
-        assert!(device.comparable().iter().eq(since.iter().map(|(name, _)| name)), "oldest first");
+        let kinds = ask(range.clone(), count_max, &|at, len| {
+            device.allocation(at, len, count_max).expect("allocation")
+        });
+        let zero = |part: &Range<u64>| {
+            now[part.start as usize..part.end as usize]
+                .iter()
+                .all(|byte| *byte == 0)
+        };
+        assert!(
+            kinds
+                .iter()
+                .all(|(part, kind)| *kind == Allocation::Data || zero(part)),
+            "what is no data reads as zeros"
+        );
+        assert!(
+            device
+                .comparable()
+                .iter()
+                .eq(since.iter().map(|(name, _)| name)),
+            "oldest first"
+        );
         for (name, before) in since {
-            let differs = ask(range.clone(), count_max, &|at, len| device.changes(name, at, len, count_max).expect("changes"));
+            let differs = ask(range.clone(), count_max, &|at, len| {
+                device.changes(name, at, len, count_max).expect("changes")
+            });
             let (bytes, flags) = (range.start as usize..range.end as usize, spread(&differs));
-            let missed = bytes.clone().zip(&flags).find(|(at, differs)| !**differs && now[*at] != before[*at]);
+            let missed = bytes
+                .clone()
+                .zip(&flags)
+                .find(|(at, differs)| !**differs && now[*at] != before[*at]);
             assert_eq!(missed, None, "a difference from {name} that is not told");
         }
     }
@@ -269,8 +363,14 @@ mod tests {
             let (_dir, store) = new_store(CHUNK_LEN);
             let root = store.create(&name("root"), LEN).expect("create").image();
             let below = store.live(root).expect("live");
-            below.write_at(&vec![5; 3 << 20], 3 << 20).and_then(|()| below.flush()).expect("write");
-            let image = store.create_child(&name("a"), Node::Image(root), None).expect("child").image();
+            below
+                .write_at(&vec![5; 3 << 20], 3 << 20)
+                .and_then(|()| below.flush())
+                .expect("write");
+            let image = store
+                .create_child(&name("a"), Node::Image(root), None)
+                .expect("child")
+                .image();
             let live = store.live(image).expect("live");
             let mut since: Vec<(String, Vec<u8>)> = Vec::new();
             for round in 0..40 {
@@ -278,18 +378,24 @@ mod tests {
                 let bits = random.u32(1..22);
                 let len = random.u64(..1 << bits).min(LEN - offset);
                 match random.u8(..8) {
-                    0..4 => LiveDisk::write_at(&live, &vec![random.u8(..3); len as usize], offset).expect("write"),
+                    0..4 => LiveDisk::write_at(&live, &vec![random.u8(..3); len as usize], offset)
+                        .expect("write"),
                     4..6 => LiveDisk::write_zeroes(&live, offset, len).expect("zero"),
                     6 => LiveDisk::flush(&live).expect("flush"),
                     _ => {
-                        live.snapshot(&name(&format!("s{round}"))).expect("snapshot");
+                        live.snapshot(&name(&format!("s{round}")))
+                            .expect("snapshot");
                         since.push((format!("s{round}"), content(&live)));
                     }
                 }
                 check(&mut random, &live, &since);
             }
             live.flush().expect("flush");
-            check(&mut random, &DiskDevice::open(&store, Node::Image(image)).expect("opens"), &since);
+            check(
+                &mut random,
+                &DiskDevice::open(&store, Node::Image(image)).expect("opens"),
+                &since,
+            );
         }
     }
 
@@ -298,25 +404,62 @@ mod tests {
         let (_dir, store) = new_store(CHUNK_LEN);
         let root = store.create(&name("root"), LEN).expect("create").image();
         let below = store.live(root).expect("live");
-        below.write_at(&vec![5; 5 * 4096], 4096).and_then(|()| below.flush()).expect("write");
-        let image = store.create_child(&name("a"), Node::Image(root), None).expect("child").image();
+        below
+            .write_at(&vec![5; 5 * 4096], 4096)
+            .and_then(|()| below.flush())
+            .expect("write");
+        let image = store
+            .create_child(&name("a"), Node::Image(root), None)
+            .expect("child")
+            .image();
         let live = store.live(image).expect("live");
-        live.write_zeroes(2 * 4096, 2 * 4096).and_then(|()| live.flush()).expect("zero");
+        live.write_zeroes(2 * 4096, 2 * 4096)
+            .and_then(|()| live.flush())
+            .expect("zero");
         let found = Device::allocation(&live, 1, LEN - 1, 10).expect("allocation");
-        let found: Vec<_> = found.into_iter().map(|part| (part.offset, part.len, part.kind)).collect();
+        let found: Vec<_> = found
+            .into_iter()
+            .map(|part| (part.offset, part.len, part.kind))
+            .collect();
         let end = 6 * 4096;
-        assert_eq!(found, [(1, 4095, Hole), (4096, 4096, Data), (8192, 8192, Zero), (16384, 8192, Data), (end, LEN - end, Hole)]);
+        assert_eq!(
+            found,
+            [
+                (1, 4095, Hole),
+                (4096, 4096, Data),
+                (8192, 8192, Zero),
+                (16384, 8192, Data),
+                (end, LEN - end, Hole)
+            ]
+        );
         live.snapshot(&name("s")).expect("snapshot");
         let same = Device::changes(&live, "s", 0, LEN, 10).expect("changes");
-        assert_eq!(same, [Stretch { offset: 0, len: LEN, kind: false }]);
+        assert_eq!(
+            same,
+            [Stretch {
+                offset: 0,
+                len: LEN,
+                kind: false
+            }]
+        );
         live.write_at(b"x", 4096 * 1500).expect("write");
         let waiting = Device::changes(&live, "s", 0, LEN, 10).expect("changes");
         live.flush().expect("flush");
         let flushed = Device::changes(&live, "s", 0, LEN, 10).expect("changes");
         assert_eq!(waiting, flushed, "also before the flush");
-        assert_eq!(flushed[1], Stretch { offset: 4096 * 1500, len: 4096, kind: true });
+        assert_eq!(
+            flushed[1],
+            Stretch {
+                offset: 4096 * 1500,
+                len: 4096,
+                kind: true
+            }
+        );
         store.delete_snapshot(image, 1).expect_err("no such serial");
-        assert!(matches!(Device::changes(&live, "gone", 0, LEN, 1), Err(DeviceError::Io(_))));
+        assert!(matches!(
+            Device::changes(&live, "gone", 0, LEN, 1),
+            Err(DeviceError::Io(_))
+        ));
     }
 
     #[test]
@@ -325,16 +468,37 @@ mod tests {
         let image = store.create(&name("a"), 10_000).expect("create").image();
         let live = store.live(image).expect("live");
         let read_only = DiskDevice::open(&store, Node::Image(image)).expect("opens");
-        for (offset, len) in [(10_000, 1), (9_999, 2), (u64::MAX, 1), (u64::MAX - 4, 100), (0, 10_001)] {
+        for (offset, len) in [
+            (10_000, 1),
+            (9_999, 2),
+            (u64::MAX, 1),
+            (u64::MAX - 4, 100),
+            (0, 10_001),
+        ] {
             let mut buffer = vec![0; len as usize];
             for device in [&live as &dyn Device, &read_only] {
-                assert_eq!(device.read_at(&mut buffer, offset), Err(DeviceError::OutOfRange));
-                assert_eq!(device.allocation(offset, len, 1), Err(DeviceError::OutOfRange));
+                assert_eq!(
+                    device.read_at(&mut buffer, offset),
+                    Err(DeviceError::OutOfRange)
+                );
+                assert_eq!(
+                    device.allocation(offset, len, 1),
+                    Err(DeviceError::OutOfRange)
+                );
             }
-            assert_eq!(Device::write_at(&live, &buffer, offset), Err(DeviceError::OutOfRange));
-            assert_eq!(Device::write_zeroes(&live, offset, len), Err(DeviceError::OutOfRange));
+            assert_eq!(
+                Device::write_at(&live, &buffer, offset),
+                Err(DeviceError::OutOfRange)
+            );
+            assert_eq!(
+                Device::write_zeroes(&live, offset, len),
+                Err(DeviceError::OutOfRange)
+            );
         }
         assert_eq!(read_only.write_at(b"x", 0), Err(DeviceError::ReadOnly));
-        assert_eq!(Device::write_zeroes(&live, 0, u64::MAX), Err(DeviceError::OutOfRange));
+        assert_eq!(
+            Device::write_zeroes(&live, 0, u64::MAX),
+            Err(DeviceError::OutOfRange)
+        );
     }
 }

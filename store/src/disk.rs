@@ -11,8 +11,9 @@ use crate::database::Batch;
 use crate::error::StoreError;
 use crate::store::{Hold, Store, now_ms};
 
-/// The content of an image or snapshot as it was when this was opened, if no [`crate::LiveDisk`] was writing the image then: see
-/// [`Store::still_disk`]. Keeps maintenance away from its layers while it lives.
+/// The content of an image or snapshot as it was when this was opened, if no [`crate::LiveDisk`]
+/// was writing the image then: see [`Store::still_disk`]. Keeps maintenance away from its layers
+/// while it lives.
 pub struct Disk {
     store: Store,
     /// What people call it, for errors.
@@ -45,11 +46,16 @@ impl Store {
         Ok(self.disk_at(&mut tree, layer, name))
     }
 
-    /// Opens an image or snapshot as it is now, for a long look: what guests write meanwhile does not show. Under a guest this costs a
-    /// commit, which puts a new layer on top of what is looked at.
+    /// Opens an image or snapshot as it is now, for a long look: what guests write meanwhile does
+    /// not show. Under a guest this costs a commit, which puts a new layer on top of what is looked
+    /// at.
     pub fn still_disk(&self, node: Node) -> Result<Disk, StoreError> {
         let is_written = matches!(node, Node::Image(image) if self.busy_images().contains(&image));
-        if is_written { self.sealed_base(node) } else { self.disk(node) }
+        if is_written {
+            self.sealed_base(node)
+        } else {
+            self.disk(node)
+        }
     }
 
     /// Puts a new layer on top of what somebody looks at already, before `image` is written.
@@ -63,11 +69,16 @@ impl Store {
         Ok(())
     }
 
-    /// Opens the content of `layer`, which is in `tree`; errors call it `name`. Found and held under one lock of the tree: in between,
-    /// maintenance could take the layer away.
+    /// Opens the content of `layer`, which is in `tree`; errors call it `name`. Found and held
+    /// under one lock of the tree: in between, maintenance could take the layer away.
     pub(crate) fn disk_at(&self, tree: &mut Tree, layer: LayerId, name: String) -> Disk {
         let chain = tree.chain(layer).map(Arc::clone).collect();
-        Disk { store: self.clone(), name, chain, _hold: self.hold(tree, layer) }
+        Disk {
+            store: self.clone(),
+            name,
+            chain,
+            _hold: self.hold(tree, layer),
+        }
     }
 }
 
@@ -100,19 +111,29 @@ impl Disk {
         self.store.parameters().chunk_len
     }
 
-    /// What the whole chain says on page `index`: as [`Disk::page`], with explicit zeros. Cost: the layers that have something there,
-    /// if one of them may have a zero.
+    /// What the whole chain says on page `index`: as [`Disk::page`], with explicit zeros. Cost: the
+    /// layers that have something there, if one of them may have a zero.
     pub(crate) fn seen_page(&self, index: PageIndex) -> Result<Arc<Page>, StoreError> {
-        if !self.chain.iter().any(|layer| layer.zeros > 0 && layer.pages.contains(index)) {
+        if !self
+            .chain
+            .iter()
+            .any(|layer| layer.zeros > 0 && layer.pages.contains(index))
+        {
             return self.page(index);
         }
         let seen = self.store.inner.pages.seen(&self.chain, index);
-        seen.map(Arc::new).map_err(|error| error.in_image(&self.name, self.bytes_of_page(index)))
+        seen.map(Arc::new)
+            .map_err(|error| error.in_image(&self.name, self.bytes_of_page(index)))
     }
 
-    /// What reads as data on page `index`: chunks only, clipped to the disk's length; gaps read as zeros.
+    /// What reads as data on page `index`: chunks only, clipped to the disk's length; gaps read as
+    /// zeros.
     pub fn page(&self, index: PageIndex) -> Result<Arc<Page>, StoreError> {
-        self.store.inner.pages.resolve(&self.chain, index).map_err(|error| error.in_image(&self.name, self.bytes_of_page(index)))
+        self.store
+            .inner
+            .pages
+            .resolve(&self.chain, index)
+            .map_err(|error| error.in_image(&self.name, self.bytes_of_page(index)))
     }
 
     /// The bytes that page `index` answers for.
@@ -127,8 +148,17 @@ impl Disk {
     }
 
     /// The runs of the positions `[start, end)` on page `index`, zeros included, gap-free.
-    pub(crate) fn page_runs(&self, index: PageIndex, start: u16, end: u16) -> Result<Vec<DiskRun>, StoreError> {
-        Ok(self.page(index)?.runs_in(start, end).map(|run| disk_run(index, run)).collect())
+    pub(crate) fn page_runs(
+        &self,
+        index: PageIndex,
+        start: u16,
+        end: u16,
+    ) -> Result<Vec<DiskRun>, StoreError> {
+        Ok(self
+            .page(index)?
+            .runs_in(start, end)
+            .map(|run| disk_run(index, run))
+            .collect())
     }
 
     /// Fills `buffer` with the bytes from `offset`. The range must lie inside the disk.
@@ -136,24 +166,41 @@ impl Disk {
         self.read_through(&|index| self.page(index), buffer, offset)
     }
 
-    /// As [`Disk::read_at`], through pages that somebody else resolves. Without an allocation, if the pages and frames are cached.
-    pub(crate) fn read_through(&self, pages: &PageSource<'_>, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        let end = offset.checked_add(buffer.len() as u64).filter(|end| *end <= self.len()).expect("a read lies inside the disk");
+    /// As [`Disk::read_at`], through pages that somebody else resolves. Without an allocation, if
+    /// the pages and frames are cached.
+    pub(crate) fn read_through(
+        &self,
+        pages: &PageSource<'_>,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<(), StoreError> {
+        let end = offset
+            .checked_add(buffer.len() as u64)
+            .filter(|end| *end <= self.len())
+            .expect("a read lies inside the disk");
         self.each_run(pages, offset..end, &mut |run, range| {
             let out = &mut buffer[(range.start - offset) as usize..(range.end - offset) as usize];
             match run.first {
                 None => out.fill(0),
-                Some(first) => self.read_chunks(first, self.chunk_len().offset_of(run.start), range, out)?,
+                Some(first) => {
+                    self.read_chunks(first, self.chunk_len().offset_of(run.start), range, out)?
+                }
             }
             Ok(())
         })
     }
 
     /// Has the frames that hold the bytes of `range` decoded in the background.
-    pub(crate) fn prefetch(&self, pages: &PageSource<'_>, range: Range<u64>) -> Result<(), StoreError> {
+    pub(crate) fn prefetch(
+        &self,
+        pages: &PageSource<'_>,
+        range: Range<u64>,
+    ) -> Result<(), StoreError> {
         let chunks = &self.store.inner.chunks;
         self.each_run(pages, range, &mut |run, _| {
-            run.first.into_iter().for_each(|first| chunks.read_ahead(first, run.count));
+            run.first
+                .into_iter()
+                .for_each(|first| chunks.read_ahead(first, run.count));
             Ok(())
         })
     }
@@ -169,31 +216,54 @@ impl Disk {
         let mut at = range.start;
         while at < range.end {
             let (index, position) = page_of(chunk_len.index_at(at));
-            let end = chunk_len.offset_of(page_start(PageIndex(index.0 + 1))).min(range.end);
+            let end = chunk_len
+                .offset_of(page_start(PageIndex(index.0 + 1)))
+                .min(range.end);
             let last = page_of(chunk_len.index_at(end - 1)).1;
             for run in pages(index)?.runs_in(position, last + 1) {
                 let run = disk_run(index, run);
                 let start = chunk_len.offset_of(run.start).max(at);
-                visit(run, start..chunk_len.offset_of(run.start.advance(run.count)).min(end))?;
+                visit(
+                    run,
+                    start..chunk_len.offset_of(run.start.advance(run.count)).min(end),
+                )?;
             }
             at = end;
         }
         Ok(())
     }
 
-    /// Fills `out`, which is `range` of the disk, from the chunks that begin with `first` at byte `start`.
-    fn read_chunks(&self, first: ChunkId, start: u64, range: Range<u64>, out: &mut [u8]) -> Result<(), StoreError> {
+    /// Fills `out`, which is `range` of the disk, from the chunks that begin with `first` at byte
+    /// `start`.
+    fn read_chunks(
+        &self,
+        first: ChunkId,
+        start: u64,
+        range: Range<u64>,
+        out: &mut [u8],
+    ) -> Result<(), StoreError> {
         let chunk_len = self.chunk_len();
         let mut at = range.start;
         let mut frame: Option<Arc<crate::chunks::Frame>> = None;
-        let (nth, end) = ((at - start) / chunk_len.bytes(), (range.end - start).div_ceil(chunk_len.bytes()));
-        self.store.inner.chunks.read_ahead_rest(first.advance(nth), end - nth);
+        let (nth, end) = (
+            (at - start) / chunk_len.bytes(),
+            (range.end - start).div_ceil(chunk_len.bytes()),
+        );
+        self.store
+            .inner
+            .chunks
+            .read_ahead_rest(first.advance(nth), end - nth);
         while at < range.end {
             let nth = (at - start) / chunk_len.bytes();
             let chunk_start = start + nth * chunk_len.bytes();
             let end = (chunk_start + chunk_len.bytes()).min(range.end);
             let id = first.advance(nth);
-            let named = |error: StoreError| error.in_image(&self.name, chunk_start..(chunk_start + chunk_len.bytes()).min(self.len()));
+            let named = |error: StoreError| {
+                error.in_image(
+                    &self.name,
+                    chunk_start..(chunk_start + chunk_len.bytes()).min(self.len()),
+                )
+            };
             let frame = match &mut frame {
                 Some(frame) if frame.header.rank(id).is_some() => frame,
                 slot => slot.insert(self.store.inner.chunks.frame(id).map_err(named)?),
@@ -212,6 +282,10 @@ fn disk_run(index: PageIndex, run: Run) -> DiskRun {
     DiskRun {
         start: page_start(index).advance(run.start.into()),
         count: run.len.into(),
-        first: if let Slot::Chunk(id) = run.slot { Some(id) } else { None },
+        first: if let Slot::Chunk(id) = run.slot {
+            Some(id)
+        } else {
+            None
+        },
     }
 }

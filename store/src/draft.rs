@@ -23,7 +23,13 @@ impl Draft {
     }
 
     /// Changes what the layer says on page `index`; see [`Page::changed`].
-    pub(crate) fn change(&mut self, pages: &Pages, index: PageIndex, changes: &[Run], batch: &mut Batch) -> Result<(), StoreError> {
+    pub(crate) fn change(
+        &mut self,
+        pages: &Pages,
+        index: PageIndex,
+        changes: &[Run],
+        batch: &mut Batch,
+    ) -> Result<(), StoreError> {
         let old = pages.own(&self.layer, index)?;
         self.put(index, &old, &old.changed(changes), batch);
         Ok(())
@@ -38,7 +44,16 @@ impl Draft {
         batch: &mut Batch,
     ) -> Result<(), StoreError> {
         let (index, start) = page_of(position);
-        self.change(pages, index, &[Run { start, len: 1, slot }], batch)
+        self.change(
+            pages,
+            index,
+            &[Run {
+                start,
+                len: 1,
+                slot,
+            }],
+            batch,
+        )
     }
 
     /// Puts `new` in the place of `old`.
@@ -64,6 +79,10 @@ impl Batch {
 
     /// Deletes all pages of `layer`, at a cost that does not depend on how many there are.
     pub(crate) fn delete_pages(&mut self, layer: LayerId) {
-        self.delete_range(Family::Pages, page_key(layer, PageIndex(0)), page_key(LayerId(layer.0 + 1), PageIndex(0)));
+        self.delete_range(
+            Family::Pages,
+            page_key(layer, PageIndex(0)),
+            page_key(LayerId(layer.0 + 1), PageIndex(0)),
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What can go wrong with a store, for the program (the variant), the person (the sentence, the hint) and the investigator (the source).
+//! What can go wrong with a store, for the program (the variant), the person (the sentence, the
+//! hint) and the investigator (the source).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -116,7 +117,9 @@ pub enum StoreError {
         message: String,
     },
     /// A durable write failed earlier: what is in memory may be ahead of what is on disk.
-    #[error("an earlier write to the store failed ({0}), so no more is written until it is opened again")]
+    #[error(
+        "an earlier write to the store failed ({0}), so no more is written until it is opened again"
+    )]
     Stopped(String),
     /// A change was asked of a store that was opened for reading.
     #[error("the store was opened read-only")]
@@ -133,7 +136,8 @@ pub struct Damage {
     pub record: String,
     /// What is wrong with it.
     pub reason: String,
-    /// The image or snapshot that was being read, and the byte range of it that the record holds, as far as known.
+    /// The image or snapshot that was being read, and the byte range of it that the record holds,
+    /// as far as known.
     pub image: Option<(String, std::ops::Range<u64>)>,
 }
 
@@ -141,7 +145,11 @@ impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.record, self.reason)?;
         match &self.image {
-            Some((image, range)) => write!(f, " (image {image}, bytes {} to {})", range.start, range.end),
+            Some((image, range)) => write!(
+                f,
+                " (image {image}, bytes {} to {})",
+                range.start, range.end
+            ),
             None => Ok(()),
         }
     }
@@ -189,7 +197,9 @@ impl StoreError {
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Self::Full { what },
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => Self::Full { what },
             _ => Self::Io { what, source },
         }
     }
@@ -201,13 +211,21 @@ impl StoreError {
 
     /// A stored record that is not what was stored.
     pub(crate) fn damaged(record: impl Into<String>, reason: impl std::fmt::Display) -> Self {
-        Self::Damaged(Damage { record: record.into(), reason: reason.to_string(), image: None })
+        Self::Damaged(Damage {
+            record: record.into(),
+            reason: reason.to_string(),
+            image: None,
+        })
     }
 
-    /// The same error, naming the image and the range that were being read, if it is damage that does not name one yet.
+    /// The same error, naming the image and the range that were being read, if it is damage that
+    /// does not name one yet.
     pub(crate) fn in_image(self, image: &str, range: std::ops::Range<u64>) -> Self {
         match self {
-            Self::Damaged(damage) if damage.image.is_none() => Self::Damaged(Damage { image: Some((image.to_owned(), range)), ..damage }),
+            Self::Damaged(damage) if damage.image.is_none() => Self::Damaged(Damage {
+                image: Some((image.to_owned(), range)),
+                ..damage
+            }),
             other => other,
         }
     }
@@ -215,22 +233,40 @@ impl StoreError {
 
 fn plan_hint(plan: &PlanError) -> Option<String> {
     Some(match plan {
-        PlanError::NameTaken(_) => "choose another name, or rename or delete the old one".to_owned(),
+        PlanError::NameTaken(_) => {
+            "choose another name, or rename or delete the old one".to_owned()
+        }
         PlanError::Pinned(node) => format!("`vellum pin --off {node}` ends the protection"),
         PlanError::HasSnapshots { .. } => "add --with-snapshots to delete them as well".to_owned(),
         PlanError::WouldShrink { .. } => "add --shrink if those bytes may go".to_owned(),
-        PlanError::NoOrigin(_) => "only an image made with `vellum create NAME -b IMAGE` can be committed".to_owned(),
-        PlanError::OriginChanged { image, .. } => format!("`vellum rename` can put {image} in its place"),
-        PlanError::ModeForbids { mode: Mode::Normal, .. } => return None,
-        PlanError::ModeForbids { image, .. } => format!("`vellum modify {image} --type normal` makes it an image like others"),
+        PlanError::NoOrigin(_) => {
+            "only an image made with `vellum create NAME -b IMAGE` can be committed".to_owned()
+        }
+        PlanError::OriginChanged { image, .. } => {
+            format!("`vellum rename` can put {image} in its place")
+        }
+        PlanError::ModeForbids {
+            mode: Mode::Normal, ..
+        } => return None,
+        PlanError::ModeForbids { image, .. } => {
+            format!("`vellum modify {image} --type normal` makes it an image like others")
+        }
         PlanError::ModeConflict { .. } => return None,
         PlanError::Scratch { image, base } => {
             format!("`vellum create NAME -b {image}` keeps it, `vellum reset {base}` forgets it")
         }
-        PlanError::InMachine { image, machine } => format!("`vellum machine remove-disk {machine} {image}` takes it out"),
-        PlanError::NotInMachine { machine, .. } => format!("`vellum machine show {machine}` shows its disks"),
-        PlanError::Kept { machine, .. } => format!("`vellum machine snapshot delete {machine}` lets it go"),
-        PlanError::NoSuchName(_) => "rename the image or the machine to something shorter".to_owned(),
+        PlanError::InMachine { image, machine } => {
+            format!("`vellum machine remove-disk {machine} {image}` takes it out")
+        }
+        PlanError::NotInMachine { machine, .. } => {
+            format!("`vellum machine show {machine}` shows its disks")
+        }
+        PlanError::Kept { machine, .. } => {
+            format!("`vellum machine snapshot delete {machine}` lets it go")
+        }
+        PlanError::NoSuchName(_) => {
+            "rename the image or the machine to something shorter".to_owned()
+        }
         PlanError::TooManyDisks(_)
         | PlanError::ConfigurationTooLong(_)
         | PlanError::TooLong(_)

@@ -1,7 +1,7 @@
 //! Export: an image or snapshot becomes a raw file, or a stream.
 //!
-//! A disk is cut into pages; every core plans, decodes and verifies pages by itself. A file takes them in any order at their place, a
-//! stream in theirs.
+//! A disk is cut into pages; every core plans, decodes and verifies pages by itself. A file takes
+//! them in any order at their place, a stream in theirs.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -33,7 +33,8 @@ const SYNC_LEN: u64 = 64 << 20;
 
 /// Where an export goes.
 pub enum ExportTarget {
-    /// A file, which has its name only once it is whole and on disk. Zeros become holes. A block device is written in place.
+    /// A file, which has its name only once it is whole and on disk. Zeros become holes. A block
+    /// device is written in place.
     File {
         /// Its name.
         path: PathBuf,
@@ -62,25 +63,53 @@ struct Exporter<'a> {
 }
 
 impl Store {
-    /// Writes the content of `node`. Every chunk is verified before it is written; damage ends the export without a file.
-    pub fn export(&self, node: Node, target: ExportTarget, watch: &dyn Watch) -> Result<ExportReport, StoreError> {
+    /// Writes the content of `node`. Every chunk is verified before it is written; damage ends the
+    /// export without a file.
+    pub fn export(
+        &self,
+        node: Node,
+        target: ExportTarget,
+        watch: &dyn Watch,
+    ) -> Result<ExportReport, StoreError> {
         let disk = self.still_disk(node)?;
-        let exporter = Exporter { disk: &disk, watch, done: AtomicU64::new(0), data_bytes: AtomicU64::new(0) };
+        let exporter = Exporter {
+            disk: &disk,
+            watch,
+            done: AtomicU64::new(0),
+            data_bytes: AtomicU64::new(0),
+        };
         match target {
             ExportTarget::Stream(mut stream) => exporter.write_stream(stream.as_mut())?,
             ExportTarget::File { path, overwrite } => match fs::metadata(&path) {
                 Ok(found) if found.file_type().is_block_device() => exporter.write_device(&path)?,
-                Ok(found) if found.is_dir() => return Err(StoreError::file("write", &path, io::ErrorKind::IsADirectory.into())),
+                Ok(found) if found.is_dir() => {
+                    return Err(StoreError::file(
+                        "write",
+                        &path,
+                        io::ErrorKind::IsADirectory.into(),
+                    ));
+                }
                 Ok(found) if !found.is_file() => {
-                    let mut stream =
-                        OpenOptions::new().write(true).open(&path).map_err(|source| StoreError::file("open", &path, source))?;
+                    let mut stream = OpenOptions::new()
+                        .write(true)
+                        .open(&path)
+                        .map_err(|source| StoreError::file("open", &path, source))?;
                     exporter.write_stream(&mut stream)?;
                 }
-                Ok(_) if !overwrite => return Err(StoreError::file("write", &path, io::ErrorKind::AlreadyExists.into())),
+                Ok(_) if !overwrite => {
+                    return Err(StoreError::file(
+                        "write",
+                        &path,
+                        io::ErrorKind::AlreadyExists.into(),
+                    ));
+                }
                 _ => exporter.write_file(&path, overwrite)?,
             },
         }
-        Ok(ExportReport { len: disk.len(), data_bytes: exporter.data_bytes.into_inner() })
+        Ok(ExportReport {
+            len: disk.len(),
+            data_bytes: exporter.data_bytes.into_inner(),
+        })
     }
 }
 
@@ -88,15 +117,23 @@ impl Exporter<'_> {
     /// Writes a new file beside `path`, and gives it its name when it is whole.
     fn write_file(&self, path: &Path, overwrite: bool) -> Result<(), StoreError> {
         let partial = PartialFile::create(path)?;
-        partial.file.set_len(self.disk.len()).map_err(|source| StoreError::file("write", &partial.path, source))?;
+        partial
+            .file
+            .set_len(self.disk.len())
+            .map_err(|source| StoreError::file("write", &partial.path, source))?;
         self.fill(&partial.file, path)?;
         partial.publish(path, overwrite)
     }
 
-    /// Writes over a block device that is long enough; zeros are written too, since nobody knows what was there.
+    /// Writes over a block device that is long enough; zeros are written too, since nobody knows
+    /// what was there.
     fn write_device(&self, path: &Path) -> Result<(), StoreError> {
         let fail = |source: io::Error| StoreError::file("write", path, source);
-        let device = OpenOptions::new().write(true).custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed()).open(path).map_err(fail)?;
+        let device = OpenOptions::new()
+            .write(true)
+            .custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed())
+            .open(path)
+            .map_err(fail)?;
         let capacity = seek(&device, SeekFrom::End(0)).map_err(|errno| fail(errno.into()))?;
         if capacity < self.disk.len() {
             return Err(fail(io::ErrorKind::StorageFull.into()));
@@ -111,28 +148,33 @@ impl Exporter<'_> {
         device.sync_all().map_err(fail)
     }
 
-    /// Writes all data at its place into a file that reads as zeros. The file is synced all along, so that the disk works while the cores
-    /// do, and little is left for the end.
+    /// Writes all data at its place into a file that reads as zeros. The file is synced all along,
+    /// so that the disk works while the cores do, and little is left for the end.
     fn fill(&self, file: &File, path: &Path) -> Result<(), StoreError> {
         let fail = |source| StoreError::file("write", path, source);
         let pages: Vec<PageIndex> = self.disk.mapped_pages().iter().collect();
         std::thread::scope(|scope| {
             let (wake, woken) = sync_channel(1);
-            let syncing = scope.spawn(move || woken.into_iter().try_for_each(|()| file.sync_data()));
-            let filled = pages.into_par_iter().try_for_each_init(Vec::new, |buffer, index| {
-                for piece in self.data_pieces(index)? {
-                    let before = self.read_into(&piece, buffer)?;
-                    file.write_all_at(buffer, piece.start).map_err(fail)?;
-                    if before / SYNC_LEN != (before + buffer.len() as u64) / SYNC_LEN {
-                        // One that is at work already, or has failed, needs no other.
-                        let _ = wake.try_send(());
+            let syncing =
+                scope.spawn(move || woken.into_iter().try_for_each(|()| file.sync_data()));
+            let filled = pages
+                .into_par_iter()
+                .try_for_each_init(Vec::new, |buffer, index| {
+                    for piece in self.data_pieces(index)? {
+                        let before = self.read_into(&piece, buffer)?;
+                        file.write_all_at(buffer, piece.start).map_err(fail)?;
+                        if before / SYNC_LEN != (before + buffer.len() as u64) / SYNC_LEN {
+                            // One that is at work already, or has failed, needs no other.
+                            let _ = wake.try_send(());
+                        }
                     }
-                }
-                self.advance(index)
-            });
+                    self.advance(index)
+                });
             drop(wake);
             // An error is told once: whoever syncs next hears nothing of it.
-            let synced = syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let synced = syncing
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             filled.and(synced.map_err(fail))
         })
     }
@@ -141,8 +183,13 @@ impl Exporter<'_> {
         let fail = |source| StoreError::io("write to the output", source);
         let pages = pages_for(self.disk.chunk_len().count_for(self.disk.len()));
         for window in (0..pages).step_by(STREAM_WINDOW as usize) {
-            let window: Vec<PageIndex> = (window..pages.min(window + STREAM_WINDOW)).map(PageIndex).collect();
-            let contents: Vec<Vec<u8>> = window.par_iter().map(|index| self.page_bytes(*index)).collect::<Result<_, StoreError>>()?;
+            let window: Vec<PageIndex> = (window..pages.min(window + STREAM_WINDOW))
+                .map(PageIndex)
+                .collect();
+            let contents: Vec<Vec<u8>> = window
+                .par_iter()
+                .map(|index| self.page_bytes(*index))
+                .collect::<Result<_, StoreError>>()?;
             for (index, bytes) in window.into_iter().zip(contents) {
                 stream.write_all(&bytes).map_err(fail)?;
                 self.advance(index)?;
@@ -158,7 +205,8 @@ impl Exporter<'_> {
         for piece in self.data_pieces(index)? {
             let place = (piece.start - start) as usize..(piece.end - start) as usize;
             self.disk.read_at(&mut bytes[place], piece.start)?;
-            self.data_bytes.fetch_add(piece.end - piece.start, Ordering::Relaxed);
+            self.data_bytes
+                .fetch_add(piece.end - piece.start, Ordering::Relaxed);
         }
         Ok(bytes)
     }
@@ -166,7 +214,11 @@ impl Exporter<'_> {
     /// The bytes of the disk that page `index` answers for.
     fn page_range(&self, index: PageIndex) -> (u64, u64) {
         let chunk_len = self.disk.chunk_len();
-        let offset = |index: u64| chunk_len.offset_of(page_start(PageIndex(index))).min(self.disk.len());
+        let offset = |index: u64| {
+            chunk_len
+                .offset_of(page_start(PageIndex(index)))
+                .min(self.disk.len())
+        };
         (offset(index.0), offset(index.0 + 1))
     }
 
@@ -177,28 +229,48 @@ impl Exporter<'_> {
             return Ok(Vec::new());
         }
         let chunk_len = self.disk.chunk_len();
-        let runs = self.disk.page_runs(index, 0, chunk_len.count_for(end - start).0 as u16)?;
-        let stretches = runs.chunk_by(|a, b| a.first.is_some() == b.first.is_some()).filter(|runs| runs[0].first.is_some());
+        let runs = self
+            .disk
+            .page_runs(index, 0, chunk_len.count_for(end - start).0 as u16)?;
+        let stretches = runs
+            .chunk_by(|a, b| a.first.is_some() == b.first.is_some())
+            .filter(|runs| runs[0].first.is_some());
         let ranges = stretches.map(|runs| {
             let count: u64 = runs.iter().map(|run| run.count).sum();
-            chunk_len.offset_of(runs[0].start)..chunk_len.offset_of(runs[0].start.advance(count)).min(end)
+            chunk_len.offset_of(runs[0].start)
+                ..chunk_len.offset_of(runs[0].start.advance(count)).min(end)
         });
         Ok(ranges
-            .flat_map(|range| range.clone().step_by(WRITE_LEN_MAX as usize).map(move |at| at..(at + WRITE_LEN_MAX).min(range.end)))
+            .flat_map(|range| {
+                range
+                    .clone()
+                    .step_by(WRITE_LEN_MAX as usize)
+                    .map(move |at| at..(at + WRITE_LEN_MAX).min(range.end))
+            })
             .collect())
     }
 
-    /// Fills `buffer` with the bytes of `range`, decoded and verified; how many bytes were read before.
+    /// Fills `buffer` with the bytes of `range`, decoded and verified; how many bytes were read
+    /// before.
     fn read_into(&self, range: &Range<u64>, buffer: &mut Vec<u8>) -> Result<u64, StoreError> {
         buffer.resize((range.end - range.start) as usize, 0);
         self.disk.read_at(buffer, range.start)?;
-        Ok(self.data_bytes.fetch_add(range.end - range.start, Ordering::Relaxed))
+        Ok(self
+            .data_bytes
+            .fetch_add(range.end - range.start, Ordering::Relaxed))
     }
 
     fn advance(&self, index: PageIndex) -> Result<(), StoreError> {
         let (start, end) = self.page_range(index);
         let done = self.done.fetch_add(end - start, Ordering::Relaxed) + end - start;
-        self.watch.progress(Progress { done, total: Some(self.disk.len()) });
-        if self.watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
+        self.watch.progress(Progress {
+            done,
+            total: Some(self.disk.len()),
+        });
+        if self.watch.is_cancelled() {
+            Err(StoreError::Interrupted)
+        } else {
+            Ok(())
+        }
     }
 }

@@ -1,6 +1,8 @@
-//! A store's images and snapshots as servers offer them: every name, what it is, and the disk behind it.
+//! A store's images and snapshots as servers offer them: every name, what it is, and the disk
+//! behind it.
 //!
-//! What a name stands for is decided in [`vellum_core::tree::Attachment`]; who may write is known in `attach`.
+//! What a name stands for is decided in [`vellum_core::tree::Attachment`]; who may write is known
+//! in `attach`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,18 +19,23 @@ use crate::store::{Access, Store, now_ms};
 /// Owners are told apart by this, in one process.
 static NEXT_OWNER: AtomicU64 = AtomicU64::new(0);
 
-/// All images (`IMAGE`, and `IMAGE+WHO` for attachments of a multiattach image) and snapshots (`IMAGE@SNAPSHOT`) of a store. What one
-/// such object attaches, all its clients share; another such object cannot write to it meanwhile.
+/// All images (`IMAGE`, and `IMAGE+WHO` for attachments of a multiattach image) and snapshots
+/// (`IMAGE@SNAPSHOT`) of a store. What one such object attaches, all its clients share; another
+/// such object cannot write to it meanwhile.
 pub struct StoreExports {
     store: Store,
     owner: OwnerId,
 }
 
 impl Store {
-    /// Its images and snapshots for servers. Servers that are to share attached disks share the object.
+    /// Its images and snapshots for servers. Servers that are to share attached disks share the
+    /// object.
     #[must_use]
     pub fn exports(&self) -> StoreExports {
-        StoreExports { store: self.clone(), owner: OwnerId(NEXT_OWNER.fetch_add(1, Ordering::Relaxed)) }
+        StoreExports {
+            store: self.clone(),
+            owner: OwnerId(NEXT_OWNER.fetch_add(1, Ordering::Relaxed)),
+        }
     }
 }
 
@@ -36,7 +43,9 @@ impl Exports for StoreExports {
     fn list(&self) -> Result<Vec<ExportInfo>, DeviceError> {
         let tree = self.store.tree();
         let offered = tree.nodes().filter(|node| !is_scratch(&tree, *node));
-        Ok(offered.filter_map(|node| self.describe(&tree, node, tree.display(node))).collect())
+        Ok(offered
+            .filter_map(|node| self.describe(&tree, node, tree.display(node)))
+            .collect())
     }
 
     fn info(&self, name: &str) -> Result<ExportInfo, OpenError> {
@@ -45,14 +54,16 @@ impl Exports for StoreExports {
         let unknown = || OpenError::Unknown(name.clone());
         match tree.attachment(&name).ok_or_else(unknown)? {
             Attachment::Read(node) => self.describe(&tree, node, name.clone()),
-            Attachment::Write(image) | Attachment::Scratch(image) => self.describe(&tree, Node::Image(image), name.clone()),
-            Attachment::NewChild { base, name: child } => {
-                self.describe(&tree, Node::Image(base), child.to_string()).map(|base| ExportInfo {
+            Attachment::Write(image) | Attachment::Scratch(image) => {
+                self.describe(&tree, Node::Image(image), name.clone())
+            }
+            Attachment::NewChild { base, name: child } => self
+                .describe(&tree, Node::Image(base), child.to_string())
+                .map(|base| ExportInfo {
                     read_only: self.is_read_only(),
                     description: "attachment of a multiattach image, not made yet".to_owned(),
                     ..base
-                })
-            }
+                }),
         }
         .ok_or_else(unknown)
     }
@@ -65,7 +76,8 @@ impl Exports for StoreExports {
             (name, attachment)
         };
         let attachment = attachment.ok_or_else(|| OpenError::Unknown(name.clone()))?;
-        self.open_attachment(attachment, intent).map_err(|error| refusal(&name, error))
+        self.open_attachment(attachment, intent)
+            .map_err(|error| refusal(&name, error))
     }
 
     fn revision(&self) -> u64 {
@@ -78,17 +90,30 @@ impl StoreExports {
         self.store.access() == Access::ReadOnly
     }
 
-    fn open_attachment(&self, attachment: Attachment, intent: Intent) -> Result<Arc<dyn Device>, StoreError> {
+    fn open_attachment(
+        &self,
+        attachment: Attachment,
+        intent: Intent,
+    ) -> Result<Arc<dyn Device>, StoreError> {
         match attachment {
             Attachment::Read(node) => self.open_read(node),
-            Attachment::Write(image) | Attachment::Scratch(image) if self.is_read_only() => self.open_read(Node::Image(image)),
-            Attachment::NewChild { base, .. } if self.is_read_only() => self.open_read(Node::Image(base)),
+            Attachment::Write(image) | Attachment::Scratch(image) if self.is_read_only() => {
+                self.open_read(Node::Image(image))
+            }
+            Attachment::NewChild { base, .. } if self.is_read_only() => {
+                self.open_read(Node::Image(base))
+            }
             Attachment::Write(image) | Attachment::Scratch(image) => self.open_write(image, intent),
             Attachment::NewChild { base, name } => {
-                let made = self.store.change(|tree| match tree.image_named(&name).map(|image| image.id) {
-                    // Another client was faster.
-                    Some(image) => Ok(vellum_core::tree::Planned { edits: Vec::new(), node: Node::Image(image) }),
-                    None => tree.plan_attached_child(base, &name, now_ms()),
+                let made = self.store.change(|tree| {
+                    match tree.image_named(&name).map(|image| image.id) {
+                        // Another client was faster.
+                        Some(image) => Ok(vellum_core::tree::Planned {
+                            edits: Vec::new(),
+                            node: Node::Image(image),
+                        }),
+                        None => tree.plan_attached_child(base, &name, now_ms()),
+                    }
                 })?;
                 self.open_write(made.image(), intent)
             }
@@ -96,12 +121,16 @@ impl StoreExports {
     }
 
     fn open_write(&self, image: ImageId, intent: Intent) -> Result<Arc<dyn Device>, StoreError> {
-        let to = if intent == Intent::Read { Use::Read } else { Use::Write };
+        let to = if intent == Intent::Read {
+            Use::Read
+        } else {
+            Use::Write
+        };
         Ok(self.store.attach(image, self.owner, to)?)
     }
 
-    /// An image that stands still is read from the sealed layer below it: should it get another mode, and be written, the reader goes
-    /// on seeing what it saw.
+    /// An image that stands still is read from the sealed layer below it: should it get another
+    /// mode, and be written, the reader goes on seeing what it saw.
     fn open_read(&self, node: Node) -> Result<Arc<dyn Device>, StoreError> {
         if self.is_read_only() || matches!(node, Node::Snapshot(..)) {
             return Ok(Arc::new(DiskDevice::open(&self.store, node)?));
@@ -117,7 +146,13 @@ impl StoreExports {
             Node::Image(image) => describe_image(tree.image(image)?),
         };
         let read_only = read_only || self.is_read_only();
-        Some(ExportInfo { name, len: layer.len, read_only, changed_ms: layer.created_ms, description })
+        Some(ExportInfo {
+            name,
+            len: layer.len,
+            read_only,
+            changed_ms: layer.created_ms,
+            description,
+        })
     }
 }
 
@@ -128,9 +163,18 @@ fn describe_image(image: &Image) -> (bool, String) {
         Mode::Writethrough => (false, "writethrough image"),
         Mode::Shareable => (false, "shareable image"),
         Mode::Readonly => (true, "readonly image"),
-        Mode::Immutable { autoreset: true } => (false, "immutable image; what is written goes with the next attachment"),
-        Mode::Immutable { autoreset: false } => (false, "immutable image; what is written stays until it is reset"),
-        Mode::Multiattach => (true, "multiattach image; add +NAME for an attachment of its own"),
+        Mode::Immutable { autoreset: true } => (
+            false,
+            "immutable image; what is written goes with the next attachment",
+        ),
+        Mode::Immutable { autoreset: false } => (
+            false,
+            "immutable image; what is written stays until it is reset",
+        ),
+        Mode::Multiattach => (
+            true,
+            "multiattach image; add +NAME for an attachment of its own",
+        ),
     };
     (read_only, description.to_owned())
 }
@@ -152,7 +196,10 @@ fn is_scratch(tree: &Tree, node: Node) -> bool {
 fn refusal(name: &str, error: StoreError) -> OpenError {
     match error {
         StoreError::Plan(PlanError::Gone) => OpenError::Unknown(name.to_owned()),
-        StoreError::Attached(_) | StoreError::Busy(_) | StoreError::Plan(_) | StoreError::ReadOnly => OpenError::Refused(error.to_string()),
+        StoreError::Attached(_)
+        | StoreError::Busy(_)
+        | StoreError::Plan(_)
+        | StoreError::ReadOnly => OpenError::Refused(error.to_string()),
         other => OpenError::Device(other.into()),
     }
 }

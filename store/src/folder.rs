@@ -1,4 +1,5 @@
-//! The store's folder: which format it has, who uses it, and a little space kept back for a full disk.
+//! The store's folder: which format it has, who uses it, and a little space kept back for a full
+//! disk.
 //!
 //! ```text
 //! vellum.store   text: "vellum store format N". Read before anything else is touched, so that a newer store is refused untouched.
@@ -74,20 +75,27 @@ pub(crate) struct OwnerLock {
 
 impl Drop for OwnerLock {
     fn drop(&mut self) {
-        // Closing does not do: a child that another thread is just starting has the file open too, until it runs its own program.
+        // Closing does not do: a child that another thread is just starting has the file open too,
+        // until it runs its own program.
         let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
 impl Folder {
-    /// Makes an empty folder ready for a store: everything but the marker, which [`Folder::mark`] writes last.
+    /// Makes an empty folder ready for a store: everything but the marker, which [`Folder::mark`]
+    /// writes last.
     pub(crate) fn create(dir: &Path) -> Result<Self, StoreError> {
         make_durably(dir).map_err(|source| StoreError::file("make the folder", dir, source))?;
-        let mut entries = fs::read_dir(dir).map_err(|source| StoreError::file("read the folder", dir, source))?;
+        let mut entries =
+            fs::read_dir(dir).map_err(|source| StoreError::file("read the folder", dir, source))?;
         if entries.next().is_some() {
-            return Err(StoreError::NotEmpty { dir: dir.to_owned() });
+            return Err(StoreError::NotEmpty {
+                dir: dir.to_owned(),
+            });
         }
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self {
+            dir: dir.to_owned(),
+        })
     }
 
     /// The folder of a store that is there and has a format that this program knows.
@@ -96,18 +104,34 @@ impl Folder {
         let mut text = String::new();
         let opened = File::open(&marker).and_then(|file| file.take(64).read_to_string(&mut text));
         match opened {
-            Err(error) if [std::io::ErrorKind::NotFound, std::io::ErrorKind::NotADirectory].contains(&error.kind()) => {
-                return Err(StoreError::NoStore { dir: dir.to_owned() });
+            Err(error)
+                if [
+                    std::io::ErrorKind::NotFound,
+                    std::io::ErrorKind::NotADirectory,
+                ]
+                .contains(&error.kind()) =>
+            {
+                return Err(StoreError::NoStore {
+                    dir: dir.to_owned(),
+                });
             }
             Err(source) => return Err(StoreError::file("read", &marker, source)),
             Ok(_) => {}
         }
-        let format =
-            text.trim_end().strip_prefix(MARKER_TEXT).ok_or_else(|| StoreError::damaged(marker.display().to_string(), "not a store's"))?;
+        let format = text
+            .trim_end()
+            .strip_prefix(MARKER_TEXT)
+            .ok_or_else(|| StoreError::damaged(marker.display().to_string(), "not a store's"))?;
         if format.parse() != Ok(FORMAT) {
-            return Err(StoreError::NewerFormat { dir: dir.to_owned(), found: format.escape_default().to_string(), known: FORMAT });
+            return Err(StoreError::NewerFormat {
+                dir: dir.to_owned(),
+                found: format.escape_default().to_string(),
+                known: FORMAT,
+            });
         }
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self {
+            dir: dir.to_owned(),
+        })
     }
 
     /// Declares the folder a store.
@@ -116,7 +140,8 @@ impl Folder {
         let written = File::create(&unfinished).and_then(|mut file| {
             writeln!(file, "{MARKER_TEXT}{FORMAT}")?;
             file.sync_all()?;
-            // A name before its content would be a damaged store, after a loss of power, where there was none yet.
+            // A name before its content would be a damaged store, after a loss of power, where
+            // there was none yet.
             fs::rename(&unfinished, &marker)?;
             File::open(&self.dir)?.sync_all()
         });
@@ -153,24 +178,44 @@ impl Folder {
     pub(crate) fn lock(&self, command: &str) -> Result<OwnerLock, StoreError> {
         let path = self.dir.join("lock");
         let fail = |source| StoreError::file("lock", &path, source);
-        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(fail)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(fail)?;
         if !lock_past_askers(&file).map_err(fail)? {
-            return Err(StoreError::InUse { dir: self.dir.clone(), by: owner(&mut file) });
+            return Err(StoreError::InUse {
+                dir: self.dir.clone(),
+                by: owner(&mut file),
+            });
         }
-        // What stands in the file is for people: a full disk may keep it from being written, not from being locked.
-        let _ = file.set_len(0).and_then(|()| write!(file, "process {} ({command})", std::process::id()));
+        // What stands in the file is for people: a full disk may keep it from being written, not
+        // from being locked.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| write!(file, "process {} ({command})", std::process::id()));
         Ok(OwnerLock { file })
     }
 
     /// How many commits were acknowledged, as far as is known: 0 if nothing readable tells.
     pub(crate) fn acknowledged_commits(&self) -> u64 {
         let bytes = fs::read(self.dir.join("commits")).unwrap_or_default();
-        verified(COMMITS_CONTEXT, &[], &bytes).ok().and_then(|body| body.try_into().ok()).map_or(0, u64::from_le_bytes)
+        verified(COMMITS_CONTEXT, &[], &bytes)
+            .ok()
+            .and_then(|body| body.try_into().ok())
+            .map_or(0, u64::from_le_bytes)
     }
 
-    /// The witness, for whoever writes to the store. Where it cannot be had, a lost end of the log goes unnoticed, no more.
+    /// The witness, for whoever writes to the store. Where it cannot be had, a lost end of the log
+    /// goes unnoticed, no more.
     pub(crate) fn witness(&self) -> Witness {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.dir.join("commits"));
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.dir.join("commits"));
         Witness { file: file.ok() }
     }
 
@@ -181,7 +226,8 @@ impl Folder {
         if free < SCARCE_LEN {
             let _ = fs::remove_file(&path);
         } else if free > RESERVE_LEN + IMPORT_MARGIN_LEN && !path.exists() {
-            let made = File::create(&path).map(|file| fallocate(&file, FallocateFlags::empty(), 0, RESERVE_LEN));
+            let made = File::create(&path)
+                .map(|file| fallocate(&file, FallocateFlags::empty(), 0, RESERVE_LEN));
             if !matches!(made, Ok(Ok(()))) {
                 let _ = fs::remove_file(&path);
             }
@@ -191,13 +237,17 @@ impl Folder {
     /// Whether an import may write on that has `unflushed` bytes in memory.
     pub(crate) fn check_room(&self, unflushed: u64) -> Result<(), StoreError> {
         match self.free_len() {
-            Ok(free) if free < unflushed + IMPORT_MARGIN_LEN => Err(StoreError::Full { what: format!("write to {}", self.dir.display()) }),
+            Ok(free) if free < unflushed + IMPORT_MARGIN_LEN => Err(StoreError::Full {
+                what: format!("write to {}", self.dir.display()),
+            }),
             _ => Ok(()),
         }
     }
 
     fn free_len(&self) -> Result<u64, StoreError> {
-        let space = statvfs(&self.dir).map_err(|errno| StoreError::file("ask for the free space of", &self.dir, errno.into()))?;
+        let space = statvfs(&self.dir).map_err(|errno| {
+            StoreError::file("ask for the free space of", &self.dir, errno.into())
+        })?;
         Ok(space.f_bavail.saturating_mul(space.f_frsize))
     }
 
@@ -216,7 +266,10 @@ impl Folder {
                 let entry = entry.map_err(fail)?;
                 match entry.metadata() {
                     Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
-                    Ok(metadata) => usage.add(&entry.file_name(), std::os::unix::fs::MetadataExt::blocks(&metadata) * 512),
+                    Ok(metadata) => usage.add(
+                        &entry.file_name(),
+                        std::os::unix::fs::MetadataExt::blocks(&metadata) * 512,
+                    ),
                     // RocksDB removes files while we look.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                     Err(source) => return Err(fail(source)),
@@ -242,7 +295,10 @@ impl Witness {
     /// Notes that `count` commits are durable.
     pub(crate) fn note(&self, count: u64) {
         // What is not noted is not missed later.
-        let _ = self.file.as_ref().map(|file| file.write_all_at(&Self::bytes(count), 0));
+        let _ = self
+            .file
+            .as_ref()
+            .map(|file| file.write_all_at(&Self::bytes(count), 0));
     }
 
     pub(crate) fn bytes(count: u64) -> Vec<u8> {
@@ -252,13 +308,20 @@ impl Witness {
     }
 }
 
-/// Makes `dir` and what is missing above it. A new folder's name is durable only once the folder that it stands in is synced: without
-/// that a store may be lost, with all that was acknowledged in it, as long as nothing else syncs that folder.
+/// Makes `dir` and what is missing above it. A new folder's name is durable only once the folder
+/// that it stands in is synced: without that a store may be lost, with all that was acknowledged in
+/// it, as long as nothing else syncs that folder.
 fn make_durably(dir: &Path) -> std::io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    let parent = dir.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    let parent = dir.parent().map(|parent| {
+        if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        }
+    });
     if let Some(parent) = parent {
         make_durably(parent)?;
     }
@@ -269,8 +332,8 @@ fn make_durably(dir: &Path) -> std::io::Result<()> {
     parent.map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
-/// Locks `file` unless somebody owns it, which is the answer. Who asks for the owner holds a shared lock for a moment, in
-/// [`Folder::owner`]: that is waited for.
+/// Locks `file` unless somebody owns it, which is the answer. Who asks for the owner holds a shared
+/// lock for a moment, in [`Folder::owner`]: that is waited for.
 fn lock_past_askers(file: &File) -> std::io::Result<bool> {
     for _ in 0..ASKERS_TRIES {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {
@@ -289,8 +352,14 @@ fn lock_past_askers(file: &File) -> std::io::Result<bool> {
 
 fn owner(file: &mut File) -> String {
     let mut text = String::new();
-    let read = file.rewind().and_then(|()| file.take(OWNER_LEN_MAX).read_to_string(&mut text));
-    if read.is_ok() && !text.is_empty() { text } else { "another process".to_owned() }
+    let read = file
+        .rewind()
+        .and_then(|()| file.take(OWNER_LEN_MAX).read_to_string(&mut text));
+    if read.is_ok() && !text.is_empty() {
+        text
+    } else {
+        "another process".to_owned()
+    }
 }
 
 #[cfg(test)]

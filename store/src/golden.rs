@@ -10,7 +10,9 @@ use std::collections::BTreeSet;
 use vellum_core::frame::FrameCodec;
 use vellum_core::identity::{ContentId, StoreId};
 use vellum_core::name::Name;
-use vellum_core::tree::{Configuration, Image, KeptDisk, Layer, Machine, MachineSnapshot, Mode, PageSet, Snapshot};
+use vellum_core::tree::{
+    Configuration, Image, KeptDisk, Layer, Machine, MachineSnapshot, Mode, PageSet, Snapshot,
+};
 use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId};
 
 use files::golden;
@@ -18,10 +20,12 @@ use files::golden;
 use crate::codec;
 use crate::database::Family;
 use crate::journal::{Added, Entry, SUM_KEY, entry_key};
-use crate::records::{self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters, Token};
+use crate::records::{
+    self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters, Token,
+};
 use crate::store::{
-    COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, configuration_key, image_key, machine_key, machine_snapshot_key, snapshot_key,
-    token_key,
+    COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, configuration_key, image_key,
+    machine_key, machine_snapshot_key, snapshot_key, token_key,
 };
 
 fn name(text: &str) -> Name {
@@ -32,14 +36,30 @@ fn parameters() -> Vec<(&'static str, StoreParameters)> {
     let coarse = ChunkLen::new(64 << 10).expect("a power of two in bounds");
     vec![
         ("record-parameters-default", FIRST),
-        ("record-parameters-lz4", StoreParameters { chunk_len: coarse, frame_len: 1 << 20, compression: Compression::Lz4 }),
-        ("record-parameters-none", StoreParameters { compression: Compression::None, ..FIRST }),
+        (
+            "record-parameters-lz4",
+            StoreParameters {
+                chunk_len: coarse,
+                frame_len: 1 << 20,
+                compression: Compression::Lz4,
+            },
+        ),
+        (
+            "record-parameters-none",
+            StoreParameters {
+                compression: Compression::None,
+                ..FIRST
+            },
+        ),
     ]
 }
 
 const STORE: StoreId = StoreId([5; 16]);
 const COMMITS: Commits = Commits(70_000);
-const COUNTERS: Counters = Counters { next_id: 300, next_chunk: 1 << 40 };
+const COUNTERS: Counters = Counters {
+    next_id: 300,
+    next_chunk: 1 << 40,
+};
 
 fn layers() -> Vec<(&'static str, Layer)> {
     let root = Layer {
@@ -66,7 +86,10 @@ fn layers() -> Vec<(&'static str, Layer)> {
         created_ms: 1_793_000_000_000,
         content: Some(ContentId([7; 16])),
     };
-    vec![("record-layer-2-root", root), ("record-layer-2-child", child)]
+    vec![
+        ("record-layer-2-root", root),
+        ("record-layer-2-child", child),
+    ]
 }
 
 fn image() -> Image {
@@ -98,17 +121,35 @@ fn snapshot() -> Snapshot {
 
 /// An image as version 2 can describe it.
 fn scratch_image() -> Image {
-    Image { name: name("gold+scratch"), mode: Mode::Immutable { autoreset: false }, scratch_of: Some(ImageId(300)), ..image() }
+    Image {
+        name: name("gold+scratch"),
+        mode: Mode::Immutable { autoreset: false },
+        scratch_of: Some(ImageId(300)),
+        ..image()
+    }
 }
 
 fn machine() -> Machine {
-    let configuration = Some(Configuration { id: ConfigurationId(90), len: 9 });
+    let configuration = Some(Configuration {
+        id: ConfigurationId(90),
+        len: 9,
+    });
     let disks = vec![ImageId(9), ImageId(4), ImageId(70_000)];
-    Machine { id: MachineId(80), name: name("vm"), disks, configuration, created_ms: 1_793_000_000_003 }
+    Machine {
+        id: MachineId(80),
+        name: name("vm"),
+        disks,
+        configuration,
+        created_ms: 1_793_000_000_003,
+    }
 }
 
 fn machine_snapshot() -> MachineSnapshot {
-    let kept = |image, mode, snapshot| KeptDisk { image: ImageId(image), mode, snapshot };
+    let kept = |image, mode, snapshot| KeptDisk {
+        image: ImageId(image),
+        mode,
+        snapshot,
+    };
     MachineSnapshot {
         machine: MachineId(80),
         serial: 81,
@@ -135,7 +176,11 @@ fn entry() -> Entry {
         image: Some(ImageId(9)),
         name: "web-01@before".to_owned(),
         layer: Some(LayerId(70_000)),
-        added: Added { chunks: 300, plain: 300 * 4096, compressed: 555_555 },
+        added: Added {
+            chunks: 300,
+            plain: 300 * 4096,
+            compressed: 555_555,
+        },
         freed: 7,
     }
 }
@@ -151,19 +196,68 @@ fn layer_key(layer: &Layer) -> [u8; 8] {
 /// Every golden name with what this version writes.
 fn written() -> Vec<(&'static str, Vec<u8>)> {
     let mut all: Vec<(&'static str, Vec<u8>)> = Vec::new();
-    all.extend(parameters().iter().map(|(name, record)| (*name, encoded(Family::Meta, PARAMETERS_KEY, record))));
-    all.extend(layers().iter().map(|(name, record)| (*name, encoded(Family::Layers, &layer_key(record), record))));
-    all.push(("record-identity", encoded(Family::Meta, IDENTITY_KEY, &STORE)));
-    all.push(("record-token", encoded(Family::Meta, &token_key(&[3; 16]), &Token([4; 16]))));
-    all.push(("record-counters", encoded(Family::Meta, COUNTERS_KEY, &COUNTERS)));
-    all.push(("record-commits", encoded(Family::Meta, COMMITS_KEY, &COMMITS)));
-    all.push(("record-image-2", encoded(Family::Names, &image_key(ImageId(9)), &image())));
-    all.push(("record-image-2-scratch", encoded(Family::Names, &image_key(ImageId(9)), &scratch_image())));
-    all.push(("record-machine", encoded(Family::Names, &machine_key(MachineId(80)), &machine())));
-    all.push(("record-machine-snapshot", encoded(Family::Names, &machine_snapshot_key(MachineId(80), 81), &machine_snapshot())));
-    all.push(("record-configuration", encoded(Family::Meta, &configuration_key(ConfigurationId(90)), &configuration())));
-    all.push(("record-journal", encoded(Family::Meta, &entry_key(300), &entry())));
-    all.push(("record-snapshot", encoded(Family::Names, &snapshot_key(ImageId(9), 77), &snapshot())));
+    all.extend(
+        parameters()
+            .iter()
+            .map(|(name, record)| (*name, encoded(Family::Meta, PARAMETERS_KEY, record))),
+    );
+    all.extend(
+        layers()
+            .iter()
+            .map(|(name, record)| (*name, encoded(Family::Layers, &layer_key(record), record))),
+    );
+    all.push((
+        "record-identity",
+        encoded(Family::Meta, IDENTITY_KEY, &STORE),
+    ));
+    all.push((
+        "record-token",
+        encoded(Family::Meta, &token_key(&[3; 16]), &Token([4; 16])),
+    ));
+    all.push((
+        "record-counters",
+        encoded(Family::Meta, COUNTERS_KEY, &COUNTERS),
+    ));
+    all.push((
+        "record-commits",
+        encoded(Family::Meta, COMMITS_KEY, &COMMITS),
+    ));
+    all.push((
+        "record-image-2",
+        encoded(Family::Names, &image_key(ImageId(9)), &image()),
+    ));
+    all.push((
+        "record-image-2-scratch",
+        encoded(Family::Names, &image_key(ImageId(9)), &scratch_image()),
+    ));
+    all.push((
+        "record-machine",
+        encoded(Family::Names, &machine_key(MachineId(80)), &machine()),
+    ));
+    all.push((
+        "record-machine-snapshot",
+        encoded(
+            Family::Names,
+            &machine_snapshot_key(MachineId(80), 81),
+            &machine_snapshot(),
+        ),
+    ));
+    all.push((
+        "record-configuration",
+        encoded(
+            Family::Meta,
+            &configuration_key(ConfigurationId(90)),
+            &configuration(),
+        ),
+    ));
+    all.push((
+        "record-journal",
+        encoded(Family::Meta, &entry_key(300), &entry()),
+    ));
+    all.push((
+        "record-snapshot",
+        encoded(Family::Names, &snapshot_key(ImageId(9), 77), &snapshot()),
+    ));
     all.push(("key-parameters", PARAMETERS_KEY.to_vec()));
     all.push(("key-identity", IDENTITY_KEY.to_vec()));
     all.push(("key-token", token_key(&[3; 16])));
@@ -173,11 +267,17 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     all.push(("key-image", image_key(ImageId(9))));
     all.push(("key-snapshot", snapshot_key(ImageId(9), 77)));
     all.push(("key-machine", machine_key(MachineId(80))));
-    all.push(("key-machine-snapshot", machine_snapshot_key(MachineId(80), 81)));
+    all.push((
+        "key-machine-snapshot",
+        machine_snapshot_key(MachineId(80), 81),
+    ));
     all.push(("key-configuration", configuration_key(ConfigurationId(90))));
     all.push(("key-journal", entry_key(300)));
     all.push(("key-journal-sum", SUM_KEY.to_vec()));
-    all.push(("marker", format!("vellum store format {}\n", crate::folder::FORMAT).into_bytes()));
+    all.push((
+        "marker",
+        format!("vellum store format {}\n", crate::folder::FORMAT).into_bytes(),
+    ));
     all
 }
 
@@ -187,11 +287,15 @@ fn plain() -> Vec<u8> {
 }
 
 fn decoded<R: Record>(family: Family, key: &[u8], name: &str) -> R {
-    records::decode(family.name(), key, &golden(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    records::decode(family.name(), key, &golden(name))
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// What the first golden files were made with, whatever the defaults are by now.
-const FIRST: StoreParameters = StoreParameters { frame_len: 64 << 10, ..StoreParameters::DEFAULT };
+const FIRST: StoreParameters = StoreParameters {
+    frame_len: 64 << 10,
+    ..StoreParameters::DEFAULT
+};
 
 #[test]
 fn what_is_written_now_is_what_was_written_once() {
@@ -201,51 +305,123 @@ fn what_is_written_now_is_what_was_written_once() {
     let folder = tempfile::TempDir::new().expect("a folder for a test can be made");
     let dir = folder.path().join("store");
     crate::Store::init(&dir, StoreParameters::DEFAULT).expect("an empty folder becomes a store");
-    assert_eq!(std::fs::read(dir.join("vellum.store")).expect("a store has a marker"), golden("marker"));
+    assert_eq!(
+        std::fs::read(dir.join("vellum.store")).expect("a store has a marker"),
+        golden("marker")
+    );
 }
 
 #[test]
 fn what_was_written_once_is_read_now() {
     for (name, record) in parameters() {
-        assert_eq!(decoded::<StoreParameters>(Family::Meta, PARAMETERS_KEY, name), record, "{name}");
+        assert_eq!(
+            decoded::<StoreParameters>(Family::Meta, PARAMETERS_KEY, name),
+            record,
+            "{name}"
+        );
     }
     for (name, record) in layers() {
-        assert_eq!(decoded::<Layer>(Family::Layers, &layer_key(&record), name), record, "{name}");
+        assert_eq!(
+            decoded::<Layer>(Family::Layers, &layer_key(&record), name),
+            record,
+            "{name}"
+        );
         // What version 1 wrote has no identity.
         let first = decoded::<Layer>(Family::Layers, &layer_key(&record), &name.replace("-2", ""));
-        assert_eq!(first, Layer { content: None, ..record }, "{name}");
+        assert_eq!(
+            first,
+            Layer {
+                content: None,
+                ..record
+            },
+            "{name}"
+        );
     }
-    assert_eq!(decoded::<StoreId>(Family::Meta, IDENTITY_KEY, "record-identity"), STORE);
-    assert_eq!(decoded::<Counters>(Family::Meta, COUNTERS_KEY, "record-counters"), COUNTERS);
-    assert_eq!(decoded::<Commits>(Family::Meta, COMMITS_KEY, "record-commits"), COMMITS);
+    assert_eq!(
+        decoded::<StoreId>(Family::Meta, IDENTITY_KEY, "record-identity"),
+        STORE
+    );
+    assert_eq!(
+        decoded::<Counters>(Family::Meta, COUNTERS_KEY, "record-counters"),
+        COUNTERS
+    );
+    assert_eq!(
+        decoded::<Commits>(Family::Meta, COMMITS_KEY, "record-commits"),
+        COMMITS
+    );
     // Version 1 wrote the first, version 2 the others.
-    for (name, record) in [("record-image", image()), ("record-image-2", image()), ("record-image-2-scratch", scratch_image())] {
-        assert_eq!(decoded::<Image>(Family::Names, &image_key(ImageId(9)), name), record, "{name}");
+    for (name, record) in [
+        ("record-image", image()),
+        ("record-image-2", image()),
+        ("record-image-2-scratch", scratch_image()),
+    ] {
+        assert_eq!(
+            decoded::<Image>(Family::Names, &image_key(ImageId(9)), name),
+            record,
+            "{name}"
+        );
     }
-    assert_eq!(decoded::<Machine>(Family::Names, &machine_key(MachineId(80)), "record-machine"), machine());
+    assert_eq!(
+        decoded::<Machine>(Family::Names, &machine_key(MachineId(80)), "record-machine"),
+        machine()
+    );
     let key = machine_snapshot_key(MachineId(80), 81);
-    assert_eq!(decoded::<MachineSnapshot>(Family::Names, &key, "record-machine-snapshot"), machine_snapshot());
+    assert_eq!(
+        decoded::<MachineSnapshot>(Family::Names, &key, "record-machine-snapshot"),
+        machine_snapshot()
+    );
     let key = configuration_key(ConfigurationId(90));
-    assert_eq!(decoded::<ConfigurationFile>(Family::Meta, &key, "record-configuration"), configuration());
-    assert_eq!(decoded::<Entry>(Family::Meta, &entry_key(300), "record-journal"), entry());
-    assert_eq!(decoded::<Snapshot>(Family::Names, &snapshot_key(ImageId(9), 77), "record-snapshot"), snapshot());
-    for (name, codec) in [("compressed-lz4", FrameCodec::Lz4), ("compressed-zstd", FrameCodec::Zstd)] {
-        assert_eq!(codec::decompress(codec, &golden(name), plain().len()), Ok(plain()), "{name}");
+    assert_eq!(
+        decoded::<ConfigurationFile>(Family::Meta, &key, "record-configuration"),
+        configuration()
+    );
+    assert_eq!(
+        decoded::<Entry>(Family::Meta, &entry_key(300), "record-journal"),
+        entry()
+    );
+    assert_eq!(
+        decoded::<Snapshot>(
+            Family::Names,
+            &snapshot_key(ImageId(9), 77),
+            "record-snapshot"
+        ),
+        snapshot()
+    );
+    for (name, codec) in [
+        ("compressed-lz4", FrameCodec::Lz4),
+        ("compressed-zstd", FrameCodec::Zstd),
+    ] {
+        assert_eq!(
+            codec::decompress(codec, &golden(name), plain().len()),
+            Ok(plain()),
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn families_keep_their_names() {
     let names = Family::ALL.map(Family::name);
-    assert_eq!(names, ["frames", "headers", "index", "layers", "pages", "names", "meta", "copies"]);
+    assert_eq!(
+        names,
+        [
+            "frames", "headers", "index", "layers", "pages", "names", "meta", "copies"
+        ]
+    );
 }
 
 #[test]
 #[ignore = "writes into the source tree"]
 fn write_missing_files() {
     let compressed = [
-        ("compressed-lz4", codec::compress(Compression::Lz4, &plain()).1),
-        ("compressed-zstd", codec::compress(Compression::Zstd(3), &plain()).1),
+        (
+            "compressed-lz4",
+            codec::compress(Compression::Lz4, &plain()).1,
+        ),
+        (
+            "compressed-zstd",
+            codec::compress(Compression::Zstd(3), &plain()).1,
+        ),
     ];
     files::keep(written().into_iter().chain(compressed));
 }

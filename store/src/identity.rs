@@ -1,9 +1,10 @@
 //! Where identities come from: chance, and nothing else, so that no two stores ever give the same.
 //!
-//! A sealed layer gets its content's identity in the batch that seals it. Whatever a layer is put for later (a merge completes its map
-//! with its parent's answers), it keeps it, since it shows what it showed. A layer that is put in another's place (flatten, rebase) is an
-//! active one: it has none, and gets another when it is sealed. A nameless layer that is trimmed shows something else from then on, and gets
-//! another, too.
+//! A sealed layer gets its content's identity in the batch that seals it. Whatever a layer is put
+//! for later (a merge completes its map with its parent's answers), it keeps it, since it shows
+//! what it showed. A layer that is put in another's place (flatten, rebase) is an active one: it
+//! has none, and gets another when it is sealed. A nameless layer that is trimmed shows something
+//! else from then on, and gets another, too.
 
 use std::borrow::Cow;
 use std::io;
@@ -16,7 +17,8 @@ use crate::error::StoreError;
 /// Random bytes that nobody can foresee.
 pub(crate) fn random() -> Result<[u8; IDENTITY_LEN], StoreError> {
     let mut bytes = [0; IDENTITY_LEN];
-    getrandom::fill(&mut bytes).map_err(|error| StoreError::io("get random bytes", io::Error::other(error.to_string())))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| StoreError::io("get random bytes", io::Error::other(error.to_string())))?;
     Ok(bytes)
 }
 

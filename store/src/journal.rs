@@ -1,11 +1,13 @@
 //! The growth journal: which operation added how much to the store, and when.
 //!
-//! An entry is written in the batch that makes durable what it tells of: there is never the one without the other. Entries are numbered
-//! without a gap, so that the first and the last tell how many there are. What a guest writes makes one entry for each layer and
-//! attachment, once a day: every flush writes it again, with the sums so far. The newest [`ENTRIES_MAX`] are kept; what is older is added
-//! up in one entry.
+//! An entry is written in the batch that makes durable what it tells of: there is never the one
+//! without the other. Entries are numbered without a gap, so that the first and the last tell how
+//! many there are. What a guest writes makes one entry for each layer and attachment, once a day:
+//! every flush writes it again, with the sums so far. The newest [`ENTRIES_MAX`] are kept; what is
+//! older is added up in one entry.
 //!
-//! Compressed bytes are exact: a session fills frames of its own, and what they came to is known before anything refers to them.
+//! Compressed bytes are exact: a session fills frames of its own, and what they came to is known
+//! before anything refers to them.
 //!
 //! In the family `meta`:
 //!
@@ -30,11 +32,14 @@ use crate::records::{self, Record};
 use crate::report::Growth;
 use crate::store::{Store, now_ms};
 
-/// Entries that are kept one by one: an import every five minutes for a year. Each takes some 75 bytes, and as many for its copy.
+/// Entries that are kept one by one: an import every five minutes for a year. Each takes some 75
+/// bytes, and as many for its copy.
 const ENTRIES_MAX: u64 = if cfg!(test) { 60 } else { 100_000 };
-/// Entries that are added up at a time, once there are so many too many: to read them takes about as long as a commit.
+/// Entries that are added up at a time, once there are so many too many: to read them takes about
+/// as long as a commit.
 const FOLD_COUNT: u64 = if cfg!(test) { 20 } else { 256 };
-/// After so long the flushes of an attached disk make another entry, so that growth over time can be seen.
+/// After so long the flushes of an attached disk make another entry, so that growth over time can
+/// be seen.
 const RUNNING_MS_MAX: u64 = 24 * 3_600_000;
 const OPERATION_LEN_MAX: usize = 32;
 /// What the sum of old entries is called.
@@ -101,9 +106,17 @@ struct Numbers {
 impl Journal {
     /// The journal in `database`. Reads its first and its last key.
     pub(crate) fn load(database: &Database) -> Result<Self, StoreError> {
-        let first = database.scan(Family::Meta, &entry_key(0)).next()?.and_then(|(key, _)| number_of(key));
-        let last = database.last_at_or_before(Family::Meta, &entry_key(u64::MAX))?.and_then(|(key, _)| number_of(&key));
-        let numbers = first.zip(last).map(|(first, last)| Numbers { first, next: last.saturating_add(1) });
+        let first = database
+            .scan(Family::Meta, &entry_key(0))
+            .next()?
+            .and_then(|(key, _)| number_of(key));
+        let last = database
+            .last_at_or_before(Family::Meta, &entry_key(u64::MAX))?
+            .and_then(|(key, _)| number_of(&key));
+        let numbers = first.zip(last).map(|(first, last)| Numbers {
+            first,
+            next: last.saturating_add(1),
+        });
         Ok(Self(Mutex::new(numbers.unwrap_or_default())))
     }
 
@@ -112,8 +125,15 @@ impl Journal {
         self.append(database, batch, entry);
     }
 
-    /// As [`Journal::note`], for one of many small additions: they share an entry as long as they go to one layer on one day.
-    pub(crate) fn note_running(&self, database: &Database, batch: &mut Batch, running: &mut Option<Running>, entry: Entry) {
+    /// As [`Journal::note`], for one of many small additions: they share an entry as long as they
+    /// go to one layer on one day.
+    pub(crate) fn note_running(
+        &self,
+        database: &Database,
+        batch: &mut Batch,
+        running: &mut Option<Running>,
+        entry: Entry,
+    ) {
         let first = lock(&self.0).first;
         let goes_on = |running: &&mut Running| {
             let is_young = entry.at_ms.saturating_sub(running.began_ms) < RUNNING_MS_MAX;
@@ -125,7 +145,11 @@ impl Journal {
             put(batch, &entry_key(running.number), &running.entry);
         } else {
             let number = self.append(database, batch, &entry);
-            *running = Some(Running { number, began_ms: entry.at_ms, entry });
+            *running = Some(Running {
+                number,
+                began_ms: entry.at_ms,
+                entry,
+            });
         }
     }
 
@@ -145,7 +169,12 @@ impl Journal {
 
 /// Adds the entries of `numbers` up. One that cannot be read is lost: no disk depends on it.
 fn fold(database: &Database, batch: &mut Batch, numbers: std::ops::Range<u64>) {
-    let read = |key: &[u8]| database.record(Family::Meta, key, |value| decode(key, value)).ok().and_then(|(entry, _)| entry);
+    let read = |key: &[u8]| {
+        database
+            .record(Family::Meta, key, |value| decode(key, value))
+            .ok()
+            .and_then(|(entry, _)| entry)
+    };
     let mut sum = read(SUM_KEY).unwrap_or_else(Entry::earlier);
     for number in numbers {
         let key = entry_key(number);
@@ -156,22 +185,34 @@ fn fold(database: &Database, batch: &mut Batch, numbers: std::ops::Range<u64>) {
 }
 
 impl Store {
-    /// What was added when, by which operation: the oldest first. What is too old to be kept one by one is the first entry, called
-    /// `earlier`. What waits on attached disks is not in it yet. Cost: reads the journal, at most some 100,000
-    /// entries.
+    /// What was added when, by which operation: the oldest first. What is too old to be kept one by
+    /// one is the first entry, called `earlier`. What waits on attached disks is not in it yet.
+    /// Cost: reads the journal, at most some 100,000 entries.
     pub fn growth(&self) -> Result<Vec<Growth>, StoreError> {
         Ok(self.journal_now().read()?.growth())
     }
 
-    /// The moment is now, if the tree is locked: then no commit falls between this and what else is looked at.
+    /// The moment is now, if the tree is locked: then no commit falls between this and what else is
+    /// looked at.
     pub(crate) fn journal_now(&self) -> JournalView<'_> {
         let database = &self.inner.database;
-        let (records, copies) = (database.scan(Family::Meta, SUM_KEY), database.scan(Family::Copies, &key_of_copy(Family::Meta, SUM_KEY)));
+        let (records, copies) = (
+            database.scan(Family::Meta, SUM_KEY),
+            database.scan(Family::Copies, &key_of_copy(Family::Meta, SUM_KEY)),
+        );
         JournalView { records, copies }
     }
 
     /// Notes in `batch` what `operation` on `node` of `tree` added to `layer`.
-    pub(crate) fn note(&self, tree: &Tree, batch: &mut Batch, operation: &'static str, node: Node, layer: Option<LayerId>, added: Added) {
+    pub(crate) fn note(
+        &self,
+        tree: &Tree,
+        batch: &mut Batch,
+        operation: &'static str,
+        node: Node,
+        layer: Option<LayerId>,
+        added: Added,
+    ) {
         let entry = Entry::new(operation, node.image(), tree.display(node), layer, added);
         self.inner.journal.note(&self.inner.database, batch, &entry);
     }
@@ -195,17 +236,25 @@ impl JournalView<'_> {
 impl Entries {
     /// What was added when: the sum of what is too old first, then the oldest.
     pub(crate) fn growth(&self) -> Vec<Growth> {
-        let growth = |wanted: bool| self.0.iter().filter(move |(is_sum, _)| *is_sum == wanted).map(|(_, entry)| entry.growth());
+        let growth = |wanted: bool| {
+            self.0
+                .iter()
+                .filter(move |(is_sum, _)| *is_sum == wanted)
+                .map(|(_, entry)| entry.growth())
+        };
         let mut entries: Vec<Growth> = growth(false).collect();
         entries.sort_by_key(|growth| growth.at_ms);
         growth(true).chain(entries).collect()
     }
 
-    /// Compressed bytes of the chunks that were new when each layer was written, as far as the journal tells. A layer that became part of
-    /// another keeps its own.
+    /// Compressed bytes of the chunks that were new when each layer was written, as far as the
+    /// journal tells. A layer that became part of another keeps its own.
     pub(crate) fn added_by_layer(&self) -> HashMap<LayerId, u64> {
         let mut added: HashMap<LayerId, u64> = HashMap::new();
-        let of_layers = self.0.iter().filter_map(|(_, entry)| Some((entry.layer?, entry.added.compressed)));
+        let of_layers = self
+            .0
+            .iter()
+            .filter_map(|(_, entry)| Some((entry.layer?, entry.added.compressed)));
         of_layers.for_each(|(layer, compressed)| *added.entry(layer).or_default() += compressed);
         added
     }
@@ -215,18 +264,28 @@ impl Entries {
 fn read_all(mut scan: Scan<'_>, prefix: &[u8]) -> Result<Vec<(bool, Entry)>, StoreError> {
     let mut entries = Vec::new();
     while let Some((key, value)) = scan.next()? {
-        let Some(key) = key.strip_prefix(prefix).filter(|key| key.starts_with(SUM_KEY)) else { break };
+        let Some(key) = key
+            .strip_prefix(prefix)
+            .filter(|key| key.starts_with(SUM_KEY))
+        else {
+            break;
+        };
         entries.push((key == SUM_KEY, decode(key, value)?));
     }
     Ok(entries)
 }
 
 fn decode(key: &[u8], value: &[u8]) -> Result<Entry, StoreError> {
-    records::decode(Family::Meta.name(), key, value).map_err(|error| StoreError::damaged("the growth journal", error))
+    records::decode(Family::Meta.name(), key, value)
+        .map_err(|error| StoreError::damaged("the growth journal", error))
 }
 
 fn put(batch: &mut Batch, key: &[u8], entry: &Entry) {
-    batch.put(Family::Meta, key, records::encode(Family::Meta.name(), key, entry));
+    batch.put(
+        Family::Meta,
+        key,
+        records::encode(Family::Meta.name(), key, entry),
+    );
 }
 
 pub(crate) fn entry_key(number: u64) -> Vec<u8> {
@@ -234,7 +293,9 @@ pub(crate) fn entry_key(number: u64) -> Vec<u8> {
 }
 
 fn number_of(key: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(key.strip_prefix(SUM_KEY)?.try_into().ok()?))
+    Some(u64::from_be_bytes(
+        key.strip_prefix(SUM_KEY)?.try_into().ok()?,
+    ))
 }
 
 impl Added {
@@ -250,17 +311,44 @@ impl Added {
 
 impl Entry {
     /// An entry of now.
-    pub(crate) fn new(operation: &str, image: ImageId, name: String, layer: Option<LayerId>, added: Added) -> Self {
-        Self { at_ms: now_ms(), operation: operation.to_owned(), image: Some(image), name, layer, added, freed: 0 }
+    pub(crate) fn new(
+        operation: &str,
+        image: ImageId,
+        name: String,
+        layer: Option<LayerId>,
+        added: Added,
+    ) -> Self {
+        Self {
+            at_ms: now_ms(),
+            operation: operation.to_owned(),
+            image: Some(image),
+            name,
+            layer,
+            added,
+            freed: 0,
+        }
     }
 
     /// An entry of now about the whole store: `freed` bytes were given back.
     pub(crate) fn freed(operation: &str, freed: u64) -> Self {
-        Self { operation: operation.to_owned(), freed, at_ms: now_ms(), ..Self::earlier() }
+        Self {
+            operation: operation.to_owned(),
+            freed,
+            at_ms: now_ms(),
+            ..Self::earlier()
+        }
     }
 
     fn earlier() -> Self {
-        Self { at_ms: 0, operation: EARLIER.to_owned(), image: None, name: String::new(), layer: None, added: Added::default(), freed: 0 }
+        Self {
+            at_ms: 0,
+            operation: EARLIER.to_owned(),
+            image: None,
+            name: String::new(),
+            layer: None,
+            added: Added::default(),
+            freed: 0,
+        }
     }
 
     fn add(&mut self, other: &Self) {
@@ -270,9 +358,21 @@ impl Entry {
     }
 
     fn growth(&self) -> Growth {
-        let Added { chunks, plain, compressed } = self.added;
+        let Added {
+            chunks,
+            plain,
+            compressed,
+        } = self.added;
         let (operation, image) = (self.operation.clone(), self.name.clone());
-        Growth { at_ms: self.at_ms, operation, image, chunks, plain, compressed, freed: self.freed }
+        Growth {
+            at_ms: self.at_ms,
+            operation,
+            image,
+            chunks,
+            plain,
+            compressed,
+            freed: self.freed,
+        }
     }
 }
 
@@ -284,21 +384,49 @@ impl Record for Entry {
     type Fields = EntryFields;
 
     fn to_fields(&self) -> EntryFields {
-        let (image, layer) = (self.image.map(|image| image.0), self.layer.map(|layer| layer.0));
-        EntryFields(self.at_ms, self.operation.clone(), image, self.name.clone(), layer, self.added, self.freed)
+        let (image, layer) = (
+            self.image.map(|image| image.0),
+            self.layer.map(|layer| layer.0),
+        );
+        EntryFields(
+            self.at_ms,
+            self.operation.clone(),
+            image,
+            self.name.clone(),
+            layer,
+            self.added,
+            self.freed,
+        )
     }
 
-    fn from_fields(EntryFields(at_ms, operation, image, name, layer, added, freed): EntryFields) -> Option<Self> {
-        let is_word = operation.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
-        let fits = is_word && (1..=OPERATION_LEN_MAX).contains(&operation.len()) && (name.is_empty() || is_node(&name));
-        fits.then(|| Self { at_ms, operation, image: image.map(ImageId), name, layer: layer.map(LayerId), added, freed })
+    fn from_fields(
+        EntryFields(at_ms, operation, image, name, layer, added, freed): EntryFields,
+    ) -> Option<Self> {
+        let is_word = operation
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+        let fits = is_word
+            && (1..=OPERATION_LEN_MAX).contains(&operation.len())
+            && (name.is_empty() || is_node(&name));
+        fits.then(|| Self {
+            at_ms,
+            operation,
+            image: image.map(ImageId),
+            name,
+            layer: layer.map(LayerId),
+            added,
+            freed,
+        })
     }
 }
 
 /// Whether `text` can be what an image or a snapshot is called: it is shown to people.
 fn is_node(text: &str) -> bool {
     let spec = NodeSpec::parse(text);
-    Name::new(&spec.image).is_ok() && spec.snapshot.is_none_or(|snapshot| Name::new(&snapshot).is_ok())
+    Name::new(&spec.image).is_ok()
+        && spec
+            .snapshot
+            .is_none_or(|snapshot| Name::new(&snapshot).is_ok())
 }
 
 #[cfg(test)]
@@ -321,50 +449,112 @@ mod tests {
 
     /// Half noise, in no whole number of frames.
     fn import(store: &Store, target: ImportTarget, seed: u64) {
-        let bytes: Vec<u8> = noise(seed, 350_000).chunks(64).flat_map(|part| [part, &[1; 64]].concat()).collect();
+        let bytes: Vec<u8> = noise(seed, 350_000)
+            .chunks(64)
+            .flat_map(|part| [part, &[1; 64]].concat())
+            .collect();
         let input = Input::stream(Box::new(std::io::Cursor::new(bytes)), "noise".to_owned());
-        store.import(input, &ImportRequest { target, snapshot: None }, &Unwatched).expect("imported");
+        store
+            .import(
+                input,
+                &ImportRequest {
+                    target,
+                    snapshot: None,
+                },
+                &Unwatched,
+            )
+            .expect("imported");
     }
 
     fn write(live: &LiveDisk, at: u64, seed: u64) {
-        live.write_at(&noise(seed, 9000), at).and_then(|()| live.flush()).expect("written");
+        live.write_at(&noise(seed, 9000), at)
+            .and_then(|()| live.flush())
+            .expect("written");
     }
 
     /// Operation, image and new chunks of each entry.
     fn told(store: &Store) -> Vec<(String, String, u64)> {
-        store.growth().expect("readable").into_iter().map(|growth| (growth.operation, growth.image, growth.chunks)).collect()
+        store
+            .growth()
+            .expect("readable")
+            .into_iter()
+            .map(|growth| (growth.operation, growth.image, growth.chunks))
+            .collect()
     }
 
     fn sums(store: &Store) -> (u64, u64, u64) {
         let growth = store.growth().expect("readable");
         let sum = |field: fn(&Growth) -> u64| growth.iter().map(field).sum::<u64>();
-        (sum(|growth| growth.chunks), sum(|growth| growth.plain), sum(|growth| growth.compressed))
+        (
+            sum(|growth| growth.chunks),
+            sum(|growth| growth.plain),
+            sum(|growth| growth.compressed),
+        )
     }
 
     #[test]
     fn every_stored_byte_is_in_one_entry_and_what_is_collected_in_another() {
         let (dir, store) = new_store(4096);
-        import(&store, ImportTarget::New { name: name("a"), parent: None }, 1);
+        import(
+            &store,
+            ImportTarget::New {
+                name: name("a"),
+                parent: None,
+            },
+            1,
+        );
         let image = store.find("a").expect("there").image();
         import(&store, ImportTarget::Update(image), 2);
-        import(&store, ImportTarget::New { name: name("same"), parent: None }, 2);
+        import(
+            &store,
+            ImportTarget::New {
+                name: name("same"),
+                parent: None,
+            },
+            2,
+        );
         let live = store.live(image).expect("live");
         (0..5).for_each(|nth| write(&live, nth * 20_000 + 5, nth + 10));
-        live.write_zeroes(0, 4096).and_then(|()| live.flush()).expect("zeroed");
+        live.write_zeroes(0, 4096)
+            .and_then(|()| live.flush())
+            .expect("zeroed");
         drop(live);
         store.resize(image, 90_001, true).expect("cut");
-        store.rename(Node::Image(image), &name("b")).expect("renamed");
+        store
+            .rename(Node::Image(image), &name("b"))
+            .expect("renamed");
         let stats = store.stats().expect("sound");
         assert_eq!(sums(&store), (stats.chunks, stats.unique, stats.compressed));
         store.delete_image(image, false).expect("deleted");
-        let report = store.collect(CollectOptions::default(), &Unwatched).expect("collected");
+        let report = store
+            .collect(CollectOptions::default(), &Unwatched)
+            .expect("collected");
         drop(store);
         let store = open(&dir);
-        let entry = |operation: &str, image: &str, chunks| (operation.to_owned(), image.to_owned(), chunks);
+        let entry =
+            |operation: &str, image: &str, chunks| (operation.to_owned(), image.to_owned(), chunks);
         let found = told(&store);
-        assert_eq!(found[0..3], [entry("import", "a", 171), entry("update", "a", 171), entry("import", "same", 0)]);
-        assert_eq!(found[3..], [entry("write", "a", 16), entry("resize", "a", 1), entry("delete", "b", 0), entry("collect", "", 0)]);
-        assert_eq!(store.growth().expect("readable")[6].freed, report.stored_bytes_dropped);
+        assert_eq!(
+            found[0..3],
+            [
+                entry("import", "a", 171),
+                entry("update", "a", 171),
+                entry("import", "same", 0)
+            ]
+        );
+        assert_eq!(
+            found[3..],
+            [
+                entry("write", "a", 16),
+                entry("resize", "a", 1),
+                entry("delete", "b", 0),
+                entry("collect", "", 0)
+            ]
+        );
+        assert_eq!(
+            store.growth().expect("readable")[6].freed,
+            report.stored_bytes_dropped
+        );
     }
 
     #[test]
@@ -381,7 +571,14 @@ mod tests {
         write(&store.live(image).expect("live"), 600_000, 7);
         let chunks: Vec<u64> = told(&store).into_iter().map(|entry| entry.2).collect();
         assert_eq!(chunks, [9, 6, 3]);
-        let (growth, added) = (store.growth().expect("readable"), store.journal_now().read().expect("readable").added_by_layer());
+        let (growth, added) = (
+            store.growth().expect("readable"),
+            store
+                .journal_now()
+                .read()
+                .expect("readable")
+                .added_by_layer(),
+        );
         assert_eq!(added[&first], growth[0].compressed);
         assert_eq!(added[&second], growth[1].compressed + growth[2].compressed);
     }
@@ -399,29 +596,60 @@ mod tests {
             // What an entry says that was folded meanwhile must not be said again.
             if nth == 7 {
                 let other = now.create(&name("b"), 1 << 20).expect("create").image();
-                (0..ENTRIES_MAX + FOLD_COUNT).for_each(|_| write(&now.live(other).expect("live"), nth * 4096, fastrand::u64(..)));
+                (0..ENTRIES_MAX + FOLD_COUNT).for_each(|_| {
+                    write(
+                        &now.live(other).expect("live"),
+                        nth * 4096,
+                        fastrand::u64(..),
+                    )
+                });
                 write(&live, 0, 99_999);
             }
             drop(live);
             let (stats, growth) = (now.stats().expect("sound"), now.growth().expect("readable"));
-            assert_eq!(sums(&now), (stats.chunks, stats.unique, stats.compressed), "{nth}");
+            assert_eq!(
+                sums(&now),
+                (stats.chunks, stats.unique, stats.compressed),
+                "{nth}"
+            );
             assert!(growth.len() as u64 <= ENTRIES_MAX + FOLD_COUNT, "{nth}");
             store = (nth % 13 != 0).then_some(now);
         }
-        let growth = store.unwrap_or_else(|| open(&dir)).growth().expect("readable");
+        let growth = store
+            .unwrap_or_else(|| open(&dir))
+            .growth()
+            .expect("readable");
         assert_eq!(growth[0].operation, EARLIER);
-        assert!(growth[1..].iter().all(|growth| growth.operation == "write") && growth.len() as u64 >= ENTRIES_MAX);
+        assert!(
+            growth[1..].iter().all(|growth| growth.operation == "write")
+                && growth.len() as u64 >= ENTRIES_MAX
+        );
     }
 
     #[test]
     fn an_entry_that_no_program_wrote_is_refused() {
-        let good = Entry::new("write", ImageId(1), "a@b".to_owned(), None, Added::default());
+        let good = Entry::new(
+            "write",
+            ImageId(1),
+            "a@b".to_owned(),
+            None,
+            Added::default(),
+        );
         let fields = |entry: &Entry| Entry::from_fields(entry.to_fields());
         assert_eq!(fields(&good), Some(good.clone()));
-        for (operation, name) in
-            [("", "a"), ("Write", "a"), ("w\u{1b}[2J", "a"), ("write", "a\nb"), ("write", "a@\u{202e}"), ("write", "@")]
-        {
-            let bad = Entry { operation: operation.to_owned(), name: name.to_owned(), ..good.clone() };
+        for (operation, name) in [
+            ("", "a"),
+            ("Write", "a"),
+            ("w\u{1b}[2J", "a"),
+            ("write", "a\nb"),
+            ("write", "a@\u{202e}"),
+            ("write", "@"),
+        ] {
+            let bad = Entry {
+                operation: operation.to_owned(),
+                name: name.to_owned(),
+                ..good.clone()
+            };
             assert_eq!(fields(&bad), None, "{operation:?} {name:?}");
         }
     }

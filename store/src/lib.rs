@@ -1,11 +1,13 @@
 //! Keeping disk images: chunks once, layers as maps, names last.
 //!
-//! [`Store`] is the door. Behind it, `chunks` keeps chunk content by id, `chain` resolves the layer maps, `disk` reads through both,
-//! and one file each does what its name says. `RocksDB` is known to `database` alone.
+//! [`Store`] is the door. Behind it, `chunks` keeps chunk content by id, `chain` resolves the layer
+//! maps, `disk` reads through both, and one file each does what its name says. `RocksDB` is known
+//! to `database` alone.
 //!
 //! # What this does not do
 //!
-//! It formats nothing for people, serves no network, and knows no image file format but through [`vellum_core::source::ImageSource`].
+//! It formats nothing for people, serves no network, and knows no image file format but through
+//! [`vellum_core::source::ImageSource`].
 #![forbid(unsafe_code)]
 
 #[cfg(not(target_pointer_width = "64"))]

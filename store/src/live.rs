@@ -1,27 +1,35 @@
-//! A disk that is being written: changes wait in memory until they are flushed into the image's active layer.
+//! A disk that is being written: changes wait in memory until they are flushed into the image's
+//! active layer.
 //!
-//! **Generations.** Writes go into the generation that is *filling*. A flush freezes it, and a new one takes the writes meanwhile; one
-//! generation is flushed at a time, in order, as one logged batch of chunks, pages and the layer's record. So at any moment, and after
-//! a crash, the image holds a prefix of the generations, and with that everything that a flush answered for. Who reads looks into the
-//! filling one, then the frozen one, then the image, and never waits for a disk to sync.
+//! **Generations.** Writes go into the generation that is *filling*. A flush freezes it, and a new
+//! one takes the writes meanwhile; one generation is flushed at a time, in order, as one logged
+//! batch of chunks, pages and the layer's record. So at any moment, and after a crash, the image
+//! holds a prefix of the generations, and with that everything that a flush answered for. Who reads
+//! looks into the filling one, then the frozen one, then the image, and never waits for a disk to
+//! sync.
 //!
-//! **Who flushes.** Whoever asks first does it, for all who ask meanwhile: they wait for that one and need at most one more. A
-//! generation that grows large is flushed by a thread of its own, so that writers go on; when memory for all live disks runs out, the
-//! writers flush (see `room`). A flush that fails leaves its changes waiting, below what came later: nothing is lost, and the next
-//! flush tries again.
+//! **Who flushes.** Whoever asks first does it, for all who ask meanwhile: they wait for that one
+//! and need at most one more. A generation that grows large is flushed by a thread of its own, so
+//! that writers go on; when memory for all live disks runs out, the writers flush (see `room`). A
+//! flush that fails leaves its changes waiting, below what came later: nothing is lost, and the
+//! next flush tries again.
 //!
-//! **Versions.** Each flush puts a new `Base` under the view. Who has taken the old one may find its pages changed or gone: changed
-//! only where a write of now went, which it may see or not; on an error it looks whether the base is still the same, and begins again
-//! if not. Resolved pages are kept by `chain`, put there only while the base is the one that they were read from, under the view's
-//! lock, and replaced under the same lock when a flush has changed them.
+//! **Versions.** Each flush puts a new `Base` under the view. Who has taken the old one may find
+//! its pages changed or gone: changed only where a write of now went, which it may see or not; on
+//! an error it looks whether the base is still the same, and begins again if not. Resolved pages
+//! are kept by `chain`, put there only while the base is the one that they were read from, under
+//! the view's lock, and replaced under the same lock when a flush has changed them.
 //!
-//! **Snapshots** may be taken by other threads at any time. A snapshot contains what was flushed before it, and nothing that waits: it
-//! seals the layer that the last flush wrote to and puts a new one on top, under the lock of the tree. A flush looks the image's layer
-//! up under the same lock and holds it until its batch is applied, so each flush is in a snapshot as a whole or not at all. Whoever
-//! writes can take a snapshot of all writes with [`LiveDisk::snapshot`].
+//! **Snapshots** may be taken by other threads at any time. A snapshot contains what was flushed
+//! before it, and nothing that waits: it seals the layer that the last flush wrote to and puts a
+//! new one on top, under the lock of the tree. A flush looks the image's layer up under the same
+//! lock and holds it until its batch is applied, so each flush is in a snapshot as a whole or not
+//! at all. Whoever writes can take a snapshot of all writes with [`LiveDisk::snapshot`].
 //!
-//! Locks: control, then view; no lock of the store is taken under either. (The one of `growth` is a flush's alone, and comes last.) To drop a `Disk` takes the lock of the tree, which others
-//! hold while they sync: it is never a reader who drops the last one, since the view keeps it until the next flush.
+//! Locks: control, then view; no lock of the store is taken under either. (The one of `growth` is a
+//! flush's alone, and comes last.) To drop a `Disk` takes the lock of the tree, which others hold
+//! while they sync: it is never a reader who drops the last one, since the view keeps it until the
+//! next flush.
 
 mod flush;
 mod requests;
@@ -30,7 +38,9 @@ mod view;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 use std::thread::JoinHandle;
 
 use vellum_core::device::Allocation;
@@ -51,14 +61,14 @@ use flush::{Flush, PageChanges};
 pub(crate) use room::Room;
 use view::View;
 
-/// A generation of this length is flushed without being asked for: large enough that a flush's cost is its chunks', small enough that
-/// one is soon done.
+/// A generation of this length is flushed without being asked for: large enough that a flush's cost
+/// is its chunks', small enough that one is soon done.
 const GENERATION_LEN: usize = 16 << 20;
 /// What one look at the room and one turn of the view's lock admits of a long write.
 const PART_LEN_MAX: u64 = 1 << 20;
 
-/// An image, open for writing. One at a time for each image, shared by as many threads as want to use it. Dropping it forgets what was
-/// not flushed.
+/// An image, open for writing. One at a time for each image, shared by as many threads as want to
+/// use it. Dropping it forgets what was not flushed.
 pub struct LiveDisk {
     shared: Arc<Shared>,
     /// The thread that flushes a generation which grew large.
@@ -108,7 +118,12 @@ impl Store {
         let exclusive = self.exclusive(image)?;
         self.leave_to_readers(image)?;
         let disk = self.disk(Node::Image(image))?;
-        let control = Control { is_flushing: false, filling: 0, durable_below: 0, is_closed: false };
+        let control = Control {
+            is_flushing: false,
+            filling: 0,
+            durable_below: 0,
+            is_closed: false,
+        };
         let shared = Arc::new(Shared {
             store: self.clone(),
             image,
@@ -122,7 +137,12 @@ impl Store {
             growth: Mutex::default(),
         });
         self.inner.room.enter(&shared);
-        Ok(LiveDisk { shared, flusher: Mutex::default(), reading: Sequence::default(), _exclusive: exclusive })
+        Ok(LiveDisk {
+            shared,
+            flusher: Mutex::default(),
+            reading: Sequence::default(),
+            _exclusive: exclusive,
+        })
     }
 
     /// Memory for writes that wait to be flushed, of all live disks together.
@@ -156,7 +176,8 @@ impl LiveDisk {
         &self.shared.store
     }
 
-    /// Fills `buffer` with the bytes from `offset`, unflushed writes included. The range must lie inside the disk.
+    /// Fills `buffer` with the bytes from `offset`, unflushed writes included. The range must lie
+    /// inside the disk.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
         let end = self.shared.check_range(offset, buffer.len() as u64);
         if let Some(ahead) = self.reading.note(offset..end, self.shared.len) {
@@ -165,8 +186,9 @@ impl LiveDisk {
         self.shared.read_at(buffer, offset)
     }
 
-    /// Writes `bytes` at `offset`. Not durable until [`LiveDisk::flush`]. The range must lie inside the disk. Whole chunks cost a copy;
-    /// of a chunk that is written in part, the rest is read. Waits for a flush if memory for unflushed writes has run out.
+    /// Writes `bytes` at `offset`. Not durable until [`LiveDisk::flush`]. The range must lie inside
+    /// the disk. Whole chunks cost a copy; of a chunk that is written in part, the rest is read.
+    /// Waits for a flush if memory for unflushed writes has run out.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
         let shared = &self.shared;
         let end = shared.check_range(offset, bytes.len() as u64);
@@ -186,13 +208,18 @@ impl LiveDisk {
         Ok(())
     }
 
-    /// Makes `len` bytes from `offset` zero, whatever the parent holds. Cost: not the length, but what is mapped there.
+    /// Makes `len` bytes from `offset` zero, whatever the parent holds. Cost: not the length, but
+    /// what is mapped there.
     pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), StoreError> {
         let shared = &self.shared;
         let (chunk_len, end) = (shared.chunk_len, shared.check_range(offset, len));
         shared.store.inner.room.wait()?;
         // The last chunk is whole as soon as everything up to the disk's end is.
-        let whole_end = if end == self.len() { chunk_len.count_for(end).0 } else { chunk_len.index_at(end).0 };
+        let whole_end = if end == self.len() {
+            chunk_len.count_for(end).0
+        } else {
+            chunk_len.index_at(end).0
+        };
         let whole = chunk_len.count_for(offset).0..whole_end;
         if whole.start >= whole.end {
             return shared.zero_parts(offset, end);
@@ -219,29 +246,44 @@ impl LiveDisk {
     pub(crate) fn prefetch(&self, range: Range<u64>) {
         let base = self.shared.view().base.clone();
         // What cannot be read is told to whoever reads it.
-        let _ = base.disk.prefetch(&|index| self.shared.page(&base, index), range);
+        let _ = base
+            .disk
+            .prefetch(&|index| self.shared.page(&base, index), range);
     }
 
-    /// What is stored for the bytes of `range`, unflushed writes included, until `out` is full. No data is read.
-    pub(crate) fn allocation(&self, range: Range<u64>, count_max: usize) -> Result<Stretches<Allocation>, StoreError> {
-        self.shared.describe(range, count_max, |base, part, waiting, out| match waiting {
-            None => base.allocation(part, out),
-            Some(kind) => {
-                out.push(part, kind);
+    /// What is stored for the bytes of `range`, unflushed writes included, until `out` is full. No
+    /// data is read.
+    pub(crate) fn allocation(
+        &self,
+        range: Range<u64>,
+        count_max: usize,
+    ) -> Result<Stretches<Allocation>, StoreError> {
+        self.shared
+            .describe(range, count_max, |base, part, waiting, out| match waiting {
+                None => base.allocation(part, out),
+                Some(kind) => {
+                    out.push(part, kind);
+                    Ok(())
+                }
+            })
+    }
+
+    /// Which bytes of `range` may differ from `before`, unflushed writes included, until `out` is
+    /// full.
+    pub(crate) fn changes(
+        &self,
+        before: &Disk,
+        range: Range<u64>,
+        count_max: usize,
+    ) -> Result<Stretches<bool>, StoreError> {
+        self.shared
+            .describe(range, count_max, |base, part, waiting, out| {
+                if waiting.is_none() {
+                    return self.shared.store.changes(before, base, part, out);
+                }
+                out.push(part, true);
                 Ok(())
-            }
-        })
-    }
-
-    /// Which bytes of `range` may differ from `before`, unflushed writes included, until `out` is full.
-    pub(crate) fn changes(&self, before: &Disk, range: Range<u64>, count_max: usize) -> Result<Stretches<bool>, StoreError> {
-        self.shared.describe(range, count_max, |base, part, waiting, out| {
-            if waiting.is_none() {
-                return self.shared.store.changes(before, base, part, out);
-            }
-            out.push(part, true);
-            Ok(())
-        })
+            })
     }
 
     /// Has the generation that takes the writes flushed in the background if it has grown large.
@@ -259,7 +301,8 @@ impl LiveDisk {
             if shared.relieve().is_ok() {
                 shared.is_flusher_busy.store(false, Ordering::Release);
             }
-            // After a failure it is the writers who try again, once there is no room left: they have somebody to tell.
+            // After a failure it is the writers who try again, once there is no room left: they
+            // have somebody to tell.
         }));
     }
 }
@@ -302,11 +345,16 @@ impl Shared {
         offset.is_multiple_of(self.chunk_len.bytes())
     }
 
-    /// Where the part of a write to `[at, end)` that goes on at `at` ends: after whole chunks, or inside one.
+    /// Where the part of a write to `[at, end)` that goes on at `at` ends: after whole chunks, or
+    /// inside one.
     fn part_end(&self, at: u64, end: u64) -> u64 {
         let start_of = |offset: u64| self.chunk_len.offset_of(self.chunk_len.index_at(offset));
         let whole_end = start_of(end.min(at + PART_LEN_MAX));
-        if self.is_chunk_start(at) && whole_end > at { whole_end } else { (start_of(at) + self.chunk_len.bytes()).min(end) }
+        if self.is_chunk_start(at) && whole_end > at {
+            whole_end
+        } else {
+            (start_of(at) + self.chunk_len.bytes()).min(end)
+        }
     }
 
     /// Changes what waits, and keeps count of it.
@@ -328,7 +376,9 @@ impl Shared {
 
     /// Waits for the end of the flush that is going on.
     fn wait<'c>(&self, control: MutexGuard<'c, Control>) -> MutexGuard<'c, Control> {
-        self.flushed.wait(control).unwrap_or_else(PoisonError::into_inner)
+        self.flushed
+            .wait(control)
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes all writes so far durable.
@@ -339,7 +389,11 @@ impl Shared {
         while control.is_flushing && control.durable_below <= wanted {
             control = self.wait(control);
         }
-        if control.durable_below > wanted { Ok(()) } else { self.flush_next(control) }
+        if control.durable_below > wanted {
+            Ok(())
+        } else {
+            self.flush_next(control)
+        }
     }
 
     /// Has some of what waits flushed: by whoever does so already, else by this thread.
@@ -377,20 +431,22 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes `waiting` durable in the image's active layer; what the image holds by then, and which pages changed.
+    /// Makes `waiting` durable in the image's active layer; what the image holds by then, and which
+    /// pages changed.
     fn commit(&self, waiting: &Changes) -> Result<(Disk, PageChanges), StoreError> {
         let flush = Flush::of(waiting);
-        // A disk that is nearly full is told before the store's log is: then nothing has failed half-way, and everything goes on once
-        // there is room.
+        // A disk that is nearly full is told before the store's log is: then nothing has failed
+        // half-way, and everything goes on once there is room.
         self.store.check_room(waiting.memory_len() as u64)?;
         let mut changed = PageChanges::new();
-        self.store.commit_chunks(&flush.candidates(), |tree, stored, batch| {
-            let (layer, runs) = flush.plan(&self.store, tree, self.image, stored.ids, batch)?;
-            self.note(tree, layer.id, stored.added, batch);
-            let edit = Edit::PutLayer(layer);
-            changed = runs;
-            Ok::<_, StoreError>(vec![edit])
-        })?;
+        self.store
+            .commit_chunks(&flush.candidates(), |tree, stored, batch| {
+                let (layer, runs) = flush.plan(&self.store, tree, self.image, stored.ids, batch)?;
+                self.note(tree, layer.id, stored.added, batch);
+                let edit = Edit::PutLayer(layer);
+                changed = runs;
+                Ok::<_, StoreError>(vec![edit])
+            })?;
         Ok((self.store.disk(Node::Image(self.image))?, changed))
     }
 
@@ -399,9 +455,17 @@ impl Shared {
         if added.chunks == 0 {
             return;
         }
-        let entry = Entry::new("write", self.image, tree.display(Node::Image(self.image)), Some(layer), added);
+        let entry = Entry::new(
+            "write",
+            self.image,
+            tree.display(Node::Image(self.image)),
+            Some(layer),
+            added,
+        );
         let inner = &self.store.inner;
-        inner.journal.note_running(&inner.database, batch, &mut lock(&self.growth), entry);
+        inner
+            .journal
+            .note_running(&inner.database, batch, &mut lock(&self.growth), entry);
     }
 
     /// Lets everybody see the flushed generation in the image, and resolved pages with it.
@@ -409,7 +473,10 @@ impl Shared {
         let (pages, serial) = (&self.store.inner.pages, self.pages_serial);
         let change = |(index, runs): (PageIndex, Vec<_>)| {
             let old = pages.live(serial, index);
-            (index, old.map(|old| Arc::new(old.changed(&runs).resolved())))
+            (
+                index,
+                old.map(|old| Arc::new(old.changed(&runs).resolved())),
+            )
         };
         let changed: Vec<_> = changed.into_iter().map(change).collect();
         self.change_view(|view| {
@@ -466,7 +533,9 @@ mod tests {
         let (_dir, store) = new_store(4096);
         let id = image(&store, "a", 8 << 20);
         let write = |live: &LiveDisk, byte: u8| {
-            live.write_at(&vec![byte; 8 << 20], 0).and_then(|()| live.flush()).expect("written");
+            live.write_at(&vec![byte; 8 << 20], 0)
+                .and_then(|()| live.flush())
+                .expect("written");
         };
         write(&store.live(id).expect("live"), 1);
         let before = store.still_disk(Node::Image(id)).expect("opens");
@@ -493,7 +562,11 @@ mod tests {
         drop((live, store));
         let mut expected = vec![0; 10_000];
         expected[4094..4098].copy_from_slice(b"kept");
-        assert_same(&read_all(&open(&dir), Node::Image(id)), &expected, "after reopening");
+        assert_same(
+            &read_all(&open(&dir), Node::Image(id)),
+            &expected,
+            "after reopening",
+        );
     }
 
     #[test]
@@ -504,14 +577,19 @@ mod tests {
         let bytes = noise(1, 20 << 20);
         live.write_at(b"first", 39 << 20).expect("write");
         live.write_at(&bytes, 7).expect("write");
-        // Nobody asked for a flush; the one in the background ends. What came after it is forgotten.
+        // Nobody asked for a flush; the one in the background ends. What came after it is
+        // forgotten.
         while live.shared.view().base.version == 0 {
             std::thread::yield_now();
         }
         drop(live);
         let seen = read_all(&store, Node::Image(id));
         assert_eq!(&seen[39 << 20..][..5], b"first");
-        let flushed = seen[7..].iter().zip(&bytes).take_while(|(a, b)| a == b).count();
+        let flushed = seen[7..]
+            .iter()
+            .zip(&bytes)
+            .take_while(|(a, b)| a == b)
+            .count();
         assert!((15 << 20..=20 << 20).contains(&flushed), "{flushed}");
         assert!(seen[7 + flushed..39 << 20].iter().all(|byte| *byte == 0));
     }
@@ -539,7 +617,10 @@ mod tests {
         let id = image(&store, "a", 8192);
         let live = store.live(id).expect("live");
         assert!(matches!(store.live(id), Err(StoreError::Busy(_))));
-        assert!(matches!(store.resize(id, 1, true), Err(StoreError::Busy(_))));
+        assert!(matches!(
+            store.resize(id, 1, true),
+            Err(StoreError::Busy(_))
+        ));
         drop(live);
         assert!(store.live(id).is_ok());
     }
@@ -552,7 +633,10 @@ mod tests {
         let live = store.live(id).expect("live");
         live.write_at(b"x", len / 2).expect("write");
         live.flush().expect("flush");
-        let child = store.create_child(&name("b"), Node::Image(id), None).expect("child").image();
+        let child = store
+            .create_child(&name("b"), Node::Image(id), None)
+            .expect("child")
+            .image();
         let above = store.live(child).expect("live");
         for disk in [&live, &above] {
             disk.write_zeroes(1, len - 1).expect("zero");
@@ -561,7 +645,11 @@ mod tests {
         let tree = store.tree();
         for id in [id, child] {
             let layer = tree.layer_of(Node::Image(id)).expect("a layer");
-            assert_eq!((layer.pages.len(), layer.chunks, layer.zeros), (1, 0, PAGE_SPAN.into()), "{id}");
+            assert_eq!(
+                (layer.pages.len(), layer.chunks, layer.zeros),
+                (1, 0, PAGE_SPAN.into()),
+                "{id}"
+            );
         }
     }
 
@@ -576,7 +664,10 @@ mod tests {
         assert_eq!(store.inner.chunks.next_chunk(), ChunkId(1));
         let tree = store.tree();
         let layer = tree.layer_of(Node::Image(id)).expect("a layer");
-        assert_eq!((layer.chunks, layer.zeros, layer.parent_visible), (2, 0, ChunkCount(0)));
+        assert_eq!(
+            (layer.chunks, layer.zeros, layer.parent_visible),
+            (2, 0, ChunkCount(0))
+        );
     }
 
     #[test]
@@ -585,7 +676,11 @@ mod tests {
         let id = image(&store, "a", 4 * 4096);
         let snapshots = std::thread::scope(|scope| {
             let taking = scope.spawn(|| {
-                let take = |nth| store.snapshot(id, &name(&format!("s{nth}"))).expect("snapshot");
+                let take = |nth| {
+                    store
+                        .snapshot(id, &name(&format!("s{nth}")))
+                        .expect("snapshot")
+                };
                 (0..40).map(take).collect::<Vec<Node>>()
             });
             let live = store.live(id).expect("live");
@@ -598,7 +693,11 @@ mod tests {
         let mut last = 0;
         for snapshot in snapshots {
             let seen = read_all(&store, snapshot);
-            assert!(seen[0] >= last && seen.iter().all(|byte| *byte == seen[0]), "{} after {last}", seen[0]);
+            assert!(
+                seen[0] >= last && seen.iter().all(|byte| *byte == seen[0]),
+                "{} after {last}",
+                seen[0]
+            );
             last = seen[0];
         }
         assert_same(&read_all(&store, Node::Image(id)), &[60; 4 * 4096], "now");
@@ -622,15 +721,30 @@ mod tests {
             let section = store.inner.chunks.keep_out();
             let first = scope.spawn(|| live.flush());
             await_flush(&live);
-            live.write_at(&[2; 100], 4000).expect("a write while a flush goes on");
-            live.write_zeroes(8192, 10).expect("zeros while a flush goes on");
-            live.write_at(&[3; 4096], 8192).expect("a write while a flush goes on");
+            live.write_at(&[2; 100], 4000)
+                .expect("a write while a flush goes on");
+            live.write_zeroes(8192, 10)
+                .expect("zeros while a flush goes on");
+            live.write_at(&[3; 4096], 8192)
+                .expect("a write while a flush goes on");
             let second = scope.spawn(|| live.flush());
             let mut seen = vec![0xaa; 4 * 4096];
-            live.read_at(&mut seen, 0).expect("a read while a flush goes on");
-            let expected = [vec![1; 4000], vec![2; 100], vec![1; 4092], vec![3; 4096], vec![0; 4096]].concat();
+            live.read_at(&mut seen, 0)
+                .expect("a read while a flush goes on");
+            let expected = [
+                vec![1; 4000],
+                vec![2; 100],
+                vec![1; 4092],
+                vec![3; 4096],
+                vec![0; 4096],
+            ]
+            .concat();
             assert_same(&seen, &expected, "waiting");
-            assert_same(&read_all(&store, Node::Image(id)), &[0; 4 * 4096], "nothing is flushed yet");
+            assert_same(
+                &read_all(&store, Node::Image(id)),
+                &[0; 4 * 4096],
+                "nothing is flushed yet",
+            );
             drop(section);
             first.join().expect("no panic").expect("flush");
             second.join().expect("no panic").expect("flush");
@@ -658,9 +772,16 @@ mod tests {
             let asking: Vec<_> = (0..ASKING).map(|_| scope.spawn(|| live.flush())).collect();
             drop(section);
             first.join().expect("no panic").expect("flush");
-            asking.into_iter().for_each(|asking| asking.join().expect("no panic").expect("flush"));
+            asking
+                .into_iter()
+                .for_each(|asking| asking.join().expect("no panic").expect("flush"));
         });
-        assert_eq!(live.shared.view().base.version, 2, "{} flushes are two", ASKING + 1);
+        assert_eq!(
+            live.shared.view().base.version,
+            2,
+            "{} flushes are two",
+            ASKING + 1
+        );
     }
 
     #[test]
@@ -670,10 +791,16 @@ mod tests {
         let (_dir, store) = new_store(4096);
         let id = image(&store, "a", 3 * 4096);
         let live = store.live(id).expect("live");
-        live.write_at(&[1; 3 * 4096], 0).and_then(|()| live.flush()).expect("write");
+        live.write_at(&[1; 3 * 4096], 0)
+            .and_then(|()| live.flush())
+            .expect("write");
         let layer = store.tree().layer_of(Node::Image(id)).expect("a layer").id;
         let (key, database) = (page_key(layer, PageIndex(0)), &store.inner.database);
-        let page = database.get(Family::Pages, &key).expect("readable").expect("there").to_vec();
+        let page = database
+            .get(Family::Pages, &key)
+            .expect("readable")
+            .expect("there")
+            .to_vec();
         let put = |page: Option<&[u8]>| {
             let mut batch = Batch::default();
             match page {
@@ -689,7 +816,10 @@ mod tests {
         };
         live.write_at(&[2; 2 * 4096], 0).expect("write");
         put(None);
-        assert!(matches!(live.flush(), Err(StoreError::Damaged(_))), "the map of the layer is not there");
+        assert!(
+            matches!(live.flush(), Err(StoreError::Damaged(_))),
+            "the map of the layer is not there"
+        );
         live.write_at(&[3; 100], 4096).expect("write");
         let expected = [vec![2; 4096], vec![3; 100], vec![2; 3996]].concat();
         seen("after one failure", &expected);
@@ -697,7 +827,11 @@ mod tests {
         seen("after two failures", &expected);
         put(Some(&page));
         live.flush().expect("flush");
-        assert_same(&read_all(&store, Node::Image(id)), &[expected, vec![1; 4096]].concat(), "once it goes again");
+        assert_same(
+            &read_all(&store, Node::Image(id)),
+            &[expected, vec![1; 4096]].concat(),
+            "once it goes again",
+        );
         assert_eq!(live.shared.memory_len(), 0);
     }
 
@@ -706,8 +840,14 @@ mod tests {
         const LEN_MAX: usize = 2 << 20;
         let (_dir, store) = new_store(4096);
         store.set_waiting_len_max(LEN_MAX);
-        let disks = ["a", "b", "c"].map(|text| store.live(image(&store, text, 4 << 20)).expect("live"));
-        let used = || disks.iter().map(|disk| disk.shared.memory_len()).sum::<usize>();
+        let disks =
+            ["a", "b", "c"].map(|text| store.live(image(&store, text, 4 << 20)).expect("live"));
+        let used = || {
+            disks
+                .iter()
+                .map(|disk| disk.shared.memory_len())
+                .sum::<usize>()
+        };
         let contents = [1, 2, 3].map(|seed| noise(seed, 4 << 20));
         // The first fills all memory, and then nobody flushes it.
         for (disk, content) in disks.iter().zip(&contents) {
@@ -718,7 +858,11 @@ mod tests {
         }
         for (disk, content) in disks.iter().zip(&contents) {
             disk.flush().expect("flush");
-            assert_same(&read_all(&store, Node::Image(disk.image())), content, "a disk");
+            assert_same(
+                &read_all(&store, Node::Image(disk.image())),
+                content,
+                "a disk",
+            );
         }
         assert_eq!(used(), 0);
     }

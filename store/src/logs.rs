@@ -1,14 +1,16 @@
 //! A look at RocksDB's manifest and logs before RocksDB reads them.
 //!
-//! *Would reading it end?* One flipped bit can make a record look like one of a *recycled* log (`RecyclableFull` and its kin, which only
-//! exist when `recycle_log_file_num` is set, and we do not set it). `RocksDB` 11 takes it for the remains of an older log: in a manifest
-//! it reads the same record for ever (found by `tests/it/damage.rs`; facebook/rocksdb#11968 is its sibling), in a log it does that or ends
-//! early without a word. So such a record is damage, and is said to be.
+//! *Would reading it end?* One flipped bit can make a record look like one of a *recycled* log
+//! (`RecyclableFull` and its kin, which only exist when `recycle_log_file_num` is set, and we do
+//! not set it). `RocksDB` 11 takes it for the remains of an older log: in a manifest it reads the
+//! same record for ever (found by `tests/it/damage.rs`; facebook/rocksdb#11968 is its sibling), in
+//! a log it does that or ends early without a word. So such a record is damage, and is said to be.
 //!
 //! *Did a loss of power tear its end?* Then it reads as damaged, and is not: see `torn`.
 //!
-//! *How far is it whole?* A damaged store can be looked at without its unreadable tables, but `RocksDB` would then pass over unreadable
-//! records of the log too, and show a state that never was.
+//! *How far is it whole?* A damaged store can be looked at without its unreadable tables, but
+//! `RocksDB` would then pass over unreadable records of the log too, and show a state that never
+//! was.
 //!
 //! ```text
 //! A log, and a manifest, is blocks of 32 KiB; a record never crosses one, and fewer than 7 bytes at a block's end are padding.
@@ -34,21 +36,25 @@ const BLOCK_LEN: usize = 32 << 10;
 const HEADER_LEN: usize = 7;
 const CHECKSUM_SHIFT: u32 = 0xa282_ead8;
 
-/// Fails if the manifest of the database in `dir` holds a record of a kind that is never written there. Others may lie beside it: those
-/// are older, or were never finished.
+/// Fails if the manifest of the database in `dir` holds a record of a kind that is never written
+/// there. Others may lie beside it: those are older, or were never finished.
 pub(crate) fn check_manifests(dir: &Path) -> Result<(), StoreError> {
     let current = fs::read_to_string(dir.join("CURRENT")).unwrap_or_default();
-    check_kinds(files(dir, |name| name.starts_with("MANIFEST-") && name == current.trim_end())?)
+    check_kinds(files(dir, |name| {
+        name.starts_with("MANIFEST-") && name == current.trim_end()
+    })?)
 }
 
-/// Fails if a log in the database's folder `dir` holds a record of a kind that is never written there.
+/// Fails if a log in the database's folder `dir` holds a record of a kind that is never written
+/// there.
 pub(crate) fn check_logs(dir: &Path) -> Result<(), StoreError> {
     check_kinds(logs(dir)?)
 }
 
-/// Cuts off what a loss of power left of the last record of the last log in `dir`, if it tore one: nobody was told that it is durable.
-/// Everything before it, in this log and all others, must be whole; else nothing is changed. A log without content may follow: a
-/// recovery that was cut off itself made it. For the one process that writes. Reads all logs; whether they are whole now.
+/// Cuts off what a loss of power left of the last record of the last log in `dir`, if it tore one:
+/// nobody was told that it is durable. Everything before it, in this log and all others, must be
+/// whole; else nothing is changed. A log without content may follow: a recovery that was cut off
+/// itself made it. For the one process that writes. Reads all logs; whether they are whole now.
 pub(crate) fn cut_torn_end(dir: &Path) -> Result<bool, StoreError> {
     let mut last = None;
     for path in logs(dir)? {
@@ -75,11 +81,13 @@ pub(crate) fn cut_torn_end(dir: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Copies the logs in the database's folder `dir` to `room`, up to the first record of all of them that is not what was written.
+/// Copies the logs in the database's folder `dir` to `room`, up to the first record of all of them
+/// that is not what was written.
 pub(crate) fn copy_whole_part(dir: &Path, room: &Path) -> Result<(), StoreError> {
     for path in logs(dir)? {
         let target = room.join(path.file_name().unwrap_or_default());
-        let mut copy = File::create_new(&target).map_err(|source| StoreError::file("make", &target, source))?;
+        let mut copy = File::create_new(&target)
+            .map_err(|source| StoreError::file("make", &target, source))?;
         let (mut is_whole, mut written) = (true, Ok(()));
         each_block(&path, |_, block| {
             let (whole, rest) = block.split_at(whole_len(block));
@@ -115,7 +123,11 @@ fn check_kinds(paths: Vec<PathBuf>) -> Result<(), StoreError> {
 
 /// The logs, oldest first: their names are numbers of one length.
 fn logs(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let mut logs = files(dir, |name| Path::new(name).extension().is_some_and(|extension| extension == "log"))?;
+    let mut logs = files(dir, |name| {
+        Path::new(name)
+            .extension()
+            .is_some_and(|extension| extension == "log")
+    })?;
     logs.sort();
     Ok(logs)
 }
@@ -125,15 +137,20 @@ fn files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, Stor
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
-        if path.file_name().and_then(|name| name.to_str()).is_some_and(&wanted) {
+        if path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(&wanted)
+        {
             paths.push(path);
         }
     }
     Ok(paths)
 }
 
-/// Shows the blocks of the file to `look` until it says no: where each begins, and its bytes. A file that is gone has none: a reading
-/// process looks while the owner replaces files, and RocksDB will say what is missing.
+/// Shows the blocks of the file to `look` until it says no: where each begins, and its bytes. A
+/// file that is gone has none: a reading process looks while the owner replaces files, and RocksDB
+/// will say what is missing.
 fn each_block(path: &Path, mut look: impl FnMut(u64, &[u8]) -> bool) -> Result<(), StoreError> {
     let fail = |source| StoreError::file("read", path, source);
     let mut file = match File::open(path) {
@@ -144,7 +161,10 @@ fn each_block(path: &Path, mut look: impl FnMut(u64, &[u8]) -> bool) -> Result<(
     let (mut start, mut block) = (0, Vec::with_capacity(BLOCK_LEN));
     loop {
         block.clear();
-        Read::by_ref(&mut file).take(BLOCK_LEN as u64).read_to_end(&mut block).map_err(fail)?;
+        Read::by_ref(&mut file)
+            .take(BLOCK_LEN as u64)
+            .read_to_end(&mut block)
+            .map_err(fail)?;
         if !look(start, &block) || block.len() < BLOCK_LEN {
             return Ok(());
         }
@@ -152,7 +172,8 @@ fn each_block(path: &Path, mut look: impl FnMut(u64, &[u8]) -> bool) -> Result<(
     }
 }
 
-/// Where the first record of a recycled log is in a block. What does not add up otherwise is for RocksDB's checksums.
+/// Where the first record of a recycled log is in a block. What does not add up otherwise is for
+/// RocksDB's checksums.
 fn recycled_record(block: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some([_, _, _, _, low, high, kind]) = block.get(at..at + HEADER_LEN) {
@@ -198,7 +219,9 @@ fn is_recycled(kind: u8) -> bool {
 
 /// Of a type and what follows the header.
 fn checksum(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(CHECKSUM_SHIFT)
+    crc32c::crc32c(bytes)
+        .rotate_right(15)
+        .wrapping_add(CHECKSUM_SHIFT)
 }
 
 #[cfg(test)]
@@ -207,17 +230,32 @@ mod tests {
 
     fn record(kind: u8, payload: &[u8]) -> Vec<u8> {
         let body = [&[kind], payload].concat();
-        let sum = crc32c::crc32c(&body).rotate_right(15).wrapping_add(CHECKSUM_SHIFT);
-        [&sum.to_le_bytes()[..], &(payload.len() as u16).to_le_bytes(), &body].concat()
+        let sum = crc32c::crc32c(&body)
+            .rotate_right(15)
+            .wrapping_add(CHECKSUM_SHIFT);
+        [
+            &sum.to_le_bytes()[..],
+            &(payload.len() as u16).to_le_bytes(),
+            &body,
+        ]
+        .concat()
     }
 
     #[test]
     fn only_records_of_recycled_logs_are_refused() {
         for kind in [1, 2, 3, 4, 9, 10, 130, 200] {
-            assert_eq!(recycled_record(&[record(1, &[9; 300]), record(kind, &[9; 20])].concat()), None, "{kind}");
+            assert_eq!(
+                recycled_record(&[record(1, &[9; 300]), record(kind, &[9; 20])].concat()),
+                None,
+                "{kind}"
+            );
         }
         for kind in [5, 6, 7, 8, 11, 131] {
-            assert_eq!(recycled_record(&[record(1, &[9; 300]), record(kind, &[9; 20])].concat()), Some(307), "{kind}");
+            assert_eq!(
+                recycled_record(&[record(1, &[9; 300]), record(kind, &[9; 20])].concat()),
+                Some(307),
+                "{kind}"
+            );
         }
         assert_eq!(recycled_record(&[0; 100]), None);
         assert_eq!(recycled_record(&[]), None);
@@ -234,7 +272,15 @@ mod tests {
         for bit in 0..block.len() * 8 {
             let mut damaged = block.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(whole_len(&damaged), if bit / 8 < first.len() { 0 } else { first.len() }, "{bit}");
+            assert_eq!(
+                whole_len(&damaged),
+                if bit / 8 < first.len() {
+                    0
+                } else {
+                    first.len()
+                },
+                "{bit}"
+            );
         }
     }
 
@@ -242,9 +288,14 @@ mod tests {
     fn a_log_that_rocksdb_wrote_is_whole() {
         let (dir, store) = crate::model::new_store(4096);
         for nth in 0..300 {
-            store.create(&crate::model::name(&format!("image-{nth}")), 1 << 40).expect("created");
+            store
+                .create(&crate::model::name(&format!("image-{nth}")), 1 << 40)
+                .expect("created");
         }
-        let (database, room) = (dir.path().join("store").join("database"), tempfile::tempdir().expect("a folder"));
+        let (database, room) = (
+            dir.path().join("store").join("database"),
+            tempfile::tempdir().expect("a folder"),
+        );
         copy_whole_part(&database, room.path()).expect("copied");
         for path in logs(&database).expect("listed") {
             let copy = room.path().join(path.file_name().expect("a name"));

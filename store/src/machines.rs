@@ -1,10 +1,14 @@
-//! Machines: several images that are changed at one moment. What a change comes to is decided in the tree; here it is one batch.
+//! Machines: several images that are changed at one moment. What a change comes to is decided in
+//! the tree; here it is one batch.
 //!
-//! **A snapshot of a running machine** holds all its live disks still together, flushes them, and commits before any of them goes on:
-//! whatever order a guest wrote in, on however many disks, what the snapshot has is what was written up to one moment.
+//! **A snapshot of a running machine** holds all its live disks still together, flushes them, and
+//! commits before any of them goes on: whatever order a guest wrote in, on however many disks, what
+//! the snapshot has is what was written up to one moment.
 
 use vellum_core::name::Name;
-use vellum_core::tree::{Configuration, KeptDisk, Machine, MachineSnapshot, NewConfiguration, Tree};
+use vellum_core::tree::{
+    Configuration, KeptDisk, Machine, MachineSnapshot, NewConfiguration, Tree,
+};
 use vellum_core::units::{ImageId, MachineId};
 
 use crate::error::StoreError;
@@ -12,32 +16,53 @@ use crate::records::ConfigurationFile;
 use crate::store::{Exclusive, Store, configuration_key, load_meta, now_ms};
 
 impl Store {
-    /// A new machine without disks. A configuration file has at most [`vellum_core::tree::CONFIGURATION_LEN_MAX`] bytes.
-    pub fn create_machine(&self, name: &Name, configuration: Option<&[u8]>) -> Result<MachineId, StoreError> {
+    /// A new machine without disks. A configuration file has at most
+    /// [`vellum_core::tree::CONFIGURATION_LEN_MAX`] bytes.
+    pub fn create_machine(
+        &self,
+        name: &Name,
+        configuration: Option<&[u8]>,
+    ) -> Result<MachineId, StoreError> {
         let configuration = configuration.map(NewConfiguration::new).transpose()?;
         self.change_with(|tree| tree.plan_machine(name, configuration, now_ms()))
     }
 
     /// Gives a machine another configuration file, or none. Its snapshots keep theirs.
-    pub fn configure_machine(&self, machine: MachineId, configuration: Option<&[u8]>) -> Result<(), StoreError> {
+    pub fn configure_machine(
+        &self,
+        machine: MachineId,
+        configuration: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
         let configuration = configuration.map(NewConfiguration::new).transpose()?;
-        self.change_with(|tree| Ok::<_, StoreError>(((), tree.plan_configure(machine, configuration)?)))
+        self.change_with(|tree| {
+            Ok::<_, StoreError>(((), tree.plan_configure(machine, configuration)?))
+        })
     }
 
     /// The bytes of a configuration file.
     pub fn configuration(&self, configuration: Configuration) -> Result<Vec<u8>, StoreError> {
         let what = format!("configuration file {}", configuration.id);
-        let (file, _) = load_meta::<ConfigurationFile>(&self.inner.database, &configuration_key(configuration.id), &what)?;
+        let (file, _) = load_meta::<ConfigurationFile>(
+            &self.inner.database,
+            &configuration_key(configuration.id),
+            &what,
+        )?;
         let file = file.ok_or_else(|| StoreError::damaged(what, "it is gone"))?;
         Ok(file.0)
     }
 
-    /// Deletes a machine, and its snapshots if `with_snapshots`; without, having some is an error. Its disks stay as images.
-    pub fn delete_machine(&self, machine: MachineId, with_snapshots: bool) -> Result<(), StoreError> {
+    /// Deletes a machine, and its snapshots if `with_snapshots`; without, having some is an error.
+    /// Its disks stay as images.
+    pub fn delete_machine(
+        &self,
+        machine: MachineId,
+        with_snapshots: bool,
+    ) -> Result<(), StoreError> {
         self.edit(|tree| tree.plan_delete_machine(machine, with_snapshots))
     }
 
-    /// Adds `image`, or a new child of it if it is a multiattach image, to a machine's disks; returns the image that was added.
+    /// Adds `image`, or a new child of it if it is a multiattach image, to a machine's disks;
+    /// returns the image that was added.
     pub fn add_disk(&self, machine: MachineId, image: ImageId) -> Result<ImageId, StoreError> {
         self.change_with(|tree| tree.plan_add_disk(machine, image, now_ms()))
     }
@@ -47,17 +72,30 @@ impl Store {
         self.edit(|tree| tree.plan_remove_disk(machine, image))
     }
 
-    /// A snapshot of all disks of a machine at one moment, also while guests write to them; returns its serial. What each guest was told
-    /// is written is in it.
+    /// A snapshot of all disks of a machine at one moment, also while guests write to them; returns
+    /// its serial. What each guest was told is written is in it.
     pub fn snapshot_machine(&self, machine: MachineId, name: &Name) -> Result<u64, StoreError> {
         let disks = self.machine(machine)?.disks;
-        self.with_still(&disks, || self.change_with(|tree| tree.plan_machine_snapshot(machine, name, now_ms())))
+        self.with_still(&disks, || {
+            self.change_with(|tree| tree.plan_machine_snapshot(machine, name, now_ms()))
+        })
     }
 
-    /// Makes a machine as its snapshot `serial` is: its set of disks, their content and modes, its configuration file. All its snapshots
-    /// stay. The present state is kept as snapshot `save_as`, or goes. No disk that goes back may be attached.
-    pub fn restore_machine(&self, machine: MachineId, serial: u64, save_as: Option<&Name>) -> Result<(), StoreError> {
-        let kept = self.tree().machines().snapshot(machine, serial).map(|snapshot| snapshot.disks.clone()).unwrap_or_default();
+    /// Makes a machine as its snapshot `serial` is: its set of disks, their content and modes, its
+    /// configuration file. All its snapshots stay. The present state is kept as snapshot `save_as`,
+    /// or goes. No disk that goes back may be attached.
+    pub fn restore_machine(
+        &self,
+        machine: MachineId,
+        serial: u64,
+        save_as: Option<&Name>,
+    ) -> Result<(), StoreError> {
+        let kept = self
+            .tree()
+            .machines()
+            .snapshot(machine, serial)
+            .map(|snapshot| snapshot.disks.clone())
+            .unwrap_or_default();
         let _exclusive = kept
             .iter()
             .filter(|disk| disk.snapshot.is_some())
@@ -65,18 +103,35 @@ impl Store {
             .collect::<Result<Vec<Exclusive>, _>>()?;
         let disks = self.machine(machine)?.disks;
         let kept: Vec<ImageId> = kept.iter().map(|disk: &KeptDisk| disk.image).collect();
-        let others: Vec<ImageId> = disks.into_iter().filter(|disk| save_as.is_some() && !kept.contains(disk)).collect();
-        let plan = |tree: &mut Tree| Ok::<_, StoreError>(((), tree.plan_machine_restore(machine, serial, save_as, now_ms())?));
+        let others: Vec<ImageId> = disks
+            .into_iter()
+            .filter(|disk| save_as.is_some() && !kept.contains(disk))
+            .collect();
+        let plan = |tree: &mut Tree| {
+            Ok::<_, StoreError>((
+                (),
+                tree.plan_machine_restore(machine, serial, save_as, now_ms())?,
+            ))
+        };
         self.with_still(&others, || self.change_with(plan))
     }
 
     /// Deletes a machine's snapshot, and the snapshots of its images that belong to it.
-    pub fn delete_machine_snapshot(&self, machine: MachineId, serial: u64) -> Result<(), StoreError> {
+    pub fn delete_machine_snapshot(
+        &self,
+        machine: MachineId,
+        serial: u64,
+    ) -> Result<(), StoreError> {
         self.edit(|tree| tree.plan_delete_machine_snapshot(machine, serial))
     }
 
     fn machine(&self, id: MachineId) -> Result<Machine, StoreError> {
-        Ok(self.tree().machines().get(id).cloned().ok_or(vellum_core::tree::PlanError::Gone)?)
+        Ok(self
+            .tree()
+            .machines()
+            .get(id)
+            .cloned()
+            .ok_or(vellum_core::tree::PlanError::Gone)?)
     }
 }
 
@@ -84,7 +139,10 @@ impl Store {
 pub(crate) fn check_references(tree: &Tree) -> Result<(), StoreError> {
     for machine in tree.machines().iter() {
         let record = || format!("machine {}", machine.name);
-        machine.disks.iter().try_for_each(|disk| check_image(tree, *disk, record))?;
+        machine
+            .disks
+            .iter()
+            .try_for_each(|disk| check_image(tree, *disk, record))?;
     }
     for snapshot in tree.machines().all_snapshots() {
         check_snapshot(tree, snapshot)?;
@@ -99,14 +157,28 @@ fn check_snapshot(tree: &Tree, snapshot: &MachineSnapshot) -> Result<(), StoreEr
     }
     for disk in &snapshot.disks {
         check_image(tree, disk.image, record)?;
-        if disk.snapshot.is_some_and(|serial| tree.snapshot(disk.image, serial).is_none()) {
-            return Err(StoreError::damaged(record(), format!("a snapshot of image {} that it refers to is gone", disk.image)));
+        if disk
+            .snapshot
+            .is_some_and(|serial| tree.snapshot(disk.image, serial).is_none())
+        {
+            return Err(StoreError::damaged(
+                record(),
+                format!(
+                    "a snapshot of image {} that it refers to is gone",
+                    disk.image
+                ),
+            ));
         }
     }
     Ok(())
 }
 
 fn check_image(tree: &Tree, image: ImageId, record: impl Fn() -> String) -> Result<(), StoreError> {
-    let gone = || StoreError::damaged(record(), format!("it refers to image {image}, which is gone"));
+    let gone = || {
+        StoreError::damaged(
+            record(),
+            format!("it refers to image {image}, which is gone"),
+        )
+    };
     tree.image(image).map(drop).ok_or_else(gone)
 }

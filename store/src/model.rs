@@ -1,4 +1,5 @@
-//! Random operations on disks against a model that is nothing but bytes: one `Vec<u8>` for each image and snapshot.
+//! Random operations on disks against a model that is nothing but bytes: one `Vec<u8>` for each
+//! image and snapshot.
 
 use std::ops::Range;
 
@@ -45,7 +46,10 @@ struct ModelImage {
 
 /// The seed of a random test: printed, and taken from `VELLUM_TEST_SEED` if that is set.
 pub(crate) fn seed() -> u64 {
-    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..1 << 32), |text| text.parse().expect("a number"));
+    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(
+        |_| fastrand::u64(..1 << 32),
+        |text| text.parse().expect("a number"),
+    );
     println!("VELLUM_TEST_SEED={seed}");
     seed
 }
@@ -63,7 +67,11 @@ pub(crate) fn new_store(chunk_len: u64) -> (TempDir, Store) {
 fn new_store_with(chunk_len: u64, frame_len: u32) -> (TempDir, Store) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let chunk_len = ChunkLen::new(chunk_len as u32).expect("a chunk length");
-    let parameters = StoreParameters { chunk_len, frame_len, compression: Compression::Lz4 };
+    let parameters = StoreParameters {
+        chunk_len,
+        frame_len,
+        compression: Compression::Lz4,
+    };
     Store::init(&dir.path().join("store"), parameters).expect("a new store");
     let store = open(&dir);
     (dir, store)
@@ -93,9 +101,15 @@ impl World {
         Self::with_store(new_store(chunk_len), seed, chunk_len, len_max)
     }
 
-    /// A store that has seen `steps` random operations. Each of its frames holds one chunk, so that a collection leaves nothing dead.
+    /// A store that has seen `steps` random operations. Each of its frames holds one chunk, so that
+    /// a collection leaves nothing dead.
     pub(crate) fn grown(seed: u64, chunk_len: u64, len_max: u64, steps: u32) -> Self {
-        let mut world = Self::with_store(new_store_with(chunk_len, chunk_len as u32), seed, chunk_len, len_max);
+        let mut world = Self::with_store(
+            new_store_with(chunk_len, chunk_len as u32),
+            seed,
+            chunk_len,
+            len_max,
+        );
         world.create();
         world.create();
         (0..steps).for_each(|_| world.step());
@@ -104,7 +118,15 @@ impl World {
     }
 
     fn with_store((dir, store): (TempDir, Store), seed: u64, chunk_len: u64, len_max: u64) -> Self {
-        Self { dir, store: Some(store), random: fastrand::Rng::with_seed(seed), chunk_len, len_max, images: Vec::new(), names: 0 }
+        Self {
+            dir,
+            store: Some(store),
+            random: fastrand::Rng::with_seed(seed),
+            chunk_len,
+            len_max,
+            images: Vec::new(),
+            names: 0,
+        }
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -116,7 +138,8 @@ impl World {
         name(&format!("n{}", self.names))
     }
 
-    /// A place near something where mistakes are made: chunk and page boundaries, sectors, the ends.
+    /// A place near something where mistakes are made: chunk and page boundaries, sectors, the
+    /// ends.
     fn place(&mut self, len: u64) -> u64 {
         let page_len = self.chunk_len * u64::from(PAGE_SPAN);
         let anchor = match self.random.u8(..6) {
@@ -126,8 +149,21 @@ impl World {
             3 => 2 * page_len,
             _ => self.random.u64(..=len) / self.chunk_len * self.chunk_len,
         };
-        let step = [0, 1, 511, 512, 513, self.chunk_len - 1, self.chunk_len, self.chunk_len + 1][self.random.usize(..8)];
-        let place = if self.random.bool() { anchor + step } else { anchor.saturating_sub(step) };
+        let step = [
+            0,
+            1,
+            511,
+            512,
+            513,
+            self.chunk_len - 1,
+            self.chunk_len,
+            self.chunk_len + 1,
+        ][self.random.usize(..8)];
+        let place = if self.random.bool() {
+            anchor + step
+        } else {
+            anchor.saturating_sub(step)
+        };
         place.min(len)
     }
 
@@ -199,14 +235,22 @@ impl World {
             _ => Some(self.place(content.len() as u64)),
         };
         let name = self.next_name();
-        let node = self.store().create_child(&name, parent, len).expect("create a child");
+        let node = self
+            .store()
+            .create_child(&name, parent, len)
+            .expect("create a child");
         content.resize(len.unwrap_or(content.len() as u64) as usize, 0);
         self.add(node, content);
     }
 
     fn live(&mut self, at: usize) -> &LiveDisk {
-        let (store, image) = (self.store.as_ref().expect("the store is open"), &mut self.images[at]);
-        image.live.get_or_insert_with(|| store.live(image.id).expect("an image opens for writing"))
+        let (store, image) = (
+            self.store.as_ref().expect("the store is open"),
+            &mut self.images[at],
+        );
+        image
+            .live
+            .get_or_insert_with(|| store.live(image.id).expect("an image opens for writing"))
     }
 
     fn write(&mut self, at: usize) {
@@ -223,7 +267,9 @@ impl World {
 
     fn zero(&mut self, at: usize) {
         let range = self.range(self.images[at].current.len() as u64);
-        self.live(at).write_zeroes(range.start, range.end - range.start).expect("write zeros");
+        self.live(at)
+            .write_zeroes(range.start, range.end - range.start)
+            .expect("write zeros");
         self.images[at].current[range.start as usize..range.end as usize].fill(0);
     }
 
@@ -242,15 +288,25 @@ impl World {
 
     fn resize(&mut self, at: usize) {
         self.close(at);
-        let len = if self.random.bool() { self.place(self.len_max) } else { self.place(self.images[at].flushed.len() as u64) };
-        self.store().resize(self.images[at].id, len, true).expect("resize");
+        let len = if self.random.bool() {
+            self.place(self.len_max)
+        } else {
+            self.place(self.images[at].flushed.len() as u64)
+        };
+        self.store()
+            .resize(self.images[at].id, len, true)
+            .expect("resize");
         self.images[at].flushed.resize(len as usize, 0);
         self.close(at);
     }
 
     fn snapshot(&mut self, at: usize) {
         let name = self.next_name();
-        let Node::Snapshot(_, serial) = self.store().snapshot(self.images[at].id, &name).expect("snapshot") else {
+        let Node::Snapshot(_, serial) = self
+            .store()
+            .snapshot(self.images[at].id, &name)
+            .expect("snapshot")
+        else {
             panic!("a snapshot is a snapshot");
         };
         let content = self.images[at].flushed.clone();
@@ -260,8 +316,12 @@ impl World {
     fn restore(&mut self, at: usize) {
         self.close(at);
         let image = &self.images[at];
-        let Some((serial, content)) = self.random.choice(&image.snapshots).cloned() else { return };
-        self.store().restore(image.id, serial, None).expect("restore");
+        let Some((serial, content)) = self.random.choice(&image.snapshots).cloned() else {
+            return;
+        };
+        self.store()
+            .restore(image.id, serial, None)
+            .expect("restore");
         self.images[at].flushed = content;
         self.close(at);
     }
@@ -270,11 +330,17 @@ impl World {
         self.close(at);
         let (id, count) = (self.images[at].id, self.images[at].snapshots.len());
         if count > 0 && self.random.bool() {
-            let (serial, _) = self.images[at].snapshots.swap_remove(self.random.usize(..count));
-            self.store().delete_snapshot(id, serial).expect("delete a snapshot");
+            let (serial, _) = self.images[at]
+                .snapshots
+                .swap_remove(self.random.usize(..count));
+            self.store()
+                .delete_snapshot(id, serial)
+                .expect("delete a snapshot");
         } else if self.images.len() > 3 {
             let image = self.images.swap_remove(at);
-            self.store().delete_image(image.id, true).expect("delete an image");
+            self.store()
+                .delete_image(image.id, true)
+                .expect("delete an image");
         }
     }
 
@@ -284,14 +350,21 @@ impl World {
         self.store().flatten(id, &Unwatched).expect("flatten");
         let tree = self.store().tree();
         let layer = tree.layer_of(Node::Image(id)).expect("a layer");
-        assert_eq!((layer.parent, layer.zeros), (None, 0), "a flat image stands alone");
+        assert_eq!(
+            (layer.parent, layer.zeros),
+            (None, 0),
+            "a flat image stands alone"
+        );
     }
 
     fn rebase(&mut self, at: usize) {
         self.close(at);
         let (parent, _) = self.any_node();
         let id = self.images[at].id;
-        match self.store().rebase(id, parent, RebaseMode::KeepContent, &Unwatched) {
+        match self
+            .store()
+            .rebase(id, parent, RebaseMode::KeepContent, &Unwatched)
+        {
             Ok(()) => assert!(parent != Node::Image(id), "an image stood on itself"),
             Err(StoreError::Plan(PlanError::Circle { .. })) => {}
             Err(error) => panic!("rebase: {error}"),
@@ -326,10 +399,15 @@ impl World {
         let visit = &mut |next: Difference| {
             if let Some(last) = last {
                 let end = last.start + last.len;
-                assert!(end < next.start || (end == next.start && last.becomes_zero != next.becomes_zero), "in order and joined");
+                assert!(
+                    end < next.start
+                        || (end == next.start && last.becomes_zero != next.becomes_zero),
+                    "in order and joined"
+                );
             }
             last = Some(next);
-            found[next.start as usize..(next.start + next.len) as usize].fill(Some(next.becomes_zero));
+            found[next.start as usize..(next.start + next.len) as usize]
+                .fill(Some(next.becomes_zero));
             Ok(())
         };
         self.store().diff(a, b, visit).expect("diff");
@@ -340,9 +418,17 @@ impl World {
 
     fn check_map(&mut self) {
         let (node, content) = self.any_node();
-        let (mut end, mut found) = (0, vec![0; content.len().next_multiple_of(self.chunk_len as usize)]);
+        let (mut end, mut found) = (
+            0,
+            vec![0; content.len().next_multiple_of(self.chunk_len as usize)],
+        );
         // Under a guest, looking seals what is looked at: as the map does.
-        let chain = self.store().still_disk(node).expect("a disk").chain().to_vec();
+        let chain = self
+            .store()
+            .still_disk(node)
+            .expect("a disk")
+            .chain()
+            .to_vec();
         let visit = &mut |entry: MapEntry| {
             assert_eq!(entry.start, end, "gap-free");
             end += entry.len;
@@ -350,7 +436,8 @@ impl World {
                 assert_eq!(chain[depth as usize].id, layer);
             }
             if let Some(first) = entry.first {
-                let places = found[entry.start as usize..].chunks_exact_mut(self.chunk_len as usize);
+                let places =
+                    found[entry.start as usize..].chunks_exact_mut(self.chunk_len as usize);
                 for (nth, place) in (0..entry.len.div_ceil(self.chunk_len)).zip(places) {
                     let id = first.advance(nth);
                     place.copy_from_slice(self.store().inner.chunks.frame(id)?.chunk(id)?);
@@ -366,7 +453,9 @@ impl World {
 
     /// What maintenance and collection do is not to be seen, also by those who write meanwhile.
     fn collect(&mut self) {
-        self.store().collect(CollectOptions::default(), &Unwatched).expect("collect");
+        self.store()
+            .collect(CollectOptions::default(), &Unwatched)
+            .expect("collect");
     }
 
     fn reopen(&mut self) {
@@ -378,15 +467,29 @@ impl World {
     fn check_live(&mut self, at: usize) {
         let range = self.range(self.images[at].current.len() as u64);
         let mut found = vec![0xbb; (range.end - range.start) as usize];
-        self.live(at).read_at(&mut found, range.start).expect("read");
-        assert_same(&found, &self.images[at].current[range.start as usize..range.end as usize], "unflushed");
+        self.live(at)
+            .read_at(&mut found, range.start)
+            .expect("read");
+        assert_same(
+            &found,
+            &self.images[at].current[range.start as usize..range.end as usize],
+            "unflushed",
+        );
     }
 
     fn check_all(&self) {
         for image in &self.images {
-            assert_same(&read_all(self.store(), Node::Image(image.id)), &image.flushed, "image");
+            assert_same(
+                &read_all(self.store(), Node::Image(image.id)),
+                &image.flushed,
+                "image",
+            );
             for (serial, content) in &image.snapshots {
-                assert_same(&read_all(self.store(), Node::Snapshot(image.id, *serial)), content, "snapshot");
+                assert_same(
+                    &read_all(self.store(), Node::Snapshot(image.id, *serial)),
+                    content,
+                    "snapshot",
+                );
             }
         }
     }
@@ -434,7 +537,10 @@ fn run(seed: u64, chunk_len: u64, len_max: u64, steps: u32) {
 fn random_operations_agree_with_plain_bytes() {
     // More in an afternoon: SEEDS=100:200.
     let seeds = std::env::var("SEEDS").ok();
-    let (from, to) = seeds.as_deref().and_then(|seeds| seeds.split_once(':')).unwrap_or(("1", "4"));
+    let (from, to) = seeds
+        .as_deref()
+        .and_then(|seeds| seeds.split_once(':'))
+        .unwrap_or(("1", "4"));
     for seed in from.parse().expect("a number")..to.parse().expect("a number") {
         run(seed, 4096, (4 << 20) + 70_000, 200);
         run(seed, 65536, 1 << 20, 200);

@@ -14,18 +14,40 @@ use crate::error::StoreError;
 /// Tells the unfinished files of one process apart.
 static PARTIALS: AtomicU64 = AtomicU64::new(0);
 
-/// Writes `content` to a file of the name `path`, which is new unless `overwrite` allows that one is replaced. Whoever reads it sees all
-/// of it or what was there before; a failure leaves nothing. What is there and no file is never replaced.
+/// Writes `content` to a file of the name `path`, which is new unless `overwrite` allows that one
+/// is replaced. Whoever reads it sees all of it or what was there before; a failure leaves nothing.
+/// What is there and no file is never replaced.
 pub fn write_whole_file(path: &Path, content: &[u8], overwrite: bool) -> Result<(), StoreError> {
     match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => return Err(StoreError::file("write", path, io::ErrorKind::IsADirectory.into())),
-        Ok(found) if !found.is_file() => return Err(StoreError::file("replace", path, io::Error::other("it is no file"))),
+        Ok(found) if found.is_dir() => {
+            return Err(StoreError::file(
+                "write",
+                path,
+                io::ErrorKind::IsADirectory.into(),
+            ));
+        }
+        Ok(found) if !found.is_file() => {
+            return Err(StoreError::file(
+                "replace",
+                path,
+                io::Error::other("it is no file"),
+            ));
+        }
         // Told before the work is done; publishing finds what comes meanwhile.
-        Ok(_) if !overwrite => return Err(StoreError::file("write", path, io::ErrorKind::AlreadyExists.into())),
+        Ok(_) if !overwrite => {
+            return Err(StoreError::file(
+                "write",
+                path,
+                io::ErrorKind::AlreadyExists.into(),
+            ));
+        }
         _ => {}
     }
     let mut partial = PartialFile::create(path)?;
-    partial.file.write_all(content).map_err(|source| StoreError::file("write", path, source))?;
+    partial
+        .file
+        .write_all(content)
+        .map_err(|source| StoreError::file("write", path, source))?;
     partial.publish(path, overwrite)
 }
 
@@ -39,7 +61,9 @@ pub struct PartialFile {
 impl PartialFile {
     /// A new file beside `target`, which nobody else has open and no link leads to.
     pub fn create(target: &Path) -> Result<Self, StoreError> {
-        let name = target.file_name().ok_or_else(|| StoreError::file("write", target, io::ErrorKind::InvalidInput.into()))?;
+        let name = target
+            .file_name()
+            .ok_or_else(|| StoreError::file("write", target, io::ErrorKind::InvalidInput.into()))?;
         // One process may write several files for one place, of which the first to end wins.
         let number = PARTIALS.fetch_add(1, Ordering::Relaxed);
         let mut partial = OsString::from(".");
@@ -48,9 +72,18 @@ impl PartialFile {
         let path = target.with_file_name(partial);
         let mut options = OpenOptions::new();
         // Never through a link that somebody planted.
-        options.write(true).create_new(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
-        let file = options.open(&path).map_err(|source| StoreError::file("write", target, source))?;
-        Ok(Self { file, path, published: false })
+        options
+            .write(true)
+            .create_new(true)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+        let file = options
+            .open(&path)
+            .map_err(|source| StoreError::file("write", target, source))?;
+        Ok(Self {
+            file,
+            path,
+            published: false,
+        })
     }
 
     /// The file.
@@ -59,15 +92,27 @@ impl PartialFile {
         &self.file
     }
 
-    /// Contents first, name last: syncs it, gives it the name `target`, and syncs that. Without `overwrite` nothing may have that name.
+    /// Contents first, name last: syncs it, gives it the name `target`, and syncs that. Without
+    /// `overwrite` nothing may have that name.
     pub fn publish(mut self, target: &Path, overwrite: bool) -> Result<(), StoreError> {
-        self.file.sync_all().map_err(|source| StoreError::file("write", &self.path, source))?;
-        let flags = if overwrite { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        self.file
+            .sync_all()
+            .map_err(|source| StoreError::file("write", &self.path, source))?;
+        let flags = if overwrite {
+            RenameFlags::empty()
+        } else {
+            RenameFlags::NOREPLACE
+        };
         let renamed = renameat_with(CWD, &self.path, CWD, target, flags);
         renamed.map_err(|errno| StoreError::file("write", target, errno.into()))?;
         self.published = true;
-        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| StoreError::file("write", folder, source))
+        let folder = target
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|source| StoreError::file("write", folder, source))
     }
 }
 
@@ -85,7 +130,10 @@ mod tests {
     use super::*;
 
     fn entries(folder: &Path) -> Vec<OsString> {
-        fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name()).collect()
+        fs::read_dir(folder)
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect()
     }
 
     #[test]

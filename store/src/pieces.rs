@@ -1,4 +1,5 @@
-//! The content of an import, in order, as pieces on the chunk grid: what is data, zero, absent, or known to be unchanged.
+//! The content of an import, in order, as pieces on the chunk grid: what is data, zero, absent, or
+//! known to be unchanged.
 //!
 //! It opens files and asks whether they held still; it knows image formats only as [`ImageSource`].
 
@@ -18,7 +19,8 @@ use vellum_core::units::ChunkLen;
 use crate::codec::ClusterCodecs;
 use crate::error::StoreError;
 
-/// Bytes of one piece of data: large enough to keep the lanes of the hash full, small enough that a few of them are little memory.
+/// Bytes of one piece of data: large enough to keep the lanes of the hash full, small enough that a
+/// few of them are little memory.
 const PIECE_LEN: u64 = 1 << 20;
 /// Buffers kept for reuse; fresh ones cost a page fault for every 4 KiB.
 const SPARE_BUFFERS_MAX: usize = 16;
@@ -26,8 +28,13 @@ const SPARE_BUFFERS_MAX: usize = 16;
 /// Part of an import's content. Starts on the chunk grid; ends on it, or at the end of the disk.
 #[derive(Debug)]
 pub(crate) enum Piece {
-    /// Bytes. `absent` are ranges within that the source says nothing of, read as zeros: the parent's bytes belong there.
-    Data { start: u64, bytes: Vec<u8>, absent: Vec<Range<usize>> },
+    /// Bytes. `absent` are ranges within that the source says nothing of, read as zeros: the
+    /// parent's bytes belong there.
+    Data {
+        start: u64,
+        bytes: Vec<u8>,
+        absent: Vec<Range<usize>>,
+    },
     /// Zeros.
     Zero { start: u64, len: u64 },
     /// The source says nothing: the parent's content.
@@ -43,12 +50,24 @@ pub struct Input {
 
 type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
 
-#[expect(clippy::large_enum_variant, reason = "there is one of it for each import")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one of it for each import"
+)]
 enum InputKind {
     /// Anything that can be read at any place.
-    Image { source: Box<dyn ImageSource>, at: u64, map: Option<ChangeMap>, guard: Option<FileGuard> },
+    Image {
+        source: Box<dyn ImageSource>,
+        at: u64,
+        map: Option<ChangeMap>,
+        guard: Option<FileGuard>,
+    },
     /// A pipe: read to its end.
-    Stream { reader: Box<dyn Read + Send>, at: u64, ended: bool },
+    Stream {
+        reader: Box<dyn Read + Send>,
+        at: u64,
+        ended: bool,
+    },
 }
 
 /// A file that formats read through.
@@ -75,7 +94,11 @@ impl FileSource {
         if kind.is_dir() {
             return Err(fail(io::ErrorKind::IsADirectory.into()));
         }
-        let len = if kind.is_block_device() { seek(&file, SeekFrom::End(0)).map_err(|errno| fail(errno.into()))? } else { metadata.len() };
+        let len = if kind.is_block_device() {
+            seek(&file, SeekFrom::End(0)).map_err(|errno| fail(errno.into()))?
+        } else {
+            metadata.len()
+        };
         Ok(Self { file, len })
     }
 }
@@ -109,35 +132,73 @@ impl ReadAt for FileSource {
 }
 
 impl Input {
-    /// Opens `path` as an image of `format`. With a change map, only what the map says has changed is read: the map is trusted.
+    /// Opens `path` as an image of `format`. With a change map, only what the map says has changed
+    /// is read: the map is trusted.
     pub fn open(path: &Path, format: Format, map: Option<ChangeMap>) -> Result<Self, StoreError> {
         let name = path.display().to_string();
-        let is_stream =
-            std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo() || metadata.file_type().is_char_device());
+        let is_stream = std::fs::metadata(path).is_ok_and(|metadata| {
+            metadata.file_type().is_fifo() || metadata.file_type().is_char_device()
+        });
         if is_stream && format == Format::Raw {
-            let file = File::open(path)
-                .map_err(|source| StoreError::Source { name: name.clone(), source: SourceError::Io { offset: 0, source } })?;
+            let file = File::open(path).map_err(|source| StoreError::Source {
+                name: name.clone(),
+                source: SourceError::Io { offset: 0, source },
+            })?;
             return Ok(Self::stream(Box::new(file), name));
         }
         let file = FileSource::open(path)?;
         let guard = FileGuard::new(&file, path)?;
-        let fail = |source| StoreError::Source { name: name.clone(), source };
-        let source = formats::open(format, Arc::new(file), Arc::new(ClusterCodecs)).map_err(fail)?;
-        let misfit = |error| StoreError::Parameter(format!("the change map does not fit {name}: {error}"));
-        let map = map.map(|map| map.for_image(source.len())).transpose().map_err(misfit)?;
-        Ok(Self { name, kind: InputKind::Image { source, at: 0, map, guard: Some(guard) }, spare: Spare::default() })
+        let fail = |source| StoreError::Source {
+            name: name.clone(),
+            source,
+        };
+        let source =
+            formats::open(format, Arc::new(file), Arc::new(ClusterCodecs)).map_err(fail)?;
+        let misfit =
+            |error| StoreError::Parameter(format!("the change map does not fit {name}: {error}"));
+        let map = map
+            .map(|map| map.for_image(source.len()))
+            .transpose()
+            .map_err(misfit)?;
+        Ok(Self {
+            name,
+            kind: InputKind::Image {
+                source,
+                at: 0,
+                map,
+                guard: Some(guard),
+            },
+            spare: Spare::default(),
+        })
     }
 
     /// Content that is read to its end, such as standard input; raw.
     #[must_use]
     pub fn stream(reader: Box<dyn Read + Send>, name: String) -> Self {
-        Self { name, kind: InputKind::Stream { reader, at: 0, ended: false }, spare: Spare::default() }
+        Self {
+            name,
+            kind: InputKind::Stream {
+                reader,
+                at: 0,
+                ended: false,
+            },
+            spare: Spare::default(),
+        }
     }
 
     /// An image that is not a file, for tests and for those who read through something else.
     #[must_use]
     pub fn source(source: Box<dyn ImageSource>, name: String) -> Self {
-        Self { name, kind: InputKind::Image { source, at: 0, map: None, guard: None }, spare: Spare::default() }
+        Self {
+            name,
+            kind: InputKind::Image {
+                source,
+                at: 0,
+                map: None,
+                guard: None,
+            },
+            spare: Spare::default(),
+        }
     }
 
     /// What errors call it.
@@ -169,15 +230,23 @@ impl Input {
     /// The next piece, in order and gap-free but for what a change map says is the same.
     pub(crate) fn next(&mut self, chunk_len: ChunkLen) -> Result<Option<Piece>, StoreError> {
         let name = &self.name;
-        let fail = |source| StoreError::Source { name: name.clone(), source };
+        let fail = |source| StoreError::Source {
+            name: name.clone(),
+            source,
+        };
         let spare = SpareBuffers(Arc::clone(&self.spare));
         match &mut self.kind {
-            InputKind::Image { source, at, map, .. } => next_of_image(source.as_ref(), at, map.as_ref(), chunk_len, &spare).map_err(fail),
-            InputKind::Stream { reader, at, ended } => next_of_stream(reader.as_mut(), at, ended, chunk_len, &spare).map_err(fail),
+            InputKind::Image {
+                source, at, map, ..
+            } => next_of_image(source.as_ref(), at, map.as_ref(), chunk_len, &spare).map_err(fail),
+            InputKind::Stream { reader, at, ended } => {
+                next_of_stream(reader.as_mut(), at, ended, chunk_len, &spare).map_err(fail)
+            }
         }
     }
 
-    /// The whole length, once everything was read; fails if the file is not what it was when it was opened.
+    /// The whole length, once everything was read; fails if the file is not what it was when it was
+    /// opened.
     pub(crate) fn finish(&self) -> Result<u64, StoreError> {
         match &self.kind {
             InputKind::Stream { at, .. } => Ok(*at),
@@ -203,7 +272,12 @@ impl SpareBuffers {
 
     /// A buffer of `len` bytes, with whatever it held before.
     fn take(&self, len: usize) -> Vec<u8> {
-        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let mut buffer = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+            .unwrap_or_default();
         buffer.resize(len, 0);
         buffer
     }
@@ -224,8 +298,14 @@ fn next_of_image(
             // Less than a chunk of one kind: read the chunk whole, whatever is in it.
             _ if whole_end <= start => read_mixed(source, map, start, chunk_len, spare)?,
             Kind::Data => read_data(source, start..whole_end.min(start + PIECE_LEN), spare)?,
-            Kind::Zero => Piece::Zero { start, len: whole_end - start },
-            Kind::Absent => Piece::Absent { start, len: whole_end - start },
+            Kind::Zero => Piece::Zero {
+                start,
+                len: whole_end - start,
+            },
+            Kind::Absent => Piece::Absent {
+                start,
+                len: whole_end - start,
+            },
             Kind::Same => {
                 *at = whole_end;
                 continue;
@@ -237,8 +317,8 @@ fn next_of_image(
     Ok(None)
 }
 
-/// Where the whole chunks of an extent end. Data may end with the disk; a last chunk in part that is not data is read as well, since
-/// what lies below may have bytes past the disk's end.
+/// Where the whole chunks of an extent end. Data may end with the disk; a last chunk in part that
+/// is not data is read as well, since what lies below may have bytes past the disk's end.
 fn whole_end(extent: &Known, len: u64, chunk_len: ChunkLen) -> u64 {
     match extent.kind {
         Kind::Data if extent.end >= len => len,
@@ -260,19 +340,35 @@ struct Known {
     kind: Kind,
 }
 
-fn extent_of(source: &dyn ImageSource, map: Option<&ChangeMap>, at: u64) -> Result<Known, SourceError> {
+fn extent_of(
+    source: &dyn ImageSource,
+    map: Option<&ChangeMap>,
+    at: u64,
+) -> Result<Known, SourceError> {
     let Some(range) = map.and_then(|map| map.range_at(at)) else {
         let extent = source.extent_at(at)?;
-        return Ok(Known { end: extent.end(), kind: kind_of(extent) });
+        return Ok(Known {
+            end: extent.end(),
+            kind: kind_of(extent),
+        });
     };
     let end = range.end();
     Ok(match range.kind {
-        ChangeKind::Same => Known { end, kind: Kind::Same },
-        ChangeKind::Zero => Known { end, kind: Kind::Zero },
+        ChangeKind::Same => Known {
+            end,
+            kind: Kind::Same,
+        },
+        ChangeKind::Zero => Known {
+            end,
+            kind: Kind::Zero,
+        },
         // The map says it changed; the source may know that it is a hole.
         ChangeKind::Data => {
             let extent = source.extent_at(at)?;
-            Known { end: end.min(extent.end()), kind: kind_of(extent) }
+            Known {
+                end: end.min(extent.end()),
+                kind: kind_of(extent),
+            }
         }
     })
 }
@@ -285,10 +381,18 @@ fn kind_of(extent: Extent) -> Kind {
     }
 }
 
-fn read_data(source: &dyn ImageSource, range: Range<u64>, spare: &SpareBuffers) -> Result<Piece, SourceError> {
+fn read_data(
+    source: &dyn ImageSource,
+    range: Range<u64>,
+    spare: &SpareBuffers,
+) -> Result<Piece, SourceError> {
     let mut bytes = spare.take((range.end - range.start) as usize);
     source.read_at(&mut bytes, range.start)?;
-    Ok(Piece::Data { start: range.start, bytes, absent: Vec::new() })
+    Ok(Piece::Data {
+        start: range.start,
+        bytes,
+        absent: Vec::new(),
+    })
 }
 
 /// One chunk in which extents of several kinds meet.
@@ -314,7 +418,11 @@ fn read_mixed(
         }
         at = known.end;
     }
-    Ok(Piece::Data { start, bytes, absent })
+    Ok(Piece::Data {
+        start,
+        bytes,
+        absent,
+    })
 }
 
 fn next_of_stream(
@@ -335,14 +443,23 @@ fn next_of_stream(
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(SourceError::Io { offset: *at + filled as u64, source }),
+            Err(source) => {
+                return Err(SourceError::Io {
+                    offset: *at + filled as u64,
+                    source,
+                });
+            }
         }
     }
     *ended = filled < bytes.len();
     bytes.truncate(filled);
     let start = *at;
     *at += filled as u64;
-    Ok((filled > 0).then_some(Piece::Data { start, bytes, absent: Vec::new() }))
+    Ok((filled > 0).then_some(Piece::Data {
+        start,
+        bytes,
+        absent: Vec::new(),
+    }))
 }
 
 impl Piece {
@@ -360,20 +477,40 @@ impl FileGuard {
         let fail = |error| StoreError::file("read", path, error);
         let file = source.file.try_clone().map_err(fail)?;
         let opened = file.metadata().map_err(fail)?;
-        Ok(Self { file, path: path.to_owned(), opened })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            opened,
+        })
     }
 
     fn check(&self) -> Result<(), StoreError> {
-        let now = self.file.metadata().map_err(|source| StoreError::file("read", &self.path, source))?;
-        let changed = |what: &str| Err(StoreError::SourceChanged { name: self.path.display().to_string(), what: what.to_owned() });
+        let now = self
+            .file
+            .metadata()
+            .map_err(|source| StoreError::file("read", &self.path, source))?;
+        let changed = |what: &str| {
+            Err(StoreError::SourceChanged {
+                name: self.path.display().to_string(),
+                what: what.to_owned(),
+            })
+        };
         // A device's times are those of its node; only files can be held to theirs.
         if !now.is_file() {
             return Ok(());
         }
         if now.len() != self.opened.len() {
-            return changed(&format!("it had {} bytes and has {}", self.opened.len(), now.len()));
+            return changed(&format!(
+                "it had {} bytes and has {}",
+                self.opened.len(),
+                now.len()
+            ));
         }
         let times = |metadata: &Metadata| (metadata.mtime(), metadata.mtime_nsec());
-        if times(&now) == times(&self.opened) { Ok(()) } else { changed("something wrote to it") }
+        if times(&now) == times(&self.opened) {
+            Ok(())
+        } else {
+            changed("something wrote to it")
+        }
     }
 }

@@ -1,6 +1,8 @@
-//! The records that are read once and written seldom: how layers, images, snapshots, machines, parameters and counters become bytes.
+//! The records that are read once and written seldom: how layers, images, snapshots, machines,
+//! parameters and counters become bytes.
 //!
-//! bincode is named in this file only, with fixed settings. Hot encodings (pages, frames) are in core, by hand.
+//! bincode is named in this file only, with fixed settings. Hot encodings (pages, frames) are in
+//! core, by hand.
 //!
 //! ```text
 //! offset  size    meaning                                                     guards against
@@ -9,8 +11,8 @@
 //! end-8   8       checksum over family name, key and all bytes before         damage, a record in another's place
 //! ```
 //!
-//! Older versions are read for ever: an image of version 1 has the fields of version 2 but for the last two, a layer those but for the
-//! identity of its content.
+//! Older versions are read for ever: an image of version 1 has the fields of version 2 but for the
+//! last two, a layer those but for the identity of its content.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use vellum_core::identity::{ContentId, IDENTITY_LEN, StoreId};
 use vellum_core::name::Name;
 use vellum_core::tree::{
-    CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, Image, KeptDisk, Layer, Machine, MachineSnapshot, Mode, PageSet, Snapshot,
+    CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, Image, KeptDisk, Layer, Machine,
+    MachineSnapshot, Mode, PageSet, Snapshot,
 };
 use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId};
 use vellum_core::wire::{DecodeError, seal, verified};
@@ -26,8 +29,8 @@ use vellum_core::wire::{DecodeError, seal, verified};
 use crate::journal::Entry;
 
 const CONTEXT: &str = "vellum 2026-11 record v1";
-/// The longest record: a layer whose every second page exists, on the largest disk that is cut finest, would need more; it is
-/// refused when it is written, not when it is read.
+/// The longest record: a layer whose every second page exists, on the largest disk that is cut
+/// finest, would need more; it is refused when it is written, not when it is read.
 const RECORD_LEN_MAX: usize = 64 << 20;
 
 /// What a store was made with.
@@ -65,7 +68,8 @@ pub(crate) struct Counters {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Commits(pub u64);
 
-/// What was last left in a store by whoever keeps books about it elsewhere; see [`crate::Store::leave_token`].
+/// What was last left in a store by whoever keeps books about it elsewhere; see
+/// [`crate::Store::leave_token`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Token(pub [u8; IDENTITY_LEN]);
 
@@ -91,9 +95,16 @@ pub(crate) trait Record: Sized {
 /// The bytes under which the store keeps `record` at `key` of the family called `family`.
 pub(crate) fn encode<R: Record>(family: &str, key: &[u8], record: &R) -> Vec<u8> {
     let mut bytes = vec![R::VERSION];
-    bincode::serde::encode_into_std_write(record.to_fields(), &mut bytes, bincode::config::standard())
-        .expect("a record in memory can be written to memory");
-    assert!(bytes.len() <= RECORD_LEN_MAX, "a record is bounded by the disk that it describes");
+    bincode::serde::encode_into_std_write(
+        record.to_fields(),
+        &mut bytes,
+        bincode::config::standard(),
+    )
+    .expect("a record in memory can be written to memory");
+    assert!(
+        bytes.len() <= RECORD_LEN_MAX,
+        "a record is bounded by the disk that it describes"
+    );
     seal(CONTEXT, &[family.as_bytes(), key], &mut bytes);
     bytes
 }
@@ -106,7 +117,11 @@ pub(crate) fn decode<R: Record>(family: &str, key: &[u8], bytes: &[u8]) -> Resul
 /// The inside of [`decode`], without the checksum, so that a fuzzer reaches it.
 fn decode_body<R: Record>(body: &[u8]) -> Result<R, DecodeError> {
     let (version, fields) = body.split_first().ok_or(DecodeError::Truncated)?;
-    let (fields, read) = if *version == R::VERSION { decode_fields(fields)? } else { R::from_older(*version, fields)? };
+    let (fields, read) = if *version == R::VERSION {
+        decode_fields(fields)?
+    } else {
+        R::from_older(*version, fields)?
+    };
     if read + 1 != body.len() {
         return Err(DecodeError::TooLong(body.len() - read - 1));
     }
@@ -147,11 +162,19 @@ impl Record for StoreParameters {
     type Fields = ParameterFields;
 
     fn to_fields(&self) -> ParameterFields {
-        ParameterFields(self.chunk_len.bytes() as u32, self.frame_len, self.compression)
+        ParameterFields(
+            self.chunk_len.bytes() as u32,
+            self.frame_len,
+            self.compression,
+        )
     }
 
     fn from_fields(fields: ParameterFields) -> Option<Self> {
-        let parameters = Self { chunk_len: ChunkLen::new(fields.0)?, frame_len: fields.1, compression: fields.2 };
+        let parameters = Self {
+            chunk_len: ChunkLen::new(fields.0)?,
+            frame_len: fields.1,
+            compression: fields.2,
+        };
         parameters.check().ok()?;
         Some(parameters)
     }
@@ -288,13 +311,23 @@ pub(crate) struct ImageFields2 {
     scratch_of: Option<u64>,
 }
 
-/// The codes of the modes, in their order. An immutable image of version 1 starts afresh at each attachment.
-const MODES: [Mode; 6] =
-    [Mode::Normal, Mode::Immutable { autoreset: true }, Mode::Writethrough, Mode::Shareable, Mode::Readonly, Mode::Multiattach];
+/// The codes of the modes, in their order. An immutable image of version 1 starts afresh at each
+/// attachment.
+const MODES: [Mode; 6] = [
+    Mode::Normal,
+    Mode::Immutable { autoreset: true },
+    Mode::Writethrough,
+    Mode::Shareable,
+    Mode::Readonly,
+    Mode::Multiattach,
+];
 
 /// The code of a mode, and its autoreset.
 fn mode_to_fields(mode: Mode) -> (u8, bool) {
-    let code = MODES.iter().position(|coded| coded.name() == mode.name()).expect("every mode has a code");
+    let code = MODES
+        .iter()
+        .position(|coded| coded.name() == mode.name())
+        .expect("every mode has a code");
     (code as u8, mode == Mode::Immutable { autoreset: true })
 }
 
@@ -315,8 +348,20 @@ impl Record for Image {
             return Err(DecodeError::Version(version));
         }
         let (fields, read) = decode_fields::<ImageFields>(bytes)?;
-        let is_immutable = matches!(MODES.get(usize::from(fields.mode)), Some(Mode::Immutable { .. }));
-        Ok(((fields, ImageFields2 { autoreset: is_immutable, scratch_of: None }), read))
+        let is_immutable = matches!(
+            MODES.get(usize::from(fields.mode)),
+            Some(Mode::Immutable { .. })
+        );
+        Ok((
+            (
+                fields,
+                ImageFields2 {
+                    autoreset: is_immutable,
+                    scratch_of: None,
+                },
+            ),
+            read,
+        ))
     }
 
     fn to_fields(&self) -> Self::Fields {
@@ -331,7 +376,13 @@ impl Record for Image {
             tags: self.tags.iter().map(Name::to_string).collect(),
             pinned: self.pinned,
         };
-        (fields, ImageFields2 { autoreset, scratch_of: self.scratch_of.map(|base| base.0) })
+        (
+            fields,
+            ImageFields2 {
+                autoreset,
+                scratch_of: self.scratch_of.map(|base| base.0),
+            },
+        )
     }
 
     fn from_fields((fields, added): Self::Fields) -> Option<Self> {
@@ -397,7 +448,10 @@ fn configuration_to_fields(configuration: Option<Configuration>) -> Configuratio
 }
 
 fn configuration_from_fields(fields: ConfigurationFields) -> Option<Configuration> {
-    fields.map(|(id, len)| Configuration { id: ConfigurationId(id), len })
+    fields.map(|(id, len)| Configuration {
+        id: ConfigurationId(id),
+        len,
+    })
 }
 
 /// A machine's fields.
@@ -427,7 +481,9 @@ impl Record for Machine {
         Some(Self {
             id: MachineId(fields.id),
             name: Name::new(&fields.name).ok()?,
-            disks: each_once(fields.disks.into_iter().map(ImageId).collect(), |disk| *disk)?,
+            disks: each_once(fields.disks.into_iter().map(ImageId).collect(), |disk| {
+                *disk
+            })?,
             configuration: configuration_from_fields(fields.configuration),
             created_ms: fields.created_ms,
         })
@@ -457,15 +513,29 @@ impl Record for MachineSnapshot {
             machine: self.machine.0,
             serial: self.serial,
             name: self.name.to_string(),
-            disks: self.disks.iter().map(|disk| KeptDiskFields(disk.image.0, mode_to_fields(disk.mode), disk.snapshot)).collect(),
+            disks: self
+                .disks
+                .iter()
+                .map(|disk| KeptDiskFields(disk.image.0, mode_to_fields(disk.mode), disk.snapshot))
+                .collect(),
             configuration: configuration_to_fields(self.configuration),
             created_ms: self.created_ms,
         }
     }
 
     fn from_fields(fields: MachineSnapshotFields) -> Option<Self> {
-        let kept = |disk: KeptDiskFields| Some(KeptDisk { image: ImageId(disk.0), mode: mode_from_fields(disk.1)?, snapshot: disk.2 });
-        let disks = fields.disks.into_iter().map(kept).collect::<Option<Vec<KeptDisk>>>()?;
+        let kept = |disk: KeptDiskFields| {
+            Some(KeptDisk {
+                image: ImageId(disk.0),
+                mode: mode_from_fields(disk.1)?,
+                snapshot: disk.2,
+            })
+        };
+        let disks = fields
+            .disks
+            .into_iter()
+            .map(kept)
+            .collect::<Option<Vec<KeptDisk>>>()?;
         Some(Self {
             machine: MachineId(fields.machine),
             serial: fields.serial,

@@ -1,8 +1,10 @@
-//! Images of another length: children that are shorter than their parent, and disks that grow and shrink.
+//! Images of another length: children that are shorter than their parent, and disks that grow and
+//! shrink.
 //!
-//! The rule that makes both simple: no map shows anything past its disk's end, and in the last chunk the bytes past the end are zero.
-//! A layer's `parent_visible` keeps the first half of it for whole chunks. The second half is kept here: where a new end cuts a chunk
-//! that has data beyond it, the layer gets a chunk of its own, in the same batch.
+//! The rule that makes both simple: no map shows anything past its disk's end, and in the last
+//! chunk the bytes past the end are zero. A layer's `parent_visible` keeps the first half of it for
+//! whole chunks. The second half is kept here: where a new end cuts a chunk that has data beyond
+//! it, the layer gets a chunk of its own, in the same batch.
 
 use vellum_core::hash::{ChunkHash, is_zero};
 use vellum_core::name::Name;
@@ -26,17 +28,27 @@ pub(crate) struct Tail {
 
 impl Store {
     /// A new image that starts as `parent` is now, at once; of its length, or of `len` bytes.
-    pub fn create_child(&self, name: &Name, parent: Node, len: Option<u64>) -> Result<Node, StoreError> {
+    pub fn create_child(
+        &self,
+        name: &Name,
+        parent: Node,
+        len: Option<u64>,
+    ) -> Result<Node, StoreError> {
         let parent_len = self.tree().layer_of(parent).ok_or(PlanError::Gone)?.len;
-        let live = if let Node::Image(image) = parent { vec![image] } else { Vec::new() };
+        let live = if let Node::Image(image) = parent {
+            vec![image]
+        } else {
+            Vec::new()
+        };
         self.with_still(&live, || match len {
             Some(len) if len < parent_len => self.create_shorter(name, parent, len),
             _ => self.change(|tree| tree.plan_child(name, parent, len, now_ms())),
         })
     }
 
-    /// A child that sees only the beginning of its parent. Two batches: the parent is sealed first, so that its last chunk holds still
-    /// while it is read. A crash in between leaves a layer that nobody sees the difference of.
+    /// A child that sees only the beginning of its parent. Two batches: the parent is sealed first,
+    /// so that its last chunk holds still while it is read. A crash in between leaves a layer that
+    /// nobody sees the difference of.
     fn create_shorter(&self, name: &Name, parent: Node, len: u64) -> Result<Node, StoreError> {
         self.tree().check_free(name)?;
         self.tree().check_parent(parent.image())?;
@@ -48,7 +60,10 @@ impl Store {
             let top = layer.id;
             let planned = tree.plan_image(name, layer, Some(parent.image()), now_ms())?;
             node = Some(planned.node);
-            Ok(NewTop { top, edits: planned.edits })
+            Ok(NewTop {
+                top,
+                edits: planned.edits,
+            })
         })?;
         Ok(node.expect("what was committed was planned"))
     }
@@ -65,17 +80,26 @@ impl Store {
         Ok(self.disk_at(&mut tree, layer.id, name))
     }
 
-    /// Gives `image` another length. What is cut off is gone, even if it grows again; what is added is zero. Constant time.
+    /// Gives `image` another length. What is cut off is gone, even if it grows again; what is added
+    /// is zero. Constant time.
     pub fn resize(&self, image: ImageId, len: u64, may_shrink: bool) -> Result<(), StoreError> {
         self.check_writable()?;
-        // Nobody else changes the content meanwhile. A snapshot may be taken: it puts another layer on top, of the same content.
+        // Nobody else changes the content meanwhile. A snapshot may be taken: it puts another layer
+        // on top, of the same content.
         let _exclusive = self.exclusive(image)?;
         let disk = self.disk(Node::Image(image))?;
-        let tail = if may_shrink { cut_tail(&disk, len)? } else { None };
-        self.commit_tail("resize", tail, |tree| tree.plan_resize(image, len, may_shrink, now_ms()))
+        let tail = if may_shrink {
+            cut_tail(&disk, len)?
+        } else {
+            None
+        };
+        self.commit_tail("resize", tail, |tree| {
+            tree.plan_resize(image, len, may_shrink, now_ms())
+        })
     }
 
-    /// Commits what `plan` decides, with `tail` in the map of the layer on top, as one batch: a part of `operation`.
+    /// Commits what `plan` decides, with `tail` in the map of the layer on top, as one batch: a
+    /// part of `operation`.
     pub(crate) fn commit_tail(
         &self,
         operation: &'static str,
@@ -84,7 +108,11 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.check_writable()?;
         let data = tail.as_ref().filter(|tail| !is_zero(&tail.plain));
-        let candidate = data.map(|tail| Candidate { hash: ChunkHash::of(&tail.plain), plain: &tail.plain, guess: None });
+        let candidate = data.map(|tail| Candidate {
+            hash: ChunkHash::of(&tail.plain),
+            plain: &tail.plain,
+            guess: None,
+        });
         self.commit_chunks(candidate.as_slice(), |tree, stored, batch| {
             let NewTop { top, mut edits } = plan(tree)?;
             if let Some(tail) = &tail {
@@ -98,18 +126,46 @@ impl Store {
         })
     }
 
-    /// Notes in `batch` what was added to layer `top`, which is the active one of an image once `edits` are applied.
-    fn note_top(&self, tree: &Tree, edits: &[Edit], top: LayerId, operation: &str, added: Added, batch: &mut Batch) {
-        let put = edits.iter().find_map(|edit| if let Edit::PutImage(image) = edit { Some(image) } else { None });
+    /// Notes in `batch` what was added to layer `top`, which is the active one of an image once
+    /// `edits` are applied.
+    fn note_top(
+        &self,
+        tree: &Tree,
+        edits: &[Edit],
+        top: LayerId,
+        operation: &str,
+        added: Added,
+        batch: &mut Batch,
+    ) {
+        let put = edits.iter().find_map(|edit| {
+            if let Edit::PutImage(image) = edit {
+                Some(image)
+            } else {
+                None
+            }
+        });
         let image = put.or_else(|| tree.images().find(|image| image.layer == top));
         if let Some(image) = image.filter(|image| image.layer == top) {
-            let entry = Entry::new(operation, image.id, image.name.to_string(), Some(top), added);
+            let entry = Entry::new(
+                operation,
+                image.id,
+                image.name.to_string(),
+                Some(top),
+                added,
+            );
             self.inner.journal.note(&self.inner.database, batch, &entry);
         }
     }
 
     /// Lets layer `top`, which is among `edits`, answer `slot` for `position`.
-    fn put_slot(&self, edits: &mut [Edit], top: LayerId, position: ChunkIndex, slot: Slot, batch: &mut Batch) -> Result<(), StoreError> {
+    fn put_slot(
+        &self,
+        edits: &mut [Edit],
+        top: LayerId,
+        position: ChunkIndex,
+        slot: Slot,
+        batch: &mut Batch,
+    ) -> Result<(), StoreError> {
         let layer = edits.iter_mut().find_map(|edit| match edit {
             Edit::PutLayer(layer) if layer.id == top => Some(layer),
             _ => None,
@@ -122,7 +178,8 @@ impl Store {
     }
 }
 
-/// What becomes of the last chunk of `disk` when only its first `len` bytes are seen; `None` if it stays as it is.
+/// What becomes of the last chunk of `disk` when only its first `len` bytes are seen; `None` if it
+/// stays as it is.
 pub(crate) fn cut_tail(disk: &Disk, len: u64) -> Result<Option<Tail>, StoreError> {
     let chunk_len = disk.chunk_len();
     let position = chunk_len.index_at(len);
@@ -158,8 +215,19 @@ mod tests {
 
     /// Every end near a chunk's, a page's and a sector's.
     fn ends() -> impl Iterator<Item = u64> {
-        let edges = [0, 512, 4096, 8192, PAGE_LEN - 4096, PAGE_LEN, PAGE_LEN + 4096, PAGE_LEN + 8192];
-        edges.into_iter().flat_map(|edge: u64| [edge.saturating_sub(1), edge, edge + 1])
+        let edges = [
+            0,
+            512,
+            4096,
+            8192,
+            PAGE_LEN - 4096,
+            PAGE_LEN,
+            PAGE_LEN + 4096,
+            PAGE_LEN + 8192,
+        ];
+        edges
+            .into_iter()
+            .flat_map(|edge: u64| [edge.saturating_sub(1), edge, edge + 1])
     }
 
     #[test]
@@ -169,8 +237,14 @@ mod tests {
         for (nth, end) in ends().enumerate() {
             let (image, mut content) = full(&store, &format!("i{nth}"), len);
             // Once in the layer itself, once through a parent.
-            let child = store.create_child(&name(&format!("c{nth}")), Node::Image(image), None).expect("child").image();
-            let cut = store.create_child(&name(&format!("d{nth}")), Node::Image(image), Some(end)).expect("shorter child").image();
+            let child = store
+                .create_child(&name(&format!("c{nth}")), Node::Image(image), None)
+                .expect("child")
+                .image();
+            let cut = store
+                .create_child(&name(&format!("d{nth}")), Node::Image(image), Some(end))
+                .expect("shorter child")
+                .image();
             content.truncate(end as usize);
             for id in [image, child, cut] {
                 store.resize(id, end, true).expect("shrink");
@@ -189,10 +263,19 @@ mod tests {
         let (_dir, store) = new_store(4096);
         for (nth, len) in ends().enumerate() {
             let (image, mut content) = full(&store, &format!("i{nth}"), len);
-            let child = store.create_child(&name(&format!("c{nth}")), Node::Image(image), Some(len + 9000)).expect("child");
+            let child = store
+                .create_child(
+                    &name(&format!("c{nth}")),
+                    Node::Image(image),
+                    Some(len + 9000),
+                )
+                .expect("child");
             // What the parent does now is no longer the child's.
             store.resize(image, len + 9000, true).expect("grow");
-            store.live(image).and_then(|live| live.write_at(&[1; 9000], len).and_then(|()| live.flush())).expect("write");
+            store
+                .live(image)
+                .and_then(|live| live.write_at(&[1; 9000], len).and_then(|()| live.flush()))
+                .expect("write");
             content.resize((len + 9000) as usize, 0);
             assert_same(&read_all(&store, child), &content, "child");
         }
@@ -202,10 +285,19 @@ mod tests {
     fn shrinking_is_refused_unless_allowed_and_an_impossible_length_always() {
         let (_dir, store) = new_store(4096);
         let (image, content) = full(&store, "a", 9000);
-        assert!(matches!(store.resize(image, 8999, false), Err(StoreError::Plan(PlanError::WouldShrink { .. }))));
-        assert!(matches!(store.resize(image, u64::MAX, true), Err(StoreError::Plan(PlanError::TooLong(_)))));
+        assert!(matches!(
+            store.resize(image, 8999, false),
+            Err(StoreError::Plan(PlanError::WouldShrink { .. }))
+        ));
+        assert!(matches!(
+            store.resize(image, u64::MAX, true),
+            Err(StoreError::Plan(PlanError::TooLong(_)))
+        ));
         let taken = store.create_child(&name("a"), Node::Image(image), Some(1));
-        assert!(matches!(taken, Err(StoreError::Plan(PlanError::NameTaken(_)))));
+        assert!(matches!(
+            taken,
+            Err(StoreError::Plan(PlanError::NameTaken(_)))
+        ));
         assert_same(&read_all(&store, Node::Image(image)), &content, "untouched");
     }
 }

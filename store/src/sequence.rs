@@ -5,7 +5,8 @@ use std::sync::{Mutex, TryLockError};
 
 /// Reads in a row after which the next one is expected: one may be chance.
 const READS_MIN: u32 = 2;
-/// How far ahead of the reader is worth having: eight frames at the default length, some milliseconds of decoding.
+/// How far ahead of the reader is worth having: eight frames at the default length, some
+/// milliseconds of decoding.
 const AHEAD_LEN: u64 = 1 << 20;
 
 /// What the last reads were.
@@ -23,7 +24,8 @@ struct State {
 }
 
 impl Sequence {
-    /// Notes a read of `range` on a disk of `len` bytes; what should be made ready now. Readers that meet here pass by: it is a guess.
+    /// Notes a read of `range` on a disk of `len` bytes; what should be made ready now. Readers
+    /// that meet here pass by: it is a guess.
     pub(crate) fn note(&self, range: Range<u64>, len: u64) -> Option<Range<u64>> {
         match self.0.try_lock() {
             Ok(mut state) => state.note(range, len),
@@ -36,7 +38,11 @@ impl Sequence {
 impl State {
     fn note(&mut self, range: Range<u64>, len: u64) -> Option<Range<u64>> {
         let goes_on = range.start == self.end && !range.is_empty();
-        self.count = if goes_on { self.count.saturating_add(1) } else { 0 };
+        self.count = if goes_on {
+            self.count.saturating_add(1)
+        } else {
+            0
+        };
         if !goes_on {
             self.asked_end = 0;
         }
@@ -60,11 +66,19 @@ mod tests {
         let (sequence, len) = (Sequence::default(), 4 << 20);
         let (mut asked, mut end) = (0, 4 * 4096);
         for start in (4096..len).step_by(4096) {
-            let Some(ahead) = sequence.note(start..start + 4096, len) else { continue };
-            assert!(ahead.start == end && ahead.end <= len && ahead.start > start, "{ahead:?} at {start}");
+            let Some(ahead) = sequence.note(start..start + 4096, len) else {
+                continue;
+            };
+            assert!(
+                ahead.start == end && ahead.end <= len && ahead.start > start,
+                "{ahead:?} at {start}"
+            );
             (asked, end) = (asked + 1, ahead.end);
         }
-        assert!((4..10).contains(&asked) && end == len, "{asked} times, up to {end}");
+        assert!(
+            (4..10).contains(&asked) && end == len,
+            "{asked} times, up to {end}"
+        );
         for start in [0, 1 << 20, 5 << 19, 0] {
             assert_eq!(sequence.note(start..start + 4096, len), None, "a jump");
         }

@@ -28,8 +28,8 @@ pub struct Stats {
 }
 
 impl Store {
-    /// Adds everything up, at one moment. What cannot be read is an error: a sum without it would be wrong. Cost: as for
-    /// [`Store::census`].
+    /// Adds everything up, at one moment. What cannot be read is an error: a sum without it would
+    /// be wrong. Cost: as for [`Store::census`].
     pub fn stats(&self) -> Result<Stats, StoreError> {
         let census = self.census(&Unwatched)?;
         if let Some(lost) = census.uncounted().first() {

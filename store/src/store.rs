@@ -1,6 +1,8 @@
-//! The door to a store: opening it, looking at its tree, and every change that is one batch of records.
+//! The door to a store: opening it, looking at its tree, and every change that is one batch of
+//! records.
 //!
-//! Each change is planned by the tree (pure), written here as one logged batch, and applied to the tree in memory once it is durable.
+//! Each change is planned by the tree (pure), written here as one logged batch, and applied to the
+//! tree in memory once it is durable.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +15,9 @@ use vellum_core::frame::{FrameHeader, SPAN_MAX, parse_frame_key};
 use vellum_core::identity::{IDENTITY_LEN, StoreId};
 use vellum_core::name::{Name, NodeSpec};
 use vellum_core::page::{page_key, parse_page_key};
-use vellum_core::tree::{Edit, Image, Layer, Machine, MachineSnapshot, Node, Planned, Snapshot, Tree};
+use vellum_core::tree::{
+    Edit, Image, Layer, Machine, MachineSnapshot, Node, Planned, Snapshot, Tree,
+};
 use vellum_core::units::{ChunkId, ConfigurationId, ImageId, LayerId, MachineId};
 
 use crate::attach::Slots;
@@ -27,18 +31,21 @@ use crate::identity::{identified, random};
 use crate::journal::{Added, Journal};
 use crate::live::Room;
 use crate::logs;
-use crate::records::{self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters};
+use crate::records::{
+    self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters,
+};
 
 pub(crate) const PARAMETERS_KEY: &[u8] = b"parameters";
 pub(crate) const COUNTERS_KEY: &[u8] = b"counters";
 pub(crate) const COMMITS_KEY: &[u8] = b"commits";
 pub(crate) const IDENTITY_KEY: &[u8] = b"identity";
-/// Layers with more pages than this are deleted by range: a range tombstone costs every later scan a little, a key costs a batch.
+/// Layers with more pages than this are deleted by range: a range tombstone costs every later scan
+/// a little, a key costs a batch.
 const PAGES_BY_KEY_MAX: u64 = 256;
 /// Bytes in memory from which on it is worth making files of them to have room for others.
 const UNFLUSHED_WORTH_LEN: u64 = 32 << 20;
-/// How often a read-only open is tried while the owner moves files about: an import does so a few times a second, an open takes some
-/// tens of milliseconds.
+/// How often a read-only open is tried while the owner moves files about: an import does so a few
+/// times a second, an open takes some tens of milliseconds.
 const OPEN_TRIES: u32 = 100;
 
 /// What a store is opened for.
@@ -74,7 +81,8 @@ pub(crate) struct Inner {
     /// Layers that are being built: their pages are in the database, their records are not.
     building: Mutex<BTreeSet<LayerId>>,
     pub(crate) stop: Arc<Stop>,
-    /// What keeps this from being the whole store as it was acknowledged: only where it is open for reading.
+    /// What keeps this from being the whole store as it was acknowledged: only where it is open for
+    /// reading.
     impairment: Option<StoreError>,
     pub(crate) journal: Journal,
     /// Commits so far. Changes under the lock of the tree.
@@ -113,13 +121,17 @@ pub(crate) struct Building {
 
 impl StoreParameters {
     /// 4 KiB chunks in 128 KiB frames, zstd level 3: see ARCHITECTURE.md for the measurements.
-    pub const DEFAULT: Self =
-        Self { chunk_len: vellum_core::units::ChunkLen::DEFAULT, frame_len: 128 << 10, compression: Compression::Zstd(3) };
+    pub const DEFAULT: Self = Self {
+        chunk_len: vellum_core::units::ChunkLen::DEFAULT,
+        frame_len: 128 << 10,
+        compression: Compression::Zstd(3),
+    };
 
     /// Whether a store can have these parameters.
     pub fn check(&self) -> Result<(), StoreError> {
         let chunk_len = self.chunk_len.bytes() as u32;
-        let fits = self.frame_len.is_multiple_of(chunk_len) && (chunk_len..=vellum_core::frame::PLAIN_LEN_MAX).contains(&self.frame_len);
+        let fits = self.frame_len.is_multiple_of(chunk_len)
+            && (chunk_len..=vellum_core::frame::PLAIN_LEN_MAX).contains(&self.frame_len);
         if !fits {
             let limit = vellum_core::frame::PLAIN_LEN_MAX;
             return Err(StoreError::Parameter(format!(
@@ -127,7 +139,9 @@ impl StoreParameters {
             )));
         }
         match self.compression {
-            Compression::Zstd(level) if !(1..=22).contains(&level) => Err(StoreError::Parameter("zstd has levels 1 to 22".to_owned())),
+            Compression::Zstd(level) if !(1..=22).contains(&level) => {
+                Err(StoreError::Parameter("zstd has levels 1 to 22".to_owned()))
+            }
             _ => Ok(()),
         }
     }
@@ -150,22 +164,32 @@ impl Store {
 
     /// Opens the store in `dir`. `command` is what others are told when they find it in use.
     ///
-    /// A damaged store opens for reading as far as it can be read (see [`Store::impairment`]); for writing it does not.
+    /// A damaged store opens for reading as far as it can be read (see [`Store::impairment`]); for
+    /// writing it does not.
     pub fn open(dir: &Path, access: Access, command: &str) -> Result<Self, StoreError> {
         let folder = Folder::open(dir)?;
-        let lock = if access == Access::ReadWrite { Some(folder.lock(command)?) } else { None };
+        let lock = if access == Access::ReadWrite {
+            Some(folder.lock(command)?)
+        } else {
+            None
+        };
         Self::load(&folder, access, lock, false)
     }
 
-    /// Takes the state that the store in `dir` shows for the present one, although later changes had been acknowledged (see
-    /// [`StoreError::RolledBack`]). Fails if it is damaged otherwise.
+    /// Takes the state that the store in `dir` shows for the present one, although later changes
+    /// had been acknowledged (see [`StoreError::RolledBack`]). Fails if it is damaged otherwise.
     pub fn accept_earlier_state(dir: &Path, command: &str) -> Result<(), StoreError> {
         let folder = Folder::open(dir)?;
         let lock = folder.lock(command)?;
         Self::load(&folder, Access::ReadWrite, Some(lock), true).map(drop)
     }
 
-    fn load(folder: &Folder, access: Access, lock: Option<OwnerLock>, accept_earlier: bool) -> Result<Self, StoreError> {
+    fn load(
+        folder: &Folder,
+        access: Access,
+        lock: Option<OwnerLock>,
+        accept_earlier: bool,
+    ) -> Result<Self, StoreError> {
         if access == Access::ReadWrite {
             folder.tend_reserve();
         }
@@ -177,7 +201,10 @@ impl Store {
         let mut loaded = load_tree(&database, parameters)?;
         impairment = impairment.or(hurt).or(loaded.hurt);
         if acknowledged > loaded.commits && !accept_earlier {
-            impairment.get_or_insert(StoreError::RolledBack { dir: folder.path().to_owned(), lost: acknowledged - loaded.commits });
+            impairment.get_or_insert(StoreError::RolledBack {
+                dir: folder.path().to_owned(),
+                lost: acknowledged - loaded.commits,
+            });
         }
         let next_chunk = reserve_ids(&database, &mut loaded.tree).or_else(|error| match error {
             StoreError::Damaged(_) => {
@@ -201,10 +228,18 @@ impl Store {
         }
         let id = load_identity(&database, access)?;
         let stop = Arc::new(Stop::default());
-        let chunks = Chunks::new(Arc::clone(&database), parameters, ChunkId(next_chunk), Arc::clone(&stop), folder.clone());
+        let chunks = Chunks::new(
+            Arc::clone(&database),
+            parameters,
+            ChunkId(next_chunk),
+            Arc::clone(&stop),
+            folder.clone(),
+        );
         let witness = (access == Access::ReadWrite).then(|| folder.witness());
         // A power loss leaves the witness behind, an accepted earlier state ahead.
-        witness.iter().for_each(|witness| witness.note(loaded.commits));
+        witness
+            .iter()
+            .for_each(|witness| witness.note(loaded.commits));
         let inner = Inner {
             folder: folder.clone(),
             access,
@@ -225,17 +260,21 @@ impl Store {
             id,
             _lock: lock,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
-    /// What keeps this from being the whole store as it was acknowledged: damage to its files, or a log that lost its end. Reading goes on
-    /// around it: what cannot be read is an error, never wrong bytes.
+    /// What keeps this from being the whole store as it was acknowledged: damage to its files, or a
+    /// log that lost its end. Reading goes on around it: what cannot be read is an error, never
+    /// wrong bytes.
     #[must_use]
     pub fn impairment(&self) -> Option<&StoreError> {
         self.inner.impairment.as_ref()
     }
 
-    /// Where a server that has the store in `dir` listens for the commands of others, which is up to that server.
+    /// Where a server that has the store in `dir` listens for the commands of others, which is up
+    /// to that server.
     #[must_use]
     pub fn control_socket(dir: &Path) -> PathBuf {
         Folder::control_socket(dir)
@@ -252,8 +291,8 @@ impl Store {
         self.inner.folder.path()
     }
 
-    /// Which store it is, wherever its folder is. None of a store that was made before there were identities, until it was opened for
-    /// writing once.
+    /// Which store it is, wherever its folder is. None of a store that was made before there were
+    /// identities, until it was opened for writing once.
     #[must_use]
     pub fn id(&self) -> Option<StoreId> {
         self.inner.id
@@ -267,14 +306,21 @@ impl Store {
 
     /// The tree as it is now. Nothing changes while the guard lives: keep it short.
     pub fn tree(&self) -> RwLockReadGuard<'_, Tree> {
-        self.inner.tree.read().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .tree
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn tree_mut(&self) -> RwLockWriteGuard<'_, Tree> {
-        self.inner.tree.write().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .tree
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The image or snapshot that `text` means: a name, a unique prefix, `NAME@SNAPSHOT`, `NAME@latest`.
+    /// The image or snapshot that `text` means: a name, a unique prefix, `NAME@SNAPSHOT`,
+    /// `NAME@latest`.
     pub fn find(&self, text: &str) -> Result<Node, StoreError> {
         Ok(self.tree().find(&NodeSpec::parse(text))?)
     }
@@ -297,31 +343,48 @@ impl Store {
         self.change(|tree| tree.plan_create(name, len, now_ms()))
     }
 
-    /// A snapshot of `image` as it is now: constant time, whatever its size. If it is attached (see [`crate::StoreExports`]), what its
-    /// guest was told is written is in it; what waits in a [`crate::LiveDisk`] of somebody else must be flushed first.
+    /// A snapshot of `image` as it is now: constant time, whatever its size. If it is attached (see
+    /// [`crate::StoreExports`]), what its guest was told is written is in it; what waits in a
+    /// [`crate::LiveDisk`] of somebody else must be flushed first.
     pub fn snapshot(&self, image: ImageId, name: &Name) -> Result<Node, StoreError> {
-        self.with_still(&[image], || self.change(|tree| tree.plan_snapshot(image, name, now_ms())))
+        self.with_still(&[image], || {
+            self.change(|tree| tree.plan_snapshot(image, name, now_ms()))
+        })
     }
 
-    /// Makes `image` as its snapshot `serial` is. Newer snapshots stay. The present state is kept as snapshot `save_as`, or goes.
-    pub fn restore(&self, image: ImageId, serial: u64, save_as: Option<&Name>) -> Result<Node, StoreError> {
+    /// Makes `image` as its snapshot `serial` is. Newer snapshots stay. The present state is kept
+    /// as snapshot `save_as`, or goes.
+    pub fn restore(
+        &self,
+        image: ImageId,
+        serial: u64,
+        save_as: Option<&Name>,
+    ) -> Result<Node, StoreError> {
         let _exclusive = self.exclusive(image)?;
         self.change(|tree| tree.plan_restore(image, serial, save_as, now_ms()))
     }
 
     /// Deletes a snapshot, wherever it stands. Its space is given back by [`Store::collect`].
     pub fn delete_snapshot(&self, image: ImageId, serial: u64) -> Result<(), StoreError> {
-        self.delete(Node::Snapshot(image, serial), |tree| tree.plan_delete_snapshot(image, serial))
+        self.delete(Node::Snapshot(image, serial), |tree| {
+            tree.plan_delete_snapshot(image, serial)
+        })
     }
 
     /// Deletes an image, and its snapshots if `with_snapshots`; without, having some is an error.
     pub fn delete_image(&self, image: ImageId, with_snapshots: bool) -> Result<(), StoreError> {
         let _exclusive = self.exclusive(image)?;
-        self.delete(Node::Image(image), |tree| tree.plan_delete_image(image, with_snapshots))
+        self.delete(Node::Image(image), |tree| {
+            tree.plan_delete_image(image, with_snapshots)
+        })
     }
 
     /// As [`Store::edit`], and the journal tells that `node` went: nothing else does.
-    fn delete<E>(&self, node: Node, plan: impl FnOnce(&Tree) -> Result<Vec<Edit>, E>) -> Result<(), StoreError>
+    fn delete<E>(
+        &self,
+        node: Node,
+        plan: impl FnOnce(&Tree) -> Result<Vec<Edit>, E>,
+    ) -> Result<(), StoreError>
     where
         StoreError: From<E>,
     {
@@ -347,7 +410,8 @@ impl Store {
         self.edit(|tree| tree.plan_pin(node, pinned))
     }
 
-    /// Makes the image that `image` was created from as `image` is now: constant time, nothing is copied.
+    /// Makes the image that `image` was created from as `image` is now: constant time, nothing is
+    /// copied.
     pub fn commit_image(&self, image: ImageId) -> Result<Node, StoreError> {
         let origin = self.tree().image(image).and_then(|image| image.origin);
         let _exclusive = self.exclusive(image)?;
@@ -356,14 +420,20 @@ impl Store {
     }
 
     /// Plans and commits under one lock of the tree.
-    pub(crate) fn change<E>(&self, plan: impl FnOnce(&mut Tree) -> Result<Planned, E>) -> Result<Node, StoreError>
+    pub(crate) fn change<E>(
+        &self,
+        plan: impl FnOnce(&mut Tree) -> Result<Planned, E>,
+    ) -> Result<Node, StoreError>
     where
         StoreError: From<E>,
     {
         self.change_with(|tree| plan(tree).map(|planned| (planned.node, planned.edits)))
     }
 
-    pub(crate) fn edit<E>(&self, plan: impl FnOnce(&Tree) -> Result<Vec<Edit>, E>) -> Result<(), StoreError>
+    pub(crate) fn edit<E>(
+        &self,
+        plan: impl FnOnce(&Tree) -> Result<Vec<Edit>, E>,
+    ) -> Result<(), StoreError>
     where
         StoreError: From<E>,
     {
@@ -371,7 +441,10 @@ impl Store {
     }
 
     /// As [`Store::change`], for plans that come with something else than a node.
-    pub(crate) fn change_with<T, E>(&self, plan: impl FnOnce(&mut Tree) -> Result<(T, Vec<Edit>), E>) -> Result<T, StoreError>
+    pub(crate) fn change_with<T, E>(
+        &self,
+        plan: impl FnOnce(&mut Tree) -> Result<(T, Vec<Edit>), E>,
+    ) -> Result<T, StoreError>
     where
         StoreError: From<E>,
     {
@@ -384,13 +457,21 @@ impl Store {
         Ok(result)
     }
 
-    /// Makes `edits` and what `batch` holds durable as one, then applies them. This is the only place where a name comes to stand for
-    /// something: whatever it stands for must be durable, or in `batch`.
-    pub(crate) fn commit(&self, tree: &mut Tree, edits: &[Edit], mut batch: Batch) -> Result<(), StoreError> {
+    /// Makes `edits` and what `batch` holds durable as one, then applies them. This is the only
+    /// place where a name comes to stand for something: whatever it stands for must be durable, or
+    /// in `batch`.
+    pub(crate) fn commit(
+        &self,
+        tree: &mut Tree,
+        edits: &[Edit],
+        mut batch: Batch,
+    ) -> Result<(), StoreError> {
         self.inner.folder.tend_reserve();
         let edits = identified(edits)?;
         self.put_edits(tree, &edits, &mut batch);
-        self.inner.stop.guard(|| self.inner.database.write(batch, Durability::Logged))?;
+        self.inner
+            .stop
+            .guard(|| self.inner.database.write(batch, Durability::Logged))?;
         self.committed(tree, &edits);
         Ok(())
     }
@@ -399,13 +480,18 @@ impl Store {
     fn committed(&self, tree: &mut Tree, edits: &[Edit]) {
         tree.apply(edits);
         let count = self.inner.commits.fetch_add(1, Ordering::Relaxed) + 1;
-        self.inner.witness.iter().for_each(|witness| witness.note(count));
+        self.inner
+            .witness
+            .iter()
+            .for_each(|witness| witness.note(count));
     }
 
-    /// Stores `candidates` and makes what `plan` decides from what became of them (edits, and pages in the batch) durable with them, as one. The
-    /// tree stays locked from the plan until the edits are applied; the chunks stay claimed as long.
+    /// Stores `candidates` and makes what `plan` decides from what became of them (edits, and pages
+    /// in the batch) durable with them, as one. The tree stays locked from the plan until the edits
+    /// are applied; the chunks stay claimed as long.
     ///
-    /// Locks are taken in this order: the chunk store's section, the tree, the chunk writer's state.
+    /// Locks are taken in this order: the chunk store's section, the tree, the chunk writer's
+    /// state.
     pub(crate) fn commit_chunks<E>(
         &self,
         candidates: &[Candidate<'_>],
@@ -429,8 +515,9 @@ impl Store {
         Ok(())
     }
 
-    /// Whether there is room for `len` bytes more, and for everything that is in memory and in the log to become files. If it is only
-    /// the latter that takes too much, they are made now: the log goes.
+    /// Whether there is room for `len` bytes more, and for everything that is in memory and in the
+    /// log to become files. If it is only the latter that takes too much, they are made now: the
+    /// log goes.
     pub(crate) fn check_room(&self, len: u64) -> Result<(), StoreError> {
         let (folder, database) = (&self.inner.folder, &self.inner.database);
         let unflushed_len = database.unflushed_len();
@@ -455,61 +542,122 @@ impl Store {
     pub(crate) fn put_edits(&self, tree: &Tree, edits: &[Edit], batch: &mut Batch) {
         for edit in edits {
             match edit {
-                Edit::PutLayer(layer) => put(batch, Family::Layers, &layer.id.0.to_be_bytes(), layer),
+                Edit::PutLayer(layer) => {
+                    put(batch, Family::Layers, &layer.id.0.to_be_bytes(), layer)
+                }
                 Edit::DropLayer(id) => delete_layer(tree, *id, batch),
                 Edit::PutImage(image) => put(batch, Family::Names, &image_key(image.id), image),
                 Edit::DropImage(id) => batch.delete(Family::Names, image_key(*id)),
-                Edit::PutSnapshot(snapshot) => put(batch, Family::Names, &snapshot_key(snapshot.image, snapshot.serial), snapshot),
-                Edit::DropSnapshot(image, serial) => batch.delete(Family::Names, snapshot_key(*image, *serial)),
-                Edit::PutMachine(machine) => put(batch, Family::Names, &machine_key(machine.id), machine),
+                Edit::PutSnapshot(snapshot) => put(
+                    batch,
+                    Family::Names,
+                    &snapshot_key(snapshot.image, snapshot.serial),
+                    snapshot,
+                ),
+                Edit::DropSnapshot(image, serial) => {
+                    batch.delete(Family::Names, snapshot_key(*image, *serial))
+                }
+                Edit::PutMachine(machine) => {
+                    put(batch, Family::Names, &machine_key(machine.id), machine)
+                }
                 Edit::DropMachine(id) => batch.delete(Family::Names, machine_key(*id)),
                 Edit::PutMachineSnapshot(snapshot) => {
-                    put(batch, Family::Names, &machine_snapshot_key(snapshot.machine, snapshot.serial), snapshot);
+                    put(
+                        batch,
+                        Family::Names,
+                        &machine_snapshot_key(snapshot.machine, snapshot.serial),
+                        snapshot,
+                    );
                 }
-                Edit::DropMachineSnapshot(id, serial) => batch.delete(Family::Names, machine_snapshot_key(*id, *serial)),
-                Edit::PutConfiguration(id, bytes) => put(batch, Family::Meta, &configuration_key(*id), &ConfigurationFile(bytes.to_vec())),
+                Edit::DropMachineSnapshot(id, serial) => {
+                    batch.delete(Family::Names, machine_snapshot_key(*id, *serial))
+                }
+                Edit::PutConfiguration(id, bytes) => put(
+                    batch,
+                    Family::Meta,
+                    &configuration_key(*id),
+                    &ConfigurationFile(bytes.to_vec()),
+                ),
                 Edit::DropConfiguration(id) => batch.delete(Family::Meta, configuration_key(*id)),
             }
         }
-        let counters = Counters { next_id: tree.next_id(), next_chunk: self.inner.chunks.next_chunk().0 };
+        let counters = Counters {
+            next_id: tree.next_id(),
+            next_chunk: self.inner.chunks.next_chunk().0,
+        };
         put(batch, Family::Meta, COUNTERS_KEY, &counters);
-        put(batch, Family::Meta, COMMITS_KEY, &Commits(self.inner.commits.load(Ordering::Relaxed) + 1));
+        put(
+            batch,
+            Family::Meta,
+            COMMITS_KEY,
+            &Commits(self.inner.commits.load(Ordering::Relaxed) + 1),
+        );
     }
 
-    /// Keeps the chain of `layer`, which is in `tree`, as it is until the hold is dropped: after the tree's lock, not under it.
+    /// Keeps the chain of `layer`, which is in `tree`, as it is until the hold is dropped: after
+    /// the tree's lock, not under it.
     pub(crate) fn hold(&self, tree: &mut Tree, layer: LayerId) -> Hold {
         tree.hold(layer);
-        Hold { store: self.clone(), layer }
+        Hold {
+            store: self.clone(),
+            layer,
+        }
     }
 
     /// The right to change `image`, if nobody else is.
     pub(crate) fn exclusive(&self, image: ImageId) -> Result<Exclusive, StoreError> {
-        // The tree's lock comes before this one: it is not taken for the error while this one is held.
-        let is_free = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(image);
+        // The tree's lock comes before this one: it is not taken for the error while this one is
+        // held.
+        let is_free = self
+            .inner
+            .busy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(image);
         if !is_free && self.is_attached(image) {
-            return Err(StoreError::Attached(self.tree().display(Node::Image(image))));
+            return Err(StoreError::Attached(
+                self.tree().display(Node::Image(image)),
+            ));
         }
         if !is_free {
             return Err(StoreError::Busy(self.tree().display(Node::Image(image))));
         }
-        Ok(Exclusive { store: self.clone(), image })
+        Ok(Exclusive {
+            store: self.clone(),
+            image,
+        })
     }
 
     /// The images that something is changing now.
     pub(crate) fn busy_images(&self) -> BTreeSet<ImageId> {
-        self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner
+            .busy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// A new layer id whose pages may be written at once.
     pub(crate) fn build_layer(&self) -> Building {
         let layer = LayerId(self.tree_mut().allocate());
-        self.inner.building.lock().unwrap_or_else(PoisonError::into_inner).insert(layer);
-        Building { store: self.clone(), layer }
+        self.inner
+            .building
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(layer);
+        Building {
+            store: self.clone(),
+            layer,
+        }
     }
 
     /// The layers that are being built now.
     pub(crate) fn building(&self) -> BTreeSet<LayerId> {
-        self.inner.building.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner
+            .building
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -521,19 +669,33 @@ impl Drop for Hold {
 
 impl Drop for Exclusive {
     fn drop(&mut self) {
-        self.store.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.image);
+        self.store
+            .inner
+            .busy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.image);
     }
 }
 
 impl Drop for Building {
     fn drop(&mut self) {
-        self.store.inner.building.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.layer);
+        self.store
+            .inner
+            .building
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.layer);
     }
 }
 
 /// Now, in milliseconds since 1970: for people to read, nothing is decided by it.
 pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
 }
 
 pub(crate) fn put<R: Record>(batch: &mut Batch, family: Family, key: &[u8], record: &R) {
@@ -545,7 +707,10 @@ fn delete_layer(tree: &Tree, id: LayerId, batch: &mut Batch) {
     batch.delete(Family::Layers, id.0.to_be_bytes());
     match tree.layer(id) {
         Some(layer) if layer.pages.len() <= PAGES_BY_KEY_MAX => {
-            layer.pages.iter().for_each(|index| batch.delete(Family::Pages, page_key(id, index)));
+            layer
+                .pages
+                .iter()
+                .for_each(|index| batch.delete(Family::Pages, page_key(id, index)));
         }
         _ => batch.delete_pages(id),
     }
@@ -576,9 +741,13 @@ pub(crate) fn token_key(owner: &[u8; IDENTITY_LEN]) -> Vec<u8> {
     [&b"token"[..], owner].concat()
 }
 
-/// Opens the database; what keeps it from being whole. A reading process opens it while the owner may be moving records from the log to
-/// a file: then what it found may be older than what was acknowledged, or a file may be gone, and it looks again.
-fn open_database(folder: &Folder, access: Access) -> Result<(Database, Option<StoreError>), StoreError> {
+/// Opens the database; what keeps it from being whole. A reading process opens it while the owner
+/// may be moving records from the log to a file: then what it found may be older than what was
+/// acknowledged, or a file may be gone, and it looks again.
+fn open_database(
+    folder: &Folder,
+    access: Access,
+) -> Result<(Database, Option<StoreError>), StoreError> {
     let dir = folder.database();
     logs::check_manifests(&dir)?;
     if access == Access::ReadWrite {
@@ -602,27 +771,44 @@ fn open_database(folder: &Folder, access: Access) -> Result<(Database, Option<St
             Err(error) => Err(error),
         };
     }
-    Err(StoreError::Database { what: "open the store for reading".to_owned(), message: "its files never hold still".to_owned() })
+    Err(StoreError::Database {
+        what: "open the store for reading".to_owned(),
+        message: "its files never hold still".to_owned(),
+    })
 }
 
 fn open_damaged(dir: &Path) -> Result<Database, StoreError> {
-    let room = tempfile::tempdir().map_err(|source| StoreError::io("make a folder for temporary files", source))?;
+    let room = tempfile::tempdir()
+        .map_err(|source| StoreError::io("make a folder for temporary files", source))?;
     Database::open_damaged(dir, room.path())
 }
 
 /// The record of meta at `key`; why it had to be taken from the copies.
-pub(crate) fn load_meta<R: Record>(database: &Database, key: &[u8], what: &str) -> Result<(Option<R>, Option<StoreError>), StoreError> {
-    let decode = |value: &[u8]| records::decode(Family::Meta.name(), key, value).map_err(|error| StoreError::damaged(what, error));
+pub(crate) fn load_meta<R: Record>(
+    database: &Database,
+    key: &[u8],
+    what: &str,
+) -> Result<(Option<R>, Option<StoreError>), StoreError> {
+    let decode = |value: &[u8]| {
+        records::decode(Family::Meta.name(), key, value)
+            .map_err(|error| StoreError::damaged(what, error))
+    };
     database.record(Family::Meta, key, decode)
 }
 
-fn load_parameters(database: &Database) -> Result<(StoreParameters, Option<StoreError>), StoreError> {
+fn load_parameters(
+    database: &Database,
+) -> Result<(StoreParameters, Option<StoreError>), StoreError> {
     let what = "the store's parameters";
     let (parameters, hurt) = load_meta(database, PARAMETERS_KEY, what)?;
-    Ok((parameters.ok_or_else(|| StoreError::damaged(what, "they are gone"))?, hurt))
+    Ok((
+        parameters.ok_or_else(|| StoreError::damaged(what, "they are gone"))?,
+        hurt,
+    ))
 }
 
-/// The store's identity. One that was made before there were any gets it now, if it is opened for writing.
+/// The store's identity. One that was made before there were any gets it now, if it is opened for
+/// writing.
 fn load_identity(database: &Database, access: Access) -> Result<Option<StoreId>, StoreError> {
     let (id, _) = load_meta::<StoreId>(database, IDENTITY_KEY, "the store's identity")?;
     if id.is_some() || access == Access::ReadOnly {
@@ -635,47 +821,89 @@ fn load_identity(database: &Database, access: Access) -> Result<Option<StoreId>,
 }
 
 fn load_counters(database: &Database) -> Result<Counters, StoreError> {
-    Ok(load_meta(database, COUNTERS_KEY, "the store's counters")?.0.unwrap_or_default())
+    Ok(load_meta(database, COUNTERS_KEY, "the store's counters")?
+        .0
+        .unwrap_or_default())
 }
 
 fn load_tree(database: &Database, parameters: StoreParameters) -> Result<Loaded, StoreError> {
-    let (mut edits, hurt_layers) =
-        database.records(Family::Layers, |key, value| Ok(Edit::PutLayer(load::<Layer>(Family::Layers, key, value)?)))?;
+    let (mut edits, hurt_layers) = database.records(Family::Layers, |key, value| {
+        Ok(Edit::PutLayer(load::<Layer>(Family::Layers, key, value)?))
+    })?;
     let (names, hurt_names) = database.records(Family::Names, |key, value| match key.first() {
         Some(b'i') => Ok(Edit::PutImage(load::<Image>(Family::Names, key, value)?)),
-        Some(b's') => Ok(Edit::PutSnapshot(load::<Snapshot>(Family::Names, key, value)?)),
-        Some(b'm') => Ok(Edit::PutMachine(load::<Machine>(Family::Names, key, value)?)),
-        Some(b't') => Ok(Edit::PutMachineSnapshot(load::<MachineSnapshot>(Family::Names, key, value)?)),
-        _ => Err(StoreError::damaged(format!("name {}", key.escape_ascii()), "its kind is not known")),
+        Some(b's') => Ok(Edit::PutSnapshot(load::<Snapshot>(
+            Family::Names,
+            key,
+            value,
+        )?)),
+        Some(b'm') => Ok(Edit::PutMachine(load::<Machine>(
+            Family::Names,
+            key,
+            value,
+        )?)),
+        Some(b't') => Ok(Edit::PutMachineSnapshot(load::<MachineSnapshot>(
+            Family::Names,
+            key,
+            value,
+        )?)),
+        _ => Err(StoreError::damaged(
+            format!("name {}", key.escape_ascii()),
+            "its kind is not known",
+        )),
     })?;
     edits.extend(names);
     check_references(&edits)?;
     let mut tree = Tree::new(parameters.chunk_len);
     tree.apply(&edits);
     crate::machines::check_references(&tree)?;
-    let (commits, hurt_commits) = load_meta::<Commits>(database, COMMITS_KEY, "the count of commits")?;
+    let (commits, hurt_commits) =
+        load_meta::<Commits>(database, COMMITS_KEY, "the count of commits")?;
     let hurt = hurt_layers.or(hurt_names).or(hurt_commits);
-    Ok(Loaded { tree, commits: commits.unwrap_or_default().0, hurt })
+    Ok(Loaded {
+        tree,
+        commits: commits.unwrap_or_default().0,
+        hurt,
+    })
 }
 
-/// Keeps every number that was given from being given again, also those that a crash kept from the counters: what has them tells. The
-/// number for the next new chunk.
+/// Keeps every number that was given from being given again, also those that a crash kept from the
+/// counters: what has them tells. The number for the next new chunk.
 fn reserve_ids(database: &Database, tree: &mut Tree) -> Result<u64, StoreError> {
     let counters = load_counters(database)?;
-    tree.reserve(counters.next_id.saturating_sub(1).max(last_page_layer(database)?));
+    tree.reserve(
+        counters
+            .next_id
+            .saturating_sub(1)
+            .max(last_page_layer(database)?),
+    );
     Ok(counters.next_chunk.max(last_chunk_end(database)?.0))
 }
 
 /// Whether everything refers to what is there, and every chain ends.
 fn check_references(edits: &[Edit]) -> Result<(), StoreError> {
-    let parents: std::collections::BTreeMap<LayerId, Option<LayerId>> =
-        edits.iter().filter_map(|edit| if let Edit::PutLayer(layer) = edit { Some((layer.id, layer.parent)) } else { None }).collect();
-    let missing = |record: String, layer: LayerId| StoreError::damaged(record, format!("it refers to layer {layer}, which is gone"));
+    let parents: std::collections::BTreeMap<LayerId, Option<LayerId>> = edits
+        .iter()
+        .filter_map(|edit| {
+            if let Edit::PutLayer(layer) = edit {
+                Some((layer.id, layer.parent))
+            } else {
+                None
+            }
+        })
+        .collect();
+    let missing = |record: String, layer: LayerId| {
+        StoreError::damaged(record, format!("it refers to layer {layer}, which is gone"))
+    };
     for edit in edits {
         let (record, layer) = match edit {
             Edit::PutImage(image) => (format!("image {}", image.name), image.layer),
             Edit::PutSnapshot(snapshot) => (format!("snapshot {}", snapshot.name), snapshot.layer),
-            Edit::PutLayer(Layer { id, parent: Some(parent), .. }) => (format!("layer {id}"), *parent),
+            Edit::PutLayer(Layer {
+                id,
+                parent: Some(parent),
+                ..
+            }) => (format!("layer {id}"), *parent),
             _ => continue,
         };
         if !parents.contains_key(&layer) {
@@ -688,7 +916,10 @@ fn check_references(edits: &[Edit]) -> Result<(), StoreError> {
         let mut next = Some(*start);
         while let Some(layer) = next.filter(|layer| !ends.contains(layer)) {
             if chain.len() > parents.len() {
-                return Err(StoreError::damaged(format!("layer {start}"), "its parents form a circle"));
+                return Err(StoreError::damaged(
+                    format!("layer {start}"),
+                    "its parents form a circle",
+                ));
             }
             chain.push(layer);
             next = parents[&layer];
@@ -699,20 +930,31 @@ fn check_references(edits: &[Edit]) -> Result<(), StoreError> {
 }
 
 fn load<R: Record>(family: Family, key: &[u8], value: &[u8]) -> Result<R, StoreError> {
-    records::decode(family.name(), key, value)
-        .map_err(|error| StoreError::damaged(format!("{} record {}", family.name(), key.escape_ascii()), error))
+    records::decode(family.name(), key, value).map_err(|error| {
+        StoreError::damaged(
+            format!("{} record {}", family.name(), key.escape_ascii()),
+            error,
+        )
+    })
 }
 
 /// The greatest layer id that any page has, also pages of an import that a crash cut off.
 fn last_page_layer(database: &Database) -> Result<u64, StoreError> {
-    let Some((key, _)) = database.last_at_or_before(Family::Pages, &[0xff; 16])? else { return Ok(0) };
-    let (layer, _) = parse_page_key(&key).map_err(|error| StoreError::damaged("a page's key", error))?;
+    let Some((key, _)) = database.last_at_or_before(Family::Pages, &[0xff; 16])? else {
+        return Ok(0);
+    };
+    let (layer, _) =
+        parse_page_key(&key).map_err(|error| StoreError::damaged("a page's key", error))?;
     Ok(layer.0)
 }
 
 fn last_chunk_end(database: &Database) -> Result<ChunkId, StoreError> {
-    let Some((key, value)) = database.last_at_or_before(Family::Headers, &[0xff; 8])? else { return Ok(ChunkId(0)) };
-    let first = parse_frame_key(&key).map_err(|error| StoreError::damaged("a frame header's key", error))?;
+    let Some((key, value)) = database.last_at_or_before(Family::Headers, &[0xff; 8])? else {
+        return Ok(ChunkId(0));
+    };
+    let first = parse_frame_key(&key)
+        .map_err(|error| StoreError::damaged("a frame header's key", error))?;
     // A damaged header is found when somebody reads it; here only its ids must not be given again.
-    Ok(FrameHeader::decode(first, &value).map_or(first.advance(SPAN_MAX.into()), |header| header.end()))
+    Ok(FrameHeader::decode(first, &value)
+        .map_or(first.advance(SPAN_MAX.into()), |header| header.end()))
 }

@@ -1,12 +1,16 @@
-//! Parts of objects that were fetched, in a local folder: what is read again, in this process or a later one, is not fetched again.
+//! Parts of objects that were fetched, in a local folder: what is read again, in this process or a
+//! later one, is not fetched again.
 //!
-//! For each object there is a file with holes, in which every part that was fetched stands where it stands in the object: sealed as there, so
-//! the folder tells no more than the repository. Nothing says which parts are there. A part is taken if it opens and is what it must be, and
-//! whoever takes one looks: a hole, a part that a crash tore, one that two processes write at once and one that was damaged are the same as none.
-//! So nothing is synced, locked or renamed, and what cannot be written (a full disk, a folder that may only be read) is done without.
+//! For each object there is a file with holes, in which every part that was fetched stands where it
+//! stands in the object: sealed as there, so the folder tells no more than the repository. Nothing
+//! says which parts are there. A part is taken if it opens and is what it must be, and whoever
+//! takes one looks: a hole, a part that a crash tore, one that two processes write at once and one
+//! that was damaged are the same as none. So nothing is synced, locked or renamed, and what cannot
+//! be written (a full disk, a folder that may only be read) is done without.
 //!
-//! **Bound.** When a sixteenth of what it may hold was written, whole files go, those used longest ago first, until there is room for another
-//! sixteenth. Each process that writes at the same time may add a sixteenth.
+//! **Bound.** When a sixteenth of what it may hold was written, whole files go, those used longest
+//! ago first, until there is room for another sixteenth. Each process that writes at the same time
+//! may add a sixteenth.
 
 use std::fs::{self, File};
 use std::io;
@@ -49,16 +53,28 @@ struct Copy {
 impl Copies {
     /// Copies in `folder`, which may hold `len_max` bytes. Cost: looking through it.
     pub(crate) fn new(folder: PathBuf, len_max: u64) -> Self {
-        let copies = Self { folder, len_max, written_len: AtomicU64::new(0) };
+        let copies = Self {
+            folder,
+            len_max,
+            written_len: AtomicU64::new(0),
+        };
         copies.sweep();
         copies
     }
 
-    /// The bytes that stand where `range` of the object should: the caller finds out whether they are those.
+    /// The bytes that stand where `range` of the object should: the caller finds out whether they
+    /// are those.
     pub(crate) fn take(&self, id: &ObjectId, range: Range<u64>) -> Option<Vec<u8>> {
         let mut options = File::options();
-        let file = options.read(true).custom_flags(OPEN_FLAGS).open(self.path(id)).ok()?;
-        let metadata = file.metadata().ok().filter(|metadata| metadata.is_file() && metadata.len() >= range.end)?;
+        let file = options
+            .read(true)
+            .custom_flags(OPEN_FLAGS)
+            .open(self.path(id))
+            .ok()?;
+        let metadata = file
+            .metadata()
+            .ok()
+            .filter(|metadata| metadata.is_file() && metadata.len() >= range.end)?;
         let mut bytes = vec![0; usize::try_from(range.end.checked_sub(range.start)?).ok()?];
         file.read_exact_at(&mut bytes, range.start).ok()?;
         note_use(&file, metadata.modified().ok());
@@ -78,7 +94,12 @@ impl Copies {
 
     fn write(&self, id: &ObjectId, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut options = File::options();
-        options.write(true).create(true).truncate(false).mode(FILE_MODE).custom_flags(OPEN_FLAGS);
+        options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .custom_flags(OPEN_FLAGS);
         let path = self.path(id);
         let file = match options.open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -104,11 +125,16 @@ impl Copies {
 }
 
 /// A link or a pipe in the folder is not what was put there.
-const OPEN_FLAGS: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
+const OPEN_FLAGS: i32 = OFlags::NOFOLLOW
+    .union(OFlags::NONBLOCK)
+    .bits()
+    .cast_signed();
 
 fn note_use(file: &File, noted: Option<SystemTime>) {
     let now = SystemTime::now();
-    let is_recent = noted.and_then(|noted| now.duration_since(noted).ok()).is_some_and(|age| age < USE_NOTED_EVERY);
+    let is_recent = noted
+        .and_then(|noted| now.duration_since(noted).ok())
+        .is_some_and(|age| age < USE_NOTED_EVERY);
     if !is_recent {
         let _ = file.set_modified(now);
     }
@@ -120,7 +146,11 @@ fn found(folder: &Path) -> Vec<Copy> {
     let copy = |entry: fs::DirEntry| {
         let id = entry.file_name().to_str().and_then(ObjectId::parse)?;
         let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
-        Some(Copy { id, used: metadata.modified().ok()?, len: metadata.blocks() * BLOCK_LEN })
+        Some(Copy {
+            id,
+            used: metadata.modified().ok()?,
+            len: metadata.blocks() * BLOCK_LEN,
+        })
     };
     entries.filter_map(copy).collect()
 }
@@ -156,7 +186,10 @@ mod tests {
         assert_eq!(copies.take(&id(1), 0..1), None);
         copies.keep(&id(1), 5000, b"a part");
         let other = Copies::new(dir.path().join("new"), 64 * MIB);
-        assert_eq!(other.take(&id(1), 5000..5006).as_deref(), Some(&b"a part"[..]));
+        assert_eq!(
+            other.take(&id(1), 5000..5006).as_deref(),
+            Some(&b"a part"[..])
+        );
         assert_eq!(other.take(&id(1), 5000..5007), None, "it ends there");
         assert_eq!(other.take(&id(2), 5000..5006), None, "another object");
         #[expect(clippy::reversed_empty_ranges, reason = "hostile")]
@@ -164,15 +197,32 @@ mod tests {
         assert_eq!(other.take(&id(1), reversed), None);
         // A length that nothing stands behind takes no memory.
         assert_eq!(other.take(&id(1), 0..u64::MAX), None);
-        let mode = fs::metadata(other.path(&id(1))).expect("it is there").permissions().mode();
+        let mode = fs::metadata(other.path(&id(1)))
+            .expect("it is there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]
     fn those_used_longest_ago_go_first_and_no_more_than_must() {
-        let copy = |nth: u8, age: u64, len| Copy { id: id(nth), used: SystemTime::UNIX_EPOCH + Duration::from_hours(1000 - age), len };
-        let found = vec![copy(0, 3, 10), copy(1, 9, 20), copy(2, 1, 30), copy(3, 7, 40)];
-        let gone = |len_max| too_much(found.clone(), len_max).iter().map(|copy| copy.len).collect::<Vec<_>>();
+        let copy = |nth: u8, age: u64, len| Copy {
+            id: id(nth),
+            used: SystemTime::UNIX_EPOCH + Duration::from_hours(1000 - age),
+            len,
+        };
+        let found = vec![
+            copy(0, 3, 10),
+            copy(1, 9, 20),
+            copy(2, 1, 30),
+            copy(3, 7, 40),
+        ];
+        let gone = |len_max| {
+            too_much(found.clone(), len_max)
+                .iter()
+                .map(|copy| copy.len)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(gone(100), [] as [u64; 0]);
         assert_eq!(gone(99), [20]);
         assert_eq!(gone(80), [20]);
@@ -187,13 +237,22 @@ mod tests {
         let old = SystemTime::now() - Duration::from_hours(5);
         for nth in 0..100 {
             copies.keep(&id(nth), 3 * MIB, &vec![nth; MIB as usize]);
-            assert!(found(dir.path()).iter().map(|copy| copy.len).sum::<u64>() <= 16 * MIB, "{nth}");
-            // As if each had been written long after the one before; the first is read again and again.
+            assert!(
+                found(dir.path()).iter().map(|copy| copy.len).sum::<u64>() <= 16 * MIB,
+                "{nth}"
+            );
+            // As if each had been written long after the one before; the first is read again and
+            // again.
             let age = Duration::from_hours(u64::from(100 - nth));
-            File::open(copies.path(&id(nth))).and_then(|file| file.set_modified(old - age)).expect("it is there");
+            File::open(copies.path(&id(nth)))
+                .and_then(|file| file.set_modified(old - age))
+                .expect("it is there");
             assert!(copies.take(&id(0), 3 * MIB..4 * MIB).is_some(), "{nth}");
         }
-        assert!(copies.take(&id(1), 3 * MIB..4 * MIB).is_none(), "nobody used it");
+        assert!(
+            copies.take(&id(1), 3 * MIB..4 * MIB).is_none(),
+            "nobody used it"
+        );
         assert!(copies.take(&id(99), 3 * MIB..4 * MIB).is_some());
     }
 
@@ -201,7 +260,11 @@ mod tests {
     fn strangers_in_the_folder_are_neither_read_nor_removed_nor_waited_for() {
         let dir = tempfile::tempdir().expect("a folder");
         fs::write(dir.path().join("secret"), vec![1; MIB as usize]).expect("room");
-        symlink(dir.path().join("secret"), dir.path().join(id(1).to_string())).expect("room");
+        symlink(
+            dir.path().join("secret"),
+            dir.path().join(id(1).to_string()),
+        )
+        .expect("room");
         rustix::fs::mknodat(
             rustix::fs::CWD,
             dir.path().join(id(2).to_string()),
@@ -216,14 +279,21 @@ mod tests {
             assert_eq!(copies.take(&id(nth), 0..1), None, "{nth}");
             copies.keep(&id(nth), 0, b"x");
         }
-        assert_eq!(fs::read(dir.path().join("secret")).expect("it is there"), vec![1; MIB as usize]);
+        assert_eq!(
+            fs::read(dir.path().join("secret")).expect("it is there"),
+            vec![1; MIB as usize]
+        );
     }
 
     #[test]
     fn a_folder_that_cannot_be_written_is_done_without() {
         let dir = tempfile::tempdir().expect("a folder");
         fs::write(dir.path().join("file"), b"in the way").expect("room");
-        for folder in [dir.path().join("file"), dir.path().join("file/below"), PathBuf::from("/proc/nothing/here")] {
+        for folder in [
+            dir.path().join("file"),
+            dir.path().join("file/below"),
+            PathBuf::from("/proc/nothing/here"),
+        ] {
             let copies = Copies::new(folder, 64 * MIB);
             copies.keep(&id(1), 0, b"a part");
             assert_eq!(copies.take(&id(1), 0..6), None);

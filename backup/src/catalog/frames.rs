@@ -1,4 +1,5 @@
-//! Frames of a repository: fetched in few requests, opened, and held against the names of their chunks.
+//! Frames of a repository: fetched in few requests, opened, and held against the names of their
+//! chunks.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -25,7 +26,8 @@ pub struct PlainFrame {
     chunk_len: usize,
 }
 
-/// A frame whose chunks were held against their names, and how it is stored: for whoever carries it on as it is.
+/// A frame whose chunks were held against their names, and how it is stored: for whoever carries it
+/// on as it is.
 #[derive(Debug)]
 pub struct WholeFrame {
     /// Its chunks.
@@ -40,13 +42,20 @@ impl PlainFrame {
     /// The bytes of one chunk of it.
     #[must_use]
     pub fn chunk(&self, ordinal: u32) -> Option<&[u8]> {
-        let at = ordinal.checked_sub(self.first).filter(|at| self.presence.has(*at))?;
-        self.plain.chunks_exact(self.chunk_len).nth(self.presence.rank(at) as usize)
+        let at = ordinal
+            .checked_sub(self.first)
+            .filter(|at| self.presence.has(*at))?;
+        self.plain
+            .chunks_exact(self.chunk_len)
+            .nth(self.presence.rank(at) as usize)
     }
 
     /// Its chunks and their ordinals, in order.
     pub fn chunks(&self) -> impl Iterator<Item = (u32, &[u8])> {
-        self.presence.offsets().map(|at| self.first + at).zip(self.plain.chunks_exact(self.chunk_len))
+        self.presence
+            .offsets()
+            .map(|at| self.first + at)
+            .zip(self.plain.chunks_exact(self.chunk_len))
     }
 }
 
@@ -71,7 +80,9 @@ impl Catalog {
         let decoded = |part: Vec<u8>| self.decode_part(place, &part);
         loop {
             let kept = parts.fetched(place).and_then(|part| decoded(part).ok());
-            if let Some(frame) = kept.or_else(|| parts.copied(place).and_then(|part| decoded(part).ok())) {
+            if let Some(frame) =
+                kept.or_else(|| parts.copied(place).and_then(|part| decoded(part).ok()))
+            {
                 return Ok(frame);
             }
             let around = |window_len| self.read().around(place, window_len, GAP_LEN_MAX);
@@ -81,8 +92,8 @@ impl Catalog {
         }
     }
 
-    /// The chunks of many frames of one pack, in the order of `places`: fetched in few requests, decoded on all cores, kept nowhere. The caller
-    /// bounds how many it asks for at once.
+    /// The chunks of many frames of one pack, in the order of `places`: fetched in few requests,
+    /// decoded on all cores, kept nowhere. The caller bounds how many it asks for at once.
     pub fn read_frames(&self, places: &[Place]) -> Result<Vec<PlainFrame>, CatalogError> {
         self.fetch_frames(places, &|place, body| self.decode(place, &body))
     }
@@ -93,7 +104,11 @@ impl Catalog {
             let plain = self.decode(place, &body)?;
             let fail = |source: DecodeError| bad_frame(place, source.into());
             let frame = decode_frame(&body).map_err(fail)?;
-            Ok(WholeFrame { plain, codec: frame.codec, payload: frame.payload.to_vec() })
+            Ok(WholeFrame {
+                plain,
+                codec: frame.codec,
+                payload: frame.payload.to_vec(),
+            })
         })
     }
 
@@ -102,45 +117,84 @@ impl Catalog {
         places: &[Place],
         decode: &(dyn Fn(&Place, Vec<u8>) -> Result<T, CatalogError> + Sync),
     ) -> Result<Vec<T>, CatalogError> {
-        let Some(pack) = places.first().map(|place| place.pack) else { return Ok(Vec::new()) };
-        assert!(places.iter().all(|place| place.pack == pack), "frames that are read together are in one pack");
+        let Some(pack) = places.first().map(|place| place.pack) else {
+            return Ok(Vec::new());
+        };
+        assert!(
+            places.iter().all(|place| place.pack == pack),
+            "frames that are read together are in one pack"
+        );
         let mut order: Vec<usize> = (0..places.len()).collect();
         order.sort_unstable_by_key(|nth| places[*nth].offset);
         let mut frames: Vec<Option<T>> = places.iter().map(|_| None).collect();
         let name = ObjectName::Pack(pack).to_string();
         for some in fetches(places, &order).chunks(self.objects.requests_together().max(1)) {
-            let fetched = together(some, |fetch| self.objects.get_range(&name, places[fetch[0]].offset..end_of(places, fetch)))?;
+            let fetched = together(some, |fetch| {
+                self.objects
+                    .get_range(&name, places[fetch[0]].offset..end_of(places, fetch))
+            })?;
             for (fetch, bytes) in some.iter().zip(fetched) {
-                let decode = |nth: &usize| decode(&places[*nth], self.body_in(&places[*nth], &bytes, places[fetch[0]].offset)?);
+                let decode = |nth: &usize| {
+                    decode(
+                        &places[*nth],
+                        self.body_in(&places[*nth], &bytes, places[fetch[0]].offset)?,
+                    )
+                };
                 let decoded: Vec<T> = fetch.par_iter().map(decode).collect::<Result<_, _>>()?;
-                fetch.iter().zip(decoded).for_each(|(nth, frame)| frames[*nth] = Some(frame));
+                fetch
+                    .iter()
+                    .zip(decoded)
+                    .for_each(|(nth, frame)| frames[*nth] = Some(frame));
             }
         }
-        Ok(frames.into_iter().map(|frame| frame.expect("every place is in a fetch")).collect())
+        Ok(frames
+            .into_iter()
+            .map(|frame| frame.expect("every place is in a fetch"))
+            .collect())
     }
 
     /// The same, out of the whole pack as it is `stored`.
-    pub fn frames_in(&self, places: &[Place], stored: &[u8]) -> Result<Vec<PlainFrame>, CatalogError> {
-        places.par_iter().map(|place| self.decode(place, &self.body_in(place, stored, 0)?)).collect()
+    pub fn frames_in(
+        &self,
+        places: &[Place],
+        stored: &[u8],
+    ) -> Result<Vec<PlainFrame>, CatalogError> {
+        places
+            .par_iter()
+            .map(|place| self.decode(place, &self.body_in(place, stored, 0)?))
+            .collect()
     }
 
-    /// The body of a frame's part, opened and no more: `format::decode_frame` reads it. For whoever moves frames as they are.
+    /// The body of a frame's part, opened and no more: `format::decode_frame` reads it. For whoever
+    /// moves frames as they are.
     pub fn frame_body(&self, place: &Place) -> Result<Vec<u8>, CatalogError> {
-        let part = self.objects.get_range(&ObjectName::Pack(place.pack).to_string(), place.offset..place.end())?;
+        let part = self.objects.get_range(
+            &ObjectName::Pack(place.pack).to_string(),
+            place.offset..place.end(),
+        )?;
         self.open_part(place, &part)
     }
 
     fn open_part(&self, place: &Place, part: &[u8]) -> Result<Vec<u8>, CatalogError> {
         let opened = self.sealer.open_part(SealedKind::Pack, part);
-        opened
-            .map_err(|source| CatalogError::Seal { object: format!("{}, frame at {}", ObjectName::Pack(place.pack), place.offset), source })
+        opened.map_err(|source| CatalogError::Seal {
+            object: format!(
+                "{}, frame at {}",
+                ObjectName::Pack(place.pack),
+                place.offset
+            ),
+            source,
+        })
     }
 
     /// The body of a frame's part in `bytes`, which begin at `start` of its pack.
     fn body_in(&self, place: &Place, bytes: &[u8], start: u64) -> Result<Vec<u8>, CatalogError> {
         let at = (place.offset - start) as usize;
         // What ends too early is too short for any part.
-        self.open_part(place, bytes.get(at..at + place.len as usize).unwrap_or_default())
+        self.open_part(
+            place,
+            bytes.get(at..at + place.len as usize).unwrap_or_default(),
+        )
     }
 
     fn decode_part(&self, place: &Place, part: &[u8]) -> Result<PlainFrame, CatalogError> {
@@ -151,29 +205,51 @@ impl Catalog {
         let names = self.names(place.segment)?;
         let fail = |source| bad_frame(place, source);
         let frame = decode_frame(body).map_err(|error| fail(error.into()))?;
-        let is_expected =
-            Some(frame.segment) == self.segment_of(place.segment) && frame.first == place.first && frame.presence == place.presence;
+        let is_expected = Some(frame.segment) == self.segment_of(place.segment)
+            && frame.first == place.first
+            && frame.presence == place.presence;
         if !is_expected {
             return Err(fail(FrameError::Misplaced));
         }
-        let plain = frame.chunks(self.chunk_len, |ordinal| names.hash(ordinal).copied()).map_err(fail)?;
-        Ok(PlainFrame { first: frame.first, presence: frame.presence, plain, chunk_len: self.chunk_len as usize })
+        let plain = frame
+            .chunks(self.chunk_len, |ordinal| names.hash(ordinal).copied())
+            .map_err(fail)?;
+        Ok(PlainFrame {
+            first: frame.first,
+            presence: frame.presence,
+            plain,
+            chunk_len: self.chunk_len as usize,
+        })
     }
 }
 
 fn bad_frame(place: &Place, source: FrameError) -> CatalogError {
-    CatalogError::Frame { object: ObjectName::Pack(place.pack).to_string(), offset: place.offset, source }
+    CatalogError::Frame {
+        object: ObjectName::Pack(place.pack).to_string(),
+        offset: place.offset,
+        source,
+    }
 }
 
-/// The answers to requests that are under way at the same time, on threads of their own: they wait for the place, not for a core.
-fn together<T: Send>(fetches: &[&[usize]], ask: impl Fn(&[usize]) -> Result<T, ObjectError> + Sync) -> Result<Vec<T>, ObjectError> {
+/// The answers to requests that are under way at the same time, on threads of their own: they wait
+/// for the place, not for a core.
+fn together<T: Send>(
+    fetches: &[&[usize]],
+    ask: impl Fn(&[usize]) -> Result<T, ObjectError> + Sync,
+) -> Result<Vec<T>, ObjectError> {
     if fetches.len() < 2 {
         return fetches.iter().map(|fetch| ask(fetch)).collect();
     }
     std::thread::scope(|scope| {
         let ask = &ask;
-        let asked: Vec<_> = fetches.iter().map(|fetch| scope.spawn(move || ask(fetch))).collect();
-        asked.into_iter().map(|asked| asked.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        let asked: Vec<_> = fetches
+            .iter()
+            .map(|fetch| scope.spawn(move || ask(fetch)))
+            .collect();
+        asked
+            .into_iter()
+            .map(|asked| asked.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
     })
 }
 
@@ -184,7 +260,8 @@ fn fetches<'a>(places: &[Place], order: &'a [usize]) -> Vec<&'a [usize]> {
         let is_apart = order.get(nth).is_none_or(|next| {
             let next = &places[*next];
             let end = end_of(places, &order[start..nth]);
-            next.offset > end + GAP_LEN_MAX || next.end() > places[order[start]].offset + FETCH_LEN_MAX
+            next.offset > end + GAP_LEN_MAX
+                || next.end() > places[order[start]].offset + FETCH_LEN_MAX
         });
         if is_apart {
             fetches.push(&order[start..nth]);
@@ -194,7 +271,12 @@ fn fetches<'a>(places: &[Place], order: &'a [usize]) -> Vec<&'a [usize]> {
     fetches
 }
 
-/// Where the last of these frames ends. Frames do not overlap, in an index that a writer made; in another one the longest counts.
+/// Where the last of these frames ends. Frames do not overlap, in an index that a writer made; in
+/// another one the longest counts.
 fn end_of(places: &[Place], order: &[usize]) -> u64 {
-    order.iter().map(|nth| places[*nth].end()).max().unwrap_or(0)
+    order
+        .iter()
+        .map(|nth| places[*nth].end())
+        .max()
+        .unwrap_or(0)
 }

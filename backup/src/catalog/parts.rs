@@ -1,10 +1,13 @@
-//! Where the parts of packs come from for whoever reads here and there: out of what was fetched a moment ago, out of the local folder, or from
-//! the repository, which is asked for what will be wanted next, too.
+//! Where the parts of packs come from for whoever reads here and there: out of what was fetched a
+//! moment ago, out of the local folder, or from the repository, which is asked for what will be
+//! wanted next, too.
 //!
-//! What it gives is not looked at: the catalog opens it and holds it against names, and asks for it to be fetched if it is not what it must be.
-//! Nothing is fetched twice at once: who wants what somebody else is fetching waits for that.
+//! What it gives is not looked at: the catalog opens it and holds it against names, and asks for it
+//! to be fetched if it is not what it must be. Nothing is fetched twice at once: who wants what
+//! somebody else is fetching waits for that.
 //!
-//! **Memory.** What was fetched: [`FETCHED_LEN_MAX`]. What is being fetched: [`IN_FLIGHT_LEN_MAX`], and a frame for each thread beyond that.
+//! **Memory.** What was fetched: [`FETCHED_LEN_MAX`]. What is being fetched: [`IN_FLIGHT_LEN_MAX`],
+//! and a frame for each thread beyond that.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -64,7 +67,11 @@ pub(super) struct Claim<'p> {
 
 impl Parts {
     pub(super) fn new(copies: Option<Copies>) -> Self {
-        Self { copies, state: Mutex::default(), landed: Condvar::new() }
+        Self {
+            copies,
+            state: Mutex::default(),
+            landed: Condvar::new(),
+        }
     }
 
     pub(super) fn copies(&self) -> Option<&Copies> {
@@ -75,7 +82,8 @@ impl Parts {
     pub(super) fn fetched(&self, place: &Place) -> Option<Vec<u8>> {
         let found = self.state().fetched.iter().rev().find_map(|fetched| {
             let at = usize::try_from(place.offset.checked_sub(fetched.start)?).ok()?;
-            let is_there = fetched.pack == place.pack && fetched.bytes.len().checked_sub(at)? >= place.len as usize;
+            let is_there = fetched.pack == place.pack
+                && fetched.bytes.len().checked_sub(at)? >= place.len as usize;
             is_there.then(|| (at, Arc::clone(&fetched.bytes)))
         });
         found.map(|(at, bytes)| bytes[at..at + place.len as usize].to_vec())
@@ -83,30 +91,61 @@ impl Parts {
 
     /// The same, from the local folder.
     pub(super) fn copied(&self, place: &Place) -> Option<Vec<u8>> {
-        self.copies.as_ref()?.take(&place.pack, place.offset..place.end())
+        self.copies
+            .as_ref()?
+            .take(&place.pack, place.offset..place.end())
     }
 
-    /// The right to fetch `place` with what `around` (as many bytes as it is told) says. None if somebody else fetched it, and is done now: it may
-    /// be there.
-    pub(super) fn claim(&self, place: &Place, around: impl FnOnce(u64) -> Stretch) -> Option<Claim<'_>> {
+    /// The right to fetch `place` with what `around` (as many bytes as it is told) says. None if
+    /// somebody else fetched it, and is done now: it may be there.
+    pub(super) fn claim(
+        &self,
+        place: &Place,
+        around: impl FnOnce(u64) -> Stretch,
+    ) -> Option<Claim<'_>> {
         let mut state = self.state();
         let wanted = place.offset..place.end();
-        let covers = |flight: &&Flight| flight.pack == place.pack && flight.range.start <= wanted.start && wanted.end <= flight.range.end;
+        let covers = |flight: &&Flight| {
+            flight.pack == place.pack
+                && flight.range.start <= wanted.start
+                && wanted.end <= flight.range.end
+        };
         if let Some(nth) = state.flights.iter().find(covers).map(|flight| flight.nth) {
             while state.flights.iter().any(|flight| flight.nth == nth) {
-                state = self.landed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .landed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
             return None;
         }
         let start = address(place.segment, place.first);
-        let in_flight_len: u64 = state.flights.iter().map(|flight| flight.range.end - flight.range.start).sum();
+        let in_flight_len: u64 = state
+            .flights
+            .iter()
+            .map(|flight| flight.range.end - flight.range.start)
+            .sum();
         let has_room = in_flight_len + WINDOW_LEN_MAX <= IN_FLIGHT_LEN_MAX;
-        let Stretch { range, behind } = around(if has_room { state.streams.window_len(start) } else { 0 });
+        let Stretch { range, behind } = around(if has_room {
+            state.streams.window_len(start)
+        } else {
+            0
+        });
         state.streams.fetch(start..behind);
         let nth = state.flight_count;
         state.flight_count += 1;
-        state.flights.push(Flight { nth, pack: place.pack, range: range.clone() });
-        Some(Claim { parts: self, nth, pack: place.pack, wanted, range })
+        state.flights.push(Flight {
+            nth,
+            pack: place.pack,
+            range: range.clone(),
+        });
+        Some(Claim {
+            parts: self,
+            nth,
+            pack: place.pack,
+            wanted,
+            range,
+        })
     }
 
     fn keep(&self, pack: ObjectId, start: u64, bytes: Vec<u8>) {
@@ -114,8 +153,18 @@ impl Parts {
             copies.keep(&pack, start, &bytes);
         }
         let mut state = self.state();
-        state.fetched.push_back(Fetched { pack, start, bytes: Arc::new(bytes) });
-        while state.fetched.iter().map(|fetched| fetched.bytes.len()).sum::<usize>() > FETCHED_LEN_MAX {
+        state.fetched.push_back(Fetched {
+            pack,
+            start,
+            bytes: Arc::new(bytes),
+        });
+        while state
+            .fetched
+            .iter()
+            .map(|fetched| fetched.bytes.len())
+            .sum::<usize>()
+            > FETCHED_LEN_MAX
+        {
             state.fetched.pop_front();
         }
     }
@@ -131,12 +180,14 @@ impl Claim<'_> {
         let name = ObjectName::Pack(self.pack).to_string();
         let (start, bytes) = match objects.get_range(&name, self.range.clone()) {
             // What is around may be what fails: a pack that lost its end still has its beginning.
-            Err(error) if self.range != self.wanted && may_do_alone(error.kind) => {
-                (self.wanted.start, objects.get_range(&name, self.wanted.clone())?)
-            }
+            Err(error) if self.range != self.wanted && may_do_alone(error.kind) => (
+                self.wanted.start,
+                objects.get_range(&name, self.wanted.clone())?,
+            ),
             done => (self.range.start, done?),
         };
-        let part = bytes[(self.wanted.start - start) as usize..(self.wanted.end - start) as usize].to_vec();
+        let part = bytes[(self.wanted.start - start) as usize..(self.wanted.end - start) as usize]
+            .to_vec();
         self.parts.keep(self.pack, start, bytes);
         Ok(part)
     }
@@ -144,7 +195,10 @@ impl Claim<'_> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.parts.state().flights.retain(|flight| flight.nth != self.nth);
+        self.parts
+            .state()
+            .flights
+            .retain(|flight| flight.nth != self.nth);
         self.parts.landed.notify_all();
     }
 }

@@ -1,6 +1,8 @@
-//! Index objects as they are stored, kept in a local folder so that they are fetched once. Sealed: the folder tells no more than the repository.
+//! Index objects as they are stored, kept in a local folder so that they are fetched once. Sealed:
+//! the folder tells no more than the repository.
 //!
-//! Nothing depends on the folder: what is missing or damaged there is fetched again, what cannot be written is done without.
+//! Nothing depends on the folder: what is missing or damaged there is fetched again, what cannot be
+//! written is done without.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -36,7 +38,13 @@ impl Shelf {
 
     /// Drops all objects but these.
     pub(super) fn keep_only(&self, wanted: &BTreeSet<ObjectId>) {
-        let Some(entries) = self.folder.as_ref().and_then(|folder| fs::read_dir(folder).ok()) else { return };
+        let Some(entries) = self
+            .folder
+            .as_ref()
+            .and_then(|folder| fs::read_dir(folder).ok())
+        else {
+            return;
+        };
         for entry in entries.flatten() {
             let id = entry.file_name().to_str().and_then(ObjectId::parse);
             if id.is_some_and(|id| !wanted.contains(&id)) {

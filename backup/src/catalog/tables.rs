@@ -55,15 +55,23 @@ struct Located {
 
 /// Whether `frame` stands behind `range`, and not far.
 fn is_near(range: &Range<u64>, frame: &Located, gap_len: u64) -> bool {
-    u64::from(frame.offset).checked_sub(range.end).is_some_and(|gap| gap <= gap_len)
+    u64::from(frame.offset)
+        .checked_sub(range.end)
+        .is_some_and(|gap| gap <= gap_len)
 }
 
 impl Tables {
     /// The number of a segment: the next one if it has none.
     pub(super) fn number_of(&mut self, id: SegmentId) -> u32 {
         *self.numbers.entry(id).or_insert_with(|| {
-            self.segments.push(Segment { id, sources: Vec::new(), frames: Vec::new(), span_max: 0 });
-            u32::try_from(self.segments.len() - 1).expect("memory ends before four billion segments")
+            self.segments.push(Segment {
+                id,
+                sources: Vec::new(),
+                frames: Vec::new(),
+                span_max: 0,
+            });
+            u32::try_from(self.segments.len() - 1)
+                .expect("memory ends before four billion segments")
         })
     }
 
@@ -77,7 +85,9 @@ impl Tables {
 
     /// Index objects that name chunks of a segment.
     pub(super) fn sources(&self, number: u32) -> &[ObjectId] {
-        self.segments.get(number as usize).map_or(&[], |segment| &segment.sources)
+        self.segments
+            .get(number as usize)
+            .map_or(&[], |segment| &segment.sources)
     }
 
     pub(super) fn indexes(&self) -> &BTreeSet<ObjectId> {
@@ -93,8 +103,14 @@ impl Tables {
         if !self.indexes.insert(id) {
             return Vec::new();
         }
-        let numbers: Vec<u32> = index.segments.keys().map(|segment| self.number_of(*segment)).collect();
-        numbers.iter().for_each(|number| self.segments[*number as usize].sources.push(id));
+        let numbers: Vec<u32> = index
+            .segments
+            .keys()
+            .map(|segment| self.number_of(*segment))
+            .collect();
+        numbers
+            .iter()
+            .for_each(|number| self.segments[*number as usize].sources.push(id));
         for pack in &index.packs {
             let number = self.pack_number(pack);
             let pack_sources = &mut self.packs[number as usize].sources;
@@ -106,8 +122,15 @@ impl Tables {
             for frame in &pack.frames {
                 let segment = &mut self.segments[self.numbers[&frame.segment] as usize];
                 segment.span_max = segment.span_max.max(frame.presence.span());
-                let (presence, offset, len) = (frame.presence.clone(), frame.offset as u32, frame.len);
-                segment.frames.push(Located { first: frame.first, presence, pack: number, offset, len });
+                let (presence, offset, len) =
+                    (frame.presence.clone(), frame.offset as u32, frame.len);
+                segment.frames.push(Located {
+                    first: frame.first,
+                    presence,
+                    pack: number,
+                    offset,
+                    len,
+                });
             }
         }
         self.sort(&numbers);
@@ -117,13 +140,17 @@ impl Tables {
     /// Takes away what only these index objects said. Returns the numbers of their segments.
     pub(super) fn remove(&mut self, gone: &BTreeSet<ObjectId>) -> Vec<u32> {
         self.indexes.retain(|id| !gone.contains(id));
-        self.packs.iter_mut().for_each(|pack| pack.sources.retain(|id| !gone.contains(id)));
+        self.packs
+            .iter_mut()
+            .for_each(|pack| pack.sources.retain(|id| !gone.contains(id)));
         let mut changed = Vec::new();
         for (number, segment) in (0..).zip(&mut self.segments) {
             let count = segment.sources.len();
             segment.sources.retain(|id| !gone.contains(id));
             if segment.sources.len() != count {
-                segment.frames.retain(|frame| !self.packs[frame.pack as usize].sources.is_empty());
+                segment
+                    .frames
+                    .retain(|frame| !self.packs[frame.pack as usize].sources.is_empty());
                 changed.push(number);
             }
         }
@@ -132,7 +159,11 @@ impl Tables {
 
     fn pack_number(&mut self, pack: &PackEntry) -> u32 {
         *self.pack_numbers.entry(pack.id).or_insert_with(|| {
-            self.packs.push(Pack { id: pack.id, len: pack.len, sources: Vec::new() });
+            self.packs.push(Pack {
+                id: pack.id,
+                len: pack.len,
+                sources: Vec::new(),
+            });
             u32::try_from(self.packs.len() - 1).expect("memory ends before four billion packs")
         })
     }
@@ -149,8 +180,13 @@ impl Tables {
     pub(super) fn locate(&self, address: ChunkId) -> Option<Place> {
         let (number, ordinal) = split_address(address);
         let segment = self.segments.get(number as usize)?;
-        let end = segment.frames.partition_point(|frame| frame.first <= ordinal);
-        let near = segment.frames[..end].iter().rev().take_while(|frame| ordinal - frame.first < segment.span_max);
+        let end = segment
+            .frames
+            .partition_point(|frame| frame.first <= ordinal);
+        let near = segment.frames[..end]
+            .iter()
+            .rev()
+            .take_while(|frame| ordinal - frame.first < segment.span_max);
         let mut last_choice = None;
         for frame in near.filter(|frame| frame.presence.has(ordinal - frame.first)) {
             let place = self.place(number, frame);
@@ -162,16 +198,30 @@ impl Tables {
         last_choice
     }
 
-    /// What to fetch of a pack for whoever wants the frame at `place` and probably what comes behind it: about `window_len` bytes.
+    /// What to fetch of a pack for whoever wants the frame at `place` and probably what comes
+    /// behind it: about `window_len` bytes.
     ///
-    /// Where the pack has its frames in order, that is what is behind. In an encrypted repository it has not: then it is one of the blocks of that
-    /// length that the pack falls into, since whoever reads on will want all of them, in any order.
+    /// Where the pack has its frames in order, that is what is behind. In an encrypted repository
+    /// it has not: then it is one of the blocks of that length that the pack falls into, since
+    /// whoever reads on will want all of them, in any order.
     pub(super) fn around(&self, place: &Place, window_len: u64, gap_len: u64) -> Stretch {
-        let mut stretch = Stretch { range: place.offset..place.end(), behind: place.behind() };
-        let frames = self.segments.get(place.segment as usize).map_or(&[][..], |segment| &segment.frames);
+        let mut stretch = Stretch {
+            range: place.offset..place.end(),
+            behind: place.behind(),
+        };
+        let frames = self
+            .segments
+            .get(place.segment as usize)
+            .map_or(&[][..], |segment| &segment.frames);
         let later = &frames[frames.partition_point(|frame| frame.first <= place.first)..];
-        let mut same_pack = later.iter().take_while(|frame| self.packs[frame.pack as usize].id == place.pack).peekable();
-        if same_pack.peek().is_some_and(|next| !is_near(&stretch.range, next, gap_len)) {
+        let mut same_pack = later
+            .iter()
+            .take_while(|frame| self.packs[frame.pack as usize].id == place.pack)
+            .peekable();
+        if same_pack
+            .peek()
+            .is_some_and(|next| !is_near(&stretch.range, next, gap_len))
+        {
             stretch.range = self.block(place, window_len);
             return stretch;
         }
@@ -180,14 +230,20 @@ impl Tables {
             if !is_near(&stretch.range, frame, gap_len) || end - place.offset > window_len {
                 break;
             }
-            stretch = Stretch { range: place.offset..end, behind: self.place(place.segment, frame).behind() };
+            stretch = Stretch {
+                range: place.offset..end,
+                behind: self.place(place.segment, frame).behind(),
+            };
         }
         stretch
     }
 
     /// The block of `window_len` bytes of its pack that `place` begins in, with all of `place`.
     fn block(&self, place: &Place, window_len: u64) -> Range<u64> {
-        let pack_len = self.pack_numbers.get(&place.pack).map_or(0, |number| self.packs[*number as usize].len);
+        let pack_len = self
+            .pack_numbers
+            .get(&place.pack)
+            .map_or(0, |number| self.packs[*number as usize].len);
         let start = place.offset - place.offset.checked_rem(window_len).unwrap_or(0);
         start..(start + window_len).min(pack_len).max(place.end())
     }

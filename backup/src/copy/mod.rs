@@ -1,29 +1,41 @@
-//! Copy: points of one repository become points of another, and only what is new there is read and sent.
+//! Copy: points of one repository become points of another, and only what is new there is read and
+//! sent.
 //!
-//! The two have nothing in common but the length of their chunks: each has its own master key, may be encrypted or not, and be anywhere. What a
-//! copy keeps is what things *are*: a point's identity, a content's identity, a chunk's name. So a store that pushed to the one and pushes to the
-//! other next finds its points there, and a copy that is made again finds everything in the two journals.
+//! The two have nothing in common but the length of their chunks: each has its own master key, may
+//! be encrypted or not, and be anywhere. What a copy keeps is what things *are*: a point's
+//! identity, a content's identity, a chunk's name. So a store that pushed to the one and pushes to
+//! the other next finds its points there, and a copy that is made again finds everything in the two
+//! journals.
 //!
-//! It is a push whose chunks come from a repository: the same session, the same bookkeeping of what is there ([`crate::known`]), the same way up
-//! ([`crate::push::upload`], [`crate::push::maps`]), the record last. `plan` decides from the two states which contents are new, and in which order;
-//! `origin` finds out which of their chunks are there already, by name; `supply` fetches the others, opened with the source's key and held against
-//! their names, and hands them on compressed as they are where a whole frame is wanted.
+//! It is a push whose chunks come from a repository: the same session, the same bookkeeping of what
+//! is there ([`crate::known`]), the same way up ([`crate::push::upload`], [`crate::push::maps`]),
+//! the record last. `plan` decides from the two states which contents are new, and in which order;
+//! `origin` finds out which of their chunks are there already, by name; `supply` fetches the
+//! others, opened with the source's key and held against their names, and hands them on compressed
+//! as they are where a whole frame is wanted.
 //!
 //! **Invariants.**
 //!
-//! 1. What is copied was whole: no chunk goes up that is not what its name says, and the record is put after all of it.
-//! 2. Only what the copied points show goes up. A frame that also holds chunks of others is packed anew without them.
-//! 3. A content is told relative only to what the target holds firmly down to the ground, or to what comes before it in the same record: no copy
-//!    closes a ring, whatever the two repositories tell relative to what.
-//! 4. The source is only read. A collection there may move what is being read; it is looked for once more, as by every reader.
+//! 1. What is copied was whole: no chunk goes up that is not what its name says, and the record is
+//!    put after all of it.
+//! 2. Only what the copied points show goes up. A frame that also holds chunks of others is packed
+//!    anew without them.
+//! 3. A content is told relative only to what the target holds firmly down to the ground, or to
+//!    what comes before it in the same record: no copy closes a ring, whatever the two repositories
+//!    tell relative to what.
+//! 4. The source is only read. A collection there may move what is being read; it is looked for
+//!    once more, as by every reader.
 //!
-//! Memory: that of a push; beside it two groups of frames on their way (of 16 MiB plain), and the names of [`origin::NAMES_TOGETHER`] chunks.
+//! Memory: that of a push; beside it two groups of frames on their way (of 16 MiB plain), and the
+//! names of [`origin::NAMES_TOGETHER`] chunks.
 //!
 //! # What this does not do
 //!
-//! It takes nothing away: what the source forgot stays in the target until it is forgotten there. What is there is not told anew: a point that
-//! was copied before the one it stands on stands on nothing in the target, though both share their chunks. Two chunks of one name that lie in
-//! different places of the source may both be sent, if more than [`origin::NAMES_TOGETHER`] others are wanted between them.
+//! It takes nothing away: what the source forgot stays in the target until it is forgotten there.
+//! What is there is not told anew: a point that was copied before the one it stands on stands on
+//! nothing in the target, though both share their chunks. Two chunks of one name that lie in
+//! different places of the source may both be sent, if more than [`origin::NAMES_TOGETHER`] others
+//! are wanted between them.
 
 mod origin;
 mod plan;
@@ -55,7 +67,8 @@ use crate::session::{Session, SessionKind, Writer};
 pub struct CopyRequest {
     /// The ids of the points; all points and machines if there are none given.
     pub points: Option<BTreeSet<String>>,
-    /// Whether chunks of the target that other clients wrote are relied upon without a look at them.
+    /// Whether chunks of the target that other clients wrote are relied upon without a look at
+    /// them.
     pub trust_others: bool,
     /// Bytes of packs that may go up in a second.
     pub limit_upload: Option<u64>,
@@ -67,7 +80,8 @@ pub struct CopyRequest {
 struct Wanted {
     points: Vec<Point>,
     machines: Vec<Machine>,
-    /// What known points are called in the source, where that is something else: as with machines, who says it last counts.
+    /// What known points are called in the source, where that is something else: as with machines,
+    /// who says it last counts.
     described: Vec<Description>,
     known_points: u64,
 }
@@ -78,46 +92,81 @@ struct NewMap<'r> {
     pages: PageSet,
 }
 
-/// Copies what `request` names from `source` to `target`; both journals must have been read just now. Nothing can be seen of it before all of it
-/// is durable; then all at once. If nothing is new, nothing is asked for beside the journals. What an interrupted copy has sent is found again by
+/// Copies what `request` names from `source` to `target`; both journals must have been read just
+/// now. Nothing can be seen of it before all of it is durable; then all at once. If nothing is new,
+/// nothing is asked for beside the journals. What an interrupted copy has sent is found again by
 /// the next one, if the client has a cache.
-pub fn copy(source: &Repository, target: &Repository, request: &CopyRequest, watch: &dyn Watch) -> Result<PushReport, BackupError> {
+pub fn copy(
+    source: &Repository,
+    target: &Repository,
+    request: &CopyRequest,
+    watch: &dyn Watch,
+) -> Result<PushReport, BackupError> {
     refuse_unequal(source, target)?;
     let wanted = Wanted::of(&source.state(), &target.state(), request);
-    let report = PushReport { known_points: wanted.known_points, ..PushReport::default() };
+    let report = PushReport {
+        known_points: wanted.known_points,
+        ..PushReport::default()
+    };
     if wanted.points.is_empty() && wanted.machines.is_empty() && wanted.described.is_empty() {
         return Ok(report);
     }
     let mut session = Session::begin(target, SessionKind::Copy, request.writer.clone())?;
     let reader = Reader::new(source);
-    let report = say(&mut session, &reader, &wanted, request, watch).map_err(|error| hit::by_map(&reader, error))?;
+    let report = say(&mut session, &reader, &wanted, request, watch)
+        .map_err(|error| hit::by_map(&reader, error))?;
     session.end()?;
-    Ok(PushReport { known_points: wanted.known_points, ..report })
+    Ok(PushReport {
+        known_points: wanted.known_points,
+        ..report
+    })
 }
 
 fn refuse_unequal(source: &Repository, target: &Repository) -> Result<(), BackupError> {
     let (from, to) = (source.file().chunk_len, target.file().chunk_len);
     if source.id() == target.id() {
-        let what =
-            format!("{} and {} are one repository, or one was made by copying the files of the other", source.place(), target.place());
+        let what = format!(
+            "{} and {} are one repository, or one was made by copying the files of the other",
+            source.place(),
+            target.place()
+        );
         return Err(BackupError::Parameter(what));
     }
     if from == to {
         return Ok(());
     }
-    Err(BackupError::Parameter(format!("{} has chunks of {from} bytes, {} of {to}: they cannot be mixed", source.place(), target.place())))
+    Err(BackupError::Parameter(format!(
+        "{} has chunks of {from} bytes, {} of {to}: they cannot be mixed",
+        source.place(),
+        target.place()
+    )))
 }
 
 impl Wanted {
     fn of(source: &State, target: &State, request: &CopyRequest) -> Self {
-        let is_named = |point: &&std::sync::Arc<Point>| request.points.as_ref().is_none_or(|points| points.contains(&point.id));
-        let (known, points): (Vec<_>, Vec<_>) = source.points().filter(is_named).partition(|point| target.has_firm_point(&point.id));
-        let is_new = |machine: &&std::sync::Arc<Machine>| !target.machines().any(|known| known == *machine);
-        let machines = source.machines().filter(|_| request.points.is_none()).filter(is_new);
+        let is_named = |point: &&std::sync::Arc<Point>| {
+            request
+                .points
+                .as_ref()
+                .is_none_or(|points| points.contains(&point.id))
+        };
+        let (known, points): (Vec<_>, Vec<_>) = source
+            .points()
+            .filter(is_named)
+            .partition(|point| target.has_firm_point(&point.id));
+        let is_new =
+            |machine: &&std::sync::Arc<Machine>| !target.machines().any(|known| known == *machine);
+        let machines = source
+            .machines()
+            .filter(|_| request.points.is_none())
+            .filter(is_new);
         Self {
             points: points.into_iter().map(|point| (**point).clone()).collect(),
             machines: machines.map(|machine| (**machine).clone()).collect(),
-            described: known.iter().filter_map(|point| described(target, point)).collect(),
+            described: known
+                .iter()
+                .filter_map(|point| described(target, point))
+                .collect(),
             known_points: known.len() as u64,
         }
     }
@@ -144,7 +193,8 @@ fn say(
     let (mut known, mut contents) = (None, Vec::new());
     if !new.is_empty() {
         let origin = origin::SourceChunks::new(source);
-        // Before anything else gives numbers to the source's segments: the books speak of them by number.
+        // Before anything else gives numbers to the source's segments: the books speak of them by
+        // number.
         let mut books = Known::believed(&target, &origin, &state)?;
         source.load_indexes()?;
         let maps = source.again_if_missing(|| maps(source, &new))?;
@@ -156,7 +206,10 @@ fn say(
         };
         let missing = books.missing(&target, &each, request.trust_others)?;
         if !missing.is_empty() {
-            let manner = Manner { watch, limit: request.limit_upload };
+            let manner = Manner {
+                watch,
+                limit: request.limit_upload,
+            };
             let sent = supply::send(source, &target, &missing, &origin, &mut books, &manner)?;
             (report.chunks, report.bytes) = (sent.chunks, sent.bytes);
         }
@@ -166,14 +219,19 @@ fn say(
         contents = written;
         known = Some((books, origin));
     }
-    (report.new_points, report.machines) = (wanted.points.len() as u64, wanted.machines.len() as u64);
+    (report.new_points, report.machines) =
+        (wanted.points.len() as u64, wanted.machines.len() as u64);
     report.described_points = wanted.described.len() as u64;
     session.commit(Record {
         points: wanted.points.iter().cloned().map(Into::into).collect(),
         contents: contents.into_iter().map(Into::into).collect(),
         described: wanted.described.iter().cloned().map(Into::into).collect(),
         machines: wanted.machines.iter().cloned().map(Into::into).collect(),
-        indexes: known.iter().flat_map(|(books, _)| books.pending()).map(ToString::to_string).collect(),
+        indexes: known
+            .iter()
+            .flat_map(|(books, _)| books.pending())
+            .map(ToString::to_string)
+            .collect(),
         ..Record::default()
     })?;
     if let Some((mut books, origin)) = known {
@@ -184,10 +242,16 @@ fn say(
 }
 
 /// The maps of `new`, each relative to what is planned.
-fn maps<'r>(source: &'r Reader<'r>, new: &[plan::NewContent]) -> Result<Vec<NewMap<'r>>, BackupError> {
+fn maps<'r>(
+    source: &'r Reader<'r>,
+    new: &[plan::NewContent],
+) -> Result<Vec<NewMap<'r>>, BackupError> {
     let map = |new: &plan::NewContent| {
         let view = source.content_over(new.content, |below| Some(below) == new.base)?;
-        Ok(NewMap { pages: view.pages()?, view })
+        Ok(NewMap {
+            pages: view.pages()?,
+            view,
+        })
     };
     new.iter().map(map).collect()
 }
@@ -208,9 +272,14 @@ fn needed(maps: &[NewMap<'_>]) -> Result<IdSet, BackupError> {
 }
 
 /// Writes the maps, whose chunks are all there.
-fn tell(target: &Reader<'_>, maps: &[NewMap<'_>], known: &Known) -> Result<(Vec<Content>, u64), BackupError> {
+fn tell(
+    target: &Reader<'_>,
+    maps: &[NewMap<'_>],
+    known: &Known,
+) -> Result<(Vec<Content>, u64), BackupError> {
     let mut writer = Maps::new(target);
-    maps.iter().try_for_each(|map| writer.add(map, &|id, count| known.get(id, count)))?;
+    maps.iter()
+        .try_for_each(|map| writer.add(map, &|id, count| known.get(id, count)))?;
     writer.finish()
 }
 
@@ -231,7 +300,11 @@ impl ToldMap for NewMap<'_> {
         &self.pages
     }
 
-    fn page(&self, index: PageIndex, translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>) -> Result<Page, BackupError> {
+    fn page(
+        &self,
+        index: PageIndex,
+        translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>,
+    ) -> Result<Page, BackupError> {
         translated(&self.view.page(index)?, translate)
     }
 }

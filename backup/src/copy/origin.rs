@@ -1,4 +1,5 @@
-//! The source's chunks, as far as the target may have them: found by name, a bounded number at a time.
+//! The source's chunks, as far as the target may have them: found by name, a bounded number at a
+//! time.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,11 +15,13 @@ use crate::journal::State;
 use crate::known::{Known, Origin};
 use crate::reader::Reader;
 
-/// Names that are looked for in one pass over the target's index: about 100 MB of memory, and 8 GiB of disk at 4 KiB a chunk.
+/// Names that are looked for in one pass over the target's index: about 100 MB of memory, and 8 GiB
+/// of disk at 4 KiB a chunk.
 pub(super) const NAMES_TOGETHER: usize = 1 << 21;
 
-/// Chunks of a repository that go to another one. Their ids are the addresses that the source's catalog gives them; they last as long as the
-/// process, so a file of them lists the segments in the order of their numbers.
+/// Chunks of a repository that go to another one. Their ids are the addresses that the source's
+/// catalog gives them; they last as long as the process, so a file of them lists the segments in
+/// the order of their numbers.
 pub(super) struct SourceChunks<'r> {
     source: &'r Reader<'r>,
     /// The chunks that are looked for now.
@@ -35,12 +38,22 @@ pub(super) struct Distinct {
 
 impl<'r> SourceChunks<'r> {
     pub(super) fn new(source: &'r Reader<'r>) -> Self {
-        Self { source, names: RwLock::default() }
+        Self {
+            source,
+            names: RwLock::default(),
+        }
     }
 
-    /// Looks for the chunks of `needed` in the target, and adds what is found to `known`. Cost: one pass over the target's index, which the client
-    /// mostly has in its cache, for each [`NAMES_TOGETHER`] chunks that are not known yet.
-    pub(super) fn look(&self, needed: &IdSet, known: &mut Known, target: &Reader<'_>, state: &State) -> Result<Distinct, BackupError> {
+    /// Looks for the chunks of `needed` in the target, and adds what is found to `known`. Cost: one
+    /// pass over the target's index, which the client mostly has in its cache, for each
+    /// [`NAMES_TOGETHER`] chunks that are not known yet.
+    pub(super) fn look(
+        &self,
+        needed: &IdSet,
+        known: &mut Known,
+        target: &Reader<'_>,
+        state: &State,
+    ) -> Result<Distinct, BackupError> {
         let mut distinct = Distinct::default();
         let mut next = needed.next_from(ChunkId(0));
         while next.is_some() {
@@ -72,7 +85,9 @@ impl<'r> SourceChunks<'r> {
 impl Distinct {
     /// Says of the twins what is known of those that they are like.
     pub(super) fn settle(&self, known: &mut Known) {
-        self.twins.iter().for_each(|(twin, like)| known.set_alike(*twin, *like));
+        self.twins
+            .iter()
+            .for_each(|(twin, like)| known.set_alike(*twin, *like));
     }
 }
 
@@ -85,7 +100,11 @@ impl Origin for SourceChunks<'_> {
     fn recognises(&self, _: &RepositoryId, mark: &[u8]) -> Result<bool, BackupError> {
         let (ids, rest) = mark.as_chunks::<IDENTITY_LEN>();
         let catalog = self.source.catalog();
-        Ok(rest.is_empty() && ids.iter().zip(0..).all(|(id, number)| catalog.number_of(SegmentId(*id)) == number))
+        Ok(rest.is_empty()
+            && ids
+                .iter()
+                .zip(0..)
+                .all(|(id, number)| catalog.number_of(SegmentId(*id)) == number))
     }
 
     fn mark(&self, _: &RepositoryId) -> Result<Vec<u8>, BackupError> {

@@ -16,7 +16,8 @@ pub(super) struct NewContent {
     pub(super) base: Option<ContentId>,
 }
 
-/// What the target has and may build on, down to the ground: what is below a content that is there may be condemned, or missing.
+/// What the target has and may build on, down to the ground: what is below a content that is there
+/// may be condemned, or missing.
 struct There<'s> {
     target: &'s State,
     known: HashMap<ContentId, bool>,
@@ -34,29 +35,53 @@ impl There<'_> {
             self.known.insert(id, false);
             path.push(id);
             is_firm = self.target.may_build_on(id);
-            next = self.target.content(id).filter(|_| is_firm).and_then(|entry| parent_of(&entry.content));
+            next = self
+                .target
+                .content(id)
+                .filter(|_| is_firm)
+                .and_then(|entry| parent_of(&entry.content));
         }
         self.known.extend(path.into_iter().map(|id| (id, is_firm)));
         is_firm
     }
 }
 
-/// The contents of `points`, and those below them that several are built on: what nobody names and one is built on becomes part of that one. Each
-/// comes after its base. Cost: each content of the source once.
+/// The contents of `points`, and those below them that several are built on: what nobody names and
+/// one is built on becomes part of that one. Each comes after its base. Cost: each content of the
+/// source once.
 pub(super) fn new_contents(source: &State, target: &State, points: &[Point]) -> Vec<NewContent> {
-    let mut there = There { target, known: HashMap::new() };
-    let below = |id: ContentId| source.content(id).and_then(|entry| parent_of(&entry.content));
-    let named = points.iter().filter_map(|point| ContentId::parse(&point.content));
-    let named: BTreeSet<ContentId> = named.filter(|content| !target.may_build_on(*content)).collect();
+    let mut there = There {
+        target,
+        known: HashMap::new(),
+    };
+    let below = |id: ContentId| {
+        source
+            .content(id)
+            .and_then(|entry| parent_of(&entry.content))
+    };
+    let named = points
+        .iter()
+        .filter_map(|point| ContentId::parse(&point.content));
+    let named: BTreeSet<ContentId> = named
+        .filter(|content| !target.may_build_on(*content))
+        .collect();
     let paths = paths(&named, below, |id| there.has(id));
     let branches = branches(&paths, below);
     let is_new = |id: &ContentId| named.contains(id) || branches.contains(id);
     let order: Vec<ContentId> = paths.into_iter().filter(is_new).collect();
     let mut base = |id: ContentId| {
         let mut seen = HashSet::new();
-        std::iter::successors(below(id), |next| below(*next)).take_while(|id| seen.insert(*id)).find(|id| is_new(id) || there.has(*id))
+        std::iter::successors(below(id), |next| below(*next))
+            .take_while(|id| seen.insert(*id))
+            .find(|id| is_new(id) || there.has(*id))
     };
-    order.into_iter().map(|content| NewContent { content, base: base(content) }).collect()
+    order
+        .into_iter()
+        .map(|content| NewContent {
+            content,
+            base: base(content),
+        })
+        .collect()
 }
 
 /// Everything from `named` down to what `is_there`: each after what is below it.
@@ -78,9 +103,19 @@ fn paths(
 }
 
 /// Those that several of `paths` are told relative to.
-fn branches(paths: &[ContentId], below: impl Fn(ContentId) -> Option<ContentId>) -> HashSet<ContentId> {
+fn branches(
+    paths: &[ContentId],
+    below: impl Fn(ContentId) -> Option<ContentId>,
+) -> HashSet<ContentId> {
     let mut children = BTreeMap::<ContentId, u32>::new();
-    paths.iter().filter_map(|id| below(*id)).for_each(|parent| *children.entry(parent).or_default() += 1);
+    paths
+        .iter()
+        .filter_map(|id| below(*id))
+        .for_each(|parent| *children.entry(parent).or_default() += 1);
     let known: HashSet<ContentId> = paths.iter().copied().collect();
-    children.into_iter().filter(|(id, count)| *count > 1 && known.contains(id)).map(|(id, _)| id).collect()
+    children
+        .into_iter()
+        .filter(|(id, count)| *count > 1 && known.contains(id))
+        .map(|(id, _)| id)
+        .collect()
 }

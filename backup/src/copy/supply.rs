@@ -1,6 +1,8 @@
-//! Chunks on their way from one repository to another: opened, held against their names, and compressed as they are where a whole frame is wanted.
+//! Chunks on their way from one repository to another: opened, held against their names, and
+//! compressed as they are where a whole frame is wanted.
 //!
-//! A frame that also holds what nobody asked for is packed anew without that, together with its neighbours of the same kind.
+//! A frame that also holds what nobody asked for is packed anew without that, together with its
+//! neighbours of the same kind.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
@@ -32,7 +34,8 @@ struct Carried {
     receiver: Mutex<Receiver<Result<Vec<CarriedFrame>, BackupError>>>,
 }
 
-/// A frame as it goes on: its chunks, with the source's addresses, and their bytes compressed together.
+/// A frame as it goes on: its chunks, with the source's addresses, and their bytes compressed
+/// together.
 struct CarriedFrame {
     chunks: Vec<(ChunkId, ChunkHash)>,
     codec: FrameCodec,
@@ -53,7 +56,8 @@ enum Unit<'f> {
     Parts(Vec<(ChunkId, ChunkHash, &'f [u8])>),
 }
 
-/// Fetches the chunks of `missing` from the source and sends them to the target: the next are fetched while the last are on their way up.
+/// Fetches the chunks of `missing` from the source and sends them to the target: the next are
+/// fetched while the last are on their way up.
 pub(super) fn send(
     source: &Reader<'_>,
     target: &Reader<'_>,
@@ -67,13 +71,16 @@ pub(super) fn send(
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for group in groups {
-                let frames = supplied(source, &group, missing).map_err(|error| hit::by_frames(source, &group, error));
+                let frames = supplied(source, &group, missing)
+                    .map_err(|error| hit::by_frames(source, &group, error));
                 if sender.send(frames).is_err() {
                     return;
                 }
             }
         });
-        let mut carried = Carried { receiver: Mutex::new(receiver) };
+        let mut carried = Carried {
+            receiver: Mutex::new(receiver),
+        };
         let sent = upload::send(target, origin, &mut carried, missing.len(), known, manner);
         // The one who fetches ends when nobody listens.
         drop(carried);
@@ -85,15 +92,33 @@ impl Frames for Carried {
     type Frame = CarriedFrame;
 
     fn next_batch(&mut self) -> Result<Vec<CarriedFrame>, BackupError> {
-        let receiver = self.receiver.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let receiver = self
+            .receiver
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         // A group of which nothing is wanted is not the end.
-        let next = receiver.iter().find(|batch| batch.as_ref().map_or(true, |frames| !frames.is_empty()));
+        let next = receiver
+            .iter()
+            .find(|batch| batch.as_ref().map_or(true, |frames| !frames.is_empty()));
         next.transpose().map(Option::unwrap_or_default)
     }
 
-    fn read<T>(&self, frame: &CarriedFrame, take: impl FnOnce(SuppliedFrame<'_>) -> T) -> Result<T, BackupError> {
-        let CarriedFrame { codec, plain_len, payload, .. } = frame;
-        Ok(take(SuppliedFrame { codec: *codec, plain_len: *plain_len, payload }))
+    fn read<T>(
+        &self,
+        frame: &CarriedFrame,
+        take: impl FnOnce(SuppliedFrame<'_>) -> T,
+    ) -> Result<T, BackupError> {
+        let CarriedFrame {
+            codec,
+            plain_len,
+            payload,
+            ..
+        } = frame;
+        Ok(take(SuppliedFrame {
+            codec: *codec,
+            plain_len: *plain_len,
+            payload,
+        }))
     }
 }
 
@@ -110,13 +135,25 @@ impl From<CarriedFrame> for Vec<(ChunkId, ChunkHash)> {
 }
 
 /// The wanted chunks of some frames of one pack.
-fn supplied(source: &Reader<'_>, group: &[Place], wanted: &IdSet) -> Result<Vec<CarriedFrame>, BackupError> {
+fn supplied(
+    source: &Reader<'_>,
+    group: &[Place],
+    wanted: &IdSet,
+) -> Result<Vec<CarriedFrame>, BackupError> {
     let frames = source.whole_frames(group)?;
-    let chosen = frames.iter().map(|(number, frame)| chosen(source, *number, frame, wanted)).collect::<Result<Vec<_>, _>>()?;
+    let chosen = frames
+        .iter()
+        .map(|(number, frame)| chosen(source, *number, frame, wanted))
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(units(chosen).par_iter().map(Unit::supplied).collect())
 }
 
-fn chosen<'f>(source: &Reader<'_>, number: u32, frame: &'f WholeFrame, wanted: &IdSet) -> Result<Chosen<'f>, BackupError> {
+fn chosen<'f>(
+    source: &Reader<'_>,
+    number: u32,
+    frame: &'f WholeFrame,
+    wanted: &IdSet,
+) -> Result<Chosen<'f>, BackupError> {
     let (mut chunks, mut is_whole) = (Vec::new(), true);
     for (ordinal, bytes) in frame.plain.chunks() {
         let address = address(number, ordinal);
@@ -126,13 +163,20 @@ fn chosen<'f>(source: &Reader<'_>, number: u32, frame: &'f WholeFrame, wanted: &
             is_whole = false;
         }
     }
-    Ok(Chosen { frame, chunks, is_whole })
+    Ok(Chosen {
+        frame,
+        chunks,
+        is_whole,
+    })
 }
 
 /// Whole frames as they are, and between them parts of others together, in order.
 fn units(chosen: Vec<Chosen<'_>>) -> Vec<Unit<'_>> {
     let (mut units, mut parts, mut len) = (Vec::new(), Vec::new(), 0);
-    for chosen in chosen.into_iter().filter(|chosen| !chosen.chunks.is_empty()) {
+    for chosen in chosen
+        .into_iter()
+        .filter(|chosen| !chosen.chunks.is_empty())
+    {
         let chosen_len: usize = chosen.chunks.iter().map(|(_, _, bytes)| bytes.len()).sum();
         if len > 0 && (chosen.is_whole || len + chosen_len > FRAME_LEN) {
             units.push(Unit::Parts(std::mem::take(&mut parts)));
@@ -151,17 +195,36 @@ fn units(chosen: Vec<Chosen<'_>>) -> Vec<Unit<'_>> {
 
 impl Unit<'_> {
     fn supplied(&self) -> CarriedFrame {
-        let named = |chunks: &[(ChunkId, ChunkHash, &[u8])]| chunks.iter().map(|(address, name, _)| (*address, *name)).collect();
+        let named = |chunks: &[(ChunkId, ChunkHash, &[u8])]| {
+            chunks
+                .iter()
+                .map(|(address, name, _)| (*address, *name))
+                .collect()
+        };
         match self {
             Self::Whole(Chosen { frame, chunks, .. }) => {
                 let plain_len: usize = chunks.iter().map(|(_, _, bytes)| bytes.len()).sum();
                 let payload = frame.payload.clone();
-                CarriedFrame { chunks: named(chunks), codec: frame.codec, plain_len: plain_len as u32, payload }
+                CarriedFrame {
+                    chunks: named(chunks),
+                    codec: frame.codec,
+                    plain_len: plain_len as u32,
+                    payload,
+                }
             }
             Self::Parts(chunks) => {
-                let plain: Vec<u8> = chunks.iter().flat_map(|(_, _, bytes)| *bytes).copied().collect();
+                let plain: Vec<u8> = chunks
+                    .iter()
+                    .flat_map(|(_, _, bytes)| *bytes)
+                    .copied()
+                    .collect();
                 let (codec, payload) = codec::compress(COMPRESSION, &plain);
-                CarriedFrame { chunks: named(chunks), codec, plain_len: plain.len() as u32, payload }
+                CarriedFrame {
+                    chunks: named(chunks),
+                    codec,
+                    plain_len: plain.len() as u32,
+                    payload,
+                }
             }
         }
     }

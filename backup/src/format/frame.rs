@@ -1,4 +1,5 @@
-//! A frame of a pack: some chunks of one segment, compressed as one. It says which chunks they are, so that a lost index can be made again.
+//! A frame of a pack: some chunks of one segment, compressed as one. It says which chunks they are,
+//! so that a lost index can be made again.
 //!
 //! ```text
 //! Body of a part of a pack (`seal`), version 1.
@@ -85,16 +86,31 @@ pub fn decode_frame(body: &[u8]) -> Result<Frame<'_>, DecodeError> {
     let mut reader = Reader::new(body);
     reader.version(VERSION)?;
     let codec = codec_of(reader.u8()?)?;
-    let segment = SegmentId(reader.bytes(16)?.try_into().expect("sixteen bytes were taken"));
+    let segment = SegmentId(
+        reader
+            .bytes(16)?
+            .try_into()
+            .expect("sixteen bytes were taken"),
+    );
     let (first, span) = decode_place(&mut reader)?;
     let presence = Presence::decode(&mut reader, span)?;
     let payload = reader.bytes(reader.remaining())?;
-    Ok(Frame { segment, first, presence, codec, payload })
+    Ok(Frame {
+        segment,
+        first,
+        presence,
+        codec,
+        payload,
+    })
 }
 
 impl Frame<'_> {
     /// The plain chunks, held against their names: `name_of` gives that of an ordinal.
-    pub fn chunks(&self, chunk_len: u32, name_of: impl Fn(u32) -> Option<ChunkHash>) -> Result<Vec<u8>, FrameError> {
+    pub fn chunks(
+        &self,
+        chunk_len: u32,
+        name_of: impl Fn(u32) -> Option<ChunkHash>,
+    ) -> Result<Vec<u8>, FrameError> {
         let plain = self.decompressed(chunk_len)?;
         let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len as usize).collect();
         for (at, hash) in self.presence.offsets().zip(hash_chunks(&chunks)) {
@@ -118,8 +134,15 @@ impl Frame<'_> {
 /// First ordinal and span, of a frame that lies inside its segment.
 pub(super) fn decode_place(reader: &mut Reader<'_>) -> Result<(u32, u32), DecodeError> {
     let (first, span) = (reader.varint()?, reader.varint()?);
-    let fits = span > 0 && span <= u64::from(SPAN_MAX) && first < u64::from(SEGMENT_LEN_MAX) && first + span <= u64::from(SEGMENT_LEN_MAX);
-    if fits { Ok((first as u32, span as u32)) } else { Err(DecodeError::Invalid("ordinals of a frame")) }
+    let fits = span > 0
+        && span <= u64::from(SPAN_MAX)
+        && first < u64::from(SEGMENT_LEN_MAX)
+        && first + span <= u64::from(SEGMENT_LEN_MAX);
+    if fits {
+        Ok((first as u32, span as u32))
+    } else {
+        Err(DecodeError::Invalid("ordinals of a frame"))
+    }
 }
 
 pub(super) fn codec_byte(codec: FrameCodec) -> u8 {

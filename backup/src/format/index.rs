@@ -1,7 +1,8 @@
 //! An index object: the names of a repository's chunks, and where each chunk is.
 //!
-//! It stands for itself: of every chunk that one of its frames holds it has the name. A chunk's name stands once in a repository, here (beside
-//! copies while a collection is under way); packs have none.
+//! It stands for itself: of every chunk that one of its frames holds it has the name. A chunk's
+//! name stands once in a repository, here (beside copies while a collection is under way); packs
+//! have none.
 //!
 //! ```text
 //! Content of an index object, version 1.
@@ -97,12 +98,19 @@ impl SegmentEntry {
     pub fn new(chunks: &[(u32, ChunkHash)]) -> Self {
         let first = chunks[0].0;
         let offsets: Vec<u32> = chunks.iter().map(|(ordinal, _)| ordinal - first).collect();
-        Self { first, presence: Presence::of(&offsets), hashes: chunks.iter().map(|(_, hash)| *hash).collect() }
+        Self {
+            first,
+            presence: Presence::of(&offsets),
+            hashes: chunks.iter().map(|(_, hash)| *hash).collect(),
+        }
     }
 
     /// The chunks that are there, with their names.
     pub fn chunks(&self) -> impl Iterator<Item = (u32, &ChunkHash)> {
-        self.presence.offsets().map(|at| self.first + at).zip(&self.hashes)
+        self.presence
+            .offsets()
+            .map(|at| self.first + at)
+            .zip(&self.hashes)
     }
 
     /// These names by themselves: what an index object says of the segment `id`.
@@ -123,7 +131,9 @@ impl SegmentEntry {
     /// The name of one chunk.
     #[must_use]
     pub fn hash(&self, ordinal: u32) -> Option<&ChunkHash> {
-        let at = ordinal.checked_sub(self.first).filter(|at| self.presence.has(*at))?;
+        let at = ordinal
+            .checked_sub(self.first)
+            .filter(|at| self.presence.has(*at))?;
         self.hashes.get(self.presence.rank(at) as usize)
     }
 }
@@ -139,18 +149,26 @@ impl IndexObject {
     /// How many chunks it names.
     #[must_use]
     pub fn chunk_count(&self) -> usize {
-        self.segments.values().map(|segment| segment.hashes.len()).sum()
+        self.segments
+            .values()
+            .map(|segment| segment.hashes.len())
+            .sum()
     }
 
-    /// Its content, to be sealed as a [`crate::seal::SealedKind::Index`]. Panics if a frame is of a segment that it does not have.
+    /// Its content, to be sealed as a [`crate::seal::SealedKind::Index`]. Panics if a frame is of a
+    /// segment that it does not have.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION];
         put_varint(&mut bytes, self.segments.len() as u64);
-        self.segments.iter().for_each(|(id, segment)| encode_segment(&mut bytes, *id, segment));
+        self.segments
+            .iter()
+            .for_each(|(id, segment)| encode_segment(&mut bytes, *id, segment));
         let places: BTreeMap<SegmentId, u64> = self.segments.keys().copied().zip(0..).collect();
         put_varint(&mut bytes, self.packs.len() as u64);
-        self.packs.iter().for_each(|pack| encode_pack(&mut bytes, pack, &places));
+        self.packs
+            .iter()
+            .for_each(|pack| encode_pack(&mut bytes, pack, &places));
         bytes
     }
 
@@ -169,7 +187,9 @@ impl IndexObject {
         }
         let ids: Vec<SegmentId> = index.segments.keys().copied().collect();
         for _ in 0..reader.varint()? {
-            index.packs.push(decode_pack(&mut reader, &ids, &index.segments)?);
+            index
+                .packs
+                .push(decode_pack(&mut reader, &ids, &index.segments)?);
         }
         reader.finish()?;
         Ok(index)
@@ -181,19 +201,36 @@ fn encode_segment(bytes: &mut Vec<u8>, id: SegmentId, segment: &SegmentEntry) {
     put_varint(bytes, u64::from(segment.first + segment.presence.span()));
     put_varint(bytes, segment.first.into());
     segment.presence.encode(bytes);
-    segment.hashes.iter().for_each(|hash| bytes.extend_from_slice(&hash.0));
+    segment
+        .hashes
+        .iter()
+        .for_each(|hash| bytes.extend_from_slice(&hash.0));
 }
 
 fn decode_segment(reader: &mut Reader<'_>) -> Result<(SegmentId, SegmentEntry), DecodeError> {
-    let id = SegmentId(reader.bytes(16)?.try_into().expect("sixteen bytes were taken"));
+    let id = SegmentId(
+        reader
+            .bytes(16)?
+            .try_into()
+            .expect("sixteen bytes were taken"),
+    );
     let (end, first) = (reader.varint()?, reader.varint()?);
     if end > u64::from(SEGMENT_LEN_MAX) || first >= end {
         return Err(DecodeError::Invalid("ordinals of a segment"));
     }
     let presence = Presence::decode(reader, (end - first) as u32)?;
-    let (hashes, _) = reader.bytes(presence.count() as usize * HASH_LEN)?.as_chunks::<HASH_LEN>();
+    let (hashes, _) = reader
+        .bytes(presence.count() as usize * HASH_LEN)?
+        .as_chunks::<HASH_LEN>();
     let hashes = hashes.iter().copied().map(ChunkHash).collect();
-    Ok((id, SegmentEntry { first: first as u32, presence, hashes }))
+    Ok((
+        id,
+        SegmentEntry {
+            first: first as u32,
+            presence,
+            hashes,
+        },
+    ))
 }
 
 fn encode_pack(bytes: &mut Vec<u8>, pack: &PackEntry, places: &BTreeMap<SegmentId, u64>) {
@@ -213,8 +250,17 @@ fn encode_pack(bytes: &mut Vec<u8>, pack: &PackEntry, places: &BTreeMap<SegmentI
     }
 }
 
-fn decode_pack(reader: &mut Reader<'_>, ids: &[SegmentId], segments: &BTreeMap<SegmentId, SegmentEntry>) -> Result<PackEntry, DecodeError> {
-    let id = ObjectId(reader.bytes(32)?.try_into().expect("thirty-two bytes were taken"));
+fn decode_pack(
+    reader: &mut Reader<'_>,
+    ids: &[SegmentId],
+    segments: &BTreeMap<SegmentId, SegmentEntry>,
+) -> Result<PackEntry, DecodeError> {
+    let id = ObjectId(
+        reader
+            .bytes(32)?
+            .try_into()
+            .expect("thirty-two bytes were taken"),
+    );
     let len = reader.varint()?;
     if len > PACK_LEN_MAX {
         return Err(DecodeError::Invalid("length of a pack"));
@@ -229,12 +275,22 @@ fn decode_pack(reader: &mut Reader<'_>, ids: &[SegmentId], segments: &BTreeMap<S
         }
         frames.push(frame);
     }
-    if frames.is_empty() { Err(DecodeError::Invalid("pack without frames")) } else { Ok(PackEntry { id, len, frames }) }
+    if frames.is_empty() {
+        Err(DecodeError::Invalid("pack without frames"))
+    } else {
+        Ok(PackEntry { id, len, frames })
+    }
 }
 
-fn decode_frame_entry(reader: &mut Reader<'_>, ids: &[SegmentId], last_end: u64) -> Result<FrameEntry, DecodeError> {
+fn decode_frame_entry(
+    reader: &mut Reader<'_>,
+    ids: &[SegmentId],
+    last_end: u64,
+) -> Result<FrameEntry, DecodeError> {
     let place = usize::try_from(reader.varint()?).ok();
-    let segment = *place.and_then(|place| ids.get(place)).ok_or(DecodeError::Invalid("segment of a frame"))?;
+    let segment = *place
+        .and_then(|place| ids.get(place))
+        .ok_or(DecodeError::Invalid("segment of a frame"))?;
     let (first, span) = decode_place(reader)?;
     let presence = Presence::decode(reader, span)?;
     let codec = codec_of(reader.u8()?)?;
@@ -242,15 +298,29 @@ fn decode_frame_entry(reader: &mut Reader<'_>, ids: &[SegmentId], last_end: u64)
     if gap > PACK_LEN_MAX || len > PACK_LEN_MAX {
         return Err(DecodeError::Invalid("place of a frame"));
     }
-    Ok(FrameEntry { segment, first, presence, codec, offset: last_end + gap, len: len as u32 })
+    Ok(FrameEntry {
+        segment,
+        first,
+        presence,
+        codec,
+        offset: last_end + gap,
+        len: len as u32,
+    })
 }
 
 impl SegmentEntry {
-    /// Whether every chunk of `frame` has its name here. Counts, so that one long frame of few bytes costs little.
+    /// Whether every chunk of `frame` has its name here. Counts, so that one long frame of few
+    /// bytes costs little.
     fn has_all_of(&self, frame: &FrameEntry) -> bool {
-        let Some(at) = frame.first.checked_sub(self.first) else { return false };
+        let Some(at) = frame.first.checked_sub(self.first) else {
+            return false;
+        };
         let end = at + frame.presence.span();
         let is_dense = self.presence.rank(end) - self.presence.rank(at) == frame.presence.span();
-        end <= self.presence.span() && (is_dense || frame.ordinals().all(|ordinal| self.presence.has(ordinal - self.first)))
+        end <= self.presence.span()
+            && (is_dense
+                || frame
+                    .ordinals()
+                    .all(|ordinal| self.presence.has(ordinal - self.first)))
     }
 }

@@ -1,7 +1,9 @@
-//! A blob of a map: some pages of what a content says, relative to its parent; several blobs make a maps object (a bundle of `seal`).
+//! A blob of a map: some pages of what a content says, relative to its parent; several blobs make a
+//! maps object (a bundle of `seal`).
 //!
-//! A blob says which content it belongs to, relative to which other one, and which pages it has. So one that was put in another's place is told,
-//! and one that is older than its place shows the same.
+//! A blob says which content it belongs to, relative to which other one, and which pages it has. So
+//! one that was put in another's place is told, and one that is older than its place shows the
+//! same.
 //!
 //! ```text
 //! Content of a blob, version 1.
@@ -30,7 +32,8 @@ use vellum_core::wire::{DecodeError, Reader, put_varint};
 use super::SEGMENT_LEN_MAX;
 use crate::seal::{Bundle, SealError, SealedKind, SealedObject, Sealer};
 
-/// A writer begins another blob when one has become this long: bounds what a reader of one page fetches and holds.
+/// A writer begins another blob when one has become this long: bounds what a reader of one page
+/// fetches and holds.
 pub const MAP_BLOB_LEN_TARGET: usize = 4 << 20;
 
 const VERSION: u8 = 1;
@@ -47,13 +50,15 @@ pub struct MapBlob {
     pub parent: Option<ContentId>,
     /// How many positions of the parent can be seen.
     pub parent_visible: u64,
-    /// The segments that it names chunks of: addresses of chunks in `pages` are [`address`] of a place in this list.
+    /// The segments that it names chunks of: addresses of chunks in `pages` are [`address`] of a
+    /// place in this list.
     pub segments: Vec<SegmentId>,
     /// The pages, in order.
     pub pages: Vec<(PageIndex, Page)>,
 }
 
-/// The number under which a page names a chunk: of a segment that this process, or this blob, numbered `segment`.
+/// The number under which a page names a chunk: of a segment that this process, or this blob,
+/// numbered `segment`.
 #[must_use]
 pub fn address(segment: u32, ordinal: u32) -> ChunkId {
     ChunkId(u64::from(segment) << 32 | u64::from(ordinal))
@@ -74,25 +79,58 @@ impl MapBlob {
         pages: &[(PageIndex, Page)],
         segment_of: impl Fn(u32) -> SegmentId,
     ) -> Self {
-        let used: BTreeSet<u32> = pages.iter().flat_map(|(_, page)| page.runs()).filter_map(segment_number).collect();
+        let used: BTreeSet<u32> = pages
+            .iter()
+            .flat_map(|(_, page)| page.runs())
+            .filter_map(segment_number)
+            .collect();
         let segments: BTreeSet<SegmentId> = used.iter().map(|number| segment_of(*number)).collect();
         let segments: Vec<SegmentId> = segments.into_iter().collect();
-        let place = |number| segments.binary_search(&segment_of(number)).expect("it was collected") as u32;
-        let pages = pages.iter().map(|(index, page)| (*index, renumbered(page, place))).collect();
-        Self { content, parent: parent.map(|(id, _)| id), parent_visible: parent.map_or(0, |(_, visible)| visible), segments, pages }
+        let place = |number| {
+            segments
+                .binary_search(&segment_of(number))
+                .expect("it was collected") as u32
+        };
+        let pages = pages
+            .iter()
+            .map(|(index, page)| (*index, renumbered(page, place)))
+            .collect();
+        Self {
+            content,
+            parent: parent.map(|(id, _)| id),
+            parent_visible: parent.map_or(0, |(_, visible)| visible),
+            segments,
+            pages,
+        }
     }
 
     /// The pages with this process's addresses: `number_of` numbers a segment.
-    pub fn into_pages(self, mut number_of: impl FnMut(SegmentId) -> u32) -> impl Iterator<Item = (PageIndex, Page)> {
+    pub fn into_pages(
+        self,
+        mut number_of: impl FnMut(SegmentId) -> u32,
+    ) -> impl Iterator<Item = (PageIndex, Page)> {
         let numbers: Vec<u32> = self.segments.iter().map(|id| number_of(*id)).collect();
-        self.pages.into_iter().map(move |(index, page)| (index, renumbered(&page, |place| numbers[place as usize])))
+        self.pages
+            .into_iter()
+            .map(move |(index, page)| (index, renumbered(&page, |place| numbers[place as usize])))
     }
 
     /// Whether it is the part of a map that a record says it is.
     #[must_use]
-    pub fn is_of(&self, content: ContentId, parent: Option<ContentId>, parent_visible: u64, pages: (u64, u64)) -> bool {
-        let range = self.pages.first().zip(self.pages.last()).map(|((first, _), (last, _))| (first.0, last.0));
-        let parent_fits = self.parent == parent && (parent.is_none() || self.parent_visible == parent_visible);
+    pub fn is_of(
+        &self,
+        content: ContentId,
+        parent: Option<ContentId>,
+        parent_visible: u64,
+        pages: (u64, u64),
+    ) -> bool {
+        let range = self
+            .pages
+            .first()
+            .zip(self.pages.last())
+            .map(|((first, _), (last, _))| (first.0, last.0));
+        let parent_fits =
+            self.parent == parent && (parent.is_none() || self.parent_visible == parent_visible);
         self.content == content && parent_fits && range == Some(pages)
     }
 
@@ -102,10 +140,14 @@ impl MapBlob {
         let mut bytes = vec![VERSION];
         bytes.extend_from_slice(&self.content.0);
         bytes.push(u8::from(self.parent.is_some()));
-        self.parent.iter().for_each(|parent| bytes.extend_from_slice(&parent.0));
+        self.parent
+            .iter()
+            .for_each(|parent| bytes.extend_from_slice(&parent.0));
         bytes.extend_from_slice(&self.parent_visible.to_le_bytes());
         put_varint(&mut bytes, self.segments.len() as u64);
-        self.segments.iter().for_each(|segment| bytes.extend_from_slice(&segment.0));
+        self.segments
+            .iter()
+            .for_each(|segment| bytes.extend_from_slice(&segment.0));
         put_varint(&mut bytes, self.pages.len() as u64);
         let mut next = 0;
         for (index, page) in &self.pages {
@@ -129,22 +171,38 @@ impl MapBlob {
             1 => Some(ContentId(identity(&mut reader)?)),
             _ => return Err(DecodeError::Invalid("parent")),
         };
-        let parent_visible = u64::from_le_bytes(reader.bytes(8)?.try_into().expect("eight bytes were taken"));
+        let parent_visible =
+            u64::from_le_bytes(reader.bytes(8)?.try_into().expect("eight bytes were taken"));
         let segments = decode_segments(&mut reader)?;
         let (mut pages, mut next) = (Vec::new(), 0_u64);
         for _ in 0..reader.varint()? {
-            let index = next.checked_add(reader.varint()?).filter(|index| *index < u64::MAX).ok_or(DecodeError::Invalid("page index"))?;
+            let index = next
+                .checked_add(reader.varint()?)
+                .filter(|index| *index < u64::MAX)
+                .ok_or(DecodeError::Invalid("page index"))?;
             let len = usize::try_from(reader.varint()?).map_err(|_| DecodeError::Truncated)?;
-            pages.push((PageIndex(index), decode_page(reader.bytes(len)?, segments.len())?));
+            pages.push((
+                PageIndex(index),
+                decode_page(reader.bytes(len)?, segments.len())?,
+            ));
             next = index + 1;
         }
         reader.finish()?;
-        Ok(Self { content, parent, parent_visible, segments, pages })
+        Ok(Self {
+            content,
+            parent,
+            parent_visible,
+            segments,
+            pages,
+        })
     }
 }
 
 fn identity(reader: &mut Reader<'_>) -> Result<[u8; 16], DecodeError> {
-    Ok(reader.bytes(16)?.try_into().expect("sixteen bytes were taken"))
+    Ok(reader
+        .bytes(16)?
+        .try_into()
+        .expect("sixteen bytes were taken"))
 }
 
 fn decode_segments(reader: &mut Reader<'_>) -> Result<Vec<SegmentId>, DecodeError> {
@@ -154,7 +212,11 @@ fn decode_segments(reader: &mut Reader<'_>) -> Result<Vec<SegmentId>, DecodeErro
     }
     let (ids, _) = reader.bytes(count as usize * 16)?.as_chunks::<16>();
     let ids: Vec<SegmentId> = ids.iter().copied().map(SegmentId).collect();
-    if ids.is_sorted_by(|a, b| a < b) { Ok(ids) } else { Err(DecodeError::Invalid("order of segments")) }
+    if ids.is_sorted_by(|a, b| a < b) {
+        Ok(ids)
+    } else {
+        Err(DecodeError::Invalid("order of segments"))
+    }
 }
 
 /// A page whose every run names chunks inside one of the segments.
@@ -163,11 +225,16 @@ fn decode_page(body: &[u8], segment_count: usize) -> Result<Page, DecodeError> {
     let is_inside = |run: &Run| match run.slot {
         Slot::Chunk(first) => {
             let (segment, ordinal) = split_address(first);
-            (segment as usize) < segment_count && u64::from(ordinal) + u64::from(run.len) <= u64::from(SEGMENT_LEN_MAX)
+            (segment as usize) < segment_count
+                && u64::from(ordinal) + u64::from(run.len) <= u64::from(SEGMENT_LEN_MAX)
         }
         Slot::Zero | Slot::Absent => true,
     };
-    if page.runs().iter().all(is_inside) { Ok(page) } else { Err(DecodeError::Invalid("address of a chunk")) }
+    if page.runs().iter().all(is_inside) {
+        Ok(page)
+    } else {
+        Err(DecodeError::Invalid("address of a chunk"))
+    }
 }
 
 fn segment_number(run: &Run) -> Option<u32> {
@@ -198,7 +265,8 @@ pub struct MapsWriter {
     bundle: Bundle,
 }
 
-/// A maps object ready to be put, and where each of its blobs is: offset and length, in the order in which they were added.
+/// A maps object ready to be put, and where each of its blobs is: offset and length, in the order
+/// in which they were added.
 #[derive(Clone, Debug)]
 pub struct SealedMaps {
     /// Name and bytes.
@@ -209,14 +277,17 @@ pub struct SealedMaps {
 
 impl Default for MapsWriter {
     fn default() -> Self {
-        Self { bundle: Bundle::new(SealedKind::Maps) }
+        Self {
+            bundle: Bundle::new(SealedKind::Maps),
+        }
     }
 }
 
 impl MapsWriter {
     /// Adds a blob; says its place among those of the object.
     pub fn add(&mut self, sealer: &Sealer, blob: &MapBlob) -> Result<usize, SealError> {
-        self.bundle.push(sealer.seal_blob(SealedKind::Maps, &blob.encode())?);
+        self.bundle
+            .push(sealer.seal_blob(SealedKind::Maps, &blob.encode())?);
         Ok(self.bundle.part_count() - 1)
     }
 
@@ -235,6 +306,9 @@ impl MapsWriter {
     /// The object.
     pub fn finish(self, sealer: &Sealer) -> Result<SealedMaps, SealError> {
         let bundle = self.bundle.finish(sealer)?;
-        Ok(SealedMaps { object: bundle.object, ranges: bundle.ranges })
+        Ok(SealedMaps {
+            object: bundle.object,
+            ranges: bundle.ranges,
+        })
     }
 }

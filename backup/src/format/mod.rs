@@ -1,6 +1,8 @@
-//! How a repository is written: frames in packs, index objects, blobs of maps, and the file that says what it is.
+//! How a repository is written: frames in packs, index objects, blobs of maps, and the file that
+//! says what it is.
 //!
-//! It knows the insides; `seal` knows the outside. Decoders are total: any bytes give a value or an error, in memory proportional to their length.
+//! It knows the insides; `seal` knows the outside. Decoders are total: any bytes give a value or an
+//! error, in memory proportional to their length.
 
 mod frame;
 mod index;
@@ -12,12 +14,15 @@ mod repository_file;
 pub use frame::{Frame, FrameError, decode_frame, encode_frame};
 pub use index::{FrameEntry, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, SegmentEntry};
 pub use map_blob::{MAP_BLOB_LEN_TARGET, MapBlob, MapsWriter, SealedMaps, address, split_address};
-pub use pack::{FilledPack, PACK_LEN_MAX, PACK_LEN_TARGET, PackWriter, SealedFrame, SealedPack, read_pack};
+pub use pack::{
+    FilledPack, PACK_LEN_MAX, PACK_LEN_TARGET, PackWriter, SealedFrame, SealedPack, read_pack,
+};
 pub use presence::Presence;
 pub use repository_file::{FORMAT, REPOSITORY_FILE_LEN_MAX, RepositoryFile, RepositoryFileError};
 pub use vellum_core::identity::{RepositoryId, SegmentId};
 
-/// Chunks that a segment has at most: its names fill 2 MiB, which whoever reads from it holds in memory.
+/// Chunks that a segment has at most: its names fill 2 MiB, which whoever reads from it holds in
+/// memory.
 pub const SEGMENT_LEN_MAX: u32 = 65_536;
 
 /// A new segment's identity.

@@ -29,14 +29,22 @@ impl Presence {
     /// These, counted from the first, which is zero. Panics if they are none or not rising.
     #[must_use]
     pub fn of(offsets: &[u32]) -> Self {
-        assert!(offsets.first() == Some(&0) && offsets.is_sorted_by(|a, b| a < b), "ordinals rise from the first");
+        assert!(
+            offsets.first() == Some(&0) && offsets.is_sorted_by(|a, b| a < b),
+            "ordinals rise from the first"
+        );
         let span = offsets[offsets.len() - 1] + 1;
         if offsets.len() == span as usize {
             return Self::all(span);
         }
         let mut bitmap = vec![0; span.div_ceil(8) as usize].into_boxed_slice();
-        offsets.iter().for_each(|at| bitmap[*at as usize / 8] |= 1 << (at % 8));
-        Self { span, bitmap: Some(bitmap) }
+        offsets
+            .iter()
+            .for_each(|at| bitmap[*at as usize / 8] |= 1 << (at % 8));
+        Self {
+            span,
+            bitmap: Some(bitmap),
+        }
     }
 
     /// From the first to the last, both included.
@@ -48,22 +56,35 @@ impl Presence {
     /// How many are there.
     #[must_use]
     pub fn count(&self) -> u32 {
-        self.bitmap.as_ref().map_or(self.span, |bitmap| bitmap.iter().map(|byte| byte.count_ones()).sum())
+        self.bitmap.as_ref().map_or(self.span, |bitmap| {
+            bitmap.iter().map(|byte| byte.count_ones()).sum()
+        })
     }
 
     /// Whether the one `at` after the first is there.
     #[must_use]
     pub fn has(&self, at: u32) -> bool {
-        at < self.span && self.bitmap.as_ref().is_none_or(|bitmap| bitmap[at as usize / 8] >> (at % 8) & 1 == 1)
+        at < self.span
+            && self
+                .bitmap
+                .as_ref()
+                .is_none_or(|bitmap| bitmap[at as usize / 8] >> (at % 8) & 1 == 1)
     }
 
     /// How many are there before the one `at` after the first.
     #[must_use]
     pub fn rank(&self, at: u32) -> u32 {
-        let Some(bitmap) = &self.bitmap else { return at.min(self.span) };
+        let Some(bitmap) = &self.bitmap else {
+            return at.min(self.span);
+        };
         let at = at.min(self.span);
-        let whole: u32 = bitmap[..at as usize / 8].iter().map(|byte| byte.count_ones()).sum();
-        let part = bitmap.get(at as usize / 8).map_or(0, |byte| byte & ((1 << (at % 8)) - 1));
+        let whole: u32 = bitmap[..at as usize / 8]
+            .iter()
+            .map(|byte| byte.count_ones())
+            .sum();
+        let part = bitmap
+            .get(at as usize / 8)
+            .map_or(0, |byte| byte & ((1 << (at % 8)) - 1));
         whole + part.count_ones()
     }
 
@@ -80,7 +101,9 @@ impl Presence {
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.push(u8::from(self.bitmap.is_some()));
-        self.bitmap.iter().for_each(|bitmap| out.extend_from_slice(bitmap));
+        self.bitmap
+            .iter()
+            .for_each(|bitmap| out.extend_from_slice(bitmap));
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>, span: u32) -> Result<Self, DecodeError> {
@@ -99,7 +122,10 @@ impl Presence {
         if has_spare || !is_set(0) || !is_set(span - 1) || count == span {
             return Err(DecodeError::Invalid("presence"));
         }
-        Ok(Self { span, bitmap: Some(bitmap) })
+        Ok(Self {
+            span,
+            bitmap: Some(bitmap),
+        })
     }
 }
 
@@ -109,12 +135,22 @@ mod tests {
 
     #[test]
     fn sparse_and_full_ones_count_and_come_back() {
-        for offsets in [&[0][..], &[0, 1, 2], &[0, 2], &[0, 7], &[0, 8, 9], &[0, 63, 64, 65_535]] {
+        for offsets in [
+            &[0][..],
+            &[0, 1, 2],
+            &[0, 2],
+            &[0, 7],
+            &[0, 8, 9],
+            &[0, 63, 64, 65_535],
+        ] {
             let presence = Presence::of(offsets);
             let mut bytes = Vec::new();
             presence.encode(&mut bytes);
             let mut reader = Reader::new(&bytes);
-            assert_eq!(Presence::decode(&mut reader, presence.span()), Ok(presence.clone()));
+            assert_eq!(
+                Presence::decode(&mut reader, presence.span()),
+                Ok(presence.clone())
+            );
             assert_eq!(reader.finish(), Ok(()));
             assert_eq!(presence.offsets().collect::<Vec<_>>(), offsets);
             assert_eq!(presence.count() as usize, offsets.len());
@@ -127,10 +163,19 @@ mod tests {
 
     #[test]
     fn a_second_form_of_the_same_is_refused() {
-        for (span, bytes) in
-            [(8, &[1, 0xff][..]), (3, &[1, 0b1101]), (3, &[1, 0b110]), (3, &[1, 0b011]), (3, &[2]), (0, &[0]), (9, &[1, 1])]
-        {
-            assert!(Presence::decode(&mut Reader::new(bytes), span).is_err(), "{span} {bytes:?}");
+        for (span, bytes) in [
+            (8, &[1, 0xff][..]),
+            (3, &[1, 0b1101]),
+            (3, &[1, 0b110]),
+            (3, &[1, 0b011]),
+            (3, &[2]),
+            (0, &[0]),
+            (9, &[1, 1]),
+        ] {
+            assert!(
+                Presence::decode(&mut Reader::new(bytes), span).is_err(),
+                "{span} {bytes:?}"
+            );
         }
     }
 }

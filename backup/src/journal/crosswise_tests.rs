@@ -1,4 +1,5 @@
-//! Sessions that do not see each other say contents relative to each other, and collections come between: every point can be read.
+//! Sessions that do not see each other say contents relative to each other, and collections come
+//! between: every point can be read.
 
 use std::collections::BTreeSet;
 
@@ -19,30 +20,92 @@ fn id(nth: u8) -> String {
 
 fn content(nth: u8, parent: Option<u8>) -> Stamped<Content> {
     let visible = u64::from(parent.is_some());
-    Content { id: id(nth), parent: parent.map(id), len: 4096, parent_visible: visible, chunk_len: 4096, parts: Vec::new() }.into()
+    Content {
+        id: id(nth),
+        parent: parent.map(id),
+        len: 4096,
+        parent_visible: visible,
+        chunk_len: 4096,
+        parts: Vec::new(),
+    }
+    .into()
 }
 
 fn leads_out(state: &State, id: ContentId) -> bool {
-    state.chain(id).last().is_some_and(|entry| entry.content.parent.is_none())
+    state
+        .chain(id)
+        .last()
+        .is_some_and(|entry| entry.content.parent.is_none())
 }
 
-/// One pushes 1, then 2 over it. One has seen a 2 that stands alone, and not the 1, which it pushes over that 2.
+/// One pushes 1, then 2 over it. One has seen a 2 that stands alone, and not the 1, which it pushes
+/// over that 2.
 #[test]
 fn contents_that_are_said_crosswise_can_be_read() {
     let all = [
-        (name(1, "a"), Record { contents: vec![content(1, None)], ..record("s1", 1, &[]) }),
-        (name(2, "b"), Record { contents: vec![content(2, None)], ..record("s2", 2, &[]) }),
-        (name(3, "c"), Record { contents: vec![content(2, Some(1))], ..record("s1b", 3, &[]) }),
-        (name(4, "d"), Record { contents: vec![content(1, Some(2))], ..record("s3", 4, &[]) }),
+        (
+            name(1, "a"),
+            Record {
+                contents: vec![content(1, None)],
+                ..record("s1", 1, &[])
+            },
+        ),
+        (
+            name(2, "b"),
+            Record {
+                contents: vec![content(2, None)],
+                ..record("s2", 2, &[])
+            },
+        ),
+        (
+            name(3, "c"),
+            Record {
+                contents: vec![content(2, Some(1))],
+                ..record("s1b", 3, &[])
+            },
+        ),
+        (
+            name(4, "d"),
+            Record {
+                contents: vec![content(1, Some(2))],
+                ..record("s3", 4, &[])
+            },
+        ),
     ];
     let state = State::of(&journal(&all));
-    assert!([1, 2].iter().all(|nth| leads_out(&state, ContentId([*nth; 16]))));
+    assert!(
+        [1, 2]
+            .iter()
+            .all(|nth| leads_out(&state, ContentId([*nth; 16])))
+    );
     // Nobody builds on what is condemned, but it is the only way out.
-    let alone = [(1, "s1"), (2, "s2")].map(|(nth, session)| Said { id: id(nth), session: session.to_owned() });
-    let mark = Mark { id: "m".into(), objects: Vec::new(), contents: alone.to_vec() };
-    let marked = [&all[..], &[(name(5, "e"), Record { marks: vec![mark], ..record("m", 5, &[]) })]].concat();
+    let alone = [(1, "s1"), (2, "s2")].map(|(nth, session)| Said {
+        id: id(nth),
+        session: session.to_owned(),
+    });
+    let mark = Mark {
+        id: "m".into(),
+        objects: Vec::new(),
+        contents: alone.to_vec(),
+    };
+    let marked = [
+        &all[..],
+        &[(
+            name(5, "e"),
+            Record {
+                marks: vec![mark],
+                ..record("m", 5, &[])
+            },
+        )],
+    ]
+    .concat();
     let state = State::of(&journal(&marked));
-    assert!([1, 2].iter().all(|nth| state.may_build_on(ContentId([*nth; 16])) && leads_out(&state, ContentId([*nth; 16]))));
+    assert!(
+        [1, 2]
+            .iter()
+            .all(|nth| state.may_build_on(ContentId([*nth; 16]))
+                && leads_out(&state, ContentId([*nth; 16])))
+    );
 }
 
 /// A session, with the journal as it saw it when it began.
@@ -65,67 +128,147 @@ impl World {
     }
 
     fn put(&mut self, counter: u64, session: &str, said: Record) {
-        let record = Record { version: 1, counter, session: session.to_owned(), ..said };
-        self.records.push((name(counter, &format!("{session} {}", self.records.len())), record));
+        let record = Record {
+            version: 1,
+            counter,
+            session: session.to_owned(),
+            ..said
+        };
+        self.records.push((
+            name(counter, &format!("{session} {}", self.records.len())),
+            record,
+        ));
     }
 
     fn begin(&mut self) -> Open {
         self.sessions += 1;
-        Open { name: format!("{:04}-{}", self.random.u16(..), self.sessions), seen: self.state() }
+        Open {
+            name: format!("{:04}-{}", self.random.u16(..), self.sessions),
+            seen: self.state(),
+        }
     }
 
-    /// Says contents that may not be built on as the session sees it, relative to what may be; and a point now and then.
+    /// Says contents that may not be built on as the session sees it, relative to what may be; and
+    /// a point now and then.
     fn push(&mut self, open: &Open) {
         let (mut contents, mut points) = (Vec::<Stamped<Content>>::new(), Vec::new());
         let can_stand = |nth: &u8, said: &[Stamped<Content>]| {
-            open.seen.may_build_on(ContentId([*nth; 16])) || said.iter().any(|content| content.value.id == id(*nth))
+            open.seen.may_build_on(ContentId([*nth; 16]))
+                || said.iter().any(|content| content.value.id == id(*nth))
         };
         for _ in 0..self.random.u8(1..4) {
             let nth = self.random.u8(..CONTENTS);
             if !can_stand(&nth, &contents) {
-                let parents: Vec<u8> = (0..CONTENTS).filter(|parent| can_stand(parent, &contents)).collect();
-                let parent = if self.random.u8(..3) == 0 { None } else { self.random.choice(parents) };
+                let parents: Vec<u8> = (0..CONTENTS)
+                    .filter(|parent| can_stand(parent, &contents))
+                    .collect();
+                let parent = if self.random.u8(..3) == 0 {
+                    None
+                } else {
+                    self.random.choice(parents)
+                };
                 contents.push(content(nth, parent));
             }
-            let point: Point = Point { content: id(nth), ..point(&format!("{nth} {}", self.random.u8(..3))) };
+            let point: Point = Point {
+                content: id(nth),
+                ..point(&format!("{nth} {}", self.random.u8(..3)))
+            };
             points.push(point.into());
         }
-        self.put(open.seen.next_counter(), &open.name, Record { points, contents, ..Record::default() });
+        self.put(
+            open.seen.next_counter(),
+            &open.name,
+            Record {
+                points,
+                contents,
+                ..Record::default()
+            },
+        );
     }
 
     fn forget(&mut self, open: &Open) {
         let points: Vec<String> = open.seen.points().map(|point| point.id.clone()).collect();
         if let Some(gone) = self.random.choice(points) {
             let forgotten = open.seen.point_as_said(&gone);
-            self.put(open.seen.next_counter(), &open.name, Record { forgotten, ..Record::default() });
+            self.put(
+                open.seen.next_counter(),
+                &open.name,
+                Record {
+                    forgotten,
+                    ..Record::default()
+                },
+            );
         }
     }
 
     /// Condemns what no point needs, and notes who is open then.
     fn mark(&mut self, open: &Open) {
         let needed = Needed::by_points(&open.seen);
-        let firm = open.seen.contents().flat_map(|(_, entries)| entries).filter(|entry| entry.condition == Condition::Firm);
-        let contents: Vec<Said> = firm.map(ContentEntry::said).filter(|said| !needed.entries.contains_key(said)).collect();
+        let firm = open
+            .seen
+            .contents()
+            .flat_map(|(_, entries)| entries)
+            .filter(|entry| entry.condition == Condition::Firm);
+        let contents: Vec<Said> = firm
+            .map(ContentEntry::said)
+            .filter(|said| !needed.entries.contains_key(said))
+            .collect();
         if contents.is_empty() {
             return;
         }
-        let mark = Mark { id: open.name.clone(), objects: Vec::new(), contents };
-        let wait = Wait { mark: open.name.clone(), sessions: self.open.iter().map(|open| open.name.clone()).collect() };
-        self.put(open.seen.next_counter(), &open.name, Record { marks: vec![mark], ..Record::default() });
-        self.put(open.seen.next_counter() + 1, &open.name, Record { waits: vec![wait], ..Record::default() });
+        let mark = Mark {
+            id: open.name.clone(),
+            objects: Vec::new(),
+            contents,
+        };
+        let wait = Wait {
+            mark: open.name.clone(),
+            sessions: self.open.iter().map(|open| open.name.clone()).collect(),
+        };
+        self.put(
+            open.seen.next_counter(),
+            &open.name,
+            Record {
+                marks: vec![mark],
+                ..Record::default()
+            },
+        );
+        self.put(
+            open.seen.next_counter() + 1,
+            &open.name,
+            Record {
+                waits: vec![wait],
+                ..Record::default()
+            },
+        );
     }
 
     /// Takes away what marks condemned that nobody waits for and nothing needs.
     fn sweep(&mut self, open: &Open) {
         let here: BTreeSet<String> = self.open.iter().map(|open| open.name.clone()).collect();
         let needed = Needed::by_all_that_is_firm(&open.seen);
-        let ready = open.seen.marks().iter().filter(|(_, mark)| mark.waits.iter().any(|wait| wait.is_disjoint(&here)));
+        let ready = open
+            .seen
+            .marks()
+            .iter()
+            .filter(|(_, mark)| mark.waits.iter().any(|wait| wait.is_disjoint(&here)));
         let goes = |said: &&Said| !needed.entries.contains_key(*said);
         let of = |contents: &BTreeSet<Said>| contents.iter().filter(goes).cloned().collect();
-        let sweeps = ready.map(|(mark, state)| Sweep { mark: mark.clone(), objects: Vec::new(), contents: of(&state.contents) });
+        let sweeps = ready.map(|(mark, state)| Sweep {
+            mark: mark.clone(),
+            objects: Vec::new(),
+            contents: of(&state.contents),
+        });
         let sweeps: Vec<Sweep> = sweeps.collect();
         if !sweeps.is_empty() {
-            self.put(open.seen.next_counter(), &open.name, Record { sweeps, ..Record::default() });
+            self.put(
+                open.seen.next_counter(),
+                &open.name,
+                Record {
+                    sweeps,
+                    ..Record::default()
+                },
+            );
         }
     }
 
@@ -159,17 +302,43 @@ fn whatever_sessions_say_crosswise_and_collections_take_every_point_can_be_read(
     let (mut swept, mut crosswise) = (0, 0);
     for round in 0..400 {
         let random = fastrand::Rng::with_seed(seed.wrapping_add(round));
-        let mut world = World { random, records: Vec::new(), open: Vec::new(), sessions: 0 };
+        let mut world = World {
+            random,
+            records: Vec::new(),
+            open: Vec::new(),
+            sessions: 0,
+        };
         for _ in 0..80 {
             world.step();
             let state = world.state();
-            let lost = state.points().filter_map(|point| ContentId::parse(&point.content)).find(|content| !leads_out(&state, *content));
-            assert_eq!(lost, None, "seed {seed}, round {round}: {:#?}", world.records);
-            assert!(Needed::by_all_that_is_firm(&state).missing.is_empty(), "seed {seed}, round {round}");
+            let lost = state
+                .points()
+                .filter_map(|point| ContentId::parse(&point.content))
+                .find(|content| !leads_out(&state, *content));
+            assert_eq!(
+                lost, None,
+                "seed {seed}, round {round}: {:#?}",
+                world.records
+            );
+            assert!(
+                Needed::by_all_that_is_firm(&state).missing.is_empty(),
+                "seed {seed}, round {round}"
+            );
         }
-        swept += world.records.iter().flat_map(|(_, record)| &record.sweeps).map(|sweep| sweep.contents.len()).sum::<usize>();
+        swept += world
+            .records
+            .iter()
+            .flat_map(|(_, record)| &record.sweeps)
+            .map(|sweep| sweep.contents.len())
+            .sum::<usize>();
         let state = world.state();
-        crosswise += state.contents().filter(|(_, entries)| entries.len() > 1 && entries[0].stamp < entries[1].stamp).count();
+        crosswise += state
+            .contents()
+            .filter(|(_, entries)| entries.len() > 1 && entries[0].stamp < entries[1].stamp)
+            .count();
     }
-    assert!(swept > 0 && crosswise > 0, "{swept} entries swept, {crosswise} contents read by another entry than the newest");
+    assert!(
+        swept > 0 && crosswise > 0,
+        "{swept} entries swept, {crosswise} contents read by another entry than the newest"
+    );
 }

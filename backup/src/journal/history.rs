@@ -1,7 +1,8 @@
-//! Whether a listing shows everything that it should: nobody may take a record away, or show an earlier day.
+//! Whether a listing shows everything that it should: nobody may take a record away, or show an
+//! earlier day.
 //!
-//! Records name their parents, and what they stand for. So a record that is missing in the middle is missed by those built on it, and one at
-//! the end by whoever remembers it.
+//! Records name their parents, and what they stand for. So a record that is missing in the middle
+//! is missed by those built on it, and one at the end by whoever remembers it.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +10,8 @@ use super::status::Status;
 use super::{Journal, RecordName, status};
 use crate::record::Past;
 
-/// How many records that were replaced are named one by one in a record's [`Past`]: what is older is only told by its counter. A client that was
-/// away for that many records trusts the counter.
+/// How many records that were replaced are named one by one in a record's [`Past`]: what is older
+/// is only told by its counter. A client that was away for that many records trusts the counter.
 const PAST_MAX: usize = 4096;
 
 /// What a client remembers of a repository between runs.
@@ -38,10 +39,18 @@ struct Replaced {
 impl Replaced {
     fn of(journal: &Journal) -> Self {
         let statuses = status::statuses(journal);
-        let counting = journal.iter().filter(|(name, _)| statuses[name] != Status::Void);
+        let counting = journal
+            .iter()
+            .filter(|(name, _)| statuses[name] != Status::Void);
         let (mut short, mut floor) = (BTreeSet::new(), None);
         for (_, record) in counting {
-            short.extend(record.replaces.iter().filter_map(|text| RecordName::parse(text)).map(|name| name.short()));
+            short.extend(
+                record
+                    .replaces
+                    .iter()
+                    .filter_map(|text| RecordName::parse(text))
+                    .map(|name| name.short()),
+            );
             if let Some(past) = &record.past {
                 short.extend(past.ids.iter().cloned());
                 floor = floor.max(Some(past.floor));
@@ -60,7 +69,10 @@ impl Journal {
     pub fn check(&self, remembered: &Remembered) -> Result<(), HeadsError> {
         let replaced = Replaced::of(self);
         let is_here = |name: &RecordName| self.records.contains_key(name) || replaced.excuses(name);
-        let parents = self.iter().flat_map(|(_, record)| &record.parents).filter_map(|text| RecordName::parse(text));
+        let parents = self
+            .iter()
+            .flat_map(|(_, record)| &record.parents)
+            .filter_map(|text| RecordName::parse(text));
         if let Some(missing) = parents.into_iter().find(|name| !is_here(name)) {
             return Err(HeadsError::Missing(missing));
         }
@@ -78,28 +90,53 @@ impl Journal {
             .flat_map(|(_, record)| record.parents.iter().chain(&record.replaces))
             .filter_map(|text| RecordName::parse(text))
             .collect();
-        self.records.keys().filter(|name| !below.contains(name)).copied().collect()
+        self.records
+            .keys()
+            .filter(|name| !below.contains(name))
+            .copied()
+            .collect()
     }
 
-    /// What a record that replaces all these, and those that they replaced, has to say of the past. What is still listed stays named. `void` are
-    /// those of these that it does not replace, since they say nothing, and that go nevertheless.
+    /// What a record that replaces all these, and those that they replaced, has to say of the past.
+    /// What is still listed stays named. `void` are those of these that it does not replace, since
+    /// they say nothing, and that go nevertheless.
     #[must_use]
     pub fn past(&self, void: impl Iterator<Item = RecordName>) -> Option<Past> {
         // Whoever told of a record that is gone saw it, so its counter is smaller than theirs.
         let told = self.iter().filter(|(_, record)| record.past.is_some());
-        let mut floor = told.clone().filter_map(|(_, record)| record.past.as_ref()).map(|past| past.floor).max().unwrap_or(0);
-        let named = self.iter().flat_map(|(_, record)| &record.replaces).filter_map(|text| RecordName::parse(text));
-        let mut gone: Vec<RecordName> = named.filter(|name| !self.records.contains_key(name)).collect();
+        let mut floor = told
+            .clone()
+            .filter_map(|(_, record)| record.past.as_ref())
+            .map(|past| past.floor)
+            .max()
+            .unwrap_or(0);
+        let named = self
+            .iter()
+            .flat_map(|(_, record)| &record.replaces)
+            .filter_map(|text| RecordName::parse(text));
+        let mut gone: Vec<RecordName> = named
+            .filter(|name| !self.records.contains_key(name))
+            .collect();
         gone.sort_unstable();
         gone.dedup();
         let listed: BTreeSet<String> = self.records.keys().map(RecordName::short).collect();
-        let old = told.clone().filter_map(|(_, record)| record.past.as_ref()).flat_map(|past| past.ids.iter().cloned());
+        let old = told
+            .clone()
+            .filter_map(|(_, record)| record.past.as_ref())
+            .flat_map(|past| past.ids.iter().cloned());
         let mut ids: BTreeSet<String> = old.collect();
         if ids.len() + gone.len() > PAST_MAX {
             ids.retain(|short| listed.contains(short));
-            floor = told.map(|(name, _)| name.counter.saturating_sub(1)).chain([floor]).max().unwrap_or(floor);
+            floor = told
+                .map(|(name, _)| name.counter.saturating_sub(1))
+                .chain([floor])
+                .max()
+                .unwrap_or(floor);
         }
         ids.extend(gone.iter().copied().chain(void).map(|name| name.short()));
-        (!ids.is_empty() || floor > 0).then(|| Past { floor, ids: ids.into_iter().collect() })
+        (!ids.is_empty() || floor > 0).then(|| Past {
+            floor,
+            ids: ids.into_iter().collect(),
+        })
     }
 }

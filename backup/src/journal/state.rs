@@ -1,4 +1,5 @@
-//! What a repository holds: the fold of its records. Order does not matter: every part of it is a union, or a choice by stamp.
+//! What a repository holds: the fold of its records. Order does not matter: every part of it is a
+//! union, or a choice by stamp.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,7 +35,10 @@ impl ContentEntry {
     /// What a mark or a sweep calls it.
     #[must_use]
     pub fn said(&self) -> Said {
-        Said { id: self.content.id.clone(), session: self.stamp.session.clone() }
+        Said {
+            id: self.content.id.clone(),
+            session: self.stamp.session.clone(),
+        }
     }
 }
 
@@ -75,9 +79,17 @@ impl State {
     #[must_use]
     pub fn of(journal: &Journal) -> Self {
         let statuses = status::statuses(journal);
-        let mut state = Self { heads: journal.heads(), ..Self::default() };
+        let mut state = Self {
+            heads: journal.heads(),
+            ..Self::default()
+        };
         let known = &statuses;
-        let seen = |wanted: Status| journal.iter().filter(move |(name, _)| known[*name] == wanted).map(|(_, record)| record);
+        let seen = |wanted: Status| {
+            journal
+                .iter()
+                .filter(move |(name, _)| known[*name] == wanted)
+                .map(|(_, record)| record)
+        };
         let taken = Taken::of(seen(Status::Counts), seen(Status::Undecided));
         seen(Status::Counts).for_each(|record| state.add(record, &taken, Condition::Firm));
         seen(Status::Undecided).for_each(|record| state.add(record, &taken, Condition::Condemned));
@@ -89,18 +101,33 @@ impl State {
     fn add(&mut self, record: &Record, taken: &Taken, condition: Condition) {
         for point in &record.points {
             let stamp = stamp_of(record, point);
-            if !taken.forgotten.contains(&Said { id: point.value.id.clone(), session: stamp.session.clone() }) {
+            if !taken.forgotten.contains(&Said {
+                id: point.value.id.clone(),
+                session: stamp.session.clone(),
+            }) {
                 let entry = self.points.entry((point.value.id.clone(), stamp));
                 let is_firm = condition == Condition::Firm;
-                entry.or_insert_with(|| (Arc::new(point.value.clone()), false)).1 |= is_firm;
+                entry
+                    .or_insert_with(|| (Arc::new(point.value.clone()), false))
+                    .1 |= is_firm;
             }
         }
         // What is undecided takes no pin away.
-        for description in record.described.iter().filter(|_| condition == Condition::Firm) {
+        for description in record
+            .described
+            .iter()
+            .filter(|_| condition == Condition::Firm)
+        {
             let stamp = stamp_of(record, description);
-            let newest = self.described.get(&description.value.point).is_none_or(|(known, _)| *known < stamp);
+            let newest = self
+                .described
+                .get(&description.value.point)
+                .is_none_or(|(known, _)| *known < stamp);
             if newest {
-                self.described.insert(description.value.point.clone(), (stamp, Arc::new(description.value.clone())));
+                self.described.insert(
+                    description.value.point.clone(),
+                    (stamp, Arc::new(description.value.clone())),
+                );
             }
         }
         for content in &record.contents {
@@ -108,12 +135,22 @@ impl State {
         }
         for machine in &record.machines {
             let stamp = stamp_of(record, machine);
-            let newest = self.machines.get(&machine.value.id).is_none_or(|(known, _)| *known < stamp);
+            let newest = self
+                .machines
+                .get(&machine.value.id)
+                .is_none_or(|(known, _)| *known < stamp);
             if newest {
-                self.machines.insert(machine.value.id.clone(), (stamp, Arc::new(machine.value.clone())));
+                self.machines.insert(
+                    machine.value.id.clone(),
+                    (stamp, Arc::new(machine.value.clone())),
+                );
             }
         }
-        for index in record.indexes.iter().filter_map(|text| ObjectId::parse(text)) {
+        for index in record
+            .indexes
+            .iter()
+            .filter_map(|text| ObjectId::parse(text))
+        {
             let known = self.indexes.entry(index).or_insert(condition);
             *known = (*known).max(condition);
             if *known == Condition::Condemned {
@@ -122,51 +159,96 @@ impl State {
         }
         for mark in &record.marks {
             let known = self.marks.entry(mark.id.clone()).or_default();
-            known.objects.extend(mark.objects.iter().filter_map(|text| ObjectName::parse(text)));
+            known.objects.extend(
+                mark.objects
+                    .iter()
+                    .filter_map(|text| ObjectName::parse(text)),
+            );
             known.contents.extend(mark.contents.iter().cloned());
         }
         for wait in &record.waits {
-            self.marks.entry(wait.mark.clone()).or_default().waits.push(wait.sessions.iter().cloned().collect());
+            self.marks
+                .entry(wait.mark.clone())
+                .or_default()
+                .waits
+                .push(wait.sessions.iter().cloned().collect());
         }
         for fence in &record.fenced {
             let known = self.fences.entry(fence.session.clone()).or_default();
-            known.push(Fence { decided: fence.decided && condition == Condition::Firm, ..fence.clone() });
+            known.push(Fence {
+                decided: fence.decided && condition == Condition::Firm,
+                ..fence.clone()
+            });
         }
     }
 
-    fn add_content(&mut self, content: &Stamped<Content>, stamp: Stamp, taken: &Taken, condition: Condition) {
-        let Some(id) = ContentId::parse(&content.value.id) else { return };
-        let said = Said { id: content.value.id.clone(), session: stamp.session.clone() };
+    fn add_content(
+        &mut self,
+        content: &Stamped<Content>,
+        stamp: Stamp,
+        taken: &Taken,
+        condition: Condition,
+    ) {
+        let Some(id) = ContentId::parse(&content.value.id) else {
+            return;
+        };
+        let said = Said {
+            id: content.value.id.clone(),
+            session: stamp.session.clone(),
+        };
         if taken.contents.contains(&said) {
             return;
         }
         let entries = self.contents.entry(id).or_default();
         match entries.iter_mut().find(|entry| entry.stamp == stamp) {
             Some(entry) => entry.condition = entry.condition.max(condition),
-            None => entries.push(ContentEntry { content: Arc::new(content.value.clone()), stamp, condition }),
+            None => entries.push(ContentEntry {
+                content: Arc::new(content.value.clone()),
+                stamp,
+                condition,
+            }),
         }
     }
 
-    /// Takes away what was swept, and tells what is condemned and what points are called. Marks that were swept are done with.
+    /// Takes away what was swept, and tells what is condemned and what points are called. Marks
+    /// that were swept are done with.
     fn settle(&mut self, taken: &Taken) {
         self.name_points();
         self.marks.retain(|id, _| !taken.marks.contains(id));
-        let condemned = self.marks.values().flat_map(|mark| &mark.contents).chain(&taken.open_contents);
+        let condemned = self
+            .marks
+            .values()
+            .flat_map(|mark| &mark.contents)
+            .chain(&taken.open_contents);
         let condemned: BTreeSet<Said> = condemned.cloned().collect();
         for entries in self.contents.values_mut() {
             let is_condemned = |entry: &ContentEntry| condemned.contains(&entry.said());
-            entries.iter_mut().filter(|entry| is_condemned(entry)).for_each(|entry| entry.condition = Condition::Condemned);
+            entries
+                .iter_mut()
+                .filter(|entry| is_condemned(entry))
+                .for_each(|entry| entry.condition = Condition::Condemned);
         }
         ground::best_first(&mut self.contents);
         self.swept.clone_from(&taken.objects);
-        self.condemned = self.marks.values().flat_map(|mark| &mark.objects).chain(&taken.open_objects).copied().collect();
-        self.indexes.retain(|id, _| !taken.objects.contains(&ObjectName::Index(*id)));
+        self.condemned = self
+            .marks
+            .values()
+            .flat_map(|mark| &mark.objects)
+            .chain(&taken.open_objects)
+            .copied()
+            .collect();
+        self.indexes
+            .retain(|id, _| !taken.objects.contains(&ObjectName::Index(*id)));
         let condemned = &self.condemned;
-        let indexes = self.indexes.iter_mut().filter(|(id, _)| condemned.contains(&ObjectName::Index(**id)));
+        let indexes = self
+            .indexes
+            .iter_mut()
+            .filter(|(id, _)| condemned.contains(&ObjectName::Index(**id)));
         indexes.for_each(|(_, condition)| *condition = Condition::Condemned);
     }
 
-    /// Of what was said of a point the newest counts, the firm before the undecided. Words that came before it, or that mean no point, go.
+    /// Of what was said of a point the newest counts, the firm before the undecided. Words that
+    /// came before it, or that mean no point, go.
     fn name_points(&mut self) {
         let mut newest = BTreeMap::<&str, (bool, &Stamp, &Arc<Point>)>::new();
         for ((id, stamp), (point, is_firm)) in &self.points {
@@ -175,9 +257,16 @@ impl State {
                 *known = (*is_firm, stamp, point);
             }
         }
-        self.described.retain(|id, (stamp, _)| newest.get(id.as_str()).is_some_and(|(_, said, _)| *said < stamp));
+        self.described.retain(|id, (stamp, _)| {
+            newest
+                .get(id.as_str())
+                .is_some_and(|(_, said, _)| *said < stamp)
+        });
         let shown = newest.into_iter().map(|(id, (_, _, point))| {
-            let described = self.described.get(id).map(|(_, description)| Arc::new(description.applied(point)));
+            let described = self
+                .described
+                .get(id)
+                .map(|(_, description)| Arc::new(description.applied(point)));
             (id.to_owned(), described.unwrap_or_else(|| point.clone()))
         });
         self.shown = shown.collect();
@@ -203,8 +292,13 @@ impl State {
     /// What has to be forgotten so that a point is gone.
     #[must_use]
     pub fn point_as_said(&self, id: &str) -> Vec<Said> {
-        let said = |(_, stamp): &(String, Stamp)| Said { id: id.to_owned(), session: stamp.session.clone() };
-        self.entries_of_point(id).map(|(key, _)| said(key)).collect()
+        let said = |(_, stamp): &(String, Stamp)| Said {
+            id: id.to_owned(),
+            session: stamp.session.clone(),
+        };
+        self.entries_of_point(id)
+            .map(|(key, _)| said(key))
+            .collect()
     }
 
     /// What it would be without these points: for whoever asks what forgetting them would free.
@@ -217,41 +311,56 @@ impl State {
         state
     }
 
-    fn entries_of_point(&self, id: &str) -> impl Iterator<Item = (&(String, Stamp), &(Arc<Point>, bool))> {
+    fn entries_of_point(
+        &self,
+        id: &str,
+    ) -> impl Iterator<Item = (&(String, Stamp), &(Arc<Point>, bool))> {
         let first = (id.to_owned(), Stamp::default());
         let id = id.to_owned();
-        self.points.range(first..).take_while(move |((other, _), _)| *other == id)
+        self.points
+            .range(first..)
+            .take_while(move |((other, _), _)| *other == id)
     }
 
-    /// What a content's map is: the best entry there is (see [`State::entries`]). What it is relative to is a content again.
+    /// What a content's map is: the best entry there is (see [`State::entries`]). What it is
+    /// relative to is a content again.
     #[must_use]
     pub fn content(&self, id: ContentId) -> Option<&ContentEntry> {
         self.contents.get(&id).and_then(|entries| entries.first())
     }
 
-    /// Everything that sessions said of a content. All of it means the same. The best comes first: from one content's best to its parent's best, and
-    /// so on, a content without a parent is reached, through entries that may be built on if there is such a way.
+    /// Everything that sessions said of a content. All of it means the same. The best comes first:
+    /// from one content's best to its parent's best, and so on, a content without a parent is
+    /// reached, through entries that may be built on if there is such a way.
     pub fn entries(&self, id: ContentId) -> &[ContentEntry] {
         self.contents.get(&id).map_or(&[], Vec::as_slice)
     }
 
     /// All contents.
     pub fn contents(&self) -> impl Iterator<Item = (ContentId, &[ContentEntry])> {
-        self.contents.iter().map(|(id, entries)| (*id, entries.as_slice()))
+        self.contents
+            .iter()
+            .map(|(id, entries)| (*id, entries.as_slice()))
     }
 
-    /// Whether a new content may be relative to this one, or a point be made of it: it is known, and not condemned.
+    /// Whether a new content may be relative to this one, or a point be made of it: it is known,
+    /// and not condemned.
     #[must_use]
     pub fn may_build_on(&self, id: ContentId) -> bool {
-        self.entries(id).iter().any(|entry| entry.condition == Condition::Firm)
+        self.entries(id)
+            .iter()
+            .any(|entry| entry.condition == Condition::Firm)
     }
 
-    /// A content and what it is relative to, and so on. Ends early where a content is not known; a ring, which no honest writer makes, ends
-    /// before it closes.
+    /// A content and what it is relative to, and so on. Ends early where a content is not known; a
+    /// ring, which no honest writer makes, ends before it closes.
     #[must_use]
     pub fn chain(&self, id: ContentId) -> Vec<&ContentEntry> {
         let (mut chain, mut seen, mut next) = (Vec::new(), BTreeSet::new(), Some(id));
-        while let Some(entry) = next.filter(|id| seen.insert(*id)).and_then(|id| self.content(id)) {
+        while let Some(entry) = next
+            .filter(|id| seen.insert(*id))
+            .and_then(|id| self.content(id))
+        {
             chain.push(entry);
             next = entry.content.parent.as_deref().and_then(ContentId::parse);
         }
@@ -269,7 +378,8 @@ impl State {
         &self.indexes
     }
 
-    /// Those of them that only undecided records name. Nothing may be built on what they alone know, though nobody condemned their packs.
+    /// Those of them that only undecided records name. Nothing may be built on what they alone
+    /// know, though nobody condemned their packs.
     #[must_use]
     pub fn undecided_indexes(&self) -> &BTreeSet<ObjectId> {
         &self.undecided_indexes
@@ -307,12 +417,18 @@ impl State {
 
     /// Sessions whose fences are not decided: the collection that fenced them stopped in between.
     pub fn undecided(&self) -> impl Iterator<Item = &str> {
-        self.fences.iter().filter(|(_, fences)| !fences.iter().any(|fence| fence.decided)).map(|(session, _)| session.as_str())
+        self.fences
+            .iter()
+            .filter(|(_, fences)| !fences.iter().any(|fence| fence.decided))
+            .map(|(session, _)| session.as_str())
     }
 
     /// Records that came after their session was fenced.
     pub fn void(&self) -> impl Iterator<Item = RecordName> {
-        self.statuses.iter().filter(|(_, status)| **status == Status::Void).map(|(name, _)| *name)
+        self.statuses
+            .iter()
+            .filter(|(_, status)| **status == Status::Void)
+            .map(|(name, _)| *name)
     }
 
     /// The status of a record, if it is there.
@@ -330,21 +446,45 @@ impl State {
     /// The counter of the next record.
     #[must_use]
     pub fn next_counter(&self) -> u64 {
-        self.statuses.keys().next_back().map_or(1, |name| name.counter.saturating_add(1))
+        self.statuses
+            .keys()
+            .next_back()
+            .map_or(1, |name| name.counter.saturating_add(1))
     }
 
-    /// One record that says all that still counts, under its stamps: for a collection, which alone knows that nothing is undecided. Of what is
-    /// forgotten or was swept it says nothing. Sweeps whose objects are still there (`is_there`) are kept.
+    /// One record that says all that still counts, under its stamps: for a collection, which alone
+    /// knows that nothing is undecided. Of what is forgotten or was swept it says nothing. Sweeps
+    /// whose objects are still there (`is_there`) are kept.
     #[must_use]
     pub fn whole(&self, is_there: &dyn Fn(&ObjectName) -> bool) -> Record {
         let stamped = |stamp: &Stamp| Some(stamp.clone());
-        let points = self.points.iter().map(|((_, stamp), (point, _))| Stamped { value: (**point).clone(), stamp: stamped(stamp) });
+        let points = self.points.iter().map(|((_, stamp), (point, _))| Stamped {
+            value: (**point).clone(),
+            stamp: stamped(stamp),
+        });
         let entries = self.contents.values().flatten();
-        let contents = entries.map(|entry| Stamped { value: (*entry.content).clone(), stamp: stamped(&entry.stamp) });
-        let described = self.described.values().map(|(stamp, words)| Stamped { value: (**words).clone(), stamp: stamped(stamp) });
-        let machines = self.machines.values().map(|(stamp, machine)| Stamped { value: (**machine).clone(), stamp: stamped(stamp) });
-        let swept: Vec<String> = self.swept.iter().filter(|object| is_there(object)).map(ToString::to_string).collect();
-        let sweep = crate::record::Sweep { objects: swept, ..Default::default() };
+        let contents = entries.map(|entry| Stamped {
+            value: (*entry.content).clone(),
+            stamp: stamped(&entry.stamp),
+        });
+        let described = self.described.values().map(|(stamp, words)| Stamped {
+            value: (**words).clone(),
+            stamp: stamped(stamp),
+        });
+        let machines = self.machines.values().map(|(stamp, machine)| Stamped {
+            value: (**machine).clone(),
+            stamp: stamped(stamp),
+        });
+        let swept: Vec<String> = self
+            .swept
+            .iter()
+            .filter(|object| is_there(object))
+            .map(ToString::to_string)
+            .collect();
+        let sweep = crate::record::Sweep {
+            objects: swept,
+            ..Default::default()
+        };
         Record {
             points: points.collect(),
             contents: contents.collect(),
@@ -352,10 +492,27 @@ impl State {
             machines: machines.collect(),
             indexes: self.indexes.keys().map(ToString::to_string).collect(),
             marks: self.marks.iter().map(|(id, mark)| mark.named(id)).collect(),
-            waits: self.marks.iter().flat_map(|(id, mark)| mark.waits_named(id)).collect(),
-            sweeps: if sweep.objects.is_empty() { Vec::new() } else { vec![sweep] },
-            fenced: self.fences.keys().map(|session| decision(session)).collect(),
-            replaces: self.statuses.iter().filter(|(_, status)| **status != Status::Void).map(|(name, _)| name.to_string()).collect(),
+            waits: self
+                .marks
+                .iter()
+                .flat_map(|(id, mark)| mark.waits_named(id))
+                .collect(),
+            sweeps: if sweep.objects.is_empty() {
+                Vec::new()
+            } else {
+                vec![sweep]
+            },
+            fenced: self
+                .fences
+                .keys()
+                .map(|session| decision(session))
+                .collect(),
+            replaces: self
+                .statuses
+                .iter()
+                .filter(|(_, status)| **status != Status::Void)
+                .map(|(name, _)| name.to_string())
+                .collect(),
             ..Record::default()
         }
     }
@@ -371,13 +528,21 @@ impl MarkState {
     }
 
     fn waits_named(&self, id: &str) -> impl Iterator<Item = crate::record::Wait> {
-        self.waits.iter().map(move |sessions| crate::record::Wait { mark: id.to_owned(), sessions: sessions.iter().cloned().collect() })
+        self.waits.iter().map(move |sessions| crate::record::Wait {
+            mark: id.to_owned(),
+            sessions: sessions.iter().cloned().collect(),
+        })
     }
 }
 
-/// What is left to say of a fenced session once another record stands for those of its records that counted.
+/// What is left to say of a fenced session once another record stands for those of its records that
+/// counted.
 fn decision(session: &str) -> Fence {
-    Fence { session: session.to_owned(), counted: Vec::new(), decided: true }
+    Fence {
+        session: session.to_owned(),
+        counted: Vec::new(),
+        decided: true,
+    }
 }
 
 /// What records take away, together. What undecided ones sweep is condemned, no more.
@@ -392,18 +557,31 @@ struct Taken {
 }
 
 impl Taken {
-    fn of<'a>(counting: impl Iterator<Item = &'a Arc<Record>>, undecided: impl Iterator<Item = &'a Arc<Record>>) -> Self {
+    fn of<'a>(
+        counting: impl Iterator<Item = &'a Arc<Record>>,
+        undecided: impl Iterator<Item = &'a Arc<Record>>,
+    ) -> Self {
         let mut taken = Self::default();
         for record in counting {
             taken.forgotten.extend(record.forgotten.iter().cloned());
             for sweep in &record.sweeps {
                 taken.marks.insert(sweep.mark.clone());
-                taken.objects.extend(sweep.objects.iter().filter_map(|text| ObjectName::parse(text)));
+                taken.objects.extend(
+                    sweep
+                        .objects
+                        .iter()
+                        .filter_map(|text| ObjectName::parse(text)),
+                );
                 taken.contents.extend(sweep.contents.iter().cloned());
             }
         }
         for sweep in undecided.flat_map(|record| &record.sweeps) {
-            taken.open_objects.extend(sweep.objects.iter().filter_map(|text| ObjectName::parse(text)));
+            taken.open_objects.extend(
+                sweep
+                    .objects
+                    .iter()
+                    .filter_map(|text| ObjectName::parse(text)),
+            );
             taken.open_contents.extend(sweep.contents.iter().cloned());
         }
         taken
@@ -411,5 +589,8 @@ impl Taken {
 }
 
 fn stamp_of<T>(record: &Record, value: &Stamped<T>) -> Stamp {
-    value.stamp.clone().unwrap_or_else(|| Stamp { counter: record.counter, session: record.session.clone() })
+    value.stamp.clone().unwrap_or_else(|| Stamp {
+        counter: record.counter,
+        session: record.session.clone(),
+    })
 }

@@ -1,8 +1,11 @@
-//! Objects in a bucket of an object store. The async runtime and the clients' crate end in this file.
+//! Objects in a bucket of an object store. The async runtime and the clients' crate end in this
+//! file.
 //!
-//! Every object is one request, also a whole pack (64 MiB at most): there are no uploads in parts that somebody would have to abandon. A request
-//! is tried again a few times with growing pauses, by the crate and, where a body broke off, here; what then still fails is told. Where the
-//! store knows conditional puts, nothing is written over; where it does not, names are enough: they are never made twice.
+//! Every object is one request, also a whole pack (64 MiB at most): there are no uploads in parts
+//! that somebody would have to abandon. A request is tried again a few times with growing pauses,
+//! by the crate and, where a body broke off, here; what then still fails is told. Where the store
+//! knows conditional puts, nothing is written over; where it does not, names are enough: they are
+//! never made twice.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,16 +17,21 @@ use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig};
+use object_store::{
+    BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode,
+    PutPayload, RetryConfig,
+};
 use tokio::runtime::Runtime;
 
 use super::location::{Bucket, Environment, Protocol};
 use super::{OBJECT_LEN_MAX, ObjectError, ObjectErrorKind, Objects, exactly};
 
-/// Some tens of milliseconds each, most of it waiting: for a disk that is restored in order, whose frames lie shuffled in their packs.
+/// Some tens of milliseconds each, most of it waiting: for a disk that is restored in order, whose
+/// frames lie shuffled in their packs.
 const REQUESTS_TOGETHER: usize = 8;
 
-/// One request is tried this many times again: with the pauses below about half a minute, which outlasts a server's restart.
+/// One request is tried this many times again: with the pauses below about half a minute, which
+/// outlasts a server's restart.
 const RETRIES_MAX: usize = 6;
 const RETRY_TIMEOUT: Duration = Duration::from_mins(1);
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
@@ -45,7 +53,8 @@ pub struct Cloud {
     runtime: Runtime,
     store: Arc<dyn ObjectStore>,
     bucket: Bucket,
-    /// The same, trying nothing again: a server that does not know conditional puts may say so in a way that looks like passing trouble.
+    /// The same, trying nothing again: a server that does not know conditional puts may say so in a
+    /// way that looks like passing trouble.
     impatient: Arc<dyn ObjectStore>,
     /// Whether the store takes conditional puts, once it is known.
     is_conditional: OnceLock<bool>,
@@ -57,18 +66,40 @@ impl Cloud {
     /// The bucket, with credentials and settings from `environment`. Makes no request.
     pub fn new(bucket: &Bucket, environment: &Environment) -> Result<Self, ObjectError> {
         let secrets = secrets(environment);
-        let fail = |what: String| ObjectError::new(ObjectErrorKind::Failed, address(bucket), cleaned(&what, &secrets));
+        let fail = |what: String| {
+            ObjectError::new(
+                ObjectErrorKind::Failed,
+                address(bucket),
+                cleaned(&what, &secrets),
+            )
+        };
         // Somebody else in this process may have chosen already; then theirs is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = |retries| client(bucket, environment, retries).map_err(|error| fail(error.to_string()));
+        let client =
+            |retries| client(bucket, environment, retries).map_err(|error| fail(error.to_string()));
         let (store, impatient) = (client(RETRIES_MAX)?, client(0)?);
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime.worker_threads(RUNTIME_THREADS).enable_all().build().map_err(|error| fail(error.to_string()))?;
-        Ok(Self { runtime, store, impatient, bucket: bucket.clone(), is_conditional: OnceLock::new(), secrets })
+        let runtime = runtime
+            .worker_threads(RUNTIME_THREADS)
+            .enable_all()
+            .build()
+            .map_err(|error| fail(error.to_string()))?;
+        Ok(Self {
+            runtime,
+            store,
+            impatient,
+            bucket: bucket.clone(),
+            is_conditional: OnceLock::new(),
+            secrets,
+        })
     }
 
     fn path(&self, name: &str) -> Result<Path, ObjectError> {
-        let whole = if self.bucket.prefix.is_empty() { name.to_owned() } else { format!("{}/{name}", self.bucket.prefix) };
+        let whole = if self.bucket.prefix.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}/{name}", self.bucket.prefix)
+        };
         Path::parse(whole.trim_end_matches('/')).map_err(|error| self.error(name, error.into()))
     }
 
@@ -77,8 +108,13 @@ impl Cloud {
         let path = self.path(name)?;
         let mut tries = 1;
         loop {
-            match self.runtime.block_on(read_body(&*self.store, &path, options.clone())) {
-                Err(error) if tries < READ_TRIES && kind_of(&error) == ObjectErrorKind::Passing => tries += 1,
+            match self
+                .runtime
+                .block_on(read_body(&*self.store, &path, options.clone()))
+            {
+                Err(error) if tries < READ_TRIES && kind_of(&error) == ObjectErrorKind::Passing => {
+                    tries += 1
+                }
                 other => return other.map_err(|error| self.error(name, error)),
             }
         }
@@ -86,17 +122,26 @@ impl Cloud {
 
     fn error(&self, name: &str, error: object_store::Error) -> ObjectError {
         let name = format!("{}/{name}", address(&self.bucket));
-        ObjectError::new(kind_of(&error), name, cleaned(&error.to_string(), &self.secrets))
+        ObjectError::new(
+            kind_of(&error),
+            name,
+            cleaned(&error.to_string(), &self.secrets),
+        )
     }
 
     /// Puts where nothing is, if the store can say that.
     fn put_new(&self, path: &Path, payload: PutPayload) -> Result<(), object_store::Error> {
-        let put =
-            |store: &dyn ObjectStore, mode: PutMode| self.runtime.block_on(store.put_opts(path, payload.clone(), mode.into())).map(drop);
+        let put = |store: &dyn ObjectStore, mode: PutMode| {
+            self.runtime
+                .block_on(store.put_opts(path, payload.clone(), mode.into()))
+                .map(drop)
+        };
         if self.is_conditional.get().is_none() {
             let first = put(&*self.impatient, PutMode::Create);
             match &first {
-                Err(error) if is_unknown_to_the_store(error) => drop(self.is_conditional.set(false)),
+                Err(error) if is_unknown_to_the_store(error) => {
+                    drop(self.is_conditional.set(false))
+                }
                 Err(error) if kind_of(error) == ObjectErrorKind::Passing => {}
                 _ => {
                     let _ = self.is_conditional.set(true);
@@ -104,7 +149,14 @@ impl Cloud {
                 }
             }
         }
-        put(&*self.store, if self.is_conditional.get() == Some(&false) { PutMode::Overwrite } else { PutMode::Create })
+        put(
+            &*self.store,
+            if self.is_conditional.get() == Some(&false) {
+                PutMode::Overwrite
+            } else {
+                PutMode::Create
+            },
+        )
     }
 }
 
@@ -117,7 +169,10 @@ impl Objects for Cloud {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range.clone())),
+            ..GetOptions::default()
+        };
         exactly(name, &range, self.read(name, &options)?)
     }
 
@@ -125,9 +180,14 @@ impl Objects for Cloud {
         let path = self.path(name)?;
         match self.put_new(&path, PutPayload::from(bytes.to_vec())) {
             // Perhaps our own, whose answer was lost.
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
+            ) => {
                 let is_same = self.get(name)? == bytes;
-                let refused = || ObjectError::new(ObjectErrorKind::Failed, name, "other bytes have this name");
+                let refused = || {
+                    ObjectError::new(ObjectErrorKind::Failed, name, "other bytes have this name")
+                };
                 if is_same { Ok(()) } else { Err(refused()) }
             }
             other => other.map_err(|error| self.error(name, error)),
@@ -135,14 +195,29 @@ impl Objects for Cloud {
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
-        let put = self.runtime.block_on(self.store.put(&self.path(name)?, PutPayload::from(bytes.to_vec())));
+        let put = self.runtime.block_on(
+            self.store
+                .put(&self.path(name)?, PutPayload::from(bytes.to_vec())),
+        );
         put.map(drop).map_err(|error| self.error(name, error))
     }
 
-    fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError> {
+    fn list(
+        &self,
+        prefix: &str,
+        visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>,
+    ) -> Result<(), ObjectError> {
         let path = self.path(prefix)?;
-        let path = if path.as_ref().is_empty() { None } else { Some(path) };
-        let own = if self.bucket.prefix.is_empty() { String::new() } else { format!("{}/", self.bucket.prefix) };
+        let path = if path.as_ref().is_empty() {
+            None
+        } else {
+            Some(path)
+        };
+        let own = if self.bucket.prefix.is_empty() {
+            String::new()
+        } else {
+            format!("{}/", self.bucket.prefix)
+        };
         let mut found = self.store.list(path.as_ref());
         while let Some(object) = self.runtime.block_on(found.next()) {
             let object = object.map_err(|error| self.error(prefix, error))?;
@@ -170,12 +245,19 @@ impl Objects for Cloud {
     }
 }
 
-/// A whole body, which never grows beyond what any object may have, whatever the server says and sends.
-async fn read_body(store: &dyn ObjectStore, path: &Path, options: GetOptions) -> Result<Vec<u8>, object_store::Error> {
+/// A whole body, which never grows beyond what any object may have, whatever the server says and
+/// sends.
+async fn read_body(
+    store: &dyn ObjectStore,
+    path: &Path,
+    options: GetOptions,
+) -> Result<Vec<u8>, object_store::Error> {
     let found = store.get_opts(path, options).await?;
     let announced = found.range.end.saturating_sub(found.range.start);
     if announced > OBJECT_LEN_MAX {
-        return Err(broken(format!("{announced} bytes: larger than any object of a repository")));
+        return Err(broken(format!(
+            "{announced} bytes: larger than any object of a repository"
+        )));
     }
     let mut body = Vec::with_capacity(announced as usize);
     let mut stream = found.into_stream();
@@ -185,22 +267,46 @@ async fn read_body(store: &dyn ObjectStore, path: &Path, options: GetOptions) ->
         }
         body.extend_from_slice(&piece);
     }
-    if body.len() as u64 == announced { Ok(body) } else { Err(broken(format!("{} bytes of {announced} came", body.len()))) }
+    if body.len() as u64 == announced {
+        Ok(body)
+    } else {
+        Err(broken(format!("{} bytes of {announced} came", body.len())))
+    }
 }
 
 fn broken(what: String) -> object_store::Error {
-    object_store::Error::Generic { store: "repository", source: what.into() }
+    object_store::Error::Generic {
+        store: "repository",
+        source: what.into(),
+    }
 }
 
-fn client(bucket: &Bucket, environment: &Environment, retries: usize) -> Result<Arc<dyn ObjectStore>, object_store::Error> {
-    let backoff = BackoffConfig { init_backoff: PAUSE_FIRST, max_backoff: PAUSE_MAX, ..BackoffConfig::default() };
-    let retry = RetryConfig { backoff, max_retries: retries, retry_timeout: RETRY_TIMEOUT };
-    let options = ClientOptions::new().with_timeout(REQUEST_TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT);
+fn client(
+    bucket: &Bucket,
+    environment: &Environment,
+    retries: usize,
+) -> Result<Arc<dyn ObjectStore>, object_store::Error> {
+    let backoff = BackoffConfig {
+        init_backoff: PAUSE_FIRST,
+        max_backoff: PAUSE_MAX,
+        ..BackoffConfig::default()
+    };
+    let retry = RetryConfig {
+        backoff,
+        max_retries: retries,
+        retry_timeout: RETRY_TIMEOUT,
+    };
+    let options = ClientOptions::new()
+        .with_timeout(REQUEST_TIMEOUT)
+        .with_connect_timeout(CONNECT_TIMEOUT);
     let set = variables(bucket.protocol, environment);
     Ok(match bucket.protocol {
         Protocol::S3 => {
             // One object goes at a time, and not every server knows how to delete many.
-            let start = AmazonS3Builder::new().with_client_options(options).with_retry(retry).with_disable_bulk_delete(true);
+            let start = AmazonS3Builder::new()
+                .with_client_options(options)
+                .with_retry(retry)
+                .with_disable_bulk_delete(true);
             let builder = set.fold(start, |builder, (key, value)| match key.parse() {
                 Ok(key) => builder.with_config(key, value),
                 Err(_) => builder,
@@ -208,7 +314,9 @@ fn client(bucket: &Bucket, environment: &Environment, retries: usize) -> Result<
             Arc::new(builder.with_bucket_name(&bucket.name).build()?)
         }
         Protocol::Gcs => {
-            let start = GoogleCloudStorageBuilder::new().with_client_options(options).with_retry(retry);
+            let start = GoogleCloudStorageBuilder::new()
+                .with_client_options(options)
+                .with_retry(retry);
             let builder = set.fold(start, |builder, (key, value)| match key.parse() {
                 Ok(key) => builder.with_config(key, value),
                 Err(_) => builder,
@@ -216,7 +324,9 @@ fn client(bucket: &Bucket, environment: &Environment, retries: usize) -> Result<
             Arc::new(builder.with_bucket_name(&bucket.name).build()?)
         }
         Protocol::Azure => {
-            let start = MicrosoftAzureBuilder::new().with_client_options(options).with_retry(retry);
+            let start = MicrosoftAzureBuilder::new()
+                .with_client_options(options)
+                .with_retry(retry);
             let builder = set.fold(start, |builder, (key, value)| match key.parse() {
                 Ok(key) => builder.with_config(key, value),
                 Err(_) => builder,
@@ -226,8 +336,12 @@ fn client(bucket: &Bucket, environment: &Environment, retries: usize) -> Result<
     })
 }
 
-/// The settings that this protocol's users make, under the names that the crate knows: in lower case.
-fn variables(protocol: Protocol, environment: &Environment) -> impl Iterator<Item = (String, String)> {
+/// The settings that this protocol's users make, under the names that the crate knows: in lower
+/// case.
+fn variables(
+    protocol: Protocol,
+    environment: &Environment,
+) -> impl Iterator<Item = (String, String)> {
     let prefixes: &[&str] = match protocol {
         Protocol::S3 => &["AWS_"],
         Protocol::Gcs => &["GOOGLE_", "SERVICE_ACCOUNT"],
@@ -242,21 +356,35 @@ fn variables(protocol: Protocol, environment: &Environment) -> impl Iterator<Ite
 
 /// The values that may be secrets: of all variables of object stores whose name sounds like it.
 fn secrets(environment: &Environment) -> Vec<String> {
-    let sounds_secret = |key: &str| ["KEY", "SECRET", "TOKEN", "SAS", "PASSWORD"].iter().any(|word| key.contains(word));
+    let sounds_secret = |key: &str| {
+        ["KEY", "SECRET", "TOKEN", "SAS", "PASSWORD"]
+            .iter()
+            .any(|word| key.contains(word))
+    };
     [Protocol::S3, Protocol::Gcs, Protocol::Azure]
         .into_iter()
         .flat_map(|protocol| variables(protocol, environment))
-        .filter(|(key, value)| sounds_secret(&key.to_ascii_uppercase()) && value.len() >= SECRET_LEN_MIN)
+        .filter(|(key, value)| {
+            sounds_secret(&key.to_ascii_uppercase()) && value.len() >= SECRET_LEN_MIN
+        })
         .map(|(_, value)| value)
         .collect()
 }
 
-/// A message of the crate or a server as it may be shown: one line of bounded length, without secrets, queries of URLs and control characters.
+/// A message of the crate or a server as it may be shown: one line of bounded length, without
+/// secrets, queries of URLs and control characters.
 fn cleaned(message: &str, secrets: &[String]) -> String {
-    let hidden = secrets.iter().fold(message.to_owned(), |text, secret| text.replace(secret.as_str(), "…"));
+    let hidden = secrets.iter().fold(message.to_owned(), |text, secret| {
+        text.replace(secret.as_str(), "…")
+    });
     let words: Vec<&str> = hidden.split_whitespace().collect();
     let words: Vec<String> = words.into_iter().map(without_query).collect();
-    words.join(" ").chars().filter(|letter| !letter.is_control()).take(MESSAGE_LEN_MAX).collect()
+    words
+        .join(" ")
+        .chars()
+        .filter(|letter| !letter.is_control())
+        .take(MESSAGE_LEN_MAX)
+        .collect()
 }
 
 fn without_query(word: &str) -> String {
@@ -268,14 +396,23 @@ fn without_query(word: &str) -> String {
 
 fn address(bucket: &Bucket) -> String {
     let separator = if bucket.prefix.is_empty() { "" } else { "/" };
-    format!("{}://{}{separator}{}", bucket.protocol.scheme(), bucket.name, bucket.prefix)
+    format!(
+        "{}://{}{separator}{}",
+        bucket.protocol.scheme(),
+        bucket.name,
+        bucket.prefix
+    )
 }
 
 /// Whether the store does not know conditional puts: it says so in one of these ways.
 fn is_unknown_to_the_store(error: &object_store::Error) -> bool {
     match error {
-        object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. } => true,
-        object_store::Error::Generic { source, .. } => source.to_string().contains("NotImplemented"),
+        object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. } => {
+            true
+        }
+        object_store::Error::Generic { source, .. } => {
+            source.to_string().contains("NotImplemented")
+        }
         _ => false,
     }
 }
@@ -287,8 +424,19 @@ fn kind_of(error: &object_store::Error) -> ObjectErrorKind {
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => ObjectErrorKind::Denied,
         Error::Generic { source, .. } => {
             let text = source.to_string();
-            let is_full = ["QuotaExceeded", "507 ", "XMinioStorageFull", "EntityTooLarge"].iter().any(|word| text.contains(word));
-            if is_full { ObjectErrorKind::Full } else { ObjectErrorKind::Passing }
+            let is_full = [
+                "QuotaExceeded",
+                "507 ",
+                "XMinioStorageFull",
+                "EntityTooLarge",
+            ]
+            .iter()
+            .any(|word| text.contains(word));
+            if is_full {
+                ObjectErrorKind::Full
+            } else {
+                ObjectErrorKind::Passing
+            }
         }
         _ => ObjectErrorKind::Failed,
     }

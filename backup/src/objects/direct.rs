@@ -1,7 +1,8 @@
 //! Writing a file past the page cache: a pack is not read again soon, and would push out what is.
 //!
-//! No processor fills pages that nobody wants, and the bytes are on their way to the disk at once instead of when the file is synced. Where
-//! a file system cannot do that, the file is written the usual way.
+//! No processor fills pages that nobody wants, and the bytes are on their way to the disk at once
+//! instead of when the file is synced. Where a file system cannot do that, the file is written the
+//! usual way.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -10,12 +11,14 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 /// Shorter files are gone from the page cache soon enough.
 const LEN_MIN: usize = 1 << 20;
-/// Bytes of one write: enough that a disk is not waiting for the next, and few beside the pack that they come from.
+/// Bytes of one write: enough that a disk is not waiting for the next, and few beside the pack that
+/// they come from.
 const PIECE_LEN: usize = 4 << 20;
 /// Where memory and files must be divided: at a multiple of every disk's blocks.
 const ALIGNMENT: usize = 4096;
 
-/// Writes `bytes` at the position of `file`, which is a multiple of [`ALIGNMENT`]. Nothing is durable before the file is synced.
+/// Writes `bytes` at the position of `file`, which is a multiple of [`ALIGNMENT`]. Nothing is
+/// durable before the file is synced.
 pub(super) fn write_all(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     let mut written = 0;
     if bytes.len() >= LEN_MIN && set_direct(file, true).is_ok() {
@@ -39,7 +42,14 @@ fn write_direct(mut file: &File, bytes: &[u8]) -> io::Result<usize> {
         match file.write(&aligned[..whole]) {
             Ok(len) => written += len,
             // Larger blocks than any known, or a file system that finds out only now.
-            Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Interrupted) => return Ok(written),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::InvalidInput | ErrorKind::Interrupted
+                ) =>
+            {
+                return Ok(written);
+            }
             Err(error) => return Err(error),
         }
         if written % PIECE_LEN > 0 {
@@ -64,8 +74,15 @@ mod tests {
         let bytes: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
         let file = File::create(&path).expect("a file");
         write_all(&file, &bytes).expect("written");
-        assert!(std::fs::read(&path).expect("read") == bytes, "{len} bytes in {}", folder.display());
-        assert!(!fcntl_getfl(&file).expect("flags").contains(OFlags::DIRECT), "{len}: who writes on may write any length");
+        assert!(
+            std::fs::read(&path).expect("read") == bytes,
+            "{len} bytes in {}",
+            folder.display()
+        );
+        assert!(
+            !fcntl_getfl(&file).expect("flags").contains(OFlags::DIRECT),
+            "{len}: who writes on may write any length"
+        );
     }
 
     #[test]
@@ -73,8 +90,17 @@ mod tests {
         let disk = tempfile::tempdir().expect("a folder");
         // Here older kernels refuse it.
         let memory = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
-        let edges = [0, LEN_MIN, LEN_MIN + ALIGNMENT, PIECE_LEN, 2 * PIECE_LEN + LEN_MIN];
-        for edge in edges.into_iter().flat_map(|edge: usize| [edge.saturating_sub(1), edge, edge + 1]) {
+        let edges = [
+            0,
+            LEN_MIN,
+            LEN_MIN + ALIGNMENT,
+            PIECE_LEN,
+            2 * PIECE_LEN + LEN_MIN,
+        ];
+        for edge in edges
+            .into_iter()
+            .flat_map(|edge: usize| [edge.saturating_sub(1), edge, edge + 1])
+        {
             check(disk.path(), edge);
             check(memory.path(), edge);
         }
@@ -82,7 +108,10 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told() {
-        let full = File::options().write(true).open("/dev/full").expect("it is everywhere");
+        let full = File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("it is everywhere");
         let error = write_all(&full, &vec![1; LEN_MIN]).expect_err("no room");
         assert_eq!(error.kind(), ErrorKind::StorageFull);
     }

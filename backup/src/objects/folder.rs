@@ -1,8 +1,9 @@
 //! Objects in a folder: a file each, written beside its place and given its name when it is whole.
 //!
-//! The folder may be on a network's file system or a disk that is carried away, and others may write into it: below the folder itself no link
-//! is followed, nothing but plain files is read, and no file is written over. What an interrupted put leaves behind has a name that no listing
-//! shows; who writes it holds a lock on it, so it is known when nobody does.
+//! The folder may be on a network's file system or a disk that is carried away, and others may
+//! write into it: below the folder itself no link is followed, nothing but plain files is read, and
+//! no file is written over. What an interrupted put leaves behind has a name that no listing shows;
+//! who writes it holds a lock on it, so it is known when nobody does.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -14,7 +15,9 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags};
-use rustix::fs::{flock, fsync, linkat, mkdirat, openat, renameat, renameat_with, statat, unlinkat};
+use rustix::fs::{
+    flock, fsync, linkat, mkdirat, openat, renameat, renameat_with, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::{OBJECT_LEN_MAX, ObjectError, ObjectErrorKind, Objects, direct, exactly};
@@ -36,20 +39,32 @@ pub struct Folder {
 type Fault = (String, io::Error);
 
 impl Folder {
-    /// The folder at `path`, made when something is put. Its own path may lead through links: that is the person's choice.
+    /// The folder at `path`, made when something is put. Its own path may lead through links: that
+    /// is the person's choice.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self { path, durable: Mutex::default() }
+        Self {
+            path,
+            durable: Mutex::default(),
+        }
     }
 
     fn root(&self) -> io::Result<OwnedFd> {
-        Ok(openat(CWD, &self.path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+        Ok(openat(
+            CWD,
+            &self.path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?)
     }
 
-    /// The folder that the object `name` is in, and its last step. No link is followed below the root.
+    /// The folder that the object `name` is in, and its last step. No link is followed below the
+    /// root.
     fn folder_of<'a>(&self, name: &'a str) -> io::Result<(OwnedFd, &'a str)> {
         let (folders, file) = steps(name)?;
-        let folder = folders.into_iter().try_fold(self.root()?, |at, step| open_folder(&at, step))?;
+        let folder = folders
+            .into_iter()
+            .try_fold(self.root()?, |at, step| open_folder(&at, step))?;
         Ok((folder, file))
     }
 
@@ -111,7 +126,9 @@ impl Folder {
         direct::write_all(&partial.file, bytes)?;
         partial.file.sync_all()?;
         match partial.publish(file) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.hold_against(name, bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.hold_against(name, bytes)?
+            }
             other => other?,
         }
         fsync(&folder)?;
@@ -128,19 +145,31 @@ impl Folder {
         Ok(fsync(&folder)?)
     }
 
-    /// Whether what is there already under `name` is the same: then putting it again has changed nothing.
+    /// Whether what is there already under `name` is the same: then putting it again has changed
+    /// nothing.
     fn hold_against(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        if self.read(name)? == bytes { Ok(()) } else { Err(io::ErrorKind::AlreadyExists.into()) }
+        if self.read(name)? == bytes {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::AlreadyExists.into())
+        }
     }
 
     /// Visits the plain files below `folder`, which is called `prefix` with a slash at its end.
-    fn walk(&self, folder: &OwnedFd, prefix: &str, depth: usize, visit: &mut Visit<'_>) -> Result<(), ObjectError> {
+    fn walk(
+        &self,
+        folder: &OwnedFd,
+        prefix: &str,
+        depth: usize,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), ObjectError> {
         for (name, kind, len) in entries(folder).map_err(|source| self.error(prefix, source))? {
             let path = format!("{prefix}{name}");
             match kind {
                 FileType::RegularFile => visit(&path, len)?,
                 FileType::Directory if depth + 1 < DEPTH_MAX => {
-                    let inner = open_folder(folder, &name).map_err(|source| self.error(&path, source))?;
+                    let inner =
+                        open_folder(folder, &name).map_err(|source| self.error(&path, source))?;
                     self.walk(&inner, &format!("{path}/"), depth + 1, visit)?;
                 }
                 // Links, pipes and devices are nobody's objects.
@@ -152,7 +181,9 @@ impl Folder {
 
     fn error(&self, name: &str, source: io::Error) -> ObjectError {
         let what = match source.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::LOOP) => "a link stands in its place, and links in a repository are not followed".to_owned(),
+            Some(Errno::LOOP) => {
+                "a link stands in its place, and links in a repository are not followed".to_owned()
+            }
             _ => source.to_string(),
         };
         let name = self.path.join(name).display().to_string();
@@ -170,7 +201,10 @@ impl Objects for Folder {
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
         let read = || {
             let (file, len) = self.open(name)?;
-            if range.start > range.end || range.end > len || range.end - range.start > OBJECT_LEN_MAX {
+            if range.start > range.end
+                || range.end > len
+                || range.end - range.start > OBJECT_LEN_MAX
+            {
                 return Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
                     format!("the file has {len} bytes, and {range:?} were asked for"),
@@ -185,11 +219,13 @@ impl Objects for Folder {
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
-        self.write(name, bytes).map_err(|source| self.error(name, source))
+        self.write(name, bytes)
+            .map_err(|source| self.error(name, source))
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
-        self.write_over(name, bytes).map_err(|source| self.error(name, source))
+        self.write_over(name, bytes)
+            .map_err(|source| self.error(name, source))
     }
 
     fn list(&self, prefix: &str, visit: &mut Visit<'_>) -> Result<(), ObjectError> {
@@ -200,7 +236,9 @@ impl Objects for Folder {
         for (depth, step) in prefix.split_terminator('/').enumerate() {
             at = match open_folder(&at, step) {
                 Ok(folder) if depth < DEPTH_MAX => folder,
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.error(prefix, error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(self.error(prefix, error));
+                }
                 _ => return Ok(()),
             };
         }
@@ -213,7 +251,9 @@ impl Objects for Folder {
             Ok(fsync(&folder)?)
         });
         match removed {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(self.error(name, source)),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(self.error(name, source))
+            }
             _ => Ok(()),
         }
     }
@@ -238,17 +278,32 @@ struct Partial<'a> {
 
 impl<'a> Partial<'a> {
     fn create(folder: &'a OwnedFd) -> io::Result<Self> {
-        let name = format!("{PARTIAL_PREFIX}{:016x}", getrandom::u64().map_err(io::Error::other)?);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let name = format!(
+            "{PARTIAL_PREFIX}{:016x}",
+            getrandom::u64().map_err(io::Error::other)?
+        );
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(openat(folder, &name, flags, Mode::from_raw_mode(0o666))?);
         // Only so that it is not taken for a leftover: file systems without locks do without.
         let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
-        Ok(Self { folder, file, name, is_published: false })
+        Ok(Self {
+            folder,
+            file,
+            name,
+            is_published: false,
+        })
     }
 
     /// Gives it its name, unless something has that name.
     fn publish(mut self, name: &str) -> io::Result<()> {
-        match renameat_with(self.folder, &self.name, self.folder, name, RenameFlags::NOREPLACE) {
+        match renameat_with(
+            self.folder,
+            &self.name,
+            self.folder,
+            name,
+            RenameFlags::NOREPLACE,
+        ) {
             // NFS, FAT and others do not know the flag.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.publish_by_link(name)?,
             other => other?,
@@ -257,17 +312,19 @@ impl<'a> Partial<'a> {
         Ok(())
     }
 
-    /// The same where renaming always replaces. Where there are no links either, what is there is looked for first: names derive from random
-    /// bytes, so nobody else is about to put this one, except the one file that says what the repository is.
+    /// The same where renaming always replaces. Where there are no links either, what is there is
+    /// looked for first: names derive from random bytes, so nobody else is about to put this one,
+    /// except the one file that says what the repository is.
     fn publish_by_link(&self, name: &str) -> io::Result<()> {
         match linkat(self.folder, &self.name, self.folder, name, AtFlags::empty()) {
             Ok(()) => Ok(unlinkat(self.folder, &self.name, AtFlags::empty())?),
-            Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::MLINK) => match statat(self.folder, name, AtFlags::SYMLINK_NOFOLLOW)
-            {
-                Err(Errno::NOENT) => Ok(renameat(self.folder, &self.name, self.folder, name)?),
-                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-                Err(errno) => Err(errno.into()),
-            },
+            Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::MLINK) => {
+                match statat(self.folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT) => Ok(renameat(self.folder, &self.name, self.folder, name)?),
+                    Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                    Err(errno) => Err(errno.into()),
+                }
+            }
             Err(errno) => Err(errno.into()),
         }
     }
@@ -287,7 +344,10 @@ fn steps(name: &str) -> io::Result<(Vec<&str>, &str)> {
     let mut steps: Vec<&str> = name.split('/').collect();
     let is_plain = |step: &&str| !step.is_empty() && !step.starts_with('.') && !step.contains('\0');
     if steps.len() > DEPTH_MAX || !steps.iter().all(is_plain) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no name of an object"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "no name of an object",
+        ));
     }
     let file = steps.pop().expect("splitting gives one step at least");
     Ok((steps, file))
@@ -303,11 +363,16 @@ fn open_folder(at: &OwnedFd, step: &str) -> io::Result<OwnedFd> {
 }
 
 fn is_link(at: &OwnedFd, step: &str) -> bool {
-    statat(at, step, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+    statat(at, step, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
 }
 
 fn sync_folder(path: &std::path::Path) -> io::Result<()> {
-    let path = if path.as_os_str().is_empty() { std::path::Path::new(".") } else { path };
+    let path = if path.as_os_str().is_empty() {
+        std::path::Path::new(".")
+    } else {
+        path
+    };
     File::open(path)?.sync_all()
 }
 
@@ -319,7 +384,11 @@ fn entries(folder: &OwnedFd) -> io::Result<Vec<(String, FileType, u64)>> {
             continue;
         }
         match statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => found.push((name, FileType::from_raw_mode(stat.st_mode), u64::try_from(stat.st_size).unwrap_or(0))),
+            Ok(stat) => found.push((
+                name,
+                FileType::from_raw_mode(stat.st_mode),
+                u64::try_from(stat.st_size).unwrap_or(0),
+            )),
             // Deleted since.
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno.into()),
@@ -360,7 +429,9 @@ fn remove_leftover(folder: &OwnedFd, name: &str) -> io::Result<bool> {
     let file = match openat(folder, name, flags, Mode::empty()) {
         Ok(file) => file,
         // Gone, or nothing that a put makes, or another user's.
-        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ISDIR | Errno::ACCESS) => return Ok(false),
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ISDIR | Errno::ACCESS) => {
+            return Ok(false);
+        }
         Err(errno) => return Err(errno.into()),
     };
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -376,9 +447,15 @@ fn remove_leftover(folder: &OwnedFd, name: &str) -> io::Result<bool> {
 fn kind_of(error: &io::Error) -> ObjectErrorKind {
     match error.kind() {
         io::ErrorKind::NotFound => ObjectErrorKind::Missing,
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ObjectErrorKind::Denied,
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => ObjectErrorKind::Full,
-        io::ErrorKind::Interrupted | io::ErrorKind::TimedOut | io::ErrorKind::StaleNetworkFileHandle => ObjectErrorKind::Passing,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            ObjectErrorKind::Denied
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            ObjectErrorKind::Full
+        }
+        io::ErrorKind::Interrupted
+        | io::ErrorKind::TimedOut
+        | io::ErrorKind::StaleNetworkFileHandle => ObjectErrorKind::Passing,
         _ => ObjectErrorKind::Failed,
     }
 }

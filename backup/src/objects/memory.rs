@@ -32,7 +32,8 @@ pub enum Effect {
     Truncated,
     /// One bit of the bytes that are read is another.
     Flipped,
-    /// The client dies before it asks: this request and all later ones fail, until [`Memory::heal`].
+    /// The client dies before it asks: this request and all later ones fail, until
+    /// [`Memory::heal`].
     Dead,
 }
 
@@ -47,7 +48,8 @@ pub struct Fault {
     pub effect: Effect,
 }
 
-/// A place for objects that lasts as long as the process. Clones are the same place, each with its own faults and log: one client each.
+/// A place for objects that lasts as long as the process. Clones are the same place, each with its
+/// own faults and log: one client each.
 #[derive(Debug, Default)]
 pub struct Memory {
     objects: Arc<Mutex<BTreeMap<String, Arc<[u8]>>>>,
@@ -63,7 +65,10 @@ struct Client {
 
 impl Clone for Memory {
     fn clone(&self) -> Self {
-        Self { objects: self.objects.clone(), client: Mutex::default() }
+        Self {
+            objects: self.objects.clone(),
+            client: Mutex::default(),
+        }
     }
 }
 
@@ -97,7 +102,8 @@ impl Memory {
         locked(&self.objects).clone()
     }
 
-    /// Replaces everything, without a request: as an attacker or a restored backup of the place would.
+    /// Replaces everything, without a request: as an attacker or a restored backup of the place
+    /// would.
     pub fn replace_all(&self, objects: BTreeMap<String, Arc<[u8]>>) {
         *locked(&self.objects) = objects;
     }
@@ -125,10 +131,16 @@ impl Memory {
         });
         client.is_dead |= due == Some(Effect::Dead);
         if client.is_dead {
-            return Err(ObjectError::new(ObjectErrorKind::Failed, name, "the client is dead"));
+            return Err(ObjectError::new(
+                ObjectErrorKind::Failed,
+                name,
+                "the client is dead",
+            ));
         }
         match due {
-            Some(Effect::Refused(kind)) => Err(ObjectError::new(kind, name, "refused, as the test wants")),
+            Some(Effect::Refused(kind)) => {
+                Err(ObjectError::new(kind, name, "refused, as the test wants"))
+            }
             effect => Ok(effect),
         }
     }
@@ -149,16 +161,29 @@ impl Objects for Memory {
         let effect = self.ask(Request::GetRange, name)?;
         let stored = self.stored(name)?;
         let bytes = stored.get(range.start as usize..range.end as usize);
-        let bytes = bytes.ok_or_else(|| ObjectError::new(ObjectErrorKind::Failed, name, "the object ends before the range does"))?;
+        let bytes = bytes.ok_or_else(|| {
+            ObjectError::new(
+                ObjectErrorKind::Failed,
+                name,
+                "the object ends before the range does",
+            )
+        })?;
         let bytes = answered(effect, name, bytes.to_vec())?;
         super::exactly(name, &range, bytes)
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
         let effect = self.ask(Request::Put, name)?;
-        let there = locked(&self.objects).entry(name.to_owned()).or_insert_with(|| bytes.into()).clone();
+        let there = locked(&self.objects)
+            .entry(name.to_owned())
+            .or_insert_with(|| bytes.into())
+            .clone();
         if *there != *bytes {
-            return Err(ObjectError::new(ObjectErrorKind::Failed, name, "other bytes have this name"));
+            return Err(ObjectError::new(
+                ObjectErrorKind::Failed,
+                name,
+                "other bytes have this name",
+            ));
         }
         answered(effect, name, Vec::new()).map(drop)
     }
@@ -169,7 +194,11 @@ impl Objects for Memory {
         answered(effect, name, Vec::new()).map(drop)
     }
 
-    fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError> {
+    fn list(
+        &self,
+        prefix: &str,
+        visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>,
+    ) -> Result<(), ObjectError> {
         let effect = self.ask(Request::List, prefix)?;
         let mut found: Vec<(String, u64)> = Vec::new();
         for (name, bytes) in &*locked(&self.objects) {
@@ -178,8 +207,14 @@ impl Objects for Memory {
             }
         }
         let lost = answered(effect, prefix, Vec::new());
-        let shown = if lost.is_err() { found.len() / 2 } else { found.len() };
-        found[..shown].iter().try_for_each(|(name, len)| visit(name, *len))?;
+        let shown = if lost.is_err() {
+            found.len() / 2
+        } else {
+            found.len()
+        };
+        found[..shown]
+            .iter()
+            .try_for_each(|(name, len)| visit(name, *len))?;
         lost.map(drop)
     }
 
@@ -195,13 +230,26 @@ impl Objects for Memory {
 }
 
 /// What the client gets to see of an answer.
-fn answered(effect: Option<Effect>, name: &str, mut bytes: Vec<u8>) -> Result<Vec<u8>, ObjectError> {
+fn answered(
+    effect: Option<Effect>,
+    name: &str,
+    mut bytes: Vec<u8>,
+) -> Result<Vec<u8>, ObjectError> {
     match effect {
-        Some(Effect::AnswerLost) => return Err(ObjectError::new(ObjectErrorKind::Passing, name, "done, and the answer was lost")),
+        Some(Effect::AnswerLost) => {
+            return Err(ObjectError::new(
+                ObjectErrorKind::Passing,
+                name,
+                "done, and the answer was lost",
+            ));
+        }
         Some(Effect::Truncated) => bytes.truncate(bytes.len() / 2),
         Some(Effect::Flipped) => {
             let middle = bytes.len() / 2;
-            bytes.get_mut(middle).into_iter().for_each(|byte| *byte ^= 1);
+            bytes
+                .get_mut(middle)
+                .into_iter()
+                .for_each(|byte| *byte ^= 1);
         }
         Some(Effect::Refused(_) | Effect::Dead) | None => {}
     }

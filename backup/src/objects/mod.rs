@@ -1,7 +1,8 @@
 //! Where a repository's bytes are: named objects that are put once, read, listed and deleted.
 //!
-//! What is asked of a place: after `put` answered, every `get` finds the object and every `list` names it, whoever asks (a local folder and
-//! today's object stores do that). Nothing is asked of conditional writes, locks or clocks.
+//! What is asked of a place: after `put` answered, every `get` finds the object and every `list`
+//! names it, whoever asks (a local folder and today's object stores do that). Nothing is asked of
+//! conditional writes, locks or clocks.
 
 pub mod cloud;
 mod direct;
@@ -18,7 +19,8 @@ pub use folder::Folder;
 pub use location::{Environment, Location, open_objects};
 pub use name::{ObjectId, ObjectKind, ObjectName};
 
-/// Larger objects are nobody's: a pack has at most 64 MiB. Bounds what a reader allocates on the word of a place.
+/// Larger objects are nobody's: a pack has at most 64 MiB. Bounds what a reader allocates on the
+/// word of a place.
 pub const OBJECT_LEN_MAX: u64 = 256 << 20;
 
 /// A place for objects. Shared by threads; calls wait.
@@ -29,26 +31,34 @@ pub trait Objects: Send + Sync {
     /// Some bytes of an object: exactly as many as asked for.
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError>;
 
-    /// Puts a new object; durable when this returns. Either all of it can be seen or none. Putting what is there
-    /// already changes nothing; other bytes under that name are an error where the place can tell.
+    /// Puts a new object; durable when this returns. Either all of it can be seen or none. Putting
+    /// what is there already changes nothing; other bytes under that name are an error where the
+    /// place can tell.
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError>;
 
-    /// Puts an object whatever stands under its name, for whoever mends damage; durable when this returns. Who reads sees the one or the other, whole.
+    /// Puts an object whatever stands under its name, for whoever mends damage; durable when this
+    /// returns. Who reads sees the one or the other, whole.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError>;
 
-    /// Visits the name and length of every object whose name begins with `prefix` (whole steps of the path), in any order.
-    fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError>;
+    /// Visits the name and length of every object whose name begins with `prefix` (whole steps of
+    /// the path), in any order.
+    fn list(
+        &self,
+        prefix: &str,
+        visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>,
+    ) -> Result<(), ObjectError>;
 
     /// Deletes an object; that there is none is no error.
     fn delete(&self, name: &str) -> Result<(), ObjectError>;
 
-    /// Removes what interrupted puts left behind where no listing shows it, and says how many; what somebody is just writing stays. Most
-    /// places have none.
+    /// Removes what interrupted puts left behind where no listing shows it, and says how many; what
+    /// somebody is just writing stays. Most places have none.
     fn remove_leftovers(&self) -> Result<u64, ObjectError> {
         Ok(0)
     }
 
-    /// How many requests for parts of objects are worth having under way at once: more where an answer takes long to come.
+    /// How many requests for parts of objects are worth having under way at once: more where an
+    /// answer takes long to come.
     fn requests_together(&self) -> usize {
         1
     }
@@ -95,7 +105,12 @@ pub enum ObjectErrorKind {
 impl ObjectError {
     /// What happened to `name`.
     pub fn new(kind: ObjectErrorKind, name: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { kind, name: name.into(), what: what.into(), source: None }
+        Self {
+            kind,
+            name: name.into(),
+            what: what.into(),
+            source: None,
+        }
     }
 
     /// The same, because of `source`.
@@ -106,7 +121,8 @@ impl ObjectError {
     }
 }
 
-/// Visits the objects of one kind, and says how many other names it met there: those are nobody's, and nothing is done with them.
+/// Visits the objects of one kind, and says how many other names it met there: those are nobody's,
+/// and nothing is done with them.
 pub fn list_kind(
     objects: &dyn Objects,
     kind: ObjectKind,
@@ -121,8 +137,13 @@ pub fn list_kind(
     Ok(strange)
 }
 
-/// The bytes of a range if they are as many as were asked for: places and proxies that answer with fewer, or with all, exist.
-pub(crate) fn exactly(name: &str, range: &Range<u64>, bytes: Vec<u8>) -> Result<Vec<u8>, ObjectError> {
+/// The bytes of a range if they are as many as were asked for: places and proxies that answer with
+/// fewer, or with all, exist.
+pub(crate) fn exactly(
+    name: &str,
+    range: &Range<u64>,
+    bytes: Vec<u8>,
+) -> Result<Vec<u8>, ObjectError> {
     let wanted = range.end.saturating_sub(range.start);
     if bytes.len() as u64 == wanted {
         return Ok(bytes);

@@ -1,4 +1,5 @@
-//! The names of a repository's objects. What a listing says is hostile: a name is one of these, letter for letter, or it is none.
+//! The names of a repository's objects. What a listing says is hostile: a name is one of these,
+//! letter for letter, or it is none.
 
 use std::fmt;
 
@@ -9,8 +10,9 @@ use crate::hexadecimal;
 /// The length of an object's ID in bytes.
 pub const OBJECT_ID_LEN: usize = 32;
 
-/// The name of an object: the BLAKE3-256 of its bytes as they are stored, so that anybody can check it, also without a key. Objects begin with
-/// random bytes: no two writers ever make the same name, and one that was condemned is never made again.
+/// The name of an object: the BLAKE3-256 of its bytes as they are stored, so that anybody can check
+/// it, also without a key. Objects begin with random bytes: no two writers ever make the same name,
+/// and one that was condemned is never made again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId(pub [u8; OBJECT_ID_LEN]);
 
@@ -60,7 +62,8 @@ pub enum ObjectKind {
 }
 
 impl ObjectKind {
-    /// What names of this kind begin with: whole steps of the path, as [`super::Objects::list`] wants it.
+    /// What names of this kind begin with: whole steps of the path, as [`super::Objects::list`]
+    /// wants it.
     #[must_use]
     pub fn prefix(self) -> &'static str {
         match self {
@@ -111,14 +114,19 @@ impl ObjectName {
             "keys" => ObjectId::parse(rest).map(Self::Key),
             "packs" => {
                 let (first, id) = rest.split_once('/')?;
-                ObjectId::parse(id).filter(|_| first.len() == 2 && id.starts_with(first)).map(Self::Pack)
+                ObjectId::parse(id)
+                    .filter(|_| first.len() == 2 && id.starts_with(first))
+                    .map(Self::Pack)
             }
             "index" => ObjectId::parse(rest).map(Self::Index),
             "maps" => ObjectId::parse(rest).map(Self::Maps),
             "journal" => {
                 let (counter, id) = rest.split_once('-')?;
                 let counter = u64::from_be_bytes(hexadecimal::read_exact(counter)?);
-                Some(Self::Record { counter, id: ObjectId::parse(id)? })
+                Some(Self::Record {
+                    counter,
+                    id: ObjectId::parse(id)?,
+                })
             }
             "sessions" => SessionId::parse(rest).map(Self::Session),
             _ => None,
@@ -144,7 +152,11 @@ impl ObjectName {
     pub fn id(&self) -> Option<ObjectId> {
         match self {
             Self::Repository | Self::Session(_) => None,
-            Self::Key(id) | Self::Pack(id) | Self::Index(id) | Self::Maps(id) | Self::Record { id, .. } => Some(*id),
+            Self::Key(id)
+            | Self::Pack(id)
+            | Self::Index(id)
+            | Self::Maps(id)
+            | Self::Record { id, .. } => Some(*id),
         }
     }
 }
@@ -176,7 +188,10 @@ mod tests {
             ObjectName::Index(id),
             ObjectName::Maps(id),
             ObjectName::Record { counter: 0, id },
-            ObjectName::Record { counter: u64::MAX, id },
+            ObjectName::Record {
+                counter: u64::MAX,
+                id,
+            },
             ObjectName::Session(SessionId([9; 16])),
         ];
         for name in names {

@@ -1,7 +1,9 @@
-//! Copies of what leads to chunks. A pack that rots takes with it what its chunks are part of; a key, a record, an index or a map may take
-//! everything. So each of those is there twice: under its name, and under `copies/NAME`, which is read where the first is not what it must be.
+//! Copies of what leads to chunks. A pack that rots takes with it what its chunks are part of; a
+//! key, a record, an index or a map may take everything. So each of those is there twice: under its
+//! name, and under `copies/NAME`, which is read where the first is not what it must be.
 //!
-//! A copy is put before the object and deleted before it: whatever a listing shows has its copy, and a copy alone means nothing.
+//! A copy is put before the object and deleted before it: whatever a listing shows has its copy,
+//! and a copy alone means nothing.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -28,7 +30,8 @@ pub fn original_of(copy: &str) -> Option<ObjectName> {
     copy_of(&name).map(|_| name)
 }
 
-/// Whether `stored` may be an object of that name: its bytes make its name, or, of the one whose name is its place, it is JSON.
+/// Whether `stored` may be an object of that name: its bytes make its name, or, of the one whose
+/// name is its place, it is JSON.
 #[must_use]
 pub fn is_sound(name: &ObjectName, stored: &[u8]) -> bool {
     match name.id() {
@@ -48,7 +51,10 @@ impl Twice {
     /// Keeps copies in `place`.
     #[must_use]
     pub fn new(place: Arc<dyn Objects>) -> Self {
-        Self { place, rescued: Mutex::default() }
+        Self {
+            place,
+            rescued: Mutex::default(),
+        }
     }
 
     /// The place itself: what is there, copies or not.
@@ -60,16 +66,21 @@ impl Twice {
     /// The objects whose copies had to be read so far.
     #[must_use]
     pub fn rescued(&self) -> BTreeSet<ObjectName> {
-        self.rescued.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.rescued
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Puts the copy of an object that is to be put next.
     pub fn put_copy(&self, name: &ObjectName, bytes: &[u8]) -> Result<(), ObjectError> {
-        copy_of(name).filter(|_| self.place.keeps_copies()).map_or(Ok(()), |copy| self.place.put(&copy, bytes))
+        copy_of(name)
+            .filter(|_| self.place.keeps_copies())
+            .map_or(Ok(()), |copy| self.place.put(&copy, bytes))
     }
 
-    /// Some bytes of an object as `open` reads them; of its copy, where those of the object are not there or cannot be read so. The error is that
-    /// of the object itself.
+    /// Some bytes of an object as `open` reads them; of its copy, where those of the object are not
+    /// there or cannot be read so. The error is that of the object itself.
     pub fn read_part<T, E>(
         &self,
         name: &str,
@@ -82,28 +93,41 @@ impl Twice {
         }
         open(first).or_else(|error| {
             let object = ObjectName::parse(name);
-            let copy = object.and_then(|object| copy_of(&object)).map(|copy| open(self.place.get_range(&copy, range)));
-            self.rescued_by(object, copy.and_then(Result::ok)).ok_or(error)
+            let copy = object
+                .and_then(|object| copy_of(&object))
+                .map(|copy| open(self.place.get_range(&copy, range)));
+            self.rescued_by(object, copy.and_then(Result::ok))
+                .ok_or(error)
         })
     }
 
     fn rescued_by<T>(&self, object: Option<ObjectName>, copy: Option<T>) -> Option<T> {
         let rescued = copy.is_some().then_some(object).flatten();
-        self.rescued.lock().unwrap_or_else(PoisonError::into_inner).extend(rescued);
+        self.rescued
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(rescued);
         copy
     }
 }
 
 /// Whether a request failed for a reason that has nothing to do with what is stored.
 fn is_of_the_place(error: &ObjectError) -> bool {
-    matches!(error.kind, ObjectErrorKind::Passing | ObjectErrorKind::Denied | ObjectErrorKind::Full)
+    matches!(
+        error.kind,
+        ObjectErrorKind::Passing | ObjectErrorKind::Denied | ObjectErrorKind::Full
+    )
 }
 
 impl Objects for Twice {
     fn get(&self, name: &str) -> Result<Vec<u8>, ObjectError> {
         let first = self.place.get(name);
-        let Some(object) = ObjectName::parse(name) else { return first };
-        let Some(copy) = copy_of(&object) else { return first };
+        let Some(object) = ObjectName::parse(name) else {
+            return first;
+        };
+        let Some(copy) = copy_of(&object) else {
+            return first;
+        };
         let is_final = match &first {
             Ok(stored) => is_sound(&object, stored),
             Err(error) => is_of_the_place(error),
@@ -111,7 +135,11 @@ impl Objects for Twice {
         if is_final {
             return first;
         }
-        let copy = self.place.get(&copy).ok().filter(|stored| is_sound(&object, stored));
+        let copy = self
+            .place
+            .get(&copy)
+            .ok()
+            .filter(|stored| is_sound(&object, stored));
         self.rescued_by(Some(object), copy).map_or(first, Ok)
     }
 
@@ -127,17 +155,26 @@ impl Objects for Twice {
 
     /// Both of them, where there are two.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
-        let copy = ObjectName::parse(name).and_then(|object| copy_of(&object)).filter(|_| self.place.keeps_copies());
+        let copy = ObjectName::parse(name)
+            .and_then(|object| copy_of(&object))
+            .filter(|_| self.place.keeps_copies());
         copy.map_or(Ok(()), |copy| self.place.replace(&copy, bytes))?;
         self.place.replace(name, bytes)
     }
 
-    fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError> {
+    fn list(
+        &self,
+        prefix: &str,
+        visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>,
+    ) -> Result<(), ObjectError> {
         self.place.list(prefix, visit)
     }
 
     fn delete(&self, name: &str) -> Result<(), ObjectError> {
-        if let Some(copy) = ObjectName::parse(name).and_then(|object| copy_of(&object)).filter(|_| self.place.keeps_copies()) {
+        if let Some(copy) = ObjectName::parse(name)
+            .and_then(|object| copy_of(&object))
+            .filter(|_| self.place.keeps_copies())
+        {
             self.place.delete(&copy)?;
         }
         self.place.delete(name)
@@ -182,10 +219,13 @@ mod tests {
                 twice.put(&text, &stored).expect("a put");
                 assert_eq!(place.snapshot().len(), 2);
                 place.delete(harmed).expect("a deletion");
-                harm.into_iter().for_each(|bytes| place.plant(harmed, bytes));
+                harm.into_iter()
+                    .for_each(|bytes| place.plant(harmed, bytes));
                 assert_eq!(twice.get(&text).expect("one of two is whole"), stored);
                 assert_eq!(twice.rescued().len(), rescued);
-                let part = twice.read_part(&text, 5..10, |part| part.ok().filter(|part| part == b"leads").ok_or("damaged"));
+                let part = twice.read_part(&text, 5..10, |part| {
+                    part.ok().filter(|part| part == b"leads").ok_or("damaged")
+                });
                 assert_eq!(part, Ok(b"leads".to_vec()));
             }
         }
@@ -213,8 +253,15 @@ mod tests {
         let place = Arc::new(Memory::new());
         let twice = Twice::new(place.clone());
         twice.put(&name.to_string(), &stored).expect("a put");
-        place.fail(Fault { request: None, after: 0, effect: Effect::Refused(ObjectErrorKind::Passing) });
-        assert_eq!(twice.get(&name.to_string()).expect_err("it may pass").kind, ObjectErrorKind::Passing);
+        place.fail(Fault {
+            request: None,
+            after: 0,
+            effect: Effect::Refused(ObjectErrorKind::Passing),
+        });
+        assert_eq!(
+            twice.get(&name.to_string()).expect_err("it may pass").kind,
+            ObjectErrorKind::Passing
+        );
         assert!(twice.rescued().is_empty());
     }
 
@@ -228,12 +275,28 @@ mod tests {
             if is_deleted {
                 twice.put(&name.to_string(), &stored).expect("a put");
             }
-            place.fail(Fault { request: None, after, effect: Effect::Dead });
-            let done = if is_deleted { twice.delete(&name.to_string()) } else { twice.put(&name.to_string(), &stored) };
+            place.fail(Fault {
+                request: None,
+                after,
+                effect: Effect::Dead,
+            });
+            let done = if is_deleted {
+                twice.delete(&name.to_string())
+            } else {
+                twice.put(&name.to_string(), &stored)
+            };
             done.expect_err("the client is dead");
             let there = place.snapshot();
-            assert!(is_deleted || !there.contains_key(&name.to_string()), "{there:?}");
-            assert!(!is_deleted || after == 0 || !there.contains_key(&copy_of(&name).expect("it has one")), "{there:?}");
+            assert!(
+                is_deleted || !there.contains_key(&name.to_string()),
+                "{there:?}"
+            );
+            assert!(
+                !is_deleted
+                    || after == 0
+                    || !there.contains_key(&copy_of(&name).expect("it has one")),
+                "{there:?}"
+            );
         }
     }
 
@@ -246,11 +309,20 @@ mod tests {
             (ObjectName::Maps(id), true),
             (ObjectName::Record { counter: 1, id }, true),
             (ObjectName::Pack(id), false),
-            (ObjectName::Session(vellum_core::identity::SessionId([1; 16])), false),
+            (
+                ObjectName::Session(vellum_core::identity::SessionId([1; 16])),
+                false,
+            ),
         ] {
-            assert_eq!(copy_of(&name).and_then(|copy| original_of(&copy)), has_one.then_some(name));
+            assert_eq!(
+                copy_of(&name).and_then(|copy| original_of(&copy)),
+                has_one.then_some(name)
+            );
         }
-        assert_eq!(original_of(&format!("copies/packs/ab/{}", "ab".repeat(32))), None);
+        assert_eq!(
+            original_of(&format!("copies/packs/ab/{}", "ab".repeat(32))),
+            None
+        );
         assert_eq!(original_of("copies/copies/vellum.repository"), None);
     }
 }

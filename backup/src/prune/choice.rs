@@ -1,4 +1,5 @@
-//! Which of many objects are worth writing anew: the emptiest, until little enough is not needed, and small ones that can become one. Pure.
+//! Which of many objects are worth writing anew: the emptiest, until little enough is not needed,
+//! and small ones that can become one. Pure.
 
 use std::collections::BTreeSet;
 
@@ -27,12 +28,16 @@ pub(crate) struct Worth {
 }
 
 /// The objects to write anew.
-pub(crate) fn chosen<K: Copy + Ord>(objects: impl Iterator<Item = (K, ObjectUse)>, worth: &Worth) -> BTreeSet<K> {
+pub(crate) fn chosen<K: Copy + Ord>(
+    objects: impl Iterator<Item = (K, ObjectUse)>,
+    worth: &Worth,
+) -> BTreeSet<K> {
     let mut emptiest: Vec<(K, ObjectUse)> = objects.collect();
     emptiest.sort_by_key(|(id, of)| (of.used_len.saturating_mul(1000) / of.parts_len.max(1), *id));
     let gain = |of: &ObjectUse| of.parts_len - of.used_len.min(of.parts_len);
     let all: u64 = emptiest.iter().map(|(_, of)| of.parts_len).sum();
-    let allowed = all / 100 * u64::from(worth.max_unused_percent) + all % 100 * u64::from(worth.max_unused_percent) / 100;
+    let allowed = all / 100 * u64::from(worth.max_unused_percent)
+        + all % 100 * u64::from(worth.max_unused_percent) / 100;
     let mut unused: u64 = emptiest.iter().map(|(_, of)| gain(of)).sum();
     let mut left = worth.limit.unwrap_or(u64::MAX);
     let mut chosen = BTreeSet::new();
@@ -44,7 +49,10 @@ pub(crate) fn chosen<K: Copy + Ord>(objects: impl Iterator<Item = (K, ObjectUse)
         left -= of.used_len;
         chosen.insert(*id);
     }
-    let small: Vec<(K, ObjectUse)> = emptiest.into_iter().filter(|(id, of)| of.len < worth.small_len && !chosen.contains(id)).collect();
+    let small: Vec<(K, ObjectUse)> = emptiest
+        .into_iter()
+        .filter(|(id, of)| of.len < worth.small_len && !chosen.contains(id))
+        .collect();
     if small.len() + usize::from(worth.is_writing || !chosen.is_empty()) > 1 {
         for (id, of) in small {
             if of.used_len <= left {
@@ -60,11 +68,25 @@ pub(crate) fn chosen<K: Copy + Ord>(objects: impl Iterator<Item = (K, ObjectUse)
 mod tests {
     use super::*;
 
-    const WORTH: Worth = Worth { max_unused_percent: 10, limit: None, small_len: 50, is_writing: false };
+    const WORTH: Worth = Worth {
+        max_unused_percent: 10,
+        limit: None,
+        small_len: 50,
+        is_writing: false,
+    };
 
     fn check(objects: &[(u64, u64, u64)], worth: Worth, expected: &[usize]) {
-        let objects = objects.iter().map(|(len, parts_len, used_len)| ObjectUse { len: *len, parts_len: *parts_len, used_len: *used_len });
-        assert_eq!(chosen(objects.enumerate(), &worth).into_iter().collect::<Vec<_>>(), expected);
+        let objects = objects.iter().map(|(len, parts_len, used_len)| ObjectUse {
+            len: *len,
+            parts_len: *parts_len,
+            used_len: *used_len,
+        });
+        assert_eq!(
+            chosen(objects.enumerate(), &worth)
+                .into_iter()
+                .collect::<Vec<_>>(),
+            expected
+        );
     }
 
     /// Writing anew must come to an end: what was just written is left alone, padding and all.
@@ -80,12 +102,41 @@ mod tests {
 
     #[test]
     fn the_emptiest_go_first_and_small_ones_become_one() {
-        check(&[(100, 100, 60), (100, 100, 20), (100, 100, 100)], WORTH, &[0, 1]);
-        check(&[(100, 100, 75), (100, 100, 20), (100, 100, 100)], WORTH, &[1]);
+        check(
+            &[(100, 100, 60), (100, 100, 20), (100, 100, 100)],
+            WORTH,
+            &[0, 1],
+        );
+        check(
+            &[(100, 100, 75), (100, 100, 20), (100, 100, 100)],
+            WORTH,
+            &[1],
+        );
         check(&[(49, 40, 40), (49, 40, 40), (50, 40, 40)], WORTH, &[0, 1]);
         check(&[(49, 40, 40), (100, 100, 20)], WORTH, &[0, 1]);
-        check(&[(49, 40, 40)], Worth { is_writing: true, ..WORTH }, &[0]);
-        check(&[(100, 100, 20), (100, 100, 30), (49, 40, 40)], Worth { limit: Some(45), ..WORTH }, &[0]);
-        check(&[(100, 100, 0), (100, 100, 0)], Worth { limit: Some(0), ..WORTH }, &[0, 1]);
+        check(
+            &[(49, 40, 40)],
+            Worth {
+                is_writing: true,
+                ..WORTH
+            },
+            &[0],
+        );
+        check(
+            &[(100, 100, 20), (100, 100, 30), (49, 40, 40)],
+            Worth {
+                limit: Some(45),
+                ..WORTH
+            },
+            &[0],
+        );
+        check(
+            &[(100, 100, 0), (100, 100, 0)],
+            Worth {
+                limit: Some(0),
+                ..WORTH
+            },
+            &[0, 1],
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Ends sessions that died: nobody waits for them any more, and what they may still write does not count.
+//! Ends sessions that died: nobody waits for them any more, and what they may still write does not
+//! count.
 
 use super::{Collection, FenceWish};
 use crate::error::BackupError;
@@ -11,36 +12,64 @@ impl Collection<'_> {
     pub(super) fn fence(&mut self, wish: &FenceWish) -> Result<(), BackupError> {
         let open: Vec<OpenSession> = match wish {
             FenceWish::None => return Ok(()),
-            FenceWish::Some(ids) => self.others()?.into_iter().filter(|session| ids.contains(&session.id)).collect(),
+            FenceWish::Some(ids) => self
+                .others()?
+                .into_iter()
+                .filter(|session| ids.contains(&session.id))
+                .collect(),
             FenceWish::All => self.others()?,
         };
         let left = self.session.state().undecided().map(str::to_owned);
-        let mut sessions: Vec<String> = open.iter().map(|session| session.id.to_string()).chain(left).collect();
+        let mut sessions: Vec<String> = open
+            .iter()
+            .map(|session| session.id.to_string())
+            .chain(left)
+            .collect();
         sessions.sort_unstable();
         sessions.dedup();
         if sessions.is_empty() {
             return Ok(());
         }
         let announced = self.fences(&sessions, false);
-        self.session.commit(Record { fenced: announced, ..Record::default() })?;
-        // The listing of that commit came after the announcement, and it showed no fence for this session.
+        self.session.commit(Record {
+            fenced: announced,
+            ..Record::default()
+        })?;
+        // The listing of that commit came after the announcement, and it showed no fence for this
+        // session.
         let decided = self.fences(&sessions, true);
-        self.session.commit(Record { fenced: decided, ..Record::default() })?;
+        self.session.commit(Record {
+            fenced: decided,
+            ..Record::default()
+        })?;
         for session in &open {
             let name = ObjectName::Session(session.id).to_string();
-            self.repository.objects().delete(&name).map_err(|error| self.repository.failed(error))?;
+            self.repository
+                .objects()
+                .delete(&name)
+                .map_err(|error| self.repository.failed(error))?;
         }
         self.report.fenced = open;
         Ok(())
     }
 
-    /// What counts of the sessions, by the journal as it was read last. A record that another decision made void stays so.
+    /// What counts of the sessions, by the journal as it was read last. A record that another
+    /// decision made void stays so.
     fn fences(&self, sessions: &[String], decided: bool) -> Vec<Fence> {
         let journal = self.repository.journal();
         let counted = |session: &String| {
-            let own = journal.iter().filter(|(_, record)| record.session == *session);
+            let own = journal
+                .iter()
+                .filter(|(_, record)| record.session == *session);
             own.map(|(name, _)| name.to_string()).collect()
         };
-        sessions.iter().map(|session| Fence { session: session.clone(), counted: counted(session), decided }).collect()
+        sessions
+            .iter()
+            .map(|session| Fence {
+                session: session.clone(),
+                counted: counted(session),
+                decided,
+            })
+            .collect()
     }
 }

@@ -1,4 +1,5 @@
-//! Finds what nothing needs, writes anew what is worth it, and says so: from then on nobody builds on it.
+//! Finds what nothing needs, writes anew what is worth it, and says so: from then on nobody builds
+//! on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,8 @@ use crate::record::{Content, Mark, Said};
 use crate::repository::Repository;
 use crate::seal::bundle_len;
 
-/// Maps objects shorter than this become one with others, in bytes: a request costs more than fetching as much.
+/// Maps objects shorter than this become one with others, in bytes: a request costs more than
+/// fetching as much.
 const SMALL_MAPS_LEN: u64 = 1 << 20;
 /// Journals of more records than this are made one record, also if nothing else is to be done.
 const RECORDS_MAX: usize = 8;
@@ -28,10 +30,19 @@ impl Collection<'_> {
     pub(super) fn mark(&mut self, options: &PruneOptions) -> Result<bool, BackupError> {
         let state = self.session.state().clone();
         let repository = self.repository;
-        let site = Site { repository, state: &state, catalog: &catalog(repository)?, listing: &self.listing, options, doing: Doing::It };
+        let site = Site {
+            repository,
+            state: &state,
+            catalog: &catalog(repository)?,
+            listing: &self.listing,
+            options,
+            doing: Doing::It,
+        };
         let plan = Plan::of(&site)?;
         plan.tell(&self.listing, &mut self.report);
-        let is_idle = plan.condemned.objects.is_empty() && plan.condemned.contents.is_empty() && plan.indexes.is_empty();
+        let is_idle = plan.condemned.objects.is_empty()
+            && plan.condemned.contents.is_empty()
+            && plan.indexes.is_empty();
         let journal = repository.journal();
         if is_idle && journal.len() <= RECORDS_MAX {
             return Ok(false);
@@ -39,14 +50,23 @@ impl Collection<'_> {
         let replaced: Vec<RecordName> = journal.iter().map(|(name, _)| *name).collect();
         let mut record = state.whole(&|object| self.listing.has(object));
         record.past = journal.past(state.void());
-        record.contents.extend(plan.contents.into_iter().map(Into::into));
-        record.indexes.extend(plan.indexes.iter().map(ToString::to_string));
+        record
+            .contents
+            .extend(plan.contents.into_iter().map(Into::into));
+        record
+            .indexes
+            .extend(plan.indexes.iter().map(ToString::to_string));
         if !is_idle {
-            record.marks.push(named(&self.session.id().to_string(), &plan.condemned));
+            record
+                .marks
+                .push(named(&self.session.id().to_string(), &plan.condemned));
         }
         self.session.commit(record)?;
         for name in &replaced {
-            repository.objects().delete(&name.object().to_string()).map_err(|error| repository.failed(error))?;
+            repository
+                .objects()
+                .delete(&name.object().to_string())
+                .map_err(|error| repository.failed(error))?;
         }
         self.report.replaced_records = replaced.len() as u64;
         Ok(true)
@@ -55,7 +75,11 @@ impl Collection<'_> {
 
 fn named(id: &str, condemned: &Condemned) -> Mark {
     let objects = condemned.objects.iter().map(ToString::to_string).collect();
-    Mark { id: id.to_owned(), objects, contents: condemned.contents.iter().cloned().collect() }
+    Mark {
+        id: id.to_owned(),
+        objects,
+        contents: condemned.contents.iter().cloned().collect(),
+    }
 }
 
 /// What a collection would do in this state, for a person to look at.
@@ -66,7 +90,14 @@ pub(super) fn plan_only(
     options: &PruneOptions,
     report: &mut PruneReport,
 ) -> Result<(), BackupError> {
-    let site = Site { repository, state, catalog: &catalog(repository)?, listing, options, doing: Doing::Nothing };
+    let site = Site {
+        repository,
+        state,
+        catalog: &catalog(repository)?,
+        listing,
+        options,
+        doing: Doing::Nothing,
+    };
     Plan::of(&site)?.tell(listing, report);
     Ok(())
 }
@@ -110,25 +141,45 @@ impl Plan {
         plan.condemn_contents(site.state, &needed, &kept);
         plan.condemn_maps(site.listing, &kept);
         plan.condemn_packs(site, &chunks)?;
-        plan.condemned.objects.retain(|object| !site.state.is_condemned(object));
+        plan.condemned
+            .objects
+            .retain(|object| !site.state.is_condemned(object));
         Ok(plan)
     }
 
-    /// The contents that stay, by identity, as they are from now on, and the chunks that they need. If nothing is to be done, those that would be
-    /// written anew are missing: nobody knows where they would be.
-    fn maps(&mut self, site: &Site<'_>, needed: &Needed<'_>) -> Result<(BTreeMap<String, Content>, IdSet), BackupError> {
+    /// The contents that stay, by identity, as they are from now on, and the chunks that they need.
+    /// If nothing is to be done, those that would be written anew are missing: nobody knows where
+    /// they would be.
+    fn maps(
+        &mut self,
+        site: &Site<'_>,
+        needed: &Needed<'_>,
+    ) -> Result<(BTreeMap<String, Content>, IdSet), BackupError> {
         let merges = merge::plan(site.state, needed);
         self.merged = merges.iter().map(|merge| merge.sources.len() as u64).sum();
-        let mut kept: BTreeMap<String, Content> =
-            needed.entries.values().map(|entry| (entry.content.id.clone(), (*entry.content).clone())).collect();
-        merges.iter().flat_map(|merge| merge.sources.iter().chain([&merge.into])).for_each(|content| drop(kept.remove(&content.id)));
+        let mut kept: BTreeMap<String, Content> = needed
+            .entries
+            .values()
+            .map(|entry| (entry.content.id.clone(), (*entry.content).clone()))
+            .collect();
+        merges
+            .iter()
+            .flat_map(|merge| merge.sources.iter().chain([&merge.into]))
+            .for_each(|content| drop(kept.remove(&content.id)));
         let mut chunks = IdSet::new();
-        kept.values().try_for_each(|content| add_chunks(site.repository, site.catalog, content, &mut chunks))?;
+        kept.values().try_for_each(|content| {
+            add_chunks(site.repository, site.catalog, content, &mut chunks)
+        })?;
         let crowded = crowded(site, &kept, !merges.is_empty());
-        let moving: Vec<Content> =
-            kept.values().filter(|content| content.parts.iter().any(|part| is_in(part, &crowded))).cloned().collect();
+        let moving: Vec<Content> = kept
+            .values()
+            .filter(|content| content.parts.iter().any(|part| is_in(part, &crowded)))
+            .cloned()
+            .collect();
         if site.doing == Doing::Nothing {
-            moving.iter().for_each(|content| drop(kept.remove(&content.id)));
+            moving
+                .iter()
+                .for_each(|content| drop(kept.remove(&content.id)));
             for merge in &merges {
                 merge::pages(site.repository, site.catalog, merge, &mut |_, page| {
                     add_page(&page, &mut chunks);
@@ -138,55 +189,118 @@ impl Plan {
             return Ok((kept, chunks));
         }
         let mut writing = Merger::new(site.repository, site.catalog);
-        merges.iter().try_for_each(|merge| writing.add(merge, &mut chunks))?;
-        moving.iter().try_for_each(|content| writing.relocate(content, &crowded))?;
+        merges
+            .iter()
+            .try_for_each(|merge| writing.add(merge, &mut chunks))?;
+        moving
+            .iter()
+            .try_for_each(|content| writing.relocate(content, &crowded))?;
         self.contents = writing.finish()?;
-        kept.extend(self.contents.iter().map(|content| (content.id.clone(), content.clone())));
+        kept.extend(
+            self.contents
+                .iter()
+                .map(|content| (content.id.clone(), content.clone())),
+        );
         Ok((kept, chunks))
     }
 
     /// What no point needs, and what is said anew. What an earlier mark condemned is condemned.
-    fn condemn_contents(&mut self, state: &State, needed: &Needed<'_>, kept: &BTreeMap<String, Content>) {
-        let stays = |said: &Said, content: &Content| needed.entries.contains_key(said) && kept.get(&content.id) == Some(content);
-        let firm = state.contents().flat_map(|(_, entries)| entries).filter(|entry| entry.condition == Condition::Firm);
-        let gone = firm.filter(|entry| !stays(&entry.said(), &entry.content)).map(crate::journal::ContentEntry::said);
+    fn condemn_contents(
+        &mut self,
+        state: &State,
+        needed: &Needed<'_>,
+        kept: &BTreeMap<String, Content>,
+    ) {
+        let stays = |said: &Said, content: &Content| {
+            needed.entries.contains_key(said) && kept.get(&content.id) == Some(content)
+        };
+        let firm = state
+            .contents()
+            .flat_map(|(_, entries)| entries)
+            .filter(|entry| entry.condition == Condition::Firm);
+        let gone = firm
+            .filter(|entry| !stays(&entry.said(), &entry.content))
+            .map(crate::journal::ContentEntry::said);
         self.condemned.contents = gone.collect();
     }
 
     fn condemn_maps(&mut self, listing: &Listing, kept: &BTreeMap<String, Content>) {
-        let used: BTreeSet<ObjectName> =
-            kept.values().flat_map(|content| &content.parts).filter_map(|part| ObjectName::parse(&part.object)).collect();
-        let maps = listing.lengths.keys().filter(|object| object.kind() == ObjectKind::Maps);
-        self.condemned.objects.extend(maps.filter(|object| !used.contains(object)));
+        let used: BTreeSet<ObjectName> = kept
+            .values()
+            .flat_map(|content| &content.parts)
+            .filter_map(|part| ObjectName::parse(&part.object))
+            .collect();
+        let maps = listing
+            .lengths
+            .keys()
+            .filter(|object| object.kind() == ObjectKind::Maps);
+        self.condemned
+            .objects
+            .extend(maps.filter(|object| !used.contains(object)));
     }
 
     fn condemn_packs(&mut self, site: &Site<'_>, chunks: &IdSet) -> Result<(), BackupError> {
-        let firm: BTreeSet<ObjectId> =
-            site.state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm).map(|(id, _)| *id).collect();
-        let survey = Survey::of(site.repository, site.state, site.catalog, site.listing, chunks, site.options)?;
+        let firm: BTreeSet<ObjectId> = site
+            .state
+            .indexes()
+            .iter()
+            .filter(|(_, condition)| **condition == Condition::Firm)
+            .map(|(id, _)| *id)
+            .collect();
+        let survey = Survey::of(
+            site.repository,
+            site.state,
+            site.catalog,
+            site.listing,
+            chunks,
+            site.options,
+        )?;
         self.packs_len = survey.packs.values().map(|pack| pack.len).sum();
         self.used_len = survey.packs.values().map(|pack| pack.used_len).sum();
-        self.moved_len = survey.repack.iter().map(|id| survey.packs[id].used_len).sum();
+        self.moved_len = survey
+            .repack
+            .iter()
+            .map(|id| survey.packs[id].used_len)
+            .sum();
         if site.doing == Doing::It && !survey.reindex.is_empty() {
-            (self.indexes, self.moved_len) = Repacker::new(site.repository, site.catalog).run(&firm, chunks, &survey)?;
+            (self.indexes, self.moved_len) =
+                Repacker::new(site.repository, site.catalog).run(&firm, chunks, &survey)?;
         }
         let stays = |object: &ObjectName| match object {
-            ObjectName::Pack(id) => survey.packs.contains_key(id) && !survey.dead.contains(id) && !survey.repack.contains(id),
+            ObjectName::Pack(id) => {
+                survey.packs.contains_key(id)
+                    && !survey.dead.contains(id)
+                    && !survey.repack.contains(id)
+            }
             ObjectName::Index(id) => firm.contains(id) && !survey.reindex.contains(id),
             _ => true,
         };
-        self.condemned.objects.extend(site.listing.lengths.keys().filter(|object| !stays(object)));
+        self.condemned
+            .objects
+            .extend(site.listing.lengths.keys().filter(|object| !stays(object)));
         let is_unknown = |object: &&ObjectName| match object {
-            ObjectName::Pack(id) => !survey.packs.contains_key(id) && !site.state.is_condemned(object),
+            ObjectName::Pack(id) => {
+                !survey.packs.contains_key(id) && !site.state.is_condemned(object)
+            }
             _ => false,
         };
-        let unknown: u64 = site.listing.lengths.keys().filter(is_unknown).map(|object| site.listing.pack_len(object)).sum();
+        let unknown: u64 = site
+            .listing
+            .lengths
+            .keys()
+            .filter(is_unknown)
+            .map(|object| site.listing.pack_len(object))
+            .sum();
         self.freed_len = survey.freed_len() + unknown;
         Ok(())
     }
 
     fn tell(&self, listing: &Listing, report: &mut PruneReport) {
-        self.condemned.objects.iter().for_each(|object| report.condemned.add(listing.lengths.get(object).copied().unwrap_or(0)));
+        self.condemned.objects.iter().for_each(|object| {
+            report
+                .condemned
+                .add(listing.lengths.get(object).copied().unwrap_or(0))
+        });
         report.condemned_contents = self.condemned.contents.len() as u64;
         report.moved_len = self.moved_len;
         report.freed_len += self.freed_len;
@@ -195,20 +309,46 @@ impl Plan {
     }
 }
 
-/// Maps objects that are written anew: of those that hold what is `kept`, those that hold too much else, and small ones.
-fn crowded(site: &Site<'_>, kept: &BTreeMap<String, Content>, is_writing: bool) -> BTreeSet<ObjectName> {
+/// Maps objects that are written anew: of those that hold what is `kept`, those that hold too much
+/// else, and small ones.
+fn crowded(
+    site: &Site<'_>,
+    kept: &BTreeMap<String, Content>,
+    is_writing: bool,
+) -> BTreeSet<ObjectName> {
     let mut parts = BTreeMap::<ObjectName, BTreeSet<(u64, u64)>>::new();
     for part in kept.values().flat_map(|content| &content.parts) {
-        ObjectName::parse(&part.object).into_iter().for_each(|object| _ = parts.entry(object).or_default().insert(part.range));
+        ObjectName::parse(&part.object)
+            .into_iter()
+            .for_each(|object| _ = parts.entry(object).or_default().insert(part.range));
     }
     let of = |(object, parts): (ObjectName, BTreeSet<(u64, u64)>)| {
         let len = *site.listing.lengths.get(&object)?;
         // Records may say what they like of ranges: nothing in an object is longer than it.
-        let used_len = parts.iter().fold(0, |sum: u64, (_, part_len)| sum.saturating_add(*part_len)).min(len);
+        let used_len = parts
+            .iter()
+            .fold(0, |sum: u64, (_, part_len)| sum.saturating_add(*part_len))
+            .min(len);
         // What it would be with nothing else in it: padding is not waste.
-        let alone = bundle_len(parts.len(), used_len as usize, site.repository.file().is_encrypted) as u64;
-        Some((object, ObjectUse { len, parts_len: used_len + len.saturating_sub(alone), used_len }))
+        let alone = bundle_len(
+            parts.len(),
+            used_len as usize,
+            site.repository.file().is_encrypted,
+        ) as u64;
+        Some((
+            object,
+            ObjectUse {
+                len,
+                parts_len: used_len + len.saturating_sub(alone),
+                used_len,
+            },
+        ))
     };
-    let worth = Worth { max_unused_percent: site.options.max_unused_percent, limit: None, small_len: SMALL_MAPS_LEN, is_writing };
+    let worth = Worth {
+        max_unused_percent: site.options.max_unused_percent,
+        limit: None,
+        small_len: SMALL_MAPS_LEN,
+        is_writing,
+    };
     chosen(parts.into_iter().filter_map(of), &worth)
 }

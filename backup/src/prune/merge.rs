@@ -1,4 +1,5 @@
-//! Contents that no point names become part of the one that is built on them, so that chains stay as short as the points are few.
+//! Contents that no point names become part of the one that is built on them, so that chains stay
+//! as short as the points are few.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +18,8 @@ use crate::objects::ObjectName;
 use crate::record::{Content, MapPart};
 use crate::repository::Repository;
 
-/// Contents that are merged into one at once: each holds one part of its map in memory, of a few MiB. What is deeper waits for the next collection.
+/// Contents that are merged into one at once: each holds one part of its map in memory, of a few
+/// MiB. What is deeper waits for the next collection.
 const MERGE_MAX: usize = 32;
 /// A blob is written when its pages have about this many runs, some three bytes each.
 const BLOB_RUNS_MAX: usize = MAP_BLOB_LEN_TARGET / 4;
@@ -34,15 +36,32 @@ pub(crate) struct Merge<'a> {
 /// The merges that leave every point as it is.
 pub(crate) fn plan<'a>(state: &'a State, needed: &Needed<'a>) -> Vec<Merge<'a>> {
     let named: BTreeSet<&str> = state.points().map(|point| point.content.as_str()).collect();
-    let contents: BTreeMap<&str, &Content> = needed.entries.values().map(|entry| (entry.content.id.as_str(), &*entry.content)).collect();
+    let contents: BTreeMap<&str, &Content> = needed
+        .entries
+        .values()
+        .map(|entry| (entry.content.id.as_str(), &*entry.content))
+        .collect();
     let mut children = BTreeMap::<&str, usize>::new();
-    contents.values().filter_map(|content| content.parent.as_deref()).for_each(|parent| *children.entry(parent).or_default() += 1);
-    let goes = |content: &&Content| !named.contains(content.id.as_str()) && children.get(content.id.as_str()) == Some(&1);
-    let below = |content: &Content| content.parent.as_deref().and_then(|id| contents.get(id).copied());
+    contents
+        .values()
+        .filter_map(|content| content.parent.as_deref())
+        .for_each(|parent| *children.entry(parent).or_default() += 1);
+    let goes = |content: &&Content| {
+        !named.contains(content.id.as_str()) && children.get(content.id.as_str()) == Some(&1)
+    };
+    let below = |content: &Content| {
+        content
+            .parent
+            .as_deref()
+            .and_then(|id| contents.get(id).copied())
+    };
     let tops = contents.values().copied().filter(|content| !goes(content));
     let merges = tops.map(|into| Merge {
         into,
-        sources: std::iter::successors(below(into), |next| below(next)).take(MERGE_MAX).take_while(goes).collect(),
+        sources: std::iter::successors(below(into), |next| below(next))
+            .take(MERGE_MAX)
+            .take_while(goes)
+            .collect(),
     });
     merges.filter(|merge| !merge.sources.is_empty()).collect()
 }
@@ -56,7 +75,10 @@ pub(crate) fn pages(
 ) -> Result<(), BackupError> {
     let chain = merge.chain();
     let is_root = chain[chain.len() - 1].parent.is_none();
-    let mut cursors: Vec<Pages<'_>> = chain.iter().map(|content| Pages::new(repository, catalog, content)).collect();
+    let mut cursors: Vec<Pages<'_>> = chain
+        .iter()
+        .map(|content| Pages::new(repository, catalog, content))
+        .collect();
     while let Some(index) = next_index(&mut cursors)? {
         let page = composed(&mut cursors, &chain, index)?;
         let page = if is_root { page.resolved() } else { page };
@@ -70,7 +92,9 @@ pub(crate) fn pages(
 impl Merge<'_> {
     /// From the top down.
     fn chain(&self) -> Vec<&Content> {
-        std::iter::once(self.into).chain(self.sources.iter().copied()).collect()
+        std::iter::once(self.into)
+            .chain(self.sources.iter().copied())
+            .collect()
     }
 }
 
@@ -79,22 +103,39 @@ pub(crate) struct Merger<'a> {
     repository: &'a Repository,
     catalog: &'a Catalog,
     writer: MapsWriter,
-    /// Parts whose object is not put yet: which content, which of its parts, and where in the writer.
+    /// Parts whose object is not put yet: which content, which of its parts, and where in the
+    /// writer.
     waiting: Vec<(usize, usize, usize)>,
     contents: Vec<Content>,
 }
 
 impl<'a> Merger<'a> {
     pub(crate) fn new(repository: &'a Repository, catalog: &'a Catalog) -> Self {
-        Self { repository, catalog, writer: MapsWriter::default(), waiting: Vec::new(), contents: Vec::new() }
+        Self {
+            repository,
+            catalog,
+            writer: MapsWriter::default(),
+            waiting: Vec::new(),
+            contents: Vec::new(),
+        }
     }
 
-    /// Writes what `merge.into` is once its sources are part of it, and adds the chunks that it names.
+    /// Writes what `merge.into` is once its sources are part of it, and adds the chunks that it
+    /// names.
     pub(crate) fn add(&mut self, merge: &Merge<'_>, chunks: &mut IdSet) -> Result<(), BackupError> {
         let chain = merge.chain();
         let last = chain[chain.len() - 1];
-        let parent_visible = chain.iter().map(|content| content.parent_visible).min().unwrap_or(0);
-        let merged = Content { parent: last.parent.clone(), parent_visible, parts: Vec::new(), ..merge.into.clone() };
+        let parent_visible = chain
+            .iter()
+            .map(|content| content.parent_visible)
+            .min()
+            .unwrap_or(0);
+        let merged = Content {
+            parent: last.parent.clone(),
+            parent_visible,
+            parts: Vec::new(),
+            ..merge.into.clone()
+        };
         self.contents.push(merged);
         let (mut waiting, mut runs) = (Vec::new(), 0);
         pages(self.repository, self.catalog, merge, &mut |index, page| {
@@ -107,14 +148,27 @@ impl<'a> Merger<'a> {
             runs = 0;
             self.blob(std::mem::take(&mut waiting))
         })?;
-        if waiting.is_empty() { Ok(()) } else { self.blob(waiting) }
+        if waiting.is_empty() {
+            Ok(())
+        } else {
+            self.blob(waiting)
+        }
     }
 
     /// Writes those parts of a content anew that are in `objects`.
-    pub(crate) fn relocate(&mut self, content: &Content, objects: &BTreeSet<ObjectName>) -> Result<(), BackupError> {
+    pub(crate) fn relocate(
+        &mut self,
+        content: &Content,
+        objects: &BTreeSet<ObjectName>,
+    ) -> Result<(), BackupError> {
         self.contents.push(content.clone());
         let nth = self.contents.len() - 1;
-        for (part, at) in content.parts.iter().enumerate().filter(|(_, part)| is_in(part, objects)) {
+        for (part, at) in content
+            .parts
+            .iter()
+            .enumerate()
+            .filter(|(_, part)| is_in(part, objects))
+        {
             let blob = read_blob(self.repository, content, at)?;
             let place = self.writer.add(self.repository.sealer(), &blob)?;
             self.waiting.push((nth, part, place));
@@ -128,10 +182,18 @@ impl<'a> Merger<'a> {
         let content = &mut self.contents[nth];
         let id = ContentId::parse(&content.id).expect("it was found by its identity");
         let parent = parent_of(content).map(|parent| (parent, content.parent_visible));
-        let segment_of = |number| self.catalog.segment_of(number).expect("the catalog numbered it");
+        let segment_of = |number| {
+            self.catalog
+                .segment_of(number)
+                .expect("the catalog numbered it")
+        };
         let blob = MapBlob::from_pages(id, parent, &pages, segment_of);
         let range = (pages[0].0.0, pages[pages.len() - 1].0.0);
-        content.parts.push(MapPart { pages: range, object: String::new(), range: (0, 0) });
+        content.parts.push(MapPart {
+            pages: range,
+            object: String::new(),
+            range: (0, 0),
+        });
         let part = content.parts.len() - 1;
         let place = self.writer.add(self.repository.sealer(), &blob)?;
         self.waiting.push((nth, part, place));
@@ -139,7 +201,11 @@ impl<'a> Merger<'a> {
     }
 
     fn put_if_full(&mut self) -> Result<(), BackupError> {
-        if self.writer.len() > MAPS_LEN_MAX { self.put() } else { Ok(()) }
+        if self.writer.len() > MAPS_LEN_MAX {
+            self.put()
+        } else {
+            Ok(())
+        }
     }
 
     fn put(&mut self) -> Result<(), BackupError> {
@@ -182,7 +248,11 @@ fn next_index(cursors: &mut [Pages<'_>]) -> Result<Option<PageIndex>, BackupErro
 }
 
 /// What they say together of one page, the top one first.
-fn composed(cursors: &mut [Pages<'_>], chain: &[&Content], index: PageIndex) -> Result<Page, BackupError> {
+fn composed(
+    cursors: &mut [Pages<'_>],
+    chain: &[&Content],
+    index: PageIndex,
+) -> Result<Page, BackupError> {
     let mut below = Page::new();
     for (cursor, content) in cursors.iter_mut().zip(chain).rev() {
         let own = cursor.take(index)?.unwrap_or_default();

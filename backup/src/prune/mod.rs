@@ -1,6 +1,8 @@
-//! Gives space back: what nothing needs is condemned, and taken away once nobody can be building on it. `journal` proves why that is safe.
+//! Gives space back: what nothing needs is condemned, and taken away once nobody can be building on
+//! it. `journal` proves why that is safe.
 //!
-//! One run condemns and, if no other session is open, sweeps. Otherwise the next run sweeps, once those sessions are gone.
+//! One run condemns and, if no other session is open, sweeps. Otherwise the next run sweeps, once
+//! those sessions are gone.
 
 mod choice;
 mod fence;
@@ -47,7 +49,13 @@ pub struct PruneOptions {
 
 impl Default for PruneOptions {
     fn default() -> Self {
-        Self { max_unused_percent: 5, repack_limit: None, small_pack_len: 8 << 20, fence: FenceWish::None, is_dry_run: false }
+        Self {
+            max_unused_percent: 5,
+            repack_limit: None,
+            small_pack_len: 8 << 20,
+            fence: FenceWish::None,
+            is_dry_run: false,
+        }
     }
 }
 
@@ -73,8 +81,8 @@ pub struct PruneReport {
     pub swept: Amount,
     /// Bytes of new packs into which needed chunks moved (in a dry run: of chunks that would move).
     pub moved_len: u64,
-    /// Bytes of packs that are free then: of frames that no point needs, in packs that go, and of packs that nothing knew of. If something is waited
-    /// for, once it has ended.
+    /// Bytes of packs that are free then: of frames that no point needs, in packs that go, and of
+    /// packs that nothing knew of. If something is waited for, once it has ended.
     pub freed_len: u64,
     /// Contents that became part of others.
     pub merged_contents: u64,
@@ -106,29 +114,54 @@ impl Amount {
     }
 }
 
-/// Collects. Another collection that is open is an error ([`BackupError::Locked`]); other sessions are not.
-pub fn prune(repository: &Repository, options: &PruneOptions, writer: Writer, watch: &dyn Watch) -> Result<PruneReport, BackupError> {
+/// Collects. Another collection that is open is an error ([`BackupError::Locked`]); other sessions
+/// are not.
+pub fn prune(
+    repository: &Repository,
+    options: &PruneOptions,
+    writer: Writer,
+    watch: &dyn Watch,
+) -> Result<PruneReport, BackupError> {
     if options.is_dry_run {
         repository.refresh()?;
         return outlook(repository, &BTreeSet::new(), options);
     }
     let session = Session::begin(repository, SessionKind::Prune, writer)?;
-    let mut collection = Collection { repository, session, listing: Listing::default(), report: PruneReport::default() };
+    let mut collection = Collection {
+        repository,
+        session,
+        listing: Listing::default(),
+        report: PruneReport::default(),
+    };
     let outcome = collection.run(options, watch);
-    let Collection { session, report, .. } = collection;
+    let Collection {
+        session, report, ..
+    } = collection;
     match outcome {
         Ok(()) => session.end().map(|()| report),
         Err(error) => Err(error),
     }
 }
 
-/// What a collection would do now if these points, by id, were forgotten. Changes nothing. Cost: reads index and maps, as a collection does.
-pub fn outlook(repository: &Repository, forgotten: &BTreeSet<String>, options: &PruneOptions) -> Result<PruneReport, BackupError> {
+/// What a collection would do now if these points, by id, were forgotten. Changes nothing. Cost:
+/// reads index and maps, as a collection does.
+pub fn outlook(
+    repository: &Repository,
+    forgotten: &BTreeSet<String>,
+    options: &PruneOptions,
+) -> Result<PruneReport, BackupError> {
     let state = repository.state().without(forgotten);
     let (listing, mut report) = (Listing::of(repository)?, PruneReport::default());
     let waiting: Vec<_> = state.marks().iter().collect();
-    let sweeps = if waiting.is_empty() { Vec::new() } else { sweeps(repository, &state, &waiting)? };
-    let swept = sweeps.iter().flat_map(|sweep| &sweep.objects).filter_map(|text| ObjectName::parse(text));
+    let sweeps = if waiting.is_empty() {
+        Vec::new()
+    } else {
+        sweeps(repository, &state, &waiting)?
+    };
+    let swept = sweeps
+        .iter()
+        .flat_map(|sweep| &sweep.objects)
+        .filter_map(|text| ObjectName::parse(text));
     let swept: BTreeSet<ObjectName> = swept.chain(state.swept().iter().copied()).collect();
     report.freed_len = swept.iter().map(|object| listing.pack_len(object)).sum();
     mark::plan_only(repository, &state, &listing, options, &mut report)?;
@@ -148,7 +181,9 @@ impl Collection<'_> {
         self.refuse_beside_another(&options.fence)?;
         self.fence(&options.fence)?;
         if let Some(session) = self.session.state().undecided().next() {
-            return Err(self.locked(format!("the fence of session {session} is not decided: fence it again")));
+            return Err(self.locked(format!(
+                "the fence of session {session} is not decided: fence it again"
+            )));
         }
         if !self.session.state().marks().is_empty() {
             self.listing = Listing::of(self.repository)?;
@@ -169,25 +204,42 @@ impl Collection<'_> {
         Ok(())
     }
 
-    /// One collection at a time: who sees another after announcing itself withdraws. Both may, but never neither.
+    /// One collection at a time: who sees another after announcing itself withdraws. Both may, but
+    /// never neither.
     fn refuse_beside_another(&self, wish: &FenceWish) -> Result<(), BackupError> {
         let is_fenced = |session: &OpenSession| match wish {
             FenceWish::None => false,
             FenceWish::Some(ids) => ids.contains(&session.id),
             FenceWish::All => true,
         };
-        let is_prune = |session: &OpenSession| session.file.as_ref().is_none_or(|file| file.kind == SessionKind::Prune);
-        let others = self.others()?.into_iter().filter(|session| is_prune(session) && !is_fenced(session));
+        let is_prune = |session: &OpenSession| {
+            session
+                .file
+                .as_ref()
+                .is_none_or(|file| file.kind == SessionKind::Prune)
+        };
+        let others = self
+            .others()?
+            .into_iter()
+            .filter(|session| is_prune(session) && !is_fenced(session));
         let sessions: Vec<OpenSession> = others.collect();
         if sessions.is_empty() {
             return Ok(());
         }
         let what = "another collection is at work".to_owned();
-        Err(BackupError::Locked { place: self.repository.place(), what, sessions })
+        Err(BackupError::Locked {
+            place: self.repository.place(),
+            what,
+            sessions,
+        })
     }
 
     fn locked(&self, what: String) -> BackupError {
-        BackupError::Locked { place: self.repository.place(), what, sessions: Vec::new() }
+        BackupError::Locked {
+            place: self.repository.place(),
+            what,
+            sessions: Vec::new(),
+        }
     }
 
     fn others(&self) -> Result<Vec<OpenSession>, BackupError> {
@@ -196,25 +248,44 @@ impl Collection<'_> {
         Ok(sessions)
     }
 
-    /// What an interrupted collection swept and did not delete, and records that were replaced and are still there.
+    /// What an interrupted collection swept and did not delete, and records that were replaced and
+    /// are still there.
     fn delete_leftovers(&mut self) -> Result<(), BackupError> {
         let state = self.session.state().clone();
-        let swept: Vec<ObjectName> = state.swept().iter().filter(|object| self.listing.has(object)).copied().collect();
+        let swept: Vec<ObjectName> = state
+            .swept()
+            .iter()
+            .filter(|object| self.listing.has(object))
+            .copied()
+            .collect();
         self.delete(&swept)?;
         self.delete_lone_copies()
     }
 
-    /// Copies whose objects were not put any more. Seen before it is known that no other session is open, and objects after that: whoever was just
-    /// between the two is open, or has put both.
+    /// Copies whose objects were not put any more. Seen before it is known that no other session is
+    /// open, and objects after that: whoever was just between the two is open, or has put both.
     fn delete_lone_copies(&self) -> Result<(), BackupError> {
         let copies = self.repository.list_copies()?;
         if !self.others()?.is_empty() {
             return Ok(());
         }
         for kind in [ObjectKind::Index, ObjectKind::Maps, ObjectKind::Record] {
-            let there: BTreeSet<ObjectName> = self.repository.list(kind)?.into_iter().map(|(name, _)| name).collect();
-            for lone in copies.keys().filter(|name| name.kind() == kind && !there.contains(name)).filter_map(copy_of) {
-                self.repository.twice().place().delete(&lone).map_err(|error| self.repository.failed(error))?;
+            let there: BTreeSet<ObjectName> = self
+                .repository
+                .list(kind)?
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect();
+            for lone in copies
+                .keys()
+                .filter(|name| name.kind() == kind && !there.contains(name))
+                .filter_map(copy_of)
+            {
+                self.repository
+                    .twice()
+                    .place()
+                    .delete(&lone)
+                    .map_err(|error| self.repository.failed(error))?;
             }
         }
         Ok(())
@@ -222,7 +293,10 @@ impl Collection<'_> {
 
     fn delete(&mut self, objects: &[ObjectName]) -> Result<(), BackupError> {
         for object in objects {
-            self.repository.objects().delete(&object.to_string()).map_err(|error| self.repository.failed(error))?;
+            self.repository
+                .objects()
+                .delete(&object.to_string())
+                .map_err(|error| self.repository.failed(error))?;
             if let Some(len) = self.listing.lengths.remove(object) {
                 self.report.swept.add(len);
             }
@@ -230,52 +304,105 @@ impl Collection<'_> {
         Ok(())
     }
 
-    /// After the mark can be seen: who is open now may not have seen it. If nobody is, it can be swept at once.
+    /// After the mark can be seen: who is open now may not have seen it. If nobody is, it can be
+    /// swept at once.
     fn wait_for_all(&mut self) -> Result<(), BackupError> {
         let state = self.session.state().clone();
-        let waiting: Vec<&String> = state.marks().iter().filter(|(_, mark)| mark.waits.is_empty()).map(|(id, _)| id).collect();
+        let waiting: Vec<&String> = state
+            .marks()
+            .iter()
+            .filter(|(_, mark)| mark.waits.is_empty())
+            .map(|(id, _)| id)
+            .collect();
         let others = self.others()?;
-        let sessions: Vec<String> = others.iter().map(|session| session.id.to_string()).collect();
-        let waits: Vec<Wait> = waiting.into_iter().map(|id| Wait { mark: id.clone(), sessions: sessions.clone() }).collect();
+        let sessions: Vec<String> = others
+            .iter()
+            .map(|session| session.id.to_string())
+            .collect();
+        let waits: Vec<Wait> = waiting
+            .into_iter()
+            .map(|id| Wait {
+                mark: id.clone(),
+                sessions: sessions.clone(),
+            })
+            .collect();
         if waits.is_empty() || others.is_empty() {
             return Ok(());
         }
-        self.session.commit(Record { waits, ..Record::default() })?;
+        self.session.commit(Record {
+            waits,
+            ..Record::default()
+        })?;
         Ok(())
     }
 
     /// Takes away what marks condemned that everybody has seen, and that nothing needs.
     fn sweep(&mut self) -> Result<(), BackupError> {
         let others = self.others()?;
-        let open: BTreeSet<String> = others.iter().map(|session| session.id.to_string()).collect();
+        let open: BTreeSet<String> = others
+            .iter()
+            .map(|session| session.id.to_string())
+            .collect();
         // Only now: whoever is gone from that listing said all that they will.
         self.session.refuse_fenced()?;
         let state = self.session.state().clone();
         let is_seen = |mark: &MarkState| {
-            if mark.waits.is_empty() { open.is_empty() } else { mark.waits.iter().any(|sessions| sessions.is_disjoint(&open)) }
+            if mark.waits.is_empty() {
+                open.is_empty()
+            } else {
+                mark.waits
+                    .iter()
+                    .any(|sessions| sessions.is_disjoint(&open))
+            }
         };
-        let (ready, waiting): (Vec<_>, Vec<_>) = state.marks().iter().partition(|(_, mark)| is_seen(mark));
-        let waited: BTreeSet<&String> = waiting.iter().flat_map(|(_, mark)| mark.waits.iter().flatten()).collect();
+        let (ready, waiting): (Vec<_>, Vec<_>) =
+            state.marks().iter().partition(|(_, mark)| is_seen(mark));
+        let waited: BTreeSet<&String> = waiting
+            .iter()
+            .flat_map(|(_, mark)| mark.waits.iter().flatten())
+            .collect();
         self.report.waits_for = others
             .into_iter()
-            .filter(|session| waiting.iter().any(|(_, mark)| mark.waits.is_empty()) || waited.contains(&session.id.to_string()))
+            .filter(|session| {
+                waiting.iter().any(|(_, mark)| mark.waits.is_empty())
+                    || waited.contains(&session.id.to_string())
+            })
             .collect();
         if ready.is_empty() {
             return Ok(());
         }
         let sweeps = sweeps(self.repository, &state, &ready)?;
-        let objects: Vec<ObjectName> = sweeps.iter().flat_map(|sweep| &sweep.objects).filter_map(|text| ObjectName::parse(text)).collect();
-        self.session.commit(Record { sweeps, ..Record::default() })?;
+        let objects: Vec<ObjectName> = sweeps
+            .iter()
+            .flat_map(|sweep| &sweep.objects)
+            .filter_map(|text| ObjectName::parse(text))
+            .collect();
+        self.session.commit(Record {
+            sweeps,
+            ..Record::default()
+        })?;
         self.delete(&objects)
     }
 }
 
 /// What of the marks' things nothing needs that is not condemned by them.
-fn sweeps(repository: &Repository, state: &State, ready: &[(&String, &MarkState)]) -> Result<Vec<Sweep>, BackupError> {
+fn sweeps(
+    repository: &Repository,
+    state: &State,
+    ready: &[(&String, &MarkState)],
+) -> Result<Vec<Sweep>, BackupError> {
     let needed = Needed::by_all_that_is_firm(state);
     refuse_missing(state, &needed)?;
-    let condemned = |kind: ObjectKind| ready.iter().any(|(_, mark)| mark.objects.iter().any(|object| object.kind() == kind));
-    let catalog = if condemned(ObjectKind::Pack) || condemned(ObjectKind::Index) { Some(catalog(repository)?) } else { None };
+    let condemned = |kind: ObjectKind| {
+        ready
+            .iter()
+            .any(|(_, mark)| mark.objects.iter().any(|object| object.kind() == kind))
+    };
+    let catalog = if condemned(ObjectKind::Pack) || condemned(ObjectKind::Index) {
+        Some(catalog(repository)?)
+    } else {
+        None
+    };
     let kept = match &catalog {
         Some(catalog) => kept_places(repository, state, catalog, &needed)?,
         None => BTreeSet::new(),
@@ -288,14 +415,24 @@ fn sweeps(repository: &Repository, state: &State, ready: &[(&String, &MarkState)
     };
     let of = |(id, mark): &(&String, &MarkState)| Sweep {
         mark: (*id).clone(),
-        objects: mark.objects.iter().filter(|object| goes(object)).map(ToString::to_string).collect(),
-        contents: mark.contents.iter().filter(|said| !needed.entries.contains_key(said)).cloned().collect(),
+        objects: mark
+            .objects
+            .iter()
+            .filter(|object| goes(object))
+            .map(ToString::to_string)
+            .collect(),
+        contents: mark
+            .contents
+            .iter()
+            .filter(|said| !needed.entries.contains_key(said))
+            .cloned()
+            .collect(),
     };
     Ok(ready.iter().map(of).collect())
 }
 
-/// The condemned packs without which a needed chunk is nowhere, and the condemned index objects without which such a pack, or one that is not
-/// condemned, is not found.
+/// The condemned packs without which a needed chunk is nowhere, and the condemned index objects
+/// without which such a pack, or one that is not condemned, is not found.
 fn kept_places(
     repository: &Repository,
     state: &State,
@@ -304,17 +441,37 @@ fn kept_places(
 ) -> Result<BTreeSet<ObjectName>, BackupError> {
     let chunks = needed.chunks(repository, catalog)?;
     let mut kept = BTreeSet::new();
-    let indexes = |wanted: Condition| state.indexes().iter().filter(move |(_, condition)| **condition == wanted).map(|(id, _)| id);
+    let indexes = |wanted: Condition| {
+        state
+            .indexes()
+            .iter()
+            .filter(move |(_, condition)| **condition == wanted)
+            .map(|(id, _)| id)
+    };
     let is_condemned = |pack: &PackEntry| state.is_condemned(&ObjectName::Pack(pack.id));
     let is_sole = |segment, ordinal| {
         let chunk = crate::format::address(catalog.number_of(segment), ordinal);
         chunks.contains(chunk) && catalog.locate(chunk).is_none_or(|place| place.is_condemned)
     };
-    let has_sole = |pack: &PackEntry| pack.frames.iter().any(|frame| frame.ordinals().any(|ordinal| is_sole(frame.segment, ordinal)));
+    let has_sole = |pack: &PackEntry| {
+        pack.frames.iter().any(|frame| {
+            frame
+                .ordinals()
+                .any(|ordinal| is_sole(frame.segment, ordinal))
+        })
+    };
     let found = packs_of(repository, catalog, indexes(Condition::Firm))?;
     for id in indexes(Condition::Condemned) {
-        for pack in &catalog.index(id).map_err(|error| told(repository, error))?.packs {
-            let is_needed = if is_condemned(pack) { has_sole(pack) } else { !found.contains(&pack.id) };
+        for pack in &catalog
+            .index(id)
+            .map_err(|error| told(repository, error))?
+            .packs
+        {
+            let is_needed = if is_condemned(pack) {
+                has_sole(pack)
+            } else {
+                !found.contains(&pack.id)
+            };
             if is_needed {
                 kept.extend([ObjectName::Pack(pack.id), ObjectName::Index(*id)]);
             }
@@ -322,7 +479,11 @@ fn kept_places(
     }
     // A condemned pack that a firm index names, too, is found without its condemned index.
     for id in indexes(Condition::Firm) {
-        for pack in &catalog.index(id).map_err(|error| told(repository, error))?.packs {
+        for pack in &catalog
+            .index(id)
+            .map_err(|error| told(repository, error))?
+            .packs
+        {
             if is_condemned(pack) && has_sole(pack) {
                 kept.insert(ObjectName::Pack(pack.id));
             }
@@ -331,31 +492,53 @@ fn kept_places(
     Ok(kept)
 }
 
-/// A repository that lost something is not collected: what seems to be needed by nothing may be needed by what is lost.
+/// A repository that lost something is not collected: what seems to be needed by nothing may be
+/// needed by what is lost.
 fn refuse_missing(state: &State, needed: &Needed<'_>) -> Result<(), BackupError> {
-    let Some(lost) = needed.missing.first() else { return Ok(()) };
-    let hit = state.points().filter(|point| point.content == *lost).map(|point| point.id.clone()).collect();
-    Err(BackupError::Damaged { object: format!("content {lost}"), reason: "no record says what it is".to_owned(), points: hit })
+    let Some(lost) = needed.missing.first() else {
+        return Ok(());
+    };
+    let hit = state
+        .points()
+        .filter(|point| point.content == *lost)
+        .map(|point| point.id.clone())
+        .collect();
+    Err(BackupError::Damaged {
+        object: format!("content {lost}"),
+        reason: "no record says what it is".to_owned(),
+        points: hit,
+    })
 }
 
 /// A catalog of a repository as its state is now.
 pub fn catalog(repository: &Repository) -> Result<Catalog, BackupError> {
     let cache = repository.cache_folder().map(|folder| folder.join("index"));
-    let catalog = Catalog::new(repository.objects().clone(), repository.sealer().clone(), repository.file().chunk_len, cache);
+    let catalog = Catalog::new(
+        repository.objects().clone(),
+        repository.sealer().clone(),
+        repository.file().chunk_len,
+        cache,
+    );
     refresh(repository, &catalog)?;
     Ok(catalog)
 }
 
-/// Brings a catalog up to date with a repository's state. Chunks that nothing may be built on are in packs that count as condemned there.
+/// Brings a catalog up to date with a repository's state. Chunks that nothing may be built on are
+/// in packs that count as condemned there.
 pub fn refresh(repository: &Repository, catalog: &Catalog) -> Result<(), BackupError> {
     let state = repository.state();
     let mut indexes: BTreeSet<ObjectId> = state.indexes().keys().copied().collect();
-    let packs = state.condemned().iter().chain(state.swept()).filter(|name| name.kind() == ObjectKind::Pack);
+    let packs = state
+        .condemned()
+        .iter()
+        .chain(state.swept())
+        .filter(|name| name.kind() == ObjectKind::Pack);
     let condemned: HashSet<ObjectId> = packs.filter_map(ObjectName::id).collect();
     loop {
         match catalog.refresh(&indexes, condemned.clone()) {
             Ok(()) => break,
-            // What a collection condemned may be gone before it is decided whether that counts. What it held is elsewhere, too.
+            // What a collection condemned may be gone before it is decided whether that counts.
+            // What it held is elsewhere, too.
             Err(error) if error.is_missing() && drop_missing(&state, &error, &mut indexes) => {}
             Err(error) => return Err(told(repository, error)),
         }
@@ -363,17 +546,40 @@ pub fn refresh(repository: &Repository, catalog: &Catalog) -> Result<(), BackupE
     if state.undecided_indexes().is_disjoint(&indexes) {
         return Ok(());
     }
-    let open = packs_of(repository, catalog, indexes.iter().filter(|id| state.undecided_indexes().contains(id)))?;
-    let firm = packs_of(repository, catalog, indexes.iter().filter(|id| !state.undecided_indexes().contains(id)))?;
-    let condemned = condemned.into_iter().chain(open.difference(&firm).copied()).collect();
-    catalog.refresh(&indexes, condemned).map_err(|error| told(repository, error))
+    let open = packs_of(
+        repository,
+        catalog,
+        indexes
+            .iter()
+            .filter(|id| state.undecided_indexes().contains(id)),
+    )?;
+    let firm = packs_of(
+        repository,
+        catalog,
+        indexes
+            .iter()
+            .filter(|id| !state.undecided_indexes().contains(id)),
+    )?;
+    let condemned = condemned
+        .into_iter()
+        .chain(open.difference(&firm).copied())
+        .collect();
+    catalog
+        .refresh(&indexes, condemned)
+        .map_err(|error| told(repository, error))
 }
 
 /// Takes the index object that is missing out of `indexes`, if it is one that may be.
 fn drop_missing(state: &State, error: &CatalogError, indexes: &mut BTreeSet<ObjectId>) -> bool {
-    let CatalogError::Objects(error) = error else { return false };
-    let id = ObjectName::parse(&error.name).filter(|name| name.kind() == ObjectKind::Index).and_then(|name| name.id());
-    id.is_some_and(|id| state.indexes().get(&id) == Some(&Condition::Condemned) && indexes.remove(&id))
+    let CatalogError::Objects(error) = error else {
+        return false;
+    };
+    let id = ObjectName::parse(&error.name)
+        .filter(|name| name.kind() == ObjectKind::Index)
+        .and_then(|name| name.id());
+    id.is_some_and(|id| {
+        state.indexes().get(&id) == Some(&Condition::Condemned) && indexes.remove(&id)
+    })
 }
 
 fn packs_of<'a>(
@@ -383,7 +589,14 @@ fn packs_of<'a>(
 ) -> Result<HashSet<ObjectId>, BackupError> {
     let mut packs = HashSet::new();
     for id in indexes {
-        packs.extend(catalog.index(id).map_err(|error| told(repository, error))?.packs.iter().map(|pack| pack.id));
+        packs.extend(
+            catalog
+                .index(id)
+                .map_err(|error| told(repository, error))?
+                .packs
+                .iter()
+                .map(|pack| pack.id),
+        );
     }
     Ok(packs)
 }
@@ -393,19 +606,39 @@ fn packs_of<'a>(
 pub fn told(repository: &Repository, error: CatalogError) -> BackupError {
     match error {
         CatalogError::Objects(error) => repository.failed(error),
-        CatalogError::Seal { object, source } => BackupError::Damaged { object, reason: source.to_string(), points: Vec::new() },
-        CatalogError::Index { object, source } => BackupError::Damaged { object, reason: source.to_string(), points: Vec::new() },
-        CatalogError::Frame { object, offset, source } => {
-            BackupError::Damaged { object: format!("{object}, frame at {offset}"), reason: source.to_string(), points: Vec::new() }
-        }
-        unknown @ CatalogError::Unknown { .. } => {
-            BackupError::Damaged { object: "index".to_owned(), reason: unknown.to_string(), points: Vec::new() }
-        }
+        CatalogError::Seal { object, source } => BackupError::Damaged {
+            object,
+            reason: source.to_string(),
+            points: Vec::new(),
+        },
+        CatalogError::Index { object, source } => BackupError::Damaged {
+            object,
+            reason: source.to_string(),
+            points: Vec::new(),
+        },
+        CatalogError::Frame {
+            object,
+            offset,
+            source,
+        } => BackupError::Damaged {
+            object: format!("{object}, frame at {offset}"),
+            reason: source.to_string(),
+            points: Vec::new(),
+        },
+        unknown @ CatalogError::Unknown { .. } => BackupError::Damaged {
+            object: "index".to_owned(),
+            reason: unknown.to_string(),
+            points: Vec::new(),
+        },
     }
 }
 
 fn stop_if_asked(watch: &dyn Watch) -> Result<(), BackupError> {
-    if watch.is_cancelled() { Err(BackupError::Interrupted) } else { Ok(()) }
+    if watch.is_cancelled() {
+        Err(BackupError::Interrupted)
+    } else {
+        Ok(())
+    }
 }
 
 /// The objects that can be collected, and their lengths.
@@ -428,12 +661,19 @@ impl Listing {
     }
 
     fn packs_len(&self) -> u64 {
-        self.lengths.keys().map(|object| self.pack_len(object)).sum()
+        self.lengths
+            .keys()
+            .map(|object| self.pack_len(object))
+            .sum()
     }
 
     /// The length of an object if it is a pack.
     fn pack_len(&self, object: &ObjectName) -> u64 {
-        if object.kind() == ObjectKind::Pack { self.lengths.get(object).copied().unwrap_or(0) } else { 0 }
+        if object.kind() == ObjectKind::Pack {
+            self.lengths.get(object).copied().unwrap_or(0)
+        } else {
+            0
+        }
     }
 }
 

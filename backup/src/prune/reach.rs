@@ -33,10 +33,15 @@ impl<'a> Needed<'a> {
         needed
     }
 
-    /// The same, and what every content needs that is not condemned: somebody may have built on it, or may be about to.
+    /// The same, and what every content needs that is not condemned: somebody may have built on it,
+    /// or may be about to.
     pub(crate) fn by_all_that_is_firm(state: &'a State) -> Self {
         let mut needed = Self::by_points(state);
-        for entry in state.contents().flat_map(|(_, entries)| entries).filter(|entry| entry.condition == Condition::Firm) {
+        for entry in state
+            .contents()
+            .flat_map(|(_, entries)| entries)
+            .filter(|entry| entry.condition == Condition::Firm)
+        {
             needed.add(state, entry);
         }
         needed
@@ -66,11 +71,17 @@ impl<'a> Needed<'a> {
     /// The maps objects that the entries name.
     pub(crate) fn maps(&self) -> BTreeSet<ObjectName> {
         let parts = self.entries.values().flat_map(|entry| &entry.content.parts);
-        parts.filter_map(|part| ObjectName::parse(&part.object)).collect()
+        parts
+            .filter_map(|part| ObjectName::parse(&part.object))
+            .collect()
     }
 
     /// The chunks that the entries name. Cost: reads all their maps.
-    pub(crate) fn chunks(&self, repository: &Repository, catalog: &Catalog) -> Result<IdSet, BackupError> {
+    pub(crate) fn chunks(
+        &self,
+        repository: &Repository,
+        catalog: &Catalog,
+    ) -> Result<IdSet, BackupError> {
         let mut chunks = IdSet::new();
         for entry in self.entries.values() {
             add_chunks(repository, catalog, &entry.content, &mut chunks)?;
@@ -80,9 +91,16 @@ impl<'a> Needed<'a> {
 }
 
 /// Adds the chunks that one content's own map names.
-pub(crate) fn add_chunks(repository: &Repository, catalog: &Catalog, content: &Content, chunks: &mut IdSet) -> Result<(), BackupError> {
+pub(crate) fn add_chunks(
+    repository: &Repository,
+    catalog: &Catalog,
+    content: &Content,
+    chunks: &mut IdSet,
+) -> Result<(), BackupError> {
     for part in &content.parts {
-        read_part(repository, catalog, content, part)?.iter().for_each(|(_, page)| add_page(page, chunks));
+        read_part(repository, catalog, content, part)?
+            .iter()
+            .for_each(|(_, page)| add_page(page, chunks));
     }
     Ok(())
 }

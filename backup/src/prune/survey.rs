@@ -1,4 +1,5 @@
-//! Which packs hold what is needed, and which packs and index objects to write anew: decided from index objects, one in memory at a time.
+//! Which packs hold what is needed, and which packs and index objects to write anew: decided from
+//! index objects, one in memory at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,12 +30,14 @@ pub(crate) struct Survey {
     pub(crate) reindex: BTreeSet<ObjectId>,
 }
 
-/// The chunks of a frame that are needed and that no frame before it holds: for each of its ordinals.
+/// The chunks of a frame that are needed and that no frame before it holds: for each of its
+/// ordinals.
 pub(crate) struct FrameUse {
     pub(crate) wanted: Vec<bool>,
 }
 
-/// Goes through all packs of index objects in one order, and says of each frame which chunks it is needed for. A pack comes once.
+/// Goes through all packs of index objects in one order, and says of each frame which chunks it is
+/// needed for. A pack comes once.
 pub(crate) struct Walk<'a> {
     needed: &'a IdSet,
     claimed: IdSet,
@@ -43,12 +46,21 @@ pub(crate) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(needed: &'a IdSet) -> Self {
-        Self { needed, claimed: IdSet::new(), met: BTreeSet::new() }
+        Self {
+            needed,
+            claimed: IdSet::new(),
+            met: BTreeSet::new(),
+        }
     }
 
     /// What each frame of a pack is needed for; none if it came before.
     pub(crate) fn pack(&mut self, catalog: &Catalog, pack: &PackEntry) -> Option<Vec<FrameUse>> {
-        self.met.insert(pack.id).then(|| pack.frames.iter().map(|frame| self.frame(catalog, frame)).collect())
+        self.met.insert(pack.id).then(|| {
+            pack.frames
+                .iter()
+                .map(|frame| self.frame(catalog, frame))
+                .collect()
+        })
     }
 
     fn refuse_missing(&self, needed: &IdSet) -> Result<(), BackupError> {
@@ -56,9 +68,14 @@ impl<'a> Walk<'a> {
         if lost == 0 {
             return Ok(());
         }
-        let reason =
-            format!("{lost} chunks that points need are in none that is there: `verify` names the points, and they can be forgotten");
-        Err(BackupError::Damaged { object: "packs/".to_owned(), reason, points: Vec::new() })
+        let reason = format!(
+            "{lost} chunks that points need are in none that is there: `verify` names the points, and they can be forgotten"
+        );
+        Err(BackupError::Damaged {
+            object: "packs/".to_owned(),
+            reason,
+            points: Vec::new(),
+        })
     }
 
     fn frame(&mut self, catalog: &Catalog, frame: &FrameEntry) -> FrameUse {
@@ -71,7 +88,9 @@ impl<'a> Walk<'a> {
             }
             is_wanted
         };
-        FrameUse { wanted: frame.ordinals().map(&mut wanted).collect() }
+        FrameUse {
+            wanted: frame.ordinals().map(&mut wanted).collect(),
+        }
     }
 }
 
@@ -82,7 +101,8 @@ impl FrameUse {
 }
 
 impl Survey {
-    /// Looks at the index objects that are not condemned. Needed chunks that are nowhere are an error: nothing is written anew without them.
+    /// Looks at the index objects that are not condemned. Needed chunks that are nowhere are an
+    /// error: nothing is written anew without them.
     pub(crate) fn of(
         repository: &Repository,
         state: &State,
@@ -95,15 +115,33 @@ impl Survey {
         let mut walk = Walk::new(needed);
         let mut contents: Vec<(ObjectId, usize, Vec<ObjectId>)> = Vec::new();
         let is_there = |pack: &ObjectId| listing.has(&ObjectName::Pack(*pack));
-        for (id, _) in state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm) {
-            let index = catalog.index(id).map_err(|error| super::told(repository, error))?;
-            contents.push((*id, index.chunk_count(), index.packs.iter().map(|pack| pack.id).collect()));
-            survey.add(catalog, &index, &mut walk, &|pack| is_there(pack) && !state.is_condemned(&ObjectName::Pack(*pack)));
+        for (id, _) in state
+            .indexes()
+            .iter()
+            .filter(|(_, condition)| **condition == Condition::Firm)
+        {
+            let index = catalog
+                .index(id)
+                .map_err(|error| super::told(repository, error))?;
+            contents.push((
+                *id,
+                index.chunk_count(),
+                index.packs.iter().map(|pack| pack.id).collect(),
+            ));
+            survey.add(catalog, &index, &mut walk, &|pack| {
+                is_there(pack) && !state.is_condemned(&ObjectName::Pack(*pack))
+            });
         }
         // What pushes came to rest on although it is condemned: the sweep will keep it.
         for id in state.indexes().keys() {
-            let index = catalog.index(id).map_err(|error| super::told(repository, error))?;
-            index.packs.iter().filter(|pack| is_there(&pack.id)).for_each(|pack| drop(walk.pack(catalog, pack)));
+            let index = catalog
+                .index(id)
+                .map_err(|error| super::told(repository, error))?;
+            index
+                .packs
+                .iter()
+                .filter(|pack| is_there(&pack.id))
+                .for_each(|pack| drop(walk.pack(catalog, pack)));
         }
         walk.refuse_missing(needed)?;
         survey.choose_packs(options);
@@ -111,13 +149,29 @@ impl Survey {
         Ok(survey)
     }
 
-    fn add(&mut self, catalog: &Catalog, index: &IndexObject, walk: &mut Walk<'_>, is_firm: &dyn Fn(&ObjectId) -> bool) {
+    fn add(
+        &mut self,
+        catalog: &Catalog,
+        index: &IndexObject,
+        walk: &mut Walk<'_>,
+        is_firm: &dyn Fn(&ObjectId) -> bool,
+    ) {
         for pack in index.packs.iter().filter(|pack| is_firm(&pack.id)) {
-            let Some(frames) = walk.pack(catalog, pack) else { continue };
-            let used =
-                pack.frames.iter().zip(&frames).map(|(frame, of)| u64::from(frame.len) * of.count() as u64 / of.wanted.len().max(1) as u64);
+            let Some(frames) = walk.pack(catalog, pack) else {
+                continue;
+            };
+            let used = pack.frames.iter().zip(&frames).map(|(frame, of)| {
+                u64::from(frame.len) * of.count() as u64 / of.wanted.len().max(1) as u64
+            });
             let parts_len = pack.frames.iter().map(|frame| u64::from(frame.len)).sum();
-            self.packs.insert(pack.id, ObjectUse { len: pack.len, parts_len, used_len: used.sum() });
+            self.packs.insert(
+                pack.id,
+                ObjectUse {
+                    len: pack.len,
+                    parts_len,
+                    used_len: used.sum(),
+                },
+            );
             if frames.iter().all(|frame| frame.count() == 0) {
                 self.dead.insert(pack.id);
             }
@@ -125,7 +179,11 @@ impl Survey {
     }
 
     fn choose_packs(&mut self, options: &PruneOptions) {
-        let living = self.packs.iter().filter(|(id, _)| !self.dead.contains(*id)).map(|(id, pack)| (*id, *pack));
+        let living = self
+            .packs
+            .iter()
+            .filter(|(id, _)| !self.dead.contains(*id))
+            .map(|(id, pack)| (*id, *pack));
         let worth = Worth {
             max_unused_percent: options.max_unused_percent,
             limit: options.repack_limit,
@@ -138,15 +196,25 @@ impl Survey {
     /// Bytes of frames, in packs that go, that nothing needs.
     pub(crate) fn freed_len(&self) -> u64 {
         let goes = self.dead.union(&self.repack).map(|id| &self.packs[id]);
-        goes.map(|pack| pack.parts_len - pack.used_len.min(pack.parts_len)).sum()
+        goes.map(|pack| pack.parts_len - pack.used_len.min(pack.parts_len))
+            .sum()
     }
 
     /// Those that name packs that go, and small ones, if that makes them fewer.
     fn choose_indexes(&mut self, contents: &[(ObjectId, usize, Vec<ObjectId>)]) {
-        let goes = |pack: &ObjectId| !self.packs.contains_key(pack) || self.dead.contains(pack) || self.repack.contains(pack);
-        let touched = contents.iter().filter(|(_, _, packs)| packs.is_empty() || packs.iter().any(goes)).map(|(id, ..)| *id);
+        let goes = |pack: &ObjectId| {
+            !self.packs.contains_key(pack) || self.dead.contains(pack) || self.repack.contains(pack)
+        };
+        let touched = contents
+            .iter()
+            .filter(|(_, _, packs)| packs.is_empty() || packs.iter().any(goes))
+            .map(|(id, ..)| *id);
         let mut reindex: BTreeSet<ObjectId> = touched.collect();
-        let small: BTreeSet<ObjectId> = contents.iter().filter(|(_, chunks, _)| *chunks < SMALL_INDEX_CHUNKS).map(|(id, ..)| *id).collect();
+        let small: BTreeSet<ObjectId> = contents
+            .iter()
+            .filter(|(_, chunks, _)| *chunks < SMALL_INDEX_CHUNKS)
+            .map(|(id, ..)| *id)
+            .collect();
         if small.union(&reindex).count() > 1 {
             reindex.extend(small);
         }

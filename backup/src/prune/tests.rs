@@ -34,7 +34,8 @@ impl Promises {
 
     /// Every promise can be kept, and whatever can be seen can be restored.
     fn check(&self, memory: &Memory) {
-        let repository = open(Arc::new(memory.clone())).expect("the journal can be read at every moment");
+        let repository =
+            open(Arc::new(memory.clone())).expect("the journal can be read at every moment");
         let catalog = catalog(&repository).expect("so can the index");
         let state = repository.state();
         let promises = self.0.lock().expect("no test panics here");
@@ -42,7 +43,13 @@ impl Promises {
             assert!(state.point(id).is_some(), "point {id} is gone");
         }
         for point in state.points() {
-            let told = |error| panic!("point {}: {error}\n{:#?}", point.id, repository.journal().iter().collect::<Vec<_>>());
+            let told = |error| {
+                panic!(
+                    "point {}: {error}\n{:#?}",
+                    point.id,
+                    repository.journal().iter().collect::<Vec<_>>()
+                )
+            };
             let disk = restore(&repository, &catalog, point).unwrap_or_else(told);
             if let Some(expected) = promises.get(&point.id) {
                 assert_eq!(disk, *expected, "point {}", point.id);
@@ -52,28 +59,46 @@ impl Promises {
 }
 
 fn options(fence: FenceWish) -> PruneOptions {
-    PruneOptions { fence, ..PruneOptions::default() }
+    PruneOptions {
+        fence,
+        ..PruneOptions::default()
+    }
 }
 
 fn disk(random: &mut fastrand::Rng) -> Disk {
-    (0..random.u16(1..6)).map(|_| (random.u16(..8), random.u16(1..12))).collect()
+    (0..random.u16(1..6))
+        .map(|_| (random.u16(..8), random.u16(1..12)))
+        .collect()
 }
 
 fn is_harmless(error: &BackupError) -> bool {
-    matches!(error, BackupError::Locked { .. } | BackupError::Fenced { .. } | BackupError::Objects { .. } | BackupError::Uncertain { .. })
+    matches!(
+        error,
+        BackupError::Locked { .. }
+            | BackupError::Fenced { .. }
+            | BackupError::Objects { .. }
+            | BackupError::Uncertain { .. }
+    )
 }
 
 /// One client: some operations, one after the other.
 fn act(objects: Arc<dyn Objects>, name: usize, seed: u64, promises: &Promises) {
     let mut random = fastrand::Rng::with_seed(seed);
     for nth in 0..random.u64(1..4) {
-        let Ok(repository) = open(objects.clone()) else { return };
+        let Ok(repository) = open(objects.clone()) else {
+            return;
+        };
         let image = format!("image-{}", random.u8(..2));
         let outcome = match random.u8(..10) {
             0..=4 => {
                 let (disk, serial) = (disk(&mut random), name as u64 * 100 + nth);
-                let base = if random.u8(..4) == 0 { Base::None } else { Base::Newest };
-                push(&repository, &image, serial, serial, &disk, base).map(|id| promises.make(id, disk))
+                let base = if random.u8(..4) == 0 {
+                    Base::None
+                } else {
+                    Base::Newest
+                };
+                push(&repository, &image, serial, serial, &disk, base)
+                    .map(|id| promises.make(id, disk))
             }
             5..=6 => match promises.some(&mut random) {
                 Some(id) => {
@@ -86,7 +111,9 @@ fn act(objects: Arc<dyn Objects>, name: usize, seed: u64, promises: &Promises) {
             _ => prune(&repository, &options(FenceWish::All), writer(), &Unwatched).map(drop),
         };
         match outcome {
-            Err(error) if !is_harmless(&error) && !matches!(error, BackupError::Parameter(_)) => panic!("client {name}: {error}"),
+            Err(error) if !is_harmless(&error) && !matches!(error, BackupError::Parameter(_)) => {
+                panic!("client {name}: {error}")
+            }
             _ => {}
         }
     }
@@ -97,7 +124,15 @@ fn begun() -> (Memory, Promises) {
     let repository = init(Arc::new(memory.clone()));
     for serial in 0..2 {
         let disk: Disk = [(0, 1 + serial), (1, 2), (2 + serial, 3 + serial)].into();
-        let id = push(&repository, "image-0", serial.into(), serial.into(), &disk, Base::Newest).expect("a push");
+        let id = push(
+            &repository,
+            "image-0",
+            serial.into(),
+            serial.into(),
+            &disk,
+            Base::Newest,
+        )
+        .expect("a push");
         promises.make(id, disk);
     }
     (memory, promises)
@@ -112,7 +147,9 @@ fn random_play(seed: u64) {
         let _curtain = stage.curtain();
         for name in 1..=random.usize(2..5) {
             let (seed, promises) = (random.u64(..), &promises);
-            stage.enter(scope, &memory, move |objects| act(objects, name, seed, promises));
+            stage.enter(scope, &memory, move |objects| {
+                act(objects, name, seed, promises)
+            });
         }
         let mut asleep = BTreeMap::new();
         let mut step = 0_u64;
@@ -122,10 +159,20 @@ fn random_play(seed: u64) {
                 break;
             }
             step += 1;
-            let awake: Vec<_> = waiting.iter().filter(|(id, _)| asleep.get(id).is_none_or(|until| *until < step)).collect();
-            let (id, request) = if awake.is_empty() { &waiting[0] } else { awake[random.usize(..awake.len())] };
+            let awake: Vec<_> = waiting
+                .iter()
+                .filter(|(id, _)| asleep.get(id).is_none_or(|until| *until < step))
+                .collect();
+            let (id, request) = if awake.is_empty() {
+                &waiting[0]
+            } else {
+                awake[random.usize(..awake.len())]
+            };
             let luck = random.u8(..);
-            println!("{step}: {id} {request}{}", if luck < 2 { ", and dies" } else { "" });
+            println!(
+                "{step}: {id} {request}{}",
+                if luck < 2 { ", and dies" } else { "" }
+            );
             match luck {
                 0..2 => stage.kill(*id),
                 2..6 if !awake.is_empty() => drop(asleep.insert(*id, step + random.u64(..200))),
@@ -141,15 +188,22 @@ fn random_play(seed: u64) {
     promises.check(&memory);
     // Whatever died: one collection more ends it, and everything that is promised is there.
     let repository = open(Arc::new(memory.clone())).expect("a repository");
-    prune(&repository, &options(FenceWish::All), writer(), &Unwatched).expect("a collection after everybody is gone");
+    prune(&repository, &options(FenceWish::All), writer(), &Unwatched)
+        .expect("a collection after everybody is gone");
     promises.check(&memory);
-    assert!(repository.state().marks().is_empty(), "nobody is waited for");
+    assert!(
+        repository.state().marks().is_empty(),
+        "nobody is waited for"
+    );
 }
 
 #[test]
 fn no_order_of_requests_and_deaths_loses_a_point() {
     let seed = seed();
-    let rounds = std::env::var("VELLUM_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(150);
+    let rounds = std::env::var("VELLUM_TEST_ROUNDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(150);
     for round in 0..rounds {
         println!("round {round}: {}", seed.wrapping_add(round));
         random_play(seed.wrapping_add(round));
@@ -161,24 +215,49 @@ fn first() -> String {
 }
 
 fn pushed(objects: Arc<dyn Objects>, serial: u64, disk: &Disk) -> Result<String, BackupError> {
-    push(&open(objects)?, "image-0", serial, serial, disk, Base::Newest)
+    push(
+        &open(objects)?,
+        "image-0",
+        serial,
+        serial,
+        disk,
+        Base::Newest,
+    )
 }
 
 fn forgotten(memory: &Memory, promises: &Promises, id: &str) {
     promises.give_up(id);
     let repository = open(Arc::new(memory.clone())).expect("a repository");
-    forget(&repository, &ForgetWish::Points(vec![id.to_owned()]), writer()).expect("a point to forget");
+    forget(
+        &repository,
+        &ForgetWish::Points(vec![id.to_owned()]),
+        writer(),
+    )
+    .expect("a point to forget");
 }
 
 fn collect(memory: &Memory, fence: FenceWish) -> Result<PruneReport, BackupError> {
-    prune(&open(Arc::new(memory.clone()))?, &options(fence), writer(), &Unwatched)
+    prune(
+        &open(Arc::new(memory.clone()))?,
+        &options(fence),
+        writer(),
+        &Unwatched,
+    )
 }
 
-/// PSA-2025-00019-1 of Proxmox Backup Server: a collection is under way, a push relative to S0 begins, S0 is forgotten, the collection takes
-/// away what S0 needed; the push is reported as done. Here with both stopped before their requests in turn, and either going on first.
+/// PSA-2025-00019-1 of Proxmox Backup Server: a collection is under way, a push relative to S0
+/// begins, S0 is forgotten, the collection takes away what S0 needed; the push is reported as done.
+/// Here with both stopped before their requests in turn, and either going on first.
 #[test]
 fn a_base_that_is_forgotten_while_a_collection_is_under_way_is_not_taken_from_a_push() {
-    for collecting in ["put sessions", "list packs", "put journal", "list sessions", "list journal", "delete"] {
+    for collecting in [
+        "put sessions",
+        "list packs",
+        "put journal",
+        "list sessions",
+        "list journal",
+        "delete",
+    ] {
         for nth in 0..4 {
             for pushing in ["put sessions", "list journal", "get index", "put journal"] {
                 for goes_first in [0, 1] {
@@ -196,9 +275,13 @@ fn push_beside_collection((collecting, nth): (&str, usize), pushing: &str, goes_
     std::thread::scope(|scope| {
         let _curtain = stage.curtain();
         stage.enter(scope, &memory, |objects| {
-            drop(open(objects).map(|repository| prune(&repository, &options(FenceWish::None), writer(), &Unwatched)));
+            drop(open(objects).map(|repository| {
+                prune(&repository, &options(FenceWish::None), writer(), &Unwatched)
+            }));
         });
-        stage.enter(scope, &memory, |objects| promises.make(pushed(objects, 9, &disk).expect("a push"), disk.clone()));
+        stage.enter(scope, &memory, |objects| {
+            promises.make(pushed(objects, 9, &disk).expect("a push"), disk.clone())
+        });
         stage.until(1, pushing);
         if pushing != "put sessions" && pushing != "put journal" {
             // That was the one for opening the repository.
@@ -219,7 +302,8 @@ fn push_beside_collection((collecting, nth): (&str, usize), pushing: &str, goes_
     promises.check(&memory);
 }
 
-/// A push that slept through its fence must not come back with a point that was built on what is gone.
+/// A push that slept through its fence must not come back with a point that was built on what is
+/// gone.
 #[test]
 fn a_fenced_push_that_wakes_up_hears_that_it_failed() {
     let (memory, promises) = begun();
@@ -228,17 +312,28 @@ fn a_fenced_push_that_wakes_up_hears_that_it_failed() {
     let disk: Disk = [(0, 2), (1, 2), (3, 4)].into();
     std::thread::scope(|scope| {
         let _curtain = stage.curtain();
-        stage.enter(scope, &memory, |objects| *outcome.lock().expect("a lock") = Some(pushed(objects, 9, &disk)));
+        stage.enter(scope, &memory, |objects| {
+            *outcome.lock().expect("a lock") = Some(pushed(objects, 9, &disk))
+        });
         stage.until(0, "put journal");
         forgotten(&memory, &promises, &first());
         let report = collect(&memory, FenceWish::All).expect("a collection");
         assert_eq!((report.fenced.len(), report.waits_for.len()), (1, 0));
         stage.finish(0);
     });
-    assert!(matches!(outcome.into_inner().expect("a lock"), Some(Err(BackupError::Fenced { .. }))));
+    assert!(matches!(
+        outcome.into_inner().expect("a lock"),
+        Some(Err(BackupError::Fenced { .. }))
+    ));
     promises.check(&memory);
     let repository = open(Arc::new(memory.clone())).expect("a repository");
-    assert!(repository.state().point(&crate::testing::pusher::point_id("image-0", 9)).is_none(), "half of a push is visible");
+    assert!(
+        repository
+            .state()
+            .point(&crate::testing::pusher::point_id("image-0", 9))
+            .is_none(),
+        "half of a push is visible"
+    );
     collect(&memory, FenceWish::None).expect("a collection");
     promises.check(&memory);
 }
@@ -251,7 +346,12 @@ fn a_fenced_push_whose_record_was_there_counts() {
     let disk: Disk = [(0, 7), (3, 4)].into();
     std::thread::scope(|scope| {
         let _curtain = stage.curtain();
-        stage.enter(scope, &memory, |objects| promises.make(pushed(objects, 9, &disk).expect("it was counted"), disk.clone()));
+        stage.enter(scope, &memory, |objects| {
+            promises.make(
+                pushed(objects, 9, &disk).expect("it was counted"),
+                disk.clone(),
+            )
+        });
         stage.until(0, "put journal");
         stage.allow(0);
         stage.waiting();
@@ -262,10 +362,19 @@ fn a_fenced_push_whose_record_was_there_counts() {
     assert_eq!(promises.0.lock().expect("a lock").len(), 3);
 }
 
-/// A collection that slept through its fence deletes nothing any more: what it condemned may be built on by now.
+/// A collection that slept through its fence deletes nothing any more: what it condemned may be
+/// built on by now.
 #[test]
 fn a_fenced_collection_that_wakes_up_deletes_nothing() {
-    for request in ["put packs", "put maps", "put index", "put journal", "list sessions", "list journal", "delete"] {
+    for request in [
+        "put packs",
+        "put maps",
+        "put index",
+        "put journal",
+        "list sessions",
+        "list journal",
+        "delete",
+    ] {
         for nth in 0..3 {
             let (memory, promises) = begun();
             forgotten(&memory, &promises, &first());
@@ -273,7 +382,9 @@ fn a_fenced_collection_that_wakes_up_deletes_nothing() {
             std::thread::scope(|scope| {
                 let _curtain = stage.curtain();
                 stage.enter(scope, &memory, |objects| {
-                    drop(open(objects).map(|repository| prune(&repository, &options(FenceWish::None), writer(), &Unwatched)));
+                    drop(open(objects).map(|repository| {
+                        prune(&repository, &options(FenceWish::None), writer(), &Unwatched)
+                    }));
                 });
                 for _ in 0..nth {
                     stage.until(0, request);
@@ -282,7 +393,10 @@ fn a_fenced_collection_that_wakes_up_deletes_nothing() {
                 stage.until(0, request);
                 collect(&memory, FenceWish::All).expect("a collection");
                 let disk: Disk = [(0, 2), (2, 4), (7, 7)].into();
-                promises.make(pushed(Arc::new(memory.clone()), 9, &disk).expect("a push"), disk);
+                promises.make(
+                    pushed(Arc::new(memory.clone()), 9, &disk).expect("a push"),
+                    disk,
+                );
                 stage.finish(0);
             });
             promises.check(&memory);
@@ -292,25 +406,49 @@ fn a_fenced_collection_that_wakes_up_deletes_nothing() {
     }
 }
 
-/// A push may rest on what is condemned, and another one on that push: what only a content needs that no point names any more is not swept while
-/// somebody may be building on it.
+/// A push may rest on what is condemned, and another one on that push: what only a content needs
+/// that no point names any more is not swept while somebody may be building on it.
 #[test]
 fn a_sweep_leaves_what_a_firm_content_needs_that_no_point_names() {
     let (memory, promises) = begun();
     let stage = Arc::new(Stage::default());
-    let (rests, builds): (Disk, Disk) = ([(0, 2), (1, 2), (3, 4), (5, 9)].into(), [(0, 2), (1, 2), (3, 4), (6, 11)].into());
+    let (rests, builds): (Disk, Disk) = (
+        [(0, 2), (1, 2), (3, 4), (5, 9)].into(),
+        [(0, 2), (1, 2), (3, 4), (6, 11)].into(),
+    );
     std::thread::scope(|scope| {
         let _curtain = stage.curtain();
-        stage.enter(scope, &memory, |objects| drop(pushed(objects, 9, &rests).expect("a push")));
+        stage.enter(scope, &memory, |objects| {
+            drop(pushed(objects, 9, &rests).expect("a push"))
+        });
         stage.until(0, "put journal");
         for serial in 0..2 {
-            forgotten(&memory, &promises, &crate::testing::pusher::point_id("image-0", serial));
+            forgotten(
+                &memory,
+                &promises,
+                &crate::testing::pusher::point_id("image-0", serial),
+            );
         }
-        assert_eq!(collect(&memory, FenceWish::None).expect("a mark").waits_for.len(), 1);
+        assert_eq!(
+            collect(&memory, FenceWish::None)
+                .expect("a mark")
+                .waits_for
+                .len(),
+            1
+        );
         stage.finish(0);
-        stage.enter(scope, &memory, |objects| promises.make(pushed(objects, 10, &builds).expect("a push"), builds.clone()));
+        stage.enter(scope, &memory, |objects| {
+            promises.make(
+                pushed(objects, 10, &builds).expect("a push"),
+                builds.clone(),
+            )
+        });
         stage.until(1, "put journal");
-        forgotten(&memory, &promises, &crate::testing::pusher::point_id("image-0", 9));
+        forgotten(
+            &memory,
+            &promises,
+            &crate::testing::pusher::point_id("image-0", 9),
+        );
         collect(&memory, FenceWish::None).expect("a sweep");
         stage.finish(1);
     });
@@ -320,8 +458,9 @@ fn a_sweep_leaves_what_a_firm_content_needs_that_no_point_names() {
     assert_no_rubbish(&memory);
 }
 
-/// Between the reading of a collection that fences a push, and its decision, the push may come in time and another build on it: what the
-/// collection had not read yet must count. So fences are announced, and decided by a listing after that.
+/// Between the reading of a collection that fences a push, and its decision, the push may come in
+/// time and another build on it: what the collection had not read yet must count. So fences are
+/// announced, and decided by a listing after that.
 #[test]
 fn a_push_that_another_built_on_before_it_was_fenced_counts() {
     let (memory, promises) = begun();
@@ -329,16 +468,25 @@ fn a_push_that_another_built_on_before_it_was_fenced_counts() {
     let (first, second): (Disk, Disk) = ([(0, 7), (3, 4)].into(), [(0, 7), (3, 4), (5, 5)].into());
     std::thread::scope(|scope| {
         let _curtain = stage.curtain();
-        stage.enter(scope, &memory, |objects| promises.make(pushed(objects, 9, &first).expect("it was counted"), first.clone()));
+        stage.enter(scope, &memory, |objects| {
+            promises.make(
+                pushed(objects, 9, &first).expect("it was counted"),
+                first.clone(),
+            )
+        });
         stage.until(0, "put journal");
         stage.enter(scope, &memory, |objects| {
             let repository = open(objects).expect("a repository");
-            prune(&repository, &options(FenceWish::All), writer(), &Unwatched).expect("a collection");
+            prune(&repository, &options(FenceWish::All), writer(), &Unwatched)
+                .expect("a collection");
         });
         stage.until(1, "put journal");
         stage.allow(0);
         stage.waiting();
-        promises.make(pushed(Arc::new(memory.clone()), 10, &second).expect("a push"), second.clone());
+        promises.make(
+            pushed(Arc::new(memory.clone()), 10, &second).expect("a push"),
+            second.clone(),
+        );
         stage.finish(1);
         stage.finish(0);
     });
@@ -351,15 +499,24 @@ fn a_push_that_another_built_on_before_it_was_fenced_counts() {
 /// Of two collections at once at least one withdraws.
 #[test]
 fn two_collections_at_once_are_one_or_none() {
-    for first in ["list journal", "list sessions", "list packs", "put journal", "delete"] {
+    for first in [
+        "list journal",
+        "list sessions",
+        "list packs",
+        "put journal",
+        "delete",
+    ] {
         let (memory, promises) = begun();
         let stage = Arc::new(Stage::default());
         let locked = Mutex::new(0);
         std::thread::scope(|scope| {
             let _curtain = stage.curtain();
             let act = |objects| {
-                let outcome = open(objects).and_then(|repository| prune(&repository, &options(FenceWish::None), writer(), &Unwatched));
-                *locked.lock().expect("a lock") += i32::from(matches!(outcome, Err(BackupError::Locked { .. })));
+                let outcome = open(objects).and_then(|repository| {
+                    prune(&repository, &options(FenceWish::None), writer(), &Unwatched)
+                });
+                *locked.lock().expect("a lock") +=
+                    i32::from(matches!(outcome, Err(BackupError::Locked { .. })));
             };
             stage.enter(scope, &memory, act);
             stage.enter(scope, &memory, act);
@@ -374,7 +531,8 @@ fn two_collections_at_once_are_one_or_none() {
     }
 }
 
-/// Whatever request of a collection fails, and whether or not it was done: nothing is lost, and the next collection completes.
+/// Whatever request of a collection fails, and whether or not it was done: nothing is lost, and the
+/// next collection completes.
 #[test]
 fn a_collection_that_fails_at_any_request_leaves_everything_to_the_next() {
     for is_done in [false, true] {
@@ -383,10 +541,20 @@ fn a_collection_that_fails_at_any_request_leaves_everything_to_the_next() {
             forgotten(&memory, &promises, &first());
             let client = memory.clone();
             let repository = open(Arc::new(client.clone())).expect("a repository");
-            let effect = if is_done { Effect::AnswerLost } else { Effect::Dead };
-            let faulty = FailsAt { memory: client, nth: Mutex::new(nth), effect };
+            let effect = if is_done {
+                Effect::AnswerLost
+            } else {
+                Effect::Dead
+            };
+            let faulty = FailsAt {
+                memory: client,
+                nth: Mutex::new(nth),
+                effect,
+            };
             drop(repository);
-            let outcome = open(Arc::new(faulty)).and_then(|repository| prune(&repository, &options(FenceWish::None), writer(), &Unwatched));
+            let outcome = open(Arc::new(faulty)).and_then(|repository| {
+                prune(&repository, &options(FenceWish::None), writer(), &Unwatched)
+            });
             promises.check(&memory);
             let report = collect(&memory, FenceWish::All).expect("the next collection");
             assert!(report.waits_for.is_empty());
@@ -403,7 +571,11 @@ fn a_collection_that_fails_at_any_request_leaves_everything_to_the_next() {
 /// Nothing is listed that nothing needs, once a collection was alone.
 fn assert_no_rubbish(memory: &Memory) {
     let report = collect(memory, FenceWish::None).expect("another collection");
-    assert_eq!((report.condemned.count, report.swept.count), (0, 0), "the last collection left something");
+    assert_eq!(
+        (report.condemned.count, report.swept.count),
+        (0, 0),
+        "the last collection left something"
+    );
 }
 
 /// A client one of whose requests fails.
@@ -431,7 +603,11 @@ impl FailsAt {
         if self.effect == Effect::AnswerLost {
             drop(act());
         }
-        Err(ObjectError::new(ObjectErrorKind::Failed, "client", "the test says so"))
+        Err(ObjectError::new(
+            ObjectErrorKind::Failed,
+            "client",
+            "the test says so",
+        ))
     }
 }
 
@@ -452,7 +628,11 @@ impl Objects for FailsAt {
         self.around(|| self.memory.replace(name, bytes))
     }
 
-    fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError> {
+    fn list(
+        &self,
+        prefix: &str,
+        visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>,
+    ) -> Result<(), ObjectError> {
         self.around(|| self.memory.list(prefix, visit))
     }
 
@@ -479,7 +659,10 @@ fn shape(memory: &Memory) -> Shape {
     let repository = open(Arc::new(memory.clone())).expect("a repository");
     let of = |kind| repository.list(kind).expect("a listing");
     let state = repository.state();
-    let chains = state.points().filter_map(|point| vellum_core::identity::ContentId::parse(&point.content)).map(|id| state.chain(id).len());
+    let chains = state
+        .points()
+        .filter_map(|point| vellum_core::identity::ContentId::parse(&point.content))
+        .map(|id| state.chain(id).len());
     Shape {
         packs: of(ObjectKind::Pack).len(),
         index_len: of(ObjectKind::Index).iter().map(|(_, len)| len).sum(),
@@ -489,7 +672,8 @@ fn shape(memory: &Memory) -> Shape {
     }
 }
 
-/// Two hundred generations with a policy are no more than ten: packs, index, journal and chains stay as they are.
+/// Two hundred generations with a policy are no more than ten: packs, index, journal and chains
+/// stay as they are.
 #[test]
 fn many_generations_leave_a_repository_as_few_do() {
     let memory = Memory::new();
@@ -497,16 +681,35 @@ fn many_generations_leave_a_repository_as_few_do() {
     let mut random = fastrand::Rng::with_seed(seed());
     let mut disk: Disk = (0..900).map(|at| (at, random.u16(1..))).collect();
     let promises = Promises::default();
-    let rules = vellum_core::retention::Rules { last: vellum_core::retention::Limit::Newest(7), ..Default::default() };
+    let rules = vellum_core::retention::Rules {
+        last: vellum_core::retention::Limit::Newest(7),
+        ..Default::default()
+    };
     let mut early = None;
     for generation in 0..200_u64 {
         for _ in 0..20 {
             disk.insert(random.u16(..900), random.u16(1..));
         }
-        let id = push(&repository, "image", generation, generation, &disk, Base::Newest).expect("a push");
+        let id = push(
+            &repository,
+            "image",
+            generation,
+            generation,
+            &disk,
+            Base::Newest,
+        )
+        .expect("a push");
         promises.make(id, disk.clone());
-        let wish = ForgetWish::Rules { rules: rules.clone(), images: None, offset_s: crate::forget::Clock(std::sync::Arc::new(|_| 0)) };
-        for decision in forget(&repository, &wish, writer()).expect("a policy").iter().filter(|decision| decision.goes()) {
+        let wish = ForgetWish::Rules {
+            rules: rules.clone(),
+            images: None,
+            offset_s: crate::forget::Clock(std::sync::Arc::new(|_| 0)),
+        };
+        for decision in forget(&repository, &wish, writer())
+            .expect("a policy")
+            .iter()
+            .filter(|decision| decision.goes())
+        {
             promises.give_up(&decision.point.id);
         }
         collect(&memory, FenceWish::None).expect("a collection");
@@ -518,8 +721,20 @@ fn many_generations_leave_a_repository_as_few_do() {
     let (early, late) = (early.expect("ten generations"), shape(&memory));
     println!("{early:?}\n{late:?}");
     assert_eq!(promises.0.lock().expect("a lock").len(), 7);
-    assert!(late.packs <= early.packs + early.packs / 5 + 1, "{early:?} {late:?}");
-    assert!(late.index_len <= early.index_len * 6 / 5, "{early:?} {late:?}");
-    assert!(late.records <= early.records && late.chain <= early.chain, "{early:?} {late:?}");
-    assert!(late.maps <= early.maps + early.maps / 5 + 1, "{early:?} {late:?}");
+    assert!(
+        late.packs <= early.packs + early.packs / 5 + 1,
+        "{early:?} {late:?}"
+    );
+    assert!(
+        late.index_len <= early.index_len * 6 / 5,
+        "{early:?} {late:?}"
+    );
+    assert!(
+        late.records <= early.records && late.chain <= early.chain,
+        "{early:?} {late:?}"
+    );
+    assert!(
+        late.maps <= early.maps + early.maps / 5 + 1,
+        "{early:?} {late:?}"
+    );
 }

@@ -1,4 +1,5 @@
-//! New contents' maps: what differs from what they are told relative to, in addresses, as blobs of a few objects.
+//! New contents' maps: what differs from what they are told relative to, in addresses, as blobs of
+//! a few objects.
 
 use vellum_core::identity::ContentId;
 use vellum_core::page::Page;
@@ -29,8 +30,13 @@ pub(crate) trait ToldMap {
     fn len(&self) -> u64;
     /// The pages that may say something.
     fn pages(&self) -> &PageSet;
-    /// What it says on one of them: `translate` gives a chunk's address, and for how many chunks the distance holds.
-    fn page(&self, index: PageIndex, translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>) -> Result<Page, BackupError>;
+    /// What it says on one of them: `translate` gives a chunk's address, and for how many chunks
+    /// the distance holds.
+    fn page(
+        &self,
+        index: PageIndex,
+        translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>,
+    ) -> Result<Page, BackupError>;
 }
 
 /// A new content's map, before its addresses are known.
@@ -46,7 +52,11 @@ pub(super) struct NewMap<'m> {
 
 impl<'m> NewMap<'m> {
     /// The map of `new`: no chunk is read, and of maps only those above what both have in common.
-    pub(super) fn open(moment: &'m Moment, reader: &'m Reader<'m>, new: NewContent) -> Result<Self, BackupError> {
+    pub(super) fn open(
+        moment: &'m Moment,
+        reader: &'m Reader<'m>,
+        new: NewContent,
+    ) -> Result<Self, BackupError> {
         let layer = moment.layer(new.layer)?;
         let below = match new.base {
             Base::None => None,
@@ -56,25 +66,51 @@ impl<'m> NewMap<'m> {
         let own = moment.relative(new.layer, below)?;
         let Base::Content { content, .. } = new.base else {
             let (pages, parent_visible) = (own.pages(), own.parent_visible.0);
-            return Ok(Self { new, own, base: None, pages, len: layer.len, parent_visible });
+            return Ok(Self {
+                new,
+                own,
+                base: None,
+                pages,
+                len: layer.len,
+                parent_visible,
+            });
         };
         let common = below.and_then(|below| moment.tree().layer(below)?.content);
         let base = reader.content(content)?;
         let differing = reader.content_over(content, |other| Some(other) == common)?;
         let chunk_len = moment.store().parameters().chunk_len;
         let end = PageIndex(vellum_core::tree::pages_for(chunk_len.count_for(layer.len)));
-        let pages = own.pages().union(&differing.pages()?.within(PageIndex(0), end));
+        let pages = own
+            .pages()
+            .union(&differing.pages()?.within(PageIndex(0), end));
         let parent_visible = chunk_len.count_for(base.len.min(layer.len)).0;
-        // Where one of them hides something of what both stand on, they differ on pages of which neither says anything.
+        // Where one of them hides something of what both stand on, they differ on pages of which
+        // neither says anything.
         let all = chunk_len.count_for(layer.len).0;
-        let hides_nothing = base.len == layer.len && own.parent_visible.0 >= all && differing.base_visible() >= all;
-        let pages = if common.is_none() || hides_nothing { pages } else { moment.relative(new.layer, None)?.pages().union(&pages) };
-        Ok(Self { new, own, base: Some(base), pages, len: layer.len, parent_visible })
+        let hides_nothing =
+            base.len == layer.len && own.parent_visible.0 >= all && differing.base_visible() >= all;
+        let pages = if common.is_none() || hides_nothing {
+            pages
+        } else {
+            moment.relative(new.layer, None)?.pages().union(&pages)
+        };
+        Ok(Self {
+            new,
+            own,
+            base: Some(base),
+            pages,
+            len: layer.len,
+            parent_visible,
+        })
     }
 
     /// What it says on page `index` in the store's ids: all that shows, if it is to be compared.
     pub(super) fn local(&self, index: PageIndex) -> Result<Page, BackupError> {
-        Ok(if self.base.is_some() { self.own.shown(index)? } else { self.own.page(index)? })
+        Ok(if self.base.is_some() {
+            self.own.shown(index)?
+        } else {
+            self.own.page(index)?
+        })
     }
 }
 
@@ -86,7 +122,9 @@ impl ToldMap for NewMap<'_> {
     fn parent(&self) -> Option<(ContentId, u64)> {
         match self.new.base {
             Base::None => None,
-            Base::Layer(_, content) | Base::Content { content, .. } => Some((content, self.parent_visible)),
+            Base::Layer(_, content) | Base::Content { content, .. } => {
+                Some((content, self.parent_visible))
+            }
         }
     }
 
@@ -98,19 +136,35 @@ impl ToldMap for NewMap<'_> {
         &self.pages
     }
 
-    fn page(&self, index: PageIndex, translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>) -> Result<Page, BackupError> {
+    fn page(
+        &self,
+        index: PageIndex,
+        translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>,
+    ) -> Result<Page, BackupError> {
         let page = translated(&self.local(index)?, translate)?;
-        let Some(base) = &self.base else { return Ok(page) };
+        let Some(base) = &self.base else {
+            return Ok(page);
+        };
         let first = vellum_core::tree::page_start(index).0;
-        let visible = self.parent_visible.saturating_sub(first).min(vellum_core::page::PAGE_SPAN.into()) as u16;
+        let visible = self
+            .parent_visible
+            .saturating_sub(first)
+            .min(vellum_core::page::PAGE_SPAN.into()) as u16;
         Ok(page.relative_to(&base.page(index)?, visible))
     }
 }
 
 /// A page with the addresses of chunks that are all there by now.
-pub(crate) fn translated(page: &Page, translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>) -> Result<Page, BackupError> {
+pub(crate) fn translated(
+    page: &Page,
+    translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>,
+) -> Result<Page, BackupError> {
     let page = page.translated(translate);
-    page.ok_or_else(|| BackupError::Parameter("a chunk was neither known nor sent: this is a mistake of this program".to_owned()))
+    page.ok_or_else(|| {
+        BackupError::Parameter(
+            "a chunk was neither known nor sent: this is a mistake of this program".to_owned(),
+        )
+    })
 }
 
 /// Writes maps into objects.
@@ -118,9 +172,11 @@ pub(crate) struct Maps<'r> {
     reader: &'r Reader<'r>,
     chunk_len: u32,
     writer: MapsWriter,
-    /// Contents, each with the places of its parts: in an object that is there, or in the one that is being filled.
+    /// Contents, each with the places of its parts: in an object that is there, or in the one that
+    /// is being filled.
     contents: Vec<Content>,
-    /// Parts that wait for their object: the content's place, the part's place, the place in the object.
+    /// Parts that wait for their object: the content's place, the part's place, the place in the
+    /// object.
     waiting: Vec<(usize, usize, usize)>,
     bytes: u64,
 }
@@ -128,11 +184,22 @@ pub(crate) struct Maps<'r> {
 impl<'r> Maps<'r> {
     pub(crate) fn new(reader: &'r Reader<'r>) -> Self {
         let chunk_len = reader.repository().file().chunk_len;
-        Self { reader, chunk_len, writer: MapsWriter::default(), contents: Vec::new(), waiting: Vec::new(), bytes: 0 }
+        Self {
+            reader,
+            chunk_len,
+            writer: MapsWriter::default(),
+            contents: Vec::new(),
+            waiting: Vec::new(),
+            bytes: 0,
+        }
     }
 
     /// Adds the map of a content.
-    pub(crate) fn add(&mut self, map: &dyn ToldMap, translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>) -> Result<(), BackupError> {
+    pub(crate) fn add(
+        &mut self,
+        map: &dyn ToldMap,
+        translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>,
+    ) -> Result<(), BackupError> {
         let (mut pages, mut len) = (Vec::new(), 0);
         self.contents.push(Content {
             id: map.content().to_string(),
@@ -154,18 +221,39 @@ impl<'r> Maps<'r> {
                 len = 0;
             }
         }
-        if pages.is_empty() { Ok(()) } else { self.add_blob(map, &pages) }
+        if pages.is_empty() {
+            Ok(())
+        } else {
+            self.add_blob(map, &pages)
+        }
     }
 
-    fn add_blob(&mut self, map: &dyn ToldMap, pages: &[(PageIndex, Page)]) -> Result<(), BackupError> {
-        let segment_of = |number| self.reader.catalog().segment_of(number).expect("an address has a segment");
+    fn add_blob(
+        &mut self,
+        map: &dyn ToldMap,
+        pages: &[(PageIndex, Page)],
+    ) -> Result<(), BackupError> {
+        let segment_of = |number| {
+            self.reader
+                .catalog()
+                .segment_of(number)
+                .expect("an address has a segment")
+        };
         let blob = MapBlob::from_pages(map.content(), map.parent(), pages, segment_of);
         let place = self.writer.add(self.reader.repository().sealer(), &blob)?;
         let content = self.contents.len() - 1;
         let parts = &mut self.contents[content].parts;
-        parts.push(MapPart { pages: (pages[0].0.0, pages[pages.len() - 1].0.0), object: String::new(), range: (0, 0) });
+        parts.push(MapPart {
+            pages: (pages[0].0.0, pages[pages.len() - 1].0.0),
+            object: String::new(),
+            range: (0, 0),
+        });
         self.waiting.push((content, parts.len() - 1, place));
-        if self.writer.len() >= MAPS_LEN_TARGET { self.put() } else { Ok(()) }
+        if self.writer.len() >= MAPS_LEN_TARGET {
+            self.put()
+        } else {
+            Ok(())
+        }
     }
 
     fn put(&mut self) -> Result<(), BackupError> {

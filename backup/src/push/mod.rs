@@ -1,8 +1,9 @@
 //! Push: what a store has becomes points of a repository, and only what is new there is sent.
 //!
-//! One moment of all disks is held; which points are new is decided from the journal alone, so an unchanged tree asks for nothing more. For
-//! each new content the maps say which chunks it needs beyond what it is told relative to; those that the repository does not have are sent,
-//! frames as the store has them; then index, maps, and last the record.
+//! One moment of all disks is held; which points are new is decided from the journal alone, so an
+//! unchanged tree asks for nothing more. For each new content the maps say which chunks it needs
+//! beyond what it is told relative to; those that the repository does not have are sent, frames as
+//! the store has them; then index, maps, and last the record.
 
 pub(crate) mod maps;
 mod selection;
@@ -75,9 +76,15 @@ struct Wanted {
     known_points: u64,
 }
 
-/// Pushes what `request` names from `store` to `repository`, whose journal must have been read just now. Nothing can be seen of it before all of
-/// it is durable; then all at once. What an interrupted push has sent is found again by the next one, if the client has a cache.
-pub fn push(repository: &Repository, store: &Store, request: &PushRequest, watch: &dyn Watch) -> Result<PushReport, BackupError> {
+/// Pushes what `request` names from `store` to `repository`, whose journal must have been read just
+/// now. Nothing can be seen of it before all of it is durable; then all at once. What an
+/// interrupted push has sent is found again by the next one, if the client has a cache.
+pub fn push(
+    repository: &Repository,
+    store: &Store,
+    request: &PushRequest,
+    watch: &dyn Watch,
+) -> Result<PushReport, BackupError> {
     let own = store.parameters().chunk_len.bytes();
     let there = repository.file().chunk_len;
     if own != u64::from(there) {
@@ -86,17 +93,24 @@ pub fn push(repository: &Repository, store: &Store, request: &PushRequest, watch
         )));
     }
     let wanted = look(&repository.state(), store, request)?;
-    let report = PushReport { known_points: wanted.known_points, ..PushReport::default() };
+    let report = PushReport {
+        known_points: wanted.known_points,
+        ..PushReport::default()
+    };
     if wanted.points.is_empty() && wanted.machines.is_empty() && wanted.described.is_empty() {
         return Ok(report);
     }
     let mut session = Session::begin(repository, SessionKind::Push, request.writer.clone())?;
     let report = say(&mut session, &wanted, request, watch)?;
     session.end()?;
-    Ok(PushReport { known_points: wanted.known_points, ..report })
+    Ok(PushReport {
+        known_points: wanted.known_points,
+        ..report
+    })
 }
 
-/// Holds what is to be pushed still. It may be deleted between the look at its names and the moment: then it is looked for anew.
+/// Holds what is to be pushed still. It may be deleted between the look at its names and the
+/// moment: then it is looked for anew.
 fn look(state: &State, store: &Store, request: &PushRequest) -> Result<Wanted, BackupError> {
     for _ in 1..LOOKS_MAX {
         match look_once(state, store, request) {
@@ -113,51 +127,112 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
     let id = store.id().ok_or(BackupError::Store(StoreError::ReadOnly))?;
     let point = |(node, layer): &(Node, LayerId)| {
         let shown = moment.layer(*layer).ok()?;
-        Some((selection::point(id, moment.tree(), *node, shown, request.writer.time_ms)?, *layer))
+        Some((
+            selection::point(id, moment.tree(), *node, shown, request.writer.time_ms)?,
+            *layer,
+        ))
     };
-    let (known, points): (Vec<_>, Vec<_>) = moment.nodes().iter().filter_map(point).partition(|(point, _)| state.has_firm_point(&point.id));
+    let (known, points): (Vec<_>, Vec<_>) = moment
+        .nodes()
+        .iter()
+        .filter_map(point)
+        .partition(|(point, _)| state.has_firm_point(&point.id));
     let mut changed = Vec::new();
     for machine in machines {
         let configuration = |file| Ok(store.configuration(file)?);
         let machine = selection::machine(id, moment.tree(), machine, &configuration)?;
-        changed.extend(machine.filter(|machine| !state.machines().any(|known| **known == *machine)));
+        changed
+            .extend(machine.filter(|machine| !state.machines().any(|known| **known == *machine)));
     }
-    let of = |points: &[(Point, LayerId)]| points.iter().map(|(point, _)| point.clone()).collect::<Vec<_>>();
+    let of = |points: &[(Point, LayerId)]| {
+        points
+            .iter()
+            .map(|(point, _)| point.clone())
+            .collect::<Vec<_>>()
+    };
     let described = selection::descriptions(state, &of(&known), &of(&points));
-    Ok(Wanted { points, machines: changed, described, known_points: known.len() as u64, moment })
+    Ok(Wanted {
+        points,
+        machines: changed,
+        described,
+        known_points: known.len() as u64,
+        moment,
+    })
 }
 
 /// Sends what is new, and says it.
-fn say(session: &mut Session<'_>, wanted: &Wanted, request: &PushRequest, watch: &dyn Watch) -> Result<PushReport, BackupError> {
+fn say(
+    session: &mut Session<'_>,
+    wanted: &Wanted,
+    request: &PushRequest,
+    watch: &dyn Watch,
+) -> Result<PushReport, BackupError> {
     let state = session.state().clone();
     let reader = Reader::new(session.repository());
-    let new = selection::new_contents(wanted.moment.tree(), &state, &wanted.points, &request.assumed);
+    let new = selection::new_contents(
+        wanted.moment.tree(),
+        &state,
+        &wanted.points,
+        &request.assumed,
+    );
     let (mut known, mut report) = (None, PushReport::default());
     let mut contents = Vec::new();
     if !new.is_empty() {
         let known = known.insert(Known::open(&reader, &wanted.moment, &state)?);
-        let maps = new.into_iter().map(|new| NewMap::open(&wanted.moment, &reader, new)).collect::<Result<Vec<_>, _>>()?;
-        let missing = known.missing(&reader, &|visit| needed(&maps, visit), request.trust_others)?;
+        let maps = new
+            .into_iter()
+            .map(|new| NewMap::open(&wanted.moment, &reader, new))
+            .collect::<Result<Vec<_>, _>>()?;
+        let missing =
+            known.missing(&reader, &|visit| needed(&maps, visit), request.trust_others)?;
         let total = missing.len();
         if total > 0 {
-            let manner = Manner { watch, limit: request.limit_upload };
-            let sent = send(&reader, &wanted.moment, &mut wanted.moment.supply(missing), total, known, &manner)?;
+            let manner = Manner {
+                watch,
+                limit: request.limit_upload,
+            };
+            let sent = send(
+                &reader,
+                &wanted.moment,
+                &mut wanted.moment.supply(missing),
+                total,
+                known,
+                &manner,
+            )?;
             (report.chunks, report.bytes) = (sent.chunks, sent.bytes);
         }
         let mut writer = Maps::new(&reader);
-        maps.iter().try_for_each(|map| writer.add(map, &|id, count| known.get(id, count)))?;
+        maps.iter()
+            .try_for_each(|map| writer.add(map, &|id, count| known.get(id, count)))?;
         let (written, bytes) = writer.finish()?;
         (report.contents, report.bytes) = (written.len() as u64, report.bytes + bytes);
         contents = written;
     }
-    (report.new_points, report.machines) = (wanted.points.len() as u64, wanted.machines.len() as u64);
+    (report.new_points, report.machines) =
+        (wanted.points.len() as u64, wanted.machines.len() as u64);
     report.described_points = wanted.described.len() as u64;
     session.commit(Record {
-        points: wanted.points.iter().map(|(point, _)| point.clone().into()).collect(),
+        points: wanted
+            .points
+            .iter()
+            .map(|(point, _)| point.clone().into())
+            .collect(),
         contents: contents.into_iter().map(Into::into).collect(),
-        described: wanted.described.iter().map(|words| words.clone().into()).collect(),
-        machines: wanted.machines.iter().map(|machine| machine.clone().into()).collect(),
-        indexes: known.iter().flat_map(Known::pending).map(ToString::to_string).collect(),
+        described: wanted
+            .described
+            .iter()
+            .map(|words| words.clone().into())
+            .collect(),
+        machines: wanted
+            .machines
+            .iter()
+            .map(|machine| machine.clone().into())
+            .collect(),
+        indexes: known
+            .iter()
+            .flat_map(Known::pending)
+            .map(ToString::to_string)
+            .collect(),
         ..Record::default()
     })?;
     if let Some(mut known) = known {

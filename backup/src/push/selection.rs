@@ -1,4 +1,5 @@
-//! What a push has to say: which points are new, and what each new content is best told relative to. Pure.
+//! What a push has to say: which points are new, and what each new content is best told relative
+//! to. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -37,7 +38,10 @@ pub(super) enum Base {
     /// A layer below it here, whose content the repository has, or will have by then.
     Layer(LayerId, ContentId),
     /// A content of the repository that is not below it here; `common` is below both.
-    Content { content: ContentId, common: Option<LayerId> },
+    Content {
+        content: ContentId,
+        common: Option<LayerId>,
+    },
 }
 
 /// A content that the repository does not have.
@@ -53,25 +57,46 @@ pub(super) fn nodes(tree: &Tree, selection: &PushSelection) -> (Vec<Node>, Vec<M
     let own = |image: &&Image| image.scratch_of.is_none();
     let (images, machines): (BTreeSet<ImageId>, Vec<MachineId>) = match selection {
         PushSelection::Nodes(nodes) => return (nodes.clone(), Vec::new()),
-        PushSelection::All => (tree.images().filter(own).map(|image| image.id).collect(), tree.machines().iter().map(|m| m.id).collect()),
+        PushSelection::All => (
+            tree.images().filter(own).map(|image| image.id).collect(),
+            tree.machines().iter().map(|m| m.id).collect(),
+        ),
         PushSelection::Some { images, machines } => {
             let disks = machines.iter().flat_map(|id| {
-                let disks = tree.machines().get(*id).map(|machine| machine.disks.clone()).unwrap_or_default();
-                let kept = tree.machines().snapshots(*id).flat_map(|snapshot| snapshot.disks.iter().map(|disk| disk.image));
+                let disks = tree
+                    .machines()
+                    .get(*id)
+                    .map(|machine| machine.disks.clone())
+                    .unwrap_or_default();
+                let kept = tree
+                    .machines()
+                    .snapshots(*id)
+                    .flat_map(|snapshot| snapshot.disks.iter().map(|disk| disk.image));
                 disks.into_iter().chain(kept.collect::<Vec<_>>())
             });
-            (images.iter().copied().chain(disks).collect(), machines.clone())
+            (
+                images.iter().copied().chain(disks).collect(),
+                machines.clone(),
+            )
         }
     };
     let of_image = |id: ImageId| {
-        let snapshots = tree.snapshots(id).map(move |snapshot| Node::Snapshot(id, snapshot.serial));
+        let snapshots = tree
+            .snapshots(id)
+            .map(move |snapshot| Node::Snapshot(id, snapshot.serial));
         snapshots.chain([Node::Image(id)])
     };
     (images.into_iter().flat_map(of_image).collect(), machines)
 }
 
 /// The point that `node` is, showing `layer`.
-pub(super) fn point(store: StoreId, tree: &Tree, node: Node, layer: &Layer, now_ms: u64) -> Option<Point> {
+pub(super) fn point(
+    store: StoreId,
+    tree: &Tree,
+    node: Node,
+    layer: &Layer,
+    now_ms: u64,
+) -> Option<Point> {
     let (image, content) = (tree.image(node.image())?, layer.content?);
     let identity = format!("{store}-{}", image.id);
     let snapshot = match node {
@@ -83,7 +108,10 @@ pub(super) fn point(store: StoreId, tree: &Tree, node: Node, layer: &Layer, now_
         id: point_id(&identity, snapshot.map(|snapshot| snapshot.serial), content),
         image: identity,
         name: image.name.to_string(),
-        snapshot: snapshot.map(|snapshot| SnapshotName { name: snapshot.name.to_string(), serial: snapshot.serial }),
+        snapshot: snapshot.map(|snapshot| SnapshotName {
+            name: snapshot.name.to_string(),
+            serial: snapshot.serial,
+        }),
         content: content.to_string(),
         len: layer.len,
         mode: mode_text(image.mode).to_owned(),
@@ -94,17 +122,33 @@ pub(super) fn point(store: StoreId, tree: &Tree, node: Node, layer: &Layer, now_
     })
 }
 
-/// What is to be said anew of points that the repository has: `known` are those that the store has as well, as it describes them, `new` those
-/// that it has not yet. A state that an image has left is called as the image is now; it keeps its tags, and its pin until the image has none.
+/// What is to be said anew of points that the repository has: `known` are those that the store has
+/// as well, as it describes them, `new` those that it has not yet. A state that an image has left
+/// is called as the image is now; it keeps its tags, and its pin until the image has none.
 pub(super) fn descriptions(state: &State, known: &[Point], new: &[Point]) -> Vec<Description> {
-    let present: HashMap<&str, &Point> = known.iter().chain(new).map(|point| (point.id.as_str(), point)).collect();
+    let present: HashMap<&str, &Point> = known
+        .iter()
+        .chain(new)
+        .map(|point| (point.id.as_str(), point))
+        .collect();
     let own = |point: &&Point| point.snapshot.is_none();
-    let images: HashMap<&str, &Point> = present.values().copied().filter(own).map(|point| (point.image.as_str(), point)).collect();
+    let images: HashMap<&str, &Point> = present
+        .values()
+        .copied()
+        .filter(own)
+        .map(|point| (point.image.as_str(), point))
+        .collect();
     let newest = newest(state, new);
     let mut descriptions = Vec::new();
     for point in state.points() {
-        let now = match (present.get(point.id.as_str()), images.get(point.image.as_str())) {
-            (Some(now), _) => Description { time_ms: time_ms(point, now, newest[point.image.as_str()]), ..Description::of(now) },
+        let now = match (
+            present.get(point.id.as_str()),
+            images.get(point.image.as_str()),
+        ) {
+            (Some(now), _) => Description {
+                time_ms: time_ms(point, now, newest[point.image.as_str()]),
+                ..Description::of(now)
+            },
             (None, Some(image)) => Description {
                 name: image.name.clone(),
                 mode: image.mode.clone(),
@@ -132,7 +176,8 @@ fn newest<'a>(state: &'a State, new: &'a [Point]) -> HashMap<&'a str, &'a Point>
     newest
 }
 
-/// When a point was taken that is pushed again as `now`. An image that went back to an older state shows that one last, whatever the clock says.
+/// When a point was taken that is pushed again as `now`. An image that went back to an older state
+/// shows that one last, whatever the clock says.
 fn time_ms(point: &Point, now: &Point, newest: &Point) -> u64 {
     if point.snapshot.is_some() || newest.content == point.content {
         point.time_ms
@@ -145,7 +190,12 @@ fn time_ms(point: &Point, now: &Point, newest: &Point) -> u64 {
 fn point_id(image: &str, serial: Option<u64>, content: ContentId) -> String {
     let mut hasher = blake3::Hasher::new_derive_key(POINT_CONTEXT);
     let serial = serial.map_or_else(String::new, |serial| serial.to_string());
-    hasher.update(image.as_bytes()).update(b"@").update(serial.as_bytes()).update(b"=").update(&content.0);
+    hasher
+        .update(image.as_bytes())
+        .update(b"@")
+        .update(serial.as_bytes())
+        .update(b"=")
+        .update(&content.0);
     crate::hexadecimal::write(&hasher.finalize().as_bytes()[..16])
 }
 
@@ -156,12 +206,22 @@ pub(super) fn machine(
     id: MachineId,
     configuration: &dyn Fn(vellum_core::tree::Configuration) -> Result<Vec<u8>, BackupError>,
 ) -> Result<Option<record::Machine>, BackupError> {
-    let Some(machine) = tree.machines().get(id) else { return Ok(None) };
-    let file =
-        |file: Option<vellum_core::tree::Configuration>| file.map(|file| Ok::<_, BackupError>(base64(&configuration(file)?))).transpose();
+    let Some(machine) = tree.machines().get(id) else {
+        return Ok(None);
+    };
+    let file = |file: Option<vellum_core::tree::Configuration>| {
+        file.map(|file| Ok::<_, BackupError>(base64(&configuration(file)?)))
+            .transpose()
+    };
     let identity = |id: ImageId| format!("{store}-{id}");
     let snapshot = |snapshot: &vellum_core::tree::MachineSnapshot| {
-        let disk = |disk: &vellum_core::tree::KeptDisk| (identity(disk.image), mode_text(disk.mode).to_owned(), disk.snapshot);
+        let disk = |disk: &vellum_core::tree::KeptDisk| {
+            (
+                identity(disk.image),
+                mode_text(disk.mode).to_owned(),
+                disk.snapshot,
+            )
+        };
         Ok(record::MachineSnapshot {
             name: snapshot.name.to_string(),
             time_ms: snapshot.created_ms,
@@ -174,42 +234,74 @@ pub(super) fn machine(
         name: machine.name.to_string(),
         disks: machine.disks.iter().map(|disk| identity(*disk)).collect(),
         configuration: file(machine.configuration)?,
-        snapshots: tree.machines().snapshots(id).map(snapshot).collect::<Result<_, BackupError>>()?,
+        snapshots: tree
+            .machines()
+            .snapshots(id)
+            .map(snapshot)
+            .collect::<Result<_, BackupError>>()?,
     }))
 }
 
-/// The contents of `points` (with their layers) that the repository does not have, each after what it is told relative to.
-pub(super) fn new_contents(tree: &Tree, state: &State, points: &[(Point, LayerId)], assumed: &HashSet<ContentId>) -> Vec<NewContent> {
+/// The contents of `points` (with their layers) that the repository does not have, each after what
+/// it is told relative to.
+pub(super) fn new_contents(
+    tree: &Tree,
+    state: &State,
+    points: &[(Point, LayerId)],
+    assumed: &HashSet<ContentId>,
+) -> Vec<NewContent> {
     let there = |content: ContentId| assumed.contains(&content) || state.may_build_on(content);
     let content_of = |layer: LayerId| tree.layer(layer).and_then(|layer| layer.content);
     let mut layers: BTreeMap<LayerId, &Point> = BTreeMap::new();
-    points.iter().rev().filter(|(_, layer)| content_of(*layer).is_some_and(|content| !there(content))).for_each(|(point, layer)| {
-        layers.insert(*layer, point);
-    });
+    points
+        .iter()
+        .rev()
+        .filter(|(_, layer)| content_of(*layer).is_some_and(|content| !there(content)))
+        .for_each(|(point, layer)| {
+            layers.insert(*layer, point);
+        });
     let depths = depths(tree, layers.keys().copied());
     let mut order: Vec<(LayerId, &Point)> = layers.into_iter().collect();
     order.sort_by_key(|(layer, _)| depths[layer]);
     let last = last_states(state);
     let (mut new, mut coming) = (Vec::with_capacity(order.len()), HashSet::new());
     for (layer, point) in order {
-        let Some(content) = content_of(layer) else { continue };
+        let Some(content) = content_of(layer) else {
+            continue;
+        };
         let is_known = |content: ContentId| there(content) || coming.contains(&content);
-        let below = tree.chain(layer).skip(1).find_map(|below| Some((below.id, below.content.filter(|content| is_known(*content))?)));
+        let below = tree.chain(layer).skip(1).find_map(|below| {
+            Some((
+                below.id,
+                below.content.filter(|content| is_known(*content))?,
+            ))
+        });
         let base = base(state, below, last.get(point.image.as_str()).copied());
         coming.insert(content);
-        new.push(NewContent { layer, content, base });
+        new.push(NewContent {
+            layer,
+            content,
+            base,
+        });
     }
     new
 }
 
-/// What is nearer: the layer `below`, or `last`, what was pushed of the same image before, if that in turn stands on the layer.
+/// What is nearer: the layer `below`, or `last`, what was pushed of the same image before, if that
+/// in turn stands on the layer.
 fn base(state: &State, below: Option<(LayerId, ContentId)>, last: Option<ContentId>) -> Base {
     let last = last.filter(|last| state.may_build_on(*last));
     match (below, last) {
         (None, None) => Base::None,
-        (None, Some(content)) => Base::Content { content, common: None },
+        (None, Some(content)) => Base::Content {
+            content,
+            common: None,
+        },
         (Some((layer, own)), Some(content)) if content != own && stands_on(state, content, own) => {
-            Base::Content { content, common: Some(layer) }
+            Base::Content {
+                content,
+                common: Some(layer),
+            }
         }
         (Some((layer, own)), _) => Base::Layer(layer, own),
     }
@@ -217,28 +309,42 @@ fn base(state: &State, below: Option<(LayerId, ContentId)>, last: Option<Content
 
 fn stands_on(state: &State, content: ContentId, below: ContentId) -> bool {
     let below = below.to_string();
-    state.chain(content).iter().any(|entry| entry.content.parent.as_deref() == Some(&below))
+    state
+        .chain(content)
+        .iter()
+        .any(|entry| entry.content.parent.as_deref() == Some(&below))
 }
 
 /// The newest state of each image that the repository has.
 fn last_states(state: &State) -> HashMap<&str, ContentId> {
     let mut last: HashMap<&str, (u64, ContentId)> = HashMap::new();
     for point in state.points() {
-        let Some(content) = ContentId::parse(&point.content) else { continue };
+        let Some(content) = ContentId::parse(&point.content) else {
+            continue;
+        };
         let newest = last.entry(&point.image).or_insert((point.time_ms, content));
         if newest.0 <= point.time_ms {
             *newest = (point.time_ms, content);
         }
     }
-    last.into_iter().map(|(image, (_, content))| (image, content)).collect()
+    last.into_iter()
+        .map(|(image, (_, content))| (image, content))
+        .collect()
 }
 
 /// How many layers lie below each of `layers`. Cost: every layer below them once.
 fn depths(tree: &Tree, layers: impl Iterator<Item = LayerId>) -> HashMap<LayerId, usize> {
     let mut depths: HashMap<LayerId, usize> = HashMap::new();
     for top in layers {
-        let new: Vec<LayerId> = tree.chain(top).map(|layer| layer.id).take_while(|layer| !depths.contains_key(layer)).collect();
-        let below = new.last().and_then(|last| tree.layer(*last)?.parent).and_then(|parent| depths.get(&parent).copied());
+        let new: Vec<LayerId> = tree
+            .chain(top)
+            .map(|layer| layer.id)
+            .take_while(|layer| !depths.contains_key(layer))
+            .collect();
+        let below = new
+            .last()
+            .and_then(|last| tree.layer(*last)?.parent)
+            .and_then(|parent| depths.get(&parent).copied());
         let lowest = below.map_or(0, |below| below + 1);
         depths.extend(new.into_iter().rev().zip(lowest..));
     }

@@ -1,7 +1,8 @@
-//! New chunks on their way up: numbered in segments, sealed on all cores, put by a few threads, told in index objects every so often.
+//! New chunks on their way up: numbered in segments, sealed on all cores, put by a few threads,
+//! told in index objects every so often.
 //!
-//! Memory: the pack that is being filled, one that waits, and for each thread that puts the frames of one and the object that they become:
-//! 6 packs of 32 MiB; beside that a batch of frames.
+//! Memory: the pack that is being filled, one that waits, and for each thread that puts the frames
+//! of one and the object that they become: 6 packs of 32 MiB; beside that a batch of frames.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
@@ -17,8 +18,8 @@ use vellum_store::{Progress, Watch};
 
 use crate::error::BackupError;
 use crate::format::{
-    FilledPack, Frame, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, PackWriter, Presence, SEGMENT_LEN_MAX, SealedFrame, SegmentEntry,
-    address, new_segment,
+    FilledPack, Frame, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, PackWriter, Presence,
+    SEGMENT_LEN_MAX, SealedFrame, SegmentEntry, address, new_segment,
 };
 use crate::known::{Known, Origin};
 use crate::objects::{ObjectId, ObjectName};
@@ -33,14 +34,19 @@ const PACKS_PER_INDEX: usize = 8;
 
 /// What goes up: frames that are planned one batch after the other, and then read on all cores.
 pub(crate) trait Frames: Sync {
-    /// A frame that is to go out: the chunks it holds, with the ids that their origin gives them and their names.
+    /// A frame that is to go out: the chunks it holds, with the ids that their origin gives them
+    /// and their names.
     type Frame: AsRef<[(ChunkId, ChunkHash)]> + Into<Vec<(ChunkId, ChunkHash)>> + Send + Sync;
 
     /// The next frames; none if that was all.
     fn next_batch(&mut self) -> Result<Vec<Self::Frame>, BackupError>;
 
     /// Reads a frame that was planned here and gives it to `take`.
-    fn read<T>(&self, frame: &Self::Frame, take: impl FnOnce(SuppliedFrame<'_>) -> T) -> Result<T, BackupError>;
+    fn read<T>(
+        &self,
+        frame: &Self::Frame,
+        take: impl FnOnce(SuppliedFrame<'_>) -> T,
+    ) -> Result<T, BackupError>;
 }
 
 impl Frames for Supply<'_> {
@@ -50,7 +56,11 @@ impl Frames for Supply<'_> {
         Ok(Supply::next_batch(self)?)
     }
 
-    fn read<T>(&self, frame: &PlannedFrame, take: impl FnOnce(SuppliedFrame<'_>) -> T) -> Result<T, BackupError> {
+    fn read<T>(
+        &self,
+        frame: &PlannedFrame,
+        take: impl FnOnce(SuppliedFrame<'_>) -> T,
+    ) -> Result<T, BackupError> {
         Ok(Supply::read(self, frame, take)?)
     }
 }
@@ -121,7 +131,8 @@ impl Pace {
     }
 }
 
-/// Sends the chunks that `supply` has, `total` of them, and adds them to `known`. The index objects that speak of them are pending there.
+/// Sends the chunks that `supply` has, `total` of them, and adds them to `known`. The index objects
+/// that speak of them are pending there.
 pub(crate) fn send<F: Frames>(
     reader: &Reader<'_>,
     origin: &dyn Origin,
@@ -133,26 +144,44 @@ pub(crate) fn send<F: Frames>(
     let (packs, waiting) = sync_channel::<Full>(1);
     let (done, finished) = channel();
     let waiting = Mutex::new(waiting);
-    let pace = Pace { limit: manner.limit, free_at: Mutex::new(Instant::now()) };
+    let pace = Pace {
+        limit: manner.limit,
+        free_at: Mutex::new(Instant::now()),
+    };
     std::thread::scope(|scope| {
         for _ in 0..UPLOADS {
             let (done, waiting, pace) = (done.clone(), &waiting, &pace);
             scope.spawn(move || put_packs(reader.repository(), waiting, pace, done));
         }
         drop(done);
-        let mut telling =
-            Telling { reader, origin, known, index: IndexObject::default(), names: BTreeMap::new(), runs: Vec::new(), bytes: 0 };
+        let mut telling = Telling {
+            reader,
+            origin,
+            known,
+            index: IndexObject::default(),
+            names: BTreeMap::new(),
+            runs: Vec::new(),
+            bytes: 0,
+        };
         let filled = fill(reader, supply, total, manner, &mut |full| {
-            finished.try_iter().try_for_each(|put: Result<Put, BackupError>| telling.tell(put?))?;
+            finished
+                .try_iter()
+                .try_for_each(|put: Result<Put, BackupError>| telling.tell(put?))?;
             // If nobody takes it any more, somebody failed: the results say why.
             drop(packs.send(full));
             Ok(())
         });
         drop(packs);
-        let told = finished.iter().try_for_each(|put| telling.tell(put?)).and_then(|()| telling.put());
+        let told = finished
+            .iter()
+            .try_for_each(|put| telling.tell(put?))
+            .and_then(|()| telling.put());
         let chunks = filled?;
         told?;
-        Ok(Sent { chunks, bytes: telling.bytes })
+        Ok(Sent {
+            chunks,
+            bytes: telling.bytes,
+        })
     })
 }
 
@@ -167,42 +196,78 @@ fn fill<F: Frames>(
     let sealer = reader.repository().sealer();
     let chunk_len = u64::from(reader.repository().file().chunk_len);
     let (mut writer, mut waiting, mut chunks) = (PackWriter::default(), Vec::new(), 0);
-    let mut numbers = Numbers { segment: new_segment()?, next: 0 };
+    let mut numbers = Numbers {
+        segment: new_segment()?,
+        next: 0,
+    };
     loop {
         let planned = supply.next_batch()?;
         if planned.is_empty() {
             break;
         }
-        let places = planned.iter().map(|frame| numbers.number(reader, frame.as_ref().len())).collect::<Result<Vec<_>, _>>()?;
+        let places = planned
+            .iter()
+            .map(|frame| numbers.number(reader, frame.as_ref().len()))
+            .collect::<Result<Vec<_>, _>>()?;
         let frames: &F = supply;
         let seal = |(frame, place): (&F::Frame, &Numbered)| seal(frames, sealer, frame, *place);
-        let parts = planned.par_iter().zip(&places).map(seal).collect::<Result<Vec<_>, _>>()?;
+        let parts = planned
+            .par_iter()
+            .zip(&places)
+            .map(seal)
+            .collect::<Result<Vec<_>, _>>()?;
         for ((frame, place), part) in planned.into_iter().zip(places).zip(parts) {
             if let Some(pack) = writer.fill(part) {
-                full(Full { pack, named: std::mem::take(&mut waiting) })?;
+                full(Full {
+                    pack,
+                    named: std::mem::take(&mut waiting),
+                })?;
             }
-            let named = Named { place, chunks: frame.into() };
+            let named = Named {
+                place,
+                chunks: frame.into(),
+            };
             chunks += named.chunks.len() as u64;
             waiting.push(named);
         }
-        manner.watch.progress(Progress { done: chunks * chunk_len, total: Some(total * chunk_len) });
+        manner.watch.progress(Progress {
+            done: chunks * chunk_len,
+            total: Some(total * chunk_len),
+        });
         if manner.watch.is_cancelled() {
             return Err(BackupError::Interrupted);
         }
     }
     if let Some(pack) = writer.take() {
-        full(Full { pack, named: waiting })?;
+        full(Full {
+            pack,
+            named: waiting,
+        })?;
     }
     Ok(chunks)
 }
 
 /// Reads a frame and seals it.
-fn seal<F: Frames>(frames: &F, sealer: &Sealer, frame: &F::Frame, place: Numbered) -> Result<SealedFrame, BackupError> {
+fn seal<F: Frames>(
+    frames: &F,
+    sealer: &Sealer,
+    frame: &F::Frame,
+    place: Numbered,
+) -> Result<SealedFrame, BackupError> {
     let Numbered { segment, first } = place;
     let (first, presence) = (first.0 as u32, Presence::all(frame.as_ref().len() as u32));
     let seal = |supplied: SuppliedFrame<'_>| {
         let SuppliedFrame { codec, payload, .. } = supplied;
-        PackWriter::seal_frame(sealer, &Frame { segment, first, presence, codec, payload })
+        PackWriter::seal_frame(
+            sealer,
+            &Frame {
+                segment,
+                first,
+                presence,
+                codec,
+                payload,
+            },
+        )
     };
     Ok(frames.read(frame, seal)??)
 }
@@ -212,18 +277,32 @@ impl Numbers {
     fn number(&mut self, reader: &Reader<'_>, count: usize) -> Result<Numbered, BackupError> {
         let count = count as u32;
         if self.next + count > SEGMENT_LEN_MAX {
-            *self = Self { segment: new_segment()?, next: 0 };
+            *self = Self {
+                segment: new_segment()?,
+                next: 0,
+            };
         }
         let first = address(reader.catalog().number_of(self.segment), self.next);
         self.next += count;
-        Ok(Numbered { segment: self.segment, first })
+        Ok(Numbered {
+            segment: self.segment,
+            first,
+        })
     }
 }
 
-fn put_packs(repository: &Repository, waiting: &Mutex<Receiver<Full>>, pace: &Pace, done: Sender<Result<Put, BackupError>>) {
+fn put_packs(
+    repository: &Repository,
+    waiting: &Mutex<Receiver<Full>>,
+    pace: &Pace,
+    done: Sender<Result<Put, BackupError>>,
+) {
     let mut memory = Vec::new();
     loop {
-        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let next = waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .recv();
         let Ok(full) = next else { return };
         let put = put_pack(repository, full, pace, &mut memory);
         let failed = put.is_err();
@@ -236,12 +315,22 @@ fn put_packs(repository: &Repository, waiting: &Mutex<Receiver<Full>>, pace: &Pa
 }
 
 /// Seals and puts a pack, in `memory` that the one before it used.
-fn put_pack(repository: &Repository, full: Full, pace: &Pace, memory: &mut Vec<u8>) -> Result<Put, BackupError> {
-    let sealed = full.pack.seal(repository.sealer(), std::mem::take(memory))?;
+fn put_pack(
+    repository: &Repository,
+    full: Full,
+    pace: &Pace,
+    memory: &mut Vec<u8>,
+) -> Result<Put, BackupError> {
+    let sealed = full
+        .pack
+        .seal(repository.sealer(), std::mem::take(memory))?;
     pace.wait(sealed.object.bytes.len());
     repository.put(&ObjectName::Pack(sealed.object.id), &sealed.object.bytes)?;
     *memory = sealed.object.bytes;
-    Ok(Put { entry: sealed.entry, named: full.named })
+    Ok(Put {
+        entry: sealed.entry,
+        named: full.named,
+    })
 }
 
 /// Collects what index objects say of packs that are there.
@@ -259,19 +348,32 @@ impl Telling<'_, '_> {
     fn tell(&mut self, put: Put) -> Result<(), BackupError> {
         let coming: usize = put.named.iter().map(|named| named.chunks.len()).sum();
         let count: usize = self.names.values().map(Vec::len).sum();
-        if self.index.packs.len() >= PACKS_PER_INDEX || (count > 0 && count + coming > INDEX_CHUNK_COUNT_MAX) {
+        if self.index.packs.len() >= PACKS_PER_INDEX
+            || (count > 0 && count + coming > INDEX_CHUNK_COUNT_MAX)
+        {
             self.put()?;
         }
         self.bytes += put.entry.len;
         self.index.packs.push(put.entry);
-        for Named { place: Numbered { segment, first }, chunks } in put.named {
+        for Named {
+            place: Numbered { segment, first },
+            chunks,
+        } in put.named
+        {
             let names = self.names.entry(segment).or_default();
-            names.extend(chunks.iter().zip(first.0 as u32..).map(|((_, name), ordinal)| (ordinal, *name)));
-            let runs = chunks.chunk_by(|a, b| a.0.advance(1) == b.0).scan(first, |to, run| {
-                let start = *to;
-                *to = start.advance(run.len() as u64);
-                Some((run[0].0, start, run.len() as u64))
-            });
+            names.extend(
+                chunks
+                    .iter()
+                    .zip(first.0 as u32..)
+                    .map(|((_, name), ordinal)| (ordinal, *name)),
+            );
+            let runs = chunks
+                .chunk_by(|a, b| a.0.advance(1) == b.0)
+                .scan(first, |to, run| {
+                    let start = *to;
+                    *to = start.advance(run.len() as u64);
+                    Some((run[0].0, start, run.len() as u64))
+                });
             self.runs.extend(runs);
         }
         Ok(())
@@ -287,9 +389,15 @@ impl Telling<'_, '_> {
             chunks.sort_unstable_by_key(|(ordinal, _)| *ordinal);
             index.segments.insert(segment, SegmentEntry::new(&chunks));
         }
-        let sealed = self.reader.repository().sealer().seal(SealedKind::Index, &index.encode())?;
+        let sealed = self
+            .reader
+            .repository()
+            .sealer()
+            .seal(SealedKind::Index, &index.encode())?;
         let id: ObjectId = sealed.id;
-        self.reader.repository().put(&ObjectName::Index(id), &sealed.bytes)?;
+        self.reader
+            .repository()
+            .put(&ObjectName::Index(id), &sealed.bytes)?;
         self.bytes += sealed.bytes.len() as u64;
         self.known.add(id, &std::mem::take(&mut self.runs));
         self.known.keep(self.reader, self.origin)

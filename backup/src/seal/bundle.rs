@@ -11,12 +11,14 @@
 //! …       …       random bytes up to the padded length (`pad`), if encrypted  the length telling what is inside
 //! ```
 //!
-//! In an encrypted repository the parts stand in a random order: where something is tells nothing about when it came.
+//! In an encrypted repository the parts stand in a random order: where something is tells nothing
+//! about when it came.
 
 use super::{HEAD_LEN, PART_OVERHEAD, SealError, SealedKind, SealedObject, Sealer, padded_len};
 use crate::objects::ObjectId;
 
-/// Parts that one object has at most: frames of a single small chunk, filling a pack. Bounds its table.
+/// Parts that one object has at most: frames of a single small chunk, filling a pack. Bounds its
+/// table.
 pub(crate) const PART_COUNT_MAX: usize = 1 << 18;
 
 const COUNT_LEN: usize = PART_OVERHEAD + 4;
@@ -42,7 +44,11 @@ impl Bundle {
     /// One without parts.
     #[must_use]
     pub fn new(kind: SealedKind) -> Self {
-        Self { kind, parts: Vec::new(), parts_len: 0 }
+        Self {
+            kind,
+            parts: Vec::new(),
+            parts_len: 0,
+        }
     }
 
     /// How many parts there are.
@@ -59,7 +65,10 @@ impl Bundle {
 
     /// Adds a part that was sealed as one of this kind.
     pub fn push(&mut self, part: Vec<u8>) {
-        assert!(self.parts.len() < PART_COUNT_MAX, "who fills a bundle asks how full it is");
+        assert!(
+            self.parts.len() < PART_COUNT_MAX,
+            "who fills a bundle asks how full it is"
+        );
         self.parts_len += part.len();
         self.parts.push(part);
     }
@@ -69,13 +78,21 @@ impl Bundle {
         self.finish_in(sealer, Vec::new())
     }
 
-    /// The object, in the memory of `bytes`, whatever that held: who makes many has no new memory for each.
-    pub fn finish_in(mut self, sealer: &Sealer, mut bytes: Vec<u8>) -> Result<SealedBundle, SealError> {
+    /// The object, in the memory of `bytes`, whatever that held: who makes many has no new memory
+    /// for each.
+    pub fn finish_in(
+        mut self,
+        sealer: &Sealer,
+        mut bytes: Vec<u8>,
+    ) -> Result<SealedBundle, SealError> {
         let mut order: Vec<usize> = (0..self.parts.len()).collect();
         if sealer.is_encrypted() {
             shuffle(&mut order)?;
         }
-        let lengths: Vec<u8> = order.iter().flat_map(|nth| (self.parts[*nth].len() as u32).to_le_bytes()).collect();
+        let lengths: Vec<u8> = order
+            .iter()
+            .flat_map(|nth| (self.parts[*nth].len() as u32).to_le_bytes())
+            .collect();
         let len = table_end(order.len()) + self.parts_len;
         bytes.clear();
         bytes.reserve_exact(padded_len(len));
@@ -90,9 +107,16 @@ impl Bundle {
         }
         if sealer.is_encrypted() {
             bytes.resize(padded_len(len), 0);
-            getrandom::fill(&mut bytes[len..]).map_err(|error| SealError::Random(error.to_string()))?;
+            getrandom::fill(&mut bytes[len..])
+                .map_err(|error| SealError::Random(error.to_string()))?;
         }
-        Ok(SealedBundle { object: SealedObject { id: ObjectId::of(&bytes), bytes }, ranges })
+        Ok(SealedBundle {
+            object: SealedObject {
+                id: ObjectId::of(&bytes),
+                bytes,
+            },
+            ranges,
+        })
     }
 }
 
@@ -103,9 +127,15 @@ pub fn bundle_len(count: usize, parts_len: usize, is_encrypted: bool) -> usize {
     if is_encrypted { padded_len(len) } else { len }
 }
 
-/// Where the parts of the object `stored` are: offset and length of each, in the order in which they stand. The object is held against its
-/// name. For whoever has lost what points into it, or checks it.
-pub fn bundle_parts(sealer: &Sealer, kind: SealedKind, id: &ObjectId, stored: &[u8]) -> Result<Vec<(u64, u64)>, SealError> {
+/// Where the parts of the object `stored` are: offset and length of each, in the order in which
+/// they stand. The object is held against its name. For whoever has lost what points into it, or
+/// checks it.
+pub fn bundle_parts(
+    sealer: &Sealer,
+    kind: SealedKind,
+    id: &ObjectId,
+    stored: &[u8],
+) -> Result<Vec<(u64, u64)>, SealError> {
     if ObjectId::of(stored) != *id {
         return Err(SealError::Name);
     }
@@ -116,7 +146,9 @@ pub fn bundle_parts(sealer: &Sealer, kind: SealedKind, id: &ObjectId, stored: &[
     if count > PART_COUNT_MAX {
         return Err(SealError::Content("too many parts".to_owned()));
     }
-    let table = rest.get(COUNT_LEN..table_end(count) - HEAD_LEN).ok_or_else(truncated)?;
+    let table = rest
+        .get(COUNT_LEN..table_end(count) - HEAD_LEN)
+        .ok_or_else(truncated)?;
     let table = sealer.open_part(kind, table)?;
     let mut end = table_end(count) as u64;
     let mut parts = Vec::with_capacity(count);
@@ -125,7 +157,11 @@ pub fn bundle_parts(sealer: &Sealer, kind: SealedKind, id: &ObjectId, stored: &[
         parts.push((end, len));
         end += len;
     }
-    if end <= stored.len() as u64 { Ok(parts) } else { Err(truncated()) }
+    if end <= stored.len() as u64 {
+        Ok(parts)
+    } else {
+        Err(truncated())
+    }
 }
 
 fn table_end(count: usize) -> usize {
@@ -137,7 +173,10 @@ fn shuffle(order: &mut [usize]) -> Result<(), SealError> {
     let mut random = vec![0; order.len() * 8];
     getrandom::fill(&mut random).map_err(|error| SealError::Random(error.to_string()))?;
     for (nth, bytes) in random.as_chunks::<8>().0.iter().enumerate().skip(1) {
-        order.swap(nth, (u64::from_le_bytes(*bytes) % (nth as u64 + 1)) as usize);
+        order.swap(
+            nth,
+            (u64::from_le_bytes(*bytes) % (nth as u64 + 1)) as usize,
+        );
     }
     Ok(())
 }

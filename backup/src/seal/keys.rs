@@ -1,9 +1,11 @@
 //! Key objects: the master key, wrapped for one password or one key file.
 //!
-//! A key object is JSON (see [`KeyObject`]) of [`KEY_OBJECT_LEN_MAX`] bytes at most, named by the BLAKE3-256 of its bytes. The wrapping key is
-//! argon2id of the password and the salt, or, for a key file, BLAKE3 in key derivation mode ([`KEY_FILE_CONTEXT`]) over its 32 bytes and the
-//! salt. With it, the master key is sealed by XChaCha20-Poly1305; the additional data are what the repository's file states and what the key object
-//! says of itself, so nobody without the key can change either and go unnoticed.
+//! A key object is JSON (see [`KeyObject`]) of [`KEY_OBJECT_LEN_MAX`] bytes at most, named by the
+//! BLAKE3-256 of its bytes. The wrapping key is argon2id of the password and the salt, or, for a
+//! key file, BLAKE3 in key derivation mode ([`KEY_FILE_CONTEXT`]) over its 32 bytes and the salt.
+//! With it, the master key is sealed by XChaCha20-Poly1305; the additional data are what the
+//! repository's file states and what the key object says of itself, so nobody without the key can
+//! change either and go unnoticed.
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
@@ -43,10 +45,14 @@ pub struct PasswordCost {
 }
 
 impl Default for PasswordCost {
-    /// 64 MiB in three passes over four lanes, RFC 9106's second recommendation: about a tenth of a second on two processors, and nothing that a
-    /// graphics card does many of at once.
+    /// 64 MiB in three passes over four lanes, RFC 9106's second recommendation: about a tenth of a
+    /// second on two processors, and nothing that a graphics card does many of at once.
     fn default() -> Self {
-        Self { memory_kib: 64 << 10, passes: 3, lanes: 4 }
+        Self {
+            memory_kib: 64 << 10,
+            passes: 3,
+            lanes: 4,
+        }
     }
 }
 
@@ -72,13 +78,18 @@ impl KeyFile {
     /// What a file holds: one line, `vellum-key-1-` and 64 hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        hexadecimal::read_exact(text.trim().strip_prefix(KEY_FILE_PREFIX)?).map(Zeroizing::new).map(Self)
+        hexadecimal::read_exact(text.trim().strip_prefix(KEY_FILE_PREFIX)?)
+            .map(Zeroizing::new)
+            .map(Self)
     }
 
     /// The line for a file.
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
-        Zeroizing::new(format!("{KEY_FILE_PREFIX}{}\n", *Zeroizing::new(hexadecimal::write(&*self.0))))
+        Zeroizing::new(format!(
+            "{KEY_FILE_PREFIX}{}\n",
+            *Zeroizing::new(hexadecimal::write(&*self.0))
+        ))
     }
 }
 
@@ -143,7 +154,8 @@ pub struct KeyInfo {
     pub time_ms: u64,
 }
 
-/// A key object for `keys/`, which gives `secrets` to whoever has `opener`. Takes as long as `cost` says.
+/// A key object for `keys/`, which gives `secrets` to whoever has `opener`. Takes as long as `cost`
+/// says.
 pub fn create_key(
     secrets: &Secrets,
     repository: &RepositoryFile,
@@ -153,7 +165,9 @@ pub fn create_key(
     cost: PasswordCost,
 ) -> Result<SealedObject, KeyError> {
     if label.len() > LABEL_LEN_MAX || label.chars().any(char::is_control) {
-        return Err(KeyError::Invalid(format!("a label has at most {LABEL_LEN_MAX} bytes and no control characters")));
+        return Err(KeyError::Invalid(format!(
+            "a label has at most {LABEL_LEN_MAX} bytes and no control characters"
+        )));
     }
     let (salt, nonce) = (random::<SALT_LEN>()?, random::<NONCE_LEN>()?);
     let (kind, argon2id) = match opener {
@@ -172,32 +186,57 @@ pub fn create_key(
     };
     let mut wrapped = Zeroizing::new(*secrets.0);
     let cipher = key.cipher(opener)?;
-    let tag = cipher.encrypt_inout_detached(&XNonce::from(*nonce), key.statement(repository).as_bytes(), wrapped.as_mut_slice().into());
+    let tag = cipher.encrypt_inout_detached(
+        &XNonce::from(*nonce),
+        key.statement(repository).as_bytes(),
+        wrapped.as_mut_slice().into(),
+    );
     let tag: [u8; TAG_LEN] = tag.expect("32 bytes are not too long to be sealed").into();
     key.wrapped = hexadecimal::write(&[&wrapped[..], &tag].concat());
     let bytes = serde_json::to_vec(&key).expect("texts and numbers are JSON");
-    Ok(SealedObject { id: ObjectId::of(&bytes), bytes })
+    Ok(SealedObject {
+        id: ObjectId::of(&bytes),
+        bytes,
+    })
 }
 
 /// The master key in the key object `stored`.
-pub fn unlock(repository: &RepositoryFile, stored: &[u8], opener: &Opener) -> Result<Secrets, KeyError> {
+pub fn unlock(
+    repository: &RepositoryFile,
+    stored: &[u8],
+    opener: &Opener,
+) -> Result<Secrets, KeyError> {
     let key = KeyObject::parse(stored)?;
     let invalid = |what: &str| KeyError::Invalid(format!("its {what} cannot be read"));
-    let nonce: [u8; NONCE_LEN] = hexadecimal::read_exact(&key.nonce).ok_or_else(|| invalid("nonce"))?;
-    let sealed: [u8; KEY_LEN + TAG_LEN] = hexadecimal::read_exact(&key.wrapped).ok_or_else(|| invalid("wrapped key"))?;
-    let (wrapped, tag) = sealed.split_first_chunk::<KEY_LEN>().expect("a key and a tag");
+    let nonce: [u8; NONCE_LEN] =
+        hexadecimal::read_exact(&key.nonce).ok_or_else(|| invalid("nonce"))?;
+    let sealed: [u8; KEY_LEN + TAG_LEN] =
+        hexadecimal::read_exact(&key.wrapped).ok_or_else(|| invalid("wrapped key"))?;
+    let (wrapped, tag) = sealed
+        .split_first_chunk::<KEY_LEN>()
+        .expect("a key and a tag");
     let tag: [u8; TAG_LEN] = tag.try_into().expect("what is left is a tag");
     let mut wrapped = Zeroizing::new(*wrapped);
     let statement = key.statement(repository);
     let cipher = key.cipher(opener)?;
-    let result = cipher.decrypt_inout_detached(&nonce.into(), statement.as_bytes(), wrapped.as_mut_slice().into(), &Tag::from(tag));
+    let result = cipher.decrypt_inout_detached(
+        &nonce.into(),
+        statement.as_bytes(),
+        wrapped.as_mut_slice().into(),
+        &Tag::from(tag),
+    );
     result.map_err(|_| KeyError::Wrong)?;
     Ok(Secrets(wrapped))
 }
 
-/// The master key, from the first of the repository's keys that `opener` opens. A key object that cannot be read is passed over: it may be
-/// another's, or damaged, and must not lock out those whose own is whole.
-pub fn unlock_any(objects: &dyn Objects, repository: &RepositoryFile, opener: &Opener) -> Result<(ObjectId, Secrets), KeyError> {
+/// The master key, from the first of the repository's keys that `opener` opens. A key object that
+/// cannot be read is passed over: it may be another's, or damaged, and must not lock out those
+/// whose own is whole.
+pub fn unlock_any(
+    objects: &dyn Objects,
+    repository: &RepositoryFile,
+    opener: &Opener,
+) -> Result<(ObjectId, Secrets), KeyError> {
     let mut unreadable = None;
     let mut is_wrong = false;
     for id in key_ids(objects)? {
@@ -237,7 +276,12 @@ fn key_ids(objects: &dyn Objects) -> Result<Vec<ObjectId>, KeyError> {
 /// What the key object `stored` says of itself.
 pub fn key_info(id: ObjectId, stored: &[u8]) -> Result<KeyInfo, KeyError> {
     let key = KeyObject::parse(stored)?;
-    Ok(KeyInfo { id, is_password: key.kind == "password", label: key.label, time_ms: key.time_ms })
+    Ok(KeyInfo {
+        id,
+        is_password: key.kind == "password",
+        label: key.label,
+        time_ms: key.time_ms,
+    })
 }
 
 impl KeyObject {
@@ -245,12 +289,17 @@ impl KeyObject {
         if stored.len() > KEY_OBJECT_LEN_MAX {
             return Err(KeyError::Invalid(format!("it has {} bytes", stored.len())));
         }
-        let key: Self = serde_json::from_slice(stored).map_err(|error| KeyError::Invalid(error.to_string()))?;
+        let key: Self =
+            serde_json::from_slice(stored).map_err(|error| KeyError::Invalid(error.to_string()))?;
         if key.version != VERSION {
-            return Err(KeyError::Invalid(SealError::Version(key.version.try_into().unwrap_or(u8::MAX)).to_string()));
+            return Err(KeyError::Invalid(
+                SealError::Version(key.version.try_into().unwrap_or(u8::MAX)).to_string(),
+            ));
         }
         if key.label.len() > LABEL_LEN_MAX || key.label.chars().any(char::is_control) {
-            return Err(KeyError::Invalid("its label is not text of one line".to_owned()));
+            return Err(KeyError::Invalid(
+                "its label is not text of one line".to_owned(),
+            ));
         }
         Ok(key)
     }
@@ -258,14 +307,19 @@ impl KeyObject {
     /// What the wrapping proves beside the key.
     fn statement(&self, repository: &RepositoryFile) -> String {
         let (kind, time_ms, label) = (&self.kind, self.time_ms, &self.label);
-        format!("vellum 2026-11 repository key v1\n{}{kind}\n{time_ms}\n{label}", repository.statement())
+        format!(
+            "vellum 2026-11 repository key v1\n{}{kind}\n{time_ms}\n{label}",
+            repository.statement()
+        )
     }
 
     fn cipher(&self, opener: &Opener) -> Result<XChaCha20Poly1305, KeyError> {
-        let salt: [u8; SALT_LEN] =
-            hexadecimal::read_exact(&self.salt).ok_or_else(|| KeyError::Invalid("its salt cannot be read".to_owned()))?;
+        let salt: [u8; SALT_LEN] = hexadecimal::read_exact(&self.salt)
+            .ok_or_else(|| KeyError::Invalid("its salt cannot be read".to_owned()))?;
         let key = match (opener, self.kind.as_str(), self.argon2id) {
-            (Opener::Password(password), "password", Some(cost)) => stretched(password, &salt, cost)?,
+            (Opener::Password(password), "password", Some(cost)) => {
+                stretched(password, &salt, cost)?
+            }
             (Opener::KeyFile(file), "file", None) => {
                 let input = Zeroizing::new([&file.0[..], &salt].concat());
                 Zeroizing::new(blake3::derive_key(KEY_FILE_CONTEXT, &input))
@@ -277,14 +331,23 @@ impl KeyObject {
     }
 }
 
-fn stretched(password: &str, salt: &[u8], cost: PasswordCost) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
+fn stretched(
+    password: &str,
+    salt: &[u8],
+    cost: PasswordCost,
+) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
     let work = u64::from(cost.memory_kib) * u64::from(cost.passes);
     if cost.memory_kib > MEMORY_KIB_MAX || work > WORK_KIB_MAX || cost.lanes > LANES_MAX {
-        return Err(KeyError::Invalid("it asks for more memory or time than a password is worth".to_owned()));
+        return Err(KeyError::Invalid(
+            "it asks for more memory or time than a password is worth".to_owned(),
+        ));
     }
     let invalid = |error: argon2::Error| KeyError::Invalid(format!("argon2id: {error}"));
-    let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(KEY_LEN)).map_err(invalid)?;
+    let params =
+        Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(KEY_LEN)).map_err(invalid)?;
     let mut key = Zeroizing::new([0; KEY_LEN]);
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(password.as_bytes(), salt, &mut *key).map_err(invalid)?;
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        .hash_password_into(password.as_bytes(), salt, &mut *key)
+        .map_err(invalid)?;
     Ok(key)
 }

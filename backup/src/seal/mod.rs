@@ -1,6 +1,8 @@
-//! Who may read an object, and whether it is what its writer wrote: the outside of packs, index objects, maps and records.
+//! Who may read an object, and whether it is what its writer wrote: the outside of packs, index
+//! objects, maps and records.
 //!
-//! It knows no meaning of what is inside. An object is a head and one or more *parts*, each sealed by itself, so that one can be fetched alone:
+//! It knows no meaning of what is inside. An object is a head and one or more *parts*, each sealed
+//! by itself, so that one can be fetched alone:
 //!
 //! ```text
 //! Head, version 1.
@@ -29,12 +31,13 @@
 //! …       …       zeros, up to the padded length (`pad`)                      lengths telling what is inside
 //! ```
 //!
-//! Encrypted: the key is derived from the master key with BLAKE3 in key derivation mode, one context a kind; head and repository identity are
-//! the additional data. Not encrypted: the tag is the first 16 bytes of BLAKE3 in key derivation mode over the same, then nonce and body. It finds
+//! Encrypted: the key is derived from the master key with BLAKE3 in key derivation mode, one
+//! context a kind; head and repository identity are the additional data. Not encrypted: the tag is
+//! the first 16 bytes of BLAKE3 in key derivation mode over the same, then nonce and body. It finds
 //! damage and misplaced bytes; it proves nothing about who wrote them.
 //!
-//! A part does not say which object it belongs to or where in it. What is inside does (a chunk its hash, a map its content), and what is
-//! fetched whole is held against its name.
+//! A part does not say which object it belongs to or where in it. What is inside does (a chunk its
+//! hash, a map its content), and what is fetched whole is held against its name.
 
 mod bundle;
 mod keys;
@@ -53,7 +56,10 @@ use vellum_store::codec;
 use zeroize::Zeroizing;
 
 pub use bundle::{Bundle, SealedBundle, bundle_len, bundle_parts};
-pub use keys::{KEY_COUNT_MAX, KeyError, KeyFile, KeyInfo, Opener, PasswordCost, create_key, key_info, unlock, unlock_any};
+pub use keys::{
+    KEY_COUNT_MAX, KeyError, KeyFile, KeyInfo, Opener, PasswordCost, create_key, key_info, unlock,
+    unlock_any,
+};
 pub use pad::padded_len;
 pub use secrets::Secrets;
 
@@ -63,7 +69,8 @@ use crate::objects::ObjectId;
 pub const HEAD_LEN: usize = 8;
 /// Bytes that sealing adds to a body.
 pub const PART_OVERHEAD: usize = NONCE_LEN + TAG_LEN;
-/// The longest content of a record, an index object or a blob, once decompressed: bounds what a hostile one makes a reader allocate.
+/// The longest content of a record, an index object or a blob, once decompressed: bounds what a
+/// hostile one makes a reader allocate.
 pub const PLAIN_LEN_MAX: usize = 64 << 20;
 
 const MAGIC: [u8; 4] = *b"VlmR";
@@ -163,14 +170,25 @@ impl Sealer {
     /// For a repository that is not encrypted.
     #[must_use]
     pub fn plain(repository: RepositoryId) -> Self {
-        Self { repository, keys: None }
+        Self {
+            repository,
+            keys: None,
+        }
     }
 
     /// For an encrypted repository.
     #[must_use]
     pub fn encrypted(repository: RepositoryId, secrets: &Secrets) -> Self {
-        let kinds = [SealedKind::Pack, SealedKind::Index, SealedKind::Maps, SealedKind::Record];
-        Self { repository, keys: Some(kinds.map(|kind| secrets.derive(kind.context()))) }
+        let kinds = [
+            SealedKind::Pack,
+            SealedKind::Index,
+            SealedKind::Maps,
+            SealedKind::Record,
+        ];
+        Self {
+            repository,
+            keys: Some(kinds.map(|kind| secrets.derive(kind.context()))),
+        }
     }
 
     /// Whether others cannot read what it seals.
@@ -185,7 +203,8 @@ impl Sealer {
         self.repository
     }
 
-    /// The object of one part that holds `plain`: an index object or a record. Compressed; padded if encrypted.
+    /// The object of one part that holds `plain`: an index object or a record. Compressed; padded
+    /// if encrypted.
     pub fn seal(&self, kind: SealedKind, plain: &[u8]) -> Result<SealedObject, SealError> {
         let mut body = enveloped(plain)?;
         if self.is_encrypted() {
@@ -194,11 +213,19 @@ impl Sealer {
         }
         let mut bytes = self.head(kind).to_vec();
         bytes.extend_from_slice(&self.seal_part(kind, &body)?);
-        Ok(SealedObject { id: ObjectId::of(&bytes), bytes })
+        Ok(SealedObject {
+            id: ObjectId::of(&bytes),
+            bytes,
+        })
     }
 
     /// What [`Sealer::seal`] sealed, if `stored` is that object.
-    pub fn open(&self, kind: SealedKind, id: &ObjectId, stored: &[u8]) -> Result<Vec<u8>, SealError> {
+    pub fn open(
+        &self,
+        kind: SealedKind,
+        id: &ObjectId,
+        stored: &[u8],
+    ) -> Result<Vec<u8>, SealError> {
         if ObjectId::of(stored) != *id {
             return Err(SealError::Name);
         }
@@ -220,8 +247,14 @@ impl Sealer {
         self.seal_part_with(kind, body.len(), |part| part.extend_from_slice(body))
     }
 
-    /// A part whose body, of `body_len` bytes or some fewer, `append` writes behind what is there: a frame of a pack, of which no copies are made.
-    pub fn seal_part_with(&self, kind: SealedKind, body_len: usize, append: impl FnOnce(&mut Vec<u8>)) -> Result<Vec<u8>, SealError> {
+    /// A part whose body, of `body_len` bytes or some fewer, `append` writes behind what is there:
+    /// a frame of a pack, of which no copies are made.
+    pub fn seal_part_with(
+        &self,
+        kind: SealedKind,
+        body_len: usize,
+        append: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Vec<u8>, SealError> {
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(|error| SealError::Random(error.to_string()))?;
         let mut part = Vec::with_capacity(body_len + PART_OVERHEAD);
@@ -235,7 +268,9 @@ impl Sealer {
     /// The body of a part.
     pub fn open_part(&self, kind: SealedKind, part: &[u8]) -> Result<Vec<u8>, SealError> {
         let too_short = || SealError::Content("truncated".to_owned());
-        let (nonce, rest) = part.split_first_chunk::<NONCE_LEN>().ok_or_else(too_short)?;
+        let (nonce, rest) = part
+            .split_first_chunk::<NONCE_LEN>()
+            .ok_or_else(too_short)?;
         let (body, tag) = rest.split_last_chunk::<TAG_LEN>().ok_or_else(too_short)?;
         let mut body = body.to_vec();
         self.unlock(kind, nonce, &mut body, tag)?;
@@ -246,12 +281,27 @@ impl Sealer {
     #[must_use]
     pub fn head(&self, kind: SealedKind) -> [u8; HEAD_LEN] {
         let [a, b, c, d] = MAGIC;
-        [a, b, c, d, VERSION, kind.code(), u8::from(self.is_encrypted()), 0]
+        [
+            a,
+            b,
+            c,
+            d,
+            VERSION,
+            kind.code(),
+            u8::from(self.is_encrypted()),
+            0,
+        ]
     }
 
     /// The parts of an object, once its head is found to be right.
-    pub(crate) fn headless<'a>(&self, kind: SealedKind, stored: &'a [u8]) -> Result<&'a [u8], SealError> {
-        let (head, rest) = stored.split_first_chunk::<HEAD_LEN>().ok_or(SealError::Head)?;
+    pub(crate) fn headless<'a>(
+        &self,
+        kind: SealedKind,
+        stored: &'a [u8],
+    ) -> Result<&'a [u8], SealError> {
+        let (head, rest) = stored
+            .split_first_chunk::<HEAD_LEN>()
+            .ok_or(SealError::Head)?;
         let expected = self.head(kind);
         if *head == expected {
             return Ok(rest);
@@ -264,16 +314,39 @@ impl Sealer {
         })
     }
 
-    fn lock(&self, kind: SealedKind, nonce: &[u8; NONCE_LEN], body: &mut [u8]) -> Result<[u8; TAG_LEN], SealError> {
-        let Some(cipher) = self.cipher(kind) else { return Ok(self.checksum(kind, nonce, body)) };
-        let tag = cipher.encrypt_inout_detached(&XNonce::from(*nonce), &self.additional(kind), body.into());
-        tag.map(Into::into).map_err(|_| SealError::Content("too long to be sealed".to_owned()))
+    fn lock(
+        &self,
+        kind: SealedKind,
+        nonce: &[u8; NONCE_LEN],
+        body: &mut [u8],
+    ) -> Result<[u8; TAG_LEN], SealError> {
+        let Some(cipher) = self.cipher(kind) else {
+            return Ok(self.checksum(kind, nonce, body));
+        };
+        let tag = cipher.encrypt_inout_detached(
+            &XNonce::from(*nonce),
+            &self.additional(kind),
+            body.into(),
+        );
+        tag.map(Into::into)
+            .map_err(|_| SealError::Content("too long to be sealed".to_owned()))
     }
 
-    fn unlock(&self, kind: SealedKind, nonce: &[u8; NONCE_LEN], body: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), SealError> {
+    fn unlock(
+        &self,
+        kind: SealedKind,
+        nonce: &[u8; NONCE_LEN],
+        body: &mut [u8],
+        tag: &[u8; TAG_LEN],
+    ) -> Result<(), SealError> {
         match self.cipher(kind) {
             Some(cipher) => {
-                let opened = cipher.decrypt_inout_detached(&XNonce::from(*nonce), &self.additional(kind), body.into(), &Tag::from(*tag));
+                let opened = cipher.decrypt_inout_detached(
+                    &XNonce::from(*nonce),
+                    &self.additional(kind),
+                    body.into(),
+                    &Tag::from(*tag),
+                );
                 opened.map_err(|_| SealError::Tag)
             }
             None if self.checksum(kind, nonce, body) == *tag => Ok(()),
@@ -283,7 +356,9 @@ impl Sealer {
 
     fn cipher(&self, kind: SealedKind) -> Option<XChaCha20Poly1305> {
         let keys = self.keys.as_ref()?;
-        Some(XChaCha20Poly1305::new(&(*keys[usize::from(kind.code()) - 1]).into()))
+        Some(XChaCha20Poly1305::new(
+            &(*keys[usize::from(kind.code()) - 1]).into(),
+        ))
     }
 
     /// What a seal covers beside nonce and body.
@@ -296,14 +371,22 @@ impl Sealer {
 
     fn checksum(&self, kind: SealedKind, nonce: &[u8], body: &[u8]) -> [u8; TAG_LEN] {
         let mut hasher = blake3::Hasher::new_derive_key(CHECKSUM_CONTEXT);
-        hasher.update(&self.additional(kind)).update(nonce).update(body);
-        hasher.finalize().as_bytes()[..TAG_LEN].try_into().expect("a hash has more than sixteen bytes")
+        hasher
+            .update(&self.additional(kind))
+            .update(nonce)
+            .update(body);
+        hasher.finalize().as_bytes()[..TAG_LEN]
+            .try_into()
+            .expect("a hash has more than sixteen bytes")
     }
 }
 
 fn enveloped(plain: &[u8]) -> Result<Vec<u8>, SealError> {
     if plain.len() > PLAIN_LEN_MAX {
-        return Err(SealError::Content(format!("{} bytes are more than one object may hold", plain.len())));
+        return Err(SealError::Content(format!(
+            "{} bytes are more than one object may hold",
+            plain.len()
+        )));
     }
     let (codec, compressed) = codec::compress(COMPRESSION, plain);
     let mut body = Vec::with_capacity(ENVELOPE_LEN + compressed.len());
@@ -327,7 +410,11 @@ pub fn unenveloped(body: &[u8]) -> Result<Vec<u8>, SealError> {
         return Err(DecodeError::Invalid("plain length").into());
     }
     let compressed = reader.bytes(compressed_len)?;
-    if reader.bytes(reader.remaining())?.iter().any(|byte| *byte != 0) {
+    if reader
+        .bytes(reader.remaining())?
+        .iter()
+        .any(|byte| *byte != 0)
+    {
         return Err(DecodeError::Invalid("padding").into());
     }
     codec::decompress(codec, compressed, plain_len).map_err(SealError::Content)

@@ -1,4 +1,5 @@
-//! A pusher and a reader of disks of one page, for tests of the protocol: real objects, real records, no store.
+//! A pusher and a reader of disks of one page, for tests of the protocol: real objects, real
+//! records, no store.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,10 @@ use vellum_core::units::{ChunkId, ChunkLen, PageIndex};
 use crate::catalog::Catalog;
 use crate::contents::{parent_of, read_part, visible_on};
 use crate::error::BackupError;
-use crate::format::{Frame, IndexObject, MapBlob, MapsWriter, PackWriter, Presence, SegmentEntry, address, new_segment};
+use crate::format::{
+    Frame, IndexObject, MapBlob, MapsWriter, PackWriter, Presence, SegmentEntry, address,
+    new_segment,
+};
 use crate::journal::State;
 use crate::objects::{ObjectName, Objects};
 use crate::prune::{catalog, told};
@@ -28,7 +32,8 @@ pub(crate) type Disk = BTreeMap<u16, u16>;
 
 pub(crate) fn init(objects: Arc<dyn Objects>) -> Repository {
     let chunk_len = ChunkLen::new(CHUNK_LEN as u32).expect("a chunk length");
-    Repository::init(objects, chunk_len, None, 0, ClientFolders::default()).expect("a new repository")
+    Repository::init(objects, chunk_len, None, 0, ClientFolders::default())
+        .expect("a new repository")
 }
 
 pub(crate) fn open(objects: Arc<dyn Objects>) -> Result<Repository, BackupError> {
@@ -36,7 +41,10 @@ pub(crate) fn open(objects: Arc<dyn Objects>) -> Result<Repository, BackupError>
 }
 
 pub(crate) fn writer() -> Writer {
-    Writer { name: "test".to_owned(), time_ms: 0 }
+    Writer {
+        name: "test".to_owned(),
+        time_ms: 0,
+    }
 }
 
 pub(crate) fn chunk(fill: u16) -> Vec<u8> {
@@ -60,7 +68,8 @@ pub(crate) enum Base {
     Newest,
 }
 
-/// Pushes a disk as a snapshot of `image`. Chunks that the repository has are not put again, unless what holds them is condemned.
+/// Pushes a disk as a snapshot of `image`. Chunks that the repository has are not put again, unless
+/// what holds them is condemned.
 pub(crate) fn push(
     repository: &Repository,
     image: &str,
@@ -77,7 +86,14 @@ pub(crate) fn push(
     }
 }
 
-fn push_in(session: &mut Session<'_>, image: &str, serial: u64, time_ms: u64, disk: &Disk, base: Base) -> Result<String, BackupError> {
+fn push_in(
+    session: &mut Session<'_>,
+    image: &str,
+    serial: u64,
+    time_ms: u64,
+    disk: &Disk,
+    base: Base,
+) -> Result<String, BackupError> {
     let (repository, state) = (session.repository(), session.state().clone());
     let id = point_id(image, serial);
     if state.has_firm_point(&id) {
@@ -100,7 +116,11 @@ fn push_in(session: &mut Session<'_>, image: &str, serial: u64, time_ms: u64, di
         id: content_id.to_string(),
         parent: parent.map(|parent| parent.to_string()),
         len: u64::from(PAGE_SPAN) * CHUNK_LEN as u64,
-        parent_visible: if parent.is_some() { PAGE_SPAN.into() } else { 0 },
+        parent_visible: if parent.is_some() {
+            PAGE_SPAN.into()
+        } else {
+            0
+        },
         chunk_len: CHUNK_LEN as u32,
         parts: Vec::new(),
     };
@@ -109,15 +129,26 @@ fn push_in(session: &mut Session<'_>, image: &str, serial: u64, time_ms: u64, di
     let delta = wanted.relative_to(&below, if parent.is_some() { PAGE_SPAN } else { 0 });
     let delta = if parent.is_none() { wanted } else { delta };
     if !delta.is_empty() {
-        let blob = MapBlob::from_pages(content_id, parent.map(|parent| (parent, PAGE_SPAN.into())), &[(PageIndex(0), delta)], |number| {
-            new.segment_of(number).or_else(|| catalog.segment_of(number)).expect("a segment")
-        });
+        let blob = MapBlob::from_pages(
+            content_id,
+            parent.map(|parent| (parent, PAGE_SPAN.into())),
+            &[(PageIndex(0), delta)],
+            |number| {
+                new.segment_of(number)
+                    .or_else(|| catalog.segment_of(number))
+                    .expect("a segment")
+            },
+        );
         let mut maps = MapsWriter::default();
         maps.add(repository.sealer(), &blob)?;
         let sealed = maps.finish(repository.sealer())?;
         let name = ObjectName::Maps(sealed.object.id);
         repository.put(&name, &sealed.object.bytes)?;
-        content.parts.push(MapPart { pages: (0, 0), object: name.to_string(), range: sealed.ranges[0] });
+        content.parts.push(MapPart {
+            pages: (0, 0),
+            object: name.to_string(),
+            range: sealed.ranges[0],
+        });
     }
     record.contents.push(content.into());
     record.points.push(
@@ -142,8 +173,9 @@ fn push_in(session: &mut Session<'_>, image: &str, serial: u64, time_ms: u64, di
 
 fn newest(state: &State, image: &str) -> Option<ContentId> {
     let points = state.points().filter(|point| point.image == image);
-    let built =
-        points.filter_map(|point| ContentId::parse(&point.content).map(|id| (point.time_ms, id))).filter(|(_, id)| state.may_build_on(*id));
+    let built = points
+        .filter_map(|point| ContentId::parse(&point.content).map(|id| (point.time_ms, id)))
+        .filter(|(_, id)| state.may_build_on(*id));
     built.max().map(|(_, id)| id)
 }
 
@@ -160,13 +192,20 @@ impl New {
     }
 }
 
-fn addressed(repository: &Repository, catalog: &Catalog, disk: &Disk) -> Result<(Page, New), BackupError> {
+fn addressed(
+    repository: &Repository,
+    catalog: &Catalog,
+    disk: &Disk,
+) -> Result<(Page, New), BackupError> {
     let mut known = BTreeMap::<[u8; 32], ChunkId>::new();
     catalog
         .for_each_segment::<crate::catalog::CatalogError>(|number, _, entry| {
             for (ordinal, hash) in entry.chunks() {
                 let chunk = address(number, ordinal);
-                if catalog.locate(chunk).is_some_and(|place| !place.is_condemned) {
+                if catalog
+                    .locate(chunk)
+                    .is_some_and(|place| !place.is_condemned)
+                {
                     known.insert(hash.0, chunk);
                 }
             }
@@ -174,7 +213,11 @@ fn addressed(repository: &Repository, catalog: &Catalog, disk: &Disk) -> Result<
         })
         .map_err(|error| told(repository, error))?;
     let segment = new_segment()?;
-    let mut new = New { segment, number: catalog.number_of(segment), fills: Vec::new() };
+    let mut new = New {
+        segment,
+        number: catalog.number_of(segment),
+        fills: Vec::new(),
+    };
     let mut page = Page::new();
     for (position, fill) in disk {
         let hash = name_of(*fill);
@@ -182,13 +225,20 @@ fn addressed(repository: &Repository, catalog: &Catalog, disk: &Disk) -> Result<
             new.fills.push(*fill);
             address(new.number, new.fills.len() as u32 - 1)
         });
-        page.push(Run { start: *position, len: 1, slot: Slot::Chunk(chunk) });
+        page.push(Run {
+            start: *position,
+            len: 1,
+            slot: Slot::Chunk(chunk),
+        });
     }
     Ok((page, new))
 }
 
 fn name_of(fill: u16) -> ChunkHash {
-    hash_chunks(&[&chunk(fill)]).into_iter().next().expect("one chunk has one name")
+    hash_chunks(&[&chunk(fill)])
+        .into_iter()
+        .next()
+        .expect("one chunk has one name")
 }
 
 fn put_chunks(repository: &Repository, new: &New) -> Result<Option<String>, BackupError> {
@@ -198,16 +248,32 @@ fn put_chunks(repository: &Repository, new: &New) -> Result<Option<String>, Back
     let sealer = repository.sealer();
     let mut pack = PackWriter::default();
     let mut index = IndexObject::default();
-    for (first, fills) in new.fills.chunks(FRAME_CHUNKS).enumerate().map(|(nth, fills)| ((nth * FRAME_CHUNKS) as u32, fills)) {
+    for (first, fills) in new
+        .fills
+        .chunks(FRAME_CHUNKS)
+        .enumerate()
+        .map(|(nth, fills)| ((nth * FRAME_CHUNKS) as u32, fills))
+    {
         let payload: Vec<u8> = fills.iter().flat_map(|fill| chunk(*fill)).collect();
         let presence = Presence::all(fills.len() as u32);
-        let frame = Frame { segment: new.segment, first, presence, codec: FrameCodec::None, payload: &payload };
+        let frame = Frame {
+            segment: new.segment,
+            first,
+            presence,
+            codec: FrameCodec::None,
+            payload: &payload,
+        };
         pack.add(sealer, PackWriter::seal_frame(sealer, &frame)?)?;
     }
     let pack = pack.finish(sealer)?.expect("frames were added");
     repository.put(&ObjectName::Pack(pack.object.id), &pack.object.bytes)?;
-    let chunks: Vec<(u32, ChunkHash)> = (0..).zip(&new.fills).map(|(ordinal, fill)| (ordinal, name_of(*fill))).collect();
-    index.segments.insert(new.segment, SegmentEntry::new(&chunks));
+    let chunks: Vec<(u32, ChunkHash)> = (0..)
+        .zip(&new.fills)
+        .map(|(ordinal, fill)| (ordinal, name_of(*fill)))
+        .collect();
+    index
+        .segments
+        .insert(new.segment, SegmentEntry::new(&chunks));
     index.packs.push(pack.entry);
     let object = sealer.seal(crate::seal::SealedKind::Index, &index.encode())?;
     repository.put(&ObjectName::Index(object.id), &object.bytes)?;
@@ -215,10 +281,19 @@ fn put_chunks(repository: &Repository, new: &New) -> Result<Option<String>, Back
 }
 
 /// What a content shows, by the chain of its maps.
-fn resolved(repository: &Repository, catalog: &Catalog, state: &State, id: ContentId) -> Result<Page, BackupError> {
+fn resolved(
+    repository: &Repository,
+    catalog: &Catalog,
+    state: &State,
+    id: ContentId,
+) -> Result<Page, BackupError> {
     let chain = state.chain(id);
     let end = chain.last().and_then(|entry| parent_of(&entry.content));
-    let lost = |what: String| BackupError::Damaged { object: format!("content {id}"), reason: what, points: Vec::new() };
+    let lost = |what: String| BackupError::Damaged {
+        object: format!("content {id}"),
+        reason: what,
+        points: Vec::new(),
+    };
     if chain.is_empty() || end.is_some() {
         return Err(lost(format!("it ends at {end:?}")));
     }
@@ -230,22 +305,37 @@ fn resolved(repository: &Repository, catalog: &Catalog, state: &State, id: Conte
                 own = page;
             }
         }
-        below = own.over(&below, visible_on(entry.content.parent_visible, PageIndex(0)));
+        below = own.over(
+            &below,
+            visible_on(entry.content.parent_visible, PageIndex(0)),
+        );
     }
     Ok(below.resolved())
 }
 
 /// What a point shows, every chunk fetched and held against its name.
-pub(crate) fn restore(repository: &Repository, catalog: &Catalog, point: &Point) -> Result<Disk, BackupError> {
+pub(crate) fn restore(
+    repository: &Repository,
+    catalog: &Catalog,
+    point: &Point,
+) -> Result<Disk, BackupError> {
     let state = repository.state();
     let id = ContentId::parse(&point.content).expect("an identity");
     let page = resolved(repository, catalog, &state, id)?;
     let mut disk = Disk::new();
     for position in 0..PAGE_SPAN {
-        let Slot::Chunk(chunk) = page.slot(position) else { continue };
-        let place = catalog.locate(chunk).ok_or_else(|| told(repository, catalog.unknown(chunk)))?;
-        let frame = catalog.read_frame(&place).map_err(|error| told(repository, error))?;
-        let bytes = frame.chunk(crate::format::split_address(chunk).1).expect("the frame holds it");
+        let Slot::Chunk(chunk) = page.slot(position) else {
+            continue;
+        };
+        let place = catalog
+            .locate(chunk)
+            .ok_or_else(|| told(repository, catalog.unknown(chunk)))?;
+        let frame = catalog
+            .read_frame(&place)
+            .map_err(|error| told(repository, error))?;
+        let bytes = frame
+            .chunk(crate::format::split_address(chunk).1)
+            .expect("the frame holds it");
         disk.insert(position, u16::from_le_bytes([bytes[0], bytes[1]]));
     }
     Ok(disk)

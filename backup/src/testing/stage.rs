@@ -1,4 +1,5 @@
-//! A stage on which clients act in turn: each request of each client waits until it is allowed, so a test decides the order of all of them.
+//! A stage on which clients act in turn: each request of each client waits until it is allowed, so
+//! a test decides the order of all of them.
 
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -52,14 +53,25 @@ impl Stage {
     ) {
         let id = {
             let mut actors = self.actors();
-            actors.push(Actor { at: Where::Acting, is_allowed: false, is_dead: false });
+            actors.push(Actor {
+                at: Where::Acting,
+                is_allowed: false,
+                is_dead: false,
+            });
             actors.len() - 1
         };
-        let client: Arc<dyn Objects> = Arc::new(Client { stage: self.clone(), id, memory: memory.clone() });
+        let client: Arc<dyn Objects> = Arc::new(Client {
+            stage: self.clone(),
+            id,
+            memory: memory.clone(),
+        });
         let stage = self.clone();
         scope.spawn(move || {
             let leave = Leave { stage, id };
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(1)
+                .build()
+                .expect("a thread");
             pool.install(move || act(client));
             drop(leave);
         });
@@ -69,7 +81,10 @@ impl Stage {
     pub(crate) fn waiting(&self) -> Vec<(usize, String)> {
         let mut actors = self.actors();
         while actors.iter().any(|actor| actor.at == Where::Acting) {
-            actors = self.changed.wait(actors).unwrap_or_else(PoisonError::into_inner);
+            actors = self
+                .changed
+                .wait(actors)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         let waits = |(id, actor): (usize, &Actor)| match &actor.at {
             Where::Waiting(request) => Some((id, request.clone())),
@@ -88,7 +103,8 @@ impl Stage {
         }
     }
 
-    /// Whoever still waits when this ends dies: a test that fails must not wait for clients that wait for it.
+    /// Whoever still waits when this ends dies: a test that fails must not wait for clients that
+    /// wait for it.
     pub(crate) fn curtain(self: &Arc<Self>) -> Curtain {
         Curtain(self.clone())
     }
@@ -120,11 +136,18 @@ impl Stage {
             actors[id].at = Where::Waiting(request);
             self.changed.notify_all();
             while !actors[id].is_allowed {
-                actors = self.changed.wait(actors).unwrap_or_else(PoisonError::into_inner);
+                actors = self
+                    .changed
+                    .wait(actors)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
             actors[id].is_allowed = false;
         }
-        if actors[id].is_dead { Err(ObjectError::new(ObjectErrorKind::Failed, "client", "dead")) } else { Ok(()) }
+        if actors[id].is_dead {
+            Err(ObjectError::new(ObjectErrorKind::Failed, "client", "dead"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -175,7 +198,11 @@ impl Objects for Client {
         self.memory.replace(name, bytes)
     }
 
-    fn list(&self, prefix: &str, visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>) -> Result<(), ObjectError> {
+    fn list(
+        &self,
+        prefix: &str,
+        visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>,
+    ) -> Result<(), ObjectError> {
         self.stage.turn(self.id, format!("list {prefix}"))?;
         self.memory.list(prefix, visit)
     }

@@ -12,16 +12,30 @@ use crate::objects::memory::Request;
 use crate::reader::Reader;
 use crate::testing::seed;
 
-/// What is said of each byte: nothing where both are the same, else whether the second reads as zeros.
-fn told(reader: &Reader<'_>, a: ContentId, b: ContentId, len: usize) -> (Vec<Option<bool>>, DiffReport) {
+/// What is said of each byte: nothing where both are the same, else whether the second reads as
+/// zeros.
+fn told(
+    reader: &Reader<'_>,
+    a: ContentId,
+    b: ContentId,
+    len: usize,
+) -> (Vec<Option<bool>>, DiffReport) {
     let (mut bytes, mut end) = (vec![None; len], 0);
     let mut last = None;
-    let report = diff(reader, a, b, &mut |Difference { start, len, becomes_zero }| {
-        assert!(len > 0 && (start > end || (start == end && last != Some(becomes_zero))), "in order and joined");
-        (end, last) = (start + len, Some(becomes_zero));
-        bytes[start as usize..end as usize].fill(Some(becomes_zero));
-        Ok(())
-    });
+    let report =
+        diff(reader, a, b, &mut |Difference {
+                                     start,
+                                     len,
+                                     becomes_zero,
+                                 }| {
+            assert!(
+                len > 0 && (start > end || (start == end && last != Some(becomes_zero))),
+                "in order and joined"
+            );
+            (end, last) = (start + len, Some(becomes_zero));
+            bytes[start as usize..end as usize].fill(Some(becomes_zero));
+            Ok(())
+        });
     (bytes, report.expect("a comparison"))
 }
 
@@ -58,24 +72,58 @@ fn any_two_points_differ_where_their_bytes_do_and_no_data_is_read() {
             client.push(&grower.store).expect("a push");
             let nodes: Vec<Node> = grower.store.tree().nodes().collect();
             let shown = present(&grower.store).into_iter().zip(nodes);
-            let shown = shown.map(|((_, _, id), node)| (ContentId::parse(&id).expect("an identity"), read_all(&grower.store, node)));
+            let shown = shown.map(|((_, _, id), node)| {
+                (
+                    ContentId::parse(&id).expect("an identity"),
+                    read_all(&grower.store, node),
+                )
+            });
             disks.extend(shown);
         }
         let repository = client.open(client.objects()).expect("it opens");
         let reader = Reader::new(&repository);
         client.place.take_log();
         for _ in 0..25 {
-            let (a, b) = (&disks[grower.random.usize(..disks.len())], &disks[grower.random.usize(..disks.len())]);
+            let (a, b) = (
+                &disks[grower.random.usize(..disks.len())],
+                &disks[grower.random.usize(..disks.len())],
+            );
             let expected = expected(&a.1, &b.1);
             let (found, report) = told(&reader, a.0, b.0, expected.len());
-            let wrong = found.iter().zip(&expected).position(|(found, expected)| found != expected);
-            assert!(wrong.is_none(), "byte {wrong:?} of {}: {:?}", expected.len(), wrong.map(|at| (found[at], expected[at])));
-            let count = |wanted: &dyn Fn(&Option<bool>) -> bool| expected.iter().filter(|byte| wanted(byte)).count() as u64;
-            let (changed, zeroed) = (count(&|byte| byte.is_some()), count(&|byte| *byte == Some(true)));
-            assert_eq!(report, DiffReport { changed, zeroed, same: expected.len() as u64 - changed });
+            let wrong = found
+                .iter()
+                .zip(&expected)
+                .position(|(found, expected)| found != expected);
+            assert!(
+                wrong.is_none(),
+                "byte {wrong:?} of {}: {:?}",
+                expected.len(),
+                wrong.map(|at| (found[at], expected[at]))
+            );
+            let count = |wanted: &dyn Fn(&Option<bool>) -> bool| {
+                expected.iter().filter(|byte| wanted(byte)).count() as u64
+            };
+            let (changed, zeroed) = (
+                count(&|byte| byte.is_some()),
+                count(&|byte| *byte == Some(true)),
+            );
+            assert_eq!(
+                report,
+                DiffReport {
+                    changed,
+                    zeroed,
+                    same: expected.len() as u64 - changed
+                }
+            );
         }
         let log = client.place.take_log();
-        assert!(log.iter().all(|(_, name)| !name.starts_with("packs/")), "data was read: {log:?}");
-        assert!(log.iter().any(|(request, _)| *request == Request::GetRange), "maps were read: {log:?}");
+        assert!(
+            log.iter().all(|(_, name)| !name.starts_with("packs/")),
+            "data was read: {log:?}"
+        );
+        assert!(
+            log.iter().any(|(request, _)| *request == Request::GetRange),
+            "maps were read: {log:?}"
+        );
     }
 }

@@ -14,12 +14,25 @@ use crate::testing::seed;
 
 fn points(client: &Client) -> BTreeSet<String> {
     let repository = client.open(client.objects()).expect("it opens");
-    repository.state().points().map(|point| point.id.clone()).collect()
+    repository
+        .state()
+        .points()
+        .map(|point| point.id.clone())
+        .collect()
 }
 
-fn forget_through(client: &Client, place: Arc<dyn Objects>, ids: &BTreeSet<String>) -> Result<(), BackupError> {
+fn forget_through(
+    client: &Client,
+    place: Arc<dyn Objects>,
+    ids: &BTreeSet<String>,
+) -> Result<(), BackupError> {
     let wish = ForgetWish::Points(ids.iter().cloned().collect());
-    forget(&client.open(place)?, &wish, request(PushSelection::All).writer).map(drop)
+    forget(
+        &client.open(place)?,
+        &wish,
+        request(PushSelection::All).writer,
+    )
+    .map(drop)
 }
 
 #[test]
@@ -36,13 +49,24 @@ fn a_forget_that_dies_at_any_request_takes_all_or_nothing_and_the_next_one_compl
         // Of each image what it showed before: two at least go together.
         let goes: BTreeSet<String> = old.into_iter().take(2).collect();
         let place = Arc::new(Memory::clone(&client.place));
-        let effect = if grower.random.bool() { Effect::Dead } else { Effect::AnswerLost };
-        place.fail(Fault { request: None, after: nth, effect });
+        let effect = if grower.random.bool() {
+            Effect::Dead
+        } else {
+            Effect::AnswerLost
+        };
+        place.fail(Fault {
+            request: None,
+            after: nth,
+            effect,
+        });
         let outcome = forget_through(&client, place.clone(), &goes);
         died += u64::from(outcome.is_err());
         let kept: BTreeSet<String> = before.difference(&goes).cloned().collect();
         let after = points(&client.other());
-        assert!(after == before || after == kept, "request {nth}: {before:?} became {after:?} without {goes:?}");
+        assert!(
+            after == before || after == kept,
+            "request {nth}: {before:?} became {after:?} without {goes:?}"
+        );
         if outcome.is_ok() {
             assert_eq!(after, kept, "request {nth}: it was said to be done");
         } else if after == before {
@@ -53,7 +77,9 @@ fn a_forget_that_dies_at_any_request_takes_all_or_nothing_and_the_next_one_compl
         let (_dir, store) = new_store();
         super::trees::pull_present(&client, &store, &grower.store, "");
         let (found, expected) = (contents(&store), contents(&grower.store));
-        expected.iter().for_each(|(text, bytes)| assert_same(&found[text], bytes, &format!("{text} after request {nth}")));
+        expected.iter().for_each(|(text, bytes)| {
+            assert_same(&found[text], bytes, &format!("{text} after request {nth}"))
+        });
         if place.take_log().len() as u64 <= nth {
             break;
         }

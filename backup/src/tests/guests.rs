@@ -1,4 +1,5 @@
-//! Guests that read points straight from a repository: what they read is right whatever is kept of it, and costs few requests, once.
+//! Guests that read points straight from a repository: what they read is right whatever is kept of
+//! it, and costs few requests, once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,8 @@ const MIB: usize = 1 << 20;
 /// Noise, so that a frame of 128 KiB takes as much in a pack: 192 frames.
 const DISK_LEN: usize = 24 * MIB;
 const FRAME_LEN: usize = 128 << 10;
-/// What reading it in order takes: 0.5, 1, 2, 4, 8 and 8 MiB, and some more since an encrypted pack has its frames in any order.
+/// What reading it in order takes: 0.5, 1, 2, 4, 8 and 8 MiB, and some more since an encrypted pack
+/// has its frames in any order.
 const ORDERLY_MAX: usize = 12;
 
 /// A repository with one image, and what it shows.
@@ -34,8 +36,14 @@ impl Scene {
         // A hole, as disks have them.
         disk[7 * MIB..8 * MIB].fill(0);
         let (_dir, store) = new_store();
-        let image = store.create(&name("web"), DISK_LEN as u64).expect("create").image();
-        store.live(image).and_then(|live| live.write_at(&disk, 0).and_then(|()| live.flush())).expect("write");
+        let image = store
+            .create(&name("web"), DISK_LEN as u64)
+            .expect("create")
+            .image();
+        store
+            .live(image)
+            .and_then(|live| live.write_at(&disk, 0).and_then(|()| live.flush()))
+            .expect("write");
         let client = Client::new(is_encrypted);
         client.push(&store).expect("a push");
         Self { client, disk }
@@ -43,21 +51,31 @@ impl Scene {
 
     /// A server that has just started.
     fn start(&self, folders: ClientFolders, limits: CacheLimits) -> Arc<dyn Device> {
-        let repository =
-            Repository::open(self.client.objects(), self.client.opener.as_ref(), folders, Rollback::Refused).expect("it opens");
+        let repository = Repository::open(
+            self.client.objects(),
+            self.client.opener.as_ref(),
+            folders,
+            Rollback::Refused,
+        )
+        .expect("it opens");
         let exports = RepositoryExports::new(repository, limits).expect("it can be served");
-        exports.open("web", Intent::Read).expect("the image is there")
+        exports
+            .open("web", Intent::Read)
+            .expect("the image is there")
     }
 
     fn start_again(&self) -> Arc<dyn Device> {
         self.start(self.client.client_folders(), CacheLimits::default())
     }
 
-    /// Reads all of it in order, as many bytes at a time as guests do, and says how many ranges of objects were fetched for it.
+    /// Reads all of it in order, as many bytes at a time as guests do, and says how many ranges of
+    /// objects were fetched for it.
     fn read_in_order(&self, device: &dyn Device) -> usize {
         let mut found = vec![0xaa; DISK_LEN];
         for (nth, part) in found.chunks_mut(32 << 10).enumerate() {
-            device.read_at(part, (nth * (32 << 10)) as u64).expect("it reads");
+            device
+                .read_at(part, (nth * (32 << 10)) as u64)
+                .expect("it reads");
         }
         assert_same(&found, &self.disk, "read in order");
         self.fetched()
@@ -65,7 +83,12 @@ impl Scene {
 
     /// How many ranges of objects were fetched since this was asked last.
     fn fetched(&self) -> usize {
-        self.client.place.take_log().iter().filter(|(request, _)| *request == Request::GetRange).count()
+        self.client
+            .place
+            .take_log()
+            .iter()
+            .filter(|(request, _)| *request == Request::GetRange)
+            .count()
     }
 
     /// The files of the client's folder that hold parts.
@@ -73,8 +96,10 @@ impl Scene {
         let cache = self.client.client_folders().cache.expect("it has one");
         let repositories = fs::read_dir(cache).into_iter().flatten().flatten();
         let folders = repositories.map(|entry| entry.path().join("parts"));
-        let mut files: Vec<PathBuf> =
-            folders.flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten()).map(|entry| entry.path()).collect();
+        let mut files: Vec<PathBuf> = folders
+            .flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten())
+            .map(|entry| entry.path())
+            .collect();
         files.sort();
         files
     }
@@ -82,7 +107,13 @@ impl Scene {
     /// The place forgets everything that a guest reads.
     fn lose_all(&self) {
         let is_left = |name: &str| !name.starts_with("packs/") && !name.starts_with("maps/");
-        let objects = self.client.place.snapshot().into_iter().filter(|(name, _)| is_left(name)).collect();
+        let objects = self
+            .client
+            .place
+            .snapshot()
+            .into_iter()
+            .filter(|(name, _)| is_left(name))
+            .collect();
         self.client.place.replace_all(objects);
     }
 }
@@ -94,7 +125,11 @@ fn reading_in_order_costs_few_requests_and_a_second_start_none() {
         let first = scene.start_again();
         assert!(scene.fetched() > 0, "maps were read");
         let fetched = scene.read_in_order(&*first);
-        assert!((1..=ORDERLY_MAX).contains(&fetched), "{fetched} requests for {} frames", DISK_LEN / FRAME_LEN);
+        assert!(
+            (1..=ORDERLY_MAX).contains(&fetched),
+            "{fetched} requests for {} frames",
+            DISK_LEN / FRAME_LEN
+        );
         let second = scene.start_again();
         assert_eq!(scene.read_in_order(&*second), 0);
         scene.lose_all();
@@ -109,13 +144,24 @@ fn a_guest_that_reads_one_sector_fetches_a_small_part() {
     let device = scene.start_again();
     scene.fetched();
     let mut sector = [0; 512];
-    device.read_at(&mut sector, 3 * MIB as u64 + 512).expect("it reads");
+    device
+        .read_at(&mut sector, 3 * MIB as u64 + 512)
+        .expect("it reads");
     assert_eq!(sector, scene.disk[3 * MIB + 512..3 * MIB + 1024]);
     assert_eq!(scene.fetched(), 1);
     scene.lose_all();
     // What came with it is there; most is not.
-    let is_there = (0..DISK_LEN / FRAME_LEN).filter(|nth| device.read_at(&mut sector, (nth * FRAME_LEN) as u64).is_ok()).count();
-    assert!((8..20).contains(&is_there), "{is_there} frames, eight of them of the hole");
+    let is_there = (0..DISK_LEN / FRAME_LEN)
+        .filter(|nth| {
+            device
+                .read_at(&mut sector, (nth * FRAME_LEN) as u64)
+                .is_ok()
+        })
+        .count();
+    assert!(
+        (8..20).contains(&is_there),
+        "{is_there} frames, eight of them of the hole"
+    );
 }
 
 /// What can become of a file in the client's folder.
@@ -154,13 +200,26 @@ fn what_is_damaged_in_the_folder_is_fetched_anew_and_mended() {
                 fs::write(&file, bytes).expect("room");
             }
             let device = scene.start_again();
-            assert!(scene.read_in_order(&*device) > 0, "damage {kind} was not met");
-            assert_eq!(scene.read_in_order(&*scene.start_again()), 0, "damage {kind} was not mended");
+            assert!(
+                scene.read_in_order(&*device) > 0,
+                "damage {kind} was not met"
+            );
+            assert_eq!(
+                scene.read_in_order(&*scene.start_again()),
+                0,
+                "damage {kind} was not mended"
+            );
         }
         // Files that take each other's places.
         let files = scene.kept();
-        let contents: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).expect("it is there")).collect();
-        files.iter().zip(contents.iter().rev()).for_each(|(file, bytes)| fs::write(file, bytes).expect("room"));
+        let contents: Vec<Vec<u8>> = files
+            .iter()
+            .map(|file| fs::read(file).expect("it is there"))
+            .collect();
+        files
+            .iter()
+            .zip(contents.iter().rev())
+            .for_each(|(file, bytes)| fs::write(file, bytes).expect("room"));
         assert!(scene.read_in_order(&*scene.start_again()) > 0);
         assert_eq!(scene.read_in_order(&*scene.start_again()), 0);
     }
@@ -172,11 +231,28 @@ fn without_a_folder_a_guest_reads_as_well() {
     let usual = scene.client.client_folders();
     let in_the_way = scene.client.folders.path().join("file");
     fs::write(&in_the_way, b"no folder").expect("room");
-    let without = ClientFolders { cache: None, ..usual.clone() };
-    let blocked = ClientFolders { cache: Some(in_the_way), ..usual.clone() };
-    let off = CacheLimits { disk_len: 0, ..CacheLimits::default() };
-    let tiny = CacheLimits { disk_len: 1, memory_len: 1 };
-    for (folders, limits) in [(without, CacheLimits::default()), (blocked, CacheLimits::default()), (usual.clone(), off), (usual, tiny)] {
+    let without = ClientFolders {
+        cache: None,
+        ..usual.clone()
+    };
+    let blocked = ClientFolders {
+        cache: Some(in_the_way),
+        ..usual.clone()
+    };
+    let off = CacheLimits {
+        disk_len: 0,
+        ..CacheLimits::default()
+    };
+    let tiny = CacheLimits {
+        disk_len: 1,
+        memory_len: 1,
+    };
+    for (folders, limits) in [
+        (without, CacheLimits::default()),
+        (blocked, CacheLimits::default()),
+        (usual.clone(), off),
+        (usual, tiny),
+    ] {
         let device = scene.start(folders, limits);
         scene.fetched();
         let fetched = scene.read_in_order(&*device);
@@ -213,7 +289,10 @@ fn two_servers_on_one_folder_do_not_hurt_each_other() {
     let seed = seed();
     let scene = Scene::new(true, seed);
     // So small that both throw away all the time, and what one reads the other removes.
-    let limits = CacheLimits { disk_len: 8 * MIB as u64, memory_len: MIB as u64 };
+    let limits = CacheLimits {
+        disk_len: 8 * MIB as u64,
+        memory_len: MIB as u64,
+    };
     std::thread::scope(|scope| {
         for reader in 0..4 {
             let device = scene.start(scene.client.client_folders(), limits);
@@ -236,8 +315,13 @@ fn a_bit_that_flips_on_the_way_is_not_kept_for_good() {
     let scene = Scene::new(true, seed());
     let device = scene.start_again();
     scene.fetched();
-    scene.client.place.fail(Fault { request: Some(Request::GetRange), after: 0, effect: Effect::Flipped });
-    // It may be in what is wanted, which is an error, or in what came along, which is found when that is wanted.
+    scene.client.place.fail(Fault {
+        request: Some(Request::GetRange),
+        after: 0,
+        effect: Effect::Flipped,
+    });
+    // It may be in what is wanted, which is an error, or in what came along, which is found when
+    // that is wanted.
     let _ = device.read_at(&mut [0; 512], 0);
     let fetched = scene.read_in_order(&*device);
     assert!(fetched <= 2 * ORDERLY_MAX, "{fetched} requests");
@@ -248,8 +332,13 @@ fn a_bit_that_flips_on_the_way_is_not_kept_for_good() {
 fn a_pack_that_lost_its_end_still_shows_its_beginning() {
     let scene = Scene::new(true, seed());
     let mut objects = scene.client.place.snapshot();
-    let longest = objects.iter().filter(|(name, _)| name.starts_with("packs/")).max_by_key(|(_, bytes)| bytes.len());
-    let (name, bytes) = longest.map(|(name, bytes)| (name.clone(), bytes.clone())).expect("a pack");
+    let longest = objects
+        .iter()
+        .filter(|(name, _)| name.starts_with("packs/"))
+        .max_by_key(|(_, bytes)| bytes.len());
+    let (name, bytes) = longest
+        .map(|(name, bytes)| (name.clone(), bytes.clone()))
+        .expect("a pack");
     objects.insert(name, bytes[..10 * MIB + 5].into());
     scene.client.place.replace_all(objects);
     let device = scene.start_again();
@@ -257,12 +346,18 @@ fn a_pack_that_lost_its_end_still_shows_its_beginning() {
     let read = (0..DISK_LEN / FRAME_LEN).map(|nth| {
         let at = nth * FRAME_LEN;
         let is_read = device.read_at(&mut found, at as u64).is_ok();
-        assert!(!is_read || found == scene.disk[at..at + FRAME_LEN], "a wrong byte at {at}");
+        assert!(
+            !is_read || found == scene.disk[at..at + FRAME_LEN],
+            "a wrong byte at {at}"
+        );
         is_read
     });
     let count = read.filter(|is_read| *is_read).count() * FRAME_LEN;
     // With a hole of a mebibyte, which is never missed.
-    assert!((10 * MIB..12 * MIB).contains(&count), "{count} bytes were read");
+    assert!(
+        (10 * MIB..12 * MIB).contains(&count),
+        "{count} bytes were read"
+    );
 }
 
 #[test]
@@ -270,7 +365,11 @@ fn a_place_that_is_away_for_a_while_is_asked_again() {
     let scene = Scene::new(true, seed());
     let device = scene.start_again();
     let place: &Memory = &scene.client.place;
-    place.fail(Fault { request: None, after: 3, effect: Effect::Dead });
+    place.fail(Fault {
+        request: None,
+        after: 3,
+        effect: Effect::Dead,
+    });
     let mut found = vec![0; DISK_LEN];
     device.read_at(&mut found, 0).expect_err("it is away");
     place.heal();

@@ -1,4 +1,5 @@
-//! The engine as a whole, on places in memory: what was pushed comes back as it was, whatever happens in between.
+//! The engine as a whole, on places in memory: what was pushed comes back as it was, whatever
+//! happens in between.
 
 mod copies;
 mod damage;
@@ -41,16 +42,34 @@ impl Client {
         let place = Arc::new(Memory::new());
         let opener = encrypted.then(|| Opener::KeyFile(KeyFile::generate().expect("random bytes")));
         let folders = tempfile::tempdir().expect("a folder");
-        let client = Self { place, opener, folders };
-        let key =
-            client.opener.clone().map(|opener| FirstKey { opener, label: "test".to_owned(), cost: crate::seal::PasswordCost::default() });
-        Repository::init(client.objects(), ChunkLen::DEFAULT, key.as_ref(), 0, client.client_folders()).expect("a new repository");
+        let client = Self {
+            place,
+            opener,
+            folders,
+        };
+        let key = client.opener.clone().map(|opener| FirstKey {
+            opener,
+            label: "test".to_owned(),
+            cost: crate::seal::PasswordCost::default(),
+        });
+        Repository::init(
+            client.objects(),
+            ChunkLen::DEFAULT,
+            key.as_ref(),
+            0,
+            client.client_folders(),
+        )
+        .expect("a new repository");
         client
     }
 
     /// Another client of the same place.
     fn other(&self) -> Self {
-        Self { place: Arc::new(Memory::clone(&self.place)), opener: self.opener.clone(), folders: tempfile::tempdir().expect("a folder") }
+        Self {
+            place: Arc::new(Memory::clone(&self.place)),
+            opener: self.opener.clone(),
+            folders: tempfile::tempdir().expect("a folder"),
+        }
     }
 
     fn objects(&self) -> Arc<dyn crate::objects::Objects> {
@@ -58,19 +77,36 @@ impl Client {
     }
 
     fn client_folders(&self) -> ClientFolders {
-        ClientFolders { cache: Some(self.folders.path().join("cache")), state: Some(self.folders.path().join("state")) }
+        ClientFolders {
+            cache: Some(self.folders.path().join("cache")),
+            state: Some(self.folders.path().join("state")),
+        }
     }
 
     fn open(&self, objects: Arc<dyn crate::objects::Objects>) -> Result<Repository, BackupError> {
-        Repository::open(objects, self.opener.as_ref(), self.client_folders(), Rollback::Refused)
+        Repository::open(
+            objects,
+            self.opener.as_ref(),
+            self.client_folders(),
+            Rollback::Refused,
+        )
     }
 
     fn push(&self, store: &Store) -> Result<PushReport, BackupError> {
         self.push_through(self.objects(), store)
     }
 
-    fn push_through(&self, objects: Arc<dyn crate::objects::Objects>, store: &Store) -> Result<PushReport, BackupError> {
-        push(&self.open(objects)?, store, &request(PushSelection::All), &Unwatched)
+    fn push_through(
+        &self,
+        objects: Arc<dyn crate::objects::Objects>,
+        store: &Store,
+    ) -> Result<PushReport, BackupError> {
+        push(
+            &self.open(objects)?,
+            store,
+            &request(PushSelection::All),
+            &Unwatched,
+        )
     }
 
     fn pull(&self, store: &Store, prefix: &str) -> Result<PullReport, BackupError> {
@@ -84,8 +120,17 @@ impl Client {
 fn request(selection: PushSelection) -> PushRequest {
     /// Each push has a later time than the one before, as people see it.
     static CLOCK: AtomicU64 = AtomicU64::new(1_800_000_000_000);
-    let writer = Writer { name: "test".to_owned(), time_ms: CLOCK.fetch_add(1, Ordering::Relaxed) };
-    PushRequest { selection, trust_others: false, limit_upload: None, assumed: HashSet::new(), writer }
+    let writer = Writer {
+        name: "test".to_owned(),
+        time_ms: CLOCK.fetch_add(1, Ordering::Relaxed),
+    };
+    PushRequest {
+        selection,
+        trust_others: false,
+        limit_upload: None,
+        assumed: HashSet::new(),
+        writer,
+    }
 }
 
 /// The first place where two disks differ: assertions on whole disks would print megabytes.

@@ -20,8 +20,15 @@ use crate::testing::seed;
 
 pub(super) fn assert_all_same(found: &Store, expected: &Store, what: &str) {
     let (found, expected) = (contents(found), contents(expected));
-    assert!(found.keys().eq(expected.keys()), "{what}: {:?} became {:?}", expected.keys(), found.keys());
-    expected.iter().for_each(|(text, bytes)| assert_same(&found[text], bytes, &format!("{what}: {text}")));
+    assert!(
+        found.keys().eq(expected.keys()),
+        "{what}: {:?} became {:?}",
+        expected.keys(),
+        found.keys()
+    );
+    expected
+        .iter()
+        .for_each(|(text, bytes)| assert_same(&found[text], bytes, &format!("{what}: {text}")));
 }
 
 #[test]
@@ -37,24 +44,51 @@ fn what_is_pushed_comes_back_into_empty_stores_and_into_those_that_have_some() {
             let (before, expected) = (client.place.snapshot(), contents(&grower.store));
             client.place.take_log();
             let again = client.push(&grower.store).expect("a push of nothing new");
-            assert_eq!((again.new_points, again.bytes, again.machines, again.described_points), (0, 0, 0, 0));
+            assert_eq!(
+                (
+                    again.new_points,
+                    again.bytes,
+                    again.machines,
+                    again.described_points
+                ),
+                (0, 0, 0, 0)
+            );
             let log = client.place.take_log();
             let asked = |request| log.iter().filter(|(other, _)| *other == request).count();
             // Opening an encrypted repository takes a listing of its keys.
-            let keys = log.iter().filter(|(request, name)| *request == Request::List && name == "keys/").count();
-            assert_eq!((asked(Request::Put), asked(Request::List) - keys, asked(Request::GetRange)), (0, 1, 0), "{log:?}");
+            let keys = log
+                .iter()
+                .filter(|(request, name)| *request == Request::List && name == "keys/")
+                .count();
+            assert_eq!(
+                (
+                    asked(Request::Put),
+                    asked(Request::List) - keys,
+                    asked(Request::GetRange)
+                ),
+                (0, 1, 0),
+                "{log:?}"
+            );
             assert_eq!(before.len(), client.place.snapshot().len());
-            // Names that are gone in the store stay in the repository: only what is there now is compared.
+            // Names that are gone in the store stay in the repository: only what is there now is
+            // compared.
             let (_dir, empty) = new_store();
             let pulled = pull_present(&client, &empty, &grower.store, "");
             assert_all_same(&empty, &grower.store, "pulled");
             assert_eq!(shape(&empty), shape(&grower.store));
             assert!(pulled > 0);
-            let (dir, prefix) = (tempfile::tempdir().expect("a folder"), format!("g{generation}-"));
+            let (dir, prefix) = (
+                tempfile::tempdir().expect("a folder"),
+                format!("g{generation}-"),
+            );
             pull_present(&client, &kept, &grower.store, &prefix);
             let found = contents(&kept);
             for (text, bytes) in &expected {
-                assert_same(&found[&format!("{prefix}{text}")], bytes, &format!("{prefix}{text}"));
+                assert_same(
+                    &found[&format!("{prefix}{text}")],
+                    bytes,
+                    &format!("{prefix}{text}"),
+                );
             }
             restore_all(&client, &grower.store, dir.path());
         }
@@ -71,11 +105,24 @@ pub(super) fn pull_present(client: &Client, store: &Store, source: &Store, prefi
     let reader = Reader::new(&repository);
     let present = present(source);
     let is_present = |point: &crate::record::Point| {
-        present.contains(&(point.image.clone(), point.snapshot.as_ref().map(|snapshot| snapshot.serial), point.content.clone()))
+        present.contains(&(
+            point.image.clone(),
+            point.snapshot.as_ref().map(|snapshot| snapshot.serial),
+            point.content.clone(),
+        ))
     };
-    let mut request = crate::pull::PullRequest::of(&reader, is_present, true, |text| format!("{prefix}{text}")).expect("points");
-    let names: Vec<String> = source.tree().machines().iter().map(|machine| format!("{prefix}{}", machine.name)).collect();
-    request.machines.retain(|(name, _)| names.contains(&name.to_string()));
+    let mut request =
+        crate::pull::PullRequest::of(&reader, is_present, true, |text| format!("{prefix}{text}"))
+            .expect("points");
+    let names: Vec<String> = source
+        .tree()
+        .machines()
+        .iter()
+        .map(|machine| format!("{prefix}{}", machine.name))
+        .collect();
+    request
+        .machines
+        .retain(|(name, _)| names.contains(&name.to_string()));
     let report = crate::pull::pull(&reader, store, &request, &Unwatched).expect("a pull");
     assert_eq!(report.lost_machine_snapshots, Vec::<String>::new());
     report.contents.0 + report.contents.1
@@ -83,12 +130,23 @@ pub(super) fn pull_present(client: &Client, store: &Store, source: &Store, prefi
 
 /// What the nodes of `store` are called in points: image, serial, content.
 pub(super) fn present(store: &Store) -> Vec<(String, Option<u64>, String)> {
-    let (nodes, id) = (store.tree().nodes().collect::<Vec<_>>(), store.id().expect("an identity"));
+    let (nodes, id) = (
+        store.tree().nodes().collect::<Vec<_>>(),
+        store.id().expect("an identity"),
+    );
     let moment = store.moment(&nodes).expect("a moment");
     let of = |(node, layer): &(vellum_core::tree::Node, _)| {
-        let serial = if let vellum_core::tree::Node::Snapshot(_, serial) = node { Some(*serial) } else { None };
+        let serial = if let vellum_core::tree::Node::Snapshot(_, serial) = node {
+            Some(*serial)
+        } else {
+            None
+        };
         let content = moment.layer(*layer).ok()?.content?;
-        Some((format!("{id}-{}", node.image()), serial, content.to_string()))
+        Some((
+            format!("{id}-{}", node.image()),
+            serial,
+            content.to_string(),
+        ))
     };
     moment.nodes().iter().filter_map(of).collect()
 }
@@ -98,18 +156,39 @@ fn restore_all(client: &Client, source: &Store, dir: &std::path::Path) {
     let reader = Reader::new(&repository);
     let nodes: Vec<vellum_core::tree::Node> = source.tree().nodes().collect();
     for (nth, ((_, _, content), node)) in present(source).into_iter().zip(nodes).enumerate() {
-        let (content, expected) = (ContentId::parse(&content).expect("an identity"), super::grower::read_all(source, node));
+        let (content, expected) = (
+            ContentId::parse(&content).expect("an identity"),
+            super::grower::read_all(source, node),
+        );
         let path = dir.join(format!("{nth}.raw"));
-        let target = RestoreTarget::File { path: path.clone(), overwrite: false };
+        let target = RestoreTarget::File {
+            path: path.clone(),
+            overwrite: false,
+        };
         restore(&reader, content, target, &Unwatched).expect("a restore");
-        assert_same(&std::fs::read(&path).expect("it is there"), &expected, "restored");
+        assert_same(
+            &std::fs::read(&path).expect("it is there"),
+            &expected,
+            "restored",
+        );
         let sink = Sink::default();
-        restore(&reader, content, RestoreTarget::Stream(Box::new(sink.clone())), &Unwatched).expect("a restore");
-        assert_same(&sink.0.lock().expect("nobody panicked"), &expected, "streamed");
+        restore(
+            &reader,
+            content,
+            RestoreTarget::Stream(Box::new(sink.clone())),
+            &Unwatched,
+        )
+        .expect("a restore");
+        assert_same(
+            &sink.0.lock().expect("nobody panicked"),
+            &expected,
+            "streamed",
+        );
     }
 }
 
-/// A point is known by what it shows. So what people change about it must come on its own, as little as that is, and only once.
+/// A point is known by what it shows. So what people change about it must come on its own, as
+/// little as that is, and only once.
 #[test]
 fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next() {
     let (_dir, store) = new_store();
@@ -117,12 +196,20 @@ fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next
     let web = store.create(&text("web"), 1 << 20).expect("create");
     let write = |byte: u8| {
         let live = store.live(web.image()).expect("live");
-        live.write_at(&[byte; 9000], 0).and_then(|()| live.flush()).expect("write");
+        live.write_at(&[byte; 9000], 0)
+            .and_then(|()| live.flush())
+            .expect("write");
     };
     write(1);
-    let first = store.snapshot(web.image(), &text("first")).expect("snapshot");
-    store.create_child(&text("child"), first, None).expect("child");
-    let machine = store.create_machine(&text("rack"), Some(b"old")).expect("a machine");
+    let first = store
+        .snapshot(web.image(), &text("first"))
+        .expect("snapshot");
+    store
+        .create_child(&text("child"), first, None)
+        .expect("child");
+    let machine = store
+        .create_machine(&text("rack"), Some(b"old"))
+        .expect("a machine");
     store.pin(web, true).expect("pin");
     client.push(&store).expect("a push");
     write(2);
@@ -134,58 +221,126 @@ fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next
     store.pin(first, true).expect("pin");
     store.pin(web, false).expect("pin");
     store.set_mode(web.image(), Mode::Readonly).expect("mode");
-    store.configure_machine(machine, Some(b"new")).expect("a file");
+    store
+        .configure_machine(machine, Some(b"new"))
+        .expect("a file");
     store.add_disk(machine, web.image()).expect("a disk");
     client.place.take_log();
     let report = client.push(&store).expect("a push of words");
     // The image, the state that it had before, its snapshot; the child is as it was.
-    assert_eq!((report.new_points, report.described_points, report.machines, report.bytes), (0, 3, 1, 0));
-    let puts: Vec<String> =
-        client.place.take_log().into_iter().filter(|(request, _)| *request == Request::Put).map(|(_, name)| name).collect();
-    let folders: Vec<&str> = puts.iter().filter_map(|name| name.rsplit_once('/')).map(|(folder, _)| folder).collect();
-    assert_eq!(folders, ["sessions", "copies/journal", "journal"], "{puts:?}");
+    assert_eq!(
+        (
+            report.new_points,
+            report.described_points,
+            report.machines,
+            report.bytes
+        ),
+        (0, 3, 1, 0)
+    );
+    let puts: Vec<String> = client
+        .place
+        .take_log()
+        .into_iter()
+        .filter(|(request, _)| *request == Request::Put)
+        .map(|(_, name)| name)
+        .collect();
+    let folders: Vec<&str> = puts
+        .iter()
+        .filter_map(|name| name.rsplit_once('/'))
+        .map(|(folder, _)| folder)
+        .collect();
+    assert_eq!(
+        folders,
+        ["sessions", "copies/journal", "journal"],
+        "{puts:?}"
+    );
     let again = client.push(&store).expect("a push of nothing");
-    assert_eq!((again.described_points, again.machines), (0, 0), "what was said once is said again");
-    assert!(client.place.take_log().iter().all(|(request, _)| *request != Request::Put));
+    assert_eq!(
+        (again.described_points, again.machines),
+        (0, 0),
+        "what was said once is said again"
+    );
+    assert!(
+        client
+            .place
+            .take_log()
+            .iter()
+            .all(|(request, _)| *request != Request::Put)
+    );
 
     let named = |client: &Client, image: &str| {
         let state = client.open(client.objects()).expect("it opens").state();
         let points = state.points().filter(|point| point.name == image);
         points
-            .map(|point| (point.snapshot.as_ref().map(|snapshot| snapshot.name.clone()), point.mode.clone(), point.pinned))
+            .map(|point| {
+                (
+                    point
+                        .snapshot
+                        .as_ref()
+                        .map(|snapshot| snapshot.name.clone()),
+                    point.mode.clone(),
+                    point.pinned,
+                )
+            })
             .collect::<Vec<_>>()
     };
     assert_eq!(named(&client, "web"), [], "an image has one name");
     let mut www = named(&client, "www");
     www.sort();
     let readonly = "readonly".to_owned();
-    assert_eq!(www, [(None, readonly.clone(), false), (None, readonly.clone(), false), (Some("begin".to_owned()), readonly, true)]);
+    assert_eq!(
+        www,
+        [
+            (None, readonly.clone(), false),
+            (None, readonly.clone(), false),
+            (Some("begin".to_owned()), readonly, true)
+        ]
+    );
     let (_dir, empty) = new_store();
     pull_present(&client.other(), &empty, &store, "");
     assert_eq!(shape(&empty), shape(&store));
 
     // Collections keep the words, deletions in the store take nothing away.
     let repository = client.open(client.objects()).expect("it opens");
-    crate::prune::prune(&repository, &crate::prune::PruneOptions::default(), request(PushSelection::All).writer, &Unwatched)
-        .expect("a collection");
-    store.delete_image(store.find("child").expect("it is there").image(), false).expect("delete");
+    crate::prune::prune(
+        &repository,
+        &crate::prune::PruneOptions::default(),
+        request(PushSelection::All).writer,
+        &Unwatched,
+    )
+    .expect("a collection");
+    store
+        .delete_image(store.find("child").expect("it is there").image(), false)
+        .expect("delete");
     client.push(&store).expect("a push");
-    assert_eq!((named(&client, "www").len(), named(&client, "child").len()), (3, 1));
+    assert_eq!(
+        (named(&client, "www").len(), named(&client, "child").len()),
+        (3, 1)
+    );
 }
 
-/// What an image shows now is its newest state in the repository, also if it showed that once before.
+/// What an image shows now is its newest state in the repository, also if it showed that once
+/// before.
 #[test]
 fn an_image_that_went_back_is_not_restored_as_what_it_was_in_between() {
     let (_dir, store) = new_store();
     let client = Client::new(false);
-    let web = store.create(&super::grower::name("web"), 1 << 20).expect("create");
-    let first = store.snapshot(web.image(), &super::grower::name("first")).expect("snapshot");
+    let web = store
+        .create(&super::grower::name("web"), 1 << 20)
+        .expect("create");
+    let first = store
+        .snapshot(web.image(), &super::grower::name("first"))
+        .expect("snapshot");
     client.push(&store).expect("a push");
     let live = store.live(web.image()).expect("live");
-    live.write_at(&[7; 9000], 0).and_then(|()| live.flush()).expect("write");
+    live.write_at(&[7; 9000], 0)
+        .and_then(|()| live.flush())
+        .expect("write");
     drop(live);
     client.push(&store).expect("a push");
-    let vellum_core::tree::Node::Snapshot(image, serial) = first else { panic!("a snapshot") };
+    let vellum_core::tree::Node::Snapshot(image, serial) = first else {
+        panic!("a snapshot")
+    };
     store.restore(image, serial, None).expect("restore");
     assert_eq!(client.push(&store).expect("a push").described_points, 1);
     assert_eq!(client.push(&store).expect("a push").described_points, 0);
@@ -202,14 +357,28 @@ fn two_stores_share_what_they_have_in_common_and_nothing_is_believed_unseen() {
     client.push(&grower.store).expect("a push");
     // The second store has the same chunks, but its images were made there.
     let (_dir, second) = new_store();
-    for (text, bytes) in contents(&grower.store).into_iter().filter(|(text, _)| !text.contains('@')) {
-        let image = second.create(&super::grower::name(&text), bytes.len() as u64).expect("create").image();
-        second.live(image).and_then(|live| live.write_at(&bytes, 0).and_then(|()| live.flush())).expect("write");
+    for (text, bytes) in contents(&grower.store)
+        .into_iter()
+        .filter(|(text, _)| !text.contains('@'))
+    {
+        let image = second
+            .create(&super::grower::name(&text), bytes.len() as u64)
+            .expect("create")
+            .image();
+        second
+            .live(image)
+            .and_then(|live| live.write_at(&bytes, 0).and_then(|()| live.flush()))
+            .expect("write");
     }
     let other = client.other();
     let report = other.push(&second).expect("a push");
     assert_eq!(report.chunks, 0, "everything is there already");
-    let read = other.place.take_log().iter().filter(|(request, name)| *request == Request::GetRange && name.starts_with("packs/")).count();
+    let read = other
+        .place
+        .take_log()
+        .iter()
+        .filter(|(request, name)| *request == Request::GetRange && name.starts_with("packs/"))
+        .count();
     assert!(read > 0, "it was relied upon without a look");
     let (_dir, empty) = new_store();
     pull_present(&other, &empty, &second, "");
@@ -228,11 +397,21 @@ fn a_store_that_was_brought_back_does_not_believe_the_books_of_its_future() {
     (0..5).for_each(|_| grower.write());
     client.push(&grower.store).expect("a push");
     let back = Store::open(&path, vellum_store::Access::ReadWrite, "test").expect("the copy opens");
-    let image = back.tree().images().next().map(|image| (image.id, image.name.clone())).expect("an image");
-    let live = back.create(&super::grower::name("other"), 1 << 20).and_then(|node| back.live(node.image())).expect("an image");
+    let image = back
+        .tree()
+        .images()
+        .next()
+        .map(|image| (image.id, image.name.clone()))
+        .expect("an image");
+    let live = back
+        .create(&super::grower::name("other"), 1 << 20)
+        .and_then(|node| back.live(node.image()))
+        .expect("an image");
     let mut bytes = vec![0; 1 << 20];
     grower.random.fill(&mut bytes);
-    live.write_at(&bytes, 0).and_then(|()| live.flush()).expect("write");
+    live.write_at(&bytes, 0)
+        .and_then(|()| live.flush())
+        .expect("write");
     drop(live);
     client.push(&back).expect("a push of the copy");
     let (_dir, empty) = new_store();
@@ -240,7 +419,8 @@ fn a_store_that_was_brought_back_does_not_believe_the_books_of_its_future() {
     assert_all_same(&empty, &back, &format!("pulled, {image:?}"));
 }
 
-/// A copy of a store that is open and idle: what its database had in memory only is not in it, as after a loss of power.
+/// A copy of a store that is open and idle: what its database had in memory only is not in it, as
+/// after a loss of power.
 pub(super) fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("a folder").flatten() {
@@ -258,15 +438,23 @@ fn disks_that_guests_write_are_pushed_as_of_one_moment() {
     let (_dir, store) = new_store();
     let client = Client::new(false);
     for text in ["a", "b"] {
-        store.create(&super::grower::name(text), 1 << 20).expect("create");
+        store
+            .create(&super::grower::name(text), 1 << 20)
+            .expect("create");
     }
     let exports = store.exports();
-    let disks = ["a", "b"].map(|text| exports.open(text, Intent::ReadWrite).expect("it is attached"));
+    let disks = ["a", "b"].map(|text| {
+        exports
+            .open(text, Intent::ReadWrite)
+            .expect("it is attached")
+    });
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for count in 1_u64.. {
-                disks.iter().for_each(|disk| disk.write_at(&count.to_le_bytes(), 0).expect("write"));
+                disks
+                    .iter()
+                    .for_each(|disk| disk.write_at(&count.to_le_bytes(), 0).expect("write"));
                 written.store(count, Ordering::Relaxed);
                 if stop.load(Ordering::Relaxed) {
                     return;
@@ -280,8 +468,20 @@ fn disks_that_guests_write_are_pushed_as_of_one_moment() {
                 std::thread::yield_now();
             }
             let repository = client.open(client.objects()).expect("it opens");
-            let writer = Writer { name: "test".to_owned(), time_ms: round };
-            push(&repository, &store, &PushRequest { writer, ..request(PushSelection::All) }, &Unwatched).expect("a push");
+            let writer = Writer {
+                name: "test".to_owned(),
+                time_ms: round,
+            };
+            push(
+                &repository,
+                &store,
+                &PushRequest {
+                    writer,
+                    ..request(PushSelection::All)
+                },
+                &Unwatched,
+            )
+            .expect("a push");
         }
         stop.store(true, Ordering::Relaxed);
     });
@@ -289,14 +489,33 @@ fn disks_that_guests_write_are_pushed_as_of_one_moment() {
     let reader = Reader::new(&repository);
     let mut last = BTreeMap::from([("a".to_owned(), 0), ("b".to_owned(), 0)]);
     for round in 0..8 {
-        for point in repository.state().points().filter(|point| point.time_ms == round) {
-            let (sink, content) = (Sink::default(), ContentId::parse(&point.content).expect("an identity"));
-            restore(&reader, content, RestoreTarget::Stream(Box::new(sink.clone())), &Unwatched).expect("a restore");
+        for point in repository
+            .state()
+            .points()
+            .filter(|point| point.time_ms == round)
+        {
+            let (sink, content) = (
+                Sink::default(),
+                ContentId::parse(&point.content).expect("an identity"),
+            );
+            restore(
+                &reader,
+                content,
+                RestoreTarget::Stream(Box::new(sink.clone())),
+                &Unwatched,
+            )
+            .expect("a restore");
             let bytes = sink.0.lock().expect("nobody panicked");
-            last.insert(point.name.clone(), u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")));
+            last.insert(
+                point.name.clone(),
+                u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")),
+            );
         }
         let (a, b) = (last["a"], last["b"]);
-        assert!(a == b || a == b + 1, "round {round}: {a} on the first disk, {b} on the second");
+        assert!(
+            a == b || a == b + 1,
+            "round {round}: {a} on the first disk, {b} on the second"
+        );
     }
     assert!(last["a"] > 0, "nothing was written");
 }

@@ -1,5 +1,6 @@
-//! Whether what leads to chunks is there twice, and making it so again. An object needs its copy as little as the copy needs the object, while the
-//! other of the two is whole: no point is hit by what is found here.
+//! Whether what leads to chunks is there twice, and making it so again. An object needs its copy as
+//! little as the copy needs the object, while the other of the two is whole: no point is hit by
+//! what is found here.
 
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 
@@ -20,26 +21,67 @@ struct Half {
 }
 
 impl Check<'_> {
-    pub(super) fn find_halves(&mut self, state: &State, needed: &Needed<'_>, options: &VerifyOptions) -> Result<(), BackupError> {
-        let keys = self.repository.list(ObjectKind::Key)?.into_iter().map(|(name, _)| name);
-        // One that another stands for, or that says nothing, may have been on its way out when a collection was interrupted.
-        let says = |name: &RecordName| matches!(state.status(name), Some(Status::Counts | Status::Undecided));
+    pub(super) fn find_halves(
+        &mut self,
+        state: &State,
+        needed: &Needed<'_>,
+        options: &VerifyOptions,
+    ) -> Result<(), BackupError> {
+        let keys = self
+            .repository
+            .list(ObjectKind::Key)?
+            .into_iter()
+            .map(|(name, _)| name);
+        // One that another stands for, or that says nothing, may have been on its way out when a
+        // collection was interrupted.
+        let says = |name: &RecordName| {
+            matches!(state.status(name), Some(Status::Counts | Status::Undecided))
+        };
         let journal = self.repository.journal();
-        let records = journal.iter().map(|(name, _)| *name).filter(says).map(RecordName::object);
-        let indexes = state.indexes().iter().filter(|(_, condition)| **condition == Condition::Firm).map(|(id, _)| ObjectName::Index(*id));
+        let records = journal
+            .iter()
+            .map(|(name, _)| *name)
+            .filter(says)
+            .map(RecordName::object);
+        let indexes = state
+            .indexes()
+            .iter()
+            .filter(|(_, condition)| **condition == Condition::Firm)
+            .map(|(id, _)| ObjectName::Index(*id));
         let lengths_differ = |name: &ObjectName| self.copies.get(name) != self.lengths.get(name);
-        // All data was read by now; of maps, else, their parts: which half of a pair is too long or too short is to be found out.
-        let maps: Vec<ObjectName> = needed.maps().into_iter().filter(|name| options.read_data || lengths_differ(name)).collect();
-        maps.iter().filter(|_| !options.read_data).try_for_each(|name| self.misnamed(name).map(drop))?;
-        let all: Vec<ObjectName> = std::iter::once(ObjectName::Repository).chain(keys).chain(records).chain(indexes).chain(maps).collect();
-        let wrong: Vec<Option<Half>> = all.par_iter().map(|name| self.bad_copy(name)).collect::<Result<_, _>>()?;
+        // All data was read by now; of maps, else, their parts: which half of a pair is too long or
+        // too short is to be found out.
+        let maps: Vec<ObjectName> = needed
+            .maps()
+            .into_iter()
+            .filter(|name| options.read_data || lengths_differ(name))
+            .collect();
+        maps.iter()
+            .filter(|_| !options.read_data)
+            .try_for_each(|name| self.misnamed(name).map(drop))?;
+        let all: Vec<ObjectName> = std::iter::once(ObjectName::Repository)
+            .chain(keys)
+            .chain(records)
+            .chain(indexes)
+            .chain(maps)
+            .collect();
+        let wrong: Vec<Option<Half>> = all
+            .par_iter()
+            .map(|name| self.bad_copy(name))
+            .collect::<Result<_, _>>()?;
         let mut halves: Vec<Half> = wrong.into_iter().flatten().collect();
         // Whatever this run needed was read by now, from its copy where that was the only way.
-        halves.extend(self.repository.twice().rescued().into_iter().map(|name| Half {
-            name: name.to_string(),
-            reason: "it is damaged or gone, and was read from its copy",
-            other: copy_of(&name).map(|copy| (copy, name)),
-        }));
+        halves.extend(
+            self.repository
+                .twice()
+                .rescued()
+                .into_iter()
+                .map(|name| Half {
+                    name: name.to_string(),
+                    reason: "it is damaged or gone, and was read from its copy",
+                    other: copy_of(&name).map(|copy| (copy, name)),
+                }),
+        );
         for half in halves {
             self.hit(&half.name, half.reason, []);
             if options.repair && self.mend(&half)? {
@@ -51,31 +93,63 @@ impl Check<'_> {
 
     /// What is wrong with the copy of an object that is there.
     fn bad_copy(&self, name: &ObjectName) -> Result<Option<Half>, BackupError> {
-        let (place, Some(copy)) = (self.repository.twice().place(), copy_of(name)) else { return Ok(None) };
-        let get = |name: &str| damage(place.get(name).map_err(|error| self.repository.failed(error)));
+        let (place, Some(copy)) = (self.repository.twice().place(), copy_of(name)) else {
+            return Ok(None);
+        };
+        let get = |name: &str| {
+            damage(
+                place
+                    .get(name)
+                    .map_err(|error| self.repository.failed(error)),
+            )
+        };
         let own = Some((name.to_string(), *name));
         let half = match get(&copy)? {
-            Ok(stored) if !is_sound(name, &stored) => Half { name: copy, reason: "it is not what its name says", other: own },
+            Ok(stored) if !is_sound(name, &stored) => Half {
+                name: copy,
+                reason: "it is not what its name says",
+                other: own,
+            },
             // Which of the two somebody changed is not to be known.
             Ok(stored)
-                if *name == ObjectName::Repository && get(&name.to_string())?.is_ok_and(|own| own != stored && is_sound(name, &own)) =>
+                if *name == ObjectName::Repository
+                    && get(&name.to_string())?
+                        .is_ok_and(|own| own != stored && is_sound(name, &own)) =>
             {
-                Half { name: copy, reason: "it says something else than the object", other: None }
+                Half {
+                    name: copy,
+                    reason: "it says something else than the object",
+                    other: None,
+                }
             }
             Ok(_) => return Ok(None),
             // What was taken away a moment ago has none.
             Err(_) if get(&name.to_string())?.is_err() => return Ok(None),
-            Err(_) => Half { name: copy, reason: "it is not there", other: own },
+            Err(_) => Half {
+                name: copy,
+                reason: "it is not there",
+                other: own,
+            },
         };
         Ok(Some(half))
     }
 
     /// Writes one half anew from the other, if that is whole.
     fn mend(&self, half: &Half) -> Result<bool, BackupError> {
-        let (place, Some((other, object))) = (self.repository.twice().place(), &half.other) else { return Ok(false) };
-        let stored = damage(place.get(other).map_err(|error| self.repository.failed(error)))?;
-        let Some(stored) = stored.ok().filter(|stored| is_sound(object, stored)) else { return Ok(false) };
-        place.replace(&half.name, &stored).map_err(|error| self.repository.failed(error))?;
+        let (place, Some((other, object))) = (self.repository.twice().place(), &half.other) else {
+            return Ok(false);
+        };
+        let stored = damage(
+            place
+                .get(other)
+                .map_err(|error| self.repository.failed(error)),
+        )?;
+        let Some(stored) = stored.ok().filter(|stored| is_sound(object, stored)) else {
+            return Ok(false);
+        };
+        place
+            .replace(&half.name, &stored)
+            .map_err(|error| self.repository.failed(error))?;
         Ok(true)
     }
 }

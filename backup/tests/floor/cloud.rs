@@ -36,25 +36,54 @@ fn names(objects: &dyn Objects, prefix: &str) -> Vec<(String, u64)> {
 
 #[test]
 fn objects_are_put_read_listed_and_deleted_below_their_prefix() {
-    for (knows_conditions, address) in [(true, "s3://disks"), (true, "s3://disks/a/b"), (false, "s3://disks/a")] {
+    for (knows_conditions, address) in [
+        (true, "s3://disks"),
+        (true, "s3://disks/a/b"),
+        (false, "s3://disks/a"),
+    ] {
         let server = Server::start(knows_conditions);
         let objects = open(&server, address);
         server.plant("a/bystander", b"of somebody else");
         server.plant("unrelated", b"of somebody else");
-        assert_eq!(objects.get("vellum.repository").expect_err("nothing yet").kind, ObjectErrorKind::Missing);
+        assert_eq!(
+            objects
+                .get("vellum.repository")
+                .expect_err("nothing yet")
+                .kind,
+            ObjectErrorKind::Missing
+        );
         objects.put("vellum.repository", b"what").expect("put");
         for nth in 0..8 {
-            objects.put(&format!("packs/0{nth}/x"), &vec![nth; usize::from(nth) * 10]).expect("put");
+            objects
+                .put(
+                    &format!("packs/0{nth}/x"),
+                    &vec![nth; usize::from(nth) * 10],
+                )
+                .expect("put");
         }
         objects.put("packs/03/x", &[3; 30]).expect("the same again");
         assert_eq!(objects.get("packs/07/x").expect("there"), [7; 70]);
         assert_eq!(objects.get("packs/00/x").expect("there"), b"");
-        assert_eq!(objects.get_range("packs/07/x", 2..5).expect("there"), [7; 3]);
-        assert_eq!(objects.get_range("packs/07/x", 5..5).expect("nothing is there"), b"");
-        assert!(objects.get_range("packs/07/x", 60..71).is_err(), "exactly as many as asked for");
+        assert_eq!(
+            objects.get_range("packs/07/x", 2..5).expect("there"),
+            [7; 3]
+        );
+        assert_eq!(
+            objects
+                .get_range("packs/07/x", 5..5)
+                .expect("nothing is there"),
+            b""
+        );
+        assert!(
+            objects.get_range("packs/07/x", 60..71).is_err(),
+            "exactly as many as asked for"
+        );
         assert!(objects.get_range("packs/07/x", 100..101).is_err());
         assert_eq!(names(&*objects, "packs/").len(), 8, "more than one page");
-        assert_eq!(names(&*objects, "packs/02/"), [("packs/02/x".to_owned(), 20)]);
+        assert_eq!(
+            names(&*objects, "packs/02/"),
+            [("packs/02/x".to_owned(), 20)]
+        );
         assert_eq!(names(&*objects, "journal/"), []);
         objects.delete("packs/02/x").expect("gone");
         objects.delete("packs/02/x").expect("gone already");
@@ -86,7 +115,11 @@ fn passing_trouble_passes() {
     let server = Server::start(true);
     let objects = open(&server, "s3://disks");
     let bytes: Vec<u8> = (0..100_000_u32).map(|at| at as u8).collect();
-    for troubles in [&[Trouble::Status(500)][..], &[Trouble::Status(503), Trouble::Status(503)], &[Trouble::AnswerLost]] {
+    for troubles in [
+        &[Trouble::Status(500)][..],
+        &[Trouble::Status(503), Trouble::Status(503)],
+        &[Trouble::AnswerLost],
+    ] {
         let name = format!("packs/00/{troubles:?}").replace(['[', ']', '(', ')', ' ', ','], "");
         server.trouble("PUT", troubles);
         objects.put(&name, &bytes).expect("put in the end");
@@ -108,7 +141,12 @@ fn a_body_that_ends_early_or_is_of_another_range_is_never_taken_for_the_object()
     server.trouble("GET", &[Trouble::BodyCut]);
     assert_eq!(objects.get("packs/00/x").expect("read again"), bytes);
     server.trouble("GET", &[Trouble::BodyCut]);
-    assert_eq!(objects.get_range("packs/00/x", 10..90_000).expect("read again"), bytes[10..90_000]);
+    assert_eq!(
+        objects
+            .get_range("packs/00/x", 10..90_000)
+            .expect("read again"),
+        bytes[10..90_000]
+    );
     for trouble in [Trouble::RangeIgnored, Trouble::OtherRange] {
         server.trouble("GET", &[trouble; 20]);
         if let Ok(found) = objects.get_range("packs/00/x", 10..20) {
@@ -122,11 +160,18 @@ fn a_body_that_ends_early_or_is_of_another_range_is_never_taken_for_the_object()
 fn what_is_refused_says_what_and_where_and_no_secret() {
     let server = Server::start(true);
     let objects = open(&server, "s3://disks/a");
-    for (status, kind) in [(403, ObjectErrorKind::Denied), (401, ObjectErrorKind::Denied), (404, ObjectErrorKind::Missing)] {
+    for (status, kind) in [
+        (403, ObjectErrorKind::Denied),
+        (401, ObjectErrorKind::Denied),
+        (404, ObjectErrorKind::Missing),
+    ] {
         server.trouble("GET", &[Trouble::Status(status)]);
         let refused = objects.get("keys/x").expect_err("refused");
         assert_eq!(refused.kind, kind, "{refused}");
         let shown = format!("{refused} {refused:?}");
-        assert!(shown.contains("s3://disks/a/keys/x") && !shown.contains(SECRET), "{shown}");
+        assert!(
+            shown.contains("s3://disks/a/keys/x") && !shown.contains(SECRET),
+            "{shown}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Folders as places for objects: what others planted there, what an interruption leaves, and what a full or locked one says.
+//! Folders as places for objects: what others planted there, what an interruption leaves, and what
+//! a full or locked one says.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -28,24 +29,53 @@ fn files_in(path: &Path) -> usize {
 fn objects_are_put_read_listed_and_deleted() {
     let folder = tempfile::tempdir().expect("a folder");
     let objects = Folder::new(folder.path().join("deep/repository"));
-    assert_eq!(objects.get("vellum.repository").expect_err("nothing yet").kind, ObjectErrorKind::Missing);
+    assert_eq!(
+        objects
+            .get("vellum.repository")
+            .expect_err("nothing yet")
+            .kind,
+        ObjectErrorKind::Missing
+    );
     objects.put("vellum.repository", b"what").expect("put");
     objects.put("packs/ab/one", b"0123456789").expect("put");
     objects.put("packs/cd/two", b"").expect("put");
-    objects.put("packs/ab/one", b"0123456789").expect("the same again");
+    objects
+        .put("packs/ab/one", b"0123456789")
+        .expect("the same again");
     assert_eq!(objects.get("packs/ab/one").expect("there"), b"0123456789");
-    assert_eq!(objects.get_range("packs/ab/one", 2..5).expect("there"), b"234");
-    assert!(objects.get_range("packs/ab/one", 2..11).is_err(), "exactly as many as asked for");
-    #[expect(clippy::reversed_empty_ranges, reason = "a caller's mistake must not become a panic")]
+    assert_eq!(
+        objects.get_range("packs/ab/one", 2..5).expect("there"),
+        b"234"
+    );
+    assert!(
+        objects.get_range("packs/ab/one", 2..11).is_err(),
+        "exactly as many as asked for"
+    );
+    #[expect(
+        clippy::reversed_empty_ranges,
+        reason = "a caller's mistake must not become a panic"
+    )]
     let reversed = objects.get_range("packs/ab/one", 5..2);
     assert!(reversed.is_err());
-    assert_eq!(names(&objects, "packs/"), [("packs/ab/one".to_owned(), 10), ("packs/cd/two".to_owned(), 0)]);
-    assert_eq!(names(&objects, "packs/ab/"), [("packs/ab/one".to_owned(), 10)]);
+    assert_eq!(
+        names(&objects, "packs/"),
+        [
+            ("packs/ab/one".to_owned(), 10),
+            ("packs/cd/two".to_owned(), 0)
+        ]
+    );
+    assert_eq!(
+        names(&objects, "packs/ab/"),
+        [("packs/ab/one".to_owned(), 10)]
+    );
     assert_eq!(names(&objects, "").len(), 3);
     assert_eq!(names(&objects, "journal/"), []);
     objects.delete("packs/ab/one").expect("gone");
     objects.delete("packs/ab/one").expect("gone already");
-    assert_eq!(objects.get("packs/ab/one").expect_err("gone").kind, ObjectErrorKind::Missing);
+    assert_eq!(
+        objects.get("packs/ab/one").expect_err("gone").kind,
+        ObjectErrorKind::Missing
+    );
 }
 
 #[test]
@@ -53,10 +83,16 @@ fn nothing_is_written_over_and_nothing_half_written_stays() {
     let folder = tempfile::tempdir().expect("a folder");
     let objects = Folder::new(folder.path().to_owned());
     objects.put("keys/one", b"first").expect("put");
-    let refused = objects.put("keys/one", b"second").expect_err("another object");
+    let refused = objects
+        .put("keys/one", b"second")
+        .expect_err("another object");
     assert!(refused.to_string().contains("keys/one"), "{refused}");
     assert_eq!(objects.get("keys/one").expect("there"), b"first");
-    assert_eq!(files_in(&folder.path().join("keys")), 1, "no partial file stays");
+    assert_eq!(
+        files_in(&folder.path().join("keys")),
+        1,
+        "no partial file stays"
+    );
 }
 
 #[test]
@@ -64,7 +100,16 @@ fn names_that_leave_the_folder_or_hide_are_no_names() {
     let folder = tempfile::tempdir().expect("a folder");
     let objects = Folder::new(folder.path().join("repository"));
     objects.put("vellum.repository", b"what").expect("put");
-    for name in ["../outside", "/etc/passwd", "keys/../../outside", "", "keys//x", "keys/.partial-0", "a/b/c/d", "keys/\0"] {
+    for name in [
+        "../outside",
+        "/etc/passwd",
+        "keys/../../outside",
+        "",
+        "keys//x",
+        "keys/.partial-0",
+        "a/b/c/d",
+        "keys/\0",
+    ] {
         assert!(objects.put(name, b"x").is_err(), "{name:?}");
         assert!(objects.get(name).is_err(), "{name:?}");
         assert!(objects.delete(name).is_err(), "{name:?}");
@@ -82,7 +127,12 @@ fn links_pipes_and_folders_in_an_objects_place_are_not_followed() {
     fs::create_dir(folder.path().join("elsewhere")).expect("a folder");
     symlink(folder.path().join("secret"), root.join("keys/link")).expect("a link");
     symlink(folder.path().join("elsewhere"), root.join("packs")).expect("a link");
-    rustix::fs::mkfifoat(rustix::fs::CWD, root.join("keys/pipe"), rustix::fs::Mode::from_raw_mode(0o600)).expect("a pipe");
+    rustix::fs::mkfifoat(
+        rustix::fs::CWD,
+        root.join("keys/pipe"),
+        rustix::fs::Mode::from_raw_mode(0o600),
+    )
+    .expect("a pipe");
     fs::create_dir(root.join("keys/folder")).expect("a folder");
     let refused = objects.get("keys/link").expect_err("a link");
     assert!(refused.to_string().contains("link"), "{refused}");
@@ -90,11 +140,23 @@ fn links_pipes_and_folders_in_an_objects_place_are_not_followed() {
         assert!(objects.get(name).is_err(), "{name}");
     }
     assert!(objects.put("keys/link", b"x").is_err());
-    assert!(objects.put("packs/ab/one", b"x").expect_err("a linked folder").to_string().contains("link"));
-    assert_eq!(fs::read(folder.path().join("secret")).expect("untouched"), b"outside");
+    assert!(
+        objects
+            .put("packs/ab/one", b"x")
+            .expect_err("a linked folder")
+            .to_string()
+            .contains("link")
+    );
+    assert_eq!(
+        fs::read(folder.path().join("secret")).expect("untouched"),
+        b"outside"
+    );
     assert_eq!(files_in(&folder.path().join("elsewhere")), 0);
     assert_eq!(names(&objects, "keys/"), [("keys/one".to_owned(), 5)]);
-    assert!(objects.list("packs/", &mut |_, _| Ok(())).is_err(), "a listing through a link would be somebody else's");
+    assert!(
+        objects.list("packs/", &mut |_, _| Ok(())).is_err(),
+        "a listing through a link would be somebody else's"
+    );
 }
 
 #[test]
@@ -102,7 +164,10 @@ fn leftovers_of_the_dead_are_hidden_and_removed_and_those_of_the_living_stay() {
     let folder = tempfile::tempdir().expect("a folder");
     let objects = Folder::new(folder.path().to_owned());
     objects.put("packs/ab/one", b"first").expect("put");
-    let (dead, living) = (folder.path().join("packs/ab/.partial-0"), folder.path().join("packs/ab/.partial-1"));
+    let (dead, living) = (
+        folder.path().join("packs/ab/.partial-0"),
+        folder.path().join("packs/ab/.partial-1"),
+    );
     fs::write(dead, "half").expect("a file");
     let file = fs::File::create(&living).expect("a file");
     rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("a lock");
@@ -116,14 +181,21 @@ fn leftovers_of_the_dead_are_hidden_and_removed_and_those_of_the_living_stay() {
     assert_eq!(names(&objects, "").len(), 1);
 }
 
-/// A file system of 64 KiB, mounted where the machine lets us; elsewhere the test says that it was not run.
+/// A file system of 64 KiB, mounted where the machine lets us; elsewhere the test says that it was
+/// not run.
 struct Small(tempfile::TempDir);
 
 impl Small {
     fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         let options = c"size=64k";
-        match rustix::mount::mount("tmpfs", folder.path(), "tmpfs", rustix::mount::MountFlags::empty(), options) {
+        match rustix::mount::mount(
+            "tmpfs",
+            folder.path(),
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            options,
+        ) {
             Ok(()) => Some(Self(folder)),
             Err(errno) => {
                 println!("not run: no small file system can be mounted here: {errno}");
@@ -135,7 +207,8 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH).expect("what was mounted can be unmounted");
+        rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH)
+            .expect("what was mounted can be unmounted");
     }
 }
 
@@ -144,7 +217,9 @@ fn a_full_folder_is_told_as_full_and_keeps_no_partial_file() {
     let Some(small) = Small::mount() else { return };
     let objects = Folder::new(small.0.path().to_owned());
     objects.put("keys/one", b"first").expect("put");
-    let refused = objects.put("keys/two", &vec![7; 200_000]).expect_err("no room");
+    let refused = objects
+        .put("keys/two", &vec![7; 200_000])
+        .expect_err("no room");
     assert_eq!(refused.kind, ObjectErrorKind::Full, "{refused}");
     assert_eq!(files_in(&small.0.path().join("keys")), 1);
     objects.delete("keys/one").expect("deleting needs no room");
@@ -154,25 +229,54 @@ fn a_full_folder_is_told_as_full_and_keeps_no_partial_file() {
 const DENIED: &str = "VELLUM_TEST_DENIED";
 const NOBODY: u32 = 65_534;
 
-/// Root may write anywhere, so root has somebody else try it, with a copy of this test that everybody may run. Another process makes the
-/// copy: a file that this one has written cannot be run as long as what another test is just starting has it open.
+/// Root may write anywhere, so root has somebody else try it, with a copy of this test that
+/// everybody may run. Another process makes the copy: a file that this one has written cannot be
+/// run as long as what another test is just starting has it open.
 #[test]
 fn a_folder_that_may_not_be_written_is_told_as_denied() {
     let folder = tempfile::tempdir().expect("a folder");
     let root = folder.path().join("repository");
-    Folder::new(root.clone()).put("keys/one", b"first").expect("put");
-    let allow = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+    Folder::new(root.clone())
+        .put("keys/one", b"first")
+        .expect("put");
+    let allow = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours")
+    };
     allow(&root.join("keys"), 0o555);
     if rustix::process::geteuid().is_root() {
-        [folder.path(), &root].iter().for_each(|path| allow(path, 0o755));
+        [folder.path(), &root]
+            .iter()
+            .for_each(|path| allow(path, 0o755));
         let copy = folder.path().join("test");
         let own = std::env::current_exe().expect("a test has a path");
-        assert!(Command::new("cp").arg(own).arg(&copy).status().expect("every system has it").success());
+        assert!(
+            Command::new("cp")
+                .arg(own)
+                .arg(&copy)
+                .status()
+                .expect("every system has it")
+                .success()
+        );
         let mut other = Command::new(&copy);
-        other.args(["--exact", "folder::denied", "--ignored", "--nocapture"]).env(DENIED, &root).current_dir("/");
-        let done = other.uid(NOBODY).gid(NOBODY).output().unwrap_or_else(|error| panic!("nobody can run {}: {error}", copy.display()));
-        assert!(done.status.success(), "{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-        assert!(String::from_utf8_lossy(&done.stdout).contains("was denied"), "it was not tried");
+        other
+            .args(["--exact", "folder::denied", "--ignored", "--nocapture"])
+            .env(DENIED, &root)
+            .current_dir("/");
+        let done = other
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .output()
+            .unwrap_or_else(|error| panic!("nobody can run {}: {error}", copy.display()));
+        assert!(
+            done.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&done.stdout),
+            String::from_utf8_lossy(&done.stderr)
+        );
+        assert!(
+            String::from_utf8_lossy(&done.stdout).contains("was denied"),
+            "it was not tried"
+        );
     } else {
         assert_denied(&root);
     }
@@ -181,8 +285,17 @@ fn a_folder_that_may_not_be_written_is_told_as_denied() {
 
 fn assert_denied(root: &Path) {
     let objects = Folder::new(root.to_owned());
-    assert_eq!(objects.put("keys/two", b"second").expect_err("not allowed").kind, ObjectErrorKind::Denied);
-    assert_eq!(objects.delete("keys/one").expect_err("not allowed").kind, ObjectErrorKind::Denied);
+    assert_eq!(
+        objects
+            .put("keys/two", b"second")
+            .expect_err("not allowed")
+            .kind,
+        ObjectErrorKind::Denied
+    );
+    assert_eq!(
+        objects.delete("keys/one").expect_err("not allowed").kind,
+        ObjectErrorKind::Denied
+    );
     assert_eq!(objects.get("keys/one").expect("it may be read"), b"first");
     assert_eq!(files_in(&root.join("keys")), 1);
     println!("{} was denied", root.display());

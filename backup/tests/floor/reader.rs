@@ -1,4 +1,5 @@
-//! The independent reader (`tests/reader`, Python) against repositories that this program wrote: what a stranger makes of FORMAT.md.
+//! The independent reader (`tests/reader`, Python) against repositories that this program wrote:
+//! what a stranger makes of FORMAT.md.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,13 +11,25 @@ use vellum_backup::seal::{KeyFile, Opener, PasswordCost, Sealer, Secrets, create
 use crate::sample::{CHUNK_LEN, build};
 
 /// Cheap, so that the test is: the rule is the same.
-const COST: PasswordCost = PasswordCost { memory_kib: 256, passes: 2, lanes: 2 };
+const COST: PasswordCost = PasswordCost {
+    memory_kib: 256,
+    passes: 2,
+    lanes: 2,
+};
 
-/// Where `dev/install-python` puts the interpreter with the reader's packages: beside this test's own program.
+/// Where `dev/install-python` puts the interpreter with the reader's packages: beside this test's
+/// own program.
 fn python() -> PathBuf {
     let own = std::env::current_exe().expect("a test has a path");
-    let target = own.ancestors().find(|folder| folder.join("tools/python/bin/python").exists());
-    let target = target.unwrap_or_else(|| panic!("run dev/install-python first: there is no tools/python above {}", own.display()));
+    let target = own
+        .ancestors()
+        .find(|folder| folder.join("tools/python/bin/python").exists());
+    let target = target.unwrap_or_else(|| {
+        panic!(
+            "run dev/install-python first: there is no tools/python above {}",
+            own.display()
+        )
+    });
     target.join("tools/python/bin/python")
 }
 
@@ -38,40 +51,81 @@ fn a_stranger_reads_plain_and_encrypted_repositories_from_the_format_alone() {
     std::fs::write(&password, "pässword\n").expect("a file can be written");
     let key = KeyFile::generate().expect("random bytes");
     std::fs::write(&key_file, key.to_text().as_bytes()).expect("a file can be written");
-    let openers = [Opener::Password("pässword".to_owned().into()), Opener::KeyFile(key)];
+    let openers = [
+        Opener::Password("pässword".to_owned().into()),
+        Opener::KeyFile(key),
+    ];
     for is_encrypted in [false, true] {
         let path = folder.path().join(format!("repository-{is_encrypted}"));
         let objects = Folder::new(path.clone());
         let file = RepositoryFile::new(is_encrypted, CHUNK_LEN as u32).expect("random bytes");
         let secrets = Secrets::generate().expect("random bytes");
-        let sealer = if is_encrypted { Sealer::encrypted(file.id, &secrets) } else { Sealer::plain(file.id) };
+        let sealer = if is_encrypted {
+            Sealer::encrypted(file.id, &secrets)
+        } else {
+            Sealer::plain(file.id)
+        };
         for opener in openers.iter().filter(|_| is_encrypted) {
-            let key = create_key(&secrets, &file, opener, "Schlüssel 1", 1_767_225_600_000, COST).expect("a key");
-            objects.put(&ObjectName::Key(key.id).to_string(), &key.bytes).expect("put");
+            let key = create_key(
+                &secrets,
+                &file,
+                opener,
+                "Schlüssel 1",
+                1_767_225_600_000,
+                COST,
+            )
+            .expect("a key");
+            objects
+                .put(&ObjectName::Key(key.id).to_string(), &key.bytes)
+                .expect("put");
         }
         let sample = build(&objects, &file, &sealer, &mut crate::random());
         let keys: &[&[&str]] = if is_encrypted {
-            &[&["--password-file", password.to_str().expect("text")], &["--key-file", key_file.to_str().expect("text")]]
+            &[
+                &["--password-file", password.to_str().expect("text")],
+                &["--key-file", key_file.to_str().expect("text")],
+            ]
         } else {
             &[&[]]
         };
         for key in keys {
             let listed = read(&path, &["list"], key);
             assert!(listed.status.success(), "{}", text(&listed.stderr));
-            let names: Vec<String> = text(&listed.stdout).lines().map(|line| line.split(' ').nth(1).unwrap_or("").to_owned()).collect();
-            assert_eq!(names, ["web", "web@first"], "what was forgotten or came too late is not there");
+            let names: Vec<String> = text(&listed.stdout)
+                .lines()
+                .map(|line| line.split(' ').nth(1).unwrap_or("").to_owned())
+                .collect();
+            assert_eq!(
+                names,
+                ["web", "web@first"],
+                "what was forgotten or came too late is not there"
+            );
             for (name, disk) in &sample.disks {
                 let out = folder.path().join("out");
                 let restored = read(&path, &["restore", name, out.to_str().expect("text")], key);
                 assert!(restored.status.success(), "{}", text(&restored.stderr));
-                assert!(std::fs::read(&out).expect("a file") == *disk, "{name} is another disk");
+                assert!(
+                    std::fs::read(&out).expect("a file") == *disk,
+                    "{name} is another disk"
+                );
                 std::fs::remove_file(out).expect("a file");
             }
         }
         if is_encrypted {
             std::fs::write(folder.path().join("wrong"), "password").expect("a file can be written");
-            let refused = read(&path, &["list"], &["--password-file", folder.path().join("wrong").to_str().expect("text")]);
-            assert!(!refused.status.success() && text(&refused.stderr).contains("no key opens"), "{}", text(&refused.stderr));
+            let refused = read(
+                &path,
+                &["list"],
+                &[
+                    "--password-file",
+                    folder.path().join("wrong").to_str().expect("text"),
+                ],
+            );
+            assert!(
+                !refused.status.success() && text(&refused.stderr).contains("no key opens"),
+                "{}",
+                text(&refused.stderr)
+            );
         }
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use vellum_backup::format::{
-    Frame, IndexObject, MapBlob, MapsWriter, PackEntry, PackWriter, Presence, RepositoryFile, SealedPack, SegmentEntry, SegmentId, address,
+    Frame, IndexObject, MapBlob, MapsWriter, PackEntry, PackWriter, Presence, RepositoryFile,
+    SealedPack, SegmentEntry, SegmentId, address,
 };
 use vellum_backup::objects::{ObjectId, ObjectName, Objects};
 use vellum_backup::seal::{SealedKind, Sealer};
@@ -45,9 +46,24 @@ struct Builder<'a> {
 }
 
 /// Puts the sample.
-pub(crate) fn build(objects: &dyn Objects, file: &RepositoryFile, sealer: &Sealer, random: &mut fastrand::Rng) -> Sample {
-    objects.put(&ObjectName::Repository.to_string(), &file.encode()).expect("put");
-    let mut builder = Builder { objects, sealer, random, segments: Vec::new(), chunks: Vec::new(), counter: 0, parents: Vec::new() };
+pub(crate) fn build(
+    objects: &dyn Objects,
+    file: &RepositoryFile,
+    sealer: &Sealer,
+    random: &mut fastrand::Rng,
+) -> Sample {
+    objects
+        .put(&ObjectName::Repository.to_string(), &file.encode())
+        .expect("put");
+    let mut builder = Builder {
+        objects,
+        sealer,
+        random,
+        segments: Vec::new(),
+        chunks: Vec::new(),
+        counter: 0,
+        parents: Vec::new(),
+    };
     builder.make_chunks();
     let indexes = builder.put_chunks();
     let (base, child) = (ContentId([1; 16]), ContentId([2; 16]));
@@ -64,7 +80,9 @@ pub(crate) fn build(objects: &dyn Objects, file: &RepositoryFile, sealer: &Seale
     let index_names: Vec<String> = indexes.iter().map(ToString::to_string).collect();
     let content = |id: ContentId, parent: Option<ContentId>, len: usize, parts: &Value| {
         let mut content = json!({"id": id.to_string(), "len": len, "parent_visible": VISIBLE, "chunk_len": CHUNK_LEN, "parts": parts});
-        parent.iter().for_each(|parent| content["parent"] = json!(parent.to_string()));
+        parent
+            .iter()
+            .for_each(|parent| content["parent"] = json!(parent.to_string()));
         content
     };
     builder.put_record(
@@ -84,22 +102,33 @@ pub(crate) fn build(objects: &dyn Objects, file: &RepositoryFile, sealer: &Seale
         "fenced": [{"session": "a4".repeat(16), "counted": [], "decided": true}]}),
     );
     builder.put_record("a4", json!({"points": [point("13", "void", None, base, base_len)], "described": [words("void", None)]}));
-    let disks = [("web@first".to_owned(), base_disk), ("web".to_owned(), child_disk)].into();
-    Sample { disks, indexes, chunks: builder.all_chunks() }
+    let disks = [
+        ("web@first".to_owned(), base_disk),
+        ("web".to_owned(), child_disk),
+    ]
+    .into();
+    Sample {
+        disks,
+        indexes,
+        chunks: builder.all_chunks(),
+    }
 }
 
 fn point(id: &str, name: &str, snapshot: Option<&str>, content: ContentId, len: usize) -> Value {
     let mut point = json!({"id": id.repeat(16), "image": "00-1", "name": name, "content": content.to_string(), "len": len, "mode": "normal",
         "time_ms": 1_767_225_600_000_u64});
-    snapshot.iter().for_each(|snapshot| point["snapshot"] = json!({"name": snapshot, "serial": 1}));
+    snapshot
+        .iter()
+        .for_each(|snapshot| point["snapshot"] = json!({"name": snapshot, "serial": 1}));
     point
 }
 
 /// What the first point is called since.
 fn words(name: &str, session: Option<&str>) -> Value {
-    let mut words =
-        json!({"point": "10".repeat(16), "name": name, "snapshot": "first", "mode": "normal", "time_ms": 1_767_225_600_000_u64});
-    session.iter().for_each(|session| words["stamp"] = json!({"counter": 1, "session": session.repeat(16)}));
+    let mut words = json!({"point": "10".repeat(16), "name": name, "snapshot": "first", "mode": "normal", "time_ms": 1_767_225_600_000_u64});
+    session
+        .iter()
+        .for_each(|session| words["stamp"] = json!({"counter": 1, "session": session.repeat(16)}));
     words
 }
 
@@ -111,17 +140,27 @@ impl Builder<'_> {
             self.segments.push(SegmentId(id));
             // Some were dropped by a collection.
             let is_gone = |ordinal: u32| nth == 0 && (40..44).contains(&ordinal);
-            let chunks = (0..CHUNK_COUNT).map(|ordinal| (!is_gone(ordinal)).then(|| random_chunk(self.random))).collect();
+            let chunks = (0..CHUNK_COUNT)
+                .map(|ordinal| (!is_gone(ordinal)).then(|| random_chunk(self.random)))
+                .collect();
             self.chunks.push(chunks);
         }
     }
 
     fn all_chunks(&self) -> Vec<(SegmentId, u32, Vec<u8>)> {
         let of = |(id, chunks): (&SegmentId, &Vec<Option<Vec<u8>>>)| {
-            let there = (0..).zip(chunks.clone()).filter_map(|(ordinal, chunk)| Some((ordinal, chunk?)));
-            there.map(|(ordinal, chunk)| (*id, ordinal, chunk)).collect::<Vec<_>>()
+            let there = (0..)
+                .zip(chunks.clone())
+                .filter_map(|(ordinal, chunk)| Some((ordinal, chunk?)));
+            there
+                .map(|(ordinal, chunk)| (*id, ordinal, chunk))
+                .collect::<Vec<_>>()
         };
-        self.segments.iter().zip(&self.chunks).flat_map(of).collect()
+        self.segments
+            .iter()
+            .zip(&self.chunks)
+            .flat_map(of)
+            .collect()
     }
 
     /// Puts packs of a few frames each, and two index objects that share a segment.
@@ -130,33 +169,72 @@ impl Builder<'_> {
         let mut packs: Vec<SealedPack> = Vec::new();
         for (segment, chunks) in self.segments.iter().zip(&self.chunks) {
             for (nth, group) in chunks.chunks(24).enumerate() {
-                let compression = [Compression::Zstd(3), Compression::Lz4, Compression::None][nth % 3];
-                let there: Vec<u32> = (0..).zip(group).filter_map(|(at, chunk)| chunk.as_ref().map(|_| at)).collect();
-                let (codec, payload) = codec::compress(compression, &group.iter().flatten().flatten().copied().collect::<Vec<u8>>());
+                let compression =
+                    [Compression::Zstd(3), Compression::Lz4, Compression::None][nth % 3];
+                let there: Vec<u32> = (0..)
+                    .zip(group)
+                    .filter_map(|(at, chunk)| chunk.as_ref().map(|_| at))
+                    .collect();
+                let (codec, payload) = codec::compress(
+                    compression,
+                    &group
+                        .iter()
+                        .flatten()
+                        .flatten()
+                        .copied()
+                        .collect::<Vec<u8>>(),
+                );
                 let first = nth as u32 * 24 + there[0];
-                let presence = Presence::of(&there.iter().map(|at| at - there[0]).collect::<Vec<_>>());
-                let frame = Frame { segment: *segment, first, presence, codec, payload: &payload };
+                let presence =
+                    Presence::of(&there.iter().map(|at| at - there[0]).collect::<Vec<_>>());
+                let frame = Frame {
+                    segment: *segment,
+                    first,
+                    presence,
+                    codec,
+                    payload: &payload,
+                };
                 let frame = PackWriter::seal_frame(self.sealer, &frame).expect("sealed");
                 packs.extend(writer.add(self.sealer, frame).expect("sealed"));
             }
         }
         packs.extend(writer.finish(self.sealer).expect("sealed"));
         assert!(packs.len() > 1, "one pack would show little");
-        packs.iter().for_each(|pack| self.put(ObjectName::Pack(pack.object.id), &pack.object.bytes));
+        packs
+            .iter()
+            .for_each(|pack| self.put(ObjectName::Pack(pack.object.id), &pack.object.bytes));
         let (some, others) = packs.split_at(packs.len() / 2);
-        [some, others].iter().map(|packs| self.put_index(packs.iter().map(|pack| pack.entry.clone()).collect())).collect()
+        [some, others]
+            .iter()
+            .map(|packs| self.put_index(packs.iter().map(|pack| pack.entry.clone()).collect()))
+            .collect()
     }
 
     fn put_index(&self, packs: Vec<PackEntry>) -> ObjectId {
         let mut names: BTreeMap<SegmentId, Vec<(u32, ChunkHash)>> = BTreeMap::new();
         for frame in packs.iter().flat_map(|pack| &pack.frames) {
-            let chunks = &self.chunks[self.segments.iter().position(|id| *id == frame.segment).expect("ours")];
-            let hash = |ordinal: u32| ChunkHash::of(chunks[ordinal as usize].as_ref().expect("it is there"));
-            names.entry(frame.segment).or_default().extend(frame.ordinals().map(|ordinal| (ordinal, hash(ordinal))));
+            let chunks = &self.chunks[self
+                .segments
+                .iter()
+                .position(|id| *id == frame.segment)
+                .expect("ours")];
+            let hash = |ordinal: u32| {
+                ChunkHash::of(chunks[ordinal as usize].as_ref().expect("it is there"))
+            };
+            names
+                .entry(frame.segment)
+                .or_default()
+                .extend(frame.ordinals().map(|ordinal| (ordinal, hash(ordinal))));
         }
         names.values_mut().for_each(|names| names.sort_unstable());
-        let segments = names.iter().map(|(id, names)| (*id, SegmentEntry::new(names))).collect();
-        let object = self.sealer.seal(SealedKind::Index, &IndexObject { segments, packs }.encode()).expect("sealed");
+        let segments = names
+            .iter()
+            .map(|(id, names)| (*id, SegmentEntry::new(names)))
+            .collect();
+        let object = self
+            .sealer
+            .seal(SealedKind::Index, &IndexObject { segments, packs }.encode())
+            .expect("sealed");
         self.put(ObjectName::Index(object.id), &object.bytes);
         object.id
     }
@@ -172,10 +250,12 @@ impl Builder<'_> {
                 1 => Slot::Zero,
                 _ => Slot::Chunk(address(segment, first)),
             };
-            let there = (0..len as u16).map(|at| slot.advance(at)).map(|slot| match slot {
-                Slot::Chunk(_) if self.chunk(slot).is_none() => Slot::Zero,
-                other => other,
-            });
+            let there = (0..len as u16)
+                .map(|at| slot.advance(at))
+                .map(|slot| match slot {
+                    Slot::Chunk(_) if self.chunk(slot).is_none() => Slot::Zero,
+                    other => other,
+                });
             map.extend(there);
         }
         // A page that says nothing, between others.
@@ -190,15 +270,28 @@ impl Builder<'_> {
     }
 
     /// Puts a map in two parts of one object; says where they are, as records do.
-    fn put_map(&mut self, content: ContentId, parent: Option<(ContentId, u64)>, map: &[Slot]) -> Value {
-        let pages: Vec<(PageIndex, Page)> =
-            (0..).map(PageIndex).zip(map.chunks(PAGE_SPAN.into()).map(page)).filter(|(_, page)| !page.is_empty()).collect();
+    fn put_map(
+        &mut self,
+        content: ContentId,
+        parent: Option<(ContentId, u64)>,
+        map: &[Slot],
+    ) -> Value {
+        let pages: Vec<(PageIndex, Page)> = (0..)
+            .map(PageIndex)
+            .zip(map.chunks(PAGE_SPAN.into()).map(page))
+            .filter(|(_, page)| !page.is_empty())
+            .collect();
         let mut writer = MapsWriter::default();
         // Few seeds draw a map of one page, or none.
         let (first, rest) = pages.split_at(pages.len().min(1));
-        let halves: Vec<_> = [first, rest].into_iter().filter(|half| !half.is_empty()).collect();
+        let halves: Vec<_> = [first, rest]
+            .into_iter()
+            .filter(|half| !half.is_empty())
+            .collect();
         for half in &halves {
-            let blob = MapBlob::from_pages(content, parent, half, |number| self.segments[number as usize]);
+            let blob = MapBlob::from_pages(content, parent, half, |number| {
+                self.segments[number as usize]
+            });
             writer.add(self.sealer, &blob).expect("sealed");
         }
         let maps = writer.finish(self.sealer).expect("sealed");
@@ -215,7 +308,9 @@ impl Builder<'_> {
             match slot {
                 Slot::Absent => {}
                 Slot::Zero => chunk.fill(0),
-                Slot::Chunk(_) => chunk.copy_from_slice(self.chunk(*slot).expect("maps name what is there")),
+                Slot::Chunk(_) => {
+                    chunk.copy_from_slice(self.chunk(*slot).expect("maps name what is there"))
+                }
             }
         }
         disk.truncate(len);
@@ -234,8 +329,14 @@ impl Builder<'_> {
         ] {
             record[field] = value;
         }
-        let object = self.sealer.seal(SealedKind::Record, record.to_string().as_bytes()).expect("sealed");
-        let name = ObjectName::Record { counter: self.counter, id: object.id };
+        let object = self
+            .sealer
+            .seal(SealedKind::Record, record.to_string().as_bytes())
+            .expect("sealed");
+        let name = ObjectName::Record {
+            counter: self.counter,
+            id: object.id,
+        };
         self.put(name, &object.bytes);
         self.parents = vec![name.to_string().replace("journal/", "")];
     }
@@ -247,7 +348,13 @@ impl Builder<'_> {
 
 fn page(slots: &[Slot]) -> Page {
     let mut page = Page::new();
-    (0..).zip(slots).for_each(|(start, slot)| page.push(Run { start, len: 1, slot: *slot }));
+    (0..).zip(slots).for_each(|(start, slot)| {
+        page.push(Run {
+            start,
+            len: 1,
+            slot: *slot,
+        })
+    });
     page
 }
 

@@ -1,5 +1,5 @@
-//! `vellum-deep STORE PARENT NAME DEPTH`: makes the image NAME, a child of PARENT, with DEPTH layers of one written chunk each. The bench of
-//! guests' requests reads from such images.
+//! `vellum-deep STORE PARENT NAME DEPTH`: makes the image NAME, a child of PARENT, with DEPTH
+//! layers of one written chunk each. The bench of guests' requests reads from such images.
 
 use std::path::Path;
 
@@ -8,9 +8,15 @@ use vellum_store::{Access, Store};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [dir, parent, image, depth] = arguments.as_slice() else { panic!("STORE PARENT NAME DEPTH") };
-    let store = Store::open(Path::new(dir), Access::ReadWrite, "bench").expect("a store that nobody writes to");
+    let [dir, parent, image, depth] = arguments.as_slice() else {
+        panic!("STORE PARENT NAME DEPTH")
+    };
+    let store = Store::open(Path::new(dir), Access::ReadWrite, "bench")
+        .expect("a store that nobody writes to");
     let parent = store.find(parent).expect("an image or snapshot");
-    let image = store.create_child(&name(image), parent, None).expect("a name that is free").image();
+    let image = store
+        .create_child(&name(image), parent, None)
+        .expect("a name that is free")
+        .image();
     drop(deepen(&store, image, depth.parse().expect("a number")));
 }

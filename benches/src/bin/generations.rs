@@ -1,5 +1,6 @@
-//! `vellum-generations`: an encrypted repository after 200 generations with retention, beside itself after 10: restore, push, and what they take.
-//! Each figure is measured in a process of its own, so that its peak memory is its own.
+//! `vellum-generations`: an encrypted repository after 200 generations with retention, beside
+//! itself after 10: restore, push, and what they take. Each figure is measured in a process of its
+//! own, so that its peak memory is its own.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -86,23 +87,50 @@ fn compare() {
     }
     shown(&format!("generation {GENERATIONS}"), dir);
     late = vec![median(late), restored(dir)];
-    println!("generation {GENERATIONS} beside generation {EARLY}, of {} MiB of data, {KEPT} kept:", DATA_LEN >> 20);
-    for (what, (early, late)) in ["push", "restore"].into_iter().zip(early.into_iter().zip(late)) {
+    println!(
+        "generation {GENERATIONS} beside generation {EARLY}, of {} MiB of data, {KEPT} kept:",
+        DATA_LEN >> 20
+    );
+    for (what, (early, late)) in ["push", "restore"]
+        .into_iter()
+        .zip(early.into_iter().zip(late))
+    {
         let (seconds, peak) = (late.seconds / early.seconds, late.peak_kib / early.peak_kib);
-        println!("  {what}: {:.2} s and {:.2} s, ratio {seconds:.2}", early.seconds, late.seconds);
-        println!("  {what}: peak memory {:.0} MiB and {:.0} MiB, ratio {peak:.2}", early.peak_kib / 1024.0, late.peak_kib / 1024.0);
+        println!(
+            "  {what}: {:.2} s and {:.2} s, ratio {seconds:.2}",
+            early.seconds, late.seconds
+        );
+        println!(
+            "  {what}: peak memory {:.0} MiB and {:.0} MiB, ratio {peak:.2}",
+            early.peak_kib / 1024.0,
+            late.peak_kib / 1024.0
+        );
     }
 }
 
 /// Runs one step in a process of its own.
 fn alone(step: &str, dir: &Path, generation: u64) -> Measured {
     let program = std::env::current_exe().expect("a running program has a path");
-    let output =
-        Command::new(program).arg(step).arg(dir).arg(generation.to_string()).output().expect("a program that runs can be run again");
-    assert!(output.status.success(), "{step} {generation} failed: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(program)
+        .arg(step)
+        .arg(dir)
+        .arg(generation.to_string())
+        .output()
+        .expect("a program that runs can be run again");
+    assert!(
+        output.status.success(),
+        "{step} {generation} failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let numbers: Vec<f64> = text.split_whitespace().map(|number| number.parse().expect("a number")).collect();
-    Measured { seconds: numbers[0], peak_kib: numbers[1] }
+    let numbers: Vec<f64> = text
+        .split_whitespace()
+        .map(|number| number.parse().expect("a number"))
+        .collect();
+    Measured {
+        seconds: numbers[0],
+        peak_kib: numbers[1],
+    }
 }
 
 fn restored(dir: &Path) -> Measured {
@@ -115,14 +143,20 @@ fn median(mut measured: Vec<Measured>) -> Measured {
     measured.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let seconds = measured[middle].seconds;
     measured.sort_by(|a, b| a.peak_kib.total_cmp(&b.peak_kib));
-    Measured { seconds, peak_kib: measured[middle].peak_kib }
+    Measured {
+        seconds,
+        peak_kib: measured[middle].peak_kib,
+    }
 }
 
 fn shown(what: &str, dir: &Path) {
     let repository = open(dir);
     let of = |kind| {
         let objects = repository.list(kind).expect("a listing");
-        (objects.len(), objects.iter().map(|(_, len)| len).sum::<u64>())
+        (
+            objects.len(),
+            objects.iter().map(|(_, len)| len).sum::<u64>(),
+        )
     };
     let ((packs, packs_len), (indexes, index_len)) = (of(ObjectKind::Pack), of(ObjectKind::Index));
     let (records, maps) = (of(ObjectKind::Record), of(ObjectKind::Maps));
@@ -144,12 +178,16 @@ fn opener(dir: &Path) -> Opener {
 }
 
 fn folders(dir: &Path) -> ClientFolders {
-    ClientFolders { cache: Some(dir.join("cache")), state: Some(dir.join("state")) }
+    ClientFolders {
+        cache: Some(dir.join("cache")),
+        state: Some(dir.join("state")),
+    }
 }
 
 fn open(dir: &Path) -> Repository {
     let objects = Arc::new(Folder::new(dir.join("repository")));
-    Repository::open(objects, Some(&opener(dir)), folders(dir), Rollback::Refused).expect("it opens")
+    Repository::open(objects, Some(&opener(dir)), folders(dir), Rollback::Refused)
+        .expect("it opens")
 }
 
 fn open_store(dir: &Path) -> Store {
@@ -157,22 +195,39 @@ fn open_store(dir: &Path) -> Store {
 }
 
 fn writer() -> Writer {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-    Writer { name: "bench".to_owned(), time_ms: u64::try_from(now.as_millis()).expect("not that late") }
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
+    Writer {
+        name: "bench".to_owned(),
+        time_ms: u64::try_from(now.as_millis()).expect("not that late"),
+    }
 }
 
 fn make(dir: &Path) {
     let key = KeyFile::generate().expect("random bytes");
     std::fs::write(dir.join("key"), key.to_text().as_bytes()).expect("room");
-    let first = FirstKey { opener: opener(dir), label: "bench".to_owned(), cost: PasswordCost::default() };
+    let first = FirstKey {
+        opener: opener(dir),
+        label: "bench".to_owned(),
+        cost: PasswordCost::default(),
+    };
     let objects = Arc::new(Folder::new(dir.join("repository")));
-    drop(Repository::init(objects, ChunkLen::DEFAULT, Some(&first), 0, folders(dir)).expect("a new repository"));
+    drop(
+        Repository::init(objects, ChunkLen::DEFAULT, Some(&first), 0, folders(dir))
+            .expect("a new repository"),
+    );
     let store = new_store(&dir.join("store"));
-    let image = store.create(&name("disk"), DISK_LEN).expect("the first image").image();
+    let image = store
+        .create(&name("disk"), DISK_LEN)
+        .expect("the first image")
+        .image();
     let live = store.live(image).expect("nobody else writes");
     let (mut random, mut piece) = (fastrand::Rng::with_seed(1), vec![0; 1 << 20]);
     for at in (0..DATA_LEN).step_by(1 << 20) {
-        piece.chunks_mut(128).for_each(|pair| random.fill(&mut pair[..64]));
+        piece
+            .chunks_mut(128)
+            .for_each(|pair| random.fill(&mut pair[..64]));
         live.write_at(&piece, at).expect("room");
     }
     live.flush().expect("room");
@@ -180,39 +235,66 @@ fn make(dir: &Path) {
     push_all(&open(dir), &store);
 }
 
-/// What a guest does in a day, and the snapshot in the evening; the store keeps as many as the repository does.
+/// What a guest does in a day, and the snapshot in the evening; the store keeps as many as the
+/// repository does.
 fn write(dir: &Path, generation: u64) {
     let store = open_store(dir);
     let image = store.find("disk").expect("it was made").image();
     let live = store.live(image).expect("nobody else writes");
     let (mut random, mut stretch) = (fastrand::Rng::with_seed(generation), vec![0; STRETCH_LEN]);
     for _ in 0..STRETCHES {
-        stretch.chunks_mut(128).for_each(|pair| random.fill(&mut pair[..64]));
-        live.write_at(&stretch, random.u64(..DATA_LEN / STRETCH_LEN as u64) * STRETCH_LEN as u64).expect("room");
+        stretch
+            .chunks_mut(128)
+            .for_each(|pair| random.fill(&mut pair[..64]));
+        live.write_at(
+            &stretch,
+            random.u64(..DATA_LEN / STRETCH_LEN as u64) * STRETCH_LEN as u64,
+        )
+        .expect("room");
     }
     live.flush().expect("room");
     drop(live);
-    store.snapshot(image, &name(&format!("g{generation}"))).expect("a name that is free");
-    let serials: Vec<u64> = store.tree().snapshots(image).map(|snapshot| snapshot.serial).collect();
+    store
+        .snapshot(image, &name(&format!("g{generation}")))
+        .expect("a name that is free");
+    let serials: Vec<u64> = store
+        .tree()
+        .snapshots(image)
+        .map(|snapshot| snapshot.serial)
+        .collect();
     for serial in &serials[..serials.len().saturating_sub(KEPT as usize)] {
         store.delete_snapshot(image, *serial).expect("it is there");
     }
     if generation.is_multiple_of(10) {
-        store.collect(CollectOptions::default(), &Unwatched).expect("nothing is damaged");
+        store
+            .collect(CollectOptions::default(), &Unwatched)
+            .expect("nothing is damaged");
     }
 }
 
 fn push_all(repository: &Repository, store: &Store) {
-    let request =
-        PushRequest { selection: PushSelection::All, trust_others: false, limit_upload: None, assumed: HashSet::new(), writer: writer() };
+    let request = PushRequest {
+        selection: PushSelection::All,
+        trust_others: false,
+        limit_upload: None,
+        assumed: HashSet::new(),
+        writer: writer(),
+    };
     push(repository, store, &request, &Unwatched).expect("a push");
 }
 
 /// Keeps the newest, and gives the space of the others back.
 fn thin(dir: &Path) {
     let repository = open(dir);
-    let rules = Rules { last: Limit::Newest(KEPT), ..Rules::default() };
-    let wish = ForgetWish::Rules { rules, images: None, offset_s: Clock(Arc::new(|_| 0)) };
+    let rules = Rules {
+        last: Limit::Newest(KEPT),
+        ..Rules::default()
+    };
+    let wish = ForgetWish::Rules {
+        rules,
+        images: None,
+        offset_s: Clock(Arc::new(|_| 0)),
+    };
     forget(&repository, &wish, writer()).expect("a policy");
     prune(&repository, &PruneOptions::default(), writer(), &Unwatched).expect("a collection");
 }
@@ -221,8 +303,20 @@ fn thin(dir: &Path) {
 fn restore_newest(dir: &Path) {
     let repository = open(dir);
     let state = repository.state();
-    let newest = state.points().max_by_key(|point| (point.time_ms, point.snapshot.is_none())).expect("it was pushed");
+    let newest = state
+        .points()
+        .max_by_key(|point| (point.time_ms, point.snapshot.is_none()))
+        .expect("it was pushed");
     let (reader, path) = (Reader::new(&repository), dir.join("out.raw"));
     let content = ContentId::parse(&newest.content).expect("a content");
-    restore(&reader, content, RestoreTarget::File { path, overwrite: true }, &Unwatched).expect("a restore");
+    restore(
+        &reader,
+        content,
+        RestoreTarget::File {
+            path,
+            overwrite: true,
+        },
+        &Unwatched,
+    )
+    .expect("a restore");
 }

@@ -1,6 +1,8 @@
-//! `vellum-reclaim CORPUS [SETS [STORE]]`: does a report foretell what deletions free? It imports the raw disks of a folder as a tree of images,
-//! snapshots and clones, then deletes SETS (50) sets of nodes of chance, each in a copy of its own, collects, and holds what the folder
-//! takes less against what was foretold. STORE is where the tree is made, and kept, or was made before. `VELLUM_TEST_SEED` repeats a run.
+//! `vellum-reclaim CORPUS [SETS [STORE]]`: does a report foretell what deletions free? It imports
+//! the raw disks of a folder as a tree of images, snapshots and clones, then deletes SETS (50) sets
+//! of nodes of chance, each in a copy of its own, collects, and holds what the folder takes less
+//! against what was foretold. STORE is where the tree is made, and kept, or was made before.
+//! `VELLUM_TEST_SEED` repeats a run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,64 +11,137 @@ use vellum_benches::{disk_usage, name};
 use vellum_core::formats::Format;
 use vellum_core::tree::Node;
 use vellum_store::report::{Census, Holder, ReportOptions};
-use vellum_store::{Access, CollectOptions, ImportRequest, ImportTarget, Input, Store, StoreParameters, Unwatched};
+use vellum_store::{
+    Access, CollectOptions, ImportRequest, ImportTarget, Input, Store, StoreParameters, Unwatched,
+};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let corpus = arguments.first().expect("usage: vellum-reclaim CORPUS [SETS]");
-    let sets: u64 = arguments.get(1).map_or(50, |count| count.parse().expect("SETS is a number"));
-    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..1 << 32), |text| text.parse().expect("a number"));
+    let corpus = arguments
+        .first()
+        .expect("usage: vellum-reclaim CORPUS [SETS]");
+    let sets: u64 = arguments
+        .get(1)
+        .map_or(50, |count| count.parse().expect("SETS is a number"));
+    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(
+        |_| fastrand::u64(..1 << 32),
+        |text| text.parse().expect("a number"),
+    );
     println!("VELLUM_TEST_SEED={seed}");
-    // One for the store and one for the sets, so that the same sets are tried on a store that was kept.
-    let (mut random, mut of_sets) = (fastrand::Rng::with_seed(seed), fastrand::Rng::with_seed(seed.wrapping_add(1)));
+    // One for the store and one for the sets, so that the same sets are tried on a store that was
+    // kept.
+    let (mut random, mut of_sets) = (
+        fastrand::Rng::with_seed(seed),
+        fastrand::Rng::with_seed(seed.wrapping_add(1)),
+    );
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let dir = arguments.get(2).map_or_else(|| folder.path().join("store"), PathBuf::from);
+    let dir = arguments
+        .get(2)
+        .map_or_else(|| folder.path().join("store"), PathBuf::from);
     if !dir.exists() {
         make(Path::new(corpus), &dir, &mut random);
     }
     let census = attribute(&dir);
-    let checked = (0..sets).map(|nth| check(&census, &dir, &folder.path().join(format!("copy{nth}")), &mut of_sets));
+    let checked = (0..sets).map(|nth| {
+        check(
+            &census,
+            &dir,
+            &folder.path().join(format!("copy{nth}")),
+            &mut of_sets,
+        )
+    });
     let checked: Vec<(f64, f64)> = checked.collect();
     print_errors("sets", checked.iter().map(|(_, error)| *error));
-    print_errors("of them that free something", checked.iter().filter(|(freed, _)| *freed > 0.0).map(|(_, error)| *error));
+    print_errors(
+        "of them that free something",
+        checked
+            .iter()
+            .filter(|(freed, _)| *freed > 0.0)
+            .map(|(_, error)| *error),
+    );
 }
 
 fn open(dir: &Path) -> Store {
     Store::open(dir, Access::ReadWrite, "bench").expect("a sound store opens")
 }
 
-/// The disks of the corpus in order: of those that begin with the same letter, each is the next state of the one before, kept by a
-/// snapshot; every second one also gets clones that guests write to.
+/// The disks of the corpus in order: of those that begin with the same letter, each is the next
+/// state of the one before, kept by a snapshot; every second one also gets clones that guests write
+/// to.
 fn make(corpus: &Path, dir: &Path, random: &mut fastrand::Rng) {
     Store::init(dir, StoreParameters::DEFAULT).expect("a new folder");
     let store = open(dir);
-    let entries = fs::read_dir(corpus).expect("a folder of disks").filter_map(Result::ok).map(|entry| entry.path());
-    let mut disks: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|extension| extension == "raw")).collect();
+    let entries = fs::read_dir(corpus)
+        .expect("a folder of disks")
+        .filter_map(Result::ok)
+        .map(|entry| entry.path());
+    let mut disks: Vec<PathBuf> = entries
+        .filter(|path| path.extension().is_some_and(|extension| extension == "raw"))
+        .collect();
     disks.sort();
     for (nth, disk) in disks.iter().enumerate() {
-        let stem = disk.file_stem().and_then(|stem| stem.to_str()).expect("disks have names");
-        let image = store.tree().image_named(&name(&stem[..1])).map(|image| image.id);
+        let stem = disk
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .expect("disks have names");
+        let image = store
+            .tree()
+            .image_named(&name(&stem[..1]))
+            .map(|image| image.id);
         let input = Input::open(disk, Format::Raw, None).expect("a disk opens");
-        let target = image.map_or_else(|| ImportTarget::New { name: name(&stem[..1]), parent: None }, ImportTarget::Update);
-        let request = ImportRequest { target, snapshot: Some(name(stem)) };
-        let node = store.import(input, &request, &Unwatched).expect("a sound disk is imported").node;
+        let target = image.map_or_else(
+            || ImportTarget::New {
+                name: name(&stem[..1]),
+                parent: None,
+            },
+            ImportTarget::Update,
+        );
+        let request = ImportRequest {
+            target,
+            snapshot: Some(name(stem)),
+        };
+        let node = store
+            .import(input, &request, &Unwatched)
+            .expect("a sound disk is imported")
+            .node;
         if nth.is_multiple_of(2) {
-            let snapshot = store.tree().snapshots(node.image()).next_back().map(|snapshot| snapshot.serial).expect("just taken");
-            clone(&store, Node::Snapshot(node.image(), snapshot), &format!("clone-{stem}"), random);
+            let snapshot = store
+                .tree()
+                .snapshots(node.image())
+                .next_back()
+                .map(|snapshot| snapshot.serial)
+                .expect("just taken");
+            clone(
+                &store,
+                Node::Snapshot(node.image(), snapshot),
+                &format!("clone-{stem}"),
+                random,
+            );
         }
     }
-    store.collect(CollectOptions::default(), &Unwatched).expect("sound");
+    store
+        .collect(CollectOptions::default(), &Unwatched)
+        .expect("sound");
 }
 
 /// A child of `parent` with a snapshot between two times of writing.
 fn clone(store: &Store, parent: Node, text: &str, random: &mut fastrand::Rng) {
-    let image = store.create_child(&name(text), parent, None).expect("a free name").image();
+    let image = store
+        .create_child(&name(text), parent, None)
+        .expect("a free name")
+        .image();
     for round in 0..2 {
         let live = store.live(image).expect("nobody else writes");
         for _ in 0..40 {
             let mut stretch = vec![0; random.usize(1..256) * 4096];
-            stretch.chunks_mut(128).for_each(|pair| random.fill(&mut pair[..48]));
-            live.write_at(&stretch, random.u64(..live.len() - stretch.len() as u64) / 4096 * 4096).expect("inside");
+            stretch
+                .chunks_mut(128)
+                .for_each(|pair| random.fill(&mut pair[..48]));
+            live.write_at(
+                &stretch,
+                random.u64(..live.len() - stretch.len() as u64) / 4096 * 4096,
+            )
+            .expect("inside");
         }
         live.flush().expect("there is room");
         drop(live);
@@ -79,7 +154,12 @@ fn clone(store: &Store, parent: Node, text: &str, random: &mut fastrand::Rng) {
 /// Holds what a report's rows add up to against what the store takes.
 fn attribute(dir: &Path) -> Census {
     let store = open(dir);
-    let options = ReportOptions { rows_max: 10_000, most_shared_max: 10, strip_cells: 10, file_systems: false };
+    let options = ReportOptions {
+        rows_max: 10_000,
+        most_shared_max: 10,
+        strip_cells: 10,
+        file_systems: false,
+    };
     let report = store.report(&options, &Unwatched).expect("sound");
     let sum: u64 = report.attribution.iter().map(|row| row.bytes).sum();
     let taken = disk_usage(dir);
@@ -90,7 +170,11 @@ fn attribute(dir: &Path) -> Census {
         report.attribution.len(),
         off * 1e2
     );
-    for row in report.attribution.iter().filter(|row| matches!(row.holder, Holder::Overhead(_) | Holder::Unreferenced)) {
+    for row in report
+        .attribution
+        .iter()
+        .filter(|row| matches!(row.holder, Holder::Overhead(_) | Holder::Unreferenced))
+    {
         println!("  {:?}: {}", row.holder, row.bytes);
     }
     store.census(&Unwatched).expect("sound")
@@ -100,11 +184,17 @@ fn print_errors(what: &str, errors: impl Iterator<Item = f64>) {
     let mut errors: Vec<f64> = errors.collect();
     errors.sort_by(f64::total_cmp);
     if let (Some(median), Some(worst)) = (errors.get(errors.len() / 2), errors.last()) {
-        println!("{} {what}: median error {:.2} %, worst {:.2} %", errors.len(), median * 1e2, worst * 1e2);
+        println!(
+            "{} {what}: median error {:.2} %, worst {:.2} %",
+            errors.len(),
+            median * 1e2,
+            worst * 1e2
+        );
     }
 }
 
-/// Deletes a set of chance in a copy; the bytes that became free, and how far off what was foretold is.
+/// Deletes a set of chance in a copy; the bytes that became free, and how far off what was foretold
+/// is.
 fn check(census: &Census, dir: &Path, copy: &Path, random: &mut fastrand::Rng) -> (f64, f64) {
     copy_store(dir, copy);
     let before = disk_usage(copy);
@@ -113,11 +203,17 @@ fn check(census: &Census, dir: &Path, copy: &Path, random: &mut fastrand::Rng) -
     let foretold = census.reclaim(&nodes);
     for node in &nodes {
         match node {
-            Node::Snapshot(image, serial) => store.delete_snapshot(*image, *serial).expect("not pinned"),
-            Node::Image(image) => store.delete_image(*image, false).expect("its snapshots went first"),
+            Node::Snapshot(image, serial) => {
+                store.delete_snapshot(*image, *serial).expect("not pinned")
+            }
+            Node::Image(image) => store
+                .delete_image(*image, false)
+                .expect("its snapshots went first"),
         }
     }
-    let done = store.collect(CollectOptions::default(), &Unwatched).expect("sound");
+    let done = store
+        .collect(CollectOptions::default(), &Unwatched)
+        .expect("sound");
     drop(store);
     // What a collection writes itself may be more than what becomes free: then nothing does.
     let less = before as f64 - disk_usage(copy) as f64;
@@ -143,7 +239,9 @@ fn some_nodes(store: &Store, random: &mut fastrand::Rng) -> Vec<Node> {
     while nodes.is_empty() {
         for image in tree.images() {
             let takes_image = random.f64() < share / 2.0;
-            let snapshots = tree.snapshots(image.id).map(|snapshot| Node::Snapshot(image.id, snapshot.serial));
+            let snapshots = tree
+                .snapshots(image.id)
+                .map(|snapshot| Node::Snapshot(image.id, snapshot.serial));
             nodes.extend(snapshots.filter(|_| takes_image || random.f64() < share));
             nodes.extend(takes_image.then_some(Node::Image(image.id)));
         }
@@ -154,11 +252,17 @@ fn some_nodes(store: &Store, random: &mut fastrand::Rng) -> Vec<Node> {
 /// A copy of a store that nobody has open. Tables never change, so they are shared.
 fn copy_store(from: &Path, to: &Path) {
     fs::create_dir(to).expect("room for a folder");
-    for entry in fs::read_dir(from).expect("a store's folder").map(|entry| entry.expect("it can be read").path()) {
+    for entry in fs::read_dir(from)
+        .expect("a store's folder")
+        .map(|entry| entry.expect("it can be read").path())
+    {
         let target = to.join(entry.file_name().expect("an entry has a name"));
         if entry.is_dir() {
             copy_store(&entry, &target);
-        } else if entry.extension().is_some_and(|extension| extension == "sst") {
+        } else if entry
+            .extension()
+            .is_some_and(|extension| extension == "sst")
+        {
             fs::hard_link(&entry, &target).expect("one file system");
         } else {
             fs::copy(&entry, &target).expect("room for a small file");

@@ -1,5 +1,5 @@
-//! `vellum-report`: a full report of a store with 10,000 snapshots and 10 million chunks, in a process of its own, so that its peak memory
-//! is its own.
+//! `vellum-report`: a full report of a store with 10,000 snapshots and 10 million chunks, in a
+//! process of its own, so that its peak memory is its own.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,8 @@ use vellum_store::report::ReportOptions;
 use vellum_store::{Access, CollectOptions, Compression, Store, StoreParameters, Unwatched};
 
 const SNAPSHOTS: u64 = 10_000;
-/// Between two snapshots a guest writes so many stretches, anywhere, of so many chunks each: 10 million in all.
+/// Between two snapshots a guest writes so many stretches, anywhere, of so many chunks each: 10
+/// million in all.
 const STRETCHES: u64 = 20;
 const STRETCH_CHUNKS: u64 = 50;
 const DISK_CHUNKS: u64 = 1 << 20;
@@ -25,22 +26,38 @@ fn main() {
         _ => {
             let folder = tempfile::tempdir().expect("a temporary folder");
             let store = folder.path().join("store");
-            ["make", "report"].iter().for_each(|step| run_alone(step, &store));
+            ["make", "report"]
+                .iter()
+                .for_each(|step| run_alone(step, &store));
         }
     }
 }
 
 fn run_alone(step: &str, dir: &Path) {
     let program = std::env::current_exe().expect("a running program has a path");
-    let status = Command::new(program).arg(step).arg(dir).status().expect("a program that runs can be run again");
+    let status = Command::new(program)
+        .arg(step)
+        .arg(dir)
+        .status()
+        .expect("a program that runs can be run again");
     assert!(status.success(), "{step} failed");
 }
 
 /// Writes the store as a guest would, in `dir`.
 fn make(dir: &Path) {
-    Store::init(dir, StoreParameters { compression: Compression::Lz4, ..StoreParameters::DEFAULT }).expect("a new folder");
+    Store::init(
+        dir,
+        StoreParameters {
+            compression: Compression::Lz4,
+            ..StoreParameters::DEFAULT
+        },
+    )
+    .expect("a new folder");
     let store = Store::open(dir, Access::ReadWrite, "bench").expect("a new store opens");
-    let image = store.create(&name("disk"), DISK_CHUNKS * CHUNK_LEN as u64).expect("the first image").image();
+    let image = store
+        .create(&name("disk"), DISK_CHUNKS * CHUNK_LEN as u64)
+        .expect("the first image")
+        .image();
     let mut random = fastrand::Rng::with_seed(6);
     let mut next = 0_u64;
     let started = Instant::now();
@@ -52,17 +69,31 @@ fn make(dir: &Path) {
                 next += 1;
                 chunk[..8].copy_from_slice(&next.to_le_bytes());
             }
-            live.write_at(&stretch, random.u64(..DISK_CHUNKS - STRETCH_CHUNKS) * CHUNK_LEN as u64).expect("inside");
+            live.write_at(
+                &stretch,
+                random.u64(..DISK_CHUNKS - STRETCH_CHUNKS) * CHUNK_LEN as u64,
+            )
+            .expect("inside");
         }
         live.flush().expect("there is room");
-        store.snapshot(image, &name(&format!("s{nth}"))).expect("a free name");
+        store
+            .snapshot(image, &name(&format!("s{nth}")))
+            .expect("a free name");
     }
-    println!("  10,000 times 1,000 chunks, a flush and a snapshot: {:.1} s", started.elapsed().as_secs_f64());
+    println!(
+        "  10,000 times 1,000 chunks, a flush and a snapshot: {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
 }
 
 fn report(dir: &Path) {
     let store = Store::open(dir, Access::ReadWrite, "bench").expect("a sound store");
-    let options = ReportOptions { rows_max: 1000, most_shared_max: 20, strip_cells: 200, file_systems: false };
+    let options = ReportOptions {
+        rows_max: 1000,
+        most_shared_max: 20,
+        strip_cells: 200,
+        file_systems: false,
+    };
     let started = Instant::now();
     let report = store.report(&options, &Unwatched).expect("sound");
     let (took, totals) = (started.elapsed(), report.totals);
@@ -81,12 +112,25 @@ fn report(dir: &Path) {
     let sets = nodes.chunks(100).take(100);
     let count = sets.len() as f64;
     let took = timed(|| sets.for_each(|set| drop(std::hint::black_box(census.reclaim(set)))));
-    println!("  what deleting 100 nodes frees: {:.1} ms", took.as_secs_f64() * 1e3 / count);
+    println!(
+        "  what deleting 100 nodes frees: {:.1} ms",
+        took.as_secs_f64() * 1e3 / count
+    );
     let target = totals.compressed / 10;
-    let took = timed(|| drop(std::hint::black_box(census.reclaim_target(target, &|_| false))));
-    println!("  which deletions free a tenth: {:.1} s", took.as_secs_f64());
+    let took = timed(|| {
+        drop(std::hint::black_box(
+            census.reclaim_target(target, &|_| false),
+        ))
+    });
+    println!(
+        "  which deletions free a tenth: {:.1} s",
+        took.as_secs_f64()
+    );
     println!("  peak memory {} MiB", peak_memory_kib() / 1024);
     drop(census);
     let took = timed(|| drop(store.collect(CollectOptions { dry_run: true }, &Unwatched)));
-    println!("  beside it, a collection's dry run: {:.1} s", took.as_secs_f64());
+    println!(
+        "  beside it, a collection's dry run: {:.1} s",
+        took.as_secs_f64()
+    );
 }

@@ -1,5 +1,5 @@
-//! `vellum-scale`: what grows, at the size where it would hurt. Each figure is measured in a process of its own, so that its peak memory
-//! is its own.
+//! `vellum-scale`: what grows, at the size where it would hurt. Each figure is measured in a
+//! process of its own, so that its peak memory is its own.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,13 +13,21 @@ use vellum_core::tree::Node;
 use vellum_core::units::{ImageId, PageIndex};
 use vellum_store::{Access, CollectOptions, Input, Store, Unwatched};
 
-const STEPS: [(&str, fn(&Path)); 3] = [("sparse", sparse), ("chain", chain), ("snapshots", snapshots)];
+const STEPS: [(&str, fn(&Path)); 3] = [
+    ("sparse", sparse),
+    ("chain", chain),
+    ("snapshots", snapshots),
+];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.as_slice() {
         [step, dir] => {
-            let run = STEPS.iter().find(|(name, _)| name == step).expect("steps are sparse, chain and snapshots").1;
+            let run = STEPS
+                .iter()
+                .find(|(name, _)| name == step)
+                .expect("steps are sparse, chain and snapshots")
+                .1;
             run(Path::new(dir));
             println!("  peak memory {} MiB", peak_memory_kib() / 1024);
         }
@@ -32,7 +40,11 @@ fn run_alone(step: &str) {
     println!("{step}:");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let program = std::env::current_exe().expect("a running program has a path");
-    let status = Command::new(program).arg(step).arg(folder.path()).status().expect("a program that runs can be run again");
+    let status = Command::new(program)
+        .arg(step)
+        .arg(folder.path())
+        .status()
+        .expect("a program that runs can be run again");
     assert!(status.success(), "{step} failed");
 }
 
@@ -42,18 +54,25 @@ fn sparse(dir: &Path) {
     const PIECES: u64 = 2000;
     let path = dir.join("disk.raw");
     let file = File::create(&path).expect("room for a sparse file");
-    file.set_len(DISK_LEN).expect("a file system with large files");
+    file.set_len(DISK_LEN)
+        .expect("a file system with large files");
     let mut random = fastrand::Rng::with_seed(1);
     let mut piece = vec![0; 1 << 20];
     for nth in 0..PIECES {
-        piece.chunks_mut(128).for_each(|pair| random.fill(&mut pair[..64]));
-        file.write_all_at(&piece, nth * (DISK_LEN / PIECES) / 4096 * 4096).expect("room for 2 GB");
+        piece
+            .chunks_mut(128)
+            .for_each(|pair| random.fill(&mut pair[..64]));
+        file.write_all_at(&piece, nth * (DISK_LEN / PIECES) / 4096 * 4096)
+            .expect("room for 2 GB");
     }
     drop(file);
     let store = new_store(&dir.join("store"));
     let input = || Input::open(&path, Format::Raw, None).expect("just written");
     let took = timed(|| import(&store, input(), "new"));
-    println!("  import of 1 TiB sparse, 2 GB data, new: {:.2} s", took.as_secs_f64());
+    println!(
+        "  import of 1 TiB sparse, 2 GB data, new: {:.2} s",
+        took.as_secs_f64()
+    );
     let took = timed(|| import(&store, input(), "again"));
     println!("  the same, already stored: {:.2} s", took.as_secs_f64());
 }
@@ -62,7 +81,10 @@ fn sparse(dir: &Path) {
 fn chain(dir: &Path) {
     let store = new_store(&dir.join("store"));
     let took = timed(|| deep_image(&store, "deep", 1 << 30, 1000));
-    println!("  1,000 layers, each one chunk and a flush: {:.2} s", took.as_secs_f64());
+    println!(
+        "  1,000 layers, each one chunk and a flush: {:.2} s",
+        took.as_secs_f64()
+    );
     let deep = store.find("deep").expect("just made");
     let (shallow, deep_end) = flattened(&store, deep);
     let (at_1, at_1000) = (resolve(&store, shallow), resolve(&store, deep_end));
@@ -70,18 +92,42 @@ fn chain(dir: &Path) {
         "  resolving a page of the same content, warm: {at_1:.0} ns in 1 layer, {at_1000:.0} ns in 1,000, ratio {:.3}",
         at_1000 / at_1
     );
-    let serials: Vec<u64> = store.tree().snapshots(deep.image()).map(|snapshot| snapshot.serial).collect();
-    let deletions: Vec<Duration> =
-        serials.iter().step_by(2).map(|serial| timed(|| store.delete_snapshot(deep.image(), *serial).expect("it is there"))).collect();
+    let serials: Vec<u64> = store
+        .tree()
+        .snapshots(deep.image())
+        .map(|snapshot| snapshot.serial)
+        .collect();
+    let deletions: Vec<Duration> = serials
+        .iter()
+        .step_by(2)
+        .map(|serial| {
+            timed(|| {
+                store
+                    .delete_snapshot(deep.image(), *serial)
+                    .expect("it is there")
+            })
+        })
+        .collect();
     print_times("deletion of a node in the chain", deletions);
-    let took = timed(|| store.collect(CollectOptions::default(), &Unwatched).expect("nothing is damaged"));
-    println!("  collection that merges 500 layers: {:.2} s", took.as_secs_f64());
+    let took = timed(|| {
+        store
+            .collect(CollectOptions::default(), &Unwatched)
+            .expect("nothing is damaged")
+    });
+    println!(
+        "  collection that merges 500 layers: {:.2} s",
+        took.as_secs_f64()
+    );
 }
 
 /// A snapshot of the content of `deep` in one layer, and one of `deep` itself.
 fn flattened(store: &Store, deep: Node) -> (Node, Node) {
-    let flat = store.create_child(&name("flat"), deep, None).expect("a free name");
-    store.flatten(flat.image(), &Unwatched).expect("nothing is damaged");
+    let flat = store
+        .create_child(&name("flat"), deep, None)
+        .expect("a free name");
+    store
+        .flatten(flat.image(), &Unwatched)
+        .expect("nothing is damaged");
     let snapshot = |image| store.snapshot(image, &name("end")).expect("a free name");
     (snapshot(flat.image()), snapshot(deep.image()))
 }
@@ -92,7 +138,13 @@ fn resolve(store: &Store, node: Node) -> f64 {
     let pages = 256;
     let mut rounds: Vec<f64> = (0..101)
         .map(|_| {
-            let took = timed(|| (0..pages).for_each(|page| drop(std::hint::black_box(disk.page(PageIndex(page)).expect("sound")))));
+            let took = timed(|| {
+                (0..pages).for_each(|page| {
+                    drop(std::hint::black_box(
+                        disk.page(PageIndex(page)).expect("sound"),
+                    ))
+                })
+            });
             took.as_secs_f64() * 1e9 / pages as f64
         })
         .collect();
@@ -105,28 +157,49 @@ fn snapshots(dir: &Path) {
     const COUNT: u64 = 10_000;
     let store_dir = dir.join("store");
     let store = new_store(&store_dir);
-    let node = store.create(&name("disk"), 1 << 30).expect("the first image");
+    let node = store
+        .create(&name("disk"), 1 << 30)
+        .expect("the first image");
     let mut random = fastrand::Rng::with_seed(2);
     let mut times = Vec::new();
     let started = Instant::now();
     for nth in 0..COUNT {
         write_chunk(&store, node.image(), &mut random);
-        times.push(timed(|| store.snapshot(node.image(), &name(&format!("s{nth}"))).expect("a free name")));
+        times.push(timed(|| {
+            store
+                .snapshot(node.image(), &name(&format!("s{nth}")))
+                .expect("a free name")
+        }));
     }
-    println!("  10,000 times a chunk, a flush and a snapshot: {:.2} s", started.elapsed().as_secs_f64());
+    println!(
+        "  10,000 times a chunk, a flush and a snapshot: {:.2} s",
+        started.elapsed().as_secs_f64()
+    );
     let last = times.split_off(times.len() - 1000);
     print_times("snapshot, the last 1,000 of 10,000", last);
     drop(store);
-    let took = timed(|| drop(Store::open(&store_dir, Access::ReadOnly, "bench").expect("a sound store")));
+    let took =
+        timed(|| drop(Store::open(&store_dir, Access::ReadOnly, "bench").expect("a sound store")));
     println!("  opening the store: {:.3} s", took.as_secs_f64());
     let store = Store::open(&store_dir, Access::ReadWrite, "bench").expect("a sound store");
-    let serials: Vec<u64> = store.tree().snapshots(node.image()).map(|snapshot| snapshot.serial).collect();
+    let serials: Vec<u64> = store
+        .tree()
+        .snapshots(node.image())
+        .map(|snapshot| snapshot.serial)
+        .collect();
     let some = serials.iter().step_by(10);
     print_times(
         "deletion of any of them",
-        some.map(|serial| timed(|| store.delete_snapshot(node.image(), *serial).expect("there"))).collect(),
+        some.map(|serial| timed(|| store.delete_snapshot(node.image(), *serial).expect("there")))
+            .collect(),
     );
-    let created = (0..100).map(|nth| timed(|| store.create_child(&name(&format!("child{nth}")), node, None).expect("a free name")));
+    let created = (0..100).map(|nth| {
+        timed(|| {
+            store
+                .create_child(&name(&format!("child{nth}")), node, None)
+                .expect("a free name")
+        })
+    });
     print_times("creation of a child", created.collect());
 }
 
@@ -134,12 +207,17 @@ fn write_chunk(store: &Store, image: ImageId, random: &mut fastrand::Rng) {
     let mut chunk = [0; 4096];
     random.fill(&mut chunk);
     let disk = store.live(image).expect("nobody else writes");
-    disk.write_at(&chunk, random.u64(..1 << 18) * 4096).expect("inside");
+    disk.write_at(&chunk, random.u64(..1 << 18) * 4096)
+        .expect("inside");
     disk.flush().expect("there is room");
 }
 
 fn print_times(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     let millis = |nth: usize| times[nth].as_secs_f64() * 1e3;
-    println!("  {what}: median {:.2} ms, slowest {:.2} ms", millis(times.len() / 2), millis(times.len() - 1));
+    println!(
+        "  {what}: median {:.2} ms, slowest {:.2} ms",
+        millis(times.len() / 2),
+        millis(times.len() - 1)
+    );
 }

@@ -66,7 +66,10 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     }
     let store = session.open_to_read()?;
     let meter = session.watch_records("checking");
-    let options = CheckOptions { read_data: args.read_data || args.subset.is_some(), subset: args.subset };
+    let options = CheckOptions {
+        read_data: args.read_data || args.subset.is_some(),
+        subset: args.subset,
+    };
     let report = store.check(options, &meter)?;
     drop(meter);
     session.output.summary(&Checked::new(&report))?;
@@ -74,14 +77,29 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 }
 
 fn outcome(report: &CheckReport) -> Outcome {
-    let of = |finding: &Finding| if finding.is_damage { Outcome::Damaged } else { Outcome::Leaks };
-    report.findings.iter().map(of).max().unwrap_or(Outcome::Done)
+    let of = |finding: &Finding| {
+        if finding.is_damage {
+            Outcome::Damaged
+        } else {
+            Outcome::Leaks
+        }
+    };
+    report
+        .findings
+        .iter()
+        .map(of)
+        .max()
+        .unwrap_or(Outcome::Done)
 }
 
 /// `N/M` with N from 1 to M.
 fn subset(text: &str) -> Result<(u64, u64), String> {
-    let parsed = text.split_once('/').and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
-    parsed.filter(|(part, of)| (1..=*of).contains(part)).ok_or_else(|| "it is written N/M, with N from 1 to M, such as 1/7".to_owned())
+    let parsed = text
+        .split_once('/')
+        .and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
+    parsed
+        .filter(|(part, of)| (1..=*of).contains(part))
+        .ok_or_else(|| "it is written N/M, with N from 1 to M, such as 1/7".to_owned())
 }
 
 impl Checked {
@@ -108,26 +126,48 @@ impl Found {
             length: range.end.saturating_sub(range.start),
         };
         let hits = finding.images.iter().map(hit).collect();
-        Self { record: finding.record.clone(), reason: finding.reason.clone(), is_damage: finding.is_damage, hits }
+        Self {
+            record: finding.record.clone(),
+            reason: finding.reason.clone(),
+            is_damage: finding.is_damage,
+            hits,
+        }
     }
 }
 
 impl Answer for Checked {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         for found in &self.findings {
-            page.line(format!("{}: {}: {}", if found.is_damage { "damage" } else { "leak" }, found.record, found.reason))?;
+            page.line(format!(
+                "{}: {}: {}",
+                if found.is_damage { "damage" } else { "leak" },
+                found.record,
+                found.reason
+            ))?;
             for hit in &found.hits {
-                page.line(format!("  hits {}, bytes {} to {}", hit.name, hit.start, hit.start + hit.length))?;
+                page.line(format!(
+                    "  hits {}, bytes {} to {}",
+                    hit.name,
+                    hit.start,
+                    hit.start + hit.length
+                ))?;
             }
         }
-        let (layers, pages, frames) = (plural(self.layers, "layer"), plural(self.pages, "page"), plural(self.frames, "frame"));
+        let (layers, pages, frames) = (
+            plural(self.layers, "layer"),
+            plural(self.pages, "page"),
+            plural(self.frames, "frame"),
+        );
         page.line(format!(
             "checked {layers}, {pages}, {frames}, {}; read {}",
             plural(self.chunks, "chunk"),
             plural(self.chunks_read, "chunk")
         ))?;
         if self.chunks_unreferenced > 0 {
-            page.line(format!("{} that nothing needs; vellum gc gives back what is worth it", plural(self.chunks_unreferenced, "chunk")))?;
+            page.line(format!(
+                "{} that nothing needs; vellum gc gives back what is worth it",
+                plural(self.chunks_unreferenced, "chunk")
+            ))?;
         }
         page.line(match (self.damaged, self.findings.is_empty()) {
             (true, _) => "content is damaged; next: export what is not hit, and restore the rest from a backup",

@@ -9,7 +9,9 @@ use crate::session::Session;
 
 /// Make the image that this one was created from as this one is now
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum create trial -b web\n  vellum import upgraded.raw trial --update\n  vellum commit trial")]
+#[command(
+    after_help = "Example:\n  vellum create trial -b web\n  vellum import upgraded.raw trial --update\n  vellum commit trial"
+)]
 pub(crate) struct Args {
     /// The image whose state is wanted
     image: String,
@@ -20,5 +22,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let image = lookup::image(&store, &args.image)?;
     let node = store.commit_image(image)?;
     let name = store.tree().display(Node::Image(image));
-    done::tell(session, &store, "commit", node, |origin, _| format!("{origin} is as {name} now"))
+    done::tell(session, &store, "commit", node, |origin, _| {
+        format!("{origin} is as {name} now")
+    })
 }

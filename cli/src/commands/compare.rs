@@ -53,8 +53,9 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let store = session.open_to_read()?;
     let disk = store.still_disk(store.find(&args.node)?)?;
     let file = args.file.display().to_string();
-    let source = open(args, &session.caller.path(&args.file), &file)
-        .map_err(|error| Failure::from(error).hinted("name a file that can be read, and its format with -f"))?;
+    let source = open(args, &session.caller.path(&args.file), &file).map_err(|error| {
+        Failure::from(error).hinted("name a file that can be read, and its format with -f")
+    })?;
     let meter = session.watch_bytes(&format!("comparing {}", disk.name()));
     let pair = Pair {
         disk: &disk,
@@ -68,15 +69,30 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let offset = pair.first_difference(&meter)?;
     drop(meter);
     let name = disk.name().to_owned();
-    let comparison =
-        Comparison { identical: offset.is_none(), name, file: file.clone(), offset, size: disk.len(), file_size: source.len() };
+    let comparison = Comparison {
+        identical: offset.is_none(),
+        name,
+        file: file.clone(),
+        offset,
+        size: disk.len(),
+        file_size: source.len(),
+    };
     session.output.confirm(&comparison)?;
-    Ok(if comparison.identical { Outcome::Done } else { Outcome::Different })
+    Ok(if comparison.identical {
+        Outcome::Done
+    } else {
+        Outcome::Different
+    })
 }
 
 fn open(args: &Args, path: &Path, file: &str) -> Result<Box<dyn ImageSource>, StoreError> {
     let source = Arc::new(FileSource::open(path)?);
-    formats::open(args.format, source, Arc::new(ClusterCodecs)).map_err(|source| StoreError::Source { name: file.to_owned(), source })
+    formats::open(args.format, source, Arc::new(ClusterCodecs)).map_err(|source| {
+        StoreError::Source {
+            name: file.to_owned(),
+            source,
+        }
+    })
 }
 
 /// What is held against each other, by several threads: each takes the next step of both.
@@ -96,18 +112,24 @@ impl Pair<'_> {
     /// The first byte that differs, or that only one has.
     fn first_difference(&self, watch: &dyn Watch) -> Result<Option<u64>, StoreError> {
         let end = self.disk.len().min(self.source.len());
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        let threads = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(THREADS_MAX);
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.work(end, watch))).collect();
-            workers.into_iter().try_for_each(|worker| worker.join().expect("a worker ends with a result"))
+            let workers: Vec<_> = (0..threads)
+                .map(|_| scope.spawn(|| self.work(end, watch)))
+                .collect();
+            workers
+                .into_iter()
+                .try_for_each(|worker| worker.join().expect("a worker ends with a result"))
         })?;
         let found = self.found.load(Ordering::Relaxed);
         let cut = (self.disk.len() != self.source.len()).then_some(end);
         Ok(if found == u64::MAX { cut } else { Some(found) })
     }
 
-    /// Takes steps until there is none left before the end or the first difference. Steps are taken in order, so all before a
-    /// difference are taken by somebody who finishes them.
+    /// Takes steps until there is none left before the end or the first difference. Steps are taken
+    /// in order, so all before a difference are taken by somebody who finishes them.
     fn work(&self, end: u64, watch: &dyn Watch) -> Result<(), StoreError> {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         loop {
@@ -118,42 +140,64 @@ impl Pair<'_> {
             if watch.is_cancelled() {
                 return Err(StoreError::Interrupted);
             }
-            watch.progress(Progress { done: start, total: Some(end) });
+            watch.progress(Progress {
+                done: start,
+                total: Some(end),
+            });
             let step_end = end.min(start + STEP_LEN);
             let zeros_end = self.zeros_end(start)?;
             if zeros_end >= step_end {
-                self.next.fetch_max(zeros_end - zeros_end % STEP_LEN, Ordering::Relaxed);
+                self.next
+                    .fetch_max(zeros_end - zeros_end % STEP_LEN, Ordering::Relaxed);
                 continue;
             }
             ours.resize((step_end - start) as usize, 0);
             theirs.resize(ours.len(), 0);
             self.disk.read_at(&mut ours, start)?;
-            self.source.read_at(&mut theirs, start).map_err(|error| self.unreadable(error))?;
+            self.source
+                .read_at(&mut theirs, start)
+                .map_err(|error| self.unreadable(error))?;
             if let Some(nth) = first_mismatch(&ours, &theirs) {
                 self.found.fetch_min(start + nth as u64, Ordering::Relaxed);
             }
         }
     }
 
-    /// How far both are known to be zero from `start` on, without reading: a sparse disk is mostly that.
+    /// How far both are known to be zero from `start` on, without reading: a sparse disk is mostly
+    /// that.
     fn zeros_end(&self, start: u64) -> Result<u64, StoreError> {
-        let extent = self.source.extent_at(start).map_err(|error| self.unreadable(error))?;
+        let extent = self
+            .source
+            .extent_at(start)
+            .map_err(|error| self.unreadable(error))?;
         if extent.kind == ExtentKind::Data {
             return Ok(start);
         }
         let (page, _) = page_of(self.chunk_len.index_at(start));
-        let mapped = self.mapped.next_from(page).map(|page| self.chunk_len.offset_of(page_start(page)));
+        let mapped = self
+            .mapped
+            .next_from(page)
+            .map(|page| self.chunk_len.offset_of(page_start(page)));
         Ok(mapped.unwrap_or(u64::MAX).min(extent.end()))
     }
 
     fn unreadable(&self, source: SourceError) -> StoreError {
-        StoreError::Source { name: self.file.to_owned(), source }
+        StoreError::Source {
+            name: self.file.to_owned(),
+            source,
+        }
     }
 }
 
 /// Compares as memory does, and looks for the byte only once there is one.
 fn first_mismatch(ours: &[u8], theirs: &[u8]) -> Option<usize> {
-    if ours == theirs { None } else { ours.iter().zip(theirs).position(|(our, their)| our != their) }
+    if ours == theirs {
+        None
+    } else {
+        ours.iter()
+            .zip(theirs)
+            .position(|(our, their)| our != their)
+    }
 }
 
 impl Answer for Comparison {
@@ -162,8 +206,14 @@ impl Answer for Comparison {
             return page.line(format!("{} and {} are identical", self.name, self.file));
         };
         if self.size != self.file_size {
-            page.line(format!("{} has {} bytes, {} has {}", self.name, self.size, self.file, self.file_size))?;
+            page.line(format!(
+                "{} has {} bytes, {} has {}",
+                self.name, self.size, self.file, self.file_size
+            ))?;
         }
-        page.line(format!("{} and {} differ at byte {offset}", self.name, self.file))
+        page.line(format!(
+            "{} and {} differ at byte {offset}",
+            self.name, self.file
+        ))
     }
 }

@@ -24,7 +24,13 @@ pub(crate) struct Args {
     #[arg(value_parser = size::parse, required_unless_present_any = ["parent", "size_mb", "size_bytes"])]
     size: Option<u64>,
     /// The image or snapshot that it starts as
-    #[arg(short = 'b', long, visible_alias = "backing", alias = "diffparent", value_name = "IMAGE[@SNAPSHOT]")]
+    #[arg(
+        short = 'b',
+        long,
+        visible_alias = "backing",
+        alias = "diffparent",
+        value_name = "IMAGE[@SNAPSHOT]"
+    )]
     parent: Option<String>,
     /// As VBoxManage calls the name
     #[arg(long, hide = true, value_parser = lookup::name, conflicts_with_all = ["name", "size"])]
@@ -33,27 +39,50 @@ pub(crate) struct Args {
     #[arg(long = "size", hide = true, value_name = "MIB", conflicts_with_all = ["size", "size_bytes"])]
     size_mb: Option<u32>,
     /// As VBoxManage means it: in bytes
-    #[arg(long = "sizebyte", hide = true, value_name = "BYTES", conflicts_with = "size")]
+    #[arg(
+        long = "sizebyte",
+        hide = true,
+        value_name = "BYTES",
+        conflicts_with = "size"
+    )]
     size_bytes: Option<u64>,
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let name = args.name.as_ref().or(args.filename.as_ref());
-    let name = name.ok_or_else(|| Failure::usage("the new image needs a name", "vellum create NAME SIZE"))?;
-    let len = args.size.or(args.size_bytes).or(args.size_mb.map(|mib| u64::from(mib) << 20));
+    let name = name
+        .ok_or_else(|| Failure::usage("the new image needs a name", "vellum create NAME SIZE"))?;
+    let len = args
+        .size
+        .or(args.size_bytes)
+        .or(args.size_mb.map(|mib| u64::from(mib) << 20));
     create(session, name, args.parent.as_deref(), len)
 }
 
 /// Makes image `name` on `parent`, of `len` bytes; one of the two must be there.
-pub(super) fn create(session: &mut Session, name: &Name, parent: Option<&str>, len: Option<u64>) -> Result<Outcome, Failure> {
+pub(super) fn create(
+    session: &mut Session,
+    name: &Name,
+    parent: Option<&str>,
+    len: Option<u64>,
+) -> Result<Outcome, Failure> {
     let store = session.open_to_write()?;
     let Some(parent) = parent else {
-        let len = len.ok_or_else(|| Failure::usage("an image without a parent needs a size", "vellum create NAME SIZE"))?;
+        let len = len.ok_or_else(|| {
+            Failure::usage(
+                "an image without a parent needs a size",
+                "vellum create NAME SIZE",
+            )
+        })?;
         let node = store.create(name, len)?;
-        return done::tell(session, &store, "create", node, |name, size| format!("created {name}, {size}"));
+        return done::tell(session, &store, "create", node, |name, size| {
+            format!("created {name}, {size}")
+        });
     };
     let parent = store.find(parent)?;
     let parent_name = store.tree().display(parent);
     let node = store.create_child(name, parent, len)?;
-    done::tell(session, &store, "create", node, |name, size| format!("created {name} on {parent_name}, {size}"))
+    done::tell(session, &store, "create", node, |name, size| {
+        format!("created {name} on {parent_name}, {size}")
+    })
 }

@@ -8,7 +8,11 @@ use crate::failure::{Failure, Outcome};
 use crate::output::table::Column;
 use crate::session::Session;
 
-const COLUMNS: [Column; 3] = [Column::number("START").wide(14), Column::number("LENGTH").wide(14), Column::text("BECOMES")];
+const COLUMNS: [Column; 3] = [
+    Column::number("START").wide(14),
+    Column::number("LENGTH").wide(14),
+    Column::text("BECOMES"),
+];
 
 /// Show the ranges in which two images or snapshots differ; exit code 1 if there are any
 #[derive(clap::Args)]
@@ -33,10 +37,15 @@ struct Range {
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let store = session.open_to_read()?;
     let (first, second) = (store.find(&args.first)?, store.find(&args.second)?);
-    show(session, || StoreError::Interrupted, |visit| store.diff(first, second, visit))
+    show(
+        session,
+        || StoreError::Interrupted,
+        |visit| store.diff(first, second, visit),
+    )
 }
 
-/// Shows the differences that `compare` meets, whose `interrupted` says that nobody wants more of them.
+/// Shows the differences that `compare` meets, whose `interrupted` says that nobody wants more of
+/// them.
 pub(super) fn show<E: Into<Failure>>(
     session: &mut Session,
     interrupted: impl Fn() -> E,
@@ -45,17 +54,36 @@ pub(super) fn show<E: Into<Failure>>(
     let signals = session.signals.clone();
     let mut entries = session.output.entries(&COLUMNS);
     let mut shown = Ok(());
-    let compared = compare(&mut |Difference { start, len, becomes_zero }| {
+    let compared = compare(&mut |Difference {
+                                     start,
+                                     len,
+                                     becomes_zero,
+                                 }| {
         shown = signals.check().map_err(Failure::from).and_then(|()| {
             let becomes = if becomes_zero { "zero" } else { "data" };
-            let range = Range { start, length: len, zero: becomes_zero };
-            entries.push(&range, &[start.to_string(), len.to_string(), becomes.to_owned()])
+            let range = Range {
+                start,
+                length: len,
+                zero: becomes_zero,
+            };
+            entries.push(
+                &range,
+                &[start.to_string(), len.to_string(), becomes.to_owned()],
+            )
         });
         // The comparison hears only that nobody wants more; the reason is in `shown`.
-        if shown.is_err() { Err(interrupted()) } else { Ok(()) }
+        if shown.is_err() {
+            Err(interrupted())
+        } else {
+            Ok(())
+        }
     });
     shown?;
     compared.map_err(Into::into)?;
     let count = entries.finish()?;
-    Ok(if count == 0 { Outcome::Done } else { Outcome::Different })
+    Ok(if count == 0 {
+        Outcome::Done
+    } else {
+        Outcome::Different
+    })
 }

@@ -28,7 +28,8 @@ impl Answer for Done {
     }
 }
 
-/// Says that `action` made or changed `node`; `text` makes the sentence out of its name and its size.
+/// Says that `action` made or changed `node`; `text` makes the sentence out of its name and its
+/// size.
 pub(super) fn tell(
     session: &mut Session,
     store: &Store,
@@ -38,9 +39,17 @@ pub(super) fn tell(
 ) -> Result<Outcome, Failure> {
     let (name, size) = {
         let tree = store.tree();
-        (tree.display(node), tree.layer_of(node).map_or(0, |layer| layer.len))
+        (
+            tree.display(node),
+            tree.layer_of(node).map_or(0, |layer| layer.len),
+        )
     };
     let text = text(&name, &session.output.units.show(size));
-    session.output.confirm(&Done { action, name, size, text })?;
+    session.output.confirm(&Done {
+        action,
+        name,
+        size,
+        text,
+    })?;
     Ok(Outcome::Done)
 }

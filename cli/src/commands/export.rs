@@ -32,7 +32,13 @@ pub(crate) struct Args {
     /// The file; - is standard output
     file: PathBuf,
     /// The file's format
-    #[arg(short = 'O', long, value_enum, default_value = "raw", value_name = "FORMAT")]
+    #[arg(
+        short = 'O',
+        long,
+        value_enum,
+        default_value = "raw",
+        value_name = "FORMAT"
+    )]
     output_as: OutputFormat,
     /// Replace a file that is there
     #[arg(long)]
@@ -62,11 +68,20 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let name = store.tree().display(node);
     let target = target(args, session)?;
     let meter = session.watch_bytes(&format!("exporting {name}"));
-    let report = store.export(node, target, &meter).map_err(|error| explain(error, session))?;
+    let report = store
+        .export(node, target, &meter)
+        .map_err(|error| explain(error, session))?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
     let file = args.file.display().to_string();
-    session.output.summary(&Exported { action: "export", name, file, size: report.len, data_bytes: report.data_bytes, seconds })?;
+    session.output.summary(&Exported {
+        action: "export",
+        name,
+        file,
+        size: report.len,
+        data_bytes: report.data_bytes,
+        seconds,
+    })?;
     Ok(Outcome::Done)
 }
 
@@ -77,7 +92,10 @@ fn target(args: &Args, session: &mut Session) -> Result<ExportTarget, Failure> {
         return Ok(if is_pipe {
             ExportTarget::Stream(Box::new(open_pipe(&path, session)?))
         } else {
-            ExportTarget::File { path, overwrite: args.force }
+            ExportTarget::File {
+                path,
+                overwrite: args.force,
+            }
         });
     }
     Ok(ExportTarget::Stream(Box::new(session.disk_output()?)))
@@ -86,7 +104,11 @@ fn target(args: &Args, session: &mut Session) -> Result<ExportTarget, Failure> {
 /// A pipe with a name, once somebody reads it: its opening would wait for that, deaf to Ctrl-C.
 fn open_pipe(path: &Path, session: &Session) -> Result<Patient<File>, Failure> {
     loop {
-        match File::options().write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path) {
+        match File::options()
+            .write(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path)
+        {
             Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
                 session.signals.await_stop(PATIENCE);
                 session.signals.check()?;
@@ -97,20 +119,28 @@ fn open_pipe(path: &Path, session: &Session) -> Result<Patient<File>, Failure> {
     }
 }
 
-/// A file that is there is the one error with a remedy of our own. An interruption may end a wait for the output first.
+/// A file that is there is the one error with a remedy of our own. An interruption may end a wait
+/// for the output first.
 fn explain(error: StoreError, session: &Session) -> Failure {
     if session.signals.is_stopped() {
         return StoreError::Interrupted.into();
     }
     let exists = matches!(&error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists);
     let failure = Failure::from(error);
-    if exists { failure.hinted("add --force to replace it, or name another file") } else { failure }
+    if exists {
+        failure.hinted("add --force to replace it, or name another file")
+    } else {
+        failure
+    }
 }
 
 impl Answer for Exported {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         let (size, data) = (page.size(self.size), page.size(self.data_bytes));
         let took = time::span(self.seconds);
-        page.line(format!("exported {} to {}, {size}: {data} of data in {took}", self.name, self.file))
+        page.line(format!(
+            "exported {} to {}, {size}: {data} of data in {took}",
+            self.name, self.file
+        ))
     }
 }

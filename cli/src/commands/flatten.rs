@@ -26,5 +26,7 @@ pub(super) fn flatten(session: &mut Session, text: &str) -> Result<Outcome, Fail
     let meter = session.watch_records(&format!("flattening {text}"));
     store.flatten(image, &meter)?;
     drop(meter);
-    done::tell(session, &store, "flatten", Node::Image(image), |name, _| format!("{name} stands on nothing now"))
+    done::tell(session, &store, "flatten", Node::Image(image), |name, _| {
+        format!("{name} stands on nothing now")
+    })
 }

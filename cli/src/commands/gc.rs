@@ -12,7 +12,9 @@ use crate::session::Session;
 
 /// Give back the space of what was deleted
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum gc -n\n  vellum gc\n\nIt can be stopped at any time; what it did stays done.")]
+#[command(
+    after_help = "Example:\n  vellum gc -n\n  vellum gc\n\nIt can be stopped at any time; what it did stays done."
+)]
 pub(crate) struct Args {
     /// Only say what would be given back
     #[arg(short = 'n', long)]
@@ -37,11 +39,22 @@ struct Collected {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     // A dry run waits for nobody, and nobody waits for it.
-    let store = if args.dry_run { session.open_to_read()? } else { session.open_to_write()? };
+    let store = if args.dry_run {
+        session.open_to_read()?
+    } else {
+        session.open_to_write()?
+    };
     let meter = session.watch_records("collecting");
-    let report = store.collect(CollectOptions { dry_run: args.dry_run }, &meter)?;
+    let report = store.collect(
+        CollectOptions {
+            dry_run: args.dry_run,
+        },
+        &meter,
+    )?;
     drop(meter);
-    session.output.summary(&Collected::new(args.dry_run, &report))?;
+    session
+        .output
+        .summary(&Collected::new(args.dry_run, &report))?;
     Ok(Outcome::Done)
 }
 
@@ -64,12 +77,28 @@ impl Collected {
 
 impl Answer for Collected {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let would = if self.dry_run { "would drop" } else { "dropped" };
-        let (dropped, merged) = (plural(self.layers_dropped, "layer"), plural(self.layers_merged, "layer"));
-        let (chunks, plain) = (plural(self.chunks_dropped, "chunk"), page.size(self.plain_bytes_dropped));
-        page.line(format!("{would} {dropped} and {chunks} ({plain} before compression); {merged} merged; {} kept", self.chunks_kept))?;
-        let (before, after, stored) =
-            (page.size(self.disk_bytes_before), page.size(self.disk_bytes_after), page.size(self.stored_bytes_dropped));
+        let would = if self.dry_run {
+            "would drop"
+        } else {
+            "dropped"
+        };
+        let (dropped, merged) = (
+            plural(self.layers_dropped, "layer"),
+            plural(self.layers_merged, "layer"),
+        );
+        let (chunks, plain) = (
+            plural(self.chunks_dropped, "chunk"),
+            page.size(self.plain_bytes_dropped),
+        );
+        page.line(format!(
+            "{would} {dropped} and {chunks} ({plain} before compression); {merged} merged; {} kept",
+            self.chunks_kept
+        ))?;
+        let (before, after, stored) = (
+            page.size(self.disk_bytes_before),
+            page.size(self.disk_bytes_after),
+            page.size(self.stored_bytes_dropped),
+        );
         if self.dry_run {
             page.line(format!("about {stored} of {before} would be given back"))
         } else {

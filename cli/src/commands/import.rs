@@ -13,7 +13,9 @@ use vellum_core::formats::Format;
 use vellum_core::formats::probe::{self, Verdict};
 use vellum_core::name::Name;
 use vellum_core::source::SourceError;
-use vellum_store::{FileSource, ImportReport, ImportRequest, ImportTarget, Input, Store, StoreError};
+use vellum_store::{
+    FileSource, ImportReport, ImportRequest, ImportTarget, Input, Store, StoreError,
+};
 
 use crate::caller::Caller;
 use crate::failure::{Failure, Outcome};
@@ -47,7 +49,12 @@ pub(crate) struct Args {
     #[arg(short, long)]
     format: Option<Format>,
     /// Store only what differs from this image or snapshot
-    #[arg(short = 'b', long, value_name = "IMAGE[@SNAPSHOT]", conflicts_with = "update")]
+    #[arg(
+        short = 'b',
+        long,
+        value_name = "IMAGE[@SNAPSHOT]",
+        conflicts_with = "update"
+    )]
     parent: Option<String>,
     /// Store the disk as the new state of an image that is there
     #[arg(long)]
@@ -55,7 +62,8 @@ pub(crate) struct Args {
     /// Take a snapshot of the result, in the same moment
     #[arg(long, value_name = "SNAPSHOT", value_parser = lookup::name)]
     snapshot: Option<Name>,
-    /// Read only what this file says has changed. It is trusted. Notations: borg's, nbdinfo --map, qemu-img map
+    /// Read only what this file says has changed. It is trusted. Notations: borg's, nbdinfo --map,
+    /// qemu-img map
     #[arg(long, value_name = "FILE")]
     change_map: Option<PathBuf>,
     /// How many bytes must come through the pipe
@@ -86,13 +94,18 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let target = target(args, &store)?;
     let input = input(args, session)?;
     let meter = session.watch_bytes(&format!("importing {}", args.name));
-    let request = ImportRequest { target, snapshot: args.snapshot.clone() };
+    let request = ImportRequest {
+        target,
+        snapshot: args.snapshot.clone(),
+    };
     let report = store.import(input, &request, &meter);
     let seconds = meter.elapsed();
     drop(meter);
     let report = report.map_err(|error| explain(error, session))?;
     let name = store.tree().display(report.node);
-    session.output.summary(&Imported::new(name, &report, seconds.as_secs_f64()))?;
+    session
+        .output
+        .summary(&Imported::new(name, &report, seconds.as_secs_f64()))?;
     Ok(Outcome::Done)
 }
 
@@ -101,16 +114,28 @@ fn check(args: &Args, session: &Session) -> Result<(), Failure> {
     let piped = args.file.as_os_str() == "-";
     let says_change = args.change_map.is_some();
     if says_change && !args.update && args.parent.is_none() {
-        return Err(Failure::usage("a change map tells what differs from an earlier state", "add --update, or -b PARENT"));
+        return Err(Failure::usage(
+            "a change map tells what differs from an earlier state",
+            "add --update, or -b PARENT",
+        ));
     }
     if piped && (says_change || args.format.is_some_and(|format| format != Format::Raw)) {
-        return Err(Failure::usage("what comes through a pipe is raw and read to its end", "import a file instead"));
+        return Err(Failure::usage(
+            "what comes through a pipe is raw and read to its end",
+            "import a file instead",
+        ));
     }
     if !piped && !args.command.is_empty() {
-        return Err(Failure::usage("a command's output comes through a pipe", "write - as the file"));
+        return Err(Failure::usage(
+            "a command's output comes through a pipe",
+            "write - as the file",
+        ));
     }
     if args.size.is_some() && !piped && !is_stream(&session.caller.path(&args.file)) {
-        return Err(Failure::usage("--size is for pipes: a file's size is known", "leave it out"));
+        return Err(Failure::usage(
+            "--size is for pipes: a file's size is known",
+            "leave it out",
+        ));
     }
     Ok(())
 }
@@ -125,8 +150,15 @@ fn target(args: &Args, store: &Store) -> Result<ImportTarget, Failure> {
     }
     let name = Name::new(&args.name).map_err(|error| Failure::name(&args.name, error))?;
     let free = store.tree().check_free(&name);
-    free.map_err(|error| Failure::from(error).hinted("add --update to store the disk as its new state, or choose another name"))?;
-    let parent = args.parent.as_deref().map(|parent| store.find(parent)).transpose()?;
+    free.map_err(|error| {
+        Failure::from(error)
+            .hinted("add --update to store the disk as its new state, or choose another name")
+    })?;
+    let parent = args
+        .parent
+        .as_deref()
+        .map(|parent| store.find(parent))
+        .transpose()?;
     Ok(ImportTarget::New { name, parent })
 }
 
@@ -134,27 +166,54 @@ fn input(args: &Args, session: &Session) -> Result<Input, Failure> {
     let name = args.file.display().to_string();
     if args.file.as_os_str() != "-" {
         let path = session.caller.path(&args.file);
-        let map = args.change_map.as_deref().map(|map| change_map(map, &session.caller)).transpose()?;
+        let map = args
+            .change_map
+            .as_deref()
+            .map(|map| change_map(map, &session.caller))
+            .transpose()?;
         let is_raw = args.format.is_none_or(|format| format == Format::Raw);
         if is_raw && map.is_none() && is_stream(&path) {
             // A pipe's opening would wait for its other end.
-            let opened = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&path);
+            let opened = File::options()
+                .read(true)
+                .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+                .open(&path);
             let file = opened.map_err(|error| Failure::io(format!("open {name}"), error))?;
-            return Ok(stream(args, session, name, Patient::new(file, session.signals.clone())));
+            return Ok(stream(
+                args,
+                session,
+                name,
+                Patient::new(file, session.signals.clone()),
+            ));
         }
-        let format = args.format.map_or_else(|| probed(&path, name, session), Ok)?;
+        let format = args
+            .format
+            .map_or_else(|| probed(&path, name, session), Ok)?;
         return Ok(Input::open(&path, format, map)?);
     }
     if let Some(program) = args.command.first() {
         let output = CommandOutput::start(&args.command, &session.caller)?;
         return Ok(stream(args, session, program.display().to_string(), output));
     }
-    Ok(stream(args, session, "standard input".to_owned(), session.caller.streams.input.clone()))
+    Ok(stream(
+        args,
+        session,
+        "standard input".to_owned(),
+        session.caller.streams.input.clone(),
+    ))
 }
 
 /// Content that comes once and in order, and must come whole.
-fn stream(args: &Args, session: &Session, name: String, reader: impl Read + Send + 'static) -> Input {
-    Input::stream(Box::new(WholeStream::new(reader, args.size, session.signals.clone())), name)
+fn stream(
+    args: &Args,
+    session: &Session,
+    name: String,
+    reader: impl Read + Send + 'static,
+) -> Input {
+    Input::stream(
+        Box::new(WholeStream::new(reader, args.size, session.signals.clone())),
+        name,
+    )
 }
 
 pub(super) fn is_stream(path: &Path) -> bool {
@@ -164,31 +223,51 @@ pub(super) fn is_stream(path: &Path) -> bool {
 
 /// The format that the file's signature speaks for.
 pub(super) fn probed(path: &Path, name: String, session: &Session) -> Result<Format, Failure> {
-    let fail = |source: SourceError| StoreError::Source { name: name.clone(), source };
+    let fail = |source: SourceError| StoreError::Source {
+        name: name.clone(),
+        source,
+    };
     let seen = probe::probe(&FileSource::open(path)?).map_err(fail)?;
     match seen.verdict() {
         Verdict::Raw => Ok(Format::Raw),
         Verdict::Known(format) => {
-            session.notice(&format!("{name}: {seen}, and is read as one (-f raw stores the file as it is)"));
+            session.notice(&format!(
+                "{name}: {seen}, and is read as one (-f raw stores the file as it is)"
+            ));
             Ok(format)
         }
         Verdict::NotYet(_) => {
             let advice = "convert it with `qemu-img convert -O qcow2`, or store the file as it is with -f raw";
             Err(Failure::failed(format!("{name}: {seen}"), advice))
         }
-        Verdict::Ambiguous => Err(Failure::failed(format!("{name}: {seen}"), "say -f raw if it is a guest's disk")),
+        Verdict::Ambiguous => Err(Failure::failed(
+            format!("{name}: {seen}"),
+            "say -f raw if it is a guest's disk",
+        )),
     }
 }
 
 fn change_map(path: &Path, caller: &Caller) -> Result<ChangeMap, Failure> {
     let what = format!("read the change map {}", path.display());
     let mut bytes = Vec::new();
-    let read = File::open(caller.path(path)).and_then(|file| file.take(CHANGE_MAP_LEN_MAX + 1).read_to_end(&mut bytes));
+    let read = File::open(caller.path(path))
+        .and_then(|file| file.take(CHANGE_MAP_LEN_MAX + 1).read_to_end(&mut bytes));
     read.map_err(|error| Failure::io(what, error))?;
     if bytes.len() as u64 > CHANGE_MAP_LEN_MAX {
-        return Err(Failure::failed(format!("the change map {} is over {CHANGE_MAP_LEN_MAX} bytes", path.display()), "import without it"));
+        return Err(Failure::failed(
+            format!(
+                "the change map {} is over {CHANGE_MAP_LEN_MAX} bytes",
+                path.display()
+            ),
+            "import without it",
+        ));
     }
-    let misread = |error| Failure::failed(format!("the change map {} cannot be read: {error}", path.display()), "nothing was stored");
+    let misread = |error| {
+        Failure::failed(
+            format!("the change map {} cannot be read: {error}", path.display()),
+            "nothing was stored",
+        )
+    };
     ChangeMap::parse(&bytes).map_err(misread)
 }
 

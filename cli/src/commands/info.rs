@@ -55,18 +55,40 @@ fn info(store: &Store, node: Node) -> Option<Info> {
     let tree = store.tree();
     let forest = Forest::of(&tree);
     let plant = forest.find(node)?;
-    let snapshots = tree.snapshots(node.image()).filter(|_| matches!(node, Node::Image(_)));
-    let origin = if let Node::Image(image) = node { tree.image(image)?.origin } else { None };
-    let scratch_of = if let Node::Image(image) = node { tree.image(image)?.scratch_of } else { None };
-    let machines = tree.machines().users(node.image()).filter(|_| matches!(node, Node::Image(_)));
-    let children = plant.children.iter().filter_map(|child| forest.plants[*child].node);
+    let snapshots = tree
+        .snapshots(node.image())
+        .filter(|_| matches!(node, Node::Image(_)));
+    let origin = if let Node::Image(image) = node {
+        tree.image(image)?.origin
+    } else {
+        None
+    };
+    let scratch_of = if let Node::Image(image) = node {
+        tree.image(image)?.scratch_of
+    } else {
+        None
+    };
+    let machines = tree
+        .machines()
+        .users(node.image())
+        .filter(|_| matches!(node, Node::Image(_)));
+    let children = plant
+        .children
+        .iter()
+        .filter_map(|child| forest.plants[*child].node);
     Some(Info {
         description: Description::of(&tree, &forest, plant),
-        origin: origin.and_then(|origin| tree.image(origin)).map(|origin| origin.name.to_string()),
-        scratch_of: scratch_of.and_then(|base| tree.image(base)).map(|base| base.name.to_string()),
+        origin: origin
+            .and_then(|origin| tree.image(origin))
+            .map(|origin| origin.name.to_string()),
+        scratch_of: scratch_of
+            .and_then(|base| tree.image(base))
+            .map(|base| base.name.to_string()),
         machines: machines.map(|machine| machine.name.to_string()).collect(),
         layers: tree.chain(plant.layer).count() as u64,
-        snapshots: snapshots.map(|snapshot| snapshot.name.to_string()).collect(),
+        snapshots: snapshots
+            .map(|snapshot| snapshot.name.to_string())
+            .collect(),
         children: children.map(|child| tree.display(child)).collect(),
     })
 }
@@ -80,7 +102,9 @@ impl Answer for Info {
         page.field("size", format!("{size} ({} bytes)", description.size))?;
         let own = page.size(description.own_bytes);
         page.field("own data", own)?;
-        let autoreset = description.autoreset.map(|autoreset| if autoreset { "on" } else { "off" });
+        let autoreset = description
+            .autoreset
+            .map(|autoreset| if autoreset { "on" } else { "off" });
         let optional = [
             ("mode", description.mode),
             ("autoreset", autoreset),
@@ -95,13 +119,21 @@ impl Answer for Info {
             page.field("commits to", origin)?;
         }
         page.field("layers", self.layers.to_string())?;
-        let lists =
-            [("machines", &self.machines), ("snapshots", &self.snapshots), ("carries", &self.children), ("tags", &description.tags)];
+        let lists = [
+            ("machines", &self.machines),
+            ("snapshots", &self.snapshots),
+            ("carries", &self.children),
+            ("tags", &description.tags),
+        ];
         for (name, values) in lists {
             if !values.is_empty() {
                 page.field(name, values.join(", "))?;
             }
         }
-        if description.pinned { page.field("pinned", "yes") } else { Ok(()) }
+        if description.pinned {
+            page.field("pinned", "yes")
+        } else {
+            Ok(())
+        }
     }
 }

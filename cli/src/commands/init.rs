@@ -64,23 +64,43 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 
 fn parameters(args: &Args, caller: &Caller) -> Result<StoreParameters, Failure> {
     let default = StoreParameters::DEFAULT;
-    let chunk_len = args.chunk_size.map_or(Some(default.chunk_len), |len| ChunkLen::new(u32::try_from(len).ok()?));
-    let chunk_len = chunk_len.ok_or_else(|| Failure::usage("that is no chunk size", "it is a power of two from 4K to 1M"))?;
+    let chunk_len = args.chunk_size.map_or(Some(default.chunk_len), |len| {
+        ChunkLen::new(u32::try_from(len).ok()?)
+    });
+    let chunk_len = chunk_len.ok_or_else(|| {
+        Failure::usage(
+            "that is no chunk size",
+            "it is a power of two from 4K to 1M",
+        )
+    })?;
     let usual = u64::from(default.frame_len).max(chunk_len.bytes());
     let frame_len = u32::try_from(args.frame_size.unwrap_or(usual)).unwrap_or(u32::MAX);
     let compression = match args.compression {
         Some(wish) => wish,
         None => compression_of_environment(caller)?,
     };
-    let parameters = StoreParameters { chunk_len, frame_len, compression: compression.0 };
-    parameters.check().map_err(|error| Failure::usage(error.to_string(), "the defaults suit most disks"))?;
+    let parameters = StoreParameters {
+        chunk_len,
+        frame_len,
+        compression: compression.0,
+    };
+    parameters
+        .check()
+        .map_err(|error| Failure::usage(error.to_string(), "the defaults suit most disks"))?;
     Ok(parameters)
 }
 
 fn compression_of_environment(caller: &Caller) -> Result<CompressionWish, Failure> {
-    let Some(text) = caller.variable("VELLUM_COMPRESSION") else { return Ok(CompressionWish(StoreParameters::DEFAULT.compression)) };
+    let Some(text) = caller.variable("VELLUM_COMPRESSION") else {
+        return Ok(CompressionWish(StoreParameters::DEFAULT.compression));
+    };
     let wish = text.to_str().ok_or(UnknownCompression).and_then(str::parse);
-    wish.map_err(|error| Failure::usage(format!("VELLUM_COMPRESSION is \"{}\"", text.display()), error.to_string()))
+    wish.map_err(|error| {
+        Failure::usage(
+            format!("VELLUM_COMPRESSION is \"{}\"", text.display()),
+            error.to_string(),
+        )
+    })
 }
 
 impl FromStr for CompressionWish {
@@ -91,7 +111,9 @@ impl FromStr for CompressionWish {
             None if text == "none" => Compression::None,
             None if text == "lz4" => Compression::Lz4,
             None if text == "zstd" => StoreParameters::DEFAULT.compression,
-            Some(("zstd", level)) => Compression::Zstd(level.parse().map_err(|_| UnknownCompression)?),
+            Some(("zstd", level)) => {
+                Compression::Zstd(level.parse().map_err(|_| UnknownCompression)?)
+            }
             _ => return Err(UnknownCompression),
         };
         Ok(Self(compression))
@@ -110,8 +132,14 @@ impl fmt::Display for CompressionWish {
 
 impl Answer for Made {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let (chunk, frame) = (page.size(self.chunk_size), page.size(self.frame_size.into()));
-        page.line(format!("made a store in {}: {chunk} chunks in {frame} frames, compressed with {}", self.store, self.compression))?;
+        let (chunk, frame) = (
+            page.size(self.chunk_size),
+            page.size(self.frame_size.into()),
+        );
+        page.line(format!(
+            "made a store in {}: {chunk} chunks in {frame} frames, compressed with {}",
+            self.store, self.compression
+        ))?;
         page.line("next: vellum import DISK NAME")
     }
 }

@@ -43,22 +43,37 @@ struct Row {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let with_snapshots = args.snapshots || args.image.is_some();
-    list(session, args.image.as_deref(), |node| with_snapshots || matches!(node, Node::Image(_)))
+    list(session, args.image.as_deref(), |node| {
+        with_snapshots || matches!(node, Node::Image(_))
+    })
 }
 
 /// Lists the snapshots of `image`, or of all images.
-pub(super) fn list_snapshots(session: &mut Session, image: Option<&str>) -> Result<Outcome, Failure> {
+pub(super) fn list_snapshots(
+    session: &mut Session,
+    image: Option<&str>,
+) -> Result<Outcome, Failure> {
     list(session, image, |node| matches!(node, Node::Snapshot(..)))
 }
 
-fn list(session: &mut Session, image: Option<&str>, wanted: impl Fn(Node) -> bool) -> Result<Outcome, Failure> {
+fn list(
+    session: &mut Session,
+    image: Option<&str>,
+    wanted: impl Fn(Node) -> bool,
+) -> Result<Outcome, Failure> {
     let store = session.open_to_read()?;
-    let image = image.map(|image| lookup::image(&store, image)).transpose()?;
+    let image = image
+        .map(|image| lookup::image(&store, image))
+        .transpose()?;
     let listing = {
         // Not held while the answer goes out: its reader may be slow, and others change the tree.
         let tree = store.tree();
-        let nodes = tree.nodes().filter(|node| image.is_none_or(|image| node.image() == image) && wanted(*node));
-        Listing { rows: rows(&tree, nodes) }
+        let nodes = tree
+            .nodes()
+            .filter(|node| image.is_none_or(|image| node.image() == image) && wanted(*node));
+        Listing {
+            rows: rows(&tree, nodes),
+        }
     };
     session.output.answer(&listing)?;
     Ok(Outcome::Done)
@@ -69,8 +84,15 @@ fn rows(tree: &Tree, nodes: impl Iterator<Item = Node>) -> Vec<Row> {
     let plants = forest.by_node();
     let row = |node| {
         let description = Description::of(tree, &forest, plants.get(&node)?);
-        let snapshots = if let Node::Image(image) = node { Some(tree.snapshots(image).count() as u64) } else { None };
-        Some(Row { description, snapshots })
+        let snapshots = if let Node::Image(image) = node {
+            Some(tree.snapshots(image).count() as u64)
+        } else {
+            None
+        };
+        Some(Row {
+            description,
+            snapshots,
+        })
     };
     nodes.filter_map(row).collect()
 }
@@ -93,7 +115,9 @@ impl Answer for Listing {
                 page.size(description.size),
                 page.size(description.own_bytes),
                 description.mode.unwrap_or_default().to_owned(),
-                row.snapshots.map(|count| count.to_string()).unwrap_or_default(),
+                row.snapshots
+                    .map(|count| count.to_string())
+                    .unwrap_or_default(),
                 description.created.clone().unwrap_or_default(),
                 description.marks(),
             ]

@@ -21,7 +21,11 @@ const RANGES: [Column; 5] = [
     Column::text("KIND").wide(4),
     Column::text("FROM"),
 ];
-const CHUNKS: [Column; 3] = [Column::number("START").wide(14), Column::number("LENGTH").wide(7), Column::text("BLAKE3")];
+const CHUNKS: [Column; 3] = [
+    Column::number("START").wide(14),
+    Column::number("LENGTH").wide(7),
+    Column::text("BLAKE3"),
+];
 
 /// Show which layer supplies each range, in bytes
 #[derive(clap::Args)]
@@ -65,13 +69,23 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let signals = session.signals.clone();
     let names = layer_names(&store.tree());
     let compressed = store.parameters().compression != Compression::None;
-    let mut entries = session.output.entries(if args.hashes { &CHUNKS } else { &RANGES });
+    let mut entries = session
+        .output
+        .entries(if args.hashes { &CHUNKS } else { &RANGES });
     let mut shown = Ok(());
     let mapped = store.map(node, &mut |entry| {
         signals.check()?;
-        shown = if args.hashes { show_chunks(&store, &mut entries, entry) } else { show_range(&mut entries, entry, &names, compressed) };
+        shown = if args.hashes {
+            show_chunks(&store, &mut entries, entry)
+        } else {
+            show_range(&mut entries, entry, &names, compressed)
+        };
         // The store hears only that nobody wants more; the reason is in `shown`.
-        if shown.is_err() { Err(StoreError::Interrupted) } else { Ok(()) }
+        if shown.is_err() {
+            Err(StoreError::Interrupted)
+        } else {
+            Ok(())
+        }
     });
     shown?;
     mapped?;
@@ -79,7 +93,12 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     Ok(Outcome::Done)
 }
 
-fn show_range(entries: &mut Entries, entry: MapEntry, names: &HashMap<LayerId, String>, compressed: bool) -> Result<(), Failure> {
+fn show_range(
+    entries: &mut Entries,
+    entry: MapEntry,
+    names: &HashMap<LayerId, String>,
+    compressed: bool,
+) -> Result<(), Failure> {
     let is_data = entry.first.is_some();
     let range = Range {
         start: entry.start,
@@ -92,11 +111,19 @@ fn show_range(entries: &mut Entries, entry: MapEntry, names: &HashMap<LayerId, S
         layer: entry.layer.map(|(_, layer)| layer.0),
         chunk: entry.first.map(|chunk| chunk.0),
     };
-    let from = entry.layer.map(|(_, layer)| names.get(&layer).cloned().unwrap_or_else(|| format!("layer {layer}")));
+    let from = entry.layer.map(|(_, layer)| {
+        names
+            .get(&layer)
+            .cloned()
+            .unwrap_or_else(|| format!("layer {layer}"))
+    });
     let cells = [
         range.start.to_string(),
         range.length.to_string(),
-        entry.layer.map(|(depth, _)| depth.to_string()).unwrap_or_default(),
+        entry
+            .layer
+            .map(|(depth, _)| depth.to_string())
+            .unwrap_or_default(),
         if is_data { "data" } else { "zero" }.to_owned(),
         from.unwrap_or_default(),
     ];
@@ -104,7 +131,9 @@ fn show_range(entries: &mut Entries, entry: MapEntry, names: &HashMap<LayerId, S
 }
 
 fn show_chunks(store: &Store, entries: &mut Entries, entry: MapEntry) -> Result<(), Failure> {
-    let Some(first) = entry.first else { return Ok(()) };
+    let Some(first) = entry.first else {
+        return Ok(());
+    };
     let chunk_len = store.parameters().chunk_len;
     let end = entry.start + entry.len;
     let count = chunk_len.count_for(entry.len).0;
@@ -113,8 +142,16 @@ fn show_chunks(store: &Store, entries: &mut Entries, entry: MapEntry) -> Result<
         let hashes = store.chunk_hashes(ChunkId(first.0 + done), (count - done).min(HASHES_MAX))?;
         for (nth, hash) in (done..).zip(&hashes) {
             let start = entry.start + nth * chunk_len.bytes();
-            let chunk = Chunk { start, length: chunk_len.bytes().min(end - start), hash: hash.to_string() };
-            let cells = [chunk.start.to_string(), chunk.length.to_string(), chunk.hash.clone()];
+            let chunk = Chunk {
+                start,
+                length: chunk_len.bytes().min(end - start),
+                hash: hash.to_string(),
+            };
+            let cells = [
+                chunk.start.to_string(),
+                chunk.length.to_string(),
+                chunk.hash.clone(),
+            ];
             entries.push(&chunk, &cells)?;
         }
         done += hashes.len().max(1) as u64;

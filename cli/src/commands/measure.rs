@@ -6,7 +6,9 @@ use std::str::FromStr;
 
 use serde::Serialize;
 use vellum_core::formats::Format;
-use vellum_store::measure::{Advice, Estimate, LengthReport, MeasureOptions, MeasureReport, Reason, SettingReport, measure};
+use vellum_store::measure::{
+    Advice, Estimate, LengthReport, MeasureOptions, MeasureReport, Reason, SettingReport, measure,
+};
 use vellum_store::{Input, Store, StoreError};
 
 use super::import::{is_stream, probed};
@@ -35,10 +37,12 @@ pub(crate) struct Args {
     /// The disks, in the order in which they would be imported
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// raw or qcow2, for all of them; without it each file's signature decides, and no other file is opened
+    /// raw or qcow2, for all of them; without it each file's signature decides, and no other file
+    /// is opened
     #[arg(short, long)]
     format: Option<Format>,
-    /// What the first disk is held against, as if it were stored already: a file, or an image or snapshot of the store
+    /// What the first disk is held against, as if it were stored already: a file, or an image or
+    /// snapshot of the store
     #[arg(short = 'b', long, value_name = "FILE|IMAGE[@SNAPSHOT]")]
     parent: Option<PathBuf>,
     /// Take what the store has for stored already; it tells that of its own chunk size only
@@ -50,7 +54,8 @@ pub(crate) struct Args {
     /// Compress everything at every chunk size, however much it is
     #[arg(long)]
     exact: bool,
-    /// Chunk sizes to measure, rising: powers of two from 4K to 4M [default: 4K,8K,16K,32K,64K,1M,4M]
+    /// Chunk sizes to measure, rising: powers of two from 4K to 4M [default:
+    /// 4K,8K,16K,32K,64K,1M,4M]
     #[arg(long, value_name = "SIZES", value_parser = size::parse, value_delimiter = ',')]
     chunk_size: Vec<u64>,
     /// How to compress while chunk sizes are compared: zstd:LEVEL, lz4 or none [default: zstd:3]
@@ -63,7 +68,9 @@ pub(crate) struct Args {
 pub(crate) struct Share(f64);
 
 #[derive(Debug, thiserror::Error)]
-#[error("a share is written with its sign, such as 5% or 0.5%, and is more than 0% and at most 100%")]
+#[error(
+    "a share is written with its sign, such as 5% or 0.5%, and is more than 0% and at most 100%"
+)]
 pub(crate) struct NoShare;
 
 #[derive(Serialize)]
@@ -132,15 +139,29 @@ struct Range {
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let options = options(args);
     let (parent_file, parent_node) = parent(args, session);
-    let store = if args.against_store || parent_node.is_some() { Some(session.open_to_read()?) } else { None };
-    let inputs = args.files.iter().map(|file| open(file, args.format, session)).collect::<Result<Vec<Input>, Failure>>()?;
+    let store = if args.against_store || parent_node.is_some() {
+        Some(session.open_to_read()?)
+    } else {
+        None
+    };
+    let inputs = args
+        .files
+        .iter()
+        .map(|file| open(file, args.format, session))
+        .collect::<Result<Vec<Input>, Failure>>()?;
     let parent = match (parent_file, parent_node, &store) {
         (Some(file), ..) => Some(open(&file, None, session)?),
         (_, Some(node), Some(store)) => Some(input_of(store, &node)?),
         _ => None,
     };
     let meter = session.watch_bytes("measuring");
-    let report = measure(inputs, parent, store.as_ref().filter(|_| args.against_store), &options, &meter);
+    let report = measure(
+        inputs,
+        parent,
+        store.as_ref().filter(|_| args.against_store),
+        &options,
+        &meter,
+    );
     drop(meter);
     let shown = Shown::new(&report.map_err(explain)?, &options);
     match session.output.layout {
@@ -154,7 +175,11 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 fn options(args: &Args) -> MeasureOptions {
     let usual = MeasureOptions::usual();
     MeasureOptions {
-        chunk_lens: if args.chunk_size.is_empty() { usual.chunk_lens } else { args.chunk_size.clone() },
+        chunk_lens: if args.chunk_size.is_empty() {
+            usual.chunk_lens
+        } else {
+            args.chunk_size.clone()
+        },
         sample: args.sample.map_or(usual.sample, |share| share.0),
         exact: args.exact,
         compression: args.compression.map_or(usual.compression, |wish| wish.0),
@@ -185,16 +210,22 @@ fn open(file: &Path, format: Option<Format>, session: &Session) -> Result<Input,
 }
 
 fn input_of(store: &Store, node: &str) -> Result<Input, Failure> {
-    let found =
-        store.find(node).map_err(|error| Failure::from(error).hinted("name a file that is there, or an image or snapshot of the store"));
+    let found = store.find(node).map_err(|error| {
+        Failure::from(error)
+            .hinted("name a file that is there, or an image or snapshot of the store")
+    });
     Ok(store.input(found?)?)
 }
 
 /// Sources fail here as for an import, but nothing was to be stored.
 fn explain(error: StoreError) -> Failure {
     match error {
-        StoreError::Source { .. } => Failure::from(error).hinted("mend the file or leave it out; measuring changes nothing"),
-        StoreError::SourceChanged { .. } => Failure::from(error).hinted("measure again when nothing writes to the file"),
+        StoreError::Source { .. } => {
+            Failure::from(error).hinted("mend the file or leave it out; measuring changes nothing")
+        }
+        StoreError::SourceChanged { .. } => {
+            Failure::from(error).hinted("measure again when nothing writes to the file")
+        }
         StoreError::Parameter(text) => Failure::usage(text, "the defaults suit most disks"),
         other => other.into(),
     }
@@ -211,14 +242,25 @@ impl FromStr for Share {
     type Err = NoShare;
 
     fn from_str(text: &str) -> Result<Self, NoShare> {
-        let number: f64 = text.strip_suffix('%').and_then(|number| number.trim().parse().ok()).ok_or(NoShare)?;
-        if number > 0.0 && number <= 100.0 { Ok(Self(number / 100.0)) } else { Err(NoShare) }
+        let number: f64 = text
+            .strip_suffix('%')
+            .and_then(|number| number.trim().parse().ok())
+            .ok_or(NoShare)?;
+        if number > 0.0 && number <= 100.0 {
+            Ok(Self(number / 100.0))
+        } else {
+            Err(NoShare)
+        }
     }
 }
 
 impl From<Estimate> for Range {
     fn from(estimate: Estimate) -> Self {
-        Self { value: estimate.value, low: estimate.low, high: estimate.high }
+        Self {
+            value: estimate.value,
+            low: estimate.low,
+            high: estimate.high,
+        }
     }
 }
 
@@ -232,7 +274,11 @@ impl Shown {
             nonzero_bytes: report.non_zero,
             read: "everything",
             confidence: 0.95,
-            chunk_sizes: report.lengths.iter().map(|length| ShownLength::new(length, &compression)).collect(),
+            chunk_sizes: report
+                .lengths
+                .iter()
+                .map(|length| ShownLength::new(length, &compression))
+                .collect(),
             compressions: report.settings.iter().map(ShownSetting::new).collect(),
             recommended: report.advice.as_ref().map(ShownAdvice::new),
         }
@@ -275,16 +321,38 @@ impl ShownSetting {
 
 impl ShownAdvice {
     fn new(advice: &Advice) -> Self {
-        let (chunk, frame) = (advice.parameters.chunk_len.bytes(), u64::from(advice.parameters.frame_len));
+        let (chunk, frame) = (
+            advice.parameters.chunk_len.bytes(),
+            u64::from(advice.parameters.frame_len),
+        );
         let compression = CompressionWish(advice.parameters.compression).to_string();
-        let command = format!("vellum init --chunk-size {} --frame-size {} --compression {compression}", short(chunk), short(frame));
+        let command = format!(
+            "vellum init --chunk-size {} --frame-size {} --compression {compression}",
+            short(chunk),
+            short(frame)
+        );
         let [of_chunk, of_frame, of_compression] = advice.reasons;
         let reasons = [
-            format!("chunks of {}: {}", short(chunk), reason(of_chunk, "another")),
-            format!("frames of {}: {}", short(frame), reason(of_frame, "a longer one")),
+            format!(
+                "chunks of {}: {}",
+                short(chunk),
+                reason(of_chunk, "another")
+            ),
+            format!(
+                "frames of {}: {}",
+                short(frame),
+                reason(of_frame, "a longer one")
+            ),
             format!("{compression}: {}", reason(of_compression, "a slower one")),
         ];
-        Self { chunk_size: chunk, frame_size: frame, compression, disk_bytes: advice.on_disk, command, reasons }
+        Self {
+            chunk_size: chunk,
+            frame_size: frame,
+            compression,
+            disk_bytes: advice.on_disk,
+            command,
+            reasons,
+        }
     }
 }
 
@@ -293,51 +361,104 @@ fn reason(reason: Reason, other: &str) -> String {
     let share = |share: f64| format!("{:.1} %", 100.0 * share);
     match reason {
         Reason::OnlyOne => "nothing else was measured with it".to_owned(),
-        Reason::Least { more } => format!("takes least on disk; the next best takes {} more", share(more)),
-        Reason::NearlyLeast { more } => format!("takes {} more than {other} would, and costs less time and memory", share(more)),
+        Reason::Least { more } => format!(
+            "takes least on disk; the next best takes {} more",
+            share(more)
+        ),
+        Reason::NearlyLeast { more } => format!(
+            "takes {} more than {other} would, and costs less time and memory",
+            share(more)
+        ),
         Reason::Usual { gain } if gain <= 0.0 => "as usual; no other takes less".to_owned(),
-        Reason::Usual { gain } => format!("as usual; {other} saves {} at most, too little to depart from it", share(gain)),
+        Reason::Usual { gain } => format!(
+            "as usual; {other} saves {} at most, too little to depart from it",
+            share(gain)
+        ),
         Reason::Saves { gain } => format!("saves {} of what the usual takes", share(gain)),
     }
 }
 
 /// `4K`, as options take it.
 fn short(bytes: u64) -> String {
-    if bytes.is_multiple_of(1 << 20) { format!("{}M", bytes >> 20) } else { format!("{}K", bytes >> 10) }
+    if bytes.is_multiple_of(1 << 20) {
+        format!("{}M", bytes >> 20)
+    } else {
+        format!("{}K", bytes >> 10)
+    }
 }
 
 impl Answer for Shown {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         let (logical, data) = (page.size(self.logical_bytes), page.size(self.nonzero_bytes));
-        page.line(format!("{}, {logical}: {data} not zero, all read and hashed", plural(self.files, "disk")))?;
+        page.line(format!(
+            "{}, {logical}: {data} not zero, all read and hashed",
+            plural(self.files, "disk")
+        ))?;
         page.line("")?;
         self.show_chunk_sizes(page)?;
         if self.compressions.len() > 1 {
             page.line("")?;
             self.show_compressions(page)?;
         }
-        let Some(advice) = &self.recommended else { return Ok(()) };
+        let Some(advice) = &self.recommended else {
+            return Ok(());
+        };
         page.line("")?;
-        page.line(format!("recommended, about {} on disk: {}", page.size(advice.disk_bytes), advice.command))?;
-        advice.reasons.iter().try_for_each(|reason| page.line(format!("  {reason}")))
+        page.line(format!(
+            "recommended, about {} on disk: {}",
+            page.size(advice.disk_bytes),
+            advice.command
+        ))?;
+        advice
+            .reasons
+            .iter()
+            .try_for_each(|reason| page.line(format!("  {reason}")))
     }
 }
 
 impl Shown {
     fn show_chunk_sizes(&self, page: &mut Page) -> io::Result<()> {
-        let with_store = self.chunk_sizes.iter().any(|length| length.in_store_bytes.is_some());
-        let mut columns = vec![Column::text("CHUNK"), Column::number("SAME PLACE"), Column::number("BY CONTENT")];
+        let with_store = self
+            .chunk_sizes
+            .iter()
+            .any(|length| length.in_store_bytes.is_some());
+        let mut columns = vec![
+            Column::text("CHUNK"),
+            Column::number("SAME PLACE"),
+            Column::number("BY CONTENT"),
+        ];
         columns.extend(with_store.then(|| Column::number("IN STORE")));
-        columns.extend(["UNIQUE", "COMPRESSED", "METADATA", "ON DISK", "±", "MEMORY"].map(Column::number));
+        columns.extend(
+            ["UNIQUE", "COMPRESSED", "METADATA", "ON DISK", "±", "MEMORY"].map(Column::number),
+        );
         columns.push(Column::text("NOTE"));
         let row = |length: &ShownLength| {
-            let mut cells =
-                vec![page.size(length.chunk_size), page.size(length.same_place_bytes.value), page.size(length.by_content_bytes.value)];
-            cells.extend(with_store.then(|| length.in_store_bytes.map_or_else(String::new, |bytes| page.size(bytes.value))));
-            let sizes = [length.unique_bytes, length.compressed_bytes, length.metadata_bytes, length.disk_bytes];
+            let mut cells = vec![
+                page.size(length.chunk_size),
+                page.size(length.same_place_bytes.value),
+                page.size(length.by_content_bytes.value),
+            ];
+            cells.extend(with_store.then(|| {
+                length
+                    .in_store_bytes
+                    .map_or_else(String::new, |bytes| page.size(bytes.value))
+            }));
+            let sizes = [
+                length.unique_bytes,
+                length.compressed_bytes,
+                length.metadata_bytes,
+                length.disk_bytes,
+            ];
             cells.extend(sizes.map(|bytes| page.size(bytes.value)));
-            cells.extend([length.disk_bytes.reach(), page.size(length.memory_bytes.value)]);
-            cells.push(if length.possible { String::new() } else { "no store has it".to_owned() });
+            cells.extend([
+                length.disk_bytes.reach(),
+                page.size(length.memory_bytes.value),
+            ]);
+            cells.push(if length.possible {
+                String::new()
+            } else {
+                "no store has it".to_owned()
+            });
             cells
         };
         let rows: Vec<Vec<String>> = self.chunk_sizes.iter().map(row).collect();
@@ -346,16 +467,41 @@ impl Shown {
 
     /// One row for each frame length, one column for each compression.
     fn show_compressions(&self, page: &mut Page) -> io::Result<()> {
-        let widest = self.compressions.iter().map(|setting| setting.disk_bytes).max_by_key(|range| range.high - range.low);
+        let widest = self
+            .compressions
+            .iter()
+            .map(|setting| setting.disk_bytes)
+            .max_by_key(|range| range.high - range.low);
         let reach = widest.map(Range::reach).unwrap_or_default();
-        let range = if reach == "exact" { String::new() } else { format!(", ± {reach} or less") };
-        page.line(format!("on disk with chunks of {}, by frame and compression{range}", page.size(self.compressions[0].chunk_size)))?;
+        let range = if reach == "exact" {
+            String::new()
+        } else {
+            format!(", ± {reach} or less")
+        };
+        page.line(format!(
+            "on disk with chunks of {}, by frame and compression{range}",
+            page.size(self.compressions[0].chunk_size)
+        ))?;
         let first = self.compressions[0].frame_size;
-        let ways: Vec<&str> = self.compressions.iter().filter(|way| way.frame_size == first).map(|way| way.compression.as_str()).collect();
-        let columns: Vec<Column> = std::iter::once(Column::text("FRAME")).chain(ways.iter().map(|_| Column::number(""))).collect();
-        let title = std::iter::once("FRAME".to_owned()).chain(ways.iter().map(|way| (*way).to_owned())).collect();
+        let ways: Vec<&str> = self
+            .compressions
+            .iter()
+            .filter(|way| way.frame_size == first)
+            .map(|way| way.compression.as_str())
+            .collect();
+        let columns: Vec<Column> = std::iter::once(Column::text("FRAME"))
+            .chain(ways.iter().map(|_| Column::number("")))
+            .collect();
+        let title = std::iter::once("FRAME".to_owned())
+            .chain(ways.iter().map(|way| (*way).to_owned()))
+            .collect();
         let rows = self.compressions.chunks(ways.len()).map(|row| {
-            std::iter::once(page.size(row[0].frame_size)).chain(row.iter().map(|setting| page.size(setting.disk_bytes.value))).collect()
+            std::iter::once(page.size(row[0].frame_size))
+                .chain(
+                    row.iter()
+                        .map(|setting| page.size(setting.disk_bytes.value)),
+                )
+                .collect()
         });
         let rows: Vec<Vec<String>> = std::iter::once(title).chain(rows).collect();
         page.rows(&columns, &rows)
@@ -366,7 +512,11 @@ impl Range {
     /// How far the ends are from the value, in percent of it.
     fn reach(self) -> String {
         let reach = (self.high - self.value).max(self.value - self.low);
-        if reach == 0 { "exact".to_owned() } else { percent(reach, self.value) }
+        if reach == 0 {
+            "exact".to_owned()
+        } else {
+            percent(reach, self.value)
+        }
     }
 }
 
@@ -379,7 +529,9 @@ mod tests {
         for (text, share) in [("5%", 0.05), ("0.5%", 0.005), ("100%", 1.0)] {
             assert_eq!(text.parse::<Share>().ok(), Some(Share(share)), "{text}");
         }
-        for text in ["", "%", "5", "0.05", "0%", "-1%", "101%", "NaN%", "inf%", "5%%", "five%"] {
+        for text in [
+            "", "%", "5", "0.05", "0%", "-1%", "101%", "NaN%", "inf%", "5%%", "five%",
+        ] {
             assert!(text.parse::<Share>().is_err(), "{text}");
         }
     }

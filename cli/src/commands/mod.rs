@@ -94,7 +94,8 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether it needs a store that is there, and so is done by the server that owns the store, if one does.
+    /// Whether it needs a store that is there, and so is done by the server that owns the store, if
+    /// one does.
     pub(crate) fn is_done_by_owner(&self) -> bool {
         let is_without = match self {
             Self::Measure(args) => !args.needs_store(),
@@ -107,7 +108,11 @@ impl Command {
 
     /// What has to be asked at the caller's terminal before another process does it.
     pub(crate) fn ask(&self, caller: &Caller) -> Result<Option<Password>, Failure> {
-        if let Self::Backup(args) = self { args.ask(caller) } else { Ok(None) }
+        if let Self::Backup(args) = self {
+            args.ask(caller)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Whether standard input is what it stores.

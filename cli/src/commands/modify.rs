@@ -57,23 +57,42 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let store = session.open_to_write()?;
     let image = lookup::image(&store, &args.image)?;
     let old = store.tree().image(image).ok_or(PlanError::Gone)?.mode;
-    let mode = wanted(old, args.mode, args.autoreset.map(|switch| switch == Switch::On))?;
+    let mode = wanted(
+        old,
+        args.mode,
+        args.autoreset.map(|switch| switch == Switch::On),
+    )?;
     store.set_mode(image, mode)?;
     let details = match mode {
-        Mode::Immutable { autoreset: true } => "; what is written to it goes with the next attachment",
-        Mode::Immutable { autoreset: false } => "; what is written to it stays until `vellum reset`",
+        Mode::Immutable { autoreset: true } => {
+            "; what is written to it goes with the next attachment"
+        }
+        Mode::Immutable { autoreset: false } => {
+            "; what is written to it stays until `vellum reset`"
+        }
         Mode::Multiattach => "; IMAGE+NAME attaches a child of its own",
         _ => "",
     };
-    done::tell(session, &store, "modify", Node::Image(image), |name, _| format!("{name} is {mode} now{details}"))
+    done::tell(session, &store, "modify", Node::Image(image), |name, _| {
+        format!("{name} is {mode} now{details}")
+    })
 }
 
 /// The mode that an image of mode `old` gets.
 fn wanted(old: Mode, mode: Option<ModeName>, autoreset: Option<bool>) -> Result<Mode, Failure> {
-    let old_autoreset = if let Mode::Immutable { autoreset } = old { Some(autoreset) } else { None };
+    let old_autoreset = if let Mode::Immutable { autoreset } = old {
+        Some(autoreset)
+    } else {
+        None
+    };
     match (mode, old_autoreset) {
-        (Some(ModeName::Immutable), _) | (None, Some(_)) => Ok(Mode::Immutable { autoreset: autoreset.or(old_autoreset).unwrap_or(true) }),
-        _ if autoreset.is_some() => Err(Failure::usage("only an immutable image has --autoreset", "add --type immutable")),
+        (Some(ModeName::Immutable), _) | (None, Some(_)) => Ok(Mode::Immutable {
+            autoreset: autoreset.or(old_autoreset).unwrap_or(true),
+        }),
+        _ if autoreset.is_some() => Err(Failure::usage(
+            "only an immutable image has --autoreset",
+            "add --type immutable",
+        )),
         (Some(ModeName::Writethrough), _) => Ok(Mode::Writethrough),
         (Some(ModeName::Readonly), _) => Ok(Mode::Readonly),
         (Some(ModeName::Multiattach), _) => Ok(Mode::Multiattach),
@@ -91,15 +110,39 @@ mod tests {
     fn autoreset_belongs_to_immutable_images() {
         let immutable = |autoreset| Mode::Immutable { autoreset };
         for (old, mode, autoreset, expected) in [
-            (Mode::Normal, Some(ModeName::Immutable), None, Some(immutable(true))),
-            (Mode::Normal, Some(ModeName::Immutable), Some(false), Some(immutable(false))),
-            (immutable(false), Some(ModeName::Immutable), None, Some(immutable(false))),
+            (
+                Mode::Normal,
+                Some(ModeName::Immutable),
+                None,
+                Some(immutable(true)),
+            ),
+            (
+                Mode::Normal,
+                Some(ModeName::Immutable),
+                Some(false),
+                Some(immutable(false)),
+            ),
+            (
+                immutable(false),
+                Some(ModeName::Immutable),
+                None,
+                Some(immutable(false)),
+            ),
             (immutable(false), None, Some(true), Some(immutable(true))),
-            (immutable(true), Some(ModeName::Normal), None, Some(Mode::Normal)),
+            (
+                immutable(true),
+                Some(ModeName::Normal),
+                None,
+                Some(Mode::Normal),
+            ),
             (immutable(true), Some(ModeName::Normal), Some(true), None),
             (Mode::Normal, None, Some(true), None),
         ] {
-            assert_eq!(wanted(old, mode, autoreset).ok(), expected, "{old} {mode:?} {autoreset:?}");
+            assert_eq!(
+                wanted(old, mode, autoreset).ok(),
+                expected,
+                "{old} {mode:?} {autoreset:?}"
+            );
         }
     }
 }

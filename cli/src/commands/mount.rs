@@ -39,13 +39,31 @@ struct Mounted {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let mut service = Service::start(&args.service, session)?;
-    let folder = service.mount(&args.dir, args.allow_other, session)?.folder().display().to_string();
-    let store = service.store().map(|store| store.dir().display().to_string()).unwrap_or_default();
-    service.run(&Mounted { action: "mount", store, folder }, session, |service| service.is_unmounted(PATIENCE))
+    let folder = service
+        .mount(&args.dir, args.allow_other, session)?
+        .folder()
+        .display()
+        .to_string();
+    let store = service
+        .store()
+        .map(|store| store.dir().display().to_string())
+        .unwrap_or_default();
+    service.run(
+        &Mounted {
+            action: "mount",
+            store,
+            folder,
+        },
+        session,
+        |service| service.is_unmounted(PATIENCE),
+    )
 }
 
 impl Answer for Mounted {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        page.line(format!("mounted {} on {}; Ctrl-C unmounts", self.store, self.folder))
+        page.line(format!(
+            "mounted {} on {}; Ctrl-C unmounts",
+            self.store, self.folder
+        ))
     }
 }

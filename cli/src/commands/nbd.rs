@@ -75,11 +75,30 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let target = target(&service, &args.node)?;
     let info = service.exports.info(&target).map_err(unavailable)?;
     let export = args.export_name.as_deref().unwrap_or(&target);
-    let exports = Arc::new(SingleExport::new(Arc::clone(&service.exports), &target, export));
+    let exports = Arc::new(SingleExport::new(
+        Arc::clone(&service.exports),
+        &target,
+        export,
+    ));
     let server = service.offer(exports, &args.nbd, Some(args.shared.get()), session)?;
-    let uri = listen(args, server, session)?.map(|endpoint| endpoint.uri(args.nbd.has_tls(), export));
-    let (offering, signals) = (Offering { action: "nbd", name: target, size: info.len, uri }, session.signals.clone());
-    service.run(&offering, session, |service| if args.persistent { signals.await_stop(PATIENCE) } else { service.is_left(PATIENCE) })
+    let uri =
+        listen(args, server, session)?.map(|endpoint| endpoint.uri(args.nbd.has_tls(), export));
+    let (offering, signals) = (
+        Offering {
+            action: "nbd",
+            name: target,
+            size: info.len,
+            uri,
+        },
+        session.signals.clone(),
+    );
+    service.run(&offering, session, |service| {
+        if args.persistent {
+            signals.await_stop(PATIENCE)
+        } else {
+            service.is_left(PATIENCE)
+        }
+    })
 }
 
 /// Listens at the socket that was handed over, or else where the person says.
@@ -90,7 +109,10 @@ fn listen(args: &Args, server: &Server, session: &Session) -> Result<Option<Endp
     if let Some(path) = &args.socket {
         return service::listen_unix(server, path, session).map(Some);
     }
-    let place = Place { host: args.bind.clone(), port: args.port };
+    let place = Place {
+        host: args.bind.clone(),
+        port: args.port,
+    };
     service::listen_tcp(server, &place, args.nbd.has_tls(), session).map(Some)
 }
 
@@ -100,20 +122,29 @@ fn target(service: &Service, text: &str) -> Result<String, Failure> {
         return Ok(text.to_owned());
     }
     let Some(store) = service.store() else {
-        return Err(Failure::failed(format!("the repository has no point {text:?}"), "`vellum backup list` shows all points"));
+        return Err(Failure::failed(
+            format!("the repository has no point {text:?}"),
+            "`vellum backup list` shows all points",
+        ));
     };
     let node = store.find(text)?;
     Ok(store.tree().display(node))
 }
 
 fn unavailable(error: OpenError) -> Failure {
-    Failure::Failed { message: error.to_string(), hint: None, source: Some(error.into()) }
+    Failure::Failed {
+        message: error.to_string(),
+        hint: None,
+        source: Some(error.into()),
+    }
 }
 
 impl Answer for Offering {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         let size = page.size(self.size);
         page.line(format!("offering {}, {size}; Ctrl-C stops", self.name))?;
-        self.uri.as_ref().map_or(Ok(()), |uri| page.line(format!("NBD: {uri}")))
+        self.uri
+            .as_ref()
+            .map_or(Ok(()), |uri| page.line(format!("NBD: {uri}")))
     }
 }

@@ -20,6 +20,12 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let store = session.open_to_write()?;
     let node = store.find(&args.node)?;
     store.pin(node, !args.off)?;
-    let (action, done) = if args.off { ("unpin", "unpinned") } else { ("pin", "pinned") };
-    done::tell(session, &store, action, node, |name, _| format!("{done} {name}"))
+    let (action, done) = if args.off {
+        ("unpin", "unpinned")
+    } else {
+        ("pin", "pinned")
+    };
+    done::tell(session, &store, action, node, |name, _| {
+        format!("{done} {name}")
+    })
 }

@@ -10,14 +10,22 @@ use crate::session::Session;
 
 /// Put an image onto another parent; its content stays, unless -u
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum rebase web-test -b web@tuesday\n  vellum rebase web-test -b ''")]
+#[command(
+    after_help = "Example:\n  vellum rebase web-test -b web@tuesday\n  vellum rebase web-test -b ''"
+)]
 pub(crate) struct Args {
     /// The image
     image: String,
     /// The new parent; an empty text for none
-    #[arg(short = 'b', long, visible_alias = "backing", value_name = "IMAGE[@SNAPSHOT]")]
+    #[arg(
+        short = 'b',
+        long,
+        visible_alias = "backing",
+        value_name = "IMAGE[@SNAPSHOT]"
+    )]
     parent: String,
-    /// Keep the image's own data instead of its content, which then changes where the parents differ
+    /// Keep the image's own data instead of its content, which then changes where the parents
+    /// differ
     #[arg(short = 'u', long = "unsafe")]
     keep_map: bool,
 }
@@ -25,17 +33,26 @@ pub(crate) struct Args {
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     if args.parent.is_empty() {
         if args.keep_map {
-            return Err(Failure::usage("without a parent there is nothing to keep the map on", "leave out -u"));
+            return Err(Failure::usage(
+                "without a parent there is nothing to keep the map on",
+                "leave out -u",
+            ));
         }
         return flatten::flatten(session, &args.image);
     }
     let store = session.open_to_write()?;
     let image = lookup::image(&store, &args.image)?;
     let parent = store.find(&args.parent)?;
-    let mode = if args.keep_map { RebaseMode::KeepMap } else { RebaseMode::KeepContent };
+    let mode = if args.keep_map {
+        RebaseMode::KeepMap
+    } else {
+        RebaseMode::KeepContent
+    };
     let meter = session.watch_records(&format!("rebasing {}", args.image));
     store.rebase(image, parent, mode, &meter)?;
     drop(meter);
     let parent = store.tree().display(parent);
-    done::tell(session, &store, "rebase", Node::Image(image), |name, _| format!("{name} stands on {parent} now"))
+    done::tell(session, &store, "rebase", Node::Image(image), |name, _| {
+        format!("{name} stands on {parent} now")
+    })
 }

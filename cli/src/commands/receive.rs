@@ -48,40 +48,83 @@ struct Received {
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let mut input = session.caller.streams.input.clone();
     if input.file().is_terminal() {
-        return Err(Failure::usage("a stream does not come from a terminal", "send a file or a command to standard input"));
+        return Err(Failure::usage(
+            "a stream does not come from a terminal",
+            "send a file or a command to standard input",
+        ));
     }
     let store = session.open_to_write()?;
     let opener = repository::opener(&args.key, password::VARIABLES, &session.caller)?;
     let choose = |reader: &Reader<'_>| {
         let request = request(args, reader)?;
         match (&args.rename, request.images.len()) {
-            (Some(_), 2..) => Err(BackupError::Parameter("--as names one image, and the stream has several: use --prefix".to_owned())),
+            (Some(_), 2..) => Err(BackupError::Parameter(
+                "--as names one image, and the stream has several: use --prefix".to_owned(),
+            )),
             _ => Ok(request),
         }
     };
-    let folder = repository::folders(&session.caller).cache.filter(|folder| folder.is_dir());
+    let folder = repository::folders(&session.caller)
+        .cache
+        .filter(|folder| folder.is_dir());
     let meter = session.watch_bytes("receiving");
-    let report = stream::receive(&store, &mut input, opener.as_ref(), folder.as_deref(), &choose, &meter)?;
+    let report = stream::receive(
+        &store,
+        &mut input,
+        opener.as_ref(),
+        folder.as_deref(),
+        &choose,
+        &meter,
+    )?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
-    let images = report.nodes.iter().map(|node| store.tree().display(*node)).collect();
-    let PullReport { chunks: (chunks_new, chunks_known), lost_machine_snapshots, .. } = report;
+    let images = report
+        .nodes
+        .iter()
+        .map(|node| store.tree().display(*node))
+        .collect();
+    let PullReport {
+        chunks: (chunks_new, chunks_known),
+        lost_machine_snapshots,
+        ..
+    } = report;
     let is_whole = lost_machine_snapshots.is_empty();
-    session.output.summary(&Received { action: "receive", images, chunks_new, chunks_known, lost_machine_snapshots, seconds })?;
-    Ok(if is_whole { Outcome::Done } else { Outcome::Losses })
+    session.output.summary(&Received {
+        action: "receive",
+        images,
+        chunks_new,
+        chunks_known,
+        lost_machine_snapshots,
+        seconds,
+    })?;
+    Ok(if is_whole {
+        Outcome::Done
+    } else {
+        Outcome::Losses
+    })
 }
 
 fn request(args: &Args, reader: &Reader<'_>) -> Result<PullRequest, BackupError> {
     let prefix = args.prefix.as_deref().unwrap_or_default();
-    let renamed = |name: &str| args.rename.as_ref().map_or_else(|| format!("{prefix}{name}"), ToString::to_string);
+    let renamed = |name: &str| {
+        args.rename
+            .as_ref()
+            .map_or_else(|| format!("{prefix}{name}"), ToString::to_string)
+    };
     PullRequest::of(reader, |_| true, true, renamed)
 }
 
 impl Answer for Received {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let (images, chunks) = (plural(self.images.len() as u64, "image"), plural(self.chunks_new, "new chunk"));
+        let (images, chunks) = (
+            plural(self.images.len() as u64, "image"),
+            plural(self.chunks_new, "new chunk"),
+        );
         let took = time::span(self.seconds);
-        page.line(format!("received {images}: {chunks} ({} known) in {took}", self.chunks_known))?;
+        page.line(format!(
+            "received {images}: {chunks} ({} known) in {took}",
+            self.chunks_known
+        ))?;
         self.images.iter().try_for_each(|image| page.line(image))
     }
 }

@@ -53,29 +53,57 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 }
 
 /// Deletes what `texts` mean. All are looked up before the first goes.
-pub(super) fn remove(session: &mut Session, texts: &[String], with_snapshots: bool, dry_run: bool) -> Result<Outcome, Failure> {
-    let store = if dry_run { session.open_to_read()? } else { session.open_to_write()? };
+pub(super) fn remove(
+    session: &mut Session,
+    texts: &[String],
+    with_snapshots: bool,
+    dry_run: bool,
+) -> Result<Outcome, Failure> {
+    let store = if dry_run {
+        session.open_to_read()?
+    } else {
+        session.open_to_write()?
+    };
     let nodes = targets(&store, texts)?;
     let removed = {
         let tree = store.tree();
         let plan = preview(&tree, &nodes, with_snapshots)?;
-        Removed { action: "delete", dry_run, deleted: names(&tree, &plan.gone), kept: names(&tree, &plan.kept) }
+        Removed {
+            action: "delete",
+            dry_run,
+            deleted: names(&tree, &plan.gone),
+            kept: names(&tree, &plan.kept),
+        }
     };
     if !dry_run {
-        nodes.iter().try_for_each(|node| delete(&store, *node, with_snapshots))?;
+        nodes
+            .iter()
+            .try_for_each(|node| delete(&store, *node, with_snapshots))?;
     }
     session.output.confirm(&removed)?;
     Ok(Outcome::Done)
 }
 
-/// What `texts` mean, each once, snapshots before images. A scratch image goes with its base, so it is not named beside it.
+/// What `texts` mean, each once, snapshots before images. A scratch image goes with its base, so it
+/// is not named beside it.
 pub(super) fn targets(store: &Store, texts: &[String]) -> Result<Vec<Node>, Failure> {
-    let mut nodes: Vec<Node> = texts.iter().map(|text| store.find(text)).collect::<Result<_, _>>()?;
+    let mut nodes: Vec<Node> = texts
+        .iter()
+        .map(|text| store.find(text))
+        .collect::<Result<_, _>>()?;
     nodes.sort_unstable_by_key(|node| (matches!(node, Node::Image(_)), *node));
     nodes.dedup();
     let tree = store.tree();
-    let base = |node: Node| tree.image(node.image()).and_then(|image| image.scratch_of).map(Node::Image);
-    let scratches: Vec<Node> = nodes.iter().copied().filter(|node| base(*node).is_some_and(|base| nodes.contains(&base))).collect();
+    let base = |node: Node| {
+        tree.image(node.image())
+            .and_then(|image| image.scratch_of)
+            .map(Node::Image)
+    };
+    let scratches: Vec<Node> = nodes
+        .iter()
+        .copied()
+        .filter(|node| base(*node).is_some_and(|base| nodes.contains(&base)))
+        .collect();
     nodes.retain(|node| !scratches.contains(node));
     Ok(nodes)
 }
@@ -87,12 +115,19 @@ pub(super) fn preview(tree: &Tree, nodes: &[Node], with_snapshots: bool) -> Resu
         match *node {
             Node::Snapshot(image, serial) => drop(tree.plan_delete_snapshot(image, serial)?),
             Node::Image(image) => {
-                let snapshots: Vec<Node> = tree.snapshots(image).map(|snapshot| Node::Snapshot(image, snapshot.serial)).collect();
+                let snapshots: Vec<Node> = tree
+                    .snapshots(image)
+                    .map(|snapshot| Node::Snapshot(image, snapshot.serial))
+                    .collect();
                 // Those that are named as well will be gone by then.
-                let all_named = with_snapshots || snapshots.iter().all(|snapshot| nodes.contains(snapshot));
+                let all_named =
+                    with_snapshots || snapshots.iter().all(|snapshot| nodes.contains(snapshot));
                 drop(tree.plan_delete_image(image, all_named)?);
                 gone.extend(snapshots.into_iter().filter(|_| with_snapshots));
-                gone.extend(tree.scratch_of(image).map(|scratch| Node::Image(scratch.id)));
+                gone.extend(
+                    tree.scratch_of(image)
+                        .map(|scratch| Node::Image(scratch.id)),
+                );
             }
         }
         gone.push(*node);
@@ -110,8 +145,14 @@ fn names(tree: &Tree, nodes: &[Node]) -> Vec<String> {
 /// What stands right above `gone` and is not among it.
 fn standing_on(tree: &Tree, gone: &[Node]) -> Vec<Node> {
     let forest = Forest::of(tree);
-    let above = gone.iter().filter_map(|node| forest.find(*node)).flat_map(|plant| &plant.children);
-    let mut kept: Vec<Node> = above.filter_map(|child| forest.plants[*child].node).filter(|node| !gone.contains(node)).collect();
+    let above = gone
+        .iter()
+        .filter_map(|node| forest.find(*node))
+        .flat_map(|plant| &plant.children);
+    let mut kept: Vec<Node> = above
+        .filter_map(|child| forest.plants[*child].node)
+        .filter(|node| !gone.contains(node))
+        .collect();
     kept.sort_unstable();
     kept.dedup();
     kept
@@ -126,9 +167,21 @@ fn delete(store: &Store, node: Node, with_snapshots: bool) -> Result<(), Failure
 
 impl Answer for Removed {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let (goes, stays) = if self.dry_run { ("would delete", "would stay as it is") } else { ("deleted", "stays as it is") };
-        self.deleted.iter().try_for_each(|name| page.line(format!("{goes} {name}")))?;
-        self.kept.iter().try_for_each(|name| page.line(format!("{name} {stays}")))?;
-        if self.dry_run { Ok(()) } else { page.line("next: vellum gc gives the space back") }
+        let (goes, stays) = if self.dry_run {
+            ("would delete", "would stay as it is")
+        } else {
+            ("deleted", "stays as it is")
+        };
+        self.deleted
+            .iter()
+            .try_for_each(|name| page.line(format!("{goes} {name}")))?;
+        self.kept
+            .iter()
+            .try_for_each(|name| page.line(format!("{name} {stays}")))?;
+        if self.dry_run {
+            Ok(())
+        } else {
+            page.line("next: vellum gc gives the space back")
+        }
     }
 }

@@ -26,16 +26,28 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let text = new_name(&store, node, &args.new)?;
     let name = Name::new(&text).map_err(|error| Failure::name(&text, error))?;
     store.rename(node, &name)?;
-    done::tell(session, &store, "rename", node, |name, _| format!("{old} is {name} now"))
+    done::tell(session, &store, "rename", node, |name, _| {
+        format!("{old} is {name} now")
+    })
 }
 
 /// The new name itself: a snapshot's may be written with its image, which must be the same.
 fn new_name(store: &Store, node: Node, text: &str) -> Result<String, Failure> {
     let spec = NodeSpec::parse(text);
-    let Some(snapshot) = spec.snapshot else { return Ok(spec.image) };
+    let Some(snapshot) = spec.snapshot else {
+        return Ok(spec.image);
+    };
     match node {
-        Node::Snapshot(image, _) if store.tree().find_image(&spec.image)?.id == image => Ok(snapshot),
-        Node::Snapshot(..) => Err(Failure::usage("a snapshot stays with its image", "write only the new name behind the @")),
-        Node::Image(_) => Err(Failure::usage("an image's name has no @", format!("`vellum snapshot take {text}` takes a snapshot"))),
+        Node::Snapshot(image, _) if store.tree().find_image(&spec.image)?.id == image => {
+            Ok(snapshot)
+        }
+        Node::Snapshot(..) => Err(Failure::usage(
+            "a snapshot stays with its image",
+            "write only the new name behind the @",
+        )),
+        Node::Image(_) => Err(Failure::usage(
+            "an image's name has no @",
+            format!("`vellum snapshot take {text}` takes a snapshot"),
+        )),
     }
 }

@@ -9,7 +9,9 @@ use crate::session::Session;
 
 /// Forget what was written to an immutable image
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum modify kiosk --type immutable --autoreset off\n  vellum reset kiosk")]
+#[command(
+    after_help = "Example:\n  vellum modify kiosk --type immutable --autoreset off\n  vellum reset kiosk"
+)]
 pub(crate) struct Args {
     /// The image
     image: String,
@@ -19,5 +21,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let store = session.open_to_write()?;
     let image = lookup::image(&store, &args.image)?;
     store.reset(image)?;
-    done::tell(session, &store, "reset", Node::Image(image), |name, _| format!("reset {name}: what was written to it is gone"))
+    done::tell(session, &store, "reset", Node::Image(image), |name, _| {
+        format!("reset {name}: what was written to it is gone")
+    })
 }

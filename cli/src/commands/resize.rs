@@ -27,9 +27,15 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let image = lookup::image(&store, &args.image)?;
     let node = Node::Image(image);
     let len = store.tree().layer_of(node).map_or(0, |layer| layer.len);
-    let misfit =
-        |error: size::SizeError| Failure::usage(format!("that is no size for {}: {error}", args.image), "`vellum info` shows its size");
+    let misfit = |error: size::SizeError| {
+        Failure::usage(
+            format!("that is no size for {}: {error}", args.image),
+            "`vellum info` shows its size",
+        )
+    };
     let len = args.size.apply(len).map_err(misfit)?;
     store.resize(image, len, args.shrink)?;
-    done::tell(session, &store, "resize", node, |name, size| format!("resized {name}, {size}"))
+    done::tell(session, &store, "resize", node, |name, size| {
+        format!("resized {name}, {size}")
+    })
 }

@@ -53,32 +53,58 @@ struct Sent {
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let output = session.caller.streams.output.clone();
     if output.file().is_terminal() {
-        return Err(Failure::usage("a stream is nothing for a terminal", "send standard output to a file or a command"));
+        return Err(Failure::usage(
+            "a stream is nothing for a terminal",
+            "send standard output to a file or a command",
+        ));
     }
     let store = session.open_to_write()?;
     let (selection, assumed) = selection(&args.images, &store)?;
     let opener = repository::opener(&args.key, password::VARIABLES, &session.caller)?;
-    let key = opener.map(|opener| FirstKey { opener, label: LABEL.to_owned(), cost: PasswordCost::default() });
+    let key = opener.map(|opener| FirstKey {
+        opener,
+        label: LABEL.to_owned(),
+        cost: PasswordCost::default(),
+    });
     session.divert();
-    let request = PushRequest { selection, trust_others: false, limit_upload: None, assumed, writer: repository::writer(session) };
+    let request = PushRequest {
+        selection,
+        trust_others: false,
+        limit_upload: None,
+        assumed,
+        writer: repository::writer(session),
+    };
     let meter = session.watch_bytes("sending");
     let report = stream::send(&store, &request, key.as_ref(), Box::new(output), &meter)?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
     let (points, chunks, bytes) = (report.new_points, report.chunks, report.bytes);
-    session.output.summary(&Sent { action: "send", points, chunks, bytes, encrypted: key.is_some(), seconds })?;
+    session.output.summary(&Sent {
+        action: "send",
+        points,
+        chunks,
+        bytes,
+        encrypted: key.is_some(),
+        seconds,
+    })?;
     Ok(Outcome::Done)
 }
 
 /// What is named, and what whoever receives it has already.
-fn selection(images: &[String], store: &Store) -> Result<(PushSelection, HashSet<ContentId>), Failure> {
+fn selection(
+    images: &[String],
+    store: &Store,
+) -> Result<(PushSelection, HashSet<ContentId>), Failure> {
     let (mut nodes, mut assumed) = (Vec::new(), HashSet::new());
     for text in images {
         match text.split_once("..@") {
             None => nodes.extend(whole(store, store.find(text)?)),
             Some((from, to)) => {
                 let (image, first) = lookup::snapshot(store, from)?;
-                let to = format!("{}@{to}", from.split_once('@').map_or(from, |(image, _)| image));
+                let to = format!(
+                    "{}@{to}",
+                    from.split_once('@').map_or(from, |(image, _)| image)
+                );
                 let (_, last) = lookup::snapshot(store, &to)?;
                 nodes.extend(between(store, image, first, last).ok_or_else(|| backwards(text))?);
                 assumed.extend(content(store, Node::Snapshot(image, first))?);
@@ -90,27 +116,46 @@ fn selection(images: &[String], store: &Store) -> Result<(PushSelection, HashSet
 
 /// An image comes with all its snapshots.
 fn whole(store: &Store, node: Node) -> Vec<Node> {
-    let Node::Image(image) = node else { return vec![node] };
+    let Node::Image(image) = node else {
+        return vec![node];
+    };
     let tree = store.tree();
-    tree.snapshots(image).map(|snapshot| Node::Snapshot(image, snapshot.serial)).chain([node]).collect()
+    tree.snapshots(image)
+        .map(|snapshot| Node::Snapshot(image, snapshot.serial))
+        .chain([node])
+        .collect()
 }
 
 /// The snapshots after `first`, up to `last`.
 fn between(store: &Store, image: ImageId, first: u64, last: u64) -> Option<Vec<Node>> {
     let tree = store.tree();
-    let inside = tree.snapshots(image).filter(|snapshot| snapshot.serial > first && snapshot.serial <= last);
-    Some(inside.map(|snapshot| Node::Snapshot(image, snapshot.serial)).collect::<Vec<_>>()).filter(|nodes| !nodes.is_empty())
+    let inside = tree
+        .snapshots(image)
+        .filter(|snapshot| snapshot.serial > first && snapshot.serial <= last);
+    Some(
+        inside
+            .map(|snapshot| Node::Snapshot(image, snapshot.serial))
+            .collect::<Vec<_>>(),
+    )
+    .filter(|nodes| !nodes.is_empty())
 }
 
 /// What a snapshot shows, by its name everywhere.
 fn content(store: &Store, node: Node) -> Result<Option<ContentId>, Failure> {
     let moment = store.moment(&[node])?;
-    let layer = moment.nodes().first().map(|(_, layer)| moment.layer(*layer)).transpose()?;
+    let layer = moment
+        .nodes()
+        .first()
+        .map(|(_, layer)| moment.layer(*layer))
+        .transpose()?;
     Ok(layer.and_then(|layer| layer.content))
 }
 
 fn backwards(text: &str) -> Failure {
-    Failure::usage(format!("{text}: the second snapshot is not younger than the first"), "write the older one first")
+    Failure::usage(
+        format!("{text}: the second snapshot is not younger than the first"),
+        "write the older one first",
+    )
 }
 
 impl Answer for Sent {

@@ -19,7 +19,8 @@ const SOCKET: &str = "nbd.sock";
 /// Stands for any name.
 const ANY: &str = "IMAGE";
 
-/// Offer all images and snapshots over NBD (and as files) until stopped; all other commands work meanwhile
+/// Offer all images and snapshots over NBD (and as files) until stopped; all other commands work
+/// meanwhile
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
@@ -29,7 +30,8 @@ Example:
 
 Images can be written, snapshots (IMAGE@SNAPSHOT) only read; all of a repository (--from REPO) only read. Started by systemd with sockets, it listens on those.")]
 pub(crate) struct Args {
-    /// Listen at this Unix socket [default: nbd.sock in the store's folder, unless --listen is there]
+    /// Listen at this Unix socket [default: nbd.sock in the store's folder, unless --listen is
+    /// there]
     #[arg(short = 'k', long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Listen at this address; a port alone is for this machine only
@@ -65,14 +67,46 @@ struct Serving {
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let mut service = Service::start_from(&args.from, &args.service, session)?;
     let endpoints = listen(args, &mut service, session)?;
-    let folder = args.mount.as_ref().map(|folder| service.mount(folder, args.allow_other, session)).transpose()?;
+    let folder = args
+        .mount
+        .as_ref()
+        .map(|folder| service.mount(folder, args.allow_other, session))
+        .transpose()?;
     let folder = folder.map(|mount| mount.folder().display().to_string());
-    let exports = service.exports.list().map_err(|error| Failure::failed(error.to_string(), "run it again"))?;
-    let snapshots = exports.iter().filter(|export| export.name.contains('@')).count() as u64;
+    let exports = service
+        .exports
+        .list()
+        .map_err(|error| Failure::failed(error.to_string(), "run it again"))?;
+    let snapshots = exports
+        .iter()
+        .filter(|export| export.name.contains('@'))
+        .count() as u64;
     let images = exports.len() as u64 - snapshots;
-    let uris = endpoints.iter().map(|endpoint| endpoint.uri(args.nbd.has_tls(), ANY)).collect();
-    let store = args.from.from.clone().or_else(|| service.store().map(|store| store.dir().display().to_string())).unwrap_or_default();
-    let (serving, signals) = (Serving { action: "serve", store, images, snapshots, uris, folder }, session.signals.clone());
+    let uris = endpoints
+        .iter()
+        .map(|endpoint| endpoint.uri(args.nbd.has_tls(), ANY))
+        .collect();
+    let store = args
+        .from
+        .from
+        .clone()
+        .or_else(|| {
+            service
+                .store()
+                .map(|store| store.dir().display().to_string())
+        })
+        .unwrap_or_default();
+    let (serving, signals) = (
+        Serving {
+            action: "serve",
+            store,
+            images,
+            snapshots,
+            uris,
+            folder,
+        },
+        session.signals.clone(),
+    );
     service.run(&serving, session, |_| signals.await_stop(PATIENCE))
 }
 
@@ -80,25 +114,48 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 fn listen(args: &Args, service: &mut Service, session: &Session) -> Result<Vec<Endpoint>, Failure> {
     let default = service.store().map(|store| store.dir().join(SOCKET));
     let server = service.offer(Arc::clone(&service.exports), &args.nbd, None, session)?;
-    let is_told = service::listen_given(server, session)? || args.socket.is_some() || args.listen.is_some();
+    let is_told =
+        service::listen_given(server, session)? || args.socket.is_some() || args.listen.is_some();
     let mut endpoints = Vec::new();
     if default.is_none() && !is_told && args.mount.is_none() {
-        return Err(Failure::usage("a repository has no folder of its own for a socket", "add --socket PATH, --listen or --mount"));
+        return Err(Failure::usage(
+            "a repository has no folder of its own for a socket",
+            "add --socket PATH, --listen or --mount",
+        ));
     }
-    if let Some(path) = args.socket.as_ref().or(default.as_ref().filter(|_| !is_told)) {
+    if let Some(path) = args
+        .socket
+        .as_ref()
+        .or(default.as_ref().filter(|_| !is_told))
+    {
         endpoints.push(service::listen_unix(server, path, session)?);
     }
     if let Some(place) = &args.listen {
-        endpoints.push(service::listen_tcp(server, place, args.nbd.has_tls(), session)?);
+        endpoints.push(service::listen_tcp(
+            server,
+            place,
+            args.nbd.has_tls(),
+            session,
+        )?);
     }
     Ok(endpoints)
 }
 
 impl Answer for Serving {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let (images, snapshots) = (plural(self.images, "image"), plural(self.snapshots, "snapshot"));
-        page.line(format!("serving {images} and {snapshots} of {}; Ctrl-C stops", self.store))?;
-        self.uris.iter().try_for_each(|uri| page.line(format!("NBD: {uri}")))?;
-        self.folder.as_ref().map_or(Ok(()), |folder| page.line(format!("files: {folder}")))
+        let (images, snapshots) = (
+            plural(self.images, "image"),
+            plural(self.snapshots, "snapshot"),
+        );
+        page.line(format!(
+            "serving {images} and {snapshots} of {}; Ctrl-C stops",
+            self.store
+        ))?;
+        self.uris
+            .iter()
+            .try_for_each(|uri| page.line(format!("NBD: {uri}")))?;
+        self.folder
+            .as_ref()
+            .map_or(Ok(()), |folder| page.line(format!("files: {folder}")))
     }
 }

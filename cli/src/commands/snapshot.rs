@@ -11,7 +11,9 @@ use crate::session::Session;
 
 /// Take, list, restore and delete snapshots
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum snapshot take web@monday\n  vellum snapshot restore web@monday --save-current-as broken")]
+#[command(
+    after_help = "Example:\n  vellum snapshot take web@monday\n  vellum snapshot restore web@monday --save-current-as broken"
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -81,7 +83,9 @@ fn take(args: &TakeArgs, session: &mut Session) -> Result<Outcome, Failure> {
     let store = session.open_to_write()?;
     let (image, name) = lookup::new_snapshot(&store, &args.snapshot)?;
     let node = store.snapshot(image, &name)?;
-    done::tell(session, &store, "snapshot", node, |name, size| format!("took {name}, {size}"))
+    done::tell(session, &store, "snapshot", node, |name, size| {
+        format!("took {name}, {size}")
+    })
 }
 
 fn restore(args: &RestoreArgs, session: &mut Session) -> Result<Outcome, Failure> {
@@ -89,13 +93,21 @@ fn restore(args: &RestoreArgs, session: &mut Session) -> Result<Outcome, Failure
     let (image, serial) = lookup::snapshot(&store, &args.snapshot)?;
     let snapshot = store.tree().display(Node::Snapshot(image, serial));
     let node = store.restore(image, serial, args.save_current_as.as_ref())?;
-    let saved = args.save_current_as.as_ref().map(|name| format!("; what it was is {}@{name}", store.tree().display(node)));
-    done::tell(session, &store, "restore", node, |name, _| format!("{name} is as {snapshot} now{}", saved.unwrap_or_default()))
+    let saved = args
+        .save_current_as
+        .as_ref()
+        .map(|name| format!("; what it was is {}@{name}", store.tree().display(node)));
+    done::tell(session, &store, "restore", node, |name, _| {
+        format!("{name} is as {snapshot} now{}", saved.unwrap_or_default())
+    })
 }
 
 fn delete(args: &DeleteArgs, session: &mut Session) -> Result<Outcome, Failure> {
     if let Some(image) = args.snapshots.iter().find(|text| !text.contains('@')) {
-        return Err(Failure::usage(format!("{image:?} names no snapshot"), format!("write {image}@SNAPSHOT; `vellum rm` deletes images")));
+        return Err(Failure::usage(
+            format!("{image:?} names no snapshot"),
+            format!("write {image}@SNAPSHOT; `vellum rm` deletes images"),
+        ));
     }
     remove::remove(session, &args.snapshots, false, args.dry_run)
 }

@@ -75,10 +75,19 @@ impl Answer for Shown {
         page.field("not zero", format!("{nonzero} of that"))?;
         let unique = page.size(self.unique_bytes);
         let share = percent(self.unique_bytes, self.nonzero_bytes);
-        page.field("unique", format!("{unique} in {} chunks, {share} of what is not zero", self.chunks))?;
+        page.field(
+            "unique",
+            format!(
+                "{unique} in {} chunks, {share} of what is not zero",
+                self.chunks
+            ),
+        )?;
         let compressed = page.size(self.compressed_bytes);
         let share = percent(self.compressed_bytes, self.unique_bytes);
-        page.field("compressed", format!("{compressed}, {share} of what is unique"))?;
+        page.field(
+            "compressed",
+            format!("{compressed}, {share} of what is unique"),
+        )?;
         let disk = page.size(self.disk_bytes);
         let share = percent(self.disk_bytes, self.nonzero_bytes);
         page.field("on disk", format!("{disk}, {share} of what is not zero"))

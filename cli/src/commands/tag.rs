@@ -14,7 +14,9 @@ use crate::session::Session;
 
 /// Show, add (+TAG) and remove (-TAG) the tags of an image or snapshot
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum tag web +production -test\n  vellum tag web --add production --remove test")]
+#[command(
+    after_help = "Example:\n  vellum tag web +production -test\n  vellum tag web --add production --remove test"
+)]
 pub(crate) struct Args {
     /// The image or snapshot
     #[arg(value_name = "IMAGE[@SNAPSHOT]")]
@@ -57,13 +59,21 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 fn changes(args: &Args) -> Result<(Vec<Name>, Vec<Name>), Failure> {
     let (mut add, mut remove) = (args.add.clone(), args.remove.clone());
     if let Some(option) = args.changes.iter().find(|change| change.starts_with("--")) {
-        return Err(Failure::usage(format!("{option:?} is no tag"), "write options before the tags"));
+        return Err(Failure::usage(
+            format!("{option:?} is no tag"),
+            "write options before the tags",
+        ));
     }
     for change in &args.changes {
         let (list, text) = match (change.strip_prefix('+'), change.strip_prefix('-')) {
             (Some(text), _) => (&mut add, text),
             (_, Some(text)) => (&mut remove, text),
-            _ => return Err(Failure::usage(format!("{change:?} says neither add nor remove"), format!("write +{change} or -{change}"))),
+            _ => {
+                return Err(Failure::usage(
+                    format!("{change:?} says neither add nor remove"),
+                    format!("write +{change} or -{change}"),
+                ));
+            }
         };
         list.push(Name::new(text).map_err(|error| Failure::name(text, error))?);
     }
@@ -73,14 +83,23 @@ fn changes(args: &Args) -> Result<(Vec<Name>, Vec<Name>), Failure> {
 fn tags_of(tree: &Tree, node: Node) -> Tags {
     let tags = match node {
         Node::Image(image) => tree.image(image).map(|image| &image.tags),
-        Node::Snapshot(image, serial) => tree.snapshot(image, serial).map(|snapshot| &snapshot.tags),
+        Node::Snapshot(image, serial) => {
+            tree.snapshot(image, serial).map(|snapshot| &snapshot.tags)
+        }
     };
-    Tags { name: tree.display(node), tags: tags.into_iter().flatten().map(Name::to_string).collect() }
+    Tags {
+        name: tree.display(node),
+        tags: tags.into_iter().flatten().map(Name::to_string).collect(),
+    }
 }
 
 impl Answer for Tags {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let tags = if self.tags.is_empty() { "no tags".to_owned() } else { self.tags.join(", ") };
+        let tags = if self.tags.is_empty() {
+            "no tags".to_owned()
+        } else {
+            self.tags.join(", ")
+        };
         page.line(format!("{}: {tags}", self.name))
     }
 }

@@ -69,13 +69,20 @@ fn draw(tree: &Tree) -> Drawing {
         lead: line.lead,
         is_root: line.is_root,
     });
-    Drawing { lines: lines.collect() }
+    Drawing {
+        lines: lines.collect(),
+    }
 }
 
 impl Answer for Drawing {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let columns =
-            [Column::text("NAME"), Column::number("SIZE"), Column::number("OWN DATA"), Column::text("MODE"), Column::text("MARKS")];
+        let columns = [
+            Column::text("NAME"),
+            Column::number("SIZE"),
+            Column::number("OWN DATA"),
+            Column::text("MODE"),
+            Column::text("MARKS"),
+        ];
         let row = |line: &DrawnLine| {
             let description = &line.description;
             vec![

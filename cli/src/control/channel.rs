@@ -1,4 +1,5 @@
-//! The socket: where it is, who is at its other end, and messages through it within bounds of time and memory.
+//! The socket: where it is, who is at its other end, and messages through it within bounds of time
+//! and memory.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::cmsg_space;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
-    sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::{Pid, geteuid};
 
@@ -22,13 +23,14 @@ use super::message::{ANSWER_HEAD_LEN, Answer, MessageError, REQUEST_HEAD_LEN, Re
 pub(super) const DESCRIPTORS: usize = 4;
 /// A request that is not whole by then is none: its sender wrote it before it connected.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// An answer is shorter than a socket's buffer, so this is never waited for; if it is, the other end is not ours.
+/// An answer is shorter than a socket's buffer, so this is never waited for; if it is, the other
+/// end is not ours.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// What is read at once: memory grows with what has come, not with what was announced.
 const STEP_LEN: usize = 64 << 10;
 
-/// Listens at `path`, in place of whatever is left there by a server that was killed. Only this user can connect. The caller owns the
-/// store, so nobody else does this at the same time.
+/// Listens at `path`, in place of whatever is left there by a server that was killed. Only this
+/// user can connect. The caller owns the store, so nobody else does this at the same time.
 pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     let new = path.with_extension("new");
     match fs::remove_file(&new) {
@@ -48,10 +50,15 @@ pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
 /// Who is at the other end: a process of this user, or the number of another one.
 pub(super) fn peer(socket: &UnixStream) -> io::Result<Result<Pid, u32>> {
     let peer = rustix::net::sockopt::socket_peercred(socket)?;
-    Ok(if peer.uid == geteuid() { Ok(peer.pid) } else { Err(peer.uid.as_raw()) })
+    Ok(if peer.uid == geteuid() {
+        Ok(peer.pid)
+    } else {
+        Err(peer.uid.as_raw())
+    })
 }
 
-/// A socket's address has room for some hundred bytes; a folder may be deeper, but its descriptor has a short name.
+/// A socket's address has room for some hundred bytes; a folder may be deeper, but its descriptor
+/// has a short name.
 fn at_short_path<T>(path: &Path, act: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
     match (act(path), path.parent(), path.file_name()) {
         (Err(error), Some(folder), Some(name)) if error.kind() == io::ErrorKind::InvalidInput => {
@@ -62,17 +69,28 @@ fn at_short_path<T>(path: &Path, act: impl Fn(&Path) -> io::Result<T>) -> io::Re
     }
 }
 
-pub(super) fn send_request(socket: &UnixStream, request: &[u8], descriptors: [BorrowedFd; DESCRIPTORS]) -> io::Result<()> {
+pub(super) fn send_request(
+    socket: &UnixStream,
+    request: &[u8],
+    descriptors: [BorrowedFd; DESCRIPTORS],
+) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let fits = ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
     assert!(fits, "there is space for them");
-    let sent = sendmsg(socket, &[IoSlice::new(request)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    let sent = sendmsg(
+        socket,
+        &[IoSlice::new(request)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
     (&mut &*socket).write_all(&request[sent..])
 }
 
 /// A request's body and the descriptors that came with it.
-pub(super) fn receive_request(socket: &UnixStream) -> Result<(Vec<u8>, [OwnedFd; DESCRIPTORS]), ReceiveError> {
+pub(super) fn receive_request(
+    socket: &UnixStream,
+) -> Result<(Vec<u8>, [OwnedFd; DESCRIPTORS]), ReceiveError> {
     let deadline = Instant::now() + REQUEST_TIMEOUT;
     let mut head = [0; REQUEST_HEAD_LEN];
     let (taken, descriptors) = receive_descriptors(socket, &mut head, deadline)?;
@@ -97,12 +115,22 @@ pub(super) enum ReceiveError {
     Io(#[from] io::Error),
 }
 
-/// The first bytes, and the descriptors that come with them: later ones, or more than there should be, are closed by the system.
-fn receive_descriptors(socket: &UnixStream, buffer: &mut [u8], deadline: Instant) -> Result<(usize, Vec<OwnedFd>), ReceiveError> {
+/// The first bytes, and the descriptors that come with them: later ones, or more than there should
+/// be, are closed by the system.
+fn receive_descriptors(
+    socket: &UnixStream,
+    buffer: &mut [u8],
+    deadline: Instant,
+) -> Result<(usize, Vec<OwnedFd>), ReceiveError> {
     socket.set_read_timeout(Some(left(deadline)?))?;
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
+    let received = recvmsg(
+        socket,
+        &mut [IoSliceMut::new(buffer)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    );
     let received = received.map_err(io::Error::from)?;
     let mut descriptors = Vec::new();
     for message in ancillary.drain() {
@@ -132,7 +160,11 @@ fn receive(mut socket: &UnixStream, mut buffer: &mut [u8], deadline: Instant) ->
 
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    if left.is_zero() {
+        Err(io::ErrorKind::TimedOut.into())
+    } else {
+        Ok(left)
+    }
 }
 
 pub(super) fn send_answer(mut socket: &UnixStream, answer: &Answer) -> io::Result<()> {

@@ -18,9 +18,15 @@ use crate::failure::Failure;
 use crate::patience::Patient;
 use crate::signals::Signals;
 
-/// Has the process that owns the store in `dir` do the caller's command. `None` if no server owns it: then it is the caller's to open.
-/// `variable` is one more than the caller has; `reads_input` says whether the command stores standard input.
-pub(crate) fn forward(dir: &Path, caller: &Caller, variable: Option<(&str, &str)>, reads_input: bool) -> Result<Option<u8>, Failure> {
+/// Has the process that owns the store in `dir` do the caller's command. `None` if no server owns
+/// it: then it is the caller's to open. `variable` is one more than the caller has; `reads_input`
+/// says whether the command stores standard input.
+pub(crate) fn forward(
+    dir: &Path,
+    caller: &Caller,
+    variable: Option<(&str, &str)>,
+    reads_input: bool,
+) -> Result<Option<u8>, Failure> {
     let socket = match channel::connect(&Store::control_socket(dir)) {
         Ok(socket) => socket,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return other_user(dir),
@@ -29,9 +35,17 @@ pub(crate) fn forward(dir: &Path, caller: &Caller, variable: Option<(&str, &str)
     };
     let mut variables = caller.variables.clone();
     variables.extend(variable.map(|(name, value)| (name.into(), value.into())));
-    let request = Request { version: super::VERSION.to_owned(), words: caller.words.clone(), variables };
-    let request = request.encode().map_err(|error| Failure::failed(error.to_string(), "shorten the command, or stop the server"))?;
-    let Some(answer) = ask(&socket, &request, caller, reads_input)? else { return Ok(None) };
+    let request = Request {
+        version: super::VERSION.to_owned(),
+        words: caller.words.clone(),
+        variables,
+    };
+    let request = request.encode().map_err(|error| {
+        Failure::failed(error.to_string(), "shorten the command, or stop the server")
+    })?;
+    let Some(answer) = ask(&socket, &request, caller, reads_input)? else {
+        return Ok(None);
+    };
     match answer {
         Answer::Accepted => await_end(&socket, &caller.signals).map(Some),
         Answer::Refused(reason) => Err(Failure::Server(reason)),
@@ -39,31 +53,56 @@ pub(crate) fn forward(dir: &Path, caller: &Caller, variable: Option<(&str, &str)
     }
 }
 
-/// Nobody who may not use the socket can tell whether a server listens at it, but the store's lock says whether somebody has the store.
+/// Nobody who may not use the socket can tell whether a server listens at it, but the store's lock
+/// says whether somebody has the store.
 fn other_user(dir: &Path) -> Result<Option<u8>, Failure> {
     match Store::owner(dir)? {
-        Some(owner) => Err(Failure::Server(format!("the store {} belongs to {owner}, of another user", dir.display()))),
+        Some(owner) => Err(Failure::Server(format!(
+            "the store {} belongs to {owner}, of another user",
+            dir.display()
+        ))),
         None => Ok(None),
     }
 }
 
-/// Sends the request and returns whether it was accepted. `None` if the server ended before it began with it.
-fn ask(socket: &UnixStream, request: &[u8], caller: &Caller, reads_input: bool) -> Result<Option<Answer>, Failure> {
+/// Sends the request and returns whether it was accepted. `None` if the server ended before it
+/// began with it.
+fn ask(
+    socket: &UnixStream,
+    request: &[u8],
+    caller: &Caller,
+    reads_input: bool,
+) -> Result<Option<Answer>, Failure> {
     let folder = File::open(".").map_err(|error| Failure::io("open the current folder", error))?;
     let streams = &caller.streams;
-    let relay = if reads_input && streams.input.file().is_terminal() { Some(relay(&streams.input)?) } else { None };
-    let input = relay.as_ref().map_or(streams.input.file().as_fd(), AsFd::as_fd);
-    let descriptors = [input, streams.output.file().as_fd(), streams.error.file().as_fd(), folder.as_fd()];
-    // A server that refuses without listening, or ends, makes sending fail: what it said before is still there to be read.
+    let relay = if reads_input && streams.input.file().is_terminal() {
+        Some(relay(&streams.input)?)
+    } else {
+        None
+    };
+    let input = relay
+        .as_ref()
+        .map_or(streams.input.file().as_fd(), AsFd::as_fd);
+    let descriptors = [
+        input,
+        streams.output.file().as_fd(),
+        streams.error.file().as_fd(),
+        folder.as_fd(),
+    ];
+    // A server that refuses without listening, or ends, makes sending fail: what it said before is
+    // still there to be read.
     let sent = channel::send_request(socket, request, descriptors);
     match (channel::receive_answer(socket), sent) {
         (Ok(answer), _) => Ok(Some(answer)),
         (Err(ReceiveError::Io(_)), _) => Ok(None),
-        (Err(ReceiveError::Message(error)), _) => Err(Failure::Server(format!("the store's server cannot be understood: {error}"))),
+        (Err(ReceiveError::Message(error)), _) => Err(Failure::Server(format!(
+            "the store's server cannot be understood: {error}"
+        ))),
     }
 }
 
-/// What is typed here, through a pipe: a process that is not in a terminal's foreground may not read it.
+/// What is typed here, through a pipe: a process that is not in a terminal's foreground may not
+/// read it.
 fn relay(input: &Patient<std::sync::Arc<File>>) -> Result<PipeReader, Failure> {
     let (reader, mut writer) = io::pipe().map_err(|error| Failure::io("make a pipe", error))?;
     let mut input = input.clone();
@@ -84,16 +123,20 @@ fn await_end(socket: &UnixStream, signals: &Signals) -> Result<u8, Failure> {
     let mut bell = Signals::bell().map_err(|error| Failure::io("listen for signals", error))?;
     let mut told = 0;
     loop {
-        for number in
-            [signals.take_report().then_some(Signal::USR1.as_raw() as u8), Some(signals.received()).filter(|number| *number != told)]
-        {
+        for number in [
+            signals.take_report().then_some(Signal::USR1.as_raw() as u8),
+            Some(signals.received()).filter(|number| *number != told),
+        ] {
             if let Some(number) = number.filter(|number| *number != 0) {
                 // A server that has gone is found out below.
                 let _ = (&mut &*socket).write_all(&[number]);
             }
         }
         told = signals.received();
-        let mut ready = [PollFd::new(socket, PollFlags::IN), PollFd::new(&bell, PollFlags::IN)];
+        let mut ready = [
+            PollFd::new(socket, PollFlags::IN),
+            PollFd::new(&bell, PollFlags::IN),
+        ];
         match poll(&mut ready, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(Failure::io("wait for the server", errno.into())),
@@ -112,5 +155,8 @@ fn await_end(socket: &UnixStream, signals: &Signals) -> Result<u8, Failure> {
 
 /// A server that was killed with a command half done leaves what a killed command would.
 fn lost() -> Failure {
-    Failure::failed("the store's server ended before it could say how this command did", "look what is there, then run it again")
+    Failure::failed(
+        "the store's server ended before it could say how this command did",
+        "look what is there, then run it again",
+    )
 }

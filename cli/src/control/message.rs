@@ -17,8 +17,8 @@
 //! 4       ..    why it was refused, for people
 //! ```
 //!
-//! Integers are little-endian. Only programs of one version do work for each other; magic, lengths, the version's place and the answer
-//! stay as they are in all of them, so that any two can tell.
+//! Integers are little-endian. Only programs of one version do work for each other; magic, lengths,
+//! the version's place and the answer stay as they are in all of them, so that any two can tell.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -64,15 +64,25 @@ pub(super) enum MessageError {
 
 impl Request {
     pub(super) fn encode(&self) -> Result<Vec<u8>, MessageError> {
-        let mut texts = vec![self.version.as_bytes().to_vec(), self.words.len().to_string().into_bytes()];
+        let mut texts = vec![
+            self.version.as_bytes().to_vec(),
+            self.words.len().to_string().into_bytes(),
+        ];
         texts.extend(self.words.iter().map(|word| word.as_bytes().to_vec()));
-        texts.extend(self.variables.iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()));
+        texts.extend(
+            self.variables
+                .iter()
+                .map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()),
+        );
         let mut body = Vec::new();
         for text in texts {
             body.extend(text);
             body.push(0);
         }
-        let len = u32::try_from(body.len()).ok().filter(|len| *len as usize <= REQUEST_LEN_MAX).ok_or(MessageError::TooLong)?;
+        let len = u32::try_from(body.len())
+            .ok()
+            .filter(|len| *len as usize <= REQUEST_LEN_MAX)
+            .ok_or(MessageError::TooLong)?;
         Ok([&MAGIC[..], &len.to_le_bytes(), &body].concat())
     }
 
@@ -83,7 +93,11 @@ impl Request {
             return Err(MessageError::Foreign);
         }
         let len = u32::from_le_bytes([a, b, c, d]) as usize;
-        if len > REQUEST_LEN_MAX { Err(MessageError::TooLong) } else { Ok(len) }
+        if len > REQUEST_LEN_MAX {
+            Err(MessageError::TooLong)
+        } else {
+            Ok(len)
+        }
     }
 
     /// The version of who sent `body`, whichever it is.
@@ -97,10 +111,24 @@ impl Request {
         let version = Self::version(body)?.to_owned();
         let texts = body.strip_suffix(&[0]).ok_or(MessageError::Shape)?;
         let mut texts = texts.split(|byte| *byte == 0).skip(1);
-        let count = texts.next().and_then(|text| std::str::from_utf8(text).ok()?.parse().ok()).ok_or(MessageError::Shape)?;
+        let count = texts
+            .next()
+            .and_then(|text| std::str::from_utf8(text).ok()?.parse().ok())
+            .ok_or(MessageError::Shape)?;
         let words: Vec<OsString> = texts.by_ref().take(count).map(os_text).collect();
-        let variables = texts.map(variable).collect::<Option<_>>().ok_or(MessageError::Shape)?;
-        if words.len() == count { Ok(Self { version, words, variables }) } else { Err(MessageError::Shape) }
+        let variables = texts
+            .map(variable)
+            .collect::<Option<_>>()
+            .ok_or(MessageError::Shape)?;
+        if words.len() == count {
+            Ok(Self {
+                version,
+                words,
+                variables,
+            })
+        } else {
+            Err(MessageError::Shape)
+        }
     }
 }
 
@@ -123,13 +151,22 @@ impl Answer {
             Self::Ended(code) => (1, *code, ""),
             Self::Refused(text) => (2, 0, &text[..text.floor_char_boundary(TEXT_LEN_MAX)]),
         };
-        [&[kind, code], &(text.len() as u16).to_le_bytes()[..], text.as_bytes()].concat()
+        [
+            &[kind, code],
+            &(text.len() as u16).to_le_bytes()[..],
+            text.as_bytes(),
+        ]
+        .concat()
     }
 
     /// The length of what follows an answer's head.
     pub(super) fn text_len(head: [u8; ANSWER_HEAD_LEN]) -> Result<usize, MessageError> {
         let len = u16::from_le_bytes([head[2], head[3]]).into();
-        if len > TEXT_LEN_MAX { Err(MessageError::Shape) } else { Ok(len) }
+        if len > TEXT_LEN_MAX {
+            Err(MessageError::Shape)
+        } else {
+            Ok(len)
+        }
     }
 
     pub(super) fn decode(head: [u8; ANSWER_HEAD_LEN], text: &[u8]) -> Result<Self, MessageError> {
@@ -147,9 +184,19 @@ mod tests {
     use super::*;
 
     fn request() -> Request {
-        let words = ["vellum", "import", "", "ünï", "a=b"].map(OsString::from).into_iter().chain([os_text(b"\xff\n")]).collect();
-        let variables = [("A", "1"), ("EMPTY", ""), ("=odd", "x=y")].map(|(name, value)| (name.into(), value.into())).into();
-        Request { version: "1.2.3".to_owned(), words, variables }
+        let words = ["vellum", "import", "", "ünï", "a=b"]
+            .map(OsString::from)
+            .into_iter()
+            .chain([os_text(b"\xff\n")])
+            .collect();
+        let variables = [("A", "1"), ("EMPTY", ""), ("=odd", "x=y")]
+            .map(|(name, value)| (name.into(), value.into()))
+            .into();
+        Request {
+            version: "1.2.3".to_owned(),
+            words,
+            variables,
+        }
     }
 
     fn body(request: &Request) -> Vec<u8> {
@@ -161,7 +208,14 @@ mod tests {
 
     #[test]
     fn a_request_arrives_as_it_was() {
-        for request in [request(), Request { words: Vec::new(), variables: BTreeMap::new(), ..request() }] {
+        for request in [
+            request(),
+            Request {
+                words: Vec::new(),
+                variables: BTreeMap::new(),
+                ..request()
+            },
+        ] {
             assert_eq!(Request::decode(&body(&request)), Ok(request));
         }
     }
@@ -169,7 +223,14 @@ mod tests {
     #[test]
     fn no_bytes_panic_and_no_part_of_a_request_is_another() {
         let whole = body(&request());
-        let words_end = whole.iter().enumerate().filter(|(_, byte)| **byte == 0).nth(7).expect("version, count, six words").0 + 1;
+        let words_end = whole
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == 0)
+            .nth(7)
+            .expect("version, count, six words")
+            .0
+            + 1;
         for len in 0..whole.len() {
             let decoded = Request::decode(&whole[..len]);
             // Whole variables may be missing: the length in front tells that they are.
@@ -182,7 +243,9 @@ mod tests {
             for _ in 0..random.usize(1..6) {
                 let at = random.usize(..bytes.len());
                 let any = random.u8(..);
-                bytes[at] = random.choice([0, b'=', b'9', 0xff, any]).expect("there are some");
+                bytes[at] = random
+                    .choice([0, b'=', b'9', 0xff, any])
+                    .expect("there are some");
             }
             let _ = Request::decode(&bytes);
         }
@@ -190,23 +253,53 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_request_is_refused_before_it_is_read() {
-        let head = |magic: &[u8; 8], len: u32| Request::body_len([&magic[..], &len.to_le_bytes()].concat().try_into().expect("12 bytes"));
+        let head = |magic: &[u8; 8], len: u32| {
+            Request::body_len(
+                [&magic[..], &len.to_le_bytes()]
+                    .concat()
+                    .try_into()
+                    .expect("12 bytes"),
+            )
+        };
         assert_eq!(head(b"GET / HT", 5), Err(MessageError::Foreign));
         assert_eq!(head(&MAGIC, REQUEST_LEN_MAX as u32), Ok(REQUEST_LEN_MAX));
-        assert_eq!(head(&MAGIC, REQUEST_LEN_MAX as u32 + 1), Err(MessageError::TooLong));
+        assert_eq!(
+            head(&MAGIC, REQUEST_LEN_MAX as u32 + 1),
+            Err(MessageError::TooLong)
+        );
         assert_eq!(head(&MAGIC, u32::MAX), Err(MessageError::TooLong));
-        for texts in
-            [&b""[..], b"v", b"v\0", b"v\0x\0", b"v\0-1\0", b"v\x001\0", b"v\099999999999999999999\0", b"v\x000\0novalue\0", b"v\x000\0\0"]
-        {
-            assert_eq!(Request::decode(texts), Err(MessageError::Shape), "{texts:?}");
+        for texts in [
+            &b""[..],
+            b"v",
+            b"v\0",
+            b"v\0x\0",
+            b"v\0-1\0",
+            b"v\x001\0",
+            b"v\099999999999999999999\0",
+            b"v\x000\0novalue\0",
+            b"v\x000\0\0",
+        ] {
+            assert_eq!(
+                Request::decode(texts),
+                Err(MessageError::Shape),
+                "{texts:?}"
+            );
         }
-        let huge = Request { words: vec!["x".repeat(REQUEST_LEN_MAX).into()], ..request() };
+        let huge = Request {
+            words: vec!["x".repeat(REQUEST_LEN_MAX).into()],
+            ..request()
+        };
         assert_eq!(huge.encode(), Err(MessageError::TooLong));
     }
 
     #[test]
     fn an_answer_arrives_as_it_was() {
-        for answer in [Answer::Accepted, Answer::Ended(0), Answer::Ended(143), Answer::Refused("no".to_owned())] {
+        for answer in [
+            Answer::Accepted,
+            Answer::Ended(0),
+            Answer::Ended(143),
+            Answer::Refused("no".to_owned()),
+        ] {
             let bytes = answer.encode();
             let (head, text) = bytes.split_first_chunk().expect("a head");
             assert_eq!(Answer::text_len(*head), Ok(text.len()));
@@ -215,6 +308,9 @@ mod tests {
         let long = Answer::Refused("ö".repeat(TEXT_LEN_MAX)).encode();
         assert_eq!(long.len(), ANSWER_HEAD_LEN + TEXT_LEN_MAX);
         assert_eq!(Answer::decode([3, 0, 0, 0], b""), Err(MessageError::Shape));
-        assert_eq!(Answer::text_len([2, 0, 0xff, 0xff]), Err(MessageError::Shape));
+        assert_eq!(
+            Answer::text_len([2, 0, 0xff, 0xff]),
+            Err(MessageError::Shape)
+        );
     }
 }

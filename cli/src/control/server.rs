@@ -23,7 +23,8 @@ use crate::caller::Caller;
 use crate::failure::Failure;
 use crate::signals::Signals;
 
-/// Commands at once, and clients that may still become one. Each has two threads, and a request of 2 MiB at most.
+/// Commands at once, and clients that may still become one. Each has two threads, and a request of
+/// 2 MiB at most.
 const CLIENTS_MAX: usize = 32;
 /// What SIGTERM is to those whose commands end because the server does.
 const SIGTERM: u8 = 15;
@@ -75,19 +76,35 @@ impl Server {
         let fail = |error| Failure::io(format!("listen at {}", path.display()), error);
         let listener = channel::listen(&path).map_err(fail)?;
         let (rope, bell) = UnixStream::pair().map_err(fail)?;
-        let clients = Arc::new(Clients { store: store.clone(), present: Mutex::default(), left: Condvar::new() });
+        let clients = Arc::new(Clients {
+            store: store.clone(),
+            present: Mutex::default(),
+            left: Condvar::new(),
+        });
         let hosts = Arc::clone(&clients);
-        let acceptor = thread::Builder::new().name("control".to_owned()).spawn(move || accept(&listener, &bell, &hosts)).map_err(fail)?;
-        Ok(Self { path, clients, acceptor: Some(acceptor), rope: Some(rope) })
+        let acceptor = thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || accept(&listener, &bell, &hosts))
+            .map_err(fail)?;
+        Ok(Self {
+            path,
+            clients,
+            acceptor: Some(acceptor),
+            rope: Some(rope),
+        })
     }
 
-    /// Takes no more commands, stops those that run, and waits for them, but no longer than `patience`. Whether all have ended.
+    /// Takes no more commands, stops those that run, and waits for them, but no longer than
+    /// `patience`. Whether all have ended.
     pub(crate) fn stop(mut self, patience: Duration) -> bool {
         self.close();
         let mut present = self.clients.present();
         present.stopping = true;
         present.clients.values().for_each(Client::stop);
-        let waited = self.clients.left.wait_timeout_while(present, patience, |present| !present.clients.is_empty());
+        let waited = self
+            .clients
+            .left
+            .wait_timeout_while(present, patience, |present| !present.clients.is_empty());
         let (present, _) = waited.unwrap_or_else(PoisonError::into_inner);
         present.clients.is_empty()
     }
@@ -111,12 +128,18 @@ impl Drop for Server {
 /// Gives each client a thread until the bell's rope is gone.
 fn accept(listener: &UnixListener, bell: &UnixStream, clients: &Arc<Clients>) {
     loop {
-        let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(bell, PollFlags::IN)];
+        let mut ready = [
+            PollFd::new(listener, PollFlags::IN),
+            PollFd::new(bell, PollFlags::IN),
+        ];
         let polled = poll(&mut ready, None);
         if !ready[1].revents().is_empty() {
             return;
         }
-        let greeted = polled.map_err(io::Error::from).and_then(|_| listener.accept()).and_then(|(socket, _)| greet(socket, clients));
+        let greeted = polled
+            .map_err(io::Error::from)
+            .and_then(|_| listener.accept())
+            .and_then(|(socket, _)| greet(socket, clients));
         if greeted.is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {
             thread::sleep(EXHAUSTED_PAUSE);
         }
@@ -128,15 +151,25 @@ fn greet(socket: UnixStream, clients: &Arc<Clients>) -> io::Result<()> {
     let pid = match channel::peer(&socket)? {
         Ok(pid) => pid,
         Err(user) => {
-            refuse(&socket, format!("the store's server works for its own user, not for user {user}"));
+            refuse(
+                &socket,
+                format!("the store's server works for its own user, not for user {user}"),
+            );
             return Ok(());
         }
     };
     let clients = Arc::clone(clients);
-    thread::Builder::new().name("command".to_owned()).spawn(move || match clients.seat(&socket) {
-        Some(seat) => seat.attend(&socket, pid),
-        None => refuse(&socket, format!("the store's server is stopping, or has {CLIENTS_MAX} commands to do already")),
-    })?;
+    thread::Builder::new()
+        .name("command".to_owned())
+        .spawn(move || match clients.seat(&socket) {
+            Some(seat) => seat.attend(&socket, pid),
+            None => refuse(
+                &socket,
+                format!(
+                    "the store's server is stopping, or has {CLIENTS_MAX} commands to do already"
+                ),
+            ),
+        })?;
     Ok(())
 }
 
@@ -159,8 +192,18 @@ impl Clients {
         let number = present.next;
         present.next += 1;
         let signals = Signals::default();
-        present.clients.insert(number, Client { signals: signals.clone(), socket });
-        Some(Seat { clients: self, number, signals })
+        present.clients.insert(
+            number,
+            Client {
+                signals: signals.clone(),
+                socket,
+            },
+        );
+        Some(Seat {
+            clients: self,
+            number,
+            signals,
+        })
     }
 }
 
@@ -190,7 +233,9 @@ impl Seat<'_> {
             return;
         }
         thread::scope(|scope| {
-            let ear = thread::Builder::new().name("signals".to_owned()).spawn_scoped(scope, || hear(socket, &self.signals));
+            let ear = thread::Builder::new()
+                .name("signals".to_owned())
+                .spawn_scoped(scope, || hear(socket, &self.signals));
             if ear.is_err() {
                 // A command that nobody could stop is not begun.
                 self.signals.raise(SIGTERM);
@@ -204,27 +249,47 @@ impl Seat<'_> {
 
     /// What the client wants, or why it cannot have it.
     fn request(&self, socket: &UnixStream, pid: Pid) -> Result<(Arguments, Caller), String> {
-        let (body, descriptors) = channel::receive_request(socket).map_err(|error| error.to_string())?;
+        let (body, descriptors) =
+            channel::receive_request(socket).map_err(|error| error.to_string())?;
         let version = Request::version(&body).map_err(|error| error.to_string())?;
         if version != super::VERSION {
-            return Err(format!("the store's server is vellum {}, this is vellum {}", super::VERSION, version.escape_debug()));
+            return Err(format!(
+                "the store's server is vellum {}, this is vellum {}",
+                super::VERSION,
+                version.escape_debug()
+            ));
         }
         let request = Request::decode(&body).map_err(|error| error.to_string())?;
-        let arguments = Arguments::try_parse_from(&request.words).ok().filter(|arguments| arguments.command.is_done_by_owner());
-        let arguments = arguments.ok_or_else(|| "this is no command for the store's server".to_owned())?;
-        Ok((arguments, Caller::other(request.words, request.variables, descriptors, pid, self.signals.clone())))
+        let arguments = Arguments::try_parse_from(&request.words)
+            .ok()
+            .filter(|arguments| arguments.command.is_done_by_owner());
+        let arguments =
+            arguments.ok_or_else(|| "this is no command for the store's server".to_owned())?;
+        Ok((
+            arguments,
+            Caller::other(
+                request.words,
+                request.variables,
+                descriptors,
+                pid,
+                self.signals.clone(),
+            ),
+        ))
     }
 
-    /// The exit code. The caller's streams are closed when this returns: whoever reads them must not wait for this process.
+    /// The exit code. The caller's streams are closed when this returns: whoever reads them must
+    /// not wait for this process.
     fn run(&self, arguments: &Arguments, caller: Caller) -> u8 {
         let caller = Arc::new(caller);
         let store = self.clients.store.clone();
-        survive(&caller, || application::execute(arguments, &caller, Some(store)))
+        survive(&caller, || {
+            application::execute(arguments, &caller, Some(store))
+        })
     }
 }
 
-/// What `run` returns. A panic ends one command, not the server: the store's locks know no poison, and what was half done is what a
-/// crash would leave.
+/// What `run` returns. A panic ends one command, not the server: the store's locks know no poison,
+/// and what was half done is what a crash would leave.
 fn survive(caller: &Caller, run: impl FnOnce() -> u8) -> u8 {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         caller.say("error: this command met a fault in vellum and was given up; the store's server goes on");
@@ -256,6 +321,9 @@ mod tests {
     fn a_panic_ends_one_command() {
         let caller = Caller::in_folder(std::path::Path::new("/"));
         assert_eq!(survive(&caller, || 3), 3);
-        assert_eq!(survive(&caller, || panic!("this panic is a test's")), PANIC_CODE);
+        assert_eq!(
+            survive(&caller, || panic!("this panic is a test's")),
+            PANIC_CODE
+        );
     }
 }

@@ -2,14 +2,19 @@
 
 use std::borrow::Cow;
 
-/// `text` with every character that could move the cursor, hide or turn text around shown as an escape. Line breaks too.
+/// `text` with every character that could move the cursor, hide or turn text around shown as an
+/// escape. Line breaks too.
 pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_active) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        if is_active(character) { shown.extend(character.escape_default()) } else { shown.push(character) }
+        if is_active(character) {
+            shown.extend(character.escape_default())
+        } else {
+            shown.push(character)
+        }
     }
     Cow::Owned(shown)
 }

@@ -59,7 +59,12 @@ struct Message<'a, T: Serialize> {
 
 impl Output {
     pub(crate) fn new(layout: Layout, units: Units, quiet: bool, stream: &Stream) -> Self {
-        Self { layout, units, quiet, writer: BufWriter::new(stream.clone()) }
+        Self {
+            layout,
+            units,
+            quiet,
+            writer: BufWriter::new(stream.clone()),
+        }
     }
 
     /// From now on answers go to `stream`: the usual one carries an image.
@@ -87,20 +92,35 @@ impl Output {
 
     /// Tells that something was done, unless silence was asked for.
     pub(crate) fn confirm<T: Answer>(&mut self, answer: &T) -> Result<(), Failure> {
-        if self.quiet && self.layout == Layout::Human { Ok(()) } else { self.answer(answer) }
+        if self.quiet && self.layout == Layout::Human {
+            Ok(())
+        } else {
+            self.answer(answer)
+        }
     }
 
     /// Tells how long work ended: in JSON the last of a stream of messages.
     pub(crate) fn summary<T: Answer>(&mut self, answer: &T) -> Result<(), Failure> {
         match self.layout {
             Layout::Human => self.confirm(answer),
-            _ => Ok(json_line(&mut self.writer, &Message { message_type: "summary", body: answer })?),
+            _ => Ok(json_line(
+                &mut self.writer,
+                &Message {
+                    message_type: "summary",
+                    body: answer,
+                },
+            )?),
         }
     }
 
-    /// Begins an answer of many entries, which are shown as they come: lines with columns, or a JSON array.
+    /// Begins an answer of many entries, which are shown as they come: lines with columns, or a
+    /// JSON array.
     pub(crate) fn entries<'a>(&'a mut self, columns: &'a [Column]) -> Entries<'a> {
-        Entries { output: self, columns, count: 0 }
+        Entries {
+            output: self,
+            columns,
+            count: 0,
+        }
     }
 
     /// Makes sure that everything has arrived.
@@ -118,7 +138,11 @@ pub(crate) struct Entries<'a> {
 
 impl Entries<'_> {
     /// Shows one more: `cells` to people, all of `entry` to programs.
-    pub(crate) fn push<T: Serialize>(&mut self, entry: &T, cells: &[String]) -> Result<(), Failure> {
+    pub(crate) fn push<T: Serialize>(
+        &mut self,
+        entry: &T,
+        cells: &[String],
+    ) -> Result<(), Failure> {
         let writer = &mut self.output.writer;
         let first = self.count == 0;
         self.count += 1;

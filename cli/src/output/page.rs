@@ -41,7 +41,8 @@ impl<'a> Page<'a> {
     /// Rows without a header; columns are as wide as what stands in them.
     pub(crate) fn rows(&mut self, columns: &[Column], rows: &[Vec<String>]) -> io::Result<()> {
         let columns = table::fitted(columns, rows);
-        rows.iter().try_for_each(|row| table::write_row(self.writer, &columns, row))
+        rows.iter()
+            .try_for_each(|row| table::write_row(self.writer, &columns, row))
     }
 
     /// `bytes` as the person wants to see them.
@@ -52,7 +53,11 @@ impl<'a> Page<'a> {
 
 /// A share in percent, `–` of nothing.
 pub(crate) fn percent(part: u64, whole: u64) -> String {
-    if whole == 0 { "–".to_owned() } else { format!("{:.1} %", 100.0 * part as f64 / whole as f64) }
+    if whole == 0 {
+        "–".to_owned()
+    } else {
+        format!("{:.1} %", 100.0 * part as f64 / whole as f64)
+    }
 }
 
 /// `of` in relation to `to`, if that is anything.

@@ -1,4 +1,5 @@
-//! How far long work is: a bar on a terminal, JSON lines for programs, a line for who sends SIGUSR1.
+//! How far long work is: a bar on a terminal, JSON lines for programs, a line for who sends
+//! SIGUSR1.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
@@ -72,16 +73,36 @@ pub(crate) struct ProgressWish {
 }
 
 impl Meter {
-    pub(crate) fn new(label: &str, counts: Counts, caller: &Arc<Caller>, output: &Output, wish: ProgressWish, signals: Signals) -> Self {
+    pub(crate) fn new(
+        label: &str,
+        counts: Counts,
+        caller: &Arc<Caller>,
+        output: &Output,
+        wish: ProgressWish,
+        signals: Signals,
+    ) -> Self {
         let display = Display::choose(caller, output, wish);
-        let usual = if matches!(display, Display::Bar(_)) { BAR_FPS } else { LINE_FPS };
+        let usual = if matches!(display, Display::Bar(_)) {
+            BAR_FPS
+        } else {
+            LINE_FPS
+        };
         let interval_ms = match wish.fps.unwrap_or(usual).min(FPS_MAX) {
             fps if fps > 0.0 => (1000.0 / fps) as u64,
             _ => u64::MAX,
         };
         let next_ms = AtomicU64::new(interval_ms);
         let label = visible(label).into_owned();
-        Self { label, counts, caller: Arc::clone(caller), display, started: Instant::now(), interval_ms, next_ms, signals }
+        Self {
+            label,
+            counts,
+            caller: Arc::clone(caller),
+            display,
+            started: Instant::now(),
+            interval_ms,
+            next_ms,
+            signals,
+        }
     }
 
     /// How long the work has taken.
@@ -96,13 +117,23 @@ impl Meter {
             Display::Lines => self.caller.say(&self.describe(progress)),
             Display::Json { diverted } => {
                 let Progress { done, total } = progress;
-                let status = Status { message_type: "status", done, total, seconds_elapsed: self.elapsed().as_secs() };
+                let status = Status {
+                    message_type: "status",
+                    done,
+                    total,
+                    seconds_elapsed: self.elapsed().as_secs(),
+                };
                 let line = serde_json::to_string(&status).unwrap_or_default();
                 if *diverted {
                     self.caller.say(&line);
                 } else {
                     // The summary will meet the same fault, and tell it.
-                    let _ = self.caller.streams.output.clone().write_all(format!("{line}\n").as_bytes());
+                    let _ = self
+                        .caller
+                        .streams
+                        .output
+                        .clone()
+                        .write_all(format!("{line}\n").as_bytes());
                 }
             }
         }
@@ -125,7 +156,11 @@ impl Meter {
             let share = (progress.done as f64 / total as f64).min(1.0);
             let _ = write!(text, " of {} ({:.0} %)", self.amount(total), 100.0 * share);
             if share > 0.0 {
-                let _ = write!(text, ", {} left", time::span(elapsed.as_secs_f64() * (1.0 - share) / share));
+                let _ = write!(
+                    text,
+                    ", {} left",
+                    time::span(elapsed.as_secs_f64() * (1.0 - share) / share)
+                );
             }
         }
         if let (Counts::Bytes(units), true) = (self.counts, elapsed.as_millis() > 0) {
@@ -155,7 +190,12 @@ impl Watch for Meter {
         let due_ms = self.next_ms.load(Ordering::Relaxed);
         let next_ms = now_ms.saturating_add(self.interval_ms);
         // Of several threads that find it due, one shows it.
-        if now_ms >= due_ms && self.next_ms.compare_exchange(due_ms, next_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if now_ms >= due_ms
+            && self
+                .next_ms
+                .compare_exchange(due_ms, next_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
             self.show(progress);
         }
     }
@@ -177,12 +217,17 @@ impl Display {
     fn choose(caller: &Caller, output: &Output, wish: ProgressWish) -> Self {
         let terminal = caller.streams.error.file().is_terminal();
         if output.layout != Layout::Human {
-            Self::Json { diverted: wish.diverted }
+            Self::Json {
+                diverted: wish.diverted,
+            }
         } else if output.quiet || !(terminal || wish.always) {
             Self::Nothing
         } else if terminal {
             // The meter decides when to draw.
-            let target = ProgressDrawTarget::term_like_with_hz(Box::new(Screen::new(&caller.streams.error)), u8::MAX);
+            let target = ProgressDrawTarget::term_like_with_hz(
+                Box::new(Screen::new(&caller.streams.error)),
+                u8::MAX,
+            );
             Self::Bar(ProgressBar::with_draw_target(None, target).with_style(style(SPINNER_STYLE)))
         } else {
             Self::Lines

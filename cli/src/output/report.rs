@@ -1,4 +1,5 @@
-//! What went wrong, on standard error: one sentence, what to do now, and the causes for whoever asks.
+//! What went wrong, on standard error: one sentence, what to do now, and the causes for whoever
+//! asks.
 
 use std::error::Error;
 
@@ -26,14 +27,24 @@ pub(crate) fn failure(caller: &Caller, failure: &Failure, code: u8, json: bool, 
     let message = sentence(&failure.to_string(), &causes);
     let hint = failure.hint();
     if json {
-        return show_json(caller, &ErrorMessage { message_type: "error", code, message: &message, hint: hint.as_deref() });
+        return show_json(
+            caller,
+            &ErrorMessage {
+                message_type: "error",
+                code,
+                message: &message,
+                hint: hint.as_deref(),
+            },
+        );
     }
     show(caller, "error:", RED, &message);
     if let Some(hint) = hint {
         show(caller, "hint:", CYAN, &hint);
     }
     if verbose {
-        causes.iter().for_each(|cause| show(caller, "caused by:", CYAN, cause));
+        causes
+            .iter()
+            .for_each(|cause| show(caller, "caused by:", CYAN, cause));
     }
 }
 
@@ -42,7 +53,15 @@ pub(crate) fn usage(caller: &Caller, text: &str, json: bool) {
     if json {
         let message = text.split("\n\n").next().unwrap_or_default().trim();
         let message = message.strip_prefix("error: ").unwrap_or(message);
-        return show_json(caller, &ErrorMessage { message_type: "error", code: USAGE_CODE, message, hint: None });
+        return show_json(
+            caller,
+            &ErrorMessage {
+                message_type: "error",
+                code: USAGE_CODE,
+                message,
+                hint: None,
+            },
+        );
     }
     for line in text.lines() {
         caller.say(&visible(line));
@@ -55,7 +74,9 @@ pub(crate) fn notice(caller: &Caller, text: &str) {
 }
 
 fn causes(error: &dyn Error) -> Vec<String> {
-    std::iter::successors(error.source(), |cause: &&dyn Error| (*cause).source()).map(ToString::to_string).collect()
+    std::iter::successors(error.source(), |cause: &&dyn Error| (*cause).source())
+        .map(ToString::to_string)
+        .collect()
 }
 
 /// The message and those of its causes that it does not tell already.

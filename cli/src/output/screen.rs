@@ -1,4 +1,5 @@
-//! The terminal that a bar is drawn on: whichever one somebody's standard error is, not this process's.
+//! The terminal that a bar is drawn on: whichever one somebody's standard error is, not this
+//! process's.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -21,7 +22,10 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new(terminal: &Stream) -> Self {
-        Self { terminal: terminal.clone(), drawn: Mutex::default() }
+        Self {
+            terminal: terminal.clone(),
+            drawn: Mutex::default(),
+        }
     }
 
     fn drawn(&self) -> MutexGuard<'_, String> {
@@ -34,13 +38,19 @@ impl Screen {
 
     /// Moves the cursor `count` times; the sequence for none would move it once.
     fn go(&self, count: usize, direction: char) -> io::Result<()> {
-        if count == 0 { Ok(()) } else { self.draw(format_args!("\u{1b}[{count}{direction}")) }
+        if count == 0 {
+            Ok(())
+        } else {
+            self.draw(format_args!("\u{1b}[{count}{direction}"))
+        }
     }
 }
 
 impl TermLike for Screen {
     fn width(&self) -> u16 {
-        tcgetwinsize(self.terminal.file()).map_or(WIDTH, |size| if size.ws_col == 0 { WIDTH } else { size.ws_col })
+        tcgetwinsize(self.terminal.file()).map_or(WIDTH, |size| {
+            if size.ws_col == 0 { WIDTH } else { size.ws_col }
+        })
     }
 
     fn move_cursor_up(&self, count: usize) -> io::Result<()> {

@@ -17,11 +17,19 @@ pub(crate) struct Column {
 
 impl Column {
     pub(crate) const fn text(title: &'static str) -> Self {
-        Self { title, width: 0, is_number: false }
+        Self {
+            title,
+            width: 0,
+            is_number: false,
+        }
     }
 
     pub(crate) const fn number(title: &'static str) -> Self {
-        Self { title, width: 0, is_number: true }
+        Self {
+            title,
+            width: 0,
+            is_number: true,
+        }
     }
 
     pub(crate) const fn wide(self, width: usize) -> Self {
@@ -32,23 +40,39 @@ impl Column {
 /// The columns, wide enough for `rows`.
 pub(crate) fn fitted(columns: &[Column], rows: &[Vec<String>]) -> Vec<Column> {
     let fit = |(nth, column): (usize, &Column)| {
-        let widest = rows.iter().filter_map(|row| row.get(nth)).map(|cell| width_of(cell)).max().unwrap_or(0);
+        let widest = rows
+            .iter()
+            .filter_map(|row| row.get(nth))
+            .map(|cell| width_of(cell))
+            .max()
+            .unwrap_or(0);
         column.wide(widest.max(column.width).max(column.title.len()))
     };
     columns.iter().enumerate().map(fit).collect()
 }
 
 pub(crate) fn write_header(writer: &mut dyn Write, columns: &[Column]) -> io::Result<()> {
-    let titles: Vec<String> = columns.iter().map(|column| column.title.to_owned()).collect();
+    let titles: Vec<String> = columns
+        .iter()
+        .map(|column| column.title.to_owned())
+        .collect();
     write_row(writer, columns, &titles)
 }
 
-pub(crate) fn write_row(writer: &mut dyn Write, columns: &[Column], cells: &[String]) -> io::Result<()> {
+pub(crate) fn write_row(
+    writer: &mut dyn Write,
+    columns: &[Column],
+    cells: &[String],
+) -> io::Result<()> {
     let mut line = String::new();
     for (column, cell) in columns.iter().zip(cells) {
         let cell = visible(cell);
         let padding = " ".repeat(column.width.saturating_sub(cell.chars().count()));
-        let parts = if column.is_number { [&padding, &*cell, GAP] } else { [&*cell, &padding, GAP] };
+        let parts = if column.is_number {
+            [&padding, &*cell, GAP]
+        } else {
+            [&*cell, &padding, GAP]
+        };
         line.extend(parts);
     }
     writeln!(writer, "{}", line.trim_end())
@@ -64,13 +88,22 @@ mod tests {
 
     #[test]
     fn cells_stand_below_each_other() {
-        let columns = [Column::text("NAME"), Column::number("SIZE"), Column::text("TAGS")];
-        let rows = [["web", "1 GiB", "old"], ["a-longer-name", "512 B", ""]].map(|row| row.map(str::to_owned).to_vec());
+        let columns = [
+            Column::text("NAME"),
+            Column::number("SIZE"),
+            Column::text("TAGS"),
+        ];
+        let rows = [["web", "1 GiB", "old"], ["a-longer-name", "512 B", ""]]
+            .map(|row| row.map(str::to_owned).to_vec());
         let fitted = fitted(&columns, &rows);
         let mut shown = Vec::new();
         write_header(&mut shown, &fitted).expect("memory takes it");
-        rows.iter().for_each(|row| write_row(&mut shown, &fitted, row).expect("memory takes it"));
+        rows.iter()
+            .for_each(|row| write_row(&mut shown, &fitted, row).expect("memory takes it"));
         let shown = String::from_utf8(shown).expect("text");
-        assert_eq!(shown, "NAME            SIZE  TAGS\nweb            1 GiB  old\na-longer-name  512 B\n");
+        assert_eq!(
+            shown,
+            "NAME            SIZE  TAGS\nweb            1 GiB  old\na-longer-name  512 B\n"
+        );
     }
 }

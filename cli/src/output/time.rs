@@ -4,8 +4,13 @@ use jiff::Timestamp;
 
 /// A moment in RFC 3339, to the second, in UTC. One that no calendar has is shown as its number.
 pub(crate) fn moment(since_1970_ms: u64) -> String {
-    let moment = i64::try_from(since_1970_ms / 1000).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    moment.map_or_else(|| format!("{since_1970_ms} ms"), |moment| moment.to_string())
+    let moment = i64::try_from(since_1970_ms / 1000)
+        .ok()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok());
+    moment.map_or_else(
+        || format!("{since_1970_ms} ms"),
+        |moment| moment.to_string(),
+    )
 }
 
 /// How long something took, as precisely as anyone wants to know.
@@ -24,11 +29,20 @@ mod tests {
 
     #[test]
     fn any_number_has_a_text() {
-        for (ms, text) in [(0, "1970-01-01T00:00:00Z"), (1_700_000_000_999, "2023-11-14T22:13:20Z"), (u64::MAX, "18446744073709551615 ms")]
-        {
+        for (ms, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (1_700_000_000_999, "2023-11-14T22:13:20Z"),
+            (u64::MAX, "18446744073709551615 ms"),
+        ] {
             assert_eq!(moment(ms), text);
         }
-        for (seconds, text) in [(0.0, "0.0 s"), (59.0, "59.0 s"), (60.0, "1:00 min"), (3599.9, "59:59 min"), (7260.0, "2:01 h")] {
+        for (seconds, text) in [
+            (0.0, "0.0 s"),
+            (59.0, "59.0 s"),
+            (60.0, "1:00 min"),
+            (3599.9, "59:59 min"),
+            (7260.0, "2:01 h"),
+        ] {
             assert_eq!(span(seconds), text);
         }
     }

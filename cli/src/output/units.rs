@@ -57,7 +57,11 @@ mod tests {
             (40 << 30, "42.9 GB", "40 GiB"),
             (u64::MAX, "18.4 EB", "16 EiB"),
         ] {
-            assert_eq!((Units::Si.show(bytes), Units::Iec.show(bytes)), (si.to_owned(), iec.to_owned()), "{bytes}");
+            assert_eq!(
+                (Units::Si.show(bytes), Units::Iec.show(bytes)),
+                (si.to_owned(), iec.to_owned()),
+                "{bytes}"
+            );
         }
         assert_eq!(Units::Raw.show(1536), "1536");
     }

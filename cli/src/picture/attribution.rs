@@ -27,7 +27,12 @@ pub(crate) struct Slice {
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Alone, Self::Shared, Self::Unreferenced, Self::Overhead];
+    const ALL: [Self; 4] = [
+        Self::Alone,
+        Self::Shared,
+        Self::Unreferenced,
+        Self::Overhead,
+    ];
 
     fn class(self) -> &'static str {
         match self {
@@ -50,12 +55,22 @@ impl Kind {
 
 /// The picture of `slices`, which together are all stored bytes.
 pub(crate) fn draw(slices: &[Slice], units: Units) -> Picture {
-    let whole = slices.iter().fold(0_u64, |sum, slice| sum.saturating_add(slice.bytes));
+    let whole = slices
+        .iter()
+        .fold(0_u64, |sum, slice| sum.saturating_add(slice.bytes));
     let mut shapes = Shapes::default();
     let kinds = Kind::ALL.map(|kind| (kind, of_kind(slices, kind)));
     show_whole(&mut shapes, &kinds, whole, units);
-    let explained = kinds.map(|(kind, bytes)| (kind.class(), format!("{}, {}", kind.meaning(), units.show(bytes))));
-    let explained: Vec<(&str, &str)> = explained.iter().map(|(class, meaning)| (*class, meaning.as_str())).collect();
+    let explained = kinds.map(|(kind, bytes)| {
+        (
+            kind.class(),
+            format!("{}, {}", kind.meaning(), units.show(bytes)),
+        )
+    });
+    let explained: Vec<(&str, &str)> = explained
+        .iter()
+        .map(|(class, meaning)| (*class, meaning.as_str()))
+        .collect();
     let mut top = 34 + shapes.legend(34, &explained) + 12;
     let mut largest: Vec<&Slice> = slices.iter().filter(|slice| slice.bytes > 0).collect();
     largest.sort_by_key(|slice| std::cmp::Reverse(slice.bytes));
@@ -64,7 +79,12 @@ pub(crate) fn draw(slices: &[Slice], units: Units) -> Picture {
         show_slice(&mut shapes, slice, top, most, units);
         top += ROW_HEIGHT;
     }
-    top += show_rest(&mut shapes, &largest[largest.len().min(SHOWN_MAX)..], top, units);
+    top += show_rest(
+        &mut shapes,
+        &largest[largest.len().min(SHOWN_MAX)..],
+        top,
+        units,
+    );
     Picture {
         id: "attribution".to_owned(),
         title: "Whose the stored bytes are".to_owned(),
@@ -75,13 +95,23 @@ pub(crate) fn draw(slices: &[Slice], units: Units) -> Picture {
 }
 
 fn of_kind(slices: &[Slice], kind: Kind) -> u64 {
-    slices.iter().filter(|slice| slice.kind == kind).fold(0, |sum, slice| sum.saturating_add(slice.bytes))
+    slices
+        .iter()
+        .filter(|slice| slice.kind == kind)
+        .fold(0, |sum, slice| sum.saturating_add(slice.bytes))
 }
 
 fn describe(kinds: &[(Kind, u64)], whole: u64, units: Units) -> String {
     let parts: Vec<String> = kinds
         .iter()
-        .map(|(kind, bytes)| format!("{} {} ({:.0} %)", units.show(*bytes), kind.meaning(), percent_of(*bytes, whole)))
+        .map(|(kind, bytes)| {
+            format!(
+                "{} {} ({:.0} %)",
+                units.show(*bytes),
+                kind.meaning(),
+                percent_of(*bytes, whole)
+            )
+        })
         .collect();
     format!("Of {} on disk: {}.", units.show(whole), parts.join(", "))
 }
@@ -92,7 +122,14 @@ fn show_whole(shapes: &mut Shapes, kinds: &[(Kind, u64)], whole: u64, units: Uni
     for (kind, bytes) in kinds {
         let width = percent_of(*bytes, whole);
         if *bytes > 0 {
-            shapes.bar(kind.class(), Across::percent(start), width, 0, 24, &format!("{}: {}", kind.meaning(), units.show(*bytes)));
+            shapes.bar(
+                kind.class(),
+                Across::percent(start),
+                width,
+                0,
+                24,
+                &format!("{}: {}", kind.meaning(), units.show(*bytes)),
+            );
         }
         start += width;
     }
@@ -102,7 +139,14 @@ fn show_slice(shapes: &mut Shapes, slice: &Slice, top: u32, most: u64, units: Un
     shapes.name("", Across::START, top + 14, NAME_COLUMNS, &slice.owner);
     shapes.text("end", Across::END, top + 14, &units.show(slice.bytes));
     shapes.bar("track", Across::START, 100.0, top + 20, 8, "");
-    shapes.bar(slice.kind.class(), Across::START, percent_of(slice.bytes, most), top + 20, 8, "");
+    shapes.bar(
+        slice.kind.class(),
+        Across::START,
+        percent_of(slice.bytes, most),
+        top + 20,
+        8,
+        "",
+    );
 }
 
 /// What is not drawn one by one; how high that is.
@@ -110,8 +154,15 @@ fn show_rest(shapes: &mut Shapes, rest: &[&Slice], top: u32, units: Units) -> u3
     if rest.is_empty() {
         return 0;
     }
-    let bytes = rest.iter().fold(0_u64, |sum, slice| sum.saturating_add(slice.bytes));
-    shapes.text("quiet", Across::START, top + 14, &format!("{} with less", number_of(rest.len(), "row")));
+    let bytes = rest
+        .iter()
+        .fold(0_u64, |sum, slice| sum.saturating_add(slice.bytes));
+    shapes.text(
+        "quiet",
+        Across::START,
+        top + 14,
+        &format!("{} with less", number_of(rest.len(), "row")),
+    );
     shapes.text("quiet end", Across::END, top + 14, &units.show(bytes));
     24
 }

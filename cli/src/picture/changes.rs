@@ -1,4 +1,5 @@
-//! Where an image changes: a strip for each step from one of its states to the next, from the disk's beginning to its end.
+//! Where an image changes: a strip for each step from one of its states to the next, from the
+//! disk's beginning to its end.
 
 use vellum_store::report::{ChangeStep, ChangeStrip};
 
@@ -22,28 +23,69 @@ pub(crate) fn draw(strip: &ChangeStrip, nth: usize, units: Units) -> Picture {
         show_step(&mut shapes, strip, step, STEP_HEIGHT * row as u32, units);
     }
     let mut height = STEP_HEIGHT * newest.len() as u32;
-    let cells = strip.steps.iter().map(|step| step.cells.len()).max().unwrap_or(0);
+    let cells = strip
+        .steps
+        .iter()
+        .map(|step| step.cells.len())
+        .max()
+        .unwrap_or(0);
     shapes.text("quiet", Across::START, height + 12, "0");
-    shapes.text("quiet end", Across::END, height + 12, &units.show(strip.cell_len.saturating_mul(cells as u64)));
+    shapes.text(
+        "quiet end",
+        Across::END,
+        height + 12,
+        &units.show(strip.cell_len.saturating_mul(cells as u64)),
+    );
     height += 20;
     let description = describe(strip, newest.len(), units);
-    Picture { id: format!("changes-{nth}"), title: format!("Where {} changes", strip.image), description, height, shapes }
+    Picture {
+        id: format!("changes-{nth}"),
+        title: format!("Where {} changes", strip.image),
+        description,
+        height,
+        shapes,
+    }
 }
 
 fn describe(strip: &ChangeStrip, shown: usize, units: Units) -> String {
-    let changed = strip.steps.iter().map(changed).fold(0_u64, u64::saturating_add);
+    let changed = strip
+        .steps
+        .iter()
+        .map(changed)
+        .fold(0_u64, u64::saturating_add);
     let steps = strip.steps.len();
-    let drawn = if shown < steps { format!(" The newest {shown} are drawn.") } else { String::new() };
-    format!("{} changed in {}; the stronger the colour, the more.{drawn}", units.show(changed), super::number_of(steps, "step"))
+    let drawn = if shown < steps {
+        format!(" The newest {shown} are drawn.")
+    } else {
+        String::new()
+    };
+    format!(
+        "{} changed in {}; the stronger the colour, the more.{drawn}",
+        units.show(changed),
+        super::number_of(steps, "step")
+    )
 }
 
 fn changed(step: &ChangeStep) -> u64 {
-    step.cells.iter().fold(0, |sum, cell| sum.saturating_add(*cell))
+    step.cells
+        .iter()
+        .fold(0, |sum, cell| sum.saturating_add(*cell))
 }
 
 fn show_step(shapes: &mut Shapes, strip: &ChangeStrip, step: &ChangeStep, top: u32, units: Units) {
-    shapes.name("quiet", Across::START, top + 12, NAME_COLUMNS, &format!("to {}", step.to));
-    shapes.text("quiet end", Across::END, top + 12, &units.show(changed(step)));
+    shapes.name(
+        "quiet",
+        Across::START,
+        top + 12,
+        NAME_COLUMNS,
+        &format!("to {}", step.to),
+    );
+    shapes.text(
+        "quiet end",
+        Across::END,
+        top + 12,
+        &units.show(changed(step)),
+    );
     shapes.bar("heat-0", Across::START, 100.0, top + 17, 14, "");
     let levels = levels(strip, step);
     let width = 100.0 / levels.len().max(1) as f64;
@@ -51,7 +93,14 @@ fn show_step(shapes: &mut Shapes, strip: &ChangeStrip, step: &ChangeStep, top: u
     for run in levels.chunk_by(|a, b| a == b) {
         if run[0] > 0 {
             let class = format!("heat-{}", run[0]);
-            shapes.bar(&class, Across::percent(width * start as f64), width * run.len() as f64, top + 17, 14, "");
+            shapes.bar(
+                &class,
+                Across::percent(width * start as f64),
+                width * run.len() as f64,
+                top + 17,
+                14,
+                "",
+            );
         }
         start += run.len();
     }
@@ -61,8 +110,12 @@ fn show_step(shapes: &mut Shapes, strip: &ChangeStrip, step: &ChangeStep, top: u
 fn levels(strip: &ChangeStrip, step: &ChangeStep) -> Vec<u32> {
     let merged = step.cells.len().div_ceil(CELLS_MAX).max(1);
     let level = |cells: &[u64]| {
-        let changed = cells.iter().fold(0_u64, |sum, cell| sum.saturating_add(*cell));
-        let share = percent_of(changed, strip.cell_len.saturating_mul(cells.len() as u64)).min(100.0) / 100.0;
+        let changed = cells
+            .iter()
+            .fold(0_u64, |sum, cell| sum.saturating_add(*cell));
+        let share = percent_of(changed, strip.cell_len.saturating_mul(cells.len() as u64))
+            .min(100.0)
+            / 100.0;
         // The root makes little changes visible: most changes are little.
         (LEVELS * share.sqrt()).ceil() as u32
     };
@@ -75,9 +128,20 @@ mod tests {
 
     #[test]
     fn any_change_shows_and_all_of_it_is_darkest() {
-        let strip = ChangeStrip { image: "web".to_owned(), cell_len: 1 << 20, steps: Vec::new() };
-        let step = |cells: Vec<u64>| ChangeStep { from: String::new(), to: String::new(), cells };
-        assert_eq!(levels(&strip, &step(vec![0, 1, 1 << 20, u64::MAX])), [0, 1, 5, 5]);
+        let strip = ChangeStrip {
+            image: "web".to_owned(),
+            cell_len: 1 << 20,
+            steps: Vec::new(),
+        };
+        let step = |cells: Vec<u64>| ChangeStep {
+            from: String::new(),
+            to: String::new(),
+            cells,
+        };
+        assert_eq!(
+            levels(&strip, &step(vec![0, 1, 1 << 20, u64::MAX])),
+            [0, 1, 5, 5]
+        );
         assert_eq!(levels(&strip, &step(Vec::new())), [0; 0]);
         assert!(levels(&strip, &step(vec![1; 10_000])).len() <= CELLS_MAX);
     }

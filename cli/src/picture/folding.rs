@@ -1,4 +1,5 @@
-//! Which rows a picture shows when there are more than anyone looks at: the weightiest, and between them how many are not shown.
+//! Which rows a picture shows when there are more than anyone looks at: the weightiest, and between
+//! them how many are not shown.
 
 /// A row of a picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,7 +10,8 @@ pub(super) enum Row {
     Folded(usize, usize),
 }
 
-/// The rows for as many things as `weights` has, of which at most `shown_max` are shown. The order stays.
+/// The rows for as many things as `weights` has, of which at most `shown_max` are shown. The order
+/// stays.
 pub(super) fn rows<W: Ord>(weights: &[W], shown_max: usize) -> Vec<Row> {
     let mut heaviest: Vec<usize> = (0..weights.len()).collect();
     heaviest.sort_by(|a, b| weights[*b].cmp(&weights[*a]).then(a.cmp(b)));
@@ -43,7 +45,15 @@ mod tests {
     fn the_heaviest_are_shown_in_their_order_and_nothing_is_lost() {
         assert_eq!(rows::<u64>(&[], 3), []);
         assert_eq!(rows(&[1, 2, 3], 3), [Row::One(0), Row::One(1), Row::One(2)]);
-        assert_eq!(rows(&[9, 1, 1, 8, 1, 1, 1], 2), [Row::One(0), Row::Folded(1, 3), Row::One(3), Row::Folded(4, 7)]);
+        assert_eq!(
+            rows(&[9, 1, 1, 8, 1, 1, 1], 2),
+            [
+                Row::One(0),
+                Row::Folded(1, 3),
+                Row::One(3),
+                Row::Folded(4, 7)
+            ]
+        );
         assert_eq!(rows(&[1, 9, 1], 1), [Row::One(0), Row::One(1), Row::One(2)]);
         assert_eq!(rows(&[5, 5, 5], 0), [Row::Folded(0, 3)]);
     }

@@ -1,4 +1,5 @@
-//! How the store grew: what all operations together had added and not given back, at each moment from the first to the last.
+//! How the store grew: what all operations together had added and not given back, at each moment
+//! from the first to the last.
 
 use vellum_store::report::Growth;
 
@@ -20,7 +21,14 @@ pub(crate) fn draw(growth: &[Growth], units: Units) -> Picture {
     for (nth, sum) in sums.iter().enumerate() {
         let height = (f64::from(HEIGHT) * percent_of(*sum, most) / 100.0).round() as u32;
         // A little wider, so that no gap shows between neighbours.
-        shapes.bar("alone", Across::percent(width * nth as f64), width + 0.1, TOP + HEIGHT - height, height, "");
+        shapes.bar(
+            "alone",
+            Across::percent(width * nth as f64),
+            width + 0.1,
+            TOP + HEIGHT - height,
+            height,
+            "",
+        );
     }
     shapes.rule("link", TOP + HEIGHT);
     let (first, last) = ends(growth);
@@ -44,8 +52,14 @@ pub(crate) fn draw(growth: &[Growth], units: Units) -> Picture {
 
 /// The first moment and the last. What is too old to have one was there from the beginning.
 fn ends(growth: &[Growth]) -> (u64, u64) {
-    let moments = growth.iter().map(|entry| entry.at_ms).filter(|at_ms| *at_ms > 0);
-    (moments.clone().min().unwrap_or(0), moments.max().unwrap_or(0))
+    let moments = growth
+        .iter()
+        .map(|entry| entry.at_ms)
+        .filter(|at_ms| *at_ms > 0);
+    (
+        moments.clone().min().unwrap_or(0),
+        moments.max().unwrap_or(0),
+    )
 }
 
 /// What had been added and not given back at the end of each step.
@@ -56,7 +70,10 @@ fn sums(growth: &[Growth]) -> Vec<u64> {
     for entry in growth {
         let step = u128::from(entry.at_ms.saturating_sub(first)) * u128::from(STEPS - 1) / span;
         let (added, freed) = &mut changes[step as usize];
-        (*added, *freed) = (added.saturating_add(entry.compressed), freed.saturating_add(entry.freed));
+        (*added, *freed) = (
+            added.saturating_add(entry.compressed),
+            freed.saturating_add(entry.freed),
+        );
     }
     let grow = |sum: &mut u64, (added, freed): (u64, u64)| {
         *sum = sum.saturating_add(added).saturating_sub(freed);
@@ -67,7 +84,11 @@ fn sums(growth: &[Growth]) -> Vec<u64> {
 
 /// The day of a moment.
 fn day(since_1970_ms: u64) -> String {
-    time::moment(since_1970_ms).split('T').next().unwrap_or_default().to_owned()
+    time::moment(since_1970_ms)
+        .split('T')
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -75,13 +96,27 @@ mod tests {
     use super::*;
 
     fn entry(at_ms: u64, compressed: u64) -> Growth {
-        Growth { at_ms, operation: "import".to_owned(), image: "web".to_owned(), chunks: 1, plain: compressed, compressed, freed: 0 }
+        Growth {
+            at_ms,
+            operation: "import".to_owned(),
+            image: "web".to_owned(),
+            chunks: 1,
+            plain: compressed,
+            compressed,
+            freed: 0,
+        }
     }
 
     #[test]
     fn all_that_was_added_is_there_in_the_end() {
-        for growth in [vec![entry(5, 7)], vec![entry(0, 1), entry(7, 1), entry(u64::MAX, 2)], vec![entry(9, u64::MAX), entry(9, 1)]] {
-            let all = growth.iter().fold(0_u64, |sum, entry| sum.saturating_add(entry.compressed));
+        for growth in [
+            vec![entry(5, 7)],
+            vec![entry(0, 1), entry(7, 1), entry(u64::MAX, 2)],
+            vec![entry(9, u64::MAX), entry(9, 1)],
+        ] {
+            let all = growth
+                .iter()
+                .fold(0_u64, |sum, entry| sum.saturating_add(entry.compressed));
             let sums = sums(&growth);
             assert_eq!(sums.last(), Some(&all));
             assert!(sums.is_sorted());

@@ -36,19 +36,47 @@ pub(crate) fn draw(subject: Subject, bars: &[Bar], units: Units) -> Picture {
         let top = ROW_HEIGHT * (nth as u32 + 1);
         let width = BAR_ROOM * percent_of(bar.chunks, most) / 100.0;
         shapes.text("", Across::START, top + 14, &bar.label);
-        let tip = format!("{}: {} chunks, {}", bar.label, bar.chunks, units.show(bar.bytes));
-        shapes.bar("alone", Across::percent(BAR_START), width, top + 2, 16, &tip);
-        shapes.text("quiet", Across::percent(BAR_START + width).and(4), top + 14, &short(bar.chunks));
+        let tip = format!(
+            "{}: {} chunks, {}",
+            bar.label,
+            bar.chunks,
+            units.show(bar.bytes)
+        );
+        shapes.bar(
+            "alone",
+            Across::percent(BAR_START),
+            width,
+            top + 2,
+            16,
+            &tip,
+        );
+        shapes.text(
+            "quiet",
+            Across::percent(BAR_START + width).and(4),
+            top + 14,
+            &short(bar.chunks),
+        );
         shapes.text("end", Across::END, top + 14, &units.show(bar.bytes));
     }
     let height = ROW_HEIGHT * (bars.len() as u32 + 1);
-    Picture { id: subject.id.to_owned(), title: subject.title.to_owned(), description: describe(bars), height, shapes }
+    Picture {
+        id: subject.id.to_owned(),
+        title: subject.title.to_owned(),
+        description: describe(bars),
+        height,
+        shapes,
+    }
 }
 
 fn describe(bars: &[Bar]) -> String {
-    let chunks: u64 = bars.iter().fold(0, |sum, bar| sum.saturating_add(bar.chunks));
+    let chunks: u64 = bars
+        .iter()
+        .fold(0, |sum, bar| sum.saturating_add(bar.chunks));
     match bars.iter().max_by_key(|bar| bar.chunks) {
-        Some(bar) if bar.chunks > 0 => format!("{chunks} chunks; most of them, {}, at {}.", bar.chunks, bar.label),
+        Some(bar) if bar.chunks > 0 => format!(
+            "{chunks} chunks; most of them, {}, at {}.",
+            bar.chunks, bar.label
+        ),
         _ => "There are no chunks.".to_owned(),
     }
 }

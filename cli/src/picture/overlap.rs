@@ -1,4 +1,5 @@
-//! What images have in common: for each pair, how much of the one in the row the other one holds too.
+//! What images have in common: for each pair, how much of the one in the row the other one holds
+//! too.
 
 use vellum_store::report::Overlap;
 
@@ -28,18 +29,33 @@ pub(crate) fn draw(overlap: &Overlap, units: Units) -> Picture {
     // Two figures side by side have no room in a phone's cells.
     for nth in (0..largest.len()).step_by(if largest.len() > NUMBERS_MAX { 2 } else { 1 }) {
         let middle = CELLS_START + width * (nth as f64 + 0.5);
-        shapes.text("tiny middle", Across::percent(middle), 12, &(nth + 1).to_string());
+        shapes.text(
+            "tiny middle",
+            Across::percent(middle),
+            12,
+            &(nth + 1).to_string(),
+        );
     }
     for (nth, row) in largest.iter().enumerate() {
         show_row(&mut shapes, overlap, &largest, (nth, *row), width, units);
     }
     let height = 20 + CELL_HEIGHT * largest.len() as u32;
     let description = describe(count, largest.len());
-    Picture { id: "overlap".to_owned(), title: "What images have in common".to_owned(), description, height, shapes }
+    Picture {
+        id: "overlap".to_owned(),
+        title: "What images have in common".to_owned(),
+        description,
+        height,
+        shapes,
+    }
 }
 
 fn describe(count: usize, shown: usize) -> String {
-    let drawn = if shown < count { format!(" The {shown} largest of {count} images.") } else { String::new() };
+    let drawn = if shown < count {
+        format!(" The {shown} largest of {count} images.")
+    } else {
+        String::new()
+    };
     format!(
         "Row by row: how much of what this image holds the image of the column holds too, in percent: the stronger the colour, the more.{drawn}"
     )
@@ -47,24 +63,62 @@ fn describe(count: usize, shown: usize) -> String {
 
 /// What both of two images hold. A matrix that is too short has nothing in common.
 fn shared(overlap: &Overlap, one: usize, other: usize) -> u64 {
-    overlap.bytes.get(one * overlap.images.len() + other).copied().unwrap_or(0)
+    overlap
+        .bytes
+        .get(one * overlap.images.len() + other)
+        .copied()
+        .unwrap_or(0)
 }
 
-fn show_row(shapes: &mut Shapes, overlap: &Overlap, images: &[usize], (nth, row): (usize, usize), width: f64, units: Units) {
+fn show_row(
+    shapes: &mut Shapes,
+    overlap: &Overlap,
+    images: &[usize],
+    (nth, row): (usize, usize),
+    width: f64,
+    units: Units,
+) {
     let top = 20 + CELL_HEIGHT * nth as u32;
     shapes.text("tiny", Across::START, top + 17, &(nth + 1).to_string());
-    shapes.name("quiet", Across::pixels(16), top + 17, NAME_COLUMNS, &overlap.images[row]);
+    shapes.name(
+        "quiet",
+        Across::pixels(16),
+        top + 17,
+        NAME_COLUMNS,
+        &overlap.images[row],
+    );
     let whole = shared(overlap, row, row);
     for (at, column) in images.iter().enumerate() {
         let both = shared(overlap, row, *column);
         let percent = percent_of(both, whole).min(100.0);
         let start = CELLS_START + width * at as f64;
         let level = (percent / 20.0).ceil() as u32;
-        let tip = format!("{} and {}: {} in common", overlap.images[row], overlap.images[*column], units.show(both));
-        shapes.bar(&format!("heat-{level}"), Across::percent(start), width, top, CELL_HEIGHT - 2, &tip);
+        let tip = format!(
+            "{} and {}: {} in common",
+            overlap.images[row],
+            overlap.images[*column],
+            units.show(both)
+        );
+        shapes.bar(
+            &format!("heat-{level}"),
+            Across::percent(start),
+            width,
+            top,
+            CELL_HEIGHT - 2,
+            &tip,
+        );
         if images.len() <= FIGURES_MAX {
-            let class = if level > 3 { "on-dark middle" } else { "on-light middle" };
-            shapes.text(class, Across::percent(start + width / 2.0), top + 16, &format!("{percent:.0}"));
+            let class = if level > 3 {
+                "on-dark middle"
+            } else {
+                "on-light middle"
+            };
+            shapes.text(
+                class,
+                Across::percent(start + width / 2.0),
+                top + 16,
+                &format!("{percent:.0}"),
+            );
         }
     }
 }

@@ -5,7 +5,8 @@ use std::fmt::{self, Write as _};
 use super::palette::STYLE;
 use super::text::markup;
 
-/// The width of a picture in a file of its own, in pixels: a phone shows it at half size, and still legibly.
+/// The width of a picture in a file of its own, in pixels: a phone shows it at half size, and still
+/// legibly.
 const OWN_WIDTH: u32 = 640;
 /// Around a picture in a file of its own, in pixels.
 const OWN_MARGIN: u32 = 16;
@@ -52,7 +53,10 @@ impl Picture {
             "<rect class=\"surface\" width=\"100%\" height=\"100%\" rx=\"8\"/>\n<svg x=\"{OWN_MARGIN}\" y=\"{OWN_MARGIN}\" width=\"{OWN_WIDTH}\" height=\"{}\">\n{}</svg>\n",
             self.height, self.shapes.markup
         );
-        format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}", self.element(&size, &style, &content, height))
+        format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}",
+            self.element(&size, &style, &content, height)
+        )
     }
 
     /// The name of its file, without the ending.
@@ -88,24 +92,46 @@ impl Across {
     }
 
     pub(super) const fn pixels(pixels: i32) -> Self {
-        Self { percent: 0.0, pixels }
+        Self {
+            percent: 0.0,
+            pixels,
+        }
     }
 
     pub(super) const fn and(self, pixels: i32) -> Self {
-        Self { percent: self.percent, pixels: self.pixels + pixels }
+        Self {
+            percent: self.percent,
+            pixels: self.pixels + pixels,
+        }
     }
 
     /// The pixels, as an attribute: percentages and pixels do not mix in one number.
     fn shift(self) -> String {
-        if self.pixels == 0 { String::new() } else { format!(" transform=\"translate({} 0)\"", self.pixels) }
+        if self.pixels == 0 {
+            String::new()
+        } else {
+            format!(" transform=\"translate({} 0)\"", self.pixels)
+        }
     }
 }
 
 impl Shapes {
     /// A bar from `x` of `percent` of the width. `tip` is told to who points at it.
-    pub(super) fn bar(&mut self, class: &str, x: Across, percent: f64, y: u32, height: u32, tip: &str) {
+    pub(super) fn bar(
+        &mut self,
+        class: &str,
+        x: Across,
+        percent: f64,
+        y: u32,
+        height: u32,
+        tip: &str,
+    ) {
         let (at, shift, width) = (Number(x.percent), x.shift(), Number(percent));
-        let tip = if tip.is_empty() { String::new() } else { format!("<title>{}</title>", markup(tip)) };
+        let tip = if tip.is_empty() {
+            String::new()
+        } else {
+            format!("<title>{}</title>", markup(tip))
+        };
         self.push(format_args!(
             "<rect class=\"{class}\" x=\"{at}%\" y=\"{y}\" width=\"{width}%\" height=\"{height}\"{shift}>{tip}</rect>\n"
         ));
@@ -120,37 +146,55 @@ impl Shapes {
     /// One line of text on the base line `y`.
     pub(super) fn text(&mut self, class: &str, x: Across, y: u32, text: &str) {
         let (at, shift, text) = (Number(x.percent), x.shift(), markup(text));
-        self.push(format_args!("<text class=\"{class}\" x=\"{at}%\" y=\"{y}\"{shift}>{text}</text>\n"));
+        self.push(format_args!(
+            "<text class=\"{class}\" x=\"{at}%\" y=\"{y}\"{shift}>{text}</text>\n"
+        ));
     }
 
     /// One line of text that may be shorter than what is told to who points at it.
     pub(super) fn name(&mut self, class: &str, x: Across, y: u32, columns: usize, name: &str) {
         let shown = super::text::fit(name, columns);
-        let tip = if shown == name { String::new() } else { format!("<title>{}</title>", markup(name)) };
+        let tip = if shown == name {
+            String::new()
+        } else {
+            format!("<title>{}</title>", markup(name))
+        };
         let (at, shift, shown) = (Number(x.percent), x.shift(), markup(&shown));
-        self.push(format_args!("<text class=\"{class}\" x=\"{at}%\" y=\"{y}\"{shift}>{tip}{shown}</text>\n"));
+        self.push(format_args!(
+            "<text class=\"{class}\" x=\"{at}%\" y=\"{y}\"{shift}>{tip}{shown}</text>\n"
+        ));
     }
 
     /// A line between two places that are pixels from the left.
     pub(super) fn line(&mut self, class: &str, from: (i32, u32), to: (i32, u32)) {
         let ((x1, y1), (x2, y2)) = (from, to);
-        self.push(format_args!("<line class=\"{class}\" x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\"/>\n"));
+        self.push(format_args!(
+            "<line class=\"{class}\" x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\"/>\n"
+        ));
     }
 
     /// A line across everything.
     pub(super) fn rule(&mut self, class: &str, y: u32) {
-        self.push(format_args!("<line class=\"{class}\" x1=\"0\" y1=\"{y}\" x2=\"100%\" y2=\"{y}\"/>\n"));
+        self.push(format_args!(
+            "<line class=\"{class}\" x1=\"0\" y1=\"{y}\" x2=\"100%\" y2=\"{y}\"/>\n"
+        ));
     }
 
     /// A circle at a place that is pixels from the left.
     pub(super) fn circle(&mut self, class: &str, x: i32, y: u32, radius: u32) {
-        self.push(format_args!("<circle class=\"{class}\" cx=\"{x}\" cy=\"{y}\" r=\"{radius}\"/>\n"));
+        self.push(format_args!(
+            "<circle class=\"{class}\" cx=\"{x}\" cy=\"{y}\" r=\"{radius}\"/>\n"
+        ));
     }
 
     /// Explains colours, two to a line from `y` on; how high that is.
     pub(super) fn legend(&mut self, y: u32, entries: &[(&str, &str)]) -> u32 {
         for (nth, (class, meaning)) in entries.iter().enumerate() {
-            let x = if nth % 2 == 0 { Across::START } else { Across::percent(50.0) };
+            let x = if nth % 2 == 0 {
+                Across::START
+            } else {
+                Across::percent(50.0)
+            };
             let top = y + LEGEND_LINE * (nth as u32 / 2);
             self.square(class, x, top + 3, 12);
             self.text("quiet", x.and(18), top + 13, meaning);
@@ -159,7 +203,9 @@ impl Shapes {
     }
 
     fn push(&mut self, arguments: fmt::Arguments) {
-        self.markup.write_fmt(arguments).expect("a string takes everything");
+        self.markup
+            .write_fmt(arguments)
+            .expect("a string takes everything");
     }
 }
 
@@ -178,7 +224,11 @@ impl fmt::Display for Number {
 
 /// `part` of `whole` in percent; nothing of nothing.
 pub(super) fn percent_of(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
+    if whole == 0 {
+        0.0
+    } else {
+        100.0 * part as f64 / whole as f64
+    }
 }
 
 #[cfg(test)]
@@ -187,7 +237,13 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        for (number, text) in [(0.0, "0"), (-0.001, "0"), (12.5, "12.5"), (100.0, "100"), (33.333, "33.33")] {
+        for (number, text) in [
+            (0.0, "0"),
+            (-0.001, "0"),
+            (12.5, "12.5"),
+            (100.0, "100"),
+            (33.333, "33.33"),
+        ] {
             assert_eq!(Number(number).to_string(), text);
         }
     }

@@ -2,7 +2,8 @@
 
 use crate::output::escape::visible;
 
-/// `text` for markup, as content or between quotes. What is invisible or turns text around is shown as an escape.
+/// `text` for markup, as content or between quotes. What is invisible or turns text around is shown
+/// as an escape.
 pub(crate) fn markup(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in visible(text).chars() {
@@ -23,19 +24,27 @@ pub(crate) fn markup(text: &str) -> String {
 /// How wide a usual letter is, in the measure of [`width_of`].
 const USUAL: usize = 10;
 
-/// `text`, or its beginning and end around an ellipsis, in at most `columns` times the width of a usual letter.
+/// `text`, or its beginning and end around an ellipsis, in at most `columns` times the width of a
+/// usual letter.
 ///
 /// A snapshot's name is told apart by its end, so the middle goes.
 pub(super) fn fit(text: &str, columns: usize) -> String {
     let characters: Vec<char> = visible(text).chars().collect();
-    let width: usize = characters.iter().map(|character| width_of(*character)).sum();
+    let width: usize = characters
+        .iter()
+        .map(|character| width_of(*character))
+        .sum();
     if width <= columns * USUAL {
         return characters.into_iter().collect();
     }
     let room = columns.saturating_sub(1) * USUAL;
     let head = taken(characters.iter().copied(), room - room / 2);
     let tail = taken(characters.iter().rev().copied(), room / 2);
-    format!("{}…{}", head.iter().collect::<String>(), tail.iter().rev().collect::<String>())
+    format!(
+        "{}…{}",
+        head.iter().collect::<String>(),
+        tail.iter().rev().collect::<String>()
+    )
 }
 
 fn taken(characters: impl Iterator<Item = char>, room: usize) -> Vec<char> {
@@ -47,11 +56,16 @@ fn taken(characters: impl Iterator<Item = char>, room: usize) -> Vec<char> {
     characters.take_while(fits).collect()
 }
 
-/// About how wide fonts draw a character, in tenths of a usual letter: letters of scripts that are written in squares, and pictures, are
-/// as two.
+/// About how wide fonts draw a character, in tenths of a usual letter: letters of scripts that are
+/// written in squares, and pictures, are as two.
 fn width_of(character: char) -> usize {
     match u32::from(character) {
-        0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f | 0xff00..=0xff60 => 2 * USUAL,
+        0x1100..=0x115f
+        | 0x2e80..=0xa4cf
+        | 0xac00..=0xd7a3
+        | 0xf900..=0xfaff
+        | 0xfe30..=0xfe6f
+        | 0xff00..=0xff60 => 2 * USUAL,
         0x1f300..=0x1faff | 0x20000..=0x3fffd => 2 * USUAL,
         _ if "MWmw@%&—".contains(character) => 16,
         _ if character.is_uppercase() => 12,
@@ -67,7 +81,10 @@ mod tests {
     fn no_text_becomes_markup() {
         let hostile = "<script>alert('1')</script>&\"\u{202e}\u{0}\u{ffff}";
         let safe = markup(hostile);
-        assert_eq!(safe, "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&amp;&quot;\\u{202e}\\u{0}\u{fffd}");
+        assert_eq!(
+            safe,
+            "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&amp;&quot;\\u{202e}\\u{0}\u{fffd}"
+        );
     }
 
     #[test]
@@ -78,7 +95,10 @@ mod tests {
         assert_eq!(fit("日本日本日本", 7), "日…本");
         for columns in 0..40 {
             let long = "0123456789".repeat(26);
-            assert!(fit(&long, columns).chars().count() <= columns.max(1), "{columns}");
+            assert!(
+                fit(&long, columns).chars().count() <= columns.max(1),
+                "{columns}"
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
-//! The image tree: what was made from what, which of it is written to, and what each holds alone and with others.
+//! The image tree: what was made from what, which of it is written to, and what each holds alone
+//! and with others.
 //!
-//! An image goes on in the column of its snapshots, so that a thousand of them are no wider than one; what was made from one of them
-//! leaves the column to the right.
+//! An image goes on in the column of its snapshots, so that a thousand of them are no wider than
+//! one; what was made from one of them leaves the column to the right.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,8 @@ use crate::output::Units;
 
 /// Images and snapshots that are drawn one by one: about three screens.
 const SHOWN_MAX: usize = 48;
-/// Columns of branches; deeper ones stand in the last. A phone has no room for more beside the names.
+/// Columns of branches; deeper ones stand in the last. A phone has no room for more beside the
+/// names.
 const DEPTH_MAX: usize = 5;
 /// Pixels from one column to the next.
 const STEP: i32 = 14;
@@ -47,7 +49,10 @@ struct Place {
 /// The picture of `nodes`, which are parents before children.
 pub(crate) fn draw(nodes: &[NodeUsage], units: Units) -> Picture {
     let places = places(nodes);
-    let weights: Vec<_> = places.iter().map(|place| weight(&nodes[place.node])).collect();
+    let weights: Vec<_> = places
+        .iter()
+        .map(|place| weight(&nodes[place.node]))
+        .collect();
     let rows = folding::rows(&weights, SHOWN_MAX);
     let tops = tops(&rows, &places, FIRST_TOP);
     let mut shapes = Shapes::default();
@@ -58,11 +63,26 @@ pub(crate) fn draw(nodes: &[NodeUsage], units: Units) -> Picture {
     let mut bottom = FIRST_TOP;
     for row in &rows {
         bottom += match *row {
-            Row::One(nth) => show_node(&mut shapes, &nodes[places[nth].node], places[nth], bottom, most, units),
-            Row::Folded(start, end) => show_folded(&mut shapes, nodes, &places[start..end], bottom, units),
+            Row::One(nth) => show_node(
+                &mut shapes,
+                &nodes[places[nth].node],
+                places[nth],
+                bottom,
+                most,
+                units,
+            ),
+            Row::Folded(start, end) => {
+                show_folded(&mut shapes, nodes, &places[start..end], bottom, units)
+            }
         };
     }
-    Picture { id: "tree".to_owned(), title: "Image tree".to_owned(), description: describe(nodes, &rows), height: bottom, shapes }
+    Picture {
+        id: "tree".to_owned(),
+        title: "Image tree".to_owned(),
+        description: describe(nodes, &rows),
+        height: bottom,
+        shapes,
+    }
 }
 
 /// Below the legend and the headings.
@@ -71,40 +91,84 @@ const FIRST_TOP: u32 = 68;
 fn describe(nodes: &[NodeUsage], rows: &[Row]) -> String {
     let snapshots = nodes.iter().filter(|node| node.is_snapshot).count();
     let shown = rows.iter().filter(|row| matches!(row, Row::One(_))).count();
-    let counts = format!("{} and {}", number_of(nodes.len() - snapshots, "image"), number_of(snapshots, "snapshot"));
+    let counts = format!(
+        "{} and {}",
+        number_of(nodes.len() - snapshots, "image"),
+        number_of(snapshots, "snapshot")
+    );
     let folded = match nodes.len() - shown {
         0 => String::new(),
         folded => format!(" {folded} of them are folded into lines of their own."),
     };
-    format!("{counts}: a line goes from each to what was made from it, and a bar shows the stored bytes that it holds.{folded}")
+    format!(
+        "{counts}: a line goes from each to what was made from it, and a bar shows the stored bytes that it holds.{folded}"
+    )
 }
 
 /// Images before snapshots; among them what holds most alone, then what is longest in the list.
 fn weight(node: &NodeUsage) -> (bool, u64) {
-    (!node.is_snapshot, if node.is_snapshot { node.exclusive } else { held(node) })
+    (
+        !node.is_snapshot,
+        if node.is_snapshot {
+            node.exclusive
+        } else {
+            held(node)
+        },
+    )
 }
 
 fn held(node: &NodeUsage) -> u64 {
-    [node.shared_lineage, node.shared_siblings, node.shared_others].iter().fold(node.exclusive, |sum, more| sum.saturating_add(*more))
+    [
+        node.shared_lineage,
+        node.shared_siblings,
+        node.shared_others,
+    ]
+    .iter()
+    .fold(node.exclusive, |sum, more| sum.saturating_add(*more))
 }
 
 /// Everything in the order of drawing.
 fn places(nodes: &[NodeUsage]) -> Vec<Place> {
     let mut children: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
     for (nth, node) in nodes.iter().enumerate() {
-        // What does not stand before it in the list cannot be its parent: no circle, whatever the figures say.
-        children.entry(node.parent.filter(|parent| *parent < nth)).or_default().push(nth);
+        // What does not stand before it in the list cannot be its parent: no circle, whatever the
+        // figures say.
+        children
+            .entry(node.parent.filter(|parent| *parent < nth))
+            .or_default()
+            .push(nth);
     }
     let roots = children.remove(&None).unwrap_or_default();
-    let mut waiting: Vec<Place> = roots.into_iter().rev().map(|node| Place { node, depth: 0, is_trunk: false }).collect();
+    let mut waiting: Vec<Place> = roots
+        .into_iter()
+        .rev()
+        .map(|node| Place {
+            node,
+            depth: 0,
+            is_trunk: false,
+        })
+        .collect();
     let mut places = Vec::with_capacity(nodes.len());
     while let Some(place) = waiting.pop() {
         places.push(place);
-        let Some(children) = children.remove(&Some(place.node)) else { continue };
+        let Some(children) = children.remove(&Some(place.node)) else {
+            continue;
+        };
         let trunk = trunk(nodes, place.node, &children);
-        waiting.extend(trunk.map(|node| Place { node, depth: place.depth, is_trunk: true }));
-        let branches = children.into_iter().rev().filter(|child| Some(*child) != trunk);
-        waiting.extend(branches.map(|node| Place { node, depth: place.depth + 1, is_trunk: false }));
+        waiting.extend(trunk.map(|node| Place {
+            node,
+            depth: place.depth,
+            is_trunk: true,
+        }));
+        let branches = children
+            .into_iter()
+            .rev()
+            .filter(|child| Some(*child) != trunk);
+        waiting.extend(branches.map(|node| Place {
+            node,
+            depth: place.depth + 1,
+            is_trunk: false,
+        }));
     }
     places
 }
@@ -112,7 +176,10 @@ fn places(nodes: &[NodeUsage]) -> Vec<Place> {
 /// The child that goes on in the column: the last of the same image, else the last of all.
 fn trunk(nodes: &[NodeUsage], parent: usize, children: &[usize]) -> Option<usize> {
     let image = |node: usize| image_of(&nodes[node].name);
-    let same = children.iter().rev().find(|child| image(**child) == image(parent));
+    let same = children
+        .iter()
+        .rev()
+        .find(|child| image(**child) == image(parent));
     same.or(children.last()).copied()
 }
 
@@ -138,13 +205,24 @@ fn tops(rows: &[Row], places: &[Place], first: u32) -> Vec<(u32, u32)> {
 /// Lines from each thing to what it was made from, under everything else.
 fn links(shapes: &mut Shapes, nodes: &[NodeUsage], places: &[Place], tops: &[(u32, u32)]) {
     let mut place_of = vec![0; nodes.len()];
-    places.iter().enumerate().for_each(|(nth, place)| place_of[place.node] = nth);
+    places
+        .iter()
+        .enumerate()
+        .for_each(|(nth, place)| place_of[place.node] = nth);
     let middle = |nth: usize| tops[nth].0 + if tops[nth].1 == NODE_HEIGHT { 12 } else { 13 };
     let mut drawn = None;
     for (nth, place) in places.iter().enumerate() {
-        let Some(parent) = nodes[place.node].parent.filter(|parent| *parent < place.node) else { continue };
+        let Some(parent) = nodes[place.node]
+            .parent
+            .filter(|parent| *parent < place.node)
+        else {
+            continue;
+        };
         let parent = place_of[parent];
-        let (from, to) = ((column(places[parent].depth), middle(parent)), (column(place.depth), middle(nth)));
+        let (from, to) = (
+            (column(places[parent].depth), middle(parent)),
+            (column(place.depth), middle(nth)),
+        );
         // Those in one folded row share their lines.
         if from == to || drawn.replace((from, to)) == Some((from, to)) {
             continue;
@@ -161,14 +239,46 @@ fn column(depth: usize) -> i32 {
     MARGIN + STEP * depth
 }
 
-fn show_node(shapes: &mut Shapes, node: &NodeUsage, place: Place, top: u32, most: u64, units: Units) -> u32 {
+fn show_node(
+    shapes: &mut Shapes,
+    node: &NodeUsage,
+    place: Place,
+    top: u32,
+    most: u64,
+    units: Units,
+) -> u32 {
     let (x, taken) = (column(place.depth), 2 * place.depth.min(DEPTH_MAX));
-    shapes.circle(if node.is_snapshot { "knot still" } else { "knot" }, x, top + 12, 5);
-    shapes.name("", Across::pixels(x + 12), top + 16, NAME_COLUMNS - taken, &node.name);
+    shapes.circle(
+        if node.is_snapshot {
+            "knot still"
+        } else {
+            "knot"
+        },
+        x,
+        top + 12,
+        5,
+    );
+    shapes.name(
+        "",
+        Across::pixels(x + 12),
+        top + 16,
+        NAME_COLUMNS - taken,
+        &node.name,
+    );
     shapes.text("end", Across::END, top + 16, &units.show(node.exclusive));
-    let kind = if node.is_snapshot { "snapshot" } else { node.mode };
+    let kind = if node.is_snapshot {
+        "snapshot"
+    } else {
+        node.mode
+    };
     let detail = format!("{kind}, {}", units.show(node.logical));
-    shapes.name("quiet", Across::pixels(x + 12), top + 32, DETAIL_COLUMNS - taken, &detail);
+    shapes.name(
+        "quiet",
+        Across::pixels(x + 12),
+        top + 32,
+        DETAIL_COLUMNS - taken,
+        &detail,
+    );
     bars(shapes, node, top + 23, most, units);
     NODE_HEIGHT
 }
@@ -178,25 +288,55 @@ fn bars(shapes: &mut Shapes, node: &NodeUsage, top: u32, most: u64, units: Units
     let room = 100.0 - BAR_START;
     shapes.bar("track", Across::percent(BAR_START), room, top, 10, "");
     let mut start = BAR_START;
-    let parts = [node.exclusive, node.shared_lineage, node.shared_siblings, node.shared_others];
+    let parts = [
+        node.exclusive,
+        node.shared_lineage,
+        node.shared_siblings,
+        node.shared_others,
+    ];
     for ((class, meaning), bytes) in LEGEND.into_iter().zip(parts) {
         let width = room * percent_of(bytes, most) / 100.0;
         if bytes > 0 {
-            shapes.bar(class, Across::percent(start), width, top, 10, &format!("{}, {meaning}: {}", node.name, units.show(bytes)));
+            shapes.bar(
+                class,
+                Across::percent(start),
+                width,
+                top,
+                10,
+                &format!("{}, {meaning}: {}", node.name, units.show(bytes)),
+            );
         }
         start += width;
     }
 }
 
-fn show_folded(shapes: &mut Shapes, nodes: &[NodeUsage], folded: &[Place], top: u32, units: Units) -> u32 {
+fn show_folded(
+    shapes: &mut Shapes,
+    nodes: &[NodeUsage],
+    folded: &[Place],
+    top: u32,
+    units: Units,
+) -> u32 {
     let x = column(folded.iter().map(|place| place.depth).min().unwrap_or(0));
-    let snapshots = folded.iter().filter(|place| nodes[place.node].is_snapshot).count();
+    let snapshots = folded
+        .iter()
+        .filter(|place| nodes[place.node].is_snapshot)
+        .count();
     let images = folded.len() - snapshots;
-    let counts = [(snapshots, "snapshot"), (images, "image")].into_iter().filter(|(count, _)| *count > 0);
+    let counts = [(snapshots, "snapshot"), (images, "image")]
+        .into_iter()
+        .filter(|(count, _)| *count > 0);
     let counts: Vec<String> = counts.map(|(count, what)| number_of(count, what)).collect();
-    let alone = folded.iter().fold(0_u64, |sum, place| sum.saturating_add(nodes[place.node].exclusive));
+    let alone = folded.iter().fold(0_u64, |sum, place| {
+        sum.saturating_add(nodes[place.node].exclusive)
+    });
     shapes.circle("knot folded", x, top + 13, 4);
-    shapes.text("quiet", Across::pixels(x + 12), top + 17, &format!("{} more", counts.join(", ")));
+    shapes.text(
+        "quiet",
+        Across::pixels(x + 12),
+        top + 17,
+        &format!("{} more", counts.join(", ")),
+    );
     shapes.text("quiet end", Across::END, top + 17, &units.show(alone));
     FOLDED_HEIGHT
 }
@@ -207,12 +347,21 @@ mod tests {
     use crate::report::sample;
 
     fn drawn(nodes: &[NodeUsage]) -> Vec<String> {
-        places(nodes).iter().map(|place| format!("{}{}", "  ".repeat(place.depth), nodes[place.node].name)).collect()
+        places(nodes)
+            .iter()
+            .map(|place| format!("{}{}", "  ".repeat(place.depth), nodes[place.node].name))
+            .collect()
     }
 
     #[test]
     fn an_image_goes_on_in_the_column_of_its_snapshots() {
-        let nodes = sample::nodes(&[("web@a", None), ("side", Some(0)), ("web@b", Some(0)), ("web", Some(2)), ("alone", None)]);
+        let nodes = sample::nodes(&[
+            ("web@a", None),
+            ("side", Some(0)),
+            ("web@b", Some(0)),
+            ("web", Some(2)),
+            ("alone", None),
+        ]);
         assert_eq!(drawn(&nodes), ["web@a", "  side", "web@b", "web", "alone"]);
     }
 
@@ -220,7 +369,11 @@ mod tests {
     fn a_parent_that_is_none_draws_no_circle() {
         let nodes = sample::nodes(&[("a", Some(1)), ("b", Some(1)), ("c", Some(99))]);
         assert_eq!(drawn(&nodes), ["a", "b", "c"]);
-        assert!(draw(&nodes, Units::Iec).file().contains("3 images and 0 snapshots"));
+        assert!(
+            draw(&nodes, Units::Iec)
+                .file()
+                .contains("3 images and 0 snapshots")
+        );
     }
 
     #[test]
@@ -229,6 +382,10 @@ mod tests {
         let picture = draw(&report.nodes, Units::Iec);
         assert!(picture.height < 100 * NODE_HEIGHT, "{}", picture.height);
         assert!(picture.file().len() < 100 << 10, "{}", picture.file().len());
-        assert!(picture.description.contains("are folded"), "{}", picture.description);
+        assert!(
+            picture.description.contains("are folded"),
+            "{}",
+            picture.description
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! A table as CSV (RFC 4180, lines end with a line feed): for spreadsheets, which run what looks like a formula.
+//! A table as CSV (RFC 4180, lines end with a line feed): for spreadsheets, which run what looks
+//! like a formula.
 
 use crate::output::escape::visible;
 
@@ -20,12 +21,22 @@ fn line(fields: impl Iterator<Item = String>) -> String {
 }
 
 fn field(cell: &Cell) -> String {
-    let Cell::Text(text) = cell else { return cell.plain() };
+    let Cell::Text(text) = cell else {
+        return cell.plain();
+    };
     let text = visible(text);
     // A quotation mark in front makes a spreadsheet take it for text.
     let is_formula = text.starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠', '\'']);
-    let text = if is_formula { format!("'{text}") } else { text.into_owned() };
-    if text.contains([',', '"', ';']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+    let text = if is_formula {
+        format!("'{text}")
+    } else {
+        text.into_owned()
+    };
+    if text.contains([',', '"', ';']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -36,7 +47,10 @@ mod tests {
     fn no_name_is_a_formula_or_breaks_a_row() {
         for (name, shown) in [
             ("web", "web"),
-            ("=HYPERLINK(\"http://x\")", "\"'=HYPERLINK(\"\"http://x\"\")\""),
+            (
+                "=HYPERLINK(\"http://x\")",
+                "\"'=HYPERLINK(\"\"http://x\"\")\"",
+            ),
             ("+1", "'+1"),
             ("'twas", "''twas"),
             ("a,b", "\"a,b\""),

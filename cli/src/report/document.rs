@@ -1,8 +1,10 @@
-//! A report as one JSON document: every size in bytes, every name stable. New fields may come, old ones stay.
+//! A report as one JSON document: every size in bytes, every name stable. New fields may come, old
+//! ones stay.
 
 use serde::Serialize;
 use vellum_store::report::{
-    AttributionRow, Bucket, ChangeStrip, Droppable, Growth, NodeUsage, Overlap, Report, SharedChunk, Totals, Uncounted,
+    AttributionRow, Bucket, ChangeStrip, Droppable, Growth, NodeUsage, Overlap, Report,
+    SharedChunk, Totals, Uncounted,
 };
 
 use super::{Part, holders};
@@ -178,16 +180,35 @@ impl<'a> Document<'a> {
         Self {
             taken: moment(report.taken_ms),
             totals: asked(Part::Totals).map(|report| TotalsRecord::new(&report.totals)),
-            nodes: asked(Part::Nodes).map(|report| report.nodes.iter().map(|node| NodeRecord::new(node, &report.nodes)).collect()),
-            attribution: asked(Part::Attribution)
-                .map(|report| report.attribution.iter().map(|row| AttributionRecord::new(row, &report.nodes)).collect()),
+            nodes: asked(Part::Nodes).map(|report| {
+                report
+                    .nodes
+                    .iter()
+                    .map(|node| NodeRecord::new(node, &report.nodes))
+                    .collect()
+            }),
+            attribution: asked(Part::Attribution).map(|report| {
+                report
+                    .attribution
+                    .iter()
+                    .map(|row| AttributionRecord::new(row, &report.nodes))
+                    .collect()
+            }),
             overlap: asked(Part::Overlap).map(|report| OverlapRecord::new(&report.overlap)),
             histograms: asked(Part::Histograms).map(HistogramsRecord::new),
-            shared: asked(Part::Shared)
-                .map(|report| report.most_shared.iter().map(|chunk| SharedRecord::new(chunk, &report.nodes)).collect()),
-            growth: asked(Part::Growth).map(|report| report.growth.iter().map(GrowthRecord::new).collect()),
-            changes: asked(Part::Changes).map(|report| report.changes.iter().map(StripRecord::new).collect()),
-            droppable: asked(Part::Droppable).map(|report| report.droppable.iter().map(DroppableRecord::new).collect()),
+            shared: asked(Part::Shared).map(|report| {
+                report
+                    .most_shared
+                    .iter()
+                    .map(|chunk| SharedRecord::new(chunk, &report.nodes))
+                    .collect()
+            }),
+            growth: asked(Part::Growth)
+                .map(|report| report.growth.iter().map(GrowthRecord::new).collect()),
+            changes: asked(Part::Changes)
+                .map(|report| report.changes.iter().map(StripRecord::new).collect()),
+            droppable: asked(Part::Droppable)
+                .map(|report| report.droppable.iter().map(DroppableRecord::new).collect()),
             uncounted: report.uncounted.iter().map(UncountedRecord::new).collect(),
         }
     }
@@ -221,8 +242,15 @@ impl<'a> NodeRecord<'a> {
     fn new(node: &'a NodeUsage, nodes: &'a [NodeUsage]) -> Self {
         Self {
             name: &node.name,
-            kind: if node.is_snapshot { "snapshot" } else { "image" },
-            parent: node.parent.and_then(|parent| nodes.get(parent)).map(|parent| parent.name.as_str()),
+            kind: if node.is_snapshot {
+                "snapshot"
+            } else {
+                "image"
+            },
+            parent: node
+                .parent
+                .and_then(|parent| nodes.get(parent))
+                .map(|parent| parent.name.as_str()),
             mode: node.mode,
             created: moment(node.created_ms),
             own_layers: node.own_layers,
@@ -249,10 +277,18 @@ impl<'a> AttributionRecord<'a> {
             kind: holders::kind(&row.holder),
             holders: holders::count(&row.holder),
             names: holders::names(&row.holder, nodes, NAMES_MAX),
-            node_ranges: if let Holder::Shared(ranges) = &row.holder { Some(ranges) } else { None },
+            node_ranges: if let Holder::Shared(ranges) = &row.holder {
+                Some(ranges)
+            } else {
+                None
+            },
             holders_min,
             sets,
-            what: if let Holder::Overhead(what) = row.holder { Some(what) } else { None },
+            what: if let Holder::Overhead(what) = row.holder {
+                Some(what)
+            } else {
+                None
+            },
             chunks: row.chunks,
             bytes: row.bytes,
         }
@@ -261,20 +297,31 @@ impl<'a> AttributionRecord<'a> {
 
 impl<'a> OverlapRecord<'a> {
     fn new(overlap: &'a Overlap) -> Self {
-        Self { images: &overlap.images, bytes: overlap.bytes.chunks(overlap.images.len().max(1)).collect() }
+        Self {
+            images: &overlap.images,
+            bytes: overlap.bytes.chunks(overlap.images.len().max(1)).collect(),
+        }
     }
 }
 
 impl HistogramsRecord {
     fn new(report: &Report) -> Self {
         let buckets = |buckets: &[Bucket]| buckets.iter().map(BucketRecord::new).collect();
-        Self { references: buckets(&report.references), compressibility: buckets(&report.compressibility) }
+        Self {
+            references: buckets(&report.references),
+            compressibility: buckets(&report.compressibility),
+        }
     }
 }
 
 impl BucketRecord {
     fn new(bucket: &Bucket) -> Self {
-        Self { from: bucket.from, to: bucket.to, chunks: bucket.chunks, bytes: bucket.bytes }
+        Self {
+            from: bucket.from,
+            to: bucket.to,
+            chunks: bucket.chunks,
+            bytes: bucket.bytes,
+        }
     }
 }
 
@@ -284,7 +331,10 @@ impl<'a> SharedRecord<'a> {
             hash: chunk.hash.to_string(),
             references: chunk.references,
             holders: chunk.holders,
-            example: chunk.example.and_then(|(node, _)| nodes.get(node)).map(|node| node.name.as_str()),
+            example: chunk
+                .example
+                .and_then(|(node, _)| nodes.get(node))
+                .map(|node| node.name.as_str()),
             offset: chunk.example.map(|(_, offset)| offset),
         }
     }
@@ -306,8 +356,16 @@ impl<'a> GrowthRecord<'a> {
 
 impl<'a> StripRecord<'a> {
     fn new(strip: &'a ChangeStrip) -> Self {
-        let steps = strip.steps.iter().map(|step| StepRecord { from: &step.from, to: &step.to, changed_bytes: &step.cells });
-        Self { image: &strip.image, cell_length: strip.cell_len, steps: steps.collect() }
+        let steps = strip.steps.iter().map(|step| StepRecord {
+            from: &step.from,
+            to: &step.to,
+            changed_bytes: &step.cells,
+        });
+        Self {
+            image: &strip.image,
+            cell_length: strip.cell_len,
+            steps: steps.collect(),
+        }
     }
 }
 
@@ -327,7 +385,10 @@ impl<'a> DroppableRecord<'a> {
 
 impl UncountedRecord {
     pub(crate) fn new(uncounted: &Uncounted) -> Self {
-        Self { subject: uncounted.subject.clone(), what: uncounted.what.clone() }
+        Self {
+            subject: uncounted.subject.clone(),
+            what: uncounted.what.clone(),
+        }
     }
 }
 
@@ -343,9 +404,29 @@ mod tests {
         for part in Part::ALL {
             assert!(json.get(part.key()).is_some(), "{}", part.key());
         }
-        let names: Vec<&str> = json["nodes"].as_array().expect("a list").iter().filter_map(|node| node["name"].as_str()).collect();
-        assert_eq!(names, report.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>());
-        let totals = serde_json::to_value(Document::new(&report, &[Part::Totals])).expect("JSON takes it");
-        assert_eq!(totals.as_object().expect("an object").keys().collect::<Vec<_>>(), ["taken", "totals", "uncounted"]);
+        let names: Vec<&str> = json["nodes"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|node| node["name"].as_str())
+            .collect();
+        assert_eq!(
+            names,
+            report
+                .nodes
+                .iter()
+                .map(|node| node.name.as_str())
+                .collect::<Vec<_>>()
+        );
+        let totals =
+            serde_json::to_value(Document::new(&report, &[Part::Totals])).expect("JSON takes it");
+        assert_eq!(
+            totals
+                .as_object()
+                .expect("an object")
+                .keys()
+                .collect::<Vec<_>>(),
+            ["taken", "totals", "uncounted"]
+        );
     }
 }

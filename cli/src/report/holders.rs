@@ -20,7 +20,12 @@ pub(super) fn kind(holder: &Holder) -> &'static str {
 pub(super) fn count(holder: &Holder) -> Option<u64> {
     match holder {
         Holder::Exclusive(_) => Some(1),
-        Holder::Shared(ranges) => Some(ranges.iter().map(|(start, end)| end.saturating_sub(*start) as u64).sum()),
+        Holder::Shared(ranges) => Some(
+            ranges
+                .iter()
+                .map(|(start, end)| end.saturating_sub(*start) as u64)
+                .sum(),
+        ),
         Holder::Unreferenced => Some(0),
         Holder::OtherSets { .. } | Holder::Overhead(_) => None,
     }
@@ -33,8 +38,12 @@ pub(super) fn names<'a>(holder: &Holder, nodes: &'a [NodeUsage], names_max: usiz
         Holder::Shared(ranges) => ranges.clone(),
         _ => Vec::new(),
     };
-    let held = ranges.into_iter().flat_map(|(start, end)| nodes.get(start..end.min(nodes.len())).unwrap_or_default());
-    held.take(names_max).map(|node| node.name.as_str()).collect()
+    let held = ranges
+        .into_iter()
+        .flat_map(|(start, end)| nodes.get(start..end.min(nodes.len())).unwrap_or_default());
+    held.take(names_max)
+        .map(|node| node.name.as_str())
+        .collect()
 }
 
 /// Who holds it, for people.
@@ -54,14 +63,28 @@ fn name(nodes: &[NodeUsage], node: usize) -> &str {
 
 fn shared(holder: &Holder, nodes: &[NodeUsage]) -> String {
     let names = names(holder, nodes, NAMES_MAX);
-    let rest = count(holder).unwrap_or(0).saturating_sub(names.len() as u64);
-    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    let rest = count(holder)
+        .unwrap_or(0)
+        .saturating_sub(names.len() as u64);
+    let more = if rest > 0 {
+        format!(" and {rest} more")
+    } else {
+        String::new()
+    };
     format!("{}{more}", names.join(", "))
 }
 
 /// `sets` sets of from `holders_min` to less than twice as many holders.
 fn other_sets(holders_min: u64, sets: u64) -> String {
     let last = holders_min.saturating_mul(2).saturating_sub(1);
-    let of = if last <= holders_min { holders_min.to_string() } else { format!("{holders_min} to {last}") };
-    if sets == 1 { format!("another set of {of}") } else { format!("{sets} other sets of {of}") }
+    let of = if last <= holders_min {
+        holders_min.to_string()
+    } else {
+        format!("{holders_min} to {last}")
+    };
+    if sets == 1 {
+        format!("another set of {of}")
+    } else {
+        format!("{sets} other sets of {of}")
+    }
 }

@@ -1,4 +1,5 @@
-//! A report as one page: everything in one file, nothing that runs, nothing from the network, and the browser is told to allow neither.
+//! A report as one page: everything in one file, nothing that runs, nothing from the network, and
+//! the browser is told to allow neither.
 
 use std::fmt::Write as _;
 
@@ -13,11 +14,13 @@ use crate::picture::{Picture, STYLE, markup};
 
 const PAGE_STYLE: &str = include_str!("page.css");
 /// No script, no request, no form; style from this file only.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+const POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 /// Things that could not be counted that are told one by one.
 const UNCOUNTED_MAX: usize = 20;
 
-/// The page. `store` is where the store is, in the person's words; tables have at most `rows_max` rows.
+/// The page. `store` is where the store is, in the person's words; tables have at most `rows_max`
+/// rows.
 pub(crate) fn render(report: &Report, store: &str, rows_max: usize, units: Units) -> String {
     let mut page = String::new();
     head(&mut page, store);
@@ -26,7 +29,12 @@ pub(crate) fn render(report: &Report, store: &str, rows_max: usize, units: Units
     page.push_str("<main>\n");
     for part in Part::ALL {
         let pictures = pictures::of_part(report, part, units);
-        section(&mut page, &sheet(report, part, Extent::Top(rows_max)), &pictures, units);
+        section(
+            &mut page,
+            &sheet(report, part, Extent::Top(rows_max)),
+            &pictures,
+            units,
+        );
     }
     page.push_str("</main>\n<footer>Made by <code>vellum report</code>. All stored sizes are after compression unless said otherwise.</footer>\n</body>\n</html>\n");
     page
@@ -61,30 +69,70 @@ fn uncounted(page: &mut String, report: &Report) {
         return;
     }
     let count = plural(report.uncounted.len() as u64, "thing");
-    let verb = if report.uncounted.len() == 1 { "is" } else { "are" };
-    let _ =
-        write!(page, "<div class=\"warning\" role=\"note\"><strong>{count} could not be read, and {verb} in no figure.</strong>\n<ul>\n");
+    let verb = if report.uncounted.len() == 1 {
+        "is"
+    } else {
+        "are"
+    };
+    let _ = write!(
+        page,
+        "<div class=\"warning\" role=\"note\"><strong>{count} could not be read, and {verb} in no figure.</strong>\n<ul>\n"
+    );
     for uncounted in report.uncounted.iter().take(UNCOUNTED_MAX) {
-        let _ = writeln!(page, "<li><bdi>{}</bdi>: {}</li>", markup(&uncounted.subject), markup(&uncounted.what));
+        let _ = writeln!(
+            page,
+            "<li><bdi>{}</bdi>: {}</li>",
+            markup(&uncounted.subject),
+            markup(&uncounted.what)
+        );
     }
     page.push_str("</ul>\nNext: <code>vellum check</code> tells what is damaged.</div>\n");
 }
 
 /// The figures that most come for.
 fn figures(page: &mut String, totals: &Totals, units: Units) {
-    let ratio = |of: u64, to: u64| ratio(of, to).map_or("–".to_owned(), |ratio| format!("{ratio:.1} ×"));
+    let ratio =
+        |of: u64, to: u64| ratio(of, to).map_or("–".to_owned(), |ratio| format!("{ratio:.1} ×"));
     let size = |bytes: u64| units.show(bytes);
-    let disks = format!("{} and {}", plural(totals.images, "image"), plural(totals.snapshots, "snapshot"));
+    let disks = format!(
+        "{} and {}",
+        plural(totals.images, "image"),
+        plural(totals.snapshots, "snapshot")
+    );
     let entries = [
-        ("On disk", size(totals.on_disk), format!("{} of what is not zero", percent(totals.on_disk, totals.non_zero))),
+        (
+            "On disk",
+            size(totals.on_disk),
+            format!(
+                "{} of what is not zero",
+                percent(totals.on_disk, totals.non_zero)
+            ),
+        ),
         ("Not zero", size(totals.non_zero), format!("in {disks}")),
-        ("Deduplication", ratio(totals.non_zero, totals.unique), format!("{} unique", size(totals.unique))),
-        ("Compression", ratio(totals.unique, totals.compressed), format!("{} compressed", size(totals.compressed))),
-        ("Dead", size(totals.dead), "given back by vellum gc".to_owned()),
+        (
+            "Deduplication",
+            ratio(totals.non_zero, totals.unique),
+            format!("{} unique", size(totals.unique)),
+        ),
+        (
+            "Compression",
+            ratio(totals.unique, totals.compressed),
+            format!("{} compressed", size(totals.compressed)),
+        ),
+        (
+            "Dead",
+            size(totals.dead),
+            "given back by vellum gc".to_owned(),
+        ),
     ];
     page.push_str("<dl>\n");
     for (name, figure, note) in entries {
-        let _ = writeln!(page, "<div><dt>{name}</dt><dd>{} <small>{}</small></dd></div>", markup(&figure), markup(&note));
+        let _ = writeln!(
+            page,
+            "<div><dt>{name}</dt><dd>{} <small>{}</small></dd></div>",
+            markup(&figure),
+            markup(&note)
+        );
     }
     page.push_str("</dl>\n");
 }
@@ -92,13 +140,22 @@ fn figures(page: &mut String, totals: &Totals, units: Units) {
 fn contents(page: &mut String) {
     page.push_str("<nav aria-label=\"Contents\">\n<ul>\n");
     for part in Part::ALL {
-        let _ = writeln!(page, "<li><a href=\"#{}\">{}</a></li>", part.key(), markup(part.title()));
+        let _ = writeln!(
+            page,
+            "<li><a href=\"#{}\">{}</a></li>",
+            part.key(),
+            markup(part.title())
+        );
     }
     page.push_str("</ul>\n</nav>\n");
 }
 
 fn section(page: &mut String, sheet: &Sheet, pictures: &[Picture], units: Units) {
-    let (key, title, meaning) = (sheet.part.key(), markup(sheet.part.title()), markup(sheet.part.meaning()));
+    let (key, title, meaning) = (
+        sheet.part.key(),
+        markup(sheet.part.title()),
+        markup(sheet.part.meaning()),
+    );
     let _ = write!(
         page,
         "<section id=\"{key}\" aria-labelledby=\"{key}-heading\">\n<h2 id=\"{key}-heading\">{title}</h2>\n<p class=\"quiet\">{meaning}</p>\n"
@@ -111,8 +168,15 @@ fn section(page: &mut String, sheet: &Sheet, pictures: &[Picture], units: Units)
 }
 
 fn figure(page: &mut String, picture: &Picture) {
-    let (title, drawn, words) = (markup(picture.title()), picture.inline(), markup(picture.description()));
-    let _ = write!(page, "<figure>\n<h3><bdi>{title}</bdi></h3>\n{drawn}<figcaption>{words}</figcaption>\n</figure>\n");
+    let (title, drawn, words) = (
+        markup(picture.title()),
+        picture.inline(),
+        markup(picture.description()),
+    );
+    let _ = write!(
+        page,
+        "<figure>\n<h3><bdi>{title}</bdi></h3>\n{drawn}<figcaption>{words}</figcaption>\n</figure>\n"
+    );
 }
 
 fn table(page: &mut String, sheet: &Sheet, units: Units) {
@@ -127,7 +191,12 @@ fn table(page: &mut String, sheet: &Sheet, units: Units) {
         "<div class=\"scroll\" role=\"region\" aria-label=\"Table: {title}\" tabindex=\"0\">\n<table>\n<caption>{title}</caption>\n<thead>\n<tr>"
     );
     for (_, head, title) in sheet.seen() {
-        let _ = write!(page, "<th scope=\"col\"{}>{}</th>", class(head.is_number), markup(title));
+        let _ = write!(
+            page,
+            "<th scope=\"col\"{}>{}</th>",
+            class(head.is_number),
+            markup(title)
+        );
     }
     page.push_str("</tr>\n</thead>\n<tbody>\n");
     for row in &sheet.rows {
@@ -147,7 +216,11 @@ fn table_row(page: &mut String, sheet: &Sheet, row: &[Cell], units: Units) {
     for (nth, head, _) in sheet.seen() {
         let shown = markup(&row[nth].shown(units));
         // Names may run from right to left; what stands beside them does not.
-        let shown = if matches!(row[nth], Cell::Text(_)) { format!("<bdi>{shown}</bdi>") } else { shown };
+        let shown = if matches!(row[nth], Cell::Text(_)) {
+            format!("<bdi>{shown}</bdi>")
+        } else {
+            shown
+        };
         let _ = write!(page, "<td{}>{shown}</td>", class(head.is_number));
     }
     page.push_str("</tr>\n");
@@ -160,7 +233,15 @@ fn class(is_number: bool) -> &'static str {
 /// Our own words, in which backticks mark commands.
 fn code(text: &str) -> String {
     let pieces = text.split('`').map(markup).enumerate();
-    pieces.map(|(nth, piece)| if nth % 2 == 1 { format!("<code>{piece}</code>") } else { piece }).collect()
+    pieces
+        .map(|(nth, piece)| {
+            if nth % 2 == 1 {
+                format!("<code>{piece}</code>")
+            } else {
+                piece
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -174,42 +255,99 @@ mod tests {
     const VOID: [&str; 2] = ["<meta ", "<img "];
 
     fn pages() -> Vec<(&'static str, String)> {
-        let reports =
-            [("usual", sample::usual()), ("hostile", sample::hostile()), ("empty", Report::default()), ("large", sample::large(10_000))];
-        reports.into_iter().map(|(name, report)| (name, render(&report, "/srv/<store> & 'more'", 100, Units::Iec))).collect()
+        let reports = [
+            ("usual", sample::usual()),
+            ("hostile", sample::hostile()),
+            ("empty", Report::default()),
+            ("large", sample::large(10_000)),
+        ];
+        reports
+            .into_iter()
+            .map(|(name, report)| {
+                (
+                    name,
+                    render(&report, "/srv/<store> & 'more'", 100, Units::Iec),
+                )
+            })
+            .collect()
     }
 
-    /// The page as XML, which our HTML is but for elements without an end: a reader that forgives nothing.
+    /// The page as XML, which our HTML is but for elements without an end: a reader that forgives
+    /// nothing.
     fn as_xml(page: &str) -> String {
-        let line = |line: &str| if VOID.iter().any(|void| line.starts_with(void)) { line.replace('>', "/>") } else { line.to_owned() };
-        page.lines().skip(1).map(line).collect::<Vec<_>>().join("\n")
+        let line = |line: &str| {
+            if VOID.iter().any(|void| line.starts_with(void)) {
+                line.replace('>', "/>")
+            } else {
+                line.to_owned()
+            }
+        };
+        page.lines()
+            .skip(1)
+            .map(line)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]
     fn no_name_breaks_out_of_its_place_and_nothing_comes_from_outside() {
         for (name, page) in pages() {
             let xml = as_xml(&page);
-            let document = roxmltree::Document::parse(&xml).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let document =
+                roxmltree::Document::parse(&xml).unwrap_or_else(|error| panic!("{name}: {error}"));
             let (mut ids, mut wanted) = (BTreeSet::new(), BTreeSet::new());
             for element in document.descendants().filter(roxmltree::Node::is_element) {
                 let tag = element.tag_name().name();
-                let is_active =
-                    ["script", "img", "image", "iframe", "object", "embed", "link", "use", "foreignObject", "form", "input", "base"]
-                        .contains(&tag);
+                let is_active = [
+                    "script",
+                    "img",
+                    "image",
+                    "iframe",
+                    "object",
+                    "embed",
+                    "link",
+                    "use",
+                    "foreignObject",
+                    "form",
+                    "input",
+                    "base",
+                ]
+                .contains(&tag);
                 assert!(!is_active, "{name}: a {tag}");
                 for attribute in element.attributes() {
                     let (key, value) = (attribute.name(), attribute.value());
-                    assert!(!key.starts_with("on") && key != "src" && key != "style", "{name}: {key} of {tag}");
+                    assert!(
+                        !key.starts_with("on") && key != "src" && key != "style",
+                        "{name}: {key} of {tag}"
+                    );
                     match key {
-                        "id" => assert!(ids.insert(value.to_owned()), "{name}: two things are called {value}"),
-                        "href" => drop(wanted.insert(value.strip_prefix('#').expect("a place on this page").to_owned())),
+                        "id" => assert!(
+                            ids.insert(value.to_owned()),
+                            "{name}: two things are called {value}"
+                        ),
+                        "href" => drop(
+                            wanted.insert(
+                                value
+                                    .strip_prefix('#')
+                                    .expect("a place on this page")
+                                    .to_owned(),
+                            ),
+                        ),
                         "aria-labelledby" => wanted.extend(value.split(' ').map(str::to_owned)),
                         _ => assert!(!value.contains("://"), "{name}: {key} of {tag} is {value}"),
                     }
                 }
             }
-            assert!(wanted.is_subset(&ids), "{name}: {:?} are nowhere", wanted.difference(&ids));
-            assert!(!STYLE.contains("url(") && !PAGE_STYLE.contains("url(") && !PAGE_STYLE.contains("@import"));
+            assert!(
+                wanted.is_subset(&ids),
+                "{name}: {:?} are nowhere",
+                wanted.difference(&ids)
+            );
+            assert!(
+                !STYLE.contains("url(")
+                    && !PAGE_STYLE.contains("url(")
+                    && !PAGE_STYLE.contains("@import")
+            );
         }
     }
 
@@ -219,17 +357,43 @@ mod tests {
             let xml = as_xml(&page);
             let document = roxmltree::Document::parse(&xml).expect("see above");
             let elements = || document.descendants().filter(roxmltree::Node::is_element);
-            let of = |tag: &'static str| elements().filter(move |element| element.tag_name().name() == tag);
+            let of = |tag: &'static str| {
+                elements().filter(move |element| element.tag_name().name() == tag)
+            };
             for picture in of("svg") {
-                let words: Vec<&str> =
-                    picture.children().filter(roxmltree::Node::is_element).map(|child| child.tag_name().name()).take(2).collect();
-                assert_eq!((picture.attribute("role"), words.as_slice()), (Some("img"), ["title", "desc"].as_slice()), "{name}");
+                let words: Vec<&str> = picture
+                    .children()
+                    .filter(roxmltree::Node::is_element)
+                    .map(|child| child.tag_name().name())
+                    .take(2)
+                    .collect();
+                assert_eq!(
+                    (picture.attribute("role"), words.as_slice()),
+                    (Some("img"), ["title", "desc"].as_slice()),
+                    "{name}"
+                );
             }
             for table in of("table") {
-                assert!(table.descendants().any(|element| element.has_tag_name("caption")), "{name}");
-                let columns = table.descendants().filter(|element| element.attribute("scope") == Some("col")).count();
-                let rows = table.descendants().filter(|element| element.has_tag_name("tr"));
-                rows.for_each(|row| assert_eq!(row.children().filter(roxmltree::Node::is_element).count(), columns, "{name}"));
+                assert!(
+                    table
+                        .descendants()
+                        .any(|element| element.has_tag_name("caption")),
+                    "{name}"
+                );
+                let columns = table
+                    .descendants()
+                    .filter(|element| element.attribute("scope") == Some("col"))
+                    .count();
+                let rows = table
+                    .descendants()
+                    .filter(|element| element.has_tag_name("tr"));
+                rows.for_each(|row| {
+                    assert_eq!(
+                        row.children().filter(roxmltree::Node::is_element).count(),
+                        columns,
+                        "{name}"
+                    )
+                });
             }
             assert_eq!(of("h1").count(), 1, "{name}");
             assert_eq!(of("h2").count(), Part::ALL.len(), "{name}");
@@ -242,7 +406,11 @@ mod tests {
         let page = render(&report, "store", 100, Units::Iec);
         let xml = as_xml(&page);
         let document = roxmltree::Document::parse(&xml).expect("see above");
-        let texts: BTreeSet<&str> = document.descendants().filter(roxmltree::Node::is_text).filter_map(|text| text.text()).collect();
+        let texts: BTreeSet<&str> = document
+            .descendants()
+            .filter(roxmltree::Node::is_text)
+            .filter_map(|text| text.text())
+            .collect();
         for node in &report.nodes {
             let shown = crate::output::escape::visible(&node.name);
             assert!(texts.contains(&*shown), "{shown}");
@@ -256,11 +424,14 @@ mod tests {
         }
     }
 
-    /// Not a test: writes the pages that somebody looks at into the folder that `VELLUM_LOOK` names.
+    /// Not a test: writes the pages that somebody looks at into the folder that `VELLUM_LOOK`
+    /// names.
     #[test]
     #[ignore = "writes pages to look at"]
     fn write_pages_to_look_at() {
-        let folder = std::path::PathBuf::from(std::env::var_os("VELLUM_LOOK").expect("VELLUM_LOOK names a folder"));
+        let folder = std::path::PathBuf::from(
+            std::env::var_os("VELLUM_LOOK").expect("VELLUM_LOOK names a folder"),
+        );
         for (name, page) in pages() {
             std::fs::write(folder.join(format!("{name}.html")), page).expect("room");
         }

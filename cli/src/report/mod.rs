@@ -1,4 +1,5 @@
-//! A store's report in its forms: tables for people, CSV, JSON, Prometheus' text, and a page. The figures are the store's.
+//! A store's report in its forms: tables for people, CSV, JSON, Prometheus' text, and a page. The
+//! figures are the store's.
 
 pub(crate) mod csv;
 pub(crate) mod document;
@@ -85,18 +86,30 @@ impl Part {
     /// What its figures mean.
     pub(crate) fn meaning(self) -> &'static str {
         match self {
-            Self::Totals => "Snapshots count as if each were a disk of its own; \"on disk\" is what the store's folder takes.",
+            Self::Totals => {
+                "Snapshots count as if each were a disk of its own; \"on disk\" is what the store's folder takes."
+            }
             Self::Nodes => {
                 "ALONE is what deleting it frees, ADDED what its making brought; the others are bytes that it holds together: with what \
                  it stands on or what stands on it, with others of its image, with other images. All after compression."
             }
-            Self::Attribution => "Every stored byte in exactly one row: the rows add up to what is on disk.",
-            Self::Overlap => "Each image with all its snapshots; the bytes that both hold, after compression.",
-            Self::Histograms => "How many places refer to a chunk, and what compression leaves of its frame.",
-            Self::Shared => "Where each can be seen once; it is stored once however often it is used.",
+            Self::Attribution => {
+                "Every stored byte in exactly one row: the rows add up to what is on disk."
+            }
+            Self::Overlap => {
+                "Each image with all its snapshots; the bytes that both hold, after compression."
+            }
+            Self::Histograms => {
+                "How many places refer to a chunk, and what compression leaves of its frame."
+            }
+            Self::Shared => {
+                "Where each can be seen once; it is stored once however often it is used."
+            }
             Self::Growth => "The newest are last.",
             Self::Changes => "Stretches of disk by how much changed in them from state to state.",
-            Self::Droppable => "HELD is what the image still keeps of what its file system calls free, before compression.",
+            Self::Droppable => {
+                "HELD is what the image still keeps of what its file system calls free, before compression."
+            }
         }
     }
 }

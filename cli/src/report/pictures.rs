@@ -11,15 +11,27 @@ use crate::picture::{Picture, attribution, changes, growth, histogram, overlap, 
 /// Images whose changes are drawn: those that changed most.
 const STRIPS_MAX: usize = 12;
 
-const REFERENCES: Subject = Subject { id: "references", title: "Chunks by how often they are used", label: "used" };
-const COMPRESSIBILITY: Subject = Subject { id: "compressibility", title: "Chunks by what compression leaves", label: "left" };
+const REFERENCES: Subject = Subject {
+    id: "references",
+    title: "Chunks by how often they are used",
+    label: "used",
+};
+const COMPRESSIBILITY: Subject = Subject {
+    id: "compressibility",
+    title: "Chunks by what compression leaves",
+    label: "left",
+};
 
 /// The pictures of `part`, if there is anything to draw.
 pub(crate) fn of_part(report: &Report, part: Part, units: Units) -> Vec<Picture> {
     match part {
         Part::Nodes if !report.nodes.is_empty() => vec![tree::draw(&report.nodes, units)],
-        Part::Attribution if !report.attribution.is_empty() => vec![attribution::draw(&slices(report), units)],
-        Part::Overlap if report.overlap.images.len() > 1 => vec![overlap::draw(&report.overlap, units)],
+        Part::Attribution if !report.attribution.is_empty() => {
+            vec![attribution::draw(&slices(report), units)]
+        }
+        Part::Overlap if report.overlap.images.len() > 1 => {
+            vec![overlap::draw(&report.overlap, units)]
+        }
         Part::Histograms => histograms(report, units),
         Part::Growth if !report.growth.is_empty() => vec![growth::draw(&report.growth, units)],
         Part::Changes => strips(report, units),
@@ -29,14 +41,24 @@ pub(crate) fn of_part(report: &Report, part: Part, units: Units) -> Vec<Picture>
 
 fn histograms(report: &Report, units: Units) -> Vec<Picture> {
     let references = (REFERENCES, bars(&report.references, labels::references));
-    let compressibility = (COMPRESSIBILITY, bars(&report.compressibility, labels::compressibility));
-    let drawn = [references, compressibility].into_iter().filter(|(_, bars)| !bars.is_empty());
-    drawn.map(|(subject, bars)| histogram::draw(subject, &bars, units)).collect()
+    let compressibility = (
+        COMPRESSIBILITY,
+        bars(&report.compressibility, labels::compressibility),
+    );
+    let drawn = [references, compressibility]
+        .into_iter()
+        .filter(|(_, bars)| !bars.is_empty());
+    drawn
+        .map(|(subject, bars)| histogram::draw(subject, &bars, units))
+        .collect()
 }
 
 fn slices(report: &Report) -> Vec<Slice> {
-    let slice =
-        |row: &AttributionRow| Slice { kind: kind(&row.holder), owner: holders::label(&row.holder, &report.nodes), bytes: row.bytes };
+    let slice = |row: &AttributionRow| Slice {
+        kind: kind(&row.holder),
+        owner: holders::label(&row.holder, &report.nodes),
+        bytes: row.bytes,
+    };
     report.attribution.iter().map(slice).collect()
 }
 
@@ -50,17 +72,36 @@ fn kind(holder: &Holder) -> Kind {
 }
 
 fn bars(buckets: &[Bucket], label: fn(&Bucket) -> String) -> Vec<Bar> {
-    buckets.iter().map(|bucket| Bar { label: label(bucket), chunks: bucket.chunks, bytes: bucket.bytes }).collect()
+    buckets
+        .iter()
+        .map(|bucket| Bar {
+            label: label(bucket),
+            chunks: bucket.chunks,
+            bytes: bucket.bytes,
+        })
+        .collect()
 }
 
 fn strips(report: &Report, units: Units) -> Vec<Picture> {
     let changed = |strip: &vellum_store::report::ChangeStrip| {
-        strip.steps.iter().flat_map(|step| &step.cells).fold(0_u64, |sum, cell| sum.saturating_add(*cell))
+        strip
+            .steps
+            .iter()
+            .flat_map(|step| &step.cells)
+            .fold(0_u64, |sum, cell| sum.saturating_add(*cell))
     };
-    let mut strips: Vec<_> = report.changes.iter().filter(|strip| changed(strip) > 0).collect();
+    let mut strips: Vec<_> = report
+        .changes
+        .iter()
+        .filter(|strip| changed(strip) > 0)
+        .collect();
     strips.sort_by_key(|strip| std::cmp::Reverse(changed(strip)));
     strips.truncate(STRIPS_MAX);
-    strips.into_iter().enumerate().map(|(nth, strip)| changes::draw(strip, nth, units)).collect()
+    strips
+        .into_iter()
+        .enumerate()
+        .map(|(nth, strip)| changes::draw(strip, nth, units))
+        .collect()
 }
 
 #[cfg(test)]
@@ -70,9 +111,17 @@ mod tests {
 
     /// Every picture of every kind of report.
     fn pictures() -> Vec<(&'static str, Picture)> {
-        let reports = [("hostile", sample::hostile()), ("large", sample::large(10_000)), ("empty", Report::default())];
+        let reports = [
+            ("hostile", sample::hostile()),
+            ("large", sample::large(10_000)),
+            ("empty", Report::default()),
+        ];
         let of_report = |(name, report): (&'static str, Report)| {
-            Part::ALL.into_iter().flat_map(|part| of_part(&report, part, Units::Iec)).map(|picture| (name, picture)).collect::<Vec<_>>()
+            Part::ALL
+                .into_iter()
+                .flat_map(|part| of_part(&report, part, Units::Iec))
+                .map(|picture| (name, picture))
+                .collect::<Vec<_>>()
         };
         reports.into_iter().flat_map(of_report).collect()
     }
@@ -81,10 +130,16 @@ mod tests {
     fn extent(element: roxmltree::Node, width: f64) -> Option<(f64, f64)> {
         let number = |name: &str| element.attribute(name).unwrap_or("0");
         let pixels = |text: &str| match text.strip_suffix('%') {
-            Some(percent) => percent.parse::<f64>().map(|percent| width * percent / 100.0),
+            Some(percent) => percent
+                .parse::<f64>()
+                .map(|percent| width * percent / 100.0),
             None => text.parse::<f64>(),
         };
-        let shift = element.attribute("transform").map_or("0", |shift| shift.trim_start_matches("translate(").trim_end_matches(" 0)"));
+        let shift = element.attribute("transform").map_or("0", |shift| {
+            shift
+                .trim_start_matches("translate(")
+                .trim_end_matches(" 0)")
+        });
         let start = pixels(number("x")).ok()? + shift.parse::<f64>().ok()?;
         Some((start, start + pixels(number("width")).ok()?))
     }
@@ -93,16 +148,39 @@ mod tests {
     fn a_picture_is_well_formed_and_stays_within_its_frame() {
         for (name, picture) in pictures() {
             let file = picture.file();
-            let document = roxmltree::Document::parse(&file).unwrap_or_else(|error| panic!("{name}, {}: {error}", picture.title()));
-            let height: f64 = document.root_element().attribute("height").and_then(|height| height.parse().ok()).expect("a height");
-            assert!(height < 6000.0, "{name}, {}: {height} pixels", picture.title());
-            for element in document.descendants().filter(|element| ["rect", "text"].contains(&element.tag_name().name())) {
+            let document = roxmltree::Document::parse(&file)
+                .unwrap_or_else(|error| panic!("{name}, {}: {error}", picture.title()));
+            let height: f64 = document
+                .root_element()
+                .attribute("height")
+                .and_then(|height| height.parse().ok())
+                .expect("a height");
+            assert!(
+                height < 6000.0,
+                "{name}, {}: {height} pixels",
+                picture.title()
+            );
+            for element in document
+                .descendants()
+                .filter(|element| ["rect", "text"].contains(&element.tag_name().name()))
+            {
                 for width in [326.0, 358.0, 700.0] {
                     let (start, end) = extent(element, width).expect("a place");
-                    assert!(start >= -0.5 && end <= width + 1.0, "{name}, {}: {start} to {end} of {width}", picture.title());
+                    assert!(
+                        start >= -0.5 && end <= width + 1.0,
+                        "{name}, {}: {start} to {end} of {width}",
+                        picture.title()
+                    );
                 }
-                let bottom: f64 = ["y", "height"].into_iter().filter_map(|key| element.attribute(key)?.parse::<f64>().ok()).sum();
-                assert!(bottom <= height, "{name}, {}: {bottom} of {height}", picture.title());
+                let bottom: f64 = ["y", "height"]
+                    .into_iter()
+                    .filter_map(|key| element.attribute(key)?.parse::<f64>().ok())
+                    .sum();
+                assert!(
+                    bottom <= height,
+                    "{name}, {}: {bottom} of {height}",
+                    picture.title()
+                );
             }
         }
     }
@@ -110,8 +188,21 @@ mod tests {
     #[test]
     fn every_part_that_has_a_picture_draws_it() {
         let report = sample::hostile();
-        let drawn: Vec<Part> = Part::ALL.into_iter().filter(|part| !of_part(&report, *part, Units::Iec).is_empty()).collect();
-        assert_eq!(drawn, [Part::Nodes, Part::Attribution, Part::Overlap, Part::Histograms, Part::Growth, Part::Changes]);
+        let drawn: Vec<Part> = Part::ALL
+            .into_iter()
+            .filter(|part| !of_part(&report, *part, Units::Iec).is_empty())
+            .collect();
+        assert_eq!(
+            drawn,
+            [
+                Part::Nodes,
+                Part::Attribution,
+                Part::Overlap,
+                Part::Histograms,
+                Part::Growth,
+                Part::Changes
+            ]
+        );
     }
 
     /// What a picture looked like when somebody last looked at it.
@@ -121,15 +212,23 @@ mod tests {
 
     fn usual() -> Vec<Picture> {
         let report = sample::usual();
-        Part::ALL.into_iter().flat_map(|part| of_part(&report, part, Units::Iec).into_iter().take(2)).collect()
+        Part::ALL
+            .into_iter()
+            .flat_map(|part| of_part(&report, part, Units::Iec).into_iter().take(2))
+            .collect()
     }
 
     #[test]
     fn pictures_are_as_they_were_looked_at() {
         for picture in usual() {
             let path = golden().join(format!("{}.svg", picture.id()));
-            let known = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            assert!(known == picture.inline(), "{} is drawn differently: look at it, then run write_golden_pictures", path.display());
+            let known = std::fs::read_to_string(&path)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            assert!(
+                known == picture.inline(),
+                "{} is drawn differently: look at it, then run write_golden_pictures",
+                path.display()
+            );
         }
     }
 
@@ -139,7 +238,11 @@ mod tests {
     fn write_golden_pictures() {
         std::fs::create_dir_all(golden()).expect("a folder");
         for picture in usual() {
-            std::fs::write(golden().join(format!("{}.svg", picture.id())), picture.inline()).expect("room");
+            std::fs::write(
+                golden().join(format!("{}.svg", picture.id())),
+                picture.inline(),
+            )
+            .expect("room");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A report in Prometheus' text format: totals and one line for each image, never for each snapshot, of which there may be thousands.
+//! A report in Prometheus' text format: totals and one line for each image, never for each
+//! snapshot, of which there may be thousands.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,24 +27,70 @@ const TOTALS: [TotalsFigure; 14] = [
     ("snapshots", "Snapshots.", |totals| totals.snapshots),
     ("layers", "Layers.", |totals| totals.layers),
     ("chunks", "Chunks stored.", |totals| totals.chunks),
-    ("logical_bytes", "The lengths of all images and snapshots.", |totals| totals.logical),
-    ("allocated_bytes", "What of that maps mention.", |totals| totals.allocated),
-    ("nonzero_bytes", "What of that is not zero.", |totals| totals.non_zero),
-    ("unique_bytes", "Stored chunks before compression.", |totals| totals.unique),
-    ("compressed_bytes", "Stored chunks after compression.", |totals| totals.compressed),
-    ("disk_bytes", "Everything in the folder of the store.", |totals| totals.on_disk),
-    ("header_bytes", "Of that, which chunks are in which frame.", |totals| totals.headers),
-    ("index_bytes", "Of that, from names to chunks.", |totals| totals.index),
-    ("metadata_bytes", "Of that, maps and records.", |totals| totals.metadata),
-    ("dead_bytes", "Compressed chunks that nothing shows; a collection frees about that.", |totals| totals.dead),
+    (
+        "logical_bytes",
+        "The lengths of all images and snapshots.",
+        |totals| totals.logical,
+    ),
+    ("allocated_bytes", "What of that maps mention.", |totals| {
+        totals.allocated
+    }),
+    ("nonzero_bytes", "What of that is not zero.", |totals| {
+        totals.non_zero
+    }),
+    (
+        "unique_bytes",
+        "Stored chunks before compression.",
+        |totals| totals.unique,
+    ),
+    (
+        "compressed_bytes",
+        "Stored chunks after compression.",
+        |totals| totals.compressed,
+    ),
+    (
+        "disk_bytes",
+        "Everything in the folder of the store.",
+        |totals| totals.on_disk,
+    ),
+    (
+        "header_bytes",
+        "Of that, which chunks are in which frame.",
+        |totals| totals.headers,
+    ),
+    ("index_bytes", "Of that, from names to chunks.", |totals| {
+        totals.index
+    }),
+    ("metadata_bytes", "Of that, maps and records.", |totals| {
+        totals.metadata
+    }),
+    (
+        "dead_bytes",
+        "Compressed chunks that nothing shows; a collection frees about that.",
+        |totals| totals.dead,
+    ),
 ];
 
 const OF_IMAGES: [ImageFigure; 5] = [
-    ("logical_bytes", "The length of the image.", |image| image.logical),
-    ("nonzero_bytes", "What of the image is not zero.", |image| image.non_zero),
-    ("exclusive_bytes", "What deleting only the image frees.", |image| image.exclusive),
-    ("snapshots", "Snapshots of the image.", |image| image.snapshots),
-    ("snapshots_exclusive_bytes", "What each snapshot of the image holds alone, added up.", |image| image.snapshots_exclusive),
+    ("logical_bytes", "The length of the image.", |image| {
+        image.logical
+    }),
+    ("nonzero_bytes", "What of the image is not zero.", |image| {
+        image.non_zero
+    }),
+    (
+        "exclusive_bytes",
+        "What deleting only the image frees.",
+        |image| image.exclusive,
+    ),
+    ("snapshots", "Snapshots of the image.", |image| {
+        image.snapshots
+    }),
+    (
+        "snapshots_exclusive_bytes",
+        "What each snapshot of the image holds alone, added up.",
+        |image| image.snapshots_exclusive,
+    ),
 ];
 
 /// The whole text.
@@ -55,15 +102,40 @@ pub(crate) fn render(report: &Report) -> String {
     }
     let images = images(&report.nodes);
     for (name, help, figure) in OF_IMAGES {
-        let each = images.iter().map(|(image, figures)| (*image, figure(figures)));
+        let each = images
+            .iter()
+            .map(|(image, figures)| (*image, figure(figures)));
         show_images(&mut text, &format!("vellum_image_{name}"), help, each);
     }
-    let held = report.overlap.images.iter().enumerate().map(|(nth, image)| (image.as_str(), diagonal(report, nth)));
-    show_images(&mut text, "vellum_image_held_bytes", "What the image and its snapshots hold, also together with others.", held);
-    head(&mut text, "vellum_report_uncounted", "Things that could not be read and are in no figure.");
+    let held = report
+        .overlap
+        .images
+        .iter()
+        .enumerate()
+        .map(|(nth, image)| (image.as_str(), diagonal(report, nth)));
+    show_images(
+        &mut text,
+        "vellum_image_held_bytes",
+        "What the image and its snapshots hold, also together with others.",
+        held,
+    );
+    head(
+        &mut text,
+        "vellum_report_uncounted",
+        "Things that could not be read and are in no figure.",
+    );
     let _ = writeln!(text, "vellum_report_uncounted {}", report.uncounted.len());
-    head(&mut text, "vellum_report_timestamp_seconds", "When the report was taken.");
-    let _ = writeln!(text, "vellum_report_timestamp_seconds {}.{:03}", report.taken_ms / 1000, report.taken_ms % 1000);
+    head(
+        &mut text,
+        "vellum_report_timestamp_seconds",
+        "When the report was taken.",
+    );
+    let _ = writeln!(
+        text,
+        "vellum_report_timestamp_seconds {}.{:03}",
+        report.taken_ms / 1000,
+        report.taken_ms % 1000
+    );
     text
 }
 
@@ -71,7 +143,12 @@ fn head(text: &mut String, name: &str, help: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
 }
 
-fn show_images<'a>(text: &mut String, name: &str, help: &str, images: impl Iterator<Item = (&'a str, u64)>) {
+fn show_images<'a>(
+    text: &mut String,
+    name: &str,
+    help: &str,
+    images: impl Iterator<Item = (&'a str, u64)>,
+) {
     head(text, name, help);
     for (image, figure) in images {
         let _ = writeln!(text, "{name}{{image=\"{}\"}} {figure}", label(image));
@@ -80,21 +157,33 @@ fn show_images<'a>(text: &mut String, name: &str, help: &str, images: impl Itera
 
 /// A label's value. Backslashes come first, or they would escape what follows.
 fn label(value: &str) -> String {
-    visible(value).replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    visible(value)
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 fn diagonal(report: &Report, nth: usize) -> u64 {
-    report.overlap.bytes.get(nth * (report.overlap.images.len() + 1)).copied().unwrap_or(0)
+    report
+        .overlap
+        .bytes
+        .get(nth * (report.overlap.images.len() + 1))
+        .copied()
+        .unwrap_or(0)
 }
 
 fn images(nodes: &[NodeUsage]) -> BTreeMap<&str, ImageFigures> {
     let mut images: BTreeMap<&str, ImageFigures> = BTreeMap::new();
     for node in nodes.iter().filter(|node| !node.is_snapshot) {
         let figures = images.entry(&node.name).or_default();
-        (figures.logical, figures.non_zero, figures.exclusive) = (node.logical, node.non_zero, node.exclusive);
+        (figures.logical, figures.non_zero, figures.exclusive) =
+            (node.logical, node.non_zero, node.exclusive);
     }
     for node in nodes.iter().filter(|node| node.is_snapshot) {
-        let image = node.name.split_once('@').map_or(node.name.as_str(), |(image, _)| image);
+        let image = node
+            .name
+            .split_once('@')
+            .map_or(node.name.as_str(), |(image, _)| image);
         let figures = images.entry(image).or_default();
         figures.snapshots += 1;
         figures.snapshots_exclusive = figures.snapshots_exclusive.saturating_add(node.exclusive);
@@ -109,12 +198,18 @@ mod tests {
     use super::*;
     use crate::report::sample;
 
-    /// Takes a line apart as the format's rules say; the name, the label's value as its reader sees it, the figure.
+    /// Takes a line apart as the format's rules say; the name, the label's value as its reader sees
+    /// it, the figure.
     fn parsed(line: &str) -> (String, Option<String>, f64) {
         let (series, figure) = line.rsplit_once(' ').expect("a figure");
         let figure = figure.parse().expect("a number");
-        let Some((name, rest)) = series.split_once('{') else { return (series.to_owned(), None, figure) };
-        let value = rest.strip_prefix("image=\"").and_then(|rest| rest.strip_suffix("\"}")).expect("one label");
+        let Some((name, rest)) = series.split_once('{') else {
+            return (series.to_owned(), None, figure);
+        };
+        let value = rest
+            .strip_prefix("image=\"")
+            .and_then(|rest| rest.strip_suffix("\"}"))
+            .expect("one label");
         let mut read = String::new();
         let mut characters = value.chars();
         while let Some(character) = characters.next() {
@@ -135,10 +230,14 @@ mod tests {
     fn hostile_names_are_labels_and_every_series_is_explained_and_single() {
         let report = sample::hostile();
         let text = render(&report);
-        let (mut explained, mut seen, mut names) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (mut explained, mut seen, mut names) =
+            (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
-                assert!(explained.insert(rest.strip_suffix(" gauge").expect("a gauge").to_owned()), "{line} is there twice");
+                assert!(
+                    explained.insert(rest.strip_suffix(" gauge").expect("a gauge").to_owned()),
+                    "{line} is there twice"
+                );
             } else if !line.starts_with("# HELP ") {
                 let (name, label, _) = parsed(line);
                 assert!(explained.contains(&name), "{line} is not explained");

@@ -1,11 +1,14 @@
-//! Reports for tests: everything that is rendered, in one that has hostile names, one that is empty, and one that is large.
+//! Reports for tests: everything that is rendered, in one that has hostile names, one that is
+//! empty, and one that is large.
 
 use vellum_core::hash::ChunkHash;
 use vellum_store::report::{
-    AttributionRow, Bucket, ChangeStep, ChangeStrip, Droppable, Growth, Holder, NodeUsage, Overlap, Report, SharedChunk, Totals, Uncounted,
+    AttributionRow, Bucket, ChangeStep, ChangeStrip, Droppable, Growth, Holder, NodeUsage, Overlap,
+    Report, SharedChunk, Totals, Uncounted,
 };
 
-/// Names that no store takes beside those that it does: a report must not depend on somebody else's check.
+/// Names that no store takes beside those that it does: a report must not depend on somebody else's
+/// check.
 pub(crate) const HOSTILE: [&str; 10] = [
     "<script>alert(1)</script>",
     "\"quoted\" & 'quoted'",
@@ -41,7 +44,8 @@ const DAY_MS: u64 = 86_400_000;
 
 /// Nodes with names and parents, all else made up.
 pub(crate) fn nodes(named: &[(&str, Option<usize>)]) -> Vec<NodeUsage> {
-    let node = |(nth, (name, parent)): (usize, &(&str, Option<usize>))| node(nth as u64, name, *parent);
+    let node =
+        |(nth, (name, parent)): (usize, &(&str, Option<usize>))| node(nth as u64, name, *parent);
     named.iter().enumerate().map(node).collect()
 }
 
@@ -73,12 +77,21 @@ pub(crate) fn usual() -> Report {
 
 /// The same with one image of each hostile name.
 pub(crate) fn hostile() -> Report {
-    let mut named: Vec<(String, Option<usize>)> = USUAL.iter().map(|(name, parent)| ((*name).to_owned(), *parent)).collect();
+    let mut named: Vec<(String, Option<usize>)> = USUAL
+        .iter()
+        .map(|(name, parent)| ((*name).to_owned(), *parent))
+        .collect();
     for (nth, name) in HOSTILE.iter().enumerate() {
-        named.push((format!("{name}@{name}"), (nth % 2 == 0).then_some(named.len() - 1)));
+        named.push((
+            format!("{name}@{name}"),
+            (nth % 2 == 0).then_some(named.len() - 1),
+        ));
         named.push(((*name).to_owned(), Some(named.len() - 1)));
     }
-    let named: Vec<(&str, Option<usize>)> = named.iter().map(|(name, parent)| (name.as_str(), *parent)).collect();
+    let named: Vec<(&str, Option<usize>)> = named
+        .iter()
+        .map(|(name, parent)| (name.as_str(), *parent))
+        .collect();
     filled(nodes(&named))
 }
 
@@ -87,15 +100,24 @@ pub(crate) fn large(count: usize) -> Report {
     let states = (count / 100).max(1);
     let name = |nth: usize| {
         let image = format!("machine-{:03}", nth / states);
-        if nth % states == states - 1 { image } else { format!("{image}@day-{:03}", nth % states) }
+        if nth % states == states - 1 {
+            image
+        } else {
+            format!("{image}@day-{:03}", nth % states)
+        }
     };
-    let nodes = (0..count).map(|nth| node(nth as u64, &name(nth), (nth % states > 0).then(|| nth - 1)));
+    let nodes =
+        (0..count).map(|nth| node(nth as u64, &name(nth), (nth % states > 0).then(|| nth - 1)));
     filled(nodes.collect())
 }
 
 /// A report of what `nodes` are, whose rows add up.
 fn filled(nodes: Vec<NodeUsage>) -> Report {
-    let images: Vec<String> = nodes.iter().filter(|node| !node.is_snapshot).map(|node| node.name.clone()).collect();
+    let images: Vec<String> = nodes
+        .iter()
+        .filter(|node| !node.is_snapshot)
+        .map(|node| node.name.clone())
+        .collect();
     let attribution = attribution(&nodes);
     let on_disk = attribution.iter().map(|row| row.bytes).sum();
     Report {
@@ -122,32 +144,87 @@ fn filled(nodes: Vec<NodeUsage>) -> Report {
         compressibility: tenths(),
         most_shared: most_shared(nodes.len()),
         growth: growth(&images),
-        changes: images.iter().enumerate().map(|(nth, image)| strip(image, nth as u64)).collect(),
-        droppable: images.iter().take(3).enumerate().map(|(nth, image)| droppable(image, nth as u64)).collect(),
-        uncounted: vec![Uncounted { subject: format!("layer 17 of {}", nodes[0].name), what: "page 3 is damaged".to_owned() }],
+        changes: images
+            .iter()
+            .enumerate()
+            .map(|(nth, image)| strip(image, nth as u64))
+            .collect(),
+        droppable: images
+            .iter()
+            .take(3)
+            .enumerate()
+            .map(|(nth, image)| droppable(image, nth as u64))
+            .collect(),
+        uncounted: vec![Uncounted {
+            subject: format!("layer 17 of {}", nodes[0].name),
+            what: "page 3 is damaged".to_owned(),
+        }],
         nodes,
     }
 }
 
 fn attribution(nodes: &[NodeUsage]) -> Vec<AttributionRow> {
-    let row = |holder, bytes: u64| AttributionRow { holder, chunks: bytes >> 12, bytes };
-    let alone = nodes.iter().enumerate().map(|(nth, node)| row(Holder::Exclusive(nth), node.exclusive));
-    let shared = (1..nodes.len().min(40)).map(|nth| row(Holder::Shared(vec![(0, nth), (nth, nth + 1)]), (nth as u64 * 37 % 41) << 21));
+    let row = |holder, bytes: u64| AttributionRow {
+        holder,
+        chunks: bytes >> 12,
+        bytes,
+    };
+    let alone = nodes
+        .iter()
+        .enumerate()
+        .map(|(nth, node)| row(Holder::Exclusive(nth), node.exclusive));
+    let shared = (1..nodes.len().min(40)).map(|nth| {
+        row(
+            Holder::Shared(vec![(0, nth), (nth, nth + 1)]),
+            (nth as u64 * 37 % 41) << 21,
+        )
+    });
     let rest = [
-        row(Holder::OtherSets { holders_min: 2, sets: 12 }, 5 << 20),
-        row(Holder::OtherSets { holders_min: 1, sets: 1 }, 3 << 20),
+        row(
+            Holder::OtherSets {
+                holders_min: 2,
+                sets: 12,
+            },
+            5 << 20,
+        ),
+        row(
+            Holder::OtherSets {
+                holders_min: 1,
+                sets: 1,
+            },
+            3 << 20,
+        ),
         row(Holder::Unreferenced, 77 << 20),
-        AttributionRow { holder: Holder::Overhead("frame headers"), chunks: 0, bytes: 60 << 20 },
-        AttributionRow { holder: Holder::Overhead("index"), chunks: 0, bytes: 30 << 20 },
+        AttributionRow {
+            holder: Holder::Overhead("frame headers"),
+            chunks: 0,
+            bytes: 60 << 20,
+        },
+        AttributionRow {
+            holder: Holder::Overhead("index"),
+            chunks: 0,
+            bytes: 30 << 20,
+        },
     ];
     alone.chain(shared).chain(rest).collect()
 }
 
 fn overlap(images: &[String]) -> Overlap {
     let count = images.len() as u64;
-    let both = |one: u64, other: u64| if one == other { 900 << 20 } else { ((one * other * 53 + one + other) % 900) << 20 };
-    let bytes = (0..count).flat_map(|one| (0..count).map(move |other| both(one, other))).collect();
-    Overlap { images: images.to_vec(), bytes }
+    let both = |one: u64, other: u64| {
+        if one == other {
+            900 << 20
+        } else {
+            ((one * other * 53 + one + other) % 900) << 20
+        }
+    };
+    let bytes = (0..count)
+        .flat_map(|one| (0..count).map(move |other| both(one, other)))
+        .collect();
+    Overlap {
+        images: images.to_vec(),
+        bytes,
+    }
 }
 
 fn buckets(chunks: &[u64]) -> Vec<Bucket> {
@@ -162,8 +239,12 @@ fn buckets(chunks: &[u64]) -> Vec<Bucket> {
 }
 
 fn tenths() -> Vec<Bucket> {
-    let bucket =
-        |tenth: u64| Bucket { from: tenth, to: Some(tenth + 1), chunks: (tenth * 91_237 + 500) % 300_000, bytes: (tenth * 410) << 20 };
+    let bucket = |tenth: u64| Bucket {
+        from: tenth,
+        to: Some(tenth + 1),
+        chunks: (tenth * 91_237 + 500) % 300_000,
+        bytes: (tenth * 410) << 20,
+    };
     (0..10).map(bucket).collect()
 }
 
@@ -191,14 +272,27 @@ fn growth(images: &[String]) -> Vec<Growth> {
 }
 
 fn strip(image: &str, nth: u64) -> ChangeStrip {
-    let cell =
-        |step: u64, cell: u64| if (cell * (nth + 3) + step * step) % 11 < 4 { ((cell * 37 + step * 11 + nth) % 64) << 20 } else { 0 };
+    let cell = |step: u64, cell: u64| {
+        if (cell * (nth + 3) + step * step) % 11 < 4 {
+            ((cell * 37 + step * 11 + nth) % 64) << 20
+        } else {
+            0
+        }
+    };
     let step = |step: u64| ChangeStep {
         from: format!("{image}@{step}"),
-        to: if step == 4 { image.to_owned() } else { format!("{image}@{}", step + 1) },
+        to: if step == 4 {
+            image.to_owned()
+        } else {
+            format!("{image}@{}", step + 1)
+        },
         cells: (0..64).map(|at| cell(step, at)).collect(),
     };
-    ChangeStrip { image: image.to_owned(), cell_len: 64 << 20, steps: (0..5).map(step).collect() }
+    ChangeStrip {
+        image: image.to_owned(),
+        cell_len: 64 << 20,
+        steps: (0..5).map(step).collect(),
+    }
 }
 
 fn droppable(image: &str, nth: u64) -> Droppable {

@@ -58,16 +58,28 @@ pub(crate) enum Extent {
 
 impl Head {
     pub(crate) const fn text(key: &'static str, title: &'static str) -> Self {
-        Self { key, title: Some(title), is_number: false }
+        Self {
+            key,
+            title: Some(title),
+            is_number: false,
+        }
     }
 
     pub(crate) const fn number(key: &'static str, title: &'static str) -> Self {
-        Self { key, title: Some(title), is_number: true }
+        Self {
+            key,
+            title: Some(title),
+            is_number: true,
+        }
     }
 
     /// For programs only.
     pub(crate) const fn hidden(key: &'static str) -> Self {
-        Self { key, title: None, is_number: false }
+        Self {
+            key,
+            title: None,
+            is_number: false,
+        }
     }
 }
 
@@ -94,7 +106,9 @@ impl Cell {
         match self {
             Self::Bytes(bytes) => bytes.to_string(),
             Self::Ratio(ratio) => format!("{ratio:.4}"),
-            Self::Share(part, whole) if *whole > 0 => format!("{:.6}", *part as f64 / *whole as f64),
+            Self::Share(part, whole) if *whole > 0 => {
+                format!("{:.6}", *part as f64 / *whole as f64)
+            }
             Self::Share(..) => String::new(),
             other => other.shown(Units::Raw),
         }
@@ -103,8 +117,14 @@ impl Cell {
 
 impl Extent {
     /// Of `rows`, those that are wanted, the greatest `weight` first, and how many are left out.
-    pub(super) fn choose<T, W: Ord>(self, mut rows: Vec<T>, weight: impl Fn(&T) -> W) -> (Vec<T>, usize) {
-        let Self::Top(top) = self else { return (rows, 0) };
+    pub(super) fn choose<T, W: Ord>(
+        self,
+        mut rows: Vec<T>,
+        weight: impl Fn(&T) -> W,
+    ) -> (Vec<T>, usize) {
+        let Self::Top(top) = self else {
+            return (rows, 0);
+        };
         rows.sort_by_key(|row| std::cmp::Reverse(weight(row)));
         let left_out = rows.len().saturating_sub(top);
         rows.truncate(top);
@@ -115,12 +135,21 @@ impl Extent {
 impl Sheet {
     /// The columns that people see: where, and what they are called.
     pub(super) fn seen(&self) -> impl Iterator<Item = (usize, &Head, &'static str)> {
-        self.heads.iter().enumerate().filter_map(|(nth, head)| Some((nth, head, head.title?)))
+        self.heads
+            .iter()
+            .enumerate()
+            .filter_map(|(nth, head)| Some((nth, head, head.title?)))
     }
 
     /// What is told of the rows that are not here.
     pub(super) fn rest(&self) -> Option<String> {
-        (self.left_out > 0).then(|| format!("{} more: `vellum report {} --top COUNT`", self.left_out, self.part.key()))
+        (self.left_out > 0).then(|| {
+            format!(
+                "{} more: `vellum report {} --top COUNT`",
+                self.left_out,
+                self.part.key()
+            )
+        })
     }
 
     /// Writes it for people.
@@ -129,12 +158,24 @@ impl Sheet {
         if self.rows.is_empty() {
             return page.line("  nothing");
         }
-        let columns: Vec<Column> =
-            self.seen().map(|(_, head, title)| if head.is_number { Column::number(title) } else { Column::text(title) }).collect();
+        let columns: Vec<Column> = self
+            .seen()
+            .map(|(_, head, title)| {
+                if head.is_number {
+                    Column::number(title)
+                } else {
+                    Column::text(title)
+                }
+            })
+            .collect();
         let cells = |row: &Vec<Cell>| self.seen().map(|(nth, ..)| row[nth].shown(units)).collect();
         let rows: Vec<Vec<String>> = self.rows.iter().map(cells).collect();
         page.table(&columns, &rows)?;
-        self.rest().into_iter().try_for_each(|rest| page.line(rest))?;
-        self.advice.iter().try_for_each(|advice| page.line(format!("next: {advice}")))
+        self.rest()
+            .into_iter()
+            .try_for_each(|rest| page.line(rest))?;
+        self.advice
+            .iter()
+            .try_for_each(|advice| page.line(format!("next: {advice}")))
     }
 }

@@ -34,37 +34,113 @@ fn totals(totals: &Totals) -> Sheet {
         ("chunks", "chunks", totals.chunks, "each stored once"),
     ];
     let bytes = [
-        ("logical_bytes", "logical", totals.logical, "the lengths of all images and snapshots"),
-        ("allocated_bytes", "allocated", totals.allocated, "what of that maps mention"),
-        ("nonzero_bytes", "not zero", totals.non_zero, "what of that is not zero"),
-        ("unique_bytes", "unique", totals.unique, "chunks before compression"),
-        ("compressed_bytes", "compressed", totals.compressed, "chunks after compression"),
-        ("disk_bytes", "on disk", totals.on_disk, "everything in the store's folder"),
-        ("header_bytes", "headers", totals.headers, "of that: which chunks are in which frame"),
-        ("index_bytes", "index", totals.index, "of that: from names to chunks"),
-        ("metadata_bytes", "metadata", totals.metadata, "of that: maps and records"),
-        ("dead_bytes", "dead", totals.dead, "compressed chunks that nothing shows"),
+        (
+            "logical_bytes",
+            "logical",
+            totals.logical,
+            "the lengths of all images and snapshots",
+        ),
+        (
+            "allocated_bytes",
+            "allocated",
+            totals.allocated,
+            "what of that maps mention",
+        ),
+        (
+            "nonzero_bytes",
+            "not zero",
+            totals.non_zero,
+            "what of that is not zero",
+        ),
+        (
+            "unique_bytes",
+            "unique",
+            totals.unique,
+            "chunks before compression",
+        ),
+        (
+            "compressed_bytes",
+            "compressed",
+            totals.compressed,
+            "chunks after compression",
+        ),
+        (
+            "disk_bytes",
+            "on disk",
+            totals.on_disk,
+            "everything in the store's folder",
+        ),
+        (
+            "header_bytes",
+            "headers",
+            totals.headers,
+            "of that: which chunks are in which frame",
+        ),
+        (
+            "index_bytes",
+            "index",
+            totals.index,
+            "of that: from names to chunks",
+        ),
+        (
+            "metadata_bytes",
+            "metadata",
+            totals.metadata,
+            "of that: maps and records",
+        ),
+        (
+            "dead_bytes",
+            "dead",
+            totals.dead,
+            "compressed chunks that nothing shows",
+        ),
     ];
     let ratio = |of: u64, to: u64| page::ratio(of, to).map_or(Cell::Nothing, Cell::Ratio);
     let ratios = [
-        ("dedup_ratio", "dedup", ratio(totals.non_zero, totals.unique), "not zero, to unique"),
-        ("compression_ratio", "compression", ratio(totals.unique, totals.compressed), "unique, to compressed"),
-        ("combined_ratio", "combined", ratio(totals.non_zero, totals.on_disk), "not zero, to on disk"),
+        (
+            "dedup_ratio",
+            "dedup",
+            ratio(totals.non_zero, totals.unique),
+            "not zero, to unique",
+        ),
+        (
+            "compression_ratio",
+            "compression",
+            ratio(totals.unique, totals.compressed),
+            "unique, to compressed",
+        ),
+        (
+            "combined_ratio",
+            "combined",
+            ratio(totals.non_zero, totals.on_disk),
+            "not zero, to on disk",
+        ),
     ];
     let counts = counts.map(|(key, name, count, meaning)| (key, name, Cell::Count(count), meaning));
     let bytes = bytes.map(|(key, name, bytes, meaning)| (key, name, Cell::Bytes(bytes), meaning));
     let cells = counts.into_iter().chain(bytes).chain(ratios);
     Sheet {
         part: Part::Totals,
-        heads: vec![Head::hidden("figure"), Head::text("name", "FIGURE"), Head::number("value", "VALUE"), Head::text("meaning", "MEANS")],
-        rows: cells.map(|(key, name, cell, meaning)| vec![Cell::text(key), Cell::text(name), cell, Cell::text(meaning)]).collect(),
+        heads: vec![
+            Head::hidden("figure"),
+            Head::text("name", "FIGURE"),
+            Head::number("value", "VALUE"),
+            Head::text("meaning", "MEANS"),
+        ],
+        rows: cells
+            .map(|(key, name, cell, meaning)| {
+                vec![Cell::text(key), Cell::text(name), cell, Cell::text(meaning)]
+            })
+            .collect(),
         left_out: 0,
         advice: (totals.dead > 0).then(|| "`vellum gc` gives back what is dead".to_owned()),
     }
 }
 
 fn nodes(report: &Report, extent: Extent) -> Sheet {
-    let (chosen, left_out) = extent.choose(report.nodes.iter().collect(), |node: &&NodeUsage| node.exclusive);
+    let (chosen, left_out) = extent.choose(report.nodes.iter().collect(), |node: &&NodeUsage| {
+        node.exclusive
+    });
     Sheet {
         part: Part::Nodes,
         heads: vec![
@@ -83,9 +159,14 @@ fn nodes(report: &Report, extent: Extent) -> Sheet {
             Head::number("shared_siblings_bytes", "SIBLINGS"),
             Head::number("shared_others_bytes", "OTHERS"),
         ],
-        rows: chosen.into_iter().map(|node| node_cells(report, node)).collect(),
+        rows: chosen
+            .into_iter()
+            .map(|node| node_cells(report, node))
+            .collect(),
         left_out,
-        advice: (report.nodes.len() > 1).then(|| "`vellum report --reclaim NAME…` tells what deleting several frees together".to_owned()),
+        advice: (report.nodes.len() > 1).then(|| {
+            "`vellum report --reclaim NAME…` tells what deleting several frees together".to_owned()
+        }),
     }
 }
 
@@ -93,7 +174,11 @@ fn node_cells(report: &Report, node: &NodeUsage) -> Vec<Cell> {
     let parent = node.parent.and_then(|parent| report.nodes.get(parent));
     vec![
         Cell::text(&node.name),
-        Cell::text(if node.is_snapshot { "snapshot" } else { "image" }),
+        Cell::text(if node.is_snapshot {
+            "snapshot"
+        } else {
+            "image"
+        }),
         parent.map_or(Cell::Nothing, |parent| Cell::text(&parent.name)),
         Cell::text(node.mode),
         Cell::Moment(node.created_ms),
@@ -140,9 +225,12 @@ fn attribution(report: &Report, extent: Extent) -> Sheet {
 fn overlap(report: &Report, extent: Extent) -> Sheet {
     let overlap = &report.overlap;
     let count = overlap.images.len();
-    let both = |one: usize, other: usize| overlap.bytes.get(one * count + other).copied().unwrap_or(0);
+    let both =
+        |one: usize, other: usize| overlap.bytes.get(one * count + other).copied().unwrap_or(0);
     let pairs = (0..count).flat_map(|one| (one + 1..count).map(move |other| (one, other)));
-    let pairs: Vec<_> = pairs.filter(|(one, other)| both(*one, *other) > 0).collect();
+    let pairs: Vec<_> = pairs
+        .filter(|(one, other)| both(*one, *other) > 0)
+        .collect();
     let (chosen, left_out) = extent.choose(pairs, |(one, other)| both(*one, *other));
     let row = |(one, other): (usize, usize)| {
         vec![
@@ -179,8 +267,14 @@ fn histogram_rows(report: &Report) -> Sheet {
             Cell::Bytes(bucket.bytes),
         ]
     };
-    let references = report.references.iter().map(|bucket| row("references", bucket, labels::references(bucket)));
-    let compressed = report.compressibility.iter().map(|bucket| row("compressed to", bucket, labels::compressibility(bucket)));
+    let references = report
+        .references
+        .iter()
+        .map(|bucket| row("references", bucket, labels::references(bucket)));
+    let compressed = report
+        .compressibility
+        .iter()
+        .map(|bucket| row("compressed to", bucket, labels::compressibility(bucket)));
     Sheet {
         part: Part::Histograms,
         heads: vec![
@@ -198,10 +292,14 @@ fn histogram_rows(report: &Report) -> Sheet {
 }
 
 fn shared(report: &Report, extent: Extent) -> Sheet {
-    let (chosen, left_out) = extent.choose(report.most_shared.iter().collect(), |chunk| chunk.references);
+    let (chosen, left_out) = extent.choose(report.most_shared.iter().collect(), |chunk| {
+        chunk.references
+    });
     let row = |chunk: &vellum_store::report::SharedChunk| {
         let hash = chunk.hash.to_string();
-        let example = chunk.example.and_then(|(node, offset)| Some((report.nodes.get(node)?, offset)));
+        let example = chunk
+            .example
+            .and_then(|(node, offset)| Some((report.nodes.get(node)?, offset)));
         vec![
             Cell::text(&hash[..HASH_DIGITS]),
             Cell::text(&hash),
@@ -260,7 +358,15 @@ fn growth(report: &Report, extent: Extent) -> Sheet {
 }
 
 fn changes(report: &Report, extent: Extent) -> Sheet {
-    let regions: Vec<_> = report.changes.iter().flat_map(|strip| regions(strip).into_iter().map(move |region| (strip, region))).collect();
+    let regions: Vec<_> = report
+        .changes
+        .iter()
+        .flat_map(|strip| {
+            regions(strip)
+                .into_iter()
+                .map(move |region| (strip, region))
+        })
+        .collect();
     let (chosen, left_out) = extent.choose(regions, |(_, region)| region.changed);
     let row = |(strip, region): (&ChangeStrip, Region)| {
         vec![
@@ -299,8 +405,16 @@ struct Region {
 fn regions(strip: &ChangeStrip) -> Vec<Region> {
     let mut regions: BTreeMap<usize, Region> = BTreeMap::new();
     for step in &strip.steps {
-        for (cell, changed) in step.cells.iter().enumerate().filter(|(_, changed)| **changed > 0) {
-            let region = regions.entry(cell).or_insert(Region { cell, ..Region::default() });
+        for (cell, changed) in step
+            .cells
+            .iter()
+            .enumerate()
+            .filter(|(_, changed)| **changed > 0)
+        {
+            let region = regions.entry(cell).or_insert(Region {
+                cell,
+                ..Region::default()
+            });
             region.changed = region.changed.saturating_add(*changed);
             region.steps += 1;
         }
@@ -313,7 +427,9 @@ fn droppable(report: &Report, extent: Extent) -> Sheet {
     let row = |found: &vellum_store::report::Droppable| {
         vec![
             Cell::text(&found.image),
-            found.partition.map_or(Cell::Nothing, |partition| Cell::Count(partition.into())),
+            found
+                .partition
+                .map_or(Cell::Nothing, |partition| Cell::Count(partition.into())),
             Cell::text(found.kind),
             Cell::Count(found.start),
             Cell::Bytes(found.len),
@@ -321,7 +437,10 @@ fn droppable(report: &Report, extent: Extent) -> Sheet {
             Cell::Bytes(found.held),
         ]
     };
-    let held: u64 = report.droppable.iter().fold(0, |sum, found| sum.saturating_add(found.held));
+    let held: u64 = report
+        .droppable
+        .iter()
+        .fold(0, |sum, found| sum.saturating_add(found.held));
     Sheet {
         part: Part::Droppable,
         heads: vec![
@@ -335,6 +454,8 @@ fn droppable(report: &Report, extent: Extent) -> Sheet {
         ],
         rows: chosen.into_iter().map(row).collect(),
         left_out,
-        advice: (held > 0).then(|| "`fstrim` in the guest, while it runs from the store, gives this back".to_owned()),
+        advice: (held > 0).then(|| {
+            "`fstrim` in the guest, while it runs from the store, gives this back".to_owned()
+        }),
     }
 }

@@ -1,5 +1,5 @@
-//! From what a person wrote to a point of a repository: `IMAGE`, `IMAGE@SNAPSHOT`, `IMAGE@latest`, `IMAGE@TIME`, or the beginning of
-//! a point's id.
+//! From what a person wrote to a point of a repository: `IMAGE`, `IMAGE@SNAPSHOT`, `IMAGE@latest`,
+//! `IMAGE@TIME`, or the beginning of a point's id.
 //!
 //! Two points that a text could mean are never decided between: the person is shown both.
 
@@ -18,14 +18,27 @@ const CANDIDATES_MAX: usize = 8;
 const SHORT_LEN: usize = 10;
 
 /// The one point that `text` means.
-pub(crate) fn find<'a>(points: &[&'a Point], text: &str, zone: &TimeZone) -> Result<&'a Point, Failure> {
-    let (image, state) = text.rsplit_once('@').map_or((text, None), |(image, state)| (image, Some(state)));
+pub(crate) fn find<'a>(
+    points: &[&'a Point],
+    text: &str,
+    zone: &TimeZone,
+) -> Result<&'a Point, Failure> {
+    let (image, state) = text
+        .rsplit_once('@')
+        .map_or((text, None), |(image, state)| (image, Some(state)));
     let of_image = of_image(points, image, text)?;
     let found = match state {
         _ if of_image.is_empty() => with_id(points, text),
         None => newest(&of_image),
-        Some(LATEST) => newest(&of_image.into_iter().filter(|point| point.snapshot.is_some()).collect::<Vec<_>>()),
-        Some(state) => named(&of_image, state).or_else(|| some(at(&of_image, state, zone))).unwrap_or_default(),
+        Some(LATEST) => newest(
+            &of_image
+                .into_iter()
+                .filter(|point| point.snapshot.is_some())
+                .collect::<Vec<_>>(),
+        ),
+        Some(state) => named(&of_image, state)
+            .or_else(|| some(at(&of_image, state, zone)))
+            .unwrap_or_default(),
     };
     match found[..] {
         [one] => Ok(one),
@@ -34,17 +47,34 @@ pub(crate) fn find<'a>(points: &[&'a Point], text: &str, zone: &TimeZone) -> Res
     }
 }
 
-/// All points of the image that `text` names, by its whole name or by a beginning that only one has.
-pub(crate) fn of_image<'a>(points: &[&'a Point], name: &str, text: &str) -> Result<Vec<&'a Point>, Failure> {
-    let whole: Vec<&Point> = points.iter().copied().filter(|point| point.name == name).collect();
+/// All points of the image that `text` names, by its whole name or by a beginning that only one
+/// has.
+pub(crate) fn of_image<'a>(
+    points: &[&'a Point],
+    name: &str,
+    text: &str,
+) -> Result<Vec<&'a Point>, Failure> {
+    let whole: Vec<&Point> = points
+        .iter()
+        .copied()
+        .filter(|point| point.name == name)
+        .collect();
     if !whole.is_empty() || name.is_empty() {
         return Ok(whole);
     }
-    let begun: Vec<&Point> = points.iter().copied().filter(|point| point.name.starts_with(name)).collect();
+    let begun: Vec<&Point> = points
+        .iter()
+        .copied()
+        .filter(|point| point.name.starts_with(name))
+        .collect();
     let mut names: Vec<&str> = begun.iter().map(|point| point.name.as_str()).collect();
     names.sort_unstable();
     names.dedup();
-    if names.len() > 1 { Err(several(text, &names)) } else { Ok(begun) }
+    if names.len() > 1 {
+        Err(several(text, &names))
+    } else {
+        Ok(begun)
+    }
 }
 
 /// What people call a point: `web`, `web@monday`.
@@ -60,18 +90,34 @@ pub(crate) fn short(id: &str) -> &str {
     id.get(..SHORT_LEN).unwrap_or(id)
 }
 
-/// Points in the order in which people look for them: by name, the oldest first, an image's own state behind its snapshot of that moment.
+/// Points in the order in which people look for them: by name, the oldest first, an image's own
+/// state behind its snapshot of that moment.
 pub(crate) fn sorted<'a>(points: impl Iterator<Item = &'a Point>) -> Vec<&'a Point> {
     let mut points: Vec<&Point> = points.collect();
     let serial = |point: &Point| point.snapshot.as_ref().map(|snapshot| snapshot.serial);
-    points.sort_by_key(|point| (point.name.as_str(), point.image.as_str(), point.time_ms, point.snapshot.is_none(), serial(point)));
+    points.sort_by_key(|point| {
+        (
+            point.name.as_str(),
+            point.image.as_str(),
+            point.time_ms,
+            point.snapshot.is_none(),
+            serial(point),
+        )
+    });
     points
 }
 
 /// All points of an image that is there.
-pub(crate) fn of_known_image<'a>(points: &[&'a Point], name: &str) -> Result<Vec<&'a Point>, Failure> {
+pub(crate) fn of_known_image<'a>(
+    points: &[&'a Point],
+    name: &str,
+) -> Result<Vec<&'a Point>, Failure> {
     let found = of_image(points, name, name)?;
-    if found.is_empty() { Err(unknown(name)) } else { Ok(found) }
+    if found.is_empty() {
+        Err(unknown(name))
+    } else {
+        Ok(found)
+    }
 }
 
 /// The newest of one image; each image's newest, if several images had the name.
@@ -79,7 +125,13 @@ fn newest<'a>(points: &[&'a Point]) -> Vec<&'a Point> {
     let mut newest: Vec<&Point> = Vec::new();
     for point in points {
         // Of two from one moment, the image's own state is what came after its snapshot.
-        let age = |point: &Point| (point.time_ms, point.snapshot.is_none(), point.snapshot.as_ref().map(|snapshot| snapshot.serial));
+        let age = |point: &Point| {
+            (
+                point.time_ms,
+                point.snapshot.is_none(),
+                point.snapshot.as_ref().map(|snapshot| snapshot.serial),
+            )
+        };
         match newest.iter_mut().find(|best| best.image == point.image) {
             Some(best) if age(best) >= age(point) => {}
             Some(best) => *best = point,
@@ -90,18 +142,39 @@ fn newest<'a>(points: &[&'a Point]) -> Vec<&'a Point> {
 }
 
 fn named<'a>(points: &[&'a Point], name: &str) -> Option<Vec<&'a Point>> {
-    some(points.iter().copied().filter(|point| point.snapshot.as_ref().is_some_and(|snapshot| snapshot.name == name)).collect())
+    some(
+        points
+            .iter()
+            .copied()
+            .filter(|point| {
+                point
+                    .snapshot
+                    .as_ref()
+                    .is_some_and(|snapshot| snapshot.name == name)
+            })
+            .collect(),
+    )
 }
 
 /// What was taken at a time that begins so, on the clock of `zone`.
 fn at<'a>(points: &[&'a Point], time: &str, zone: &TimeZone) -> Vec<&'a Point> {
-    let begins = |point: &&Point| zone::shown(zone, point.time_ms).is_some_and(|shown| shown.starts_with(time));
-    if time.starts_with(|first: char| first.is_ascii_digit()) { points.iter().copied().filter(begins).collect() } else { Vec::new() }
+    let begins = |point: &&Point| {
+        zone::shown(zone, point.time_ms).is_some_and(|shown| shown.starts_with(time))
+    };
+    if time.starts_with(|first: char| first.is_ascii_digit()) {
+        points.iter().copied().filter(begins).collect()
+    } else {
+        Vec::new()
+    }
 }
 
 fn with_id<'a>(points: &[&'a Point], text: &str) -> Vec<&'a Point> {
     let is_id = text.len() >= ID_LEN_MIN && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    points.iter().copied().filter(|point| is_id && point.id.starts_with(text)).collect()
+    points
+        .iter()
+        .copied()
+        .filter(|point| is_id && point.id.starts_with(text))
+        .collect()
 }
 
 fn some<T>(found: Vec<T>) -> Option<Vec<T>> {
@@ -109,13 +182,23 @@ fn some<T>(found: Vec<T>) -> Option<Vec<T>> {
 }
 
 fn unknown(text: &str) -> Failure {
-    Failure::failed(format!("the repository has no point {text:?}"), "`vellum backup list` shows all points")
+    Failure::failed(
+        format!("the repository has no point {text:?}"),
+        "`vellum backup list` shows all points",
+    )
 }
 
 fn several(text: &str, names: &[&str]) -> Failure {
-    let more = if names.len() > CANDIDATES_MAX { ", …" } else { "" };
+    let more = if names.len() > CANDIDATES_MAX {
+        ", …"
+    } else {
+        ""
+    };
     let names = names[..names.len().min(CANDIDATES_MAX)].join(", ");
-    Failure::failed(format!("{text:?} could mean {names}{more}"), "write more of the name")
+    Failure::failed(
+        format!("{text:?} could mean {names}{more}"),
+        "write more of the name",
+    )
 }
 
 fn ambiguous(text: &str, found: &[&Point], zone: &TimeZone) -> Failure {
@@ -124,8 +207,15 @@ fn ambiguous(text: &str, found: &[&Point], zone: &TimeZone) -> Failure {
         format!("{} ({}, {time})", short(&point.id), title(point))
     };
     let shown: Vec<String> = found.iter().take(CANDIDATES_MAX).map(describe).collect();
-    let more = if found.len() > CANDIDATES_MAX { ", …" } else { "" };
-    Failure::failed(format!("{text:?} could mean {}{more}", shown.join(", ")), "write the beginning of the id of the one that you mean")
+    let more = if found.len() > CANDIDATES_MAX {
+        ", …"
+    } else {
+        ""
+    };
+    Failure::failed(
+        format!("{text:?} could mean {}{more}", shown.join(", ")),
+        "write the beginning of the id of the one that you mean",
+    )
 }
 
 #[cfg(test)]
@@ -136,8 +226,17 @@ mod tests {
 
     const DAY_MS: u64 = 86_400_000;
 
-    fn point(id: &str, image: &str, name: &str, snapshot: Option<(&str, u64)>, time_ms: u64) -> Point {
-        let snapshot = snapshot.map(|(name, serial)| SnapshotName { name: name.to_owned(), serial });
+    fn point(
+        id: &str,
+        image: &str,
+        name: &str,
+        snapshot: Option<(&str, u64)>,
+        time_ms: u64,
+    ) -> Point {
+        let snapshot = snapshot.map(|(name, serial)| SnapshotName {
+            name: name.to_owned(),
+            serial,
+        });
         Point {
             id: id.to_owned(),
             image: image.to_owned(),
@@ -170,7 +269,9 @@ mod tests {
     fn found(text: &str) -> Result<String, String> {
         let points = points();
         let points: Vec<&Point> = points.iter().collect();
-        find(&points, text, &TimeZone::UTC).map(|point| point.id.clone()).map_err(|failure| failure.to_string())
+        find(&points, text, &TimeZone::UTC)
+            .map(|point| point.id.clone())
+            .map_err(|failure| failure.to_string())
     }
 
     #[test]
@@ -199,15 +300,28 @@ mod tests {
             ("aaaa", ["aaaa0001", "aaaa0002"]),
         ] {
             let failure = found(text).expect_err("two");
-            assert!(both.iter().all(|one| failure.contains(one)), "{text}: {failure}");
+            assert!(
+                both.iter().all(|one| failure.contains(one)),
+                "{text}: {failure}"
+            );
         }
     }
 
     #[test]
     fn what_is_not_there_is_told() {
-        for text in
-            ["", "@", "nothing", "web@nothing", "webmail@latest", "web@1971", "web@", "@monday", "aaa", "dddd", "web@monday@tuesday"]
-        {
+        for text in [
+            "",
+            "@",
+            "nothing",
+            "web@nothing",
+            "webmail@latest",
+            "web@1971",
+            "web@",
+            "@monday",
+            "aaa",
+            "dddd",
+            "web@monday@tuesday",
+        ] {
             let failure = found(text).expect_err("nothing");
             assert!(failure.contains("no point"), "{text}: {failure}");
         }

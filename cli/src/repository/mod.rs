@@ -1,4 +1,5 @@
-//! Repositories as people name and open them: the place, the key, and what is remembered of them, all as the caller means it.
+//! Repositories as people name and open them: the place, the key, and what is remembered of them,
+//! all as the caller means it.
 
 pub(crate) mod address;
 pub(crate) mod password;
@@ -34,7 +35,8 @@ const KEY_FILE_MODE: u32 = 0o600;
 #[derive(clap::Args)]
 #[command(next_help_heading = "Opening the repository")]
 pub(crate) struct KeyArgs {
-    /// A file whose first line is the password [env: VELLUM_PASSWORD_FILE, or VELLUM_PASSWORD, _COMMAND, _FD]
+    /// A file whose first line is the password [env: VELLUM_PASSWORD_FILE, or VELLUM_PASSWORD,
+    /// _COMMAND, _FD]
     #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
     pub(crate) password_file: Option<PathBuf>,
     /// A key file
@@ -51,17 +53,28 @@ pub(crate) fn open(place: &str, args: &KeyArgs, session: &Session) -> Result<Rep
 }
 
 /// The same, with the password in other variables.
-pub(crate) fn open_with(place: &str, args: &KeyArgs, variables: Variables, session: &Session) -> Result<Repository, Failure> {
+pub(crate) fn open_with(
+    place: &str,
+    args: &KeyArgs,
+    variables: Variables,
+    session: &Session,
+) -> Result<Repository, Failure> {
     let caller = &session.caller;
     let objects = objects(place, caller)?;
-    let rollback = if args.allow_rollback { Rollback::Allowed } else { Rollback::Refused };
+    let rollback = if args.allow_rollback {
+        Rollback::Allowed
+    } else {
+        Rollback::Refused
+    };
     let found = Repository::find(objects)?;
     let open = |opener: Option<&Opener>| found.open(opener, folders(caller), rollback);
     let opener = opener(args, variables, caller)?;
     let repository = match open(opener.as_ref()) {
         Err(BackupError::KeyNeeded { place }) => {
             let password = password::ask(&format!("password of {place}"), false, caller)?;
-            let password = password.ok_or_else(|| Failure::from(BackupError::KeyNeeded { place }).hinted(variables.hint()))?;
+            let password = password.ok_or_else(|| {
+                Failure::from(BackupError::KeyNeeded { place }).hinted(variables.hint())
+            })?;
             open(Some(&Opener::Password(password)))
         }
         other => other,
@@ -74,31 +87,55 @@ pub(crate) fn open_with(place: &str, args: &KeyArgs, variables: Variables, sessi
 
 /// Where `place` is; makes no request.
 pub(crate) fn objects(place: &str, caller: &Caller) -> Result<Arc<dyn Objects>, Failure> {
-    // By its whole path: what is remembered of a place is not of whatever else is called so elsewhere.
+    // By its whole path: what is remembered of a place is not of whatever else is called so
+    // elsewhere.
     let folder = caller.path(Path::new("."));
     let folder = folder.canonicalize().unwrap_or(folder);
     let objects = open_objects(place, &folder, &caller.variables);
-    objects.map(Arc::from).map_err(|error| Failure::usage(error.to_string(), "name a folder, or an address such as s3://BUCKET/PREFIX"))
+    objects.map(Arc::from).map_err(|error| {
+        Failure::usage(
+            error.to_string(),
+            "name a folder, or an address such as s3://BUCKET/PREFIX",
+        )
+    })
 }
 
 /// What the options or the environment give to open it with.
-pub(crate) fn opener(args: &KeyArgs, variables: Variables, caller: &Caller) -> Result<Option<Opener>, Failure> {
+pub(crate) fn opener(
+    args: &KeyArgs,
+    variables: Variables,
+    caller: &Caller,
+) -> Result<Option<Opener>, Failure> {
     if let Some(path) = &args.key_file {
         return read_key_file(path, caller).map(|file| Some(Opener::KeyFile(file)));
     }
     Ok(password::given(args.password_file.as_deref(), variables, caller)?.map(Opener::Password))
 }
 
-/// The password of the repository at `place`, asked at the caller's terminal, if it has one and nothing else gives it.
-pub(crate) fn ask(place: &str, args: &KeyArgs, caller: &Caller) -> Result<Option<Password>, Failure> {
-    let is_given = args.key_file.is_some() || args.password_file.is_some() || password::VARIABLES.are_set(caller);
+/// The password of the repository at `place`, asked at the caller's terminal, if it has one and
+/// nothing else gives it.
+pub(crate) fn ask(
+    place: &str,
+    args: &KeyArgs,
+    caller: &Caller,
+) -> Result<Option<Password>, Failure> {
+    let is_given = args.key_file.is_some()
+        || args.password_file.is_some()
+        || password::VARIABLES.are_set(caller);
     if is_given || !caller.streams.input.file().is_terminal() {
         return Ok(None);
     }
     let objects = objects(place, caller)?;
-    let file = objects.get(&ObjectName::Repository.to_string()).ok().and_then(|stored| RepositoryFile::decode(&stored).ok());
+    let file = objects
+        .get(&ObjectName::Repository.to_string())
+        .ok()
+        .and_then(|stored| RepositoryFile::decode(&stored).ok());
     match file {
-        Some(file) if file.is_encrypted => password::ask(&format!("password of {}", objects.describe()), false, caller),
+        Some(file) if file.is_encrypted => password::ask(
+            &format!("password of {}", objects.describe()),
+            false,
+            caller,
+        ),
         // What is wrong there is told by whoever does the command.
         _ => Ok(None),
     }
@@ -106,17 +143,23 @@ pub(crate) fn ask(place: &str, args: &KeyArgs, caller: &Caller) -> Result<Option
 
 pub(crate) fn read_key_file(path: &Path, caller: &Caller) -> Result<KeyFile, Failure> {
     let mut text = Zeroizing::new(String::new());
-    let read = File::open(caller.path(path)).and_then(|file| file.take(KEY_FILE_LEN_MAX).read_to_string(&mut text));
+    let read = File::open(caller.path(path))
+        .and_then(|file| file.take(KEY_FILE_LEN_MAX).read_to_string(&mut text));
     read.map_err(|error| Failure::io(format!("read the key file {}", path.display()), error))?;
     let advice = "`vellum backup key add --new-key-file FILE` makes one";
-    KeyFile::parse(&text).ok_or_else(|| Failure::failed(format!("{} is no key file", path.display()), advice))
+    KeyFile::parse(&text)
+        .ok_or_else(|| Failure::failed(format!("{} is no key file", path.display()), advice))
 }
 
 /// A new key file, which nobody else may read.
 pub(crate) fn make_key_file(path: &Path, caller: &Caller) -> Result<KeyFile, Failure> {
     let key = KeyFile::generate().map_err(BackupError::from)?;
     let mut options = File::options();
-    options.write(true).create_new(true).mode(KEY_FILE_MODE).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
+        .write(true)
+        .create_new(true)
+        .mode(KEY_FILE_MODE)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     let made = options.open(caller.path(path)).and_then(|mut file| {
         file.write_all(key.to_text().as_bytes())?;
         file.sync_all()
@@ -127,24 +170,41 @@ pub(crate) fn make_key_file(path: &Path, caller: &Caller) -> Result<KeyFile, Fai
 
 /// Where this user keeps copies of what can be fetched again, and what was seen of repositories.
 pub(crate) fn folders(caller: &Caller) -> ClientFolders {
-    let named = caller.variable("VELLUM_CACHE_DIR").map(|folder| caller.path(Path::new(folder)));
+    let named = caller
+        .variable("VELLUM_CACHE_DIR")
+        .map(|folder| caller.path(Path::new(folder)));
     let cache = named.or_else(|| Some(xdg("XDG_CACHE_HOME", ".cache", caller)?.join("vellum")));
-    ClientFolders { cache, state: xdg("XDG_STATE_HOME", ".local/state", caller).map(|folder| folder.join("vellum")) }
+    ClientFolders {
+        cache,
+        state: xdg("XDG_STATE_HOME", ".local/state", caller).map(|folder| folder.join("vellum")),
+    }
 }
 
 /// The XDG rule says that a relative path is to be ignored.
 fn xdg(variable: &str, usual: &str, caller: &Caller) -> Option<PathBuf> {
-    let named = caller.variable(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    named.or_else(|| caller.variable("HOME").map(|home| PathBuf::from(home).join(usual)))
+    let named = caller
+        .variable(variable)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
+    named.or_else(|| {
+        caller
+            .variable("HOME")
+            .map(|home| PathBuf::from(home).join(usual))
+    })
 }
 
 /// Who changes the repository, for others who look at it.
 pub(crate) fn writer(session: &Session) -> Writer {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Writer { name: format!("{}: {}", host.trim(), session.command_line()), time_ms: now_ms() }
+    Writer {
+        name: format!("{}: {}", host.trim(), session.command_line()),
+        time_ms: now_ms(),
+    }
 }
 
 /// The present, in milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
 }

@@ -1,6 +1,8 @@
-//! Where the password of a repository comes from: an option, the caller's environment, or the caller's terminal.
+//! Where the password of a repository comes from: an option, the caller's environment, or the
+//! caller's terminal.
 //!
-//! It is the caller's environment also when another process does the command, and nobody is asked who has no terminal.
+//! It is the caller's environment also when another process does the command, and nobody is asked
+//! who has no terminal.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -64,7 +66,11 @@ enum Source {
 }
 
 /// The password that an option or the environment gives, if one does.
-pub(crate) fn given(file: Option<&Path>, variables: Variables, caller: &Caller) -> Result<Option<Password>, Failure> {
+pub(crate) fn given(
+    file: Option<&Path>,
+    variables: Variables,
+    caller: &Caller,
+) -> Result<Option<Password>, Failure> {
     let source = match file {
         Some(file) => Some(Source::File(file.to_owned())),
         None => variables.source(caller)?,
@@ -72,15 +78,23 @@ pub(crate) fn given(file: Option<&Path>, variables: Variables, caller: &Caller) 
     source.map(|source| source.read(caller)).transpose()
 }
 
-/// Asks at the caller's terminal; `again` also for the same once more. `None` if there is no terminal.
-pub(crate) fn ask(question: &str, again: bool, caller: &Caller) -> Result<Option<Password>, Failure> {
+/// Asks at the caller's terminal; `again` also for the same once more. `None` if there is no
+/// terminal.
+pub(crate) fn ask(
+    question: &str,
+    again: bool,
+    caller: &Caller,
+) -> Result<Option<Password>, Failure> {
     let streams = &caller.streams;
     if !streams.input.file().is_terminal() || !streams.error.file().is_terminal() {
         return Ok(None);
     }
     let password = ask_once(question, caller)?;
     if again && *ask_once("the same again", caller)? != *password {
-        return Err(Failure::failed("the passwords are not the same", "run it again"));
+        return Err(Failure::failed(
+            "the passwords are not the same",
+            "run it again",
+        ));
     }
     Ok(Some(password))
 }
@@ -96,7 +110,10 @@ impl Variables {
             [] => return Ok(None),
             [one] => one,
             [(first, _), (second, _), ..] => {
-                return Err(Failure::usage(format!("{first} and {second} are both set"), "unset all but one of them"));
+                return Err(Failure::usage(
+                    format!("{first} and {second} are both set"),
+                    "unset all but one of them",
+                ));
             }
         };
         self.meaning(name, value).map(Some)
@@ -114,18 +131,26 @@ impl Variables {
         }
         let number = value.to_str().and_then(|text| text.parse().ok());
         number.map(Source::Descriptor).ok_or_else(|| {
-            Failure::usage(format!("{name} is \"{}\"", value.display()), "it is the number of an open file descriptor, such as 3")
+            Failure::usage(
+                format!("{name} is \"{}\"", value.display()),
+                "it is the number of an open file descriptor, such as 3",
+            )
         })
     }
 
     /// Whether one of them is set.
     pub(crate) fn are_set(self, caller: &Caller) -> bool {
-        [self.plain, self.file, self.command, self.descriptor].iter().any(|name| caller.variable(name).is_some())
+        [self.plain, self.file, self.command, self.descriptor]
+            .iter()
+            .any(|name| caller.variable(name).is_some())
     }
 
     /// What to say to somebody who gave none and cannot be asked.
     pub(crate) fn hint(self) -> String {
-        format!("set {}, {} or {}, or give {}", self.plain, self.file, self.command, self.options)
+        format!(
+            "set {}, {} or {}, or give {}",
+            self.plain, self.file, self.command, self.options
+        )
     }
 }
 
@@ -133,18 +158,28 @@ impl Source {
     fn read(self, caller: &Caller) -> Result<Password, Failure> {
         let (name, line) = match self {
             Self::Plain(text) => ("the environment".to_owned(), text_of(text.as_bytes())),
-            Self::File(path) => (path.display().to_string(), open(&path, caller).and_then(|mut file| first_line(&mut file))),
+            Self::File(path) => (
+                path.display().to_string(),
+                open(&path, caller).and_then(|mut file| first_line(&mut file)),
+            ),
             Self::Descriptor(number) => {
                 let path = PathBuf::from(format!("/dev/fd/{number}"));
-                (format!("file descriptor {number}"), open(&path, caller).and_then(|mut file| first_line(&mut file)))
+                (
+                    format!("file descriptor {number}"),
+                    open(&path, caller).and_then(|mut file| first_line(&mut file)),
+                )
             }
             Self::Command(command) => {
                 let words = ["sh".into(), "-c".into(), command];
                 let name = "the password command";
-                (name.to_owned(), first_line(&mut CommandOutput::start(&words, caller)?))
+                (
+                    name.to_owned(),
+                    first_line(&mut CommandOutput::start(&words, caller)?),
+                )
             }
         };
-        let line = line.map_err(|error| Failure::io(format!("read the password from {name}"), error))?;
+        let line =
+            line.map_err(|error| Failure::io(format!("read the password from {name}"), error))?;
         if line.is_empty() {
             return Err(Failure::failed(
                 format!("{name} has no password: its first line is empty"),
@@ -159,12 +194,17 @@ fn open(path: &Path, caller: &Caller) -> io::Result<File> {
     File::open(caller.path(path))
 }
 
-/// What stands before the first line break. All of a stream is read: a command that fails after its output has failed.
+/// What stands before the first line break. All of a stream is read: a command that fails after its
+/// output has failed.
 fn first_line(stream: &mut dyn Read) -> io::Result<Password> {
     let mut text = Zeroizing::new(Vec::with_capacity(LINE_LEN_MAX + 1));
-    stream.take(LINE_LEN_MAX as u64 + 1).read_to_end(&mut text)?;
+    stream
+        .take(LINE_LEN_MAX as u64 + 1)
+        .read_to_end(&mut text)?;
     if text.len() > LINE_LEN_MAX {
-        return Err(io::Error::other(format!("it has more than {LINE_LEN_MAX} bytes")));
+        return Err(io::Error::other(format!(
+            "it has more than {LINE_LEN_MAX} bytes"
+        )));
     }
     line_of(&text)
 }
@@ -175,7 +215,8 @@ fn line_of(text: &[u8]) -> io::Result<Password> {
 }
 
 fn text_of(bytes: &[u8]) -> io::Result<Password> {
-    let text = std::str::from_utf8(bytes).map_err(|_| io::Error::other("it is not text in UTF-8"))?;
+    let text =
+        std::str::from_utf8(bytes).map_err(|_| io::Error::other("it is not text in UTF-8"))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 
@@ -189,7 +230,11 @@ fn ask_once(question: &str, caller: &Caller) -> Result<Password, Failure> {
     let _ = writeln!(screen);
     caller.signals.check()?;
     let password = typed.map_err(fail)?;
-    if password.is_empty() { Err(Failure::failed("no password was given", "run it again")) } else { Ok(password) }
+    if password.is_empty() {
+        Err(Failure::failed("no password was given", "run it again"))
+    } else {
+        Ok(password)
+    }
 }
 
 /// What is typed until a line break, byte by byte: what follows belongs to others.
@@ -214,7 +259,10 @@ impl Silence {
         let mut silent = before.clone();
         silent.local_modes.remove(LocalModes::ECHO);
         tcsetattr(terminal, OptionalActions::Flush, &silent)?;
-        Ok(Self { terminal: Arc::clone(terminal), before })
+        Ok(Self {
+            terminal: Arc::clone(terminal),
+            before,
+        })
     }
 }
 
@@ -235,8 +283,13 @@ mod tests {
         std::fs::write(dir.path().join("empty"), "\nsecond line\n").expect("room");
         std::fs::write(dir.path().join("long"), [b'x'; LINE_LEN_MAX + 1]).expect("room");
         let mut caller = Caller::in_folder(dir.path());
-        caller.variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        caller.variables.insert("PATH".into(), std::env::var_os("PATH").unwrap_or_default());
+        caller.variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect();
+        caller
+            .variables
+            .insert("PATH".into(), std::env::var_os("PATH").unwrap_or_default());
         let given = given(None, VARIABLES, &caller).map_err(|failure| failure.to_string())?;
         Ok(given.map(|password| password.to_string()))
     }
@@ -248,25 +301,44 @@ mod tests {
             (&[("VELLUM_PASSWORD", "")], None),
             (&[("VELLUM_PASSWORD", " plain ")], Some(" plain ")),
             (&[("VELLUM_PASSWORD_FILE", "secret")], Some("from a file")),
-            (&[("VELLUM_PASSWORD_COMMAND", "echo 'from a'\" command\"; echo more")], Some("from a command")),
+            (
+                &[(
+                    "VELLUM_PASSWORD_COMMAND",
+                    "echo 'from a'\" command\"; echo more",
+                )],
+                Some("from a command"),
+            ),
         ] {
-            assert_eq!(asked(variables), Ok(password.map(str::to_owned)), "{variables:?}");
+            assert_eq!(
+                asked(variables),
+                Ok(password.map(str::to_owned)),
+                "{variables:?}"
+            );
         }
     }
 
     #[test]
     fn what_cannot_be_a_password_is_told_without_it() {
         for (variables, told) in [
-            (&[("VELLUM_PASSWORD", "a"), ("VELLUM_PASSWORD_FILE", "b")][..], "both set"),
+            (
+                &[("VELLUM_PASSWORD", "a"), ("VELLUM_PASSWORD_FILE", "b")][..],
+                "both set",
+            ),
             (&[("VELLUM_PASSWORD_FILE", "missing")], "missing"),
             (&[("VELLUM_PASSWORD_FILE", "empty")], "first line is empty"),
             (&[("VELLUM_PASSWORD_FILE", "long")], "more than"),
-            (&[("VELLUM_PASSWORD_COMMAND", "echo secret; exit 3")], "exit status: 3"),
+            (
+                &[("VELLUM_PASSWORD_COMMAND", "echo secret; exit 3")],
+                "exit status: 3",
+            ),
             (&[("VELLUM_PASSWORD_FD", "three")], "VELLUM_PASSWORD_FD"),
             (&[("VELLUM_PASSWORD_FD", "987")], "file descriptor 987"),
         ] {
             let failure = asked(variables).expect_err(told);
-            assert!(failure.contains(told) && !failure.contains("secret"), "{variables:?}: {failure}");
+            assert!(
+                failure.contains(told) && !failure.contains("secret"),
+                "{variables:?}: {failure}"
+            );
         }
     }
 

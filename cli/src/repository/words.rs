@@ -16,37 +16,61 @@ pub(crate) struct Named<'a> {
 }
 
 /// The repository and exactly `what` (names of words, for the person who left some out).
-pub(crate) fn exactly<'a>(words: &'a [String], what: &[&str], caller: &Caller) -> Result<Named<'a>, Failure> {
+pub(crate) fn exactly<'a>(
+    words: &'a [String],
+    what: &[&str],
+    caller: &Caller,
+) -> Result<Named<'a>, Failure> {
     if words.len() == what.len() + 1 {
-        return Ok(Named { place: words[0].clone(), rest: &words[1..] });
+        return Ok(Named {
+            place: words[0].clone(),
+            rest: &words[1..],
+        });
     }
     match given(caller)? {
         Some(place) if words.len() == what.len() => Ok(Named { place, rest: words }),
         _ => {
             let line = [&["REPO"], what].concat().join(" ");
-            Err(Failure::usage("this takes other words", format!("write {line}; if {VARIABLE} is set, REPO may be left out")))
+            Err(Failure::usage(
+                "this takes other words",
+                format!("write {line}; if {VARIABLE} is set, REPO may be left out"),
+            ))
         }
     }
 }
 
-/// The repository and whatever follows. If the variable names one, a first word names another only if it has a slash, as an address or a path
-/// like `./backup` does: no image's name has one.
+/// The repository and whatever follows. If the variable names one, a first word names another only
+/// if it has a slash, as an address or a path like `./backup` does: no image's name has one.
 pub(crate) fn at_least<'a>(words: &'a [String], caller: &Caller) -> Result<Named<'a>, Failure> {
     let given = given(caller)?;
     match (words.split_first(), given) {
-        (Some((first, rest)), None) => Ok(Named { place: first.clone(), rest }),
-        (Some((first, rest)), Some(_)) if first.contains('/') => Ok(Named { place: first.clone(), rest }),
+        (Some((first, rest)), None) => Ok(Named {
+            place: first.clone(),
+            rest,
+        }),
+        (Some((first, rest)), Some(_)) if first.contains('/') => Ok(Named {
+            place: first.clone(),
+            rest,
+        }),
         (_, Some(place)) => Ok(Named { place, rest: words }),
-        (None, None) => {
-            Err(Failure::usage("no repository is named", format!("name it first: a folder, or s3://BUCKET/PREFIX; or set {VARIABLE}")))
-        }
+        (None, None) => Err(Failure::usage(
+            "no repository is named",
+            format!("name it first: a folder, or s3://BUCKET/PREFIX; or set {VARIABLE}"),
+        )),
     }
 }
 
 fn given(caller: &Caller) -> Result<Option<String>, Failure> {
-    let Some(place) = caller.variable(VARIABLE) else { return Ok(None) };
+    let Some(place) = caller.variable(VARIABLE) else {
+        return Ok(None);
+    };
     let text = place.to_str().map(|place| Some(place.to_owned()));
-    text.ok_or_else(|| Failure::usage(format!("{VARIABLE} is \"{}\", which is no text", place.display()), "name a folder or an address"))
+    text.ok_or_else(|| {
+        Failure::usage(
+            format!("{VARIABLE} is \"{}\", which is no text", place.display()),
+            "name a folder or an address",
+        )
+    })
 }
 
 #[cfg(test)]
@@ -61,7 +85,10 @@ mod tests {
 
     fn caller(place: Option<&str>) -> Caller {
         let mut caller = Caller::in_folder(Path::new("/"));
-        caller.variables = place.map(|place| (VARIABLE.into(), place.into())).into_iter().collect();
+        caller.variables = place
+            .map(|place| (VARIABLE.into(), place.into()))
+            .into_iter()
+            .collect();
         caller
     }
 
@@ -77,22 +104,35 @@ mod tests {
         ] {
             let (text, rest) = (words(text), words(rest));
             let named = at_least(&text, &caller(variable)).expect("it is named");
-            assert_eq!((named.place.as_str(), named.rest), (place, &rest[..]), "{text:?}");
+            assert_eq!(
+                (named.place.as_str(), named.rest),
+                (place, &rest[..]),
+                "{text:?}"
+            );
         }
         assert!(at_least(&[], &caller(None)).is_err());
     }
 
     #[test]
     fn a_count_of_words_leaves_no_doubt() {
-        for (text, variable, place) in
-            [("backup web out.raw", None, Some("backup")), ("web ./out.raw", Some("b"), Some("b")), ("a web out", Some("b"), Some("a"))]
-        {
+        for (text, variable, place) in [
+            ("backup web out.raw", None, Some("backup")),
+            ("web ./out.raw", Some("b"), Some("b")),
+            ("a web out", Some("b"), Some("a")),
+        ] {
             let text = words(text);
             let named = exactly(&text, &["POINT", "FILE"], &caller(variable)).ok();
             assert_eq!(named.map(|named| named.place).as_deref(), place, "{text:?}");
         }
-        for (text, variable) in [("web out.raw", None), ("web", Some("b")), ("a b c d", Some("b"))] {
-            assert!(exactly(&words(text), &["POINT", "FILE"], &caller(variable)).is_err(), "{text:?}");
+        for (text, variable) in [
+            ("web out.raw", None),
+            ("web", Some("b")),
+            ("a b c d", Some("b")),
+        ] {
+            assert!(
+                exactly(&words(text), &["POINT", "FILE"], &caller(variable)).is_err(),
+                "{text:?}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What people and other programs get wrong: one sentence that says what and where, and nothing changed.
+//! What people and other programs get wrong: one sentence that says what and where, and nothing
+//! changed.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -23,7 +24,11 @@ fn each_mistake_is_told_and_changes_nothing() {
     let sandbox = small();
     let vdi = [&[0; 64][..], &0xbeda_107f_u32.to_le_bytes(), &[0; 4096]].concat();
     std::fs::write(sandbox.path("disk.vdi"), vdi).expect("room");
-    std::fs::write(sandbox.path("polyglot"), [b"QFI\xfb\0\0\0\x03", &[0; 502][..], b"\x55\xaa", &[0; 4096]].concat()).expect("room");
+    std::fs::write(
+        sandbox.path("polyglot"),
+        [b"QFI\xfb\0\0\0\x03", &[0; 502][..], b"\x55\xaa", &[0; 4096]].concat(),
+    )
+    .expect("room");
     std::fs::write(sandbox.path("broken.qcow2"), b"QFI\xfb\0\0\0\x03").expect("room");
     std::fs::write(sandbox.path("gap.map"), "0 4096 data\n8192 4096 data\n").expect("room");
     std::fs::write(sandbox.path("short.map"), "0 4096 data\n").expect("room");
@@ -33,16 +38,32 @@ fn each_mistake_is_told_and_changes_nothing() {
         (1, "import missing.raw new", "missing.raw"),
         (1, "import . new", "."),
         (1, "import disk.raw web", "image web exists already"),
-        (1, "import disk.raw web --update --snapshot a", "web@a exists already"),
+        (
+            1,
+            "import disk.raw web --update --snapshot a",
+            "web@a exists already",
+        ),
         (1, "import disk.raw new -b nothing", "\"nothing\""),
         (1, "import disk.raw new -b web@nothing", "\"nothing\""),
         (1, "import disk.raw nothing --update", "\"nothing\""),
         (1, "import disk.vdi new", "VDI"),
         (1, "import polyglot new", "several things"),
         (1, "import -f qcow2 broken.qcow2 new", "broken.qcow2"),
-        (1, "import disk.raw web --update --change-map missing.map", "missing.map"),
-        (1, "import disk.raw web --update --change-map gap.map", "gap.map"),
-        (1, "import disk.raw web --update --change-map short.map", "disk.raw"),
+        (
+            1,
+            "import disk.raw web --update --change-map missing.map",
+            "missing.map",
+        ),
+        (
+            1,
+            "import disk.raw web --update --change-map gap.map",
+            "gap.map",
+        ),
+        (
+            1,
+            "import disk.raw web --update --change-map short.map",
+            "disk.raw",
+        ),
         (2, &format!("import disk.raw {long}"), "at most 255 bytes"),
         (2, "import disk.raw a/b", "'/'"),
         (2, "import disk.raw a@b", "'@'"),
@@ -69,8 +90,14 @@ fn each_mistake_is_told_and_changes_nothing() {
         (1, "export web missing/out.raw", "missing"),
         (1, "init", "not empty"),
     ] {
-        sandbox.run(command.split_whitespace()).expect_error(code, what);
-        assert_eq!(sandbox.succeed(["tree", "--json"]), before, "vellum {command}");
+        sandbox
+            .run(command.split_whitespace())
+            .expect_error(code, what);
+        assert_eq!(
+            sandbox.succeed(["tree", "--json"]),
+            before,
+            "vellum {command}"
+        );
     }
     assert!(!sandbox.path("out.raw").exists());
 }
@@ -122,7 +149,9 @@ fn a_store_of_a_newer_format_is_left_alone() {
     let marker = sandbox.path("store/vellum.store");
     std::fs::write(&marker, "vellum store format 999\n").expect("it is ours");
     for command in ["list", "create new 1M", "gc"] {
-        sandbox.run(command.split_whitespace()).expect_error(1, "has format 999");
+        sandbox
+            .run(command.split_whitespace())
+            .expect_error(1, "has format 999");
     }
     std::fs::write(&marker, "something else\n").expect("it is ours");
     sandbox.run(["list"]).expect_error(1, "vellum.store");
@@ -131,8 +160,10 @@ fn a_store_of_a_newer_format_is_left_alone() {
 #[test]
 fn a_damaged_database_is_an_error_and_no_panic() {
     let sandbox = small();
-    let files: Vec<OsString> =
-        std::fs::read_dir(sandbox.path("store/database")).expect("a store").map(|entry| entry.expect("an entry").file_name()).collect();
+    let files: Vec<OsString> = std::fs::read_dir(sandbox.path("store/database"))
+        .expect("a store")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
     for (nth, file) in files.iter().enumerate() {
         let store = sandbox.path(format!("copy{nth}"));
         copy_folder(&sandbox.path("store"), &store);
@@ -143,24 +174,41 @@ fn a_damaged_database_is_an_error_and_no_panic() {
             *byte ^= 0x55;
         }
         std::fs::write(&path, bytes).expect("it is ours");
-        for command in [&["list"][..], &["export", "web", "-"], &["check", "--read-data"], &["create", "new", "1M"]] {
-            let output = sandbox.command(command).env("VELLUM_STORE", &store).output().expect("it starts");
-            let good = output.stdout == std::fs::read(sandbox.path("disk.raw")).expect("it is there");
+        for command in [
+            &["list"][..],
+            &["export", "web", "-"],
+            &["check", "--read-data"],
+            &["create", "new", "1M"],
+        ] {
+            let output = sandbox
+                .command(command)
+                .env("VELLUM_STORE", &store)
+                .output()
+                .expect("it starts");
+            let good =
+                output.stdout == std::fs::read(sandbox.path("disk.raw")).expect("it is there");
             let run = Run::of(output);
-            assert!([Some(0), Some(1), Some(2), Some(3)].contains(&run.code), "{file:?}: {run:?}");
+            assert!(
+                [Some(0), Some(1), Some(2), Some(3)].contains(&run.code),
+                "{file:?}: {run:?}"
+            );
             let is_wrong_export = command[0] == "export" && run.code == Some(0) && !good;
             assert!(!is_wrong_export, "{file:?}: wrong bytes were exported");
         }
     }
 }
 
-/// Root can read everything, so root becomes somebody else for this, in a folder and with a command that everybody may use.
+/// Root can read everything, so root becomes somebody else for this, in a folder and with a command
+/// that everybody may use.
 #[test]
 fn a_source_that_may_not_be_read_is_told() {
     let sandbox = Sandbox::empty();
     let command = copy_of_command(&sandbox);
     std::fs::write(sandbox.path("secret.raw"), b"secret").expect("room");
-    let allow = |name: &str, mode| std::fs::set_permissions(sandbox.path(name), PermissionsExt::from_mode(mode)).expect("it is ours");
+    let allow = |name: &str, mode| {
+        std::fs::set_permissions(sandbox.path(name), PermissionsExt::from_mode(mode))
+            .expect("it is ours")
+    };
     allow("secret.raw", 0o000);
     allow("", 0o777);
     let somebody = |args: &[&str]| {
@@ -172,7 +220,10 @@ fn a_source_that_may_not_be_read_is_told() {
         } else {
             Command::new(&command)
         };
-        run.args(args).current_dir(sandbox.path("")).env("VELLUM_STORE", "store").stdin(Stdio::null());
+        run.args(args)
+            .current_dir(sandbox.path(""))
+            .env("VELLUM_STORE", "store")
+            .stdin(Stdio::null());
         Run::of(run.output().expect("util-linux is there"))
     };
     assert_eq!(somebody(&["init"]).code, Some(0));

@@ -1,4 +1,5 @@
-//! A bucket in a real S3 server: one that is started here, or the one that the environment names (`dev/s3-cluster` does).
+//! A bucket in a real S3 server: one that is started here, or the one that the environment names
+//! (`dev/s3-cluster` does).
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,13 @@ const SERVER: &str = "s3s-fs";
 const KEY: &str = "vellum-test";
 const SECRET: &str = "vellum-test-secret";
 /// What the environment has to say of a server that somebody else runs.
-const GIVEN: [&str; 5] = ["AWS_ENDPOINT", "AWS_ALLOW_HTTP", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+const GIVEN: [&str; 5] = [
+    "AWS_ENDPOINT",
+    "AWS_ALLOW_HTTP",
+    "AWS_REGION",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+];
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The bucket; a server that was started for it ends when it is dropped.
@@ -37,19 +44,40 @@ impl Bucket {
     }
 
     fn given(name: String) -> Self {
-        let value = |variable: &str| std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is set beside VELLUM_TEST_BUCKET"));
-        let environment = GIVEN.map(|variable| (variable.to_owned(), value(variable))).into();
-        Self { environment, name, server: None }
+        let value = |variable: &str| {
+            std::env::var(variable)
+                .unwrap_or_else(|_| panic!("{variable} is set beside VELLUM_TEST_BUCKET"))
+        };
+        let environment = GIVEN
+            .map(|variable| (variable.to_owned(), value(variable)))
+            .into();
+        Self {
+            environment,
+            name,
+            server: None,
+        }
     }
 
     fn own() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(dir.path().join("bucket")).expect("room");
         // Somebody else may take a port that was free a moment ago.
-        let (server, port) = (0..5).find_map(|_| serve(dir.path())).expect("the S3 server listens");
-        let values = [format!("http://127.0.0.1:{port}"), "true".to_owned(), "us-east-1".to_owned(), KEY.to_owned(), SECRET.to_owned()];
+        let (server, port) = (0..5)
+            .find_map(|_| serve(dir.path()))
+            .expect("the S3 server listens");
+        let values = [
+            format!("http://127.0.0.1:{port}"),
+            "true".to_owned(),
+            "us-east-1".to_owned(),
+            KEY.to_owned(),
+            SECRET.to_owned(),
+        ];
         let environment = GIVEN.iter().map(ToString::to_string).zip(values).collect();
-        Self { environment, name: "bucket".to_owned(), server: Some((server, dir)) }
+        Self {
+            environment,
+            name: "bucket".to_owned(),
+            server: Some((server, dir)),
+        }
     }
 }
 
@@ -64,12 +92,30 @@ impl Drop for Bucket {
 
 /// A server for the folders in `root`, once it listens. `None` if it ended before.
 fn serve(root: &Path) -> Option<(Child, u16)> {
-    let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr()).expect("a free port");
+    let free = TcpListener::bind(("127.0.0.1", 0))
+        .and_then(|socket| socket.local_addr())
+        .expect("a free port");
     let port = free.port().to_string();
     let mut command = Command::new(program());
-    command.args(["--host", "127.0.0.1", "--port", &port, "--access-key", KEY, "--secret-key", SECRET]).arg(root);
-    let started = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let mut server = started.unwrap_or_else(|error| panic!("{SERVER}, which `make s3-server` builds: {error}"));
+    command
+        .args([
+            "--host",
+            "127.0.0.1",
+            "--port",
+            &port,
+            "--access-key",
+            KEY,
+            "--secret-key",
+            SECRET,
+        ])
+        .arg(root);
+    let started = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut server =
+        started.unwrap_or_else(|error| panic!("{SERVER}, which `make s3-server` builds: {error}"));
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE && server.try_wait().expect("it was started here").is_none() {
         if TcpStream::connect(free).is_ok() {
@@ -84,6 +130,11 @@ fn serve(root: &Path) -> Option<(Child, u16)> {
 
 /// Where `make` puts it, else wherever the shell finds one.
 fn program() -> PathBuf {
-    let built = Path::new(VELLUM).ancestors().nth(2).map(|target| target.join("tools/bin").join(SERVER));
-    built.filter(|program| program.exists()).unwrap_or_else(|| SERVER.into())
+    let built = Path::new(VELLUM)
+        .ancestors()
+        .nth(2)
+        .map(|target| target.join("tools/bin").join(SERVER));
+    built
+        .filter(|program| program.exists())
+        .unwrap_or_else(|| SERVER.into())
 }

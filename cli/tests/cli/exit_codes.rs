@@ -84,9 +84,19 @@ fn errors_in_json_carry_their_exit_code() {
         (10, "list --output-format json --store nowhere"),
     ] {
         let run = sandbox.run(command.split_whitespace());
-        let error: serde_json::Value = serde_json::from_str(&run.stderr).unwrap_or_else(|error| panic!("{error} in {run:?}"));
-        assert_eq!((run.code, error["code"].as_i64()), (Some(code), Some(code.into())), "{run:?}");
-        assert!(error["message"].as_str().is_some_and(|message| !message.contains('\n')), "{run:?}");
+        let error: serde_json::Value =
+            serde_json::from_str(&run.stderr).unwrap_or_else(|error| panic!("{error} in {run:?}"));
+        assert_eq!(
+            (run.code, error["code"].as_i64()),
+            (Some(code), Some(code.into())),
+            "{run:?}"
+        );
+        assert!(
+            error["message"]
+                .as_str()
+                .is_some_and(|message| !message.contains('\n')),
+            "{run:?}"
+        );
         assert_eq!(run.stdout, "");
     }
 }
@@ -96,9 +106,18 @@ fn a_reader_that_goes_away_is_no_panic() {
     let sandbox = Sandbox::new();
     sandbox.succeed(["create", "web", "1M"]);
     for nth in 0..40 {
-        sandbox.succeed(["snapshot", "take", &format!("web@{nth}-{}", "long".repeat(50))]);
+        sandbox.succeed([
+            "snapshot",
+            "take",
+            &format!("web@{nth}-{}", "long".repeat(50)),
+        ]);
     }
-    let mut child = sandbox.command(["list", "--snapshots"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut child = sandbox
+        .command(["list", "--snapshots"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
     drop(child.stdout.take());
     let run = Run::of(child.wait_with_output().expect("it ends"));
     assert!([Some(0), Some(141)].contains(&run.code), "{run:?}");
@@ -108,8 +127,15 @@ fn a_reader_that_goes_away_is_no_panic() {
 #[test]
 fn an_answer_that_cannot_be_written_is_an_error() {
     let sandbox = Sandbox::new();
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
-    let output = sandbox.command(["list"]).stdout(full).output().expect("it starts");
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .expect("Linux has it");
+    let output = sandbox
+        .command(["list"])
+        .stdout(full)
+        .output()
+        .expect("it starts");
     Run::of(output).expect_error(1, "No space left");
 }
 
@@ -125,10 +151,18 @@ fn the_environment_is_checked_like_options() {
         ("VELLUM_PROGRESS_FPS", "inf", 2),
         ("VELLUM_STORE", "nowhere", 10),
     ] {
-        let output = sandbox.command(["list"]).env(name, value).output().expect("it starts");
+        let output = sandbox
+            .command(["list"])
+            .env(name, value)
+            .output()
+            .expect("it starts");
         assert_eq!(Run::of(output).code, Some(code), "{name}={value}");
     }
-    let output = sandbox.command(["init", "--store", "new"]).env("VELLUM_COMPRESSION", "brotli").output().expect("it starts");
+    let output = sandbox
+        .command(["init", "--store", "new"])
+        .env("VELLUM_COMPRESSION", "brotli")
+        .output()
+        .expect("it starts");
     assert_eq!(Run::of(output).code, Some(2));
 }
 
@@ -136,8 +170,18 @@ fn the_environment_is_checked_like_options() {
 fn what_a_pipe_brings_is_stored() {
     let sandbox = Sandbox::new();
     let bytes = b"not a whole sector";
-    let mut child = sandbox.command(["import", "-", "piped"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it starts");
-    child.stdin.take().expect("it has one").write_all(bytes).expect("it reads");
+    let mut child = sandbox
+        .command(["import", "-", "piped"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    child
+        .stdin
+        .take()
+        .expect("it has one")
+        .write_all(bytes)
+        .expect("it reads");
     assert!(child.wait().expect("it ends").success());
     assert_eq!(sandbox.succeed(["export", "piped", "-"]).as_bytes(), bytes);
 }

@@ -1,10 +1,12 @@
-//! A disk that fills up while a disk comes in: told in one sentence, and everything that frees space still works.
+//! A disk that fills up while a disk comes in: told in one sentence, and everything that frees
+//! space still works.
 
 use std::process::{Command, Stdio};
 
 use crate::sandbox::{Run, Sandbox, VELLUM};
 
-/// Runs in a file system of its own, of 192 MiB: in a much smaller one the store has no room for its reserve.
+/// Runs in a file system of its own, of 192 MiB: in a much smaller one the store has no room for
+/// its reserve.
 const SCRIPT: &str = r#"
 set -eu
 mount -t tmpfs -o size=192m tmpfs "$PWD/small"
@@ -47,13 +49,20 @@ fn a_full_disk_loses_nothing_and_can_be_emptied() {
     sandbox.random_file("large.raw", 192 << 20, 2);
     std::fs::create_dir(sandbox.path("small")).expect("room");
     std::fs::create_dir(sandbox.path("tiny")).expect("room");
-    let allowed = Command::new("unshare").args(["-rm", "true"]).stderr(Stdio::null()).status();
+    let allowed = Command::new("unshare")
+        .args(["-rm", "true"])
+        .stderr(Stdio::null())
+        .status();
     if !allowed.is_ok_and(|status| status.success()) {
         eprintln!("skipped: this machine lets nobody mount a small file system");
         return;
     }
     let mut command = Command::new("unshare");
-    command.args(["-rm", "sh", "-c", SCRIPT]).current_dir(sandbox.path("")).env("VELLUM", VELLUM).stdin(Stdio::null());
+    command
+        .args(["-rm", "sh", "-c", SCRIPT])
+        .current_dir(sandbox.path(""))
+        .env("VELLUM", VELLUM)
+        .stdin(Stdio::null());
     let run = Run::of(command.output().expect("util-linux is there"));
     assert_eq!(run.stdout, "all is well\n", "{run:?}");
 }

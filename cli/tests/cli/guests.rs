@@ -1,4 +1,5 @@
-//! Guests and programs on disks of the store: over NBD and as files, with the clients that people use, while commands go on.
+//! Guests and programs on disks of the store: over NBD and as files, with the clients that people
+//! use, while commands go on.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,7 +9,8 @@ use crate::server::Served;
 
 const DISK_LEN: usize = 16 << 20;
 
-/// A store with image `web`, which is `disk.raw`, and its snapshot `web@a`; `other.raw` has the same length and other bytes.
+/// A store with image `web`, which is `disk.raw`, and its snapshot `web@a`; `other.raw` has the
+/// same length and other bytes.
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.random_file("disk.raw", DISK_LEN, 1);
@@ -20,8 +22,15 @@ fn sandbox() -> Sandbox {
 /// Runs a program in the sandbox.
 fn client(sandbox: &Sandbox, program: &str, args: &[&str]) -> Run {
     let mut command = Command::new(program);
-    command.args(args).current_dir(sandbox.path("")).env("VELLUM_STORE", "store").env("VELLUM", VELLUM).stdin(Stdio::null());
-    Run::of(command.output().unwrap_or_else(|error| panic!("{program}, from a package that `make packages` installs: {error}")))
+    command
+        .args(args)
+        .current_dir(sandbox.path(""))
+        .env("VELLUM_STORE", "store")
+        .env("VELLUM", VELLUM)
+        .stdin(Stdio::null());
+    Run::of(command.output().unwrap_or_else(|error| {
+        panic!("{program}, from a package that `make packages` installs: {error}")
+    }))
 }
 
 fn succeed(sandbox: &Sandbox, program: &str, args: &[&str]) -> String {
@@ -34,28 +43,54 @@ fn succeed(sandbox: &Sandbox, program: &str, args: &[&str]) -> String {
 fn what_a_guest_writes_is_what_commands_see() {
     let sandbox = sandbox();
     let server = Served::start(&sandbox);
-    let listing: serde_json::Value =
-        serde_json::from_str(&succeed(&sandbox, "nbdinfo", &["--list", "--json", &server.uri("")])).expect("JSON");
+    let listing: serde_json::Value = serde_json::from_str(&succeed(
+        &sandbox,
+        "nbdinfo",
+        &["--list", "--json", &server.uri("")],
+    ))
+    .expect("JSON");
     let exports = listing["exports"].as_array().expect("a list");
-    let seen: Vec<_> = exports.iter().map(|export| (export["export-name"].as_str(), export["is_read_only"].as_bool())).collect();
-    assert_eq!(seen, [(Some("web"), Some(false)), (Some("web@a"), Some(true))]);
+    let seen: Vec<_> = exports
+        .iter()
+        .map(|export| {
+            (
+                export["export-name"].as_str(),
+                export["is_read_only"].as_bool(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [(Some("web"), Some(false)), (Some("web@a"), Some(true))]
+    );
 
     // Without a flush: it is in the server's memory, where only the server can find it.
     succeed(&sandbox, "nbdcopy", &["other.raw", &server.uri("web")]);
     sandbox.succeed(["compare", "web", "other.raw"]);
     sandbox.succeed(["compare", "web@a", "disk.raw"]);
     succeed(&sandbox, "nbdcopy", &[&server.uri("web@a"), "out.raw"]);
-    assert!(std::fs::read(sandbox.path("out.raw")).expect("copied") == std::fs::read(sandbox.path("disk.raw")).expect("it is there"));
-    assert_ne!(client(&sandbox, "nbdcopy", &["other.raw", &server.uri("web@a")]).code, Some(0));
+    assert!(
+        std::fs::read(sandbox.path("out.raw")).expect("copied")
+            == std::fs::read(sandbox.path("disk.raw")).expect("it is there")
+    );
+    assert_ne!(
+        client(&sandbox, "nbdcopy", &["other.raw", &server.uri("web@a")]).code,
+        Some(0)
+    );
 
     sandbox.succeed(["create", "child", "-b", "web@a"]);
-    succeed(&sandbox, "qemu-img", &["compare", "-f", "raw", &server.uri("child"), "disk.raw"]);
+    succeed(
+        &sandbox,
+        "qemu-img",
+        &["compare", "-f", "raw", &server.uri("child"), "disk.raw"],
+    );
     server.stop();
     sandbox.succeed(["compare", "web", "other.raw"]);
     sandbox.succeed(["check", "--read-data"]);
 }
 
-/// Each block holds its old bytes or its new ones, whatever moment the snapshot met, and goes on doing so.
+/// Each block holds its old bytes or its new ones, whatever moment the snapshot met, and goes on
+/// doing so.
 #[test]
 fn a_snapshot_under_a_writing_guest_holds_still() {
     const BLOCK_LEN: usize = 64 << 10;
@@ -63,7 +98,15 @@ fn a_snapshot_under_a_writing_guest_holds_still() {
     let server = Served::start(&sandbox);
     let mut command = Command::new("nbdcopy");
     let uri = server.uri("web");
-    command.args(["--flush", "--requests=4", "--request-size=65536", "other.raw", &uri]).current_dir(sandbox.path(""));
+    command
+        .args([
+            "--flush",
+            "--requests=4",
+            "--request-size=65536",
+            "other.raw",
+            &uri,
+        ])
+        .current_dir(sandbox.path(""));
     let mut writer = command.spawn().expect("libnbd is there");
     let mut taken = 0;
     while taken < 3 || writer.try_wait().expect("it was started here").is_none() {
@@ -77,9 +120,15 @@ fn a_snapshot_under_a_writing_guest_holds_still() {
     let (old, new) = (read("disk.raw"), read("other.raw"));
     for nth in 1..=taken {
         let snapshot = read(&format!("t{nth}.raw"));
-        let blocks = snapshot.chunks(BLOCK_LEN).zip(old.chunks(BLOCK_LEN)).zip(new.chunks(BLOCK_LEN));
+        let blocks = snapshot
+            .chunks(BLOCK_LEN)
+            .zip(old.chunks(BLOCK_LEN))
+            .zip(new.chunks(BLOCK_LEN));
         for (at, ((block, old), new)) in blocks.enumerate() {
-            assert!(block == old || block == new, "block {at} of snapshot {nth} of {taken}");
+            assert!(
+                block == old || block == new,
+                "block {at} of snapshot {nth} of {taken}"
+            );
         }
         sandbox.succeed(["compare", &format!("web@t{nth}"), &format!("t{nth}.raw")]);
     }
@@ -101,27 +150,54 @@ fn one_image_is_offered_until_its_client_leaves() {
     assert!(!sandbox.path("n.sock").exists());
     sandbox.succeed(["compare", "web", "other.raw"]);
     // It stays with -t, and nobody writes with -r.
-    let server = Served::run(&sandbox, &["nbd", "web", "-k", "n.sock", "-r", "-t", "-e", "2"]);
-    assert_ne!(client(&sandbox, "nbdcopy", &["disk.raw", &uri("web")]).code, Some(0));
-    assert_eq!(succeed(&sandbox, "nbdinfo", &["--size", &uri("")]).trim(), DISK_LEN.to_string());
+    let server = Served::run(
+        &sandbox,
+        &["nbd", "web", "-k", "n.sock", "-r", "-t", "-e", "2"],
+    );
+    assert_ne!(
+        client(&sandbox, "nbdcopy", &["disk.raw", &uri("web")]).code,
+        Some(0)
+    );
+    assert_eq!(
+        succeed(&sandbox, "nbdinfo", &["--size", &uri("")]).trim(),
+        DISK_LEN.to_string()
+    );
     server.stop();
     // At any free port.
     let server = Served::run(&sandbox, &["nbd", "web@a", "-p", "0", "-t"]);
-    let uri = server.greeting["uri"].as_str().expect("it says where it listens");
+    let uri = server.greeting["uri"]
+        .as_str()
+        .expect("it says where it listens");
     assert!(uri.starts_with("nbd://127.0.0.1:"), "{uri}");
-    succeed(&sandbox, "qemu-img", &["compare", "-f", "raw", uri, "disk.raw"]);
+    succeed(
+        &sandbox,
+        "qemu-img",
+        &["compare", "-f", "raw", uri, "disk.raw"],
+    );
     server.stop();
-    sandbox.run(["nbd", "nothing", "-k", "n.sock"]).expect_error(1, "\"nothing\"");
-    sandbox.run(["nbd", "web", "-k", "disk.raw"]).expect_error(1, "no socket");
+    sandbox
+        .run(["nbd", "nothing", "-k", "n.sock"])
+        .expect_error(1, "\"nothing\"");
+    sandbox
+        .run(["nbd", "web", "-k", "disk.raw"])
+        .expect_error(1, "no socket");
 }
 
 /// libnbd hands a socket over as systemd does.
 #[test]
 fn a_socket_that_is_handed_over_is_served() {
     let sandbox = sandbox();
-    succeed(&sandbox, "nbdcopy", &["--", "[", VELLUM, "nbd", "web@a", "-q", "]", "out.raw"]);
+    succeed(
+        &sandbox,
+        "nbdcopy",
+        &["--", "[", VELLUM, "nbd", "web@a", "-q", "]", "out.raw"],
+    );
     sandbox.succeed(["compare", "web@a", "out.raw"]);
-    let listing = succeed(&sandbox, "nbdinfo", &["--list", "--", "[", VELLUM, "serve", "-q", "]"]);
+    let listing = succeed(
+        &sandbox,
+        "nbdinfo",
+        &["--list", "--", "[", VELLUM, "serve", "-q", "]"],
+    );
     assert!(listing.contains("export=\"web@a\""), "{listing}");
 }
 
@@ -132,22 +208,35 @@ fn a_server_at_a_port_for_strangers_warns() {
     assert!(server.uri("web").starts_with("nbd://127.0.0.1:"));
     assert!(!sandbox.path("store/nbd.sock").exists());
     server.stop();
-    let mut server = Served::run(&sandbox, &["serve", "--listen", "0.0.0.0:0", "--socket", "s"]);
+    let mut server = Served::run(
+        &sandbox,
+        &["serve", "--listen", "0.0.0.0:0", "--socket", "s"],
+    );
     let uris = server.greeting["uris"].as_array().map_or(0, Vec::len);
     assert_eq!((uris, Path::new("s").is_absolute()), (2, false));
     let stderr = server.child.stderr.take().expect("it was asked for");
     server.kill();
     let said = std::io::read_to_string(stderr).expect("text");
-    assert!(said.contains("warning: whoever reaches this machine"), "{said}");
-    sandbox.run(["serve", "--tls-certs", "nowhere"]).expect_error(1, "nowhere");
-    sandbox.run(["serve", "--listen", "here:there"]).expect_usage("is no port");
+    assert!(
+        said.contains("warning: whoever reaches this machine"),
+        "{said}"
+    );
+    sandbox
+        .run(["serve", "--tls-certs", "nowhere"])
+        .expect_error(1, "nowhere");
+    sandbox
+        .run(["serve", "--listen", "here:there"])
+        .expect_usage("is no port");
     sandbox.succeed(["check"]);
 }
 
 impl Run {
     /// Requires that the command line was refused for this reason.
     fn expect_usage(&self, what: &str) {
-        assert!(self.code == Some(2) && self.stderr.contains(what), "{self:?}");
+        assert!(
+            self.code == Some(2) && self.stderr.contains(what),
+            "{self:?}"
+        );
     }
 }
 
@@ -161,18 +250,37 @@ fn images_and_snapshots_are_files_while_they_are_mounted() {
     std::fs::create_dir(sandbox.path("mnt")).expect("room");
     let server = Served::run(&sandbox, &["mount", "mnt"]);
     succeed(&sandbox, "cmp", &["mnt/snapshots/web@a.raw", "disk.raw"]);
-    succeed(&sandbox, "dd", &["if=other.raw", "of=mnt/images/web.raw", "bs=1M", "conv=notrunc,fsync", "status=none"]);
+    succeed(
+        &sandbox,
+        "dd",
+        &[
+            "if=other.raw",
+            "of=mnt/images/web.raw",
+            "bs=1M",
+            "conv=notrunc,fsync",
+            "status=none",
+        ],
+    );
     sandbox.succeed(["compare", "web", "other.raw"]);
     sandbox.succeed(["snapshot", "take", "web@b"]);
     succeed(&sandbox, "cmp", &["mnt/snapshots/web@b.raw", "other.raw"]);
     server.stop();
-    assert_eq!(std::fs::read_dir(sandbox.path("mnt")).expect("it is there").count(), 0);
+    assert_eq!(
+        std::fs::read_dir(sandbox.path("mnt"))
+            .expect("it is there")
+            .count(),
+        0
+    );
     // It also ends when somebody unmounts it, and shows the same disks as NBD.
     let server = Served::run(&sandbox, &["mount", "mnt"]);
     succeed(&sandbox, "umount", &["mnt"]);
     server.ended();
     let server = Served::run(&sandbox, &["serve", "--mount", "mnt"]);
-    succeed(&sandbox, "nbdcopy", &["--flush", "disk.raw", &server.uri("web")]);
+    succeed(
+        &sandbox,
+        "nbdcopy",
+        &["--flush", "disk.raw", &server.uri("web")],
+    );
     succeed(&sandbox, "cmp", &["mnt/images/web.raw", "disk.raw"]);
     server.stop();
     sandbox.run(["mount", "store"]).expect_error(1, "not empty");

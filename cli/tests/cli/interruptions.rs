@@ -1,4 +1,5 @@
-//! Work that is stopped halfway leaves nothing half visible, and a store that the next command opens.
+//! Work that is stopped halfway leaves nothing half visible, and a store that the next command
+//! opens.
 
 use std::io::Write;
 use std::process::{Child, Stdio};
@@ -63,7 +64,12 @@ fn an_export_stopped_by_a_signal_leaves_no_file() {
     signal(&child, Signal::INT);
     let run = finished(child);
     assert_eq!(run.code, Some(130), "{run:?}");
-    assert_eq!(std::fs::read_dir(sandbox.path("out")).expect("a folder").count(), 0);
+    assert_eq!(
+        std::fs::read_dir(sandbox.path("out"))
+            .expect("a folder")
+            .count(),
+        0
+    );
 }
 
 #[test]
@@ -71,10 +77,21 @@ fn a_pipe_that_says_nothing_can_be_left() {
     let sandbox = Sandbox::new();
     for silent in ["-", "pipe"] {
         if silent == "pipe" {
-            rustix::fs::mknodat(rustix::fs::CWD, sandbox.path("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                sandbox.path("pipe"),
+                rustix::fs::FileType::Fifo,
+                0o600.into(),
+                0,
+            )
+            .expect("a pipe");
         }
         let mut command = sandbox.command(["import", silent, "web"]);
-        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
         let _open = child.stdin.take();
         await_ownership(&sandbox, &child);
         signal(&child, Signal::INT);
@@ -99,14 +116,36 @@ fn a_store_that_another_process_changes_can_still_be_read() {
     sandbox.random_file("disk.raw", 1 << 20, 1);
     sandbox.succeed(["import", "disk.raw", "web"]);
     let mut command = sandbox.command(["import", "-", "piped"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
     await_ownership(&sandbox, &child);
-    sandbox.run(["gc"]).expect_error(11, &format!("in use by process {} (vellum import - piped)", child.id()));
+    sandbox.run(["gc"]).expect_error(
+        11,
+        &format!("in use by process {} (vellum import - piped)", child.id()),
+    );
     assert_eq!(sandbox.names(), ["web"]);
-    for command in ["tree", "info web", "map web", "compare web disk.raw", "export web out.raw", "check --read-data", "gc -n", "stats"] {
+    for command in [
+        "tree",
+        "info web",
+        "map web",
+        "compare web disk.raw",
+        "export web out.raw",
+        "check --read-data",
+        "gc -n",
+        "stats",
+    ] {
         sandbox.succeed(command.split_whitespace());
     }
-    child.stdin.take().expect("it has one").write_all(b"the rest").expect("it reads");
+    child
+        .stdin
+        .take()
+        .expect("it has one")
+        .write_all(b"the rest")
+        .expect("it reads");
     assert_eq!(finished(child).code, Some(0));
     assert_eq!(sandbox.names(), ["piped", "web"]);
 }
@@ -115,12 +154,38 @@ fn a_store_that_another_process_changes_can_still_be_read() {
 fn a_pipe_whose_producer_fails_stores_nothing() {
     let sandbox = Sandbox::new();
     for (command, why) in [
-        (&["import", "-", "web", "--", "sh", "-c", "echo some; exit 3"][..], "exit status: 3"),
-        (&["import", "-", "web", "--", "sh", "-c", "echo some; kill -9 $$"], "signal: 9"),
-        (&["import", "-", "web", "--", "/no/such/program"], "/no/such/program"),
-        (&["import", "-", "web", "--size", "1M", "--", "echo", "some"], "after 5 of 1048576 bytes"),
-        (&["import", "-", "web", "--size", "4", "--", "echo", "some"], "more than the 4 bytes"),
-        (&["import", "-", "web", "--", "true"], "before its first byte"),
+        (
+            &["import", "-", "web", "--", "sh", "-c", "echo some; exit 3"][..],
+            "exit status: 3",
+        ),
+        (
+            &[
+                "import",
+                "-",
+                "web",
+                "--",
+                "sh",
+                "-c",
+                "echo some; kill -9 $$",
+            ],
+            "signal: 9",
+        ),
+        (
+            &["import", "-", "web", "--", "/no/such/program"],
+            "/no/such/program",
+        ),
+        (
+            &["import", "-", "web", "--size", "1M", "--", "echo", "some"],
+            "after 5 of 1048576 bytes",
+        ),
+        (
+            &["import", "-", "web", "--size", "4", "--", "echo", "some"],
+            "more than the 4 bytes",
+        ),
+        (
+            &["import", "-", "web", "--", "true"],
+            "before its first byte",
+        ),
         (&["import", "-", "web"], "before its first byte"),
     ] {
         sandbox.run(command.iter()).expect_error(1, why);
@@ -133,7 +198,11 @@ fn a_source_that_shrinks_while_it_is_read_stores_nothing() {
     let sandbox = Sandbox::new();
     let path = sandbox.random_file("disk.raw", DISK_LEN, 1);
     let child = import_under_way(&sandbox, "disk.raw", "web");
-    std::fs::OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(1 << 20)).expect("it is ours");
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|file| file.set_len(1 << 20))
+        .expect("it is ours");
     let run = finished(child);
     assert_eq!(run.code, Some(1), "{run:?}");
     assert_eq!(sandbox.names(), Vec::<String>::new());
@@ -144,7 +213,11 @@ fn a_source_that_is_written_while_it_is_read_stores_nothing() {
     let sandbox = Sandbox::new();
     let path = sandbox.random_file("disk.raw", DISK_LEN, 1);
     let child = import_under_way(&sandbox, "disk.raw", "web");
-    std::fs::OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(b"new")).expect("it is ours");
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(b"new"))
+        .expect("it is ours");
     let run = finished(child);
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stderr.contains("changed while it was read"), "{run:?}");
@@ -159,6 +232,15 @@ fn who_asks_is_told_how_far_it_is() {
     signal(&child, Signal::USR1);
     let run = finished(child);
     assert_eq!(run.code, Some(0), "{run:?}");
-    assert!(run.stderr.starts_with("importing web: ") && run.stderr.contains(" of 128 MiB"), "{run:?}");
-    assert!(run.stdout.lines().last().is_some_and(|line| line.contains("\"summary\"")), "{run:?}");
+    assert!(
+        run.stderr.starts_with("importing web: ") && run.stderr.contains(" of 128 MiB"),
+        "{run:?}"
+    );
+    assert!(
+        run.stdout
+            .lines()
+            .last()
+            .is_some_and(|line| line.contains("\"summary\"")),
+        "{run:?}"
+    );
 }

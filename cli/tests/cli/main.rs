@@ -1,5 +1,5 @@
-//! The `vellum` command as a person and a script meet it: what it prints, how it exits, and what it leaves behind when it is
-//! stopped or refused.
+//! The `vellum` command as a person and a script meet it: what it prints, how it exits, and what it
+//! leaves behind when it is stopped or refused.
 
 mod backup;
 mod bad_input;

@@ -1,5 +1,5 @@
-//! `vellum report` and the picture of `vellum tree`: figures that hold, files that are whole or not there, and the words of `vellum rm`
-//! where that would refuse.
+//! `vellum report` and the picture of `vellum tree`: figures that hold, files that are whole or not
+//! there, and the words of `vellum rm` where that would refuse.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,8 @@ use serde_json::Value;
 use crate::sandbox::{Run, Sandbox};
 use crate::server::Served;
 
-/// A store with image `web` of two states that share most, `child` on the first of them, and `other`, which is apart.
+/// A store with image `web` of two states that share most, `child` on the first of them, and
+/// `other`, which is apart.
 fn small() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.random_file("disk.raw", 1 << 20, 1);
@@ -33,13 +34,20 @@ fn json(sandbox: &Sandbox, args: &[&str]) -> Value {
 }
 
 fn number(value: &Value) -> u64 {
-    value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
+    value
+        .as_u64()
+        .unwrap_or_else(|| panic!("{value} is no count"))
 }
 
 /// Names in `folder` that nobody asked for.
 fn leftovers(sandbox: &Sandbox) -> Vec<String> {
-    let names = fs::read_dir(sandbox.path("")).expect("a folder").map(|entry| entry.expect("an entry").file_name());
-    names.filter_map(|name| name.into_string().ok()).filter(|name| name.contains(".partial")).collect()
+    let names = fs::read_dir(sandbox.path(""))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name());
+    names
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| name.contains(".partial"))
+        .collect()
 }
 
 #[test]
@@ -49,22 +57,45 @@ fn every_stored_byte_is_in_one_row() {
     let rows = report["attribution"].as_array().expect("a list");
     let sum: u64 = rows.iter().map(|row| number(&row["bytes"])).sum();
     assert_eq!(sum, number(&report["totals"]["disk_bytes"]), "{report}");
-    let names: Vec<&str> = report["nodes"].as_array().expect("a list").iter().filter_map(|node| node["name"].as_str()).collect();
+    let names: Vec<&str> = report["nodes"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|node| node["name"].as_str())
+        .collect();
     let mut sorted = names.clone();
     sorted.sort_unstable();
-    assert_eq!(sorted, ["child", "other", "web", "web@a", "web@b"], "{report}");
+    assert_eq!(
+        sorted,
+        ["child", "other", "web", "web@a", "web@b"],
+        "{report}"
+    );
 }
 
 #[test]
 fn what_a_deletion_is_said_to_free_is_what_a_collection_drops() {
-    for set in [&["other"][..], &["web@a", "web@b", "web"], &["child", "web@a"], &["web", "--with-snapshots"], &["child"]] {
+    for set in [
+        &["other"][..],
+        &["web@a", "web@b", "web"],
+        &["child", "web@a"],
+        &["web", "--with-snapshots"],
+        &["child"],
+    ] {
         let sandbox = small();
         sandbox.succeed(["gc", "-q"]);
         let said = json(&sandbox, &[&["report", "--reclaim"], set].concat());
         sandbox.succeed([&["rm", "-q"], set].concat());
         let dropped = json(&sandbox, &["gc"]);
-        assert_eq!(number(&said["chunks"]), number(&dropped["chunks_dropped"]), "{set:?}: {said} and {dropped}");
-        assert_eq!(number(&said["plain_bytes"]), number(&dropped["plain_bytes_dropped"]), "{set:?}: {said} and {dropped}");
+        assert_eq!(
+            number(&said["chunks"]),
+            number(&dropped["chunks_dropped"]),
+            "{set:?}: {said} and {dropped}"
+        );
+        assert_eq!(
+            number(&said["plain_bytes"]),
+            number(&dropped["plain_bytes_dropped"]),
+            "{set:?}: {said} and {dropped}"
+        );
     }
 }
 
@@ -72,10 +103,21 @@ fn what_a_deletion_is_said_to_free_is_what_a_collection_drops() {
 fn what_rm_refuses_is_refused_in_the_same_words() {
     let sandbox = small();
     sandbox.succeed(["pin", "web@b"]);
-    for set in [&["nothing"][..], &["web@nothing"], &["web"], &["web@b"], &["web", "--with-snapshots"], &["other", "nothing"]] {
+    for set in [
+        &["nothing"][..],
+        &["web@nothing"],
+        &["web"],
+        &["web@b"],
+        &["web", "--with-snapshots"],
+        &["other", "nothing"],
+    ] {
         let of = |verb: &[&str]| sandbox.run([verb, set].concat());
         let (asked, deleted): (Run, Run) = (of(&["report", "--reclaim"]), of(&["rm"]));
-        assert_eq!((asked.code, asked.stderr), (deleted.code, deleted.stderr), "{set:?}");
+        assert_eq!(
+            (asked.code, asked.stderr),
+            (deleted.code, deleted.stderr),
+            "{set:?}"
+        );
         assert_eq!(asked.code, Some(1), "{set:?}");
     }
     assert_eq!(sandbox.names().len(), 5);
@@ -86,11 +128,15 @@ fn a_target_is_reached_or_said_to_be_out_of_reach() {
     let sandbox = small();
     let said = json(&sandbox, &["report", "--target", "900K"]);
     assert!(number(&said["freed_bytes"]) >= 900 << 10, "{said}");
-    sandbox.run(["report", "--target", "1T"]).expect_error(1, "no deletion frees 1 TiB");
+    sandbox
+        .run(["report", "--target", "1T"])
+        .expect_error(1, "no deletion frees 1 TiB");
     for name in ["other", "web@a", "web@b"] {
         sandbox.succeed(["pin", name]);
     }
-    sandbox.run(["report", "--target", "900K"]).expect_error(1, "no deletion frees");
+    sandbox
+        .run(["report", "--target", "900K"])
+        .expect_error(1, "no deletion frees");
 }
 
 #[test]
@@ -98,22 +144,40 @@ fn a_policy_says_which_snapshots_go_and_why_the_others_stay() {
     let sandbox = small();
     let said = json(&sandbox, &["report", "--keep-last", "1"]);
     let kept = |name: &str| {
-        said["snapshots"].as_array().expect("a list").iter().find(|snapshot| snapshot["name"] == name).map(|found| &found["kept"])
+        said["snapshots"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|snapshot| snapshot["name"] == name)
+            .map(|found| &found["kept"])
     };
-    assert_eq!((kept("web@a"), kept("web@b")), (Some(&Value::Bool(false)), Some(&Value::Bool(true))), "{said}");
+    assert_eq!(
+        (kept("web@a"), kept("web@b")),
+        (Some(&Value::Bool(false)), Some(&Value::Bool(true))),
+        "{said}"
+    );
     assert_eq!(said["deleted"][0]["name"], "web@a", "{said}");
     // What `child` stands on is held by `child` too.
     assert_eq!(said["freed_bytes"], 0, "{said}");
-    sandbox.run(["report", "--keep-last", "0"]).expect_error(2, "keeps nothing");
+    sandbox
+        .run(["report", "--keep-last", "0"])
+        .expect_error(2, "keeps nothing");
 }
 
-/// Flips a bit in the second of the tables that hold maps, in the order in which they were written: what `web` became by its update.
+/// Flips a bit in the second of the tables that hold maps, in the order in which they were written:
+/// what `web` became by its update.
 fn damage_a_map(sandbox: &Sandbox) {
     const MARK: &[u8] = b"namepages";
-    let files = fs::read_dir(sandbox.path("store/database")).expect("a store").map(|entry| entry.expect("an entry").path());
+    let files = fs::read_dir(sandbox.path("store/database"))
+        .expect("a store")
+        .map(|entry| entry.expect("an entry").path());
     let holds_maps = |path: &PathBuf| {
         let is_table = path.extension().is_some_and(|extension| extension == "sst");
-        is_table && fs::read(path).expect("readable").windows(MARK.len()).any(|words| words == MARK)
+        is_table
+            && fs::read(path)
+                .expect("readable")
+                .windows(MARK.len())
+                .any(|words| words == MARK)
     };
     let mut tables: Vec<PathBuf> = files.filter(holds_maps).collect();
     tables.sort();
@@ -128,7 +192,13 @@ fn a_damaged_layer_in_the_middle_is_told_in_every_form_and_the_rest_counted() {
     let sandbox = small();
     let exclusive = |text: &str| -> Value {
         let report: Value = serde_json::from_str(text).expect("JSON");
-        report["nodes"].as_array().expect("a list").iter().find(|node| node["name"] == "other").expect("it is there").clone()
+        report["nodes"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|node| node["name"] == "other")
+            .expect("it is there")
+            .clone()
     };
     let before = exclusive(&sandbox.succeed(["report", "--json"]));
     damage_a_map(&sandbox);
@@ -145,23 +215,52 @@ fn a_damaged_layer_in_the_middle_is_told_in_every_form_and_the_rest_counted() {
     for question in questions {
         let run = sandbox.run([&["report"], *question].concat());
         assert_eq!(run.code, Some(3), "{run:?}");
-        assert!(run.stderr.contains("page 0 of layer") && run.stderr.contains("is not counted"), "{run:?}");
-        assert!(!run.stdout.is_empty(), "what can be counted is told: {run:?}");
+        assert!(
+            run.stderr.contains("page 0 of layer") && run.stderr.contains("is not counted"),
+            "{run:?}"
+        );
+        assert!(
+            !run.stdout.is_empty(),
+            "what can be counted is told: {run:?}"
+        );
     }
     let page = fs::read_to_string(sandbox.path("page.html")).expect("it was written");
-    assert!(page.contains("could not be read") && page.contains("page 0 of layer"), "{page}");
-    assert_eq!(exclusive(&sandbox.run(["report", "--json"]).stdout), before, "it has no part in the damage");
+    assert!(
+        page.contains("could not be read") && page.contains("page 0 of layer"),
+        "{page}"
+    );
+    assert_eq!(
+        exclusive(&sandbox.run(["report", "--json"]).stdout),
+        before,
+        "it has no part in the damage"
+    );
     for question in [&["--reclaim", "other"], &["--target", "100K"]] {
-        let said: Value = serde_json::from_str(&sandbox.run([&["report", "--json"], &question[..]].concat()).stdout).expect("JSON");
-        assert!(said["uncounted"][0]["subject"].as_str().is_some_and(|subject| subject.starts_with("page 0 of layer")), "{said}");
+        let said: Value = serde_json::from_str(
+            &sandbox
+                .run([&["report", "--json"], &question[..]].concat())
+                .stdout,
+        )
+        .expect("JSON");
+        assert!(
+            said["uncounted"][0]["subject"]
+                .as_str()
+                .is_some_and(|subject| subject.starts_with("page 0 of layer")),
+            "{said}"
+        );
     }
     let told = sandbox.run(["report", "--target", "1T"]);
-    assert!(told.code == Some(1) && told.stderr.contains("is not counted") && told.stderr.contains("no deletion frees 1 TiB"), "{told:?}");
+    assert!(
+        told.code == Some(1)
+            && told.stderr.contains("is not counted")
+            && told.stderr.contains("no deletion frees 1 TiB"),
+        "{told:?}"
+    );
     let refused = sandbox.run(["gc"]);
     assert_eq!(refused.code, Some(1), "as the answer said: {refused:?}");
 }
 
-/// In a zone whose midnight lies between two snapshots they are of two days; in Greenwich, as a rule, of one.
+/// In a zone whose midnight lies between two snapshots they are of two days; in Greenwich, as a
+/// rule, of one.
 #[test]
 fn days_are_those_of_the_callers_clock() {
     let sandbox = Sandbox::new();
@@ -173,21 +272,42 @@ fn days_are_those_of_the_callers_clock() {
     sandbox.succeed(["backup", "init", "./repository", "--no-encryption", "-q"]);
     sandbox.succeed(["backup", "push", "./repository", "web", "-q"]);
     let of = |zone: &str, words: &[&str]| {
-        let out = sandbox.command([words, &["--keep-daily", "2", "--json"]].concat()).env("TZ", zone).output().expect("it starts");
+        let out = sandbox
+            .command([words, &["--keep-daily", "2", "--json"]].concat())
+            .env("TZ", zone)
+            .output()
+            .expect("it starts");
         serde_json::from_slice::<Value>(&out.stdout).expect("JSON")
     };
     let greenwich = of("UTC0", &["report"]);
-    let taken = |nth: usize| greenwich["snapshots"][nth]["taken"].as_str().expect("a moment");
+    let taken = |nth: usize| {
+        greenwich["snapshots"][nth]["taken"]
+            .as_str()
+            .expect("a moment")
+    };
     let (evening, morning) = (taken(0), taken(1));
     let midnight = zone_whose_day_begins(morning);
     for (zone, is_one_day) in [("UTC0", evening[..10] == morning[..10]), (&midnight, false)] {
-        let why = if is_one_day { "oldest daily snapshot" } else { "daily snapshot" };
+        let why = if is_one_day {
+            "oldest daily snapshot"
+        } else {
+            "daily snapshot"
+        };
         let report = of(zone, &["report"]);
-        assert_eq!(report["snapshots"][0]["reasons"][0], why, "{zone}, {evening}, {morning}: {report}");
+        assert_eq!(
+            report["snapshots"][0]["reasons"][0], why,
+            "{zone}, {evening}, {morning}: {report}"
+        );
         let forget = of(zone, &["backup", "forget", "./repository", "-n"]);
         let points = forget["points"].as_array().expect("a list");
-        let point = points.iter().find(|point| point["name"] == "web@evening").expect("it was pushed");
-        assert_eq!(point["reasons"][0], why, "{zone}, {evening}, {morning}: {forget}");
+        let point = points
+            .iter()
+            .find(|point| point["name"] == "web@evening")
+            .expect("it was pushed");
+        assert_eq!(
+            point["reasons"][0], why,
+            "{zone}, {evening}, {morning}: {forget}"
+        );
     }
     for (zone, ending) in [("UTC0", "+00:00"), ("<+1345>-13:45", "+13:45")] {
         let said = of(zone, &["report"]);
@@ -196,34 +316,50 @@ fn days_are_those_of_the_callers_clock() {
     }
 }
 
-/// Where it is midnight at `moment`, which is told in UTC: a zone as POSIX writes it, with its hours the other way round.
+/// Where it is midnight at `moment`, which is told in UTC: a zone as POSIX writes it, with its
+/// hours the other way round.
 fn zone_whose_day_begins(moment: &str) -> String {
     let (hours, rest) = moment[11..19].split_once(':').expect("a time of day");
     let number = |text: &str| text.parse::<u32>().expect("a number");
     let (minutes, seconds) = rest.split_once(':').expect("a time of day");
     let west_s = number(hours) * 3600 + number(minutes) * 60 + number(seconds);
-    let (sign, s) = if west_s <= 43_200 { ('+', west_s) } else { ('-', 86_400 - west_s) };
+    let (sign, s) = if west_s <= 43_200 {
+        ('+', west_s)
+    } else {
+        ('-', 86_400 - west_s)
+    };
     format!("<here>{sign}{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
 }
 
 #[test]
 fn a_file_that_is_there_stays_unless_it_may_be_replaced() {
     let sandbox = small();
-    for (command, file, beginning) in
-        [(&["report", "--html"][..], "page.html", "<!DOCTYPE html>"), (&["tree", "--svg"], "tree.svg", "<?xml")]
-    {
+    for (command, file, beginning) in [
+        (&["report", "--html"][..], "page.html", "<!DOCTYPE html>"),
+        (&["tree", "--svg"], "tree.svg", "<?xml"),
+    ] {
         fs::write(sandbox.path(file), "mine").expect("room");
         let command = [command, &[file]].concat();
         let refused = sandbox.run(&command);
         refused.expect_error(1, file);
         assert!(refused.stderr.contains("--force"), "{refused:?}");
-        assert_eq!(fs::read_to_string(sandbox.path(file)).expect("it is there"), "mine");
+        assert_eq!(
+            fs::read_to_string(sandbox.path(file)).expect("it is there"),
+            "mine"
+        );
         sandbox.succeed([&command[..], &["--force"]].concat());
         let page = fs::read_to_string(sandbox.path(file)).expect("it is there");
-        assert!(page.starts_with(beginning) && page.contains("web@a"), "{page}");
+        assert!(
+            page.starts_with(beginning) && page.contains("web@a"),
+            "{page}"
+        );
         let missing = format!("missing/{file}");
-        sandbox.run([&command[..2], &[&missing]].concat()).expect_error(1, &missing);
-        sandbox.run([&command[..2], &["store", "--force"]].concat()).expect_error(1, "store");
+        sandbox
+            .run([&command[..2], &[&missing]].concat())
+            .expect_error(1, &missing);
+        sandbox
+            .run([&command[..2], &["store", "--force"]].concat())
+            .expect_error(1, "store");
     }
     assert_eq!(leftovers(&sandbox), [""; 0]);
 }
@@ -231,13 +367,21 @@ fn a_file_that_is_there_stays_unless_it_may_be_replaced() {
 #[test]
 fn prometheus_text_is_replaced_whole_and_the_same_as_on_standard_output() {
     let sandbox = small();
-    let steady = |text: &str| text.lines().filter(|line| !line.contains("timestamp")).map(str::to_owned).collect::<Vec<_>>();
+    let steady = |text: &str| {
+        text.lines()
+            .filter(|line| !line.contains("timestamp"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     let printed = sandbox.succeed(["report", "--prometheus"]);
     fs::write(sandbox.path("vellum.prom"), "old").expect("room");
     sandbox.succeed(["report", "--prometheus=vellum.prom", "-q"]);
     let written = fs::read_to_string(sandbox.path("vellum.prom")).expect("it is there");
     assert_eq!(steady(&printed), steady(&written));
-    assert!(printed.contains("\nvellum_image_snapshots{image=\"web\"} 2\n"), "{printed}");
+    assert!(
+        printed.contains("\nvellum_image_snapshots{image=\"web\"} 2\n"),
+        "{printed}"
+    );
     assert_eq!(leftovers(&sandbox), [""; 0]);
 }
 
@@ -247,9 +391,19 @@ fn a_server_writes_the_page_where_its_client_is() {
     fs::create_dir(sandbox.path("below")).expect("room");
     let server = Served::start(&sandbox);
     let mut command = sandbox.command(["report", "--html", "page.html"]);
-    let run = Run::of(command.current_dir(sandbox.path("below")).env("VELLUM_STORE", "../store").output().expect("it starts"));
+    let run = Run::of(
+        command
+            .current_dir(sandbox.path("below"))
+            .env("VELLUM_STORE", "../store")
+            .output()
+            .expect("it starts"),
+    );
     assert_eq!(run.code, Some(0), "{run:?}");
-    assert!(fs::read_to_string(sandbox.path("below/page.html")).expect("it is there").ends_with("</html>\n"));
+    assert!(
+        fs::read_to_string(sandbox.path("below/page.html"))
+            .expect("it is there")
+            .ends_with("</html>\n")
+    );
     server.stop();
 }
 
@@ -259,7 +413,14 @@ fn pictures_are_files_of_their_own() {
     fs::create_dir(sandbox.path("docs")).expect("room");
     sandbox.succeed(["report", "--pictures", "docs", "-q"]);
     let tree = fs::read_to_string(sandbox.path("docs/tree.svg")).expect("it is there");
-    assert!(tree.starts_with("<?xml") && tree.contains("prefers-color-scheme: dark") && tree.contains("web@a"), "{tree}");
-    sandbox.run(["report", "--pictures", "docs"]).expect_error(1, ".svg");
+    assert!(
+        tree.starts_with("<?xml")
+            && tree.contains("prefers-color-scheme: dark")
+            && tree.contains("web@a"),
+        "{tree}"
+    );
+    sandbox
+        .run(["report", "--pictures", "docs"])
+        .expect_error(1, ".svg");
     sandbox.succeed(["report", "--pictures", "docs", "--force"]);
 }

@@ -31,7 +31,9 @@ pub(crate) struct Run {
 impl Sandbox {
     /// A folder without a store.
     pub(crate) fn empty() -> Self {
-        Self { dir: tempfile::tempdir().expect("a temporary folder") }
+        Self {
+            dir: tempfile::tempdir().expect("a temporary folder"),
+        }
     }
 
     /// A folder with an empty store.
@@ -57,14 +59,21 @@ impl Sandbox {
     /// The command, ready to run here.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(VELLUM);
-        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null());
         // Whoever runs the tests may have wishes of their own.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"VELLUM_")) {
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"VELLUM_"))
+        {
             command.env_remove(name);
         }
         command.env("VELLUM_STORE", "store");
         // What is remembered of repositories goes with the sandbox.
-        command.env("XDG_CACHE_HOME", self.path("cache")).env("XDG_STATE_HOME", self.path("state"));
+        command
+            .env("XDG_CACHE_HOME", self.path("cache"))
+            .env("XDG_STATE_HOME", self.path("state"));
         command
     }
 
@@ -79,17 +88,24 @@ impl Sandbox {
         run.stdout
     }
 
-    /// A command that has begun, and cannot end before somebody reads what it says: it tells how far it is, and its standard output has
-    /// little room for that.
+    /// A command that has begun, and cannot end before somebody reads what it says: it tells how
+    /// far it is, and its standard output has little room for that.
     pub(crate) fn held_up<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Child {
         let (reader, writer, len) = nearly_full_pipe();
         let mut command = self.command(args);
-        command.arg("--json").env("VELLUM_PROGRESS_FPS", "1000").stdout(writer).stderr(Stdio::piped());
+        command
+            .arg("--json")
+            .env("VELLUM_PROGRESS_FPS", "1000")
+            .stdout(writer)
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("it starts");
         let begun = Instant::now();
         while rustix::io::ioctl_fionread(&reader).expect("a pipe tells") <= len {
             let ended = child.try_wait().expect("it was started here");
-            assert!(ended.is_none() && begun.elapsed() < PATIENCE, "it tells nothing: {ended:?}");
+            assert!(
+                ended.is_none() && begun.elapsed() < PATIENCE,
+                "it tells nothing: {ended:?}"
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
         child.stdout = Some(OwnedFd::from(reader).into());
@@ -99,15 +115,23 @@ impl Sandbox {
     /// The names of all images and snapshots.
     pub(crate) fn names(&self) -> Vec<String> {
         let listing = self.succeed(["list", "--snapshots", "--json"]);
-        let listing: Vec<serde_json::Value> = serde_json::from_str(&listing).expect("a list in JSON");
-        listing.iter().filter_map(|node| node["name"].as_str().map(str::to_owned)).collect()
+        let listing: Vec<serde_json::Value> =
+            serde_json::from_str(&listing).expect("a list in JSON");
+        listing
+            .iter()
+            .filter_map(|node| node["name"].as_str().map(str::to_owned))
+            .collect()
     }
 }
 
 impl Run {
     pub(crate) fn of(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let run = Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
+        let run = Self {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        };
         assert!(!run.stderr.contains("panicked"), "{run:?}");
         run
     }
@@ -117,16 +141,20 @@ impl Run {
         assert_eq!(self.code, Some(code), "{self:?}");
         let mut lines = self.stderr.lines();
         let error = lines.next().unwrap_or_default();
-        assert!(error.starts_with("error: ") && error.contains(what), "{what:?} is not in {self:?}");
+        assert!(
+            error.starts_with("error: ") && error.contains(what),
+            "{what:?} is not in {self:?}"
+        );
         assert!(lines.all(|line| line.starts_with("hint: ")), "{self:?}");
     }
 }
 
-/// A pipe with blank lines and room for one page more, and how many bytes are in it. Who waits until a pipe can be written to writes one
-/// line there: for the next one no page is left.
+/// A pipe with blank lines and room for one page more, and how many bytes are in it. Who waits
+/// until a pipe can be written to writes one line there: for the next one no page is left.
 fn nearly_full_pipe() -> (PipeReader, PipeWriter, u64) {
     let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
-    let set_nonblocking = |writer: &PipeWriter, is_so| rustix::io::ioctl_fionbio(writer, is_so).expect("a pipe");
+    let set_nonblocking =
+        |writer: &PipeWriter, is_so| rustix::io::ioctl_fionbio(writer, is_so).expect("a pipe");
     set_nonblocking(&writer, true);
     while writer.write(&[b'\n'; 4096]).is_ok() {}
     set_nonblocking(&writer, false);
@@ -135,11 +163,16 @@ fn nearly_full_pipe() -> (PipeReader, PipeWriter, u64) {
     (reader, writer, len)
 }
 
-/// A copy of the command that every user may run, in `sandbox`. Another process makes it: a file that a test itself has written cannot be
-/// run as long as what another test is just starting has it open.
+/// A copy of the command that every user may run, in `sandbox`. Another process makes it: a file
+/// that a test itself has written cannot be run as long as what another test is just starting has
+/// it open.
 pub(crate) fn copy_of_command(sandbox: &Sandbox) -> PathBuf {
     let copy = sandbox.path("vellum");
-    let made = Command::new("cp").arg(VELLUM).arg(&copy).status().expect("every system has it");
+    let made = Command::new("cp")
+        .arg(VELLUM)
+        .arg(&copy)
+        .status()
+        .expect("every system has it");
     assert!(made.success(), "room for the command");
     copy
 }

@@ -1,4 +1,5 @@
-//! Commands on a store that a server owns: they answer as they do without it, and nothing that a client does harms the server.
+//! Commands on a store that a server owns: they answer as they do without it, and nothing that a
+//! client does harms the server.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,10 +14,15 @@ use crate::server::Served;
 /// Long enough that an import tells more of its progress than a pipe has room for.
 const DISK_LEN: usize = 128 << 20;
 
-/// `text` without what two runs of the same command never share: how long it took, when, and in which process.
+/// `text` without what two runs of the same command never share: how long it took, when, and in
+/// which process.
 fn lasting(text: &str) -> String {
-    let is_moment =
-        |word: &str| word.len() >= 20 && word.contains('Z') && word.contains('T') && word.starts_with(|c: char| c.is_ascii_digit());
+    let is_moment = |word: &str| {
+        word.len() >= 20
+            && word.contains('Z')
+            && word.contains('T')
+            && word.starts_with(|c: char| c.is_ascii_digit())
+    };
     let words: Vec<&str> = text.split_inclusive([' ', ',', '"', '\n', '}']).collect();
     let is_time = |word: &str, next: Option<&&str>| {
         let is_unit = next.is_some_and(|next| ["s", "min", "h"].contains(&next.trim_end()));
@@ -24,17 +30,28 @@ fn lasting(text: &str) -> String {
     };
     let shown = words.iter().enumerate().map(|(nth, word)| {
         let is_seconds = word.starts_with(':') && word.contains('.');
-        let is_other = is_moment(word) || is_seconds || is_time(word, words.get(nth + 1)) || word.contains(".partial");
+        let is_other = is_moment(word)
+            || is_seconds
+            || is_time(word, words.get(nth + 1))
+            || word.contains(".partial");
         if is_other { "#" } else { word }
     });
     shown.collect()
 }
 
-/// `text` without any number: what depends on how the database has laid out its files, and on what a server has tidied up already.
+/// `text` without any number: what depends on how the database has laid out its files, and on what
+/// a server has tidied up already.
 fn numberless(text: &str) -> String {
-    let kept: String = lasting(text).chars().filter(|character| !character.is_ascii_digit() && !".KM ".contains(*character)).collect();
+    let kept: String = lasting(text)
+        .chars()
+        .filter(|character| !character.is_ascii_digit() && !".KM ".contains(*character))
+        .collect();
     // One layer is no layers, and 0 B are no KiB.
-    ["layers", "pages", "frames", "chunks", "iB"].iter().fold(kept, |text, word| text.replace(word, &word.replace(['s', 'i'], "")))
+    ["layers", "pages", "frames", "chunks", "iB"]
+        .iter()
+        .fold(kept, |text, word| {
+            text.replace(word, &word.replace(['s', 'i'], ""))
+        })
 }
 
 /// A working day, with its mistakes. What stands between quotes is one word.
@@ -138,15 +155,25 @@ fn every_command_answers_as_it_does_without_a_server() {
     let server = Served::start(&beside);
     for command in COMMANDS {
         let words: Vec<&str> = match command.split_once('\'') {
-            Some((words, script)) => words.split_whitespace().chain([script.trim_end_matches('\'')]).collect(),
+            Some((words, script)) => words
+                .split_whitespace()
+                .chain([script.trim_end_matches('\'')])
+                .collect(),
             None => command.split_whitespace().collect(),
         };
         let (here, there) = (alone.run(&words), beside.run(&words));
-        let form = if ["check", "gc", "stats", "report"].contains(&words[0]) { numberless } else { lasting };
+        let form = if ["check", "gc", "stats", "report"].contains(&words[0]) {
+            numberless
+        } else {
+            lasting
+        };
         let told = |run: &Run| (run.code, form(&run.stdout), form(&run.stderr));
         assert_eq!(told(&here), told(&there), "vellum {command}");
     }
-    assert!(std::fs::read(alone.path("out.raw")).expect("exported") == std::fs::read(beside.path("out.raw")).expect("exported"));
+    assert!(
+        std::fs::read(alone.path("out.raw")).expect("exported")
+            == std::fs::read(beside.path("out.raw")).expect("exported")
+    );
     server.stop();
     assert_eq!(alone.names(), beside.names());
     beside.succeed(["check", "--read-data"]);
@@ -157,16 +184,40 @@ fn the_environment_is_the_clients() {
     let sandbox = Sandbox::new();
     let server = Served::start(&sandbox);
     sandbox.succeed(["create", "web", "1G"]);
-    let units = |units: &str| Run::of(sandbox.command(["info", "web"]).env("VELLUM_UNITS", units).output().expect("it starts"));
-    assert!(units("raw").stdout.contains("1073741824 (1073741824 bytes)"));
+    let units = |units: &str| {
+        Run::of(
+            sandbox
+                .command(["info", "web"])
+                .env("VELLUM_UNITS", units)
+                .output()
+                .expect("it starts"),
+        )
+    };
+    assert!(
+        units("raw")
+            .stdout
+            .contains("1073741824 (1073741824 bytes)")
+    );
     assert!(units("si").stdout.contains("1.1 GB"));
     assert_eq!(units("miles").code, Some(2));
     let script = "pwd; printf %s \"$MINE\"";
     let mut command = sandbox.command(["import", "-", "mine", "--", "sh", "-c", script]);
     std::fs::create_dir(sandbox.path("below")).expect("room");
-    let run = command.current_dir(sandbox.path("below")).env("VELLUM_STORE", "../store").env("MINE", "yes").output().expect("it starts");
+    let run = command
+        .current_dir(sandbox.path("below"))
+        .env("VELLUM_STORE", "../store")
+        .env("MINE", "yes")
+        .output()
+        .expect("it starts");
     assert_eq!(Run::of(run).code, Some(0));
-    let expected = format!("{}\nyes", sandbox.path("below").canonicalize().expect("it is there").display());
+    let expected = format!(
+        "{}\nyes",
+        sandbox
+            .path("below")
+            .canonicalize()
+            .expect("it is there")
+            .display()
+    );
     assert_eq!(sandbox.succeed(["export", "mine", "-"]), expected);
     server.stop();
 }
@@ -195,9 +246,18 @@ fn disks_pass_through_pipes_files_and_the_descriptors_of_a_shell() {
         "$VELLUM" -q export piped fifo & cmp fifo disk.raw; wait
         echo all is well"#;
     let mut command = Command::new("bash");
-    command.args(["-c", script]).current_dir(sandbox.path("")).env("VELLUM", VELLUM).env("VELLUM_STORE", "store").stdin(Stdio::null());
+    command
+        .args(["-c", script])
+        .current_dir(sandbox.path(""))
+        .env("VELLUM", VELLUM)
+        .env("VELLUM_STORE", "store")
+        .stdin(Stdio::null());
     let run = Run::of(command.output().expect("bash is there"));
-    assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (Some(0), "all is well\n", ""), "{run:?}");
+    assert_eq!(
+        (run.code, run.stdout.as_str(), run.stderr.as_str()),
+        (Some(0), "all is well\n", ""),
+        "{run:?}"
+    );
     server.stop();
 }
 
@@ -226,8 +286,14 @@ fn a_signal_to_the_client_stops_its_command() {
     let child = import_under_way(&sandbox);
     signal(&child, Signal::USR1);
     let run = finished(child);
-    assert!(run.stderr.starts_with("importing web: ") && run.stderr.contains(" of 128 MiB"), "{run:?}");
-    assert_eq!((run.code, sandbox.names()), (Some(0), vec!["web".to_owned()]));
+    assert!(
+        run.stderr.starts_with("importing web: ") && run.stderr.contains(" of 128 MiB"),
+        "{run:?}"
+    );
+    assert_eq!(
+        (run.code, sandbox.names()),
+        (Some(0), vec!["web".to_owned()])
+    );
     server.stop();
 }
 
@@ -278,7 +344,13 @@ impl Run {
 fn a_store_has_one_server() {
     let sandbox = Sandbox::new();
     let server = Served::start(&sandbox);
-    sandbox.run(["serve"]).expect_error(11, &format!("in use by process {} (vellum serve --json)", server.child.id()));
+    sandbox.run(["serve"]).expect_error(
+        11,
+        &format!(
+            "in use by process {} (vellum serve --json)",
+            server.child.id()
+        ),
+    );
     sandbox.succeed(["create", "web", "1G"]);
     sandbox.succeed(["init", "--store", "another"]);
     sandbox.succeed(["create", "other", "1G", "--store", "another"]);
@@ -304,7 +376,14 @@ fn a_server_stops_in_order_whatever_its_clients_do() {
             .expect("it starts")
     };
     for pipe in ["unwritten", "unread"] {
-        rustix::fs::mknodat(rustix::fs::CWD, sandbox.path(pipe), rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            sandbox.path(pipe),
+            rustix::fs::FileType::Fifo,
+            0o600.into(),
+            0,
+        )
+        .expect("a pipe");
     }
     let mut clients = [
         spawn(&["import", "-", "silent"]),
@@ -315,7 +394,10 @@ fn a_server_stops_in_order_whatever_its_clients_do() {
     ];
     let _silent = clients.each_mut().map(|client| client.stdin.take());
     // The export has begun when its first bytes are there; then nobody reads on.
-    let mut unread: Vec<_> = clients.iter_mut().map(|client| client.stdout.take().expect("it was asked for")).collect();
+    let mut unread: Vec<_> = clients
+        .iter_mut()
+        .map(|client| client.stdout.take().expect("it was asked for"))
+        .collect();
     unread[1].read_exact(&mut [0; 512]).expect("it exports");
     let started = Instant::now();
     while commands_at_work(&server) < clients.len() {
@@ -332,12 +414,19 @@ fn a_server_stops_in_order_whatever_its_clients_do() {
     sandbox.succeed(["check"]);
 }
 
-/// For how many clients the server has begun what they want: each has a thread that hears their signals.
+/// For how many clients the server has begun what they want: each has a thread that hears their
+/// signals.
 fn commands_at_work(server: &Served) -> usize {
     let threads = std::fs::read_dir(format!("/proc/{}/task", server.child.id())).expect("it runs");
     // A thread may end while we look.
-    let name = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-    threads.filter_map(Result::ok).map(name).filter(|name| name == "signals\n").count()
+    let name = |thread: std::fs::DirEntry| {
+        std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default()
+    };
+    threads
+        .filter_map(Result::ok)
+        .map(name)
+        .filter(|name| name == "signals\n")
+        .count()
 }
 
 fn connect(sandbox: &Sandbox) -> UnixStream {
@@ -353,12 +442,18 @@ fn refusal(sandbox: &Sandbox, bytes: &[u8]) -> String {
     let _ = socket.write_all(bytes);
     let mut answer = Vec::new();
     let _ = socket.read_to_end(&mut answer);
-    assert!(answer.is_empty() || answer[..2] == [2, 0], "{answer:?} to {bytes:?}");
+    assert!(
+        answer.is_empty() || answer[..2] == [2, 0],
+        "{answer:?} to {bytes:?}"
+    );
     String::from_utf8_lossy(answer.get(4..).unwrap_or_default()).into_owned()
 }
 
 fn request(texts: &[&str]) -> Vec<u8> {
-    let body: Vec<u8> = texts.iter().flat_map(|text| text.bytes().chain([0])).collect();
+    let body: Vec<u8> = texts
+        .iter()
+        .flat_map(|text| text.bytes().chain([0]))
+        .collect();
     [b"vellum\0c", &(body.len() as u32).to_le_bytes()[..], &body].concat()
 }
 
@@ -371,7 +466,10 @@ fn no_bytes_harm_the_server() {
         (&b"GET / HTTP/1.1\r\n\r\n"[..], "not the words"),
         (b"vellum\0c\xff\xff\xff\xff", "bytes"),
         // Right in all but the descriptors, which are missing.
-        (&request(&[version, "2", "vellum", "list"]), "makes no sense"),
+        (
+            &request(&[version, "2", "vellum", "list"]),
+            "makes no sense",
+        ),
     ] {
         let reason = refusal(&sandbox, bytes);
         assert!(reason.contains(what), "{reason:?} to {bytes:?}");
@@ -391,7 +489,8 @@ fn no_bytes_harm_the_server() {
         let _ = socket.read_to_end(&mut answer);
         assert!(answer.is_empty() || answer[0] == 2, "{answer:?}");
     }
-    // More than may wait, all silent: they are sent away after a while, and until then others are told why they are.
+    // More than may wait, all silent: they are sent away after a while, and until then others are
+    // told why they are.
     let silent: Vec<UnixStream> = (0..100).map(|_| connect(&sandbox)).collect();
     let started = Instant::now();
     loop {
@@ -417,14 +516,22 @@ fn another_user_is_refused_in_words() {
     let sandbox = Sandbox::new();
     let command = copy_of_command(&sandbox);
     let open = |name: &str, mode| {
-        std::fs::set_permissions(sandbox.path(name), std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("it is ours");
+        std::fs::set_permissions(
+            sandbox.path(name),
+            std::os::unix::fs::PermissionsExt::from_mode(mode),
+        )
+        .expect("it is ours");
     };
     open("", 0o755);
     let server = Served::start(&sandbox);
     let somebody = || {
         let mut run = Command::new("setpriv");
-        run.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(&command).arg("list");
-        run.current_dir(sandbox.path("")).env("VELLUM_STORE", "store").stdin(Stdio::null());
+        run.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+            .arg(&command)
+            .arg("list");
+        run.current_dir(sandbox.path(""))
+            .env("VELLUM_STORE", "store")
+            .stdin(Stdio::null());
         Run::of(run.output().expect("util-linux is there"))
     };
     somebody().expect_error(11, "of another user");
@@ -443,11 +550,28 @@ fn a_store_in_a_deep_folder_has_a_server() {
         command.env("VELLUM_STORE", &deep);
         command
     };
-    assert!(command(&["init", "-q"]).status().expect("it starts").success());
-    let mut child = command(&["serve", "--json", "--socket", "n.sock"]).stdout(Stdio::piped()).spawn().expect("it starts");
-    BufReader::new(child.stdout.take().expect("it was asked for")).read_line(&mut String::new()).expect("it says that it serves");
-    let run = Run::of(command(&["create", "web", "1G"]).output().expect("it starts"));
-    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "created web, 1 GiB\n"));
+    assert!(
+        command(&["init", "-q"])
+            .status()
+            .expect("it starts")
+            .success()
+    );
+    let mut child = command(&["serve", "--json", "--socket", "n.sock"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    BufReader::new(child.stdout.take().expect("it was asked for"))
+        .read_line(&mut String::new())
+        .expect("it says that it serves");
+    let run = Run::of(
+        command(&["create", "web", "1G"])
+            .output()
+            .expect("it starts"),
+    );
+    assert_eq!(
+        (run.code, run.stdout.as_str()),
+        (Some(0), "created web, 1 GiB\n")
+    );
     signal(&child, Signal::TERM);
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }

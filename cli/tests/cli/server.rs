@@ -23,19 +23,30 @@ impl Served {
     /// Another command that serves.
     pub(crate) fn run(sandbox: &Sandbox, args: &[&str]) -> Self {
         let mut command = sandbox.command(args.iter().chain(&["--json"]));
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
         let mut line = String::new();
-        BufReader::with_capacity(1, child.stdout.as_mut().expect("it was asked for")).read_line(&mut line).expect("it reads");
-        let greeting = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line:?}, {}", said(child.stderr.take())));
+        BufReader::with_capacity(1, child.stdout.as_mut().expect("it was asked for"))
+            .read_line(&mut line)
+            .expect("it reads");
+        let greeting = serde_json::from_str(&line)
+            .unwrap_or_else(|_| panic!("{line:?}, {}", said(child.stderr.take())));
         Self { child, greeting }
     }
 
     /// How to connect to `export`.
     pub(crate) fn uri(&self, export: &str) -> String {
-        self.greeting["uris"][0].as_str().expect("it says where it listens").replace("IMAGE", export)
+        self.greeting["uris"][0]
+            .as_str()
+            .expect("it says where it listens")
+            .replace("IMAGE", export)
     }
 
-    /// Asks it to stop, as a service manager does, and requires that it does so in order and has nothing to complain about.
+    /// Asks it to stop, as a service manager does, and requires that it does so in order and has
+    /// nothing to complain about.
     pub(crate) fn stop(self) {
         signal(&self.child, Signal::TERM);
         self.ended();
@@ -44,7 +55,10 @@ impl Served {
     /// Requires that it ends by itself, in order.
     pub(crate) fn ended(mut self) {
         let code = self.child.wait().expect("it ends").code();
-        assert_eq!((code, said(self.child.stderr.take()).as_str()), (Some(0), ""));
+        assert_eq!(
+            (code, said(self.child.stderr.take()).as_str()),
+            (Some(0), "")
+        );
     }
 
     pub(crate) fn kill(mut self) {
@@ -63,6 +77,9 @@ impl Drop for Served {
 
 fn said(stderr: Option<ChildStderr>) -> String {
     let mut said = String::new();
-    stderr.expect("it was asked for").read_to_string(&mut said).expect("text");
+    stderr
+        .expect("it was asked for")
+        .read_to_string(&mut said)
+        .expect("text");
     said
 }

@@ -11,10 +11,21 @@ const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "s", "min", "h"];
 
 fn cases() -> trycmd::TestCases {
     let cases = trycmd::TestCases::new();
-    cases.register_bin("vellum", Path::new(VELLUM)).register_bin("sh", Path::new(SHELL));
-    cases.env("VELLUM_STORE", "store").env("VELLUM_UNITS", "").env("VELLUM_COMPRESSION", "").env("COLUMNS", "100");
-    // What is remembered of repositories goes into the examples' own folder; their password is in a file there.
-    cases.env("VELLUM_CACHE_DIR", "cache").env("XDG_STATE_HOME", "").env("HOME", "").env("VELLUM_PASSWORD_FILE", "password");
+    cases
+        .register_bin("vellum", Path::new(VELLUM))
+        .register_bin("sh", Path::new(SHELL));
+    cases
+        .env("VELLUM_STORE", "store")
+        .env("VELLUM_UNITS", "")
+        .env("VELLUM_COMPRESSION", "")
+        .env("COLUMNS", "100");
+    // What is remembered of repositories goes into the examples' own folder; their password is in a
+    // file there.
+    cases
+        .env("VELLUM_CACHE_DIR", "cache")
+        .env("XDG_STATE_HOME", "")
+        .env("HOME", "")
+        .env("VELLUM_PASSWORD_FILE", "password");
     cases
 }
 
@@ -23,21 +34,28 @@ fn transcripts() {
     cases().case("tests/cmd/*.trycmd");
 }
 
-/// The README is run as printed, by a shell, in one folder. Numbers in what it shows (sizes, times) are examples; all words hold.
+/// The README is run as printed, by a shell, in one folder. Numbers in what it shows (sizes, times)
+/// are examples; all words hold.
 #[test]
 fn readme_examples_run_as_printed() {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("the README is there");
+    let readme =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"))
+            .expect("the README is there");
     let dir = tempfile::tempdir().expect("a temporary folder");
     let case = dir.path().join("readme.md");
-    std::fs::create_dir(dir.path().join("readme.out")).expect("a folder that makes it run in a sandbox");
+    std::fs::create_dir(dir.path().join("readme.out"))
+        .expect("a folder that makes it run in a sandbox");
     std::fs::write(&case, for_a_shell(&readme)).expect("room for the README");
-    let folder = Path::new(VELLUM).parent().expect("the command is in a folder").display();
+    let folder = Path::new(VELLUM)
+        .parent()
+        .expect("the command is in a folder")
+        .display();
     let path = std::env::var("PATH").unwrap_or_default();
     cases().env("PATH", format!("{folder}:{path}")).case(&case);
 }
 
-/// The console blocks of `markdown`: each command given to a shell, each line of output with its numbers left open, and after the
-/// last of them the blank line that trycmd wants.
+/// The console blocks of `markdown`: each command given to a shell, each line of output with its
+/// numbers left open, and after the last of them the blank line that trycmd wants.
 fn for_a_shell(markdown: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
     let (mut in_block, mut after_output) = (false, false);
@@ -52,7 +70,11 @@ fn for_a_shell(markdown: &str) -> String {
             _ if in_block && !is_fence && !line.starts_with("? ") => numbers_open(line),
             _ => line.to_owned(),
         });
-        in_block = if is_fence { line == "```console" } else { in_block };
+        in_block = if is_fence {
+            line == "```console"
+        } else {
+            in_block
+        };
     }
     lines.join("\n")
 }
@@ -61,13 +83,23 @@ fn for_a_shell(markdown: &str) -> String {
 fn numbers_open(line: &str) -> String {
     let is_number = |word: &str| {
         let core = word.trim_matches(['(', ')', ',', ':']);
-        core.starts_with(|first: char| first.is_ascii_digit()) && core.chars().all(|character| !character.is_ascii_lowercase())
+        core.starts_with(|first: char| first.is_ascii_digit())
+            && core
+                .chars()
+                .all(|character| !character.is_ascii_lowercase())
     };
     if !line.split_whitespace().any(is_number) {
         return line.to_owned();
     }
     let is_unit = |word: &str| UNITS.contains(&word.trim_matches([',', ':']));
     let words: Vec<&str> = line.split_whitespace().collect();
-    let kept = words.split(|word| is_number(word) || is_unit(word)).filter(|words| !words.is_empty());
-    format!("[..]{}[..]", kept.map(|words| words.join("[..]")).collect::<Vec<_>>().join("[..]"))
+    let kept = words
+        .split(|word| is_number(word) || is_unit(word))
+        .filter(|words| !words.is_empty());
+    format!(
+        "[..]{}[..]",
+        kept.map(|words| words.join("[..]"))
+            .collect::<Vec<_>>()
+            .join("[..]")
+    )
 }

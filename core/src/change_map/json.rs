@@ -1,5 +1,5 @@
-//! The JSON that maps are written in: one array of flat objects. Anything nested is refused, so nothing here calls itself.
-//! It does not know what the members mean.
+//! The JSON that maps are written in: one array of flat objects. Anything nested is refused, so
+//! nothing here calls itself. It does not know what the members mean.
 
 /// Members of one object at most: qemu writes nine, and a bound keeps looking one up cheap.
 const MEMBERS_MAX: usize = 32;
@@ -24,7 +24,11 @@ pub(super) struct Object<'a>(Vec<(&'a str, Value<'a>)>);
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes, len: bytes.len(), inside: false }
+        Self {
+            rest: bytes,
+            len: bytes.len(),
+            inside: false,
+        }
     }
 
     /// How far it has read.
@@ -40,7 +44,11 @@ impl<'a> Scanner<'a> {
             self.inside = true;
         }
         if self.eat(b']') {
-            return if self.rest.trim_ascii().is_empty() { Ok(None) } else { Err("something follows the array".to_owned()) };
+            return if self.rest.trim_ascii().is_empty() {
+                Ok(None)
+            } else {
+                Err("something follows the array".to_owned())
+            };
         }
         if !first {
             self.expect(b',')?;
@@ -54,7 +62,9 @@ impl<'a> Scanner<'a> {
         while members.is_empty() || self.eat(b',') {
             let (key, value) = self.member()?;
             if members.iter().any(|(known, _)| *known == key) || members.len() == MEMBERS_MAX {
-                return Err(format!("the object has {key:?} twice, or more than {MEMBERS_MAX} members"));
+                return Err(format!(
+                    "the object has {key:?} twice, or more than {MEMBERS_MAX} members"
+                ));
             }
             members.push((key, value));
         }
@@ -65,7 +75,11 @@ impl<'a> Scanner<'a> {
     fn member(&mut self) -> Result<(&'a str, Value<'a>), String> {
         let key = self.text()?;
         self.expect(b':')?;
-        let value = if self.peek() == Some(b'"') { Value::Text(self.text()?) } else { Value::Word(self.word()?) };
+        let value = if self.peek() == Some(b'"') {
+            Value::Text(self.text()?)
+        } else {
+            Value::Word(self.word()?)
+        };
         Ok((key, value))
     }
 
@@ -86,9 +100,15 @@ impl<'a> Scanner<'a> {
     fn word(&mut self) -> Result<&'a str, String> {
         self.peek();
         let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
-        let end = self.rest.iter().position(|byte| !is_part(byte)).unwrap_or(self.rest.len());
+        let end = self
+            .rest
+            .iter()
+            .position(|byte| !is_part(byte))
+            .unwrap_or(self.rest.len());
         match self.take(end)? {
-            "" => Err("a number, a string, true, false or null was expected (nothing nested)".to_owned()),
+            "" => Err(
+                "a number, a string, true, false or null was expected (nothing nested)".to_owned(),
+            ),
             word => Ok(word),
         }
     }
@@ -114,19 +134,28 @@ impl<'a> Scanner<'a> {
     }
 
     fn expect(&mut self, byte: u8) -> Result<(), String> {
-        if self.eat(byte) { Ok(()) } else { Err(format!("{:?} was expected", char::from(byte))) }
+        if self.eat(byte) {
+            Ok(())
+        } else {
+            Err(format!("{:?} was expected", char::from(byte)))
+        }
     }
 }
 
 impl<'a> Object<'a> {
     pub(super) fn get(&self, key: &str) -> Option<Value<'a>> {
-        self.0.iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
+        self.0
+            .iter()
+            .find(|(known, _)| *known == key)
+            .map(|(_, value)| *value)
     }
 
     /// A member that must be a whole number.
     pub(super) fn number(&self, key: &str) -> Result<u64, String> {
         match self.get(key) {
-            Some(Value::Word(word)) if word.bytes().all(|byte| byte.is_ascii_digit()) => word.parse().ok(),
+            Some(Value::Word(word)) if word.bytes().all(|byte| byte.is_ascii_digit()) => {
+                word.parse().ok()
+            }
             _ => None,
         }
         .ok_or_else(|| format!("the object has no whole number {key:?}"))

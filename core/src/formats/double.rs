@@ -22,9 +22,12 @@ impl ReadAt for Sparse {
         if end.is_none_or(|end| end > self.len) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.read_len.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        self.read_len
+            .fetch_add(buffer.len() as u64, Ordering::Relaxed);
         buffer.fill(0);
-        let head = usize::try_from(offset).ok().and_then(|start| self.head.get(start..));
+        let head = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.head.get(start..));
         for (to, from) in buffer.iter_mut().zip(head.unwrap_or_default()) {
             *to = *from;
         }

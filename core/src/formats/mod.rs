@@ -3,17 +3,19 @@
 //!
 //! # Why the format is an argument
 //!
-//! A raw disk holds whatever its guest writes, a qcow2 header in its first sector included. A program that guesses the format then
-//! believes the guest: its header could name a file of the host as backing file and read it out (CVE-2024-32498, CVE-2026-24708). So
-//! [`open`] never guesses. The caller names the format, from `-f` or from what it stored when the image was made. [`probe`] looks
-//! at the signatures only, says what it saw and every doubt, and opens nothing; a caller may follow it for a file that no
-//! guest can have written, or to warn.
+//! A raw disk holds whatever its guest writes, a qcow2 header in its first sector included. A
+//! program that guesses the format then believes the guest: its header could name a file of the
+//! host as backing file and read it out (CVE-2024-32498, CVE-2026-24708). So [`open`] never
+//! guesses. The caller names the format, from `-f` or from what it stored when the image was made.
+//! [`probe`] looks at the signatures only, says what it saw and every doubt, and opens nothing; a
+//! caller may follow it for a file that no guest can have written, or to warn.
 //!
 //! # What every parser here keeps
 //!
-//! It reads through [`ReadAt`] and opens no other file: a reference to one (backing, data file, extent, parent locator) is
-//! [`SourceError::Refused`] with the reference shown. It checks every length against the file and a limit before it reserves memory.
-//! No bytes make it panic. Formats that can say "ask the parent" (qcow2 now; differencing VDI, VMDK, VHD and VHDX when they come)
+//! It reads through [`ReadAt`] and opens no other file: a reference to one (backing, data file,
+//! extent, parent locator) is [`SourceError::Refused`] with the reference shown. It checks every
+//! length against the file and a limit before it reserves memory. No bytes make it panic. Formats
+//! that can say "ask the parent" (qcow2 now; differencing VDI, VMDK, VHD and VHDX when they come)
 //! say [`crate::source::ExtentKind::Absent`] and leave the answer to whoever knows the parent.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
@@ -42,9 +44,13 @@ pub enum Format {
 ///
 /// # Errors
 ///
-/// [`SourceError::Malformed`] when the file is not what `format` promises, [`SourceError::Refused`] when it asks for something that is
-/// not read here (another file, encryption, an unknown feature).
-pub fn open(format: Format, file: Arc<dyn ReadAt>, decoder: Arc<dyn ClusterDecoder>) -> Result<Box<dyn ImageSource>, SourceError> {
+/// [`SourceError::Malformed`] when the file is not what `format` promises, [`SourceError::Refused`]
+/// when it asks for something that is not read here (another file, encryption, an unknown feature).
+pub fn open(
+    format: Format,
+    file: Arc<dyn ReadAt>,
+    decoder: Arc<dyn ClusterDecoder>,
+) -> Result<Box<dyn ImageSource>, SourceError> {
     Ok(match format {
         Format::Raw => Box::new(raw::Raw::new(file)),
         Format::Qcow2 => Box::new(qcow2::Qcow2::open(file, decoder)?),
@@ -73,7 +79,9 @@ impl fmt::Display for Format {
 
 /// A format name that cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown image format {0:?}: known are raw and qcow2; convert others with `qemu-img convert -O qcow2`")]
+#[error(
+    "unknown image format {0:?}: known are raw and qcow2; convert others with `qemu-img convert -O qcow2`"
+)]
 pub struct UnknownFormat(pub String);
 
 impl FromStr for Format {
@@ -91,7 +99,8 @@ fn read_exact(file: &dyn ReadAt, buffer: &mut [u8], offset: u64) -> Result<(), S
     done.map_err(|source| SourceError::Io { offset, source })
 }
 
-/// The bytes of the file from `offset`: `len`, or fewer where the file ends. Reserves no more than it can fill.
+/// The bytes of the file from `offset`: `len`, or fewer where the file ends. Reserves no more than
+/// it can fill.
 fn read_up_to(file: &dyn ReadAt, offset: u64, len: usize) -> Result<Vec<u8>, SourceError> {
     let there = file.len().saturating_sub(offset);
     let len = usize::try_from(there).map_or(len, |there| len.min(there));

@@ -6,19 +6,27 @@ use std::fmt;
 use super::{Format, read_up_to};
 use crate::source::{ReadAt, SourceError};
 
-/// Looks at the signatures of `file`: a few sectors at its start, one at its end. Follows nothing that it reads.
+/// Looks at the signatures of `file`: a few sectors at its start, one at its end. Follows nothing
+/// that it reads.
 ///
 /// # Errors
 ///
 /// Only when the system cannot read the file: every content has an answer.
 pub fn probe(file: &dyn ReadAt) -> Result<Probe, SourceError> {
     let head = read_up_to(file, 0, HEAD_LEN)?;
-    let tail = read_up_to(file, file.len().saturating_sub(FOOTER_LEN as u64), FOOTER_LEN)?;
-    Ok(Probe { containers: containers(&head, &tail), marks: marks(&head) })
+    let tail = read_up_to(
+        file,
+        file.len().saturating_sub(FOOTER_LEN as u64),
+        FOOTER_LEN,
+    )?;
+    Ok(Probe {
+        containers: containers(&head, &tail),
+        marks: marks(&head),
+    })
 }
 
-// Signatures, each at a fixed place. Sources: qemu docs/interop/qcow2.txt, VirtualBox VDICore.h, the VMDK 5.0, VHD 1.0 and
-// VHDX 1.00 specifications, UEFI, ECMA-119.
+// Signatures, each at a fixed place. Sources: qemu docs/interop/qcow2.txt, VirtualBox VDICore.h,
+// the VMDK 5.0, VHD 1.0 and VHDX 1.00 specifications, UEFI, ECMA-119.
 //
 // | from  | offset | bytes                          | what                                     |
 // | ----- | ------ | ------------------------------ | ---------------------------------------- |
@@ -82,7 +90,8 @@ pub enum Verdict {
     Raw,
     /// One container, which can be opened.
     Known(Format),
-    /// One container, which cannot be imported yet. Importing it as raw would store the container, not the disk.
+    /// One container, which cannot be imported yet. Importing it as raw would store the container,
+    /// not the disk.
     NotYet(Container),
     /// Signatures that contradict each other: only a person can say which is meant.
     Ambiguous,
@@ -95,12 +104,15 @@ impl Probe {
         match *self.containers.as_slice() {
             [] => Verdict::Raw,
             [container] if self.contradicts(container) => Verdict::Ambiguous,
-            [container] => container.format().map_or(Verdict::NotYet(container), Verdict::Known),
+            [container] => container
+                .format()
+                .map_or(Verdict::NotYet(container), Verdict::Known),
             _ => Verdict::Ambiguous,
         }
     }
 
-    /// Whether the signs of a bare disk speak against `container`. A fixed VHD is a bare disk with a footer, so there they do not.
+    /// Whether the signs of a bare disk speak against `container`. A fixed VHD is a bare disk with
+    /// a footer, so there they do not.
     fn contradicts(&self, container: Container) -> bool {
         !self.marks.is_empty() && container != Container::Vhd
     }
@@ -109,18 +121,34 @@ impl Probe {
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.verdict() {
-            Verdict::Raw => write!(f, "this carries no signature of an image format and would be read as raw"),
+            Verdict::Raw => write!(
+                f,
+                "this carries no signature of an image format and would be read as raw"
+            ),
             Verdict::Known(format) => write!(f, "this looks like a {format} image"),
-            Verdict::NotYet(container) => write!(f, "this looks like a {container} image, which cannot be imported yet"),
-            Verdict::Ambiguous => write!(f, "this looks like several things at once: {}; say which with -f", self.signs()),
+            Verdict::NotYet(container) => write!(
+                f,
+                "this looks like a {container} image, which cannot be imported yet"
+            ),
+            Verdict::Ambiguous => write!(
+                f,
+                "this looks like several things at once: {}; say which with -f",
+                self.signs()
+            ),
         }
     }
 }
 
 impl Probe {
     fn signs(&self) -> String {
-        let containers = self.containers.iter().map(|container| format!("a {container} image"));
-        let marks = self.marks.iter().map(|mark| format!("a raw disk with {mark}"));
+        let containers = self
+            .containers
+            .iter()
+            .map(|container| format!("a {container} image"));
+        let marks = self
+            .marks
+            .iter()
+            .map(|mark| format!("a raw disk with {mark}"));
         containers.chain(marks).collect::<Vec<_>>().join(", ")
     }
 }
@@ -165,24 +193,36 @@ fn containers(head: &[u8], tail: &[u8]) -> Vec<Container> {
         (Container::Qcow1, qcow1),
         (Container::Qcow2, qcow && !qcow1),
         (Container::Vdi, holds(head, 64, VDI_MAGIC)),
-        (Container::Vmdk, vmdk.iter().any(|magic| holds(head, 0, magic))),
+        (
+            Container::Vmdk,
+            vmdk.iter().any(|magic| holds(head, 0, magic)),
+        ),
         (Container::Vhd, vhd),
         (Container::Vhdx, holds(head, 0, b"vhdxfile")),
     ];
-    seen.into_iter().filter_map(|(container, seen)| seen.then_some(container)).collect()
+    seen.into_iter()
+        .filter_map(|(container, seen)| seen.then_some(container))
+        .collect()
 }
 
 fn marks(head: &[u8]) -> Vec<DiskMark> {
     let seen = [
         (DiskMark::BootSector, holds(head, 510, &[0x55, 0xaa])),
-        (DiskMark::Gpt, holds(head, 512, b"EFI PART") || holds(head, 4096, b"EFI PART")),
+        (
+            DiskMark::Gpt,
+            holds(head, 512, b"EFI PART") || holds(head, 4096, b"EFI PART"),
+        ),
         (DiskMark::Iso9660, holds(head, 32_769, b"CD001")),
     ];
-    seen.into_iter().filter_map(|(mark, seen)| seen.then_some(mark)).collect()
+    seen.into_iter()
+        .filter_map(|(mark, seen)| seen.then_some(mark))
+        .collect()
 }
 
 fn holds(bytes: &[u8], offset: usize, magic: &[u8]) -> bool {
-    bytes.get(offset..).is_some_and(|rest| rest.starts_with(magic))
+    bytes
+        .get(offset..)
+        .is_some_and(|rest| rest.starts_with(magic))
 }
 
 #[cfg(test)]
@@ -220,10 +260,17 @@ mod tests {
             (&[(65_536 - 512, b"conectix")], not_yet(Container::Vhd)),
             (&[(65_536 - 511, b"conectix")], not_yet(Container::Vhd)),
             // A fixed VHD is a bare disk and a footer.
-            (&[(510, b"\x55\xaa"), (65_536 - 512, b"conectix")], not_yet(Container::Vhd)),
+            (
+                &[(510, b"\x55\xaa"), (65_536 - 512, b"conectix")],
+                not_yet(Container::Vhd),
+            ),
         ];
         for (signs, verdict) in cases {
-            assert_eq!(probe(&file(65_536, signs)).expect("memory reads").verdict(), verdict, "{signs:?}");
+            assert_eq!(
+                probe(&file(65_536, signs)).expect("memory reads").verdict(),
+                verdict,
+                "{signs:?}"
+            );
         }
     }
 
@@ -247,7 +294,11 @@ mod tests {
     #[test]
     fn a_file_of_any_length_has_an_answer() {
         for len in (0..600).chain([HEAD_LEN - 1, HEAD_LEN, HEAD_LEN + 1]) {
-            assert_eq!(probe(&file(len, &[])).expect("memory reads").verdict(), Verdict::Raw, "{len}");
+            assert_eq!(
+                probe(&file(len, &[])).expect("memory reads").verdict(),
+                Verdict::Raw,
+                "{len}"
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A raw image: the file's bytes are the disk's bytes.
 //!
-//! A hole of the file is [`ExtentKind::Zero`], not absent: a raw file is a whole disk, and its holes read as zeros whatever a parent
-//! holds. It knows no structure inside the disk, a qcow2 header in the first sector included.
+//! A hole of the file is [`ExtentKind::Zero`], not absent: a raw file is a whole disk, and its
+//! holes read as zeros whatever a parent holds. It knows no structure inside the disk, a qcow2
+//! header in the first sector included.
 
 use std::sync::Arc;
 
@@ -28,7 +29,10 @@ impl ImageSource for Raw {
     fn extent_at(&self, offset: u64) -> Result<Extent, SourceError> {
         let len = self.len();
         assert!(offset < len, "byte {offset} lies outside an image of {len}");
-        let data = self.file.next_data(offset).map_err(|source| SourceError::Io { offset, source })?;
+        let data = self
+            .file
+            .next_data(offset)
+            .map_err(|source| SourceError::Io { offset, source })?;
         Ok(extent(offset, len, data))
     }
 
@@ -37,8 +41,9 @@ impl ImageSource for Raw {
     }
 }
 
-/// The extent at `offset` when the next allocated range is `data`. A range that does not reach past `offset` is a lie of the system: then
-/// everything is data, since reading is always right and only slower.
+/// The extent at `offset` when the next allocated range is `data`. A range that does not reach past
+/// `offset` is a lie of the system: then everything is data, since reading is always right and only
+/// slower.
 fn extent(offset: u64, len: u64, data: Option<(u64, u64)>) -> Extent {
     let (end, kind) = match data {
         None => (len, ExtentKind::Zero),
@@ -46,7 +51,11 @@ fn extent(offset: u64, len: u64, data: Option<(u64, u64)>) -> Extent {
         Some((_, end)) if end > offset => (end.min(len), ExtentKind::Data),
         Some(_) => (len, ExtentKind::Data),
     };
-    Extent { start: offset, len: end - offset, kind }
+    Extent {
+        start: offset,
+        len: end - offset,
+        kind,
+    }
 }
 
 #[cfg(test)]
@@ -70,7 +79,15 @@ mod tests {
             (Some((0, 10)), 90, Data),
             (Some((5, 3)), 90, Data),
         ] {
-            assert_eq!(extent(10, 100, data), Extent { start: 10, len, kind }, "{data:?}");
+            assert_eq!(
+                extent(10, 100, data),
+                Extent {
+                    start: 10,
+                    len,
+                    kind
+                },
+                "{data:?}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Numbers in a block that was read. Past its end there are zeros, as on a disk that nobody has written to.
+//! Numbers in a block that was read. Past its end there are zeros, as on a disk that nobody has
+//! written to.
 
 /// A block.
 #[derive(Clone, Copy)]
@@ -6,7 +7,11 @@ pub(super) struct Fields<'b>(pub(super) &'b [u8]);
 
 impl Fields<'_> {
     fn at<const N: usize>(self, at: usize) -> [u8; N] {
-        self.0.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
+        self.0
+            .get(at..)
+            .and_then(|rest| rest.first_chunk())
+            .copied()
+            .unwrap_or([0; N])
     }
 
     pub(super) fn le16(self, at: usize) -> u16 {

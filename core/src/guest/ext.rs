@@ -26,7 +26,8 @@
 //! 0x12    2     flags
 //! ```
 //!
-//! A group whose bitmap was never written (`BLOCK_UNINIT`) uses what describes it, if that lies in it, and nothing else.
+//! A group whose bitmap was never written (`BLOCK_UNINIT`) uses what describes it, if that lies in
+//! it, and nothing else.
 
 use std::ops::Range;
 
@@ -85,19 +86,31 @@ struct Group {
     is_uninit: bool,
 }
 
-pub(super) fn free_space(disk: &dyn ReadAt, volume: &Volume, visit: Visit<'_>) -> Result<Option<&'static str>, GuestError> {
+pub(super) fn free_space(
+    disk: &dyn ReadAt,
+    volume: &Volume,
+    visit: Visit<'_>,
+) -> Result<Option<&'static str>, GuestError> {
     let mut bytes = [0; SUPERBLOCK_LEN];
     if !volume.read(disk, SUPERBLOCK_AT, &mut bytes)? || Fields(&bytes).le16(0x38) != MAGIC {
         return Ok(None);
     }
     let superblock = Superblock::parse(Fields(&bytes), volume.len)?;
     let mut block = vec![0; superblock.block_len as usize];
-    let mut descriptors = Descriptors { bytes: vec![0; superblock.block_len as usize], block: None };
+    let mut descriptors = Descriptors {
+        bytes: vec![0; superblock.block_len as usize],
+        block: None,
+    };
     for number in 0..superblock.groups() {
         let group = descriptors.group(disk, volume, &superblock, number)?;
-        let mut emit = |blocks: Range<u64>| visit(volume.place(superblock.offset(blocks.start)..superblock.offset(blocks.end)));
+        let mut emit = |blocks: Range<u64>| {
+            visit(volume.place(superblock.offset(blocks.start)..superblock.offset(blocks.end)))
+        };
         if group.is_uninit {
-            superblock.unused(&group).into_iter().try_for_each(&mut emit)?;
+            superblock
+                .unused(&group)
+                .into_iter()
+                .try_for_each(&mut emit)?;
         } else {
             superblock.read_block(disk, volume, group.block_bitmap, &mut block)?;
             superblock.clear_bits(number, &block, &mut emit)?;
@@ -107,33 +120,65 @@ pub(super) fn free_space(disk: &dyn ReadAt, volume: &Volume, visit: Visit<'_>) -
 }
 
 fn malformed<T>(reason: &'static str) -> Result<T, GuestError> {
-    Err(GuestError::Malformed { kind: "ext4", reason })
+    Err(GuestError::Malformed {
+        kind: "ext4",
+        reason,
+    })
 }
 
 impl Superblock {
     fn parse(fields: Fields<'_>, volume_len: u64) -> Result<Self, GuestError> {
         let (log_block, log_cluster) = (fields.le32(0x18), fields.le32(0x1c));
         // The first revision had no features, and nothing from here on.
-        let feature = |at: usize| if fields.le32(0x4c) == 0 { 0 } else { fields.le32(at) };
+        let feature = |at: usize| {
+            if fields.le32(0x4c) == 0 {
+                0
+            } else {
+                fields.le32(at)
+            }
+        };
         let (compatible, incompatible, read_only) = (feature(0x5c), feature(0x60), feature(0x64));
         let is_wide = incompatible & INCOMPATIBLE_64BIT != 0;
         let has_clusters = read_only & READ_ONLY_BIGALLOC != 0;
-        if log_block > LOG_BLOCK_LEN_MAX || has_clusters && !(log_block..=LOG_CLUSTER_LEN_MAX).contains(&log_cluster) {
+        if log_block > LOG_BLOCK_LEN_MAX
+            || has_clusters && !(log_block..=LOG_CLUSTER_LEN_MAX).contains(&log_cluster)
+        {
             return malformed("the length of its blocks");
         }
         let block_len = 1024 << log_block;
-        let inode_len = if fields.le32(0x4c) == 0 { 128 } else { u64::from(fields.le16(0x58)).max(128) };
+        let inode_len = if fields.le32(0x4c) == 0 {
+            128
+        } else {
+            u64::from(fields.le16(0x58)).max(128)
+        };
         let parsed = Self {
             block_len,
-            blocks: u64::from(fields.le32(0x04)) | if is_wide { u64::from(fields.le32(0x150)) << 32 } else { 0 },
+            blocks: u64::from(fields.le32(0x04))
+                | if is_wide {
+                    u64::from(fields.le32(0x150)) << 32
+                } else {
+                    0
+                },
             first_block: fields.le32(0x14).into(),
             group_blocks: fields.le32(0x20).into(),
-            cluster_blocks: if has_clusters { 1 << (log_cluster - log_block) } else { 1 },
+            cluster_blocks: if has_clusters {
+                1 << (log_cluster - log_block)
+            } else {
+                1
+            },
             compatible,
             incompatible,
             read_only,
-            descriptor_len: if is_wide { fields.le16(0xfe).into() } else { 32 },
-            first_meta_group: if incompatible & INCOMPATIBLE_META_BG == 0 { u64::MAX } else { fields.le32(0x104).into() },
+            descriptor_len: if is_wide {
+                fields.le16(0xfe).into()
+            } else {
+                32
+            },
+            first_meta_group: if incompatible & INCOMPATIBLE_META_BG == 0 {
+                u64::MAX
+            } else {
+                fields.le32(0x104).into()
+            },
             reserved_blocks: fields.le16(0xce).into(),
             inode_table_blocks: (u64::from(fields.le32(0x28)) * inode_len).div_ceil(block_len),
             copies: [fields.le32(0x24c).into(), fields.le32(0x250).into()],
@@ -150,17 +195,26 @@ impl Superblock {
         }
         let bits = self.group_blocks / self.cluster_blocks;
         let is_whole = self.group_blocks.is_multiple_of(self.cluster_blocks);
-        if self.group_blocks < GROUP_BLOCKS_MIN || bits > self.block_len * 8 || !is_whole || self.groups() > GROUPS_MAX {
+        if self.group_blocks < GROUP_BLOCKS_MIN
+            || bits > self.block_len * 8
+            || !is_whole
+            || self.groups() > GROUPS_MAX
+        {
             return malformed("the size of its groups");
         }
-        if !self.descriptor_len.is_power_of_two() || !(32..=self.block_len).contains(&self.descriptor_len) {
+        if !self.descriptor_len.is_power_of_two()
+            || !(32..=self.block_len).contains(&self.descriptor_len)
+        {
             return malformed("the length of its group descriptors");
         }
         Ok(self)
     }
 
     fn kind(&self) -> &'static str {
-        match (self.incompatible & INCOMPATIBLE_EXTENTS, self.compatible & COMPATIBLE_JOURNAL) {
+        match (
+            self.incompatible & INCOMPATIBLE_EXTENTS,
+            self.compatible & COMPATIBLE_JOURNAL,
+        ) {
             (0, 0) => "ext2",
             (0, _) => "ext3",
             _ => "ext4",
@@ -203,22 +257,40 @@ impl Superblock {
         if self.compatible & COMPATIBLE_SPARSE_SUPER2 != 0 {
             return group == 0 || self.copies.contains(&group);
         }
-        let is_power_of =
-            |base: u64| std::iter::successors(Some(base), |power| power.checked_mul(base)).take(40).any(|power| power == group);
-        self.read_only & READ_ONLY_SPARSE_SUPER == 0 || group <= 1 || [3, 5, 7].into_iter().any(is_power_of)
+        let is_power_of = |base: u64| {
+            std::iter::successors(Some(base), |power| power.checked_mul(base))
+                .take(40)
+                .any(|power| power == group)
+        };
+        self.read_only & READ_ONLY_SPARSE_SUPER == 0
+            || group <= 1
+            || [3, 5, 7].into_iter().any(is_power_of)
     }
 
     /// Blocks at the beginning of `group` that hold a copy of the superblock and descriptors.
     fn front_blocks(&self, group: u64) -> u64 {
-        let (copy, per_block) = (u64::from(self.has_copy(group)), self.descriptors_per_block());
+        let (copy, per_block) = (
+            u64::from(self.has_copy(group)),
+            self.descriptors_per_block(),
+        );
         if group / per_block < self.first_meta_group {
             let tables = self.groups().div_ceil(per_block).min(self.first_meta_group);
-            return if copy == 1 { 1 + tables + self.reserved_blocks } else { 0 };
+            return if copy == 1 {
+                1 + tables + self.reserved_blocks
+            } else {
+                0
+            };
         }
         copy + u64::from([0, 1, per_block - 1].contains(&(group % per_block)))
     }
 
-    fn read_block(&self, disk: &dyn ReadAt, volume: &Volume, block: u64, bytes: &mut [u8]) -> Result<(), GuestError> {
+    fn read_block(
+        &self,
+        disk: &dyn ReadAt,
+        volume: &Volume,
+        block: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), GuestError> {
         if block >= self.blocks || !volume.read(disk, self.offset(block), bytes)? {
             return malformed("a block past its end");
         }
@@ -236,9 +308,19 @@ impl Superblock {
         ];
         // To whole clusters, which begin where the group does.
         let down = |block: u64| first + (block - first) / self.cluster_blocks * self.cluster_blocks;
-        let up = |block: u64| (first + (block - first).next_multiple_of(self.cluster_blocks)).min(end);
-        let inside = used.map(|(start, count)| (start.clamp(first, end), start.saturating_add(count).clamp(first, end)));
-        let mut used: Vec<_> = inside.into_iter().filter(|(start, end)| start < end).map(|(start, end)| (down(start), up(end))).collect();
+        let up =
+            |block: u64| (first + (block - first).next_multiple_of(self.cluster_blocks)).min(end);
+        let inside = used.map(|(start, count)| {
+            (
+                start.clamp(first, end),
+                start.saturating_add(count).clamp(first, end),
+            )
+        });
+        let mut used: Vec<_> = inside
+            .into_iter()
+            .filter(|(start, end)| start < end)
+            .map(|(start, end)| (down(start), up(end)))
+            .collect();
         used.sort_unstable();
         let mut at = first;
         let mut free = Vec::new();
@@ -252,7 +334,12 @@ impl Superblock {
     }
 
     /// Visits the runs of blocks of group `number` whose bits in `bitmap` are clear.
-    fn clear_bits(&self, number: u64, bitmap: &[u8], visit: &mut dyn FnMut(Range<u64>) -> std::io::Result<()>) -> Result<(), GuestError> {
+    fn clear_bits(
+        &self,
+        number: u64,
+        bitmap: &[u8],
+        visit: &mut dyn FnMut(Range<u64>) -> std::io::Result<()>,
+    ) -> Result<(), GuestError> {
         let (first, end) = (self.first_of(number), self.end_of(number));
         let bits = (end - first).div_ceil(self.cluster_blocks);
         let block = |bit: u64| (first + bit * self.cluster_blocks).min(end);
@@ -268,7 +355,8 @@ impl Superblock {
     }
 }
 
-/// The next run of clear bits from `from` on, before `end`; empty, and ending there, if none is left.
+/// The next run of clear bits from `from` on, before `end`; empty, and ending there, if none is
+/// left.
 fn next_clear(bitmap: &[u8], from: u64, end: u64) -> Range<u64> {
     let next = |mut bit: u64, wanted: bool| {
         // A byte that has no such bit is passed over at once.
@@ -296,7 +384,13 @@ struct Descriptors {
 }
 
 impl Descriptors {
-    fn group(&mut self, disk: &dyn ReadAt, volume: &Volume, superblock: &Superblock, number: u64) -> Result<Group, GuestError> {
+    fn group(
+        &mut self,
+        disk: &dyn ReadAt,
+        volume: &Volume,
+        superblock: &Superblock,
+        number: u64,
+    ) -> Result<Group, GuestError> {
         let block = superblock.descriptor_block(number);
         if self.block != Some(block) {
             superblock.read_block(disk, volume, block, &mut self.bytes)?;
@@ -304,8 +398,15 @@ impl Descriptors {
         }
         let at = (number % superblock.descriptors_per_block() * superblock.descriptor_len) as usize;
         let fields = Fields(self.bytes.get(at..).unwrap_or_default());
-        let high = |at: usize| if superblock.descriptor_len >= 64 { u64::from(fields.le32(at)) << 32 } else { 0 };
-        let has_flags = superblock.read_only & (READ_ONLY_GROUP_CHECKSUM | READ_ONLY_METADATA_CHECKSUM) != 0;
+        let high = |at: usize| {
+            if superblock.descriptor_len >= 64 {
+                u64::from(fields.le32(at)) << 32
+            } else {
+                0
+            }
+        };
+        let has_flags =
+            superblock.read_only & (READ_ONLY_GROUP_CHECKSUM | READ_ONLY_METADATA_CHECKSUM) != 0;
         Ok(Group {
             number,
             block_bitmap: u64::from(fields.le32(0)) | high(0x20),

@@ -1,16 +1,19 @@
-//! What a guest has put on its disk, as far as that tells which blocks it does not use: partitions, and the free space of what is in them.
+//! What a guest has put on its disk, as far as that tells which blocks it does not use: partitions,
+//! and the free space of what is in them.
 //!
-//! It reads metadata only, changes nothing and mounts nothing. What a guest calls free is what its disk said when it last wrote it down: a
-//! file system that is mounted may have freed or taken some since, or have it in its journal only. That is good enough to say what could
-//! be dropped, and not to drop it.
+//! It reads metadata only, changes nothing and mounts nothing. What a guest calls free is what its
+//! disk said when it last wrote it down: a file system that is mounted may have freed or taken some
+//! since, or have it in its journal only. That is good enough to say what could be dropped, and not
+//! to drop it.
 //!
-//! Every byte is hostile: no content makes it panic, none makes it read a range of the disk twice for each time that it is named, and
-//! memory is bounded by one block and one table of partitions.
+//! Every byte is hostile: no content makes it panic, none makes it read a range of the disk twice
+//! for each time that it is named, and memory is bounded by one block and one table of partitions.
 //!
 //! # Why there is no crate for it
 //!
-//! What reads ext4 in Rust is a driver: files by path, and structures laid over bytes. None lets its caller walk the block bitmaps alone,
-//! none promises to survive bytes that somebody chose. Partition tables are a page each.
+//! What reads ext4 in Rust is a driver: files by path, and structures laid over bytes. None lets
+//! its caller walk the block bitmaps alone, none promises to survive bytes that somebody chose.
+//! Partition tables are a page each.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod bytes;
@@ -56,17 +59,23 @@ pub enum GuestError {
 /// Where free ranges go, as bytes of the disk: in order, inside the volume. An error ends the walk.
 type Visit<'v> = &'v mut dyn FnMut(Range<u64>) -> io::Result<()>;
 
-/// The partitions of `disk` by their beginnings, or all of it if it has none. A partition that overlaps an earlier one, or goes past the
-/// disk's end, is left out.
+/// The partitions of `disk` by their beginnings, or all of it if it has none. A partition that
+/// overlaps an earlier one, or goes past the disk's end, is left out.
 pub fn volumes(disk: &dyn ReadAt) -> Result<Vec<Volume>, GuestError> {
     let mut found = partitions::read(disk)?;
     if found.is_empty() {
-        return Ok(vec![Volume { partition: None, start: 0, len: disk.len() }]);
+        return Ok(vec![Volume {
+            partition: None,
+            start: 0,
+            len: disk.len(),
+        }]);
     }
     found.sort_by_key(|volume| volume.start);
     let mut end = 0;
     found.retain(|volume| {
-        let fits = volume.len > 0 && volume.start >= end && volume.end().is_some_and(|end| end <= disk.len());
+        let fits = volume.len > 0
+            && volume.start >= end
+            && volume.end().is_some_and(|end| end <= disk.len());
         if fits {
             end = volume.start + volume.len;
         }
@@ -75,9 +84,14 @@ pub fn volumes(disk: &dyn ReadAt) -> Result<Vec<Volume>, GuestError> {
     Ok(found)
 }
 
-/// Calls `visit` for each range that what is in `volume` does not use, and says what that is: `ext4`, `xfs`, `swap`, …; `None` if it is not
-/// known. After an error, what was visited means nothing. Cost: reads the bitmaps or trees of free blocks.
-pub fn free_space(disk: &dyn ReadAt, volume: &Volume, visit: Visit<'_>) -> Result<Option<&'static str>, GuestError> {
+/// Calls `visit` for each range that what is in `volume` does not use, and says what that is:
+/// `ext4`, `xfs`, `swap`, …; `None` if it is not known. After an error, what was visited means
+/// nothing. Cost: reads the bitmaps or trees of free blocks.
+pub fn free_space(
+    disk: &dyn ReadAt,
+    volume: &Volume,
+    visit: Visit<'_>,
+) -> Result<Option<&'static str>, GuestError> {
     for read in [ext::free_space, xfs::free_space, swap::free_space] {
         if let Some(kind) = read(disk, volume, &mut *visit)? {
             return Ok(Some(kind));
@@ -93,7 +107,9 @@ impl Volume {
 
     /// Fills `buffer` from byte `at` of the volume; whether it has that many.
     fn read(&self, disk: &dyn ReadAt, at: u64, buffer: &mut [u8]) -> io::Result<bool> {
-        let inside = at.checked_add(buffer.len() as u64).is_some_and(|end| end <= self.len);
+        let inside = at
+            .checked_add(buffer.len() as u64)
+            .is_some_and(|end| end <= self.len);
         if inside {
             disk.read_exact_at(buffer, self.start + at)?;
         }

@@ -47,7 +47,9 @@ struct Entry {
 
 /// All that the tables of `disk` name, unchecked.
 pub(super) fn read(disk: &dyn ReadAt) -> io::Result<Vec<Volume>> {
-    let Some(entries) = entries(disk, 0)? else { return Ok(Vec::new()) };
+    let Some(entries) = entries(disk, 0)? else {
+        return Ok(Vec::new());
+    };
     if entries.iter().any(|entry| entry.kind == PROTECTIVE) {
         return read_gpt(disk);
     }
@@ -72,10 +74,16 @@ fn entries(disk: &dyn ReadAt, sector: u64) -> io::Result<Option<[Entry; 4]>> {
     let fields = Fields(&bytes);
     let entry = |nth: usize| {
         let at = 446 + 16 * nth;
-        Entry { kind: bytes.get(at + 4).copied().unwrap_or(0), first: fields.le32(at + 8).into(), count: fields.le32(at + 12).into() }
+        Entry {
+            kind: bytes.get(at + 4).copied().unwrap_or(0),
+            first: fields.le32(at + 8).into(),
+            count: fields.le32(at + 12).into(),
+        }
     };
     // A boot sector without a table has other bytes here.
-    let is_table = [446, 462, 478, 494].into_iter().all(|at| fields.starts_with(at, &[0]) || fields.starts_with(at, &[0x80]));
+    let is_table = [446, 462, 478, 494]
+        .into_iter()
+        .all(|at| fields.starts_with(at, &[0]) || fields.starts_with(at, &[0x80]));
     Ok((is_table && fields.starts_with(510, &[0x55, 0xaa])).then(|| [0, 1, 2, 3].map(entry)))
 }
 
@@ -83,16 +91,22 @@ impl Entry {
     /// The partition, its sectors counted from `base`.
     fn volume(&self, number: u32, base: u64) -> Option<Volume> {
         let is_used = self.kind != 0 && self.count > 0;
-        is_used.then(|| Volume { partition: Some(number), start: (base + self.first) * SECTOR_LEN, len: self.count * SECTOR_LEN })
+        is_used.then(|| Volume {
+            partition: Some(number),
+            start: (base + self.first) * SECTOR_LEN,
+            len: self.count * SECTOR_LEN,
+        })
     }
 }
 
-/// Follows the links of the extended partition that begins at sector `base`: in each, the first entry is a partition, the second the next
-/// link. Links that do not go forward end it.
+/// Follows the links of the extended partition that begins at sector `base`: in each, the first
+/// entry is a partition, the second the next link. Links that do not go forward end it.
 fn read_logical(disk: &dyn ReadAt, base: u64, volumes: &mut Vec<Volume>) -> io::Result<()> {
     let mut link = base;
     for number in 5..5 + LOGICAL_MAX {
-        let Some([partition, next, ..]) = entries(disk, link)? else { break };
+        let Some([partition, next, ..]) = entries(disk, link)? else {
+            break;
+        };
         volumes.extend(partition.volume(number, link));
         if !EXTENDED.contains(&next.kind) || base + next.first <= link {
             break;
@@ -116,12 +130,21 @@ fn read_gpt(disk: &dyn ReadAt) -> io::Result<Vec<Volume>> {
 }
 
 fn read_gpt_at(disk: &dyn ReadAt, sector: u64, sector_len: u64) -> io::Result<Option<Vec<Volume>>> {
-    let Some(mut header) = read_some(disk, Some(sector * sector_len), sector_len)? else { return Ok(None) };
+    let Some(mut header) = read_some(disk, Some(sector * sector_len), sector_len)? else {
+        return Ok(None);
+    };
     let (header_len, checksum) = (Fields(&header).le32(12), Fields(&header).le32(16));
-    if !header.starts_with(GPT_MAGIC) || header_len < GPT_HEADER_LEN_MIN || u64::from(header_len) > sector_len {
+    if !header.starts_with(GPT_MAGIC)
+        || header_len < GPT_HEADER_LEN_MIN
+        || u64::from(header_len) > sector_len
+    {
         return Ok(None);
     }
-    header.iter_mut().skip(16).take(4).for_each(|byte| *byte = 0);
+    header
+        .iter_mut()
+        .skip(16)
+        .take(4)
+        .for_each(|byte| *byte = 0);
     let fields = Fields(&header);
     let (count, entry_len) = (u64::from(fields.le32(80)), u64::from(fields.le32(84)));
     let table_len = count * entry_len;
@@ -139,16 +162,28 @@ fn gpt_volumes(table: &[u8], entry_len: usize, sector_len: u64) -> Vec<Volume> {
         let fields = Fields(entry);
         let is_used = entry.iter().take(16).any(|byte| *byte != 0);
         let (first, last) = (fields.le64(32), fields.le64(40));
-        let len = last.checked_sub(first)?.checked_add(1)?.checked_mul(sector_len)?;
-        is_used.then_some(Volume { partition: Some(number), start: first.checked_mul(sector_len)?, len })
+        let len = last
+            .checked_sub(first)?
+            .checked_add(1)?
+            .checked_mul(sector_len)?;
+        is_used.then_some(Volume {
+            partition: Some(number),
+            start: first.checked_mul(sector_len)?,
+            len,
+        })
     };
-    (1..).zip(table.chunks(entry_len)).filter_map(volume).collect()
+    (1..)
+        .zip(table.chunks(entry_len))
+        .filter_map(volume)
+        .collect()
 }
 
 /// `len` bytes from `offset`, if the disk has them. The caller bounds `len`.
 fn read_some(disk: &dyn ReadAt, offset: Option<u64>, len: u64) -> io::Result<Option<Vec<u8>>> {
     let inside = |offset: &u64| offset.checked_add(len).is_some_and(|end| end <= disk.len());
-    let Some(offset) = offset.filter(inside) else { return Ok(None) };
+    let Some(offset) = offset.filter(inside) else {
+        return Ok(None);
+    };
     let mut bytes = vec![0; len as usize];
     disk.read_exact_at(&mut bytes, offset)?;
     Ok(Some(bytes))
@@ -157,7 +192,13 @@ fn read_some(disk: &dyn ReadAt, offset: Option<u64>, len: u64) -> io::Result<Opt
 /// CRC-32 as in Ethernet and zip.
 pub(super) fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            if crc & 1 == 1 {
+                crc >> 1 ^ 0xedb8_8320
+            } else {
+                crc >> 1
+            }
+        })
     })
 }
 

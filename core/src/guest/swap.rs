@@ -17,7 +17,11 @@ const MAGIC: &[u8] = b"SWAPSPACE2";
 /// Pages of the machines that Linux runs on.
 const PAGE_LENS: [u64; 4] = [4 << 10, 8 << 10, 16 << 10, 64 << 10];
 
-pub(super) fn free_space(disk: &dyn ReadAt, volume: &Volume, visit: Visit<'_>) -> Result<Option<&'static str>, GuestError> {
+pub(super) fn free_space(
+    disk: &dyn ReadAt,
+    volume: &Volume,
+    visit: Visit<'_>,
+) -> Result<Option<&'static str>, GuestError> {
     for page_len in PAGE_LENS {
         let mut magic = [0; MAGIC.len()];
         if volume.read(disk, page_len - MAGIC.len() as u64, &mut magic)? && magic == MAGIC {
@@ -37,7 +41,10 @@ fn pages(disk: &dyn ReadAt, volume: &Volume, page_len: u64) -> Result<Range<u64>
     volume.read(disk, 1024, &mut header)?;
     let header = Fields(&header);
     if header.le32(0) != 1 {
-        return Err(GuestError::Malformed { kind: "swap", reason: "its version is not known" });
+        return Err(GuestError::Malformed {
+            kind: "swap",
+            reason: "its version is not known",
+        });
     }
     Ok(page_len..(u64::from(header.le32(4)) + 1) * page_len)
 }

@@ -1,5 +1,5 @@
-//! XFS: which blocks the trees of free extents name, one tree for each allocation group. The few that each group keeps ready for its
-//! trees (the AGFL) are not in them.
+//! XFS: which blocks the trees of free extents name, one tree for each allocation group. The few
+//! that each group keeps ready for its trees (the AGFL) are not in them.
 //!
 //! ```text
 //! Superblock (at byte 0; Linux fs/xfs/libxfs/xfs_format.h; big-endian)
@@ -50,7 +50,11 @@ struct Group {
     blocks: u64,
 }
 
-pub(super) fn free_space(disk: &dyn ReadAt, volume: &Volume, visit: Visit<'_>) -> Result<Option<&'static str>, GuestError> {
+pub(super) fn free_space(
+    disk: &dyn ReadAt,
+    volume: &Volume,
+    visit: Visit<'_>,
+) -> Result<Option<&'static str>, GuestError> {
     let mut bytes = [0; 512];
     if !volume.read(disk, 0, &mut bytes)? || !bytes.starts_with(b"XFSB") {
         return Ok(None);
@@ -64,7 +68,10 @@ pub(super) fn free_space(disk: &dyn ReadAt, volume: &Volume, visit: Visit<'_>) -
 }
 
 fn malformed<T>(reason: &'static str) -> Result<T, GuestError> {
-    Err(GuestError::Malformed { kind: "xfs", reason })
+    Err(GuestError::Malformed {
+        kind: "xfs",
+        reason,
+    })
 }
 
 impl Superblock {
@@ -79,11 +86,17 @@ impl Superblock {
         if !parsed.block_len.is_power_of_two() || !BLOCK_LENS.contains(&parsed.block_len) {
             return malformed("the length of its blocks");
         }
-        if !parsed.sector_len.is_power_of_two() || !(512..=parsed.block_len).contains(&parsed.sector_len) {
+        if !parsed.sector_len.is_power_of_two()
+            || !(512..=parsed.block_len).contains(&parsed.sector_len)
+        {
             return malformed("the length of its sectors");
         }
-        let is_covered = parsed.group_blocks > 0 && parsed.blocks.div_ceil(parsed.group_blocks.max(1)) == parsed.groups;
-        if !is_covered || parsed.groups > GROUPS_MAX || parsed.blocks > volume_len / parsed.block_len {
+        let is_covered = parsed.group_blocks > 0
+            && parsed.blocks.div_ceil(parsed.group_blocks.max(1)) == parsed.groups;
+        if !is_covered
+            || parsed.groups > GROUPS_MAX
+            || parsed.blocks > volume_len / parsed.block_len
+        {
             return malformed("the number of its blocks");
         }
         Ok(parsed)
@@ -101,7 +114,12 @@ fn walk(
 ) -> Result<(), GuestError> {
     let first = number * superblock.group_blocks;
     let mut header = [0; 64];
-    if !volume.read(disk, first * superblock.block_len + superblock.sector_len, &mut header)? || !header.starts_with(b"XAGF") {
+    if !volume.read(
+        disk,
+        first * superblock.block_len + superblock.sector_len,
+        &mut header,
+    )? || !header.starts_with(b"XAGF")
+    {
         return malformed("a group without its header");
     }
     let blocks = superblock.group_blocks.min(superblock.blocks - first);
@@ -112,7 +130,8 @@ fn walk(
     let mut next = Fields(&header).be32(16).into();
     let mut level = None;
     let mut end = 0;
-    // Each leaf moves the end on, so there are fewer than blocks; a level has one block on the way down.
+    // Each leaf moves the end on, so there are fewer than blocks; a level has one block on the way
+    // down.
     while next != NONE {
         group.read(disk, volume, superblock, next, bytes)?;
         let node = Node::parse(bytes, level)?;
@@ -139,8 +158,17 @@ fn walk(
 }
 
 impl Group {
-    fn read(&self, disk: &dyn ReadAt, volume: &Volume, superblock: &Superblock, block: u64, bytes: &mut [u8]) -> Result<(), GuestError> {
-        if block >= self.blocks || !volume.read(disk, (self.first + block) * superblock.block_len, bytes)? {
+    fn read(
+        &self,
+        disk: &dyn ReadAt,
+        volume: &Volume,
+        superblock: &Superblock,
+        block: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), GuestError> {
+        if block >= self.blocks
+            || !volume.read(disk, (self.first + block) * superblock.block_len, bytes)?
+        {
             return malformed("a block past the end of its group");
         }
         Ok(())
@@ -175,7 +203,8 @@ impl<'b> Node<'b> {
             next: fields.be32(12).into(),
         };
         let record_len = if node.level == 0 { 8 } else { 12 };
-        let fits = node.records <= (node.block_len - head_len) / record_len && (node.level == 0 || node.records > 0);
+        let fits = node.records <= (node.block_len - head_len) / record_len
+            && (node.level == 0 || node.records > 0);
         if !fits || node.level > LEVELS_MAX || level.is_some_and(|level| level != node.level) {
             return malformed("a tree of free extents");
         }

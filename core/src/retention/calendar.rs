@@ -20,7 +20,10 @@ pub(super) struct Moment {
 
 impl Moment {
     pub(super) fn new(since_1970_ms: u64, offset_s: i32) -> Self {
-        Self { since_1970_ms: since_1970_ms.min(MOMENT_MAX_MS).cast_signed(), offset_ms: i64::from(offset_s) * 1000 }
+        Self {
+            since_1970_ms: since_1970_ms.min(MOMENT_MAX_MS).cast_signed(),
+            offset_ms: i64::from(offset_s) * 1000,
+        }
     }
 
     fn local_ms(self) -> i64 {
@@ -52,40 +55,57 @@ impl Moment {
         date_of(self.day()).0
     }
 
-    /// The moment that is `span` earlier, in milliseconds since 1970. A day that its month does not have is so much later: a month before
-    /// 31 March is 3 March, or 2 March in a leap year.
+    /// The moment that is `span` earlier, in milliseconds since 1970. A day that its month does not
+    /// have is so much later: a month before 31 March is 3 March, or 2 March in a leap year.
     pub(super) fn earlier_by(self, span: &Span) -> i64 {
         let (year, month, day_of_month) = date_of(self.day());
         let months = (year - i64::from(span.years)) * 12 + month - i64::from(span.months);
-        let day = first_day_of(months.div_euclid(12), months.rem_euclid(12)) + day_of_month - i64::from(span.days);
+        let day = first_day_of(months.div_euclid(12), months.rem_euclid(12)) + day_of_month
+            - i64::from(span.days);
         self.since_1970_ms - (self.day() - day) * DAY_MS - i64::from(span.hours) * HOUR_MS
     }
 }
 
-/// The year, month and day of the month that `day` days after 1 January 1970 fall on; January and the first of a month are 0.
+/// The year, month and day of the month that `day` days after 1 January 1970 fall on; January and
+/// the first of a month are 0.
 fn date_of(day: i64) -> (i64, i64, i64) {
     // In years that begin in March, the leap day is the last.
     let since_march = day + EPOCH_DAYS;
-    let (cycle, day) = (since_march.div_euclid(CYCLE_DAYS), since_march.rem_euclid(CYCLE_DAYS));
+    let (cycle, day) = (
+        since_march.div_euclid(CYCLE_DAYS),
+        since_march.rem_euclid(CYCLE_DAYS),
+    );
     let year = (day - day / 1460 + day / 36_524 - day / (CYCLE_DAYS - 1)) / 365;
     let day_of_year = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day_of_year + 2) / 153;
     let day_of_month = day_of_year - (153 * month + 2) / 5;
     let is_next_year = month >= 10;
-    (cycle * 400 + year + i64::from(is_next_year), if is_next_year { month - 10 } else { month + 2 }, day_of_month)
+    (
+        cycle * 400 + year + i64::from(is_next_year),
+        if is_next_year { month - 10 } else { month + 2 },
+        day_of_month,
+    )
 }
 
 /// The first day of a month, in days since 1 January 1970. January is 0.
 fn first_day_of(year: i64, month: i64) -> i64 {
-    let (year, month) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
-    365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + (153 * month + 2) / 5 - EPOCH_DAYS
+    let (year, month) = if month < 2 {
+        (year - 1, month + 10)
+    } else {
+        (year, month - 2)
+    };
+    365 * year + year.div_euclid(4) - year.div_euclid(100)
+        + year.div_euclid(400)
+        + (153 * month + 2) / 5
+        - EPOCH_DAYS
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Day by day, by the rule that everybody learns: the formulas must not part from it on any day of more than one cycle.
+    /// Day by day, by the rule that everybody learns: the formulas must not part from it on any day
+    /// of more than one cycle.
     #[test]
     fn every_day_has_its_date() {
         let is_leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
@@ -105,10 +125,25 @@ mod tests {
 
     #[test]
     fn no_moment_is_too_far_away() {
-        let longest = Span { years: 999_999, months: 999_999, days: 999_999, hours: 999_999 };
-        for (ms, offset) in [(0, i32::MIN), (0, i32::MAX), (u64::MAX, i32::MIN), (u64::MAX, i32::MAX)] {
+        let longest = Span {
+            years: 999_999,
+            months: 999_999,
+            days: 999_999,
+            hours: 999_999,
+        };
+        for (ms, offset) in [
+            (0, i32::MIN),
+            (0, i32::MAX),
+            (u64::MAX, i32::MIN),
+            (u64::MAX, i32::MAX),
+        ] {
             let moment = Moment::new(ms, offset);
-            let _ = (moment.hour(), moment.week(), moment.month(), moment.earlier_by(&longest));
+            let _ = (
+                moment.hour(),
+                moment.week(),
+                moment.month(),
+                moment.earlier_by(&longest),
+            );
         }
     }
 }

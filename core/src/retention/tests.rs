@@ -9,16 +9,35 @@ const NEW_YEAR_2015_MS: u64 = 1_420_070_400_000;
 
 fn candidates(times: &[u64]) -> Vec<Candidate<'static>> {
     static NO_TAGS: BTreeSet<Name> = BTreeSet::new();
-    times.iter().map(|time| Candidate { taken_ms: *time, offset_s: 0, tags: &NO_TAGS, pinned: false }).collect()
+    times
+        .iter()
+        .map(|time| Candidate {
+            taken_ms: *time,
+            offset_s: 0,
+            tags: &NO_TAGS,
+            pinned: false,
+        })
+        .collect()
 }
 
 /// The places of what stays.
 fn kept(rules: &Rules, candidates: &[Candidate<'_>]) -> Vec<usize> {
-    apply(rules, candidates).iter().enumerate().filter(|(_, verdict)| verdict.is_kept()).map(|(at, _)| at).collect()
+    apply(rules, candidates)
+        .iter()
+        .enumerate()
+        .filter(|(_, verdict)| verdict.is_kept())
+        .map(|(at, _)| at)
+        .collect()
 }
 
 fn young(span: &str) -> Rules {
-    Rules { within: Some(Within { span: span.parse().unwrap(), now_ms: u64::MAX }), ..Rules::default() }
+    Rules {
+        within: Some(Within {
+            span: span.parse().unwrap(),
+            now_ms: u64::MAX,
+        }),
+        ..Rules::default()
+    }
 }
 
 fn names(texts: &[&str]) -> BTreeSet<Name> {
@@ -28,56 +47,178 @@ fn names(texts: &[&str]) -> BTreeSet<Name> {
 #[test]
 fn each_rule_keeps_the_newest_of_each_of_its_periods() {
     // Four a day, 400 days, the oldest first: 1 January 2015 to 4 February 2016.
-    let times: Vec<u64> = (0..1600).map(|nth| NEW_YEAR_2015_MS + nth * 6 * HOUR_MS).collect();
+    let times: Vec<u64> = (0..1600)
+        .map(|nth| NEW_YEAR_2015_MS + nth * 6 * HOUR_MS)
+        .collect();
     let all = candidates(&times);
     let last_of_day = |day: usize| day * 4 + 3;
-    let check = |rules: Rules, expected: Vec<usize>| assert_eq!(kept(&rules, &all), expected, "{rules:?}");
-    check(Rules { last: Limit::Newest(3), ..Rules::default() }, vec![1597, 1598, 1599]);
-    check(Rules { hourly: Limit::Newest(2), ..Rules::default() }, vec![1598, 1599]);
-    check(Rules { daily: Limit::Newest(2), ..Rules::default() }, vec![last_of_day(398), last_of_day(399)]);
+    let check =
+        |rules: Rules, expected: Vec<usize>| assert_eq!(kept(&rules, &all), expected, "{rules:?}");
+    check(
+        Rules {
+            last: Limit::Newest(3),
+            ..Rules::default()
+        },
+        vec![1597, 1598, 1599],
+    );
+    check(
+        Rules {
+            hourly: Limit::Newest(2),
+            ..Rules::default()
+        },
+        vec![1598, 1599],
+    );
+    check(
+        Rules {
+            daily: Limit::Newest(2),
+            ..Rules::default()
+        },
+        vec![last_of_day(398), last_of_day(399)],
+    );
     // 4 February 2016 is a Thursday; 31 January and 24 January were Sundays.
-    check(Rules { weekly: Limit::Newest(3), ..Rules::default() }, vec![last_of_day(388), last_of_day(395), last_of_day(399)]);
-    check(Rules { monthly: Limit::Newest(2), ..Rules::default() }, vec![last_of_day(395), last_of_day(399)]);
-    check(Rules { yearly: Limit::Newest(2), ..Rules::default() }, vec![last_of_day(364), last_of_day(399)]);
+    check(
+        Rules {
+            weekly: Limit::Newest(3),
+            ..Rules::default()
+        },
+        vec![last_of_day(388), last_of_day(395), last_of_day(399)],
+    );
+    check(
+        Rules {
+            monthly: Limit::Newest(2),
+            ..Rules::default()
+        },
+        vec![last_of_day(395), last_of_day(399)],
+    );
+    check(
+        Rules {
+            yearly: Limit::Newest(2),
+            ..Rules::default()
+        },
+        vec![last_of_day(364), last_of_day(399)],
+    );
     // Two years are all there are: the rule for ten also keeps the oldest.
-    check(Rules { yearly: Limit::Newest(10), ..Rules::default() }, vec![0, last_of_day(364), last_of_day(399)]);
-    check(Rules { yearly: Limit::All, ..Rules::default() }, vec![0, last_of_day(364), last_of_day(399)]);
-    check(Rules { last: Limit::All, ..Rules::default() }, (0..1600).collect());
-    check(Rules { last: Limit::Newest(1), daily: Limit::Newest(2), ..Rules::default() }, vec![last_of_day(398), last_of_day(399)]);
+    check(
+        Rules {
+            yearly: Limit::Newest(10),
+            ..Rules::default()
+        },
+        vec![0, last_of_day(364), last_of_day(399)],
+    );
+    check(
+        Rules {
+            yearly: Limit::All,
+            ..Rules::default()
+        },
+        vec![0, last_of_day(364), last_of_day(399)],
+    );
+    check(
+        Rules {
+            last: Limit::All,
+            ..Rules::default()
+        },
+        (0..1600).collect(),
+    );
+    check(
+        Rules {
+            last: Limit::Newest(1),
+            daily: Limit::Newest(2),
+            ..Rules::default()
+        },
+        vec![last_of_day(398), last_of_day(399)],
+    );
     check(young("1d"), vec![1596, 1597, 1598, 1599]);
     check(young("1d6h"), vec![1595, 1596, 1597, 1598, 1599]);
 }
 
 #[test]
 fn the_order_of_the_list_decides_nothing_but_between_equal_times() {
-    let times: Vec<u64> = [5, 1, 4, 2, 3].map(|day| NEW_YEAR_2015_MS + day * DAY_MS).into();
-    let rules = Rules { daily: Limit::Newest(2), ..Rules::default() };
+    let times: Vec<u64> = [5, 1, 4, 2, 3]
+        .map(|day| NEW_YEAR_2015_MS + day * DAY_MS)
+        .into();
+    let rules = Rules {
+        daily: Limit::Newest(2),
+        ..Rules::default()
+    };
     assert_eq!(kept(&rules, &candidates(&times)), [0, 2]);
-    assert_eq!(kept(&Rules { last: Limit::Newest(1), ..Rules::default() }, &candidates(&[7, 7, 7])), [2]);
+    assert_eq!(
+        kept(
+            &Rules {
+                last: Limit::Newest(1),
+                ..Rules::default()
+            },
+            &candidates(&[7, 7, 7])
+        ),
+        [2]
+    );
 }
 
 #[test]
 fn the_oldest_is_kept_only_while_a_rule_has_some_left() {
     // Two in one hour: the older one has no period of its own.
     let pair = candidates(&[NEW_YEAR_2015_MS, NEW_YEAR_2015_MS + 1]);
-    for (limit, expected) in [(Limit::Newest(1), vec![1]), (Limit::Newest(2), vec![0, 1]), (Limit::All, vec![0, 1])] {
-        assert_eq!(kept(&Rules { daily: limit, ..Rules::default() }, &pair), expected, "{limit:?}");
+    for (limit, expected) in [
+        (Limit::Newest(1), vec![1]),
+        (Limit::Newest(2), vec![0, 1]),
+        (Limit::All, vec![0, 1]),
+    ] {
+        assert_eq!(
+            kept(
+                &Rules {
+                    daily: limit,
+                    ..Rules::default()
+                },
+                &pair
+            ),
+            expected,
+            "{limit:?}"
+        );
     }
-    let verdicts = apply(&Rules { daily: Limit::Newest(2), last: Limit::Newest(1), ..Rules::default() }, &pair);
+    let verdicts = apply(
+        &Rules {
+            daily: Limit::Newest(2),
+            last: Limit::Newest(1),
+            ..Rules::default()
+        },
+        &pair,
+    );
     assert_eq!(verdicts[0].reasons, [Reason::Oldest(Period::Day)]);
-    assert_eq!(verdicts[1].reasons, [Reason::Newest(Period::Last), Reason::Newest(Period::Day)]);
-    let texts: Vec<String> = verdicts.iter().flat_map(|verdict| &verdict.reasons).map(Reason::to_string).collect();
-    assert_eq!(texts, ["oldest daily snapshot", "last snapshot", "daily snapshot"]);
+    assert_eq!(
+        verdicts[1].reasons,
+        [Reason::Newest(Period::Last), Reason::Newest(Period::Day)]
+    );
+    let texts: Vec<String> = verdicts
+        .iter()
+        .flat_map(|verdict| &verdict.reasons)
+        .map(Reason::to_string)
+        .collect();
+    assert_eq!(
+        texts,
+        ["oldest daily snapshot", "last snapshot", "daily snapshot"]
+    );
 }
 
 #[test]
 fn a_day_is_one_where_the_clock_hangs() {
     // 23:30 and 00:30 UTC: two days in Greenwich, one in Berlin and one in New York.
-    let mut pair = candidates(&[NEW_YEAR_2015_MS - HOUR_MS / 2, NEW_YEAR_2015_MS + HOUR_MS / 2]);
+    let mut pair = candidates(&[
+        NEW_YEAR_2015_MS - HOUR_MS / 2,
+        NEW_YEAR_2015_MS + HOUR_MS / 2,
+    ]);
     for (offset_s, day_count) in [(0, 2), (3600, 1), (-5 * 3600, 1)] {
-        pair.iter_mut().for_each(|candidate| candidate.offset_s = offset_s);
-        let verdicts = apply(&Rules { daily: Limit::All, ..Rules::default() }, &pair);
-        let days = verdicts.iter().filter(|verdict| verdict.reasons.contains(&Reason::Newest(Period::Day))).count();
+        pair.iter_mut()
+            .for_each(|candidate| candidate.offset_s = offset_s);
+        let verdicts = apply(
+            &Rules {
+                daily: Limit::All,
+                ..Rules::default()
+            },
+            &pair,
+        );
+        let days = verdicts
+            .iter()
+            .filter(|verdict| verdict.reasons.contains(&Reason::Newest(Period::Day)))
+            .count();
         assert_eq!(days, day_count, "{offset_s}");
     }
 }
@@ -86,7 +227,16 @@ fn a_day_is_one_where_the_clock_hangs() {
 fn a_week_lasts_over_new_year() {
     // Monday 29 December 2014, Thursday 1 January, Sunday 4 January; then Monday.
     let times = [0, 3, 6, 7].map(|day| NEW_YEAR_2015_MS - 3 * DAY_MS + day * DAY_MS);
-    assert_eq!(kept(&Rules { weekly: Limit::Newest(2), ..Rules::default() }, &candidates(&times)), [2, 3]);
+    assert_eq!(
+        kept(
+            &Rules {
+                weekly: Limit::Newest(2),
+                ..Rules::default()
+            },
+            &candidates(&times)
+        ),
+        [2, 3]
+    );
 }
 
 #[test]
@@ -94,8 +244,20 @@ fn a_state_from_the_future_does_not_make_all_others_old() {
     let now_ms = NEW_YEAR_2015_MS;
     let times = candidates(&[now_ms - 3 * DAY_MS, now_ms - DAY_MS, now_ms + 1000 * DAY_MS]);
     let span = "2d".parse().unwrap();
-    assert_eq!(kept(&Rules { within: Some(Within { span, now_ms }), ..Rules::default() }, &times), [1, 2]);
-    let all_future = Rules { within: Some(Within { span, now_ms: 0 }), ..Rules::default() };
+    assert_eq!(
+        kept(
+            &Rules {
+                within: Some(Within { span, now_ms }),
+                ..Rules::default()
+            },
+            &times
+        ),
+        [1, 2]
+    );
+    let all_future = Rules {
+        within: Some(Within { span, now_ms: 0 }),
+        ..Rules::default()
+    };
     assert_eq!(kept(&all_future, &times), [0, 1, 2]);
 }
 
@@ -104,7 +266,8 @@ fn months_and_years_are_the_calendars() {
     // 31 March 2015, and the days around 28 February and 3 March.
     let day = |day: u64| NEW_YEAR_2015_MS + day * DAY_MS;
     let times = candidates(&[day(58), day(61), day(62), day(89)]);
-    // A month before 31 March there is no 31 February: it is 3 March, and only what is later is within.
+    // A month before 31 March there is no 31 February: it is 3 March, and only what is later is
+    // within.
     assert_eq!(kept(&young("1m"), &times), [2, 3]);
     assert_eq!(kept(&young("1y"), &times), [0, 1, 2, 3]);
 }
@@ -114,11 +277,17 @@ fn tags_keep_what_has_all_of_one_list() {
     let (none, both, one) = (names(&[]), names(&["keep", "prod"]), names(&["prod"]));
     let mut all = candidates(&[1, 2, 3]);
     (all[0].tags, all[1].tags, all[2].tags) = (&none, &both, &one);
-    let rules = |lists: &[&[&str]]| Rules { tags: lists.iter().map(|list| names(list)).collect(), ..Rules::default() };
+    let rules = |lists: &[&[&str]]| Rules {
+        tags: lists.iter().map(|list| names(list)).collect(),
+        ..Rules::default()
+    };
     assert_eq!(kept(&rules(&[&["keep", "prod"]]), &all), [1]);
     assert_eq!(kept(&rules(&[&["prod"]]), &all), [1, 2]);
     assert_eq!(kept(&rules(&[&["keep"], &[]]), &all), [0, 1]);
-    assert_eq!(apply(&rules(&[&["keep", "prod"]]), &all)[1].reasons[0].to_string(), "has tags keep, prod");
+    assert_eq!(
+        apply(&rules(&[&["keep", "prod"]]), &all)[1].reasons[0].to_string(),
+        "has tags keep, prod"
+    );
 }
 
 #[test]
@@ -126,23 +295,56 @@ fn what_is_pinned_stays_and_counts() {
     let mut all = candidates(&[1, 2, 3].map(|day| NEW_YEAR_2015_MS + day * DAY_MS));
     all[0].pinned = true;
     all[2].pinned = true;
-    assert_eq!(kept(&Rules { last: Limit::Newest(2), ..Rules::default() }, &all), [0, 1, 2]);
-    assert_eq!(kept(&Rules { last: Limit::Newest(1), ..Rules::default() }, &all), [0, 2]);
+    assert_eq!(
+        kept(
+            &Rules {
+                last: Limit::Newest(2),
+                ..Rules::default()
+            },
+            &all
+        ),
+        [0, 1, 2]
+    );
+    assert_eq!(
+        kept(
+            &Rules {
+                last: Limit::Newest(1),
+                ..Rules::default()
+            },
+            &all
+        ),
+        [0, 2]
+    );
 }
 
 /// A program that calls without rules, or with rules that say nothing, must not delete everything.
 #[test]
 fn without_rules_everything_stays() {
-    for rules in [Rules::default(), Rules { last: Limit::Newest(0), ..Rules::default() }] {
+    for rules in [
+        Rules::default(),
+        Rules {
+            last: Limit::Newest(0),
+            ..Rules::default()
+        },
+    ] {
         let verdicts = apply(&rules, &candidates(&[1, 2]));
-        assert!(verdicts.iter().all(|verdict| verdict.reasons == [Reason::NoRules]));
+        assert!(
+            verdicts
+                .iter()
+                .all(|verdict| verdict.reasons == [Reason::NoRules])
+        );
     }
     assert_eq!(apply(&Rules::default(), &[]), []);
 }
 
 #[test]
 fn limits_and_spans_are_read_as_restic_reads_them() {
-    for (text, limit) in [("0", Limit::Newest(0)), ("7", Limit::Newest(7)), ("-1", Limit::All), ("unlimited", Limit::All)] {
+    for (text, limit) in [
+        ("0", Limit::Newest(0)),
+        ("7", Limit::Newest(7)),
+        ("-1", Limit::All),
+        ("unlimited", Limit::All),
+    ] {
         assert_eq!(text.parse(), Ok(limit));
     }
     for bad in ["", "-2", "4294967296", "seven", "7 "] {
@@ -152,7 +354,20 @@ fn limits_and_spans_are_read_as_restic_reads_them() {
         assert_eq!(good.parse::<Span>().unwrap().to_string(), good);
     }
     assert_eq!("2h1y".parse::<Span>().unwrap().to_string(), "1y2h");
-    for bad in ["", "d", "7", "7x", "1d2", "1d1d", "0d", "1000000d", "-1d", "99999999999d", "7ü", "1 d"] {
+    for bad in [
+        "",
+        "d",
+        "7",
+        "7x",
+        "1d2",
+        "1d1d",
+        "0d",
+        "1000000d",
+        "-1d",
+        "99999999999d",
+        "7ü",
+        "1 d",
+    ] {
         assert!(bad.parse::<Span>().is_err(), "{bad:?}");
     }
 }

@@ -1,12 +1,15 @@
-//! What a guest gets that asks for a disk by name: which image its writes go to, and what has to be made first.
+//! What a guest gets that asks for a disk by name: which image its writes go to, and what has to be
+//! made first.
 //!
-//! **A name is an attachment.** Connections come and go: a client opens several at once, or comes back after the server was
-//! restarted, and must then find the disk that it wrote to. So nothing but the name says which attachment is meant.
+//! **A name is an attachment.** Connections come and go: a client opens several at once, or comes
+//! back after the server was restarted, and must then find the disk that it wrote to. So nothing
+//! but the name says which attachment is meant.
 //!
 //! - A *normal*, *writethrough* or *shareable* image is its own attachment.
 //! - An *immutable* image has one attachment: its scratch image, `IMAGE+scratch`.
-//! - A *multiattach* image has as many as are asked for: `IMAGE+WHO`, each a child image of that name, made when it is first attached
-//!   and kept until it is deleted. `IMAGE` itself can only be read.
+//! - A *multiattach* image has as many as are asked for: `IMAGE+WHO`, each a child image of that
+//!   name, made when it is first attached and kept until it is deleted. `IMAGE` itself can only be
+//!   read.
 //! - A *readonly* image and every snapshot can only be read.
 
 use super::{Edit, Image, Mode, Node, PlanError, Planned, Tree};
@@ -16,8 +19,8 @@ use crate::units::ImageId;
 /// Between an image's name and that of one of its attachments.
 const MARK: char = '+';
 const SCRATCH: &str = "scratch";
-/// Children that attachments can make of one base: a client that makes up names must not fill the store with them. No host that we
-/// know runs that many guests.
+/// Children that attachments can make of one base: a client that makes up names must not fill the
+/// store with them. No host that we know runs that many guests.
 pub const ATTACHMENTS_MAX: usize = 1024;
 
 /// What a name that can be attached stands for.
@@ -27,7 +30,8 @@ pub enum Attachment {
     Read(Node),
     /// Writes go to the image itself.
     Write(ImageId),
-    /// Writes go to the scratch image of this immutable image, which may have to be made, or emptied, first.
+    /// Writes go to the scratch image of this immutable image, which may have to be made, or
+    /// emptied, first.
     Scratch(ImageId),
     /// Writes go to a child of this multiattach image; it is not there yet.
     NewChild {
@@ -39,7 +43,8 @@ pub enum Attachment {
 }
 
 impl Tree {
-    /// What the whole name `text`, as a client sent it, stands for; `None` if nothing. A beginning of a name means nothing here.
+    /// What the whole name `text`, as a client sent it, stands for; `None` if nothing. A beginning
+    /// of a name means nothing here.
     #[must_use]
     pub fn attachment(&self, text: &str) -> Option<Attachment> {
         if let Some((image, snapshot)) = text.split_once('@') {
@@ -55,18 +60,36 @@ impl Tree {
         }
     }
 
-    /// A multiattach image whose name and the mark `name` begins with: the one with the longest name.
+    /// A multiattach image whose name and the mark `name` begins with: the one with the longest
+    /// name.
     fn new_child(&self, name: Name) -> Option<Attachment> {
-        let marks = name.as_str().rmatch_indices(MARK).map(|(at, _)| &name.as_str()[..at]);
+        let marks = name
+            .as_str()
+            .rmatch_indices(MARK)
+            .map(|(at, _)| &name.as_str()[..at]);
         let mut bases = marks.filter_map(|base| self.image_named(&Name::new(base).ok()?));
-        let base = bases.find(|base| base.mode == Mode::Multiattach && base.name.as_str().len() + 1 < name.as_str().len())?.id;
+        let base = bases
+            .find(|base| {
+                base.mode == Mode::Multiattach && base.name.as_str().len() + 1 < name.as_str().len()
+            })?
+            .id;
         Some(Attachment::NewChild { base, name })
     }
 
     /// The child `name` of the multiattach image `base`, for an attachment.
-    pub fn plan_attached_child(&mut self, base: ImageId, name: &Name, now_ms: u64) -> Result<Planned, PlanError> {
+    pub fn plan_attached_child(
+        &mut self,
+        base: ImageId,
+        name: &Name,
+        now_ms: u64,
+    ) -> Result<Planned, PlanError> {
         let image = self.image(base).ok_or(PlanError::Gone)?;
-        if self.images().filter(|child| child.origin == Some(base)).count() >= ATTACHMENTS_MAX {
+        if self
+            .images()
+            .filter(|child| child.origin == Some(base))
+            .count()
+            >= ATTACHMENTS_MAX
+        {
             return Err(image.forbids("it has as many attachments as it can have"));
         }
         self.plan_child(name, Node::Image(base), None, now_ms)
@@ -78,12 +101,22 @@ impl Tree {
         Name::new(&text).map_err(|_| PlanError::NoSuchName(text))
     }
 
-    /// The scratch image of the immutable image `base` as an attachment finds it: made if there is none, blank if it starts afresh.
+    /// The scratch image of the immutable image `base` as an attachment finds it: made if there is
+    /// none, blank if it starts afresh.
     pub fn plan_scratch(&mut self, base: ImageId, now_ms: u64) -> Result<Planned, PlanError> {
         let base = self.image(base).ok_or(PlanError::Gone)?.clone();
-        match (self.scratch_of(base.id).map(|scratch| scratch.id), base.mode) {
-            (Some(scratch), Mode::Immutable { autoreset: false }) => Ok(Planned { edits: Vec::new(), node: Node::Image(scratch) }),
-            (Some(scratch), _) => Ok(Planned { edits: self.plan_scratch_reset(&base, now_ms)?, node: Node::Image(scratch) }),
+        match (
+            self.scratch_of(base.id).map(|scratch| scratch.id),
+            base.mode,
+        ) {
+            (Some(scratch), Mode::Immutable { autoreset: false }) => Ok(Planned {
+                edits: Vec::new(),
+                node: Node::Image(scratch),
+            }),
+            (Some(scratch), _) => Ok(Planned {
+                edits: self.plan_scratch_reset(&base, now_ms)?,
+                node: Node::Image(scratch),
+            }),
             (None, _) => self.plan_new_scratch(&base, now_ms),
         }
     }

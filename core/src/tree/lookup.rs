@@ -64,58 +64,100 @@ pub enum LookupError {
 const CANDIDATES_MAX: usize = 5;
 
 impl Tree {
-    /// The image or snapshot that `spec` means: by whole name, else by a prefix that only one name has; `@latest` is the newest.
+    /// The image or snapshot that `spec` means: by whole name, else by a prefix that only one name
+    /// has; `@latest` is the newest.
     pub fn find(&self, spec: &NodeSpec) -> Result<Node, LookupError> {
         let image = self.find_image(&spec.image)?;
         match &spec.snapshot {
             None => Ok(Node::Image(image.id)),
-            Some(text) => Ok(Node::Snapshot(image.id, self.find_snapshot(image, text)?.serial)),
+            Some(text) => Ok(Node::Snapshot(
+                image.id,
+                self.find_snapshot(image, text)?.serial,
+            )),
         }
     }
 
     /// The image that `text` means.
     pub fn find_image(&self, text: &str) -> Result<&Image, LookupError> {
-        if let Some(image) = Name::new(text).ok().and_then(|name| self.image_named(&name)) {
+        if let Some(image) = Name::new(text)
+            .ok()
+            .and_then(|name| self.image_named(&name))
+        {
             return Ok(image);
         }
-        let candidates = self.images().filter(|image| !text.is_empty() && image.name.as_str().starts_with(text));
-        unique(text, candidates, |image| image.name.to_string())?.ok_or_else(|| LookupError::NoImage(text.to_owned()))
+        let candidates = self
+            .images()
+            .filter(|image| !text.is_empty() && image.name.as_str().starts_with(text));
+        unique(text, candidates, |image| image.name.to_string())?
+            .ok_or_else(|| LookupError::NoImage(text.to_owned()))
     }
 
     /// The snapshot of `image` that `text` means.
     pub fn find_snapshot(&self, image: &Image, text: &str) -> Result<&Snapshot, LookupError> {
-        let missing = || LookupError::NoSnapshot { image: image.name.to_string(), snapshot: text.to_owned() };
+        let missing = || LookupError::NoSnapshot {
+            image: image.name.to_string(),
+            snapshot: text.to_owned(),
+        };
         if text == LATEST {
             return self.snapshots(image.id).next_back().ok_or_else(missing);
         }
-        if let Some(snapshot) = Name::new(text).ok().and_then(|name| self.snapshot_named(image.id, &name)) {
+        if let Some(snapshot) = Name::new(text)
+            .ok()
+            .and_then(|name| self.snapshot_named(image.id, &name))
+        {
             return Ok(snapshot);
         }
-        let candidates = self.snapshots(image.id).filter(|snapshot| !text.is_empty() && snapshot.name.as_str().starts_with(text));
-        unique(text, candidates, |snapshot| format!("{}@{}", image.name, snapshot.name))?.ok_or_else(missing)
+        let candidates = self
+            .snapshots(image.id)
+            .filter(|snapshot| !text.is_empty() && snapshot.name.as_str().starts_with(text));
+        unique(text, candidates, |snapshot| {
+            format!("{}@{}", image.name, snapshot.name)
+        })?
+        .ok_or_else(missing)
     }
 
     /// The machine that `text` means.
     pub fn find_machine(&self, text: &str) -> Result<&Machine, LookupError> {
-        if let Some(machine) = Name::new(text).ok().and_then(|name| self.machines().named(&name)) {
+        if let Some(machine) = Name::new(text)
+            .ok()
+            .and_then(|name| self.machines().named(&name))
+        {
             return Ok(machine);
         }
-        let candidates = self.machines().iter().filter(|machine| !text.is_empty() && machine.name.as_str().starts_with(text));
-        unique(text, candidates, |machine| machine.name.to_string())?.ok_or_else(|| LookupError::NoMachine(text.to_owned()))
+        let candidates = self
+            .machines()
+            .iter()
+            .filter(|machine| !text.is_empty() && machine.name.as_str().starts_with(text));
+        unique(text, candidates, |machine| machine.name.to_string())?
+            .ok_or_else(|| LookupError::NoMachine(text.to_owned()))
     }
 
     /// The snapshot of `machine` that `text` means.
-    pub fn find_machine_snapshot(&self, machine: &Machine, text: &str) -> Result<&MachineSnapshot, LookupError> {
-        let missing = || LookupError::NoMachineSnapshot { machine: machine.name.to_string(), snapshot: text.to_owned() };
+    pub fn find_machine_snapshot(
+        &self,
+        machine: &Machine,
+        text: &str,
+    ) -> Result<&MachineSnapshot, LookupError> {
+        let missing = || LookupError::NoMachineSnapshot {
+            machine: machine.name.to_string(),
+            snapshot: text.to_owned(),
+        };
         let mut all = self.machines().snapshots(machine.id);
         if text == LATEST {
             return all.next_back().ok_or_else(missing);
         }
-        if let Some(snapshot) = Name::new(text).ok().and_then(|name| self.machines().snapshot_named(machine.id, &name)) {
+        if let Some(snapshot) = Name::new(text)
+            .ok()
+            .and_then(|name| self.machines().snapshot_named(machine.id, &name))
+        {
             return Ok(snapshot);
         }
-        let candidates = all.filter(|snapshot| !text.is_empty() && snapshot.name.as_str().starts_with(text));
-        unique(text, candidates, |snapshot| format!("{}@{}", machine.name, snapshot.name))?.ok_or_else(missing)
+        let candidates =
+            all.filter(|snapshot| !text.is_empty() && snapshot.name.as_str().starts_with(text));
+        unique(text, candidates, |snapshot| {
+            format!("{}@{}", machine.name, snapshot.name)
+        })?
+        .ok_or_else(missing)
     }
 
     /// The layer whose content a node shows.
@@ -131,20 +173,27 @@ impl Tree {
     /// `image` or `image@snapshot`, as people write it.
     #[must_use]
     pub fn display(&self, node: Node) -> String {
-        let image = self.image(node.image()).map_or("(deleted)", |image| image.name.as_str());
+        let image = self
+            .image(node.image())
+            .map_or("(deleted)", |image| image.name.as_str());
         match node {
             Node::Image(_) => image.to_owned(),
             Node::Snapshot(id, serial) => {
-                let snapshot = self.snapshot(id, serial).map_or("(deleted)", |snapshot| snapshot.name.as_str());
+                let snapshot = self
+                    .snapshot(id, serial)
+                    .map_or("(deleted)", |snapshot| snapshot.name.as_str());
                 format!("{image}@{snapshot}")
             }
         }
     }
 
-    /// Every image and every snapshot, images by name and each followed by its snapshots in the order of taking.
+    /// Every image and every snapshot, images by name and each followed by its snapshots in the
+    /// order of taking.
     pub fn nodes(&self) -> impl Iterator<Item = Node> + '_ {
         self.images().flat_map(|image| {
-            let snapshots = self.snapshots(image.id).map(|snapshot| Node::Snapshot(image.id, snapshot.serial));
+            let snapshots = self
+                .snapshots(image.id)
+                .map(|snapshot| Node::Snapshot(image.id, snapshot.serial));
             std::iter::once(Node::Image(image.id)).chain(snapshots)
         })
     }
@@ -161,7 +210,10 @@ fn unique<'a, T>(
     match first {
         Some(first) if !others.is_empty() => {
             let candidates = std::iter::once(name(first)).chain(others).collect();
-            Err(LookupError::Ambiguous { prefix: prefix.to_owned(), candidates })
+            Err(LookupError::Ambiguous {
+                prefix: prefix.to_owned(),
+                candidates,
+            })
         }
         first => Ok(first),
     }

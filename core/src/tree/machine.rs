@@ -1,5 +1,5 @@
-//! Machines and their snapshots: named sets of images that change as one. Which of them there are, and who uses which image; not what
-//! can be done with them (`machine_plan`).
+//! Machines and their snapshots: named sets of images that change as one. Which of them there are,
+//! and who uses which image; not what can be done with them (`machine_plan`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,9 +7,11 @@ use super::Mode;
 use crate::name::Name;
 use crate::units::{ConfigurationId, ImageId, MachineId};
 
-/// Disks of one machine: no bus that guests know takes more without bridges, and one batch holds a snapshot of all.
+/// Disks of one machine: no bus that guests know takes more without bridges, and one batch holds a
+/// snapshot of all.
 pub const DISKS_MAX: usize = 256;
-/// Bytes of a machine's configuration file: the largest domain description that we know of has a tenth.
+/// Bytes of a machine's configuration file: the largest domain description that we know of has a
+/// tenth.
 pub const CONFIGURATION_LEN_MAX: usize = 1 << 20;
 
 /// A named set of images.
@@ -27,8 +29,8 @@ pub struct Machine {
     pub created_ms: u64,
 }
 
-/// A machine's configuration file, of which nothing is understood. It never changes: another content is another file, so that a
-/// machine and its snapshots can share one.
+/// A machine's configuration file, of which nothing is understood. It never changes: another
+/// content is another file, so that a machine and its snapshots can share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Configuration {
     /// Its name in the store.
@@ -110,8 +112,13 @@ impl Machines {
 
     /// The snapshots of a machine, in the order of taking.
     #[must_use]
-    pub fn snapshots(&self, machine: MachineId) -> impl DoubleEndedIterator<Item = &MachineSnapshot> {
-        self.snapshots.range((machine, 0)..=(machine, u64::MAX)).map(|(_, snapshot)| snapshot)
+    pub fn snapshots(
+        &self,
+        machine: MachineId,
+    ) -> impl DoubleEndedIterator<Item = &MachineSnapshot> {
+        self.snapshots
+            .range((machine, 0)..=(machine, u64::MAX))
+            .map(|(_, snapshot)| snapshot)
     }
 
     /// All snapshots of all machines.
@@ -121,18 +128,28 @@ impl Machines {
 
     /// The machines that have `image` among their disks.
     pub fn users(&self, image: ImageId) -> impl Iterator<Item = &Machine> {
-        self.users.get(&image).into_iter().flatten().map(|id| &self.by_id[id])
+        self.users
+            .get(&image)
+            .into_iter()
+            .flatten()
+            .map(|id| &self.by_id[id])
     }
 
     /// The machine snapshots that keep `image`.
     pub fn keepers(&self, image: ImageId) -> impl Iterator<Item = &MachineSnapshot> {
-        self.keepers.get(&image).into_iter().flatten().map(|id| &self.snapshots[id])
+        self.keepers
+            .get(&image)
+            .into_iter()
+            .flatten()
+            .map(|id| &self.snapshots[id])
     }
 
     /// `machine@snapshot`, as people write it.
     #[must_use]
     pub fn display(&self, snapshot: &MachineSnapshot) -> String {
-        let machine = self.get(snapshot.machine).map_or("(deleted)", |machine| machine.name.as_str());
+        let machine = self
+            .get(snapshot.machine)
+            .map_or("(deleted)", |machine| machine.name.as_str());
         format!("{machine}@{}", snapshot.name)
     }
 
@@ -146,9 +163,13 @@ impl Machines {
     }
 
     pub(super) fn remove(&mut self, id: MachineId) {
-        let Some(old) = self.by_id.remove(&id) else { return };
+        let Some(old) = self.by_id.remove(&id) else {
+            return;
+        };
         self.names.remove(&old.name);
-        old.disks.iter().for_each(|disk| take_away(&mut self.users, *disk, &id));
+        old.disks
+            .iter()
+            .for_each(|disk| take_away(&mut self.users, *disk, &id));
     }
 
     pub(super) fn put_snapshot(&mut self, snapshot: MachineSnapshot) {
@@ -157,14 +178,19 @@ impl Machines {
         for disk in &snapshot.disks {
             self.keepers.entry(disk.image).or_default().insert(id);
         }
-        self.snapshot_names.insert((id.0, snapshot.name.clone()), id.1);
+        self.snapshot_names
+            .insert((id.0, snapshot.name.clone()), id.1);
         self.snapshots.insert(id, snapshot);
     }
 
     pub(super) fn remove_snapshot(&mut self, machine: MachineId, serial: u64) {
-        let Some(old) = self.snapshots.remove(&(machine, serial)) else { return };
+        let Some(old) = self.snapshots.remove(&(machine, serial)) else {
+            return;
+        };
         self.snapshot_names.remove(&(machine, old.name));
-        old.disks.iter().for_each(|disk| take_away(&mut self.keepers, disk.image, &(machine, serial)));
+        old.disks
+            .iter()
+            .for_each(|disk| take_away(&mut self.keepers, disk.image, &(machine, serial)));
     }
 }
 

@@ -1,15 +1,20 @@
-//! Which edits a wish about a machine comes to: always one list, so that all disks change at one moment or none does.
+//! Which edits a wish about a machine comes to: always one list, so that all disks change at one
+//! moment or none does.
 //!
-//! A snapshot keeps the content and the mode of normal and immutable disks, by a snapshot of each image that has the machine
-//! snapshot's name. Those belong to it: they go when it goes and not before, and neither can their images. Disks of other modes take no
-//! part; they are only remembered as having been there.
+//! A snapshot keeps the content and the mode of normal and immutable disks, by a snapshot of each
+//! image that has the machine snapshot's name. Those belong to it: they go when it goes and not
+//! before, and neither can their images. Disks of other modes take no part; they are only
+//! remembered as having been there.
 //!
-//! Restoring makes the machine's set of disks what it was. A disk that joined since leaves the machine and stays an image; one that
-//! left comes back. What was written to an immutable disk is forgotten.
+//! Restoring makes the machine's set of disks what it was. A disk that joined since leaves the
+//! machine and stays an image; one that left comes back. What was written to an immutable disk is
+//! forgotten.
 
 use std::sync::Arc;
 
-use super::machine::{CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, KeptDisk, Machine, MachineSnapshot};
+use super::machine::{
+    CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, KeptDisk, Machine, MachineSnapshot,
+};
 use super::{Edit, Image, Mode, Node, PlanError, Tree};
 use crate::name::Name;
 use crate::units::{ConfigurationId, ImageId, MachineId};
@@ -21,7 +26,11 @@ pub struct NewConfiguration(Arc<[u8]>);
 impl NewConfiguration {
     /// `bytes`, if they are not too many.
     pub fn new(bytes: &[u8]) -> Result<Self, PlanError> {
-        if bytes.len() > CONFIGURATION_LEN_MAX { Err(PlanError::ConfigurationTooLong(bytes.len() as u64)) } else { Ok(Self(bytes.into())) }
+        if bytes.len() > CONFIGURATION_LEN_MAX {
+            Err(PlanError::ConfigurationTooLong(bytes.len() as u64))
+        } else {
+            Ok(Self(bytes.into()))
+        }
     }
 }
 
@@ -38,42 +47,86 @@ impl Tree {
         }
         let id = MachineId(self.allocate());
         let (configuration, mut edits) = self.plan_configuration(configuration);
-        edits.push(Edit::PutMachine(Machine { id, name: name.clone(), disks: Vec::new(), configuration, created_ms: now_ms }));
+        edits.push(Edit::PutMachine(Machine {
+            id,
+            name: name.clone(),
+            disks: Vec::new(),
+            configuration,
+            created_ms: now_ms,
+        }));
         Ok((id, edits))
     }
 
-    pub(super) fn plan_configuration(&mut self, new: Option<NewConfiguration>) -> (Option<Configuration>, Vec<Edit>) {
-        let Some(NewConfiguration(bytes)) = new else { return (None, Vec::new()) };
-        let configuration = Configuration { id: ConfigurationId(self.allocate()), len: bytes.len() as u64 };
-        (Some(configuration), vec![Edit::PutConfiguration(configuration.id, bytes)])
+    pub(super) fn plan_configuration(
+        &mut self,
+        new: Option<NewConfiguration>,
+    ) -> (Option<Configuration>, Vec<Edit>) {
+        let Some(NewConfiguration(bytes)) = new else {
+            return (None, Vec::new());
+        };
+        let configuration = Configuration {
+            id: ConfigurationId(self.allocate()),
+            len: bytes.len() as u64,
+        };
+        (
+            Some(configuration),
+            vec![Edit::PutConfiguration(configuration.id, bytes)],
+        )
     }
 
     /// Gives a machine another configuration file, or none. Its snapshots keep theirs.
-    pub fn plan_configure(&mut self, machine: MachineId, new: Option<NewConfiguration>) -> Result<Vec<Edit>, PlanError> {
+    pub fn plan_configure(
+        &mut self,
+        machine: MachineId,
+        new: Option<NewConfiguration>,
+    ) -> Result<Vec<Edit>, PlanError> {
         let machine = self.machine(machine)?.clone();
         let (configuration, mut edits) = self.plan_configuration(new);
         edits.extend(self.plan_forget(machine.id, machine.configuration, None));
-        edits.push(Edit::PutMachine(Machine { configuration, ..machine }));
+        edits.push(Edit::PutMachine(Machine {
+            configuration,
+            ..machine
+        }));
         Ok(edits)
     }
 
-    /// Removes `configuration`, which the machine or its snapshot `going` had, if no other snapshot of it has it.
-    fn plan_forget(&self, machine: MachineId, configuration: Option<Configuration>, going: Option<u64>) -> Option<Edit> {
+    /// Removes `configuration`, which the machine or its snapshot `going` had, if no other snapshot
+    /// of it has it.
+    fn plan_forget(
+        &self,
+        machine: MachineId,
+        configuration: Option<Configuration>,
+        going: Option<u64>,
+    ) -> Option<Edit> {
         let configuration = configuration?;
-        let mut others = self.machines().snapshots(machine).filter(|snapshot| Some(snapshot.serial) != going);
+        let mut others = self
+            .machines()
+            .snapshots(machine)
+            .filter(|snapshot| Some(snapshot.serial) != going);
         let is_kept = others.any(|snapshot| snapshot.configuration == Some(configuration));
         (!is_kept).then_some(Edit::DropConfiguration(configuration.id))
     }
 
     /// Removes a machine, and its snapshots if `with_snapshots`. Its disks stay as images.
-    pub fn plan_delete_machine(&self, id: MachineId, with_snapshots: bool) -> Result<Vec<Edit>, PlanError> {
+    pub fn plan_delete_machine(
+        &self,
+        id: MachineId,
+        with_snapshots: bool,
+    ) -> Result<Vec<Edit>, PlanError> {
         let machine = self.machine(id)?;
         let count = self.machines().snapshots(id).count();
         if count > 0 && !with_snapshots {
-            return Err(PlanError::HasSnapshots { owner: format!("machine {}", machine.name), count });
+            return Err(PlanError::HasSnapshots {
+                owner: format!("machine {}", machine.name),
+                count,
+            });
         }
         let mut edits = Vec::new();
-        let mut configurations: Vec<ConfigurationId> = machine.configuration.iter().map(|configuration| configuration.id).collect();
+        let mut configurations: Vec<ConfigurationId> = machine
+            .configuration
+            .iter()
+            .map(|configuration| configuration.id)
+            .collect();
         for snapshot in self.machines().snapshots(id) {
             edits.extend(self.plan_drop_kept(snapshot)?);
             configurations.extend(snapshot.configuration.map(|configuration| configuration.id));
@@ -85,19 +138,30 @@ impl Tree {
         Ok(edits)
     }
 
-    /// Adds `image` to a machine's disks, as the last. Of a multiattach image the machine gets a child, `IMAGE+MACHINE`, made if there
-    /// is none. The image that was added is returned.
-    pub fn plan_add_disk(&mut self, machine: MachineId, image: ImageId, now_ms: u64) -> Result<(ImageId, Vec<Edit>), PlanError> {
+    /// Adds `image` to a machine's disks, as the last. Of a multiattach image the machine gets a
+    /// child, `IMAGE+MACHINE`, made if there is none. The image that was added is returned.
+    pub fn plan_add_disk(
+        &mut self,
+        machine: MachineId,
+        image: ImageId,
+        now_ms: u64,
+    ) -> Result<(ImageId, Vec<Edit>), PlanError> {
         let mut machine = self.machine(machine)?.clone();
         let image = self.image(image).ok_or(PlanError::Gone)?.clone();
         self.check_own(image.id)?;
         if machine.disks.len() >= DISKS_MAX {
             return Err(PlanError::TooManyDisks(machine.name.to_string()));
         }
-        let (disk, mut edits) =
-            if image.mode == Mode::Multiattach { self.plan_own_child(&machine, &image, now_ms)? } else { (image.id, Vec::new()) };
+        let (disk, mut edits) = if image.mode == Mode::Multiattach {
+            self.plan_own_child(&machine, &image, now_ms)?
+        } else {
+            (image.id, Vec::new())
+        };
         if machine.disks.contains(&disk) {
-            return Err(PlanError::InMachine { image: self.display(Node::Image(disk)), machine: machine.name.to_string() });
+            return Err(PlanError::InMachine {
+                image: self.display(Node::Image(disk)),
+                machine: machine.name.to_string(),
+            });
         }
         let mode = self.image(disk).map_or(Mode::Normal, |disk| disk.mode);
         self.check_usable(disk, mode, &machine)?;
@@ -106,38 +170,68 @@ impl Tree {
         Ok((disk, edits))
     }
 
-    fn plan_own_child(&mut self, machine: &Machine, base: &Image, now_ms: u64) -> Result<(ImageId, Vec<Edit>), PlanError> {
+    fn plan_own_child(
+        &mut self,
+        machine: &Machine,
+        base: &Image,
+        now_ms: u64,
+    ) -> Result<(ImageId, Vec<Edit>), PlanError> {
         let name = self.attached_name(base, machine.name.as_str())?;
         match self.image_named(&name) {
             Some(child) if child.origin == Some(base.id) => Ok((child.id, Vec::new())),
-            _ => self.plan_attached_child(base.id, &name, now_ms).map(|planned| (planned.node.image(), planned.edits)),
+            _ => self
+                .plan_attached_child(base.id, &name, now_ms)
+                .map(|planned| (planned.node.image(), planned.edits)),
         }
     }
 
     /// Takes `image` out of a machine's disks; it stays an image.
-    pub fn plan_remove_disk(&self, machine: MachineId, image: ImageId) -> Result<Vec<Edit>, PlanError> {
+    pub fn plan_remove_disk(
+        &self,
+        machine: MachineId,
+        image: ImageId,
+    ) -> Result<Vec<Edit>, PlanError> {
         let mut machine = self.machine(machine)?.clone();
         let count = machine.disks.len();
         machine.disks.retain(|disk| *disk != image);
         if machine.disks.len() == count {
-            return Err(PlanError::NotInMachine { image: self.display(Node::Image(image)), machine: machine.name.to_string() });
+            return Err(PlanError::NotInMachine {
+                image: self.display(Node::Image(image)),
+                machine: machine.name.to_string(),
+            });
         }
         Ok(vec![Edit::PutMachine(machine)])
     }
 
     /// A snapshot of all disks of a machine as they are now.
-    pub fn plan_machine_snapshot(&mut self, id: MachineId, name: &Name, now_ms: u64) -> Result<(u64, Vec<Edit>), PlanError> {
+    pub fn plan_machine_snapshot(
+        &mut self,
+        id: MachineId,
+        name: &Name,
+        now_ms: u64,
+    ) -> Result<(u64, Vec<Edit>), PlanError> {
         let machine = self.machine(id)?.clone();
         if self.machines().snapshot_named(id, name).is_some() {
-            return Err(PlanError::NameTaken(format!("machine snapshot {}@{name}", machine.name)));
+            return Err(PlanError::NameTaken(format!(
+                "machine snapshot {}@{name}",
+                machine.name
+            )));
         }
         let (mut disks, mut edits) = (Vec::with_capacity(machine.disks.len()), Vec::new());
         for disk in machine.disks {
             let mode = self.image(disk).ok_or(PlanError::Gone)?.mode;
-            let mut kept = KeptDisk { image: disk, mode, snapshot: None };
+            let mut kept = KeptDisk {
+                image: disk,
+                mode,
+                snapshot: None,
+            };
             if mode.is_kept() {
                 let planned = self.plan_image_snapshot(disk, name, now_ms)?;
-                kept.snapshot = if let Node::Snapshot(_, serial) = planned.node { Some(serial) } else { None };
+                kept.snapshot = if let Node::Snapshot(_, serial) = planned.node {
+                    Some(serial)
+                } else {
+                    None
+                };
                 edits.extend(planned.edits);
             }
             disks.push(kept);
@@ -155,7 +249,8 @@ impl Tree {
         Ok((serial, edits))
     }
 
-    /// Makes a machine as its snapshot `serial` is. All its snapshots stay. The present state is kept as snapshot `save_as`, or goes.
+    /// Makes a machine as its snapshot `serial` is. All its snapshots stay. The present state is
+    /// kept as snapshot `save_as`, or goes.
     pub fn plan_machine_restore(
         &mut self,
         id: MachineId,
@@ -163,7 +258,11 @@ impl Tree {
         save_as: Option<&Name>,
         now_ms: u64,
     ) -> Result<Vec<Edit>, PlanError> {
-        let target = self.machines().snapshot(id, serial).ok_or(PlanError::Gone)?.clone();
+        let target = self
+            .machines()
+            .snapshot(id, serial)
+            .ok_or(PlanError::Gone)?
+            .clone();
         let machine = self.machine(id)?.clone();
         let mut edits = match save_as {
             Some(name) => self.plan_machine_snapshot(id, name, now_ms)?.1,
@@ -171,26 +270,54 @@ impl Tree {
         };
         for disk in &target.disks {
             let mode = self.image(disk.image).ok_or(PlanError::Gone)?.mode;
-            self.check_usable(disk.image, if disk.snapshot.is_some() { disk.mode } else { mode }, &machine)?;
+            self.check_usable(
+                disk.image,
+                if disk.snapshot.is_some() {
+                    disk.mode
+                } else {
+                    mode
+                },
+                &machine,
+            )?;
             edits.extend(self.plan_restore_kept(disk, now_ms)?);
         }
         let is_kept = save_as.is_some() || machine.configuration == target.configuration;
-        edits.extend(if is_kept { None } else { self.plan_forget(id, machine.configuration, None) });
+        edits.extend(if is_kept {
+            None
+        } else {
+            self.plan_forget(id, machine.configuration, None)
+        });
         let disks = target.disks.iter().map(|disk| disk.image).collect();
-        edits.push(Edit::PutMachine(Machine { disks, configuration: target.configuration, ..machine }));
+        edits.push(Edit::PutMachine(Machine {
+            disks,
+            configuration: target.configuration,
+            ..machine
+        }));
         Ok(edits)
     }
 
     /// Makes a disk as `kept` says. Its image gets no new layer if it is as it was.
     fn plan_restore_kept(&mut self, kept: &KeptDisk, now_ms: u64) -> Result<Vec<Edit>, PlanError> {
-        let Some(serial) = kept.snapshot else { return Ok(Vec::new()) };
+        let Some(serial) = kept.snapshot else {
+            return Ok(Vec::new());
+        };
         let image = self.image(kept.image).ok_or(PlanError::Gone)?.clone();
-        let target = self.layer_of(Node::Snapshot(image.id, serial)).ok_or(PlanError::Gone)?.clone();
+        let target = self
+            .layer_of(Node::Snapshot(image.id, serial))
+            .ok_or(PlanError::Gone)?
+            .clone();
         let mut edits = Vec::new();
         let is_immutable = matches!(kept.mode, Mode::Immutable { .. });
-        let mut restored = Image { mode: kept.mode, ..image.clone() };
+        let mut restored = Image {
+            mode: kept.mode,
+            ..image.clone()
+        };
         if self.same_as_parent(&self.layers[&image.layer]) == Some(target.id) {
-            edits.extend(if is_immutable { self.plan_scratch_reset(&image, now_ms)? } else { Vec::new() });
+            edits.extend(if is_immutable {
+                self.plan_scratch_reset(&image, now_ms)?
+            } else {
+                Vec::new()
+            });
         } else {
             let layer = self.blank_layer(Some(&target), target.len, now_ms);
             restored.layer = layer.id;
@@ -204,8 +331,15 @@ impl Tree {
     }
 
     /// Removes a machine's snapshot, and the snapshots of its images that belong to it.
-    pub fn plan_delete_machine_snapshot(&self, id: MachineId, serial: u64) -> Result<Vec<Edit>, PlanError> {
-        let snapshot = self.machines().snapshot(id, serial).ok_or(PlanError::Gone)?;
+    pub fn plan_delete_machine_snapshot(
+        &self,
+        id: MachineId,
+        serial: u64,
+    ) -> Result<Vec<Edit>, PlanError> {
+        let snapshot = self
+            .machines()
+            .snapshot(id, serial)
+            .ok_or(PlanError::Gone)?;
         let mut edits = self.plan_drop_kept(snapshot)?;
         if self.machine(id)?.configuration != snapshot.configuration {
             edits.extend(self.plan_forget(id, snapshot.configuration, Some(serial)));
@@ -215,7 +349,11 @@ impl Tree {
 
     fn plan_drop_kept(&self, snapshot: &MachineSnapshot) -> Result<Vec<Edit>, PlanError> {
         let mut edits = Vec::with_capacity(snapshot.disks.len() + 1);
-        for (image, serial) in snapshot.disks.iter().filter_map(|disk| Some((disk.image, disk.snapshot?))) {
+        for (image, serial) in snapshot
+            .disks
+            .iter()
+            .filter_map(|disk| Some((disk.image, disk.snapshot?)))
+        {
             edits.extend(self.plan_drop_snapshot(image, serial)?);
         }
         edits.push(Edit::DropMachineSnapshot(snapshot.machine, snapshot.serial));
@@ -224,10 +362,18 @@ impl Tree {
 
     /// Whether snapshot `serial` of `image` belongs to no machine's snapshot.
     pub(super) fn check_not_kept(&self, image: ImageId, serial: u64) -> Result<(), PlanError> {
-        let keeps = |keeper: &&MachineSnapshot| keeper.disks.iter().any(|disk| disk.image == image && disk.snapshot == Some(serial));
+        let keeps = |keeper: &&MachineSnapshot| {
+            keeper
+                .disks
+                .iter()
+                .any(|disk| disk.image == image && disk.snapshot == Some(serial))
+        };
         let keeper = self.machines().keepers(image).find(keeps);
         keeper.map_or(Ok(()), |keeper| {
-            let (node, machine) = (self.display(Node::Snapshot(image, serial)), self.machines().display(keeper));
+            let (node, machine) = (
+                self.display(Node::Snapshot(image, serial)),
+                self.machines().display(keeper),
+            );
             Err(PlanError::Kept { node, machine })
         })
     }
@@ -235,20 +381,32 @@ impl Tree {
     /// Whether no machine and no machine's snapshot needs `image`.
     pub(super) fn check_unused(&self, image: &Image) -> Result<(), PlanError> {
         if let Some(machine) = self.machines().users(image.id).next() {
-            return Err(PlanError::InMachine { image: image.name.to_string(), machine: machine.name.to_string() });
+            return Err(PlanError::InMachine {
+                image: image.name.to_string(),
+                machine: machine.name.to_string(),
+            });
         }
         match self.machines().keepers(image.id).next() {
-            Some(keeper) => Err(PlanError::Kept { node: image.name.to_string(), machine: self.machines().display(keeper) }),
+            Some(keeper) => Err(PlanError::Kept {
+                node: image.name.to_string(),
+                machine: self.machines().display(keeper),
+            }),
             None => Ok(()),
         }
     }
 
-    /// Whether `machine` may have `image`, in mode `mode`, among its disks: no other has it, unless the mode is for several.
+    /// Whether `machine` may have `image`, in mode `mode`, among its disks: no other has it, unless
+    /// the mode is for several.
     fn check_usable(&self, image: ImageId, mode: Mode, machine: &Machine) -> Result<(), PlanError> {
-        match self.machines().users(image).find(|user| user.id != machine.id) {
-            Some(user) if !mode.is_for_several() => {
-                Err(PlanError::InMachine { image: self.display(Node::Image(image)), machine: user.name.to_string() })
-            }
+        match self
+            .machines()
+            .users(image)
+            .find(|user| user.id != machine.id)
+        {
+            Some(user) if !mode.is_for_several() => Err(PlanError::InMachine {
+                image: self.display(Node::Image(image)),
+                machine: user.name.to_string(),
+            }),
             _ => Ok(()),
         }
     }

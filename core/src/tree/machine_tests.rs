@@ -1,10 +1,15 @@
-//! Modes and machines against a model: what each image shows, and what each machine's snapshot must bring back.
+//! Modes and machines against a model: what each image shows, and what each machine's snapshot must
+//! bring back.
 //!
-//! There are no maps here: a written layer says one number, and a disk shows the number of the first written layer of its chain.
+//! There are no maps here: a written layer says one number, and a disk shows the number of the
+//! first written layer of its chain.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Attachment, DISKS_MAX, Edit, Layer, MachineSnapshot, Mode, NewConfiguration, Node, PlanError, Tree};
+use super::{
+    Attachment, DISKS_MAX, Edit, Layer, MachineSnapshot, Mode, NewConfiguration, Node, PlanError,
+    Tree,
+};
 use crate::name::Name;
 use crate::units::{ChunkLen, ConfigurationId, ImageId, MachineId, PageIndex};
 
@@ -31,7 +36,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { tree: Tree::new(ChunkLen::DEFAULT), files: BTreeMap::new(), names: 0 }
+        Self {
+            tree: Tree::new(ChunkLen::DEFAULT),
+            files: BTreeMap::new(),
+            names: 0,
+        }
     }
 
     fn name(&mut self) -> Name {
@@ -43,7 +52,9 @@ impl World {
         for edit in edits {
             match edit {
                 Edit::PutConfiguration(id, bytes) => drop(self.files.insert(*id, bytes.to_vec())),
-                Edit::DropConfiguration(id) => assert!(self.files.remove(id).is_some(), "a file that goes is there"),
+                Edit::DropConfiguration(id) => {
+                    assert!(self.files.remove(id).is_some(), "a file that goes is there")
+                }
                 _ => {}
             }
         }
@@ -51,19 +62,28 @@ impl World {
     }
 
     fn image(&mut self, text: &str, mode: Mode) -> ImageId {
-        let planned = self.tree.plan_create(&name(text), 1 << 20, 0).expect("create");
+        let planned = self
+            .tree
+            .plan_create(&name(text), 1 << 20, 0)
+            .expect("create");
         self.apply(&planned.edits);
-        self.set_mode(planned.node.image(), mode).expect("a new image can have any mode");
+        self.set_mode(planned.node.image(), mode)
+            .expect("a new image can have any mode");
         planned.node.image()
     }
 
     fn set_mode(&mut self, image: ImageId, mode: Mode) -> Result<(), PlanError> {
-        self.tree.plan_mode(image, mode).map(|edits| self.apply(&edits))
+        self.tree
+            .plan_mode(image, mode)
+            .map(|edits| self.apply(&edits))
     }
 
     fn machine(&mut self, text: &str) -> MachineId {
         let file = NewConfiguration::new(text.as_bytes()).expect("a short file");
-        let (id, edits) = self.tree.plan_machine(&name(text), Some(file), 0).expect("a machine");
+        let (id, edits) = self
+            .tree
+            .plan_machine(&name(text), Some(file), 0)
+            .expect("a machine");
         self.apply(&edits);
         id
     }
@@ -80,8 +100,15 @@ impl World {
         Ok(serial)
     }
 
-    fn restore(&mut self, machine: MachineId, serial: u64, save_as: Option<&str>) -> Result<(), PlanError> {
-        let edits = self.tree.plan_machine_restore(machine, serial, save_as.map(name).as_ref(), 0)?;
+    fn restore(
+        &mut self,
+        machine: MachineId,
+        serial: u64,
+        save_as: Option<&str>,
+    ) -> Result<(), PlanError> {
+        let edits =
+            self.tree
+                .plan_machine_restore(machine, serial, save_as.map(name).as_ref(), 0)?;
         self.apply(&edits);
         Ok(())
     }
@@ -112,7 +139,10 @@ impl World {
 
     fn seen(&self, node: Node) -> u64 {
         let layer = self.tree.layer_of(node).expect("a layer").id;
-        self.tree.chain(layer).find(|layer| !layer.is_blank()).map_or(0, |layer| layer.chunks)
+        self.tree
+            .chain(layer)
+            .find(|layer| !layer.is_blank())
+            .map_or(0, |layer| layer.chunks)
     }
 
     fn show(&self, image: ImageId) -> u64 {
@@ -122,13 +152,28 @@ impl World {
     /// What holds in every tree, whatever was done.
     fn check(&self) {
         for layer in self.tree.layers() {
-            let parent = layer.parent.map(|parent| self.tree.layer(parent).expect("a parent is there"));
-            assert!(parent.is_none_or(|parent| parent.sealed), "a parent is sealed before it has a child");
-            assert!(self.tree.chain(layer.id).count() <= self.tree.layers().count(), "a chain ends");
+            let parent = layer
+                .parent
+                .map(|parent| self.tree.layer(parent).expect("a parent is there"));
+            assert!(
+                parent.is_none_or(|parent| parent.sealed),
+                "a parent is sealed before it has a child"
+            );
+            assert!(
+                self.tree.chain(layer.id).count() <= self.tree.layers().count(),
+                "a chain ends"
+            );
         }
         let tops: Vec<_> = self.tree.images().map(|image| image.layer).collect();
-        assert_eq!(tops.iter().collect::<BTreeSet<_>>().len(), tops.len(), "each image writes to its own layer");
-        assert!(tops.iter().all(|top| self.tree.layer(*top).is_some_and(|layer| !layer.sealed)));
+        assert_eq!(
+            tops.iter().collect::<BTreeSet<_>>().len(),
+            tops.len(),
+            "each image writes to its own layer"
+        );
+        assert!(
+            tops.iter()
+                .all(|top| self.tree.layer(*top).is_some_and(|layer| !layer.sealed))
+        );
         self.check_modes();
         self.check_machines();
     }
@@ -136,10 +181,22 @@ impl World {
     fn check_modes(&self) {
         for image in self.tree.images() {
             let has_snapshots = self.tree.snapshots(image.id).next().is_some();
-            assert!(!(matches!(image.mode, Mode::Writethrough | Mode::Shareable) && has_snapshots), "{} has snapshots", image.mode);
-            let Some(base) = image.scratch_of else { continue };
-            let base = self.tree.image(base).expect("a scratch image goes with its base");
-            assert!(matches!(base.mode, Mode::Immutable { .. }), "only immutable images have scratch images");
+            assert!(
+                !(matches!(image.mode, Mode::Writethrough | Mode::Shareable) && has_snapshots),
+                "{} has snapshots",
+                image.mode
+            );
+            let Some(base) = image.scratch_of else {
+                continue;
+            };
+            let base = self
+                .tree
+                .image(base)
+                .expect("a scratch image goes with its base");
+            assert!(
+                matches!(base.mode, Mode::Immutable { .. }),
+                "only immutable images have scratch images"
+            );
             assert!(!has_snapshots);
         }
     }
@@ -151,29 +208,58 @@ impl World {
             needed.extend(machine.configuration.map(|configuration| configuration.id));
             for disk in &machine.disks {
                 let image = self.tree.image(*disk).expect("a machine's disk is there");
-                assert!(image.mode.is_for_several() || machines.users(*disk).count() == 1, "{} has two machines", image.name);
+                assert!(
+                    image.mode.is_for_several() || machines.users(*disk).count() == 1,
+                    "{} has two machines",
+                    image.name
+                );
             }
         }
         for snapshot in machines.all_snapshots() {
             needed.extend(snapshot.configuration.map(|configuration| configuration.id));
             for disk in &snapshot.disks {
-                assert!(self.tree.image(disk.image).is_some(), "what a snapshot needs is there");
-                assert!(disk.snapshot.is_none_or(|serial| self.tree.snapshot(disk.image, serial).is_some()));
+                assert!(
+                    self.tree.image(disk.image).is_some(),
+                    "what a snapshot needs is there"
+                );
+                assert!(
+                    disk.snapshot
+                        .is_none_or(|serial| self.tree.snapshot(disk.image, serial).is_some())
+                );
                 assert_eq!(disk.snapshot.is_some(), disk.mode.is_kept());
             }
         }
-        assert!(self.files.keys().eq(&needed), "the files that are needed, and no other");
+        assert!(
+            self.files.keys().eq(&needed),
+            "the files that are needed, and no other"
+        );
     }
 }
 
 #[test]
 fn going_back_brings_disks_modes_and_configuration_back() {
     let mut world = World::new();
-    let images = MODES.map(|mode| world.image(&format!("{}{}", mode, matches!(mode, Mode::Immutable { autoreset: true })), mode));
+    let images = MODES.map(|mode| {
+        world.image(
+            &format!(
+                "{}{}",
+                mode,
+                matches!(mode, Mode::Immutable { autoreset: true })
+            ),
+            mode,
+        )
+    });
     let machine = world.machine("vm");
-    let disks = images.map(|image| world.add(machine, image).expect("an image of any mode can be a disk"));
+    let disks = images.map(|image| {
+        world
+            .add(machine, image)
+            .expect("an image of any mode can be a disk")
+    });
     let [normal, afresh, kept, through, shared, read, child] = disks;
-    assert_ne!(child, images[6], "of a multiattach image the machine gets a child");
+    assert_ne!(
+        child, images[6],
+        "of a multiattach image the machine gets a child"
+    );
     for (image, value) in [(normal, 1), (through, 1), (shared, 1), (child, 1)] {
         assert_eq!(world.write(image, value), Some(image));
     }
@@ -184,30 +270,74 @@ fn going_back_brings_disks_modes_and_configuration_back() {
         world.write(image, value);
     }
     let file = NewConfiguration::new(b"other").expect("short");
-    let edits = world.tree.plan_configure(machine, Some(file)).expect("configured");
+    let edits = world
+        .tree
+        .plan_configure(machine, Some(file))
+        .expect("configured");
     world.apply(&edits);
     let joined = world.image("joined", Mode::Normal);
     world.add(machine, joined).expect("added");
-    let edits = world.tree.plan_remove_disk(machine, normal).expect("removed");
+    let edits = world
+        .tree
+        .plan_remove_disk(machine, normal)
+        .expect("removed");
     world.apply(&edits);
-    world.set_mode(normal, Mode::Readonly).expect("another mode");
+    world
+        .set_mode(normal, Mode::Readonly)
+        .expect("another mode");
 
-    world.restore(machine, early, Some("late")).expect("restored");
+    world
+        .restore(machine, early, Some("late"))
+        .expect("restored");
     world.check();
     let shown = [normal, afresh, kept, through, shared, read, child].map(|image| world.show(image));
     assert_eq!(shown, [1, 0, 0, 23, 24, 0, 1]);
-    assert_eq!(scratches.map(|scratch| world.show(scratch)), [0, 0], "what was written to immutable disks is forgotten");
-    let now = world.tree.machines().get(machine).expect("it is there").clone();
-    assert_eq!(now.disks, disks, "the disk that left is back, the one that joined is out");
-    assert_eq!(world.tree.image(normal).expect("it is there").mode, Mode::Normal);
-    assert_eq!(world.files[&now.configuration.expect("it has one").id], b"vm");
+    assert_eq!(
+        scratches.map(|scratch| world.show(scratch)),
+        [0, 0],
+        "what was written to immutable disks is forgotten"
+    );
+    let now = world
+        .tree
+        .machines()
+        .get(machine)
+        .expect("it is there")
+        .clone();
+    assert_eq!(
+        now.disks, disks,
+        "the disk that left is back, the one that joined is out"
+    );
+    assert_eq!(
+        world.tree.image(normal).expect("it is there").mode,
+        Mode::Normal
+    );
+    assert_eq!(
+        world.files[&now.configuration.expect("it has one").id],
+        b"vm"
+    );
     assert!(world.tree.image(joined).is_some(), "and still an image");
 
-    let late = world.tree.machines().snapshot_named(machine, &name("late")).expect("what was left is kept").serial;
+    let late = world
+        .tree
+        .machines()
+        .snapshot_named(machine, &name("late"))
+        .expect("what was left is kept")
+        .serial;
     world.restore(machine, late, None).expect("and forth");
-    let now = world.tree.machines().get(machine).expect("it is there").clone();
+    let now = world
+        .tree
+        .machines()
+        .get(machine)
+        .expect("it is there")
+        .clone();
     assert!(now.disks.contains(&joined) && !now.disks.contains(&normal));
-    assert_eq!((world.show(child), &world.files[&now.configuration.expect("it has one").id][..]), (25, &b"other"[..]));
+    assert_eq!(
+        (
+            world.show(child),
+            &world.files[&now.configuration.expect("it has one").id][..]
+        ),
+        (25, &b"other"[..])
+    );
     world.check();
 }
 
@@ -216,21 +346,52 @@ fn what_a_machine_snapshot_needs_cannot_be_deleted_and_goes_with_it() {
     let mut world = World::new();
     let (image, machine) = (world.image("a", Mode::Normal), world.machine("vm"));
     world.add(machine, image).expect("added");
-    assert!(matches!(world.tree.plan_delete_image(image, true), Err(PlanError::InMachine { .. })));
+    assert!(matches!(
+        world.tree.plan_delete_image(image, true),
+        Err(PlanError::InMachine { .. })
+    ));
     let serial = world.take(machine, "s").expect("taken");
-    let kept = world.tree.snapshot_named(image, &name("s")).expect("the image has it too").serial;
-    let edits = world.tree.plan_remove_disk(machine, image).expect("removed");
+    let kept = world
+        .tree
+        .snapshot_named(image, &name("s"))
+        .expect("the image has it too")
+        .serial;
+    let edits = world
+        .tree
+        .plan_remove_disk(machine, image)
+        .expect("removed");
     world.apply(&edits);
-    assert!(matches!(world.tree.plan_delete_image(image, true), Err(PlanError::Kept { .. })));
-    assert!(matches!(world.tree.plan_delete_snapshot(image, kept), Err(PlanError::Kept { .. })));
-    assert!(matches!(world.set_mode(image, Mode::Writethrough), Err(PlanError::ModeConflict { .. })));
-    assert!(matches!(world.tree.plan_delete_machine(machine, false), Err(PlanError::HasSnapshots { .. })));
-    let edits = world.tree.plan_delete_machine_snapshot(machine, serial).expect("deleted");
+    assert!(matches!(
+        world.tree.plan_delete_image(image, true),
+        Err(PlanError::Kept { .. })
+    ));
+    assert!(matches!(
+        world.tree.plan_delete_snapshot(image, kept),
+        Err(PlanError::Kept { .. })
+    ));
+    assert!(matches!(
+        world.set_mode(image, Mode::Writethrough),
+        Err(PlanError::ModeConflict { .. })
+    ));
+    assert!(matches!(
+        world.tree.plan_delete_machine(machine, false),
+        Err(PlanError::HasSnapshots { .. })
+    ));
+    let edits = world
+        .tree
+        .plan_delete_machine_snapshot(machine, serial)
+        .expect("deleted");
     world.apply(&edits);
     assert_eq!(world.tree.snapshots(image).count(), 0);
-    let edits = world.tree.plan_delete_image(image, false).expect("nobody needs it");
+    let edits = world
+        .tree
+        .plan_delete_image(image, false)
+        .expect("nobody needs it");
     world.apply(&edits);
-    let edits = world.tree.plan_delete_machine(machine, false).expect("deleted");
+    let edits = world
+        .tree
+        .plan_delete_machine(machine, false)
+        .expect("deleted");
     world.apply(&edits);
     world.check();
     assert!(world.files.is_empty());
@@ -241,14 +402,43 @@ fn each_mode_allows_what_its_table_says() {
     for mode in MODES {
         let mut world = World::new();
         let image = world.image("a", mode);
-        let stands_still = matches!(mode, Mode::Immutable { .. } | Mode::Readonly | Mode::Multiattach);
-        let forbidden = |result: Result<(), PlanError>| matches!(result, Err(PlanError::ModeForbids { .. }));
-        assert_eq!(forbidden(world.tree.plan_resize(image, 1, true, 0).map(drop)), stands_still, "resize {mode}");
-        assert_eq!(forbidden(world.tree.check_update(image, None)), stands_still, "update {mode}");
-        assert_eq!(forbidden(world.tree.plan_snapshot(image, &name("s"), 0).map(drop)), mode != Mode::Normal, "snapshot {mode}");
-        assert_eq!(forbidden(world.tree.plan_child(&name("c"), Node::Image(image), None, 0).map(drop)), mode == Mode::Shareable, "{mode}");
+        let stands_still = matches!(
+            mode,
+            Mode::Immutable { .. } | Mode::Readonly | Mode::Multiattach
+        );
+        let forbidden =
+            |result: Result<(), PlanError>| matches!(result, Err(PlanError::ModeForbids { .. }));
+        assert_eq!(
+            forbidden(world.tree.plan_resize(image, 1, true, 0).map(drop)),
+            stands_still,
+            "resize {mode}"
+        );
+        assert_eq!(
+            forbidden(world.tree.check_update(image, None)),
+            stands_still,
+            "update {mode}"
+        );
+        assert_eq!(
+            forbidden(world.tree.plan_snapshot(image, &name("s"), 0).map(drop)),
+            mode != Mode::Normal,
+            "snapshot {mode}"
+        );
+        assert_eq!(
+            forbidden(
+                world
+                    .tree
+                    .plan_child(&name("c"), Node::Image(image), None, 0)
+                    .map(drop)
+            ),
+            mode == Mode::Shareable,
+            "{mode}"
+        );
         let is_immutable = matches!(mode, Mode::Immutable { .. });
-        assert_eq!(forbidden(world.tree.plan_reset(image, 0).map(drop)), !is_immutable, "reset {mode}");
+        assert_eq!(
+            forbidden(world.tree.plan_reset(image, 0).map(drop)),
+            !is_immutable,
+            "reset {mode}"
+        );
         let attached = world.tree.attachment("a").expect("it is there");
         let expected = match mode {
             Mode::Readonly | Mode::Multiattach => Attachment::Read(Node::Image(image)),
@@ -269,19 +459,39 @@ fn modes_that_go_with_nothing_are_refused_with_the_reason() {
     };
     let mut world = World::new();
     let image = world.image("a", Mode::Normal);
-    let planned = world.tree.plan_snapshot(image, &name("s"), 0).expect("a snapshot");
+    let planned = world
+        .tree
+        .plan_snapshot(image, &name("s"), 0)
+        .expect("a snapshot");
     world.apply(&planned.edits);
-    assert_eq!(conflict(world.set_mode(image, Mode::Shareable)), "it has snapshots");
-    assert_eq!(conflict(world.set_mode(image, Mode::Writethrough)), "it has snapshots");
+    assert_eq!(
+        conflict(world.set_mode(image, Mode::Shareable)),
+        "it has snapshots"
+    );
+    assert_eq!(
+        conflict(world.set_mode(image, Mode::Writethrough)),
+        "it has snapshots"
+    );
     let base = world.image("b", Mode::Normal);
-    let planned = world.tree.plan_child(&name("c"), Node::Image(base), None, 0).expect("a child");
+    let planned = world
+        .tree
+        .plan_child(&name("c"), Node::Image(base), None, 0)
+        .expect("a child");
     world.apply(&planned.edits);
-    assert_eq!(conflict(world.set_mode(base, Mode::Shareable)), "c was created from it");
+    assert_eq!(
+        conflict(world.set_mode(base, Mode::Shareable)),
+        "c was created from it"
+    );
     let (first, second) = (world.machine("vm1"), world.machine("vm2"));
     world.add(first, image).expect("added");
-    assert!(matches!(world.add(second, image), Err(PlanError::InMachine { .. })), "one writer");
+    assert!(
+        matches!(world.add(second, image), Err(PlanError::InMachine { .. })),
+        "one writer"
+    );
     assert!(conflict(world.set_mode(image, Mode::Multiattach)).contains("machine vm1"));
-    world.set_mode(image, Mode::Readonly).expect("nobody writes");
+    world
+        .set_mode(image, Mode::Readonly)
+        .expect("nobody writes");
     world.add(second, image).expect("then it is for several");
     assert!(conflict(world.set_mode(image, Mode::Normal)).contains("machines vm1 and vm2"));
     world.check();
@@ -292,34 +502,74 @@ fn a_scratch_image_lives_and_goes_with_its_base() {
     let mut world = World::new();
     let base = world.image("gold", Mode::Immutable { autoreset: false });
     let scratch = world.write(base, 5).expect("a scratch image");
-    assert_eq!((world.write(base, 6), world.show(base), world.show(scratch)), (Some(scratch), 0, 6), "the same one again");
-    assert_eq!(world.tree.attachment("gold+scratch"), None, "it is no export of its own");
+    assert_eq!(
+        (world.write(base, 6), world.show(base), world.show(scratch)),
+        (Some(scratch), 0, 6),
+        "the same one again"
+    );
+    assert_eq!(
+        world.tree.attachment("gold+scratch"),
+        None,
+        "it is no export of its own"
+    );
     for refused in [
         world.tree.plan_mode(scratch, Mode::Normal).map(drop),
         world.tree.plan_snapshot(scratch, &name("s"), 0).map(drop),
-        world.tree.plan_rename(Node::Image(scratch), &name("x")).map(drop),
+        world
+            .tree
+            .plan_rename(Node::Image(scratch), &name("x"))
+            .map(drop),
         world.tree.plan_resize(scratch, 1, true, 0).map(drop),
         world.tree.check_rebase(scratch, Node::Image(base)),
     ] {
-        assert!(matches!(refused, Err(PlanError::Scratch { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(PlanError::Scratch { .. })),
+            "{refused:?}"
+        );
     }
-    let edits = world.tree.plan_rename(Node::Image(base), &name("silver")).expect("renamed");
+    let edits = world
+        .tree
+        .plan_rename(Node::Image(base), &name("silver"))
+        .expect("renamed");
     world.apply(&edits);
-    assert_eq!(world.tree.image(scratch).expect("it is there").name.as_str(), "silver+scratch");
+    assert_eq!(
+        world
+            .tree
+            .image(scratch)
+            .expect("it is there")
+            .name
+            .as_str(),
+        "silver+scratch"
+    );
     let edits = world.tree.plan_reset(base, 0).expect("reset");
     world.apply(&edits);
     assert_eq!(world.show(scratch), 0);
     world.set_mode(base, Mode::Normal).expect("normal");
     assert!(world.tree.image(scratch).is_none(), "a blank one goes");
-    world.set_mode(base, Mode::Immutable { autoreset: true }).expect("immutable again");
+    world
+        .set_mode(base, Mode::Immutable { autoreset: true })
+        .expect("immutable again");
     let scratch = world.write(base, 7).expect("a scratch image");
     world.write(base, 0);
     world.put(scratch, 8);
     world.set_mode(base, Mode::Normal).expect("normal");
-    assert_eq!((world.show(scratch), world.tree.image(scratch).expect("stays").scratch_of), (8, None), "written ones become images");
-    world.set_mode(base, Mode::Immutable { autoreset: true }).expect("immutable again");
+    assert_eq!(
+        (
+            world.show(scratch),
+            world.tree.image(scratch).expect("stays").scratch_of
+        ),
+        (8, None),
+        "written ones become images"
+    );
+    world
+        .set_mode(base, Mode::Immutable { autoreset: true })
+        .expect("immutable again");
     let second = world.write(base, 9).expect("a scratch image");
-    assert_eq!(world.tree.image(second).expect("it is there").name.as_str(), "silver+scratch2", "the name was taken");
+    assert_eq!(
+        world.tree.image(second).expect("it is there").name.as_str(),
+        "silver+scratch2",
+        "the name was taken"
+    );
     let edits = world.tree.plan_delete_image(base, false).expect("deleted");
     world.apply(&edits);
     assert!(world.tree.image(second).is_none(), "it goes with its base");
@@ -332,37 +582,81 @@ fn attachments_of_a_base_have_names_and_a_limit() {
     let base = world.image("gold", Mode::Multiattach);
     world.image("gold+plus", Mode::Multiattach);
     let child = |world: &World, text: &str| match world.tree.attachment(text) {
-        Some(Attachment::NewChild { base, name }) => Some((world.tree.display(Node::Image(base)), name.to_string())),
+        Some(Attachment::NewChild { base, name }) => {
+            Some((world.tree.display(Node::Image(base)), name.to_string()))
+        }
         _ => None,
     };
-    assert_eq!(child(&world, "gold+vm"), Some(("gold".to_owned(), "gold+vm".to_owned())));
-    assert_eq!(child(&world, "gold+plus+vm").expect("a child").0, "gold+plus", "the longest name");
-    for bad in ["gold+", "gold+@x", "gold+/etc", "+vm", "", "gol", "gold+vm@x", "gold@", "@", &format!("gold+{}", "x".repeat(255))] {
+    assert_eq!(
+        child(&world, "gold+vm"),
+        Some(("gold".to_owned(), "gold+vm".to_owned()))
+    );
+    assert_eq!(
+        child(&world, "gold+plus+vm").expect("a child").0,
+        "gold+plus",
+        "the longest name"
+    );
+    for bad in [
+        "gold+",
+        "gold+@x",
+        "gold+/etc",
+        "+vm",
+        "",
+        "gol",
+        "gold+vm@x",
+        "gold@",
+        "@",
+        &format!("gold+{}", "x".repeat(255)),
+    ] {
         assert_eq!(world.tree.attachment(bad), None, "{bad:?}");
     }
     for nth in 0..super::ATTACHMENTS_MAX {
-        let planned = world.tree.plan_attached_child(base, &name(&format!("gold+{nth}")), 0).expect("room");
+        let planned = world
+            .tree
+            .plan_attached_child(base, &name(&format!("gold+{nth}")), 0)
+            .expect("room");
         world.apply(&planned.edits);
     }
-    assert!(world.tree.plan_attached_child(base, &name("gold+more"), 0).is_err());
-    assert!(matches!(world.tree.attachment("gold+7"), Some(Attachment::Write(_))), "one that is there is an image like others");
+    assert!(
+        world
+            .tree
+            .plan_attached_child(base, &name("gold+more"), 0)
+            .is_err()
+    );
+    assert!(
+        matches!(world.tree.attachment("gold+7"), Some(Attachment::Write(_))),
+        "one that is there is an image like others"
+    );
     let machine = world.machine("vm");
     for nth in 0..DISKS_MAX {
         let image = world.image(&format!("d{nth}"), Mode::Normal);
         world.add(machine, image).expect("room");
     }
     let image = world.image("more", Mode::Normal);
-    assert!(matches!(world.add(machine, image), Err(PlanError::TooManyDisks(_))));
+    assert!(matches!(
+        world.add(machine, image),
+        Err(PlanError::TooManyDisks(_))
+    ));
     assert!(NewConfiguration::new(&vec![0; super::CONFIGURATION_LEN_MAX + 1]).is_err());
     world.check();
 }
 
-/// What the model knows of a machine's snapshot: each disk, and what must come back of those that are kept.
+/// What the model knows of a machine's snapshot: each disk, and what must come back of those that
+/// are kept.
 type Expected = BTreeMap<ImageId, Option<(Mode, u64)>>;
 
 fn expected(world: &World, snapshot: &MachineSnapshot) -> Expected {
-    let state = |image: ImageId| world.tree.image(image).map(|image| (image.mode, world.show(image.id)));
-    snapshot.disks.iter().map(|disk| (disk.image, disk.snapshot.and_then(|_| state(disk.image)))).collect()
+    let state = |image: ImageId| {
+        world
+            .tree
+            .image(image)
+            .map(|image| (image.mode, world.show(image.id)))
+    };
+    snapshot
+        .disks
+        .iter()
+        .map(|disk| (disk.image, disk.snapshot.and_then(|_| state(disk.image))))
+        .collect()
 }
 
 #[test]
@@ -387,42 +681,95 @@ fn machines_go_back_to_what_they_were_after_any_operations() {
                 5 if images.len() < 6 => drop(world.image(text.as_str(), Mode::Normal)),
                 6..8 => drop(world.set_mode(image, MODES[random.usize(..MODES.len())])),
                 8..11 => drop(world.add(machine, image)),
-                11 => drop(world.tree.plan_remove_disk(machine, image).map(|edits| world.apply(&edits))),
+                11 => drop(
+                    world
+                        .tree
+                        .plan_remove_disk(machine, image)
+                        .map(|edits| world.apply(&edits)),
+                ),
                 12..14 => {
                     if let Ok(serial) = world.take(machine, text.as_str()) {
-                        let snapshot = world.tree.machines().snapshot(machine, serial).expect("it was taken").clone();
+                        let snapshot = world
+                            .tree
+                            .machines()
+                            .snapshot(machine, serial)
+                            .expect("it was taken")
+                            .clone();
                         taken.insert((machine, serial), expected(&world, &snapshot));
                     }
                 }
                 14..17 => {
-                    let Some((machine, serial)) = some else { continue };
+                    let Some((machine, serial)) = some else {
+                        continue;
+                    };
                     let save = random.bool().then_some(text.as_str());
                     if world.restore(machine, serial, save).is_ok() {
-                        let snapshot = world.tree.machines().snapshot(machine, serial).expect("it stays").clone();
+                        let snapshot = world
+                            .tree
+                            .machines()
+                            .snapshot(machine, serial)
+                            .expect("it stays")
+                            .clone();
                         let wanted = &taken[&(machine, serial)];
-                        assert!(expected(&world, &snapshot).eq(wanted), "seed {seed}: {wanted:?}");
-                        let disks = &world.tree.machines().get(machine).expect("it is there").disks;
-                        assert!(disks.iter().eq(snapshot.disks.iter().map(|disk| &disk.image)));
+                        assert!(
+                            expected(&world, &snapshot).eq(wanted),
+                            "seed {seed}: {wanted:?}"
+                        );
+                        let disks = &world
+                            .tree
+                            .machines()
+                            .get(machine)
+                            .expect("it is there")
+                            .disks;
+                        assert!(
+                            disks
+                                .iter()
+                                .eq(snapshot.disks.iter().map(|disk| &disk.image))
+                        );
                     }
                 }
                 17 => {
-                    let Some((machine, serial)) = some else { continue };
-                    let edits = world.tree.plan_delete_machine_snapshot(machine, serial).expect("nothing is pinned");
+                    let Some((machine, serial)) = some else {
+                        continue;
+                    };
+                    let edits = world
+                        .tree
+                        .plan_delete_machine_snapshot(machine, serial)
+                        .expect("nothing is pinned");
                     world.apply(&edits);
                     taken.remove(&(machine, serial));
                 }
                 18 => {
                     let file = NewConfiguration::new(&[value as u8]).expect("short");
-                    let edits = world.tree.plan_configure(machine, Some(file)).expect("configured");
+                    let edits = world
+                        .tree
+                        .plan_configure(machine, Some(file))
+                        .expect("configured");
                     world.apply(&edits);
                 }
-                _ => drop(world.tree.plan_delete_image(image, true).map(|edits| world.apply(&edits))),
+                _ => drop(
+                    world
+                        .tree
+                        .plan_delete_image(image, true)
+                        .map(|edits| world.apply(&edits)),
+                ),
             }
             // What was restored with a saved state has a snapshot more.
             for snapshot in world.tree.machines().all_snapshots() {
-                for (image, serial) in snapshot.disks.iter().filter_map(|disk| Some((disk.image, disk.snapshot?))) {
-                    if let Some(Some((_, content))) = taken.get(&(snapshot.machine, snapshot.serial)).map(|known| known[&image]) {
-                        assert_eq!(world.seen(Node::Snapshot(image, serial)), content, "seed {seed}: a snapshot keeps still");
+                for (image, serial) in snapshot
+                    .disks
+                    .iter()
+                    .filter_map(|disk| Some((disk.image, disk.snapshot?)))
+                {
+                    if let Some(Some((_, content))) = taken
+                        .get(&(snapshot.machine, snapshot.serial))
+                        .map(|known| known[&image])
+                    {
+                        assert_eq!(
+                            world.seen(Node::Snapshot(image, serial)),
+                            content,
+                            "seed {seed}: a snapshot keeps still"
+                        );
                     }
                 }
             }

@@ -1,7 +1,8 @@
 //! Which layers nobody can see any more, and which could be one.
 //!
-//! Deleting takes only a name away. What then stands nameless is dropped if nothing is built on it, merged into the one child that is,
-//! or, shared by several, trimmed to what they ask of it: all by edits of maps, never of data.
+//! Deleting takes only a name away. What then stands nameless is dropped if nothing is built on it,
+//! merged into the one child that is, or, shared by several, trimmed to what they ask of it: all by
+//! edits of maps, never of data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -49,35 +50,62 @@ struct Asker {
 }
 
 impl Tree {
-    /// What there is to tidy now. Layers that are held, and all that lies below them, are left for later.
+    /// What there is to tidy now. Layers that are held, and all that lies below them, are left for
+    /// later.
     #[must_use]
     pub fn plan_tidy(&self) -> Tidy {
         let held = self.reached(self.holds.keys().copied());
         let mut live = self.reached(self.names.keys().copied());
         live.extend(&held);
-        let drops = self.layers.keys().copied().filter(|id| !live.contains(id)).collect();
-        let merges = live.iter().filter_map(|into| self.plan_merge(*into, &live, &held)).collect();
+        let drops = self
+            .layers
+            .keys()
+            .copied()
+            .filter(|id| !live.contains(id))
+            .collect();
+        let merges = live
+            .iter()
+            .filter_map(|into| self.plan_merge(*into, &live, &held))
+            .collect();
         Tidy { drops, merges }
     }
 
     /// The merge that ends in `into`, if `into` stays and its parent need not.
-    fn plan_merge(&self, into: LayerId, live: &BTreeSet<LayerId>, held: &BTreeSet<LayerId>) -> Option<Merge> {
+    fn plan_merge(
+        &self,
+        into: LayerId,
+        live: &BTreeSet<LayerId>,
+        held: &BTreeSet<LayerId>,
+    ) -> Option<Merge> {
         let goes = |layer: &&Arc<Layer>| {
-            let only_child = self.children(layer.id).filter(|child| live.contains(child)).count() == 1;
+            let only_child = self
+                .children(layer.id)
+                .filter(|child| live.contains(child))
+                .count()
+                == 1;
             only_child && self.name_count(layer.id) == 0 && !held.contains(&layer.id)
         };
         if self.layer(into).as_ref().is_some_and(goes) {
             return None;
         }
-        let sources: Vec<LayerId> = self.chain(into).skip(1).take_while(goes).map(|layer| layer.id).collect();
+        let sources: Vec<LayerId> = self
+            .chain(into)
+            .skip(1)
+            .take_while(goes)
+            .map(|layer| layer.id)
+            .collect();
         (!sources.is_empty()).then_some(Merge { into, sources })
     }
 
-    /// Which of `merges`, planned a while ago, can still be made: nobody has named, held or built on a source since.
+    /// Which of `merges`, planned a while ago, can still be made: nobody has named, held or built
+    /// on a source since.
     #[must_use]
     pub fn mergeable(&self, merges: &[&Merge]) -> Vec<bool> {
         let held = self.reached(self.holds.keys().copied());
-        merges.iter().map(|merge| self.can_merge(merge, &held)).collect()
+        merges
+            .iter()
+            .map(|merge| self.can_merge(merge, &held))
+            .collect()
     }
 
     fn can_merge(&self, merge: &Merge, held: &BTreeSet<LayerId>) -> bool {
@@ -85,22 +113,40 @@ impl Tree {
         let is_free = !held.contains(&merge.into);
         is_free
             && merge.sources.iter().all(|source| {
-                let is_between = self.layer(above).is_some_and(|layer| layer.parent == Some(*source)) && self.children(*source).eq([above]);
+                let is_between = self
+                    .layer(above)
+                    .is_some_and(|layer| layer.parent == Some(*source))
+                    && self.children(*source).eq([above]);
                 above = *source;
-                is_between && self.layer(*source).is_some() && self.name_count(*source) == 0 && !held.contains(source)
+                is_between
+                    && self.layer(*source).is_some()
+                    && self.name_count(*source) == 0
+                    && !held.contains(source)
             })
     }
 
-    /// The layers that `drops` names, each before its parent: after any number of them, no layer has lost its parent.
+    /// The layers that `drops` names, each before its parent: after any number of them, no layer
+    /// has lost its parent.
     #[must_use]
     pub fn from_tops(&self, drops: &[LayerId]) -> Vec<LayerId> {
-        let mut left: BTreeMap<LayerId, usize> = drops.iter().map(|id| (*id, self.children(*id).count())).collect();
-        let mut ordered: Vec<LayerId> = left.iter().filter(|(_, children)| **children == 0).map(|(id, _)| *id).collect();
+        let mut left: BTreeMap<LayerId, usize> = drops
+            .iter()
+            .map(|id| (*id, self.children(*id).count()))
+            .collect();
+        let mut ordered: Vec<LayerId> = left
+            .iter()
+            .filter(|(_, children)| **children == 0)
+            .map(|(id, _)| *id)
+            .collect();
         let mut next = 0;
         while let Some(id) = ordered.get(next) {
             next += 1;
-            let Some(parent) = self.layer(*id).and_then(|layer| layer.parent) else { continue };
-            let Some(children) = left.get_mut(&parent) else { continue };
+            let Some(parent) = self.layer(*id).and_then(|layer| layer.parent) else {
+                continue;
+            };
+            let Some(children) = left.get_mut(&parent) else {
+                continue;
+            };
             *children -= 1;
             if *children == 0 {
                 ordered.push(parent);
@@ -109,40 +155,65 @@ impl Tree {
         ordered
     }
 
-    /// The layers that make up what `image` itself holds, top first: its active layer, and nameless ones below that only it reaches.
-    /// Maintenance makes them one sooner or later, so nothing that a person sees may depend on how many they are.
+    /// The layers that make up what `image` itself holds, top first: its active layer, and nameless
+    /// ones below that only it reaches. Maintenance makes them one sooner or later, so nothing that
+    /// a person sees may depend on how many they are.
     #[must_use]
     pub fn own_layers(&self, image: ImageId) -> Vec<Arc<Layer>> {
-        let Some(image) = self.image(image) else { return Vec::new() };
+        let Some(image) = self.image(image) else {
+            return Vec::new();
+        };
         let named = self.reached(self.names.keys().copied());
         let merge = self.plan_merge(image.layer, &named, &BTreeSet::new());
         let below = merge.into_iter().flat_map(|merge| merge.sources);
-        std::iter::once(image.layer).chain(below).filter_map(|id| self.layer(id).cloned()).collect()
+        std::iter::once(image.layer)
+            .chain(below)
+            .filter_map(|id| self.layer(id).cloned())
+            .collect()
     }
 
-    /// The tree as it will be once `tidy` is done, but for the pages and counts of layers that others become part of: those have at most
-    /// the pages that are listed.
+    /// The tree as it will be once `tidy` is done, but for the pages and counts of layers that
+    /// others become part of: those have at most the pages that are listed.
     #[must_use]
     pub fn tidied(&self, tidy: &Tidy) -> Self {
         let mut tree = self.clone();
         for merge in &tidy.merges {
-            let Some(into) = self.layer(merge.into) else { continue };
+            let Some(into) = self.layer(merge.into) else {
+                continue;
+            };
             let sources = merge.sources.iter().filter_map(|id| self.layer(*id));
             let pages = PageSet::union_of(sources.map(|layer| &layer.pages).chain([&into.pages]));
             let (parent, parent_visible) = self.merged_parent(merge);
-            tree.apply(&[Edit::PutLayer(Layer { parent, parent_visible, pages, ..Layer::clone(into) })]);
+            tree.apply(&[Edit::PutLayer(Layer {
+                parent,
+                parent_visible,
+                pages,
+                ..Layer::clone(into)
+            })]);
         }
-        let sources = tidy.merges.iter().flat_map(|merge| merge.sources.iter().copied());
-        let gone: Vec<LayerId> = self.from_tops(&tidy.drops).into_iter().chain(sources).collect();
+        let sources = tidy
+            .merges
+            .iter()
+            .flat_map(|merge| merge.sources.iter().copied());
+        let gone: Vec<LayerId> = self
+            .from_tops(&tidy.drops)
+            .into_iter()
+            .chain(sources)
+            .collect();
         tree.apply(&gone.into_iter().map(Edit::DropLayer).collect::<Vec<_>>());
         tree
     }
 
-    /// The nameless layers with several children that may be trimmed now. Those that are held, and all below them, are left for later.
+    /// The nameless layers with several children that may be trimmed now. Those that are held, and
+    /// all below them, are left for later.
     #[must_use]
     pub fn shared_layers(&self) -> Vec<LayerId> {
         let held = self.held();
-        self.layers.keys().copied().filter(|id| self.can_trim(*id, &held)).collect()
+        self.layers
+            .keys()
+            .copied()
+            .filter(|id| self.can_trim(*id, &held))
+            .collect()
     }
 
     /// The layers that are held, and all below them.
@@ -159,13 +230,20 @@ impl Tree {
         let ask = |id: LayerId, parent: Option<usize>| {
             let layer = self.layer(id).map(Arc::clone).expect("a child is there");
             let is_seen = self.name_count(id) > 0 || held.contains(&id);
-            Asker { layer, parent, is_seen }
+            Asker {
+                layer,
+                parent,
+                is_seen,
+            }
         };
         askers.extend(self.children(id).map(|child| ask(child, None)));
         let mut next = 0;
         while let Some(asker) = askers.get(next) {
             if !asker.is_seen {
-                let above: Vec<Asker> = self.children(asker.layer.id).map(|child| ask(child, Some(next))).collect();
+                let above: Vec<Asker> = self
+                    .children(asker.layer.id)
+                    .map(|child| ask(child, Some(next)))
+                    .collect();
                 askers.extend(above);
             }
             next += 1;
@@ -190,40 +268,69 @@ impl Tree {
         reached
     }
 
-    /// What `into` becomes, but for its pages and counts, once `sources` are part of it: the parent of the last, of which only as
-    /// much is visible as was through all of them.
+    /// What `into` becomes, but for its pages and counts, once `sources` are part of it: the parent
+    /// of the last, of which only as much is visible as was through all of them.
     #[must_use]
     pub fn merged_parent(&self, merge: &Merge) -> (Option<LayerId>, ChunkCount) {
         let sources = || merge.sources.iter().filter_map(|id| self.layer(*id));
         let own = self.layer(merge.into).map(|layer| layer.parent_visible);
-        let visible = sources().map(|layer| layer.parent_visible).chain(own).min().unwrap_or_default();
-        (sources().next_back().and_then(|layer| layer.parent), visible)
+        let visible = sources()
+            .map(|layer| layer.parent_visible)
+            .chain(own)
+            .min()
+            .unwrap_or_default();
+        (
+            sources().next_back().and_then(|layer| layer.parent),
+            visible,
+        )
     }
 }
 
 impl SharedLayer {
-    /// The positions of page `index` at which somebody sees this layer. `own` tells what a layer itself says there. Cost: the pages of all
-    /// askers, until it is known that everything is asked.
-    pub fn asked<E>(&self, index: PageIndex, mut own: impl FnMut(&Layer) -> Result<Page, E>) -> Result<Positions, E> {
+    /// The positions of page `index` at which somebody sees this layer. `own` tells what a layer
+    /// itself says there. Cost: the pages of all askers, until it is known that everything is
+    /// asked.
+    pub fn asked<E>(
+        &self,
+        index: PageIndex,
+        mut own: impl FnMut(&Layer) -> Result<Page, E>,
+    ) -> Result<Positions, E> {
         // The last place is the shared layer's.
         let mut asked = vec![Positions::NONE; self.askers.len() + 1];
         for (nth, asker) in self.askers.iter().enumerate().rev() {
             let parent = asker.parent.unwrap_or(self.askers.len());
-            let matters = if asker.is_seen { Positions::ALL } else { asked[nth] };
-            let open = matters.and(&Positions::before(asker.layer.visible_in(index))).without(&asked[parent]);
+            let matters = if asker.is_seen {
+                Positions::ALL
+            } else {
+                asked[nth]
+            };
+            let open = matters
+                .and(&Positions::before(asker.layer.visible_in(index)))
+                .without(&asked[parent]);
             if open == Positions::NONE {
                 continue;
             }
-            let hidden = if asker.layer.pages.contains(index) { own(&asker.layer)?.answered() } else { Positions::NONE };
+            let hidden = if asker.layer.pages.contains(index) {
+                own(&asker.layer)?.answered()
+            } else {
+                Positions::NONE
+            };
             asked[parent] = asked[parent].or(&open.without(&hidden));
         }
         Ok(asked[self.askers.len()])
     }
 
-    /// Whether `other`, of the same tree at another time, is about the same layer and the same askers, none of them changed since.
+    /// Whether `other`, of the same tree at another time, is about the same layer and the same
+    /// askers, none of them changed since.
     #[must_use]
     pub fn is_as(&self, other: &Self) -> bool {
-        let layers = |shared: &Self| shared.askers.iter().map(|asker| (Arc::as_ptr(&asker.layer), asker.is_seen)).collect::<Vec<_>>();
+        let layers = |shared: &Self| {
+            shared
+                .askers
+                .iter()
+                .map(|asker| (Arc::as_ptr(&asker.layer), asker.is_seen))
+                .collect::<Vec<_>>()
+        };
         Arc::ptr_eq(&self.layer, &other.layer) && layers(self) == layers(other)
     }
 }

@@ -1,7 +1,8 @@
 //! Which layers, images and snapshots there are, and how they hang together.
 //!
-//! Pure: a change is planned as a list of [`Edit`]s (in `plan`), the store makes them durable in one batch, and only then are they
-//! applied here. What the layers' maps hold is not known here; `page` is one span of that.
+//! Pure: a change is planned as a list of [`Edit`]s (in `plan`), the store makes them durable in
+//! one batch, and only then are they applied here. What the layers' maps hold is not known here;
+//! `page` is one span of that.
 
 mod attach;
 mod lookup;
@@ -22,16 +23,23 @@ use std::sync::Arc;
 use crate::identity::ContentId;
 use crate::name::Name;
 use crate::page::{PAGE_SPAN, Page};
-use crate::units::{ChunkCount, ChunkIndex, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId, PageIndex};
+use crate::units::{
+    ChunkCount, ChunkIndex, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId, PageIndex,
+};
 
 pub use attach::{ATTACHMENTS_MAX, Attachment};
 pub use lookup::{LookupError, Node};
-pub use machine::{CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, KeptDisk, Machine, MachineSnapshot, Machines};
+pub use machine::{
+    CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, KeptDisk, Machine, MachineSnapshot, Machines,
+};
 pub use machine_plan::NewConfiguration;
 pub use maintenance::{Merge, SharedLayer, Tidy};
 pub use mode::Mode;
 pub use plan::{NewTop, PlanError, Planned};
-pub use receive::{Arrival, ArrivingImage, ArrivingMachine, ArrivingMachineSnapshot, ArrivingOrigin, ArrivingSnapshot};
+pub use receive::{
+    Arrival, ArrivingImage, ArrivingMachine, ArrivingMachineSnapshot, ArrivingOrigin,
+    ArrivingSnapshot,
+};
 
 /// One differencing image, without its map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +52,9 @@ pub struct Layer {
     pub sealed: bool,
     /// The image's length in bytes while this layer is on top.
     pub len: u64,
-    /// How many positions of the parent can be seen: from there on absent reads as zero. A disk that shrank and grew again must not
-    /// show the parent's bytes where it was cut, and recording the cut costs nothing.
+    /// How many positions of the parent can be seen: from there on absent reads as zero. A disk
+    /// that shrank and grew again must not show the parent's bytes where it was cut, and recording
+    /// the cut costs nothing.
     pub parent_visible: ChunkCount,
     /// Which pages of its map exist.
     pub pages: PageSet,
@@ -55,8 +64,8 @@ pub struct Layer {
     pub zeros: u64,
     /// When it was made, in milliseconds since 1970. For people; nothing is decided by it.
     pub created_ms: u64,
-    /// What it shows, across stores: given once, when it is sealed, and never to another content. None of layers that are not sealed,
-    /// or were before there were identities.
+    /// What it shows, across stores: given once, when it is sealed, and never to another content.
+    /// None of layers that are not sealed, or were before there were identities.
     pub content: Option<ContentId>,
 }
 
@@ -150,12 +159,14 @@ pub struct Tree {
     children: BTreeMap<LayerId, BTreeSet<LayerId>>,
     /// How many names stand for a layer.
     names: HashMap<LayerId, u32>,
-    /// Layers in use by something that reads or builds on them: maintenance leaves them and what lies below alone.
+    /// Layers in use by something that reads or builds on them: maintenance leaves them and what
+    /// lies below alone.
     holds: BTreeMap<LayerId, u32>,
     machines: Machines,
     /// Rises with every change that those who list or attach images may see.
     revision: u64,
-    /// The next layer id, image id or snapshot serial: one counter, so that no two things ever share a number.
+    /// The next layer id, image id or snapshot serial: one counter, so that no two things ever
+    /// share a number.
     next_id: u64,
 }
 
@@ -177,7 +188,11 @@ impl Layer {
         let ((old_chunks, old_zeros), (chunks, zeros)) = (old.counts(), new.counts());
         self.chunks = self.chunks + chunks - old_chunks;
         self.zeros = self.zeros + zeros - old_zeros;
-        if new.is_empty() { self.pages.remove(index) } else { self.pages.insert(index) }
+        if new.is_empty() {
+            self.pages.remove(index)
+        } else {
+            self.pages.insert(index)
+        }
     }
 
     /// How many positions of page `index` lie inside the image.
@@ -196,7 +211,10 @@ fn positions_in(count: ChunkCount, index: PageIndex) -> u16 {
 /// The page that answers for a position, and the place on it.
 #[must_use]
 pub fn page_of(position: ChunkIndex) -> (PageIndex, u16) {
-    (PageIndex(position.0 / u64::from(PAGE_SPAN)), (position.0 % u64::from(PAGE_SPAN)) as u16)
+    (
+        PageIndex(position.0 / u64::from(PAGE_SPAN)),
+        (position.0 % u64::from(PAGE_SPAN)) as u16,
+    )
 }
 
 /// The first position of a page.
@@ -218,7 +236,8 @@ impl PageSet {
         Self::default()
     }
 
-    /// A set from ranges as [`PageSet::ranges`] gives them; `None` if they are empty, touch or are out of order.
+    /// A set from ranges as [`PageSet::ranges`] gives them; `None` if they are empty, touch or are
+    /// out of order.
     #[must_use]
     pub fn from_ranges(ranges: Vec<(u64, u64)>) -> Option<Self> {
         let ordered = ranges.windows(2).all(|pair| pair[0].1 < pair[1].0);
@@ -248,12 +267,16 @@ impl PageSet {
     #[must_use]
     pub fn contains(&self, index: PageIndex) -> bool {
         let at = self.ranges.partition_point(|(_, end)| *end <= index.0);
-        self.ranges.get(at).is_some_and(|(start, _)| *start <= index.0)
+        self.ranges
+            .get(at)
+            .is_some_and(|(start, _)| *start <= index.0)
     }
 
     /// The pages, in order.
     pub fn iter(&self) -> impl Iterator<Item = PageIndex> + '_ {
-        self.ranges.iter().flat_map(|(start, end)| (*start..*end).map(PageIndex))
+        self.ranges
+            .iter()
+            .flat_map(|(start, end)| (*start..*end).map(PageIndex))
     }
 
     /// Adds page `index`.
@@ -263,7 +286,10 @@ impl PageSet {
         }
         let at = self.ranges.partition_point(|(_, end)| *end < index.0);
         let mut merged = (index.0, index.0 + 1);
-        let touching = self.ranges[at..].iter().take_while(|(start, _)| *start <= merged.1).count();
+        let touching = self.ranges[at..]
+            .iter()
+            .take_while(|(start, _)| *start <= merged.1)
+            .count();
         for (start, end) in self.ranges.drain(at..at + touching) {
             merged = (merged.0.min(start), merged.1.max(end));
         }
@@ -278,21 +304,29 @@ impl PageSet {
         let at = self.ranges.partition_point(|(_, end)| *end <= index.0);
         let (start, end) = self.ranges.remove(at);
         let parts = [(start, index.0), (index.0 + 1, end)];
-        self.ranges.splice(at..at, parts.into_iter().filter(|(start, end)| start < end));
+        self.ranges
+            .splice(at..at, parts.into_iter().filter(|(start, end)| start < end));
     }
 
     /// The first page at or after `from`.
     #[must_use]
     pub fn next_from(&self, from: PageIndex) -> Option<PageIndex> {
         let at = self.ranges.partition_point(|(_, end)| *end <= from.0);
-        self.ranges.get(at).map(|(start, _)| PageIndex(from.0.max(*start)))
+        self.ranges
+            .get(at)
+            .map(|(start, _)| PageIndex(from.0.max(*start)))
     }
 
     /// Its pages from `start` on and before `end`.
     #[must_use]
     pub fn within(&self, start: PageIndex, end: PageIndex) -> Self {
-        let clipped = self.ranges.iter().map(|range| (range.0.max(start.0), range.1.min(end.0)));
-        Self { ranges: clipped.filter(|(start, end)| start < end).collect() }
+        let clipped = self
+            .ranges
+            .iter()
+            .map(|range| (range.0.max(start.0), range.1.min(end.0)));
+        Self {
+            ranges: clipped.filter(|(start, end)| start < end).collect(),
+        }
     }
 
     /// The pages of either set.
@@ -304,7 +338,11 @@ impl PageSet {
     /// The pages of any of `sets`. Cost: their ranges, sorted once, however many sets there are.
     #[must_use]
     pub fn union_of<'a>(sets: impl IntoIterator<Item = &'a Self>) -> Self {
-        let mut all: Vec<_> = sets.into_iter().flat_map(|set| &set.ranges).copied().collect();
+        let mut all: Vec<_> = sets
+            .into_iter()
+            .flat_map(|set| &set.ranges)
+            .copied()
+            .collect();
         all.sort_unstable();
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         for (start, end) in all {
@@ -403,7 +441,9 @@ impl Tree {
     /// The snapshots of an image, in the order of taking.
     #[must_use]
     pub fn snapshots(&self, image: ImageId) -> impl DoubleEndedIterator<Item = &Snapshot> {
-        self.snapshots.range((image, 0)..=(image, u64::MAX)).map(|(_, snapshot)| snapshot)
+        self.snapshots
+            .range((image, 0)..=(image, u64::MAX))
+            .map(|(_, snapshot)| snapshot)
     }
 
     /// The snapshot of that image and serial.
@@ -415,7 +455,8 @@ impl Tree {
     /// The snapshot that has exactly that name.
     #[must_use]
     pub fn snapshot_named(&self, image: ImageId, name: &Name) -> Option<&Snapshot> {
-        self.snapshots.get(&(image, *self.snapshot_names.get(&(image, name.clone()))?))
+        self.snapshots
+            .get(&(image, *self.snapshot_names.get(&(image, name.clone()))?))
     }
 
     /// The machines.
@@ -424,8 +465,8 @@ impl Tree {
         &self.machines
     }
 
-    /// A number that is another one after a name, a length, a mode or the list of images or snapshots changed. What is written to
-    /// a disk does not change it.
+    /// A number that is another one after a name, a length, a mode or the list of images or
+    /// snapshots changed. What is written to a disk does not change it.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
@@ -434,7 +475,9 @@ impl Tree {
     /// The image that holds what is written to the immutable image `image`. Cost: all images.
     #[must_use]
     pub fn scratch_of(&self, image: ImageId) -> Option<&Image> {
-        self.images.values().find(|scratch| scratch.scratch_of == Some(image))
+        self.images
+            .values()
+            .find(|scratch| scratch.scratch_of == Some(image))
     }
 
     /// The layers right above `id`.
@@ -448,9 +491,12 @@ impl Tree {
         self.names.get(&id).copied().unwrap_or(0)
     }
 
-    /// The layers from `top` down to its root. There is no cycle: every parent was sealed before its child was made.
+    /// The layers from `top` down to its root. There is no cycle: every parent was sealed before
+    /// its child was made.
     pub fn chain(&self, top: LayerId) -> impl Iterator<Item = &Arc<Layer>> {
-        std::iter::successors(self.layers.get(&top), |layer| self.layers.get(&layer.parent?))
+        std::iter::successors(self.layers.get(&top), |layer| {
+            self.layers.get(&layer.parent?)
+        })
     }
 
     /// Keeps maintenance away from `layer` and all below until as many [`Tree::release`]s.
@@ -460,7 +506,10 @@ impl Tree {
 
     /// Ends one [`Tree::hold`].
     pub fn release(&mut self, layer: LayerId) {
-        let count = self.holds.get_mut(&layer).expect("a layer is released as often as it was held");
+        let count = self
+            .holds
+            .get_mut(&layer)
+            .expect("a layer is released as often as it was held");
         *count -= 1;
         if *count == 0 {
             self.holds.remove(&layer);
@@ -473,7 +522,8 @@ impl Tree {
         self.holds.contains_key(&layer)
     }
 
-    /// Applies edits that are durable. Panics if one refers to what is not there: plans are made under the same lock.
+    /// Applies edits that are durable. Panics if one refers to what is not there: plans are made
+    /// under the same lock.
     pub fn apply(&mut self, edits: &[Edit]) {
         edits.iter().for_each(|edit| self.apply_one(edit));
     }
@@ -502,10 +552,14 @@ impl Tree {
         }
     }
 
-    /// Whether `edit` changes what [`Tree::revision`] watches over: everything but layers that keep their length.
+    /// Whether `edit` changes what [`Tree::revision`] watches over: everything but layers that keep
+    /// their length.
     fn is_seen(&self, edit: &Edit) -> bool {
         match edit {
-            Edit::PutLayer(layer) => self.layers.get(&layer.id).is_some_and(|old| old.len != layer.len),
+            Edit::PutLayer(layer) => self
+                .layers
+                .get(&layer.id)
+                .is_some_and(|old| old.len != layer.len),
             Edit::DropLayer(_) => false,
             _ => true,
         }
@@ -524,7 +578,10 @@ impl Tree {
     }
 
     fn drop_layer(&mut self, id: LayerId) {
-        let layer = self.layers.remove(&id).expect("a layer that is dropped is there");
+        let layer = self
+            .layers
+            .remove(&id)
+            .expect("a layer that is dropped is there");
         self.unlink_child(layer.parent, id);
     }
 
@@ -557,8 +614,10 @@ impl Tree {
         self.drop_snapshot(snapshot.image, snapshot.serial);
         self.reserve(snapshot.serial);
         *self.names.entry(snapshot.layer).or_default() += 1;
-        self.snapshot_names.insert((snapshot.image, snapshot.name.clone()), snapshot.serial);
-        self.snapshots.insert((snapshot.image, snapshot.serial), snapshot);
+        self.snapshot_names
+            .insert((snapshot.image, snapshot.name.clone()), snapshot.serial);
+        self.snapshots
+            .insert((snapshot.image, snapshot.serial), snapshot);
     }
 
     fn drop_snapshot(&mut self, image: ImageId, serial: u64) {
@@ -569,7 +628,10 @@ impl Tree {
     }
 
     fn unname(&mut self, layer: LayerId) {
-        let count = self.names.get_mut(&layer).expect("a name's layer is counted");
+        let count = self
+            .names
+            .get_mut(&layer)
+            .expect("a name's layer is counted");
         *count -= 1;
         if *count == 0 {
             self.names.remove(&layer);
@@ -595,7 +657,10 @@ mod page_set_tests {
                 model.remove(&index);
             }
             assert!(set.iter().map(|index| index.0).eq(model.iter().copied()));
-            assert_eq!(PageSet::from_ranges(set.ranges().to_vec()).as_ref(), Some(&set));
+            assert_eq!(
+                PageSet::from_ranges(set.ranges().to_vec()).as_ref(),
+                Some(&set)
+            );
             assert_eq!(set.len(), model.len() as u64);
         }
     }

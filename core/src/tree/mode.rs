@@ -9,7 +9,8 @@
 //! | readonly | stands still | stay, none new | left alone | nobody |
 //! | multiattach | stands still | stay, none new | its children are in it | each attachment, to its own child |
 //!
-//! An image that stands still changes only by getting another mode first, so whatever was built on it shows what it showed.
+//! An image that stands still changes only by getting another mode first, so whatever was built on
+//! it shows what it showed.
 
 use std::fmt;
 
@@ -24,7 +25,8 @@ pub enum Mode {
     Normal,
     /// Writes go to a scratch image.
     Immutable {
-        /// Whether the scratch image starts afresh at each attachment; otherwise it is kept until it is reset.
+        /// Whether the scratch image starts afresh at each attachment; otherwise it is kept until
+        /// it is reset.
         autoreset: bool,
     },
     /// Takes no part in snapshots.
@@ -63,7 +65,8 @@ impl Mode {
         matches!(self, Self::Normal | Self::Immutable { .. })
     }
 
-    /// Whether several machines may have the image among their disks: nothing that one of them does then surprises another.
+    /// Whether several machines may have the image among their disks: nothing that one of them does
+    /// then surprises another.
     #[must_use]
     pub fn is_for_several(self) -> bool {
         matches!(self, Self::Readonly | Self::Shareable)
@@ -82,13 +85,16 @@ impl fmt::Display for Mode {
 }
 
 impl Tree {
-    /// Gives `image` another mode. What was written to an immutable image is not lost when that ends: its scratch image becomes an
-    /// image as others are, unless it is blank.
+    /// Gives `image` another mode. What was written to an immutable image is not lost when that
+    /// ends: its scratch image becomes an image as others are, unless it is blank.
     pub fn plan_mode(&self, image: ImageId, mode: Mode) -> Result<Vec<Edit>, PlanError> {
         let image = self.image(image).ok_or(PlanError::Gone)?;
         self.check_no_scratch(image)?;
         self.check_mode(image, mode)?;
-        let mut edits = vec![Edit::PutImage(Image { mode, ..image.clone() })];
+        let mut edits = vec![Edit::PutImage(Image {
+            mode,
+            ..image.clone()
+        })];
         if !matches!(mode, Mode::Immutable { .. }) {
             edits.extend(self.plan_scratch_end(image.id));
         }
@@ -96,17 +102,34 @@ impl Tree {
     }
 
     fn check_mode(&self, image: &Image, mode: Mode) -> Result<(), PlanError> {
-        let conflict = |reason: String| Err(PlanError::ModeConflict { image: image.name.to_string(), mode, reason });
+        let conflict = |reason: String| {
+            Err(PlanError::ModeConflict {
+                image: image.name.to_string(),
+                mode,
+                reason,
+            })
+        };
         if mode.has_none() && self.snapshots(image.id).next().is_some() {
             return conflict("it has snapshots".to_owned());
         }
-        if let (Mode::Shareable, Some(child)) = (mode, self.images().find(|child| child.origin == Some(image.id))) {
+        if let (Mode::Shareable, Some(child)) = (
+            mode,
+            self.images().find(|child| child.origin == Some(image.id)),
+        ) {
             return conflict(format!("{} was created from it", child.name));
         }
-        let users: Vec<&Name> = self.machines().users(image.id).map(|machine| &machine.name).collect();
+        let users: Vec<&Name> = self
+            .machines()
+            .users(image.id)
+            .map(|machine| &machine.name)
+            .collect();
         match (mode, users.as_slice()) {
-            (Mode::Multiattach, [user, ..]) => conflict(format!("machine {user} has the image itself among its disks, not a child of it")),
-            (mode, [first, second, ..]) if !mode.is_for_several() => conflict(format!("machines {first} and {second} both have it")),
+            (Mode::Multiattach, [user, ..]) => conflict(format!(
+                "machine {user} has the image itself among its disks, not a child of it"
+            )),
+            (mode, [first, second, ..]) if !mode.is_for_several() => {
+                conflict(format!("machines {first} and {second} both have it"))
+            }
             _ => Ok(()),
         }
     }
@@ -114,8 +137,17 @@ impl Tree {
     /// The edits after which `image` has no scratch image.
     pub(super) fn plan_scratch_end(&self, image: ImageId) -> Option<Edit> {
         let scratch = self.scratch_of(image)?;
-        let is_blank = self.layer(scratch.layer).is_some_and(|layer| layer.is_blank());
-        Some(if is_blank { Edit::DropImage(scratch.id) } else { Edit::PutImage(Image { scratch_of: None, ..scratch.clone() }) })
+        let is_blank = self
+            .layer(scratch.layer)
+            .is_some_and(|layer| layer.is_blank());
+        Some(if is_blank {
+            Edit::DropImage(scratch.id)
+        } else {
+            Edit::PutImage(Image {
+                scratch_of: None,
+                ..scratch.clone()
+            })
+        })
     }
 
     /// Forgets what was written to the immutable image `image`.
@@ -129,24 +161,40 @@ impl Tree {
     }
 
     /// A blank layer for the scratch image of `image`, if it has one that is not blank.
-    pub(super) fn plan_scratch_reset(&mut self, image: &Image, now_ms: u64) -> Result<Vec<Edit>, PlanError> {
-        let Some(scratch) = self.scratch_of(image.id).cloned() else { return Ok(Vec::new()) };
+    pub(super) fn plan_scratch_reset(
+        &mut self,
+        image: &Image,
+        now_ms: u64,
+    ) -> Result<Vec<Edit>, PlanError> {
+        let Some(scratch) = self.scratch_of(image.id).cloned() else {
+            return Ok(Vec::new());
+        };
         let (base, mut edits) = self.plan_base(super::Node::Image(image.id), now_ms)?;
         if self.same_as_parent(&self.layers[&scratch.layer]) == Some(base.id) {
             return Ok(edits);
         }
         let layer: Layer = self.blank_layer(Some(&base), base.len, now_ms);
         let top = layer.id;
-        edits.extend([Edit::PutLayer(layer), Edit::PutImage(Image { layer: top, ..scratch })]);
+        edits.extend([
+            Edit::PutLayer(layer),
+            Edit::PutImage(Image {
+                layer: top,
+                ..scratch
+            }),
+        ]);
         Ok(edits)
     }
 
-    /// Whether the content of `image` may be changed: restored, cut, replaced. (What is written to an attached disk goes where
-    /// [`super::Attachment`] says.)
+    /// Whether the content of `image` may be changed: restored, cut, replaced. (What is written to
+    /// an attached disk goes where [`super::Attachment`] says.)
     pub fn check_changes(&self, image: ImageId) -> Result<(), PlanError> {
         let image = self.image(image).ok_or(PlanError::Gone)?;
         self.check_no_scratch(image)?;
-        if image.mode.changes() { Ok(()) } else { Err(image.forbids("its content does not change")) }
+        if image.mode.changes() {
+            Ok(())
+        } else {
+            Err(image.forbids("its content does not change"))
+        }
     }
 
     /// Whether snapshots of `image` alone may be taken, or gone back to.
@@ -156,14 +204,20 @@ impl Tree {
         match image.mode {
             Mode::Normal => Ok(()),
             mode if mode.has_none() => Err(image.forbids("it takes no part in snapshots")),
-            _ => Err(image.forbids("its content does not change, so there is nothing to take or to go back to")),
+            _ => Err(image.forbids(
+                "its content does not change, so there is nothing to take or to go back to",
+            )),
         }
     }
 
     /// Whether other images may be built on `image` as it is now.
     pub fn check_parent(&self, image: ImageId) -> Result<(), PlanError> {
         let image = self.image(image).ok_or(PlanError::Gone)?;
-        if image.mode == Mode::Shareable { Err(image.forbids("nothing can stand on it")) } else { Ok(()) }
+        if image.mode == Mode::Shareable {
+            Err(image.forbids("nothing can stand on it"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether `image` is its own master, and not the scratch of another.
@@ -172,14 +226,23 @@ impl Tree {
     }
 
     fn check_no_scratch(&self, image: &Image) -> Result<(), PlanError> {
-        let Some(base) = image.scratch_of.and_then(|base| self.image(base)) else { return Ok(()) };
-        Err(PlanError::Scratch { image: image.name.to_string(), base: base.name.to_string() })
+        let Some(base) = image.scratch_of.and_then(|base| self.image(base)) else {
+            return Ok(());
+        };
+        Err(PlanError::Scratch {
+            image: image.name.to_string(),
+            base: base.name.to_string(),
+        })
     }
 }
 
 impl Image {
     /// The refusal of something that its mode does not allow.
     pub(super) fn forbids(&self, reason: &'static str) -> PlanError {
-        PlanError::ModeForbids { image: self.name.to_string(), mode: self.mode, reason }
+        PlanError::ModeForbids {
+            image: self.name.to_string(),
+            mode: self.mode,
+            reason,
+        }
     }
 }

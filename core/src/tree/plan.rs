@@ -143,7 +143,13 @@ pub struct NewTop {
 
 impl Tree {
     /// A new image whose content is layer `layer`'s.
-    pub fn plan_image(&mut self, name: &Name, layer: Layer, origin: Option<ImageId>, now_ms: u64) -> Result<Planned, PlanError> {
+    pub fn plan_image(
+        &mut self,
+        name: &Name,
+        layer: Layer,
+        origin: Option<ImageId>,
+        now_ms: u64,
+    ) -> Result<Planned, PlanError> {
         self.check_free(name)?;
         check_len(layer.len)?;
         let id = ImageId(self.allocate());
@@ -158,18 +164,32 @@ impl Tree {
             pinned: false,
             scratch_of: None,
         };
-        Ok(Planned { edits: vec![Edit::PutLayer(layer), Edit::PutImage(image)], node: Node::Image(id) })
+        Ok(Planned {
+            edits: vec![Edit::PutLayer(layer), Edit::PutImage(image)],
+            node: Node::Image(id),
+        })
     }
 
     /// A new image of `len` zero bytes.
-    pub fn plan_create(&mut self, name: &Name, len: u64, now_ms: u64) -> Result<Planned, PlanError> {
+    pub fn plan_create(
+        &mut self,
+        name: &Name,
+        len: u64,
+        now_ms: u64,
+    ) -> Result<Planned, PlanError> {
         check_len(len)?;
         let layer = self.blank_layer(None, len, now_ms);
         self.plan_image(name, layer, None, now_ms)
     }
 
     /// A new image that starts as `parent` is now, of its length or of `len`.
-    pub fn plan_child(&mut self, name: &Name, parent: Node, len: Option<u64>, now_ms: u64) -> Result<Planned, PlanError> {
+    pub fn plan_child(
+        &mut self,
+        name: &Name,
+        parent: Node,
+        len: Option<u64>,
+        now_ms: u64,
+    ) -> Result<Planned, PlanError> {
         self.check_free(name)?;
         self.check_parent(parent.image())?;
         let (base, mut edits) = self.plan_base(parent, now_ms)?;
@@ -181,25 +201,39 @@ impl Tree {
         Ok(Planned { edits, ..planned })
     }
 
-    /// A sealed layer with the content of `node`, to build on, and the edits that seal it if it is not yet.
+    /// A sealed layer with the content of `node`, to build on, and the edits that seal it if it is
+    /// not yet.
     pub fn plan_base(&mut self, node: Node, now_ms: u64) -> Result<(Layer, Vec<Edit>), PlanError> {
         match node {
             Node::Image(id) => {
                 let image = self.image(id).ok_or(PlanError::Gone)?.clone();
                 Ok(self.plan_seal(&image, now_ms))
             }
-            Node::Snapshot(..) => Ok((owned(self.layer_of(node).ok_or(PlanError::Gone)?), Vec::new())),
+            Node::Snapshot(..) => Ok((
+                owned(self.layer_of(node).ok_or(PlanError::Gone)?),
+                Vec::new(),
+            )),
         }
     }
 
     /// A snapshot of `image` as it is now.
-    pub fn plan_snapshot(&mut self, image: ImageId, name: &Name, now_ms: u64) -> Result<Planned, PlanError> {
+    pub fn plan_snapshot(
+        &mut self,
+        image: ImageId,
+        name: &Name,
+        now_ms: u64,
+    ) -> Result<Planned, PlanError> {
         self.check_snapshots(image)?;
         self.plan_image_snapshot(image, name, now_ms)
     }
 
     /// A snapshot of `image` as it is now, whatever its mode.
-    pub(super) fn plan_image_snapshot(&mut self, image: ImageId, name: &Name, now_ms: u64) -> Result<Planned, PlanError> {
+    pub(super) fn plan_image_snapshot(
+        &mut self,
+        image: ImageId,
+        name: &Name,
+        now_ms: u64,
+    ) -> Result<Planned, PlanError> {
         self.check_snapshot_free(image, name)?;
         let (base, mut edits) = self.plan_base(Node::Image(image), now_ms)?;
         let snapshot = self.new_snapshot(image, name, base.id, now_ms);
@@ -208,10 +242,20 @@ impl Tree {
         Ok(Planned { edits, node })
     }
 
-    /// Makes `image` as its snapshot `serial` is. Newer snapshots stay; the present state goes, unless it is to be saved as a snapshot.
-    pub fn plan_restore(&mut self, image: ImageId, serial: u64, save_as: Option<&Name>, now_ms: u64) -> Result<Planned, PlanError> {
+    /// Makes `image` as its snapshot `serial` is. Newer snapshots stay; the present state goes,
+    /// unless it is to be saved as a snapshot.
+    pub fn plan_restore(
+        &mut self,
+        image: ImageId,
+        serial: u64,
+        save_as: Option<&Name>,
+        now_ms: u64,
+    ) -> Result<Planned, PlanError> {
         self.check_snapshots(image)?;
-        let target = owned(self.layer_of(Node::Snapshot(image, serial)).ok_or(PlanError::Gone)?);
+        let target = owned(
+            self.layer_of(Node::Snapshot(image, serial))
+                .ok_or(PlanError::Gone)?,
+        );
         let mut edits = match save_as {
             Some(name) => self.plan_snapshot(image, name, now_ms)?.edits,
             None => Vec::new(),
@@ -220,7 +264,10 @@ impl Tree {
         let image = self.image(image).ok_or(PlanError::Gone)?;
         let (node, top) = (Node::Image(image.id), layer.id);
         edits.push(Edit::PutLayer(layer));
-        edits.push(Edit::PutImage(Image { layer: top, ..image.clone() }));
+        edits.push(Edit::PutImage(Image {
+            layer: top,
+            ..image.clone()
+        }));
         Ok(Planned { edits, node })
     }
 
@@ -233,8 +280,13 @@ impl Tree {
         snapshot: Option<&Name>,
         now_ms: u64,
     ) -> Result<Planned, PlanError> {
-        let Some(snapshot) = snapshot else { return self.plan_image(name, layer, origin, now_ms) };
-        let sealed = Layer { sealed: true, ..layer };
+        let Some(snapshot) = snapshot else {
+            return self.plan_image(name, layer, origin, now_ms);
+        };
+        let sealed = Layer {
+            sealed: true,
+            ..layer
+        };
         let active = self.blank_layer(Some(&sealed), sealed.len, now_ms);
         let planned = self.plan_image(name, active, origin, now_ms)?;
         let snapshot = self.new_snapshot(planned.node.image(), snapshot, sealed.id, now_ms);
@@ -245,25 +297,53 @@ impl Tree {
         Ok(Planned { edits, node })
     }
 
-    /// Puts `layer`, which was built on the image's present state, on top of `image`, and names the result if asked to.
-    pub fn plan_update(&mut self, image: ImageId, layer: Layer, snapshot: Option<&Name>, now_ms: u64) -> Result<Planned, PlanError> {
+    /// Puts `layer`, which was built on the image's present state, on top of `image`, and names the
+    /// result if asked to.
+    pub fn plan_update(
+        &mut self,
+        image: ImageId,
+        layer: Layer,
+        snapshot: Option<&Name>,
+        now_ms: u64,
+    ) -> Result<Planned, PlanError> {
         self.check_update(image, snapshot)?;
         let image = self.image(image).ok_or(PlanError::Gone)?.clone();
         let replaced = self.layers[&image.layer].clone();
-        let mut planned = Planned { edits: Vec::new(), node: Node::Image(image.id) };
+        let mut planned = Planned {
+            edits: Vec::new(),
+            node: Node::Image(image.id),
+        };
         match snapshot {
-            None => planned.edits.extend([Edit::PutImage(Image { layer: layer.id, ..image }), Edit::PutLayer(layer)]),
+            None => planned.edits.extend([
+                Edit::PutImage(Image {
+                    layer: layer.id,
+                    ..image
+                }),
+                Edit::PutLayer(layer),
+            ]),
             Some(name) => {
-                let sealed = Layer { sealed: true, ..layer };
+                let sealed = Layer {
+                    sealed: true,
+                    ..layer
+                };
                 let active = self.blank_layer(Some(&sealed), sealed.len, now_ms);
                 let snapshot = self.new_snapshot(image.id, name, sealed.id, now_ms);
                 planned.node = Node::Snapshot(image.id, snapshot.serial);
-                let image = Image { layer: active.id, ..image };
-                planned.edits.extend([Edit::PutLayer(sealed), Edit::PutLayer(active), Edit::PutImage(image), Edit::PutSnapshot(snapshot)]);
+                let image = Image {
+                    layer: active.id,
+                    ..image
+                };
+                planned.edits.extend([
+                    Edit::PutLayer(sealed),
+                    Edit::PutLayer(active),
+                    Edit::PutImage(image),
+                    Edit::PutSnapshot(snapshot),
+                ]);
             }
         }
-        // Whatever the image had written is below `layer` by now; the active layer that was put on it has nothing of its own.
-        // Somebody who reads through it keeps it, and by it all that lies below.
+        // Whatever the image had written is below `layer` by now; the active layer that was put on
+        // it has nothing of its own. Somebody who reads through it keeps it, and by it all that
+        // lies below.
         if replaced.is_blank() && !replaced.sealed && !self.is_held(replaced.id) {
             planned.edits.push(Edit::DropLayer(replaced.id));
         }
@@ -279,27 +359,42 @@ impl Tree {
     }
 
     /// Takes a snapshot's name away.
-    pub fn plan_delete_snapshot(&self, image: ImageId, serial: u64) -> Result<Vec<Edit>, PlanError> {
+    pub fn plan_delete_snapshot(
+        &self,
+        image: ImageId,
+        serial: u64,
+    ) -> Result<Vec<Edit>, PlanError> {
         self.check_not_kept(image, serial)?;
         self.plan_drop_snapshot(image, serial)
     }
 
     /// Takes a snapshot's name away, whoever it belongs to.
-    pub(super) fn plan_drop_snapshot(&self, image: ImageId, serial: u64) -> Result<Vec<Edit>, PlanError> {
+    pub(super) fn plan_drop_snapshot(
+        &self,
+        image: ImageId,
+        serial: u64,
+    ) -> Result<Vec<Edit>, PlanError> {
         let snapshot = self.snapshot(image, serial).ok_or(PlanError::Gone)?;
         self.check_unpinned(snapshot.pinned, Node::Snapshot(image, serial))?;
         Ok(vec![Edit::DropSnapshot(image, serial)])
     }
 
-    /// Takes an image's name away, and those of its snapshots if `with_snapshots`. Images created from it stay as they are; the scratch
-    /// image of an immutable image goes with it.
-    pub fn plan_delete_image(&self, id: ImageId, with_snapshots: bool) -> Result<Vec<Edit>, PlanError> {
+    /// Takes an image's name away, and those of its snapshots if `with_snapshots`. Images created
+    /// from it stay as they are; the scratch image of an immutable image goes with it.
+    pub fn plan_delete_image(
+        &self,
+        id: ImageId,
+        with_snapshots: bool,
+    ) -> Result<Vec<Edit>, PlanError> {
         let image = self.image(id).ok_or(PlanError::Gone)?;
         self.check_unpinned(image.pinned, Node::Image(id))?;
         self.check_unused(image)?;
         let count = self.snapshots(id).count();
         if count > 0 && !with_snapshots {
-            return Err(PlanError::HasSnapshots { owner: format!("image {}", image.name), count });
+            return Err(PlanError::HasSnapshots {
+                owner: format!("image {}", image.name),
+                count,
+            });
         }
         let mut edits = Vec::with_capacity(count + 1);
         for snapshot in self.snapshots(id) {
@@ -312,29 +407,51 @@ impl Tree {
         Ok(edits)
     }
 
-    /// Calls `node` by another name. Nothing else refers to names, so nothing else changes; but an immutable image's scratch image is
-    /// called after it.
+    /// Calls `node` by another name. Nothing else refers to names, so nothing else changes; but an
+    /// immutable image's scratch image is called after it.
     pub fn plan_rename(&self, node: Node, name: &Name) -> Result<Vec<Edit>, PlanError> {
         match node {
             Node::Image(id) => {
                 self.check_own(id)?;
                 self.check_free(name)?;
                 let image = self.image(id).ok_or(PlanError::Gone)?.clone();
-                let renamed = Image { name: name.clone(), ..image };
+                let renamed = Image {
+                    name: name.clone(),
+                    ..image
+                };
                 let scratch = self.scratch_of(id).cloned();
-                let scratch = scratch.map(|scratch| Ok(Image { name: self.free_scratch_name(&renamed)?, ..scratch })).transpose()?;
-                Ok([renamed].into_iter().chain(scratch).map(Edit::PutImage).collect())
+                let scratch = scratch
+                    .map(|scratch| {
+                        Ok(Image {
+                            name: self.free_scratch_name(&renamed)?,
+                            ..scratch
+                        })
+                    })
+                    .transpose()?;
+                Ok([renamed]
+                    .into_iter()
+                    .chain(scratch)
+                    .map(Edit::PutImage)
+                    .collect())
             }
             Node::Snapshot(id, serial) => {
                 self.check_snapshot_free(id, name)?;
                 let snapshot = self.snapshot(id, serial).ok_or(PlanError::Gone)?.clone();
-                Ok(vec![Edit::PutSnapshot(Snapshot { name: name.clone(), ..snapshot })])
+                Ok(vec![Edit::PutSnapshot(Snapshot {
+                    name: name.clone(),
+                    ..snapshot
+                })])
             }
         }
     }
 
     /// Adds and removes tags.
-    pub fn plan_tags(&self, node: Node, add: &[Name], remove: &[Name]) -> Result<Vec<Edit>, PlanError> {
+    pub fn plan_tags(
+        &self,
+        node: Node,
+        add: &[Name],
+        remove: &[Name],
+    ) -> Result<Vec<Edit>, PlanError> {
         let change = |tags: &BTreeSet<Name>| {
             let kept = tags.iter().filter(|tag| !remove.contains(tag));
             kept.chain(add).cloned().collect::<BTreeSet<Name>>()
@@ -347,105 +464,193 @@ impl Tree {
         self.plan_marks(node, |tags, _| (tags.clone(), pinned))
     }
 
-    fn plan_marks(&self, node: Node, change: impl Fn(&BTreeSet<Name>, bool) -> (BTreeSet<Name>, bool)) -> Result<Vec<Edit>, PlanError> {
+    fn plan_marks(
+        &self,
+        node: Node,
+        change: impl Fn(&BTreeSet<Name>, bool) -> (BTreeSet<Name>, bool),
+    ) -> Result<Vec<Edit>, PlanError> {
         let edit = match node {
             Node::Image(id) => {
                 let image = self.image(id).ok_or(PlanError::Gone)?.clone();
                 let (tags, pinned) = change(&image.tags, image.pinned);
-                Edit::PutImage(Image { tags, pinned, ..image })
+                Edit::PutImage(Image {
+                    tags,
+                    pinned,
+                    ..image
+                })
             }
             Node::Snapshot(id, serial) => {
                 let snapshot = self.snapshot(id, serial).ok_or(PlanError::Gone)?.clone();
                 let (tags, pinned) = change(&snapshot.tags, snapshot.pinned);
-                Edit::PutSnapshot(Snapshot { tags, pinned, ..snapshot })
+                Edit::PutSnapshot(Snapshot {
+                    tags,
+                    pinned,
+                    ..snapshot
+                })
             }
         };
         Ok(vec![edit])
     }
 
-    /// Gives `image` another length. It grows by its record alone, since what lies past the old end is not visible. It shrinks by a
-    /// new layer that sees less of the old one: no map is read, whatever is cut off, and maintenance clips when it merges the two.
-    /// A last chunk that is cut is for the store to put into [`NewTop::top`].
-    pub fn plan_resize(&mut self, image: ImageId, len: u64, may_shrink: bool, now_ms: u64) -> Result<NewTop, PlanError> {
+    /// Gives `image` another length. It grows by its record alone, since what lies past the old end
+    /// is not visible. It shrinks by a new layer that sees less of the old one: no map is read,
+    /// whatever is cut off, and maintenance clips when it merges the two. A last chunk that is cut
+    /// is for the store to put into [`NewTop::top`].
+    pub fn plan_resize(
+        &mut self,
+        image: ImageId,
+        len: u64,
+        may_shrink: bool,
+        now_ms: u64,
+    ) -> Result<NewTop, PlanError> {
         check_len(len)?;
         self.check_changes(image)?;
         let image = self.image(image).ok_or(PlanError::Gone)?.clone();
         let active = owned(&self.layers[&image.layer]);
         if len < active.len && !may_shrink {
-            return Err(PlanError::WouldShrink { image: image.name.to_string(), old: active.len, new: len });
+            return Err(PlanError::WouldShrink {
+                image: image.name.to_string(),
+                old: active.len,
+                new: len,
+            });
         }
         if len >= active.len || active.is_blank() {
             let parent_visible = active.parent_visible.min(self.chunk_len().count_for(len));
-            let layer = Layer { len, parent_visible, ..active };
-            return Ok(NewTop { top: layer.id, edits: vec![Edit::PutLayer(layer)] });
+            let layer = Layer {
+                len,
+                parent_visible,
+                ..active
+            };
+            return Ok(NewTop {
+                top: layer.id,
+                edits: vec![Edit::PutLayer(layer)],
+            });
         }
-        let sealed = Layer { sealed: true, ..active };
+        let sealed = Layer {
+            sealed: true,
+            ..active
+        };
         let layer = self.blank_layer(Some(&sealed), len, now_ms);
-        let (top, image) = (layer.id, Image { layer: layer.id, ..image });
-        Ok(NewTop { top, edits: vec![Edit::PutLayer(sealed), Edit::PutLayer(layer), Edit::PutImage(image)] })
+        let (top, image) = (
+            layer.id,
+            Image {
+                layer: layer.id,
+                ..image
+            },
+        );
+        Ok(NewTop {
+            top,
+            edits: vec![
+                Edit::PutLayer(sealed),
+                Edit::PutLayer(layer),
+                Edit::PutImage(image),
+            ],
+        })
     }
 
-    /// Whether `image` may stand on `parent`. Its own snapshots are fine; what was created from it would make it its own origin. (The
-    /// chain of layers could not close in any case: a rebased image gets a new layer, and nothing stands on that.)
+    /// Whether `image` may stand on `parent`. Its own snapshots are fine; what was created from it
+    /// would make it its own origin. (The chain of layers could not close in any case: a rebased
+    /// image gets a new layer, and nothing stands on that.)
     pub fn check_rebase(&self, image: ImageId, parent: Node) -> Result<(), PlanError> {
         self.check_own(image)?;
         self.check_parent(parent.image())?;
         let origin = |id: &ImageId| self.image(*id).and_then(|image| image.origin);
-        let mut origins = std::iter::successors(Some(parent.image()), origin).take(self.image_count() + 1);
+        let mut origins =
+            std::iter::successors(Some(parent.image()), origin).take(self.image_count() + 1);
         let is_own_snapshot = matches!(parent, Node::Snapshot(own, _) if own == image);
         if !is_own_snapshot && origins.any(|id| id == image) {
-            return Err(PlanError::Circle { image: self.display(Node::Image(image)), parent: self.display(parent) });
+            return Err(PlanError::Circle {
+                image: self.display(Node::Image(image)),
+                parent: self.display(parent),
+            });
         }
         Ok(())
     }
 
-    /// Makes `layer`, which is complete, the active layer of `image`, and `origin` the image that it comes from.
-    pub fn plan_replace(&self, image: ImageId, layer: Layer, origin: Option<ImageId>) -> Result<NewTop, PlanError> {
-        let image = Image { layer: layer.id, origin, ..self.image(image).ok_or(PlanError::Gone)?.clone() };
-        Ok(NewTop { top: layer.id, edits: vec![Edit::PutLayer(layer), Edit::PutImage(image)] })
+    /// Makes `layer`, which is complete, the active layer of `image`, and `origin` the image that
+    /// it comes from.
+    pub fn plan_replace(
+        &self,
+        image: ImageId,
+        layer: Layer,
+        origin: Option<ImageId>,
+    ) -> Result<NewTop, PlanError> {
+        let image = Image {
+            layer: layer.id,
+            origin,
+            ..self.image(image).ok_or(PlanError::Gone)?.clone()
+        };
+        Ok(NewTop {
+            top: layer.id,
+            edits: vec![Edit::PutLayer(layer), Edit::PutImage(image)],
+        })
     }
 
-    /// Makes the image that `image` was created from as `image` is now: both then stand on the same sealed layer. Nothing is copied.
+    /// Makes the image that `image` was created from as `image` is now: both then stand on the same
+    /// sealed layer. Nothing is copied.
     pub fn plan_commit(&mut self, image: ImageId, now_ms: u64) -> Result<Planned, PlanError> {
         let (image, origin) = self.commit_pair(image)?;
         let (sealed, mut edits) = self.plan_seal(&image, now_ms);
         let layer = self.blank_layer(Some(&sealed), sealed.len, now_ms);
         let node = Node::Image(origin.id);
-        let origin = Image { layer: layer.id, ..origin };
+        let origin = Image {
+            layer: layer.id,
+            ..origin
+        };
         edits.extend([Edit::PutLayer(layer), Edit::PutImage(origin)]);
         Ok(Planned { edits, node })
     }
 
-    /// An image and the one it can be committed to: its origin, if that is still what `image` was built on.
+    /// An image and the one it can be committed to: its origin, if that is still what `image` was
+    /// built on.
     fn commit_pair(&self, image: ImageId) -> Result<(Image, Image), PlanError> {
         let image = self.image(image).ok_or(PlanError::Gone)?;
-        let origin = image.origin.and_then(|id| self.image(id)).ok_or_else(|| PlanError::NoOrigin(image.name.to_string()))?;
+        let origin = image
+            .origin
+            .and_then(|id| self.image(id))
+            .ok_or_else(|| PlanError::NoOrigin(image.name.to_string()))?;
         self.check_changes(origin.id)?;
         let base = self.same_as_parent(&self.layers[&origin.layer]);
-        let built_on = base.is_some_and(|base| self.chain(image.layer).any(|layer| layer.id == base));
+        let built_on =
+            base.is_some_and(|base| self.chain(image.layer).any(|layer| layer.id == base));
         if !built_on {
-            return Err(PlanError::OriginChanged { image: image.name.to_string(), origin: origin.name.to_string() });
+            return Err(PlanError::OriginChanged {
+                image: image.name.to_string(),
+                origin: origin.name.to_string(),
+            });
         }
         Ok((image.clone(), origin.clone()))
     }
 
-    /// A sealed layer with the present content of `image`, and the edits that make it: none if nothing was written since the last.
+    /// A sealed layer with the present content of `image`, and the edits that make it: none if
+    /// nothing was written since the last.
     fn plan_seal(&mut self, image: &Image, now_ms: u64) -> (Layer, Vec<Edit>) {
         let active = owned(&self.layers[&image.layer]);
         if let Some(parent) = self.same_as_parent(&active) {
             return (owned(&self.layers[&parent]), Vec::new());
         }
-        let sealed = Layer { sealed: true, ..active };
+        let sealed = Layer {
+            sealed: true,
+            ..active
+        };
         let layer = self.blank_layer(Some(&sealed), sealed.len, now_ms);
-        let image = Image { layer: layer.id, ..image.clone() };
-        let edits = vec![Edit::PutLayer(sealed.clone()), Edit::PutLayer(layer), Edit::PutImage(image)];
+        let image = Image {
+            layer: layer.id,
+            ..image.clone()
+        };
+        let edits = vec![
+            Edit::PutLayer(sealed.clone()),
+            Edit::PutLayer(layer),
+            Edit::PutImage(image),
+        ];
         (sealed, edits)
     }
 
     /// The parent, if `layer` adds nothing to it and hides nothing of it.
     pub(super) fn same_as_parent(&self, layer: &Layer) -> Option<LayerId> {
         let parent = self.layer(layer.parent?)?;
-        let shows_all = layer.len == parent.len && layer.parent_visible >= self.chunk_len().count_for(parent.len);
+        let shows_all = layer.len == parent.len
+            && layer.parent_visible >= self.chunk_len().count_for(parent.len);
         (layer.is_blank() && shows_all).then_some(parent.id)
     }
 
@@ -457,7 +662,11 @@ impl Tree {
             parent: parent.map(|parent| parent.id),
             sealed: false,
             len,
-            parent_visible: if parent.is_some() { self.chunk_len().count_for(visible) } else { ChunkCount(0) },
+            parent_visible: if parent.is_some() {
+                self.chunk_len().count_for(visible)
+            } else {
+                ChunkCount(0)
+            },
             pages: PageSet::new(),
             chunks: 0,
             zeros: 0,
@@ -466,9 +675,23 @@ impl Tree {
         }
     }
 
-    fn new_snapshot(&mut self, image: ImageId, name: &Name, layer: LayerId, now_ms: u64) -> Snapshot {
+    fn new_snapshot(
+        &mut self,
+        image: ImageId,
+        name: &Name,
+        layer: LayerId,
+        now_ms: u64,
+    ) -> Snapshot {
         let serial = self.allocate();
-        Snapshot { image, serial, name: name.clone(), layer, created_ms: now_ms, tags: BTreeSet::new(), pinned: false }
+        Snapshot {
+            image,
+            serial,
+            name: name.clone(),
+            layer,
+            created_ms: now_ms,
+            tags: BTreeSet::new(),
+            pinned: false,
+        }
     }
 
     /// Whether no image has that name yet.
@@ -482,13 +705,20 @@ impl Tree {
     /// Whether no snapshot of `image` has that name yet.
     pub fn check_snapshot_free(&self, image: ImageId, name: &Name) -> Result<(), PlanError> {
         match self.snapshot_named(image, name) {
-            Some(_) => Err(PlanError::NameTaken(format!("snapshot {}@{name}", self.display(Node::Image(image))))),
+            Some(_) => Err(PlanError::NameTaken(format!(
+                "snapshot {}@{name}",
+                self.display(Node::Image(image))
+            ))),
             None => Ok(()),
         }
     }
 
     fn check_unpinned(&self, pinned: bool, node: Node) -> Result<(), PlanError> {
-        if pinned { Err(PlanError::Pinned(self.display(node))) } else { Ok(()) }
+        if pinned {
+            Err(PlanError::Pinned(self.display(node)))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -498,5 +728,9 @@ fn owned(layer: &Arc<Layer>) -> Layer {
 }
 
 fn check_len(len: u64) -> Result<(), PlanError> {
-    if len > IMAGE_LEN_MAX { Err(PlanError::TooLong(len)) } else { Ok(()) }
+    if len > IMAGE_LEN_MAX {
+        Err(PlanError::TooLong(len))
+    } else {
+        Ok(())
+    }
 }

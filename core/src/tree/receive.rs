@@ -1,7 +1,9 @@
-//! What comes from another store, as one list of edits: images with their snapshots and modes, machines with theirs.
+//! What comes from another store, as one list of edits: images with their snapshots and modes,
+//! machines with theirs.
 //!
-//! Numbers mean something in one store only, so in an [`Arrival`] images, snapshots and disks are named by their places in its lists. It
-//! may have been written by anybody: every place is checked, and what no store lets people make is not let in either.
+//! Numbers mean something in one store only, so in an [`Arrival`] images, snapshots and disks are
+//! named by their places in its lists. It may have been written by anybody: every place is checked,
+//! and what no store lets people make is not let in either.
 
 use std::collections::BTreeSet;
 
@@ -87,7 +89,8 @@ pub struct ArrivingMachine {
 pub struct ArrivingMachineSnapshot {
     /// Its name.
     pub name: Name,
-    /// For each disk its place among the images, its mode then, and the place of the image's snapshot if its content was kept.
+    /// For each disk its place among the images, its mode then, and the place of the image's
+    /// snapshot if its content was kept.
     pub disks: Vec<(usize, Mode, Option<usize>)>,
     /// Its configuration file.
     pub configuration: Option<NewConfiguration>,
@@ -102,19 +105,37 @@ struct Placed {
 }
 
 impl Tree {
-    /// Takes in all of `arrival`, or says why not. Each image gets an active layer with nothing in it on the layer that it shows.
-    pub fn plan_receive(&mut self, arrival: &Arrival, now_ms: u64) -> Result<(Vec<Node>, Vec<Edit>), PlanError> {
+    /// Takes in all of `arrival`, or says why not. Each image gets an active layer with nothing in
+    /// it on the layer that it shows.
+    pub fn plan_receive(
+        &mut self,
+        arrival: &Arrival,
+        now_ms: u64,
+    ) -> Result<(Vec<Node>, Vec<Edit>), PlanError> {
         self.check_arrival(arrival)?;
         let mut edits: Vec<Edit> = arrival.layers.iter().cloned().map(Edit::PutLayer).collect();
-        let ids: Vec<ImageId> = arrival.images.iter().map(|_| ImageId(self.allocate())).collect();
+        let ids: Vec<ImageId> = arrival
+            .images
+            .iter()
+            .map(|_| ImageId(self.allocate()))
+            .collect();
         let mut placed = Vec::with_capacity(ids.len());
         for (id, image) in ids.iter().zip(&arrival.images) {
             let origin = match image.origin {
                 Some(ArrivingOrigin::Here(id)) => self.image(id).map(|image| image.id),
-                Some(ArrivingOrigin::Arriving(place)) => Some(*ids.get(place).ok_or(PlanError::Gone)?),
+                Some(ArrivingOrigin::Arriving(place)) => {
+                    Some(*ids.get(place).ok_or(PlanError::Gone)?)
+                }
                 None => None,
             };
-            placed.push(self.plan_arriving_image(*id, image, origin, &arrival.layers, now_ms, &mut edits)?);
+            placed.push(self.plan_arriving_image(
+                *id,
+                image,
+                origin,
+                &arrival.layers,
+                now_ms,
+                &mut edits,
+            )?);
         }
         for machine in &arrival.machines {
             self.plan_arriving_machine(machine, &placed, &mut edits)?;
@@ -147,7 +168,10 @@ impl Tree {
         }));
         edits.insert(edits.len() - 1, Edit::PutLayer(active));
         for snapshot in &image.snapshots {
-            let (layer, serial) = (self.arriving_layer(snapshot.layer, layers)?.id, self.allocate());
+            let (layer, serial) = (
+                self.arriving_layer(snapshot.layer, layers)?.id,
+                self.allocate(),
+            );
             serials.push(serial);
             edits.push(Edit::PutSnapshot(Snapshot {
                 image: id,
@@ -162,36 +186,74 @@ impl Tree {
         Ok(Placed { id, serials })
     }
 
-    fn plan_arriving_machine(&mut self, machine: &ArrivingMachine, placed: &[Placed], edits: &mut Vec<Edit>) -> Result<(), PlanError> {
+    fn plan_arriving_machine(
+        &mut self,
+        machine: &ArrivingMachine,
+        placed: &[Placed],
+        edits: &mut Vec<Edit>,
+    ) -> Result<(), PlanError> {
         let place = |at: &usize| placed.get(*at).ok_or(PlanError::Gone);
         let id = MachineId(self.allocate());
-        let disks = machine.disks.iter().map(|at| Ok(place(at)?.id)).collect::<Result<_, PlanError>>()?;
+        let disks = machine
+            .disks
+            .iter()
+            .map(|at| Ok(place(at)?.id))
+            .collect::<Result<_, PlanError>>()?;
         let (configuration, added) = self.plan_configuration(machine.configuration.clone());
         edits.extend(added);
         let (name, created_ms) = (machine.name.clone(), machine.created_ms);
-        edits.push(Edit::PutMachine(Machine { id, name, disks, configuration, created_ms }));
+        edits.push(Edit::PutMachine(Machine {
+            id,
+            name,
+            disks,
+            configuration,
+            created_ms,
+        }));
         for snapshot in &machine.snapshots {
             let mut disks = Vec::with_capacity(snapshot.disks.len());
             for (at, mode, kept) in &snapshot.disks {
                 let image = place(at)?;
-                let serial = kept.map(|kept| image.serials.get(kept).copied().ok_or(PlanError::Gone)).transpose()?;
-                disks.push(KeptDisk { image: image.id, mode: *mode, snapshot: serial });
+                let serial = kept
+                    .map(|kept| image.serials.get(kept).copied().ok_or(PlanError::Gone))
+                    .transpose()?;
+                disks.push(KeptDisk {
+                    image: image.id,
+                    mode: *mode,
+                    snapshot: serial,
+                });
             }
             let serial = self.allocate();
             // As on the other side, one file may be the machine's and its snapshots'.
             let is_same = snapshot.configuration == machine.configuration;
-            let (own, added) = if is_same { (configuration, Vec::new()) } else { self.plan_configuration(snapshot.configuration.clone()) };
+            let (own, added) = if is_same {
+                (configuration, Vec::new())
+            } else {
+                self.plan_configuration(snapshot.configuration.clone())
+            };
             edits.extend(added);
             let (name, created_ms) = (snapshot.name.clone(), snapshot.created_ms);
-            edits.push(Edit::PutMachineSnapshot(MachineSnapshot { machine: id, serial, name, disks, configuration: own, created_ms }));
+            edits.push(Edit::PutMachineSnapshot(MachineSnapshot {
+                machine: id,
+                serial,
+                name,
+                disks,
+                configuration: own,
+                created_ms,
+            }));
         }
         Ok(())
     }
 
     /// A layer that comes, or is there.
     fn arriving_layer(&self, id: LayerId, layers: &[Layer]) -> Result<Layer, PlanError> {
-        let found = layers.iter().find(|layer| layer.id == id).or_else(|| self.layer(id).map(AsRef::as_ref));
-        found.filter(|layer| layer.sealed).cloned().ok_or(PlanError::Gone)
+        let found = layers
+            .iter()
+            .find(|layer| layer.id == id)
+            .or_else(|| self.layer(id).map(AsRef::as_ref));
+        found
+            .filter(|layer| layer.sealed)
+            .cloned()
+            .ok_or(PlanError::Gone)
     }
 
     /// Whether all names are free, and everything could have been made here.
@@ -217,8 +279,15 @@ impl Tree {
 
 fn check_snapshots(image: &ArrivingImage) -> Result<(), PlanError> {
     let mut names = BTreeSet::new();
-    if let Some(twice) = image.snapshots.iter().find(|snapshot| !names.insert(&snapshot.name)) {
-        return Err(PlanError::NameTaken(format!("snapshot {}@{}", image.name, twice.name)));
+    if let Some(twice) = image
+        .snapshots
+        .iter()
+        .find(|snapshot| !names.insert(&snapshot.name))
+    {
+        return Err(PlanError::NameTaken(format!(
+            "snapshot {}@{}",
+            image.name, twice.name
+        )));
     }
     if image.mode.has_none() && !image.snapshots.is_empty() {
         return Err(conflict(image, "it has snapshots".to_owned()));
@@ -228,19 +297,35 @@ fn check_snapshots(image: &ArrivingImage) -> Result<(), PlanError> {
 
 fn check_machine(machine: &ArrivingMachine, arrival: &Arrival) -> Result<(), PlanError> {
     let mut names = BTreeSet::new();
-    let lists = machine.snapshots.iter().map(|snapshot| snapshot.disks.iter().map(|disk| disk.0).collect());
+    let lists = machine
+        .snapshots
+        .iter()
+        .map(|snapshot| snapshot.disks.iter().map(|disk| disk.0).collect());
     for disks in std::iter::once(machine.disks.clone()).chain(lists) {
         let each: BTreeSet<usize> = disks.iter().copied().collect();
         if disks.len() > DISKS_MAX {
             return Err(PlanError::TooManyDisks(machine.name.to_string()));
         }
         if let Some(twice) = disks.first().filter(|_| each.len() < disks.len()) {
-            let image = arrival.images.get(*twice).map_or_else(String::new, |image| image.name.to_string());
-            return Err(PlanError::InMachine { image, machine: machine.name.to_string() });
+            let image = arrival
+                .images
+                .get(*twice)
+                .map_or_else(String::new, |image| image.name.to_string());
+            return Err(PlanError::InMachine {
+                image,
+                machine: machine.name.to_string(),
+            });
         }
     }
-    match machine.snapshots.iter().find(|snapshot| !names.insert(&snapshot.name)) {
-        Some(twice) => Err(PlanError::NameTaken(format!("machine snapshot {}@{}", machine.name, twice.name))),
+    match machine
+        .snapshots
+        .iter()
+        .find(|snapshot| !names.insert(&snapshot.name))
+    {
+        Some(twice) => Err(PlanError::NameTaken(format!(
+            "machine snapshot {}@{}",
+            machine.name, twice.name
+        ))),
         None => Ok(()),
     }
 }
@@ -248,26 +333,48 @@ fn check_machine(machine: &ArrivingMachine, arrival: &Arrival) -> Result<(), Pla
 /// Whether each image's mode lets it be a disk of as many machines as have it.
 fn check_users(arrival: &Arrival) -> Result<(), PlanError> {
     for (at, image) in arrival.images.iter().enumerate() {
-        let mut users = arrival.machines.iter().filter(|machine| machine.disks.contains(&at)).map(|machine| &machine.name);
+        let mut users = arrival
+            .machines
+            .iter()
+            .filter(|machine| machine.disks.contains(&at))
+            .map(|machine| &machine.name);
         match (users.next(), users.next()) {
             (Some(user), _) if image.mode == Mode::Multiattach => {
-                return Err(conflict(image, format!("machine {user} has the image itself among its disks, not a child of it")));
+                return Err(conflict(
+                    image,
+                    format!(
+                        "machine {user} has the image itself among its disks, not a child of it"
+                    ),
+                ));
             }
             (Some(first), Some(second)) if !image.mode.is_for_several() => {
-                return Err(conflict(image, format!("machines {first} and {second} both have it")));
+                return Err(conflict(
+                    image,
+                    format!("machines {first} and {second} both have it"),
+                ));
             }
             _ => {}
         }
         let is_parent = |child: &ArrivingImage| child.origin == Some(ArrivingOrigin::Arriving(at));
-        if let (Mode::Shareable, Some(child)) = (image.mode, arrival.images.iter().find(|child| is_parent(child))) {
-            return Err(conflict(image, format!("{} was created from it", child.name)));
+        if let (Mode::Shareable, Some(child)) = (
+            image.mode,
+            arrival.images.iter().find(|child| is_parent(child)),
+        ) {
+            return Err(conflict(
+                image,
+                format!("{} was created from it", child.name),
+            ));
         }
     }
     Ok(())
 }
 
 fn conflict(image: &ArrivingImage, reason: String) -> PlanError {
-    PlanError::ModeConflict { image: image.name.to_string(), mode: image.mode, reason }
+    PlanError::ModeConflict {
+        image: image.name.to_string(),
+        mode: image.mode,
+        reason,
+    }
 }
 
 #[cfg(test)]
@@ -282,11 +389,21 @@ mod tests {
 
     /// A layer as an arrival brings it.
     fn sealed(tree: &mut Tree, len: u64) -> Layer {
-        Layer { sealed: true, content: Some(ContentId([len as u8; 16])), ..tree.blank_layer(None, len, 0) }
+        Layer {
+            sealed: true,
+            content: Some(ContentId([len as u8; 16])),
+            ..tree.blank_layer(None, len, 0)
+        }
     }
 
     fn image(text: &str, layer: LayerId) -> ArrivingImage {
-        let snapshot = ArrivingSnapshot { name: name("s"), layer, created_ms: 1, tags: BTreeSet::new(), pinned: true };
+        let snapshot = ArrivingSnapshot {
+            name: name("s"),
+            layer,
+            created_ms: 1,
+            tags: BTreeSet::new(),
+            pinned: true,
+        };
         ArrivingImage {
             name: name(text),
             layer,
@@ -302,15 +419,30 @@ mod tests {
     fn machine(disks: Vec<usize>) -> ArrivingMachine {
         let disk = (0, Mode::Normal, Some(0));
         let configuration = NewConfiguration::new(b"cpus: 1").ok();
-        let snapshot = ArrivingMachineSnapshot { name: name("s"), disks: vec![disk], configuration: configuration.clone(), created_ms: 3 };
-        ArrivingMachine { name: name("m"), disks, configuration, created_ms: 2, snapshots: vec![snapshot] }
+        let snapshot = ArrivingMachineSnapshot {
+            name: name("s"),
+            disks: vec![disk],
+            configuration: configuration.clone(),
+            created_ms: 3,
+        };
+        ArrivingMachine {
+            name: name("m"),
+            disks,
+            configuration,
+            created_ms: 2,
+            snapshots: vec![snapshot],
+        }
     }
 
     fn arrival(tree: &mut Tree) -> Arrival {
         let layers = vec![sealed(tree, 4096), sealed(tree, 8192)];
         let mut images = vec![image("a", layers[0].id), image("b", layers[1].id)];
         images[1].origin = Some(ArrivingOrigin::Arriving(0));
-        Arrival { layers, images, machines: vec![machine(vec![0])] }
+        Arrival {
+            layers,
+            images,
+            machines: vec![machine(vec![0])],
+        }
     }
 
     #[test]
@@ -321,14 +453,43 @@ mod tests {
         tree.apply(&edits);
         let (a, b) = (nodes[0].image(), nodes[1].image());
         assert_eq!(tree.image(b).and_then(|image| image.origin), Some(a));
-        let snapshot = tree.snapshot_named(a, &name("s")).expect("a snapshot").clone();
-        assert!(snapshot.pinned && tree.layer(snapshot.layer).is_some_and(|layer| layer.content.is_some()));
-        assert_eq!(tree.layer_of(nodes[1]).map(|layer| (layer.len, layer.sealed, layer.content)), Some((8192, false, None)));
-        let machine = tree.machines().named(&name("m")).expect("a machine").clone();
-        let kept = tree.machines().snapshots(machine.id).next().expect("its snapshot");
-        assert_eq!((machine.disks, kept.disks[0].snapshot), (vec![a], Some(snapshot.serial)));
-        assert_eq!(kept.configuration, machine.configuration, "one file for both");
-        assert!(matches!(tree.plan_receive(&arrival, 9), Err(PlanError::NameTaken(_))), "a second time");
+        let snapshot = tree
+            .snapshot_named(a, &name("s"))
+            .expect("a snapshot")
+            .clone();
+        assert!(
+            snapshot.pinned
+                && tree
+                    .layer(snapshot.layer)
+                    .is_some_and(|layer| layer.content.is_some())
+        );
+        assert_eq!(
+            tree.layer_of(nodes[1])
+                .map(|layer| (layer.len, layer.sealed, layer.content)),
+            Some((8192, false, None))
+        );
+        let machine = tree
+            .machines()
+            .named(&name("m"))
+            .expect("a machine")
+            .clone();
+        let kept = tree
+            .machines()
+            .snapshots(machine.id)
+            .next()
+            .expect("its snapshot");
+        assert_eq!(
+            (machine.disks, kept.disks[0].snapshot),
+            (vec![a], Some(snapshot.serial))
+        );
+        assert_eq!(
+            kept.configuration, machine.configuration,
+            "one file for both"
+        );
+        assert!(
+            matches!(tree.plan_receive(&arrival, 9), Err(PlanError::NameTaken(_))),
+            "a second time"
+        );
     }
 
     #[test]
@@ -339,21 +500,44 @@ mod tests {
                 let again = arrival.images[0].snapshots[0].clone();
                 arrival.images[0].snapshots.push(again);
             }),
-            ("no such layer", |arrival| arrival.images[0].layer = LayerId(99)),
-            ("no such snapshot layer", |arrival| arrival.images[0].snapshots[0].layer = LayerId(99)),
-            ("an active layer", |arrival| arrival.layers[0].sealed = false),
-            ("no such origin", |arrival| arrival.images[1].origin = Some(ArrivingOrigin::Arriving(2))),
-            ("no such disk", |arrival| arrival.machines[0].disks = vec![2]),
-            ("a disk twice", |arrival| arrival.machines[0].disks = vec![0, 0]),
-            ("no such kept snapshot", |arrival| arrival.machines[0].snapshots[0].disks[0].2 = Some(1)),
-            ("a machine twice", |arrival| arrival.machines.push(machine(vec![1]))),
-            ("a shared disk", |arrival| arrival.machines.push(ArrivingMachine { name: name("n"), ..machine(vec![0]) })),
+            ("no such layer", |arrival| {
+                arrival.images[0].layer = LayerId(99)
+            }),
+            ("no such snapshot layer", |arrival| {
+                arrival.images[0].snapshots[0].layer = LayerId(99)
+            }),
+            ("an active layer", |arrival| {
+                arrival.layers[0].sealed = false
+            }),
+            ("no such origin", |arrival| {
+                arrival.images[1].origin = Some(ArrivingOrigin::Arriving(2))
+            }),
+            ("no such disk", |arrival| {
+                arrival.machines[0].disks = vec![2]
+            }),
+            ("a disk twice", |arrival| {
+                arrival.machines[0].disks = vec![0, 0]
+            }),
+            ("no such kept snapshot", |arrival| {
+                arrival.machines[0].snapshots[0].disks[0].2 = Some(1)
+            }),
+            ("a machine twice", |arrival| {
+                arrival.machines.push(machine(vec![1]))
+            }),
+            ("a shared disk", |arrival| {
+                arrival.machines.push(ArrivingMachine {
+                    name: name("n"),
+                    ..machine(vec![0])
+                })
+            }),
             ("a shareable parent", |arrival| {
                 arrival.images[0].snapshots.clear();
                 arrival.machines.clear();
                 arrival.images[0].mode = Mode::Shareable;
             }),
-            ("a multiattach disk", |arrival| arrival.images[0].mode = Mode::Multiattach),
+            ("a multiattach disk", |arrival| {
+                arrival.images[0].mode = Mode::Multiattach
+            }),
         ];
         for (what, spoil) in hostile {
             let mut tree = Tree::new(ChunkLen::DEFAULT);

@@ -1,4 +1,5 @@
-//! Random operations on a tree, against a model of who sees what: for each name simply the bytes, one a position.
+//! Random operations on a tree, against a model of who sees what: for each name simply the bytes,
+//! one a position.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,15 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let (random, tree) = (fastrand::Rng::with_seed(seed), Tree::new(ChunkLen::DEFAULT));
-        Self { tree, random, maps: BTreeMap::new(), nodes: BTreeMap::new(), held: Vec::new(), names: 0, written: 0 }
+        Self {
+            tree,
+            random,
+            maps: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            held: Vec::new(),
+            names: 0,
+            written: 0,
+        }
     }
 
     fn name(&mut self) -> Name {
@@ -74,7 +83,10 @@ impl World {
 
     /// What the chain from `top` shows, position by position.
     fn seen(&self, top: LayerId) -> Vec<u8> {
-        let len = self.tree.layer(top).map_or(0, |layer| layer.len / ChunkLen::DEFAULT.bytes());
+        let len = self
+            .tree
+            .layer(top)
+            .map_or(0, |layer| layer.len / ChunkLen::DEFAULT.bytes());
         (0..len as u16).map(|at| self.seen_at(top, at)).collect()
     }
 
@@ -101,7 +113,10 @@ impl World {
         let (name, parent, len) = (self.name(), self.any_node(), self.len());
         let len = self.random.bool().then_some(len);
         let mut content = self.nodes[&parent].clone();
-        let planned = self.tree.plan_child(&name, parent, len.map(bytes), 0).expect("create a child");
+        let planned = self
+            .tree
+            .plan_child(&name, parent, len.map(bytes), 0)
+            .expect("create a child");
         self.apply(&planned.edits);
         content.resize(len.unwrap_or(content.len() as u64) as usize, 0);
         self.nodes.insert(planned.node, content);
@@ -117,17 +132,35 @@ impl World {
         let start = self.random.u16(..count);
         let len = self.random.u16(1..=count - start);
         self.written = self.written % 200 + 1;
-        let slot = if self.random.bool() { Slot::Zero } else { Slot::Chunk(ChunkId(self.written.into())) };
+        let slot = if self.random.bool() {
+            Slot::Zero
+        } else {
+            Slot::Chunk(ChunkId(self.written.into()))
+        };
         let mut map = self.map(layer.id);
-        let content = self.nodes.get_mut(&node).expect("the model knows every node");
+        let content = self
+            .nodes
+            .get_mut(&node)
+            .expect("the model knows every node");
         for at in start..start + len {
             // All of a write is one chunk's content again and again.
-            map.set(Run { start: at, len: 1, slot });
-            content[usize::from(at)] = if let Slot::Chunk(id) = slot { id.0 as u8 } else { 0 };
+            map.set(Run {
+                start: at,
+                len: 1,
+                slot,
+            });
+            content[usize::from(at)] = if let Slot::Chunk(id) = slot {
+                id.0 as u8
+            } else {
+                0
+            };
         }
         // Who reads through the active layer itself sees what is written to it.
         let content = content.clone();
-        self.held.iter_mut().filter(|(held, _)| *held == layer.id).for_each(|(_, seen)| seen.clone_from(&content));
+        self.held
+            .iter_mut()
+            .filter(|(held, _)| *held == layer.id)
+            .for_each(|(_, seen)| seen.clone_from(&content));
         let layer = self.with_map(layer, map);
         self.apply(&[Edit::PutLayer(layer)]);
     }
@@ -136,19 +169,37 @@ impl World {
         let (image, name) = (self.any_image(), self.name());
         let planned = self.tree.plan_snapshot(image, &name, 0).expect("snapshot");
         self.apply(&planned.edits);
-        self.nodes.insert(planned.node, self.nodes[&Node::Image(image)].clone());
+        self.nodes
+            .insert(planned.node, self.nodes[&Node::Image(image)].clone());
     }
 
     fn restore(&mut self) {
-        let snapshot @ Node::Snapshot(image, serial) = self.any_node() else { return };
-        let save_as = if self.random.bool() { Some(self.name()) } else { None };
-        let planned = self.tree.plan_restore(image, serial, save_as.as_ref(), 0).expect("restore");
+        let snapshot @ Node::Snapshot(image, serial) = self.any_node() else {
+            return;
+        };
+        let save_as = if self.random.bool() {
+            Some(self.name())
+        } else {
+            None
+        };
+        let planned = self
+            .tree
+            .plan_restore(image, serial, save_as.as_ref(), 0)
+            .expect("restore");
         self.apply(&planned.edits);
         if let Some(name) = save_as {
-            let serial = self.tree.snapshot_named(image, &name).expect("the saved state").serial;
-            self.nodes.insert(Node::Snapshot(image, serial), self.nodes[&Node::Image(image)].clone());
+            let serial = self
+                .tree
+                .snapshot_named(image, &name)
+                .expect("the saved state")
+                .serial;
+            self.nodes.insert(
+                Node::Snapshot(image, serial),
+                self.nodes[&Node::Image(image)].clone(),
+            );
         }
-        self.nodes.insert(Node::Image(image), self.nodes[&snapshot].clone());
+        self.nodes
+            .insert(Node::Image(image), self.nodes[&snapshot].clone());
     }
 
     /// An import on top: a layer built on the present state, which says what differs.
@@ -157,15 +208,28 @@ impl World {
         let (base, edits) = self.tree.plan_base(Node::Image(image), 0).expect("seal");
         self.apply(&edits);
         let mut content = self.nodes[&Node::Image(image)].clone();
-        content.iter_mut().for_each(|byte| *byte = if self.random.bool() { self.random.u8(..4) } else { *byte });
+        content.iter_mut().for_each(|byte| {
+            *byte = if self.random.bool() {
+                self.random.u8(..4)
+            } else {
+                *byte
+            }
+        });
         let len = self.len();
         content.resize(len as usize, 0);
         let layer = self.tree.blank_layer(Some(&base), bytes(len), 0);
         let below = page(&self.seen(base.id));
         let map = page(&content).relative_to(&below, layer.visible_in(PAGE));
         let layer = self.with_map(layer, map);
-        let name = if self.random.bool() { Some(self.name()) } else { None };
-        let planned = self.tree.plan_update(image, layer, name.as_ref(), 0).expect("update");
+        let name = if self.random.bool() {
+            Some(self.name())
+        } else {
+            None
+        };
+        let planned = self
+            .tree
+            .plan_update(image, layer, name.as_ref(), 0)
+            .expect("update");
         self.apply(&planned.edits);
         self.nodes.insert(Node::Image(image), content.clone());
         self.nodes.insert(planned.node, content);
@@ -174,12 +238,18 @@ impl World {
     fn delete(&mut self) {
         match self.any_node() {
             node @ Node::Snapshot(image, serial) => {
-                let edits = self.tree.plan_delete_snapshot(image, serial).expect("delete a snapshot");
+                let edits = self
+                    .tree
+                    .plan_delete_snapshot(image, serial)
+                    .expect("delete a snapshot");
                 self.apply(&edits);
                 self.nodes.remove(&node);
             }
             Node::Image(image) if self.tree.image_count() > 1 => {
-                let edits = self.tree.plan_delete_image(image, true).expect("delete an image");
+                let edits = self
+                    .tree
+                    .plan_delete_image(image, true)
+                    .expect("delete an image");
                 self.apply(&edits);
                 self.nodes.retain(|node, _| node.image() != image);
             }
@@ -195,14 +265,23 @@ impl World {
 
     fn resize(&mut self) {
         let (image, len) = (self.any_image(), self.len());
-        let NewTop { edits, .. } = self.tree.plan_resize(image, bytes(len), true, 0).expect("resize");
+        let NewTop { edits, .. } = self
+            .tree
+            .plan_resize(image, bytes(len), true, 0)
+            .expect("resize");
         let top = self.top(Node::Image(image)).id;
         self.apply(&edits);
-        self.nodes.get_mut(&Node::Image(image)).expect("the model knows every node").resize(len as usize, 0);
+        self.nodes
+            .get_mut(&Node::Image(image))
+            .expect("the model knows every node")
+            .resize(len as usize, 0);
         let content = self.nodes[&Node::Image(image)].clone();
         // A reader of the active layer sees it resized if that is the same layer.
         let is_same = self.top(Node::Image(image)).id == top;
-        self.held.iter_mut().filter(|(held, _)| is_same && *held == top).for_each(|(_, seen)| seen.clone_from(&content));
+        self.held
+            .iter_mut()
+            .filter(|(held, _)| is_same && *held == top)
+            .for_each(|(_, seen)| seen.clone_from(&content));
     }
 
     fn commit(&mut self) {
@@ -210,7 +289,8 @@ impl World {
         match self.tree.plan_commit(image, 0) {
             Ok(planned) => {
                 self.apply(&planned.edits);
-                self.nodes.insert(planned.node, self.nodes[&Node::Image(image)].clone());
+                self.nodes
+                    .insert(planned.node, self.nodes[&Node::Image(image)].clone());
             }
             Err(PlanError::NoOrigin(_) | PlanError::OriginChanged { .. }) => {}
             Err(error) => panic!("{error}"),
@@ -226,10 +306,15 @@ impl World {
         let (base, edits) = self.tree.plan_base(parent, 0).expect("seal");
         self.apply(&edits);
         let content = self.nodes[&Node::Image(image)].clone();
-        let layer = self.tree.blank_layer(Some(&base), bytes(content.len() as u64), 0);
+        let layer = self
+            .tree
+            .blank_layer(Some(&base), bytes(content.len() as u64), 0);
         let map = page(&content).relative_to(&page(&self.seen(base.id)), layer.visible_in(PAGE));
         let layer = self.with_map(layer, map);
-        let replaced = self.tree.plan_replace(image, layer, Some(parent.image())).expect("rebase");
+        let replaced = self
+            .tree
+            .plan_replace(image, layer, Some(parent.image()))
+            .expect("rebase");
         self.apply(&replaced.edits);
     }
 
@@ -250,11 +335,18 @@ impl World {
         let drops = self.tree.from_tops(&self.tree.plan_tidy().drops);
         self.apply(&drops.into_iter().map(Edit::DropLayer).collect::<Vec<_>>());
         for merge in self.tree.plan_tidy().merges {
-            assert_eq!(self.tree.mergeable(&[&merge]), [true], "what was just planned can be done");
+            assert_eq!(
+                self.tree.mergeable(&[&merge]),
+                [true],
+                "what was just planned can be done"
+            );
             self.merge(&merge);
         }
         let left = self.tree.plan_tidy();
-        assert!(left.drops.is_empty() && left.merges.is_empty(), "once is enough: {left:?}");
+        assert!(
+            left.drops.is_empty() && left.merges.is_empty(),
+            "once is enough: {left:?}"
+        );
     }
 
     fn merge(&mut self, merge: &Merge) {
@@ -266,7 +358,11 @@ impl World {
         }
         let (parent, parent_visible) = self.tree.merged_parent(merge);
         let into = self.with_map(into, map);
-        let mut edits = vec![Edit::PutLayer(Layer { parent, parent_visible, ..into })];
+        let mut edits = vec![Edit::PutLayer(Layer {
+            parent,
+            parent_visible,
+            ..into
+        })];
         edits.extend(merge.sources.iter().copied().map(Edit::DropLayer));
         self.apply(&edits);
     }
@@ -291,12 +387,28 @@ impl World {
     }
 
     fn check(&self) {
-        assert!(self.tree.nodes().collect::<std::collections::BTreeSet<_>>().iter().eq(self.nodes.keys()), "the names that there are");
+        assert!(
+            self.tree
+                .nodes()
+                .collect::<std::collections::BTreeSet<_>>()
+                .iter()
+                .eq(self.nodes.keys()),
+            "the names that there are"
+        );
         for (node, content) in &self.nodes {
-            assert_eq!(&self.seen(self.top(*node).id), content, "{}", self.tree.display(*node));
+            assert_eq!(
+                &self.seen(self.top(*node).id),
+                content,
+                "{}",
+                self.tree.display(*node)
+            );
         }
         for (layer, content) in &self.held {
-            assert_eq!(&self.seen(*layer), content, "what is read through held layer {layer}");
+            assert_eq!(
+                &self.seen(*layer),
+                content,
+                "what is read through held layer {layer}"
+            );
         }
         self.check_layers();
     }
@@ -306,15 +418,32 @@ impl World {
             let map = self.map(layer.id);
             assert_eq!((layer.chunks, layer.zeros), map.counts());
             assert_eq!(layer.is_blank(), map.is_empty());
-            assert!(self.tree.chain(layer.id).count() <= self.tree.layers().count(), "a chain ends");
+            assert!(
+                self.tree.chain(layer.id).count() <= self.tree.layers().count(),
+                "a chain ends"
+            );
             let Some(parent) = layer.parent else { continue };
-            assert!(self.tree.layer(parent).expect("a parent is there").sealed, "a parent is sealed before it has a child");
+            assert!(
+                self.tree.layer(parent).expect("a parent is there").sealed,
+                "a parent is sealed before it has a child"
+            );
             assert!(self.tree.children(parent).any(|child| child == layer.id));
         }
-        let mut tops: Vec<LayerId> = self.tree.images().map(|Image { layer, .. }| *layer).collect();
-        assert!(tops.iter().all(|top| self.tree.layer(*top).is_some_and(|layer| !layer.sealed)), "images write to active layers");
+        let mut tops: Vec<LayerId> = self
+            .tree
+            .images()
+            .map(|Image { layer, .. }| *layer)
+            .collect();
+        assert!(
+            tops.iter()
+                .all(|top| self.tree.layer(*top).is_some_and(|layer| !layer.sealed)),
+            "images write to active layers"
+        );
         tops.sort_unstable();
-        assert!(tops.windows(2).all(|pair| pair[0] != pair[1]), "each to its own");
+        assert!(
+            tops.windows(2).all(|pair| pair[0] != pair[1]),
+            "each to its own"
+        );
     }
 }
 
@@ -326,8 +455,16 @@ fn bytes(positions: u64) -> u64 {
 fn page(content: &[u8]) -> Page {
     let mut page = Page::new();
     for (at, byte) in (0..PAGE_SPAN).zip(content) {
-        let slot = if *byte == 0 { Slot::Absent } else { Slot::Chunk(ChunkId((*byte).into())) };
-        page.push(Run { start: at, len: 1, slot });
+        let slot = if *byte == 0 {
+            Slot::Absent
+        } else {
+            Slot::Chunk(ChunkId((*byte).into()))
+        };
+        page.push(Run {
+            start: at,
+            len: 1,
+            slot,
+        });
     }
     page
 }
@@ -347,7 +484,15 @@ fn everybody_sees_what_the_model_says_after_any_operations() {
         }
         world.tidy();
         world.check();
-        let nameless = world.tree.layers().filter(|layer| world.tree.name_count(layer.id) == 0);
-        assert!(nameless.map(|layer| world.tree.children(layer.id).count()).all(|children| children > 1), "only forks stay nameless");
+        let nameless = world
+            .tree
+            .layers()
+            .filter(|layer| world.tree.name_count(layer.id) == 0);
+        assert!(
+            nameless
+                .map(|layer| world.tree.children(layer.id).count())
+                .all(|children| children > 1),
+            "only forks stay nameless"
+        );
     }
 }

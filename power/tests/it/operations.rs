@@ -1,13 +1,15 @@
-//! Everything a store does, cut off by a loss of power: what it shows afterwards is a state of its history, the last one that was
-//! acknowledged or a later one.
+//! Everything a store does, cut off by a loss of power: what it shows afterwards is a state of its
+//! history, the last one that was acknowledged or a later one.
 //!
-//! A worker runs under the recorder and marks when it begins and has done each operation. The operations follow from a seed and the
-//! content before, so the test knows what each leaves. One short history is cut at every single call (all that was not synced is lost,
-//! in three readings); random ones at random calls, with torn, reordered and half-kept writes. Each next history begins on what a
-//! crash of the one before left, so recovery is cut off as well.
+//! A worker runs under the recorder and marks when it begins and has done each operation. The
+//! operations follow from a seed and the content before, so the test knows what each leaves. One
+//! short history is cut at every single call (all that was not synced is lost, in three readings);
+//! random ones at random calls, with torn, reordered and half-kept writes. Each next history begins
+//! on what a crash of the one before left, so recovery is cut off as well.
 //!
-//! `VELLUM_TEST_SEED` repeats a run's decisions (threads of the database go their own ways), `VELLUM_POWER_HISTORIES` and
-//! `VELLUM_POWER_CRASHES` make it longer, `VELLUM_POWER_STRIDE=1` cuts the short history at every call.
+//! `VELLUM_TEST_SEED` repeats a run's decisions (threads of the database go their own ways),
+//! `VELLUM_POWER_HISTORIES` and `VELLUM_POWER_CRASHES` make it longer, `VELLUM_POWER_STRIDE=1` cuts
+//! the short history at every call.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -22,7 +24,12 @@ use super::recording::{self, Recording, mark, number};
 use super::remains::{Loss, Remains, UNSYNCED, fail};
 use super::world::{Limits, Operation, Step, World};
 
-const LIMITS: Limits = Limits { images: 4, snapshots: 3, len_max: 1 << 20, total_len: 5 << 20 };
+const LIMITS: Limits = Limits {
+    images: 4,
+    snapshots: 3,
+    len_max: 1 << 20,
+    total_len: 5 << 20,
+};
 /// Operations of one random history.
 const OPERATIONS: u64 = 24;
 /// After so many operations a store is closed and opened again.
@@ -38,7 +45,8 @@ fn a_short_history_cut_at_every_call_shows_what_was_acknowledged() {
     let stride = number("VELLUM_POWER_STRIDE", 6) as usize;
     let (mut crashes, mut opened) = (0, 0);
     for loss in UNSYNCED {
-        // Most calls change nothing that is durable: then what was found before is found again, only more may be acknowledged.
+        // Most calls change nothing that is durable: then what was found before is found again,
+        // only more may be acknowledged.
         let mut last = None;
         recording.walk(|at, disk| {
             if at % stride != 0 && at != recording.events.len() {
@@ -52,10 +60,15 @@ fn a_short_history_cut_at_every_call_shows_what_was_acknowledged() {
             }
             crashes += 1;
             let (_, seen) = last.as_ref().expect("it was looked at");
-            history.verify(seen.as_ref(), at).unwrap_or_else(|error| fail(&tree, &format!("call {at}, {loss:?}: {error}")));
+            history
+                .verify(seen.as_ref(), at)
+                .unwrap_or_else(|error| fail(&tree, &format!("call {at}, {loss:?}: {error}")));
         });
     }
-    println!("power: {crashes} crashes in a history of {} calls, {opened} of them unlike the one before", recording.events.len());
+    println!(
+        "power: {crashes} crashes in a history of {} calls, {opened} of them unlike the one before",
+        recording.events.len()
+    );
 }
 
 #[test]
@@ -63,14 +76,19 @@ fn random_histories_with_torn_and_reordered_writes_show_what_was_acknowledged() 
     let seed = number("VELLUM_TEST_SEED", fastrand::u64(1..1 << 32));
     println!("power: VELLUM_TEST_SEED={seed}");
     let mut chance = fastrand::Rng::with_seed(seed);
-    let (histories, crashes) = (number("VELLUM_POWER_HISTORIES", 4), number("VELLUM_POWER_CRASHES", 20));
+    let (histories, crashes) = (
+        number("VELLUM_POWER_HISTORIES", 4),
+        number("VELLUM_POWER_CRASHES", 20),
+    );
     let (mut start, mut total, mut refused, mut during) = (Tree::new(), 0, 0, BTreeMap::new());
     for nth in 0..histories {
         let seed = chance.u64(1..1 << 32);
         let recording = Recording::of(WORKER, seed, std::mem::take(&mut start));
         let history = History::of(&recording, seed);
         let calls = recording.events.len();
-        let mut cuts: Vec<usize> = (0..crashes).map(|_| recording.cut(&mut chance, 0)).collect();
+        let mut cuts: Vec<usize> = (0..crashes)
+            .map(|_| recording.cut(&mut chance, 0))
+            .collect();
         cuts.sort_unstable();
         recording.walk(|at, disk| {
             for _ in cuts.iter().filter(|cut| **cut == at) {
@@ -78,9 +96,11 @@ fn random_histories_with_torn_and_reordered_writes_show_what_was_acknowledged() 
                 let loss = Loss::random(&mut chance);
                 let tree = disk.crash(loss.names, loss.writes, &mut chance);
                 let opened = Remains::of_crash(disk, &tree, &mut refused).map(world_of);
-                let verified = opened.and_then(|world| history.verify(world.as_ref(), at).map(|()| world));
+                let verified =
+                    opened.and_then(|world| history.verify(world.as_ref(), at).map(|()| world));
                 let place = format!("history {nth} of seed {seed}, call {at} of {calls}, {loss:?}");
-                let world = verified.unwrap_or_else(|error| fail(&tree, &format!("{place}: {error}")));
+                let world =
+                    verified.unwrap_or_else(|error| fail(&tree, &format!("{place}: {error}")));
                 *during.entry(history.under_way(at)).or_insert(0) += 1;
                 total += 1;
                 // Now and then from the beginning, so that a store is made, too.
@@ -92,7 +112,9 @@ fn random_histories_with_torn_and_reordered_writes_show_what_was_acknowledged() 
             }
         });
     }
-    println!("power: {total} crashes in {histories} histories, {refused} refused for a torn manifest; during {during:?}");
+    println!(
+        "power: {total} crashes in {histories} histories, {refused} refused for a torn manifest; during {during:?}"
+    );
 }
 
 fn hash_of(tree: &Tree) -> u64 {
@@ -103,11 +125,16 @@ fn hash_of(tree: &Tree) -> u64 {
 
 /// What the store in `tree` shows; `None` if there is none.
 fn look(tree: &Tree, at: usize, loss: Loss) -> Option<World> {
-    world_of(Remains::open(tree).unwrap_or_else(|error| fail(tree, &format!("call {at}, {loss:?}: {error}"))))
+    world_of(
+        Remains::open(tree)
+            .unwrap_or_else(|error| fail(tree, &format!("call {at}, {loss:?}: {error}"))),
+    )
 }
 
 fn world_of(remains: Option<Remains>) -> Option<World> {
-    remains.map(|remains| drive::world_of(&remains.store, GRID, LIMITS).expect("a checked store can be read"))
+    remains.map(|remains| {
+        drive::world_of(&remains.store, GRID, LIMITS).expect("a checked store can be read")
+    })
 }
 
 /// What a worker did, and what each of its steps may leave.
@@ -124,27 +151,49 @@ struct History {
 struct Change {
     /// `None` if it makes the store.
     operation: Option<Operation>,
-    /// What may be shown while it is under way; the first is what was before. `None` where there is no store.
+    /// What may be shown while it is under way; the first is what was before. `None` where there is
+    /// no store.
     states: Vec<Option<World>>,
 }
 
 impl History {
     fn of(recording: &Recording, seed: u64) -> Self {
-        let places = |what: &str| recording.marks().filter(|(_, text)| *text == what).map(|(at, _)| at + 1).collect::<Vec<usize>>();
+        let places = |what: &str| {
+            recording
+                .marks()
+                .filter(|(_, text)| *text == what)
+                .map(|(at, _)| at + 1)
+                .collect::<Vec<usize>>()
+        };
         let before = look(&recording.start, 0, UNSYNCED[0]);
         let mut steps = Vec::new();
         let world = before.unwrap_or_else(|| {
             let empty = World::new(GRID, LIMITS);
-            steps.push(Change { operation: None, states: vec![None, Some(empty.clone())] });
+            steps.push(Change {
+                operation: None,
+                states: vec![None, Some(empty.clone())],
+            });
             empty
         });
         let mut end = world.clone();
         for operation in plan(world, seed) {
-            steps.push(Change { states: states(&end, &operation).into_iter().map(Some).collect(), operation: Some(operation.clone()) });
+            steps.push(Change {
+                states: states(&end, &operation).into_iter().map(Some).collect(),
+                operation: Some(operation.clone()),
+            });
             end.apply(&operation);
         }
-        let history = Self { begun: places("begin"), done: places("done"), steps, end };
-        assert_eq!((history.begun.len(), history.done.len()), (history.steps.len(), history.steps.len()), "the worker did its whole plan");
+        let history = Self {
+            begun: places("begin"),
+            done: places("done"),
+            steps,
+            end,
+        };
+        assert_eq!(
+            (history.begun.len(), history.done.len()),
+            (history.steps.len(), history.steps.len()),
+            "the worker did its whole plan"
+        );
         history
     }
 
@@ -157,7 +206,9 @@ impl History {
     fn under_way(&self, at: usize) -> String {
         let (done, begun) = self.progress(at);
         let step = self.steps.get(done).filter(|_| begun > done);
-        step.map_or("nothing".to_owned(), |step| step.operation.as_ref().map_or("Init".to_owned(), kind_of))
+        step.map_or("nothing".to_owned(), |step| {
+            step.operation.as_ref().map_or("Init".to_owned(), kind_of)
+        })
     }
 
     /// Whether `seen` may be there if call `at` was never made.
@@ -173,21 +224,37 @@ impl History {
             (Some(state), Some(seen)) => is_same(state, seen),
             (state, seen) => state.is_none() && seen.is_none(),
         };
-        let operation = self.steps.get(done).filter(|_| begun > done).and_then(|step| step.operation.as_ref());
+        let operation = self
+            .steps
+            .get(done)
+            .filter(|_| begun > done)
+            .and_then(|step| step.operation.as_ref());
         let is_mixed = || {
             let whole: Option<Vec<World>> = possible.iter().cloned().collect();
-            whole.zip(seen).zip(operation).is_some_and(|((whole, seen), operation)| is_mixture(&whole, seen, operation))
+            whole
+                .zip(seen)
+                .zip(operation)
+                .is_some_and(|((whole, seen), operation)| is_mixture(&whole, seen, operation))
         };
         if possible.iter().any(is_one) || is_mixed() {
             return Ok(());
         }
         let names = |world: Option<&World>| {
             world.map_or("no store".to_owned(), |world| {
-                format!("{:?}", world.nodes().map(|(name, bytes)| (name, bytes.len())).collect::<Vec<_>>())
+                format!(
+                    "{:?}",
+                    world
+                        .nodes()
+                        .map(|(name, bytes)| (name, bytes.len()))
+                        .collect::<Vec<_>>()
+                )
             })
         };
         let before = names(possible[0].as_ref());
-        Err(format!("after {done} steps, during {operation:?}: shows {}, was {before}", names(seen)))
+        Err(format!(
+            "after {done} steps, during {operation:?}: shows {}, was {before}",
+            names(seen)
+        ))
     }
 }
 
@@ -199,7 +266,11 @@ fn plan(mut world: World, seed: u64) -> Vec<Operation> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut operations = Vec::new();
     for nth in 1..=OPERATIONS {
-        let operation = if nth % REOPEN_EVERY == 0 { Operation::Reopen } else { pick(&mut world, &mut random) };
+        let operation = if nth % REOPEN_EVERY == 0 {
+            Operation::Reopen
+        } else {
+            pick(&mut world, &mut random)
+        };
         world.apply(&operation);
         operations.push(operation);
     }
@@ -214,38 +285,92 @@ fn script() -> Vec<Operation> {
         bytes
     };
     let text = str::to_owned;
-    let import = |name: &str, parent: Option<&str>, bytes, snapshot: Option<&str>| Operation::Import {
-        name: text(name),
-        parent: parent.map(text),
-        content: Content::plain(bytes),
-        snapshot: snapshot.map(text),
-        as_stream: false,
+    let import =
+        |name: &str, parent: Option<&str>, bytes, snapshot: Option<&str>| Operation::Import {
+            name: text(name),
+            parent: parent.map(text),
+            content: Content::plain(bytes),
+            snapshot: snapshot.map(text),
+            as_stream: false,
+        };
+    let write = |offset, seed, len| Step::Write {
+        offset,
+        bytes: Blob(noise(seed, len)),
     };
-    let write = |offset, seed, len| Step::Write { offset, bytes: Blob(noise(seed, len)) };
-    let live = |image: &str, steps: &[Step]| Operation::Live { image: text(image), steps: steps.to_vec() };
+    let live = |image: &str, steps: &[Step]| Operation::Live {
+        image: text(image),
+        steps: steps.to_vec(),
+    };
     let first = noise(1, 300_000);
     let second = [noise(2, 100_000), first[100_000..].to_vec()].concat();
     vec![
         import("a", None, first.clone(), None),
-        Operation::Snapshot { image: text("a"), name: text("s") },
-        live("a", &[write(5000, 3, 20_000), Step::Flush, write(0, 4, 512), Step::Zero { offset: 40_000, len: 9000 }, Step::Flush]),
+        Operation::Snapshot {
+            image: text("a"),
+            name: text("s"),
+        },
+        live(
+            "a",
+            &[
+                write(5000, 3, 20_000),
+                Step::Flush,
+                write(0, 4, 512),
+                Step::Zero {
+                    offset: 40_000,
+                    len: 9000,
+                },
+                Step::Flush,
+            ],
+        ),
         import("b", Some("a"), second, Some("t")),
-        Operation::CreateChild { name: text("c"), parent: text("a"), len: Some(123_456) },
-        Operation::Resize { image: text("c"), len: 200_000, may_shrink: false },
-        Operation::Restore { snapshot: text("a@s"), save_as: Some(text("u")) },
+        Operation::CreateChild {
+            name: text("c"),
+            parent: text("a"),
+            len: Some(123_456),
+        },
+        Operation::Resize {
+            image: text("c"),
+            len: 200_000,
+            may_shrink: false,
+        },
+        Operation::Restore {
+            snapshot: text("a@s"),
+            save_as: Some(text("u")),
+        },
         Operation::Reopen,
         live("c", &[write(100_000, 5, 70_000), Step::Flush]),
         Operation::Flatten { image: text("c") },
-        Operation::Delete { node: text("a@u"), with_snapshots: false },
+        Operation::Delete {
+            node: text("a@u"),
+            with_snapshots: false,
+        },
         Operation::Collect { dry_run: false },
-        Operation::Update { image: text("b"), content: Content::plain(noise(6, 150_000)), snapshot: None, as_stream: true },
-        Operation::Rename { node: text("b@t"), name: text("v") },
-        Operation::Resize { image: text("b"), len: 50_001, may_shrink: true },
-        Operation::Delete { node: text("a"), with_snapshots: true },
+        Operation::Update {
+            image: text("b"),
+            content: Content::plain(noise(6, 150_000)),
+            snapshot: None,
+            as_stream: true,
+        },
+        Operation::Rename {
+            node: text("b@t"),
+            name: text("v"),
+        },
+        Operation::Resize {
+            image: text("b"),
+            len: 50_001,
+            may_shrink: true,
+        },
+        Operation::Delete {
+            node: text("a"),
+            with_snapshots: true,
+        },
         Operation::Collect { dry_run: false },
         live("b", &[write(0, 7, 50_001), Step::Flush]),
         Operation::Reopen,
-        Operation::Snapshot { image: text("b"), name: text("w") },
+        Operation::Snapshot {
+            image: text("b"),
+            name: text("w"),
+        },
     ]
 }
 
@@ -253,7 +378,9 @@ fn script() -> Vec<Operation> {
 #[test]
 #[ignore = "started by the tests of this file"]
 fn worker() {
-    let Some(orders) = recording::orders() else { return };
+    let Some(orders) = recording::orders() else {
+        return;
+    };
     let dir = orders.root.join("store");
     let open = || Store::open(&dir, Access::ReadWrite, "test").expect("a whole store opens");
     if !dir.join("vellum.store").exists() {
@@ -270,7 +397,8 @@ fn worker() {
             drop(store);
             store = open();
         } else {
-            drive::perform(&store, &world, &operation, exports.path()).expect("a whole store takes every operation");
+            drive::perform(&store, &world, &operation, exports.path())
+                .expect("a whole store takes every operation");
         }
         mark("done");
         world.apply(&operation);

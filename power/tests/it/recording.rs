@@ -31,7 +31,10 @@ pub(crate) struct Orders {
 /// The orders of the worker that this process is; `None` if it is none.
 pub(crate) fn orders() -> Option<Orders> {
     let root = std::env::var_os(ROOT)?.into();
-    let seed = std::env::var(SEED).expect("a seed comes with the folder").parse().expect("a number");
+    let seed = std::env::var(SEED)
+        .expect("a seed comes with the folder")
+        .parse()
+        .expect("a number");
     Some(Orders { root, seed })
 }
 
@@ -48,7 +51,11 @@ pub(crate) fn number(variable: &str, default: u64) -> u64 {
 /// An empty folder in memory: the simulation says what is durable, so that no real sync is needed.
 pub(crate) fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
-    let made = if memory.is_dir() { tempfile::TempDir::with_prefix_in("vellum-power-", memory) } else { tempfile::tempdir() };
+    let made = if memory.is_dir() {
+        tempfile::TempDir::with_prefix_in("vellum-power-", memory)
+    } else {
+        tempfile::tempdir()
+    };
     made.expect("a folder for a test can be made")
 }
 
@@ -59,7 +66,13 @@ impl Recording {
         let (root, log) = (folder.path().join("root"), folder.path().join("log"));
         write(&start, &root);
         let ended = Command::new(std::env::current_exe().expect("a test knows its binary"))
-            .args(["--exact", worker, "--ignored", "--nocapture", "--test-threads=1"])
+            .args([
+                "--exact",
+                worker,
+                "--ignored",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .env("LD_PRELOAD", recorder(folder.path()))
             .env("VELLUM_RECORD_ROOT", &root)
             .env("VELLUM_RECORD_LOG", &log)
@@ -67,36 +80,61 @@ impl Recording {
             .env(SEED, seed.to_string())
             .output()
             .expect("the test binary starts itself");
-        assert!(ended.status.success(), "the worker failed: {}", String::from_utf8_lossy(&ended.stderr));
-        let events = log::parse(&fs::read(log).expect("the recorder leaves a log")).expect("the recorder writes whole entries");
+        assert!(
+            ended.status.success(),
+            "the worker failed: {}",
+            String::from_utf8_lossy(&ended.stderr)
+        );
+        let events = log::parse(&fs::read(log).expect("the recorder leaves a log"))
+            .expect("the recorder writes whole entries");
         let recording = Self { start, events };
         recording.assert_whole(&root);
         recording
     }
 
-    /// Replaying the log must give the folder that the worker left, byte for byte: then no change escaped the recorder.
+    /// Replaying the log must give the folder that the worker left, byte for byte: then no change
+    /// escaped the recorder.
     fn assert_whole(&self, root: &Path) {
         let mut disk = Disk::new(&self.start);
-        self.events.iter().for_each(|event| disk.apply(event).expect("the log tells everything"));
+        self.events
+            .iter()
+            .for_each(|event| disk.apply(event).expect("the log tells everything"));
         let (told, found) = (disk.now(), read(root));
-        for path in told.keys().chain(found.keys()).filter(|path| *path != RESERVE) {
-            assert!(told.get(path) == found.get(path), "{path} is not what the log says: a change escaped the recorder");
+        for path in told
+            .keys()
+            .chain(found.keys())
+            .filter(|path| *path != RESERVE)
+        {
+            assert!(
+                told.get(path) == found.get(path),
+                "{path} is not what the log says: a change escaped the recorder"
+            );
         }
     }
 
     /// Each mark of the log, with its place: what a process had said when it was cut off there.
     pub(crate) fn marks(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.events
-            .iter()
-            .enumerate()
-            .filter_map(|(at, event)| if let Event::Mark(text) = event { Some((at, text.as_str())) } else { None })
+        self.events.iter().enumerate().filter_map(|(at, event)| {
+            if let Event::Mark(text) = event {
+                Some((at, text.as_str()))
+            } else {
+                None
+            }
+        })
     }
 
-    /// A place for a crash, from `first` on: as often as not right before a sync, where most is at risk.
+    /// A place for a crash, from `first` on: as often as not right before a sync, where most is at
+    /// risk.
     pub(crate) fn cut(&self, chance: &mut fastrand::Rng, first: usize) -> usize {
         let at = chance.usize(first..=self.events.len());
-        let next_sync = self.events[at..].iter().position(|event| matches!(event, Event::Sync { .. }));
-        if chance.bool() { at + next_sync.unwrap_or(0) } else { at }
+        let next_sync = self.events[at..]
+            .iter()
+            .position(|event| matches!(event, Event::Sync { .. }));
+        if chance.bool() {
+            at + next_sync.unwrap_or(0)
+        } else {
+            at
+        }
     }
 
     /// Calls `visit` with the disk before each event and after the last.
@@ -112,11 +150,24 @@ impl Recording {
 
 /// The recorder, compiled.
 fn recorder(dir: &Path) -> PathBuf {
-    let (source, library) = (concat!(env!("CARGO_MANIFEST_DIR"), "/recorder/recorder.c"), dir.join("recorder.so"));
-    let arguments = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"];
-    let built =
-        Command::new("cc").args(arguments).arg(&library).args([source, "-ldl", "-lpthread"]).output().expect("there is a C compiler");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let (source, library) = (
+        concat!(env!("CARGO_MANIFEST_DIR"), "/recorder/recorder.c"),
+        dir.join("recorder.so"),
+    );
+    let arguments = [
+        "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o",
+    ];
+    let built = Command::new("cc")
+        .args(arguments)
+        .arg(&library)
+        .args([source, "-ldl", "-lpthread"])
+        .output()
+        .expect("there is a C compiler");
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
     library
 }
 
@@ -139,12 +190,20 @@ pub(crate) fn read(dir: &Path) -> Tree {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("a folder can be read") {
             let path = entry.expect("a folder can be read").path();
-            let name = path.strip_prefix(dir).expect("it is below").to_str().expect("the store's names are text").to_owned();
+            let name = path
+                .strip_prefix(dir)
+                .expect("it is below")
+                .to_str()
+                .expect("the store's names are text")
+                .to_owned();
             if path.is_dir() {
                 tree.insert(name, Entry::Folder);
                 folders.push(path);
             } else {
-                tree.insert(name, Entry::File(fs::read(&path).expect("a file can be read")));
+                tree.insert(
+                    name,
+                    Entry::File(fs::read(&path).expect("a file can be read")),
+                );
             }
         }
     }

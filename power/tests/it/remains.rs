@@ -12,19 +12,45 @@ pub(crate) struct Loss {
     pub(crate) writes: Writes,
 }
 
-/// Everything that was not synced is gone: read weakly, as ext4 has it, and with an early writing of the journal.
+/// Everything that was not synced is gone: read weakly, as ext4 has it, and with an early writing
+/// of the journal.
 pub(crate) const UNSYNCED: [Loss; 3] = [
-    Loss { names: Names::Synced, writes: Writes::Synced },
-    Loss { names: Names::Journal, writes: Writes::Synced },
-    Loss { names: Names::All, writes: Writes::Synced },
+    Loss {
+        names: Names::Synced,
+        writes: Writes::Synced,
+    },
+    Loss {
+        names: Names::Journal,
+        writes: Writes::Synced,
+    },
+    Loss {
+        names: Names::All,
+        writes: Writes::Synced,
+    },
 ];
 
 impl Loss {
     /// Torn and reordered writes, and any fate of names.
     pub(crate) fn random(chance: &mut fastrand::Rng) -> Self {
-        let names = [Names::Synced, Names::Journal, Names::All, Names::Prefix, Names::Random];
-        let writes = [Writes::Synced, Writes::All, Writes::Torn(50), Writes::Torn(90), Writes::Random, Writes::Random];
-        Self { names: names[chance.usize(..names.len())], writes: writes[chance.usize(..writes.len())] }
+        let names = [
+            Names::Synced,
+            Names::Journal,
+            Names::All,
+            Names::Prefix,
+            Names::Random,
+        ];
+        let writes = [
+            Writes::Synced,
+            Writes::All,
+            Writes::Torn(50),
+            Writes::Torn(90),
+            Writes::Random,
+            Writes::Random,
+        ];
+        Self {
+            names: names[chance.usize(..names.len())],
+            writes: writes[chance.usize(..writes.len())],
+        }
     }
 }
 
@@ -37,17 +63,29 @@ pub(crate) struct Remains {
 impl Remains {
     /// Opens the store in `tree`, which a crash left of `disk`, and checks everything in it.
     ///
-    /// RocksDB takes a manifest whose last write is torn for a damaged one, and so the store refuses to open. That is why nearly all its
-    /// changes go into new manifests; but where a collection drops files, RocksDB may append. Such a refusal is counted in `refused`,
-    /// and it must be the manifest's unsynced end alone that is to blame: with that end whole, all must be well.
-    pub(crate) fn of_crash(disk: &Disk, tree: &Tree, refused: &mut u64) -> Result<Option<Self>, String> {
+    /// RocksDB takes a manifest whose last write is torn for a damaged one, and so the store
+    /// refuses to open. That is why nearly all its changes go into new manifests; but where a
+    /// collection drops files, RocksDB may append. Such a refusal is counted in `refused`, and it
+    /// must be the manifest's unsynced end alone that is to blame: with that end whole, all must be
+    /// well.
+    pub(crate) fn of_crash(
+        disk: &Disk,
+        tree: &Tree,
+        refused: &mut u64,
+    ) -> Result<Option<Self>, String> {
         let opened = Self::open(tree);
-        if !opened.as_ref().is_err_and(|error| error.contains("Corruption") && error.contains("MANIFEST")) {
+        if !opened
+            .as_ref()
+            .is_err_and(|error| error.contains("Corruption") && error.contains("MANIFEST"))
+        {
             return opened;
         }
         *refused += 1;
         let is_manifest = |path: &str| path.starts_with("store/database/MANIFEST-");
-        let whole = disk.now().into_iter().filter(|(path, _)| is_manifest(path) && tree.contains_key(path));
+        let whole = disk
+            .now()
+            .into_iter()
+            .filter(|(path, _)| is_manifest(path) && tree.contains_key(path));
         Self::open(&tree.clone().into_iter().chain(whole).collect())
     }
 
@@ -60,16 +98,25 @@ impl Remains {
             Err(StoreError::NoStore { .. }) => return Ok(None),
             opened => opened.map_err(|error| format!("it does not open: {error}"))?,
         };
-        let options = CheckOptions { read_data: true, subset: None };
-        let report = store.check(options, &Unwatched).map_err(|error| format!("the check fails: {error}"))?;
+        let options = CheckOptions {
+            read_data: true,
+            subset: None,
+        };
+        let report = store
+            .check(options, &Unwatched)
+            .map_err(|error| format!("the check fails: {error}"))?;
         match report.findings.iter().find(|finding| finding.is_damage) {
             Some(damage) => Err(format!("the check finds damage: {damage:?}")),
-            None => Ok(Some(Self { store, _folder: folder })),
+            None => Ok(Some(Self {
+                store,
+                _folder: folder,
+            })),
         }
     }
 }
 
-/// Ends the test over what `tree` holds. `VELLUM_TEST_KEEP` names a folder that is made and keeps it.
+/// Ends the test over what `tree` holds. `VELLUM_TEST_KEEP` names a folder that is made and keeps
+/// it.
 pub(crate) fn fail(tree: &Tree, message: &str) -> ! {
     if let Some(keep) = std::env::var_os("VELLUM_TEST_KEEP") {
         recording::write(tree, keep.as_ref());

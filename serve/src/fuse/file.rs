@@ -1,5 +1,5 @@
-//! One open file: what reads, writes, `fallocate` and `lseek` mean for a device, whose length is fixed.
-//! It does not know where requests come from.
+//! One open file: what reads, writes, `fallocate` and `lseek` mean for a device, whose length is
+//! fixed. It does not know where requests come from.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
 
 use super::refusal::Refusal;
 
-/// Stretches asked for at a time while seeking: a page of them, so that a disk in a million pieces costs no more memory.
+/// Stretches asked for at a time while seeking: a page of them, so that a disk in a million pieces
+/// costs no more memory.
 const STRETCH_COUNT_MAX: usize = 256;
 /// What `lseek` calls them on Linux.
 const SEEK_DATA: i32 = 3;
@@ -32,8 +33,8 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Writes what fits in front of the end and returns how much that was. With the flags of `O_DSYNC` or `O_SYNC` it is durable:
-    /// the kernel leaves that to us.
+    /// Writes what fits in front of the end and returns how much that was. With the flags of
+    /// `O_DSYNC` or `O_SYNC` it is durable: the kernel leaves that to us.
     pub(super) fn write(&self, offset: u64, bytes: &[u8], flags: i32) -> Result<u32, Refusal> {
         let len = on_device(offset, bytes.len() as u64, self.device.len());
         if len == 0 && !bytes.is_empty() {
@@ -48,7 +49,11 @@ impl OpenFile {
 
     /// Makes every answered write durable.
     pub(super) fn sync(&self) -> Result<(), Refusal> {
-        if self.device.is_read_only() { Ok(()) } else { Ok(self.device.flush()?) }
+        if self.device.is_read_only() {
+            Ok(())
+        } else {
+            Ok(self.device.flush()?)
+        }
     }
 
     /// Punches holes and zeroes ranges.
@@ -59,7 +64,8 @@ impl OpenFile {
         Ok(())
     }
 
-    /// The next data or hole from `offset`. Zeros that nothing is kept for are holes, whoever made them; the end is one too.
+    /// The next data or hole from `offset`. Zeros that nothing is kept for are holes, whoever made
+    /// them; the end is one too.
     pub(super) fn seek(&self, offset: i64, whence: i32) -> Result<i64, Refusal> {
         let wants_data = match whence {
             SEEK_DATA => true,
@@ -67,7 +73,9 @@ impl OpenFile {
             _ => return Err(Refusal::Invalid),
         };
         let start = u64::try_from(offset).map_err(|_| Refusal::NothingThere)?;
-        let found = find(start, self.device.len(), wants_data, |offset, len| self.device.allocation(offset, len, STRETCH_COUNT_MAX))?;
+        let found = find(start, self.device.len(), wants_data, |offset, len| {
+            self.device.allocation(offset, len, STRETCH_COUNT_MAX)
+        })?;
         i64::try_from(found.ok_or(Refusal::NothingThere)?).map_err(|_| Refusal::Invalid)
     }
 }
@@ -77,8 +85,9 @@ fn on_device(offset: u64, len: u64, device_len: u64) -> u64 {
     len.min(device_len.saturating_sub(offset))
 }
 
-/// How many bytes from `offset` a `fallocate` makes zero, if any. The length stays as it is: a range past the end is cut off where the
-/// mode says that the length shall stay, and refused where it would grow.
+/// How many bytes from `offset` a `fallocate` makes zero, if any. The length stays as it is: a
+/// range past the end is cut off where the mode says that the length shall stay, and refused where
+/// it would grow.
 fn zeroed(offset: u64, len: u64, mode: i32, device_len: u64) -> Result<Option<u64>, Refusal> {
     let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
     let keeps_len = mode.contains(FallocateFlags::KEEP_SIZE);
@@ -93,7 +102,8 @@ fn zeroed(offset: u64, len: u64, mode: i32, device_len: u64) -> Result<Option<u6
     Ok((inside > 0).then_some(inside))
 }
 
-/// The first byte from `start` that is data, or is not. `stretches` answers as [`Device::allocation`] does.
+/// The first byte from `start` that is data, or is not. `stretches` answers as
+/// [`Device::allocation`] does.
 fn find(
     start: u64,
     end: u64,
@@ -103,12 +113,19 @@ fn find(
     let mut offset = start;
     while offset < end {
         let part = stretches(offset, end - offset)?;
-        if let Some(found) = part.iter().find(|stretch| (stretch.kind == Allocation::Data) == wants_data) {
+        if let Some(found) = part
+            .iter()
+            .find(|stretch| (stretch.kind == Allocation::Data) == wants_data)
+        {
             return Ok(Some(found.offset.max(start)));
         }
-        let after = part.last().map_or(offset, |last| last.offset.saturating_add(last.len));
+        let after = part
+            .last()
+            .map_or(offset, |last| last.offset.saturating_add(last.len));
         if after <= offset {
-            return Err(Refusal::Device(DeviceError::Io("the map of the disk has a gap".to_owned())));
+            return Err(Refusal::Device(DeviceError::Io(
+                "the map of the disk has a gap".to_owned(),
+            )));
         }
         offset = after;
     }
@@ -126,7 +143,13 @@ mod tests {
 
     #[test]
     fn what_lies_past_the_end_is_cut_off() {
-        for (offset, len, expected) in [(0, 10, 10), (0, 101, 100), (99, 2, 1), (100, 1, 0), (u64::MAX, 5, 0)] {
+        for (offset, len, expected) in [
+            (0, 10, 10),
+            (0, 101, 100),
+            (99, 2, 1),
+            (100, 1, 0),
+            (u64::MAX, 5, 0),
+        ] {
             assert_eq!(on_device(offset, len, 100), expected, "{offset} {len}");
         }
     }
@@ -148,7 +171,11 @@ mod tests {
             (0, 10, PUNCH | ZERO | KEEP, Err(Refusal::UnknownMode)),
             (0, 10, -1, Err(Refusal::UnknownMode)),
         ] {
-            assert_eq!(zeroed(offset, len, mode, 100), expected, "{offset} {len} {mode}");
+            assert_eq!(
+                zeroed(offset, len, mode, 100),
+                expected,
+                "{offset} {len} {mode}"
+            );
         }
     }
 
@@ -196,7 +223,14 @@ mod tests {
 
     #[test]
     fn a_map_that_stands_still_ends_the_search() {
-        for stuck in [vec![], vec![Stretch { offset: 0, len: 0, kind: Allocation::Hole }]] {
+        for stuck in [
+            vec![],
+            vec![Stretch {
+                offset: 0,
+                len: 0,
+                kind: Allocation::Hole,
+            }],
+        ] {
             assert!(find(0, 10, true, |_, _| Ok(stuck.clone())).is_err());
         }
     }

@@ -1,14 +1,17 @@
 //! The kernel's requests, put to the tree and to open files. It translates and decides nothing.
 //!
-//! **The kernel keeps no names and no attributes** (they are valid for no time), so a listing is always that of this moment, and nothing
-//! needs to be told to it when exports come and go.
+//! **The kernel keeps no names and no attributes** (they are valid for no time), so a listing is
+//! always that of this moment, and nothing needs to be told to it when exports come and go.
 //!
-//! **It keeps no bytes of images** (`FOPEN_DIRECT_IO`), because others write them too, over NBD. What a program reads here is
-//! what the device says at that moment, and what it wrote is with the device when `write` returns; `fsync` is `flush`. Mappings live in the
-//! kernel's memory nevertheless. Each begins afresh, `msync` and `munmap` write it back, reads and writes through the same mount see it;
-//! but a page that is mapped already does not show a write made over NBD since, as on any network file system.
+//! **It keeps no bytes of images** (`FOPEN_DIRECT_IO`), because others write them too, over NBD.
+//! What a program reads here is what the device says at that moment, and what it wrote is with the
+//! device when `write` returns; `fsync` is `flush`. Mappings live in the kernel's memory
+//! nevertheless. Each begins afresh, `msync` and `munmap` write it back, reads and writes through
+//! the same mount see it; but a page that is mapped already does not show a write made over NBD
+//! since, as on any network file system.
 //!
-//! **It keeps the bytes of snapshots**, which never change: reading ahead and reading again are then the kernel's work.
+//! **It keeps the bytes of snapshots**, which never change: reading ahead and reading again are
+//! then the kernel's work.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -18,8 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    BsdFileFlags, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode,
-    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    BsdFileFlags, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use vellum_core::device::{Exports, Intent};
@@ -31,11 +35,13 @@ use super::tree::{File, Folder, Node, Tree};
 
 /// The longest read and write: the most that Linux sends unless an administrator allowed more.
 const REQUEST_LEN_MAX: u32 = 1 << 20;
-/// Requests of programs that do not wait (read-ahead, asynchronous I/O) that the kernel hands over before it holds some back.
+/// Requests of programs that do not wait (read-ahead, asynchronous I/O) that the kernel hands over
+/// before it holds some back.
 const BACKGROUND_COUNT_MAX: u16 = 64;
 /// How long the kernel may believe a name or an attribute.
 const BELIEVED: Duration = Duration::ZERO;
-/// What `stat` calls the best length of a request. Larger ones confuse kernels that derive their page handling from it.
+/// What `stat` calls the best length of a request. Larger ones confuse kernels that derive their
+/// page handling from it.
 const BLOCK_LEN: u32 = 4096;
 /// The unit of `st_blocks`, whatever the block length.
 const STAT_BLOCK_LEN: u64 = 512;
@@ -84,11 +90,20 @@ struct SeenTree {
 
 impl Filesystem {
     pub(super) fn new(exports: Arc<dyn Exports>, access: Access, handles: Arc<Handles>) -> Self {
-        let tree = Mutex::new(SeenTree { tree: Tree::new(), revision: None });
-        Self { exports, access, handles, tree }
+        let tree = Mutex::new(SeenTree {
+            tree: Tree::new(),
+            revision: None,
+        });
+        Self {
+            exports,
+            access,
+            handles,
+            tree,
+        }
     }
 
-    /// The tree as of now. The revision is read first: a change while the list is made is seen the next time.
+    /// The tree as of now. The revision is read first: a change while the list is made is seen the
+    /// next time.
     fn tree(&self) -> Result<MutexGuard<'_, SeenTree>, Refusal> {
         let mut seen = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
         let revision = self.exports.revision();
@@ -112,7 +127,11 @@ impl Filesystem {
     }
 
     fn find(&self, parent: u64, name: &OsStr) -> Result<FileAttr, Refusal> {
-        let inode = self.tree()?.tree.lookup(parent, name).ok_or(Refusal::Unknown)?;
+        let inode = self
+            .tree()?
+            .tree
+            .lookup(parent, name)
+            .ok_or(Refusal::Unknown)?;
         self.attributes(inode)
     }
 
@@ -123,7 +142,9 @@ impl Filesystem {
             Ok(Node::Folder(_)) => Ok(self.folder_attributes(inode, 2)),
             Ok(Node::File(file)) => {
                 let info = self.exports.info(&file.export)?;
-                let changed = UNIX_EPOCH.checked_add(Duration::from_millis(info.changed_ms)).unwrap_or(UNIX_EPOCH);
+                let changed = UNIX_EPOCH
+                    .checked_add(Duration::from_millis(info.changed_ms))
+                    .unwrap_or(UNIX_EPOCH);
                 Ok(self.file_attributes(inode, info.len, info.read_only, changed))
             }
             Err(refusal) => self.nameless_attributes(inode).ok_or(refusal),
@@ -133,15 +154,29 @@ impl Filesystem {
     /// Those of a file that is open, though its name is gone.
     fn nameless_attributes(&self, inode: u64) -> Option<FileAttr> {
         let device = &self.handles.of(inode)?.device;
-        Some(FileAttr { nlink: 0, ..self.file_attributes(inode, device.len(), device.is_read_only(), UNIX_EPOCH) })
+        Some(FileAttr {
+            nlink: 0,
+            ..self.file_attributes(inode, device.len(), device.is_read_only(), UNIX_EPOCH)
+        })
     }
 
     fn folder_attributes(&self, inode: u64, link_count: u32) -> FileAttr {
         let file = self.file_attributes(inode, 0, true, UNIX_EPOCH);
-        FileAttr { kind: FileType::Directory, perm: self.access.folder_mode(), nlink: link_count, ..file }
+        FileAttr {
+            kind: FileType::Directory,
+            perm: self.access.folder_mode(),
+            nlink: link_count,
+            ..file
+        }
     }
 
-    fn file_attributes(&self, inode: u64, len: u64, read_only: bool, changed: SystemTime) -> FileAttr {
+    fn file_attributes(
+        &self,
+        inode: u64,
+        len: u64,
+        read_only: bool,
+        changed: SystemTime,
+    ) -> FileAttr {
         FileAttr {
             ino: INodeNo(inode),
             size: len,
@@ -163,18 +198,30 @@ impl Filesystem {
 
     fn open_file(&self, inode: u64, flags: OpenFlags) -> Result<(FileHandle, FopenFlags), Refusal> {
         let file = self.file(inode)?;
-        let intent = if flags.acc_mode() == OpenAccMode::O_RDONLY { Intent::Read } else { Intent::ReadWrite };
-        let opened = self.exports.open(&file.export, intent).map_err(Refusal::from);
+        let intent = if flags.acc_mode() == OpenAccMode::O_RDONLY {
+            Intent::Read
+        } else {
+            Intent::ReadWrite
+        };
+        let opened = self
+            .exports
+            .open(&file.export, intent)
+            .map_err(Refusal::from);
         let device = opened.inspect_err(|refusal| self.handles.tell(&file.export, refusal))?;
         if intent == Intent::ReadWrite && device.is_read_only() {
             return Err(Refusal::ReadOnly);
         }
-        // What was opened by name is what the inode stands for only if that stands for it still: another may have got the name in between.
+        // What was opened by name is what the inode stands for only if that stands for it still:
+        // another may have got the name in between.
         if self.file(inode)? != file {
             return Err(Refusal::Gone);
         }
         let never_changes = file.folder == Folder::Snapshots && device.is_read_only();
-        let handle = self.handles.add(OpenFile { inode, export: file.export.clone(), device })?;
+        let handle = self.handles.add(OpenFile {
+            inode,
+            export: file.export.clone(),
+            device,
+        })?;
         let kept = if never_changes {
             FopenFlags::FOPEN_KEEP_CACHE
         } else {
@@ -184,15 +231,28 @@ impl Filesystem {
     }
 
     /// Nothing of a file can be set; asking for what it is already is no harm.
-    fn set_len(&self, inode: u64, len: Option<u64>, changes_more: bool) -> Result<FileAttr, Refusal> {
+    fn set_len(
+        &self,
+        inode: u64,
+        len: Option<u64>,
+        changes_more: bool,
+    ) -> Result<FileAttr, Refusal> {
         let attributes = self.attributes(inode)?;
-        if changes_more || len != Some(attributes.size) { Err(Refusal::Fixed) } else { Ok(attributes) }
+        if changes_more || len != Some(attributes.size) {
+            Err(Refusal::Fixed)
+        } else {
+            Ok(attributes)
+        }
     }
 
     fn list(&self, inode: u64, cookie: u64, reply: &mut ReplyDirectory) -> Result<(), Refusal> {
         let seen = self.tree()?;
         for entry in seen.tree.entries(inode, cookie).ok_or(Refusal::Gone)? {
-            let kind = if entry.is_folder { FileType::Directory } else { FileType::RegularFile };
+            let kind = if entry.is_folder {
+                FileType::Directory
+            } else {
+                FileType::RegularFile
+            };
             if reply.add(INodeNo(entry.inode), entry.cookie, kind, entry.name) {
                 break;
             }
@@ -201,8 +261,9 @@ impl Filesystem {
     }
 }
 
-/// What `st_blocks` says: one less than full. The truth would cost a walk through the map, and `cp` and `tar` look for holes only in files
-/// that seem to have some; but a file without any block is all hole to them.
+/// What `st_blocks` says: one less than full. The truth would cost a walk through the map, and `cp`
+/// and `tar` look for holes only in files that seem to have some; but a file without any block is
+/// all hole to them.
 fn block_count(len: u64) -> u64 {
     let full = len.div_ceil(STAT_BLOCK_LEN);
     full.saturating_sub(1).max(full.min(1))
@@ -225,7 +286,11 @@ fn answer_attributes(reply: ReplyAttr, result: Result<FileAttr, Refusal>) {
 impl fuser::Filesystem for Filesystem {
     /// What the kernel lacks is left out: the rest works without it.
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for wanted in [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP] {
+        for wanted in [
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+        ] {
             let _ = config.add_capabilities(wanted);
         }
         let _ = config.set_max_write(REQUEST_LEN_MAX);
@@ -245,7 +310,13 @@ impl fuser::Filesystem for Filesystem {
         }
     }
 
-    fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
         answer_attributes(reply, self.attributes(inode.0));
     }
 
@@ -272,7 +343,14 @@ impl fuser::Filesystem for Filesystem {
         answer_attributes(reply, self.set_len(inode.0, size, owner || times));
     }
 
-    fn readdir(&self, _request: &Request, inode: INodeNo, _handle: FileHandle, cookie: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: FileHandle,
+        cookie: u64,
+        mut reply: ReplyDirectory,
+    ) {
         match self.list(inode.0, cookie, &mut reply) {
             Ok(()) => reply.ok(),
             Err(refusal) => reply.error(refusal.errno()),
@@ -297,9 +375,14 @@ impl fuser::Filesystem for Filesystem {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        BUFFER.with_borrow_mut(|buffer| match self.handles.ask(handle.0, |file| file.read(offset, len, buffer)) {
-            Ok(()) => reply.data(buffer),
-            Err(refusal) => reply.error(refusal.errno()),
+        BUFFER.with_borrow_mut(|buffer| {
+            match self
+                .handles
+                .ask(handle.0, |file| file.read(offset, len, buffer))
+            {
+                Ok(()) => reply.data(buffer),
+                Err(refusal) => reply.error(refusal.errno()),
+            }
         });
     }
 
@@ -315,22 +398,47 @@ impl fuser::Filesystem for Filesystem {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.handles.ask(handle.0, |file| file.write(offset, bytes, flags.0)) {
+        match self
+            .handles
+            .ask(handle.0, |file| file.write(offset, bytes, flags.0))
+        {
             Ok(len) => reply.written(len),
             Err(refusal) => reply.error(refusal.errno()),
         }
     }
 
-    fn fsync(&self, _request: &Request, _inode: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         answer_empty(reply, self.handles.ask(handle.0, OpenFile::sync));
     }
 
-    fn fsyncdir(&self, _request: &Request, _inode: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         reply.ok();
     }
 
-    /// One of perhaps many closes, and no promise; saying so here makes the kernel write mapped pages back first.
-    fn flush(&self, _request: &Request, _inode: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+    /// One of perhaps many closes, and no promise; saying so here makes the kernel write mapped
+    /// pages back first.
+    fn flush(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         reply.ok();
     }
 
@@ -348,39 +456,101 @@ impl fuser::Filesystem for Filesystem {
         reply.ok();
     }
 
-    fn fallocate(&self, _request: &Request, _inode: INodeNo, handle: FileHandle, offset: u64, len: u64, mode: i32, reply: ReplyEmpty) {
-        answer_empty(reply, self.handles.ask(handle.0, |file| file.fallocate(offset, len, mode)));
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        answer_empty(
+            reply,
+            self.handles
+                .ask(handle.0, |file| file.fallocate(offset, len, mode)),
+        );
     }
 
-    fn lseek(&self, _request: &Request, _inode: INodeNo, handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         match self.handles.ask(handle.0, |file| file.seek(offset, whence)) {
             Ok(offset) => reply.offset(offset),
             Err(refusal) => reply.error(refusal.errno()),
         }
     }
 
-    /// How full the store is is not known here, and zeros say so: `df` leaves such file systems out.
+    /// How full the store is is not known here, and zeros say so: `df` leaves such file systems
+    /// out.
     fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
         reply.statfs(0, 0, 0, 0, 0, BLOCK_LEN, 255, BLOCK_LEN);
     }
 
-    fn create(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, _flags: i32, reply: ReplyCreate) {
+    fn create(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
         reply.error(Refusal::Fixed.errno());
     }
 
-    fn mknod(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, _device: u32, reply: ReplyEntry) {
+    fn mknod(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _device: u32,
+        reply: ReplyEntry,
+    ) {
         reply.error(Refusal::Fixed.errno());
     }
 
-    fn mkdir(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
         reply.error(Refusal::Fixed.errno());
     }
 
-    fn symlink(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
+    fn symlink(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _target: &Path,
+        reply: ReplyEntry,
+    ) {
         reply.error(Refusal::Fixed.errno());
     }
 
-    fn link(&self, _request: &Request, _inode: INodeNo, _parent: INodeNo, _name: &OsStr, reply: ReplyEntry) {
+    fn link(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _parent: INodeNo,
+        _name: &OsStr,
+        reply: ReplyEntry,
+    ) {
         reply.error(Refusal::Fixed.errno());
     }
 
@@ -412,7 +582,16 @@ mod tests {
 
     #[test]
     fn a_file_seems_sparse_but_never_all_hole() {
-        for (len, blocks) in [(0, 0), (1, 1), (512, 1), (513, 1), (1024, 1), (1025, 2), (1 << 20, 2047), (u64::MAX, (1 << 55) - 1)] {
+        for (len, blocks) in [
+            (0, 0),
+            (1, 1),
+            (512, 1),
+            (513, 1),
+            (1024, 1),
+            (1025, 2),
+            (1 << 20, 2047),
+            (u64::MAX, (1 << 55) - 1),
+        ] {
             assert_eq!(block_count(len), blocks, "{len}");
         }
     }

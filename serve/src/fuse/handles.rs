@@ -1,6 +1,7 @@
 //! File handles: which files are open, until all are closed at once when the mount ends.
 //!
-//! The kernel may keep asking after that, if it could not be kept from it: it hears that the server is stopping.
+//! The kernel may keep asking after that, if it could not be kept from it: it hears that the server
+//! is stopping.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -33,7 +34,11 @@ struct Open {
 
 impl Handles {
     pub(super) fn new(report: Report) -> Self {
-        Self { open: RwLock::default(), closing: Mutex::default(), report }
+        Self {
+            open: RwLock::default(),
+            closing: Mutex::default(),
+            report,
+        }
     }
 
     /// A handle for `file`, not given out before.
@@ -49,7 +54,11 @@ impl Handles {
     }
 
     /// Puts a request to an open file.
-    pub(super) fn ask<T>(&self, handle: u64, request: impl FnOnce(&OpenFile) -> Result<T, Refusal>) -> Result<T, Refusal> {
+    pub(super) fn ask<T>(
+        &self,
+        handle: u64,
+        request: impl FnOnce(&OpenFile) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
         let file = self.get(handle)?;
         request(&file).inspect_err(|refusal| self.tell(&file.export, refusal))
     }
@@ -57,18 +66,26 @@ impl Handles {
     /// Any open file with this inode.
     pub(super) fn of(&self, inode: u64) -> Option<Arc<OpenFile>> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.files.values().find(|file| file.inode == inode).map(Arc::clone)
+        open.files
+            .values()
+            .find(|file| file.inode == inode)
+            .map(Arc::clone)
     }
 
     /// Closes one. Its device goes with the last request for it.
     pub(super) fn remove(&self, handle: u64) {
-        let removed = self.open.write().unwrap_or_else(PoisonError::into_inner).files.remove(&handle);
+        let removed = self
+            .open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .files
+            .remove(&handle);
         // Outside of the lock: a device may have work to do as it goes.
         drop(removed);
     }
 
-    /// Closes all: no more requests, the last ones are waited for, and what was written is made durable for programs that could not ask
-    /// for it any more. Waits as long as devices let it.
+    /// Closes all: no more requests, the last ones are waited for, and what was written is made
+    /// durable for programs that could not ask for it any more. Waits as long as devices let it.
     pub(super) fn close(&self) {
         let _closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
         let files = {

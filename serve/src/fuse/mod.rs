@@ -1,8 +1,11 @@
-//! Images and snapshots as files: a folder with `images/NAME.raw` and `snapshots/NAME@SNAPSHOT.raw`, through FUSE.
+//! Images and snapshots as files: a folder with `images/NAME.raw` and
+//! `snapshots/NAME@SNAPSHOT.raw`, through FUSE.
 //!
-//! Files have the length of their disks and keep it; they cannot be made, removed or renamed here. Images can be read, written, mapped,
-//! and made sparse (`fallocate`), snapshots and read-only images only read; `SEEK_DATA` and `SEEK_HOLE` find what is stored. A disk is
-//! attached while its file is open. What is served, and how what is open is shared with others, is the [`Exports`]' affair.
+//! Files have the length of their disks and keep it; they cannot be made, removed or renamed here.
+//! Images can be read, written, mapped, and made sparse (`fallocate`), snapshots and read-only
+//! images only read; `SEEK_DATA` and `SEEK_HOLE` find what is stored. A disk is attached while its
+//! file is open. What is served, and how what is open is shared with others, is the [`Exports`]'
+//! affair.
 //!
 //! | module | what it knows |
 //! | --- | --- |
@@ -16,9 +19,10 @@
 //!
 //! # What this does not do
 //!
-//! Programs learn nothing of changes by `inotify`. A file closes a moment after its last `close` returned; a disk may be attached for
-//! that long. On Linux before 6.6 images cannot be mapped shared. A server killed together with its guard (a whole control group) leaves a
-//! dead mount: the next [`Mount::start`] on that folder takes it away.
+//! Programs learn nothing of changes by `inotify`. A file closes a moment after its last `close`
+//! returned; a disk may be attached for that long. On Linux before 6.6 images cannot be mapped
+//! shared. A server killed together with its guard (a whole control group) leaves a dead mount: the
+//! next [`Mount::start`] on that folder takes it away.
 
 use std::fs;
 use std::io;
@@ -43,22 +47,23 @@ use handles::Handles;
 use mount_table::Number;
 use unmount::{Attempt, Guard};
 
-/// Threads that answer. Each waits while its device does, and a flush may take a disk's time: with fewer, a few of them would keep all
-/// readers waiting.
+/// Threads that answer. Each waits while its device does, and a flush may take a disk's time: with
+/// fewer, a few of them would keep all readers waiting.
 const WORKER_COUNT: usize = 16;
 /// How often an unmount that met an open file is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the last requests and the flush of what is open may take after the mount is gone.
 const LAST_REQUESTS: Duration = Duration::from_secs(10);
 
-/// Where failures are told that a program only sees as a number: one line each, as often as they happen.
+/// Where failures are told that a program only sees as a number: one line each, as often as they
+/// happen.
 pub type Report = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// What can be chosen about a mount.
 #[derive(Clone)]
 pub struct Options {
-    /// Whether every user of the machine may read and write the files, instead of the one who mounts alone. Without being root,
-    /// `/etc/fuse.conf` must allow it.
+    /// Whether every user of the machine may read and write the files, instead of the one who
+    /// mounts alone. Without being root, `/etc/fuse.conf` must allow it.
     pub allow_other: bool,
     /// Where failures are told. By default nowhere.
     pub report: Report,
@@ -66,7 +71,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { allow_other: false, report: Arc::new(|_| {}) }
+        Self {
+            allow_other: false,
+            report: Arc::new(|_| {}),
+        }
     }
 }
 
@@ -85,7 +93,9 @@ pub enum MountError {
         source: io::Error,
     },
     /// FUSE cannot be had, or refuses.
-    #[error("cannot mount: {0} (FUSE needs /dev/fuse and, without root, fusermount3 from the package fuse3)")]
+    #[error(
+        "cannot mount: {0} (FUSE needs /dev/fuse and, without root, fusermount3 from the package fuse3)"
+    )]
     Fuse(io::Error),
     /// Something else was mounted over it since.
     #[error("{} is covered by another mount: unmount that first", .0.display())]
@@ -115,34 +125,57 @@ struct Served {
 
 impl Served {
     fn end(&self) {
-        *self.has_ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self
+            .has_ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = true;
         self.changed.notify_all();
     }
 
     /// Waits until it has ended, at most for `limit`, and says whether it has.
     fn wait(&self, limit: Duration) -> bool {
-        let has_ended = self.has_ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let (has_ended, _) =
-            self.changed.wait_timeout_while(has_ended, limit, |has_ended| !*has_ended).unwrap_or_else(PoisonError::into_inner);
+        let has_ended = self
+            .has_ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (has_ended, _) = self
+            .changed
+            .wait_timeout_while(has_ended, limit, |has_ended| !*has_ended)
+            .unwrap_or_else(PoisonError::into_inner);
         *has_ended
     }
 }
 
 impl Mount {
-    /// Shows `exports` in `folder`, which must be an empty folder. It can be used when this returns.
-    pub fn start(exports: Arc<dyn Exports>, folder: &Path, options: Options) -> Result<Self, MountError> {
+    /// Shows `exports` in `folder`, which must be an empty folder. It can be used when this
+    /// returns.
+    pub fn start(
+        exports: Arc<dyn Exports>,
+        folder: &Path,
+        options: Options,
+    ) -> Result<Self, MountError> {
         let folder = empty_folder(folder)?;
-        let access =
-            Access { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw(), is_for_all: options.allow_other };
+        let access = Access {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            is_for_all: options.allow_other,
+        };
         let handles = Arc::new(Handles::new(options.report));
         let filesystem = Filesystem::new(exports, access, Arc::clone(&handles));
         let mut guard = Guard::post(&folder).map_err(MountError::Fuse)?;
-        let session = Session::new(filesystem, &folder, &config(options.allow_other)).map_err(MountError::Fuse)?;
+        let session = Session::new(filesystem, &folder, &config(options.allow_other))
+            .map_err(MountError::Fuse)?;
         let number = unmount::number(&folder).map_err(MountError::Fuse)?;
         guard.watch(number).map_err(MountError::Fuse)?;
         let served = Arc::new(Served::default());
         serve(session, Arc::clone(&served)).map_err(MountError::Fuse)?;
-        Ok(Self { folder, number, handles, served, guard: Some(guard) })
+        Ok(Self {
+            folder,
+            number,
+            handles,
+            served,
+            guard: Some(guard),
+        })
     }
 
     /// The folder, as an absolute path without links.
@@ -151,15 +184,16 @@ impl Mount {
         &self.folder
     }
 
-    /// Waits until somebody unmounts the folder, at most for `limit`, and says whether it is unmounted and everything is closed.
+    /// Waits until somebody unmounts the folder, at most for `limit`, and says whether it is
+    /// unmounted and everything is closed.
     #[must_use]
     pub fn wait(&self, limit: Duration) -> bool {
         self.served.wait(limit)
     }
 
-    /// Unmounts the folder. While files are open it waits for up to `grace`; then it takes them away from whoever uses them, as a power
-    /// failure would, except that what was written is flushed. Returns when every device is closed, at the latest about ten seconds after
-    /// `grace`.
+    /// Unmounts the folder. While files are open it waits for up to `grace`; then it takes them
+    /// away from whoever uses them, as a power failure would, except that what was written is
+    /// flushed. Returns when every device is closed, at the latest about ten seconds after `grace`.
     pub fn stop(mut self, grace: Duration) -> Result<(), MountError> {
         self.end(grace)
     }
@@ -172,16 +206,21 @@ impl Mount {
                 break;
             }
             if asked.elapsed() >= grace {
-                self.cut_off(is_busy).map_err(|source| self.folder_error(source))?;
+                self.cut_off(is_busy)
+                    .map_err(|source| self.folder_error(source))?;
                 break;
             }
         }
         self.guard = None;
-        if self.served.wait(LAST_REQUESTS) { Ok(()) } else { Err(MountError::StillServing) }
+        if self.served.wait(LAST_REQUESTS) {
+            Ok(())
+        } else {
+            Err(MountError::StillServing)
+        }
     }
 
-    /// Frees the folder and closes what is open, though the kernel may still ask for it: without root, and after somebody else unmounted
-    /// lazily, it cannot be kept from that everywhere.
+    /// Frees the folder and closes what is open, though the kernel may still ask for it: without
+    /// root, and after somebody else unmounted lazily, it cannot be kept from that everywhere.
     fn cut_off(&self, is_busy: bool) -> io::Result<()> {
         if is_busy {
             unmount::by_force(&self.folder, self.number)?;
@@ -191,12 +230,17 @@ impl Mount {
             handles.close();
             served.end();
         };
-        thread::Builder::new().name("fuse-close".to_owned()).spawn(closing).map(drop)
+        thread::Builder::new()
+            .name("fuse-close".to_owned())
+            .spawn(closing)
+            .map(drop)
     }
 
     /// Tries to unmount.
     fn is_busy(&self) -> Result<bool, MountError> {
-        match unmount::gently(&self.folder, self.number).map_err(|source| self.folder_error(source))? {
+        match unmount::gently(&self.folder, self.number)
+            .map_err(|source| self.folder_error(source))?
+        {
             Attempt::Unmounted => Ok(false),
             Attempt::Busy => Ok(true),
             Attempt::Covered => Err(MountError::Covered(self.folder.clone())),
@@ -204,7 +248,10 @@ impl Mount {
     }
 
     fn folder_error(&self, source: io::Error) -> MountError {
-        MountError::Folder { folder: self.folder.clone(), source }
+        MountError::Folder {
+            folder: self.folder.clone(),
+            source,
+        }
     }
 }
 
@@ -227,27 +274,43 @@ fn config(allow_other: bool) -> Config {
         MountOption::NoExec,
         MountOption::NoAtime,
     ];
-    config.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.acl = if allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
     config.n_threads = Some(WORKER_COUNT);
     config.clone_fd = true;
     config
 }
 
-/// Answers the kernel until the mount is gone. The devices are closed before `served` says that it has ended.
+/// Answers the kernel until the mount is gone. The devices are closed before `served` says that it
+/// has ended.
 fn serve(session: Session<Filesystem>, served: Arc<Served>) -> io::Result<()> {
     let serving = move || {
-        // It ends with an error only when the kernel breaks its own rules, and the mount is then gone all the same.
+        // It ends with an error only when the kernel breaks its own rules, and the mount is then
+        // gone all the same.
         let _ = session.run();
         served.end();
     };
-    thread::Builder::new().name("fuse".to_owned()).spawn(serving).map(drop)
+    thread::Builder::new()
+        .name("fuse".to_owned())
+        .spawn(serving)
+        .map(drop)
 }
 
 /// `folder` without links, freed of a dead mount and empty.
 fn empty_folder(folder: &Path) -> Result<PathBuf, MountError> {
-    let fail = |source| MountError::Folder { folder: folder.to_path_buf(), source };
+    let fail = |source| MountError::Folder {
+        folder: folder.to_path_buf(),
+        source,
+    };
     unmount::the_dead(folder).map_err(fail)?;
     let folder = folder.canonicalize().map_err(fail)?;
     let is_empty = fs::read_dir(&folder).map_err(fail)?.next().is_none();
-    if is_empty { Ok(folder) } else { Err(MountError::NotEmpty(folder)) }
+    if is_empty {
+        Ok(folder)
+    } else {
+        Err(MountError::NotEmpty(folder))
+    }
 }

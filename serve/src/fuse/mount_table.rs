@@ -31,22 +31,39 @@ pub(super) fn at(table: &[u8], path: &Path) -> Option<Mounted> {
     read(table).rfind(|mounted| mounted.path == path)
 }
 
-/// `36 35 98:0 /root /mount/point rw,noatime shared:1 - ext3 /dev/root rw`, with any number of fields in front of the dash.
+/// `36 35 98:0 /root /mount/point rw,noatime shared:1 - ext3 /dev/root rw`, with any number of
+/// fields in front of the dash.
 fn read_line(line: &[u8]) -> Option<Mounted> {
     let fields: Vec<_> = line.split(|byte| *byte == b' ').collect();
     let (major, minor) = std::str::from_utf8(fields.get(2)?).ok()?.split_once(':')?;
     let path = PathBuf::from(OsString::from_vec(unescaped(fields.get(4)?)));
     let dash = fields.iter().skip(6).position(|field| field == b"-")? + 6;
-    let text = |field: usize| fields.get(field).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    let number = Number { major: major.parse().ok()?, minor: minor.parse().ok()? };
-    Some(Mounted { number, path, kind: text(dash + 1)?, source: text(dash + 2)? })
+    let text = |field: usize| {
+        fields
+            .get(field)
+            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    };
+    let number = Number {
+        major: major.parse().ok()?,
+        minor: minor.parse().ok()?,
+    };
+    Some(Mounted {
+        number,
+        path,
+        kind: text(dash + 1)?,
+        source: text(dash + 2)?,
+    })
 }
 
-/// Blanks, tabs, line ends and backslashes stand in the table as a backslash and three octal digits.
+/// Blanks, tabs, line ends and backslashes stand in the table as a backslash and three octal
+/// digits.
 fn unescaped(mut field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     while let Some((&first, rest)) = field.split_first() {
-        let digits = rest.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits = rest
+            .get(..3)
+            .filter(|_| first == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         if let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             bytes.push(byte);
             field = &rest[3..];
@@ -70,13 +87,25 @@ mod tests {
 
     #[test]
     fn the_topmost_mount_is_found_by_its_path() {
-        for (path, expected) in
-            [("/", Some((0, "ext4"))), ("/mnt/with blank\\", Some((41, "fuse.vellum"))), ("/mnt/twice", Some((43, "fuse"))), ("/mnt", None)]
-        {
+        for (path, expected) in [
+            ("/", Some((0, "ext4"))),
+            ("/mnt/with blank\\", Some((41, "fuse.vellum"))),
+            ("/mnt/twice", Some((43, "fuse"))),
+            ("/mnt", None),
+        ] {
             let found = at(TABLE, Path::new(path));
-            assert_eq!(found.as_ref().map(|mounted| (mounted.number.minor, mounted.kind.as_str())), expected, "{path}");
+            assert_eq!(
+                found
+                    .as_ref()
+                    .map(|mounted| (mounted.number.minor, mounted.kind.as_str())),
+                expected,
+                "{path}"
+            );
         }
-        assert_eq!(at(TABLE, Path::new("/mnt/twice")).map(|mounted| mounted.source), Some("vellum".to_owned()));
+        assert_eq!(
+            at(TABLE, Path::new("/mnt/twice")).map(|mounted| mounted.source),
+            Some("vellum".to_owned())
+        );
     }
 
     #[test]

@@ -16,9 +16,11 @@ pub(super) enum Refusal {
     Fixed,
     /// Opened for writing what can only be read.
     ReadOnly,
-    /// A write that begins at the end or past it. Not `ENOSPC`: waiting for room, as virtual machines do then, would not help.
+    /// A write that begins at the end or past it. Not `ENOSPC`: waiting for room, as virtual
+    /// machines do then, would not help.
     PastEnd,
-    /// A kind of `fallocate` that a disk of fixed length does not know. Programs then write zeros themselves.
+    /// A kind of `fallocate` that a disk of fixed length does not know. Programs then write zeros
+    /// themselves.
     UnknownMode,
     /// Not one of the values that the call knows.
     Invalid,
@@ -64,8 +66,12 @@ impl Refusal {
     /// What a number cannot say and the person who runs the server must know.
     pub(super) fn news(&self) -> Option<String> {
         match self {
-            Self::Device(error @ (DeviceError::Io(_) | DeviceError::NoSpace(_))) => Some(error.to_string()),
-            Self::Open(error @ (OpenError::Device(_) | OpenError::Refused(_))) => Some(error.to_string()),
+            Self::Device(error @ (DeviceError::Io(_) | DeviceError::NoSpace(_))) => {
+                Some(error.to_string())
+            }
+            Self::Open(error @ (OpenError::Device(_) | OpenError::Refused(_))) => {
+                Some(error.to_string())
+            }
             _ => None,
         }
     }

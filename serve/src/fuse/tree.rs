@@ -1,9 +1,11 @@
 //! Which files there are: names of exports as names of files, and their inode numbers.
 //!
-//! It asks nobody: what exports there are is told to it. It does not know lengths or times; those change without it.
+//! It asks nobody: what exports there are is told to it. It does not know lengths or times; those
+//! change without it.
 //!
-//! Names are data. `NAME` is the file `images/NAME.raw`, `NAME@SNAPSHOT` is `snapshots/NAME@SNAPSHOT.raw`, letter by letter. An export
-//! whose file name would be no file name (a `/`, a NUL, over 255 bytes) is not shown: a changed spelling could be another export's.
+//! Names are data. `NAME` is the file `images/NAME.raw`, `NAME@SNAPSHOT` is
+//! `snapshots/NAME@SNAPSHOT.raw`, letter by letter. An export whose file name would be no file name
+//! (a `/`, a NUL, over 255 bytes) is not shown: a changed spelling could be another export's.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -14,7 +16,8 @@ use vellum_core::device::ExportInfo;
 
 /// The root's number, fixed by FUSE.
 pub(super) const ROOT: u64 = 1;
-/// Files' numbers begin after those of the root and its two folders, and are never given twice while the mount lives.
+/// Files' numbers begin after those of the root and its two folders, and are never given twice
+/// while the mount lives.
 const FIRST_FILE: u64 = 16;
 /// What Linux and its tools take for the name of one file.
 const FILE_NAME_LEN_MAX: usize = 255;
@@ -34,7 +37,11 @@ impl Folder {
     const ALL: [Self; 2] = [Self::Images, Self::Snapshots];
 
     fn of(export: &str) -> Self {
-        if export.contains('@') { Self::Snapshots } else { Self::Images }
+        if export.contains('@') {
+            Self::Snapshots
+        } else {
+            Self::Images
+        }
     }
 
     fn name(self) -> &'static str {
@@ -58,17 +65,25 @@ pub(super) struct File {
     pub(super) export: String,
     pub(super) folder: Folder,
     name: String,
-    /// For a snapshot, whose bytes the kernel may keep: what tells it from a later one of the same name.
+    /// For a snapshot, whose bytes the kernel may keep: what tells it from a later one of the same
+    /// name.
     made: Option<(u64, u64)>,
 }
 
 impl File {
     fn new(info: &ExportInfo) -> Option<Self> {
         let file_name = format!("{}.raw", info.name);
-        let is_nameable = !info.name.is_empty() && !file_name.contains(['/', '\0']) && file_name.len() <= FILE_NAME_LEN_MAX;
+        let is_nameable = !info.name.is_empty()
+            && !file_name.contains(['/', '\0'])
+            && file_name.len() <= FILE_NAME_LEN_MAX;
         let folder = Folder::of(&info.name);
         let made = (folder == Folder::Snapshots).then_some((info.changed_ms, info.len));
-        is_nameable.then(|| Self { export: info.name.clone(), folder, name: file_name, made })
+        is_nameable.then(|| Self {
+            export: info.name.clone(),
+            folder,
+            name: file_name,
+            made,
+        })
     }
 }
 
@@ -101,12 +116,21 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn new() -> Self {
-        Self { images: BTreeMap::new(), snapshots: BTreeMap::new(), inodes: HashMap::new(), next_inode: FIRST_FILE }
+        Self {
+            images: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            inodes: HashMap::new(),
+            next_inode: FIRST_FILE,
+        }
     }
 
-    /// Makes the files those of `exports`. A file that stays keeps its number; one that goes takes it along.
+    /// Makes the files those of `exports`. A file that stays keeps its number; one that goes takes
+    /// it along.
     pub(super) fn update(&mut self, exports: &[ExportInfo]) {
-        let mut next = Self { next_inode: self.next_inode, ..Self::new() };
+        let mut next = Self {
+            next_inode: self.next_inode,
+            ..Self::new()
+        };
         for file in exports.iter().filter_map(File::new) {
             let inode = self.inode_of(&file).unwrap_or_else(|| {
                 next.next_inode += 1;
@@ -123,52 +147,88 @@ impl Tree {
         if inode == ROOT {
             return Some(Node::Root);
         }
-        if let Some(folder) = Folder::ALL.into_iter().find(|folder| folder.inode() == inode) {
+        if let Some(folder) = Folder::ALL
+            .into_iter()
+            .find(|folder| folder.inode() == inode)
+        {
             return Some(Node::Folder(folder));
         }
-        Folder::ALL.into_iter().find_map(|folder| self.files(folder).get(&inode)).map(|file| Node::File(Arc::clone(file)))
+        Folder::ALL
+            .into_iter()
+            .find_map(|folder| self.files(folder).get(&inode))
+            .map(|file| Node::File(Arc::clone(file)))
     }
 
     /// The inode of `name` in the folder `parent`.
     pub(super) fn lookup(&self, parent: u64, name: &OsStr) -> Option<u64> {
         let name = name.to_str()?;
         match self.node(parent)? {
-            Node::Root => Folder::ALL.into_iter().find(|folder| folder.name() == name).map(Folder::inode),
-            Node::Folder(folder) => self.inodes.get(name).copied().filter(|inode| self.files(folder).contains_key(inode)),
+            Node::Root => Folder::ALL
+                .into_iter()
+                .find(|folder| folder.name() == name)
+                .map(Folder::inode),
+            Node::Folder(folder) => self
+                .inodes
+                .get(name)
+                .copied()
+                .filter(|inode| self.files(folder).contains_key(inode)),
             Node::File(_) => None,
         }
     }
 
-    /// The listing of the folder `parent` after `cookie` (0 is the beginning), or nothing if it is none. What is there during the
-    /// whole of a listing in parts comes exactly once, whatever comes and goes beside it: the order is that of the inode numbers.
-    pub(super) fn entries(&self, parent: u64, cookie: u64) -> Option<impl Iterator<Item = Entry<'_>>> {
+    /// The listing of the folder `parent` after `cookie` (0 is the beginning), or nothing if it is
+    /// none. What is there during the whole of a listing in parts comes exactly once, whatever
+    /// comes and goes beside it: the order is that of the inode numbers.
+    pub(super) fn entries(
+        &self,
+        parent: u64,
+        cookie: u64,
+    ) -> Option<impl Iterator<Item = Entry<'_>>> {
         let (folders, files) = match self.node(parent)? {
             Node::Root => (&Folder::ALL[..], None),
             Node::Folder(folder) => (&[][..], Some(self.files(folder))),
             Node::File(_) => return None,
         };
         let dots = [(parent, "."), (ROOT, "..")].into_iter().zip(1..);
-        let dots = dots.map(|((inode, name), cookie)| Entry { inode, cookie, is_folder: true, name });
+        let dots = dots.map(|((inode, name), cookie)| Entry {
+            inode,
+            cookie,
+            is_folder: true,
+            name,
+        });
         let folders = folders.iter().map(|folder| Entry {
             inode: folder.inode(),
             cookie: folder.inode() + DOTS,
             is_folder: true,
             name: folder.name(),
         });
-        let listed = (Bound::Excluded(cookie.saturating_sub(DOTS)), Bound::Unbounded);
-        let files = files.into_iter().flat_map(move |files| files.range(listed)).map(|(&inode, file)| Entry {
-            inode,
-            cookie: inode + DOTS,
-            is_folder: false,
-            name: &file.name,
-        });
-        Some(dots.chain(folders).filter(move |entry| entry.cookie > cookie).chain(files))
+        let listed = (
+            Bound::Excluded(cookie.saturating_sub(DOTS)),
+            Bound::Unbounded,
+        );
+        let files = files
+            .into_iter()
+            .flat_map(move |files| files.range(listed))
+            .map(|(&inode, file)| Entry {
+                inode,
+                cookie: inode + DOTS,
+                is_folder: false,
+                name: &file.name,
+            });
+        Some(
+            dots.chain(folders)
+                .filter(move |entry| entry.cookie > cookie)
+                .chain(files),
+        )
     }
 
     /// The number of a file that is the same as `file`.
     fn inode_of(&self, file: &File) -> Option<u64> {
         let inode = *self.inodes.get(&file.name)?;
-        self.files(file.folder).get(&inode).is_some_and(|known| **known == *file).then_some(inode)
+        self.files(file.folder)
+            .get(&inode)
+            .is_some_and(|known| **known == *file)
+            .then_some(inode)
     }
 
     fn files(&self, folder: Folder) -> &BTreeMap<u64, Arc<File>> {
@@ -191,7 +251,13 @@ mod tests {
     use super::*;
 
     fn export(name: &str, changed_ms: u64) -> ExportInfo {
-        ExportInfo { name: name.to_owned(), len: 4096, read_only: false, changed_ms, description: String::new() }
+        ExportInfo {
+            name: name.to_owned(),
+            len: 4096,
+            read_only: false,
+            changed_ms,
+            description: String::new(),
+        }
     }
 
     fn tree(names: &[&str]) -> Tree {
@@ -201,7 +267,11 @@ mod tests {
     }
 
     fn listing(tree: &Tree, parent: u64) -> Vec<String> {
-        let mut names: Vec<_> = tree.entries(parent, 0).unwrap().map(|entry| entry.name.to_owned()).collect();
+        let mut names: Vec<_> = tree
+            .entries(parent, 0)
+            .unwrap()
+            .map(|entry| entry.name.to_owned())
+            .collect();
         names.sort();
         names
     }
@@ -218,15 +288,39 @@ mod tests {
         assert_eq!(listing(&tree, 3), [".", "..", "web@monday.raw"]);
         assert_eq!(inode(&tree, Folder::Snapshots, "web.raw"), None);
         assert_eq!(inode(&tree, Folder::Images, "web"), None);
-        let found = tree.node(inode(&tree, Folder::Images, "web.raw").unwrap()).unwrap();
+        let found = tree
+            .node(inode(&tree, Folder::Images, "web.raw").unwrap())
+            .unwrap();
         assert!(matches!(found, Node::File(file) if file.export == "web"));
     }
 
     #[test]
     fn names_that_are_no_file_names_are_not_shown() {
         let longest = "n".repeat(251);
-        let tree = tree(&["", "a/b", "../../etc/passwd", "a\0b", &"n".repeat(252), &longest, ".", "..", "x\ny", "Müller@ä", "a@b/c"]);
-        assert_eq!(listing(&tree, 2), [".", "..", "...raw", "..raw", &format!("{longest}.raw"), "x\ny.raw"]);
+        let tree = tree(&[
+            "",
+            "a/b",
+            "../../etc/passwd",
+            "a\0b",
+            &"n".repeat(252),
+            &longest,
+            ".",
+            "..",
+            "x\ny",
+            "Müller@ä",
+            "a@b/c",
+        ]);
+        assert_eq!(
+            listing(&tree, 2),
+            [
+                ".",
+                "..",
+                "...raw",
+                "..raw",
+                &format!("{longest}.raw"),
+                "x\ny.raw"
+            ]
+        );
         assert_eq!(listing(&tree, 3), [".", "..", "Müller@ä.raw"]);
     }
 
@@ -235,10 +329,17 @@ mod tests {
         let mut tree = tree(&["a", "b", "a@s"]);
         let [a, b] = ["a.raw", "b.raw"].map(|name| inode(&tree, Folder::Images, name).unwrap());
         tree.update(&[export("new", 1), export("b", 7)]);
-        assert_eq!(inode(&tree, Folder::Images, "b.raw"), Some(b), "a written image is the same file");
+        assert_eq!(
+            inode(&tree, Folder::Images, "b.raw"),
+            Some(b),
+            "a written image is the same file"
+        );
         assert_eq!(tree.node(a), None);
         tree.update(&[export("a", 1), export("b", 7)]);
-        assert!(inode(&tree, Folder::Images, "a.raw").unwrap() > a, "a kernel that remembers the old file must not meet the new one");
+        assert!(
+            inode(&tree, Folder::Images, "a.raw").unwrap() > a,
+            "a kernel that remembers the old file must not meet the new one"
+        );
     }
 
     #[test]
@@ -248,7 +349,11 @@ mod tests {
         tree.update(&[export("a@s", 1)]);
         assert_eq!(inode(&tree, Folder::Snapshots, "a@s.raw"), Some(old));
         tree.update(&[export("a@s", 2)]);
-        assert_ne!(inode(&tree, Folder::Snapshots, "a@s.raw"), Some(old), "the kernel keeps pages of the old one");
+        assert_ne!(
+            inode(&tree, Folder::Snapshots, "a@s.raw"),
+            Some(old),
+            "the kernel keeps pages of the old one"
+        );
     }
 
     #[test]
@@ -257,15 +362,28 @@ mod tests {
         let mut tree = tree(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let (mut seen, mut cookie) = (Vec::new(), 0);
         for round in 0.. {
-            let part: Vec<_> = tree.entries(2, cookie).unwrap().take(3).map(|entry| (entry.cookie, entry.name.to_owned())).collect();
+            let part: Vec<_> = tree
+                .entries(2, cookie)
+                .unwrap()
+                .take(3)
+                .map(|entry| (entry.cookie, entry.name.to_owned()))
+                .collect();
             let Some((last, _)) = part.last() else { break };
             cookie = *last;
             seen.extend(part.into_iter().map(|(_, name)| name));
-            let others = (0..50).filter(|n| n % 2 == 0 || *n > 2 * round).map(|n| export(&format!("i{n}"), 1));
+            let others = (0..50)
+                .filter(|n| n % 2 == 0 || *n > 2 * round)
+                .map(|n| export(&format!("i{n}"), 1));
             tree.update(&others.collect::<Vec<_>>());
         }
         for n in (0..50).step_by(2) {
-            assert_eq!(seen.iter().filter(|name| **name == format!("i{n}.raw")).count(), 1, "i{n}");
+            assert_eq!(
+                seen.iter()
+                    .filter(|name| **name == format!("i{n}.raw"))
+                    .count(),
+                1,
+                "i{n}"
+            );
         }
         assert_eq!(&seen[..2], [".", ".."]);
     }

@@ -18,8 +18,9 @@ pub(super) const SOURCE: &str = "vellum";
 /// Those that may unmount what their user mounted. The second is what older systems call it.
 const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
 
-/// Waits until the server is gone, in whatever way: then the pipe it holds ends. If its mount, known by its number, is still in the table, it is
-/// dead and nobody else will take it away. It outlives what a terminal or a service manager sends to the server and its kin.
+/// Waits until the server is gone, in whatever way: then the pipe it holds ends. If its mount,
+/// known by its number, is still in the table, it is dead and nobody else will take it away. It
+/// outlives what a terminal or a service manager sends to the server and its kin.
 const GUARD: &str = r#"trap '' INT TERM HUP QUIT
 read -r number || exit 0
 read -r nothing
@@ -44,7 +45,9 @@ pub(super) enum Attempt {
 /// The number of what is mounted at `folder`, which need not answer.
 pub(super) fn number(folder: &Path) -> io::Result<Number> {
     let mounted = mount_table::at(&fs::read(TABLE)?, folder);
-    mounted.map(|mounted| mounted.number).ok_or_else(|| io::Error::other(format!("the mount is not in {TABLE}")))
+    mounted
+        .map(|mounted| mounted.number)
+        .ok_or_else(|| io::Error::other(format!("the mount is not in {TABLE}")))
 }
 
 /// Unmounts `number` from `folder` if nobody uses it.
@@ -59,16 +62,25 @@ pub(super) fn gently(folder: &Path, number: Number) -> io::Result<Attempt> {
     match unmount(folder, UnmountFlags::empty()) {
         Ok(()) => Ok(Attempt::Unmounted),
         Err(Errno::BUSY) => Ok(Attempt::Busy),
-        Err(Errno::PERM) => Ok(if ask_helper(folder, &["-u", "-q"]) { Attempt::Unmounted } else { Attempt::Busy }),
+        Err(Errno::PERM) => Ok(if ask_helper(folder, &["-u", "-q"]) {
+            Attempt::Unmounted
+        } else {
+            Attempt::Busy
+        }),
         Err(Errno::INVAL) => Ok(Attempt::Unmounted),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Takes `folder` away from those who use it: what they ask from now on fails, the folder is free at once.
+/// Takes `folder` away from those who use it: what they ask from now on fails, the folder is free
+/// at once.
 pub(super) fn by_force(folder: &Path, number: Number) -> io::Result<()> {
-    // Without the right to force, its user may cut the connection, where the system shows connections at all.
-    let _ = fs::write(format!("/sys/fs/fuse/connections/{}/abort", number.minor), b"1");
+    // Without the right to force, its user may cut the connection, where the system shows
+    // connections at all.
+    let _ = fs::write(
+        format!("/sys/fs/fuse/connections/{}/abort", number.minor),
+        b"1",
+    );
     match unmount(folder, UnmountFlags::FORCE | UnmountFlags::DETACH) {
         Ok(()) | Err(Errno::INVAL) => Ok(()),
         Err(Errno::PERM) if ask_helper(folder, &["-u", "-q", "-z"]) => Ok(()),
@@ -76,15 +88,19 @@ pub(super) fn by_force(folder: &Path, number: Number) -> io::Result<()> {
     }
 }
 
-/// Frees `folder` from a mount of ours whose server died together with its guard. What is not ours or alive is left alone.
+/// Frees `folder` from a mount of ours whose server died together with its guard. What is not ours
+/// or alive is left alone.
 pub(super) fn the_dead(folder: &Path) -> io::Result<()> {
-    let is_dead = fs::metadata(folder).is_err_and(|error| error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()));
+    let is_dead = fs::metadata(folder)
+        .is_err_and(|error| error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()));
     if !is_dead {
         return Ok(());
     }
     let table = fs::read(TABLE)?;
     match mount_table::at(&table, &std::path::absolute(folder)?) {
-        Some(mounted) if mounted.kind.starts_with("fuse") && mounted.source == SOURCE => by_force(folder, mounted.number),
+        Some(mounted) if mounted.kind.starts_with("fuse") && mounted.source == SOURCE => {
+            by_force(folder, mounted.number)
+        }
         _ => Ok(()),
     }
 }
@@ -92,7 +108,13 @@ pub(super) fn the_dead(folder: &Path) -> io::Result<()> {
 fn ask_helper(folder: &Path, options: &[&str]) -> bool {
     HELPERS.iter().any(|helper| {
         let mut command = Command::new(helper);
-        command.args(options).arg("--").arg(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(options)
+            .arg("--")
+            .arg(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     })
 }
@@ -105,11 +127,20 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Posts a guard for what will be mounted at `folder`. It begins before there is a connection to the kernel, so that it cannot hold it open.
+    /// Posts a guard for what will be mounted at `folder`. It begins before there is a connection
+    /// to the kernel, so that it cannot hold it open.
     pub(super) fn post(folder: &Path) -> io::Result<Self> {
         let mut command = Command::new("sh");
-        command.arg("-c").arg(GUARD).arg(folder).current_dir("/").process_group(0);
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg("-c")
+            .arg(GUARD)
+            .arg(folder)
+            .current_dir("/")
+            .process_group(0);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let mut process = command.spawn()?;
         let pipe = process.stdin.take();
         Ok(Self { process, pipe })
@@ -118,7 +149,9 @@ impl Guard {
     /// Tells it what to look for.
     pub(super) fn watch(&mut self, number: Number) -> io::Result<()> {
         use io::Write;
-        self.pipe.as_mut().map_or(Ok(()), |pipe| writeln!(pipe, "{}:{}", number.major, number.minor))
+        self.pipe.as_mut().map_or(Ok(()), |pipe| {
+            writeln!(pipe, "{}:{}", number.major, number.minor)
+        })
     }
 }
 

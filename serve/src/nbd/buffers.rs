@@ -1,15 +1,18 @@
 //! Memory for messages, bounded for all connections together.
 //!
-//! Small requests use a worker's own buffers. A large one borrows a buffer from the [`Pool`]; if none is left it goes on in small
-//! pieces. So clients that read nothing can make others slower, but cannot stop them, nor take more than the pool.
+//! Small requests use a worker's own buffers. A large one borrows a buffer from the [`Pool`]; if
+//! none is left it goes on in small pieces. So clients that read nothing can make others slower,
+//! but cannot stop them, nor take more than the pool.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The bytes of one piece where memory is short, and the most that a request may move in a worker's own buffers.
+/// The bytes of one piece where memory is short, and the most that a request may move in a worker's
+/// own buffers.
 pub(super) const PIECE_LEN_SMALL: usize = 64 << 10;
-/// The bytes of one piece in a borrowed buffer: what `qemu-img convert` asks for at once, so that it stays one request to a device.
+/// The bytes of one piece in a borrowed buffer: what `qemu-img convert` asks for at once, so that
+/// it stays one request to a device.
 pub(super) const PIECE_LEN_LARGE: usize = 2 << 20;
 /// Borrowed buffers at one time: 256 MiB, whatever the number of clients.
 const LEASE_COUNT_MAX: usize = 128;
@@ -35,7 +38,10 @@ impl Outgoing {
 
     /// The next `len` bytes are filled now.
     pub(super) fn commit(&mut self, len: usize) {
-        assert!(self.filled + len <= self.bytes.len(), "only room that was asked for is filled");
+        assert!(
+            self.filled + len <= self.bytes.len(),
+            "only room that was asked for is filled"
+        );
         self.filled += len;
     }
 
@@ -65,9 +71,19 @@ impl Pool {
     /// A buffer for a piece of [`PIECE_LEN_LARGE`], `None` if too many are in use.
     pub(super) fn lease(self: &Arc<Self>) -> Option<Lease> {
         let more = |leased| (leased < LEASE_COUNT_MAX).then_some(leased + 1);
-        self.leased.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        let buffer = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        Some(Lease { pool: Arc::clone(self), buffer })
+        self.leased
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .ok()?;
+        let buffer = self
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+            .unwrap_or_default();
+        Some(Lease {
+            pool: Arc::clone(self),
+            buffer,
+        })
     }
 }
 
@@ -96,7 +112,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
-        let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self
+            .pool
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if free.len() < FREE_COUNT_MAX {
             free.push(buffer);
         }
@@ -121,7 +141,10 @@ impl Input {
     }
 
     pub(super) fn consume(&mut self, len: usize) {
-        assert!(len <= self.end - self.start, "only what has arrived is consumed");
+        assert!(
+            len <= self.end - self.start,
+            "only what has arrived is consumed"
+        );
         self.start += len;
     }
 
@@ -133,13 +156,18 @@ impl Input {
         len
     }
 
-    /// Where arriving bytes go: not empty if at most 32 KiB are waiting for their end. [`Input::arrived`] says how many came.
+    /// Where arriving bytes go: not empty if at most 32 KiB are waiting for their end.
+    /// [`Input::arrived`] says how many came.
     pub(super) fn space(&mut self) -> &mut [u8] {
         self.bytes.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
         // The longest message of the handshake, with room behind it.
-        let len = if self.end < INPUT_LEN { INPUT_LEN } else { self.end + INPUT_LEN };
+        let len = if self.end < INPUT_LEN {
+            INPUT_LEN
+        } else {
+            self.end + INPUT_LEN
+        };
         if self.bytes.len() < len {
             self.bytes.resize(len, 0);
         }
@@ -147,7 +175,10 @@ impl Input {
     }
 
     pub(super) fn arrived(&mut self, len: usize) {
-        assert!(self.end + len <= self.bytes.len(), "bytes arrive in the space for them");
+        assert!(
+            self.end + len <= self.bytes.len(),
+            "bytes arrive in the space for them"
+        );
         self.end += len;
     }
 }
@@ -161,7 +192,9 @@ mod tests {
     #[test]
     fn the_pool_lends_no_more_than_its_limit_and_takes_back() {
         let pool = Arc::new(Pool::default());
-        let leases: Vec<_> = (0..LEASE_COUNT_MAX).map(|_| pool.lease().expect("below the limit")).collect();
+        let leases: Vec<_> = (0..LEASE_COUNT_MAX)
+            .map(|_| pool.lease().expect("below the limit"))
+            .collect();
         assert!(pool.lease().is_none());
         drop(leases);
         assert!(pool.lease().is_some());

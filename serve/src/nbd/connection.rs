@@ -1,9 +1,11 @@
 //! One client's threads, from its first byte to its last.
 //!
-//! Workers take turns: who has the turn receives. As long as the device answers at once, one worker does everything itself, one request
-//! after the other, and sends replies together when no request is left waiting: no thread hands anything to another. When a request
-//! may take long, or those before it did, the worker passes the turn on first, so that the next requests are done beside it. Workers
-//! are started when the turn finds nobody waiting for it, and leave after a while without one.
+//! Workers take turns: who has the turn receives. As long as the device answers at once, one worker
+//! does everything itself, one request after the other, and sends replies together when no request
+//! is left waiting: no thread hands anything to another. When a request may take long, or those
+//! before it did, the worker passes the turn on first, so that the next requests are done beside
+//! it. Workers are started when the turn finds nobody waiting for it, and leave after a while
+//! without one.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,9 +23,11 @@ use super::server::{Membership, Shared};
 use super::transmission::{Job, Request, Transmission};
 use super::transport::{Outlet, Transport};
 
-/// Workers of one connection: enough to keep both a disk and a few cores busy; a client's queue is rarely deeper.
+/// Workers of one connection: enough to keep both a disk and a few cores busy; a client's queue is
+/// rarely deeper.
 const WORKER_COUNT_MAX: usize = 16;
-/// A request that took longer did more than copy from memory: passing the turn costs some microseconds.
+/// A request that took longer did more than copy from memory: passing the turn costs some
+/// microseconds.
 const SLOW: Duration = Duration::from_micros(60);
 /// So many requests are done beside each other after a slow one.
 const SLOW_CREDIT: u32 = 64;
@@ -41,19 +45,41 @@ const KEPT_LEN_MAX: usize = PIECE_LEN_SMALL * 2 + 4096;
 /// Serves one client until it leaves, or is cut off.
 pub(super) fn serve(shared: &Arc<Shared>, transport: Arc<Transport>, membership: Membership) {
     let mut input = Input::default();
-    let mut channel = Handshaking { shared, transport: &transport };
+    let mut channel = Handshaking {
+        shared,
+        transport: &transport,
+    };
     let entered = handshake::run(&mut channel, &*shared.exports, shared.policy, &mut input);
     // Who leaves in the handshake, or is sent away, has been told what there is to tell.
-    let Ok(Some(Entered { device, transmission })) = entered else { return transport.say_goodbye() };
+    let Ok(Some(Entered {
+        device,
+        transmission,
+    })) = entered
+    else {
+        return transport.say_goodbye();
+    };
     if transport.take_time().is_err() {
         return;
     }
     membership.entered();
     let sender = Mutex::new(Box::new(Outlet(Arc::clone(&transport))) as Box<_>);
-    let turn = Mutex::new(Turn { state: TurnState::Free(input), waiting: 0, workers: 1 });
+    let turn = Mutex::new(Turn {
+        state: TurnState::Free(input),
+        waiting: 0,
+        workers: 1,
+    });
     let (shared, slow) = (Arc::clone(shared), AtomicU32::new(0));
-    let connection =
-        Connection { device, transmission, sender, turn, passed: Condvar::new(), slow, transport, shared, _membership: membership };
+    let connection = Connection {
+        device,
+        transmission,
+        sender,
+        turn,
+        passed: Condvar::new(),
+        slow,
+        transport,
+        shared,
+        _membership: membership,
+    };
     Arc::new(connection).work();
 }
 
@@ -81,7 +107,8 @@ impl Channel for Handshaking<'_> {
     }
 }
 
-/// A client in an export. The fields are dropped in this order: the device is let go before the client counts as gone.
+/// A client in an export. The fields are dropped in this order: the device is let go before the
+/// client counts as gone.
 struct Connection {
     device: Arc<dyn Device>,
     transmission: Transmission,
@@ -160,10 +187,14 @@ impl Connection {
         }
     }
 
-    /// Receives requests and does them, until one is better done without the turn. An error: the client is lost.
+    /// Receives requests and does them, until one is better done without the turn. An error: the
+    /// client is lost.
     fn turn(&self, input: &mut Input, desk: &mut Desk) -> io::Result<TurnEnd> {
         loop {
-            let Ok(next) = self.transmission.next(input.data(), self.shared.is_stopping()) else {
+            let Ok(next) = self
+                .transmission
+                .next(input.data(), self.shared.is_stopping())
+            else {
                 // What was done before the client lost its way is still answered.
                 return self.send(desk).map(|()| TurnEnd::Over);
             };
@@ -205,9 +236,17 @@ impl Connection {
 
     /// Slow requests are followed by slow ones.
     fn judge_pace(&self, took: Duration) {
-        let pace = |credit: u32| Some(if took > SLOW { SLOW_CREDIT } else { credit.saturating_sub(1) });
+        let pace = |credit: u32| {
+            Some(if took > SLOW {
+                SLOW_CREDIT
+            } else {
+                credit.saturating_sub(1)
+            })
+        };
         // The closure always gives a value.
-        let _ = self.slow.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pace);
+        let _ = self
+            .slow
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, pace);
     }
 
     fn run(&self, request: &Request, payload: &Payload, desk: &mut Desk) -> io::Result<()> {
@@ -218,13 +257,20 @@ impl Connection {
                 Ok(())
             }
             (Payload::Large(lease), _) => execution.run(request, lease.filled(), &mut desk.out),
-            (Payload::Small(len), _) => execution.run(request, &desk.payload[..*len], &mut desk.out),
+            (Payload::Small(len), _) => {
+                execution.run(request, &desk.payload[..*len], &mut desk.out)
+            }
             (Payload::Written(_), _) => execution.run(request, &[], &mut desk.out),
         }
     }
 
     fn execution(&self) -> Execution<'_> {
-        Execution { device: &*self.device, transmission: &self.transmission, pool: &self.shared.pool, sender: &self.sender }
+        Execution {
+            device: &*self.device,
+            transmission: &self.transmission,
+            pool: &self.shared.pool,
+            sender: &self.sender,
+        }
     }
 
     fn send(&self, desk: &mut Desk) -> io::Result<()> {
@@ -243,8 +289,14 @@ impl Connection {
         Ok(received > 0)
     }
 
-    /// Receives what follows a request. Of a write too large for the buffers at hand each piece is written as it comes.
-    fn payload(&self, request: &Request, input: &mut Input, desk: &mut Desk) -> io::Result<Payload> {
+    /// Receives what follows a request. Of a write too large for the buffers at hand each piece is
+    /// written as it comes.
+    fn payload(
+        &self,
+        request: &Request,
+        input: &mut Input,
+        desk: &mut Desk,
+    ) -> io::Result<Payload> {
         let Job::Write { offset, len, .. } = request.job else {
             self.skip(request.payload_len, input, desk)?;
             return Ok(Payload::Small(0));
@@ -270,13 +322,23 @@ impl Connection {
             lease.commit(len);
         } else {
             let mut own = Outgoing::default();
-            let (buffer, piece_len) = lease.as_mut().map_or((&mut own, PIECE_LEN_SMALL), |lease| (&mut **lease, PIECE_LEN_LARGE));
-            return self.write_pieces(offset, len, input, buffer.room(piece_len)).map(Payload::Written);
+            let (buffer, piece_len) = lease.as_mut().map_or((&mut own, PIECE_LEN_SMALL), |lease| {
+                (&mut **lease, PIECE_LEN_LARGE)
+            });
+            return self
+                .write_pieces(offset, len, input, buffer.room(piece_len))
+                .map(Payload::Written);
         }
         Ok(lease.map_or(Payload::Small(0), Payload::Large))
     }
 
-    fn write_pieces(&self, offset: u64, len: usize, input: &mut Input, buffer: &mut [u8]) -> io::Result<Result<(), DeviceError>> {
+    fn write_pieces(
+        &self,
+        offset: u64,
+        len: usize,
+        input: &mut Input,
+        buffer: &mut [u8],
+    ) -> io::Result<Result<(), DeviceError>> {
         let (mut written, mut done) = (Ok(()), 0);
         while done < len {
             let piece = buffer.len().min(len - done);
@@ -334,7 +396,10 @@ impl Connection {
                 TurnState::Taken => {}
             }
             turn.waiting += 1;
-            let (woken, result) = self.passed.wait_timeout(turn, LINGER).unwrap_or_else(PoisonError::into_inner);
+            let (woken, result) = self
+                .passed
+                .wait_timeout(turn, LINGER)
+                .unwrap_or_else(PoisonError::into_inner);
             turn = woken;
             turn.waiting -= 1;
             waited = result.timed_out();
@@ -354,13 +419,19 @@ impl Connection {
     }
 
     fn start_worker(self: &Arc<Self>) -> bool {
-        let Some(place) = self.shared.extra_worker() else { return false };
+        let Some(place) = self.shared.extra_worker() else {
+            return false;
+        };
         let connection = Arc::clone(self);
         let work = move || {
             connection.work();
             drop(place);
         };
-        thread::Builder::new().name("nbd-worker".to_owned()).stack_size(STACK_LEN).spawn(work).is_ok()
+        thread::Builder::new()
+            .name("nbd-worker".to_owned())
+            .stack_size(STACK_LEN)
+            .spawn(work)
+            .is_ok()
     }
 
     /// Nothing more is received: all workers leave when they are done.

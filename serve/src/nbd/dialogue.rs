@@ -13,13 +13,21 @@ use super::transmission::Job;
 
 /// What the server answers to a client that sends `input` and then nothing more. Without TLS.
 ///
-/// Cost: what the requests ask of the devices; the memory of the answer is the caller's to bound by what `exports` offers.
+/// Cost: what the requests ask of the devices; the memory of the answer is the caller's to bound by
+/// what `exports` offers.
 #[must_use]
 pub fn dialogue(exports: &dyn Exports, input: &[u8]) -> Vec<u8> {
     let said = Said::default();
-    let mut channel = Memory { input, said: said.clone() };
+    let mut channel = Memory {
+        input,
+        said: said.clone(),
+    };
     let mut waiting = Input::default();
-    let policy = Policy { tls_required: false, read_only: false, multi_conn: true };
+    let policy = Policy {
+        tls_required: false,
+        read_only: false,
+        multi_conn: true,
+    };
     if let Ok(Some(entered)) = handshake::run(&mut channel, exports, policy, &mut waiting) {
         let rest = [waiting.data(), channel.input].concat();
         let sender: Sender = Mutex::new(Box::new(said.clone()));
@@ -32,13 +40,23 @@ pub fn dialogue(exports: &dyn Exports, input: &[u8]) -> Vec<u8> {
 
 fn transmit(entered: &Entered, input: &[u8], sender: &Sender) -> io::Result<()> {
     let pool = Arc::new(Pool::default());
-    let Entered { device, transmission } = entered;
-    let execution = Execution { device: &**device, transmission, pool: &pool, sender };
+    let Entered {
+        device,
+        transmission,
+    } = entered;
+    let execution = Execution {
+        device: &**device,
+        transmission,
+        pool: &pool,
+        sender,
+    };
     let (mut rest, mut out) = (input, Outgoing::default());
     while let Ok(Some((request, header_len))) = transmission.next(rest, false) {
         rest = &rest[header_len..];
         let payload_len = usize::try_from(request.payload_len).unwrap_or(usize::MAX);
-        let Some((payload, behind)) = rest.split_at_checked(payload_len) else { break };
+        let Some((payload, behind)) = rest.split_at_checked(payload_len) else {
+            break;
+        };
         rest = behind;
         if request.job == Job::Disconnect {
             break;
@@ -56,7 +74,10 @@ struct Said(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Said {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

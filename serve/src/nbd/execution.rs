@@ -1,7 +1,8 @@
-//! Doing what a request asks, and putting its reply in order. It decides nothing about what is allowed: that is `transmission`.
+//! Doing what a request asks, and putting its reply in order. It decides nothing about what is
+//! allowed: that is `transmission`.
 //!
-//! A write is answered after the device has taken it, and a flush asks the device after that: so what was answered before a flush
-//! is durable when the flush is answered.
+//! A write is answered after the device has taken it, and a flush asks the device after that: so
+//! what was answered before a flush is durable when the flush is answered.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,17 +36,28 @@ pub(super) struct Execution<'a> {
 }
 
 impl Execution<'_> {
-    /// Does `request` and puts its reply into `out`, sending when that is much. `payload` is a write's, else empty. An error: the
-    /// connection is lost.
-    pub(super) fn run(&self, request: &Request, payload: &[u8], out: &mut Outgoing) -> io::Result<()> {
+    /// Does `request` and puts its reply into `out`, sending when that is much. `payload` is a
+    /// write's, else empty. An error: the connection is lost.
+    pub(super) fn run(
+        &self,
+        request: &Request,
+        payload: &[u8],
+        out: &mut Outgoing,
+    ) -> io::Result<()> {
         let address = request.address;
         match request.job {
             Job::Read { offset, len, whole } => self.read(address, offset, len, whole, out)?,
-            Job::Write { offset, durable, .. } => {
+            Job::Write {
+                offset, durable, ..
+            } => {
                 let done = self.device.write_at(payload, offset);
                 self.finish_write(address, done, durable, out);
             }
-            Job::Zero { offset, len, durable } => {
+            Job::Zero {
+                offset,
+                len,
+                durable,
+            } => {
                 let done = self.device.write_zeroes(offset, len);
                 self.finish_write(address, done, durable, out);
             }
@@ -58,16 +70,30 @@ impl Execution<'_> {
             Job::Refuse(errno, text) => self.put_error(address, errno, text, None, out),
             Job::Disconnect => {}
         }
-        if out.filled().len() >= COALESCED_LEN_MAX { self.send(out) } else { Ok(()) }
+        if out.filled().len() >= COALESCED_LEN_MAX {
+            self.send(out)
+        } else {
+            Ok(())
+        }
     }
 
     /// Answers a write that the device has taken, or not: durably if asked.
-    pub(super) fn finish_write(&self, address: Address, done: Result<(), DeviceError>, durable: bool, out: &mut Outgoing) {
+    pub(super) fn finish_write(
+        &self,
+        address: Address,
+        done: Result<(), DeviceError>,
+        durable: bool,
+        out: &mut Outgoing,
+    ) {
         let flush = durable && !self.transmission.read_only;
         match done.and_then(|()| if flush { self.device.flush() } else { Ok(()) }) {
             Ok(()) => self.put_done(address, out),
             Err(error) => {
-                let errno = if error == DeviceError::OutOfRange { Errno::NoSpace } else { errno(&error) };
+                let errno = if error == DeviceError::OutOfRange {
+                    Errno::NoSpace
+                } else {
+                    errno(&error)
+                };
                 self.put_error(address, errno, &error.to_string(), None, out);
             }
         }
@@ -78,12 +104,23 @@ impl Execution<'_> {
         if out.filled().is_empty() {
             return Ok(());
         }
-        let sent = self.sender.lock().unwrap_or_else(PoisonError::into_inner).write_all(out.filled());
+        let sent = self
+            .sender
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write_all(out.filled());
         out.clear();
         sent
     }
 
-    fn read(&self, address: Address, offset: u64, len: u32, whole: bool, out: &mut Outgoing) -> io::Result<()> {
+    fn read(
+        &self,
+        address: Address,
+        offset: u64,
+        len: u32,
+        whole: bool,
+        out: &mut Outgoing,
+    ) -> io::Result<()> {
         if len as usize <= PIECE_LEN_SMALL {
             return self.read_pieces(address, offset, len, whole, PIECE_LEN_SMALL, out);
         }
@@ -94,24 +131,47 @@ impl Execution<'_> {
         self.send(&mut lease)
     }
 
-    fn read_pieces(&self, address: Address, offset: u64, len: u32, whole: bool, piece_len: usize, out: &mut Outgoing) -> io::Result<()> {
+    fn read_pieces(
+        &self,
+        address: Address,
+        offset: u64,
+        len: u32,
+        whole: bool,
+        piece_len: usize,
+        out: &mut Outgoing,
+    ) -> io::Result<()> {
         if self.transmission.headers == Headers::Simple {
             return self.read_simple(address.cookie, offset, len as usize, piece_len, out);
         }
         if whole && len as usize > piece_len {
-            self.put_error(address, Errno::Overflow, "too long for one chunk now", None, out);
+            self.put_error(
+                address,
+                Errno::Overflow,
+                "too long for one chunk now",
+                None,
+                out,
+            );
             return Ok(());
         }
         let end = offset + u64::from(len);
         if len < SPARSE_LEN_MIN {
-            self.read_data(address, offset, end, end, piece_len, out).map(|_| ())
+            self.read_data(address, offset, end, end, piece_len, out)
+                .map(|_| ())
         } else {
             self.read_sparse(address, offset, end, whole, piece_len, out)
         }
     }
 
-    /// A reply without chunks: if it is longer than a piece, a failure in the middle can only be told by hanging up.
-    fn read_simple(&self, cookie: u64, offset: u64, len: usize, piece_len: usize, out: &mut Outgoing) -> io::Result<()> {
+    /// A reply without chunks: if it is longer than a piece, a failure in the middle can only be
+    /// told by hanging up.
+    fn read_simple(
+        &self,
+        cookie: u64,
+        offset: u64,
+        len: usize,
+        piece_len: usize,
+        out: &mut Outgoing,
+    ) -> io::Result<()> {
         let first_len = len.min(piece_len);
         let room = out.room(16 + first_len);
         if let Err(error) = self.device.read_at(&mut room[16..], offset) {
@@ -129,7 +189,9 @@ impl Execution<'_> {
         out.clear();
         while done < len {
             let room = out.room(piece_len.min(len - done));
-            self.device.read_at(room, offset + done as u64).map_err(io::Error::other)?;
+            self.device
+                .read_at(room, offset + done as u64)
+                .map_err(io::Error::other)?;
             done += room.len();
             sender.write_all(room)?;
         }
@@ -137,10 +199,26 @@ impl Execution<'_> {
     }
 
     /// Chunks of data and of zeros.
-    fn read_sparse(&self, address: Address, offset: u64, end: u64, whole: bool, piece_len: usize, out: &mut Outgoing) -> io::Result<()> {
+    fn read_sparse(
+        &self,
+        address: Address,
+        offset: u64,
+        end: u64,
+        whole: bool,
+        piece_len: usize,
+        out: &mut Outgoing,
+    ) -> io::Result<()> {
         let stretches = self.zeros_and_data(offset, end);
-        let one_data = [Stretch { offset, len: end - offset, kind: false }];
-        let stretches = if whole && stretches.len() > 1 { &one_data[..] } else { &stretches };
+        let one_data = [Stretch {
+            offset,
+            len: end - offset,
+            kind: false,
+        }];
+        let stretches = if whole && stretches.len() > 1 {
+            &one_data[..]
+        } else {
+            &stretches
+        };
         for stretch in stretches {
             let stretch_end = stretch.offset + stretch.len;
             if stretch.kind {
@@ -157,8 +235,17 @@ impl Execution<'_> {
         Ok(())
     }
 
-    /// Chunks of data from `offset` to `data_end`, the last one marked if the read is done there. `false`: it failed, the client knows.
-    fn read_data(&self, address: Address, offset: u64, data_end: u64, end: u64, piece_len: usize, out: &mut Outgoing) -> io::Result<bool> {
+    /// Chunks of data from `offset` to `data_end`, the last one marked if the read is done there.
+    /// `false`: it failed, the client knows.
+    fn read_data(
+        &self,
+        address: Address,
+        offset: u64,
+        data_end: u64,
+        end: u64,
+        piece_len: usize,
+        out: &mut Outgoing,
+    ) -> io::Result<bool> {
         let mut offset = offset;
         while offset < data_end {
             if out.filled().len() >= COALESCED_LEN_MAX {
@@ -168,11 +255,24 @@ impl Execution<'_> {
             let data_at = self.transmission.headers.reply_len() + 8;
             let room = out.room(data_at + len);
             if let Err(error) = self.device.read_at(&mut room[data_at..], offset) {
-                self.put_error(address, errno(&error), &error.to_string(), Some(offset), out);
+                self.put_error(
+                    address,
+                    errno(&error),
+                    &error.to_string(),
+                    Some(offset),
+                    out,
+                );
                 return Ok(false);
             }
             let done = done_flag(offset + len as u64 == end);
-            let at = wire::put_chunk(room, self.transmission.headers, done, chunk::OFFSET_DATA, address, 8 + len as u64);
+            let at = wire::put_chunk(
+                room,
+                self.transmission.headers,
+                done,
+                chunk::OFFSET_DATA,
+                address,
+                8 + len as u64,
+            );
             room[at..data_at].copy_from_slice(&offset.to_be_bytes());
             out.commit(data_at + len);
             offset += len as u64;
@@ -182,48 +282,94 @@ impl Execution<'_> {
 
     /// Where zeros are (`true`), gap-free. What is not known is data.
     fn zeros_and_data(&self, offset: u64, end: u64) -> Vec<Stretch<bool>> {
-        let known = self.device.allocation(offset, end - offset, STRETCH_COUNT_MAX).unwrap_or_default();
+        let known = self
+            .device
+            .allocation(offset, end - offset, STRETCH_COUNT_MAX)
+            .unwrap_or_default();
         let mut stretches: Vec<Stretch<bool>> = Vec::new();
         let mut put = |stretch: Stretch<bool>| match stretches.last_mut() {
             Some(last) if last.kind == stretch.kind => last.len += stretch.len,
             _ => stretches.push(stretch),
         };
         let mut at = offset;
-        for zeros in joined(known.iter().map(|one| Stretch { offset: one.offset, len: one.len, kind: one.kind != Allocation::Data })) {
-            put(Stretch { kind: zeros.kind && zeros.len >= HOLE_LEN_MIN, ..zeros });
+        for zeros in joined(known.iter().map(|one| Stretch {
+            offset: one.offset,
+            len: one.len,
+            kind: one.kind != Allocation::Data,
+        })) {
+            put(Stretch {
+                kind: zeros.kind && zeros.len >= HOLE_LEN_MIN,
+                ..zeros
+            });
             at = zeros.offset + zeros.len;
         }
         if at < end {
-            put(Stretch { offset: at, len: end - at, kind: false });
+            put(Stretch {
+                offset: at,
+                len: end - at,
+                kind: false,
+            });
         }
         stretches
     }
 
     fn status(&self, address: Address, offset: u64, len: u64, one: bool, out: &mut Outgoing) {
         // All are found before one is told: a failure is the whole reply.
-        let told: Result<Vec<Vec<Stretch<u32>>>, DeviceError> =
-            self.transmission.contexts.iter().map(|context| self.stretches(context, offset, len, one)).collect();
+        let told: Result<Vec<Vec<Stretch<u32>>>, DeviceError> = self
+            .transmission
+            .contexts
+            .iter()
+            .map(|context| self.stretches(context, offset, len, one))
+            .collect();
         let told = match told {
             Ok(told) => told,
-            Err(error) => return self.put_error(address, errno(&error), &error.to_string(), None, out),
+            Err(error) => {
+                return self.put_error(address, errno(&error), &error.to_string(), None, out);
+            }
         };
         let count = told.len();
         for (id, stretches) in told.iter().enumerate() {
-            self.put_status(address, id as u32, stretches, done_flag(id + 1 == count), out);
+            self.put_status(
+                address,
+                id as u32,
+                stretches,
+                done_flag(id + 1 == count),
+                out,
+            );
         }
     }
 
-    fn stretches(&self, context: &Context, offset: u64, len: u64, one: bool) -> Result<Vec<Stretch<u32>>, DeviceError> {
+    fn stretches(
+        &self,
+        context: &Context,
+        offset: u64,
+        len: u64,
+        one: bool,
+    ) -> Result<Vec<Stretch<u32>>, DeviceError> {
         // Compact replies have lengths of 32 bits.
-        let len = if self.transmission.headers == Headers::Extended { len } else { len.min(u64::from(u32::MAX)) };
+        let len = if self.transmission.headers == Headers::Extended {
+            len
+        } else {
+            len.min(u64::from(u32::MAX))
+        };
         let found = match context {
             Context::Allocation => {
                 let found = self.device.allocation(offset, len, STRETCH_COUNT_MAX)?;
-                joined(found.into_iter().map(|one| Stretch { offset: one.offset, len: one.len, kind: allocation_flags(one.kind) }))
+                joined(found.into_iter().map(|one| Stretch {
+                    offset: one.offset,
+                    len: one.len,
+                    kind: allocation_flags(one.kind),
+                }))
             }
             Context::Since(snapshot) => {
-                let found = self.device.changes(snapshot, offset, len, STRETCH_COUNT_MAX)?;
-                joined(found.into_iter().map(|one| Stretch { offset: one.offset, len: one.len, kind: u32::from(one.kind) }))
+                let found = self
+                    .device
+                    .changes(snapshot, offset, len, STRETCH_COUNT_MAX)?;
+                joined(found.into_iter().map(|one| Stretch {
+                    offset: one.offset,
+                    len: one.len,
+                    kind: u32::from(one.kind),
+                }))
             }
         };
         if found.is_empty() {
@@ -232,14 +378,29 @@ impl Execution<'_> {
         Ok(if one { found[..1].to_vec() } else { found })
     }
 
-    fn put_status(&self, address: Address, id: u32, stretches: &[Stretch<u32>], done: u16, out: &mut Outgoing) {
+    fn put_status(
+        &self,
+        address: Address,
+        id: u32,
+        stretches: &[Stretch<u32>],
+        done: u16,
+        out: &mut Outgoing,
+    ) {
         let mut payload = id.to_be_bytes().to_vec();
         let kind = if self.transmission.headers == Headers::Extended {
             payload.extend((stretches.len() as u32).to_be_bytes());
-            stretches.iter().for_each(|one| payload.extend([one.len, u64::from(one.kind)].map(u64::to_be_bytes).concat()));
+            stretches.iter().for_each(|one| {
+                payload.extend(
+                    [one.len, u64::from(one.kind)]
+                        .map(u64::to_be_bytes)
+                        .concat(),
+                )
+            });
             chunk::BLOCK_STATUS_EXT
         } else {
-            stretches.iter().for_each(|one| payload.extend([one.len as u32, one.kind].map(u32::to_be_bytes).concat()));
+            stretches.iter().for_each(|one| {
+                payload.extend([one.len as u32, one.kind].map(u32::to_be_bytes).concat())
+            });
             chunk::BLOCK_STATUS
         };
         self.put_payload(address, done, kind, &payload, out);
@@ -254,7 +415,14 @@ impl Execution<'_> {
     }
 
     /// Says that a request failed, `at` which byte if that is known.
-    fn put_error(&self, address: Address, errno: Errno, text: &str, at: Option<u64>, out: &mut Outgoing) {
+    fn put_error(
+        &self,
+        address: Address,
+        errno: Errno,
+        text: &str,
+        at: Option<u64>,
+        out: &mut Outgoing,
+    ) {
         if self.transmission.headers == Headers::Simple {
             let len = wire::put_simple(out.room(HEADER_LEN_MAX), errno as u32, address.cookie);
             return out.commit(len);
@@ -264,13 +432,31 @@ impl Execution<'_> {
         payload.extend((text.len() as u16).to_be_bytes());
         payload.extend(text.as_bytes());
         payload.extend(at.iter().flat_map(|offset| offset.to_be_bytes()));
-        let kind = if at.is_some() { chunk::ERROR_OFFSET } else { chunk::ERROR };
+        let kind = if at.is_some() {
+            chunk::ERROR_OFFSET
+        } else {
+            chunk::ERROR
+        };
         self.put_payload(address, CHUNK_DONE, kind, &payload, out);
     }
 
-    fn put_payload(&self, address: Address, flags: u16, kind: u16, payload: &[u8], out: &mut Outgoing) {
+    fn put_payload(
+        &self,
+        address: Address,
+        flags: u16,
+        kind: u16,
+        payload: &[u8],
+        out: &mut Outgoing,
+    ) {
         let room = out.room(HEADER_LEN_MAX + payload.len());
-        let at = wire::put_chunk(room, self.transmission.headers, flags, kind, address, payload.len() as u64);
+        let at = wire::put_chunk(
+            room,
+            self.transmission.headers,
+            flags,
+            kind,
+            address,
+            payload.len() as u64,
+        );
         room[at..at + payload.len()].copy_from_slice(payload);
         out.commit(at + payload.len());
     }

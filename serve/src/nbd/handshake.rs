@@ -28,13 +28,26 @@ pub(super) struct Entered {
     pub(super) transmission: Transmission,
 }
 
-/// The handshake with one client: the export that it entered, `None` if it left or was sent away. What it sent after the handshake is in
-/// `input`.
-pub(super) fn run(channel: &mut dyn Channel, exports: &dyn Exports, policy: Policy, input: &mut Input) -> io::Result<Option<Entered>> {
+/// The handshake with one client: the export that it entered, `None` if it left or was sent away.
+/// What it sent after the handshake is in `input`.
+pub(super) fn run(
+    channel: &mut dyn Channel,
+    exports: &dyn Exports,
+    policy: Policy,
+    input: &mut Input,
+) -> io::Result<Option<Entered>> {
     channel.send(&wire::greeting())?;
-    let mut handshake = Handshake { exports, intent: intent(policy), negotiation: Negotiation::new(policy), kept: None };
+    let mut handshake = Handshake {
+        exports,
+        intent: intent(policy),
+        negotiation: Negotiation::new(policy),
+        kept: None,
+    };
     loop {
-        let step = handshake.negotiation.next(input.data(), channel.stopping()).map_err(io::Error::other)?;
+        let step = handshake
+            .negotiation
+            .next(input.data(), channel.stopping())
+            .map_err(io::Error::other)?;
         let Step::Taken(len, action) = step else {
             let received = channel.receive(input.space())?;
             if received == 0 {
@@ -48,7 +61,8 @@ pub(super) fn run(channel: &mut dyn Channel, exports: &dyn Exports, policy: Poli
             Action::Say(bytes) if bytes.is_empty() => {}
             Action::Say(bytes) => channel.send(&bytes)?,
             Action::End(bytes) => return channel.send(&bytes).map(|()| None),
-            // What was sent in plain text behind STARTTLS would be taken for the client's under TLS.
+            // What was sent in plain text behind STARTTLS would be taken for the client's under
+            // TLS.
             Action::StartTls(_) if !input.data().is_empty() => return Ok(None),
             Action::StartTls(bytes) => {
                 channel.send(&bytes)?;
@@ -60,7 +74,10 @@ pub(super) fn run(channel: &mut dyn Channel, exports: &dyn Exports, policy: Poli
                 (Entry::Refused(bytes), _) => channel.send(&bytes)?,
                 (Entry::Started(bytes, transmission), device) => {
                     channel.send(&bytes)?;
-                    return Ok(device.map(|device| Entered { device, transmission }));
+                    return Ok(device.map(|device| Entered {
+                        device,
+                        transmission,
+                    }));
                 }
             },
             Action::Ask(question) => channel.send(&handshake.answer(&question))?,
@@ -69,7 +86,11 @@ pub(super) fn run(channel: &mut dyn Channel, exports: &dyn Exports, policy: Poli
 }
 
 fn intent(policy: Policy) -> Intent {
-    if policy.read_only { Intent::Read } else { Intent::ReadWrite }
+    if policy.read_only {
+        Intent::Read
+    } else {
+        Intent::ReadWrite
+    }
 }
 
 struct Handshake<'a> {
@@ -84,9 +105,15 @@ impl Handshake<'_> {
     fn answer(&mut self, question: &Question) -> Vec<u8> {
         match question {
             Question::List => Negotiation::listed(self.exports.list()),
-            Question::Describe(wish) => self.negotiation.described(wish, self.exports.info(&wish.name)),
+            Question::Describe(wish) => self
+                .negotiation
+                .described(wish, self.exports.info(&wish.name)),
             Question::Contexts(queries) => {
-                let found = if queries.need_comparable { self.comparable(&queries.name) } else { self.no_contexts(&queries.name) };
+                let found = if queries.need_comparable {
+                    self.comparable(&queries.name)
+                } else {
+                    self.no_contexts(&queries.name)
+                };
                 self.negotiation.contexts_found(queries, found)
             }
         }
@@ -104,14 +131,20 @@ impl Handshake<'_> {
     }
 
     fn open(&mut self, wish: &Wish) -> (Entry, Option<Arc<dyn Device>>) {
-        let opened = self.exports.info(&wish.name).and_then(|info| Ok((info, self.exports.open(&wish.name, self.intent)?)));
+        let opened = self
+            .exports
+            .info(&wish.name)
+            .and_then(|info| Ok((info, self.exports.open(&wish.name, self.intent)?)));
         match opened {
             Err(error) => (self.negotiation.opened(wish, Err(error)), None),
             Ok((mut info, device)) => {
                 // The device knows better than a list what it is by now.
                 info.len = device.len();
                 info.read_only = device.is_read_only();
-                let opened = Opened { info, preferred_len: device.preferred_len() };
+                let opened = Opened {
+                    info,
+                    preferred_len: device.preferred_len(),
+                };
                 (self.negotiation.opened(wish, Ok(opened)), Some(device))
             }
         }

@@ -1,15 +1,19 @@
-//! The handshake as a state machine: bytes in, [`Action`]s out. It has no socket, no clock and no exports: what only the world knows
-//! it asks for with a [`Question`], and is told.
+//! The handshake as a state machine: bytes in, [`Action`]s out. It has no socket, no clock and no
+//! exports: what only the world knows it asks for with a [`Question`], and is told.
 //!
-//! Nothing that a client said before TLS has any effect after it (CVE-2021-3716), no export is opened for a client that still has
-//! to start TLS (CVE-2019-14850), and a message is never kept longer than [`OPTION_LEN_MAX`].
+//! Nothing that a client said before TLS has any effect after it (CVE-2021-3716), no export is
+//! opened for a client that still has to start TLS (CVE-2019-14850), and a message is never kept
+//! longer than [`OPTION_LEN_MAX`].
 
 use vellum_core::device::{DeviceError, ExportInfo, OpenError};
 
 use super::transmission::{Context, Transmission};
-use super::wire::{self, BadMagic, Fields, Headers, OptionHeader, info, option, reply, transmission_flag};
+use super::wire::{
+    self, BadMagic, Fields, Headers, OptionHeader, info, option, reply, transmission_flag,
+};
 
-/// Longer options are answered with an error, their bytes skipped. The longest useful one selects contexts: a name and some queries.
+/// Longer options are answered with an error, their bytes skipped. The longest useful one selects
+/// contexts: a name and some queries.
 pub(super) const OPTION_LEN_MAX: usize = 32 << 10;
 /// A read or write of more bytes is refused: what all clients assume if nothing is said.
 pub(super) const REQUEST_LEN_MAX: u32 = 32 << 20;
@@ -49,7 +53,8 @@ pub(super) enum Action {
     Ask(Question),
     /// Open this export, and tell [`Negotiation::opened`].
     Open(Wish),
-    /// Send this, start TLS, and call [`Negotiation::secured`]. Bytes that arrived already are not the client's: close instead.
+    /// Send this, start TLS, and call [`Negotiation::secured`]. Bytes that arrived already are not
+    /// the client's: close instead.
     StartTls(Vec<u8>),
     /// Send this and close.
     End(Vec<u8>),
@@ -62,7 +67,8 @@ pub(super) enum Question {
     List,
     /// One export, without opening it: [`Negotiation::described`].
     Describe(Wish),
-    /// What the export's device can be compared with, if that matters: [`Negotiation::contexts_found`].
+    /// What the export's device can be compared with, if that matters:
+    /// [`Negotiation::contexts_found`].
     Contexts(Queries),
 }
 
@@ -128,10 +134,19 @@ impl Negotiation {
     /// A new client; [`wire::greeting`] has been sent.
     pub(super) fn new(policy: Policy) -> Self {
         let phase = Phase::ClientFlags;
-        Self { policy, phase, secure: false, fixed: false, no_zeroes: false, headers: Headers::Simple, selected: None }
+        Self {
+            policy,
+            phase,
+            secure: false,
+            fixed: false,
+            no_zeroes: false,
+            headers: Headers::Simple,
+            selected: None,
+        }
     }
 
-    /// Decides about the first message in `input`. `stopping`: the server is about to end, and says so.
+    /// Decides about the first message in `input`. `stopping`: the server is about to end, and says
+    /// so.
     pub(super) fn next(&mut self, input: &[u8], stopping: bool) -> Result<Step, BadMagic> {
         match self.phase {
             Phase::ClientFlags => Ok(self.client_flags(input)),
@@ -144,34 +159,57 @@ impl Negotiation {
     /// TLS is there: everything said before is forgotten, except how the handshake is done.
     pub(super) fn secured(&mut self) {
         let (fixed, no_zeroes) = (self.fixed, self.no_zeroes);
-        *self = Self { secure: true, phase: Phase::Options, fixed, no_zeroes, ..Self::new(self.policy) };
+        *self = Self {
+            secure: true,
+            phase: Phase::Options,
+            fixed,
+            no_zeroes,
+            ..Self::new(self.policy)
+        };
     }
 
     fn client_flags(&mut self, input: &[u8]) -> Step {
-        let Some(flags) = Fields(input).u32() else { return Step::Need(wire::CLIENT_FLAGS_LEN) };
+        let Some(flags) = Fields(input).u32() else {
+            return Step::Need(wire::CLIENT_FLAGS_LEN);
+        };
         self.fixed = flags & u32::from(wire::FIXED_NEWSTYLE) != 0;
         self.no_zeroes = flags & u32::from(wire::NO_ZEROES) != 0;
         let known = flags & !u32::from(wire::FIXED_NEWSTYLE | wire::NO_ZEROES) == 0;
         self.phase = if known { Phase::Options } else { Phase::Ended };
-        let action = if known { Action::Say(Vec::new()) } else { Action::End(Vec::new()) };
+        let action = if known {
+            Action::Say(Vec::new())
+        } else {
+            Action::End(Vec::new())
+        };
         Step::Taken(wire::CLIENT_FLAGS_LEN, action)
     }
 
     fn option(&mut self, input: &[u8], stopping: bool) -> Result<Step, BadMagic> {
-        let Some(header) = wire::option_header(input)? else { return Ok(Step::Need(wire::OPTION_HEADER_LEN)) };
+        let Some(header) = wire::option_header(input)? else {
+            return Ok(Step::Need(wire::OPTION_HEADER_LEN));
+        };
         let data_len = header.data_len as usize;
         // Clients that cannot be told of an error are let go at once.
-        let mute = header.option == option::EXPORT_NAME && (data_len > wire::STRING_LEN_MAX || stopping || self.must_secure());
+        let mute = header.option == option::EXPORT_NAME
+            && (data_len > wire::STRING_LEN_MAX || stopping || self.must_secure());
         if mute || (!self.fixed && header.option != option::EXPORT_NAME) {
             self.phase = Phase::Ended;
-            return Ok(Step::Taken(wire::OPTION_HEADER_LEN, Action::End(Vec::new())));
+            return Ok(Step::Taken(
+                wire::OPTION_HEADER_LEN,
+                Action::End(Vec::new()),
+            ));
         }
         if data_len > OPTION_LEN_MAX {
             self.phase = Phase::Skipping(u64::from(header.data_len), header.option);
-            return Ok(Step::Taken(wire::OPTION_HEADER_LEN, Action::Say(Vec::new())));
+            return Ok(Step::Taken(
+                wire::OPTION_HEADER_LEN,
+                Action::Say(Vec::new()),
+            ));
         }
         let whole_len = wire::OPTION_HEADER_LEN + data_len;
-        let Some(data) = input.get(wire::OPTION_HEADER_LEN..whole_len) else { return Ok(Step::Need(whole_len)) };
+        let Some(data) = input.get(wire::OPTION_HEADER_LEN..whole_len) else {
+            return Ok(Step::Need(whole_len));
+        };
         Ok(Step::Taken(whole_len, self.decide(header, data, stopping)))
     }
 
@@ -181,9 +219,21 @@ impl Negotiation {
             return Step::Need(1);
         }
         let left = left - taken;
-        self.phase = if left == 0 { Phase::Options } else { Phase::Skipping(left, option) };
-        let kind = if self.must_secure() { reply::ERR_TLS_REQD } else { reply::ERR_TOO_BIG };
-        let said = if left == 0 { answer(option, kind, "the option is too long") } else { Vec::new() };
+        self.phase = if left == 0 {
+            Phase::Options
+        } else {
+            Phase::Skipping(left, option)
+        };
+        let kind = if self.must_secure() {
+            reply::ERR_TLS_REQD
+        } else {
+            reply::ERR_TOO_BIG
+        };
+        let said = if left == 0 {
+            answer(option, kind, "the option is too long")
+        } else {
+            Vec::new()
+        };
         Step::Taken(taken as usize, Action::Say(said))
     }
 
@@ -211,14 +261,22 @@ impl Negotiation {
             option::INFO => wish(option, data).map(|wish| Action::Ask(Question::Describe(wish))),
             option::GO => wish(option, data).map(Action::Open),
             option::STRUCTURED_REPLY if self.headers == Headers::Extended => {
-                return refuse(reply::ERR_EXT_HEADER_REQD, "extended headers are agreed already");
+                return refuse(
+                    reply::ERR_EXT_HEADER_REQD,
+                    "extended headers are agreed already",
+                );
             }
             option::STRUCTURED_REPLY => self.raise(option, data, Headers::Structured),
             option::EXTENDED_HEADERS => self.raise(option, data, Headers::Extended),
             option::LIST_META_CONTEXT | option::SET_META_CONTEXT => self.contexts(option, data),
             _ => return refuse(reply::ERR_UNSUP, "this option is not known here"),
         };
-        action.unwrap_or_else(|| refuse(reply::ERR_INVALID, "the option is malformed, or not allowed at this point"))
+        action.unwrap_or_else(|| {
+            refuse(
+                reply::ERR_INVALID,
+                "the option is malformed, or not allowed at this point",
+            )
+        })
     }
 
     fn export_name(&mut self, data: &[u8]) -> Action {
@@ -226,7 +284,11 @@ impl Negotiation {
             self.phase = Phase::Ended;
             return Action::End(Vec::new());
         };
-        Action::Open(Wish { name: name.to_owned(), option: option::EXPORT_NAME, kinds: Vec::new() })
+        Action::Open(Wish {
+            name: name.to_owned(),
+            option: option::EXPORT_NAME,
+            kinds: Vec::new(),
+        })
     }
 
     fn start_tls(&self, data: &[u8]) -> Action {
@@ -261,14 +323,21 @@ impl Negotiation {
         let name = fields.string()?.to_owned();
         let count = fields.u32()?;
         // Each query takes at least its length: a count alone reserves nothing.
-        let queries: Vec<String> = (0..count).map(|_| fields.string().map(str::to_owned)).collect::<Option<_>>()?;
+        let queries: Vec<String> = (0..count)
+            .map(|_| fields.string().map(str::to_owned))
+            .collect::<Option<_>>()?;
         fields.finish()?;
         if queries.iter().any(|query| !query.contains(':')) {
             return None;
         }
         let list_all = option == option::LIST_META_CONTEXT && queries.is_empty();
         let need_comparable = list_all || queries.iter().any(|query| query.starts_with("qemu:"));
-        Some(Action::Ask(Question::Contexts(Queries { name, need_comparable, option, patterns: queries })))
+        Some(Action::Ask(Question::Contexts(Queries {
+            name,
+            need_comparable,
+            option,
+            patterns: queries,
+        })))
     }
 
     /// The answer to [`Question::List`].
@@ -280,7 +349,11 @@ impl Negotiation {
         let mut said = Vec::new();
         for export in &exports {
             let name_len = (export.name.len() as u32).to_be_bytes();
-            let data = [&name_len[..], export.name.as_bytes(), clipped(&export.description).as_bytes()];
+            let data = [
+                &name_len[..],
+                export.name.as_bytes(),
+                clipped(&export.description).as_bytes(),
+            ];
             wire::put_option_reply(&mut said, option::LIST, reply::SERVER, &data);
         }
         wire::put_option_reply(&mut said, option::LIST, reply::ACK, &[]);
@@ -290,7 +363,13 @@ impl Negotiation {
     /// The answer to [`Question::Describe`].
     pub(super) fn described(&self, wish: &Wish, found: Result<ExportInfo, OpenError>) -> Vec<u8> {
         match found {
-            Ok(info) => self.facts(wish, &Opened { info, preferred_len: PREFERRED_LEN_UNOPENED }),
+            Ok(info) => self.facts(
+                wish,
+                &Opened {
+                    info,
+                    preferred_len: PREFERRED_LEN_UNOPENED,
+                },
+            ),
             Err(error) => refusal(wish.option, &error),
         }
     }
@@ -315,23 +394,39 @@ impl Negotiation {
         }
         let mut said = opened.info.len.to_be_bytes().to_vec();
         said.extend(self.flags(&opened.info).to_be_bytes());
-        said.resize(said.len() + if self.no_zeroes { 0 } else { wire::PADDING_LEN }, 0);
+        said.resize(
+            said.len() + if self.no_zeroes { 0 } else { wire::PADDING_LEN },
+            0,
+        );
         Entry::Started(said, transmission)
     }
 
-    /// The answer to [`Question::Contexts`]: the snapshots, none if they do not matter, or why there is no such export.
-    pub(super) fn contexts_found(&mut self, asked: &Queries, comparable: Result<Vec<String>, OpenError>) -> Vec<u8> {
+    /// The answer to [`Question::Contexts`]: the snapshots, none if they do not matter, or why
+    /// there is no such export.
+    pub(super) fn contexts_found(
+        &mut self,
+        asked: &Queries,
+        comparable: Result<Vec<String>, OpenError>,
+    ) -> Vec<u8> {
         let comparable = match comparable {
             Ok(comparable) => comparable,
             Err(error) => return refusal(asked.option, &error),
         };
         let listing = asked.option == option::LIST_META_CONTEXT;
-        let all = [Context::Allocation].into_iter().chain(comparable.into_iter().map(Context::Since));
-        let mut chosen: Vec<Context> = all.filter(|context| asked.matches(&context_name(context), listing)).collect();
+        let all = [Context::Allocation]
+            .into_iter()
+            .chain(comparable.into_iter().map(Context::Since));
+        let mut chosen: Vec<Context> = all
+            .filter(|context| asked.matches(&context_name(context), listing))
+            .collect();
         let mut said = Vec::new();
         if !listing && chosen.len() > CONTEXT_COUNT_MAX {
             chosen.clear();
-            return answer(asked.option, reply::ERR_TOO_BIG, "these are too many contexts");
+            return answer(
+                asked.option,
+                reply::ERR_TOO_BIG,
+                "these are too many contexts",
+            );
         }
         for (id, context) in chosen.iter().enumerate() {
             // A list has no ids.
@@ -369,17 +464,36 @@ impl Negotiation {
             let data = [&kind.to_be_bytes()[..], &data.concat()].concat();
             wire::put_option_reply(&mut said, wish.option, reply::INFO, &[&data]);
         };
-        put(info::EXPORT, &[&opened.info.len.to_be_bytes(), &self.flags(&opened.info).to_be_bytes()]);
+        put(
+            info::EXPORT,
+            &[
+                &opened.info.len.to_be_bytes(),
+                &self.flags(&opened.info).to_be_bytes(),
+            ],
+        );
         if wish.kinds.contains(&info::NAME) {
             put(info::NAME, &[opened.info.name.as_bytes()]);
         }
         if wish.kinds.contains(&info::DESCRIPTION) {
-            put(info::DESCRIPTION, &[clipped(&opened.info.description).as_bytes()]);
+            put(
+                info::DESCRIPTION,
+                &[clipped(&opened.info.description).as_bytes()],
+            );
         }
         if wish.kinds.contains(&info::BLOCK_SIZE) {
             // The protocol wants a power of two from 512 to the largest request.
-            let preferred = opened.preferred_len.clamp(512, REQUEST_LEN_MAX).next_power_of_two();
-            put(info::BLOCK_SIZE, &[&1_u32.to_be_bytes(), &preferred.to_be_bytes(), &REQUEST_LEN_MAX.to_be_bytes()]);
+            let preferred = opened
+                .preferred_len
+                .clamp(512, REQUEST_LEN_MAX)
+                .next_power_of_two();
+            put(
+                info::BLOCK_SIZE,
+                &[
+                    &1_u32.to_be_bytes(),
+                    &preferred.to_be_bytes(),
+                    &REQUEST_LEN_MAX.to_be_bytes(),
+                ],
+            );
         }
         wire::put_option_reply(&mut said, wish.option, reply::ACK, &[]);
         said
@@ -390,7 +504,11 @@ impl Queries {
     /// Exact names; in a list also everything of a namespace, or everything.
     fn matches(&self, name: &str, listing: bool) -> bool {
         let family = |query: &str| listing && query.ends_with(':') && name.starts_with(query);
-        (listing && self.patterns.is_empty()) || self.patterns.iter().any(|query| query == name || family(query))
+        (listing && self.patterns.is_empty())
+            || self
+                .patterns
+                .iter()
+                .any(|query| query == name || family(query))
     }
 }
 
@@ -401,7 +519,11 @@ fn wish(option: u32, data: &[u8]) -> Option<Wish> {
     let count = fields.u16()?;
     let kinds = (0..count).map(|_| fields.u16()).collect::<Option<_>>()?;
     fields.finish()?;
-    Some(Wish { name, option, kinds })
+    Some(Wish {
+        name,
+        option,
+        kinds,
+    })
 }
 
 fn context_name(context: &Context) -> String {
@@ -428,7 +550,11 @@ fn refusal(option: u32, error: &OpenError) -> Vec<u8> {
 }
 
 fn device_refusal(error: &DeviceError) -> u32 {
-    if *error == DeviceError::Stopping { reply::ERR_SHUTDOWN } else { reply::ERR_PLATFORM }
+    if *error == DeviceError::Stopping {
+        reply::ERR_SHUTDOWN
+    } else {
+        reply::ERR_PLATFORM
+    }
 }
 
 /// No longer than a string may be, cut between characters.
@@ -441,18 +567,34 @@ mod tests {
     use super::{Action, Negotiation, Phase, Policy, Step};
     use crate::nbd::wire::{BadMagic, Headers, option, reply};
 
-    const PLAIN: Policy = Policy { tls_required: false, read_only: false, multi_conn: true };
-    const SECURE: Policy = Policy { tls_required: true, ..PLAIN };
+    const PLAIN: Policy = Policy {
+        tls_required: false,
+        read_only: false,
+        multi_conn: true,
+    };
+    const SECURE: Policy = Policy {
+        tls_required: true,
+        ..PLAIN
+    };
     const FLAGS: [u8; 4] = [0, 0, 0, 3];
 
     fn message(number: u32, data: &[u8]) -> Vec<u8> {
-        [b"IHAVEOPT", &number.to_be_bytes()[..], &(data.len() as u32).to_be_bytes(), data].concat()
+        [
+            b"IHAVEOPT",
+            &number.to_be_bytes()[..],
+            &(data.len() as u32).to_be_bytes(),
+            data,
+        ]
+        .concat()
     }
 
     /// One that has had the client's flags.
     fn negotiation(policy: Policy) -> Negotiation {
         let mut negotiation = Negotiation::new(policy);
-        assert_eq!(negotiation.next(&FLAGS, false), Ok(Step::Taken(4, Action::Say(Vec::new()))));
+        assert_eq!(
+            negotiation.next(&FLAGS, false),
+            Ok(Step::Taken(4, Action::Say(Vec::new())))
+        );
         negotiation
     }
 
@@ -472,13 +614,28 @@ mod tests {
 
     #[test]
     fn a_stopping_server_says_so_to_every_option() {
-        for number in [option::LIST, option::INFO, option::GO, option::STARTTLS, option::STRUCTURED_REPLY, 99] {
-            let Action::Say(said) = decided(&mut negotiation(PLAIN), number, b"", true) else { panic!("option {number}") };
+        for number in [
+            option::LIST,
+            option::INFO,
+            option::GO,
+            option::STARTTLS,
+            option::STRUCTURED_REPLY,
+            99,
+        ] {
+            let Action::Say(said) = decided(&mut negotiation(PLAIN), number, b"", true) else {
+                panic!("option {number}")
+            };
             assert_eq!(kind(&said), reply::ERR_SHUTDOWN, "option {number}");
         }
-        let Action::End(said) = decided(&mut negotiation(PLAIN), option::ABORT, b"", true) else { panic!("abort") };
+        let Action::End(said) = decided(&mut negotiation(PLAIN), option::ABORT, b"", true) else {
+            panic!("abort")
+        };
         assert_eq!(kind(&said), reply::ACK);
-        assert_eq!(decided(&mut negotiation(PLAIN), option::EXPORT_NAME, b"disk", true), Action::End(Vec::new()), "it cannot be told");
+        assert_eq!(
+            decided(&mut negotiation(PLAIN), option::EXPORT_NAME, b"disk", true),
+            Action::End(Vec::new()),
+            "it cannot be told"
+        );
     }
 
     #[test]
@@ -487,33 +644,72 @@ mod tests {
         // As if a fault had let it through in plain text.
         negotiation.headers = Headers::Extended;
         negotiation.selected = Some(("disk".to_owned(), Vec::new()));
-        assert!(matches!(decided(&mut negotiation, option::STARTTLS, b"", false), Action::StartTls(_)));
+        assert!(matches!(
+            decided(&mut negotiation, option::STARTTLS, b"", false),
+            Action::StartTls(_)
+        ));
         negotiation.secured();
-        assert_eq!((negotiation.headers, negotiation.selected.is_none()), (Headers::Simple, true));
-        assert_eq!((negotiation.phase, negotiation.fixed, negotiation.no_zeroes), (Phase::Options, true, true));
-        assert!(matches!(decided(&mut negotiation, option::LIST, b"", false), Action::Ask(_)), "no second set of flags");
+        assert_eq!(
+            (negotiation.headers, negotiation.selected.is_none()),
+            (Headers::Simple, true)
+        );
+        assert_eq!(
+            (negotiation.phase, negotiation.fixed, negotiation.no_zeroes),
+            (Phase::Options, true, true)
+        );
+        assert!(
+            matches!(
+                decided(&mut negotiation, option::LIST, b"", false),
+                Action::Ask(_)
+            ),
+            "no second set of flags"
+        );
     }
 
     #[test]
     fn an_option_in_pieces_is_decided_once_it_is_whole() {
         let bytes = message(option::LIST, b"");
         for len in 0..bytes.len() {
-            assert_eq!(negotiation(PLAIN).next(&bytes[..len], false), Ok(Step::Need(16)), "{len}");
+            assert_eq!(
+                negotiation(PLAIN).next(&bytes[..len], false),
+                Ok(Step::Need(16)),
+                "{len}"
+            );
         }
         let long = message(option::GO, &[0; 100]);
-        assert_eq!(negotiation(PLAIN).next(&long[..115], false), Ok(Step::Need(116)));
+        assert_eq!(
+            negotiation(PLAIN).next(&long[..115], false),
+            Ok(Step::Need(116))
+        );
         assert_eq!(negotiation(PLAIN).next(&[0; 16], false), Err(BadMagic));
     }
 
     #[test]
     fn a_long_option_is_skipped_piece_by_piece_and_refused_once() {
         let mut negotiation = negotiation(PLAIN);
-        let header = [b"IHAVEOPT", &option::GO.to_be_bytes()[..], &100_000_u32.to_be_bytes()].concat();
-        assert_eq!(negotiation.next(&header, false), Ok(Step::Taken(16, Action::Say(Vec::new()))));
+        let header = [
+            b"IHAVEOPT",
+            &option::GO.to_be_bytes()[..],
+            &100_000_u32.to_be_bytes(),
+        ]
+        .concat();
+        assert_eq!(
+            negotiation.next(&header, false),
+            Ok(Step::Taken(16, Action::Say(Vec::new())))
+        );
         assert_eq!(negotiation.next(b"", false), Ok(Step::Need(1)));
-        assert_eq!(negotiation.next(&vec![0; 60_000], false), Ok(Step::Taken(60_000, Action::Say(Vec::new()))));
-        let Ok(Step::Taken(40_000, Action::Say(said))) = negotiation.next(&vec![0; 60_000], false) else { panic!("the rest") };
+        assert_eq!(
+            negotiation.next(&vec![0; 60_000], false),
+            Ok(Step::Taken(60_000, Action::Say(Vec::new())))
+        );
+        let Ok(Step::Taken(40_000, Action::Say(said))) = negotiation.next(&vec![0; 60_000], false)
+        else {
+            panic!("the rest")
+        };
         assert_eq!(kind(&said), reply::ERR_TOO_BIG);
-        assert!(matches!(decided(&mut negotiation, option::LIST, b"", false), Action::Ask(_)));
+        assert!(matches!(
+            decided(&mut negotiation, option::LIST, b"", false),
+            Action::Ask(_)
+        ));
     }
 }

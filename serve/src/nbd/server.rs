@@ -64,7 +64,8 @@ pub struct Options {
     pub tls: Option<Identity>,
     /// No client may write, whatever the exports allow.
     pub read_only: bool,
-    /// Clients served at once, at least 1; more wait until one leaves. With 1, clients are told not to open several connections.
+    /// Clients served at once, at least 1; more wait until one leaves. With 1, clients are told not
+    /// to open several connections.
     pub clients_max: usize,
     /// A client that has not chosen an export after this is cut off.
     pub handshake_time: Duration,
@@ -73,7 +74,12 @@ pub struct Options {
 impl Default for Options {
     /// No TLS, writable, 1,024 clients, 30 seconds.
     fn default() -> Self {
-        Self { tls: None, read_only: false, clients_max: 1024, handshake_time: Duration::from_secs(30) }
+        Self {
+            tls: None,
+            read_only: false,
+            clients_max: 1024,
+            handshake_time: Duration::from_secs(30),
+        }
     }
 }
 
@@ -109,7 +115,9 @@ impl Shared {
     /// A place for one more worker, if there is one.
     pub(super) fn extra_worker(self: &Arc<Self>) -> Option<ExtraWorker> {
         let more = |count| (count < EXTRA_WORKER_COUNT_MAX).then_some(count + 1);
-        self.extra_workers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        self.extra_workers
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .ok()?;
         Some(ExtraWorker(Arc::clone(self)))
     }
 
@@ -119,8 +127,13 @@ impl Shared {
 
     /// Serves one more client, as soon as there is a place. `false`: the server stops.
     fn admit(self: &Arc<Self>, socket: OwnedFd) -> bool {
-        let full = |clients: &mut Clients| clients.connected.len() >= self.clients_max && !self.is_stopping();
-        let mut clients = self.changed.wait_while(self.clients(), full).unwrap_or_else(PoisonError::into_inner);
+        let full = |clients: &mut Clients| {
+            clients.connected.len() >= self.clients_max && !self.is_stopping()
+        };
+        let mut clients = self
+            .changed
+            .wait_while(self.clients(), full)
+            .unwrap_or_else(PoisonError::into_inner);
         // Under the lock: `stop` either sees this client or has been seen here.
         if self.is_stopping() {
             return false;
@@ -130,28 +143,47 @@ impl Shared {
         clients.next_id += 1;
         clients.connected.insert(id, Arc::clone(&transport));
         drop(clients);
-        let membership = Membership { shared: Arc::clone(self), id, entered: AtomicBool::new(false) };
+        let membership = Membership {
+            shared: Arc::clone(self),
+            id,
+            entered: AtomicBool::new(false),
+        };
         let shared = Arc::clone(self);
         let serve = move || connection::serve(&shared, transport, membership);
         // Without a thread the client is dropped, and sees the connection closed.
-        let _ = thread::Builder::new().name("nbd-client".to_owned()).stack_size(connection::STACK_LEN).spawn(serve);
+        let _ = thread::Builder::new()
+            .name("nbd-client".to_owned())
+            .stack_size(connection::STACK_LEN)
+            .spawn(serve);
         true
     }
 
     fn accept_all(self: &Arc<Self>, listening: &Listening) {
-        while listening.accept(self.stop.as_fd()).is_some_and(|socket| self.admit(socket)) {}
+        while listening
+            .accept(self.stop.as_fd())
+            .is_some_and(|socket| self.admit(socket))
+        {}
     }
 
     /// Waits until no client is connected, at most until `deadline`. Returns how many are.
     fn wait_gone(&self, deadline: Instant) -> usize {
         let time = deadline.saturating_duration_since(Instant::now());
         let connected = |clients: &mut Clients| !clients.connected.is_empty();
-        let waited = self.changed.wait_timeout_while(self.clients(), time, connected);
-        waited.unwrap_or_else(PoisonError::into_inner).0.connected.len()
+        let waited = self
+            .changed
+            .wait_timeout_while(self.clients(), time, connected);
+        waited
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .connected
+            .len()
     }
 
     fn shut_all(&self, how: Shutdown) {
-        self.clients().connected.values().for_each(|transport| transport.shut(how));
+        self.clients()
+            .connected
+            .values()
+            .for_each(|transport| transport.shut(how));
     }
 }
 
@@ -204,7 +236,8 @@ pub enum Left {
 pub struct Stopped {
     /// Clients that were still connected when the grace was over, and were cut off.
     pub cut_off: usize,
-    /// Of these, those whose request a device has not ended yet: a thread of each still holds its device.
+    /// Of these, those whose request a device has not ended yet: a thread of each still holds its
+    /// device.
     pub unfinished: usize,
 }
 
@@ -218,8 +251,13 @@ impl Server {
     /// A server for `exports` that listens nowhere yet. An error: the system refuses a descriptor.
     pub fn start(exports: Arc<dyn Exports>, options: Options) -> Result<Self, ServeError> {
         let clients_max = options.clients_max.max(1);
-        let policy = Policy { tls_required: options.tls.is_some(), read_only: options.read_only, multi_conn: clients_max > 1 };
-        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
+        let policy = Policy {
+            tls_required: options.tls.is_some(),
+            read_only: options.read_only,
+            multi_conn: clients_max > 1,
+        };
+        let stop =
+            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let shared = Shared {
             exports,
             policy,
@@ -233,37 +271,50 @@ impl Server {
             changed: Condvar::new(),
             stop,
         };
-        Ok(Self { shared: Arc::new(shared), acceptors: Mutex::default() })
+        Ok(Self {
+            shared: Arc::new(shared),
+            acceptors: Mutex::default(),
+        })
     }
 
-    /// Listens on a Unix socket at `path`, which only this user may connect to. The socket of a server that has died is replaced, and
-    /// the file is removed in the end. An error: a live server listens there, another kind of file is in the way, the path is too long
-    /// for a socket (107 bytes), or the system refuses.
+    /// Listens on a Unix socket at `path`, which only this user may connect to. The socket of a
+    /// server that has died is replaced, and the file is removed in the end. An error: a live
+    /// server listens there, another kind of file is in the way, the path is too long for a socket
+    /// (107 bytes), or the system refuses.
     pub fn listen_unix(&self, path: &Path) -> Result<(), ServeError> {
         self.listen(Listening::unix(path)?)
     }
 
-    /// Listens on a TCP port, of any free number if `address` has 0. Returns the address. An error: it is taken or not ours.
+    /// Listens on a TCP port, of any free number if `address` has 0. Returns the address. An error:
+    /// it is taken or not ours.
     pub fn listen_tcp(&self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
         let (listening, address) = Listening::tcp(address)?;
         self.listen(listening)?;
         Ok(address)
     }
 
-    /// Takes clients from a socket that somebody else made and listens on, as systemd hands over. It becomes non-blocking, for all who
-    /// share it. An error: it is no listening stream socket, Unix or TCP.
+    /// Takes clients from a socket that somebody else made and listens on, as systemd hands over.
+    /// It becomes non-blocking, for all who share it. An error: it is no listening stream socket,
+    /// Unix or TCP.
     pub fn listen_on(&self, socket: OwnedFd) -> Result<(), ServeError> {
         self.listen(Listening::inherited(socket)?)
     }
 
     fn listen(&self, listening: Listening) -> Result<(), ServeError> {
-        let mut acceptors = self.acceptors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut acceptors = self
+            .acceptors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if self.shared.is_stopping() {
             return Err(ServeError::Stopping);
         }
         let shared = Arc::clone(&self.shared);
         let accept = move || shared.accept_all(&listening);
-        acceptors.push(thread::Builder::new().name("nbd-accept".to_owned()).spawn(accept)?);
+        acceptors.push(
+            thread::Builder::new()
+                .name("nbd-accept".to_owned())
+                .spawn(accept)?,
+        );
         Ok(())
     }
 
@@ -273,8 +324,9 @@ impl Server {
         self.shared.clients().connected.len()
     }
 
-    /// Waits until some client has entered an export and none is connected any more, the server stops, or `time` is over; without
-    /// `time` as long as it takes. For servers that leave with their last client: a client that only lists does not count.
+    /// Waits until some client has entered an export and none is connected any more, the server
+    /// stops, or `time` is over; without `time` as long as it takes. For servers that leave with
+    /// their last client: a client that only lists does not count.
     #[must_use]
     pub fn wait_left(&self, time: Option<Duration>) -> Left {
         let deadline = time.and_then(|time| Instant::now().checked_add(time));
@@ -289,15 +341,26 @@ impl Server {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             clients = match left {
                 Some(Duration::ZERO) => return Left::NotYet,
-                Some(left) => self.shared.changed.wait_timeout(clients, left).unwrap_or_else(PoisonError::into_inner).0,
-                None => self.shared.changed.wait(clients).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    self.shared
+                        .changed
+                        .wait_timeout(clients, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+                None => self
+                    .shared
+                    .changed
+                    .wait(clients)
+                    .unwrap_or_else(PoisonError::into_inner),
             };
         }
     }
 
-    /// Ends the service: takes no more clients, answers requests that come with "stopping", lets those under way end and their replies
-    /// go out, and after `grace` cuts off who is left. Takes at most `grace` and a second, whatever clients do. Idle clients cost no
-    /// time. A second call waits for the same end.
+    /// Ends the service: takes no more clients, answers requests that come with "stopping", lets
+    /// those under way end and their replies go out, and after `grace` cuts off who is left. Takes
+    /// at most `grace` and a second, whatever clients do. Idle clients cost no time. A second call
+    /// waits for the same end.
     pub fn stop(&self, grace: Duration) -> Stopped {
         let deadline = Instant::now() + grace.min(GRACE_MAX);
         {
@@ -308,14 +371,28 @@ impl Server {
         self.shared.changed.notify_all();
         // The counter can overflow only after 2^64 stops.
         let _ = rustix::io::write(&self.shared.stop, &1_u64.to_ne_bytes());
-        let acceptors = std::mem::take(&mut *self.acceptors.lock().unwrap_or_else(PoisonError::into_inner));
+        let acceptors = std::mem::take(
+            &mut *self
+                .acceptors
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         // An acceptor that has panicked has closed its socket.
-        acceptors.into_iter().for_each(|acceptor| drop(acceptor.join()));
+        acceptors
+            .into_iter()
+            .for_each(|acceptor| drop(acceptor.join()));
         self.shared.shut_all(Shutdown::Read);
         let cut_off = self.shared.wait_gone(deadline);
         self.shared.shut_all(Shutdown::Both);
-        let unfinished = if cut_off == 0 { 0 } else { self.shared.wait_gone(Instant::now() + CUT_TIME) };
-        Stopped { cut_off, unfinished }
+        let unfinished = if cut_off == 0 {
+            0
+        } else {
+            self.shared.wait_gone(Instant::now() + CUT_TIME)
+        };
+        Stopped {
+            cut_off,
+            unfinished,
+        }
     }
 }
 

@@ -12,14 +12,23 @@ pub struct SingleExport {
 }
 
 impl SingleExport {
-    /// Offers the export `target` of `inner` as `name`, and nothing else. An empty `name` is the default export.
+    /// Offers the export `target` of `inner` as `name`, and nothing else. An empty `name` is the
+    /// default export.
     #[must_use]
     pub fn new(inner: Arc<dyn Exports>, target: &str, name: &str) -> Self {
-        Self { inner, target: target.to_owned(), name: name.to_owned() }
+        Self {
+            inner,
+            target: target.to_owned(),
+            name: name.to_owned(),
+        }
     }
 
     fn check(&self, name: &str) -> Result<(), OpenError> {
-        if name.is_empty() || name == self.name { Ok(()) } else { Err(OpenError::Unknown(name.to_owned())) }
+        if name.is_empty() || name == self.name {
+            Ok(())
+        } else {
+            Err(OpenError::Unknown(name.to_owned()))
+        }
     }
 }
 
@@ -34,7 +43,10 @@ impl Exports for SingleExport {
 
     fn info(&self, name: &str) -> Result<ExportInfo, OpenError> {
         self.check(name)?;
-        Ok(ExportInfo { name: self.name.clone(), ..self.inner.info(&self.target)? })
+        Ok(ExportInfo {
+            name: self.name.clone(),
+            ..self.inner.info(&self.target)?
+        })
     }
 
     fn open(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError> {

@@ -12,14 +12,20 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
-use rustix::net::sockopt::{set_socket_keepalive, set_tcp_nodelay, socket_acceptconn, socket_domain, socket_type};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with};
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_tcp_nodelay, socket_acceptconn, socket_domain, socket_type,
+};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
+    socket_with,
+};
 
 use super::server::ServeError;
 
 /// Clients that the system keeps waiting for us.
 const BACKLOG: i32 = 128;
-/// How often, and how far apart, we look whether another server that is starting in the same folder is done.
+/// How often, and how far apart, we look whether another server that is starting in the same folder
+/// is done.
 const LOCK_TRIES: u32 = 50;
 const LOCK_WAIT: Duration = Duration::from_millis(20);
 /// After a refusal of the system (no descriptors, no memory) it is asked again after this.
@@ -54,23 +60,31 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 impl Listening {
-    /// A Unix socket at `path` that only this user may connect to. A dead server's is replaced; a live one's, or any other file, is
-    /// refused.
+    /// A Unix socket at `path` that only this user may connect to. A dead server's is replaced; a
+    /// live one's, or any other file, is refused.
     pub(super) fn unix(path: &Path) -> Result<Self, ServeError> {
         let failed = |error: io::Error| ServeError::Listen(path.display().to_string(), error);
         let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|error| failed(error.into()))?;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(|error| failed(error.into()))?;
         // The file gets the socket's own mode, so there is no moment in which others could connect.
-        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| failed(error.into()))?;
         let _starting = lock_folder(path).map_err(failed)?;
         if fs::symlink_metadata(path).is_ok() {
             replace_dead(path, &address)?;
         }
         bind(&socket, &address).map_err(|error| failed(error.into()))?;
-        let file = SocketFile { path: path.to_owned(), identity: identity(path).map_err(failed)? };
+        let file = SocketFile {
+            path: path.to_owned(),
+            identity: identity(path).map_err(failed)?,
+        };
         listen(&socket, BACKLOG).map_err(|error| failed(error.into()))?;
-        Ok(Self { socket, _file: Some(file) })
+        Ok(Self {
+            socket,
+            _file: Some(file),
+        })
     }
 
     /// A TCP socket, and its address with the port that was found if none was given.
@@ -79,7 +93,13 @@ impl Listening {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
             let address = listener.local_addr()?;
-            Ok((Self { socket: listener.into(), _file: None }, address))
+            Ok((
+                Self {
+                    socket: listener.into(),
+                    _file: None,
+                },
+                address,
+            ))
         };
         listen().map_err(|error| ServeError::Listen(address.to_string(), error))
     }
@@ -87,20 +107,32 @@ impl Listening {
     /// A socket that somebody else made and listens on, as systemd does. Its file is theirs.
     pub(super) fn inherited(socket: OwnedFd) -> Result<Self, ServeError> {
         let check = || -> rustix::io::Result<bool> {
-            let known = [AddressFamily::UNIX, AddressFamily::INET, AddressFamily::INET6].contains(&socket_domain(&socket)?);
+            let known = [
+                AddressFamily::UNIX,
+                AddressFamily::INET,
+                AddressFamily::INET6,
+            ]
+            .contains(&socket_domain(&socket)?);
             Ok(known && socket_type(&socket)? == SocketType::STREAM && socket_acceptconn(&socket)?)
         };
         if !check().unwrap_or(false) {
             return Err(ServeError::NotListening);
         }
-        rustix::io::ioctl_fionbio(&socket, true).map_err(|error| ServeError::Listen("the inherited socket".to_owned(), error.into()))?;
-        Ok(Self { socket, _file: None })
+        rustix::io::ioctl_fionbio(&socket, true)
+            .map_err(|error| ServeError::Listen("the inherited socket".to_owned(), error.into()))?;
+        Ok(Self {
+            socket,
+            _file: None,
+        })
     }
 
     /// The next client. `None`: `stop` has become readable.
     pub(super) fn accept(&self, stop: BorrowedFd<'_>) -> Option<OwnedFd> {
         loop {
-            let mut watched = [PollFd::from_borrowed_fd(stop, PollFlags::IN), PollFd::new(&self.socket, PollFlags::IN)];
+            let mut watched = [
+                PollFd::from_borrowed_fd(stop, PollFlags::IN),
+                PollFd::new(&self.socket, PollFlags::IN),
+            ];
             let polled = poll(&mut watched, None);
             if !watched[0].revents().is_empty() && polled.is_ok() {
                 return None;
@@ -110,14 +142,19 @@ impl Listening {
                     prepare(&client);
                     return Some(client);
                 }
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+                Err(
+                    rustix::io::Errno::AGAIN
+                    | rustix::io::Errno::INTR
+                    | rustix::io::Errno::CONNABORTED,
+                ) => {}
                 Err(_) => thread::sleep(ACCEPT_RETRY),
             }
         }
     }
 }
 
-/// Small replies go out at once, and a client whose machine has vanished is noticed some day. Unix sockets need neither.
+/// Small replies go out at once, and a client whose machine has vanished is noticed some day. Unix
+/// sockets need neither.
 fn prepare(client: &OwnedFd) {
     if socket_domain(client).is_ok_and(|domain| domain != AddressFamily::UNIX) {
         // Without either it still works.
@@ -126,13 +163,21 @@ fn prepare(client: &OwnedFd) {
     }
 }
 
-/// Only one server at a time looks whether a socket is alive and takes its place: two would each take the other's away.
+/// Only one server at a time looks whether a socket is alive and takes its place: two would each
+/// take the other's away.
 fn lock_folder(path: &Path) -> io::Result<OwnedFd> {
-    let mut folder = path.parent().map(|folder| folder.as_os_str().to_owned()).unwrap_or_default();
+    let mut folder = path
+        .parent()
+        .map(|folder| folder.as_os_str().to_owned())
+        .unwrap_or_default();
     if folder.is_empty() {
         folder = OsString::from(".");
     }
-    let folder = rustix::fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let folder = rustix::fs::open(
+        folder,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     for _ in 0..LOCK_TRIES {
         match flock(folder.as_fd(), FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(folder),
@@ -140,16 +185,24 @@ fn lock_folder(path: &Path) -> io::Result<OwnedFd> {
             Err(error) => return Err(error.into()),
         }
     }
-    Err(io::Error::new(ErrorKind::ResourceBusy, "another program holds a lock on its folder"))
+    Err(io::Error::new(
+        ErrorKind::ResourceBusy,
+        "another program holds a lock on its folder",
+    ))
 }
 
 fn replace_dead(path: &Path, address: &SocketAddrUnix) -> Result<(), ServeError> {
     let failed = |error: io::Error| ServeError::Listen(path.display().to_string(), error);
-    if !fs::symlink_metadata(path).map_err(failed)?.file_type().is_socket() {
+    if !fs::symlink_metadata(path)
+        .map_err(failed)?
+        .file_type()
+        .is_socket()
+    {
         return Err(ServeError::NotSocket(path.to_owned()));
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|error| failed(error.into()))?;
+    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .map_err(|error| failed(error.into()))?;
     match connect(&probe, address) {
         Err(rustix::io::Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed),
         // Connected, or its queue is full: somebody listens.

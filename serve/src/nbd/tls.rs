@@ -1,4 +1,5 @@
-//! Who a server is under TLS, and whose certificates it asks for. The files are named as qemu and nbdkit name them.
+//! Who a server is under TLS, and whose certificates it asks for. The files are named as qemu and
+//! nbdkit name them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use super::server::ServeError;
 pub enum ClientCertificates {
     /// They need none.
     NotAsked,
-    /// They need one that an authority in `ca-cert.pem` signed, and that `ca-crl.pem`, if it is there, does not revoke.
+    /// They need one that an authority in `ca-cert.pem` signed, and that `ca-crl.pem`, if it is
+    /// there, does not revoke.
     Required,
 }
 
@@ -27,25 +29,34 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads `server-cert.pem` and `server-key.pem` in `folder`, and if clients are asked for certificates `ca-cert.pem` and
-    /// `ca-crl.pem`. An error: a file is missing (only `ca-crl.pem` may), unreadable or not what its name says, or the key is not the
-    /// certificate's. Files that change later are not read again.
+    /// Reads `server-cert.pem` and `server-key.pem` in `folder`, and if clients are asked for
+    /// certificates `ca-cert.pem` and `ca-crl.pem`. An error: a file is missing (only `ca-crl.pem`
+    /// may), unreadable or not what its name says, or the key is not the certificate's. Files that
+    /// change later are not read again.
     pub fn load(folder: &Path, clients: ClientCertificates) -> Result<Self, ServeError> {
         let chain: Vec<CertificateDer<'static>> = read_all(&folder.join("server-cert.pem"))?;
         let key_path = folder.join("server-key.pem");
-        let key = PrivateKeyDer::from_pem_file(&key_path).map_err(|error| unreadable(&key_path, &error))?;
+        let key = PrivateKeyDer::from_pem_file(&key_path)
+            .map_err(|error| unreadable(&key_path, &error))?;
         let provider = Arc::new(ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(refused)?;
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(refused)?;
         let builder = match clients {
             ClientCertificates::NotAsked => builder.with_no_client_auth(),
             ClientCertificates::Required => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(authorities(folder)?, provider);
-                let verifier = verifier.with_crls(revoked(folder)?).only_check_end_entity_revocation();
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(authorities(folder)?, provider);
+                let verifier = verifier
+                    .with_crls(revoked(folder)?)
+                    .only_check_end_entity_revocation();
                 builder.with_client_cert_verifier(verifier.build().map_err(refused)?)
             }
         };
         let config = builder.with_single_cert(chain, key).map_err(refused)?;
-        Ok(Self { config: Arc::new(config) })
+        Ok(Self {
+            config: Arc::new(config),
+        })
     }
 }
 
@@ -59,7 +70,8 @@ fn authorities(folder: &Path) -> Result<Arc<RootCertStore>, ServeError> {
 
 fn revoked(folder: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, ServeError> {
     let path = folder.join("ca-crl.pem");
-    // Only a list that is certainly not there is none: one that cannot be read must not let revoked clients in.
+    // Only a list that is certainly not there is none: one that cannot be read must not let revoked
+    // clients in.
     match path.try_exists() {
         Ok(false) => Ok(Vec::new()),
         _ => read_all(&path),
@@ -69,8 +81,14 @@ fn revoked(folder: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, 
 /// All sections of one kind in a file, at least one.
 fn read_all<T: PemObject>(path: &Path) -> Result<Vec<T>, ServeError> {
     let sections = T::pem_file_iter(path).map_err(|error| unreadable(path, &error))?;
-    let found: Vec<T> = sections.collect::<Result<_, _>>().map_err(|error| unreadable(path, &error))?;
-    if found.is_empty() { Err(unreadable(path, &pem::Error::NoItemsFound)) } else { Ok(found) }
+    let found: Vec<T> = sections
+        .collect::<Result<_, _>>()
+        .map_err(|error| unreadable(path, &error))?;
+    if found.is_empty() {
+        Err(unreadable(path, &pem::Error::NoItemsFound))
+    } else {
+        Ok(found)
+    }
 }
 
 fn unreadable(path: &Path, error: &pem::Error) -> ServeError {

@@ -73,20 +73,37 @@ pub(super) enum Job {
 }
 
 impl Transmission {
-    /// The first request in `input` and the length of its header, `None` if it is not whole yet. `stopping`: the server is about to
-    /// end, and does nothing new.
-    pub(super) fn next(&self, input: &[u8], stopping: bool) -> Result<Option<(Request, usize)>, BadMagic> {
-        let Some(raw) = wire::request(self.headers, input)? else { return Ok(None) };
+    /// The first request in `input` and the length of its header, `None` if it is not whole yet.
+    /// `stopping`: the server is about to end, and does nothing new.
+    pub(super) fn next(
+        &self,
+        input: &[u8],
+        stopping: bool,
+    ) -> Result<Option<(Request, usize)>, BadMagic> {
+        let Some(raw) = wire::request(self.headers, input)? else {
+            return Ok(None);
+        };
         let job = match self.judge(&raw) {
             Ok(Job::Disconnect) => Job::Disconnect,
             Ok(_) if stopping => Job::Refuse(Errno::Shutdown, "the server is stopping"),
             Ok(job) => job,
             Err((errno, text)) => Job::Refuse(errno, text),
         };
-        let has_payload = raw.command == command::WRITE || (self.is_extended() && raw.flags & command_flag::PAYLOAD_LEN != 0);
+        let has_payload = raw.command == command::WRITE
+            || (self.is_extended() && raw.flags & command_flag::PAYLOAD_LEN != 0);
         let payload_len = if has_payload { raw.len } else { 0 };
-        let address = Address { cookie: raw.cookie, offset: raw.offset };
-        Ok(Some((Request { address, payload_len, job }, self.headers.request_len())))
+        let address = Address {
+            cookie: raw.cookie,
+            offset: raw.offset,
+        };
+        Ok(Some((
+            Request {
+                address,
+                payload_len,
+                job,
+            },
+            self.headers.request_len(),
+        )))
     }
 
     fn is_extended(&self) -> bool {
@@ -100,17 +117,36 @@ impl Transmission {
         match raw.command {
             command::READ => {
                 self.check_range(raw, Errno::Invalid)?;
-                Ok(Job::Read { offset, len: moved_len(len)?, whole: raw.flags & command_flag::DF != 0 })
+                Ok(Job::Read {
+                    offset,
+                    len: moved_len(len)?,
+                    whole: raw.flags & command_flag::DF != 0,
+                })
             }
             command::WRITE => {
                 self.check_writable()?;
                 self.check_range(raw, Errno::NoSpace)?;
-                Ok(Job::Write { offset, len: moved_len(len)?, durable })
+                Ok(Job::Write {
+                    offset,
+                    len: moved_len(len)?,
+                    durable,
+                })
             }
             command::WRITE_ZEROES | command::TRIM => {
                 self.check_writable()?;
-                self.check_range(raw, if raw.command == command::TRIM { Errno::Invalid } else { Errno::NoSpace })?;
-                Ok(Job::Zero { offset, len, durable })
+                self.check_range(
+                    raw,
+                    if raw.command == command::TRIM {
+                        Errno::Invalid
+                    } else {
+                        Errno::NoSpace
+                    },
+                )?;
+                Ok(Job::Zero {
+                    offset,
+                    len,
+                    durable,
+                })
             }
             command::DISC => Ok(Job::Disconnect),
             command::FLUSH if offset == 0 && len == 0 => Ok(Job::Flush),
@@ -119,10 +155,16 @@ impl Transmission {
                 self.check_range(raw, Errno::Invalid)?;
                 Ok(Job::Prefetch { offset, len })
             }
-            command::BLOCK_STATUS if self.contexts.is_empty() => Err((Errno::Invalid, "no context was selected")),
+            command::BLOCK_STATUS if self.contexts.is_empty() => {
+                Err((Errno::Invalid, "no context was selected"))
+            }
             command::BLOCK_STATUS => {
                 self.check_range(raw, Errno::Invalid)?;
-                Ok(Job::Status { offset, len, one: raw.flags & command_flag::REQ_ONE != 0 })
+                Ok(Job::Status {
+                    offset,
+                    len,
+                    one: raw.flags & command_flag::REQ_ONE != 0,
+                })
             }
             _ => Err((Errno::Invalid, "this command is not known here")),
         }
@@ -138,25 +180,42 @@ impl Transmission {
             _ => 0,
         };
         let unknown = raw.flags & !(own | command_flag::FUA);
-        if unknown == 0 || raw.command == command::DISC { Ok(()) } else { Err((Errno::Invalid, "a flag is not known for this command")) }
+        if unknown == 0 || raw.command == command::DISC {
+            Ok(())
+        } else {
+            Err((Errno::Invalid, "a flag is not known for this command"))
+        }
     }
 
     fn check_writable(&self) -> Result<(), (Errno, &'static str)> {
-        if self.read_only { Err((Errno::Permission, "the export can only be read")) } else { Ok(()) }
+        if self.read_only {
+            Err((Errno::Permission, "the export can only be read"))
+        } else {
+            Ok(())
+        }
     }
 
     fn check_range(&self, raw: &RawRequest, outside: Errno) -> Result<(), (Errno, &'static str)> {
         if raw.len == 0 {
             return Err((Errno::Invalid, "the range is empty"));
         }
-        let inside = raw.offset.checked_add(raw.len).is_some_and(|end| end <= self.len);
-        if inside { Ok(()) } else { Err((outside, "the range reaches past the end of the export")) }
+        let inside = raw
+            .offset
+            .checked_add(raw.len)
+            .is_some_and(|end| end <= self.len);
+        if inside {
+            Ok(())
+        } else {
+            Err((outside, "the range reaches past the end of the export"))
+        }
     }
 }
 
 /// The length of a request that moves bytes.
 fn moved_len(len: u64) -> Result<u32, (Errno, &'static str)> {
-    let len = u32::try_from(len).ok().filter(|len| *len <= REQUEST_LEN_MAX);
+    let len = u32::try_from(len)
+        .ok()
+        .filter(|len| *len <= REQUEST_LEN_MAX);
     len.ok_or((Errno::Invalid, "the request is longer than 32 MiB"))
 }
 
@@ -174,13 +233,31 @@ mod tests {
 
     #[test]
     fn a_stopping_server_does_nothing_new_and_lets_clients_go() {
-        let transmission = Transmission { headers: Headers::Structured, len: 4096, read_only: false, contexts: Vec::new() };
+        let transmission = Transmission {
+            headers: Headers::Structured,
+            len: 4096,
+            read_only: false,
+            contexts: Vec::new(),
+        };
         for command in [0, 1, 4, 5, 6] {
-            let (request, _) = transmission.next(&request(command), true).expect("a request").expect("a whole one");
-            assert!(matches!(request.job, Job::Refuse(Errno::Shutdown, _)), "command {command}");
-            assert_eq!(request.payload_len, if command == 1 { 512 } else { 0 }, "what follows is still skipped");
+            let (request, _) = transmission
+                .next(&request(command), true)
+                .expect("a request")
+                .expect("a whole one");
+            assert!(
+                matches!(request.job, Job::Refuse(Errno::Shutdown, _)),
+                "command {command}"
+            );
+            assert_eq!(
+                request.payload_len,
+                if command == 1 { 512 } else { 0 },
+                "what follows is still skipped"
+            );
         }
-        let (request, _) = transmission.next(&request(2), true).expect("a request").expect("a whole one");
+        let (request, _) = transmission
+            .next(&request(2), true)
+            .expect("a request")
+            .expect("a whole one");
         assert_eq!(request.job, Job::Disconnect);
     }
 }

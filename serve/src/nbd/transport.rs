@@ -1,4 +1,5 @@
-//! One client's socket, plain or under TLS. One thread receives and one sends at a time, both at once; it knows no message.
+//! One client's socket, plain or under TLS. One thread receives and one sends at a time, both at
+//! once; it knows no message.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,7 +37,12 @@ struct Tls {
 impl Transport {
     /// Whatever is received or sent fails after `deadline`, until [`Transport::take_time`].
     pub(super) fn new(socket: OwnedFd, deadline: Instant) -> Self {
-        Self { socket, deadline, hurried: AtomicBool::new(true), tls: OnceLock::new() }
+        Self {
+            socket,
+            deadline,
+            hurried: AtomicBool::new(true),
+            tls: OnceLock::new(),
+        }
     }
 
     /// Ends the hurry: the client may be idle as long as it likes.
@@ -62,7 +68,9 @@ impl Transport {
 
     /// Sends all of `bytes`. Not from two threads at once.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        let Some(tls) = self.tls.get() else { return self.send_raw(bytes) };
+        let Some(tls) = self.tls.get() else {
+            return self.send_raw(bytes);
+        };
         for piece in bytes.chunks(TLS_PIECE_LEN) {
             let mut records = Vec::with_capacity(piece.len() + 256);
             let mut session = locked(&tls.session);
@@ -95,8 +103,13 @@ impl Transport {
             self.send_raw(&records)?;
             understood?;
         }
-        let tls = Tls { session: Mutex::new(session), arrived: Mutex::new(arrived) };
-        self.tls.set(tls).map_err(|_| io::Error::other("TLS is there already"))
+        let tls = Tls {
+            session: Mutex::new(session),
+            arrived: Mutex::new(arrived),
+        };
+        self.tls
+            .set(tls)
+            .map_err(|_| io::Error::other("TLS is there already"))
     }
 
     /// Tells a TLS client that nothing follows, if that needs no waiting.
@@ -107,7 +120,11 @@ impl Transport {
         session.send_close_notify();
         // It is a courtesy: who has gone already needs none.
         let _ = drain(&mut session, &mut records);
-        let _ = rustix::net::send(&self.socket, &records, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        let _ = rustix::net::send(
+            &self.socket,
+            &records,
+            SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+        );
     }
 
     fn receive_tls(&self, tls: &Tls, into: &mut [u8]) -> io::Result<usize> {
@@ -117,7 +134,8 @@ impl Transport {
                 let mut session = locked(&tls.session);
                 match session.reader().read(into) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    // A client that hangs up without a word is no attack here: requests have lengths.
+                    // A client that hangs up without a word is no attack here: requests have
+                    // lengths.
                     Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
                     done => return done,
                 }

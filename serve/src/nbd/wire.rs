@@ -1,5 +1,6 @@
-//! Every NBD message as bytes, and back. It knows no meaning: what may follow what is `negotiation`, what a request may ask is
-//! `transmission`. Everything is big-endian. Decoders are total: too few bytes are "not yet", wrong bytes an error, never a panic.
+//! Every NBD message as bytes, and back. It knows no meaning: what may follow what is
+//! `negotiation`, what a request may ask is `transmission`. Everything is big-endian. Decoders are
+//! total: too few bytes are "not yet", wrong bytes an error, never a panic.
 
 /// What ends a dialogue: the other side does not speak this protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +27,8 @@ const NBD_MAGIC: u64 = 0x4e42_444d_4147_4943;
 const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 
-/// Flags of the handshake, the same bits in both directions: options may follow each other, and no 124 zeros at the end.
+/// Flags of the handshake, the same bits in both directions: options may follow each other, and no
+/// 124 zeros at the end.
 pub(super) const FIXED_NEWSTYLE: u16 = 1 << 0;
 pub(super) const NO_ZEROES: u16 = 1 << 1;
 
@@ -96,12 +98,17 @@ pub(super) struct OptionHeader {
 
 /// The option header at the start of `input`, `None` if it is not whole yet.
 pub(super) fn option_header(input: &[u8]) -> Result<Option<OptionHeader>, BadMagic> {
-    let Some(header) = input.get(..OPTION_HEADER_LEN) else { return Ok(None) };
+    let Some(header) = input.get(..OPTION_HEADER_LEN) else {
+        return Ok(None);
+    };
     let mut fields = Fields(header);
     if fields.u64() != Some(OPTION_MAGIC) {
         return Err(BadMagic);
     }
-    Ok(fields.u32().zip(fields.u32()).map(|(option, data_len)| OptionHeader { option, data_len }))
+    Ok(fields
+        .u32()
+        .zip(fields.u32())
+        .map(|(option, data_len)| OptionHeader { option, data_len }))
 }
 
 /// Appends a reply to `option`.
@@ -140,7 +147,10 @@ impl<'a> Fields<'a> {
     /// A length of 32 bits, and so many bytes of UTF-8, at most [`STRING_LEN_MAX`].
     pub(super) fn string(&mut self) -> Option<&'a str> {
         let len = self.u32()? as usize;
-        let (taken, rest) = self.0.split_at_checked(len).filter(|_| len <= STRING_LEN_MAX)?;
+        let (taken, rest) = self
+            .0
+            .split_at_checked(len)
+            .filter(|_| len <= STRING_LEN_MAX)?;
         self.0 = rest;
         std::str::from_utf8(taken).ok()
     }
@@ -289,16 +299,33 @@ pub(super) struct RawRequest {
 
 /// The request at the start of `input`, `None` if it is not whole yet.
 pub(super) fn request(headers: Headers, input: &[u8]) -> Result<Option<RawRequest>, BadMagic> {
-    let Some(header) = input.get(..headers.request_len()) else { return Ok(None) };
+    let Some(header) = input.get(..headers.request_len()) else {
+        return Ok(None);
+    };
     let mut fields = Fields(header);
-    let expected = if headers == Headers::Extended { EXTENDED_REQUEST_MAGIC } else { REQUEST_MAGIC };
+    let expected = if headers == Headers::Extended {
+        EXTENDED_REQUEST_MAGIC
+    } else {
+        REQUEST_MAGIC
+    };
     if fields.u32() != Some(expected) {
         return Err(BadMagic);
     }
     let mut decode = || {
-        let (flags, command, cookie, offset) = (fields.u16()?, fields.u16()?, fields.u64()?, fields.u64()?);
-        let len = if headers == Headers::Extended { fields.u64()? } else { u64::from(fields.u32()?) };
-        Some(RawRequest { flags, command, cookie, offset, len })
+        let (flags, command, cookie, offset) =
+            (fields.u16()?, fields.u16()?, fields.u64()?, fields.u64()?);
+        let len = if headers == Headers::Extended {
+            fields.u64()?
+        } else {
+            u64::from(fields.u32()?)
+        };
+        Some(RawRequest {
+            flags,
+            command,
+            cookie,
+            offset,
+            len,
+        })
     };
     Ok(decode())
 }
@@ -310,7 +337,8 @@ pub(super) struct Address {
     pub(super) offset: u64,
 }
 
-/// Writes the header of a simple reply to the start of `out`, which must have room. Returns its length.
+/// Writes the header of a simple reply to the start of `out`, which must have room. Returns its
+/// length.
 pub(super) fn put_simple(out: &mut [u8], error: u32, cookie: u64) -> usize {
     out[..4].copy_from_slice(&SIMPLE_REPLY_MAGIC.to_be_bytes());
     out[4..8].copy_from_slice(&error.to_be_bytes());
@@ -318,9 +346,21 @@ pub(super) fn put_simple(out: &mut [u8], error: u32, cookie: u64) -> usize {
     16
 }
 
-/// Writes the header of a chunk to the start of `out`, which must have room. Returns its length. `headers` is not simple.
-pub(super) fn put_chunk(out: &mut [u8], headers: Headers, flags: u16, kind: u16, address: Address, payload_len: u64) -> usize {
-    let magic = if headers == Headers::Extended { EXTENDED_REPLY_MAGIC } else { STRUCTURED_REPLY_MAGIC };
+/// Writes the header of a chunk to the start of `out`, which must have room. Returns its length.
+/// `headers` is not simple.
+pub(super) fn put_chunk(
+    out: &mut [u8],
+    headers: Headers,
+    flags: u16,
+    kind: u16,
+    address: Address,
+    payload_len: u64,
+) -> usize {
+    let magic = if headers == Headers::Extended {
+        EXTENDED_REPLY_MAGIC
+    } else {
+        STRUCTURED_REPLY_MAGIC
+    };
     out[..4].copy_from_slice(&magic.to_be_bytes());
     out[4..6].copy_from_slice(&flags.to_be_bytes());
     out[6..8].copy_from_slice(&kind.to_be_bytes());
@@ -345,13 +385,19 @@ mod tests {
         for len in 0..bytes.len() {
             assert_eq!(option_header(&bytes[..len]), Ok(None));
         }
-        assert_eq!(option_header(&bytes).map(|header| header.map(|header| header.data_len)), Ok(Some(u32::MAX)));
+        assert_eq!(
+            option_header(&bytes).map(|header| header.map(|header| header.data_len)),
+            Ok(Some(u32::MAX))
+        );
         let mut bytes = REQUEST_MAGIC.to_be_bytes().to_vec();
         bytes.resize(28, 0xff);
         for len in 0..bytes.len() {
             assert_eq!(request(Headers::Structured, &bytes[..len]), Ok(None));
         }
-        assert_eq!(request(Headers::Simple, &bytes).map(|request| request.map(|request| request.len)), Ok(Some(u64::from(u32::MAX))));
+        assert_eq!(
+            request(Headers::Simple, &bytes).map(|request| request.map(|request| request.len)),
+            Ok(Some(u64::from(u32::MAX)))
+        );
     }
 
     #[test]
@@ -360,12 +406,20 @@ mod tests {
         assert_eq!(request(Headers::Simple, &[0; 28]), Err(BadMagic));
         let mut compact = REQUEST_MAGIC.to_be_bytes().to_vec();
         compact.resize(32, 0);
-        assert_eq!(request(Headers::Extended, &compact), Err(BadMagic), "a compact request where extended ones were agreed");
+        assert_eq!(
+            request(Headers::Extended, &compact),
+            Err(BadMagic),
+            "a compact request where extended ones were agreed"
+        );
     }
 
     #[test]
     fn a_string_is_never_longer_than_its_bytes_or_its_limit() {
-        for (bytes, expected) in [(&[0, 0, 0, 2, b'a', b'b'][..], Some("ab")), (&[0, 0, 0, 3, b'a', b'b'], None), (&[0, 0, 0], None)] {
+        for (bytes, expected) in [
+            (&[0, 0, 0, 2, b'a', b'b'][..], Some("ab")),
+            (&[0, 0, 0, 3, b'a', b'b'], None),
+            (&[0, 0, 0], None),
+        ] {
             assert_eq!(Fields(bytes).string(), expected);
         }
         assert_eq!(Fields(&[0, 0, 0, 1, 0xff]).string(), None, "not UTF-8");

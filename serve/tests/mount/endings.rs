@@ -19,14 +19,20 @@ const SERVED_FOLDER: &str = "VELLUM_TEST_SERVED_FOLDER";
 
 fn is_mounted(folder: &Path) -> bool {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
-    table.lines().any(|line| line.split(' ').nth(4) == folder.to_str())
+    let folder = folder
+        .canonicalize()
+        .unwrap_or_else(|_| folder.to_path_buf());
+    table
+        .lines()
+        .any(|line| line.split(' ').nth(4) == folder.to_str())
 }
 
 #[test]
 fn a_stopped_mount_leaves_an_empty_folder() {
     let disk = Disk::new(4096);
-    let Some(mut shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let Some(mut shown) = Shown::new(&[("disk", &disk)]) else {
+        return;
+    };
     shown.open("images/disk.raw").write_all_at(b"x", 0).unwrap();
     shown.mount.take().unwrap().stop(PATIENCE).unwrap();
     assert!(!is_mounted(shown.folder.path()));
@@ -37,10 +43,17 @@ fn a_stopped_mount_leaves_an_empty_folder() {
 #[test]
 fn a_stop_takes_open_files_away_and_keeps_what_was_written() {
     let disk = Disk::new(4096);
-    let Some(mut shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let Some(mut shown) = Shown::new(&[("disk", &disk)]) else {
+        return;
+    };
     let file = shown.open("images/disk.raw");
     file.write_all_at(b"answered", 0).unwrap();
-    shown.mount.take().unwrap().stop(Duration::from_millis(50)).unwrap();
+    shown
+        .mount
+        .take()
+        .unwrap()
+        .stop(Duration::from_millis(50))
+        .unwrap();
     assert!(!is_mounted(shown.folder.path()));
     assert_eq!(fs::read_dir(shown.folder.path()).unwrap().count(), 0);
     assert_eq!(disk.attached_count.load(Ordering::SeqCst), 0);
@@ -52,7 +65,9 @@ fn a_stop_takes_open_files_away_and_keeps_what_was_written() {
 #[test]
 fn a_stop_waits_for_files_that_are_closed_in_time() {
     let disk = Disk::new(4096);
-    let Some(mut shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let Some(mut shown) = Shown::new(&[("disk", &disk)]) else {
+        return;
+    };
     let file = shown.open("images/disk.raw");
     let mount = shown.mount.take().unwrap();
     let stopping = thread::spawn(move || mount.stop(PATIENCE));
@@ -65,10 +80,19 @@ fn a_stop_waits_for_files_that_are_closed_in_time() {
 
 #[test]
 fn an_unmount_from_outside_is_noticed() {
-    let Some(mut shown) = Shown::new(&[]) else { return };
+    let Some(mut shown) = Shown::new(&[]) else {
+        return;
+    };
     let mount = shown.mount.take().unwrap();
     assert!(!mount.wait(Duration::ZERO));
-    assert!(Command::new("fusermount3").arg("-u").arg(shown.folder.path()).status().unwrap().success());
+    assert!(
+        Command::new("fusermount3")
+            .arg("-u")
+            .arg(shown.folder.path())
+            .status()
+            .unwrap()
+            .success()
+    );
     assert!(mount.wait(PATIENCE));
     mount.stop(Duration::ZERO).unwrap();
 }
@@ -76,30 +100,56 @@ fn an_unmount_from_outside_is_noticed() {
 #[test]
 fn a_stop_closes_what_a_lazy_unmount_left_open() {
     let disk = Disk::new(4096);
-    let Some(mut shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let Some(mut shown) = Shown::new(&[("disk", &disk)]) else {
+        return;
+    };
     let file = shown.open("images/disk.raw");
-    assert!(Command::new("fusermount3").args(["-u", "-z"]).arg(shown.folder.path()).status().unwrap().success());
+    assert!(
+        Command::new("fusermount3")
+            .args(["-u", "-z"])
+            .arg(shown.folder.path())
+            .status()
+            .unwrap()
+            .success()
+    );
     file.write_all_at(b"still served", 0).unwrap();
     shown.mount.take().unwrap().stop(Duration::ZERO).unwrap();
-    assert_eq!((disk.attached_count.load(Ordering::SeqCst), disk.flush_count.load(Ordering::SeqCst)), (0, 1));
+    assert_eq!(
+        (
+            disk.attached_count.load(Ordering::SeqCst),
+            disk.flush_count.load(Ordering::SeqCst)
+        ),
+        (0, 1)
+    );
     assert!(file.write_at(b"late", 0).is_err());
 }
 
 #[test]
 fn a_folder_with_something_in_it_is_not_hidden() {
     let folder = tempfile::tempdir().unwrap();
-    let start = |folder: &Path| Mount::start(Arc::new(Disks::default()), folder, Options::default()).map(drop);
+    let start = |folder: &Path| {
+        Mount::start(Arc::new(Disks::default()), folder, Options::default()).map(drop)
+    };
     fs::write(folder.path().join("letter"), "dear").unwrap();
     assert!(matches!(start(folder.path()), Err(MountError::NotEmpty(_))));
-    assert!(matches!(start(&folder.path().join("letter")), Err(MountError::Folder { .. })));
-    assert!(matches!(start(&folder.path().join("nothing")), Err(MountError::Folder { .. })));
+    assert!(matches!(
+        start(&folder.path().join("letter")),
+        Err(MountError::Folder { .. })
+    ));
+    assert!(matches!(
+        start(&folder.path().join("nothing")),
+        Err(MountError::Folder { .. })
+    ));
 }
 
-/// Not a test: what the next one kills. It runs in a process of its own, started with the folder in its environment.
+/// Not a test: what the next one kills. It runs in a process of its own, started with the folder in
+/// its environment.
 #[test]
 #[ignore = "it serves a test that starts and kills it"]
 fn serve_until_killed() {
-    let Some(folder) = std::env::var_os(SERVED_FOLDER) else { return };
+    let Some(folder) = std::env::var_os(SERVED_FOLDER) else {
+        return;
+    };
     let disks = Arc::new(Disks::default());
     disks.add("disk", 1, &Disk::new(1 << 20));
     let _mount = Mount::start(disks, Path::new(&folder), Options::default()).unwrap();
@@ -111,9 +161,13 @@ fn serve_until_killed() {
 /// A server in a process of its own, which shows one image by the time this returns.
 fn served_elsewhere(folder: &Path) -> Child {
     let mut server = Command::new(std::env::current_exe().unwrap());
-    server.args(["--exact", "endings::serve_until_killed", "--ignored"]).env(SERVED_FOLDER, folder);
+    server
+        .args(["--exact", "endings::serve_until_killed", "--ignored"])
+        .env(SERVED_FOLDER, folder);
     let server = server.stdout(Stdio::null()).spawn().unwrap();
-    soon("the server shows its image", || folder.join("images/disk.raw").exists());
+    soon("the server shows its image", || {
+        folder.join("images/disk.raw").exists()
+    });
     server
 }
 
@@ -128,14 +182,24 @@ fn a_killed_server_leaves_a_folder_that_can_be_used_again() {
         let image = folder.path().join("images/disk.raw");
         let write = |number: u8| {
             let file = fs::OpenOptions::new().write(true).open(&image).unwrap();
-            let writes = move || (0..u64::MAX).take_while(|step| file.write_all_at(&[number; 5000], step % 100 * 5000).is_ok()).count();
+            let writes = move || {
+                (0..u64::MAX)
+                    .take_while(|step| {
+                        file.write_all_at(&[number; 5000], step % 100 * 5000)
+                            .is_ok()
+                    })
+                    .count()
+            };
             thread::spawn(writes)
         };
         let writers: Vec<_> = (0..4).map(write).collect();
         thread::sleep(Duration::from_millis(50 * round));
         server.kill().unwrap();
         server.wait().unwrap();
-        writers.into_iter().map(|writer| writer.join().unwrap()).for_each(|count| println!("{count} writes"));
+        writers
+            .into_iter()
+            .map(|writer| writer.join().unwrap())
+            .for_each(|count| println!("{count} writes"));
         soon("the guard unmounts", || !is_mounted(folder.path()));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
@@ -143,7 +207,9 @@ fn a_killed_server_leaves_a_folder_that_can_be_used_again() {
 
 /// The processes that `parent` started, by their number.
 fn children(parent: u32) -> Vec<u32> {
-    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let processes = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
     let is_child = |process: &u32| {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
         let after_name = stat.rsplit(") ").next().unwrap_or_default();
@@ -163,11 +229,24 @@ fn a_mount_that_died_with_its_guard_gives_way_to_the_next() {
     let guards = children(server.id());
     assert_eq!(guards.len(), 1);
     for guard in guards {
-        assert!(Command::new("kill").args(["-KILL", &guard.to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-KILL", &guard.to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
     server.kill().unwrap();
     server.wait().unwrap();
     soon("the mount is dead", || fs::metadata(folder.path()).is_err());
-    Mount::start(Arc::new(Disks::default()), folder.path(), Options::default()).unwrap().stop(PATIENCE).unwrap();
+    Mount::start(
+        Arc::new(Disks::default()),
+        folder.path(),
+        Options::default(),
+    )
+    .unwrap()
+    .stop(PATIENCE)
+    .unwrap();
     assert!(!is_mounted(folder.path()));
 }

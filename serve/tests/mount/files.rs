@@ -18,7 +18,10 @@ use crate::{Shown, soon};
 const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
 
 fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -32,64 +35,106 @@ fn errno<T>(result: io::Result<T>) -> Errno {
 #[test]
 fn the_listing_follows_the_exports() {
     let (web, db) = (Disk::new(10_000), Disk::read_only(5000, 7));
-    let Some(shown) = Shown::new(&[("web", &web), ("web@monday", &db), ("no/file", &web)]) else { return };
+    let Some(shown) = Shown::new(&[("web", &web), ("web@monday", &db), ("no/file", &web)]) else {
+        return;
+    };
     assert_eq!(names(shown.folder.path()), ["images", "snapshots"]);
     assert_eq!(names(&shown.path("images")), ["web.raw"]);
     assert_eq!(names(&shown.path("snapshots")), ["web@monday.raw"]);
 
     let image = fs::metadata(shown.path("images/web.raw")).unwrap();
-    assert_eq!((image.len(), image.mode() & 0o7777, image.mtime(), image.mtime_nsec()), (10_000, 0o600, 1_000_000_000, 123_000_000));
+    assert_eq!(
+        (
+            image.len(),
+            image.mode() & 0o7777,
+            image.mtime(),
+            image.mtime_nsec()
+        ),
+        (10_000, 0o600, 1_000_000_000, 123_000_000)
+    );
     let snapshot = fs::metadata(shown.path("snapshots/web@monday.raw")).unwrap();
-    assert_eq!((snapshot.len(), snapshot.mode() & 0o7777, snapshot.nlink()), (5000, 0o400, 1));
+    assert_eq!(
+        (snapshot.len(), snapshot.mode() & 0o7777, snapshot.nlink()),
+        (5000, 0o400, 1)
+    );
 
     shown.disks.add("db", 5000, &db);
     shown.disks.remove("web@monday");
     assert_eq!(names(&shown.path("images")), ["db.raw", "web.raw"]);
     assert_eq!(names(&shown.path("snapshots")), [""; 0]);
-    assert_eq!(errno(fs::metadata(shown.path("snapshots/web@monday.raw"))), Errno::NOENT);
+    assert_eq!(
+        errno(fs::metadata(shown.path("snapshots/web@monday.raw"))),
+        Errno::NOENT
+    );
     shown.disks.add("web", 6000, &Disk::new(20_000));
     let grown = fs::metadata(shown.path("images/web.raw")).unwrap();
-    assert_eq!((grown.len(), grown.mtime(), grown.ino()), (20_000, 6, image.ino()));
+    assert_eq!(
+        (grown.len(), grown.mtime(), grown.ino()),
+        (20_000, 6, image.ino())
+    );
 }
 
 #[test]
 fn a_thousand_names_come_in_one_listing() {
     let disk = Disk::new(4096);
     let Some(shown) = Shown::new(&[]) else { return };
-    let expected: Vec<_> = (0..1000).map(|n| format!("{n:04}{}.raw", "x".repeat(200))).collect();
-    expected.iter().for_each(|name| shown.disks.add(name.strip_suffix(".raw").unwrap(), 1, &disk));
+    let expected: Vec<_> = (0..1000)
+        .map(|n| format!("{n:04}{}.raw", "x".repeat(200)))
+        .collect();
+    expected.iter().for_each(|name| {
+        shown
+            .disks
+            .add(name.strip_suffix(".raw").unwrap(), 1, &disk)
+    });
     assert_eq!(names(&shown.path("images")), expected);
 }
 
 /// Reads, writes, holes, syncs and writes by others, against a plain vector.
 #[test]
 fn random_requests_leave_what_they_would_leave_in_memory() {
-    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    let seed = std::env::var("VELLUM_TEST_SEED")
+        .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     println!("VELLUM_TEST_SEED={seed}");
     let mut rng = Rng::with_seed(seed);
     let len = 1_500_000 + rng.usize(..BLOCK_LEN);
     let disk = Disk::new(len);
-    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else {
+        return;
+    };
     let mut expected = vec![0; len];
     let mut file = shown.open("images/disk.raw");
     let mut other = shown.open("images/disk.raw");
     for step in 0..3000 {
         let offset = rng.usize(..=len);
-        let wanted = if rng.u8(..) < 8 { rng.usize(..len) } else { rng.usize(..20_000) };
+        let wanted = if rng.u8(..) < 8 {
+            rng.usize(..len)
+        } else {
+            rng.usize(..20_000)
+        };
         let range = offset..(offset + wanted).min(len);
         match rng.u8(..12) {
             0..=3 => {
                 let mut bytes = vec![0xee; wanted];
                 let count = file.read_at(&mut bytes, offset as u64).unwrap();
-                assert!(bytes[..count] == expected[range], "step {step}: read {wanted} at {offset}");
+                assert!(
+                    bytes[..count] == expected[range],
+                    "step {step}: read {wanted} at {offset}"
+                );
             }
             4..=6 => {
-                let bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(1..)).take(wanted).collect();
+                let bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(1..))
+                    .take(wanted)
+                    .collect();
                 write(&file, &bytes, offset, &range);
                 expected[range.clone()].copy_from_slice(&bytes[..range.len()]);
             }
             7 if wanted > 0 => {
-                let mode = *rng.choice(&[PUNCH, FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE]).unwrap();
+                let mode = *rng
+                    .choice(&[
+                        PUNCH,
+                        FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
+                    ])
+                    .unwrap();
                 fallocate(&file, mode, offset as u64, wanted as u64).unwrap();
                 expected[range].fill(0);
             }
@@ -107,7 +152,11 @@ fn random_requests_leave_what_they_would_leave_in_memory() {
             _ => {
                 std::mem::swap(&mut file, &mut other);
                 if rng.bool() {
-                    let flags = if rng.bool() { OFlags::DSYNC } else { OFlags::empty() };
+                    let flags = if rng.bool() {
+                        OFlags::DSYNC
+                    } else {
+                        OFlags::empty()
+                    };
                     file = shown.open_with("images/disk.raw", flags);
                 }
             }
@@ -129,8 +178,16 @@ fn write(file: &File, bytes: &[u8], offset: usize, range: &std::ops::Range<usize
 /// What seeking passes over reads as zeros.
 fn check_seek(file: &File, offset: usize, expected: &[u8]) {
     match seek(file, SeekFrom::Data(offset as u64)) {
-        Ok(data) => assert!(expected[offset..data as usize].iter().all(|byte| *byte == 0), "data passed over from {offset}"),
-        Err(error) => assert!(error == Errno::NXIO && expected[offset..].iter().all(|byte| *byte == 0), "{error} from {offset}"),
+        Ok(data) => assert!(
+            expected[offset..data as usize]
+                .iter()
+                .all(|byte| *byte == 0),
+            "data passed over from {offset}"
+        ),
+        Err(error) => assert!(
+            error == Errno::NXIO && expected[offset..].iter().all(|byte| *byte == 0),
+            "{error} from {offset}"
+        ),
     }
 }
 
@@ -139,7 +196,9 @@ fn seek_finds_the_holes() {
     let disk = Disk::new(20 * BLOCK_LEN + 100);
     disk.write(&[1; 10], 3 * BLOCK_LEN);
     disk.write(&[1; BLOCK_LEN], 7 * BLOCK_LEN);
-    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else {
+        return;
+    };
     let file = shown.open("images/disk.raw");
     let block = BLOCK_LEN as u64;
     let end = 20 * block + 100;
@@ -158,19 +217,34 @@ fn seek_finds_the_holes() {
     assert_eq!(seek(&file, SeekFrom::Data(4 * block)), Err(Errno::NXIO));
     assert_eq!(seek(&file, SeekFrom::End(0)), Ok(end));
     let stat = file.metadata().unwrap();
-    assert!(stat.blocks() > 0 && stat.blocks() * 512 < stat.len(), "cp and tar look for holes only where blocks are missing");
+    assert!(
+        stat.blocks() > 0 && stat.blocks() * 512 < stat.len(),
+        "cp and tar look for holes only where blocks are missing"
+    );
 }
 
 /// Without root the kernel reads the folder's mode and says no before we are asked.
 fn is_refused(result: &io::Result<()>) -> bool {
-    let error = result.as_ref().expect_err("it was not refused").raw_os_error();
-    [Errno::PERM, Errno::ACCESS].map(|errno| Some(errno.raw_os_error())).contains(&error)
+    let error = result
+        .as_ref()
+        .expect_err("it was not refused")
+        .raw_os_error();
+    [Errno::PERM, Errno::ACCESS]
+        .map(|errno| Some(errno.raw_os_error()))
+        .contains(&error)
 }
 
 #[test]
 fn what_cannot_be_is_refused_with_its_reason() {
     let (disk, sealed) = (Disk::new(8192), Disk::read_only(8192, 3));
-    let Some(shown) = Shown::new(&[("disk", &disk), ("sealed", &sealed), ("disk@s", &sealed), ("taken", &disk)]) else { return };
+    let Some(shown) = Shown::new(&[
+        ("disk", &disk),
+        ("sealed", &sealed),
+        ("disk@s", &sealed),
+        ("taken", &disk),
+    ]) else {
+        return;
+    };
     shown.disks.refused.lock().unwrap().push("taken".to_owned());
     let image = shown.path("images/disk.raw");
     let file = shown.open("images/disk.raw");
@@ -186,7 +260,10 @@ fn what_cannot_be_is_refused_with_its_reason() {
         ("truncate", file.set_len(4096)),
         ("grow", file.set_len(9000)),
         ("open and truncate", File::create(&image).map(drop)),
-        ("chmod", fs::set_permissions(&image, std::os::unix::fs::PermissionsExt::from_mode(0o777))),
+        (
+            "chmod",
+            fs::set_permissions(&image, std::os::unix::fs::PermissionsExt::from_mode(0o777)),
+        ),
         ("touch", file.set_modified(std::time::SystemTime::now())),
     ] {
         assert!(is_refused(&result), "{what}: {result:?}");
@@ -194,13 +271,29 @@ fn what_cannot_be_is_refused_with_its_reason() {
     file.set_len(8192).unwrap();
     for sealed in ["images/sealed.raw", "snapshots/disk@s.raw"] {
         let refused = errno(OpenOptions::new().write(true).open(shown.path(sealed)));
-        assert!([Errno::ROFS, Errno::ACCESS].contains(&refused), "{sealed}: {refused}");
+        assert!(
+            [Errno::ROFS, Errno::ACCESS].contains(&refused),
+            "{sealed}: {refused}"
+        );
     }
-    assert_eq!(errno(OpenOptions::new().write(true).open(shown.path("images/taken.raw"))), Errno::BUSY);
+    assert_eq!(
+        errno(
+            OpenOptions::new()
+                .write(true)
+                .open(shown.path("images/taken.raw"))
+        ),
+        Errno::BUSY
+    );
     File::open(shown.path("images/taken.raw")).unwrap();
     assert_eq!(errno(file.write_at(&[1], 8192)), Errno::FBIG);
-    assert_eq!(errno(fallocate(&file, FallocateFlags::empty(), 0, 100).map_err(Into::into)), Errno::OPNOTSUPP);
-    assert_eq!(errno(fallocate(&file, FallocateFlags::ZERO_RANGE, 8000, 193).map_err(Into::into)), Errno::FBIG);
+    assert_eq!(
+        errno(fallocate(&file, FallocateFlags::empty(), 0, 100).map_err(Into::into)),
+        Errno::OPNOTSUPP
+    );
+    assert_eq!(
+        errno(fallocate(&file, FallocateFlags::ZERO_RANGE, 8000, 193).map_err(Into::into)),
+        Errno::FBIG
+    );
     for (failure, expected) in [
         (DeviceError::Io("damaged".to_owned()), Errno::IO),
         (DeviceError::NoSpace("full".to_owned()), Errno::NOSPC),
@@ -212,7 +305,10 @@ fn what_cannot_be_is_refused_with_its_reason() {
         assert_eq!(errno(file.write_at(&[1], 0)), expected);
         assert_eq!(errno(file.read_at(&mut [0], 0)), expected);
         assert_eq!(errno(file.sync_all()), expected);
-        assert_eq!(errno(fallocate(&file, PUNCH, 0, 4096).map_err(Into::into)), expected);
+        assert_eq!(
+            errno(fallocate(&file, PUNCH, 0, 4096).map_err(Into::into)),
+            expected
+        );
     }
     *disk.failure.lock().unwrap() = None;
     file.write_all_at(&[1], 0).unwrap();
@@ -221,7 +317,9 @@ fn what_cannot_be_is_refused_with_its_reason() {
 #[test]
 fn a_disk_is_attached_while_its_file_is_open() {
     let disk = Disk::new(8192);
-    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else {
+        return;
+    };
     let attached = || disk.attached_count.load(Ordering::SeqCst);
     names(&shown.path("images"));
     fs::metadata(shown.path("images/disk.raw")).unwrap();
@@ -240,7 +338,9 @@ fn a_disk_is_attached_while_its_file_is_open() {
 #[test]
 fn an_open_file_outlives_its_name() {
     let disk = Disk::new(8192);
-    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else {
+        return;
+    };
     let file = shown.open("images/disk.raw");
     shown.disks.remove("disk");
     file.write_all_at(b"kept", 4000).unwrap();
@@ -250,15 +350,21 @@ fn an_open_file_outlives_its_name() {
     assert_eq!((stat.len(), stat.nlink()), (8192, 0));
 }
 
-/// A snapshot's pages stay in the kernel, so those of one must not be shown for the next of its name.
+/// A snapshot's pages stay in the kernel, so those of one must not be shown for the next of its
+/// name.
 #[test]
 fn a_new_snapshot_shows_nothing_of_the_old_one() {
     let Some(shown) = Shown::new(&[]) else { return };
     for byte in 1..20 {
-        shown.disks.add("disk@s", byte.into(), &Disk::read_only(100_000, byte));
+        shown
+            .disks
+            .add("disk@s", byte.into(), &Disk::read_only(100_000, byte));
         for _ in 0..2 {
             let mut bytes = Vec::new();
-            File::open(shown.path("snapshots/disk@s.raw")).unwrap().read_to_end(&mut bytes).unwrap();
+            File::open(shown.path("snapshots/disk@s.raw"))
+                .unwrap()
+                .read_to_end(&mut bytes)
+                .unwrap();
             assert!(bytes == vec![byte; 100_000], "{byte}");
         }
         shown.disks.remove("disk@s");
@@ -268,18 +374,32 @@ fn a_new_snapshot_shows_nothing_of_the_old_one() {
 #[test]
 fn synchronous_writes_are_flushed_when_they_return() {
     let disk = Disk::new(8192);
-    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else {
+        return;
+    };
     for (flags, expected) in [(OFlags::empty(), 0), (OFlags::DSYNC, 1), (OFlags::SYNC, 2)] {
-        shown.open_with("images/disk.raw", flags).write_all_at(b"x", 0).unwrap();
-        assert_eq!(disk.flush_count.load(Ordering::SeqCst), expected, "{flags:?}");
+        shown
+            .open_with("images/disk.raw", flags)
+            .write_all_at(b"x", 0)
+            .unwrap();
+        assert_eq!(
+            disk.flush_count.load(Ordering::SeqCst),
+            expected,
+            "{flags:?}"
+        );
     }
 }
 
 #[test]
 fn long_writes_stay_long() {
     let disk = Disk::new(8 << 20);
-    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
-    shown.open("images/disk.raw").write_all_at(&vec![5; 8 << 20], 0).unwrap();
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else {
+        return;
+    };
+    shown
+        .open("images/disk.raw")
+        .write_all_at(&vec![5; 8 << 20], 0)
+        .unwrap();
     assert!(disk.bytes().iter().all(|byte| *byte == 5));
     let longest = disk.longest_write.load(Ordering::SeqCst);
     println!("longest write: {longest}");
@@ -289,7 +409,9 @@ fn long_writes_stay_long() {
 #[test]
 fn a_slow_flush_keeps_nobody_waiting() {
     let disk = Disk::new(8192);
-    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else {
+        return;
+    };
     let file = Arc::new(shown.open("images/disk.raw"));
     disk.flush_awaits_read.store(true, Ordering::SeqCst);
     let flushing = std::thread::spawn({

@@ -38,10 +38,21 @@ impl Shown {
             return None;
         }
         let all = Arc::new(Disks::default());
-        disks.iter().for_each(|(name, disk)| all.add(name, 1_000_000_000_123, disk));
+        disks
+            .iter()
+            .for_each(|(name, disk)| all.add(name, 1_000_000_000_123, disk));
         let folder = tempfile::tempdir().unwrap();
-        let mount = Mount::start(Arc::clone(&all) as Arc<_>, folder.path(), Options::default()).unwrap();
-        Some(Self { disks: all, mount: Some(mount), folder })
+        let mount = Mount::start(
+            Arc::clone(&all) as Arc<_>,
+            folder.path(),
+            Options::default(),
+        )
+        .unwrap();
+        Some(Self {
+            disks: all,
+            mount: Some(mount),
+            folder,
+        })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -49,12 +60,21 @@ impl Shown {
     }
 
     pub(crate) fn open(&self, name: &str) -> File {
-        OpenOptions::new().read(true).write(true).open(self.path(name)).unwrap()
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.path(name))
+            .unwrap()
     }
 
     pub(crate) fn open_with(&self, name: &str, flags: rustix::fs::OFlags) -> File {
         let flags = flags.bits().cast_signed();
-        OpenOptions::new().read(true).write(true).custom_flags(flags).open(self.path(name)).unwrap()
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(self.path(name))
+            .unwrap()
     }
 }
 
@@ -64,10 +84,15 @@ impl Drop for Shown {
     }
 }
 
-/// Whether this machine and user can mount. The test harness swallows what `eprintln` says, so it is told to standard error itself.
+/// Whether this machine and user can mount. The test harness swallows what `eprintln` says, so it
+/// is told to standard error itself.
 pub(crate) fn fuse_is_here() -> bool {
     let can_open = OpenOptions::new().read(true).write(true).open("/dev/fuse");
-    let can_mount = rustix::process::geteuid().is_root() || std::process::Command::new("fusermount3").arg("-V").output().is_ok();
+    let can_mount = rustix::process::geteuid().is_root()
+        || std::process::Command::new("fusermount3")
+            .arg("-V")
+            .output()
+            .is_ok();
     match can_open {
         Ok(_) if can_mount => return true,
         Ok(_) => skipped("there is no fusermount3 (package fuse3)"),

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use vellum_core::device::{Allocation, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Stretch};
+use vellum_core::device::{
+    Allocation, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Stretch,
+};
 
 /// What is zeroed in whole blocks of this length is a hole, the rest is data.
 pub(crate) const BLOCK_LEN: usize = 4096;
@@ -34,8 +36,14 @@ struct Content {
 
 impl Disk {
     pub(crate) fn new(len: usize) -> Arc<Self> {
-        let content = Content { bytes: vec![0; len], is_data: vec![false; len.div_ceil(BLOCK_LEN)] };
-        Arc::new(Self { content: Mutex::new(content), ..Self::default() })
+        let content = Content {
+            bytes: vec![0; len],
+            is_data: vec![false; len.div_ceil(BLOCK_LEN)],
+        };
+        Arc::new(Self {
+            content: Mutex::new(content),
+            ..Self::default()
+        })
     }
 
     pub(crate) fn read_only(len: usize, byte: u8) -> Arc<Self> {
@@ -90,7 +98,13 @@ impl Device for Attached {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
         self.0.fail()?;
         let offset = offset as usize;
-        buffer.copy_from_slice(self.0.content().bytes.get(offset..offset + buffer.len()).ok_or(DeviceError::OutOfRange)?);
+        buffer.copy_from_slice(
+            self.0
+                .content()
+                .bytes
+                .get(offset..offset + buffer.len())
+                .ok_or(DeviceError::OutOfRange)?,
+        );
         *self.0.read_count.lock().unwrap() += 1;
         self.0.was_read.notify_all();
         Ok(())
@@ -101,7 +115,9 @@ impl Device for Attached {
         if self.is_read_only() {
             return Err(DeviceError::ReadOnly);
         }
-        self.0.longest_write.fetch_max(bytes.len(), Ordering::SeqCst);
+        self.0
+            .longest_write
+            .fetch_max(bytes.len(), Ordering::SeqCst);
         self.0.write(bytes, offset as usize);
         Ok(())
     }
@@ -111,8 +127,16 @@ impl Device for Attached {
         let (start, end) = (offset as usize, (offset + len) as usize);
         let mut content = self.0.content();
         let disk_len = content.bytes.len();
-        content.bytes.get_mut(start..end).ok_or(DeviceError::OutOfRange)?.fill(0);
-        let whole = start.div_ceil(BLOCK_LEN)..if end == disk_len { end.div_ceil(BLOCK_LEN) } else { end / BLOCK_LEN };
+        content
+            .bytes
+            .get_mut(start..end)
+            .ok_or(DeviceError::OutOfRange)?
+            .fill(0);
+        let whole = start.div_ceil(BLOCK_LEN)..if end == disk_len {
+            end.div_ceil(BLOCK_LEN)
+        } else {
+            end / BLOCK_LEN
+        };
         if !whole.is_empty() {
             content.is_data[whole].fill(false);
         }
@@ -125,7 +149,11 @@ impl Device for Attached {
             let reads = self.0.read_count.lock().unwrap();
             let before = *reads;
             let limit = Duration::from_mins(2);
-            let (reads, waited) = self.0.was_read.wait_timeout_while(reads, limit, |reads| *reads == before).unwrap();
+            let (reads, waited) = self
+                .0
+                .was_read
+                .wait_timeout_while(reads, limit, |reads| *reads == before)
+                .unwrap();
             drop(reads);
             if waited.timed_out() {
                 return Err(DeviceError::Io("no read came through".to_owned()));
@@ -135,7 +163,12 @@ impl Device for Attached {
         Ok(())
     }
 
-    fn allocation(&self, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+    fn allocation(
+        &self,
+        offset: u64,
+        len: u64,
+        count_max: usize,
+    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
         self.0.fail()?;
         let content = self.0.content();
         let end = offset + len;
@@ -144,13 +177,21 @@ impl Device for Attached {
         while at < end {
             let block = at as usize / BLOCK_LEN;
             let next = ((block + 1) * BLOCK_LEN) as u64;
-            let kind = if content.is_data[block] { Allocation::Data } else { [Allocation::Zero, Allocation::Hole][block % 2] };
+            let kind = if content.is_data[block] {
+                Allocation::Data
+            } else {
+                [Allocation::Zero, Allocation::Hole][block % 2]
+            };
             let len = next.min(end) - at;
             let is_full = stretches.len() == count_max;
             match stretches.last_mut() {
                 Some(last) if last.kind == kind => last.len += len,
                 _ if is_full => break,
-                _ => stretches.push(Stretch { offset: at, len, kind }),
+                _ => stretches.push(Stretch {
+                    offset: at,
+                    len,
+                    kind,
+                }),
             }
             at += len;
         }
@@ -161,7 +202,13 @@ impl Device for Attached {
         Vec::new()
     }
 
-    fn changes(&self, since: &str, _offset: u64, _len: u64, _count_max: usize) -> Result<Vec<Stretch<bool>>, DeviceError> {
+    fn changes(
+        &self,
+        since: &str,
+        _offset: u64,
+        _len: u64,
+        _count_max: usize,
+    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
         Err(DeviceError::Io(format!("no {since}")))
     }
 }
@@ -178,7 +225,10 @@ pub(crate) struct Disks {
 
 impl Disks {
     pub(crate) fn add(&self, name: &str, changed_ms: u64, disk: &Arc<Disk>) {
-        self.by_name.lock().unwrap().insert(name.to_owned(), (Arc::clone(disk), changed_ms));
+        self.by_name
+            .lock()
+            .unwrap()
+            .insert(name.to_owned(), (Arc::clone(disk), changed_ms));
         self.revision.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -190,28 +240,60 @@ impl Disks {
 
 fn export_info(name: &str, disk: &Disk, changed_ms: u64) -> ExportInfo {
     let read_only = disk.read_only.load(Ordering::SeqCst);
-    ExportInfo { name: name.to_owned(), len: disk.content().bytes.len() as u64, read_only, changed_ms, description: String::new() }
+    ExportInfo {
+        name: name.to_owned(),
+        len: disk.content().bytes.len() as u64,
+        read_only,
+        changed_ms,
+        description: String::new(),
+    }
 }
 
 impl Exports for Disks {
     fn list(&self) -> Result<Vec<ExportInfo>, DeviceError> {
-        Ok(self.by_name.lock().unwrap().iter().map(|(name, (disk, changed_ms))| export_info(name, disk, *changed_ms)).collect())
+        Ok(self
+            .by_name
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(name, (disk, changed_ms))| export_info(name, disk, *changed_ms))
+            .collect())
     }
 
     fn info(&self, name: &str) -> Result<ExportInfo, OpenError> {
         let disks = self.by_name.lock().unwrap();
-        disks.get(name).map(|(disk, changed_ms)| export_info(name, disk, *changed_ms)).ok_or_else(|| OpenError::Unknown(name.to_owned()))
+        disks
+            .get(name)
+            .map(|(disk, changed_ms)| export_info(name, disk, *changed_ms))
+            .ok_or_else(|| OpenError::Unknown(name.to_owned()))
     }
 
     fn open(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError> {
-        if intent == Intent::ReadWrite && self.refused.lock().unwrap().iter().any(|refused| refused == name) {
+        if intent == Intent::ReadWrite
+            && self
+                .refused
+                .lock()
+                .unwrap()
+                .iter()
+                .any(|refused| refused == name)
+        {
             return Err(OpenError::Refused("somebody else writes to it".to_owned()));
         }
-        let disk =
-            self.by_name.lock().unwrap().get(name).map(|(disk, _)| Arc::clone(disk)).ok_or_else(|| OpenError::Unknown(name.to_owned()))?;
+        let disk = self
+            .by_name
+            .lock()
+            .unwrap()
+            .get(name)
+            .map(|(disk, _)| Arc::clone(disk))
+            .ok_or_else(|| OpenError::Unknown(name.to_owned()))?;
         let mut attached = self.attached.lock().unwrap();
-        // The kernel tells of a close only some time after it: another disk may have the name by then.
-        if let Some(open) = attached.get(name).and_then(Weak::upgrade).filter(|open| Arc::ptr_eq(&open.0, &disk)) {
+        // The kernel tells of a close only some time after it: another disk may have the name by
+        // then.
+        if let Some(open) = attached
+            .get(name)
+            .and_then(Weak::upgrade)
+            .filter(|open| Arc::ptr_eq(&open.0, &disk))
+        {
             return Ok(open);
         }
         disk.attached_count.fetch_add(1, Ordering::SeqCst);

@@ -14,16 +14,31 @@ use crate::memory::{Disk, Disks};
 use crate::{PATIENCE, Shown, fuse_is_here, skipped};
 
 fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    assert!(output.status.success(), "{program} {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
     text(&output.stdout)
 }
 
-/// Unmounts, patiently: a process that another test is starting has this one's open files until it is the other program.
+/// Unmounts, patiently: a process that another test is starting has this one's open files until it
+/// is the other program.
 fn unmount(folder: &Path) {
     let until = Instant::now() + PATIENCE;
-    let is_done = || Command::new("umount").arg(folder).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    let is_done = || {
+        Command::new("umount")
+            .arg(folder)
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    };
     while !is_done() {
         assert!(Instant::now() < until, "{} stays busy", folder.display());
         std::thread::sleep(Duration::from_millis(20));
@@ -54,44 +69,85 @@ fn a_file_system_on_a_loop_device_stays_whole() {
         return;
     }
     let disk = Disk::new(64 << 20);
-    let Some(mut shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let Some(mut shown) = Shown::new(&[("disk", &disk)]) else {
+        return;
+    };
     let inside = tempfile::tempdir().unwrap();
-    let content: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(5 << 20).collect();
+    let content: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..))
+        .take(5 << 20)
+        .collect();
     for round in 0..2 {
-        let device = LoopDevice(run("losetup", &["--find", "--show", shown.path("images/disk.raw").to_str().unwrap()]));
+        let device = LoopDevice(run(
+            "losetup",
+            &[
+                "--find",
+                "--show",
+                shown.path("images/disk.raw").to_str().unwrap(),
+            ],
+        ));
         if round == 0 {
             run("mkfs.ext4", &["-q", &device.0]);
         }
         run("mount", &[&device.0, inside.path().to_str().unwrap()]);
         if round == 0 {
-            (0..50).for_each(|number| fs::write(inside.path().join(format!("small{number}")), vec![number; 3000]).unwrap());
+            (0..50).for_each(|number| {
+                fs::write(
+                    inside.path().join(format!("small{number}")),
+                    vec![number; 3000],
+                )
+                .unwrap()
+            });
             fs::write(inside.path().join("large"), &content).unwrap();
             fs::write(inside.path().join("removed"), &content).unwrap();
             fs::remove_file(inside.path().join("removed")).unwrap();
             run("fstrim", &[inside.path().to_str().unwrap()]);
         } else {
             assert!(fs::read(inside.path().join("large")).unwrap() == content);
-            assert!((0..50).all(|number| fs::read(inside.path().join(format!("small{number}"))).unwrap() == vec![number; 3000]));
+            assert!((0..50).all(|number| {
+                fs::read(inside.path().join(format!("small{number}"))).unwrap()
+                    == vec![number; 3000]
+            }));
         }
         unmount(inside.path());
         run("e2fsck", &["-fn", &device.0]);
     }
-    run("e2fsck", &["-fn", shown.path("images/disk.raw").to_str().unwrap()]);
+    run(
+        "e2fsck",
+        &["-fn", shown.path("images/disk.raw").to_str().unwrap()],
+    );
     shown.mount.take().unwrap().stop(PATIENCE).unwrap();
 }
 
-/// Every block that was written comes back as it was written: many requests at once past the kernel's memory, one at a time through
-/// it, and through mappings.
+/// Every block that was written comes back as it was written: many requests at once past the
+/// kernel's memory, one at a time through it, and through mappings.
 #[test]
 #[ignore = "it needs fio, and some seconds"]
 fn fio_finds_what_it_wrote() {
     let disk = Disk::new(64 << 20);
-    let Some(shown) = Shown::new(&[("disk", &disk)]) else { return };
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else {
+        return;
+    };
     let image = format!("--filename={}", shown.path("images/disk.raw").display());
     for options in [
-        &["--ioengine=libaio", "--iodepth=16", "--direct=1", "--bsrange=512-64k", "--rw=randrw"][..],
-        &["--ioengine=psync", "--bsrange=4k-2m", "--rw=randwrite", "--fdatasync=32"],
-        &["--ioengine=mmap", "--bs=4k", "--rw=randwrite", "--fsync=100"],
+        &[
+            "--ioengine=libaio",
+            "--iodepth=16",
+            "--direct=1",
+            "--bsrange=512-64k",
+            "--rw=randrw",
+        ][..],
+        &[
+            "--ioengine=psync",
+            "--bsrange=4k-2m",
+            "--rw=randwrite",
+            "--fdatasync=32",
+        ],
+        &[
+            "--ioengine=mmap",
+            "--bs=4k",
+            "--rw=randwrite",
+            "--fsync=100",
+        ],
     ] {
         let always = [
             "--name=verify",
@@ -110,7 +166,12 @@ fn fio_finds_what_it_wrote() {
 /// What another user reads of an image, as that user sees it.
 fn read_as_nobody(path: &Path) -> bool {
     let mut command = Command::new("cat");
-    command.arg(path).uid(65_534).gid(65_534).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg(path)
+        .uid(65_534)
+        .gid(65_534)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.status().unwrap().success()
 }
 
@@ -130,7 +191,15 @@ fn other_users_see_nothing_unless_they_are_let_in() {
     for allow_other in [false, true] {
         let disks = Arc::new(Disks::default());
         disks.add("disk", 1, &Disk::new(4096));
-        let mount = Mount::start(disks, &inside, Options { allow_other, ..Options::default() }).unwrap();
+        let mount = Mount::start(
+            disks,
+            &inside,
+            Options {
+                allow_other,
+                ..Options::default()
+            },
+        )
+        .unwrap();
         assert!(fs::read(inside.join("images/disk.raw")).is_ok());
         assert_eq!(read_as_nobody(&inside.join("images/disk.raw")), allow_other);
         mount.stop(PATIENCE).unwrap();

@@ -1,4 +1,5 @@
-//! A client that says exactly what it is told, right or wrong, and reads the answers by the letter of the protocol.
+//! A client that says exactly what it is told, right or wrong, and reads the answers by the letter
+//! of the protocol.
 
 use std::io::{Read, Write};
 
@@ -55,18 +56,35 @@ pub(crate) enum Form {
 
 /// The bytes of an option.
 pub(crate) fn option(option: u32, data: &[u8]) -> Vec<u8> {
-    [b"IHAVEOPT", &option.to_be_bytes()[..], &(data.len() as u32).to_be_bytes(), data].concat()
+    [
+        b"IHAVEOPT",
+        &option.to_be_bytes()[..],
+        &(data.len() as u32).to_be_bytes(),
+        data,
+    ]
+    .concat()
 }
 
 /// The data of INFO and GO.
 pub(crate) fn wish(name: &str, kinds: &[u16]) -> Vec<u8> {
     let kinds_bytes: Vec<u8> = kinds.iter().flat_map(|kind| kind.to_be_bytes()).collect();
-    [&(name.len() as u32).to_be_bytes()[..], name.as_bytes(), &(kinds.len() as u16).to_be_bytes(), &kinds_bytes].concat()
+    [
+        &(name.len() as u32).to_be_bytes()[..],
+        name.as_bytes(),
+        &(kinds.len() as u16).to_be_bytes(),
+        &kinds_bytes,
+    ]
+    .concat()
 }
 
 /// The data of an option about contexts.
 pub(crate) fn contexts(name: &str, queries: &[&str]) -> Vec<u8> {
-    let mut data = [&(name.len() as u32).to_be_bytes()[..], name.as_bytes(), &(queries.len() as u32).to_be_bytes()].concat();
+    let mut data = [
+        &(name.len() as u32).to_be_bytes()[..],
+        name.as_bytes(),
+        &(queries.len() as u32).to_be_bytes(),
+    ]
+    .concat();
     for query in queries {
         data.extend([&(query.len() as u32).to_be_bytes()[..], query.as_bytes()].concat());
     }
@@ -74,9 +92,26 @@ pub(crate) fn contexts(name: &str, queries: &[&str]) -> Vec<u8> {
 }
 
 /// The bytes of a request without payload.
-pub(crate) fn request(form: Form, flags: u16, command: u16, cookie: u64, offset: u64, len: u64) -> Vec<u8> {
-    let magic = if form == Form::Extended { 0x21e4_1c71_u32 } else { 0x2560_9513 };
-    let mut bytes = [&magic.to_be_bytes()[..], &flags.to_be_bytes(), &command.to_be_bytes(), &cookie.to_be_bytes()].concat();
+pub(crate) fn request(
+    form: Form,
+    flags: u16,
+    command: u16,
+    cookie: u64,
+    offset: u64,
+    len: u64,
+) -> Vec<u8> {
+    let magic = if form == Form::Extended {
+        0x21e4_1c71_u32
+    } else {
+        0x2560_9513
+    };
+    let mut bytes = [
+        &magic.to_be_bytes()[..],
+        &flags.to_be_bytes(),
+        &command.to_be_bytes(),
+        &cookie.to_be_bytes(),
+    ]
+    .concat();
     bytes.extend(offset.to_be_bytes());
     if form == Form::Extended {
         bytes.extend(len.to_be_bytes());
@@ -96,14 +131,34 @@ pub(crate) fn one_of_each(form: Form) -> Vec<u8> {
     }
     bytes.extend(option(OPT_LIST, b""));
     bytes.extend(option(9, &contexts("disk", &[])));
-    bytes.extend(option(10, &contexts("disk", &["base:allocation", "qemu:dirty-bitmap:since:before"])));
+    bytes.extend(option(
+        10,
+        &contexts(
+            "disk",
+            &["base:allocation", "qemu:dirty-bitmap:since:before"],
+        ),
+    ));
     bytes.extend(option(OPT_GO, &wish("disk", &[0, 1, 2, 3])));
-    for (flags, command, offset, len) in
-        [(0, READ, 0, 4096), (1, 4, 0, 512), (2, 6, 100, 9), (0, 5, 0, 1), (0, 7, 0, 16384), (8, 7, 5, 9), (0, 3, 0, 0), (4, READ, 1, 2)]
-    {
+    for (flags, command, offset, len) in [
+        (0, READ, 0, 4096),
+        (1, 4, 0, 512),
+        (2, 6, 100, 9),
+        (0, 5, 0, 1),
+        (0, 7, 0, 16384),
+        (8, 7, 5, 9),
+        (0, 3, 0, 0),
+        (4, READ, 1, 2),
+    ] {
         bytes.extend(request(form, flags, command, 7, offset, len));
     }
-    bytes.extend(request(form, if form == Form::Extended { 33 } else { 1 }, WRITE, 8, 3, 5));
+    bytes.extend(request(
+        form,
+        if form == Form::Extended { 33 } else { 1 },
+        WRITE,
+        8,
+        3,
+        5,
+    ));
     bytes.extend(b"hello");
     bytes.extend(request(form, 0, 2, 9, 0, 0));
     bytes
@@ -150,7 +205,11 @@ pub(crate) struct Client<S> {
 impl<S: Read + Write> Client<S> {
     /// Reads the greeting and sends `flags`.
     pub(crate) fn greet(stream: S, flags: u32) -> Self {
-        let mut client = Self { stream, form: Form::Simple, next_cookie: 1 };
+        let mut client = Self {
+            stream,
+            form: Form::Simple,
+            next_cookie: 1,
+        };
         assert_eq!(&client.take::<16>(), b"NBDMAGICIHAVEOPT");
         assert_eq!(u16::from_be_bytes(client.take()), 3);
         client.say(&flags.to_be_bytes());
@@ -167,30 +226,46 @@ impl<S: Read + Write> Client<S> {
         }
         client.form = form;
         if !queries.is_empty() {
-            assert_eq!(client.ask(OPT_SET_META, &contexts(name, queries)).last(), Some(&(ACK, vec![])));
+            assert_eq!(
+                client.ask(OPT_SET_META, &contexts(name, queries)).last(),
+                Some(&(ACK, vec![]))
+            );
         }
-        assert_eq!(client.ask(OPT_GO, &wish(name, &[])).last(), Some(&(ACK, vec![])));
+        assert_eq!(
+            client.ask(OPT_GO, &wish(name, &[])).last(),
+            Some(&(ACK, vec![]))
+        );
         client
     }
 
     /// The same client behind another layer.
     pub(crate) fn under<T: Read + Write>(self, wrap: impl FnOnce(S) -> T) -> Client<T> {
-        Client { stream: wrap(self.stream), form: self.form, next_cookie: self.next_cookie }
+        Client {
+            stream: wrap(self.stream),
+            form: self.form,
+            next_cookie: self.next_cookie,
+        }
     }
 
     pub(crate) fn say(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).expect("the server takes bytes");
+        self.stream
+            .write_all(bytes)
+            .expect("the server takes bytes");
     }
 
     pub(crate) fn take<const N: usize>(&mut self) -> [u8; N] {
         let mut bytes = [0; N];
-        self.stream.read_exact(&mut bytes).expect("the server answers");
+        self.stream
+            .read_exact(&mut bytes)
+            .expect("the server answers");
         bytes
     }
 
     pub(crate) fn take_vec(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        self.stream.read_exact(&mut bytes).expect("the server answers");
+        self.stream
+            .read_exact(&mut bytes)
+            .expect("the server answers");
         bytes
     }
 
@@ -215,7 +290,14 @@ impl<S: Read + Write> Client<S> {
             let len = u32::from_be_bytes(self.take());
             let data = self.take_vec(len as usize);
             let last = kind == ACK || kind & ERROR_BIT != 0;
-            answers.push((kind, if kind & ERROR_BIT != 0 { Vec::new() } else { data }));
+            answers.push((
+                kind,
+                if kind & ERROR_BIT != 0 {
+                    Vec::new()
+                } else {
+                    data
+                },
+            ));
             if last {
                 return answers;
             }
@@ -223,7 +305,14 @@ impl<S: Read + Write> Client<S> {
     }
 
     /// Sends a request, returns its cookie.
-    pub(crate) fn send(&mut self, flags: u16, command: u16, offset: u64, len: u64, payload: &[u8]) -> u64 {
+    pub(crate) fn send(
+        &mut self,
+        flags: u16,
+        command: u16,
+        offset: u64,
+        len: u64,
+        payload: &[u8],
+    ) -> u64 {
         let cookie = self.next_cookie;
         self.next_cookie += 1;
         let mut bytes = request(self.form, flags, command, cookie, offset, len);
@@ -233,14 +322,22 @@ impl<S: Read + Write> Client<S> {
     }
 
     /// One request and its reply.
-    pub(crate) fn call(&mut self, flags: u16, command: u16, offset: u64, len: u64, payload: &[u8]) -> Reply {
+    pub(crate) fn call(
+        &mut self,
+        flags: u16,
+        command: u16,
+        offset: u64,
+        len: u64,
+        payload: &[u8],
+    ) -> Reply {
         let cookie = self.send(flags, command, offset, len, payload);
         let reply = self.reply(if command == READ { len as usize } else { 0 });
         assert_eq!(reply.cookie, cookie);
         reply
     }
 
-    /// The next reply, all its chunks. `read_len`: how many bytes follow a simple reply without error.
+    /// The next reply, all its chunks. `read_len`: how many bytes follow a simple reply without
+    /// error.
     pub(crate) fn reply(&mut self, read_len: usize) -> Reply {
         let mut reply = Reply::default();
         loop {
@@ -249,7 +346,10 @@ impl<S: Read + Write> Client<S> {
                     assert_ne!(self.form, Form::Extended, "all replies are extended");
                     reply.error = u32::from_be_bytes(self.take());
                     reply.cookie = u64::from_be_bytes(self.take());
-                    assert!(self.form == Form::Simple || read_len == 0, "a read is answered in chunks");
+                    assert!(
+                        self.form == Form::Simple || read_len == 0,
+                        "a read is answered in chunks"
+                    );
                     if reply.error == 0 && read_len > 0 {
                         let data = self.take_vec(read_len);
                         reply.data.push((0, Ok(data)));
@@ -258,7 +358,10 @@ impl<S: Read + Write> Client<S> {
                 }
                 0x668e_33ef => {
                     assert_eq!(self.form, Form::Structured);
-                    let (flags, kind) = (u16::from_be_bytes(self.take()), u16::from_be_bytes(self.take()));
+                    let (flags, kind) = (
+                        u16::from_be_bytes(self.take()),
+                        u16::from_be_bytes(self.take()),
+                    );
                     reply.cookie = u64::from_be_bytes(self.take());
                     let len = u64::from(u32::from_be_bytes(self.take()));
                     self.chunk(kind, len, &mut reply);
@@ -268,7 +371,10 @@ impl<S: Read + Write> Client<S> {
                 }
                 0x6e8a_278c => {
                     assert_eq!(self.form, Form::Extended);
-                    let (flags, kind) = (u16::from_be_bytes(self.take()), u16::from_be_bytes(self.take()));
+                    let (flags, kind) = (
+                        u16::from_be_bytes(self.take()),
+                        u16::from_be_bytes(self.take()),
+                    );
                     reply.cookie = u64::from_be_bytes(self.take());
                     let _offset = u64::from_be_bytes(self.take());
                     let len = u64::from_be_bytes(self.take());
@@ -284,8 +390,10 @@ impl<S: Read + Write> Client<S> {
 
     fn chunk(&mut self, kind: u16, len: u64, reply: &mut Reply) {
         let payload = self.take_vec(len as usize);
-        let word = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().expect("four bytes"));
-        let long = |at: usize| u64::from_be_bytes(payload[at..at + 8].try_into().expect("eight bytes"));
+        let word =
+            |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().expect("four bytes"));
+        let long =
+            |at: usize| u64::from_be_bytes(payload[at..at + 8].try_into().expect("eight bytes"));
         match kind {
             0 => assert!(payload.is_empty()),
             1 => reply.data.push((long(0), Ok(payload[8..].to_vec()))),
@@ -294,18 +402,26 @@ impl<S: Read + Write> Client<S> {
                 reply.data.push((long(0), Err(word(8))));
             }
             5 => {
-                let stretches = (4..payload.len()).step_by(8).map(|at| (u64::from(word(at)), u64::from(word(at + 4))));
+                let stretches = (4..payload.len())
+                    .step_by(8)
+                    .map(|at| (u64::from(word(at)), u64::from(word(at + 4))));
                 reply.status.push((word(0), stretches.collect()));
             }
             6 => {
-                let stretches: Vec<_> = (8..payload.len()).step_by(16).map(|at| (long(at), long(at + 8))).collect();
+                let stretches: Vec<_> = (8..payload.len())
+                    .step_by(16)
+                    .map(|at| (long(at), long(at + 8)))
+                    .collect();
                 assert_eq!(stretches.len(), word(4) as usize);
                 reply.status.push((word(0), stretches));
             }
             0x8001 | 0x8002 => {
                 reply.error = word(0);
                 let text_len = usize::from(u16::from_be_bytes([payload[4], payload[5]]));
-                assert_eq!(payload.len(), 6 + text_len + if kind == 0x8002 { 8 } else { 0 });
+                assert_eq!(
+                    payload.len(),
+                    6 + text_len + if kind == 0x8002 { 8 } else { 0 }
+                );
                 reply.error_offset = (kind == 0x8002).then(|| long(6 + text_len));
             }
             other => panic!("{other} is no kind of chunk"),

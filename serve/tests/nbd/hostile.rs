@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use vellum_serve::nbd::{Options, Stopped, dialogue};
 
-use crate::client::{Client, FIXED, Form, OPT_GO, OPT_LIST, READ, WRITE, one_of_each, option, request, wish};
+use crate::client::{
+    Client, FIXED, Form, OPT_GO, OPT_LIST, READ, WRITE, one_of_each, option, request, wish,
+};
 use crate::memory::{Devices, GRID, Memory};
 use crate::world::{World, noise};
 
@@ -14,7 +16,13 @@ use crate::world::{World, noise};
 const HURRY: Duration = Duration::from_secs(3);
 
 fn hurried() -> World {
-    World::with(noise(GRID, 1), Options { handshake_time: HURRY, ..Options::default() })
+    World::with(
+        noise(GRID, 1),
+        Options {
+            handshake_time: HURRY,
+            ..Options::default()
+        },
+    )
 }
 
 #[test]
@@ -55,7 +63,14 @@ fn a_client_that_has_entered_may_be_idle() {
 fn an_option_of_4_gib_reserves_nothing() {
     let world = World::new(noise(GRID, 1));
     let mut client = Client::greet(world.connect(), FIXED);
-    client.say(&[b"IHAVEOPT", &OPT_LIST.to_be_bytes()[..], &u32::MAX.to_be_bytes()].concat());
+    client.say(
+        &[
+            b"IHAVEOPT",
+            &OPT_LIST.to_be_bytes()[..],
+            &u32::MAX.to_be_bytes(),
+        ]
+        .concat(),
+    );
     client.say(&vec![0; 1 << 20]);
     // It still waits for the rest, without keeping any.
     assert_eq!(world.server.client_count(), 1);
@@ -72,7 +87,13 @@ fn a_write_of_4_gib_is_skipped_and_refused() {
     assert_eq!(client.call(0, READ, 0, 1, b"").error, 0);
     client.send(0, WRITE, 0, u64::from(u32::MAX), &[1; 100]);
     drop(client);
-    assert_eq!(world.server.stop(Duration::from_mins(2)), Stopped { cut_off: 0, unfinished: 0 });
+    assert_eq!(
+        world.server.stop(Duration::from_mins(2)),
+        Stopped {
+            cut_off: 0,
+            unfinished: 0
+        }
+    );
 }
 
 #[test]
@@ -89,7 +110,10 @@ fn a_client_that_never_reads_holds_up_neither_others_nor_the_end() {
     let mut honest = world.enter(Form::Structured);
     for len in [4096, 65537, 4 << 20] {
         let reply = honest.call(0, READ, 0, len, b"");
-        assert!(reply.bytes(0, len as usize) == world.disk.content()[..len as usize], "small pieces when no buffer is left");
+        assert!(
+            reply.bytes(0, len as usize) == world.disk.content()[..len as usize],
+            "small pieces when no buffer is left"
+        );
     }
     drop(honest);
     let stopped = world.server.stop(Duration::from_millis(100));
@@ -109,7 +133,10 @@ fn a_client_that_stops_in_the_middle_of_a_write_holds_up_nobody() {
             client
         })
         .into();
-    assert_eq!(world.enter(Form::Simple).call(0, READ, 0, 512, b"").error, 0);
+    assert_eq!(
+        world.enter(Form::Simple).call(0, READ, 0, 512, b"").error,
+        0
+    );
     drop(halves);
     assert_eq!(world.server.stop(Duration::from_mins(2)).unfinished, 0);
     assert!(world.disk.content() == before, "half a write is none");
@@ -124,15 +151,25 @@ fn after_a_wrong_magic_nothing_is_served() {
         let mut bad = good.clone();
         bad[0] ^= 1;
         client.say(&[good, bad].concat());
-        assert_eq!(client.reply(512).cookie, 1, "what was done before it is answered");
+        assert_eq!(
+            client.reply(512).cookie,
+            1,
+            "what was done before it is answered"
+        );
         assert!(client.is_closed());
     }
 }
 
-/// Every message of a long dialogue, cut at every byte, and with every byte changed: an answer or none, never a panic.
+/// Every message of a long dialogue, cut at every byte, and with every byte changed: an answer or
+/// none, never a panic.
 #[test]
 fn no_cut_and_no_changed_byte_of_a_dialogue_breaks_the_server() {
-    let exports = || Devices(vec![("disk", std::sync::Arc::new(Memory::new(noise(4 * GRID, 1))))]);
+    let exports = || {
+        Devices(vec![(
+            "disk",
+            std::sync::Arc::new(Memory::new(noise(4 * GRID, 1))),
+        )])
+    };
     for form in [Form::Simple, Form::Structured, Form::Extended] {
         let whole = one_of_each(form);
         assert!(dialogue(&exports(), &whole).len() > 4096);

@@ -1,4 +1,5 @@
-//! The NBD server, by the letter of the protocol, under hostile clients, under TLS, and with the clients that people use.
+//! The NBD server, by the letter of the protocol, under hostile clients, under TLS, and with the
+//! clients that people use.
 
 mod client;
 mod clients;

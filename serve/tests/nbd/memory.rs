@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
-use vellum_core::device::{Allocation, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Stretch};
+use vellum_core::device::{
+    Allocation, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Stretch,
+};
 
 /// The grid on which it knows zeros and changes.
 pub(crate) const GRID: usize = 4096;
@@ -56,7 +58,10 @@ impl Memory {
     }
 
     pub(crate) fn read_only(bytes: Vec<u8>) -> Self {
-        Self { read_only: true, ..Self::new(bytes) }
+        Self {
+            read_only: true,
+            ..Self::new(bytes)
+        }
     }
 
     pub(crate) fn set_fault(&self, fault: Fault) {
@@ -66,18 +71,27 @@ impl Memory {
     }
 
     pub(crate) fn content(&self) -> Vec<u8> {
-        self.bytes.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.bytes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// What a power loss now would leave.
     pub(crate) fn durable(&self) -> Vec<u8> {
-        self.durable.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.durable
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn check(&self, offset: u64, len: u64, writing: bool) -> Result<(), DeviceError> {
         let end = self.range(offset, len)?.end;
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
-        let begun = self.read_count.fetch_add(usize::from(!writing), Ordering::Relaxed) + 1;
+        let begun = self
+            .read_count
+            .fetch_add(usize::from(!writing), Ordering::Relaxed)
+            + 1;
         if let Fault::Gathers(count) = *fault
             && begun >= count
         {
@@ -88,17 +102,28 @@ impl Memory {
             Fault::Gathers(count) => !writing && self.read_count.load(Ordering::Relaxed) < count,
             _ => false,
         };
-        let fault = *self.fault_changed.wait_while(fault, hangs).unwrap_or_else(PoisonError::into_inner);
+        let fault = *self
+            .fault_changed
+            .wait_while(fault, hangs)
+            .unwrap_or_else(PoisonError::into_inner);
         match fault {
             Fault::NoSpace if writing => Err(DeviceError::NoSpace("the memory is full".to_owned())),
-            Fault::Damaged(from) if end > from => Err(DeviceError::Io("the memory is damaged".to_owned())),
+            Fault::Damaged(from) if end > from => {
+                Err(DeviceError::Io("the memory is damaged".to_owned()))
+            }
             Fault::Stopping => Err(DeviceError::Stopping),
             _ if writing && self.read_only => Err(DeviceError::ReadOnly),
             _ => Ok(()),
         }
     }
 
-    fn stretches<K: PartialEq>(&self, offset: u64, len: u64, count_max: usize, kind: impl Fn(usize, &[u8]) -> K) -> Vec<Stretch<K>> {
+    fn stretches<K: PartialEq>(
+        &self,
+        offset: u64,
+        len: u64,
+        count_max: usize,
+        kind: impl Fn(usize, &[u8]) -> K,
+    ) -> Vec<Stretch<K>> {
         let bytes = self.bytes.read().unwrap_or_else(PoisonError::into_inner);
         let (mut at, end) = (offset as usize, (offset + len) as usize);
         let mut found: Vec<Stretch<K>> = Vec::new();
@@ -110,7 +135,11 @@ impl Memory {
             match found.last_mut() {
                 Some(last) if last.kind == kind => last.len += part,
                 _ if count == count_max => break,
-                _ => found.push(Stretch { offset: at as u64, len: part, kind }),
+                _ => found.push(Stretch {
+                    offset: at as u64,
+                    len: part,
+                    kind,
+                }),
             }
             at = next;
         }
@@ -158,14 +187,25 @@ impl Device for Memory {
             return Err(DeviceError::Io("the flush failed".to_owned()));
         }
         let bytes = self.bytes.read().unwrap_or_else(PoisonError::into_inner);
-        self.durable.write().unwrap_or_else(PoisonError::into_inner).copy_from_slice(&bytes);
+        self.durable
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .copy_from_slice(&bytes);
         Ok(())
     }
 
-    fn allocation(&self, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+    fn allocation(
+        &self,
+        offset: u64,
+        len: u64,
+        count_max: usize,
+    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
         self.check(offset, len, false)?;
         Ok(self.stretches(offset, len, count_max, |at, now| {
-            match (now.iter().all(|byte| *byte == 0), self.base[at..at + now.len()].iter().all(|byte| *byte == 0)) {
+            match (
+                now.iter().all(|byte| *byte == 0),
+                self.base[at..at + now.len()].iter().all(|byte| *byte == 0),
+            ) {
                 (false, _) => Allocation::Data,
                 (true, false) => Allocation::Zero,
                 (true, true) => Allocation::Hole,
@@ -177,12 +217,20 @@ impl Device for Memory {
         vec!["before".to_owned()]
     }
 
-    fn changes(&self, since: &str, offset: u64, len: u64, count_max: usize) -> Result<Vec<Stretch<bool>>, DeviceError> {
+    fn changes(
+        &self,
+        since: &str,
+        offset: u64,
+        len: u64,
+        count_max: usize,
+    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
         if since != "before" {
             return Err(DeviceError::Io(format!("there is no snapshot {since}")));
         }
         self.check(offset, len, false)?;
-        Ok(self.stretches(offset, len, count_max, |at, now| *now != self.base[at..at + now.len()]))
+        Ok(self.stretches(offset, len, count_max, |at, now| {
+            *now != self.base[at..at + now.len()]
+        }))
     }
 
     fn prefetch(&self, _: u64, _: u64) {
@@ -196,13 +244,20 @@ pub(crate) struct Devices(pub(crate) Vec<(&'static str, Arc<Memory>)>);
 impl Devices {
     fn find(&self, name: &str) -> Result<&(&'static str, Arc<Memory>), OpenError> {
         let mut all = self.0.iter();
-        all.find(|(own, _)| *own == name || name.is_empty()).ok_or_else(|| OpenError::Unknown(name.to_owned()))
+        all.find(|(own, _)| *own == name || name.is_empty())
+            .ok_or_else(|| OpenError::Unknown(name.to_owned()))
     }
 }
 
 fn describe((name, device): &(&'static str, Arc<Memory>)) -> ExportInfo {
     let description = format!("{name} in memory");
-    ExportInfo { name: (*name).to_owned(), len: device.len(), read_only: device.read_only, changed_ms: 0, description }
+    ExportInfo {
+        name: (*name).to_owned(),
+        len: device.len(),
+        read_only: device.read_only,
+        changed_ms: 0,
+        description,
+    }
 }
 
 impl Exports for Devices {
@@ -218,7 +273,8 @@ impl Exports for Devices {
         if name == "busy" {
             return Err(OpenError::Refused("somebody else writes to it".to_owned()));
         }
-        self.find(name).map(|(_, device)| Arc::clone(device) as Arc<dyn Device>)
+        self.find(name)
+            .map(|(_, device)| Arc::clone(device) as Arc<dyn Device>)
     }
 
     fn revision(&self) -> u64 {

@@ -3,10 +3,11 @@
 use std::sync::atomic::Ordering;
 
 use crate::client::{
-    ACK, BLOCK_STATUS, CACHE, Client, DF, DISC, ERR_EXT_HEADER_REQD, ERR_INVALID, ERR_POLICY, ERR_TOO_BIG, ERR_UNKNOWN, ERR_UNSUP,
-    FAST_ZERO, FIXED, FLUSH, FUA, Form, INFO, META_CONTEXT, NO_HOLE, NO_ZEROES, OPT_ABORT, OPT_EXPORT_NAME, OPT_EXTENDED, OPT_GO, OPT_INFO,
-    OPT_LIST, OPT_LIST_META, OPT_SET_META, OPT_STARTTLS, OPT_STRUCTURED, PAYLOAD_LEN, READ, REQ_ONE, SERVER, TRIM, WRITE, WRITE_ZEROES,
-    contexts, option, wish,
+    ACK, BLOCK_STATUS, CACHE, Client, DF, DISC, ERR_EXT_HEADER_REQD, ERR_INVALID, ERR_POLICY,
+    ERR_TOO_BIG, ERR_UNKNOWN, ERR_UNSUP, FAST_ZERO, FIXED, FLUSH, FUA, Form, INFO, META_CONTEXT,
+    NO_HOLE, NO_ZEROES, OPT_ABORT, OPT_EXPORT_NAME, OPT_EXTENDED, OPT_GO, OPT_INFO, OPT_LIST,
+    OPT_LIST_META, OPT_SET_META, OPT_STARTTLS, OPT_STRUCTURED, PAYLOAD_LEN, READ, REQ_ONE, SERVER,
+    TRIM, WRITE, WRITE_ZEROES, contexts, option, wish,
 };
 use crate::memory::{Fault, GRID};
 use crate::world::{World, noise};
@@ -48,14 +49,22 @@ fn a_wrong_option_is_refused_and_the_next_one_served() {
         (OPT_GO, &wish("nothing", &[]), ERR_UNKNOWN),
         (OPT_GO, &wish("busy", &[]), ERR_POLICY),
         (OPT_GO, &vec![0; 40_000], ERR_TOO_BIG),
-        (OPT_SET_META, &contexts("disk", &["base:allocation"]), ERR_INVALID),
+        (
+            OPT_SET_META,
+            &contexts("disk", &["base:allocation"]),
+            ERR_INVALID,
+        ),
         (OPT_LIST_META, &contexts("disk", &[]), ERR_INVALID),
         (OPT_STRUCTURED, b"x", ERR_INVALID),
         (OPT_STRUCTURED, b"", ACK),
         (OPT_STRUCTURED, b"", ERR_INVALID),
         (OPT_SET_META, &many_queries, ERR_INVALID),
         (OPT_SET_META, &contexts("disk", &["no-colon"]), ERR_INVALID),
-        (OPT_SET_META, &contexts("nothing", &["base:allocation"]), ERR_UNKNOWN),
+        (
+            OPT_SET_META,
+            &contexts("nothing", &["base:allocation"]),
+            ERR_UNKNOWN,
+        ),
         (OPT_SET_META, &contexts("nothing", &["qemu:x"]), ERR_UNKNOWN),
         (OPT_EXTENDED, b"x", ERR_INVALID),
         (OPT_EXTENDED, b"", ACK),
@@ -64,7 +73,12 @@ fn a_wrong_option_is_refused_and_the_next_one_served() {
         (OPT_LIST, b"", ACK),
         (OPT_INFO, &wish("", &[]), ACK),
     ] {
-        assert_eq!(last(&client.ask(number, data)), expected, "option {number} with {} bytes", data.len());
+        assert_eq!(
+            last(&client.ask(number, data)),
+            expected,
+            "option {number} with {} bytes",
+            data.len()
+        );
     }
     assert_eq!(client.ask(OPT_ABORT, b""), [(ACK, vec![])]);
     assert!(client.is_closed());
@@ -75,24 +89,48 @@ fn a_list_has_every_name_and_what_is_asked_of_one() {
     let world = World::new(noise(3 * GRID, 1));
     let mut client = Client::greet(world.connect(), FIXED);
     let listed = client.ask(OPT_LIST, b"");
-    assert_eq!(listed[0], (SERVER, b"\0\0\0\x04diskdisk in memory".to_vec()));
+    assert_eq!(
+        listed[0],
+        (SERVER, b"\0\0\0\x04diskdisk in memory".to_vec())
+    );
     assert_eq!(listed.len(), 4);
     let facts = client.ask(OPT_INFO, &wish("", &[1, 2, 3, 77]));
     let flags = 0x0d6d_u16; // flags, flush, FUA, trim, write zeroes, several connections, cache, fast zero
-    assert_eq!(facts[0], (INFO, [&[0, 0][..], &(3 * GRID as u64).to_be_bytes(), &flags.to_be_bytes()].concat()));
+    assert_eq!(
+        facts[0],
+        (
+            INFO,
+            [
+                &[0, 0][..],
+                &(3 * GRID as u64).to_be_bytes(),
+                &flags.to_be_bytes()
+            ]
+            .concat()
+        )
+    );
     assert_eq!(facts[1], (INFO, b"\0\x01disk".to_vec()));
     assert_eq!(facts[2], (INFO, b"\0\x02disk in memory".to_vec()));
-    assert_eq!(facts[3], (INFO, [0, 3, 0, 0, 0, 1, 0, 0, 0x10, 0, 2, 0, 0, 0].to_vec()));
+    assert_eq!(
+        facts[3],
+        (INFO, [0, 3, 0, 0, 0, 1, 0, 0, 0x10, 0, 2, 0, 0, 0].to_vec())
+    );
     assert_eq!(facts.len(), 5, "what is not known is not told");
     let fixed = client.ask(OPT_INFO, &wish("fixed", &[]));
-    assert_eq!(fixed[0].1[10..], 0x050f_u16.to_be_bytes(), "read only, no trim, no zeroes");
+    assert_eq!(
+        fixed[0].1[10..],
+        0x050f_u16.to_be_bytes(),
+        "read only, no trim, no zeroes"
+    );
 }
 
 #[test]
 fn a_client_that_cannot_be_told_is_let_go() {
     let world = World::new(noise(GRID, 1));
     for flags in [4, FIXED | 8, 1 << 31] {
-        assert!(Client::greet(world.connect(), flags).is_closed(), "flags {flags}");
+        assert!(
+            Client::greet(world.connect(), flags).is_closed(),
+            "flags {flags}"
+        );
     }
     for bytes in [
         option(OPT_EXPORT_NAME, b"nothing"),
@@ -107,7 +145,10 @@ fn a_client_that_cannot_be_told_is_let_go() {
     }
     let mut old = Client::greet(world.connect(), 0);
     old.say(&option(OPT_LIST, b""));
-    assert!(old.is_closed(), "without fixed newstyle there is one option");
+    assert!(
+        old.is_closed(),
+        "without fixed newstyle there is one option"
+    );
 }
 
 #[test]
@@ -119,7 +160,10 @@ fn export_name_enters_with_and_without_padding() {
         assert_eq!(u64::from_be_bytes(client.take()), GRID as u64);
         assert_eq!(u16::from_be_bytes(client.take()), 0x0d6d);
         assert!(client.take_vec(padding).iter().all(|byte| *byte == 0));
-        assert_eq!(client.call(0, READ, 0, 512, b"").data, [(0, Ok(world.disk.content()[..512].to_vec()))]);
+        assert_eq!(
+            client.call(0, READ, 0, 512, b"").data,
+            [(0, Ok(world.disk.content()[..512].to_vec()))]
+        );
     }
 }
 
@@ -138,11 +182,26 @@ fn contexts_are_listed_by_family_and_set_by_name() {
         (OPT_SET_META, &[], &[]),
         (OPT_SET_META, &["base:"], &[]),
         (OPT_SET_META, &["qemu:dirty-bitmap:since:after"], &[]),
-        (OPT_SET_META, &[since, "x-other:y", allocation, allocation], &[allocation, since]),
+        (
+            OPT_SET_META,
+            &[since, "x-other:y", allocation, allocation],
+            &[allocation, since],
+        ),
     ] {
         let answers = client.ask(number, &contexts("disk", queries));
-        let found: Vec<_> = answers.iter().filter(|(kind, _)| *kind == META_CONTEXT).map(|(_, data)| data[4..].to_vec()).collect();
-        assert_eq!(found, expected.iter().map(|name| name.as_bytes().to_vec()).collect::<Vec<_>>(), "{number} {queries:?}");
+        let found: Vec<_> = answers
+            .iter()
+            .filter(|(kind, _)| *kind == META_CONTEXT)
+            .map(|(_, data)| data[4..].to_vec())
+            .collect();
+        assert_eq!(
+            found,
+            expected
+                .iter()
+                .map(|name| name.as_bytes().to_vec())
+                .collect::<Vec<_>>(),
+            "{number} {queries:?}"
+        );
     }
 }
 
@@ -163,24 +222,55 @@ fn every_command_does_its_work_in_every_form() {
         let world = World::new(noise(64 * GRID, 1));
         let mut expected = world.disk.content();
         let mut client = world.enter(form);
-        let payload_flag = if form == Form::Extended { PAYLOAD_LEN } else { 0 };
-        for (offset, len) in [(0_usize, 1_usize), (511, 4097), (GRID, GRID), (0, 64 * GRID), (64 * GRID - 1, 1)] {
+        let payload_flag = if form == Form::Extended {
+            PAYLOAD_LEN
+        } else {
+            0
+        };
+        for (offset, len) in [
+            (0_usize, 1_usize),
+            (511, 4097),
+            (GRID, GRID),
+            (0, 64 * GRID),
+            (64 * GRID - 1, 1),
+        ] {
             let written = noise(len, offset as u64);
-            assert_eq!(client.call(payload_flag, WRITE, offset as u64, len as u64, &written).error, 0);
+            assert_eq!(
+                client
+                    .call(payload_flag, WRITE, offset as u64, len as u64, &written)
+                    .error,
+                0
+            );
             expected[offset..offset + len].copy_from_slice(&written);
         }
-        for (flags, command, offset, len) in
-            [(0, TRIM, 3, 5), (NO_HOLE, WRITE_ZEROES, 100, 900), (FAST_ZERO | FUA, WRITE_ZEROES, 8192, 70_000)]
-        {
-            assert_eq!(client.call(flags, command, offset as u64, len as u64, b"").error, 0);
+        for (flags, command, offset, len) in [
+            (0, TRIM, 3, 5),
+            (NO_HOLE, WRITE_ZEROES, 100, 900),
+            (FAST_ZERO | FUA, WRITE_ZEROES, 8192, 70_000),
+        ] {
+            assert_eq!(
+                client
+                    .call(flags, command, offset as u64, len as u64, b"")
+                    .error,
+                0
+            );
             expected[offset..offset + len].fill(0);
         }
         assert_eq!(client.call(0, CACHE, 0, 4096, b"").error, 0);
         assert_eq!(world.disk.prefetch_count.load(Ordering::Relaxed), 1);
-        for (offset, len) in [(0_u64, 1_usize), (1, 65536), (0, 65537), (0, 64 * GRID), (8000, 70_000)] {
+        for (offset, len) in [
+            (0_u64, 1_usize),
+            (1, 65536),
+            (0, 65537),
+            (0, 64 * GRID),
+            (8000, 70_000),
+        ] {
             let reply = client.call(0, READ, offset, len as u64, b"");
             let start = if form == Form::Simple { 0 } else { offset };
-            assert!(reply.bytes(start, len) == expected[offset as usize..offset as usize + len], "{form:?} {offset} {len}");
+            assert!(
+                reply.bytes(start, len) == expected[offset as usize..offset as usize + len],
+                "{form:?} {offset} {len}"
+            );
         }
         assert_eq!(client.call(0, FLUSH, 0, 0, b"").error, 0);
         client.send(0, DISC, 0, 0, b"");
@@ -195,7 +285,16 @@ fn a_wrong_request_is_refused_with_its_number_and_the_next_one_served() {
     for form in FORMS {
         let world = World::new(noise(16 * GRID, 1));
         let before = world.disk.content();
-        let mut client = Client::enter(world.connect(), form, "disk", if form == Form::Simple { &[] } else { &["base:allocation"] });
+        let mut client = Client::enter(
+            world.connect(),
+            form,
+            "disk",
+            if form == Form::Simple {
+                &[]
+            } else {
+                &["base:allocation"]
+            },
+        );
         let mut fixed = Client::enter(world.connect(), form, "fixed", &[]);
         for (flags, command, offset, len, expected) in [
             (0, READ, end, 1, EINVAL),
@@ -220,19 +319,44 @@ fn a_wrong_request_is_refused_with_its_number_and_the_next_one_served() {
         ] {
             let cookie = client.send(flags, command, offset, len, b"");
             let reply = client.reply(0);
-            assert_eq!((reply.cookie, reply.error), (cookie, expected), "{form:?}: {flags} {command} {offset} {len}");
+            assert_eq!(
+                (reply.cookie, reply.error),
+                (cookie, expected),
+                "{form:?}: {flags} {command} {offset} {len}"
+            );
         }
-        for (flags, offset, len, expected) in [(0, end - 1, 2, ENOSPC), (DF, 0, 4096, EINVAL), (0, 1, 0, EINVAL), (0, u64::MAX, 9, ENOSPC)]
-        {
-            assert_eq!(client.call(flags, WRITE, offset, len, &vec![9; len as usize]).error, expected, "{form:?}: write {offset} {len}");
+        for (flags, offset, len, expected) in [
+            (0, end - 1, 2, ENOSPC),
+            (DF, 0, 4096, EINVAL),
+            (0, 1, 0, EINVAL),
+            (0, u64::MAX, 9, ENOSPC),
+        ] {
+            assert_eq!(
+                client
+                    .call(flags, WRITE, offset, len, &vec![9; len as usize])
+                    .error,
+                expected,
+                "{form:?}: write {offset} {len}"
+            );
         }
         for (command, len) in [(WRITE, 5000), (TRIM, 1), (WRITE_ZEROES, 1)] {
-            let payload = if command == WRITE { vec![1; len as usize] } else { Vec::new() };
+            let payload = if command == WRITE {
+                vec![1; len as usize]
+            } else {
+                Vec::new()
+            };
             assert_eq!(fixed.call(0, command, 0, len, &payload).error, EPERM);
         }
         assert_eq!(fixed.call(0, FLUSH, 0, 0, b"").error, 0);
-        assert_eq!(client.call(FUA, READ, 0, 1, b"").error, 0, "FUA goes with everything");
-        assert!(world.disk.content() == before, "what was refused was not done");
+        assert_eq!(
+            client.call(FUA, READ, 0, 1, b"").error,
+            0,
+            "FUA goes with everything"
+        );
+        assert!(
+            world.disk.content() == before,
+            "what was refused was not done"
+        );
     }
 }
 
@@ -241,14 +365,22 @@ fn a_payload_that_nobody_asked_for_is_skipped() {
     let world = World::new(noise(GRID, 1));
     let mut client = world.enter(Form::Extended);
     for command in [READ, FLUSH, TRIM, BLOCK_STATUS, 999] {
-        assert_eq!(client.call(PAYLOAD_LEN, command, 0, 100_000, &vec![0x25; 100_000]).error, EINVAL);
+        assert_eq!(
+            client
+                .call(PAYLOAD_LEN, command, 0, 100_000, &vec![0x25; 100_000])
+                .error,
+            EINVAL
+        );
     }
     assert_eq!(client.call(0, READ, 0, 1, b"").error, 0);
 }
 
 #[test]
 fn a_forced_read_only_server_lets_nobody_write() {
-    let options = vellum_serve::nbd::Options { read_only: true, ..Default::default() };
+    let options = vellum_serve::nbd::Options {
+        read_only: true,
+        ..Default::default()
+    };
     let world = World::with(noise(GRID, 1), options);
     let mut client = world.enter(Form::Structured);
     assert_eq!(client.call(0, WRITE, 0, 1, b"x").error, EPERM);
@@ -271,15 +403,33 @@ fn holes_travel_as_holes_and_one_chunk_is_one_chunk() {
         let mut client = world.enter(form);
         let reply = client.call(0, READ, 0, 2 << 20, b"");
         assert!(reply.bytes(0, 2 << 20) == content);
-        let holes: Vec<_> = reply.data.iter().filter_map(|(at, data)| data.as_ref().err().map(|len| (*at, *len))).collect();
-        assert_eq!(holes, [(1 << 19, 1 << 19)], "short zeros are cheaper as data");
+        let holes: Vec<_> = reply
+            .data
+            .iter()
+            .filter_map(|(at, data)| data.as_ref().err().map(|len| (*at, *len)))
+            .collect();
+        assert_eq!(
+            holes,
+            [(1 << 19, 1 << 19)],
+            "short zeros are cheaper as data"
+        );
         let whole = client.call(DF, READ, 0, 2 << 20, b"");
-        assert_eq!((whole.data.len(), whole.bytes(0, 2 << 20) == content), (1, true));
-        assert_eq!(client.call(DF, READ, 1 << 19, 1 << 19, b"").data, [(1 << 19, Err(1 << 19))]);
+        assert_eq!(
+            (whole.data.len(), whole.bytes(0, 2 << 20) == content),
+            (1, true)
+        );
+        assert_eq!(
+            client.call(DF, READ, 1 << 19, 1 << 19, b"").data,
+            [(1 << 19, Err(1 << 19))]
+        );
     }
     let world = World::new(noise(3 << 20, 1));
     let mut client = world.enter(Form::Structured);
-    assert_eq!(client.call(DF, READ, 0, 3 << 20, b"").error, EOVERFLOW, "longer than a piece: the client may ask for less");
+    assert_eq!(
+        client.call(DF, READ, 0, 3 << 20, b"").error,
+        EOVERFLOW,
+        "longer than a piece: the client may ask for less"
+    );
     let reply = client.call(0, READ, 0, 3 << 20, b"");
     assert!(reply.data.len() == 2 && reply.bytes(0, 3 << 20) == world.disk.content());
 }
@@ -288,7 +438,9 @@ fn holes_travel_as_holes_and_one_chunk_is_one_chunk() {
 #[test]
 fn a_read_of_more_stretches_than_are_told_at_once_is_whole() {
     let mut bytes = vec![1; 24 << 20];
-    bytes.chunks_mut(2 * GRID).for_each(|pair| pair[..GRID].fill(0));
+    bytes
+        .chunks_mut(2 * GRID)
+        .for_each(|pair| pair[..GRID].fill(0));
     let world = World::new(bytes);
     for form in FORMS {
         let reply = world.enter(form).call(0, READ, 0, 24 << 20, b"");
@@ -307,10 +459,22 @@ fn block_status_tells_zeros_and_changes_side_by_side() {
         client.call(0, WRITE, 0, 1, b"\0");
         let grid = GRID as u64;
         let reply = client.call(0, BLOCK_STATUS, 0, 8 * grid, b"");
-        assert_eq!(reply.status[0], (0, vec![(2 * grid, 0), (2 * grid, 3), (grid, 2), (3 * grid, 0)]));
-        assert_eq!(reply.status[1], (1, vec![(grid, 1), (3 * grid, 0), (grid, 1), (3 * grid, 0)]));
+        assert_eq!(
+            reply.status[0],
+            (
+                0,
+                vec![(2 * grid, 0), (2 * grid, 3), (grid, 2), (3 * grid, 0)]
+            )
+        );
+        assert_eq!(
+            reply.status[1],
+            (1, vec![(grid, 1), (3 * grid, 0), (grid, 1), (3 * grid, 0)])
+        );
         let one = client.call(REQ_ONE, BLOCK_STATUS, 2 * grid + 7, 4 * grid, b"");
-        assert_eq!(one.status, [(0, vec![(2 * grid - 7, 3)]), (1, vec![(2 * grid - 7, 0)])]);
+        assert_eq!(
+            one.status,
+            [(0, vec![(2 * grid - 7, 3)]), (1, vec![(2 * grid - 7, 0)])]
+        );
         let short = client.call(REQ_ONE, BLOCK_STATUS, 0, 512, b"");
         assert_eq!(short.status, [(0, vec![(512, 0)]), (1, vec![(512, 1)])]);
     }
@@ -323,24 +487,43 @@ fn what_fails_in_the_device_fails_for_the_client_and_only_that() {
         let mut client = world.enter(form);
         world.disk.set_fault(Fault::NoSpace);
         assert_eq!(client.call(0, WRITE, 0, 4096, &[1; 4096]).error, ENOSPC);
-        assert_eq!(client.call(0, WRITE, 0, 3 << 20, &vec![1; 3 << 20]).error, ENOSPC, "a write that is done in pieces");
+        assert_eq!(
+            client.call(0, WRITE, 0, 3 << 20, &vec![1; 3 << 20]).error,
+            ENOSPC,
+            "a write that is done in pieces"
+        );
         assert_eq!(client.call(0, WRITE_ZEROES, 0, 4096, b"").error, ENOSPC);
         world.disk.set_fault(Fault::FlushFails);
         assert_eq!(client.call(0, FLUSH, 0, 0, b"").error, EIO);
-        assert_eq!(client.call(FUA, WRITE, 0, 4096, &[1; 4096]).error, EIO, "written, but not durable");
+        assert_eq!(
+            client.call(FUA, WRITE, 0, 4096, &[1; 4096]).error,
+            EIO,
+            "written, but not durable"
+        );
         assert_eq!(client.call(0, WRITE, 0, 4096, &[2; 4096]).error, 0);
         world.disk.set_fault(Fault::Damaged(1 << 20));
         let failed = client.send(0, READ, (1 << 20) - 512, 1024, b"");
         let reply = client.reply(0);
         assert_eq!((reply.cookie, reply.error), (failed, EIO));
-        assert_eq!(reply.error_offset, (form != Form::Simple).then_some((1 << 20) - 512));
+        assert_eq!(
+            reply.error_offset,
+            (form != Form::Simple).then_some((1 << 20) - 512)
+        );
         assert_eq!(client.call(0, READ, 0, 4096, b"").error, 0);
         world.disk.set_fault(Fault::Stopping);
         client.send(0, READ, 0, 512, b"");
         assert_eq!(client.reply(0).error, 108);
         world.disk.set_fault(Fault::None);
-        assert_eq!(client.call(0, WRITE, 0, 3 << 20, &vec![3; 3 << 20]).error, 0, "it goes on once there is room");
-        assert!(world.disk.content()[..3 << 20].iter().all(|byte| *byte == 3));
+        assert_eq!(
+            client.call(0, WRITE, 0, 3 << 20, &vec![3; 3 << 20]).error,
+            0,
+            "it goes on once there is room"
+        );
+        assert!(
+            world.disk.content()[..3 << 20]
+                .iter()
+                .all(|byte| *byte == 3)
+        );
     }
 }
 
@@ -350,12 +533,25 @@ fn a_flush_makes_durable_what_was_answered_on_any_connection() {
     let (mut writer, mut flusher) = (world.enter(Form::Structured), world.enter(Form::Simple));
     for round in 0..16_u64 {
         let written = noise(GRID, round);
-        assert_eq!(writer.call(0, WRITE, round * GRID as u64, GRID as u64, &written).error, 0);
+        assert_eq!(
+            writer
+                .call(0, WRITE, round * GRID as u64, GRID as u64, &written)
+                .error,
+            0
+        );
         assert_eq!(flusher.call(0, FLUSH, 0, 0, b"").error, 0);
         assert!(world.disk.durable()[round as usize * GRID..][..GRID] == written);
         let changed = noise(GRID, round + 100);
-        assert_eq!(writer.call(FUA, WRITE, round * GRID as u64, GRID as u64, &changed).error, 0);
-        assert!(world.disk.durable()[round as usize * GRID..][..GRID] == changed, "FUA needs no flush");
+        assert_eq!(
+            writer
+                .call(FUA, WRITE, round * GRID as u64, GRID as u64, &changed)
+                .error,
+            0
+        );
+        assert!(
+            world.disk.durable()[round as usize * GRID..][..GRID] == changed,
+            "FUA needs no flush"
+        );
     }
 }
 
@@ -369,9 +565,17 @@ fn many_requests_at_once_are_each_answered_once() {
     for _ in 0..50 {
         for _ in 0..40 {
             // Small ones are done in turn, long ones and flushes beside them.
-            let (command, len) = [(READ, 4096), (READ, 300_000), (FLUSH, 0), (CACHE, 512)][random.usize(..4)];
-            let offset = if command == FLUSH { 0 } else { random.u64(..256 * GRID as u64 - len) };
-            open.insert(client.send(0, command, offset, len, b""), (command, offset, len));
+            let (command, len) =
+                [(READ, 4096), (READ, 300_000), (FLUSH, 0), (CACHE, 512)][random.usize(..4)];
+            let offset = if command == FLUSH {
+                0
+            } else {
+                random.u64(..256 * GRID as u64 - len)
+            };
+            open.insert(
+                client.send(0, command, offset, len, b""),
+                (command, offset, len),
+            );
         }
         while !open.is_empty() {
             let reply = collect(&mut client, &mut open, &content);
@@ -380,15 +584,22 @@ fn many_requests_at_once_are_each_answered_once() {
     }
 }
 
-/// Reads that end only when all have begun: so many workers are at it at the same time, or the test hangs.
+/// Reads that end only when all have begun: so many workers are at it at the same time, or the test
+/// hangs.
 #[test]
 fn slow_reads_of_one_connection_are_done_beside_each_other() {
     let world = World::new(noise(4 << 20, 1));
     let mut client = world.enter(Form::Structured);
     for len in [300_000, 4096] {
         world.disk.set_fault(Fault::Gathers(16));
-        let mut open: std::collections::HashMap<_, _> =
-            (0..16).map(|nth| (client.send(0, READ, nth * 5000, len, b""), (READ, nth * 5000, len))).collect();
+        let mut open: std::collections::HashMap<_, _> = (0..16)
+            .map(|nth| {
+                (
+                    client.send(0, READ, nth * 5000, len, b""),
+                    (READ, nth * 5000, len),
+                )
+            })
+            .collect();
         let content = world.disk.content();
         while !open.is_empty() {
             assert_eq!(collect(&mut client, &mut open, &content), 0);
@@ -411,15 +622,22 @@ fn collect(
             error
         }
         0x668e_33ef => {
-            let (flags, kind) = (u16::from_be_bytes(client.take()), u16::from_be_bytes(client.take()));
+            let (flags, kind) = (
+                u16::from_be_bytes(client.take()),
+                u16::from_be_bytes(client.take()),
+            );
             let cookie = u64::from_be_bytes(client.take());
             let len = u32::from_be_bytes(client.take()) as usize;
             assert_eq!(kind, 1, "the disk has no holes");
             let at = u64::from_be_bytes(client.take()) as usize;
             let data = client.take_vec(len - 8);
             assert!(data == content[at..at + data.len()]);
-            let (_, offset, read_len) =
-                if flags & 1 != 0 { open.remove(&cookie) } else { open.get(&cookie).copied() }.expect("it was asked");
+            let (_, offset, read_len) = if flags & 1 != 0 {
+                open.remove(&cookie)
+            } else {
+                open.get(&cookie).copied()
+            }
+            .expect("it was asked");
             assert!(at as u64 >= offset && (at + data.len()) as u64 <= offset + read_len);
             0
         }

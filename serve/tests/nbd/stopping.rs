@@ -1,4 +1,5 @@
-//! Sockets and ends: a server takes its place once, and leaves it in bounded time whatever its clients do.
+//! Sockets and ends: a server takes its place once, and leaves it in bounded time whatever its
+//! clients do.
 
 use std::fs;
 use std::net::Shutdown;
@@ -18,7 +19,10 @@ use crate::world::{World, noise};
 
 const GRACE: Duration = Duration::from_mins(2);
 const SHORT: Duration = Duration::from_millis(50);
-const CLEAN: Stopped = Stopped { cut_off: 0, unfinished: 0 };
+const CLEAN: Stopped = Stopped {
+    cut_off: 0,
+    unfinished: 0,
+};
 
 fn server() -> Server {
     let exports = Devices(vec![("disk", Arc::new(Memory::new(noise(GRID, 1))))]);
@@ -29,18 +33,30 @@ fn server() -> Server {
 fn a_socket_is_for_its_owner_and_goes_with_its_server() {
     let world = World::new(noise(GRID, 1));
     let path = world.socket();
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(matches!(server().listen_unix(&path), Err(ServeError::InUse(_))), "a live server keeps its socket");
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert!(
+        matches!(server().listen_unix(&path), Err(ServeError::InUse(_))),
+        "a live server keeps its socket"
+    );
     assert_eq!(world.server.stop(GRACE), CLEAN);
     assert!(!path.exists());
-    assert!(matches!(world.server.listen_unix(&path), Err(ServeError::Stopping)));
+    assert!(matches!(
+        world.server.listen_unix(&path),
+        Err(ServeError::Stopping)
+    ));
     assert!(!path.exists(), "what was refused leaves nothing");
 }
 
-/// A socket that nobody listens at. It is shut down, not only closed: what another test starts may have it open for a moment.
+/// A socket that nobody listens at. It is shut down, not only closed: what another test starts may
+/// have it open for a moment.
 fn leave_dead_socket(path: &Path) {
     let listener = UnixListener::bind(path).expect("a fresh folder");
-    UnixStream::from(OwnedFd::from(listener)).shutdown(Shutdown::Both).expect("it listens");
+    UnixStream::from(OwnedFd::from(listener))
+        .shutdown(Shutdown::Both)
+        .expect("it listens");
 }
 
 #[test]
@@ -50,15 +66,29 @@ fn a_dead_servers_socket_is_replaced_and_no_other_file() {
     leave_dead_socket(&path);
     let living = server();
     living.listen_unix(&path).expect("nobody listens there");
-    Client::enter(UnixStream::connect(&path).unwrap(), Form::Simple, "disk", &[]);
+    Client::enter(
+        UnixStream::connect(&path).unwrap(),
+        Form::Simple,
+        "disk",
+        &[],
+    );
     let file = folder.path().join("file");
     fs::write(&file, "precious").unwrap();
-    assert!(matches!(living.listen_unix(&file), Err(ServeError::NotSocket(_))));
+    assert!(matches!(
+        living.listen_unix(&file),
+        Err(ServeError::NotSocket(_))
+    ));
     std::os::unix::fs::symlink(&file, folder.path().join("link")).unwrap();
-    assert!(matches!(living.listen_unix(&folder.path().join("link")), Err(ServeError::NotSocket(_))));
+    assert!(matches!(
+        living.listen_unix(&folder.path().join("link")),
+        Err(ServeError::NotSocket(_))
+    ));
     assert_eq!(fs::read(&file).unwrap(), b"precious");
     let long = folder.path().join("x".repeat(200));
-    assert!(matches!(living.listen_unix(&long), Err(ServeError::Listen(..))));
+    assert!(matches!(
+        living.listen_unix(&long),
+        Err(ServeError::Listen(..))
+    ));
     // Somebody else's socket in our place is not ours to remove.
     fs::remove_file(&path).unwrap();
     let other = UnixListener::bind(&path).unwrap();
@@ -80,11 +110,23 @@ fn of_servers_that_start_at_once_one_gets_the_socket() {
             rival.listen_unix(&path).is_ok()
         };
         let got = thread::scope(|scope| {
-            let starting: Vec<_> = rivals.iter().map(|rival| scope.spawn(move || start(rival))).collect();
-            starting.into_iter().map(|started| started.join().unwrap()).filter(|got| *got).count()
+            let starting: Vec<_> = rivals
+                .iter()
+                .map(|rival| scope.spawn(move || start(rival)))
+                .collect();
+            starting
+                .into_iter()
+                .map(|started| started.join().unwrap())
+                .filter(|got| *got)
+                .count()
         });
         assert_eq!(got, 1);
-        Client::enter(UnixStream::connect(&path).unwrap(), Form::Simple, "disk", &[]);
+        Client::enter(
+            UnixStream::connect(&path).unwrap(),
+            Form::Simple,
+            "disk",
+            &[],
+        );
     }
 }
 
@@ -92,28 +134,49 @@ fn of_servers_that_start_at_once_one_gets_the_socket() {
 fn sockets_of_all_kinds_serve() {
     let server = server();
     let address = server.listen_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
-    let mut client = Client::enter(std::net::TcpStream::connect(address).unwrap(), Form::Structured, "disk", &[]);
+    let mut client = Client::enter(
+        std::net::TcpStream::connect(address).unwrap(),
+        Form::Structured,
+        "disk",
+        &[],
+    );
     assert_eq!(client.call(0, READ, 0, 512, b"").error, 0);
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("inherited");
     let inherited = UnixListener::bind(&path).unwrap();
     server.listen_on(OwnedFd::from(inherited)).unwrap();
-    let mut client = Client::enter(UnixStream::connect(&path).unwrap(), Form::Structured, "disk", &[]);
+    let mut client = Client::enter(
+        UnixStream::connect(&path).unwrap(),
+        Form::Structured,
+        "disk",
+        &[],
+    );
     assert_eq!(client.call(0, READ, 0, 512, b"").error, 0);
     let (one, _other) = UnixStream::pair().unwrap();
-    assert!(matches!(server.listen_on(OwnedFd::from(one)), Err(ServeError::NotListening)));
+    assert!(matches!(
+        server.listen_on(OwnedFd::from(one)),
+        Err(ServeError::NotListening)
+    ));
     let file = fs::File::open("/dev/null").unwrap();
-    assert!(matches!(server.listen_on(OwnedFd::from(file)), Err(ServeError::NotListening)));
+    assert!(matches!(
+        server.listen_on(OwnedFd::from(file)),
+        Err(ServeError::NotListening)
+    ));
     drop(client);
     server.stop(SHORT);
-    assert!(path.exists(), "an inherited socket's file is somebody else's");
+    assert!(
+        path.exists(),
+        "an inherited socket's file is somebody else's"
+    );
 }
 
 #[test]
 fn idle_and_half_open_clients_do_not_hold_up_the_end() {
     let world = World::new(noise(GRID, 1));
     let entered: Vec<_> = (0..10).map(|_| world.enter(Form::Structured)).collect();
-    let greeted: Vec<_> = (0..10).map(|_| Client::greet(world.connect(), FIXED)).collect();
+    let greeted: Vec<_> = (0..10)
+        .map(|_| Client::greet(world.connect(), FIXED))
+        .collect();
     let silent: Vec<_> = (0..10).map(|_| world.connect()).collect();
     assert_eq!(world.server.stop(GRACE), CLEAN);
     drop((entered, greeted, silent));
@@ -151,8 +214,18 @@ fn a_device_that_hangs_does_not_hold_up_the_end() {
     world.disk.set_fault(Fault::Hangs);
     client.send(0, READ, 0, 1 << 20, b"");
     let flush = client.send(0, FLUSH, 0, 0, b"");
-    assert_eq!(client.reply(0).cookie, flush, "another request is served meanwhile");
-    assert_eq!(world.server.stop(SHORT), Stopped { cut_off: 1, unfinished: 1 });
+    assert_eq!(
+        client.reply(0).cookie,
+        flush,
+        "another request is served meanwhile"
+    );
+    assert_eq!(
+        world.server.stop(SHORT),
+        Stopped {
+            cut_off: 1,
+            unfinished: 1
+        }
+    );
     world.disk.set_fault(Fault::None);
 }
 
@@ -162,27 +235,45 @@ fn the_last_client_that_entered_ends_a_wait() {
     let mut listing = Client::greet(world.connect(), FIXED);
     listing.ask(OPT_LIST, b"");
     drop(listing);
-    assert_eq!(world.server.wait_left(Some(SHORT)), Left::NotYet, "who only lists does not count");
+    assert_eq!(
+        world.server.wait_left(Some(SHORT)),
+        Left::NotYet,
+        "who only lists does not count"
+    );
     let (mut first, second) = (world.enter(Form::Simple), world.enter(Form::Simple));
     first.send(0, DISC, 0, 0, b"");
     assert_eq!(world.server.wait_left(Some(SHORT)), Left::NotYet);
     drop(second);
     assert_eq!(world.server.wait_left(None), Left::All);
-    assert_eq!(Arc::strong_count(&world.disk), 2, "the devices are let go by then");
+    assert_eq!(
+        Arc::strong_count(&world.disk),
+        2,
+        "the devices are let go by then"
+    );
     world.server.stop(GRACE);
     assert_eq!(world.server.wait_left(None), Left::Stopping);
 }
 
 #[test]
 fn more_clients_than_allowed_wait_for_a_place() {
-    let options = Options { clients_max: 1, ..Options::default() };
+    let options = Options {
+        clients_max: 1,
+        ..Options::default()
+    };
     let world = World::with(noise(GRID, 1), options);
     let mut first = Client::greet(world.connect(), FIXED);
     let entered = first.ask(OPT_GO, &wish("disk", &[]));
-    assert_eq!(entered[0].1[10..], 0x0c6d_u16.to_be_bytes(), "one client is not told to open several connections");
+    assert_eq!(
+        entered[0].1[10..],
+        0x0c6d_u16.to_be_bytes(),
+        "one client is not told to open several connections"
+    );
     let waiting = world.connect();
     waiting.set_nonblocking(true).unwrap();
-    assert!(std::io::Read::read(&mut &waiting, &mut [0; 18]).is_err(), "no greeting yet");
+    assert!(
+        std::io::Read::read(&mut &waiting, &mut [0; 18]).is_err(),
+        "no greeting yet"
+    );
     waiting.set_nonblocking(false).unwrap();
     drop(first);
     Client::enter(waiting, Form::Simple, "disk", &[]);
@@ -191,7 +282,10 @@ fn more_clients_than_allowed_wait_for_a_place() {
 #[test]
 fn one_export_of_many_has_its_own_name() {
     let disk = Arc::new(Memory::new(noise(GRID, 1)));
-    let all = Devices(vec![("other", Arc::new(Memory::new(vec![]))), ("disk", Arc::clone(&disk))]);
+    let all = Devices(vec![
+        ("other", Arc::new(Memory::new(vec![]))),
+        ("disk", Arc::clone(&disk)),
+    ]);
     let single = SingleExport::new(Arc::new(all), "disk", "mine");
     let server = Server::start(Arc::new(single), Options::default()).unwrap();
     let folder = tempfile::TempDir::new().unwrap();
@@ -200,7 +294,19 @@ fn one_export_of_many_has_its_own_name() {
     let listed = Client::greet(connect(), FIXED).ask(OPT_LIST, b"");
     assert_eq!(listed[0].1, b"\0\0\0\x04minedisk in memory");
     assert_eq!(listed.len(), 2);
-    for (name, found) in [("mine", true), ("", true), ("disk", false), ("other", false)] {
-        assert_eq!(Client::greet(connect(), FIXED).ask(OPT_GO, &wish(name, &[])).len() > 1, found, "{name}");
+    for (name, found) in [
+        ("mine", true),
+        ("", true),
+        ("disk", false),
+        ("other", false),
+    ] {
+        assert_eq!(
+            Client::greet(connect(), FIXED)
+                .ask(OPT_GO, &wish(name, &[]))
+                .len()
+                > 1,
+            found,
+            "{name}"
+        );
     }
 }

@@ -15,8 +15,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use vellum_serve::nbd::{ClientCertificates, Identity, Options, ServeError};
 
 use crate::client::{
-    ACK, Client, ERR_INVALID, ERR_TLS_REQD, FIXED, Form, NO_ZEROES, OPT_ABORT, OPT_EXPORT_NAME, OPT_GO, OPT_INFO, OPT_LIST, OPT_STARTTLS,
-    OPT_STRUCTURED, READ, WRITE, option, wish,
+    ACK, Client, ERR_INVALID, ERR_TLS_REQD, FIXED, Form, NO_ZEROES, OPT_ABORT, OPT_EXPORT_NAME,
+    OPT_GO, OPT_INFO, OPT_LIST, OPT_STARTTLS, OPT_STRUCTURED, READ, WRITE, option, wish,
 };
 use crate::world::{World, noise};
 
@@ -28,32 +28,58 @@ thread_local! {
     static NEEDED: OnceCell<Arc<tempfile::TempDir>> = const { OnceCell::new() };
 }
 
-/// A folder with an authority, a server's certificate for "localhost", and a client's, made by GnuTLS's tool.
+/// A folder with an authority, a server's certificate for "localhost", and a client's, made by
+/// GnuTLS's tool.
 fn make_certificates() -> tempfile::TempDir {
     let folder = tempfile::TempDir::new().expect("a folder can be made");
-    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("a file can be written");
-    write("ca.info", "cn = test authority\nca\ncert_signing_key\ncrl_signing_key\nexpiration_days = 3650\n");
-    write("server.info", "cn = localhost\ndns_name = localhost\ntls_www_server\nsigning_key\nencryption_key\nexpiration_days = 3650\n");
-    write("client.info", "cn = client\ntls_www_client\nsigning_key\nencryption_key\nexpiration_days = 3650\n");
+    let write = |name: &str, text: &str| {
+        fs::write(folder.path().join(name), text).expect("a file can be written")
+    };
+    write(
+        "ca.info",
+        "cn = test authority\nca\ncert_signing_key\ncrl_signing_key\nexpiration_days = 3650\n",
+    );
+    write(
+        "server.info",
+        "cn = localhost\ndns_name = localhost\ntls_www_server\nsigning_key\nencryption_key\nexpiration_days = 3650\n",
+    );
+    write(
+        "client.info",
+        "cn = client\ntls_www_client\nsigning_key\nencryption_key\nexpiration_days = 3650\n",
+    );
     let certtool = |arguments: &str| certtool(folder.path(), arguments);
     for who in ["ca", "server", "client"] {
-        certtool(&format!("--generate-privkey --key-type rsa --bits 2048 --outfile {who}-key.pem"));
+        certtool(&format!(
+            "--generate-privkey --key-type rsa --bits 2048 --outfile {who}-key.pem"
+        ));
     }
-    certtool("--generate-self-signed --load-privkey ca-key.pem --template ca.info --outfile ca-cert.pem");
+    certtool(
+        "--generate-self-signed --load-privkey ca-key.pem --template ca.info --outfile ca-cert.pem",
+    );
     for who in ["server", "client"] {
         let signing = "--load-ca-certificate ca-cert.pem --load-ca-privkey ca-key.pem";
-        certtool(&format!("--generate-certificate --load-privkey {who}-key.pem {signing} --template {who}.info --outfile {who}-cert.pem"));
+        certtool(&format!(
+            "--generate-certificate --load-privkey {who}-key.pem {signing} --template {who}.info --outfile {who}-cert.pem"
+        ));
     }
     folder
 }
 
 fn certtool(folder: &Path, arguments: &str) {
-    let done = Command::new("certtool").args(arguments.split(' ')).current_dir(folder).output();
+    let done = Command::new("certtool")
+        .args(arguments.split(' '))
+        .current_dir(folder)
+        .output();
     let done = done.expect("certtool is installed (gnutls-bin): `make test` does it");
-    assert!(done.status.success(), "certtool {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+    assert!(
+        done.status.success(),
+        "certtool {arguments}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
 }
 
-/// The folder of the test's certificates: made for the first of several tests, and there until the last one ends.
+/// The folder of the test's certificates: made for the first of several tests, and there until the
+/// last one ends.
 pub(crate) fn certificates() -> PathBuf {
     let take = || {
         let mut shared = CERTIFICATES.lock().expect("they could be made");
@@ -69,7 +95,13 @@ pub(crate) fn certificates() -> PathBuf {
 /// A server that requires TLS.
 pub(crate) fn secure_world(bytes: Vec<u8>, clients: ClientCertificates) -> World {
     let identity = Identity::load(&certificates(), clients).expect("the certificates are whole");
-    World::with(bytes, Options { tls: Some(identity), ..Options::default() })
+    World::with(
+        bytes,
+        Options {
+            tls: Some(identity),
+            ..Options::default()
+        },
+    )
 }
 
 type Secure = StreamOwned<ClientConnection, UnixStream>;
@@ -77,25 +109,35 @@ type Secure = StreamOwned<ClientConnection, UnixStream>;
 fn secured(stream: UnixStream, with_certificate: bool) -> Secure {
     let mut roots = RootCertStore::empty();
     roots
-        .add(CertificateDer::from_pem_file(certificates().join("ca-cert.pem")).expect("the certificates are whole"))
+        .add(
+            CertificateDer::from_pem_file(certificates().join("ca-cert.pem"))
+                .expect("the certificates are whole"),
+        )
         .expect("the certificates are whole");
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("the certificates are whole");
     let builder = builder.with_root_certificates(roots);
     let config = if with_certificate {
-        let chain = vec![CertificateDer::from_pem_file(certificates().join("client-cert.pem")).expect("the certificates are whole")];
+        let chain = vec![
+            CertificateDer::from_pem_file(certificates().join("client-cert.pem"))
+                .expect("the certificates are whole"),
+        ];
         builder
             .with_client_auth_cert(
                 chain,
-                PrivateKeyDer::from_pem_file(certificates().join("client-key.pem")).expect("the certificates are whole"),
+                PrivateKeyDer::from_pem_file(certificates().join("client-key.pem"))
+                    .expect("the certificates are whole"),
             )
             .expect("the certificates are whole")
     } else {
         builder.with_no_client_auth()
     };
-    let session = ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").expect("the certificates are whole"))
-        .expect("the certificates are whole");
+    let session = ClientConnection::new(
+        Arc::new(config),
+        ServerName::try_from("localhost").expect("the certificates are whole"),
+    )
+    .expect("the certificates are whole");
     StreamOwned::new(session, stream)
 }
 
@@ -122,7 +164,11 @@ fn nothing_is_served_in_plain_text() {
         (99, b"?"),
         (OPT_GO, &long),
     ] {
-        assert_eq!(client.ask(number, data)[0].0, ERR_TLS_REQD, "option {number}");
+        assert_eq!(
+            client.ask(number, data)[0].0,
+            ERR_TLS_REQD,
+            "option {number}"
+        );
     }
     assert_eq!(client.ask(OPT_STARTTLS, b"x")[0].0, ERR_INVALID);
     assert_eq!(client.ask(OPT_ABORT, b""), [(ACK, vec![])]);
@@ -136,10 +182,17 @@ fn nothing_is_served_in_plain_text() {
 fn under_tls_everything_is_served() {
     let world = secure_world(noise(8 << 20, 1), ClientCertificates::NotAsked);
     let mut client = upgrade(&world, &[(OPT_LIST, b"")], false);
-    assert_eq!(client.ask(OPT_STARTTLS, b"")[0].0, ERR_INVALID, "once is enough");
+    assert_eq!(
+        client.ask(OPT_STARTTLS, b"")[0].0,
+        ERR_INVALID,
+        "once is enough"
+    );
     assert_eq!(client.ask(OPT_STRUCTURED, b"")[0].0, ACK);
     client.form = Form::Structured;
-    assert_eq!(client.ask(OPT_GO, &wish("disk", &[])).last().unwrap().0, ACK);
+    assert_eq!(
+        client.ask(OPT_GO, &wish("disk", &[])).last().unwrap().0,
+        ACK
+    );
     for len in [1_usize, 4096, 70_000, 8 << 20] {
         let written = noise(len, 3);
         assert_eq!(client.call(0, WRITE, 0, len as u64, &written).error, 0);
@@ -147,14 +200,22 @@ fn under_tls_everything_is_served() {
     }
 }
 
-/// CVE-2021-3716: what a man in the middle says in plain text must not count, neither as state nor as an option behind STARTTLS.
+/// CVE-2021-3716: what a man in the middle says in plain text must not count, neither as state nor
+/// as an option behind STARTTLS.
 #[test]
 fn what_was_said_in_plain_text_is_forgotten_or_refused() {
     let world = secure_world(noise(65536, 1), ClientCertificates::NotAsked);
     let mut client = upgrade(&world, &[(OPT_STRUCTURED, b"")], false);
-    assert_eq!(client.ask(OPT_GO, &wish("disk", &[])).last().unwrap().0, ACK);
+    assert_eq!(
+        client.ask(OPT_GO, &wish("disk", &[])).last().unwrap().0,
+        ACK
+    );
     let reply = client.call(0, READ, 0, 512, b"");
-    assert_eq!(reply.data[0].1.as_ref().unwrap().len(), 512, "a simple reply: structured ones were never agreed");
+    assert_eq!(
+        reply.data[0].1.as_ref().unwrap().len(),
+        512,
+        "a simple reply: structured ones were never agreed"
+    );
     let mut injecting = Client::greet(world.connect(), FIXED);
     injecting.say(&[option(OPT_STARTTLS, b""), option(OPT_STRUCTURED, b"")].concat());
     assert!(injecting.is_closed(), "plain text behind STARTTLS ends it");
@@ -163,7 +224,12 @@ fn what_was_said_in_plain_text_is_forgotten_or_refused() {
 #[test]
 fn a_client_that_breaks_off_or_talks_nonsense_is_let_go() {
     let world = secure_world(noise(65536, 1), ClientCertificates::NotAsked);
-    for nonsense in [&b""[..], b"\x16\x03\x01", b"GET / HTTP/1.0\r\n\r\n", &vec![0xff; 20_000]] {
+    for nonsense in [
+        &b""[..],
+        b"\x16\x03\x01",
+        b"GET / HTTP/1.0\r\n\r\n",
+        &vec![0xff; 20_000],
+    ] {
         let mut client = Client::greet(world.connect(), FIXED);
         assert_eq!(client.ask(OPT_STARTTLS, b""), [(ACK, vec![])]);
         // It may hang up before all has been said.
@@ -173,13 +239,27 @@ fn a_client_that_breaks_off_or_talks_nonsense_is_let_go() {
         let _ = client.stream.read_to_end(&mut rest);
         assert!(!rest.windows(8).any(|bytes| bytes == b"IHAVEOPT"));
     }
-    assert_eq!(upgrade(&world, &[], false).ask(OPT_LIST, b"").last().unwrap().0, ACK);
+    assert_eq!(
+        upgrade(&world, &[], false)
+            .ask(OPT_LIST, b"")
+            .last()
+            .unwrap()
+            .0,
+        ACK
+    );
 }
 
 #[test]
 fn a_client_without_the_certificate_that_is_asked_for_gets_nothing() {
     let world = secure_world(noise(65536, 1), ClientCertificates::Required);
-    assert_eq!(upgrade(&world, &[], true).ask(OPT_LIST, b"").last().unwrap().0, ACK);
+    assert_eq!(
+        upgrade(&world, &[], true)
+            .ask(OPT_LIST, b"")
+            .last()
+            .unwrap()
+            .0,
+        ACK
+    );
     let mut without = upgrade(&world, &[], false);
     // Under TLS 1.3 the client learns it with its first read.
     let _ = without.stream.write_all(&option(OPT_LIST, b""));
@@ -189,19 +269,38 @@ fn a_client_without_the_certificate_that_is_asked_for_gets_nothing() {
 #[test]
 fn a_client_whose_certificate_was_revoked_gets_nothing() {
     let folder = tempfile::TempDir::new().unwrap();
-    for name in ["ca-cert.pem", "ca-key.pem", "server-cert.pem", "server-key.pem", "client-cert.pem"] {
+    for name in [
+        "ca-cert.pem",
+        "ca-key.pem",
+        "server-cert.pem",
+        "server-key.pem",
+        "client-cert.pem",
+    ] {
         fs::copy(certificates().join(name), folder.path().join(name)).unwrap();
     }
-    fs::write(folder.path().join("crl.info"), "crl_next_update = 3650\ncrl_number = 1\n").unwrap();
+    fs::write(
+        folder.path().join("crl.info"),
+        "crl_next_update = 3650\ncrl_number = 1\n",
+    )
+    .unwrap();
     let signing = "--load-ca-privkey ca-key.pem --load-ca-certificate ca-cert.pem --template crl.info --outfile ca-crl.pem";
     for (revoked, comes_in) in [("", true), (" --load-certificate client-cert.pem", false)] {
         certtool(folder.path(), &format!("--generate-crl {signing}{revoked}"));
         let identity = Identity::load(folder.path(), ClientCertificates::Required).unwrap();
-        let world = World::with(noise(65536, 1), Options { tls: Some(identity), ..Options::default() });
+        let world = World::with(
+            noise(65536, 1),
+            Options {
+                tls: Some(identity),
+                ..Options::default()
+            },
+        );
         let mut client = upgrade(&world, &[], true);
         // Under TLS 1.3 the client learns it with its first read.
         let _ = client.stream.write_all(&option(OPT_LIST, b""));
-        assert_eq!(client.stream.read(&mut [0; 1]).is_ok_and(|len| len == 1), comes_in);
+        assert_eq!(
+            client.stream.read(&mut [0; 1]).is_ok_and(|len| len == 1),
+            comes_in
+        );
     }
 }
 
@@ -209,18 +308,50 @@ fn a_client_whose_certificate_was_revoked_gets_nothing() {
 fn certificates_that_are_not_whole_are_refused() {
     let empty = tempfile::TempDir::new().unwrap();
     let load = |folder: &Path, clients| Identity::load(folder, clients).map(|_| ());
-    assert!(matches!(load(empty.path(), ClientCertificates::NotAsked), Err(ServeError::Certificate(..))));
+    assert!(matches!(
+        load(empty.path(), ClientCertificates::NotAsked),
+        Err(ServeError::Certificate(..))
+    ));
     for name in ["server-cert.pem", "server-key.pem"] {
         fs::copy(certificates().join(name), empty.path().join(name)).unwrap();
     }
     assert!(load(empty.path(), ClientCertificates::NotAsked).is_ok());
-    assert!(matches!(load(empty.path(), ClientCertificates::Required), Err(ServeError::Certificate(..))), "no authority");
-    fs::copy(certificates().join("ca-cert.pem"), empty.path().join("ca-cert.pem")).unwrap();
+    assert!(
+        matches!(
+            load(empty.path(), ClientCertificates::Required),
+            Err(ServeError::Certificate(..))
+        ),
+        "no authority"
+    );
+    fs::copy(
+        certificates().join("ca-cert.pem"),
+        empty.path().join("ca-cert.pem"),
+    )
+    .unwrap();
     assert!(load(empty.path(), ClientCertificates::Required).is_ok());
     fs::write(empty.path().join("ca-crl.pem"), "damaged").unwrap();
-    assert!(matches!(load(empty.path(), ClientCertificates::Required), Err(ServeError::Certificate(..))), "a list that nobody can read");
-    fs::copy(certificates().join("client-key.pem"), empty.path().join("server-key.pem")).unwrap();
-    assert!(matches!(load(empty.path(), ClientCertificates::NotAsked), Err(ServeError::Tls(..))), "another's key");
+    assert!(
+        matches!(
+            load(empty.path(), ClientCertificates::Required),
+            Err(ServeError::Certificate(..))
+        ),
+        "a list that nobody can read"
+    );
+    fs::copy(
+        certificates().join("client-key.pem"),
+        empty.path().join("server-key.pem"),
+    )
+    .unwrap();
+    assert!(
+        matches!(
+            load(empty.path(), ClientCertificates::NotAsked),
+            Err(ServeError::Tls(..))
+        ),
+        "another's key"
+    );
     fs::write(empty.path().join("server-cert.pem"), "").unwrap();
-    assert!(matches!(load(empty.path(), ClientCertificates::NotAsked), Err(ServeError::Certificate(..))));
+    assert!(matches!(
+        load(empty.path(), ClientCertificates::NotAsked),
+        Err(ServeError::Certificate(..))
+    ));
 }

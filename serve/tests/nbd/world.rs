@@ -20,7 +20,8 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// The export "disk" with `bytes`, which can be written; "fixed", which cannot; "busy", which cannot be opened.
+    /// The export "disk" with `bytes`, which can be written; "fixed", which cannot; "busy", which
+    /// cannot be opened.
     pub(crate) fn new(bytes: Vec<u8>) -> Self {
         Self::with(bytes, Options::default())
     }
@@ -28,11 +29,21 @@ impl World {
     pub(crate) fn with(bytes: Vec<u8>, options: Options) -> Self {
         let disk = Arc::new(Memory::new(bytes));
         let fixed = Arc::new(Memory::read_only(vec![7; 65536]));
-        let exports = Devices(vec![("disk", Arc::clone(&disk)), ("fixed", fixed), ("busy", Arc::new(Memory::new(vec![])))]);
+        let exports = Devices(vec![
+            ("disk", Arc::clone(&disk)),
+            ("fixed", fixed),
+            ("busy", Arc::new(Memory::new(vec![]))),
+        ]);
         let server = Server::start(Arc::new(exports), options).expect("a server starts");
         let folder = tempfile::TempDir::new().expect("a folder can be made");
-        server.listen_unix(&folder.path().join("socket")).expect("a fresh socket can be had");
-        Self { server, disk, folder }
+        server
+            .listen_unix(&folder.path().join("socket"))
+            .expect("a fresh socket can be had");
+        Self {
+            server,
+            disk,
+            folder,
+        }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -41,8 +52,12 @@ impl World {
 
     pub(crate) fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.socket()).expect("the server listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a limit can be set");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a limit can be set");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a limit can be set");
+        stream
+            .set_write_timeout(Some(PATIENCE))
+            .expect("a limit can be set");
         stream
     }
 
@@ -50,7 +65,11 @@ impl World {
     pub(crate) fn await_empty(&self) {
         let begun = Instant::now();
         while self.server.client_count() > 0 {
-            assert!(begun.elapsed() < PATIENCE, "{} clients are left", self.server.client_count());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{} clients are left",
+                self.server.client_count()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }

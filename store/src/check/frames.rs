@@ -39,7 +39,11 @@ impl Check<'_> {
     /// Checks headers and payloads; what the headers say of names.
     pub(super) fn frames(&mut self) -> Result<NameSums, StoreError> {
         let database = Arc::clone(&self.store.inner.database);
-        let mut payloads = Payloads { scan: Some(database.scan(Family::Frames, &[])), next: None, strays: Vec::new() };
+        let mut payloads = Payloads {
+            scan: Some(database.scan(Family::Frames, &[])),
+            next: None,
+            strays: Vec::new(),
+        };
         let mut headers = database.scan(Family::Headers, &[]);
         let (mut names, mut pairs) = (NameSums::default(), Vec::new());
         let (mut at, mut end) = (ChunkId(0), ChunkId(0));
@@ -55,7 +59,9 @@ impl Check<'_> {
                 Ok(None) => break,
                 Err(error) => {
                     self.note(error, Loss::Nothing)?;
-                    let Some(resumed) = resume(&database, at) else { break };
+                    let Some(resumed) = resume(&database, at) else {
+                        break;
+                    };
                     headers = resumed;
                     continue;
                 }
@@ -68,7 +74,11 @@ impl Check<'_> {
             match header {
                 Ok(header) => {
                     if header.first() < end {
-                        self.damage(format!("header of frame {first}"), "it overlaps the frame before it", Loss::Nothing);
+                        self.damage(
+                            format!("header of frame {first}"),
+                            "it overlaps the frame before it",
+                            Loss::Nothing,
+                        );
                     }
                     end = end.max(header.end());
                     pairs.push(self.admit(header, payload, &mut names));
@@ -87,15 +97,28 @@ impl Check<'_> {
         Ok(names)
     }
 
-    fn admit(&mut self, header: FrameHeader, payload: Result<Option<Vec<u8>>, StoreError>, names: &mut NameSums) -> Pair {
+    fn admit(
+        &mut self,
+        header: FrameHeader,
+        payload: Result<Option<Vec<u8>>, StoreError>,
+        names: &mut NameSums,
+    ) -> Pair {
         for (id, hash) in header.chunks() {
             self.present.insert(id);
             names.add(id, hash.prefix());
         }
-        let is_chosen = self.options.read_data && self.options.subset.is_none_or(|(part, of)| self.report.frames % of == part - 1);
+        let is_chosen = self.options.read_data
+            && self
+                .options
+                .subset
+                .is_none_or(|(part, of)| self.report.frames % of == part - 1);
         self.report.frames += 1;
         self.report.chunks += header.chunk_count() as u64;
-        Pair { header, payload, is_chosen }
+        Pair {
+            header,
+            payload,
+            is_chosen,
+        }
     }
 
     fn look_at(&mut self, pairs: Vec<Pair>) -> Result<(), StoreError> {
@@ -117,12 +140,23 @@ impl Check<'_> {
         for (header, is_chosen, fault) in looked {
             match fault {
                 Ok(None) => {}
-                Ok(Some((reason, lost))) => self.damage(format!("frame {}", header.first()), reason, Loss::Chunks(lost)),
+                Ok(Some((reason, lost))) => self.damage(
+                    format!("frame {}", header.first()),
+                    reason,
+                    Loss::Chunks(lost),
+                ),
                 Err(error) => self.note(error, Loss::Chunks(ids(&header)))?,
             }
-            self.report.chunks_read += if is_chosen { header.chunk_count() as u64 } else { 0 };
+            self.report.chunks_read += if is_chosen {
+                header.chunk_count() as u64
+            } else {
+                0
+            };
         }
-        self.watch.progress(Progress { done: self.report.chunks, total: None });
+        self.watch.progress(Progress {
+            done: self.report.chunks,
+            total: None,
+        });
         Ok(())
     }
 }
@@ -132,10 +166,19 @@ fn ids(header: &FrameHeader) -> Vec<ChunkId> {
 }
 
 /// What is wrong with a payload; its chunks are held against their names only if asked for.
-fn fault(store: &crate::Store, header: &FrameHeader, payload: &[u8], with_data: bool) -> Option<Fault> {
+fn fault(
+    store: &crate::Store,
+    header: &FrameHeader,
+    payload: &[u8],
+    with_data: bool,
+) -> Option<Fault> {
     let all = |reason: String| Some((reason, ids(header)));
     if payload.len() as u64 != u64::from(header.payload_len) {
-        return all(format!("{} bytes where its header says {}", payload.len(), header.payload_len));
+        return all(format!(
+            "{} bytes where its header says {}",
+            payload.len(),
+            header.payload_len
+        ));
     }
     let decoded = match FramePayload::decode(header.first(), payload) {
         Ok(decoded) => decoded,
@@ -143,7 +186,10 @@ fn fault(store: &crate::Store, header: &FrameHeader, payload: &[u8], with_data: 
     };
     let plain_len = header.chunk_count() as u64 * store.parameters().chunk_len.bytes();
     if u64::from(decoded.plain_len) != plain_len {
-        return all(format!("{} plain bytes where its header says {plain_len}", decoded.plain_len));
+        return all(format!(
+            "{} plain bytes where its header says {plain_len}",
+            decoded.plain_len
+        ));
     }
     if !with_data {
         return None;
@@ -152,8 +198,18 @@ fn fault(store: &crate::Store, header: &FrameHeader, payload: &[u8], with_data: 
         Ok(frame) => frame,
         Err(error) => return all(error.to_string()),
     };
-    let lost: Vec<ChunkId> = header.chunks().map(|(id, _)| id).filter(|id| frame.chunk(*id).is_err()).collect();
-    let reason = || format!("{} of its chunks do not have their names, the first is {}", lost.len(), lost[0]);
+    let lost: Vec<ChunkId> = header
+        .chunks()
+        .map(|(id, _)| id)
+        .filter(|id| frame.chunk(*id).is_err())
+        .collect();
+    let reason = || {
+        format!(
+            "{} of its chunks do not have their names, the first is {}",
+            lost.len(),
+            lost[0]
+        )
+    };
     (!lost.is_empty()).then(|| (reason(), lost.clone()))
 }
 
@@ -164,7 +220,8 @@ impl Payloads<'_> {
             if self.next.is_none() {
                 match scan.next() {
                     Ok(Some((key, value))) => {
-                        let key = parse_frame_key(key).map_err(|error| StoreError::damaged("a frame's key", error))?;
+                        let key = parse_frame_key(key)
+                            .map_err(|error| StoreError::damaged("a frame's key", error))?;
                         self.next = Some((key, value.to_vec()));
                     }
                     Ok(None) => return Ok(None),
@@ -182,7 +239,12 @@ impl Payloads<'_> {
             }
             self.strays.push(key);
         }
-        Ok(check.store.inner.database.get(Family::Frames, &frame_key(first))?.map(|payload| payload.to_vec()))
+        Ok(check
+            .store
+            .inner
+            .database
+            .get(Family::Frames, &frame_key(first))?
+            .map(|payload| payload.to_vec()))
     }
 }
 
@@ -190,6 +252,10 @@ impl Payloads<'_> {
 fn resume(database: &crate::database::Database, at: ChunkId) -> Option<Scan<'_>> {
     (0..RESUME_DOUBLINGS).find_map(|doublings| {
         let from = frame_key(ChunkId(at.0.saturating_add(1 << doublings)));
-        database.scan(Family::Headers, &from).next().is_ok().then(|| database.scan(Family::Headers, &from))
+        database
+            .scan(Family::Headers, &from)
+            .next()
+            .is_ok()
+            .then(|| database.scan(Family::Headers, &from))
     })
 }

@@ -1,4 +1,5 @@
-//! Which images and snapshots show what is lost, and where. Walks every map, so it is done only if something is.
+//! Which images and snapshots show what is lost, and where. Walks every map, so it is done only if
+//! something is.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -26,12 +27,20 @@ impl Check<'_> {
         let lost = self.lost_by_finding();
         let nodes: Vec<(String, Vec<Arc<Layer>>)> = {
             let tree = self.store.tree();
-            let chain = |node| tree.layer_of(node).map(|layer| tree.chain(layer.id).map(Arc::clone).collect()).unwrap_or_default();
-            tree.nodes().map(|node| (tree.display(node), chain(node))).collect()
+            let chain = |node| {
+                tree.layer_of(node)
+                    .map(|layer| tree.chain(layer.id).map(Arc::clone).collect())
+                    .unwrap_or_default()
+            };
+            tree.nodes()
+                .map(|node| (tree.display(node), chain(node)))
+                .collect()
         };
         for (name, chain) in nodes {
             self.go_on()?;
-            let pages = chain.iter().fold(PageSet::new(), |pages, layer| pages.union(&layer.pages));
+            let pages = chain
+                .iter()
+                .fold(PageSet::new(), |pages, layer| pages.union(&layer.pages));
             for index in pages.iter() {
                 for (finding, positions) in self.page_hits(&chain, index, &lost) {
                     self.add_hit(finding, &name, chain[0].len, index, positions);
@@ -56,28 +65,54 @@ impl Check<'_> {
     /// Where page `index` of a chain, top first, shows what is lost.
     fn page_hits(&self, chain: &[Arc<Layer>], index: PageIndex, lost: &Lost) -> Vec<Hit> {
         let (mut seen, mut visible, mut hits) = (Page::new(), PAGE_SPAN, Vec::new());
-        for layer in chain.iter().filter(|layer| layer.pages.contains(index) || layer.visible_in(index) < PAGE_SPAN) {
+        for layer in chain
+            .iter()
+            .filter(|layer| layer.pages.contains(index) || layer.visible_in(index) < PAGE_SPAN)
+        {
             if let Some(finding) = lost.pages.get(&(layer.id, index)) {
                 let hidden = |run: &Run| run.slot == Slot::Absent;
-                hits.extend(seen.runs_in(0, visible).filter(hidden).map(|run| (*finding, run.start..run.end())));
+                hits.extend(
+                    seen.runs_in(0, visible)
+                        .filter(hidden)
+                        .map(|run| (*finding, run.start..run.end())),
+                );
                 break;
             }
             // A page that cannot be read now, and could before, has no finding that it belongs to.
-            let Ok(page) = self.store.inner.pages.own(layer, index) else { break };
+            let Ok(page) = self.store.inner.pages.own(layer, index) else {
+                break;
+            };
             seen = seen.over(&page, visible);
             visible = visible.min(layer.visible_in(index));
         }
         for run in seen.runs() {
-            let Slot::Chunk(first) = run.slot else { continue };
-            let of = |nth: &u16| lost.chunks.get(&first.advance(u64::from(*nth))).map(|finding| (*finding, run.start + nth));
-            hits.extend((0..run.len).filter_map(|nth| of(&nth)).map(|(finding, at)| (finding, at..at + 1)));
+            let Slot::Chunk(first) = run.slot else {
+                continue;
+            };
+            let of = |nth: &u16| {
+                lost.chunks
+                    .get(&first.advance(u64::from(*nth)))
+                    .map(|finding| (*finding, run.start + nth))
+            };
+            hits.extend(
+                (0..run.len)
+                    .filter_map(|nth| of(&nth))
+                    .map(|(finding, at)| (finding, at..at + 1)),
+            );
         }
         hits.sort_by_key(|(finding, positions)| (*finding, positions.start));
         hits
     }
 
     /// Notes a hit, as one with the last if it goes on where that ends.
-    fn add_hit(&mut self, finding: usize, name: &str, len: u64, index: PageIndex, positions: Range<u16>) {
+    fn add_hit(
+        &mut self,
+        finding: usize,
+        name: &str,
+        len: u64,
+        index: PageIndex,
+        positions: Range<u16>,
+    ) {
         let chunk_len = self.store.parameters().chunk_len;
         let bytes = bytes_of(chunk_len, index, positions, &(0..len));
         if bytes.is_empty() {
@@ -85,7 +120,9 @@ impl Check<'_> {
         }
         let images = &mut self.report.findings[finding].images;
         match images.last_mut() {
-            Some((last, range)) if last == name && range.end == bytes.start => range.end = bytes.end,
+            Some((last, range)) if last == name && range.end == bytes.start => {
+                range.end = bytes.end
+            }
             _ => images.push((name.to_owned(), bytes)),
         }
     }

@@ -1,8 +1,9 @@
 //! Whether every name in the index stands for a chunk that has it.
 //!
-//! Names come in hash order, chunks in id order: comparing them one by one would be a random read each. So both sides are added up by
-//! ranges of ids first, and only ranges whose sums differ are looked at one by one. They differ where chunks share a name, or are not in
-//! the index, too: that is no fault, it only finds less to share.
+//! Names come in hash order, chunks in id order: comparing them one by one would be a random read
+//! each. So both sides are added up by ranges of ids first, and only ranges whose sums differ are
+//! looked at one by one. They differ where chunks share a name, or are not in the index, too: that
+//! is no fault, it only finds less to share.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,11 +63,16 @@ impl Check<'_> {
     fn has_name(&self, id: ChunkId, prefix: [u8; 8]) -> bool {
         // A header that cannot be read has its own finding.
         let header = self.store.inner.chunks.header(id);
-        header.map_or(true, |header| header.is_some_and(|header| header.hash(id).is_some_and(|hash| hash.prefix() == prefix)))
+        header.map_or(true, |header| {
+            header.is_some_and(|header| header.hash(id).is_some_and(|hash| hash.prefix() == prefix))
+        })
     }
 
     /// Visits every entry for a chunk below the horizon.
-    fn each_entry(&mut self, visit: &mut dyn FnMut(&mut Self, ChunkId, [u8; 8])) -> Result<(), StoreError> {
+    fn each_entry(
+        &mut self,
+        visit: &mut dyn FnMut(&mut Self, ChunkId, [u8; 8]),
+    ) -> Result<(), StoreError> {
         let database = Arc::clone(&self.store.inner.database);
         let mut scan = database.scan(Family::Index, &[]);
         let mut count: u64 = 0;
@@ -83,7 +89,10 @@ impl Check<'_> {
             match (<[u8; 8]>::try_from(key), Reader::new(value).varint()) {
                 (Ok(prefix), Ok(id)) if id < self.horizon.0 => visit(self, ChunkId(id), prefix),
                 (Ok(_), Ok(_)) => {}
-                _ => self.leak(format!("index entry {}", key.escape_ascii()), "it cannot be read"),
+                _ => self.leak(
+                    format!("index entry {}", key.escape_ascii()),
+                    "it cannot be read",
+                ),
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Every layer and every page: what they say of themselves, and whether the chunks that they refer to are there.
+//! Every layer and every page: what they say of themselves, and whether the chunks that they refer
+//! to are there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,8 +20,15 @@ impl Check<'_> {
     pub(super) fn maps(&mut self) -> Result<(), StoreError> {
         let (layers, building, mut scan) = {
             let tree = self.store.tree();
-            let layers: BTreeMap<LayerId, Arc<Layer>> = tree.layers().map(|layer| (layer.id, Arc::clone(layer))).collect();
-            (layers, self.store.building(), self.store.inner.database.scan(Family::Pages, &[]))
+            let layers: BTreeMap<LayerId, Arc<Layer>> = tree
+                .layers()
+                .map(|layer| (layer.id, Arc::clone(layer)))
+                .collect();
+            (
+                layers,
+                self.store.building(),
+                self.store.inner.database.scan(Family::Pages, &[]),
+            )
         };
         let mut referenced = IdSet::new();
         for layer in layers.values() {
@@ -28,12 +36,16 @@ impl Check<'_> {
         }
         self.report.chunks_unreferenced = self.present.len() - referenced.len();
         loop {
-            let next = scan.next().map(|entry| entry.map(|(key, _)| parse_page_key(key)));
+            let next = scan
+                .next()
+                .map(|entry| entry.map(|(key, _)| parse_page_key(key)));
             match next {
                 Ok(None) => return Ok(()),
                 Ok(Some(Err(error))) => self.leak("a page's key", error),
                 Ok(Some(Ok((layer, index)))) => {
-                    let is_known = layers.get(&layer).is_some_and(|layer| layer.pages.contains(index));
+                    let is_known = layers
+                        .get(&layer)
+                        .is_some_and(|layer| layer.pages.contains(index));
                     if !is_known && !building.contains(&layer) {
                         self.leak(format!("page {index} of layer {layer}"), "no layer has it");
                     }
@@ -43,11 +55,20 @@ impl Check<'_> {
         }
     }
 
-    fn layer(&mut self, layer: &Layer, layers: &BTreeMap<LayerId, Arc<Layer>>, referenced: &mut IdSet) -> Result<(), StoreError> {
+    fn layer(
+        &mut self,
+        layer: &Layer,
+        layers: &BTreeMap<LayerId, Arc<Layer>>,
+        referenced: &mut IdSet,
+    ) -> Result<(), StoreError> {
         self.report.layers += 1;
         let parent = layer.parent.and_then(|parent| layers.get(&parent));
         if parent.is_some_and(|parent| !parent.sealed) {
-            self.damage(format!("layer {}", layer.id), "its parent is not sealed", Loss::Nothing);
+            self.damage(
+                format!("layer {}", layer.id),
+                "its parent is not sealed",
+                Loss::Nothing,
+            );
         }
         let (mut chunks, mut zeros, mut is_whole) = (0, 0, true);
         for index in layer.pages.iter() {
@@ -58,7 +79,15 @@ impl Check<'_> {
                     self.page(layer, index, &page, referenced);
                 }
                 // Somebody wrote to the layer, or removed it, since it was listed.
-                Err(_) if !self.store.tree().layer(layer.id).is_some_and(|now| **now == *layer) => return Ok(()),
+                Err(_)
+                    if !self
+                        .store
+                        .tree()
+                        .layer(layer.id)
+                        .is_some_and(|now| **now == *layer) =>
+                {
+                    return Ok(());
+                }
                 Err(error) => {
                     is_whole = false;
                     self.note(error, Loss::Page(layer.id, index))?;
@@ -69,9 +98,16 @@ impl Check<'_> {
                 self.go_on()?;
             }
         }
-        let is_unchanged = self.store.tree().layer(layer.id).is_some_and(|now| **now == *layer);
+        let is_unchanged = self
+            .store
+            .tree()
+            .layer(layer.id)
+            .is_some_and(|now| **now == *layer);
         if is_whole && is_unchanged && (chunks, zeros) != (layer.chunks, layer.zeros) {
-            let says = format!("it counts {} chunks and {} zeros, its pages hold {chunks} and {zeros}", layer.chunks, layer.zeros);
+            let says = format!(
+                "it counts {} chunks and {} zeros, its pages hold {chunks} and {zeros}",
+                layer.chunks, layer.zeros
+            );
             self.leak(format!("layer {}", layer.id), says);
         }
         Ok(())
@@ -80,15 +116,24 @@ impl Check<'_> {
     fn page(&mut self, layer: &Layer, index: PageIndex, page: &Page, referenced: &mut IdSet) {
         let end = layer.positions_in(self.store.parameters().chunk_len, index);
         if page.runs().last().is_some_and(|run| run.end() > end) {
-            self.leak(format!("page {index} of layer {}", layer.id), "it says something past the end of the disk");
+            self.leak(
+                format!("page {index} of layer {}", layer.id),
+                "it says something past the end of the disk",
+            );
         }
         let mut missing: Vec<ChunkId> = Vec::new();
-        // Ids past the horizon are newer than this check; ids that nobody was given yet are nobody's.
+        // Ids past the horizon are newer than this check; ids that nobody was given yet are
+        // nobody's.
         let not_given = self.store.inner.chunks.next_chunk();
         let concerns = |id: &ChunkId| *id < self.horizon || *id >= not_given;
         for run in page.runs() {
-            let Slot::Chunk(first) = run.slot else { continue };
-            for id in (0..u64::from(run.len)).map(|nth| first.advance(nth)).filter(concerns) {
+            let Slot::Chunk(first) = run.slot else {
+                continue;
+            };
+            for id in (0..u64::from(run.len))
+                .map(|nth| first.advance(nth))
+                .filter(concerns)
+            {
                 if self.present.contains(id) {
                     referenced.insert(id);
                 } else if !self.lost.contains(id) {
@@ -97,7 +142,10 @@ impl Check<'_> {
             }
         }
         if let Some(first) = missing.first() {
-            let reason = format!("page {index} of layer {} refers to it, and no frame holds it", layer.id);
+            let reason = format!(
+                "page {index} of layer {} refers to it, and no frame holds it",
+                layer.id
+            );
             let record = if missing.len() == 1 {
                 format!("chunk number {first}")
             } else {

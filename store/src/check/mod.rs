@@ -1,8 +1,9 @@
 //! Checking: does every record hold together, and does every chunk have the bytes of its name?
 //!
-//! Opening the store has checked the records of layers, images and snapshots. Here: headers and payloads (`frames`), names
-//! (`index`), maps (`maps`), and, if content is lost, which images show it (`hits`). A record that cannot be read is a finding, and
-//! the check goes on after it. Nothing is changed; a collection is kept off meanwhile, imports are not: what they add lies past the
+//! Opening the store has checked the records of layers, images and snapshots. Here: headers and
+//! payloads (`frames`), names (`index`), maps (`maps`), and, if content is lost, which images show
+//! it (`hits`). A record that cannot be read is a finding, and the check goes on after it. Nothing
+//! is changed; a collection is kept off meanwhile, imports are not: what they add lies past the
 //! horizon and is not looked at.
 
 mod frames;
@@ -27,7 +28,8 @@ const FINDINGS_MAX: usize = 10_000;
 pub struct CheckOptions {
     /// Also read every chunk and hold it against its name.
     pub read_data: bool,
-    /// Of the frames, only every `of`-th, beginning with number `part` (1 to `of`): all parts together read everything once.
+    /// Of the frames, only every `of`-th, beginning with number `part` (1 to `of`): all parts
+    /// together read everything once.
     pub subset: Option<(u64, u64)>,
 }
 
@@ -90,20 +92,46 @@ enum Loss {
 struct Quiet<'s>(&'s Store);
 
 impl Store {
-    /// Checks the store. Damage is in the report, not an error; an error is what keeps the check from going on.
-    pub fn check(&self, options: CheckOptions, watch: &dyn Watch) -> Result<CheckReport, StoreError> {
-        let _quiet = (self.access() == Access::ReadWrite).then(|| Quiet::begin(self)).transpose()?;
+    /// Checks the store. Damage is in the report, not an error; an error is what keeps the check
+    /// from going on.
+    pub fn check(
+        &self,
+        options: CheckOptions,
+        watch: &dyn Watch,
+    ) -> Result<CheckReport, StoreError> {
+        let _quiet = (self.access() == Access::ReadWrite)
+            .then(|| Quiet::begin(self))
+            .transpose()?;
         let horizon = match self.access() {
             Access::ReadWrite => self.inner.chunks.barrier()?,
             Access::ReadOnly => ChunkId(u64::MAX),
         };
-        let (present, lost, report, losses) = (IdSet::new(), IdSet::new(), CheckReport::default(), Vec::new());
-        let mut check = Check { store: self, options, watch, horizon, present, lost, report, losses };
+        let (present, lost, report, losses) = (
+            IdSet::new(),
+            IdSet::new(),
+            CheckReport::default(),
+            Vec::new(),
+        );
+        let mut check = Check {
+            store: self,
+            options,
+            watch,
+            horizon,
+            present,
+            lost,
+            report,
+            losses,
+        };
         check.impairment();
         let names = check.frames()?;
         check.index(&names)?;
         check.maps()?;
-        if check.report.findings.iter().any(|finding| finding.is_damage) {
+        if check
+            .report
+            .findings
+            .iter()
+            .any(|finding| finding.is_damage)
+        {
             check.hits()?;
         }
         Ok(check.report)
@@ -114,7 +142,11 @@ impl Quiet<'_> {
     /// A collection that considers nothing: while it is there, no other can begin.
     fn begin(store: &Store) -> Result<Quiet<'_>, StoreError> {
         let begun = store.inner.chunks.claims.begin_collection(ChunkId(0));
-        if begun { Ok(Quiet(store)) } else { Err(StoreError::Busy("the store".to_owned())) }
+        if begun {
+            Ok(Quiet(store))
+        } else {
+            Err(StoreError::Busy("the store".to_owned()))
+        }
     }
 }
 
@@ -129,13 +161,19 @@ impl Check<'_> {
     fn impairment(&mut self) {
         match self.store.impairment() {
             None => {}
-            Some(StoreError::Damaged(damage)) => self.damage(damage.record.clone(), damage.reason.clone(), Loss::Nothing),
+            Some(StoreError::Damaged(damage)) => {
+                self.damage(damage.record.clone(), damage.reason.clone(), Loss::Nothing)
+            }
             Some(other) => self.damage("the log of the database", other.to_string(), Loss::Nothing),
         }
     }
 
     fn go_on(&self) -> Result<(), StoreError> {
-        if self.watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
+        if self.watch.is_cancelled() {
+            Err(StoreError::Interrupted)
+        } else {
+            Ok(())
+        }
     }
 
     fn damage(&mut self, record: impl Into<String>, reason: impl std::fmt::Display, loss: Loss) {
@@ -151,7 +189,12 @@ impl Check<'_> {
 
     fn find(&mut self, record: String, reason: String, is_damage: bool, loss: Loss) {
         if self.report.findings.len() < FINDINGS_MAX {
-            self.report.findings.push(Finding { record, reason, is_damage, images: Vec::new() });
+            self.report.findings.push(Finding {
+                record,
+                reason,
+                is_damage,
+                images: Vec::new(),
+            });
             self.losses.push(loss);
         }
     }

@@ -1,4 +1,5 @@
-//! Every kind of damaged record is found, and the images that it hits are named with exactly their ranges.
+//! Every kind of damaged record is found, and the images that it hits are named with exactly their
+//! ranges.
 
 use std::ops::Range;
 
@@ -11,8 +12,9 @@ use crate::collect::tests::world::{CHUNK_LEN, Content, World};
 use crate::database::{Batch, Durability, Family};
 use crate::{CheckOptions, CheckReport, Unwatched};
 
-/// An image `n1` of 64 chunks with a snapshot `n2` taken before chunks 8 to 16 were written over, and its child `n3` of the snapshot,
-/// where zeros hide chunks 0 to 2. Frames hold four chunks each.
+/// An image `n1` of 64 chunks with a snapshot `n2` taken before chunks 8 to 16 were written over,
+/// and its child `n3` of the snapshot, where zeros hide chunks 0 to 2. Frames hold four chunks
+/// each.
 fn world() -> (World, LayerId) {
     let mut world = World::new();
     let image = world.create(64);
@@ -26,21 +28,39 @@ fn world() -> (World, LayerId) {
 }
 
 fn check(world: &World, read_data: bool, subset: Option<(u64, u64)>) -> CheckReport {
-    world.store.check(CheckOptions { read_data, subset }, &Unwatched).expect("a check goes on")
+    world
+        .store
+        .check(CheckOptions { read_data, subset }, &Unwatched)
+        .expect("a check goes on")
 }
 
 fn change(world: &World, family: Family, key: &[u8], change: impl FnOnce(&mut Vec<u8>) -> bool) {
-    let mut value = world.store.inner.database.get(family, key).expect("readable").map(|value| value.to_vec()).unwrap_or_default();
+    let mut value = world
+        .store
+        .inner
+        .database
+        .get(family, key)
+        .expect("readable")
+        .map(|value| value.to_vec())
+        .unwrap_or_default();
     let mut batch = Batch::default();
     if change(&mut value) {
         batch.put(family, key, value);
     } else {
         batch.delete(family, key);
     }
-    world.store.inner.database.write(batch, Durability::Logged).expect("room");
+    world
+        .store
+        .inner
+        .database
+        .write(batch, Durability::Logged)
+        .expect("room");
 }
 
-#[expect(clippy::ptr_arg, reason = "it is one of several changes, some of which change the length")]
+#[expect(
+    clippy::ptr_arg,
+    reason = "it is one of several changes, some of which change the length"
+)]
 fn flip(value: &mut Vec<u8>) -> bool {
     let middle = value.len() / 2;
     value[middle] ^= 1;
@@ -56,9 +76,23 @@ fn a_sound_store_has_no_findings() {
     let (world, _) = world();
     let report = check(&world, true, None);
     assert_eq!(report.findings, []);
-    assert_eq!((report.chunks, report.chunks_read, report.chunks_unreferenced, report.frames), (40, 40, 0, 10));
-    let parts: Vec<u64> = (1..=3).map(|part| check(&world, true, Some((part, 3))).chunks_read).collect();
-    assert_eq!(parts, [16, 12, 12], "all parts together read everything once");
+    assert_eq!(
+        (
+            report.chunks,
+            report.chunks_read,
+            report.chunks_unreferenced,
+            report.frames
+        ),
+        (40, 40, 0, 10)
+    );
+    let parts: Vec<u64> = (1..=3)
+        .map(|part| check(&world, true, Some((part, 3))).chunks_read)
+        .collect();
+    assert_eq!(
+        parts,
+        [16, 12, 12],
+        "all parts together read everything once"
+    );
 }
 
 /// Does the damage.
@@ -68,16 +102,42 @@ type Damage = fn(&World, LayerId);
 fn each_damage_names_its_images_and_ranges() {
     let all = |ranges: [Option<Range<u64>>; 3]| -> Vec<(String, Range<u64>)> {
         let named = ["n1", "n1@n2", "n3"].into_iter().zip(ranges);
-        named.filter_map(|(name, range)| Some((name.to_owned(), bytes(range?)))).collect()
+        named
+            .filter_map(|(name, range)| Some((name.to_owned(), bytes(range?))))
+            .collect()
     };
     let low = || all([Some(0..4), Some(0..4), Some(2..4)]);
     let overwritten = || all([None, Some(8..12), Some(8..12)]);
     let table: Vec<(&str, Damage, Vec<(String, Range<u64>)>)> = vec![
-        ("payload", |world, _| change(world, Family::Frames, &frame_key(ChunkId(0)), flip), low()),
-        ("no payload", |world, _| change(world, Family::Frames, &frame_key(ChunkId(8)), |_| false), overwritten()),
-        ("short payload", |world, _| change(world, Family::Frames, &frame_key(ChunkId(8)), |value| value.pop().is_some()), overwritten()),
-        ("header", |world, _| change(world, Family::Headers, &frame_key(ChunkId(0)), flip), low()),
-        ("no header", |world, _| change(world, Family::Headers, &frame_key(ChunkId(8)), |_| false), overwritten()),
+        (
+            "payload",
+            |world, _| change(world, Family::Frames, &frame_key(ChunkId(0)), flip),
+            low(),
+        ),
+        (
+            "no payload",
+            |world, _| change(world, Family::Frames, &frame_key(ChunkId(8)), |_| false),
+            overwritten(),
+        ),
+        (
+            "short payload",
+            |world, _| {
+                change(world, Family::Frames, &frame_key(ChunkId(8)), |value| {
+                    value.pop().is_some()
+                })
+            },
+            overwritten(),
+        ),
+        (
+            "header",
+            |world, _| change(world, Family::Headers, &frame_key(ChunkId(0)), flip),
+            low(),
+        ),
+        (
+            "no header",
+            |world, _| change(world, Family::Headers, &frame_key(ChunkId(8)), |_| false),
+            overwritten(),
+        ),
         (
             "page",
             |world, layer| change(world, Family::Pages, &page_key(layer, PageIndex(0)), flip),
@@ -90,7 +150,11 @@ fn each_damage_names_its_images_and_ranges() {
         ),
         (
             "no page",
-            |world, layer| change(world, Family::Pages, &page_key(layer, PageIndex(0)), |_| false),
+            |world, layer| {
+                change(world, Family::Pages, &page_key(layer, PageIndex(0)), |_| {
+                    false
+                })
+            },
             vec![
                 ("n1".to_owned(), bytes(0..8)),
                 ("n1".to_owned(), bytes(16..64)),
@@ -103,8 +167,16 @@ fn each_damage_names_its_images_and_ranges() {
         let (world, layer) = world();
         damage(&world, layer);
         let report = check(&world, false, None);
-        let images: Vec<_> = report.findings.iter().flat_map(|finding| finding.images.clone()).collect();
-        assert!(report.findings.iter().any(|finding| finding.is_damage), "{what}: {:?}", report.findings);
+        let images: Vec<_> = report
+            .findings
+            .iter()
+            .flat_map(|finding| finding.images.clone())
+            .collect();
+        assert!(
+            report.findings.iter().any(|finding| finding.is_damage),
+            "{what}: {:?}",
+            report.findings
+        );
         assert_eq!(images, hits, "{what}: {:?}", report.findings);
     }
 }
@@ -113,8 +185,19 @@ fn each_damage_names_its_images_and_ranges() {
 fn what_nobody_needs_is_a_leak() {
     type Leak = fn(&World);
     let table: [(&str, Leak); 3] = [
-        ("stray payload", |world| change(world, Family::Frames, &frame_key(ChunkId(38)), |value| value.is_empty())),
-        ("stray page", |world| change(world, Family::Pages, &page_key(LayerId(999), PageIndex(3)), |value| value.is_empty())),
+        ("stray payload", |world| {
+            change(world, Family::Frames, &frame_key(ChunkId(38)), |value| {
+                value.is_empty()
+            })
+        }),
+        ("stray page", |world| {
+            change(
+                world,
+                Family::Pages,
+                &page_key(LayerId(999), PageIndex(3)),
+                |value| value.is_empty(),
+            )
+        }),
         ("index entry of another chunk", |world| {
             change(world, Family::Index, b"abcdefgh", |value| {
                 value.push(7);
@@ -127,14 +210,23 @@ fn what_nobody_needs_is_a_leak() {
         leak(&world);
         let report = check(&world, true, None);
         assert_eq!(report.findings.len(), 1, "{what}: {:?}", report.findings);
-        assert!(report.findings.iter().all(|finding| !finding.is_damage), "{what}: {:?}", report.findings);
+        assert!(
+            report.findings.iter().all(|finding| !finding.is_damage),
+            "{what}: {:?}",
+            report.findings
+        );
     }
 }
 
 #[test]
 fn unused_chunks_are_counted_and_are_no_fault() {
     let (mut world, _) = world();
-    let nodes: Vec<Node> = world.model.keys().copied().filter(|node| matches!(node, Node::Image(_))).collect();
+    let nodes: Vec<Node> = world
+        .model
+        .keys()
+        .copied()
+        .filter(|node| matches!(node, Node::Image(_)))
+        .collect();
     nodes.into_iter().for_each(|node| world.delete(node));
     let report = check(&world, false, None);
     // Their layers are there until a collection drops them, and refer to them.

@@ -1,4 +1,5 @@
-//! Decoding frames before somebody reads them, in the background and bounded. It knows no disk: only ids in a row.
+//! Decoding frames before somebody reads them, in the background and bounded. It knows no disk:
+//! only ids in a row.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -10,7 +11,8 @@ use super::reader::Reader;
 /// Frames on their way at a time: 2 MiB at the default length. More would only wait for a core.
 const FRAMES_MAX: usize = 16;
 
-/// Counts what is on its way, and waits for it at the end: a store that was dropped uses its database no more.
+/// Counts what is on its way, and waits for it at the end: a store that was dropped uses its
+/// database no more.
 #[derive(Default)]
 pub(super) struct ReadAhead(Arc<Count>);
 
@@ -21,8 +23,8 @@ struct Count {
 }
 
 impl ReadAhead {
-    /// Has the frames decoded that hold some of the `count` chunks from `first` on, `per_frame` to a frame at most; not those for which
-    /// there is no place.
+    /// Has the frames decoded that hold some of the `count` chunks from `first` on, `per_frame` to
+    /// a frame at most; not those for which there is no place.
     pub(super) fn start(&self, reader: &Arc<Reader>, first: ChunkId, count: u64, per_frame: u64) {
         let mut next = first;
         let end = first.advance(count);
@@ -50,7 +52,11 @@ impl Drop for ReadAhead {
     fn drop(&mut self) {
         let mut on_their_way = lock(&self.0.on_their_way);
         while *on_their_way > 0 {
-            on_their_way = self.0.changed.wait(on_their_way).unwrap_or_else(PoisonError::into_inner);
+            on_their_way = self
+                .0
+                .changed
+                .wait(on_their_way)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Decoded frames in memory, found by any chunk that they hold. It knows frames by their ids only; nothing of where they come from.
+//! Decoded frames in memory, found by any chunk that they hold. It knows frames by their ids only;
+//! nothing of where they come from.
 //!
-//! What a chunk id stands for never changes, so a frame in here is right for ever, also after the collector has put its chunks into
-//! another one. Readers share the lock; it is held alone only while a frame is put in, which is after some 100 microseconds of
-//! decoding.
+//! What a chunk id stands for never changes, so a frame in here is right for ever, also after the
+//! collector has put its chunks into another one. Readers share the lock; it is held alone only
+//! while a frame is put in, which is after some 100 microseconds of decoding.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -21,7 +22,8 @@ struct State {
     frames: BTreeMap<ChunkId, Entry>,
     len: u64,
     len_max: u64,
-    /// Where the search for frames that nobody uses goes on: round and round, over each once before it comes back.
+    /// Where the search for frames that nobody uses goes on: round and round, over each once before
+    /// it comes back.
     hand: ChunkId,
 }
 
@@ -33,7 +35,12 @@ struct Entry {
 
 impl FrameCache {
     pub(super) fn new(len_max: u64) -> Self {
-        Self(RwLock::new(State { frames: BTreeMap::new(), len: 0, len_max, hand: ChunkId(0) }))
+        Self(RwLock::new(State {
+            frames: BTreeMap::new(),
+            len: 0,
+            len_max,
+            hand: ChunkId(0),
+        }))
     }
 
     /// From now on at most `len` bytes.
@@ -62,7 +69,13 @@ impl FrameCache {
                 state.remove(old);
             }
             state.len += frame.memory_len();
-            state.frames.insert(first, Entry { frame: Arc::clone(frame), is_used: AtomicBool::new(false) });
+            state.frames.insert(
+                first,
+                Entry {
+                    frame: Arc::clone(frame),
+                    is_used: AtomicBool::new(false),
+                },
+            );
         });
     }
 
@@ -86,11 +99,17 @@ impl State {
         }
     }
 
-    /// Removes frames until the others are within the budget: those first that were not used since the hand last came by.
+    /// Removes frames until the others are within the budget: those first that were not used since
+    /// the hand last came by.
     fn shrink(&mut self) {
         while self.len > self.len_max {
-            let next = self.frames.range((Bound::Excluded(self.hand), Bound::Unbounded)).next();
-            let Some((first, entry)) = next.or_else(|| self.frames.first_key_value()) else { return };
+            let next = self
+                .frames
+                .range((Bound::Excluded(self.hand), Bound::Unbounded))
+                .next();
+            let Some((first, entry)) = next.or_else(|| self.frames.first_key_value()) else {
+                return;
+            };
             self.hand = *first;
             if !entry.is_used.swap(false, Ordering::Relaxed) {
                 self.remove(self.hand);
@@ -107,8 +126,14 @@ mod tests {
     use super::*;
 
     fn frame(ids: &[u64]) -> Arc<Frame> {
-        let chunks = ids.iter().map(|id| (ChunkId(*id), ChunkHash::of(&id.to_le_bytes())));
-        Arc::new(Frame::for_test(FrameHeader::new(chunks, 1), vec![0; ids.len() * 4096], 4096))
+        let chunks = ids
+            .iter()
+            .map(|id| (ChunkId(*id), ChunkHash::of(&id.to_le_bytes())));
+        Arc::new(Frame::for_test(
+            FrameHeader::new(chunks, 1),
+            vec![0; ids.len() * 4096],
+            4096,
+        ))
     }
 
     #[test]
@@ -116,11 +141,29 @@ mod tests {
         let cache = FrameCache::new(1 << 30);
         cache.insert(&frame(&[10, 11, 14]));
         cache.insert(&frame(&[20, 21]));
-        for (id, found) in [(9, None), (10, Some(10)), (11, Some(10)), (12, None), (14, Some(10)), (15, None), (21, Some(20)), (22, None)] {
-            assert_eq!(cache.get(ChunkId(id)).map(|frame| frame.header.first().0), found, "{id}");
+        for (id, found) in [
+            (9, None),
+            (10, Some(10)),
+            (11, Some(10)),
+            (12, None),
+            (14, Some(10)),
+            (15, None),
+            (21, Some(20)),
+            (22, None),
+        ] {
+            assert_eq!(
+                cache.get(ChunkId(id)).map(|frame| frame.header.first().0),
+                found,
+                "{id}"
+            );
         }
         cache.insert(&frame(&[10, 14, 21]));
-        assert!(cache.get(ChunkId(20)).is_none() && cache.get(ChunkId(21)).is_some_and(|frame| frame.header.first() == ChunkId(10)));
+        assert!(
+            cache.get(ChunkId(20)).is_none()
+                && cache
+                    .get(ChunkId(21))
+                    .is_some_and(|frame| frame.header.first() == ChunkId(10))
+        );
         assert_eq!(cache.0.read().expect("sound").frames.len(), 1);
     }
 
@@ -130,12 +173,18 @@ mod tests {
         let cache = FrameCache::new(10 * one_len);
         for id in 0..1000 {
             cache.insert(&frame(&[id]));
-            assert!(cache.get(ChunkId(0)).is_some(), "the one that is used all the time is there after {id}");
+            assert!(
+                cache.get(ChunkId(0)).is_some(),
+                "the one that is used all the time is there after {id}"
+            );
             assert!(cache.0.read().expect("sound").len <= 10 * one_len);
         }
         cache.set_len_max(one_len - 1);
         assert_eq!(cache.0.read().expect("sound").len, 0);
         cache.insert(&frame(&[5]));
-        assert!(cache.get(ChunkId(5)).is_none(), "what is larger than the budget is not kept");
+        assert!(
+            cache.get(ChunkId(5)).is_none(),
+            "what is larger than the budget is not kept"
+        );
     }
 }

@@ -1,18 +1,23 @@
-//! The treaty between those who skip a chunk as "already there" and the collector that drops chunks.
+//! The treaty between those who skip a chunk as "already there" and the collector that drops
+//! chunks.
 //!
-//! The danger: an import finds chunk X in the index and refers to it; a collection that saw no reference to X drops it; the import
-//! commits, and its image has a hole. So a reference is made in two steps. The import *claims* X; if the claim is accepted, X stays
-//! until the session ends, and by then the reference is committed where the next collection sees it. The collector *decides* about X
-//! exactly once, under the same lock as all claims: before that moment a claim makes X live, after it a claim on a dropped X is
-//! refused and the import stores its chunk again under a new id.
+//! The danger: an import finds chunk X in the index and refers to it; a collection that saw no
+//! reference to X drops it; the import commits, and its image has a hole. So a reference is made in
+//! two steps. The import *claims* X; if the claim is accepted, X stays until the session ends, and
+//! by then the reference is committed where the next collection sees it. The collector *decides*
+//! about X exactly once, under the same lock as all claims: before that moment a claim makes X
+//! live, after it a claim on a dropped X is refused and the import stores its chunk again under a
+//! new id.
 //!
-//! What a collection must see, and where: references committed before it began are in the maps that it marks from; claims of open
-//! sessions are merged into its live set when it begins; later claims enter the live set one by one; ids given out after it began
-//! are past its horizon and never considered. No clock decides anything.
+//! What a collection must see, and where: references committed before it began are in the maps that
+//! it marks from; claims of open sessions are merged into its live set when it begins; later claims
+//! enter the live set one by one; ids given out after it began are past its horizon and never
+//! considered. No clock decides anything.
 //!
-//! Whoever claims has looked first: a header said that X is there. What was looked at may have become old: a whole collection may have
-//! come and gone in between. So a claim says which [`Epoch`] the look belongs to. While the epoch lasts, the collection that may be
-//! going on knows what it decided; once it has ended, it has forgotten, and claims from before are refused.
+//! Whoever claims has looked first: a header said that X is there. What was looked at may have
+//! become old: a whole collection may have come and gone in between. So a claim says which
+//! [`Epoch`] the look belongs to. While the epoch lasts, the collection that may be going on knows
+//! what it decided; once it has ended, it has forgotten, and claims from before are refused.
 //!
 //! Pure state under one lock: no database here.
 
@@ -68,7 +73,8 @@ impl Claims {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change below is complete when it can panic, so a poisoned lock still holds the truth.
+        // Every change below is complete when it can panic, so a poisoned lock still holds the
+        // truth.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -90,17 +96,23 @@ impl Claims {
         self.state().epoch
     }
 
-    /// Claims each of `ids`, which were seen in the database in `epoch`, for `session`; tells which claims are accepted.
+    /// Claims each of `ids`, which were seen in the database in `epoch`, for `session`; tells which
+    /// claims are accepted.
     pub(crate) fn claim(&self, session: SessionId, epoch: Epoch, ids: &[ChunkId]) -> Vec<bool> {
         let state = &mut *self.state();
         if epoch != state.epoch {
             return vec![false; ids.len()];
         }
-        let claims = state.sessions.get_mut(&session).expect("a session claims while it is open");
+        let claims = state
+            .sessions
+            .get_mut(&session)
+            .expect("a session claims while it is open");
         let collection = &mut state.collection;
         ids.iter()
             .map(|id| {
-                let accepted = collection.as_mut().is_none_or(|collection| collection.accept(*id));
+                let accepted = collection
+                    .as_mut()
+                    .is_none_or(|collection| collection.accept(*id));
                 if accepted {
                     claims.insert(*id);
                 }
@@ -109,44 +121,69 @@ impl Claims {
             .collect()
     }
 
-    /// Claims `count` chunks from `first` on that are on their way into the database. Cannot be refused: a collection begins only when
-    /// all chunks below its horizon are written. Called under the lock under which ids are given out and their arrival is noted, so
-    /// that none of it falls between a collection's horizon and its beginning.
+    /// Claims `count` chunks from `first` on that are on their way into the database. Cannot be
+    /// refused: a collection begins only when all chunks below its horizon are written. Called
+    /// under the lock under which ids are given out and their arrival is noted, so that none of it
+    /// falls between a collection's horizon and its beginning.
     pub(crate) fn adopt(&self, session: SessionId, first: ChunkId, count: u64) {
         let mut state = self.state();
-        state.sessions.get_mut(&session).expect("a session adds while it is open").insert_run(first, count);
+        state
+            .sessions
+            .get_mut(&session)
+            .expect("a session adds while it is open")
+            .insert_run(first, count);
     }
 
-    /// Begins a collection of the chunks below `horizon`; `false` if one is going on. References committed from now on need not be
-    /// marked: they were claimed, or are copies of references that are there now.
+    /// Begins a collection of the chunks below `horizon`; `false` if one is going on. References
+    /// committed from now on need not be marked: they were claimed, or are copies of references
+    /// that are there now.
     pub(crate) fn begin_collection(&self, horizon: ChunkId) -> bool {
         let mut state = self.state();
         if state.collection.is_some() {
             return false;
         }
         let mut live = IdSet::new();
-        state.sessions.values().for_each(|claims| live.union_with(claims));
-        state.collection = Some(Collection { live, horizon, decided_below: ChunkId(0) });
+        state
+            .sessions
+            .values()
+            .for_each(|claims| live.union_with(claims));
+        state.collection = Some(Collection {
+            live,
+            horizon,
+            decided_below: ChunkId(0),
+        });
         true
     }
 
     /// Marks runs of referenced chunks, before anything is decided.
     pub(crate) fn mark(&self, runs: impl IntoIterator<Item = (ChunkId, u64)>) {
         let mut state = self.state();
-        let collection = state.collection.as_mut().expect("marking happens during a collection");
-        runs.into_iter().for_each(|(first, count)| collection.live.insert_run(first, count));
+        let collection = state
+            .collection
+            .as_mut()
+            .expect("marking happens during a collection");
+        runs.into_iter()
+            .for_each(|(first, count)| collection.live.insert_run(first, count));
     }
 
     /// Decides about `ids`, which are all that is stored below `end` and not decided about yet.
-    pub(crate) fn decide(&self, ids: impl IntoIterator<Item = ChunkId>, end: ChunkId) -> Vec<Decision> {
+    pub(crate) fn decide(
+        &self,
+        ids: impl IntoIterator<Item = ChunkId>,
+        end: ChunkId,
+    ) -> Vec<Decision> {
         let mut state = self.state();
-        let collection = state.collection.as_mut().expect("decisions are made during a collection");
+        let collection = state
+            .collection
+            .as_mut()
+            .expect("decisions are made during a collection");
         let end = end.min(collection.horizon);
         collection.decided_below = collection.decided_below.max(end);
         ids.into_iter().map(|id| collection.decision(id)).collect()
     }
 
-    /// Ends the collection, and with it the epoch. What was decided to drop is gone from the database by then, or stays.
+    /// Ends the collection, and with it the epoch. What was decided to drop is gone from the
+    /// database by then, or stays.
     pub(crate) fn end_collection(&self) {
         let mut state = self.state();
         state.collection = None;
@@ -164,7 +201,11 @@ impl Collection {
     }
 
     fn decision(&self, id: ChunkId) -> Decision {
-        if id >= self.horizon || self.live.contains(id) { Decision::Keep } else { Decision::Drop }
+        if id >= self.horizon || self.live.contains(id) {
+            Decision::Keep
+        } else {
+            Decision::Drop
+        }
     }
 }
 
@@ -184,9 +225,23 @@ mod tests {
         claims.mark([(ChunkId(10), 2)]);
         assert_eq!(claims.claim(session, claims.epoch(), &ids(&[20])), [true]);
         let decisions = claims.decide(ids(&[10, 11, 20, 21]), ChunkId(50));
-        assert_eq!(decisions, [Decision::Keep, Decision::Keep, Decision::Keep, Decision::Drop]);
-        assert_eq!(claims.claim(session, claims.epoch(), &ids(&[10, 20, 21, 60, 100])), [true, true, false, true, true]);
-        assert_eq!(claims.decide(ids(&[60, 61]), ChunkId(100)), [Decision::Keep, Decision::Drop]);
+        assert_eq!(
+            decisions,
+            [
+                Decision::Keep,
+                Decision::Keep,
+                Decision::Keep,
+                Decision::Drop
+            ]
+        );
+        assert_eq!(
+            claims.claim(session, claims.epoch(), &ids(&[10, 20, 21, 60, 100])),
+            [true, true, false, true, true]
+        );
+        assert_eq!(
+            claims.decide(ids(&[60, 61]), ChunkId(100)),
+            [Decision::Keep, Decision::Drop]
+        );
     }
 
     #[test]
@@ -199,11 +254,30 @@ mod tests {
         claims.claim(ended, epoch, &ids(&[2]));
         claims.close_session(ended);
         assert!(claims.begin_collection(ChunkId(9)));
-        assert!(!claims.begin_collection(ChunkId(9)), "one collection at a time");
+        assert!(
+            !claims.begin_collection(ChunkId(9)),
+            "one collection at a time"
+        );
         let decisions = claims.decide(ids(&[1, 2, 7, 8]), ChunkId(9));
-        assert_eq!(decisions, [Decision::Keep, Decision::Drop, Decision::Keep, Decision::Keep]);
+        assert_eq!(
+            decisions,
+            [
+                Decision::Keep,
+                Decision::Drop,
+                Decision::Keep,
+                Decision::Keep
+            ]
+        );
         claims.end_collection();
-        assert_eq!(claims.claim(open, epoch, &ids(&[2])), [false], "what was seen before the collection ended may be gone");
-        assert_eq!(claims.claim(open, claims.epoch(), &ids(&[2])), [true], "without a collection every claim stands");
+        assert_eq!(
+            claims.claim(open, epoch, &ids(&[2])),
+            [false],
+            "what was seen before the collection ended may be gone"
+        );
+        assert_eq!(
+            claims.claim(open, claims.epoch(), &ids(&[2])),
+            [true],
+            "without a collection every claim stands"
+        );
     }
 }

@@ -38,7 +38,11 @@ pub(crate) struct Packed {
 /// Compresses the bytes of one frame: the expensive step, free of any lock.
 pub(crate) fn pack(compression: Compression, plain: &[u8]) -> Packed {
     let (codec, compressed) = codec::compress(compression, plain);
-    Packed { codec, compressed, plain_len: plain.len() }
+    Packed {
+        codec,
+        compressed,
+        plain_len: plain.len(),
+    }
 }
 
 impl Packed {
@@ -50,11 +54,24 @@ impl Packed {
     /// The frame that holds these bytes as `chunks`, which are as many as were packed.
     pub(crate) fn seal(&self, chunks: Vec<(ChunkId, ChunkHash)>) -> EncodedFrame {
         let first = chunks[0].0;
-        let plain_len = u32::try_from(self.plain_len).expect("a frame's length is bounded by the store's parameters");
-        let payload = FramePayload { codec: self.codec, plain_len, compressed: &self.compressed }.encode(first);
-        let payload_len = u32::try_from(payload.len()).expect("a payload is no longer than its plain bytes and its envelope");
+        let plain_len = u32::try_from(self.plain_len)
+            .expect("a frame's length is bounded by the store's parameters");
+        let payload = FramePayload {
+            codec: self.codec,
+            plain_len,
+            compressed: &self.compressed,
+        }
+        .encode(first);
+        let payload_len = u32::try_from(payload.len())
+            .expect("a payload is no longer than its plain bytes and its envelope");
         let header = FrameHeader::new(chunks.iter().copied(), payload_len).encode();
-        EncodedFrame { first, header, payload, chunks, plain_len: self.plain_len }
+        EncodedFrame {
+            first,
+            header,
+            payload,
+            chunks,
+            plain_len: self.plain_len,
+        }
     }
 }
 
@@ -84,10 +101,14 @@ impl EncodedFrame {
     }
 }
 
-/// Puts the names of all chunks of `frames` into `batch`: with or after their content, never before. In order, which is how the
-/// database takes them fastest.
+/// Puts the names of all chunks of `frames` into `batch`: with or after their content, never
+/// before. In order, which is how the database takes them fastest.
 pub(crate) fn put_names(frames: &[EncodedFrame], batch: &mut Batch) {
-    let mut names: Vec<([u8; 8], ChunkId)> = frames.iter().flat_map(|frame| &frame.chunks).map(|(id, hash)| (hash.prefix(), *id)).collect();
+    let mut names: Vec<([u8; 8], ChunkId)> = frames
+        .iter()
+        .flat_map(|frame| &frame.chunks)
+        .map(|(id, hash)| (hash.prefix(), *id))
+        .collect();
     names.sort_unstable();
     let mut value = Vec::with_capacity(10);
     for (prefix, id) in names {

@@ -1,7 +1,9 @@
 //! Chunk content by id: found by name, kept once, written in frames, read back verified.
 //!
-//! The pieces: `claims` is the treaty between those who skip a chunk as "already there" and the collector; `writer` turns new chunks
-//! into frames; `reader` turns frames back, `cache` keeps what it made, `ahead` has it made in time; `sessions` (the importer's and the live disk's view) decides which chunks are new.
+//! The pieces: `claims` is the treaty between those who skip a chunk as "already there" and the
+//! collector; `writer` turns new chunks into frames; `reader` turns frames back, `cache` keeps what
+//! it made, `ahead` has it made in time; `sessions` (the importer's and the live disk's view)
+//! decides which chunks are new.
 
 mod ahead;
 mod cache;
@@ -39,19 +41,33 @@ pub(crate) struct Chunks {
     ahead: ahead::ReadAhead,
     reader: Arc<reader::Reader>,
     writer: writer::Writer,
-    /// Held from looking a name up until its new chunk is pending, so that two sessions never both think a chunk new.
+    /// Held from looking a name up until its new chunk is pending, so that two sessions never both
+    /// think a chunk new.
     section: Mutex<()>,
     index: Arc<writer::IndexLock>,
 }
 
 impl Chunks {
     /// The chunks in `database`; new ones get ids from `next_chunk` on.
-    pub(crate) fn new(database: Arc<Database>, parameters: StoreParameters, next_chunk: ChunkId, stop: Arc<Stop>, folder: Folder) -> Self {
+    pub(crate) fn new(
+        database: Arc<Database>,
+        parameters: StoreParameters,
+        next_chunk: ChunkId,
+        stop: Arc<Stop>,
+        folder: Folder,
+    ) -> Self {
         let index = Arc::default();
         Self {
             ahead: ahead::ReadAhead::default(),
             reader: Arc::new(reader::Reader::new(Arc::clone(&database), parameters)),
-            writer: writer::Writer::new(Arc::clone(&database), parameters, next_chunk, Arc::clone(&stop), folder, Arc::clone(&index)),
+            writer: writer::Writer::new(
+                Arc::clone(&database),
+                parameters,
+                next_chunk,
+                Arc::clone(&stop),
+                folder,
+                Arc::clone(&index),
+            ),
             stop,
             claims: Claims::new(),
             section: Mutex::new(()),
@@ -76,7 +92,8 @@ impl Chunks {
         self.writer.settle()
     }
 
-    /// Waits until every chunk that has an id is in the database, or never will be; the id that the next new one gets.
+    /// Waits until every chunk that has an id is in the database, or never will be; the id that the
+    /// next new one gets.
     pub(crate) fn barrier(&self) -> Result<ChunkId, StoreError> {
         self.writer.barrier(pause::lock(&self.section))
     }
@@ -108,10 +125,12 @@ impl Chunks {
 
     /// Has frames decoded in the background that hold some of the `count` chunks from `first` on.
     pub(crate) fn read_ahead(&self, first: ChunkId, count: u64) {
-        self.ahead.start(&self.reader, first, count, self.chunks_per_frame());
+        self.ahead
+            .start(&self.reader, first, count, self.chunks_per_frame());
     }
 
-    /// As [`Chunks::read_ahead`], for somebody who reads all of them and begins at once with the first.
+    /// As [`Chunks::read_ahead`], for somebody who reads all of them and begins at once with the
+    /// first.
     pub(crate) fn read_ahead_rest(&self, first: ChunkId, count: u64) {
         let per_frame = self.chunks_per_frame();
         if count > per_frame {
@@ -120,17 +139,27 @@ impl Chunks {
     }
 
     /// The header of the frame that holds `id`, if there is one.
-    pub(crate) fn header(&self, id: ChunkId) -> Result<Option<vellum_core::frame::FrameHeader>, StoreError> {
+    pub(crate) fn header(
+        &self,
+        id: ChunkId,
+    ) -> Result<Option<vellum_core::frame::FrameHeader>, StoreError> {
         self.reader.header(id)
     }
 
     /// The frame whose header is `header`, decoded and verified, past all caches.
-    pub(crate) fn load(&self, header: vellum_core::frame::FrameHeader) -> Result<Frame, StoreError> {
+    pub(crate) fn load(
+        &self,
+        header: vellum_core::frame::FrameHeader,
+    ) -> Result<Frame, StoreError> {
         self.reader.load(header)
     }
 
     /// The frame that a header and its payload make, verified.
-    pub(crate) fn decode(&self, header: vellum_core::frame::FrameHeader, payload: &[u8]) -> Result<Frame, StoreError> {
+    pub(crate) fn decode(
+        &self,
+        header: vellum_core::frame::FrameHeader,
+        payload: &[u8],
+    ) -> Result<Frame, StoreError> {
         self.reader.decode(header, payload)
     }
 

@@ -38,15 +38,26 @@ impl Frame {
     #[cfg(test)]
     pub(super) fn for_test(header: FrameHeader, plain: Vec<u8>, chunk_len: usize) -> Self {
         let sound = vec![true; header.chunk_count()];
-        Self { header, plain, chunk_len, sound }
+        Self {
+            header,
+            plain,
+            chunk_len,
+            sound,
+        }
     }
 
     /// The bytes of chunk `id`, which is in the header: verified, or damage.
     pub(crate) fn chunk(&self, id: ChunkId) -> Result<&[u8], StoreError> {
         let rank = self.header.rank(id).ok_or_else(|| missing(id))?;
         if !self.sound[rank] {
-            let hash = self.header.hash(id).expect("a chunk with a rank has a name");
-            return Err(StoreError::damaged(format!("chunk {hash}"), "its bytes do not have its name"));
+            let hash = self
+                .header
+                .hash(id)
+                .expect("a chunk with a rank has a name");
+            return Err(StoreError::damaged(
+                format!("chunk {hash}"),
+                "its bytes do not have its name",
+            ));
         }
         Ok(&self.plain[rank * self.chunk_len..][..self.chunk_len])
     }
@@ -70,7 +81,13 @@ struct Loading<'r> {
 
 impl Reader {
     pub(crate) fn new(database: Arc<Database>, parameters: StoreParameters) -> Self {
-        Self { database, parameters, cache: FrameCache::new(CACHE_LEN), loading: Mutex::default(), loaded: Condvar::new() }
+        Self {
+            database,
+            parameters,
+            cache: FrameCache::new(CACHE_LEN),
+            loading: Mutex::default(),
+            loaded: Condvar::new(),
+        }
     }
 
     /// Memory for decoded frames.
@@ -91,16 +108,24 @@ impl Reader {
 
     /// The header of the frame that holds `id`.
     pub(crate) fn header(&self, id: ChunkId) -> Result<Option<FrameHeader>, StoreError> {
-        let Some((key, value)) = self.database.last_at_or_before(Family::Headers, &frame_key(id))? else { return Ok(None) };
-        let first = parse_frame_key(&key).map_err(|error| StoreError::damaged("a frame header's key", error))?;
-        let header = FrameHeader::decode(first, &value).map_err(|error| StoreError::damaged(format!("header of frame {first}"), error))?;
+        let Some((key, value)) = self
+            .database
+            .last_at_or_before(Family::Headers, &frame_key(id))?
+        else {
+            return Ok(None);
+        };
+        let first = parse_frame_key(&key)
+            .map_err(|error| StoreError::damaged("a frame header's key", error))?;
+        let header = FrameHeader::decode(first, &value)
+            .map_err(|error| StoreError::damaged(format!("header of frame {first}"), error))?;
         Ok(header.rank(id).is_some().then_some(header))
     }
 
     /// The frame that holds `id`.
     pub(crate) fn frame(&self, id: ChunkId) -> Result<Arc<Frame>, StoreError> {
         match self.try_frame(id) {
-            // Collection may have put the chunk into another frame between our two reads: once more, then it is damage.
+            // Collection may have put the chunk into another frame between our two reads: once
+            // more, then it is damage.
             Err(StoreError::Damaged(_)) => self.try_frame(id),
             other => other,
         }
@@ -124,16 +149,25 @@ impl Reader {
     fn begin_loading(&self, first: ChunkId) -> Loading<'_> {
         let mut loading = lock(&self.loading);
         while !loading.insert(first) {
-            loading = self.loaded.wait(loading).unwrap_or_else(PoisonError::into_inner);
+            loading = self
+                .loaded
+                .wait(loading)
+                .unwrap_or_else(PoisonError::into_inner);
         }
-        Loading { reader: self, first }
+        Loading {
+            reader: self,
+            first,
+        }
     }
 
     /// Reads, decodes and verifies the payload of `header`, without a look at the cache.
     pub(crate) fn load(&self, header: FrameHeader) -> Result<Frame, StoreError> {
         let first = header.first();
         let damaged = |reason: String| StoreError::damaged(format!("frame {first}"), reason);
-        let stored = self.database.get(Family::Frames, &frame_key(first))?.ok_or_else(|| damaged("it is gone".to_owned()))?;
+        let stored = self
+            .database
+            .get(Family::Frames, &frame_key(first))?
+            .ok_or_else(|| damaged("it is gone".to_owned()))?;
         self.decode(header, &stored)
     }
 
@@ -141,16 +175,30 @@ impl Reader {
     pub(crate) fn decode(&self, header: FrameHeader, stored: &[u8]) -> Result<Frame, StoreError> {
         let first = header.first();
         let damaged = |reason: String| StoreError::damaged(format!("frame {first}"), reason);
-        let payload = FramePayload::decode(first, stored).map_err(|error| damaged(error.to_string()))?;
+        let payload =
+            FramePayload::decode(first, stored).map_err(|error| damaged(error.to_string()))?;
         let chunk_len = self.parameters.chunk_len.as_usize();
         let plain_len = header.chunk_count() * chunk_len;
         if payload.plain_len as usize != plain_len {
-            return Err(damaged(format!("{} bytes where its header says {plain_len}", payload.plain_len)));
+            return Err(damaged(format!(
+                "{} bytes where its header says {plain_len}",
+                payload.plain_len
+            )));
         }
-        let plain = codec::decompress(payload.codec, payload.compressed, plain_len).map_err(damaged)?;
+        let plain =
+            codec::decompress(payload.codec, payload.compressed, plain_len).map_err(damaged)?;
         let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len).collect();
-        let sound = header.chunks().zip(hash_chunks(&chunks)).map(|((_, name), found)| *name == found).collect();
-        Ok(Frame { header, plain, chunk_len, sound })
+        let sound = header
+            .chunks()
+            .zip(hash_chunks(&chunks))
+            .map(|((_, name), found)| *name == found)
+            .collect();
+        Ok(Frame {
+            header,
+            plain,
+            chunk_len,
+            sound,
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 //! Which chunks are new: for each chunk of an image that is being stored, the id it has or gets.
 //!
-//! Cheap guesses come first: the id that the parent has at the same position, then the id after the last hit. About 96 in 100 shared
-//! chunks are found by one of them, against a header that is already in memory. Only the rest ask the index.
+//! Cheap guesses come first: the id that the parent has at the same position, then the id after the
+//! last hit. About 96 in 100 shared chunks are found by one of them, against a header that is
+//! already in memory. Only the rest ask the index.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
 use crate::journal::Added;
 
-/// Neighbours that are tried in a row without a hit: they mostly lie in the header at hand, so trying costs little.
+/// Neighbours that are tried in a row without a hit: they mostly lie in the header at hand, so
+/// trying costs little.
 const MISSES_MAX: u32 = 8;
 
 /// A chunk to be stored, and the id that it may well have.
@@ -41,7 +43,8 @@ pub(crate) struct SessionCounts {
     pub(crate) known: u64,
 }
 
-/// An import's, or a live disk's, dealings with the chunk store. What it was given ids for stays until it is dropped.
+/// An import's, or a live disk's, dealings with the chunk store. What it was given ids for stays
+/// until it is dropped.
 pub(crate) struct Session<'s> {
     chunks: &'s Chunks,
     id: SessionId,
@@ -94,16 +97,26 @@ impl<'s> Session<'s> {
         }
     }
 
-    /// The ids of `candidates`, in order; new chunks are on their way to disk, durable once the store is settled.
-    pub(crate) fn store(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<ChunkId>, StoreError> {
+    /// The ids of `candidates`, in order; new chunks are on their way to disk, durable once the
+    /// store is settled.
+    pub(crate) fn store(
+        &mut self,
+        candidates: &[Candidate<'_>],
+    ) -> Result<Vec<ChunkId>, StoreError> {
         let mut ids = self.guess_all(candidates)?;
         if ids.iter().any(Option::is_none) {
             let _section = lock(&self.chunks.section);
             self.look_up(candidates, &mut ids)?;
             pause::at("looked up");
             let new = unresolved(candidates, &ids);
-            let chunks: Vec<_> = new.iter().map(|(_, candidate)| (candidate.hash, candidate.plain)).collect();
-            let put = self.chunks.writer.put(&self.chunks.claims, self.id, &chunks, &self.stored_len)?;
+            let chunks: Vec<_> = new
+                .iter()
+                .map(|(_, candidate)| (candidate.hash, candidate.plain))
+                .collect();
+            let put =
+                self.chunks
+                    .writer
+                    .put(&self.chunks.claims, self.id, &chunks, &self.stored_len)?;
             for ((at, _), (id, is_new)) in new.iter().zip(put) {
                 self.counts.new += u64::from(is_new);
                 self.counts.known += u64::from(!is_new);
@@ -113,9 +126,9 @@ impl<'s> Session<'s> {
         Ok(self.finish(&ids))
     }
 
-    /// Stores `candidates` and whatever `build` adds to the batch from what became of them, as one logged batch: durable when this returns. What
-    /// seems new is compressed first, on all cores and under no lock; then the names are looked up again, if others stored something
-    /// meanwhile.
+    /// Stores `candidates` and whatever `build` adds to the batch from what became of them, as one
+    /// logged batch: durable when this returns. What seems new is compressed first, on all cores
+    /// and under no lock; then the names are looked up again, if others stored something meanwhile.
     pub(crate) fn commit(
         &mut self,
         candidates: &[Candidate<'_>],
@@ -127,33 +140,48 @@ impl<'s> Session<'s> {
         pause::at("looked up, compressing");
         let mut new = New::of(self.chunks, candidates, &ids);
         let _section = lock(&self.chunks.section);
-        // Ids are given out under the section only. If none was since, what was not found then is not there now.
+        // Ids are given out under the section only. If none was since, what was not found then is
+        // not there now.
         if self.chunks.next_chunk() != seen_below && self.find_more(candidates, &mut ids)? {
             new = New::of(self.chunks, candidates, &ids);
         }
         pause::at("looked up");
         let mut batch = Batch::default();
-        let first = self.chunks.writer.reserve(&self.chunks.claims, self.id, new.chunks.len() as u64);
+        let first =
+            self.chunks
+                .writer
+                .reserve(&self.chunks.claims, self.id, new.chunks.len() as u64);
         self.counts.new += new.chunks.len() as u64;
         let stored_len = new.number(first, candidates, &mut ids, &mut batch);
         let ids = self.finish(&ids);
-        let refers_to_bulk = ids.iter().any(|id| *id < first && !self.chunks.is_durable(id.advance(1)));
+        let refers_to_bulk = ids
+            .iter()
+            .any(|id| *id < first && !self.chunks.is_durable(id.advance(1)));
         if refers_to_bulk {
             self.chunks.settle()?;
         }
-        // After the settling, which takes its time: `build` locks the tree until the batch is written.
+        // After the settling, which takes its time: `build` locks the tree until the batch is
+        // written.
         let added = self.added_in_commit(new.chunks.len() as u64, stored_len);
         build(&Stored { ids: &ids, added }, &mut batch)?;
         {
             let _index = self.chunks.lock_index();
-            self.chunks.stop.guard(|| self.chunks.database.write(batch, Durability::Logged))?;
+            self.chunks
+                .stop
+                .guard(|| self.chunks.database.write(batch, Durability::Logged))?;
         }
-        self.chunks.writer.note_durable(first, new.chunks.len() as u64);
+        self.chunks
+            .writer
+            .note_durable(first, new.chunks.len() as u64);
         Ok(())
     }
 
     fn added_in_commit(&self, chunks: u64, compressed: u64) -> Added {
-        Added { chunks, plain: chunks * self.chunks.parameters.chunk_len.bytes(), compressed }
+        Added {
+            chunks,
+            plain: chunks * self.chunks.parameters.chunk_len.bytes(),
+            compressed,
+        }
     }
 
     /// What [`Session::store`] added, once the store is settled.
@@ -163,14 +191,25 @@ impl<'s> Session<'s> {
 
     /// The ids of those of `names` that are there. They are the session's.
     pub(crate) fn find(&mut self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, StoreError> {
-        let candidates: Vec<Candidate<'_>> = names.iter().map(|hash| Candidate { hash: *hash, plain: &[], guess: None }).collect();
+        let candidates: Vec<Candidate<'_>> = names
+            .iter()
+            .map(|hash| Candidate {
+                hash: *hash,
+                plain: &[],
+                guess: None,
+            })
+            .collect();
         let mut ids = self.guess_all(&candidates)?;
         self.look_up(&candidates, &mut ids)?;
         Ok(ids)
     }
 
     /// Looks the chunks up again that were not found; whether some were found now.
-    fn find_more(&mut self, candidates: &[Candidate<'_>], ids: &mut [Option<ChunkId>]) -> Result<bool, StoreError> {
+    fn find_more(
+        &mut self,
+        candidates: &[Candidate<'_>],
+        ids: &mut [Option<ChunkId>],
+    ) -> Result<bool, StoreError> {
         let missing = |ids: &[Option<ChunkId>]| ids.iter().filter(|id| id.is_none()).count();
         let before = missing(ids);
         self.look_up(candidates, ids)?;
@@ -179,13 +218,24 @@ impl<'s> Session<'s> {
 
     /// Notes the outcome of a call and gives the ids, all of which are known by now.
     fn finish(&mut self, ids: &[Option<ChunkId>]) -> Vec<ChunkId> {
-        let ids: Vec<ChunkId> = ids.iter().map(|id| id.expect("every candidate has an id")).collect();
-        self.end = ids.iter().map(|id| id.advance(1)).max().unwrap_or_default().max(self.end);
+        let ids: Vec<ChunkId> = ids
+            .iter()
+            .map(|id| id.expect("every candidate has an id"))
+            .collect();
+        self.end = ids
+            .iter()
+            .map(|id| id.advance(1))
+            .max()
+            .unwrap_or_default()
+            .max(self.end);
         ids
     }
 
     /// Tries the guesses, and claims those that are right.
-    fn guess_all(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<Option<ChunkId>>, StoreError> {
+    fn guess_all(
+        &mut self,
+        candidates: &[Candidate<'_>],
+    ) -> Result<Vec<Option<ChunkId>>, StoreError> {
         self.look_afresh();
         let mut ids = Vec::with_capacity(candidates.len());
         for candidate in candidates {
@@ -216,10 +266,12 @@ impl<'s> Session<'s> {
         self.misses = 0;
     }
 
-    /// Tries the neighbour of the last hit. A miss may be one changed chunk among many that are known: the next chunk is held against
-    /// the next neighbour, a few times.
+    /// Tries the neighbour of the last hit. A miss may be one changed chunk among many that are
+    /// known: the next chunk is held against the next neighbour, a few times.
     fn try_neighbour(&mut self, hash: &ChunkHash) -> Result<Option<ChunkId>, StoreError> {
-        let Some(neighbour) = self.neighbour else { return Ok(None) };
+        let Some(neighbour) = self.neighbour else {
+            return Ok(None);
+        };
         if self.names(neighbour, hash)? {
             return Ok(Some(neighbour));
         }
@@ -230,7 +282,10 @@ impl<'s> Session<'s> {
 
     /// Whether chunk `id` is there and has the name `hash`.
     fn names(&mut self, id: ChunkId, hash: &ChunkHash) -> Result<bool, StoreError> {
-        let in_hand = self.header.as_ref().is_some_and(|header| (header.first()..header.end()).contains(&id));
+        let in_hand = self
+            .header
+            .as_ref()
+            .is_some_and(|header| (header.first()..header.end()).contains(&id));
         if !in_hand {
             match self.chunks.header(id)? {
                 Some(header) => self.header = Some(header),
@@ -240,20 +295,31 @@ impl<'s> Session<'s> {
         Ok(self.header.as_ref().and_then(|header| header.hash(id)) == Some(hash))
     }
 
-    /// Asks for what the guesses did not find: first what is pending, then the index. In this order, a chunk that moves from the one
-    /// to the other meanwhile is seen.
-    fn look_up(&mut self, candidates: &[Candidate<'_>], ids: &mut [Option<ChunkId>]) -> Result<(), StoreError> {
+    /// Asks for what the guesses did not find: first what is pending, then the index. In this
+    /// order, a chunk that moves from the one to the other meanwhile is seen.
+    fn look_up(
+        &mut self,
+        candidates: &[Candidate<'_>],
+        ids: &mut [Option<ChunkId>],
+    ) -> Result<(), StoreError> {
         self.look_afresh();
         let places: Vec<usize> = (0..ids.len()).filter(|at| ids[*at].is_none()).collect();
         let hashes: Vec<ChunkHash> = places.iter().map(|at| candidates[*at].hash).collect();
         let mut found = self.chunks.writer.pending(&hashes);
-        let absent: Vec<usize> = (0..found.len()).filter(|nth| found[*nth].is_none()).collect();
+        let absent: Vec<usize> = (0..found.len())
+            .filter(|nth| found[*nth].is_none())
+            .collect();
         let prefixes: Vec<[u8; 8]> = absent.iter().map(|nth| hashes[*nth].prefix()).collect();
-        let indexed = self.chunks.database.get_many(Family::Index, prefixes.iter().map(<[u8; 8]>::as_slice))?;
+        let indexed = self
+            .chunks
+            .database
+            .get_many(Family::Index, prefixes.iter().map(<[u8; 8]>::as_slice))?;
         for (nth, value) in absent.iter().zip(indexed) {
             let Some(value) = value else { continue };
             let id = Reader::new(&value).varint().map(ChunkId);
-            let id = id.map_err(|error| StoreError::damaged(format!("index entry of chunk {}", hashes[*nth]), error))?;
+            let id = id.map_err(|error| {
+                StoreError::damaged(format!("index entry of chunk {}", hashes[*nth]), error)
+            })?;
             if self.names(id, &hashes[*nth])? {
                 found[*nth] = Some(id);
                 self.expect_after(id);
@@ -299,23 +365,46 @@ impl<'c, 'a> New<'c, 'a> {
         }
         let per_frame = chunks.chunks_per_frame() as usize;
         let pack = |group: &[&Candidate<'_>]| {
-            let plain: Vec<u8> = group.iter().flat_map(|candidate| candidate.plain).copied().collect();
+            let plain: Vec<u8> = group
+                .iter()
+                .flat_map(|candidate| candidate.plain)
+                .copied()
+                .collect();
             pack(chunks.parameters.compression, &plain)
         };
-        let frames =
-            if new.len() <= per_frame { new.chunks(per_frame).map(pack).collect() } else { new.par_chunks(per_frame).map(pack).collect() };
-        Self { chunks: new, places, frames, per_frame }
+        let frames = if new.len() <= per_frame {
+            new.chunks(per_frame).map(pack).collect()
+        } else {
+            new.par_chunks(per_frame).map(pack).collect()
+        };
+        Self {
+            chunks: new,
+            places,
+            frames,
+            per_frame,
+        }
     }
 
-    /// Gives the chunks the ids from `first` on, and puts their frames into `batch`; the bytes of their payloads.
-    fn number(&self, first: ChunkId, candidates: &[Candidate<'_>], ids: &mut [Option<ChunkId>], batch: &mut Batch) -> u64 {
+    /// Gives the chunks the ids from `first` on, and puts their frames into `batch`; the bytes of
+    /// their payloads.
+    fn number(
+        &self,
+        first: ChunkId,
+        candidates: &[Candidate<'_>],
+        ids: &mut [Option<ChunkId>],
+        batch: &mut Batch,
+    ) -> u64 {
         for (candidate, id) in candidates.iter().zip(ids) {
             id.get_or_insert_with(|| first.advance(self.places[&candidate.hash]));
         }
         let mut next = first;
         let mut frames = Vec::with_capacity(self.frames.len());
         for (group, packed) in self.chunks.chunks(self.per_frame).zip(&self.frames) {
-            let chunks = group.iter().zip(0..).map(|(candidate, nth)| (next.advance(nth), candidate.hash)).collect();
+            let chunks = group
+                .iter()
+                .zip(0..)
+                .map(|(candidate, nth)| (next.advance(nth), candidate.hash))
+                .collect();
             let frame = packed.seal(chunks);
             frame.put_content(batch);
             frames.push(frame);
@@ -326,6 +415,13 @@ impl<'c, 'a> New<'c, 'a> {
     }
 }
 
-fn unresolved<'c, 'a>(candidates: &'c [Candidate<'a>], ids: &[Option<ChunkId>]) -> Vec<(usize, &'c Candidate<'a>)> {
-    candidates.iter().enumerate().filter(|(at, _)| ids[*at].is_none()).collect()
+fn unresolved<'c, 'a>(
+    candidates: &'c [Candidate<'a>],
+    ids: &[Option<ChunkId>],
+) -> Vec<(usize, &'c Candidate<'a>)> {
+    candidates
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| ids[*at].is_none())
+        .collect()
 }

@@ -22,18 +22,30 @@ impl Stop {
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         match self.first.get() {
             None => Ok(()),
-            Some(Failure { full: Some(what), .. }) => Err(StoreError::Full { what: what.clone() }),
+            Some(Failure {
+                full: Some(what), ..
+            }) => Err(StoreError::Full { what: what.clone() }),
             Some(Failure { message, .. }) => Err(StoreError::Stopped(message.clone())),
         }
     }
 
     /// Runs a durable write, unless one has failed; remembers if it fails.
-    pub(crate) fn guard<T>(&self, write: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(crate) fn guard<T>(
+        &self,
+        write: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         self.check()?;
         write().inspect_err(|error| {
-            let full = if let StoreError::Full { what } = error { Some(what.clone()) } else { None };
+            let full = if let StoreError::Full { what } = error {
+                Some(what.clone())
+            } else {
+                None
+            };
             // Only the first failure counts: later ones follow from it.
-            let _ = self.first.set(Failure { message: error.to_string(), full });
+            let _ = self.first.set(Failure {
+                message: error.to_string(),
+                full,
+            });
         })
     }
 }
@@ -49,7 +61,9 @@ mod tests {
         let failed = stop.guard(|| Err::<(), _>(StoreError::Interrupted));
         assert!(failed.is_err() && stop.check().is_err());
         assert!(matches!(
-            stop.guard(|| -> Result<(), StoreError> { unreachable!("no write after a failed one") }),
+            stop.guard(|| -> Result<(), StoreError> {
+                unreachable!("no write after a failed one")
+            }),
             Err(StoreError::Stopped(_))
         ));
     }
@@ -57,7 +71,9 @@ mod tests {
     #[test]
     fn a_full_disk_is_still_called_one_by_those_who_come_later() {
         let stop = Stop::default();
-        let full = || StoreError::Full { what: "write".to_owned() };
+        let full = || StoreError::Full {
+            what: "write".to_owned(),
+        };
         assert!(stop.guard(|| Err::<(), _>(full())).is_err());
         assert!(matches!(stop.check(), Err(StoreError::Full { .. })));
     }

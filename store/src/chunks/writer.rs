@@ -1,7 +1,9 @@
-//! From new chunks to frames in the database: filled by sessions, compressed by all cores, written in id order by one thread.
+//! From new chunks to frames in the database: filled by sessions, compressed by all cores, written
+//! in id order by one thread.
 //!
-//! A chunk that was given an id is written even if the session that brought it fails: another session may have found it *pending* and
-//! refer to it. What nobody refers to in the end is the collector's.
+//! A chunk that was given an id is written even if the session that brought it fails: another
+//! session may have found it *pending* and refer to it. What nobody refers to in the end is the
+//! collector's.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,12 +23,14 @@ use crate::error::StoreError;
 use crate::folder::Folder;
 use crate::records::StoreParameters;
 
-/// Plain bytes between a session and the database. Enough to keep every core compressing while the committer writes.
+/// Plain bytes between a session and the database. Enough to keep every core compressing while the
+/// committer writes.
 const IN_FLIGHT_LEN_MAX: usize = 48 << 20;
 /// Bytes of frames that one batch holds at most: large enough that its cost is theirs.
 const BATCH_LEN_MAX: usize = 4 << 20;
 
-/// Held while index entries are written or deleted: what the collector saw of an entry still stands when it deletes it. Taken last.
+/// Held while index entries are written or deleted: what the collector saw of an entry still stands
+/// when it deletes it. Taken last.
 #[derive(Debug, Default)]
 pub(crate) struct IndexLock(Mutex<()>);
 
@@ -97,13 +101,25 @@ impl Writer {
             in_flight_len: 0,
             unflushed_len: 0,
         };
-        let shared = Arc::new(Shared { database, parameters, stop, folder, index, state: Mutex::new(state), changed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            database,
+            parameters,
+            stop,
+            folder,
+            index,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
         let (frames, incoming) = channel();
         let committer = {
             let shared = Arc::clone(&shared);
             std::thread::spawn(move || shared.commit_all(&incoming))
         };
-        Self { shared, frames: Some(frames), committer: Some(committer) }
+        Self {
+            shared,
+            frames: Some(frames),
+            committer: Some(committer),
+        }
     }
 
     pub(crate) fn next_chunk(&self) -> ChunkId {
@@ -117,12 +133,16 @@ impl Writer {
     /// The ids of those of `hashes` that are on their way to the index.
     pub(crate) fn pending(&self, hashes: &[ChunkHash]) -> Vec<Option<ChunkId>> {
         let state = self.shared.state();
-        hashes.iter().map(|hash| state.pending.get(hash).copied()).collect()
+        hashes
+            .iter()
+            .map(|hash| state.pending.get(hash).copied())
+            .collect()
     }
 
-    /// Gives each of `chunks` that is not pending an id and a place in a frame; the ids of all, in order, and which are new. All are
-    /// the session's before anybody can begin a collection. Waits while too much is in flight. The payloads of the frames that are made of
-    /// them are added to `stored_len`: all are once the store is settled.
+    /// Gives each of `chunks` that is not pending an id and a place in a frame; the ids of all, in
+    /// order, and which are new. All are the session's before anybody can begin a collection. Waits
+    /// while too much is in flight. The payloads of the frames that are made of them are added to
+    /// `stored_len`: all are once the store is settled.
     pub(crate) fn put(
         &self,
         claims: &Claims,
@@ -130,11 +150,18 @@ impl Writer {
         chunks: &[(ChunkHash, &[u8])],
         stored_len: &Arc<AtomicU64>,
     ) -> Result<Vec<(ChunkId, bool)>, StoreError> {
-        let mut state = self.shared.wait_until(|state| state.in_flight_len < IN_FLIGHT_LEN_MAX)?;
+        let mut state = self
+            .shared
+            .wait_until(|state| state.in_flight_len < IN_FLIGHT_LEN_MAX)?;
         let first = state.next_chunk;
-        let put: Vec<_> = chunks.iter().map(|(hash, plain)| self.put_one(&mut state, session, *hash, plain, stored_len)).collect();
+        let put: Vec<_> = chunks
+            .iter()
+            .map(|(hash, plain)| self.put_one(&mut state, session, *hash, plain, stored_len))
+            .collect();
         claims.adopt(session, first, state.next_chunk.0 - first.0);
-        put.iter().filter(|(id, _)| *id < first).for_each(|(pending, _)| claims.adopt(session, *pending, 1));
+        put.iter()
+            .filter(|(id, _)| *id < first)
+            .for_each(|(pending, _)| claims.adopt(session, *pending, 1));
         Ok(put)
     }
 
@@ -152,14 +179,26 @@ impl Writer {
         let id = state.next_chunk;
         state.next_chunk = id.advance(1);
         state.pending.insert(hash, id);
-        // Another session took the ids in between: this frame would have a gap, and its order in the database would suffer.
-        let goes_on = state.open.get(&session).is_some_and(|open| open.plan.chunks.last().is_some_and(|last| last.0.advance(1) == id));
+        // Another session took the ids in between: this frame would have a gap, and its order in
+        // the database would suffer.
+        let goes_on = state.open.get(&session).is_some_and(|open| {
+            open.plan
+                .chunks
+                .last()
+                .is_some_and(|last| last.0.advance(1) == id)
+        });
         if !goes_on {
             self.close(state, session);
         }
         let frame_len = self.shared.parameters.frame_len as usize;
-        let empty = || FramePlan { chunks: Vec::new(), plain: Vec::with_capacity(frame_len) };
-        let frame = state.open.entry(session).or_insert_with(|| OpenFrame { plan: empty(), stored_len: Arc::clone(stored_len) });
+        let empty = || FramePlan {
+            chunks: Vec::new(),
+            plain: Vec::with_capacity(frame_len),
+        };
+        let frame = state.open.entry(session).or_insert_with(|| OpenFrame {
+            plan: empty(),
+            stored_len: Arc::clone(stored_len),
+        });
         let frame = &mut frame.plan;
         frame.chunks.push((id, hash));
         frame.plain.extend_from_slice(plain);
@@ -175,12 +214,17 @@ impl Writer {
     }
 
     fn close(&self, state: &mut State, session: SessionId) {
-        let Some(OpenFrame { plan, stored_len }) = state.open.remove(&session) else { return };
+        let Some(OpenFrame { plan, stored_len }) = state.open.remove(&session) else {
+            return;
+        };
         let sequence = state.closed;
         state.closed += 1;
         state.in_flight_len += plan.plain.len();
         let compression = self.shared.parameters.compression;
-        let frames = self.frames.clone().expect("sessions end before the writer does");
+        let frames = self
+            .frames
+            .clone()
+            .expect("sessions end before the writer does");
         rayon::spawn(move || {
             let frame = encode_frame(compression, plan);
             stored_len.fetch_add(frame.payload_len() as u64, Ordering::Relaxed);
@@ -193,15 +237,17 @@ impl Writer {
     pub(crate) fn settle(&self) -> Result<(), StoreError> {
         let (closed, end) = self.close_all();
         drop(self.shared.wait_until(|state| state.written >= closed)?);
-        self.shared.stop.guard(|| self.shared.database.flush_bulk())?;
+        self.shared
+            .stop
+            .guard(|| self.shared.database.flush_bulk())?;
         let mut state = self.shared.state();
         state.durable_below = state.durable_below.max(end);
         state.unflushed_len = 0;
         Ok(())
     }
 
-    /// Waits until every chunk that has an id is in the database; the id that the next one gets. `section` keeps those away that write
-    /// their own chunks.
+    /// Waits until every chunk that has an id is in the database; the id that the next one gets.
+    /// `section` keeps those away that write their own chunks.
     pub(crate) fn barrier(&self, section: MutexGuard<'_, ()>) -> Result<ChunkId, StoreError> {
         let (closed, end) = self.close_all();
         drop(section);
@@ -213,11 +259,14 @@ impl Writer {
     fn close_all(&self) -> (u64, ChunkId) {
         let mut state = self.shared.state();
         let sessions: Vec<SessionId> = state.open.keys().copied().collect();
-        sessions.into_iter().for_each(|session| self.close(&mut state, session));
+        sessions
+            .into_iter()
+            .for_each(|session| self.close(&mut state, session));
         (state.closed, state.next_chunk)
     }
 
-    /// Ids for `count` chunks that their caller writes itself, at once, with the references to them. They are the session's.
+    /// Ids for `count` chunks that their caller writes itself, at once, with the references to
+    /// them. They are the session's.
     pub(crate) fn reserve(&self, claims: &Claims, session: SessionId, count: u64) -> ChunkId {
         let mut state = self.shared.state();
         let first = state.next_chunk;
@@ -226,7 +275,8 @@ impl Writer {
         first
     }
 
-    /// Notes that `count` reserved chunks from `first` on are durable. If all before them are, so is everything up to their end.
+    /// Notes that `count` reserved chunks from `first` on are durable. If all before them are, so
+    /// is everything up to their end.
     pub(crate) fn note_durable(&self, first: ChunkId, count: u64) {
         let mut state = self.shared.state();
         if state.durable_below == first {
@@ -251,14 +301,20 @@ impl Shared {
     }
 
     /// Waits until `ready`, or until the store has stopped.
-    fn wait_until(&self, ready: impl Fn(&State) -> bool) -> Result<MutexGuard<'_, State>, StoreError> {
+    fn wait_until(
+        &self,
+        ready: impl Fn(&State) -> bool,
+    ) -> Result<MutexGuard<'_, State>, StoreError> {
         let mut state = self.state();
         loop {
             self.stop.check()?;
             if ready(&state) {
                 return Ok(state);
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -286,7 +342,9 @@ impl Shared {
         let unflushed_len = self.state().unflushed_len;
         self.folder.check_room(unflushed_len + stored_len as u64)?;
         let mut batch = Batch::default();
-        frames.iter().for_each(|frame| frame.put_content(&mut batch));
+        frames
+            .iter()
+            .for_each(|frame| frame.put_content(&mut batch));
         put_names(frames, &mut batch);
         {
             let _index = self.index.lock();
@@ -300,7 +358,8 @@ impl Shared {
             }
         }
         state.written += frames.len() as u64;
-        // The database keeps at most a few write buffers; what is older is on disk and no longer counts.
+        // The database keeps at most a few write buffers; what is older is on disk and no longer
+        // counts.
         state.unflushed_len = (state.unflushed_len + stored_len as u64).min(UNFLUSHED_LEN_MAX);
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! Which chunks are referred to: all pages of all layers that are there or being built, as they are at one moment.
+//! Which chunks are referred to: all pages of all layers that are there or being built, as they are
+//! at one moment.
 //!
 //! It decides nothing about chunks; see the collection's order in the module above.
 
@@ -56,9 +57,24 @@ pub(super) struct Marked {
 
 impl<'t> Tidied<'t> {
     pub(super) fn new(before: &'t Tree, tidy: &Tidy) -> Self {
-        let sources = |merge: &Merge| merge.sources.iter().filter_map(|id| before.layer(*id)).map(Arc::clone).collect();
-        let merges = tidy.merges.iter().map(|merge| (merge.into, sources(merge))).collect();
-        Self { before, after: before.tidied(tidy), merges }
+        let sources = |merge: &Merge| {
+            merge
+                .sources
+                .iter()
+                .filter_map(|id| before.layer(*id))
+                .map(Arc::clone)
+                .collect()
+        };
+        let merges = tidy
+            .merges
+            .iter()
+            .map(|merge| (merge.into, sources(merge)))
+            .collect();
+        Self {
+            before,
+            after: before.tidied(tidy),
+            merges,
+        }
     }
 
     /// What `layer` itself will say on page `index`.
@@ -71,17 +87,29 @@ impl<'t> Tidied<'t> {
 }
 
 impl<'s> View<'s> {
-    /// The moment is now: no commit falls between the list of layers and the pages. A layer that is being built is listed before its
-    /// first page is written.
+    /// The moment is now: no commit falls between the list of layers and the pages. A layer that is
+    /// being built is listed before its first page is written.
     pub(super) fn take(store: &'s Store) -> Self {
         let tree = store.tree_mut();
         let scan = store.inner.database.scan(Family::Pages, &[]);
-        let layers = tree.layers().map(|layer| (layer.id, Arc::clone(layer))).collect();
-        Self { scan, layers, building: store.building() }
+        let layers = tree
+            .layers()
+            .map(|layer| (layer.id, Arc::clone(layer)))
+            .collect();
+        Self {
+            scan,
+            layers,
+            building: store.building(),
+        }
     }
 
     /// Gives every run of chunks below `horizon` that some page refers to to `sink`.
-    pub(super) fn mark(self, sink: &mut dyn FnMut(&[IdRun]), horizon: ChunkId, watch: &dyn Watch) -> Result<Marked, StoreError> {
+    pub(super) fn mark(
+        self,
+        sink: &mut dyn FnMut(&[IdRun]),
+        horizon: ChunkId,
+        watch: &dyn Watch,
+    ) -> Result<Marked, StoreError> {
         let mut runs = Vec::with_capacity(RUNS_PER_LOCK);
         let marked = self.walk(watch, &mut |_, page| {
             push_runs(page, horizon, &mut runs);
@@ -105,10 +133,15 @@ impl<'s> View<'s> {
         let (mut live, mut runs) = (IdSet::new(), Vec::new());
         let mut mark = |page: &Page| {
             push_runs(page, horizon, &mut runs);
-            runs.drain(..).for_each(|(first, count)| live.insert_run(first, count));
+            runs.drain(..)
+                .for_each(|(first, count)| live.insert_run(first, count));
         };
         let shared = tidy.after.shared_layers();
-        let merged = tidy.merges.keys().filter(|into| !shared.contains(into)).filter_map(|into| tidy.after.layer(*into));
+        let merged = tidy
+            .merges
+            .keys()
+            .filter(|into| !shared.contains(into))
+            .filter_map(|into| tidy.after.layer(*into));
         for layer in merged {
             go_on(watch)?;
             for index in layer.pages.iter() {
@@ -116,7 +149,10 @@ impl<'s> View<'s> {
             }
         }
         let held = tidy.after.held();
-        for shared in shared.iter().filter_map(|id| tidy.after.shared_layer(*id, &held)) {
+        for shared in shared
+            .iter()
+            .filter_map(|id| tidy.after.shared_layer(*id, &held))
+        {
             for index in shared.layer.pages.iter() {
                 go_on(watch)?;
                 let asked = shared.asked(index, |layer| tidy.page(store, layer, index))?;
@@ -124,8 +160,16 @@ impl<'s> View<'s> {
                 mark(&trimmed(&page, &asked).unwrap_or(page));
             }
         }
-        let stays = |id: &LayerId| tidy.after.layer(*id).is_some() && !tidy.merges.contains_key(id) && !shared.contains(id);
-        let stay: BTreeSet<LayerId> = self.layers.keys().copied().filter(stays).chain(self.building.iter().copied()).collect();
+        let stays = |id: &LayerId| {
+            tidy.after.layer(*id).is_some() && !tidy.merges.contains_key(id) && !shared.contains(id)
+        };
+        let stay: BTreeSet<LayerId> = self
+            .layers
+            .keys()
+            .copied()
+            .filter(stays)
+            .chain(self.building.iter().copied())
+            .collect();
         let marked = self.walk(watch, &mut |layer, page| {
             if stay.contains(&layer) {
                 mark(page);
@@ -134,12 +178,18 @@ impl<'s> View<'s> {
         Ok((live, marked))
     }
 
-    /// Visits every page that belongs to a layer. A page that cannot be read, or is missing, ends it: what it refers to is unknown.
-    fn walk(mut self, watch: &dyn Watch, visit: &mut dyn FnMut(LayerId, &Page)) -> Result<Marked, StoreError> {
+    /// Visits every page that belongs to a layer. A page that cannot be read, or is missing, ends
+    /// it: what it refers to is unknown.
+    fn walk(
+        mut self,
+        watch: &dyn Watch,
+        visit: &mut dyn FnMut(LayerId, &Page),
+    ) -> Result<Marked, StoreError> {
         let mut marked = Marked::default();
         let mut found: BTreeMap<LayerId, u64> = BTreeMap::new();
         while let Some((key, value)) = self.scan.next()? {
-            let (layer, index) = parse_page_key(key).map_err(|error| StoreError::damaged("a page's key", error))?;
+            let (layer, index) =
+                parse_page_key(key).map_err(|error| StoreError::damaged("a page's key", error))?;
             let listed = self.layers.get(&layer);
             if listed.is_none() && !self.building.contains(&layer) {
                 if marked.orphans.last() != Some(&layer) {
@@ -147,8 +197,9 @@ impl<'s> View<'s> {
                 }
                 continue;
             }
-            let page =
-                Page::decode(layer, index, value).map_err(|error| StoreError::damaged(format!("page {index} of layer {layer}"), error))?;
+            let page = Page::decode(layer, index, value).map_err(|error| {
+                StoreError::damaged(format!("page {index} of layer {layer}"), error)
+            })?;
             visit(layer, &page);
             marked.references += page.counts().0;
             marked.page_bytes += (key.len() + value.len()) as u64;
@@ -166,7 +217,10 @@ impl<'s> View<'s> {
 
     fn check_complete(&self, found: &BTreeMap<LayerId, u64>) -> Result<(), StoreError> {
         for layer in self.layers.values() {
-            let (expected, found) = (layer.pages.len(), found.get(&layer.id).copied().unwrap_or(0));
+            let (expected, found) = (
+                layer.pages.len(),
+                found.get(&layer.id).copied().unwrap_or(0),
+            );
             if found != expected {
                 return Err(StoreError::damaged(
                     format!("the map of layer {}", layer.id),

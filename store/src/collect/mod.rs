@@ -1,26 +1,37 @@
-//! Collection: layers that no name reaches go, maps of nameless layers merge or lose what nobody sees, chunks that no map refers to give
-//! their space back.
+//! Collection: layers that no name reaches go, maps of nameless layers merge or lose what nobody
+//! sees, chunks that no map refers to give their space back.
 //!
 //! The order, and why no reference is ever lost:
 //!
-//! 1. *Barrier.* Every chunk that has an id below the horizon is written. From here on what is pending lies past the horizon, and
-//!    what no header below it names will never be there, so frames may be merged over the gap.
-//! 2. *Begin.* The claims of all open sessions enter the live set, and every later claim does when it is made.
-//! 3. *Tidy* edits maps: it only copies references, and drops layers, and parts of layers, that nobody can see.
-//! 4. *Mark*, from one consistent view: the tree's write lock is held while the scan of all pages begins and the layers and the
-//!    layers being built are listed, so no commit falls between them. Take any reference that a map holds when the sweep decides. It
-//!    was committed before the view, and is marked; or after it, by a session. That session held its claim on the chunk when the
-//!    reference was committed, thus after the view, thus after *begin*: the claim was merged at *begin* or entered by itself. Or
-//!    it is a copy of another reference, whose layer is held (`Tree::hold`) until the copy is committed: then the original was in the
-//!    view. Had *begin* come after the view, a session could have committed after the view and ended before *begin*: seen by neither.
-//! 5. *Sweep*: each chunk is decided about once, under the lock of the claims; see `chunks::claims`.
-//! 6. *Reclaim*: files and ranges of the database that hold more dead than live bytes are dropped or rewritten.
+//! 1. *Barrier.* Every chunk that has an id below the horizon is written. From here on what is
+//!    pending lies past the horizon, and what no header below it names will never be there, so
+//!    frames may be merged over the gap.
+//! 2. *Begin.* The claims of all open sessions enter the live set, and every later claim does when
+//!    it is made.
+//! 3. *Tidy* edits maps: it only copies references, and drops layers, and parts of layers, that
+//!    nobody can see.
+//! 4. *Mark*, from one consistent view: the tree's write lock is held while the scan of all pages
+//!    begins and the layers and the layers being built are listed, so no commit falls between them.
+//!    Take any reference that a map holds when the sweep decides. It was committed before the view,
+//!    and is marked; or after it, by a session. That session held its claim on the chunk when the
+//!    reference was committed, thus after the view, thus after *begin*: the claim was merged at
+//!    *begin* or entered by itself. Or it is a copy of another reference, whose layer is held
+//!    (`Tree::hold`) until the copy is committed: then the original was in the view. Had *begin*
+//!    come after the view, a session could have committed after the view and ended before *begin*:
+//!    seen by neither.
+//! 5. *Sweep*: each chunk is decided about once, under the lock of the claims; see
+//!    `chunks::claims`.
+//! 6. *Reclaim*: files and ranges of the database that hold more dead than live bytes are dropped
+//!    or rewritten.
 //!
-//! A map that cannot be read ends the collection before anything is decided: what it refers to is unknown.
+//! A map that cannot be read ends the collection before anything is decided: what it refers to is
+//! unknown.
 //!
-//! Crashes: names and maps change in logged batches before any chunk is decided about, so no durable reference is behind a deletion. A frame and
-//! its index entries go in one logged batch; a rewritten frame and the one it replaces change places in one bulk batch. Whole files
-//! go only after the batch that made their content unreachable is durable. All state is in memory: after any interruption, run again.
+//! Crashes: names and maps change in logged batches before any chunk is decided about, so no
+//! durable reference is behind a deletion. A frame and its index entries go in one logged batch; a
+//! rewritten frame and the one it replaces change places in one bulk batch. Whole files go only
+//! after the batch that made their content unreachable is durable. All state is in memory: after
+//! any interruption, run again.
 
 mod mark;
 mod pack;
@@ -68,7 +79,8 @@ pub struct CollectReport {
     pub layers_merged: u64,
     /// References to chunks that were followed.
     pub references_marked: u64,
-    /// Chunks that are gone. Unused chunks among used ones stay until they are a good part of their frame.
+    /// Chunks that are gone. Unused chunks among used ones stay until they are a good part of their
+    /// frame.
     pub chunks_dropped: u64,
     /// Their bytes before compression.
     pub plain_bytes_dropped: u64,
@@ -91,40 +103,80 @@ struct Collection<'s> {
 }
 
 impl Store {
-    /// Gives back the space of everything that no image or snapshot can show any more. Can be interrupted at any point and run again.
-    pub fn collect(&self, options: CollectOptions, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
+    /// Gives back the space of everything that no image or snapshot can show any more. Can be
+    /// interrupted at any point and run again.
+    pub fn collect(
+        &self,
+        options: CollectOptions,
+        watch: &dyn Watch,
+    ) -> Result<CollectReport, StoreError> {
         let disk_bytes_before = self.inner.folder.disk_usage()?;
-        let report = if options.dry_run { self.foresee(watch)? } else { self.collect_now(watch)? };
-        let disk_bytes_after = if options.dry_run { disk_bytes_before } else { self.inner.folder.disk_usage()? };
-        Ok(CollectReport { disk_bytes_before, disk_bytes_after, ..report })
+        let report = if options.dry_run {
+            self.foresee(watch)?
+        } else {
+            self.collect_now(watch)?
+        };
+        let disk_bytes_after = if options.dry_run {
+            disk_bytes_before
+        } else {
+            self.inner.folder.disk_usage()?
+        };
+        Ok(CollectReport {
+            disk_bytes_before,
+            disk_bytes_after,
+            ..report
+        })
     }
 
     fn collect_now(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
         self.check_writable()?;
         self.inner.folder.tend_reserve();
         // Waits for a step of tending; keeps it away, not other collections, which are told.
-        let _no_tending = self.inner.tending.read().unwrap_or_else(PoisonError::into_inner);
+        let _no_tending = self
+            .inner
+            .tending
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let collection = Collection::begin(self)?;
         let (layers_dropped, layers_merged) = tidy::tidy(self, watch)?;
         pause::at("tidied");
-        let marked = View::take(self).mark(&mut |runs| collection.claims.mark(runs.iter().copied()), collection.horizon, watch)?;
+        let marked = View::take(self).mark(
+            &mut |runs| collection.claims.mark(runs.iter().copied()),
+            collection.horizon,
+            watch,
+        )?;
         tidy::drop_orphans(self, &marked.orphans)?;
         pause::at("marked");
         let swept = Sweep::new(self, &collection, watch).run()?;
         pause::at("swept");
-        reclaim::reclaim(self, &swept.live, marked.page_bytes, collection.horizon, watch)?;
+        reclaim::reclaim(
+            self,
+            &swept.live,
+            marked.page_bytes,
+            collection.horizon,
+            watch,
+        )?;
         self.inner.folder.tend_reserve();
         self.note_freed(swept.stored_bytes_dropped)?;
-        Ok(CollectReport { layers_dropped, layers_merged, ..report(&swept, marked.references) })
+        Ok(CollectReport {
+            layers_dropped,
+            layers_merged,
+            ..report(&swept, marked.references)
+        })
     }
 
-    /// Tells the journal, unless the disk is still so full that this could fail: the space was given back, whoever knows.
+    /// Tells the journal, unless the disk is still so full that this could fail: the space was
+    /// given back, whoever knows.
     fn note_freed(&self, freed: u64) -> Result<(), StoreError> {
         if freed == 0 || self.check_room(0).is_err() {
             return Ok(());
         }
         let mut batch = Batch::default();
-        self.inner.journal.note(&self.inner.database, &mut batch, &Entry::freed("collect", freed));
+        self.inner.journal.note(
+            &self.inner.database,
+            &mut batch,
+            &Entry::freed("collect", freed),
+        );
         self.commit(&mut self.tree_mut(), &[], batch)
     }
 
@@ -133,10 +185,19 @@ impl Store {
         let horizon = self.inner.chunks.next_chunk();
         let tree = self.tree().clone();
         let tidy = tree.plan_tidy();
-        let (live, marked) = View::take(self).foresee(self, &Tidied::new(&tree, &tidy), horizon, watch)?;
+        let (live, marked) =
+            View::take(self).foresee(self, &Tidied::new(&tree, &tidy), horizon, watch)?;
         let swept = sweep::foresee(self, &live, horizon, watch)?;
-        let merged = tidy.merges.iter().map(|merge| merge.sources.len() as u64).sum();
-        Ok(CollectReport { layers_dropped: tidy.drops.len() as u64, layers_merged: merged, ..report(&swept, marked.references) })
+        let merged = tidy
+            .merges
+            .iter()
+            .map(|merge| merge.sources.len() as u64)
+            .sum();
+        Ok(CollectReport {
+            layers_dropped: tidy.drops.len() as u64,
+            layers_merged: merged,
+            ..report(&swept, marked.references)
+        })
     }
 }
 
@@ -166,8 +227,14 @@ impl<'s> Collection<'s> {
 
     /// Which chunks of `headers`, all that there are below `end`, stay.
     fn decide(&self, headers: &[&FrameHeader], end: ChunkId) -> Vec<bool> {
-        let ids = headers.iter().flat_map(|header| header.chunks().map(|(id, _)| id));
-        self.claims.decide(ids, end).into_iter().map(|decision| decision == Decision::Keep).collect()
+        let ids = headers
+            .iter()
+            .flat_map(|header| header.chunks().map(|(id, _)| id));
+        self.claims
+            .decide(ids, end)
+            .into_iter()
+            .map(|decision| decision == Decision::Keep)
+            .collect()
     }
 }
 
@@ -179,5 +246,9 @@ impl Drop for Collection<'_> {
 
 /// The only way out of a collection that is called off.
 pub(crate) fn go_on(watch: &dyn Watch) -> Result<(), StoreError> {
-    if watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
+    if watch.is_cancelled() {
+        Err(StoreError::Interrupted)
+    } else {
+        Ok(())
+    }
 }

@@ -1,4 +1,5 @@
-//! What becomes of a frame, decided by how much of it is live: pure, for the sweep and for the dry run alike.
+//! What becomes of a frame, decided by how much of it is live: pure, for the sweep and for the dry
+//! run alike.
 
 use std::ops::Range;
 
@@ -20,7 +21,8 @@ pub(crate) trait Packable {
     /// The length of its payload.
     fn payload_len(&self) -> u64;
 
-    /// With 3/4, what stays dead takes at most a third of what is live, and taking one of four disks away rewrites little.
+    /// With 3/4, what stays dead takes at most a third of what is live, and taking one of four
+    /// disks away rewrites little.
     fn fate(&self, chunks_per_frame: usize) -> Fate {
         match self.live_count() {
             0 => Fate::Drop,
@@ -68,15 +70,28 @@ pub(crate) struct Packer<F = Found> {
 
 impl Found {
     pub(super) fn new(header: FrameHeader, header_len: usize, live: Vec<bool>) -> Self {
-        assert_eq!(header.chunk_count(), live.len(), "there is a decision about every chunk");
+        assert_eq!(
+            header.chunk_count(),
+            live.len(),
+            "there is a decision about every chunk"
+        );
         let live_count = live.iter().filter(|live| **live).count();
-        Self { header, header_len, live, live_count }
+        Self {
+            header,
+            header_len,
+            live,
+            live_count,
+        }
     }
 
     /// The chunks that are live, or those that are not.
     pub(super) fn chunks(&self, live: bool) -> impl Iterator<Item = (ChunkId, ChunkHash)> + '_ {
         let chosen = self.live.iter().map(move |is_live| *is_live == live);
-        self.header.chunks().zip(chosen).filter(|(_, chosen)| *chosen).map(|((id, hash), _)| (id, *hash))
+        self.header
+            .chunks()
+            .zip(chosen)
+            .filter(|(_, chosen)| *chosen)
+            .map(|((id, hash), _)| (id, *hash))
     }
 
     pub(super) fn dead_count(&self) -> usize {
@@ -104,7 +119,11 @@ impl Packable for Found {
 
 impl<F> Default for Pack<F> {
     fn default() -> Self {
-        Self { frames: Vec::new(), live_count: 0, has_sparse: false }
+        Self {
+            frames: Vec::new(),
+            live_count: 0,
+            has_sparse: false,
+        }
     }
 }
 
@@ -125,17 +144,25 @@ impl<F: Packable> Pack<F> {
 
     fn fits(&self, found: &F, chunks_per_frame: usize) -> bool {
         let ids = found.ids();
-        let first = self.frames.first().map_or(ids.start, |frame| frame.ids().start);
-        self.live_count + found.live_count() <= chunks_per_frame && ids.end.0 - first.0 <= u64::from(SPAN_MAX)
+        let first = self
+            .frames
+            .first()
+            .map_or(ids.start, |frame| frame.ids().start);
+        self.live_count + found.live_count() <= chunks_per_frame
+            && ids.end.0 - first.0 <= u64::from(SPAN_MAX)
     }
 }
 
 impl<F: Packable> Packer<F> {
     pub(crate) fn new(chunks_per_frame: usize) -> Self {
-        Self { chunks_per_frame, open: Pack::default() }
+        Self {
+            chunks_per_frame,
+            open: Pack::default(),
+        }
     }
 
-    /// Adds the next frame that is not dropped; the packs that are complete by that, one of them perhaps a frame that stays alone.
+    /// Adds the next frame that is not dropped; the packs that are complete by that, one of them
+    /// perhaps a frame that stays alone.
     pub(crate) fn push(&mut self, found: F) -> Vec<Pack<F>> {
         let fate = found.fate(self.chunks_per_frame);
         let mut complete = Vec::new();
@@ -164,8 +191,13 @@ mod tests {
 
     /// A frame from id `first` on, of which the chunks marked `x` are live.
     fn found(first: u64, live: &str) -> Found {
-        let chunks = (0..live.len() as u64).map(|nth| (ChunkId(first + nth), ChunkHash::of(&nth.to_le_bytes())));
-        Found::new(FrameHeader::new(chunks, 1), 1, live.chars().map(|mark| mark == 'x').collect())
+        let chunks = (0..live.len() as u64)
+            .map(|nth| (ChunkId(first + nth), ChunkHash::of(&nth.to_le_bytes())));
+        Found::new(
+            FrameHeader::new(chunks, 1),
+            1,
+            live.chars().map(|mark| mark == 'x').collect(),
+        )
     }
 
     #[test]
@@ -174,19 +206,34 @@ mod tests {
             (&[(0, "xxxxxxxx")], &[(1, false)]),
             (&[(0, "xxx")], &[(1, false)]),
             (&[(0, "xxx"), (5, "xxx")], &[(2, true)]),
-            (&[(0, "xxxx"), (5, "xxxx"), (10, "x")], &[(2, true), (1, false)]),
-            (&[(0, "xx"), (5, "xxxxxx"), (20, "xx")], &[(1, false), (1, false), (1, false)]),
+            (
+                &[(0, "xxxx"), (5, "xxxx"), (10, "x")],
+                &[(2, true), (1, false)],
+            ),
+            (
+                &[(0, "xx"), (5, "xxxxxx"), (20, "xx")],
+                &[(1, false), (1, false), (1, false)],
+            ),
             (&[(0, "xxxxxx..")], &[(1, false)]),
             (&[(0, "xxxxx...")], &[(1, true)]),
-            (&[(0, "xx......"), (8, "......xx"), (4096, "x")], &[(2, true), (1, false)]),
+            (
+                &[(0, "xx......"), (8, "......xx"), (4096, "x")],
+                &[(2, true), (1, false)],
+            ),
             (&[(0, "x"), (4095, "x")], &[(2, true)]),
             (&[(0, "x"), (4096, "x")], &[(1, false), (1, false)]),
         ];
         for (frames, expected) in table {
             let mut packer = Packer::new(8);
-            let mut packs: Vec<Pack> = frames.iter().flat_map(|(first, live)| packer.push(found(*first, live))).collect();
+            let mut packs: Vec<Pack> = frames
+                .iter()
+                .flat_map(|(first, live)| packer.push(found(*first, live)))
+                .collect();
             packs.extend(packer.close());
-            let packs: Vec<(usize, bool)> = packs.iter().map(|pack| (pack.frames.len(), pack.is_worth_it())).collect();
+            let packs: Vec<(usize, bool)> = packs
+                .iter()
+                .map(|pack| (pack.frames.len(), pack.is_worth_it()))
+                .collect();
             assert_eq!(packs, *expected, "{frames:?}");
         }
     }

@@ -1,7 +1,9 @@
-//! Giving space back to the file system: `RocksDB` keeps deleted records until it rewrites the files they are in, which it does for those
-//! that change much. Ours hardly do, so here is said which to rewrite.
+//! Giving space back to the file system: `RocksDB` keeps deleted records until it rewrites the
+//! files they are in, which it does for those that change much. Ours hardly do, so here is said
+//! which to rewrite.
 //!
-//! It compares what files take with what is left, so it needs no memory of earlier collections, interrupted ones included.
+//! It compares what files take with what is left, so it needs no memory of earlier collections,
+//! interrupted ones included.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,33 +20,55 @@ use crate::watch::Watch;
 
 /// Dead bytes below which no range is rewritten.
 const DEAD_LEN_MIN: u64 = 1 << 20;
-/// The largest live part that is rewritten in one go: an interruption waits that long, and as much free space is needed.
+/// The largest live part that is rewritten in one go: an interruption waits that long, and as much
+/// free space is needed.
 const COMPACTION_LEN_MAX: u64 = 512 << 20;
 /// Bytes that the sweep writes before they become a file: see the database's write buffers.
 const FILE_LEN: u64 = 64 << 20;
-/// What is live where the file of a sweep reaches, up to which all of that is rewritten if a part of it is worth it.
+/// What is live where the file of a sweep reaches, up to which all of that is rewritten if a part
+/// of it is worth it.
 const REACH_LEN_MAX: u64 = 2 << 30;
-/// Headers, or index entries, up to which they are rewritten along with any frames. `RocksDB` rewrites them by itself as soon as a few
-/// flushes have left files side by side, so what a collection gives back of them, some hundredths of what it gives back in all, would
-/// depend on how often was flushed before it, and nobody could foretell it.
+/// Headers, or index entries, up to which they are rewritten along with any frames. `RocksDB`
+/// rewrites them by itself as soon as a few flushes have left files side by side, so what a
+/// collection gives back of them, some hundredths of what it gives back in all, would depend on how
+/// often was flushed before it, and nobody could foretell it.
 const ALONG_LEN_MAX: u64 = 512 << 20;
 /// Every key is below.
 const END: [u8; 17] = [0xff; 17];
 
 /// Rewrites ranges of files that hold too much that is dead. What was deleted is flushed.
-pub(super) fn reclaim(store: &Store, live: &Live, page_bytes: u64, horizon: ChunkId, watch: &dyn Watch) -> Result<(), StoreError> {
-    let stored_len = |from, to| store.inner.database.stored_len(Family::Frames, &frame_key(from), &frame_key(to));
+pub(super) fn reclaim(
+    store: &Store,
+    live: &Live,
+    page_bytes: u64,
+    horizon: ChunkId,
+    watch: &dyn Watch,
+) -> Result<(), StoreError> {
+    let stored_len = |from, to| {
+        store
+            .inner
+            .database
+            .stored_len(Family::Frames, &frame_key(from), &frame_key(to))
+    };
     let ranges = rewrites(live, horizon, &stored_len);
     let is_rewriting = !ranges.is_empty();
     for (from, to, live_len) in ranges {
         go_on(watch)?;
-        compact(store, Family::Frames, &frame_key(from), &frame_key(to), live_len);
+        compact(
+            store,
+            Family::Frames,
+            &frame_key(from),
+            &frame_key(to),
+            live_len,
+        );
     }
     go_on(watch)?;
     let database = &store.inner.database;
     for (family, live_len) in [(Family::Headers, live.headers), (Family::Pages, page_bytes)] {
         let table_len = database.table_bytes(family)?;
-        if is_worth_it(table_len, live_len) || (family == Family::Headers && goes_along(is_rewriting, table_len)) {
+        if is_worth_it(table_len, live_len)
+            || (family == Family::Headers && goes_along(is_rewriting, table_len))
+        {
             compact(store, family, &[], &END, live_len);
         }
     }
@@ -63,22 +87,35 @@ pub(crate) fn is_worth_it(stored_len: u64, live_len: u64) -> bool {
     stored_len.saturating_sub(live_len) > DEAD_LEN_MIN.max(live_len / 8)
 }
 
-/// Whether headers, or index entries, that take `stored_len` in files are rewritten, whatever is dead of them: where any frames are.
+/// Whether headers, or index entries, that take `stored_len` in files are rewritten, whatever is
+/// dead of them: where any frames are.
 pub(crate) fn goes_along(is_rewriting: bool, stored_len: u64) -> bool {
     is_rewriting && stored_len <= ALONG_LEN_MAX
 }
 
-/// The ranges of frames below `horizon` to rewrite, in order, and what lives in them. `stored_len` tells what frames in a range of ids take
-/// in files.
+/// The ranges of frames below `horizon` to rewrite, in order, and what lives in them. `stored_len`
+/// tells what frames in a range of ids take in files.
 ///
-/// Those are the ranges that are worth it. What the sweep itself wrote, deletions included, lies in files that reach over many ranges, and
-/// `RocksDB` rewrites most of what such a file reaches over along with any part of it. It is asked for all of that, so that what a
-/// collection gives back can be foretold.
-pub(crate) fn rewrites(live: &Live, horizon: ChunkId, stored_len: &dyn Fn(ChunkId, ChunkId) -> u64) -> Vec<(ChunkId, ChunkId, u64)> {
+/// Those are the ranges that are worth it. What the sweep itself wrote, deletions included, lies in
+/// files that reach over many ranges, and `RocksDB` rewrites most of what such a file reaches over
+/// along with any part of it. It is asked for all of that, so that what a collection gives back can
+/// be foretold.
+pub(crate) fn rewrites(
+    live: &Live,
+    horizon: ChunkId,
+    stored_len: &dyn Fn(ChunkId, ChunkId) -> u64,
+) -> Vec<(ChunkId, ChunkId, u64)> {
     let worthwhile = worthwhile(live, horizon, stored_len);
-    let touches = |file: &Range<u64>| worthwhile.iter().any(|range| range.start < file.end && file.start < range.end);
-    let reached: Vec<Range<u64>> =
-        files_of(&live.written).into_iter().filter(touches).filter(|file| len_in(live, file) <= REACH_LEN_MAX).collect();
+    let touches = |file: &Range<u64>| {
+        worthwhile
+            .iter()
+            .any(|range| range.start < file.end && file.start < range.end)
+    };
+    let reached: Vec<Range<u64>> = files_of(&live.written)
+        .into_iter()
+        .filter(touches)
+        .filter(|file| len_in(live, file) <= REACH_LEN_MAX)
+        .collect();
     let mut ranges: Vec<Range<u64>> = Vec::new();
     let mut all = [worthwhile, reached].concat();
     all.sort_unstable_by_key(|range| range.start);
@@ -89,12 +126,19 @@ pub(crate) fn rewrites(live: &Live, horizon: ChunkId, stored_len: &dyn Fn(ChunkI
         }
     }
     let ids = |region: u64| ChunkId(region.saturating_mul(REGION_IDS).min(horizon.0));
-    ranges.iter().flat_map(|range| pieces(live, range)).map(|(range, len)| (ids(range.start), ids(range.end), len)).collect()
+    ranges
+        .iter()
+        .flat_map(|range| pieces(live, range))
+        .map(|(range, len)| (ids(range.start), ids(range.end), len))
+        .collect()
 }
 
 /// What lives in a range of regions.
 fn len_in(live: &Live, regions: &Range<u64>) -> u64 {
-    live.payloads.range(regions.clone()).map(|(_, len)| *len).sum()
+    live.payloads
+        .range(regions.clone())
+        .map(|(_, len)| *len)
+        .sum()
 }
 
 /// A range of regions in parts of which each can be rewritten in one go.
@@ -128,7 +172,11 @@ fn files_of(written: &BTreeMap<u64, u64>) -> Vec<Range<u64>> {
 }
 
 /// The ranges of regions that are worth rewriting.
-fn worthwhile(live: &Live, horizon: ChunkId, stored_len: &dyn Fn(ChunkId, ChunkId) -> u64) -> Vec<Range<u64>> {
+fn worthwhile(
+    live: &Live,
+    horizon: ChunkId,
+    stored_len: &dyn Fn(ChunkId, ChunkId) -> u64,
+) -> Vec<Range<u64>> {
     let (mut ranges, mut at) = (Vec::new(), 0);
     let regions = live.payloads.iter().map(|(region, len)| (*region, *len));
     // Where nothing lives there is no region: each range begins where the last one ends.
@@ -147,7 +195,12 @@ fn worthwhile(live: &Live, horizon: ChunkId, stored_len: &dyn Fn(ChunkId, ChunkI
 
 /// Rewrites a range, if there is room for what lives in it.
 fn compact(store: &Store, family: Family, from: &[u8], to: &[u8], live_len: u64) {
-    if store.inner.folder.check_room(live_len.min(COMPACTION_LEN_MAX)).is_ok() {
+    if store
+        .inner
+        .folder
+        .check_room(live_len.min(COMPACTION_LEN_MAX))
+        .is_ok()
+    {
         store.inner.database.compact(family, from, to);
     }
 }
@@ -165,7 +218,9 @@ mod tests {
             if *left > 0 {
                 live.add(ChunkId(region * REGION_IDS), left * MIB, 0);
             }
-            written.iter().for_each(|written| live.note_change(ChunkId(region * REGION_IDS), written * MIB));
+            written
+                .iter()
+                .for_each(|written| live.note_change(ChunkId(region * REGION_IDS), written * MIB));
         }
         let stored_len = |from: ChunkId, to: ChunkId| -> u64 {
             let range = (from.0 / REGION_IDS) as usize..to.0.div_ceil(REGION_IDS) as usize;
@@ -173,8 +228,14 @@ mod tests {
         };
         let horizon = ChunkId(regions.len() as u64 * REGION_IDS - 5);
         let found = rewrites(&live, horizon, &stored_len);
-        assert!(found.windows(2).all(|pair| pair[0].1 <= pair[1].0), "no range is rewritten twice");
-        found.iter().map(|(from, to, len)| (from.0 / REGION_IDS, to.0.div_ceil(REGION_IDS), len / MIB)).collect()
+        assert!(
+            found.windows(2).all(|pair| pair[0].1 <= pair[1].0),
+            "no range is rewritten twice"
+        );
+        found
+            .iter()
+            .map(|(from, to, len)| (from.0 / REGION_IDS, to.0.div_ceil(REGION_IDS), len / MIB))
+            .collect()
     }
 
     #[test]
@@ -182,12 +243,45 @@ mod tests {
         type Case<'c> = (&'c [(u64, u64, Option<u64>)], &'c [(u64, u64, u64)]);
         let table: &[Case<'_>] = &[
             (&[(100, 100, None), (100, 95, Some(0))], &[]),
-            (&[(100, 100, None), (100, 80, Some(0)), (100, 100, None)], &[(1, 2, 80)]),
-            (&[(100, 99, Some(1)), (100, 100, None), (100, 80, Some(0)), (100, 100, None)], &[(0, 3, 279)]),
-            (&[(100, 99, Some(70)), (100, 100, None), (100, 80, Some(0)), (100, 100, None)], &[(2, 3, 80)]),
-            (&[(100, 100, None), (50, 0, Some(0)), (100, 100, None), (0, 0, None)], &[(1, 2, 0)]),
-            (&[(300, 299, Some(0)), (300, 300, None), (300, 200, Some(0))], &[(0, 1, 299), (1, 3, 500)]),
-            (&[(1500, 1499, Some(0)), (800, 800, None), (300, 200, Some(0))], &[(2, 3, 200)]),
+            (
+                &[(100, 100, None), (100, 80, Some(0)), (100, 100, None)],
+                &[(1, 2, 80)],
+            ),
+            (
+                &[
+                    (100, 99, Some(1)),
+                    (100, 100, None),
+                    (100, 80, Some(0)),
+                    (100, 100, None),
+                ],
+                &[(0, 3, 279)],
+            ),
+            (
+                &[
+                    (100, 99, Some(70)),
+                    (100, 100, None),
+                    (100, 80, Some(0)),
+                    (100, 100, None),
+                ],
+                &[(2, 3, 80)],
+            ),
+            (
+                &[
+                    (100, 100, None),
+                    (50, 0, Some(0)),
+                    (100, 100, None),
+                    (0, 0, None),
+                ],
+                &[(1, 2, 0)],
+            ),
+            (
+                &[(300, 299, Some(0)), (300, 300, None), (300, 200, Some(0))],
+                &[(0, 1, 299), (1, 3, 500)],
+            ),
+            (
+                &[(1500, 1499, Some(0)), (800, 800, None), (300, 200, Some(0))],
+                &[(2, 3, 200)],
+            ),
         ];
         for (regions, expected) in table {
             assert_eq!(rewritten(regions), *expected, "{regions:?}");

@@ -1,7 +1,8 @@
 //! Which chunks go: every header in id order, a bounded group at a time.
 //!
-//! Dead frames go first, so that a full disk gets space before anything is written; then frames are rewritten. Ids stay. A frame whose
-//! header or content is damaged is left as it is, and no frame is merged over it.
+//! Dead frames go first, so that a full disk gets space before anything is written; then frames are
+//! rewritten. Ids stay. A frame whose header or content is damaged is left as it is, and no frame
+//! is merged over it.
 
 use std::collections::BTreeMap;
 use std::mem::take;
@@ -24,13 +25,15 @@ use crate::watch::{Progress, Watch};
 
 /// Chunks whose headers are read and decided about at a time: 2 MiB of names.
 pub(crate) const CHUNKS_PER_GROUP: usize = 1 << 16;
-/// Dead chunks whose index entries one batch deletes: the committer waits as long as these look-ups take, some ten milliseconds.
+/// Dead chunks whose index entries one batch deletes: the committer waits as long as these look-ups
+/// take, some ten milliseconds.
 const DEAD_PER_BATCH: usize = 8192;
 /// Frames that are rewritten at a time: 16 MiB of chunks at the default length.
 const PACKS_PER_BATCH: usize = 256;
 /// Dead bytes in a row from which on it is worth asking for whole files.
 const FILES_WORTH_LEN: u64 = 32 << 20;
-/// Bytes of rewritten frames that may be in memory, not yet in files: see the database's write buffers.
+/// Bytes of rewritten frames that may be in memory, not yet in files: see the database's write
+/// buffers.
 const UNFLUSHED_LEN_MAX: u64 = 192 << 20;
 /// Ids per entry of [`Live::payloads`]: about a file's worth of frames at the default lengths.
 pub(crate) const REGION_IDS: u64 = 1 << 16;
@@ -51,7 +54,8 @@ pub(super) struct Swept {
 pub(crate) struct Live {
     /// Bytes of payloads, for each [`REGION_IDS`] ids.
     pub(crate) payloads: BTreeMap<u64, u64>,
-    /// Bytes of payloads that were written anew, for each [`REGION_IDS`] ids among which something changed.
+    /// Bytes of payloads that were written anew, for each [`REGION_IDS`] ids among which something
+    /// changed.
     pub(crate) written: BTreeMap<u64, u64>,
     /// Bytes of headers.
     pub(crate) headers: u64,
@@ -90,7 +94,8 @@ impl Gap {
         self.stored_len += stored_len;
     }
 
-    /// The ids in a row up to `end` that are dead, if it is worth asking for the files that hold nothing else.
+    /// The ids in a row up to `end` that are dead, if it is worth asking for the files that hold
+    /// nothing else.
     pub(crate) fn up_to(&mut self, end: ChunkId) -> Option<Range<ChunkId>> {
         (take(&mut self.stored_len) >= FILES_WORTH_LEN).then_some(self.from..end)
     }
@@ -110,9 +115,22 @@ pub(super) struct Rewritten {
 }
 
 impl<'s> Sweep<'s> {
-    pub(super) fn new(store: &'s Store, collection: &'s Collection<'s>, watch: &'s dyn Watch) -> Self {
+    pub(super) fn new(
+        store: &'s Store,
+        collection: &'s Collection<'s>,
+        watch: &'s dyn Watch,
+    ) -> Self {
         let packer = Packer::new(chunks_per_frame(store));
-        Self { store, collection, watch, packer, gap: Gap::default(), swept: Swept::default(), unflushed_len: 0, has_room: true }
+        Self {
+            store,
+            collection,
+            watch,
+            packer,
+            gap: Gap::default(),
+            swept: Swept::default(),
+            unflushed_len: 0,
+            has_room: true,
+        }
     }
 
     /// Sweeps all that is below the horizon, and makes it durable.
@@ -121,24 +139,41 @@ impl<'s> Sweep<'s> {
         let mut next = Some(ChunkId(0));
         while let Some(from) = next {
             go_on(self.watch)?;
-            self.watch.progress(Progress { done: from.0, total: Some(horizon.0) });
+            self.watch.progress(Progress {
+                done: from.0,
+                total: Some(horizon.0),
+            });
             let group = Group::read(self.store, from, horizon)?;
             next = group.next;
             self.sweep_group(group)?;
         }
         let last = self.packer.close();
         self.rewrite(last.into_iter().collect())?;
-        self.store.inner.stop.guard(|| self.store.inner.database.flush_bulk())?;
+        self.store
+            .inner
+            .stop
+            .guard(|| self.store.inner.database.flush_bulk())?;
         Ok(self.swept)
     }
 
     fn sweep_group(&mut self, group: Group) -> Result<(), StoreError> {
-        let decide = |headers: &[&FrameHeader]| self.collection.decide(headers, group.next.unwrap_or(self.collection.horizon));
+        let decide = |headers: &[&FrameHeader]| {
+            self.collection
+                .decide(headers, group.next.unwrap_or(self.collection.horizon))
+        };
         let entries = found(group.entries, decide);
         pause::at("decided");
         let per_frame = chunks_per_frame(self.store);
-        let is_dead = |entry: &&Result<Found, ChunkId>| entry.as_ref().is_ok_and(|found| found.fate(per_frame) == Fate::Drop);
-        let dead: Vec<&Found> = entries.iter().filter(is_dead).filter_map(|entry| entry.as_ref().ok()).collect();
+        let is_dead = |entry: &&Result<Found, ChunkId>| {
+            entry
+                .as_ref()
+                .is_ok_and(|found| found.fate(per_frame) == Fate::Drop)
+        };
+        let dead: Vec<&Found> = entries
+            .iter()
+            .filter(is_dead)
+            .filter_map(|entry| entry.as_ref().ok())
+            .collect();
         self.drop_frames(&dead)?;
         pause::at("dropped");
         self.drop_files(&entries, per_frame, group.next)?;
@@ -165,16 +200,30 @@ impl<'s> Sweep<'s> {
             for found in now {
                 batch.delete(Family::Headers, frame_key(found.header.first()));
                 batch.delete(Family::Frames, frame_key(found.header.first()));
-                self.swept.count_dropped(self.store, found.dead_count(), found.header.payload_len.into());
+                self.swept.count_dropped(
+                    self.store,
+                    found.dead_count(),
+                    found.header.payload_len.into(),
+                );
                 self.swept.live.note_change(found.header.first(), 0);
             }
-            write_without(self.store, now.iter().flat_map(|found| found.chunks(false)), batch, Durability::Logged)?;
+            write_without(
+                self.store,
+                now.iter().flat_map(|found| found.chunks(false)),
+                batch,
+                Durability::Logged,
+            )?;
         }
         Ok(())
     }
 
     /// Gives whole files back that held nothing but dropped frames.
-    fn drop_files(&mut self, entries: &[Result<Found, ChunkId>], per_frame: usize, next: Option<ChunkId>) -> Result<(), StoreError> {
+    fn drop_files(
+        &mut self,
+        entries: &[Result<Found, ChunkId>],
+        per_frame: usize,
+        next: Option<ChunkId>,
+    ) -> Result<(), StoreError> {
         for entry in entries {
             let stays = match entry {
                 Ok(found) if found.fate(per_frame) == Fate::Drop => {
@@ -191,16 +240,25 @@ impl<'s> Sweep<'s> {
         self.drop_gap(gap)
     }
 
-    /// Everything in the gap is dead. The deletion that follows the files takes away what comes back without
-    /// them; if a crash keeps it from being durable, payloads without headers are left, which nobody reads.
+    /// Everything in the gap is dead. The deletion that follows the files takes away what comes
+    /// back without them; if a crash keeps it from being durable, payloads without headers are
+    /// left, which nobody reads.
     fn drop_gap(&self, gap: Option<Range<ChunkId>>) -> Result<(), StoreError> {
-        let Some(Range { start, end }) = gap else { return Ok(()) };
+        let Some(Range { start, end }) = gap else {
+            return Ok(());
+        };
         let (from, last) = (frame_key(start), frame_key(ChunkId(end.0 - 1)));
         let database = &self.store.inner.database;
-        self.store.inner.stop.guard(|| database.drop_files(Family::Frames, &from, &last))?;
+        self.store
+            .inner
+            .stop
+            .guard(|| database.drop_files(Family::Frames, &from, &last))?;
         let mut batch = Batch::default();
         batch.delete_range(Family::Frames, from, frame_key(end));
-        self.store.inner.stop.guard(|| database.write(batch, Durability::Bulk))
+        self.store
+            .inner
+            .stop
+            .guard(|| database.write(batch, Durability::Bulk))
     }
 
     /// Rewrites those of `packs` that are worth it, if there is room.
@@ -213,7 +271,13 @@ impl<'s> Sweep<'s> {
             let packs: Vec<Pack> = due.by_ref().take(PACKS_PER_BATCH).collect();
             let stored_len: u64 = packs.iter().map(Pack::stored_len).sum();
             self.unflushed_len = (self.unflushed_len + stored_len).min(UNFLUSHED_LEN_MAX);
-            self.has_room = self.has_room && self.store.inner.folder.check_room(self.unflushed_len).is_ok();
+            self.has_room = self.has_room
+                && self
+                    .store
+                    .inner
+                    .folder
+                    .check_room(self.unflushed_len)
+                    .is_ok();
             if self.has_room {
                 self.rewrite_now(packs)?;
                 pause::at("rewritten");
@@ -227,7 +291,10 @@ impl<'s> Sweep<'s> {
     /// Puts new frames in the place of old ones, as one batch.
     fn rewrite_now(&mut self, packs: Vec<Pack>) -> Result<(), StoreError> {
         let store = self.store;
-        let rewritten: Vec<Result<Rewritten, Box<(Pack, StoreError)>>> = packs.into_par_iter().map(|pack| encode(store, pack)).collect();
+        let rewritten: Vec<Result<Rewritten, Box<(Pack, StoreError)>>> = packs
+            .into_par_iter()
+            .map(|pack| encode(store, pack))
+            .collect();
         let (mut batch, mut dead) = (Batch::default(), Vec::new());
         for result in rewritten {
             match result {
@@ -267,18 +334,29 @@ impl Group {
         let mut scan = store.inner.database.scan(Family::Headers, &frame_key(from));
         let (mut entries, mut chunks) = (Vec::new(), 0);
         while let Some((key, value)) = scan.next()? {
-            let first = parse_frame_key(key).map_err(|error| StoreError::damaged("a frame header's key", error))?;
+            let first = parse_frame_key(key)
+                .map_err(|error| StoreError::damaged("a frame header's key", error))?;
             if first >= horizon {
                 break;
             }
             if chunks >= CHUNKS_PER_GROUP {
-                return Ok(Self { entries, next: Some(first) });
+                return Ok(Self {
+                    entries,
+                    next: Some(first),
+                });
             }
             let header = FrameHeader::decode(first, value);
             chunks += header.as_ref().map_or(1, FrameHeader::chunk_count);
-            entries.push(header.map(|header| (header, value.len())).map_err(|_| first));
+            entries.push(
+                header
+                    .map(|header| (header, value.len()))
+                    .map_err(|_| first),
+            );
         }
-        Ok(Self { entries, next: None })
+        Ok(Self {
+            entries,
+            next: None,
+        })
     }
 }
 
@@ -292,17 +370,33 @@ impl Swept {
     fn count_kept(&mut self, pack: &Pack) {
         for found in &pack.frames {
             self.chunks_kept += found.header.chunk_count() as u64;
-            self.live.add(found.header.first(), found.header.payload_len.into(), found.header_len);
+            self.live.add(
+                found.header.first(),
+                found.header.payload_len.into(),
+                found.header_len,
+            );
         }
     }
 
     fn count_rewritten(&mut self, store: &Store, rewritten: &Rewritten) {
         let frame = &rewritten.frame;
         let dead = rewritten.pack.frames.iter().map(Found::dead_count).sum();
-        self.count_dropped(store, dead, rewritten.pack.stored_len().saturating_sub(frame.payload_len() as u64));
+        self.count_dropped(
+            store,
+            dead,
+            rewritten
+                .pack
+                .stored_len()
+                .saturating_sub(frame.payload_len() as u64),
+        );
         self.chunks_kept += frame.chunks.len() as u64;
-        self.live.add(frame.chunks[0].0, frame.payload_len() as u64, frame.header_len());
-        self.live.note_change(frame.chunks[0].0, frame.payload_len() as u64);
+        self.live.add(
+            frame.chunks[0].0,
+            frame.payload_len() as u64,
+            frame.header_len(),
+        );
+        self.live
+            .note_change(frame.chunks[0].0, frame.payload_len() as u64);
     }
 }
 
@@ -319,16 +413,29 @@ impl Live {
 }
 
 /// What a sweep would do if `live` were all that is.
-pub(super) fn foresee(store: &Store, live: &IdSet, horizon: ChunkId, watch: &dyn Watch) -> Result<Swept, StoreError> {
+pub(super) fn foresee(
+    store: &Store,
+    live: &IdSet,
+    horizon: ChunkId,
+    watch: &dyn Watch,
+) -> Result<Swept, StoreError> {
     let (mut swept, mut packer) = (Swept::default(), Packer::new(chunks_per_frame(store)));
     let mut next = Some(ChunkId(0));
     while let Some(from) = next {
         go_on(watch)?;
-        watch.progress(Progress { done: from.0, total: Some(horizon.0) });
+        watch.progress(Progress {
+            done: from.0,
+            total: Some(horizon.0),
+        });
         let group = Group::read(store, from, horizon)?;
         next = group.next;
-        let decide =
-            |headers: &[&FrameHeader]| headers.iter().flat_map(|header| header.chunks()).map(|(id, _)| live.contains(id)).collect();
+        let decide = |headers: &[&FrameHeader]| {
+            headers
+                .iter()
+                .flat_map(|header| header.chunks())
+                .map(|(id, _)| live.contains(id))
+                .collect()
+        };
         let mut packs = Vec::new();
         for entry in found(group.entries, decide) {
             match entry {
@@ -340,7 +447,10 @@ pub(super) fn foresee(store: &Store, live: &IdSet, horizon: ChunkId, watch: &dyn
         }
         packs.iter().for_each(|pack| swept.foresee(store, pack));
     }
-    packer.close().iter().for_each(|pack| swept.foresee(store, pack));
+    packer
+        .close()
+        .iter()
+        .for_each(|pack| swept.foresee(store, pack));
     Ok(swept)
 }
 
@@ -349,7 +459,11 @@ impl Swept {
         for found in &pack.frames {
             let (dead, all) = (found.dead_count(), found.header.chunk_count());
             let goes = if pack.is_worth_it() { dead } else { 0 };
-            self.count_dropped(store, goes, u64::from(found.header.payload_len) * goes as u64 / all as u64);
+            self.count_dropped(
+                store,
+                goes,
+                u64::from(found.header.payload_len) * goes as u64 / all as u64,
+            );
             self.chunks_kept += (all - goes) as u64;
         }
     }
@@ -360,18 +474,29 @@ fn found(
     entries: Vec<Result<(FrameHeader, usize), ChunkId>>,
     decide: impl FnOnce(&[&FrameHeader]) -> Vec<bool>,
 ) -> Vec<Result<Found, ChunkId>> {
-    let headers: Vec<&FrameHeader> = entries.iter().filter_map(|entry| entry.as_ref().ok()).map(|(header, _)| header).collect();
+    let headers: Vec<&FrameHeader> = entries
+        .iter()
+        .filter_map(|entry| entry.as_ref().ok())
+        .map(|(header, _)| header)
+        .collect();
     let mut decisions = decide(&headers).into_iter();
     let with_decisions = |(header, len): (FrameHeader, usize)| {
         let live = decisions.by_ref().take(header.chunk_count()).collect();
         Found::new(header, len, live)
     };
     let mut with_decisions = with_decisions;
-    entries.into_iter().map(|entry| entry.map(&mut with_decisions)).collect()
+    entries
+        .into_iter()
+        .map(|entry| entry.map(&mut with_decisions))
+        .collect()
 }
 
 /// The packs that the frames which stay make.
-fn survivors(entries: Vec<Result<Found, ChunkId>>, packer: &mut Packer, swept: &mut Swept) -> Vec<Pack> {
+fn survivors(
+    entries: Vec<Result<Found, ChunkId>>,
+    packer: &mut Packer,
+    swept: &mut Swept,
+) -> Vec<Pack> {
     let mut packs = Vec::new();
     for entry in entries {
         match entry {
@@ -390,9 +515,13 @@ pub(crate) fn chunks_per_frame(store: &Store) -> usize {
     store.inner.chunks.chunks_per_frame() as usize
 }
 
-/// The live chunks of a pack as one frame. Each is held against its name first: damage is left where it is.
+/// The live chunks of a pack as one frame. Each is held against its name first: damage is left
+/// where it is.
 pub(super) fn encode(store: &Store, pack: Pack) -> Result<Rewritten, Box<(Pack, StoreError)>> {
-    let mut plan = FramePlan { chunks: Vec::new(), plain: Vec::new() };
+    let mut plan = FramePlan {
+        chunks: Vec::new(),
+        plain: Vec::new(),
+    };
     let gathered = pack.frames.iter().try_for_each(|found| {
         let frame = store.inner.chunks.load(found.header.clone())?;
         for (id, hash) in found.chunks(true) {
@@ -402,12 +531,16 @@ pub(super) fn encode(store: &Store, pack: Pack) -> Result<Rewritten, Box<(Pack, 
         Ok(())
     });
     match gathered {
-        Ok(()) => Ok(Rewritten { frame: encode_frame(store.parameters().compression, plan), pack }),
+        Ok(()) => Ok(Rewritten {
+            frame: encode_frame(store.parameters().compression, plan),
+            pack,
+        }),
         Err(error) => Err(Box::new((pack, error))),
     }
 }
 
-/// Writes `batch` and, as part of it, deletes the index entries of `dead` chunks, unless they stand for others by now.
+/// Writes `batch` and, as part of it, deletes the index entries of `dead` chunks, unless they stand
+/// for others by now.
 fn write_without(
     store: &Store,
     dead: impl Iterator<Item = (ChunkId, ChunkHash)>,
@@ -417,9 +550,14 @@ fn write_without(
     let inner = &store.inner;
     let dead: Vec<(ChunkId, [u8; 8])> = dead.map(|(id, hash)| (id, hash.prefix())).collect();
     let _index = inner.chunks.lock_index();
-    let entries = inner.database.get_many(Family::Index, dead.iter().map(|(_, prefix)| prefix.as_slice()))?;
+    let entries = inner.database.get_many(
+        Family::Index,
+        dead.iter().map(|(_, prefix)| prefix.as_slice()),
+    )?;
     for ((id, prefix), entry) in dead.iter().zip(&entries) {
-        let stands_for = entry.as_ref().and_then(|entry| Reader::new(entry).varint().ok());
+        let stands_for = entry
+            .as_ref()
+            .and_then(|entry| Reader::new(entry).varint().ok());
         if stands_for == Some(id.0) {
             batch.delete(Family::Index, *prefix);
         }

@@ -1,8 +1,10 @@
-//! Small steps of maintenance while guests run: layers that nobody names go, and the small frames that flushes leave become full ones.
+//! Small steps of maintenance while guests run: layers that nobody names go, and the small frames
+//! that flushes leave become full ones.
 //!
-//! Nothing is marked and no chunk is dropped, so a step costs what it changes. It is a part of what a collection does, in the same
-//! order of locks and with the same care: only frames below a horizon are merged, where every id is written that ever will be. It gives
-//! way to a collection; a collection waits for the step that is going on.
+//! Nothing is marked and no chunk is dropped, so a step costs what it changes. It is a part of what
+//! a collection does, in the same order of locks and with the same care: only frames below a
+//! horizon are merged, where every id is written that ever will be. It gives way to a collection; a
+//! collection waits for the step that is going on.
 
 use rayon::prelude::{IntoParallelIterator, ParallelIterator};
 use vellum_core::units::ChunkId;
@@ -17,7 +19,8 @@ use crate::watch::Watch;
 
 /// Frames that one step writes at most: 8 MiB of chunks at the default lengths.
 const PACKS_MAX: usize = 64;
-/// Frames that the newest full frame is made of at least, if it is not full yet: else every step would write it again.
+/// Frames that the newest full frame is made of at least, if it is not full yet: else every step
+/// would write it again.
 const LAST_FRAMES_MIN: usize = 8;
 
 /// Where tending goes on.
@@ -38,24 +41,38 @@ pub struct TendReport {
     pub layers_merged: u64,
     /// Small frames that became part of larger ones.
     pub frames_merged: u64,
-    /// Whether there may be more to do now. Else it is worth asking again once something was written or deleted.
+    /// Whether there may be more to do now. Else it is worth asking again once something was
+    /// written or deleted.
     pub has_more: bool,
 }
 
 impl Store {
-    /// Does a bounded step of maintenance, for a server that has nothing better to do: some tens of milliseconds, beside guests that
-    /// write. Does nothing while a collection is going on, or where there is no room.
+    /// Does a bounded step of maintenance, for a server that has nothing better to do: some tens of
+    /// milliseconds, beside guests that write. Does nothing while a collection is going on, or
+    /// where there is no room.
     pub fn tend(&self, watch: &dyn Watch) -> Result<TendReport, StoreError> {
         self.check_writable()?;
-        let Ok(mut tending) = self.inner.tending.try_write() else { return Ok(TendReport::default()) };
+        let Ok(mut tending) = self.inner.tending.try_write() else {
+            return Ok(TendReport::default());
+        };
         let (layers_dropped, layers_merged) = tidy::tidy(self, watch)?;
         let (frames_merged, has_more) = merge_small(self, &mut tending, watch)?;
-        Ok(TendReport { layers_dropped, layers_merged, frames_merged, has_more })
+        Ok(TendReport {
+            layers_dropped,
+            layers_merged,
+            frames_merged,
+            has_more,
+        })
     }
 }
 
-/// Merges some of the small frames that lie beside each other; how many, and whether more may be left.
-fn merge_small(store: &Store, tending: &mut Tending, watch: &dyn Watch) -> Result<(u64, bool), StoreError> {
+/// Merges some of the small frames that lie beside each other; how many, and whether more may be
+/// left.
+fn merge_small(
+    store: &Store,
+    tending: &mut Tending,
+    watch: &dyn Watch,
+) -> Result<(u64, bool), StoreError> {
     let newest = store.inner.chunks.next_chunk();
     if tending.seen == newest {
         return Ok((0, false));
@@ -68,12 +85,20 @@ fn merge_small(store: &Store, tending: &mut Tending, watch: &dyn Watch) -> Resul
     let open_first = open.as_ref().map(Pack::first);
     due.extend(open.filter(|open| next_group.is_none() && open.frames.len() >= LAST_FRAMES_MIN));
     let left = due.split_off(due.len().min(PACKS_MAX));
-    if store.check_room(due.iter().map(Pack::stored_len).sum()).is_err() {
+    if store
+        .check_room(due.iter().map(Pack::stored_len).sum())
+        .is_err()
+    {
         return Ok((0, false));
     }
     let merged = replace(store, due)?;
     // The frame that is not full yet is looked at again: what comes may join it.
-    tending.next = left.first().map(Pack::first).or(open_first).or(next_group).unwrap_or(horizon);
+    tending.next = left
+        .first()
+        .map(Pack::first)
+        .or(open_first)
+        .or(next_group)
+        .unwrap_or(horizon);
     let has_more = !left.is_empty() || next_group.is_some();
     if !has_more {
         tending.seen = newest;
@@ -81,8 +106,8 @@ fn merge_small(store: &Store, tending: &mut Tending, watch: &dyn Watch) -> Resul
     Ok((merged, has_more))
 }
 
-/// The frames of `group` that are worth merging, and those at its end that more may join. Every chunk stays: nobody was asked which are
-/// needed.
+/// The frames of `group` that are worth merging, and those at its end that more may join. Every
+/// chunk stays: nobody was asked which are needed.
 fn packs(group: Group, chunks_per_frame: usize) -> (Vec<Pack>, Option<Pack>) {
     let (mut packer, mut complete) = (Packer::new(chunks_per_frame), Vec::new());
     for entry in group.entries {
@@ -99,9 +124,13 @@ fn packs(group: Group, chunks_per_frame: usize) -> (Vec<Pack>, Option<Pack>) {
     (complete, packer.close())
 }
 
-/// Puts one frame in the place of those of each pack, as one batch; how many went into others. Damage is left where it is.
+/// Puts one frame in the place of those of each pack, as one batch; how many went into others.
+/// Damage is left where it is.
 fn replace(store: &Store, packs: Vec<Pack>) -> Result<u64, StoreError> {
-    let encoded: Vec<_> = packs.into_par_iter().map(|pack| encode(store, pack)).collect();
+    let encoded: Vec<_> = packs
+        .into_par_iter()
+        .map(|pack| encode(store, pack))
+        .collect();
     let (mut batch, mut merged) = (Batch::default(), 0);
     for result in encoded {
         match result {
@@ -114,7 +143,10 @@ fn replace(store: &Store, packs: Vec<Pack>) -> Result<u64, StoreError> {
         }
     }
     if !batch.is_empty() {
-        store.inner.stop.guard(|| store.inner.database.write(batch, Durability::Bulk))?;
+        store
+            .inner
+            .stop
+            .guard(|| store.inner.database.write(batch, Durability::Bulk))?;
     }
     Ok(merged)
 }

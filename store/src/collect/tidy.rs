@@ -1,9 +1,12 @@
-//! Which layers are needed: those that no name reaches go, nameless ones become part of their only child, all by edits of maps.
+//! Which layers are needed: those that no name reaches go, nameless ones become part of their only
+//! child, all by edits of maps.
 //!
-//! A merge copies answers of its sources into absent positions of the layer above, page by page. A position that gets the answer that
-//! it had anyway resolves as before, so the store may stop after any batch; the last one takes the sources out of the chain. What a
-//! batch writes is worked out without a lock, from sealed layers, which do not change. Under the tree's lock it is written only if the
-//! merge can still be made and the layer is as it was: its sources may have been named, held or built on meanwhile.
+//! A merge copies answers of its sources into absent positions of the layer above, page by page. A
+//! position that gets the answer that it had anyway resolves as before, so the store may stop after
+//! any batch; the last one takes the sources out of the chain. What a batch writes is worked out
+//! without a lock, from sealed layers, which do not change. Under the tree's lock it is written
+//! only if the merge can still be made and the layer is as it was: its sources may have been named,
+//! held or built on meanwhile.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -26,7 +29,8 @@ const PAGES_PER_BATCH: usize = 256;
 /// Layers that are merged at a time. The rest of a longer chain follows in the next round.
 const SOURCES_PER_MERGE: usize = 128;
 
-/// A merge on its way. With no sources: the explicit zeros of a root layer are to become absent, as nothing lies below.
+/// A merge on its way. With no sources: the explicit zeros of a root layer are to become absent, as
+/// nothing lies below.
 struct Walk {
     merge: Merge,
     next: PageIndex,
@@ -60,11 +64,15 @@ pub(super) fn tidy(store: &Store, watch: &dyn Watch) -> Result<(u64, u64), Store
     Ok((dropped, merged))
 }
 
-/// Deletes the pages of layers that are neither there nor being built: ids are never given twice, so nobody can miss them.
+/// Deletes the pages of layers that are neither there nor being built: ids are never given twice,
+/// so nobody can miss them.
 pub(super) fn drop_orphans(store: &Store, orphans: &[LayerId]) -> Result<(), StoreError> {
     let mut batch = Batch::default();
     orphans.iter().for_each(|layer| batch.delete_pages(*layer));
-    store.inner.stop.guard(|| store.inner.database.write(batch, Durability::Bulk))
+    store
+        .inner
+        .stop
+        .guard(|| store.inner.database.write(batch, Durability::Bulk))
 }
 
 fn drop_layers(store: &Store, watch: &dyn Watch) -> Result<u64, StoreError> {
@@ -83,14 +91,32 @@ fn drop_layers(store: &Store, watch: &dyn Watch) -> Result<u64, StoreError> {
     }
 }
 
-/// What there is to merge; and which root layers, that have no part in a merge, have zeros that hide nothing.
+/// What there is to merge; and which root layers, that have no part in a merge, have zeros that
+/// hide nothing.
 fn walks(tree: &Tree) -> VecDeque<Walk> {
     let mut merges = tree.plan_tidy().merges;
-    let parts: BTreeSet<LayerId> = merges.iter().flat_map(|merge| merge.sources.iter().copied().chain([merge.into])).collect();
-    merges.iter_mut().for_each(|merge| merge.sources.truncate(SOURCES_PER_MERGE));
-    let roots = tree.layers().filter(|layer| layer.parent.is_none() && layer.zeros > 0 && !parts.contains(&layer.id));
-    let trims = roots.map(|root| Merge { into: root.id, sources: Vec::new() });
-    merges.into_iter().chain(trims).map(|merge| Walk { merge, next: PageIndex(0) }).collect()
+    let parts: BTreeSet<LayerId> = merges
+        .iter()
+        .flat_map(|merge| merge.sources.iter().copied().chain([merge.into]))
+        .collect();
+    merges
+        .iter_mut()
+        .for_each(|merge| merge.sources.truncate(SOURCES_PER_MERGE));
+    let roots = tree
+        .layers()
+        .filter(|layer| layer.parent.is_none() && layer.zeros > 0 && !parts.contains(&layer.id));
+    let trims = roots.map(|root| Merge {
+        into: root.id,
+        sources: Vec::new(),
+    });
+    merges
+        .into_iter()
+        .chain(trims)
+        .map(|merge| Walk {
+            merge,
+            next: PageIndex(0),
+        })
+        .collect()
 }
 
 /// What a round came to.
@@ -100,7 +126,11 @@ struct Round {
     commits: u64,
 }
 
-fn merge_layers(store: &Store, mut walks: VecDeque<Walk>, watch: &dyn Watch) -> Result<Round, StoreError> {
+fn merge_layers(
+    store: &Store,
+    mut walks: VecDeque<Walk>,
+    watch: &dyn Watch,
+) -> Result<Round, StoreError> {
     let mut round = Round::default();
     while !walks.is_empty() {
         go_on(watch)?;
@@ -110,9 +140,13 @@ fn merge_layers(store: &Store, mut walks: VecDeque<Walk>, watch: &dyn Watch) -> 
         for (step, done) in steps.iter().zip(done) {
             round.commits += u64::from(done && step.has_effect());
             match step.next {
-                Some(next) if done => walks.push_front(Walk { merge: step.merge.clone(), next }),
+                Some(next) if done => walks.push_front(Walk {
+                    merge: step.merge.clone(),
+                    next,
+                }),
                 None if done => round.sources += step.merge.sources.len() as u64,
-                // Somebody needs the sources as they are, or changed the layer: the next round, or the next collection, sees.
+                // Somebody needs the sources as they are, or changed the layer: the next round, or
+                // the next collection, sees.
                 _ => {}
             }
         }
@@ -139,7 +173,8 @@ fn plan_steps(store: &Store, walks: &mut VecDeque<Walk>) -> Result<Vec<Step>, St
 }
 
 fn is_same(now: Option<&Arc<Layer>>, before: Option<&Arc<Layer>>) -> bool {
-    now.zip(before).is_some_and(|(now, before)| Arc::ptr_eq(now, before))
+    now.zip(before)
+        .is_some_and(|(now, before)| Arc::ptr_eq(now, before))
 }
 
 /// The next part of a merge, of at most `left` pages; nothing if a layer of it is gone.
@@ -147,16 +182,35 @@ fn plan_step(store: &Store, walk: Walk, left: &mut usize) -> Result<Option<Step>
     let Walk { merge, next } = walk;
     let (into, sources, (parent, visible)) = {
         let tree = store.tree();
-        let Some(into) = tree.layer(merge.into).map(Arc::clone) else { return Ok(None) };
-        let sources: Vec<Arc<Layer>> = merge.sources.iter().filter_map(|id| tree.layer(*id)).map(Arc::clone).collect();
-        let (into, parent) = if sources.is_empty() { (into, (None, ChunkCount(0))) } else { (into, tree.merged_parent(&merge)) };
+        let Some(into) = tree.layer(merge.into).map(Arc::clone) else {
+            return Ok(None);
+        };
+        let sources: Vec<Arc<Layer>> = merge
+            .sources
+            .iter()
+            .filter_map(|id| tree.layer(*id))
+            .map(Arc::clone)
+            .collect();
+        let (into, parent) = if sources.is_empty() {
+            (into, (None, ChunkCount(0)))
+        } else {
+            (into, tree.merged_parent(&merge))
+        };
         (into, sources, parent)
     };
     let pages = match sources.as_slice() {
         [] => into.pages.clone(),
-        sources => sources.iter().fold(PageSet::new(), |pages, source| pages.union(&source.pages)),
+        sources => sources
+            .iter()
+            .fold(PageSet::new(), |pages, source| pages.union(&source.pages)),
     };
-    let mut step = Step { layer: Layer::clone(&into), merge, into, pages: Vec::new(), next: None };
+    let mut step = Step {
+        layer: Layer::clone(&into),
+        merge,
+        into,
+        pages: Vec::new(),
+        next: None,
+    };
     let mut at = next;
     while let Some(index) = pages.next_from(at) {
         if *left == 0 {
@@ -168,15 +222,28 @@ fn plan_step(store: &Store, walk: Walk, left: &mut usize) -> Result<Option<Step>
         at = PageIndex(index.0 + 1);
     }
     step.layer.parent = parent;
-    step.layer.parent_visible = if parent.is_some() { visible } else { ChunkCount(0) };
+    step.layer.parent_visible = if parent.is_some() {
+        visible
+    } else {
+        ChunkCount(0)
+    };
     Ok(Some(step))
 }
 
 impl Step {
     /// Works out page `index`.
-    fn add_page(&mut self, store: &Store, sources: &[Arc<Layer>], index: PageIndex) -> Result<(), StoreError> {
+    fn add_page(
+        &mut self,
+        store: &Store,
+        sources: &[Arc<Layer>],
+        index: PageIndex,
+    ) -> Result<(), StoreError> {
         let old = store.inner.pages.own(&self.into, index)?;
-        let new = if sources.is_empty() { old.resolved() } else { store.inner.pages.merged(&self.into, sources, index)? };
+        let new = if sources.is_empty() {
+            old.resolved()
+        } else {
+            store.inner.pages.merged(&self.into, sources, index)?
+        };
         if new == old {
             return Ok(());
         }
@@ -210,7 +277,11 @@ impl Step {
 /// Writes those of `steps` that still hold, as one batch; tells which.
 fn commit_steps(store: &Store, steps: &[Step]) -> Result<Vec<bool>, StoreError> {
     let mut tree = store.tree_mut();
-    let busy: BTreeSet<LayerId> = store.busy_images().into_iter().filter_map(|image| Some(tree.image(image)?.layer)).collect();
+    let busy: BTreeSet<LayerId> = store
+        .busy_images()
+        .into_iter()
+        .filter_map(|image| Some(tree.image(image)?.layer))
+        .collect();
     let merges: Vec<&Merge> = steps.iter().map(|step| &step.merge).collect();
     let mut done = tree.mergeable(&merges);
     let (mut batch, mut edits) = (Batch::default(), Vec::new());

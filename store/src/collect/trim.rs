@@ -1,7 +1,9 @@
-//! What a nameless layer says that nobody sees: its parts that all the layers above it cover become absent.
+//! What a nameless layer says that nobody sees: its parts that all the layers above it cover become
+//! absent.
 //!
-//! No disk changes by that, so it may stop after any batch. What a batch writes is worked out without a lock. Under the tree's lock it is
-//! written only if the layer and everybody who asks it are as they were: nothing that is asked now was not asked then.
+//! No disk changes by that, so it may stop after any batch. What a batch writes is worked out
+//! without a lock. Under the tree's lock it is written only if the layer and everybody who asks it
+//! are as they were: nothing that is asked now was not asked then.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +19,8 @@ use crate::error::StoreError;
 use crate::store::Store;
 use crate::watch::Watch;
 
-/// Pages that one batch looks at most, and as many more for each layer above: 2 MiB at the worst, some milliseconds of work.
+/// Pages that one batch looks at most, and as many more for each layer above: 2 MiB at the worst,
+/// some milliseconds of work.
 const PAGES_PER_BATCH: usize = 256;
 
 /// A part of a layer, trimmed.
@@ -33,10 +36,13 @@ struct Trimmed {
 /// Trims every nameless layer that several others stand on; how many pages say less than before.
 pub(super) fn trim(store: &Store, watch: &dyn Watch) -> Result<u64, StoreError> {
     let layers = store.tree().shared_layers();
-    layers.into_iter().try_fold(0, |pages, layer| Ok(pages + trim_layer(store, layer, watch)?))
+    layers.into_iter().try_fold(0, |pages, layer| {
+        Ok(pages + trim_layer(store, layer, watch)?)
+    })
 }
 
-/// What of `page`, of which `asked` is seen, is kept. Where a page loses no chunk, it is only worth writing if it gets shorter.
+/// What of `page`, of which `asked` is seen, is kept. Where a page loses no chunk, it is only worth
+/// writing if it gets shorter.
 pub(super) fn trimmed(page: &Page, asked: &Positions) -> Option<Page> {
     let less = page.only(asked);
     let loses_chunks = less.counts().0 < page.counts().0;
@@ -53,7 +59,9 @@ fn trim_layer(store: &Store, id: LayerId, watch: &dyn Watch) -> Result<u64, Stor
             tree.shared_layer(id, &held)
         };
         let Some(shared) = shared else { break };
-        let Some(part) = plan(store, shared, from)? else { break };
+        let Some(part) = plan(store, shared, from)? else {
+            break;
+        };
         pause::at("trim planned");
         next = part.next;
         pages += part.pages.len() as u64;
@@ -64,12 +72,31 @@ fn trim_layer(store: &Store, id: LayerId, watch: &dyn Watch) -> Result<u64, Stor
     Ok(pages)
 }
 
-/// Works out the part of a layer that begins at page `from`; nothing if a page was changed while it was read.
-fn plan(store: &Store, shared: SharedLayer, from: PageIndex) -> Result<Option<Trimmed>, StoreError> {
+/// Works out the part of a layer that begins at page `from`; nothing if a page was changed while it
+/// was read.
+fn plan(
+    store: &Store,
+    shared: SharedLayer,
+    from: PageIndex,
+) -> Result<Option<Trimmed>, StoreError> {
     // What is left no longer shows what the layer was known for.
-    let (mut pages, mut layer) = (Vec::new(), Layer { content: None, ..Layer::clone(&shared.layer) });
-    let mut looks: Vec<PageIndex> = shared.layer.pages.within(from, PageIndex(u64::MAX)).iter().take(PAGES_PER_BATCH + 1).collect();
-    let next = (looks.len() > PAGES_PER_BATCH).then(|| looks.pop()).flatten();
+    let (mut pages, mut layer) = (
+        Vec::new(),
+        Layer {
+            content: None,
+            ..Layer::clone(&shared.layer)
+        },
+    );
+    let mut looks: Vec<PageIndex> = shared
+        .layer
+        .pages
+        .within(from, PageIndex(u64::MAX))
+        .iter()
+        .take(PAGES_PER_BATCH + 1)
+        .collect();
+    let next = (looks.len() > PAGES_PER_BATCH)
+        .then(|| looks.pop())
+        .flatten();
     for index in looks {
         match trim_page(store, &shared, index) {
             Ok(Some((old, new))) => {
@@ -82,11 +109,20 @@ fn plan(store: &Store, shared: SharedLayer, from: PageIndex) -> Result<Option<Tr
             Err(error) => return Err(error),
         }
     }
-    Ok(Some(Trimmed { shared, pages, layer, next }))
+    Ok(Some(Trimmed {
+        shared,
+        pages,
+        layer,
+        next,
+    }))
 }
 
 /// Page `index` as it is and as it is to be, if it is to be another.
-fn trim_page(store: &Store, shared: &SharedLayer, index: PageIndex) -> Result<Option<(Page, Page)>, StoreError> {
+fn trim_page(
+    store: &Store,
+    shared: &SharedLayer,
+    index: PageIndex,
+) -> Result<Option<(Page, Page)>, StoreError> {
     let asked = shared.asked(index, |layer| store.inner.pages.own(layer, index))?;
     let old = store.inner.pages.own(&shared.layer, index)?;
     Ok(trimmed(&old, &asked).map(|new| (old, new)))
@@ -95,14 +131,18 @@ fn trim_page(store: &Store, shared: &SharedLayer, index: PageIndex) -> Result<Op
 fn is_as_it_was(store: &Store, shared: &SharedLayer) -> bool {
     let tree = store.tree();
     let held = tree.held();
-    tree.shared_layer(shared.layer.id, &held).is_some_and(|now| now.is_as(shared))
+    tree.shared_layer(shared.layer.id, &held)
+        .is_some_and(|now| now.is_as(shared))
 }
 
 /// Writes a part, if it still holds; whether it did.
 fn commit(store: &Store, part: Trimmed) -> Result<bool, StoreError> {
     let mut tree = store.tree_mut();
     let held: BTreeSet<LayerId> = tree.held();
-    if !tree.shared_layer(part.layer.id, &held).is_some_and(|now| now.is_as(&part.shared)) {
+    if !tree
+        .shared_layer(part.layer.id, &held)
+        .is_some_and(|now| now.is_as(&part.shared))
+    {
         // Somebody builds on it, or writes above it: the next collection sees.
         return Ok(false);
     }
@@ -114,8 +154,8 @@ fn commit(store: &Store, part: Trimmed) -> Result<bool, StoreError> {
         batch.put_page(part.layer.id, *index, page);
     }
     store.commit(&mut tree, &[Edit::PutLayer(part.layer)], batch)?;
-    // Nobody reads through this layer now, or it would be held. Who does so next must not see what is gone: above a page that is not
-    // there any more, what is taken away is not hidden.
+    // Nobody reads through this layer now, or it would be held. Who does so next must not see what
+    // is gone: above a page that is not there any more, what is taken away is not hidden.
     store.inner.pages.forget();
     Ok(true)
 }

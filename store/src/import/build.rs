@@ -96,7 +96,11 @@ impl<'s> Builder<'s> {
                 let hashed = hashed.recv().expect("a hash job ends with its names");
                 self.add_data(start, hashed)
             }
-            Prepared::Plain(Piece::Data { start, mut bytes, absent }) => {
+            Prepared::Plain(Piece::Data {
+                start,
+                mut bytes,
+                absent,
+            }) => {
                 for range in absent {
                     self.fill_from_base(&mut bytes[range.clone()], start + range.start as u64)?;
                 }
@@ -113,9 +117,15 @@ impl<'s> Builder<'s> {
 
     /// Fills `buffer` with what the base has from `offset`; past its end it has zeros.
     fn fill_from_base(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        let Some(base) = &self.base else { return Ok(()) };
+        let Some(base) = &self.base else {
+            return Ok(());
+        };
         let inside = base.len().saturating_sub(offset).min(buffer.len() as u64) as usize;
-        if inside == 0 { Ok(()) } else { base.read_at(&mut buffer[..inside], offset) }
+        if inside == 0 {
+            Ok(())
+        } else {
+            base.read_at(&mut buffer[..inside], offset)
+        }
     }
 
     fn add_data(&mut self, start: u64, hashed: Hashed) -> Result<u64, StoreError> {
@@ -134,16 +144,32 @@ impl<'s> Builder<'s> {
     }
 
     /// Adds chunks to the open page, from `position` on.
-    fn add_chunks(&mut self, position: u16, hashed: &Hashed, range: std::ops::Range<usize>) -> Result<(), StoreError> {
-        let open = self.open.as_mut().expect("chunks are added to an open page");
+    fn add_chunks(
+        &mut self,
+        position: u16,
+        hashed: &Hashed,
+        range: std::ops::Range<usize>,
+    ) -> Result<(), StoreError> {
+        let open = self
+            .open
+            .as_mut()
+            .expect("chunks are added to an open page");
         let below: Vec<Slot> = slots(&open.below, position, range.len());
         let chunk_len = self.chunk_len.as_usize();
         let candidates: Vec<Candidate<'_>> = range
             .clone()
             .zip(&below)
             .filter_map(|(at, below)| {
-                let guess = if let Slot::Chunk(id) = below { Some(*id) } else { None };
-                Some(Candidate { hash: hashed.names[at]?, plain: &hashed.bytes[at * chunk_len..][..chunk_len], guess })
+                let guess = if let Slot::Chunk(id) = below {
+                    Some(*id)
+                } else {
+                    None
+                };
+                Some(Candidate {
+                    hash: hashed.names[at]?,
+                    plain: &hashed.bytes[at * chunk_len..][..chunk_len],
+                    guess,
+                })
             })
             .collect();
         self.positions.read_bytes += (candidates.len() * chunk_len) as u64;
@@ -152,22 +178,40 @@ impl<'s> Builder<'s> {
             let id = hashed.names[at].map(|_| ids.next().expect("every candidate got an id"));
             let slot = answer(id, *below);
             self.positions.same += u64::from(id.is_some() && slot == Slot::Absent);
-            open.own.push(Run { start: place, len: 1, slot });
+            open.own.push(Run {
+                start: place,
+                len: 1,
+                slot,
+            });
         }
         Ok(())
     }
 
     /// Adds zeros: explicit where something lies below, else nothing.
     fn add_zeros(&mut self, start: u64, len: u64) -> Result<(), StoreError> {
-        let (first, end) = (self.chunk_len.index_at(start), ChunkIndex(self.chunk_len.count_for(start + len).0));
+        let (first, end) = (
+            self.chunk_len.index_at(start),
+            ChunkIndex(self.chunk_len.count_for(start + len).0),
+        );
         let mut next = page_of(first).0;
-        while let Some(index) = self.base_pages.next_from(next).filter(|index| page_start(*index) < end) {
+        while let Some(index) = self
+            .base_pages
+            .next_from(next)
+            .filter(|index| page_start(*index) < end)
+        {
             self.open_page(index)?;
             let from = page_of(first.max(page_start(index))).1;
             let to = (end.0 - page_start(index).0).min(PAGE_SPAN.into()) as u16;
             let open = self.open.as_mut().expect("just opened");
-            for run in open.below.runs_in(from, to).filter(|run| run.slot != Slot::Absent) {
-                open.own.push(Run { slot: Slot::Zero, ..run });
+            for run in open
+                .below
+                .runs_in(from, to)
+                .filter(|run| run.slot != Slot::Absent)
+            {
+                open.own.push(Run {
+                    slot: Slot::Zero,
+                    ..run
+                });
             }
             next = PageIndex(index.0 + 1);
         }
@@ -184,29 +228,45 @@ impl<'s> Builder<'s> {
             Some(base) if self.base_pages.contains(index) => base.page(index)?,
             _ => Arc::new(Page::new()),
         };
-        self.open = Some(OpenPage { index, own: Page::new(), below });
+        self.open = Some(OpenPage {
+            index,
+            own: Page::new(),
+            below,
+        });
         Ok(())
     }
 
     fn close_page(&mut self) -> Result<(), StoreError> {
-        let Some(open) = self.open.take().filter(|open| !open.own.is_empty()) else { return Ok(()) };
+        let Some(open) = self.open.take().filter(|open| !open.own.is_empty()) else {
+            return Ok(());
+        };
         let bytes = open.own.encode(self.layer, open.index);
         let (chunks, zeros) = open.own.counts();
         self.positions.chunks += chunks;
         self.positions.zeros += zeros;
         self.pages.insert(open.index);
-        self.batch.put(Family::Pages, page_key(self.layer, open.index), bytes);
-        if self.batch.len() >= BATCH_LEN { self.write_batch() } else { Ok(()) }
+        self.batch
+            .put(Family::Pages, page_key(self.layer, open.index), bytes);
+        if self.batch.len() >= BATCH_LEN {
+            self.write_batch()
+        } else {
+            Ok(())
+        }
     }
 
     fn write_batch(&mut self) -> Result<(), StoreError> {
         self.has_written = true;
-        self.database.write(std::mem::take(&mut self.batch), Durability::Bulk)
+        self.database
+            .write(std::mem::take(&mut self.batch), Durability::Bulk)
     }
 
-    /// Ends the map of a disk of `len` bytes. Its pages are written, and durable once the store is settled. The ties must live until
-    /// the caller has committed the layer.
-    pub(super) fn finish(mut self, len: u64, created_ms: u64) -> Result<(Built, Ties<'s>), StoreError> {
+    /// Ends the map of a disk of `len` bytes. Its pages are written, and durable once the store is
+    /// settled. The ties must live until the caller has committed the layer.
+    pub(super) fn finish(
+        mut self,
+        len: u64,
+        created_ms: u64,
+    ) -> Result<(Built, Ties<'s>), StoreError> {
         self.close_page()?;
         if !self.batch.is_empty() {
             self.write_batch()?;
@@ -218,7 +278,11 @@ impl<'s> Builder<'s> {
             parent: base.map(|base| base.id),
             sealed: false,
             len,
-            parent_visible: if visible == 0 { ChunkCount(0) } else { self.chunk_len.count_for(visible) },
+            parent_visible: if visible == 0 {
+                ChunkCount(0)
+            } else {
+                self.chunk_len.count_for(visible)
+            },
             pages: self.pages,
             chunks: self.positions.chunks,
             zeros: self.positions.zeros,
@@ -226,8 +290,18 @@ impl<'s> Builder<'s> {
             content: None,
         };
         let counts = self.session.counts;
-        let built = Built { layer, positions: self.positions, counts };
-        Ok((built, Ties { _base: self.base, session: self.session }))
+        let built = Built {
+            layer,
+            positions: self.positions,
+            counts,
+        };
+        Ok((
+            built,
+            Ties {
+                _base: self.base,
+                session: self.session,
+            },
+        ))
     }
 
     /// Whether pages were written that somebody has to take away if the import fails.

@@ -1,8 +1,9 @@
 //! Import: a source's content becomes a layer.
 //!
-//! A reader runs ahead (`prepare`) while names are looked up and the map is built here (`build`) and the chunk store compresses and
-//! writes. Nothing is named until everything is durable: a failure or a crash at any point leaves at most chunks and pages that the
-//! next collection takes away.
+//! A reader runs ahead (`prepare`) while names are looked up and the map is built here (`build`)
+//! and the chunk store compresses and writes. Nothing is named until everything is durable: a
+//! failure or a crash at any point leaves at most chunks and pages that the next collection takes
+//! away.
 
 mod build;
 mod prepare;
@@ -29,7 +30,8 @@ use crate::watch::{Progress, Watch};
 /// What an import makes.
 #[derive(Clone, Debug)]
 pub enum ImportTarget {
-    /// A new image, on a parent if there is one: then only what differs from the parent is kept in its layer.
+    /// A new image, on a parent if there is one: then only what differs from the parent is kept in
+    /// its layer.
     New {
         /// Its name.
         name: Name,
@@ -76,20 +78,35 @@ struct Base {
 }
 
 impl Store {
-    /// Imports `input`. Nothing can be seen of it until it is complete and durable; then all of it, and its snapshot, at once.
-    pub fn import(&self, mut input: Input, request: &ImportRequest, watch: &dyn Watch) -> Result<ImportReport, StoreError> {
+    /// Imports `input`. Nothing can be seen of it until it is complete and durable; then all of it,
+    /// and its snapshot, at once.
+    pub fn import(
+        &self,
+        mut input: Input,
+        request: &ImportRequest,
+        watch: &dyn Watch,
+    ) -> Result<ImportReport, StoreError> {
         self.check_writable()?;
         let base = self.import_base(request)?;
         let building = self.build_layer();
         let chunk_len = self.parameters().chunk_len;
         let database = Arc::clone(&self.inner.database);
         let session = self.inner.chunks.session();
-        let mut builder = Builder::new(database, chunk_len, building.layer, base.disk, session, input.spare());
-        let built = read_and_build(&mut input, &mut builder, chunk_len, watch).and_then(|()| input.finish());
+        let mut builder = Builder::new(
+            database,
+            chunk_len,
+            building.layer,
+            base.disk,
+            session,
+            input.spare(),
+        );
+        let built = read_and_build(&mut input, &mut builder, chunk_len, watch)
+            .and_then(|()| input.finish());
         let result = match built {
             Ok(len) => builder.finish(len, now_ms()).and_then(|(built, ties)| {
                 self.inner.chunks.settle()?;
-                let node = self.commit_import(request, base.origin, built.layer, ties.session.added())?;
+                let node =
+                    self.commit_import(request, base.origin, built.layer, ties.session.added())?;
                 drop(ties);
                 Ok(report(node, len, built.positions, built.counts, chunk_len))
             }),
@@ -111,35 +128,65 @@ impl Store {
                 (*parent, None)
             }
             ImportTarget::Update(image) => {
-                self.tree().check_update(*image, request.snapshot.as_ref())?;
+                self.tree()
+                    .check_update(*image, request.snapshot.as_ref())?;
                 (Some(Node::Image(*image)), Some(self.exclusive(*image)?))
             }
         };
-        let Some(parent) = parent else { return Ok(Base { disk: None, origin: None, _exclusive: None }) };
-        Ok(Base { disk: Some(self.sealed_base(parent)?), origin: Some(parent.image()), _exclusive: exclusive })
+        let Some(parent) = parent else {
+            return Ok(Base {
+                disk: None,
+                origin: None,
+                _exclusive: None,
+            });
+        };
+        Ok(Base {
+            disk: Some(self.sealed_base(parent)?),
+            origin: Some(parent.image()),
+            _exclusive: exclusive,
+        })
     }
 
     /// Gives a finished layer its names: the moment in which the import happens.
-    fn commit_import(&self, request: &ImportRequest, origin: Option<ImageId>, layer: Layer, added: Added) -> Result<Node, StoreError> {
+    fn commit_import(
+        &self,
+        request: &ImportRequest,
+        origin: Option<ImageId>,
+        layer: Layer,
+        added: Added,
+    ) -> Result<Node, StoreError> {
         let mut tree = self.tree_mut();
         let (id, snapshot) = (layer.id, request.snapshot.as_ref());
         let planned = match &request.target {
-            ImportTarget::New { name, .. } => tree.plan_import(name, layer, origin, snapshot, now_ms())?,
+            ImportTarget::New { name, .. } => {
+                tree.plan_import(name, layer, origin, snapshot, now_ms())?
+            }
             ImportTarget::Update(image) => tree.plan_update(*image, layer, snapshot, now_ms())?,
         };
         let image = planned.node.image();
         let entry = match &request.target {
             // The tree does not know it yet.
-            ImportTarget::New { name, .. } => Entry::new("import", image, name.to_string(), Some(id), added),
-            ImportTarget::Update(_) => Entry::new("update", image, tree.display(Node::Image(image)), Some(id), added),
+            ImportTarget::New { name, .. } => {
+                Entry::new("import", image, name.to_string(), Some(id), added)
+            }
+            ImportTarget::Update(_) => Entry::new(
+                "update",
+                image,
+                tree.display(Node::Image(image)),
+                Some(id),
+                added,
+            ),
         };
         let mut batch = Batch::default();
-        self.inner.journal.note(&self.inner.database, &mut batch, &entry);
+        self.inner
+            .journal
+            .note(&self.inner.database, &mut batch, &entry);
         self.commit(&mut tree, &planned.edits, batch)?;
         Ok(planned.node)
     }
 
-    /// Takes away the pages of an import that failed. If this fails as well, the next collection does it.
+    /// Takes away the pages of an import that failed. If this fails as well, the next collection
+    /// does it.
     pub(crate) fn forget_pages(&self, building: &Building, has_written: bool) {
         if has_written {
             let mut batch = Batch::default();
@@ -150,14 +197,22 @@ impl Store {
 }
 
 /// Reads on one thread, hashes on all, builds on this one.
-fn read_and_build(input: &mut Input, builder: &mut Builder<'_>, chunk_len: ChunkLen, watch: &dyn Watch) -> Result<(), StoreError> {
+fn read_and_build(
+    input: &mut Input,
+    builder: &mut Builder<'_>,
+    chunk_len: ChunkLen,
+    watch: &dyn Watch,
+) -> Result<(), StoreError> {
     let total = input.len();
     std::thread::scope(|scope| {
         let (sender, pieces) = sync_channel(PIECES_AHEAD);
         scope.spawn(move || read_all(input, chunk_len, &sender));
         for piece in pieces {
             let done = builder.add(piece?)?;
-            watch.progress(Progress { done: total.map_or(done, |total| done.min(total)), total });
+            watch.progress(Progress {
+                done: total.map_or(done, |total| done.min(total)),
+                total,
+            });
             if watch.is_cancelled() {
                 return Err(StoreError::Interrupted);
             }
@@ -166,7 +221,13 @@ fn read_and_build(input: &mut Input, builder: &mut Builder<'_>, chunk_len: Chunk
     })
 }
 
-fn report(node: Node, len: u64, positions: Positions, counts: SessionCounts, chunk_len: ChunkLen) -> ImportReport {
+fn report(
+    node: Node,
+    len: u64,
+    positions: Positions,
+    counts: SessionCounts,
+    chunk_len: ChunkLen,
+) -> ImportReport {
     ImportReport {
         node,
         len,

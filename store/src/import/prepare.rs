@@ -1,4 +1,5 @@
-//! Reading ahead: pieces come off the source in order, and every core hashes them while others are still being read.
+//! Reading ahead: pieces come off the source in order, and every core hashes them while others are
+//! still being read.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -8,13 +9,18 @@ use vellum_core::units::ChunkLen;
 use crate::error::StoreError;
 use crate::pieces::{Input, Piece};
 
-/// Pieces that may wait between the reader and the builder: enough to keep two cores hashing while the builder decides.
+/// Pieces that may wait between the reader and the builder: enough to keep two cores hashing while
+/// the builder decides.
 pub(super) const PIECES_AHEAD: usize = 8;
 
 /// A piece of which the names are known, or on their way.
 pub(super) enum Prepared {
-    /// Whole chunks, the last padded with zeros past the disk's end; to be received with their names.
-    Data { start: u64, hashed: Receiver<Hashed> },
+    /// Whole chunks, the last padded with zeros past the disk's end; to be received with their
+    /// names.
+    Data {
+        start: u64,
+        hashed: Receiver<Hashed>,
+    },
     /// Anything else, and data of which the parent has a part.
     Plain(Piece),
 }
@@ -26,7 +32,11 @@ pub(super) struct Hashed {
 }
 
 /// Reads `input` to its end, or until nobody listens any more.
-pub(super) fn read_all(input: &mut Input, chunk_len: ChunkLen, pieces: &SyncSender<Result<Prepared, StoreError>>) {
+pub(super) fn read_all(
+    input: &mut Input,
+    chunk_len: ChunkLen,
+    pieces: &SyncSender<Result<Prepared, StoreError>>,
+) {
     loop {
         let piece = match input.next(chunk_len) {
             Ok(Some(piece)) => Ok(prepare(piece, chunk_len)),
@@ -42,7 +52,11 @@ pub(super) fn read_all(input: &mut Input, chunk_len: ChunkLen, pieces: &SyncSend
 
 fn prepare(piece: Piece, chunk_len: ChunkLen) -> Prepared {
     match piece {
-        Piece::Data { start, bytes, absent } if absent.is_empty() => {
+        Piece::Data {
+            start,
+            bytes,
+            absent,
+        } if absent.is_empty() => {
             let (sender, hashed) = sync_channel(1);
             // The builder may have given up; then nobody wants the names.
             rayon::spawn(move || drop(sender.send(hash(bytes, chunk_len))));
@@ -57,10 +71,20 @@ pub(super) fn hash(mut bytes: Vec<u8>, chunk_len: ChunkLen) -> Hashed {
     let chunk_len = chunk_len.as_usize();
     bytes.resize(bytes.len().next_multiple_of(chunk_len), 0);
     let chunks: Vec<&[u8]> = bytes.chunks_exact(chunk_len).collect();
-    let data: Vec<&[u8]> = chunks.iter().copied().filter(|chunk| !is_zero(chunk)).collect();
+    let data: Vec<&[u8]> = chunks
+        .iter()
+        .copied()
+        .filter(|chunk| !is_zero(chunk))
+        .collect();
     let mut data_names = hash_chunks(&data).into_iter();
     let mut data = data.into_iter().peekable();
     // The chunks with data are the same slices, in the same order.
-    let names = chunks.into_iter().map(|chunk| data.next_if(|next| std::ptr::eq(*next, chunk)).and_then(|_| data_names.next())).collect();
+    let names = chunks
+        .into_iter()
+        .map(|chunk| {
+            data.next_if(|next| std::ptr::eq(*next, chunk))
+                .and_then(|_| data_names.next())
+        })
+        .collect();
     Hashed { bytes, names }
 }

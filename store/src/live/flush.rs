@@ -35,7 +35,11 @@ pub(super) struct Flush<'w> {
 impl<'w> Flush<'w> {
     /// Parts what waits into data and zeros; data that is all zero is zeros.
     pub(super) fn of(waiting: &'w Changes) -> Self {
-        let mut flush = Self { positions: Vec::new(), plain: Vec::new(), zeros: waiting.zeros().collect() };
+        let mut flush = Self {
+            positions: Vec::new(),
+            plain: Vec::new(),
+            zeros: waiting.zeros().collect(),
+        };
         for (position, plain) in waiting.data() {
             if is_zero(plain) {
                 flush.zeros.push(position..position + 1);
@@ -52,12 +56,24 @@ impl<'w> Flush<'w> {
         let names: Vec<ChunkHash> = if self.plain.len() <= CHUNKS_PER_TASK {
             hash_chunks(&self.plain)
         } else {
-            self.plain.par_chunks(CHUNKS_PER_TASK).flat_map_iter(hash_chunks).collect()
+            self.plain
+                .par_chunks(CHUNKS_PER_TASK)
+                .flat_map_iter(hash_chunks)
+                .collect()
         };
-        self.plain.iter().zip(names).map(|(plain, hash)| Candidate { hash, plain, guess: None }).collect()
+        self.plain
+            .iter()
+            .zip(names)
+            .map(|(plain, hash)| Candidate {
+                hash,
+                plain,
+                guess: None,
+            })
+            .collect()
     }
 
-    /// Puts the changed pages of the image's active layer into `batch`; its record as it will be, and what changed.
+    /// Puts the changed pages of the image's active layer into `batch`; its record as it will be,
+    /// and what changed.
     pub(super) fn plan(
         &self,
         store: &Store,
@@ -70,7 +86,11 @@ impl<'w> Flush<'w> {
         let mut changes = PageChanges::new();
         for (position, id) in self.positions.iter().zip(ids) {
             let (index, start) = page_of(ChunkIndex(*position));
-            changes.entry(index).or_default().push(Run { start, len: 1, slot: Slot::Chunk(*id) });
+            changes.entry(index).or_default().push(Run {
+                start,
+                len: 1,
+                slot: Slot::Chunk(*id),
+            });
         }
         self.add_zeros(tree, layer, &mut changes);
         let mut draft = Draft::new(Layer::clone(layer));
@@ -81,24 +101,45 @@ impl<'w> Flush<'w> {
         Ok((draft.layer, changes))
     }
 
-    /// Adds what becomes zero. Where a layer below could be seen, that is an explicit zero; elsewhere it is nothing at all, and only
-    /// an answer that the layer has is taken away. Pages that no layer has are passed over.
+    /// Adds what becomes zero. Where a layer below could be seen, that is an explicit zero;
+    /// elsewhere it is nothing at all, and only an answer that the layer has is taken away. Pages
+    /// that no layer has are passed over.
     fn add_zeros(&self, tree: &Tree, layer: &Layer, changes: &mut PageChanges) {
         if self.zeros.is_empty() {
             return;
         }
-        let below = PageSet::union_of(layer.parent.into_iter().flat_map(|parent| tree.chain(parent)).map(|layer| &layer.pages));
+        let below = PageSet::union_of(
+            layer
+                .parent
+                .into_iter()
+                .flat_map(|parent| tree.chain(parent))
+                .map(|layer| &layer.pages),
+        );
         let mapped = below.union(&layer.pages);
         for range in &self.zeros {
             let mut next = mapped.next_from(page_of(ChunkIndex(range.start)).0);
             while let Some(index) = next.filter(|index| page_start(*index).0 < range.end) {
                 let first = page_start(index).0;
-                let clip = |position: u64| position.saturating_sub(first).min(PAGE_SPAN.into()) as u16;
-                let hidden = if below.contains(index) { layer.visible_in(index) } else { 0 };
+                let clip =
+                    |position: u64| position.saturating_sub(first).min(PAGE_SPAN.into()) as u16;
+                let hidden = if below.contains(index) {
+                    layer.visible_in(index)
+                } else {
+                    0
+                };
                 let (start, end) = (clip(range.start), clip(range.end));
                 let middle = hidden.clamp(start, end);
-                let parts = [(start, middle, Slot::Zero), (middle, end, Slot::Absent)].into_iter().filter(|(start, end, _)| start < end);
-                changes.entry(index).or_default().extend(parts.map(|(start, end, slot)| Run { start, len: end - start, slot }));
+                let parts = [(start, middle, Slot::Zero), (middle, end, Slot::Absent)]
+                    .into_iter()
+                    .filter(|(start, end, _)| start < end);
+                changes
+                    .entry(index)
+                    .or_default()
+                    .extend(parts.map(|(start, end, slot)| Run {
+                        start,
+                        len: end - start,
+                        slot,
+                    }));
                 next = mapped.next_from(PageIndex(index.0 + 1));
             }
         }

@@ -1,4 +1,5 @@
-//! What reads and writes do with the view of a live disk: copy what waits, read the rest from the base, put what is new.
+//! What reads and writes do with the view of a live disk: copy what waits, read the rest from the
+//! base, put what is new.
 //!
 //! Nothing is read from the store under the view's lock.
 
@@ -16,7 +17,8 @@ use crate::changes::Change;
 use crate::disk::Disk;
 use crate::error::StoreError;
 
-/// How often a read is tried while flushes change what it reads. Once is rare: a collection must have ended since the flush.
+/// How often a read is tried while flushes change what it reads. Once is rare: a collection must
+/// have ended since the flush.
 const ATTEMPTS_MAX: u32 = 8;
 
 /// What the buffer does not have of a read.
@@ -42,8 +44,12 @@ impl Shared {
         })
     }
 
-    /// Tries again what failed on a base that is not the present one any more: its pages may be gone, and with them its chunks.
-    fn attempt<T>(&self, mut attempt: impl FnMut() -> (Base, Result<T, StoreError>)) -> Result<T, StoreError> {
+    /// Tries again what failed on a base that is not the present one any more: its pages may be
+    /// gone, and with them its chunks.
+    fn attempt<T>(
+        &self,
+        mut attempt: impl FnMut() -> (Base, Result<T, StoreError>),
+    ) -> Result<T, StoreError> {
         for _ in 1..ATTEMPTS_MAX {
             let (base, outcome) = attempt();
             if outcome.is_ok() || !self.is_outdated(&base) {
@@ -53,8 +59,8 @@ impl Shared {
         attempt().1
     }
 
-    /// Whether another base has taken the place of this one, or does as soon as the flush has ended that is going on: its batch may be
-    /// there already.
+    /// Whether another base has taken the place of this one, or does as soon as the flush has ended
+    /// that is going on: its batch may be there already.
     fn is_outdated(&self, base: &Base) -> bool {
         let control = self.control();
         if control.is_flushing {
@@ -71,7 +77,10 @@ impl Shared {
             return (base, Below::All);
         }
         let end = offset + buffer.len() as u64;
-        let (first, last) = (self.chunk_len.index_at(offset).0, self.chunk_len.index_at(end - 1).0);
+        let (first, last) = (
+            self.chunk_len.index_at(offset).0,
+            self.chunk_len.index_at(end - 1).0,
+        );
         if first == last {
             let start = (offset - self.chunk_len.offset_of(ChunkIndex(first))) as usize;
             let below = match view.chunk(first) {
@@ -94,7 +103,9 @@ impl Shared {
             match change {
                 Change::Absent => parts.push(part),
                 Change::Zero => out.fill(0),
-                Change::Data(plain) => out.copy_from_slice(&plain[(part.start - start) as usize..][..out.len()]),
+                Change::Data(plain) => {
+                    out.copy_from_slice(&plain[(part.start - start) as usize..][..out.len()])
+                }
             }
         }
         (base, Below::Parts(parts))
@@ -108,7 +119,8 @@ impl Shared {
     }
 
     fn read_base(&self, base: &Base, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        base.disk.read_through(&|index| self.page(base, index), buffer, offset)
+        base.disk
+            .read_through(&|index| self.page(base, index), buffer, offset)
     }
 
     /// Page `index` of `base`, or of a later one: see the module's comment on versions.
@@ -130,16 +142,23 @@ impl Shared {
         &self,
         range: Range<u64>,
         count_max: usize,
-        describe: impl Fn(&Disk, Range<u64>, Option<Allocation>, &mut Stretches<K>) -> Result<(), StoreError>,
+        describe: impl Fn(
+            &Disk,
+            Range<u64>,
+            Option<Allocation>,
+            &mut Stretches<K>,
+        ) -> Result<(), StoreError>,
     ) -> Result<Stretches<K>, StoreError> {
         self.attempt(|| {
             let (base, parts) = self.waiting_kinds(&range);
             let mut out = Stretches::new(count_max);
-            let outcome = parts.into_iter().try_for_each(
-                |(part, kind)| {
-                    if out.is_full() { Ok(()) } else { describe(&base.disk, part, kind, &mut out) }
-                },
-            );
+            let outcome = parts.into_iter().try_for_each(|(part, kind)| {
+                if out.is_full() {
+                    Ok(())
+                } else {
+                    describe(&base.disk, part, kind, &mut out)
+                }
+            });
             (base, outcome.map(|()| out))
         })
     }
@@ -147,15 +166,19 @@ impl Shared {
     /// What waits for each part of `range`: nothing, zeros, or data.
     fn waiting_kinds(&self, range: &Range<u64>) -> (Base, Vec<(Range<u64>, Option<Allocation>)>) {
         let view = self.view();
-        let positions = self.chunk_len.index_at(range.start).0..self.chunk_len.count_for(range.end).0;
-        let kinds = view.pieces(positions).into_iter().map(|(positions, change)| {
-            let kind = match change {
-                Change::Absent => None,
-                Change::Zero => Some(Allocation::Zero),
-                Change::Data(_) => Some(Allocation::Data),
-            };
-            (self.clip(&positions, range).1, kind)
-        });
+        let positions =
+            self.chunk_len.index_at(range.start).0..self.chunk_len.count_for(range.end).0;
+        let kinds = view
+            .pieces(positions)
+            .into_iter()
+            .map(|(positions, change)| {
+                let kind = match change {
+                    Change::Absent => None,
+                    Change::Zero => Some(Allocation::Zero),
+                    Change::Data(_) => Some(Allocation::Data),
+                };
+                (self.clip(&positions, range).1, kind)
+            });
         (view.base.clone(), kinds.collect())
     }
 
@@ -163,8 +186,15 @@ impl Shared {
     pub(super) fn write_whole(&self, bytes: &[u8], offset: u64) {
         let first = self.chunk_len.index_at(offset).0;
         // Copied before the lock is taken: readers wait for as little as possible.
-        let chunks: Vec<Box<[u8]>> = bytes.chunks_exact(self.chunk_len.as_usize()).map(Box::from).collect();
-        self.change(|waiting| (first..).zip(chunks).for_each(|(position, plain)| waiting.put(position, plain)));
+        let chunks: Vec<Box<[u8]>> = bytes
+            .chunks_exact(self.chunk_len.as_usize())
+            .map(Box::from)
+            .collect();
+        self.change(|waiting| {
+            (first..)
+                .zip(chunks)
+                .for_each(|(position, plain)| waiting.put(position, plain))
+        });
     }
 
     /// Zeros in `[start, end)`, which holds no whole chunk but may reach into two.
@@ -178,8 +208,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes `bytes`, which lie inside one chunk. What the chunk holds beside them is read without a lock: if it may have changed by
-    /// the time that the lock is taken, it is read again.
+    /// Writes `bytes`, which lie inside one chunk. What the chunk holds beside them is read without
+    /// a lock: if it may have changed by the time that the lock is taken, it is read again.
     pub(super) fn write_part(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
         let position = self.chunk_len.index_at(offset);
         let first = self.chunk_len.offset_of(position);
@@ -196,7 +226,9 @@ impl Shared {
                 }
                 let mut plain: Box<[u8]> = match (view.chunk(position.0), under.take()) {
                     (Change::Data(plain), _) => plain.into(),
-                    (Change::Absent, Some((version, plain))) if version == view.base.version => plain,
+                    (Change::Absent, Some((version, plain))) if version == view.base.version => {
+                        plain
+                    }
                     (Change::Absent, _) if !is_whole => return Some(view.base.clone()),
                     _ => vec![0; self.chunk_len.as_usize()].into(),
                 };

@@ -1,7 +1,8 @@
 //! Memory for what waits, of all live disks together.
 //!
-//! A writer that finds none left flushes itself before it goes on: the disk that has most waiting, whoever's it is. So memory is bounded
-//! however many disks there are, a disk that nobody flushes keeps no room from others for ever, and who writes too fast is slowed down.
+//! A writer that finds none left flushes itself before it goes on: the disk that has most waiting,
+//! whoever's it is. So memory is bounded however many disks there are, a disk that nobody flushes
+//! keeps no room from others for ever, and who writes too fast is slowed down.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -10,7 +11,8 @@ use super::Shared;
 use crate::chunks::pause::lock;
 use crate::error::StoreError;
 
-/// Enough that one disk fills 16 MiB while another 16 MiB are compressed and synced, a few times over.
+/// Enough that one disk fills 16 MiB while another 16 MiB are compressed and synced, a few times
+/// over.
 const LEN_MAX: usize = 64 << 20;
 
 /// The room for changes that wait. Each thread that writes may exceed it by one part of a request.
@@ -22,7 +24,11 @@ pub(crate) struct Room {
 
 impl Default for Room {
     fn default() -> Self {
-        Self { len_max: AtomicUsize::new(LEN_MAX), used_len: AtomicUsize::new(0), disks: Mutex::default() }
+        Self {
+            len_max: AtomicUsize::new(LEN_MAX),
+            used_len: AtomicUsize::new(0),
+            disks: Mutex::default(),
+        }
     }
 }
 
@@ -57,9 +63,11 @@ impl Room {
     /// Waits until there is room for a little more. An error if no disk's changes can be flushed.
     pub(super) fn wait(&self) -> Result<(), StoreError> {
         while self.is_full() {
-            let mut disks: Vec<Arc<Shared>> = lock(&self.disks).iter().filter_map(Weak::upgrade).collect();
+            let mut disks: Vec<Arc<Shared>> =
+                lock(&self.disks).iter().filter_map(Weak::upgrade).collect();
             disks.sort_by_cached_key(|disk| std::cmp::Reverse(disk.memory_len()));
-            // A disk that cannot be flushed (its map may be damaged) is no reason to refuse writes to another.
+            // A disk that cannot be flushed (its map may be damaged) is no reason to refuse writes
+            // to another.
             let outcomes = disks.iter().map(|disk| disk.relieve());
             let mut first_error = None;
             for outcome in outcomes {

@@ -1,4 +1,5 @@
-//! What the users of a live disk see: changes that wait over those that are being flushed over what was flushed.
+//! What the users of a live disk see: changes that wait over those that are being flushed over what
+//! was flushed.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ pub(super) struct Base {
     pub(super) version: u64,
 }
 
-/// All that a read has to look at, newest first. At any time it shows every write that was answered.
+/// All that a read has to look at, newest first. At any time it shows every write that was
+/// answered.
 pub(super) struct View {
     /// The generation that takes the writes.
     pub(super) filling: Changes,
@@ -27,12 +29,24 @@ pub(super) struct View {
 
 impl View {
     pub(super) fn new(disk: Disk) -> Self {
-        Self { filling: Changes::default(), flushing: None, base: Base { disk: Arc::new(disk), version: 0 }, retired: Vec::new() }
+        Self {
+            filling: Changes::default(),
+            flushing: None,
+            base: Base {
+                disk: Arc::new(disk),
+                version: 0,
+            },
+            retired: Vec::new(),
+        }
     }
 
     /// About how many bytes of memory the changes take.
     pub(super) fn memory_len(&self) -> usize {
-        self.filling.memory_len() + self.flushing.as_ref().map_or(0, |changes| changes.memory_len())
+        self.filling.memory_len()
+            + self
+                .flushing
+                .as_ref()
+                .map_or(0, |changes| changes.memory_len())
     }
 
     /// Whether everything was flushed.
@@ -51,14 +65,25 @@ impl View {
     /// What waits for the positions of `range`, in order and gap-free.
     pub(super) fn pieces(&self, range: Range<u64>) -> Vec<(Range<u64>, Change<'_>)> {
         let newest = self.filling.pieces(range);
-        let Some(flushing) = &self.flushing else { return newest };
-        let below = |(part, change): (Range<u64>, _)| if change == Change::Absent { flushing.pieces(part) } else { vec![(part, change)] };
+        let Some(flushing) = &self.flushing else {
+            return newest;
+        };
+        let below = |(part, change): (Range<u64>, _)| {
+            if change == Change::Absent {
+                flushing.pieces(part)
+            } else {
+                vec![(part, change)]
+            }
+        };
         newest.into_iter().flat_map(below).collect()
     }
 
     /// Ends the generation that takes the writes; from here on it is the one that is being flushed.
     pub(super) fn freeze(&mut self) -> Arc<Changes> {
-        assert!(self.flushing.is_none(), "one generation is flushed at a time");
+        assert!(
+            self.flushing.is_none(),
+            "one generation is flushed at a time"
+        );
         let frozen = Arc::new(std::mem::take(&mut self.filling));
         self.flushing = Some(Arc::clone(&frozen));
         frozen
@@ -67,20 +92,28 @@ impl View {
     /// The generation was flushed: `disk` has it.
     pub(super) fn publish(&mut self, disk: Disk) {
         self.flushing = None;
-        let base = Base { disk: Arc::new(disk), version: self.base.version + 1 };
-        self.retired.push(std::mem::replace(&mut self.base, base).disk);
+        let base = Base {
+            disk: Arc::new(disk),
+            version: self.base.version + 1,
+        };
+        self.retired
+            .push(std::mem::replace(&mut self.base, base).disk);
     }
 
     /// Former bases that nobody reads from any more: to be dropped under no lock.
     pub(super) fn take_retired(&mut self) -> Vec<Arc<Disk>> {
-        let (free, used) = std::mem::take(&mut self.retired).into_iter().partition(|disk| Arc::strong_count(disk) == 1);
+        let (free, used) = std::mem::take(&mut self.retired)
+            .into_iter()
+            .partition(|disk| Arc::strong_count(disk) == 1);
         self.retired = used;
         free
     }
 
     /// The generation was not flushed: it waits again, below what came later.
     pub(super) fn thaw(&mut self) {
-        let Some(older) = self.flushing.take() else { return };
+        let Some(older) = self.flushing.take() else {
+            return;
+        };
         let newer = std::mem::replace(&mut self.filling, Arc::unwrap_or_clone(older));
         self.filling.change(newer);
     }

@@ -1,11 +1,13 @@
 //! Whether a database's log ends in a write that a loss of power tore: pure, over the log's bytes.
 //!
-//! A logged batch is one record of the log, and the next one is not begun before it is synced. So at most one record was under way
-//! when power went, the last, and nobody was told that it is durable. Its sectors may have come to the disk in any order, with others
-//! still missing: then it reads as damaged, and is not. What tells it from damage is that *no record begins after it*. Were it damage
-//! to something that had been acknowledged, the records of what came later would still be there, unless it was the very last or
-//! took the beginning of the last along: that cannot be told apart, just as a log that was cut at its end cannot (`folder`'s witness
-//! tells it, mostly).
+//! A logged batch is one record of the log, and the next one is not begun before it is synced. So
+//! at most one record was under way when power went, the last, and nobody was told that it is
+//! durable. Its sectors may have come to the disk in any order, with others still missing: then it
+//! reads as damaged, and is not. What tells it from damage is that *no record begins after it*.
+//! Were it damage to something that had been acknowledged, the records of what came later would
+//! still be there, unless it was the very last or took the beginning of the last along: that cannot
+//! be told apart, just as a log that was cut at its end cannot (`folder`'s witness tells it,
+//! mostly).
 
 use super::{BLOCK_LEN, HEADER_LEN, fragment, in_block};
 
@@ -24,7 +26,8 @@ pub(super) enum LogEnd {
     Damaged,
 }
 
-/// How `log` ends. It takes the longer the more follows what is not sound: every byte of that may be where a record begins.
+/// How `log` ends. It takes the longer the more follows what is not sound: every byte of that may
+/// be where a record begins.
 pub(super) fn end_of(log: &[u8]) -> LogEnd {
     let (mut at, mut record) = (0, 0);
     while at < log.len() {
@@ -69,7 +72,8 @@ mod tests {
                 if in_block(log.len()) > BLOCK_LEN - HEADER_LEN {
                     log.resize(next_block(log.len()), 0);
                 }
-                let (part, after) = rest.split_at(rest.len().min(BLOCK_LEN - HEADER_LEN - in_block(log.len())));
+                let (part, after) =
+                    rest.split_at(rest.len().min(BLOCK_LEN - HEADER_LEN - in_block(log.len())));
                 let kind = match (is_first, after.is_empty()) {
                     (true, true) => WHOLE,
                     (true, false) => FIRST,
@@ -102,13 +106,22 @@ mod tests {
             log[missing..end].fill(0);
             let expected = match missing {
                 _ if missing >= last => LogEnd::Torn(last),
-                // Damage that takes the end of one record and the beginning of the last cannot be told from a torn write.
+                // Damage that takes the end of one record and the beginning of the last cannot be
+                // told from a torn write.
                 _ if missing + 512 > last => LogEnd::Torn(ends[ends.len() - 3]),
                 _ => LogEnd::Damaged,
             };
-            assert_eq!(end_of(&log), expected, "without the sector at {missing}; the last record begins at {last}");
+            assert_eq!(
+                end_of(&log),
+                expected,
+                "without the sector at {missing}; the last record begins at {last}"
+            );
         }
-        for (flipped, expected) in [(ends[0] + 9, LogEnd::Damaged), (last - 1, LogEnd::Damaged), (last + 1, LogEnd::Torn(last))] {
+        for (flipped, expected) in [
+            (ends[0] + 9, LogEnd::Damaged),
+            (last - 1, LogEnd::Damaged),
+            (last + 1, LogEnd::Torn(last)),
+        ] {
             let mut log = sound.clone();
             log[flipped] ^= 4;
             assert_eq!(end_of(&log), expected, "flipped at {flipped}");
@@ -120,7 +133,15 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(3);
         for len in [0, 1, 6, 7, 8, BLOCK_LEN - 1, BLOCK_LEN, BLOCK_LEN + 5] {
             let mut bytes = vec![0; len];
-            assert_eq!(end_of(&bytes), if len == 0 { LogEnd::Sound } else { LogEnd::Torn(0) }, "{len} zeros");
+            assert_eq!(
+                end_of(&bytes),
+                if len == 0 {
+                    LogEnd::Sound
+                } else {
+                    LogEnd::Torn(0)
+                },
+                "{len} zeros"
+            );
             random.fill(&mut bytes);
             assert_ne!(end_of(&bytes), LogEnd::Damaged, "{len} of noise");
         }

@@ -1,7 +1,7 @@
 //! Where two disks differ.
 //!
-//! What both have from the same layer is the same, so only the pages that a layer above the first common one touches are looked at:
-//! near relatives on a large parent cost what they wrote.
+//! What both have from the same layer is the same, so only the pages that a layer above the first
+//! common one touches are looked at: near relatives on a large parent cost what they wrote.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -33,8 +33,15 @@ impl<'d> Step<'d> {
         let pages = differing_pages(from, to).within(PageIndex(0), PageIndex(pages_for(end)));
         let count = to.chain().len().checked_sub(from.chain().len());
         let above = count.map(|count| to.chain().split_at(count));
-        let above = above.filter(|(_, below)| below.first().map(|layer| layer.id) == from.chain().first().map(|layer| layer.id));
-        Self { from, to, pages, above: above.map(|(above, _)| above) }
+        let above = above.filter(|(_, below)| {
+            below.first().map(|layer| layer.id) == from.chain().first().map(|layer| layer.id)
+        });
+        Self {
+            from,
+            to,
+            pages,
+            above: above.map(|(above, _)| above),
+        }
     }
 
     fn is_as_long(&self) -> bool {
@@ -43,27 +50,45 @@ impl<'d> Step<'d> {
 
     /// The bytes of positions on a page, as far as both reach.
     fn bytes_of(&self, index: PageIndex, positions: Range<u16>) -> Range<u64> {
-        bytes_of(self.from.chunk_len(), index, positions, &(0..self.from.len().min(self.to.len())))
+        bytes_of(
+            self.from.chunk_len(),
+            index,
+            positions,
+            &(0..self.from.len().min(self.to.len())),
+        )
     }
 }
 
 impl Store {
-    /// Calls `visit` for each range in which `a` and `b` differ, in order, to the chunk: a range's other bytes may be equal. A shorter
-    /// disk ends in nothing, not in zeros: the rest of the longer one is a difference.
-    pub fn diff(&self, a: Node, b: Node, visit: &mut VisitDifference<'_, StoreError>) -> Result<(), StoreError> {
+    /// Calls `visit` for each range in which `a` and `b` differ, in order, to the chunk: a range's
+    /// other bytes may be equal. A shorter disk ends in nothing, not in zeros: the rest of the
+    /// longer one is a difference.
+    pub fn diff(
+        &self,
+        a: Node,
+        b: Node,
+        visit: &mut VisitDifference<'_, StoreError>,
+    ) -> Result<(), StoreError> {
         let mut out = Joiner::new(visit);
-        self.diff_states(&[&self.still_disk(a)?, &self.still_disk(b)?], &mut |_, range, becomes_zero| out.add(range, becomes_zero))?;
+        self.diff_states(
+            &[&self.still_disk(a)?, &self.still_disk(b)?],
+            &mut |_, range, becomes_zero| out.add(range, becomes_zero),
+        )?;
         out.finish()
     }
 
-    /// Calls `visit` with the ranges in which each of `states` differs from the next, and whether that one reads as zeros there: page by
-    /// page, and what only the longer one has at the end. Of a history, in which states stand on each other, each layer is looked at once.
+    /// Calls `visit` with the ranges in which each of `states` differs from the next, and whether
+    /// that one reads as zeros there: page by page, and what only the longer one has at the end. Of
+    /// a history, in which states stand on each other, each layer is looked at once.
     pub(crate) fn diff_states(
         &self,
         states: &[&Disk],
         visit: &mut dyn FnMut(usize, Range<u64>, bool) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let steps: Vec<Step<'_>> = states.windows(2).map(|pair| Step::new(pair[0], pair[1])).collect();
+        let steps: Vec<Step<'_>> = states
+            .windows(2)
+            .map(|pair| Step::new(pair[0], pair[1]))
+            .collect();
         for index in PageSet::union_of(steps.iter().map(|step| &step.pages)).iter() {
             let mut before = None;
             for (nth, step) in steps.iter().enumerate() {
@@ -79,26 +104,59 @@ impl Store {
                 before = before.filter(|_| step.is_as_long());
             }
         }
-        steps.iter().enumerate().try_for_each(|(nth, Step { from, to, .. })| {
-            let add = &mut |range, becomes_zero| visit(nth, range, becomes_zero);
-            rest_of_longer((from.len(), to.len()), to.chunk_len(), || Ok(to.mapped_pages()), |index| to.page(index), add)
-        })
+        steps
+            .iter()
+            .enumerate()
+            .try_for_each(|(nth, Step { from, to, .. })| {
+                let add = &mut |range, becomes_zero| visit(nth, range, becomes_zero);
+                rest_of_longer(
+                    (from.len(), to.len()),
+                    to.chunk_len(),
+                    || Ok(to.mapped_pages()),
+                    |index| to.page(index),
+                    add,
+                )
+            })
     }
 
     /// What the second state of `step` shows on a page, of which the first shows `from`.
-    fn page_after(&self, step: &Step<'_>, from: &Page, index: PageIndex) -> Result<Arc<Page>, StoreError> {
-        let Some(above) = step.above.filter(|_| step.is_as_long()) else { return step.to.page(index) };
-        let visible = above.iter().map(|layer| layer.visible_in(index)).min().unwrap_or(PAGE_SPAN);
-        let own = self.inner.pages.seen(above, index).map_err(|error| error.in_image(step.to.name(), step.to.bytes_of_page(index)))?;
+    fn page_after(
+        &self,
+        step: &Step<'_>,
+        from: &Page,
+        index: PageIndex,
+    ) -> Result<Arc<Page>, StoreError> {
+        let Some(above) = step.above.filter(|_| step.is_as_long()) else {
+            return step.to.page(index);
+        };
+        let visible = above
+            .iter()
+            .map(|layer| layer.visible_in(index))
+            .min()
+            .unwrap_or(PAGE_SPAN);
+        let own = self
+            .inner
+            .pages
+            .seen(above, index)
+            .map_err(|error| error.in_image(step.to.name(), step.to.bytes_of_page(index)))?;
         Ok(Arc::new(own.over(from, visible).resolved()))
     }
 
-    /// Tells for the bytes of `range`, which lies inside `b`, whether they may differ from those of `a`: to the chunk, until `out` is
-    /// full. What `a` does not reach may.
-    pub(crate) fn changes(&self, a: &Disk, b: &Disk, range: Range<u64>, out: &mut Stretches<bool>) -> Result<(), StoreError> {
+    /// Tells for the bytes of `range`, which lies inside `b`, whether they may differ from those of
+    /// `a`: to the chunk, until `out` is full. What `a` does not reach may.
+    pub(crate) fn changes(
+        &self,
+        a: &Disk,
+        b: &Disk,
+        range: Range<u64>,
+        out: &mut Stretches<bool>,
+    ) -> Result<(), StoreError> {
         let chunk_len = b.chunk_len();
         let common_end = a.len().clamp(range.start, range.end);
-        let (first, end) = (page_of(chunk_len.index_at(range.start)).0, PageIndex(pages_for(chunk_len.count_for(common_end))));
+        let (first, end) = (
+            page_of(chunk_len.index_at(range.start)).0,
+            PageIndex(pages_for(chunk_len.count_for(common_end))),
+        );
         let mut at = range.start;
         for index in differing_pages(a, b).within(first, end).iter() {
             for (positions, _) in self.differing_positions(&*a.page(index)?, &*b.page(index)?)? {
@@ -117,7 +175,11 @@ impl Store {
     }
 
     /// Where the pages `from` and `to` differ, and whether the second reads as zeros there.
-    fn differing_positions(&self, from: &Page, to: &Page) -> Result<Vec<(Range<u16>, bool)>, StoreError> {
+    fn differing_positions(
+        &self,
+        from: &Page,
+        to: &Page,
+    ) -> Result<Vec<(Range<u16>, bool)>, StoreError> {
         differing_positions(from, to, |first, count| self.chunk_hashes(first, count))
     }
 }
@@ -125,16 +187,33 @@ impl Store {
 /// The pages outside of which `a` and `b` are the same, wherever both have something.
 pub(super) fn differing_pages(a: &Disk, b: &Disk) -> PageSet {
     let in_b: HashSet<LayerId> = b.chain().iter().map(|layer| layer.id).collect();
-    let met = a.chain().iter().position(|layer| in_b.contains(&layer.id)).unwrap_or(a.chain().len());
+    let met = a
+        .chain()
+        .iter()
+        .position(|layer| in_b.contains(&layer.id))
+        .unwrap_or(a.chain().len());
     let (above_a, common) = a.chain().split_at(met);
     // Two chains that meet go on as one.
     let above_b = &b.chain()[..b.chain().len() - common.len()];
     let touched = above_a.iter().chain(above_b).map(|layer| &layer.pages);
-    let visible = |above: &[Arc<Layer>]| above.iter().map(|layer| layer.parent_visible).min().unwrap_or(ChunkCount(u64::MAX));
+    let visible = |above: &[Arc<Layer>]| {
+        above
+            .iter()
+            .map(|layer| layer.parent_visible)
+            .min()
+            .unwrap_or(ChunkCount(u64::MAX))
+    };
     // Where only one of them can see the common layers.
-    let (low, high) = (visible(above_a).min(visible(above_b)), visible(above_a).max(visible(above_b)));
+    let (low, high) = (
+        visible(above_a).min(visible(above_b)),
+        visible(above_a).max(visible(above_b)),
+    );
     let (start, end) = (page_of(ChunkIndex(low.0)).0, PageIndex(pages_for(high)));
-    let below: Vec<PageSet> = common.iter().map(|layer| layer.pages.within(start, end)).filter(|pages| !pages.is_empty()).collect();
+    let below: Vec<PageSet> = common
+        .iter()
+        .map(|layer| layer.pages.within(start, end))
+        .filter(|pages| !pages.is_empty())
+        .collect();
     let half_seen = PageSet::union_of(&below);
     PageSet::union_of(touched.chain([&half_seen]))
 }

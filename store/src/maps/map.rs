@@ -17,7 +17,8 @@ pub struct MapEntry {
     pub start: u64,
     /// Length in bytes.
     pub len: u64,
-    /// How many layers below the top the supplying layer is; the layer. `None` where no layer says anything.
+    /// How many layers below the top the supplying layer is; the layer. `None` where no layer says
+    /// anything.
     pub layer: Option<(u32, LayerId)>,
     /// The first chunk; `None` reads as zeros.
     pub first: Option<ChunkId>,
@@ -40,24 +41,45 @@ struct Joiner<'v> {
 }
 
 impl Store {
-    /// Calls `visit` for each range of `node`, in order and gap-free. Memory does not grow with the disk, nor time with what no layer
-    /// maps.
-    pub fn map(&self, node: Node, visit: &mut dyn FnMut(MapEntry) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    /// Calls `visit` for each range of `node`, in order and gap-free. Memory does not grow with the
+    /// disk, nor time with what no layer maps.
+    pub fn map(
+        &self,
+        node: Node,
+        visit: &mut dyn FnMut(MapEntry) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let disk = self.still_disk(node)?;
         let chunk_len = disk.chunk_len();
         let count = chunk_len.count_for(disk.len());
-        let (end, mapped) = (count.0, disk.mapped_pages().within(PageIndex(0), PageIndex(pages_for(count))));
-        let mut out = Joiner { chunk_len, disk_len: disk.len(), pending: None, visit };
+        let (end, mapped) = (
+            count.0,
+            disk.mapped_pages()
+                .within(PageIndex(0), PageIndex(pages_for(count))),
+        );
+        let mut out = Joiner {
+            chunk_len,
+            disk_len: disk.len(),
+            pending: None,
+            visit,
+        };
         let mut at = 0;
         for index in mapped.iter() {
             let start = page_start(index).0;
-            out.add(Answer { positions: at..start, layer: None, first: None })?;
+            out.add(Answer {
+                positions: at..start,
+                layer: None,
+                first: None,
+            })?;
             at = page_start(PageIndex(index.0 + 1)).0.min(end);
             for answer in self.answers(&disk, index, (at - start) as u16)? {
                 out.add(answer)?;
             }
         }
-        out.add(Answer { positions: at..end, layer: None, first: None })?;
+        out.add(Answer {
+            positions: at..end,
+            layer: None,
+            first: None,
+        })?;
         out.finish()
     }
 
@@ -69,28 +91,58 @@ impl Store {
         let place = |start: u16, end: u16| first.0 + u64::from(start)..first.0 + u64::from(end);
         for (depth, layer) in (0..).zip(disk.chain()) {
             if layer.pages.contains(index) {
-                let own = self.inner.pages.own(layer, index).map_err(|error| error.in_image(disk.name(), bytes.clone()))?;
+                let own = self
+                    .inner
+                    .pages
+                    .own(layer, index)
+                    .map_err(|error| error.in_image(disk.name(), bytes.clone()))?;
                 let mut still_open = Vec::new();
-                for run in open.iter().flat_map(|(start, end)| own.runs_in(*start, *end)) {
+                for run in open
+                    .iter()
+                    .flat_map(|(start, end)| own.runs_in(*start, *end))
+                {
                     let positions = place(run.start, run.end());
                     match run.slot {
                         Slot::Absent => still_open.push((run.start, run.end())),
-                        Slot::Zero => answers.push(Answer { positions, layer: Some((depth, layer.id)), first: None }),
-                        Slot::Chunk(id) => answers.push(Answer { positions, layer: Some((depth, layer.id)), first: Some(id) }),
+                        Slot::Zero => answers.push(Answer {
+                            positions,
+                            layer: Some((depth, layer.id)),
+                            first: None,
+                        }),
+                        Slot::Chunk(id) => answers.push(Answer {
+                            positions,
+                            layer: Some((depth, layer.id)),
+                            first: Some(id),
+                        }),
                     }
                 }
                 open = still_open;
             }
             // What lies out of sight of this layer is nobody's.
             let visible = layer.visible_in(index);
-            let hidden = open.iter().map(|(start, end)| (*start.max(&visible), *end)).filter(|(start, end)| start < end);
-            answers.extend(hidden.map(|(start, end)| Answer { positions: place(start, end), layer: None, first: None }));
-            open = open.into_iter().map(|(start, end)| (start, end.min(visible))).filter(|(start, end)| start < end).collect();
+            let hidden = open
+                .iter()
+                .map(|(start, end)| (*start.max(&visible), *end))
+                .filter(|(start, end)| start < end);
+            answers.extend(hidden.map(|(start, end)| Answer {
+                positions: place(start, end),
+                layer: None,
+                first: None,
+            }));
+            open = open
+                .into_iter()
+                .map(|(start, end)| (start, end.min(visible)))
+                .filter(|(start, end)| start < end)
+                .collect();
             if open.is_empty() {
                 break;
             }
         }
-        answers.extend(open.into_iter().map(|(start, end)| Answer { positions: place(start, end), layer: None, first: None }));
+        answers.extend(open.into_iter().map(|(start, end)| Answer {
+            positions: place(start, end),
+            layer: None,
+            first: None,
+        }));
         answers.sort_unstable_by_key(|answer| answer.positions.start);
         Ok(answers)
     }
@@ -116,9 +168,19 @@ impl Joiner<'_> {
 
     /// Hands out what is pending.
     fn finish(&mut self) -> Result<(), StoreError> {
-        let Some(answer) = self.pending.take() else { return Ok(()) };
+        let Some(answer) = self.pending.take() else {
+            return Ok(());
+        };
         let start = self.chunk_len.offset_of(ChunkIndex(answer.positions.start));
-        let end = self.chunk_len.offset_of(ChunkIndex(answer.positions.end)).min(self.disk_len);
-        (self.visit)(MapEntry { start, len: end - start, layer: answer.layer, first: answer.first })
+        let end = self
+            .chunk_len
+            .offset_of(ChunkIndex(answer.positions.end))
+            .min(self.disk_len);
+        (self.visit)(MapEntry {
+            start,
+            len: end - start,
+            layer: answer.layer,
+            first: answer.first,
+        })
     }
 }

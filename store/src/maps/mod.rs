@@ -1,4 +1,5 @@
-//! What the maps of disks say when they are looked at, compared and put onto each other: all by ids, no chunk is read.
+//! What the maps of disks say when they are looked at, compared and put onto each other: all by
+//! ids, no chunk is read.
 
 mod diff;
 mod map;
@@ -16,23 +17,32 @@ use crate::error::StoreError;
 use crate::store::Store;
 
 impl Store {
-    /// The names of `count` chunks from `first` on. Takes memory for all of them: ask for long runs in parts.
+    /// The names of `count` chunks from `first` on. Takes memory for all of them: ask for long runs
+    /// in parts.
     pub fn chunk_hashes(&self, first: ChunkId, count: u64) -> Result<Vec<ChunkHash>, StoreError> {
         let end = first.advance(count);
         let mut hashes = Vec::new();
         if count == 0 {
             return Ok(hashes);
         }
-        let header = self.inner.chunks.header(first)?.ok_or_else(|| missing(first))?;
+        let header = self
+            .inner
+            .chunks
+            .header(first)?
+            .ok_or_else(|| missing(first))?;
         let mut next = take_hashes(&header, first, end, &mut hashes);
         // Ids that follow each other mostly lie in frames that do.
-        let mut scan = (next < end).then(|| self.inner.database.scan(Family::Headers, &frame_key(next)));
+        let mut scan =
+            (next < end).then(|| self.inner.database.scan(Family::Headers, &frame_key(next)));
         while next < end {
-            let record = scan.as_mut().map_or(Ok(None), super::database::Scan::next)?;
+            let record = scan
+                .as_mut()
+                .map_or(Ok(None), super::database::Scan::next)?;
             let (key, value) = record.ok_or_else(|| missing(next))?;
-            let place = parse_frame_key(key).map_err(|error| StoreError::damaged("a frame header's key", error))?;
-            let header =
-                FrameHeader::decode(place, value).map_err(|error| StoreError::damaged(format!("header of frame {place}"), error))?;
+            let place = parse_frame_key(key)
+                .map_err(|error| StoreError::damaged("a frame header's key", error))?;
+            let header = FrameHeader::decode(place, value)
+                .map_err(|error| StoreError::damaged(format!("header of frame {place}"), error))?;
             let after = take_hashes(&header, next, end, &mut hashes);
             if after == next {
                 return Err(missing(next));
@@ -43,8 +53,14 @@ impl Store {
     }
 }
 
-/// Appends the names of the chunks from `next` on that `header` holds without a gap; the first id that it does not.
-fn take_hashes(header: &FrameHeader, mut next: ChunkId, end: ChunkId, hashes: &mut Vec<ChunkHash>) -> ChunkId {
+/// Appends the names of the chunks from `next` on that `header` holds without a gap; the first id
+/// that it does not.
+fn take_hashes(
+    header: &FrameHeader,
+    mut next: ChunkId,
+    end: ChunkId,
+    hashes: &mut Vec<ChunkHash>,
+) -> ChunkId {
     while next < end
         && let Some(hash) = header.hash(next)
     {
@@ -72,10 +88,17 @@ mod tests {
         let len = 1 << 40;
         let parent = store.create(&name("parent"), len).expect("create").image();
         let write = |image, offset: u64| {
-            store.live(image).and_then(|live| live.write_at(b"x", offset).and_then(|()| live.flush())).expect("write");
+            store
+                .live(image)
+                .and_then(|live| live.write_at(b"x", offset).and_then(|()| live.flush()))
+                .expect("write");
         };
         (0..200).for_each(|nth| write(parent, nth << 32));
-        let children = [0, 1].map(|nth| store.create_child(&name(&format!("c{nth}")), Node::Image(parent), None).expect("child"));
+        let children = [0, 1].map(|nth| {
+            store
+                .create_child(&name(&format!("c{nth}")), Node::Image(parent), None)
+                .expect("child")
+        });
         write(children[0].image(), 77 << 32);
         write(children[1].image(), (len / 2) + 4096);
         let (mut entries, mut differences, mut end) = (0, Vec::new(), 0);
@@ -90,31 +113,65 @@ mod tests {
             Ok(())
         };
         store.diff(children[0], children[1], visit).expect("diff");
-        store.rebase(children[0].image(), children[1], RebaseMode::KeepContent, &Unwatched).expect("rebase");
+        store
+            .rebase(
+                children[0].image(),
+                children[1],
+                RebaseMode::KeepContent,
+                &Unwatched,
+            )
+            .expect("rebase");
         // The same byte in the child is the same chunk: only its sibling's write differs.
-        assert_eq!(differences, [vellum_core::difference::Difference { start: (len / 2) + 4096, len: 4096, becomes_zero: false }]);
+        assert_eq!(
+            differences,
+            [vellum_core::difference::Difference {
+                start: (len / 2) + 4096,
+                len: 4096,
+                becomes_zero: false
+            }]
+        );
         assert_eq!((entries, end), (400, len));
     }
 
     #[test]
     fn two_ids_for_one_name_are_no_difference_and_names_are_found_in_runs() {
         let (_dir, store) = new_store(4096);
-        let [a, b] = ["a", "b"].map(|text| store.create(&name(text), 200 * 4096).expect("create").image());
+        let [a, b] = ["a", "b"].map(|text| {
+            store
+                .create(&name(text), 200 * 4096)
+                .expect("create")
+                .image()
+        });
         for image in [a, b] {
             // Without its index the store does not know that it has the chunks already.
             let mut bytes = vec![0; 200 * 4096];
             fastrand::Rng::with_seed(5).fill(&mut bytes);
-            store.live(image).and_then(|live| live.write_at(&bytes, 0).and_then(|()| live.flush())).expect("write");
+            store
+                .live(image)
+                .and_then(|live| live.write_at(&bytes, 0).and_then(|()| live.flush()))
+                .expect("write");
             let mut batch = crate::database::Batch::default();
             batch.delete_range(Family::Index, [0; 8], [0xff; 9]);
-            store.inner.database.write(batch, crate::database::Durability::Logged).expect("write");
+            store
+                .inner
+                .database
+                .write(batch, crate::database::Durability::Logged)
+                .expect("write");
         }
         assert_eq!(store.inner.chunks.next_chunk(), ChunkId(400));
         let names = store.chunk_hashes(ChunkId(0), 400).expect("names");
         assert_eq!((names.len(), &names[..200]), (400, &names[200..]));
-        assert_eq!(store.chunk_hashes(ChunkId(31), 3).expect("names"), names[31..34]);
-        assert!(store.chunk_hashes(ChunkId(399), 2).is_err() && store.chunk_hashes(ChunkId(400), 1).is_err());
+        assert_eq!(
+            store.chunk_hashes(ChunkId(31), 3).expect("names"),
+            names[31..34]
+        );
+        assert!(
+            store.chunk_hashes(ChunkId(399), 2).is_err()
+                && store.chunk_hashes(ChunkId(400), 1).is_err()
+        );
         let none = &mut |difference| panic!("{difference:?}");
-        store.diff(Node::Image(a), Node::Image(b), none).expect("diff");
+        store
+            .diff(Node::Image(a), Node::Image(b), none)
+            .expect("diff");
     }
 }

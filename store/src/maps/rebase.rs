@@ -1,13 +1,16 @@
 //! An image on another parent, or on none.
 //!
-//! All of it is one thing: a new layer is built beside the old ones, page by page, and one logged batch makes it the image's active
-//! layer. A crash before that leaves pages that no layer has, which the next collection takes away; the old layers stay for the image's
-//! snapshots and for the next collection.
+//! All of it is one thing: a new layer is built beside the old ones, page by page, and one logged
+//! batch makes it the image's active layer. A crash before that leaves pages that no layer has,
+//! which the next collection takes away; the old layers stay for the image's snapshots and for the
+//! next collection.
 //!
-//! **Why the copied references need no claim.** Each is copied from a layer that is held (the image's old chain, its new parent) until
-//! the new layer is committed. A collection marks from one view of all maps, and no commit falls into the middle of it. If the view is
-//! older than ours, the layers that we copy from are in it, since maintenance leaves held layers alone; if it is younger, the new layer
-//! is in it. Without the hold, tidying could take a source away while its references are in our memory only.
+//! **Why the copied references need no claim.** Each is copied from a layer that is held (the
+//! image's old chain, its new parent) until the new layer is committed. A collection marks from one
+//! view of all maps, and no commit falls into the middle of it. If the view is older than ours, the
+//! layers that we copy from are in it, since maintenance leaves held layers alone; if it is
+//! younger, the new layer is in it. Without the hold, tidying could take a source away while its
+//! references are in our memory only.
 
 use std::sync::Arc;
 
@@ -48,23 +51,42 @@ struct Plan<'p> {
 }
 
 impl Store {
-    /// Makes `image` independent of all other layers: its active layer gets everything that shows through it.
+    /// Makes `image` independent of all other layers: its active layer gets everything that shows
+    /// through it.
     pub fn flatten(&self, image: ImageId, watch: &dyn Watch) -> Result<(), StoreError> {
         self.check_writable()?;
         let _exclusive = self.exclusive(image)?;
         self.tree().check_own(image)?;
         let old = self.disk(Node::Image(image))?;
         let layer = self.tree_mut().blank_layer(None, old.len(), now_ms());
-        // At the root an explicit zero says no more than nothing does, and a resolved page has none.
+        // At the root an explicit zero says no more than nothing does, and a resolved page has
+        // none.
         let page = |index| Ok(Page::clone(&*old.page(index)?));
-        self.rebuild(image, Plan { layer, pages: old.mapped_pages(), page: &page, origin: None }, None, watch)
+        self.rebuild(
+            image,
+            Plan {
+                layer,
+                pages: old.mapped_pages(),
+                page: &page,
+                origin: None,
+            },
+            None,
+            watch,
+        )
     }
 
     /// Puts `image` onto `parent`. Its snapshots stay as they are.
     ///
-    /// [`RebaseMode::KeepMap`] keeps what the image holds itself: what was written to it since its last snapshot, since it was created,
-    /// or since something was created from it. What it hid of its old parent because it was once shorter stays hidden.
-    pub fn rebase(&self, image: ImageId, parent: Node, mode: RebaseMode, watch: &dyn Watch) -> Result<(), StoreError> {
+    /// [`RebaseMode::KeepMap`] keeps what the image holds itself: what was written to it since its
+    /// last snapshot, since it was created, or since something was created from it. What it hid of
+    /// its old parent because it was once shorter stays hidden.
+    pub fn rebase(
+        &self,
+        image: ImageId,
+        parent: Node,
+        mode: RebaseMode,
+        watch: &dyn Watch,
+    ) -> Result<(), StoreError> {
         self.check_writable()?;
         let _exclusive = self.exclusive(image)?;
         self.tree().check_rebase(image, parent)?;
@@ -73,7 +95,9 @@ impl Store {
         }
         let base = self.sealed_base(parent)?;
         let origin = match parent {
-            Node::Snapshot(own, _) if own == image => self.tree().image(image).and_then(|image| image.origin),
+            Node::Snapshot(own, _) if own == image => {
+                self.tree().image(image).and_then(|image| image.origin)
+            }
             other => Some(other.image()),
         };
         match mode {
@@ -82,52 +106,116 @@ impl Store {
         }
     }
 
-    fn rebase_content(&self, image: ImageId, base: &Disk, origin: Option<ImageId>, watch: &dyn Watch) -> Result<(), StoreError> {
+    fn rebase_content(
+        &self,
+        image: ImageId,
+        base: &Disk,
+        origin: Option<ImageId>,
+        watch: &dyn Watch,
+    ) -> Result<(), StoreError> {
         let old = self.disk(Node::Image(image))?;
-        let layer = self.tree_mut().blank_layer(top_of(base), old.len(), now_ms());
+        let layer = self
+            .tree_mut()
+            .blank_layer(top_of(base), old.len(), now_ms());
         let visible = layer.clone();
-        let page = |index| Ok(old.page(index)?.relative_to(&*base.page(index)?, visible.visible_in(index)));
-        self.rebuild(image, Plan { layer, pages: differing_pages(&old, base), page: &page, origin }, None, watch)
+        let page = |index| {
+            Ok(old
+                .page(index)?
+                .relative_to(&*base.page(index)?, visible.visible_in(index)))
+        };
+        self.rebuild(
+            image,
+            Plan {
+                layer,
+                pages: differing_pages(&old, base),
+                page: &page,
+                origin,
+            },
+            None,
+            watch,
+        )
     }
 
-    fn rebase_map(&self, image: ImageId, base: &Disk, origin: Option<ImageId>, watch: &dyn Watch) -> Result<(), StoreError> {
+    fn rebase_map(
+        &self,
+        image: ImageId,
+        base: &Disk,
+        origin: Option<ImageId>,
+        watch: &dyn Watch,
+    ) -> Result<(), StoreError> {
         let (old, own, mut layer) = {
             let mut tree = self.tree_mut();
             let own = tree.own_layers(image);
-            let (top, len) = own.first().map(|layer| (layer.id, layer.len)).ok_or(PlanError::Gone)?;
+            let (top, len) = own
+                .first()
+                .map(|layer| (layer.id, layer.len))
+                .ok_or(PlanError::Gone)?;
             let name = tree.display(Node::Image(image));
             let layer = tree.blank_layer(top_of(base), len, now_ms());
             (self.disk_at(&mut tree, top, name), own, layer)
         };
         layer.parent_visible = layer.parent_visible.min(seen_through(&own));
-        let page = |index| self.own_page(&own, index).map_err(|error| error.in_image(old.name(), 0..old.len()));
+        let page = |index| {
+            self.own_page(&own, index)
+                .map_err(|error| error.in_image(old.name(), 0..old.len()))
+        };
         let tail = match cut_tail(base, old.len())? {
             Some(tail) if is_seen(&layer, &page, &tail)? => Some(tail),
             _ => None,
         };
         let pages = PageSet::union_of(own.iter().map(|layer| &layer.pages));
-        self.rebuild(image, Plan { layer, pages, page: &page, origin }, tail, watch)
+        self.rebuild(
+            image,
+            Plan {
+                layer,
+                pages,
+                page: &page,
+                origin,
+            },
+            tail,
+            watch,
+        )
     }
 
-    /// What `own` say together on page `index`. At the root zeros are as good as nothing, and maintenance takes them away: whether it
-    /// has been there must not show.
+    /// What `own` say together on page `index`. At the root zeros are as good as nothing, and
+    /// maintenance takes them away: whether it has been there must not show.
     fn own_page(&self, own: &[Arc<Layer>], index: PageIndex) -> Result<Page, StoreError> {
-        let Some((top, below)) = own.split_first() else { return Ok(Page::new()) };
+        let Some((top, below)) = own.split_first() else {
+            return Ok(Page::new());
+        };
         let page = self.inner.pages.merged(top, below, index)?;
-        Ok(if has_parent(own) { page } else { page.resolved() })
+        Ok(if has_parent(own) {
+            page
+        } else {
+            page.resolved()
+        })
     }
 
-    /// Builds the layer that `plan` describes and makes it the active layer of `image`, for which the caller has the exclusive right:
-    /// a snapshot that is taken meanwhile does not change its content.
-    fn rebuild(&self, image: ImageId, plan: Plan<'_>, tail: Option<Tail>, watch: &dyn Watch) -> Result<(), StoreError> {
+    /// Builds the layer that `plan` describes and makes it the active layer of `image`, for which
+    /// the caller has the exclusive right: a snapshot that is taken meanwhile does not change its
+    /// content.
+    fn rebuild(
+        &self,
+        image: ImageId,
+        plan: Plan<'_>,
+        tail: Option<Tail>,
+        watch: &dyn Watch,
+    ) -> Result<(), StoreError> {
         let building = self.build_layer();
-        let mut draft = Draft::new(Layer { id: building.layer, ..plan.layer });
-        let built = self.write_pages(&mut draft, &plan.pages, plan.page, watch).and_then(|()| self.inner.chunks.settle());
+        let mut draft = Draft::new(Layer {
+            id: building.layer,
+            ..plan.layer
+        });
+        let built = self
+            .write_pages(&mut draft, &plan.pages, plan.page, watch)
+            .and_then(|()| self.inner.chunks.settle());
         if let Err(error) = built {
             self.forget_pages(&building, true);
             return Err(error);
         }
-        self.commit_tail("rebase", tail, |tree| tree.plan_replace(image, draft.layer, plan.origin))
+        self.commit_tail("rebase", tail, |tree| {
+            tree.plan_replace(image, draft.layer, plan.origin)
+        })
     }
 
     fn write_pages(
@@ -137,16 +225,26 @@ impl Store {
         page: &dyn Fn(PageIndex) -> Result<Page, StoreError>,
         watch: &dyn Watch,
     ) -> Result<(), StoreError> {
-        let end = PageIndex(pages_for(self.parameters().chunk_len.count_for(draft.layer.len)));
+        let end = PageIndex(pages_for(
+            self.parameters().chunk_len.count_for(draft.layer.len),
+        ));
         let pages = pages.within(PageIndex(0), end);
         let mut batch = Batch::default();
         for (done, index) in (1..).zip(pages.iter()) {
             let inside = draft.layer.positions_in(self.parameters().chunk_len, index);
-            draft.put(index, &Page::new(), &page(index)?.clipped(inside), &mut batch);
+            draft.put(
+                index,
+                &Page::new(),
+                &page(index)?.clipped(inside),
+                &mut batch,
+            );
             if batch.len() >= BATCH_LEN {
                 self.write_bulk(std::mem::take(&mut batch))?;
             }
-            watch.progress(Progress { done, total: Some(pages.len()) });
+            watch.progress(Progress {
+                done,
+                total: Some(pages.len()),
+            });
             if watch.is_cancelled() {
                 return Err(StoreError::Interrupted);
             }
@@ -156,7 +254,9 @@ impl Store {
 
     fn write_bulk(&self, batch: Batch) -> Result<(), StoreError> {
         self.inner.folder.check_room(batch.len() as u64)?;
-        self.inner.stop.guard(|| self.inner.database.write(batch, Durability::Bulk))
+        self.inner
+            .stop
+            .guard(|| self.inner.database.write(batch, Durability::Bulk))
     }
 }
 
@@ -164,9 +264,14 @@ fn top_of(disk: &Disk) -> Option<&Layer> {
     disk.chain().first().map(AsRef::as_ref)
 }
 
-/// How much of a parent can be seen through `own`. Without a parent nothing was hidden of one, so all of it.
+/// How much of a parent can be seen through `own`. Without a parent nothing was hidden of one, so
+/// all of it.
 fn seen_through(own: &[Arc<Layer>]) -> ChunkCount {
-    let seen = own.iter().map(|layer| layer.parent_visible).min().filter(|_| has_parent(own));
+    let seen = own
+        .iter()
+        .map(|layer| layer.parent_visible)
+        .min()
+        .filter(|_| has_parent(own));
     seen.unwrap_or(ChunkCount(u64::MAX))
 }
 
@@ -175,7 +280,11 @@ fn has_parent(own: &[Arc<Layer>]) -> bool {
 }
 
 /// Whether the parent would be seen where `tail` belongs.
-fn is_seen(layer: &Layer, page: &dyn Fn(PageIndex) -> Result<Page, StoreError>, tail: &Tail) -> Result<bool, StoreError> {
+fn is_seen(
+    layer: &Layer,
+    page: &dyn Fn(PageIndex) -> Result<Page, StoreError>,
+    tail: &Tail,
+) -> Result<bool, StoreError> {
     let (index, at) = page_of(tail.position);
     Ok(at < layer.visible_in(index) && page(index)?.slot(at) == Slot::Absent)
 }
@@ -197,20 +306,32 @@ mod tests {
     }
 
     fn write(store: &Store, image: ImageId, offset: u64, bytes: &[u8]) {
-        store.live(image).and_then(|live| live.write_at(bytes, offset).and_then(|()| live.flush())).expect("write");
+        store
+            .live(image)
+            .and_then(|live| live.write_at(bytes, offset).and_then(|()| live.flush()))
+            .expect("write");
     }
 
     fn zero(store: &Store, image: ImageId, offset: u64, len: u64) {
-        store.live(image).and_then(|live| live.write_zeroes(offset, len).and_then(|()| live.flush())).expect("zero");
+        store
+            .live(image)
+            .and_then(|live| live.write_zeroes(offset, len).and_then(|()| live.flush()))
+            .expect("zero");
     }
 
     fn rebase(store: &Store, image: ImageId, parent: Node, mode: RebaseMode) {
-        store.rebase(image, parent, mode, &Unwatched).expect("rebase");
+        store
+            .rebase(image, parent, mode, &Unwatched)
+            .expect("rebase");
     }
 
-    /// A child of a disk of ones, with a written chunk, explicit zeros over the end of a page, and a short tail.
+    /// A child of a disk of ones, with a written chunk, explicit zeros over the end of a page, and
+    /// a short tail.
     fn child(store: &Store, text: &str, parent: ImageId, len: u64) -> (ImageId, Vec<u8>) {
-        let child = store.create_child(&name(text), Node::Image(parent), Some(len)).expect("child").image();
+        let child = store
+            .create_child(&name(text), Node::Image(parent), Some(len))
+            .expect("child")
+            .image();
         write(store, child, CHUNK, &[3; 4096]);
         zero(store, child, PAGE_LEN - CHUNK, 2 * CHUNK);
         let content = read_all(store, Node::Image(child));
@@ -221,15 +342,34 @@ mod tests {
     fn content_is_kept_on_any_parent_and_on_none() {
         let (_dir, store) = new_store(4096);
         let old = filled(&store, "old", 1, PAGE_LEN + 5 * CHUNK);
-        let parents = [0, 511, CHUNK, PAGE_LEN, PAGE_LEN + CHUNK, PAGE_LEN + 2 * CHUNK + 513, PAGE_LEN + 9 * CHUNK];
-        let parents: Vec<ImageId> = parents.iter().map(|len| filled(&store, &format!("p{len}"), 1 + (len % 2) as u8, *len)).collect();
-        let lens = [PAGE_LEN + 2 * CHUNK - 1, PAGE_LEN + 2 * CHUNK, PAGE_LEN + 2 * CHUNK + 1, PAGE_LEN + 2 * CHUNK + 512];
+        let parents = [
+            0,
+            511,
+            CHUNK,
+            PAGE_LEN,
+            PAGE_LEN + CHUNK,
+            PAGE_LEN + 2 * CHUNK + 513,
+            PAGE_LEN + 9 * CHUNK,
+        ];
+        let parents: Vec<ImageId> = parents
+            .iter()
+            .map(|len| filled(&store, &format!("p{len}"), 1 + (len % 2) as u8, *len))
+            .collect();
+        let lens = [
+            PAGE_LEN + 2 * CHUNK - 1,
+            PAGE_LEN + 2 * CHUNK,
+            PAGE_LEN + 2 * CHUNK + 1,
+            PAGE_LEN + 2 * CHUNK + 512,
+        ];
         for (nth, len) in lens.into_iter().enumerate() {
             let (image, mut content) = child(&store, &format!("c{nth}"), old, len);
             for parent in &parents {
                 rebase(&store, image, Node::Image(*parent), RebaseMode::KeepContent);
                 assert_same(&read_all(&store, Node::Image(image)), &content, "rebased");
-                assert_eq!(store.tree().image(image).and_then(|image| image.origin), Some(*parent));
+                assert_eq!(
+                    store.tree().image(image).and_then(|image| image.origin),
+                    Some(*parent)
+                );
             }
             // What lies past its end in the parent never shows.
             store.resize(image, len + CHUNK, false).expect("grow");
@@ -239,7 +379,14 @@ mod tests {
             assert_same(&read_all(&store, Node::Image(image)), &content, "flat");
             let tree = store.tree();
             let layer = tree.layer_of(Node::Image(image)).expect("a layer");
-            assert_eq!((layer.parent, layer.zeros, tree.image(image).and_then(|image| image.origin)), (None, 0, None));
+            assert_eq!(
+                (
+                    layer.parent,
+                    layer.zeros,
+                    tree.image(image).and_then(|image| image.origin)
+                ),
+                (None, 0, None)
+            );
         }
     }
 
@@ -259,11 +406,13 @@ mod tests {
         {
             let new = filled(&store, &format!("new{nth}"), 2, new_len);
             let (image, content) = child(&store, &format!("c{nth}"), old, len);
-            // The tail and the nameless layers in between are the image's own: nobody else reaches them.
+            // The tail and the nameless layers in between are the image's own: nobody else reaches
+            // them.
             store.resize(image, len - CHUNK / 2, true).expect("shrink");
             store.resize(image, len, false).expect("grow");
             rebase(&store, image, Node::Image(new), RebaseMode::KeepMap);
-            let seen = ((len - CHUNK / 2).next_multiple_of(CHUNK)).min((PAGE_LEN + 5 * CHUNK).next_multiple_of(CHUNK));
+            let seen = ((len - CHUNK / 2).next_multiple_of(CHUNK))
+                .min((PAGE_LEN + 5 * CHUNK).next_multiple_of(CHUNK));
             let cut = len - CHUNK / 2;
             let is_tail = |at: u64| at / CHUNK == cut / CHUNK && !cut.is_multiple_of(CHUNK);
             let expected = |(at, byte): (u64, u8)| match byte {
@@ -274,7 +423,11 @@ mod tests {
                 own => own,
             };
             let expected: Vec<u8> = (0..).zip(content).map(expected).collect();
-            assert_same(&read_all(&store, Node::Image(image)), &expected, &format!("case {nth}"));
+            assert_same(
+                &read_all(&store, Node::Image(image)),
+                &expected,
+                &format!("case {nth}"),
+            );
         }
     }
 
@@ -282,11 +435,21 @@ mod tests {
     fn a_kept_map_does_not_show_the_parent_past_its_own_end() {
         let (_dir, store) = new_store(4096);
         let new = filled(&store, "new", 2, 3 * CHUNK);
-        for (nth, len) in [1, 511, 512, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 513].into_iter().enumerate() {
-            let image = store.create(&name(&format!("i{nth}")), len).expect("create").image();
+        for (nth, len) in [1, 511, 512, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 513]
+            .into_iter()
+            .enumerate()
+        {
+            let image = store
+                .create(&name(&format!("i{nth}")), len)
+                .expect("create")
+                .image();
             rebase(&store, image, Node::Image(new), RebaseMode::KeepMap);
             let mut expected = vec![2; len as usize];
-            assert_same(&read_all(&store, Node::Image(image)), &expected, "shows the parent");
+            assert_same(
+                &read_all(&store, Node::Image(image)),
+                &expected,
+                "shows the parent",
+            );
             store.resize(image, 3 * CHUNK, false).expect("grow");
             expected.resize(3 * CHUNK as usize, 0);
             assert_same(&read_all(&store, Node::Image(image)), &expected, "grown");
@@ -299,12 +462,18 @@ mod tests {
         let old = filled(&store, "old", 1, PAGE_LEN + 9 * CHUNK);
         let (a, before) = child(&store, "a", old, PAGE_LEN + 9 * CHUNK);
         let snapshot = store.snapshot(a, &name("s")).expect("snapshot");
-        let below = store.create_child(&name("below"), Node::Image(a), None).expect("child").image();
+        let below = store
+            .create_child(&name("below"), Node::Image(a), None)
+            .expect("child")
+            .image();
         write(&store, a, 0, b"newer");
         let content = read_all(&store, Node::Image(a));
         for parent in [Node::Image(a), Node::Image(below)] {
             let refused = store.rebase(a, parent, RebaseMode::KeepContent, &Unwatched);
-            assert!(matches!(refused, Err(StoreError::Plan(PlanError::Circle { .. }))), "{refused:?}");
+            assert!(
+                matches!(refused, Err(StoreError::Plan(PlanError::Circle { .. }))),
+                "{refused:?}"
+            );
         }
         rebase(&store, a, snapshot, RebaseMode::KeepContent);
         rebase(&store, below, Node::Image(a), RebaseMode::KeepContent);
@@ -343,7 +512,10 @@ mod tests {
         let old = filled(&store, "old", 1, 2 * PAGE_LEN);
         let (image, content) = child(&store, "a", old, 2 * PAGE_LEN);
         let before = store.tree().image(image).cloned();
-        assert!(matches!(store.flatten(image, &Never), Err(StoreError::Interrupted)));
+        assert!(matches!(
+            store.flatten(image, &Never),
+            Err(StoreError::Interrupted)
+        ));
         assert_eq!(store.tree().image(image).cloned(), before);
         assert!(store.building().is_empty());
         assert_same(&read_all(&store, Node::Image(image)), &content, "untouched");

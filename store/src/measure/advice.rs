@@ -3,9 +3,11 @@
 use super::{LengthReport, SettingReport};
 use crate::records::{Compression, StoreParameters};
 
-/// What another chunk length than the usual must save: what is imported later is found best in short chunks.
+/// What another chunk length than the usual must save: what is imported later is found best in
+/// short chunks.
 const OTHER_CHUNK_GAIN: f64 = 0.02;
-/// What each doubling of the usual frame must save: a chunk that is read alone has its whole frame decoded.
+/// What each doubling of the usual frame must save: a chunk that is read alone has its whole frame
+/// decoded.
 const LONGER_FRAME_GAIN: f64 = 0.04;
 /// What a higher level than the usual must save: it takes several times as long.
 const HIGHER_LEVEL_GAIN: f64 = 0.08;
@@ -50,12 +52,21 @@ pub enum Reason {
     },
 }
 
-/// The advice, from chunk lengths at the usual frames and compression, and ways of compressing at the shortest.
+/// The advice, from chunk lengths at the usual frames and compression, and ways of compressing at
+/// the shortest.
 pub(super) fn advise(lengths: &[LengthReport], settings: &[SettingReport]) -> Option<Advice> {
-    let possible: Vec<&LengthReport> = lengths.iter().filter(|length| length.is_possible && length.unique.value > 0).collect();
+    let possible: Vec<&LengthReport> = lengths
+        .iter()
+        .filter(|length| length.is_possible && length.unique.value > 0)
+        .collect();
     let usual = StoreParameters::DEFAULT;
-    // Chunks longer than the usual frame compress better because their frames are longer, which shorter chunks can have as well.
-    let alike: Vec<&LengthReport> = possible.iter().copied().filter(|length| length.frame_len == u64::from(usual.frame_len)).collect();
+    // Chunks longer than the usual frame compress better because their frames are longer, which
+    // shorter chunks can have as well.
+    let alike: Vec<&LengthReport> = possible
+        .iter()
+        .copied()
+        .filter(|length| length.frame_len == u64::from(usual.frame_len))
+        .collect();
     let (length, chunk_reason) = choose_length(if alike.is_empty() { &possible } else { &alike })?;
     let mut parameters = StoreParameters {
         chunk_len: length.parameter()?,
@@ -63,7 +74,10 @@ pub(super) fn advise(lengths: &[LengthReport], settings: &[SettingReport]) -> Op
         compression: usual.compression,
     };
     // What was tried at one chunk length says little of another.
-    let tried: Vec<&SettingReport> = settings.iter().filter(|setting| setting.chunk_len == length.chunk_len).collect();
+    let tried: Vec<&SettingReport> = settings
+        .iter()
+        .filter(|setting| setting.chunk_len == length.chunk_len)
+        .collect();
     let frames: Vec<(u64, u64)> = tried
         .iter()
         .filter(|way| way.compression == usual.compression)
@@ -78,9 +92,15 @@ pub(super) fn advise(lengths: &[LengthReport], settings: &[SettingReport]) -> Op
         .collect();
     let (compression, compression_reason) = choose_compression(&levels, usual.compression);
     parameters.compression = compression;
-    let way = tried.iter().find(|way| way.frame_len == frame_len && way.compression == compression);
+    let way = tried
+        .iter()
+        .find(|way| way.frame_len == frame_len && way.compression == compression);
     let on_disk = way.map_or(length.on_disk.value, |way| way.on_disk.value);
-    Some(Advice { parameters, on_disk, reasons: [chunk_reason, frame_reason, compression_reason] })
+    Some(Advice {
+        parameters,
+        on_disk,
+        reasons: [chunk_reason, frame_reason, compression_reason],
+    })
 }
 
 impl LengthReport {
@@ -97,41 +117,101 @@ impl LengthReport {
 /// The usual chunk, unless another saves enough.
 fn choose_length<'l>(possible: &[&'l LengthReport]) -> Option<(&'l LengthReport, Reason)> {
     let least = *possible.iter().min_by_key(|length| length.taken())?;
-    let usual = possible.iter().find(|length| length.chunk_len == StoreParameters::DEFAULT.chunk_len.bytes());
+    let usual = possible
+        .iter()
+        .find(|length| length.chunk_len == StoreParameters::DEFAULT.chunk_len.bytes());
     let Some(usual) = usual.filter(|usual| usual.chunk_len != least.chunk_len) else {
-        let others = possible.iter().filter(|length| length.chunk_len != least.chunk_len);
-        let second = others.map(|length| excess(length.taken(), least.taken())).min_by(f64::total_cmp);
-        return Some((least, second.map_or(Reason::OnlyOne, |more| Reason::Least { more })));
+        let others = possible
+            .iter()
+            .filter(|length| length.chunk_len != least.chunk_len);
+        let second = others
+            .map(|length| excess(length.taken(), least.taken()))
+            .min_by(f64::total_cmp);
+        return Some((
+            least,
+            second.map_or(Reason::OnlyOne, |more| Reason::Least { more }),
+        ));
     };
     let gain = -excess(least.taken(), usual.taken());
-    Some(if gain < OTHER_CHUNK_GAIN { (usual, Reason::Usual { gain }) } else { (least, Reason::Saves { gain }) })
+    Some(if gain < OTHER_CHUNK_GAIN {
+        (usual, Reason::Usual { gain })
+    } else {
+        (least, Reason::Saves { gain })
+    })
 }
 
 /// The usual frame, or the shortest longer one that saves enough.
 fn choose_frame(frames: &[(u64, u64)], usual: u64) -> (u64, Reason) {
-    let Some((_, at_usual)) = frames.iter().find(|(len, _)| *len == usual).filter(|_| frames.len() > 1) else {
+    let Some((_, at_usual)) = frames
+        .iter()
+        .find(|(len, _)| *len == usual)
+        .filter(|_| frames.len() > 1)
+    else {
         return (usual, Reason::OnlyOne);
     };
     let gain = |on_disk: u64| -excess(on_disk, *at_usual);
     let longer = frames.iter().filter(|(len, _)| *len > usual);
-    match longer.clone().find(|(len, on_disk)| gain(*on_disk) >= LONGER_FRAME_GAIN * f64::from((len / usual).ilog2())) {
-        Some((len, on_disk)) => (*len, Reason::Saves { gain: gain(*on_disk) }),
-        None => (usual, Reason::Usual { gain: longer.map(|(_, on_disk)| gain(*on_disk)).fold(0.0, f64::max) }),
+    match longer.clone().find(|(len, on_disk)| {
+        gain(*on_disk) >= LONGER_FRAME_GAIN * f64::from((len / usual).ilog2())
+    }) {
+        Some((len, on_disk)) => (
+            *len,
+            Reason::Saves {
+                gain: gain(*on_disk),
+            },
+        ),
+        None => (
+            usual,
+            Reason::Usual {
+                gain: longer
+                    .map(|(_, on_disk)| gain(*on_disk))
+                    .fold(0.0, f64::max),
+            },
+        ),
     }
 }
 
-/// The usual compression, the first higher level that saves enough, or the fastest that costs hardly more. `levels` get slower.
+/// The usual compression, the first higher level that saves enough, or the fastest that costs
+/// hardly more. `levels` get slower.
 fn choose_compression(levels: &[(Compression, u64)], usual: Compression) -> (Compression, Reason) {
-    let Some(at) = levels.iter().position(|(compression, _)| *compression == usual).filter(|_| levels.len() > 1) else {
+    let Some(at) = levels
+        .iter()
+        .position(|(compression, _)| *compression == usual)
+        .filter(|_| levels.len() > 1)
+    else {
         return (usual, Reason::OnlyOne);
     };
     let more = |on_disk: u64| excess(on_disk, levels[at].1);
-    if let Some((faster, on_disk)) = levels[..at].iter().find(|(_, on_disk)| more(*on_disk) <= LOWER_LEVEL_LOSS) {
-        return (*faster, Reason::NearlyLeast { more: more(*on_disk).max(0.0) });
+    if let Some((faster, on_disk)) = levels[..at]
+        .iter()
+        .find(|(_, on_disk)| more(*on_disk) <= LOWER_LEVEL_LOSS)
+    {
+        return (
+            *faster,
+            Reason::NearlyLeast {
+                more: more(*on_disk).max(0.0),
+            },
+        );
     }
-    match levels[at + 1..].iter().find(|(_, on_disk)| -more(*on_disk) >= HIGHER_LEVEL_GAIN) {
-        Some((slower, on_disk)) => (*slower, Reason::Saves { gain: -more(*on_disk) }),
-        None => (usual, Reason::Usual { gain: levels[at + 1..].iter().map(|(_, on_disk)| -more(*on_disk)).fold(0.0, f64::max) }),
+    match levels[at + 1..]
+        .iter()
+        .find(|(_, on_disk)| -more(*on_disk) >= HIGHER_LEVEL_GAIN)
+    {
+        Some((slower, on_disk)) => (
+            *slower,
+            Reason::Saves {
+                gain: -more(*on_disk),
+            },
+        ),
+        None => (
+            usual,
+            Reason::Usual {
+                gain: levels[at + 1..]
+                    .iter()
+                    .map(|(_, on_disk)| -more(*on_disk))
+                    .fold(0.0, f64::max),
+            },
+        ),
     }
 }
 
@@ -146,14 +226,44 @@ mod tests {
 
     #[test]
     fn the_usual_stays_unless_another_is_worth_its_cost() {
-        let frames = |of_long: u64| choose_frame(&[(16, 120), (128, 100), (256, 97), (1024, of_long)], 128);
-        assert_eq!(frames(89), (128, Reason::Usual { gain: -excess(89, 100) }));
-        assert_eq!(frames(87), (1024, Reason::Saves { gain: -excess(87, 100) }));
+        let frames =
+            |of_long: u64| choose_frame(&[(16, 120), (128, 100), (256, 97), (1024, of_long)], 128);
+        assert_eq!(
+            frames(89),
+            (
+                128,
+                Reason::Usual {
+                    gain: -excess(89, 100)
+                }
+            )
+        );
+        assert_eq!(
+            frames(87),
+            (
+                1024,
+                Reason::Saves {
+                    gain: -excess(87, 100)
+                }
+            )
+        );
         assert_eq!(choose_frame(&[(128, 100)], 128), (128, Reason::OnlyOne));
-        assert_eq!(choose_frame(&[(64, 90), (256, 80)], 128), (128, Reason::OnlyOne), "without the usual there is nothing to compare with");
+        assert_eq!(
+            choose_frame(&[(64, 90), (256, 80)], 128),
+            (128, Reason::OnlyOne),
+            "without the usual there is nothing to compare with"
+        );
         let usual = Compression::Zstd(3);
-        let levels =
-            |lz4: u64, high: u64| choose_compression(&[(Compression::Lz4, lz4), (usual, 100), (Compression::Zstd(12), high)], usual).0;
+        let levels = |lz4: u64, high: u64| {
+            choose_compression(
+                &[
+                    (Compression::Lz4, lz4),
+                    (usual, 100),
+                    (Compression::Zstd(12), high),
+                ],
+                usual,
+            )
+            .0
+        };
         assert_eq!(levels(130, 93), usual);
         assert_eq!(levels(130, 91), Compression::Zstd(12));
         assert_eq!(levels(101, 91), Compression::Lz4);

@@ -12,11 +12,15 @@ use crate::pieces::Input;
 use crate::store::Store;
 
 impl Store {
-    /// Which of `hashes` are names of stored chunks, in order. Asks the index alone, which knows 8 bytes of each name: good for counting,
-    /// not for skipping a chunk as "already there". Cost: one look-up in the database for each.
+    /// Which of `hashes` are names of stored chunks, in order. Asks the index alone, which knows 8
+    /// bytes of each name: good for counting, not for skipping a chunk as "already there". Cost:
+    /// one look-up in the database for each.
     pub fn seem_stored(&self, hashes: &[ChunkHash]) -> Result<Vec<bool>, StoreError> {
         let prefixes: Vec<[u8; 8]> = hashes.iter().map(ChunkHash::prefix).collect();
-        let found = self.inner.database.get_many(Family::Index, prefixes.iter().map(<[u8; 8]>::as_slice))?;
+        let found = self
+            .inner
+            .database
+            .get_many(Family::Index, prefixes.iter().map(<[u8; 8]>::as_slice))?;
         Ok(found.iter().map(Option::is_some).collect())
     }
 
@@ -24,7 +28,13 @@ impl Store {
     pub fn input(&self, node: Node) -> Result<Input, StoreError> {
         let disk = self.still_disk(node)?;
         let name = disk.name().to_owned();
-        Ok(Input::source(Box::new(NodeSource { mapped: disk.mapped_pages(), disk }), name))
+        Ok(Input::source(
+            Box::new(NodeSource {
+                mapped: disk.mapped_pages(),
+                disk,
+            }),
+            name,
+        ))
     }
 }
 
@@ -49,11 +59,18 @@ impl ImageSource for NodeSource {
             Some(next) => (begin_of(next), ExtentKind::Zero),
             None => (u64::MAX, ExtentKind::Zero),
         };
-        Ok(Extent { start: offset, len: end.min(self.len()) - offset, kind })
+        Ok(Extent {
+            start: offset,
+            len: end.min(self.len()) - offset,
+            kind,
+        })
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
         let read = self.disk.read_at(buffer, offset);
-        read.map_err(|error| SourceError::Io { offset, source: std::io::Error::other(error) })
+        read.map_err(|error| SourceError::Io {
+            offset,
+            source: std::io::Error::other(error),
+        })
     }
 }

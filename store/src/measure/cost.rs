@@ -1,7 +1,7 @@
 //! What a store takes beside compressed chunks: on disk, and in memory while it is open.
 //!
-//! The lengths of records are those of their encodings (`core::frame`, `core::page`); what the database adds was measured on stores of
-//! real disks, and a test holds the sum against one.
+//! The lengths of records are those of their encodings (`core::frame`, `core::page`); what the
+//! database adds was measured on stores of real disks, and a test holds the sum against one.
 
 use super::estimate::Guess;
 
@@ -10,9 +10,11 @@ pub(super) const FRAME_LEN: u64 = crate::records::StoreParameters::DEFAULT.frame
 
 /// A hash in a header, and its bit.
 const HEADER_CHUNK_LEN: f64 = 32.125;
-/// An index entry: 8 bytes of hash of which the database leaves out what neighbours share, its own 11, 3 or 4 of id; and the filter's bits.
+/// An index entry: 8 bytes of hash of which the database leaves out what neighbours share, its own
+/// 11, 3 or 4 of id; and the filter's bits.
 const INDEX_CHUNK_LEN: f64 = 22.0;
-/// Of a frame, whatever is in it: two keys, two envelopes, two checksums, two entries in the database's own index, the filter's bits.
+/// Of a frame, whatever is in it: two keys, two envelopes, two checksums, two entries in the
+/// database's own index, the filter's bits.
 const FRAME_OVERHEAD_LEN: f64 = 104.0;
 /// A run of a map.
 const RUN_LEN: f64 = 5.0;
@@ -41,12 +43,19 @@ pub(super) struct Amounts {
 impl Amounts {
     /// Bytes on disk.
     pub(super) fn on_disk(&self) -> Guess {
-        let content = self.chunks.scaled(HEADER_CHUNK_LEN + INDEX_CHUNK_LEN).plus(self.frames.scaled(FRAME_OVERHEAD_LEN));
-        content.plus(self.runs.scaled(RUN_LEN)).plus(Guess::exact(self.pages as f64 * PAGE_LEN))
+        let content = self
+            .chunks
+            .scaled(HEADER_CHUNK_LEN + INDEX_CHUNK_LEN)
+            .plus(self.frames.scaled(FRAME_OVERHEAD_LEN));
+        content
+            .plus(self.runs.scaled(RUN_LEN))
+            .plus(Guess::exact(self.pages as f64 * PAGE_LEN))
     }
 
     /// Bytes of memory while the store is open.
     pub(super) fn in_memory(&self) -> Guess {
-        self.chunks.scaled(MEMORY_CHUNK_LEN).plus(self.frames.scaled(MEMORY_FRAME_LEN))
+        self.chunks
+            .scaled(MEMORY_CHUNK_LEN)
+            .plus(self.frames.scaled(MEMORY_FRAME_LEN))
     }
 }

@@ -2,7 +2,8 @@
 
 /// Standard deviations on either side of the mean that hold 95 % of a normal distribution.
 const NORMAL_95: f64 = 1.96;
-/// Student's factors in its place for one, two, three … degrees of freedom; more come close to the normal one.
+/// Student's factors in its place for one, two, three … degrees of freedom; more come close to the
+/// normal one.
 const STUDENT_95: [f64; 10] = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23];
 
 /// A number, and the range that holds it with a chance of 95 %. All three are equal if it is exact.
@@ -23,7 +24,8 @@ pub(super) struct Guess {
     pub(super) variance: f64,
 }
 
-/// Pairs of what is known of all (`x`) and what was found out of some (`y`): the ratio of their sums tells the sum of all `y`.
+/// Pairs of what is known of all (`x`) and what was found out of some (`y`): the ratio of their
+/// sums tells the sum of all `y`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pairs {
     pub(super) count: u64,
@@ -38,7 +40,11 @@ impl Estimate {
     /// A number that was counted.
     #[must_use]
     pub fn exact(value: u64) -> Self {
-        Self { value, low: value, high: value }
+        Self {
+            value,
+            low: value,
+            high: value,
+        }
     }
 
     /// Whether it was counted.
@@ -56,36 +62,61 @@ impl Estimate {
 
 impl Guess {
     pub(super) fn exact(mean: f64) -> Self {
-        Self { mean, variance: 0.0 }
+        Self {
+            mean,
+            variance: 0.0,
+        }
     }
 
-    /// How many there are, if `found` of them are in a sample that takes each with chance `rate`, independently: binomial. One more is
-    /// assumed in the variance, so that finding none does not pass for knowing that there is none.
+    /// How many there are, if `found` of them are in a sample that takes each with chance `rate`,
+    /// independently: binomial. One more is assumed in the variance, so that finding none does not
+    /// pass for knowing that there is none.
     pub(super) fn of_count(found: u64, rate: f64) -> Self {
-        Self { mean: found as f64 / rate, variance: (found as f64 + 1.0) * (1.0 - rate) / (rate * rate) }
+        Self {
+            mean: found as f64 / rate,
+            variance: (found as f64 + 1.0) * (1.0 - rate) / (rate * rate),
+        }
     }
 
-    /// A sum, if `strata` are the sums of equal, independent parts of a sample of `rate`. What they differ by tells how far off the
-    /// whole may be, whatever the weights of those who were sampled.
+    /// A sum, if `strata` are the sums of equal, independent parts of a sample of `rate`. What they
+    /// differ by tells how far off the whole may be, whatever the weights of those who were
+    /// sampled.
     pub(super) fn of_strata(strata: &[u64], rate: f64) -> Self {
         let (count, sum) = (strata.len() as f64, strata.iter().sum::<u64>() as f64);
-        let spread: f64 = strata.iter().map(|part| (*part as f64 - sum / count).powi(2)).sum();
+        let spread: f64 = strata
+            .iter()
+            .map(|part| (*part as f64 - sum / count).powi(2))
+            .sum();
         let widened = widening(strata.len() as u64 - 1);
-        Self { mean: sum / rate, variance: spread * count / (count - 1.0) * (1.0 - rate) / (rate * rate) * widened }
+        Self {
+            mean: sum / rate,
+            variance: spread * count / (count - 1.0) * (1.0 - rate) / (rate * rate) * widened,
+        }
     }
 
     pub(super) fn plus(self, other: Self) -> Self {
-        Self { mean: self.mean + other.mean, variance: self.variance + other.variance }
+        Self {
+            mean: self.mean + other.mean,
+            variance: self.variance + other.variance,
+        }
     }
 
     /// The product with an independent guess.
     pub(super) fn times(self, other: Self) -> Self {
-        let variance = self.mean.powi(2) * other.variance + other.mean.powi(2) * self.variance + self.variance * other.variance;
-        Self { mean: self.mean * other.mean, variance }
+        let variance = self.mean.powi(2) * other.variance
+            + other.mean.powi(2) * self.variance
+            + self.variance * other.variance;
+        Self {
+            mean: self.mean * other.mean,
+            variance,
+        }
     }
 
     pub(super) fn scaled(self, factor: f64) -> Self {
-        Self { mean: self.mean * factor, variance: self.variance * factor * factor }
+        Self {
+            mean: self.mean * factor,
+            variance: self.variance * factor * factor,
+        }
     }
 
     pub(super) fn estimate(self) -> Estimate {
@@ -94,7 +125,11 @@ impl Guess {
             return Estimate::exact(whole(self.mean));
         }
         let reach = NORMAL_95 * self.variance.sqrt();
-        Estimate { value: whole(self.mean), low: whole((self.mean - reach).floor()), high: whole((self.mean + reach).ceil()) }
+        Estimate {
+            value: whole(self.mean),
+            low: whole((self.mean - reach).floor()),
+            high: whole((self.mean + reach).ceil()),
+        }
     }
 }
 
@@ -118,10 +153,12 @@ impl Pairs {
         self.yy += other.yy;
     }
 
-    /// The ratio of all `y` to all `x`, of which there are `total` pairs. `None` if nothing can be said.
+    /// The ratio of all `y` to all `x`, of which there are `total` pairs. `None` if nothing can be
+    /// said.
     ///
-    /// The classic ratio estimator with the variance of its residuals, as if the pairs had been drawn from all alike. They are drawn one from
-    /// each stretch of neighbours, which resemble each other: the truth is closer than this says.
+    /// The classic ratio estimator with the variance of its residuals, as if the pairs had been
+    /// drawn from all alike. They are drawn one from each stretch of neighbours, which resemble
+    /// each other: the truth is closer than this says.
     pub(super) fn ratio(&self, total: u64) -> Option<Guess> {
         if self.count >= total && self.x > 0.0 {
             return Some(Guess::exact(self.y / self.x));
@@ -130,17 +167,27 @@ impl Pairs {
             return None;
         }
         let (count, ratio) = (self.count as f64, self.y / self.x);
-        let residuals = (self.yy - 2.0 * ratio * self.xy + ratio * ratio * self.xx).max(0.0) / (count - 1.0);
+        let residuals =
+            (self.yy - 2.0 * ratio * self.xy + ratio * ratio * self.xx).max(0.0) / (count - 1.0);
         let mean = self.x / count;
         let variance = (1.0 - count / total as f64) * residuals / (count * mean * mean);
-        Some(Guess { mean: ratio, variance: variance * widening(self.count - 1) })
+        Some(Guess {
+            mean: ratio,
+            variance: variance * widening(self.count - 1),
+        })
     }
 }
 
-/// What a variance from `freedom` + 1 values is to be multiplied with, so that the normal factor gives Student's range.
+/// What a variance from `freedom` + 1 values is to be multiplied with, so that the normal factor
+/// gives Student's range.
 fn widening(freedom: u64) -> f64 {
-    let nth = usize::try_from(freedom).unwrap_or(usize::MAX).saturating_sub(1);
-    let student = STUDENT_95.get(nth).copied().unwrap_or(NORMAL_95 + 2.4 / freedom as f64);
+    let nth = usize::try_from(freedom)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(1);
+    let student = STUDENT_95
+        .get(nth)
+        .copied()
+        .unwrap_or(NORMAL_95 + 2.4 / freedom as f64);
     (student / NORMAL_95).powi(2)
 }
 
@@ -151,11 +198,25 @@ mod tests {
     #[test]
     fn what_was_counted_whole_has_no_range() {
         assert_eq!(Guess::of_count(17, 1.0).estimate(), Estimate::exact(17));
-        assert_eq!(Guess::of_strata(&[3, 5, 0, 1], 1.0).estimate(), Estimate::exact(9));
+        assert_eq!(
+            Guess::of_strata(&[3, 5, 0, 1], 1.0).estimate(),
+            Estimate::exact(9)
+        );
         let mut pairs = Pairs::default();
-        [(10, 3), (20, 9)].into_iter().for_each(|(x, y)| pairs.add(x, y));
-        assert_eq!(pairs.ratio(2).map(|ratio| ratio.scaled(30.0).estimate()), Some(Estimate::exact(12)));
-        assert!(!pairs.ratio(3).expect("two pairs say something").estimate().is_exact());
+        [(10, 3), (20, 9)]
+            .into_iter()
+            .for_each(|(x, y)| pairs.add(x, y));
+        assert_eq!(
+            pairs.ratio(2).map(|ratio| ratio.scaled(30.0).estimate()),
+            Some(Estimate::exact(12))
+        );
+        assert!(
+            !pairs
+                .ratio(3)
+                .expect("two pairs say something")
+                .estimate()
+                .is_exact()
+        );
         assert_eq!(Pairs::default().ratio(5), None);
     }
 
@@ -165,7 +226,8 @@ mod tests {
         assert!(none.value == 0 && none.high >= 20, "{none:?}");
     }
 
-    /// Ranges of 95 % miss once in twenty; of 400 they miss more than 40 (or fewer than 1) once in many millions of runs.
+    /// Ranges of 95 % miss once in twenty; of 400 they miss more than 40 (or fewer than 1) once in
+    /// many millions of runs.
     #[test]
     fn ranges_hold_the_truth_as_often_as_they_say() {
         let mut random = fastrand::Rng::with_seed(crate::model::seed());
@@ -191,10 +253,16 @@ mod tests {
                     pairs.add(x, y);
                 }
             }
-            let all = pairs.ratio(1000).expect("a hundred pairs").scaled(x_sum as f64);
+            let all = pairs
+                .ratio(1000)
+                .expect("a hundred pairs")
+                .scaled(x_sum as f64);
             missed[2] += u32::from(!all.estimate().holds(y_sum));
         }
         println!("{missed:?} of 400 missed");
-        assert!(missed.iter().all(|missed| (1..=40).contains(missed)), "{missed:?} of 400");
+        assert!(
+            missed.iter().all(|missed| (1..=40).contains(missed)),
+            "{missed:?} of 400"
+        );
     }
 }

@@ -1,14 +1,18 @@
-//! How far new chunks compress, in frames as a store makes them: filled in the order of arrival, closed at the end of each input. What
-//! compressing means is the caller's: there may be several results for each frame.
+//! How far new chunks compress, in frames as a store makes them: filled in the order of arrival,
+//! closed at the end of each input. What compressing means is the caller's: there may be several
+//! results for each frame.
 //!
-//! The first frames are all compressed. The longer the stream gets, the fewer: of each stretch of neighbours one, chosen by chance. Small
-//! inputs are so measured exactly, and the cost grows with the logarithm of large ones.
+//! The first frames are all compressed. The longer the stream gets, the fewer: of each stretch of
+//! neighbours one, chosen by chance. Small inputs are so measured exactly, and the cost grows with
+//! the logarithm of large ones.
 
 use super::estimate::{Guess, Pairs};
 
-/// Plain bytes of which every frame is compressed, whatever sample was asked for: 32 frames at the default length.
+/// Plain bytes of which every frame is compressed, whatever sample was asked for: 32 frames at the
+/// default length.
 const FIRST_LEN: u64 = 4 << 20;
-/// Plain bytes up to which all is compressed if no sample was asked for; then one frame of two until as much is compressed again, and so on.
+/// Plain bytes up to which all is compressed if no sample was asked for; then one frame of two
+/// until as much is compressed again, and so on.
 const STAGE_LEN: u64 = 512 << 20;
 /// Stages at most: 512 MiB times 2^32.
 const STAGES_MAX: usize = 32;
@@ -18,7 +22,8 @@ const STAGES_MAX: usize = 32;
 pub(super) enum Thrift {
     /// None.
     Exact,
-    /// More and more: `factor` of which one is due, then twice as many, and so on; at least `least`.
+    /// More and more: `factor` of which one is due, then twice as many, and so on; at least
+    /// `least`.
     Sampled {
         /// What was asked for.
         least: u64,
@@ -32,24 +37,43 @@ pub(super) enum Thrift {
 impl Thrift {
     /// The same for runs that cost `factor` times as much.
     pub(super) fn for_cost(self, factor: u64) -> Self {
-        let least = if let Self::Sampled { least, .. } = self { least } else { 1 };
-        Self::Sampled { least, factor, stage_len: STAGE_LEN }
+        let least = if let Self::Sampled { least, .. } = self {
+            least
+        } else {
+            1
+        };
+        Self::Sampled {
+            least,
+            factor,
+            stage_len: STAGE_LEN,
+        }
     }
 
-    /// The same for frames that are `times` as long as usual: a larger share, since there are fewer of them to tell of the others.
+    /// The same for frames that are `times` as long as usual: a larger share, since there are fewer
+    /// of them to tell of the others.
     pub(super) fn for_long_frames(self, times: u64) -> Self {
         let more = times.isqrt().max(1);
         match self {
             Self::Exact => Self::Exact,
-            Self::Sampled { least, factor, stage_len } => {
-                Self::Sampled { least: (least / more).max(1), factor, stage_len: stage_len * more }
-            }
+            Self::Sampled {
+                least,
+                factor,
+                stage_len,
+            } => Self::Sampled {
+                least: (least / more).max(1),
+                factor,
+                stage_len: stage_len * more,
+            },
         }
     }
 
     /// What costs no more than it must: one of `least`, and fewer later.
     pub(super) fn sampled(least: u64) -> Self {
-        Self::Sampled { least, factor: 1, stage_len: STAGE_LEN }
+        Self::Sampled {
+            least,
+            factor: 1,
+            stage_len: STAGE_LEN,
+        }
     }
 }
 
@@ -92,9 +116,19 @@ struct Open {
 }
 
 impl Stream {
-    /// A stream of chunks of `chunk_len` in runs of `run_len`, with this many `results` for each that is due.
+    /// A stream of chunks of `chunk_len` in runs of `run_len`, with this many `results` for each
+    /// that is due.
     pub(super) fn new(chunk_len: u64, run_len: u64, thrift: Thrift, results: usize) -> Self {
-        Self { run_len, chunk_len, thrift, results, total_len: 0, stages: Vec::new(), open: None, runs: 0 }
+        Self {
+            run_len,
+            chunk_len,
+            thrift,
+            results,
+            total_len: 0,
+            stages: Vec::new(),
+            open: None,
+            runs: 0,
+        }
     }
 
     /// Adds the next new chunk; the run that it completes, if that is due.
@@ -107,7 +141,11 @@ impl Stream {
         if let Some(plain) = &mut open.plain {
             plain.extend_from_slice(chunk);
         }
-        if open.len + self.chunk_len > self.run_len { self.close() } else { None }
+        if open.len + self.chunk_len > self.run_len {
+            self.close()
+        } else {
+            None
+        }
     }
 
     /// Ends the run that is open: the input ends.
@@ -118,7 +156,10 @@ impl Stream {
         let stage = &mut self.stages[open.stage];
         stage.runs += 1;
         stage.plain_len += open.len;
-        open.plain.map(|plain| Due { stage: open.stage, plain })
+        open.plain.map(|plain| Due {
+            stage: open.stage,
+            plain,
+        })
     }
 
     /// Notes what became of a run that was due.
@@ -131,13 +172,20 @@ impl Stream {
     fn begin(&mut self) -> Open {
         let stage = stage_of(self.thrift, self.total_len);
         if self.stages.len() <= stage {
-            let empty = Stage { results: vec![Pairs::default(); self.results], ..Stage::default() };
+            let empty = Stage {
+                results: vec![Pairs::default(); self.results],
+                ..Stage::default()
+            };
             self.stages.resize(stage + 1, empty);
         }
         let of = one_of(self.thrift, stage);
         let nth = self.stages[stage].runs;
         let is_due = nth % of == chance(nth / of, stage as u64) % of;
-        Open { stage, len: 0, plain: is_due.then(|| Vec::with_capacity(self.run_len as usize)) }
+        Open {
+            stage,
+            len: 0,
+            plain: is_due.then(|| Vec::with_capacity(self.run_len as usize)),
+        }
     }
 
     /// The plain bytes of all complete runs.
@@ -145,12 +193,20 @@ impl Stream {
         self.total_len
     }
 
-    /// The `nth` result by what it is held against, over the whole stream. `None` if nothing is known.
+    /// The `nth` result by what it is held against, over the whole stream. `None` if nothing is
+    /// known.
     pub(super) fn ratio(&self, nth: usize) -> Option<Guess> {
         let mut sum = Guess::default();
-        for (last, stage) in self.stages.iter().enumerate().filter(|(_, stage)| stage.runs > 0) {
+        for (last, stage) in self
+            .stages
+            .iter()
+            .enumerate()
+            .filter(|(_, stage)| stage.runs > 0)
+        {
             // A stage that has just begun is taken for a part of those before.
-            let known = stage.results[nth].ratio(stage.runs).or_else(|| self.pooled(nth, last))?;
+            let known = stage.results[nth]
+                .ratio(stage.runs)
+                .or_else(|| self.pooled(nth, last))?;
             sum = sum.plus(known.scaled(stage.plain_len as f64));
         }
         (self.total_len > 0).then(|| sum.scaled(1.0 / self.total_len as f64))
@@ -173,7 +229,9 @@ fn stage_of(thrift: Thrift, total_len: u64) -> usize {
         Thrift::Exact => 0,
         Thrift::Sampled { .. } if total_len < FIRST_LEN => 0,
         // Stage n + 1 begins after 2^n - 1 lengths: 0, 1, 3, 7 …
-        Thrift::Sampled { stage_len, .. } => ((total_len / stage_len + 1).ilog2() as usize + 1).min(STAGES_MAX),
+        Thrift::Sampled { stage_len, .. } => {
+            ((total_len / stage_len + 1).ilog2() as usize + 1).min(STAGES_MAX)
+        }
     }
 }
 
@@ -187,7 +245,8 @@ fn one_of(thrift: Thrift, stage: usize) -> u64 {
 
 /// A number that has nothing to do with what is in the runs, the same in every measurement.
 fn chance(block: u64, stage: u64) -> u64 {
-    let mixed = (block + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (stage + 1).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (block + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ (stage + 1).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ mixed >> 31).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ mixed >> 29
 }
@@ -221,11 +280,18 @@ mod tests {
             (7 * STAGE_LEN, 4, 8),
             (u64::MAX, 32, 1 << 31),
         ] {
-            assert_eq!((stage_of(sampled, total_len), one_of(sampled, stage)), (stage, of), "{total_len}");
+            assert_eq!(
+                (stage_of(sampled, total_len), one_of(sampled, stage)),
+                (stage, of),
+                "{total_len}"
+            );
         }
         let asked = Thrift::sampled(20);
         assert_eq!([0, 1, 6].map(|stage| one_of(asked, stage)), [1, 20, 32]);
-        assert_eq!([0, 1, 2, 3].map(|stage| one_of(asked.for_cost(16), stage)), [1, 20, 32, 64]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|stage| one_of(asked.for_cost(16), stage)),
+            [1, 20, 32, 64]
+        );
     }
 
     #[test]
@@ -235,7 +301,15 @@ mod tests {
         for nth in 0..504_u64 {
             if let Some(due) = stream.push(&[]) {
                 dues += 1;
-                stream.note(due.stage, 1 << 20, &[if due.stage == 0 { 1 << 20 } else { (1 << 18) + nth % 2 }]);
+                stream.note(
+                    due.stage,
+                    1 << 20,
+                    &[if due.stage == 0 {
+                        1 << 20
+                    } else {
+                        (1 << 18) + nth % 2
+                    }],
+                );
             }
         }
         assert_eq!(dues, 4 + 50);

@@ -10,12 +10,13 @@ use super::frames::{Due, Stream, Thrift};
 use super::places::Places;
 use super::seen::{Seen, ShortName};
 
-/// Names that are kept for each length: some 60 MB with what belongs to them. From a sample of that many, counts are known to some tenths
-/// of a percent.
+/// Names that are kept for each length: some 60 MB with what belongs to them. From a sample of that
+/// many, counts are known to some tenths of a percent.
 const KEPT_MAX: usize = 1 << 20;
 /// Parts of a sample that are summed apart, so that their differences tell how sure the sum is.
 const STRATA: usize = 16;
-/// Times that a sample can be halved: it never has fewer names than half of what is kept, so this is for 2^60 names.
+/// Times that a sample can be halved: it never has fewer names than half of what is kept, so this
+/// is for 2^60 names.
 const LEVELS: usize = 40;
 
 /// Where a chunk was found, and how maps see it.
@@ -29,7 +30,8 @@ enum Kind {
     Content,
     /// In the store that is measured against.
     Stored,
-    /// Not an answer to where: what follows it here does not follow it in the store, so a run of the map ends.
+    /// Not an answer to where: what follows it here does not follow it in the store, so a run of
+    /// the map ends.
     Break,
 }
 
@@ -77,9 +79,15 @@ pub(super) struct Length {
 }
 
 impl Length {
-    /// Chunks of `len` bytes, of inputs of `total_len` bytes. At longer chunks than 4 KiB a larger share is sampled: as much memory
-    /// for each byte of input.
-    pub(super) fn new(len: u64, total_len: u64, sample: f64, thrift: Thrift, trials: Option<Stream>) -> Self {
+    /// Chunks of `len` bytes, of inputs of `total_len` bytes. At longer chunks than 4 KiB a larger
+    /// share is sampled: as much memory for each byte of input.
+    pub(super) fn new(
+        len: u64,
+        total_len: u64,
+        sample: f64,
+        thrift: Thrift,
+        trials: Option<Stream>,
+    ) -> Self {
         let rate = (sample * (len >> 12) as f64).min(1.0);
         Self {
             len,
@@ -92,7 +100,12 @@ impl Length {
             pages: 0,
             last: None,
             newest: None,
-            frames: Stream::new(len, len.max(FRAME_LEN), thrift.for_long_frames(len.div_ceil(FRAME_LEN)), 1),
+            frames: Stream::new(
+                len,
+                len.max(FRAME_LEN),
+                thrift.for_long_frames(len.div_ceil(FRAME_LEN)),
+                1,
+            ),
             trials,
         }
     }
@@ -110,7 +123,12 @@ impl Length {
 
     /// Counts the next chunk of an input. They come in order.
     pub(super) fn add(&mut self, chunk: &Chunk<'_>, dues: &mut Dues) {
-        let &Chunk { index, name, plain, is_stored } = chunk;
+        let &Chunk {
+            index,
+            name,
+            plain,
+            is_stored,
+        } = chunk;
         let sighting = self.seen.meet(name);
         self.data += 1;
         self.add_to_map(index, name, sighting.is_new);
@@ -129,14 +147,16 @@ impl Length {
         }
         if sighting.is_new && !is_stored {
             dues.frames.extend(self.frames.push(plain));
-            dues.trials.extend(self.trials.as_mut().and_then(|trials| trials.push(plain)));
+            dues.trials
+                .extend(self.trials.as_mut().and_then(|trials| trials.push(plain)));
         }
     }
 
     /// Ends an input: the next one has it as its parent.
     pub(super) fn end_input(&mut self, dues: &mut Dues) {
         dues.frames.extend(self.frames.close());
-        dues.trials.extend(self.trials.as_mut().and_then(Stream::close));
+        dues.trials
+            .extend(self.trials.as_mut().and_then(Stream::close));
         self.parent = take(&mut self.own);
         let seen = &self.seen;
         self.parent.keep(|name| seen.is_kept(name));
@@ -156,7 +176,8 @@ impl Length {
         }
     }
 
-    /// Whether the chunk continues the run of the one before it is asked in that one's name: whoever is in the sample knows its follower.
+    /// Whether the chunk continues the run of the one before it is asked in that one's name:
+    /// whoever is in the sample knows its follower.
     fn add_to_map(&mut self, index: u64, name: ShortName, is_new: bool) {
         let before = self.last.replace((index, name));
         let page = |index: u64| index / u64::from(PAGE_SPAN);
@@ -164,7 +185,11 @@ impl Length {
         match before.filter(|(at, _)| at + 1 == index && page(*at) == page(index)) {
             None => self.starts += 1,
             Some((_, before)) if self.seen.is_kept(before) => {
-                let continues = if is_new { self.newest == Some(before) } else { self.seen.is_followed(before, name) };
+                let continues = if is_new {
+                    self.newest == Some(before)
+                } else {
+                    self.seen.is_followed(before, name)
+                };
                 if !continues {
                     self.count(before, Kind::Break);
                 }
@@ -185,7 +210,12 @@ impl Length {
 
     fn strata(&self, kind: Kind) -> [u64; STRATA] {
         let levels = &self.tally[self.seen.first_level().min(LEVELS - 1)..];
-        std::array::from_fn(|stratum| levels.iter().map(|level| level[stratum][kind as usize]).sum())
+        std::array::from_fn(|stratum| {
+            levels
+                .iter()
+                .map(|level| level[stratum][kind as usize])
+                .sum()
+        })
     }
 
     fn sum(&self, kind: Kind) -> Guess {
@@ -232,7 +262,12 @@ impl Length {
             ..chunks.scaled(self.len as f64 / frame_len as f64)
         };
         let runs = self.sum(Kind::Break).plus(Guess::exact(self.starts as f64));
-        Amounts { chunks, frames, runs, pages: self.pages }
+        Amounts {
+            chunks,
+            frames,
+            runs,
+            pages: self.pages,
+        }
     }
 
     /// The usual length of a frame with these chunks.

@@ -1,12 +1,15 @@
-//! What storing some disks would take, at every chunk length and in every way of compressing, before anything is imported.
+//! What storing some disks would take, at every chunk length and in every way of compressing,
+//! before anything is imported.
 //!
-//! One pass: a thread reads the inputs as windows of 4 MiB (`window`), all cores hash them, each chunk length counts for itself
-//! (`length`), all cores compress the frames that are due (`frames`). The order of the inputs is the order in which they would be
-//! imported. Names come from 4 KiB leaves alone, hashed once for all lengths.
+//! One pass: a thread reads the inputs as windows of 4 MiB (`window`), all cores hash them, each
+//! chunk length counts for itself (`length`), all cores compress the frames that are due
+//! (`frames`). The order of the inputs is the order in which they would be imported. Names come
+//! from 4 KiB leaves alone, hashed once for all lengths.
 //!
-//! Counts are exact as long as the names fit into bounded memory, then come from a sample of names (`seen`); compressed lengths are exact
-//! for small inputs, then come from a sample of frames. What is not exact has a range that holds the truth 95 times in 100 (`estimate`).
-//! Everything is always read and hashed: which chunks are the same only their content tells.
+//! Counts are exact as long as the names fit into bounded memory, then come from a sample of names
+//! (`seen`); compressed lengths are exact for small inputs, then come from a sample of frames. What
+//! is not exact has a range that holds the truth 95 times in 100 (`estimate`). Everything is always
+//! read and hashed: which chunks are the same only their content tells.
 //!
 //! It changes nothing, and needs a store only to be told what that has.
 
@@ -42,8 +45,8 @@ use frames::{Due, Stream, Thrift};
 use length::{Chunk, Dues, Length};
 use window::{Event, LEAF_LEN, Names, WINDOW_LEN, Window, shortened};
 
-/// Windows that are hashed, counted and compressed at a time. With those being read, the frames that are due at seven lengths and the
-/// trials this is some 200 MB of content at worst.
+/// Windows that are hashed, counted and compressed at a time. With those being read, the frames
+/// that are due at seven lengths and the trials this is some 200 MB of content at worst.
 const WINDOWS_AT_ONCE: usize = 4;
 /// Windows that may wait to be hashed.
 const WINDOWS_AHEAD: usize = 4;
@@ -54,8 +57,13 @@ const TRIAL_COST: u64 = 16;
 /// Frame lengths that are tried.
 const FRAME_LENS: [u64; 5] = [16 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20];
 /// Compressions that are tried. Levels above cost minutes for each gigabyte.
-const COMPRESSIONS: [Compression; 5] =
-    [Compression::Lz4, Compression::Zstd(1), Compression::Zstd(3), Compression::Zstd(6), Compression::Zstd(9)];
+const COMPRESSIONS: [Compression; 5] = [
+    Compression::Lz4,
+    Compression::Zstd(1),
+    Compression::Zstd(3),
+    Compression::Zstd(6),
+    Compression::Zstd(9),
+];
 
 /// What and how to measure.
 #[derive(Clone, Debug)]
@@ -85,7 +93,8 @@ pub struct MeasureReport {
     pub lengths: Vec<LengthReport>,
     /// Every way of compressing, at the shortest chunk length.
     pub settings: Vec<SettingReport>,
-    /// What a store for these inputs should be made with; `None` if there is nothing to store, or a store that has its parameters.
+    /// What a store for these inputs should be made with; `None` if there is nothing to store, or a
+    /// store that has its parameters.
     pub advice: Option<Advice>,
 }
 
@@ -114,7 +123,8 @@ pub struct LengthReport {
     pub compressed: Estimate,
     /// Names, index, maps, and whatever else is neither content nor in an empty store.
     pub metadata: Estimate,
-    /// A new store with all that, as `du` counts; or what it adds, if a parent or a store counts as stored.
+    /// A new store with all that, as `du` counts; or what it adds, if a parent or a store counts as
+    /// stored.
     pub on_disk: Estimate,
     /// Memory that an open store takes for finding these chunks.
     pub memory: Estimate,
@@ -157,32 +167,53 @@ impl MeasureOptions {
     #[must_use]
     pub fn usual() -> Self {
         let chunk_lens = [4, 8, 16, 32, 64, 1024, 4096].map(|kib| kib << 10).into();
-        Self { chunk_lens, sample: 1.0, exact: false, compression: StoreParameters::DEFAULT.compression, tries_all: true }
+        Self {
+            chunk_lens,
+            sample: 1.0,
+            exact: false,
+            compression: StoreParameters::DEFAULT.compression,
+            tries_all: true,
+        }
     }
 
     fn check(&self) -> Result<(), StoreError> {
         let refuse = |text: &str| Err(StoreError::Parameter(text.to_owned()));
         let fits = |len: &u64| len.is_power_of_two() && (LEAF_LEN..=WINDOW_LEN).contains(len);
-        if self.chunk_lens.is_empty() || !self.chunk_lens.iter().all(fits) || !self.chunk_lens.is_sorted_by(|a, b| a < b) {
-            return refuse("chunk sizes to measure are powers of two from 4K to 4M, each once, in rising order");
+        if self.chunk_lens.is_empty()
+            || !self.chunk_lens.iter().all(fits)
+            || !self.chunk_lens.is_sorted_by(|a, b| a < b)
+        {
+            return refuse(
+                "chunk sizes to measure are powers of two from 4K to 4M, each once, in rising order",
+            );
         }
         if !(self.sample > 0.0 && self.sample <= 1.0) {
             return refuse("a sample is more than nothing and at most everything");
         }
-        StoreParameters { compression: self.compression, ..StoreParameters::DEFAULT }.check()
+        StoreParameters {
+            compression: self.compression,
+            ..StoreParameters::DEFAULT
+        }
+        .check()
     }
 
     fn thrift(&self) -> Thrift {
         // One of 20 for 5 %.
-        if self.exact { Thrift::Exact } else { Thrift::sampled((1.0 / self.sample).round() as u64) }
+        if self.exact {
+            Thrift::Exact
+        } else {
+            Thrift::sampled((1.0 / self.sample).round() as u64)
+        }
     }
 }
 
-/// Measures what storing `inputs` in this order would take, each with the one before as its parent. With `parent`, that is the first
-/// one's, and everything in it counts as stored. With `store`, what that has counts as stored at its own chunk length.
+/// Measures what storing `inputs` in this order would take, each with the one before as its parent.
+/// With `parent`, that is the first one's, and everything in it counts as stored. With `store`,
+/// what that has counts as stored at its own chunk length.
 ///
-/// Fails if an input cannot be read, or changes meanwhile. Cost: reads and hashes everything once, compresses a part (see
-/// [`MeasureOptions`]); some 700 MB of memory at most, however long the inputs are.
+/// Fails if an input cannot be read, or changes meanwhile. Cost: reads and hashes everything once,
+/// compresses a part (see [`MeasureOptions`]); some 700 MB of memory at most, however long the
+/// inputs are.
 pub fn measure(
     inputs: Vec<Input>,
     parent: Option<Input>,
@@ -203,13 +234,24 @@ pub fn measure(
 }
 
 impl<'s> Measurement<'s> {
-    fn new(options: &MeasureOptions, store: Option<&'s Store>, has_parent: bool, inputs: &[Input]) -> Self {
+    fn new(
+        options: &MeasureOptions,
+        store: Option<&'s Store>,
+        has_parent: bool,
+        inputs: &[Input],
+    ) -> Self {
         let total: u64 = inputs.iter().filter_map(Input::len).sum();
         let first = options.chunk_lens[0];
         let ways = ways(first, options.compression);
-        let trials = Stream::new(first, first.max(TRIAL_LEN), options.thrift().for_cost(TRIAL_COST), ways.len());
+        let trials = Stream::new(
+            first,
+            first.max(TRIAL_LEN),
+            options.thrift().for_cost(TRIAL_COST),
+            ways.len(),
+        );
         let mut trials = Some(trials).filter(|_| options.tries_all);
-        let length = |len: &u64| Length::new(*len, total, options.sample, options.thrift(), trials.take());
+        let length =
+            |len: &u64| Length::new(*len, total, options.sample, options.thrift(), trials.take());
         Self {
             lengths: options.chunk_lens.iter().map(length).collect(),
             store,
@@ -219,12 +261,21 @@ impl<'s> Measurement<'s> {
             logical: 0,
             non_zero: 0,
             is_parent: has_parent,
-            empty: Guess::exact(if has_parent || store.is_some() { 0.0 } else { cost::EMPTY_LEN }),
+            empty: Guess::exact(if has_parent || store.is_some() {
+                0.0
+            } else {
+                cost::EMPTY_LEN
+            }),
         }
     }
 
     /// Goes through everything that is read.
-    fn take_all(&mut self, events: &Receiver<Result<Event, StoreError>>, total: Option<u64>, watch: &dyn Watch) -> Result<(), StoreError> {
+    fn take_all(
+        &mut self,
+        events: &Receiver<Result<Event, StoreError>>,
+        total: Option<u64>,
+        watch: &dyn Watch,
+    ) -> Result<(), StoreError> {
         let (mut windows, mut done) = (Vec::new(), 0);
         for event in events {
             if watch.is_cancelled() {
@@ -232,7 +283,10 @@ impl<'s> Measurement<'s> {
             }
             match event? {
                 Event::Window(window) => {
-                    watch.progress(Progress { done: done + window.start, total });
+                    watch.progress(Progress {
+                        done: done + window.start,
+                        total,
+                    });
                     windows.push(window);
                     if windows.len() == WINDOWS_AT_ONCE {
                         self.take_windows(&std::mem::take(&mut windows))?;
@@ -250,18 +304,41 @@ impl<'s> Measurement<'s> {
 
     fn take_windows(&mut self, windows: &[Window]) -> Result<(), StoreError> {
         let store_len = self.store.map(|store| store.parameters().chunk_len);
-        let hashed: Vec<(Vec<Names>, Names)> =
-            windows.par_iter().map(|window| (window.names(), store_len.map_or_else(Vec::new, |len| window.stored_names(len)))).collect();
-        let stored = hashed.iter().map(|(_, names)| self.stored(names)).collect::<Result<Vec<_>, _>>()?;
+        let hashed: Vec<(Vec<Names>, Names)> = windows
+            .par_iter()
+            .map(|window| {
+                (
+                    window.names(),
+                    store_len.map_or_else(Vec::new, |len| window.stored_names(len)),
+                )
+            })
+            .collect();
+        let stored = hashed
+            .iter()
+            .map(|(_, names)| self.stored(names))
+            .collect::<Result<Vec<_>, _>>()?;
         let (is_parent, store_len) = (self.is_parent, store_len.map(ChunkLen::bytes));
         if !is_parent {
-            self.non_zero += hashed.iter().map(|(levels, _)| levels[0].iter().flatten().count() as u64 * LEAF_LEN).sum::<u64>();
+            self.non_zero += hashed
+                .iter()
+                .map(|(levels, _)| levels[0].iter().flatten().count() as u64 * LEAF_LEN)
+                .sum::<u64>();
         }
         let count = |length: &mut Length| {
             let mut dues = Dues::default();
             for ((window, (levels, _)), stored) in windows.iter().zip(&hashed).zip(&stored) {
-                let stored = if store_len == Some(length.len) { stored.as_slice() } else { &[] };
-                length.add_window(window, &levels[(length.len / LEAF_LEN).ilog2() as usize], stored, is_parent, &mut dues);
+                let stored = if store_len == Some(length.len) {
+                    stored.as_slice()
+                } else {
+                    &[]
+                };
+                length.add_window(
+                    window,
+                    &levels[(length.len / LEAF_LEN).ilog2() as usize],
+                    stored,
+                    is_parent,
+                    &mut dues,
+                );
             }
             dues
         };
@@ -272,10 +349,15 @@ impl<'s> Measurement<'s> {
 
     /// Which of a window's chunks the store has.
     fn stored(&self, names: &Names) -> Result<Vec<bool>, StoreError> {
-        let Some(store) = self.store else { return Ok(Vec::new()) };
+        let Some(store) = self.store else {
+            return Ok(Vec::new());
+        };
         let hashes: Vec<_> = names.iter().flatten().copied().collect();
         let mut found = store.seem_stored(&hashes)?.into_iter();
-        Ok(names.iter().map(|name| name.is_some() && found.next().unwrap_or(false)).collect())
+        Ok(names
+            .iter()
+            .map(|name| name.is_some() && found.next().unwrap_or(false))
+            .collect())
     }
 
     fn end_input(&mut self, len: u64) {
@@ -294,13 +376,25 @@ impl<'s> Measurement<'s> {
     fn compress(&mut self, dues: Vec<Dues>) {
         for (length, dues) in self.lengths.iter_mut().zip(dues) {
             let compression = self.compression;
-            let lens: Vec<u64> = dues.frames.par_iter().map(|due| compressed_len(compression, &due.plain)).collect();
+            let lens: Vec<u64> = dues
+                .frames
+                .par_iter()
+                .map(|due| compressed_len(compression, &due.plain))
+                .collect();
             for (due, len) in dues.frames.iter().zip(lens) {
-                length.frames.note(due.stage, due.plain.len() as u64, &[len]);
+                length
+                    .frames
+                    .note(due.stage, due.plain.len() as u64, &[len]);
             }
-            let Some(trials) = &mut length.trials else { continue };
+            let Some(trials) = &mut length.trials else {
+                continue;
+            };
             let usual = (length.len.max(cost::FRAME_LEN), compression);
-            let tried: Vec<(u64, Vec<u64>)> = dues.trials.par_iter().map(|due| try_all(due, usual, &self.ways)).collect();
+            let tried: Vec<(u64, Vec<u64>)> = dues
+                .trials
+                .par_iter()
+                .map(|due| try_all(due, usual, &self.ways))
+                .collect();
             for (due, (against, results)) in dues.trials.iter().zip(tried) {
                 trials.note(due.stage, against, &results);
             }
@@ -308,22 +402,42 @@ impl<'s> Measurement<'s> {
     }
 
     fn report(&self) -> MeasureReport {
-        let lengths: Vec<LengthReport> = self.lengths.iter().map(|length| self.length_report(length)).collect();
+        let lengths: Vec<LengthReport> = self
+            .lengths
+            .iter()
+            .map(|length| self.length_report(length))
+            .collect();
         let settings = self.settings();
         // What a store has is stored as that store does it.
-        let advice = if self.store.is_some() { None } else { advice::advise(&lengths, &settings) };
-        MeasureReport { inputs: self.inputs, logical: self.logical, non_zero: self.non_zero, lengths, settings, advice }
+        let advice = if self.store.is_some() {
+            None
+        } else {
+            advice::advise(&lengths, &settings)
+        };
+        MeasureReport {
+            inputs: self.inputs,
+            logical: self.logical,
+            non_zero: self.non_zero,
+            lengths,
+            settings,
+            advice,
+        }
     }
 
     fn length_report(&self, length: &Length) -> LengthReport {
         let bytes = |count: Guess| count.scaled(length.len as f64).estimate();
         let amounts = length.amounts(length.frame_len());
         let (compressed, metadata) = (length.compressed_or_less(), amounts.on_disk());
-        let has_names = self.store.is_some_and(|store| store.parameters().chunk_len.bytes() == length.len);
+        let has_names = self
+            .store
+            .is_some_and(|store| store.parameters().chunk_len.bytes() == length.len);
         LengthReport {
             chunk_len: length.len,
             frame_len: length.frame_len(),
-            is_possible: u32::try_from(length.len).ok().and_then(ChunkLen::new).is_some(),
+            is_possible: u32::try_from(length.len)
+                .ok()
+                .and_then(ChunkLen::new)
+                .is_some(),
             rate: length.rate(),
             data: length.data_len(),
             same_place: bytes(length.same_place()),
@@ -340,7 +454,9 @@ impl<'s> Measurement<'s> {
     /// Every way of compressing, at the shortest chunk length.
     fn settings(&self) -> Vec<SettingReport> {
         let length = &self.lengths[0];
-        let Some(trials) = &length.trials else { return Vec::new() };
+        let Some(trials) = &length.trials else {
+            return Vec::new();
+        };
         let usual = length.compressed_or_less();
         let setting = |(nth, (frame_len, compression)): (usize, &(u64, Compression))| {
             let compressed = usual.times(trials.ratio(nth)?);
@@ -360,24 +476,44 @@ impl<'s> Measurement<'s> {
 
 impl Length {
     /// Counts the chunks of a window, or notes those of the parent's.
-    fn add_window(&mut self, window: &Window, names: &Names, stored: &[bool], is_parent: bool, dues: &mut Dues) {
+    fn add_window(
+        &mut self,
+        window: &Window,
+        names: &Names,
+        stored: &[bool],
+        is_parent: bool,
+        dues: &mut Dues,
+    ) {
         let first = window.start / self.len;
         for (nth, name) in names.iter().enumerate() {
-            let Some(name) = name.as_ref().map(shortened) else { continue };
+            let Some(name) = name.as_ref().map(shortened) else {
+                continue;
+            };
             let index = first + nth as u64;
             if is_parent {
                 self.note(index, name);
                 continue;
             }
             let plain = &window.bytes[nth * self.len as usize..][..self.len as usize];
-            self.add(&Chunk { index, name, plain, is_stored: stored.get(nth).copied().unwrap_or(false) }, dues);
+            self.add(
+                &Chunk {
+                    index,
+                    name,
+                    plain,
+                    is_stored: stored.get(nth).copied().unwrap_or(false),
+                },
+                dues,
+            );
         }
     }
 
     /// Compressed bytes; where too little was compressed to know, anything up to the plain bytes.
     fn compressed_or_less(&self) -> Guess {
         let half = self.unique().scaled(self.len as f64 / 2.0);
-        self.compressed().unwrap_or(Guess { variance: half.variance + (half.mean / 2.0).powi(2), ..half })
+        self.compressed().unwrap_or(Guess {
+            variance: half.variance + (half.mean / 2.0).powi(2),
+            ..half
+        })
     }
 }
 
@@ -388,8 +524,14 @@ fn ways(chunk_len: u64, usual: Compression) -> Vec<(u64, Compression)> {
         compressions.push(usual);
     }
     let lens = FRAME_LENS.into_iter().filter(|len| *len >= chunk_len);
-    let lens: Vec<u64> = if chunk_len > TRIAL_LEN { vec![chunk_len] } else { lens.collect() };
-    lens.iter().flat_map(|len| compressions.iter().map(|compression| (*len, *compression))).collect()
+    let lens: Vec<u64> = if chunk_len > TRIAL_LEN {
+        vec![chunk_len]
+    } else {
+        lens.collect()
+    };
+    lens.iter()
+        .flat_map(|len| compressions.iter().map(|compression| (*len, *compression)))
+        .collect()
 }
 
 fn compressed_len(compression: Compression, plain: &[u8]) -> u64 {
@@ -399,7 +541,10 @@ fn compressed_len(compression: Compression, plain: &[u8]) -> u64 {
 /// Compressed lengths of a trial: in the usual way, and in each of `ways`.
 fn try_all(due: &Due, usual: (u64, Compression), ways: &[(u64, Compression)]) -> (u64, Vec<u64>) {
     let one = |(frame_len, compression): &(u64, Compression)| {
-        due.plain.chunks(*frame_len as usize).map(|frame| compressed_len(*compression, frame)).sum()
+        due.plain
+            .chunks(*frame_len as usize)
+            .map(|frame| compressed_len(*compression, frame))
+            .sum()
     };
     (one(&usual), ways.par_iter().map(one).collect())
 }

@@ -2,7 +2,8 @@
 
 use super::seen::ShortName;
 
-/// Entries that are kept of one disk: 64 MB. A sample has fewer, unless most of a disk is copies of itself.
+/// Entries that are kept of one disk: 64 MB. A sample has fewer, unless most of a disk is copies of
+/// itself.
 const ENTRIES_MAX: usize = 4 << 20;
 
 /// Positions and names, in order.
@@ -14,7 +15,8 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Notes `name` at `index`, which is past all before. When there is no room, what follows is found by content only.
+    /// Notes `name` at `index`, which is past all before. When there is no room, what follows is
+    /// found by content only.
     pub(super) fn add(&mut self, index: u64, name: ShortName) {
         if self.entries.len() < ENTRIES_MAX {
             self.entries.push((index, name));
@@ -23,7 +25,11 @@ impl Places {
 
     /// Whether `name` is at `index`. Asked with rising indexes.
     pub(super) fn has(&mut self, index: u64, name: ShortName) -> bool {
-        while self.entries.get(self.at).is_some_and(|entry| entry.0 < index) {
+        while self
+            .entries
+            .get(self.at)
+            .is_some_and(|entry| entry.0 < index)
+        {
             self.at += 1;
         }
         self.entries.get(self.at) == Some(&(index, name))

@@ -1,11 +1,14 @@
-//! Which names have been met before: all of them, or a share that is chosen by the names themselves, in bounded memory.
+//! Which names have been met before: all of them, or a share that is chosen by the names
+//! themselves, in bounded memory.
 //!
-//! A name is in the sample if it is below a threshold. Names are hashes, so that is chance, the same for each distinct chunk however
-//! often it comes: every copy of a sampled chunk is seen, and counts divided by the rate are counts of all without bias. A sample of
-//! *positions* would lose most copies and make data look unique.
+//! A name is in the sample if it is below a threshold. Names are hashes, so that is chance, the
+//! same for each distinct chunk however often it comes: every copy of a sampled chunk is seen, and
+//! counts divided by the rate are counts of all without bias. A sample of *positions* would lose
+//! most copies and make data look unique.
 //!
-//! A name here is the first 8 bytes of a hash. Of n distinct ones two agree with a chance of n² / 2^65: for 10^9, which is 4 TB of distinct
-//! chunks of 4 KiB, 3 in 100 that a single one is counted wrong.
+//! A name here is the first 8 bytes of a hash. Of n distinct ones two agree with a chance of n² /
+//! 2^65: for 10^9, which is 4 TB of distinct chunks of 4 KiB, 3 in 100 that a single one is counted
+//! wrong.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -21,7 +24,8 @@ type Table = HashMap<ShortName, u32, BuildHasherDefault<Mixed>>;
 /// What is known of a name that was just met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sighting {
-    /// Whether it was not there before. Exact as long as everything is kept; later about one new name in a hundred passes for an old one.
+    /// Whether it was not there before. Exact as long as everything is kept; later about one new
+    /// name in a hundred passes for an old one.
     pub(super) is_new: bool,
     /// Whether it is in the sample.
     pub(super) is_kept: bool,
@@ -42,13 +46,20 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Keeps `rate` of the names at first (more than 0, at most 1) and `kept_max` at most: when there are more, half as many. `expected` is how many
-    /// there may be in all.
+    /// Keeps `rate` of the names at first (more than 0, at most 1) and `kept_max` at most: when
+    /// there are more, half as many. `expected` is how many there may be in all.
     pub(super) fn new(rate: f64, kept_max: usize, expected: u64) -> Self {
         // 2^64 times the rate; the cast holds at the top.
         let up_to = (rate * 2_f64.powi(64)) as u64;
         let filter = (rate < 1.0).then(|| Filter::new(expected));
-        Self { table: Table::default(), began_up_to: up_to.max(1), kept_up_to: up_to.max(1), kept_max, expected, filter }
+        Self {
+            table: Table::default(),
+            began_up_to: up_to.max(1),
+            kept_up_to: up_to.max(1),
+            kept_max,
+            expected,
+            filter,
+        }
     }
 
     /// Whether `name` is in the sample.
@@ -58,10 +69,15 @@ impl Seen {
 
     /// The share of distinct names that is kept.
     pub(super) fn rate(&self) -> f64 {
-        if self.filter.is_none() { 1.0 } else { (self.kept_up_to as f64 + 1.0) / 2_f64.powi(64) }
+        if self.filter.is_none() {
+            1.0
+        } else {
+            (self.kept_up_to as f64 + 1.0) / 2_f64.powi(64)
+        }
     }
 
-    /// How often the sample was halved after `name` would have left it: counts made in the name of a chunk are kept apart by this.
+    /// How often the sample was halved after `name` would have left it: counts made in the name of
+    /// a chunk are kept apart by this.
     pub(super) fn level(&self, name: ShortName) -> usize {
         (self.began_up_to / name.max(1)).max(1).ilog2() as usize
     }
@@ -74,7 +90,10 @@ impl Seen {
     /// Meets `name`.
     pub(super) fn meet(&mut self, name: ShortName) -> Sighting {
         let is_kept = self.is_kept(name);
-        let mut is_new = self.filter.as_mut().is_none_or(|filter| filter.insert(name));
+        let mut is_new = self
+            .filter
+            .as_mut()
+            .is_none_or(|filter| filter.insert(name));
         if is_kept {
             let known = self.table.len();
             self.table.entry(name).or_default();
@@ -119,7 +138,8 @@ fn short(name: ShortName) -> u32 {
     name as u32
 }
 
-/// Names are hashes already, but those in a sample are all small: one multiplication spreads them over the table.
+/// Names are hashes already, but those in a sample are all small: one multiplication spreads them
+/// over the table.
 #[derive(Default)]
 pub(super) struct Mixed(u64);
 
@@ -151,8 +171,20 @@ mod tests {
     fn everything_is_kept_until_there_is_too_much() {
         let mut seen = Seen::new(1.0, 1000, 20_000);
         for name in names(1000) {
-            assert_eq!(seen.meet(name), Sighting { is_new: true, is_kept: true });
-            assert_eq!(seen.meet(name), Sighting { is_new: false, is_kept: true });
+            assert_eq!(
+                seen.meet(name),
+                Sighting {
+                    is_new: true,
+                    is_kept: true
+                }
+            );
+            assert_eq!(
+                seen.meet(name),
+                Sighting {
+                    is_new: false,
+                    is_kept: true
+                }
+            );
         }
         assert_eq!((seen.rate(), seen.first_level()), (1.0, 0));
         seen.meet(u64::MAX);
@@ -166,11 +198,18 @@ mod tests {
             let names = names(20_000);
             let mut seen = Seen::new(rate, 1000, 20_000);
             let new = names.iter().filter(|name| seen.meet(**name).is_new).count();
-            assert!(seen.table.len() <= 1000 && new > 19_900, "{new} new, {} kept", seen.table.len());
+            assert!(
+                seen.table.len() <= 1000 && new > 19_900,
+                "{new} new, {} kept",
+                seen.table.len()
+            );
             assert!(names.iter().all(|name| !seen.meet(*name).is_new));
             let kept: Vec<_> = names.iter().filter(|name| seen.is_kept(**name)).collect();
             assert_eq!(kept.len(), seen.table.len());
-            assert!(kept.iter().all(|name| seen.level(**name) >= seen.first_level()));
+            assert!(
+                kept.iter()
+                    .all(|name| seen.level(**name) >= seen.first_level())
+            );
             assert!(
                 names
                     .iter()
@@ -178,7 +217,11 @@ mod tests {
                     .all(|name| seen.level(*name) < seen.first_level() || *name > seen.began_up_to)
             );
             let expected = 20_000.0 * seen.rate();
-            assert!((kept.len() as f64 - expected).abs() < 6.0 * expected.sqrt(), "{} of {expected}", kept.len());
+            assert!(
+                (kept.len() as f64 - expected).abs() < 6.0 * expected.sqrt(),
+                "{} of {expected}",
+                kept.len()
+            );
         }
     }
 }

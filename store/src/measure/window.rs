@@ -1,8 +1,10 @@
-//! Inputs as windows of [`WINDOW_LEN`] bytes, and the names of everything in a window at every chunk length.
+//! Inputs as windows of [`WINDOW_LEN`] bytes, and the names of everything in a window at every
+//! chunk length.
 //!
-//! Only 4 KiB leaves are hashed. A longer chunk is named by the names of its halves, and zeros by no name: two chunks have the same name
-//! exactly if their bytes are the same, as long as no hash collides. That is all that counting needs. It is not the name that a store of
-//! longer chunks would give.
+//! Only 4 KiB leaves are hashed. A longer chunk is named by the names of its halves, and zeros by
+//! no name: two chunks have the same name exactly if their bytes are the same, as long as no hash
+//! collides. That is all that counting needs. It is not the name that a store of longer chunks
+//! would give.
 
 use std::sync::mpsc::SyncSender;
 
@@ -39,7 +41,9 @@ pub(super) type Names = Vec<Option<ChunkHash>>;
 /// Reads `inputs` one after the other, to their ends or until nobody listens any more.
 pub(super) fn read_all(inputs: &mut [Input], events: &SyncSender<Result<Event, StoreError>>) {
     for input in inputs {
-        let read = read_input(input, &mut |window| events.send(Ok(Event::Window(window))).is_ok());
+        let read = read_input(input, &mut |window| {
+            events.send(Ok(Event::Window(window))).is_ok()
+        });
         let is_last = read.is_err();
         if events.send(read.map(Event::End)).is_err() || is_last {
             return;
@@ -53,7 +57,14 @@ fn read_input(input: &mut Input, take: &mut dyn FnMut(Window) -> bool) -> Result
     let mut open: Option<Window> = None;
     while let Some(piece) = input.next(ChunkLen::DEFAULT)? {
         // What a file says nothing of is zeros here, and so is what it calls zeros.
-        let Piece::Data { start, bytes, absent: _ } = piece else { continue };
+        let Piece::Data {
+            start,
+            bytes,
+            absent: _,
+        } = piece
+        else {
+            continue;
+        };
         let mut done = 0;
         while done < bytes.len() {
             let at = start + done as u64;
@@ -63,7 +74,10 @@ fn read_input(input: &mut Input, take: &mut dyn FnMut(Window) -> bool) -> Result
             {
                 return Ok(0);
             }
-            let window = open.get_or_insert_with(|| Window { start: window_start, bytes: vec![0; WINDOW_LEN as usize] });
+            let window = open.get_or_insert_with(|| Window {
+                start: window_start,
+                bytes: vec![0; WINDOW_LEN as usize],
+            });
             let place = (at - window_start) as usize;
             let len = (WINDOW_LEN as usize - place).min(bytes.len() - done);
             window.bytes[place..place + len].copy_from_slice(&bytes[done..done + len]);
@@ -87,11 +101,21 @@ impl Window {
 
     /// The names that a store with chunks of `chunk_len` gives.
     pub(super) fn stored_names(&self, chunk_len: ChunkLen) -> Names {
-        let chunks: Vec<&[u8]> =
-            self.bytes.chunks_exact(chunk_len.as_usize()).map(|chunk| if is_zero(chunk) { &[] } else { chunk }).collect();
-        let data: Vec<&[u8]> = chunks.iter().copied().filter(|chunk| !chunk.is_empty()).collect();
+        let chunks: Vec<&[u8]> = self
+            .bytes
+            .chunks_exact(chunk_len.as_usize())
+            .map(|chunk| if is_zero(chunk) { &[] } else { chunk })
+            .collect();
+        let data: Vec<&[u8]> = chunks
+            .iter()
+            .copied()
+            .filter(|chunk| !chunk.is_empty())
+            .collect();
         let mut names = hash_chunks(&data).into_iter();
-        chunks.iter().map(|chunk| if chunk.is_empty() { None } else { names.next() }).collect()
+        chunks
+            .iter()
+            .map(|chunk| if chunk.is_empty() { None } else { names.next() })
+            .collect()
     }
 }
 
@@ -101,7 +125,10 @@ fn join(halves: &[Option<ChunkHash>]) -> Option<ChunkHash> {
         return None;
     }
     // No data has the name of zeros: a hash of 32 zero bytes is out of reach.
-    let joined: Vec<u8> = halves.iter().flat_map(|half| half.map_or([0; HASH_LEN], |half| half.0)).collect();
+    let joined: Vec<u8> = halves
+        .iter()
+        .flat_map(|half| half.map_or([0; HASH_LEN], |half| half.0))
+        .collect();
     Some(ChunkHash::of(&joined))
 }
 
@@ -128,7 +155,8 @@ mod tests {
     fn chunks_of_every_length_are_the_same_exactly_if_their_bytes_are() {
         let mut random = fastrand::Rng::with_seed(3);
         let mut bytes = vec![0_u8; WINDOW_LEN as usize];
-        // Pairs of leaves out of four, zeros among them: equal and different chunks at the smaller lengths.
+        // Pairs of leaves out of four, zeros among them: equal and different chunks at the smaller
+        // lengths.
         for leaf in bytes.chunks_exact_mut(LEAF_LEN as usize) {
             leaf[0] = random.u8(..2);
             leaf[4095] = random.u8(..2);
@@ -143,7 +171,11 @@ mod tests {
             for a in 0..chunks.len().min(64) {
                 assert_eq!(names[a].is_none(), is_zero(chunks[a]));
                 for b in 0..a {
-                    assert_eq!(names[a] == names[b], chunks[a] == chunks[b], "level {level}, chunks {a} and {b}");
+                    assert_eq!(
+                        names[a] == names[b],
+                        chunks[a] == chunks[b],
+                        "level {level}, chunks {a} and {b}"
+                    );
                 }
             }
         }
@@ -151,12 +183,23 @@ mod tests {
 
     #[test]
     fn a_tail_is_padded_with_zeros_and_holes_make_no_windows() {
-        let (windows, len) = windows([vec![7; 5000], vec![0; 2 * WINDOW_LEN as usize], vec![7; 1]].concat());
+        let (windows, len) =
+            windows([vec![7; 5000], vec![0; 2 * WINDOW_LEN as usize], vec![7; 1]].concat());
         assert_eq!(len, 2 * WINDOW_LEN + 5001);
         let starts: Vec<u64> = windows.iter().map(|window| window.start).collect();
-        assert!(starts == [0, WINDOW_LEN, 2 * WINDOW_LEN], "a pipe has no holes: {starts:?}");
+        assert!(
+            starts == [0, WINDOW_LEN, 2 * WINDOW_LEN],
+            "a pipe has no holes: {starts:?}"
+        );
         assert!(windows[1].names()[10][0].is_none());
-        assert_eq!(windows[2].names()[0].iter().flatten().count(), 1, "5001 bytes past the window's start are in its second leaf");
-        assert_eq!(windows[0].stored_names(ChunkLen::DEFAULT)[0], Some(ChunkHash::of(&[7; 4096])));
+        assert_eq!(
+            windows[2].names()[0].iter().flatten().count(),
+            1,
+            "5001 bytes past the window's start are in its second leaf"
+        );
+        assert_eq!(
+            windows[0].stored_names(ChunkLen::DEFAULT)[0],
+            Some(ChunkHash::of(&[7; 4096]))
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Every byte in exactly one row, what images have in common, and histograms' bounds: from what sets of nodes hold, pure.
+//! Every byte in exactly one row, what images have in common, and histograms' bounds: from what
+//! sets of nodes hold, pure.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,7 +12,8 @@ use super::sets::SetId;
 use super::usage::{Usage, Usages};
 use super::{AttributionRow, Bucket, Holder};
 
-/// Images whose overlap is told: those that hold most. As many as a mask has bits; a matrix of more is not for people.
+/// Images whose overlap is told: those that hold most. As many as a mask has bits; a matrix of more
+/// is not for people.
 const IMAGES_MAX: usize = 128;
 
 /// All rows: who holds what, then what is not chunk content.
@@ -24,7 +26,11 @@ pub(super) fn rows(counted: &Counted, rows_max: usize) -> Vec<AttributionRow> {
 /// What all rows add up to.
 pub(super) fn on_disk(counted: &Counted) -> u64 {
     let compressed = compressed(counted);
-    compressed + overhead(&counted.space, compressed).iter().map(|row| row.bytes).sum::<u64>()
+    compressed
+        + overhead(&counted.space, compressed)
+            .iter()
+            .map(|row| row.bytes)
+            .sum::<u64>()
 }
 
 /// The payloads of all frames.
@@ -34,37 +40,66 @@ pub(super) fn compressed(counted: &Counted) -> u64 {
 
 fn holder_rows(counted: &Counted, rows_max: usize) -> Vec<AttributionRow> {
     let sets = &counted.sets;
-    let held = |id: SetId| counted.totals.get(id.0 as usize).copied().unwrap_or_default();
-    let mut some: Vec<SetId> = sets.ids().filter(|id| *id != SetId::EMPTY && held(*id).chunks > 0).collect();
+    let held = |id: SetId| {
+        counted
+            .totals
+            .get(id.0 as usize)
+            .copied()
+            .unwrap_or_default()
+    };
+    let mut some: Vec<SetId> = sets
+        .ids()
+        .filter(|id| *id != SetId::EMPTY && held(*id).chunks > 0)
+        .collect();
     some.sort_unstable_by_key(|id| (std::cmp::Reverse(held(*id).bytes), *id));
     let (mut rows, mut others) = (Vec::new(), BTreeMap::<u64, (u64, Held)>::new());
     for id in some {
         let Held { chunks, bytes } = held(id);
         let holder = match (sets.single(id), sets.spans(id)) {
             (Some(node), _) => Some(Holder::Exclusive(node as usize)),
-            (_, Some(spans)) => Some(Holder::Shared(spans.iter().map(|(start, end)| (*start as usize, *end as usize)).collect())),
+            (_, Some(spans)) => Some(Holder::Shared(
+                spans
+                    .iter()
+                    .map(|(start, end)| (*start as usize, *end as usize))
+                    .collect(),
+            )),
             _ => None,
         };
         if let Some(holder) = holder.filter(|_| rows.len() < rows_max) {
-            rows.push(AttributionRow { holder, chunks, bytes });
+            rows.push(AttributionRow {
+                holder,
+                chunks,
+                bytes,
+            });
         } else {
             let (count, sum) = others.entry(1 << sets.size(id).ilog2()).or_default();
             *count += 1;
-            *sum = Held { chunks: sum.chunks + chunks, bytes: sum.bytes + bytes };
+            *sum = Held {
+                chunks: sum.chunks + chunks,
+                bytes: sum.bytes + bytes,
+            };
         }
     }
-    rows.extend(others.into_iter().map(|(holders_min, (sets, Held { chunks, bytes }))| AttributionRow {
-        holder: Holder::OtherSets { holders_min, sets },
+    rows.extend(
+        others.into_iter().map(
+            |(holders_min, (sets, Held { chunks, bytes }))| AttributionRow {
+                holder: Holder::OtherSets { holders_min, sets },
+                chunks,
+                bytes,
+            },
+        ),
+    );
+    let Held { chunks, bytes } = held(SetId::EMPTY);
+    rows.push(AttributionRow {
+        holder: Holder::Unreferenced,
         chunks,
         bytes,
-    }));
-    let Held { chunks, bytes } = held(SetId::EMPTY);
-    rows.push(AttributionRow { holder: Holder::Unreferenced, chunks, bytes });
+    });
     rows
 }
 
-/// What is on the disk beside chunk content. What was written last may still be in the log, or in memory, so parts may be more than
-/// files take: the last rows take up the difference.
+/// What is on the disk beside chunk content. What was written last may still be in the log, or in
+/// memory, so parts may be more than files take: the last rows take up the difference.
 fn overhead(space: &Space, compressed: u64) -> Vec<AttributionRow> {
     let slack = space.frames.saturating_sub(compressed);
     let mut rows = vec![
@@ -79,24 +114,50 @@ fn overhead(space: &Space, compressed: u64) -> Vec<AttributionRow> {
     let rest = space.usage.total.saturating_sub(named);
     let logs = rest.min(space.usage.logs);
     rows.extend([("logs", logs), ("other files", rest - logs)]);
-    rows.into_iter().map(|(what, bytes)| AttributionRow { holder: Holder::Overhead(what), chunks: 0, bytes }).collect()
+    rows.into_iter()
+        .map(|(what, bytes)| AttributionRow {
+            holder: Holder::Overhead(what),
+            chunks: 0,
+            bytes,
+        })
+        .collect()
 }
 
-/// For each pair of the images that hold most what both hold, row by row, in the order of `images`' names.
-pub(super) fn overlap(counted: &Counted, forest: &Forest, usages: &Usages<'_>, usage: &[Usage]) -> (Vec<ImageId>, Vec<u64>) {
+/// For each pair of the images that hold most what both hold, row by row, in the order of `images`'
+/// names.
+pub(super) fn overlap(
+    counted: &Counted,
+    forest: &Forest,
+    usages: &Usages<'_>,
+    usage: &[Usage],
+) -> (Vec<ImageId>, Vec<u64>) {
     let images = largest(forest, usage);
-    let place: HashMap<ImageId, usize> = images.iter().enumerate().map(|(at, image)| (*image, at)).collect();
+    let place: HashMap<ImageId, usize> = images
+        .iter()
+        .enumerate()
+        .map(|(at, image)| (*image, at))
+        .collect();
     let mut of_mask: HashMap<u128, u64> = HashMap::new();
-    for (id, held) in counted.sets.ids().zip(&counted.totals).filter(|(_, held)| held.bytes > 0) {
+    for (id, held) in counted
+        .sets
+        .ids()
+        .zip(&counted.totals)
+        .filter(|(_, held)| held.bytes > 0)
+    {
         let mut mask = 0_u128;
         let spans = counted.sets.spans(id).unwrap_or_default();
-        usages.images_of(spans, |image| mask |= place.get(&image).map_or(0, |at| 1 << at));
+        usages.images_of(spans, |image| {
+            mask |= place.get(&image).map_or(0, |at| 1 << at)
+        });
         *of_mask.entry(mask).or_default() += held.bytes;
     }
     let mut bytes = vec![0; images.len() * images.len()];
     for (mask, sum) in of_mask {
         let members: Vec<usize> = (0..images.len()).filter(|at| mask >> at & 1 == 1).collect();
-        for (row, column) in members.iter().flat_map(|row| members.iter().map(move |column| (row, column))) {
+        for (row, column) in members
+            .iter()
+            .flat_map(|row| members.iter().map(move |column| (row, column)))
+        {
             bytes[row * images.len() + column] += sum;
         }
     }
@@ -107,9 +168,13 @@ pub(super) fn overlap(counted: &Counted, forest: &Forest, usages: &Usages<'_>, u
 fn largest(forest: &Forest, usage: &[Usage]) -> Vec<ImageId> {
     let mut sizes: BTreeMap<ImageId, u64> = BTreeMap::new();
     for (named, usage) in forest.nodes.iter().zip(usage) {
-        *sizes.entry(named.image).or_default() += usage.exclusive.bytes + usage.lineage + usage.siblings + usage.others;
+        *sizes.entry(named.image).or_default() +=
+            usage.exclusive.bytes + usage.lineage + usage.siblings + usage.others;
     }
-    let mut images: Vec<(u64, ImageId)> = sizes.into_iter().map(|(image, size)| (size, image)).collect();
+    let mut images: Vec<(u64, ImageId)> = sizes
+        .into_iter()
+        .map(|(image, size)| (size, image))
+        .collect();
     images.sort_unstable_by_key(|(size, image)| (std::cmp::Reverse(*size), *image));
     images.truncate(IMAGES_MAX);
     images.into_iter().map(|(_, image)| image).collect()
@@ -118,12 +183,23 @@ fn largest(forest: &Forest, usage: &[Usage]) -> Vec<ImageId> {
 /// Buckets by powers of two: none, 1, 2 to 3, 4 to 7, …
 pub(super) fn by_powers(buckets: &[Bucket]) -> Vec<Bucket> {
     let bound = |at: usize| at.checked_sub(1).map_or(0, |power| 1 << power);
-    let with_bounds = buckets.iter().enumerate().map(|(at, bucket)| Bucket { from: bound(at), to: Some(bound(at + 1)), ..bucket.clone() });
+    let with_bounds = buckets.iter().enumerate().map(|(at, bucket)| Bucket {
+        from: bound(at),
+        to: Some(bound(at + 1)),
+        ..bucket.clone()
+    });
     with_bounds.collect()
 }
 
 /// Buckets by tenths; the last has all that is ten tenths and more.
 pub(super) fn by_tenths(buckets: &[Bucket]) -> Vec<Bucket> {
     let to = |at: u64| (at < 10).then_some(at + 1);
-    (0..).zip(buckets).map(|(at, bucket)| Bucket { from: at, to: to(at), ..bucket.clone() }).collect()
+    (0..)
+        .zip(buckets)
+        .map(|(at, bucket)| Bucket {
+            from: at,
+            to: to(at),
+            ..bucket.clone()
+        })
+        .collect()
 }

@@ -13,12 +13,16 @@ use super::outlook::Outlook;
 use super::sets::SetId;
 use super::still::Still;
 use super::usage::{Usage, Usages};
-use super::{NodeUsage, Overlap, Report, ReportOptions, SharedChunk, Totals, Uncounted, change_map, droppable};
+use super::{
+    NodeUsage, Overlap, Report, ReportOptions, SharedChunk, Totals, Uncounted, change_map,
+    droppable,
+};
 use crate::error::StoreError;
 use crate::store::Store;
 use crate::watch::Watch;
 
-/// What was counted at one moment, for any number of questions about what deleting would free. Later changes do not show.
+/// What was counted at one moment, for any number of questions about what deleting would free.
+/// Later changes do not show.
 pub struct Census {
     pub(super) tree: Tree,
     pub(super) forest: Forest,
@@ -34,29 +38,52 @@ pub struct Census {
 }
 
 impl Store {
-    /// Counts who holds which chunk, at one moment: what guests have written to attached disks until now is in it. What cannot be read is
-    /// noted, and the rest counted. Cost: reads every frame's header and every page, none of the content.
+    /// Counts who holds which chunk, at one moment: what guests have written to attached disks
+    /// until now is in it. What cannot be read is noted, and the rest counted. Cost: reads every
+    /// frame's header and every page, none of the content.
     pub fn census(&self, watch: &dyn Watch) -> Result<Census, StoreError> {
         self.count(Moment::take(self)?, Limits::default(), watch)
     }
 
-    /// A census and its report, all of it of one moment. An image that a guest writes gets a new active layer, as for a snapshot. Cost: as
-    /// for a census, and the pages between the states of each image.
+    /// A census and its report, all of it of one moment. An image that a guest writes gets a new
+    /// active layer, as for a snapshot. Cost: as for a census, and the pages between the states of
+    /// each image.
     pub fn report(&self, options: &ReportOptions, watch: &dyn Watch) -> Result<Report, StoreError> {
         let (moment, still) = Moment::take_with_disks(self)?;
-        self.count(moment, Limits::default(), watch)?.report(still, options, watch)
+        self.count(moment, Limits::default(), watch)?
+            .report(still, options, watch)
     }
 
-    pub(super) fn count(&self, mut moment: Moment<'_>, limits: Limits, watch: &dyn Watch) -> Result<Census, StoreError> {
+    pub(super) fn count(
+        &self,
+        mut moment: Moment<'_>,
+        limits: Limits,
+        watch: &dyn Watch,
+    ) -> Result<Census, StoreError> {
         let forest = Forest::of(&moment.tree);
         let counted = Counted::take(self, &mut moment, &forest, limits, watch)?;
         let mut usages = Usages::new(&forest);
         let sets = counted.sets.ids().zip(&counted.totals);
-        sets.filter_map(|(id, held)| Some((counted.sets.spans(id)?, held))).for_each(|(spans, held)| usages.add(spans, *held));
+        sets.filter_map(|(id, held)| Some((counted.sets.spans(id)?, held)))
+            .for_each(|(spans, held)| usages.add(spans, *held));
         let usage = usages.finish();
-        let numbers = forest.nodes.iter().zip(0..).map(|(named, number)| (named.node, number)).collect();
+        let numbers = forest
+            .nodes
+            .iter()
+            .zip(0..)
+            .map(|(named, number)| (named.node, number))
+            .collect();
         let (tree, taken_ms) = (moment.tree.clone(), moment.taken_ms);
-        let mut census = Census { tree, forest, counted, usage, untouched: Outlook::default(), store: self.clone(), numbers, taken_ms };
+        let mut census = Census {
+            tree,
+            forest,
+            counted,
+            usage,
+            untouched: Outlook::default(),
+            store: self.clone(),
+            numbers,
+            taken_ms,
+        };
         census.untouched = census.outlook(&[]);
         Ok(census)
     }
@@ -64,7 +91,12 @@ impl Store {
 
 impl Census {
     /// Everything that is known, as far as `options` ask for it. `still` is of the census's moment.
-    pub(super) fn report(&self, still: Still<'_>, options: &ReportOptions, watch: &dyn Watch) -> Result<Report, StoreError> {
+    pub(super) fn report(
+        &self,
+        still: Still<'_>,
+        options: &ReportOptions,
+        watch: &dyn Watch,
+    ) -> Result<Report, StoreError> {
         crate::collect::go_on(watch)?;
         let mut uncounted = self.counted.uncounted.clone();
         let changes = self.each_image("changes of", &mut uncounted, |image| {
@@ -72,21 +104,33 @@ impl Census {
             Ok((!strip.steps.is_empty()).then_some(strip))
         })?;
         let look = |image| {
-            if options.file_systems { droppable::on(still.disk(Node::Image(image))?, watch) } else { Ok(Vec::new()) }
+            if options.file_systems {
+                droppable::on(still.disk(Node::Image(image))?, watch)
+            } else {
+                Ok(Vec::new())
+            }
         };
         let droppable = self.each_image("file systems of", &mut uncounted, look)?;
         let journal = or_uncounted(still.journal.read(), "what was added when", &mut uncounted)?;
         let added = journal.added_by_layer();
-        let most_shared = self.counted.most_shared.iter().take(options.most_shared_max);
+        let most_shared = self
+            .counted
+            .most_shared
+            .iter()
+            .take(options.most_shared_max);
         Ok(Report {
             taken_ms: self.taken_ms,
             totals: self.totals(),
-            nodes: (0..self.forest.nodes.len() as u32).map(|number| self.node_usage(number, &added)).collect(),
+            nodes: (0..self.forest.nodes.len() as u32)
+                .map(|number| self.node_usage(number, &added))
+                .collect(),
             attribution: rows(&self.counted, options.rows_max),
             overlap: self.overlap(),
             references: by_powers(&self.counted.references),
             compressibility: by_tenths(&self.counted.compressibility),
-            most_shared: most_shared.filter_map(|common| self.shared_chunk(common)).collect(),
+            most_shared: most_shared
+                .filter_map(|common| self.shared_chunk(common))
+                .collect(),
             growth: journal.growth(),
             changes,
             droppable,
@@ -94,7 +138,8 @@ impl Census {
         })
     }
 
-    /// What `look` finds in every image. An image that cannot be read is told, and the others looked at.
+    /// What `look` finds in every image. An image that cannot be read is told, and the others
+    /// looked at.
     fn each_image<T, I: IntoIterator<Item = T> + Default>(
         &self,
         what: &str,
@@ -103,14 +148,22 @@ impl Census {
     ) -> Result<Vec<T>, StoreError> {
         let mut found = Vec::new();
         for image in self.tree.images() {
-            found.extend(or_uncounted(look(image.id), &format!("{what} {}", image.name), uncounted)?);
+            found.extend(or_uncounted(
+                look(image.id),
+                &format!("{what} {}", image.name),
+                uncounted,
+            )?);
         }
         Ok(found)
     }
 
-    /// What was added from the making of the node below `number` to its own, if any of that was recorded.
+    /// What was added from the making of the node below `number` to its own, if any of that was
+    /// recorded.
     fn added(&self, number: u32, by_layer: &HashMap<LayerId, u64>) -> Option<u64> {
-        let recorded = self.forest.made_layers(number).filter_map(|layer| by_layer.get(&layer));
+        let recorded = self
+            .forest
+            .made_layers(number)
+            .filter_map(|layer| by_layer.get(&layer));
         recorded.fold(None, |sum, added| Some(sum.unwrap_or(0) + added))
     }
 
@@ -118,8 +171,18 @@ impl Census {
     #[must_use]
     pub fn totals(&self) -> Totals {
         let (counted, space) = (&self.counted, &self.counted.space);
-        let held = |set: SetId| counted.totals.get(set.0 as usize).copied().unwrap_or_default();
-        let chunks = counted.frames.iter().map(|frame| u64::from(frame.count)).sum();
+        let held = |set: SetId| {
+            counted
+                .totals
+                .get(set.0 as usize)
+                .copied()
+                .unwrap_or_default()
+        };
+        let chunks = counted
+            .frames
+            .iter()
+            .map(|frame| u64::from(frame.count))
+            .sum();
         let nodes = 0..self.forest.nodes.len() as u32;
         Totals {
             images: self.tree.image_count() as u64,
@@ -163,7 +226,10 @@ impl Census {
     pub(super) fn created_ms(&self, number: u32) -> u64 {
         match self.forest.nodes[number as usize].node {
             Node::Image(image) => self.tree.image(image).map_or(0, |image| image.created_ms),
-            Node::Snapshot(image, serial) => self.tree.snapshot(image, serial).map_or(0, |snapshot| snapshot.created_ms),
+            Node::Snapshot(image, serial) => self
+                .tree
+                .snapshot(image, serial)
+                .map_or(0, |snapshot| snapshot.created_ms),
         }
     }
 
@@ -180,12 +246,18 @@ impl Census {
     }
 
     fn node_usage(&self, number: u32, added: &HashMap<LayerId, u64>) -> NodeUsage {
-        let (named, usage) = (&self.forest.nodes[number as usize], &self.usage[number as usize]);
+        let (named, usage) = (
+            &self.forest.nodes[number as usize],
+            &self.usage[number as usize],
+        );
         NodeUsage {
             name: self.name(number),
             parent: named.parent.map(|parent| parent as usize),
             is_snapshot: matches!(named.node, Node::Snapshot(..)),
-            mode: self.tree.image(named.image).map_or("", |image| image.mode.name()),
+            mode: self
+                .tree
+                .image(named.image)
+                .map_or("", |image| image.mode.name()),
             own_layers: self.forest.own_layers(number).count() as u64,
             created_ms: self.created_ms(number),
             logical: self.len(number),
@@ -200,23 +272,52 @@ impl Census {
     }
 
     fn overlap(&self) -> Overlap {
-        let (images, bytes) = overlap(&self.counted, &self.forest, &Usages::new(&self.forest), &self.usage);
-        Overlap { images: images.into_iter().map(|image| self.tree.display(Node::Image(image))).collect(), bytes }
+        let (images, bytes) = overlap(
+            &self.counted,
+            &self.forest,
+            &Usages::new(&self.forest),
+            &self.usage,
+        );
+        Overlap {
+            images: images
+                .into_iter()
+                .map(|image| self.tree.display(Node::Image(image)))
+                .collect(),
+            bytes,
+        }
     }
 
     fn shared_chunk(&self, common: &Common) -> Option<SharedChunk> {
-        let example = common.example.map(|(node, position)| (node as usize, position.0 * self.chunk_len()));
+        let example = common
+            .example
+            .map(|(node, position)| (node as usize, position.0 * self.chunk_len()));
         let holders = self.counted.sets.size(common.set);
-        let holders = if common.set == SetId::EMPTY { 0 } else { holders };
-        Some(SharedChunk { hash: common.hash?, references: common.references, holders, example })
+        let holders = if common.set == SetId::EMPTY {
+            0
+        } else {
+            holders
+        };
+        Some(SharedChunk {
+            hash: common.hash?,
+            references: common.references,
+            holders,
+            example,
+        })
     }
 }
 
 /// What was found, or nothing and a note of the damage.
-fn or_uncounted<T: Default>(found: Result<T, StoreError>, subject: &str, uncounted: &mut Vec<Uncounted>) -> Result<T, StoreError> {
+fn or_uncounted<T: Default>(
+    found: Result<T, StoreError>,
+    subject: &str,
+    uncounted: &mut Vec<Uncounted>,
+) -> Result<T, StoreError> {
     match found {
         Err(StoreError::Damaged(damage)) => {
-            uncounted.push(Uncounted { subject: subject.to_owned(), what: damage.to_string() });
+            uncounted.push(Uncounted {
+                subject: subject.to_owned(),
+                what: damage.to_string(),
+            });
             Ok(T::default())
         }
         found => found,

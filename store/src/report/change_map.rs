@@ -1,4 +1,5 @@
-//! Where on its disk, and between which of its states, an image changes: from maps alone, no chunk is read.
+//! Where on its disk, and between which of its states, an image changes: from maps alone, no chunk
+//! is read.
 
 use std::ops::Range;
 
@@ -12,13 +13,20 @@ use crate::error::StoreError;
 use crate::store::Store;
 use crate::watch::{Progress, Watch};
 
-/// Rows of a strip: more than anybody can tell apart. Of a longer history as many states are compared, evenly chosen.
+/// Rows of a strip: more than anybody can tell apart. Of a longer history as many states are
+/// compared, evenly chosen.
 const STEPS_MAX: usize = 256;
 
-/// What changed from each of the states of `image` to the next: its snapshots in the order of taking, then itself. The disk is cut
-/// into at most `cells` parts. Cost: the pages of the layers in between, once; memory for cells times steps, of which there are at
-/// most 256.
-pub(super) fn strip(store: &Store, still: &Still<'_>, image: ImageId, cells: usize, watch: &dyn Watch) -> Result<ChangeStrip, StoreError> {
+/// What changed from each of the states of `image` to the next: its snapshots in the order of
+/// taking, then itself. The disk is cut into at most `cells` parts. Cost: the pages of the layers
+/// in between, once; memory for cells times steps, of which there are at most 256.
+pub(super) fn strip(
+    store: &Store,
+    still: &Still<'_>,
+    image: ImageId,
+    cells: usize,
+    watch: &dyn Watch,
+) -> Result<ChangeStrip, StoreError> {
     let states = states(still, image)?;
     let len = states.iter().map(Disk::len).max().unwrap_or(0);
     let cell_len = cell_len(len, cells, store.parameters().chunk_len);
@@ -29,32 +37,55 @@ pub(super) fn strip(store: &Store, still: &Still<'_>, image: ImageId, cells: usi
     };
     let mut steps: Vec<ChangeStep> = states.windows(2).map(empty).collect();
     store.diff_states(&states.iter().collect::<Vec<_>>(), &mut |nth, range, _| {
-        watch.progress(Progress { done: range.start, total: Some(len) });
+        watch.progress(Progress {
+            done: range.start,
+            total: Some(len),
+        });
         spread(range, cell_len, &mut steps[nth].cells);
-        if watch.is_cancelled() { Err(StoreError::Interrupted) } else { Ok(()) }
+        if watch.is_cancelled() {
+            Err(StoreError::Interrupted)
+        } else {
+            Ok(())
+        }
     })?;
-    let image = states.last().map_or_else(String::new, |state| state.name().to_owned());
-    Ok(ChangeStrip { image, cell_len, steps })
+    let image = states
+        .last()
+        .map_or_else(String::new, |state| state.name().to_owned());
+    Ok(ChangeStrip {
+        image,
+        cell_len,
+        steps,
+    })
 }
 
 /// The states of `image`, the oldest first, itself last.
 fn states(still: &Still<'_>, image: ImageId) -> Result<Vec<Disk>, StoreError> {
     let snapshots = still.snapshots(image);
-    evenly(&snapshots).into_iter().copied().chain([Node::Image(image)]).map(|node| still.disk(node)).collect()
+    evenly(&snapshots)
+        .into_iter()
+        .copied()
+        .chain([Node::Image(image)])
+        .map(|node| still.disk(node))
+        .collect()
 }
 
-/// As many of `snapshots` as make the steps that a strip may have: the first and the last among them.
+/// As many of `snapshots` as make the steps that a strip may have: the first and the last among
+/// them.
 fn evenly(snapshots: &[Node]) -> Vec<&Node> {
     let last = snapshots.len().saturating_sub(1);
     if snapshots.len() <= STEPS_MAX {
         return snapshots.iter().collect();
     }
-    (0..STEPS_MAX).map(|nth| &snapshots[nth * last / (STEPS_MAX - 1)]).collect()
+    (0..STEPS_MAX)
+        .map(|nth| &snapshots[nth * last / (STEPS_MAX - 1)])
+        .collect()
 }
 
 /// How long a cell is, if there are to be at most `cells` on a disk of `len` bytes: whole chunks.
 fn cell_len(len: u64, cells: usize, chunk_len: ChunkLen) -> u64 {
-    len.div_ceil(cells.max(1) as u64).next_multiple_of(chunk_len.bytes()).max(chunk_len.bytes())
+    len.div_ceil(cells.max(1) as u64)
+        .next_multiple_of(chunk_len.bytes())
+        .max(chunk_len.bytes())
 }
 
 /// Adds the bytes of a difference to the cells that it lies in.
@@ -88,13 +119,22 @@ mod tests {
         bytes
     }
 
-    /// Bytes of the chunks of each cell in which two contents differ; what only one has differs. Where one of them ends inside a chunk, maps say nothing:
-    /// behind the end, where nobody sees it, the chunk may hold something else. So that counts for the most, not for the least.
-    fn expected(before: &[u8], after: &[u8], cell_len: u64, count: usize) -> Vec<RangeInclusive<u64>> {
+    /// Bytes of the chunks of each cell in which two contents differ; what only one has differs.
+    /// Where one of them ends inside a chunk, maps say nothing: behind the end, where nobody sees
+    /// it, the chunk may hold something else. So that counts for the most, not for the least.
+    fn expected(
+        before: &[u8],
+        after: &[u8],
+        cell_len: u64,
+        count: usize,
+    ) -> Vec<RangeInclusive<u64>> {
         let mut cells = vec![(0, 0); count];
         let len = before.len().max(after.len());
         for start in (0..len).step_by(CHUNK as usize) {
-            let common_end = (start + CHUNK as usize).min(before.len()).min(after.len()).max(start);
+            let common_end = (start + CHUNK as usize)
+                .min(before.len())
+                .min(after.len())
+                .max(start);
             let end = (start + CHUNK as usize).min(len);
             let differs = before.get(start..common_end) != after.get(start..common_end);
             let (common, rest) = ((common_end - start) as u64, (end - common_end) as u64);
@@ -102,7 +142,10 @@ mod tests {
             *least += rest + if differs { common } else { 0 };
             *most += rest + if differs || common < CHUNK { common } else { 0 };
         }
-        cells.into_iter().map(|(least, most)| least..=most).collect()
+        cells
+            .into_iter()
+            .map(|(least, most)| least..=most)
+            .collect()
     }
 
     #[test]
@@ -112,28 +155,46 @@ mod tests {
         let image = store.create(&name("a"), 3 << 20).expect("create").image();
         let mut states = Vec::new();
         for nth in 0..12 {
-            let serials: Vec<u64> = store.tree().snapshots(image).map(|snapshot| snapshot.serial).collect();
+            let serials: Vec<u64> = store
+                .tree()
+                .snapshots(image)
+                .map(|snapshot| snapshot.serial)
+                .collect();
             let goes_back = random.u8(..4) == 0;
             if let Some(serial) = random.choice(&serials).filter(|_| goes_back) {
-                store.restore(image, *serial, None).expect("its own snapshot");
+                store
+                    .restore(image, *serial, None)
+                    .expect("its own snapshot");
             }
             if random.u8(..4) == 0 {
-                store.resize(image, random.u64(1 << 20..6 << 20), true).expect("resize");
+                store
+                    .resize(image, random.u64(1 << 20..6 << 20), true)
+                    .expect("resize");
             }
             let live = store.live(image).expect("live");
             for _ in 0..random.usize(..5) {
                 let at = random.u64(..live.len() - 20_000);
                 let len = random.usize(1..20_000);
                 let bytes = noise(&mut random, len);
-                if random.bool() { live.write_at(&bytes, at) } else { live.write_zeroes(at, 15_000) }.expect("write");
+                if random.bool() {
+                    live.write_at(&bytes, at)
+                } else {
+                    live.write_zeroes(at, 15_000)
+                }
+                .expect("write");
             }
             live.flush().expect("flush");
             drop(live);
             states.push((format!("a@s{nth}"), read_all(&store, Node::Image(image))));
-            store.snapshot(image, &name(&format!("s{nth}"))).expect("snapshot");
+            store
+                .snapshot(image, &name(&format!("s{nth}")))
+                .expect("snapshot");
         }
         let mut now = read_all(&store, Node::Image(image));
-        store.live(image).and_then(|live| live.write_at(&[1; 5000], 9).and_then(|()| live.flush())).expect("write");
+        store
+            .live(image)
+            .and_then(|live| live.write_at(&[1; 5000], 9).and_then(|()| live.flush()))
+            .expect("write");
         now[9..5009].fill(1);
         states.push(("a".to_owned(), now));
         let strip = strip_now(&store, image, 37);
@@ -142,7 +203,11 @@ mod tests {
             assert_eq!((&step.from, &step.to), (&pair[0].0, &pair[1].0));
             assert!(step.cells.len() <= 37);
             let expected = expected(&pair[0].1, &pair[1].1, strip.cell_len, step.cells.len());
-            let is_so = step.cells.iter().zip(&expected).all(|(cell, expected)| expected.contains(cell));
+            let is_so = step
+                .cells
+                .iter()
+                .zip(&expected)
+                .all(|(cell, expected)| expected.contains(cell));
             assert!(is_so, "{}: {:?}, not {expected:?}", step.to, step.cells);
         }
     }
@@ -153,14 +218,37 @@ mod tests {
         let image = store.create(&name("a"), 1 << 20).expect("create").image();
         store.live(image).map(drop).expect("live");
         for nth in 0..STEPS_MAX + 50 {
-            store.snapshot(image, &name(&format!("s{nth}"))).expect("snapshot");
+            store
+                .snapshot(image, &name(&format!("s{nth}")))
+                .expect("snapshot");
         }
-        store.live(image).and_then(|live| live.write_at(&[7; 4096], 8192).and_then(|()| live.flush())).expect("write");
+        store
+            .live(image)
+            .and_then(|live| live.write_at(&[7; 4096], 8192).and_then(|()| live.flush()))
+            .expect("write");
         let strip = strip_now(&store, image, 16);
         assert_eq!(strip.steps.len(), STEPS_MAX);
-        assert_eq!((strip.steps[0].from.as_str(), strip.steps.last().map(|step| step.to.as_str())), ("a@s0", Some("a")));
-        assert!(strip.steps.windows(2).all(|pair| pair[0].to == pair[1].from));
-        assert_eq!(strip.steps.iter().map(|step| step.cells.iter().sum::<u64>()).sum::<u64>(), 4096);
+        assert_eq!(
+            (
+                strip.steps[0].from.as_str(),
+                strip.steps.last().map(|step| step.to.as_str())
+            ),
+            ("a@s0", Some("a"))
+        );
+        assert!(
+            strip
+                .steps
+                .windows(2)
+                .all(|pair| pair[0].to == pair[1].from)
+        );
+        assert_eq!(
+            strip
+                .steps
+                .iter()
+                .map(|step| step.cells.iter().sum::<u64>())
+                .sum::<u64>(),
+            4096
+        );
     }
 
     #[test]

@@ -1,12 +1,15 @@
-//! Counting: who holds which chunk, from one walk over all pages of all layers, page by page of the disks.
+//! Counting: who holds which chunk, from one walk over all pages of all layers, page by page of the
+//! disks.
 //!
-//! The walk takes a page of every layer that has something there and lets `holders` tell who sees what. What a chunk's holders are so far
-//! is four bytes for each chunk, its references four more; where that would be too much, the walk is made several times, for one range of
-//! chunks each. What stays afterwards are runs of neighbouring chunks with the same holders.
+//! The walk takes a page of every layer that has something there and lets `holders` tell who sees
+//! what. What a chunk's holders are so far is four bytes for each chunk, its references four more;
+//! where that would be too much, the walk is made several times, for one range of chunks each. What
+//! stays afterwards are runs of neighbouring chunks with the same holders.
 //!
-//! Memory: 8 bytes for each of at most [`PASS_CHUNKS`] chunks, 2 bits for each id in use, 16 bytes for each frame, 8 for each run (at the
-//! worst one for each chunk), and what sets of holders take. At 100 million chunks in full frames that is about 0.4 GiB, and 0.8 more where no
-//! two neighbours have the same holders.
+//! Memory: 8 bytes for each of at most [`PASS_CHUNKS`] chunks, 2 bits for each id in use, 16 bytes
+//! for each frame, 8 for each run (at the worst one for each chunk), and what sets of holders take.
+//! At 100 million chunks in full frames that is about 0.4 GiB, and 0.8 more where no two neighbours
+//! have the same holders.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -45,7 +48,10 @@ pub(super) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { pass_chunks: PASS_CHUNKS, covers: COVERS_MAX }
+        Self {
+            pass_chunks: PASS_CHUNKS,
+            covers: COVERS_MAX,
+        }
     }
 }
 
@@ -127,7 +133,11 @@ impl Counted {
             if regions.last() != Some(&region) {
                 regions.push(region);
             }
-            if frames.len().is_multiple_of(4096) { go_on(watch) } else { Ok(()) }
+            if frames.len().is_multiple_of(4096) {
+                go_on(watch)
+            } else {
+                Ok(())
+            }
         })?;
         ranks.finish();
         let horizon = frames.last().map_or(ChunkId(0), FrameEntry::end);
@@ -145,7 +155,13 @@ impl Counted {
             space,
             uncounted: Vec::new(),
         };
-        counted.count(store, moment, (forest, &ranks), &mut losses, (limits, watch))?;
+        counted.count(
+            store,
+            moment,
+            (forest, &ranks),
+            &mut losses,
+            (limits, watch),
+        )?;
         counted.find_examples(moment, forest, limits, watch)?;
         counted.sets.finish();
         counted.uncounted = losses.into_uncounted();
@@ -162,19 +178,39 @@ impl Counted {
         (limits, watch): (Limits, &dyn Watch),
     ) -> Result<(), StoreError> {
         let ends = pass_ends(&self.frames, limits.pass_chunks);
-        let pages: u64 = forest.layers.iter().map(|spot| spot.layer.pages.len()).sum();
+        let pages: u64 = forest
+            .layers
+            .iter()
+            .map(|spot| spot.layer.pages.len())
+            .sum();
         let (mut from, mut from_frame) = (0, 0);
         for (nth, (end, end_frame)) in ends.iter().copied().enumerate() {
             let mut pass = Pass::new(ranks, from..end, nth == 0, forest.nodes.len());
             let done = nth as u64 * pages;
-            let progress = |walked: u64| Progress { done: done + walked, total: Some(ends.len() as u64 * pages) };
+            let progress = |walked: u64| Progress {
+                done: done + walked,
+                total: Some(ends.len() as u64 * pages),
+            };
             // What the first walk notes, the others would note again.
             let (mut again, mut bytes_again) = (Losses::default(), vec![0; forest.layers.len()]);
-            let (losses_now, page_bytes) = if nth == 0 { (&mut *losses, &mut self.page_bytes) } else { (&mut again, &mut bytes_again) };
-            let mut look = Look { losses: losses_now, page_bytes, limits, watch, progress: &progress };
+            let (losses_now, page_bytes) = if nth == 0 {
+                (&mut *losses, &mut self.page_bytes)
+            } else {
+                (&mut again, &mut bytes_again)
+            };
+            let mut look = Look {
+                losses: losses_now,
+                page_bytes,
+                limits,
+                watch,
+                progress: &progress,
+            };
             walk(moment, forest, &mut self.sets, &mut pass, &mut look)?;
             if pass.missing > 0 {
-                losses.note(format!("{} references to chunks", pass.missing), "no frame holds what they lead to".to_owned());
+                losses.note(
+                    format!("{} references to chunks", pass.missing),
+                    "no frame holds what they lead to".to_owned(),
+                );
             }
             self.add_pass(&pass, from_frame..end_frame, store)?;
             if pass.is_first {
@@ -186,19 +222,38 @@ impl Counted {
     }
 
     /// Adds up what a walk found about the chunks of `frames`.
-    fn add_pass(&mut self, pass: &Pass<'_>, frames: Range<usize>, store: &Store) -> Result<(), StoreError> {
+    fn add_pass(
+        &mut self,
+        pass: &Pass<'_>,
+        frames: Range<usize>,
+        store: &Store,
+    ) -> Result<(), StoreError> {
         self.totals.resize(self.sets.len(), Held::default());
         let plain_len = store.parameters().chunk_len.bytes();
         let mut at = 0;
         for frame in frames {
             let frame = self.frames[frame];
             let tenth = u64::from(frame.payload_len) * 10 / (plain_len * u64::from(frame.count));
-            add(&mut self.compressibility, tenth.min(10) as usize, frame.count.into(), frame.payload_len.into());
+            add(
+                &mut self.compressibility,
+                tenth.min(10) as usize,
+                frame.count.into(),
+                frame.payload_len.into(),
+            );
             for nth in 0..frame.count {
-                let (set, references, bytes) = (pass.sets[at], pass.references[at], frame.share(nth));
+                let (set, references, bytes) =
+                    (pass.sets[at], pass.references[at], frame.share(nth));
                 let held = &mut self.totals[set.0 as usize];
-                *held = Held { chunks: held.chunks + 1, bytes: held.bytes + bytes };
-                add(&mut self.references, (32 - references.leading_zeros()) as usize, 1, bytes);
+                *held = Held {
+                    chunks: held.chunks + 1,
+                    bytes: held.bytes + bytes,
+                };
+                add(
+                    &mut self.references,
+                    (32 - references.leading_zeros()) as usize,
+                    1,
+                    bytes,
+                );
                 match self.runs.last_mut() {
                     Some(last) if last.1 == set && last.0 < u32::MAX => last.0 += 1,
                     _ => self.runs.push((1, set)),
@@ -210,8 +265,8 @@ impl Counted {
         self.name_common(store)
     }
 
-    /// Remembers chunk `nth` of `frame` if it is among those that most refer to. Until they are named, ids are only nearly known: the place
-    /// in the frame stands for the place among its ids.
+    /// Remembers chunk `nth` of `frame` if it is among those that most refer to. Until they are
+    /// named, ids are only nearly known: the place in the frame stands for the place among its ids.
     fn note_common(&mut self, frame: &FrameEntry, nth: u16, references: u32, set: SetId) {
         let least = self.most_shared.last().map_or(0, |last| last.references);
         let is_full = self.most_shared.len() == MOST_SHARED_MAX;
@@ -221,19 +276,38 @@ impl Counted {
         if is_full {
             self.most_shared.pop();
         }
-        let common = Common { id: frame.first.advance(nth.into()), hash: None, references: references.into(), set, example: None };
-        let place = self.most_shared.partition_point(|other| other.references >= common.references);
+        let common = Common {
+            id: frame.first.advance(nth.into()),
+            hash: None,
+            references: references.into(),
+            set,
+            example: None,
+        };
+        let place = self
+            .most_shared
+            .partition_point(|other| other.references >= common.references);
         self.most_shared.insert(place, common);
     }
 
     /// Finds names and ids of the chunks that were remembered since the last time.
     fn name_common(&mut self, store: &Store) -> Result<(), StoreError> {
-        for common in self.most_shared.iter_mut().filter(|common| common.hash.is_none()) {
-            let at = self.frames.partition_point(|frame| frame.first <= common.id) - 1;
+        for common in self
+            .most_shared
+            .iter_mut()
+            .filter(|common| common.hash.is_none())
+        {
+            let at = self
+                .frames
+                .partition_point(|frame| frame.first <= common.id)
+                - 1;
             let frame = &self.frames[at];
             let nth = (common.id.0 - frame.first.0) as usize;
             // A collection may have put it elsewhere meanwhile: then it has no name here.
-            let header = store.inner.chunks.header(frame.first)?.filter(|header| header.chunk_count() == usize::from(frame.count));
+            let header = store
+                .inner
+                .chunks
+                .header(frame.first)?
+                .filter(|header| header.chunk_count() == usize::from(frame.count));
             let chunk = header.as_ref().and_then(|header| header.chunks().nth(nth));
             if let Some((id, hash)) = chunk {
                 (common.id, common.hash) = (id, Some(*hash));
@@ -244,14 +318,36 @@ impl Counted {
     }
 
     /// Looks for one place of each of the most-shared chunks, from the front until all are found.
-    fn find_examples(&mut self, moment: &mut Moment<'_>, forest: &Forest, limits: Limits, watch: &dyn Watch) -> Result<(), StoreError> {
-        let held = self.most_shared.iter().filter(|common| common.set != SetId::EMPTY);
+    fn find_examples(
+        &mut self,
+        moment: &mut Moment<'_>,
+        forest: &Forest,
+        limits: Limits,
+        watch: &dyn Watch,
+    ) -> Result<(), StoreError> {
+        let held = self
+            .most_shared
+            .iter()
+            .filter(|common| common.set != SetId::EMPTY);
         let wanted: BTreeMap<ChunkId, _> = held.map(|common| (common.id, None)).collect();
-        let mut finder = Finder { left: wanted.len(), wanted, page: PageIndex(0) };
+        let mut finder = Finder {
+            left: wanted.len(),
+            wanted,
+            page: PageIndex(0),
+        };
         if finder.left > 0 {
-            let silent = |_| Progress { done: 0, total: None };
+            let silent = |_| Progress {
+                done: 0,
+                total: None,
+            };
             let mut page_bytes = vec![0; forest.layers.len()];
-            let mut look = Look { losses: &mut Losses::default(), page_bytes: &mut page_bytes, limits, watch, progress: &silent };
+            let mut look = Look {
+                losses: &mut Losses::default(),
+                page_bytes: &mut page_bytes,
+                limits,
+                watch,
+                progress: &silent,
+            };
             walk(moment, forest, &mut Sets::default(), &mut finder, &mut look)?;
         }
         for common in &mut self.most_shared {
@@ -288,7 +384,10 @@ fn walk(
     let mut next_look = 0;
     while let Some((pages, layers)) = stretches.next() {
         // Where nobody has a page, there is nothing to hide either.
-        if !layers.iter().any(|at| forest.layers[*at as usize].has(PageIndex(pages.start))) {
+        if !layers
+            .iter()
+            .any(|at| forest.layers[*at as usize].has(PageIndex(pages.start)))
+        {
             continue;
         }
         for index in pages.map(PageIndex) {
@@ -297,7 +396,15 @@ fn walk(
             }
             let mut parts = Vec::from([(0, PAGE_SPAN)]);
             while let Some((start, end)) = parts.pop() {
-                let is_whole = gather(moment, forest, layers, index, start..end, &mut sweeper, look)?;
+                let is_whole = gather(
+                    moment,
+                    forest,
+                    layers,
+                    index,
+                    start..end,
+                    &mut sweeper,
+                    look,
+                )?;
                 let middle = start.midpoint(end);
                 if is_whole || middle == start {
                     sweeper.sweep(forest, sets, visitor);
@@ -316,7 +423,8 @@ fn walk(
     Ok(())
 }
 
-/// Has `sweeper` know what all `layers` say on the positions `part` of page `index`; `false` if that is too much at a time.
+/// Has `sweeper` know what all `layers` say on the positions `part` of page `index`; `false` if
+/// that is too much at a time.
 fn gather(
     moment: &mut Moment<'_>,
     forest: &Forest,
@@ -328,12 +436,28 @@ fn gather(
 ) -> Result<bool, StoreError> {
     sweeper.clear();
     let mut before = None;
-    for at in layers.iter().copied().filter(|at| before.replace(*at) != Some(*at)) {
+    for at in layers
+        .iter()
+        .copied()
+        .filter(|at| before.replace(*at) != Some(*at))
+    {
         let layer = &forest.layers[at as usize].layer;
-        let page = if layer.pages.contains(index) { moment.page(layer, index, look.losses)? } else { None };
+        let page = if layer.pages.contains(index) {
+            moment.page(layer, index, look.losses)?
+        } else {
+            None
+        };
         let (page, len) = page.unwrap_or_default();
-        look.page_bytes[at as usize] += if part.len() == usize::from(PAGE_SPAN) { len } else { 0 };
-        let visible = if layer.parent.is_some() { layer.visible_in(index) } else { PAGE_SPAN };
+        look.page_bytes[at as usize] += if part.len() == usize::from(PAGE_SPAN) {
+            len
+        } else {
+            0
+        };
+        let visible = if layer.parent.is_some() {
+            layer.visible_in(index)
+        } else {
+            PAGE_SPAN
+        };
         sweeper.add(at, &page, visible, part.clone());
         if sweeper.len() > look.limits.covers && part.len() > 1 {
             return Ok(false);
@@ -360,7 +484,12 @@ fn pass_ends(frames: &[FrameEntry], chunks_max: u64) -> Vec<(u64, usize)> {
 /// Counts `chunks` of `bytes` in bucket `at`. Buckets get their bounds later.
 fn add(buckets: &mut Vec<Bucket>, at: usize, chunks: u64, bytes: u64) {
     while buckets.len() <= at {
-        buckets.push(Bucket { from: 0, to: None, chunks: 0, bytes: 0 });
+        buckets.push(Bucket {
+            from: 0,
+            to: None,
+            chunks: 0,
+            bytes: 0,
+        });
     }
     buckets[at].chunks += chunks;
     buckets[at].bytes += bytes;
@@ -387,7 +516,10 @@ impl<'r> Pass<'r> {
         let (mut chunks, mut zeros) = (0_u64, 0_u64);
         let both = self.chunks_seen.iter().zip(&self.zeros_seen);
         let sums = both.map(|(more_chunks, more_zeros)| {
-            (chunks, zeros) = (chunks.wrapping_add(*more_chunks), zeros.wrapping_add(*more_zeros));
+            (chunks, zeros) = (
+                chunks.wrapping_add(*more_chunks),
+                zeros.wrapping_add(*more_zeros),
+            );
             (chunks, zeros)
         });
         sums.take(self.chunks_seen.len() - 1).collect()
@@ -417,7 +549,11 @@ impl Sink for Pass<'_> {
     }
 
     fn seen(&mut self, span: Span, count: u16, is_zero: bool) {
-        let seen = if is_zero { &mut self.zeros_seen } else { &mut self.chunks_seen };
+        let seen = if is_zero {
+            &mut self.zeros_seen
+        } else {
+            &mut self.chunks_seen
+        };
         // Sums of differences: they wrap to what is right.
         seen[span.0 as usize] = seen[span.0 as usize].wrapping_add(count.into());
         seen[span.1 as usize] = seen[span.1 as usize].wrapping_sub(count.into());
@@ -432,10 +568,19 @@ impl Visitor for Pass<'_> {
 
 impl Sink for Finder {
     fn chunks(&mut self, start: u16, first: ChunkId, count: u16, spans: &[Span], _: &mut Sets) {
-        let Some((node, _)) = spans.first() else { return };
+        let Some((node, _)) = spans.first() else {
+            return;
+        };
         let end = ChunkId(first.0.saturating_add(count.into()));
-        for (id, place) in self.wanted.range_mut(first..end).filter(|(_, place)| place.is_none()) {
-            *place = Some((*node, page_start(self.page).advance(u64::from(start) + id.0 - first.0)));
+        for (id, place) in self
+            .wanted
+            .range_mut(first..end)
+            .filter(|(_, place)| place.is_none())
+        {
+            *place = Some((
+                *node,
+                page_start(self.page).advance(u64::from(start) + id.0 - first.0),
+            ));
             self.left -= 1;
         }
     }

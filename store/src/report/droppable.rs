@@ -1,4 +1,5 @@
-//! What guests do not use any more, but their images still hold. Reads the metadata of file systems, and maps.
+//! What guests do not use any more, but their images still hold. Reads the metadata of file
+//! systems, and maps.
 
 use std::io;
 use std::ops::Range;
@@ -24,12 +25,18 @@ struct GuestDisk<'w> {
     failed: Mutex<Option<StoreError>>,
 }
 
-/// What the file systems and swap spaces on an image do not use, one entry for each that is known and sound, and how much of that the
-/// image holds as data. Exact as of what the guest last wrote to its disk, to the chunk. Cost: reads the bitmaps of the file systems,
-/// about 1 byte for 32 KiB of disk.
+/// What the file systems and swap spaces on an image do not use, one entry for each that is known
+/// and sound, and how much of that the image holds as data. Exact as of what the guest last wrote
+/// to its disk, to the chunk. Cost: reads the bitmaps of the file systems, about 1 byte for 32 KiB
+/// of disk.
 pub(super) fn on(disk: Disk, watch: &dyn Watch) -> Result<Vec<Droppable>, StoreError> {
     let (name, mapped) = (disk.name().to_owned(), disk.mapped_pages());
-    let guest = GuestDisk { disk, mapped, watch, failed: Mutex::default() };
+    let guest = GuestDisk {
+        disk,
+        mapped,
+        watch,
+        failed: Mutex::default(),
+    };
     let mut found = Vec::new();
     for volume in guest.understood(volumes(&guest))?.unwrap_or_default() {
         found.extend(guest.droppable(&name, &volume)?);
@@ -45,9 +52,23 @@ impl GuestDisk<'_> {
             held += self.held(&range).map_err(|error| self.fail(error))?;
             Ok(())
         });
-        let Some(kind) = self.understood(kind)?.flatten() else { return Ok(None) };
-        let Volume { partition, start, len } = *volume;
-        Ok(Some(Droppable { image: image.to_owned(), partition, start, len, kind, free, held }))
+        let Some(kind) = self.understood(kind)?.flatten() else {
+            return Ok(None);
+        };
+        let Volume {
+            partition,
+            start,
+            len,
+        } = *volume;
+        Ok(Some(Droppable {
+            image: image.to_owned(),
+            partition,
+            start,
+            len,
+            kind,
+            free,
+            held,
+        }))
     }
 
     /// What a reader found; nothing, if it could make no sense of what is there.
@@ -56,7 +77,11 @@ impl GuestDisk<'_> {
             Ok(found) => Ok(Some(found)),
             Err(GuestError::Malformed { .. }) => Ok(None),
             Err(GuestError::Io(source)) => {
-                let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let failed = self
+                    .failed
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take();
                 Err(failed.unwrap_or_else(|| StoreError::io("read a guest's disk", source)))
             }
         }
@@ -67,9 +92,16 @@ impl GuestDisk<'_> {
         let chunk_len = self.disk.chunk_len();
         let mut held = 0;
         let mut at = page_of(chunk_len.index_at(range.start)).0;
-        while let Some(index) = self.mapped.next_from(at).filter(|index| chunk_len.offset_of(page_start(*index)) < range.end) {
+        while let Some(index) = self
+            .mapped
+            .next_from(at)
+            .filter(|index| chunk_len.offset_of(page_start(*index)) < range.end)
+        {
             let page = self.disk.page(index)?;
-            let data = page.runs().iter().filter(|run| matches!(run.slot, Slot::Chunk(_)));
+            let data = page
+                .runs()
+                .iter()
+                .filter(|run| matches!(run.slot, Slot::Chunk(_)));
             let bytes = data.map(|run| bytes_of(chunk_len, index, run.start..run.end(), range));
             held += bytes.map(|bytes| bytes.end - bytes.start).sum::<u64>();
             at = PageIndex(index.0 + 1);
@@ -93,6 +125,8 @@ impl ReadAt for GuestDisk<'_> {
         if self.watch.is_cancelled() {
             return Err(self.fail(StoreError::Interrupted));
         }
-        self.disk.read_at(buffer, offset).map_err(|error| self.fail(error))
+        self.disk
+            .read_at(buffer, offset)
+            .map_err(|error| self.fail(error))
     }
 }

@@ -1,4 +1,5 @@
-//! All layers and all names for them in one depth-first order, so that what stands on a layer is a range of numbers.
+//! All layers and all names for them in one depth-first order, so that what stands on a layer is a
+//! range of numbers.
 //!
 //! It knows no page and no chunk.
 
@@ -60,45 +61,99 @@ enum Visit {
 
 impl Forest {
     pub(super) fn of(tree: &Tree) -> Self {
-        let mut names: Vec<(LayerId, bool, Node)> =
-            tree.nodes().filter_map(|node| Some((tree.layer_of(node)?.id, matches!(node, Node::Image(_)), node))).collect();
+        let mut names: Vec<(LayerId, bool, Node)> = tree
+            .nodes()
+            .filter_map(|node| {
+                Some((
+                    tree.layer_of(node)?.id,
+                    matches!(node, Node::Image(_)),
+                    node,
+                ))
+            })
+            .collect();
         names.sort_unstable();
-        let mut forest = Self { layers: Vec::new(), nodes: Vec::new() };
+        let mut forest = Self {
+            layers: Vec::new(),
+            nodes: Vec::new(),
+        };
         let mut below = Vec::new();
-        let roots = tree.layers().filter(|layer| layer.parent.is_none()).map(|layer| Visit::Enter(layer.id, None));
+        let roots = tree
+            .layers()
+            .filter(|layer| layer.parent.is_none())
+            .map(|layer| Visit::Enter(layer.id, None));
         let mut visits: Vec<Visit> = roots.collect();
         visits.reverse();
         while let Some(visit) = visits.pop() {
             match visit {
                 Visit::Leave(at) => forest.leave(at),
                 Visit::Enter(id, parent) => {
-                    let Some(layer) = tree.layer(id) else { continue };
+                    let Some(layer) = tree.layer(id) else {
+                        continue;
+                    };
                     let first = names.partition_point(|(layer, ..)| *layer < id);
-                    let own = names[first..].iter().take_while(|(layer, ..)| *layer == id).map(|(.., node)| *node);
+                    let own = names[first..]
+                        .iter()
+                        .take_while(|(layer, ..)| *layer == id)
+                        .map(|(.., node)| *node);
                     let at = forest.enter(layer, parent, own, &mut below);
                     visits.push(Visit::Leave(at));
                     let above: Vec<LayerId> = tree.children(id).collect();
-                    visits.extend(above.into_iter().rev().map(|child| Visit::Enter(child, Some(at))));
+                    visits.extend(
+                        above
+                            .into_iter()
+                            .rev()
+                            .map(|child| Visit::Enter(child, Some(at))),
+                    );
                 }
             }
         }
         forest
     }
 
-    fn enter(&mut self, layer: &Arc<Layer>, parent: Option<usize>, own: impl Iterator<Item = Node>, seen: &mut Vec<Below>) -> usize {
+    fn enter(
+        &mut self,
+        layer: &Arc<Layer>,
+        parent: Option<usize>,
+        own: impl Iterator<Item = Node>,
+        seen: &mut Vec<Below>,
+    ) -> usize {
         let (at, first) = (self.layers.len(), self.nodes.len() as u32);
         let Below { reach, mut nearest } = parent.map_or(Below::default(), |parent| seen[parent]);
         let span = u64::from(PAGE_SPAN);
         let is_cut = layer.parent_visible.0 < reach;
-        let cut = if is_cut { layer.parent_visible.0 / span..reach.div_ceil(span) } else { 0..0 };
+        let cut = if is_cut {
+            layer.parent_visible.0 / span..reach.div_ceil(span)
+        } else {
+            0..0
+        };
         for node in own {
             let depth = nearest.map_or(0, |below: u32| self.nodes[below as usize].depth + 1);
-            self.nodes.push(Named { node, image: node.image(), layer: at, parent: nearest, depth, end: 0 });
+            self.nodes.push(Named {
+                node,
+                image: node.image(),
+                layer: at,
+                parent: nearest,
+                depth,
+                end: 0,
+            });
             nearest = Some(self.nodes.len() as u32 - 1);
         }
-        let top = layer.pages.ranges().last().map_or(0, |(_, end)| end.saturating_mul(span));
-        seen.push(Below { reach: top.max(reach.min(layer.parent_visible.0)), nearest });
-        self.layers.push(Spot { layer: Arc::clone(layer), parent, end: 0, nodes: first..first, cut });
+        let top = layer
+            .pages
+            .ranges()
+            .last()
+            .map_or(0, |(_, end)| end.saturating_mul(span));
+        seen.push(Below {
+            reach: top.max(reach.min(layer.parent_visible.0)),
+            nearest,
+        });
+        self.layers.push(Spot {
+            layer: Arc::clone(layer),
+            parent,
+            end: 0,
+            nodes: first..first,
+            cut,
+        });
         at
     }
 
@@ -106,7 +161,9 @@ impl Forest {
         let (end, nodes_end) = (self.layers.len(), self.nodes.len() as u32);
         let spot = &mut self.layers[at];
         (spot.end, spot.nodes.end) = (end, nodes_end);
-        let own = self.nodes[spot.nodes.start as usize..].iter_mut().take_while(|node| node.layer == at);
+        let own = self.nodes[spot.nodes.start as usize..]
+            .iter_mut()
+            .take_while(|node| node.layer == at);
         own.for_each(|node| node.end = nodes_end);
     }
 
@@ -114,31 +171,54 @@ impl Forest {
     pub(super) fn own_layers(&self, number: u32) -> impl Iterator<Item = LayerId> + '_ {
         let own = move |at: &usize| self.layers[*at].nodes == (number..number + 1);
         let top = Some(self.nodes[number as usize].layer).filter(own);
-        std::iter::successors(top, move |at| self.layers[*at].parent.filter(own)).map(|at| self.layers[at].layer.id)
+        std::iter::successors(top, move |at| self.layers[*at].parent.filter(own))
+            .map(|at| self.layers[at].layer.id)
     }
 
-    /// The layers between node `number` and the node that it stands on: what was written from that one's making to its own. None if both
-    /// stand on the same layer.
+    /// The layers between node `number` and the node that it stands on: what was written from that
+    /// one's making to its own. None if both stand on the same layer.
     pub(super) fn made_layers(&self, number: u32) -> impl Iterator<Item = LayerId> + '_ {
         let node = &self.nodes[number as usize];
-        let is_first = node.parent.is_none_or(|below| self.nodes[below as usize].layer != node.layer);
-        let is_named = |at: usize| self.layers[at].nodes.clone().next().is_some_and(|first| self.nodes[first as usize].layer == at);
+        let is_first = node
+            .parent
+            .is_none_or(|below| self.nodes[below as usize].layer != node.layer);
+        let is_named = |at: usize| {
+            self.layers[at]
+                .nodes
+                .clone()
+                .next()
+                .is_some_and(|first| self.nodes[first as usize].layer == at)
+        };
         let below = move |at: &usize| self.layers[*at].parent.filter(|parent| !is_named(*parent));
-        std::iter::successors(is_first.then_some(node.layer), below).map(|at| self.layers[at].layer.id)
+        std::iter::successors(is_first.then_some(node.layer), below)
+            .map(|at| self.layers[at].layer.id)
     }
 
-    /// The layers that have something to say, or to hide, on each page: in page order, stretches of pages with the same layers.
+    /// The layers that have something to say, or to hide, on each page: in page order, stretches of
+    /// pages with the same layers.
     pub(super) fn stretches(&self) -> Stretches {
         let mut events = Vec::new();
         for (at, spot) in self.layers.iter().enumerate() {
             let cut = (spot.cut.start, spot.cut.end);
-            for (start, end) in spot.layer.pages.ranges().iter().copied().chain([cut]).filter(|(start, end)| start < end) {
+            for (start, end) in spot
+                .layer
+                .pages
+                .ranges()
+                .iter()
+                .copied()
+                .chain([cut])
+                .filter(|(start, end)| start < end)
+            {
                 events.push((start, true, at as u32));
                 events.push((end, false, at as u32));
             }
         }
         events.sort_unstable();
-        Stretches { events, next: 0, active: Vec::new() }
+        Stretches {
+            events,
+            next: 0,
+            active: Vec::new(),
+        }
     }
 }
 
@@ -156,7 +236,9 @@ impl Stretches {
     pub(super) fn next(&mut self) -> Option<(Range<u64>, &[u32])> {
         loop {
             let (start, ..) = *self.events.get(self.next)?;
-            while let Some((_, begins, layer)) = self.events.get(self.next).filter(|(at, ..)| *at == start) {
+            while let Some((_, begins, layer)) =
+                self.events.get(self.next).filter(|(at, ..)| *at == start)
+            {
                 let place = self.active.partition_point(|active| active < layer);
                 if *begins {
                     self.active.insert(place, *layer);

@@ -1,4 +1,5 @@
-//! All frames at one moment, and every chunk's rank: its number among the chunks that are there, in the order of ids.
+//! All frames at one moment, and every chunk's rank: its number among the chunks that are there, in
+//! the order of ids.
 
 use std::ops::Range;
 
@@ -20,7 +21,8 @@ pub(crate) struct FrameEntry {
     pub(crate) count: u16,
 }
 
-/// From ids to ranks: a bit for each id and what it takes to count them, in segments that exist only where a bit is set.
+/// From ids to ranks: a bit for each id and what it takes to count them, in segments that exist
+/// only where a bit is set.
 #[derive(Default)]
 pub(super) struct Ranks {
     segments: Vec<Segment>,
@@ -39,7 +41,12 @@ struct Segment {
 impl FrameEntry {
     pub(super) fn of(header: &FrameHeader) -> Self {
         let span = header.end().0 - header.first().0;
-        Self { first: header.first(), payload_len: header.payload_len, span: span as u16, count: header.chunk_count() as u16 }
+        Self {
+            first: header.first(),
+            payload_len: header.payload_len,
+            span: span as u16,
+            count: header.chunk_count() as u16,
+        }
     }
 
     /// The id after its last chunk.
@@ -65,7 +72,12 @@ impl Ranks {
             let (number, within) = (id.0 / SEGMENT_IDS, id.0 % SEGMENT_IDS);
             if self.segments.last().is_none_or(|last| last.number < number) {
                 let (bits, counts) = (Box::new([0; WORDS]), Box::new([0; WORDS]));
-                self.segments.push(Segment { number, before: self.len, bits, counts });
+                self.segments.push(Segment {
+                    number,
+                    before: self.len,
+                    bits,
+                    counts,
+                });
             }
             let segment = self.segments.last_mut().expect("there is one for this id");
             segment.bits[within as usize / 64] |= 1 << (within % 64);
@@ -88,15 +100,25 @@ impl Ranks {
     /// The rank of `id`.
     fn rank(&self, id: ChunkId) -> Option<u64> {
         let (number, within) = (id.0 / SEGMENT_IDS, id.0 % SEGMENT_IDS);
-        let at = self.segments.binary_search_by_key(&number, |segment| segment.number).ok()?;
+        let at = self
+            .segments
+            .binary_search_by_key(&number, |segment| segment.number)
+            .ok()?;
         let (segment, word, bit) = (&self.segments[at], within as usize / 64, within % 64);
         let is_there = segment.bits[word] >> bit & 1 == 1;
         let below = segment.bits[word] & ((1 << bit) - 1);
-        is_there.then(|| segment.before + u64::from(segment.counts[word]) + u64::from(below.count_ones()))
+        is_there.then(|| {
+            segment.before + u64::from(segment.counts[word]) + u64::from(below.count_ones())
+        })
     }
 
     /// The ranks of the `count` chunks from `first` on, as ranges; how many of them are not there.
-    pub(super) fn ranks(&self, first: ChunkId, count: u16, mut visit: impl FnMut(Range<u64>)) -> u64 {
+    pub(super) fn ranks(
+        &self,
+        first: ChunkId,
+        count: u16,
+        mut visit: impl FnMut(Range<u64>),
+    ) -> u64 {
         let last = ChunkId(first.0.saturating_add(u64::from(count) - 1));
         if let (Some(from), Some(to)) = (self.rank(first), self.rank(last))
             && to - from == u64::from(count) - 1
@@ -128,9 +150,16 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(31);
         let (mut ranks, mut model, mut next) = (Ranks::default(), BTreeMap::new(), 0_u64);
         for _ in 0..3000 {
-            next += if random.u8(..50) == 0 { random.u64(..200_000) } else { random.u64(..3) };
+            next += if random.u8(..50) == 0 {
+                random.u64(..200_000)
+            } else {
+                random.u64(..3)
+            };
             let count = random.u64(1..40);
-            let ids: Vec<ChunkId> = (next..next + count).filter(|id| *id == next || random.u8(..4) > 0).map(ChunkId).collect();
+            let ids: Vec<ChunkId> = (next..next + count)
+                .filter(|id| *id == next || random.u8(..4) > 0)
+                .map(ChunkId)
+                .collect();
             let header = FrameHeader::new(ids.iter().map(|id| (*id, ChunkHash::of(b""))), 1000);
             ranks.push(&header);
             for id in ids {
@@ -144,7 +173,9 @@ mod tests {
             let (first, count) = (random.u64(..next + 100), random.u16(1..60));
             let mut found = Vec::new();
             let missing = ranks.ranks(ChunkId(first), count, |range| found.extend(range));
-            let expected: Vec<u64> = (first..first + u64::from(count)).filter_map(|id| model.get(&id).copied()).collect();
+            let expected: Vec<u64> = (first..first + u64::from(count))
+                .filter_map(|id| model.get(&id).copied())
+                .collect();
             assert_eq!(found, expected);
             assert_eq!(missing, u64::from(count) - expected.len() as u64);
         }
@@ -153,8 +184,16 @@ mod tests {
     #[test]
     fn the_shares_of_a_frame_add_up_to_it() {
         for (payload_len, count) in [(0, 1), (1, 3), (1000, 7), (131_086, 32), (u32::MAX, 4096)] {
-            let frame = FrameEntry { first: ChunkId(5), payload_len, span: count, count };
-            assert_eq!((0..count).map(|nth| frame.share(nth)).sum::<u64>(), u64::from(payload_len));
+            let frame = FrameEntry {
+                first: ChunkId(5),
+                payload_len,
+                span: count,
+                count,
+            };
+            assert_eq!(
+                (0..count).map(|nth| frame.share(nth)).sum::<u64>(),
+                u64::from(payload_len)
+            );
         }
     }
 }

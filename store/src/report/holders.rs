@@ -1,8 +1,9 @@
 //! Who sees what one page of each layer says: a sweep over the page's positions, pure.
 //!
-//! A layer's answer is seen by the nodes that stand on it, but not through another layer between that answers for the position itself, or
-//! sees only the beginning of what lies below. Layers are in depth-first order, so those that cover a part of what stands on a layer
-//! follow it directly, and one pass with a stack finds them.
+//! A layer's answer is seen by the nodes that stand on it, but not through another layer between
+//! that answers for the position itself, or sees only the beginning of what lies below. Layers are
+//! in depth-first order, so those that cover a part of what stands on a layer follow it directly,
+//! and one pass with a stack finds them.
 
 use std::ops::Range;
 
@@ -25,8 +26,8 @@ pub(super) struct Cover {
 
 /// What a sweep finds out.
 pub(super) trait Sink {
-    /// The `count` chunks from `first` on are referred to once more, from position `start` of the page on, by a layer of which the nodes
-    /// of `spans` see that.
+    /// The `count` chunks from `first` on are referred to once more, from position `start` of the
+    /// page on, by a layer of which the nodes of `spans` see that.
     fn chunks(&mut self, start: u16, first: ChunkId, count: u16, spans: &[Span], sets: &mut Sets);
 
     /// The nodes of `span` see `count` positions of chunks, or of explicit zeros.
@@ -65,23 +66,40 @@ impl Sweeper {
         self.covers.len()
     }
 
-    /// Adds what the layer at place `layer`, which sees `visible` positions of what lies below, says in `range`.
+    /// Adds what the layer at place `layer`, which sees `visible` positions of what lies below,
+    /// says in `range`.
     pub(super) fn add(&mut self, layer: u32, page: &Page, visible: u16, range: Range<u16>) {
         for run in page.runs_in(range.start, range.end) {
             let (start, end) = (run.start, run.end());
             if run.slot != Slot::Absent {
-                self.covers.push(Cover { start, end, layer, slot: run.slot });
+                self.covers.push(Cover {
+                    start,
+                    end,
+                    layer,
+                    slot: run.slot,
+                });
             } else if visible < end {
-                self.covers.push(Cover { start: start.max(visible), end, layer, slot: Slot::Absent });
+                self.covers.push(Cover {
+                    start: start.max(visible),
+                    end,
+                    layer,
+                    slot: Slot::Absent,
+                });
             }
         }
     }
 
-    /// Tells `sink` who sees what. Cost: the covers of every position at which some cover begins or ends.
+    /// Tells `sink` who sees what. Cost: the covers of every position at which some cover begins or
+    /// ends.
     pub(super) fn sweep(&mut self, forest: &Forest, sets: &mut Sets, sink: &mut dyn Sink) {
-        self.covers.sort_unstable_by_key(|cover| (cover.start, cover.layer));
+        self.covers
+            .sort_unstable_by_key(|cover| (cover.start, cover.layer));
         self.bounds.clear();
-        self.bounds.extend(self.covers.iter().flat_map(|cover| [cover.start, cover.end]));
+        self.bounds.extend(
+            self.covers
+                .iter()
+                .flat_map(|cover| [cover.start, cover.end]),
+        );
         self.bounds.sort_unstable();
         self.bounds.dedup();
         self.active.clear();
@@ -89,7 +107,8 @@ impl Sweeper {
         for at in 0..self.bounds.len().saturating_sub(1) {
             let (start, end) = (self.bounds[at], self.bounds[at + 1]);
             let covers = &self.covers;
-            self.active.retain(|active| covers[*active as usize].end > start);
+            self.active
+                .retain(|active| covers[*active as usize].end > start);
             let kept = self.active.len();
             while let Some(cover) = self.covers.get(next).filter(|cover| cover.start == start) {
                 debug_assert!(cover.end <= PAGE_SPAN);
@@ -97,25 +116,43 @@ impl Sweeper {
                 next += 1;
             }
             if self.active.len() > kept {
-                self.active.sort_by_key(|active| covers[*active as usize].layer);
+                self.active
+                    .sort_by_key(|active| covers[*active as usize].layer);
             }
             self.segment(start, end - start, forest, sets, sink);
         }
     }
 
     /// One stretch of positions over which the same covers are active.
-    fn segment(&mut self, start: u16, count: u16, forest: &Forest, sets: &mut Sets, sink: &mut dyn Sink) {
+    fn segment(
+        &mut self,
+        start: u16,
+        count: u16,
+        forest: &Forest,
+        sets: &mut Sets,
+        sink: &mut dyn Sink,
+    ) {
         for at in 0..self.active.len() {
             let cover = self.covers[self.active[at] as usize];
             let spot = &forest.layers[cover.layer as usize];
-            while self.stack.last().is_some_and(|open| open.layer_end <= cover.layer as usize) {
+            while self
+                .stack
+                .last()
+                .is_some_and(|open| open.layer_end <= cover.layer as usize)
+            {
                 self.close(start, count, sets, sink);
             }
             if let Some(below) = self.stack.last_mut() {
                 below.skip(&spot.nodes);
             }
             let spans = self.spare.pop().unwrap_or_default();
-            self.stack.push(Open { cover, layer_end: spot.end, from: spot.nodes.start, to: spot.nodes.end, spans });
+            self.stack.push(Open {
+                cover,
+                layer_end: spot.end,
+                from: spot.nodes.start,
+                to: spot.nodes.end,
+                spans,
+            });
         }
         while !self.stack.is_empty() {
             self.close(start, count, sets, sink);
@@ -124,14 +161,27 @@ impl Sweeper {
 
     /// The holders of the layer on top of the stack are known.
     fn close(&mut self, start: u16, count: u16, sets: &mut Sets, sink: &mut dyn Sink) {
-        let Some(mut open) = self.stack.pop() else { return };
+        let Some(mut open) = self.stack.pop() else {
+            return;
+        };
         open.finish();
         match open.cover.slot {
             Slot::Absent => {}
-            Slot::Zero => open.spans.iter().for_each(|span| sink.seen(*span, count, true)),
+            Slot::Zero => open
+                .spans
+                .iter()
+                .for_each(|span| sink.seen(*span, count, true)),
             Slot::Chunk(first) => {
-                open.spans.iter().for_each(|span| sink.seen(*span, count, false));
-                sink.chunks(start, first.advance(u64::from(start - open.cover.start)), count, &open.spans, sets);
+                open.spans
+                    .iter()
+                    .for_each(|span| sink.seen(*span, count, false));
+                sink.chunks(
+                    start,
+                    first.advance(u64::from(start - open.cover.start)),
+                    count,
+                    &open.spans,
+                    sets,
+                );
             }
         }
         open.spans.clear();

@@ -1,12 +1,16 @@
-//! Who holds which byte: where the space of a store went, and what deleting would free. All of it at one moment, while guests write.
+//! Who holds which byte: where the space of a store went, and what deleting would free. All of it
+//! at one moment, while guests write.
 //!
-//! The words. A *node* is an image or a snapshot. A node *holds* a chunk if its disk shows it somewhere. A chunk is *exclusive* to a node
-//! that alone holds it, *shared* by the set of nodes that hold it, *unreferenced* if none does. Deleting a set of nodes and collecting
-//! frees exactly the chunks whose holders all are in the set: the collection keeps nothing that no node shows (`core::tree::maintenance`).
+//! The words. A *node* is an image or a snapshot. A node *holds* a chunk if its disk shows it
+//! somewhere. A chunk is *exclusive* to a node that alone holds it, *shared* by the set of nodes
+//! that hold it, *unreferenced* if none does. Deleting a set of nodes and collecting frees exactly
+//! the chunks whose holders all are in the set: the collection keeps nothing that no node shows
+//! (`core::tree::maintenance`).
 //!
-//! The bytes. A frame is compressed as one, so a chunk's compressed length is its share of its frame: the payload's length split over the
-//! frame's chunks, in whole bytes that add up to it. What is not payload (headers, index, maps, records, logs, slack) has rows of its own, so
-//! that all rows together are what the folder takes on the disk.
+//! The bytes. A frame is compressed as one, so a chunk's compressed length is its share of its
+//! frame: the payload's length split over the frame's chunks, in whole bytes that add up to it.
+//! What is not payload (headers, index, maps, records, logs, slack) has rows of its own, so that
+//! all rows together are what the folder takes on the disk.
 
 mod attribution;
 mod census;
@@ -32,7 +36,8 @@ pub use what_if::RetentionRow;
 /// What a report is asked to work out beyond totals, nodes and attribution.
 #[derive(Clone, Debug)]
 pub struct ReportOptions {
-    /// Rows of attribution to tell apart: the largest; the others are added up by their number of holders.
+    /// Rows of attribution to tell apart: the largest; the others are added up by their number of
+    /// holders.
     pub rows_max: usize,
     /// Most-shared chunks to name.
     pub most_shared_max: usize,
@@ -42,15 +47,16 @@ pub struct ReportOptions {
     pub file_systems: bool,
 }
 
-/// Everything that is known about a store's space at one moment. All sizes are bytes unless said otherwise.
+/// Everything that is known about a store's space at one moment. All sizes are bytes unless said
+/// otherwise.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// When it was, in milliseconds since 1970.
     pub taken_ms: u64,
     /// The whole store.
     pub totals: Totals,
-    /// Every image and snapshot, in depth-first order of what they are made from: parents before children, and what stands on a node
-    /// right after it.
+    /// Every image and snapshot, in depth-first order of what they are made from: parents before
+    /// children, and what stands on a node right after it.
     pub nodes: Vec<NodeUsage>,
     /// Every stored byte in exactly one row; the rows add up to `totals.on_disk`.
     pub attribution: Vec<AttributionRow>,
@@ -124,7 +130,8 @@ pub struct NodeUsage {
     pub logical: u64,
     /// What of it is not zero.
     pub non_zero: u64,
-    /// Compressed bytes of the chunks that were new when the layers between it and its parent were written, if that was recorded.
+    /// Compressed bytes of the chunks that were new when the layers between it and its parent were
+    /// written, if that was recorded.
     pub added: Option<u64>,
     /// Compressed bytes of the chunks that only it holds: what deleting it frees.
     pub exclusive: u64,
@@ -132,7 +139,8 @@ pub struct NodeUsage {
     pub exclusive_chunks: u64,
     /// Compressed bytes that it holds together with ancestors or descendants alone.
     pub shared_lineage: u64,
-    /// Compressed bytes that it holds together with nodes that are neither, if all that are not in one line are of one image.
+    /// Compressed bytes that it holds together with nodes that are neither, if all that are not in
+    /// one line are of one image.
     pub shared_siblings: u64,
     /// Compressed bytes that it holds together with anybody else.
     pub shared_others: u64,
@@ -143,7 +151,8 @@ pub struct NodeUsage {
 pub enum Holder {
     /// Chunks that only one node holds: an index in [`Report::nodes`].
     Exclusive(usize),
-    /// Chunks that exactly these nodes hold: half-open ranges of indexes in [`Report::nodes`], in order.
+    /// Chunks that exactly these nodes hold: half-open ranges of indexes in [`Report::nodes`], in
+    /// order.
     Shared(Vec<(usize, usize)>),
     /// Chunks that this many nodes hold, in sets that are too small to be told apart.
     OtherSets {
@@ -174,7 +183,8 @@ pub struct AttributionRow {
 pub struct Overlap {
     /// The images, by name.
     pub images: Vec<String>,
-    /// Row by row, for each pair: compressed bytes of the chunks that both hold; on the diagonal all that one holds.
+    /// Row by row, for each pair: compressed bytes of the chunks that both hold; on the diagonal
+    /// all that one holds.
     pub bytes: Vec<u64>,
 }
 
@@ -209,7 +219,8 @@ pub struct SharedChunk {
 pub struct Growth {
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
-    /// What it was: `import`, `update`, `write`, `resize`, `rebase`, `create`, `delete`, `collect`; `earlier` for what is too old to be told apart.
+    /// What it was: `import`, `update`, `write`, `resize`, `rebase`, `create`, `delete`, `collect`;
+    /// `earlier` for what is too old to be told apart.
     pub operation: String,
     /// What the image, or the snapshot, was called then; empty if it was about none.
     pub image: String,
@@ -275,8 +286,9 @@ pub struct Uncounted {
 
 /// What deleting a set of nodes would free.
 ///
-/// What becomes free is less than what goes where a frame or a file keeps too much that is live to be worth writing anew: a collection
-/// leaves what is dead there until there is more of it. For less than about a megabyte that is all.
+/// What becomes free is less than what goes where a frame or a file keeps too much that is live to
+/// be worth writing anew: a collection leaves what is dead there until there is more of it. For
+/// less than about a megabyte that is all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reclaim {
     /// The nodes, by name.
@@ -287,6 +299,7 @@ pub struct Reclaim {
     pub plain: u64,
     /// Bytes on disk that a collection then gives back, foretold by its own rules.
     pub freed: u64,
-    /// What each alone would free, in the order of `nodes`: they add up to less. Of more than 64 nodes, each one's share of frames.
+    /// What each alone would free, in the order of `nodes`: they add up to less. Of more than 64
+    /// nodes, each one's share of frames.
     pub alone: Vec<u64>,
 }

@@ -1,4 +1,5 @@
-//! One moment of a store: the tree, all maps, all frames and what the files take, with nothing committed in between.
+//! One moment of a store: the tree, all maps, all frames and what the files take, with nothing
+//! committed in between.
 //!
 //! Reading goes on around damage: what cannot be read is noted once.
 
@@ -47,12 +48,14 @@ pub(super) struct Space {
     pub(super) records: u64,
     /// What frames take in files: ranges of ids, all of them, and bytes.
     pub(super) stored: Vec<(u64, u64, u64)>,
-    /// The files that hold frames: the first id of their first and of their last frame, and their length.
+    /// The files that hold frames: the first id of their first and of their last frame, and their
+    /// length.
     pub(super) files: Vec<(ChunkId, ChunkId, u64)>,
 }
 
 impl<'s> Moment<'s> {
-    /// The moment is now: no commit falls between tree, maps and frames. What guests have written to attached disks is in it.
+    /// The moment is now: no commit falls between tree, maps and frames. What guests have written
+    /// to attached disks is in it.
     pub(super) fn take(store: &'s Store) -> Result<Self, StoreError> {
         store.with_all_still(|| Ok(Self::of(store, &store.tree_mut())))
     }
@@ -68,12 +71,25 @@ impl<'s> Moment<'s> {
     }
 
     fn of(store: &'s Store, tree: &Tree) -> Self {
-        let (pages, headers) = (store.inner.database.lookup(Family::Pages), store.inner.database.lookup(Family::Headers));
-        Self { tree: tree.clone(), taken_ms: now_ms(), pages, headers }
+        let (pages, headers) = (
+            store.inner.database.lookup(Family::Pages),
+            store.inner.database.lookup(Family::Headers),
+        );
+        Self {
+            tree: tree.clone(),
+            taken_ms: now_ms(),
+            pages,
+            headers,
+        }
     }
 
     /// What `layer`, which has page `index`, says there, and the bytes that the record takes.
-    pub(super) fn page(&mut self, layer: &Layer, index: PageIndex, losses: &mut Losses) -> Result<Option<(Page, u64)>, StoreError> {
+    pub(super) fn page(
+        &mut self,
+        layer: &Layer,
+        index: PageIndex,
+        losses: &mut Losses,
+    ) -> Result<Option<(Page, u64)>, StoreError> {
         let key = page_key(layer.id, index);
         let read = match self.pages.get(&key) {
             Ok(Some(value)) => {
@@ -84,7 +100,9 @@ impl<'s> Moment<'s> {
             Err(StoreError::Damaged(damage)) => Err(damage.reason),
             Err(error) => return Err(error),
         };
-        Ok(read.map_err(|what| losses.note(format!("page {index} of layer {}", layer.id), what)).ok())
+        Ok(read
+            .map_err(|what| losses.note(format!("page {index} of layer {}", layer.id), what))
+            .ok())
     }
 
     /// Visits every frame's header in the order of ids.
@@ -98,12 +116,15 @@ impl<'s> Moment<'s> {
             match self.headers.from(&frame_key(next)) {
                 Ok(None) => return Ok(()),
                 Ok(Some((key, value))) => {
-                    let first = parse_frame_key(key).map_err(|error| StoreError::damaged("a frame header's key", error))?;
+                    let first = parse_frame_key(key)
+                        .map_err(|error| StoreError::damaged("a frame header's key", error))?;
                     let is_last = first.0 == u64::MAX;
                     next = ChunkId(first.0.saturating_add(1));
                     match FrameHeader::decode(first, value) {
                         Ok(header) => visit(header)?,
-                        Err(error) => losses.note(format!("header of frame {first}"), error.to_string()),
+                        Err(error) => {
+                            losses.note(format!("header of frame {first}"), error.to_string())
+                        }
                     }
                     if is_last {
                         return Ok(());
@@ -111,7 +132,9 @@ impl<'s> Moment<'s> {
                 }
                 Err(StoreError::Damaged(damage)) => {
                     losses.note(format!("headers of frames from {next} on"), damage.reason);
-                    let Some(resumed) = self.resume(next) else { return Ok(()) };
+                    let Some(resumed) = self.resume(next) else {
+                        return Ok(());
+                    };
                     next = resumed;
                 }
                 Err(error) => return Err(error),
@@ -121,8 +144,11 @@ impl<'s> Moment<'s> {
 
     /// The next place after `at` from which headers can be read.
     fn resume(&mut self, at: ChunkId) -> Option<ChunkId> {
-        let places = (0..RESUME_DOUBLINGS).map(|doublings| ChunkId(at.0.saturating_add(1 << doublings)));
-        places.into_iter().find(|place| self.headers.from(&frame_key(*place)).is_ok())
+        let places =
+            (0..RESUME_DOUBLINGS).map(|doublings| ChunkId(at.0.saturating_add(1 << doublings)));
+        places
+            .into_iter()
+            .find(|place| self.headers.from(&frame_key(*place)).is_ok())
     }
 }
 
@@ -137,15 +163,23 @@ impl Losses {
 
     pub(super) fn into_uncounted(mut self) -> Vec<Uncounted> {
         if self.unlisted > 0 {
-            self.listed.push(Uncounted { subject: format!("{} more", self.unlisted), what: "not listed one by one".to_owned() });
+            self.listed.push(Uncounted {
+                subject: format!("{} more", self.unlisted),
+                what: "not listed one by one".to_owned(),
+            });
         }
         self.listed
     }
 }
 
 impl Space {
-    /// What the files take now, and what frames take of that for each region of ids that `regions` names, in order, and between them.
-    pub(super) fn measure(store: &Store, regions: impl Iterator<Item = u64>, horizon: ChunkId) -> Result<Self, StoreError> {
+    /// What the files take now, and what frames take of that for each region of ids that `regions`
+    /// names, in order, and between them.
+    pub(super) fn measure(
+        store: &Store,
+        regions: impl Iterator<Item = u64>,
+        horizon: ChunkId,
+    ) -> Result<Self, StoreError> {
         let database = &store.inner.database;
         let bytes = |family| database.table_bytes(family);
         let mut records = 0;
@@ -155,12 +189,23 @@ impl Space {
         let mut stored = Vec::new();
         let mut push = |from: u64, to: u64| {
             if from < to {
-                stored.push((from, to, database.stored_len(Family::Frames, &frame_key(ChunkId(from)), &frame_key(ChunkId(to)))));
+                stored.push((
+                    from,
+                    to,
+                    database.stored_len(
+                        Family::Frames,
+                        &frame_key(ChunkId(from)),
+                        &frame_key(ChunkId(to)),
+                    ),
+                ));
             }
         };
         let mut at = 0;
         for region in regions {
-            let (start, end) = (region * REGION_IDS, (region + 1).saturating_mul(REGION_IDS).min(horizon.0));
+            let (start, end) = (
+                region * REGION_IDS,
+                (region + 1).saturating_mul(REGION_IDS).min(horizon.0),
+            );
             push(at, start);
             push(start, end);
             at = end;
@@ -169,7 +214,9 @@ impl Space {
         let id = |key: &[u8]| parse_frame_key(key).ok();
         let tables = database.tables(Family::Frames)?.into_iter();
         Ok(Self {
-            files: tables.filter_map(|(first, last, len)| Some((id(&first)?, id(&last)?, len))).collect(),
+            files: tables
+                .filter_map(|(first, last, len)| Some((id(&first)?, id(&last)?, len)))
+                .collect(),
             usage: store.inner.folder.usage()?,
             frames: bytes(Family::Frames)?,
             headers: bytes(Family::Headers)?,

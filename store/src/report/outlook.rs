@@ -1,7 +1,9 @@
-//! What a collection would leave on the disk if some nodes were deleted: the collector's own decisions, on counts instead of frames.
+//! What a collection would leave on the disk if some nodes were deleted: the collector's own
+//! decisions, on counts instead of frames.
 //!
-//! The payload that is left of a frame of which a part is dead is an estimate: the live chunks' share of it. Maps count as they are: what
-//! merging makes of them is not foreseen, only what goes with layers that nobody sees.
+//! The payload that is left of a frame of which a part is dead is an estimate: the live chunks'
+//! share of it. Maps count as they are: what merging makes of them is not foreseen, only what goes
+//! with layers that nobody sees.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,11 +14,16 @@ use super::attribution::compressed;
 use super::count::Counted;
 use super::frames::FrameEntry;
 use super::sets::SetId;
-use crate::collect::{CHUNKS_PER_GROUP, Fate, Gap, Live, Packable, Packer, REGION_IDS, goes_along, is_worth_it, rewrites};
+use crate::collect::{
+    CHUNKS_PER_GROUP, Fate, Gap, Live, Packable, Packer, REGION_IDS, goes_along, is_worth_it,
+    rewrites,
+};
 
-/// Bytes that the deletion of an index entry takes: key, number of the write, and its part of a block.
+/// Bytes that the deletion of an index entry takes: key, number of the write, and its part of a
+/// block.
 const INDEX_DELETION_LEN: u64 = 19;
-/// Bytes that a frame takes in a file beside its payload, at most: its key, twice, and its part of blocks and filters.
+/// Bytes that a frame takes in a file beside its payload, at most: its key, twice, and its part of
+/// blocks and filters.
 const FRAME_OVERHEAD_LEN: u64 = 64;
 /// Bytes that a header takes in a file beside itself, at most.
 const HEADER_OVERHEAD_LEN: u64 = 32;
@@ -73,14 +80,32 @@ impl Packable for Thinned<'_> {
 }
 
 impl Outlook {
-    /// What would be left if the chunks of the sets that `is_dead` names were, and `pages_len` bytes of maps.
-    pub(super) fn of(counted: &Counted, chunks_per_frame: usize, is_dead: &dyn Fn(SetId) -> bool, pages_len: u64) -> Self {
+    /// What would be left if the chunks of the sets that `is_dead` names were, and `pages_len`
+    /// bytes of maps.
+    pub(super) fn of(
+        counted: &Counted,
+        chunks_per_frame: usize,
+        is_dead: &dyn Fn(SetId) -> bool,
+        pages_len: u64,
+    ) -> Self {
         let swept = sweep(counted, chunks_per_frame, is_dead);
         let space = &counted.space;
         let (frames, is_rewriting) = frames_left(counted, &swept);
-        let (headers, index) = (headers_left(counted, &swept, is_rewriting), index_left(counted, &swept, is_rewriting));
-        let pages = if is_worth_it(space.pages, pages_len) { pages_len } else { space.pages };
-        Self { frames, headers, index, pages }
+        let (headers, index) = (
+            headers_left(counted, &swept, is_rewriting),
+            index_left(counted, &swept, is_rewriting),
+        );
+        let pages = if is_worth_it(space.pages, pages_len) {
+            pages_len
+        } else {
+            space.pages
+        };
+        Self {
+            frames,
+            headers,
+            index,
+            pages,
+        }
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -91,7 +116,10 @@ impl Outlook {
 /// Walks over all frames as a sweep does.
 fn sweep(counted: &Counted, chunks_per_frame: usize, is_dead: &dyn Fn(SetId) -> bool) -> Swept {
     let (mut swept, mut packer) = (Swept::default(), Packer::new(chunks_per_frame));
-    let mut runs = counted.runs.iter().map(|(count, set)| (*count, is_dead(*set)));
+    let mut runs = counted
+        .runs
+        .iter()
+        .map(|(count, set)| (*count, is_dead(*set)));
     let (mut run, mut gap, mut in_group) = ((0, false), Gap::default(), 0);
     for frame in &counted.frames {
         if in_group >= CHUNKS_PER_GROUP {
@@ -117,9 +145,15 @@ fn sweep(counted: &Counted, chunks_per_frame: usize, is_dead: &dyn Fn(SetId) -> 
             continue;
         }
         swept.gaps.extend(gap.end(frame.first));
-        packer.push(thinned).iter().for_each(|pack| swept.add(&pack.frames, pack.is_worth_it()));
+        packer
+            .push(thinned)
+            .iter()
+            .for_each(|pack| swept.add(&pack.frames, pack.is_worth_it()));
     }
-    packer.close().iter().for_each(|pack| swept.add(&pack.frames, pack.is_worth_it()));
+    packer
+        .close()
+        .iter()
+        .for_each(|pack| swept.add(&pack.frames, pack.is_worth_it()));
     swept.gaps.extend(gap.up_to(horizon(counted)));
     swept
 }
@@ -136,7 +170,11 @@ impl Swept {
         if !is_rewritten {
             for thinned in frames {
                 let frame = thinned.frame;
-                self.live.add(frame.first, frame.payload_len.into(), header_len(frame.span.into(), frame.count.into()));
+                self.live.add(
+                    frame.first,
+                    frame.payload_len.into(),
+                    header_len(frame.span.into(), frame.count.into()),
+                );
                 self.kept += u64::from(frame.count);
                 *self.frames.entry(frame.first.0 / REGION_IDS).or_default() += 1;
             }
@@ -144,10 +182,16 @@ impl Swept {
         }
         let left: u64 = frames
             .iter()
-            .map(|thinned| u64::from(thinned.frame.payload_len) * u64::from(thinned.live) / u64::from(thinned.frame.count))
+            .map(|thinned| {
+                u64::from(thinned.frame.payload_len) * u64::from(thinned.live)
+                    / u64::from(thinned.frame.count)
+            })
             .sum();
         let chunks: u64 = frames.iter().map(|thinned| u64::from(thinned.live)).sum();
-        let all: u64 = frames.iter().map(|thinned| u64::from(thinned.frame.count)).sum();
+        let all: u64 = frames
+            .iter()
+            .map(|thinned| u64::from(thinned.frame.count))
+            .sum();
         let header_len = header_len(end.0 - first.0, chunks);
         self.live.add(first, left, header_len);
         self.live.note_change(first, left);
@@ -162,20 +206,35 @@ fn header_len(span: u64, chunks: u64) -> usize {
     (HEADER_LEN + span.div_ceil(8) + chunks * NAME_LEN) as usize
 }
 
-/// Bytes of files that hold frames afterwards. Ranges that are rewritten shrink to what lives there; elsewhere what is dead stays, and
-/// what was written anew comes on top. And whether any range is.
+/// Bytes of files that hold frames afterwards. Ranges that are rewritten shrink to what lives
+/// there; elsewhere what is dead stays, and what was written anew comes on top. And whether any
+/// range is.
 fn frames_left(counted: &Counted, swept: &Swept) -> (u64, bool) {
     let stored = &counted.space.stored;
-    let is_gone = |first: ChunkId, last: ChunkId| swept.gaps.iter().any(|gap| gap.start <= first && last < gap.end);
-    let gone: Vec<_> = counted.space.files.iter().filter(|(first, last, _)| is_gone(*first, *last)).collect();
+    let is_gone = |first: ChunkId, last: ChunkId| {
+        swept
+            .gaps
+            .iter()
+            .any(|gap| gap.start <= first && last < gap.end)
+    };
+    let gone: Vec<_> = counted
+        .space
+        .files
+        .iter()
+        .filter(|(first, last, _)| is_gone(*first, *last))
+        .collect();
     let stored_len = |from: ChunkId, to: ChunkId| -> u64 {
         let at = stored.partition_point(|(_, end, _)| *end <= from.0);
-        let within = stored[at..].iter().take_while(|(start, ..)| *start < to.0).map(|(.., len)| *len);
+        let within = stored[at..]
+            .iter()
+            .take_while(|(start, ..)| *start < to.0)
+            .map(|(.., len)| *len);
         let gone: u64 = gone.iter().map(|file| share_of(file, from, to)).sum();
         within.sum::<u64>().saturating_sub(gone) + sum(&swept.live.written, from, to)
     };
     let horizon = horizon(counted);
-    let slack = counted.space.frames.saturating_sub(compressed(counted)) / (counted.frames.len() as u64).max(1);
+    let slack = counted.space.frames.saturating_sub(compressed(counted))
+        / (counted.frames.len() as u64).max(1);
     let slack = slack.min(FRAME_OVERHEAD_LEN);
     let all = stored_len(ChunkId(0), horizon);
     let ranges = rewrites(&swept.live, horizon, &stored_len);
@@ -190,13 +249,17 @@ fn frames_left(counted: &Counted, swept: &Swept) -> (u64, bool) {
 /// What of a file lies between two ids, as if its frames were all the same.
 fn share_of((first, last, len): &(ChunkId, ChunkId, u64), from: ChunkId, to: ChunkId) -> u64 {
     let (start, end) = (first.0.max(from.0), last.0.saturating_add(1).min(to.0));
-    let share = u128::from(end.saturating_sub(start)) * u128::from(*len) / (u128::from(last.0 - first.0) + 1);
+    let share = u128::from(end.saturating_sub(start)) * u128::from(*len)
+        / (u128::from(last.0 - first.0) + 1);
     share as u64
 }
 
 /// The sum of what `of_region` has for the regions of a range of ids.
 fn sum(of_region: &BTreeMap<u64, u64>, from: ChunkId, to: ChunkId) -> u64 {
-    of_region.range(from.0 / REGION_IDS..to.0.div_ceil(REGION_IDS).max(from.0 / REGION_IDS)).map(|(_, len)| *len).sum()
+    of_region
+        .range(from.0 / REGION_IDS..to.0.div_ceil(REGION_IDS).max(from.0 / REGION_IDS))
+        .map(|(_, len)| *len)
+        .sum()
 }
 
 fn headers_left(counted: &Counted, swept: &Swept, is_rewriting: bool) -> u64 {
@@ -204,7 +267,11 @@ fn headers_left(counted: &Counted, swept: &Swept, is_rewriting: bool) -> u64 {
     if !is_worth_it(stored, swept.live.headers) && !goes_along(is_rewriting, stored) {
         return stored;
     }
-    let plain: u64 = counted.frames.iter().map(|frame| header_len(frame.span.into(), frame.count.into()) as u64).sum();
+    let plain: u64 = counted
+        .frames
+        .iter()
+        .map(|frame| header_len(frame.span.into(), frame.count.into()) as u64)
+        .sum();
     let slack = counted.space.headers.saturating_sub(plain) / (counted.frames.len() as u64).max(1);
     swept.live.headers + swept.frames.values().sum::<u64>() * slack.min(HEADER_OVERHEAD_LEN)
 }
@@ -212,7 +279,14 @@ fn headers_left(counted: &Counted, swept: &Swept, is_rewriting: bool) -> u64 {
 fn index_left(counted: &Counted, swept: &Swept, is_rewriting: bool) -> u64 {
     let table_len = counted.space.index + swept.dropped * INDEX_DELETION_LEN;
     let entries = swept.kept + 2 * swept.dropped;
-    let dead_len = (table_len * 2 * swept.dropped).checked_div(entries).unwrap_or(0).min(table_len);
+    let dead_len = (table_len * 2 * swept.dropped)
+        .checked_div(entries)
+        .unwrap_or(0)
+        .min(table_len);
     let live_len = counted.space.index * swept.kept / (swept.kept + swept.dropped).max(1);
-    if is_worth_it(table_len, table_len - dead_len) || goes_along(is_rewriting, table_len) { live_len } else { table_len }
+    if is_worth_it(table_len, table_len - dead_len) || goes_along(is_rewriting, table_len) {
+        live_len
+    } else {
+        table_len
+    }
 }

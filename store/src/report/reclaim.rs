@@ -10,7 +10,8 @@ use super::count::Held;
 use super::outlook::Outlook;
 use super::sets::{SetId, Span};
 
-/// Nodes whose own part is worked out with the collector's rules. Of more, it is their share of frames.
+/// Nodes whose own part is worked out with the collector's rules. Of more, it is their share of
+/// frames.
 const ALONE_MAX: usize = 64;
 /// Rounds in which nodes are chosen: where there are more candidates, several are chosen in each.
 const ROUNDS_MAX: usize = 64;
@@ -35,14 +36,20 @@ struct Candidate {
 impl Doomed {
     fn new(count: usize, numbers: impl IntoIterator<Item = u32>) -> Self {
         let mut is_doomed = vec![false; count];
-        numbers.into_iter().for_each(|number| is_doomed[number as usize] = true);
+        numbers
+            .into_iter()
+            .for_each(|number| is_doomed[number as usize] = true);
         let mut before = vec![0; count + 1];
         let mut next_kept = vec![count as u32; count + 1];
         for at in 0..count {
             before[at + 1] = before[at] + u32::from(is_doomed[at]);
         }
         for at in (0..count).rev() {
-            next_kept[at] = if is_doomed[at] { next_kept[at + 1] } else { at as u32 };
+            next_kept[at] = if is_doomed[at] {
+                next_kept[at + 1]
+            } else {
+                at as u32
+            };
         }
         Self { before, next_kept }
     }
@@ -54,20 +61,31 @@ impl Doomed {
 
     /// The first node of `spans` that stays.
     fn first_kept(&self, spans: &[Span]) -> Option<u32> {
-        let mut firsts = spans.iter().map(|(start, end)| (self.next_kept[*start as usize], *end));
-        firsts.find(|(first, end)| first < end).map(|(first, _)| first)
+        let mut firsts = spans
+            .iter()
+            .map(|(start, end)| (self.next_kept[*start as usize], *end));
+        firsts
+            .find(|(first, end)| first < end)
+            .map(|(first, _)| first)
     }
 }
 
 impl Census {
-    /// What deleting exactly `nodes` and collecting would free. Nodes that are not there count for nothing. Cost: a look at each frame
-    /// and each run of chunks with the same holders, some milliseconds for a million chunks.
+    /// What deleting exactly `nodes` and collecting would free. Nodes that are not there count for
+    /// nothing. Cost: a look at each frame and each run of chunks with the same holders, some
+    /// milliseconds for a million chunks.
     #[must_use]
     pub fn reclaim(&self, nodes: &[Node]) -> Reclaim {
         let numbers: Vec<u32> = nodes.iter().filter_map(|node| self.number(*node)).collect();
         let held = self.held_by(&numbers);
         let is_few = numbers.len() <= ALONE_MAX;
-        let alone = |number: &u32| if is_few { self.freed(&[*number]) } else { self.usage[*number as usize].exclusive.bytes };
+        let alone = |number: &u32| {
+            if is_few {
+                self.freed(&[*number])
+            } else {
+                self.usage[*number as usize].exclusive.bytes
+            }
+        };
         Reclaim {
             nodes: numbers.iter().map(|number| self.name(*number)).collect(),
             chunks: held.chunks,
@@ -77,8 +95,9 @@ impl Census {
         }
     }
 
-    /// The deletions that free at least `bytes` at the least loss: few nodes, old ones, and such as hold little alone. What `protect` names,
-    /// what is pinned, belongs to a machine or is kept by its snapshots stays. `None` if no deletion can free so much.
+    /// The deletions that free at least `bytes` at the least loss: few nodes, old ones, and such as
+    /// hold little alone. What `protect` names, what is pinned, belongs to a machine or is kept by
+    /// its snapshots stays. `None` if no deletion can free so much.
     ///
     /// A good choice, not the best that there is: that would mean trying all sets.
     #[must_use]
@@ -87,7 +106,12 @@ impl Census {
         let mut left: BTreeSet<usize> = (0..candidates.len()).collect();
         let mut chosen: Vec<usize> = Vec::new();
         let per_round = candidates.len().div_ceil(ROUNDS_MAX).max(1);
-        let numbers_of = |chosen: &[usize]| chosen.iter().flat_map(|at| candidates[*at].numbers.clone()).collect::<Vec<u32>>();
+        let numbers_of = |chosen: &[usize]| {
+            chosen
+                .iter()
+                .flat_map(|at| candidates[*at].numbers.clone())
+                .collect::<Vec<u32>>()
+        };
         let mut freed = 0;
         while freed < bytes {
             if left.is_empty() {
@@ -103,51 +127,99 @@ impl Census {
         let mut numbers = numbers_of(&chosen);
         numbers.sort_unstable();
         numbers.dedup();
-        let nodes: Vec<Node> = numbers.iter().map(|number| self.forest.nodes[*number as usize].node).collect();
+        let nodes: Vec<Node> = numbers
+            .iter()
+            .map(|number| self.forest.nodes[*number as usize].node)
+            .collect();
         Some(self.reclaim(&nodes))
     }
 
     /// Takes back what is not needed to free `bytes`, the newest first.
     fn clean_up(&self, candidates: &[Candidate], chosen: &mut Vec<usize>, bytes: u64) {
         let mut tries: Vec<usize> = chosen.clone();
-        tries.sort_by_key(|at| std::cmp::Reverse((candidates[*at].is_image, candidates[*at].numbers.len(), candidates[*at].created_ms)));
+        tries.sort_by_key(|at| {
+            std::cmp::Reverse((
+                candidates[*at].is_image,
+                candidates[*at].numbers.len(),
+                candidates[*at].created_ms,
+            ))
+        });
         for without in tries.into_iter().take(TRIES_MAX) {
-            let rest: Vec<u32> = chosen.iter().filter(|at| **at != without).flat_map(|at| candidates[*at].numbers.clone()).collect();
+            let rest: Vec<u32> = chosen
+                .iter()
+                .filter(|at| **at != without)
+                .flat_map(|at| candidates[*at].numbers.clone())
+                .collect();
             if self.freed(&rest) >= bytes {
                 chosen.retain(|at| *at != without);
             }
         }
     }
 
-    /// The candidates that are left, the best first: what frees most beside what is chosen already, for each node that is lost; where
-    /// that is the same, snapshots before images, and the oldest first.
-    fn ranked(&self, candidates: &[Candidate], left: &BTreeSet<usize>, chosen: &[u32]) -> Vec<usize> {
+    /// The candidates that are left, the best first: what frees most beside what is chosen already,
+    /// for each node that is lost; where that is the same, snapshots before images, and the oldest
+    /// first.
+    fn ranked(
+        &self,
+        candidates: &[Candidate],
+        left: &BTreeSet<usize>,
+        chosen: &[u32],
+    ) -> Vec<usize> {
         let doomed = Doomed::new(self.forest.nodes.len(), chosen.iter().copied());
-        // For each candidate that is left what else goes with it, and for each node which candidates that is with.
+        // For each candidate that is left what else goes with it, and for each node which
+        // candidates that is with.
         let stays = |number: &u32| doomed.kept((*number, number + 1)) > 0;
         let (mut news, mut of_node) = (BTreeMap::new(), BTreeMap::<u32, Vec<usize>>::new());
         for at in left {
-            let mut numbers: Vec<u32> = candidates[*at].numbers.iter().copied().filter(stays).collect();
+            let mut numbers: Vec<u32> = candidates[*at]
+                .numbers
+                .iter()
+                .copied()
+                .filter(stays)
+                .collect();
             numbers.sort_unstable();
-            numbers.iter().for_each(|number| of_node.entry(*number).or_default().push(*at));
+            numbers
+                .iter()
+                .for_each(|number| of_node.entry(*number).or_default().push(*at));
             news.insert(*at, numbers);
         }
         let mut gains = vec![0_u64; candidates.len()];
-        for (set, held) in self.counted.sets.ids().zip(&self.counted.totals).filter(|(_, held)| held.bytes > 0) {
-            let Some(spans) = self.counted.sets.spans(set) else { continue };
-            let Some(first) = doomed.first_kept(spans) else { continue };
+        for (set, held) in self
+            .counted
+            .sets
+            .ids()
+            .zip(&self.counted.totals)
+            .filter(|(_, held)| held.bytes > 0)
+        {
+            let Some(spans) = self.counted.sets.spans(set) else {
+                continue;
+            };
+            let Some(first) = doomed.first_kept(spans) else {
+                continue;
+            };
             let kept: u32 = spans.iter().map(|span| doomed.kept(*span)).sum();
             for at in of_node.get(&first).into_iter().flatten() {
                 let numbers = &news[at];
                 let below = |end: u32| numbers.partition_point(|number| *number < end);
-                let within: usize = spans.iter().map(|(start, end)| below(*end) - below(*start)).sum();
-                gains[*at] += if within == kept as usize { held.bytes } else { 0 };
+                let within: usize = spans
+                    .iter()
+                    .map(|(start, end)| below(*end) - below(*start))
+                    .sum();
+                gains[*at] += if within == kept as usize {
+                    held.bytes
+                } else {
+                    0
+                };
             }
         }
         let mut ranked: Vec<usize> = left.iter().copied().collect();
         ranked.sort_by_key(|at| {
             let candidate = &candidates[*at];
-            (std::cmp::Reverse(gains[*at] / candidate.numbers.len() as u64), candidate.is_image, candidate.created_ms)
+            (
+                std::cmp::Reverse(gains[*at] / candidate.numbers.len() as u64),
+                candidate.is_image,
+                candidate.created_ms,
+            )
         });
         ranked
     }
@@ -162,7 +234,11 @@ impl Census {
                 continue;
             }
             let numbers = with.iter().filter_map(|node| self.number(*node)).collect();
-            candidates.push(Candidate { numbers, is_image, created_ms: self.created_ms(at as u32) });
+            candidates.push(Candidate {
+                numbers,
+                is_image,
+                created_ms: self.created_ms(at as u32),
+            });
         }
         candidates
     }
@@ -170,11 +246,21 @@ impl Census {
     /// All that is deleted with `node`, itself included; nothing if it cannot be deleted.
     fn goes_with(&self, node: Node) -> Option<Vec<Node>> {
         match node {
-            Node::Snapshot(image, serial) => self.tree.plan_delete_snapshot(image, serial).ok().map(|_| vec![node]),
+            Node::Snapshot(image, serial) => self
+                .tree
+                .plan_delete_snapshot(image, serial)
+                .ok()
+                .map(|_| vec![node]),
             Node::Image(image) => {
                 self.tree.plan_delete_image(image, true).ok()?;
-                let snapshots = self.tree.snapshots(image).map(|snapshot| Node::Snapshot(image, snapshot.serial));
-                let scratch = self.tree.scratch_of(image).map(|scratch| Node::Image(scratch.id));
+                let snapshots = self
+                    .tree
+                    .snapshots(image)
+                    .map(|snapshot| Node::Snapshot(image, snapshot.serial));
+                let scratch = self
+                    .tree
+                    .scratch_of(image)
+                    .map(|scratch| Node::Image(scratch.id));
                 Some(snapshots.chain(scratch).chain([node]).collect())
             }
         }
@@ -182,30 +268,53 @@ impl Census {
 
     /// Bytes on disk that deleting `numbers` and collecting frees.
     fn freed(&self, numbers: &[u32]) -> u64 {
-        self.untouched.total().saturating_sub(self.outlook(numbers).total())
+        self.untouched
+            .total()
+            .saturating_sub(self.outlook(numbers).total())
     }
 
     /// What a collection would leave without `numbers`.
     pub(super) fn outlook(&self, numbers: &[u32]) -> Outlook {
         let doomed = Doomed::new(self.forest.nodes.len(), numbers.iter().copied());
-        let dead: Vec<bool> = self.counted.sets.ids().map(|set| self.is_dead(set, &doomed)).collect();
+        let dead: Vec<bool> = self
+            .counted
+            .sets
+            .ids()
+            .map(|set| self.is_dead(set, &doomed))
+            .collect();
         let layers = self.forest.layers.iter().zip(&self.counted.page_bytes);
         let stays = layers.filter(|(spot, _)| doomed.kept((spot.nodes.start, spot.nodes.end)) > 0);
         let pages_len = stays.map(|(_, len)| *len).sum();
         let chunks_per_frame = self.store.inner.chunks.chunks_per_frame() as usize;
-        Outlook::of(&self.counted, chunks_per_frame, &|set| dead[set.0 as usize], pages_len)
+        Outlook::of(
+            &self.counted,
+            chunks_per_frame,
+            &|set| dead[set.0 as usize],
+            pages_len,
+        )
     }
 
     /// Whether nobody who stays holds what `set` holds.
     fn is_dead(&self, set: SetId, doomed: &Doomed) -> bool {
-        self.counted.sets.spans(set).is_some_and(|spans| doomed.first_kept(spans).is_none())
+        self.counted
+            .sets
+            .spans(set)
+            .is_some_and(|spans| doomed.first_kept(spans).is_none())
     }
 
     /// The chunks that `numbers` hold and nobody else, with their share of frames.
     fn held_by(&self, numbers: &[u32]) -> Held {
         let doomed = Doomed::new(self.forest.nodes.len(), numbers.iter().copied());
-        let sets = self.counted.sets.ids().zip(&self.counted.totals).filter(|(set, _)| *set != SetId::EMPTY);
+        let sets = self
+            .counted
+            .sets
+            .ids()
+            .zip(&self.counted.totals)
+            .filter(|(set, _)| *set != SetId::EMPTY);
         let gone = sets.filter(|(set, _)| self.is_dead(*set, &doomed));
-        gone.fold(Held::default(), |sum, (_, held)| Held { chunks: sum.chunks + held.chunks, bytes: sum.bytes + held.bytes })
+        gone.fold(Held::default(), |sum, (_, held)| Held {
+            chunks: sum.chunks + held.chunks,
+            bytes: sum.bytes + held.bytes,
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! Sets of nodes, each kept once under a number: half-open spans of node numbers.
 //!
-//! It knows no chunk. Stores have few different sets, but a hostile one may have many: past a limit, sets of several nodes are told apart
-//! by their size alone.
+//! It knows no chunk. Stores have few different sets, but a hostile one may have many: past a
+//! limit, sets of several nodes are told apart by their size alone.
 
 use std::collections::HashMap;
 
@@ -48,7 +48,14 @@ impl Default for Sets {
 impl Sets {
     fn with_limit(limit: usize) -> Self {
         let reserved = LUMPS as usize + 1;
-        Self { spans: Vec::new(), ends: vec![0; reserved], table: vec![0; 1024], unions: HashMap::new(), limit, scratch: Vec::new() }
+        Self {
+            spans: Vec::new(),
+            ends: vec![0; reserved],
+            table: vec![0; 1024],
+            unions: HashMap::new(),
+            limit,
+            scratch: Vec::new(),
+        }
     }
 
     /// How many numbers there are.
@@ -66,7 +73,9 @@ impl Sets {
         if id != SetId::EMPTY && id.0 <= LUMPS {
             return None;
         }
-        let start = id.0.checked_sub(1).map_or(0, |before| self.ends[before as usize]);
+        let start =
+            id.0.checked_sub(1)
+                .map_or(0, |before| self.ends[before as usize]);
         Some(&self.spans[start as usize..self.ends[id.0 as usize] as usize])
     }
 
@@ -93,7 +102,9 @@ impl Sets {
             return SetId(self.table[place]);
         }
         let is_single = matches!(spans, [(start, end)] if end - start == 1);
-        if !is_single && (self.ends.len() >= self.limit || self.spans.len() + spans.len() > SPANS_MAX) {
+        if !is_single
+            && (self.ends.len() >= self.limit || self.spans.len() + spans.len() > SPANS_MAX)
+        {
             return lump(size(spans));
         }
         let id = self.ends.len() as u32;
@@ -162,14 +173,21 @@ fn lump(size: u64) -> SetId {
 }
 
 fn size(spans: &[Span]) -> u64 {
-    spans.iter().map(|(start, end)| u64::from(end - start)).sum()
+    spans
+        .iter()
+        .map(|(start, end)| u64::from(end - start))
+        .sum()
 }
 
 fn hash(spans: &[Span]) -> u64 {
-    let mixed = spans.iter().fold(0x9e37_79b9_7f4a_7c15_u64, |sum, (start, end)| {
-        let word = u64::from(*start) << 32 | u64::from(*end);
-        (sum ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd).rotate_left(29)
-    });
+    let mixed = spans
+        .iter()
+        .fold(0x9e37_79b9_7f4a_7c15_u64, |sum, (start, end)| {
+            let word = u64::from(*start) << 32 | u64::from(*end);
+            (sum ^ word)
+                .wrapping_mul(0xff51_afd7_ed55_8ccd)
+                .rotate_left(29)
+        });
     mixed ^ mixed >> 32
 }
 
@@ -230,9 +248,18 @@ mod tests {
     #[test]
     fn past_the_limit_only_sets_of_one_are_told_apart() {
         let mut sets = Sets::with_limit(40);
-        let many: Vec<SetId> = (0..100).map(|nth| sets.intern(&[(nth * 10, nth * 10 + 5)])).collect();
+        let many: Vec<SetId> = (0..100)
+            .map(|nth| sets.intern(&[(nth * 10, nth * 10 + 5)]))
+            .collect();
         let single = sets.intern(&[(7, 8)]);
-        assert_eq!((sets.single(single), sets.spans(many[99]), sets.size(many[99])), (Some(7), None, 4));
+        assert_eq!(
+            (
+                sets.single(single),
+                sets.spans(many[99]),
+                sets.size(many[99])
+            ),
+            (Some(7), None, 4)
+        );
         let union = sets.union(single, many[99]);
         assert_eq!((sets.single(union), sets.size(union)), (None, 4));
     }

@@ -11,7 +11,8 @@ use crate::error::StoreError;
 use crate::journal::JournalView;
 use crate::store::{Hold, Store, now_ms};
 
-/// All disks and the journal at one moment. While it lives, maintenance leaves the disks' layers alone and collection their chunks.
+/// All disks and the journal at one moment. While it lives, maintenance leaves the disks' layers
+/// alone and collection their chunks.
 pub(super) struct Still<'s> {
     pub(super) journal: JournalView<'s>,
     store: &'s Store,
@@ -21,8 +22,9 @@ pub(super) struct Still<'s> {
 }
 
 impl<'s> Still<'s> {
-    /// The moment is now: `tree` is the store's, locked, and what guests wrote is flushed. An image that somebody writes gets a new active
-    /// layer, if anything was written since the last: under a guest this costs a commit.
+    /// The moment is now: `tree` is the store's, locked, and what guests wrote is flushed. An image
+    /// that somebody writes gets a new active layer, if anything was written since the last: under
+    /// a guest this costs a commit.
     pub(super) fn take(store: &'s Store, tree: &mut Tree) -> Result<Self, StoreError> {
         let (mut tops, mut edits) = (BTreeMap::new(), Vec::new());
         let busy = store.busy_images();
@@ -41,14 +43,24 @@ impl<'s> Still<'s> {
             store.check_writable()?;
             store.commit(tree, &edits, Batch::default())?;
         }
-        let holds = tops.values().map(|(layer, _)| store.hold(tree, *layer)).collect();
-        Ok(Self { journal: store.journal_now(), store, tops, _holds: holds })
+        let holds = tops
+            .values()
+            .map(|(layer, _)| store.hold(tree, *layer))
+            .collect();
+        Ok(Self {
+            journal: store.journal_now(),
+            store,
+            tops,
+            _holds: holds,
+        })
     }
 
     /// `node` as it was.
     pub(super) fn disk(&self, node: Node) -> Result<Disk, StoreError> {
         let (layer, name) = self.tops.get(&node).ok_or(PlanError::Gone)?;
-        Ok(self.store.disk_at(&mut self.store.tree_mut(), *layer, name.clone()))
+        Ok(self
+            .store
+            .disk_at(&mut self.store.tree_mut(), *layer, name.clone()))
     }
 
     /// The snapshots of `image`, in the order of taking.

@@ -1,4 +1,5 @@
-//! What a report says against what is: holders counted the slow way, chunks that really go, rows that add up, guests that write meanwhile.
+//! What a report says against what is: holders counted the slow way, chunks that really go, rows
+//! that add up, guests that write meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +22,12 @@ use crate::pieces::Input;
 use crate::watch::{Progress, Watch};
 use crate::{CollectOptions, Store, Unwatched};
 
-const OPTIONS: ReportOptions = ReportOptions { rows_max: 1000, most_shared_max: 10, strip_cells: 10, file_systems: false };
+const OPTIONS: ReportOptions = ReportOptions {
+    rows_max: 1000,
+    most_shared_max: 10,
+    strip_cells: 10,
+    file_systems: false,
+};
 
 fn census(store: &Store) -> Census {
     store.census(&Unwatched).expect("the store is sound")
@@ -30,23 +36,34 @@ fn census(store: &Store) -> Census {
 /// The report of a census of a store that nobody has changed since.
 fn report(store: &Store, census: &Census) -> super::Report {
     let still = Still::take(store, &mut store.tree_mut()).expect("there is room");
-    census.report(still, &OPTIONS, &Unwatched).expect("nobody stops it")
+    census
+        .report(still, &OPTIONS, &Unwatched)
+        .expect("nobody stops it")
 }
 
 fn collect(store: &Store) -> u64 {
-    store.collect(CollectOptions::default(), &Unwatched).expect("the store is sound").chunks_dropped
+    store
+        .collect(CollectOptions::default(), &Unwatched)
+        .expect("the store is sound")
+        .chunks_dropped
 }
 
-/// For every chunk that some node shows, the numbers of those that do: from every page of every disk.
+/// For every chunk that some node shows, the numbers of those that do: from every page of every
+/// disk.
 fn holders(store: &Store, census: &Census) -> BTreeMap<ChunkId, BTreeSet<usize>> {
     let mut holders: BTreeMap<ChunkId, BTreeSet<usize>> = BTreeMap::new();
     for (number, named) in census.forest.nodes.iter().enumerate() {
         let disk = store.disk(named.node).expect("the node is there");
         for index in (0..pages_for(disk.chunk_len().count_for(disk.len()))).map(PageIndex) {
             for run in disk.page(index).expect("a sound page").runs() {
-                let Slot::Chunk(first) = run.slot else { continue };
+                let Slot::Chunk(first) = run.slot else {
+                    continue;
+                };
                 for nth in 0..run.len {
-                    holders.entry(first.advance(nth.into())).or_default().insert(number);
+                    holders
+                        .entry(first.advance(nth.into()))
+                        .or_default()
+                        .insert(number);
                 }
             }
         }
@@ -57,9 +74,18 @@ fn holders(store: &Store, census: &Census) -> BTreeMap<ChunkId, BTreeSet<usize>>
 /// How many chunks each set of nodes holds, as `census` has it.
 fn counted(census: &Census) -> BTreeMap<BTreeSet<usize>, u64> {
     let sets = &census.counted.sets;
-    let held = sets.ids().zip(&census.counted.totals).filter(|(_, held)| held.chunks > 0);
+    let held = sets
+        .ids()
+        .zip(&census.counted.totals)
+        .filter(|(_, held)| held.chunks > 0);
     held.filter_map(|(id, held)| {
-        Some((sets.spans(id)?.iter().flat_map(|(start, end)| *start as usize..*end as usize).collect(), held.chunks))
+        Some((
+            sets.spans(id)?
+                .iter()
+                .flat_map(|(start, end)| *start as usize..*end as usize)
+                .collect(),
+            held.chunks,
+        ))
     })
     .filter(|(set, _): &(BTreeSet<usize>, u64)| !set.is_empty())
     .collect()
@@ -70,43 +96,78 @@ fn check_rows(store: &Store, census: &Census) -> super::Report {
     let report = report(store, census);
     let sum: u64 = report.attribution.iter().map(|row| row.bytes).sum();
     assert_eq!(sum, report.totals.on_disk);
-    assert!(sum >= census.counted.space.usage.total, "rows are no less than what is on the disk");
+    assert!(
+        sum >= census.counted.space.usage.total,
+        "rows are no less than what is on the disk"
+    );
     let chunks: u64 = report.attribution.iter().map(|row| row.chunks).sum();
     assert_eq!(chunks, report.totals.chunks);
-    let content = report.attribution.iter().filter(|row| !matches!(row.holder, Holder::Overhead(_)));
-    assert_eq!(content.map(|row| row.bytes).sum::<u64>(), report.totals.compressed);
+    let content = report
+        .attribution
+        .iter()
+        .filter(|row| !matches!(row.holder, Holder::Overhead(_)));
+    assert_eq!(
+        content.map(|row| row.bytes).sum::<u64>(),
+        report.totals.compressed
+    );
     for histogram in [&report.references, &report.compressibility] {
-        assert_eq!(histogram.iter().map(|bucket| bucket.chunks).sum::<u64>(), report.totals.chunks);
+        assert_eq!(
+            histogram.iter().map(|bucket| bucket.chunks).sum::<u64>(),
+            report.totals.chunks
+        );
     }
     assert_eq!(report.uncounted, []);
     report
 }
 
-/// Whom a node shares with, by the words of [`super::NodeUsage`]: for each set and each of its nodes, one by one.
+/// Whom a node shares with, by the words of [`super::NodeUsage`]: for each set and each of its
+/// nodes, one by one.
 fn check_usage(census: &Census, sets: &BTreeMap<BTreeSet<usize>, u64>) {
     let nodes = &census.forest.nodes;
     let is_above = |upper: usize, lower: usize| {
-        std::iter::successors(Some(upper), |node| nodes[*node].parent.map(|parent| parent as usize)).any(|node| node == lower)
+        std::iter::successors(Some(upper), |node| {
+            nodes[*node].parent.map(|parent| parent as usize)
+        })
+        .any(|node| node == lower)
     };
     let mut expected = vec![[0_u64; 3]; nodes.len()];
     let bytes_of: BTreeMap<BTreeSet<usize>, u64> = {
         let all = census.counted.sets.ids().zip(&census.counted.totals);
         all.filter_map(|(id, held)| {
             let spans = census.counted.sets.spans(id)?;
-            Some((spans.iter().flat_map(|(start, end)| *start as usize..*end as usize).collect(), held.bytes))
+            Some((
+                spans
+                    .iter()
+                    .flat_map(|(start, end)| *start as usize..*end as usize)
+                    .collect(),
+                held.bytes,
+            ))
         })
         .collect()
     };
     for set in sets.keys().filter(|set| set.len() > 1) {
-        let in_line = |node: &usize| set.iter().all(|other| is_above(*node, *other) || is_above(*other, *node));
+        let in_line = |node: &usize| {
+            set.iter()
+                .all(|other| is_above(*node, *other) || is_above(*other, *node))
+        };
         let rest: Vec<usize> = set.iter().copied().filter(|node| !in_line(node)).collect();
-        let is_one_image = rest.windows(2).all(|pair| nodes[pair[0]].image == nodes[pair[1]].image);
+        let is_one_image = rest
+            .windows(2)
+            .all(|pair| nodes[pair[0]].image == nodes[pair[1]].image);
         for node in set {
-            let kind = if rest.contains(node) { 2 - usize::from(is_one_image) } else { 0 };
+            let kind = if rest.contains(node) {
+                2 - usize::from(is_one_image)
+            } else {
+                0
+            };
             expected[*node][kind] += bytes_of[set];
         }
     }
-    let found: Vec<[u64; 3]> = census.usage.iter().map(|usage| [usage.lineage, usage.siblings, usage.others]).collect();
+    let found: Vec<[u64; 3]> = census
+        .usage
+        .iter()
+        .map(|usage| [usage.lineage, usage.siblings, usage.others])
+        .collect();
     assert_eq!(found, expected);
 }
 
@@ -114,16 +175,30 @@ fn check_counted(store: &Store) -> Census {
     let census = census(store);
     let holders = holders(store, &census);
     let mut expected: BTreeMap<BTreeSet<usize>, u64> = BTreeMap::new();
-    holders.values().for_each(|set| *expected.entry(set.clone()).or_default() += 1);
+    holders
+        .values()
+        .for_each(|set| *expected.entry(set.clone()).or_default() += 1);
     assert_eq!(counted(&census), expected);
     check_usage(&census, &expected);
     let report = check_rows(store, &census);
     for (number, usage) in report.nodes.iter().enumerate() {
-        assert_eq!(usage.exclusive_chunks, expected.get(&BTreeSet::from([number])).copied().unwrap_or(0), "{}", usage.name);
+        assert_eq!(
+            usage.exclusive_chunks,
+            expected
+                .get(&BTreeSet::from([number]))
+                .copied()
+                .unwrap_or(0),
+            "{}",
+            usage.name
+        );
     }
     for common in &report.most_shared {
-        let Some((node, offset)) = common.example else { continue };
-        let disk = store.disk(census.forest.nodes[node].node).expect("the node is there");
+        let Some((node, offset)) = common.example else {
+            continue;
+        };
+        let disk = store
+            .disk(census.forest.nodes[node].node)
+            .expect("the node is there");
         let mut bytes = vec![0; store.parameters().chunk_len.as_usize()];
         let len = bytes.len().min((disk.len() - offset) as usize);
         disk.read_at(&mut bytes[..len], offset).expect("it reads");
@@ -137,7 +212,9 @@ fn some_nodes(store: &Store, random: &mut fastrand::Rng) -> Vec<Node> {
     let tree = store.tree();
     let mut nodes: BTreeSet<Node> = BTreeSet::new();
     for image in tree.images() {
-        let snapshots = tree.snapshots(image.id).map(|snapshot| Node::Snapshot(image.id, snapshot.serial));
+        let snapshots = tree
+            .snapshots(image.id)
+            .map(|snapshot| Node::Snapshot(image.id, snapshot.serial));
         if random.u8(..4) == 0 {
             nodes.extend(snapshots);
             nodes.insert(Node::Image(image.id));
@@ -151,13 +228,17 @@ fn some_nodes(store: &Store, random: &mut fastrand::Rng) -> Vec<Node> {
 fn delete(store: &Store, nodes: &[Node]) {
     for node in nodes {
         match node {
-            Node::Snapshot(image, serial) => store.delete_snapshot(*image, *serial).expect("not pinned"),
+            Node::Snapshot(image, serial) => {
+                store.delete_snapshot(*image, *serial).expect("not pinned")
+            }
             Node::Image(_) => {}
         }
     }
     for node in nodes {
         if let Node::Image(image) = node {
-            store.delete_image(*image, false).expect("its snapshots are gone");
+            store
+                .delete_image(*image, false)
+                .expect("its snapshots are gone");
         }
     }
 }
@@ -171,13 +252,22 @@ fn deleting_frees_exactly_the_chunks_that_nobody_else_holds() {
         let world = World::grown(seed, 65536, 6 << 20, 260);
         let store = world.store();
         collect(store);
-        assert_eq!(check_counted(store).totals().dead, 0, "a collection leaves nothing dead");
+        assert_eq!(
+            check_counted(store).totals().dead,
+            0,
+            "a collection leaves nothing dead"
+        );
         while store.tree().image_count() > 0 {
             let census = check_counted(store);
             let nodes = some_nodes(store, &mut random);
             let foretold = census.reclaim(&nodes);
             delete(store, &nodes);
-            assert_eq!(collect(store), foretold.chunks, "world {seed}: {:?}", foretold.nodes);
+            assert_eq!(
+                collect(store),
+                foretold.chunks,
+                "world {seed}: {:?}",
+                foretold.nodes
+            );
         }
     }
 }
@@ -191,14 +281,35 @@ fn a_census_in_parts_finds_the_same() {
     let whole = census(store);
     for (pass_chunks, covers) in [(1, 1 << 20), (7, 3), (1 << 20, 1)] {
         let moment = Moment::take(store).expect("nobody writes");
-        let parts = store.count(moment, Limits { pass_chunks, covers }, &Unwatched).expect("sound");
-        assert_eq!(counted(&parts), counted(&whole), "{pass_chunks} chunks, {covers} covers");
+        let parts = store
+            .count(
+                moment,
+                Limits {
+                    pass_chunks,
+                    covers,
+                },
+                &Unwatched,
+            )
+            .expect("sound");
+        assert_eq!(
+            counted(&parts),
+            counted(&whole),
+            "{pass_chunks} chunks, {covers} covers"
+        );
         assert_eq!(parts.counted.seen, whole.counted.seen);
         let mut reports = [&parts, &whole].map(|census| report(store, census));
-        // The database writes, merges and removes its files whenever it likes, and each census leaves a pin and takes it away.
-        reports.iter_mut().for_each(|report| report.attribution.retain(|row| !matches!(row.holder, Holder::Overhead(_))));
+        // The database writes, merges and removes its files whenever it likes, and each census
+        // leaves a pin and takes it away.
+        reports.iter_mut().for_each(|report| {
+            report
+                .attribution
+                .retain(|row| !matches!(row.holder, Holder::Overhead(_)))
+        });
         assert_eq!(reports[0].attribution, reports[1].attribution);
-        assert_eq!((&reports[0].references, &reports[0].nodes), (&reports[1].references, &reports[1].nodes));
+        assert_eq!(
+            (&reports[0].references, &reports[0].nodes),
+            (&reports[1].references, &reports[1].nodes)
+        );
     }
 }
 
@@ -218,16 +329,31 @@ fn a_target_is_reached_with_what_may_go_or_not_at_all() {
     let all: Vec<Node> = world.model.keys().copied().collect();
     let total = census.reclaim(&all).freed;
     let nothing_protected = |_: Node| false;
-    assert_eq!(census.reclaim_target(total + (1 << 30), &nothing_protected), None);
-    assert!(census.reclaim_target(1, &|_| true).is_none(), "all is protected");
-    let every = census.reclaim_target(total, &nothing_protected).expect("deleting all frees that");
+    assert_eq!(
+        census.reclaim_target(total + (1 << 30), &nothing_protected),
+        None
+    );
+    assert!(
+        census.reclaim_target(1, &|_| true).is_none(),
+        "all is protected"
+    );
+    let every = census
+        .reclaim_target(total, &nothing_protected)
+        .expect("deleting all frees that");
     assert!(every.freed >= total);
     for bytes in [1, total / 4, total / 2] {
-        let found = census.reclaim_target(bytes, &nothing_protected).expect("deleting all frees more");
+        let found = census
+            .reclaim_target(bytes, &nothing_protected)
+            .expect("deleting all frees more");
         assert!(found.freed >= bytes, "{found:?}");
         assert!(found.nodes.len() <= every.nodes.len());
     }
-    assert_eq!(census.reclaim_target(0, &nothing_protected).map(|found| found.nodes), Some(Vec::new()));
+    assert_eq!(
+        census
+            .reclaim_target(0, &nothing_protected)
+            .map(|found| found.nodes),
+        Some(Vec::new())
+    );
 }
 
 #[test]
@@ -239,25 +365,59 @@ fn a_damaged_page_or_header_is_told_and_the_rest_counted() {
     world.write(two, 0, &(100..132).map(Some).collect::<Vec<_>>());
     let before = world.store.report(&OPTIONS, &Unwatched).expect("sound");
     assert_eq!(before.uncounted, []);
-    let layer = world.store.tree().layer_of(Node::Image(one)).expect("known").id;
+    let layer = world
+        .store
+        .tree()
+        .layer_of(Node::Image(one))
+        .expect("known")
+        .id;
     let mut batch = Batch::default();
     batch.put(Family::Pages, page_key(layer, PageIndex(0)), b"nonsense");
     let frame = vellum_core::frame::frame_key(census(&world.store).counted.frames[20].first);
     batch.put(Family::Headers, frame, b"nonsense");
-    world.store.inner.database.write(batch, Durability::Logged).expect("room");
-    let report = world.store.report(&OPTIONS, &Unwatched).expect("the rest is counted");
-    assert_eq!(report.uncounted.len(), 3, "a page, a header, and references into its frame: {:?}", report.uncounted);
-    let exclusive = |report: &super::Report| report.nodes.iter().map(|node| node.exclusive_chunks).collect::<Vec<_>>();
-    assert_eq!((exclusive(&before), exclusive(&report)), (vec![96, 32], vec![28, 32]));
-    assert_eq!(report.attribution.iter().map(|row| row.bytes).sum::<u64>(), report.totals.on_disk);
+    world
+        .store
+        .inner
+        .database
+        .write(batch, Durability::Logged)
+        .expect("room");
+    let report = world
+        .store
+        .report(&OPTIONS, &Unwatched)
+        .expect("the rest is counted");
+    assert_eq!(
+        report.uncounted.len(),
+        3,
+        "a page, a header, and references into its frame: {:?}",
+        report.uncounted
+    );
+    let exclusive = |report: &super::Report| {
+        report
+            .nodes
+            .iter()
+            .map(|node| node.exclusive_chunks)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (exclusive(&before), exclusive(&report)),
+        (vec![96, 32], vec![28, 32])
+    );
+    assert_eq!(
+        report.attribution.iter().map(|row| row.bytes).sum::<u64>(),
+        report.totals.on_disk
+    );
 }
 
-/// A guest writes the same new chunk to two places in turn, so at any moment it shows one chunk or two. Snapshots and collections go on.
+/// A guest writes the same new chunk to two places in turn, so at any moment it shows one chunk or
+/// two. Snapshots and collections go on.
 #[test]
 fn a_census_under_a_guest_is_one_moment() {
     let (_dir, store) = new_store(4096);
     let node = store.create(&name("disk"), 8 << 20).expect("a new image");
-    let device = store.exports().open("disk", Intent::ReadWrite).expect("nobody else has it");
+    let device = store
+        .exports()
+        .open("disk", Intent::ReadWrite)
+        .expect("nobody else has it");
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -277,12 +437,21 @@ fn a_census_under_a_guest_is_one_moment() {
         for round in 0..60 {
             let text = format!("s{round}");
             if round % 4 == 0 {
-                store.snapshot(node.image(), &name(&text)).expect("a free name");
+                store
+                    .snapshot(node.image(), &name(&text))
+                    .expect("a free name");
             }
             let report = store.report(&OPTIONS, &Unwatched).expect("sound");
             assert_eq!(report.uncounted, []);
-            assert_eq!(report.attribution.iter().map(|row| row.bytes).sum::<u64>(), report.totals.on_disk);
-            let disk = report.nodes.iter().find(|node| node.name == "disk").expect("it is there");
+            assert_eq!(
+                report.attribution.iter().map(|row| row.bytes).sum::<u64>(),
+                report.totals.on_disk
+            );
+            let disk = report
+                .nodes
+                .iter()
+                .find(|node| node.name == "disk")
+                .expect("it is there");
             let held = disk.non_zero / 4096;
             assert!(held <= 2 && disk.exclusive_chunks <= held, "{disk:?}");
             if round % 16 == 15 {
@@ -305,8 +474,13 @@ struct Meddler<'s> {
 impl Meddler<'_> {
     fn meddle(&self) {
         let store = self.store;
-        self.guest.write_at(&vec![9; 70_000], 8192).and_then(|()| self.guest.flush()).expect("there is room");
-        store.snapshot(self.image, &name("later")).expect("a free name");
+        self.guest
+            .write_at(&vec![9; 70_000], 8192)
+            .and_then(|()| self.guest.flush())
+            .expect("there is room");
+        store
+            .snapshot(self.image, &name("later"))
+            .expect("a free name");
         let first = store.find("disk@one").expect("there");
         delete(store, &[first, Node::Image(self.other)]);
         store
@@ -335,44 +509,91 @@ fn fill(disk: &LiveDisk, seed: u64) {
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes[1024..1032].copy_from_slice(&[1, 0, 0, 0, 255, 0, 0, 0]);
     bytes[4086..4096].copy_from_slice(b"SWAPSPACE2");
-    disk.write_at(&bytes, 0).and_then(|()| disk.flush()).expect("there is room");
+    disk.write_at(&bytes, 0)
+        .and_then(|()| disk.flush())
+        .expect("there is room");
 }
 
-/// Growth, changes and file systems are looked at long after the count: what a guest, deletions and a collection do meanwhile must not show.
+/// Growth, changes and file systems are looked at long after the count: what a guest, deletions and
+/// a collection do meanwhile must not show.
 #[test]
 fn what_happens_after_the_moment_is_in_no_part_of_a_report() {
     let (_dir, store) = new_store(4096);
-    let [image, other] = ["disk", "other"].map(|text| store.create(&name(text), 1 << 20).expect("a free name").image());
+    let [image, other] = ["disk", "other"].map(|text| {
+        store
+            .create(&name(text), 1 << 20)
+            .expect("a free name")
+            .image()
+    });
     for (image, seed) in [(other, 1), (image, 2)] {
         fill(&store.live(image).expect("nobody writes"), seed);
     }
-    let guest = store.exports().open("disk", Intent::ReadWrite).expect("nobody else has it");
+    let guest = store
+        .exports()
+        .open("disk", Intent::ReadWrite)
+        .expect("nobody else has it");
     for (nth, text) in ["one", "two"].into_iter().enumerate() {
-        guest.write_at(&[nth as u8 + 1; 5000], nth as u64 * 300_000 + 8192).expect("there is room");
+        guest
+            .write_at(&[nth as u8 + 1; 5000], nth as u64 * 300_000 + 8192)
+            .expect("there is room");
         store.snapshot(image, &name(text)).expect("a free name");
     }
     guest.write_at(&[5; 5000], 900_000).expect("there is room");
-    let options = ReportOptions { file_systems: true, ..OPTIONS };
+    let options = ReportOptions {
+        file_systems: true,
+        ..OPTIONS
+    };
     let before = store.report(&options, &Unwatched).expect("sound");
-    let meddler = Meddler { store: &store, guest: &*guest, image, other, is_done: AtomicBool::new(false) };
+    let meddler = Meddler {
+        store: &store,
+        guest: &*guest,
+        image,
+        other,
+        is_done: AtomicBool::new(false),
+    };
     let during = store.report(&options, &meddler).expect("sound");
-    assert_eq!((&during.growth, &during.changes, &during.droppable), (&before.growth, &before.changes, &before.droppable));
-    assert!(during.uncounted.is_empty() && before.droppable.len() == 2, "{during:?}");
+    assert_eq!(
+        (&during.growth, &during.changes, &during.droppable),
+        (&before.growth, &before.changes, &before.droppable)
+    );
+    assert!(
+        during.uncounted.is_empty() && before.droppable.len() == 2,
+        "{during:?}"
+    );
     let after = store.report(&options, &Unwatched).expect("sound");
-    assert!(after.droppable.len() == 2 && after.droppable != before.droppable, "the newcomer's, and other content: {:?}", after.droppable);
-    let names = |report: &super::Report| report.nodes.iter().map(|node| node.name.clone()).collect::<BTreeSet<_>>();
+    assert!(
+        after.droppable.len() == 2 && after.droppable != before.droppable,
+        "the newcomer's, and other content: {:?}",
+        after.droppable
+    );
+    let names = |report: &super::Report| {
+        report
+            .nodes
+            .iter()
+            .map(|node| node.name.clone())
+            .collect::<BTreeSet<_>>()
+    };
     let gone: Vec<String> = names(&before).difference(&names(&after)).cloned().collect();
     assert_eq!(gone, ["disk@one", "other"], "it did meddle");
 }
 
 /// Bytes of the files that hold chunks and maps.
 fn table_bytes(store: &Store) -> u64 {
-    let families = [Family::Frames, Family::Headers, Family::Index, Family::Pages].into_iter();
-    families.map(|family| store.inner.database.table_bytes(family).expect("readable")).sum()
+    let families = [
+        Family::Frames,
+        Family::Headers,
+        Family::Index,
+        Family::Pages,
+    ]
+    .into_iter();
+    families
+        .map(|family| store.inner.database.table_bytes(family).expect("readable"))
+        .sum()
 }
 
-/// After a few flushes `RocksDB` rewrites headers and the index by itself, with a collection's deletions or without them: some hundredths
-/// of what becomes free. What was flushed before must make no difference to what a collection gives back.
+/// After a few flushes `RocksDB` rewrites headers and the index by itself, with a collection's
+/// deletions or without them: some hundredths of what becomes free. What was flushed before must
+/// make no difference to what a collection gives back.
 #[test]
 fn what_becomes_free_is_foretold_however_often_was_flushed_before() {
     for flushes in 0..7 {
@@ -380,10 +601,21 @@ fn what_becomes_free_is_foretold_however_often_was_flushed_before() {
         let import = |text: &str, chunks: u64| {
             let mut bytes = vec![0; chunks as usize * 4096];
             let mut random = fastrand::Rng::with_seed(chunks);
-            bytes.chunks_mut(4096).for_each(|chunk| random.fill(&mut chunk[..1000]));
+            bytes
+                .chunks_mut(4096)
+                .for_each(|chunk| random.fill(&mut chunk[..1000]));
             let input = Input::stream(Box::new(std::io::Cursor::new(bytes)), "noise".to_owned());
-            let request = ImportRequest { target: ImportTarget::New { name: name(text), parent: None }, snapshot: None };
-            store.import(input, &request, &Unwatched).expect("there is room").node
+            let request = ImportRequest {
+                target: ImportTarget::New {
+                    name: name(text),
+                    parent: None,
+                },
+                snapshot: None,
+            };
+            store
+                .import(input, &request, &Unwatched)
+                .expect("there is room")
+                .node
         };
         let goes = import("goes", 5000);
         for nth in 0..flushes {
@@ -393,6 +625,9 @@ fn what_becomes_free_is_foretold_however_often_was_flushed_before() {
         delete(&store, &[goes]);
         assert_eq!(collect(&store), 5000);
         let freed = before - table_bytes(&store);
-        assert!(foretold.abs_diff(freed) * 100 <= freed, "after {flushes} flushes: foretold {foretold}, freed {freed}");
+        assert!(
+            foretold.abs_diff(freed) * 100 <= freed,
+            "after {flushes} flushes: foretold {foretold}, freed {freed}"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! What each node holds, alone and with whom: from what each set of nodes holds, pure.
 //!
-//! Sets have few spans, but a span may have thousands of nodes. So what a set holds is credited to whole spans at a time, as differences
-//! that are summed up in the end.
+//! Sets have few spans, but a span may have thousands of nodes. So what a set holds is credited to
+//! whole spans at a time, as differences that are summed up in the end.
 
 use vellum_core::units::ImageId;
 
@@ -38,12 +38,28 @@ impl<'f> Usages<'f> {
         for at in (0..count).rev() {
             let next = nodes.get(at + 1);
             let goes_on = next.is_some_and(|next| next.depth == nodes[at].depth + 1);
-            lines[at] = if goes_on { lines[at + 1] } else { at as u32 + 1 };
+            lines[at] = if goes_on {
+                lines[at + 1]
+            } else {
+                at as u32 + 1
+            };
             let is_same = next.is_some_and(|next| next.image == nodes[at].image);
-            images[at] = if is_same { images[at + 1] } else { at as u32 + 1 };
+            images[at] = if is_same {
+                images[at + 1]
+            } else {
+                at as u32 + 1
+            };
         }
         let zeros = || vec![0; count + 1];
-        Self { forest, lines, images, exclusive: vec![Held::default(); count], lineage: zeros(), siblings: zeros(), others: zeros() }
+        Self {
+            forest,
+            lines,
+            images,
+            exclusive: vec![Held::default(); count],
+            lineage: zeros(),
+            siblings: zeros(),
+            others: zeros(),
+        }
     }
 
     /// The nodes of `spans`, and nobody else, hold `held`.
@@ -52,7 +68,10 @@ impl<'f> Usages<'f> {
             [] => {}
             [(node, end)] if end - node == 1 => {
                 let own = &mut self.exclusive[*node as usize];
-                *own = Held { chunks: own.chunks + held.chunks, bytes: own.bytes + held.bytes };
+                *own = Held {
+                    chunks: own.chunks + held.chunks,
+                    bytes: own.bytes + held.bytes,
+                };
             }
             _ => self.add_shared(spans, held.bytes),
         }
@@ -62,26 +81,42 @@ impl<'f> Usages<'f> {
         let rest = self.rest_of(spans);
         let first_of_rest = rest.first().map_or(u32::MAX, |(start, _)| *start);
         for (start, end) in spans {
-            credit(&mut self.lineage, (*start, (*end).min(first_of_rest)), bytes);
+            credit(
+                &mut self.lineage,
+                (*start, (*end).min(first_of_rest)),
+                bytes,
+            );
         }
         let is_one_image = self.image_of(&rest).is_some();
-        let sums = if is_one_image { &mut self.siblings } else { &mut self.others };
+        let sums = if is_one_image {
+            &mut self.siblings
+        } else {
+            &mut self.others
+        };
         rest.iter().for_each(|span| credit(sums, *span, bytes));
     }
 
-    /// The nodes of a set but for those from which all others of it were made, or that were made from all others.
+    /// The nodes of a set but for those from which all others of it were made, or that were made
+    /// from all others.
     fn rest_of(&self, spans: &[Span]) -> Vec<Span> {
         let last = spans.last().map_or(0, |(_, end)| end - 1);
         let mut before: Option<u32> = None;
         for (nth, (start, end)) in spans.iter().copied().enumerate() {
-            let follows = before.is_none_or(|before| start < self.forest.nodes[before as usize].end);
-            let line_end = if follows { self.lines[start as usize].min(end) } else { start };
+            let follows =
+                before.is_none_or(|before| start < self.forest.nodes[before as usize].end);
+            let line_end = if follows {
+                self.lines[start as usize].min(end)
+            } else {
+                start
+            };
             // In a line, each node has at most as many above it as the one before.
             let line = &self.forest.nodes[start as usize..line_end as usize];
             let stem = start + line.partition_point(|node| node.end > last) as u32;
             if stem < end {
                 let first = (stem, end);
-                return std::iter::once(first).chain(spans[nth + 1..].iter().copied()).collect();
+                return std::iter::once(first)
+                    .chain(spans[nth + 1..].iter().copied())
+                    .collect();
             }
             before = Some(end - 1);
         }
@@ -92,7 +127,10 @@ impl<'f> Usages<'f> {
     pub(super) fn image_of(&self, spans: &[Span]) -> Option<ImageId> {
         let image = |node: u32| self.forest.nodes[node as usize].image;
         let first = image(spans.first()?.0);
-        spans.iter().all(|(start, end)| image(*start) == first && self.images[*start as usize] >= *end).then_some(first)
+        spans
+            .iter()
+            .all(|(start, end)| image(*start) == first && self.images[*start as usize] >= *end)
+            .then_some(first)
     }
 
     /// Visits the images that have nodes in `spans`; some perhaps several times.
@@ -113,7 +151,12 @@ impl<'f> Usages<'f> {
             lineage = lineage.wrapping_add(self.lineage[at]);
             siblings = siblings.wrapping_add(self.siblings[at]);
             others = others.wrapping_add(self.others[at]);
-            Usage { exclusive: *exclusive, lineage, siblings, others }
+            Usage {
+                exclusive: *exclusive,
+                lineage,
+                siblings,
+                others,
+            }
         });
         sums.collect()
     }

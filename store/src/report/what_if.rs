@@ -20,19 +20,37 @@ pub struct RetentionRow {
 }
 
 impl Store {
-    /// What `rules` say of the snapshots of each of `images`, one image after the other, in the order of taking. A snapshot that cannot be
-    /// deleted, since it is pinned or a machine's snapshot needs it, counts as pinned. `offset_s` tells for a moment, in milliseconds
-    /// since 1970, how many seconds clocks on the wall were ahead of UTC.
+    /// What `rules` say of the snapshots of each of `images`, one image after the other, in the
+    /// order of taking. A snapshot that cannot be deleted, since it is pinned or a machine's
+    /// snapshot needs it, counts as pinned. `offset_s` tells for a moment, in milliseconds since
+    /// 1970, how many seconds clocks on the wall were ahead of UTC.
     #[must_use]
-    pub fn retention(&self, rules: &Rules, images: &[ImageId], offset_s: &dyn Fn(u64) -> i32) -> Vec<RetentionRow> {
+    pub fn retention(
+        &self,
+        rules: &Rules,
+        images: &[ImageId],
+        offset_s: &dyn Fn(u64) -> i32,
+    ) -> Vec<RetentionRow> {
         let tree = self.tree();
-        images.iter().flat_map(|image| rows(&tree, rules, *image, offset_s)).collect()
+        images
+            .iter()
+            .flat_map(|image| rows(&tree, rules, *image, offset_s))
+            .collect()
     }
 }
 
-fn rows(tree: &Tree, rules: &Rules, image: ImageId, offset_s: &dyn Fn(u64) -> i32) -> Vec<RetentionRow> {
-    let candidate =
-        |snapshot: &vellum_core::tree::Snapshot| (snapshot.created_ms, tree.plan_delete_snapshot(image, snapshot.serial).is_err());
+fn rows(
+    tree: &Tree,
+    rules: &Rules,
+    image: ImageId,
+    offset_s: &dyn Fn(u64) -> i32,
+) -> Vec<RetentionRow> {
+    let candidate = |snapshot: &vellum_core::tree::Snapshot| {
+        (
+            snapshot.created_ms,
+            tree.plan_delete_snapshot(image, snapshot.serial).is_err(),
+        )
+    };
     let facts: Vec<(u64, bool)> = tree.snapshots(image).map(candidate).collect();
     let candidates: Vec<Candidate<'_>> = tree
         .snapshots(image)
@@ -46,9 +64,17 @@ fn rows(tree: &Tree, rules: &Rules, image: ImageId, offset_s: &dyn Fn(u64) -> i3
         .collect();
     let row = |(snapshot, verdict): (&vellum_core::tree::Snapshot, Verdict)| {
         let node = Node::Snapshot(image, snapshot.serial);
-        RetentionRow { node, name: tree.display(node), created_ms: snapshot.created_ms, verdict }
+        RetentionRow {
+            node,
+            name: tree.display(node),
+            created_ms: snapshot.created_ms,
+            verdict,
+        }
     };
-    tree.snapshots(image).zip(apply(rules, &candidates)).map(row).collect()
+    tree.snapshots(image)
+        .zip(apply(rules, &candidates))
+        .map(row)
+        .collect()
 }
 
 #[cfg(test)]
@@ -61,10 +87,13 @@ mod tests {
     #[test]
     fn each_image_keeps_its_own_and_what_cannot_go_is_told() {
         let (_dir, store) = new_store(4096);
-        let images = ["a", "b"].map(|text| store.create(&name(text), 4096).expect("create").image());
+        let images =
+            ["a", "b"].map(|text| store.create(&name(text), 4096).expect("create").image());
         let machine = store.create_machine(&name("vm"), None).expect("machine");
         store.add_disk(machine, images[1]).expect("added");
-        store.snapshot_machine(machine, &name("m")).expect("machine snapshot");
+        store
+            .snapshot_machine(machine, &name("m"))
+            .expect("machine snapshot");
         for image in images {
             for text in ["one", "two", "three"] {
                 store.snapshot(image, &name(text)).expect("snapshot");
@@ -72,12 +101,28 @@ mod tests {
         }
         let pinned = store.find("a@one").expect("there");
         store.pin(pinned, true).expect("pinned");
-        let rules = Rules { last: Limit::Newest(1), ..Rules::default() };
+        let rules = Rules {
+            last: Limit::Newest(1),
+            ..Rules::default()
+        };
         let rows = store.retention(&rules, &images, &|_| 0);
-        let kept: Vec<(&str, bool)> = rows.iter().map(|row| (row.name.as_str(), row.verdict.is_kept())).collect();
-        let expected =
-            [("a@one", true), ("a@two", false), ("a@three", true), ("b@m", true), ("b@one", false), ("b@two", false), ("b@three", true)];
+        let kept: Vec<(&str, bool)> = rows
+            .iter()
+            .map(|row| (row.name.as_str(), row.verdict.is_kept()))
+            .collect();
+        let expected = [
+            ("a@one", true),
+            ("a@two", false),
+            ("a@three", true),
+            ("b@m", true),
+            ("b@one", false),
+            ("b@two", false),
+            ("b@three", true),
+        ];
         assert_eq!(kept, expected);
-        assert_eq!((&rows[0].verdict.reasons[..], &rows[3].verdict.reasons[..]), (&[Reason::Pinned][..], &[Reason::Pinned][..]));
+        assert_eq!(
+            (&rows[0].verdict.reasons[..], &rows[3].verdict.reasons[..]),
+            (&[Reason::Pinned][..], &[Reason::Pinned][..])
+        );
     }
 }

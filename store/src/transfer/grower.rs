@@ -1,4 +1,5 @@
-//! A store whose tree changes at random, with machines, and what each of its nodes must show. The tests of repositories grow theirs with it, too.
+//! A store whose tree changes at random, with machines, and what each of its nodes must show. The
+//! tests of repositories grow theirs with it, too.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,7 +8,9 @@ use tempfile::TempDir;
 use vellum_core::name::Name;
 use vellum_core::tree::Node;
 use vellum_core::units::{ChunkLen, ImageId, MachineId};
-use vellum_store::{Access, CollectOptions, Compression, RebaseMode, Store, StoreParameters, Unwatched};
+use vellum_store::{
+    Access, CollectOptions, Compression, RebaseMode, Store, StoreParameters, Unwatched,
+};
 
 pub(super) const CHUNK: u64 = 4096;
 const PAGE_LEN: u64 = 1024 * CHUNK;
@@ -15,7 +18,11 @@ const PAGE_LEN: u64 = 1024 * CHUNK;
 pub(super) fn new_store() -> (TempDir, Store) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("store");
-    let parameters = StoreParameters { chunk_len: ChunkLen::DEFAULT, frame_len: 128 << 10, compression: Compression::Lz4 };
+    let parameters = StoreParameters {
+        chunk_len: ChunkLen::DEFAULT,
+        frame_len: 128 << 10,
+        compression: Compression::Lz4,
+    };
     Store::init(&path, parameters).expect("a new store");
     let store = Store::open(&path, Access::ReadWrite, "test").expect("it opens");
     (dir, store)
@@ -34,33 +41,66 @@ pub(super) fn read_all(store: &Store, node: Node) -> Vec<u8> {
 
 /// What every node shows, by its name.
 pub(super) fn contents(store: &Store) -> BTreeMap<String, Vec<u8>> {
-    let nodes: Vec<(Node, String)> = store.tree().nodes().map(|node| (node, store.tree().display(node))).collect();
-    nodes.into_iter().map(|(node, text)| (text, read_all(store, node))).collect()
+    let nodes: Vec<(Node, String)> = store
+        .tree()
+        .nodes()
+        .map(|node| (node, store.tree().display(node)))
+        .collect();
+    nodes
+        .into_iter()
+        .map(|(node, text)| (text, read_all(store, node)))
+        .collect()
 }
 
-/// The shape of a tree in words: names, modes, origins, marks, machines with their snapshots. Serials and layers mean something in one store.
+/// The shape of a tree in words: names, modes, origins, marks, machines with their snapshots.
+/// Serials and layers mean something in one store.
 pub(super) fn shape(store: &Store) -> String {
     let tree = store.tree();
     let mut text = String::new();
     for image in tree.images() {
-        let origin = image.origin.and_then(|origin| tree.image(origin)).map(|origin| origin.name.to_string());
-        _ = writeln!(text, "{} {:?} {origin:?} {:?} {}", image.name, image.mode, image.tags, image.pinned);
+        let origin = image
+            .origin
+            .and_then(|origin| tree.image(origin))
+            .map(|origin| origin.name.to_string());
+        _ = writeln!(
+            text,
+            "{} {:?} {origin:?} {:?} {}",
+            image.name, image.mode, image.tags, image.pinned
+        );
         for snapshot in tree.snapshots(image.id) {
-            _ = writeln!(text, "  @{} {} {:?} {}", snapshot.name, snapshot.created_ms, snapshot.tags, snapshot.pinned);
+            _ = writeln!(
+                text,
+                "  @{} {} {:?} {}",
+                snapshot.name, snapshot.created_ms, snapshot.tags, snapshot.pinned
+            );
         }
     }
     let name = |id: ImageId| tree.image(id).map(|image| image.name.to_string());
     let file = |file: Option<_>| file.map(|file| store.configuration(file).expect("a file"));
     for machine in tree.machines().iter() {
         let disks: Vec<_> = machine.disks.iter().map(|disk| name(*disk)).collect();
-        _ = writeln!(text, "{} {disks:?} {:?}", machine.name, file(machine.configuration));
+        _ = writeln!(
+            text,
+            "{} {disks:?} {:?}",
+            machine.name,
+            file(machine.configuration)
+        );
         for snapshot in tree.machines().snapshots(machine.id) {
             let kept = |disk: &vellum_core::tree::KeptDisk| {
-                let snapshot = disk.snapshot.and_then(|serial| tree.snapshot(disk.image, serial)).map(|snapshot| snapshot.name.to_string());
+                let snapshot = disk
+                    .snapshot
+                    .and_then(|serial| tree.snapshot(disk.image, serial))
+                    .map(|snapshot| snapshot.name.to_string());
                 (name(disk.image), disk.mode, snapshot)
             };
             let disks: Vec<_> = snapshot.disks.iter().map(kept).collect();
-            _ = writeln!(text, "  @{} {} {disks:?} {:?}", snapshot.name, snapshot.created_ms, file(snapshot.configuration));
+            _ = writeln!(
+                text,
+                "  @{} {} {disks:?} {:?}",
+                snapshot.name,
+                snapshot.created_ms,
+                file(snapshot.configuration)
+            );
         }
     }
     text
@@ -77,10 +117,18 @@ pub(super) struct Grower {
 impl Grower {
     pub(super) fn new(seed: u64) -> Self {
         let (dir, store) = new_store();
-        let mut grower = Self { dir, store, random: fastrand::Rng::with_seed(seed), names: 0 };
+        let mut grower = Self {
+            dir,
+            store,
+            random: fastrand::Rng::with_seed(seed),
+            names: 0,
+        };
         let text = grower.name();
         // One that is never empty: there is something to write.
-        grower.store.create(&text, 2 * PAGE_LEN + 700).expect("create");
+        grower
+            .store
+            .create(&text, 2 * PAGE_LEN + 700)
+            .expect("create");
         (0..3).for_each(|_| grower.write());
         grower.create();
         grower.machine();
@@ -94,7 +142,8 @@ impl Grower {
     }
 
     fn len(&mut self) -> u64 {
-        let near = [0, 1, CHUNK, PAGE_LEN - 1, PAGE_LEN, PAGE_LEN + CHUNK + 513][self.random.usize(..6)];
+        let near =
+            [0, 1, CHUNK, PAGE_LEN - 1, PAGE_LEN, PAGE_LEN + CHUNK + 513][self.random.usize(..6)];
         near + self.random.u64(..3) * 511
     }
 
@@ -119,7 +168,10 @@ impl Grower {
 
     fn machine(&mut self) -> MachineId {
         let text = self.name();
-        let machine = self.store.create_machine(&text, Some(text.as_str().as_bytes())).expect("a machine");
+        let machine = self
+            .store
+            .create_machine(&text, Some(text.as_str().as_bytes()))
+            .expect("a machine");
         // A disk of another machine is refused, and that is fine.
         let image = self.image();
         drop(self.store.add_disk(machine, image));
@@ -130,7 +182,13 @@ impl Grower {
         let image = self.image();
         let live = self.store.live(image).expect("an image opens for writing");
         for _ in 0..self.random.u8(1..6) {
-            let Some(start) = live.len().checked_sub(1).map(|last| self.random.u64(..=last)) else { return };
+            let Some(start) = live
+                .len()
+                .checked_sub(1)
+                .map(|last| self.random.u64(..=last))
+            else {
+                return;
+            };
             let len = self.random.u64(..40 * CHUNK).min(live.len() - start);
             if self.random.u8(..3) == 0 {
                 live.write_zeroes(start, len).expect("zeros");
@@ -165,21 +223,46 @@ impl Grower {
             16 => self.store.flatten(image, &Unwatched).expect("flatten"),
             17 => {
                 let parent = self.node();
-                drop(self.store.rebase(image, parent, RebaseMode::KeepContent, &Unwatched));
+                drop(
+                    self.store
+                        .rebase(image, parent, RebaseMode::KeepContent, &Unwatched),
+                );
             }
             18 => {
-                let serial = self.store.tree().snapshots(image).next().map(|snapshot| snapshot.serial);
+                let serial = self
+                    .store
+                    .tree()
+                    .snapshots(image)
+                    .next()
+                    .map(|snapshot| snapshot.serial);
                 // A pinned one, or one that a machine keeps, stays.
-                serial.into_iter().for_each(|serial| drop(self.store.delete_snapshot(image, serial)));
+                serial
+                    .into_iter()
+                    .for_each(|serial| drop(self.store.delete_snapshot(image, serial)));
             }
             19 => {
-                let machine = self.store.tree().machines().iter().next().map(|machine| machine.id);
-                machine.into_iter().for_each(|machine| drop(self.store.snapshot_machine(machine, &text)));
+                let machine = self
+                    .store
+                    .tree()
+                    .machines()
+                    .iter()
+                    .next()
+                    .map(|machine| machine.id);
+                machine
+                    .into_iter()
+                    .for_each(|machine| drop(self.store.snapshot_machine(machine, &text)));
             }
             20 => _ = self.machine(),
             21 => {
-                let serial = self.store.tree().snapshots(image).next_back().map(|snapshot| snapshot.serial);
-                serial.into_iter().for_each(|serial| _ = self.store.restore(image, serial, None).expect("restore"));
+                let serial = self
+                    .store
+                    .tree()
+                    .snapshots(image)
+                    .next_back()
+                    .map(|snapshot| snapshot.serial);
+                serial.into_iter().for_each(|serial| {
+                    _ = self.store.restore(image, serial, None).expect("restore")
+                });
             }
             22 => {
                 let (node, random) = (self.node(), self.random.u8(..6));
@@ -190,12 +273,24 @@ impl Grower {
                 }
             }
             23 => {
-                let machine = self.store.tree().machines().iter().next().map(|machine| machine.id);
-                machine
-                    .into_iter()
-                    .for_each(|machine| self.store.configure_machine(machine, Some(text.as_str().as_bytes())).expect("a file"));
+                let machine = self
+                    .store
+                    .tree()
+                    .machines()
+                    .iter()
+                    .next()
+                    .map(|machine| machine.id);
+                machine.into_iter().for_each(|machine| {
+                    self.store
+                        .configure_machine(machine, Some(text.as_str().as_bytes()))
+                        .expect("a file")
+                });
             }
-            _ => drop(self.store.collect(CollectOptions::default(), &Unwatched).expect("collect")),
+            _ => drop(
+                self.store
+                    .collect(CollectOptions::default(), &Unwatched)
+                    .expect("collect"),
+            ),
         }
     }
 }

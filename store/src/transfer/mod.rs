@@ -1,8 +1,10 @@
-//! The way between this store and others, whoever carries it: what is there at one moment, and what comes in as one.
+//! The way between this store and others, whoever carries it: what is there at one moment, and what
+//! comes in as one.
 //!
-//! `moment` holds several images still, with their maps; `supply` hands out their chunks as they are stored; `receipt` takes chunks and
-//! maps and gives them names in one batch. It knows no repository, file or network, and trusts nothing that comes in: a chunk is held
-//! against its name, a map is clipped to its disk.
+//! `moment` holds several images still, with their maps; `supply` hands out their chunks as they
+//! are stored; `receipt` takes chunks and maps and gives them names in one batch. It knows no
+//! repository, file or network, and trusts nothing that comes in: a chunk is held against its name,
+//! a map is clipped to its disk.
 
 mod moment;
 mod receipt;

@@ -1,4 +1,5 @@
-//! Several images and snapshots as they are at one moment, held for a long look: contents with identities, maps, names of chunks.
+//! Several images and snapshots as they are at one moment, held for a long look: contents with
+//! identities, maps, names of chunks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use crate::database::Batch;
 use crate::error::StoreError;
 use crate::store::{Hold, Store, now_ms};
 
-/// Images and snapshots at one moment. While it lives, maintenance leaves their layers alone and collection their chunks.
+/// Images and snapshots at one moment. While it lives, maintenance leaves their layers alone and
+/// collection their chunks.
 pub struct Moment {
     store: Store,
     /// As it was: the layers of its nodes are in the store as they are here, since they are held.
@@ -31,10 +33,20 @@ pub struct RelativeMap<'m> {
 }
 
 impl Store {
-    /// `nodes` at one moment. What guests were told is written is in it; disks that are attached stand still together while it is taken.
-    /// An image in which something was written gets a new active layer, in constant time.
+    /// `nodes` at one moment. What guests were told is written is in it; disks that are attached
+    /// stand still together while it is taken. An image in which something was written gets a new
+    /// active layer, in constant time.
     pub fn moment(&self, nodes: &[Node]) -> Result<Moment, StoreError> {
-        let mut images: Vec<ImageId> = nodes.iter().filter_map(|node| if let Node::Image(id) = node { Some(*id) } else { None }).collect();
+        let mut images: Vec<ImageId> = nodes
+            .iter()
+            .filter_map(|node| {
+                if let Node::Image(id) = node {
+                    Some(*id)
+                } else {
+                    None
+                }
+            })
+            .collect();
         images.sort_unstable();
         images.dedup();
         self.with_still(&images, || self.hold_moment(nodes))
@@ -42,7 +54,8 @@ impl Store {
 
     fn hold_moment(&self, nodes: &[Node]) -> Result<Moment, StoreError> {
         let mut tree = self.tree_mut();
-        let (mut tops, mut edits, mut planned) = (Vec::with_capacity(nodes.len()), Vec::new(), BTreeMap::new());
+        let (mut tops, mut edits, mut planned) =
+            (Vec::with_capacity(nodes.len()), Vec::new(), BTreeMap::new());
         for node in nodes {
             if !planned.contains_key(node) {
                 let (layer, sealing) = tree.plan_base(*node, now_ms())?;
@@ -59,22 +72,42 @@ impl Store {
         let mut layers: Vec<LayerId> = tops.iter().map(|(_, layer)| *layer).collect();
         layers.sort_unstable();
         layers.dedup();
-        let holds = layers.into_iter().map(|layer| self.hold(&mut tree, layer)).collect();
-        Ok(Moment { store: self.clone(), tree: tree.clone(), nodes: tops, _holds: holds })
+        let holds = layers
+            .into_iter()
+            .map(|layer| self.hold(&mut tree, layer))
+            .collect();
+        Ok(Moment {
+            store: self.clone(),
+            tree: tree.clone(),
+            nodes: tops,
+            _holds: holds,
+        })
     }
 }
 
 /// Edits of sealed layers from before there were identities: putting them gives them theirs.
 fn without_identity(tree: &Tree, tops: &[(Node, LayerId)], edits: &[Edit]) -> Vec<Edit> {
-    let is_put = |id: LayerId| edits.iter().any(|edit| matches!(edit, Edit::PutLayer(layer) if layer.id == id));
+    let is_put = |id: LayerId| {
+        edits
+            .iter()
+            .any(|edit| matches!(edit, Edit::PutLayer(layer) if layer.id == id))
+    };
     let lacks = |layer: &&Arc<Layer>| layer.sealed && layer.content.is_none();
     if !tree.layers().any(|layer| lacks(&layer)) {
         return Vec::new();
     }
-    let mut found: Vec<&Arc<Layer>> = tops.iter().flat_map(|(_, top)| tree.chain(*top)).filter(lacks).collect();
+    let mut found: Vec<&Arc<Layer>> = tops
+        .iter()
+        .flat_map(|(_, top)| tree.chain(*top))
+        .filter(lacks)
+        .collect();
     found.sort_unstable_by_key(|layer| layer.id);
     found.dedup_by_key(|layer| layer.id);
-    found.into_iter().filter(|layer| !is_put(layer.id)).map(|layer| Edit::PutLayer(Layer::clone(layer))).collect()
+    found
+        .into_iter()
+        .filter(|layer| !is_put(layer.id))
+        .map(|layer| Edit::PutLayer(Layer::clone(layer)))
+        .collect()
 }
 
 impl Moment {
@@ -96,26 +129,50 @@ impl Moment {
         &self.nodes
     }
 
-    /// The ids of those of `names` that the store has now. Nothing keeps them there: whoever asks knows what its own maps refer to. Cost:
-    /// a look into the index for each, and one into a header for each that is there.
+    /// The ids of those of `names` that the store has now. Nothing keeps them there: whoever asks
+    /// knows what its own maps refer to. Cost: a look into the index for each, and one into a
+    /// header for each that is there.
     pub fn find(&self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, StoreError> {
         self.store.inner.chunks.session().find(names)
     }
 
-    /// The layer of that id, which is one that a node of this moment stands on: sealed, and so with an identity.
+    /// The layer of that id, which is one that a node of this moment stands on: sealed, and so with
+    /// an identity.
     pub fn layer(&self, id: LayerId) -> Result<&Arc<Layer>, StoreError> {
         Ok(self.tree.layer(id).ok_or(PlanError::Gone)?)
     }
 
-    /// What `top` says that the layer `base` below it does not; with no `base`, all that it shows. No chunk is read.
-    pub fn relative(&self, top: LayerId, base: Option<LayerId>) -> Result<RelativeMap<'_>, StoreError> {
-        let layers: Vec<Arc<Layer>> = self.tree.chain(top).take_while(|layer| Some(layer.id) != base).cloned().collect();
+    /// What `top` says that the layer `base` below it does not; with no `base`, all that it shows.
+    /// No chunk is read.
+    pub fn relative(
+        &self,
+        top: LayerId,
+        base: Option<LayerId>,
+    ) -> Result<RelativeMap<'_>, StoreError> {
+        let layers: Vec<Arc<Layer>> = self
+            .tree
+            .chain(top)
+            .take_while(|layer| Some(layer.id) != base)
+            .cloned()
+            .collect();
         let reached = layers.last().ok_or(PlanError::Gone)?.parent;
         if reached != base {
             return Err(PlanError::Gone.into());
         }
-        let visible = layers.iter().map(|layer| layer.parent_visible).min().unwrap_or_default();
-        Ok(RelativeMap { moment: self, layers, parent_visible: if base.is_some() { visible } else { ChunkCount(0) } })
+        let visible = layers
+            .iter()
+            .map(|layer| layer.parent_visible)
+            .min()
+            .unwrap_or_default();
+        Ok(RelativeMap {
+            moment: self,
+            layers,
+            parent_visible: if base.is_some() {
+                visible
+            } else {
+                ChunkCount(0)
+            },
+        })
     }
 }
 
@@ -125,10 +182,12 @@ impl RelativeMap<'_> {
     pub fn pages(&self) -> PageSet {
         let chunk_len = self.moment.store.parameters().chunk_len;
         let end = vellum_core::tree::pages_for(chunk_len.count_for(self.layers[0].len));
-        PageSet::union_of(self.layers.iter().map(|layer| &layer.pages)).within(PageIndex(0), PageIndex(end))
+        PageSet::union_of(self.layers.iter().map(|layer| &layer.pages))
+            .within(PageIndex(0), PageIndex(end))
     }
 
-    /// What it says on page `index`, explicit zeros included; relative to nothing, zeros are silence.
+    /// What it says on page `index`, explicit zeros included; relative to nothing, zeros are
+    /// silence.
     pub fn page(&self, index: PageIndex) -> Result<Page, StoreError> {
         let (top, below) = self.layers.split_first().expect("a map has a layer");
         let page = self.moment.store.inner.pages.merged(top, below, index)?;
@@ -141,6 +200,7 @@ impl RelativeMap<'_> {
     pub fn shown(&self, index: PageIndex) -> Result<Page, StoreError> {
         let chain: Vec<Arc<Layer>> = self.moment.tree.chain(self.layers[0].id).cloned().collect();
         let page = self.moment.store.inner.pages.resolve(&chain, index)?;
-        Ok(page.clipped(self.layers[0].positions_in(self.moment.store.parameters().chunk_len, index)))
+        Ok(page
+            .clipped(self.layers[0].positions_in(self.moment.store.parameters().chunk_len, index)))
     }
 }

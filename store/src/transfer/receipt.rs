@@ -1,8 +1,9 @@
-//! What comes in: chunks, then maps, then names. Nothing of it can be seen before all of it is durable; a crash leaves garbage that the
-//! next collection takes away.
+//! What comes in: chunks, then maps, then names. Nothing of it can be seen before all of it is
+//! durable; a crash leaves garbage that the next collection takes away.
 //!
-//! Whoever brings it may be wrong or hostile. Chunks come as [`VerifiedChunks`] only, which cannot be made of bytes that do not have
-//! their names. Maps name chunks by the ids that this receipt gave for them.
+//! Whoever brings it may be wrong or hostile. Chunks come as [`VerifiedChunks`] only, which cannot
+//! be made of bytes that do not have their names. Maps name chunks by the ids that this receipt
+//! gave for them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -48,26 +49,48 @@ pub struct Receipt<'s> {
 }
 
 impl VerifiedChunks {
-    /// The chunks that `payload` decodes to, if they are `names`. The cost is that of decoding and hashing: free of any lock.
-    pub fn decode(chunk_len: ChunkLen, names: Vec<ChunkHash>, codec: FrameCodec, payload: &[u8]) -> Result<Self, String> {
+    /// The chunks that `payload` decodes to, if they are `names`. The cost is that of decoding and
+    /// hashing: free of any lock.
+    pub fn decode(
+        chunk_len: ChunkLen,
+        names: Vec<ChunkHash>,
+        codec: FrameCodec,
+        payload: &[u8],
+    ) -> Result<Self, String> {
         let plain_len = names.len() as u64 * chunk_len.bytes();
         if names.is_empty() || plain_len > u64::from(PLAIN_LEN_MAX) {
             return Err(format!("{} chunks in one frame", names.len()));
         }
-        Self::of_plain(chunk_len, names, codec::decompress(codec, payload, plain_len as usize)?)
+        Self::of_plain(
+            chunk_len,
+            names,
+            codec::decompress(codec, payload, plain_len as usize)?,
+        )
     }
 
-    /// Chunks whose bytes follow each other in `plain`, if they are `names`. The cost is that of hashing.
-    pub fn of_plain(chunk_len: ChunkLen, names: Vec<ChunkHash>, plain: Vec<u8>) -> Result<Self, String> {
+    /// Chunks whose bytes follow each other in `plain`, if they are `names`. The cost is that of
+    /// hashing.
+    pub fn of_plain(
+        chunk_len: ChunkLen,
+        names: Vec<ChunkHash>,
+        plain: Vec<u8>,
+    ) -> Result<Self, String> {
         let len = chunk_len.as_usize();
         if names.is_empty() || plain.len() != names.len() * len {
             return Err(format!("{} bytes for {} chunks", plain.len(), names.len()));
         }
         let chunks: Vec<&[u8]> = plain.chunks_exact(len).collect();
-        let wrong = names.iter().zip(hash_chunks(&chunks)).find(|(name, found)| *name != found);
+        let wrong = names
+            .iter()
+            .zip(hash_chunks(&chunks))
+            .find(|(name, found)| *name != found);
         match wrong {
             Some((name, _)) => Err(format!("the bytes of chunk {name} do not have its name")),
-            None => Ok(Self { names, plain, chunk_len: len }),
+            None => Ok(Self {
+                names,
+                plain,
+                chunk_len: len,
+            }),
         }
     }
 
@@ -89,7 +112,10 @@ impl Store {
     pub fn receipt(&self) -> Result<Receipt<'_>, StoreError> {
         self.check_writable()?;
         let tree = self.tree();
-        let layers = tree.layers().filter_map(|layer| Some((layer.content?, layer.id))).collect();
+        let layers = tree
+            .layers()
+            .filter_map(|layer| Some((layer.content?, layer.id)))
+            .collect();
         drop(tree);
         Ok(Receipt {
             store: self,
@@ -115,7 +141,9 @@ impl Receipt<'_> {
         let hold = {
             let mut tree = self.store.tree_mut();
             // It may have become part of another since the receipt began.
-            let is_there = tree.layer(id).is_some_and(|layer| layer.content == Some(content));
+            let is_there = tree
+                .layer(id)
+                .is_some_and(|layer| layer.content == Some(content));
             is_there.then(|| self.store.hold(&mut tree, id))
         };
         match hold {
@@ -127,7 +155,11 @@ impl Receipt<'_> {
 
     /// The length of a layer that [`Receipt::layer_showing`] or [`Receipt::end_layer`] gave.
     fn layer_len(&self, id: LayerId) -> Option<u64> {
-        let built = self.built.iter().find(|layer| layer.id == id).map(|layer| layer.len);
+        let built = self
+            .built
+            .iter()
+            .find(|layer| layer.id == id)
+            .map(|layer| layer.len);
         built.or_else(|| self.store.tree().layer(id).map(|layer| layer.len))
     }
 
@@ -138,8 +170,13 @@ impl Receipt<'_> {
 
     /// Stores `chunks`; the id of each. What the store has is not stored again.
     pub fn store(&mut self, chunks: &VerifiedChunks) -> Result<Vec<ChunkId>, StoreError> {
-        let candidate = |(place, hash): (usize, &ChunkHash)| Candidate { hash: *hash, plain: chunks.chunk(place), guess: None };
-        let candidates: Vec<Candidate<'_>> = chunks.names.iter().enumerate().map(candidate).collect();
+        let candidate = |(place, hash): (usize, &ChunkHash)| Candidate {
+            hash: *hash,
+            plain: chunks.chunk(place),
+            guess: None,
+        };
+        let candidates: Vec<Candidate<'_>> =
+            chunks.names.iter().enumerate().map(candidate).collect();
         self.session.store(&candidates)
     }
 
@@ -149,7 +186,8 @@ impl Receipt<'_> {
         (self.session.counts.new, self.session.counts.known)
     }
 
-    /// Begins the layer that shows `content`: of `len` bytes, over `parent`, of which at most `parent_visible` positions are seen.
+    /// Begins the layer that shows `content`: of `len` bytes, over `parent`, of which at most
+    /// `parent_visible` positions are seen.
     pub fn begin_layer(
         &mut self,
         content: ContentId,
@@ -162,7 +200,9 @@ impl Receipt<'_> {
             return Err(vellum_core::tree::PlanError::TooLong(len).into());
         }
         let chunk_len = self.store.parameters().chunk_len;
-        let below = parent.and_then(|parent| self.layer_len(parent)).unwrap_or(0);
+        let below = parent
+            .and_then(|parent| self.layer_len(parent))
+            .unwrap_or(0);
         let building = self.store.build_layer();
         let layer = Layer {
             id: building.layer,
@@ -177,12 +217,22 @@ impl Receipt<'_> {
         Ok(())
     }
 
-    /// Adds what the layer says on page `index`, in chunk ids that this receipt gave. What lies past the disk's end is left away.
+    /// Adds what the layer says on page `index`, in chunk ids that this receipt gave. What lies
+    /// past the disk's end is left away.
     pub fn put_page(&mut self, index: PageIndex, page: &Page) -> Result<(), StoreError> {
-        let draft = self.open.as_mut().expect("a page belongs to a layer that was begun");
-        let inside = draft.layer.positions_in(self.store.parameters().chunk_len, index);
+        let draft = self
+            .open
+            .as_mut()
+            .expect("a page belongs to a layer that was begun");
+        let inside = draft
+            .layer
+            .positions_in(self.store.parameters().chunk_len, index);
         draft.put(index, &Page::new(), &page.clipped(inside), &mut self.batch);
-        if self.batch.len() >= BATCH_LEN { self.write_batch() } else { Ok(()) }
+        if self.batch.len() >= BATCH_LEN {
+            self.write_batch()
+        } else {
+            Ok(())
+        }
     }
 
     /// Ends the layer that was begun; its id, for other layers and for names.
@@ -190,7 +240,8 @@ impl Receipt<'_> {
         let layer = self.open.take().expect("a layer that ends was begun").layer;
         self.write_batch()?;
         let id = layer.id;
-        self.layers.extend(layer.content.map(|content| (content, id)));
+        self.layers
+            .extend(layer.content.map(|content| (content, id)));
         self.built.push(layer);
         Ok(id)
     }
@@ -201,20 +252,36 @@ impl Receipt<'_> {
             return Ok(());
         }
         self.store.inner.folder.check_room(batch.len() as u64)?;
-        self.store.inner.stop.guard(|| self.store.inner.database.write(batch, Durability::Bulk))
+        self.store
+            .inner
+            .stop
+            .guard(|| self.store.inner.database.write(batch, Durability::Bulk))
     }
 
-    /// Makes everything durable and gives it its names, in one batch. `arrival` has no layers: they are those that were built.
+    /// Makes everything durable and gives it its names, in one batch. `arrival` has no layers: they
+    /// are those that were built.
     pub fn finish(mut self, arrival: Arrival) -> Result<Vec<Node>, StoreError> {
         self.store.inner.chunks.settle()?;
-        let arrival = Arrival { layers: self.built.clone(), ..arrival };
+        let arrival = Arrival {
+            layers: self.built.clone(),
+            ..arrival
+        };
         let mut tree = self.store.tree_mut();
         let (nodes, edits) = tree.plan_receive(&arrival, now_ms())?;
         let mut batch = Batch::default();
         // One entry for all that came as one.
         if let (Some(node), Some(image)) = (nodes.first(), arrival.images.first()) {
-            let entry = Entry::new("receive", node.image(), image.name.to_string(), None, self.session.added());
-            self.store.inner.journal.note(&self.store.inner.database, &mut batch, &entry);
+            let entry = Entry::new(
+                "receive",
+                node.image(),
+                image.name.to_string(),
+                None,
+                self.session.added(),
+            );
+            self.store
+                .inner
+                .journal
+                .note(&self.store.inner.database, &mut batch, &entry);
         }
         self.store.commit(&mut tree, &edits, batch)?;
         drop(tree);
@@ -226,7 +293,9 @@ impl Receipt<'_> {
 impl Drop for Receipt<'_> {
     fn drop(&mut self) {
         if !self.is_done {
-            self.buildings.iter().for_each(|building| self.store.forget_pages(building, true));
+            self.buildings
+                .iter()
+                .for_each(|building| self.store.forget_pages(building, true));
         }
     }
 }

@@ -1,7 +1,9 @@
-//! Chunks on their way out: the wanted ones in id order, compressed as they are stored where a whole frame of them is wanted.
+//! Chunks on their way out: the wanted ones in id order, compressed as they are stored where a
+//! whole frame of them is wanted.
 //!
-//! A frame of which something is missing, or that is small, goes into a new one together with its neighbours. Every payload is held
-//! against its checksum; what is compressed again was held against its names.
+//! A frame of which something is missing, or that is small, goes into a new one together with its
+//! neighbours. Every payload is held against its checksum; what is compressed again was held
+//! against its names.
 
 use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload, frame_key, parse_frame_key};
 use vellum_core::hash::ChunkHash;
@@ -14,7 +16,8 @@ use crate::database::{Family, Scan};
 use crate::error::StoreError;
 use crate::store::Store;
 
-/// Frames that are planned, and then read together: 8 MiB at the default length, some milliseconds of work for each core.
+/// Frames that are planned, and then read together: 8 MiB at the default length, some milliseconds
+/// of work for each core.
 const FRAMES_PER_BATCH: usize = 64;
 /// A frame with fewer chunks than this part of a full one is not worth being a frame elsewhere.
 const SMALL_PART: u64 = 2;
@@ -67,10 +70,16 @@ struct Stored {
 }
 
 impl Moment {
-    /// The chunks of `wanted`, which maps of this moment refer to: the claim on them is the moment's.
+    /// The chunks of `wanted`, which maps of this moment refer to: the claim on them is the
+    /// moment's.
     #[must_use]
     pub fn supply(&self, wanted: IdSet) -> Supply<'_> {
-        Supply { store: self.store(), wanted, next: ChunkId(0), scan: None }
+        Supply {
+            store: self.store(),
+            wanted,
+            next: ChunkId(0),
+            scan: None,
+        }
     }
 }
 
@@ -80,33 +89,52 @@ impl Supply<'_> {
         let per_frame = self.store.inner.chunks.chunks_per_frame();
         let (mut frames, mut parts) = (Vec::new(), Vec::new());
         while frames.len() < FRAMES_PER_BATCH {
-            let Some(stored) = self.next_stored()? else { break };
+            let Some(stored) = self.next_stored()? else {
+                break;
+            };
             let len = stored.wanted.len() as u64;
-            let is_whole = stored.wanted.len() == stored.chunk_count && len * SMALL_PART >= per_frame;
+            let is_whole =
+                stored.wanted.len() == stored.chunk_count && len * SMALL_PART >= per_frame;
             if !parts.is_empty() && (is_whole || parts.len() as u64 + len > per_frame) {
-                frames.push(PlannedFrame { chunks: std::mem::take(&mut parts), is_stored: false });
+                frames.push(PlannedFrame {
+                    chunks: std::mem::take(&mut parts),
+                    is_stored: false,
+                });
             }
             // A part that is longer than a frame is of a store whose frames were once longer.
             if is_whole || len > per_frame {
-                frames.push(PlannedFrame { chunks: stored.wanted, is_stored: is_whole });
+                frames.push(PlannedFrame {
+                    chunks: stored.wanted,
+                    is_stored: is_whole,
+                });
             } else {
                 parts.extend(stored.wanted);
             }
         }
         if !parts.is_empty() {
-            frames.push(PlannedFrame { chunks: parts, is_stored: false });
+            frames.push(PlannedFrame {
+                chunks: parts,
+                is_stored: false,
+            });
         }
         Ok(frames)
     }
 
-    /// Reads a frame that was planned here and gives it to `take`. Many threads may; memory: about twice a frame for each.
-    pub fn read<T>(&self, frame: &PlannedFrame, take: impl FnOnce(SuppliedFrame<'_>) -> T) -> Result<T, StoreError> {
+    /// Reads a frame that was planned here and gives it to `take`. Many threads may; memory: about
+    /// twice a frame for each.
+    pub fn read<T>(
+        &self,
+        frame: &PlannedFrame,
+        take: impl FnOnce(SuppliedFrame<'_>) -> T,
+    ) -> Result<T, StoreError> {
         self.store.supplied(frame, take)
     }
 
     /// The next frame that holds something wanted.
     fn next_stored(&mut self) -> Result<Option<Stored>, StoreError> {
-        let Some(id) = self.wanted.next_from(self.next) else { return Ok(None) };
+        let Some(id) = self.wanted.next_from(self.next) else {
+            return Ok(None);
+        };
         let header = self.header(id)?;
         let (mut wanted, mut next) = (Vec::new(), Some(id));
         // Frames do not lie within each other: an id in a gap of this one is in none.
@@ -115,7 +143,10 @@ impl Supply<'_> {
             next = self.wanted.next_from(id.advance(1));
         }
         self.next = header.end();
-        Ok(Some(Stored { chunk_count: header.chunk_count(), wanted }))
+        Ok(Some(Stored {
+            chunk_count: header.chunk_count(),
+            wanted,
+        }))
     }
 
     /// The header of the frame that holds `id`, mostly the one after the last.
@@ -127,23 +158,45 @@ impl Supply<'_> {
         if let Some(header) = next.filter(|header| header.rank(id).is_some()) {
             return Ok(header);
         }
-        let header = self.store.inner.chunks.header(id)?.ok_or_else(|| missing(id))?;
-        self.scan = Some(self.store.inner.database.scan(Family::Headers, &frame_key(header.end())));
+        let header = self
+            .store
+            .inner
+            .chunks
+            .header(id)?
+            .ok_or_else(|| missing(id))?;
+        self.scan = Some(
+            self.store
+                .inner
+                .database
+                .scan(Family::Headers, &frame_key(header.end())),
+        );
         Ok(header)
     }
 }
 
 fn next_header(scan: &mut Scan<'_>) -> Result<Option<FrameHeader>, StoreError> {
-    let Some((key, value)) = scan.next()? else { return Ok(None) };
-    let first = parse_frame_key(key).map_err(|error| StoreError::damaged("a frame header's key", error))?;
-    let header = FrameHeader::decode(first, value).map_err(|error| StoreError::damaged(format!("header of frame {first}"), error))?;
+    let Some((key, value)) = scan.next()? else {
+        return Ok(None);
+    };
+    let first =
+        parse_frame_key(key).map_err(|error| StoreError::damaged("a frame header's key", error))?;
+    let header = FrameHeader::decode(first, value)
+        .map_err(|error| StoreError::damaged(format!("header of frame {first}"), error))?;
     Ok(Some(header))
 }
 
 impl Store {
-    fn supplied<T>(&self, frame: &PlannedFrame, take: impl FnOnce(SuppliedFrame<'_>) -> T) -> Result<T, StoreError> {
+    fn supplied<T>(
+        &self,
+        frame: &PlannedFrame,
+        take: impl FnOnce(SuppliedFrame<'_>) -> T,
+    ) -> Result<T, StoreError> {
         if frame.is_stored {
-            match self.inner.database.get(Family::Frames, &frame_key(frame.chunks[0].0)) {
+            match self
+                .inner
+                .database
+                .get(Family::Frames, &frame_key(frame.chunks[0].0))
+            {
                 Ok(Some(stored)) => {
                     if let Some(supplied) = self.as_stored(frame, &stored) {
                         return Ok(take(supplied));
@@ -153,19 +206,32 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        // Collection may have put the chunks into another frame since the header was read; damage is told by this as well.
+        // Collection may have put the chunks into another frame since the header was read; damage
+        // is told by this as well.
         self.packed(&frame.chunks, take)
     }
 
     /// What is stored where `frame` was, if it is whole and as long as that.
     fn as_stored<'a>(&self, frame: &PlannedFrame, stored: &'a [u8]) -> Option<SuppliedFrame<'a>> {
-        let FramePayload { codec, plain_len, compressed } = FramePayload::decode(frame.chunks[0].0, stored).ok()?;
+        let FramePayload {
+            codec,
+            plain_len,
+            compressed,
+        } = FramePayload::decode(frame.chunks[0].0, stored).ok()?;
         let expected = frame.chunks.len() as u64 * self.parameters().chunk_len.bytes();
-        (u64::from(plain_len) == expected).then_some(SuppliedFrame { codec, plain_len, payload: compressed })
+        (u64::from(plain_len) == expected).then_some(SuppliedFrame {
+            codec,
+            plain_len,
+            payload: compressed,
+        })
     }
 
     /// `chunks`, verified and compressed as one.
-    fn packed<T>(&self, chunks: &[(ChunkId, ChunkHash)], take: impl FnOnce(SuppliedFrame<'_>) -> T) -> Result<T, StoreError> {
+    fn packed<T>(
+        &self,
+        chunks: &[(ChunkId, ChunkHash)],
+        take: impl FnOnce(SuppliedFrame<'_>) -> T,
+    ) -> Result<T, StoreError> {
         let mut plain = Vec::with_capacity(chunks.len() * self.parameters().chunk_len.as_usize());
         let mut frame = None;
         for (id, hash) in chunks {
@@ -177,13 +243,21 @@ impl Store {
                 *holder = self.inner.chunks.frame(*id)?;
             }
             if holder.header.hash(*id) != Some(hash) {
-                return Err(StoreError::damaged(format!("chunk number {id}"), "its frame was replaced by one with another name"));
+                return Err(StoreError::damaged(
+                    format!("chunk number {id}"),
+                    "its frame was replaced by one with another name",
+                ));
             }
             plain.extend_from_slice(holder.chunk(*id)?);
         }
         let (codec, payload, plain_len) = pack(self.parameters().compression, &plain).into_parts();
-        let plain_len = u32::try_from(plain_len).expect("a frame's length is bounded by the store's parameters");
-        Ok(take(SuppliedFrame { codec, plain_len, payload: &payload }))
+        let plain_len = u32::try_from(plain_len)
+            .expect("a frame's length is bounded by the store's parameters");
+        Ok(take(SuppliedFrame {
+            codec,
+            plain_len,
+            payload: &payload,
+        }))
     }
 }
 

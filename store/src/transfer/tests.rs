@@ -1,4 +1,5 @@
-//! Random trees carried from store to store must be what they were, byte for byte; and no identity may ever stand for two contents.
+//! Random trees carried from store to store must be what they were, byte for byte; and no identity
+//! may ever stand for two contents.
 
 #[path = "grower.rs"]
 #[expect(dead_code, reason = "the tests of repositories use the rest")]
@@ -28,8 +29,14 @@ fn carry(from: &Store, to: &Store, nodes: &[Node], prefix: &str) -> Vec<Node> {
     let mut receipt = to.receipt().expect("a receipt");
     let mut tops: Vec<LayerId> = moment.nodes().iter().map(|(_, layer)| *layer).collect();
     tops.sort_unstable_by_key(|top| moment.tree().chain(*top).count());
-    let layers: HashMap<LayerId, LayerId> = tops.into_iter().map(|top| (top, carry_layer(&moment, &mut receipt, top))).collect();
-    let arrival = Arrival { images: arriving(&moment, &layers, prefix), ..Arrival::default() };
+    let layers: HashMap<LayerId, LayerId> = tops
+        .into_iter()
+        .map(|top| (top, carry_layer(&moment, &mut receipt, top)))
+        .collect();
+    let arrival = Arrival {
+        images: arriving(&moment, &layers, prefix),
+        ..Arrival::default()
+    };
     receipt.finish(arrival).expect("room and free names")
 }
 
@@ -39,9 +46,16 @@ fn carry_layer(moment: &Moment, receipt: &mut Receipt<'_>, top: LayerId) -> Laye
     if let Some(there) = content(top).and_then(|content| receipt.layer_showing(content)) {
         return there;
     }
-    let base = tree.chain(top).skip(1).find_map(|layer| Some((layer.id, receipt.layer_showing(layer.content?)?)));
+    let base = tree
+        .chain(top)
+        .skip(1)
+        .find_map(|layer| Some((layer.id, receipt.layer_showing(layer.content?)?)));
     let map = moment.relative(top, base.map(|(id, _)| id)).expect("a map");
-    let pages: Vec<_> = map.pages().iter().map(|index| (index, map.page(index).expect("a page"))).collect();
+    let pages: Vec<_> = map
+        .pages()
+        .iter()
+        .map(|index| (index, map.page(index).expect("a page")))
+        .collect();
     let mut wanted = IdSet::new();
     for run in pages.iter().flat_map(|(_, page)| page.runs()) {
         if let Slot::Chunk(first) = run.slot {
@@ -53,15 +67,28 @@ fn carry_layer(moment: &Moment, receipt: &mut Receipt<'_>, top: LayerId) -> Laye
     assert_eq!(ids.len() as u64, count, "every chunk is supplied once");
     let layer = tree.layer(top).expect("held");
     let sealed = layer.content.expect("sealed layers have identities");
-    receipt.begin_layer(sealed, base.map(|(_, there)| there), layer.len, map.parent_visible).expect("a layer");
+    receipt
+        .begin_layer(
+            sealed,
+            base.map(|(_, there)| there),
+            layer.len,
+            map.parent_visible,
+        )
+        .expect("a layer");
     for (index, page) in pages {
-        let page = page.translated(|id, _| Some((*ids.get(&id)?, 1))).expect("every chunk came");
+        let page = page
+            .translated(|id, _| Some((*ids.get(&id)?, 1)))
+            .expect("every chunk came");
         receipt.put_page(index, &page).expect("room");
     }
     receipt.end_layer().expect("room")
 }
 
-fn carry_chunks(moment: &Moment, receipt: &mut Receipt<'_>, wanted: IdSet) -> HashMap<ChunkId, ChunkId> {
+fn carry_chunks(
+    moment: &Moment,
+    receipt: &mut Receipt<'_>,
+    wanted: IdSet,
+) -> HashMap<ChunkId, ChunkId> {
     let (mut ids, mut supply) = (HashMap::new(), moment.supply(wanted));
     let chunk_len = moment.store().parameters().chunk_len;
     loop {
@@ -71,26 +98,46 @@ fn carry_chunks(moment: &Moment, receipt: &mut Receipt<'_>, wanted: IdSet) -> Ha
         }
         for frame in frames {
             let names = frame.chunks.iter().map(|(_, name)| *name).collect();
-            let decode = |supplied: SuppliedFrame<'_>| VerifiedChunks::decode(chunk_len, names, supplied.codec, supplied.payload);
-            let chunks = supply.read(&frame, decode).expect("a sound frame").expect("what was stored");
+            let decode = |supplied: SuppliedFrame<'_>| {
+                VerifiedChunks::decode(chunk_len, names, supplied.codec, supplied.payload)
+            };
+            let chunks = supply
+                .read(&frame, decode)
+                .expect("a sound frame")
+                .expect("what was stored");
             let there = receipt.store(&chunks).expect("room");
             ids.extend(frame.chunks.iter().map(|(id, _)| *id).zip(there));
         }
     }
 }
 
-fn arriving(moment: &Moment, layers: &HashMap<LayerId, LayerId>, prefix: &str) -> Vec<ArrivingImage> {
+fn arriving(
+    moment: &Moment,
+    layers: &HashMap<LayerId, LayerId>,
+    prefix: &str,
+) -> Vec<ArrivingImage> {
     let layer_of = |node: Node| {
         let (_, layer) = moment.nodes().iter().find(|(other, _)| *other == node)?;
         Some(layers[layer])
     };
-    let images = moment.nodes().iter().filter_map(|(node, _)| moment.tree().image(node.image()).filter(|_| matches!(node, Node::Image(_))));
+    let images = moment.nodes().iter().filter_map(|(node, _)| {
+        moment
+            .tree()
+            .image(node.image())
+            .filter(|_| matches!(node, Node::Image(_)))
+    });
     images
         .map(|image| {
             let snapshots = moment.tree().snapshots(image.id).filter_map(|snapshot| {
                 let layer = layer_of(Node::Snapshot(image.id, snapshot.serial))?;
                 let (name, tags) = (snapshot.name.clone(), snapshot.tags.clone());
-                Some(ArrivingSnapshot { name, layer, created_ms: snapshot.created_ms, tags, pinned: snapshot.pinned })
+                Some(ArrivingSnapshot {
+                    name,
+                    layer,
+                    created_ms: snapshot.created_ms,
+                    tags,
+                    pinned: snapshot.pinned,
+                })
             });
             ArrivingImage {
                 name: name(&format!("{prefix}{}", image.name)),
@@ -108,15 +155,28 @@ fn arriving(moment: &Moment, layers: &HashMap<LayerId, LayerId>, prefix: &str) -
 
 /// What every node shows, by its name.
 fn contents(store: &Store, prefix: &str) -> BTreeMap<String, Vec<u8>> {
-    let nodes: Vec<(Node, String)> = store.tree().nodes().map(|node| (node, store.tree().display(node))).collect();
-    let own = nodes.into_iter().filter_map(|(node, text)| Some((text.strip_prefix(prefix)?.to_owned(), read_all(store, node))));
+    let nodes: Vec<(Node, String)> = store
+        .tree()
+        .nodes()
+        .map(|node| (node, store.tree().display(node)))
+        .collect();
+    let own = nodes.into_iter().filter_map(|(node, text)| {
+        Some((text.strip_prefix(prefix)?.to_owned(), read_all(store, node)))
+    });
     own.collect()
 }
 
 fn assert_carried(from: &Store, to: &Store, prefix: &str) {
     let (expected, found) = (contents(from, ""), contents(to, prefix));
-    assert!(expected.keys().eq(found.keys()), "{:?} became {:?}", expected.keys(), found.keys());
-    expected.iter().for_each(|(text, bytes)| assert_same(&found[text], bytes, text));
+    assert!(
+        expected.keys().eq(found.keys()),
+        "{:?} became {:?}",
+        expected.keys(),
+        found.keys()
+    );
+    expected
+        .iter()
+        .for_each(|(text, bytes)| assert_same(&found[text], bytes, text));
 }
 
 #[test]
@@ -128,7 +188,11 @@ fn random_trees_arrive_as_they_were_and_what_is_there_is_not_copied() {
         let all: Vec<Node> = grower.store.tree().nodes().collect();
         let (dir, to) = new_store(CHUNK);
         // A part first: the rest builds on it.
-        let some: Vec<Node> = all.iter().copied().filter(|node| node.image() == grower.images()[0]).collect();
+        let some: Vec<Node> = all
+            .iter()
+            .copied()
+            .filter(|node| node.image() == grower.images()[0])
+            .collect();
         if !some.is_empty() {
             carry(&grower.store, &to, &some, "a-");
         }
@@ -137,14 +201,35 @@ fn random_trees_arrive_as_they_were_and_what_is_there_is_not_copied() {
         let next_chunk = to.inner.chunks.next_chunk();
         let layers = to.tree().layers().filter(|layer| layer.sealed).count();
         carry(&grower.store, &to, &all, "c-");
-        assert_eq!(to.inner.chunks.next_chunk(), next_chunk, "chunks were stored twice");
-        assert_eq!(to.tree().layers().filter(|layer| layer.sealed).count(), layers, "layers were copied");
-        to.collect(CollectOptions::default(), &Unwatched).expect("collect");
+        assert_eq!(
+            to.inner.chunks.next_chunk(),
+            next_chunk,
+            "chunks were stored twice"
+        );
+        assert_eq!(
+            to.tree().layers().filter(|layer| layer.sealed).count(),
+            layers,
+            "layers were copied"
+        );
+        to.collect(CollectOptions::default(), &Unwatched)
+            .expect("collect");
         drop(to);
         let to = open(&dir);
         assert_carried(&grower.store, &to, "c-");
-        let report = to.check(crate::CheckOptions { read_data: true, subset: None }, &Unwatched).expect("a check");
-        assert!(report.findings.iter().all(|finding| !finding.is_damage), "{:?}", report.findings);
+        let report = to
+            .check(
+                crate::CheckOptions {
+                    read_data: true,
+                    subset: None,
+                },
+                &Unwatched,
+            )
+            .expect("a check");
+        assert!(
+            report.findings.iter().all(|finding| !finding.is_damage),
+            "{:?}",
+            report.findings
+        );
     }
 }
 
@@ -157,9 +242,19 @@ fn no_identity_ever_stands_for_two_contents() {
         for _ in 0..60 {
             grower.step();
             let store = &grower.store;
-            let sealed: Vec<(ContentId, LayerId)> =
-                store.tree().layers().filter(|layer| layer.sealed).map(|layer| (layer.content.expect("an identity"), layer.id)).collect();
-            assert!(store.tree().layers().all(|layer| layer.sealed || layer.content.is_none()), "an active layer has none");
+            let sealed: Vec<(ContentId, LayerId)> = store
+                .tree()
+                .layers()
+                .filter(|layer| layer.sealed)
+                .map(|layer| (layer.content.expect("an identity"), layer.id))
+                .collect();
+            assert!(
+                store
+                    .tree()
+                    .layers()
+                    .all(|layer| layer.sealed || layer.content.is_none()),
+                "an active layer has none"
+            );
             for (content, layer) in sealed {
                 let disk = store.disk_at(&mut store.tree_mut(), layer, String::new());
                 let mut bytes = vec![0; disk.len() as usize];
@@ -171,33 +266,59 @@ fn no_identity_ever_stands_for_two_contents() {
     }
 }
 
-/// A trimmed layer no longer has what nobody here sees. Who comes from elsewhere and stands on what it was sees it.
+/// A trimmed layer no longer has what nobody here sees. Who comes from elsewhere and stands on what
+/// it was sees it.
 #[test]
 fn a_trimmed_layer_is_never_taken_for_what_it_was() {
     let ((_here, here), (_there, there)) = (new_store(CHUNK), new_store(CHUNK));
     let write = |store: &Store, image: ImageId, seed: u64, chunks: usize| {
         let mut bytes = vec![0; chunks * CHUNK as usize];
         fastrand::Rng::with_seed(seed).fill(&mut bytes);
-        store.live(image).and_then(|live| live.write_at(&bytes, 0).and_then(|()| live.flush())).expect("written");
+        store
+            .live(image)
+            .and_then(|live| live.write_at(&bytes, 0).and_then(|()| live.flush()))
+            .expect("written");
     };
-    let base = here.create(&name("base"), 64 * CHUNK).expect("create").image();
+    let base = here
+        .create(&name("base"), 64 * CHUNK)
+        .expect("create")
+        .image();
     write(&here, base, 1, 64);
     let snapshot = here.snapshot(base, &name("s")).expect("snapshot");
     carry(&here, &there, &[Node::Image(base), snapshot], "");
     let is_there = |text: &str| there.find(text).expect("it was carried");
-    let guest = there.create_child(&name("guest"), is_there("base@s"), None).expect("create").image();
+    let guest = there
+        .create_child(&name("guest"), is_there("base@s"), None)
+        .expect("create")
+        .image();
     write(&there, guest, 2, 1);
     for (nth, text) in ["one", "two"].iter().enumerate() {
-        let child = here.create_child(&name(text), snapshot, None).expect("create").image();
+        let child = here
+            .create_child(&name(text), snapshot, None)
+            .expect("create")
+            .image();
         write(&here, child, 3 + nth as u64, 32);
     }
-    let (layer, known) = here.tree().layer_of(snapshot).map(|layer| (layer.id, layer.content)).expect("it is named");
+    let (layer, known) = here
+        .tree()
+        .layer_of(snapshot)
+        .map(|layer| (layer.id, layer.content))
+        .expect("it is named");
     here.delete_image(base, true).expect("deleted");
-    let dropped = here.collect(CollectOptions::default(), &Unwatched).expect("collect").chunks_dropped;
+    let dropped = here
+        .collect(CollectOptions::default(), &Unwatched)
+        .expect("collect")
+        .chunks_dropped;
     let trimmed = here.tree().layer(layer).cloned().expect("two stand on it");
-    assert!(dropped == 32 && trimmed.content.is_some() && trimmed.content != known, "{dropped}: {trimmed:?}");
+    assert!(
+        dropped == 32 && trimmed.content.is_some() && trimmed.content != known,
+        "{dropped}: {trimmed:?}"
+    );
     let carried = carry(&there, &here, &[Node::Image(guest)], "back-");
-    assert!(read_all(&here, carried[0]) == read_all(&there, Node::Image(guest)), "32 chunks are not here any more");
+    assert!(
+        read_all(&here, carried[0]) == read_all(&there, Node::Image(guest)),
+        "32 chunks are not here any more"
+    );
 }
 
 /// The name of a whole disk.
@@ -218,11 +339,22 @@ fn layers_from_before_identities_get_one_when_they_are_looked_at() {
     let snapshot = store.snapshot(image, &name("s")).expect("snapshot");
     let layer = vellum_core::tree::Layer::clone(store.tree().layer_of(snapshot).expect("a layer"));
     // As version 1 of the record had it: not through a commit, which would give it another.
-    store.tree_mut().apply(&[vellum_core::tree::Edit::PutLayer(vellum_core::tree::Layer { content: None, ..layer })]);
+    store.tree_mut().apply(&[vellum_core::tree::Edit::PutLayer(
+        vellum_core::tree::Layer {
+            content: None,
+            ..layer
+        },
+    )]);
     let moment = store.moment(&[snapshot]).expect("a moment");
     let content = moment.layer(moment.nodes()[0].1).expect("held").content;
     assert!(content.is_some());
-    assert_eq!(store.tree().layer_of(snapshot).and_then(|layer| layer.content), content);
+    assert_eq!(
+        store
+            .tree()
+            .layer_of(snapshot)
+            .and_then(|layer| layer.content),
+        content
+    );
 }
 
 #[test]
@@ -230,11 +362,25 @@ fn what_does_not_have_its_name_is_not_taken() {
     let chunk_len = vellum_core::units::ChunkLen::DEFAULT;
     let plain = vec![7; 2 * CHUNK as usize];
     let good = vellum_core::hash::ChunkHash::of(&plain[..CHUNK as usize]);
-    let decode = |names, payload: &[u8]| VerifiedChunks::decode(chunk_len, names, vellum_core::frame::FrameCodec::None, payload);
+    let decode = |names, payload: &[u8]| {
+        VerifiedChunks::decode(
+            chunk_len,
+            names,
+            vellum_core::frame::FrameCodec::None,
+            payload,
+        )
+    };
     assert!(decode(vec![good, good], &plain).is_ok());
     let bad = vellum_core::hash::ChunkHash([0; 32]);
-    assert!(decode(vec![good, bad], &plain).is_err() && decode(vec![good], &plain).is_err() && decode(vec![], &[]).is_err());
-    assert!(decode(vec![good; 2000], &plain).is_err(), "more than any frame holds");
+    assert!(
+        decode(vec![good, bad], &plain).is_err()
+            && decode(vec![good], &plain).is_err()
+            && decode(vec![], &[]).is_err()
+    );
+    assert!(
+        decode(vec![good; 2000], &plain).is_err(),
+        "more than any frame holds"
+    );
 }
 
 #[test]
@@ -243,12 +389,24 @@ fn a_receipt_that_is_dropped_leaves_nothing_that_can_be_seen() {
     (0..10).for_each(|_| grower.write());
     let (_dir, to) = new_store(CHUNK);
     let before = to.tree().revision();
-    let moment = grower.store.moment(&[Node::Image(grower.images()[0])]).expect("a moment");
+    let moment = grower
+        .store
+        .moment(&[Node::Image(grower.images()[0])])
+        .expect("a moment");
     let mut receipt = to.receipt().expect("a receipt");
     carry_layer(&moment, &mut receipt, moment.nodes()[0].1);
     drop(receipt);
-    assert_eq!((to.tree().revision(), to.tree().layers().count(), to.building().len()), (before, 0, 0));
-    let report = to.collect(CollectOptions::default(), &Unwatched).expect("collect");
+    assert_eq!(
+        (
+            to.tree().revision(),
+            to.tree().layers().count(),
+            to.building().len()
+        ),
+        (before, 0, 0)
+    );
+    let report = to
+        .collect(CollectOptions::default(), &Unwatched)
+        .expect("collect");
     assert_eq!(report.chunks_kept, 0, "nothing is left of it");
 }
 
@@ -263,6 +421,12 @@ fn a_token_tells_a_store_from_its_copies() {
     let id = store.id();
     drop(store);
     let store = open(&dir);
-    assert_eq!((store.token(&owner).expect("read"), store.token(&other).expect("read")), (Some(second), None));
+    assert_eq!(
+        (
+            store.token(&owner).expect("read"),
+            store.token(&other).expect("read")
+        ),
+        (Some(second), None)
+    );
     assert!(id.is_some() && store.id() == id);
 }

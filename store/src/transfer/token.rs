@@ -1,9 +1,11 @@
-//! Tokens: how somebody who keeps books about a store elsewhere notices that it is not the store that the books are about.
+//! Tokens: how somebody who keeps books about a store elsewhere notices that it is not the store
+//! that the books are about.
 //!
-//! Ids are never given twice, but a store whose folder was copied, or brought back from an earlier day, goes on giving those that the
-//! other one gave. Whoever remembers ids leaves a token in the store whenever the books are closed, and writes the same into the books. A
-//! store that has another token, or none, is not that one; one that has it knows every id that the books speak of, since they speak of
-//! none that was given later.
+//! Ids are never given twice, but a store whose folder was copied, or brought back from an earlier
+//! day, goes on giving those that the other one gave. Whoever remembers ids leaves a token in the
+//! store whenever the books are closed, and writes the same into the books. A store that has
+//! another token, or none, is not that one; one that has it knows every id that the books speak of,
+//! since they speak of none that was given later.
 
 use vellum_core::identity::IDENTITY_LEN;
 
@@ -15,17 +17,25 @@ use crate::store::{Store, load_meta, put, token_key};
 
 impl Store {
     /// The token that was last left for `owner`.
-    pub fn token(&self, owner: &[u8; IDENTITY_LEN]) -> Result<Option<[u8; IDENTITY_LEN]>, StoreError> {
+    pub fn token(
+        &self,
+        owner: &[u8; IDENTITY_LEN],
+    ) -> Result<Option<[u8; IDENTITY_LEN]>, StoreError> {
         let (token, _) = load_meta::<Token>(&self.inner.database, &token_key(owner), "a token")?;
         Ok(token.map(|token| token.0))
     }
 
     /// Leaves a new token for `owner`: durable when this returns.
-    pub fn leave_token(&self, owner: &[u8; IDENTITY_LEN]) -> Result<[u8; IDENTITY_LEN], StoreError> {
+    pub fn leave_token(
+        &self,
+        owner: &[u8; IDENTITY_LEN],
+    ) -> Result<[u8; IDENTITY_LEN], StoreError> {
         self.check_writable()?;
         let (token, mut batch) = (Token(random()?), Batch::default());
         put(&mut batch, Family::Meta, &token_key(owner), &token);
-        self.inner.stop.guard(|| self.inner.database.write(batch, Durability::Logged))?;
+        self.inner
+            .stop
+            .guard(|| self.inner.database.write(batch, Durability::Logged))?;
         Ok(token.0)
     }
 }

@@ -1,4 +1,5 @@
-//! What random disks hold: pieces of one small pool, so that equal chunks meet again, between zeros, noise and repetitions.
+//! What random disks hold: pieces of one small pool, so that equal chunks meet again, between
+//! zeros, noise and repetitions.
 
 use std::sync::Arc;
 
@@ -67,11 +68,16 @@ impl Pool {
             // Every third block compresses well, every third not at all.
             match nth % 3 {
                 0 => random.fill(block),
-                1 => block.iter_mut().for_each(|byte| *byte = b"vellum "[random.usize(..7)]),
+                1 => block
+                    .iter_mut()
+                    .for_each(|byte| *byte = b"vellum "[random.usize(..7)]),
                 _ => random.fill(&mut block[..64]),
             }
         }
-        Self { bytes: Arc::new(bytes), grid }
+        Self {
+            bytes: Arc::new(bytes),
+            grid,
+        }
     }
 
     /// New content of `len` bytes.
@@ -93,22 +99,36 @@ impl Pool {
         let at = self.grid * choices.below(POOL_LEN as u64 / self.grid);
         match choices.below(8) {
             0 => range.fill(0),
-            1 => fastrand::Rng::with_seed(choices.below(1 << 32)).fill(&mut range[..(end - start).min(20_000) as usize]),
-            2 => range.chunks_mut(self.grid as usize).for_each(|part| part.copy_from_slice(&self.bytes[at as usize..][..part.len()])),
+            1 => fastrand::Rng::with_seed(choices.below(1 << 32))
+                .fill(&mut range[..(end - start).min(20_000) as usize]),
+            2 => range
+                .chunks_mut(self.grid as usize)
+                .for_each(|part| part.copy_from_slice(&self.bytes[at as usize..][..part.len()])),
             3 => range[0] ^= 1,
             _ => {
                 let from = &self.bytes[at as usize..];
-                range.chunks_mut(from.len()).for_each(|part| part.copy_from_slice(&from[..part.len()]));
+                range
+                    .chunks_mut(from.len())
+                    .for_each(|part| part.copy_from_slice(&from[..part.len()]));
             }
         }
     }
 }
 
-/// A range inside `len` bytes that is not empty: on the grid as often as not, at the very end now and then.
+/// A range inside `len` bytes that is not empty: on the grid as often as not, at the very end now
+/// and then.
 pub(crate) fn range_of(choices: &mut impl Choices, len: u64, grid: u64) -> (u64, u64) {
-    let longest = if choices.chance(1, 4) { len } else { len.min(16 * grid) };
+    let longest = if choices.chance(1, 4) {
+        len
+    } else {
+        len.min(16 * grid)
+    };
     let span = 1 + choices.below(longest);
-    let start = if choices.chance(1, 6) { len - span } else { choices.below(len - span + 1) };
+    let start = if choices.chance(1, 6) {
+        len - span
+    } else {
+        choices.below(len - span + 1)
+    };
     let end = start + span;
     if choices.chance(1, 2) {
         let start = start - start % grid;
@@ -122,7 +142,10 @@ impl Content {
     /// All of it data, zeros included, as a pipe or a file without holes has it.
     pub(crate) fn plain(bytes: Vec<u8>) -> Self {
         let extents = vec![(bytes.len() as u64, ExtentKind::Data)];
-        Self { bytes: Blob(bytes), extents: extents.into_iter().filter(|(len, _)| *len > 0).collect() }
+        Self {
+            bytes: Blob(bytes),
+            extents: extents.into_iter().filter(|(len, _)| *len > 0).collect(),
+        }
     }
 
     /// Some of it declared zero or absent.
@@ -134,14 +157,22 @@ impl Content {
             if choices.chance(2, 3) {
                 end = end.next_multiple_of(grid).min(len);
             }
-            let kind = *choices.pick(&[ExtentKind::Data, ExtentKind::Data, ExtentKind::Zero, ExtentKind::Absent]);
+            let kind = *choices.pick(&[
+                ExtentKind::Data,
+                ExtentKind::Data,
+                ExtentKind::Zero,
+                ExtentKind::Absent,
+            ]);
             if kind != ExtentKind::Data {
                 bytes[at as usize..end as usize].fill(0);
             }
             extents.push((end - at, kind));
             at = end;
         }
-        Self { bytes: Blob(bytes), extents }
+        Self {
+            bytes: Blob(bytes),
+            extents,
+        }
     }
 
     /// What a disk reads as once this is imported over `below`.
@@ -169,7 +200,11 @@ impl ImageSource for Content {
         let mut start = 0;
         for (len, kind) in &self.extents {
             if offset < start + len {
-                return Ok(Extent { start: offset, len: start + len - offset, kind: *kind });
+                return Ok(Extent {
+                    start: offset,
+                    len: start + len - offset,
+                    kind: *kind,
+                });
             }
             start += len;
         }

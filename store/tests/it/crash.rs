@@ -1,11 +1,14 @@
 //! A real process is killed (SIGKILL) at random points of its work, over and over.
 //!
-//! The worker picks operations by the model's rules from a seed and the store's own content, and tells on its standard output when it
-//! begins and when it has done each. The test picks the same operations from the same seed, so it knows what every acknowledged one
-//! left behind. After the kill the store must show exactly that, with the operation that was under way done or not done, never half.
+//! The worker picks operations by the model's rules from a seed and the store's own content, and
+//! tells on its standard output when it begins and when it has done each. The test picks the same
+//! operations from the same seed, so it knows what every acknowledged one left behind. After the
+//! kill the store must show exactly that, with the operation that was under way done or not done,
+//! never half.
 //!
-//! This is the loss of a process, not of power: what the kernel holds survives. `VELLUM_TEST_SEED` repeats a run's decisions (the
-//! moment of a kill stays the scheduler's), `VELLUM_TEST_KILLS` makes it longer.
+//! This is the loss of a process, not of power: what the kernel holds survives. `VELLUM_TEST_SEED`
+//! repeats a run's decisions (the moment of a kill stays the scheduler's), `VELLUM_TEST_KILLS`
+//! makes it longer.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -22,14 +25,23 @@ use super::{drive, scratch};
 const KILLS: u64 = 120;
 /// Operations of one worker before it ends by itself.
 const OPERATIONS_MAX: u64 = 40;
-const LIMITS: Limits = Limits { images: 6, snapshots: 4, len_max: 6 << 20, total_len: 40 << 20 };
+const LIMITS: Limits = Limits {
+    images: 6,
+    snapshots: 4,
+    len_max: 6 << 20,
+    total_len: 40 << 20,
+};
 
 const DIR: &str = "VELLUM_CRASH_DIR";
 const SEED: &str = "VELLUM_CRASH_SEED";
 
 #[test]
 fn a_killed_process_leaves_every_acknowledged_commit_and_nothing_half_done() {
-    let number = |variable: &str| std::env::var(variable).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let number = |variable: &str| {
+        std::env::var(variable)
+            .ok()
+            .map(|text| text.parse::<u64>().expect("a number"))
+    };
     let seed = number("VELLUM_TEST_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
     let kills = number("VELLUM_TEST_KILLS").unwrap_or(KILLS);
     println!("crash: VELLUM_TEST_SEED={seed}");
@@ -50,7 +62,9 @@ fn a_killed_process_leaves_every_acknowledged_commit_and_nothing_half_done() {
         acknowledged += told.done;
         if told.was_killed {
             killed += 1;
-            *during.entry(told.pending.unwrap_or_else(|| "nothing".to_owned())).or_insert(0_u32) += 1;
+            *during
+                .entry(told.pending.unwrap_or_else(|| "nothing".to_owned()))
+                .or_insert(0_u32) += 1;
         }
     }
     println!(
@@ -68,16 +82,29 @@ struct Told {
 
 fn run_and_kill(dir: &Path, round: u64, random: &mut fastrand::Rng) -> Told {
     let mut child = Command::new(std::env::current_exe().expect("a test knows its binary"))
-        .args(["--exact", "crash::worker", "--ignored", "--nocapture", "--test-threads=1"])
+        .args([
+            "--exact",
+            "crash::worker",
+            "--ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .env(DIR, dir)
         .env(SEED, round.to_string())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the test binary starts itself");
-    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map(|line| line.expect("lines are text"));
-    let mut told = Told { done: 0, pending: None, was_killed: false };
-    // Let some operations pass, then strike within the next: after microseconds as often as after milliseconds.
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe"))
+        .lines()
+        .map(|line| line.expect("lines are text"));
+    let mut told = Told {
+        done: 0,
+        pending: None,
+        was_killed: false,
+    };
+    // Let some operations pass, then strike within the next: after microseconds as often as after
+    // milliseconds.
     let strike_at = random.u64(1..8);
     let delay = Duration::from_micros(1 << random.u64(..15));
     let mut begun = 0;
@@ -94,7 +121,11 @@ fn run_and_kill(dir: &Path, round: u64, random: &mut fastrand::Rng) -> Told {
     lines.for_each(|line| listen(&line, &mut told));
     let ended = child.wait_with_output().expect("a child can be waited for");
     told.was_killed = ended.status.code().is_none();
-    assert!(told.was_killed || ended.status.success(), "the worker failed: {}", String::from_utf8_lossy(&ended.stderr));
+    assert!(
+        told.was_killed || ended.status.success(),
+        "the worker failed: {}",
+        String::from_utf8_lossy(&ended.stderr)
+    );
     told
 }
 
@@ -111,7 +142,8 @@ fn listen(line: &str, told: &mut Told) {
     }
 }
 
-/// Opens the store that a killed process left, and holds it against the model. Returns how long the open took.
+/// Opens the store that a killed process left, and holds it against the model. Returns how long the
+/// open took.
 fn verify(dir: &Path, mut world: World, round: u64, told: &Told) -> Duration {
     let started = Instant::now();
     let store = scratch::open(dir);
@@ -130,7 +162,9 @@ fn verify(dir: &Path, mut world: World, round: u64, told: &Told) -> Duration {
     assert_eq!(&kind_of(&operation), kind, "both processes pick the same");
     let possible = states(&world, &operation);
     let seen = drive::world_of(&store, GRID, LIMITS).expect("a whole store can be read");
-    if !possible.iter().any(|possible| is_same(possible, &seen)) && !is_mixture(&possible, &seen, &operation) {
+    if !possible.iter().any(|possible| is_same(possible, &seen))
+        && !is_mixture(&possible, &seen, &operation)
+    {
         println!("round {round}: killed during {operation:?}");
         // Neither before nor after: say how it differs from before.
         drive::compare_all(&store, &world);
@@ -142,8 +176,13 @@ fn verify(dir: &Path, mut world: World, round: u64, told: &Told) -> Duration {
 #[test]
 #[ignore = "started and killed by the crash test"]
 fn worker() {
-    let Some(dir) = std::env::var_os(DIR) else { return };
-    let seed: u64 = std::env::var(SEED).expect("a seed comes with the folder").parse().expect("a number");
+    let Some(dir) = std::env::var_os(DIR) else {
+        return;
+    };
+    let seed: u64 = std::env::var(SEED)
+        .expect("a seed comes with the folder")
+        .parse()
+        .expect("a number");
     work(Path::new(&dir), seed).expect("a whole store takes every operation");
 }
 
@@ -167,5 +206,7 @@ fn work(dir: &Path, seed: u64) -> Result<(), StoreError> {
 /// One line, in the pipe before this returns.
 fn tell(line: &str) {
     let mut out = std::io::stdout().lock();
-    out.write_all(line.as_bytes()).and_then(|()| out.flush()).expect("the parent listens");
+    out.write_all(line.as_bytes())
+        .and_then(|()| out.flush())
+        .expect("the parent listens");
 }

@@ -1,12 +1,15 @@
-//! Damage to every file of a store: flipped bits, missing and surplus bytes, zeros, whole files gone.
+//! Damage to every file of a store: flipped bits, missing and surplus bytes, zeros, whole files
+//! gone.
 //!
-//! Whatever happens to the files, a read gives the right bytes or an error that names image and range, never wrong bytes; and a check
-//! tells of every damage that a read can meet. Damage to records behind RocksDB's own checksums is tested beside the store's reader.
+//! Whatever happens to the files, a read gives the right bytes or an error that names image and
+//! range, never wrong bytes; and a check tells of every damage that a read can meet. Damage to
+//! records behind RocksDB's own checksums is tested beside the store's reader.
 //!
-//! A damaged store may refuse to be written to; then it must open for reading, say so, and show everything that can be read. Only what
-//! RocksDB cannot begin without (its manifest, the file that names it) and the store's own marker keep it shut, with an error that names
-//! the file. A log that ends early looks like a process that was killed before its last commits: then the store may show one of its own
-//! earlier states, whole, and must say that it is one.
+//! A damaged store may refuse to be written to; then it must open for reading, say so, and show
+//! everything that can be read. Only what RocksDB cannot begin without (its manifest, the file that
+//! names it) and the store's own marker keep it shut, with an error that names the file. A log that
+//! ends early looks like a process that was killed before its last commits: then the store may show
+//! one of its own earlier states, whole, and must say that it is one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +19,9 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use vellum_core::tree::Node;
-use vellum_store::{Access, CheckOptions, ImportRequest, ImportTarget, Store, StoreError, Unwatched};
+use vellum_store::{
+    Access, CheckOptions, ImportRequest, ImportTarget, Store, StoreError, Unwatched,
+};
 
 use super::content::{Content, Pool};
 use super::{drive, scratch};
@@ -53,12 +58,20 @@ struct Outcomes {
 impl Outcomes {
     fn total(&self) -> u32 {
         let shut: u32 = self.shut.values().sum();
-        self.unharmed + shut + self.readable + self.read_failed + self.only_found_by_check + self.earlier_state
+        self.unharmed
+            + shut
+            + self.readable
+            + self.read_failed
+            + self.only_found_by_check
+            + self.earlier_state
     }
 
     fn add(&mut self, other: Self) {
         self.unharmed += other.unharmed;
-        other.shut.into_iter().for_each(|(file, count)| *self.shut.entry(file).or_default() += count);
+        other
+            .shut
+            .into_iter()
+            .for_each(|(file, count)| *self.shut.entry(file).or_default() += count);
         self.readable += other.readable;
         self.read_failed += other.read_failed;
         self.only_found_by_check += other.only_found_by_check;
@@ -67,14 +80,19 @@ impl Outcomes {
 
     /// Only what nothing can be read without has kept a store shut.
     fn assert_shut_by_few(&self) {
-        let may = |file: &String| file.contains("MANIFEST") || file.contains("CURRENT") || file == "vellum.store";
+        let may = |file: &String| {
+            file.contains("MANIFEST") || file.contains("CURRENT") || file == "vellum.store"
+        };
         assert!(self.shut.keys().all(may), "{self:?}");
     }
 }
 
 fn contents(store: &Store) -> Contents {
     let nodes: Vec<Node> = store.tree().nodes().collect();
-    let names: Vec<String> = nodes.iter().map(|node| store.tree().display(*node)).collect();
+    let names: Vec<String> = nodes
+        .iter()
+        .map(|node| store.tree().display(*node))
+        .collect();
     names
         .into_iter()
         .map(|name| {
@@ -92,8 +110,21 @@ fn original() -> Original {
     let mut states = vec![Contents::new()];
     let mut store = scratch::store_in(&dir, scratch::ZSTD);
     let import = |store: &Store, name: &str, parent: Option<Node>, bytes: Vec<u8>| {
-        let request = ImportRequest { target: ImportTarget::New { name: drive::name(name), parent }, snapshot: None };
-        store.import(drive::input(Content::plain(bytes), false), &request, &Unwatched).expect("imported").node
+        let request = ImportRequest {
+            target: ImportTarget::New {
+                name: drive::name(name),
+                parent,
+            },
+            snapshot: None,
+        };
+        store
+            .import(
+                drive::input(Content::plain(bytes), false),
+                &request,
+                &Unwatched,
+            )
+            .expect("imported")
+            .node
     };
     let base = pool.fresh(&mut random, 400_000);
     let root = import(&store, "root", None, base.clone());
@@ -112,7 +143,9 @@ fn original() -> Original {
     store.snapshot(image, &drive::name("s")).expect("snapshot");
     states.push(contents(&store));
     let disk = store.live(image).expect("live");
-    disk.write_at(&[7; 9000], 50_000).and_then(|()| disk.flush()).expect("written");
+    disk.write_at(&[7; 9000], 50_000)
+        .and_then(|()| disk.flush())
+        .expect("written");
     drop(disk);
     states.push(contents(&store));
     store.create(&drive::name("empty"), 5000).expect("created");
@@ -130,11 +163,17 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("a folder can be read") {
             let path = entry.expect("a folder can be read").path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
+            if path.is_dir() {
+                folders.push(path)
+            } else {
+                files.push(path)
+            }
         }
     }
     files.retain(|path| {
-        path.file_name().is_some_and(|name| name != "lock" && name != "reserve" && !name.as_encoded_bytes().starts_with(b"LOG"))
+        path.file_name().is_some_and(|name| {
+            name != "lock" && name != "reserve" && !name.as_encoded_bytes().starts_with(b"LOG")
+        })
     });
     files.sort();
     files
@@ -142,12 +181,18 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn damaged_files_never_give_wrong_bytes() {
-    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..1 << 32), |text| text.parse().expect("a number"));
+    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(
+        |_| fastrand::u64(..1 << 32),
+        |text| text.parse().expect("a number"),
+    );
     println!("damage: VELLUM_TEST_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let original = Arc::new(original());
     let source = original.folder.path().join("killed");
-    let names: Vec<PathBuf> = files(&source).iter().map(|path| path.strip_prefix(&source).expect("inside").to_owned()).collect();
+    let names: Vec<PathBuf> = files(&source)
+        .iter()
+        .map(|path| path.strip_prefix(&source).expect("inside").to_owned())
+        .collect();
     let mut outcomes = Outcomes::default();
     let mut count = 0;
     let mut inflict = |name: &Path, what: &str, damage: &dyn Fn(&mut Vec<u8>)| {
@@ -158,34 +203,64 @@ fn damaged_files_never_give_wrong_bytes() {
         count += 1;
     };
     for name in &names {
-        let len = fs::metadata(source.join(name)).expect("a file has a length").len() as usize;
+        let len = fs::metadata(source.join(name))
+            .expect("a file has a length")
+            .len() as usize;
         for part in [0, 1, len / 2, len.saturating_sub(1)] {
-            inflict(name, &format!("truncation to {part} bytes"), &|bytes| bytes.truncate(part));
+            inflict(name, &format!("truncation to {part} bytes"), &|bytes| {
+                bytes.truncate(part)
+            });
         }
-        inflict(name, "surplus", &|bytes| bytes.extend_from_slice(&[0x55; 1000]));
+        inflict(name, "surplus", &|bytes| {
+            bytes.extend_from_slice(&[0x55; 1000])
+        });
         inflict(name, "surplus zeros", &|bytes| bytes.resize(len + 1000, 0));
         inflict(name, "zeros everywhere", &|bytes| bytes.fill(0));
-        inflict(name, "zeros in the middle", &|bytes| bytes[len / 3..len - len / 3].fill(0));
+        inflict(name, "zeros in the middle", &|bytes| {
+            bytes[len / 3..len - len / 3].fill(0)
+        });
     }
     for _ in 0..FLIPS {
         let name = &names[random.usize(..names.len())];
-        let len = fs::metadata(source.join(name)).expect("a file has a length").len();
+        let len = fs::metadata(source.join(name))
+            .expect("a file has a length")
+            .len();
         if len > 0 {
             let bit = random.u64(..len * 8) as usize;
-            inflict(name, &format!("flipped bit {bit}"), &|bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+            inflict(name, &format!("flipped bit {bit}"), &|bytes| {
+                bytes[bit / 8] ^= 1 << (bit % 8)
+            });
         }
     }
     for name in &names {
-        meet(&original, name, None, &format!("seed {seed}: {} gone", name.display()), &mut outcomes);
+        meet(
+            &original,
+            name,
+            None,
+            &format!("seed {seed}: {} gone", name.display()),
+            &mut outcomes,
+        );
         count += 1;
     }
-    println!("damage: {count} damages to {} files, seed {seed}: {outcomes:?}", names.len());
+    println!(
+        "damage: {count} damages to {} files, seed {seed}: {outcomes:?}",
+        names.len()
+    );
     outcomes.assert_shut_by_few();
-    assert!(outcomes.read_failed > 0 && outcomes.readable > 0 && outcomes.earlier_state > 0, "damage was met: {outcomes:?}");
+    assert!(
+        outcomes.read_failed > 0 && outcomes.readable > 0 && outcomes.earlier_state > 0,
+        "damage was met: {outcomes:?}"
+    );
 }
 
 /// Puts `bytes` (or nothing) in the place of file `name` of a copy, and looks at everything.
-fn meet(original: &Arc<Original>, name: &Path, bytes: Option<&[u8]>, context: &str, outcomes: &mut Outcomes) {
+fn meet(
+    original: &Arc<Original>,
+    name: &Path,
+    bytes: Option<&[u8]>,
+    context: &str,
+    outcomes: &mut Outcomes,
+) {
     let folder = scratch::folder();
     let dir = folder.path().join("store");
     scratch::copy(&original.folder.path().join("killed"), &dir).expect("a store can be copied");
@@ -193,10 +268,15 @@ fn meet(original: &Arc<Original>, name: &Path, bytes: Option<&[u8]>, context: &s
         Some(bytes) => fs::write(dir.join(name), bytes).expect("a file can be written"),
         None => fs::remove_file(dir.join(name)).expect("a file can be removed"),
     }
-    // In a thread of its own: a store that hangs must not hang the test, and says which damage it was.
+    // In a thread of its own: a store that hangs must not hang the test, and says which damage it
+    // was.
     let (sender, receiver) = channel();
     let looking = {
-        let (original, context, name) = (Arc::clone(original), context.to_owned(), name.display().to_string());
+        let (original, context, name) = (
+            Arc::clone(original),
+            context.to_owned(),
+            name.display().to_string(),
+        );
         std::thread::spawn(move || {
             let mut outcomes = Outcomes::default();
             look(&original, &dir, &name, &context, &mut outcomes);
@@ -216,37 +296,66 @@ fn meet(original: &Arc<Original>, name: &Path, bytes: Option<&[u8]>, context: &s
 fn look(original: &Original, dir: &Path, name: &str, context: &str, outcomes: &mut Outcomes) {
     let (store, is_writable) = match Store::open(dir, Access::ReadWrite, "test") {
         Ok(store) => (store, true),
-        Err(StoreError::InUse { .. } | StoreError::Busy(_)) => panic!("{context}: damage is not somebody else"),
+        Err(StoreError::InUse { .. } | StoreError::Busy(_)) => {
+            panic!("{context}: damage is not somebody else")
+        }
         Err(refused) => {
             let Ok(store) = Store::open(dir, Access::ReadOnly, "test") else {
                 *outcomes.shut.entry(name.to_owned()).or_default() += 1;
                 return;
             };
-            assert!(store.impairment().is_some(), "{context}: not open for writing ({refused}), and reading does not say why");
+            assert!(
+                store.impairment().is_some(),
+                "{context}: not open for writing ({refused}), and reading does not say why"
+            );
             (store, false)
         }
     };
     let expected = state_of(original, &store, context);
     let is_last = std::ptr::eq(expected, original.states.last().expect("there are states"));
-    assert!(is_last || !is_writable, "{context}: acknowledged commits went without a word");
+    assert!(
+        is_last || !is_writable,
+        "{context}: acknowledged commits went without a word"
+    );
     let failed = read_all(&store, expected, context);
-    let report = store.check(CheckOptions { read_data: true, subset: None }, &Unwatched);
+    let report = store.check(
+        CheckOptions {
+            read_data: true,
+            subset: None,
+        },
+        &Unwatched,
+    );
     let found = match &report {
         Ok(report) => report.findings.iter().any(|finding| finding.is_damage),
         Err(_) => true,
     };
-    assert!(found || failed.is_empty(), "{context}: reads failed, the check found nothing: {failed:?}");
+    assert!(
+        found || failed.is_empty(),
+        "{context}: reads failed, the check found nothing: {failed:?}"
+    );
     if let Ok(report) = &report {
-        let told = |name: &String| report.findings.iter().any(|finding| finding.images.iter().any(|(image, _)| image == name));
+        let told = |name: &String| {
+            report
+                .findings
+                .iter()
+                .any(|finding| finding.images.iter().any(|(image, _)| image == name))
+        };
         let untold: Vec<&String> = failed.iter().filter(|name| !told(name)).collect();
         // What RocksDB itself refuses to read, a check cannot tell the images of.
         assert!(
-            untold.is_empty() || report.findings.iter().any(|finding| finding.record.contains("database")),
+            untold.is_empty()
+                || report
+                    .findings
+                    .iter()
+                    .any(|finding| finding.record.contains("database")),
             "{context}: {untold:?} not told: {:?}",
             report.findings
         );
     }
-    assert!(is_writable || found, "{context}: not open for writing, and the check finds nothing");
+    assert!(
+        is_writable || found,
+        "{context}: not open for writing, and the check finds nothing"
+    );
     let count = match (failed.is_empty(), is_last, is_writable) {
         (false, ..) => &mut outcomes.read_failed,
         (true, false, _) => &mut outcomes.earlier_state,
@@ -257,18 +366,31 @@ fn look(original: &Original, dir: &Path, name: &str, context: &str, outcomes: &m
     *count += 1;
 }
 
-/// The state that the store shows, by its names and what can be read of them: the last, or one before it.
+/// The state that the store shows, by its names and what can be read of them: the last, or one
+/// before it.
 fn state_of<'o>(original: &'o Original, store: &Store, context: &str) -> &'o Contents {
     let names: Vec<String> = {
         let tree = store.tree();
         tree.nodes().map(|node| tree.display(node)).collect()
     };
-    let mut matching = original.states.iter().rev().filter(|state| state.keys().eq(sorted(&names).iter().copied()));
+    let mut matching = original
+        .states
+        .iter()
+        .rev()
+        .filter(|state| state.keys().eq(sorted(&names).iter().copied()));
     // States with the same names differ in content: the latest that the readable bytes fit.
-    let fits = |state: &&Contents| state.iter().all(|(name, bytes)| drive::read(store, name).map_or(true, |seen| seen == *bytes));
+    let fits = |state: &&Contents| {
+        state
+            .iter()
+            .all(|(name, bytes)| drive::read(store, name).map_or(true, |seen| seen == *bytes))
+    };
     let found: Vec<&Contents> = matching.by_ref().collect();
     assert!(!found.is_empty(), "{context}: names of no state: {names:?}");
-    found.iter().copied().find(|state| fits(state)).unwrap_or(found[0])
+    found
+        .iter()
+        .copied()
+        .find(|state| fits(state))
+        .unwrap_or(found[0])
 }
 
 fn sorted(names: &[String]) -> Vec<&String> {
@@ -290,21 +412,30 @@ fn read_all(store: &Store, expected: &Contents, context: &str) -> Vec<String> {
             match disk.read_at(&mut seen, start) {
                 Ok(()) => drive::same(&seen, part, &format!("{context}: {name} from {start}")),
                 Err(StoreError::Damaged(damage)) => {
-                    let (image, range) = damage.image.clone().unwrap_or_else(|| panic!("{context}: no image in {damage}"));
+                    let (image, range) = damage
+                        .image
+                        .clone()
+                        .unwrap_or_else(|| panic!("{context}: no image in {damage}"));
                     let end = start + part.len() as u64;
-                    assert!(image == *name && range.start < end && range.end > start, "{context}: {damage} for {name}, {start} to {end}");
+                    assert!(
+                        image == *name && range.start < end && range.end > start,
+                        "{context}: {damage} for {name}, {start} to {end}"
+                    );
                     if failed.last() != Some(name) {
                         failed.push(name.clone());
                     }
                 }
-                Err(other) => panic!("{context}: {name} from {start}: not told as damage: {other:?}"),
+                Err(other) => {
+                    panic!("{context}: {name} from {start}: not told as damage: {other:?}")
+                }
             }
         }
     }
     failed
 }
 
-/// A bit of a record's type, flipped in the manifest, once made RocksDB read the same record for ever (see `log_shape`): all of them.
+/// A bit of a record's type, flipped in the manifest, once made RocksDB read the same record for
+/// ever (see `log_shape`): all of them.
 #[test]
 fn a_flipped_record_type_in_a_manifest_or_log_never_hangs() {
     let original = Arc::new(original());
@@ -313,18 +444,28 @@ fn a_flipped_record_type_in_a_manifest_or_log_never_hangs() {
     for path in files(&source) {
         let name = path.strip_prefix(&source).expect("inside").to_owned();
         let whole = fs::read(&path).expect("a file can be read");
-        let is_log = name.to_string_lossy().contains("MANIFEST") || name.extension().is_some_and(|extension| extension == "log");
+        let is_log = name.to_string_lossy().contains("MANIFEST")
+            || name.extension().is_some_and(|extension| extension == "log");
         let mut at = 0;
         while is_log && at + 7 <= whole.len() {
             for bit in 0..8 {
                 let mut bytes = whole.clone();
                 bytes[at + 6] ^= 1 << bit;
-                let context = format!("bit {bit} of the type of the record at {at} of {}", name.display());
+                let context = format!(
+                    "bit {bit} of the type of the record at {at} of {}",
+                    name.display()
+                );
                 meet(&original, &name, Some(&bytes), &context, &mut outcomes);
             }
             at += 7 + usize::from(u16::from_le_bytes([whole[at + 4], whole[at + 5]]));
         }
     }
-    println!("damage: {} record types flipped: {outcomes:?}", outcomes.total());
-    assert!(outcomes.total() > 50, "a store has a manifest and a log: {outcomes:?}");
+    println!(
+        "damage: {} record types flipped: {outcomes:?}",
+        outcomes.total()
+    );
+    assert!(
+        outcomes.total() > 50,
+        "a store has a manifest and a log: {outcomes:?}"
+    );
 }

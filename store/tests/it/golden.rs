@@ -21,16 +21,33 @@ fn contents(store: &Store) -> String {
     let nodes: Vec<Node> = store.tree().nodes().collect();
     let line = |node: Node| {
         let sink = drive::Sink::default();
-        store.export(node, ExportTarget::Stream(Box::new(sink.clone())), &Unwatched).expect("a whole store can be exported");
+        store
+            .export(
+                node,
+                ExportTarget::Stream(Box::new(sink.clone())),
+                &Unwatched,
+            )
+            .expect("a whole store can be exported");
         let bytes = std::mem::take(&mut *sink.0.lock().expect("no writer panics"));
-        format!("{} {} {}", store.tree().display(node), bytes.len(), ChunkHash::of(&bytes))
+        format!(
+            "{} {} {}",
+            store.tree().display(node),
+            bytes.len(),
+            ChunkHash::of(&bytes)
+        )
     };
-    nodes.into_iter().map(line).collect::<Vec<String>>().join("\n") + "\n"
+    nodes
+        .into_iter()
+        .map(line)
+        .collect::<Vec<String>>()
+        .join("\n")
+        + "\n"
 }
 
 #[test]
 fn the_store_of_version_1_is_opened_checked_and_exported_identically() {
-    let expected = std::fs::read_to_string(golden().join("store-1.txt")).expect("the golden store has its list");
+    let expected = std::fs::read_to_string(golden().join("store-1.txt"))
+        .expect("the golden store has its list");
     let folder = scratch::folder();
     let dir = folder.path().join("store");
     scratch::copy(&golden().join("store-1"), &dir).expect("a store can be copied");
@@ -44,7 +61,9 @@ fn the_store_of_version_1_is_opened_checked_and_exported_identically() {
     assert_eq!(contents(&store), expected);
     // It can be gone on with.
     let image = drive::image(&store, "root").expect("it is there");
-    store.snapshot(image, &drive::name("today")).expect("a snapshot");
+    store
+        .snapshot(image, &drive::name("today"))
+        .expect("a snapshot");
 }
 
 #[test]
@@ -57,8 +76,21 @@ fn write_golden_store() {
     let store = scratch::store_in(&dir, scratch::ZSTD);
     let (pool, mut random) = (Pool::new(4096), fastrand::Rng::with_seed(2026));
     let import = |name: &str, parent, bytes: Vec<u8>| {
-        let request = ImportRequest { target: ImportTarget::New { name: drive::name(name), parent }, snapshot: None };
-        store.import(drive::input(Content::plain(bytes), false), &request, &Unwatched).expect("imported").node
+        let request = ImportRequest {
+            target: ImportTarget::New {
+                name: drive::name(name),
+                parent,
+            },
+            snapshot: None,
+        };
+        store
+            .import(
+                drive::input(Content::plain(bytes), false),
+                &request,
+                &Unwatched,
+            )
+            .expect("imported")
+            .node
     };
     let mut bytes = vec![0; 150_001];
     (0..3).for_each(|_| pool.change(&mut random, &mut bytes[..60_000]));
@@ -67,19 +99,36 @@ fn write_golden_store() {
     bytes[..9000].fill(0);
     bytes[140_000..].fill(9);
     import("child", Some(root), bytes);
-    store.snapshot(root.image(), &drive::name("first")).expect("a snapshot");
+    store
+        .snapshot(root.image(), &drive::name("first"))
+        .expect("a snapshot");
     let disk = store.live(root.image()).expect("opens for writing");
-    disk.write_at(b"written in place", 5000).and_then(|()| disk.write_zeroes(10_000, 30_000)).and_then(|()| disk.flush()).expect("written");
+    disk.write_at(b"written in place", 5000)
+        .and_then(|()| disk.write_zeroes(10_000, 30_000))
+        .and_then(|()| disk.flush())
+        .expect("written");
     drop(disk);
-    store.tag(root, &[drive::name("golden")], &[]).expect("tagged");
+    store
+        .tag(root, &[drive::name("golden")], &[])
+        .expect("tagged");
     store.create(&drive::name("empty"), 777).expect("created");
     std::fs::write(golden().join("store-1.txt"), contents(&store)).expect("a file can be written");
     drop(store);
     // A version that opens it needs none of these.
-    for entry in std::fs::read_dir(dir.join("database")).expect("a folder").chain(std::fs::read_dir(&dir).expect("a folder")) {
+    for entry in std::fs::read_dir(dir.join("database"))
+        .expect("a folder")
+        .chain(std::fs::read_dir(&dir).expect("a folder"))
+    {
         let path = entry.expect("an entry").path();
-        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-        if ["LOG", "OPTIONS", "LOCK", "lock", "reserve"].iter().any(|start| name.starts_with(start)) {
+        let name = path
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
+        if ["LOG", "OPTIONS", "LOCK", "lock", "reserve"]
+            .iter()
+            .any(|start| name.starts_with(start))
+        {
             std::fs::remove_file(path).expect("a file can be removed");
         }
     }

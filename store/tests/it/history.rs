@@ -1,4 +1,5 @@
-//! A store that stopped in the middle of its work: what to have it do, and what it may show afterwards.
+//! A store that stopped in the middle of its work: what to have it do, and what it may show
+//! afterwards.
 //!
 //! Shared by the tests that kill a process and those that take its power.
 
@@ -9,13 +10,19 @@ use super::world::{Expected, Operation, World, apply_step};
 /// What chunks are measured in.
 pub(crate) const GRID: u64 = 4096;
 
-/// What the store may show if `operation` was under way: nothing of it, or what each of its commits leaves.
+/// What the store may show if `operation` was under way: nothing of it, or what each of its commits
+/// leaves.
 pub(crate) fn states(world: &World, operation: &Operation) -> Vec<World> {
     let mut states = vec![world.clone()];
     if let Operation::Live { image, steps } = operation {
         let mut now = world.clone();
         for step in steps {
-            apply_step(now.images.get_mut(image).expect("operations name what is there"), step);
+            apply_step(
+                now.images
+                    .get_mut(image)
+                    .expect("operations name what is there"),
+                step,
+            );
             states.push(now.clone());
         }
     } else {
@@ -28,19 +35,27 @@ pub(crate) fn states(world: &World, operation: &Operation) -> Vec<World> {
 
 /// Whether both have the same names and bytes.
 pub(crate) fn is_same(a: &World, b: &World) -> bool {
-    a.nodes().map(|(name, bytes)| (name, bytes.as_slice())).eq(b.nodes().map(|(name, bytes)| (name, bytes.as_slice())))
+    a.nodes()
+        .map(|(name, bytes)| (name, bytes.as_slice()))
+        .eq(b.nodes().map(|(name, bytes)| (name, bytes.as_slice())))
 }
 
-/// Unflushed writes to a live disk may be there chunk by chunk; everything else must be as in one state.
+/// Unflushed writes to a live disk may be there chunk by chunk; everything else must be as in one
+/// state.
 pub(crate) fn is_mixture(states: &[World], seen: &World, operation: &Operation) -> bool {
-    let Operation::Live { image, .. } = operation else { return false };
+    let Operation::Live { image, .. } = operation else {
+        return false;
+    };
     states.iter().any(|state| {
         let mut mixed = state.clone();
-        let Some(bytes) = seen.images.get(image).map(|image| image.bytes.to_vec()) else { return false };
-        let allowed = bytes
-            .chunks(GRID as usize)
-            .enumerate()
-            .all(|(nth, chunk)| states.iter().any(|other| other.images[image].bytes.chunks(GRID as usize).nth(nth) == Some(chunk)));
+        let Some(bytes) = seen.images.get(image).map(|image| image.bytes.to_vec()) else {
+            return false;
+        };
+        let allowed = bytes.chunks(GRID as usize).enumerate().all(|(nth, chunk)| {
+            states.iter().any(|other| {
+                other.images[image].bytes.chunks(GRID as usize).nth(nth) == Some(chunk)
+            })
+        });
         mixed.adopt(image, bytes);
         allowed && is_same(&mixed, seen)
     })
@@ -61,9 +76,17 @@ pub(crate) fn pick(world: &mut World, choices: &mut fastrand::Rng) -> Operation 
             _ => world.pick(choices),
         };
         let is_suitable = match &operation {
-            Operation::Reopen | Operation::Crash | Operation::Check { .. } | Operation::Export { .. } | Operation::Pin { .. } => false,
-            // What these leave behind, or whether they are refused, the model knows only within bounds.
-            Operation::Rebase { keep_content: false, .. } => false,
+            Operation::Reopen
+            | Operation::Crash
+            | Operation::Check { .. }
+            | Operation::Export { .. }
+            | Operation::Pin { .. } => false,
+            // What these leave behind, or whether they are refused, the model knows only within
+            // bounds.
+            Operation::Rebase {
+                keep_content: false,
+                ..
+            } => false,
             _ => world.expected(&operation) == Expected::Done,
         };
         if is_suitable {
@@ -74,11 +97,17 @@ pub(crate) fn pick(world: &mut World, choices: &mut fastrand::Rng) -> Operation 
 
 /// A commit that the model knows will be done, or the child that makes one possible.
 fn pick_commit(world: &mut World, choices: &mut fastrand::Rng) -> Operation {
-    let commits = world.images.keys().map(|image| Operation::Commit { image: image.clone() });
-    let done: Vec<Operation> = commits.filter(|commit| world.expected(commit) == Expected::Done).collect();
+    let commits = world.images.keys().map(|image| Operation::Commit {
+        image: image.clone(),
+    });
+    let done: Vec<Operation> = commits
+        .filter(|commit| world.expected(commit) == Expected::Done)
+        .collect();
     if done.is_empty() && !world.images.is_empty() {
         world.pick_child(choices)
     } else {
-        done.into_iter().next().unwrap_or_else(|| world.pick(choices))
+        done.into_iter()
+            .next()
+            .unwrap_or_else(|| world.pick(choices))
     }
 }

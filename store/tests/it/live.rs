@@ -1,4 +1,5 @@
-//! Many threads on one live disk, while it is snapshotted, collected and tended: every sector holds what its writer may expect.
+//! Many threads on one live disk, while it is snapshotted, collected and tended: every sector holds
+//! what its writer may expect.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,24 +17,37 @@ const DISK_LEN: u64 = (5 << 20) + 3 * SECTOR_LEN;
 const SECTORS: u64 = DISK_LEN / SECTOR_LEN;
 const WRITERS: u64 = 4;
 
-/// A writer owns every fourth sector: all chunks are shared, so each write is a part of a chunk that others write, too.
+/// A writer owns every fourth sector: all chunks are shared, so each write is a part of a chunk
+/// that others write, too.
 struct Writer<'d> {
     disk: &'d LiveDisk,
     number: u64,
     random: fastrand::Rng,
-    /// For each of its sectors, the rounds that wrote it, last one last; those before the last flush are forgotten. Round 0 is zeros.
+    /// For each of its sectors, the rounds that wrote it, last one last; those before the last
+    /// flush are forgotten. Round 0 is zeros.
     history: Vec<Vec<u64>>,
 }
 
 /// What a sector holds that was written in `round`.
 fn sector(number: u64, round: u64) -> Vec<u8> {
-    if round == 0 { vec![0; SECTOR_LEN as usize] } else { (round << 8 | number).to_le_bytes().repeat(SECTOR_LEN as usize / 8) }
+    if round == 0 {
+        vec![0; SECTOR_LEN as usize]
+    } else {
+        (round << 8 | number)
+            .to_le_bytes()
+            .repeat(SECTOR_LEN as usize / 8)
+    }
 }
 
 impl<'d> Writer<'d> {
     fn new(disk: &'d LiveDisk, number: u64, seed: u64) -> Self {
         let count = (SECTORS - number).div_ceil(WRITERS);
-        Self { disk, number, random: fastrand::Rng::with_seed(seed + number), history: vec![vec![0]; count as usize] }
+        Self {
+            disk,
+            number,
+            random: fastrand::Rng::with_seed(seed + number),
+            history: vec![vec![0]; count as usize],
+        }
     }
 
     fn offset(&self, nth: u64) -> u64 {
@@ -41,12 +55,18 @@ impl<'d> Writer<'d> {
     }
 
     fn step(&mut self, round: u64) {
-        let nth = if self.random.bool() { self.random.u64(..60) } else { self.random.u64(..self.history.len() as u64) };
+        let nth = if self.random.bool() {
+            self.random.u64(..60)
+        } else {
+            self.random.u64(..self.history.len() as u64)
+        };
         let offset = self.offset(nth);
         let history = &mut self.history[nth as usize];
         match self.random.u8(..20) {
             0..10 => {
-                self.disk.write_at(&sector(self.number, round), offset).expect("write");
+                self.disk
+                    .write_at(&sector(self.number, round), offset)
+                    .expect("write");
                 history.push(round);
             }
             10..12 => {
@@ -64,7 +84,9 @@ impl<'d> Writer<'d> {
             }
             _ => {
                 self.disk.flush().expect("flush");
-                self.history.iter_mut().for_each(|history| drop(history.drain(..history.len() - 1)));
+                self.history
+                    .iter_mut()
+                    .for_each(|history| drop(history.drain(..history.len() - 1)));
             }
         }
     }
@@ -74,24 +96,45 @@ impl<'d> Writer<'d> {
         for (nth, history) in (0..).zip(&self.history) {
             let offset = self.offset(nth) as usize;
             let seen = &content[offset..offset + SECTOR_LEN as usize];
-            assert!(history.iter().any(|round| seen == sector(self.number, *round)), "sector {nth} of {}", self.number);
+            assert!(
+                history
+                    .iter()
+                    .any(|round| seen == sector(self.number, *round)),
+                "sector {nth} of {}",
+                self.number
+            );
         }
     }
 }
 
-/// Snapshots, collections, tending and another disk with the same content, until the writers are done.
+/// Snapshots, collections, tending and another disk with the same content, until the writers are
+/// done.
 fn disturb(store: &Store, image: ImageId, is_over: &AtomicBool, seed: u64) -> u64 {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut count = 0;
     while !is_over.load(Ordering::SeqCst) {
         count += 1;
         match random.u8(..6) {
-            0 => drop(store.snapshot(image, &drive::name(&format!("s{count}"))).expect("snapshot")),
+            0 => drop(
+                store
+                    .snapshot(image, &drive::name(&format!("s{count}")))
+                    .expect("snapshot"),
+            ),
             1 => {
-                let newest = store.tree().snapshots(image).map(|snapshot| snapshot.serial).next();
-                newest.into_iter().for_each(|serial| store.delete_snapshot(image, serial).expect("delete"));
+                let newest = store
+                    .tree()
+                    .snapshots(image)
+                    .map(|snapshot| snapshot.serial)
+                    .next();
+                newest
+                    .into_iter()
+                    .for_each(|serial| store.delete_snapshot(image, serial).expect("delete"));
             }
-            2 => drop(store.collect(CollectOptions::default(), &Unwatched).expect("collect")),
+            2 => drop(
+                store
+                    .collect(CollectOptions::default(), &Unwatched)
+                    .expect("collect"),
+            ),
             3 => drop(store.stats().expect("stats")),
             _ => drop(store.tend(&Unwatched).expect("tend")),
         }
@@ -103,7 +146,10 @@ fn run(dir: &Path, seed: u64, rounds: u64, waiting_len_max: usize) {
     let store = scratch::store_in(dir, scratch::LZ4);
     store.set_waiting_len_max(waiting_len_max);
     store.set_cache_len(1 << 20);
-    let image = store.create(&drive::name("disk"), DISK_LEN).expect("create").image();
+    let image = store
+        .create(&drive::name("disk"), DISK_LEN)
+        .expect("create")
+        .image();
     let disk = store.live(image).expect("live");
     let (is_over, next_round) = (AtomicBool::new(false), AtomicU64::new(1));
     let (writers, disturbances) = thread::scope(|scope| {
@@ -113,37 +159,64 @@ fn run(dir: &Path, seed: u64, rounds: u64, waiting_len_max: usize) {
                 let (disk, next_round) = (&disk, &next_round);
                 scope.spawn(move || {
                     let mut writer = Writer::new(disk, number, seed);
-                    (0..rounds).for_each(|_| writer.step(next_round.fetch_add(1, Ordering::Relaxed)));
+                    (0..rounds)
+                        .for_each(|_| writer.step(next_round.fetch_add(1, Ordering::Relaxed)));
                     writer
                 })
             })
             .collect();
-        let writers: Vec<_> = writing.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        let writers: Vec<_> = writing
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect();
         is_over.store(true, Ordering::SeqCst);
-        let disturbances = disturbing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let writers: Vec<Writer<'_>> =
-            writers.into_iter().map(|writer| writer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect();
+        let disturbances = disturbing
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let writers: Vec<Writer<'_>> = writers
+            .into_iter()
+            .map(|writer| writer.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect();
         (writers, disturbances)
     });
-    let histories: Vec<(u64, Vec<Vec<u64>>)> = writers.into_iter().map(|writer| (writer.number, writer.history)).collect();
+    let histories: Vec<(u64, Vec<Vec<u64>>)> = writers
+        .into_iter()
+        .map(|writer| (writer.number, writer.history))
+        .collect();
     drop((disk, store));
     let store = scratch::open(dir);
     let content = drive::read(&store, "disk").expect("readable");
     drive::check(&store, true).expect("checked");
     let disk = store.live(image).expect("live");
     for (number, history) in histories {
-        Writer { disk: &disk, number, random: fastrand::Rng::new(), history }.check(&content);
+        Writer {
+            disk: &disk,
+            number,
+            random: fastrand::Rng::new(),
+            history,
+        }
+        .check(&content);
     }
-    println!("live: {WRITERS} threads, {rounds} steps each, {disturbances} disturbances, seed {seed}");
+    println!(
+        "live: {WRITERS} threads, {rounds} steps each, {disturbances} disturbances, seed {seed}"
+    );
 }
 
 #[test]
 fn every_sector_holds_what_its_writer_may_expect() {
-    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(|_| fastrand::u64(..1 << 32), |text| text.parse().expect("a number"));
+    let seed = std::env::var("VELLUM_TEST_SEED").map_or_else(
+        |_| fastrand::u64(..1 << 32),
+        |text| text.parse().expect("a number"),
+    );
     println!("live: VELLUM_TEST_SEED={seed}");
     for (nth, waiting_len_max) in [(0, 64 << 20), (1, 64 << 10)] {
         let folder = scratch::folder();
-        run(&folder.path().join("store"), seed, 1500, waiting_len_max << nth);
+        run(
+            &folder.path().join("store"),
+            seed,
+            1500,
+            waiting_len_max << nth,
+        );
     }
 }
 
@@ -153,7 +226,10 @@ fn the_frames_of_a_thousand_small_flushes_become_few_and_hold_what_they_held() {
     let folder = scratch::folder();
     let dir = folder.path().join("store");
     let store = scratch::store_in(&dir, scratch::ZSTD);
-    let image = store.create(&drive::name("disk"), 32 << 20).expect("create").image();
+    let image = store
+        .create(&drive::name("disk"), 32 << 20)
+        .expect("create")
+        .image();
     let disk = store.live(image).expect("live");
     let mut random = fastrand::Rng::with_seed(3);
     let mut expected = vec![0; 32 << 20];
@@ -161,7 +237,8 @@ fn the_frames_of_a_thousand_small_flushes_become_few_and_hold_what_they_held() {
     for nth in 0..FLUSHES {
         let offset = random.usize(..expected.len() / 4096) * 4096;
         random.fill(&mut expected[offset..offset + 4096]);
-        disk.write_at(&expected[offset..offset + 4096], offset as u64).expect("write");
+        disk.write_at(&expected[offset..offset + 4096], offset as u64)
+            .expect("write");
         disk.flush().expect("flush");
         if nth % 100 == 50 {
             merged += store.tend(&Unwatched).expect("tend").frames_merged;
@@ -176,12 +253,20 @@ fn the_frames_of_a_thousand_small_flushes_become_few_and_hold_what_they_held() {
     // 1,000 chunks in frames of 32; what is too small for a step of its own stays.
     assert!(frames <= 50, "{frames} frames");
     assert!(merged >= FLUSHES - 50, "{merged} merged");
-    assert_eq!(store.tend(&Unwatched).expect("tend").frames_merged, 0, "nothing is left to do");
+    assert_eq!(
+        store.tend(&Unwatched).expect("tend").frames_merged,
+        0,
+        "nothing is left to do"
+    );
     let mut seen = vec![0xaa; expected.len()];
     disk.read_at(&mut seen, 0).expect("read");
     drive::same(&seen, &expected, "the disk");
     drop((disk, store));
-    drive::same(&drive::read(&scratch::open(&dir), "disk").expect("readable"), &expected, "opened again");
+    drive::same(
+        &drive::read(&scratch::open(&dir), "disk").expect("readable"),
+        &expected,
+        "opened again",
+    );
 }
 
 #[test]
@@ -189,22 +274,42 @@ fn a_snapshot_that_nobody_needs_is_merged_beside_a_writer() {
     let folder = scratch::folder();
     let store = scratch::store_in(&folder.path().join("store"), scratch::ZSTD);
     let base = store.create(&drive::name("base"), 1 << 20).expect("create");
-    let child = store.create_child(&drive::name("child"), base, None).expect("child").image();
+    let child = store
+        .create_child(&drive::name("child"), base, None)
+        .expect("child")
+        .image();
     for nth in 0..10 {
         let disk = store.live(child).expect("live");
-        disk.write_at(&[nth + 1; 4096], u64::from(nth) * 4096).and_then(|()| disk.flush()).expect("write");
+        disk.write_at(&[nth + 1; 4096], u64::from(nth) * 4096)
+            .and_then(|()| disk.flush())
+            .expect("write");
         drop(disk);
-        store.snapshot(child, &drive::name(&format!("s{nth}"))).expect("snapshot");
+        store
+            .snapshot(child, &drive::name(&format!("s{nth}")))
+            .expect("snapshot");
     }
-    let serials: Vec<u64> = store.tree().snapshots(child).map(|snapshot| snapshot.serial).collect();
+    let serials: Vec<u64> = store
+        .tree()
+        .snapshots(child)
+        .map(|snapshot| snapshot.serial)
+        .collect();
     let other = store.live(base.image()).expect("live");
     other.write_at(&[9; 100], 5).expect("write");
-    serials.into_iter().for_each(|serial| store.delete_snapshot(child, serial).expect("delete"));
+    serials
+        .into_iter()
+        .for_each(|serial| store.delete_snapshot(child, serial).expect("delete"));
     let report = store.tend(&Unwatched).expect("tend");
     assert!(report.layers_merged >= 9, "{report:?}");
     let content: Vec<u8> = (1..=10).flat_map(|byte| vec![byte; 4096]).collect();
-    drive::same(&drive::read(&store, "child").expect("readable")[..content.len()], &content, "child");
+    drive::same(
+        &drive::read(&store, "child").expect("readable")[..content.len()],
+        &content,
+        "child",
+    );
     other.flush().expect("flush");
-    assert_eq!(drive::read(&store, "base").expect("readable")[5..105], [9; 100]);
+    assert_eq!(
+        drive::read(&store, "base").expect("readable")[5..105],
+        [9; 100]
+    );
     assert!(matches!(store.disk(Node::Image(child)), Ok(disk) if disk.chain().len() <= 3));
 }

@@ -1,4 +1,5 @@
-//! What a guest sees, mode by mode: each test writes and reads through the exports, as a server does for its clients.
+//! What a guest sees, mode by mode: each test writes and reads through the exports, as a server
+//! does for its clients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -7,7 +8,9 @@ use tempfile::TempDir;
 use vellum_core::device::{Device, DeviceError, ExportInfo, Exports, Intent, OpenError};
 use vellum_core::tree::{Mode, Node, PlanError};
 use vellum_core::units::{ImageId, MachineId};
-use vellum_store::{Access, ImportRequest, ImportTarget, RebaseMode, Store, StoreError, StoreExports, Unwatched};
+use vellum_store::{
+    Access, ImportRequest, ImportTarget, RebaseMode, Store, StoreError, StoreExports, Unwatched,
+};
 
 use super::content::Content;
 use super::drive::{self, name};
@@ -32,33 +35,60 @@ impl Host {
         let folder = scratch::folder();
         let dir = folder.path().join("store");
         let store = scratch::store_in(&dir, scratch::LZ4);
-        Self { exports: store.exports(), store, folder, dir }
+        Self {
+            exports: store.exports(),
+            store,
+            folder,
+            dir,
+        }
     }
 
     /// The same store, opened again: nothing that was only in memory is left.
     fn reopened(self) -> Self {
-        let Self { folder, dir, store, exports } = self;
+        let Self {
+            folder,
+            dir,
+            store,
+            exports,
+        } = self;
         drop((store, exports));
         let store = scratch::open(&dir);
-        Self { exports: store.exports(), store, folder, dir }
+        Self {
+            exports: store.exports(),
+            store,
+            folder,
+            dir,
+        }
     }
 
     /// An image that reads as 1 everywhere, in that mode.
     fn image(&self, text: &str, mode: Mode) -> ImageId {
-        let image = self.store.create(&name(text), LEN).expect("created").image();
+        let image = self
+            .store
+            .create(&name(text), LEN)
+            .expect("created")
+            .image();
         let disk = self.store.live(image).expect("opens");
-        disk.write_at(&vec![1; LEN as usize], 0).and_then(|()| disk.flush()).expect("written");
+        disk.write_at(&vec![1; LEN as usize], 0)
+            .and_then(|()| disk.flush())
+            .expect("written");
         drop(disk);
-        self.store.set_mode(image, mode).expect("a new image can have any mode");
+        self.store
+            .set_mode(image, mode)
+            .expect("a new image can have any mode");
         image
     }
 
     fn open(&self, text: &str) -> Disk {
-        self.exports.open(text, Intent::ReadWrite).unwrap_or_else(|error| panic!("{text}: {error}"))
+        self.exports
+            .open(text, Intent::ReadWrite)
+            .unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     fn info(&self, text: &str) -> ExportInfo {
-        self.exports.info(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+        self.exports
+            .info(text)
+            .unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     fn take(&self, image: ImageId, text: &str) -> u64 {
@@ -74,7 +104,10 @@ impl Host {
     }
 
     fn machine(&self, disks: &[ImageId]) -> MachineId {
-        let machine = self.store.create_machine(&name("vm"), Some(b"<domain/>")).expect("a machine");
+        let machine = self
+            .store
+            .create_machine(&name("vm"), Some(b"<domain/>"))
+            .expect("a machine");
         for disk in disks {
             self.store.add_disk(machine, *disk).expect("added");
         }
@@ -89,7 +122,10 @@ fn put(disk: &Disk, value: u8) {
 fn get(disk: &Disk) -> u8 {
     let mut bytes = [0xaa; 3000];
     disk.read_at(&mut bytes, AT).expect("read");
-    assert!(bytes.iter().all(|byte| *byte == bytes[0]), "what was written at once is read at once");
+    assert!(
+        bytes.iter().all(|byte| *byte == bytes[0]),
+        "what was written at once is read at once"
+    );
     bytes[0]
 }
 
@@ -114,10 +150,20 @@ fn normal_keeps_what_was_written_and_has_one_writer() {
     let again = host.open("web");
     assert_eq!(get(&again), 2, "clients of one export share one disk");
     let others = host.store.exports();
-    assert_eq!(refused(others.open("web", Intent::ReadWrite)), "web is attached: something has it open for writing");
-    assert_eq!(get(&others.open("web", Intent::Read).expect("readers are welcome")), 2);
+    assert_eq!(
+        refused(others.open("web", Intent::ReadWrite)),
+        "web is attached: something has it open for writing"
+    );
+    assert_eq!(
+        get(&others
+            .open("web", Intent::Read)
+            .expect("readers are welcome")),
+        2
+    );
     drop((disk, again));
-    let disk = others.open("web", Intent::ReadWrite).expect("nobody has it now");
+    let disk = others
+        .open("web", Intent::ReadWrite)
+        .expect("nobody has it now");
     assert_eq!(get(&disk), 2, "detaching flushes");
     put(&disk, 3);
     drop(disk);
@@ -135,25 +181,47 @@ fn an_attached_image_is_snapshotted_but_not_changed_under_its_guest() {
     host.take(web, "now");
     assert_eq!(host.stored("web@now"), 2, "also what was not flushed");
     put(&disk, 3);
-    host.store.create_child(&name("child"), Node::Image(web), None).expect("a child");
+    host.store
+        .create_child(&name("child"), Node::Image(web), None)
+        .expect("a child");
     assert_eq!(host.stored("child"), 3);
     put(&disk, 4);
-    host.store.create_child(&name("short"), Node::Image(web), Some(9000)).expect("a shorter child");
+    host.store
+        .create_child(&name("short"), Node::Image(web), Some(9000))
+        .expect("a shorter child");
     assert_eq!(host.stored("short"), 4);
     assert!(is_attached(host.store.restore(web, old, None)));
     assert!(is_attached(host.store.delete_image(web, true)));
     assert!(is_attached(host.store.resize(web, LEN * 2, false)));
     assert!(is_attached(host.store.set_mode(web, Mode::Readonly)));
     assert!(is_attached(host.store.flatten(web, &Unwatched)));
-    let update = ImportRequest { target: ImportTarget::Update(web), snapshot: None };
-    assert!(is_attached(host.store.import(drive::input(Content::plain(vec![9; 10]), false), &update, &Unwatched)));
-    host.store.rename(Node::Image(web), &name("www")).expect("a name is no content");
-    host.store.delete_snapshot(web, old).expect("nor is a snapshot");
+    let update = ImportRequest {
+        target: ImportTarget::Update(web),
+        snapshot: None,
+    };
+    assert!(is_attached(host.store.import(
+        drive::input(Content::plain(vec![9; 10]), false),
+        &update,
+        &Unwatched
+    )));
+    host.store
+        .rename(Node::Image(web), &name("www"))
+        .expect("a name is no content");
+    host.store
+        .delete_snapshot(web, old)
+        .expect("nor is a snapshot");
     put(&disk, 5);
     assert_eq!(get(&disk), 5);
     drop(disk);
-    let now = host.store.tree().snapshot_named(web, &name("now")).expect("it is there").serial;
-    host.store.restore(web, now, Some(&name("saved"))).expect("nobody has it now");
+    let now = host
+        .store
+        .tree()
+        .snapshot_named(web, &name("now"))
+        .expect("it is there")
+        .serial;
+    host.store
+        .restore(web, now, Some(&name("saved")))
+        .expect("nobody has it now");
     assert_eq!((host.stored("www"), host.stored("www@saved")), (2, 5));
 }
 
@@ -166,9 +234,14 @@ fn snapshots_are_read_only_and_outlive_their_deletion_while_attached() {
     assert!(disk.is_read_only() && host.info("web@s").read_only);
     assert_eq!(disk.write_at(b"x", 0), Err(DeviceError::ReadOnly));
     host.store.delete_snapshot(web, serial).expect("deleted");
-    host.store.collect(vellum_store::CollectOptions::default(), &Unwatched).expect("collected");
+    host.store
+        .collect(vellum_store::CollectOptions::default(), &Unwatched)
+        .expect("collected");
     assert_eq!(get(&disk), 1);
-    assert!(matches!(host.exports.open("web@s", Intent::Read), Err(OpenError::Unknown(_))));
+    assert!(matches!(
+        host.exports.open("web@s", Intent::Read),
+        Err(OpenError::Unknown(_))
+    ));
 }
 
 #[test]
@@ -177,13 +250,21 @@ fn immutable_starts_afresh_at_each_attachment() {
     let gold = host.image("gold", Mode::Immutable { autoreset: true });
     let disk = host.open("gold");
     put(&disk, 2);
-    assert_eq!(get(&host.open("gold")), 2, "another connection is no other attachment");
+    assert_eq!(
+        get(&host.open("gold")),
+        2,
+        "another connection is no other attachment"
+    );
     assert_eq!(host.stored("gold"), 1, "the image itself stands still");
     assert!(is_attached(host.store.set_mode(gold, Mode::Normal)));
     assert!(is_attached(host.store.delete_image(gold, false)));
     assert!(is_attached(host.store.reset(gold)));
     drop(disk);
-    assert_eq!(host.stored("gold+scratch"), 2, "it can be looked at until then");
+    assert_eq!(
+        host.stored("gold+scratch"),
+        2,
+        "it can be looked at until then"
+    );
     assert_eq!(get(&host.open("gold")), 1);
 }
 
@@ -194,14 +275,24 @@ fn immutable_without_autoreset_keeps_what_was_written_until_reset() {
     put(&host.open("gold"), 2);
     assert_eq!(get(&host.open("gold")), 2);
     let host = host.reopened();
-    assert_eq!(get(&host.open("gold")), 2, "also after the store was opened again");
+    assert_eq!(
+        get(&host.open("gold")),
+        2,
+        "also after the store was opened again"
+    );
     host.store.reset(gold).expect("reset");
     assert_eq!(get(&host.open("gold")), 1);
-    host.store.set_mode(gold, Mode::Immutable { autoreset: true }).expect("changed");
+    host.store
+        .set_mode(gold, Mode::Immutable { autoreset: true })
+        .expect("changed");
     put(&host.open("gold"), 3);
     assert_eq!(get(&host.open("gold")), 1);
     host.store.delete_image(gold, false).expect("deleted");
-    assert_eq!(host.store.tree().image_count(), 0, "its scratch image went with it");
+    assert_eq!(
+        host.store.tree().image_count(),
+        0,
+        "its scratch image went with it"
+    );
 }
 
 #[test]
@@ -211,7 +302,9 @@ fn readonly_is_read_and_a_reader_sees_no_later_change() {
     let disk = host.open("iso");
     assert!(disk.is_read_only() && host.info("iso").read_only);
     assert_eq!(disk.write_zeroes(0, 1), Err(DeviceError::ReadOnly));
-    host.store.set_mode(iso, Mode::Normal).expect("a reader does not mind");
+    host.store
+        .set_mode(iso, Mode::Normal)
+        .expect("a reader does not mind");
     let writer = host.open("iso");
     put(&writer, 2);
     writer.flush().expect("flushed");
@@ -232,10 +325,21 @@ fn multiattach_gives_each_name_a_child_of_its_own() {
     assert_eq!((get(&one), get(&two), host.stored("gold")), (2, 3, 1));
     drop((one, two));
     let host = host.reopened();
-    assert_eq!((get(&host.open("gold+one")), get(&host.open("gold+two"))), (2, 3), "a name finds its own again");
+    assert_eq!(
+        (get(&host.open("gold+one")), get(&host.open("gold+two"))),
+        (2, 3),
+        "a name finds its own again"
+    );
     host.store.delete_image(gold, false).expect("deleted");
-    assert_eq!(get(&host.open("gold+one")), 2, "children stand on what they stood on");
-    assert!(matches!(host.exports.open("gold+three", Intent::Read), Err(OpenError::Unknown(_))));
+    assert_eq!(
+        get(&host.open("gold+one")),
+        2,
+        "children stand on what they stood on"
+    );
+    assert!(matches!(
+        host.exports.open("gold+three", Intent::Read),
+        Err(OpenError::Unknown(_))
+    ));
 }
 
 #[test]
@@ -243,34 +347,69 @@ fn shareable_has_several_writers_and_no_snapshots() {
     let host = Host::new();
     let quorum = host.image("quorum", Mode::Shareable);
     let others = host.store.exports();
-    let (one, two) = (host.open("quorum"), others.open("quorum", Intent::ReadWrite).expect("another writer"));
+    let (one, two) = (
+        host.open("quorum"),
+        others
+            .open("quorum", Intent::ReadWrite)
+            .expect("another writer"),
+    );
     put(&one, 2);
     assert_eq!(get(&two), 2);
     put(&two, 3);
     drop(two);
     assert_eq!(get(&one), 3, "the first goes on");
-    assert!(matches!(host.store.snapshot(quorum, &name("s")), Err(StoreError::Plan(PlanError::ModeForbids { .. }))));
-    let child = host.store.create_child(&name("c"), Node::Image(quorum), Some(10));
-    assert!(matches!(child, Err(StoreError::Plan(PlanError::ModeForbids { .. }))));
+    assert!(matches!(
+        host.store.snapshot(quorum, &name("s")),
+        Err(StoreError::Plan(PlanError::ModeForbids { .. }))
+    ));
+    let child = host
+        .store
+        .create_child(&name("c"), Node::Image(quorum), Some(10));
+    assert!(matches!(
+        child,
+        Err(StoreError::Plan(PlanError::ModeForbids { .. }))
+    ));
 }
 
 #[test]
 fn an_image_that_stands_still_is_changed_by_nothing() {
     let host = Host::new();
     let other = host.image("other", Mode::Normal);
-    for (nth, mode) in [Mode::Immutable { autoreset: true }, Mode::Readonly, Mode::Multiattach].into_iter().enumerate() {
+    for (nth, mode) in [
+        Mode::Immutable { autoreset: true },
+        Mode::Readonly,
+        Mode::Multiattach,
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let image = host.image(&format!("image{nth}"), mode);
-        let update = ImportRequest { target: ImportTarget::Update(image), snapshot: None };
+        let update = ImportRequest {
+            target: ImportTarget::Update(image),
+            snapshot: None,
+        };
         let results = [
-            host.store.import(drive::input(Content::plain(vec![9; 10]), false), &update, &Unwatched).map(drop),
+            host.store
+                .import(
+                    drive::input(Content::plain(vec![9; 10]), false),
+                    &update,
+                    &Unwatched,
+                )
+                .map(drop),
             host.store.resize(image, 10, true),
-            host.store.rebase(image, Node::Image(other), RebaseMode::KeepMap, &Unwatched),
+            host.store
+                .rebase(image, Node::Image(other), RebaseMode::KeepMap, &Unwatched),
             host.store.snapshot(image, &name("s")).map(drop),
         ];
         for result in results {
-            assert!(matches!(result, Err(StoreError::Plan(PlanError::ModeForbids { .. }))), "{mode}: {result:?}");
+            assert!(
+                matches!(result, Err(StoreError::Plan(PlanError::ModeForbids { .. }))),
+                "{mode}: {result:?}"
+            );
         }
-        host.store.flatten(image, &Unwatched).expect("its content stays");
+        host.store
+            .flatten(image, &Unwatched)
+            .expect("its content stays");
         assert_eq!(host.stored(&format!("image{nth}")), 1);
     }
 }
@@ -292,33 +431,67 @@ fn a_machine_with_disks_of_all_modes_goes_back_to_one_moment() {
     let names = ["normal", "afresh", "kept", "through", "shared", "gold+vm"];
     let disks = names.map(|text| host.open(text));
     disks.iter().for_each(|disk| put(disk, 2));
-    let serial = host.store.snapshot_machine(machine, &name("early")).expect("while all are attached, nothing flushed");
+    let serial = host
+        .store
+        .snapshot_machine(machine, &name("early"))
+        .expect("while all are attached, nothing flushed");
     disks.iter().for_each(|disk| put(disk, 3));
-    assert!(is_attached(host.store.restore_machine(machine, serial, None)));
-    assert!(disks.iter().all(|disk| get(disk) == 3), "a refusal changes nothing");
+    assert!(is_attached(
+        host.store.restore_machine(machine, serial, None)
+    ));
+    assert!(
+        disks.iter().all(|disk| get(disk) == 3),
+        "a refusal changes nothing"
+    );
     drop(disks);
-    host.store.configure_machine(machine, Some(b"<other/>")).expect("configured");
-    host.store.restore_machine(machine, serial, Some(&name("late"))).expect("restored");
+    host.store
+        .configure_machine(machine, Some(b"<other/>"))
+        .expect("configured");
+    host.store
+        .restore_machine(machine, serial, Some(&name("late")))
+        .expect("restored");
     let host = host.reopened();
     let seen = || names.map(|text| get(&host.open(text)));
     assert_eq!(seen(), [2, 1, 1, 3, 3, 2]);
     let configuration = |host: &Host| {
-        let configuration = host.store.tree().machines().get(machine).and_then(|machine| machine.configuration);
-        host.store.configuration(configuration.expect("it has one")).expect("read")
+        let configuration = host
+            .store
+            .tree()
+            .machines()
+            .get(machine)
+            .and_then(|machine| machine.configuration);
+        host.store
+            .configuration(configuration.expect("it has one"))
+            .expect("read")
     };
     assert_eq!(configuration(&host), b"<domain/>");
-    let late = host.store.tree().machines().snapshot_named(machine, &name("late")).expect("it was kept").serial;
-    host.store.restore_machine(machine, late, None).expect("and forth");
+    let late = host
+        .store
+        .tree()
+        .machines()
+        .snapshot_named(machine, &name("late"))
+        .expect("it was kept")
+        .serial;
+    host.store
+        .restore_machine(machine, late, None)
+        .expect("and forth");
     assert_eq!(seen(), [3, 1, 1, 3, 3, 3]);
     assert_eq!(configuration(&host), b"<other/>");
     host.store.delete_machine(machine, true).expect("deleted");
-    assert_eq!((host.store.tree().machines().all_snapshots().count(), host.store.tree().snapshot_count()), (0, 0));
+    assert_eq!(
+        (
+            host.store.tree().machines().all_snapshots().count(),
+            host.store.tree().snapshot_count()
+        ),
+        (0, 0)
+    );
     assert_eq!(seen(), [3, 1, 1, 3, 3, 3], "its disks are images as before");
     drive::check(&host.reopened().store, true).expect("nothing is wrong");
 }
 
-/// A guest that writes a number to each of its disks in turn, without a flush: whenever a snapshot is taken, no disk is ahead of one
-/// before it, and the first is ahead of the last by no more than one.
+/// A guest that writes a number to each of its disks in turn, without a flush: whenever a snapshot
+/// is taken, no disk is ahead of one before it, and the first is ahead of the last by no more than
+/// one.
 #[test]
 fn a_machine_snapshot_is_one_moment_for_all_its_disks() {
     const SNAPSHOTS: usize = 40;
@@ -342,7 +515,9 @@ fn a_machine_snapshot_is_one_moment_for_all_its_disks() {
             while written.load(Ordering::Relaxed) < before + 2 {
                 std::thread::yield_now();
             }
-            host.store.snapshot_machine(machine, &name(&format!("s{nth}"))).expect("a snapshot");
+            host.store
+                .snapshot_machine(machine, &name(&format!("s{nth}")))
+                .expect("a snapshot");
         }
         stop.store(true, Ordering::Relaxed);
     });
@@ -350,14 +525,27 @@ fn a_machine_snapshot_is_one_moment_for_all_its_disks() {
         let bytes = drive::read(&host.store, &text).expect("reads");
         u32::from_le_bytes(bytes[AT as usize..][..4].try_into().expect("four bytes"))
     };
-    let moments: Vec<_> = (0..SNAPSHOTS).map(|nth| names.each_ref().map(|disk| number(format!("{disk}@s{nth}")))).collect();
+    let moments: Vec<_> = (0..SNAPSHOTS)
+        .map(|nth| {
+            names
+                .each_ref()
+                .map(|disk| number(format!("{disk}@s{nth}")))
+        })
+        .collect();
     for moment in &moments {
-        assert!(moment.is_sorted_by(|before, after| before >= after) && moment[0] <= moment[7] + 1, "{moment:?}");
+        assert!(
+            moment.is_sorted_by(|before, after| before >= after) && moment[0] <= moment[7] + 1,
+            "{moment:?}"
+        );
     }
-    assert!(moments.is_sorted_by(|before, after| before[0] < after[0]), "{moments:?}");
+    assert!(
+        moments.is_sorted_by(|before, after| before[0] < after[0]),
+        "{moments:?}"
+    );
 }
 
-/// Clients that come and go, several at a time: none is turned away because another is just leaving, and nothing is lost on the way.
+/// Clients that come and go, several at a time: none is turned away because another is just
+/// leaving, and nothing is lost on the way.
 #[test]
 fn a_client_that_comes_right_back_finds_its_disk() {
     let host = Host::new();
@@ -385,23 +573,63 @@ fn exports_are_listed_named_and_counted() {
     assert_eq!(host.info("").name, "web", "the only image needs no name");
     host.take(web, "s");
     host.image("gold", Mode::Immutable { autoreset: true });
-    assert!(matches!(host.exports.info(""), Err(OpenError::Unknown(_))), "two do");
+    assert!(
+        matches!(host.exports.info(""), Err(OpenError::Unknown(_))),
+        "two do"
+    );
     drop(host.open("gold"));
-    let listed: Vec<String> = host.exports.list().expect("a list").into_iter().map(|export| export.name).collect();
-    assert_eq!(listed, ["gold", "web", "web@s"], "a scratch image is no export");
-    for bad in ["we", "web@", "web@x", "@", "gold+scratch", "../web", "web\0", "web+x", &"n".repeat(5000)] {
-        assert!(matches!(host.exports.open(bad, Intent::Read), Err(OpenError::Unknown(_))), "{bad:?}");
-        assert!(matches!(host.exports.info(bad), Err(OpenError::Unknown(_))), "{bad:?}");
+    let listed: Vec<String> = host
+        .exports
+        .list()
+        .expect("a list")
+        .into_iter()
+        .map(|export| export.name)
+        .collect();
+    assert_eq!(
+        listed,
+        ["gold", "web", "web@s"],
+        "a scratch image is no export"
+    );
+    for bad in [
+        "we",
+        "web@",
+        "web@x",
+        "@",
+        "gold+scratch",
+        "../web",
+        "web\0",
+        "web+x",
+        &"n".repeat(5000),
+    ] {
+        assert!(
+            matches!(
+                host.exports.open(bad, Intent::Read),
+                Err(OpenError::Unknown(_))
+            ),
+            "{bad:?}"
+        );
+        assert!(
+            matches!(host.exports.info(bad), Err(OpenError::Unknown(_))),
+            "{bad:?}"
+        );
     }
     let revision = || host.exports.revision();
     let disk = host.open("web");
     let before = revision();
     put(&disk, 9);
     disk.flush().expect("flushed");
-    assert_eq!(revision(), before, "what a guest writes is no change of the list");
+    assert_eq!(
+        revision(),
+        before,
+        "what a guest writes is no change of the list"
+    );
     drop(disk);
     let changes: [&dyn Fn(); 4] = [
-        &|| host.store.rename(Node::Image(web), &name("www")).expect("renamed"),
+        &|| {
+            host.store
+                .rename(Node::Image(web), &name("www"))
+                .expect("renamed")
+        },
         &|| host.store.resize(web, LEN + 1, false).expect("grown"),
         &|| host.store.set_mode(web, Mode::Readonly).expect("changed"),
         &|| assert!(host.store.create(&name("new"), 1).is_ok()),
@@ -420,7 +648,13 @@ fn a_store_that_is_only_read_offers_everything_read_only() {
     host.image("gold", Mode::Multiattach);
     let reading = Store::open(&host.dir, Access::ReadOnly, "test").expect("opens");
     let exports = reading.exports();
-    assert!(exports.list().expect("a list").iter().all(|export| export.read_only));
+    assert!(
+        exports
+            .list()
+            .expect("a list")
+            .iter()
+            .all(|export| export.read_only)
+    );
     for text in ["web", "gold", "gold+vm"] {
         let disk = exports.open(text, Intent::ReadWrite).expect("opens");
         assert!(disk.is_read_only() && get(&disk) == 1, "{text}");

@@ -1,5 +1,5 @@
-//! Where tests keep their stores: in memory if the machine has a file system for that, since thousands of synced writes would spend
-//! their time waiting for a disk.
+//! Where tests keep their stores: in memory if the machine has a file system for that, since
+//! thousands of synced writes would spend their time waiting for a disk.
 
 use std::fs;
 use std::path::Path;
@@ -9,18 +9,34 @@ use vellum_core::units::ChunkLen;
 use vellum_store::{Access, Compression, Store, StoreParameters};
 
 pub(crate) const ZSTD: StoreParameters = StoreParameters::DEFAULT;
-pub(crate) const LZ4: StoreParameters = StoreParameters { frame_len: 128 << 10, compression: Compression::Lz4, ..ZSTD };
-pub(crate) const PLAIN: StoreParameters = StoreParameters { frame_len: 4 << 10, compression: Compression::None, ..ZSTD };
+pub(crate) const LZ4: StoreParameters = StoreParameters {
+    frame_len: 128 << 10,
+    compression: Compression::Lz4,
+    ..ZSTD
+};
+pub(crate) const PLAIN: StoreParameters = StoreParameters {
+    frame_len: 4 << 10,
+    compression: Compression::None,
+    ..ZSTD
+};
 
 /// Chunks of 64 KiB, four to a frame.
 pub(crate) fn coarse() -> StoreParameters {
-    StoreParameters { chunk_len: ChunkLen::new(64 << 10).expect("a power of two in bounds"), frame_len: 256 << 10, ..ZSTD }
+    StoreParameters {
+        chunk_len: ChunkLen::new(64 << 10).expect("a power of two in bounds"),
+        frame_len: 256 << 10,
+        ..ZSTD
+    }
 }
 
 /// An empty folder that goes when it is dropped.
 pub(crate) fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
-    let made = if memory.is_dir() { TempDir::with_prefix_in("vellum-test-", memory) } else { TempDir::with_prefix("vellum-test-") };
+    let made = if memory.is_dir() {
+        TempDir::with_prefix_in("vellum-test-", memory)
+    } else {
+        TempDir::with_prefix("vellum-test-")
+    };
     made.expect("a folder for a test can be made")
 }
 
@@ -34,7 +50,8 @@ pub(crate) fn open(dir: &Path) -> Store {
     Store::open(dir, Access::ReadWrite, "test").expect("a whole store opens")
 }
 
-/// Copies the files of a store that nobody writes. The reserve is left out: it holds nothing, and is made again.
+/// Copies the files of a store that nobody writes. The reserve is left out: it holds nothing, and
+/// is made again.
 pub(crate) fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
@@ -68,8 +85,9 @@ fn inventory(dir: &Path) -> std::io::Result<Vec<(std::path::PathBuf, u64, std::t
     Ok(all)
 }
 
-/// What the disk would hold if the process that has the store in `from` open were killed now: its files as they are. `RocksDB` works in
-/// the background, so files that change while they are copied are copied again.
+/// What the disk would hold if the process that has the store in `from` open were killed now: its
+/// files as they are. `RocksDB` works in the background, so files that change while they are copied
+/// are copied again.
 pub(crate) fn copy_of_a_crash(from: &Path, to: &Path) {
     for _ in 0..200 {
         let before = inventory(from);

@@ -1,6 +1,8 @@
-//! The naive model that stores are held against: an image is its bytes, and so is a snapshot. There are no layers, chunks or parents.
+//! The naive model that stores are held against: an image is its bytes, and so is a snapshot. There
+//! are no layers, chunks or parents.
 //!
-//! It shares no code with the product, and is shared by the property test, the crash test and the fuzz target.
+//! It shares no code with the product, and is shared by the property test, the crash test and the
+//! fuzz target.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,23 +12,78 @@ use super::content::{Blob, Choices, Content, Pool, range_of};
 /// What is to be done to a store, in names and bytes. Nodes are `image` or `image@snapshot`.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
-    Create { name: String, len: u64 },
-    CreateChild { name: String, parent: String, len: Option<u64> },
-    Import { name: String, parent: Option<String>, content: Content, snapshot: Option<String>, as_stream: bool },
-    Update { image: String, content: Content, snapshot: Option<String>, as_stream: bool },
-    Live { image: String, steps: Vec<Step> },
-    Snapshot { image: String, name: String },
-    Delete { node: String, with_snapshots: bool },
-    Restore { snapshot: String, save_as: Option<String> },
-    Rename { node: String, name: String },
-    Flatten { image: String },
-    Commit { image: String },
-    Rebase { image: String, parent: String, keep_content: bool },
-    Resize { image: String, len: u64, may_shrink: bool },
-    Pin { node: String, pinned: bool },
-    Collect { dry_run: bool },
-    Check { read_data: bool },
-    Export { node: String, as_stream: bool },
+    Create {
+        name: String,
+        len: u64,
+    },
+    CreateChild {
+        name: String,
+        parent: String,
+        len: Option<u64>,
+    },
+    Import {
+        name: String,
+        parent: Option<String>,
+        content: Content,
+        snapshot: Option<String>,
+        as_stream: bool,
+    },
+    Update {
+        image: String,
+        content: Content,
+        snapshot: Option<String>,
+        as_stream: bool,
+    },
+    Live {
+        image: String,
+        steps: Vec<Step>,
+    },
+    Snapshot {
+        image: String,
+        name: String,
+    },
+    Delete {
+        node: String,
+        with_snapshots: bool,
+    },
+    Restore {
+        snapshot: String,
+        save_as: Option<String>,
+    },
+    Rename {
+        node: String,
+        name: String,
+    },
+    Flatten {
+        image: String,
+    },
+    Commit {
+        image: String,
+    },
+    Rebase {
+        image: String,
+        parent: String,
+        keep_content: bool,
+    },
+    Resize {
+        image: String,
+        len: u64,
+        may_shrink: bool,
+    },
+    Pin {
+        node: String,
+        pinned: bool,
+    },
+    Collect {
+        dry_run: bool,
+    },
+    Check {
+        read_data: bool,
+    },
+    Export {
+        node: String,
+        as_stream: bool,
+    },
     Reopen,
     Crash,
 }
@@ -96,7 +153,8 @@ pub(crate) struct Image {
     /// Rises with everything that changes the content.
     version: u64,
     pub bytes: Bytes,
-    /// What the image was when it was last sealed: a map that is kept while its parent changes keeps at least what differs from this.
+    /// What the image was when it was last sealed: a map that is kept while its parent changes
+    /// keeps at least what differs from this.
     base: Bytes,
     /// The image it was created from, and that image's version then if nothing has blurred it.
     origin: Option<(u64, Option<u64>)>,
@@ -112,7 +170,15 @@ pub(crate) struct Snapshot {
 
 impl Image {
     fn new(uid: u64, bytes: Bytes, base: Bytes) -> Self {
-        Self { uid, version: 0, bytes, base, origin: None, pinned: false, snapshots: BTreeMap::new() }
+        Self {
+            uid,
+            version: 0,
+            bytes,
+            base,
+            origin: None,
+            pinned: false,
+            snapshots: BTreeMap::new(),
+        }
     }
 
     fn set(&mut self, bytes: Bytes) {
@@ -125,22 +191,44 @@ impl Image {
     }
 }
 
-pub(crate) const SMALL: Limits = Limits { images: 7, snapshots: 5, len_max: 10 << 20, total_len: 64 << 20 };
+pub(crate) const SMALL: Limits = Limits {
+    images: 7,
+    snapshots: 5,
+    len_max: 10 << 20,
+    total_len: 64 << 20,
+};
 
 impl World {
     pub(crate) fn new(grid: u64, limits: Limits) -> Self {
-        Self { images: BTreeMap::new(), pool: Pool::new(grid), grid, next_name: 0, next_uid: 0, limits }
+        Self {
+            images: BTreeMap::new(),
+            pool: Pool::new(grid),
+            grid,
+            next_name: 0,
+            next_uid: 0,
+            limits,
+        }
     }
 
     /// A world that was read back: what stands in it, without history.
-    pub(crate) fn add(&mut self, image: &str, bytes: Vec<u8>, snapshots: BTreeMap<String, Snapshot>) {
+    pub(crate) fn add(
+        &mut self,
+        image: &str,
+        bytes: Vec<u8>,
+        snapshots: BTreeMap<String, Snapshot>,
+    ) {
         let bytes = Arc::new(bytes);
         let mut known = Image::new(self.next_uid, Arc::clone(&bytes), bytes);
         known.snapshots = snapshots;
         // No child of an unknown history is known not to be one.
         known.origin = Some((u64::MAX, None));
         self.next_uid += 1;
-        let numbers = known.snapshots.keys().map(String::as_str).chain([image]).filter_map(|name| name[1..].parse::<u64>().ok());
+        let numbers = known
+            .snapshots
+            .keys()
+            .map(String::as_str)
+            .chain([image])
+            .filter_map(|name| name[1..].parse::<u64>().ok());
         self.next_name = numbers.max().map_or(0, |last| last + 1).max(self.next_name);
         self.images.insert(image.to_owned(), known);
     }
@@ -148,7 +236,10 @@ impl World {
     /// Every image and snapshot, as it is called, with its bytes.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (String, &Bytes)> {
         self.images.iter().flat_map(|(name, image)| {
-            let snapshots = image.snapshots.iter().map(move |(tag, snapshot)| (format!("{name}@{tag}"), &snapshot.bytes));
+            let snapshots = image
+                .snapshots
+                .iter()
+                .map(move |(tag, snapshot)| (format!("{name}@{tag}"), &snapshot.bytes));
             std::iter::once((name.clone(), &image.bytes)).chain(snapshots)
         })
     }
@@ -161,10 +252,13 @@ impl World {
     }
 
     fn image_mut(&mut self, name: &str) -> &mut Image {
-        self.images.get_mut(name).expect("operations name what is there")
+        self.images
+            .get_mut(name)
+            .expect("operations name what is there")
     }
 
-    /// Content the image had before it was written over, where a rebase that keeps only the map must keep it; see [`Image::base`].
+    /// Content the image had before it was written over, where a rebase that keeps only the map
+    /// must keep it; see [`Image::base`].
     pub(crate) fn base_of(&self, image: &str) -> &Bytes {
         &self.images[image].base
     }
@@ -176,8 +270,8 @@ impl World {
 
     // ---- what to do next ----
 
-    /// A sensible operation now and then a refused one. Only names and bytes of this world decide, so that another process with the
-    /// same world and choices picks the same.
+    /// A sensible operation now and then a refused one. Only names and bytes of this world decide,
+    /// so that another process with the same world and choices picks the same.
     pub(crate) fn pick(&mut self, choices: &mut impl Choices) -> Operation {
         if self.images.is_empty() {
             return self.pick_import(choices);
@@ -193,20 +287,42 @@ impl World {
             24..42 => self.pick_live(choices),
             42..50 => self.pick_snapshot(choices),
             50..55 => self.pick_child(choices),
-            55..56 => Operation::Create { name: self.image_name(), len: self.pick_len(choices) },
-            56..63 => Operation::Delete { node: self.pick_node(choices), with_snapshots: choices.chance(1, 2) },
+            55..56 => Operation::Create {
+                name: self.image_name(),
+                len: self.pick_len(choices),
+            },
+            56..63 => Operation::Delete {
+                node: self.pick_node(choices),
+                with_snapshots: choices.chance(1, 2),
+            },
             63..67 => self.pick_restore(choices),
             67..70 => self.pick_rename(choices),
-            70..73 => Operation::Flatten { image: self.pick_image(choices) },
-            73..76 => Operation::Commit { image: self.pick_image(choices) },
-            76..80 => {
-                Operation::Rebase { image: self.pick_image(choices), parent: self.pick_node(choices), keep_content: choices.chance(2, 3) }
-            }
+            70..73 => Operation::Flatten {
+                image: self.pick_image(choices),
+            },
+            73..76 => Operation::Commit {
+                image: self.pick_image(choices),
+            },
+            76..80 => Operation::Rebase {
+                image: self.pick_image(choices),
+                parent: self.pick_node(choices),
+                keep_content: choices.chance(2, 3),
+            },
             80..85 => self.pick_resize(choices),
-            85..87 => Operation::Pin { node: self.pick_node(choices), pinned: choices.chance(1, 4) },
-            87..91 => Operation::Collect { dry_run: choices.chance(1, 6) },
-            91..94 => Operation::Check { read_data: choices.chance(1, 2) },
-            94..97 => Operation::Export { node: self.pick_node(choices), as_stream: choices.chance(1, 3) },
+            85..87 => Operation::Pin {
+                node: self.pick_node(choices),
+                pinned: choices.chance(1, 4),
+            },
+            87..91 => Operation::Collect {
+                dry_run: choices.chance(1, 6),
+            },
+            91..94 => Operation::Check {
+                read_data: choices.chance(1, 2),
+            },
+            94..97 => Operation::Export {
+                node: self.pick_node(choices),
+                as_stream: choices.chance(1, 3),
+            },
             97..98 => Operation::Reopen,
             _ => Operation::Crash,
         }
@@ -232,11 +348,16 @@ impl World {
     }
 
     fn pick_tag(&self, choices: &mut impl Choices) -> Option<String> {
-        let names: Vec<String> = self.nodes().map(|(name, _)| name).filter(|name| name.contains('@')).collect();
+        let names: Vec<String> = self
+            .nodes()
+            .map(|(name, _)| name)
+            .filter(|name| name.contains('@'))
+            .collect();
         (!names.is_empty()).then(|| choices.pick(&names).clone())
     }
 
-    /// Lengths of all kinds: odd, on sectors, on chunks and pages and just beside; short ones most of the time.
+    /// Lengths of all kinds: odd, on sectors, on chunks and pages and just beside; short ones most
+    /// of the time.
     fn pick_len(&self, choices: &mut impl Choices) -> u64 {
         let longest = match choices.below(10) {
             0 => 4096,
@@ -247,7 +368,8 @@ impl World {
         let len = choices.below(longest.min(self.limits.len_max) + 1);
         let unit = *choices.pick(&[1, 512, 4096, self.grid, 4 << 20]);
         let near = len.next_multiple_of(unit) + *choices.pick(&[0, 0, 0, 1, 511]);
-        near.saturating_sub(*choices.pick(&[0, 0, 0, 1])).min(self.limits.len_max)
+        near.saturating_sub(*choices.pick(&[0, 0, 0, 1]))
+            .min(self.limits.len_max)
     }
 
     fn pick_content(&self, choices: &mut impl Choices, bytes: Vec<u8>) -> (Content, bool) {
@@ -259,7 +381,8 @@ impl World {
     }
 
     fn pick_import(&mut self, choices: &mut impl Choices) -> Operation {
-        let parent = (!self.images.is_empty() && choices.chance(1, 2)).then(|| self.pick_node(choices));
+        let parent =
+            (!self.images.is_empty() && choices.chance(1, 2)).then(|| self.pick_node(choices));
         let bytes = match &parent {
             Some(parent) if choices.chance(3, 4) => self.changed(choices, parent),
             _ => {
@@ -268,9 +391,19 @@ impl World {
             }
         };
         let (content, as_stream) = self.pick_content(choices, bytes);
-        let name = if choices.chance(1, 30) && !self.images.is_empty() { self.pick_image(choices) } else { self.image_name() };
+        let name = if choices.chance(1, 30) && !self.images.is_empty() {
+            self.pick_image(choices)
+        } else {
+            self.image_name()
+        };
         let snapshot = choices.chance(1, 5).then(|| self.name('s'));
-        Operation::Import { name, parent, content, snapshot, as_stream }
+        Operation::Import {
+            name,
+            parent,
+            content,
+            snapshot,
+            as_stream,
+        }
     }
 
     fn pick_update(&mut self, choices: &mut impl Choices) -> Operation {
@@ -278,7 +411,12 @@ impl World {
         let bytes = self.changed(choices, &image);
         let (content, as_stream) = self.pick_content(choices, bytes);
         let snapshot = choices.chance(1, 3).then(|| self.name('s'));
-        Operation::Update { image, content, snapshot, as_stream }
+        Operation::Update {
+            image,
+            content,
+            snapshot,
+            as_stream,
+        }
     }
 
     /// The content of `node` with some changes, perhaps of another length.
@@ -302,20 +440,28 @@ impl World {
             match choices.below(10) {
                 0 => {
                     steps.push(Step::Flush);
-                    steps.push(Step::Snapshot { name: self.name('s') });
+                    steps.push(Step::Snapshot {
+                        name: self.name('s'),
+                    });
                 }
                 1 | 2 => steps.push(Step::Flush),
                 _ if bytes.is_empty() => {}
                 3..=5 => {
                     let (start, end) = range_of(choices, bytes.len() as u64, self.grid);
-                    steps.push(Step::Zero { offset: start, len: end - start });
+                    steps.push(Step::Zero {
+                        offset: start,
+                        len: end - start,
+                    });
                 }
                 _ => {
                     let grid = if choices.chance(1, 2) { 512 } else { self.grid };
                     let (start, end) = range_of(choices, bytes.len() as u64, grid);
                     let range = &mut bytes[start as usize..end as usize];
                     self.pool.change(choices, range);
-                    steps.push(Step::Write { offset: start, bytes: Blob(range.to_vec()) });
+                    steps.push(Step::Write {
+                        offset: start,
+                        bytes: Blob(range.to_vec()),
+                    });
                 }
             }
         }
@@ -328,29 +474,47 @@ impl World {
     fn pick_snapshot(&mut self, choices: &mut impl Choices) -> Operation {
         let image = self.pick_image(choices);
         let known = &self.images[&image].snapshots;
-        let taken = known.keys().next().filter(|_| choices.chance(1, 12)).cloned();
+        let taken = known
+            .keys()
+            .next()
+            .filter(|_| choices.chance(1, 12))
+            .cloned();
         if known.len() >= self.limits.snapshots {
             let oldest = known.keys().next().expect("there are several");
             return self.delete_for_space(format!("{image}@{oldest}"));
         }
-        Operation::Snapshot { image, name: taken.unwrap_or_else(|| self.name('s')) }
+        Operation::Snapshot {
+            image,
+            name: taken.unwrap_or_else(|| self.name('s')),
+        }
     }
 
     /// A child of a random node.
     pub(crate) fn pick_child(&mut self, choices: &mut impl Choices) -> Operation {
         let len = choices.chance(1, 2).then(|| self.pick_len(choices));
-        Operation::CreateChild { name: self.image_name(), parent: self.pick_node(choices), len }
+        Operation::CreateChild {
+            name: self.image_name(),
+            parent: self.pick_node(choices),
+            len,
+        }
     }
 
     /// Deletes `node`, or what keeps it from being deleted.
     fn delete_for_space(&self, node: String) -> Operation {
         if self.refused_delete(&node, true).is_none() {
-            return Operation::Delete { node, with_snapshots: true };
+            return Operation::Delete {
+                node,
+                with_snapshots: true,
+            };
         }
         let pinned = self.images.get(&node).filter(|image| !image.pinned);
-        let snapshot = pinned.and_then(|image| image.snapshots.iter().find(|(_, snapshot)| snapshot.pinned));
+        let snapshot =
+            pinned.and_then(|image| image.snapshots.iter().find(|(_, snapshot)| snapshot.pinned));
         let node = snapshot.map_or(node.clone(), |(tag, _)| format!("{node}@{tag}"));
-        Operation::Pin { node, pinned: false }
+        Operation::Pin {
+            node,
+            pinned: false,
+        }
     }
 
     fn pick_restore(&mut self, choices: &mut impl Choices) -> Operation {
@@ -370,9 +534,16 @@ impl World {
     fn pick_resize(&mut self, choices: &mut impl Choices) -> Operation {
         let image = self.pick_image(choices);
         let old = self.images[&image].bytes.len() as u64;
-        let len =
-            if choices.chance(1, 2) { self.pick_len(choices) } else { (old + choices.below(3 * self.grid)).saturating_sub(self.grid) };
-        Operation::Resize { image, len: len.min(self.limits.len_max), may_shrink: choices.chance(3, 4) }
+        let len = if choices.chance(1, 2) {
+            self.pick_len(choices)
+        } else {
+            (old + choices.below(3 * self.grid)).saturating_sub(self.grid)
+        };
+        Operation::Resize {
+            image,
+            len: len.min(self.limits.len_max),
+            may_shrink: choices.chance(3, 4),
+        }
     }
 
     // ---- what comes of it ----
@@ -380,12 +551,23 @@ impl World {
     /// How `operation` must end.
     pub(crate) fn expected(&self, operation: &Operation) -> Expected {
         let refused = match operation {
-            Operation::Import { name, .. } if self.images.contains_key(name) => Some(Refusal::NameTaken),
-            Operation::Snapshot { image, name } if self.images[image].snapshots.contains_key(name) => Some(Refusal::NameTaken),
-            Operation::Delete { node, with_snapshots } => self.refused_delete(node, *with_snapshots),
-            Operation::Resize { image, len, may_shrink: false } if *len < self.images[image].bytes.len() as u64 => {
-                Some(Refusal::WouldShrink)
+            Operation::Import { name, .. } if self.images.contains_key(name) => {
+                Some(Refusal::NameTaken)
             }
+            Operation::Snapshot { image, name }
+                if self.images[image].snapshots.contains_key(name) =>
+            {
+                Some(Refusal::NameTaken)
+            }
+            Operation::Delete {
+                node,
+                with_snapshots,
+            } => self.refused_delete(node, *with_snapshots),
+            Operation::Resize {
+                image,
+                len,
+                may_shrink: false,
+            } if *len < self.images[image].bytes.len() as u64 => Some(Refusal::WouldShrink),
             Operation::Rebase { image, parent, .. } => return self.expected_rebase(image, parent),
             Operation::Commit { image } => return self.expected_commit(&self.images[image]),
             _ => None,
@@ -395,7 +577,9 @@ impl World {
 
     fn refused_delete(&self, node: &str, with_snapshots: bool) -> Option<Refusal> {
         if let Some((image, tag)) = node.split_once('@') {
-            self.images[image].snapshots[tag].pinned.then_some(Refusal::Pinned)
+            self.images[image].snapshots[tag]
+                .pinned
+                .then_some(Refusal::Pinned)
         } else {
             let image = &self.images[node];
             if image.pinned {
@@ -403,14 +587,21 @@ impl World {
             } else if !image.snapshots.is_empty() && !with_snapshots {
                 Some(Refusal::HasSnapshots)
             } else {
-                image.snapshots.values().any(|snapshot| snapshot.pinned).then_some(Refusal::Pinned)
+                image
+                    .snapshots
+                    .values()
+                    .any(|snapshot| snapshot.pinned)
+                    .then_some(Refusal::Pinned)
             }
         }
     }
 
     /// An image may not come to be its own origin's origin; its own snapshots are fine.
     fn expected_rebase(&self, image: &str, parent: &str) -> Expected {
-        let (above, is_snapshot) = (parent.split('@').next().unwrap_or(parent), parent.contains('@'));
+        let (above, is_snapshot) = (
+            parent.split('@').next().unwrap_or(parent),
+            parent.contains('@'),
+        );
         if above == image && is_snapshot {
             return Expected::Done;
         }
@@ -421,7 +612,11 @@ impl World {
             }
             next = match self.images[name].origin {
                 Some((u64::MAX, _)) => return Expected::Either,
-                Some((uid, _)) => self.images.iter().find(|(_, image)| image.uid == uid).map(|(name, _)| name.as_str()),
+                Some((uid, _)) => self
+                    .images
+                    .iter()
+                    .find(|(_, image)| image.uid == uid)
+                    .map(|(name, _)| name.as_str()),
                 None => None,
             };
         }
@@ -429,7 +624,9 @@ impl World {
     }
 
     fn expected_commit(&self, image: &Image) -> Expected {
-        let Some((uid, version)) = image.origin else { return Expected::Refused(Refusal::NoOrigin) };
+        let Some((uid, version)) = image.origin else {
+            return Expected::Refused(Refusal::NoOrigin);
+        };
         if uid == u64::MAX {
             return Expected::Either;
         }
@@ -443,10 +640,23 @@ impl World {
     /// Does `operation`, which was not refused.
     pub(crate) fn apply(&mut self, operation: &Operation) {
         match operation {
-            Operation::Create { name, len } => self.insert(name, Arc::new(vec![0; *len as usize]), Arc::default(), None),
+            Operation::Create { name, len } => {
+                self.insert(name, Arc::new(vec![0; *len as usize]), Arc::default(), None)
+            }
             Operation::CreateChild { name, parent, len } => self.create_child(name, parent, *len),
-            Operation::Import { name, parent, content, snapshot, .. } => self.import(name, parent.as_deref(), content, snapshot.as_deref()),
-            Operation::Update { image, content, snapshot, .. } => {
+            Operation::Import {
+                name,
+                parent,
+                content,
+                snapshot,
+                ..
+            } => self.import(name, parent.as_deref(), content, snapshot.as_deref()),
+            Operation::Update {
+                image,
+                content,
+                snapshot,
+                ..
+            } => {
                 let image = self.image_mut(image);
                 image.seal();
                 let bytes = content.over(&image.bytes);
@@ -477,14 +687,30 @@ impl World {
                 image.set(Arc::new(bytes));
             }
             Operation::Pin { node, pinned } => self.pin(node, *pinned),
-            Operation::Collect { .. } | Operation::Check { .. } | Operation::Export { .. } | Operation::Reopen | Operation::Crash => {}
+            Operation::Collect { .. }
+            | Operation::Check { .. }
+            | Operation::Export { .. }
+            | Operation::Reopen
+            | Operation::Crash => {}
         }
     }
 
-    fn insert(&mut self, name: &str, bytes: Bytes, base: Bytes, origin: Option<(u64, Option<u64>)>) {
-        let image = Image { origin, ..Image::new(self.next_uid, bytes, base) };
+    fn insert(
+        &mut self,
+        name: &str,
+        bytes: Bytes,
+        base: Bytes,
+        origin: Option<(u64, Option<u64>)>,
+    ) {
+        let image = Image {
+            origin,
+            ..Image::new(self.next_uid, bytes, base)
+        };
         self.next_uid += 1;
-        assert!(self.images.insert(name.to_owned(), image).is_none(), "{name} is new");
+        assert!(
+            self.images.insert(name.to_owned(), image).is_none(),
+            "{name} is new"
+        );
     }
 
     fn create_child(&mut self, name: &str, parent: &str, len: Option<u64>) {
@@ -493,7 +719,10 @@ impl World {
         if let Some(len) = len {
             Arc::make_mut(&mut bytes).resize(len as usize, 0);
         }
-        let (image, is_snapshot) = (parent.split('@').next().expect("a name has a first part"), parent.contains('@'));
+        let (image, is_snapshot) = (
+            parent.split('@').next().expect("a name has a first part"),
+            parent.contains('@'),
+        );
         let origin = self.image_mut(image);
         if !is_snapshot {
             origin.seal();
@@ -502,7 +731,13 @@ impl World {
         self.insert(name, bytes, base, Some(origin));
     }
 
-    fn import(&mut self, name: &str, parent: Option<&str>, content: &Content, snapshot: Option<&str>) {
+    fn import(
+        &mut self,
+        name: &str,
+        parent: Option<&str>,
+        content: &Content,
+        snapshot: Option<&str>,
+    ) {
         let below = parent.map_or_else(Bytes::default, |parent| Arc::clone(self.bytes_of(parent)));
         let origin = parent.map(|parent| {
             let origin = self.image_mut(parent.split('@').next().expect("a name has a first part"));
@@ -513,7 +748,9 @@ impl World {
         });
         let bytes = content.over(&below);
         self.insert(name, Arc::new(bytes), below, origin);
-        snapshot.iter().for_each(|tag| take_snapshot(self.image_mut(name), tag));
+        snapshot
+            .iter()
+            .for_each(|tag| take_snapshot(self.image_mut(name), tag));
     }
 
     fn delete(&mut self, node: &str) {
@@ -525,7 +762,9 @@ impl World {
 
     fn restore(&mut self, snapshot: &str, save_as: Option<&str>) {
         let bytes = Arc::clone(self.bytes_of(snapshot));
-        let (image, _) = snapshot.split_once('@').expect("only snapshots are restored");
+        let (image, _) = snapshot
+            .split_once('@')
+            .expect("only snapshots are restored");
         let image = self.image_mut(image);
         save_as.iter().for_each(|tag| take_snapshot(image, tag));
         image.set(bytes);
@@ -537,12 +776,17 @@ impl World {
     fn rename(&mut self, node: &str, name: &str) {
         match node.split_once('@') {
             None => {
-                let image = self.images.remove(node).expect("operations name what is there");
+                let image = self
+                    .images
+                    .remove(node)
+                    .expect("operations name what is there");
                 self.images.insert(name.to_owned(), image);
             }
             Some((image, tag)) => {
                 let snapshots = &mut self.image_mut(image).snapshots;
-                let snapshot = snapshots.remove(tag).expect("operations name what is there");
+                let snapshot = snapshots
+                    .remove(tag)
+                    .expect("operations name what is there");
                 snapshots.insert(name.to_owned(), snapshot);
             }
         }
@@ -552,7 +796,13 @@ impl World {
         let image = self.image_mut(name);
         image.seal();
         let (bytes, origin) = (Arc::clone(&image.bytes), image.origin.map(|(uid, _)| uid));
-        let Some(origin) = self.images.values_mut().find(|image| Some(image.uid) == origin) else { return };
+        let Some(origin) = self
+            .images
+            .values_mut()
+            .find(|image| Some(image.uid) == origin)
+        else {
+            return;
+        };
         origin.set(bytes);
         origin.seal();
         let (uid, version) = (origin.uid, origin.version);
@@ -569,21 +819,37 @@ impl World {
         let image = self.image_mut(image);
         image.base = base;
         image.version += 1;
-        image.origin = if origin == image.uid { image.origin.map(|(uid, _)| (uid, None)) } else { Some((origin, None)) };
+        image.origin = if origin == image.uid {
+            image.origin.map(|(uid, _)| (uid, None))
+        } else {
+            Some((origin, None))
+        };
     }
 
     fn pin(&mut self, node: &str, pinned: bool) {
         match node.split_once('@') {
             None => self.image_mut(node).pinned = pinned,
-            Some((image, tag)) => self.image_mut(image).snapshots.get_mut(tag).expect("operations name what is there").pinned = pinned,
+            Some((image, tag)) => {
+                self.image_mut(image)
+                    .snapshots
+                    .get_mut(tag)
+                    .expect("operations name what is there")
+                    .pinned = pinned
+            }
         }
     }
 }
 
 fn take_snapshot(image: &mut Image, tag: &str) {
     image.seal();
-    let snapshot = Snapshot { bytes: Arc::clone(&image.bytes), pinned: false };
-    assert!(image.snapshots.insert(tag.to_owned(), snapshot).is_none(), "{tag} is new");
+    let snapshot = Snapshot {
+        bytes: Arc::clone(&image.bytes),
+        pinned: false,
+    };
+    assert!(
+        image.snapshots.insert(tag.to_owned(), snapshot).is_none(),
+        "{tag} is new"
+    );
 }
 
 /// One step on an open disk, as its user sees it.
@@ -591,7 +857,8 @@ pub(crate) fn apply_step(image: &mut Image, step: &Step) {
     match step {
         Step::Write { offset, bytes } => {
             image.version += 1;
-            Arc::make_mut(&mut image.bytes)[*offset as usize..][..bytes.0.len()].copy_from_slice(&bytes.0);
+            Arc::make_mut(&mut image.bytes)[*offset as usize..][..bytes.0.len()]
+                .copy_from_slice(&bytes.0);
         }
         Step::Zero { offset, len } => {
             image.version += 1;

@@ -48,9 +48,13 @@ pub(crate) struct Args {
 /// What opens the repository that is read.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Opening the repository that is read")]
-#[expect(clippy::struct_field_names, reason = "an option is called as its field")]
+#[expect(
+    clippy::struct_field_names,
+    reason = "an option is called as its field"
+)]
 struct FromArgs {
-    /// A file whose first line is its password [env: VELLUM_FROM_PASSWORD_FILE, or VELLUM_FROM_PASSWORD, _COMMAND, _FD]
+    /// A file whose first line is its password [env: VELLUM_FROM_PASSWORD_FILE, or
+    /// VELLUM_FROM_PASSWORD, _COMMAND, _FD]
     #[arg(long, value_name = "FILE", conflicts_with = "from_key_file")]
     from_password_file: Option<PathBuf>,
     /// Its key file
@@ -63,42 +67,86 @@ struct FromArgs {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let Some((from, rest)) = args.words.split_first() else {
-        return Err(Failure::usage("no repository is named", "name the one to read first, then the one to write"));
+        return Err(Failure::usage(
+            "no repository is named",
+            "name the one to read first, then the one to write",
+        ));
     };
     let named = words::at_least(rest, &session.caller)?;
     if named.rest.is_empty() != args.all {
-        return Err(Failure::usage("what is to be copied is not clear", "name images or points, or add --all, but not both"));
+        return Err(Failure::usage(
+            "what is to be copied is not clear",
+            "name images or points, or add --all, but not both",
+        ));
     }
     let source = repository::open_with(from, &args.from.key(), password::FROM_VARIABLES, session)?;
-    let points = if args.all { None } else { Some(points(&source, named.rest, session)?) };
+    let points = if args.all {
+        None
+    } else {
+        Some(points(&source, named.rest, session)?)
+    };
     let target = repository::open(&named.place, &args.key, session)?;
-    let request =
-        CopyRequest { points, trust_others: args.trust_others, limit_upload: args.limit_upload, writer: repository::writer(session) };
+    let request = CopyRequest {
+        points,
+        trust_others: args.trust_others,
+        limit_upload: args.limit_upload,
+        writer: repository::writer(session),
+    };
     let meter = session.watch_bytes(&format!("copying to {}", target.place()));
-    let report = copy(&source, &target, &request, &meter).map_err(|error| titled(error, &source))?;
+    let report =
+        copy(&source, &target, &request, &meter).map_err(|error| titled(error, &source))?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
-    session.output.summary(&Upload::new(Some(source.place()), target.place(), report, seconds))?;
+    session.output.summary(&Upload::new(
+        Some(source.place()),
+        target.place(),
+        report,
+        seconds,
+    ))?;
     Ok(Outcome::Done)
 }
 
-fn points(source: &Repository, wanted: &[String], session: &Session) -> Result<BTreeSet<String>, Failure> {
+fn points(
+    source: &Repository,
+    wanted: &[String],
+    session: &Session,
+) -> Result<BTreeSet<String>, Failure> {
     let state = source.state();
     let points = address::sorted(state.points().map(AsRef::as_ref));
-    Ok(chosen(&points, wanted, session)?.into_iter().map(str::to_owned).collect())
+    Ok(chosen(&points, wanted, session)?
+        .into_iter()
+        .map(str::to_owned)
+        .collect())
 }
 
 /// Damage, with the points that it hits as people call them.
 fn titled(error: BackupError, source: &Repository) -> Failure {
-    let BackupError::Damaged { object, reason, points } = error else { return error.into() };
+    let BackupError::Damaged {
+        object,
+        reason,
+        points,
+    } = error
+    else {
+        return error.into();
+    };
     let state = source.state();
-    let titles: BTreeMap<&str, String> = state.points().map(|point| (point.id.as_str(), address::title(point))).collect();
-    let mut points: Vec<String> = points.iter().map(|id| titles.get(id.as_str()).unwrap_or(id).clone()).collect();
+    let titles: BTreeMap<&str, String> = state
+        .points()
+        .map(|point| (point.id.as_str(), address::title(point)))
+        .collect();
+    let mut points: Vec<String> = points
+        .iter()
+        .map(|id| titles.get(id.as_str()).unwrap_or(id).clone())
+        .collect();
     points.sort_unstable();
     let more = points.len().saturating_sub(POINTS_SHOWN_MAX);
     points.truncate(POINTS_SHOWN_MAX);
     points.extend((more > 0).then(|| format!("and {more} more")));
-    Failure::Damage(BackupError::Damaged { object, reason, points })
+    Failure::Damage(BackupError::Damaged {
+        object,
+        reason,
+        points,
+    })
 }
 
 impl FromArgs {

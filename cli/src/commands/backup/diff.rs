@@ -47,7 +47,9 @@ struct Totals {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let named = words::exactly(&args.words, &["POINT", "POINT"], &session.caller)?;
-    let [first, second] = named.rest else { unreachable!("as many words were asked for") };
+    let [first, second] = named.rest else {
+        unreachable!("as many words were asked for")
+    };
     let repository = repository::open(&named.place, &args.key, session)?;
     let state = repository.state();
     let points = address::sorted(state.points().map(AsRef::as_ref));
@@ -63,9 +65,17 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         let report = diff(&reader, first.1, second.1, &mut |_| Ok(()))?;
         let totals = Totals::new(first.0, second.0, report);
         session.output.answer(&totals)?;
-        return Ok(if totals.identical { Outcome::Done } else { Outcome::Different });
+        return Ok(if totals.identical {
+            Outcome::Done
+        } else {
+            Outcome::Different
+        });
     }
-    show(session, || BackupError::Interrupted, |visit| diff(&reader, first.1, second.1, visit).map(drop))
+    show(
+        session,
+        || BackupError::Interrupted,
+        |visit| diff(&reader, first.1, second.1, visit).map(drop),
+    )
 }
 
 impl Totals {
@@ -86,7 +96,14 @@ impl Answer for Totals {
         if self.identical {
             return page.line(format!("{} and {} are identical", self.first, self.second));
         }
-        let (changed, zeroed, same) = (page.size(self.changed_bytes), page.size(self.zeroed_bytes), page.size(self.same_bytes));
-        page.line(format!("{} and {}: {changed} differ ({zeroed} become zero), {same} are the same", self.first, self.second))
+        let (changed, zeroed, same) = (
+            page.size(self.changed_bytes),
+            page.size(self.zeroed_bytes),
+            page.size(self.same_bytes),
+        );
+        page.line(format!(
+            "{} and {}: {changed} differ ({zeroed} become zero), {same} are the same",
+            self.first, self.second
+        ))
     }
 }

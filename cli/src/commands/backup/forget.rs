@@ -50,7 +50,8 @@ struct Forgotten {
     action: &'static str,
     dry_run: bool,
     points: Vec<Decided>,
-    /// Bytes of packs that a prune right after it frees; none if something is lost, so that nobody can tell.
+    /// Bytes of packs that a prune right after it frees; none if something is lost, so that nobody
+    /// can tell.
     freed_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prune: Option<Pruned>,
@@ -76,27 +77,62 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let planned = plan(&repository.state(), &wish)?;
     // While the points are there: what they need can still be told from what others need.
     let freed_bytes = freed_len(&repository, &planned)?;
-    let decisions = if args.dry_run { planned } else { forget(&repository, &wish, repository::writer(session))? };
+    let decisions = if args.dry_run {
+        planned
+    } else {
+        forget(&repository, &wish, repository::writer(session))?
+    };
     let goes = decisions.iter().any(Decision::goes);
-    let prune = if args.prune && goes { Some(prune::collect(&repository, &prune::PruneOptions::default(), session)?) } else { None };
+    let prune = if args.prune && goes {
+        Some(prune::collect(
+            &repository,
+            &prune::PruneOptions::default(),
+            session,
+        )?)
+    } else {
+        None
+    };
     let next = match (goes, args.dry_run, args.prune) {
         (false, ..) | (.., true) => None,
         (true, true, _) => Some("the same without -n forgets them".to_owned()),
         (true, false, false) => Some("vellum backup prune gives the space back".to_owned()),
     };
-    let points = decisions.iter().map(|decision| Decided::of(decision, &zone)).collect();
-    let forgotten = Forgotten { action: "forget", dry_run: args.dry_run, points, freed_bytes, prune, next };
-    if args.dry_run { session.output.answer(&forgotten) } else { session.output.confirm(&forgotten) }?;
+    let points = decisions
+        .iter()
+        .map(|decision| Decided::of(decision, &zone))
+        .collect();
+    let forgotten = Forgotten {
+        action: "forget",
+        dry_run: args.dry_run,
+        points,
+        freed_bytes,
+        prune,
+        next,
+    };
+    if args.dry_run {
+        session.output.answer(&forgotten)
+    } else {
+        session.output.confirm(&forgotten)
+    }?;
     Ok(Outcome::Done)
 }
 
-fn wish(args: &Args, named: &[String], state: &State, zone: &TimeZone) -> Result<ForgetWish, Failure> {
+fn wish(
+    args: &Args,
+    named: &[String],
+    state: &State,
+    zone: &TimeZone,
+) -> Result<ForgetWish, Failure> {
     let rules = args.keep.rules(repository::now_ms())?;
     let points = address::sorted(state.points().map(AsRef::as_ref));
     if !rules.is_empty() {
         let mut images = BTreeSet::new();
         for image in named {
-            images.extend(address::of_known_image(&points, image)?.into_iter().map(|point| point.image.clone()));
+            images.extend(
+                address::of_known_image(&points, image)?
+                    .into_iter()
+                    .map(|point| point.image.clone()),
+            );
         }
         let zone = zone.clone();
         let offset_s = Arc::new(move |moment_ms| zone::offset_s(&zone, moment_ms));
@@ -107,26 +143,53 @@ fn wish(args: &Args, named: &[String], state: &State, zone: &TimeZone) -> Result
         });
     }
     if named.is_empty() {
-        return Err(Failure::usage("neither rules nor points say what is to be forgotten", "add --keep-… rules, or name points"));
+        return Err(Failure::usage(
+            "neither rules nor points say what is to be forgotten",
+            "add --keep-… rules, or name points",
+        ));
     }
     let find = |text: &String| Ok(address::find(&points, text, zone)?.id.clone());
-    named.iter().map(find).collect::<Result<_, Failure>>().map(ForgetWish::Points)
+    named
+        .iter()
+        .map(find)
+        .collect::<Result<_, Failure>>()
+        .map(ForgetWish::Points)
 }
 
 impl Decided {
     fn of(decision: &Decision, zone: &TimeZone) -> Self {
         let reasons = decision.reasons.iter().map(ToString::to_string).collect();
-        Self { point: Described::of(&decision.point, zone), goes: decision.goes(), reasons }
+        Self {
+            point: Described::of(&decision.point, zone),
+            goes: decision.goes(),
+            reasons,
+        }
     }
 }
 
 impl Answer for Forgotten {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let columns = [Column::text("NAME"), Column::text("ID"), Column::text("TIME"), Column::number("SIZE"), Column::text("STAYS AS")];
+        let columns = [
+            Column::text("NAME"),
+            Column::text("ID"),
+            Column::text("TIME"),
+            Column::number("SIZE"),
+            Column::text("STAYS AS"),
+        ];
         let row = |decided: &Decided| {
             let point = &decided.point;
-            let why = if decided.goes { "goes".to_owned() } else { decided.reasons.join(", ") };
-            vec![point.name.clone(), point.short_id(), point.local_time.clone(), page.size(point.size), why]
+            let why = if decided.goes {
+                "goes".to_owned()
+            } else {
+                decided.reasons.join(", ")
+            };
+            vec![
+                point.name.clone(),
+                point.short_id(),
+                point.local_time.clone(),
+                page.size(point.size),
+                why,
+            ]
         };
         let rows: Vec<_> = self.points.iter().map(row).collect();
         if !rows.is_empty() {
@@ -134,12 +197,21 @@ impl Answer for Forgotten {
         }
         let gone = self.points.iter().filter(|decided| decided.goes).count() as u64;
         let stay = self.points.len() as u64 - gone;
-        let done = if self.dry_run { "would be forgotten" } else { "forgotten" };
-        page.line(format!("{} {done}, {stay} of these stay", plural(gone, "point")))?;
+        let done = if self.dry_run {
+            "would be forgotten"
+        } else {
+            "forgotten"
+        };
+        page.line(format!(
+            "{} {done}, {stay} of these stay",
+            plural(gone, "point")
+        ))?;
         match &self.prune {
             Some(pruned) => pruned.show(page)?,
             None => page.line(prune::would_free(self.freed_bytes, page))?,
         }
-        self.next.as_ref().map_or(Ok(()), |next| page.line(format!("next: {next}")))
+        self.next
+            .as_ref()
+            .map_or(Ok(()), |next| page.line(format!("next: {next}")))
     }
 }

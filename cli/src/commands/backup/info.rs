@@ -75,9 +75,18 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let named = words::at_least(&args.words, &session.caller)?;
     let repository = repository::open(&named.place, &args.key, session)?;
     match named.rest {
-        [] => session.output.answer(&whole(&repository, &zone::of(&session.caller))?)?,
-        [point] => session.output.answer(&single(&repository, point, session)?)?,
-        _ => return Err(Failure::usage("this tells of one point at a time", "name one")),
+        [] => session
+            .output
+            .answer(&whole(&repository, &zone::of(&session.caller))?)?,
+        [point] => session
+            .output
+            .answer(&single(&repository, point, session)?)?,
+        _ => {
+            return Err(Failure::usage(
+                "this tells of one point at a time",
+                "name one",
+            ));
+        }
     }
     Ok(Outcome::Done)
 }
@@ -90,12 +99,18 @@ fn whole(repository: &Repository, zone: &TimeZone) -> Result<Whole, Failure> {
     images.dedup();
     let amount = |kind| {
         let objects = repository.list(kind)?;
-        Ok::<_, Failure>(Amount { objects: objects.len() as u64, bytes: objects.iter().map(|(_, len)| len).sum() })
+        Ok::<_, Failure>(Amount {
+            objects: objects.len() as u64,
+            bytes: objects.iter().map(|(_, len)| len).sum(),
+        })
     };
     let (packs, indexes) = (amount(ObjectKind::Pack)?, amount(ObjectKind::Index)?);
     let (maps, records) = (amount(ObjectKind::Maps)?, amount(ObjectKind::Record)?);
     let copies = repository.list_copies()?;
-    let copies = Amount { objects: copies.len() as u64, bytes: copies.values().sum() };
+    let copies = Amount {
+        objects: copies.len() as u64,
+        bytes: copies.values().sum(),
+    };
     Ok(Whole {
         repository: repository.place(),
         id: repository.id().to_string(),
@@ -109,7 +124,10 @@ fn whole(repository: &Repository, zone: &TimeZone) -> Result<Whole, Failure> {
         maps,
         records,
         copies,
-        bytes: [packs, indexes, maps, records, copies].iter().map(|amount| amount.bytes).sum(),
+        bytes: [packs, indexes, maps, records, copies]
+            .iter()
+            .map(|amount| amount.bytes)
+            .sum(),
         sessions: super::sessions(repository, zone)?,
     })
 }
@@ -119,11 +137,14 @@ fn single(repository: &Repository, text: &str, session: &Session) -> Result<Sing
     let points = address::sorted(state.points().map(AsRef::as_ref));
     let zone = zone::of(&session.caller);
     let point = address::find(&points, text, &zone)?;
-    let same = points.iter().filter(|other| other.content == point.content && other.id != point.id);
+    let same = points
+        .iter()
+        .filter(|other| other.content == point.content && other.id != point.id);
     Ok(Single {
         point: Described::of(point, &zone),
         same_as: same.map(|other| address::title(other)).collect(),
-        chain: ContentId::parse(&point.content).map_or(0, |content| state.chain(content).len() as u64),
+        chain: ContentId::parse(&point.content)
+            .map_or(0, |content| state.chain(content).len() as u64),
     })
 }
 
@@ -131,19 +152,33 @@ impl Answer for Whole {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         page.field("repository", &self.repository)?;
         page.field("id", &self.id)?;
-        page.field("encrypted", if self.encrypted { "yes" } else { "no: whoever reaches it can read it" })?;
+        page.field(
+            "encrypted",
+            if self.encrypted {
+                "yes"
+            } else {
+                "no: whoever reaches it can read it"
+            },
+        )?;
         page.field("images", self.images.to_string())?;
         page.field("points", self.points.to_string())?;
         page.field("machines", self.machines.to_string())?;
-        let kinds =
-            [("packs", self.packs), ("index", self.indexes), ("maps", self.maps), ("journal", self.records), ("copies", self.copies)];
+        let kinds = [
+            ("packs", self.packs),
+            ("index", self.indexes),
+            ("maps", self.maps),
+            ("journal", self.records),
+            ("copies", self.copies),
+        ];
         for (name, amount) in kinds {
             let size = page.size(amount.bytes);
             page.field(name, format!("{size} in {}", amount.objects))?;
         }
         let size = page.size(self.bytes);
         page.field("in all", size)?;
-        self.sessions.iter().try_for_each(|session| page.field("session", &session.line))
+        self.sessions
+            .iter()
+            .try_for_each(|session| page.field("session", &session.line))
     }
 }
 
@@ -162,6 +197,10 @@ impl Answer for Single {
         if !self.same_as.is_empty() {
             page.field("same as", self.same_as.join(", "))?;
         }
-        if point.marks().is_empty() { Ok(()) } else { page.field("marks", point.marks()) }
+        if point.marks().is_empty() {
+            Ok(())
+        } else {
+            page.field("marks", point.marks())
+        }
     }
 }

@@ -29,7 +29,8 @@ pub(crate) struct Args {
     /// A folder, or an address such as s3://BUCKET/PREFIX
     #[arg(value_name = "REPO")]
     words: Vec<String>,
-    /// Whoever reaches the place can read every disk in it, and put others there that look like yours
+    /// Whoever reaches the place can read every disk in it, and put others there that look like
+    /// yours
     #[arg(long, conflicts_with_all = ["password_file", "key_file"])]
     no_encryption: bool,
     /// What is stored once: as the stores that will be pushed have it
@@ -51,11 +52,22 @@ struct Made {
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let place = words::exactly(&args.words, &[], &session.caller)?.place;
     let chunk_len = u32::try_from(args.chunk_size).ok().and_then(ChunkLen::new);
-    let chunk_len = chunk_len.ok_or_else(|| Failure::usage("that is no chunk size", "it is a power of two from 4K to 1M"))?;
+    let chunk_len = chunk_len.ok_or_else(|| {
+        Failure::usage(
+            "that is no chunk size",
+            "it is a power of two from 4K to 1M",
+        )
+    })?;
     let objects = repository::objects(&place, &session.caller)?;
     let key = first_key(args, session)?;
     let folders = repository::folders(&session.caller);
-    let made = Repository::init(objects, chunk_len, key.as_ref(), repository::now_ms(), folders)?;
+    let made = Repository::init(
+        objects,
+        chunk_len,
+        key.as_ref(),
+        repository::now_ms(),
+        folders,
+    )?;
     let made = Made {
         action: "init",
         repository: made.place(),
@@ -73,10 +85,16 @@ fn first_key(args: &Args, session: &Session) -> Result<Option<FirstKey>, Failure
         return Ok(None);
     }
     let opener = match &args.key.key_file {
-        Some(path) if !session.caller.path(path).exists() => Opener::KeyFile(repository::make_key_file(path, &session.caller)?),
+        Some(path) if !session.caller.path(path).exists() => {
+            Opener::KeyFile(repository::make_key_file(path, &session.caller)?)
+        }
         _ => given_or_asked(args, session)?,
     };
-    Ok(Some(FirstKey { opener, label: LABEL.to_owned(), cost: PasswordCost::default() }))
+    Ok(Some(FirstKey {
+        opener,
+        label: LABEL.to_owned(),
+        cost: PasswordCost::default(),
+    }))
 }
 
 fn given_or_asked(args: &Args, session: &Session) -> Result<Opener, Failure> {
@@ -84,14 +102,31 @@ fn given_or_asked(args: &Args, session: &Session) -> Result<Opener, Failure> {
         return Ok(opener);
     }
     let asked = password::ask("new password", true, &session.caller)?;
-    let hint = || format!("{}; --no-encryption makes a repository that everybody can read", password::VARIABLES.hint());
-    asked.map(Opener::Password).ok_or_else(|| Failure::usage("a repository is encrypted, and no password was given", hint()))
+    let hint = || {
+        format!(
+            "{}; --no-encryption makes a repository that everybody can read",
+            password::VARIABLES.hint()
+        )
+    };
+    asked.map(Opener::Password).ok_or_else(|| {
+        Failure::usage(
+            "a repository is encrypted, and no password was given",
+            hint(),
+        )
+    })
 }
 
 impl Answer for Made {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let encrypted = if self.encrypted { "encrypted" } else { "readable for whoever reaches it" };
-        page.line(format!("made a repository in {}, {encrypted}", self.repository))?;
+        let encrypted = if self.encrypted {
+            "encrypted"
+        } else {
+            "readable for whoever reaches it"
+        };
+        page.line(format!(
+            "made a repository in {}, {encrypted}",
+            self.repository
+        ))?;
         page.line("next: vellum backup push REPO --all")
     }
 }

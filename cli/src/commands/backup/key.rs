@@ -19,7 +19,9 @@ use crate::session::Session;
 
 /// List, add and remove passwords and key files that open a repository
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum backup key add /mnt/backup --new-key-file backup.key\n  vellum backup key list /mnt/backup")]
+#[command(
+    after_help = "Example:\n  vellum backup key add /mnt/backup --new-key-file backup.key\n  vellum backup key list /mnt/backup"
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -126,20 +128,37 @@ fn add(args: &AddArgs, session: &mut Session) -> Result<Outcome, Failure> {
     let old = repository::opener(&args.key, password::VARIABLES, caller)?;
     let old = old.map_or_else(|| asked("the present password", false, session), Ok)?;
     let new = new_opener(args, session)?;
-    let fail = |source| BackupError::Key { place: repository.place(), source };
+    let fail = |source| BackupError::Key {
+        place: repository.place(),
+        source,
+    };
     let (_, secrets) = unlock_any(&*objects, repository.file(), &old).map_err(fail)?;
-    let key = create_key(&secrets, repository.file(), &new, &args.label, repository::now_ms(), PasswordCost::default()).map_err(fail)?;
+    let key = create_key(
+        &secrets,
+        repository.file(),
+        &new,
+        &args.label,
+        repository::now_ms(),
+        PasswordCost::default(),
+    )
+    .map_err(fail)?;
     repository.put(&ObjectName::Key(key.id), &key.bytes)?;
     let key = Shown::of(&key_info(key.id, &key.bytes).map_err(fail)?);
-    session.output.confirm(&Changed { action: "key add", key })?;
+    session.output.confirm(&Changed {
+        action: "key add",
+        key,
+    })?;
     Ok(Outcome::Done)
 }
 
 fn new_opener(args: &AddArgs, session: &Session) -> Result<Opener, Failure> {
     let caller = &session.caller;
     if let Some(path) = &args.new_key_file {
-        let file =
-            if caller.path(path).exists() { repository::read_key_file(path, caller) } else { repository::make_key_file(path, caller) };
+        let file = if caller.path(path).exists() {
+            repository::read_key_file(path, caller)
+        } else {
+            repository::make_key_file(path, caller)
+        };
         return file.map(Opener::KeyFile);
     }
     match given(args.new_password_file.as_deref(), session)? {
@@ -155,7 +174,12 @@ fn given(file: Option<&Path>, session: &Session) -> Result<Option<Opener>, Failu
 
 fn asked(question: &str, again: bool, session: &Session) -> Result<Opener, Failure> {
     let asked = password::ask(question, again, &session.caller)?;
-    let missing = || Failure::usage(format!("there is no terminal to ask for {question}"), "give it in a file: see --help");
+    let missing = || {
+        Failure::usage(
+            format!("there is no terminal to ask for {question}"),
+            "give it in a file: see --help",
+        )
+    };
     asked.map(Opener::Password).ok_or_else(missing)
 }
 
@@ -164,16 +188,39 @@ fn remove(args: &RemoveArgs, session: &mut Session) -> Result<Outcome, Failure> 
     let repository = repository::open(&named.place, &args.key, session)?;
     let keys = keys(&repository)?;
     let wanted = &named.rest[0];
-    let found: Vec<&KeyInfo> = keys.iter().filter(|key| !wanted.is_empty() && key.id.to_string().starts_with(wanted.as_str())).collect();
+    let found: Vec<&KeyInfo> = keys
+        .iter()
+        .filter(|key| !wanted.is_empty() && key.id.to_string().starts_with(wanted.as_str()))
+        .collect();
     let key = match found[..] {
         [key] if keys.len() > 1 => key,
-        [_] => return Err(Failure::failed("it is the last key: without it nobody could open the repository", "add another first")),
-        [] => return Err(Failure::failed(format!("no key is called {wanted:?}"), "`vellum backup key list` shows the keys")),
-        _ => return Err(Failure::failed(format!("{wanted:?} could mean {} keys", found.len()), "write more of the id")),
+        [_] => {
+            return Err(Failure::failed(
+                "it is the last key: without it nobody could open the repository",
+                "add another first",
+            ));
+        }
+        [] => {
+            return Err(Failure::failed(
+                format!("no key is called {wanted:?}"),
+                "`vellum backup key list` shows the keys",
+            ));
+        }
+        _ => {
+            return Err(Failure::failed(
+                format!("{wanted:?} could mean {} keys", found.len()),
+                "write more of the id",
+            ));
+        }
     };
-    let deleted = repository.objects().delete(&ObjectName::Key(key.id).to_string());
+    let deleted = repository
+        .objects()
+        .delete(&ObjectName::Key(key.id).to_string());
     deleted.map_err(|error| repository.failed(error))?;
-    session.output.confirm(&Changed { action: "key remove", key: Shown::of(key) })?;
+    session.output.confirm(&Changed {
+        action: "key remove",
+        key: Shown::of(key),
+    })?;
     Ok(Outcome::Done)
 }
 
@@ -181,8 +228,14 @@ fn refuse_plain(repository: &Repository) -> Result<(), Failure> {
     if repository.file().is_encrypted {
         return Ok(());
     }
-    let what = format!("the repository in {} is not encrypted: it has no keys", repository.place());
-    Err(Failure::failed(what, "`vellum backup copy` copies it into one that is"))
+    let what = format!(
+        "the repository in {} is not encrypted: it has no keys",
+        repository.place()
+    );
+    Err(Failure::failed(
+        what,
+        "`vellum backup copy` copies it into one that is",
+    ))
 }
 
 /// All keys, the oldest first. Those that cannot be read open nothing.
@@ -191,7 +244,10 @@ fn keys(repository: &Repository) -> Result<Vec<KeyInfo>, Failure> {
     let mut keys = Vec::new();
     for (name, _) in repository.list(ObjectKind::Key)? {
         let ObjectName::Key(id) = name else { continue };
-        let stored = repository.objects().get(&name.to_string()).map_err(|error: ObjectError| repository.failed(error))?;
+        let stored = repository
+            .objects()
+            .get(&name.to_string())
+            .map_err(|error: ObjectError| repository.failed(error))?;
         keys.extend(key_info(id, &stored));
     }
     keys.sort_by_key(|key| key.time_ms);
@@ -200,15 +256,36 @@ fn keys(repository: &Repository) -> Result<Vec<KeyInfo>, Failure> {
 
 impl Shown {
     fn of(key: &KeyInfo) -> Self {
-        let kind = if key.is_password { "password" } else { "key file" };
-        Self { id: key.id.to_string(), label: key.label.clone(), kind, created: time::moment(key.time_ms) }
+        let kind = if key.is_password {
+            "password"
+        } else {
+            "key file"
+        };
+        Self {
+            id: key.id.to_string(),
+            label: key.label.clone(),
+            kind,
+            created: time::moment(key.time_ms),
+        }
     }
 }
 
 impl Answer for Listing {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let columns = [Column::text("ID"), Column::text("KIND"), Column::text("CREATED"), Column::text("LABEL")];
-        let row = |key: &Shown| vec![address::short(&key.id).to_owned(), key.kind.to_owned(), key.created.clone(), key.label.clone()];
+        let columns = [
+            Column::text("ID"),
+            Column::text("KIND"),
+            Column::text("CREATED"),
+            Column::text("LABEL"),
+        ];
+        let row = |key: &Shown| {
+            vec![
+                address::short(&key.id).to_owned(),
+                key.kind.to_owned(),
+                key.created.clone(),
+                key.label.clone(),
+            ]
+        };
         let rows: Vec<_> = self.keys.iter().map(row).collect();
         page.table(&columns, &rows)
     }
@@ -216,7 +293,15 @@ impl Answer for Listing {
 
 impl Answer for Changed {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let done = if self.action == "key add" { "added" } else { "removed" };
-        page.line(format!("{done} {} {}", self.key.kind, address::short(&self.key.id)))
+        let done = if self.action == "key add" {
+            "added"
+        } else {
+            "removed"
+        };
+        page.line(format!(
+            "{done} {} {}",
+            self.key.kind,
+            address::short(&self.key.id)
+        ))
     }
 }

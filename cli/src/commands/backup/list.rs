@@ -76,7 +76,10 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         }
     }
     let zone = zone::of(&session.caller);
-    let points = wanted.into_iter().map(|point| Described::of(point, &zone)).collect();
+    let points = wanted
+        .into_iter()
+        .map(|point| Described::of(point, &zone))
+        .collect();
     session.output.answer(&Listing { points })?;
     Ok(Outcome::Done)
 }
@@ -86,9 +89,16 @@ impl Described {
         Self {
             id: point.id.clone(),
             name: address::title(point),
-            kind: if point.snapshot.is_some() { "snapshot" } else { "image" },
+            kind: if point.snapshot.is_some() {
+                "snapshot"
+            } else {
+                "image"
+            },
             image: point.image.clone(),
-            snapshot: point.snapshot.as_ref().map(|snapshot| snapshot.name.clone()),
+            snapshot: point
+                .snapshot
+                .as_ref()
+                .map(|snapshot| snapshot.name.clone()),
             serial: point.snapshot.as_ref().map(|snapshot| snapshot.serial),
             content: point.content.clone(),
             origin: point.origin.clone(),
@@ -112,15 +122,31 @@ impl Described {
     /// Pin and tags, in one cell.
     pub(super) fn marks(&self) -> String {
         let pin = self.pinned.then_some("pinned".to_owned());
-        pin.into_iter().chain(self.tags.iter().map(|tag| format!("+{tag}"))).collect::<Vec<_>>().join(" ")
+        pin.into_iter()
+            .chain(self.tags.iter().map(|tag| format!("+{tag}")))
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 }
 
 impl Answer for Listing {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let columns = [Column::text("ID"), Column::text("NAME"), Column::number("SIZE"), Column::text("TIME"), Column::text("MARKS")];
-        let row =
-            |point: &Described| vec![point.short_id(), point.name.clone(), page.size(point.size), point.local_time.clone(), point.marks()];
+        let columns = [
+            Column::text("ID"),
+            Column::text("NAME"),
+            Column::number("SIZE"),
+            Column::text("TIME"),
+            Column::text("MARKS"),
+        ];
+        let row = |point: &Described| {
+            vec![
+                point.short_id(),
+                point.name.clone(),
+                page.size(point.size),
+                point.local_time.clone(),
+                point.marks(),
+            ]
+        };
         let rows: Vec<_> = self.points.iter().map(row).collect();
         page.table(&columns, &rows)
     }

@@ -121,7 +121,9 @@ struct Announced {
 impl Announced {
     fn of(session: &OpenSession, zone: &TimeZone) -> Self {
         let file = session.file.as_ref();
-        let since = file.and_then(|file| zone::shown(zone, file.time_ms)).map(|since| format!(", since {since}"));
+        let since = file
+            .and_then(|file| zone::shown(zone, file.time_ms))
+            .map(|since| format!(", since {since}"));
         Self {
             id: session.id.to_string(),
             kind: file.map(|file| file.kind.to_string()),
@@ -133,7 +135,10 @@ impl Announced {
 }
 
 fn sessions(repository: &Repository, zone: &TimeZone) -> Result<Vec<Announced>, Failure> {
-    Ok(open_sessions(repository)?.iter().map(|session| Announced::of(session, zone)).collect())
+    Ok(open_sessions(repository)?
+        .iter()
+        .map(|session| Announced::of(session, zone))
+        .collect())
 }
 
 #[cfg(test)]
@@ -145,14 +150,38 @@ mod tests {
 
     #[test]
     fn a_session_is_told_by_the_clock_of_who_asks() {
-        let file = SessionFile { version: 1, kind: SessionKind::Prune, writer: "host: command".to_owned(), time_ms: 86_400_000 };
-        let session = OpenSession { id: SessionId([0xab; 16]), file: Some(file) };
+        let file = SessionFile {
+            version: 1,
+            kind: SessionKind::Prune,
+            writer: "host: command".to_owned(),
+            time_ms: 86_400_000,
+        };
+        let session = OpenSession {
+            id: SessionId([0xab; 16]),
+            file: Some(file),
+        };
         let zone = TimeZone::posix("<+0530>-5:30").expect("a zone");
         let told = Announced::of(&session, &zone);
         let id = "ab".repeat(16);
-        assert_eq!(told.line, format!("{id} (prune by host: command), since 1970-01-02T05:30:00+05:30"));
-        assert_eq!(told.time.as_deref(), Some("1970-01-02T00:00:00Z"), "programs get UTC");
-        let unread = Announced::of(&OpenSession { file: None, ..session }, &zone);
-        assert_eq!((unread.line, unread.kind, unread.time), (format!("{id} (what it is cannot be read)"), None, None));
+        assert_eq!(
+            told.line,
+            format!("{id} (prune by host: command), since 1970-01-02T05:30:00+05:30")
+        );
+        assert_eq!(
+            told.time.as_deref(),
+            Some("1970-01-02T00:00:00Z"),
+            "programs get UTC"
+        );
+        let unread = Announced::of(
+            &OpenSession {
+                file: None,
+                ..session
+            },
+            &zone,
+        );
+        assert_eq!(
+            (unread.line, unread.kind, unread.time),
+            (format!("{id} (what it is cannot be read)"), None, None)
+        );
     }
 }

@@ -15,7 +15,9 @@ use crate::size;
 
 /// Show all points as raw files in a folder until stopped or unmounted, and fetch only what is read
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum backup mount /mnt/backup /mnt/then\n  fusermount3 -u /mnt/then")]
+#[command(
+    after_help = "Example:\n  vellum backup mount /mnt/backup /mnt/then\n  fusermount3 -u /mnt/then"
+)]
 pub(crate) struct Args {
     /// The repository, and the folder, which must be empty
     #[arg(value_names = ["REPO", "DIR"], num_args = 0..=2)]
@@ -39,14 +41,30 @@ struct Mounted {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let named = words::exactly(&args.words, &["DIR"], &session.caller)?;
-    let mut service = Service::of_repository(&named.place, &args.key, service::limits(args.cache_size, None), session)?;
-    let folder = service.mount(named.rest[0].as_ref(), args.allow_other, session)?.folder().display().to_string();
-    let mounted = Mounted { action: "backup mount", repository: named.place, folder };
+    let mut service = Service::of_repository(
+        &named.place,
+        &args.key,
+        service::limits(args.cache_size, None),
+        session,
+    )?;
+    let folder = service
+        .mount(named.rest[0].as_ref(), args.allow_other, session)?
+        .folder()
+        .display()
+        .to_string();
+    let mounted = Mounted {
+        action: "backup mount",
+        repository: named.place,
+        folder,
+    };
     service.run(&mounted, session, |service| service.is_unmounted(PATIENCE))
 }
 
 impl Answer for Mounted {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        page.line(format!("mounted {} on {}; Ctrl-C unmounts", self.repository, self.folder))
+        page.line(format!(
+            "mounted {} on {}; Ctrl-C unmounts",
+            self.repository, self.folder
+        ))
     }
 }

@@ -85,10 +85,18 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 }
 
 /// Collects, and shows how far it is.
-pub(super) fn collect(repository: &Repository, options: &PruneOptions, session: &Session) -> Result<Pruned, Failure> {
+pub(super) fn collect(
+    repository: &Repository,
+    options: &PruneOptions,
+    session: &Session,
+) -> Result<Pruned, Failure> {
     let meter = session.watch_bytes(&format!("collecting in {}", repository.place()));
     let report = prune(repository, options, repository::writer(session), &meter)?;
-    Ok(Pruned::new(options.is_dry_run, &report, &zone::of(&session.caller)))
+    Ok(Pruned::new(
+        options.is_dry_run,
+        &report,
+        &zone::of(&session.caller),
+    ))
 }
 
 /// Which sessions `wanted` means, by the beginnings of their names.
@@ -101,26 +109,55 @@ fn fence(wanted: &[String], repository: &Repository) -> Result<FenceWish, Failur
     }
     let open = open_sessions(repository)?;
     let find = |text: &String| {
-        let found: Vec<&OpenSession> = open.iter().filter(|session| session.id.to_string().starts_with(text.as_str())).collect();
+        let found: Vec<&OpenSession> = open
+            .iter()
+            .filter(|session| session.id.to_string().starts_with(text.as_str()))
+            .collect();
         match found[..] {
             [one] if !text.is_empty() => Ok(one.id),
-            [] => Err(Failure::failed(format!("no session {text:?} is open"), "`vellum backup info` shows the open ones")),
-            _ => Err(Failure::failed(format!("{text:?} could mean {} sessions", found.len()), "write more of it")),
+            [] => Err(Failure::failed(
+                format!("no session {text:?} is open"),
+                "`vellum backup info` shows the open ones",
+            )),
+            _ => Err(Failure::failed(
+                format!("{text:?} could mean {} sessions", found.len()),
+                "write more of it",
+            )),
         }
     };
-    wanted.iter().map(find).collect::<Result<_, _>>().map(FenceWish::Some)
+    wanted
+        .iter()
+        .map(find)
+        .collect::<Result<_, _>>()
+        .map(FenceWish::Some)
 }
 
 fn percentage(text: &str) -> Result<u32, String> {
-    let number = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|percent| *percent <= 100);
+    let number = text
+        .strip_suffix('%')
+        .unwrap_or(text)
+        .parse()
+        .ok()
+        .filter(|percent| *percent <= 100);
     number.ok_or_else(|| "it is a share in percent, from 0 to 100".to_owned())
 }
 
 impl Pruned {
     fn new(dry_run: bool, report: &PruneReport, zone: &TimeZone) -> Self {
-        let described = |sessions: &[OpenSession]| sessions.iter().map(|session| Announced::of(session, zone)).collect();
-        let Amount { count: condemned_objects, len: condemned_bytes } = report.condemned;
-        let Amount { count: deleted_objects, len: deleted_bytes } = report.swept;
+        let described = |sessions: &[OpenSession]| {
+            sessions
+                .iter()
+                .map(|session| Announced::of(session, zone))
+                .collect()
+        };
+        let Amount {
+            count: condemned_objects,
+            len: condemned_bytes,
+        } = report.condemned;
+        let Amount {
+            count: deleted_objects,
+            len: deleted_bytes,
+        } = report.swept;
         Self {
             action: "prune",
             dry_run,
@@ -151,22 +188,34 @@ pub(super) fn would_free(bytes: Option<u64>, page: &Page) -> String {
 impl Answer for Pruned {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         let (used, packs) = (page.size(self.used_bytes), page.size(self.packs_bytes));
-        page.line(format!("{used} of {packs} in packs are needed ({})", percent(self.used_bytes, self.packs_bytes)))?;
+        page.line(format!(
+            "{used} of {packs} in packs are needed ({})",
+            percent(self.used_bytes, self.packs_bytes)
+        ))?;
         let (condemned, moved) = (page.size(self.condemned_bytes), page.size(self.moved_bytes));
         let objects = plural(self.condemned_objects, "object");
         if self.dry_run {
-            page.line(format!("{objects}, {condemned}, would go, after {moved} have moved"))?;
+            page.line(format!(
+                "{objects}, {condemned}, would go, after {moved} have moved"
+            ))?;
             return page.line(would_free(Some(self.freed_bytes), page));
         }
         let deleted = page.size(self.deleted_bytes);
-        page.line(format!("condemned {objects}, {condemned}; {moved} moved; {} objects deleted, {deleted}", self.deleted_objects))?;
-        self.fenced.iter().try_for_each(|session| page.line(format!("ended session {}", session.line)))?;
+        page.line(format!(
+            "condemned {objects}, {condemned}; {moved} moved; {} objects deleted, {deleted}",
+            self.deleted_objects
+        ))?;
+        self.fenced
+            .iter()
+            .try_for_each(|session| page.line(format!("ended session {}", session.line)))?;
         if self.waits_for.is_empty() {
             let freed = page.size(self.freed_bytes);
             return page.line(format!("prune freed {freed} that nothing needs"));
         }
         page.line(would_free(Some(self.freed_bytes), page))?;
-        self.waits_for.iter().try_for_each(|session| page.line(format!("waits for session {}", session.line)))?;
+        self.waits_for
+            .iter()
+            .try_for_each(|session| page.line(format!("waits for session {}", session.line)))?;
         page.line("next: vellum backup prune, once they have ended")
     }
 }

@@ -61,7 +61,10 @@ struct Pulled {
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let named = words::at_least(&args.words, &session.caller)?;
     if named.rest.is_empty() != args.all {
-        return Err(Failure::usage("what is to be pulled is not clear", "name images or points, or add --all, but not both"));
+        return Err(Failure::usage(
+            "what is to be pulled is not clear",
+            "name images or points, or add --all, but not both",
+        ));
     }
     let store = session.open_to_write()?;
     let repository = repository::open(&named.place, &args.key, session)?;
@@ -74,28 +77,53 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let pulled = Pulled::new(&store, &repository, report, seconds);
     session.output.summary(&pulled)?;
     for lost in &pulled.lost_machine_snapshots {
-        session.warn(&format!("machine snapshot {lost} was left out: the repository has not all of its disks"));
+        session.warn(&format!(
+            "machine snapshot {lost} was left out: the repository has not all of its disks"
+        ));
     }
-    Ok(if pulled.lost_machine_snapshots.is_empty() { Outcome::Done } else { Outcome::Losses })
+    Ok(if pulled.lost_machine_snapshots.is_empty() {
+        Outcome::Done
+    } else {
+        Outcome::Losses
+    })
 }
 
-fn request(args: &Args, wanted: &[String], reader: &Reader<'_>, session: &Session) -> Result<PullRequest, Failure> {
+fn request(
+    args: &Args,
+    wanted: &[String],
+    reader: &Reader<'_>,
+    session: &Session,
+) -> Result<PullRequest, Failure> {
     let state = reader.repository().state();
     let points = address::sorted(state.points().map(AsRef::as_ref));
     let ids = chosen(&points, wanted, session)?;
     let is_wanted = |point: &Point| args.all || ids.contains(point.id.as_str());
     let prefix = args.prefix.as_deref().unwrap_or_default();
-    let renamed = |name: &str| args.rename.as_ref().map_or_else(|| format!("{prefix}{name}"), ToString::to_string);
+    let renamed = |name: &str| {
+        args.rename
+            .as_ref()
+            .map_or_else(|| format!("{prefix}{name}"), ToString::to_string)
+    };
     let request = PullRequest::of(reader, is_wanted, args.all, renamed)?;
     match (request.images.len(), &args.rename) {
-        (0, _) => Err(Failure::failed("the repository has no points", "`vellum backup push` brings some")),
-        (count, Some(_)) if count > 1 => Err(Failure::usage(format!("--as names one image, and these are {count}"), "use --prefix")),
+        (0, _) => Err(Failure::failed(
+            "the repository has no points",
+            "`vellum backup push` brings some",
+        )),
+        (count, Some(_)) if count > 1 => Err(Failure::usage(
+            format!("--as names one image, and these are {count}"),
+            "use --prefix",
+        )),
         _ => Ok(request),
     }
 }
 
 /// The ids of what `wanted` means: an image's name means all points of it.
-pub(super) fn chosen<'a>(points: &[&'a Point], wanted: &[String], session: &Session) -> Result<BTreeSet<&'a str>, Failure> {
+pub(super) fn chosen<'a>(
+    points: &[&'a Point],
+    wanted: &[String],
+    session: &Session,
+) -> Result<BTreeSet<&'a str>, Failure> {
     let zone = zone::of(&session.caller);
     let mut ids = BTreeSet::new();
     for text in wanted {
@@ -113,7 +141,11 @@ impl Pulled {
         Self {
             action: "pull",
             repository: repository.place(),
-            images: report.nodes.iter().map(|node| tree.display(*node)).collect(),
+            images: report
+                .nodes
+                .iter()
+                .map(|node| tree.display(*node))
+                .collect(),
             contents_new: report.contents.0,
             contents_known: report.contents.1,
             chunks_fetched: report.chunks.0,
@@ -126,9 +158,15 @@ impl Pulled {
 
 impl Answer for Pulled {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let (images, chunks) = (plural(self.images.len() as u64, "image"), plural(self.chunks_fetched, "chunk"));
+        let (images, chunks) = (
+            plural(self.images.len() as u64, "image"),
+            plural(self.chunks_fetched, "chunk"),
+        );
         let took = time::span(self.seconds);
-        page.line(format!("pulled {images}: {chunks} fetched ({} known) in {took}", self.chunks_known))?;
+        page.line(format!(
+            "pulled {images}: {chunks} fetched ({} known) in {took}",
+            self.chunks_known
+        ))?;
         self.images.iter().try_for_each(|image| page.line(image))
     }
 }

@@ -58,24 +58,38 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let report = push(&repository, &store, &request, &meter)?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
-    session.output.summary(&Upload::new(None, repository.place(), report, seconds))?;
+    session
+        .output
+        .summary(&Upload::new(None, repository.place(), report, seconds))?;
     Ok(Outcome::Done)
 }
 
 /// The store and the repository, each opened while the other is: a password takes its time.
-fn open_both(place: &str, key: &KeyArgs, session: &Session) -> Result<(Store, Repository), Failure> {
+fn open_both(
+    place: &str,
+    key: &KeyArgs,
+    session: &Session,
+) -> Result<(Store, Repository), Failure> {
     std::thread::scope(|scope| {
         let store = scope.spawn(|| session.open_to_write());
         let repository = repository::open(place, key, session);
-        let store = store.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let store = store
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok((store, repository?))
     })
 }
 
 fn refuse_nothing(args: &Args, images: &[String]) -> Result<(), Failure> {
     match (args.all, images.is_empty() && args.machine.is_empty()) {
-        (true, false) => Err(Failure::usage("--all is everything: no image needs to be named", "leave out one of them")),
-        (false, true) => Err(Failure::usage("nothing is named that could be pushed", "name images, or add --all")),
+        (true, false) => Err(Failure::usage(
+            "--all is everything: no image needs to be named",
+            "leave out one of them",
+        )),
+        (false, true) => Err(Failure::usage(
+            "nothing is named that could be pushed",
+            "name images, or add --all",
+        )),
         _ => Ok(()),
     }
 }
@@ -84,7 +98,14 @@ fn selection(args: &Args, images: &[String], store: &Store) -> Result<PushSelect
     if args.all {
         return Ok(PushSelection::All);
     }
-    let images = images.iter().map(|image| lookup::image(store, image)).collect::<Result<_, _>>()?;
-    let machines = args.machine.iter().map(|name| Ok(lookup::machine(store, name)?.0)).collect::<Result<_, Failure>>()?;
+    let images = images
+        .iter()
+        .map(|image| lookup::image(store, image))
+        .collect::<Result<_, _>>()?;
+    let machines = args
+        .machine
+        .iter()
+        .map(|name| Ok(lookup::machine(store, name)?.0))
+        .collect::<Result<_, Failure>>()?;
     Ok(PushSelection::Some { images, machines })
 }

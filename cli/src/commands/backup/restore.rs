@@ -47,7 +47,9 @@ struct Restored {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let named = words::exactly(&args.words, &["POINT", "FILE"], &session.caller)?;
-    let [point, file] = named.rest else { unreachable!("as many words were asked for") };
+    let [point, file] = named.rest else {
+        unreachable!("as many words were asked for")
+    };
     let target = target(file, args.force, session)?;
     let repository = repository::open(&named.place, &args.key, session)?;
     let state = repository.state();
@@ -56,7 +58,8 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let content = ContentId::parse(&point.content).ok_or_else(|| no_content(&point.id))?;
     let name = address::title(point);
     let meter = session.watch_bytes(&format!("restoring {name}"));
-    let report = restore(&Reader::new(&repository), content, target, &meter).map_err(|error| explain(error.into(), &name))?;
+    let report = restore(&Reader::new(&repository), content, target, &meter)
+        .map_err(|error| explain(error.into(), &name))?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
     session.output.summary(&Restored {
@@ -73,35 +76,58 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 
 fn target(file: &str, overwrite: bool, session: &mut Session) -> Result<RestoreTarget, Failure> {
     if file != "-" {
-        return Ok(RestoreTarget::File { path: session.caller.path(Path::new(file)), overwrite });
+        return Ok(RestoreTarget::File {
+            path: session.caller.path(Path::new(file)),
+            overwrite,
+        });
     }
     Ok(RestoreTarget::Stream(Box::new(session.disk_output()?)))
 }
 
 pub(super) fn no_content(point: &str) -> Failure {
-    Failure::failed(format!("point {point} names no content"), "`vellum backup verify` tells what else is damaged")
+    Failure::failed(
+        format!("point {point} names no content"),
+        "`vellum backup verify` tells what else is damaged",
+    )
 }
 
 /// Damage says which point it hit.
 fn explain(failure: Failure, name: &str) -> Failure {
     match failure {
-        Failure::Backup(vellum_backup::error::BackupError::Damaged { object, reason, mut points }) => {
+        Failure::Backup(vellum_backup::error::BackupError::Damaged {
+            object,
+            reason,
+            mut points,
+        }) => {
             points.push(name.to_owned());
             points.dedup();
-            Failure::Backup(vellum_backup::error::BackupError::Damaged { object, reason, points })
+            Failure::Backup(vellum_backup::error::BackupError::Damaged {
+                object,
+                reason,
+                points,
+            })
         }
         // Gone, or too short: whether it is damage or the place, the point is hit.
-        Failure::Backup(error @ vellum_backup::error::BackupError::Objects { .. }) => Failure::failed(
-            format!("{error} (needed by {name})"),
-            "run `backup verify` to see what else is hit; other points can be restored",
-        ),
+        Failure::Backup(error @ vellum_backup::error::BackupError::Objects { .. }) => {
+            Failure::failed(
+                format!("{error} (needed by {name})"),
+                "run `backup verify` to see what else is hit; other points can be restored",
+            )
+        }
         other => other,
     }
 }
 
 impl Answer for Restored {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let (size, data, took) = (page.size(self.size), page.size(self.data_bytes), time::span(self.seconds));
-        page.line(format!("restored {} to {}, {size}: {data} of data in {took}", self.name, self.file))
+        let (size, data, took) = (
+            page.size(self.size),
+            page.size(self.data_bytes),
+            time::span(self.seconds),
+        );
+        page.line(format!(
+            "restored {} to {}, {size}: {data} of data in {took}",
+            self.name, self.file
+        ))
     }
 }

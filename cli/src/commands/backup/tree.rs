@@ -64,29 +64,45 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let (plants, zone) = (plants(&state), zone::of(&session.caller));
     let line = |(plant, lead): (usize, String)| {
         let Plant { point, parent, .. } = &plants[plant];
-        DrawnLine { point: Described::of(point, &zone), parent: parent.map(|parent| plants[parent].point.id.clone()), lead }
+        DrawnLine {
+            point: Described::of(point, &zone),
+            parent: parent.map(|parent| plants[parent].point.id.clone()),
+            lead,
+        }
     };
     let lines = lines(&plants).into_iter().map(line).collect();
     session.output.answer(&Drawing { lines })?;
     Ok(Outcome::Done)
 }
 
-/// All points. Of those that show the same, the first is the oldest snapshot, and the others stand on it, or on the one before of their image.
+/// All points. Of those that show the same, the first is the oldest snapshot, and the others stand
+/// on it, or on the one before of their image.
 fn plants(state: &State) -> Vec<Plant<'_>> {
     let points = address::sorted(state.points().map(AsRef::as_ref));
     let mut of_content: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (plant, point) in points.iter().enumerate() {
         of_content.entry(&point.content).or_default().push(plant);
     }
-    let mut plants: Vec<Plant> = points.iter().map(|point| Plant { point, parent: None, children: Vec::new() }).collect();
+    let mut plants: Vec<Plant> = points
+        .iter()
+        .map(|point| Plant {
+            point,
+            parent: None,
+            children: Vec::new(),
+        })
+        .collect();
     for same in of_content.values_mut() {
         same.sort_by_key(|plant| (points[*plant].snapshot.is_none(), points[*plant].time_ms));
     }
     for same in of_content.values() {
         plants[same[0]].parent = below(state, points[same[0]], &points, &of_content);
         for (nth, plant) in same.iter().enumerate().skip(1) {
-            plants[*plant].parent =
-                same[..nth].iter().rev().find(|other| points[**other].image == points[*plant].image).or(same.first()).copied();
+            plants[*plant].parent = same[..nth]
+                .iter()
+                .rev()
+                .find(|other| points[**other].image == points[*plant].image)
+                .or(same.first())
+                .copied();
         }
     }
     for plant in 0..plants.len() {
@@ -98,32 +114,65 @@ fn plants(state: &State) -> Vec<Plant<'_>> {
 }
 
 /// A point of the first content below a point's that any point shows: of the same image, if one is.
-fn below(state: &State, point: &Point, points: &[&Point], of_content: &BTreeMap<&str, Vec<usize>>) -> Option<usize> {
+fn below(
+    state: &State,
+    point: &Point,
+    points: &[&Point],
+    of_content: &BTreeMap<&str, Vec<usize>>,
+) -> Option<usize> {
     let chain = state.chain(ContentId::parse(&point.content)?);
-    let there = chain.iter().skip(1).find_map(|entry| of_content.get(entry.content.id.as_str()))?;
-    there.iter().rev().find(|plant| points[**plant].image == point.image).or(there.first()).copied()
+    let there = chain
+        .iter()
+        .skip(1)
+        .find_map(|entry| of_content.get(entry.content.id.as_str()))?;
+    there
+        .iter()
+        .rev()
+        .find(|plant| points[**plant].image == point.image)
+        .or(there.first())
+        .copied()
 }
 
-/// The plants with what stands before their names. What an image stands on runs down in one column; side branches are indented.
+/// The plants with what stands before their names. What an image stands on runs down in one column;
+/// side branches are indented.
 fn lines(plants: &[Plant<'_>]) -> Vec<(usize, String)> {
-    let roots = (0..plants.len()).rev().filter(|plant| plants[*plant].parent.is_none());
-    let mut waiting: Vec<(usize, String, String)> = roots.map(|root| (root, String::new(), String::new())).collect();
+    let roots = (0..plants.len())
+        .rev()
+        .filter(|plant| plants[*plant].parent.is_none());
+    let mut waiting: Vec<(usize, String, String)> = roots
+        .map(|root| (root, String::new(), String::new()))
+        .collect();
     let mut lines = Vec::new();
     while let Some((plant, lead, margin)) = waiting.pop() {
         lines.push((plant, lead));
         let children = &plants[plant].children;
         let same = |child: &&usize| plants[**child].point.image == plants[plant].point.image;
-        let Some(trunk) = children.iter().rev().find(same).or(children.last()).copied() else { continue };
+        let Some(trunk) = children
+            .iter()
+            .rev()
+            .find(same)
+            .or(children.last())
+            .copied()
+        else {
+            continue;
+        };
         waiting.push((trunk, margin.clone(), margin.clone()));
         let branches = children.iter().rev().filter(|child| **child != trunk);
-        waiting.extend(branches.map(|branch| (*branch, format!("{margin}├─"), format!("{margin}│ "))));
+        waiting
+            .extend(branches.map(|branch| (*branch, format!("{margin}├─"), format!("{margin}│ "))));
     }
     lines
 }
 
 impl Answer for Drawing {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let columns = [Column::text("NAME"), Column::number("SIZE"), Column::text("ID"), Column::text("TIME"), Column::text("MARKS")];
+        let columns = [
+            Column::text("NAME"),
+            Column::number("SIZE"),
+            Column::text("ID"),
+            Column::text("TIME"),
+            Column::text("MARKS"),
+        ];
         let row = |line: &DrawnLine| {
             let sign = match (line.point.is_snapshot(), line.parent.is_none()) {
                 (true, true) => '◆',

@@ -28,7 +28,12 @@ pub(super) struct Upload {
 
 impl Upload {
     /// Out of a store: a push. Out of the repository `from`: a copy.
-    pub(super) fn new(from: Option<String>, repository: String, report: PushReport, seconds: f64) -> Self {
+    pub(super) fn new(
+        from: Option<String>,
+        repository: String,
+        report: PushReport,
+        seconds: f64,
+    ) -> Self {
         Self {
             action: if from.is_some() { "copy" } else { "push" },
             from,
@@ -48,15 +53,30 @@ impl Upload {
 impl Answer for Upload {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         if self.new_points == 0 && self.machines == 0 && self.described_points == 0 {
-            return page.line(format!("nothing is new: {} there already", plural(self.known_points, "point")));
+            return page.line(format!(
+                "nothing is new: {} there already",
+                plural(self.known_points, "point")
+            ));
         }
-        let (done, origin) = self.from.as_deref().map_or(("pushed", "the store"), |from| ("copied", from));
-        let (points, chunks) = (plural(self.new_points, "new point"), plural(self.chunks_sent, "chunk"));
+        let (done, origin) = self
+            .from
+            .as_deref()
+            .map_or(("pushed", "the store"), |from| ("copied", from));
+        let (points, chunks) = (
+            plural(self.new_points, "new point"),
+            plural(self.chunks_sent, "chunk"),
+        );
         let (sent, took) = (page.size(self.bytes_sent), time::span(self.seconds));
-        page.line(format!("{done} {points} ({} known): {chunks}, {sent} sent in {took}", self.known_points))?;
+        page.line(format!(
+            "{done} {points} ({} known): {chunks}, {sent} sent in {took}",
+            self.known_points
+        ))?;
         if self.described_points == 0 {
             return Ok(());
         }
-        page.line(format!("{} there already: names and marks are as in {origin} now", plural(self.described_points, "point")))
+        page.line(format!(
+            "{} there already: names and marks are as in {origin} now",
+            plural(self.described_points, "point")
+        ))
     }
 }

@@ -16,7 +16,8 @@ use crate::session::Session;
 /// Points that a line names at most; the others are counted.
 const POINTS_SHOWN_MAX: usize = 5;
 
-/// Look for damage: all maps and places of chunks, or all data as well; exit code 2 if there is any that stays
+/// Look for damage: all maps and places of chunks, or all data as well; exit code 2 if there is any
+/// that stays
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
@@ -71,24 +72,44 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     drop(meter);
     let verified = Verified::new(&report, &repository.state());
     session.output.summary(&verified)?;
-    Ok(if verified.findings.iter().all(|found| found.mended) { Outcome::Done } else { Outcome::Damaged })
+    Ok(if verified.findings.iter().all(|found| found.mended) {
+        Outcome::Done
+    } else {
+        Outcome::Damaged
+    })
 }
 
 impl Args {
     fn options(&self) -> VerifyOptions {
-        VerifyOptions { read_data: self.read_data, subset: self.subset, repair: self.repair }
+        VerifyOptions {
+            read_data: self.read_data,
+            subset: self.subset,
+            repair: self.repair,
+        }
     }
 }
 
 fn part(text: &str) -> Result<(u32, u32), String> {
-    let numbers = text.split_once('/').and_then(|(nth, of)| Some((nth.parse().ok()?, of.parse().ok()?)));
-    numbers.filter(|(nth, of)| (1..=*of).contains(nth)).ok_or_else(|| "write N/M, such as 3/7 for the third of seven parts".to_owned())
+    let numbers = text
+        .split_once('/')
+        .and_then(|(nth, of)| Some((nth.parse().ok()?, of.parse().ok()?)));
+    numbers
+        .filter(|(nth, of)| (1..=*of).contains(nth))
+        .ok_or_else(|| "write N/M, such as 3/7 for the third of seven parts".to_owned())
 }
 
 impl Verified {
     fn new(report: &VerifyReport, state: &State) -> Self {
-        let titles: BTreeMap<&str, String> = state.points().map(|point| (point.id.as_str(), address::title(point))).collect();
-        let title = |id: &String| titles.get(id.as_str()).cloned().unwrap_or_else(|| id.clone());
+        let titles: BTreeMap<&str, String> = state
+            .points()
+            .map(|point| (point.id.as_str(), address::title(point)))
+            .collect();
+        let title = |id: &String| {
+            titles
+                .get(id.as_str())
+                .cloned()
+                .unwrap_or_else(|| id.clone())
+        };
         let found = |finding: &Finding| Found {
             object: finding.object.clone(),
             reason: finding.reason.clone(),
@@ -110,20 +131,45 @@ impl Answer for Verified {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         for found in &self.findings {
             let more = found.points.len().saturating_sub(POINTS_SHOWN_MAX);
-            let named = found.points.iter().take(POINTS_SHOWN_MAX).cloned().collect::<Vec<_>>().join(", ");
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            let hit = if named.is_empty() { "no point is hit".to_owned() } else { format!("needed by {named}{more}") };
+            let named = found
+                .points
+                .iter()
+                .take(POINTS_SHOWN_MAX)
+                .cloned()
+                .collect::<Vec<_>>()
+                .join(", ");
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            let hit = if named.is_empty() {
+                "no point is hit".to_owned()
+            } else {
+                format!("needed by {named}{more}")
+            };
             let state = if found.mended { "mended" } else { "damaged" };
-            page.line(format!("{state}: {}: {} ({hit})", found.object, found.reason))?;
+            page.line(format!(
+                "{state}: {}: {} ({hit})",
+                found.object, found.reason
+            ))?;
         }
         let (points, read) = (plural(self.points, "point"), page.size(self.bytes_read));
-        let count = |is_mended: bool| self.findings.iter().filter(|found| found.mended == is_mended).count() as u64;
+        let count = |is_mended: bool| {
+            self.findings
+                .iter()
+                .filter(|found| found.mended == is_mended)
+                .count() as u64
+        };
         let state = match (count(false), count(true)) {
             (0, 0) => "clean".to_owned(),
             (0, mended) => plural(mended, "object") + " mended",
             (damaged, 0) => plural(damaged, "object") + " damaged",
             (damaged, mended) => format!("{} damaged, {mended} mended", plural(damaged, "object")),
         };
-        page.line(format!("{state}: {points} followed, {read} read in {}", plural(self.packs_read, "pack")))
+        page.line(format!(
+            "{state}: {points} followed, {read} read in {}",
+            plural(self.packs_read, "pack")
+        ))
     }
 }

@@ -1,4 +1,5 @@
-//! `vellum machine create`, `config`, `add-disk`, `remove-disk` and `delete`: what a machine is made of.
+//! `vellum machine create`, `config`, `add-disk`, `remove-disk` and `delete`: what a machine is
+//! made of.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -22,7 +23,8 @@ pub(super) struct CreateArgs {
     /// The new machine's name
     #[arg(value_name = "MACHINE", value_parser = lookup::name)]
     name: Name,
-    /// A file that is kept with the machine and in each of its snapshots, at most 1 MiB: whatever starts it
+    /// A file that is kept with the machine and in each of its snapshots, at most 1 MiB: whatever
+    /// starts it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -83,11 +85,20 @@ pub(super) struct DeleteArgs {
 }
 
 pub(super) fn create(args: &CreateArgs, session: &mut Session) -> Result<Outcome, Failure> {
-    let configuration = args.config.as_deref().map(|path| read(path, session)).transpose()?;
+    let configuration = args
+        .config
+        .as_deref()
+        .map(|path| read(path, session))
+        .transpose()?;
     let store = session.open_to_write()?;
     store.create_machine(&args.name, configuration.as_deref())?;
     let next = format!("next: vellum machine add-disk {} IMAGE", args.name);
-    tell(session, "machine-create", args.name.to_string(), vec![format!("created machine {}", args.name), next])
+    tell(
+        session,
+        "machine-create",
+        args.name.to_string(),
+        vec![format!("created machine {}", args.name), next],
+    )
 }
 
 pub(super) fn configure(args: &ConfigArgs, session: &mut Session) -> Result<Outcome, Failure> {
@@ -95,17 +106,29 @@ pub(super) fn configure(args: &ConfigArgs, session: &mut Session) -> Result<Outc
         let store = session.open_to_read()?;
         let configuration = configuration(&store, &args.machine)?.ok_or_else(|| {
             let advice = format!("`vellum machine config {} FILE` keeps one", args.machine);
-            Failure::failed(format!("{} has no configuration file", args.machine), advice)
+            Failure::failed(
+                format!("{} has no configuration file", args.machine),
+                advice,
+            )
         })?;
-        session.output.verbatim(&store.configuration(configuration)?)?;
+        session
+            .output
+            .verbatim(&store.configuration(configuration)?)?;
         return Ok(Outcome::Done);
     }
-    let bytes = args.file.as_deref().map(|path| read(path, session)).transpose()?;
+    let bytes = args
+        .file
+        .as_deref()
+        .map(|path| read(path, session))
+        .transpose()?;
     let store = session.open_to_write()?;
     let (machine, name) = lookup::machine(&store, &args.machine)?;
     store.configure_machine(machine, bytes.as_deref())?;
     let text = match &bytes {
-        Some(bytes) => format!("machine {name} has a configuration file of {} now", plural(bytes.len() as u64, "byte")),
+        Some(bytes) => format!(
+            "machine {name} has a configuration file of {} now",
+            plural(bytes.len() as u64, "byte")
+        ),
         None => format!("machine {name} has no configuration file now"),
     };
     tell(session, "machine-config", name, vec![text])
@@ -115,17 +138,29 @@ pub(super) fn configure(args: &ConfigArgs, session: &mut Session) -> Result<Outc
 fn configuration(store: &Store, text: &str) -> Result<Option<Configuration>, Failure> {
     if text.contains('@') {
         let (machine, serial, _) = lookup::machine_snapshot(store, text)?;
-        return Ok(store.tree().machines().snapshot(machine, serial).ok_or(PlanError::Gone)?.configuration);
+        return Ok(store
+            .tree()
+            .machines()
+            .snapshot(machine, serial)
+            .ok_or(PlanError::Gone)?
+            .configuration);
     }
     let (machine, _) = lookup::machine(store, text)?;
-    Ok(store.tree().machines().get(machine).ok_or(PlanError::Gone)?.configuration)
+    Ok(store
+        .tree()
+        .machines()
+        .get(machine)
+        .ok_or(PlanError::Gone)?
+        .configuration)
 }
 
 /// A configuration file, one byte more than it can have at most: the store refuses that.
 fn read(path: &Path, session: &Session) -> Result<Vec<u8>, Failure> {
     let read = || -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        File::open(session.caller.path(path))?.take(CONFIGURATION_LEN_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        File::open(session.caller.path(path))?
+            .take(CONFIGURATION_LEN_MAX as u64 + 1)
+            .read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     read().map_err(|error| Failure::io(format!("read {}", path.display()), error))
@@ -143,20 +178,29 @@ pub(super) fn add_disk(args: &AddDiskArgs, session: &mut Session) -> Result<Outc
     tell(session, "machine-add-disk", name, lines)
 }
 
-pub(super) fn remove_disk(args: &RemoveDiskArgs, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn remove_disk(
+    args: &RemoveDiskArgs,
+    session: &mut Session,
+) -> Result<Outcome, Failure> {
     let store = session.open_to_write()?;
     let (machine, name) = lookup::machine(&store, &args.machine)?;
     let mut lines = Vec::new();
     for image in images(&store, &args.images)? {
         store.remove_disk(machine, image)?;
-        lines.push(format!("{} is no disk of machine {name} any more", image_name(&store, image)));
+        lines.push(format!(
+            "{} is no disk of machine {name} any more",
+            image_name(&store, image)
+        ));
     }
     tell(session, "machine-remove-disk", name, lines)
 }
 
 /// The images that `texts` mean: all are looked up before anything is done.
 fn images(store: &Store, texts: &[String]) -> Result<Vec<ImageId>, Failure> {
-    texts.iter().map(|text| lookup::image(store, text)).collect()
+    texts
+        .iter()
+        .map(|text| lookup::image(store, text))
+        .collect()
 }
 
 fn image_name(store: &Store, image: ImageId) -> String {

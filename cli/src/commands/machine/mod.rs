@@ -72,7 +72,16 @@ impl Answer for Done {
     }
 }
 
-fn tell(session: &mut Session, action: &'static str, name: String, lines: Vec<String>) -> Result<Outcome, Failure> {
-    session.output.confirm(&Done { action, name, lines })?;
+fn tell(
+    session: &mut Session,
+    action: &'static str,
+    name: String,
+    lines: Vec<String>,
+) -> Result<Outcome, Failure> {
+    session.output.confirm(&Done {
+        action,
+        name,
+        lines,
+    })?;
     Ok(Outcome::Done)
 }

@@ -1,6 +1,8 @@
-//! `vellum machine run-args`: what qemu or libvirt must be told to attach a machine's disks over NBD.
+//! `vellum machine run-args`: what qemu or libvirt must be told to attach a machine's disks over
+//! NBD.
 //!
-//! Names and paths come from people: in JSON, for the shell, and in XML they are escaped, each in its way.
+//! Names and paths come from people: in JSON, for the shell, and in XML they are escaped, each in
+//! its way.
 
 use std::io;
 
@@ -77,17 +79,31 @@ struct Server<'d> {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     if args.socket.chars().any(is_unprintable) {
-        return Err(Failure::usage("the socket's path has characters that cannot be printed", "choose another path"));
+        return Err(Failure::usage(
+            "the socket's path has characters that cannot be printed",
+            "choose another path",
+        ));
     }
     let store = session.open_to_read()?;
     let (machine, name) = lookup::machine(&store, &args.machine)?;
     let drives = drives(&store.tree(), machine)?;
     if args.libvirt {
-        let xml = drives.iter().enumerate().map(|(nth, drive)| element(nth, drive, &args.socket)).collect();
+        let xml = drives
+            .iter()
+            .enumerate()
+            .map(|(nth, drive)| element(nth, drive, &args.socket))
+            .collect();
         session.output.answer(&Elements { machine: name, xml })?;
     } else {
-        let arguments = drives.iter().enumerate().flat_map(|(nth, drive)| words(nth, drive, &args.socket)).collect();
-        session.output.answer(&Words { machine: name, arguments })?;
+        let arguments = drives
+            .iter()
+            .enumerate()
+            .flat_map(|(nth, drive)| words(nth, drive, &args.socket))
+            .collect();
+        session.output.answer(&Words {
+            machine: name,
+            arguments,
+        })?;
     }
     Ok(Outcome::Done)
 }
@@ -99,16 +115,27 @@ fn is_unprintable(character: char) -> bool {
 
 fn drives(tree: &Tree, machine: MachineId) -> Result<Vec<Drive>, Failure> {
     let machine = tree.machines().get(machine).ok_or(PlanError::Gone)?;
-    machine.disks.iter().map(|disk| drive(tree, Node::Image(*disk))).collect()
+    machine
+        .disks
+        .iter()
+        .map(|disk| drive(tree, Node::Image(*disk)))
+        .collect()
 }
 
 fn drive(tree: &Tree, node: Node) -> Result<Drive, Failure> {
     let mode = tree.image(node.image()).ok_or(PlanError::Gone)?.mode;
     let export = tree.display(node);
     if export.chars().any(is_unprintable) {
-        return Err(Failure::failed(format!("the name {export:?} cannot be printed"), "`vellum rename` gives it another"));
+        return Err(Failure::failed(
+            format!("the name {export:?} cannot be printed"),
+            "`vellum rename` gives it another",
+        ));
     }
-    Ok(Drive { export, read_only: mode == Mode::Readonly, is_shared: mode == Mode::Shareable })
+    Ok(Drive {
+        export,
+        read_only: mode == Mode::Readonly,
+        is_shared: mode == Mode::Shareable,
+    })
 }
 
 /// Four words: the disk, and the device that the guest sees it as.
@@ -116,21 +143,33 @@ fn words(nth: usize, drive: &Drive, socket: &str) -> [String; 4] {
     let block = BlockDevice {
         driver: "nbd",
         node_name: format!("vellum{nth}"),
-        server: Server { kind: "unix", path: socket },
+        server: Server {
+            kind: "unix",
+            path: socket,
+        },
         export: &drive.export,
         read_only: drive.read_only,
         discard: "unmap",
     };
     let block = serde_json::to_string(&block).expect("text and booleans are JSON");
     let shared = if drive.is_shared { ",share-rw=on" } else { "" };
-    ["-blockdev".to_owned(), block, "-device".to_owned(), format!("virtio-blk-pci,drive=vellum{nth}{shared}")]
+    [
+        "-blockdev".to_owned(),
+        block,
+        "-device".to_owned(),
+        format!("virtio-blk-pci,drive=vellum{nth}{shared}"),
+    ]
 }
 
 fn element(nth: usize, drive: &Drive, socket: &str) -> String {
     let (export, socket, target) = (xml(&drive.export), xml(socket), target(nth));
     let flags = match drive {
-        Drive { read_only: true, .. } => "  <readonly/>\n",
-        Drive { is_shared: true, .. } => "  <shareable/>\n",
+        Drive {
+            read_only: true, ..
+        } => "  <readonly/>\n",
+        Drive {
+            is_shared: true, ..
+        } => "  <shareable/>\n",
         _ => "",
     };
     format!(
@@ -150,7 +189,10 @@ fn element(nth: usize, drive: &Drive, socket: &str) -> String {
 fn target(nth: usize) -> String {
     let letter = |nth: usize| char::from(b'a' + (nth % 26) as u8);
     let high = (nth / 26).checked_sub(1).map(letter);
-    std::iter::once("vd".to_owned()).chain(high.map(String::from)).chain([letter(nth).to_string()]).collect()
+    std::iter::once("vd".to_owned())
+        .chain(high.map(String::from))
+        .chain([letter(nth).to_string()])
+        .collect()
 }
 
 /// `text` as an attribute's value.
@@ -171,15 +213,34 @@ fn xml(text: &str) -> String {
 /// `text` as one word for a shell.
 fn shell(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_=./,:+".contains(&byte);
-    if !text.is_empty() && text.bytes().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if !text.is_empty() && text.bytes().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 impl Answer for Words {
     /// An option and its value a line, and all of them one command for a shell.
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let lines: Vec<String> =
-            self.arguments.chunks(2).map(|pair| pair.iter().map(|word| shell(word)).collect::<Vec<_>>().join(" ")).collect();
-        if lines.is_empty() { Ok(()) } else { lines.join(" \\\n").lines().try_for_each(|line| page.line(line)) }
+        let lines: Vec<String> = self
+            .arguments
+            .chunks(2)
+            .map(|pair| {
+                pair.iter()
+                    .map(|word| shell(word))
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            })
+            .collect();
+        if lines.is_empty() {
+            Ok(())
+        } else {
+            lines
+                .join(" \\\n")
+                .lines()
+                .try_for_each(|line| page.line(line))
+        }
     }
 }
 
@@ -197,34 +258,81 @@ mod tests {
     const NASTY: &str = r#"it's "a", $(b) `c` & <d> \ *"#;
 
     fn drive(export: &str) -> Drive {
-        Drive { export: export.to_owned(), read_only: false, is_shared: false }
+        Drive {
+            export: export.to_owned(),
+            read_only: false,
+            is_shared: false,
+        }
     }
 
     #[test]
     fn a_shell_gives_qemu_the_words_that_were_meant() {
-        let drives = [drive("web"), drive(NASTY), Drive { read_only: true, ..drive("iso") }];
-        let arguments: Vec<String> = drives.iter().enumerate().flat_map(|(nth, drive)| words(nth, drive, NASTY)).collect();
+        let drives = [
+            drive("web"),
+            drive(NASTY),
+            Drive {
+                read_only: true,
+                ..drive("iso")
+            },
+        ];
+        let arguments: Vec<String> = drives
+            .iter()
+            .enumerate()
+            .flat_map(|(nth, drive)| words(nth, drive, NASTY))
+            .collect();
         let mut shown = Vec::new();
-        let words = Words { machine: "vm".to_owned(), arguments };
-        words.show(&mut Page::new(&mut shown, Units::Iec)).expect("memory takes it");
-        let script = format!("set -- {}; printf '%s\\n' \"$@\"", String::from_utf8(shown).expect("text").trim_end());
-        let output = std::process::Command::new("sh").args(["-c", &script]).output().expect("sh is there");
-        assert_eq!(String::from_utf8_lossy(&output.stdout).lines().collect::<Vec<_>>(), words.arguments);
+        let words = Words {
+            machine: "vm".to_owned(),
+            arguments,
+        };
+        words
+            .show(&mut Page::new(&mut shown, Units::Iec))
+            .expect("memory takes it");
+        let script = format!(
+            "set -- {}; printf '%s\\n' \"$@\"",
+            String::from_utf8(shown).expect("text").trim_end()
+        );
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .expect("sh is there");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout)
+                .lines()
+                .collect::<Vec<_>>(),
+            words.arguments
+        );
         let block: serde_json::Value = serde_json::from_str(&words.arguments[5]).expect("JSON");
-        assert_eq!((block["export"].as_str(), block["server"]["path"].as_str()), (Some(NASTY), Some(NASTY)));
+        assert_eq!(
+            (block["export"].as_str(), block["server"]["path"].as_str()),
+            (Some(NASTY), Some(NASTY))
+        );
     }
 
     #[test]
     fn names_do_not_leave_their_attribute() {
         let shown = element(0, &drive(NASTY), "/run/a'b.sock");
-        assert!(shown.contains("name='it&apos;s &quot;a&quot;, $(b) `c` &amp; &lt;d&gt; \\ *'>"), "{shown}");
+        assert!(
+            shown.contains("name='it&apos;s &quot;a&quot;, $(b) `c` &amp; &lt;d&gt; \\ *'>"),
+            "{shown}"
+        );
         assert!(shown.contains("socket='/run/a&apos;b.sock'/>"));
         assert_eq!(shown.matches('<').count(), 7, "{shown}");
     }
 
     #[test]
     fn disks_have_letters() {
-        let targets = [(0, "vda"), (25, "vdz"), (26, "vdaa"), (27, "vdab"), (51, "vdaz"), (52, "vdba"), (255, "vdiv")];
-        targets.iter().for_each(|(nth, expected)| assert_eq!(target(*nth), *expected));
+        let targets = [
+            (0, "vda"),
+            (25, "vdz"),
+            (26, "vdaa"),
+            (27, "vdab"),
+            (51, "vdaz"),
+            (52, "vdba"),
+            (255, "vdiv"),
+        ];
+        targets
+            .iter()
+            .for_each(|(nth, expected)| assert_eq!(target(*nth), *expected));
     }
 }

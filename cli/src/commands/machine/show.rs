@@ -48,7 +48,8 @@ struct Disk {
     mode: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     autoreset: Option<bool>,
-    /// In a machine's snapshot: the image's snapshot that belongs to it. Disks that it leaves alone have none.
+    /// In a machine's snapshot: the image's snapshot that belongs to it. Disks that it leaves alone
+    /// have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<String>,
 }
@@ -64,7 +65,13 @@ pub(super) fn list(_: &ListArgs, session: &mut Session) -> Result<Outcome, Failu
     let store = session.open_to_read()?;
     let listing = {
         let tree = store.tree();
-        Listing { rows: tree.machines().iter().map(|machine| Description::of(&tree, machine)).collect() }
+        Listing {
+            rows: tree
+                .machines()
+                .iter()
+                .map(|machine| Description::of(&tree, machine))
+                .collect(),
+        }
     };
     session.output.answer(&listing)?;
     Ok(Outcome::Done)
@@ -74,11 +81,18 @@ pub(super) fn show(args: &ShowArgs, session: &mut Session) -> Result<Outcome, Fa
     let store = session.open_to_read()?;
     let description = {
         let tree = store.tree();
-        let (text, snapshot) = args.machine.split_once('@').map_or((&*args.machine, None), |(text, snapshot)| (text, Some(snapshot)));
+        let (text, snapshot) = args
+            .machine
+            .split_once('@')
+            .map_or((&*args.machine, None), |(text, snapshot)| {
+                (text, Some(snapshot))
+            });
         let machine = tree.find_machine(text)?;
         match snapshot {
             None => Description::of(&tree, machine),
-            Some(snapshot) => Description::of_snapshot(&tree, tree.find_machine_snapshot(machine, snapshot)?),
+            Some(snapshot) => {
+                Description::of_snapshot(&tree, tree.find_machine_snapshot(machine, snapshot)?)
+            }
         }
     };
     session.output.answer(&description)?;
@@ -88,12 +102,22 @@ pub(super) fn show(args: &ShowArgs, session: &mut Session) -> Result<Outcome, Fa
 /// The snapshots of a machine, or of all.
 pub(super) fn snapshots(session: &mut Session, machine: Option<&str>) -> Result<Outcome, Failure> {
     let store = session.open_to_read()?;
-    let machine = machine.map(|machine| lookup::machine(&store, machine)).transpose()?.map(|(machine, _)| machine);
+    let machine = machine
+        .map(|machine| lookup::machine(&store, machine))
+        .transpose()?
+        .map(|(machine, _)| machine);
     let listing = {
         let tree = store.tree();
-        let machines = tree.machines().iter().filter(|found| machine.is_none_or(|wanted| found.id == wanted));
+        let machines = tree
+            .machines()
+            .iter()
+            .filter(|found| machine.is_none_or(|wanted| found.id == wanted));
         let all = machines.flat_map(|machine| tree.machines().snapshots(machine.id));
-        Listing { rows: all.map(|snapshot| Description::of_snapshot(&tree, snapshot)).collect() }
+        Listing {
+            rows: all
+                .map(|snapshot| Description::of_snapshot(&tree, snapshot))
+                .collect(),
+        }
     };
     session.output.answer(&listing)?;
     Ok(Outcome::Done)
@@ -105,18 +129,33 @@ impl Description {
         Self {
             name: machine.name.to_string(),
             created: moment(machine.created_ms),
-            disks: machine.disks.iter().map(|disk| Disk::of(tree, Node::Image(*disk), mode(*disk))).collect(),
+            disks: machine
+                .disks
+                .iter()
+                .map(|disk| Disk::of(tree, Node::Image(*disk), mode(*disk)))
+                .collect(),
             configuration_bytes: configuration_len(machine.configuration),
-            snapshots: Some(tree.machines().snapshots(machine.id).map(|snapshot| snapshot.name.to_string()).collect()),
+            snapshots: Some(
+                tree.machines()
+                    .snapshots(machine.id)
+                    .map(|snapshot| snapshot.name.to_string())
+                    .collect(),
+            ),
         }
     }
 
     fn of_snapshot(tree: &Tree, snapshot: &MachineSnapshot) -> Self {
         let disks = snapshot.disks.iter().map(|kept| {
-            let node = kept.snapshot.map(|serial| Node::Snapshot(kept.image, serial));
+            let node = kept
+                .snapshot
+                .map(|serial| Node::Snapshot(kept.image, serial));
             let disk = Disk::of(tree, node.unwrap_or(Node::Image(kept.image)), kept.mode);
             let name = tree.display(Node::Image(kept.image));
-            Disk { name, snapshot: node.map(|node| tree.display(node)), ..disk }
+            Disk {
+                name,
+                snapshot: node.map(|node| tree.display(node)),
+                ..disk
+            }
         });
         Self {
             name: tree.machines().display(snapshot),
@@ -130,7 +169,11 @@ impl Description {
 
 impl Disk {
     fn of(tree: &Tree, node: Node, mode: Mode) -> Self {
-        let autoreset = if let Mode::Immutable { autoreset } = mode { Some(autoreset) } else { None };
+        let autoreset = if let Mode::Immutable { autoreset } = mode {
+            Some(autoreset)
+        } else {
+            None
+        };
         Self {
             name: tree.display(node),
             size: tree.layer_of(node).map_or(0, |layer| layer.len),
@@ -147,10 +190,20 @@ fn configuration_len(configuration: Option<Configuration>) -> Option<u64> {
 
 impl Answer for Listing {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let columns = [Column::text("NAME"), Column::number("DISKS"), Column::number("SIZE"), Column::text("CREATED")];
+        let columns = [
+            Column::text("NAME"),
+            Column::number("DISKS"),
+            Column::number("SIZE"),
+            Column::text("CREATED"),
+        ];
         let row = |row: &Description| {
             let size = row.disks.iter().map(|disk| disk.size).sum();
-            vec![row.name.clone(), row.disks.len().to_string(), page.size(size), row.created.clone()]
+            vec![
+                row.name.clone(),
+                row.disks.len().to_string(),
+                page.size(size),
+                row.created.clone(),
+            ]
         };
         let rows: Vec<_> = self.rows.iter().map(row).collect();
         page.table(&columns, &rows)
@@ -164,17 +217,42 @@ impl Answer for Description {
         if let Some(len) = self.configuration_bytes {
             page.field("configuration", plural(len, "byte"))?;
         }
-        if let Some(snapshots) = self.snapshots.as_deref().filter(|snapshots| !snapshots.is_empty()) {
+        if let Some(snapshots) = self
+            .snapshots
+            .as_deref()
+            .filter(|snapshots| !snapshots.is_empty())
+        {
             page.field("snapshots", snapshots.join(", "))?;
         }
         let is_snapshot = self.snapshots.is_none();
         let kept = is_snapshot.then_some(Column::text("KEPT AS"));
-        let columns = [Column::text("DISK"), Column::number("SIZE"), Column::text("MODE")].into_iter().chain(kept);
+        let columns = [
+            Column::text("DISK"),
+            Column::number("SIZE"),
+            Column::text("MODE"),
+        ]
+        .into_iter()
+        .chain(kept);
         let row = |disk: &Disk| {
-            let kept = is_snapshot.then(|| disk.snapshot.clone().unwrap_or_else(|| "left alone".to_owned()));
-            [disk.name.clone(), page.size(disk.size), disk.mode.to_owned()].into_iter().chain(kept).collect()
+            let kept = is_snapshot.then(|| {
+                disk.snapshot
+                    .clone()
+                    .unwrap_or_else(|| "left alone".to_owned())
+            });
+            [
+                disk.name.clone(),
+                page.size(disk.size),
+                disk.mode.to_owned(),
+            ]
+            .into_iter()
+            .chain(kept)
+            .collect()
         };
         let rows: Vec<Vec<String>> = self.disks.iter().map(row).collect();
-        if rows.is_empty() { page.field("disks", "none") } else { page.table(&columns.collect::<Vec<_>>(), &rows) }
+        if rows.is_empty() {
+            page.field("disks", "none")
+        } else {
+            page.table(&columns.collect::<Vec<_>>(), &rows)
+        }
     }
 }

@@ -92,16 +92,28 @@ fn take(args: &TakeArgs, session: &mut Session) -> Result<Outcome, Failure> {
     let (machine, machine_name, name) = lookup::new_machine_snapshot(&store, &args.snapshot)?;
     store.snapshot_machine(machine, &name)?;
     let name = format!("{machine_name}@{name}");
-    tell(session, "machine-snapshot", name.clone(), vec![format!("took {name}")])
+    tell(
+        session,
+        "machine-snapshot",
+        name.clone(),
+        vec![format!("took {name}")],
+    )
 }
 
 fn restore(args: &RestoreArgs, session: &mut Session) -> Result<Outcome, Failure> {
     let store = session.open_to_write()?;
     let (machine, serial, name) = lookup::machine_snapshot(&store, &args.snapshot)?;
-    let (_, machine_name) = lookup::machine(&store, args.snapshot.split('@').next().unwrap_or_default())?;
+    let (_, machine_name) =
+        lookup::machine(&store, args.snapshot.split('@').next().unwrap_or_default())?;
     store.restore_machine(machine, serial, args.save_current_as.as_ref())?;
-    let saved = args.save_current_as.as_ref().map(|saved| format!("; what it was is {machine_name}@{saved}"));
-    let text = format!("machine {machine_name} is as {name} now{}", saved.unwrap_or_default());
+    let saved = args
+        .save_current_as
+        .as_ref()
+        .map(|saved| format!("; what it was is {machine_name}@{saved}"));
+    let text = format!(
+        "machine {machine_name} is as {name} now{}",
+        saved.unwrap_or_default()
+    );
     tell(session, "machine-restore", machine_name, vec![text])
 }
 
@@ -113,6 +125,9 @@ fn delete(args: &DeleteArgs, session: &mut Session) -> Result<Outcome, Failure> 
         session,
         "machine-snapshot-delete",
         name.clone(),
-        vec![format!("deleted {name}"), "next: vellum gc gives the space back".to_owned()],
+        vec![
+            format!("deleted {name}"),
+            "next: vellum gc gives the space back".to_owned(),
+        ],
     )
 }

@@ -17,21 +17,38 @@ pub(super) fn check_free(session: &Session, file: &Path, overwrite: bool) -> Res
     if overwrite || path.symlink_metadata().is_err() {
         return Ok(());
     }
-    Err(Failure::io(format!("write {}", path.display()), io::ErrorKind::AlreadyExists.into()).hinted(ADVICE))
+    Err(Failure::io(
+        format!("write {}", path.display()),
+        io::ErrorKind::AlreadyExists.into(),
+    )
+    .hinted(ADVICE))
 }
 
 /// Writes `text` to `file` and says so, or to standard output.
-pub(super) fn write(session: &mut Session, file: &Path, text: &str, overwrite: bool) -> Result<(), Failure> {
+pub(super) fn write(
+    session: &mut Session,
+    file: &Path,
+    text: &str,
+    overwrite: bool,
+) -> Result<(), Failure> {
     if is_standard_output(file) {
         return session.output.verbatim(text.as_bytes());
     }
     write_whole_file(&session.caller.path(file), text.as_bytes(), overwrite).map_err(explain)?;
-    session.output.summary(&Written { action: "report", file: file.display().to_string(), bytes: text.len() as u64 })
+    session.output.summary(&Written {
+        action: "report",
+        file: file.display().to_string(),
+        bytes: text.len() as u64,
+    })
 }
 
 /// A file that is there is the one error with a remedy of our own.
 fn explain(error: StoreError) -> Failure {
     let exists = matches!(&error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists);
     let failure = Failure::from(error);
-    if exists { failure.hinted(ADVICE) } else { failure }
+    if exists {
+        failure.hinted(ADVICE)
+    } else {
+        failure
+    }
 }

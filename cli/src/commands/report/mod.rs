@@ -1,4 +1,5 @@
-//! `vellum report`: where the space went, in tables, as JSON, CSV, Prometheus' text or a page; what deleting would free.
+//! `vellum report`: where the space went, in tables, as JSON, CSV, Prometheus' text or a page; what
+//! deleting would free.
 
 mod file;
 mod policy;
@@ -128,12 +129,20 @@ fn check(args: &Args, session: &Session) -> Result<(), Failure> {
     if args.csv.is_some() {
         check_output(session)?;
     }
-    args.prometheus.iter().try_for_each(|file| check_file(file, true, session))?;
-    args.html.iter().try_for_each(|file| check_file(file, args.force, session))
+    args.prometheus
+        .iter()
+        .try_for_each(|file| check_file(file, true, session))?;
+    args.html
+        .iter()
+        .try_for_each(|file| check_file(file, args.force, session))
 }
 
 fn check_file(file: &Path, overwrite: bool, session: &Session) -> Result<(), Failure> {
-    if is_standard_output(file) { check_output(session) } else { file::check_free(session, file, overwrite) }
+    if is_standard_output(file) {
+        check_output(session)
+    } else {
+        file::check_free(session, file, overwrite)
+    }
 }
 
 /// A form of its own is no JSON.
@@ -141,7 +150,10 @@ fn check_output(session: &Session) -> Result<(), Failure> {
     if session.output.layout == Layout::Human {
         return Ok(());
     }
-    Err(Failure::usage("standard output can have one form only", "leave out --json, or write to a file"))
+    Err(Failure::usage(
+        "standard output can have one form only",
+        "leave out --json, or write to a file",
+    ))
 }
 
 fn is_standard_output(file: &Path) -> bool {
@@ -152,7 +164,11 @@ fn options(args: &Args, session: &Session) -> ReportOptions {
     let for_people = session.output.layout == Layout::Human && args.csv.is_none();
     let parts = parts(args);
     ReportOptions {
-        rows_max: if for_people { args.top.unwrap_or(TOP_OF_PAGE).max(TOP_OF_PAGE) } else { ROWS_MAX },
+        rows_max: if for_people {
+            args.top.unwrap_or(TOP_OF_PAGE).max(TOP_OF_PAGE)
+        } else {
+            ROWS_MAX
+        },
         most_shared_max: args.top.unwrap_or(TOP_OF_PAGE),
         strip_cells: STRIP_CELLS,
         file_systems: args.prometheus.is_none() && parts.contains(&Part::Droppable),
@@ -183,14 +199,19 @@ fn census(store: &Store, session: &Session) -> Result<Census, Failure> {
 fn give(args: &Args, report: &Report, session: &mut Session) -> Result<(), Failure> {
     let units = session.output.units;
     if let Some(part) = args.csv {
-        session.output.verbatim(csv::render(&sheet(report, part, Extent::Whole)).as_bytes())
+        session
+            .output
+            .verbatim(csv::render(&sheet(report, part, Extent::Whole)).as_bytes())
     } else if let Some(file) = &args.html {
         let store = session.store_dir()?.display().to_string();
         let page = html::render(report, &store, args.top.unwrap_or(TOP_OF_PAGE), units);
         file::write(session, file, &page, args.force)
     } else if let Some(folder) = &args.pictures {
-        let pictures = Part::ALL.into_iter().flat_map(|part| pictures::of_part(report, part, units));
-        let mut files = pictures.map(|picture| (folder.join(format!("{}.svg", picture.id())), picture.file()));
+        let pictures = Part::ALL
+            .into_iter()
+            .flat_map(|part| pictures::of_part(report, part, units));
+        let mut files =
+            pictures.map(|picture| (folder.join(format!("{}.svg", picture.id())), picture.file()));
         files.try_for_each(|(file, picture)| file::write(session, &file, &picture, args.force))
     } else if let Some(file) = &args.prometheus {
         // Made again and again by a timer: the one before is to be replaced.
@@ -201,19 +222,30 @@ fn give(args: &Args, report: &Report, session: &mut Session) -> Result<(), Failu
         let extent = Extent::Top(args.top.unwrap_or(TOP));
         let sheets = parts.iter().map(|part| sheet(report, *part, extent));
         // In a summary, what is not there needs no word.
-        let sheets = sheets.filter(|sheet| !args.parts.is_empty() || !sheet.rows.is_empty()).collect();
-        session.output.answer(&Shown { document: Document::new(report, &parts), sheets, units })
+        let sheets = sheets
+            .filter(|sheet| !args.parts.is_empty() || !sheet.rows.is_empty())
+            .collect();
+        session.output.answer(&Shown {
+            document: Document::new(report, &parts),
+            sheets,
+            units,
+        })
     }
 }
 
 /// Says what is in no figure.
 fn tell_uncounted(losses: &[Uncounted], session: &Session) -> Outcome {
     for uncounted in losses.iter().take(UNCOUNTED_MAX) {
-        session.warn(&format!("{} is not counted: {}", uncounted.subject, uncounted.what));
+        session.warn(&format!(
+            "{} is not counted: {}",
+            uncounted.subject, uncounted.what
+        ));
     }
     match losses.len() {
         0 => return Outcome::Done,
-        count if count > UNCOUNTED_MAX => session.warn(&format!("{} more are not counted", count - UNCOUNTED_MAX)),
+        count if count > UNCOUNTED_MAX => {
+            session.warn(&format!("{} more are not counted", count - UNCOUNTED_MAX))
+        }
         _ => {}
     }
     session.notice("hint: `vellum check` tells what is damaged");
@@ -221,10 +253,19 @@ fn tell_uncounted(losses: &[Uncounted], session: &Session) -> Outcome {
 }
 
 /// Draws the store's tree into `file`, for `vellum tree`.
-pub(super) fn tree_file(file: &Path, overwrite: bool, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn tree_file(
+    file: &Path,
+    overwrite: bool,
+    session: &mut Session,
+) -> Result<Outcome, Failure> {
     check_file(file, overwrite, session)?;
     let store = session.open_to_read()?;
-    let options = ReportOptions { rows_max: 1, most_shared_max: 0, strip_cells: 1, file_systems: false };
+    let options = ReportOptions {
+        rows_max: 1,
+        most_shared_max: 0,
+        strip_cells: 1,
+        file_systems: false,
+    };
     let report = take(&store, &options, session)?;
     let picture = picture::tree::draw(&report.nodes, session.output.units);
     file::write(session, file, &picture.file(), overwrite)?;

@@ -1,4 +1,5 @@
-//! What goes wrong with repositories: an error that names the object or the place, the right exit code, and nothing half done.
+//! What goes wrong with repositories: an error that names the object or the place, the right exit
+//! code, and nothing half done.
 
 use std::os::unix::fs::symlink;
 
@@ -61,10 +62,18 @@ fn each_mistake_is_told_and_changes_nothing() {
         let run = site.run(words);
         assert!(!format!("{run:?}").contains("secret"), "{run:?}");
         run.expect_error(code, what);
-        assert_eq!((files(folder.path()).len(), site.sandbox.names()), (before.len(), store.clone()), "vellum {words}");
+        assert_eq!(
+            (files(folder.path()).len(), site.sandbox.names()),
+            (before.len(), store.clone()),
+            "vellum {words}"
+        );
     }
     assert!(!site.sandbox.path("out.raw").exists());
-    assert!(files(&site.sandbox.path("")).iter().all(|file| !file.display().to_string().ends_with(".partial")));
+    assert!(
+        files(&site.sandbox.path(""))
+            .iter()
+            .all(|file| !file.display().to_string().ends_with(".partial"))
+    );
 }
 
 #[test]
@@ -82,24 +91,42 @@ fn a_wrong_key_has_an_exit_code_of_its_own() {
     with(Some("wrong"), "backup push --all").expect_error(12, "no key");
     with(None, "backup list").expect_error(12, "encrypted");
     with(None, "backup init ./new").expect_error(2, "no password");
-    assert_eq!(with(None, "backup init ./new --no-encryption").code, Some(0));
+    assert_eq!(
+        with(None, "backup init ./new --no-encryption").code,
+        Some(0)
+    );
     with(Some("any"), "backup list ./new").expect_error(1, "not encrypted");
     assert_eq!(with(None, "backup list ./new").code, Some(0));
     std::fs::write(site.sandbox.path("no.key"), "not a key").expect("room");
-    site.run("backup list --key-file no.key").expect_error(1, "no.key");
+    site.run("backup list --key-file no.key")
+        .expect_error(1, "no.key");
 }
 
 /// Yesterday's folder in place of today's: somebody restored it, or hides what came since.
 #[test]
 fn yesterdays_repository_is_refused() {
     let (folder, site) = pushed();
-    let (today, yesterday) = (folder.path().join("backup"), folder.path().join("yesterday"));
+    let (today, yesterday) = (
+        folder.path().join("backup"),
+        folder.path().join("yesterday"),
+    );
     copy_folder(&today, &yesterday);
-    site.sandbox.succeed(["import", "other.raw", "web", "--update", "--snapshot", "third"]);
+    site.sandbox.succeed([
+        "import",
+        "other.raw",
+        "web",
+        "--update",
+        "--snapshot",
+        "third",
+    ]);
     site.succeed("backup push web");
     std::fs::remove_dir_all(&today).expect("it was there");
     std::fs::rename(&yesterday, &today).expect("the same file system");
-    for words in ["backup list", "backup push web", "backup restore web@first out.raw"] {
+    for words in [
+        "backup list",
+        "backup push web",
+        "backup restore web@first out.raw",
+    ] {
         site.run(words).expect_error(1, "earlier state");
     }
     assert!(!site.sandbox.path("out.raw").exists());
@@ -108,13 +135,17 @@ fn yesterdays_repository_is_refused() {
     site.succeed("backup restore web@third out.raw");
 }
 
-/// Another repository under the same name, which everybody can read: whoever pushed to it would give the disks away.
+/// Another repository under the same name, which everybody can read: whoever pushed to it would
+/// give the disks away.
 #[test]
 fn an_exchanged_repository_is_refused() {
     let (folder, site) = pushed();
-    std::fs::rename(folder.path().join("backup"), folder.path().join("hidden")).expect("the same file system");
+    std::fs::rename(folder.path().join("backup"), folder.path().join("hidden"))
+        .expect("the same file system");
     let mut command = site.command("backup init --no-encryption");
-    command.env_remove("VELLUM_PASSWORD").env("XDG_STATE_HOME", site.sandbox.path("elsewhere"));
+    command
+        .env_remove("VELLUM_PASSWORD")
+        .env("XDG_STATE_HOME", site.sandbox.path("elsewhere"));
     assert!(command.output().expect("it starts").status.success());
     let mut command = site.command("backup push --all");
     command.env_remove("VELLUM_PASSWORD");
@@ -127,8 +158,9 @@ fn damage_is_told_by_object_and_point() {
     let (folder, site) = pushed();
     site.sandbox.succeed(["export", "web@first", "good.raw"]);
     let good = std::fs::read(site.sandbox.path("good.raw")).expect("it was exported");
-    let largest =
-        files(&folder.path().join("backup/packs")).into_iter().max_by_key(|file| std::fs::metadata(file).map_or(0, |meta| meta.len()));
+    let largest = files(&folder.path().join("backup/packs"))
+        .into_iter()
+        .max_by_key(|file| std::fs::metadata(file).map_or(0, |meta| meta.len()));
     let pack = largest.expect("there is a pack");
     let whole = std::fs::read(&pack).expect("it reads");
     let mut seen = 0;
@@ -144,7 +176,10 @@ fn damage_is_told_by_object_and_point() {
         if restored.code == Some(0) {
             assert!(std::fs::read(site.sandbox.path("out.raw")).expect("it was restored") == good);
         } else {
-            assert!(restored.stderr.contains("packs/") && restored.stderr.contains("web@first"), "{restored:?}");
+            assert!(
+                restored.stderr.contains("packs/") && restored.stderr.contains("web@first"),
+                "{restored:?}"
+            );
             seen += 1;
         }
         let verified = site.run("backup verify --read-data");
@@ -165,5 +200,10 @@ fn a_newer_format_is_refused_untouched() {
     std::fs::write(&path, newer).expect("room");
     let run = site.run("backup push --all");
     assert_eq!(run.code, Some(1), "{run:?}");
-    assert!(run.stderr.contains("vellum.repository") || run.stderr.contains("version 2") || run.stderr.contains("format 2"), "{run:?}");
+    assert!(
+        run.stderr.contains("vellum.repository")
+            || run.stderr.contains("version 2")
+            || run.stderr.contains("format 2"),
+        "{run:?}"
+    );
 }

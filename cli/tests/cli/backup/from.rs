@@ -1,4 +1,5 @@
-//! Guests and programs that read a repository without a store, with what is kept of it in every state.
+//! Guests and programs that read a repository without a store, with what is kept of it in every
+//! state.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -24,7 +25,8 @@ one_reader() {
 read_all() { one_reader "$@"; socket_reader "$@"; }
 "#;
 
-/// What is kept: nothing, all of it, in ruins, on a full disk, on one that cannot be written, and where it is not wanted.
+/// What is kept: nothing, all of it, in ruins, on a full disk, on one that cannot be written, and
+/// where it is not wanted.
 const STATES: &str = r#"
 export VELLUM_CACHE_DIR=$PWD/kept
 read_all; echo cold
@@ -65,7 +67,11 @@ fn pushed() -> (tempfile::TempDir, Site) {
     site.grow_tree(11);
     site.succeed("backup init");
     site.succeed("backup push --all");
-    for (node, file) in [("web", "web.raw"), ("web@first", "first.raw"), ("child", "child.raw")] {
+    for (node, file) in [
+        ("web", "web.raw"),
+        ("web@first", "first.raw"),
+        ("child", "child.raw"),
+    ] {
         site.sandbox.succeed(["export", node, file, "--force"]);
     }
     std::fs::remove_dir_all(site.sandbox.path("store")).expect("it was there");
@@ -75,22 +81,51 @@ fn pushed() -> (tempfile::TempDir, Site) {
 
 fn play(site: &Site, program: &[&str], script: &str) -> Run {
     let mut command = Command::new(program[0]);
-    command.args(&program[1..]).arg(format!("{READ}{script}")).env("VELLUM", VELLUM);
-    command.envs(site.command("").get_envs().filter_map(|(name, value)| Some((name, value?))));
-    Run::of(command.current_dir(site.sandbox.path("")).stdin(Stdio::null()).output().expect("it starts"))
+    command
+        .args(&program[1..])
+        .arg(format!("{READ}{script}"))
+        .env("VELLUM", VELLUM);
+    command.envs(
+        site.command("")
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    Run::of(
+        command
+            .current_dir(site.sandbox.path(""))
+            .stdin(Stdio::null())
+            .output()
+            .expect("it starts"),
+    )
 }
 
 #[test]
 fn every_byte_is_right_whatever_became_of_what_is_kept() {
-    let allowed = Command::new("unshare").args(["-rm", "true"]).stderr(Stdio::null()).status();
+    let allowed = Command::new("unshare")
+        .args(["-rm", "true"])
+        .stderr(Stdio::null())
+        .status();
     if !allowed.is_ok_and(|status| status.success()) {
         eprintln!("skipped: this machine lets nobody mount a small file system");
         return;
     }
     let (_folder, site) = pushed();
     let run = play(&site, &["unshare", "-rm", "sh", "-c"], STATES);
-    let states = ["cold", "warm", "damaged", "full", "full soon", "read only", "none", "some"];
-    assert_eq!((run.code, run.stdout.lines().collect::<Vec<_>>().as_slice()), (Some(0), &states[..]), "{run:?}");
+    let states = [
+        "cold",
+        "warm",
+        "damaged",
+        "full",
+        "full soon",
+        "read only",
+        "none",
+        "some",
+    ];
+    assert_eq!(
+        (run.code, run.stdout.lines().collect::<Vec<_>>().as_slice()),
+        (Some(0), &states[..]),
+        "{run:?}"
+    );
 }
 
 #[test]
@@ -101,7 +136,14 @@ fn a_repository_is_files_while_it_is_mounted_and_what_was_read_stays() {
     }
     let (_folder, site) = pushed();
     let run = play(&site, &["sh", "-c"], MOUNTED);
-    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "cold\nwarm\n"), "{run:?}");
+    assert_eq!(
+        (run.code, run.stdout.as_str()),
+        (Some(0), "cold\nwarm\n"),
+        "{run:?}"
+    );
     let refused = site.run("nbd web --cache-size 1G");
-    assert!(refused.code == Some(2) && refused.stderr.contains("--from"), "{refused:?}");
+    assert!(
+        refused.code == Some(2) && refused.stderr.contains("--from"),
+        "{refused:?}"
+    );
 }

@@ -1,5 +1,6 @@
-//! Repositories that somebody with bad intentions wrote or changed: no name becomes a path or commands a terminal, no number becomes memory,
-//! nothing that was not sealed with the key is believed, and what cannot be read is told by object and point.
+//! Repositories that somebody with bad intentions wrote or changed: no name becomes a path or
+//! commands a terminal, no number becomes memory, nothing that was not sealed with the key is
+//! believed, and what cannot be read is told by object and point.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use vellum_backup::objects::{ObjectId, open_objects};
-use vellum_backup::record::{Content, Machine, MachineSnapshot, MapPart, Point, Record, SnapshotName};
+use vellum_backup::record::{
+    Content, Machine, MachineSnapshot, MapPart, Point, Record, SnapshotName,
+};
 use vellum_backup::seal::{Opener, SealedKind, Sealer, Secrets};
 use vellum_backup::{ClientFolders, Repository, Rollback, Session, SessionKind, Writer};
 
@@ -37,8 +40,15 @@ fn pushed() -> (tempfile::TempDir, Site) {
     let site = Site::new(&folder.path().join("backup").display().to_string());
     site.succeed("backup init");
     for (name, seed) in [("web", 1), ("mail", 2)] {
-        site.sandbox.random_file(format!("{name}.raw"), 2 << 20, seed);
-        site.sandbox.succeed(["import", &format!("{name}.raw"), name, "--snapshot", "first"]);
+        site.sandbox
+            .random_file(format!("{name}.raw"), 2 << 20, seed);
+        site.sandbox.succeed([
+            "import",
+            &format!("{name}.raw"),
+            name,
+            "--snapshot",
+            "first",
+        ]);
         site.succeed(&format!("backup push {name}"));
     }
     (folder, site)
@@ -48,20 +58,32 @@ fn open(folder: &tempfile::TempDir) -> Repository {
     let place = folder.path().join("backup").display().to_string();
     let objects = open_objects(&place, Path::new("/"), &BTreeMap::new()).expect("a folder");
     let opener = Opener::Password(PASSWORD.to_owned().into());
-    Repository::open(Arc::from(objects), Some(&opener), ClientFolders::default(), Rollback::Refused).expect("it opens")
+    Repository::open(
+        Arc::from(objects),
+        Some(&opener),
+        ClientFolders::default(),
+        Rollback::Refused,
+    )
+    .expect("it opens")
 }
 
 /// Says something that no push of ours would, with the key.
 fn say(repository: &Repository, record: Record) {
-    let writer = Writer { name: "\u{1b}[31mmallory".to_owned(), time_ms: u64::MAX };
-    let mut session = Session::begin(repository, SessionKind::Push, writer).expect("it is announced");
+    let writer = Writer {
+        name: "\u{1b}[31mmallory".to_owned(),
+        time_ms: u64::MAX,
+    };
+    let mut session =
+        Session::begin(repository, SessionKind::Push, writer).expect("it is announced");
     session.commit(record).expect("it is said");
     session.end().expect("it is over");
 }
 
 fn a_point(repository: &Repository) -> Point {
     let state = repository.state();
-    let found = state.points().find(|point| point.name == "web" && point.snapshot.is_some());
+    let found = state
+        .points()
+        .find(|point| point.name == "web" && point.snapshot.is_some());
     Point::clone(found.expect("it was pushed"))
 }
 
@@ -73,8 +95,15 @@ fn objects(folder: &tempfile::TempDir, kind: &str) -> Vec<PathBuf> {
 /// Nothing that a terminal would obey, no panic, and one of the exit codes that are documented.
 fn assert_harmless(run: &Run, words: &str) {
     assert!(matches!(run.code, Some(0..=3)), "{words}: {run:?}");
-    let acts = |text: &str| text.chars().any(|shown| shown.is_control() && shown != '\n' || ('\u{202a}'..='\u{202e}').contains(&shown));
-    assert!(!acts(&run.stderr) && (words.contains("--json") || !acts(&run.stdout)), "{words}: {run:?}");
+    let acts = |text: &str| {
+        text.chars().any(|shown| {
+            shown.is_control() && shown != '\n' || ('\u{202a}'..='\u{202e}').contains(&shown)
+        })
+    };
+    assert!(
+        !acts(&run.stderr) && (words.contains("--json") || !acts(&run.stdout)),
+        "{words}: {run:?}"
+    );
 }
 
 const LOOKS: [&str; 9] = [
@@ -98,16 +127,54 @@ fn names_from_a_repository_are_shown_harmlessly_and_never_become_paths() {
         let text = if text == "LONG" { long.as_str() } else { text }.to_owned();
         let id = |kind: u8| format!("{:032x}", nth * 4 + usize::from(kind));
         let point = a_point(&repository);
-        let snapshot = SnapshotName { name: text.clone(), serial: 1 };
+        let snapshot = SnapshotName {
+            name: text.clone(),
+            serial: 1,
+        };
         let image = |kind: u8| format!("{text}-{nth}{kind}");
-        record.points.push(Point { id: id(0), image: image(0), name: text.clone(), snapshot: None, ..point.clone() }.into());
-        record.points.push(Point { id: id(1), image: image(1), name: format!("n{nth}"), snapshot: Some(snapshot), ..point.clone() }.into());
-        let tagged = Point { id: id(2), image: image(2), name: format!("t{nth}"), tags: vec![text.clone()], mode: text.clone(), ..point };
+        record.points.push(
+            Point {
+                id: id(0),
+                image: image(0),
+                name: text.clone(),
+                snapshot: None,
+                ..point.clone()
+            }
+            .into(),
+        );
+        record.points.push(
+            Point {
+                id: id(1),
+                image: image(1),
+                name: format!("n{nth}"),
+                snapshot: Some(snapshot),
+                ..point.clone()
+            }
+            .into(),
+        );
+        let tagged = Point {
+            id: id(2),
+            image: image(2),
+            name: format!("t{nth}"),
+            tags: vec![text.clone()],
+            mode: text.clone(),
+            ..point
+        };
         record.points.push(tagged.into());
         let disks = vec![(text.clone(), text.clone(), None)];
-        let snapshot = MachineSnapshot { name: text.clone(), time_ms: u64::MAX, disks, configuration: Some("no base64\u{1b}".to_owned()) };
-        let machine =
-            Machine { id: text.clone(), name: text.clone(), disks: vec![text.clone()], configuration: None, snapshots: vec![snapshot] };
+        let snapshot = MachineSnapshot {
+            name: text.clone(),
+            time_ms: u64::MAX,
+            disks,
+            configuration: Some("no base64\u{1b}".to_owned()),
+        };
+        let machine = Machine {
+            id: text.clone(),
+            name: text.clone(),
+            disks: vec![text.clone()],
+            configuration: None,
+            snapshots: vec![snapshot],
+        };
         record.machines.push(machine.into());
     }
     say(&repository, record);
@@ -120,7 +187,10 @@ fn names_from_a_repository_are_shown_harmlessly_and_never_become_paths() {
     // Everything at once is refused with the name that cannot be one; what has a good name comes.
     let run = site.run("backup pull --all --prefix p-");
     assert_harmless(&run, "pull");
-    assert!(run.code != Some(0) && run.stderr.contains("cannot be a name"), "{run:?}");
+    assert!(
+        run.code != Some(0) && run.stderr.contains("cannot be a name"),
+        "{run:?}"
+    );
     assert_eq!(site.sandbox.names(), names);
     for (nth, _) in HOSTILE.iter().enumerate() {
         for kind in 0..3 {
@@ -139,15 +209,23 @@ fn names_from_a_repository_are_shown_harmlessly_and_never_become_paths() {
     }
     std::fs::remove_file(site.sandbox.path("out.raw")).expect("it was restored");
     for name in site.sandbox.names() {
-        assert!(name.chars().all(|letter| letter.is_ascii_alphanumeric() || "@-".contains(letter)), "{name:?} came in");
+        assert!(
+            name.chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || "@-".contains(letter)),
+            "{name:?} came in"
+        );
     }
-    let strange: Vec<_> = files(&site.sandbox.path("")).into_iter().filter(|file| file.display().to_string().contains("evil")).collect();
+    let strange: Vec<_> = files(&site.sandbox.path(""))
+        .into_iter()
+        .filter(|file| file.display().to_string().contains("evil"))
+        .collect();
     assert!(strange.is_empty() && before > 0, "{strange:?}");
     assert!(!folder.path().join("evil").exists());
     site.succeed("backup pull web --as fine");
 }
 
-/// Numbers that would be too much to believe, chains that end in themselves, objects that are no objects.
+/// Numbers that would be too much to believe, chains that end in themselves, objects that are no
+/// objects.
 #[test]
 fn numbers_from_a_repository_are_not_believed() {
     let (folder, site) = pushed();
@@ -156,26 +234,84 @@ fn numbers_from_a_repository_are_not_believed() {
     let state = repository.state();
     let real = known(&state, &point.content);
     let maps = real.parts[0].clone();
-    let part = |object: &str, range: (u64, u64), pages: (u64, u64)| vec![MapPart { pages, object: object.to_owned(), range }];
+    let part = |object: &str, range: (u64, u64), pages: (u64, u64)| {
+        vec![MapPart {
+            pages,
+            object: object.to_owned(),
+            range,
+        }]
+    };
     let id = |nth: usize| format!("{:032x}", 0xabc0 + nth);
     let wrong: Vec<Content> = vec![
-        Content { len: u64::MAX, parts: Vec::new(), ..real.clone() },
-        Content { parts: part("maps/../../../etc/passwd", (0, 10), (0, u64::MAX)), ..real.clone() },
-        Content { parts: part(&maps.object, (u64::MAX - 5, 10), (0, 1)), ..real.clone() },
-        Content { parts: part(&maps.object, (0, u64::MAX), (0, 1)), ..real.clone() },
-        Content { parts: part(&maps.object, (0, 1 << 40), (0, 1)), ..real.clone() },
-        Content { parts: part(&maps.object, maps.range, (0, u64::MAX)), ..real.clone() },
-        Content { parts: part(&objects(&folder, "packs")[0].display().to_string(), (0, 100), (0, 1)), ..real.clone() },
-        Content { parts: vec![maps.clone(), maps.clone()], ..real.clone() },
-        Content { chunk_len: 0, ..real.clone() },
-        Content { chunk_len: 8192, ..real.clone() },
-        Content { parent: Some(id(10)), parent_visible: u64::MAX, ..real.clone() },
-        Content { parent: Some(id(10)), parent_visible: u64::MAX, ..real.clone() },
-        Content { parent: Some("\u{1b}[31m".to_owned()), ..real.clone() },
+        Content {
+            len: u64::MAX,
+            parts: Vec::new(),
+            ..real.clone()
+        },
+        Content {
+            parts: part("maps/../../../etc/passwd", (0, 10), (0, u64::MAX)),
+            ..real.clone()
+        },
+        Content {
+            parts: part(&maps.object, (u64::MAX - 5, 10), (0, 1)),
+            ..real.clone()
+        },
+        Content {
+            parts: part(&maps.object, (0, u64::MAX), (0, 1)),
+            ..real.clone()
+        },
+        Content {
+            parts: part(&maps.object, (0, 1 << 40), (0, 1)),
+            ..real.clone()
+        },
+        Content {
+            parts: part(&maps.object, maps.range, (0, u64::MAX)),
+            ..real.clone()
+        },
+        Content {
+            parts: part(
+                &objects(&folder, "packs")[0].display().to_string(),
+                (0, 100),
+                (0, 1),
+            ),
+            ..real.clone()
+        },
+        Content {
+            parts: vec![maps.clone(), maps.clone()],
+            ..real.clone()
+        },
+        Content {
+            chunk_len: 0,
+            ..real.clone()
+        },
+        Content {
+            chunk_len: 8192,
+            ..real.clone()
+        },
+        Content {
+            parent: Some(id(10)),
+            parent_visible: u64::MAX,
+            ..real.clone()
+        },
+        Content {
+            parent: Some(id(10)),
+            parent_visible: u64::MAX,
+            ..real.clone()
+        },
+        Content {
+            parent: Some("\u{1b}[31m".to_owned()),
+            ..real.clone()
+        },
     ];
     let mut record = Record::default();
     for (nth, content) in wrong.into_iter().enumerate() {
-        record.contents.push(Content { id: id(nth), ..content }.into());
+        record.contents.push(
+            Content {
+                id: id(nth),
+                ..content
+            }
+            .into(),
+        );
         let point = Point {
             id: id(nth),
             image: id(nth),
@@ -188,36 +324,64 @@ fn numbers_from_a_repository_are_not_believed() {
         record.points.push(point.into());
     }
     let count = record.points.len();
-    record
-        .points
-        .push(Point { id: id(count), image: id(count), name: "lost".to_owned(), content: "no id\u{7}".to_owned(), ..point.clone() }.into());
+    record.points.push(
+        Point {
+            id: id(count),
+            image: id(count),
+            name: "lost".to_owned(),
+            content: "no id\u{7}".to_owned(),
+            ..point.clone()
+        }
+        .into(),
+    );
     record.indexes = vec!["../../x".to_owned(), "zz".to_owned()];
     say(&repository, record);
-    // Objects that are what their names say, and whose insides claim more than there is: sealed with the key.
+    // Objects that are what their names say, and whose insides claim more than there is: sealed
+    // with the key.
     let names = site.sandbox.names();
     for words in LOOKS {
         assert_harmless(&site.run(words), words);
     }
     let found = site.json_of("backup verify --read-data", 2);
     for nth in 0..=count {
-        let (name, words) = (format!("wrong{nth}"), format!("backup restore {} out.raw", id(nth)));
+        let (name, words) = (
+            format!("wrong{nth}"),
+            format!("backup restore {} out.raw", id(nth)),
+        );
         let run = site.run(&words);
         assert_harmless(&run, &words);
         assert_eq!(run.code, Some(1), "{words}: {run:?}");
         let is_named = found["findings"].as_array().is_some_and(|all| {
-            all.iter().any(|finding| finding["points"].as_array().is_some_and(|points| points.iter().any(|point| *point == name)))
+            all.iter().any(|finding| {
+                finding["points"]
+                    .as_array()
+                    .is_some_and(|points| points.iter().any(|point| *point == name))
+            })
         });
-        assert!(is_named || nth == count, "{name} does not restore ({}), and verify does not say so: {found}", run.stderr);
-        assert_harmless(&site.run(&format!("backup pull {} --as new", id(nth))), "pull");
+        assert!(
+            is_named || nth == count,
+            "{name} does not restore ({}), and verify does not say so: {found}",
+            run.stderr
+        );
+        assert_harmless(
+            &site.run(&format!("backup pull {} --as new", id(nth))),
+            "pull",
+        );
         assert!(!site.sandbox.path("out.raw").exists());
     }
-    assert_eq!(site.sandbox.names(), names, "something half done is in the store");
+    assert_eq!(
+        site.sandbox.names(),
+        names,
+        "something half done is in the store"
+    );
     site.succeed("backup restore web@first out.raw");
 }
 
 fn known(state: &vellum_backup::journal::State, id: &str) -> Content {
     let mut entries = state.contents().flat_map(|(_, entries)| entries);
-    let entry = entries.find(|entry| entry.content.id == id).expect("it is known");
+    let entry = entries
+        .find(|entry| entry.content.id == id)
+        .expect("it is known");
     Content::clone(&entry.content)
 }
 
@@ -234,27 +398,56 @@ fn insides_that_claim_too_much_are_damage() {
     let mut huge = vec![1];
     huge.extend([0xff; 9]);
     huge.push(1);
-    let index = repository.sealer().seal(SealedKind::Index, &huge).expect("it seals");
+    let index = repository
+        .sealer()
+        .seal(SealedKind::Index, &huge)
+        .expect("it seals");
     let name = put("index", &index);
-    say(&repository, Record { indexes: vec![index.id.to_string()], ..Record::default() });
+    say(
+        &repository,
+        Record {
+            indexes: vec![index.id.to_string()],
+            ..Record::default()
+        },
+    );
     let run = site.run("backup verify");
     assert_eq!(run.code, Some(2), "{run:?}");
     assert!(run.stdout.contains(&name), "{run:?}");
     // What the other indexes know is there.
     site.succeed("backup restore web@first out.raw");
     site.run("backup push web").code.expect("it ends");
-    for (plain, what) in
-        [(&b"{\"version\":2,\"counter\":9}"[..], "version 2"), (b"[[[[", "journal/"), (b"{\"version\":1,\"counter\":8}", "journal/")]
-    {
-        let record = repository.sealer().seal(SealedKind::Record, plain).expect("it seals");
-        let name = put("journal", &vellum_backup::seal::SealedObject { id: record.id, bytes: record.bytes.clone() });
+    for (plain, what) in [
+        (&b"{\"version\":2,\"counter\":9}"[..], "version 2"),
+        (b"[[[[", "journal/"),
+        (b"{\"version\":1,\"counter\":8}", "journal/"),
+    ] {
+        let record = repository
+            .sealer()
+            .seal(SealedKind::Record, plain)
+            .expect("it seals");
+        let name = put(
+            "journal",
+            &vellum_backup::seal::SealedObject {
+                id: record.id,
+                bytes: record.bytes.clone(),
+            },
+        );
         let path = folder.path().join("backup").join(&name);
         let named = path.with_file_name(format!("0000000000000009-{}", record.id));
         std::fs::rename(&path, &named).expect("the same folder");
-        for words in ["backup list", "backup push --all", "backup restore web@first no.raw", "backup verify", "backup pull --all"] {
+        for words in [
+            "backup list",
+            "backup push --all",
+            "backup restore web@first no.raw",
+            "backup verify",
+            "backup pull --all",
+        ] {
             let run = site.run(words);
             run.expect_error(1, what);
-            assert!(run.stderr.contains(&record.id.to_string()), "{words}: {run:?}");
+            assert!(
+                run.stderr.contains(&record.id.to_string()),
+                "{words}: {run:?}"
+            );
         }
         assert!(!site.sandbox.path("no.raw").exists());
         std::fs::remove_file(named).expect("it is there");
@@ -268,23 +461,34 @@ fn what_was_not_sealed_with_the_key_is_refused_by_name() {
     let (folder, site) = pushed();
     let (other, theirs) = pushed();
     let journal = folder.path().join("backup/journal");
-    let whole: Vec<(PathBuf, Vec<u8>)> =
-        objects(&folder, "journal").into_iter().map(|path| (path.clone(), std::fs::read(path).expect("it reads"))).collect();
+    let whole: Vec<(PathBuf, Vec<u8>)> = objects(&folder, "journal")
+        .into_iter()
+        .map(|path| (path.clone(), std::fs::read(path).expect("it reads")))
+        .collect();
     assert_eq!(whole.len(), 2);
     let names = site.sandbox.names();
     let refused = |what: &str| {
-        for words in
-            ["backup list", "backup push --all", "backup restore web@first no.raw", "backup pull --all --prefix p-", "backup prune"]
-        {
+        for words in [
+            "backup list",
+            "backup push --all",
+            "backup restore web@first no.raw",
+            "backup pull --all --prefix p-",
+            "backup prune",
+        ] {
             // Also by somebody who has a copy of what was there.
             for fresh in [true, false] {
                 let mut command = site.command(words);
                 if fresh {
-                    command.env("XDG_CACHE_HOME", site.sandbox.path("fresh")).env("XDG_STATE_HOME", site.sandbox.path("fresh"));
+                    command
+                        .env("XDG_CACHE_HOME", site.sandbox.path("fresh"))
+                        .env("XDG_STATE_HOME", site.sandbox.path("fresh"));
                 }
                 let run = Run::of(command.output().expect("it starts"));
                 let knows = !fresh && run.code == Some(0) && words == "backup list";
-                assert!(knows || run.code == Some(1) && run.stderr.contains("journal/"), "{what}, {words}: {run:?}");
+                assert!(
+                    knows || run.code == Some(1) && run.stderr.contains("journal/"),
+                    "{what}, {words}: {run:?}"
+                );
                 drop(std::fs::remove_dir_all(site.sandbox.path("fresh")));
             }
         }
@@ -292,25 +496,41 @@ fn what_was_not_sealed_with_the_key_is_refused_by_name() {
         assert_eq!(site.sandbox.names(), names);
     };
     let heal = || {
-        objects(&folder, "journal").into_iter().for_each(|path| std::fs::remove_file(path).expect("it is there"));
-        whole.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).expect("room"));
+        objects(&folder, "journal")
+            .into_iter()
+            .for_each(|path| std::fs::remove_file(path).expect("it is there"));
+        whole
+            .iter()
+            .for_each(|(path, bytes)| std::fs::write(path, bytes).expect("room"));
         site.succeed("backup list");
     };
     // A record of another repository with the same password, under its right name.
     let stranger = objects(&other, "journal").pop().expect("there are some");
-    std::fs::copy(&stranger, journal.join(stranger.file_name().expect("a name"))).expect("room");
+    std::fs::copy(
+        &stranger,
+        journal.join(stranger.file_name().expect("a name")),
+    )
+    .expect("room");
     refused("a record of another repository");
     heal();
     // One that is forged, plain and with a key of the forger's.
     let repository = open(&folder);
     let plain = br#"{"version":1,"counter":3,"parents":[],"session":"","writer":"","time_ms":0}"#;
-    for sealer in [Sealer::plain(repository.id()), Sealer::encrypted(repository.id(), &Secrets::generate().expect("random bytes"))] {
+    for sealer in [
+        Sealer::plain(repository.id()),
+        Sealer::encrypted(repository.id(), &Secrets::generate().expect("random bytes")),
+    ] {
         let forged = sealer.seal(SealedKind::Record, plain).expect("it seals");
-        std::fs::write(journal.join(format!("0000000000000003-{}", forged.id)), forged.bytes).expect("room");
+        std::fs::write(
+            journal.join(format!("0000000000000003-{}", forged.id)),
+            forged.bytes,
+        )
+        .expect("room");
         refused("a forged record");
         heal();
     }
-    // The repository's file says that it is not encrypted: what a forger writes in plain would be believed.
+    // The repository's file says that it is not encrypted: what a forger writes in plain would be
+    // believed.
     let path = folder.path().join("backup/vellum.repository");
     let text = std::fs::read_to_string(&path).expect("text");
     std::fs::write(&path, text.replace("true", "false")).expect("room");
@@ -325,24 +545,35 @@ fn what_was_not_sealed_with_the_key_is_refused_by_name() {
     drop(theirs);
 }
 
-/// Records in each other's places are read from their copies; with the copies exchanged as well, a client that never read them refuses, one that
-/// has goes on, and `verify` tells.
+/// Records in each other's places are read from their copies; with the copies exchanged as well, a
+/// client that never read them refuses, one that has goes on, and `verify` tells.
 #[test]
 fn exchanged_records_are_found() {
     let (folder, site) = pushed();
     let exchange = |kind: &str| {
         let records = objects(&folder, kind);
-        let (one, two) = (std::fs::read(&records[0]).expect("it reads"), std::fs::read(&records[1]).expect("it reads"));
+        let (one, two) = (
+            std::fs::read(&records[0]).expect("it reads"),
+            std::fs::read(&records[1]).expect("it reads"),
+        );
         std::fs::write(&records[0], two).expect("room");
         std::fs::write(&records[1], one).expect("room");
     };
     exchange("journal");
     let other = Site::new(&folder.path().join("backup").display().to_string());
     let told = other.run("backup list");
-    assert!(told.code == Some(0) && told.stderr.contains("verify --repair"), "{told:?}");
+    assert!(
+        told.code == Some(0) && told.stderr.contains("verify --repair"),
+        "{told:?}"
+    );
     let other = Site::new(&folder.path().join("backup").display().to_string());
     exchange("copies/journal");
-    for words in ["backup list", "backup restore web@first no.raw", "backup pull --all", "backup verify"] {
+    for words in [
+        "backup list",
+        "backup restore web@first no.raw",
+        "backup pull --all",
+        "backup verify",
+    ] {
         other.run(words).expect_error(1, "journal/");
     }
     assert!(other.sandbox.names().is_empty() && !other.sandbox.path("no.raw").exists());
@@ -372,7 +603,13 @@ fn a_fork_of_the_journal_is_noticed() {
     };
     swap();
     other.succeed("backup push own");
-    for words in ["backup list", "backup push web", "backup restore web@first no.raw", "backup prune", "backup verify"] {
+    for words in [
+        "backup list",
+        "backup push web",
+        "backup restore web@first no.raw",
+        "backup prune",
+        "backup verify",
+    ] {
         site.run(words).expect_error(1, "earlier state");
     }
     swap();
@@ -381,16 +618,36 @@ fn a_fork_of_the_journal_is_noticed() {
     assert!(!site.sandbox.path("no.raw").exists());
 }
 
-/// Packs in each other's places, wrong bytes under a right name, right bytes that end early: in an encrypted repository the lengths are those
-/// of many packs.
+/// Packs in each other's places, wrong bytes under a right name, right bytes that end early: in an
+/// encrypted repository the lengths are those of many packs.
 #[test]
 fn packs_that_are_not_what_they_are_named_after_are_told_with_all_that_needs_them() {
     let (folder, site) = pushed();
     let packs = objects(&folder, "packs");
-    let whole: Vec<Vec<u8>> = packs.iter().map(|path| std::fs::read(path).expect("it reads")).collect();
-    assert_eq!((whole.len(), whole[0].len()), (2, whole[1].len()), "two packs of one length");
-    let names: Vec<String> = packs.iter().map(|path| path.file_name().expect("a name").to_string_lossy().into_owned()).collect();
-    assert!(names.iter().zip(&whole).all(|(name, bytes)| *name == ObjectId::of(bytes).to_string()));
+    let whole: Vec<Vec<u8>> = packs
+        .iter()
+        .map(|path| std::fs::read(path).expect("it reads"))
+        .collect();
+    assert_eq!(
+        (whole.len(), whole[0].len()),
+        (2, whole[1].len()),
+        "two packs of one length"
+    );
+    let names: Vec<String> = packs
+        .iter()
+        .map(|path| {
+            path.file_name()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    assert!(
+        names
+            .iter()
+            .zip(&whole)
+            .all(|(name, bytes)| *name == ObjectId::of(bytes).to_string())
+    );
     let mut noise = vec![0; whole[0].len()];
     fastrand::Rng::with_seed(9).fill(&mut noise);
     let cut = |bytes: &[u8]| bytes[..bytes.len() / 2].to_vec();
@@ -400,15 +657,23 @@ fn packs_that_are_not_what_they_are_named_after_are_told_with_all_that_needs_the
         ("cut", [cut(&whole[0]), cut(&whole[1])]),
         ("empty", [Vec::new(), Vec::new()]),
     ] {
-        packs.iter().zip(&now).for_each(|(path, bytes)| std::fs::write(path, bytes).expect("room"));
+        packs
+            .iter()
+            .zip(&now)
+            .for_each(|(path, bytes)| std::fs::write(path, bytes).expect("room"));
         for image in ["web", "mail"] {
             let run = site.run(&format!("backup restore {image}@first no.raw"));
             assert_eq!(run.code, Some(1), "{what}: {run:?}");
             assert!(
-                names.iter().any(|name| run.stderr.contains(name)) && run.stderr.contains(&format!("{image}@first")),
+                names.iter().any(|name| run.stderr.contains(name))
+                    && run.stderr.contains(&format!("{image}@first")),
                 "{what}: {run:?}"
             );
-            let streamed = site.command(&format!("backup restore {image}@first -")).stdin(Stdio::null()).output().expect("it starts");
+            let streamed = site
+                .command(&format!("backup restore {image}@first -"))
+                .stdin(Stdio::null())
+                .output()
+                .expect("it starts");
             assert_eq!(streamed.status.code(), Some(1), "{what}");
         }
         let before = site.sandbox.names();
@@ -420,17 +685,39 @@ fn packs_that_are_not_what_they_are_named_after_are_told_with_all_that_needs_the
         command.env("VELLUM_STORE", "other");
         let run = Run::of(command.output().expect("it starts"));
         assert_eq!(run.code, Some(1), "{what}: {run:?}");
-        assert!(names.iter().any(|name| run.stderr.contains(name)), "{what}: {run:?}");
+        assert!(
+            names.iter().any(|name| run.stderr.contains(name)),
+            "{what}: {run:?}"
+        );
         let mut command = site.command("list");
-        let listed = Run::of(command.env("VELLUM_STORE", "other").output().expect("it starts"));
-        assert!(!listed.stdout.contains("web") && !listed.stdout.contains("mail"), "{what}: {listed:?}");
+        let listed = Run::of(
+            command
+                .env("VELLUM_STORE", "other")
+                .output()
+                .expect("it starts"),
+        );
+        assert!(
+            !listed.stdout.contains("web") && !listed.stdout.contains("mail"),
+            "{what}: {listed:?}"
+        );
         assert_eq!(site.sandbox.names(), before);
         let found = site.json_of("backup verify --read-data", 2);
-        for needed in names.iter().map(String::as_str).chain(["web", "web@first", "mail", "mail@first"]) {
-            assert!(found.to_string().contains(needed), "{what}: {needed} is not in {found}");
+        for needed in
+            names
+                .iter()
+                .map(String::as_str)
+                .chain(["web", "web@first", "mail", "mail@first"])
+        {
+            assert!(
+                found.to_string().contains(needed),
+                "{what}: {needed} is not in {found}"
+            );
         }
         assert!(!site.sandbox.path("no.raw").exists());
-        packs.iter().zip(&whole).for_each(|(path, bytes)| std::fs::write(path, bytes).expect("room"));
+        packs
+            .iter()
+            .zip(&whole)
+            .for_each(|(path, bytes)| std::fs::write(path, bytes).expect("room"));
     }
     site.succeed("backup verify --read-data");
 }
@@ -469,14 +756,30 @@ echo all is well
 fn a_destination_that_is_full_gets_nothing_half_done() {
     let (_folder, site) = pushed();
     std::fs::create_dir(site.sandbox.path("small")).expect("room");
-    let allowed = Command::new("unshare").args(["-rm", "true"]).stderr(Stdio::null()).status();
+    let allowed = Command::new("unshare")
+        .args(["-rm", "true"])
+        .stderr(Stdio::null())
+        .status();
     if !allowed.is_ok_and(|status| status.success()) {
         eprintln!("skipped: this machine lets nobody mount a small file system");
         return;
     }
-    let environment: Vec<_> = site.command("").get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect();
+    let environment: Vec<_> = site
+        .command("")
+        .get_envs()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+        .collect();
     let mut command = Command::new("unshare");
-    command.args(["-rm", "sh", "-c", FULL]).current_dir(site.sandbox.path("")).envs(environment);
-    let run = Run::of(command.env("VELLUM", VELLUM).stdin(Stdio::null()).output().expect("util-linux is there"));
+    command
+        .args(["-rm", "sh", "-c", FULL])
+        .current_dir(site.sandbox.path(""))
+        .envs(environment);
+    let run = Run::of(
+        command
+            .env("VELLUM", VELLUM)
+            .stdin(Stdio::null())
+            .output()
+            .expect("util-linux is there"),
+    );
     assert_eq!(run.stdout, "all is well\n", "{run:?}");
 }

@@ -1,4 +1,5 @@
-//! Repositories as people meet them: in folders and in a bucket of a real S3 server, with what goes wrong there.
+//! Repositories as people meet them: in folders and in a bucket of a real S3 server, with what goes
+//! wrong there.
 
 mod copies;
 mod crowd;
@@ -26,14 +27,21 @@ pub(super) struct Site {
 impl Site {
     /// With an empty store, and the repository in `place`.
     pub(super) fn new(place: &str) -> Self {
-        let environment = vec![("VELLUM_REPOSITORY".to_owned(), place.to_owned()), ("VELLUM_PASSWORD".to_owned(), PASSWORD.to_owned())];
-        Self { sandbox: Sandbox::new(), environment }
+        let environment = vec![
+            ("VELLUM_REPOSITORY".to_owned(), place.to_owned()),
+            ("VELLUM_PASSWORD".to_owned(), PASSWORD.to_owned()),
+        ];
+        Self {
+            sandbox: Sandbox::new(),
+            environment,
+        }
     }
 
     /// The same, for a repository that everybody can read.
     pub(super) fn without_key(place: &str) -> Self {
         let mut site = Self::new(place);
-        site.environment.retain(|(name, _)| name != "VELLUM_PASSWORD");
+        site.environment
+            .retain(|(name, _)| name != "VELLUM_PASSWORD");
         site
     }
 
@@ -62,7 +70,8 @@ impl Site {
 
     pub(super) fn json(&self, words: &str) -> serde_json::Value {
         let shown = self.succeed(&format!("{words} --json"));
-        serde_json::from_str(shown.lines().last().unwrap_or_default()).unwrap_or_else(|error| panic!("{words}: {error}: {shown}"))
+        serde_json::from_str(shown.lines().last().unwrap_or_default())
+            .unwrap_or_else(|error| panic!("{words}: {error}: {shown}"))
     }
 
     /// What a command that ends with `code` says in JSON.
@@ -72,12 +81,19 @@ impl Site {
         serde_json::from_str(run.stdout.lines().last().unwrap_or_default()).expect("JSON")
     }
 
-    /// A machine of two disks with snapshots, an image with a child on a snapshot of it, tags, pins and modes.
+    /// A machine of two disks with snapshots, an image with a child on a snapshot of it, tags, pins
+    /// and modes.
     pub(super) fn grow_tree(&self, seed: u64) {
         let sandbox = &self.sandbox;
         for (name, seed) in [("root", seed), ("web", seed + 1)] {
             sandbox.random_file(format!("{name}.raw"), DISK_LEN, seed);
-            sandbox.succeed(["import", &format!("{name}.raw"), name, "--snapshot", "first"]);
+            sandbox.succeed([
+                "import",
+                &format!("{name}.raw"),
+                name,
+                "--snapshot",
+                "first",
+            ]);
         }
         sandbox.random_file("data.raw", DISK_LEN, seed + 2);
         sandbox.succeed(["import", "data.raw", "data"]);
@@ -86,9 +102,23 @@ impl Site {
         let mut changed = std::fs::read(sandbox.path("web.raw")).expect("it was made");
         changed[1 << 20..(1 << 20) + 9000].fill(7);
         std::fs::write(sandbox.path("web.raw"), changed).expect("room");
-        sandbox.succeed(["import", "web.raw", "web", "--update", "--snapshot", "second"]);
+        sandbox.succeed([
+            "import",
+            "web.raw",
+            "web",
+            "--update",
+            "--snapshot",
+            "second",
+        ]);
         sandbox.succeed(["create", "child", "-b", "web@first"]);
-        sandbox.succeed(["import", "other.raw", "child", "--update", "--snapshot", "own"]);
+        sandbox.succeed([
+            "import",
+            "other.raw",
+            "child",
+            "--update",
+            "--snapshot",
+            "own",
+        ]);
         sandbox.succeed(["tag", "web@first", "+golden"]);
         sandbox.succeed(["pin", "web@first"]);
         sandbox.succeed(["machine", "create", "vm"]);
@@ -104,19 +134,37 @@ impl Site {
         names.sort();
         names
             .into_iter()
-            .map(|name| (name.clone(), hash(&self.sandbox.run(["export", &name, "out.raw", "--force"]), &self.sandbox.path("out.raw"))))
+            .map(|name| {
+                (
+                    name.clone(),
+                    hash(
+                        &self.sandbox.run(["export", &name, "out.raw", "--force"]),
+                        &self.sandbox.path("out.raw"),
+                    ),
+                )
+            })
             .collect()
     }
 
     /// The tree and the machines, without times.
     pub(super) fn shape(&self) -> Vec<String> {
-        let listings = ["tree --json", "machine list --json", "machine show vm --json", "machine show vm@monday --json"];
-        listings.into_iter().map(|words| without_times(self.run(words).stdout)).collect()
+        let listings = [
+            "tree --json",
+            "machine list --json",
+            "machine show vm --json",
+            "machine show vm@monday --json",
+        ];
+        listings
+            .into_iter()
+            .map(|words| without_times(self.run(words).stdout))
+            .collect()
     }
 }
 
 fn without_times(text: String) -> String {
-    let Ok(mut value) = serde_json::from_str::<serde_json::Value>(&text) else { return text };
+    let Ok(mut value) = serde_json::from_str::<serde_json::Value>(&text) else {
+        return text;
+    };
     let entries: Vec<&mut serde_json::Value> = match &mut value {
         serde_json::Value::Array(entries) => entries.iter_mut().collect(),
         one => vec![one],
@@ -147,7 +195,11 @@ pub(super) fn files(folder: &Path) -> Vec<PathBuf> {
     while let Some(folder) = waiting.pop() {
         for entry in std::fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
-            if path.is_dir() { waiting.push(path) } else { found.push(path) }
+            if path.is_dir() {
+                waiting.push(path)
+            } else {
+                found.push(path)
+            }
         }
     }
     found.sort();

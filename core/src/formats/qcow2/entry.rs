@@ -4,7 +4,8 @@
 use super::header::Header;
 use crate::formats::lies_inside;
 
-// Source: qemu docs/interop/qcow2.txt. An entry is a big-endian u64; bit 63 (refcount is one) is for writers.
+// Source: qemu docs/interop/qcow2.txt. An entry is a big-endian u64; bit 63 (refcount is one) is
+// for writers.
 //
 // | entry             | bits      | meaning                                        | the failure its check guards              |
 // | ----------------- | --------- | ---------------------------------------------- | ----------------------------------------- |
@@ -62,8 +63,16 @@ impl Rules {
 
     /// log2 of a grain's length.
     pub(super) fn grain_bits(&self) -> u32 {
-        let Header { cluster_bits, extended, .. } = self.header;
-        if extended { cluster_bits - SUBCLUSTERS_BITS } else { cluster_bits }
+        let Header {
+            cluster_bits,
+            extended,
+            ..
+        } = self.header;
+        if extended {
+            cluster_bits - SUBCLUSTERS_BITS
+        } else {
+            cluster_bits
+        }
     }
 
     /// The offset of the L2 table that an L1 entry names; zero for none.
@@ -81,18 +90,30 @@ impl Rules {
         Ok(offset)
     }
 
-    /// What an L2 entry says about its grain number `grain` (0 without subclusters), of which the image shows `visible_len` bytes.
-    pub(super) fn grain(&self, entry: [u64; 2], grain: u64, visible_len: u64) -> Result<Grain, String> {
+    /// What an L2 entry says about its grain number `grain` (0 without subclusters), of which the
+    /// image shows `visible_len` bytes.
+    pub(super) fn grain(
+        &self,
+        entry: [u64; 2],
+        grain: u64,
+        visible_len: u64,
+    ) -> Result<Grain, String> {
         let [entry, bitmap] = entry;
         if entry & COMPRESSED != 0 {
             return self.compressed(entry).map(Grain::Compressed);
         }
         let offset = self.standard_offset(entry)?;
-        let (allocated, zero) = if self.header.extended { subcluster(bitmap, grain)? } else { (offset != 0, entry & READS_AS_ZEROS != 0) };
+        let (allocated, zero) = if self.header.extended {
+            subcluster(bitmap, grain)?
+        } else {
+            (offset != 0, entry & READS_AS_ZEROS != 0)
+        };
         match (allocated, zero) {
             (_, true) => Ok(Grain::Zero),
             (false, false) => Ok(Grain::Absent),
-            (true, false) if offset == 0 => Err("has an allocated subcluster but no cluster".to_owned()),
+            (true, false) if offset == 0 => {
+                Err("has an allocated subcluster but no cluster".to_owned())
+            }
             (true, false) => {
                 let start = offset + (grain << self.grain_bits());
                 self.verify_place(start, visible_len)?;
@@ -107,7 +128,11 @@ impl Rules {
     }
 
     fn standard_offset(&self, entry: u64) -> Result<u64, String> {
-        let flags = if self.header.zero_flag { READS_AS_ZEROS } else { 0 };
+        let flags = if self.header.zero_flag {
+            READS_AS_ZEROS
+        } else {
+            0
+        };
         let offset = entry & OFFSET_MASK;
         if entry & !(OFFSET_MASK | COPIED | flags) != 0 {
             return Err(format!("has reserved bits: {entry:#018x}"));
@@ -116,7 +141,9 @@ impl Rules {
             return Err(format!("names byte {offset}, which is not on a cluster"));
         }
         if offset == 0 && entry & COPIED != 0 {
-            return Err("has a refcount but no offset, as in images with an external data file".to_owned());
+            return Err(
+                "has a refcount but no offset, as in images with an external data file".to_owned(),
+            );
         }
         Ok(offset)
     }
@@ -131,18 +158,27 @@ impl Rules {
         }
         self.verify_place(offset, 1)?;
         let end = (offset / SECTOR_LEN + 1 + more_sectors) * SECTOR_LEN;
-        Ok(Compressed { offset, len: end.min(self.file_len) - offset })
+        Ok(Compressed {
+            offset,
+            len: end.min(self.file_len) - offset,
+        })
     }
 
-    /// Nothing may lie in the header's cluster, over the L1 table or behind the file's end. Overlaps beyond these are
-    /// bounded by what the tables may claim together, see `table`.
+    /// Nothing may lie in the header's cluster, over the L1 table or behind the file's end.
+    /// Overlaps beyond these are bounded by what the tables may claim together, see `table`.
     fn verify_place(&self, offset: u64, len: u64) -> Result<(), String> {
-        let Header { l1_offset, l1_count, .. } = self.header;
+        let Header {
+            l1_offset,
+            l1_count,
+            ..
+        } = self.header;
         if offset < self.header.cluster_len() {
             return Err(format!("names byte {offset}, inside the header"));
         }
         if !lies_inside(offset, len, self.file_len) {
-            return Err(format!("names {len} bytes at byte {offset}, behind the end of the file"));
+            return Err(format!(
+                "names {len} bytes at byte {offset}, behind the end of the file"
+            ));
         }
         if offset < l1_offset + l1_count * 8 && l1_offset < offset + len {
             return Err(format!("names byte {offset}, inside the L1 table"));
@@ -156,7 +192,9 @@ fn subcluster(bitmap: u64, index: u64) -> Result<(bool, bool), String> {
     let allocated = bitmap >> index & 1 != 0;
     let zero = bitmap >> (index + 32) & 1 != 0;
     if allocated && zero {
-        return Err(format!("says that subcluster {index} is both allocated and zero"));
+        return Err(format!(
+            "says that subcluster {index} is both allocated and zero"
+        ));
     }
     Ok((allocated, zero))
 }

@@ -6,7 +6,8 @@ use crate::formats::{lies_inside, read_up_to};
 use crate::source::{ClusterCodec, ReadAt, SourceError};
 use crate::units::IMAGE_LEN_MAX;
 
-// Source: qemu docs/interop/qcow2.txt. All numbers are big-endian. Fields without a name below are not used for reading.
+// Source: qemu docs/interop/qcow2.txt. All numbers are big-endian. Fields without a name below are
+// not used for reading.
 //
 // | offset | size | meaning                                         | the failure its check guards                              |
 // | ------ | ---- | ----------------------------------------------- | --------------------------------------------------------- |
@@ -31,7 +32,8 @@ use crate::units::IMAGE_LEN_MAX;
 // | 100    | 4    | header length, at least 104, a multiple of 8    | extensions read from the wrong place                      |
 // | 104    | 1    | compression: 0 deflate, 1 zstd                  | a stream given to the wrong codec                         |
 //
-// Then header extensions up to the end of the first cluster, each: type (4), length (4), data, padding to a multiple of 8.
+// Then header extensions up to the end of the first cluster, each: type (4), length (4), data,
+// padding to a multiple of 8.
 const MAGIC: &[u8] = b"QFI\xfb";
 const FIXED_LEN: usize = 112;
 const V2_HEADER_LEN: usize = 72;
@@ -125,19 +127,34 @@ impl RawHeader {
     /// The shape: magic, a known version, all fields there.
     fn parse(bytes: &[u8]) -> Result<Self, SourceError> {
         if !bytes.starts_with(MAGIC) {
-            return Err(malformed("no qcow2 magic at byte 0: is it in another format?"));
+            return Err(malformed(
+                "no qcow2 magic at byte 0: is it in another format?",
+            ));
         }
-        let cut = || malformed(format!("the file ends inside the header, at byte {}", bytes.len()));
+        let cut = || {
+            malformed(format!(
+                "the file ends inside the header, at byte {}",
+                bytes.len()
+            ))
+        };
         match be_u32(bytes, 4).ok_or_else(cut)? {
             version @ (2 | 3) => Self::fields(bytes, version).ok_or_else(cut),
-            1 => Err(refused("version 1 (qcow) is not read; convert it with `qemu-img convert -O qcow2`")),
-            version => Err(refused(format!("version {version} is unknown; known are 2 and 3"))),
+            1 => Err(refused(
+                "version 1 (qcow) is not read; convert it with `qemu-img convert -O qcow2`",
+            )),
+            version => Err(refused(format!(
+                "version {version} is unknown; known are 2 and 3"
+            ))),
         }
     }
 
     fn fields(bytes: &[u8], version: u32) -> Option<Self> {
         let three = version == 3;
-        let header_len = if three { be_u32(bytes, 100)? as usize } else { V2_HEADER_LEN };
+        let header_len = if three {
+            be_u32(bytes, 100)? as usize
+        } else {
+            V2_HEADER_LEN
+        };
         let has_compression = three && header_len > COMPRESSION_AT;
         // Version 2 ends behind the snapshot fields, which are not read but must be there.
         be_u64(bytes, V2_HEADER_LEN - 8)?;
@@ -152,7 +169,11 @@ impl RawHeader {
             l1_offset: be_u64(bytes, 40)?,
             incompatible: if three { be_u64(bytes, 72)? } else { 0 },
             header_len,
-            compression: if has_compression { *bytes.get(COMPRESSION_AT)? } else { 0 },
+            compression: if has_compression {
+                *bytes.get(COMPRESSION_AT)?
+            } else {
+                0
+            },
         })
     }
 
@@ -162,10 +183,16 @@ impl RawHeader {
 
     /// Cluster and header length, which everything after rests on.
     fn verify_shape(&self) -> Result<(), SourceError> {
-        let least = if self.has(EXTENDED_L2) { EXTENDED_CLUSTER_BITS_MIN } else { CLUSTER_BITS_MIN };
+        let least = if self.has(EXTENDED_L2) {
+            EXTENDED_CLUSTER_BITS_MIN
+        } else {
+            CLUSTER_BITS_MIN
+        };
         if !(least..=CLUSTER_BITS_MAX).contains(&self.cluster_bits) {
             let bits = self.cluster_bits;
-            return Err(malformed(format!("cluster_bits at byte 20 is {bits}, outside {least} to {CLUSTER_BITS_MAX}")));
+            return Err(malformed(format!(
+                "cluster_bits at byte 20 is {bits}, outside {least} to {CLUSTER_BITS_MAX}"
+            )));
         }
         let len = self.header_len;
         let right = self.version == 2 || (len >= V3_HEADER_LEN_MIN && len.is_multiple_of(8));
@@ -175,7 +202,8 @@ impl RawHeader {
         Ok(())
     }
 
-    /// Another file would have to be opened, or a key given: neither is done on the word of a header.
+    /// Another file would have to be opened, or a key given: neither is done on the word of a
+    /// header.
     fn refuse_references(&self, first_cluster: &[u8]) -> Result<(), SourceError> {
         if self.backing_offset != 0 {
             return Err(refused(format!(
@@ -192,42 +220,61 @@ impl RawHeader {
             )));
         }
         if self.encryption != 0 || extensions.find(EXTENSION_ENCRYPTION).is_some() {
-            return Err(refused("it is encrypted; decrypt it first with `qemu-img convert`"));
+            return Err(refused(
+                "it is encrypted; decrypt it first with `qemu-img convert`",
+            ));
         }
         Ok(())
     }
 
     fn backing_name(&self, first_cluster: &[u8]) -> String {
-        let range = usize::try_from(self.backing_offset).ok().filter(|_| self.backing_len <= BACKING_NAME_LEN_MAX);
-        let name = range.and_then(|start| first_cluster.get(start..)?.get(..self.backing_len as usize));
+        let range = usize::try_from(self.backing_offset)
+            .ok()
+            .filter(|_| self.backing_len <= BACKING_NAME_LEN_MAX);
+        let name =
+            range.and_then(|start| first_cluster.get(start..)?.get(..self.backing_len as usize));
         name.map_or("(whose name lies outside the header)".to_owned(), quoted)
     }
 
     /// The dirty bit passes: it says that refcounts may be wrong, and a reader uses none.
     fn refuse_features(&self, first_cluster: &[u8]) -> Result<(), SourceError> {
         if self.has(CORRUPT) {
-            return Err(refused("it is marked corrupt; repair a copy of it first with `qemu-img check -r all`"));
+            return Err(refused(
+                "it is marked corrupt; repair a copy of it first with `qemu-img check -r all`",
+            ));
         }
         if self.has(!KNOWN) {
             let bit = (self.incompatible & !KNOWN).trailing_zeros();
             let name = Extensions::of(first_cluster, self.header_len)?.feature_name(bit);
             let name = name.map_or(String::new(), |name| format!(" ({name})"));
-            return Err(refused(format!("it uses the unknown incompatible feature {bit}{name}")));
+            return Err(refused(format!(
+                "it uses the unknown incompatible feature {bit}{name}"
+            )));
         }
         match (self.has(COMPRESSION), self.compression) {
             (false, 0) | (true, 1) => Ok(()),
-            (true, 2..) => Err(refused(format!("its compression type {} is unknown", self.compression))),
-            _ => Err(malformed("the compression type at byte 104 contradicts feature bit 3")),
+            (true, 2..) => Err(refused(format!(
+                "its compression type {} is unknown",
+                self.compression
+            ))),
+            _ => Err(malformed(
+                "the compression type at byte 104 contradicts feature bit 3",
+            )),
         }
     }
 
     /// The virtual length and the L1 table that maps it.
     fn verify_tables(&self, file_len: u64) -> Result<Header, SourceError> {
         if self.virtual_len > IMAGE_LEN_MAX {
-            return Err(malformed(format!("the virtual length {} at byte 24 is more than {IMAGE_LEN_MAX}", self.virtual_len)));
+            return Err(malformed(format!(
+                "the virtual length {} at byte 24 is more than {IMAGE_LEN_MAX}",
+                self.virtual_len
+            )));
         }
         let extended = self.has(EXTENDED_L2);
-        let l1_count = self.virtual_len.div_ceil(1 << table_span_bits(self.cluster_bits, extended));
+        let l1_count = self
+            .virtual_len
+            .div_ceil(1 << table_span_bits(self.cluster_bits, extended));
         self.verify_l1(l1_count, file_len)?;
         Ok(Header {
             virtual_len: self.virtual_len,
@@ -236,23 +283,35 @@ impl RawHeader {
             l1_count,
             zero_flag: self.version == 3 && !extended,
             extended,
-            codec: if self.compression == 1 { ClusterCodec::Zstd } else { ClusterCodec::Deflate },
+            codec: if self.compression == 1 {
+                ClusterCodec::Zstd
+            } else {
+                ClusterCodec::Deflate
+            },
         })
     }
 
-    /// A longer table than needed is usual: guest memory of internal snapshots lies behind the disk.
+    /// A longer table than needed is usual: guest memory of internal snapshots lies behind the
+    /// disk.
     fn verify_l1(&self, needed: u64, file_len: u64) -> Result<(), SourceError> {
         let (count, offset) = (u64::from(self.l1_count), self.l1_offset);
         let len = count * 8;
         if len > L1_LEN_MAX {
-            return Err(malformed(format!("the L1 table of {count} entries is longer than {L1_LEN_MAX} bytes")));
+            return Err(malformed(format!(
+                "the L1 table of {count} entries is longer than {L1_LEN_MAX} bytes"
+            )));
         }
         if count < needed {
-            return Err(malformed(format!("the L1 table has {count} entries, and the virtual length needs {needed}")));
+            return Err(malformed(format!(
+                "the L1 table has {count} entries, and the virtual length needs {needed}"
+            )));
         }
-        let placed = offset >= 1 << self.cluster_bits && offset.is_multiple_of(1 << self.cluster_bits);
+        let placed =
+            offset >= 1 << self.cluster_bits && offset.is_multiple_of(1 << self.cluster_bits);
         if needed > 0 && !(placed && lies_inside(offset, len, file_len)) {
-            return Err(malformed(format!("the L1 table at byte {offset} of {len} bytes is not on a cluster inside the file")));
+            return Err(malformed(format!(
+                "the L1 table at byte {offset} of {len} bytes is not on a cluster inside the file"
+            )));
         }
         Ok(())
     }
@@ -266,12 +325,20 @@ impl<'a> Extensions<'a> {
     fn of(first_cluster: &'a [u8], header_len: usize) -> Result<Self, SourceError> {
         let mut found = Vec::new();
         let mut at = header_len;
-        while let (Some(kind), Some(len)) = (be_u32(first_cluster, at), be_u32(first_cluster, at + 4)) {
+        while let (Some(kind), Some(len)) =
+            (be_u32(first_cluster, at), be_u32(first_cluster, at + 4))
+        {
             if kind == EXTENSION_END {
                 break;
             }
-            let data = first_cluster.get(at + 8..).and_then(|rest| rest.get(..len as usize));
-            let data = data.ok_or_else(|| malformed(format!("the header extension at byte {at} leaves the first cluster")))?;
+            let data = first_cluster
+                .get(at + 8..)
+                .and_then(|rest| rest.get(..len as usize));
+            let data = data.ok_or_else(|| {
+                malformed(format!(
+                    "the header extension at byte {at} leaves the first cluster"
+                ))
+            })?;
             found.push((kind, data));
             at += 8 + data.len().next_multiple_of(8);
         }
@@ -279,12 +346,17 @@ impl<'a> Extensions<'a> {
     }
 
     fn find(&self, kind: u32) -> Option<&'a [u8]> {
-        self.0.iter().find(|(found, _)| *found == kind).map(|(_, data)| *data)
+        self.0
+            .iter()
+            .find(|(found, _)| *found == kind)
+            .map(|(_, data)| *data)
     }
 
     /// What the image itself calls an incompatible feature: a courtesy for the error message.
     fn feature_name(&self, bit: u32) -> Option<String> {
-        let mut entries = self.find(EXTENSION_FEATURE_NAMES)?.chunks_exact(FEATURE_NAME_LEN);
+        let mut entries = self
+            .find(EXTENSION_FEATURE_NAMES)?
+            .chunks_exact(FEATURE_NAME_LEN);
         let name = entries.find_map(|entry| match *entry {
             [0, found, ref name @ ..] if u32::from(found) == bit => Some(name),
             _ => None,

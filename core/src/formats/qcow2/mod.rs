@@ -1,12 +1,14 @@
 //! A qcow2 image as its content, versions 2 and 3.
 //!
-//! Read are plain, zero, unallocated and compressed clusters (deflate and zstd) and extended L2 entries (subclusters), all through the
-//! active L1 table: internal snapshots, bitmaps and refcounts are not looked at, so a dirty image is read as it stands. Refused, with
-//! the reference or the feature named, are backing files, external data files, encryption, images marked corrupt and features that are
-//! not known.
+//! Read are plain, zero, unallocated and compressed clusters (deflate and zstd) and extended L2
+//! entries (subclusters), all through the active L1 table: internal snapshots, bitmaps and
+//! refcounts are not looked at, so a dirty image is read as it stands. Refused, with the reference
+//! or the feature named, are backing files, external data files, encryption, images marked corrupt
+//! and features that are not known.
 //!
-//! An unallocated cluster is [`ExtentKind::Absent`], although an image without backing file reads zeros there: the file says nothing
-//! about it, so whoever imports decides. Without a parent absent is zero and the two agree; with one, the cluster is the parent's.
+//! An unallocated cluster is [`ExtentKind::Absent`], although an image without backing file reads
+//! zeros there: the file says nothing about it, so whoever imports decides. Without a parent absent
+//! is zero and the two agree; with one, the cluster is the parent's.
 //!
 //! It decodes no stream itself: that is the [`ClusterDecoder`].
 
@@ -26,8 +28,8 @@ use super::read_exact;
 use crate::source::{ClusterDecoder, Extent, ExtentKind, ImageSource, ReadAt, SourceError};
 
 const FORMAT: &str = "qcow2";
-/// A run ends after this many grains at the latest, so that no question takes longer than a millisecond or so in any image.
-/// At 64 KiB clusters a whole L2 table has an eighth of it.
+/// A run ends after this many grains at the latest, so that no question takes longer than a
+/// millisecond or so in any image. At 64 KiB clusters a whole L2 table has an eighth of it.
 const RUN_GRAINS_MAX: usize = 1 << 16;
 
 /// An open image. Reading is safe from many threads at once.
@@ -36,7 +38,8 @@ pub(super) struct Qcow2 {
     decoder: Arc<dyn ClusterDecoder>,
     header: Header,
     tables: Tables,
-    /// The compressed cluster that was read in part last: readers in small steps would decode each cluster many times.
+    /// The compressed cluster that was read in part last: readers in small steps would decode each
+    /// cluster many times.
     decoded: Mutex<Option<Decoded>>,
 }
 
@@ -54,10 +57,19 @@ struct Run {
 
 impl Qcow2 {
     /// Reads and checks the header and the L1 table, at most 34 MiB.
-    pub(super) fn open(file: Arc<dyn ReadAt>, decoder: Arc<dyn ClusterDecoder>) -> Result<Self, SourceError> {
+    pub(super) fn open(
+        file: Arc<dyn ReadAt>,
+        decoder: Arc<dyn ClusterDecoder>,
+    ) -> Result<Self, SourceError> {
         let header = Header::read(&*file)?;
         let tables = Tables::read(&*file, header)?;
-        Ok(Self { file, decoder, header, tables, decoded: Mutex::new(None) })
+        Ok(Self {
+            file,
+            decoder,
+            header,
+            tables,
+            decoded: Mutex::new(None),
+        })
     }
 }
 
@@ -69,7 +81,11 @@ impl ImageSource for Qcow2 {
     fn extent_at(&self, offset: u64) -> Result<Extent, SourceError> {
         let same_kind = |run: &Run, next: &Run| kind_of(run.content) == kind_of(next.content);
         let run = self.run_at(offset, u64::MAX, same_kind)?;
-        Ok(Extent { start: offset, len: run.len, kind: kind_of(run.content) })
+        Ok(Extent {
+            start: offset,
+            len: run.len,
+            kind: kind_of(run.content),
+        })
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
@@ -86,13 +102,25 @@ impl ImageSource for Qcow2 {
 }
 
 impl Qcow2 {
-    /// The run from `offset`, of `len_max` bytes at most, made of grains of one L2 table that `join`.
-    fn run_at(&self, offset: u64, len_max: u64, join: impl Fn(&Run, &Run) -> bool) -> Result<Run, SourceError> {
+    /// The run from `offset`, of `len_max` bytes at most, made of grains of one L2 table that
+    /// `join`.
+    fn run_at(
+        &self,
+        offset: u64,
+        len_max: u64,
+        join: impl Fn(&Run, &Run) -> bool,
+    ) -> Result<Run, SourceError> {
         let image_len = self.header.virtual_len;
-        assert!(offset < image_len, "byte {offset} lies outside an image of {image_len}");
+        assert!(
+            offset < image_len,
+            "byte {offset} lies outside an image of {image_len}"
+        );
         let end = offset.saturating_add(len_max).min(image_len);
         let Some(table) = self.tables.table_for(&*self.file, offset)? else {
-            return Ok(Run { len: self.tables.gap_end(offset, end) - offset, content: Grain::Absent });
+            return Ok(Run {
+                len: self.tables.gap_end(offset, end) - offset,
+                content: Grain::Absent,
+            });
         };
         let end = end.min(self.tables.table_end(offset));
         let mut run = self.grain_at(&table, offset)?;
@@ -106,20 +134,36 @@ impl Qcow2 {
                 _ => break,
             }
         }
-        Ok(Run { len: run.len.min(len_max), ..run })
+        Ok(Run {
+            len: run.len.min(len_max),
+            ..run
+        })
     }
 
-    /// What the L2 table says about the byte at `offset` and those after it in the same grain, or in the same compressed cluster.
+    /// What the L2 table says about the byte at `offset` and those after it in the same grain, or
+    /// in the same compressed cluster.
     fn grain_at(&self, table: &L2Table, offset: u64) -> Result<Run, SourceError> {
         let (rules, cluster_bits) = (self.tables.rules(), self.header.cluster_bits);
-        let cluster = (offset >> cluster_bits) % (1 << (self.header.table_span_bits() - cluster_bits));
+        let cluster =
+            (offset >> cluster_bits) % (1 << (self.header.table_span_bits() - cluster_bits));
         let grain = (offset >> rules.grain_bits()) % (1 << (cluster_bits - rules.grain_bits()));
         let (start, end) = self.around(offset, rules.grain_bits());
         let content = rules.grain(table.entry(as_len(cluster)), grain, end - start);
-        match content.map_err(|reason| malformed(format!("the L2 entry for image byte {offset} {reason}")))? {
-            Grain::Plain(place) => Ok(Run { len: end - offset, content: Grain::Plain(place + (offset - start)) }),
-            content @ Grain::Compressed(_) => Ok(Run { len: self.around(offset, cluster_bits).1 - offset, content }),
-            content => Ok(Run { len: end - offset, content }),
+        match content
+            .map_err(|reason| malformed(format!("the L2 entry for image byte {offset} {reason}")))?
+        {
+            Grain::Plain(place) => Ok(Run {
+                len: end - offset,
+                content: Grain::Plain(place + (offset - start)),
+            }),
+            content @ Grain::Compressed(_) => Ok(Run {
+                len: self.around(offset, cluster_bits).1 - offset,
+                content,
+            }),
+            content => Ok(Run {
+                len: end - offset,
+                content,
+            }),
         }
     }
 
@@ -136,20 +180,34 @@ impl Qcow2 {
                 Ok(())
             }
             Grain::Plain(place) => read_exact(&*self.file, part, place),
-            Grain::Compressed(from) if part.len() as u64 == self.header.cluster_len() => self.decode(from, part),
+            Grain::Compressed(from) if part.len() as u64 == self.header.cluster_len() => {
+                self.decode(from, part)
+            }
             Grain::Compressed(from) => self.fill_from_part(part, offset, from),
         }
     }
 
-    fn fill_from_part(&self, part: &mut [u8], offset: u64, from: Compressed) -> Result<(), SourceError> {
+    fn fill_from_part(
+        &self,
+        part: &mut [u8],
+        offset: u64,
+        from: Compressed,
+    ) -> Result<(), SourceError> {
         let cluster_len = self.header.cluster_len();
         let kept = self.decoded().take_if(|decoded| decoded.from == from);
         let decoded = match kept {
             Some(decoded) => decoded,
             None => self.decode_whole(from)?,
         };
-        let skipped = decoded.bytes.get(as_len(offset % cluster_len)..).unwrap_or_default();
-        part.copy_from_slice(skipped.get(..part.len()).expect("a run of a compressed cluster ends with it"));
+        let skipped = decoded
+            .bytes
+            .get(as_len(offset % cluster_len)..)
+            .unwrap_or_default();
+        part.copy_from_slice(
+            skipped
+                .get(..part.len())
+                .expect("a run of a compressed cluster ends with it"),
+        );
         *self.decoded() = Some(decoded);
         Ok(())
     }
@@ -164,7 +222,12 @@ impl Qcow2 {
         let mut input = vec![0; as_len(from.len)];
         read_exact(&*self.file, &mut input, from.offset)?;
         let done = self.decoder.decode(self.header.codec, &input, output);
-        done.map_err(|reason| malformed(format!("the compressed cluster at byte {}: {reason}", from.offset)))
+        done.map_err(|reason| {
+            malformed(format!(
+                "the compressed cluster at byte {}: {reason}",
+                from.offset
+            ))
+        })
     }
 
     /// A panic of another thread leaves a whole cluster or none.
@@ -198,17 +261,29 @@ fn as_len(len: u64) -> usize {
 }
 
 fn malformed(reason: impl Into<String>) -> SourceError {
-    SourceError::Malformed { format: FORMAT, reason: reason.into() }
+    SourceError::Malformed {
+        format: FORMAT,
+        reason: reason.into(),
+    }
 }
 
 fn refused(reason: impl Into<String>) -> SourceError {
-    SourceError::Refused { format: FORMAT, reason: reason.into() }
+    SourceError::Refused {
+        format: FORMAT,
+        reason: reason.into(),
+    }
 }
 
 fn be_u32(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|field| u32::from_be_bytes(*field))
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .map(|field| u32::from_be_bytes(*field))
 }
 
 fn be_u64(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..)?.first_chunk().map(|field| u64::from_be_bytes(*field))
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .map(|field| u64::from_be_bytes(*field))
 }

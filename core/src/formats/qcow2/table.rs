@@ -1,5 +1,5 @@
-//! The tables of a qcow2 image: the L1 table in memory, L2 tables fetched when needed and kept within a budget.
-//! What an entry means is `entry`.
+//! The tables of a qcow2 image: the L1 table in memory, L2 tables fetched when needed and kept
+//! within a budget. What an entry means is `entry`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,11 +9,14 @@ use super::malformed;
 use crate::formats::read_exact;
 use crate::source::{ReadAt, SourceError};
 
-/// 16 MiB of L2 tables: they map 128 GiB of an image with 64 KiB clusters, and a reader in order needs one.
+/// 16 MiB of L2 tables: they map 128 GiB of an image with 64 KiB clusters, and a reader in order
+/// needs one.
 const CACHE_LEN: u64 = 16 << 20;
-/// With clusters of 512 bytes, 1,024 tables map 32 MiB: the cache's own bookkeeping stays below 32 KiB.
+/// With clusters of 512 bytes, 1,024 tables map 32 MiB: the cache's own bookkeeping stays below 32
+/// KiB.
 const CACHE_SLOTS_MAX: u64 = 1024;
-/// The L1 table is read in pieces, so that its bytes and its numbers are not both in memory at once.
+/// The L1 table is read in pieces, so that its bytes and its numbers are not both in memory at
+/// once.
 const L1_PIECE_LEN: usize = 64 << 10;
 
 /// The L1 table, and the L2 tables that were used last.
@@ -31,7 +34,8 @@ pub(super) struct L2Table {
     extended: bool,
 }
 
-/// What changes behind the lock. A table has one slot it can be in, so that finding and replacing cost the same at any size.
+/// What changes behind the lock. A table has one slot it can be in, so that finding and replacing
+/// cost the same at any size.
 struct State {
     slots: Vec<Option<(usize, Arc<L2Table>)>>,
     claims: Claims,
@@ -41,11 +45,18 @@ impl Tables {
     /// Reads and checks the L1 table.
     pub(super) fn read(file: &dyn ReadAt, header: Header) -> Result<Self, SourceError> {
         let rules = Rules::new(header, file.len());
-        let slot_count = (CACHE_LEN >> header.cluster_bits).min(CACHE_SLOTS_MAX).min(header.l1_count);
+        let slot_count = (CACHE_LEN >> header.cluster_bits)
+            .min(CACHE_SLOTS_MAX)
+            .min(header.l1_count);
         let l1 = read_l1(file, header, rules)?;
         let claims = Claims::new(file.len(), header.cluster_len(), l1.len());
         let slots = (0..slot_count).map(|_| None).collect();
-        Ok(Self { header, rules, l1, state: Mutex::new(State { slots, claims }) })
+        Ok(Self {
+            header,
+            rules,
+            l1,
+            state: Mutex::new(State { slots, claims }),
+        })
     }
 
     /// The rules that its entries are read by.
@@ -54,7 +65,11 @@ impl Tables {
     }
 
     /// The L2 table that maps the byte at `offset` of the image, `None` when there is none.
-    pub(super) fn table_for(&self, file: &dyn ReadAt, offset: u64) -> Result<Option<Arc<L2Table>>, SourceError> {
+    pub(super) fn table_for(
+        &self,
+        file: &dyn ReadAt,
+        offset: u64,
+    ) -> Result<Option<Arc<L2Table>>, SourceError> {
         let index = self.index_for(offset);
         let Some(place) = self.l1.get(index).copied().filter(|place| *place != 0) else {
             return Ok(None);
@@ -62,16 +77,24 @@ impl Tables {
         if let Some(table) = self.lock().cached(index) {
             return Ok(Some(table));
         }
-        // Read outside the lock: two threads may read the same table once, but none waits for another's disk.
+        // Read outside the lock: two threads may read the same table once, but none waits for
+        // another's disk.
         let table = Arc::new(L2Table::read(file, place, self.header)?);
         self.lock().keep(index, &table)?;
         Ok(Some(table))
     }
 
-    /// The first byte after `offset` that has an L2 table, at most `end`. One look at 8 bytes skips what a whole table would map.
+    /// The first byte after `offset` that has an L2 table, at most `end`. One look at 8 bytes skips
+    /// what a whole table would map.
     pub(super) fn gap_end(&self, offset: u64, end: u64) -> u64 {
         let (index, last) = (self.index_for(offset), self.index_for(end));
-        let gap = self.l1.iter().take(last + 1).skip(index).take_while(|place| **place == 0).count();
+        let gap = self
+            .l1
+            .iter()
+            .take(last + 1)
+            .skip(index)
+            .take_while(|place| **place == 0)
+            .count();
         end.min(((index + gap) as u64) << self.header.table_span_bits())
     }
 
@@ -114,27 +137,39 @@ impl L2Table {
     fn read(file: &dyn ReadAt, offset: u64, header: Header) -> Result<Self, SourceError> {
         let mut bytes = vec![0; 1 << header.cluster_bits];
         read_exact(file, &mut bytes, offset)?;
-        Ok(Self { words: words(&bytes).collect(), extended: header.extended })
+        Ok(Self {
+            words: words(&bytes).collect(),
+            extended: header.extended,
+        })
     }
 
     /// Entry number `index`, its second word zero where entries have one.
     pub(super) fn entry(&self, index: usize) -> [u64; 2] {
         let word = |at: usize| self.words.get(at).copied().unwrap_or_default();
-        if self.extended { [word(2 * index), word(2 * index + 1)] } else { [word(index), 0] }
+        if self.extended {
+            [word(2 * index), word(2 * index + 1)]
+        } else {
+            [word(index), 0]
+        }
     }
 
     fn cluster_claims(&self) -> u64 {
         let step = if self.extended { 2 } else { 1 };
-        self.words.iter().step_by(step).filter(|entry| Rules::claims_cluster(**entry)).count() as u64
+        self.words
+            .iter()
+            .step_by(step)
+            .filter(|entry| Rules::claims_cluster(**entry))
+            .count() as u64
     }
 }
 
 /// How much of the file the tables claim so far.
 ///
-/// A small file could name one cluster, or one table, a million times and keep a reader busy for petabytes. qemu never maps a
-/// cluster twice in the active table, so all claims together fit the file, and so what can be read of plain clusters is no more
-/// than the file holds. A compressed cluster may be shorter than any bound worth checking; each costs its entry at least, in a
-/// table that is claimed.
+/// A small file could name one cluster, or one table, a million times and keep a reader busy for
+/// petabytes. qemu never maps a cluster twice in the active table, so all claims together fit the
+/// file, and so what can be read of plain clusters is no more than the file holds. A compressed
+/// cluster may be shorter than any bound worth checking; each costs its entry at least, in a table
+/// that is claimed.
 struct Claims {
     /// Clusters that the file has room for, a last one in part included.
     room: u64,
@@ -145,11 +180,18 @@ struct Claims {
 
 impl Claims {
     fn new(file_len: u64, cluster_len: u64, table_count: usize) -> Self {
-        Self { room: file_len.div_ceil(cluster_len), claimed: 0, counted: vec![false; table_count] }
+        Self {
+            room: file_len.div_ceil(cluster_len),
+            claimed: 0,
+            counted: vec![false; table_count],
+        }
     }
 
     fn add(&mut self, index: usize, table: &L2Table) -> Result<(), SourceError> {
-        let counted = self.counted.get_mut(index).expect("a table was read for an entry of the L1 table");
+        let counted = self
+            .counted
+            .get_mut(index)
+            .expect("a table was read for an entry of the L1 table");
         if !*counted {
             *counted = true;
             self.claimed += 1 + table.cluster_claims();
@@ -165,7 +207,8 @@ impl Claims {
 }
 
 fn read_l1(file: &dyn ReadAt, header: Header, rules: Rules) -> Result<Vec<u64>, SourceError> {
-    let mut left_len = usize::try_from(header.l1_count * 8).expect("the header's check bounds it to 32 MiB");
+    let mut left_len =
+        usize::try_from(header.l1_count * 8).expect("the header's check bounds it to 32 MiB");
     let mut l1 = Vec::with_capacity(left_len / 8);
     let mut offset = header.l1_offset;
     while left_len > 0 {
@@ -182,5 +225,9 @@ fn read_l1(file: &dyn ReadAt, header: Header, rules: Rules) -> Result<Vec<u64>, 
 }
 
 fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
-    bytes.as_chunks().0.iter().map(|word| u64::from_be_bytes(*word))
+    bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|word| u64::from_be_bytes(*word))
 }

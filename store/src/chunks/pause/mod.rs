@@ -1,4 +1,5 @@
-//! Where a test may let another thread go first. In the program these are plain locks, and points that cost nothing.
+//! Where a test may let another thread go first. In the program these are plain locks, and points
+//! that cost nothing.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +13,8 @@ pub(crate) fn at(_: &'static str) {}
 #[cfg(test)]
 pub(crate) use schedule::at;
 
-/// Locks `mutex`. A panic elsewhere leaves what these locks protect whole: they keep steps apart, or changes that are complete.
+/// Locks `mutex`. A panic elsewhere leaves what these locks protect whole: they keep steps apart,
+/// or changes that are complete.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     #[cfg(test)]
     if let Some(guard) = schedule::lock(mutex) {

@@ -1,5 +1,6 @@
-//! Threads of a test that take turns: only one runs, and at every point that the code names a seeded choice says who goes on. The same
-//! seed gives the same order, as far as threads outside of it (the committer) do not matter.
+//! Threads of a test that take turns: only one runs, and at every point that the code names a
+//! seeded choice says who goes on. The same seed gives the same order, as far as threads outside of
+//! it (the committer) do not matter.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -30,11 +31,22 @@ struct State {
 pub(crate) fn run(seed: u64, parts: Vec<Box<dyn FnOnce() + Send + '_>>) -> u64 {
     let mut random = fastrand::Rng::with_seed(seed);
     let turn = random.usize(..parts.len());
-    let state = State { random, alive: (0..parts.len()).collect(), turn, switches: 0 };
-    let schedule = Arc::new(Schedule { state: Mutex::new(state), changed: Condvar::new() });
+    let state = State {
+        random,
+        alive: (0..parts.len()).collect(),
+        turn,
+        switches: 0,
+    };
+    let schedule = Arc::new(Schedule {
+        state: Mutex::new(state),
+        changed: Condvar::new(),
+    });
     std::thread::scope(|scope| {
         for (number, part) in parts.into_iter().enumerate() {
-            let mine = Part { schedule: Arc::clone(&schedule), number };
+            let mine = Part {
+                schedule: Arc::clone(&schedule),
+                number,
+            };
             scope.spawn(move || {
                 mine.schedule.wait_for(mine.schedule.state(), number);
                 PART.set(Some(mine.clone()));
@@ -73,8 +85,14 @@ impl Schedule {
 
     fn choose(&self, me: usize, may_stay: bool) {
         let mut state = self.state();
-        let others: Vec<usize> = state.alive.iter().copied().filter(|number| may_stay || *number != me).collect();
-        if let Some(turn) = (!others.is_empty()).then(|| others[state.random.usize(..others.len())]) {
+        let others: Vec<usize> = state
+            .alive
+            .iter()
+            .copied()
+            .filter(|number| may_stay || *number != me)
+            .collect();
+        if let Some(turn) = (!others.is_empty()).then(|| others[state.random.usize(..others.len())])
+        {
             state.switches += u64::from(turn != me);
             state.turn = turn;
             self.changed.notify_all();
@@ -84,7 +102,10 @@ impl Schedule {
 
     fn wait_for(&self, mut state: MutexGuard<'_, State>, me: usize) {
         while state.turn != me {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Whatever is deleted and however often a collection is called off, what can be seen stays as it was.
+//! Whatever is deleted and however often a collection is called off, what can be seen stays as it
+//! was.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +18,10 @@ use crate::{CheckOptions, CollectOptions, CollectReport, Unwatched};
 const COUNT_MAX: usize = 1500;
 
 fn collect(world: &World) -> CollectReport {
-    world.store.collect(CollectOptions::default(), &Unwatched).expect("the store is sound")
+    world
+        .store
+        .collect(CollectOptions::default(), &Unwatched)
+        .expect("the store is sound")
 }
 
 /// Every chunk id in the store, and its frame.
@@ -34,19 +38,28 @@ fn stored(world: &World) -> BTreeMap<ChunkId, ChunkId> {
 
 fn step(world: &mut World, random: &mut fastrand::Rng) {
     let nodes: Vec<Node> = world.model.keys().copied().collect();
-    let images: Vec<Node> = nodes.iter().copied().filter(|node| matches!(node, Node::Image(_))).collect();
+    let images: Vec<Node> = nodes
+        .iter()
+        .copied()
+        .filter(|node| matches!(node, Node::Image(_)))
+        .collect();
     if images.is_empty() {
         world.create(random.usize(1..COUNT_MAX));
         return;
     }
-    let (node, image) = (nodes[random.usize(..nodes.len())], images[random.usize(..images.len())]);
+    let (node, image) = (
+        nodes[random.usize(..nodes.len())],
+        images[random.usize(..images.len())],
+    );
     let len = world.model[&image].len();
     match random.u8(..20) {
         0 if images.len() < 6 => drop(world.create(random.usize(1..COUNT_MAX))),
         1..=7 => {
             let start = random.usize(..len);
             let count = random.usize(1..=(len - start).min(40));
-            let content: Content = (0..count).map(|_| random.bool().then(|| random.u32(..300))).collect();
+            let content: Content = (0..count)
+                .map(|_| random.bool().then(|| random.u32(..300)))
+                .collect();
             world.write(image.image(), start, &content);
         }
         8..=10 => drop(world.snapshot(image.image())),
@@ -54,8 +67,13 @@ fn step(world: &mut World, random: &mut fastrand::Rng) {
         13 => world.grow(image.image(), len + random.usize(..50)),
         14..=17 => world.delete(node),
         18 => {
-            let called_off = world.store.collect(CollectOptions::default(), &After::looks(random.i64(..12)));
-            assert!(matches!(called_off, Ok(_) | Err(StoreError::Interrupted)), "{called_off:?}");
+            let called_off = world
+                .store
+                .collect(CollectOptions::default(), &After::looks(random.i64(..12)));
+            assert!(
+                matches!(called_off, Ok(_) | Err(StoreError::Interrupted)),
+                "{called_off:?}"
+            );
         }
         _ => drop(collect(world)),
     }
@@ -76,13 +94,35 @@ fn random_trees_keep_their_content_through_collections() {
         world = world.reopen();
         collect(&world);
         world.verify(&format!("seed {seed}, collected"));
-        let report = world.store.check(CheckOptions { read_data: true, subset: None }, &Unwatched).expect("the store is there");
-        assert_eq!((report.findings, report.chunks_read), (Vec::new(), stored(&world).len() as u64), "seed {seed}");
+        let report = world
+            .store
+            .check(
+                CheckOptions {
+                    read_data: true,
+                    subset: None,
+                },
+                &Unwatched,
+            )
+            .expect("the store is there");
+        assert_eq!(
+            (report.findings, report.chunks_read),
+            (Vec::new(), stored(&world).len() as u64),
+            "seed {seed}"
+        );
         check_tidy(&world, seed);
-        let nodes: Vec<Node> = world.model.keys().copied().filter(|node| matches!(node, Node::Image(_))).collect();
+        let nodes: Vec<Node> = world
+            .model
+            .keys()
+            .copied()
+            .filter(|node| matches!(node, Node::Image(_)))
+            .collect();
         nodes.into_iter().for_each(|node| world.delete(node));
         collect(&world);
-        assert_eq!(stored(&world).len(), 0, "seed {seed}: nothing is left of nothing");
+        assert_eq!(
+            stored(&world).len(),
+            0,
+            "seed {seed}: nothing is left of nothing"
+        );
         assert_eq!(world.store.tree().layers().count(), 0, "seed {seed}");
     }
 }
@@ -91,16 +131,41 @@ fn random_trees_keep_their_content_through_collections() {
 fn check_tidy(world: &World, seed: u64) {
     let tree = world.store.tree();
     for layer in tree.layers() {
-        assert!(tree.name_count(layer.id) > 0 || tree.children(layer.id).count() > 1, "seed {seed}: layer {} is needed", layer.id);
-        assert!(layer.parent.is_some() || layer.zeros == 0, "seed {seed}: zeros of root layer {}", layer.id);
+        assert!(
+            tree.name_count(layer.id) > 0 || tree.children(layer.id).count() > 1,
+            "seed {seed}: layer {} is needed",
+            layer.id
+        );
+        assert!(
+            layer.parent.is_some() || layer.zeros == 0,
+            "seed {seed}: zeros of root layer {}",
+            layer.id
+        );
     }
     drop(tree);
     let stays = stored(world);
     assert!(stays.len() >= world.needed(), "seed {seed}");
-    assert!(stays.len() <= world.needed() * 4 / 3 + 4, "seed {seed}: {} chunks for {}", stays.len(), world.needed());
+    assert!(
+        stays.len() <= world.needed() * 4 / 3 + 4,
+        "seed {seed}: {} chunks for {}",
+        stays.len(),
+        world.needed()
+    );
     let again = collect(world);
-    assert_eq!((again.chunks_dropped, again.layers_dropped, again.layers_merged), (0, 0, 0), "seed {seed}");
-    assert_eq!(stored(world), stays, "seed {seed}: a second collection rewrites nothing");
+    assert_eq!(
+        (
+            again.chunks_dropped,
+            again.layers_dropped,
+            again.layers_merged
+        ),
+        (0, 0, 0),
+        "seed {seed}"
+    );
+    assert_eq!(
+        stored(world),
+        stays,
+        "seed {seed}: a second collection rewrites nothing"
+    );
 }
 
 #[test]
@@ -115,18 +180,29 @@ fn a_dry_run_foretells_and_changes_nothing() {
     world.delete(first);
     world.delete(second);
     let before = stored(&world);
-    let foretold = world.store.collect(CollectOptions { dry_run: true }, &Unwatched).expect("the store is sound");
+    let foretold = world
+        .store
+        .collect(CollectOptions { dry_run: true }, &Unwatched)
+        .expect("the store is sound");
     assert_eq!(stored(&world), before);
     let done = collect(&world);
     assert_eq!(
-        (foretold.layers_merged, foretold.chunks_dropped, foretold.chunks_kept),
+        (
+            foretold.layers_merged,
+            foretold.chunks_dropped,
+            foretold.chunks_kept
+        ),
         (done.layers_merged, done.chunks_dropped, done.chunks_kept)
     );
-    assert!(done.layers_merged == 2 && done.chunks_dropped > 0, "{done:?}");
+    assert!(
+        done.layers_merged == 2 && done.chunks_dropped > 0,
+        "{done:?}"
+    );
     world.verify("after");
 }
 
-/// What a nameless layer says where everybody above says something else would stay for ever, as two children keep it from merging.
+/// What a nameless layer says where everybody above says something else would stay for ever, as two
+/// children keep it from merging.
 #[test]
 fn a_nameless_layer_keeps_nothing_that_all_above_it_cover() {
     let mut world = World::new();
@@ -137,10 +213,14 @@ fn a_nameless_layer_keeps_nothing_that_all_above_it_cover() {
     let (one, two) = (world.child(snapshot, 2000), world.child(snapshot, 1110));
     world.write(one, 0, &(1000..1032).map(Some).collect::<Content>());
     world.write(two, 0, &[None; 48]);
-    // A nameless layer between the base and two more images, which asks for what neither of them shows.
+    // A nameless layer between the base and two more images, which asks for what neither of them
+    // shows.
     let between = world.child(snapshot, 2000);
     world.write(between, 40, &(2000..2004).map(Some).collect::<Content>());
-    let (three, four) = (world.child(Node::Image(between), 2000), world.child(Node::Image(between), 2000));
+    let (three, four) = (
+        world.child(Node::Image(between), 2000),
+        world.child(Node::Image(between), 2000),
+    );
     world.write(three, 0, &[None; 24]);
     world.write(four, 0, &[None; 28]);
     world.write(four, 1105, &[None; 27]);
@@ -148,23 +228,41 @@ fn a_nameless_layer_keeps_nothing_that_all_above_it_cover() {
     world.write(three, 1105, &[None; 27]);
     world.delete(Node::Image(between));
     world.delete(Node::Image(base));
-    let foretold = world.store.collect(CollectOptions { dry_run: true }, &Unwatched).expect("the store is sound");
+    let foretold = world
+        .store
+        .collect(CollectOptions { dry_run: true }, &Unwatched)
+        .expect("the store is sound");
     let done = collect(&world);
     world.verify("trimmed");
-    // Positions 0 to 24 are covered by all, and those from 1110 on: what is dead fills frames, or half of one, and goes.
+    // Positions 0 to 24 are covered by all, and those from 1110 on: what is dead fills frames, or
+    // half of one, and goes.
     assert_eq!(stored(&world).len(), world.needed(), "{done:?}");
-    assert_eq!((foretold.chunks_dropped, foretold.chunks_kept), (done.chunks_dropped, done.chunks_kept));
-    let report = world.store.check(CheckOptions { read_data: true, subset: None }, &Unwatched).expect("the store is there");
+    assert_eq!(
+        (foretold.chunks_dropped, foretold.chunks_kept),
+        (done.chunks_dropped, done.chunks_kept)
+    );
+    let report = world
+        .store
+        .check(
+            CheckOptions {
+                read_data: true,
+                subset: None,
+            },
+            &Unwatched,
+        )
+        .expect("the store is there");
     assert_eq!(report.findings, []);
     world = world.reopen();
     world.verify("opened again");
-    // What was below is gone: taking an answer away above must show zeros, also to whoever looked before.
+    // What was below is gone: taking an answer away above must show zeros, also to whoever looked
+    // before.
     world.write(one, 0, &[None; 32]);
     world.verify("written again");
     assert_eq!(collect(&world).chunks_dropped, 32);
 }
 
-/// A disk that shrank and grew must not show what it lost, also when the layer that says so is merged away.
+/// A disk that shrank and grew must not show what it lost, also when the layer that says so is
+/// merged away.
 #[test]
 fn a_merge_keeps_what_a_shrunken_layer_hid() {
     let mut world = World::new();
@@ -183,7 +281,14 @@ fn a_merge_keeps_what_a_shrunken_layer_hid() {
     collect(&world);
     world.verify("without the base");
     assert_eq!(world.store.tree().layers().count(), 1);
-    assert_eq!(world.store.tree().layer_of(Node::Image(grandchild)).map(|layer| layer.zeros), Some(0));
+    assert_eq!(
+        world
+            .store
+            .tree()
+            .layer_of(Node::Image(grandchild))
+            .map(|layer| layer.zeros),
+        Some(0)
+    );
 }
 
 #[test]
@@ -210,12 +315,20 @@ fn a_collection_that_is_called_off_anywhere_goes_on_later() {
         let mut world = World::new();
         let image = world.create(1500);
         for round in 0..4 {
-            world.write(image, round * 300, &(0..300).map(|at| Some(at + 1000 * round as u32)).collect::<Content>());
+            world.write(
+                image,
+                round * 300,
+                &(0..300)
+                    .map(|at| Some(at + 1000 * round as u32))
+                    .collect::<Content>(),
+            );
             let snapshot = world.snapshot(image);
             world.write(image, round * 200, &[None; 150]);
             world.delete(snapshot);
         }
-        let called_off = world.store.collect(CollectOptions::default(), &After::looks(looks));
+        let called_off = world
+            .store
+            .collect(CollectOptions::default(), &After::looks(looks));
         world.verify(&format!("called off at look {looks}"));
         world = world.reopen();
         world.verify(&format!("opened again after look {looks}"));
@@ -237,7 +350,12 @@ fn a_damaged_page_ends_a_collection_before_anything_is_dropped() {
     let other = world.create(64);
     world.write(other, 0, &(100..132).map(Some).collect::<Content>());
     world.delete(Node::Image(other));
-    let layer = world.store.tree().layer_of(Node::Image(image)).expect("known").id;
+    let layer = world
+        .store
+        .tree()
+        .layer_of(Node::Image(image))
+        .expect("known")
+        .id;
     let key = vellum_core::page::page_key(layer, vellum_core::units::PageIndex(0));
     for damage in [Some(&b"nonsense"[..]), None] {
         let mut batch = crate::database::Batch::default();
@@ -245,39 +363,87 @@ fn a_damaged_page_ends_a_collection_before_anything_is_dropped() {
             Some(bytes) => batch.put(Family::Pages, key, bytes),
             None => batch.delete(Family::Pages, key),
         }
-        world.store.inner.database.write(batch, crate::database::Durability::Logged).expect("room");
+        world
+            .store
+            .inner
+            .database
+            .write(batch, crate::database::Durability::Logged)
+            .expect("room");
         let result = world.store.collect(CollectOptions::default(), &Unwatched);
         assert!(matches!(result, Err(StoreError::Damaged(_))), "{result:?}");
         assert_eq!(stored(&world).len(), 64);
     }
 }
 
-/// Every position is a run of its own: each is handed over once, and many at a time, for each time the claims are locked.
+/// Every position is a run of its own: each is handed over once, and many at a time, for each time
+/// the claims are locked.
 #[test]
 fn marking_hands_over_each_run_of_the_worst_maps_once_and_locks_seldom() {
     const PAGES: usize = 64;
     let mut world = World::new();
     let image = world.create(PAGES * usize::from(PAGE_SPAN));
     let random = &mut fastrand::Rng::with_seed(1);
-    let slots: Vec<Slot> = (0..PAGES * usize::from(PAGE_SPAN)).map(|_| Slot::Chunk(ChunkId(random.u64(..1 << 28)))).collect();
-    let mut layer = Layer::clone(world.store.tree().layer_of(Node::Image(image)).expect("known"));
+    let slots: Vec<Slot> = (0..PAGES * usize::from(PAGE_SPAN))
+        .map(|_| Slot::Chunk(ChunkId(random.u64(..1 << 28))))
+        .collect();
+    let mut layer = Layer::clone(
+        world
+            .store
+            .tree()
+            .layer_of(Node::Image(image))
+            .expect("known"),
+    );
     let mut batch = Batch::default();
     for (nth, slots) in slots.chunks(PAGE_SPAN.into()).enumerate() {
         let mut page = Page::new();
-        slots.iter().zip(0..).for_each(|(slot, start)| page.push(Run { start, len: 1, slot: *slot }));
+        slots.iter().zip(0..).for_each(|(slot, start)| {
+            page.push(Run {
+                start,
+                len: 1,
+                slot: *slot,
+            })
+        });
         let index = PageIndex(nth as u64);
         layer.pages.insert(index);
-        batch.put(Family::Pages, page_key(layer.id, index), page.encode(layer.id, index));
+        batch.put(
+            Family::Pages,
+            page_key(layer.id, index),
+            page.encode(layer.id, index),
+        );
     }
-    world.store.commit(&mut world.store.tree_mut(), &[Edit::PutLayer(layer)], batch).expect("room");
+    world
+        .store
+        .commit(&mut world.store.tree_mut(), &[Edit::PutLayer(layer)], batch)
+        .expect("room");
     let (mut live, mut runs_seen, mut calls) = (IdSet::new(), 0, 0);
     let mut mark = |runs: &[(ChunkId, u64)]| {
         (runs_seen, calls) = (runs_seen + runs.len(), calls + 1);
-        runs.iter().for_each(|(first, count)| live.insert_run(*first, *count));
+        runs.iter()
+            .for_each(|(first, count)| live.insert_run(*first, *count));
     };
-    let marked = View::take(&world.store).mark(&mut mark, ChunkId(u64::MAX), &Unwatched).expect("the map is sound");
-    assert_eq!((marked.references, runs_seen), (slots.len() as u64, slots.len()));
-    let expected: BTreeSet<ChunkId> = slots.iter().filter_map(|slot| if let Slot::Chunk(id) = slot { Some(*id) } else { None }).collect();
-    assert!(expected.iter().all(|id| live.contains(*id)) && live.len() == expected.len() as u64, "marked is what is referred to");
-    assert!(calls <= PAGES / 2, "the claims were locked {calls} times for {PAGES} pages");
+    let marked = View::take(&world.store)
+        .mark(&mut mark, ChunkId(u64::MAX), &Unwatched)
+        .expect("the map is sound");
+    assert_eq!(
+        (marked.references, runs_seen),
+        (slots.len() as u64, slots.len())
+    );
+    let expected: BTreeSet<ChunkId> = slots
+        .iter()
+        .filter_map(|slot| {
+            if let Slot::Chunk(id) = slot {
+                Some(*id)
+            } else {
+                None
+            }
+        })
+        .collect();
+    assert!(
+        expected.iter().all(|id| live.contains(*id)) && live.len() == expected.len() as u64,
+        "marked is what is referred to"
+    );
+    assert!(
+        calls <= PAGES / 2,
+        "the claims were locked {calls} times for {PAGES} pages"
+    );
 }

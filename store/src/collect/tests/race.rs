@@ -1,7 +1,8 @@
 //! Invariant 8: sessions that find chunks "already there" while a collection drops them.
 //!
-//! A real store; its threads take turns at the points that the code names, as a seed says. Whatever the order, every image that was
-//! committed reads back. Without the epoch, or with claims that are always accepted, this fails within a few seeds.
+//! A real store; its threads take turns at the points that the code names, as a seed says. Whatever
+//! the order, every image that was committed reads back. Without the epoch, or with claims that are
+//! always accepted, this fails within a few seeds.
 
 use std::sync::Mutex;
 
@@ -21,7 +22,15 @@ const LEN: usize = 24;
 
 fn content(random: &mut fastrand::Rng) -> Content {
     let start = random.u32(..NUMBERS);
-    (0..LEN as u32).map(|at| if random.u8(..8) == 0 { Some(random.u32(..NUMBERS)) } else { Some((start + at) % NUMBERS) }).collect()
+    (0..LEN as u32)
+        .map(|at| {
+            if random.u8(..8) == 0 {
+                Some(random.u32(..NUMBERS))
+            } else {
+                Some((start + at) % NUMBERS)
+            }
+        })
+        .collect()
 }
 
 /// The ids that an image's positions have: guesses for later, when they may be gone.
@@ -29,7 +38,15 @@ fn ids(store: &Store, node: Node) -> Vec<Option<ChunkId>> {
     let disk = store.disk(node).expect("the node is there");
     let (index, _) = page_of(ChunkIndex(0));
     let page = disk.page(index).expect("the map is sound");
-    (0..LEN as u16).map(|at| if let Slot::Chunk(id) = page.slot(at) { Some(id) } else { None }).collect()
+    (0..LEN as u16)
+        .map(|at| {
+            if let Slot::Chunk(id) = page.slot(at) {
+                Some(id)
+            } else {
+                None
+            }
+        })
+        .collect()
 }
 
 fn collect(store: &Store) {
@@ -43,7 +60,8 @@ fn collect(store: &Store) {
 fn write_twice(store: &Store, image: ImageId, content: &Content) {
     let mut session = store.inner.chunks.session();
     for (start, part) in content.chunks(LEN / 2).enumerate() {
-        write(store, &mut session, image, start * (LEN / 2), part, None).expect("the disk has room");
+        write(store, &mut session, image, start * (LEN / 2), part, None)
+            .expect("the disk has room");
         schedule::at("written");
     }
 }
@@ -65,7 +83,8 @@ fn a_session_keeps_what_it_found_while_a_collection_drops_it() {
 
 fn round(world: &mut World, seed: u64) -> u64 {
     let random = &mut fastrand::Rng::with_seed(seed);
-    // What earlier rounds left, some of it deleted; and one image that will be garbage in a moment, whose ids are guessed later.
+    // What earlier rounds left, some of it deleted; and one image that will be garbage in a moment,
+    // whose ids are guessed later.
     let nodes: Vec<Node> = world.model.keys().copied().collect();
     for node in nodes {
         if world.model.len() > 3 || random.bool() {
@@ -76,7 +95,10 @@ fn round(world: &mut World, seed: u64) -> u64 {
     let (name, old) = (world.name(), content(random));
     let doomed = import(&world.store, &name, &old, &[]).expect("the disk has room");
     let guesses = ids(&world.store, doomed);
-    world.store.delete_image(doomed.image(), false).expect("not pinned");
+    world
+        .store
+        .delete_image(doomed.image(), false)
+        .expect("not pinned");
 
     let contents = [old.clone(), content(random), content(random)];
     let names = [world.name(), world.name()];
@@ -84,7 +106,10 @@ fn round(world: &mut World, seed: u64) -> u64 {
     let store = &world.store;
     let import = |nth: usize| {
         let node = import(store, &names[nth], &contents[nth], &guesses).expect("the disk has room");
-        imported.lock().expect("no panic").push((node, contents[nth].clone()));
+        imported
+            .lock()
+            .expect("no panic")
+            .push((node, contents[nth].clone()));
     };
     let (import, contents) = (&import, &contents);
     let switches = schedule::run(
@@ -92,7 +117,13 @@ fn round(world: &mut World, seed: u64) -> u64 {
         vec![
             Box::new(move || collect(store)),
             Box::new(move || import(0)),
-            Box::new(move || if seed.is_multiple_of(3) { collect(store) } else { import(1) }),
+            Box::new(move || {
+                if seed.is_multiple_of(3) {
+                    collect(store)
+                } else {
+                    import(1)
+                }
+            }),
             Box::new(move || write_twice(store, live, &contents[2])),
         ],
     );

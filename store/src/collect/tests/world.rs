@@ -1,4 +1,5 @@
-//! A store of small images whose content is a few numbers each, and what must be read from it. It knows nothing of collections.
+//! A store of small images whose content is a few numbers each, and what must be read from it. It
+//! knows nothing of collections.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -53,20 +54,44 @@ pub(crate) fn plain(number: u32) -> Vec<u8> {
 
 impl World {
     pub(crate) fn new() -> Self {
-        // In memory where there is such a folder: these tests are about order, not about the disk, and sync a thousand times.
+        // In memory where there is such a folder: these tests are about order, not about the disk,
+        // and sync a thousand times.
         let in_memory = tempfile::tempdir_in("/dev/shm");
-        let dir = in_memory.or_else(|_| tempfile::tempdir()).expect("a folder for the store");
-        let parameters = StoreParameters { chunk_len: ChunkLen::DEFAULT, frame_len: 4 * CHUNK_LEN as u32, compression: Compression::Lz4 };
+        let dir = in_memory
+            .or_else(|_| tempfile::tempdir())
+            .expect("a folder for the store");
+        let parameters = StoreParameters {
+            chunk_len: ChunkLen::DEFAULT,
+            frame_len: 4 * CHUNK_LEN as u32,
+            compression: Compression::Lz4,
+        };
         Store::init(&dir.path().join("store"), parameters).expect("the folder is empty");
-        let store = Store::open(&dir.path().join("store"), Access::ReadWrite, "test").expect("the store is new");
-        Self { store, model: BTreeMap::new(), next_name: 0, dir }
+        let store = Store::open(&dir.path().join("store"), Access::ReadWrite, "test")
+            .expect("the store is new");
+        Self {
+            store,
+            model: BTreeMap::new(),
+            next_name: 0,
+            dir,
+        }
     }
 
     pub(crate) fn reopen(self) -> Self {
-        let Self { store, model, next_name, dir } = self;
+        let Self {
+            store,
+            model,
+            next_name,
+            dir,
+        } = self;
         drop(store);
-        let store = Store::open(&dir.path().join("store"), Access::ReadWrite, "test").expect("the store is sound");
-        Self { store, model, next_name, dir }
+        let store = Store::open(&dir.path().join("store"), Access::ReadWrite, "test")
+            .expect("the store is sound");
+        Self {
+            store,
+            model,
+            next_name,
+            dir,
+        }
     }
 
     pub(crate) fn name(&mut self) -> Name {
@@ -76,7 +101,10 @@ impl World {
 
     pub(crate) fn create(&mut self, count: usize) -> ImageId {
         let name = self.name();
-        let node = self.store.create(&name, (count * CHUNK_LEN) as u64).expect("the name is free");
+        let node = self
+            .store
+            .create(&name, (count * CHUNK_LEN) as u64)
+            .expect("the name is free");
         self.model.insert(node, vec![None; count]);
         node.image()
     }
@@ -84,15 +112,20 @@ impl World {
     pub(crate) fn snapshot(&mut self, image: ImageId) -> Node {
         let name = self.name();
         let node = self.store.snapshot(image, &name).expect("the name is free");
-        self.model.insert(node, self.model[&Node::Image(image)].clone());
+        self.model
+            .insert(node, self.model[&Node::Image(image)].clone());
         node
     }
 
     pub(crate) fn child(&mut self, parent: Node, count: usize) -> ImageId {
         let name = self.name();
         let mut tree = self.store.tree_mut();
-        let Planned { edits, node } = tree.plan_child(&name, parent, Some((count * CHUNK_LEN) as u64), 0).expect("the parent is there");
-        self.store.commit(&mut tree, &edits, Batch::default()).expect("the disk has room");
+        let Planned { edits, node } = tree
+            .plan_child(&name, parent, Some((count * CHUNK_LEN) as u64), 0)
+            .expect("the parent is there");
+        self.store
+            .commit(&mut tree, &edits, Batch::default())
+            .expect("the disk has room");
         drop(tree);
         let mut content = self.model[&parent].clone();
         content.resize(count, None);
@@ -102,9 +135,16 @@ impl World {
 
     pub(crate) fn grow(&mut self, image: ImageId, count: usize) {
         let mut tree = self.store.tree_mut();
-        let resized = tree.plan_resize(image, (count * CHUNK_LEN) as u64, false, 0).expect("it grows");
-        self.store.commit(&mut tree, &resized.edits, Batch::default()).expect("the disk has room");
-        self.model.get_mut(&Node::Image(image)).expect("known").resize(count, None);
+        let resized = tree
+            .plan_resize(image, (count * CHUNK_LEN) as u64, false, 0)
+            .expect("it grows");
+        self.store
+            .commit(&mut tree, &resized.edits, Batch::default())
+            .expect("the disk has room");
+        self.model
+            .get_mut(&Node::Image(image))
+            .expect("known")
+            .resize(count, None);
     }
 
     pub(crate) fn delete(&mut self, node: Node) {
@@ -114,7 +154,9 @@ impl World {
                 self.model.retain(|other, _| other.image() != image);
             }
             Node::Snapshot(image, serial) => {
-                self.store.delete_snapshot(image, serial).expect("not pinned");
+                self.store
+                    .delete_snapshot(image, serial)
+                    .expect("not pinned");
                 self.model.remove(&node);
             }
         }
@@ -139,19 +181,30 @@ impl World {
 
     /// The chunks that some image needs.
     pub(crate) fn needed(&self) -> usize {
-        let numbers: std::collections::BTreeSet<u32> = self.model.values().flatten().flatten().copied().collect();
+        let numbers: std::collections::BTreeSet<u32> =
+            self.model.values().flatten().flatten().copied().collect();
         numbers.len()
     }
 }
 
 pub(crate) fn verify(store: &Store, node: Node, content: &[Option<u32>], what: &str) {
     let disk = store.disk(node).expect("the node is there");
-    assert_eq!(disk.len(), (content.len() * CHUNK_LEN) as u64, "{what}: length of {}", disk.name());
+    assert_eq!(
+        disk.len(),
+        (content.len() * CHUNK_LEN) as u64,
+        "{what}: length of {}",
+        disk.name()
+    );
     let mut bytes = vec![0; content.len() * CHUNK_LEN];
-    disk.read_at(&mut bytes, 0).unwrap_or_else(|error| panic!("{what}: {error}"));
+    disk.read_at(&mut bytes, 0)
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
     for (at, (found, number)) in bytes.chunks(CHUNK_LEN).zip(content).enumerate() {
         let expected = number.map_or_else(|| vec![0; CHUNK_LEN], plain);
-        assert!(found == expected, "{what}: {} at {at} is not {number:?}", disk.name());
+        assert!(
+            found == expected,
+            "{what}: {} at {at} is not {number:?}",
+            disk.name()
+        );
     }
 }
 
@@ -164,35 +217,67 @@ pub(crate) fn write(
     content: &[Option<u32>],
     guess: Option<ChunkId>,
 ) -> Result<(), StoreError> {
-    let chunks: Vec<Vec<u8>> = content.iter().flatten().map(|number| plain(*number)).collect();
-    let candidates: Vec<Candidate<'_>> = chunks.iter().map(|plain| Candidate { hash: ChunkHash::of(plain), plain, guess }).collect();
+    let chunks: Vec<Vec<u8>> = content
+        .iter()
+        .flatten()
+        .map(|number| plain(*number))
+        .collect();
+    let candidates: Vec<Candidate<'_>> = chunks
+        .iter()
+        .map(|plain| Candidate {
+            hash: ChunkHash::of(plain),
+            plain,
+            guess,
+        })
+        .collect();
     let mut written = None;
     session.commit(&candidates, |stored, batch| {
         let tree = store.tree();
-        let mut layer = Layer::clone(tree.layer_of(Node::Image(image)).expect("the image is there"));
+        let mut layer = Layer::clone(
+            tree.layer_of(Node::Image(image))
+                .expect("the image is there"),
+        );
         let mut ids = stored.ids.iter();
-        let slots: Vec<Slot> =
-            content.iter().map(|number| number.map_or(Slot::Zero, |_| Slot::Chunk(*ids.next().expect("one each")))).collect();
+        let slots: Vec<Slot> = content
+            .iter()
+            .map(|number| {
+                number.map_or(Slot::Zero, |_| Slot::Chunk(*ids.next().expect("one each")))
+            })
+            .collect();
         put_slots(store, &mut layer, start, &slots, batch)?;
         store.put_edits(&tree, &[Edit::PutLayer(layer.clone())], batch);
         written = Some(layer);
         Ok(())
     })?;
-    store.tree_mut().apply(&[Edit::PutLayer(written.expect("the batch was built"))]);
+    store
+        .tree_mut()
+        .apply(&[Edit::PutLayer(written.expect("the batch was built"))]);
     Ok(())
 }
 
 /// Puts `slots` into the map of `layer` from position `start` on.
-pub(crate) fn put_slots(store: &Store, layer: &mut Layer, start: usize, slots: &[Slot], batch: &mut Batch) -> Result<(), StoreError> {
+pub(crate) fn put_slots(
+    store: &Store,
+    layer: &mut Layer,
+    start: usize,
+    slots: &[Slot],
+    batch: &mut Batch,
+) -> Result<(), StoreError> {
     let mut pages = BTreeMap::new();
     for (at, slot) in slots.iter().enumerate() {
         let (index, position) = page_of(ChunkIndex((start + at) as u64));
         let page = match pages.entry(index) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(store.inner.pages.own(layer, index)?),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert(store.inner.pages.own(layer, index)?)
+            }
         };
         let before = page.counts();
-        page.set(Run { start: position, len: 1, slot: *slot });
+        page.set(Run {
+            start: position,
+            len: 1,
+            slot: *slot,
+        });
         let after = page.counts();
         layer.chunks = layer.chunks + after.0 - before.0;
         layer.zeros = layer.zeros + after.1 - before.1;
@@ -205,25 +290,44 @@ pub(crate) fn put_slots(store: &Store, layer: &mut Layer, start: usize, slots: &
 }
 
 /// A new image with `content`, stored as an import does: chunks and pages in bulk, the name last.
-pub(crate) fn import(store: &Store, name: &Name, content: &[Option<u32>], guesses: &[Option<ChunkId>]) -> Result<Node, StoreError> {
+pub(crate) fn import(
+    store: &Store,
+    name: &Name,
+    content: &[Option<u32>],
+    guesses: &[Option<ChunkId>],
+) -> Result<Node, StoreError> {
     let building = store.build_layer();
     let mut session = store.inner.chunks.session();
-    let mut layer = Layer { len: (content.len() * CHUNK_LEN) as u64, ..store.tree_mut().blank_layer(None, 0, now_ms()) };
+    let mut layer = Layer {
+        len: (content.len() * CHUNK_LEN) as u64,
+        ..store.tree_mut().blank_layer(None, 0, now_ms())
+    };
     layer.id = building.layer;
     for (nth, part) in content.chunks(5).enumerate() {
         let chunks: Vec<Vec<u8>> = part.iter().flatten().map(|number| plain(*number)).collect();
         let candidates: Vec<Candidate<'_>> = chunks
             .iter()
             .enumerate()
-            .map(|(at, plain)| Candidate { hash: ChunkHash::of(plain), plain, guess: guesses.get(nth * 5 + at).copied().flatten() })
+            .map(|(at, plain)| Candidate {
+                hash: ChunkHash::of(plain),
+                plain,
+                guess: guesses.get(nth * 5 + at).copied().flatten(),
+            })
             .collect();
         let mut ids = session.store(&candidates)?.into_iter();
-        let slots: Vec<Slot> =
-            part.iter().map(|number| number.map_or(Slot::Absent, |_| Slot::Chunk(ids.next().expect("one each")))).collect();
+        let slots: Vec<Slot> = part
+            .iter()
+            .map(|number| {
+                number.map_or(Slot::Absent, |_| Slot::Chunk(ids.next().expect("one each")))
+            })
+            .collect();
         let mut batch = Batch::default();
         put_slots(store, &mut layer, nth * 5, &slots, &mut batch)?;
         crate::chunks::pause::at("map in memory");
-        store.inner.database.write(batch, crate::database::Durability::Bulk)?;
+        store
+            .inner
+            .database
+            .write(batch, crate::database::Durability::Bulk)?;
         crate::chunks::pause::at("map written");
     }
     store.inner.chunks.settle()?;
