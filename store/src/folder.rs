@@ -7,6 +7,8 @@
 //! commits        8 bytes: how many commits were acknowledged (LE); 8 bytes: checksum. Written after each, never synced: it can lag
 //!                behind the database (power loss), never run ahead of it but where the database's log lost its end.
 //! reserve        RESERVE_LEN allocated bytes. Given up when the disk is full, so that deleting still works; made again later.
+//! suspects       left by those who only read, for whoever writes next: 24 bytes for each run of chunks that were found damaged:
+//!                8 first id (LE), 8 count (LE), at most SUSPECTS_RUN_MAX; 8 checksum. Lost, it is found again by whoever reads.
 //! control        a socket while a server has the store: other processes have their commands done there. nbd.sock is its NBD socket.
 //! database/      RocksDB's.
 //! ```
@@ -14,13 +16,14 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock, statvfs};
 use rustix::io::Errno;
+use vellum_core::units::ChunkId;
 use vellum_core::wire::{seal, verified};
 
 use crate::error::StoreError;
@@ -38,6 +41,15 @@ const RESERVE_LEN: u64 = 8 << 20;
 const SCARCE_LEN: u64 = 4 << 20;
 /// Free space that an import leaves, over what it has in memory still to be written.
 const IMPORT_MARGIN_LEN: u64 = 24 << 20;
+const SUSPECTS: &str = "suspects";
+const SUSPECTS_CONTEXT: &str = "vellum 2026-11 suspect chunks v1";
+/// The longest run in the file of suspects: what one frame may span.
+const SUSPECTS_RUN_MAX: u64 = vellum_core::frame::SPAN_MAX as u64;
+const SUSPECTS_ENTRY_LEN: usize = 24;
+/// The longest file of suspects that is written or read: more are found again.
+const SUSPECTS_LEN_MAX: u64 = 4 << 20;
+/// Who may read what this program makes in a store's folder.
+const SUSPECTS_MODE: u32 = 0o600;
 /// Bytes of the lock file that are shown.
 const OWNER_LEN_MAX: u64 = 200;
 /// How often and how long who wants to write waits for those who only ask who does.
@@ -219,6 +231,59 @@ impl Folder {
         Witness { file: file.ok() }
     }
 
+    /// The chunks that readers left word of: runs of first id and count.
+    pub(crate) fn suspects(&self) -> Vec<(ChunkId, u64)> {
+        let mut bytes = Vec::new();
+        let read = self.open_suspects(OpenOptions::new().read(true));
+        let read = read.and_then(|file| file.take(SUSPECTS_LEN_MAX).read_to_end(&mut bytes));
+        if read.is_err() {
+            return Vec::new();
+        }
+        let (entries, _) = bytes.as_chunks::<SUSPECTS_ENTRY_LEN>();
+        entries
+            .iter()
+            .filter_map(|entry| suspect_run(entry))
+            .collect()
+    }
+
+    /// Leaves word of chunks that were found damaged, for whoever writes next. Where it cannot be
+    /// left, whoever reads finds them again.
+    pub(crate) fn leave_suspects(&self, runs: impl IntoIterator<Item = (ChunkId, u64)>) {
+        let mut bytes = Vec::new();
+        for (first, count) in runs {
+            for start in (0..count).step_by(SUSPECTS_RUN_MAX as usize) {
+                let mut entry = (first.0 + start).to_le_bytes().to_vec();
+                entry.extend_from_slice(&(count - start).min(SUSPECTS_RUN_MAX).to_le_bytes());
+                seal(SUSPECTS_CONTEXT, &[], &mut entry);
+                bytes.extend(entry);
+            }
+        }
+        let _ = self
+            .open_suspects(
+                OpenOptions::new()
+                    .append(true)
+                    .create(true)
+                    .mode(SUSPECTS_MODE),
+            )
+            .and_then(|mut file| {
+                if file.metadata()?.len() + bytes.len() as u64 <= SUSPECTS_LEN_MAX {
+                    file.write_all(&bytes)?;
+                }
+                Ok(())
+            });
+    }
+
+    /// What readers left word of is in the ledger now.
+    pub(crate) fn forget_suspects(&self) {
+        // What stays is taken over once more.
+        let _ = fs::remove_file(self.dir.join(SUSPECTS));
+    }
+
+    fn open_suspects(&self, options: &mut OpenOptions) -> std::io::Result<File> {
+        let no_links = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        options.custom_flags(no_links).open(self.dir.join(SUSPECTS))
+    }
+
     /// Gives the reserve up if the disk is nearly full, makes it again if there is room.
     pub(crate) fn tend_reserve(&self) {
         let path = self.dir.join(RESERVE);
@@ -350,6 +415,16 @@ fn lock_past_askers(file: &File) -> std::io::Result<bool> {
     Ok(false)
 }
 
+/// The run that an entry of the file of suspects names, if it is whole.
+fn suspect_run(entry: &[u8]) -> Option<(ChunkId, u64)> {
+    let body = verified(SUSPECTS_CONTEXT, &[], entry).ok()?;
+    let (first, count) = body.split_at_checked(8)?;
+    let first = u64::from_le_bytes(first.try_into().ok()?);
+    let count = u64::from_le_bytes(count.try_into().ok()?);
+    let fits = count <= SUSPECTS_RUN_MAX && first.checked_add(count).is_some();
+    fits.then_some((ChunkId(first), count))
+}
+
 fn owner(file: &mut File) -> String {
     let mut text = String::new();
     let read = file
@@ -370,6 +445,31 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let folder = Folder::create(dir.path()).expect("an empty folder becomes a store's");
         (dir, folder)
+    }
+
+    #[test]
+    fn what_readers_left_word_of_is_read_as_far_as_it_is_whole() {
+        let (_dir, folder) = folder();
+        assert_eq!(folder.suspects(), []);
+        folder.leave_suspects([(ChunkId(7), 3)]);
+        folder.leave_suspects([(ChunkId(1 << 40), 5000)]);
+        let whole = [(7, 3), (1 << 40, 4096), ((1 << 40) + 4096, 904)];
+        let whole = whole.map(|(first, count)| (ChunkId(first), count));
+        assert_eq!(folder.suspects(), whole);
+        let path = folder.dir.join(SUSPECTS);
+        let mut bytes = fs::read(&path).expect("it is there");
+        bytes[30] ^= 1;
+        bytes.pop();
+        fs::write(&path, bytes).expect("it can be written");
+        assert_eq!(folder.suspects(), whole[..1]);
+        folder.forget_suspects();
+        assert_eq!(folder.suspects(), []);
+        std::os::unix::fs::symlink("elsewhere", &path).expect("a link");
+        folder.leave_suspects([(ChunkId(7), 3)]);
+        assert!(
+            !folder.dir.join("elsewhere").exists(),
+            "links are not followed"
+        );
     }
 
     #[test]

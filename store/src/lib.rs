@@ -36,6 +36,9 @@ mod exports;
 mod folder;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod heal_tests;
+mod healing;
 mod identity;
 mod import;
 mod journal;
@@ -52,24 +55,30 @@ pub mod records;
 pub mod report;
 mod resize;
 mod sequence;
+mod sources;
 mod stats;
 mod store;
 pub mod transfer;
 mod watch;
 
 pub use check::{CheckOptions, CheckReport, Finding};
+pub use chunks::{ChunkSource, Notices, PayloadRebuilder, WantedChunks};
 pub use collect::{CollectOptions, CollectReport, TendReport};
 pub use device::DiskDevice;
 pub use disk::{Disk, DiskRun};
 pub use error::{Damage, StoreError};
 pub use export::{ExportReport, ExportTarget};
 pub use exports::StoreExports;
-pub use import::{ImportReport, ImportRequest, ImportTarget};
+pub use healing::{KnownDamage, SourceGuard};
+pub use import::{ImportOptions, ImportReport, ImportRequest, ImportTarget};
 pub use live::LiveDisk;
 pub use maps::{MapEntry, RebaseMode};
 pub use partial::{PartialFile, write_whole_file};
 pub use pieces::{FileSource, Input};
 pub use records::{Compression, StoreParameters};
+pub use sources::{
+    ImageFileSource, OtherStoreSource, SOURCES_MAX, SourceEntry, SourceKind, SourceSecret,
+};
 pub use stats::Stats;
 pub use store::{Access, Store};
 pub use watch::{Progress, Unwatched, Watch};

@@ -26,7 +26,9 @@ use vellum_core::tree::{
 use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId};
 use vellum_core::wire::{DecodeError, seal, verified};
 
+use crate::chunks::DamageRecord;
 use crate::journal::Entry;
+use crate::sources::SourceList;
 
 const CONTEXT: &str = "vellum 2026-11 record v1";
 /// The longest record: a layer whose every second page exists, on the largest disk that is cut
@@ -150,6 +152,8 @@ pub fn decode_any(body: &[u8]) -> usize {
         decode_body::<MachineSnapshot>(body).is_ok(),
         decode_body::<ConfigurationFile>(body).is_ok(),
         decode_body::<Entry>(body).is_ok(),
+        decode_body::<DamageRecord>(body).is_ok(),
+        decode_body::<SourceList>(body).is_ok(),
     ];
     decoded.into_iter().filter(|ok| *ok).count()
 }

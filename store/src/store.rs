@@ -22,7 +22,7 @@ use vellum_core::units::{ChunkId, ConfigurationId, ImageId, LayerId, MachineId};
 
 use crate::attach::Slots;
 use crate::chain::Pages;
-use crate::chunks::{Candidate, Chunks, Stop, Stored};
+use crate::chunks::{Candidate, Chunks, DamageLedger, Stop, Stored};
 use crate::collect::Tending;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
@@ -228,13 +228,22 @@ impl Store {
         }
         let id = load_identity(&database, access)?;
         let stop = Arc::new(Stop::default());
+        let ledger = Arc::new(if access == Access::ReadWrite {
+            DamageLedger::load(Arc::clone(&database), folder)
+        } else {
+            DamageLedger::load_read_only(Arc::clone(&database), folder.clone())
+        });
         let chunks = Chunks::new(
             Arc::clone(&database),
             parameters,
             ChunkId(next_chunk),
             Arc::clone(&stop),
             folder.clone(),
+            ledger,
         );
+        if access == Access::ReadWrite {
+            chunks.mender.write_back();
+        }
         let witness = (access == Access::ReadWrite).then(|| folder.witness());
         // A power loss leaves the witness behind, an accepted earlier state ahead.
         witness

@@ -139,6 +139,8 @@ impl Check<'_> {
             .collect();
         for (header, is_chosen, fault) in looked {
             match fault {
+                // What was read whole is not doubted any more.
+                Ok(None) if is_chosen => self.store.inner.chunks.ledger.clear(ids(&header)),
                 Ok(None) => {}
                 Ok(Some((reason, lost))) => self.damage(
                     format!("frame {}", header.first()),

@@ -16,6 +16,7 @@ mod tests;
 use vellum_core::id_set::IdSet;
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
 
+use crate::chunks::DamageKind;
 use crate::error::StoreError;
 use crate::store::{Access, Store};
 use crate::watch::Watch;
@@ -179,6 +180,9 @@ impl Check<'_> {
     fn damage(&mut self, record: impl Into<String>, reason: impl std::fmt::Display, loss: Loss) {
         if let Loss::Chunks(ids) = &loss {
             ids.iter().for_each(|id| self.lost.insert(*id));
+            // Remembered, so that the same bytes heal them when they come again.
+            let ledger = &self.store.inner.chunks.ledger;
+            ledger.note(ids.iter().copied(), DamageKind::Damaged);
         }
         self.find(record.into(), reason.to_string(), true, loss);
     }

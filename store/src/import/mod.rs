@@ -51,6 +51,14 @@ pub struct ImportRequest {
     pub snapshot: Option<Name>,
 }
 
+/// How to import.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ImportOptions {
+    /// Read what the store seems to have before it is believed: each frame once. What is damaged is
+    /// written again.
+    pub verify: bool,
+}
+
 /// What an import did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImportReport {
@@ -68,6 +76,8 @@ pub struct ImportReport {
     pub new: u64,
     /// Bytes of those.
     pub new_bytes: u64,
+    /// Chunks that were in the store, damaged, and are whole again: for every image that has them.
+    pub healed: u64,
 }
 
 /// What an import builds on, and what keeps it from changing meanwhile.
@@ -82,8 +92,19 @@ impl Store {
     /// and its snapshot, at once.
     pub fn import(
         &self,
+        input: Input,
+        request: &ImportRequest,
+        watch: &dyn Watch,
+    ) -> Result<ImportReport, StoreError> {
+        self.import_with(input, request, ImportOptions::default(), watch)
+    }
+
+    /// As [`Store::import`], in another way than usual.
+    pub fn import_with(
+        &self,
         mut input: Input,
         request: &ImportRequest,
+        options: ImportOptions,
         watch: &dyn Watch,
     ) -> Result<ImportReport, StoreError> {
         self.check_writable()?;
@@ -91,7 +112,10 @@ impl Store {
         let building = self.build_layer();
         let chunk_len = self.parameters().chunk_len;
         let database = Arc::clone(&self.inner.database);
-        let session = self.inner.chunks.session();
+        let mut session = self.inner.chunks.session();
+        if options.verify {
+            session.verify();
+        }
         let mut builder = Builder::new(
             database,
             chunk_len,
@@ -236,5 +260,6 @@ fn report(
         known: counts.known - positions.same,
         new: counts.new,
         new_bytes: counts.new * chunk_len.bytes(),
+        healed: counts.healed,
     }
 }
