@@ -13,6 +13,7 @@ mod description;
 mod endpoint;
 mod failure;
 mod forest;
+mod healing;
 mod keep;
 mod lookup;
 mod output;

@@ -10,6 +10,7 @@ use vellum_store::{Access, Store};
 use crate::arguments::Global;
 use crate::caller::{Caller, Stream};
 use crate::failure::Failure;
+use crate::healing;
 use crate::output::progress::{Counts, Meter, ProgressWish};
 use crate::output::{Layout, Output, report};
 use crate::signals::Signals;
@@ -95,11 +96,12 @@ impl Session {
                 let _ = store.flush_attached();
                 Ok(store.clone())
             }
-            None => Ok(Store::open(
-                self.store_dir()?,
-                access,
-                &command_line(&self.caller.words),
-            )?),
+            None => {
+                let words = command_line(&self.caller.words);
+                let store = Store::open(self.store_dir()?, access, &words)?;
+                healing::attach(&store)?;
+                Ok(store)
+            }
         }
     }
 

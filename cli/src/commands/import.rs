@@ -14,10 +14,11 @@ use vellum_core::formats::probe::{self, Verdict};
 use vellum_core::name::Name;
 use vellum_core::source::SourceError;
 use vellum_store::{
-    FileSource, ImportReport, ImportRequest, ImportTarget, Input, Store, StoreError,
+    FileSource, ImportOptions, ImportReport, ImportRequest, ImportTarget, Input, Store, StoreError,
 };
 
 use crate::caller::Caller;
+use crate::commands::healed;
 use crate::failure::{Failure, Outcome};
 use crate::output::page::{Page, plural};
 use crate::output::{Answer, time};
@@ -66,6 +67,10 @@ pub(crate) struct Args {
     /// qemu-img map
     #[arg(long, value_name = "FILE")]
     change_map: Option<PathBuf>,
+    /// Read what the store seems to have before it is believed, each frame once: what is damaged is
+    /// stored again, for every image that has it
+    #[arg(long)]
+    verify: bool,
     /// How many bytes must come through the pipe
     #[arg(long, value_parser = size::parse)]
     size: Option<u64>,
@@ -85,6 +90,8 @@ struct Imported {
     known_chunks: u64,
     new_chunks: u64,
     new_bytes: u64,
+    /// Chunks that were there, damaged, and are whole again for every image that has them.
+    healed_chunks: u64,
     seconds: f64,
 }
 
@@ -98,7 +105,10 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         target,
         snapshot: args.snapshot.clone(),
     };
-    let report = store.import(input, &request, &meter);
+    let options = ImportOptions {
+        verify: args.verify,
+    };
+    let report = store.import_with(input, &request, options, &meter);
     let seconds = meter.elapsed();
     drop(meter);
     let report = report.map_err(|error| explain(error, session))?;
@@ -297,6 +307,7 @@ impl Imported {
             known_chunks: report.known,
             new_chunks: report.new,
             new_bytes: report.new_bytes,
+            healed_chunks: report.healed,
             seconds,
         }
     }
@@ -312,6 +323,7 @@ impl Answer for Imported {
             plural(self.new_chunks, "chunk"),
             self.known_chunks,
             self.same_chunks
-        ))
+        ))?;
+        healed(page, self.healed_chunks)
     }
 }

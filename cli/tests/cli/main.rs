@@ -7,6 +7,7 @@ mod bucket;
 mod exit_codes;
 mod full_disk;
 mod guests;
+mod healing;
 mod interruptions;
 mod report;
 mod sandbox;

@@ -11,6 +11,7 @@ use vellum_backup::repository::Repository;
 use vellum_core::name::Name;
 use vellum_store::Store;
 
+use crate::commands::healed;
 use crate::failure::{Failure, Outcome};
 use crate::lookup;
 use crate::output::page::{Page, plural};
@@ -40,6 +41,10 @@ pub(crate) struct Args {
     /// What to put before all names
     #[arg(long, value_name = "TEXT")]
     prefix: Option<String>,
+    /// Read what the store seems to have before it is believed, each frame once: what is damaged is
+    /// fetched again, for every image that has it
+    #[arg(long)]
+    verify: bool,
     #[command(flatten)]
     pub(super) key: KeyArgs,
 }
@@ -53,6 +58,8 @@ struct Pulled {
     contents_known: u64,
     chunks_fetched: u64,
     chunks_known: u64,
+    /// Chunks that were there, damaged, and are whole again for every image that has them.
+    chunks_healed: u64,
     /// Machine snapshots that the repository has not all of.
     lost_machine_snapshots: Vec<String>,
     seconds: f64,
@@ -104,7 +111,10 @@ fn request(
             .as_ref()
             .map_or_else(|| format!("{prefix}{name}"), ToString::to_string)
     };
-    let request = PullRequest::of(reader, is_wanted, args.all, renamed)?;
+    let request = PullRequest {
+        verify: args.verify,
+        ..PullRequest::of(reader, is_wanted, args.all, renamed)?
+    };
     match (request.images.len(), &args.rename) {
         (0, _) => Err(Failure::failed(
             "the repository has no points",
@@ -150,6 +160,7 @@ impl Pulled {
             contents_known: report.contents.1,
             chunks_fetched: report.chunks.0,
             chunks_known: report.chunks.1,
+            chunks_healed: report.chunks_healed,
             lost_machine_snapshots: report.lost_machine_snapshots,
             seconds,
         }
@@ -167,6 +178,7 @@ impl Answer for Pulled {
             "pulled {images}: {chunks} fetched ({} known) in {took}",
             self.chunks_known
         ))?;
+        healed(page, self.chunks_healed)?;
         self.images.iter().try_for_each(|image| page.line(image))
     }
 }
