@@ -9,6 +9,7 @@ mod ahead;
 mod cache;
 mod claims;
 mod frames;
+mod headers;
 pub(crate) mod pause;
 mod reader;
 mod session;
