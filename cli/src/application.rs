@@ -35,7 +35,12 @@ pub(crate) fn execute(arguments: &Arguments, caller: &Arc<Caller>, served: Optio
     match obey(arguments, caller, served) {
         Ok(code) => code,
         Err(failure) => {
-            let code = failure.code(caller.signals.received());
+            let signal = caller.signals.received();
+            let code = if arguments.command.compares() {
+                failure.code_of_comparison(signal)
+            } else {
+                failure.code(signal)
+            };
             report::failure(
                 caller,
                 &failure,

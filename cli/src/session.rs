@@ -77,15 +77,37 @@ impl Session {
     /// The store, to look at: also while another process writes.
     pub(crate) fn open_to_read(&self) -> Result<Store, Failure> {
         let store = self.open(Access::ReadOnly)?;
-        if let Some(impairment) = store.impairment() {
-            self.warn(&impairment.to_string());
-        }
+        self.warn_of_damage(&store);
         Ok(store)
     }
 
     /// The store, to change.
     pub(crate) fn open_to_write(&self) -> Result<Store, Failure> {
-        self.open(Access::ReadWrite)
+        let store = self.open(Access::ReadWrite)?;
+        self.warn_of_damage(&store);
+        Ok(store)
+    }
+
+    /// The store, for something that reads, and changes what it can: to change, or, if it is
+    /// damaged or nobody can write where it is, to look at. Nobody else changes it meanwhile.
+    pub(crate) fn open_to_serve(&self) -> Result<Store, Failure> {
+        if self.served.is_some() {
+            return self.open_to_write();
+        }
+        let command = command_line(&self.caller.words);
+        let (store, refused) = Store::open_to_serve(self.store_dir()?, &command)?;
+        match refused {
+            Some(refused) => self.warn(&format!("it can only be read: {refused}")),
+            None => self.warn_of_damage(&store),
+        }
+        Ok(store)
+    }
+
+    /// Tells what was found wrong when `store` was opened, unless it is the server's, which told.
+    fn warn_of_damage(&self, store: &Store) {
+        if let Some(impairment) = store.impairment().filter(|_| self.served.is_none()) {
+            self.warn(&impairment.to_string());
+        }
     }
 
     fn open(&self, access: Access) -> Result<Store, Failure> {
@@ -155,7 +177,7 @@ impl Session {
 
     /// Tells people of something that went wrong without being the end of the command.
     pub(crate) fn warn(&self, text: &str) {
-        report::notice(&self.caller, &format!("warning: {text}"));
+        report::warning(&self.caller, text, self.output.layout != Layout::Human);
     }
 
     /// Tells people something that was not asked for.

@@ -49,25 +49,29 @@ mod maps;
 pub mod measure;
 #[cfg(test)]
 mod model;
+mod opening;
 mod partial;
 mod pieces;
+mod quarantine;
 pub mod records;
 pub mod report;
 mod resize;
+mod scrub;
 mod sequence;
 mod sources;
 mod stats;
 mod store;
 pub mod transfer;
+mod twins;
 mod watch;
 
 pub use check::{CheckOptions, CheckReport, Finding};
 pub use chunks::{ChunkSource, Notices, PayloadRebuilder, WantedChunks};
 pub use collect::{CollectOptions, CollectReport, TendReport};
 pub use device::DiskDevice;
-pub use disk::{Disk, DiskRun};
+pub use disk::{Disk, DiskRun, Hole};
 pub use error::{Damage, StoreError};
-pub use export::{ExportReport, ExportTarget};
+pub use export::{ExportReport, ExportTarget, Unreadable};
 pub use exports::StoreExports;
 pub use healing::{KnownDamage, SourceGuard};
 pub use import::{ImportOptions, ImportReport, ImportRequest, ImportTarget};
@@ -76,6 +80,7 @@ pub use maps::{MapEntry, RebaseMode};
 pub use partial::{PartialFile, write_whole_file};
 pub use pieces::{FileSource, Input};
 pub use records::{Compression, StoreParameters};
+pub use scrub::{SCRUB_ROUND, ScrubOptions, ScrubReport, ScrubStatus};
 pub use sources::{
     ImageFileSource, OtherStoreSource, SOURCES_MAX, SourceEntry, SourceKind, SourceSecret,
 };

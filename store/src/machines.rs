@@ -7,13 +7,14 @@
 
 use vellum_core::name::Name;
 use vellum_core::tree::{
-    Configuration, KeptDisk, Machine, MachineSnapshot, NewConfiguration, Tree,
+    Configuration, Edit, KeptDisk, Machine, MachineSnapshot, NewConfiguration, Tree,
 };
 use vellum_core::units::{ImageId, MachineId};
 
 use crate::error::StoreError;
+use crate::opening::load_meta;
 use crate::records::ConfigurationFile;
-use crate::store::{Exclusive, Store, configuration_key, load_meta, now_ms};
+use crate::store::{Exclusive, Store, configuration_key, now_ms};
 
 impl Store {
     /// A new machine without disks. A configuration file has at most
@@ -135,19 +136,30 @@ impl Store {
     }
 }
 
-/// Whether machines and their snapshots refer to what is there.
-pub(crate) fn check_references(tree: &Tree) -> Result<(), StoreError> {
+/// Takes machines, and snapshots of them, out of `tree` that refer to what is not there; `found`
+/// gets why.
+pub(crate) fn drop_unsound(tree: &mut Tree, found: &mut Vec<StoreError>) {
+    let mut edits = Vec::new();
     for machine in tree.machines().iter() {
         let record = || format!("machine {}", machine.name);
-        machine
+        let unsound = machine
             .disks
             .iter()
-            .try_for_each(|disk| check_image(tree, *disk, record))?;
+            .try_for_each(|disk| check_image(tree, *disk, record));
+        if let Err(error) = unsound {
+            found.push(error);
+            edits.push(Edit::DropMachine(machine.id));
+        }
     }
+    tree.apply(&edits);
+    edits.clear();
     for snapshot in tree.machines().all_snapshots() {
-        check_snapshot(tree, snapshot)?;
+        if let Err(error) = check_snapshot(tree, snapshot) {
+            found.push(error);
+            edits.push(Edit::DropMachineSnapshot(snapshot.machine, snapshot.serial));
+        }
     }
-    Ok(())
+    tree.apply(&edits);
 }
 
 fn check_snapshot(tree: &Tree, snapshot: &MachineSnapshot) -> Result<(), StoreError> {

@@ -116,6 +116,12 @@ pub(crate) fn decode<R: Record>(family: &str, key: &[u8], bytes: &[u8]) -> Resul
     decode_body(verified(CONTEXT, &[family.as_bytes(), key], bytes)?)
 }
 
+/// Whether `bytes` are what was written at `key` of the family called `family`, whatever record it
+/// is.
+pub(crate) fn verify(family: &str, key: &[u8], bytes: &[u8]) -> Result<(), DecodeError> {
+    verified(CONTEXT, &[family.as_bytes(), key], bytes).map(drop)
+}
+
 /// The inside of [`decode`], without the checksum, so that a fuzzer reaches it.
 fn decode_body<R: Record>(body: &[u8]) -> Result<R, DecodeError> {
     let (version, fields) = body.split_first().ok_or(DecodeError::Truncated)?;

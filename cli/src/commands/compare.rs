@@ -23,7 +23,8 @@ const STEP_LEN: u64 = 1 << 20;
 /// More would wait for each other's reads.
 const THREADS_MAX: usize = 16;
 
-/// Compare an image or snapshot with a file, byte by byte; exit code 1 if they differ
+/// Compare an image or snapshot with a file, byte by byte; exit code 1 if they differ, 2 if they
+/// cannot be compared
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum compare web@monday monday.raw")]
 pub(crate) struct Args {

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::Serialize;
-use vellum_store::{ExportTarget, StoreError};
+use vellum_store::{ExportTarget, Hole, StoreError, Unreadable};
 
 use crate::failure::{Failure, Outcome};
 use crate::output::page::Page;
@@ -23,8 +23,10 @@ use crate::session::Session;
 Example:
   vellum export web@monday monday.raw
   vellum export web - | ssh host 'cat > /dev/vdb'
+  vellum export web rest.raw --holes
 
-A file gets its name when it is whole; its zeros are holes. Standard output gets every byte.")]
+A file gets its name when it is whole; its zeros are holes. Standard output gets every byte. \
+What is damaged ends an export without a file, unless --holes is there: exit code 3 then says that something was left out.")]
 pub(crate) struct Args {
     /// The image or snapshot
     #[arg(value_name = "IMAGE[@SNAPSHOT]")]
@@ -43,6 +45,9 @@ pub(crate) struct Args {
     /// Replace a file that is there
     #[arg(long)]
     force: bool,
+    /// Write all that can be read, zeros in place of the rest, and list what was left out
+    #[arg(long)]
+    holes: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -59,6 +64,16 @@ struct Exported {
     size: u64,
     data_bytes: u64,
     seconds: f64,
+    /// What could not be read and is zeros in the file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left_out: Vec<LeftOut>,
+}
+
+#[derive(Serialize)]
+struct LeftOut {
+    start: u64,
+    length: u64,
+    reason: String,
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
@@ -68,11 +83,17 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let name = store.tree().display(node);
     let target = target(args, session)?;
     let meter = session.watch_bytes(&format!("exporting {name}"));
+    let unreadable = if args.holes {
+        Unreadable::Skip
+    } else {
+        Unreadable::Fail
+    };
     let report = store
-        .export(node, target, &meter)
+        .export_as_far(node, target, unreadable, &meter)
         .map_err(|error| explain(error, session))?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
+    let has_holes = !report.holes.is_empty();
     let file = args.file.display().to_string();
     session.output.summary(&Exported {
         action: "export",
@@ -81,8 +102,13 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         size: report.len,
         data_bytes: report.data_bytes,
         seconds,
+        left_out: report.holes.into_iter().map(LeftOut::new).collect(),
     })?;
-    Ok(Outcome::Done)
+    Ok(if has_holes {
+        Outcome::Losses
+    } else {
+        Outcome::Done
+    })
 }
 
 fn target(args: &Args, session: &mut Session) -> Result<ExportTarget, Failure> {
@@ -119,18 +145,33 @@ fn open_pipe(path: &Path, session: &Session) -> Result<Patient<File>, Failure> {
     }
 }
 
-/// A file that is there is the one error with a remedy of our own. An interruption may end a wait
+/// A file that is there, and damage, have remedies of our own. An interruption may end a wait
 /// for the output first.
 fn explain(error: StoreError, session: &Session) -> Failure {
     if session.signals.is_stopped() {
         return StoreError::Interrupted.into();
     }
     let exists = matches!(&error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists);
+    let is_damage = matches!(&error, StoreError::Damaged(_));
     let failure = Failure::from(error);
     if exists {
         failure.hinted("add --force to replace it, or name another file")
+    } else if is_damage {
+        failure.hinted(
+            "--holes writes all that can be read; `vellum check --read-data` lists all that is hit, `vellum repair` what can be mended",
+        )
     } else {
         failure
+    }
+}
+
+impl LeftOut {
+    fn new(hole: Hole) -> Self {
+        Self {
+            start: hole.range.start,
+            length: hole.range.end - hole.range.start,
+            reason: hole.reason,
+        }
     }
 }
 
@@ -141,6 +182,20 @@ impl Answer for Exported {
         page.line(format!(
             "exported {} to {}, {size}: {data} of data in {took}",
             self.name, self.file
-        ))
+        ))?;
+        for left in &self.left_out {
+            page.line(format!(
+                "left out: bytes {} to {} ({})",
+                left.start,
+                left.start + left.length,
+                left.reason
+            ))?;
+        }
+        let left_len: u64 = self.left_out.iter().map(|left| left.length).sum();
+        if left_len == 0 {
+            return Ok(());
+        }
+        let left = page.size(left_len);
+        page.line(format!("{left} could not be read and are zeros there"))
     }
 }

@@ -111,6 +111,15 @@ impl Command {
         !is_without && !is_owner
     }
 
+    /// Whether exit code 1 means that a difference was found.
+    pub(crate) fn compares(&self) -> bool {
+        match self {
+            Self::Compare(_) | Self::Diff(_) => true,
+            Self::Backup(args) => args.compares(),
+            _ => false,
+        }
+    }
+
     /// What has to be asked at the caller's terminal before another process does it.
     pub(crate) fn ask(&self, caller: &Caller) -> Result<Option<Password>, Failure> {
         if let Self::Backup(args) = self {

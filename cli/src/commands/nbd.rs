@@ -14,6 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::Page;
 use crate::patience::PATIENCE;
+use crate::scrubber::ScrubArgs;
 use crate::service::{self, FromArgs, NbdArgs, Service, ServiceArgs};
 use crate::session::Session;
 
@@ -71,7 +72,7 @@ struct Offering {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let mut service = Service::start_from(&args.from, &args.service, session)?;
+    let mut service = Service::start_from(&args.from, &args.service, &ScrubArgs::usual(), session)?;
     let target = target(&service, &args.node)?;
     let info = service.exports.info(&target).map_err(unavailable)?;
     let export = args.export_name.as_deref().unwrap_or(&target);

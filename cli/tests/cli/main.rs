@@ -4,6 +4,7 @@
 mod backup;
 mod bad_input;
 mod bucket;
+mod damage;
 mod exit_codes;
 mod full_disk;
 mod guests;

@@ -12,6 +12,7 @@ mod ahead;
 mod cache;
 mod claims;
 mod frames;
+mod headers;
 mod heal;
 mod known;
 mod ledger;

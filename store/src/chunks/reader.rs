@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use vellum_core::frame::{FrameHeader, FramePayload, frame_key, parse_frame_key};
+use vellum_core::frame::{FrameHeader, FramePayload, frame_key};
 use vellum_core::hash::{ChunkHash, hash_chunks};
 use vellum_core::units::ChunkId;
 
 use super::cache::FrameCache;
+use super::headers::HeaderFinder;
 use super::ledger::{DamageKind, DamageLedger};
 use super::pause::lock;
 use crate::codec;
@@ -104,6 +105,7 @@ pub(crate) struct Reader {
     parameters: StoreParameters,
     cache: FrameCache,
     ledger: Arc<DamageLedger>,
+    headers: HeaderFinder,
     /// Frames that are being decoded: whoever wants one of them waits for it.
     loading: Mutex<BTreeSet<ChunkId>>,
     loaded: Condvar,
@@ -126,6 +128,7 @@ impl Reader {
             parameters,
             ledger,
             cache: FrameCache::new(CACHE_LEN),
+            headers: HeaderFinder::default(),
             loading: Mutex::default(),
             loaded: Condvar::new(),
         }
@@ -149,17 +152,7 @@ impl Reader {
 
     /// The header of the frame that holds `id`.
     pub(crate) fn header(&self, id: ChunkId) -> Result<Option<FrameHeader>, StoreError> {
-        let Some((key, value)) = self
-            .database
-            .last_at_or_before(Family::Headers, &frame_key(id))?
-        else {
-            return Ok(None);
-        };
-        let first = parse_frame_key(&key)
-            .map_err(|error| StoreError::damaged("a frame header's key", error))?;
-        let header = FrameHeader::decode(first, &value)
-            .map_err(|error| StoreError::damaged(format!("header of frame {first}"), error))?;
-        Ok(header.rank(id).is_some().then_some(header))
+        self.headers.find(&self.database, id)
     }
 
     /// The frame that holds `id`.

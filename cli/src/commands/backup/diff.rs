@@ -17,7 +17,8 @@ use crate::repository::{self, KeyArgs, address, words};
 use crate::session::Session;
 use crate::zone;
 
-/// Show the ranges in which two points differ, without reading data; exit code 1 if there are any
+/// Show the ranges in which two points differ, without reading data; exit code 1 if there are any,
+/// 2 if they cannot be compared
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
