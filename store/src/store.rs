@@ -152,7 +152,7 @@ impl Store {
     pub fn init(dir: &Path, parameters: StoreParameters) -> Result<(), StoreError> {
         parameters.check()?;
         let folder = Folder::create(dir)?;
-        let database = Database::create(&folder.database())?;
+        let database = Database::create(&folder.make_database()?)?;
         let mut batch = Batch::default();
         put(&mut batch, Family::Meta, PARAMETERS_KEY, &parameters);
         put(&mut batch, Family::Meta, IDENTITY_KEY, &StoreId(random()?));
