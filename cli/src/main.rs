@@ -25,6 +25,7 @@ mod session;
 mod signals;
 mod size;
 mod stream;
+mod suggestion;
 mod systemd;
 mod tender;
 mod zone;
