@@ -49,6 +49,10 @@ pub(crate) struct NbdArgs {
 }
 
 impl NbdArgs {
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     pub(crate) fn has_tls(&self) -> bool {
         self.tls_certs.is_some()
     }

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use vellum_store::{Access, Store};
 
 use crate::arguments::Global;
@@ -14,6 +15,7 @@ use crate::healing;
 use crate::output::progress::{Counts, Meter, ProgressWish};
 use crate::output::{Layout, Output, report};
 use crate::signals::Signals;
+use crate::zone;
 
 /// Bytes of the command line that others are told when they find the store in use.
 const COMMAND_LEN_MAX: usize = 150;
@@ -39,6 +41,11 @@ impl Session {
             global.layout(),
             global.units(caller)?,
             global.quiet,
+            if global.utc {
+                TimeZone::UTC
+            } else {
+                zone::of(caller)
+            },
             &caller.streams.output,
         );
         let progress = ProgressWish {
@@ -67,6 +74,11 @@ impl Session {
         };
         let served = self.served.as_ref().map(Store::dir);
         served.or(self.store.as_deref()).ok_or_else(missing)
+    }
+
+    /// The zone of the clock that people are shown times on, and by which rules count days.
+    pub(crate) fn zone(&self) -> &TimeZone {
+        &self.output.zone
     }
 
     /// What was asked for, short and harmless.

@@ -171,6 +171,9 @@ impl StoreError {
             Self::Lookup(LookupError::NoMachineSnapshot { machine, .. }) => {
                 format!("`vellum machine snapshot list {machine}` shows its snapshots")
             }
+            Self::Lookup(LookupError::NotWhole { .. }) => {
+                "write the whole name: only what just looks takes shortened ones".to_owned()
+            }
             Self::Lookup(LookupError::Ambiguous { .. }) => "write more of the name".to_owned(),
             Self::Plan(plan) => return plan_hint(plan),
             Self::Attached(_) => "let whoever uses it end first; snapshots and children of it can be made meanwhile".to_owned(),

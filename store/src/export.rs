@@ -3,10 +3,10 @@
 //! A disk is cut into pages; every core plans, decodes and verifies pages by itself. A file takes
 //! them in any order at their place, a stream in theirs.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -18,9 +18,10 @@ use vellum_core::page::Page;
 use vellum_core::tree::{Node, page_start, pages_for};
 use vellum_core::units::PageIndex;
 
+use crate::destination::{Destination, FilePlace, OPEN_ALREADY, open_device, open_stream};
 use crate::disk::{Disk, Hole, disk_runs};
 use crate::error::StoreError;
-use crate::partial::PartialFile;
+use crate::partial::{NewFileMode, PartialFile};
 use crate::store::Store;
 use crate::watch::{Progress, Watch};
 
@@ -35,8 +36,8 @@ const SYNC_LEN: u64 = 64 << 20;
 
 /// Where an export goes.
 pub enum ExportTarget {
-    /// A file, which has its name only once it is whole and on disk. Zeros become holes. A block
-    /// device is written in place.
+    /// A file, which has its name only once it is whole and on disk. Zeros become holes. A link is
+    /// followed, a block device written in place, a pipe filled.
     File {
         /// Its name.
         path: PathBuf,
@@ -109,31 +110,7 @@ impl Store {
         };
         match target {
             ExportTarget::Stream(mut stream) => exporter.write_stream(stream.as_mut())?,
-            ExportTarget::File { path, overwrite } => match fs::metadata(&path) {
-                Ok(found) if found.file_type().is_block_device() => exporter.write_device(&path)?,
-                Ok(found) if found.is_dir() => {
-                    return Err(StoreError::file(
-                        "write",
-                        &path,
-                        io::ErrorKind::IsADirectory.into(),
-                    ));
-                }
-                Ok(found) if !found.is_file() => {
-                    let mut stream = OpenOptions::new()
-                        .write(true)
-                        .open(&path)
-                        .map_err(|source| StoreError::file("open", &path, source))?;
-                    exporter.write_stream(&mut stream)?;
-                }
-                Ok(_) if !overwrite => {
-                    return Err(StoreError::file(
-                        "write",
-                        &path,
-                        io::ErrorKind::AlreadyExists.into(),
-                    ));
-                }
-                _ => exporter.write_file(&path, overwrite)?,
-            },
+            ExportTarget::File { path, overwrite } => exporter.write_to(&path, overwrite)?,
         }
         Ok(ExportReport {
             len: disk.len(),
@@ -149,38 +126,48 @@ impl Store {
 }
 
 impl Exporter<'_> {
-    /// Writes a new file beside `path`, and gives it its name when it is whole.
-    fn write_file(&self, path: &Path, overwrite: bool) -> Result<(), StoreError> {
-        let partial = PartialFile::create(path)?;
+    /// Writes to whatever `path` leads to.
+    fn write_to(&self, path: &Path, overwrite: bool) -> Result<(), StoreError> {
+        let fail = |source| StoreError::file("write", path, source);
+        match Destination::of(path).map_err(fail)? {
+            Destination::File(place) if place.is_taken() && !overwrite => {
+                Err(fail(io::ErrorKind::AlreadyExists.into()))
+            }
+            Destination::File(place) => self.write_file(place, path, overwrite),
+            Destination::Stream(stream) => {
+                self.write_stream(&mut open_stream(&stream).map_err(fail)?)
+            }
+            Destination::Device(device) => {
+                let device = open_device(&device, self.disk.len()).map_err(fail)?;
+                self.write_device(&device, path)
+            }
+            Destination::Descriptor(_) => Err(fail(io::Error::other(OPEN_ALREADY))),
+        }
+    }
+
+    /// Writes a new file beside `place`, and gives it its name when it is whole.
+    fn write_file(&self, place: FilePlace, path: &Path, overwrite: bool) -> Result<(), StoreError> {
+        let partial = PartialFile::create(place, NewFileMode::Private)?;
         partial
             .file
             .set_len(self.disk.len())
             .map_err(|source| StoreError::file("write", &partial.path, source))?;
         self.fill(&partial.file, path)?;
-        partial.publish(path, overwrite)
+        partial.publish(overwrite)
     }
 
     /// Writes over a block device that is long enough; zeros are written too, since nobody knows
     /// what was there.
-    fn write_device(&self, path: &Path) -> Result<(), StoreError> {
-        let fail = |source: io::Error| StoreError::file("write", path, source);
-        let device = OpenOptions::new()
-            .write(true)
-            .custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed())
-            .open(path)
-            .map_err(fail)?;
-        let capacity = seek(&device, SeekFrom::End(0)).map_err(|errno| fail(errno.into()))?;
-        if capacity < self.disk.len() {
-            return Err(fail(io::ErrorKind::StorageFull.into()));
-        }
+    fn write_device(&self, device: &File, path: &Path) -> Result<(), StoreError> {
         let wipe = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-        if fallocate(&device, wipe, 0, self.disk.len()).is_ok() {
-            self.fill(&device, path)?;
+        if fallocate(device, wipe, 0, self.disk.len()).is_ok() {
+            self.fill(device, path)?;
         } else {
-            seek(&device, SeekFrom::Start(0)).map_err(|errno| fail(errno.into()))?;
-            self.write_stream(&mut &device)?;
+            self.write_stream(&mut &*device)?;
         }
-        device.sync_all().map_err(fail)
+        device
+            .sync_all()
+            .map_err(|source| StoreError::file("write", path, source))
     }
 
     /// Writes all data at its place into a file that reads as zeros. The file is synced all along,

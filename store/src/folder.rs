@@ -12,11 +12,15 @@
 //! control        a socket while a server has the store: other processes have their commands done there. nbd.sock is its NBD socket.
 //! database/      RocksDB's.
 //! ```
+//!
+//! The folder may be reached through links. Below it no link is followed: nothing that was planted
+//! there gets a store's bytes, or is cut to nothing. What is made is for its owner only; what is
+//! there keeps the permissions that somebody gave it.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -31,7 +35,17 @@ use crate::error::StoreError;
 /// The format that this program writes, and the newest that it reads.
 pub(crate) const FORMAT: u32 = 1;
 const MARKER: &str = "vellum.store";
+const LOCK: &str = "lock";
+const COMMITS: &str = "commits";
 const RESERVE: &str = "reserve";
+const CONTROL: &str = "control";
+/// Files of the folder itself.
+const OWN_FILES: [&str; 6] = [MARKER, UNFINISHED_MARKER, LOCK, COMMITS, RESERVE, CONTROL];
+/// Permissions of new files and folders.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+/// Those of folders above a store, which the umask limits.
+const PARENT_MODE: u32 = 0o777;
 const UNFINISHED_MARKER: &str = "vellum.store.new";
 const COMMITS_CONTEXT: &str = "vellum 2026-11 count of commits v1";
 const MARKER_TEXT: &str = "vellum store format ";
@@ -97,7 +111,8 @@ impl Folder {
     /// Makes an empty folder ready for a store: everything but the marker, which [`Folder::mark`]
     /// writes last.
     pub(crate) fn create(dir: &Path) -> Result<Self, StoreError> {
-        make_durably(dir).map_err(|source| StoreError::file("make the folder", dir, source))?;
+        make_durably(dir, FOLDER_MODE)
+            .map_err(|source| StoreError::file("make the folder", dir, source))?;
         let mut entries =
             fs::read_dir(dir).map_err(|source| StoreError::file("read the folder", dir, source))?;
         if entries.next().is_some() {
@@ -112,9 +127,15 @@ impl Folder {
 
     /// The folder of a store that is there and has a format that this program knows.
     pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
+        let folder = Self {
+            dir: dir.to_owned(),
+        };
         let marker = dir.join(MARKER);
+        folder.refuse_links()?;
         let mut text = String::new();
-        let opened = File::open(&marker).and_then(|file| file.take(64).read_to_string(&mut text));
+        let opened = folder
+            .open_file(MARKER, OpenOptions::new().read(true))
+            .and_then(|file| file.take(64).read_to_string(&mut text));
         match opened {
             Err(error)
                 if [
@@ -141,15 +162,51 @@ impl Folder {
                 known: FORMAT,
             });
         }
-        Ok(Self {
-            dir: dir.to_owned(),
+        Ok(folder)
+    }
+
+    /// Says which of the folder's own files is a link, before anything goes through it.
+    fn refuse_links(&self) -> Result<(), StoreError> {
+        let is_link = |path: &PathBuf| {
+            fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_symlink())
+        };
+        let mut paths = OWN_FILES.iter().map(|name| self.dir.join(name));
+        paths.find(is_link).map_or(Ok(()), |path| {
+            Err(StoreError::file("open", &path, link_in_store()))
         })
+    }
+
+    /// Opens one of the folder's own files, which is no link. A new one is for its owner only.
+    pub(crate) fn open_file(&self, name: &str, options: &OpenOptions) -> std::io::Result<File> {
+        let mut options = options.clone();
+        options
+            .mode(FILE_MODE)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        options
+            .open(self.dir.join(name))
+            .map_err(|error| match error.raw_os_error() {
+                Some(number) if number == Errno::LOOP.raw_os_error() => link_in_store(),
+                _ => error,
+            })
+    }
+
+    /// Makes the folder of a new database.
+    pub(crate) fn make_database(&self) -> Result<PathBuf, StoreError> {
+        let dir = self.database();
+        DirBuilder::new()
+            .mode(FOLDER_MODE)
+            .create(&dir)
+            .map_err(|source| StoreError::file("make the folder", &dir, source))?;
+        Ok(dir)
     }
 
     /// Declares the folder a store.
     pub(crate) fn mark(&self) -> Result<(), StoreError> {
         let (marker, unfinished) = (self.dir.join(MARKER), self.dir.join(UNFINISHED_MARKER));
-        let written = File::create(&unfinished).and_then(|mut file| {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        let opened = self.open_file(UNFINISHED_MARKER, &options);
+        let written = opened.and_then(|mut file| {
             writeln!(file, "{MARKER_TEXT}{FORMAT}")?;
             file.sync_all()?;
             // A name before its content would be a damaged store, after a loss of power, where
@@ -170,13 +227,13 @@ impl Folder {
 
     /// Where a server that has the store listens for the commands of others.
     pub(crate) fn control_socket(dir: &Path) -> PathBuf {
-        dir.join("control")
+        dir.join(CONTROL)
     }
 
     /// What is known of the process that writes, if there is one.
     pub(crate) fn owner(&self) -> Result<Option<String>, StoreError> {
-        let path = self.dir.join("lock");
-        let mut file = match File::open(&path) {
+        let path = self.dir.join(LOCK);
+        let mut file = match self.open_file(LOCK, OpenOptions::new().read(true)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(|source| StoreError::file("open", &path, source))?,
         };
@@ -188,15 +245,11 @@ impl Folder {
 
     /// Becomes the one process that writes, or says which one is.
     pub(crate) fn lock(&self, command: &str) -> Result<OwnerLock, StoreError> {
-        let path = self.dir.join("lock");
+        let path = self.dir.join(LOCK);
         let fail = |source| StoreError::file("lock", &path, source);
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(fail)?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true);
+        let mut file = self.open_file(LOCK, &options).map_err(fail)?;
         if !lock_past_askers(&file).map_err(fail)? {
             return Err(StoreError::InUse {
                 dir: self.dir.clone(),
@@ -213,7 +266,11 @@ impl Folder {
 
     /// How many commits were acknowledged, as far as is known: 0 if nothing readable tells.
     pub(crate) fn acknowledged_commits(&self) -> u64 {
-        let bytes = fs::read(self.dir.join("commits")).unwrap_or_default();
+        let mut bytes = Vec::new();
+        // What cannot be read tells nothing, as what is not there.
+        let _ = self
+            .open_file(COMMITS, OpenOptions::new().read(true))
+            .and_then(|mut file| file.read_to_end(&mut bytes));
         verified(COMMITS_CONTEXT, &[], &bytes)
             .ok()
             .and_then(|body| body.try_into().ok())
@@ -223,12 +280,11 @@ impl Folder {
     /// The witness, for whoever writes to the store. Where it cannot be had, a lost end of the log
     /// goes unnoticed, no more.
     pub(crate) fn witness(&self) -> Witness {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(self.dir.join("commits"));
-        Witness { file: file.ok() }
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        Witness {
+            file: self.open_file(COMMITS, &options).ok(),
+        }
     }
 
     /// The chunks that readers left word of: runs of first id and count.
@@ -291,7 +347,8 @@ impl Folder {
         if free < SCARCE_LEN {
             let _ = fs::remove_file(&path);
         } else if free > RESERVE_LEN + IMPORT_MARGIN_LEN && !path.exists() {
-            let made = File::create(&path)
+            let made = self
+                .open_file(RESERVE, OpenOptions::new().write(true).create_new(true))
                 .map(|file| fallocate(&file, FallocateFlags::empty(), 0, RESERVE_LEN));
             if !matches!(made, Ok(Ok(()))) {
                 let _ = fs::remove_file(&path);
@@ -373,10 +430,14 @@ impl Witness {
     }
 }
 
-/// Makes `dir` and what is missing above it. A new folder's name is durable only once the folder
+fn link_in_store() -> std::io::Error {
+    std::io::Error::other("it is a link, and a store has none")
+}
+
+/// Makes `dir`, with permissions `mode`, and what is missing above it. A new folder's name is durable only once the folder
 /// that it stands in is synced: without that a store may be lost, with all that was acknowledged in
 /// it, as long as nothing else syncs that folder.
-fn make_durably(dir: &Path) -> std::io::Result<()> {
+fn make_durably(dir: &Path, mode: u32) -> std::io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -388,9 +449,9 @@ fn make_durably(dir: &Path) -> std::io::Result<()> {
         }
     });
     if let Some(parent) = parent {
-        make_durably(parent)?;
+        make_durably(parent, PARENT_MODE)?;
     }
-    match fs::create_dir(dir) {
+    match DirBuilder::new().mode(mode).create(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
         made => made?,
     }
@@ -470,6 +531,71 @@ mod tests {
             !folder.dir.join("elsewhere").exists(),
             "links are not followed"
         );
+    }
+
+    #[test]
+    fn a_planted_link_is_refused_and_what_it_leads_to_stays() {
+        let (dir, folder) = folder();
+        folder.mark().expect("room");
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "mine").expect("room");
+        for name in OWN_FILES {
+            let path = dir.path().join(name);
+            let there = fs::read(&path).ok();
+            let _ = fs::remove_file(&path);
+            for leads_to in [&victim, &dir.path().join("nothing")] {
+                std::os::unix::fs::symlink(leads_to, &path).expect("room");
+                let told = Folder::open(dir.path()).expect_err("it is a link");
+                assert!(told.to_string().contains(name), "{told}");
+                if [LOCK, COMMITS, RESERVE].contains(&name) {
+                    let is_refused = match name {
+                        LOCK => folder.lock("me").is_err() && folder.owner().is_err(),
+                        _ => folder
+                            .open_file(name, OpenOptions::new().write(true).create(true))
+                            .is_err(),
+                    };
+                    assert!(is_refused, "{name}");
+                }
+                // Also where it is planted after the store was opened.
+                folder.tend_reserve();
+                folder.witness().note(7);
+                let _ = folder.acknowledged_commits();
+                assert_eq!(fs::read(&victim).expect("it is there"), b"mine", "{name}");
+                assert!(!dir.path().join("nothing").exists(), "{name}");
+                let _ = fs::remove_file(&path);
+            }
+            there
+                .map_or(Ok(()), |bytes| fs::write(&path, bytes))
+                .expect("room");
+        }
+        let link = dir.path().with_extension("link");
+        std::os::unix::fs::symlink(dir.path(), &link).expect("room");
+        let through = Folder::open(&link).map(drop);
+        fs::remove_file(&link).expect("it is ours");
+        through.expect("a person may name a store through a link");
+    }
+
+    #[test]
+    fn what_is_made_is_for_its_owner_only() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (above, inner) = (dir.path().join("a"), dir.path().join("a/store"));
+        let folder = Folder::create(&inner).expect("an empty folder becomes a store's");
+        folder.make_database().expect("room");
+        drop(folder.lock("me").expect("nobody writes"));
+        folder.witness().note(1);
+        folder.tend_reserve();
+        folder.mark().expect("room");
+        let mode = |path: &Path| {
+            std::os::unix::fs::PermissionsExt::mode(
+                &fs::metadata(path).expect("it is there").permissions(),
+            ) & 0o777
+        };
+        assert_eq!(mode(&inner) & 0o077, 0);
+        assert!(above.is_dir());
+        for entry in fs::read_dir(&inner).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            assert_eq!(mode(&path) & 0o077, 0, "{}", path.display());
+        }
     }
 
     #[test]

@@ -106,6 +106,7 @@ fn image() -> Image {
         tags,
         pinned: true,
         scratch_of: None,
+        source_format: Some(name("qcow2")),
     }
 }
 
@@ -121,12 +122,13 @@ fn snapshot() -> Snapshot {
     }
 }
 
-/// An image as version 2 can describe it.
+/// An image as versions from 2 on can describe it.
 fn scratch_image() -> Image {
     Image {
         name: name("gold+scratch"),
         mode: Mode::Immutable { autoreset: false },
         scratch_of: Some(ImageId(300)),
+        source_format: None,
         ..image()
     }
 }
@@ -262,11 +264,11 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
         encoded(Family::Meta, COMMITS_KEY, &COMMITS),
     ));
     all.push((
-        "record-image-2",
+        "record-image-3",
         encoded(Family::Names, &image_key(ImageId(9)), &image()),
     ));
     all.push((
-        "record-image-2-scratch",
+        "record-image-3-scratch",
         encoded(Family::Names, &image_key(ImageId(9)), &scratch_image()),
     ));
     all.push((
@@ -390,11 +392,17 @@ fn what_was_written_once_is_read_now() {
         decoded::<Commits>(Family::Meta, COMMITS_KEY, "record-commits"),
         COMMITS
     );
-    // Version 1 wrote the first, version 2 the others.
+    // Version 1 wrote the first, version 2 the next: they know no format of a source.
+    let older = Image {
+        source_format: None,
+        ..image()
+    };
     for (name, record) in [
-        ("record-image", image()),
-        ("record-image-2", image()),
+        ("record-image", older.clone()),
+        ("record-image-2", older),
         ("record-image-2-scratch", scratch_image()),
+        ("record-image-3", image()),
+        ("record-image-3-scratch", scratch_image()),
     ] {
         assert_eq!(
             decoded::<Image>(Family::Names, &image_key(ImageId(9)), name),

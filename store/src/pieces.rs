@@ -44,6 +44,8 @@ pub(crate) enum Piece {
 /// A file, device or pipe whose content is to be imported.
 pub struct Input {
     name: String,
+    /// What the file was read as, if it was one.
+    format: Option<Format>,
     kind: InputKind,
     spare: Spare,
 }
@@ -162,6 +164,7 @@ impl Input {
             .map_err(misfit)?;
         Ok(Self {
             name,
+            format: Some(format),
             kind: InputKind::Image {
                 source,
                 at: 0,
@@ -177,6 +180,7 @@ impl Input {
     pub fn stream(reader: Box<dyn Read + Send>, name: String) -> Self {
         Self {
             name,
+            format: Some(Format::Raw),
             kind: InputKind::Stream {
                 reader,
                 at: 0,
@@ -191,6 +195,7 @@ impl Input {
     pub fn source(source: Box<dyn ImageSource>, name: String) -> Self {
         Self {
             name,
+            format: None,
             kind: InputKind::Image {
                 source,
                 at: 0,
@@ -205,6 +210,21 @@ impl Input {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it is read as, if it comes from a file or through a pipe.
+    #[must_use]
+    pub fn format(&self) -> Option<Format> {
+        self.format
+    }
+
+    /// What the file holds beside the disk, and is left behind: a sentence for each.
+    #[must_use]
+    pub fn left_behind(&self) -> Vec<String> {
+        match &self.kind {
+            InputKind::Image { source, .. } => source.left_behind(),
+            InputKind::Stream { .. } => Vec::new(),
+        }
     }
 
     /// The length in bytes, if it is known before the end.

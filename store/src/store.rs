@@ -156,7 +156,7 @@ impl Store {
     pub fn init(dir: &Path, parameters: StoreParameters) -> Result<(), StoreError> {
         parameters.check()?;
         let folder = Folder::create(dir)?;
-        let database = Database::create(&folder.database())?;
+        let database = Database::create(&folder.make_database()?)?;
         let mut batch = Batch::default();
         put(&mut batch, Family::Meta, PARAMETERS_KEY, &parameters);
         put(&mut batch, Family::Meta, IDENTITY_KEY, &StoreId(random()?));
@@ -270,6 +270,11 @@ impl Store {
         Ok(self.tree().find(&NodeSpec::parse(text))?)
     }
 
+    /// As [`Store::find`], by whole names only: for whatever changes, overwrites or deletes.
+    pub fn find_whole(&self, text: &str) -> Result<Node, StoreError> {
+        Ok(self.tree().find_whole(&NodeSpec::parse(text))?)
+    }
+
     /// What it was opened for.
     pub(crate) fn access(&self) -> Access {
         self.inner.access
@@ -318,18 +323,6 @@ impl Store {
         self.with_still(&[image], || {
             self.change(|tree| tree.plan_snapshot(image, name, now_ms()))
         })
-    }
-
-    /// Makes `image` as its snapshot `serial` is. Newer snapshots stay. The present state is kept
-    /// as snapshot `save_as`, or goes.
-    pub fn restore(
-        &self,
-        image: ImageId,
-        serial: u64,
-        save_as: Option<&Name>,
-    ) -> Result<Node, StoreError> {
-        let _exclusive = self.exclusive(image)?;
-        self.change(|tree| tree.plan_restore(image, serial, save_as, now_ms()))
     }
 
     /// Deletes a snapshot, wherever it stands. Its space is given back by [`Store::collect`].

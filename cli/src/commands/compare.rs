@@ -17,6 +17,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::Page;
 use crate::session::Session;
+use crate::source_format::{self, Expected, ExpectedImage};
 
 /// Bytes that are held against each other at once.
 const STEP_LEN: u64 = 1 << 20;
@@ -33,9 +34,10 @@ pub(crate) struct Args {
     node: String,
     /// The file
     file: PathBuf,
-    /// The file's format: raw or qcow2
-    #[arg(short, long, default_value = "raw")]
-    format: Format,
+    /// raw or qcow2; without it what the image was imported from, else what the file's signature
+    /// says
+    #[arg(short, long)]
+    format: Option<Format>,
 }
 
 #[derive(Serialize)]
@@ -52,9 +54,16 @@ struct Comparison {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let store = session.open_to_read()?;
-    let disk = store.still_disk(store.find(&args.node)?)?;
+    let node = store.find(&args.node)?;
+    let disk = store.still_disk(node)?;
     let file = args.file.display().to_string();
-    let source = open(args, &session.caller.path(&args.file), &file).map_err(|error| {
+    let path = session.caller.path(&args.file);
+    let expected = Expected {
+        said: args.format,
+        image: Some(ExpectedImage::of(&store.tree(), node, true)?),
+    };
+    let format = source_format::of_file(&path, &file, &expected, session)?;
+    let source = open(format, &path, &file).map_err(|error| {
         Failure::from(error).hinted("name a file that can be read, and its format with -f")
     })?;
     let meter = session.watch_bytes(&format!("comparing {}", disk.name()));
@@ -86,13 +95,11 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     })
 }
 
-fn open(args: &Args, path: &Path, file: &str) -> Result<Box<dyn ImageSource>, StoreError> {
+fn open(format: Format, path: &Path, file: &str) -> Result<Box<dyn ImageSource>, StoreError> {
     let source = Arc::new(FileSource::open(path)?);
-    formats::open(args.format, source, Arc::new(ClusterCodecs)).map_err(|source| {
-        StoreError::Source {
-            name: file.to_owned(),
-            source,
-        }
+    formats::open(format, source, Arc::new(ClusterCodecs)).map_err(|source| StoreError::Source {
+        name: file.to_owned(),
+        source,
     })
 }
 

@@ -102,12 +102,12 @@ fn selection(
         match text.split_once("..@") {
             None => nodes.extend(whole(store, store.find(text)?)),
             Some((from, to)) => {
-                let (image, first) = lookup::snapshot(store, from)?;
+                let (image, first) = lookup::snapshot_to_read(store, from)?;
                 let to = format!(
                     "{}@{to}",
                     from.split_once('@').map_or(from, |(image, _)| image)
                 );
-                let (_, last) = lookup::snapshot(store, &to)?;
+                let (_, last) = lookup::snapshot_to_read(store, &to)?;
                 nodes.extend(between(store, image, first, last).ok_or_else(|| backwards(text))?);
                 assumed.extend(content(store, Node::Snapshot(image, first))?);
             }

@@ -87,6 +87,14 @@ struct Base {
     _exclusive: Option<Exclusive>,
 }
 
+/// Where an imported state comes from.
+struct Provenance {
+    /// The image that it was held against.
+    origin: Option<ImageId>,
+    /// The format of its file.
+    format: Option<Name>,
+}
+
 impl Store {
     /// Imports `input`. Nothing can be seen of it until it is complete and durable; then all of it,
     /// and its snapshot, at once.
@@ -129,8 +137,14 @@ impl Store {
         let result = match built {
             Ok(len) => builder.finish(len, now_ms()).and_then(|(built, ties)| {
                 self.inner.chunks.settle()?;
+                let source = Provenance {
+                    origin: base.origin,
+                    format: input
+                        .format()
+                        .and_then(|format| Name::new(format.name()).ok()),
+                };
                 let node =
-                    self.commit_import(request, base.origin, built.layer, ties.session.added())?;
+                    self.commit_import(request, source, built.layer, ties.session.added())?;
                 drop(ties);
                 Ok(report(node, len, built.positions, built.counts, chunk_len))
             }),
@@ -175,7 +189,7 @@ impl Store {
     fn commit_import(
         &self,
         request: &ImportRequest,
-        origin: Option<ImageId>,
+        source: Provenance,
         layer: Layer,
         added: Added,
     ) -> Result<Node, StoreError> {
@@ -183,10 +197,11 @@ impl Store {
         let (id, snapshot) = (layer.id, request.snapshot.as_ref());
         let planned = match &request.target {
             ImportTarget::New { name, .. } => {
-                tree.plan_import(name, layer, origin, snapshot, now_ms())?
+                tree.plan_import(name, layer, source.origin, snapshot, now_ms())?
             }
             ImportTarget::Update(image) => tree.plan_update(*image, layer, snapshot, now_ms())?,
         };
+        let planned = planned.with_source_format(source.format.as_ref());
         let image = planned.node.image();
         let entry = match &request.target {
             // The tree does not know it yet.

@@ -18,7 +18,6 @@ use crate::output::page::{Page, plural};
 use crate::output::{Answer, time};
 use crate::repository::{self, KeyArgs, address, words};
 use crate::session::Session;
-use crate::zone;
 
 /// Take images with their snapshots, and machines, back into the store: only what is not there
 #[derive(clap::Args)]
@@ -128,18 +127,24 @@ fn request(
     }
 }
 
-/// The ids of what `wanted` means: an image's name means all points of it.
+/// The ids of what `wanted` means by whole names: an image's means all points of it.
 pub(super) fn chosen<'a>(
     points: &[&'a Point],
     wanted: &[String],
     session: &Session,
 ) -> Result<BTreeSet<&'a str>, Failure> {
-    let zone = zone::of(&session.caller);
     let mut ids = BTreeSet::new();
     for text in wanted {
-        match address::of_image(points, text, text)? {
-            image if !image.is_empty() => ids.extend(image.iter().map(|point| point.id.as_str())),
-            _ => _ = ids.insert(address::find(points, text, &zone)?.id.as_str()),
+        let image = points.iter().filter(|point| point.name == *text);
+        let image: Vec<&str> = image.map(|point| point.id.as_str()).collect();
+        if image.is_empty() {
+            ids.insert(
+                address::find_whole(points, text, session.zone())?
+                    .id
+                    .as_str(),
+            );
+        } else {
+            ids.extend(image);
         }
     }
     Ok(ids)
