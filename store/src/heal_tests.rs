@@ -15,7 +15,7 @@ use vellum_core::units::ChunkId;
 use crate::chunks::RightBytes;
 use crate::chunks::pause::schedule;
 use crate::database::{Batch, Durability, Family};
-use crate::model::{assert_same, name, new_store, open, read_all, seed};
+use crate::model::{assert_same, name, new_store, open, seed};
 use crate::{
     Access, CheckOptions, ChunkSource, CollectOptions, ImageFileSource, ImportOptions,
     ImportRequest, ImportTarget, Input, OtherStoreSource, Store, StoreError, Unwatched,
