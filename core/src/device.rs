@@ -77,6 +77,12 @@ pub trait Device: Send + Sync {
     /// Whether every write is refused.
     fn is_read_only(&self) -> bool;
 
+    /// Whether clients that know of each other may write to it at once, as those of a cluster's file
+    /// system do. One client at a time writes to any other.
+    fn is_shareable(&self) -> bool {
+        false
+    }
+
     /// Requests that begin and end at multiples of this many bytes (a power of two) cost least.
     fn preferred_len(&self) -> u32;
 
@@ -141,6 +147,9 @@ pub trait Device: Send + Sync {
 /// What is wanted of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {
+    /// To look at it without being its guest: nothing is attached, made, reset or kept from others.
+    /// What is read is the state of some moment since it was opened; it cannot be written.
+    Look,
     /// To read it; it need not be writable.
     Read,
     /// To write it if it can be written, else to read it: what an NBD client gets that does not

@@ -51,6 +51,7 @@ pub(crate) enum Use {
 /// everything else is.
 pub(crate) struct AttachedDisk {
     disk: LiveDisk,
+    is_shareable: bool,
     /// Shared by writes while they go on; taken alone by whoever wants none to.
     gate: RwLock<()>,
     /// The immutable image whose scratch image this is.
@@ -190,6 +191,7 @@ impl Store {
             self.tree().check_changes(image)?;
             return Ok(AttachedDisk {
                 disk,
+                is_shareable: mode == Mode::Shareable,
                 gate: RwLock::default(),
                 _base: None,
                 slot,
@@ -199,6 +201,7 @@ impl Store {
         let scratch = self.change(|tree| tree.plan_scratch(image, now_ms()))?;
         Ok(AttachedDisk {
             disk: self.live(scratch.image())?,
+            is_shareable: false,
             gate: RwLock::default(),
             _base: Some(base),
             slot,
@@ -294,6 +297,10 @@ impl Device for AttachedDisk {
 
     fn is_read_only(&self) -> bool {
         self.disk.is_read_only()
+    }
+
+    fn is_shareable(&self) -> bool {
+        self.is_shareable
     }
 
     fn preferred_len(&self) -> u32 {

@@ -20,7 +20,8 @@ const PREFETCH_LEN_MAX: u64 = 4 << 20;
 /// An image or snapshot that is only read, as it was when this was opened.
 pub struct DiskDevice {
     store: Store,
-    image: ImageId,
+    /// The image whose snapshots it is compared with.
+    image: Option<ImageId>,
     disk: Disk,
     reading: Sequence,
 }
@@ -41,11 +42,20 @@ impl DiskDevice {
         Ok(Self::of(store, node.image(), store.disk(node)?))
     }
 
+    /// Opens `node` for what a disk shows that stands on it and is not made yet: it has no
+    /// snapshots.
+    pub(crate) fn below(store: &Store, node: Node) -> Result<Self, StoreError> {
+        Ok(Self {
+            image: None,
+            ..Self::open(store, node)?
+        })
+    }
+
     /// `disk`, which holds what `image` or a snapshot of it shows.
     pub(crate) fn of(store: &Store, image: ImageId, disk: Disk) -> Self {
         Self {
             store: store.clone(),
-            image,
+            image: Some(image),
             disk,
             reading: Sequence::default(),
         }
@@ -132,7 +142,9 @@ impl Device for DiskDevice {
     }
 
     fn comparable(&self) -> Vec<String> {
-        snapshots(&self.store, self.image)
+        self.image
+            .map(|image| snapshots(&self.store, image))
+            .unwrap_or_default()
     }
 
     fn changes(
@@ -144,8 +156,12 @@ impl Device for DiskDevice {
     ) -> Result<Vec<Stretch<bool>>, DeviceError> {
         let range = self.range(offset, len)?;
         let mut out = Stretches::new(count_max);
+        let snapshot = match self.image {
+            Some(image) => snapshot(&self.store, image, since)?,
+            None => return Err(no_snapshot(since)),
+        };
         self.store.changes(
-            &snapshot(&self.store, self.image, since)?,
+            &snapshot,
             &self.disk,
             range,
             &mut out,
@@ -261,8 +277,12 @@ fn snapshot(store: &Store, image: ImageId, name: &str) -> Result<Disk, DeviceErr
         .snapshots(image)
         .find(|snapshot| snapshot.name.as_str() == name)
         .map(|snapshot| snapshot.serial);
-    let serial = serial.ok_or_else(|| DeviceError::Io(format!("there is no snapshot {name:?}")))?;
+    let serial = serial.ok_or_else(|| no_snapshot(name))?;
     Ok(store.disk(Node::Snapshot(image, serial))?)
+}
+
+fn no_snapshot(name: &str) -> DeviceError {
+    DeviceError::Io(format!("there is no snapshot {name:?}"))
 }
 
 #[cfg(test)]

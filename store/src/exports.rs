@@ -96,6 +96,7 @@ impl StoreExports {
         intent: Intent,
     ) -> Result<Arc<dyn Device>, StoreError> {
         match attachment {
+            attachment if intent == Intent::Look => self.look(attachment),
             Attachment::Read(node) => self.open_read(node),
             Attachment::Write(image) | Attachment::Scratch(image) if self.is_read_only() => {
                 self.open_read(Node::Image(image))
@@ -118,6 +119,23 @@ impl StoreExports {
                 self.open_write(made.image(), intent)
             }
         }
+    }
+
+    /// The disk as it was flushed last. Who looks is no guest: nothing is attached, made, reset or
+    /// sealed for them.
+    fn look(&self, attachment: Attachment) -> Result<Arc<dyn Device>, StoreError> {
+        let store = &self.store;
+        let scratch = |image| Some(store.tree().scratch_of(image)?.id);
+        let device = match attachment {
+            Attachment::Read(node) => DiskDevice::open(store, node),
+            Attachment::Write(image) => DiskDevice::open(store, Node::Image(image)),
+            Attachment::Scratch(image) => match scratch(image) {
+                Some(scratch) => DiskDevice::open(store, Node::Image(scratch)),
+                None => DiskDevice::below(store, Node::Image(image)),
+            },
+            Attachment::NewChild { base, .. } => DiskDevice::below(store, Node::Image(base)),
+        };
+        Ok(Arc::new(device?))
     }
 
     fn open_write(&self, image: ImageId, intent: Intent) -> Result<Arc<dyn Device>, StoreError> {

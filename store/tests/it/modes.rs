@@ -172,6 +172,50 @@ fn normal_keeps_what_was_written_and_has_one_writer() {
 }
 
 #[test]
+fn who_looks_attaches_makes_resets_and_holds_nothing() {
+    let host = Host::new();
+    let look = |text: &str| host.exports.open(text, Intent::Look).expect("it is there");
+    let web = host.image("web", Mode::Normal);
+    host.image("kiosk", Mode::Immutable { autoreset: true });
+    let gold = host.image("gold", Mode::Multiattach);
+    host.take(web, "s");
+    let images = || host.store.tree().images().count();
+    let before = images();
+    for (text, comparable) in [
+        ("web", &["s"][..]),
+        ("web@s", &["s"]),
+        ("kiosk", &[]),
+        ("gold", &[]),
+        ("gold+new", &[]),
+    ] {
+        let device = look(text);
+        assert_eq!(get(&device), 1, "{text}");
+        assert_eq!(device.comparable(), comparable, "{text}");
+        assert_eq!(
+            device.write_at(b"x", 0),
+            Err(DeviceError::ReadOnly),
+            "{text}"
+        );
+    }
+    assert_eq!(images(), before, "no scratch image and no child was made");
+    let held = look("web");
+    host.store
+        .resize(web, LEN * 2, false)
+        .expect("not attached");
+    drop(held);
+    // A scratch image that a guest left stays as it is.
+    let disk = host.open("kiosk");
+    put(&disk, 5);
+    drop(disk);
+    assert_eq!(get(&look("kiosk")), 5);
+    assert_eq!(get(&look("kiosk")), 5);
+    assert!(!host.open("web").is_shareable());
+    host.image("quorum", Mode::Shareable);
+    assert!(host.open("quorum").is_shareable());
+    host.store.delete_image(gold, false).expect("not attached");
+}
+
+#[test]
 fn an_attached_image_is_snapshotted_but_not_changed_under_its_guest() {
     let host = Host::new();
     let web = host.image("web", Mode::Normal);
