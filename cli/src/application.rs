@@ -12,6 +12,7 @@ use crate::caller::Caller;
 use crate::commands;
 use crate::control;
 use crate::failure::{Failure, USAGE_CODE};
+use crate::limits;
 use crate::output::report;
 use crate::repository::password::PASSWORD_VARIABLE;
 use crate::session::Session;
@@ -20,6 +21,7 @@ use crate::suggestion;
 
 /// Does what the command line asks for.
 pub(crate) fn run() -> ExitCode {
+    limits::raise_descriptors();
     let Ok(caller) = Caller::of_process(Signals::listen()).map(Arc::new) else {
         return ExitCode::FAILURE;
     };

@@ -16,6 +16,7 @@ mod failure;
 mod forest;
 mod healing;
 mod keep;
+mod limits;
 mod lookup;
 mod output;
 mod pace;

@@ -20,7 +20,7 @@ use crate::repository::{self, KeyArgs};
 use crate::scrubber::{ScrubArgs, Scrubber};
 use crate::session::Session;
 use crate::tender::Tender;
-use crate::{size, systemd};
+use crate::{limits, size, systemd};
 
 /// How long what is under way may take once a service is to stop: commands, then NBD requests, then
 /// open files, each.
@@ -40,6 +40,10 @@ pub(crate) struct NbdArgs {
     /// No NBD client writes, whatever the images allow
     #[arg(short, long)]
     read_only: bool,
+    /// Who writes to an image takes it from the client that wrote before, as a guest must that moves
+    /// to another host while it runs [default: one client writes, for as long as it stays]
+    #[arg(long)]
+    takeover: bool,
     /// Every client must use TLS; server-cert.pem and server-key.pem are in this folder
     #[arg(long, value_name = "DIR")]
     tls_certs: Option<PathBuf>,
@@ -179,13 +183,24 @@ impl Service {
             .transpose()
             .map_err(|error| refused(&error))?;
         let default = nbd::Options::default();
+        let asked_max = clients_max.unwrap_or(default.clients_max);
         let options = nbd::Options {
             tls,
             read_only: args.read_only,
-            clients_max: clients_max.unwrap_or(default.clients_max),
+            takeover: args.takeover,
+            clients_max: asked_max,
+            sockets_max: limits::client_sockets(),
+            requests_len: limits::requests_len(),
+            report: session.event_log(),
             ..default
         };
         let server = nbd::Server::start(exports, options).map_err(|error| refused(&error))?;
+        if server.clients_max() < asked_max {
+            session.notice(&format!(
+                "note: {} clients at once: this process may open few files (`ulimit -n`)",
+                server.clients_max()
+            ));
+        }
         Ok(self.nbd.insert(server))
     }
 

@@ -29,6 +29,7 @@ pub(crate) struct Session {
     served: Option<Store>,
     store: Option<PathBuf>,
     progress: ProgressWish,
+    verbose: bool,
 }
 
 impl Session {
@@ -61,6 +62,7 @@ impl Session {
             served,
             store: global.store(caller),
             progress,
+            verbose: global.verbose > 0,
         })
     }
 
@@ -190,6 +192,13 @@ impl Session {
     /// Tells people of something that went wrong without being the end of the command.
     pub(crate) fn warn(&self, text: &str) {
         report::warning(&self.caller, text, self.output.layout != Layout::Human);
+    }
+
+    /// Takes lines about what happens, for people who want to hear more.
+    pub(crate) fn event_log(&self) -> Option<Arc<dyn Fn(&str) + Send + Sync>> {
+        let (caller, layout) = (Arc::clone(&self.caller), self.output.layout);
+        self.verbose
+            .then(|| Arc::new(move |line: &str| report::event(&caller, layout, line)) as _)
     }
 
     /// Tells people something that was not asked for.

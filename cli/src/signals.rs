@@ -1,4 +1,8 @@
-//! The signals that a person or a service manager sends.
+//! The signals that a person, a terminal or a service manager sends.
+//!
+//! SIGINT, SIGTERM and SIGHUP ask to stop, in order. A hangup that is ignored when the process
+//! starts, as under `nohup`, stays ignored. It comes more than once when a terminal goes (from the
+//! kernel and from the shell), so a second one is no sign of impatience.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -7,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
 use vellum_store::StoreError;
@@ -24,15 +28,14 @@ impl Signals {
     /// Listens from now on. The first Ctrl-C asks to stop, the second does not ask.
     pub(crate) fn listen() -> Self {
         let signals = Self::default();
-        for signal in [SIGINT, SIGTERM] {
+        for signal in stopping() {
             // The order counts: the first signal must not see the flag that it sets itself. A
             // handler that the system refuses leaves the signal's usual effect, which the store
             // survives.
-            let _ = flag::register_conditional_shutdown(
-                signal,
-                128 + signal,
-                Arc::clone(&signals.stop),
-            );
+            if signal != SIGHUP {
+                let asked = Arc::clone(&signals.stop);
+                let _ = flag::register_conditional_shutdown(signal, 128 + signal, asked);
+            }
             let _ = flag::register_usize(signal, Arc::clone(&signals.number), signal as usize);
             let _ = flag::register(signal, Arc::clone(&signals.stop));
         }
@@ -44,7 +47,7 @@ impl Signals {
     pub(crate) fn raise(&self, number: u8) {
         match i32::from(number) {
             SIGUSR1 => self.report.store(true, Ordering::Relaxed),
-            SIGINT | SIGTERM => {
+            SIGINT | SIGTERM | SIGHUP => {
                 self.number.store(number.into(), Ordering::Relaxed);
                 // The number is there for whoever sees that it is time to stop.
                 self.stop.store(true, Ordering::Release);
@@ -63,7 +66,7 @@ impl Signals {
     /// A stream that gets a byte with each signal, to wait for.
     pub(crate) fn bell() -> io::Result<UnixStream> {
         let (bell, rope) = UnixStream::pair()?;
-        for signal in [SIGINT, SIGTERM, SIGUSR1] {
+        for signal in stopping().into_iter().chain([SIGUSR1]) {
             pipe::register(signal, rope.try_clone()?)?;
         }
         Ok(bell)
@@ -90,5 +93,37 @@ impl Signals {
     /// Whether somebody has asked how far we are since this was last called.
     pub(crate) fn take_report(&self) -> bool {
         self.report.load(Ordering::Relaxed) && self.report.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// The signals that ask to stop, without a hangup that this process is to ignore.
+fn stopping() -> Vec<i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut signals = vec![SIGINT, SIGTERM];
+    if !ignored(&status).contains(&SIGHUP) {
+        signals.push(SIGHUP);
+    }
+    signals
+}
+
+/// The signals that a process ignores, from its `status`.
+fn ignored(status: &str) -> Vec<i32> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let mask = mask.unwrap_or(0);
+    (1..=64)
+        .filter(|signal| mask >> (signal - 1) & 1 == 1)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ignored_is_told_by_the_system() {
+        let status = "Name:\tvellum\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\n";
+        assert_eq!(ignored(status), [SIGHUP, 13]);
+        assert_eq!(ignored(""), Vec::<i32>::new());
     }
 }

@@ -5,15 +5,25 @@
 //! sockets, with TLS or without.
 //!
 //! From below: `wire` is the messages as bytes; `negotiation` and `transmission` decide what
-//! follows from them, without socket, thread or clock; `handshake` and `execution` do it, for a
-//! socket as for memory (`dialogue`); `transport` is one socket, plain or under TLS; `connection`
-//! is one client's threads; `server` is all of them, from the first to a bounded end.
+//! follows from them, without socket, thread or clock; `handshake`, `execution` and `reads` do it,
+//! for a socket as for memory (`dialogue`); `transport` is one socket, plain or under TLS;
+//! `entrance` leads a client in, `connection` is its threads, `peer` who it is, `client_log` what is
+//! told of it; `server` is all of them, from the first to a bounded end, `seats` how many, `writers`
+//! which of them may write.
 //!
 //! # Limits
 //!
-//! A handshake has a deadline, and the number of clients is bounded ([`Options`]). An idle client
-//! costs a thread and some tens of KiB; requests of more than 64 KiB share 256 MiB of buffers among
-//! all clients (`buffers`), and go in small pieces when those are taken.
+//! A handshake has a deadline, and the numbers of handshakes, clients and sockets are bounded
+//! ([`Options`], `seats`). An idle client costs a thread and some tens of KiB; requests of more than
+//! 64 KiB share a pool of buffers among all clients (`buffers`), and go in small pieces when those
+//! are taken.
+//!
+//! # Writers
+//!
+//! One client writes to an export at a time (`writers`), unless its device says that it is made for
+//! several ([`Device::is_shareable`](vellum_core::device::Device::is_shareable)). A client is a
+//! process behind a Unix socket, and an address behind TCP: guests of one host that connect over
+//! TCP look alike.
 //!
 //! # What this does not do
 //!
@@ -21,11 +31,16 @@
 //! and no password. TLS covers all sockets of a server or none.
 
 mod buffers;
+mod client_log;
 mod connection;
 mod dialogue;
+mod entrance;
 mod execution;
 mod handshake;
 mod negotiation;
+mod peer;
+mod reads;
+mod seats;
 mod server;
 mod single;
 mod socket;
@@ -33,7 +48,9 @@ mod tls;
 mod transmission;
 mod transport;
 mod wire;
+mod writers;
 
+pub use client_log::Report;
 pub use dialogue::dialogue;
 pub use server::{Left, Options, ServeError, Server, Stopped};
 pub use single::SingleExport;

@@ -1,11 +1,12 @@
-//! A crowd of idle clients costs little. In a process of its own, since it counts memory.
+//! Crowds of clients cost little: idle ones, and greedy ones. In a process of its own, since it
+//! counts memory.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use client::{Client, FIXED, Form, READ};
+use client::{Client, FIXED, Form, READ, WRITE};
 use memory::{Devices, Memory};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vellum_serve::nbd::{Options, Server, Stopped};
@@ -16,6 +17,9 @@ mod client;
 #[path = "nbd/memory.rs"]
 #[expect(dead_code, reason = "the other tests use the rest")]
 mod memory;
+
+/// What one measures the other must not add to.
+static ALONE: Mutex<()> = Mutex::new(());
 
 const CROWD: usize = 1000;
 /// A thread's touched stack, its buffers, and the test's own side.
@@ -35,6 +39,9 @@ fn resident_kib() -> usize {
 
 #[test]
 fn a_thousand_idle_clients_cost_little_and_keep_nobody_out() {
+    let _alone = ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let limit = getrlimit(Resource::Nofile);
     setrlimit(
         Resource::Nofile,
@@ -45,7 +52,7 @@ fn a_thousand_idle_clients_cost_little_and_keep_nobody_out() {
     )
     .expect("the soft limit can be raised");
     let disk = Arc::new(Memory::new(vec![1; 8 << 20]));
-    // Half of them never end their handshake, however long the others take.
+    // Some of them never end their handshake, however long the others take.
     let options = Options {
         handshake_time: Duration::from_hours(1),
         ..Options::default()
@@ -58,10 +65,10 @@ fn a_thousand_idle_clients_cost_little_and_keep_nobody_out() {
         .expect("a fresh socket can be had");
     let connect = || UnixStream::connect(folder.path().join("s")).expect("the server listens");
     let before = resident_kib();
-    // Half of them have worked before they fell idle: what they used is given back.
+    // The others have worked before they fell idle: what they used is given back.
     let crowd: Vec<_> = (0..CROWD)
         .map(|nth| {
-            if nth % 2 == 0 {
+            if nth % 5 == 0 {
                 return Client::greet(connect(), FIXED);
             }
             let mut client = Client::enter(connect(), Form::Structured, "disk", &[]);
@@ -85,4 +92,55 @@ fn a_thousand_idle_clients_cost_little_and_keep_nobody_out() {
         }
     );
     drop((crowd, late));
+}
+
+const GREEDY: usize = 200;
+const REQUEST_LEN: u64 = 32 << 20;
+const REQUESTS_LEN: u64 = 16 << 20;
+
+/// Each has a request of 32 MiB under way that does not end: half of them never read what they
+/// asked for, half stop in the middle of what they write.
+#[test]
+fn greedy_clients_take_no_more_than_the_budget() {
+    let _alone = ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let disk = Arc::new(Memory::new(vec![1; REQUEST_LEN as usize]));
+    let options = Options {
+        requests_len: REQUESTS_LEN,
+        ..Options::default()
+    };
+    let server =
+        Server::start(Arc::new(Devices(vec![("disk", disk)])), options).expect("a server starts");
+    let folder = tempfile::TempDir::new().expect("a folder can be made");
+    server
+        .listen_unix(&folder.path().join("s"))
+        .expect("a fresh socket can be had");
+    let connect = || UnixStream::connect(folder.path().join("s")).expect("the server listens");
+    let before = resident_kib();
+    let half = vec![2; 3 << 20];
+    let crowd: Vec<_> = (0..GREEDY)
+        .map(|nth| {
+            let mut client = Client::enter(connect(), Form::Structured, "disk", &[]);
+            if nth % 2 == 0 {
+                for _ in 0..4 {
+                    client.send(0, READ, 0, REQUEST_LEN, b"");
+                }
+            } else {
+                client.send(0, WRITE, 0, REQUEST_LEN, &half);
+            }
+            client
+        })
+        .collect();
+    let mut honest = Client::enter(connect(), Form::Structured, "disk", &[]);
+    for len in [4096, 100_000, 4 << 20] {
+        assert_eq!(honest.call(0, READ, 0, len, b"").error, 0);
+    }
+    let grown = resident_kib() - before;
+    println!("{GREEDY} greedy clients: {grown} KiB");
+    // What every client may have of its own, and twice the budget for what the allocator keeps.
+    let allowed = GREEDY * 2 * KIB_PER_CLIENT_MAX + 2 * REQUESTS_LEN as usize / 1024;
+    assert!(grown < allowed, "{grown} KiB");
+    server.stop(Duration::ZERO);
+    drop((crowd, honest));
 }

@@ -160,12 +160,7 @@ impl Device for DiskDevice {
             Some(image) => snapshot(&self.store, image, since)?,
             None => return Err(no_snapshot(since)),
         };
-        self.store.changes(
-            &snapshot,
-            &self.disk,
-            range,
-            &mut out,
-        )?;
+        self.store.changes(&snapshot, &self.disk, range, &mut out)?;
         Ok(out.finish())
     }
 

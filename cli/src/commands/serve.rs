@@ -29,7 +29,9 @@ Example:
   vellum serve --listen 0.0.0.0:10809 --tls-certs /etc/pki/vellum --tls-verify-peer
   qemu-system-x86_64 -drive file='nbd+unix:///web?socket=/srv/images/nbd.sock',format=raw
 
-Images can be written, snapshots (IMAGE@SNAPSHOT) only read; all of a repository (--from REPO) only read. Started by systemd with sockets, it listens on those.")]
+Images can be written, by one client at a time; snapshots (IMAGE@SNAPSHOT) only read; all of \
+a repository (--from REPO) only read. With -v it says who comes and goes, what fails and what \
+takes long. Started by systemd with sockets, it listens on those.")]
 pub(crate) struct Args {
     /// Listen at this Unix socket [default: nbd.sock in the store's folder, unless --listen is
     /// there]

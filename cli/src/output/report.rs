@@ -5,6 +5,7 @@ use std::error::Error;
 
 use serde::Serialize;
 
+use super::Layout;
 use super::escape::visible;
 use crate::caller::Caller;
 use crate::failure::{Failure, USAGE_CODE};
@@ -19,7 +20,7 @@ struct ErrorMessage<'a> {
 }
 
 #[derive(Serialize)]
-struct WarningMessage<'a> {
+struct TextMessage<'a> {
     message_type: &'static str,
     message: &'a str,
 }
@@ -77,7 +78,7 @@ pub(crate) fn usage(caller: &Caller, text: &str, json: bool) {
 /// Tells of something that went wrong without being the end.
 pub(crate) fn warning(caller: &Caller, text: &str, json: bool) {
     if json {
-        let message = WarningMessage {
+        let message = TextMessage {
             message_type: "warning",
             message: text,
         };
@@ -90,6 +91,18 @@ pub(crate) fn warning(caller: &Caller, text: &str, json: bool) {
 /// Tells something beside the answer.
 pub(crate) fn notice(caller: &Caller, text: &str) {
     caller.say(&visible(text));
+}
+
+/// Tells something that happened, in one line.
+pub(crate) fn event(caller: &Caller, layout: Layout, text: &str) {
+    if layout == Layout::Human {
+        return notice(caller, text);
+    }
+    let message = TextMessage {
+        message_type: "event",
+        message: text,
+    };
+    show_json(caller, &message);
 }
 
 fn causes(error: &dyn Error) -> Vec<String> {

@@ -1,10 +1,14 @@
 //! Guests and programs on disks of the store: over NBD and as files, with the clients that people
 //! use, while commands go on.
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
-use crate::sandbox::{Run, Sandbox, VELLUM};
+use rustix::process::Signal;
+
+use crate::sandbox::{PATIENCE, Run, Sandbox, VELLUM, signal};
 use crate::server::Served;
 
 const DISK_LEN: usize = 16 << 20;
@@ -284,4 +288,131 @@ fn images_and_snapshots_are_files_while_they_are_mounted() {
     succeed(&sandbox, "cmp", &["mnt/images/web.raw", "disk.raw"]);
     server.stop();
     sandbox.run(["mount", "store"]).expect_error(1, "not empty");
+}
+
+/// A guest: `qemu-io` with a disk that it has written to, until dropped.
+struct Guest(Child);
+
+impl Guest {
+    fn start(sandbox: &Sandbox, uri: &str) -> Self {
+        let mut child = Command::new("qemu-io")
+            .args(["-f", "raw", uri])
+            .current_dir(sandbox.path(""))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("qemu-utils is there");
+        Self::ask(&mut child, "write -P 1 0 4k\nflush\n", "wrote 4096/4096");
+        Self(child)
+    }
+
+    /// Says `words`, and reads until a line has `expected` in it.
+    fn ask(child: &mut Child, words: &str, expected: &str) {
+        let stdin = child.stdin.as_mut().expect("it was asked for");
+        stdin.write_all(words.as_bytes()).expect("it listens");
+        stdin.flush().expect("it listens");
+        let stdout = child.stdout.as_mut().expect("it was asked for");
+        let mut reader = BufReader::with_capacity(1, stdout);
+        let mut line = String::new();
+        while !line.contains(expected) {
+            line.clear();
+            let len = reader.read_line(&mut line).expect("text");
+            assert!(len > 0, "it never said {expected:?}");
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_second_guest_of_an_image_does_not_start_and_readers_do() {
+    let sandbox = sandbox();
+    let server = Served::run(&sandbox, &["serve", "-v"]);
+    let uri = server.uri("web");
+    let mut first = Guest::start(&sandbox, &uri);
+    let write = ["-f", "raw", "-c", "write -P 2 4k 4k", &uri];
+    let second = client(&sandbox, "qemu-io", &write);
+    assert_ne!(second.code, Some(0), "{second:?}");
+    assert!(second.stderr.contains("Permission denied"), "{second:?}");
+    assert_ne!(
+        client(&sandbox, "nbdcopy", &["disk.raw", &uri]).code,
+        Some(0)
+    );
+    // Whoever only reads it is no guest.
+    succeed(&sandbox, "qemu-img", &["info", "-f", "raw", &uri]);
+    succeed(
+        &sandbox,
+        "qemu-io",
+        &["-r", "-f", "raw", "-c", "read -P 1 0 4k", &uri],
+    );
+    succeed(&sandbox, "nbdcopy", &[&uri, "out.raw"]);
+    succeed(&sandbox, "nbdinfo", &["--map", &uri]);
+    Guest::ask(&mut first.0, "write -P 3 0 4k\n", "wrote 4096/4096");
+    // Another image is another disk.
+    sandbox.succeed(["create", "other", "-b", "web@a"]);
+    succeed(&sandbox, "nbdcopy", &["other.raw", &server.uri("other")]);
+    drop(first);
+    // Its connection may outlive it by a moment.
+    let begun = Instant::now();
+    while client(&sandbox, "qemu-io", &write).code != Some(0) {
+        assert!(begun.elapsed() < PATIENCE, "the image stays taken");
+    }
+    let pid = server.child.id();
+    signal(&server.child, Signal::TERM);
+    let said = server.ended_saying();
+    for expected in [
+        "(qemu-io) of user ",
+        ": attached web, to write",
+        ": web can only be read: process ",
+        ": left web after ",
+        ": attached other, to write",
+    ] {
+        assert!(said.contains(expected), "{expected:?} is not in\n{said}");
+    }
+    let is_event =
+        |line: &str| line.starts_with("{\"message_type\":\"event\",\"message\":\"process ");
+    assert!(said.lines().all(is_event), "{pid}: {said}");
+}
+
+/// What live migration does: the target opens the disk while the source has it, and writes when the
+/// source has stopped.
+#[test]
+fn a_guest_that_moves_takes_its_image_along() {
+    let sandbox = sandbox();
+    let server = Served::run(&sandbox, &["serve", "--takeover"]);
+    let uri = server.uri("web");
+    let mut source = Guest::start(&sandbox, &uri);
+    let target = Guest::start(&sandbox, &uri);
+    Guest::ask(
+        &mut source.0,
+        "write -P 3 0 4k\n",
+        "write failed: Operation not permitted",
+    );
+    drop(source);
+    drop(target);
+    server.stop();
+    sandbox.succeed(["check", "--read-data"]);
+}
+
+/// Programs that only ask leave the store as it was: nothing is made, nothing is held.
+#[test]
+fn who_only_looks_changes_nothing() {
+    let sandbox = sandbox();
+    sandbox.succeed(["clone", "web", "gold"]);
+    sandbox.succeed(["modify", "gold", "--type", "multiattach"]);
+    let server = Served::start(&sandbox);
+    let before = sandbox.names();
+    succeed(&sandbox, "nbdinfo", &["--list", &server.uri("")]);
+    succeed(
+        &sandbox,
+        "nbdinfo",
+        &["--no-content", &server.uri("gold+one")],
+    );
+    assert_eq!(sandbox.names(), before);
+    server.stop();
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::sandbox::{PATIENCE, Run, Sandbox, signal};
+use crate::sandbox::{PATIENCE, Run, Sandbox, VELLUM, signal};
+use crate::server::Served;
 
 /// Long enough that work on it tells more of its progress than a pipe has room for.
 const DISK_LEN: usize = 128 << 20;
@@ -31,7 +32,7 @@ fn assert_begun_again(sandbox: &Sandbox, name: &str) {
 
 #[test]
 fn an_import_stopped_by_a_signal_leaves_no_image() {
-    for (number, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+    for (number, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let sandbox = Sandbox::new();
         sandbox.random_file("disk.raw", DISK_LEN, 1);
         let child = import_under_way(&sandbox, "disk.raw", "web");
@@ -243,4 +244,26 @@ fn who_asks_is_told_how_far_it_is() {
             .is_some_and(|line| line.contains("\"summary\"")),
         "{run:?}"
     );
+}
+
+/// A terminal that goes sends its hangup more than once.
+#[test]
+fn a_hangup_stops_a_server_in_order_unless_it_is_to_be_ignored() {
+    let sandbox = Sandbox::new();
+    sandbox.succeed(["create", "web", "1G"]);
+    let server = Served::start(&sandbox);
+    (0..3).for_each(|_| signal(&server.child, Signal::HUP));
+    server.ended();
+    assert!(!sandbox.path("store/nbd.sock").exists());
+    assert!(!sandbox.path("store/control").exists());
+
+    let script = "trap '' HUP; exec \"$0\" serve --json";
+    let server = Served::of(sandbox.command_line("sh", ["-c", script, VELLUM]));
+    signal(&server.child, Signal::HUP);
+    // It would have noticed by the time it has done a command.
+    sandbox.succeed(["snapshot", "take", "web@a"]);
+    std::thread::sleep(Duration::from_millis(300));
+    sandbox.succeed(["snapshot", "take", "web@b"]);
+    assert!(sandbox.path("store/nbd.sock").exists());
+    server.stop();
 }

@@ -10,6 +10,7 @@ mod full_disk;
 mod guests;
 mod healing;
 mod interruptions;
+mod limits;
 mod mistakes;
 mod report;
 mod sandbox;

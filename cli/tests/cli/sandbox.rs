@@ -58,7 +58,16 @@ impl Sandbox {
 
     /// The command, ready to run here.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(VELLUM);
+        self.command_line(VELLUM, args)
+    }
+
+    /// A program that runs the command, ready to run here.
+    pub(crate) fn command_line<S: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let mut command = Command::new(program);
         command
             .args(args)
             .current_dir(self.dir.path())

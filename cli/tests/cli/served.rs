@@ -275,7 +275,7 @@ fn a_signal_to_the_client_stops_its_command() {
     let sandbox = Sandbox::new();
     sandbox.random_file("disk.raw", DISK_LEN, 1);
     let server = Served::start(&sandbox);
-    for (number, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+    for (number, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let child = import_under_way(&sandbox);
         signal(&child, number);
         let run = finished(child);

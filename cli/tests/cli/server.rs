@@ -1,7 +1,7 @@
 //! A process that owns a sandbox's store and serves it.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 use rustix::process::Signal;
 
@@ -22,7 +22,11 @@ impl Served {
 
     /// Another command that serves.
     pub(crate) fn run(sandbox: &Sandbox, args: &[&str]) -> Self {
-        let mut command = sandbox.command(args.iter().chain(&["--json"]));
+        Self::of(sandbox.command(args.iter().chain(&["--json"])))
+    }
+
+    /// Something that becomes a server which answers in JSON.
+    pub(crate) fn of(mut command: Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -53,12 +57,17 @@ impl Served {
     }
 
     /// Requires that it ends by itself, in order.
-    pub(crate) fn ended(mut self) {
+    pub(crate) fn ended(self) {
+        assert_eq!(self.ended_saying(), "");
+    }
+
+    /// Requires that it ends by itself, in order. Returns what it complained about.
+    pub(crate) fn ended_saying(mut self) -> String {
+        // Read before it has ended: it may have more to say than a pipe takes.
+        let said = said(self.child.stderr.take());
         let code = self.child.wait().expect("it ends").code();
-        assert_eq!(
-            (code, said(self.child.stderr.take()).as_str()),
-            (Some(0), "")
-        );
+        assert_eq!(code, Some(0), "{said}");
+        said
     }
 
     pub(crate) fn kill(mut self) {

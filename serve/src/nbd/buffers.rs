@@ -2,7 +2,8 @@
 //!
 //! Small requests use a worker's own buffers. A large one borrows a buffer from the [`Pool`]; if
 //! none is left it goes on in small pieces. So clients that read nothing can make others slower,
-//! but cannot stop them, nor take more than the pool.
+//! but cannot stop them, nor take more than the pool. A connection's workers beyond the first are
+//! counted there too: each has buffers, and a stack.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,8 +15,13 @@ pub(super) const PIECE_LEN_SMALL: usize = 64 << 10;
 /// The bytes of one piece in a borrowed buffer: what `qemu-img convert` asks for at once, so that
 /// it stays one request to a device.
 pub(super) const PIECE_LEN_LARGE: usize = 2 << 20;
-/// Borrowed buffers at one time: 256 MiB, whatever the number of clients.
-const LEASE_COUNT_MAX: usize = 128;
+/// What a pool lends, where nobody says otherwise.
+pub(super) const REQUESTS_LEN: u64 = 256 << 20;
+/// Workers beyond the first of each connection, for all together: a thread each.
+const EXTRA_WORKER_COUNT_MAX: usize = 256;
+/// Of the pool's length, for each such worker: its buffers, what its stack has touched, and leave
+/// for the borrowed buffers to be most of it.
+const EXTRA_WORKER_LEN: u64 = 1 << 20;
 /// Buffers kept for the next: what two busy clients have under way.
 const FREE_COUNT_MAX: usize = 8;
 
@@ -61,19 +67,30 @@ impl Outgoing {
 }
 
 /// Large buffers for all connections of a server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pool {
     free: Mutex<Vec<Outgoing>>,
     leased: AtomicUsize,
+    leased_max: usize,
+    extra_workers: AtomicUsize,
+    extra_workers_max: usize,
 }
 
 impl Pool {
+    /// One that lends about `len` bytes.
+    pub(super) fn new(len: u64) -> Self {
+        Self {
+            free: Mutex::default(),
+            leased: AtomicUsize::new(0),
+            leased_max: (len / PIECE_LEN_LARGE as u64).max(1) as usize,
+            extra_workers: AtomicUsize::new(0),
+            extra_workers_max: EXTRA_WORKER_COUNT_MAX.min((len / EXTRA_WORKER_LEN) as usize),
+        }
+    }
+
     /// A buffer for a piece of [`PIECE_LEN_LARGE`], `None` if too many are in use.
     pub(super) fn lease(self: &Arc<Self>) -> Option<Lease> {
-        let more = |leased| (leased < LEASE_COUNT_MAX).then_some(leased + 1);
-        self.leased
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-            .ok()?;
+        more(&self.leased, self.leased_max)?;
         let buffer = self
             .free
             .lock()
@@ -84,6 +101,29 @@ impl Pool {
             pool: Arc::clone(self),
             buffer,
         })
+    }
+
+    /// A place for one more worker, if there is one.
+    pub(super) fn extra_worker(self: &Arc<Self>) -> Option<ExtraWorker> {
+        more(&self.extra_workers, self.extra_workers_max)?;
+        Some(ExtraWorker(Arc::clone(self)))
+    }
+}
+
+/// Counts one more, if there are less than `max`.
+fn more(counter: &AtomicUsize, max: usize) -> Option<usize> {
+    let more = |count| (count < max).then_some(count + 1);
+    counter
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+        .ok()
+}
+
+/// One worker more than the first of its connection; dropping it makes place for another.
+pub(super) struct ExtraWorker(Arc<Pool>);
+
+impl Drop for ExtraWorker {
+    fn drop(&mut self) {
+        self.0.extra_workers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -187,12 +227,18 @@ impl Input {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Input, LEASE_COUNT_MAX, Outgoing, Pool};
+    use super::{Input, Outgoing, Pool};
 
     #[test]
     fn the_pool_lends_no_more_than_its_limit_and_takes_back() {
-        let pool = Arc::new(Pool::default());
-        let leases: Vec<_> = (0..LEASE_COUNT_MAX)
+        let pool = Arc::new(Pool::new(32 << 20));
+        let workers: Vec<_> = (0..32)
+            .map(|_| pool.extra_worker().expect("below the limit"))
+            .collect();
+        assert!(pool.extra_worker().is_none());
+        drop(workers);
+        assert!(pool.extra_worker().is_some());
+        let leases: Vec<_> = (0..16)
             .map(|_| pool.lease().expect("below the limit"))
             .collect();
         assert!(pool.lease().is_none());

@@ -1,4 +1,4 @@
-//! One client's threads, from its first byte to its last.
+//! The threads of a client in an export, until it leaves.
 //!
 //! Workers take turns: who has the turn receives. As long as the device answers at once, one worker
 //! does everything itself, one request after the other, and sends replies together when no request
@@ -14,14 +14,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::Shutdown;
-use vellum_core::device::{Device, DeviceError};
+use vellum_core::device::Device;
 
 use super::buffers::{Input, Lease, Outgoing, PIECE_LEN_LARGE, PIECE_LEN_SMALL};
-use super::execution::{Execution, Sender};
-use super::handshake::{self, Channel, Entered};
+use super::execution::{Execution, Sender, WriteError};
 use super::server::{Membership, Shared};
 use super::transmission::{Job, Request, Transmission};
 use super::transport::{Outlet, Transport};
+use super::writers::WriteRight;
 
 /// Workers of one connection: enough to keep both a disk and a few cores busy; a client's queue is
 /// rarely deeper.
@@ -37,89 +37,49 @@ const LONG_LEN: u64 = 256 << 10;
 const COMPANY_MAX: usize = 8;
 /// How long a worker waits for a turn before it leaves.
 const LINGER: Duration = Duration::from_secs(2);
-/// The stack of a worker, touched only as far as a device's calls are deep.
-pub(super) const STACK_LEN: usize = 1 << 20;
+/// The stack of a worker, touched only as far as a device's calls are deep. It counts where
+/// addresses are limited.
+pub(super) const STACK_LEN: usize = 512 << 10;
 /// Idle connections keep buffers up to this; longer ones are given back.
 const KEPT_LEN_MAX: usize = PIECE_LEN_SMALL * 2 + 4096;
 
-/// Serves one client until it leaves, or is cut off.
-pub(super) fn serve(shared: &Arc<Shared>, transport: Arc<Transport>, membership: Membership) {
-    let mut input = Input::default();
-    let mut channel = Handshaking {
-        shared,
-        transport: &transport,
-    };
-    let entered = handshake::run(&mut channel, &*shared.exports, shared.policy, &mut input);
-    // Who leaves in the handshake, or is sent away, has been told what there is to tell.
-    let Ok(Some(Entered {
-        device,
-        transmission,
-    })) = entered
-    else {
-        return transport.say_goodbye();
-    };
-    if transport.take_time().is_err() {
-        return;
-    }
-    membership.entered();
-    let sender = Mutex::new(Box::new(Outlet(Arc::clone(&transport))) as Box<_>);
+/// A client that has entered an export. The fields are dropped in this order: the device is let go
+/// before the client counts as gone.
+pub(super) struct Guest {
+    pub(super) right: Option<WriteRight>,
+    pub(super) device: Arc<dyn Device>,
+    pub(super) transmission: Transmission,
+    pub(super) transport: Arc<Transport>,
+    pub(super) membership: Membership,
+}
+
+/// Serves a client until it leaves, or is cut off. What it has sent already is in `input`.
+pub(super) fn work(guest: Guest, shared: &Arc<Shared>, input: Input) {
+    let sender = Mutex::new(Box::new(Outlet(Arc::clone(&guest.transport))) as Box<_>);
     let turn = Mutex::new(Turn {
         state: TurnState::Free(input),
         waiting: 0,
         workers: 1,
     });
-    let (shared, slow) = (Arc::clone(shared), AtomicU32::new(0));
     let connection = Connection {
-        device,
-        transmission,
+        guest,
         sender,
         turn,
         passed: Condvar::new(),
-        slow,
-        transport,
-        shared,
-        _membership: membership,
+        slow: AtomicU32::new(0),
+        shared: Arc::clone(shared),
     };
     Arc::new(connection).work();
 }
 
-struct Handshaking<'a> {
-    shared: &'a Shared,
-    transport: &'a Transport,
-}
-
-impl Channel for Handshaking<'_> {
-    fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.transport.receive(into)
-    }
-
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.transport.send(bytes)
-    }
-
-    fn start_tls(&mut self) -> io::Result<()> {
-        let identity = self.shared.tls.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        self.transport.start_tls(&identity.config)
-    }
-
-    fn stopping(&self) -> bool {
-        self.shared.is_stopping()
-    }
-}
-
-/// A client in an export. The fields are dropped in this order: the device is let go before the
-/// client counts as gone.
 struct Connection {
-    device: Arc<dyn Device>,
-    transmission: Transmission,
+    guest: Guest,
     sender: Sender,
     turn: Mutex<Turn>,
     passed: Condvar,
     /// How many requests to come are expected to be slow.
     slow: AtomicU32,
-    transport: Arc<Transport>,
     shared: Arc<Shared>,
-    _membership: Membership,
 }
 
 struct Turn {
@@ -159,8 +119,19 @@ enum Payload {
     /// In the worker's buffer, so many bytes.
     Small(usize),
     Large(Lease),
-    /// The device has it already, in pieces, or has failed at one.
-    Written(Result<(), DeviceError>),
+    /// The device has it already, in pieces, or has failed at one; and how long that took.
+    Written(Result<(), WriteError>, Duration),
+}
+
+impl Payload {
+    /// How long the device has worked on it already.
+    fn took(&self) -> Duration {
+        if let Self::Written(_, took) = self {
+            *took
+        } else {
+            Duration::ZERO
+        }
+    }
 }
 
 impl Connection {
@@ -175,12 +146,12 @@ impl Connection {
                     self.judge_pace(started.elapsed());
                     if done.and_then(|()| self.send(&mut desk)).is_err() {
                         // Who receives finds it out at once.
-                        self.transport.shut(Shutdown::Both);
+                        self.guest.transport.shut(Shutdown::Both);
                     }
                 }
                 Ok(TurnEnd::Over) => self.end(),
                 Err(_) => {
-                    self.transport.shut(Shutdown::Both);
+                    self.guest.transport.shut(Shutdown::Both);
                     self.end();
                 }
             }
@@ -192,6 +163,7 @@ impl Connection {
     fn turn(&self, input: &mut Input, desk: &mut Desk) -> io::Result<TurnEnd> {
         loop {
             let Ok(next) = self
+                .guest
                 .transmission
                 .next(input.data(), self.shared.is_stopping())
             else {
@@ -251,8 +223,9 @@ impl Connection {
 
     fn run(&self, request: &Request, payload: &Payload, desk: &mut Desk) -> io::Result<()> {
         let execution = self.execution();
-        match (payload, request.job) {
-            (Payload::Written(done), Job::Write { durable, .. }) => {
+        let (begun, before) = (Instant::now(), payload.took());
+        let done = match (payload, request.job) {
+            (Payload::Written(done, _), Job::Write { durable, .. }) => {
                 execution.finish_write(request.address, done.clone(), durable, &mut desk.out);
                 Ok(())
             }
@@ -260,17 +233,25 @@ impl Connection {
             (Payload::Small(len), _) => {
                 execution.run(request, &desk.payload[..*len], &mut desk.out)
             }
-            (Payload::Written(_), _) => execution.run(request, &[], &mut desk.out),
+            (Payload::Written(..), _) => execution.run(request, &[], &mut desk.out),
+        };
+        let log = &self.guest.membership.log;
+        if log.is_heard() {
+            let failure = execution.take_failure();
+            log.request(request, before + begun.elapsed(), failure.as_deref());
         }
+        done
     }
 
     fn execution(&self) -> Execution<'_> {
-        Execution {
-            device: &*self.device,
-            transmission: &self.transmission,
-            pool: &self.shared.pool,
-            sender: &self.sender,
-        }
+        let shared = &self.shared;
+        Execution::new(
+            &*self.guest.device,
+            &self.guest.transmission,
+            &shared.pool,
+            &self.sender,
+        )
+        .with_right(self.guest.right.as_ref())
     }
 
     fn send(&self, desk: &mut Desk) -> io::Result<()> {
@@ -284,7 +265,7 @@ impl Connection {
         if desk.payload.capacity() + desk.out.capacity() > KEPT_LEN_MAX {
             *desk = Desk::default();
         }
-        let received = self.transport.receive(input.space())?;
+        let received = self.guest.transport.receive(input.space())?;
         input.arrived(received);
         Ok(received > 0)
     }
@@ -325,9 +306,7 @@ impl Connection {
             let (buffer, piece_len) = lease.as_mut().map_or((&mut own, PIECE_LEN_SMALL), |lease| {
                 (&mut **lease, PIECE_LEN_LARGE)
             });
-            return self
-                .write_pieces(offset, len, input, buffer.room(piece_len))
-                .map(Payload::Written);
+            return self.write_pieces(offset, len, input, buffer.room(piece_len));
         }
         Ok(lease.map_or(Payload::Small(0), Payload::Large))
     }
@@ -338,24 +317,27 @@ impl Connection {
         len: usize,
         input: &mut Input,
         buffer: &mut [u8],
-    ) -> io::Result<Result<(), DeviceError>> {
-        let (mut written, mut done) = (Ok(()), 0);
+    ) -> io::Result<Payload> {
+        let execution = self.execution();
+        let (mut written, mut took, mut done) = (Ok(()), Duration::ZERO, 0);
         while done < len {
             let piece = buffer.len().min(len - done);
             let piece = &mut buffer[..piece];
             let taken = input.take(piece);
             self.receive_exact(&mut piece[taken..])?;
             if written.is_ok() {
-                written = self.device.write_at(piece, offset + done as u64);
+                let begun = Instant::now();
+                written = execution.write_at(piece, offset + done as u64);
+                took += begun.elapsed();
             }
             done += piece.len();
         }
-        Ok(written)
+        Ok(Payload::Written(written, took))
     }
 
     fn receive_exact(&self, mut into: &mut [u8]) -> io::Result<()> {
         while !into.is_empty() {
-            let received = self.transport.receive(into)?;
+            let received = self.guest.transport.receive(into)?;
             if received == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -419,7 +401,7 @@ impl Connection {
     }
 
     fn start_worker(self: &Arc<Self>) -> bool {
-        let Some(place) = self.shared.extra_worker() else {
+        let Some(place) = self.shared.pool.extra_worker() else {
             return false;
         };
         let connection = Arc::clone(self);
@@ -447,7 +429,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.transport.say_goodbye();
-        self.transport.shut(Shutdown::Both);
+        self.guest.transport.say_goodbye();
+        self.guest.transport.shut(Shutdown::Both);
     }
 }

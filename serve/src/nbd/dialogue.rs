@@ -3,13 +3,14 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vellum_core::device::Exports;
+use vellum_core::device::{Device, Exports};
 
-use super::buffers::{Input, Outgoing, PIECE_LEN_SMALL, Pool};
+use super::buffers::{Input, Outgoing, PIECE_LEN_SMALL, Pool, REQUESTS_LEN};
 use super::execution::{Execution, Sender};
 use super::handshake::{self, Channel, Entered};
 use super::negotiation::Policy;
 use super::transmission::Job;
+use super::writers::WriteRight;
 
 /// What the server answers to a client that sends `input` and then nothing more. Without TLS.
 ///
@@ -39,17 +40,13 @@ pub fn dialogue(exports: &dyn Exports, input: &[u8]) -> Vec<u8> {
 }
 
 fn transmit(entered: &Entered, input: &[u8], sender: &Sender) -> io::Result<()> {
-    let pool = Arc::new(Pool::default());
+    let pool = Arc::new(Pool::new(REQUESTS_LEN));
     let Entered {
         device,
         transmission,
+        ..
     } = entered;
-    let execution = Execution {
-        device: &**device,
-        transmission,
-        pool: &pool,
-        sender,
-    };
+    let execution = Execution::new(&**device, transmission, &pool, sender);
     let (mut rest, mut out) = (input, Outgoing::default());
     while let Ok(Some((request, header_len))) = transmission.next(rest, false) {
         rest = &rest[header_len..];
@@ -107,4 +104,16 @@ impl Channel for Memory<'_> {
     fn stopping(&self) -> bool {
         false
     }
+
+    fn take_seat(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn give_seat_back(&mut self) {}
+
+    fn write_right(&mut self, _: &Arc<dyn Device>) -> Option<WriteRight> {
+        None
+    }
+
+    fn turned_away(&mut self, _: &str) {}
 }

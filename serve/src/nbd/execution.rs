@@ -1,28 +1,27 @@
-//! Doing what a request asks, and putting its reply in order. It decides nothing about what is
-//! allowed: that is `transmission`.
+//! Doing what a request asks, and putting its reply in order; `reads` has the replies with data. It
+//! decides nothing about what is allowed: that is `transmission`.
 //!
 //! A write is answered after the device has taken it, and a flush asks the device after that: so
 //! what was answered before a flush is durable when the flush is answered.
 
+use std::cell::RefCell;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
 
-use super::buffers::{Outgoing, PIECE_LEN_LARGE, PIECE_LEN_SMALL, Pool};
+use super::buffers::{Outgoing, Pool};
+use super::peer::Peer;
 use super::transmission::{Context, Job, Request, Transmission};
 use super::wire::{self, Address, CHUNK_DONE, Errno, Headers, chunk};
+use super::writers::WriteRight;
 
-/// Shorter reads do not ask where zeros are: sending them costs less than asking.
-const SPARSE_LEN_MIN: u32 = 64 << 10;
-/// Shorter stretches of zeros are sent as data: a chunk of their own would cost more.
-const HOLE_LEN_MIN: u64 = 32 << 10;
 /// Stretches told at once; clients ask again for the rest. 32 or 64 KiB of reply a context.
-const STRETCH_COUNT_MAX: usize = 4096;
+pub(super) const STRETCH_COUNT_MAX: usize = 4096;
 /// Replies that wait for company are sent when they are so many bytes.
-const COALESCED_LEN_MAX: usize = 64 << 10;
+pub(super) const COALESCED_LEN_MAX: usize = 64 << 10;
 /// Room for any header, with the offset behind it.
-const HEADER_LEN_MAX: usize = 40;
+pub(super) const HEADER_LEN_MAX: usize = 40;
 
 /// The way to a client. Who holds the lock sends whole messages.
 pub(super) type Sender = Mutex<Box<dyn Write + Send>>;
@@ -33,9 +32,39 @@ pub(super) struct Execution<'a> {
     pub(super) transmission: &'a Transmission,
     pub(super) pool: &'a Arc<Pool>,
     pub(super) sender: &'a Sender,
+    /// `None`: everybody may write.
+    right: Option<&'a WriteRight>,
+    /// Why the last request failed, in words, if it did.
+    failure: RefCell<Option<String>>,
 }
 
-impl Execution<'_> {
+impl<'a> Execution<'a> {
+    pub(super) fn new(
+        device: &'a dyn Device,
+        transmission: &'a Transmission,
+        pool: &'a Arc<Pool>,
+        sender: &'a Sender,
+    ) -> Self {
+        Self {
+            device,
+            transmission,
+            pool,
+            sender,
+            right: None,
+            failure: RefCell::new(None),
+        }
+    }
+
+    /// The same for a client that may write only with this right.
+    pub(super) fn with_right(self, right: Option<&'a WriteRight>) -> Self {
+        Self { right, ..self }
+    }
+
+    /// Why the last request failed, in words, if it did.
+    pub(super) fn take_failure(&self) -> Option<String> {
+        self.failure.take()
+    }
+
     /// Does `request` and puts its reply into `out`, sending when that is much. `payload` is a
     /// write's, else empty. An error: the connection is lost.
     pub(super) fn run(
@@ -50,7 +79,7 @@ impl Execution<'_> {
             Job::Write {
                 offset, durable, ..
             } => {
-                let done = self.device.write_at(payload, offset);
+                let done = self.write_at(payload, offset);
                 self.finish_write(address, done, durable, out);
             }
             Job::Zero {
@@ -58,7 +87,7 @@ impl Execution<'_> {
                 len,
                 durable,
             } => {
-                let done = self.device.write_zeroes(offset, len);
+                let done = self.writing(|| self.device.write_zeroes(offset, len));
                 self.finish_write(address, done, durable, out);
             }
             Job::Flush => self.finish_write(address, Ok(()), true, out),
@@ -77,25 +106,31 @@ impl Execution<'_> {
         }
     }
 
+    /// Writes a payload, or a piece of one.
+    pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), WriteError> {
+        self.writing(|| self.device.write_at(bytes, offset))
+    }
+
+    fn writing(&self, act: impl FnOnce() -> Result<(), DeviceError>) -> Result<(), WriteError> {
+        match self.right {
+            None => Ok(act()?),
+            Some(right) => Ok(right.write(act).map_err(WriteError::Held)??),
+        }
+    }
+
     /// Answers a write that the device has taken, or not: durably if asked.
     pub(super) fn finish_write(
         &self,
         address: Address,
-        done: Result<(), DeviceError>,
+        done: Result<(), WriteError>,
         durable: bool,
         out: &mut Outgoing,
     ) {
         let flush = durable && !self.transmission.read_only;
-        match done.and_then(|()| if flush { self.device.flush() } else { Ok(()) }) {
+        let flushed = || Ok(self.device.flush()?);
+        match done.and_then(|()| if flush { flushed() } else { Ok(()) }) {
             Ok(()) => self.put_done(address, out),
-            Err(error) => {
-                let errno = if error == DeviceError::OutOfRange {
-                    Errno::NoSpace
-                } else {
-                    errno(&error)
-                };
-                self.put_error(address, errno, &error.to_string(), None, out);
-            }
+            Err(error) => self.put_error(address, error.errno(), &error.to_string(), None, out),
         }
     }
 
@@ -111,206 +146,6 @@ impl Execution<'_> {
             .write_all(out.filled());
         out.clear();
         sent
-    }
-
-    fn read(
-        &self,
-        address: Address,
-        offset: u64,
-        len: u32,
-        whole: bool,
-        out: &mut Outgoing,
-    ) -> io::Result<()> {
-        if len as usize <= PIECE_LEN_SMALL {
-            return self.read_pieces(address, offset, len, whole, PIECE_LEN_SMALL, out);
-        }
-        let Some(mut lease) = self.pool.lease() else {
-            return self.read_pieces(address, offset, len, whole, PIECE_LEN_SMALL, out);
-        };
-        self.read_pieces(address, offset, len, whole, PIECE_LEN_LARGE, &mut lease)?;
-        self.send(&mut lease)
-    }
-
-    fn read_pieces(
-        &self,
-        address: Address,
-        offset: u64,
-        len: u32,
-        whole: bool,
-        piece_len: usize,
-        out: &mut Outgoing,
-    ) -> io::Result<()> {
-        if self.transmission.headers == Headers::Simple {
-            return self.read_simple(address.cookie, offset, len as usize, piece_len, out);
-        }
-        if whole && len as usize > piece_len {
-            self.put_error(
-                address,
-                Errno::Overflow,
-                "too long for one chunk now",
-                None,
-                out,
-            );
-            return Ok(());
-        }
-        let end = offset + u64::from(len);
-        if len < SPARSE_LEN_MIN {
-            self.read_data(address, offset, end, end, piece_len, out)
-                .map(|_| ())
-        } else {
-            self.read_sparse(address, offset, end, whole, piece_len, out)
-        }
-    }
-
-    /// A reply without chunks: if it is longer than a piece, a failure in the middle can only be
-    /// told by hanging up.
-    fn read_simple(
-        &self,
-        cookie: u64,
-        offset: u64,
-        len: usize,
-        piece_len: usize,
-        out: &mut Outgoing,
-    ) -> io::Result<()> {
-        let first_len = len.min(piece_len);
-        let room = out.room(16 + first_len);
-        if let Err(error) = self.device.read_at(&mut room[16..], offset) {
-            self.put_error(Address { cookie, offset }, errno(&error), "", None, out);
-            return Ok(());
-        }
-        wire::put_simple(room, 0, cookie);
-        out.commit(16 + first_len);
-        if first_len == len {
-            return Ok(());
-        }
-        let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut done = first_len;
-        sender.write_all(out.filled())?;
-        out.clear();
-        while done < len {
-            let room = out.room(piece_len.min(len - done));
-            self.device
-                .read_at(room, offset + done as u64)
-                .map_err(io::Error::other)?;
-            done += room.len();
-            sender.write_all(room)?;
-        }
-        Ok(())
-    }
-
-    /// Chunks of data and of zeros.
-    fn read_sparse(
-        &self,
-        address: Address,
-        offset: u64,
-        end: u64,
-        whole: bool,
-        piece_len: usize,
-        out: &mut Outgoing,
-    ) -> io::Result<()> {
-        let stretches = self.zeros_and_data(offset, end);
-        let one_data = [Stretch {
-            offset,
-            len: end - offset,
-            kind: false,
-        }];
-        let stretches = if whole && stretches.len() > 1 {
-            &one_data[..]
-        } else {
-            &stretches
-        };
-        for stretch in stretches {
-            let stretch_end = stretch.offset + stretch.len;
-            if stretch.kind {
-                let (done, headers) = (done_flag(stretch_end == end), self.transmission.headers);
-                let room = out.room(HEADER_LEN_MAX + 12);
-                let at = wire::put_chunk(room, headers, done, chunk::OFFSET_HOLE, address, 12);
-                room[at..at + 8].copy_from_slice(&stretch.offset.to_be_bytes());
-                room[at + 8..at + 12].copy_from_slice(&(stretch.len as u32).to_be_bytes());
-                out.commit(at + 12);
-            } else if !self.read_data(address, stretch.offset, stretch_end, end, piece_len, out)? {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// Chunks of data from `offset` to `data_end`, the last one marked if the read is done there.
-    /// `false`: it failed, the client knows.
-    fn read_data(
-        &self,
-        address: Address,
-        offset: u64,
-        data_end: u64,
-        end: u64,
-        piece_len: usize,
-        out: &mut Outgoing,
-    ) -> io::Result<bool> {
-        let mut offset = offset;
-        while offset < data_end {
-            if out.filled().len() >= COALESCED_LEN_MAX {
-                self.send(out)?;
-            }
-            let len = (data_end - offset).min(piece_len as u64) as usize;
-            let data_at = self.transmission.headers.reply_len() + 8;
-            let room = out.room(data_at + len);
-            if let Err(error) = self.device.read_at(&mut room[data_at..], offset) {
-                self.put_error(
-                    address,
-                    errno(&error),
-                    &error.to_string(),
-                    Some(offset),
-                    out,
-                );
-                return Ok(false);
-            }
-            let done = done_flag(offset + len as u64 == end);
-            let at = wire::put_chunk(
-                room,
-                self.transmission.headers,
-                done,
-                chunk::OFFSET_DATA,
-                address,
-                8 + len as u64,
-            );
-            room[at..data_at].copy_from_slice(&offset.to_be_bytes());
-            out.commit(data_at + len);
-            offset += len as u64;
-        }
-        Ok(true)
-    }
-
-    /// Where zeros are (`true`), gap-free. What is not known is data.
-    fn zeros_and_data(&self, offset: u64, end: u64) -> Vec<Stretch<bool>> {
-        let known = self
-            .device
-            .allocation(offset, end - offset, STRETCH_COUNT_MAX)
-            .unwrap_or_default();
-        let mut stretches: Vec<Stretch<bool>> = Vec::new();
-        let mut put = |stretch: Stretch<bool>| match stretches.last_mut() {
-            Some(last) if last.kind == stretch.kind => last.len += stretch.len,
-            _ => stretches.push(stretch),
-        };
-        let mut at = offset;
-        for zeros in joined(known.iter().map(|one| Stretch {
-            offset: one.offset,
-            len: one.len,
-            kind: one.kind != Allocation::Data,
-        })) {
-            put(Stretch {
-                kind: zeros.kind && zeros.len >= HOLE_LEN_MIN,
-                ..zeros
-            });
-            at = zeros.offset + zeros.len;
-        }
-        if at < end {
-            put(Stretch {
-                offset: at,
-                len: end - at,
-                kind: false,
-            });
-        }
-        stretches
     }
 
     fn status(&self, address: Address, offset: u64, len: u64, one: bool, out: &mut Outgoing) {
@@ -394,12 +229,12 @@ impl Execution<'_> {
                     [one.len, u64::from(one.kind)]
                         .map(u64::to_be_bytes)
                         .concat(),
-                )
+                );
             });
             chunk::BLOCK_STATUS_EXT
         } else {
             stretches.iter().for_each(|one| {
-                payload.extend([one.len as u32, one.kind].map(u32::to_be_bytes).concat())
+                payload.extend([one.len as u32, one.kind].map(u32::to_be_bytes).concat());
             });
             chunk::BLOCK_STATUS
         };
@@ -415,7 +250,7 @@ impl Execution<'_> {
     }
 
     /// Says that a request failed, `at` which byte if that is known.
-    fn put_error(
+    pub(super) fn put_error(
         &self,
         address: Address,
         errno: Errno,
@@ -423,6 +258,7 @@ impl Execution<'_> {
         at: Option<u64>,
         out: &mut Outgoing,
     ) {
+        self.failure.replace(Some(text.to_owned()));
         if self.transmission.headers == Headers::Simple {
             let len = wire::put_simple(out.room(HEADER_LEN_MAX), errno as u32, address.cookie);
             return out.commit(len);
@@ -440,7 +276,7 @@ impl Execution<'_> {
         self.put_payload(address, CHUNK_DONE, kind, &payload, out);
     }
 
-    fn put_payload(
+    pub(super) fn put_payload(
         &self,
         address: Address,
         flags: u16,
@@ -462,12 +298,32 @@ impl Execution<'_> {
     }
 }
 
-fn done_flag(last: bool) -> u16 {
+/// The reason why something was not written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum WriteError {
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Another client writes to the disk.
+    #[error("{0} writes to it, and only one client does")]
+    Held(Peer),
+}
+
+impl WriteError {
+    fn errno(&self) -> Errno {
+        match self {
+            Self::Device(DeviceError::OutOfRange) => Errno::NoSpace,
+            Self::Device(error) => errno(error),
+            Self::Held(_) => Errno::Permission,
+        }
+    }
+}
+
+pub(super) fn done_flag(last: bool) -> u16 {
     if last { CHUNK_DONE } else { 0 }
 }
 
 /// Neighbours of one kind become one.
-fn joined<K: PartialEq>(stretches: impl Iterator<Item = Stretch<K>>) -> Vec<Stretch<K>> {
+pub(super) fn joined<K: PartialEq>(stretches: impl Iterator<Item = Stretch<K>>) -> Vec<Stretch<K>> {
     let mut joined: Vec<Stretch<K>> = Vec::new();
     for stretch in stretches {
         match joined.last_mut() {
@@ -487,7 +343,7 @@ fn allocation_flags(kind: Allocation) -> u32 {
     }
 }
 
-fn errno(error: &DeviceError) -> Errno {
+pub(super) fn errno(error: &DeviceError) -> Errno {
     match error {
         DeviceError::ReadOnly => Errno::Permission,
         DeviceError::OutOfRange => Errno::Invalid,

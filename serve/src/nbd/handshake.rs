@@ -9,6 +9,7 @@ use super::buffers::Input;
 use super::negotiation::{Action, Entry, Negotiation, Opened, Policy, Question, Step, Wish};
 use super::transmission::Transmission;
 use super::wire;
+use super::writers::WriteRight;
 
 /// A client, as far as a handshake sees it.
 pub(super) trait Channel {
@@ -20,10 +21,20 @@ pub(super) trait Channel {
     fn start_tls(&mut self) -> io::Result<()>;
     /// Whether the server is about to end.
     fn stopping(&self) -> bool;
+    /// Waits for a seat in an export. An error, for people: there is none.
+    fn take_seat(&mut self) -> Result<(), String>;
+    /// The client does not get what it wanted the seat for.
+    fn give_seat_back(&mut self);
+    /// The client's part in writing to a disk. `None`: everybody may write to it.
+    fn write_right(&mut self, device: &Arc<dyn Device>) -> Option<WriteRight>;
+    /// The client is refused an export, or let go.
+    fn turned_away(&mut self, why: &str);
 }
 
-/// An export that a client has entered.
+/// An export that a client has entered. The right to write goes before the device.
 pub(super) struct Entered {
+    pub(super) name: String,
+    pub(super) right: Option<WriteRight>,
     pub(super) device: Arc<dyn Device>,
     pub(super) transmission: Transmission,
 }
@@ -41,7 +52,6 @@ pub(super) fn run(
         exports,
         intent: intent(policy),
         negotiation: Negotiation::new(policy),
-        kept: None,
     };
     loop {
         let step = handshake
@@ -69,12 +79,14 @@ pub(super) fn run(
                 channel.start_tls()?;
                 handshake.negotiation.secured();
             }
-            Action::Open(wish) => match handshake.open(&wish) {
+            Action::Open(wish) => match handshake.open(channel, &wish) {
                 (Entry::Closed, _) => return Ok(None),
                 (Entry::Refused(bytes), _) => channel.send(&bytes)?,
-                (Entry::Started(bytes, transmission), device) => {
+                (Entry::Started(bytes, transmission), opened) => {
                     channel.send(&bytes)?;
-                    return Ok(device.map(|device| Entered {
+                    return Ok(opened.map(|(device, right)| Entered {
+                        name: wish.name,
+                        right,
                         device,
                         transmission,
                     }));
@@ -97,8 +109,6 @@ struct Handshake<'a> {
     exports: &'a dyn Exports,
     intent: Intent,
     negotiation: Negotiation,
-    /// Opened to name its contexts, kept so that entering it needs no second opening.
-    kept: Option<Arc<dyn Device>>,
 }
 
 impl Handshake<'_> {
@@ -119,33 +129,53 @@ impl Handshake<'_> {
         }
     }
 
-    fn comparable(&mut self, name: &str) -> Result<Vec<String>, OpenError> {
-        let device = self.exports.open(name, self.intent)?;
-        let comparable = device.comparable();
-        self.kept = Some(device);
-        Ok(comparable)
+    /// Who only asks for names is no guest.
+    fn comparable(&self, name: &str) -> Result<Vec<String>, OpenError> {
+        Ok(self.exports.open(name, Intent::Look)?.comparable())
     }
 
     fn no_contexts(&self, name: &str) -> Result<Vec<String>, OpenError> {
         self.exports.info(name).map(|_| Vec::new())
     }
 
-    fn open(&mut self, wish: &Wish) -> (Entry, Option<Arc<dyn Device>>) {
-        let opened = self
-            .exports
-            .info(&wish.name)
-            .and_then(|info| Ok((info, self.exports.open(&wish.name, self.intent)?)));
+    fn open(
+        &mut self,
+        channel: &mut dyn Channel,
+        wish: &Wish,
+    ) -> (Entry, Option<(Arc<dyn Device>, Option<WriteRight>)>) {
+        let opened = self.exports.info(&wish.name).and_then(|info| {
+            channel.take_seat().map_err(OpenError::Refused)?;
+            let device = self.exports.open(&wish.name, self.intent);
+            let device = device.inspect_err(|_| channel.give_seat_back())?;
+            Ok((info, device))
+        });
         match opened {
-            Err(error) => (self.negotiation.opened(wish, Err(error)), None),
+            Err(error) => {
+                channel.turned_away(&error.to_string());
+                (self.negotiation.opened(wish, Err(error)), None)
+            }
             Ok((mut info, device)) => {
                 // The device knows better than a list what it is by now.
                 info.len = device.len();
                 info.read_only = device.is_read_only();
+                let mut right = None;
+                if !info.read_only && self.intent != Intent::Read {
+                    right = channel.write_right(&device);
+                }
+                if let Some(holder) = right.as_ref().and_then(WriteRight::holder) {
+                    channel.turned_away(&format!(
+                        "{} can only be read: {holder} writes to it",
+                        wish.name
+                    ));
+                    info.read_only = true;
+                    right = None;
+                }
                 let opened = Opened {
                     info,
                     preferred_len: device.preferred_len(),
                 };
-                (self.negotiation.opened(wish, Ok(opened)), Some(device))
+                let entry = self.negotiation.opened(wish, Ok(opened));
+                (entry, Some((device, right)))
             }
         }
     }

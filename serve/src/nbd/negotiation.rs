@@ -15,8 +15,9 @@ use super::wire::{
 /// Longer options are answered with an error, their bytes skipped. The longest useful one selects
 /// contexts: a name and some queries.
 pub(super) const OPTION_LEN_MAX: usize = 32 << 10;
-/// A read or write of more bytes is refused: what all clients assume if nothing is said.
-pub(super) const REQUEST_LEN_MAX: u32 = 32 << 20;
+/// The longest read or write that clients are told of, if they ask: what all of them assume if
+/// nothing is said. What is served beyond that is in `transmission`.
+pub(super) const REQUEST_LEN_TOLD: u32 = 32 << 20;
 /// What INFO calls the preferred block size: it opens no device that could be asked.
 const PREFERRED_LEN_UNOPENED: u32 = 4096;
 const ALLOCATION_CONTEXT: &str = "base:allocation";
@@ -484,14 +485,14 @@ impl Negotiation {
             // The protocol wants a power of two from 512 to the largest request.
             let preferred = opened
                 .preferred_len
-                .clamp(512, REQUEST_LEN_MAX)
+                .clamp(512, REQUEST_LEN_TOLD)
                 .next_power_of_two();
             put(
                 info::BLOCK_SIZE,
                 &[
                     &1_u32.to_be_bytes(),
                     &preferred.to_be_bytes(),
-                    &REQUEST_LEN_MAX.to_be_bytes(),
+                    &REQUEST_LEN_TOLD.to_be_bytes(),
                 ],
             );
         }

@@ -1,11 +1,10 @@
 //! All clients of a server, from the first to a bounded end.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -14,15 +13,18 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::Shutdown;
 use vellum_core::device::Exports;
 
-use super::buffers::Pool;
-use super::connection;
+use super::buffers::{Pool, REQUESTS_LEN};
+use super::client_log::{ClientLog, Report};
+use super::connection::STACK_LEN;
+use super::entrance;
 use super::negotiation::Policy;
+use super::peer::Peer;
+use super::seats::{Room, SeatLimits, Seating, Seats};
 use super::socket::Listening;
 use super::tls::Identity;
 use super::transport::Transport;
+use super::writers::Writers;
 
-/// Workers beyond the first of each connection, for all together: a thread each.
-const EXTRA_WORKER_COUNT_MAX: usize = 256;
 /// How long cut-off connections get to notice it. Only a call into a device can take longer.
 const CUT_TIME: Duration = Duration::from_secs(1);
 /// More grace than anybody waits for, and a time that every clock can add.
@@ -58,27 +60,42 @@ pub enum ServeError {
 }
 
 /// How a server serves.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// With an identity every client must start TLS first, on every socket; without, there is none.
     pub tls: Option<Identity>,
     /// No client may write, whatever the exports allow.
     pub read_only: bool,
-    /// Clients served at once, at least 1; more wait until one leaves. With 1, clients are told not
-    /// to open several connections.
+    /// Who writes last to an export is its writer, and the one before is refused from then on;
+    /// otherwise it is who wrote first, for as long as it stays.
+    pub takeover: bool,
+    /// Clients in exports at once, at least 1, and at most half of [`Options::sockets_max`]; more
+    /// wait for a while until one leaves. With 1, clients are told not to open several connections.
     pub clients_max: usize,
+    /// Sockets of clients at once, those included that have not chosen an export yet.
+    pub sockets_max: usize,
     /// A client that has not chosen an export after this is cut off.
     pub handshake_time: Duration,
+    /// Memory for requests of more than 64 KiB, for all clients together. Where it is used up,
+    /// requests go on in small pieces.
+    pub requests_len: u64,
+    /// Is told in a line of each client that comes and leaves, of requests that fail, and of slow
+    /// ones.
+    pub report: Option<Report>,
 }
 
 impl Default for Options {
-    /// No TLS, writable, 1,024 clients, 30 seconds.
+    /// No TLS, writable, 1,024 clients on 4,096 sockets, 30 seconds, 256 MiB, silent.
     fn default() -> Self {
         Self {
             tls: None,
             read_only: false,
+            takeover: false,
             clients_max: 1024,
+            sockets_max: 4096,
             handshake_time: Duration::from_secs(30),
+            requests_len: REQUESTS_LEN,
+            report: None,
         }
     }
 }
@@ -89,22 +106,22 @@ pub(super) struct Shared {
     pub(super) policy: Policy,
     pub(super) tls: Option<Identity>,
     pub(super) pool: Arc<Pool>,
+    pub(super) writers: Arc<Writers>,
+    report: Option<Report>,
     clients_max: usize,
     handshake_time: Duration,
     stopping: AtomicBool,
-    extra_workers: AtomicUsize,
     clients: Mutex<Clients>,
-    /// A client came or left, or the server stops.
+    /// A client came, took a seat or left, or the server stops.
     changed: Condvar,
     stop: OwnedFd,
 }
 
-#[derive(Default)]
 struct Clients {
-    connected: HashMap<u64, Arc<Transport>>,
-    next_id: u64,
+    seats: Seats,
     /// Whether one that had entered an export has left.
     left: bool,
+    listener_count: usize,
 }
 
 impl Shared {
@@ -112,98 +129,127 @@ impl Shared {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// A place for one more worker, if there is one.
-    pub(super) fn extra_worker(self: &Arc<Self>) -> Option<ExtraWorker> {
-        let more = |count| (count < EXTRA_WORKER_COUNT_MAX).then_some(count + 1);
-        self.extra_workers
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-            .ok()?;
-        Some(ExtraWorker(Arc::clone(self)))
-    }
-
     fn clients(&self) -> MutexGuard<'_, Clients> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves one more client, as soon as there is a place. `false`: the server stops.
-    fn admit(self: &Arc<Self>, socket: OwnedFd) -> bool {
-        let full = |clients: &mut Clients| {
-            clients.connected.len() >= self.clients_max && !self.is_stopping()
-        };
-        let mut clients = self
-            .changed
-            .wait_while(self.clients(), full)
-            .unwrap_or_else(PoisonError::into_inner);
+    /// The clients, after one came or left, or `time` is over.
+    fn wait<'a>(
+        &self,
+        clients: MutexGuard<'a, Clients>,
+        time: Duration,
+    ) -> MutexGuard<'a, Clients> {
+        let waited = self.changed.wait_timeout(clients, time);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Waits until one more client of `listener` can be taken. `false`: the server stops.
+    fn await_room(&self, listener: usize) -> bool {
+        let mut clients = self.clients();
+        while !self.is_stopping() {
+            match clients.seats.make_room(listener, Instant::now()) {
+                Room::Free => return true,
+                Room::Given(transport) => transport.shut(Shutdown::Both),
+                Room::After(time) => clients = self.wait(clients, time),
+            }
+        }
+        false
+    }
+
+    /// Begins to serve one more client. `false`: the server stops.
+    fn admit(self: &Arc<Self>, socket: OwnedFd, listener: usize) -> bool {
+        let (now, peer) = (Instant::now(), Peer::of(&socket));
+        let deadline = now + self.handshake_time;
+        let transport = Arc::new(Transport::new(socket, deadline));
+        let mut clients = self.clients();
         // Under the lock: `stop` either sees this client or has been seen here.
         if self.is_stopping() {
             return false;
         }
-        let transport = Arc::new(Transport::new(socket, Instant::now() + self.handshake_time));
-        let id = clients.next_id;
-        clients.next_id += 1;
-        clients.connected.insert(id, Arc::clone(&transport));
+        let id = clients
+            .seats
+            .admit(Arc::clone(&transport), peer.clone(), listener, now);
         drop(clients);
         let membership = Membership {
+            log: ClientLog::new(self.report.clone(), &peer),
+            peer,
             shared: Arc::clone(self),
             id,
+            // The client is told while it still listens.
+            seat_deadline: now + self.handshake_time / 10 * 9,
             entered: AtomicBool::new(false),
         };
         let shared = Arc::clone(self);
-        let serve = move || connection::serve(&shared, transport, membership);
+        let serve = move || entrance::serve(&shared, transport, membership);
         // Without a thread the client is dropped, and sees the connection closed.
         let _ = thread::Builder::new()
             .name("nbd-client".to_owned())
-            .stack_size(connection::STACK_LEN)
+            .stack_size(STACK_LEN)
             .spawn(serve);
         true
     }
 
-    fn accept_all(self: &Arc<Self>, listening: &Listening) {
-        while listening
-            .accept(self.stop.as_fd())
-            .is_some_and(|socket| self.admit(socket))
+    fn accept_all(self: &Arc<Self>, listening: &Listening, listener: usize) {
+        while self.await_room(listener)
+            && listening
+                .accept(self.stop.as_fd())
+                .is_some_and(|socket| self.admit(socket, listener))
         {}
     }
 
     /// Waits until no client is connected, at most until `deadline`. Returns how many are.
     fn wait_gone(&self, deadline: Instant) -> usize {
         let time = deadline.saturating_duration_since(Instant::now());
-        let connected = |clients: &mut Clients| !clients.connected.is_empty();
+        let connected = |clients: &mut Clients| !clients.seats.is_empty();
         let waited = self
             .changed
             .wait_timeout_while(self.clients(), time, connected);
-        waited
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .connected
-            .len()
+        waited.unwrap_or_else(PoisonError::into_inner).0.seats.len()
     }
 
     fn shut_all(&self, how: Shutdown) {
         self.clients()
-            .connected
-            .values()
+            .seats
+            .transports()
             .for_each(|transport| transport.shut(how));
-    }
-}
-
-/// One worker more than the first of its connection; dropping it makes place for another.
-pub(super) struct ExtraWorker(Arc<Shared>);
-
-impl Drop for ExtraWorker {
-    fn drop(&mut self) {
-        self.0.extra_workers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// That a client is connected; dropping it says that it has left.
 pub(super) struct Membership {
+    pub(super) log: ClientLog,
+    pub(super) peer: Peer,
     shared: Arc<Shared>,
     id: u64,
+    seat_deadline: Instant,
     entered: AtomicBool,
 }
 
 impl Membership {
+    /// Waits for a seat for this client. An error, for people: there is none in time.
+    pub(super) fn take_seat(&self) -> Result<(), String> {
+        let mut clients = self.shared.clients();
+        loop {
+            let why = match clients.seats.take(self.id) {
+                Seating::Taken => return Ok(()),
+                Seating::Gone => return Err("this client was given up for another".to_owned()),
+                Seating::Full => format!("all {} seats are taken", self.shared.clients_max),
+                Seating::ShareUsed => "this client has as many seats as one client gets".to_owned(),
+            };
+            let left = self.seat_deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.shared.is_stopping() {
+                return Err(why);
+            }
+            clients = self.shared.wait(clients, left);
+        }
+    }
+
+    /// The client did not get what it wanted the seat for.
+    pub(super) fn give_seat_back(&self) {
+        self.shared.clients().seats.give_back(self.id);
+        self.shared.changed.notify_all();
+    }
+
     /// The client has entered an export.
     pub(super) fn entered(&self) {
         self.entered.store(true, Ordering::Relaxed);
@@ -212,8 +258,9 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
+        self.log.left();
         let mut clients = self.shared.clients();
-        clients.connected.remove(&self.id);
+        clients.seats.leave(self.id);
         clients.left |= self.entered.load(Ordering::Relaxed);
         drop(clients);
         self.shared.changed.notify_all();
@@ -250,7 +297,8 @@ pub struct Server {
 impl Server {
     /// A server for `exports` that listens nowhere yet. An error: the system refuses a descriptor.
     pub fn start(exports: Arc<dyn Exports>, options: Options) -> Result<Self, ServeError> {
-        let clients_max = options.clients_max.max(1);
+        let limits = SeatLimits::new(options.clients_max, options.sockets_max);
+        let clients_max = limits.clients_max();
         let policy = Policy {
             tls_required: options.tls.is_some(),
             read_only: options.read_only,
@@ -262,12 +310,17 @@ impl Server {
             exports,
             policy,
             tls: options.tls,
-            pool: Arc::default(),
+            pool: Arc::new(Pool::new(options.requests_len)),
+            writers: Arc::new(Writers::new(options.takeover)),
+            report: options.report,
             clients_max,
             handshake_time: options.handshake_time,
             stopping: AtomicBool::new(false),
-            extra_workers: AtomicUsize::new(0),
-            clients: Mutex::default(),
+            clients: Mutex::new(Clients {
+                seats: Seats::new(limits),
+                left: false,
+                listener_count: 0,
+            }),
             changed: Condvar::new(),
             stop,
         };
@@ -308,8 +361,13 @@ impl Server {
         if self.shared.is_stopping() {
             return Err(ServeError::Stopping);
         }
+        let listener = {
+            let mut clients = self.shared.clients();
+            clients.listener_count += 1;
+            clients.listener_count
+        };
         let shared = Arc::clone(&self.shared);
-        let accept = move || shared.accept_all(&listening);
+        let accept = move || shared.accept_all(&listening, listener);
         acceptors.push(
             thread::Builder::new()
                 .name("nbd-accept".to_owned())
@@ -321,7 +379,13 @@ impl Server {
     /// How many clients are connected.
     #[must_use]
     pub fn client_count(&self) -> usize {
-        self.shared.clients().connected.len()
+        self.shared.clients().seats.len()
+    }
+
+    /// How many clients may be in exports at once: what was asked for, or what descriptors allow.
+    #[must_use]
+    pub fn clients_max(&self) -> usize {
+        self.shared.clients_max
     }
 
     /// Waits until some client has entered an export and none is connected any more, the server
@@ -335,7 +399,7 @@ impl Server {
             if self.shared.is_stopping() {
                 return Left::Stopping;
             }
-            if clients.left && clients.connected.is_empty() {
+            if clients.left && clients.seats.is_empty() {
                 return Left::All;
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));

@@ -4,14 +4,17 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{
+    AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, linkat, renameat_with, statat,
+    unlinkat,
+};
 use rustix::net::sockopt::{
     set_socket_keepalive, set_tcp_nodelay, socket_acceptconn, socket_domain, socket_type,
 };
@@ -28,6 +31,8 @@ const BACKLOG: i32 = 128;
 /// is done.
 const LOCK_TRIES: u32 = 50;
 const LOCK_WAIT: Duration = Duration::from_millis(20);
+/// A socket's name before it listens, in the folder of its own.
+const NEW_NAME: &str = ".vellum-socket.new";
 /// After a refusal of the system (no descriptors, no memory) it is asked again after this.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -61,7 +66,8 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 impl Listening {
     /// A Unix socket at `path` that only this user may connect to. A dead server's is replaced; a
-    /// live one's, or any other file, is refused.
+    /// live one's, or any other file, is refused. The socket listens before it has this name: who
+    /// sees the name can connect.
     pub(super) fn unix(path: &Path) -> Result<Self, ServeError> {
         let failed = |error: io::Error| ServeError::Listen(path.display().to_string(), error);
         let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
@@ -71,19 +77,22 @@ impl Listening {
         // The file gets the socket's own mode, so there is no moment in which others could connect.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)
             .map_err(|error| failed(error.into()))?;
-        let _starting = lock_folder(path).map_err(failed)?;
+        let folder = lock_folder(path).map_err(failed)?;
         if fs::symlink_metadata(path).is_ok() {
             replace_dead(path, &address)?;
         }
-        bind(&socket, &address).map_err(|error| failed(error.into()))?;
-        let file = SocketFile {
-            path: path.to_owned(),
-            identity: identity(path).map_err(failed)?,
-        };
-        listen(&socket, BACKLOG).map_err(|error| failed(error.into()))?;
+        // A short name, however long the folder's is; only one server at a time uses it.
+        let new = format!("/proc/self/fd/{}/{NEW_NAME}", folder.as_raw_fd());
+        remove_new(&folder).map_err(failed)?;
+        let new_address = SocketAddrUnix::new(new).map_err(|error| failed(error.into()))?;
+        bind(&socket, &new_address).map_err(|error| failed(error.into()))?;
+        let file = give_name(&socket, &folder, path).inspect_err(|_| {
+            // It is removed by the next server, too.
+            let _ = remove_new(&folder);
+        });
         Ok(Self {
             socket,
-            _file: Some(file),
+            _file: Some(file.map_err(failed)?),
         })
     }
 
@@ -151,6 +160,32 @@ impl Listening {
             }
         }
     }
+}
+
+fn remove_new(folder: &OwnedFd) -> io::Result<()> {
+    match unlinkat(folder, NEW_NAME, AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Lets the new socket in `folder` listen, and be found at `path`. What has come there since is
+/// left alone.
+fn give_name(socket: &OwnedFd, folder: &OwnedFd, path: &Path) -> io::Result<SocketFile> {
+    listen(socket, BACKLOG)?;
+    let new = statat(folder, NEW_NAME, AtFlags::SYMLINK_NOFOLLOW)?;
+    match renameat_with(folder, NEW_NAME, CWD, path, RenameFlags::NOREPLACE) {
+        // A file system that cannot keep what is there while it renames.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            linkat(folder, NEW_NAME, CWD, path, AtFlags::empty())?;
+            remove_new(folder)?;
+        }
+        renamed => renamed?,
+    }
+    Ok(SocketFile {
+        path: path.to_owned(),
+        identity: (new.st_dev, new.st_ino),
+    })
 }
 
 /// Small replies go out at once, and a client whose machine has vanished is noticed some day. Unix

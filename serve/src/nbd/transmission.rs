@@ -1,7 +1,16 @@
 //! What a request may ask of an export that was agreed on. Pure: it decides, `execution` does.
+//!
+//! A client that asks is told of requests of 32 MiB at most. One that does not ask may send longer
+//! ones, and some do: as no request is ever whole in memory, they are served as far as other
+//! servers do, and further where a reply has chunks.
 
-use super::negotiation::REQUEST_LEN_MAX;
 use super::wire::{self, Address, BadMagic, Errno, Headers, RawRequest, command, command_flag};
+
+/// The longest write, and read in one piece: what nbdkit takes. A client that means to send more is
+/// broken.
+const WHOLE_LEN_MAX: u64 = 64 << 20;
+/// The longest read whose reply has chunks.
+const READ_LEN_MAX: u64 = u32::MAX as u64;
 
 /// What BLOCK_STATUS can tell. Its number on the wire is its place among the contexts selected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,10 +126,11 @@ impl Transmission {
         match raw.command {
             command::READ => {
                 self.check_range(raw, Errno::Invalid)?;
+                let whole = raw.flags & command_flag::DF != 0;
                 Ok(Job::Read {
                     offset,
-                    len: moved_len(len)?,
-                    whole: raw.flags & command_flag::DF != 0,
+                    len: self.read_len(len, whole)?,
+                    whole,
                 })
             }
             command::WRITE => {
@@ -128,7 +138,7 @@ impl Transmission {
                 self.check_range(raw, Errno::NoSpace)?;
                 Ok(Job::Write {
                     offset,
-                    len: moved_len(len)?,
+                    len: moved_len(len, WHOLE_LEN_MAX, Errno::Invalid)?,
                     durable,
                 })
             }
@@ -187,6 +197,15 @@ impl Transmission {
         }
     }
 
+    /// A reply without chunks says before its first byte whether all of it can be read.
+    fn read_len(&self, len: u64, whole: bool) -> Result<u32, (Errno, &'static str)> {
+        match self.headers {
+            Headers::Simple => moved_len(len, WHOLE_LEN_MAX, Errno::Invalid),
+            _ if whole => moved_len(len, WHOLE_LEN_MAX, Errno::Overflow),
+            _ => moved_len(len, READ_LEN_MAX, Errno::Overflow),
+        }
+    }
+
     fn check_writable(&self) -> Result<(), (Errno, &'static str)> {
         if self.read_only {
             Err((Errno::Permission, "the export can only be read"))
@@ -212,11 +231,9 @@ impl Transmission {
 }
 
 /// The length of a request that moves bytes.
-fn moved_len(len: u64) -> Result<u32, (Errno, &'static str)> {
-    let len = u32::try_from(len)
-        .ok()
-        .filter(|len| *len <= REQUEST_LEN_MAX);
-    len.ok_or((Errno::Invalid, "the request is longer than 32 MiB"))
+fn moved_len(len: u64, max: u64, too_long: Errno) -> Result<u32, (Errno, &'static str)> {
+    let fits = u32::try_from(len).ok().filter(|_| len <= max);
+    fits.ok_or((too_long, "the request is too long"))
 }
 
 #[cfg(test)]

@@ -336,6 +336,15 @@ impl<S: Read + Write> Client<S> {
         reply
     }
 
+    /// The error of a read from the start that may fail.
+    pub(crate) fn call_failing(&mut self, len: u64) -> u32 {
+        let cookie = self.send(0, READ, 0, len, b"");
+        // Without chunks nothing follows an error.
+        let reply = self.reply(0);
+        assert_eq!(reply.cookie, cookie);
+        reply.error
+    }
+
     /// The next reply, all its chunks. `read_len`: how many bytes follow a simple reply without
     /// error.
     pub(crate) fn reply(&mut self, read_len: usize) -> Reply {

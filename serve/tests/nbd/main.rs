@@ -6,6 +6,8 @@ mod clients;
 mod hostile;
 mod memory;
 mod protocol;
+mod seats;
 mod stopping;
 mod tls;
 mod world;
+mod writers;

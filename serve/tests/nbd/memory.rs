@@ -1,6 +1,6 @@
 //! A device that is plain bytes, with faults that can be switched on.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
 use vellum_core::device::{
@@ -34,6 +34,7 @@ pub(crate) struct Memory {
     durable: RwLock<Vec<u8>>,
     base: Vec<u8>,
     read_only: bool,
+    shareable: AtomicBool,
     fault: Mutex<Fault>,
     fault_changed: Condvar,
     read_count: AtomicUsize,
@@ -49,6 +50,7 @@ impl Memory {
             base: bytes.clone(),
             bytes: RwLock::new(bytes),
             read_only: false,
+            shareable: AtomicBool::new(false),
             fault: Mutex::new(Fault::None),
             fault_changed: Condvar::new(),
             read_count: AtomicUsize::new(0),
@@ -62,6 +64,11 @@ impl Memory {
             read_only: true,
             ..Self::new(bytes)
         }
+    }
+
+    /// Several clients may write from now on.
+    pub(crate) fn make_shareable(&self) {
+        self.shareable.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn set_fault(&self, fault: Fault) {
@@ -154,6 +161,10 @@ impl Device for Memory {
 
     fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    fn is_shareable(&self) -> bool {
+        self.shareable.load(Ordering::Relaxed)
     }
 
     fn preferred_len(&self) -> u32 {

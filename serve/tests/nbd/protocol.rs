@@ -425,13 +425,87 @@ fn holes_travel_as_holes_and_one_chunk_is_one_chunk() {
     }
     let world = World::new(noise(3 << 20, 1));
     let mut client = world.enter(Form::Structured);
-    assert_eq!(
-        client.call(DF, READ, 0, 3 << 20, b"").error,
-        EOVERFLOW,
-        "longer than a piece: the client may ask for less"
-    );
     let reply = client.call(0, READ, 0, 3 << 20, b"");
     assert!(reply.data.len() == 2 && reply.bytes(0, 3 << 20) == world.disk.content());
+}
+
+/// A reply in one chunk is longer than any buffer: it is sent as it is read, and what is wrong with
+/// it is told behind it.
+#[test]
+fn one_chunk_that_is_longer_than_a_buffer_is_whole_or_says_from_where_it_is_not() {
+    const LEN: usize = (5 << 20) + 12345;
+    for form in [Form::Structured, Form::Extended] {
+        let world = World::new(noise(LEN, 1));
+        let content = world.disk.content();
+        let mut client = world.enter(form);
+        let whole = client.call(DF, READ, 0, LEN as u64, b"");
+        assert_eq!((whole.error, whole.data.len()), (0, 1));
+        assert!(whole.bytes(0, LEN) == content);
+        let good = 3 << 20;
+        world.disk.set_fault(Fault::Damaged(good as u64 + 5));
+        let torn = client.call(DF, READ, 0, LEN as u64, b"");
+        assert_eq!((torn.error, torn.data.len()), (EIO, 1));
+        let from = torn.error_offset.expect("it is told") as usize;
+        assert!(from <= good + 5, "{from}");
+        let bytes = torn.bytes(0, LEN);
+        assert!(bytes[..from] == content[..from] && bytes[from..].iter().all(|byte| *byte == 0));
+        let none = client.call(DF, READ, good as u64, 2 << 20, b"");
+        assert_eq!((none.error, none.data.len()), (EIO, 0));
+        world.disk.set_fault(Fault::None);
+        assert_eq!(client.call(0, READ, 0, 1, b"").error, 0);
+    }
+}
+
+/// Clients that were told no limit send more than 32 MiB, as `nbd-tester-client` does in its tests
+/// of integrity: several at once, of any length.
+#[test]
+fn requests_longer_than_anybody_promised_are_served() {
+    const LEN: usize = 100 << 20;
+    let mut random = fastrand::Rng::with_seed(33);
+    for form in FORMS {
+        let world = World::new(vec![0; LEN]);
+        let mut model = vec![0_u8; LEN];
+        let mut client = world.enter(form);
+        for round in 1..=4_u8 {
+            let (from, len) = (
+                random.usize(..LEN - (64 << 20)),
+                (64 << 20) - random.usize(..4096),
+            );
+            let written = vec![round; len];
+            assert_eq!(
+                client
+                    .call(0, WRITE, from as u64, len as u64, &written)
+                    .error,
+                0
+            );
+            model[from..from + len].fill(round);
+            let (at, read_len) = (
+                random.usize(..1 << 20),
+                (33 << 20) + random.usize(..31 << 20),
+            );
+            let reply = client.call(0, READ, at as u64, read_len as u64, b"");
+            let offset = if form == Form::Simple { 0 } else { at as u64 };
+            assert!(
+                reply.bytes(offset, read_len) == model[at..at + read_len],
+                "{form:?}"
+            );
+        }
+        // Only a reply in chunks can have no end in sight.
+        let (long, too_long) = (client.call_failing(LEN as u64), (64 << 20) + 1);
+        assert_eq!(long, if form == Form::Simple { EINVAL } else { 0 });
+        let refused = if form == Form::Simple { 0 } else { DF };
+        let expected = if form == Form::Simple {
+            EINVAL
+        } else {
+            EOVERFLOW
+        };
+        let cookie = client.send(refused, READ, 0, too_long, b"");
+        let reply = client.reply(0);
+        assert_eq!((reply.cookie, reply.error), (cookie, expected));
+        let payload = vec![9; too_long as usize];
+        assert_eq!(client.call(0, WRITE, 0, too_long, &payload).error, EINVAL);
+        assert!(world.disk.content() == model, "{form:?}");
+    }
 }
 
 /// A device tells at most so many stretches at once: what lies behind them is read all the same.

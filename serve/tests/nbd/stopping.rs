@@ -97,6 +97,40 @@ fn a_dead_servers_socket_is_replaced_and_no_other_file() {
     drop(other);
 }
 
+/// Who waits for the name and then connects finds a server: the socket listens before it is named.
+#[test]
+fn a_socket_that_has_its_name_can_be_connected_to() {
+    for _ in 0..300 {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("socket");
+        let server = server();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                while !path.exists() {
+                    std::hint::spin_loop();
+                }
+                UnixStream::connect(&path)
+            });
+            server.listen_unix(&path).unwrap();
+            waiting.join().unwrap().expect("it listens");
+        });
+        let files = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(files, 1, "its first name is gone");
+    }
+}
+
+/// A server that was killed between the two names of its socket.
+#[test]
+fn a_socket_that_never_got_its_name_is_no_obstacle() {
+    let folder = tempfile::TempDir::new().unwrap();
+    leave_dead_socket(&folder.path().join(".vellum-socket.new"));
+    let (path, server) = (folder.path().join("socket"), server());
+    server.listen_unix(&path).unwrap();
+    UnixStream::connect(&path).expect("it listens");
+    drop(server);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
 #[test]
 fn of_servers_that_start_at_once_one_gets_the_socket() {
     const RIVALS: usize = 4;
@@ -252,31 +286,6 @@ fn the_last_client_that_entered_ends_a_wait() {
     );
     world.server.stop(GRACE);
     assert_eq!(world.server.wait_left(None), Left::Stopping);
-}
-
-#[test]
-fn more_clients_than_allowed_wait_for_a_place() {
-    let options = Options {
-        clients_max: 1,
-        ..Options::default()
-    };
-    let world = World::with(noise(GRID, 1), options);
-    let mut first = Client::greet(world.connect(), FIXED);
-    let entered = first.ask(OPT_GO, &wish("disk", &[]));
-    assert_eq!(
-        entered[0].1[10..],
-        0x0c6d_u16.to_be_bytes(),
-        "one client is not told to open several connections"
-    );
-    let waiting = world.connect();
-    waiting.set_nonblocking(true).unwrap();
-    assert!(
-        std::io::Read::read(&mut &waiting, &mut [0; 18]).is_err(),
-        "no greeting yet"
-    );
-    waiting.set_nonblocking(false).unwrap();
-    drop(first);
-    Client::enter(waiting, Form::Simple, "disk", &[]);
 }
 
 #[test]

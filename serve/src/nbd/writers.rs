@@ -1,0 +1,271 @@
+//! Writers of a disk that several clients have entered: one client at a time, unless the disk is made
+//! for several.
+//!
+//! NBD knows no intent to write, so who enters is not asked for one. The first client that writes
+//! becomes the disk's writer, and stays it until its last connection to the disk is gone. Others
+//! may read meanwhile: who enters is told that the export is read-only, so that a second guest
+//! fails when it is started, and who had entered before has its writes refused. With *takeover* the
+//! last one that writes becomes the writer, and the one before is refused from then on: what a
+//! guest needs that moves from one host to another, where the second opens the disk before the
+//! first has let go of it. In neither case do two clients write at once: a write holds the gate of
+//! its disk, and another writer is named with the gate closed.
+//!
+//! A disk is known by its address in memory: all clients of an export share one device, and each of
+//! them holds it for as long as it holds its [`WriteRight`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use vellum_core::device::Device;
+
+use super::peer::Peer;
+
+/// The disks of a server that clients have entered, and who writes to each.
+#[derive(Debug, Default)]
+pub(super) struct Writers {
+    disks: Mutex<HashMap<usize, Arc<EnteredDisk>>>,
+    takeover: bool,
+}
+
+#[derive(Debug, Default)]
+struct EnteredDisk {
+    /// How many connections each client has.
+    present: Mutex<HashMap<Peer, usize>>,
+    /// Shared by writes while they go on.
+    gate: RwLock<Writer>,
+}
+
+#[derive(Debug, Default)]
+struct Writer {
+    current: Option<Peer>,
+    /// Those whose disk was taken over, and who have not left it.
+    deposed: Vec<Peer>,
+}
+
+/// One connection's part in a disk, until dropped.
+#[derive(Debug)]
+pub(super) struct WriteRight {
+    writers: Arc<Writers>,
+    disk: Arc<EnteredDisk>,
+    key: usize,
+    peer: Peer,
+}
+
+impl Writers {
+    /// `takeover`: who writes last is the writer; otherwise who wrote first.
+    pub(super) fn new(takeover: bool) -> Self {
+        Self {
+            disks: Mutex::default(),
+            takeover,
+        }
+    }
+
+    /// Notes one more connection of `peer` to `device`, which the caller holds longer than what is
+    /// returned.
+    pub(super) fn enter(self: &Arc<Self>, device: &Arc<dyn Device>, peer: &Peer) -> WriteRight {
+        let key = Arc::as_ptr(device).cast::<()>() as usize;
+        let mut disks = self.disks();
+        let disk = Arc::clone(disks.entry(key).or_default());
+        // Under the lock of all disks: who leaves last takes the disk off them.
+        *disk.present().entry(peer.clone()).or_default() += 1;
+        drop(disks);
+        WriteRight {
+            writers: Arc::clone(self),
+            disk,
+            key,
+            peer: peer.clone(),
+        }
+    }
+
+    fn disks(&self) -> MutexGuard<'_, HashMap<usize, Arc<EnteredDisk>>> {
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EnteredDisk {
+    fn present(&self) -> MutexGuard<'_, HashMap<Peer, usize>> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl WriteRight {
+    /// The client that keeps this one from writing, if there is one now.
+    pub(super) fn holder(&self) -> Option<Peer> {
+        let gate = &self.disk.gate;
+        let writer = gate.read().unwrap_or_else(PoisonError::into_inner);
+        writer.keeps_out(&self.peer, self.writers.takeover).cloned()
+    }
+
+    /// Does `act`, which writes, while no other client can; or returns the client that keeps this
+    /// one from it.
+    pub(super) fn write<T>(&self, act: impl FnOnce() -> T) -> Result<T, Peer> {
+        let gate = &self.disk.gate;
+        let shared = gate.read().unwrap_or_else(PoisonError::into_inner);
+        if shared.current.as_ref() == Some(&self.peer) {
+            return Ok(act());
+        }
+        drop(shared);
+        let mut writer = gate.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(holder) = writer.keeps_out(&self.peer, self.writers.takeover) {
+            return Err(holder.clone());
+        }
+        writer.take(&self.peer);
+        // The gate stays closed for this one write: it is the first of many.
+        Ok(act())
+    }
+}
+
+impl Writer {
+    /// The client because of which `peer` cannot write.
+    fn keeps_out(&self, peer: &Peer, takeover: bool) -> Option<&Peer> {
+        let other = self.current.as_ref().filter(|current| *current != peer)?;
+        (!takeover || self.deposed.contains(peer)).then_some(other)
+    }
+
+    /// Makes `peer` the writer.
+    fn take(&mut self, peer: &Peer) {
+        self.deposed.retain(|deposed| deposed != peer);
+        let before = self.current.replace(peer.clone());
+        self.deposed.extend(before.filter(|before| before != peer));
+    }
+
+    /// Forgets `peer`, which has left.
+    fn forget(&mut self, peer: &Peer) {
+        self.deposed.retain(|deposed| deposed != peer);
+        self.current.take_if(|current| current == peer);
+    }
+}
+
+impl Drop for WriteRight {
+    fn drop(&mut self) {
+        let mut disks = self.writers.disks();
+        let mut present = self.disk.present();
+        let is_last = match present.get_mut(&self.peer) {
+            Some(1) => true,
+            Some(count) => {
+                *count -= 1;
+                false
+            }
+            None => false,
+        };
+        if !is_last {
+            return;
+        }
+        present.remove(&self.peer);
+        if present.is_empty() {
+            disks.remove(&self.key);
+        }
+        drop((present, disks));
+        // Waits for the writes of others, so it holds nothing that they need.
+        let gate = &self.disk.gate;
+        gate.write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .forget(&self.peer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
+
+    use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
+
+    use super::{Peer, Writers};
+
+    struct Blank;
+
+    impl Device for Blank {
+        fn len(&self) -> u64 {
+            0
+        }
+
+        fn is_read_only(&self) -> bool {
+            false
+        }
+
+        fn preferred_len(&self) -> u32 {
+            512
+        }
+
+        fn read_at(&self, _: &mut [u8], _: u64) -> Result<(), DeviceError> {
+            Ok(())
+        }
+
+        fn flush(&self) -> Result<(), DeviceError> {
+            Ok(())
+        }
+
+        fn allocation(
+            &self,
+            _: u64,
+            _: u64,
+            _: usize,
+        ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+            Ok(Vec::new())
+        }
+
+        fn comparable(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn changes(
+            &self,
+            _: &str,
+            _: u64,
+            _: u64,
+            _: usize,
+        ) -> Result<Vec<Stretch<bool>>, DeviceError> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn peer(last: u8) -> Peer {
+        Peer::Machine(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))
+    }
+
+    fn two_disks() -> [Arc<dyn Device>; 2] {
+        // A device without bytes would have no address of its own, but for its counters.
+        [Arc::new(Blank), Arc::new(Blank)]
+    }
+
+    #[test]
+    fn who_writes_first_writes_alone_until_its_last_connection_is_gone() {
+        let ([disk, other_disk], writers) = (two_disks(), Arc::new(Writers::new(false)));
+        let enter = |last| writers.enter(&disk, &peer(last));
+        let (first, again, second) = (enter(1), enter(1), enter(2));
+        assert_eq!(second.holder(), None, "nobody has written");
+        assert_eq!(first.write(|| 5), Ok(5));
+        assert_eq!(again.write(|| 6), Ok(6), "one client, two connections");
+        assert_eq!(second.write(|| 7), Err(peer(1)));
+        assert_eq!(second.holder(), Some(peer(1)));
+        assert_eq!(writers.enter(&other_disk, &peer(2)).write(|| 8), Ok(8));
+        drop(first);
+        assert_eq!(second.write(|| 7), Err(peer(1)));
+        drop(again);
+        assert_eq!(second.write(|| 7), Ok(7));
+        drop(second);
+        assert!(writers.disks().is_empty());
+    }
+
+    #[test]
+    fn with_takeover_who_writes_last_writes_alone() {
+        let ([disk, _], writers) = (two_disks(), Arc::new(Writers::new(true)));
+        let (source, target) = (
+            writers.enter(&disk, &peer(1)),
+            writers.enter(&disk, &peer(2)),
+        );
+        assert_eq!(source.write(|| ()), Ok(()));
+        assert_eq!(target.holder(), None);
+        assert_eq!(target.write(|| ()), Ok(()));
+        assert_eq!(source.write(|| ()), Err(peer(2)), "no way back");
+        assert_eq!(source.holder(), Some(peer(2)));
+        drop(source);
+        assert_eq!(target.write(|| ()), Ok(()), "it takes nothing along");
+        let back = writers.enter(&disk, &peer(1));
+        assert_eq!(back.write(|| ()), Ok(()), "moved back");
+        assert_eq!(target.write(|| ()), Err(peer(1)));
+        drop(back);
+        assert_eq!(target.write(|| ()), Ok(()), "nobody else is there");
+    }
+}
