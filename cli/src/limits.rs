@@ -28,11 +28,19 @@ pub(crate) fn raise_descriptors() {
     let _ = setrlimit(Resource::Nofile, raised);
 }
 
-/// Sockets of clients that a server may have. A store that cannot open its files stops for every
-/// guest, so most descriptors are its own, and those of the commands that it does for others.
+/// Sockets of clients that a server may have, whose store is open.
 pub(crate) fn client_sockets() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    (limit / 8 * 3).clamp(1, SOCKETS_MAX) as usize
+    let open_count = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    sockets_of(limit, open_count as u64)
+}
+
+/// A store that cannot open its files stops for every guest. So most descriptors are its own, and
+/// those of the commands that it does for others; and of what is free now, half is left for it to
+/// grow.
+fn sockets_of(limit: u64, open_count: u64) -> usize {
+    let free = limit.saturating_sub(open_count);
+    (limit / 8 * 3).min(free / 2).clamp(1, SOCKETS_MAX) as usize
 }
 
 /// Memory for the requests of all NBD clients.
@@ -160,6 +168,24 @@ mod tests {
             assert_eq!(limit(groups, mounts, &files), Some(500), "{groups}");
         }
         assert_eq!(limit("nonsense", "nonsense", &[]), None);
+    }
+
+    #[test]
+    fn clients_leave_descriptors_for_the_store_to_grow() {
+        for (limit, open_count, sockets) in [
+            (0, 0, 1),
+            (1024, 60, 384),
+            (1024, 500, 262),
+            (1024, 1023, 1),
+            (65536, 100, 4096),
+            (u64::MAX, 0, 4096),
+        ] {
+            assert_eq!(
+                sockets_of(limit, open_count),
+                sockets,
+                "{limit} {open_count}"
+            );
+        }
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod dialogue;
 mod entrance;
 mod execution;
 mod handshake;
+mod key_kind;
 mod negotiation;
 mod peer;
 mod reads;

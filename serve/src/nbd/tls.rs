@@ -1,15 +1,20 @@
-//! Who a server is under TLS, and whose certificates it asks for. The files are named as qemu and
-//! nbdkit name them.
+//! A server's identity under TLS, and whose certificates it asks for. The files are named as qemu
+//! and nbdkit name them.
+//!
+//! Keys of a kind that TLS does not take here are named when the server starts, in its own files
+//! and in those of the authority. A client with such a key shows no certificate at all, and is told
+//! of in the log.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::RootCertStore;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::server::{ServerConfig, WebPkiClientVerifier};
+use rustls::server::{ParsedCertificate, ServerConfig, WebPkiClientVerifier};
+use rustls::{CertificateError, PeerIncompatible, RootCertStore};
 
+use super::key_kind::{KeyKind, WORKING_KEYS, with_whole_secret};
 use super::server::ServeError;
 
 /// Whether clients show a certificate.
@@ -38,6 +43,9 @@ impl Identity {
         let key_path = folder.join("server-key.pem");
         let key = PrivateKeyDer::from_pem_file(&key_path)
             .map_err(|error| unreadable(&key_path, &error))?;
+        let kind = KeyKind::of_private(&key);
+        check_kind(&key_path, &kind, kind.signs())?;
+        let key = with_whole_secret(key);
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -62,7 +70,12 @@ impl Identity {
 
 fn authorities(folder: &Path) -> Result<Arc<RootCertStore>, ServeError> {
     let mut roots = RootCertStore::empty();
-    for certificate in read_all(&folder.join("ca-cert.pem"))? {
+    let path = folder.join("ca-cert.pem");
+    for certificate in read_all::<CertificateDer<'static>>(&path)? {
+        if let Ok(parsed) = ParsedCertificate::try_from(&certificate) {
+            let kind = KeyKind::of_public(&parsed.subject_public_key_info());
+            check_kind(&path, &kind, kind.verifies())?;
+        }
         roots.add(certificate).map_err(refused)?;
     }
     Ok(Arc::new(roots))
@@ -88,6 +101,32 @@ fn read_all<T: PemObject>(path: &Path) -> Result<Vec<T>, ServeError> {
         Err(unreadable(path, &pem::Error::NoItemsFound))
     } else {
         Ok(found)
+    }
+}
+
+fn check_kind(path: &Path, kind: &KeyKind, works: bool) -> Result<(), ServeError> {
+    if works {
+        return Ok(());
+    }
+    let text = format!("a key of the kind {kind} does not work here ({WORKING_KEYS})");
+    Err(ServeError::Certificate(path.to_owned(), text))
+}
+
+/// Why a handshake failed, for people.
+pub(super) fn explained(error: &rustls::Error) -> String {
+    let is_about_keys = matches!(
+        error,
+        rustls::Error::NoCertificatesPresented
+            | rustls::Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon)
+            | rustls::Error::InvalidCertificate(
+                CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+                    | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+            )
+    );
+    if is_about_keys {
+        format!("TLS: {error} ({WORKING_KEYS})")
+    } else {
+        format!("TLS: {error}")
     }
 }
 

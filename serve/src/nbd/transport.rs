@@ -13,6 +13,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use rustls::server::{ServerConfig, ServerConnection};
 
 use super::buffers::Input;
+use super::tls::explained;
 
 /// Plain bytes that become records at once: what is encrypted but not sent yet.
 const TLS_PIECE_LEN: usize = 64 << 10;
@@ -194,7 +195,9 @@ fn feed(session: &mut ServerConnection, arrived: &mut Input) -> io::Result<()> {
     session.read_tls(&mut records)?;
     let taken = available - records.len();
     arrived.consume(taken);
-    session.process_new_packets().map_err(io::Error::other)?;
+    session
+        .process_new_packets()
+        .map_err(|error| io::Error::other(explained(&error)))?;
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! Writers of a disk that several clients have entered: one client at a time, unless the disk is made
-//! for several.
+//! Writers of a disk that several clients have entered: one client at a time, unless the disk is
+//! made for several.
 //!
 //! NBD knows no intent to write, so who enters is not asked for one. The first client that writes
 //! becomes the disk's writer, and stays it until its last connection to the disk is gone. Others

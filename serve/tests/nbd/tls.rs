@@ -33,7 +33,7 @@ thread_local! {
 fn make_certificates() -> tempfile::TempDir {
     let folder = tempfile::TempDir::new().expect("a folder can be made");
     let write = |name: &str, text: &str| {
-        fs::write(folder.path().join(name), text).expect("a file can be written")
+        fs::write(folder.path().join(name), text).expect("a file can be written");
     };
     write(
         "ca.info",
@@ -354,4 +354,152 @@ fn certificates_that_are_not_whole_are_refused() {
         load(empty.path(), ClientCertificates::NotAsked),
         Err(ServeError::Certificate(..))
     ));
+}
+
+/// How certtool makes keys: the authority's and a client's, and the server's. The long one takes it
+/// minutes to find: it is here.
+const KINDS: [(&str, &str); 4] = [
+    (
+        "--key-type ecdsa --curve secp256r1",
+        "--key-type ecdsa --curve secp256r1",
+    ),
+    (
+        "--key-type ecdsa --curve secp384r1",
+        "--key-type ecdsa --curve secp384r1",
+    ),
+    ("--key-type ed25519", "--key-type ed25519"),
+    (LONG, "--key-type rsa --bits 3072"),
+];
+const LONG: &str = "rsa-8192";
+const LONG_KEY: &str = include_str!("keys/rsa-8192-key.pem");
+
+/// A folder with an authority, a server and a client, with keys of these kinds.
+fn certificates_of(theirs: &str, own: &str) -> tempfile::TempDir {
+    let folder = tempfile::TempDir::new().expect("a folder can be made");
+    for (who, how) in [("ca", theirs), ("server", own), ("client", theirs)] {
+        let key = format!("{who}-key.pem");
+        if how == LONG {
+            fs::write(folder.path().join(&key), LONG_KEY).expect("room");
+        } else {
+            certtool(
+                folder.path(),
+                &format!("--generate-privkey {how} --outfile {key}"),
+            );
+        }
+        let info = format!("{who}.info");
+        fs::copy(certificates().join(&info), folder.path().join(&info))
+            .expect("it was made for the others");
+    }
+    let own_signature = "--generate-self-signed --load-privkey ca-key.pem --template ca.info";
+    certtool(
+        folder.path(),
+        &format!("{own_signature} --outfile ca-cert.pem"),
+    );
+    for who in ["server", "client"] {
+        sign(folder.path(), who);
+    }
+    folder
+}
+
+/// A certificate of the folder's authority for `who`.
+fn sign(folder: &Path, who: &str) {
+    let signing = "--load-ca-certificate ca-cert.pem --load-ca-privkey ca-key.pem";
+    let what = format!("--load-privkey {who}-key.pem --template {who}.info");
+    certtool(
+        folder,
+        &format!("--generate-certificate {what} {signing} --outfile {who}-cert.pem"),
+    );
+}
+
+/// What `nbdinfo` says of the disk under TLS, with the client's certificate of this folder: GnuTLS
+/// is the other side.
+fn nbdinfo(world: &World, folder: &Path) -> Result<String, String> {
+    let uri = format!(
+        "nbds+unix://localhost/disk?socket={}&tls-certificates={}",
+        world.socket().display(),
+        folder.display()
+    );
+    let done = Command::new("nbdinfo").args(["--size", &uri]).output();
+    let done = done.expect("libnbd-bin is installed: `make test` does it");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if done.status.success() {
+        Ok(text(&done.stdout))
+    } else {
+        Err(text(&done.stderr))
+    }
+}
+
+#[test]
+fn keys_of_every_kind_that_is_named_work() {
+    for (theirs, own) in KINDS {
+        let folder = certificates_of(theirs, own);
+        let identity = Identity::load(folder.path(), ClientCertificates::Required);
+        let identity = identity.unwrap_or_else(|error| panic!("{theirs}: {error}"));
+        let options = Options {
+            tls: Some(identity),
+            ..Options::default()
+        };
+        let world = World::with(noise(65536, 1), options);
+        let said = nbdinfo(&world, folder.path());
+        assert_eq!(said.as_deref().map(str::trim), Ok("65536"), "{theirs}");
+    }
+}
+
+#[test]
+fn a_key_of_a_kind_that_does_not_work_is_named_at_the_start() {
+    for (how, kind) in [
+        ("--key-type ed448", "Ed448"),
+        ("--key-type ecdsa --curve secp521r1", "ECDSA on P-521"),
+        ("--key-type rsa --bits 1024", "RSA of 1024 bits"),
+        (LONG, "RSA of 8192 bits"),
+    ] {
+        let folder = certificates_of(how, how);
+        let says = |clients| match Identity::load(folder.path(), clients) {
+            Err(error @ ServeError::Certificate(..)) => error.to_string(),
+            Err(error) => panic!("{kind}: {error}"),
+            Ok(_) => panic!("{kind} works now: then it is to be named among those that do"),
+        };
+        let own = says(ClientCertificates::NotAsked);
+        let expected = format!("server-key.pem: a key of the kind {kind} does not work here (keys");
+        assert!(own.contains(&expected), "{own}");
+        for name in ["server-cert.pem", "server-key.pem"] {
+            fs::copy(certificates().join(name), folder.path().join(name)).unwrap();
+        }
+        if how != LONG {
+            let authority = says(ClientCertificates::Required);
+            let expected = format!("ca-cert.pem: a key of the kind {kind} ");
+            assert!(authority.contains(&expected), "{authority}");
+        }
+    }
+}
+
+#[test]
+fn a_client_whose_key_does_not_work_is_told_of() {
+    for how in ["--key-type ed448", "--key-type ecdsa --curve secp521r1"] {
+        let folder = certificates_of(how, how);
+        // An authority that works, for a client that does not.
+        for name in [
+            "ca-cert.pem",
+            "ca-key.pem",
+            "server-cert.pem",
+            "server-key.pem",
+        ] {
+            fs::copy(certificates().join(name), folder.path().join(name)).unwrap();
+        }
+        sign(folder.path(), "client");
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let kept = Arc::clone(&lines);
+        let options = Options {
+            tls: Some(Identity::load(folder.path(), ClientCertificates::Required).unwrap()),
+            report: Some(Arc::new(move |line: &str| {
+                kept.lock().unwrap().push(line.to_owned());
+            })),
+            ..Options::default()
+        };
+        let world = World::with(noise(65536, 1), options);
+        nbdinfo(&world, folder.path()).expect_err("it has no key that works");
+        world.await_empty();
+        let lines = lines.lock().unwrap().join("\n");
+        assert!(lines.contains("keys that work: RSA"), "{how}: {lines}");
+    }
 }
