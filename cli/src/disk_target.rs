@@ -113,9 +113,9 @@ fn open_pipe(path: &Path, session: &Session) -> Result<Patient<File>, Failure> {
     }
 }
 
-/// `failure` with the remedy of our own for what is there already, which `source` tells.
-pub(crate) fn with_remedy(failure: Failure, source: Option<&io::Error>) -> Failure {
-    if source.is_some_and(|source| source.kind() == io::ErrorKind::AlreadyExists) {
+/// `failure` with the remedy of our own for what is there already, if that is what the system said.
+pub(crate) fn with_remedy(failure: Failure, said: Option<io::ErrorKind>) -> Failure {
+    if said == Some(io::ErrorKind::AlreadyExists) {
         failure.hinted("add --force to replace it, or name another file")
     } else {
         failure

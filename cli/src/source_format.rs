@@ -118,6 +118,10 @@ impl Expected {
                 ))
             }
             (Some(said), ..) => Ok(Reading::silent(said)),
+            // A file of any format may hold the same disk.
+            (None, Some(image), _) if image.may_guess && !image.is_its_disk(len) => {
+                guess(name, seen)
+            }
             (None, Some(image), Some(noted)) => image.decide(noted, name, seen, len),
             (None, Some(image), None) if !image.may_guess => match seen.verdict() {
                 Verdict::Raw => Ok(Reading::silent(Format::Raw)),
@@ -135,6 +139,11 @@ impl Expected {
 }
 
 impl ExpectedImage {
+    /// Whether a file of `len` bytes is the disk itself, whatever a guest wrote into it.
+    fn is_its_disk(&self, len: u64) -> bool {
+        self.format == Some(Format::Raw) && len == self.len
+    }
+
     /// The same for a file that belongs to this image, which comes from `noted`.
     fn decide(
         &self,
@@ -147,7 +156,7 @@ impl ExpectedImage {
         match (noted, seen.verdict()) {
             (Format::Raw, Verdict::Raw) => Ok(Reading::silent(Format::Raw)),
             (noted, Verdict::Known(found)) if noted == found => Ok(Reading::silent(noted)),
-            (Format::Raw, _) if len == self.len => Ok(Reading::noticed(
+            (Format::Raw, _) if self.is_its_disk(len) => Ok(Reading::noticed(
                 Format::Raw,
                 Notice::Warning(format!(
                     "{name}: {seen}, and is read as raw, which {image} always was: -f says \
@@ -276,7 +285,13 @@ mod tests {
             );
         }
         // A new image, and one that a file is only held against.
-        for expected in [Expected::default(), image(None, true)] {
+        assert_eq!(is(&image(r, true), qcow2, LEN), r, "it is the disk itself");
+        for expected in [
+            Expected::default(),
+            image(None, true),
+            image(r, true),
+            image(q, true),
+        ] {
             for (magic, wanted) in [(raw, r), (qcow2, q), (gzip, None)] {
                 assert_eq!(is(&expected, magic, 7), wanted, "{magic:?}");
             }

@@ -58,9 +58,11 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let disk = store.still_disk(node)?;
     let file = args.file.display().to_string();
     let path = session.caller.path(&args.file);
+    let image = ExpectedImage::of(&store.tree(), node, true);
     let expected = Expected {
         said: args.format,
-        image: Some(ExpectedImage::of(&store.tree(), node, true)?),
+        // What is said overrules what is noted, also where that cannot be read.
+        image: args.format.map_or_else(|| image.map(Some), |_| Ok(None))?,
     };
     let format = source_format::of_file(&path, &file, &expected, session)?;
     let source = open(format, &path, &file).map_err(|error| {

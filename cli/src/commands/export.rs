@@ -116,11 +116,12 @@ fn explain(error: StoreError, session: &Session) -> Failure {
             "--holes writes all that can be read; `vellum check --read-data` lists all that is hit, `vellum repair` what can be mended",
         );
     }
-    if let StoreError::Io { what, source } = error {
-        let kind = io::Error::from(source.kind());
-        return with_remedy(StoreError::Io { what, source }.into(), Some(&kind));
-    }
-    error.into()
+    let said = if let StoreError::Io { source, .. } = &error {
+        Some(source.kind())
+    } else {
+        None
+    };
+    with_remedy(error.into(), said)
 }
 
 impl LeftOut {

@@ -10,7 +10,8 @@ use std::process::Stdio;
 use crate::sandbox::{Run, Sandbox};
 
 /// Verbs that only look: they take shortened names.
-const LOOKING: [&str; 24] = [
+const LOOKING: [&str; 25] = [
+    "source list",
     "list",
     "tree",
     "info",
@@ -37,7 +38,8 @@ const LOOKING: [&str; 24] = [
     "backup key list",
 ];
 /// Verbs that take no name of what is there, or only look at one to make something new.
-const NAMELESS: [&str; 16] = [
+const NAMELESS: [&str; 17] = [
+    "source add",
     "init",
     "create",
     "clone",
@@ -147,6 +149,7 @@ const SHORTENED: Rows = &[
     ("backup pull repo web2@mon --as again", &["no point"]),
     ("backup key remove repo 0", &["no key"]),
     ("backup prune repo --fence 0", &["no session"]),
+    ("source remove rep", &["rep"]),
 ];
 
 /// Whatever else goes wrong on purpose.
@@ -265,6 +268,7 @@ fn folder() -> Sandbox {
     std::fs::write(sandbox.path("password"), "secret\n").expect("room");
     succeed(&sandbox, "backup init repo");
     succeed(&sandbox, "backup push repo --all");
+    succeed(&sandbox, "source add repo --unseen");
     make_files(&sandbox);
     sandbox.succeed(["import", "-q", "x.qcow2", "q"]);
     sandbox
@@ -354,6 +358,7 @@ fn state(sandbox: &Sandbox, with_repository: bool) -> Vec<String> {
         sandbox.succeed(["list", "--snapshots", "--json"]),
         sandbox.succeed(["machine", "show", "vm10", "--json"]),
         sandbox.succeed(["machine", "snapshot", "list", "--json"]),
+        sandbox.succeed(["source", "list", "--json"]),
     ];
     if with_repository {
         state.push(succeed(sandbox, "backup list repo --json").stdout);
@@ -406,7 +411,7 @@ fn no_mistake_changes_anything_and_each_is_told() {
         let with_repository = line.starts_with("backup");
         let mut expected = before.clone();
         if !with_repository {
-            expected.drain(3..5);
+            expected.drain(4..6);
         }
         assert_eq!(state(&sandbox, with_repository), expected, "vellum {line}");
     }

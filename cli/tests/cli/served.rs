@@ -534,6 +534,11 @@ fn another_user_is_refused_in_words() {
             .stdin(Stdio::null());
         Run::of(run.output().expect("util-linux is there"))
     };
+    somebody().expect_error(1, "Permission denied");
+    // A store that its owner lets others look at, or that was made by an earlier version.
+    open("store", 0o755);
+    open("store/vellum.store", 0o644);
+    open("store/lock", 0o644);
     somebody().expect_error(11, "of another user");
     // A careless chmod opens the door, and the server still asks who comes.
     open("store/control", 0o777);

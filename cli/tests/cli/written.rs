@@ -60,34 +60,37 @@ fn what_was_stored_is_for_its_owner_only() {
     }
 }
 
+/// Lets the group read and write all of it.
+fn open_to_group(path: &Path) {
+    let is_folder = path.is_dir();
+    let mode = if is_folder { 0o770 } else { 0o660 };
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("it is ours");
+    if is_folder {
+        for entry in std::fs::read_dir(path).expect("a folder") {
+            open_to_group(&entry.expect("an entry").path());
+        }
+    }
+}
+/// What the group may do with each file and folder.
+fn group_modes(path: &Path, found: &mut Vec<u32>) {
+    for entry in std::fs::read_dir(path).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        found.push(mode(&path) & 0o050);
+        if path.is_dir() {
+            group_modes(&path, found);
+        }
+    }
+}
+
 #[test]
 fn a_repository_that_was_opened_to_others_stays_so() {
     let sandbox = folder();
-    fn open(path: &Path) {
-        let is_folder = path.is_dir();
-        let mode = if is_folder { 0o770 } else { 0o660 };
-        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("it is ours");
-        if is_folder {
-            for entry in std::fs::read_dir(path).expect("a folder") {
-                open(&entry.expect("an entry").path());
-            }
-        }
-    }
-    fn others(path: &Path, found: &mut Vec<u32>) {
-        for entry in std::fs::read_dir(path).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            found.push(mode(&path) & 0o050);
-            if path.is_dir() {
-                others(&path, found);
-            }
-        }
-    }
-    open(&sandbox.path("repo"));
+    open_to_group(&sandbox.path("repo"));
     sandbox.random_file("a.raw", 1 << 20, 2);
     sandbox.succeed(["import", "--update", "-q", "a.raw", "web"]);
     sandbox.succeed(["backup", "push", "-q", "repo", "web"]);
     let mut found = Vec::new();
-    others(&sandbox.path("repo"), &mut found);
+    group_modes(&sandbox.path("repo"), &mut found);
     assert!(found.iter().all(|mode| mode & 0o040 != 0), "{found:?}");
 }
 

@@ -121,8 +121,8 @@ fn explain(failure: Failure, name: &str) -> Failure {
             "run `backup verify` to see what else is hit; other points can be restored",
         ),
         Failure::Backup(BackupError::Io { what, source }) => {
-            let kind = io::Error::from(source.kind());
-            with_remedy(BackupError::Io { what, source }.into(), Some(&kind))
+            let said = Some(source.kind());
+            with_remedy(BackupError::Io { what, source }.into(), said)
         }
         other => other,
     }
