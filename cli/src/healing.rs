@@ -14,6 +14,7 @@ use vellum_backup::repository::{ClientFolders, Repository, Rollback};
 use vellum_backup::seal::Opener;
 use vellum_store::{
     ChunkSource, ImageFileSource, OtherStoreSource, SourceEntry, SourceKind, SourceSecret, Store,
+    StoreError,
 };
 
 use crate::caller::Caller;
@@ -26,7 +27,11 @@ use crate::signals::Signals;
 pub(crate) fn attach(store: &Store) -> Result<(), Failure> {
     let own = Caller::of_process(Signals::default()).map(Arc::new);
     let own = own.map_err(|error| Failure::io("use the standard streams", error))?;
-    let entries = store.source_entries()?;
+    let entries = match store.source_entries() {
+        // Nothing is healed then, and everything else goes on.
+        Err(StoreError::Damaged(_)) => Vec::new(),
+        entries => entries?,
+    };
     store.set_sources(entries.iter().map(|entry| source(entry, &own)).collect());
     store.set_notices(Box::new(move |text| report::notice(&own, text)));
     Ok(())

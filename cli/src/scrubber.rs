@@ -183,3 +183,33 @@ impl Drop for Scrubber {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_is_due_when_one_goes_on_or_the_last_is_old() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now_s = now.expect("after 1970").as_secs();
+        let status = |began_s, last_ended_s| ScrubStatus {
+            began_s,
+            last_ended_s,
+            ..ScrubStatus::default()
+        };
+        let round = Duration::from_hours(24);
+        for (began_s, last_ended_s, due) in [
+            (None, None, true),
+            (Some(now_s), None, true),
+            (None, Some(now_s), false),
+            (None, Some(now_s - 11 * 3600), false),
+            (None, Some(now_s - 13 * 3600), true),
+            (Some(now_s), Some(now_s), true),
+            // A clock that was set back.
+            (None, Some(now_s + 3600), false),
+        ] {
+            let status = status(began_s, last_ended_s);
+            assert_eq!(is_due(&status, round), due, "{began_s:?} {last_ended_s:?}");
+        }
+    }
+}

@@ -110,6 +110,7 @@ impl Session {
         }
         let command = command_line(&self.caller.words);
         let (store, refused) = Store::open_to_serve(self.store_dir()?, &command)?;
+        healing::attach(&store)?;
         match refused {
             Some(refused) => self.warn(&format!("it can only be read: {refused}")),
             None => self.warn_of_damage(&store),

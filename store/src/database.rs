@@ -127,6 +127,13 @@ pub(crate) enum Durability {
     Bulk,
 }
 
+/// Whether RocksDB makes fewer files of many by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compaction {
+    AsUsual,
+    None,
+}
+
 /// An open database.
 pub(crate) struct Database {
     db: DB,
@@ -235,21 +242,33 @@ impl Database {
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_error_if_exists(true);
-        Self::open_with(dir, &options, Quarantine::default())
+        Self::open_with(dir, &options, Quarantine::default(), Compaction::AsUsual)
     }
 
     /// Opens the database in `dir` for reading and writing. What a crash left is recovered. The
     /// families of tables in `quarantine` are not compacted.
     pub(crate) fn open(dir: &Path, quarantine: Quarantine) -> Result<Self, StoreError> {
-        Self::open_with(dir, &options(), quarantine)
+        Self::open_with(dir, &options(), quarantine, Compaction::AsUsual)
+    }
+
+    /// As [`Database::open`], where a table cannot even be opened: it is met when it is read.
+    /// Nothing is compacted by itself as long as it is open. The logs must be whole: of those,
+    /// RocksDB would pass over what it cannot read.
+    pub(crate) fn open_around(dir: &Path, quarantine: Quarantine) -> Result<Self, StoreError> {
+        let mut options = options();
+        options.set_paranoid_checks(false);
+        options.set_max_open_files(LAZY_OPEN_FILES);
+        Self::open_with(dir, &options, quarantine, Compaction::None)
     }
 
     fn open_with(
         dir: &Path,
         options: &Options,
         mut quarantine: Quarantine,
+        compaction: Compaction,
     ) -> Result<Self, StoreError> {
-        let db = DB::open_cf_descriptors(options, dir, descriptors(&quarantine))
+        let descriptors = descriptors(&quarantine, compaction);
+        let db = DB::open_cf_descriptors(options, dir, descriptors)
             .map_err(|error| failed("open the database", error))?;
         if let Ok(files) = db.live_files() {
             let live: Vec<u64> = files
@@ -277,7 +296,7 @@ impl Database {
         options: &Options,
         quarantine: Quarantine,
     ) -> Result<Self, StoreError> {
-        let descriptors = descriptors(&quarantine);
+        let descriptors = descriptors(&quarantine, Compaction::None);
         let db = DB::open_cf_descriptors_read_only(options, dir, descriptors, false);
         Ok(Self {
             db: db.map_err(|error| failed("open the database", error))?,
@@ -850,11 +869,11 @@ fn read_only_options() -> Options {
     options
 }
 
-fn descriptors(quarantine: &Quarantine) -> Vec<ColumnFamilyDescriptor> {
+fn descriptors(quarantine: &Quarantine, compaction: Compaction) -> Vec<ColumnFamilyDescriptor> {
     let cache = Cache::new_lru_cache(BLOCK_CACHE_LEN);
     let options = |family| {
         let mut options = family_options(family, &cache);
-        if quarantine.holds(family) {
+        if compaction == Compaction::None || quarantine.holds(family) {
             options.set_disable_auto_compactions(true);
             options.set_level_zero_slowdown_writes_trigger(UNCOMPACTED_FILES_MAX);
             options.set_level_zero_stop_writes_trigger(UNCOMPACTED_FILES_MAX);
@@ -932,6 +951,11 @@ fn copy_key(tag: u8, key: &[u8]) -> Vec<u8> {
 /// `RocksDB` tells a full disk, a file that is gone and a disk that fails only by their words.
 fn failed(what: &str, error: rocksdb::Error) -> StoreError {
     let (what, kind, message) = (what.to_owned(), error.kind(), error.into_string());
+    // It suspects the manifest of whatever it cannot open.
+    let message = match message.split_once("  The file ") {
+        Some((said, rest)) if rest.ends_with("may be corrupted.") => said.to_owned(),
+        _ => message,
+    };
     let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
     match kind {
         _ if says(&[

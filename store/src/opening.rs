@@ -156,7 +156,7 @@ fn open_folder(
     if access == Access::ReadWrite && !loaded.faults.blocking.is_empty() {
         return Err(loaded.faults.blocking.swap_remove(0));
     }
-    Ok(Store::assemble(Opened {
+    let store = Store::assemble(Opened {
         folder: folder.clone(),
         access,
         database: Arc::new(loaded.database),
@@ -168,7 +168,11 @@ fn open_folder(
         faults: loaded.faults,
         id,
         lock,
-    }))
+    });
+    if access == Access::ReadWrite {
+        store.load_overdue();
+    }
+    Ok(store)
 }
 
 fn load(folder: &Folder, access: Access, quarantine: Quarantine) -> Result<Loaded, StoreError> {
@@ -223,10 +227,20 @@ fn open_database(
     let dir = folder.database();
     logs::check_manifests(&dir)?;
     if access == Access::ReadWrite {
-        if !logs::cut_torn_end(&dir)? {
+        let is_whole = logs::cut_torn_end(&dir)?;
+        if !is_whole {
             logs::check_logs(&dir)?;
         }
-        return Database::open(&dir, quarantine);
+        return match Database::open(&dir, quarantine.clone()) {
+            Err(error @ StoreError::Damaged(_)) if is_whole => {
+                let Ok(database) = Database::open_around(&dir, quarantine) else {
+                    return Err(error);
+                };
+                faults.tolerated.push(error);
+                Ok(database)
+            }
+            opened => opened,
+        };
     }
     for _ in 0..OPEN_TRIES {
         let before = Database::revision(&dir)?;

@@ -205,7 +205,16 @@ fn one_damaged_table_takes_no_more_than_what_only_it_has() {
 #[test]
 fn a_store_that_cannot_be_written_is_served_to_be_read() {
     let sandbox = original();
-    std::fs::remove_file(table(&sandbox.path("store"), "names")).expect("it is there");
+    copy_folder(&sandbox.path("store"), &sandbox.path("later"));
+    let later = |words: &[&str]| {
+        let mut command = sandbox.command(words);
+        command.env("VELLUM_STORE", "later");
+        assert!(command.output().expect("it starts").status.success());
+    };
+    later(&["snapshot", "take", "web@tue"]);
+    // The count of what was acknowledged, and a database that lost some of it.
+    let commits = ["later/commits", "store/commits"].map(|name| sandbox.path(name));
+    std::fs::copy(&commits[0], &commits[1]).expect("room");
     let served = Served::start(&sandbox);
     let copied = std::process::Command::new("nbdcopy")
         .args([&served.uri("web@mon"), "-"])
@@ -219,6 +228,36 @@ fn a_store_that_cannot_be_written_is_served_to_be_read() {
     let warning: serde_json::Value = serde_json::from_str(&json.stderr).expect("JSON");
     assert_eq!(warning["message_type"], "warning");
     serde_json::from_str::<serde_json::Value>(&json.stdout).expect("the list is JSON still");
+}
+
+/// What a guest writes meanwhile is neither called damaged nor lost.
+#[test]
+fn a_scrub_beside_a_guest_finds_nothing() {
+    let sandbox = original();
+    sandbox.succeed(["create", "guest", "1M"]);
+    let served = Served::start(&sandbox);
+    let uri = served.uri("guest");
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            for disk in ["web.raw", "mail.raw", "web.raw", "mail.raw"] {
+                let disk = sandbox.path(disk);
+                let copied = std::process::Command::new("nbdcopy")
+                    .args(["--flush", disk.to_str().expect("a plain name"), &uri])
+                    .status();
+                assert!(copied.expect("libnbd's tools are there").success());
+            }
+        });
+        let mut rounds = 0;
+        while rounds == 0 || !writing.is_finished() {
+            let run = sandbox.run(["check", "--scrub"]);
+            assert_eq!(run.code, Some(0), "{run:?}");
+            rounds += 1;
+        }
+    });
+    sandbox.succeed(["check", "--scrub"]);
+    served.stop();
+    sandbox.succeed(["compare", "guest", "mail.raw"]);
+    sandbox.succeed(["check", "--read-data"]);
 }
 
 /// A timer's scrub: bounded, resumed, and told of.

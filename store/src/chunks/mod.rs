@@ -240,6 +240,12 @@ impl Chunks {
         self.reader.load(header)
     }
 
+    /// Notes what a frame says of its chunks that was read past all caches: what is damaged, and
+    /// what is not any more.
+    pub(crate) fn judge(&self, frame: &Frame) {
+        self.reader.judge(frame);
+    }
+
     /// The frame that a header and its payload make, verified.
     pub(crate) fn decode(
         &self,

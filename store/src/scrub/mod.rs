@@ -17,6 +17,7 @@ mod walk;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use vellum_core::id_set::IdSet;
 use vellum_core::units::ChunkId;
 
 use crate::check::Finding;
@@ -121,12 +122,22 @@ impl Store {
         if report.is_over {
             record.end(now_s());
         }
+        if report.is_over {
+            self.inner.chunks.set_overdue(record.overdue_ids(now_s()));
+        }
         let is_due = kept.is_none_or(|kept| kept.elapsed() > KEEP_PAUSE);
         if is_due || report.is_over || walked.is_err() {
             record.keep(self.dir());
             *kept = Some(Instant::now());
         }
         walked.map(|()| report)
+    }
+
+    /// Has what was not read for longer than a round not be relied upon unread, where a scrub is
+    /// kept.
+    pub(crate) fn load_overdue(&self) {
+        let overdue = ScrubRecord::load(self.dir()).overdue_ids(now_s());
+        self.inner.chunks.set_overdue(overdue);
     }
 
     /// Names the images and snapshots that what `report` tells of hits, as far as chunks are lost.
@@ -214,7 +225,7 @@ impl ScrubRecord {
 
     /// Chunks that were not read whole for longer than a round, where a scrub is kept at all: runs
     /// of ids.
-    pub(crate) fn overdue(&self, at_s: u64) -> Vec<std::ops::Range<u64>> {
+    fn overdue(&self, at_s: u64) -> Vec<std::ops::Range<u64>> {
         let kept_since_s = at_s.saturating_sub(self.round_s.saturating_mul(ABANDONED_ROUNDS));
         if self.rounds == 0 || self.last_ended_s < kept_since_s {
             return Vec::new();
@@ -222,6 +233,16 @@ impl ScrubRecord {
         // What is read at the beginning of one round and at the end of the next is two rounds apart.
         let since_s = at_s.saturating_sub(self.round_s.saturating_mul(2));
         self.verified.overdue(since_s, ChunkId(self.last_end))
+    }
+}
+
+impl ScrubRecord {
+    fn overdue_ids(&self, at_s: u64) -> IdSet {
+        let mut ids = IdSet::new();
+        for run in self.overdue(at_s) {
+            ids.insert_run(ChunkId(run.start), run.end - run.start);
+        }
+        ids
     }
 }
 

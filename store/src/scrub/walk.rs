@@ -236,8 +236,11 @@ impl<'a> Walk<'a> {
             self.report.bytes += u64::from(header.payload_len);
             self.report.chunks += header.chunk_count() as u64;
             let damaged = match frame {
-                Ok(frame) => unsound(&frame),
-                Err(_) => header.chunks().map(|(id, _)| id).collect(),
+                Ok(frame) => {
+                    self.store.inner.chunks.judge(&frame);
+                    frame.unsound().map(|(id, _)| id).collect()
+                }
+                Err(_) => header.chunks().map(|(id, _)| id).collect::<Vec<_>>(),
             };
             if !damaged.is_empty() && !self.are_healed(damaged)? {
                 self.verified(whole_from.0..header.first().0);
@@ -349,12 +352,6 @@ impl<'a> Walk<'a> {
         });
         self.report.lost.push(lost);
     }
-}
-
-/// The chunks of a frame that do not have their names.
-fn unsound(frame: &Frame) -> Vec<ChunkId> {
-    let ids = frame.header.chunks().map(|(id, _)| id);
-    ids.filter(|id| frame.chunk(*id).is_err()).collect()
 }
 
 /// What a record is called, and what is wrong with it, if it is not what was written.
