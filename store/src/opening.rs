@@ -182,7 +182,9 @@ fn open_folder(
 /// What a store in `folder` takes, and keeps back.
 pub(crate) fn holdings(folder: &Folder) -> (Sizes, Reserve) {
     let sizes = Sizes::of(&limits::surroundings(folder.path()));
-    let reserve = Reserve::new(folder.path(), sizes.reserve, sizes.commit_margin);
+    // Early: what is deleted takes room before it gives some.
+    let scarce_len = sizes.commit_margin.max(sizes.reserve / 2);
+    let reserve = Reserve::new(folder.path(), sizes.reserve, scarce_len);
     (sizes, reserve)
 }
 

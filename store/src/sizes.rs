@@ -18,6 +18,11 @@ const BUFFERS_PER_DISK: u64 = 256;
 const BUFFERS_PER_MEMORY: u64 = 32;
 /// A cache takes this part of memory.
 const CACHES_PER_MEMORY: u64 = 16;
+/// What is kept back is this part of the disk, so that the living half of some tables, and what was
+/// rewritten along with them, can be written anew before the dead half goes.
+const RESERVES_PER_DISK: u64 = 16;
+const RESERVE_LEN_MIN: u64 = 3 << 19;
+const RESERVE_LEN_MAX: u64 = 64 << 20;
 const CACHE_LEN_MAX: u64 = 64 << 20;
 const CACHE_LEN_MIN: u64 = 1 << 20;
 /// Descriptors that are left to everything but tables.
@@ -113,7 +118,7 @@ impl Sizes {
                 .min(write_buffer.max(MIB) * 4)
                 .max(MIB),
             batch: (4 * MIB).min(write_buffer.max(MIB)),
-            reserve: MIB + (4 * write_buffer).min(64 * MIB),
+            reserve: (has.disk_len / RESERVES_PER_DISK).clamp(RESERVE_LEN_MIN, RESERVE_LEN_MAX),
             commit_margin: MIB / 4 + write_buffer / 4,
             import_margin: MIB / 2 + write_buffer,
             open_tables: has.open_tables(),
