@@ -12,7 +12,9 @@ to_be_clients := fuse3 libnbd-bin gnutls-bin
 to_read := python3-venv
 to_boot := qemu-system-x86 mmdebstrap e2fsprogs
 
-.PHONY: help build test lint demo pictures boot-test bench fuzz-build fuzz-smoke packages python tools s3-server
+to_fill := e2fsprogs xfsprogs btrfs-progs python3
+
+.PHONY: help build test lint demo pictures boot-test full-disk bench fuzz-build fuzz-smoke packages python tools s3-server
 .NOTPARALLEL:
 
 help: ## this list
@@ -39,6 +41,10 @@ pictures: build ## the README's pictures, drawn anew from the demo's store
 boot-test: build ## real guests run from a store, minutes; CACHE=DIR keeps their Debian
 	@dev/install-packages $(to_boot)
 	@dev/boot-test $(if $(CACHE),'$(CACHE)')
+
+full-disk: build ## stores on small disks fill up and are emptied, minutes; as root, SCHEDULES=N (50)
+	@dev/install-packages $(to_fill)
+	dev/full-disk $(if $(SCHEDULES),--schedules $(SCHEDULES))
 
 bench: build ## the hot paths, a large report, a repository after 200 generations, guests' requests, then Vellum beside its peers, as a store and as a backup; CORPUS=DIR measures the raw disks in DIR
 	cargo bench --workspace

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
 use vellum_store::StoreError;
@@ -40,6 +40,8 @@ impl Signals {
             let _ = flag::register(signal, Arc::clone(&signals.stop));
         }
         let _ = flag::register(SIGUSR1, Arc::clone(&signals.report));
+        // A file that may not grow is an error of the call that wants it to, not our end.
+        let _ = flag::register(SIGXFSZ, Arc::default());
         signals
     }
 

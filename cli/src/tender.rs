@@ -25,14 +25,15 @@ pub(crate) struct Tender {
 struct Ending(Signals);
 
 impl Tender {
-    /// Begins. Should a step fail, `caller` is told, and there are no more.
+    /// Begins. Should a step fail, `caller` is told, and there are no more, unless what fails can
+    /// pass: then it is told once, and they go on.
     pub(crate) fn start(store: &Store, caller: &Arc<Caller>) -> Self {
         let signals = Signals::default();
         let watch = Ending(signals.clone());
         let (store, caller) = (store.clone(), Arc::clone(caller));
         let thread = thread::Builder::new()
             .name("tender".to_owned())
-            .spawn(move || match tend(&store, &watch) {
+            .spawn(move || match tend(&store, &watch, &caller) {
                 Ok(()) | Err(StoreError::Interrupted) => {}
                 Err(error) => report::notice(
                     &caller,
@@ -47,9 +48,27 @@ impl Tender {
     }
 }
 
-fn tend(store: &Store, watch: &Ending) -> Result<(), StoreError> {
+fn tend(store: &Store, watch: &Ending, caller: &Caller) -> Result<(), StoreError> {
+    let mut is_told = false;
     while !watch.is_cancelled() {
-        let TendReport { has_more, .. } = store.tend(watch)?;
+        let has_more = match store.tend(watch) {
+            Ok(TendReport { has_more, .. }) => {
+                if is_told {
+                    report::notice(caller, "the store takes writes again");
+                    is_told = false;
+                }
+                has_more
+            }
+            Err(error @ (StoreError::Full { .. } | StoreError::Stopped(_))) => {
+                if !is_told {
+                    report::notice(caller, &format!("warning: {error}"));
+                    is_told = true;
+                }
+                false
+            }
+            Err(StoreError::Reopened) => true,
+            Err(error) => return Err(error),
+        };
         thread::park_timeout(if has_more { BUSY_PAUSE } else { IDLE_PAUSE });
     }
     Ok(())

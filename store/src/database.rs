@@ -1,40 +1,43 @@
-//! `RocksDB`, named in this file only: column families, durability, scans, space.
+//! `RocksDB`, named in this module only: column families, durability, scans, space.
 //!
 //! It knows no record: keys and values are bytes. Two kinds of write exist. A *logged* batch is in
 //! the write-ahead log and synced when the call returns. A *bulk* batch is in memory until
 //! [`Database::flush_bulk`] returns or memory runs full; families flush together (atomic flush), so
 //! a crash loses a suffix of the bulk batches, never the middle of one.
+//!
+//! A write that fails costs the handle through which it went, no more: see `handle`.
+
+mod handle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
+use std::marker::PhantomData;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
-    CompactOptions, DB, DBCompressionType, DBPinnableSlice, DBRawIterator, DBRecoveryMode,
-    ErrorKind, FlushOptions, InfoLogger, LogLevel, Options, Range, ReadOptions, WriteBatch,
-    WriteOptions,
+    CompactOptions, DB, DBCompressionType, DBRecoveryMode, ErrorKind, FlushOptions, InfoLogger,
+    LogLevel, Options, Range, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use rustix::fs::{Advice, fadvise};
 
+use crate::chunks::pause::lock;
 use crate::error::StoreError;
 use crate::logs;
 use crate::quarantine::{Quarantine, table_named_in};
+use crate::reserve::Reserve;
+use crate::sizes::Sizes;
+pub(crate) use handle::Generation;
+use handle::{CurrentHandle, Handle, IteratorSlot, Reopen};
 
-/// Memory for one family's unflushed writes: large enough that a flush makes files worth having,
-/// small enough that import stays within its budget with three of them alive. Small in unit tests:
-/// every new log is allocated in this length beforehand.
-const WRITE_BUFFER_LEN: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
-/// Memory for blocks of all families. Frames do not go through it: they are cached decoded.
-const BLOCK_CACHE_LEN: usize = 64 << 20;
-/// A file of the database: what one deletion of a whole file gives back, and what one compaction
-/// rewrites.
-const FILE_LEN: u64 = 64 << 20;
+/// How often a logged write is tried: once more after the handle was replaced, and again where
+/// another's failure kept it from being begun. What fails oftener fails for a reason that stays.
+const LOGGED_TRIES: u32 = 3;
 /// Equivalent Bloom bits per key for the Ribbon filter: one false look-up in a hundred, about 7
 /// bits a chunk.
 const FILTER_BITS: f64 = 9.9;
@@ -42,6 +45,12 @@ const FILTER_BITS: f64 = 9.9;
 /// Tables that are open at once where each is opened when it is first read: damage to one then
 /// keeps no other from being read.
 const LAZY_OPEN_FILES: i32 = 512;
+
+/// Tables of frames that may overlap on a small disk, before they are sorted: what overlaps is
+/// rewritten together, for which a full disk must have room.
+const LOOSE_TABLES_SMALL: i32 = 2;
+/// Tables of the first level that is sorted: RocksDB's own ratio.
+const TABLES_IN_FIRST_LEVEL: u64 = 4;
 
 /// A family of which a table cannot be read gets more and more files, and no write waits for them
 /// to become fewer: this many, each of a flush, are not reached.
@@ -136,19 +145,43 @@ enum Compaction {
 
 /// An open database.
 pub(crate) struct Database {
-    db: DB,
+    current: CurrentHandle,
+    /// Whether something was written in bulk that was perhaps not flushed.
+    has_bulk: AtomicBool,
     /// Tables that cannot be read: see [`crate::quarantine`].
-    quarantine: Mutex<Quarantine>,
+    quarantine: Arc<Mutex<Quarantine>>,
     /// Whether a family has one since it was opened.
     has_news: AtomicBool,
     is_read_only: bool,
 }
 
-/// A table of the database.
+/// A database that is opened again where it was.
+struct InPlace {
+    dir: PathBuf,
+    sizes: Sizes,
+    reserve: Reserve,
+    /// Descriptors that are kept back: where others have taken all, the database is opened again
+    /// all the same.
+    descriptors: Mutex<Vec<File>>,
+    /// Tables that cannot be read, whose families are not compacted.
+    quarantine: Arc<Mutex<Quarantine>>,
+    /// None where a table cannot even be opened.
+    compaction: Compaction,
+}
+
+/// How many are kept back: for what `RocksDB` has open at a time beside its tables.
+const DESCRIPTORS_KEPT: usize = 24;
+
+/// A table: a file of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
     pub(crate) number: u64,
+    /// Its first and its last key.
     pub(crate) first: Vec<u8>,
     pub(crate) last: Vec<u8>,
+    pub(crate) len: u64,
+    /// Whether it is of those that overlap each other, and are rewritten together: level 0.
+    pub(crate) is_loose: bool,
 }
 
 /// Changes that become visible and durable as one.
@@ -222,88 +255,243 @@ impl Batch {
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
+
+    /// The same as `RocksDB` takes it.
+    fn operations_for(&self, db: &DB) -> WriteBatch {
+        let mut operations = WriteBatch::with_capacity_bytes(
+            self.len() + self.operations.len() * OPERATION_OVERHEAD_LEN,
+        );
+        let mut rest = self.bytes.as_slice();
+        let mut take = |len: usize| {
+            let (taken, after) = rest.split_at(len);
+            rest = after;
+            taken
+        };
+        for operation in &self.operations {
+            match *operation {
+                Operation::Put {
+                    family,
+                    key_len,
+                    value_len,
+                } => {
+                    let (key, value) = (take(key_len), take(value_len));
+                    operations.put_cf(column(db, family), key, value);
+                    if let Some(tag) = family.copy_tag() {
+                        operations.put_cf(column(db, Family::Copies), copy_key(tag, key), value);
+                    }
+                }
+                Operation::Delete { family, key_len } => {
+                    let key = take(key_len);
+                    operations.delete_cf(column(db, family), key);
+                    if let Some(tag) = family.copy_tag() {
+                        operations.delete_cf(column(db, Family::Copies), copy_key(tag, key));
+                    }
+                }
+                Operation::DeleteRange {
+                    family,
+                    from_len,
+                    to_len,
+                } => {
+                    assert!(
+                        family.copy_tag().is_none(),
+                        "records that are kept twice are deleted by key"
+                    );
+                    operations.delete_range_cf(column(db, family), take(from_len), take(to_len));
+                }
+            }
+        }
+        operations
+    }
 }
 
-/// A value that lies in the database's memory.
-pub(crate) struct Value<'a>(DBPinnableSlice<'a>);
+/// A stored value. It holds nothing of the database: whoever has one may write.
+pub(crate) struct Value<'a> {
+    bytes: Vec<u8>,
+    database: PhantomData<&'a Database>,
+}
+
+impl Value<'_> {
+    fn of(bytes: &[u8]) -> Self {
+        Self {
+            bytes: bytes.to_vec(),
+            database: PhantomData,
+        }
+    }
+}
 
 impl Deref for Value<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
-impl Database {
-    /// Makes a database in the empty folder `dir`.
-    pub(crate) fn create(dir: &Path) -> Result<Self, StoreError> {
-        let mut options = options();
-        options.create_if_missing(true);
-        options.create_missing_column_families(true);
-        options.set_error_if_exists(true);
-        Self::open_with(dir, &options, Quarantine::default(), Compaction::AsUsual)
+impl Drop for Database {
+    fn drop(&mut self) {
+        // RocksDB does nothing of the kind by itself, since it would do it after a failed write as
+        // well. What is not flushed here is lost as in a crash.
+        if self.has_bulk.load(Ordering::Relaxed) && !self.current.has_failed() {
+            let _ = self.flush_bulk(self.generation());
+        }
+    }
+}
+
+impl InPlace {
+    fn new(dir: &Path, sizes: &Sizes, reserve: &Reserve, quarantine: Quarantine) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            sizes: *sizes,
+            reserve: reserve.clone(),
+            descriptors: Mutex::default(),
+            quarantine: Arc::new(Mutex::new(quarantine)),
+            compaction: Compaction::AsUsual,
+        }
     }
 
-    /// Opens the database in `dir` for reading and writing. What a crash left is recovered. The
-    /// families of tables in `quarantine` are not compacted.
-    pub(crate) fn open(dir: &Path, quarantine: Quarantine) -> Result<Self, StoreError> {
-        Self::open_with(dir, &options(), quarantine, Compaction::AsUsual)
+    /// Keeps descriptors back, as many as there are.
+    fn keep_descriptors(&self) {
+        let mut kept = lock(&self.descriptors);
+        while kept.len() < DESCRIPTORS_KEPT
+            && let Ok(file) = File::open("/dev/null")
+        {
+            kept.push(file);
+        }
     }
 
-    /// As [`Database::open`], where a table cannot even be opened: it is met when it is read.
-    /// Nothing is compacted by itself as long as it is open. The logs must be whole: of those,
-    /// RocksDB would pass over what it cannot read.
-    pub(crate) fn open_around(dir: &Path, quarantine: Quarantine) -> Result<Self, StoreError> {
-        let mut options = options();
-        options.set_paranoid_checks(false);
-        options.set_max_open_files(LAZY_OPEN_FILES);
-        Self::open_with(dir, &options, quarantine, Compaction::None)
+    /// Opens the database for reading and writing. What a crash left is recovered. On a full disk
+    /// what was kept back is given up for that; if that is not enough, what is in the logs stays
+    /// there.
+    fn open(&self) -> Result<DB, StoreError> {
+        logs::check_manifests(&self.dir)?;
+        if !logs::cut_torn_end(&self.dir)? {
+            logs::check_logs(&self.dir)?;
+        }
+        let mut options = options(&self.sizes);
+        if self.compaction == Compaction::None {
+            options.set_paranoid_checks(false);
+            options.set_max_open_files(LAZY_OPEN_FILES);
+        }
+        match self.open_with(&options) {
+            Err(StoreError::Full { .. }) if self.reserve.give_up() => {}
+            opened => return opened,
+        }
+        match self.open_with(&options) {
+            Err(StoreError::Full { .. }) => {
+                self.open_with(&set_named(options, "avoid_flush_during_recovery=true"))
+            }
+            opened => opened,
+        }
     }
 
-    fn open_with(
-        dir: &Path,
-        options: &Options,
-        mut quarantine: Quarantine,
-        compaction: Compaction,
-    ) -> Result<Self, StoreError> {
-        let descriptors = descriptors(&quarantine, compaction);
-        let db = DB::open_cf_descriptors(options, dir, descriptors)
+    fn open_with(&self, options: &Options) -> Result<DB, StoreError> {
+        let descriptors = descriptors(&self.sizes, &lock(&self.quarantine), self.compaction);
+        let db = DB::open_cf_descriptors(options, &self.dir, descriptors)
             .map_err(|error| failed("open the database", error))?;
         if let Ok(files) = db.live_files() {
             let live: Vec<u64> = files
                 .iter()
                 .filter_map(|file| table_named_in(&file.name))
                 .collect();
-            quarantine.retain(|number| live.contains(&number));
+            lock(&self.quarantine).retain(|number| live.contains(&number));
         }
-        Ok(Self {
-            db,
-            quarantine: Mutex::new(quarantine),
+        Ok(db)
+    }
+}
+
+impl InPlace {
+    fn open_to_read(&self, options: &Options) -> Result<DB, StoreError> {
+        let descriptors = descriptors(&self.sizes, &lock(&self.quarantine), Compaction::None);
+        DB::open_cf_descriptors_read_only(options, &self.dir, descriptors, false)
+            .map_err(|error| failed("open the database", error))
+    }
+}
+
+impl Reopen for InPlace {
+    fn reopen(&self, acknowledged: Option<u64>) -> Result<DB, StoreError> {
+        lock(&self.descriptors).clear();
+        let reopened = acknowledged
+            .map_or(Ok(()), |last| logs::cut_unacknowledged(&self.dir, last))
+            .and_then(|()| self.open());
+        self.keep_descriptors();
+        reopened
+    }
+
+    fn reopen_to_read(&self) -> Result<DB, StoreError> {
+        self.open_to_read(&read_only_options(&self.sizes))
+    }
+}
+
+impl Database {
+    /// Makes a database in the empty folder `dir`.
+    pub(crate) fn create(dir: &Path, sizes: &Sizes, reserve: &Reserve) -> Result<Self, StoreError> {
+        let mut options = options(sizes);
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        options.set_error_if_exists(true);
+        let place = InPlace::new(dir, sizes, reserve, Quarantine::default());
+        let db = place.open_with(&options)?;
+        Ok(Self::of(db, place))
+    }
+
+    /// Opens the database in `dir` for reading and writing. What a crash left is recovered. The
+    /// families of tables in `quarantine` are not compacted.
+    pub(crate) fn open(
+        dir: &Path,
+        sizes: &Sizes,
+        reserve: &Reserve,
+        quarantine: Quarantine,
+    ) -> Result<Self, StoreError> {
+        Self::open_place(InPlace::new(dir, sizes, reserve, quarantine))
+    }
+
+    /// As [`Database::open`], where a table cannot even be opened: it is met when it is read.
+    /// Nothing is compacted by itself as long as it is open. The logs must be whole: of those,
+    /// RocksDB would pass over what it cannot read.
+    pub(crate) fn open_around(
+        dir: &Path,
+        sizes: &Sizes,
+        reserve: &Reserve,
+        quarantine: Quarantine,
+    ) -> Result<Self, StoreError> {
+        let mut place = InPlace::new(dir, sizes, reserve, quarantine);
+        place.compaction = Compaction::None;
+        Self::open_place(place)
+    }
+
+    fn open_place(place: InPlace) -> Result<Self, StoreError> {
+        let db = place.open()?;
+        place.keep_descriptors();
+        Ok(Self::of(db, place))
+    }
+
+    fn of(db: DB, place: InPlace) -> Self {
+        Self {
+            has_bulk: AtomicBool::new(false),
+            quarantine: Arc::clone(&place.quarantine),
             has_news: AtomicBool::new(false),
             is_read_only: false,
-        })
+            current: CurrentHandle::new(db, Box::new(place)),
+        }
     }
 
     /// Opens the database in `dir` as it is now, also while another process writes to it. It never
     /// shows later changes.
-    pub(crate) fn open_read_only(dir: &Path, quarantine: Quarantine) -> Result<Self, StoreError> {
-        Self::open_read_only_with(dir, &read_only_options(), quarantine)
-    }
-
-    fn open_read_only_with(
+    pub(crate) fn open_read_only(
         dir: &Path,
-        options: &Options,
+        sizes: &Sizes,
+        reserve: &Reserve,
         quarantine: Quarantine,
     ) -> Result<Self, StoreError> {
-        let descriptors = descriptors(&quarantine, Compaction::None);
-        let db = DB::open_cf_descriptors_read_only(options, dir, descriptors, false);
-        Ok(Self {
-            db: db.map_err(|error| failed("open the database", error))?,
-            quarantine: Mutex::new(quarantine),
-            has_news: AtomicBool::new(false),
-            is_read_only: true,
-        })
+        let place = InPlace::new(dir, sizes, reserve, quarantine);
+        Self::open_read_only_with(place, &read_only_options(sizes))
+    }
+
+    fn open_read_only_with(place: InPlace, options: &Options) -> Result<Self, StoreError> {
+        let db = place.open_to_read(options)?;
+        let mut database = Self::of(db, place);
+        database.is_read_only = true;
+        Ok(database)
     }
 
     /// Opens what can be read of the damaged database in `dir`, as it was before the damage if that
@@ -312,9 +500,11 @@ impl Database {
     pub(crate) fn open_damaged(
         dir: &Path,
         room: &Path,
+        sizes: &Sizes,
+        reserve: &Reserve,
         quarantine: Quarantine,
     ) -> Result<Self, StoreError> {
-        let mut options = read_only_options();
+        let mut options = read_only_options(sizes);
         // Without paranoid checks RocksDB passes over unreadable tables, but over unreadable
         // records of the log as well, which would be a hole in history. So it gets to see whole
         // logs only.
@@ -323,7 +513,8 @@ impl Database {
         options.set_track_and_verify_wals_in_manifest(false);
         options.set_paranoid_checks(false);
         options.set_max_open_files(LAZY_OPEN_FILES);
-        Self::open_read_only_with(dir, &options, quarantine)
+        let place = InPlace::new(dir, sizes, reserve, quarantine);
+        Self::open_read_only_with(place, &options)
     }
 
     /// What changes whenever records move from the log to a file, or files are replaced: the
@@ -347,19 +538,30 @@ impl Database {
         Ok(revision)
     }
 
-    fn family(&self, family: Family) -> &ColumnFamily {
-        self.db
-            .cf_handle(family.name())
-            .expect("every family is opened with the database")
+    /// The time since the last failed write.
+    pub(crate) fn generation(&self) -> Generation {
+        self.current.generation()
+    }
+
+    /// Fails if nothing can be written now: a write has failed, and waiting did not help.
+    pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
+        self.current.to_write().map(drop)
+    }
+
+    /// Why nothing can be written now, if a write has failed and waiting does not help any more.
+    pub(crate) fn trouble(&self) -> Option<StoreError> {
+        self.current.trouble()
     }
 
     pub(crate) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Value<'_>>, StoreError> {
-        let value = self
-            .db
-            .get_pinned_cf_opt(self.family(family), key, &read_options(family));
+        let handle = self.current.to_read()?;
+        let value =
+            handle
+                .db
+                .get_pinned_cf_opt(column(&handle.db, family), key, &read_options(family));
         Ok(value
             .map_err(|error| self.read_failed(family, error))?
-            .map(Value))
+            .map(|value| Value::of(&value)))
     }
 
     /// The values of `keys`, in their order.
@@ -368,8 +570,9 @@ impl Database {
         family: Family,
         keys: impl IntoIterator<Item = &'k [u8]>,
     ) -> Result<Vec<Option<Value<'_>>>, StoreError> {
-        let values = self.db.batched_multi_get_cf_opt(
-            self.family(family),
+        let handle = self.current.to_read()?;
+        let values = handle.db.batched_multi_get_cf_opt(
+            column(&handle.db, family),
             keys,
             false,
             &read_options(family),
@@ -379,7 +582,7 @@ impl Database {
             .map(|value| {
                 Ok(value
                     .map_err(|error| self.read_failed(family, error))?
-                    .map(Value))
+                    .map(|value| Value::of(&value)))
             })
             .collect()
     }
@@ -390,8 +593,21 @@ impl Database {
         family: Family,
         keys: impl IntoIterator<Item = &'k [u8]>,
     ) -> Vec<Result<Option<Vec<u8>>, StoreError>> {
-        let values = self.db.batched_multi_get_cf_opt(
-            self.family(family),
+        let handle = match self.current.to_read() {
+            Ok(handle) => handle,
+            Err(error) => {
+                // Each is told; why, whoever tries again finds out.
+                let first = std::iter::once(Err(error));
+                let others = std::iter::repeat_with(|| Err(StoreError::Reopened));
+                return first
+                    .chain(others)
+                    .zip(keys)
+                    .map(|(told, _)| told)
+                    .collect();
+            }
+        };
+        let values = handle.db.batched_multi_get_cf_opt(
+            column(&handle.db, family),
             keys,
             false,
             &read_options(family),
@@ -411,9 +627,10 @@ impl Database {
         family: Family,
         key: &[u8],
     ) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
-        let mut iterator = self
+        let handle = self.current.to_read()?;
+        let mut iterator = handle
             .db
-            .raw_iterator_cf_opt(self.family(family), read_options(family));
+            .raw_iterator_cf_opt(column(&handle.db, family), read_options(family));
         iterator.seek_for_prev(key);
         iterator
             .status()
@@ -425,26 +642,36 @@ impl Database {
 
     /// The records from `from` on, in key order, as they are now.
     pub(crate) fn scan(&self, family: Family, from: &[u8]) -> Scan<'_> {
-        let mut options = read_options(family);
-        options.set_readahead_size(1 << 20);
-        let mut iterator = self.db.raw_iterator_cf_opt(self.family(family), options);
-        iterator.seek(from);
+        let slot = self.current.to_read().map(|handle| {
+            handle.iterator(|db| {
+                let mut options = read_options(family);
+                options.set_readahead_size(1 << 20);
+                let mut iterator = db.raw_iterator_cf_opt(column(db, family), options);
+                iterator.seek(from);
+                iterator
+            })
+        });
         Scan {
-            database: self,
-            iterator,
+            slot,
             family,
             started: false,
+            key: Vec::new(),
+            value: Vec::new(),
+            database: self,
         }
     }
 
     /// The records of `family` as they are now, for looking up here and there.
     pub(crate) fn lookup(&self, family: Family) -> Lookup<'_> {
+        let slot = self.current.to_read().map(|handle| {
+            handle.iterator(|db| db.raw_iterator_cf_opt(column(db, family), read_options(family)))
+        });
         Lookup {
-            database: self,
-            iterator: self
-                .db
-                .raw_iterator_cf_opt(self.family(family), read_options(family)),
+            slot,
             family,
+            key: Vec::new(),
+            value: Vec::new(),
+            database: self,
         }
     }
 
@@ -477,72 +704,94 @@ impl Database {
     /// Writes one record past its copy, or a copy past its record.
     #[cfg(test)]
     pub(crate) fn put_alone(&self, family: Family, key: &[u8], value: &[u8]) {
-        let put = self.db.put_cf(self.family(family), key, value);
+        let handle = self.current.to_write().expect("nothing has failed");
+        let put = handle.db.put_cf(column(&handle.db, family), key, value);
         put.expect("a database for a test takes a record");
     }
 
-    /// Writes `batch` as one.
+    /// Writes `batch` as one. If that fails, the database is opened again; a logged batch is
+    /// written once more then.
     pub(crate) fn write(&self, batch: Batch, durability: Durability) -> Result<(), StoreError> {
-        let mut operations = WriteBatch::with_capacity_bytes(
-            batch.len() + batch.operations.len() * OPERATION_OVERHEAD_LEN,
-        );
-        let mut rest = batch.bytes.as_slice();
-        let mut take = |len: usize| {
-            let (taken, after) = rest.split_at(len);
-            rest = after;
-            taken
+        let tries = match durability {
+            Durability::Logged => LOGGED_TRIES,
+            Durability::Bulk => 1,
         };
-        for operation in batch.operations {
-            match operation {
-                Operation::Put {
-                    family,
-                    key_len,
-                    value_len,
-                } => {
-                    let (key, value) = (take(key_len), take(value_len));
-                    operations.put_cf(self.family(family), key, value);
-                    if let Some(tag) = family.copy_tag() {
-                        operations.put_cf(self.family(Family::Copies), copy_key(tag, key), value);
-                    }
-                }
-                Operation::Delete { family, key_len } => {
-                    let key = take(key_len);
-                    operations.delete_cf(self.family(family), key);
-                    if let Some(tag) = family.copy_tag() {
-                        operations.delete_cf(self.family(Family::Copies), copy_key(tag, key));
-                    }
-                }
-                Operation::DeleteRange {
-                    family,
-                    from_len,
-                    to_len,
-                } => {
-                    assert!(
-                        family.copy_tag().is_none(),
-                        "records that are kept twice are deleted by key"
-                    );
-                    operations.delete_range_cf(self.family(family), take(from_len), take(to_len));
-                }
+        let mut outcome = Ok(());
+        for _ in 0..tries {
+            outcome = self.write_through(&self.current.to_write()?, &batch, durability);
+            if outcome.is_ok() {
+                break;
             }
         }
-        let mut options = WriteOptions::default();
-        match durability {
-            Durability::Logged => options.set_sync(true),
-            Durability::Bulk => options.disable_wal(true),
-        }
-        self.db
-            .write_opt(operations, &options)
-            .map_err(|error| self.write_failed(error))
+        outcome
     }
 
-    /// Makes every batch so far durable.
-    pub(crate) fn flush_bulk(&self) -> Result<(), StoreError> {
-        let families = Family::ALL.map(|family| self.family(family));
+    /// Writes `batch` as one, if no write has failed since `generation`, and once at most: for what
+    /// would have to be decided anew.
+    pub(crate) fn write_in(
+        &self,
+        generation: Generation,
+        batch: Batch,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        self.write_through(&self.current.to_write_on(generation)?, &batch, durability)
+    }
+
+    fn write_through(
+        &self,
+        handle: &Arc<Handle>,
+        batch: &Batch,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let operations = batch.operations_for(&handle.db);
+        let mut options = WriteOptions::default();
+        let write = |options: &WriteOptions| {
+            let written = handle.db.write_opt(operations, options);
+            written.map_err(|error| self.write_failed(handle, "write to the store", error))
+        };
+        if durability == Durability::Bulk {
+            options.disable_wal(true);
+            self.has_bulk.store(true, Ordering::Relaxed);
+            return write(&options);
+        }
+        options.set_sync(true);
+        let mut log_end = lock(&handle.log_end);
+        if log_end.is_some() {
+            // What came behind a refused record would be cut off with it.
+            return Err(StoreError::Reopened);
+        }
+        let acknowledged = handle.db.latest_sequence_number();
+        let written = write(&options);
+        if written.is_err() {
+            *log_end = Some(acknowledged);
+        }
+        written
+    }
+
+    /// A write fails for what a compaction met, too.
+    fn write_failed(&self, handle: &Arc<Handle>, what: &str, error: rocksdb::Error) -> StoreError {
+        let error = failed(what, error);
+        if let StoreError::Damaged(damage) = &error
+            && let Some(number) = table_named_in(&damage.reason)
+            && let Some(family) = family_of(&handle.db, number)
+        {
+            self.set_aside(number, family);
+        }
+        self.current.fail(handle, &error);
+        error
+    }
+
+    /// Makes every batch durable that was written since `generation`; fails if some of them may be
+    /// gone, since a write has failed.
+    pub(crate) fn flush_bulk(&self, generation: Generation) -> Result<(), StoreError> {
+        let handle = self.current.to_write_on(generation)?;
+        let families = Family::ALL.map(|family| column(&handle.db, family));
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        self.db
+        handle
+            .db
             .flush_cfs_opt(&families, &options)
-            .map_err(|error| self.write_failed(error))
+            .map_err(|error| self.write_failed(&handle, "write to the store", error))
     }
 
     /// Gives back the space of deleted records in `[from, to)` by rewriting what is left of the
@@ -555,8 +804,13 @@ impl Database {
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         options.set_exclusive_manual_compaction(false);
-        self.db
-            .compact_range_cf_opt(self.family(family), Some(from), Some(to), &options);
+        // What cannot be compacted now is compacted another time.
+        if let Ok(handle) = self.current.to_write() {
+            let column = column(&handle.db, family);
+            handle
+                .db
+                .compact_range_cf_opt(column, Some(from), Some(to), &options);
+        }
     }
 
     /// Removes the files that hold nothing outside `[from, last]`, at once and durably, and with no
@@ -568,18 +822,22 @@ impl Database {
         from: &[u8],
         last: &[u8],
     ) -> Result<(), StoreError> {
-        let dropped = self
+        let handle = self.current.to_write()?;
+        let dropped = handle
             .db
-            .delete_file_in_range_cf(self.family(family), from, last);
-        dropped.map_err(|error| failed("remove files of the store", error))
+            .delete_file_in_range_cf(column(&handle.db, family), from, last);
+        dropped.map_err(|error| self.write_failed(&handle, "remove files of the store", error))
     }
 
     /// About how many bytes the records in `[from, to)` take in files, deleted ones included.
     pub(crate) fn stored_len(&self, family: Family, from: &[u8], to: &[u8]) -> u64 {
-        self.db
-            .get_approximate_sizes_cf(self.family(family), &[Range::new(from, to)])
-            .iter()
-            .sum()
+        self.current.to_read().map_or(0, |handle| {
+            handle
+                .db
+                .get_approximate_sizes_cf(column(&handle.db, family), &[Range::new(from, to)])
+                .iter()
+                .sum()
+        })
     }
 
     /// Whether a table of `family` that has keys in `[from, to)` was found unreadable.
@@ -588,7 +846,7 @@ impl Database {
             return false;
         }
         // Where nobody tells which tables there are, any may be the one.
-        let Ok(tables) = self.table_list(family) else {
+        let Ok(tables) = self.tables(family) else {
             return true;
         };
         tables.iter().any(|table| {
@@ -599,20 +857,17 @@ impl Database {
     }
 
     /// The tables of `family`, whether they can be read or not.
-    pub(crate) fn table_list(&self, family: Family) -> Result<Vec<Table>, StoreError> {
-        let files = self
-            .db
-            .live_files()
-            .map_err(|error| read_failed(family, error))?;
-        let own = files
+    pub(crate) fn tables(&self, family: Family) -> Result<Vec<Table>, StoreError> {
+        let files = self.files(family)?;
+        Ok(files
             .into_iter()
-            .filter(|file| file.column_family_name == family.name());
-        Ok(own
             .filter_map(|file| {
                 Some(Table {
                     number: table_named_in(&file.name)?,
                     first: file.start_key?,
                     last: file.end_key?,
+                    len: file.size as u64,
+                    is_loose: file.level == 0,
                 })
             })
             .collect())
@@ -621,7 +876,7 @@ impl Database {
     /// The first and last keys of the tables of `family`, as far as they are known: told without a
     /// look into the tables.
     pub(crate) fn table_bounds(&self, family: Family) -> BTreeSet<Vec<u8>> {
-        let tables = self.table_list(family).unwrap_or_default();
+        let tables = self.tables(family).unwrap_or_default();
         tables
             .into_iter()
             .flat_map(|table| [table.first, table.last])
@@ -631,21 +886,22 @@ impl Database {
     /// Has the tables of `family` that begin in `[from, to)` read from the disk when they are read
     /// next, as far as the system does that.
     pub(crate) fn drop_cached(&self, family: Family, from: &[u8], to: &[u8]) {
-        let tables = self.table_list(family).unwrap_or_default();
+        let tables = self.tables(family).unwrap_or_default();
+        let Ok(handle) = self.current.to_read() else {
+            return;
+        };
         let due = tables
             .iter()
             .filter(|table| (from..to).contains(&table.first.as_slice()));
         for table in due {
-            let path = self.db.path().join(format!("{:06}.sst", table.number));
+            let path = handle.db.path().join(format!("{:06}.sst", table.number));
             // Without it, what is read may be what is in memory.
             let _ = File::open(path).map(|file| fadvise(&file, 0, None, Advice::DontNeed));
         }
     }
 
     fn quarantine(&self) -> MutexGuard<'_, Quarantine> {
-        self.quarantine
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.quarantine)
     }
 
     /// Whether a table was found unreadable in a family that had none of them when the database was
@@ -656,9 +912,7 @@ impl Database {
 
     /// The tables that were found unreadable, for opening the database anew.
     pub(crate) fn into_quarantine(self) -> Quarantine {
-        self.quarantine
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.quarantine().clone()
     }
 
     fn read_failed(&self, family: Family, error: rocksdb::Error) -> StoreError {
@@ -671,28 +925,6 @@ impl Database {
         failed
     }
 
-    /// A write fails for what a compaction met, too.
-    fn write_failed(&self, error: rocksdb::Error) -> StoreError {
-        let failed = failed("write to the store", error);
-        if let StoreError::Damaged(damage) = &failed
-            && let Some(number) = table_named_in(&damage.reason)
-            && let Some(family) = self.family_of(number)
-        {
-            self.set_aside(number, family);
-        }
-        failed
-    }
-
-    fn family_of(&self, number: u64) -> Option<Family> {
-        let files = self.db.live_files().ok()?;
-        let file = files
-            .iter()
-            .find(|file| table_named_in(&file.name) == Some(number))?;
-        Family::ALL
-            .into_iter()
-            .find(|family| family.name() == file.column_family_name)
-    }
-
     /// Keeps compactions away from a table that cannot be read.
     fn set_aside(&self, number: u64, family: Family) {
         let mut quarantine = self.quarantine();
@@ -703,32 +935,32 @@ impl Database {
             self.has_news.store(true, Ordering::Relaxed);
             // Where that fails, the next compaction may end all writing until the store is opened
             // again.
-            let _ = self.db.set_options_cf(self.family(family), &NOT_COMPACTED);
+            let _ = self.current.to_read().map(|handle| {
+                handle
+                    .db
+                    .set_options_cf(column(&handle.db, family), &NOT_COMPACTED)
+            });
         }
     }
 
-    /// The tables of `family`: the first and the last key of each, and its length.
-    pub(crate) fn tables(
-        &self,
-        family: Family,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>, u64)>, StoreError> {
-        let files = self
+    fn files(&self, family: Family) -> Result<Vec<rocksdb::LiveFile>, StoreError> {
+        let handle = self.current.to_read()?;
+        let mut files = handle
             .db
             .live_files()
             .map_err(|error| read_failed(family, error))?;
-        let own = files
-            .into_iter()
-            .filter(|file| file.column_family_name == family.name());
-        Ok(own
-            .filter_map(|file| Some((file.start_key?, file.end_key?, file.size as u64)))
-            .collect())
+        files.retain(|file| file.column_family_name == family.name());
+        Ok(files)
     }
 
     /// About how many bytes are in memory and not in files yet, of all families.
     pub(crate) fn unflushed_len(&self) -> u64 {
+        let Ok(handle) = self.current.to_read() else {
+            return 0;
+        };
         let len = |family| {
-            self.db.property_int_value_cf(
-                self.family(family),
+            handle.db.property_int_value_cf(
+                column(&handle.db, family),
                 rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES,
             )
         };
@@ -740,8 +972,9 @@ impl Database {
 
     /// Bytes of all table files that hold live versions of the data.
     pub(crate) fn table_bytes(&self, family: Family) -> Result<u64, StoreError> {
-        let bytes = self.db.property_int_value_cf(
-            self.family(family),
+        let handle = self.current.to_read()?;
+        let bytes = handle.db.property_int_value_cf(
+            column(&handle.db, family),
             rocksdb::properties::LIVE_SST_FILES_SIZE,
         );
         Ok(bytes
@@ -752,15 +985,8 @@ impl Database {
     /// About how many bytes of all table files belong to deleted records: each deletion and what it
     /// deletes.
     pub(crate) fn dead_len(&self, family: Family) -> Result<u64, StoreError> {
-        let files = self
-            .db
-            .live_files()
-            .map_err(|error| read_failed(family, error))?;
-        let files = files
-            .iter()
-            .filter(|file| file.column_family_name == family.name());
         let (mut len, mut entries, mut deletions) = (0, 0, 0);
-        files.for_each(|file| {
+        self.files(family)?.iter().for_each(|file| {
             (len, entries, deletions) = (
                 len + file.size as u64,
                 entries + file.num_entries,
@@ -776,50 +1002,85 @@ impl Database {
 
 /// Records in key order, as they were when the scan began.
 pub(crate) struct Scan<'a> {
-    database: &'a Database,
-    iterator: DBRawIterator<'a>,
+    slot: Result<Arc<IteratorSlot>, StoreError>,
     family: Family,
     started: bool,
+    key: Vec<u8>,
+    value: Vec<u8>,
+    database: &'a Database,
 }
 
 impl Scan<'_> {
     /// The next record.
     pub(crate) fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, StoreError> {
-        if self.started && self.iterator.valid() {
-            self.iterator.next();
-        }
-        self.started = true;
-        self.iterator
-            .status()
-            .map_err(|error| self.database.read_failed(self.family, error))?;
-        Ok(self.iterator.item())
+        let Self {
+            slot,
+            family,
+            started,
+            key,
+            value,
+            database,
+        } = self;
+        // Without a handle it was made in vain: whoever tries again finds out why.
+        let slot = slot.as_ref().map_err(|_| StoreError::Reopened)?;
+        let started = std::mem::replace(started, true);
+        let is_found = slot.with(|iterator| {
+            if started && iterator.valid() {
+                iterator.next();
+            }
+            iterator
+                .status()
+                .map_err(|error| database.read_failed(*family, error))?;
+            Ok::<_, StoreError>(copy_item(iterator.item(), key, value))
+        })??;
+        Ok(is_found.then_some((&*key, &*value)))
     }
+}
+
+/// Copies a record, if there is one; whether there is.
+fn copy_item(item: Option<(&[u8], &[u8])>, key: &mut Vec<u8>, value: &mut Vec<u8>) -> bool {
+    key.clear();
+    value.clear();
+    item.is_some_and(|(found, stored)| {
+        key.extend_from_slice(found);
+        value.extend_from_slice(stored);
+        true
+    })
 }
 
 /// Records as they were when this was made.
 pub(crate) struct Lookup<'a> {
-    database: &'a Database,
-    iterator: DBRawIterator<'a>,
+    slot: Result<Arc<IteratorSlot>, StoreError>,
     family: Family,
+    key: Vec<u8>,
+    value: Vec<u8>,
+    database: &'a Database,
 }
 
 impl Lookup<'_> {
     /// The record with the smallest key that is not below `key`. Cheap where that is at or right
     /// after the last one.
     pub(crate) fn from(&mut self, key: &[u8]) -> Result<Option<(&[u8], &[u8])>, StoreError> {
-        let is_behind = self.iterator.key().is_some_and(|last| last < key);
-        if is_behind {
-            self.iterator.next();
-        }
-        // Where one step leads from below to there or past it, that is it, as in a walk over all.
-        let is_found = is_behind && self.iterator.key().is_some_and(|found| found >= key);
-        if !is_found {
-            self.iterator.seek(key);
-        }
-        self.iterator
-            .status()
-            .map_err(|error| self.database.read_failed(self.family, error))?;
-        Ok(self.iterator.item())
+        let slot = self.slot.as_ref().map_err(|_| StoreError::Reopened)?;
+        let (database, family) = (self.database, &self.family);
+        let (found, value) = (&mut self.key, &mut self.value);
+        let is_found = slot.with(|iterator| {
+            let is_behind = iterator.key().is_some_and(|last| last < key);
+            if is_behind {
+                iterator.next();
+            }
+            // Where one step leads from below to there or past it, that is it, as in a walk over
+            // all.
+            let is_there = is_behind && iterator.key().is_some_and(|found| found >= key);
+            if !is_there {
+                iterator.seek(key);
+            }
+            iterator
+                .status()
+                .map_err(|error| database.read_failed(*family, error))?;
+            Ok::<_, StoreError>(copy_item(iterator.item(), found, value))
+        })??;
+        Ok(is_found.then_some((&*found, &*value)))
     }
 
     /// The record at `key`.
@@ -831,7 +1092,29 @@ impl Lookup<'_> {
     }
 }
 
-fn options() -> Options {
+fn family_of(db: &DB, table: u64) -> Option<Family> {
+    let files = db.live_files().ok()?;
+    let file = files
+        .iter()
+        .find(|file| table_named_in(&file.name) == Some(table))?;
+    Family::ALL
+        .into_iter()
+        .find(|family| family.name() == file.column_family_name)
+}
+
+fn column(db: &DB, family: Family) -> &ColumnFamily {
+    db.cf_handle(family.name())
+        .expect("every family is opened with the database")
+}
+
+/// `options`, and what is only known by name.
+fn set_named(mut options: Options, named: &str) -> Options {
+    options
+        .get_options_from_string(named)
+        .expect("RocksDB knows its own options")
+}
+
+fn options(sizes: &Sizes) -> Options {
     // Every new log would claim its whole length (64 MiB) at once: on a nearly full disk that takes
     // the room from what is to be written, and where claiming means zeroing (tmpfs) or copying
     // (btrfs) it costs more than the log.
@@ -839,22 +1122,31 @@ fn options() -> Options {
     // And every change of the manifest makes a new one, of which nothing is seen before it is
     // synced and `CURRENT` names it. Appended to the old one, a change that a loss of power tears
     // would be damage, to RocksDB, and the store would not open.
-    let named = "allow_fallocate=false;max_manifest_file_size=1;max_manifest_space_amp_pct=0";
-    let mut options = Options::default()
-        .get_options_from_string(named)
-        .expect("RocksDB knows its own options");
+    //
+    // After a failed write nothing more is to be written, neither by an attempt to go on nor when
+    // the database is closed.
+    let mut options = set_named(
+        Options::default(),
+        "allow_fallocate=false;max_manifest_file_size=1;max_manifest_space_amp_pct=0;\
+         avoid_flush_during_shutdown=true;max_bgerror_resume_count=0",
+    );
     options.set_atomic_flush(true);
     // A log that is damaged in its middle must not pass for one that ends there: acknowledged
     // commits would vanish silently.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_paranoid_checks(true);
-    // Every file stays open, so that a reading process keeps what it has seen while the owner
-    // compacts.
-    options.set_max_open_files(-1);
+    // Every file stays open, as far as there are descriptors, so that a reading process keeps what
+    // it has seen while the owner compacts.
+    options.set_max_open_files(
+        sizes
+            .open_tables
+            .map_or(-1, |count| i32::try_from(count).unwrap_or(i32::MAX)),
+    );
+    options.set_max_file_opening_threads(sizes.opening_threads as i32);
     options.set_max_background_jobs(2);
     options.set_bytes_per_sync(4 << 20);
-    options.set_max_total_wal_size(64 << 20);
+    options.set_max_total_wal_size(sizes.logs);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(1 << 20);
     options.set_log_level(LogLevel::Warn);
@@ -862,17 +1154,22 @@ fn options() -> Options {
     options
 }
 
-fn read_only_options() -> Options {
-    let mut options = options();
+fn read_only_options(sizes: &Sizes) -> Options {
+    let mut options = options(sizes);
     // RocksDB's own log is a file in the folder, which is not ours to write to.
     options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| {}));
     options
 }
 
-fn descriptors(quarantine: &Quarantine, compaction: Compaction) -> Vec<ColumnFamilyDescriptor> {
-    let cache = Cache::new_lru_cache(BLOCK_CACHE_LEN);
-    let options = |family| {
-        let mut options = family_options(family, &cache);
+fn descriptors(
+    sizes: &Sizes,
+    quarantine: &Quarantine,
+    compaction: Compaction,
+) -> Vec<ColumnFamilyDescriptor> {
+    // Frames do not go through it: they are cached decoded.
+    let cache = Cache::new_lru_cache(sizes.block_cache as usize);
+    let describe = |family: Family| {
+        let mut options = family_options(family, &cache, sizes);
         if compaction == Compaction::None || quarantine.holds(family) {
             options.set_disable_auto_compactions(true);
             options.set_level_zero_slowdown_writes_trigger(UNCOMPACTED_FILES_MAX);
@@ -882,12 +1179,12 @@ fn descriptors(quarantine: &Quarantine, compaction: Compaction) -> Vec<ColumnFam
         }
         ColumnFamilyDescriptor::new(family.name(), options)
     };
-    let mut all: Vec<_> = Family::ALL.map(options).into();
+    let mut all: Vec<_> = Family::ALL.map(describe).into();
     all.push(ColumnFamilyDescriptor::new("default", Options::default()));
     all
 }
 
-fn family_options(family: Family, cache: &Cache) -> Options {
+fn family_options(family: Family, cache: &Cache, sizes: &Sizes) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
     blocks.set_format_version(6);
@@ -906,8 +1203,12 @@ fn family_options(family: Family, cache: &Cache) -> Options {
         options.set_memtable_prefix_bloom_ratio(0.1);
     }
     options.set_block_based_table_factory(&blocks);
-    options.set_write_buffer_size(WRITE_BUFFER_LEN);
-    options.set_target_file_size_base(FILE_LEN);
+    if family == Family::Frames && sizes.has_small_tables() {
+        options.set_level_zero_file_num_compaction_trigger(LOOSE_TABLES_SMALL);
+    }
+    options.set_write_buffer_size(sizes.write_buffer as usize);
+    options.set_target_file_size_base(sizes.table);
+    options.set_max_bytes_for_level_base(sizes.table * TABLES_IN_FIRST_LEVEL);
     // Frames come compressed, hashes and ids do not compress.
     options.set_compression_type(match family {
         Family::Layers | Family::Pages | Family::Names | Family::Meta | Family::Copies => {
@@ -958,15 +1259,10 @@ fn failed(what: &str, error: rocksdb::Error) -> StoreError {
     };
     let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
     match kind {
-        _ if says(&[
-            "No space left on device",
-            "Disk quota exceeded",
-            "File too large",
-            "NoSpace",
-        ]) =>
-        {
+        _ if says(&["No space left on device", "Disk quota exceeded", "NoSpace"]) => {
             StoreError::Full { what }
         }
+        _ if says(&["File too large"]) => StoreError::TooLong { what },
         _ if kind == ErrorKind::Corruption
             || says(&["No such file or directory", "Input/output error"]) =>
         {

@@ -29,7 +29,9 @@ pub struct DiskDevice {
 impl From<StoreError> for DeviceError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Full { .. } => Self::NoSpace(error.to_string()),
+            StoreError::Full { .. } | StoreError::TooLong { .. } => {
+                Self::NoSpace(error.to_string())
+            }
             StoreError::ReadOnly => Self::ReadOnly,
             other => Self::Io(other.to_string()),
         }

@@ -97,6 +97,12 @@ pub enum StoreError {
         /// What was tried.
         what: String,
     },
+    /// A file would be longer than its file system, or a limit on this process, allows.
+    #[error("cannot {what}: a file may not grow that long")]
+    TooLong {
+        /// What was tried.
+        what: String,
+    },
     /// Stored bytes are not what was stored.
     #[error("damaged: {0}")]
     Damaged(Damage),
@@ -116,11 +122,13 @@ pub enum StoreError {
         /// `RocksDB`'s words.
         message: String,
     },
-    /// A durable write failed earlier: what is in memory may be ahead of what is on disk.
-    #[error(
-        "an earlier write to the store failed ({0}), so no more is written until it is opened again"
-    )]
+    /// A write failed, and the store could not be opened again yet. It still tries.
+    #[error("the store takes no writes at present: {0}")]
     Stopped(String),
+    /// A write failed while this was going on, and the store was opened again: what was not
+    /// finished is undone.
+    #[error("a write to the store failed, and what was not finished was undone")]
+    Reopened,
     /// A change was asked of a store that was opened for reading.
     #[error("the store was opened read-only")]
     ReadOnly,
@@ -182,6 +190,9 @@ impl StoreError {
             }
             Self::SourceChanged { .. } => "nothing was stored under this name; import again when nothing writes to the source".to_owned(),
             Self::Full { .. } => "free some space: deleting images or snapshots and `vellum gc` work on a full disk".to_owned(),
+            Self::TooLong { .. } => {
+                "raise the limit on the length of files (`ulimit -f`, LimitFSIZE=), or use a file system that has longer ones".to_owned()
+            }
             Self::Damaged(_) => {
                 "`vellum check --read-data` lists all that is hit, `vellum repair` what can be mended; what is whole can still be listed, exported and pushed"
                     .to_owned()
@@ -190,7 +201,10 @@ impl StoreError {
                 "look at it with `vellum list`; if its files can be brought back, do that; `vellum check --accept-earlier-state` goes on from here"
                     .to_owned()
             }
-            Self::Stopped(_) => "mend what made it fail, then run the command again: what was acknowledged is there".to_owned(),
+            Self::Stopped(_) => {
+                "mend what makes it fail: writing goes on as soon as it can; what was acknowledged is there, and can be read".to_owned()
+            }
+            Self::Reopened => "run the command again: what was acknowledged before is there".to_owned(),
             Self::Interrupted => "what was finished is kept; run the command again to do the rest".to_owned(),
             _ => return None,
         };
@@ -201,9 +215,8 @@ impl StoreError {
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
         match source.kind() {
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => Self::Full { what },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { what },
+            io::ErrorKind::FileTooLarge => Self::TooLong { what },
             _ => Self::Io { what, source },
         }
     }

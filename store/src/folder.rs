@@ -1,12 +1,11 @@
-//! The store's folder: which format it has, who uses it, and a little space kept back for a full
-//! disk.
+//! The store's folder: which format it has, who uses it, and what is told to others.
 //!
 //! ```text
 //! vellum.store   text: "vellum store format N". Read before anything else is touched, so that a newer store is refused untouched.
 //! lock           locked (flock) by the one process that writes; holds its pid and command, for the message that others give.
 //! commits        8 bytes: how many commits were acknowledged (LE); 8 bytes: checksum. Written after each, never synced: it can lag
 //!                behind the database (power loss), never run ahead of it but where the database's log lost its end.
-//! reserve        RESERVE_LEN allocated bytes. Given up when the disk is full, so that deleting still works; made again later.
+//! reserve        Allocated bytes, kept back for a full disk; spare/ holds names of files for one without any: see `reserve`.
 //! suspects       left by those who only read, for whoever writes next: 24 bytes for each run of chunks that were found damaged:
 //!                8 first id (LE), 8 count (LE), at most SUSPECTS_RUN_MAX; 8 checksum. Lost, it is found again by whoever reads.
 //! control        a socket while a server has the store: other processes have their commands done there. nbd.sock is its NBD socket.
@@ -25,12 +24,13 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock, statvfs};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use vellum_core::units::ChunkId;
 use vellum_core::wire::{seal, verified};
 
 use crate::error::StoreError;
+use crate::reserve::Reserve;
 
 /// The format that this program writes, and the newest that it reads.
 pub(crate) const FORMAT: u32 = 1;
@@ -49,12 +49,9 @@ const PARENT_MODE: u32 = 0o777;
 const UNFINISHED_MARKER: &str = "vellum.store.new";
 const COMMITS_CONTEXT: &str = "vellum 2026-11 count of commits v1";
 const MARKER_TEXT: &str = "vellum store format ";
-/// Enough for `RocksDB` to open, to log the deletion of many names, and to start a compaction.
-const RESERVE_LEN: u64 = 8 << 20;
-/// Free space below which the reserve is given up. Deleting needs no more than this.
-const SCARCE_LEN: u64 = 4 << 20;
-/// Free space that an import leaves, over what it has in memory still to be written.
-const IMPORT_MARGIN_LEN: u64 = 24 << 20;
+/// The length of what stands in the lock file: it is written over what was there, so that it needs
+/// no room.
+const OWNER_LEN: usize = 200;
 const SUSPECTS: &str = "suspects";
 const SUSPECTS_CONTEXT: &str = "vellum 2026-11 suspect chunks v1";
 /// The longest run in the file of suspects: what one frame may span.
@@ -64,8 +61,6 @@ const SUSPECTS_ENTRY_LEN: usize = 24;
 const SUSPECTS_LEN_MAX: u64 = 4 << 20;
 /// Who may read what this program makes in a store's folder.
 const SUSPECTS_MODE: u32 = 0o600;
-/// Bytes of the lock file that are shown.
-const OWNER_LEN_MAX: u64 = 200;
 /// How often and how long who wants to write waits for those who only ask who does.
 const ASKERS_TRIES: u32 = 200;
 const ASKERS_WAIT: Duration = Duration::from_millis(1);
@@ -259,8 +254,8 @@ impl Folder {
         // What stands in the file is for people: a full disk may keep it from being written, not
         // from being locked.
         let _ = file
-            .set_len(0)
-            .and_then(|()| write!(file, "process {} ({command})", std::process::id()));
+            .write_all_at(&owner_text(command), 0)
+            .and_then(|()| file.set_len(OWNER_LEN as u64));
         Ok(OwnerLock { file })
     }
 
@@ -340,39 +335,6 @@ impl Folder {
         options.custom_flags(no_links).open(self.dir.join(SUSPECTS))
     }
 
-    /// Gives the reserve up if the disk is nearly full, makes it again if there is room.
-    pub(crate) fn tend_reserve(&self) {
-        let path = self.dir.join(RESERVE);
-        let Ok(free) = self.free_len() else { return };
-        if free < SCARCE_LEN {
-            let _ = fs::remove_file(&path);
-        } else if free > RESERVE_LEN + IMPORT_MARGIN_LEN && !path.exists() {
-            let made = self
-                .open_file(RESERVE, OpenOptions::new().write(true).create_new(true))
-                .map(|file| fallocate(&file, FallocateFlags::empty(), 0, RESERVE_LEN));
-            if !matches!(made, Ok(Ok(()))) {
-                let _ = fs::remove_file(&path);
-            }
-        }
-    }
-
-    /// Whether an import may write on that has `unflushed` bytes in memory.
-    pub(crate) fn check_room(&self, unflushed: u64) -> Result<(), StoreError> {
-        match self.free_len() {
-            Ok(free) if free < unflushed + IMPORT_MARGIN_LEN => Err(StoreError::Full {
-                what: format!("write to {}", self.dir.display()),
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    fn free_len(&self) -> Result<u64, StoreError> {
-        let space = statvfs(&self.dir).map_err(|errno| {
-            StoreError::file("ask for the free space of", &self.dir, errno.into())
-        })?;
-        Ok(space.f_bavail.saturating_mul(space.f_frsize))
-    }
-
     /// Bytes that the store takes on disk, as `du` counts them.
     pub(crate) fn disk_usage(&self) -> Result<u64, StoreError> {
         Ok(self.usage()?.total)
@@ -405,7 +367,7 @@ impl Folder {
 impl Usage {
     fn add(&mut self, name: &OsStr, len: u64) {
         self.total += len;
-        if name == RESERVE {
+        if Reserve::is_file(name) {
             self.reserve += len;
         } else if Path::new(name).extension() == Some(OsStr::new("log")) {
             self.logs += len;
@@ -486,13 +448,26 @@ fn suspect_run(entry: &[u8]) -> Option<(ChunkId, u64)> {
     fits.then_some((ChunkId(first), count))
 }
 
+/// The text of the lock file: cut, or filled with spaces.
+fn owner_text(command: &str) -> Vec<u8> {
+    let text = format!("process {} ({command})", std::process::id());
+    let mut end = text.len().min(OWNER_LEN);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut bytes = text.as_bytes()[..end].to_vec();
+    bytes.resize(OWNER_LEN, b' ');
+    bytes
+}
+
 fn owner(file: &mut File) -> String {
     let mut text = String::new();
     let read = file
         .rewind()
-        .and_then(|()| file.take(OWNER_LEN_MAX).read_to_string(&mut text));
+        .and_then(|()| file.take(OWNER_LEN as u64).read_to_string(&mut text));
+    let text = text.trim_end();
     if read.is_ok() && !text.is_empty() {
-        text
+        text.to_owned()
     } else {
         "another process".to_owned()
     }
@@ -557,7 +532,7 @@ mod tests {
                     assert!(is_refused, "{name}");
                 }
                 // Also where it is planted after the store was opened.
-                folder.tend_reserve();
+                Reserve::new(&folder.dir, 1 << 20, 0).refill();
                 folder.witness().note(7);
                 let _ = folder.acknowledged_commits();
                 assert_eq!(fs::read(&victim).expect("it is there"), b"mine", "{name}");
@@ -583,7 +558,7 @@ mod tests {
         folder.make_database().expect("room");
         drop(folder.lock("me").expect("nobody writes"));
         folder.witness().note(1);
-        folder.tend_reserve();
+        Reserve::new(&folder.dir, 1 << 20, 0).refill();
         folder.mark().expect("room");
         let mode = |path: &Path| {
             std::os::unix::fs::PermissionsExt::mode(

@@ -87,7 +87,7 @@ pub(crate) struct Entry {
 }
 
 /// The entry that the flushes of an attached disk write again and again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Running {
     number: u64,
     began_ms: u64,

@@ -61,9 +61,9 @@ use flush::{Flush, PageChanges};
 pub(crate) use room::Room;
 use view::View;
 
-/// A generation of this length is flushed without being asked for: large enough that a flush's cost
-/// is its chunks', small enough that one is soon done.
-const GENERATION_LEN: usize = 16 << 20;
+/// How often a flush is done again because a write failed meanwhile that was not its own, and what
+/// it had found was gone.
+const TRIES_MAX: u32 = 4;
 /// What one look at the room and one turn of the view's lock admits of a long write.
 const PART_LEN_MAX: u64 = 1 << 20;
 
@@ -288,7 +288,9 @@ impl LiveDisk {
 
     /// Has the generation that takes the writes flushed in the background if it has grown large.
     fn relieve(&self) {
-        let is_large = self.shared.view().filling.memory_len() >= GENERATION_LEN;
+        // Large enough that a flush's cost is its chunks', small enough that one is soon done.
+        let large_len = self.shared.store.inner.sizes.generation as usize;
+        let is_large = self.shared.view().filling.memory_len() >= large_len;
         if !is_large || self.shared.is_flusher_busy.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -422,7 +424,7 @@ impl Shared {
         };
         drop(control);
         drop(retired);
-        let (disk, changed) = self.commit(&frozen)?;
+        let (disk, changed) = self.commit_again(&frozen)?;
         drop(frozen);
         self.publish(disk, changed);
         self.control().durable_below = number + 1;
@@ -431,13 +433,27 @@ impl Shared {
         Ok(())
     }
 
+    /// As [`Shared::commit`], again if the store was opened anew meanwhile. What was not committed
+    /// adds nothing to the journal.
+    fn commit_again(&self, waiting: &Changes) -> Result<(Disk, PageChanges), StoreError> {
+        let before = lock(&self.growth).clone();
+        let mut outcome = Err(StoreError::Reopened);
+        for _ in 0..TRIES_MAX {
+            outcome = self.commit(waiting);
+            if outcome.is_err() {
+                lock(&self.growth).clone_from(&before);
+            }
+            if !matches!(outcome, Err(StoreError::Reopened)) {
+                break;
+            }
+        }
+        outcome
+    }
+
     /// Makes `waiting` durable in the image's active layer; what the image holds by then, and which
     /// pages changed.
     fn commit(&self, waiting: &Changes) -> Result<(Disk, PageChanges), StoreError> {
         let flush = Flush::of(waiting);
-        // A disk that is nearly full is told before the store's log is: then nothing has failed
-        // half-way, and everything goes on once there is room.
-        self.store.check_room(waiting.memory_len() as u64)?;
         let mut changed = PageChanges::new();
         self.store
             .commit_chunks(&flush.candidates(), |tree, stored, batch| {

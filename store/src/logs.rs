@@ -8,6 +8,9 @@
 //!
 //! *Did a loss of power tear its end?* Then it reads as damaged, and is not: see `torn`.
 //!
+//! *Does it end in a write that was refused?* Then that is cut off before the log is read again: see
+//! `unacknowledged`.
+//!
 //! *How far is it whole?* A damaged store can be looked at without its unreadable tables, but
 //! `RocksDB` would then pass over unreadable records of the log too, and show a state that never
 //! was.
@@ -24,6 +27,7 @@
 //! Source: RocksDB's `db/log_format.h` and `util/crc32c.h`.
 
 mod torn;
+mod unacknowledged;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -74,18 +78,44 @@ pub(crate) fn cut_torn_end(dir: &Path) -> Result<bool, StoreError> {
         None | Some((_, LogEnd::Sound)) => Ok(true),
         Some((_, LogEnd::Damaged)) => Ok(false),
         Some((path, LogEnd::Torn(whole_len))) => {
-            let cut = OpenOptions::new()
-                .write(true)
-                .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-                .open(&path)
-                .and_then(|file| {
-                    file.set_len(whole_len as u64)?;
-                    file.sync_all()
-                });
-            cut.map_err(|source| StoreError::file("repair", &path, source))?;
+            cut(&path, whole_len)?;
             Ok(true)
         }
     }
+}
+
+/// Cuts off what was written to the logs in `dir` after the sequence number `acknowledged`, which is
+/// the last one that anybody was told of: at most one record, the last of the last log. For the one
+/// process that writes, after a failed write. Reads all logs.
+pub(crate) fn cut_unacknowledged(dir: &Path, acknowledged: u64) -> Result<(), StoreError> {
+    let logs = logs(dir)?;
+    for (nth, path) in logs.iter().enumerate() {
+        let log = fs::read(path).map_err(|source| StoreError::file("read", path, source))?;
+        let Some(begin) = unacknowledged::begins_at(&log, acknowledged) else {
+            continue;
+        };
+        if nth + 1 < logs.len() {
+            // Its length may stand in the manifest. Who opens the store anew sees what it holds.
+            return Err(StoreError::Stopped(
+                "the write that failed is not the last in the log".to_owned(),
+            ));
+        }
+        cut(path, begin)?;
+    }
+    Ok(())
+}
+
+/// Ends a log after its first `len` bytes, durably.
+fn cut(path: &Path, len: usize) -> Result<(), StoreError> {
+    let cut = OpenOptions::new()
+        .write(true)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+        .and_then(|file| {
+            file.set_len(len as u64)?;
+            file.sync_all()
+        });
+    cut.map_err(|source| StoreError::file("repair", path, source))
 }
 
 /// Copies the logs in the database's folder `dir` to `room`, up to the first record of all of them

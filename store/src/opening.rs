@@ -22,9 +22,12 @@ use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock};
 use crate::identity::random;
 use crate::journal::Journal;
+use crate::limits;
 use crate::logs;
 use crate::quarantine::Quarantine;
 use crate::records::{self, Commits, Counters, Record, StoreParameters};
+use crate::reserve::Reserve;
+use crate::sizes::Sizes;
 use crate::store::{
     Access, COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, Opened, PARAMETERS_KEY, Store, put,
 };
@@ -132,19 +135,19 @@ fn open_folder(
     lock: Option<OwnerLock>,
     accept_earlier: bool,
 ) -> Result<Store, StoreError> {
-    if access == Access::ReadWrite {
-        folder.tend_reserve();
-    }
+    limits::check_addresses()?;
+    let (sizes, reserve) = holdings(folder);
+    let place = (&sizes, &reserve);
     // Before the database is opened: a process that writes meanwhile only adds to it.
     let acknowledged = folder.acknowledged_commits();
-    let mut loaded = load(folder, access, Quarantine::load(folder.path()))?;
+    let mut loaded = load(folder, place, access, Quarantine::load(folder.path()))?;
     for _ in Family::ALL {
         if !loaded.database.has_news_of_unreadable_tables() {
             break;
         }
         // A compaction that began meanwhile may have met the same, and ended all writing.
         let quarantine = loaded.database.into_quarantine();
-        loaded = load(folder, access, quarantine)?;
+        loaded = load(folder, place, access, quarantine)?;
     }
     if acknowledged > loaded.commits && !accept_earlier {
         loaded.faults.blocking.push(StoreError::RolledBack {
@@ -156,8 +159,13 @@ fn open_folder(
     if access == Access::ReadWrite && !loaded.faults.blocking.is_empty() {
         return Err(loaded.faults.blocking.swap_remove(0));
     }
+    if access == Access::ReadWrite {
+        reserve.refill();
+    }
     let store = Store::assemble(Opened {
         folder: folder.clone(),
+        sizes,
+        reserve,
         access,
         database: Arc::new(loaded.database),
         parameters: loaded.parameters,
@@ -175,9 +183,23 @@ fn open_folder(
     Ok(store)
 }
 
-fn load(folder: &Folder, access: Access, quarantine: Quarantine) -> Result<Loaded, StoreError> {
+/// What a store in `folder` takes, and keeps back.
+pub(crate) fn holdings(folder: &Folder) -> (Sizes, Reserve) {
+    let sizes = Sizes::of(&limits::surroundings(folder.path()));
+    // Early: what is deleted takes room before it gives some.
+    let scarce_len = sizes.commit_margin.max(sizes.reserve / 2);
+    let reserve = Reserve::new(folder.path(), sizes.reserve, scarce_len);
+    (sizes, reserve)
+}
+
+fn load(
+    folder: &Folder,
+    place: (&Sizes, &Reserve),
+    access: Access,
+    quarantine: Quarantine,
+) -> Result<Loaded, StoreError> {
     let mut faults = Faults::default();
-    let database = open_database(folder, access, quarantine, &mut faults)?;
+    let database = open_database(folder, place, access, quarantine, &mut faults)?;
     let parameters = load_parameters(&database, &mut faults)?;
     let edits = load_edits(&database, &mut faults)?;
     let edits = sound_edits(edits, &mut faults);
@@ -220,20 +242,17 @@ impl Faults {
 /// gone, and it looks again.
 fn open_database(
     folder: &Folder,
+    (sizes, reserve): (&Sizes, &Reserve),
     access: Access,
     quarantine: Quarantine,
     faults: &mut Faults,
 ) -> Result<Database, StoreError> {
     let dir = folder.database();
-    logs::check_manifests(&dir)?;
     if access == Access::ReadWrite {
-        let is_whole = logs::cut_torn_end(&dir)?;
-        if !is_whole {
-            logs::check_logs(&dir)?;
-        }
-        return match Database::open(&dir, quarantine.clone()) {
-            Err(error @ StoreError::Damaged(_)) if is_whole => {
-                let Ok(database) = Database::open_around(&dir, quarantine) else {
+        return match Database::open(&dir, sizes, reserve, quarantine.clone()) {
+            Err(error @ StoreError::Damaged(_)) if logs::cut_torn_end(&dir)? => {
+                let around = Database::open_around(&dir, sizes, reserve, quarantine);
+                let Ok(database) = around else {
                     return Err(error);
                 };
                 faults.tolerated.push(error);
@@ -242,21 +261,24 @@ fn open_database(
             opened => opened,
         };
     }
+    logs::check_manifests(&dir)?;
     for _ in 0..OPEN_TRIES {
         let before = Database::revision(&dir)?;
         let opened = logs::check_logs(&dir)
-            .and_then(|()| Database::open_read_only(&dir, quarantine.clone()));
+            .and_then(|()| Database::open_read_only(&dir, sizes, reserve, quarantine.clone()));
         if Database::revision(&dir)? != before {
             continue;
         }
         return match opened {
-            Err(error @ StoreError::Damaged(_)) => match open_damaged(&dir, quarantine) {
-                Ok(database) => {
-                    faults.blocking.push(error);
-                    Ok(database)
+            Err(error @ StoreError::Damaged(_)) => {
+                match open_damaged(&dir, (sizes, reserve), quarantine) {
+                    Ok(database) => {
+                        faults.blocking.push(error);
+                        Ok(database)
+                    }
+                    Err(_) => Err(error),
                 }
-                Err(_) => Err(error),
-            },
+            }
             opened => opened,
         };
     }
@@ -266,10 +288,14 @@ fn open_database(
     })
 }
 
-fn open_damaged(dir: &Path, quarantine: Quarantine) -> Result<Database, StoreError> {
+fn open_damaged(
+    dir: &Path,
+    (sizes, reserve): (&Sizes, &Reserve),
+    quarantine: Quarantine,
+) -> Result<Database, StoreError> {
     let room = tempfile::tempdir()
         .map_err(|source| StoreError::io("make a folder for temporary files", source))?;
-    Database::open_damaged(dir, room.path(), quarantine)
+    Database::open_damaged(dir, room.path(), sizes, reserve, quarantine)
 }
 
 /// The record of meta at `key`; why it had to be taken from the copies.

@@ -19,19 +19,22 @@ use vellum_core::units::{ChunkId, ConfigurationId, ImageId, LayerId, MachineId};
 
 use crate::attach::Slots;
 use crate::chain::Pages;
-use crate::chunks::{Candidate, Chunks, DamageLedger, Stop, Stored};
+use crate::chunks::{Candidate, Chunks, DamageLedger, Stored};
 use crate::collect::Tending;
-use crate::database::{Batch, Database, Durability, Family};
+use crate::database::{Batch, Database, Durability, Family, Generation};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock, Witness};
 use crate::identity::{identified, random};
 use crate::journal::{Added, Journal};
+use crate::limits;
 use crate::live::Room;
-use crate::opening::Faults;
+use crate::opening::{Faults, holdings};
 use crate::records::{
     self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters,
 };
+use crate::reserve::Reserve;
 use crate::scrub::Scrub;
+use crate::sizes::Sizes;
 
 pub(crate) const PARAMETERS_KEY: &[u8] = b"parameters";
 pub(crate) const COUNTERS_KEY: &[u8] = b"counters";
@@ -40,8 +43,8 @@ pub(crate) const IDENTITY_KEY: &[u8] = b"identity";
 /// Layers with more pages than this are deleted by range: a range tombstone costs every later scan
 /// a little, a key costs a batch.
 const PAGES_BY_KEY_MAX: u64 = 256;
-/// Bytes in memory from which on it is worth making files of them to have room for others.
-const UNFLUSHED_WORTH_LEN: u64 = 32 << 20;
+/// What the smallest commit takes on disk, at most: a block of a log, of a manifest, of a folder.
+const COMMIT_LEN: u64 = 64 << 10;
 
 /// What a store is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +78,10 @@ pub(crate) struct Inner {
     pub(crate) slots: Slots,
     /// Layers that are being built: their pages are in the database, their records are not.
     building: Mutex<BTreeSet<LayerId>>,
-    pub(crate) stop: Arc<Stop>,
+    /// How much of everything it takes, by what it has.
+    pub(crate) sizes: Sizes,
+    /// What is kept back for a full disk.
+    pub(crate) reserve: Reserve,
     /// What was found wrong when it was opened.
     pub(crate) faults: Faults,
     pub(crate) journal: Journal,
@@ -93,6 +99,8 @@ pub(crate) struct Inner {
 /// What an open store is made of.
 pub(crate) struct Opened {
     pub(crate) folder: Folder,
+    pub(crate) sizes: Sizes,
+    pub(crate) reserve: Reserve,
     pub(crate) access: Access,
     pub(crate) database: Arc<Database>,
     pub(crate) parameters: StoreParameters,
@@ -121,6 +129,8 @@ pub(crate) struct Exclusive {
 pub(crate) struct Building {
     store: Store,
     pub(crate) layer: LayerId,
+    /// When it began: what was written for it since may be gone under another.
+    pub(crate) generation: Generation,
 }
 
 impl StoreParameters {
@@ -156,19 +166,29 @@ impl Store {
     pub fn init(dir: &Path, parameters: StoreParameters) -> Result<(), StoreError> {
         parameters.check()?;
         let folder = Folder::create(dir)?;
-        let database = Database::create(&folder.make_database()?)?;
+        let (sizes, reserve) = holdings(&folder);
+        let database = Database::create(&folder.make_database()?, &sizes, &reserve)?;
         let mut batch = Batch::default();
         put(&mut batch, Family::Meta, PARAMETERS_KEY, &parameters);
         put(&mut batch, Family::Meta, IDENTITY_KEY, &StoreId(random()?));
         database.write(batch, Durability::Logged)?;
         drop(database);
-        folder.tend_reserve();
+        // A full disk may have no room for files that are not there yet.
+        drop(folder.lock("init"));
+        folder.witness().note(0);
+        reserve.refill();
         folder.mark()
+    }
+
+    /// What a store in `dir` keeps back for a full disk, so that deleting and collecting work on
+    /// one, in bytes.
+    #[must_use]
+    pub fn kept_back(dir: &Path) -> u64 {
+        Sizes::of(&limits::surroundings(dir)).reserve
     }
 
     /// What `opened` is, as an open store.
     pub(crate) fn assemble(opened: Opened) -> Self {
-        let stop = Arc::new(Stop::default());
         let database = Arc::clone(&opened.database);
         let ledger = Arc::new(if opened.access == Access::ReadWrite {
             DamageLedger::load(database, &opened.folder)
@@ -179,8 +199,8 @@ impl Store {
             Arc::clone(&opened.database),
             opened.parameters,
             opened.next_chunk,
-            Arc::clone(&stop),
-            opened.folder.clone(),
+            &opened.sizes,
+            &opened.reserve,
             ledger,
         );
         if opened.access == Access::ReadWrite {
@@ -196,14 +216,15 @@ impl Store {
             access: opened.access,
             chunks,
             pages: Pages::new(Arc::clone(&opened.database)),
-            room: Room::default(),
+            room: Room::new(&opened.sizes),
             tending: RwLock::default(),
             database: opened.database,
             tree: RwLock::new(opened.tree),
             busy: Mutex::default(),
             slots: Slots::default(),
             building: Mutex::default(),
-            stop,
+            sizes: opened.sizes,
+            reserve: opened.reserve,
             faults: opened.faults,
             journal: opened.journal,
             scrub: Scrub::default(),
@@ -307,8 +328,15 @@ impl Store {
     pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
         match self.inner.access {
             Access::ReadOnly => Err(StoreError::ReadOnly),
-            Access::ReadWrite => self.inner.stop.check(),
+            Access::ReadWrite => self.inner.database.check_writable(),
         }
+    }
+
+    /// Why nothing can be written at present, if a write has failed and the store could not be
+    /// opened again yet: to be told once to whoever looks after it. Reading goes on.
+    #[must_use]
+    pub fn trouble(&self) -> Option<StoreError> {
+        self.inner.database.trouble()
     }
 
     /// A new image of `len` zero bytes.
@@ -349,6 +377,7 @@ impl Store {
     where
         StoreError: From<E>,
     {
+        self.inner.reserve.give_up_if_scarce();
         self.check_writable()?;
         let mut tree = self.tree_mut();
         let (edits, mut batch) = (plan(&tree)?, Batch::default());
@@ -427,12 +456,13 @@ impl Store {
         edits: &[Edit],
         mut batch: Batch,
     ) -> Result<(), StoreError> {
-        self.inner.folder.tend_reserve();
         let edits = identified(edits)?;
         self.put_edits(tree, &edits, &mut batch);
-        self.inner
-            .stop
-            .guard(|| self.inner.database.write(batch, Durability::Logged))?;
+        if !edits.iter().any(gives_space_back) {
+            let needed = COMMIT_LEN + 2 * batch.len() as u64;
+            self.inner.reserve.check(needed)?;
+        }
+        self.inner.database.write(batch, Durability::Logged)?;
         self.committed(tree, &edits);
         Ok(())
     }
@@ -461,7 +491,11 @@ impl Store {
     where
         StoreError: From<E>,
     {
-        self.inner.folder.tend_reserve();
+        let plain_len: usize = candidates
+            .iter()
+            .map(|candidate| candidate.plain.len())
+            .sum();
+        self.check_room(plain_len as u64)?;
         let mut planned = None;
         let mut session = self.inner.chunks.session();
         session.commit(candidates, |stored, batch| {
@@ -476,22 +510,29 @@ impl Store {
         Ok(())
     }
 
-    /// Whether there is room for `len` bytes more, and for everything that is in memory and in the
-    /// log to become files. If it is only the latter that takes too much, they are made now: the
-    /// log goes.
+    /// Fails unless there is room for a logged batch of `len` bytes, and for everything that is in
+    /// memory to become files. If it is only the latter that takes too much, they are made now: the
+    /// logs go. A refusal changes nothing, and is forgotten.
     pub(crate) fn check_room(&self, len: u64) -> Result<(), StoreError> {
-        let (folder, database) = (&self.inner.folder, &self.inner.database);
+        let Inner {
+            database,
+            reserve,
+            sizes,
+            ..
+        } = &*self.inner;
+        // It goes into the log, and from memory into a table.
+        let needed = |unflushed_len| 2 * len + unflushed_len + sizes.commit_margin;
         let unflushed_len = database.unflushed_len();
-        if folder.check_room(len + unflushed_len).is_ok() {
+        if reserve.check(needed(unflushed_len)).is_ok() {
             return Ok(());
         }
-        folder.check_room(unflushed_len)?;
         // Not for a little: who is refused again and again would make as many small files.
-        if unflushed_len < UNFLUSHED_WORTH_LEN {
-            return folder.check_room(len + unflushed_len);
+        if unflushed_len > sizes.write_buffer / 2
+            && reserve.check(unflushed_len + sizes.commit_margin).is_ok()
+        {
+            database.flush_bulk(database.generation())?;
         }
-        self.inner.stop.guard(|| database.flush_bulk())?;
-        folder.check_room(len + database.unflushed_len())
+        reserve.check(needed(database.unflushed_len()))
     }
 
     /// Memory for decoded frames, in bytes: what is read again is not decoded again.
@@ -600,6 +641,7 @@ impl Store {
 
     /// A new layer id whose pages may be written at once.
     pub(crate) fn build_layer(&self) -> Building {
+        let generation = self.inner.database.generation();
         let layer = LayerId(self.tree_mut().allocate());
         self.inner
             .building
@@ -609,6 +651,7 @@ impl Store {
         Building {
             store: self.clone(),
             layer,
+            generation,
         }
     }
 
@@ -657,6 +700,19 @@ pub(crate) fn now_ms() -> u64 {
         .map_or(0, |since| {
             u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
         })
+}
+
+/// Whether an edit leads to free space, so that it may use what is kept back.
+fn gives_space_back(edit: &Edit) -> bool {
+    matches!(
+        edit,
+        Edit::DropLayer(_)
+            | Edit::DropImage(_)
+            | Edit::DropSnapshot(..)
+            | Edit::DropMachine(_)
+            | Edit::DropMachineSnapshot(..)
+            | Edit::DropConfiguration(_)
+    )
 }
 
 pub(crate) fn put<R: Record>(batch: &mut Batch, family: Family, key: &[u8], record: &R) {

@@ -3,7 +3,7 @@
 use std::io;
 
 use serde::Serialize;
-use vellum_store::{CollectOptions, CollectReport};
+use vellum_store::{CollectOptions, CollectReport, Shortage};
 
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
@@ -35,6 +35,11 @@ struct Collected {
     stored_bytes_dropped: u64,
     disk_bytes_before: u64,
     disk_bytes_after: u64,
+    /// Dead bytes that stay, since there is no room to write what lives beside them.
+    dead_bytes_left: u64,
+    /// Free bytes that giving some of them back needs, and that there are for it.
+    bytes_needed: u64,
+    bytes_free: u64,
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
@@ -60,6 +65,11 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 
 impl Collected {
     fn new(dry_run: bool, report: &CollectReport) -> Self {
+        let shortage = report.shortage.unwrap_or(Shortage {
+            dead_bytes: 0,
+            needed_bytes: 0,
+            free_bytes: 0,
+        });
         Self {
             action: "gc",
             dry_run,
@@ -71,6 +81,9 @@ impl Collected {
             stored_bytes_dropped: report.stored_bytes_dropped,
             disk_bytes_before: report.disk_bytes_before,
             disk_bytes_after: report.disk_bytes_after,
+            dead_bytes_left: shortage.dead_bytes,
+            bytes_needed: shortage.needed_bytes,
+            bytes_free: shortage.free_bytes,
         }
     }
 }
@@ -102,7 +115,25 @@ impl Answer for Collected {
         if self.dry_run {
             page.line(format!("about {stored} of {before} would be given back"))
         } else {
-            page.line(format!("the store took {before} on disk, now {after}"))
+            page.line(format!("the store took {before} on disk, now {after}"))?;
+            self.show_shortage(page)
         }
+    }
+}
+
+impl Collected {
+    fn show_shortage(&self, page: &mut Page) -> io::Result<()> {
+        if self.dead_bytes_left == 0 {
+            return Ok(());
+        }
+        let (dead, needed, free) = (
+            page.size(self.dead_bytes_left),
+            page.size(self.bytes_needed),
+            page.size(self.bytes_free),
+        );
+        page.line(format!(
+            "{dead} are dead and stay: what lives beside them has to be written anew first, which \
+             needs {needed}, and {free} are free; delete more, or make room and run it again"
+        ))
     }
 }

@@ -45,6 +45,8 @@ struct Made {
     chunk_size: u64,
     frame_size: u32,
     compression: String,
+    /// Bytes that nothing but deleting and collecting may use.
+    kept_back: u64,
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
@@ -57,6 +59,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         chunk_size: parameters.chunk_len.bytes(),
         frame_size: parameters.frame_len,
         compression: CompressionWish(parameters.compression).to_string(),
+        kept_back: Store::kept_back(dir),
     };
     session.output.confirm(&made)?;
     Ok(Outcome::Done)
@@ -139,6 +142,10 @@ impl Answer for Made {
         page.line(format!(
             "made a store in {}: {chunk} chunks in {frame} frames, compressed with {}",
             self.store, self.compression
+        ))?;
+        let kept = page.size(self.kept_back);
+        page.line(format!(
+            "{kept} are kept back, so that a full disk can be emptied"
         ))?;
         page.line("next: vellum import DISK NAME")
     }

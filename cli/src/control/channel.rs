@@ -8,12 +8,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::cmsg_space;
+use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    recvmsg, sendmsg, socket_with,
 };
 use rustix::process::{Pid, geteuid};
 
@@ -26,6 +29,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// An answer is shorter than a socket's buffer, so this is never waited for; if it is, the other
 /// end is not ours.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a client waits for its place in the queue, and how often it looks.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+const QUEUE_PAUSE: Duration = Duration::from_millis(50);
 /// What is read at once: memory grows with what has come, not with what was announced.
 const STEP_LEN: usize = 64 << 10;
 
@@ -43,12 +49,47 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Connects to the socket at `path`, which is one itself: a link could lead to anybody's.
+/// Connects to the server that listens at `path`, which is a socket itself: a link could lead to
+/// anybody's. One that takes nobody in, since it does not run,
+/// has a queue that fills up: that is waited for, but not for ever.
 pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
     if fs::symlink_metadata(path)?.file_type().is_symlink() {
         return Err(io::Error::other("it is a link, and a store has none"));
     }
-    at_short_path(path, |path| UnixStream::connect(path))
+    let deadline = Instant::now() + QUEUE_TIMEOUT;
+    loop {
+        match at_short_path(path, connect_now) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                left(deadline)?;
+                thread::sleep(QUEUE_PAUSE);
+            }
+            connected => return connected,
+        }
+    }
+}
+
+fn connect_now(path: &Path) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path).map_err(|errno| match errno {
+        Errno::NAMETOOLONG => io::ErrorKind::InvalidInput.into(),
+        errno => io::Error::from(errno),
+    })?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &address)?;
+    let socket = UnixStream::from(socket);
+    socket.set_nonblocking(false)?;
+    Ok(socket)
+}
+
+/// Whether the process `pid` was stopped, by a signal or a debugger: it answers nobody until it
+/// goes on. Not known of one that cannot be seen from here.
+pub(super) fn is_stopped(pid: Pid) -> bool {
+    let state = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    // The name before the state may hold anything.
+    state.is_ok_and(|text| {
+        let state = text.rsplit(')').next().unwrap_or_default().trim_start();
+        state.starts_with(['T', 't'])
+    })
 }
 
 /// Who is at the other end: a process of this user, or the number of another one.

@@ -6,9 +6,10 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use vellum_store::Store;
 
 use super::channel::{self, ReceiveError};
@@ -17,6 +18,15 @@ use crate::caller::Caller;
 use crate::failure::Failure;
 use crate::patience::Patient;
 use crate::signals::Signals;
+
+/// How often is looked whether the server still runs.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// How long a server may be stopped: a debugger, or somebody who freezes a group of processes, may
+/// let it go on.
+const STOPPED_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a server may take to say that it begins: it does so at once, on a machine that is not
+/// out of its mind.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Has the process that owns the store in `dir` do the caller's command. `None` if no server owns
 /// it: then it is the caller's to open. `variable` is one more than the caller has; `reads_input`
@@ -30,6 +40,9 @@ pub(crate) fn forward(
     let socket = match channel::connect(&Store::control_socket(dir)) {
         Ok(socket) => socket,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return other_user(dir),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            return Err(silent(None, "takes no commands"));
+        }
         // No socket, or one that a killed server left.
         Err(_) => return Ok(None),
     };
@@ -91,14 +104,81 @@ fn ask(
     ];
     // A server that refuses without listening, or ends, makes sending fail: what it said before is
     // still there to be read.
-    let sent = channel::send_request(socket, request, descriptors);
-    match (channel::receive_answer(socket), sent) {
-        (Ok(answer), _) => Ok(Some(answer)),
-        (Err(ReceiveError::Io(_)), _) => Ok(None),
-        (Err(ReceiveError::Message(error)), _) => Err(Failure::Server(format!(
+    let watch = ServerWatch::new(socket);
+    // What does not fit into the socket's buffer waits for a server that reads.
+    let _ = socket.set_write_timeout(Some(BEGIN_PATIENCE));
+    let _ = channel::send_request(socket, request, descriptors);
+    let began = Instant::now();
+    while !is_ready(socket, None)? {
+        watch.check()?;
+        if began.elapsed() > BEGIN_PATIENCE {
+            return Err(silent(watch.pid, "does not answer"));
+        }
+    }
+    match channel::receive_answer(socket) {
+        Ok(answer) => Ok(Some(answer)),
+        Err(ReceiveError::Io(_)) => Ok(None),
+        Err(ReceiveError::Message(error)) => Err(Failure::Server(format!(
             "the store's server cannot be understood: {error}"
         ))),
     }
+}
+
+/// Notices a server that was stopped, and so never answers.
+struct ServerWatch {
+    pid: Option<Pid>,
+    /// When it was last seen to run.
+    seen: std::cell::Cell<Instant>,
+}
+
+impl ServerWatch {
+    fn new(socket: &UnixStream) -> Self {
+        Self {
+            pid: rustix::net::sockopt::socket_peercred(socket)
+                .ok()
+                .map(|peer| peer.pid),
+            seen: std::cell::Cell::new(Instant::now()),
+        }
+    }
+
+    /// Fails if the server has been stopped for a while.
+    fn check(&self) -> Result<(), Failure> {
+        if !self.pid.is_some_and(channel::is_stopped) {
+            self.seen.set(Instant::now());
+        } else if self.seen.get().elapsed() >= STOPPED_PATIENCE {
+            return Err(silent(self.pid, "was stopped and answers nobody"));
+        }
+        Ok(())
+    }
+}
+
+fn silent(pid: Option<Pid>, how: &str) -> Failure {
+    let number = pid.map(|pid| pid.as_raw_nonzero().to_string());
+    let (who, hint) = match number {
+        Some(number) => (
+            format!(" (process {number})"),
+            format!("`kill -CONT {number}` lets it go on; then run the command again"),
+        ),
+        None => (
+            String::new(),
+            "look why it does not run, then run the command again".to_owned(),
+        ),
+    };
+    Failure::Server(format!("the store's server{who} {how}")).hinted(hint)
+}
+
+/// Whether the server, or the bell, has something to say, after a short wait.
+fn is_ready(socket: &UnixStream, bell: Option<&UnixStream>) -> Result<bool, Failure> {
+    let mut ready: Vec<PollFd<'_>> = std::iter::once(socket)
+        .chain(bell)
+        .map(|stream| PollFd::new(stream, PollFlags::IN))
+        .collect();
+    let pause = rustix::event::Timespec::try_from(LOOK_PAUSE).ok();
+    match poll(&mut ready, pause.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(errno) => return Err(Failure::io("wait for the server", errno.into())),
+    }
+    Ok(!ready[0].revents().is_empty())
 }
 
 /// What is typed here, through a pipe: a process that is not in a terminal's foreground may not
@@ -121,6 +201,9 @@ fn relay(input: &Patient<std::sync::Arc<File>>) -> Result<PipeReader, Failure> {
 /// Tells the server of every signal until it says how the command ended.
 fn await_end(socket: &UnixStream, signals: &Signals) -> Result<u8, Failure> {
     let mut bell = Signals::bell().map_err(|error| Failure::io("listen for signals", error))?;
+    bell.set_nonblocking(true)
+        .map_err(|error| Failure::io("listen for signals", error))?;
+    let watch = ServerWatch::new(socket);
     let mut told = 0;
     loop {
         for number in [
@@ -133,23 +216,14 @@ fn await_end(socket: &UnixStream, signals: &Signals) -> Result<u8, Failure> {
             }
         }
         told = signals.received();
-        let mut ready = [
-            PollFd::new(socket, PollFlags::IN),
-            PollFd::new(&bell, PollFlags::IN),
-        ];
-        match poll(&mut ready, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Failure::io("wait for the server", errno.into())),
-        }
-        if !ready[0].revents().is_empty() {
+        if is_ready(socket, Some(&bell))? {
             return match channel::receive_answer(socket) {
                 Ok(Answer::Ended(code)) => Ok(code),
                 _ => Err(lost()),
             };
         }
-        if !ready[1].revents().is_empty() {
-            let _ = bell.read(&mut [0; 64]);
-        }
+        let _ = bell.read(&mut [0; 64]);
+        watch.check()?;
     }
 }
 

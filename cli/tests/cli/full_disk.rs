@@ -1,5 +1,5 @@
-//! A disk that fills up while a disk comes in: told in one sentence, and everything that frees
-//! space still works.
+//! A disk that fills up: told in one sentence, everything that frees space still works, and what
+//! was refused costs nobody else anything.
 
 use std::process::{Command, Stdio};
 
@@ -49,20 +49,104 @@ fn a_full_disk_loses_nothing_and_can_be_emptied() {
     sandbox.random_file("large.raw", 192 << 20, 2);
     std::fs::create_dir(sandbox.path("small")).expect("room");
     std::fs::create_dir(sandbox.path("tiny")).expect("room");
+    let Some(run) = with_mounts(&sandbox, &["sh", "-c", SCRIPT]) else {
+        return;
+    };
+    assert_eq!(run.stdout, "all is well\n", "{run:?}");
+}
+
+/// Runs `words` where file systems may be mounted that nobody else sees, if this machine allows it.
+fn with_mounts(sandbox: &Sandbox, words: &[&str]) -> Option<Run> {
     let allowed = Command::new("unshare")
         .args(["-rm", "true"])
         .stderr(Stdio::null())
         .status();
     if !allowed.is_ok_and(|status| status.success()) {
         eprintln!("skipped: this machine lets nobody mount a small file system");
-        return;
+        return None;
     }
     let mut command = Command::new("unshare");
     command
-        .args(["-rm", "sh", "-c", SCRIPT])
+        .arg("-rm")
+        .args(words)
+        .current_dir(sandbox.path(""))
+        .env("VELLUM", VELLUM)
+        .env("VELLUM_NO_LOOP", "1")
+        .env("TMPDIR", sandbox.path(""))
+        .stdin(Stdio::null());
+    Some(Run::of(command.output().expect("util-linux is there")))
+}
+
+/// A sample of `dev/full-disk`, which tells what it holds a store to.
+#[test]
+fn small_disks_fill_up_and_are_emptied_while_a_guest_works() {
+    let sandbox = Sandbox::empty();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../dev/full-disk");
+    let words = [
+        script,
+        "--only",
+        "tmpfs:24,tmpfs:64",
+        "--schedules",
+        "3",
+        "--steps",
+        "12",
+    ];
+    let Some(run) = with_mounts(&sandbox, &words) else {
+        return;
+    };
+    println!("{}", run.stdout);
+    assert!(run.stdout.ends_with("3 schedules, 0 wrong\n"), "{run:?}");
+}
+
+/// A limit on the length of files is an error with words, not the end of the process.
+#[test]
+fn a_file_that_may_not_grow_is_told_and_the_store_is_whole() {
+    let sandbox = Sandbox::empty();
+    sandbox.random_file("disk.raw", 8 << 20, 3);
+    let script = r#"
+        export VELLUM_STORE=$PWD/store
+        "$VELLUM" -q init && "$VELLUM" -q create kept 1M
+        (ulimit -f 1024; "$VELLUM" -q import disk.raw web) 2>stderr && echo imported
+        (ulimit -f 1; "$VELLUM" -q export kept kept.raw) 2>>stderr; echo "code $?"
+        grep -c 'a file may not grow that long' stderr
+        "$VELLUM" -q check --read-data && "$VELLUM" -q create new 1M && echo whole
+    "#;
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script])
         .current_dir(sandbox.path(""))
         .env("VELLUM", VELLUM)
         .stdin(Stdio::null());
-    let run = Run::of(command.output().expect("util-linux is there"));
-    assert_eq!(run.stdout, "all is well\n", "{run:?}");
+    let run = Run::of(command.output().expect("a shell is there"));
+    assert!(run.stdout.ends_with("whole\n"), "{run:?}");
+    assert!(
+        !run.stdout.contains("code 153"),
+        "not killed by a signal: {run:?}"
+    );
+}
+
+/// A server that was stopped answers nobody: whoever wants something is told so, and is not kept.
+#[test]
+fn a_server_that_was_stopped_keeps_no_command() {
+    let sandbox = Sandbox::empty();
+    let script = r#"
+        export VELLUM_STORE=$PWD/store
+        "$VELLUM" -q init && "$VELLUM" -q create web 1M
+        "$VELLUM" -q serve 2>/dev/null & server=$!
+        while ! [ -S store/control ]; do sleep 0.05; done
+        kill -STOP $server
+        "$VELLUM" list 2>stderr; echo "code $?"
+        grep -c "process $server) was stopped" stderr
+        kill -CONT $server
+        "$VELLUM" -q rename web other && echo goes on
+        kill $server; wait $server
+    "#;
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script])
+        .current_dir(sandbox.path(""))
+        .env("VELLUM", VELLUM)
+        .stdin(Stdio::null());
+    let run = Run::of(command.output().expect("a shell is there"));
+    assert_eq!(run.stdout, "code 11\n1\ngoes on\n", "{run:?}");
 }

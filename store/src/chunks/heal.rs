@@ -128,8 +128,7 @@ impl Chunks {
         let mut batch = Batch::default();
         frame.put_content(&mut batch);
         let clearing = self.ledger.clear_with(whole, &mut batch);
-        self.stop
-            .guard(|| self.database.write(batch, Durability::Logged))?;
+        self.database.write(batch, Durability::Logged)?;
         clearing.done();
         self.reader.evict(header.first(), header.end());
         Ok(())
@@ -145,7 +144,7 @@ impl Chunks {
     fn lock_index_flushed(&self) -> Result<std::sync::MutexGuard<'_, ()>, StoreError> {
         loop {
             if self.has_unflushed_rewrites.swap(false, Ordering::AcqRel) {
-                self.stop.guard(|| self.database.flush_bulk())?;
+                self.database.flush_bulk(self.database.generation())?;
             }
             let index = self.lock_index();
             if !self.has_unflushed_rewrites.load(Ordering::Acquire) {

@@ -21,7 +21,6 @@ pub(crate) mod pause;
 mod reader;
 mod session;
 mod source;
-mod stop;
 mod writer;
 
 use std::sync::atomic::AtomicBool;
@@ -48,20 +47,18 @@ pub(crate) use session::{Candidate, Session, SessionCounts, Stored};
 pub(crate) use source::PATIENCE;
 pub(crate) use source::{AskedSource, KnownNames};
 pub use source::{ChunkSource, WantedChunks};
-pub(crate) use stop::Stop;
 
-use crate::database::{Database, Family};
+use crate::database::{Database, Family, Generation};
 use crate::error::StoreError;
-use crate::folder::Folder;
 use crate::records::StoreParameters;
+use crate::reserve::Reserve;
+use crate::sizes::Sizes;
 
 /// All chunks of a store.
 pub(crate) struct Chunks {
     pub(crate) database: Arc<Database>,
     pub(crate) parameters: StoreParameters,
     pub(crate) claims: Claims,
-    /// Whether writes still go through.
-    pub(crate) stop: Arc<Stop>,
     /// Dropped before the reader: it waits for those who use it.
     ahead: ahead::ReadAhead,
     reader: Arc<reader::Reader>,
@@ -70,7 +67,9 @@ pub(crate) struct Chunks {
     /// think a chunk new.
     section: Mutex<()>,
     index: Arc<writer::IndexLock>,
-    folder: Folder,
+    reserve: Reserve,
+    /// What a healed frame leaves free.
+    commit_margin: u64,
     /// What was found damaged.
     pub(crate) ledger: Arc<DamageLedger>,
     /// Where damaged chunks may be found.
@@ -97,8 +96,8 @@ impl Chunks {
         database: Arc<Database>,
         parameters: StoreParameters,
         next_chunk: ChunkId,
-        stop: Arc<Stop>,
-        folder: Folder,
+        sizes: &Sizes,
+        reserve: &Reserve,
         ledger: Arc<DamageLedger>,
     ) -> Self {
         let index = Arc::default();
@@ -106,7 +105,12 @@ impl Chunks {
         let mender = Mender::default();
         let weak: Weak<IndexNames> = Arc::downgrade(&names);
         mender.set_names(weak);
-        let reader = reader::Reader::new(Arc::clone(&database), parameters, Arc::clone(&ledger));
+        let reader = reader::Reader::new(
+            Arc::clone(&database),
+            parameters,
+            sizes.frame_cache,
+            Arc::clone(&ledger),
+        );
         Self {
             ahead: ahead::ReadAhead::default(),
             reader: Arc::new(reader),
@@ -114,18 +118,18 @@ impl Chunks {
                 Arc::clone(&database),
                 parameters,
                 next_chunk,
-                Arc::clone(&stop),
-                folder.clone(),
+                sizes,
+                reserve,
                 Arc::clone(&index),
             ),
-            folder,
+            reserve: reserve.clone(),
+            commit_margin: sizes.commit_margin,
             ledger,
             mender,
             names,
             overdue: RwLock::default(),
             has_overdue: AtomicBool::new(false),
             has_unflushed_rewrites: AtomicBool::new(false),
-            stop,
             claims: Claims::new(),
             section: Mutex::new(()),
             index,
@@ -144,9 +148,10 @@ impl Chunks {
         end <= self.writer.durable_below()
     }
 
-    /// Makes every chunk that any session has put so far, and every bulk batch, durable.
-    pub(crate) fn settle(&self) -> Result<(), StoreError> {
-        self.writer.settle()
+    /// Makes every chunk that any session has put so far, and every bulk batch, durable, if all are
+    /// there that were written since `generation`.
+    pub(crate) fn settle(&self, generation: Generation) -> Result<(), StoreError> {
+        self.writer.settle(generation)
     }
 
     /// Waits until every chunk that has an id is in the database, or never will be; the id that the
@@ -196,7 +201,8 @@ impl Chunks {
 
     /// Whether there is room to write a healed frame.
     fn check_room_to_heal(&self) -> Result<(), StoreError> {
-        self.folder.check_room(self.database.unflushed_len())
+        self.reserve
+            .check(self.database.unflushed_len() + self.commit_margin)
     }
 
     /// Memory for decoded frames.

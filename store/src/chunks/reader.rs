@@ -17,8 +17,6 @@ use crate::database::{Database, Family};
 use crate::error::StoreError;
 use crate::records::StoreParameters;
 
-/// Memory for decoded frames, unless somebody wishes otherwise.
-const CACHE_LEN: u64 = 64 << 20;
 /// What a chunk of a decoded frame takes beside its bytes: its id, its name, whether it is sound.
 const CHUNK_OVERHEAD_LEN: u64 = 41;
 
@@ -118,16 +116,18 @@ struct Loading<'r> {
 }
 
 impl Reader {
+    /// `cache_len` is the memory for decoded frames, unless somebody wishes otherwise.
     pub(crate) fn new(
         database: Arc<Database>,
         parameters: StoreParameters,
+        cache_len: u64,
         ledger: Arc<DamageLedger>,
     ) -> Self {
         Self {
             database,
             parameters,
             ledger,
-            cache: FrameCache::new(CACHE_LEN),
+            cache: FrameCache::new(cache_len),
             headers: HeaderFinder::default(),
             loading: Mutex::default(),
             loaded: Condvar::new(),

@@ -18,7 +18,7 @@ use super::Chunks;
 use super::claims::{Epoch, SessionId};
 use super::frames::{Packed, pack, put_names};
 use super::pause::{self, lock};
-use crate::database::{Batch, Durability};
+use crate::database::{Batch, Durability, Generation};
 use crate::error::StoreError;
 use crate::journal::Added;
 
@@ -50,6 +50,8 @@ pub(crate) struct SessionCounts {
 pub(crate) struct Session<'s> {
     pub(super) chunks: &'s Chunks,
     id: SessionId,
+    /// When it began: what was written for it since may be gone under another.
+    generation: Generation,
     /// The header that the last guess was found in.
     header: Option<FrameHeader>,
     /// When it was read.
@@ -89,10 +91,13 @@ struct New<'c, 'a> {
 impl<'s> Session<'s> {
     pub(crate) fn new(chunks: &'s Chunks) -> Self {
         let id = chunks.claims.open_session();
+        // Before anything is looked at: what is found is there, or on its way, from then on.
+        let generation = chunks.database.generation();
         let epoch = chunks.claims.epoch();
         Self {
             chunks,
             id,
+            generation,
             header: None,
             epoch,
             neighbour: None,
@@ -172,7 +177,7 @@ impl<'s> Session<'s> {
             .iter()
             .any(|id| *id < first && !self.chunks.is_durable(id.advance(1)));
         if refers_to_bulk {
-            self.chunks.settle()?;
+            self.chunks.settle(self.generation)?;
         }
         // After the settling, which takes its time: `build` locks the tree until the batch is
         // written.
@@ -180,14 +185,23 @@ impl<'s> Session<'s> {
         build(&Stored { ids: &ids, added }, &mut batch)?;
         {
             let _index = self.chunks.lock_index();
-            self.chunks
-                .stop
-                .guard(|| self.chunks.database.write(batch, Durability::Logged))?;
+            self.chunks.database.write(batch, Durability::Logged)?;
         }
         self.chunks
             .writer
             .note_durable(first, new.chunks.len() as u64);
         Ok(())
+    }
+
+    /// Makes what it has stored durable, and everything else that was written in bulk since it
+    /// began.
+    pub(crate) fn settle(&self) -> Result<(), StoreError> {
+        self.chunks.settle(self.generation)
+    }
+
+    /// Fails unless there is room for `len` bytes more that are written in bulk.
+    pub(crate) fn check_room(&self, len: u64) -> Result<(), StoreError> {
+        self.chunks.writer.check_room(len)
     }
 
     fn added_in_commit(&self, chunks: u64, compressed: u64) -> Added {

@@ -4,12 +4,22 @@
 //! A chunk that was given an id is written even if the session that brought it fails: another
 //! session may have found it *pending* and refer to it. What nobody refers to in the end is the
 //! collector's.
+//!
+//! **A disk that is nearly full** is told to a session before its chunks get ids: it alone fails.
+//! What has ids has room.
+//!
+//! **After a failed write** the frames at hand are written again, to the database that was opened
+//! anew (`database::handle`); those that were written before in bulk, and not flushed, may be gone.
+//! Their sessions are told when they want them to be durable: each knows since when it counts on
+//! them. A session that began later has found none of them: not in the new database; and a frame is
+//! *pending* until it is written and no write has failed meanwhile.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use vellum_core::hash::ChunkHash;
 use vellum_core::units::ChunkId;
@@ -17,17 +27,16 @@ use vellum_core::units::ChunkId;
 use super::claims::{Claims, SessionId};
 use super::frames::{EncodedFrame, FramePlan, encode_frame, put_names};
 use super::pause::lock;
-use super::stop::Stop;
-use crate::database::{Batch, Database, Durability};
+use crate::database::{Batch, Database, Durability, Generation};
 use crate::error::StoreError;
-use crate::folder::Folder;
 use crate::records::StoreParameters;
+use crate::reserve::Reserve;
+use crate::sizes::Sizes;
 
-/// Plain bytes between a session and the database. Enough to keep every core compressing while the
-/// committer writes.
-const IN_FLIGHT_LEN_MAX: usize = 48 << 20;
-/// Bytes of frames that one batch holds at most: large enough that its cost is theirs.
-const BATCH_LEN_MAX: usize = 4 << 20;
+/// How often those who wait for a write look whether writes still go through.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
+/// Write buffers that the database has in memory at most, mostly.
+const UNFLUSHED_BUFFERS: u64 = 3;
 
 /// Held while index entries are written or deleted: what the collector saw of an entry still stands
 /// when it deletes it. Taken last.
@@ -51,12 +60,22 @@ pub(crate) struct Writer {
 struct Shared {
     database: Arc<Database>,
     parameters: StoreParameters,
-    stop: Arc<Stop>,
-    folder: Folder,
+    reserve: Reserve,
+    /// Plain bytes between sessions and the database: enough to keep every core compressing while
+    /// the committer writes.
+    in_flight_len_max: usize,
+    /// Bytes of frames that one batch holds at most: large enough that its cost is theirs.
+    batch_len_max: usize,
+    /// What the database keeps in memory at most: what is older is on disk.
+    unflushed_len_max: u64,
+    /// Bytes that stay free whatever is imported.
+    margin_len: u64,
     index: Arc<IndexLock>,
     state: Mutex<State>,
-    /// Told when `state` has less in flight, or the store has stopped.
+    /// Told when `state` has less in flight.
     changed: Condvar,
+    /// Nobody waits for frames any more.
+    is_ending: AtomicBool,
 }
 
 struct State {
@@ -87,8 +106,8 @@ impl Writer {
         database: Arc<Database>,
         parameters: StoreParameters,
         next_chunk: ChunkId,
-        stop: Arc<Stop>,
-        folder: Folder,
+        sizes: &Sizes,
+        reserve: &Reserve,
         index: Arc<IndexLock>,
     ) -> Self {
         let state = State {
@@ -104,11 +123,15 @@ impl Writer {
         let shared = Arc::new(Shared {
             database,
             parameters,
-            stop,
-            folder,
+            reserve: reserve.clone(),
+            in_flight_len_max: sizes.in_flight as usize,
+            batch_len_max: sizes.batch as usize,
+            unflushed_len_max: sizes.write_buffer * UNFLUSHED_BUFFERS,
+            margin_len: sizes.import_margin,
             index,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            is_ending: AtomicBool::new(false),
         });
         let (frames, incoming) = channel();
         let committer = {
@@ -150,9 +173,16 @@ impl Writer {
         chunks: &[(ChunkHash, &[u8])],
         stored_len: &Arc<AtomicU64>,
     ) -> Result<Vec<(ChunkId, bool)>, StoreError> {
-        let mut state = self
-            .shared
-            .wait_until(|state| state.in_flight_len < IN_FLIGHT_LEN_MAX)?;
+        let plain_len: usize = chunks.iter().map(|(_, plain)| plain.len()).sum();
+        let shared = &self.shared;
+        let mut state =
+            shared.wait_until(|state| state.in_flight_len < shared.in_flight_len_max)?;
+        if shared.check_room(&state, plain_len as u64).is_err() {
+            // Compressed it may be less: what is on its way is looked at when it is there.
+            drop(state);
+            state = shared.wait_until(|state| state.in_flight_len == 0)?;
+            shared.check_room(&state, plain_len as u64)?;
+        }
         let first = state.next_chunk;
         let put: Vec<_> = chunks
             .iter()
@@ -233,17 +263,21 @@ impl Writer {
         });
     }
 
-    /// Makes every chunk so far, and every bulk batch so far, durable.
-    pub(crate) fn settle(&self) -> Result<(), StoreError> {
+    /// Makes every chunk so far, and every bulk batch so far, durable, if all are there that were
+    /// written since `generation`.
+    pub(crate) fn settle(&self, generation: Generation) -> Result<(), StoreError> {
         let (closed, end) = self.close_all();
         drop(self.shared.wait_until(|state| state.written >= closed)?);
-        self.shared
-            .stop
-            .guard(|| self.shared.database.flush_bulk())?;
+        self.shared.database.flush_bulk(generation)?;
         let mut state = self.shared.state();
         state.durable_below = state.durable_below.max(end);
         state.unflushed_len = 0;
         Ok(())
+    }
+
+    /// Fails unless there is room for `len` bytes more, and for what is on its way.
+    pub(crate) fn check_room(&self, len: u64) -> Result<(), StoreError> {
+        self.shared.check_room(&self.shared.state(), len)
     }
 
     /// Waits until every chunk that has an id is in the database; the id that the next one gets.
@@ -288,6 +322,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.frames = None;
+        self.shared.is_ending.store(true, Ordering::Relaxed);
         if let Some(committer) = self.committer.take() {
             // A panic in the committer was reported when it happened.
             let _ = committer.join();
@@ -300,21 +335,30 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `ready`, or until the store has stopped.
+    /// Fails unless there is room for `len` bytes more, and for what is on its way.
+    fn check_room(&self, state: &State, len: u64) -> Result<(), StoreError> {
+        let on_its_way = state.in_flight_len as u64 + state.unflushed_len;
+        self.reserve.check(on_its_way + len + self.margin_len)
+    }
+
+    /// Waits until `ready`, as long as there is hope.
     fn wait_until(
         &self,
         ready: impl Fn(&State) -> bool,
     ) -> Result<MutexGuard<'_, State>, StoreError> {
         let mut state = self.state();
         loop {
-            self.stop.check()?;
             if ready(&state) {
                 return Ok(state);
             }
+            if let Some(trouble) = self.database.trouble() {
+                return Err(trouble);
+            }
             state = self
                 .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+                .wait_timeout(state, LOOK_PAUSE)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
@@ -326,10 +370,12 @@ impl Shared {
             waiting.insert(sequence, frame);
             waiting.extend(incoming.try_iter());
             while waiting.contains_key(&next) {
-                let frames = take_batch(&mut waiting, &mut next);
-                if let Err(error) = self.stop.guard(|| self.commit(&frames)) {
-                    // Whoever waits learns it from `stop`; those who come later, too.
-                    drop(error);
+                let frames = take_batch(&mut waiting, &mut next, self.batch_len_max);
+                while !self.commit(&frames) {
+                    if self.is_ending.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    std::thread::sleep(LOOK_PAUSE);
                 }
                 let _lock = self.state();
                 self.changed.notify_all();
@@ -337,41 +383,56 @@ impl Shared {
         }
     }
 
-    fn commit(&self, frames: &[EncodedFrame]) -> Result<(), StoreError> {
+    /// Writes `frames`; whether that worked. If not, whoever waits learns why from the database.
+    fn commit(&self, frames: &[EncodedFrame]) -> bool {
         let stored_len: usize = frames.iter().map(EncodedFrame::len).sum();
-        let unflushed_len = self.state().unflushed_len;
-        self.folder.check_room(unflushed_len + stored_len as u64)?;
-        let mut batch = Batch::default();
-        frames
-            .iter()
-            .for_each(|frame| frame.put_content(&mut batch));
-        put_names(frames, &mut batch);
-        {
-            let _index = self.index.lock();
-            self.database.write(batch, Durability::Bulk)?;
-        }
-        let mut state = self.state();
-        for frame in frames {
-            state.in_flight_len -= frame.plain_len;
-            for (_, hash) in &frame.chunks {
-                state.pending.remove(hash);
+        loop {
+            let generation = self.database.generation();
+            let mut batch = Batch::default();
+            frames
+                .iter()
+                .for_each(|frame| frame.put_content(&mut batch));
+            put_names(frames, &mut batch);
+            {
+                let _index = self.index.lock();
+                if self.database.write(batch, Durability::Bulk).is_err() {
+                    return false;
+                }
+            }
+            let mut state = self.state();
+            // What was written before a write failed may be gone; who looks for it now must find
+            // it.
+            if self.database.generation() == generation {
+                state.note_written(frames, stored_len as u64, self.unflushed_len_max);
+                return true;
             }
         }
-        state.written += frames.len() as u64;
-        // The database keeps at most a few write buffers; what is older is on disk and no longer
-        // counts.
-        state.unflushed_len = (state.unflushed_len + stored_len as u64).min(UNFLUSHED_LEN_MAX);
-        Ok(())
     }
 }
 
-/// What the database keeps in memory at most: see its write buffers.
-const UNFLUSHED_LEN_MAX: u64 = 192 << 20;
+impl State {
+    fn note_written(&mut self, frames: &[EncodedFrame], len: u64, unflushed_len_max: u64) {
+        for frame in frames {
+            self.in_flight_len -= frame.plain_len;
+            for (_, hash) in &frame.chunks {
+                self.pending.remove(hash);
+            }
+        }
+        self.written += frames.len() as u64;
+        // The database keeps at most a few write buffers; what is older is on disk and no longer
+        // counts.
+        self.unflushed_len = (self.unflushed_len + len).min(unflushed_len_max);
+    }
+}
 
 /// The frames that are next in order, up to a batch's length.
-fn take_batch(waiting: &mut BTreeMap<u64, EncodedFrame>, next: &mut u64) -> Vec<EncodedFrame> {
+fn take_batch(
+    waiting: &mut BTreeMap<u64, EncodedFrame>,
+    next: &mut u64,
+    len_max: usize,
+) -> Vec<EncodedFrame> {
     let (mut frames, mut len) = (Vec::new(), 0);
-    while len < BATCH_LEN_MAX
+    while len < len_max
         && let Some(frame) = waiting.remove(next)
     {
         *next += 1;

@@ -41,6 +41,7 @@ mod tend;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tidy;
+mod tight;
 mod trim;
 
 use std::sync::PoisonError;
@@ -49,7 +50,7 @@ use vellum_core::frame::FrameHeader;
 use vellum_core::units::ChunkId;
 
 use crate::chunks::{Claims, Decision, pause};
-use crate::database::Batch;
+use crate::database::{Batch, Generation};
 use crate::error::StoreError;
 use crate::journal::Entry;
 use crate::store::Store;
@@ -62,6 +63,7 @@ pub(crate) use sweep::{CHUNKS_PER_GROUP, Gap, Live, REGION_IDS};
 use sweep::{Sweep, Swept};
 pub use tend::TendReport;
 pub(crate) use tend::Tending;
+pub use tight::Shortage;
 
 /// What a collection may do.
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,12 +96,16 @@ pub struct CollectReport {
     pub disk_bytes_after: u64,
     /// Compressed bytes that the dropped chunks took; in a dry run, about what would be freed.
     pub stored_bytes_dropped: u64,
+    /// What is dead and could not be given back, for lack of room to write what lives beside it.
+    pub shortage: Option<Shortage>,
 }
 
 /// A collection that is going on. Ends when it is dropped, however it comes to that.
 struct Collection<'s> {
     claims: &'s Claims,
     horizon: ChunkId,
+    /// When it began: what was decided since is undone by a write that fails.
+    generation: Generation,
 }
 
 impl Store {
@@ -130,7 +136,7 @@ impl Store {
 
     fn collect_now(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
         self.check_writable()?;
-        self.inner.folder.tend_reserve();
+        self.inner.reserve.give_up_if_scarce();
         // Waits for a step of tending; keeps it away, not other collections, which are told.
         let _no_tending = self
             .inner
@@ -149,18 +155,19 @@ impl Store {
         pause::at("marked");
         let swept = Sweep::new(self, &collection, watch).run()?;
         pause::at("swept");
-        reclaim::reclaim(
+        let shortage = reclaim::reclaim(
             self,
             &swept.live,
             marked.page_bytes,
             collection.horizon,
             watch,
         )?;
-        self.inner.folder.tend_reserve();
+        self.inner.reserve.refill();
         self.note_freed(swept.stored_bytes_dropped)?;
         Ok(CollectReport {
             layers_dropped,
             layers_merged,
+            shortage,
             ..report(&swept, marked.references)
         })
     }
@@ -217,12 +224,17 @@ impl<'s> Collection<'s> {
     /// Steps 1 and 2 of the order above.
     fn begin(store: &'s Store) -> Result<Self, StoreError> {
         let (chunks, claims) = (&store.inner.chunks, &store.inner.chunks.claims);
+        let generation = store.inner.database.generation();
         let horizon = chunks.barrier()?;
         pause::at("horizon known");
         if !claims.begin_collection(horizon) {
             return Err(StoreError::Busy("the store".to_owned()));
         }
-        Ok(Self { claims, horizon })
+        Ok(Self {
+            claims,
+            horizon,
+            generation,
+        })
     }
 
     /// Which chunks of `headers`, all that there are below `end`, stay.

@@ -13,6 +13,7 @@ use vellum_core::units::ChunkId;
 
 use super::go_on;
 use super::sweep::{Live, REGION_IDS};
+use super::tight::{self, Shortage};
 use crate::database::Family;
 use crate::error::StoreError;
 use crate::store::Store;
@@ -36,14 +37,15 @@ const ALONG_LEN_MAX: u64 = 512 << 20;
 /// Every key is below.
 const END: [u8; 17] = [0xff; 17];
 
-/// Rewrites ranges of files that hold too much that is dead. What was deleted is flushed.
+/// Rewrites ranges of files that hold too much that is dead, as far as there is room; what is dead
+/// and stays for lack of it. What was deleted is flushed.
 pub(super) fn reclaim(
     store: &Store,
     live: &Live,
     page_bytes: u64,
     horizon: ChunkId,
     watch: &dyn Watch,
-) -> Result<(), StoreError> {
+) -> Result<Option<Shortage>, StoreError> {
     let stored_len = |from, to| {
         store
             .inner
@@ -52,9 +54,10 @@ pub(super) fn reclaim(
     };
     let ranges = rewrites(live, horizon, &stored_len);
     let is_rewriting = !ranges.is_empty();
+    let mut lacks_room = store.inner.reserve.is_scarce();
     for (from, to, live_len) in ranges {
         go_on(watch)?;
-        compact(
+        lacks_room |= !compact(
             store,
             Family::Frames,
             &frame_key(from),
@@ -62,6 +65,11 @@ pub(super) fn reclaim(
             live_len,
         );
     }
+    let shortage = if lacks_room {
+        tight::give_back(store, &(ChunkId(0)..horizon), watch)?
+    } else {
+        None
+    };
     go_on(watch)?;
     let database = &store.inner.database;
     for (family, live_len) in [(Family::Headers, live.headers), (Family::Pages, page_bytes)] {
@@ -79,7 +87,7 @@ pub(super) fn reclaim(
             compact(store, family, &[], &END, table_len);
         }
     }
-    Ok(())
+    Ok(shortage)
 }
 
 /// An eighth of what is left, so that rewriting gives back at least that much of what it costs.
@@ -193,16 +201,14 @@ fn worthwhile(
     ranges
 }
 
-/// Rewrites a range, if there is room for what lives in it.
-fn compact(store: &Store, family: Family, from: &[u8], to: &[u8], live_len: u64) {
-    if store
-        .inner
-        .folder
-        .check_room(live_len.min(COMPACTION_LEN_MAX))
-        .is_ok()
-    {
+/// Rewrites a range, if there is room for what lives in it; whether there was.
+fn compact(store: &Store, family: Family, from: &[u8], to: &[u8], live_len: u64) -> bool {
+    let needed = live_len.min(COMPACTION_LEN_MAX) + store.inner.sizes.commit_margin;
+    let has_room = store.inner.reserve.check(needed).is_ok();
+    if has_room {
         store.inner.database.compact(family, from, to);
     }
+    has_room
 }
 
 #[cfg(test)]

@@ -16,9 +16,10 @@ use vellum_core::units::ChunkId;
 use vellum_core::wire::Reader;
 
 use super::pack::{Fate, Found, Pack, Packable, Packer};
+use super::tight;
 use super::{Collection, go_on};
 use crate::chunks::{EncodedFrame, FramePlan, encode_frame, pause};
-use crate::database::{Batch, Durability, Family};
+use crate::database::{Batch, Durability, Family, Generation};
 use crate::error::StoreError;
 use crate::store::Store;
 use crate::watch::{Progress, Watch};
@@ -32,9 +33,8 @@ const DEAD_PER_BATCH: usize = 8192;
 const PACKS_PER_BATCH: usize = 256;
 /// Dead bytes in a row from which on it is worth asking for whole files.
 const FILES_WORTH_LEN: u64 = 32 << 20;
-/// Bytes of rewritten frames that may be in memory, not yet in files: see the database's write
-/// buffers.
-const UNFLUSHED_LEN_MAX: u64 = 192 << 20;
+/// Write buffers full of rewritten frames that may be in memory, not yet in files.
+const UNFLUSHED_BUFFERS: u64 = 3;
 /// Ids per entry of [`Live::payloads`]: about a file's worth of frames at the default lengths.
 pub(crate) const REGION_IDS: u64 = 1 << 16;
 
@@ -149,10 +149,7 @@ impl<'s> Sweep<'s> {
         }
         let last = self.packer.close();
         self.rewrite(last.into_iter().collect())?;
-        self.store
-            .inner
-            .stop
-            .guard(|| self.store.inner.database.flush_bulk())?;
+        self.flush()?;
         Ok(self.swept)
     }
 
@@ -181,8 +178,33 @@ impl<'s> Sweep<'s> {
         self.rewrite(packs)
     }
 
-    /// Deletes dead frames: durable when this returns.
+    fn flush(&self) -> Result<(), StoreError> {
+        let database = &self.store.inner.database;
+        database.flush_bulk(self.collection.generation)
+    }
+
+    /// Deletes dead frames: durable when this returns. Where space is scarce, it is given back
+    /// before more is deleted: deletions take space themselves.
     fn drop_frames(&mut self, dead: &[&Found]) -> Result<(), StoreError> {
+        if dead.is_empty() || !self.store.inner.reserve.is_scarce() {
+            return self.drop_durably(dead);
+        }
+        let mut left = dead;
+        for end in tight::ends(self.store)? {
+            let inside = left.partition_point(|found| found.header.first() <= end);
+            let (now, later) = left.split_at(inside);
+            left = later;
+            if let (Some(first), Some(last)) = (now.first(), now.last()) {
+                let range = first.header.first()..last.header.first().advance(1);
+                self.drop_durably(now)?;
+                self.flush()?;
+                tight::give_back(self.store, &range, self.watch)?;
+            }
+        }
+        self.drop_durably(left)
+    }
+
+    fn drop_durably(&mut self, dead: &[&Found]) -> Result<(), StoreError> {
         let mut left = dead;
         while !left.is_empty() {
             let mut chunks = 0;
@@ -209,6 +231,7 @@ impl<'s> Sweep<'s> {
             }
             write_without(
                 self.store,
+                self.collection.generation,
                 now.iter().flat_map(|found| found.chunks(false)),
                 batch,
                 Durability::Logged,
@@ -249,16 +272,10 @@ impl<'s> Sweep<'s> {
         };
         let (from, last) = (frame_key(start), frame_key(ChunkId(end.0 - 1)));
         let database = &self.store.inner.database;
-        self.store
-            .inner
-            .stop
-            .guard(|| database.drop_files(Family::Frames, &from, &last))?;
+        database.drop_files(Family::Frames, &from, &last)?;
         let mut batch = Batch::default();
         batch.delete_range(Family::Frames, from, frame_key(end));
-        self.store
-            .inner
-            .stop
-            .guard(|| database.write(batch, Durability::Bulk))
+        database.write_in(self.collection.generation, batch, Durability::Bulk)
     }
 
     /// Rewrites those of `packs` that are worth it, if there is room.
@@ -270,14 +287,11 @@ impl<'s> Sweep<'s> {
             go_on(self.watch)?;
             let packs: Vec<Pack> = due.by_ref().take(PACKS_PER_BATCH).collect();
             let stored_len: u64 = packs.iter().map(Pack::stored_len).sum();
-            self.unflushed_len = (self.unflushed_len + stored_len).min(UNFLUSHED_LEN_MAX);
-            self.has_room = self.has_room
-                && self
-                    .store
-                    .inner
-                    .folder
-                    .check_room(self.unflushed_len)
-                    .is_ok();
+            let sizes = &self.store.inner.sizes;
+            let unflushed_len_max = sizes.write_buffer * UNFLUSHED_BUFFERS;
+            self.unflushed_len = (self.unflushed_len + stored_len).min(unflushed_len_max);
+            let needed = self.unflushed_len + sizes.import_margin;
+            self.has_room = self.has_room && self.store.inner.reserve.check(needed).is_ok();
             if self.has_room {
                 self.rewrite_now(packs)?;
                 pause::at("rewritten");
@@ -314,7 +328,8 @@ impl<'s> Sweep<'s> {
                 },
             }
         }
-        write_without(store, dead.into_iter(), batch, Durability::Bulk)
+        let generation = self.collection.generation;
+        write_without(store, generation, dead.into_iter(), batch, Durability::Bulk)
     }
 }
 
@@ -543,6 +558,7 @@ pub(super) fn encode(store: &Store, pack: Pack) -> Result<Rewritten, Box<(Pack, 
 /// for others by now.
 fn write_without(
     store: &Store,
+    generation: Generation,
     dead: impl Iterator<Item = (ChunkId, ChunkHash)>,
     mut batch: Batch,
     durability: Durability,
@@ -563,9 +579,7 @@ fn write_without(
         }
     }
     drop(entries);
-    inner
-        .stop
-        .guard(|| inner.database.write(batch, durability))?;
+    inner.database.write_in(generation, batch, durability)?;
     if durability == Durability::Bulk {
         inner.chunks.note_rewritten();
     }

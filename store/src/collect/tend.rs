@@ -52,6 +52,7 @@ impl Store {
     /// where there is no room.
     pub fn tend(&self, watch: &dyn Watch) -> Result<TendReport, StoreError> {
         self.check_writable()?;
+        self.inner.reserve.refill();
         let Ok(mut tending) = self.inner.tending.try_write() else {
             return Ok(TendReport::default());
         };
@@ -145,10 +146,7 @@ fn replace(store: &Store, packs: Vec<Pack>) -> Result<u64, StoreError> {
     if !batch.is_empty() {
         // Nobody heals a frame while it is being replaced: see `chunks::heal`.
         let _index = store.inner.chunks.lock_index();
-        store
-            .inner
-            .stop
-            .guard(|| store.inner.database.write(batch, Durability::Bulk))?;
+        store.inner.database.write(batch, Durability::Bulk)?;
         store.inner.chunks.note_rewritten();
     }
     Ok(merged)

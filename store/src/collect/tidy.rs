@@ -69,10 +69,7 @@ pub(super) fn tidy(store: &Store, watch: &dyn Watch) -> Result<(u64, u64), Store
 pub(super) fn drop_orphans(store: &Store, orphans: &[LayerId]) -> Result<(), StoreError> {
     let mut batch = Batch::default();
     orphans.iter().for_each(|layer| batch.delete_pages(*layer));
-    store
-        .inner
-        .stop
-        .guard(|| store.inner.database.write(batch, Durability::Bulk))
+    store.inner.database.write(batch, Durability::Bulk)
 }
 
 fn drop_layers(store: &Store, watch: &dyn Watch) -> Result<u64, StoreError> {

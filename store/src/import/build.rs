@@ -255,6 +255,7 @@ impl<'s> Builder<'s> {
     }
 
     fn write_batch(&mut self) -> Result<(), StoreError> {
+        self.session.check_room(self.batch.len() as u64)?;
         self.has_written = true;
         self.database
             .write(std::mem::take(&mut self.batch), Durability::Bulk)

@@ -19,6 +19,7 @@ use build::{Builder, Positions};
 use prepare::{PIECES_AHEAD, read_all};
 
 use crate::chunks::SessionCounts;
+use crate::collect::CollectOptions;
 use crate::database::{Batch, Durability};
 use crate::disk::Disk;
 use crate::error::StoreError;
@@ -80,6 +81,17 @@ pub struct ImportReport {
     pub healed: u64,
 }
 
+/// Watches nothing but whether it is time to stop.
+struct OnlyCancelled<'w>(&'w dyn Watch);
+
+impl Watch for OnlyCancelled<'_> {
+    fn progress(&self, _: Progress) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled()
+    }
+}
+
 /// What an import builds on, and what keeps it from changing meanwhile.
 struct Base {
     disk: Option<Disk>,
@@ -97,7 +109,7 @@ struct Provenance {
 
 impl Store {
     /// Imports `input`. Nothing can be seen of it until it is complete and durable; then all of it,
-    /// and its snapshot, at once.
+    /// and its snapshot, at once. One for which there is no room gives back what it took.
     pub fn import(
         &self,
         input: Input,
@@ -109,6 +121,21 @@ impl Store {
 
     /// As [`Store::import`], in another way than usual.
     pub fn import_with(
+        &self,
+        input: Input,
+        request: &ImportRequest,
+        options: ImportOptions,
+        watch: &dyn Watch,
+    ) -> Result<ImportReport, StoreError> {
+        let imported = self.import_whole(input, request, options, watch);
+        if matches!(imported, Err(StoreError::Full { .. })) {
+            // Others need the room that it took. What fails here is done by the next collection.
+            let _ = self.collect(CollectOptions::default(), &OnlyCancelled(watch));
+        }
+        imported
+    }
+
+    fn import_whole(
         &self,
         mut input: Input,
         request: &ImportRequest,
@@ -136,7 +163,8 @@ impl Store {
             .and_then(|()| input.finish());
         let result = match built {
             Ok(len) => builder.finish(len, now_ms()).and_then(|(built, ties)| {
-                self.inner.chunks.settle()?;
+                // What was written since the layer was begun, which was before all else.
+                self.inner.chunks.settle(building.generation)?;
                 let source = Provenance {
                     origin: base.origin,
                     format: input

@@ -10,10 +10,7 @@ use std::sync::{Arc, Mutex, Weak};
 use super::Shared;
 use crate::chunks::pause::lock;
 use crate::error::StoreError;
-
-/// Enough that one disk fills 16 MiB while another 16 MiB are compressed and synced, a few times
-/// over.
-const LEN_MAX: usize = 64 << 20;
+use crate::sizes::Sizes;
 
 /// The room for changes that wait. Each thread that writes may exceed it by one part of a request.
 pub(crate) struct Room {
@@ -22,17 +19,15 @@ pub(crate) struct Room {
     disks: Mutex<Vec<Weak<Shared>>>,
 }
 
-impl Default for Room {
-    fn default() -> Self {
+impl Room {
+    pub(crate) fn new(sizes: &Sizes) -> Self {
         Self {
-            len_max: AtomicUsize::new(LEN_MAX),
+            len_max: AtomicUsize::new(sizes.waiting as usize),
             used_len: AtomicUsize::new(0),
             disks: Mutex::default(),
         }
     }
-}
 
-impl Room {
     /// From now on `len` bytes.
     pub(crate) fn set_len_max(&self, len: usize) {
         self.len_max.store(len, Ordering::Relaxed);

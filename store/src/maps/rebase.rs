@@ -208,7 +208,7 @@ impl Store {
         });
         let built = self
             .write_pages(&mut draft, &plan.pages, plan.page, watch)
-            .and_then(|()| self.inner.chunks.settle());
+            .and_then(|()| self.inner.chunks.settle(building.generation));
         if let Err(error) = built {
             self.forget_pages(&building, true);
             return Err(error);
@@ -253,10 +253,8 @@ impl Store {
     }
 
     fn write_bulk(&self, batch: Batch) -> Result<(), StoreError> {
-        self.inner.folder.check_room(batch.len() as u64)?;
-        self.inner
-            .stop
-            .guard(|| self.inner.database.write(batch, Durability::Bulk))
+        self.check_room(batch.len() as u64)?;
+        self.inner.database.write(batch, Durability::Bulk)
     }
 }
 

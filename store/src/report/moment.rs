@@ -212,7 +212,10 @@ impl Space {
         }
         push(at, horizon.0);
         let id = |key: &[u8]| parse_frame_key(key).ok();
-        let tables = database.tables(Family::Frames)?.into_iter();
+        let tables = database
+            .tables(Family::Frames)?
+            .into_iter()
+            .map(|table| (table.first, table.last, table.len));
         Ok(Self {
             files: tables
                 .filter_map(|(first, last, len)| Some((id(&first)?, id(&last)?, len)))

@@ -323,7 +323,8 @@ fn a_target_is_reached_with_what_may_go_or_not_at_all() {
         world.write(image, round as usize * 2500, &content);
         world.snapshot(image);
     }
-    world.store.inner.database.flush_bulk().expect("room");
+    let database = &world.store.inner.database;
+    database.flush_bulk(database.generation()).expect("room");
     collect(&world.store);
     let census = census(&world.store);
     let all: Vec<Node> = world.model.keys().copied().collect();

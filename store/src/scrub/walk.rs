@@ -207,10 +207,7 @@ impl<'a> Walk<'a> {
         let Some(value) = whole else { return Ok(false) };
         let mut batch = Batch::default();
         batch.put(family, key, value);
-        self.store
-            .inner
-            .stop
-            .guard(|| database.write(batch, Durability::Logged))?;
+        database.write(batch, Durability::Logged)?;
         Ok(true)
     }
 

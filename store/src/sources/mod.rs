@@ -118,8 +118,6 @@ impl Store {
         } else {
             put(&mut batch, Family::Meta, SOURCES_KEY, &list);
         }
-        self.inner
-            .stop
-            .guard(|| self.inner.database.write(batch, Durability::Logged))
+        self.inner.database.write(batch, Durability::Logged)
     }
 }

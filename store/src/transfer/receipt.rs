@@ -291,17 +291,15 @@ impl Receipt<'_> {
         if batch.is_empty() {
             return Ok(());
         }
-        self.store.inner.folder.check_room(batch.len() as u64)?;
-        self.store
-            .inner
-            .stop
-            .guard(|| self.store.inner.database.write(batch, Durability::Bulk))
+        self.session.check_room(batch.len() as u64)?;
+        self.store.inner.database.write(batch, Durability::Bulk)
     }
 
     /// Makes everything durable and gives it its names, in one batch. `arrival` has no layers: they
     /// are those that were built.
     pub fn finish(mut self, arrival: Arrival) -> Result<Vec<Node>, StoreError> {
-        self.store.inner.chunks.settle()?;
+        // The session began before anything was written.
+        self.session.settle()?;
         let arrival = Arrival {
             layers: self.built.clone(),
             ..arrival

@@ -34,9 +34,7 @@ impl Store {
         self.check_writable()?;
         let (token, mut batch) = (Token(random()?), Batch::default());
         put(&mut batch, Family::Meta, &token_key(owner), &token);
-        self.inner
-            .stop
-            .guard(|| self.inner.database.write(batch, Durability::Logged))?;
+        self.inner.database.write(batch, Durability::Logged)?;
         Ok(token.0)
     }
 }

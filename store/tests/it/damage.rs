@@ -180,7 +180,9 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     files.retain(|path| {
         path.file_name().is_some_and(|name| {
             name != "lock" && name != "reserve" && !name.as_encoded_bytes().starts_with(b"LOG")
-        })
+        }) && path
+            .parent()
+            .is_none_or(|folder| !folder.ends_with("spare"))
     });
     files.sort();
     files

@@ -5,6 +5,7 @@ mod content;
 mod crash;
 mod damage;
 mod drive;
+mod failing;
 mod faults;
 mod golden;
 mod guest_oracle;

@@ -330,7 +330,10 @@ pub(crate) fn import(
             .write(batch, crate::database::Durability::Bulk)?;
         crate::chunks::pause::at("map written");
     }
-    store.inner.chunks.settle()?;
+    store
+        .inner
+        .chunks
+        .settle(store.inner.database.generation())?;
     crate::chunks::pause::at("settled");
     let mut tree = store.tree_mut();
     let Planned { edits, node } = tree.plan_image(name, layer, None, now_ms())?;

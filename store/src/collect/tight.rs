@@ -1,0 +1,264 @@
+//! Giving space back on a disk that has hardly any: dead frames lie in tables beside live ones, and
+//! those are written anew first.
+//!
+//! `RocksDB` rewrites what overlaps together. So tables are taken in *clusters*, each a table and
+//! what is rewritten along with it, and the one first that needs least room: what it gives back is
+//! room for the next. What was given up of the reserve may be used for that; guests and imports
+//! stay out of it.
+//!
+//! Deletions are records, too, and the table that a flush makes of them reaches from the first to
+//! the last, over everything in between. So the sweep deletes, flushes and rewrites the range of
+//! one table after the other where space is scarce.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
+use vellum_core::units::ChunkId;
+
+use super::go_on;
+use crate::database::{Family, Table};
+use crate::error::StoreError;
+use crate::store::Store;
+use crate::watch::Watch;
+
+/// Bytes that must be dead of a cluster.
+const DEAD_LEN_MIN: u64 = 64 << 10;
+/// What rewriting takes beside what lives: a manifest, indices of tables, and being wrong.
+const STEP_LEN: u64 = 192 << 10;
+/// What a frame takes in a table beside its payload, about.
+const FRAME_OVERHEAD_LEN: u64 = 32;
+
+/// Space that could not be given back, as there is no room to write what lives beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// Dead bytes that are left.
+    pub dead_bytes: u64,
+    /// Free bytes that the next step needs.
+    pub needed_bytes: u64,
+    /// Free bytes that there are for it.
+    pub free_bytes: u64,
+}
+
+/// A table of frames and those that are rewritten along with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cluster {
+    /// The first ids of the first and of the last frame.
+    first: ChunkId,
+    last: ChunkId,
+    len: u64,
+}
+
+/// The first ids of the first and of the last frame of a table, and how long it is.
+#[derive(Clone, Debug)]
+struct Span {
+    first: ChunkId,
+    last: ChunkId,
+    len: u64,
+    is_loose: bool,
+}
+
+/// What is alive of ranges: counted once.
+#[derive(Default)]
+struct Living(HashMap<(ChunkId, ChunkId), u64>);
+
+impl Span {
+    fn overlaps(&self, first: ChunkId, last: ChunkId) -> bool {
+        self.first <= last && first <= self.last
+    }
+}
+
+impl Cluster {
+    fn dead_len(&self, live_len: u64) -> Option<u64> {
+        let dead = self.len.saturating_sub(live_len);
+        (dead >= DEAD_LEN_MIN && dead * 8 > live_len).then_some(dead)
+    }
+}
+
+fn spans(store: &Store) -> Result<Vec<Span>, StoreError> {
+    let tables = store.inner.database.tables(Family::Frames)?;
+    let span = |table: Table| {
+        Some(Span {
+            first: parse_frame_key(&table.first).ok()?,
+            last: parse_frame_key(&table.last).ok()?,
+            len: table.len,
+            is_loose: table.is_loose,
+        })
+    };
+    Ok(tables.into_iter().filter_map(span).collect())
+}
+
+/// Where tables end, in order: what is deleted between two ends lies in one table of each level.
+pub(super) fn ends(store: &Store) -> Result<Vec<ChunkId>, StoreError> {
+    let mut ends: Vec<ChunkId> = spans(store)?.iter().map(|span| span.last).collect();
+    ends.sort_unstable();
+    ends.dedup();
+    Ok(ends)
+}
+
+/// What is rewritten with each table that meets `range`.
+fn clusters(spans: &[Span], range: &Range<ChunkId>) -> Vec<Cluster> {
+    let meets = |span: &&Span| span.last >= range.start && span.first < range.end;
+    let mut all: Vec<Cluster> = spans
+        .iter()
+        .filter(meets)
+        .map(|span| around(spans, span))
+        .collect();
+    all.sort_unstable_by_key(|cluster| (cluster.first, cluster.last));
+    all.dedup();
+    all
+}
+
+fn around(spans: &[Span], seed: &Span) -> Cluster {
+    let (mut first, mut last) = (seed.first, seed.last);
+    // Those that overlap each other are rewritten together, and what they reach.
+    loop {
+        let before = (first, last);
+        for span in spans
+            .iter()
+            .filter(|span| span.is_loose && span.overlaps(before.0, before.1))
+        {
+            (first, last) = (first.min(span.first), last.max(span.last));
+        }
+        if (first, last) == before {
+            break;
+        }
+    }
+    let along: Vec<&Span> = spans
+        .iter()
+        .filter(|span| span.overlaps(first, last))
+        .collect();
+    Cluster {
+        first: along.iter().map(|span| span.first).min().unwrap_or(first),
+        last: along.iter().map(|span| span.last).max().unwrap_or(last),
+        len: along.iter().map(|span| span.len).sum(),
+    }
+}
+
+impl Living {
+    fn of(&mut self, store: &Store, cluster: &Cluster) -> Result<u64, StoreError> {
+        let key = (cluster.first, cluster.last);
+        if let Some(len) = self.0.get(&key) {
+            return Ok(*len);
+        }
+        let len = live_len(store, cluster.first..cluster.last.advance(1))?;
+        self.0.insert(key, len);
+        Ok(len)
+    }
+}
+
+/// What frames take that begin in `range` and have a header: a dead frame has none.
+fn live_len(store: &Store, range: Range<ChunkId>) -> Result<u64, StoreError> {
+    let mut scan = store
+        .inner
+        .database
+        .scan(Family::Headers, &frame_key(range.start));
+    let mut len = 0;
+    while let Some((key, value)) = scan.next()? {
+        let Ok(first) = parse_frame_key(key) else {
+            continue;
+        };
+        if first >= range.end {
+            break;
+        }
+        // A damaged header's frame stays as it is; how long it is nobody knows.
+        let payload = FrameHeader::decode(first, value)
+            .map_or(u64::from(vellum_core::frame::PLAIN_LEN_MAX), |header| {
+                header.payload_len.into()
+            });
+        len += payload + FRAME_OVERHEAD_LEN;
+    }
+    Ok(len)
+}
+
+/// Rewrites clusters that meet `range` as long as there is room for one that is worth it. What is
+/// deleted must be flushed. What could not be given back.
+pub(super) fn give_back(
+    store: &Store,
+    range: &Range<ChunkId>,
+    watch: &dyn Watch,
+) -> Result<Option<Shortage>, StoreError> {
+    let (mut living, mut tried) = (Living::default(), Vec::new());
+    loop {
+        go_on(watch)?;
+        let free = store.inner.reserve.free()?;
+        let (mut best, mut shortage): (Option<(u64, Cluster)>, Option<Shortage>) = (None, None);
+        for cluster in clusters(&spans(store)?, range) {
+            if tried.contains(&cluster) {
+                continue;
+            }
+            let live = living.of(store, &cluster)?;
+            let Some(dead) = cluster.dead_len(live) else {
+                continue;
+            };
+            let needed = live + live / 16 + STEP_LEN;
+            if needed <= free {
+                if best.as_ref().is_none_or(|(least, _)| needed < *least) {
+                    best = Some((needed, cluster));
+                }
+                continue;
+            }
+            let before = shortage.map_or((0, u64::MAX), |found| {
+                (found.dead_bytes, found.needed_bytes)
+            });
+            shortage = Some(Shortage {
+                dead_bytes: before.0 + dead,
+                needed_bytes: before.1.min(needed),
+                free_bytes: free,
+            });
+        }
+        let Some((_, cluster)) = best else {
+            return Ok(shortage);
+        };
+        store.inner.database.compact(
+            Family::Frames,
+            &frame_key(cluster.first),
+            &frame_key(cluster.last.advance(1)),
+        );
+        // One that stays what it is would be rewritten for ever.
+        tried.push(cluster);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_overlaps_is_rewritten_together() {
+        let span = |first: u64, last: u64, is_loose: bool| Span {
+            first: ChunkId(first),
+            last: ChunkId(last),
+            len: 10,
+            is_loose,
+        };
+        let spans = [
+            span(0, 9, false),
+            span(10, 19, false),
+            span(5, 14, false),
+            span(40, 50, true),
+            span(48, 60, true),
+            span(55, 70, false),
+            span(69, 80, false),
+        ];
+        let found = |range: Range<u64>| -> Vec<(u64, u64, u64)> {
+            clusters(&spans, &(ChunkId(range.start)..ChunkId(range.end)))
+                .iter()
+                .map(|cluster| (cluster.first.0, cluster.last.0, cluster.len))
+                .collect()
+        };
+        assert_eq!(
+            found(0..3),
+            [(0, 14, 20)],
+            "a table and what lies below or above it"
+        );
+        assert_eq!(found(12..13), [(0, 19, 30), (5, 19, 20)]);
+        assert_eq!(
+            found(41..42),
+            [(40, 70, 30)],
+            "loose ones pull each other in"
+        );
+        assert_eq!(found(75..76), [(55, 80, 20)]);
+        assert_eq!(found(20..40), []);
+    }
+}

@@ -1,0 +1,201 @@
+//! Space, and names of files, that are kept back for a full disk.
+//!
+//! Deleting needs room before it gives some: for the log, for the file that says which others
+//! count, for what is left of a file of which a part is dead. So a store keeps some back that
+//! nothing else may use: *allocated* in a file, so that no other user of the disk gets it, and
+//! *counted as missing* from what commits and imports may take, so that they do not either when it
+//! was given up. It is given up by whoever deletes or collects on a disk that is nearly full, and
+//! where a store could not be opened without; it is filled again, as far as there is room, whenever
+//! a store is opened, and after collections.
+//!
+//! On a file system with a fixed number of files the last ones are as precious. They are kept back
+//! as empty files.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, OFlags, StatVfs, fallocate, statvfs};
+
+use crate::error::StoreError;
+
+const FILE: &str = "reserve";
+const NAMES_FOLDER: &str = "spare";
+/// Permissions of what is made here.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+/// Files that `RocksDB` makes while it opens, takes a deletion and compacts: a log, a manifest and
+/// the file that names it, options, its own log, and a table for each family, twice.
+const NAMES: u64 = 32;
+/// The reserve is filled in steps of this length, so that most of it is there where not all fits.
+const STEP_LEN: u64 = 256 << 10;
+/// What filling leaves to others.
+const LEFT_LEN: u64 = 128 << 10;
+
+/// What a store in a folder keeps back.
+#[derive(Clone, Debug)]
+pub(crate) struct Reserve {
+    dir: PathBuf,
+    len: u64,
+    /// Room below which it is given up to who deletes.
+    scarce_len: u64,
+}
+
+impl Reserve {
+    pub(crate) fn new(dir: &Path, len: u64, scarce_len: u64) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            len,
+            scarce_len,
+        }
+    }
+
+    /// Whether `name`, in the store's folder, is a file of the reserve.
+    pub(crate) fn is_file(name: &std::ffi::OsStr) -> bool {
+        name == FILE
+    }
+
+    /// Gives up what is scarce: space, names of files, or both. For who deletes.
+    pub(crate) fn give_up_if_scarce(&self) {
+        if self.is_scarce() {
+            let _ = fs::remove_file(self.dir.join(FILE));
+        }
+        if statvfs(&self.dir).is_ok_and(|space| has_few_names(&space)) {
+            self.give_up_names();
+        }
+    }
+
+    /// Whether there is so little room that who deletes may use what is kept back.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.room().is_ok_and(|room| room < self.scarce_len)
+    }
+
+    /// Gives everything up; whether there was anything.
+    pub(crate) fn give_up(&self) -> bool {
+        let is_file = fs::remove_file(self.dir.join(FILE)).is_ok();
+        self.give_up_names() || is_file
+    }
+
+    fn give_up_names(&self) -> bool {
+        let folder = self.dir.join(NAMES_FOLDER);
+        let gone = (0..NAMES).filter(|nth| fs::remove_file(folder.join(nth.to_string())).is_ok());
+        gone.count() > 0
+    }
+
+    /// Fills it again as far as there is room.
+    pub(crate) fn refill(&self) {
+        let Ok(space) = statvfs(&self.dir) else {
+            return;
+        };
+        self.refill_file(free_len(&space));
+        if space.f_files > 0 && space.f_favail > 2 * NAMES {
+            self.refill_names();
+        }
+    }
+
+    fn refill_file(&self, free: u64) {
+        let held = self.held_len();
+        let room = free.saturating_sub(LEFT_LEN);
+        let wanted = self.len.min((held + room) / STEP_LEN * STEP_LEN);
+        if wanted <= held {
+            return;
+        }
+        let path = self.dir.join(FILE);
+        let file = own(OpenOptions::new().create(true).append(true)).open(&path);
+        let made = file.map(|file| fallocate(&file, FallocateFlags::empty(), 0, wanted));
+        if !matches!(made, Ok(Ok(()))) && held == 0 {
+            let _ = fs::remove_file(&path);
+        }
+    }
+
+    fn refill_names(&self) {
+        let folder = self.dir.join(NAMES_FOLDER);
+        if folder.join((NAMES - 1).to_string()).exists() {
+            return;
+        }
+        let _ = DirBuilder::new().mode(FOLDER_MODE).create(&folder);
+        if !fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
+            return;
+        }
+        // What is missing is made again another time.
+        let _ = (0..NAMES).try_for_each(|nth| {
+            let path = folder.join(nth.to_string());
+            own(OpenOptions::new().create(true).append(true))
+                .open(path)
+                .map(drop)
+        });
+    }
+
+    /// What is allocated of it.
+    fn held_len(&self) -> u64 {
+        fs::symlink_metadata(self.dir.join(FILE)).map_or(0, |metadata| {
+            std::os::unix::fs::MetadataExt::blocks(&metadata) * 512
+        })
+    }
+
+    /// Free space that is not needed to fill the reserve.
+    pub(crate) fn room(&self) -> Result<u64, StoreError> {
+        Ok(self
+            .free()?
+            .saturating_sub(self.len.saturating_sub(self.held_len())))
+    }
+
+    /// Fails unless there are `len` bytes of room.
+    pub(crate) fn check(&self, len: u64) -> Result<(), StoreError> {
+        match self.room() {
+            Ok(room) if room < len => Err(StoreError::Full {
+                what: format!("write to {}", self.dir.display()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Free space, for who may use what was given up.
+    pub(crate) fn free(&self) -> Result<u64, StoreError> {
+        let space = statvfs(&self.dir).map_err(|errno| {
+            StoreError::file("ask for the free space of", &self.dir, errno.into())
+        })?;
+        Ok(free_len(&space))
+    }
+}
+
+/// As `options` open a file of ours: no link that somebody else has put there is followed.
+fn own(options: &mut OpenOptions) -> &mut OpenOptions {
+    options
+        .mode(FILE_MODE)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+}
+
+fn free_len(space: &StatVfs) -> u64 {
+    space.f_bavail.saturating_mul(space.f_frsize)
+}
+
+/// Whether a file system that has a fixed number of files has few left.
+fn has_few_names(space: &StatVfs) -> bool {
+    space.f_files > 0 && space.f_favail < NAMES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_given_up_is_missing_from_the_room_until_it_is_filled() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let reserve = Reserve::new(dir.path(), 4 << 20, 0);
+        let near = |a: u64, b: u64| a.abs_diff(b) < 2 << 20;
+        reserve.refill();
+        let (free, room) = (reserve.free().expect("free"), reserve.room().expect("room"));
+        assert!(
+            reserve.held_len() >= 4 << 20 && near(free, room),
+            "{free} {room}"
+        );
+        reserve.give_up_if_scarce();
+        assert!(reserve.held_len() > 0, "nothing is scarce");
+        assert!(reserve.give_up(), "there was something");
+        assert!(!reserve.give_up(), "now there is not");
+        let (free, room) = (reserve.free().expect("free"), reserve.room().expect("room"));
+        assert!(near(free, room + (4 << 20)), "{free} {room}");
+        assert!(reserve.held_len() == 0);
+    }
+}
