@@ -1,10 +1,11 @@
 //! What was damaged and comes again, or is found elsewhere, is whole again; and never a wrong byte.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use vellum_core::frame::{FrameHeader, parse_frame_key};
@@ -73,10 +74,10 @@ const WAYS_IN: [WayIn; 5] = [
 fn noise(seed: u64, chunks: usize) -> Vec<u8> {
     let mut bytes = vec![0; chunks * CHUNK];
     let mut random = fastrand::Rng::with_seed(seed);
-    // Half of each chunk is noise: payloads that a codec does something with.
+    // A part of each chunk is noise: payloads that are short and that a codec does something with.
     bytes
         .chunks_exact_mut(CHUNK)
-        .for_each(|chunk| random.fill(&mut chunk[..CHUNK / 2]));
+        .for_each(|chunk| random.fill(&mut chunk[..CHUNK / 16]));
     bytes
 }
 
@@ -639,16 +640,35 @@ fn assert_frames_apart(ward: &Ward, what: &str) {
     assert!(!names.is_empty());
 }
 
-fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
-    fs::create_dir(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("readable") {
-        let entry = entry.expect("readable");
-        let to = to.join(entry.file_name());
-        if entry.file_type().expect("known").is_dir() {
-            copy_folder(&entry.path(), &to);
-        } else if entry.file_type().expect("known").is_file() {
-            // RocksDB may just remove it.
-            let _ = fs::copy(entry.path(), to);
+/// The files of a store and their lengths.
+fn inventory(dir: &Path) -> Option<BTreeMap<PathBuf, u64>> {
+    let mut files = BTreeMap::new();
+    for folder in [dir.to_owned(), dir.join("database")] {
+        for entry in fs::read_dir(folder).ok()? {
+            let entry = entry.ok()?;
+            if entry.file_type().ok()?.is_file() {
+                files.insert(entry.path(), entry.metadata().ok()?.len());
+            }
         }
     }
+    Some(files)
+}
+
+/// What the disk would hold if the process were killed now. `RocksDB` works in the background:
+/// files that change while they are copied are copied again.
+fn copy_of_a_crash(from: &Path, to: &Path) {
+    for _ in 0..200 {
+        fs::create_dir_all(to.join("database")).expect("a folder");
+        let before = inventory(from);
+        let copied = before.iter().flatten().try_for_each(|(path, _)| {
+            let within = path.strip_prefix(from).expect("it is inside");
+            fs::copy(path, to.join(within)).map(drop)
+        });
+        if copied.is_ok() && before.is_some() && before == inventory(from) {
+            return;
+        }
+        fs::remove_dir_all(to).expect("a copy can be thrown away");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("the files of {} never hold still", from.display());
 }

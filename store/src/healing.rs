@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vellum_core::id_set::IdSet;
 
-use crate::chunks::{AskedSource, ChunkSource, DamageKind, Notices, PayloadRebuilder};
+use crate::chunks::{AskedSource, ChunkSource, DamageKind, Notices};
 use crate::store::Store;
 
 /// What is known of a store's damaged chunks.
@@ -45,11 +45,6 @@ impl Store {
             store: self.clone(),
             source: self.inner.chunks.add_source(source),
         }
-    }
-
-    /// Has `parity` asked for damaged frames, before all sources.
-    pub fn set_parity(&self, parity: Arc<dyn PayloadRebuilder>) {
-        self.inner.chunks.mender.set_parity(parity);
     }
 
     /// From now on these chunks are not taken for known unread: they were not read for longer than

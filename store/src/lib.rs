@@ -71,7 +71,7 @@ mod twins;
 mod watch;
 
 pub use check::{CheckOptions, CheckReport, Finding};
-pub use chunks::{ChunkSource, Notices, PayloadRebuilder, WantedChunks};
+pub use chunks::{ChunkSource, Notices, WantedChunks};
 pub use collect::{CollectOptions, CollectReport, Shortage, TendReport};
 pub use destination::{Destination, FilePlace, open_device, open_stream};
 pub use device::DiskDevice;

@@ -69,7 +69,7 @@ impl Chunks {
         healed: &mut [bool],
     ) -> Result<usize, StoreError> {
         let _index = self.lock_index_flushed()?;
-        let Some(header) = self.header_of_damaged(id) else {
+        let Some(header) = self.readable_header(id)? else {
             return Ok(0);
         };
         let inside = left

@@ -1,5 +1,6 @@
 //! A damaged frame, put together from wherever its chunks are: what of it is whole, other copies
-//! in this store, parity, the configured sources, in this order.
+//! in this store, the configured sources, in this order. (Parity mends what is below: what it can
+//! mend never comes here.)
 //!
 //! Whoever reads comes by here, so it decides how long that may take: one thread at a time works on
 //! a frame, the others wait for it; a frame that could not be mended is not tried again for a
@@ -31,24 +32,10 @@ const FAILURES_MAX: usize = 4096;
 /// Something that a person should know: a chunk was healed, a source cannot be asked.
 pub type Notices = Box<dyn Fn(&str) + Send + Sync>;
 
-/// Rebuilds what a frame's payload was from what is kept beside the database.
-pub trait PayloadRebuilder: Send + Sync {
-    /// The payload of the frame that `header` describes, as it was stored, if it can be rebuilt.
-    /// Nobody believes it before it was held against the header.
-    fn rebuild(&self, header: &FrameHeader) -> Option<Vec<u8>>;
-
-    /// The header of the frame that holds `id`, where the database's own cannot be read.
-    fn rebuild_header(&self, id: ChunkId) -> Option<FrameHeader> {
-        let _ = id;
-        None
-    }
-}
-
 /// Where the chunks of damaged frames may be, and what was tried.
 #[derive(Default)]
 pub(crate) struct Mender {
     pub(crate) sources: ChunkSources,
-    parity: RwLock<Option<Arc<dyn PayloadRebuilder>>>,
     notices: RwLock<Option<Notices>>,
     names: RwLock<Option<Weak<dyn KnownNames>>>,
     /// Whether what was found is written back.
@@ -89,11 +76,6 @@ impl Mender {
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = Some(names);
     }
 
-    pub(crate) fn set_parity(&self, parity: Arc<dyn PayloadRebuilder>) {
-        *self.parity.write().unwrap_or_else(PoisonError::into_inner) = Some(parity);
-        self.forget_failures();
-    }
-
     pub(crate) fn set_notices(&self, notices: Notices) {
         *self.notices.write().unwrap_or_else(PoisonError::into_inner) = Some(notices);
     }
@@ -101,13 +83,6 @@ impl Mender {
     /// What could not be mended may be mended now.
     pub(crate) fn forget_failures(&self) {
         lock(&self.state).failed.clear();
-    }
-
-    pub(crate) fn parity(&self) -> Option<Arc<dyn PayloadRebuilder>> {
-        self.parity
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
     }
 
     fn notice(&self, text: &str) {
@@ -197,7 +172,7 @@ impl Chunks {
             Ok(_) | Err(StoreError::Damaged(_)) => {}
             Err(_) => return read,
         }
-        let Some(header) = self.header_of_damaged(id) else {
+        let Ok(Some(header)) = self.reader.header(id) else {
             return read;
         };
         let Some(mending) = self.mender.begin(header.first()) else {
@@ -222,14 +197,6 @@ impl Chunks {
         }
     }
 
-    /// The header of the frame that holds `id`, from wherever it can be had.
-    pub(super) fn header_of_damaged(&self, id: ChunkId) -> Option<FrameHeader> {
-        match self.reader.header(id) {
-            Ok(Some(header)) => Some(header),
-            Ok(None) | Err(_) => self.mender.parity()?.rebuild_header(id),
-        }
-    }
-
     /// The frame of `header`, of which `old` is what is stored, with what was found elsewhere; none
     /// if nothing was.
     fn mend(&self, header: &FrameHeader, old: Option<&Frame>) -> Option<Arc<Frame>> {
@@ -242,7 +209,6 @@ impl Chunks {
         wanted.dedup();
         let mut found = FoundChunks::default();
         self.find_copies(&damaged, &mut found);
-        self.find_in_parity(header, &mut found);
         self.find_in_sources(&wanted, &mut found);
         let right: Vec<RightBytes<'_>> = damaged
             .iter()
@@ -314,21 +280,6 @@ impl Chunks {
             Some((**name, frame.chunk(other).ok()?.to_vec()))
         });
         found.take("another copy in this store", copies);
-    }
-
-    fn find_in_parity(&self, header: &FrameHeader, found: &mut FoundChunks) {
-        let Some(parity) = self.mender.parity() else {
-            return;
-        };
-        let rebuilt = parity.rebuild(header);
-        let Some(Ok(frame)) = rebuilt.map(|payload| self.reader.decode(header.clone(), &payload))
-        else {
-            return;
-        };
-        let chunks = header
-            .chunks()
-            .filter_map(|(id, name)| Some((*name, frame.chunk(id).ok()?.to_vec())));
-        found.take("parity", chunks);
     }
 
     fn find_in_sources(&self, wanted: &[&ChunkHash], found: &mut FoundChunks) {

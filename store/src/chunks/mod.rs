@@ -40,7 +40,7 @@ pub(crate) use heal::RightBytes;
 pub(crate) use ledger::damage_key;
 pub(crate) use ledger::{DamageKind, DamageLedger, DamageRecord};
 pub(crate) use mend::Mender;
-pub use mend::{Notices, PayloadRebuilder};
+pub use mend::Notices;
 pub(crate) use reader::Frame;
 pub(crate) use session::{Candidate, Session, SessionCounts, Stored};
 #[cfg(test)]
