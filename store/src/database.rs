@@ -108,7 +108,7 @@ impl Family {
     /// What keys begin with in [`Family::Copies`], for the families whose records are few and
     /// without which nothing can be found: they are kept twice, in files of their own, so that no
     /// single file stands between a person and all their disks.
-    fn copy_tag(self) -> Option<u8> {
+    pub(crate) fn copy_tag(self) -> Option<u8> {
         match self {
             Self::Layers => Some(b'l'),
             Self::Names => Some(b'n'),
@@ -242,6 +242,19 @@ impl Database {
     /// families of tables in `quarantine` are not compacted.
     pub(crate) fn open(dir: &Path, quarantine: Quarantine) -> Result<Self, StoreError> {
         Self::open_with(dir, &options(), quarantine)
+    }
+
+    /// Opens the database in `dir` for reading and writing, and rewrites no table by itself.
+    pub(crate) fn open_quietly(dir: &Path) -> Result<Self, StoreError> {
+        let families = descriptors_of(|_| true);
+        let db = DB::open_cf_descriptors(&options(), dir, families)
+            .map_err(|error| failed("open the database", error))?;
+        Ok(Self {
+            db,
+            quarantine: Mutex::default(),
+            has_news: AtomicBool::new(false),
+            is_read_only: false,
+        })
     }
 
     fn open_with(
@@ -851,10 +864,15 @@ fn read_only_options() -> Options {
 }
 
 fn descriptors(quarantine: &Quarantine) -> Vec<ColumnFamilyDescriptor> {
+    descriptors_of(|family| quarantine.holds(family))
+}
+
+/// All families; those that are `quiet` are not compacted.
+fn descriptors_of(quiet: impl Fn(Family) -> bool) -> Vec<ColumnFamilyDescriptor> {
     let cache = Cache::new_lru_cache(BLOCK_CACHE_LEN);
     let options = |family| {
         let mut options = family_options(family, &cache);
-        if quarantine.holds(family) {
+        if quiet(family) {
             options.set_disable_auto_compactions(true);
             options.set_level_zero_slowdown_writes_trigger(UNCOMPACTED_FILES_MAX);
             options.set_level_zero_stop_writes_trigger(UNCOMPACTED_FILES_MAX);

@@ -13,5 +13,6 @@ mod live;
 mod model;
 mod modes;
 mod qcow2_oracle;
+mod repair;
 mod scratch;
 mod world;
