@@ -28,7 +28,7 @@ Example:
   vellum repair --yes --from /mnt/backup --password-file /etc/vellum/password
 
 Exit codes: 0 nothing is wrong, or all of it was repaired; 3 repaired, but something stays lost;
-otherwise as `vellum check`, if something is wrong and was not repaired.")]
+4 something is wrong, and was not repaired.")]
 pub(crate) struct Args {
     /// Put the repaired database in the place of the damaged one
     #[arg(long)]

@@ -264,6 +264,7 @@ impl Books {
             tags: std::collections::BTreeSet::new(),
             pinned: false,
             scratch_of: None,
+            source_format: None,
         };
         put(batch, Family::Layers, &layer.id.0.to_be_bytes(), &layer);
         put(batch, Family::Names, &image_key(id), &image);

@@ -208,7 +208,9 @@ impl Repair<'_> {
         let healed = self.heal(&store)?;
         if healed > 0 {
             let chunks = if healed == 1 { "chunk" } else { "chunks" };
-            self.report.mends.push(format!("{healed} {chunks} healed from elsewhere"));
+            self.report
+                .mends
+                .push(format!("{healed} {chunks} healed from elsewhere"));
             report = store.check(options, self.watch)?;
         }
         let damage = store.known_damage();
