@@ -117,8 +117,8 @@ impl Repaired {
     fn next(&self, page: &mut Page) -> io::Result<()> {
         if self.needs_acceptance && !self.repaired {
             return page.line(
-                "nothing was changed; if the files cannot be brought back, next: vellum repair --yes \
-                 --accept-earlier-state",
+                "nothing was changed; if the files cannot be brought back, \
+                 next: vellum repair --yes --accept-earlier-state",
             );
         }
         if self.mends.is_empty() && !self.needs_acceptance {

@@ -4,8 +4,9 @@
 //! offset  size  meaning
 //! 0       8     sequence number of the first operation (LE); each has one more than that before it
 //! 8       4     number of operations (LE)
-//! 12      …     per operation: type (5 put, 4 deletion, 14 deletion of a range; 1, 0, 15: the same in family 0;
-//!               3: a string that means nothing), varint family, key, and a value or the range's end: strings
+//! 12      …     per operation: type (5 put, 4 deletion, 14 deletion of a range; 1, 0, 15: the same
+//!               in family 0; 3: a string that means nothing), varint family, key, and a value or
+//!               the range's end: strings
 //! ```
 //!
 //! Source: RocksDB's `db/write_batch.cc`.

@@ -2,18 +2,19 @@
 //! which level, and from which log on records are in no table.
 //!
 //! ```text
-//! A manifest is a log (see `logs`) whose records are edits, applied one after the other. An edit is fields:
+//! A manifest is a log (see `logs`) whose records are edits, applied one after the other. An edit
+//! is fields:
 //!
 //! varint tag  field
 //! 1           comparator: string                        201      name of a new family: string
 //! 2, 9        logs below this number are in tables      202      the family is dropped
 //! 3           next number of a file                     203      greatest family number: varint
-//! 4           last sequence number                      300      so many edits follow that belong to this one: varint
+//! 4           last sequence number                      300      so many edits follow of this change: varint
 //! 5           compaction cursor: level, string          8192 + … string: may be skipped
 //! 6           a table goes: level, number
 //! 10          smallest log that is needed
-//! 103         a table comes: level, number, length, first key, last key (strings, internal), smallest and largest
-//!             sequence number, then fields of tag and string until tag 1
+//! 103         a table comes: level, number, length, first key, last key (strings, internal),
+//!             smallest and largest sequence number, then fields of tag and string until tag 1
 //! 200         the family that the edit is about; none: family 0
 //! ```
 //!
@@ -23,7 +24,7 @@ use std::collections::BTreeMap;
 
 use vellum_core::wire::{Reader, put_varint};
 
-use super::table::tag_of;
+use super::block::tag_of;
 
 const COMPARATOR: u64 = 1;
 const LOG_NUMBER: u64 = 2;

@@ -10,7 +10,7 @@
 //! it: `survey` reads manifest, tables and logs (`manifest`, `table`, `batch`) and puts single
 //! flipped bits right, which their checksums betray (`checksum`). What is left of a damaged table
 //! counts if nothing newer is known (`history`); tables of which no manifest tells are arranged by
-//! `loose`. Then records are brought back from each other: those that are kept twice (`twins`),
+//! `loose` (`unlisted`). Then records are brought back from each other: those that are kept twice (`twins`),
 //! headers and index (`content`), and what refers to something that is gone says so itself from
 //! then on (`maps`).
 //!
@@ -19,6 +19,7 @@
 //! replace is named (`earlier`), and replaced if the person says so.
 
 mod batch;
+mod block;
 mod checksum;
 mod content;
 mod earlier;
@@ -33,6 +34,7 @@ mod place;
 mod survey;
 mod table;
 mod twins;
+mod unlisted;
 
 use std::path::{Path, PathBuf};
 
@@ -98,9 +100,10 @@ struct Repair<'w> {
 }
 
 impl Store {
-    /// Repairs the store in `dir`, or says what a repair would do. `attach` gives the repaired store
-    /// the sources that are asked for what is damaged in it (see [`Store::set_sources`]). `command`
-    /// is what others are told meanwhile, who find the store in use. Reads all of the store twice.
+    /// Repairs the store in `dir`, or says what a repair would do. `attach` gives the repaired
+    /// store the sources that are asked for what is damaged in it (see [`Store::set_sources`]).
+    /// `command` is what others are told meanwhile, who find the store in use. Reads all of the
+    /// store twice.
     pub fn repair(
         dir: &Path,
         options: RepairOptions,

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! repair.new/              while a repair goes on: a store's folder of its own
-//! repair.new/database/     the repaired database, with the empty file `unfinished`; once it has been exchanged
-//!                          with the store's own, that one
+//! repair.new/database/     the repaired database, with the empty file `unfinished`; once it has
+//!                          been exchanged with the store's own, that one
 //! replaced-DATE/           repair.new under the name that it keeps after the exchange
 //! ```
 
