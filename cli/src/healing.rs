@@ -37,6 +37,16 @@ pub(crate) fn attach(store: &Store) -> Result<(), Failure> {
     Ok(())
 }
 
+/// As [`attach`], with `first` asked before what `store` remembers, by whoever calls.
+pub(crate) fn attach_with(store: &Store, first: &[SourceEntry], caller: &Arc<Caller>) {
+    // What it remembers may be what is damaged.
+    let remembered = store.source_entries().unwrap_or_default();
+    let all = first.iter().chain(&remembered);
+    store.set_sources(all.map(|entry| source(entry, caller)).collect());
+    let caller = Arc::clone(caller);
+    store.set_notices(Box::new(move |text| report::notice(&caller, text)));
+}
+
 /// What `entry` says, to be asked.
 fn source(entry: &SourceEntry, caller: &Arc<Caller>) -> Arc<dyn ChunkSource> {
     let path = Path::new(&entry.place);

@@ -117,7 +117,7 @@ impl Family {
     /// What keys begin with in [`Family::Copies`], for the families whose records are few and
     /// without which nothing can be found: they are kept twice, in files of their own, so that no
     /// single file stands between a person and all their disks.
-    fn copy_tag(self) -> Option<u8> {
+    pub(crate) fn copy_tag(self) -> Option<u8> {
         match self {
             Self::Layers => Some(b'l'),
             Self::Names => Some(b'n'),
@@ -457,6 +457,18 @@ impl Database {
         let mut place = InPlace::new(dir, sizes, reserve, quarantine);
         place.compaction = Compaction::None;
         Self::open_place(place)
+    }
+
+    /// Opens the database in `dir` for reading and writing, and rewrites no table by itself.
+    pub(crate) fn open_quietly(
+        dir: &Path,
+        sizes: &Sizes,
+        reserve: &Reserve,
+    ) -> Result<Self, StoreError> {
+        let mut place = InPlace::new(dir, sizes, reserve, Quarantine::default());
+        place.compaction = Compaction::None;
+        let db = place.open_with(&options(sizes))?;
+        Ok(Self::of(db, place))
     }
 
     fn open_place(place: InPlace) -> Result<Self, StoreError> {

@@ -8,6 +8,7 @@
 //! reserve        Allocated bytes, kept back for a full disk; spare/ holds names of files for one without any: see `reserve`.
 //! suspects       left by those who only read, for whoever writes next: 24 bytes for each run of chunks that were found damaged:
 //!                8 first id (LE), 8 count (LE), at most SUSPECTS_RUN_MAX; 8 checksum. Lost, it is found again by whoever reads.
+//! repair.new/    while a repair goes on, and replaced-DATE/, what one has replaced: see `repair/place`.
 //! control        a socket while a server has the store: other processes have their commands done there. nbd.sock is its NBD socket.
 //! database/      RocksDB's.
 //! ```
@@ -16,10 +17,11 @@
 //! there gets a store's bytes, or is cut to nothing. What is made is for its owner only; what is
 //! there keeps the permissions that somebody gave it.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -139,6 +141,12 @@ impl Folder {
                 ]
                 .contains(&error.kind()) =>
             {
+                if has_database(dir) {
+                    return Err(StoreError::damaged(
+                        marker.display().to_string(),
+                        "it is gone",
+                    ));
+                }
                 return Err(StoreError::NoStore {
                     dir: dir.to_owned(),
                 });
@@ -147,8 +155,9 @@ impl Folder {
             Ok(_) => {}
         }
         let format = text
-            .trim_end()
-            .strip_prefix(MARKER_TEXT)
+            .strip_suffix('\n')
+            .and_then(|line| line.strip_prefix(MARKER_TEXT))
+            .filter(|format| format.bytes().all(|byte| byte.is_ascii_graphic()))
             .ok_or_else(|| StoreError::damaged(marker.display().to_string(), "not a store's"))?;
         if format.parse() != Ok(FORMAT) {
             return Err(StoreError::NewerFormat {
@@ -193,6 +202,29 @@ impl Folder {
             .create(&dir)
             .map_err(|source| StoreError::file("make the folder", &dir, source))?;
         Ok(dir)
+    }
+
+    /// The folder of a store that [`Folder::open`] refuses with `error`, if that is because of its
+    /// marker and there is a database. A marker that names a newer format is believed unless it is
+    /// one flipped bit away from this one's.
+    pub(crate) fn unmarked(dir: &Path, error: StoreError) -> Result<Self, StoreError> {
+        let is_marker = match &error {
+            StoreError::NoStore { .. } | StoreError::Damaged(_) => true,
+            StoreError::NewerFormat { found, .. } => is_one_bit_off(found, &FORMAT.to_string()),
+            _ => false,
+        };
+        if is_marker && has_database(dir) {
+            Ok(Self::of_damaged(dir))
+        } else {
+            Err(error)
+        }
+    }
+
+    /// A store's folder, whatever is in it.
+    pub(crate) fn of_damaged(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+        }
     }
 
     /// Declares the folder a store.
@@ -344,16 +376,16 @@ impl Folder {
     pub(crate) fn usage(&self) -> Result<Usage, StoreError> {
         let mut usage = Usage::default();
         let mut folders = vec![self.dir.clone()];
+        // What a repair replaced shares files with what is there now: they count once.
+        let mut seen = HashSet::new();
         while let Some(folder) = folders.pop() {
             let fail = |source| StoreError::file("read", &folder, source);
             for entry in fs::read_dir(&folder).map_err(fail)? {
                 let entry = entry.map_err(fail)?;
                 match entry.metadata() {
                     Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
-                    Ok(metadata) => usage.add(
-                        &entry.file_name(),
-                        std::os::unix::fs::MetadataExt::blocks(&metadata) * 512,
-                    ),
+                    Ok(metadata) if metadata.nlink() > 1 && !seen.insert(metadata.ino()) => {}
+                    Ok(metadata) => usage.add(&entry.file_name(), metadata.blocks() * 512),
                     // RocksDB removes files while we look.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                     Err(source) => return Err(fail(source)),
@@ -394,6 +426,20 @@ impl Witness {
 
 fn link_in_store() -> std::io::Error {
     std::io::Error::other("it is a link, and a store has none")
+}
+
+/// Whether something of a database is in the folder.
+fn has_database(dir: &Path) -> bool {
+    fs::read_dir(dir.join("database")).is_ok_and(|mut names| names.next().is_some())
+}
+
+/// Whether two texts differ in a single bit.
+fn is_one_bit_off(found: &str, expected: &str) -> bool {
+    let pairs = || found.bytes().zip(expected.bytes());
+    let bits: u32 = pairs()
+        .map(|(found, expected)| (found ^ expected).count_ones())
+        .sum();
+    found.len() == expected.len() && bits == 1
 }
 
 /// Makes `dir`, with permissions `mode`, and what is missing above it. A new folder's name is durable only once the folder

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use vellum_core::id_set::IdSet;
+use vellum_core::units::ChunkId;
 
 use crate::chunks::{AskedSource, ChunkSource, DamageKind, Notices};
 use crate::store::Store;
@@ -51,6 +52,12 @@ impl Store {
     /// a scrub's round.
     pub fn set_overdue(&self, ids: IdSet) {
         self.inner.chunks.set_overdue(ids);
+    }
+
+    /// Whether chunk `id` can be had whole, from the store or from a source, which heals it.
+    pub(crate) fn can_read(&self, id: ChunkId) -> bool {
+        let frame = self.inner.chunks.frame(id);
+        frame.is_ok_and(|frame| frame.chunk(id).is_ok())
     }
 
     /// Notes that nothing at hand has these chunks, which are damaged: they are known as lost until

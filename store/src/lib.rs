@@ -56,6 +56,7 @@ mod partial;
 mod pieces;
 mod quarantine;
 pub mod records;
+mod repair;
 pub mod report;
 mod reserve;
 mod resize;
@@ -86,6 +87,7 @@ pub use maps::{MapEntry, RebaseMode};
 pub use partial::{NewFileMode, PartialFile, write_whole_file};
 pub use pieces::{FileSource, Input};
 pub use records::{Compression, StoreParameters};
+pub use repair::{RepairOptions, RepairReport};
 pub use scrub::{SCRUB_ROUND, ScrubOptions, ScrubReport, ScrubStatus};
 pub use sources::{
     ImageFileSource, OtherStoreSource, SOURCES_MAX, SourceEntry, SourceKind, SourceSecret,

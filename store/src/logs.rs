@@ -26,6 +26,7 @@
 //!
 //! Source: RocksDB's `db/log_format.h` and `util/crc32c.h`.
 
+mod mending;
 mod torn;
 mod unacknowledged;
 
@@ -37,6 +38,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use crate::error::StoreError;
+pub(crate) use mending::{LogContent, put_record, read_log};
 use torn::LogEnd;
 
 const BLOCK_LEN: usize = 32 << 10;
@@ -78,6 +80,7 @@ pub(crate) fn cut_torn_end(dir: &Path) -> Result<bool, StoreError> {
         None | Some((_, LogEnd::Sound)) => Ok(true),
         Some((_, LogEnd::Damaged)) => Ok(false),
         Some((path, LogEnd::Torn(whole_len))) => {
+            refuse_flipped_bit(&path)?;
             cut(&path, whole_len)?;
             Ok(true)
         }
@@ -116,6 +119,21 @@ fn cut(path: &Path, len: usize) -> Result<(), StoreError> {
             file.sync_all()
         });
     cut.map_err(|source| StoreError::file("repair", path, source))
+}
+
+/// Fails if one flipped bit is all that is wrong with the end of a log: power tears more than that,
+/// and what was acknowledged can be brought back.
+fn refuse_flipped_bit(path: &Path) -> Result<(), StoreError> {
+    let log = fs::read(path).map_err(|source| StoreError::file("read", path, source))?;
+    let content = read_log(log);
+    if content.mended_bits == 0 {
+        return Ok(());
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Err(StoreError::damaged(
+        format!("{name} of the database"),
+        "a bit of a record has flipped",
+    ))
 }
 
 /// Copies the logs in the database's folder `dir` to `room`, up to the first record of all of them

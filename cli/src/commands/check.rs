@@ -63,10 +63,11 @@ struct Checked {
     findings: Vec<Found>,
 }
 
+/// Something that is not as it must be.
 #[derive(Serialize)]
-struct Found {
-    record: String,
-    reason: String,
+pub(super) struct Found {
+    pub(super) record: String,
+    pub(super) reason: String,
     /// Whether content is lost; otherwise only space is.
     is_damage: bool,
     hits: Vec<Hit>,
@@ -230,7 +231,20 @@ impl Answer for Scrubbed {
 }
 
 impl Found {
-    fn new(finding: &Finding) -> Self {
+    /// Shows which images it hits.
+    pub(super) fn show_hits(&self, page: &mut Page) -> io::Result<()> {
+        self.hits.iter().try_for_each(|hit| {
+            page.line(match hit.length {
+                Some(length) => {
+                    let end = hit.start + length;
+                    format!("  hits {}, bytes {} to {end}", hit.name, hit.start)
+                }
+                None => format!("  hits {}, all of it", hit.name),
+            })
+        })
+    }
+
+    pub(super) fn new(finding: &Finding) -> Self {
         let hit = |(name, range): &(String, std::ops::Range<u64>)| Hit {
             name: name.clone(),
             start: range.start,
@@ -254,15 +268,7 @@ fn show_findings(findings: &[Found], page: &mut Page) -> io::Result<()> {
             found.record,
             found.reason
         ))?;
-        for hit in &found.hits {
-            page.line(match hit.length {
-                Some(length) => {
-                    let end = hit.start + length;
-                    format!("  hits {}, bytes {} to {end}", hit.name, hit.start)
-                }
-                None => format!("  hits {}, all of it", hit.name),
-            })?;
-        }
+        found.show_hits(page)?;
     }
     Ok(())
 }

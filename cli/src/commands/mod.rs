@@ -28,6 +28,7 @@ mod rebase;
 mod receive;
 mod remove;
 mod rename;
+mod repair;
 mod report;
 mod reset;
 mod resize;
@@ -87,6 +88,7 @@ pub(crate) enum Command {
     Receive(receive::Args),
     Gc(gc::Args),
     Check(check::Args),
+    Repair(repair::Args),
     Source(source::Args),
     Stats(stats::Args),
     Measure(measure::Args),
@@ -107,7 +109,10 @@ impl Command {
             Self::Backup(args) => !args.needs_store(),
             other => matches!(other, Self::Init(_) | Self::Completions(_) | Self::Man(_)),
         };
-        let is_owner = matches!(self, Self::Serve(_) | Self::Nbd(_) | Self::Mount(_));
+        let is_owner = matches!(
+            self,
+            Self::Serve(_) | Self::Nbd(_) | Self::Mount(_) | Self::Repair(_)
+        );
         !is_without && !is_owner
     }
 
@@ -170,6 +175,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, F
         Command::Receive(args) => receive::run(args, session),
         Command::Gc(args) => gc::run(args, session),
         Command::Check(args) => check::run(args, session),
+        Command::Repair(args) => repair::run(args, session),
         Command::Source(args) => source::run(args, session),
         Command::Stats(args) => stats::run(args, session),
         Command::Measure(args) => measure::run(args, session),

@@ -218,6 +218,36 @@ fn entry(args: &Add, store: &Store, session: &Session) -> Result<SourceEntry, Fa
     })
 }
 
+/// The source that a place alone names; `password_file` is for those that are repositories.
+pub(super) fn source_at(
+    place: &str,
+    password_file: Option<&String>,
+    caller: &Caller,
+) -> Result<SourceEntry, Failure> {
+    let args = Add {
+        place: place.to_owned(),
+        file: false,
+        odd_offsets: false,
+        password_file: None,
+        password_command: None,
+        key_file: None,
+        unseen: false,
+    };
+    let (kind, place) = if place.contains("://") {
+        (SourceKind::Repository, args.place.clone())
+    } else {
+        (kind(&args, caller)?, whole_path(&args.place, caller)?)
+    };
+    let secret = password_file.filter(|_| kind == SourceKind::Repository);
+    let secret = secret.map(|file| whole_path(file, caller)).transpose()?;
+    Ok(SourceEntry {
+        kind,
+        place,
+        secret: secret.map(SourceSecret::PasswordFile),
+        odd_offsets: false,
+    })
+}
+
 /// What is at the path that the command line names.
 fn kind(args: &Add, caller: &Caller) -> Result<SourceKind, Failure> {
     let path = caller.path(Path::new(&args.place));

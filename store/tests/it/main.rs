@@ -14,5 +14,6 @@ mod live;
 mod model;
 mod modes;
 mod qcow2_oracle;
+mod repair;
 mod scratch;
 mod world;

@@ -1,0 +1,260 @@
+//! A block of a table: whether it can be unpacked, where it ends, and its entries.
+//!
+//! ```text
+//! block: entries, then offsets of restarts (4 each), their number in the lower 28 bits of the
+//! last 4
+//! entry: varints: shared with the key before, not shared, value's length; then key and value. The
+//! index's entries have no length of their value.
+//! key of a record: the user's, then 8 bytes: sequence number shl 8 | type
+//! kind of compression: 0 none; 4 LZ4: varint of the plain length, one LZ4 block
+//! ```
+//!
+//! Source: RocksDB's `table/block_based/block_builder.cc`.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use vellum_core::frame::FrameCodec;
+use vellum_core::wire::{Reader, unzigzag};
+
+use super::checksum::TRAILER_LEN;
+use super::table::{EntryKind, TableEntry};
+use crate::codec;
+
+const KIND_PLAIN: u8 = 0;
+const KIND_LZ4: u8 = 4;
+/// Plain bytes of a block at most: no record is longer than this, and hostile lengths are not
+/// believed.
+const BLOCK_LEN_MAX: usize = 80 << 20;
+/// Restarts that the lower bits of a block's last word count.
+const RESTARTS_MASK: u32 = (1 << 28) - 1;
+/// Entries of a data block from one restart to the next.
+const RESTART_INTERVAL: usize = 16;
+/// Bytes that an internal key has beside the user's.
+pub(super) const TAG_LEN: usize = 8;
+
+pub(super) fn plain(block: &[u8], kind: u8) -> Option<Vec<u8>> {
+    match kind {
+        KIND_PLAIN => Some(block.to_vec()),
+        KIND_LZ4 => {
+            let mut reader = Reader::new(block);
+            let len = usize::try_from(reader.varint().ok()?).ok()?;
+            let compressed = reader.bytes(reader.remaining()).ok()?;
+            (len <= BLOCK_LEN_MAX && len / 256 <= compressed.len())
+                .then(|| codec::decompress(FrameCodec::Lz4, compressed, len).ok())?
+        }
+        _ => None,
+    }
+}
+
+/// The plain bytes of the block that begins at `at`, and where it ends, from itself alone.
+pub(super) fn block_at(bytes: &[u8], at: usize) -> Option<(Vec<u8>, usize)> {
+    let rest = bytes.get(at..)?;
+    if let Some(len) = plain_len(rest)
+        && rest.get(len) == Some(&KIND_PLAIN)
+    {
+        return Some((rest[..len].to_vec(), at + len));
+    }
+    let mut reader = Reader::new(rest);
+    let len = usize::try_from(reader.varint().ok()?).ok()?;
+    let begin = rest.len() - reader.remaining();
+    let used = lz4_len(&rest[begin..], len)?;
+    let end = begin + used;
+    (rest.get(end) == Some(&KIND_LZ4)).then_some(())?;
+    Some((plain(&rest[..end], KIND_LZ4)?, at + end))
+}
+
+/// The length of the uncompressed block that `rest` begins with: its restarts name entries that are
+/// there.
+fn plain_len(rest: &[u8]) -> Option<usize> {
+    let mut entries = Entries {
+        bytes: rest,
+        end: rest.len(),
+        at: 0,
+        key: Vec::new(),
+    };
+    let mut restarts = Vec::new();
+    for nth in 0_usize.. {
+        let at = entries.at;
+        if nth > 0 && ends_with_restarts(rest, at, &restarts) {
+            return Some(at + restarts.len() * 4 + 4);
+        }
+        if nth.is_multiple_of(RESTART_INTERVAL) {
+            restarts.push(at);
+        }
+        entries.next(true)?;
+    }
+    None
+}
+
+fn ends_with_restarts(rest: &[u8], at: usize, restarts: &[usize]) -> bool {
+    let word = |nth: usize| {
+        let bytes = rest.get(at + nth * 4..at + nth * 4 + 4)?;
+        Some(u32::from_le_bytes(bytes.try_into().ok()?))
+    };
+    let count = word(restarts.len()).map(|count| (count & RESTARTS_MASK) as usize);
+    let mut all = restarts.iter().enumerate();
+    count == Some(restarts.len()) && all.all(|(nth, at)| word(nth) == u32::try_from(*at).ok())
+}
+
+/// How many bytes of `bytes` an LZ4 block of that plain length takes.
+fn lz4_len(bytes: &[u8], plain_len: usize) -> Option<usize> {
+    let (mut at, mut made) = (0, 0);
+    let length = |at: &mut usize, nibble: u8| {
+        let mut len = usize::from(nibble);
+        while nibble == 15 {
+            let more = *bytes.get(*at)?;
+            *at += 1;
+            len += usize::from(more);
+            if more < 255 {
+                break;
+            }
+        }
+        Some(len)
+    };
+    while made < plain_len {
+        let token = *bytes.get(at)?;
+        at += 1;
+        let literals = length(&mut at, token >> 4)?;
+        at += literals;
+        made += literals;
+        if made >= plain_len {
+            break;
+        }
+        at += 2;
+        made += length(&mut at, token & 15)? + 4;
+    }
+    (made == plain_len && at <= bytes.len()).then_some(at)
+}
+
+/// The entries of a block, one after the other.
+pub(super) struct Entries<'b> {
+    bytes: &'b [u8],
+    /// Where the restarts begin.
+    end: usize,
+    at: usize,
+    key: Vec<u8>,
+}
+
+impl<'b> Entries<'b> {
+    pub(super) fn over(block: &'b [u8]) -> Self {
+        let count = block
+            .last_chunk::<4>()
+            .map_or(0, |word| u32::from_le_bytes(*word));
+        let restarts = ((count & RESTARTS_MASK) as usize)
+            .saturating_mul(4)
+            .saturating_add(4);
+        Self {
+            bytes: block,
+            end: block.len().saturating_sub(restarts),
+            at: 0,
+            key: Vec::new(),
+        }
+    }
+
+    /// The next entry: its key, its value. Without `has_len` the value is all that follows, for who
+    /// knows how long it is to take (`skip`).
+    pub(super) fn next(&mut self, has_len: bool) -> Option<(Vec<u8>, &'b [u8])> {
+        let rest = self.bytes.get(self.at..self.end)?;
+        let mut reader = Reader::new(rest);
+        let shared = usize::try_from(reader.varint().ok()?).ok()?;
+        let own = usize::try_from(reader.varint().ok()?).ok()?;
+        let len = if has_len {
+            usize::try_from(reader.varint().ok()?).ok()?
+        } else {
+            0
+        };
+        if shared > self.key.len() {
+            return None;
+        }
+        let key = reader.bytes(own).ok()?;
+        self.key.truncate(shared);
+        self.key.extend_from_slice(key);
+        let value = reader
+            .bytes(if has_len { len } else { reader.remaining() })
+            .ok()?;
+        self.at = if has_len {
+            self.end - reader.remaining()
+        } else {
+            self.end - value.len()
+        };
+        Some((self.key.clone(), value))
+    }
+}
+
+pub(super) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// All entries of a block, if it holds nothing else, and where they end.
+pub(super) fn entries_of(block: &[u8]) -> Option<(Pairs, usize)> {
+    let mut entries = Entries::over(block);
+    let mut all = Vec::new();
+    while entries.at < entries.end {
+        let (key, value) = entries.next(true)?;
+        all.push((key, value.to_vec()));
+    }
+    Some((all, entries.at))
+}
+
+pub(super) fn handles(block: &[u8]) -> Option<BTreeMap<Vec<u8>, Range<usize>>> {
+    let entries = entries_of(block)?.0.into_iter();
+    entries
+        .map(|(key, value)| Some((key, handle(&mut Reader::new(&value))?)))
+        .collect()
+}
+
+fn handle(reader: &mut Reader<'_>) -> Option<Range<usize>> {
+    let offset = usize::try_from(reader.varint().ok()?).ok()?;
+    let len = usize::try_from(reader.varint().ok()?).ok()?;
+    Some(offset..offset.checked_add(len)?)
+}
+
+/// The index's entries. A handle that follows another in one stretch of restarts says only how
+/// much longer its block is than the one before.
+pub(super) fn index_of(block: &[u8]) -> Option<Vec<(Vec<u8>, Range<usize>)>> {
+    let mut entries = Entries::over(block);
+    let mut all: Vec<(Vec<u8>, Range<usize>)> = Vec::new();
+    while entries.at < entries.end {
+        let is_restart = block.get(entries.at) == Some(&0);
+        let (key, value) = entries.next(false)?;
+        let mut reader = Reader::new(value);
+        let range = if is_restart {
+            handle(&mut reader)?
+        } else {
+            let before = &all.last()?.1;
+            let start = before.end + TRAILER_LEN;
+            let more = unzigzag(reader.varint().ok()?);
+            let len = i64::try_from(before.len()).ok()?.checked_add(more)?;
+            start..start.checked_add(usize::try_from(len).ok()?)?
+        };
+        entries.at = entries.end - reader.remaining();
+        all.push((key, range));
+    }
+    (!all.is_empty()).then_some(all)
+}
+
+/// The records of a data block, if all of it is records.
+pub(super) fn records_of(block: &[u8]) -> Option<Vec<TableEntry>> {
+    let entries = entries_of(block)?.0.into_iter();
+    entries.map(|(key, value)| record(&key, &value)).collect()
+}
+
+pub(super) fn record(key: &[u8], value: &[u8]) -> Option<TableEntry> {
+    let tag = tag_of(key)?;
+    let kind = match tag & 0xff {
+        0 | 7 => EntryKind::Delete,
+        1 => EntryKind::Put,
+        _ => return None,
+    };
+    Some(TableEntry {
+        key: key[..key.len() - TAG_LEN].to_vec(),
+        sequence: tag >> 8,
+        kind,
+        value: value.to_vec(),
+    })
+}
+
+/// What follows the user's key in an internal key.
+pub(super) fn tag_of(key: &[u8]) -> Option<u64> {
+    key.last_chunk::<TAG_LEN>()
+        .map(|tag| u64::from_le_bytes(*tag))
+}

@@ -1,0 +1,224 @@
+//! Headers made anew from their frames, and entries of the index from headers.
+//!
+//! A frame tells how many chunks it holds, and their bytes tell their names. Which ids they have
+//! is sure where the index has a name's id, or where as many ids are free between two that are sure
+//! as there are chunks. A chunk whose id is not sure is not guessed at: under a wrong id it would
+//! be wrong bytes.
+
+use std::collections::BTreeMap;
+
+use vellum_core::frame::{FrameHeader, FramePayload, SPAN_MAX, frame_key, parse_frame_key};
+use vellum_core::hash::{ChunkHash, hash_chunks};
+use vellum_core::units::ChunkId;
+use vellum_core::wire::{Reader, put_varint};
+
+use crate::codec;
+use crate::database::{Batch, Database, Durability, Family};
+use crate::error::StoreError;
+use crate::records::StoreParameters;
+
+/// Operations that go into one batch.
+const BATCH_LEN: usize = 10_000;
+
+/// What was made anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ContentMends {
+    pub(super) headers: u64,
+    /// Headers that cannot be read and could not be made anew.
+    pub(super) headers_lost: u64,
+    pub(super) index_entries: u64,
+}
+
+/// Makes headers anew for frames that have none that can be read. `next_chunk` is an id that was
+/// not given yet.
+pub(super) fn mend_headers(
+    database: &Database,
+    parameters: StoreParameters,
+    next_chunk: ChunkId,
+    mends: &mut ContentMends,
+) -> Result<(), StoreError> {
+    let (whole, broken) = headers(database)?;
+    let mut frames = Vec::new();
+    let mut scan = database.scan(Family::Frames, &[]);
+    while let Some((key, _)) = scan.next()? {
+        frames.extend(parse_frame_key(key).ok());
+    }
+    drop(scan);
+    let mut batch = Batch::default();
+    for (nth, first) in frames.iter().enumerate() {
+        let known = whole.range(..=*first).next_back();
+        if known.is_some_and(|(_, end)| end > first) {
+            continue;
+        }
+        let next_frame = frames.get(nth + 1).copied();
+        let next_header = whole.range(first.advance(1)..).next().map(|(key, _)| *key);
+        let end = next_frame
+            .into_iter()
+            .chain(next_header)
+            .min()
+            .unwrap_or(next_chunk);
+        let Some(payload) = database.get(Family::Frames, &frame_key(*first))? else {
+            continue;
+        };
+        if let Some(header) = header_of(database, parameters, *first, end, &payload)? {
+            batch.put(Family::Headers, frame_key(*first), header.encode());
+            mends.headers += 1;
+        }
+    }
+    for first in broken {
+        // Where one was made anew it has been put above.
+        if frames.binary_search(&first).is_err() {
+            batch.delete(Family::Headers, frame_key(first));
+            mends.headers_lost += 1;
+        }
+    }
+    database.write(batch, Durability::Logged)
+}
+
+type HeaderEnds = BTreeMap<ChunkId, ChunkId>;
+
+/// The headers that can be read, with where each ends, and the keys of those that cannot.
+fn headers(database: &Database) -> Result<(HeaderEnds, Vec<ChunkId>), StoreError> {
+    let (mut whole, mut broken) = (HeaderEnds::new(), Vec::new());
+    let mut scan = database.scan(Family::Headers, &[]);
+    while let Some((key, value)) = scan.next()? {
+        let Ok(first) = parse_frame_key(key) else {
+            continue;
+        };
+        match FrameHeader::decode(first, value) {
+            Ok(header) => drop(whole.insert(first, header.end())),
+            Err(_) => broken.push(first),
+        }
+    }
+    Ok((whole, broken))
+}
+
+/// The header of the frame that begins with `first` and ends before `end`, as far as it is sure.
+fn header_of(
+    database: &Database,
+    parameters: StoreParameters,
+    first: ChunkId,
+    end: ChunkId,
+    payload: &[u8],
+) -> Result<Option<FrameHeader>, StoreError> {
+    let chunk_len = parameters.chunk_len.bytes() as usize;
+    let decoded = FramePayload::decode(first, payload)
+        .ok()
+        .and_then(|payload| {
+            codec::decompress(
+                payload.codec,
+                payload.compressed,
+                payload.plain_len as usize,
+            )
+            .ok()
+        });
+    let Some(plain) =
+        decoded.filter(|plain| !plain.is_empty() && plain.len().is_multiple_of(chunk_len))
+    else {
+        return Ok(None);
+    };
+    let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len).collect();
+    let hashes = hash_chunks(&chunks);
+    let mut found = Vec::new();
+    for hash in &hashes {
+        let entry = database.get(Family::Index, &hash.prefix())?;
+        let id = entry
+            .and_then(|value| Reader::new(&value).varint().ok())
+            .map(ChunkId);
+        found.push(id);
+    }
+    let end = end.min(first.advance(SPAN_MAX.into()));
+    let ids = assigned(first, end, &found);
+    Ok(ids.map(|ids| {
+        let chunks: Vec<(ChunkId, ChunkHash)> = ids.into_iter().zip(hashes).collect();
+        FrameHeader::new(chunks, payload.len() as u32)
+    }))
+}
+
+/// The ids of the chunks of a frame, if all are sure: `found` has what the index says of each.
+fn assigned(first: ChunkId, end: ChunkId, found: &[Option<ChunkId>]) -> Option<Vec<ChunkId>> {
+    let mut ids: Vec<Option<ChunkId>> = vec![None; found.len()];
+    *ids.first_mut()? = Some(first);
+    let mut last = (0, first);
+    for (nth, id) in found.iter().enumerate().skip(1) {
+        // A chunk that is there twice has one entry, which may be the other's.
+        let fits =
+            |id: &ChunkId| *id > last.1 && *id < end && id.0 - last.1.0 >= (nth - last.0) as u64;
+        if let Some(id) = id.filter(fits) {
+            ids[nth] = Some(id);
+            last = (nth, id);
+        }
+    }
+    let mut from = 0;
+    while let Some(gap) = (from..ids.len()).find(|nth| ids[*nth].is_none()) {
+        let until = (gap..ids.len())
+            .find(|nth| ids[*nth].is_some())
+            .unwrap_or(ids.len());
+        let before = ids[gap - 1]?;
+        let after = ids.get(until).copied().flatten().unwrap_or(end);
+        if after.0.checked_sub(before.0 + 1)? != (until - gap) as u64 {
+            return None;
+        }
+        for (nth, id) in ids[gap..until].iter_mut().enumerate() {
+            *id = Some(before.advance(nth as u64 + 1));
+        }
+        from = until;
+    }
+    ids.into_iter().collect()
+}
+
+/// Puts every name that the headers know and the index does not into the index.
+pub(super) fn mend_index(database: &Database, mends: &mut ContentMends) -> Result<(), StoreError> {
+    let (mut scan, mut batch) = (database.scan(Family::Headers, &[]), Batch::default());
+    let (mut value, mut waiting) = (Vec::new(), 0);
+    while let Some((key, bytes)) = scan.next()? {
+        let header = parse_frame_key(key).and_then(|first| FrameHeader::decode(first, bytes));
+        for (id, hash) in header.iter().flat_map(FrameHeader::chunks) {
+            if database.get(Family::Index, &hash.prefix())?.is_some() {
+                continue;
+            }
+            value.clear();
+            put_varint(&mut value, id.0);
+            batch.put(Family::Index, hash.prefix(), &value);
+            (waiting, mends.index_entries) = (waiting + 1, mends.index_entries + 1);
+        }
+        if waiting >= BATCH_LEN {
+            database.write(std::mem::take(&mut batch), Durability::Bulk)?;
+            waiting = 0;
+        }
+    }
+    drop(scan);
+    database.write(batch, Durability::Bulk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ids_that_are_sure_are_given() {
+        let id = |id: u64| Some(ChunkId(id));
+        let table = [
+            (10, 20, vec![None], Some(vec![10])),
+            (10, 13, vec![None, None, None], Some(vec![10, 11, 12])),
+            (10, 14, vec![None, None, None], None),
+            (10, 99, vec![id(10), id(14), id(15)], Some(vec![10, 14, 15])),
+            (
+                10,
+                99,
+                vec![id(10), None, id(12), id(40)],
+                Some(vec![10, 11, 12, 40]),
+            ),
+            (10, 99, vec![id(10), None, id(13), id(40)], None),
+            // Entries of other frames say nothing.
+            (10, 13, vec![id(3), id(2000), id(4)], Some(vec![10, 11, 12])),
+            // Too near for what lies in between.
+            (10, 13, vec![id(10), None, id(11)], Some(vec![10, 11, 12])),
+        ];
+        for (first, end, found, wanted) in table {
+            let ids = assigned(ChunkId(first), ChunkId(end), &found);
+            let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect::<Vec<_>>());
+            assert_eq!(ids, wanted, "{found:?}");
+        }
+    }
+}

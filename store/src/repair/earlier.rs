@@ -1,0 +1,123 @@
+//! Which images and snapshots fall back when the end of the log is given up, as far as what can
+//! still be read of it tells.
+
+use std::collections::BTreeSet;
+
+use vellum_core::page::parse_page_key;
+use vellum_core::tree::{Image, Layer, Machine, MachineSnapshot, Snapshot};
+use vellum_core::units::LayerId;
+
+use super::batch::{LoggedChange, LoggedOperation, operations};
+use super::manifest::Manifest;
+use super::maps::Books;
+use super::survey::family_named;
+use crate::database::Family;
+use crate::records;
+
+/// What the changes in `later` were made to, for people; `books` has what the store shows without
+/// them.
+pub(super) fn fallen_back(later: &[Vec<u8>], manifest: &Manifest, books: &Books) -> Vec<String> {
+    let mut told = BTreeSet::new();
+    for operation in later.iter().flat_map(|record| operations(record)) {
+        let family = manifest.families.get(&operation.family);
+        match family.and_then(|family| family_named(&family.name)) {
+            Some(Family::Names) => told.extend(name_of(&operation, books)),
+            Some(Family::Layers) => told.extend(shown_by(&operation, books)),
+            Some(Family::Pages) => {
+                let layer = parse_page_key(&operation.key).map(|(layer, _)| layer);
+                let layer = layer.into_iter().flat_map(|layer| books.shown_by(layer));
+                told.extend(layer.map(|name| written(&name)));
+            }
+            _ => {}
+        }
+    }
+    told.into_iter().collect()
+}
+
+fn written(name: &str) -> String {
+    format!("{name}: what was written to it last")
+}
+
+/// What happened to a name.
+fn name_of(operation: &LoggedOperation, books: &Books) -> Option<String> {
+    let (key, family) = (operation.key.as_slice(), Family::Names.name());
+    let LoggedChange::Put(value) = &operation.change else {
+        return deleted(key, books);
+    };
+    match key.first()? {
+        b'i' => {
+            let image = records::decode::<Image>(family, key, value).ok()?;
+            let known = books.images.get(&image.id);
+            (known != Some(&image)).then(|| match known {
+                None => format!("image {}: its creation", image.name),
+                Some(_) => format!("image {}: its last changes", image.name),
+            })
+        }
+        b's' => {
+            let snapshot = records::decode::<Snapshot>(family, key, value).ok()?;
+            Some(format!("snapshot {}", books.snapshot_name(&snapshot)))
+        }
+        b'm' => {
+            let machine = records::decode::<Machine>(family, key, value).ok()?;
+            Some(format!("machine {}: its last changes", machine.name))
+        }
+        b't' => {
+            let kept = records::decode::<MachineSnapshot>(family, key, value).ok()?;
+            let machine = books
+                .machines
+                .iter()
+                .find(|machine| machine.id == kept.machine);
+            let name = machine.map_or_else(
+                || kept.machine.to_string(),
+                |machine| machine.name.to_string(),
+            );
+            Some(format!("machine snapshot {name}@{}", kept.name))
+        }
+        _ => None,
+    }
+}
+
+/// What comes back because its deletion is given up.
+fn deleted(key: &[u8], books: &Books) -> Option<String> {
+    let (kind, rest) = key.split_first()?;
+    let (id, rest) = rest.split_first_chunk::<8>()?;
+    let id = vellum_core::units::ImageId(u64::from_be_bytes(*id));
+    match kind {
+        b'i' => {
+            let image = books.images.get(&id)?;
+            Some(format!("image {}: its deletion", image.name))
+        }
+        b's' => {
+            let serial = u64::from_be_bytes(*rest.first_chunk::<8>()?);
+            let snapshot = books.snapshots.get(&(id, serial))?;
+            Some(format!(
+                "snapshot {}: its deletion",
+                books.snapshot_name(snapshot)
+            ))
+        }
+        _ => None,
+    }
+}
+
+fn shown_by(operation: &LoggedOperation, books: &Books) -> Vec<String> {
+    let Some(id) = operation
+        .key
+        .first_chunk::<8>()
+        .map(|id| LayerId(u64::from_be_bytes(*id)))
+    else {
+        return Vec::new();
+    };
+    if let LoggedChange::Put(value) = &operation.change {
+        let layer = records::decode::<Layer>(Family::Layers.name(), &operation.key, value).ok();
+        // Sealing changes nothing that is shown.
+        let content = |layer: &Layer| (layer.pages.clone(), layer.chunks, layer.zeros, layer.len);
+        if layer.as_ref().map(content) == books.layers.get(&id).map(content) {
+            return Vec::new();
+        }
+    }
+    books
+        .shown_by(id)
+        .iter()
+        .map(|name| written(name))
+        .collect()
+}

@@ -1,0 +1,198 @@
+//! What is known of the records of a family of which a table is damaged: which of the table's
+//! records count, and of which keys newer records may be lost.
+//!
+//! A record that is left of a damaged table counts if nothing newer is known of its key. A record
+//! of another table is *unsure* if a damaged table lies over it and may have had a newer one for
+//! that key: showing it would show what was overwritten.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use super::batch::{LoggedChange, operations};
+use super::layout::table_name;
+use super::manifest::TableRecord;
+use super::own::is_own;
+use super::survey::Survey;
+use super::table::{LostKeys, RangeDeletion, Table, TableEntry};
+use crate::database::Family;
+use crate::error::StoreError;
+
+/// What is known of a family's records.
+#[derive(Default)]
+pub(super) struct FamilyHistory {
+    /// Of keys that concern damaged tables: every record that is known.
+    versions: HashMap<Vec<u8>, Vec<Version>>,
+    deletions: Vec<RangeDeletion>,
+    damaged: Vec<(Place, Vec<LostKeys>)>,
+    /// The newest record of each key that is left of damaged tables.
+    left: BTreeMap<Vec<u8>, TableEntry>,
+}
+
+struct Version {
+    sequence: u64,
+    /// Where it is; none: in a log.
+    place: Option<Place>,
+}
+
+/// Where a table lies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    number: u64,
+    level: u64,
+    smallest: u64,
+    largest: u64,
+}
+
+impl Place {
+    fn of(record: &TableRecord) -> Self {
+        Self {
+            number: record.number,
+            level: record.level,
+            smallest: record.smallest,
+            largest: record.largest,
+        }
+    }
+
+    /// Whether what is here is newer than what another table has for the same key.
+    fn is_over(&self, other: &Self) -> bool {
+        self.level < other.level || self.level == other.level && self.smallest > other.largest
+    }
+}
+
+impl FamilyHistory {
+    /// What is known of `family`; none if all of its tables are whole. `dir` has the tables.
+    pub(super) fn of(
+        survey: &Survey,
+        dir: &Path,
+        family: Family,
+    ) -> Result<Option<Self>, StoreError> {
+        let mut history = Self::default();
+        for table in survey.damaged.iter().filter(|table| table.family == family) {
+            history.add_damaged(&table.record, &table.salvage.entries, &table.salvage.lost);
+            history
+                .deletions
+                .extend(table.salvage.deletions.iter().cloned());
+        }
+        if history.damaged.is_empty() {
+            return Ok(None);
+        }
+        let Some((id, record)) = survey.manifest.family(family.name()) else {
+            return Ok(Some(history));
+        };
+        for table in record.tables.values() {
+            let bytes = match survey.mended.get(&table.number) {
+                Some(bytes) => bytes.clone(),
+                None => {
+                    let path = dir.join(table_name(table.number));
+                    std::fs::read(&path)
+                        .map_err(|source| StoreError::file("read", &path, source))?
+                }
+            };
+            let salvage = Table::examine(bytes).salvage(&|key, value| is_own(family, key, value));
+            history.add_entries(Place::of(table), &salvage.entries);
+            history.deletions.extend(salvage.deletions);
+        }
+        let logged = survey.logs.iter().flat_map(|(_, content)| &content.records);
+        logged.for_each(|record| history.add_logged(id, record));
+        Ok(Some(history))
+    }
+
+    fn add_damaged(&mut self, record: &TableRecord, entries: &[TableEntry], lost: &[LostKeys]) {
+        let place = Place::of(record);
+        self.damaged.push((place, lost.to_vec()));
+        for entry in entries {
+            let version = Version {
+                sequence: entry.sequence,
+                place: Some(place),
+            };
+            self.versions
+                .entry(entry.key.clone())
+                .or_default()
+                .push(version);
+            let known = self.left.get(&entry.key);
+            if known.is_none_or(|known| known.sequence < entry.sequence) {
+                self.left.insert(entry.key.clone(), entry.clone());
+            }
+        }
+    }
+
+    fn concerns(&self, key: &[u8]) -> bool {
+        self.left.contains_key(key)
+            || self
+                .damaged
+                .iter()
+                .any(|(_, lost)| lost.iter().any(|lost| lost.contains(key)))
+    }
+
+    fn add_entries(&mut self, place: Place, entries: &[TableEntry]) {
+        for entry in entries
+            .iter()
+            .filter(|entry| self.concerns(&entry.key))
+            .collect::<Vec<_>>()
+        {
+            let version = Version {
+                sequence: entry.sequence,
+                place: Some(place),
+            };
+            self.versions
+                .entry(entry.key.clone())
+                .or_default()
+                .push(version);
+        }
+    }
+
+    fn add_logged(&mut self, id: u64, record: &[u8]) {
+        for operation in operations(record)
+            .into_iter()
+            .filter(|operation| operation.family == id)
+        {
+            if let LoggedChange::DeleteRange(to) = operation.change {
+                self.deletions.push(RangeDeletion {
+                    from: operation.key,
+                    to,
+                    sequence: operation.sequence,
+                });
+            } else if self.concerns(&operation.key) {
+                let version = Version {
+                    sequence: operation.sequence,
+                    place: None,
+                };
+                self.versions
+                    .entry(operation.key)
+                    .or_default()
+                    .push(version);
+            }
+        }
+    }
+
+    /// The records left of damaged tables that count.
+    pub(super) fn winners(&self) -> impl Iterator<Item = &TableEntry> {
+        self.left.values().filter(|entry| {
+            let newer = |version: &Version| version.sequence > entry.sequence;
+            let is_outdated = self.versions[&entry.key].iter().any(newer);
+            let is_deleted = self.deletions.iter().any(|deletion| {
+                deletion.sequence > entry.sequence
+                    && (deletion.from.as_slice()..&deletion.to).contains(&entry.key.as_slice())
+            });
+            !is_outdated && !is_deleted
+        })
+    }
+
+    /// Whether a record of `key` may be lost that is newer than all that are known.
+    pub(super) fn is_unsure(&self, key: &[u8]) -> bool {
+        let versions = self.versions.get(key);
+        let mut over = self
+            .damaged
+            .iter()
+            .filter(|(_, lost)| lost.iter().any(|lost| lost.contains(key)));
+        over.any(|(damaged, _)| {
+            let is_newer = |version: &Version| {
+                version.sequence > damaged.largest
+                    || version
+                        .place
+                        .is_none_or(|place| place == *damaged || place.is_over(damaged))
+            };
+            !versions.is_some_and(|versions| versions.iter().any(is_newer))
+        })
+    }
+}

@@ -1,0 +1,281 @@
+//! The records of the repaired database, brought back from each other.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use vellum_core::frame::{FrameHeader, FramePayload, frame_key, parse_frame_key};
+use vellum_core::units::{ChunkId, ChunkLen};
+
+use super::content::{ContentMends, mend_headers, mend_index};
+use super::earlier::fallen_back;
+use super::history::FamilyHistory;
+use super::maps::{Books, MapMends, meta};
+use super::survey::Survey;
+use super::table::EntryKind;
+use super::twins::mend_twins;
+use crate::reserve::Reserve;
+use crate::sizes::Sizes;
+use crate::database::{Batch, Database, Durability, Family};
+use crate::error::StoreError;
+use crate::records::{Commits, Counters, StoreParameters};
+use crate::store::{COMMITS_KEY, COUNTERS_KEY, PARAMETERS_KEY, put};
+
+/// Bytes of records that are put back in one batch.
+const BATCH_LEN_MAX: usize = 8 << 20;
+/// Numbers that are passed over when the end of a log is given up: what it gave is not known.
+const NUMBERS_SKIPPED: u64 = 1 << 20;
+
+/// What was put right in records, and what was not.
+#[derive(Default)]
+pub(super) struct Mended {
+    put_back: BTreeMap<&'static str, u64>,
+    twins: BTreeMap<&'static str, u64>,
+    content: ContentMends,
+    pub(super) pages_lost: u64,
+    pub(super) names_lost: Vec<String>,
+    pub(super) earlier: Vec<String>,
+    parameters_guessed: bool,
+    counters_mended: bool,
+    commits_mended: bool,
+    pub(super) commits: u64,
+}
+
+impl Mended {
+    /// What was done, for people.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let count = |count: u64| {
+            if count == 1 {
+                "1 record".to_owned()
+            } else {
+                format!("{count} records")
+            }
+        };
+        for (family, number) in &self.put_back {
+            lines.push(format!(
+                "{} of {family} put back from a damaged table",
+                count(*number)
+            ));
+        }
+        for (family, number) in &self.twins {
+            lines.push(format!(
+                "{} of {family} brought back from the other place",
+                count(*number)
+            ));
+        }
+        for (number, what) in [
+            (self.content.headers, "of headers made anew from frames"),
+            (
+                self.content.headers_lost,
+                "of headers cannot be read and go",
+            ),
+            (
+                self.content.index_entries,
+                "of index made anew from headers",
+            ),
+            (self.pages_lost, "of pages are lost and say so from now on"),
+        ] {
+            if number > 0 {
+                lines.push(format!("{} {what}", count(number)));
+            }
+        }
+        lines.extend(self.names_lost.iter().cloned());
+        for (is_so, what) in [
+            (
+                self.parameters_guessed,
+                "the store's parameters are found out from its frames",
+            ),
+            (
+                self.counters_mended,
+                "the numbers to give next are counted anew",
+            ),
+            (self.commits_mended, "the count of commits is written anew"),
+        ] {
+            if is_so {
+                lines.push(what.to_owned());
+            }
+        }
+        lines
+    }
+}
+
+/// Mends the records of the database in `target`, which was made of what `survey` found in
+/// `source`.
+pub(super) fn mend(
+    survey: &Survey,
+    source: &Path,
+    target: &Path,
+    (sizes, reserve): &(Sizes, Reserve),
+    acknowledged: u64,
+) -> Result<Mended, StoreError> {
+    let histories = histories(survey, source)?;
+    let database = Database::open_quietly(target, sizes, reserve)?;
+    let mut mended = Mended::default();
+    put_back(&database, &histories, &mut mended)?;
+    let twins = mend_twins(&database, &histories, &survey.doubtful)?;
+    database.write(twins.batch, Durability::Logged)?;
+    mended.twins = twins.mended;
+    let parameters = mend_parameters(&database, &mut mended)?;
+    let books = mend_books(&database, survey, &histories, parameters, &mut mended)?;
+    let told = twins.earlier.iter().map(|(family, key)| {
+        format!(
+            "the record {} of {} may be an older one",
+            key.escape_ascii(),
+            family.name()
+        )
+    });
+    mended.earlier = fallen_back(&survey.later, &survey.manifest, &books);
+    mended.earlier.extend(told);
+    let commits = meta::<Commits>(&database, COMMITS_KEY)?;
+    mended.commits_mended = commits.is_none() && acknowledged > 0;
+    mended.commits = commits.map_or(acknowledged, |commits| commits.0);
+    if mended.commits_mended {
+        let mut batch = Batch::default();
+        put(
+            &mut batch,
+            Family::Meta,
+            COMMITS_KEY,
+            &Commits(acknowledged),
+        );
+        database.write(batch, Durability::Logged)?;
+    }
+    database.flush_bulk()?;
+    Ok(mended)
+}
+
+fn histories(
+    survey: &Survey,
+    source: &Path,
+) -> Result<BTreeMap<&'static str, FamilyHistory>, StoreError> {
+    let mut histories = BTreeMap::new();
+    // The index is made anew from the headers: what is left of it need not be looked for.
+    for family in Family::ALL
+        .into_iter()
+        .filter(|family| *family != Family::Index)
+    {
+        let history = FamilyHistory::of(survey, source, family)?;
+        histories.extend(history.map(|history| (family.name(), history)));
+    }
+    Ok(histories)
+}
+
+/// Puts what is left of damaged tables back where nothing newer is known. What is kept twice is
+/// not: see `twins`.
+fn put_back(
+    database: &Database,
+    histories: &BTreeMap<&'static str, FamilyHistory>,
+    mended: &mut Mended,
+) -> Result<(), StoreError> {
+    for family in [Family::Frames, Family::Headers, Family::Pages] {
+        let (mut batch, mut count) = (Batch::default(), 0);
+        let history = histories.get(family.name());
+        for entry in history.into_iter().flat_map(FamilyHistory::winners) {
+            match entry.kind {
+                EntryKind::Put => batch.put(family, &entry.key, &entry.value),
+                EntryKind::Delete => batch.delete(family, &entry.key),
+            }
+            count += 1;
+            if batch.len() > BATCH_LEN_MAX {
+                database.write(std::mem::take(&mut batch), Durability::Bulk)?;
+            }
+        }
+        database.write(batch, Durability::Bulk)?;
+        if count > 0 {
+            mended.put_back.insert(family.name(), count);
+        }
+    }
+    database.flush_bulk()
+}
+
+/// The store's parameters; found out from a frame if their record is lost twice.
+fn mend_parameters(
+    database: &Database,
+    mended: &mut Mended,
+) -> Result<StoreParameters, StoreError> {
+    if let Some(parameters) = meta(database, PARAMETERS_KEY)? {
+        return Ok(parameters);
+    }
+    let gone = || {
+        StoreError::damaged(
+            "the store's parameters",
+            "they are gone, and no frame tells them",
+        )
+    };
+    let parameters = StoreParameters {
+        chunk_len: chunk_len(database)?.ok_or_else(gone)?,
+        ..StoreParameters::DEFAULT
+    };
+    parameters.check()?;
+    let mut batch = Batch::default();
+    put(&mut batch, Family::Meta, PARAMETERS_KEY, &parameters);
+    database.write(batch, Durability::Logged)?;
+    mended.parameters_guessed = true;
+    Ok(parameters)
+}
+
+/// The length of the chunks of the first frame that can be read.
+fn chunk_len(database: &Database) -> Result<Option<ChunkLen>, StoreError> {
+    let mut scan = database.scan(Family::Headers, &[]);
+    while let Some((key, value)) = scan.next()? {
+        let Ok(first) = parse_frame_key(key) else {
+            continue;
+        };
+        let Ok(header) = FrameHeader::decode(first, value) else {
+            continue;
+        };
+        let Some(payload) = database.get(Family::Frames, &frame_key(first))? else {
+            continue;
+        };
+        let Ok(payload) = FramePayload::decode(first, &payload) else {
+            continue;
+        };
+        let count = u32::try_from(header.chunk_count()).unwrap_or(u32::MAX);
+        return Ok(ChunkLen::new(payload.plain_len / count));
+    }
+    Ok(None)
+}
+
+/// Makes content and maps hold together, and counts the numbers to give next anew.
+fn mend_books(
+    database: &Database,
+    survey: &Survey,
+    histories: &BTreeMap<&'static str, FamilyHistory>,
+    parameters: StoreParameters,
+    mended: &mut Mended,
+) -> Result<Books, StoreError> {
+    let stored = meta::<Counters>(database, COUNTERS_KEY)?;
+    let mut numbers = stored.unwrap_or_default();
+    let is_hurt = |family: Family| survey.damaged.iter().any(|table| table.family == family);
+    // Known before the headers are complete: it only bounds the last frame.
+    let next_chunk = ChunkId(stored.map_or(u64::MAX, |numbers| numbers.next_chunk));
+    mend_headers(database, parameters, next_chunk, &mut mended.content)?;
+    if is_hurt(Family::Index) || survey.is_loose || mended.content.headers > 0 {
+        mend_index(database, &mut mended.content)?;
+    }
+    if let Some((key, value)) = database.last_at_or_before(Family::Headers, &[0xff; 8])?
+        && let Ok(header) =
+            parse_frame_key(&key).and_then(|first| FrameHeader::decode(first, &value))
+    {
+        numbers.next_chunk = numbers.next_chunk.max(header.end().0);
+    }
+    let (mut books, mut mends) = (Books::read(database)?, MapMends::default());
+    let batch = books.mend(parameters, &mut numbers, &mut mends);
+    database.write(batch, Durability::Logged)?;
+    let pages = histories.get(Family::Pages.name());
+    if stored.is_none() || survey.is_cut {
+        numbers.next_chunk += NUMBERS_SKIPPED;
+        numbers.next_id += NUMBERS_SKIPPED;
+    }
+    books.mend_pages(database, parameters, pages, &mut numbers, &mut mends)?;
+    mended.pages_lost = mends.pages_lost;
+    mended.names_lost = mends.names_lost;
+    mended.counters_mended = stored.is_none() && !books.layers.is_empty();
+    if stored.is_none_or(|stored| {
+        stored.next_id < numbers.next_id || stored.next_chunk < numbers.next_chunk
+    }) {
+        let mut batch = Batch::default();
+        put(&mut batch, Family::Meta, COUNTERS_KEY, &numbers);
+        database.write(batch, Durability::Logged)?;
+    }
+    Ok(books)
+}

@@ -1,0 +1,245 @@
+//! Getting well: a store that is damaged becomes one that is whole but for what is lost, and says
+//! what that is.
+//!
+//! The repaired database is made beside the damaged one, of links to what is whole (`place`,
+//! `layout`), checked as any store is, and put in its place in one step. Until then nothing of the
+//! store is changed, so that a dry run does everything but that step, and a repair that is killed
+//! leaves the store as it was.
+//!
+//! What is whole is found out without RocksDB, which refuses what it cannot read, or passes over
+//! it: `survey` reads manifest, tables and logs (`manifest`, `table`, `batch`) and puts single
+//! flipped bits right, which their checksums betray (`checksum`). What is left of a damaged table
+//! counts if nothing newer is known (`history`); tables of which no manifest tells are arranged by
+//! `loose` (`unlisted`). Then records are brought back from each other: those that are kept twice (`twins`),
+//! headers and index (`content`), and what refers to something that is gone says so itself from
+//! then on (`maps`).
+//!
+//! Three things it never does: show what was overwritten or deleted as if it were the present
+//! state, guess which id a chunk has, and give a number twice. What only an earlier state can
+//! replace is named (`earlier`), and replaced if the person says so.
+
+mod batch;
+mod block;
+mod checksum;
+mod content;
+mod earlier;
+mod history;
+mod layout;
+mod loose;
+mod manifest;
+mod maps;
+mod mend;
+mod own;
+mod place;
+mod survey;
+mod table;
+mod twins;
+mod unlisted;
+
+use std::path::{Path, PathBuf};
+
+use crate::opening::holdings;
+use crate::check::{CheckOptions, Finding};
+use crate::error::StoreError;
+use crate::folder::Folder;
+use crate::store::{Access, Store};
+use crate::watch::Watch;
+use mend::Mended;
+use place::RepairPlace;
+use survey::{Survey, survey};
+
+/// What a repair may do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RepairOptions {
+    /// Put the repaired database in the place of the damaged one. Without, only say what would be.
+    pub apply: bool,
+    /// Go on from an earlier state where what was acknowledged later cannot be read.
+    pub accept_earlier_state: bool,
+}
+
+/// What a repair did, or would do.
+#[derive(Clone, Debug, Default)]
+pub struct RepairReport {
+    /// What was found and is put right, for people.
+    pub mends: Vec<String>,
+    /// What falls back to an earlier state, as far as can be told.
+    pub earlier: Vec<String>,
+    /// How many acknowledged changes are gone.
+    pub lost_changes: u64,
+    /// Whether an earlier state has to be accepted before anything is repaired.
+    pub needs_acceptance: bool,
+    /// What stays lost, with the images and ranges that it hits.
+    pub lost: Vec<Finding>,
+    /// What can no longer be had under its name.
+    pub names_lost: Vec<String>,
+    /// Whether the store was changed.
+    pub applied: bool,
+    /// Where the files are that were replaced.
+    pub kept: Option<PathBuf>,
+    /// Bytes on disk that those take, which removing them gives back.
+    pub kept_len: u64,
+    /// Bytes that were read of the database's files.
+    pub bytes_read: u64,
+}
+
+impl RepairReport {
+    /// Whether nothing had to be put right.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.mends.is_empty() && !self.needs_acceptance
+    }
+}
+
+/// A repair that is going on.
+struct Repair<'w> {
+    folder: Folder,
+    options: RepairOptions,
+    attach: &'w dyn Fn(&Store),
+    command: &'w str,
+    watch: &'w dyn Watch,
+    report: RepairReport,
+}
+
+impl Store {
+    /// Repairs the store in `dir`, or says what a repair would do. `attach` gives the repaired
+    /// store the sources that are asked for what is damaged in it (see [`Store::set_sources`]).
+    /// `command` is what others are told meanwhile, who find the store in use. Reads all of the
+    /// store twice.
+    pub fn repair(
+        dir: &Path,
+        options: RepairOptions,
+        attach: &dyn Fn(&Self),
+        command: &str,
+        watch: &dyn Watch,
+    ) -> Result<RepairReport, StoreError> {
+        let opened = Folder::open(dir);
+        let is_marked = opened.is_ok();
+        let folder = opened.or_else(|error| Folder::unmarked(dir, error))?;
+        let _lock = folder.lock(command)?;
+        folder.tend_reserve();
+        let mut repair = Repair {
+            folder,
+            options,
+            attach,
+            command,
+            watch,
+            report: RepairReport::default(),
+        };
+        repair.run(is_marked)?;
+        Ok(repair.report)
+    }
+}
+
+impl Repair<'_> {
+    fn run(&mut self, is_marked: bool) -> Result<(), StoreError> {
+        let place = RepairPlace::make(&self.folder)?;
+        let made = self.make(&place);
+        let changed = match made {
+            Ok(changed) => changed,
+            Err(error) => {
+                // The error that matters is the first.
+                let _ = place.discard();
+                return Err(error);
+            }
+        };
+        let may_apply = self.options.apply
+            && (!self.report.needs_acceptance || self.options.accept_earlier_state);
+        if may_apply && changed {
+            let kept = place.exchange()?;
+            self.report.kept_len = place::own_len(&kept);
+            self.report.kept = Some(kept);
+        } else {
+            place.discard()?;
+        }
+        if !is_marked {
+            self.report
+                .mends
+                .insert(0, "vellum.store is written anew".to_owned());
+            if may_apply {
+                self.folder.mark()?;
+            }
+        }
+        self.report.applied = may_apply && (changed || !is_marked || self.report.lost_changes > 0);
+        Ok(())
+    }
+
+    /// Makes the repaired database; whether it is another than the store's.
+    fn make(&mut self, place: &RepairPlace) -> Result<bool, StoreError> {
+        let source = self.folder.database();
+        let survey = survey(&source, self.watch)?;
+        self.report.bytes_read = survey.bytes_read;
+        self.report.mends.clone_from(&survey.findings);
+        layout::lay_out(&survey, &source, &place.database())?;
+        let acknowledged = self.folder.acknowledged_commits();
+        let holdings = holdings(&self.folder);
+        let mended = mend::mend(&survey, &source, &place.database(), &holdings, acknowledged)?;
+        self.tell(&survey, &mended, acknowledged);
+        self.check(place)?;
+        let changed = !self.report.mends.is_empty() || self.report.needs_acceptance;
+        if self.may_note(changed) {
+            self.folder.witness().note(mended.commits);
+        }
+        Ok(changed)
+    }
+
+    /// The count of commits is the repaired database's from now on: noted before that is put in its
+    /// place, since behind it means nothing, and ahead of it would.
+    fn may_note(&self, changed: bool) -> bool {
+        changed
+            && self.options.apply
+            && self.options.accept_earlier_state
+            && self.report.needs_acceptance
+    }
+
+    fn tell(&mut self, survey: &Survey, mended: &Mended, acknowledged: u64) {
+        self.report.mends.extend(mended.lines());
+        self.report.names_lost.clone_from(&mended.names_lost);
+        self.report.lost_changes = acknowledged.saturating_sub(mended.commits);
+        self.report.earlier.clone_from(&mended.earlier);
+        self.report.needs_acceptance = self.report.lost_changes > 0
+            || survey.is_cut && !survey.later.is_empty()
+            || !mended.earlier.is_empty();
+    }
+
+    /// Opens what was made as any store is, and reads all of it: what is wrong with it, and no
+    /// source has, stays lost.
+    fn check(&mut self, place: &RepairPlace) -> Result<(), StoreError> {
+        let store = Store::open(place.dir(), Access::ReadWrite, self.command)?;
+        let options = CheckOptions {
+            read_data: true,
+            subset: None,
+        };
+        let mut report = store.check(options, self.watch)?;
+        let healed = self.heal(&store)?;
+        if healed > 0 {
+            let chunks = if healed == 1 { "chunk" } else { "chunks" };
+            self.report
+                .mends
+                .push(format!("{healed} {chunks} healed from elsewhere"));
+            report = store.check(options, self.watch)?;
+        }
+        let damage = store.known_damage();
+        store.note_lost(&damage.damaged);
+        let findings = report.findings.into_iter();
+        self.report.lost = findings.filter(|finding| finding.is_damage).collect();
+        Ok(())
+    }
+
+    /// Reads each chunk that is known to be damaged, which heals it if some source has it; how many
+    /// were.
+    fn heal(&self, store: &Store) -> Result<u64, StoreError> {
+        (self.attach)(store);
+        let (damage, mut healed) = (store.known_damage(), 0);
+        for set in [&damage.damaged, &damage.lost] {
+            for (first, count) in set.runs() {
+                for id in (0..count).map(|nth| first.advance(nth)) {
+                    if self.watch.is_cancelled() {
+                        return Err(StoreError::Interrupted);
+                    }
+                    healed += u64::from(store.can_read(id));
+                }
+            }
+        }
+        Ok(healed)
+    }
+}

@@ -1,0 +1,37 @@
+//! Whether bytes are what was written under their key, by the checksum that they carry.
+
+use vellum_core::frame::{FrameHeader, FramePayload, parse_frame_key};
+use vellum_core::page::{Page, parse_page_key};
+
+use crate::database::Family;
+use crate::records;
+
+/// Whether `value` is what was written at `key` of `family`, as far as it tells: entries of the
+/// index never do.
+pub(super) fn is_own(family: Family, key: &[u8], value: &[u8]) -> bool {
+    match family {
+        Family::Frames => {
+            parse_frame_key(key).is_ok_and(|first| FramePayload::decode(first, value).is_ok())
+        }
+        Family::Headers => {
+            parse_frame_key(key).is_ok_and(|first| FrameHeader::decode(first, value).is_ok())
+        }
+        Family::Pages => parse_page_key(key)
+            .is_ok_and(|(layer, index)| Page::decode(layer, index, value).is_ok()),
+        Family::Layers | Family::Names | Family::Meta => {
+            records::verify(family.name(), key, value).is_ok()
+        }
+        Family::Copies => original(key).is_some_and(|(family, key)| is_own(family, key, value)),
+        Family::Index => false,
+    }
+}
+
+/// The family and the key of the record that the copy at `key` is one of.
+pub(super) fn original(key: &[u8]) -> Option<(Family, &[u8])> {
+    let (tag, key) = key.split_first()?;
+    let twins = [Family::Layers, Family::Names, Family::Meta];
+    let family = twins
+        .into_iter()
+        .find(|family| family.copy_tag() == Some(*tag))?;
+    Some((family, key))
+}

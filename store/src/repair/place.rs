@@ -1,0 +1,208 @@
+//! Where the repaired database is made, how it takes the damaged one's place in one step, and what
+//! a repair that was cut off has left.
+//!
+//! ```text
+//! repair.new/              while a repair goes on: a store's folder of its own
+//! repair.new/database/     the repaired database, with the empty file `unfinished`; once it has
+//!                          been exchanged with the store's own, that one
+//! replaced-DATE/           repair.new under the name that it keeps after the exchange
+//! ```
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use super::layout::{sync, write};
+use crate::error::StoreError;
+use crate::folder::Folder;
+
+const PLACE: &str = "repair.new";
+/// In the folder of a database that is not the store's yet.
+const UNFINISHED: &str = "unfinished";
+/// The damaged database, where two folders cannot be exchanged in one step.
+const ASIDE: &str = "aside";
+const DAY_S: u64 = 86_400;
+
+/// Where a repaired database is made.
+pub(super) struct RepairPlace {
+    store: PathBuf,
+    dir: PathBuf,
+}
+
+impl RepairPlace {
+    /// An empty place in the store's folder. What an earlier repair left is tidied up first: its
+    /// work is thrown away, what it had replaced is kept.
+    pub(super) fn make(folder: &Folder) -> Result<Self, StoreError> {
+        let store = folder.path().to_owned();
+        let place = Self {
+            dir: store.join(PLACE),
+            store,
+        };
+        place.tidy()?;
+        let dir = place.database();
+        fs::create_dir_all(&dir)
+            .map_err(|source| StoreError::file("make the folder", &dir, source))?;
+        write(&dir.join(UNFINISHED), b"")?;
+        Folder::of_damaged(&place.dir).mark()?;
+        Ok(place)
+    }
+
+    /// The folder, which is a store's once the database is made.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn database(&self) -> PathBuf {
+        self.dir.join("database")
+    }
+
+    fn own_database(&self) -> PathBuf {
+        self.store.join("database")
+    }
+
+    /// Finishes or undoes what an earlier repair left.
+    fn tidy(&self) -> Result<(), StoreError> {
+        let aside = self.dir.join(ASIDE);
+        if aside.exists() && !self.own_database().exists() {
+            rename(&aside, &self.own_database())?;
+            sync(&self.store)?;
+        }
+        if !self.dir.exists() {
+            return self.remove_mark();
+        }
+        let has_database =
+            fs::read_dir(self.database()).is_ok_and(|mut names| names.next().is_some());
+        let is_unfinished = self.database().join(UNFINISHED).exists();
+        let holds_replaced = aside.exists() || has_database && !is_unfinished;
+        if holds_replaced {
+            self.keep().map(drop)?;
+            return self.remove_mark();
+        }
+        self.discard()
+    }
+
+    /// Throws the repaired database away.
+    pub(super) fn discard(&self) -> Result<(), StoreError> {
+        // The mark last: until it is gone, this is work that may be thrown away.
+        for name in fs::read_dir(self.database())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if name.file_name() != UNFINISHED {
+                remove(&name.path())?;
+            }
+        }
+        fs::remove_dir_all(&self.dir)
+            .map_err(|source| StoreError::file("remove the folder", &self.dir, source))
+    }
+
+    /// Puts the repaired database in the place of the store's; where that one is kept.
+    pub(super) fn exchange(&self) -> Result<PathBuf, StoreError> {
+        let (new, old) = (self.database(), self.own_database());
+        sync(&new)?;
+        sync(&self.dir)?;
+        match renameat_with(CWD, &new, CWD, &old, RenameFlags::EXCHANGE) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                rename(&old, &self.dir.join(ASIDE))?;
+                rename(&new, &old)?;
+            }
+            Err(errno) => return Err(StoreError::file("exchange", &old, errno.into())),
+        }
+        sync(&self.dir)?;
+        sync(&self.store)?;
+        let kept = self.keep()?;
+        self.remove_mark()?;
+        Ok(kept)
+    }
+
+    /// Gives the folder with what was replaced the name that it keeps.
+    fn keep(&self) -> Result<PathBuf, StoreError> {
+        let (aside, database) = (self.dir.join(ASIDE), self.database());
+        if aside.exists() && !database.exists() {
+            rename(&aside, &database)?;
+        }
+        for name in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            if name.file_name() != "database" && name.file_name() != ASIDE {
+                remove(&name.path())?;
+            }
+        }
+        let base = format!("replaced-{}", date(crate::store::now_ms() / 1000));
+        let names = std::iter::once(base.clone()).chain((2..).map(|nth| format!("{base}-{nth}")));
+        let free = names
+            .map(|name| self.store.join(name))
+            .find(|path| !path.exists());
+        let kept = free.unwrap_or_else(|| self.store.join(base));
+        rename(&self.dir, &kept)?;
+        sync(&self.store)?;
+        Ok(kept)
+    }
+
+    /// The store's database is the store's.
+    fn remove_mark(&self) -> Result<(), StoreError> {
+        remove(&self.own_database().join(UNFINISHED))
+    }
+}
+
+/// Bytes on disk that go when what was replaced is removed: what has no other name.
+pub(super) fn own_len(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let len = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => own_len(&entry.path()),
+        Ok(metadata) if metadata.nlink() == 1 => metadata.blocks() * 512,
+        _ => 0,
+    };
+    entries.map(len).sum()
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    fs::rename(from, to).map_err(|source| StoreError::file("rename", from, source))
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    let removed = if path.is_dir() && !path.is_symlink() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    match removed {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(|source| StoreError::file("remove", path, source)),
+    }
+}
+
+/// A moment as part of a file's name, in UTC. The days are counted as by Howard Hinnant's
+/// `civil_from_days`.
+fn date(seconds: u64) -> String {
+    let (days, second) = (seconds / DAY_S + 719_468, seconds % DAY_S);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_the_calendars() {
+        assert_eq!(date(0), "19700101-000000");
+        assert_eq!(date(951_782_400), "20000229-000000");
+        assert_eq!(date(1_795_951_925), "20261129-113205");
+    }
+}

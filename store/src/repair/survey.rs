@@ -1,0 +1,334 @@
+//! What is in the database's folder, and how much of it is whole. Reads everything, changes
+//! nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+
+use super::manifest::{Manifest, TableRecord};
+use super::own::is_own;
+use super::table::{LostKeys, Salvage, Table};
+use crate::database::Family;
+use crate::error::StoreError;
+use crate::logs::{LogContent, read_log};
+use crate::watch::{Progress, Watch};
+
+/// Files of the database that are looked at: others mean nothing.
+const FILES_MAX: usize = 1 << 20;
+
+/// What is in the database's folder.
+pub(super) struct Survey {
+    /// What the repaired database is made of: whole tables only.
+    pub(super) manifest: Manifest,
+    /// Tables of it whose bytes had to be put right.
+    pub(super) mended: BTreeMap<u64, Vec<u8>>,
+    pub(super) damaged: Vec<DamagedTable>,
+    /// By number: those that hold something that is in no table.
+    pub(super) logs: Vec<(u64, LogContent)>,
+    /// Records of logs that come after something that cannot be read.
+    pub(super) later: Vec<Vec<u8>>,
+    /// Whether a log ends before it should.
+    pub(super) is_cut: bool,
+    /// What is wrong with files, and what is done about it.
+    pub(super) findings: Vec<String>,
+    /// Whether the manifest had to be made from the tables.
+    pub(super) is_loose: bool,
+    /// Keys of a family that may have been deleted although a table has them.
+    pub(super) doubtful: BTreeSet<(&'static str, Vec<u8>)>,
+    pub(super) bytes_read: u64,
+}
+
+/// A table that RocksDB cannot read, or that is gone.
+pub(super) struct DamagedTable {
+    pub(super) family: Family,
+    pub(super) record: TableRecord,
+    pub(super) salvage: Salvage,
+}
+
+/// The files of the database's folder, by kind and number.
+#[derive(Default)]
+pub(super) struct Files {
+    pub(super) manifests: BTreeMap<u64, PathBuf>,
+    pub(super) tables: BTreeMap<u64, PathBuf>,
+    pub(super) logs: BTreeMap<u64, PathBuf>,
+    /// The manifest that counts, as far as is said.
+    current: Option<u64>,
+}
+
+/// The family of that name.
+pub(super) fn family_named(name: &[u8]) -> Option<Family> {
+    Family::ALL
+        .into_iter()
+        .find(|family| family.name().as_bytes() == name)
+}
+
+/// Looks at the database in `dir`.
+pub(super) fn survey(dir: &Path, watch: &dyn Watch) -> Result<Survey, StoreError> {
+    let files = Files::list(dir)?;
+    let mut survey = Survey {
+        manifest: Manifest::default(),
+        mended: BTreeMap::new(),
+        damaged: Vec::new(),
+        logs: Vec::new(),
+        later: Vec::new(),
+        is_cut: false,
+        findings: Vec::new(),
+        is_loose: false,
+        doubtful: BTreeSet::new(),
+        bytes_read: 0,
+    };
+    match survey.manifest(&files)? {
+        Some(manifest) => {
+            survey.manifest = manifest;
+            survey.listed_tables(&files, watch)?;
+        }
+        None => survey.loose_tables(&files, watch)?,
+    }
+    survey.logs(&files)?;
+    Ok(survey)
+}
+
+impl Files {
+    fn list(dir: &Path) -> Result<Self, StoreError> {
+        let fail = |source| StoreError::file("read the folder", dir, source);
+        let mut files = Self::default();
+        for entry in fs::read_dir(dir).map_err(fail)?.take(FILES_MAX) {
+            let path = entry.map_err(fail)?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            let number = |text: &str| text.parse::<u64>().ok();
+            if let Some(number) = name.strip_prefix("MANIFEST-").and_then(number) {
+                files.manifests.insert(number, path);
+            } else if let Some(number) = name.strip_suffix(".sst").and_then(number) {
+                files.tables.insert(number, path);
+            } else if let Some(number) = name.strip_suffix(".log").and_then(number) {
+                files.logs.insert(number, path);
+            }
+        }
+        let current = fs::read_to_string(dir.join("CURRENT")).unwrap_or_default();
+        let named = current
+            .strip_suffix('\n')
+            .and_then(|name| name.strip_prefix("MANIFEST-"));
+        files.current = named.and_then(|number| number.parse().ok());
+        Ok(files)
+    }
+}
+
+impl Survey {
+    pub(super) fn read(&mut self, path: &Path) -> Result<Vec<u8>, StoreError> {
+        let bytes = fs::read(path).map_err(|source| StoreError::file("read", path, source))?;
+        self.bytes_read += bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    /// The manifest that counts, if one is whole and fits what is there.
+    fn manifest(&mut self, files: &Files) -> Result<Option<Manifest>, StoreError> {
+        let named = files
+            .current
+            .filter(|number| files.manifests.contains_key(number));
+        if named.is_none() {
+            self.findings
+                .push("CURRENT names no manifest: it is written anew".to_owned());
+        }
+        let others = files.manifests.keys().rev().copied();
+        for number in named
+            .into_iter()
+            .chain(others.filter(|number| Some(*number) != named))
+        {
+            let content = read_log(self.read(&files.manifests[&number])?);
+            let records = content.records.iter().map(Vec::as_slice);
+            let read =
+                Manifest::of(records).filter(|manifest| !content.is_cut && is_complete(manifest));
+            let Some(manifest) = read else {
+                self.findings
+                    .push(format!("MANIFEST-{number:06} cannot be read"));
+                continue;
+            };
+            if is_stale(number, &manifest, files) {
+                self.findings
+                    .push(format!("MANIFEST-{number:06} is older than the tables"));
+                continue;
+            }
+            if content.mended_bits > 0 {
+                self.findings
+                    .push(format!("MANIFEST-{number:06}: a flipped bit is put right"));
+            }
+            return Ok(Some(manifest));
+        }
+        self.findings
+            .push("the manifest is made anew from the tables".to_owned());
+        Ok(None)
+    }
+
+    fn listed_tables(&mut self, files: &Files, watch: &dyn Watch) -> Result<(), StoreError> {
+        let families = std::mem::take(&mut self.manifest.families);
+        for (id, mut family) in families {
+            for (number, record) in std::mem::take(&mut family.tables) {
+                self.go_on(watch)?;
+                let known = family_named(&family.name);
+                let whole = self.listed_table(&record, known, files.tables.get(&number))?;
+                if whole {
+                    family.tables.insert(number, record);
+                }
+            }
+            self.manifest.families.insert(id, family);
+        }
+        Ok(())
+    }
+
+    /// Looks at a table; whether RocksDB can go on with it.
+    fn listed_table(
+        &mut self,
+        record: &TableRecord,
+        family: Option<Family>,
+        path: Option<&PathBuf>,
+    ) -> Result<bool, StoreError> {
+        let (number, Some(family)) = (record.number, family) else {
+            return Ok(path.is_some());
+        };
+        let name = format!("{number:06}.sst ({})", family.name());
+        let Some(path) = path else {
+            self.findings.push(format!("{name} is gone"));
+            let lost = clipped(vec![LostKeys::default()], record);
+            let salvage = Salvage {
+                lost,
+                ..Salvage::default()
+            };
+            self.damaged.push(DamagedTable {
+                family,
+                record: record.clone(),
+                salvage,
+            });
+            return Ok(false);
+        };
+        let mut bytes = self.read(path)?;
+        let found_len = bytes.len() as u64;
+        bytes.truncate(usize::try_from(record.len).unwrap_or(usize::MAX));
+        let table = Table::examine(bytes);
+        if table.is_sound() && table.bytes.len() as u64 == record.len {
+            if table.mended_bits > 0 {
+                self.findings
+                    .push(format!("{name}: {}", bits(table.mended_bits)));
+            }
+            if found_len > record.len {
+                self.findings
+                    .push(format!("{name}: surplus bytes at its end are cut off"));
+            }
+            if table.mended_bits > 0 || found_len > record.len {
+                self.mended.insert(number, table.bytes);
+            }
+            return Ok(true);
+        }
+        let mut salvage = table.salvage(&|key, value| is_own(family, key, value));
+        salvage.lost = clipped(salvage.lost, record);
+        self.findings.push(format!(
+            "{name} is damaged: {} of it can be read",
+            records(salvage.entries.len())
+        ));
+        self.damaged.push(DamagedTable {
+            family,
+            record: record.clone(),
+            salvage,
+        });
+        Ok(false)
+    }
+
+    fn logs(&mut self, files: &Files) -> Result<(), StoreError> {
+        let first = if self.is_loose {
+            0
+        } else {
+            self.manifest.first_log()
+        };
+        for (number, path) in files.logs.range(first..) {
+            let content = read_log(self.read(path)?);
+            if self.is_cut {
+                self.later.extend(content.records);
+                self.later.extend(content.later);
+                continue;
+            }
+            if content.mended_bits > 0 {
+                self.findings
+                    .push(format!("{number:06}.log: {}", bits(content.mended_bits)));
+            }
+            self.later.clone_from(&content.later);
+            self.is_cut = content.is_cut;
+            if content.is_cut {
+                self.findings.push(format!(
+                    "{number:06}.log cannot be read from byte {} on",
+                    content.whole_len
+                ));
+            }
+            self.logs.push((*number, content));
+        }
+        let newest = self.logs.last().map_or(0, |(number, _)| number + 1);
+        self.manifest.next_file = self.manifest.next_file.max(newest);
+        Ok(())
+    }
+
+    pub(super) fn go_on(&self, watch: &dyn Watch) -> Result<(), StoreError> {
+        watch.progress(Progress {
+            done: self.bytes_read,
+            total: None,
+        });
+        if watch.is_cancelled() {
+            Err(StoreError::Interrupted)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Whether every family is in it.
+fn is_complete(manifest: &Manifest) -> bool {
+    Family::ALL
+        .iter()
+        .all(|family| manifest.family(family.name()).is_some())
+}
+
+/// Whether the manifest of that number tells of a time before the files that are there: a table
+/// that it names is gone, and there are later ones that it does not name.
+fn is_stale(number: u64, manifest: &Manifest, files: &Files) -> bool {
+    let families = manifest.families.values();
+    let listed: BTreeSet<u64> = families
+        .flat_map(|family| family.tables.keys().copied())
+        .collect();
+    let is_gone = |table: &u64| !files.tables.contains_key(table);
+    let mut later = files.tables.range(number..).map(|(table, _)| table);
+    listed.iter().any(is_gone) && later.any(|table| !listed.contains(table))
+}
+
+/// Lost keys within what a table can have held.
+fn clipped(lost: Vec<LostKeys>, record: &TableRecord) -> Vec<LostKeys> {
+    let (first, last) = (record.first_key(), record.last_key());
+    let clip = |lost: LostKeys| {
+        let end = lost
+            .last
+            .filter(|end| end.as_slice() < last)
+            .unwrap_or(last.to_vec());
+        let is_empty = lost.after.as_ref().is_some_and(|after| *after >= end);
+        (!is_empty).then_some(LostKeys {
+            after: lost.after,
+            first: Some(first.to_vec()),
+            last: Some(end),
+        })
+    };
+    lost.into_iter().filter_map(clip).collect()
+}
+
+pub(super) fn bits(count: usize) -> String {
+    if count == 1 {
+        "a flipped bit is put right".to_owned()
+    } else {
+        format!("{count} flipped bits are put right")
+    }
+}
+
+pub(super) fn records(count: usize) -> String {
+    if count == 1 {
+        "1 record".to_owned()
+    } else {
+        format!("{count} records")
+    }
+}

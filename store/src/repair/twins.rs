@@ -1,0 +1,186 @@
+//! Records that are kept twice, in `layers`, `names` and `meta` and in `copies`: what is lost or
+//! unsure of one comes from the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::history::FamilyHistory;
+use super::own::{is_own, original};
+use super::table::EntryKind;
+use crate::database::{Batch, Database, Family, key_of_copy};
+use crate::error::StoreError;
+
+/// The families whose records are kept twice.
+const TWINS: [Family; 3] = [Family::Layers, Family::Names, Family::Meta];
+
+/// What is known of one of the two places of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Half {
+    /// This is the record; none: there is none.
+    Sure(Option<Vec<u8>>),
+    /// This may have been the record.
+    Unsure(Option<Vec<u8>>),
+}
+
+/// What a record is to be.
+#[derive(Debug, PartialEq, Eq)]
+struct Verdict {
+    value: Option<Vec<u8>>,
+    /// Whether it may be older than what was acknowledged.
+    is_earlier: bool,
+}
+
+/// What was found of records that are kept twice.
+#[derive(Default)]
+pub(super) struct TwinMends {
+    pub(super) batch: Batch,
+    /// How many records were brought back, by family.
+    pub(super) mended: BTreeMap<&'static str, u64>,
+    /// Records that may be older than what was acknowledged.
+    pub(super) earlier: Vec<(Family, Vec<u8>)>,
+}
+
+/// Compares all records with their copies. One that is in one place only, and there in `doubtful`
+/// (family and key), is one that was deleted.
+pub(super) fn mend_twins(
+    database: &Database,
+    histories: &BTreeMap<&'static str, FamilyHistory>,
+    doubtful: &BTreeSet<(&'static str, Vec<u8>)>,
+) -> Result<TwinMends, StoreError> {
+    let mut mends = TwinMends::default();
+    let stored_copies = all(database, Family::Copies)?;
+    let of_copies = histories.get(Family::Copies.name());
+    let copies = with_left(&stored_copies, of_copies);
+    for family in TWINS {
+        let (stored, history) = (all(database, family)?, histories.get(family.name()));
+        let records = with_left(&stored, history);
+        let tagged = copies.keys().filter_map(|key| original(key));
+        let keys: BTreeSet<Vec<u8>> = tagged
+            .filter(|(of, _)| *of == family)
+            .map(|(_, key)| key.to_vec())
+            .chain(records.keys().chain(stored.keys()).cloned())
+            .collect();
+        for key in keys {
+            let copy_key = key_of_copy(family, &key);
+            let own = half(family, &key, records.get(&key), history, &key);
+            let copy = half(family, &key, copies.get(&copy_key), of_copies, &copy_key);
+            let is_doubtful = doubtful.contains(&(family.name(), key.clone()))
+                || doubtful.contains(&(Family::Copies.name(), copy_key.clone()));
+            let verdict = verdict(own, copy, is_doubtful);
+            let is_right = stored.get(&key) == verdict.value.as_ref()
+                && stored_copies.get(&copy_key) == verdict.value.as_ref();
+            mends.take(family, key, verdict, is_right);
+        }
+    }
+    Ok(mends)
+}
+
+impl TwinMends {
+    fn take(&mut self, family: Family, key: Vec<u8>, verdict: Verdict, is_right: bool) {
+        if !is_right {
+            match &verdict.value {
+                Some(value) => self.batch.put(family, &key, value),
+                None => self.batch.delete(family, &key),
+            }
+            *self.mended.entry(family.name()).or_default() += 1;
+        }
+        if verdict.is_earlier {
+            self.earlier.push((family, key));
+        }
+    }
+}
+
+type Stored = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// What a place holds, with what is left of its damaged tables.
+fn with_left(stored: &Stored, history: Option<&FamilyHistory>) -> Stored {
+    let mut all = stored.clone();
+    for entry in history.into_iter().flat_map(FamilyHistory::winners) {
+        match entry.kind {
+            EntryKind::Put => drop(all.insert(entry.key.clone(), entry.value.clone())),
+            EntryKind::Delete => drop(all.remove(&entry.key)),
+        }
+    }
+    all
+}
+
+fn all(database: &Database, family: Family) -> Result<Stored, StoreError> {
+    let (mut scan, mut records) = (database.scan(family, &[]), Stored::new());
+    while let Some((key, value)) = scan.next()? {
+        records.insert(key.to_vec(), value.to_vec());
+    }
+    Ok(records)
+}
+
+/// What a place says, which is in a family of that history under the key `place`.
+fn half(
+    family: Family,
+    key: &[u8],
+    value: Option<&Vec<u8>>,
+    history: Option<&FamilyHistory>,
+    place: &[u8],
+) -> Half {
+    let whole = value.filter(|value| is_own(family, key, value)).cloned();
+    let is_unsure = history.is_some_and(|history| history.is_unsure(place));
+    if is_unsure || whole.is_none() && value.is_some() {
+        Half::Unsure(whole)
+    } else {
+        Half::Sure(whole)
+    }
+}
+
+fn verdict(own: Half, copy: Half, is_doubtful: bool) -> Verdict {
+    let (value, is_earlier) = match (own, copy) {
+        (Half::Sure(own), Half::Sure(copy)) if is_doubtful && (own.is_none() || copy.is_none()) => {
+            (None, false)
+        }
+        (Half::Sure(own), Half::Sure(copy)) => (own.or(copy), false),
+        (Half::Sure(sure), Half::Unsure(_)) | (Half::Unsure(_), Half::Sure(sure)) => (sure, false),
+        (Half::Unsure(own), Half::Unsure(copy)) => {
+            let value = own.or(copy);
+            let is_earlier = value.is_some();
+            (value, is_earlier)
+        }
+    };
+    Verdict { value, is_earlier }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sure_decides() {
+        let (old, new) = (|| Some(b"old".to_vec()), || Some(b"new".to_vec()));
+        let table = [
+            (Half::Sure(new()), Half::Sure(new()), new(), false),
+            (Half::Sure(new()), Half::Sure(None), new(), false),
+            (Half::Sure(new()), Half::Unsure(old()), new(), false),
+            (Half::Unsure(old()), Half::Sure(new()), new(), false),
+            (Half::Unsure(None), Half::Sure(new()), new(), false),
+            (Half::Unsure(old()), Half::Sure(None), None, false),
+            (Half::Unsure(None), Half::Sure(None), None, false),
+            (Half::Unsure(old()), Half::Unsure(None), old(), true),
+            (Half::Unsure(None), Half::Unsure(None), None, false),
+        ];
+        for (own, copy, value, is_earlier) in table {
+            let what = format!("{own:?} {copy:?}");
+            assert_eq!(
+                verdict(own, copy, false),
+                Verdict { value, is_earlier },
+                "{what}"
+            );
+        }
+        let deleted = || Verdict {
+            value: None,
+            is_earlier: false,
+        };
+        assert_eq!(
+            verdict(Half::Sure(new()), Half::Sure(None), true),
+            deleted()
+        );
+        assert_eq!(
+            verdict(Half::Sure(None), Half::Sure(new()), true),
+            deleted()
+        );
+    }
+}
