@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use vellum_core::change_map::ChangeMap;
-use vellum_core::formats::{self, Format, probe as probing};
 use vellum_core::source::{ClusterCodec, ClusterDecoder, ExtentKind, ImageSource};
+use vellum_formats::{self as formats, Format, probe as probing};
 
 /// Enough to meet every kind of extent of a small file, few enough to keep a run below
 /// milliseconds.

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{SeekFrom, seek};
 use vellum_core::change_map::{ChangeKind, ChangeMap};
-use vellum_core::formats::{self, Format};
 use vellum_core::source::{Extent, ExtentKind, ImageSource, ReadAt, SourceError};
 use vellum_core::units::ChunkLen;
+use vellum_formats::{self as formats, Format};
 
 use crate::codec::ClusterCodecs;
 use crate::error::StoreError;

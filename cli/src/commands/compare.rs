@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
-use vellum_core::formats::{self, Format};
 use vellum_core::source::{ExtentKind, ImageSource, SourceError};
 use vellum_core::tree::{PageSet, page_of, page_start};
 use vellum_core::units::ChunkLen;
+use vellum_formats::{self as formats, Format};
 use vellum_store::codec::ClusterCodecs;
 use vellum_store::{Disk, FileSource, Progress, StoreError, Watch};
 

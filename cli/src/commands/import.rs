@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use serde::Serialize;
 use vellum_core::change_map::ChangeMap;
-use vellum_core::formats::Format;
-use vellum_core::formats::probe::{self, Verdict};
 use vellum_core::name::Name;
 use vellum_core::source::SourceError;
+use vellum_formats::Format;
+use vellum_formats::probe::{self, Verdict};
 use vellum_store::{
     FileSource, ImportReport, ImportRequest, ImportTarget, Input, Store, StoreError,
 };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::Serialize;
-use vellum_core::formats::Format;
+use vellum_formats::Format;
 use vellum_store::measure::{
     Advice, Estimate, LengthReport, MeasureOptions, MeasureReport, Reason, SettingReport, measure,
 };

@@ -25,7 +25,7 @@ use header::Header;
 use table::{L2Table, Tables};
 
 use super::read_exact;
-use crate::source::{ClusterDecoder, Extent, ExtentKind, ImageSource, ReadAt, SourceError};
+use vellum_core::source::{ClusterDecoder, Extent, ExtentKind, ImageSource, ReadAt, SourceError};
 
 const FORMAT: &str = "qcow2";
 /// A run ends after this many grains at the latest, so that no question takes longer than a

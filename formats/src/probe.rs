@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::{Format, read_up_to};
-use crate::source::{ReadAt, SourceError};
+use vellum_core::source::{ReadAt, SourceError};
 
 /// Looks at the signatures of `file`: a few sectors at its start, one at its end. Follows nothing
 /// that it reads.

@@ -16,7 +16,8 @@
 //! extent, parent locator) is [`SourceError::Refused`] with the reference shown. It checks every
 //! length against the file and a limit before it reserves memory. No bytes make it panic. Formats
 //! that can say "ask the parent" (qcow2 now; differencing VDI, VMDK, VHD and VHDX when they come)
-//! say [`crate::source::ExtentKind::Absent`] and leave the answer to whoever knows the parent.
+//! say [`vellum_core::source::ExtentKind::Absent`] and leave the answer to whoever knows the parent.
+#![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 #[cfg(test)]
@@ -29,7 +30,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::source::{ClusterDecoder, ImageSource, ReadAt, SourceError};
+use vellum_core::source::{ClusterDecoder, ImageSource, ReadAt, SourceError};
 
 /// The image formats that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

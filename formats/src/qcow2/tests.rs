@@ -8,9 +8,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::formats::double::{RepeatFirst, Sparse};
-use crate::source::ClusterCodec;
+use crate::double::{RepeatFirst, Sparse};
 use ExtentKind::{Absent, Data, Zero};
+use vellum_core::source::ClusterCodec;
 
 /// Header, L1 table, L2 table; then content clusters, each filled with its own number.
 const L1_CLUSTER: u64 = 1;

@@ -2,9 +2,9 @@
 //! It reads no table: those are `entry` and `table`.
 
 use super::{be_u32, be_u64, malformed, refused};
-use crate::formats::{lies_inside, read_up_to};
-use crate::source::{ClusterCodec, ReadAt, SourceError};
-use crate::units::IMAGE_LEN_MAX;
+use crate::{lies_inside, read_up_to};
+use vellum_core::source::{ClusterCodec, ReadAt, SourceError};
+use vellum_core::units::IMAGE_LEN_MAX;
 
 // Source: qemu docs/interop/qcow2.txt. All numbers are big-endian. Fields without a name below are
 // not used for reading.
