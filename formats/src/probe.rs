@@ -157,7 +157,14 @@ impl Container {
     /// The format that opens it, if there is one yet.
     #[must_use]
     pub fn format(self) -> Option<Format> {
-        (self == Self::Qcow2).then_some(Format::Qcow2)
+        match self {
+            Self::Qcow1 => None,
+            Self::Qcow2 => Some(Format::Qcow2),
+            Self::Vdi => Some(Format::Vdi),
+            Self::Vmdk => Some(Format::Vmdk),
+            Self::Vhd => Some(Format::Vhd),
+            Self::Vhdx => Some(Format::Vhdx),
+        }
     }
 }
 
@@ -243,26 +250,29 @@ mod tests {
 
     #[test]
     fn each_signature_is_recognised_where_it_stands() {
-        let not_yet = Verdict::NotYet;
+        let known = Verdict::Known;
         let cases: [(Signs, Verdict); 15] = [
             (&[], Verdict::Raw),
             (&[(510, b"\x55\xaa"), (512, b"EFI PART")], Verdict::Raw),
             (&[(0, b"QFI\xfb\0\0\0\x02")], Verdict::Known(Format::Qcow2)),
             (&[(0, b"QFI\xfb\0\0\0\x03")], Verdict::Known(Format::Qcow2)),
-            (&[(0, b"QFI\xfb\0\0\0\x01")], not_yet(Container::Qcow1)),
+            (
+                &[(0, b"QFI\xfb\0\0\0\x01")],
+                Verdict::NotYet(Container::Qcow1),
+            ),
             (&[(512, b"QFI\xfb\0\0\0\x03")], Verdict::Raw),
-            (&[(64, b"\x7f\x10\xda\xbe")], not_yet(Container::Vdi)),
-            (&[(0, b"KDMV")], not_yet(Container::Vmdk)),
-            (&[(0, b"COWD")], not_yet(Container::Vmdk)),
-            (&[(0, b"# Disk DescriptorFile\n")], not_yet(Container::Vmdk)),
-            (&[(0, b"vhdxfile")], not_yet(Container::Vhdx)),
-            (&[(0, b"conectix")], not_yet(Container::Vhd)),
-            (&[(65_536 - 512, b"conectix")], not_yet(Container::Vhd)),
-            (&[(65_536 - 511, b"conectix")], not_yet(Container::Vhd)),
+            (&[(64, b"\x7f\x10\xda\xbe")], known(Format::Vdi)),
+            (&[(0, b"KDMV")], known(Format::Vmdk)),
+            (&[(0, b"COWD")], known(Format::Vmdk)),
+            (&[(0, b"# Disk DescriptorFile\n")], known(Format::Vmdk)),
+            (&[(0, b"vhdxfile")], known(Format::Vhdx)),
+            (&[(0, b"conectix")], known(Format::Vhd)),
+            (&[(65_536 - 512, b"conectix")], known(Format::Vhd)),
+            (&[(65_536 - 511, b"conectix")], known(Format::Vhd)),
             // A fixed VHD is a bare disk and a footer.
             (
                 &[(510, b"\x55\xaa"), (65_536 - 512, b"conectix")],
-                not_yet(Container::Vhd),
+                known(Format::Vhd),
             ),
         ];
         for (signs, verdict) in cases {
