@@ -26,6 +26,7 @@ use vellum_core::id_set::IdSet;
 use vellum_core::identity::{IDENTITY_LEN, RepositoryId, SegmentId};
 use vellum_core::units::ChunkId;
 use vellum_core::wire::{DecodeError, Reader as Bytes, put_varint};
+use vellum_store::StoreError;
 use vellum_store::transfer::Moment;
 
 use crate::error::BackupError;
@@ -338,7 +339,12 @@ impl Known {
         let Some(path) = &self.file else {
             return Ok(());
         };
-        let bytes = self.encode(&origin.mark(&reader.repository().id())?, reader);
+        let mark = match origin.mark(&reader.repository().id()) {
+            // A store that can only be read keeps no mark.
+            Err(BackupError::Store(StoreError::ReadOnly)) => return Ok(()),
+            mark => mark?,
+        };
+        let bytes = self.encode(&mark, reader);
         // The cache may be on a disk that is full or read-only.
         drop(write(path, &bytes));
         Ok(())

@@ -38,6 +38,7 @@
 #![forbid(unsafe_code)]
 
 pub mod catalog;
+pub mod chunk_source;
 pub mod contents;
 pub mod copy;
 pub mod device;

@@ -50,6 +50,9 @@ pub struct PullRequest {
     /// The machines, and what they will be called: those that have disks which are not pulled come
     /// without them.
     pub machines: Vec<(Name, Machine)>,
+    /// Read what the store seems to have before it is believed: each frame once. What is damaged is
+    /// fetched again.
+    pub verify: bool,
 }
 
 /// What a pull did.
@@ -61,6 +64,9 @@ pub struct PullReport {
     pub contents: (u64, u64),
     /// Chunks that were fetched, and that were there.
     pub chunks: (u64, u64),
+    /// Of those that were there: chunks that were damaged, and are whole again for every image that
+    /// has them.
+    pub chunks_healed: u64,
     /// Machine snapshots that were left out because something that they keep is not in the
     /// repository.
     pub lost_machine_snapshots: Vec<String>,
@@ -88,7 +94,11 @@ impl PullRequest {
         let machines = all
             .map(|machine| Ok((name(&renamed(&machine.name))?, (**machine).clone())))
             .collect::<Result<_, BackupError>>()?;
-        Ok(Self { images, machines })
+        Ok(Self {
+            images,
+            machines,
+            verify: false,
+        })
     }
 }
 
@@ -148,12 +158,11 @@ fn take(
         .map_err(vellum_store::StoreError::from)?;
     reader.load_indexes()?;
     let mut receipt = store.receipt()?;
+    if request.verify {
+        receipt.verify();
+    }
     let wanted = contents(request)?;
-    let there: HashSet<ContentId> = wanted
-        .iter()
-        .flat_map(|content| reader.ancestry(*content))
-        .filter(|content| receipt.layer_showing(*content).is_some())
-        .collect();
+    let there = contents_there(reader, &mut receipt, &wanted)?;
     let views = reader.again_if_missing(|| views(reader, &wanted, &there))?;
     let chunks = chunks(reader, &mut receipt, &views, watch)?;
     for view in &views {
@@ -164,15 +173,41 @@ fn take(
         .map(|content| Ok((*content, layer_of(reader, &mut receipt, *content)?)))
         .collect::<Result<_, BackupError>>()?;
     let (arrival, _) = arrival(request, store, &|content| layers[&content])?;
-    let counts = receipt.counts();
+    let (counts, chunks_healed) = (receipt.counts(), receipt.healed());
     let nodes = receipt.finish(arrival)?;
     let known = (wanted.len() - views.len()) as u64;
     Ok(PullReport {
         nodes,
         contents: (views.len() as u64, known),
         chunks: counts,
+        chunks_healed,
         lost_machine_snapshots: lost,
     })
+}
+
+/// Which of the contents that `wanted` are relative to the store shows. One of which something
+/// cannot be read counts only if the repository does not have it itself.
+fn contents_there(
+    reader: &Reader<'_>,
+    receipt: &mut Receipt<'_>,
+    wanted: &[ContentId],
+) -> Result<HashSet<ContentId>, BackupError> {
+    let state = reader.repository().state();
+    let mut there = HashSet::new();
+    let all: BTreeSet<ContentId> = wanted
+        .iter()
+        .flat_map(|content| reader.ancestry(*content))
+        .collect();
+    for content in all {
+        let is_there = match state.content(content) {
+            Some(_) => receipt.can_rely_on(content)?,
+            None => receipt.layer_showing(content).is_some(),
+        };
+        if is_there {
+            there.insert(content);
+        }
+    }
+    Ok(there)
 }
 
 /// The contents that the request needs, each once.

@@ -20,7 +20,9 @@ use vellum_core::identity::ContentId;
 use vellum_core::page::{PAGE_SPAN, Page, Slot};
 use vellum_core::tree::{page_start, pages_for};
 use vellum_core::units::{ChunkId, ChunkLen, PageIndex};
-use vellum_store::{PartialFile, Progress, Watch};
+use vellum_store::{
+    Destination, FilePlace, NewFileMode, PartialFile, Progress, Watch, open_device, open_stream,
+};
 
 use crate::catalog::PlainFrame;
 use crate::error::BackupError;
@@ -33,11 +35,12 @@ const STREAM_WINDOW: u64 = 8;
 
 /// Where a restored disk goes.
 pub enum RestoreTarget {
-    /// A new file, which has its name only once it is whole and on disk. Zeros become holes.
+    /// A new file, which has its name only once it is whole and on disk. Zeros become holes. A link
+    /// is followed, a block device written in place, a pipe filled.
     File {
         /// Its name.
         path: PathBuf,
-        /// Whether a file of that name may be replaced.
+        /// Whether a file of that name may be replaced, or a device overwritten.
         overwrite: bool,
     },
     /// A stream, zeros and all.
@@ -78,9 +81,7 @@ pub fn restore(
     target: RestoreTarget,
     watch: &dyn Watch,
 ) -> Result<RestoreReport, BackupError> {
-    if let RestoreTarget::File { path, overwrite } = &target {
-        check_destination(path, *overwrite)?;
-    }
+    let goal = Goal::of(target)?;
     reader.load_indexes()?;
     let view = reader.again_if_missing(|| {
         let view = reader.content(content)?;
@@ -94,9 +95,14 @@ pub fn restore(
         data_bytes: AtomicU64::new(0),
         total: 0,
     };
-    match target {
-        RestoreTarget::Stream(mut stream) => restorer.write_stream(&mut *stream)?,
-        RestoreTarget::File { path, overwrite } => restorer.write_file(&path, overwrite)?,
+    match goal {
+        Goal::Stream(mut stream) => restorer.write_stream(&mut *stream)?,
+        Goal::Device(path) => restorer.write_device(&path)?,
+        Goal::File {
+            place,
+            path,
+            overwrite,
+        } => restorer.write_file(place, &path, overwrite)?,
     }
     Ok(RestoreReport {
         len: view.len,
@@ -104,36 +110,72 @@ pub fn restore(
     })
 }
 
-/// Refuses what is no plain file: nobody's disk is written over because a name was mistyped, and no
-/// link is followed.
-fn check_destination(path: &Path, overwrite: bool) -> Result<(), BackupError> {
-    let refused = |what: &str| {
-        Err(BackupError::Parameter(format!(
-            "{} is {what}: a disk is restored to a new file",
-            path.display()
-        )))
-    };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(BackupError::Io {
-            what: format!("look at {}", path.display()),
-            source,
-        }),
-        Ok(found) if found.is_symlink() => refused("a link"),
-        Ok(found) if found.is_dir() => refused("a folder"),
-        Ok(found) if !found.is_file() => refused("a device, a pipe or a socket"),
-        Ok(_) if !overwrite => refused("there already"),
-        Ok(_) => Ok(()),
+/// A target that was looked at: nothing is overwritten because a name was mistyped.
+enum Goal {
+    Stream(Box<dyn Write + Send>),
+    Device(PathBuf),
+    File {
+        place: FilePlace,
+        /// As the person wrote it.
+        path: PathBuf,
+        overwrite: bool,
+    },
+}
+
+impl Goal {
+    fn of(target: RestoreTarget) -> Result<Self, BackupError> {
+        let (path, overwrite) = match target {
+            RestoreTarget::Stream(stream) => return Ok(Self::Stream(stream)),
+            RestoreTarget::File { path, overwrite } => (path, overwrite),
+        };
+        let fail = |source| write_failed(&path, source);
+        let taken = |what| Err(fail(io::Error::new(io::ErrorKind::AlreadyExists, what)));
+        match Destination::of(&path).map_err(fail)? {
+            Destination::File(place) if place.is_taken() && !overwrite => {
+                taken("there is a file already")
+            }
+            Destination::Device(_) if !overwrite => taken("it is a block device"),
+            Destination::File(place) => Ok(Self::File {
+                place,
+                path,
+                overwrite,
+            }),
+            Destination::Device(device) => Ok(Self::Device(device)),
+            Destination::Stream(stream) => {
+                let stream = open_stream(&stream).map_err(fail)?;
+                Ok(Self::Stream(Box::new(stream)))
+            }
+            Destination::Descriptor(_) => Err(fail(io::Error::other(
+                "it is a file that is open already: name the file itself",
+            ))),
+        }
+    }
+}
+
+fn write_failed(path: &Path, source: io::Error) -> BackupError {
+    BackupError::Io {
+        what: format!("write {}", path.display()),
+        source,
     }
 }
 
 impl Restorer<'_> {
-    fn write_file(&mut self, path: &Path, overwrite: bool) -> Result<(), BackupError> {
-        let fail = |source| BackupError::Io {
-            what: format!("write {}", path.display()),
-            source,
-        };
-        let partial = PartialFile::create(path)?;
+    /// Writes over a block device, zeros and all: nobody knows what was there.
+    fn write_device(&mut self, path: &Path) -> Result<(), BackupError> {
+        let fail = |source| write_failed(path, source);
+        let mut device = open_device(path, self.view.len).map_err(fail)?;
+        self.write_stream(&mut device)?;
+        device.sync_all().map_err(fail)
+    }
+
+    fn write_file(
+        &mut self,
+        place: FilePlace,
+        path: &Path,
+        overwrite: bool,
+    ) -> Result<(), BackupError> {
+        let fail = |source| write_failed(path, source);
+        let partial = PartialFile::create(place, NewFileMode::Private)?;
         partial.file().set_len(self.view.len).map_err(fail)?;
         let stretches = self.stretches()?;
         let mut wanted = IdSet::new();
@@ -153,7 +195,7 @@ impl Restorer<'_> {
                 }
                 self.go_on()
             })?;
-        Ok(partial.publish(path, overwrite)?)
+        Ok(partial.publish(overwrite)?)
     }
 
     /// All chunks of the disk, by address.

@@ -16,6 +16,7 @@ use crate::output::report;
 use crate::repository::password::PASSWORD_VARIABLE;
 use crate::session::Session;
 use crate::signals::Signals;
+use crate::suggestion;
 
 /// Does what the command line asks for.
 pub(crate) fn run() -> ExitCode {
@@ -24,7 +25,10 @@ pub(crate) fn run() -> ExitCode {
     };
     let arguments = match Arguments::try_parse_from(&caller.words) {
         Ok(arguments) => arguments,
-        Err(error) => return ExitCode::from(explain(&error, &caller)),
+        Err(mut error) => {
+            suggestion::make_harmless(&mut error);
+            return ExitCode::from(explain(&error, &caller));
+        }
     };
     ExitCode::from(execute(&arguments, &caller, None))
 }
@@ -35,7 +39,12 @@ pub(crate) fn execute(arguments: &Arguments, caller: &Arc<Caller>, served: Optio
     match obey(arguments, caller, served) {
         Ok(code) => code,
         Err(failure) => {
-            let code = failure.code(caller.signals.received());
+            let signal = caller.signals.received();
+            let code = if arguments.command.compares() {
+                failure.code_of_comparison(signal)
+            } else {
+                failure.code(signal)
+            };
             report::failure(
                 caller,
                 &failure,

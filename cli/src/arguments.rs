@@ -11,8 +11,9 @@ use crate::failure::Failure;
 use crate::output::{Layout, Units};
 
 const AFTER_HELP: &str = "\
-Images are named by their whole name or by a beginning that only one has.
+Images are named by their whole name; what just looks also takes a beginning that only one has.
 NAME@SNAPSHOT is a snapshot, NAME@latest the newest.
+Times are those of this machine's clock (TZ), --utc shows UTC; JSON and reports have UTC.
 Sizes are bytes, or take k, M, G, T, P (powers of 1024; KiB, MiB … mean the same).
 
 Example:
@@ -21,8 +22,8 @@ Example:
   vellum tree
 
 Exit codes:
-  0 done, 1 failed (compare, diff: different), 2 wrong usage (check, verify: damage), 3 losses (check: leaks only),
-  10 no store or repository, 11 in use, 12 wrong key, 130 stopped by Ctrl-C";
+  0 done, 1 failed (compare, diff: different), 2 wrong usage (compare, diff: not compared), 3 losses (check: leaks only),
+  4 damage (check, verify, copy), 10 no store or repository, 11 in use, 12 wrong key, 130 stopped by Ctrl-C";
 
 /// Keeps disk images: every distinct piece once, every state of every disk
 #[derive(Parser)]
@@ -64,6 +65,9 @@ pub(crate) struct Global {
     /// Say more: what caused an error
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
+    /// Show times, and count days, in UTC, not as the clock on the wall has them (TZ)
+    #[arg(long, hide_short_help = true, global = true)]
+    pub(crate) utc: bool,
     /// How to show sizes [env: VELLUM_UNITS] [default: iec]
     #[arg(
         long,

@@ -106,7 +106,7 @@ impl Caller {
             Folder::Own => path.to_owned(),
             Folder::Other {
                 path: folder, pid, ..
-            } => folder.join(descriptor_of(*pid, path).unwrap_or_else(|| path.to_owned())),
+            } => descriptor_through_links(*pid, folder, path).unwrap_or_else(|| folder.join(path)),
         }
     }
 
@@ -167,6 +167,23 @@ fn descriptors_of(pid: Pid) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/fd"))
 }
 
+/// Links that are looked through for one that stands for a descriptor: a person makes one or two.
+const LINKS_MAX: usize = 8;
+
+/// As [`descriptor_of`], also through links: `/proc/self` in them would be this process.
+fn descriptor_through_links(pid: Pid, folder: &Path, path: &Path) -> Option<PathBuf> {
+    let (mut found, mut at) = (descriptor_of(pid, path), folder.join(path));
+    for _ in 0..LINKS_MAX {
+        if found.is_some() {
+            break;
+        }
+        let leads_to = std::fs::read_link(&at).ok()?;
+        found = descriptor_of(pid, &leads_to);
+        at = at.parent()?.join(leads_to);
+    }
+    found
+}
+
 /// What `path` is to process `pid`, if it names one of that process's descriptors, as a shell's
 /// `<(COMMAND)` does.
 fn descriptor_of(pid: Pid, path: &Path) -> Option<PathBuf> {
@@ -181,7 +198,8 @@ fn descriptor_of(pid: Pid, path: &Path) -> Option<PathBuf> {
     let number = ["/dev/fd", "/proc/self/fd"]
         .into_iter()
         .find_map(|folder| path.strip_prefix(folder).ok())?;
-    Some(descriptors_of(pid).join(number))
+    let is_number = number.to_str()?.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| descriptors_of(pid).join(number))
 }
 
 #[cfg(test)]
@@ -243,6 +261,19 @@ mod tests {
             let path = format!("/proc/{pid}/fd/{path}");
             assert_eq!(caller.path(Path::new(written)), Path::new(&path));
         }
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let caller = Caller::in_folder(dir.path());
+        let link = |to: &str, name| std::os::unix::fs::symlink(to, dir.path().join(name));
+        link("/proc/self/fd/7", "seven").expect("room");
+        link("seven", "again").expect("room");
+        link("nowhere", "other").expect("room");
+        for (written, path) in [
+            ("seven", format!("/proc/{pid}/fd/7")),
+            ("again", format!("/proc/{pid}/fd/7")),
+        ] {
+            assert_eq!(caller.path(Path::new(written)), Path::new(&path));
+        }
+        assert!(caller.path(Path::new("other")).ends_with("other"));
         let shown = caller.translate(&format!(
             "cannot open {}: no",
             caller.path(Path::new("/dev/fd/63")).display()

@@ -4,7 +4,7 @@ use serde::Serialize;
 use vellum_core::tree::{Mode, Node, Tree};
 
 use crate::forest::{Forest, Plant};
-use crate::output::time::moment;
+use crate::output::time::Moment;
 
 /// An image or snapshot.
 #[derive(Clone, Debug, Serialize)]
@@ -21,7 +21,7 @@ pub(crate) struct Description {
     /// Of an immutable image: whether what is written goes with the next attachment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) autoreset: Option<bool>,
-    pub(crate) created: Option<String>,
+    pub(crate) created: Option<Moment>,
     pub(crate) tags: Vec<String>,
     pub(crate) pinned: bool,
 }
@@ -63,7 +63,7 @@ impl Description {
         } else {
             None
         };
-        self.created = Some(moment(image.created_ms));
+        self.created = Some(Moment::new(image.created_ms));
         self.tags = image.tags.iter().map(ToString::to_string).collect();
         self.pinned = image.pinned;
     }
@@ -71,7 +71,7 @@ impl Description {
     fn add_snapshot(&mut self, snapshot: Option<&vellum_core::tree::Snapshot>) {
         let Some(snapshot) = snapshot else { return };
         self.kind = "snapshot";
-        self.created = Some(moment(snapshot.created_ms));
+        self.created = Some(Moment::new(snapshot.created_ms));
         self.tags = snapshot.tags.iter().map(ToString::to_string).collect();
         self.pinned = snapshot.pinned;
     }

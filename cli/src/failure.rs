@@ -10,6 +10,11 @@ use vellum_store::StoreError;
 
 /// The exit code of a command line that cannot be understood.
 pub(crate) const USAGE_CODE: u8 = 2;
+/// The exit code of a failure that has none of its own.
+const FAILED_CODE: u8 = 1;
+/// The exit code of a comparison that could not be made, as cmp(1), diff(1) and qemu-img have it:
+/// `FAILED_CODE` means there that a difference was found.
+const NOT_COMPARED_CODE: u8 = 2;
 /// A shell adds the signal's number to this.
 const SIGNAL_CODE: u8 = 128;
 
@@ -33,8 +38,8 @@ impl Outcome {
         match self {
             Self::Done => 0,
             Self::Different => 1,
-            Self::Damaged => 2,
             Self::Leaks | Self::Losses => 3,
+            Self::Damaged => 4,
         }
     }
 }
@@ -131,6 +136,14 @@ impl Failure {
         }
     }
 
+    /// The exit code of a command that compares, where "differs" must not look like "failed".
+    pub(crate) fn code_of_comparison(&self, signal: u8) -> u8 {
+        match self.code(signal) {
+            FAILED_CODE => NOT_COMPARED_CODE,
+            other => other,
+        }
+    }
+
     /// The exit code; `signal` is the one that was received, if any.
     pub(crate) fn code(&self, signal: u8) -> u8 {
         match self {
@@ -152,7 +165,7 @@ impl Failure {
             Self::Store(StoreError::Name { .. }) | Self::Usage { .. } => USAGE_CODE,
             Self::Hinted { failure, .. } => failure.code(signal),
             Self::OutputClosed => SIGNAL_CODE + SIGPIPE,
-            Self::Store(_) | Self::Backup(_) | Self::Failed { .. } | Self::Output(_) => 1,
+            Self::Store(_) | Self::Backup(_) | Self::Failed { .. } | Self::Output(_) => FAILED_CODE,
         }
     }
 }

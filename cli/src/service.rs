@@ -17,6 +17,7 @@ use crate::endpoint::{Endpoint, Place};
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::repository::{self, KeyArgs};
+use crate::scrubber::{ScrubArgs, Scrubber};
 use crate::session::Session;
 use crate::tender::Tender;
 use crate::{size, systemd};
@@ -48,6 +49,10 @@ pub(crate) struct NbdArgs {
 }
 
 impl NbdArgs {
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     pub(crate) fn has_tls(&self) -> bool {
         self.tls_certs.is_some()
     }
@@ -65,8 +70,15 @@ pub(crate) struct Service {
 /// A store that this process owns.
 struct Owned {
     store: Store,
+    /// None where the store can only be read.
+    keeping: Option<Keeping>,
+}
+
+/// What goes on in a store that can be written, while it is served.
+struct Keeping {
     control: control::Server,
     tender: Tender,
+    scrubber: Option<Scrubber>,
 }
 
 /// Options of what may serve a repository in place of a store.
@@ -84,21 +96,24 @@ pub(crate) struct FromArgs {
 }
 
 impl Service {
-    /// Opens the session's store, and does the commands of others from now on.
-    pub(crate) fn start(args: &ServiceArgs, session: &Session) -> Result<Self, Failure> {
-        let store = session.open_to_write()?;
+    /// Opens the session's store, and does the commands of others from now on. One that is damaged,
+    /// or where nobody can write, is shown to be read.
+    pub(crate) fn start(
+        args: &ServiceArgs,
+        scrub: &ScrubArgs,
+        session: &Session,
+    ) -> Result<Self, Failure> {
+        let store = session.open_to_serve()?;
         if let Some(cache_len) = args.cache {
             store.set_cache_len(cache_len);
         }
-        let control = control::Server::start(&store)?;
-        let tender = Tender::start(&store, &session.caller);
+        let keeping = store
+            .is_writable()
+            .then(|| Keeping::start(&store, scrub, session))
+            .transpose()?;
         Ok(Self {
             exports: Arc::new(store.exports()),
-            owned: Some(Owned {
-                store,
-                control,
-                tender,
-            }),
+            owned: Some(Owned { store, keeping }),
             nbd: None,
             mount: None,
         })
@@ -108,6 +123,7 @@ impl Service {
     pub(crate) fn start_from(
         from: &FromArgs,
         args: &ServiceArgs,
+        scrub: &ScrubArgs,
         session: &Session,
     ) -> Result<Self, Failure> {
         match &from.from {
@@ -117,7 +133,7 @@ impl Service {
                 limits(from.cache_size, args.cache),
                 session,
             ),
-            None => Self::start(args, session),
+            None => Self::start(args, scrub, session),
         }
     }
 
@@ -230,16 +246,12 @@ impl Service {
     /// Ends all of it in half a minute at most. What does not end in time is left behind, as a
     /// crash would leave it.
     fn stop(self, session: &Session) {
-        let tender = self.owned.map(
-            |Owned {
-                 control, tender, ..
-             }| {
-                if !control.stop(GRACE) {
-                    session.warn("a command did not stop in time, and was left behind");
-                }
-                tender
-            },
-        );
+        let tender = self.owned.and_then(|owned| owned.keeping).map(|keeping| {
+            if !keeping.control.stop(GRACE) {
+                session.warn("a command did not stop in time, and was left behind");
+            }
+            (keeping.tender, keeping.scrubber)
+        });
         let unfinished = self.nbd.map_or(0, |nbd| nbd.stop(GRACE).unfinished);
         if unfinished > 0 {
             session.warn(&format!(
@@ -250,6 +262,16 @@ impl Service {
             session.warn(&error.to_string());
         }
         drop(tender);
+    }
+}
+
+impl Keeping {
+    fn start(store: &Store, scrub: &ScrubArgs, session: &Session) -> Result<Self, Failure> {
+        Ok(Self {
+            control: control::Server::start(store)?,
+            tender: Tender::start(store, &session.caller),
+            scrubber: Scrubber::start(store, scrub, &session.caller),
+        })
     }
 }
 

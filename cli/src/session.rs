@@ -5,14 +5,17 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use vellum_store::{Access, Store};
 
 use crate::arguments::Global;
 use crate::caller::{Caller, Stream};
 use crate::failure::Failure;
+use crate::healing;
 use crate::output::progress::{Counts, Meter, ProgressWish};
 use crate::output::{Layout, Output, report};
 use crate::signals::Signals;
+use crate::zone;
 
 /// Bytes of the command line that others are told when they find the store in use.
 const COMMAND_LEN_MAX: usize = 150;
@@ -38,6 +41,11 @@ impl Session {
             global.layout(),
             global.units(caller)?,
             global.quiet,
+            if global.utc {
+                TimeZone::UTC
+            } else {
+                zone::of(caller)
+            },
             &caller.streams.output,
         );
         let progress = ProgressWish {
@@ -68,6 +76,11 @@ impl Session {
         served.or(self.store.as_deref()).ok_or_else(missing)
     }
 
+    /// The zone of the clock that people are shown times on, and by which rules count days.
+    pub(crate) fn zone(&self) -> &TimeZone {
+        &self.output.zone
+    }
+
     /// What was asked for, short and harmless.
     pub(crate) fn command_line(&self) -> String {
         command_line(&self.caller.words)
@@ -76,15 +89,37 @@ impl Session {
     /// The store, to look at: also while another process writes.
     pub(crate) fn open_to_read(&self) -> Result<Store, Failure> {
         let store = self.open(Access::ReadOnly)?;
-        if let Some(impairment) = store.impairment() {
-            self.warn(&impairment.to_string());
-        }
+        self.warn_of_damage(&store);
         Ok(store)
     }
 
     /// The store, to change.
     pub(crate) fn open_to_write(&self) -> Result<Store, Failure> {
-        self.open(Access::ReadWrite)
+        let store = self.open(Access::ReadWrite)?;
+        self.warn_of_damage(&store);
+        Ok(store)
+    }
+
+    /// The store, for something that reads, and changes what it can: to change, or, if it is
+    /// damaged or nobody can write where it is, to look at. Nobody else changes it meanwhile.
+    pub(crate) fn open_to_serve(&self) -> Result<Store, Failure> {
+        if self.served.is_some() {
+            return self.open_to_write();
+        }
+        let command = command_line(&self.caller.words);
+        let (store, refused) = Store::open_to_serve(self.store_dir()?, &command)?;
+        match refused {
+            Some(refused) => self.warn(&format!("it can only be read: {refused}")),
+            None => self.warn_of_damage(&store),
+        }
+        Ok(store)
+    }
+
+    /// Tells what was found wrong when `store` was opened, unless it is the server's, which told.
+    fn warn_of_damage(&self, store: &Store) {
+        if let Some(impairment) = store.impairment().filter(|_| self.served.is_none()) {
+            self.warn(&impairment.to_string());
+        }
     }
 
     fn open(&self, access: Access) -> Result<Store, Failure> {
@@ -95,11 +130,12 @@ impl Session {
                 let _ = store.flush_attached();
                 Ok(store.clone())
             }
-            None => Ok(Store::open(
-                self.store_dir()?,
-                access,
-                &command_line(&self.caller.words),
-            )?),
+            None => {
+                let words = command_line(&self.caller.words);
+                let store = Store::open(self.store_dir()?, access, &words)?;
+                healing::attach(&store)?;
+                Ok(store)
+            }
         }
     }
 
@@ -153,7 +189,7 @@ impl Session {
 
     /// Tells people of something that went wrong without being the end of the command.
     pub(crate) fn warn(&self, text: &str) {
-        report::notice(&self.caller, &format!("warning: {text}"));
+        report::warning(&self.caller, text, self.output.layout != Layout::Human);
     }
 
     /// Tells people something that was not asked for.

@@ -8,10 +8,14 @@ use std::io::{self, Read};
 use std::process::{Child, ChildStdout, ExitStatus, Stdio};
 use std::time::Duration;
 
+use vellum_formats::Format;
+use vellum_formats::probe::{HEAD_LEN, Probe, TAIL_LEN};
+
 use crate::caller::Caller;
 use crate::failure::Failure;
 use crate::patience::{PATIENCE, Patient};
 use crate::signals::Signals;
+use crate::source_format::{Expected, Notice, Reading};
 
 /// A reader that gives an error instead of an end that came too early or too late.
 pub(crate) struct WholeStream<R> {
@@ -19,6 +23,36 @@ pub(crate) struct WholeStream<R> {
     read_len: u64,
     expected_len: Option<u64>,
     signals: Signals,
+}
+
+/// A reader that looks at what goes through it, and gives an error if that is no disk: at its
+/// beginning if that tells, else in place of its end, before anything has got a name.
+pub(crate) struct JudgedStream<R> {
+    reader: R,
+    judge: StreamJudge,
+    /// The first bytes, and how many of them went through.
+    head: Vec<u8>,
+    head_read: usize,
+    has_head: bool,
+    /// What ended the reading of the first bytes.
+    failed: Option<io::Error>,
+    tail: Vec<u8>,
+    len: u64,
+}
+
+/// Decides whether a stream may be stored as a raw disk.
+pub(crate) struct StreamJudge {
+    name: String,
+    expected: Expected,
+    warn: Box<dyn Fn(&str) + Send>,
+}
+
+/// Why what came through a pipe is not stored.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct NoDisk {
+    pub(crate) message: String,
+    pub(crate) advice: String,
 }
 
 /// The output of a command, which must succeed.
@@ -62,6 +96,128 @@ impl<R: Read> Read for WholeStream<R> {
         let len = self.reader.read(buffer)?;
         self.read_len += len as u64;
         self.check_len(len == 0 && !buffer.is_empty())?;
+        Ok(len)
+    }
+}
+
+impl StreamJudge {
+    /// Of a stream that people call `name`; `warn` tells them what is odd.
+    pub(crate) fn new(
+        name: &str,
+        expected: Expected,
+        warn: impl Fn(&str) + Send + 'static,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            expected,
+            warn: Box::new(warn),
+        }
+    }
+
+    /// What is said of the first bytes, before anybody knows how many will come. Of an image that is
+    /// always raw the end decides.
+    fn check_head(&self, head: &[u8]) -> io::Result<()> {
+        if self.expected.is_told_by_length() {
+            return Ok(());
+        }
+        self.decide(&Probe::of(head, &[]), 0).map(drop)
+    }
+
+    fn check_whole(&self, head: &[u8], tail: &[u8], len: u64) -> io::Result<()> {
+        match self.decide(&Probe::of(head, tail), len)?.notice {
+            Some(Notice::Warning(text)) => (self.warn)(&text),
+            Some(Notice::Remark(_)) | None => {}
+        }
+        Ok(())
+    }
+
+    fn decide(&self, seen: &Probe, len: u64) -> io::Result<Reading> {
+        let refuse = |message, advice: String| Err(io::Error::other(NoDisk { message, advice }));
+        match self.expected.decide(&self.name, seen, len) {
+            Ok(reading) if reading.format == Format::Raw => Ok(reading),
+            Ok(reading) => {
+                let format = reading.format;
+                refuse(
+                    format!("{}: {seen}, and a pipe goes by once", self.name),
+                    format!(
+                        "write it to a file and import that as {format}; -f raw stores it as it is"
+                    ),
+                )
+            }
+            Err(failure) => {
+                let advice = failure.hint().unwrap_or_default();
+                refuse(failure.to_string(), advice)
+            }
+        }
+    }
+}
+
+impl<R: Read> JudgedStream<R> {
+    pub(crate) fn new(reader: R, judge: StreamJudge) -> Self {
+        Self {
+            reader,
+            judge,
+            head: Vec::new(),
+            head_read: 0,
+            has_head: false,
+            failed: None,
+            tail: Vec::new(),
+            len: 0,
+        }
+    }
+
+    /// Reads the first bytes, all of them that there are.
+    fn take_head(&mut self) -> io::Result<()> {
+        let mut head = vec![0; HEAD_LEN];
+        let mut filled = 0;
+        while filled < head.len() {
+            match self.reader.read(&mut head[filled..]) {
+                Ok(0) => break,
+                Ok(len) => filled += len,
+                // Told where it happened: behind what came before it.
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
+            }
+        }
+        head.truncate(filled);
+        self.judge.check_head(&head)?;
+        (self.head, self.has_head) = (head, true);
+        Ok(())
+    }
+
+    /// Notes what went through.
+    fn note(&mut self, bytes: &[u8]) {
+        self.len += bytes.len() as u64;
+        let kept = &bytes[bytes.len().saturating_sub(TAIL_LEN)..];
+        let old = (self.tail.len() + kept.len()).saturating_sub(TAIL_LEN);
+        self.tail.drain(..old);
+        self.tail.extend_from_slice(kept);
+    }
+}
+
+impl<R: Read> Read for JudgedStream<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.has_head {
+            self.take_head()?;
+        }
+        let waiting = &self.head[self.head_read..];
+        let len = if waiting.is_empty() {
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            self.reader.read(buffer)?
+        } else {
+            let len = waiting.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&waiting[..len]);
+            self.head_read += len;
+            len
+        };
+        self.note(&buffer[..len]);
+        if len == 0 && !buffer.is_empty() {
+            self.judge.check_whole(&self.head, &self.tail, self.len)?;
+        }
         Ok(len)
     }
 }
@@ -148,6 +304,43 @@ mod tests {
             (b"", Some(1)),
         ] {
             assert!(read(bytes, expected).is_err(), "{expected:?}");
+        }
+    }
+
+    fn judged(bytes: &[u8], expected: Expected) -> Result<Vec<u8>, String> {
+        let (mut out, judge) = (Vec::new(), StreamJudge::new("pipe", expected, |_| ()));
+        // In steps that divide neither end.
+        let mut stream = JudgedStream::new(bytes, judge);
+        let mut buffer = [0; 1000];
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => return Ok(out),
+                Ok(len) => out.extend_from_slice(&buffer[..len]),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_no_disk_is_an_error_whichever_end_tells() {
+        for len in [600, HEAD_LEN - 1, HEAD_LEN, HEAD_LEN + 1, 3 * HEAD_LEN + 7] {
+            let plain: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+            assert!(
+                judged(&plain, Expected::default()) == Ok(plain.clone()),
+                "{len}"
+            );
+            let (mut begun, mut ended) = (plain.clone(), plain.clone());
+            begun[..4].copy_from_slice(b"QFI\xfb");
+            ended[len - 512..][..8].copy_from_slice(b"conectix");
+            for (bytes, word) in [(&begun, "qcow2"), (&ended, "VHD")] {
+                let told = judged(bytes, Expected::default()).expect_err("it is no disk");
+                assert!(told.contains(word), "{len}: {told}");
+                let said = Expected {
+                    said: Some(Format::Raw),
+                    image: None,
+                };
+                assert!(judged(bytes, said) == Ok(bytes.clone()), "{len}");
+            }
         }
     }
 

@@ -72,6 +72,41 @@ impl IdSet {
         }
     }
 
+    /// Takes `id` out of the set; whether it was there.
+    pub fn remove(&mut self, id: ChunkId) -> bool {
+        let (segment, word, bit) = place(id);
+        let Some(words) = self.segments.get_mut(&segment) else {
+            return false;
+        };
+        let was_there = words[word] >> bit & 1 == 1;
+        words[word] &= !(1 << bit);
+        if was_there && words.iter().all(|word| *word == 0) {
+            self.segments.remove(&segment);
+        }
+        was_there
+    }
+
+    /// The ids as runs of consecutive ones, in order.
+    pub fn runs(&self) -> impl Iterator<Item = (ChunkId, u64)> + '_ {
+        let mut next = self.next_from(ChunkId(0));
+        std::iter::from_fn(move || {
+            let first = next?;
+            let mut end = first.advance(1);
+            while self.contains(end) {
+                end = end.advance(1);
+            }
+            next = self.next_from(end);
+            Some((first, end.0 - first.0))
+        })
+    }
+
+    /// Whether it holds one of the `count` ids from `first` on.
+    #[must_use]
+    pub fn meets(&self, first: ChunkId, count: u64) -> bool {
+        self.next_from(first)
+            .is_some_and(|found| found.0 - first.0 < count)
+    }
+
     /// Puts every id of `other` into this set.
     pub fn union_with(&mut self, other: &Self) {
         for (segment, words) in &other.segments {
@@ -126,7 +161,20 @@ mod tests {
             set.insert_run(ChunkId(first), count);
             model.extend(first..first + count);
         }
+        for id in (0..301_000).step_by(3) {
+            assert_eq!(set.remove(ChunkId(id)), model.remove(&id), "{id}");
+        }
         assert_eq!(set.len(), model.len() as u64);
+        let runs: u64 = set.runs().map(|(_, count)| count).sum();
+        assert_eq!(runs, model.len() as u64);
+        assert!(set.runs().all(|(first, count)| {
+            !model.contains(&(first.0 + count))
+                && (0..count).all(|nth| model.contains(&(first.0 + nth)))
+        }));
+        for from in (0..301_000).step_by(11) {
+            let meets = model.range(from..from + 5).next().is_some();
+            assert_eq!(set.meets(ChunkId(from), 5), meets, "{from}");
+        }
         assert!((0..301_000).all(|id| set.contains(ChunkId(id)) == model.contains(&id)));
         for from in (0..301_000).step_by(7) {
             assert_eq!(

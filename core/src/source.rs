@@ -86,6 +86,12 @@ pub trait ImageSource: Send + Sync {
     /// Neighbours may be of the same kind.
     fn extent_at(&self, offset: u64) -> Result<Extent, SourceError>;
 
+    /// What the file holds beside the disk, and reading leaves behind: a sentence for each, which
+    /// goes on after the file's name.
+    fn left_behind(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Fills `buffer` with the content from `offset`; absent ranges read as zeros. The range must
     /// lie inside the image.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError>;

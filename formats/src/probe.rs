@@ -1,5 +1,9 @@
-//! What a file looks like from its signatures, with every doubt.
+//! What bytes look like from their signatures, with every doubt: the one place that knows them.
 //! It decides nothing: see the parent module for why a caller should name the format.
+//!
+//! A disk that is stored as it is although it is something else is worse than none: it comes back,
+//! and does not boot. So also archives, compressed files and streams are known here, although none
+//! of them is ever opened.
 
 use std::fmt;
 
@@ -14,39 +18,79 @@ use vellum_core::source::{ReadAt, SourceError};
 /// Only when the system cannot read the file: every content has an answer.
 pub fn probe(file: &dyn ReadAt) -> Result<Probe, SourceError> {
     let head = read_up_to(file, 0, HEAD_LEN)?;
-    let tail = read_up_to(
-        file,
-        file.len().saturating_sub(FOOTER_LEN as u64),
-        FOOTER_LEN,
-    )?;
-    Ok(Probe {
-        containers: containers(&head, &tail),
-        marks: marks(&head),
-    })
+    let tail = read_up_to(file, file.len().saturating_sub(TAIL_LEN as u64), TAIL_LEN)?;
+    Ok(Probe::of(&head, &tail))
 }
 
-// Signatures, each at a fixed place. Sources: qemu docs/interop/qcow2.txt, VirtualBox VDICore.h,
-// the VMDK 5.0, VHD 1.0 and VHDX 1.00 specifications, UEFI, ECMA-119.
+// Signatures, each at a fixed place. Sources: qemu docs/interop (qcow2, qed, parallels) and block/
+// (bochs, cloop, dmg), VirtualBox VDICore.h, the VMDK 5.0, VHD 1.0 and VHDX 1.00 specifications,
+// UEFI, ECMA-119, POSIX pax, RFC 1952 and 8878, the file formats of xz, bzip2, lz4, zip and 7z.
 //
-// | from  | offset | bytes                          | what                                     |
-// | ----- | ------ | ------------------------------ | ---------------------------------------- |
-// | start | 0      | "QFI\xfb", then u32 BE         | qcow (1) or qcow2 (everything else)      |
-// | start | 64     | 0x7f 0x10 0xda 0xbe, LE        | VDI                                      |
-// | start | 0      | "KDMV", "COWD"                 | VMDK, sparse extent                      |
-// | start | 0      | "# Disk DescriptorFile"        | VMDK, text that names other files        |
-// | start | 0      | "vhdxfile"                     | VHDX                                     |
-// | start | 0      | "conectix"                     | VHD, dynamic: a copy of the footer       |
-// | end   | -512   | "conectix"                     | VHD, any: the footer (-511: old writers) |
-// | start | 510    | 0x55 0xaa                      | a boot sector: a raw disk                |
-// | start | 512    | "EFI PART" (4096: 4Kn disks)   | a GPT: a raw disk                        |
-// | start | 32769  | "CD001"                        | ISO 9660: a raw disk                     |
-const HEAD_LEN: usize = 32_769 + 5;
-const FOOTER_LEN: usize = 512;
+// | from  | offset | bytes                           | what                                     |
+// | ----- | ------ | ------------------------------- | ---------------------------------------- |
+// | start | 0      | "QFI\xfb", then u32 BE          | qcow (1) or qcow2 (everything else)      |
+// | start | 64     | 0x7f 0x10 0xda 0xbe, LE         | VDI                                      |
+// | start | 0      | "KDMV", "COWD", 0xcafebabe (LE) | VMDK, sparse extent                      |
+// | start | 0      | "# Disk DescriptorFile"         | VMDK, text that names other files        |
+// | start | 0      | "vhdxfile"                      | VHDX                                     |
+// | start | 0      | "conectix"                      | VHD, dynamic: a copy of the footer       |
+// | end   | -512   | "conectix"                      | VHD, any: the footer (-511: old writers) |
+// | end   | -512   | "koly"                          | DMG: the footer                          |
+// | start | 257    | "ustar"                         | tar, and so OVA                          |
+// | start |        | PLAIN_SIGNATURES, below         | everything that is told at one place     |
+// | start | 510    | 0x55 0xaa                       | a boot sector: a raw disk                |
+// | start | 512    | "EFI PART" (4096: 4Kn disks)    | a GPT: a raw disk                        |
+// | start | 32769  | "CD001"                         | ISO 9660: a raw disk                     |
+
+/// How many bytes at the start hold signatures.
+pub const HEAD_LEN: usize = 32_769 + 5;
+/// How many bytes at the end do.
+pub const TAIL_LEN: usize = 512;
 const QCOW_MAGIC: &[u8] = b"QFI\xfb";
 const VDI_MAGIC: &[u8] = &0xbeda_107f_u32.to_le_bytes();
 const VHD_MAGIC: &[u8] = b"conectix";
 
-/// A file format that wraps a disk, recognised by its signature.
+/// Signatures at the start that say all alone what follows.
+const PLAIN_SIGNATURES: [(&[u8], Container); 36] = [
+    (b"QED\0", Container::Qed),
+    (b"WithoutFreeSpace", Container::Parallels),
+    (b"WithouFreSpacExt", Container::Parallels),
+    (b"Bochs Virtual HD Image", Container::Bochs),
+    (b"#!/bin/sh\n#V2.0 Format", Container::Cloop),
+    (b"VMA\0", Container::Vma),
+    (b"EVF\x09\x0d\x0a\xff\0", Container::Ewf),
+    (b"MSWIM\0\0\0", Container::Wim),
+    (b"\x3a\xff\x26\xed", Container::AndroidSparse),
+    (b"partclone-image", Container::Partclone),
+    (b"\0ntfsclone-image", Container::Partclone),
+    (b"MComprHD", Container::Chd),
+    (b"btrfs-stream\0", Container::BtrfsSend),
+    (b"VlmStrm", Container::VellumStream),
+    (b"\xfd7zXZ\0", Container::Xz),
+    (b"BZh11AY&SY", Container::Bzip2),
+    (b"BZh21AY&SY", Container::Bzip2),
+    (b"BZh31AY&SY", Container::Bzip2),
+    (b"BZh41AY&SY", Container::Bzip2),
+    (b"BZh51AY&SY", Container::Bzip2),
+    (b"BZh61AY&SY", Container::Bzip2),
+    (b"BZh71AY&SY", Container::Bzip2),
+    (b"BZh81AY&SY", Container::Bzip2),
+    (b"BZh91AY&SY", Container::Bzip2),
+    (b"\x28\xb5\x2f\xfd", Container::Zstd),
+    (b"\x04\x22\x4d\x18", Container::Lz4),
+    (b"\x02\x21\x4c\x18", Container::Lz4),
+    (b"\x89LZO\0\r\n\x1a\n", Container::Lzop),
+    (b"LZIP\x01", Container::Lzip),
+    (b"LRZI", Container::Lrzip),
+    (b"PK\x03\x04", Container::Zip),
+    (b"PK\x05\x06", Container::Zip),
+    (b"7z\xbc\xaf\x27\x1c", Container::SevenZip),
+    (b"Rar!\x1a\x07", Container::Rar),
+    (b"070701", Container::Cpio),
+    (b"<?xml", Container::Xml),
+];
+
+/// A file format that wraps a disk, or something else than a disk, recognised by its signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Container {
     /// QEMU's first format, long superseded.
@@ -61,6 +105,71 @@ pub enum Container {
     Vhd,
     /// Microsoft Hyper-V.
     Vhdx,
+    /// QEMU's enhanced disk.
+    Qed,
+    /// Parallels.
+    Parallels,
+    /// The Bochs emulator.
+    Bochs,
+    /// A compressed loop device.
+    Cloop,
+    /// Apple's disk image.
+    Dmg,
+    /// Proxmox's backup archive.
+    Vma,
+    /// Expert Witness, of forensic tools.
+    Ewf,
+    /// Windows Imaging.
+    Wim,
+    /// Android's sparse image.
+    AndroidSparse,
+    /// What partclone and ntfsclone write.
+    Partclone,
+    /// Compressed hunks of data, of emulators.
+    Chd,
+    /// What `btrfs send` writes.
+    BtrfsSend,
+    /// What `vellum send` writes.
+    VellumStream,
+    /// gzip.
+    Gzip,
+    /// xz.
+    Xz,
+    /// bzip2.
+    Bzip2,
+    /// Zstandard.
+    Zstd,
+    /// LZ4.
+    Lz4,
+    /// lzop.
+    Lzop,
+    /// lzip.
+    Lzip,
+    /// lrzip.
+    Lrzip,
+    /// tar, which an OVA is.
+    Tar,
+    /// cpio.
+    Cpio,
+    /// zip.
+    Zip,
+    /// 7z.
+    SevenZip,
+    /// RAR.
+    Rar,
+    /// Text in XML, as an OVF or a Parallels descriptor is.
+    Xml,
+}
+
+/// What can be done with a [`Container`] that cannot be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ContainerKind {
+    /// An image of one disk: another tool converts it.
+    Image,
+    /// One compressed file, or an archive of files: it has to be unpacked.
+    Packed,
+    /// Something that another program takes, or that only describes a disk.
+    Other,
 }
 
 /// A sign that the first sectors are those of a disk itself.
@@ -75,7 +184,7 @@ pub enum DiskMark {
 }
 
 /// What [`probe`] saw.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Probe {
     /// The container formats whose signature is there; more than one makes a polyglot.
     pub containers: Vec<Container>,
@@ -90,14 +199,24 @@ pub enum Verdict {
     Raw,
     /// One container, which can be opened.
     Known(Format),
-    /// One container, which cannot be imported yet. Importing it as raw would store the container,
-    /// not the disk.
+    /// One container, which cannot be opened. Importing it as raw would store the container, not
+    /// the disk.
     NotYet(Container),
     /// Signatures that contradict each other: only a person can say which is meant.
     Ambiguous,
 }
 
 impl Probe {
+    /// Of a file whose first [`HEAD_LEN`] bytes are `head` and whose last [`TAIL_LEN`] are `tail`,
+    /// each shorter if the file is.
+    #[must_use]
+    pub fn of(head: &[u8], tail: &[u8]) -> Self {
+        Self {
+            containers: containers(head, tail),
+            marks: marks(head),
+        }
+    }
+
     /// What the signatures amount to.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
@@ -112,9 +231,9 @@ impl Probe {
     }
 
     /// Whether the signs of a bare disk speak against `container`. A fixed VHD is a bare disk with
-    /// a footer, so there they do not.
+    /// a footer, and so may a DMG be: there they do not.
     fn contradicts(&self, container: Container) -> bool {
-        !self.marks.is_empty() && container != Container::Vhd
+        !self.marks.is_empty() && ![Container::Vhd, Container::Dmg].contains(&container)
     }
 }
 
@@ -126,10 +245,13 @@ impl fmt::Display for Probe {
                 "this carries no signature of an image format and would be read as raw"
             ),
             Verdict::Known(format) => write!(f, "this looks like a {format} image"),
-            Verdict::NotYet(container) => write!(
+            Verdict::NotYet(container) if container.kind() == ContainerKind::Image => write!(
                 f,
-                "this looks like a {container} image, which cannot be imported yet"
+                "this looks like {container}, which cannot be imported yet"
             ),
+            Verdict::NotYet(container) => {
+                write!(f, "this looks like {container}, not like a disk")
+            }
             Verdict::Ambiguous => write!(
                 f,
                 "this looks like several things at once: {}; say which with -f",
@@ -141,10 +263,7 @@ impl fmt::Display for Probe {
 
 impl Probe {
     fn signs(&self) -> String {
-        let containers = self
-            .containers
-            .iter()
-            .map(|container| format!("a {container} image"));
+        let containers = self.containers.iter().map(ToString::to_string);
         let marks = self
             .marks
             .iter()
@@ -158,12 +277,52 @@ impl Container {
     #[must_use]
     pub fn format(self) -> Option<Format> {
         match self {
-            Self::Qcow1 => None,
             Self::Qcow2 => Some(Format::Qcow2),
             Self::Vdi => Some(Format::Vdi),
             Self::Vmdk => Some(Format::Vmdk),
             Self::Vhd => Some(Format::Vhd),
             Self::Vhdx => Some(Format::Vhdx),
+            _ => None,
+        }
+    }
+
+    /// What can be done with it.
+    #[must_use]
+    pub fn kind(self) -> ContainerKind {
+        match self {
+            Self::Qcow1
+            | Self::Qcow2
+            | Self::Vdi
+            | Self::Vmdk
+            | Self::Vhd
+            | Self::Vhdx
+            | Self::Qed
+            | Self::Parallels
+            | Self::Bochs
+            | Self::Cloop
+            | Self::Dmg => ContainerKind::Image,
+            Self::Gzip
+            | Self::Xz
+            | Self::Bzip2
+            | Self::Zstd
+            | Self::Lz4
+            | Self::Lzop
+            | Self::Lzip
+            | Self::Lrzip
+            | Self::Tar
+            | Self::Cpio
+            | Self::Zip
+            | Self::SevenZip
+            | Self::Rar => ContainerKind::Packed,
+            Self::Vma
+            | Self::Ewf
+            | Self::Wim
+            | Self::AndroidSparse
+            | Self::Partclone
+            | Self::Chd
+            | Self::BtrfsSend
+            | Self::VellumStream
+            | Self::Xml => ContainerKind::Other,
         }
     }
 }
@@ -171,12 +330,39 @@ impl Container {
 impl fmt::Display for Container {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Qcow1 => "qcow (version 1)",
-            Self::Qcow2 => "qcow2",
-            Self::Vdi => "VDI",
-            Self::Vmdk => "VMDK",
-            Self::Vhd => "VHD",
-            Self::Vhdx => "VHDX",
+            Self::Qcow1 => "a qcow (version 1) image",
+            Self::Qcow2 => "a qcow2 image",
+            Self::Vdi => "a VDI image",
+            Self::Vmdk => "a VMDK image",
+            Self::Vhd => "a VHD image",
+            Self::Vhdx => "a VHDX image",
+            Self::Qed => "a QED image",
+            Self::Parallels => "a Parallels image",
+            Self::Bochs => "a Bochs image",
+            Self::Cloop => "a cloop image",
+            Self::Dmg => "a DMG image",
+            Self::Vma => "a VMA archive (`vma extract` gives its disks)",
+            Self::Ewf => "an EWF (E01) image (`ewfexport` gives its disk)",
+            Self::Wim => "a WIM archive",
+            Self::AndroidSparse => "an Android sparse image (`simg2img` gives its disk)",
+            Self::Partclone => "a partclone or ntfsclone image (they restore it to a disk)",
+            Self::Chd => "a CHD image (`chdman extracthd` gives its disk)",
+            Self::BtrfsSend => "what `btrfs send` writes",
+            Self::VellumStream => "what `vellum send` writes (`vellum receive` takes it)",
+            Self::Gzip => "a gzip file",
+            Self::Xz => "an xz file",
+            Self::Bzip2 => "a bzip2 file",
+            Self::Zstd => "a zstd file",
+            Self::Lz4 => "an LZ4 file",
+            Self::Lzop => "an lzop file",
+            Self::Lzip => "an lzip file",
+            Self::Lrzip => "an lrzip file",
+            Self::Tar => "a tar archive (such as an OVA)",
+            Self::Cpio => "a cpio archive",
+            Self::Zip => "a zip archive",
+            Self::SevenZip => "a 7z archive",
+            Self::Rar => "a RAR archive",
+            Self::Xml => "text in XML (such as an OVF)",
         })
     }
 }
@@ -192,7 +378,12 @@ impl fmt::Display for DiskMark {
 }
 
 fn containers(head: &[u8], tail: &[u8]) -> Vec<Container> {
-    let vmdk = [&b"KDMV"[..], b"COWD", b"# Disk DescriptorFile"];
+    let vmdk = [
+        &b"KDMV"[..],
+        b"COWD",
+        b"\xbe\xba\xfe\xca\0\0\0\0",
+        b"# Disk DescriptorFile",
+    ];
     let vhd = holds(head, 0, VHD_MAGIC) || holds(tail, 0, VHD_MAGIC) || holds(tail, 1, VHD_MAGIC);
     let qcow = holds(head, 0, QCOW_MAGIC);
     let qcow1 = qcow && holds(head, 4, &1_u32.to_be_bytes());
@@ -206,10 +397,28 @@ fn containers(head: &[u8], tail: &[u8]) -> Vec<Container> {
         ),
         (Container::Vhd, vhd),
         (Container::Vhdx, holds(head, 0, b"vhdxfile")),
+        (Container::Dmg, holds(tail, 0, b"koly")),
+        (Container::Tar, holds(head, 257, b"ustar")),
+        (Container::Gzip, is_gzip(head)),
+        (Container::Zstd, is_zstd_skippable(head)),
     ];
+    let plain = PLAIN_SIGNATURES
+        .into_iter()
+        .filter_map(|(magic, container)| holds(head, 0, magic).then_some(container));
     seen.into_iter()
         .filter_map(|(container, seen)| seen.then_some(container))
+        .chain(plain)
         .collect()
+}
+
+/// gzip's magic, its only method, and no flag that means nothing.
+fn is_gzip(head: &[u8]) -> bool {
+    matches!(head, [0x1f, 0x8b, 8, flags, ..] if flags & 0xe0 == 0)
+}
+
+/// A frame that decoders skip, which parallel compressors write first.
+fn is_zstd_skippable(head: &[u8]) -> bool {
+    matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
 fn marks(head: &[u8]) -> Vec<DiskMark> {
@@ -281,6 +490,40 @@ mod tests {
                 verdict,
                 "{signs:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_no_disk_is_never_raw() {
+        for (magic, container) in PLAIN_SIGNATURES {
+            let probe = probe(&file(65_536, &[(0, magic)])).expect("memory reads");
+            assert_eq!(probe.verdict(), Verdict::NotYet(container), "{magic:?}");
+            // In front of the disk's own signs nobody can tell.
+            let both = Probe::of(&file(1024, &[(0, magic), (510, b"\x55\xaa")]), &[]);
+            assert_eq!(both.verdict(), Verdict::Ambiguous, "{magic:?}");
+            // Elsewhere it is content.
+            let inside = Probe::of(&file(1024, &[(512, magic)]), &[]);
+            assert_eq!(inside.verdict(), Verdict::Raw, "{magic:?}");
+        }
+        let cases: [(Signs, Verdict); 8] = [
+            (
+                &[(0, b"\x1f\x8b\x08\x08")],
+                Verdict::NotYet(Container::Gzip),
+            ),
+            (&[(0, b"\x1f\x8b\x08\xe0")], Verdict::Raw),
+            (&[(0, b"\x1f\x8b\x07\0")], Verdict::Raw),
+            (
+                &[(0, b"\x53\x2a\x4d\x18")],
+                Verdict::NotYet(Container::Zstd),
+            ),
+            (&[(257, b"ustar\0")], Verdict::NotYet(Container::Tar)),
+            (&[(257, b"ustar  \0")], Verdict::NotYet(Container::Tar)),
+            (&[(65_536 - 512, b"koly")], Verdict::NotYet(Container::Dmg)),
+            (&[(0, b"LUKS\xba\xbe"), (1080, b"\x53\xef")], Verdict::Raw),
+        ];
+        for (signs, verdict) in cases {
+            let probe = probe(&file(65_536, signs)).expect("memory reads");
+            assert_eq!(probe.verdict(), verdict, "{signs:?}");
         }
     }
 

@@ -3,12 +3,13 @@
 //! A page of a sealed layer resolves the same for ever, so the result is cached, and a chain of a
 //! thousand costs what one layer does.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use vellum_core::page::{PAGE_SPAN, Page, page_key};
+use vellum_core::page::{PAGE_SPAN, Page, Slot, page_key};
 use vellum_core::tree::Layer;
 use vellum_core::units::PageIndex;
 
@@ -154,6 +155,37 @@ impl Pages {
             }
         }
         Ok(seen)
+    }
+
+    /// As [`Pages::seen`], as far as pages can be read: where one cannot, what it and those below it
+    /// would have answered stays open, and the error says why.
+    pub(crate) fn seen_as_far_as_readable(
+        &self,
+        chain: &[Arc<Layer>],
+        index: PageIndex,
+    ) -> Result<(Page, Option<(StoreError, Vec<Range<u16>>)>), StoreError> {
+        let (mut seen, mut visible) = (Page::new(), PAGE_SPAN);
+        for layer in chain {
+            if layer.pages.contains(index) {
+                match self.own(layer, index) {
+                    Ok(page) => seen = seen.over(&page, visible),
+                    Err(error @ StoreError::Damaged(_)) => {
+                        let open = seen
+                            .runs_in(0, visible)
+                            .filter(|run| run.slot == Slot::Absent)
+                            .map(|run| run.start..run.end())
+                            .collect();
+                        return Ok((seen, Some((error, open))));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            visible = visible.min(layer.visible_in(index));
+            if seen.covers(visible) {
+                break;
+            }
+        }
+        Ok((seen, None))
     }
 
     /// Merges the pages of `sources`, top first, into what `into` says: the answers of all as one

@@ -5,10 +5,13 @@
 //! [`Database::flush_bulk`] returns or memory runs full; families flush together (atomic flush), so
 //! a crash loses a suffix of the bulk batches, never the middle of one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
@@ -17,8 +20,11 @@ use rocksdb::{
     WriteOptions,
 };
 
+use rustix::fs::{Advice, fadvise};
+
 use crate::error::StoreError;
 use crate::logs;
+use crate::quarantine::{Quarantine, table_named_in};
 
 /// Memory for one family's unflushed writes: large enough that a flush makes files worth having,
 /// small enough that import stays within its budget with three of them alive. Small in unit tests:
@@ -36,6 +42,18 @@ const FILTER_BITS: f64 = 9.9;
 /// Tables that are open at once where each is opened when it is first read: damage to one then
 /// keeps no other from being read.
 const LAZY_OPEN_FILES: i32 = 512;
+
+/// A family of which a table cannot be read gets more and more files, and no write waits for them
+/// to become fewer: this many, each of a flush, are not reached.
+const UNCOMPACTED_FILES_MAX: i32 = 1_000_000;
+/// The options of such a family, where it is found while the database is open.
+const NOT_COMPACTED: [(&str, &str); 5] = [
+    ("disable_auto_compactions", "true"),
+    ("level0_slowdown_writes_trigger", "1000000"),
+    ("level0_stop_writes_trigger", "1000000"),
+    ("soft_pending_compaction_bytes_limit", "0"),
+    ("hard_pending_compaction_bytes_limit", "0"),
+];
 
 /// What an operation takes in `RocksDB`'s own batch beside its key and value, about.
 const OPERATION_OVERHEAD_LEN: usize = 12;
@@ -112,6 +130,18 @@ pub(crate) enum Durability {
 /// An open database.
 pub(crate) struct Database {
     db: DB,
+    /// Tables that cannot be read: see [`crate::quarantine`].
+    quarantine: Mutex<Quarantine>,
+    /// Whether a family has one since it was opened.
+    has_news: AtomicBool,
+    is_read_only: bool,
+}
+
+/// A table of the database.
+pub(crate) struct Table {
+    pub(crate) number: u64,
+    pub(crate) first: Vec<u8>,
+    pub(crate) last: Vec<u8>,
 }
 
 /// Changes that become visible and durable as one.
@@ -205,37 +235,66 @@ impl Database {
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_error_if_exists(true);
-        Self::open_with(dir, &options)
+        Self::open_with(dir, &options, Quarantine::default())
     }
 
-    /// Opens the database in `dir` for reading and writing. What a crash left is recovered.
-    pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
-        Self::open_with(dir, &options())
+    /// Opens the database in `dir` for reading and writing. What a crash left is recovered. The
+    /// families of tables in `quarantine` are not compacted.
+    pub(crate) fn open(dir: &Path, quarantine: Quarantine) -> Result<Self, StoreError> {
+        Self::open_with(dir, &options(), quarantine)
     }
 
-    fn open_with(dir: &Path, options: &Options) -> Result<Self, StoreError> {
-        let db = DB::open_cf_descriptors(options, dir, descriptors())
+    fn open_with(
+        dir: &Path,
+        options: &Options,
+        mut quarantine: Quarantine,
+    ) -> Result<Self, StoreError> {
+        let db = DB::open_cf_descriptors(options, dir, descriptors(&quarantine))
             .map_err(|error| failed("open the database", error))?;
-        Ok(Self { db })
+        if let Ok(files) = db.live_files() {
+            let live: Vec<u64> = files
+                .iter()
+                .filter_map(|file| table_named_in(&file.name))
+                .collect();
+            quarantine.retain(|number| live.contains(&number));
+        }
+        Ok(Self {
+            db,
+            quarantine: Mutex::new(quarantine),
+            has_news: AtomicBool::new(false),
+            is_read_only: false,
+        })
     }
 
     /// Opens the database in `dir` as it is now, also while another process writes to it. It never
     /// shows later changes.
-    pub(crate) fn open_read_only(dir: &Path) -> Result<Self, StoreError> {
-        Self::open_read_only_with(dir, &read_only_options())
+    pub(crate) fn open_read_only(dir: &Path, quarantine: Quarantine) -> Result<Self, StoreError> {
+        Self::open_read_only_with(dir, &read_only_options(), quarantine)
     }
 
-    fn open_read_only_with(dir: &Path, options: &Options) -> Result<Self, StoreError> {
-        let db = DB::open_cf_descriptors_read_only(options, dir, descriptors(), false);
+    fn open_read_only_with(
+        dir: &Path,
+        options: &Options,
+        quarantine: Quarantine,
+    ) -> Result<Self, StoreError> {
+        let descriptors = descriptors(&quarantine);
+        let db = DB::open_cf_descriptors_read_only(options, dir, descriptors, false);
         Ok(Self {
             db: db.map_err(|error| failed("open the database", error))?,
+            quarantine: Mutex::new(quarantine),
+            has_news: AtomicBool::new(false),
+            is_read_only: true,
         })
     }
 
     /// Opens what can be read of the damaged database in `dir`, as it was before the damage if that
     /// is in its log. Which records are hit is found when they are read. `room` is an empty folder
     /// for a copy of the logs; it is not needed any more afterwards.
-    pub(crate) fn open_damaged(dir: &Path, room: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open_damaged(
+        dir: &Path,
+        room: &Path,
+        quarantine: Quarantine,
+    ) -> Result<Self, StoreError> {
         let mut options = read_only_options();
         // Without paranoid checks RocksDB passes over unreadable tables, but over unreadable
         // records of the log as well, which would be a hole in history. So it gets to see whole
@@ -245,7 +304,7 @@ impl Database {
         options.set_track_and_verify_wals_in_manifest(false);
         options.set_paranoid_checks(false);
         options.set_max_open_files(LAZY_OPEN_FILES);
-        Self::open_read_only_with(dir, &options)
+        Self::open_read_only_with(dir, &options, quarantine)
     }
 
     /// What changes whenever records move from the log to a file, or files are replaced: the
@@ -280,7 +339,7 @@ impl Database {
             .db
             .get_pinned_cf_opt(self.family(family), key, &read_options(family));
         Ok(value
-            .map_err(|error| read_failed(family, error))?
+            .map_err(|error| self.read_failed(family, error))?
             .map(Value))
     }
 
@@ -300,8 +359,29 @@ impl Database {
             .into_iter()
             .map(|value| {
                 Ok(value
-                    .map_err(|error| read_failed(family, error))?
+                    .map_err(|error| self.read_failed(family, error))?
                     .map(Value))
+            })
+            .collect()
+    }
+
+    /// The values of `keys`, in their order, each as far as it can be read.
+    pub(crate) fn get_each<'k>(
+        &self,
+        family: Family,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+    ) -> Vec<Result<Option<Vec<u8>>, StoreError>> {
+        let values = self.db.batched_multi_get_cf_opt(
+            self.family(family),
+            keys,
+            false,
+            &read_options(family),
+        );
+        values
+            .into_iter()
+            .map(|value| match value {
+                Ok(value) => Ok(value.map(|value| value.to_vec())),
+                Err(error) => Err(self.read_failed(family, error)),
             })
             .collect()
     }
@@ -318,7 +398,7 @@ impl Database {
         iterator.seek_for_prev(key);
         iterator
             .status()
-            .map_err(|error| read_failed(family, error))?;
+            .map_err(|error| self.read_failed(family, error))?;
         Ok(iterator
             .item()
             .map(|(key, value)| (key.to_vec(), value.to_vec())))
@@ -331,6 +411,7 @@ impl Database {
         let mut iterator = self.db.raw_iterator_cf_opt(self.family(family), options);
         iterator.seek(from);
         Scan {
+            database: self,
             iterator,
             family,
             started: false,
@@ -340,6 +421,7 @@ impl Database {
     /// The records of `family` as they are now, for looking up here and there.
     pub(crate) fn lookup(&self, family: Family) -> Lookup<'_> {
         Lookup {
+            database: self,
             iterator: self
                 .db
                 .raw_iterator_cf_opt(self.family(family), read_options(family)),
@@ -373,34 +455,11 @@ impl Database {
         }
     }
 
-    /// Every record of `family` as `decode` sees it, in key order; from the copies if the records
-    /// themselves cannot be read, and then why not. `family` is one that is kept twice. Reads all
-    /// into memory.
-    pub(crate) fn records<T>(
-        &self,
-        family: Family,
-        decode: impl Fn(&[u8], &[u8]) -> Result<T, StoreError>,
-    ) -> Result<(Vec<T>, Option<StoreError>), StoreError> {
-        let tag = family.copy_tag().expect("the family is kept twice");
-        let read = |family: Family, prefix: &[u8]| {
-            let mut scan = self.scan(family, prefix);
-            let mut records = Vec::new();
-            while let Some((key, value)) = scan.next()? {
-                let Some(key) = key.strip_prefix(prefix) else {
-                    break;
-                };
-                records.push(decode(key, value)?);
-            }
-            Ok(records)
-        };
-        match read(family, &[]) {
-            Ok(records) => Ok((records, None)),
-            Err(error @ StoreError::Damaged(_)) => match read(Family::Copies, &[tag]) {
-                Ok(records) => Ok((records, Some(error))),
-                Err(_) => Err(error),
-            },
-            Err(error) => Err(error),
-        }
+    /// Writes one record past its copy, or a copy past its record.
+    #[cfg(test)]
+    pub(crate) fn put_alone(&self, family: Family, key: &[u8], value: &[u8]) {
+        let put = self.db.put_cf(self.family(family), key, value);
+        put.expect("a database for a test takes a record");
     }
 
     /// Writes `batch` as one.
@@ -454,7 +513,7 @@ impl Database {
         }
         self.db
             .write_opt(operations, &options)
-            .map_err(|error| failed("write to the store", error))
+            .map_err(|error| self.write_failed(error))
     }
 
     /// Makes every batch so far durable.
@@ -464,12 +523,16 @@ impl Database {
         options.set_wait(true);
         self.db
             .flush_cfs_opt(&families, &options)
-            .map_err(|error| failed("write to the store", error))
+            .map_err(|error| self.write_failed(error))
     }
 
     /// Gives back the space of deleted records in `[from, to)` by rewriting what is left of the
-    /// files they are in. Everything must be flushed.
+    /// files they are in. Everything must be flushed. Nothing is done where one of them cannot be
+    /// read.
     pub(crate) fn compact(&self, family: Family, from: &[u8], to: &[u8]) {
+        if self.has_unreadable(family, from, to) {
+            return;
+        }
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         options.set_exclusive_manual_compaction(false);
@@ -498,6 +561,131 @@ impl Database {
             .get_approximate_sizes_cf(self.family(family), &[Range::new(from, to)])
             .iter()
             .sum()
+    }
+
+    /// Whether a table of `family` that has keys in `[from, to)` was found unreadable.
+    fn has_unreadable(&self, family: Family, from: &[u8], to: &[u8]) -> bool {
+        if !self.quarantine().holds(family) {
+            return false;
+        }
+        // Where nobody tells which tables there are, any may be the one.
+        let Ok(tables) = self.table_list(family) else {
+            return true;
+        };
+        tables.iter().any(|table| {
+            self.quarantine().has(table.number)
+                && table.last.as_slice() >= from
+                && table.first.as_slice() < to
+        })
+    }
+
+    /// The tables of `family`, whether they can be read or not.
+    pub(crate) fn table_list(&self, family: Family) -> Result<Vec<Table>, StoreError> {
+        let files = self
+            .db
+            .live_files()
+            .map_err(|error| read_failed(family, error))?;
+        let own = files
+            .into_iter()
+            .filter(|file| file.column_family_name == family.name());
+        Ok(own
+            .filter_map(|file| {
+                Some(Table {
+                    number: table_named_in(&file.name)?,
+                    first: file.start_key?,
+                    last: file.end_key?,
+                })
+            })
+            .collect())
+    }
+
+    /// The first and last keys of the tables of `family`, as far as they are known: told without a
+    /// look into the tables.
+    pub(crate) fn table_bounds(&self, family: Family) -> BTreeSet<Vec<u8>> {
+        let tables = self.table_list(family).unwrap_or_default();
+        tables
+            .into_iter()
+            .flat_map(|table| [table.first, table.last])
+            .collect()
+    }
+
+    /// Has the tables of `family` that begin in `[from, to)` read from the disk when they are read
+    /// next, as far as the system does that.
+    pub(crate) fn drop_cached(&self, family: Family, from: &[u8], to: &[u8]) {
+        let tables = self.table_list(family).unwrap_or_default();
+        let due = tables
+            .iter()
+            .filter(|table| (from..to).contains(&table.first.as_slice()));
+        for table in due {
+            let path = self.db.path().join(format!("{:06}.sst", table.number));
+            // Without it, what is read may be what is in memory.
+            let _ = File::open(path).map(|file| fadvise(&file, 0, None, Advice::DontNeed));
+        }
+    }
+
+    fn quarantine(&self) -> MutexGuard<'_, Quarantine> {
+        self.quarantine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a table was found unreadable in a family that had none of them when the database was
+    /// opened: then it was opened without knowing what not to compact.
+    pub(crate) fn has_news_of_unreadable_tables(&self) -> bool {
+        self.has_news.load(Ordering::Relaxed)
+    }
+
+    /// The tables that were found unreadable, for opening the database anew.
+    pub(crate) fn into_quarantine(self) -> Quarantine {
+        self.quarantine
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_failed(&self, family: Family, error: rocksdb::Error) -> StoreError {
+        let failed = read_failed(family, error);
+        if let StoreError::Damaged(damage) = &failed
+            && let Some(number) = table_named_in(&damage.reason)
+        {
+            self.set_aside(number, family);
+        }
+        failed
+    }
+
+    /// A write fails for what a compaction met, too.
+    fn write_failed(&self, error: rocksdb::Error) -> StoreError {
+        let failed = failed("write to the store", error);
+        if let StoreError::Damaged(damage) = &failed
+            && let Some(number) = table_named_in(&damage.reason)
+            && let Some(family) = self.family_of(number)
+        {
+            self.set_aside(number, family);
+        }
+        failed
+    }
+
+    fn family_of(&self, number: u64) -> Option<Family> {
+        let files = self.db.live_files().ok()?;
+        let file = files
+            .iter()
+            .find(|file| table_named_in(&file.name) == Some(number))?;
+        Family::ALL
+            .into_iter()
+            .find(|family| family.name() == file.column_family_name)
+    }
+
+    /// Keeps compactions away from a table that cannot be read.
+    fn set_aside(&self, number: u64, family: Family) {
+        let mut quarantine = self.quarantine();
+        let is_held = quarantine.holds(family);
+        quarantine.add(number, family);
+        drop(quarantine);
+        if !is_held && !self.is_read_only {
+            self.has_news.store(true, Ordering::Relaxed);
+            // Where that fails, the next compaction may end all writing until the store is opened
+            // again.
+            let _ = self.db.set_options_cf(self.family(family), &NOT_COMPACTED);
+        }
     }
 
     /// The tables of `family`: the first and the last key of each, and its length.
@@ -569,6 +757,7 @@ impl Database {
 
 /// Records in key order, as they were when the scan began.
 pub(crate) struct Scan<'a> {
+    database: &'a Database,
     iterator: DBRawIterator<'a>,
     family: Family,
     started: bool,
@@ -583,13 +772,14 @@ impl Scan<'_> {
         self.started = true;
         self.iterator
             .status()
-            .map_err(|error| read_failed(self.family, error))?;
+            .map_err(|error| self.database.read_failed(self.family, error))?;
         Ok(self.iterator.item())
     }
 }
 
 /// Records as they were when this was made.
 pub(crate) struct Lookup<'a> {
+    database: &'a Database,
     iterator: DBRawIterator<'a>,
     family: Family,
 }
@@ -609,7 +799,7 @@ impl Lookup<'_> {
         }
         self.iterator
             .status()
-            .map_err(|error| read_failed(self.family, error))?;
+            .map_err(|error| self.database.read_failed(self.family, error))?;
         Ok(self.iterator.item())
     }
 
@@ -660,11 +850,20 @@ fn read_only_options() -> Options {
     options
 }
 
-fn descriptors() -> Vec<ColumnFamilyDescriptor> {
+fn descriptors(quarantine: &Quarantine) -> Vec<ColumnFamilyDescriptor> {
     let cache = Cache::new_lru_cache(BLOCK_CACHE_LEN);
-    let mut all: Vec<_> = Family::ALL
-        .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)))
-        .into();
+    let options = |family| {
+        let mut options = family_options(family, &cache);
+        if quarantine.holds(family) {
+            options.set_disable_auto_compactions(true);
+            options.set_level_zero_slowdown_writes_trigger(UNCOMPACTED_FILES_MAX);
+            options.set_level_zero_stop_writes_trigger(UNCOMPACTED_FILES_MAX);
+            options.set_soft_pending_compaction_bytes_limit(0);
+            options.set_hard_pending_compaction_bytes_limit(0);
+        }
+        ColumnFamilyDescriptor::new(family.name(), options)
+    };
+    let mut all: Vec<_> = Family::ALL.map(options).into();
     all.push(ColumnFamilyDescriptor::new("default", Options::default()));
     all
 }
@@ -715,6 +914,15 @@ fn read_failed(family: Family, error: rocksdb::Error) -> StoreError {
 /// Where the copy of the record at `key` of `family` is, which is one that is kept twice.
 pub(crate) fn key_of_copy(family: Family, key: &[u8]) -> Vec<u8> {
     copy_key(family.copy_tag().expect("the family is kept twice"), key)
+}
+
+/// The family and the key of the record that the one at `key` of [`Family::Copies`] is a copy of.
+pub(crate) fn original_of_copy(key: &[u8]) -> Option<(Family, &[u8])> {
+    let (tag, key) = key.split_first()?;
+    let family = Family::ALL
+        .into_iter()
+        .find(|family| family.copy_tag() == Some(*tag))?;
+    Some((family, key))
 }
 
 fn copy_key(tag: u8, key: &[u8]) -> Vec<u8> {

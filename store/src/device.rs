@@ -109,6 +109,7 @@ impl Device for DiskDevice {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
         let range = self.range(offset, buffer.len() as u64)?;
+        self.store.note_guest();
         if let Some(ahead) = self.reading.note(range, self.len()) {
             self.prefetch(ahead.start, ahead.end - ahead.start);
         }
@@ -175,11 +176,13 @@ impl Device for LiveDisk {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
         self.range(offset, buffer.len() as u64)?;
+        self.store().note_guest();
         Ok(LiveDisk::read_at(self, buffer, offset)?)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DeviceError> {
         self.range(offset, bytes.len() as u64)?;
+        self.store().note_guest();
         Ok(LiveDisk::write_at(self, bytes, offset)?)
     }
 

@@ -34,6 +34,15 @@ pub struct DiskRun {
     pub first: Option<ChunkId>,
 }
 
+/// A range of a disk that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// Its bytes.
+    pub range: Range<u64>,
+    /// The record that should have them, and what is wrong with it.
+    pub reason: String,
+}
+
 /// Where a disk's resolved pages come from.
 pub(crate) type PageSource<'p> = dyn Fn(PageIndex) -> Result<Arc<Page>, StoreError> + 'p;
 
@@ -79,6 +88,31 @@ impl Store {
             chain,
             _hold: self.hold(tree, layer),
         }
+    }
+}
+
+impl Hole {
+    fn new(range: Range<u64>, error: &StoreError) -> Self {
+        let reason = match error {
+            StoreError::Damaged(damage) => format!("{}: {}", damage.record, damage.reason),
+            other => other.to_string(),
+        };
+        Self { range, reason }
+    }
+
+    /// Joins those of `holes` that touch each other and have one reason, in the order of the disk.
+    pub(crate) fn joined(mut holes: Vec<Self>) -> Vec<Self> {
+        holes.sort_by_key(|hole| hole.range.start);
+        let mut joined: Vec<Self> = Vec::new();
+        for hole in holes {
+            match joined.last_mut() {
+                Some(last) if last.range.end == hole.range.start && last.reason == hole.reason => {
+                    last.range.end = hole.range.end;
+                }
+                _ => joined.push(hole),
+            }
+        }
+        joined
     }
 }
 
@@ -136,6 +170,62 @@ impl Disk {
             .map_err(|error| error.in_image(&self.name, self.bytes_of_page(index)))
     }
 
+    /// As [`Disk::page`], as far as pages can be read: what is not known reads as zeros, and is told
+    /// with why not.
+    pub(crate) fn readable_page(
+        &self,
+        index: PageIndex,
+    ) -> Result<(Arc<Page>, Vec<Hole>), StoreError> {
+        match self.page(index) {
+            Ok(page) => return Ok((page, Vec::new())),
+            Err(StoreError::Damaged(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let pages = &self.store.inner.pages;
+        let (seen, unreadable) = pages.seen_as_far_as_readable(&self.chain, index)?;
+        let holes = unreadable.map(|(error, open)| {
+            let inside = 0..self.len();
+            open.into_iter()
+                .map(|positions| bytes_of(self.chunk_len(), index, positions, &inside))
+                .filter(|range| !range.is_empty())
+                .map(|range| Hole::new(range, &error))
+                .collect()
+        });
+        Ok((Arc::new(seen.resolved()), holes.unwrap_or_default()))
+    }
+
+    /// As [`Disk::read_at`] through pages that were read, as far as chunks can be: zeros where not,
+    /// which is told with why not.
+    pub(crate) fn read_readable(
+        &self,
+        pages: &PageSource<'_>,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<Vec<Hole>, StoreError> {
+        match self.read_through(pages, buffer, offset) {
+            Ok(()) => return Ok(Vec::new()),
+            Err(StoreError::Damaged(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let step = self.chunk_len().bytes();
+        let end = offset + buffer.len() as u64;
+        let (mut holes, mut at) = (Vec::new(), offset);
+        while at < end {
+            let next = (at - at % step + step).min(end);
+            let part = &mut buffer[(at - offset) as usize..(next - offset) as usize];
+            match self.read_through(pages, part, at) {
+                Ok(()) => {}
+                Err(error @ StoreError::Damaged(_)) => {
+                    part.fill(0);
+                    holes.push(Hole::new(at..next, &error));
+                }
+                Err(error) => return Err(error),
+            }
+            at = next;
+        }
+        Ok(holes)
+    }
+
     /// The bytes that page `index` answers for.
     pub(crate) fn bytes_of_page(&self, index: PageIndex) -> Range<u64> {
         bytes_of(self.chunk_len(), index, 0..PAGE_SPAN, &(0..u64::MAX))
@@ -145,20 +235,6 @@ impl Disk {
     #[must_use]
     pub fn mapped_pages(&self) -> PageSet {
         PageSet::union_of(self.chain.iter().map(|layer| &layer.pages))
-    }
-
-    /// The runs of the positions `[start, end)` on page `index`, zeros included, gap-free.
-    pub(crate) fn page_runs(
-        &self,
-        index: PageIndex,
-        start: u16,
-        end: u16,
-    ) -> Result<Vec<DiskRun>, StoreError> {
-        Ok(self
-            .page(index)?
-            .runs_in(start, end)
-            .map(|run| disk_run(index, run))
-            .collect())
     }
 
     /// Fills `buffer` with the bytes from `offset`. The range must lie inside the disk.
@@ -275,6 +351,14 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+/// The runs of the positions `[start, end)` on `page`, which is page `index` of a disk, zeros
+/// included, gap-free.
+pub(crate) fn disk_runs(page: &Page, index: PageIndex, start: u16, end: u16) -> Vec<DiskRun> {
+    page.runs_in(start, end)
+        .map(|run| disk_run(index, run))
+        .collect()
 }
 
 /// A run of page `index` as positions of the disk.

@@ -137,7 +137,7 @@ pub struct Damage {
     /// What is wrong with it.
     pub reason: String,
     /// The image or snapshot that was being read, and the byte range of it that the record holds,
-    /// as far as known.
+    /// as far as known; to `u64::MAX` for all of it.
     pub image: Option<(String, std::ops::Range<u64>)>,
 }
 
@@ -145,6 +145,7 @@ impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.record, self.reason)?;
         match &self.image {
+            Some((image, range)) if range.end == u64::MAX => write!(f, " (image {image})"),
             Some((image, range)) => write!(
                 f,
                 " (image {image}, bytes {} to {})",
@@ -170,6 +171,9 @@ impl StoreError {
             Self::Lookup(LookupError::NoMachineSnapshot { machine, .. }) => {
                 format!("`vellum machine snapshot list {machine}` shows its snapshots")
             }
+            Self::Lookup(LookupError::NotWhole { .. }) => {
+                "write the whole name: only what just looks takes shortened ones".to_owned()
+            }
             Self::Lookup(LookupError::Ambiguous { .. }) => "write more of the name".to_owned(),
             Self::Plan(plan) => return plan_hint(plan),
             Self::Attached(_) => "let whoever uses it end first; snapshots and children of it can be made meanwhile".to_owned(),
@@ -179,7 +183,7 @@ impl StoreError {
             Self::SourceChanged { .. } => "nothing was stored under this name; import again when nothing writes to the source".to_owned(),
             Self::Full { .. } => "free some space: deleting images or snapshots and `vellum gc` work on a full disk".to_owned(),
             Self::Damaged(_) => {
-                "`vellum check --read-data` lists all that is hit; what is whole can still be listed and exported; restore the rest from a backup"
+                "`vellum check --read-data` lists all that is hit, `vellum repair` what can be mended; what is whole can still be listed, exported and pushed"
                     .to_owned()
             }
             Self::RolledBack { .. } => {
@@ -216,6 +220,19 @@ impl StoreError {
             reason: reason.to_string(),
             image: None,
         })
+    }
+
+    /// Whether it keeps a store from being written, and not from being read: damage, a log that lost
+    /// its end, a place where nobody, or not this user, may write.
+    pub(crate) fn leaves_reading(&self) -> bool {
+        match self {
+            Self::Damaged(_) | Self::RolledBack { .. } => true,
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+            ),
+            _ => false,
+        }
     }
 
     /// The same error, naming the image and the range that were being read, if it is damage that

@@ -3,22 +3,25 @@
 //! A disk is cut into pages; every core plans, decodes and verifies pages by itself. A file takes
 //! them in any order at their place, a stream in theirs.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::fs::{FallocateFlags, fallocate};
+use vellum_core::page::Page;
 use vellum_core::tree::{Node, page_start, pages_for};
 use vellum_core::units::PageIndex;
 
-use crate::disk::Disk;
+use crate::destination::{Destination, FilePlace, OPEN_ALREADY, open_device, open_stream};
+use crate::disk::{Disk, Hole, disk_runs};
 use crate::error::StoreError;
-use crate::partial::PartialFile;
+use crate::partial::{NewFileMode, PartialFile};
 use crate::store::Store;
 use crate::watch::{Progress, Watch};
 
@@ -33,8 +36,8 @@ const SYNC_LEN: u64 = 64 << 20;
 
 /// Where an export goes.
 pub enum ExportTarget {
-    /// A file, which has its name only once it is whole and on disk. Zeros become holes. A block
-    /// device is written in place.
+    /// A file, which has its name only once it is whole and on disk. Zeros become holes. A link is
+    /// followed, a block device written in place, a pipe filled.
     File {
         /// Its name.
         path: PathBuf,
@@ -45,19 +48,33 @@ pub enum ExportTarget {
     Stream(Box<dyn Write + Send>),
 }
 
+/// What an export does where something cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It ends.
+    #[default]
+    Fail,
+    /// It writes zeros, and tells of them.
+    Skip,
+}
+
 /// What an export did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportReport {
     /// The disk's length.
     pub len: u64,
     /// Bytes of it that are not zero.
     pub data_bytes: u64,
+    /// What could not be read, in the order of the disk: none if that ends an export.
+    pub holes: Vec<Hole>,
 }
 
 /// An export under way.
 struct Exporter<'a> {
     disk: &'a Disk,
     watch: &'a dyn Watch,
+    unreadable: Unreadable,
+    holes: Mutex<Vec<Hole>>,
     done: AtomicU64,
     data_bytes: AtomicU64,
 }
@@ -71,81 +88,86 @@ impl Store {
         target: ExportTarget,
         watch: &dyn Watch,
     ) -> Result<ExportReport, StoreError> {
+        self.export_as_far(node, target, Unreadable::Fail, watch)
+    }
+
+    /// As [`Store::export`]; `unreadable` says what damage does to it.
+    pub fn export_as_far(
+        &self,
+        node: Node,
+        target: ExportTarget,
+        unreadable: Unreadable,
+        watch: &dyn Watch,
+    ) -> Result<ExportReport, StoreError> {
         let disk = self.still_disk(node)?;
         let exporter = Exporter {
             disk: &disk,
             watch,
+            unreadable,
+            holes: Mutex::default(),
             done: AtomicU64::new(0),
             data_bytes: AtomicU64::new(0),
         };
         match target {
             ExportTarget::Stream(mut stream) => exporter.write_stream(stream.as_mut())?,
-            ExportTarget::File { path, overwrite } => match fs::metadata(&path) {
-                Ok(found) if found.file_type().is_block_device() => exporter.write_device(&path)?,
-                Ok(found) if found.is_dir() => {
-                    return Err(StoreError::file(
-                        "write",
-                        &path,
-                        io::ErrorKind::IsADirectory.into(),
-                    ));
-                }
-                Ok(found) if !found.is_file() => {
-                    let mut stream = OpenOptions::new()
-                        .write(true)
-                        .open(&path)
-                        .map_err(|source| StoreError::file("open", &path, source))?;
-                    exporter.write_stream(&mut stream)?;
-                }
-                Ok(_) if !overwrite => {
-                    return Err(StoreError::file(
-                        "write",
-                        &path,
-                        io::ErrorKind::AlreadyExists.into(),
-                    ));
-                }
-                _ => exporter.write_file(&path, overwrite)?,
-            },
+            ExportTarget::File { path, overwrite } => exporter.write_to(&path, overwrite)?,
         }
         Ok(ExportReport {
             len: disk.len(),
             data_bytes: exporter.data_bytes.into_inner(),
+            holes: Hole::joined(
+                exporter
+                    .holes
+                    .into_inner()
+                    .unwrap_or_else(PoisonError::into_inner),
+            ),
         })
     }
 }
 
 impl Exporter<'_> {
-    /// Writes a new file beside `path`, and gives it its name when it is whole.
-    fn write_file(&self, path: &Path, overwrite: bool) -> Result<(), StoreError> {
-        let partial = PartialFile::create(path)?;
+    /// Writes to whatever `path` leads to.
+    fn write_to(&self, path: &Path, overwrite: bool) -> Result<(), StoreError> {
+        let fail = |source| StoreError::file("write", path, source);
+        match Destination::of(path).map_err(fail)? {
+            Destination::File(place) if place.is_taken() && !overwrite => {
+                Err(fail(io::ErrorKind::AlreadyExists.into()))
+            }
+            Destination::File(place) => self.write_file(place, path, overwrite),
+            Destination::Stream(stream) => {
+                self.write_stream(&mut open_stream(&stream).map_err(fail)?)
+            }
+            Destination::Device(device) => {
+                let device = open_device(&device, self.disk.len()).map_err(fail)?;
+                self.write_device(&device, path)
+            }
+            Destination::Descriptor(_) => Err(fail(io::Error::other(OPEN_ALREADY))),
+        }
+    }
+
+    /// Writes a new file beside `place`, and gives it its name when it is whole.
+    fn write_file(&self, place: FilePlace, path: &Path, overwrite: bool) -> Result<(), StoreError> {
+        let partial = PartialFile::create(place, NewFileMode::Private)?;
         partial
             .file
             .set_len(self.disk.len())
             .map_err(|source| StoreError::file("write", &partial.path, source))?;
         self.fill(&partial.file, path)?;
-        partial.publish(path, overwrite)
+        partial.publish(overwrite)
     }
 
     /// Writes over a block device that is long enough; zeros are written too, since nobody knows
     /// what was there.
-    fn write_device(&self, path: &Path) -> Result<(), StoreError> {
-        let fail = |source: io::Error| StoreError::file("write", path, source);
-        let device = OpenOptions::new()
-            .write(true)
-            .custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed())
-            .open(path)
-            .map_err(fail)?;
-        let capacity = seek(&device, SeekFrom::End(0)).map_err(|errno| fail(errno.into()))?;
-        if capacity < self.disk.len() {
-            return Err(fail(io::ErrorKind::StorageFull.into()));
-        }
+    fn write_device(&self, device: &File, path: &Path) -> Result<(), StoreError> {
         let wipe = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-        if fallocate(&device, wipe, 0, self.disk.len()).is_ok() {
-            self.fill(&device, path)?;
+        if fallocate(device, wipe, 0, self.disk.len()).is_ok() {
+            self.fill(device, path)?;
         } else {
-            seek(&device, SeekFrom::Start(0)).map_err(|errno| fail(errno.into()))?;
-            self.write_stream(&mut &device)?;
+            self.write_stream(&mut &*device)?;
         }
-        device.sync_all().map_err(fail)
+        device
+            .sync_all()
+            .map_err(|source| StoreError::file("write", path, source))
     }
 
     /// Writes all data at its place into a file that reads as zeros. The file is synced all along,
@@ -160,8 +182,9 @@ impl Exporter<'_> {
             let filled = pages
                 .into_par_iter()
                 .try_for_each_init(Vec::new, |buffer, index| {
-                    for piece in self.data_pieces(index)? {
-                        let before = self.read_into(&piece, buffer)?;
+                    let page = self.page(index)?;
+                    for piece in self.data_pieces(&page, index) {
+                        let before = self.read_into(&page, &piece, buffer)?;
                         file.write_all_at(buffer, piece.start).map_err(fail)?;
                         if before / SYNC_LEN != (before + buffer.len() as u64) / SYNC_LEN {
                             // One that is at work already, or has failed, needs no other.
@@ -202,9 +225,10 @@ impl Exporter<'_> {
     fn page_bytes(&self, index: PageIndex) -> Result<Vec<u8>, StoreError> {
         let (start, end) = self.page_range(index);
         let mut bytes = vec![0; (end - start) as usize];
-        for piece in self.data_pieces(index)? {
+        let page = self.page(index)?;
+        for piece in self.data_pieces(&page, index) {
             let place = (piece.start - start) as usize..(piece.end - start) as usize;
-            self.disk.read_at(&mut bytes[place], piece.start)?;
+            self.read(&page, &mut bytes[place], piece.start)?;
             self.data_bytes
                 .fetch_add(piece.end - piece.start, Ordering::Relaxed);
         }
@@ -223,15 +247,13 @@ impl Exporter<'_> {
     }
 
     /// The byte ranges of page `index` that hold data, none longer than [`WRITE_LEN_MAX`].
-    fn data_pieces(&self, index: PageIndex) -> Result<Vec<Range<u64>>, StoreError> {
+    fn data_pieces(&self, page: &Page, index: PageIndex) -> Vec<Range<u64>> {
         let (start, end) = self.page_range(index);
         if start >= end {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let chunk_len = self.disk.chunk_len();
-        let runs = self
-            .disk
-            .page_runs(index, 0, chunk_len.count_for(end - start).0 as u16)?;
+        let runs = disk_runs(page, index, 0, chunk_len.count_for(end - start).0 as u16);
         let stretches = runs
             .chunk_by(|a, b| a.first.is_some() == b.first.is_some())
             .filter(|runs| runs[0].first.is_some());
@@ -240,21 +262,60 @@ impl Exporter<'_> {
             chunk_len.offset_of(runs[0].start)
                 ..chunk_len.offset_of(runs[0].start.advance(count)).min(end)
         });
-        Ok(ranges
+        ranges
             .flat_map(|range| {
                 range
                     .clone()
                     .step_by(WRITE_LEN_MAX as usize)
                     .map(move |at| at..(at + WRITE_LEN_MAX).min(range.end))
             })
-            .collect())
+            .collect()
     }
 
-    /// Fills `buffer` with the bytes of `range`, decoded and verified; how many bytes were read
+    /// Page `index`, resolved.
+    fn page(&self, index: PageIndex) -> Result<Arc<Page>, StoreError> {
+        match self.unreadable {
+            Unreadable::Fail => self.disk.page(index),
+            Unreadable::Skip => {
+                let (page, holes) = self.disk.readable_page(index)?;
+                self.note(holes);
+                Ok(page)
+            }
+        }
+    }
+
+    /// Fills `buffer` with the bytes from `offset`, which lie on `page`, decoded and verified.
+    fn read(&self, page: &Arc<Page>, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        let source = |_| Ok(Arc::clone(page));
+        match self.unreadable {
+            Unreadable::Fail => self.disk.read_through(&source, buffer, offset),
+            Unreadable::Skip => {
+                let holes = self.disk.read_readable(&source, buffer, offset)?;
+                self.note(holes);
+                Ok(())
+            }
+        }
+    }
+
+    fn note(&self, holes: Vec<Hole>) {
+        if !holes.is_empty() {
+            self.holes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(holes);
+        }
+    }
+
+    /// Fills `buffer` with the bytes of `range`, which lie on `page`; how many bytes were read
     /// before.
-    fn read_into(&self, range: &Range<u64>, buffer: &mut Vec<u8>) -> Result<u64, StoreError> {
+    fn read_into(
+        &self,
+        page: &Arc<Page>,
+        range: &Range<u64>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<u64, StoreError> {
         buffer.resize((range.end - range.start) as usize, 0);
-        self.disk.read_at(buffer, range.start)?;
+        self.read(page, buffer, range.start)?;
         Ok(self
             .data_bytes
             .fetch_add(range.end - range.start, Ordering::Relaxed))

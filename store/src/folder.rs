@@ -7,20 +7,27 @@
 //! commits        8 bytes: how many commits were acknowledged (LE); 8 bytes: checksum. Written after each, never synced: it can lag
 //!                behind the database (power loss), never run ahead of it but where the database's log lost its end.
 //! reserve        RESERVE_LEN allocated bytes. Given up when the disk is full, so that deleting still works; made again later.
+//! suspects       left by those who only read, for whoever writes next: 24 bytes for each run of chunks that were found damaged:
+//!                8 first id (LE), 8 count (LE), at most SUSPECTS_RUN_MAX; 8 checksum. Lost, it is found again by whoever reads.
 //! control        a socket while a server has the store: other processes have their commands done there. nbd.sock is its NBD socket.
 //! database/      RocksDB's.
 //! ```
+//!
+//! The folder may be reached through links. Below it no link is followed: nothing that was planted
+//! there gets a store's bytes, or is cut to nothing. What is made is for its owner only; what is
+//! there keeps the permissions that somebody gave it.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock, statvfs};
 use rustix::io::Errno;
+use vellum_core::units::ChunkId;
 use vellum_core::wire::{seal, verified};
 
 use crate::error::StoreError;
@@ -28,7 +35,17 @@ use crate::error::StoreError;
 /// The format that this program writes, and the newest that it reads.
 pub(crate) const FORMAT: u32 = 1;
 const MARKER: &str = "vellum.store";
+const LOCK: &str = "lock";
+const COMMITS: &str = "commits";
 const RESERVE: &str = "reserve";
+const CONTROL: &str = "control";
+/// Files of the folder itself.
+const OWN_FILES: [&str; 6] = [MARKER, UNFINISHED_MARKER, LOCK, COMMITS, RESERVE, CONTROL];
+/// Permissions of new files and folders.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+/// Those of folders above a store, which the umask limits.
+const PARENT_MODE: u32 = 0o777;
 const UNFINISHED_MARKER: &str = "vellum.store.new";
 const COMMITS_CONTEXT: &str = "vellum 2026-11 count of commits v1";
 const MARKER_TEXT: &str = "vellum store format ";
@@ -38,6 +55,15 @@ const RESERVE_LEN: u64 = 8 << 20;
 const SCARCE_LEN: u64 = 4 << 20;
 /// Free space that an import leaves, over what it has in memory still to be written.
 const IMPORT_MARGIN_LEN: u64 = 24 << 20;
+const SUSPECTS: &str = "suspects";
+const SUSPECTS_CONTEXT: &str = "vellum 2026-11 suspect chunks v1";
+/// The longest run in the file of suspects: what one frame may span.
+const SUSPECTS_RUN_MAX: u64 = vellum_core::frame::SPAN_MAX as u64;
+const SUSPECTS_ENTRY_LEN: usize = 24;
+/// The longest file of suspects that is written or read: more are found again.
+const SUSPECTS_LEN_MAX: u64 = 4 << 20;
+/// Who may read what this program makes in a store's folder.
+const SUSPECTS_MODE: u32 = 0o600;
 /// Bytes of the lock file that are shown.
 const OWNER_LEN_MAX: u64 = 200;
 /// How often and how long who wants to write waits for those who only ask who does.
@@ -85,7 +111,8 @@ impl Folder {
     /// Makes an empty folder ready for a store: everything but the marker, which [`Folder::mark`]
     /// writes last.
     pub(crate) fn create(dir: &Path) -> Result<Self, StoreError> {
-        make_durably(dir).map_err(|source| StoreError::file("make the folder", dir, source))?;
+        make_durably(dir, FOLDER_MODE)
+            .map_err(|source| StoreError::file("make the folder", dir, source))?;
         let mut entries =
             fs::read_dir(dir).map_err(|source| StoreError::file("read the folder", dir, source))?;
         if entries.next().is_some() {
@@ -100,9 +127,15 @@ impl Folder {
 
     /// The folder of a store that is there and has a format that this program knows.
     pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
+        let folder = Self {
+            dir: dir.to_owned(),
+        };
         let marker = dir.join(MARKER);
+        folder.refuse_links()?;
         let mut text = String::new();
-        let opened = File::open(&marker).and_then(|file| file.take(64).read_to_string(&mut text));
+        let opened = folder
+            .open_file(MARKER, OpenOptions::new().read(true))
+            .and_then(|file| file.take(64).read_to_string(&mut text));
         match opened {
             Err(error)
                 if [
@@ -129,15 +162,51 @@ impl Folder {
                 known: FORMAT,
             });
         }
-        Ok(Self {
-            dir: dir.to_owned(),
+        Ok(folder)
+    }
+
+    /// Says which of the folder's own files is a link, before anything goes through it.
+    fn refuse_links(&self) -> Result<(), StoreError> {
+        let is_link = |path: &PathBuf| {
+            fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_symlink())
+        };
+        let mut paths = OWN_FILES.iter().map(|name| self.dir.join(name));
+        paths.find(is_link).map_or(Ok(()), |path| {
+            Err(StoreError::file("open", &path, link_in_store()))
         })
+    }
+
+    /// Opens one of the folder's own files, which is no link. A new one is for its owner only.
+    pub(crate) fn open_file(&self, name: &str, options: &OpenOptions) -> std::io::Result<File> {
+        let mut options = options.clone();
+        options
+            .mode(FILE_MODE)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        options
+            .open(self.dir.join(name))
+            .map_err(|error| match error.raw_os_error() {
+                Some(number) if number == Errno::LOOP.raw_os_error() => link_in_store(),
+                _ => error,
+            })
+    }
+
+    /// Makes the folder of a new database.
+    pub(crate) fn make_database(&self) -> Result<PathBuf, StoreError> {
+        let dir = self.database();
+        DirBuilder::new()
+            .mode(FOLDER_MODE)
+            .create(&dir)
+            .map_err(|source| StoreError::file("make the folder", &dir, source))?;
+        Ok(dir)
     }
 
     /// Declares the folder a store.
     pub(crate) fn mark(&self) -> Result<(), StoreError> {
         let (marker, unfinished) = (self.dir.join(MARKER), self.dir.join(UNFINISHED_MARKER));
-        let written = File::create(&unfinished).and_then(|mut file| {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        let opened = self.open_file(UNFINISHED_MARKER, &options);
+        let written = opened.and_then(|mut file| {
             writeln!(file, "{MARKER_TEXT}{FORMAT}")?;
             file.sync_all()?;
             // A name before its content would be a damaged store, after a loss of power, where
@@ -158,13 +227,13 @@ impl Folder {
 
     /// Where a server that has the store listens for the commands of others.
     pub(crate) fn control_socket(dir: &Path) -> PathBuf {
-        dir.join("control")
+        dir.join(CONTROL)
     }
 
     /// What is known of the process that writes, if there is one.
     pub(crate) fn owner(&self) -> Result<Option<String>, StoreError> {
-        let path = self.dir.join("lock");
-        let mut file = match File::open(&path) {
+        let path = self.dir.join(LOCK);
+        let mut file = match self.open_file(LOCK, OpenOptions::new().read(true)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(|source| StoreError::file("open", &path, source))?,
         };
@@ -176,15 +245,11 @@ impl Folder {
 
     /// Becomes the one process that writes, or says which one is.
     pub(crate) fn lock(&self, command: &str) -> Result<OwnerLock, StoreError> {
-        let path = self.dir.join("lock");
+        let path = self.dir.join(LOCK);
         let fail = |source| StoreError::file("lock", &path, source);
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(fail)?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true);
+        let mut file = self.open_file(LOCK, &options).map_err(fail)?;
         if !lock_past_askers(&file).map_err(fail)? {
             return Err(StoreError::InUse {
                 dir: self.dir.clone(),
@@ -201,7 +266,11 @@ impl Folder {
 
     /// How many commits were acknowledged, as far as is known: 0 if nothing readable tells.
     pub(crate) fn acknowledged_commits(&self) -> u64 {
-        let bytes = fs::read(self.dir.join("commits")).unwrap_or_default();
+        let mut bytes = Vec::new();
+        // What cannot be read tells nothing, as what is not there.
+        let _ = self
+            .open_file(COMMITS, OpenOptions::new().read(true))
+            .and_then(|mut file| file.read_to_end(&mut bytes));
         verified(COMMITS_CONTEXT, &[], &bytes)
             .ok()
             .and_then(|body| body.try_into().ok())
@@ -211,12 +280,64 @@ impl Folder {
     /// The witness, for whoever writes to the store. Where it cannot be had, a lost end of the log
     /// goes unnoticed, no more.
     pub(crate) fn witness(&self) -> Witness {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(self.dir.join("commits"));
-        Witness { file: file.ok() }
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        Witness {
+            file: self.open_file(COMMITS, &options).ok(),
+        }
+    }
+
+    /// The chunks that readers left word of: runs of first id and count.
+    pub(crate) fn suspects(&self) -> Vec<(ChunkId, u64)> {
+        let mut bytes = Vec::new();
+        let read = self.open_suspects(OpenOptions::new().read(true));
+        let read = read.and_then(|file| file.take(SUSPECTS_LEN_MAX).read_to_end(&mut bytes));
+        if read.is_err() {
+            return Vec::new();
+        }
+        let (entries, _) = bytes.as_chunks::<SUSPECTS_ENTRY_LEN>();
+        entries
+            .iter()
+            .filter_map(|entry| suspect_run(entry))
+            .collect()
+    }
+
+    /// Leaves word of chunks that were found damaged, for whoever writes next. Where it cannot be
+    /// left, whoever reads finds them again.
+    pub(crate) fn leave_suspects(&self, runs: impl IntoIterator<Item = (ChunkId, u64)>) {
+        let mut bytes = Vec::new();
+        for (first, count) in runs {
+            for start in (0..count).step_by(SUSPECTS_RUN_MAX as usize) {
+                let mut entry = (first.0 + start).to_le_bytes().to_vec();
+                entry.extend_from_slice(&(count - start).min(SUSPECTS_RUN_MAX).to_le_bytes());
+                seal(SUSPECTS_CONTEXT, &[], &mut entry);
+                bytes.extend(entry);
+            }
+        }
+        let _ = self
+            .open_suspects(
+                OpenOptions::new()
+                    .append(true)
+                    .create(true)
+                    .mode(SUSPECTS_MODE),
+            )
+            .and_then(|mut file| {
+                if file.metadata()?.len() + bytes.len() as u64 <= SUSPECTS_LEN_MAX {
+                    file.write_all(&bytes)?;
+                }
+                Ok(())
+            });
+    }
+
+    /// What readers left word of is in the ledger now.
+    pub(crate) fn forget_suspects(&self) {
+        // What stays is taken over once more.
+        let _ = fs::remove_file(self.dir.join(SUSPECTS));
+    }
+
+    fn open_suspects(&self, options: &mut OpenOptions) -> std::io::Result<File> {
+        let no_links = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        options.custom_flags(no_links).open(self.dir.join(SUSPECTS))
     }
 
     /// Gives the reserve up if the disk is nearly full, makes it again if there is room.
@@ -226,7 +347,8 @@ impl Folder {
         if free < SCARCE_LEN {
             let _ = fs::remove_file(&path);
         } else if free > RESERVE_LEN + IMPORT_MARGIN_LEN && !path.exists() {
-            let made = File::create(&path)
+            let made = self
+                .open_file(RESERVE, OpenOptions::new().write(true).create_new(true))
                 .map(|file| fallocate(&file, FallocateFlags::empty(), 0, RESERVE_LEN));
             if !matches!(made, Ok(Ok(()))) {
                 let _ = fs::remove_file(&path);
@@ -308,10 +430,14 @@ impl Witness {
     }
 }
 
-/// Makes `dir` and what is missing above it. A new folder's name is durable only once the folder
+fn link_in_store() -> std::io::Error {
+    std::io::Error::other("it is a link, and a store has none")
+}
+
+/// Makes `dir`, with permissions `mode`, and what is missing above it. A new folder's name is durable only once the folder
 /// that it stands in is synced: without that a store may be lost, with all that was acknowledged in
 /// it, as long as nothing else syncs that folder.
-fn make_durably(dir: &Path) -> std::io::Result<()> {
+fn make_durably(dir: &Path, mode: u32) -> std::io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -323,9 +449,9 @@ fn make_durably(dir: &Path) -> std::io::Result<()> {
         }
     });
     if let Some(parent) = parent {
-        make_durably(parent)?;
+        make_durably(parent, PARENT_MODE)?;
     }
-    match fs::create_dir(dir) {
+    match DirBuilder::new().mode(mode).create(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
         made => made?,
     }
@@ -350,6 +476,16 @@ fn lock_past_askers(file: &File) -> std::io::Result<bool> {
     Ok(false)
 }
 
+/// The run that an entry of the file of suspects names, if it is whole.
+fn suspect_run(entry: &[u8]) -> Option<(ChunkId, u64)> {
+    let body = verified(SUSPECTS_CONTEXT, &[], entry).ok()?;
+    let (first, count) = body.split_at_checked(8)?;
+    let first = u64::from_le_bytes(first.try_into().ok()?);
+    let count = u64::from_le_bytes(count.try_into().ok()?);
+    let fits = count <= SUSPECTS_RUN_MAX && first.checked_add(count).is_some();
+    fits.then_some((ChunkId(first), count))
+}
+
 fn owner(file: &mut File) -> String {
     let mut text = String::new();
     let read = file
@@ -370,6 +506,96 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let folder = Folder::create(dir.path()).expect("an empty folder becomes a store's");
         (dir, folder)
+    }
+
+    #[test]
+    fn what_readers_left_word_of_is_read_as_far_as_it_is_whole() {
+        let (_dir, folder) = folder();
+        assert_eq!(folder.suspects(), []);
+        folder.leave_suspects([(ChunkId(7), 3)]);
+        folder.leave_suspects([(ChunkId(1 << 40), 5000)]);
+        let whole = [(7, 3), (1 << 40, 4096), ((1 << 40) + 4096, 904)];
+        let whole = whole.map(|(first, count)| (ChunkId(first), count));
+        assert_eq!(folder.suspects(), whole);
+        let path = folder.dir.join(SUSPECTS);
+        let mut bytes = fs::read(&path).expect("it is there");
+        bytes[30] ^= 1;
+        bytes.pop();
+        fs::write(&path, bytes).expect("it can be written");
+        assert_eq!(folder.suspects(), whole[..1]);
+        folder.forget_suspects();
+        assert_eq!(folder.suspects(), []);
+        std::os::unix::fs::symlink("elsewhere", &path).expect("a link");
+        folder.leave_suspects([(ChunkId(7), 3)]);
+        assert!(
+            !folder.dir.join("elsewhere").exists(),
+            "links are not followed"
+        );
+    }
+
+    #[test]
+    fn a_planted_link_is_refused_and_what_it_leads_to_stays() {
+        let (dir, folder) = folder();
+        folder.mark().expect("room");
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "mine").expect("room");
+        for name in OWN_FILES {
+            let path = dir.path().join(name);
+            let there = fs::read(&path).ok();
+            let _ = fs::remove_file(&path);
+            for leads_to in [&victim, &dir.path().join("nothing")] {
+                std::os::unix::fs::symlink(leads_to, &path).expect("room");
+                let told = Folder::open(dir.path()).expect_err("it is a link");
+                assert!(told.to_string().contains(name), "{told}");
+                if [LOCK, COMMITS, RESERVE].contains(&name) {
+                    let is_refused = match name {
+                        LOCK => folder.lock("me").is_err() && folder.owner().is_err(),
+                        _ => folder
+                            .open_file(name, OpenOptions::new().write(true).create(true))
+                            .is_err(),
+                    };
+                    assert!(is_refused, "{name}");
+                }
+                // Also where it is planted after the store was opened.
+                folder.tend_reserve();
+                folder.witness().note(7);
+                let _ = folder.acknowledged_commits();
+                assert_eq!(fs::read(&victim).expect("it is there"), b"mine", "{name}");
+                assert!(!dir.path().join("nothing").exists(), "{name}");
+                let _ = fs::remove_file(&path);
+            }
+            there
+                .map_or(Ok(()), |bytes| fs::write(&path, bytes))
+                .expect("room");
+        }
+        let link = dir.path().with_extension("link");
+        std::os::unix::fs::symlink(dir.path(), &link).expect("room");
+        let through = Folder::open(&link).map(drop);
+        fs::remove_file(&link).expect("it is ours");
+        through.expect("a person may name a store through a link");
+    }
+
+    #[test]
+    fn what_is_made_is_for_its_owner_only() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (above, inner) = (dir.path().join("a"), dir.path().join("a/store"));
+        let folder = Folder::create(&inner).expect("an empty folder becomes a store's");
+        folder.make_database().expect("room");
+        drop(folder.lock("me").expect("nobody writes"));
+        folder.witness().note(1);
+        folder.tend_reserve();
+        folder.mark().expect("room");
+        let mode = |path: &Path| {
+            std::os::unix::fs::PermissionsExt::mode(
+                &fs::metadata(path).expect("it is there").permissions(),
+            ) & 0o777
+        };
+        assert_eq!(mode(&inner) & 0o077, 0);
+        assert!(above.is_dir());
+        for entry in fs::read_dir(&inner).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            assert_eq!(mode(&path) & 0o077, 0, "{}", path.display());
+        }
     }
 
     #[test]

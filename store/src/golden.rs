@@ -17,12 +17,14 @@ use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId
 
 use files::golden;
 
+use crate::chunks::{DamageRecord, damage_key};
 use crate::codec;
 use crate::database::Family;
 use crate::journal::{Added, Entry, SUM_KEY, entry_key};
 use crate::records::{
     self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters, Token,
 };
+use crate::sources::{SOURCES_KEY, SourceEntry, SourceKind, SourceList, SourceSecret};
 use crate::store::{
     COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, configuration_key, image_key,
     machine_key, machine_snapshot_key, snapshot_key, token_key,
@@ -104,6 +106,7 @@ fn image() -> Image {
         tags,
         pinned: true,
         scratch_of: None,
+        source_format: Some(name("qcow2")),
     }
 }
 
@@ -119,14 +122,44 @@ fn snapshot() -> Snapshot {
     }
 }
 
-/// An image as version 2 can describe it.
+/// An image as versions from 2 on can describe it.
 fn scratch_image() -> Image {
     Image {
         name: name("gold+scratch"),
         mode: Mode::Immutable { autoreset: false },
         scratch_of: Some(ImageId(300)),
+        source_format: None,
         ..image()
     }
+}
+
+fn damage() -> DamageRecord {
+    DamageRecord {
+        damaged: vec![(0, 31), (5000, 0), (65_000, 535)],
+        lost: vec![(300, 1)],
+    }
+}
+
+fn sources() -> SourceList {
+    let entry = |kind, place: &str, secret| SourceEntry {
+        kind,
+        place: place.to_owned(),
+        secret,
+        odd_offsets: false,
+    };
+    let password = SourceSecret::PasswordFile("/etc/vellum/password".to_owned());
+    let command = SourceSecret::PasswordCommand("pass vellum".to_owned());
+    let key = SourceSecret::KeyFile("/etc/vellum/key".to_owned());
+    SourceList(vec![
+        entry(SourceKind::Repository, "s3://backups/a", Some(password)),
+        entry(SourceKind::Repository, "/mnt/backup", Some(command)),
+        entry(SourceKind::Repository, "/mnt/other", Some(key)),
+        entry(SourceKind::Store, "/srv/store", None),
+        SourceEntry {
+            odd_offsets: true,
+            ..entry(SourceKind::File, "/dev/vg/web", None)
+        },
+    ])
 }
 
 fn machine() -> Machine {
@@ -215,6 +248,14 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
         encoded(Family::Meta, &token_key(&[3; 16]), &Token([4; 16])),
     ));
     all.push((
+        "record-damage",
+        encoded(Family::Meta, &damage_key(7), &damage()),
+    ));
+    all.push((
+        "record-sources",
+        encoded(Family::Meta, SOURCES_KEY, &sources()),
+    ));
+    all.push((
         "record-counters",
         encoded(Family::Meta, COUNTERS_KEY, &COUNTERS),
     ));
@@ -223,11 +264,11 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
         encoded(Family::Meta, COMMITS_KEY, &COMMITS),
     ));
     all.push((
-        "record-image-2",
+        "record-image-3",
         encoded(Family::Names, &image_key(ImageId(9)), &image()),
     ));
     all.push((
-        "record-image-2-scratch",
+        "record-image-3-scratch",
         encoded(Family::Names, &image_key(ImageId(9)), &scratch_image()),
     ));
     all.push((
@@ -261,6 +302,8 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     all.push(("key-parameters", PARAMETERS_KEY.to_vec()));
     all.push(("key-identity", IDENTITY_KEY.to_vec()));
     all.push(("key-token", token_key(&[3; 16])));
+    all.push(("key-damage", damage_key(7)));
+    all.push(("key-sources", SOURCES_KEY.to_vec()));
     all.push(("key-counters", COUNTERS_KEY.to_vec()));
     all.push(("key-commits", COMMITS_KEY.to_vec()));
     all.push(("witness", crate::folder::Witness::bytes(COMMITS.0)));
@@ -349,11 +392,17 @@ fn what_was_written_once_is_read_now() {
         decoded::<Commits>(Family::Meta, COMMITS_KEY, "record-commits"),
         COMMITS
     );
-    // Version 1 wrote the first, version 2 the others.
+    // Version 1 wrote the first, version 2 the next: they know no format of a source.
+    let older = Image {
+        source_format: None,
+        ..image()
+    };
     for (name, record) in [
-        ("record-image", image()),
-        ("record-image-2", image()),
+        ("record-image", older.clone()),
+        ("record-image-2", older),
         ("record-image-2-scratch", scratch_image()),
+        ("record-image-3", image()),
+        ("record-image-3-scratch", scratch_image()),
     ] {
         assert_eq!(
             decoded::<Image>(Family::Names, &image_key(ImageId(9)), name),
@@ -378,6 +427,14 @@ fn what_was_written_once_is_read_now() {
     assert_eq!(
         decoded::<Entry>(Family::Meta, &entry_key(300), "record-journal"),
         entry()
+    );
+    assert_eq!(
+        decoded::<DamageRecord>(Family::Meta, &damage_key(7), "record-damage"),
+        damage()
+    );
+    assert_eq!(
+        decoded::<SourceList>(Family::Meta, SOURCES_KEY, "record-sources"),
+        sources()
     );
     assert_eq!(
         decoded::<Snapshot>(

@@ -28,6 +28,7 @@ use vellum_core::units::{ImageId, LayerId};
 use crate::chunks::pause::lock;
 use crate::database::{Batch, Database, Family, Scan, key_of_copy};
 use crate::error::StoreError;
+use crate::opening::Faults;
 use crate::records::{self, Record};
 use crate::report::Growth;
 use crate::store::{Store, now_ms};
@@ -104,19 +105,25 @@ struct Numbers {
 }
 
 impl Journal {
-    /// The journal in `database`. Reads its first and its last key.
-    pub(crate) fn load(database: &Database) -> Result<Self, StoreError> {
-        let first = database
-            .scan(Family::Meta, &entry_key(0))
-            .next()?
-            .and_then(|(key, _)| number_of(key));
-        let last = database
-            .last_at_or_before(Family::Meta, &entry_key(u64::MAX))?
-            .and_then(|(key, _)| number_of(&key));
-        let numbers = first.zip(last).map(|(first, last)| Numbers {
-            first,
-            next: last.saturating_add(1),
-        });
+    /// The journal in `database`. Reads its first and its last key: of the copies, if the records
+    /// cannot be read.
+    pub(crate) fn load(database: &Database, faults: &mut Faults) -> Result<Self, StoreError> {
+        let numbers = match numbers(database, Family::Meta, &[]) {
+            Err(error @ StoreError::Damaged(_)) => {
+                let tag = key_of_copy(Family::Meta, &[]);
+                match numbers(database, Family::Copies, &tag) {
+                    Ok(numbers) => {
+                        faults.tolerated.push(error);
+                        numbers
+                    }
+                    Err(_) => {
+                        faults.blocking.push(error);
+                        None
+                    }
+                }
+            }
+            numbers => numbers?,
+        };
         Ok(Self(Mutex::new(numbers.unwrap_or_default())))
     }
 
@@ -165,6 +172,26 @@ impl Journal {
         }
         number
     }
+}
+
+/// The numbers of the entries in `family`, where `prefix` stands before every key.
+fn numbers(
+    database: &Database,
+    family: Family,
+    prefix: &[u8],
+) -> Result<Option<Numbers>, StoreError> {
+    let number = |key: &[u8]| number_of(key.strip_prefix(prefix)?);
+    let first = database
+        .scan(family, &[prefix, &entry_key(0)].concat())
+        .next()?
+        .and_then(|(key, _)| number(key));
+    let last = database
+        .last_at_or_before(family, &[prefix, &entry_key(u64::MAX)].concat())?
+        .and_then(|(key, _)| number(&key));
+    Ok(first.zip(last).map(|(first, last)| Numbers {
+        first,
+        next: last.saturating_add(1),
+    }))
 }
 
 /// Adds the entries of `numbers` up. One that cannot be read is lost: no disk depends on it.

@@ -24,9 +24,11 @@ mod check;
 mod chunks;
 pub mod codec;
 mod collect;
+mod companions;
 #[cfg(test)]
 mod damage;
 mod database;
+mod destination;
 mod device;
 mod disk;
 mod draft;
@@ -36,6 +38,9 @@ mod exports;
 mod folder;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod heal_tests;
+mod healing;
 mod identity;
 mod import;
 mod journal;
@@ -46,30 +51,44 @@ mod maps;
 pub mod measure;
 #[cfg(test)]
 mod model;
+mod opening;
 mod partial;
 mod pieces;
+mod quarantine;
 pub mod records;
 pub mod report;
 mod resize;
+mod restore;
+mod scrub;
 mod sequence;
+mod sources;
 mod stats;
 mod store;
 pub mod transfer;
+mod twins;
 mod watch;
 
 pub use check::{CheckOptions, CheckReport, Finding};
+pub use chunks::{ChunkSource, Notices, PayloadRebuilder, WantedChunks};
 pub use collect::{CollectOptions, CollectReport, TendReport};
+pub use companions::FolderCompanions;
+pub use destination::{Destination, FilePlace, open_device, open_stream};
 pub use device::DiskDevice;
-pub use disk::{Disk, DiskRun};
+pub use disk::{Disk, DiskRun, Hole};
 pub use error::{Damage, StoreError};
-pub use export::{ExportReport, ExportTarget};
+pub use export::{ExportReport, ExportTarget, Unreadable};
 pub use exports::StoreExports;
-pub use import::{ImportReport, ImportRequest, ImportTarget};
+pub use healing::{KnownDamage, SourceGuard};
+pub use import::{ImportOptions, ImportReport, ImportRequest, ImportTarget};
 pub use live::LiveDisk;
 pub use maps::{MapEntry, RebaseMode};
-pub use partial::{PartialFile, write_whole_file};
+pub use partial::{NewFileMode, PartialFile, write_whole_file};
 pub use pieces::{FileSource, Input};
 pub use records::{Compression, StoreParameters};
+pub use scrub::{SCRUB_ROUND, ScrubOptions, ScrubReport, ScrubStatus};
+pub use sources::{
+    ImageFileSource, OtherStoreSource, SOURCES_MAX, SourceEntry, SourceKind, SourceSecret,
+};
 pub use stats::Stats;
 pub use store::{Access, Store};
 pub use watch::{Progress, Unwatched, Watch};

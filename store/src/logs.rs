@@ -27,7 +27,10 @@ mod torn;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::error::StoreError;
 use torn::LogEnd;
@@ -71,10 +74,14 @@ pub(crate) fn cut_torn_end(dir: &Path) -> Result<bool, StoreError> {
         None | Some((_, LogEnd::Sound)) => Ok(true),
         Some((_, LogEnd::Damaged)) => Ok(false),
         Some((path, LogEnd::Torn(whole_len))) => {
-            let cut = OpenOptions::new().write(true).open(&path).and_then(|file| {
-                file.set_len(whole_len as u64)?;
-                file.sync_all()
-            });
+            let cut = OpenOptions::new()
+                .write(true)
+                .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+                .open(&path)
+                .and_then(|file| {
+                    file.set_len(whole_len as u64)?;
+                    file.sync_all()
+                });
             cut.map_err(|source| StoreError::file("repair", &path, source))?;
             Ok(true)
         }

@@ -6,14 +6,13 @@
 //! the snapshot has is what was written up to one moment.
 
 use vellum_core::name::Name;
-use vellum_core::tree::{
-    Configuration, KeptDisk, Machine, MachineSnapshot, NewConfiguration, Tree,
-};
+use vellum_core::tree::{Configuration, Edit, Machine, MachineSnapshot, NewConfiguration, Tree};
 use vellum_core::units::{ImageId, MachineId};
 
 use crate::error::StoreError;
+use crate::opening::load_meta;
 use crate::records::ConfigurationFile;
-use crate::store::{Exclusive, Store, configuration_key, load_meta, now_ms};
+use crate::store::{Store, configuration_key, now_ms};
 
 impl Store {
     /// A new machine without disks. A configuration file has at most
@@ -81,41 +80,6 @@ impl Store {
         })
     }
 
-    /// Makes a machine as its snapshot `serial` is: its set of disks, their content and modes, its
-    /// configuration file. All its snapshots stay. The present state is kept as snapshot `save_as`,
-    /// or goes. No disk that goes back may be attached.
-    pub fn restore_machine(
-        &self,
-        machine: MachineId,
-        serial: u64,
-        save_as: Option<&Name>,
-    ) -> Result<(), StoreError> {
-        let kept = self
-            .tree()
-            .machines()
-            .snapshot(machine, serial)
-            .map(|snapshot| snapshot.disks.clone())
-            .unwrap_or_default();
-        let _exclusive = kept
-            .iter()
-            .filter(|disk| disk.snapshot.is_some())
-            .map(|disk| self.exclusive(disk.image))
-            .collect::<Result<Vec<Exclusive>, _>>()?;
-        let disks = self.machine(machine)?.disks;
-        let kept: Vec<ImageId> = kept.iter().map(|disk: &KeptDisk| disk.image).collect();
-        let others: Vec<ImageId> = disks
-            .into_iter()
-            .filter(|disk| save_as.is_some() && !kept.contains(disk))
-            .collect();
-        let plan = |tree: &mut Tree| {
-            Ok::<_, StoreError>((
-                (),
-                tree.plan_machine_restore(machine, serial, save_as, now_ms())?,
-            ))
-        };
-        self.with_still(&others, || self.change_with(plan))
-    }
-
     /// Deletes a machine's snapshot, and the snapshots of its images that belong to it.
     pub fn delete_machine_snapshot(
         &self,
@@ -125,7 +89,7 @@ impl Store {
         self.edit(|tree| tree.plan_delete_machine_snapshot(machine, serial))
     }
 
-    fn machine(&self, id: MachineId) -> Result<Machine, StoreError> {
+    pub(crate) fn machine(&self, id: MachineId) -> Result<Machine, StoreError> {
         Ok(self
             .tree()
             .machines()
@@ -135,19 +99,30 @@ impl Store {
     }
 }
 
-/// Whether machines and their snapshots refer to what is there.
-pub(crate) fn check_references(tree: &Tree) -> Result<(), StoreError> {
+/// Takes machines, and snapshots of them, out of `tree` that refer to what is not there; `found`
+/// gets why.
+pub(crate) fn drop_unsound(tree: &mut Tree, found: &mut Vec<StoreError>) {
+    let mut edits = Vec::new();
     for machine in tree.machines().iter() {
         let record = || format!("machine {}", machine.name);
-        machine
+        let unsound = machine
             .disks
             .iter()
-            .try_for_each(|disk| check_image(tree, *disk, record))?;
+            .try_for_each(|disk| check_image(tree, *disk, record));
+        if let Err(error) = unsound {
+            found.push(error);
+            edits.push(Edit::DropMachine(machine.id));
+        }
     }
+    tree.apply(&edits);
+    edits.clear();
     for snapshot in tree.machines().all_snapshots() {
-        check_snapshot(tree, snapshot)?;
+        if let Err(error) = check_snapshot(tree, snapshot) {
+            found.push(error);
+            edits.push(Edit::DropMachineSnapshot(snapshot.machine, snapshot.serial));
+        }
     }
-    Ok(())
+    tree.apply(&edits);
 }
 
 fn check_snapshot(tree: &Tree, snapshot: &MachineSnapshot) -> Result<(), StoreError> {

@@ -1,89 +1,119 @@
 //! A file that has its name only once it is whole and on disk.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use crate::destination::{Destination, FilePlace, OPEN_ALREADY, Replaced, folder_of, open_stream};
 use crate::error::StoreError;
+
+/// The permissions of what only its owner may use, and of what the umask alone limits.
+const PRIVATE: u32 = 0o600;
+const USUAL: u32 = 0o666;
 
 /// Tells the unfinished files of one process apart.
 static PARTIALS: AtomicU64 = AtomicU64::new(0);
 
-/// Writes `content` to a file of the name `path`, which is new unless `overwrite` allows that one
-/// is replaced. Whoever reads it sees all of it or what was there before; a failure leaves nothing.
-/// What is there and no file is never replaced.
-pub fn write_whole_file(path: &Path, content: &[u8], overwrite: bool) -> Result<(), StoreError> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => {
-            return Err(StoreError::file(
-                "write",
-                path,
-                io::ErrorKind::IsADirectory.into(),
-            ));
-        }
-        Ok(found) if !found.is_file() => {
-            return Err(StoreError::file(
-                "replace",
-                path,
-                io::Error::other("it is no file"),
-            ));
-        }
+/// Who may use a file that is new. One that replaces another is as that was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewFileMode {
+    /// Only its owner: it holds what was stored.
+    Private,
+    /// Whoever the person's umask lets: it tells of what is stored.
+    Usual,
+}
+
+/// The longest name that a file can have.
+const FILE_NAME_LEN_MAX: usize = 255;
+
+/// Writes `content` to what the name `path` leads to. A file is new unless `overwrite` allows that
+/// one is replaced; whoever reads it sees all of it or what was there before, and a failure leaves
+/// nothing. A pipe or a terminal takes it as it comes. Folders and disks are never replaced.
+pub fn write_whole_file(
+    path: &Path,
+    content: &[u8],
+    overwrite: bool,
+    mode: NewFileMode,
+) -> Result<(), StoreError> {
+    let fail = |source| StoreError::file("write", path, source);
+    match Destination::of(path).map_err(fail)? {
         // Told before the work is done; publishing finds what comes meanwhile.
-        Ok(_) if !overwrite => {
-            return Err(StoreError::file(
-                "write",
-                path,
-                io::ErrorKind::AlreadyExists.into(),
-            ));
+        Destination::File(place) if place.is_taken() && !overwrite => {
+            Err(fail(io::ErrorKind::AlreadyExists.into()))
         }
-        _ => {}
+        Destination::File(place) => {
+            let mut partial = PartialFile::create(place, mode)?;
+            partial.file.write_all(content).map_err(fail)?;
+            partial.publish(overwrite)
+        }
+        Destination::Stream(stream) => open_stream(&stream)
+            .and_then(|mut stream| stream.write_all(content))
+            .map_err(fail),
+        Destination::Device(_) => Err(fail(io::Error::other("it is a disk"))),
+        Destination::Descriptor(_) => Err(fail(io::Error::other(OPEN_ALREADY))),
     }
-    let mut partial = PartialFile::create(path)?;
-    partial
-        .file
-        .write_all(content)
-        .map_err(|source| StoreError::file("write", path, source))?;
-    partial.publish(path, overwrite)
 }
 
 /// A file that is not whole yet, beside the place it is to have. Removed unless it is published.
 pub struct PartialFile {
     pub(crate) file: File,
     pub(crate) path: PathBuf,
+    target: PathBuf,
     published: bool,
 }
 
 impl PartialFile {
-    /// A new file beside `target`, which nobody else has open and no link leads to.
-    pub fn create(target: &Path) -> Result<Self, StoreError> {
+    /// A new file beside `place`, which nobody else has open and no link leads to. It is whose the
+    /// file was that it will replace, and who could use that can use it.
+    pub fn create(place: FilePlace, mode: NewFileMode) -> Result<Self, StoreError> {
+        let FilePlace {
+            path: target,
+            replaced,
+        } = place;
+        let fail = |source| StoreError::file("write", &target, source);
         let name = target
             .file_name()
-            .ok_or_else(|| StoreError::file("write", target, io::ErrorKind::InvalidInput.into()))?;
-        // One process may write several files for one place, of which the first to end wins.
-        let number = PARTIALS.fetch_add(1, Ordering::Relaxed);
-        let mut partial = OsString::from(".");
-        partial.push(name);
-        partial.push(format!(".{}-{number}.partial", std::process::id()));
-        let path = target.with_file_name(partial);
+            .ok_or_else(|| fail(io::ErrorKind::InvalidInput.into()))?;
+        let path = target.with_file_name(partial_name(name));
+        let is_private = mode == NewFileMode::Private || replaced.is_some();
         let mut options = OpenOptions::new();
         // Never through a link that somebody planted.
         options
             .write(true)
             .create_new(true)
+            .mode(if is_private { PRIVATE } else { USUAL })
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
-        let file = options
-            .open(&path)
-            .map_err(|source| StoreError::file("write", target, source))?;
-        Ok(Self {
+        let file = options.open(&path).map_err(fail)?;
+        let partial = Self {
             file,
             path,
+            target: target.clone(),
             published: false,
-        })
+        };
+        replaced
+            .map_or(Ok(()), |replaced| partial.become_as(replaced))
+            .map_err(fail)?;
+        Ok(partial)
+    }
+
+    fn become_as(&self, replaced: Replaced) -> io::Result<()> {
+        let now = self.file.metadata()?;
+        if (now.uid(), now.gid()) != (replaced.user, replaced.group) {
+            fchown(&self.file, Some(replaced.user), Some(replaced.group)).map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("it belongs to another user or group, which cannot be kept: {error}"),
+                )
+            })?;
+        }
+        self.file
+            .set_permissions(Permissions::from_mode(replaced.mode))
     }
 
     /// The file.
@@ -92,9 +122,9 @@ impl PartialFile {
         &self.file
     }
 
-    /// Contents first, name last: syncs it, gives it the name `target`, and syncs that. Without
-    /// `overwrite` nothing may have that name.
-    pub fn publish(mut self, target: &Path, overwrite: bool) -> Result<(), StoreError> {
+    /// Contents first, name last: syncs it, gives it its name, and syncs that. Without `overwrite`
+    /// nothing may have that name.
+    pub fn publish(mut self, overwrite: bool) -> Result<(), StoreError> {
         self.file
             .sync_all()
             .map_err(|source| StoreError::file("write", &self.path, source))?;
@@ -103,17 +133,27 @@ impl PartialFile {
         } else {
             RenameFlags::NOREPLACE
         };
-        let renamed = renameat_with(CWD, &self.path, CWD, target, flags);
-        renamed.map_err(|errno| StoreError::file("write", target, errno.into()))?;
+        let renamed = renameat_with(CWD, &self.path, CWD, &self.target, flags);
+        renamed.map_err(|errno| StoreError::file("write", &self.target, errno.into()))?;
         self.published = true;
-        let folder = target
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let folder = folder_of(&self.target);
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(|source| StoreError::file("write", folder, source))
     }
+}
+
+/// A hidden name that tells what it was to become. One process may write several files for one
+/// place, of which the first to end wins.
+fn partial_name(name: &OsStr) -> OsString {
+    let number = PARTIALS.fetch_add(1, Ordering::Relaxed);
+    let end = format!(".{}-{number}.partial", std::process::id());
+    let room = FILE_NAME_LEN_MAX - end.len() - 1;
+    let name = name.as_bytes();
+    let mut partial = OsString::from(".");
+    partial.push(OsStr::from_bytes(&name[..name.len().min(room)]));
+    partial.push(end);
+    partial
 }
 
 impl Drop for PartialFile {
@@ -136,29 +176,95 @@ mod tests {
             .collect()
     }
 
+    fn write(path: &Path, content: &str, overwrite: bool) -> Result<(), StoreError> {
+        write_whole_file(path, content.as_bytes(), overwrite, NewFileMode::Usual)
+    }
+
+    fn read(path: &Path) -> String {
+        fs::read_to_string(path).expect("it is there")
+    }
+
     #[test]
     fn a_file_is_replaced_whole_or_not_at_all() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("page.html");
-        write_whole_file(&path, b"one", false).expect("it is new");
-        let refused = write_whole_file(&path, b"two", false).expect_err("it is there");
+        write(&path, "one", false).expect("it is new");
+        let refused = write(&path, "two", false).expect_err("it is there");
         assert!(refused.to_string().contains("page.html"), "{refused}");
-        assert_eq!(fs::read(&path).expect("it is there"), b"one");
-        write_whole_file(&path, b"two", true).expect("it may be replaced");
-        assert_eq!(fs::read(&path).expect("it is there"), b"two");
+        assert_eq!(read(&path), "one");
+        write(&path, "two", true).expect("it may be replaced");
+        assert_eq!(read(&path), "two");
         assert_eq!(entries(folder.path()), ["page.html"]);
     }
 
     #[test]
-    fn a_link_a_folder_and_a_device_stay_what_they_are() {
+    fn a_link_stays_and_what_it_leads_to_is_written() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (target, link) = (folder.path().join("target"), folder.path().join("link"));
-        fs::write(&target, "kept").expect("room");
-        std::os::unix::fs::symlink(&target, &link).expect("a link");
-        for path in [link.as_path(), folder.path(), Path::new("/dev/null")] {
-            write_whole_file(path, b"new", true).expect_err("it is no file");
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("inner")).expect("room");
+        fs::write(path("inner/target"), "old").expect("room");
+        std::os::unix::fs::symlink("inner/target", path("link")).expect("a link");
+        write(&path("link"), "new", false).expect_err("what it leads to is there");
+        assert_eq!(read(&path("inner/target")), "old");
+        write(&path("link"), "new", true).expect("it may be replaced");
+        assert_eq!(read(&path("inner/target")), "new");
+        assert!(path("link").is_symlink());
+        assert_eq!(entries(&path("inner")), ["target"]);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        write(folder.path(), "new", true).expect_err("it is a folder");
+        let pipe = folder.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+        let told = write(&pipe, "new", true).expect_err("nobody reads");
+        assert!(told.to_string().contains("nobody reads"), "{told}");
+        write(Path::new("/dev/null"), "new", false).expect("it takes everything");
+        write(Path::new("/dev/full"), "new", false).expect_err("it takes nothing");
+        assert_eq!(entries(folder.path()).len(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_keeps_whose_it_is() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("disk.raw");
+        let is_root = rustix::process::geteuid().is_root();
+        for mode in [0o600, 0o640, 0o444, 0o666] {
+            fs::write(&path, "old").expect("room");
+            fs::set_permissions(&path, Permissions::from_mode(mode)).expect("it is ours");
+            let owner = if is_root {
+                65_534
+            } else {
+                rustix::process::geteuid().as_raw()
+            };
+            std::os::unix::fs::chown(&path, Some(owner), None).expect("root may");
+            write(&path, "new", true).expect("it may be replaced");
+            let found = fs::metadata(&path).expect("it is there");
+            assert_eq!(
+                (found.mode() & 0o7777, found.uid()),
+                (mode, owner),
+                "{mode:o}"
+            );
+            fs::remove_file(&path).expect("it is ours");
         }
-        assert_eq!(fs::read(&target).expect("it is there"), b"kept");
-        assert_eq!(entries(folder.path()).len(), 2);
+    }
+
+    #[test]
+    fn what_was_stored_is_for_nobody_else() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("disk.raw");
+        write_whole_file(&path, b"new", false, NewFileMode::Private).expect("it is new");
+        let mode = fs::metadata(&path).expect("it is there").mode();
+        assert_eq!(mode & 0o777 & !PRIVATE, 0, "{mode:o}");
+    }
+
+    #[test]
+    fn the_longest_name_has_a_partial_file_too() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("n".repeat(FILE_NAME_LEN_MAX));
+        write(&path, "new", false).expect("it is new");
+        assert_eq!(read(&path), "new");
     }
 }

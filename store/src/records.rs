@@ -6,13 +6,14 @@
 //!
 //! ```text
 //! offset  size    meaning                                                     guards against
-//! 0       1       version: 2 for images and layers, 1 for all others          a newer program's record
+//! 0       1       version: 3 for images, 2 for layers, 1 for all others       a newer program's record
 //! 1       …       the record's fields in order, bincode 2 standard settings   (see the structs below)
 //! end-8   8       checksum over family name, key and all bytes before         damage, a record in another's place
 //! ```
 //!
-//! Older versions are read for ever: an image of version 1 has the fields of version 2 but for the
-//! last two, a layer those but for the identity of its content.
+//! Older versions are read for ever: an image of version 2 has the fields of version 3 but for the
+//! format of its source, one of version 1 those of version 2 but for the last two; a layer of version
+//! 1 has no identity of its content.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +27,9 @@ use vellum_core::tree::{
 use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId};
 use vellum_core::wire::{DecodeError, seal, verified};
 
+use crate::chunks::DamageRecord;
 use crate::journal::Entry;
+use crate::sources::SourceList;
 
 const CONTEXT: &str = "vellum 2026-11 record v1";
 /// The longest record: a layer whose every second page exists, on the largest disk that is cut
@@ -114,6 +117,12 @@ pub(crate) fn decode<R: Record>(family: &str, key: &[u8], bytes: &[u8]) -> Resul
     decode_body(verified(CONTEXT, &[family.as_bytes(), key], bytes)?)
 }
 
+/// Whether `bytes` are what was written at `key` of the family called `family`, whatever record it
+/// is.
+pub(crate) fn verify(family: &str, key: &[u8], bytes: &[u8]) -> Result<(), DecodeError> {
+    verified(CONTEXT, &[family.as_bytes(), key], bytes).map(drop)
+}
+
 /// The inside of [`decode`], without the checksum, so that a fuzzer reaches it.
 fn decode_body<R: Record>(body: &[u8]) -> Result<R, DecodeError> {
     let (version, fields) = body.split_first().ok_or(DecodeError::Truncated)?;
@@ -150,6 +159,8 @@ pub fn decode_any(body: &[u8]) -> usize {
         decode_body::<MachineSnapshot>(body).is_ok(),
         decode_body::<ConfigurationFile>(body).is_ok(),
         decode_body::<Entry>(body).is_ok(),
+        decode_body::<DamageRecord>(body).is_ok(),
+        decode_body::<SourceList>(body).is_ok(),
     ];
     decoded.into_iter().filter(|ok| *ok).count()
 }
@@ -311,6 +322,12 @@ pub(crate) struct ImageFields2 {
     scratch_of: Option<u64>,
 }
 
+/// What version 3 added.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ImageFields3 {
+    source_format: Option<String>,
+}
+
 /// The codes of the modes, in their order. An immutable image of version 1 starts afresh at each
 /// attachment.
 const MODES: [Mode; 6] = [
@@ -339,29 +356,26 @@ fn mode_from_fields((code, autoreset): (u8, bool)) -> Option<Mode> {
 }
 
 impl Record for Image {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
 
-    type Fields = (ImageFields, ImageFields2);
+    type Fields = (ImageFields, ImageFields2, ImageFields3);
 
     fn from_older(version: u8, bytes: &[u8]) -> Result<(Self::Fields, usize), DecodeError> {
-        if version != 1 {
-            return Err(DecodeError::Version(version));
-        }
-        let (fields, read) = decode_fields::<ImageFields>(bytes)?;
-        let is_immutable = matches!(
-            MODES.get(usize::from(fields.mode)),
-            Some(Mode::Immutable { .. })
-        );
-        Ok((
-            (
-                fields,
-                ImageFields2 {
-                    autoreset: is_immutable,
+        let ((fields, added), read) = match version {
+            1 => {
+                let (fields, read) = decode_fields::<ImageFields>(bytes)?;
+                let mode = MODES.get(usize::from(fields.mode));
+                let added = ImageFields2 {
+                    autoreset: matches!(mode, Some(Mode::Immutable { .. })),
                     scratch_of: None,
-                },
-            ),
-            read,
-        ))
+                };
+                ((fields, added), read)
+            }
+            2 => decode_fields::<(ImageFields, ImageFields2)>(bytes)?,
+            version => return Err(DecodeError::Version(version)),
+        };
+        let source_format = None;
+        Ok(((fields, added, ImageFields3 { source_format }), read))
     }
 
     fn to_fields(&self) -> Self::Fields {
@@ -376,16 +390,19 @@ impl Record for Image {
             tags: self.tags.iter().map(Name::to_string).collect(),
             pinned: self.pinned,
         };
-        (
-            fields,
-            ImageFields2 {
-                autoreset,
-                scratch_of: self.scratch_of.map(|base| base.0),
-            },
-        )
+        let added = ImageFields2 {
+            autoreset,
+            scratch_of: self.scratch_of.map(|base| base.0),
+        };
+        let source_format = self.source_format.as_ref().map(Name::to_string);
+        (fields, added, ImageFields3 { source_format })
     }
 
-    fn from_fields((fields, added): Self::Fields) -> Option<Self> {
+    fn from_fields((fields, added, third): Self::Fields) -> Option<Self> {
+        let source_format = match third.source_format {
+            Some(format) => Some(Name::new(&format).ok()?),
+            None => None,
+        };
         Some(Self {
             id: ImageId(fields.id),
             name: Name::new(&fields.name).ok()?,
@@ -396,6 +413,7 @@ impl Record for Image {
             tags: tags(fields.tags)?,
             pinned: fields.pinned,
             scratch_of: added.scratch_of.map(ImageId),
+            source_format,
         })
     }
 }

@@ -11,18 +11,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use std::collections::BTreeSet;
 
-use vellum_core::frame::{FrameHeader, SPAN_MAX, parse_frame_key};
 use vellum_core::identity::{IDENTITY_LEN, StoreId};
 use vellum_core::name::{Name, NodeSpec};
-use vellum_core::page::{page_key, parse_page_key};
-use vellum_core::tree::{
-    Edit, Image, Layer, Machine, MachineSnapshot, Node, Planned, Snapshot, Tree,
-};
+use vellum_core::page::page_key;
+use vellum_core::tree::{Edit, Node, Planned, Tree};
 use vellum_core::units::{ChunkId, ConfigurationId, ImageId, LayerId, MachineId};
 
 use crate::attach::Slots;
 use crate::chain::Pages;
-use crate::chunks::{Candidate, Chunks, Stop, Stored};
+use crate::chunks::{Candidate, Chunks, DamageLedger, Stop, Stored};
 use crate::collect::Tending;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
@@ -30,10 +27,11 @@ use crate::folder::{Folder, OwnerLock, Witness};
 use crate::identity::{identified, random};
 use crate::journal::{Added, Journal};
 use crate::live::Room;
-use crate::logs;
+use crate::opening::Faults;
 use crate::records::{
     self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters,
 };
+use crate::scrub::Scrub;
 
 pub(crate) const PARAMETERS_KEY: &[u8] = b"parameters";
 pub(crate) const COUNTERS_KEY: &[u8] = b"counters";
@@ -44,9 +42,6 @@ pub(crate) const IDENTITY_KEY: &[u8] = b"identity";
 const PAGES_BY_KEY_MAX: u64 = 256;
 /// Bytes in memory from which on it is worth making files of them to have room for others.
 const UNFLUSHED_WORTH_LEN: u64 = 32 << 20;
-/// How often a read-only open is tried while the owner moves files about: an import does so a few
-/// times a second, an open takes some tens of milliseconds.
-const OPEN_TRIES: u32 = 100;
 
 /// What a store is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,10 +76,12 @@ pub(crate) struct Inner {
     /// Layers that are being built: their pages are in the database, their records are not.
     building: Mutex<BTreeSet<LayerId>>,
     pub(crate) stop: Arc<Stop>,
-    /// What keeps this from being the whole store as it was acknowledged: only where it is open for
-    /// reading.
-    impairment: Option<StoreError>,
+    /// What was found wrong when it was opened.
+    pub(crate) faults: Faults,
     pub(crate) journal: Journal,
+    pub(crate) scrub: Scrub,
+    /// Reads and writes of guests so far: whoever can wait gives way to them.
+    guest_requests: AtomicU64,
     /// Commits so far. Changes under the lock of the tree.
     commits: AtomicU64,
     witness: Option<Witness>,
@@ -93,12 +90,19 @@ pub(crate) struct Inner {
     _lock: Option<OwnerLock>,
 }
 
-/// The records that are loaded when a store is opened.
-struct Loaded {
-    tree: Tree,
-    commits: u64,
-    /// Why some of it had to be taken from the copies.
-    hurt: Option<StoreError>,
+/// What an open store is made of.
+pub(crate) struct Opened {
+    pub(crate) folder: Folder,
+    pub(crate) access: Access,
+    pub(crate) database: Arc<Database>,
+    pub(crate) parameters: StoreParameters,
+    pub(crate) tree: Tree,
+    pub(crate) commits: u64,
+    pub(crate) next_chunk: ChunkId,
+    pub(crate) journal: Journal,
+    pub(crate) faults: Faults,
+    pub(crate) id: Option<StoreId>,
+    pub(crate) lock: Option<OwnerLock>,
 }
 
 /// Keeps the layers below (and with) one from being merged or dropped.
@@ -152,7 +156,7 @@ impl Store {
     pub fn init(dir: &Path, parameters: StoreParameters) -> Result<(), StoreError> {
         parameters.check()?;
         let folder = Folder::create(dir)?;
-        let database = Database::create(&folder.database())?;
+        let database = Database::create(&folder.make_database()?)?;
         let mut batch = Batch::default();
         put(&mut batch, Family::Meta, PARAMETERS_KEY, &parameters);
         put(&mut batch, Family::Meta, IDENTITY_KEY, &StoreId(random()?));
@@ -162,115 +166,56 @@ impl Store {
         folder.mark()
     }
 
-    /// Opens the store in `dir`. `command` is what others are told when they find it in use.
-    ///
-    /// A damaged store opens for reading as far as it can be read (see [`Store::impairment`]); for
-    /// writing it does not.
-    pub fn open(dir: &Path, access: Access, command: &str) -> Result<Self, StoreError> {
-        let folder = Folder::open(dir)?;
-        let lock = if access == Access::ReadWrite {
-            Some(folder.lock(command)?)
-        } else {
-            None
-        };
-        Self::load(&folder, access, lock, false)
-    }
-
-    /// Takes the state that the store in `dir` shows for the present one, although later changes
-    /// had been acknowledged (see [`StoreError::RolledBack`]). Fails if it is damaged otherwise.
-    pub fn accept_earlier_state(dir: &Path, command: &str) -> Result<(), StoreError> {
-        let folder = Folder::open(dir)?;
-        let lock = folder.lock(command)?;
-        Self::load(&folder, Access::ReadWrite, Some(lock), true).map(drop)
-    }
-
-    fn load(
-        folder: &Folder,
-        access: Access,
-        lock: Option<OwnerLock>,
-        accept_earlier: bool,
-    ) -> Result<Self, StoreError> {
-        if access == Access::ReadWrite {
-            folder.tend_reserve();
-        }
-        // Before the database is opened: a process that writes meanwhile only adds to it.
-        let acknowledged = folder.acknowledged_commits();
-        let (database, mut impairment) = open_database(folder, access)?;
-        let database = Arc::new(database);
-        let (parameters, hurt) = load_parameters(&database)?;
-        let mut loaded = load_tree(&database, parameters)?;
-        impairment = impairment.or(hurt).or(loaded.hurt);
-        if acknowledged > loaded.commits && !accept_earlier {
-            impairment.get_or_insert(StoreError::RolledBack {
-                dir: folder.path().to_owned(),
-                lost: acknowledged - loaded.commits,
-            });
-        }
-        let next_chunk = reserve_ids(&database, &mut loaded.tree).or_else(|error| match error {
-            StoreError::Damaged(_) => {
-                impairment.get_or_insert(error);
-                Ok(load_counters(&database)?.next_chunk)
-            }
-            error => Err(error),
-        })?;
-        // Also where it is only read: that must say why nothing can be written.
-        let journal = Journal::load(&database).or_else(|error| match error {
-            StoreError::Damaged(_) => {
-                impairment.get_or_insert(error);
-                Ok(Journal::default())
-            }
-            error => Err(error),
-        })?;
-        if access == Access::ReadWrite
-            && let Some(error) = impairment
-        {
-            return Err(error);
-        }
-        let id = load_identity(&database, access)?;
+    /// What `opened` is, as an open store.
+    pub(crate) fn assemble(opened: Opened) -> Self {
         let stop = Arc::new(Stop::default());
+        let database = Arc::clone(&opened.database);
+        let ledger = Arc::new(if opened.access == Access::ReadWrite {
+            DamageLedger::load(database, &opened.folder)
+        } else {
+            DamageLedger::load_read_only(database, opened.folder.clone())
+        });
         let chunks = Chunks::new(
-            Arc::clone(&database),
-            parameters,
-            ChunkId(next_chunk),
+            Arc::clone(&opened.database),
+            opened.parameters,
+            opened.next_chunk,
             Arc::clone(&stop),
-            folder.clone(),
+            opened.folder.clone(),
+            ledger,
         );
-        let witness = (access == Access::ReadWrite).then(|| folder.witness());
+        if opened.access == Access::ReadWrite {
+            chunks.mender.write_back();
+        }
+        let witness = (opened.access == Access::ReadWrite).then(|| opened.folder.witness());
         // A power loss leaves the witness behind, an accepted earlier state ahead.
         witness
             .iter()
-            .for_each(|witness| witness.note(loaded.commits));
+            .for_each(|witness| witness.note(opened.commits));
         let inner = Inner {
-            folder: folder.clone(),
-            access,
+            folder: opened.folder,
+            access: opened.access,
             chunks,
-            pages: Pages::new(Arc::clone(&database)),
+            pages: Pages::new(Arc::clone(&opened.database)),
             room: Room::default(),
             tending: RwLock::default(),
-            database,
-            tree: RwLock::new(loaded.tree),
+            database: opened.database,
+            tree: RwLock::new(opened.tree),
             busy: Mutex::default(),
             slots: Slots::default(),
             building: Mutex::default(),
             stop,
-            impairment,
-            journal,
-            commits: AtomicU64::new(loaded.commits),
+            faults: opened.faults,
+            journal: opened.journal,
+            scrub: Scrub::default(),
+            guest_requests: AtomicU64::new(0),
+            commits: AtomicU64::new(opened.commits),
             witness,
-            id,
-            _lock: lock,
+            id: opened.id,
+            _lock: opened.lock,
         };
-        Ok(Self {
+        Self {
             inner: Arc::new(inner),
-        })
-    }
-
-    /// What keeps this from being the whole store as it was acknowledged: damage to its files, or a
-    /// log that lost its end. Reading goes on around it: what cannot be read is an error, never
-    /// wrong bytes.
-    #[must_use]
-    pub fn impairment(&self) -> Option<&StoreError> {
-        self.inner.impairment.as_ref()
+        }
     }
 
     /// Where a server that has the store in `dir` listens for the commands of others, which is up
@@ -325,9 +270,37 @@ impl Store {
         Ok(self.tree().find(&NodeSpec::parse(text))?)
     }
 
+    /// As [`Store::find`], by whole names only: for whatever changes, overwrites or deletes.
+    pub fn find_whole(&self, text: &str) -> Result<Node, StoreError> {
+        Ok(self.tree().find_whole(&NodeSpec::parse(text))?)
+    }
+
     /// What it was opened for.
     pub(crate) fn access(&self) -> Access {
         self.inner.access
+    }
+
+    /// How many reads and writes guests have asked for since it was opened: for whoever can wait.
+    #[must_use]
+    pub fn guest_requests(&self) -> u64 {
+        self.inner.guest_requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_guest(&self) {
+        self.inner.guest_requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// About how many bytes a scrub reads in a round.
+    #[must_use]
+    pub fn stored_len(&self) -> u64 {
+        let len = |family| self.inner.database.table_bytes(family).unwrap_or(0);
+        Family::ALL.into_iter().map(len).sum()
+    }
+
+    /// Whether it was opened for writing.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.inner.access == Access::ReadWrite
     }
 
     /// Fails unless the store was opened for writing and no write has failed.
@@ -350,18 +323,6 @@ impl Store {
         self.with_still(&[image], || {
             self.change(|tree| tree.plan_snapshot(image, name, now_ms()))
         })
-    }
-
-    /// Makes `image` as its snapshot `serial` is. Newer snapshots stay. The present state is kept
-    /// as snapshot `save_as`, or goes.
-    pub fn restore(
-        &self,
-        image: ImageId,
-        serial: u64,
-        save_as: Option<&Name>,
-    ) -> Result<Node, StoreError> {
-        let _exclusive = self.exclusive(image)?;
-        self.change(|tree| tree.plan_restore(image, serial, save_as, now_ms()))
     }
 
     /// Deletes a snapshot, wherever it stands. Its space is given back by [`Store::collect`].
@@ -739,222 +700,4 @@ pub(crate) fn configuration_key(id: ConfigurationId) -> Vec<u8> {
 /// Where the token of whoever `owner` names is.
 pub(crate) fn token_key(owner: &[u8; IDENTITY_LEN]) -> Vec<u8> {
     [&b"token"[..], owner].concat()
-}
-
-/// Opens the database; what keeps it from being whole. A reading process opens it while the owner
-/// may be moving records from the log to a file: then what it found may be older than what was
-/// acknowledged, or a file may be gone, and it looks again.
-fn open_database(
-    folder: &Folder,
-    access: Access,
-) -> Result<(Database, Option<StoreError>), StoreError> {
-    let dir = folder.database();
-    logs::check_manifests(&dir)?;
-    if access == Access::ReadWrite {
-        if !logs::cut_torn_end(&dir)? {
-            logs::check_logs(&dir)?;
-        }
-        return Ok((Database::open(&dir)?, None));
-    }
-    for _ in 0..OPEN_TRIES {
-        let before = Database::revision(&dir)?;
-        let opened = logs::check_logs(&dir).and_then(|()| Database::open_read_only(&dir));
-        if Database::revision(&dir)? != before {
-            continue;
-        }
-        return match opened {
-            Ok(database) => Ok((database, None)),
-            Err(error @ StoreError::Damaged(_)) => match open_damaged(&dir) {
-                Ok(database) => Ok((database, Some(error))),
-                Err(_) => Err(error),
-            },
-            Err(error) => Err(error),
-        };
-    }
-    Err(StoreError::Database {
-        what: "open the store for reading".to_owned(),
-        message: "its files never hold still".to_owned(),
-    })
-}
-
-fn open_damaged(dir: &Path) -> Result<Database, StoreError> {
-    let room = tempfile::tempdir()
-        .map_err(|source| StoreError::io("make a folder for temporary files", source))?;
-    Database::open_damaged(dir, room.path())
-}
-
-/// The record of meta at `key`; why it had to be taken from the copies.
-pub(crate) fn load_meta<R: Record>(
-    database: &Database,
-    key: &[u8],
-    what: &str,
-) -> Result<(Option<R>, Option<StoreError>), StoreError> {
-    let decode = |value: &[u8]| {
-        records::decode(Family::Meta.name(), key, value)
-            .map_err(|error| StoreError::damaged(what, error))
-    };
-    database.record(Family::Meta, key, decode)
-}
-
-fn load_parameters(
-    database: &Database,
-) -> Result<(StoreParameters, Option<StoreError>), StoreError> {
-    let what = "the store's parameters";
-    let (parameters, hurt) = load_meta(database, PARAMETERS_KEY, what)?;
-    Ok((
-        parameters.ok_or_else(|| StoreError::damaged(what, "they are gone"))?,
-        hurt,
-    ))
-}
-
-/// The store's identity. One that was made before there were any gets it now, if it is opened for
-/// writing.
-fn load_identity(database: &Database, access: Access) -> Result<Option<StoreId>, StoreError> {
-    let (id, _) = load_meta::<StoreId>(database, IDENTITY_KEY, "the store's identity")?;
-    if id.is_some() || access == Access::ReadOnly {
-        return Ok(id);
-    }
-    let (id, mut batch) = (StoreId(random()?), Batch::default());
-    put(&mut batch, Family::Meta, IDENTITY_KEY, &id);
-    database.write(batch, Durability::Logged)?;
-    Ok(Some(id))
-}
-
-fn load_counters(database: &Database) -> Result<Counters, StoreError> {
-    Ok(load_meta(database, COUNTERS_KEY, "the store's counters")?
-        .0
-        .unwrap_or_default())
-}
-
-fn load_tree(database: &Database, parameters: StoreParameters) -> Result<Loaded, StoreError> {
-    let (mut edits, hurt_layers) = database.records(Family::Layers, |key, value| {
-        Ok(Edit::PutLayer(load::<Layer>(Family::Layers, key, value)?))
-    })?;
-    let (names, hurt_names) = database.records(Family::Names, |key, value| match key.first() {
-        Some(b'i') => Ok(Edit::PutImage(load::<Image>(Family::Names, key, value)?)),
-        Some(b's') => Ok(Edit::PutSnapshot(load::<Snapshot>(
-            Family::Names,
-            key,
-            value,
-        )?)),
-        Some(b'm') => Ok(Edit::PutMachine(load::<Machine>(
-            Family::Names,
-            key,
-            value,
-        )?)),
-        Some(b't') => Ok(Edit::PutMachineSnapshot(load::<MachineSnapshot>(
-            Family::Names,
-            key,
-            value,
-        )?)),
-        _ => Err(StoreError::damaged(
-            format!("name {}", key.escape_ascii()),
-            "its kind is not known",
-        )),
-    })?;
-    edits.extend(names);
-    check_references(&edits)?;
-    let mut tree = Tree::new(parameters.chunk_len);
-    tree.apply(&edits);
-    crate::machines::check_references(&tree)?;
-    let (commits, hurt_commits) =
-        load_meta::<Commits>(database, COMMITS_KEY, "the count of commits")?;
-    let hurt = hurt_layers.or(hurt_names).or(hurt_commits);
-    Ok(Loaded {
-        tree,
-        commits: commits.unwrap_or_default().0,
-        hurt,
-    })
-}
-
-/// Keeps every number that was given from being given again, also those that a crash kept from the
-/// counters: what has them tells. The number for the next new chunk.
-fn reserve_ids(database: &Database, tree: &mut Tree) -> Result<u64, StoreError> {
-    let counters = load_counters(database)?;
-    tree.reserve(
-        counters
-            .next_id
-            .saturating_sub(1)
-            .max(last_page_layer(database)?),
-    );
-    Ok(counters.next_chunk.max(last_chunk_end(database)?.0))
-}
-
-/// Whether everything refers to what is there, and every chain ends.
-fn check_references(edits: &[Edit]) -> Result<(), StoreError> {
-    let parents: std::collections::BTreeMap<LayerId, Option<LayerId>> = edits
-        .iter()
-        .filter_map(|edit| {
-            if let Edit::PutLayer(layer) = edit {
-                Some((layer.id, layer.parent))
-            } else {
-                None
-            }
-        })
-        .collect();
-    let missing = |record: String, layer: LayerId| {
-        StoreError::damaged(record, format!("it refers to layer {layer}, which is gone"))
-    };
-    for edit in edits {
-        let (record, layer) = match edit {
-            Edit::PutImage(image) => (format!("image {}", image.name), image.layer),
-            Edit::PutSnapshot(snapshot) => (format!("snapshot {}", snapshot.name), snapshot.layer),
-            Edit::PutLayer(Layer {
-                id,
-                parent: Some(parent),
-                ..
-            }) => (format!("layer {id}"), *parent),
-            _ => continue,
-        };
-        if !parents.contains_key(&layer) {
-            return Err(missing(record, layer));
-        }
-    }
-    let mut ends: BTreeSet<LayerId> = BTreeSet::new();
-    for start in parents.keys() {
-        let mut chain = Vec::new();
-        let mut next = Some(*start);
-        while let Some(layer) = next.filter(|layer| !ends.contains(layer)) {
-            if chain.len() > parents.len() {
-                return Err(StoreError::damaged(
-                    format!("layer {start}"),
-                    "its parents form a circle",
-                ));
-            }
-            chain.push(layer);
-            next = parents[&layer];
-        }
-        ends.extend(chain);
-    }
-    Ok(())
-}
-
-fn load<R: Record>(family: Family, key: &[u8], value: &[u8]) -> Result<R, StoreError> {
-    records::decode(family.name(), key, value).map_err(|error| {
-        StoreError::damaged(
-            format!("{} record {}", family.name(), key.escape_ascii()),
-            error,
-        )
-    })
-}
-
-/// The greatest layer id that any page has, also pages of an import that a crash cut off.
-fn last_page_layer(database: &Database) -> Result<u64, StoreError> {
-    let Some((key, _)) = database.last_at_or_before(Family::Pages, &[0xff; 16])? else {
-        return Ok(0);
-    };
-    let (layer, _) =
-        parse_page_key(&key).map_err(|error| StoreError::damaged("a page's key", error))?;
-    Ok(layer.0)
-}
-
-fn last_chunk_end(database: &Database) -> Result<ChunkId, StoreError> {
-    let Some((key, value)) = database.last_at_or_before(Family::Headers, &[0xff; 8])? else {
-        return Ok(ChunkId(0));
-    };
-    let first = parse_frame_key(&key)
-        .map_err(|error| StoreError::damaged("a frame header's key", error))?;
-    // A damaged header is found when somebody reads it; here only its ids must not be given again.
-    Ok(FrameHeader::decode(first, &value)
-        .map_or(first.advance(SPAN_MAX.into()), |header| header.end()))
 }

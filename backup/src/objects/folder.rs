@@ -10,9 +10,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::fs::{
@@ -20,7 +20,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::{OBJECT_LEN_MAX, ObjectError, ObjectErrorKind, Objects, direct, exactly};
+use super::{OBJECT_LEN_MAX, ObjectError, ObjectErrorKind, ObjectName, Objects, direct, exactly};
 
 /// What files are called until they are whole.
 const PARTIAL_PREFIX: &str = ".partial-";
@@ -33,6 +33,8 @@ pub struct Folder {
     path: PathBuf,
     /// Folders inside that this process knows to be durable.
     durable: Mutex<BTreeSet<String>>,
+    /// Those of a repository that is there.
+    permissions: OnceLock<Permissions>,
 }
 
 /// Why a file could not be read or written.
@@ -46,6 +48,7 @@ impl Folder {
         Self {
             path,
             durable: Mutex::default(),
+            permissions: OnceLock::new(),
         }
     }
 
@@ -72,7 +75,8 @@ impl Folder {
     fn make_folder_of<'a>(&self, name: &'a str) -> io::Result<(OwnedFd, &'a str)> {
         let (folders, file) = steps(name)?;
         if !self.path.is_dir() {
-            std::fs::create_dir_all(&self.path)?;
+            self.path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            make_private(&self.path)?;
             self.path.parent().map_or(Ok(()), sync_folder)?;
         }
         let (mut at, mut so_far) = (self.root()?, String::new());
@@ -83,8 +87,23 @@ impl Folder {
         Ok((at, file))
     }
 
+    /// Who may use what is put: whoever may use the file that says what the repository is, so that
+    /// one that was opened to others stays open to them. A new repository is its owner's only.
+    fn permissions(&self) -> io::Result<Permissions> {
+        if let Some(known) = self.permissions.get() {
+            return Ok(*known);
+        }
+        let name = ObjectName::Repository.to_string();
+        match statat(self.root()?, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => Ok(*self
+                .permissions
+                .get_or_init(|| Permissions::like(Mode::from_raw_mode(stat.st_mode)))),
+            _ => Ok(Permissions::like(Mode::empty())),
+        }
+    }
+
     fn make_folder(&self, at: &OwnedFd, step: &str, so_far: &str) -> io::Result<OwnedFd> {
-        match mkdirat(at, step, Mode::from_raw_mode(0o777)) {
+        match mkdirat(at, step, self.permissions()?.folder) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -122,7 +141,7 @@ impl Folder {
 
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (folder, file) = self.make_folder_of(name)?;
-        let partial = Partial::create(&folder)?;
+        let partial = Partial::create(&folder, self.permissions()?.file)?;
         direct::write_all(&partial.file, bytes)?;
         partial.file.sync_all()?;
         match partial.publish(file) {
@@ -137,7 +156,7 @@ impl Folder {
 
     fn write_over(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (folder, file) = self.make_folder_of(name)?;
-        let mut partial = Partial::create(&folder)?;
+        let mut partial = Partial::create(&folder, self.permissions()?.file)?;
         direct::write_all(&partial.file, bytes)?;
         partial.file.sync_all()?;
         renameat(&folder, &partial.name, &folder, file)?;
@@ -188,6 +207,35 @@ impl Folder {
         };
         let name = self.path.join(name).display().to_string();
         ObjectError::new(kind_of(&source), name, what).because(source)
+    }
+}
+
+/// Of new files and folders; the umask can take from them.
+#[derive(Clone, Copy, Debug)]
+struct Permissions {
+    file: Mode,
+    folder: Mode,
+}
+
+impl Permissions {
+    /// Those of `other` to read and write, and their owner's in any case.
+    fn like(other: Mode) -> Self {
+        let to_read = Mode::RUSR | Mode::RGRP | Mode::ROTH;
+        let to_write = Mode::WUSR | Mode::WGRP | Mode::WOTH;
+        let file = (other & (to_read | to_write)) | Mode::RUSR | Mode::WUSR;
+        // Whoever may read a folder's files must be able to enter it.
+        let to_enter = Mode::from_raw_mode((file & to_read).as_raw_mode() >> 2);
+        Self {
+            file,
+            folder: file | to_enter,
+        }
+    }
+}
+
+fn make_private(path: &std::path::Path) -> io::Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
     }
 }
 
@@ -277,14 +325,14 @@ struct Partial<'a> {
 }
 
 impl<'a> Partial<'a> {
-    fn create(folder: &'a OwnedFd) -> io::Result<Self> {
+    fn create(folder: &'a OwnedFd, mode: Mode) -> io::Result<Self> {
         let name = format!(
             "{PARTIAL_PREFIX}{:016x}",
             getrandom::u64().map_err(io::Error::other)?
         );
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = File::from(openat(folder, &name, flags, Mode::from_raw_mode(0o666))?);
+        let file = File::from(openat(folder, &name, flags, mode)?);
         // Only so that it is not taken for a leftover: file systems without locks do without.
         let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
         Ok(Self {

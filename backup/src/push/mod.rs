@@ -16,7 +16,7 @@ use vellum_core::page::Slot;
 use vellum_core::tree::{Node, PlanError};
 use vellum_core::units::{ChunkId, LayerId};
 use vellum_store::transfer::Moment;
-use vellum_store::{Store, StoreError, Watch};
+use vellum_store::{Damage, Store, StoreError, Watch};
 
 use crate::error::BackupError;
 use crate::journal::State;
@@ -48,7 +48,7 @@ pub struct PushRequest {
 }
 
 /// What a push did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PushReport {
     /// Points that are new in the repository.
     pub new_points: u64,
@@ -64,6 +64,17 @@ pub struct PushReport {
     pub chunks: u64,
     /// Bytes of packs, index objects and maps that were put.
     pub bytes: u64,
+    /// What could not be pushed, since some of it cannot be read: what is wrong with each, image and
+    /// range included.
+    pub unreadable: Vec<Damage>,
+}
+
+impl PushReport {
+    /// Whether there was nothing that could be sent, and nothing there.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.new_points + self.known_points + self.machines + self.described_points == 0
+    }
 }
 
 /// What is to be said.
@@ -92,21 +103,80 @@ pub fn push(
             "the store has chunks of {own} bytes, the repository of {there}: they cannot be mixed"
         )));
     }
-    let wanted = look(&repository.state(), store, request)?;
+    let mut wanted = look(&repository.state(), store, request)?;
     let report = PushReport {
         known_points: wanted.known_points,
         ..PushReport::default()
     };
-    if wanted.points.is_empty() && wanted.machines.is_empty() && wanted.described.is_empty() {
+    if wanted.is_nothing() {
         return Ok(report);
     }
     let mut session = Session::begin(repository, SessionKind::Push, request.writer.clone())?;
-    let report = say(&mut session, &wanted, request, watch)?;
+    let mut unreadable = Vec::new();
+    let report = match say(&mut session, &wanted, request, watch) {
+        Err(BackupError::Store(StoreError::Damaged(damage))) => {
+            // Nobody looked before, since that would be reading everything; now it is worth it.
+            unreadable = wanted.leave_out_unreadable(watch)?;
+            if unreadable.is_empty() {
+                return Err(BackupError::Store(StoreError::Damaged(damage)));
+            }
+            if wanted.is_nothing() {
+                report
+            } else {
+                say(&mut session, &wanted, request, watch)?
+            }
+        }
+        said => said?,
+    };
     session.end()?;
     Ok(PushReport {
         known_points: wanted.known_points,
+        unreadable,
         ..report
     })
+}
+
+impl Wanted {
+    fn is_nothing(&self) -> bool {
+        self.points.is_empty() && self.machines.is_empty() && self.described.is_empty()
+    }
+
+    /// Takes out what shows something that cannot be read, and machines that need it; what is wrong
+    /// with each.
+    fn leave_out_unreadable(&mut self, watch: &dyn Watch) -> Result<Vec<Damage>, BackupError> {
+        let found = self.moment.unreadable(watch)?;
+        let layer_of = |node: &Node| {
+            let nodes = self.moment.nodes().iter();
+            nodes
+                .into_iter()
+                .find(|(other, _)| other == node)
+                .map(|(_, layer)| *layer)
+        };
+        let is_new = |layer: LayerId| self.points.iter().any(|(_, shown)| *shown == layer);
+        let (mut layers, mut unreadable) = (HashSet::new(), Vec::new());
+        for (node, damage) in found {
+            if let Some(layer) = layer_of(&node).filter(|layer| is_new(*layer)) {
+                layers.insert(layer);
+                unreadable.push(damage);
+            }
+        }
+        let images: HashSet<String> = self
+            .points
+            .iter()
+            .filter(|(_, layer)| layers.contains(layer))
+            .map(|(point, _)| point.image.clone())
+            .collect();
+        self.points.retain(|(_, layer)| !layers.contains(layer));
+        self.machines.retain(|machine| {
+            let kept = machine
+                .snapshots
+                .iter()
+                .flat_map(|snapshot| &snapshot.disks);
+            let mut needed = machine.disks.iter().chain(kept.map(|(image, ..)| image));
+            !needed.any(|image| images.contains(image))
+        });
+        Ok(unreadable)
+    }
 }
 
 /// Holds what is to be pushed still. It may be deleted between the look at its names and the

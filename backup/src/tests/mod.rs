@@ -9,6 +9,7 @@ mod forgets;
 #[path = "../../../store/src/transfer/grower.rs"]
 mod grower;
 mod guests;
+mod heals;
 mod streams;
 mod trees;
 

@@ -35,7 +35,7 @@ impl std::io::Write for Sink {
     }
 }
 
-fn sent(
+pub(super) fn sent(
     store: &Store,
     selection: PushSelection,
     assumed: &[ContentId],
@@ -50,7 +50,7 @@ fn sent(
     std::mem::take(&mut *sink.0.lock().expect("nobody panicked"))
 }
 
-fn received(
+pub(super) fn received(
     store: &Store,
     bytes: &[u8],
     opener: Option<&Opener>,

@@ -1,14 +1,22 @@
 //! `vellum check`: whether all that is stored holds together.
 
 use std::io;
+use std::time::Duration;
 
 use serde::Serialize;
-use vellum_store::{CheckOptions, CheckReport, Finding};
+use vellum_store::{CheckOptions, CheckReport, Finding, SCRUB_ROUND, ScrubOptions, ScrubReport};
 
 use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
 use crate::output::page::{Page, plural};
+use crate::output::{Answer, time};
+use crate::pace::{Pace, parse_span};
 use crate::session::Session;
+use crate::size;
+
+/// What one step of a scrub reads at most.
+const SCRUB_STEP_LEN: u64 = 16 << 20;
+/// What people are told of damage that takes content away.
+const DAMAGED: &str = "content is damaged; next: vellum repair tells what can be mended, vellum export --holes saves the rest";
 
 /// Check the store: its structure, and with --read-data every stored byte
 #[derive(clap::Args)]
@@ -16,8 +24,11 @@ use crate::session::Session;
 Example:
   vellum check
   vellum check --read-data --subset 1/7
+  vellum check --scrub --for 2h --rate 50M
 
-Exit codes: 0 all is well, 2 content is damaged, 3 only space is lost (`vellum gc` gives it back).")]
+--scrub reads everything once a round, and goes on the next time where this one ends: for a timer, where no server does it. \
+What it finds damaged is healed if what it lacks can be found.
+Exit codes: 0 all is well, 4 something is damaged, 3 only space is lost (`vellum gc` gives it back).")]
 pub(crate) struct Args {
     /// Read every chunk and hold it against its name
     #[arg(long)]
@@ -25,6 +36,15 @@ pub(crate) struct Args {
     /// Read only the Nth of M parts of the data: all parts together read everything once
     #[arg(long, value_name = "N/M", value_parser = subset)]
     subset: Option<(u64, u64)>,
+    /// Read everything that is stored once, going on where the last scrub ended; heal what can be
+    #[arg(long, conflicts_with_all = ["read_data", "subset", "accept_earlier_state"])]
+    scrub: bool,
+    /// For a scrub: read so many bytes a second at most
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "scrub")]
+    rate: Option<u64>,
+    /// For a scrub: end after this time, such as 10m or 8h
+    #[arg(long, value_name = "TIME", value_parser = parse_span, requires = "scrub")]
+    r#for: Option<Duration>,
     /// Go on from what the store shows, although later changes were acknowledged and are gone
     #[arg(long)]
     accept_earlier_state: bool,
@@ -52,17 +72,35 @@ struct Found {
     hits: Vec<Hit>,
 }
 
+#[derive(Serialize)]
+struct Scrubbed {
+    action: &'static str,
+    damaged: bool,
+    /// Whether everything was read since the round began.
+    round_ended: bool,
+    bytes_read: u64,
+    chunks_read: u64,
+    healed: u64,
+    seconds: f64,
+    findings: Vec<Found>,
+}
+
 /// A range of an image that a finding hits.
 #[derive(Serialize)]
 struct Hit {
     name: String,
     start: u64,
-    length: u64,
+    /// None is all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    length: Option<u64>,
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     if args.accept_earlier_state {
         session.accept_earlier_state()?;
+    }
+    if args.scrub {
+        return scrub(args, session);
     }
     let store = session.open_to_read()?;
     let meter = session.watch_records("checking");
@@ -74,6 +112,46 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     drop(meter);
     session.output.summary(&Checked::new(&report))?;
     Ok(outcome(&report))
+}
+
+/// Reads on where the last scrub ended, to the end of the round or of the time.
+fn scrub(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    let store = session.open_to_serve()?;
+    let meter = session.watch_bytes("scrubbing");
+    let options = ScrubOptions {
+        bytes_max: args
+            .rate
+            .map_or(SCRUB_STEP_LEN, |rate| rate.clamp(1, SCRUB_STEP_LEN)),
+        all_cores: args.rate.is_none(),
+        round: SCRUB_ROUND,
+    };
+    let mut pace = Pace::new(args.rate.unwrap_or(0));
+    let mut report = ScrubReport::default();
+    let scrubbed = loop {
+        match store.scrub(&options, &meter) {
+            Ok(step) => {
+                let len = step.bytes;
+                report.add(step);
+                let is_enough = args.r#for.is_some_and(|time| meter.elapsed() >= time);
+                if report.is_over || is_enough {
+                    break Ok(());
+                }
+                pace.wait(len, &session.signals);
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    store.keep_scrub();
+    scrubbed?;
+    store.name_images(&mut report, &meter)?;
+    let seconds = meter.elapsed().as_secs_f64();
+    drop(meter);
+    session.output.summary(&Scrubbed::new(&report, seconds))?;
+    Ok(if report.findings.is_empty() {
+        Outcome::Done
+    } else {
+        Outcome::Damaged
+    })
 }
 
 fn outcome(report: &CheckReport) -> Outcome {
@@ -118,12 +196,45 @@ impl Checked {
     }
 }
 
+impl Scrubbed {
+    fn new(report: &ScrubReport, seconds: f64) -> Self {
+        Self {
+            action: "scrub",
+            damaged: !report.findings.is_empty(),
+            round_ended: report.is_over,
+            bytes_read: report.bytes,
+            chunks_read: report.chunks,
+            healed: report.healed,
+            seconds,
+            findings: report.findings.iter().map(Found::new).collect(),
+        }
+    }
+}
+
+impl Answer for Scrubbed {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        show_findings(&self.findings, page)?;
+        let read = page.size(self.bytes_read);
+        let took = time::span(self.seconds);
+        let chunks = plural(self.chunks_read, "chunk");
+        page.line(format!("scrubbed {read}, {chunks}, in {took}"))?;
+        if self.healed > 0 {
+            page.line(format!("healed {}", self.healed))?;
+        }
+        page.line(match (self.damaged, self.round_ended) {
+            (true, _) => DAMAGED,
+            (false, true) => "no errors; everything was read",
+            (false, false) => "no errors so far; the next scrub goes on from here",
+        })
+    }
+}
+
 impl Found {
     fn new(finding: &Finding) -> Self {
         let hit = |(name, range): &(String, std::ops::Range<u64>)| Hit {
             name: name.clone(),
             start: range.start,
-            length: range.end.saturating_sub(range.start),
+            length: (range.end < u64::MAX).then(|| range.end.saturating_sub(range.start)),
         };
         let hits = finding.images.iter().map(hit).collect();
         Self {
@@ -135,24 +246,30 @@ impl Found {
     }
 }
 
+fn show_findings(findings: &[Found], page: &mut Page) -> io::Result<()> {
+    for found in findings {
+        page.line(format!(
+            "{}: {}: {}",
+            if found.is_damage { "damage" } else { "leak" },
+            found.record,
+            found.reason
+        ))?;
+        for hit in &found.hits {
+            page.line(match hit.length {
+                Some(length) => {
+                    let end = hit.start + length;
+                    format!("  hits {}, bytes {} to {end}", hit.name, hit.start)
+                }
+                None => format!("  hits {}, all of it", hit.name),
+            })?;
+        }
+    }
+    Ok(())
+}
+
 impl Answer for Checked {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        for found in &self.findings {
-            page.line(format!(
-                "{}: {}: {}",
-                if found.is_damage { "damage" } else { "leak" },
-                found.record,
-                found.reason
-            ))?;
-            for hit in &found.hits {
-                page.line(format!(
-                    "  hits {}, bytes {} to {}",
-                    hit.name,
-                    hit.start,
-                    hit.start + hit.length
-                ))?;
-            }
-        }
+        show_findings(&self.findings, page)?;
         let (layers, pages, frames) = (
             plural(self.layers, "layer"),
             plural(self.pages, "page"),
@@ -170,7 +287,8 @@ impl Answer for Checked {
             ))?;
         }
         page.line(match (self.damaged, self.findings.is_empty()) {
-            (true, _) => "content is damaged; next: export what is not hit, and restore the rest from a backup",
+            (true, _) if self.findings.iter().any(|found| !found.hits.is_empty()) => DAMAGED,
+            (true, _) => "something is damaged, no content is lost; next: vellum repair",
             (false, false) => "no content is lost, but space is; next: vellum gc",
             (false, true) => "no errors",
         })

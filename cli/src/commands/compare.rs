@@ -11,19 +11,21 @@ use vellum_core::tree::{PageSet, page_of, page_start};
 use vellum_core::units::ChunkLen;
 use vellum_formats::{self as formats, Format};
 use vellum_store::codec::ClusterCodecs;
-use vellum_store::{Disk, FileSource, Progress, StoreError, Watch};
+use vellum_store::{Disk, FileSource, FolderCompanions, Progress, StoreError, Watch};
 
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::Page;
 use crate::session::Session;
+use crate::source_format::{self, Expected, ExpectedImage};
 
 /// Bytes that are held against each other at once.
 const STEP_LEN: u64 = 1 << 20;
 /// More would wait for each other's reads.
 const THREADS_MAX: usize = 16;
 
-/// Compare an image or snapshot with a file, byte by byte; exit code 1 if they differ
+/// Compare an image or snapshot with a file, byte by byte; exit code 1 if they differ, 2 if they
+/// cannot be compared
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum compare web@monday monday.raw")]
 pub(crate) struct Args {
@@ -32,9 +34,10 @@ pub(crate) struct Args {
     node: String,
     /// The file
     file: PathBuf,
-    /// The file's format: raw or qcow2
-    #[arg(short, long, default_value = "raw")]
-    format: Format,
+    /// raw, qcow2, vdi, vmdk, vhd or vhdx; without it what the image was imported from, else what the file's signature
+    /// says
+    #[arg(short, long)]
+    format: Option<Format>,
 }
 
 #[derive(Serialize)]
@@ -51,9 +54,16 @@ struct Comparison {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let store = session.open_to_read()?;
-    let disk = store.still_disk(store.find(&args.node)?)?;
+    let node = store.find(&args.node)?;
+    let disk = store.still_disk(node)?;
     let file = args.file.display().to_string();
-    let source = open(args, &session.caller.path(&args.file), &file).map_err(|error| {
+    let path = session.caller.path(&args.file);
+    let expected = Expected {
+        said: args.format,
+        image: Some(ExpectedImage::of(&store.tree(), node, true)?),
+    };
+    let format = source_format::of_file(&path, &file, &expected, session)?;
+    let source = open(format, &path, &file).map_err(|error| {
         Failure::from(error).hinted("name a file that can be read, and its format with -f")
     })?;
     let meter = session.watch_bytes(&format!("comparing {}", disk.name()));
@@ -85,9 +95,10 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     })
 }
 
-fn open(args: &Args, path: &Path, file: &str) -> Result<Box<dyn ImageSource>, StoreError> {
+fn open(format: Format, path: &Path, file: &str) -> Result<Box<dyn ImageSource>, StoreError> {
     let source = Arc::new(FileSource::open(path)?);
-    formats::open(args.format, source, Arc::new(ClusterCodecs)).map_err(|source| {
+    let companions = FolderCompanions::beside(path);
+    formats::open(format, source, Arc::new(ClusterCodecs), &companions).map_err(|source| {
         StoreError::Source {
             name: file.to_owned(),
             source,

@@ -14,7 +14,8 @@ const COLUMNS: [Column; 3] = [
     Column::text("BECOMES"),
 ];
 
-/// Show the ranges in which two images or snapshots differ; exit code 1 if there are any
+/// Show the ranges in which two images or snapshots differ; exit code 1 if there are any, 2 if they
+/// cannot be compared
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum diff web@monday web@tuesday")]
 pub(crate) struct Args {

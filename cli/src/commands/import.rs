@@ -5,25 +5,28 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
 use serde::Serialize;
 use vellum_core::change_map::ChangeMap;
 use vellum_core::name::Name;
 use vellum_core::source::SourceError;
+use vellum_core::tree::Node;
 use vellum_formats::Format;
-use vellum_formats::probe::{self, Verdict};
 use vellum_store::{
-    FileSource, ImportReport, ImportRequest, ImportTarget, Input, Store, StoreError,
+    ImportOptions, ImportReport, ImportRequest, ImportTarget, Input, Store, StoreError,
 };
 
 use crate::caller::Caller;
+use crate::commands::healed;
 use crate::failure::{Failure, Outcome};
 use crate::output::page::{Page, plural};
-use crate::output::{Answer, time};
+use crate::output::{Answer, report, time};
 use crate::patience::Patient;
 use crate::session::Session;
-use crate::stream::{CommandOutput, WholeStream};
+use crate::source_format::{self, Expected, ExpectedImage};
+use crate::stream::{CommandOutput, JudgedStream, NoDisk, StreamJudge, WholeStream};
 use crate::{lookup, size};
 
 /// The longest change map that is read: some million ranges.
@@ -37,7 +40,8 @@ Example:
 A pipe does not tell whether the program before it failed. With -- COMMAND Vellum runs the program \
 itself and stores nothing if it fails; with --size it stores nothing if another number of bytes comes.";
 
-/// Store a disk: a raw or qcow2 file, a block device, or what comes through a pipe
+/// Store a disk: an image file (raw, qcow2, VDI, VMDK, VHD, VHDX), a block device, or what comes
+/// through a pipe
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -45,7 +49,8 @@ pub(crate) struct Args {
     file: PathBuf,
     /// The new image's name, or with --update the name of one that is there
     name: String,
-    /// raw or qcow2; without it the file's signature decides, and no other file is opened
+    /// raw, qcow2, vdi, vmdk, vhd or vhdx; without it what an image's earlier states came from, and of a new image the
+    /// file's signature decides. No other file is opened
     #[arg(short, long)]
     format: Option<Format>,
     /// Store only what differs from this image or snapshot
@@ -66,6 +71,10 @@ pub(crate) struct Args {
     /// qemu-img map
     #[arg(long, value_name = "FILE")]
     change_map: Option<PathBuf>,
+    /// Read what the store seems to have before it is believed, each frame once: what is damaged is
+    /// stored again, for every image that has it
+    #[arg(long)]
+    verify: bool,
     /// How many bytes must come through the pipe
     #[arg(long, value_parser = size::parse)]
     size: Option<u64>,
@@ -85,6 +94,8 @@ struct Imported {
     known_chunks: u64,
     new_chunks: u64,
     new_bytes: u64,
+    /// Chunks that were there, damaged, and are whole again for every image that has them.
+    healed_chunks: u64,
     seconds: f64,
 }
 
@@ -92,13 +103,20 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     check(args, session)?;
     let store = session.open_to_write()?;
     let target = target(args, &store)?;
-    let input = input(args, session)?;
+    let expected = expected(args, &store, &target)?;
+    let input = input(args, &expected, session)?;
+    for sentence in input.left_behind() {
+        session.warn(&format!("{} {sentence}", input.name()));
+    }
     let meter = session.watch_bytes(&format!("importing {}", args.name));
     let request = ImportRequest {
         target,
         snapshot: args.snapshot.clone(),
     };
-    let report = store.import(input, &request, &meter);
+    let options = ImportOptions {
+        verify: args.verify,
+    };
+    let report = store.import_with(input, &request, options, &meter);
     let seconds = meter.elapsed();
     drop(meter);
     let report = report.map_err(|error| explain(error, session))?;
@@ -119,10 +137,16 @@ fn check(args: &Args, session: &Session) -> Result<(), Failure> {
             "add --update, or -b PARENT",
         ));
     }
-    if piped && (says_change || args.format.is_some_and(|format| format != Format::Raw)) {
+    if piped && says_change {
         return Err(Failure::usage(
-            "what comes through a pipe is raw and read to its end",
+            "what comes through a pipe is read to its end",
             "import a file instead",
+        ));
+    }
+    if let Some(format) = args.format.filter(|format| piped && *format != Format::Raw) {
+        return Err(Failure::usage(
+            format!("{format} is read here and there, and a pipe goes by once"),
+            "write it to a file first, and import that",
         ));
     }
     if !piped && !args.command.is_empty() {
@@ -162,7 +186,26 @@ fn target(args: &Args, store: &Store) -> Result<ImportTarget, Failure> {
     Ok(ImportTarget::New { name, parent })
 }
 
-fn input(args: &Args, session: &Session) -> Result<Input, Failure> {
+/// What is known of the file before it is looked at.
+fn expected(args: &Args, store: &Store, target: &ImportTarget) -> Result<Expected, Failure> {
+    let image = match target {
+        ImportTarget::Update(image) if args.format.is_none() => {
+            let node = Node::Image(*image);
+            Some(ExpectedImage::of(&store.tree(), node, false)?)
+        }
+        // What is said overrules what is noted, also where that cannot be read.
+        ImportTarget::Update(image) => {
+            ExpectedImage::of(&store.tree(), Node::Image(*image), false).ok()
+        }
+        ImportTarget::New { .. } => None,
+    };
+    Ok(Expected {
+        said: args.format,
+        image,
+    })
+}
+
+fn input(args: &Args, expected: &Expected, session: &Session) -> Result<Input, Failure> {
     let name = args.file.display().to_string();
     if args.file.as_os_str() != "-" {
         let path = session.caller.path(&args.file);
@@ -179,72 +222,46 @@ fn input(args: &Args, session: &Session) -> Result<Input, Failure> {
                 .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
                 .open(&path);
             let file = opened.map_err(|error| Failure::io(format!("open {name}"), error))?;
-            return Ok(stream(
-                args,
-                session,
-                name,
-                Patient::new(file, session.signals.clone()),
-            ));
+            let reader = Patient::new(file, session.signals.clone());
+            return Ok(stream(args, expected, session, name, reader));
         }
-        let format = args
-            .format
-            .map_or_else(|| probed(&path, name, session), Ok)?;
-        return Ok(Input::open(&path, format, map)?);
+        let format = source_format::of_file(&path, &name, expected, session)?;
+        // Over a parent that the person names, a differencing image is read as what it changes.
+        let open = if args.parent.is_some() {
+            Input::open_over_parent
+        } else {
+            Input::open
+        };
+        return Ok(open(&path, format, map)?);
     }
     if let Some(program) = args.command.first() {
         let output = CommandOutput::start(&args.command, &session.caller)?;
-        return Ok(stream(args, session, program.display().to_string(), output));
+        let name = program.display().to_string();
+        return Ok(stream(args, expected, session, name, output));
     }
-    Ok(stream(
-        args,
-        session,
-        "standard input".to_owned(),
-        session.caller.streams.input.clone(),
-    ))
+    let (name, input) = ("standard input", session.caller.streams.input.clone());
+    Ok(stream(args, expected, session, name.to_owned(), input))
 }
 
 /// Content that comes once and in order, and must come whole.
 fn stream(
     args: &Args,
+    expected: &Expected,
     session: &Session,
     name: String,
     reader: impl Read + Send + 'static,
 ) -> Input {
-    Input::stream(
-        Box::new(WholeStream::new(reader, args.size, session.signals.clone())),
-        name,
-    )
+    let whole = WholeStream::new(reader, args.size, session.signals.clone());
+    let caller = Arc::clone(&session.caller);
+    let judge = StreamJudge::new(&name, expected.clone(), move |warning: &str| {
+        report::notice(&caller, &format!("warning: {warning}"));
+    });
+    Input::stream(Box::new(JudgedStream::new(whole, judge)), name)
 }
 
 pub(super) fn is_stream(path: &Path) -> bool {
     let kind = std::fs::metadata(path).map(|metadata| metadata.file_type());
     kind.is_ok_and(|kind| kind.is_fifo() || kind.is_char_device())
-}
-
-/// The format that the file's signature speaks for.
-pub(super) fn probed(path: &Path, name: String, session: &Session) -> Result<Format, Failure> {
-    let fail = |source: SourceError| StoreError::Source {
-        name: name.clone(),
-        source,
-    };
-    let seen = probe::probe(&FileSource::open(path)?).map_err(fail)?;
-    match seen.verdict() {
-        Verdict::Raw => Ok(Format::Raw),
-        Verdict::Known(format) => {
-            session.notice(&format!(
-                "{name}: {seen}, and is read as one (-f raw stores the file as it is)"
-            ));
-            Ok(format)
-        }
-        Verdict::NotYet(_) => {
-            let advice = "convert it with `qemu-img convert -O qcow2`, or store the file as it is with -f raw";
-            Err(Failure::failed(format!("{name}: {seen}"), advice))
-        }
-        Verdict::Ambiguous => Err(Failure::failed(
-            format!("{name}: {seen}"),
-            "say -f raw if it is a guest's disk",
-        )),
-    }
 }
 
 fn change_map(path: &Path, caller: &Caller) -> Result<ChangeMap, Failure> {
@@ -275,6 +292,17 @@ fn change_map(path: &Path, caller: &Caller) -> Result<ChangeMap, Failure> {
 fn explain(error: StoreError, session: &Session) -> Failure {
     match error {
         StoreError::Source { .. } if session.signals.is_stopped() => StoreError::Interrupted.into(),
+        StoreError::Source {
+            name,
+            source: SourceError::Io { offset, source },
+        } => match source.downcast::<NoDisk>() {
+            Ok(NoDisk { message, advice }) => Failure::failed(message, advice),
+            Err(source) => StoreError::Source {
+                name,
+                source: SourceError::Io { offset, source },
+            }
+            .into(),
+        },
         other => other.into(),
     }
 }
@@ -297,6 +325,7 @@ impl Imported {
             known_chunks: report.known,
             new_chunks: report.new,
             new_bytes: report.new_bytes,
+            healed_chunks: report.healed,
             seconds,
         }
     }
@@ -312,6 +341,7 @@ impl Answer for Imported {
             plural(self.new_chunks, "chunk"),
             self.known_chunks,
             self.same_chunks
-        ))
+        ))?;
+        healed(page, self.healed_chunks)
     }
 }

@@ -29,6 +29,9 @@ struct Info {
     /// The image that `commit` would change.
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
+    /// As which format the files are read that its states come from, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_format: Option<String>,
     /// How many layers supply its content.
     layers: u64,
     /// The image whose writes this one holds.
@@ -68,6 +71,11 @@ fn info(store: &Store, node: Node) -> Option<Info> {
     } else {
         None
     };
+    let source_format = tree
+        .image(node.image())?
+        .source_format
+        .as_ref()
+        .filter(|_| matches!(node, Node::Image(_)));
     let machines = tree
         .machines()
         .users(node.image())
@@ -84,6 +92,7 @@ fn info(store: &Store, node: Node) -> Option<Info> {
         scratch_of: scratch_of
             .and_then(|base| tree.image(base))
             .map(|base| base.name.to_string()),
+        source_format: source_format.map(ToString::to_string),
         machines: machines.map(|machine| machine.name.to_string()).collect(),
         layers: tree.chain(plant.layer).count() as u64,
         snapshots: snapshots
@@ -105,12 +114,14 @@ impl Answer for Info {
         let autoreset = description
             .autoreset
             .map(|autoreset| if autoreset { "on" } else { "off" });
+        let created = description.created.map(|created| page.moment(created));
         let optional = [
             ("mode", description.mode),
             ("autoreset", autoreset),
-            ("created", description.created.as_deref()),
+            ("created", created.as_deref()),
             ("stands on", description.parent.as_deref()),
             ("holds writes to", self.scratch_of.as_deref()),
+            ("imported from", self.source_format.as_deref()),
         ];
         for (name, value) in optional {
             value.map_or(Ok(()), |value| page.field(name, value))?;

@@ -63,7 +63,7 @@ fn list(
 ) -> Result<Outcome, Failure> {
     let store = session.open_to_read()?;
     let image = image
-        .map(|image| lookup::image(&store, image))
+        .map(|image| lookup::image_to_read(&store, image))
         .transpose()?;
     let listing = {
         // Not held while the answer goes out: its reader may be slow, and others change the tree.
@@ -118,7 +118,10 @@ impl Answer for Listing {
                 row.snapshots
                     .map(|count| count.to_string())
                     .unwrap_or_default(),
-                description.created.clone().unwrap_or_default(),
+                description
+                    .created
+                    .map(|created| page.moment(created))
+                    .unwrap_or_default(),
                 description.marks(),
             ]
         };

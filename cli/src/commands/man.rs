@@ -1,8 +1,10 @@
 //! `vellum man`: manual pages.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
+use clap_mangen::Man;
+use vellum_store::{NewFileMode, write_whole_file};
 
 use crate::arguments::Arguments;
 use crate::failure::{Failure, Outcome};
@@ -19,12 +21,25 @@ pub(crate) struct Args {
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let command = Arguments::command();
     if let Some(dir) = &args.dir {
-        let fail = |error| Failure::io(format!("write manual pages to {}", dir.display()), error);
-        clap_mangen::generate_to(command, session.caller.path(dir)).map_err(fail)?;
+        let mut command = command.disable_help_subcommand(true);
+        command.build();
+        write_all(command, &session.caller.path(dir))?;
     } else {
         let mut page = Vec::new();
-        clap_mangen::Man::new(command).render(&mut page)?;
+        Man::new(command).render(&mut page)?;
         session.output.verbatim(&page)?;
     }
     Ok(Outcome::Done)
+}
+
+/// A page for `command` and for each below it, in place of those of an earlier version.
+fn write_all(command: clap::Command, dir: &Path) -> Result<(), Failure> {
+    let inner = command
+        .get_subcommands()
+        .filter(|inner| !inner.is_hide_set());
+    inner.cloned().try_for_each(|inner| write_all(inner, dir))?;
+    let (man, mut page) = (Man::new(command), Vec::new());
+    man.render(&mut page)?;
+    let path = dir.join(man.get_filename());
+    Ok(write_whole_file(&path, &page, true, NewFileMode::Usual)?)
 }

@@ -11,7 +11,7 @@ use vellum_store::measure::{
 };
 use vellum_store::{Input, Store, StoreError};
 
-use super::import::{is_stream, probed};
+use super::import::is_stream;
 use super::init::CompressionWish;
 use crate::failure::{Failure, Outcome};
 use crate::output::page::{Page, percent, plural};
@@ -19,6 +19,7 @@ use crate::output::table::Column;
 use crate::output::{Answer, Layout};
 use crate::session::Session;
 use crate::size;
+use crate::source_format::{self, Expected};
 
 const EXAMPLES: &str = "\
 Example:
@@ -37,7 +38,7 @@ pub(crate) struct Args {
     /// The disks, in the order in which they would be imported
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// raw or qcow2, for all of them; without it each file's signature decides, and no other file
+    /// raw, qcow2, vdi, vmdk, vhd or vhdx, for all of them; without it each file's signature decides, and no other file
     /// is opened
     #[arg(short, long)]
     format: Option<Format>,
@@ -205,7 +206,11 @@ fn open(file: &Path, format: Option<Format>, session: &Session) -> Result<Input,
         ));
     }
     let name = file.display().to_string();
-    let format = format.map_or_else(|| probed(&path, name, session), Ok)?;
+    let expected = Expected {
+        said: format,
+        image: None,
+    };
+    let format = source_format::of_file(&path, &name, &expected, session)?;
     Input::open(&path, format, None).map_err(explain)
 }
 

@@ -34,14 +34,18 @@ mod resize;
 mod send;
 mod serve;
 mod snapshot;
+mod source;
 mod stats;
 mod tag;
 mod tree;
+
+use std::io;
 
 use clap::Subcommand;
 
 use crate::caller::Caller;
 use crate::failure::{Failure, Outcome};
+use crate::output::page::{Page, plural};
 use crate::repository::password::Password;
 use crate::session::Session;
 
@@ -83,6 +87,7 @@ pub(crate) enum Command {
     Receive(receive::Args),
     Gc(gc::Args),
     Check(check::Args),
+    Source(source::Args),
     Stats(stats::Args),
     Measure(measure::Args),
     Report(report::Args),
@@ -104,6 +109,15 @@ impl Command {
         };
         let is_owner = matches!(self, Self::Serve(_) | Self::Nbd(_) | Self::Mount(_));
         !is_without && !is_owner
+    }
+
+    /// Whether exit code 1 means that a difference was found.
+    pub(crate) fn compares(&self) -> bool {
+        match self {
+            Self::Compare(_) | Self::Diff(_) => true,
+            Self::Backup(args) => args.compares(),
+            _ => false,
+        }
     }
 
     /// What has to be asked at the caller's terminal before another process does it.
@@ -156,6 +170,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, F
         Command::Receive(args) => receive::run(args, session),
         Command::Gc(args) => gc::run(args, session),
         Command::Check(args) => check::run(args, session),
+        Command::Source(args) => source::run(args, session),
         Command::Stats(args) => stats::run(args, session),
         Command::Measure(args) => measure::run(args, session),
         Command::Report(args) => report::run(args, session),
@@ -165,4 +180,15 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, F
         Command::Completions(args) => completions::run(args, session),
         Command::Man(args) => man::run(args, session),
     }
+}
+
+/// Tells of chunks that were damaged and are not any more.
+fn healed(page: &mut Page, count: u64) -> io::Result<()> {
+    if count == 0 {
+        return Ok(());
+    }
+    page.line(format!(
+        "healed {}, for every image that has them",
+        plural(count, "damaged chunk")
+    ))
 }

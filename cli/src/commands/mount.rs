@@ -9,6 +9,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::Page;
 use crate::patience::PATIENCE;
+use crate::scrubber::ScrubArgs;
 use crate::service::{Service, ServiceArgs};
 use crate::session::Session;
 
@@ -38,7 +39,7 @@ struct Mounted {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let mut service = Service::start(&args.service, session)?;
+    let mut service = Service::start(&args.service, &ScrubArgs::usual(), session)?;
     let folder = service
         .mount(&args.dir, args.allow_other, session)?
         .folder()

@@ -14,6 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::Page;
 use crate::patience::PATIENCE;
+use crate::scrubber::ScrubArgs;
 use crate::service::{self, FromArgs, NbdArgs, Service, ServiceArgs};
 use crate::session::Session;
 
@@ -71,8 +72,8 @@ struct Offering {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let mut service = Service::start_from(&args.from, &args.service, session)?;
-    let target = target(&service, &args.node)?;
+    let mut service = Service::start_from(&args.from, &args.service, &ScrubArgs::usual(), session)?;
+    let target = target(&service, &args.node, args.nbd.is_read_only())?;
     let info = service.exports.info(&target).map_err(unavailable)?;
     let export = args.export_name.as_deref().unwrap_or(&target);
     let exports = Arc::new(SingleExport::new(
@@ -116,8 +117,9 @@ fn listen(args: &Args, server: &Server, session: &Session) -> Result<Option<Endp
     service::listen_tcp(server, &place, args.nbd.has_tls(), session).map(Some)
 }
 
-/// The whole name of what `text` means: an export's, or else as all commands take it.
-fn target(service: &Service, text: &str) -> Result<String, Failure> {
+/// The whole name of what `text` means: an export's, or else as all commands take it. A client
+/// writes to what it gets, so that takes its whole name unless it is only read.
+fn target(service: &Service, text: &str, read_only: bool) -> Result<String, Failure> {
     if !text.is_empty() && service.exports.info(text).is_ok() {
         return Ok(text.to_owned());
     }
@@ -127,7 +129,11 @@ fn target(service: &Service, text: &str) -> Result<String, Failure> {
             "`vellum backup list` shows all points",
         ));
     };
-    let node = store.find(text)?;
+    let node = if read_only {
+        store.find(text)
+    } else {
+        store.find_whole(text)
+    }?;
     Ok(store.tree().display(node))
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Args {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let store = session.open_to_write()?;
-    let node = store.find(&args.node)?;
+    let node = store.find_whole(&args.node)?;
     store.pin(node, !args.off)?;
     let (action, done) = if args.off {
         ("unpin", "unpinned")

@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     }
     let store = session.open_to_write()?;
     let image = lookup::image(&store, &args.image)?;
-    let parent = store.find(&args.parent)?;
+    let parent = store.find_whole(&args.parent)?;
     let mode = if args.keep_map {
         RebaseMode::KeepMap
     } else {

@@ -9,6 +9,7 @@ use vellum_backup::reader::Reader;
 use vellum_backup::stream;
 use vellum_core::name::Name;
 
+use crate::commands::healed;
 use crate::failure::{Failure, Outcome};
 use crate::lookup;
 use crate::output::page::{Page, plural};
@@ -31,6 +32,10 @@ pub(crate) struct Args {
     /// What to put before all names
     #[arg(long, value_name = "TEXT")]
     prefix: Option<String>,
+    /// Read what the store seems to have before it is believed, each frame once: what is damaged is
+    /// stored again, for every image that has it
+    #[arg(long)]
+    verify: bool,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -41,6 +46,8 @@ struct Received {
     images: Vec<String>,
     chunks_new: u64,
     chunks_known: u64,
+    /// Chunks that were there, damaged, and are whole again for every image that has them.
+    chunks_healed: u64,
     lost_machine_snapshots: Vec<String>,
     seconds: f64,
 }
@@ -85,6 +92,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         .collect();
     let PullReport {
         chunks: (chunks_new, chunks_known),
+        chunks_healed,
         lost_machine_snapshots,
         ..
     } = report;
@@ -94,6 +102,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         images,
         chunks_new,
         chunks_known,
+        chunks_healed,
         lost_machine_snapshots,
         seconds,
     })?;
@@ -111,7 +120,10 @@ fn request(args: &Args, reader: &Reader<'_>) -> Result<PullRequest, BackupError>
             .as_ref()
             .map_or_else(|| format!("{prefix}{name}"), ToString::to_string)
     };
-    PullRequest::of(reader, |_| true, true, renamed)
+    Ok(PullRequest {
+        verify: args.verify,
+        ..PullRequest::of(reader, |_| true, true, renamed)?
+    })
 }
 
 impl Answer for Received {
@@ -125,6 +137,7 @@ impl Answer for Received {
             "received {images}: {chunks} ({} known) in {took}",
             self.chunks_known
         ))?;
+        healed(page, self.chunks_healed)?;
         self.images.iter().try_for_each(|image| page.line(image))
     }
 }

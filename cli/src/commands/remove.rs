@@ -89,7 +89,7 @@ pub(super) fn remove(
 pub(super) fn targets(store: &Store, texts: &[String]) -> Result<Vec<Node>, Failure> {
     let mut nodes: Vec<Node> = texts
         .iter()
-        .map(|text| store.find(text))
+        .map(|text| store.find_whole(text))
         .collect::<Result<_, _>>()?;
     nodes.sort_unstable_by_key(|node| (matches!(node, Node::Image(_)), *node));
     nodes.dedup();

@@ -6,6 +6,7 @@ use vellum_store::Store;
 
 use super::done;
 use crate::failure::{Failure, Outcome};
+use crate::lookup;
 use crate::session::Session;
 
 /// Give an image or snapshot another name
@@ -21,7 +22,7 @@ pub(crate) struct Args {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let store = session.open_to_write()?;
-    let node = store.find(&args.node)?;
+    let node = store.find_whole(&args.node)?;
     let old = store.tree().display(node);
     let text = new_name(&store, node, &args.new)?;
     let name = Name::new(&text).map_err(|error| Failure::name(&text, error))?;
@@ -38,9 +39,7 @@ fn new_name(store: &Store, node: Node, text: &str) -> Result<String, Failure> {
         return Ok(spec.image);
     };
     match node {
-        Node::Snapshot(image, _) if store.tree().find_image(&spec.image)?.id == image => {
-            Ok(snapshot)
-        }
+        Node::Snapshot(image, _) if lookup::image(store, &spec.image)? == image => Ok(snapshot),
         Node::Snapshot(..) => Err(Failure::usage(
             "a snapshot stays with its image",
             "write only the new name behind the @",

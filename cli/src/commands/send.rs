@@ -13,6 +13,7 @@ use vellum_core::tree::Node;
 use vellum_core::units::ImageId;
 use vellum_store::Store;
 
+use super::backup::tell_unreadable;
 use crate::failure::{Failure, Outcome};
 use crate::lookup;
 use crate::output::page::{Page, plural};
@@ -58,7 +59,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
             "send standard output to a file or a command",
         ));
     }
-    let store = session.open_to_write()?;
+    let store = session.open_to_serve()?;
     let (selection, assumed) = selection(&args.images, &store)?;
     let opener = repository::opener(&args.key, password::VARIABLES, &session.caller)?;
     let key = opener.map(|opener| FirstKey {
@@ -79,6 +80,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
     let (points, chunks, bytes) = (report.new_points, report.chunks, report.bytes);
+    let unreadable = report.unreadable;
     session.output.summary(&Sent {
         action: "send",
         points,
@@ -87,7 +89,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         encrypted: key.is_some(),
         seconds,
     })?;
-    Ok(Outcome::Done)
+    Ok(tell_unreadable(&unreadable, &store, session))
 }
 
 /// What is named, and what whoever receives it has already.
@@ -100,12 +102,12 @@ fn selection(
         match text.split_once("..@") {
             None => nodes.extend(whole(store, store.find(text)?)),
             Some((from, to)) => {
-                let (image, first) = lookup::snapshot(store, from)?;
+                let (image, first) = lookup::snapshot_to_read(store, from)?;
                 let to = format!(
                     "{}@{to}",
                     from.split_once('@').map_or(from, |(image, _)| image)
                 );
-                let (_, last) = lookup::snapshot(store, &to)?;
+                let (_, last) = lookup::snapshot_to_read(store, &to)?;
                 nodes.extend(between(store, image, first, last).ok_or_else(|| backwards(text))?);
                 assumed.extend(content(store, Node::Snapshot(image, first))?);
             }

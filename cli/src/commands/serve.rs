@@ -11,6 +11,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::{Page, plural};
 use crate::patience::PATIENCE;
+use crate::scrubber::ScrubArgs;
 use crate::service::{self, FromArgs, NbdArgs, Service, ServiceArgs};
 use crate::session::Session;
 
@@ -42,6 +43,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     service: ServiceArgs,
     #[command(flatten)]
+    scrub: ScrubArgs,
+    #[command(flatten)]
     from: FromArgs,
     /// Show images and snapshots as files in this empty folder too
     #[arg(long, value_name = "DIR")]
@@ -65,7 +68,7 @@ struct Serving {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let mut service = Service::start_from(&args.from, &args.service, session)?;
+    let mut service = Service::start_from(&args.from, &args.service, &args.scrub, session)?;
     let endpoints = listen(args, &mut service, session)?;
     let folder = args
         .mount

@@ -1,12 +1,17 @@
 //! `vellum snapshot`: states of an image that keep still.
 
+use std::io;
+
 use clap::Subcommand;
+use serde::Serialize;
 use vellum_core::name::Name;
-use vellum_core::tree::Node;
+use vellum_core::tree::{Node, PresentState};
 
 use super::{done, list, remove};
 use crate::failure::{Failure, Outcome};
 use crate::lookup;
+use crate::output::Answer;
+use crate::output::page::Page;
 use crate::session::Session;
 
 /// Take, list, restore and delete snapshots
@@ -46,16 +51,25 @@ struct ListArgs {
     image: Option<String>,
 }
 
-/// Make an image as a snapshot of it is. All snapshots stay
+/// Make an image as a snapshot of it is. All snapshots stay, and what it was becomes one
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum snapshot restore web@monday --save-current-as broken")]
+#[command(after_help = "\
+Example:
+  vellum snapshot restore web@monday
+  vellum snapshot restore web@monday --save-current-as broken
+
+The present state is kept as a snapshot: before-restore-1, before-restore-2 and so on, unless a
+snapshot shows it already.")]
 struct RestoreArgs {
     /// The snapshot
     #[arg(value_name = "IMAGE@SNAPSHOT")]
     snapshot: String,
-    /// Keep the image's present state as a snapshot of this name; without it that state goes
+    /// Keep the image's present state as a snapshot of this name
     #[arg(long, value_name = "SNAPSHOT", value_parser = lookup::name)]
     save_current_as: Option<Name>,
+    /// Let the image's present state go
+    #[arg(long, conflicts_with = "save_current_as")]
+    discard: bool,
 }
 
 /// Delete snapshots, wherever they stand; what stands on them stays as it is
@@ -92,14 +106,60 @@ fn restore(args: &RestoreArgs, session: &mut Session) -> Result<Outcome, Failure
     let store = session.open_to_write()?;
     let (image, serial) = lookup::snapshot(&store, &args.snapshot)?;
     let snapshot = store.tree().display(Node::Snapshot(image, serial));
-    let node = store.restore(image, serial, args.save_current_as.as_ref())?;
-    let saved = args
-        .save_current_as
-        .as_ref()
-        .map(|name| format!("; what it was is {}@{name}", store.tree().display(node)));
-    done::tell(session, &store, "restore", node, |name, _| {
-        format!("{name} is as {snapshot} now{}", saved.unwrap_or_default())
-    })
+    let saving = args.save_current_as.as_ref();
+    let state = if args.discard || saving.is_some() {
+        store.restore(image, serial, saving)?;
+        saving.cloned().map(PresentState::Unnamed)
+    } else {
+        Some(store.restore_keeping(image, serial)?)
+    };
+    let name = store.tree().display(Node::Image(image));
+    let (saved, kept) = match state {
+        Some(PresentState::Unnamed(snapshot)) => (true, Some(format!("{name}@{snapshot}"))),
+        Some(PresentState::Shown(node)) => (false, Some(store.tree().display(node))),
+        None => (false, None),
+    };
+    let text = format!("{name} is as {snapshot} now");
+    let size = store
+        .tree()
+        .layer_of(Node::Image(image))
+        .map_or(0, |layer| layer.len);
+    session.output.confirm(&Restored {
+        action: "restore",
+        name,
+        size: Some(size),
+        kept,
+        saved,
+        text,
+    })?;
+    Ok(Outcome::Done)
+}
+
+/// How something went back, and where its present state is now.
+#[derive(Serialize)]
+pub(super) struct Restored {
+    pub(super) action: &'static str,
+    pub(super) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) size: Option<u64>,
+    /// The snapshot that shows what it was; none if that is gone.
+    pub(super) kept: Option<String>,
+    /// Whether that snapshot was taken for it.
+    pub(super) saved: bool,
+    /// The beginning of the sentence for people.
+    #[serde(skip)]
+    pub(super) text: String,
+}
+
+impl Answer for Restored {
+    fn show(&self, page: &mut Page) -> io::Result<()> {
+        let text = &self.text;
+        page.line(match &self.kept {
+            Some(kept) if self.saved => format!("{text}; what it was is {kept}"),
+            Some(kept) => format!("{text}; it was as {kept}, so nothing had to be kept"),
+            None => format!("{text}; what it was is gone"),
+        })
+    }
 }
 
 fn delete(args: &DeleteArgs, session: &mut Session) -> Result<Outcome, Failure> {

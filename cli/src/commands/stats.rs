@@ -3,11 +3,11 @@
 use std::io;
 
 use serde::Serialize;
-use vellum_store::Stats;
+use vellum_store::{ScrubStatus, Stats};
 
 use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
 use crate::output::page::{Page, percent, ratio};
+use crate::output::{Answer, time};
 use crate::session::Session;
 
 /// Tell how much the store holds, and in how little space
@@ -38,16 +38,50 @@ struct Shown {
     dedup_ratio: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     compression_ratio: Option<f64>,
+    scrub: ShownScrub,
+}
+
+/// When what was last read.
+#[derive(Serialize)]
+struct ShownScrub {
+    /// Whole rounds.
+    rounds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    round_began: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_round_ended: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    records_read: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunks_read: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parity_read: Option<String>,
+    /// Of the round that goes on, or the last one.
+    bytes: u64,
+    findings: u64,
+    healed: u64,
+    /// Chunk ids, with when all of them had been read whole; others never were.
+    ranges: Vec<ReadRange>,
+}
+
+#[derive(Serialize)]
+struct ReadRange {
+    first: u64,
+    end: u64,
+    read: String,
 }
 
 pub(super) fn run(_: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let stats = session.open_to_read()?.stats()?;
-    session.output.answer(&Shown::new(&stats))?;
+    let store = session.open_to_read()?;
+    let stats = store.stats()?;
+    session
+        .output
+        .answer(&Shown::new(&stats, &store.scrub_status()))?;
     Ok(Outcome::Done)
 }
 
 impl Shown {
-    fn new(stats: &Stats) -> Self {
+    fn new(stats: &Stats, scrub: &ScrubStatus) -> Self {
         Self {
             images: stats.images,
             snapshots: stats.snapshots,
@@ -60,6 +94,47 @@ impl Shown {
             disk_bytes: stats.on_disk,
             dedup_ratio: ratio(stats.non_zero, stats.unique),
             compression_ratio: ratio(stats.unique, stats.compressed),
+            scrub: ShownScrub::new(scrub),
+        }
+    }
+}
+
+impl ShownScrub {
+    fn new(status: &ScrubStatus) -> Self {
+        let moment = |at_s: Option<u64>| at_s.map(|at_s| time::moment(at_s * 1000));
+        let ranges = status.ranges.iter().map(|(ids, at_s)| ReadRange {
+            first: ids.start,
+            end: ids.end,
+            read: time::moment(at_s * 1000),
+        });
+        Self {
+            rounds: status.rounds,
+            round_began: moment(status.began_s),
+            last_round_ended: moment(status.last_ended_s),
+            records_read: moment(status.records_read_s),
+            chunks_read: moment(status.chunks_read_s),
+            parity_read: moment(status.beside_read_s),
+            bytes: status.bytes,
+            findings: status.findings,
+            healed: status.healed,
+            ranges: ranges.collect(),
+        }
+    }
+
+    /// In a line, for people.
+    fn line(&self) -> String {
+        let found = if self.findings > 0 {
+            format!("; {} damaged", self.findings)
+        } else {
+            String::new()
+        };
+        match (&self.last_round_ended, &self.round_began) {
+            (Some(ended), None) => format!("everything, until {ended}{found}"),
+            (Some(ended), Some(began)) => {
+                format!("everything, until {ended}; again since {began}{found}")
+            }
+            (None, Some(began)) => format!("not all yet; since {began}{found}"),
+            (None, None) => "never (vellum check --scrub)".to_owned(),
         }
     }
 }
@@ -90,6 +165,7 @@ impl Answer for Shown {
         )?;
         let disk = page.size(self.disk_bytes);
         let share = percent(self.disk_bytes, self.nonzero_bytes);
-        page.field("on disk", format!("{disk}, {share} of what is not zero"))
+        page.field("on disk", format!("{disk}, {share} of what is not zero"))?;
+        page.field("scrubbed", self.scrub.line())
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         return Ok(Outcome::Done);
     }
     let store = session.open_to_write()?;
-    let node = store.find(&args.node)?;
+    let node = store.find_whole(&args.node)?;
     store.tag(node, &add, &remove)?;
     let tags = tags_of(&store.tree(), node);
     session.output.confirm(&tags)?;

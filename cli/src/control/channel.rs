@@ -43,7 +43,11 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// Connects to the socket at `path`, which is one itself: a link could lead to anybody's.
 pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
+    if fs::symlink_metadata(path)?.file_type().is_symlink() {
+        return Err(io::Error::other("it is a link, and a store has none"));
+    }
     at_short_path(path, |path| UnixStream::connect(path))
 }
 

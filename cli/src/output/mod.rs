@@ -14,6 +14,7 @@ mod units;
 use std::io::{self, BufWriter, Write};
 
 use clap::ValueEnum;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::caller::Stream;
@@ -46,6 +47,8 @@ pub(crate) struct Output {
     pub(crate) layout: Layout,
     pub(crate) units: Units,
     pub(crate) quiet: bool,
+    /// Of the clock that people are shown times on.
+    pub(crate) zone: TimeZone,
     writer: BufWriter<Stream>,
 }
 
@@ -58,11 +61,18 @@ struct Message<'a, T: Serialize> {
 }
 
 impl Output {
-    pub(crate) fn new(layout: Layout, units: Units, quiet: bool, stream: &Stream) -> Self {
+    pub(crate) fn new(
+        layout: Layout,
+        units: Units,
+        quiet: bool,
+        zone: TimeZone,
+        stream: &Stream,
+    ) -> Self {
         Self {
             layout,
             units,
             quiet,
+            zone,
             writer: BufWriter::new(stream.clone()),
         }
     }
@@ -80,7 +90,9 @@ impl Output {
     /// Shows what was asked for.
     pub(crate) fn answer<T: Answer>(&mut self, answer: &T) -> Result<(), Failure> {
         match self.layout {
-            Layout::Human => answer.show(&mut Page::new(&mut self.writer, self.units))?,
+            Layout::Human => {
+                answer.show(&mut Page::new(&mut self.writer, self.units, &self.zone))?
+            }
             Layout::Json => json_line(&mut self.writer, answer)?,
             Layout::JsonPretty => {
                 serde_json::to_writer_pretty(&mut self.writer, answer).map_err(io::Error::from)?;

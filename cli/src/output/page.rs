@@ -2,9 +2,13 @@
 
 use std::io::{self, Write};
 
+use jiff::tz::TimeZone;
+
 use super::escape::visible;
 use super::table::{self, Column};
+use super::time::{self, Moment};
 use super::units::Units;
+use crate::zone;
 
 /// Room for the names of fields, so that their values stand below each other.
 const FIELD_WIDTH: usize = 14;
@@ -13,11 +17,16 @@ const FIELD_WIDTH: usize = 14;
 pub(crate) struct Page<'a> {
     writer: &'a mut dyn Write,
     units: Units,
+    zone: &'a TimeZone,
 }
 
 impl<'a> Page<'a> {
-    pub(crate) fn new(writer: &'a mut dyn Write, units: Units) -> Self {
-        Self { writer, units }
+    pub(crate) fn new(writer: &'a mut dyn Write, units: Units, zone: &'a TimeZone) -> Self {
+        Self {
+            writer,
+            units,
+            zone,
+        }
     }
 
     /// A line.
@@ -43,6 +52,12 @@ impl<'a> Page<'a> {
         let columns = table::fitted(columns, rows);
         rows.iter()
             .try_for_each(|row| table::write_row(self.writer, &columns, row))
+    }
+
+    /// `moment` as the person's clock shows it.
+    pub(crate) fn moment(&self, moment: Moment) -> String {
+        let since_1970_ms = moment.since_1970_ms;
+        zone::shown(self.zone, since_1970_ms).unwrap_or_else(|| time::moment(since_1970_ms))
     }
 
     /// `bytes` as the person wants to see them.

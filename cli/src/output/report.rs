@@ -18,6 +18,12 @@ struct ErrorMessage<'a> {
     hint: Option<&'a str>,
 }
 
+#[derive(Serialize)]
+struct WarningMessage<'a> {
+    message_type: &'static str,
+    message: &'a str,
+}
+
 /// Shows why a command failed.
 pub(crate) fn failure(caller: &Caller, failure: &Failure, code: u8, json: bool, verbose: bool) {
     if matches!(failure, Failure::OutputClosed) {
@@ -68,6 +74,19 @@ pub(crate) fn usage(caller: &Caller, text: &str, json: bool) {
     }
 }
 
+/// Tells of something that went wrong without being the end.
+pub(crate) fn warning(caller: &Caller, text: &str, json: bool) {
+    if json {
+        let message = WarningMessage {
+            message_type: "warning",
+            message: text,
+        };
+        show_json(caller, &message);
+    } else {
+        notice(caller, &format!("warning: {text}"));
+    }
+}
+
 /// Tells something beside the answer.
 pub(crate) fn notice(caller: &Caller, text: &str) {
     caller.say(&visible(text));
@@ -104,7 +123,7 @@ fn show(caller: &Caller, label: &str, colour: &str, text: &str) {
     }
 }
 
-fn show_json(caller: &Caller, message: &ErrorMessage) {
+fn show_json(caller: &Caller, message: &impl Serialize) {
     caller.say(&serde_json::to_string(message).unwrap_or_default());
 }
 

@@ -1,6 +1,25 @@
 //! Moments and durations, as people and programs read them.
 
 use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+/// A moment: programs get it in UTC, people as their clock shows it ([`super::page::Page::moment`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    pub(crate) since_1970_ms: u64,
+}
+
+impl Moment {
+    pub(crate) fn new(since_1970_ms: u64) -> Self {
+        Self { since_1970_ms }
+    }
+}
+
+impl Serialize for Moment {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&moment(self.since_1970_ms))
+    }
+}
 
 /// A moment in RFC 3339, to the second, in UTC. One that no calendar has is shown as its number.
 pub(crate) fn moment(since_1970_ms: u64) -> String {

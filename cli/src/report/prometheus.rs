@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use vellum_store::ScrubStatus;
 use vellum_store::report::{NodeUsage, Report, Totals};
 
 use crate::output::escape::visible;
@@ -93,8 +94,52 @@ const OF_IMAGES: [ImageFigure; 5] = [
     ),
 ];
 
+/// A figure of the scrub: none where there is none yet.
+type ScrubFigure = (&'static str, &'static str, fn(&ScrubStatus) -> Option<u64>);
+
+const OF_SCRUB: [ScrubFigure; 8] = [
+    ("rounds", "Scrub rounds that were finished.", |scrub| {
+        Some(scrub.rounds)
+    }),
+    (
+        "last_round_end_timestamp_seconds",
+        "When the last whole round of the scrub ended.",
+        |scrub| scrub.last_ended_s,
+    ),
+    (
+        "records_read_timestamp_seconds",
+        "When all records had been read whole last.",
+        |scrub| scrub.records_read_s,
+    ),
+    (
+        "chunks_read_timestamp_seconds",
+        "When all chunks had been read last.",
+        |scrub| scrub.chunks_read_s,
+    ),
+    (
+        "parity_read_timestamp_seconds",
+        "When all parity had been read last.",
+        |scrub| scrub.beside_read_s,
+    ),
+    (
+        "oldest_read_timestamp_seconds",
+        "When that part of the chunks was read whole that was read first.",
+        |scrub| scrub.ranges.iter().map(|(_, at_s)| *at_s).min(),
+    ),
+    (
+        "findings",
+        "What the scrub found damaged in its present or last round, and could not heal.",
+        |scrub| Some(scrub.findings),
+    ),
+    (
+        "healed",
+        "What the scrub healed in its present or last round.",
+        |scrub| Some(scrub.healed),
+    ),
+];
+
 /// The whole text.
-pub(crate) fn render(report: &Report) -> String {
+pub(crate) fn render(report: &Report, scrub: &ScrubStatus) -> String {
     let mut text = String::new();
     for (name, help, figure) in TOTALS {
         head(&mut text, &format!("vellum_{name}"), help);
@@ -136,6 +181,12 @@ pub(crate) fn render(report: &Report) -> String {
         report.taken_ms / 1000,
         report.taken_ms % 1000
     );
+    for (name, help, figure) in OF_SCRUB {
+        if let Some(figure) = figure(scrub) {
+            head(&mut text, &format!("vellum_scrub_{name}"), help);
+            let _ = writeln!(text, "vellum_scrub_{name} {figure}");
+        }
+    }
     text
 }
 
@@ -229,7 +280,7 @@ mod tests {
     #[test]
     fn hostile_names_are_labels_and_every_series_is_explained_and_single() {
         let report = sample::hostile();
-        let text = render(&report);
+        let text = render(&report, &ScrubStatus::default());
         let (mut explained, mut seen, mut names) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for line in text.lines() {
@@ -252,6 +303,11 @@ mod tests {
 
     #[test]
     fn thousands_of_snapshots_are_no_thousands_of_series() {
-        assert!(render(&sample::large(10_000)).lines().count() < 2000);
+        assert!(
+            render(&sample::large(10_000), &ScrubStatus::default())
+                .lines()
+                .count()
+                < 2000
+        );
     }
 }

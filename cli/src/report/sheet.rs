@@ -5,7 +5,7 @@ use std::io;
 use crate::output::Units;
 use crate::output::page::{Page, percent};
 use crate::output::table::Column;
-use crate::output::time::moment;
+use crate::output::time::{Moment, moment};
 
 use super::Part;
 
@@ -168,7 +168,11 @@ impl Sheet {
                 }
             })
             .collect();
-        let cells = |row: &Vec<Cell>| self.seen().map(|(nth, ..)| row[nth].shown(units)).collect();
+        let shown = |cell: &Cell| match cell {
+            Cell::Moment(since_1970_ms) => page.moment(Moment::new(*since_1970_ms)),
+            cell => cell.shown(units),
+        };
+        let cells = |row: &Vec<Cell>| self.seen().map(|(nth, ..)| shown(&row[nth])).collect();
         let rows: Vec<Vec<String>> = self.rows.iter().map(cells).collect();
         page.table(&columns, &rows)?;
         self.rest()

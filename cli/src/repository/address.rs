@@ -47,6 +47,53 @@ pub(crate) fn find<'a>(
     }
 }
 
+/// The one point that `text` means without being shortened: to be forgotten, or taken into a store.
+pub(crate) fn find_whole<'a>(
+    points: &[&'a Point],
+    text: &str,
+    zone: &TimeZone,
+) -> Result<&'a Point, Failure> {
+    let point = find(points, text, zone)?;
+    if is_whole(point, text, zone) {
+        Ok(point)
+    } else {
+        let id = short(&point.id);
+        Err(not_whole(text, &format!("{} ({id})", title(point))))
+    }
+}
+
+/// Whether `text` is all of a way to write `point`, or as much of its id as people are shown.
+fn is_whole(point: &Point, text: &str, zone: &TimeZone) -> bool {
+    let Some((image, state)) = text.rsplit_once('@') else {
+        return text == point.name || is_enough(text) && point.id.starts_with(text);
+    };
+    let snapshot = point
+        .snapshot
+        .as_ref()
+        .map(|snapshot| snapshot.name.as_str());
+    image == point.name
+        && (state == LATEST
+            || snapshot == Some(state)
+            || zone::shown(zone, point.time_ms).as_deref() == Some(state))
+}
+
+/// Whether `text` is so much of an id that nobody means another one by it.
+pub(crate) fn is_enough(text: &str) -> bool {
+    text.len() >= SHORT_LEN
+}
+
+/// All points of the image of which `name` is the whole name; there must be some.
+pub(crate) fn of_whole_image<'a>(
+    points: &[&'a Point],
+    name: &str,
+) -> Result<Vec<&'a Point>, Failure> {
+    let found = of_known_image(points, name)?;
+    match found.first() {
+        Some(point) if point.name != name => Err(not_whole(name, &point.name)),
+        _ => Ok(found),
+    }
+}
+
 /// All points of the image that `text` names, by its whole name or by a beginning that only one
 /// has.
 pub(crate) fn of_image<'a>(
@@ -188,6 +235,14 @@ fn unknown(text: &str) -> Failure {
     )
 }
 
+fn not_whole(text: &str, meant: &str) -> Failure {
+    Failure::failed(
+        format!("the repository has nothing that is called {text:?}; did you mean {meant}?"),
+        "write the whole name, or the id as `vellum backup list` shows it: only what just looks \
+         takes shortened ones",
+    )
+}
+
 fn several(text: &str, names: &[&str]) -> Failure {
     let more = if names.len() > CANDIDATES_MAX {
         ", …"
@@ -263,6 +318,7 @@ mod tests {
             point("bbbb0007", "s-9", "abcd", None, 0),
             point("abcd0008", "s-3", "db", Some(("taken", 1)), 0),
             point("cccc0009", "s-3", "db", Some(("taken", 2)), 0),
+            point("eeee000012345678", "s-4", "old", None, 0),
         ]
     }
 
@@ -288,6 +344,38 @@ mod tests {
         ] {
             assert_eq!(found(text), Ok(id.to_owned()), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_forgotten_is_named_whole() {
+        let points = points();
+        let points: Vec<&Point> = points.iter().collect();
+        let whole = |text: &str| find_whole(&points, text, &TimeZone::UTC).map(|point| &*point.id);
+        for (text, id) in [
+            ("web", "aaaa0002"),
+            ("web@monday", "aaaa0001"),
+            ("web@latest", "aaaa0003"),
+            ("webmail@1970-01-01T00:00:00+00:00", "bbbb0004"),
+            ("eeee000012", "eeee000012345678"),
+        ] {
+            assert_eq!(whole(text).ok(), Some(id), "{text}");
+        }
+        for text in [
+            "webm",
+            "web@1970-01-01",
+            "eeee00001",
+            "eeee",
+            "aaaa0001",
+            "web@mon",
+            "nothing",
+        ] {
+            assert!(whole(text).is_err(), "{text}");
+        }
+        assert_eq!(
+            of_whole_image(&points, "web").ok().map(|found| found.len()),
+            Some(3)
+        );
+        assert!(of_whole_image(&points, "webm").is_err());
     }
 
     #[test]

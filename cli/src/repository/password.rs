@@ -78,6 +78,11 @@ pub(crate) fn given(
     source.map(|source| source.read(caller)).transpose()
 }
 
+/// The password that a shell command prints.
+pub(crate) fn of_command(command: OsString, caller: &Caller) -> Result<Password, Failure> {
+    Source::Command(command).read(caller)
+}
+
 /// Asks at the caller's terminal; `again` also for the same once more. `None` if there is no
 /// terminal.
 pub(crate) fn ask(

@@ -4,12 +4,16 @@
 mod backup;
 mod bad_input;
 mod bucket;
+mod damage;
 mod exit_codes;
 mod full_disk;
 mod guests;
+mod healing;
 mod interruptions;
+mod mistakes;
 mod report;
 mod sandbox;
 mod served;
 mod server;
 mod transcripts;
+mod written;

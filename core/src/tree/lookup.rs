@@ -50,6 +50,14 @@ pub enum LookupError {
         /// What was asked for.
         snapshot: String,
     },
+    /// Names begin with it, but here only a whole one will do.
+    #[error("{missing}; did you mean {}?", candidates.join(", "))]
+    NotWhole {
+        /// What was asked for, and is not there.
+        missing: Box<LookupError>,
+        /// Some of the names that begin with it.
+        candidates: Vec<String>,
+    },
     /// Several names begin with it.
     #[error("{prefix:?} could mean {}", candidates.join(", "))]
     Ambiguous {
@@ -63,43 +71,100 @@ pub enum LookupError {
 /// Names that an error shows at most.
 const CANDIDATES_MAX: usize = 5;
 
+/// How much of a name has to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spelling {
+    /// All of it: for whatever changes, overwrites or deletes. A name that is gone must not come to
+    /// mean its neighbour.
+    Whole,
+    /// Also a beginning that only one name has: for whatever only looks.
+    Shortened,
+}
+
 impl Tree {
     /// The image or snapshot that `spec` means: by whole name, else by a prefix that only one name
     /// has; `@latest` is the newest.
     pub fn find(&self, spec: &NodeSpec) -> Result<Node, LookupError> {
-        let image = self.find_image(&spec.image)?;
+        self.spelled(spec, Spelling::Shortened)
+    }
+
+    /// As [`Tree::find`], by whole names only.
+    pub fn find_whole(&self, spec: &NodeSpec) -> Result<Node, LookupError> {
+        self.spelled(spec, Spelling::Whole)
+    }
+
+    /// The image that `text` means, or begins.
+    pub fn find_image(&self, text: &str) -> Result<&Image, LookupError> {
+        self.spelled_image(text, Spelling::Shortened)
+    }
+
+    /// The machine that `text` means, or begins.
+    pub fn find_machine(&self, text: &str) -> Result<&Machine, LookupError> {
+        self.spelled_machine(text, Spelling::Shortened)
+    }
+
+    /// The machine of which `text` is the whole name.
+    pub fn find_whole_machine(&self, text: &str) -> Result<&Machine, LookupError> {
+        self.spelled_machine(text, Spelling::Whole)
+    }
+
+    /// The snapshot of `machine` that `text` means, or begins.
+    pub fn find_machine_snapshot(
+        &self,
+        machine: &Machine,
+        text: &str,
+    ) -> Result<&MachineSnapshot, LookupError> {
+        self.spelled_machine_snapshot(machine, text, Spelling::Shortened)
+    }
+
+    /// The snapshot of `machine` of which `text` is the whole name.
+    pub fn find_whole_machine_snapshot(
+        &self,
+        machine: &Machine,
+        text: &str,
+    ) -> Result<&MachineSnapshot, LookupError> {
+        self.spelled_machine_snapshot(machine, text, Spelling::Whole)
+    }
+
+    fn spelled(&self, spec: &NodeSpec, spelling: Spelling) -> Result<Node, LookupError> {
+        let image = self.spelled_image(&spec.image, spelling)?;
         match &spec.snapshot {
             None => Ok(Node::Image(image.id)),
             Some(text) => Ok(Node::Snapshot(
                 image.id,
-                self.find_snapshot(image, text)?.serial,
+                self.spelled_snapshot(image, text, spelling)?.serial,
             )),
         }
     }
 
-    /// The image that `text` means.
-    pub fn find_image(&self, text: &str) -> Result<&Image, LookupError> {
+    fn spelled_image(&self, text: &str, spelling: Spelling) -> Result<&Image, LookupError> {
         if let Some(image) = Name::new(text)
             .ok()
             .and_then(|name| self.image_named(&name))
         {
             return Ok(image);
         }
-        let candidates = self
+        let begun = self
             .images()
-            .filter(|image| !text.is_empty() && image.name.as_str().starts_with(text));
-        unique(text, candidates, |image| image.name.to_string())?
-            .ok_or_else(|| LookupError::NoImage(text.to_owned()))
+            .filter(|image| begins(image.name.as_str(), text));
+        let missing = LookupError::NoImage(text.to_owned());
+        choose(begun, text, spelling, missing, |image| {
+            image.name.to_string()
+        })
     }
 
-    /// The snapshot of `image` that `text` means.
-    pub fn find_snapshot(&self, image: &Image, text: &str) -> Result<&Snapshot, LookupError> {
-        let missing = || LookupError::NoSnapshot {
+    fn spelled_snapshot(
+        &self,
+        image: &Image,
+        text: &str,
+        spelling: Spelling,
+    ) -> Result<&Snapshot, LookupError> {
+        let missing = LookupError::NoSnapshot {
             image: image.name.to_string(),
             snapshot: text.to_owned(),
         };
         if text == LATEST {
-            return self.snapshots(image.id).next_back().ok_or_else(missing);
+            return self.snapshots(image.id).next_back().ok_or(missing);
         }
         if let Some(snapshot) = Name::new(text)
             .ok()
@@ -107,44 +172,42 @@ impl Tree {
         {
             return Ok(snapshot);
         }
-        let candidates = self
+        let begun = self
             .snapshots(image.id)
-            .filter(|snapshot| !text.is_empty() && snapshot.name.as_str().starts_with(text));
-        unique(text, candidates, |snapshot| {
+            .filter(|snapshot| begins(snapshot.name.as_str(), text));
+        choose(begun, text, spelling, missing, |snapshot| {
             format!("{}@{}", image.name, snapshot.name)
-        })?
-        .ok_or_else(missing)
+        })
     }
 
-    /// The machine that `text` means.
-    pub fn find_machine(&self, text: &str) -> Result<&Machine, LookupError> {
+    fn spelled_machine(&self, text: &str, spelling: Spelling) -> Result<&Machine, LookupError> {
         if let Some(machine) = Name::new(text)
             .ok()
             .and_then(|name| self.machines().named(&name))
         {
             return Ok(machine);
         }
-        let candidates = self
-            .machines()
-            .iter()
-            .filter(|machine| !text.is_empty() && machine.name.as_str().starts_with(text));
-        unique(text, candidates, |machine| machine.name.to_string())?
-            .ok_or_else(|| LookupError::NoMachine(text.to_owned()))
+        let all = self.machines().iter();
+        let begun = all.filter(|machine| begins(machine.name.as_str(), text));
+        let missing = LookupError::NoMachine(text.to_owned());
+        choose(begun, text, spelling, missing, |machine| {
+            machine.name.to_string()
+        })
     }
 
-    /// The snapshot of `machine` that `text` means.
-    pub fn find_machine_snapshot(
+    fn spelled_machine_snapshot(
         &self,
         machine: &Machine,
         text: &str,
+        spelling: Spelling,
     ) -> Result<&MachineSnapshot, LookupError> {
-        let missing = || LookupError::NoMachineSnapshot {
+        let missing = LookupError::NoMachineSnapshot {
             machine: machine.name.to_string(),
             snapshot: text.to_owned(),
         };
         let mut all = self.machines().snapshots(machine.id);
         if text == LATEST {
-            return all.next_back().ok_or_else(missing);
+            return all.next_back().ok_or(missing);
         }
         if let Some(snapshot) = Name::new(text)
             .ok()
@@ -152,12 +215,10 @@ impl Tree {
         {
             return Ok(snapshot);
         }
-        let candidates =
-            all.filter(|snapshot| !text.is_empty() && snapshot.name.as_str().starts_with(text));
-        unique(text, candidates, |snapshot| {
+        let begun = all.filter(|snapshot| begins(snapshot.name.as_str(), text));
+        choose(begun, text, spelling, missing, |snapshot| {
             format!("{}@{}", machine.name, snapshot.name)
-        })?
-        .ok_or_else(missing)
+        })
     }
 
     /// The layer whose content a node shows.
@@ -199,22 +260,33 @@ impl Tree {
     }
 }
 
-/// The only candidate, or none.
-fn unique<'a, T>(
-    prefix: &str,
-    mut candidates: impl Iterator<Item = &'a T>,
+/// Whether `name` begins with `text`. With nothing begins nothing.
+fn begins(name: &str, text: &str) -> bool {
+    !text.is_empty() && name.starts_with(text)
+}
+
+/// The only one of those whose names begin with `text`, if `spelling` lets it stand for that.
+fn choose<'a, T>(
+    mut begun: impl Iterator<Item = &'a T>,
+    text: &str,
+    spelling: Spelling,
+    missing: LookupError,
     name: impl Fn(&T) -> String,
-) -> Result<Option<&'a T>, LookupError> {
-    let first = candidates.next();
-    let others: Vec<String> = candidates.take(CANDIDATES_MAX - 1).map(&name).collect();
-    match first {
-        Some(first) if !others.is_empty() => {
-            let candidates = std::iter::once(name(first)).chain(others).collect();
-            Err(LookupError::Ambiguous {
-                prefix: prefix.to_owned(),
-                candidates,
-            })
-        }
-        first => Ok(first),
+) -> Result<&'a T, LookupError> {
+    let Some(first) = begun.next() else {
+        return Err(missing);
+    };
+    let mut candidates = vec![name(first)];
+    candidates.extend(begun.take(CANDIDATES_MAX - 1).map(&name));
+    match (spelling, candidates.len()) {
+        (Spelling::Shortened, 1) => Ok(first),
+        (Spelling::Shortened, _) => Err(LookupError::Ambiguous {
+            prefix: text.to_owned(),
+            candidates,
+        }),
+        (Spelling::Whole, _) => Err(LookupError::NotWhole {
+            missing: Box::new(missing),
+            candidates,
+        }),
     }
 }

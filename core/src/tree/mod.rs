@@ -5,6 +5,7 @@
 //! `page` is one span of that.
 
 mod attach;
+mod keep;
 mod lookup;
 mod machine;
 mod machine_plan;
@@ -28,6 +29,7 @@ use crate::units::{
 };
 
 pub use attach::{ATTACHMENTS_MAX, Attachment};
+pub use keep::PresentState;
 pub use lookup::{LookupError, Node};
 pub use machine::{
     CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, KeptDisk, Machine, MachineSnapshot, Machines,
@@ -96,6 +98,10 @@ pub struct Image {
     pub pinned: bool,
     /// The immutable image whose writes this one holds; it goes when that one goes.
     pub scratch_of: Option<ImageId>,
+    /// The format of the files that its states are imported from, as `-f` takes it: a property, not
+    /// to be guessed again from what a guest wrote. None if it never came from a file, or came
+    /// before this was noted.
+    pub source_format: Option<Name>,
 }
 
 /// A name for a sealed layer of an image.

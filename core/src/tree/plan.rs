@@ -141,6 +141,22 @@ pub struct NewTop {
     pub top: LayerId,
 }
 
+impl Planned {
+    /// The same, with the format of what the image comes from noted, if it is known.
+    #[must_use]
+    pub fn with_source_format(mut self, format: Option<&Name>) -> Self {
+        let id = self.node.image();
+        for edit in &mut self.edits {
+            if let (Edit::PutImage(image), Some(format)) = (edit, format)
+                && image.id == id
+            {
+                image.source_format = Some(format.clone());
+            }
+        }
+        self
+    }
+}
+
 impl Tree {
     /// A new image whose content is layer `layer`'s.
     pub fn plan_image(
@@ -163,6 +179,7 @@ impl Tree {
             tags: BTreeSet::new(),
             pinned: false,
             scratch_of: None,
+            source_format: None,
         };
         Ok(Planned {
             edits: vec![Edit::PutLayer(layer), Edit::PutImage(image)],
@@ -197,6 +214,8 @@ impl Tree {
         check_len(len)?;
         let layer = self.blank_layer(Some(&base), len, now_ms);
         let planned = self.plan_image(name, layer, Some(parent.image()), now_ms)?;
+        let origin = self.image(parent.image()).ok_or(PlanError::Gone)?;
+        let planned = planned.with_source_format(origin.source_format.as_ref());
         edits.extend(planned.edits);
         Ok(Planned { edits, ..planned })
     }

@@ -165,6 +165,7 @@ impl Tree {
             tags: image.tags.clone(),
             pinned: image.pinned,
             scratch_of: None,
+            source_format: None,
         }));
         edits.insert(edits.len() - 1, Edit::PutLayer(active));
         for snapshot in &image.snapshots {

@@ -24,7 +24,7 @@ use vellum_core::units::IMAGE_LEN_MAX;
 // | 40     | 8    | offset of the active L1 table, on a cluster     | a table outside the file or over the header               |
 // | 48     | 8    | offset of the refcount table                    | (only writers need it)                                    |
 // | 56     | 4    | clusters of the refcount table                  | (only writers need it)                                    |
-// | 60     | 4    | number of internal snapshots                    | (ignored: the active L1 table is what is read)            |
+// | 60     | 4    | number of internal snapshots                    | states that are left behind without a word                |
 // | 64     | 8    | offset of the snapshot table                    | (ignored)                                                 |
 // |        |      | *version 3:*                                    |                                                           |
 // | 72     | 8    | incompatible features, see below                | content that means something else                         |
@@ -61,6 +61,8 @@ const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
+/// Number of bitmaps (4), reserved (4), length (8) and offset (8) of their directory.
+const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
 const FEATURE_NAME_LEN: usize = 48;
 
@@ -81,6 +83,12 @@ pub(super) struct Header {
     pub(super) extended: bool,
     /// How compressed clusters are compressed.
     pub(super) codec: ClusterCodec,
+    /// Internal snapshots, which are not read.
+    pub(super) snapshots: u32,
+    /// Persistent bitmaps, which are not read.
+    pub(super) bitmaps: u32,
+    /// Whether its last writer did not close it.
+    pub(super) is_dirty: bool,
 }
 
 impl Header {
@@ -92,7 +100,36 @@ impl Header {
         let first_cluster = read_up_to(file, 0, 1 << raw.cluster_bits)?;
         raw.refuse_references(&first_cluster)?;
         raw.refuse_features(&first_cluster)?;
-        raw.verify_tables(file.len())
+        let bitmaps = Extensions::of(&first_cluster, raw.header_len)?
+            .find(EXTENSION_BITMAPS)
+            .and_then(|extension| be_u32(extension, 0));
+        let header = raw.verify_tables(file.len())?;
+        Ok(Self {
+            bitmaps: bitmaps.unwrap_or(0),
+            ..header
+        })
+    }
+
+    /// What is in the file beside the disk's present state.
+    pub(super) fn left_behind(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        let count = |count: u32, thing: &str| {
+            let s = if count == 1 { "" } else { "s" };
+            format!("has {count} {thing}{s}, which stay behind")
+        };
+        if self.snapshots > 0 {
+            told.push(format!(
+                "{}: `qemu-img convert -l NAME` makes a file of each",
+                count(self.snapshots, "internal snapshot")
+            ));
+        }
+        if self.bitmaps > 0 {
+            told.push(count(self.bitmaps, "persistent bitmap"));
+        }
+        if self.is_dirty {
+            told.push("was not closed by its last writer, and is read as it stands".to_owned());
+        }
+        told
     }
 
     /// The backing file as the header names it, if there is one.
@@ -143,6 +180,7 @@ struct RawHeader {
     encryption: u32,
     l1_count: u32,
     l1_offset: u64,
+    snapshots: u32,
     incompatible: u64,
     header_len: usize,
     compression: u8,
@@ -192,6 +230,7 @@ impl RawHeader {
             encryption: be_u32(bytes, 32)?,
             l1_count: be_u32(bytes, 36)?,
             l1_offset: be_u64(bytes, 40)?,
+            snapshots: be_u32(bytes, 60)?,
             incompatible: if three { be_u64(bytes, 72)? } else { 0 },
             header_len,
             compression: if has_compression {
@@ -304,6 +343,9 @@ impl RawHeader {
             } else {
                 ClusterCodec::Deflate
             },
+            snapshots: self.snapshots,
+            bitmaps: 0,
+            is_dirty: self.has(DIRTY),
         })
     }
 

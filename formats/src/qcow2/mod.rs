@@ -1,10 +1,10 @@
 //! A qcow2 image as its content, versions 2 and 3.
 //!
 //! Read are plain, zero, unallocated and compressed clusters (deflate and zstd) and extended L2
-//! entries (subclusters), all through the active L1 table: internal snapshots, bitmaps and
-//! refcounts are not looked at, so a dirty image is read as it stands. Refused, with the reference
-//! or the feature named, are external data files, encryption, images marked corrupt and features
-//! that are not known.
+//! entries (subclusters), all through the active L1 table: internal snapshots and bitmaps are told
+//! of and left behind, refcounts are not looked at, so a dirty image is read as it stands. Refused,
+//! with the reference or the feature named, are external data files, encryption, images marked
+//! corrupt and features that are not known.
 //!
 //! An unallocated cluster is [`ExtentKind::Absent`], although an image without backing file reads
 //! zeros there: the file says nothing about it, so whoever imports decides. Without a parent absent
@@ -95,6 +95,10 @@ impl ImageSource for Qcow2 {
             len: run.len,
             kind: kind_of(run.content),
         })
+    }
+
+    fn left_behind(&self) -> Vec<String> {
+        self.header.left_behind()
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {

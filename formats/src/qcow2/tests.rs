@@ -135,6 +135,27 @@ impl Image {
     }
 }
 
+#[test]
+fn what_is_left_behind_is_told() {
+    let told = |image: &Image| image.open().expect("it is whole").left_behind();
+    assert_eq!(told(&Image::mixed()), Vec::<String>::new());
+    let mut image = Image::mixed();
+    image
+        .put_u32(60, 2)
+        .put_u64(FEATURES_AT, 1)
+        .put_u32(EXTENSIONS_AT, 0x2385_2875)
+        .put_u32(EXTENSIONS_AT + 4, 24)
+        .put_u32(EXTENSIONS_AT + 8, 1);
+    let told = told(&image);
+    for (sentence, words) in
+        told.iter()
+            .zip(["2 internal snapshots", "1 persistent bitmap,", "closed"])
+    {
+        assert!(sentence.contains(words), "{sentence}");
+    }
+    assert_eq!(told.len(), 3, "{told:?}");
+}
+
 /// The error's text, with all that it is caused by.
 fn reason(error: &SourceError) -> String {
     match error {

@@ -196,10 +196,7 @@ impl Chain {
 }
 
 /// Where the two differ first.
-fn first_difference(
-    ours: &Chain,
-    theirs: &OpenFile,
-) -> Option<String> {
+fn first_difference(ours: &Chain, theirs: &OpenFile) -> Option<String> {
     if ours.len() != theirs.1 {
         return Some(format!("{} bytes, not {}", ours.len(), theirs.1));
     }

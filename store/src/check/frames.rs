@@ -7,6 +7,7 @@ use vellum_core::frame::{FrameHeader, FramePayload, frame_key, parse_frame_key};
 use vellum_core::units::ChunkId;
 
 use super::index::NameSums;
+use super::walk::resumed;
 use super::{Check, Loss};
 use crate::database::{Family, Scan};
 use crate::error::StoreError;
@@ -14,11 +15,9 @@ use crate::watch::Progress;
 
 /// Frames that are read before they are looked at by all cores: 16 MiB at the default length.
 const FRAMES_PER_BATCH: usize = 256;
-/// How far past an unreadable place the next readable one is sought at most, in doublings.
-const RESUME_DOUBLINGS: u32 = 40;
 
 /// A header, and the payload that has its key.
-struct Pair {
+pub(super) struct Pair {
     header: FrameHeader,
     payload: Result<Option<Vec<u8>>, StoreError>,
     is_chosen: bool,
@@ -59,17 +58,17 @@ impl Check<'_> {
                 Ok(None) => break,
                 Err(error) => {
                     self.note(error, Loss::Nothing)?;
-                    let Some(resumed) = resume(&database, at) else {
+                    let Some(from) = resumed(&database, Family::Headers, &frame_key(at)) else {
                         break;
                     };
-                    headers = resumed;
+                    headers = database.scan(Family::Headers, &from);
                     continue;
                 }
             };
             if first >= self.horizon {
                 break;
             }
-            at = first.advance(1);
+            at = first;
             let payload = payloads.take(self, first);
             match header {
                 Ok(header) => {
@@ -97,7 +96,7 @@ impl Check<'_> {
         Ok(names)
     }
 
-    fn admit(
+    pub(super) fn admit(
         &mut self,
         header: FrameHeader,
         payload: Result<Option<Vec<u8>>, StoreError>,
@@ -121,7 +120,7 @@ impl Check<'_> {
         }
     }
 
-    fn look_at(&mut self, pairs: Vec<Pair>) -> Result<(), StoreError> {
+    pub(super) fn look_at(&mut self, pairs: Vec<Pair>) -> Result<(), StoreError> {
         self.go_on()?;
         let store = self.store;
         let looked: Vec<(FrameHeader, bool, Result<Option<Fault>, StoreError>)> = pairs
@@ -139,6 +138,8 @@ impl Check<'_> {
             .collect();
         for (header, is_chosen, fault) in looked {
             match fault {
+                // What was read whole is not doubted any more.
+                Ok(None) if is_chosen => self.store.inner.chunks.ledger.clear(ids(&header)),
                 Ok(None) => {}
                 Ok(Some((reason, lost))) => self.damage(
                     format!("frame {}", header.first()),
@@ -246,16 +247,4 @@ impl Payloads<'_> {
             .get(Family::Frames, &frame_key(first))?
             .map(|payload| payload.to_vec()))
     }
-}
-
-/// A scan of headers from the next place after `at` that can be read.
-fn resume(database: &crate::database::Database, at: ChunkId) -> Option<Scan<'_>> {
-    (0..RESUME_DOUBLINGS).find_map(|doublings| {
-        let from = frame_key(ChunkId(at.0.saturating_add(1 << doublings)));
-        database
-            .scan(Family::Headers, &from)
-            .next()
-            .is_ok()
-            .then(|| database.scan(Family::Headers, &from))
-    })
 }

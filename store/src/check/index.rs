@@ -74,26 +74,25 @@ impl Check<'_> {
         visit: &mut dyn FnMut(&mut Self, ChunkId, [u8; 8]),
     ) -> Result<(), StoreError> {
         let database = Arc::clone(&self.store.inner.database);
-        let mut scan = database.scan(Family::Index, &[]);
         let mut count: u64 = 0;
-        loop {
-            let (key, value) = match scan.next() {
-                Ok(Some((key, value))) => (key, value),
-                Ok(None) => return Ok(()),
-                Err(error) => return self.note(error, Loss::Nothing),
+        self.each_record(&database, Family::Index, &[], &mut |check, read| {
+            let (key, value) = match read {
+                Ok(entry) => entry,
+                Err(error) => return check.note(error, Loss::Nothing),
             };
             count += 1;
             if count.is_multiple_of(ENTRIES_PER_LOOK) {
-                self.go_on()?;
+                check.go_on()?;
             }
             match (<[u8; 8]>::try_from(key), Reader::new(value).varint()) {
-                (Ok(prefix), Ok(id)) if id < self.horizon.0 => visit(self, ChunkId(id), prefix),
+                (Ok(prefix), Ok(id)) if id < check.horizon.0 => visit(check, ChunkId(id), prefix),
                 (Ok(_), Ok(_)) => {}
-                _ => self.leak(
+                _ => check.leak(
                     format!("index entry {}", key.escape_ascii()),
                     "it cannot be read",
                 ),
             }
-        }
+            Ok(())
+        })
     }
 }

@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use vellum_core::frame::frame_key;
 use vellum_core::id_set::IdSet;
-use vellum_core::page::{Page, Slot, parse_page_key};
+use vellum_core::page::{Page, Slot, page_key, parse_page_key};
 use vellum_core::tree::Layer;
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
 
+use super::index::NameSums;
 use super::{Check, Loss};
 use crate::database::Family;
 use crate::error::StoreError;
@@ -18,41 +20,53 @@ const PAGES_PER_LOOK: u64 = 256;
 
 impl Check<'_> {
     pub(super) fn maps(&mut self) -> Result<(), StoreError> {
-        let (layers, building, mut scan) = {
+        let layers: BTreeMap<LayerId, Arc<Layer>> = {
             let tree = self.store.tree();
-            let layers: BTreeMap<LayerId, Arc<Layer>> = tree
-                .layers()
+            tree.layers()
                 .map(|layer| (layer.id, Arc::clone(layer)))
-                .collect();
-            (
-                layers,
-                self.store.building(),
-                self.store.inner.database.scan(Family::Pages, &[]),
-            )
+                .collect()
         };
         let mut referenced = IdSet::new();
         for layer in layers.values() {
             self.layer(layer, &layers, &mut referenced)?;
         }
         self.report.chunks_unreferenced = self.present.len() - referenced.len();
-        loop {
-            let next = scan
-                .next()
-                .map(|entry| entry.map(|(key, _)| parse_page_key(key)));
-            match next {
-                Ok(None) => return Ok(()),
-                Ok(Some(Err(error))) => self.leak("a page's key", error),
-                Ok(Some(Ok((layer, index)))) => {
-                    let is_known = layers
-                        .get(&layer)
-                        .is_some_and(|layer| layer.pages.contains(index));
-                    if !is_known && !building.contains(&layer) {
-                        self.leak(format!("page {index} of layer {layer}"), "no layer has it");
+        self.strays()
+    }
+
+    /// Pages that no layer has. What a layer got since it was looked at is asked for again.
+    fn strays(&mut self) -> Result<(), StoreError> {
+        let database = Arc::clone(&self.store.inner.database);
+        self.each_record(&database, Family::Pages, &[], &mut |check, read| {
+            let key = match read {
+                Ok((key, _)) => key,
+                Err(error) => return check.note(error, Loss::Nothing),
+            };
+            match parse_page_key(key) {
+                Err(error) => check.leak("a page's key", error),
+                Ok((layer, index)) => {
+                    if !check.has_page(layer, index) {
+                        check.leak(format!("page {index} of layer {layer}"), "no layer has it");
                     }
                 }
-                Err(error) => return self.note(error, Loss::Nothing),
             }
+            Ok(())
+        })
+    }
+
+    /// Whether page `index` of `layer` belongs to something, or has gone since it was seen.
+    fn has_page(&self, layer: LayerId, index: PageIndex) -> bool {
+        // In this order: a layer's record is there before its building ends.
+        if self.store.building().contains(&layer) {
+            return true;
         }
+        let is_known = self
+            .store
+            .tree()
+            .layer(layer)
+            .is_some_and(|layer| layer.pages.contains(index));
+        let key = page_key(layer, index);
+        is_known || matches!(self.store.inner.database.get(Family::Pages, &key), Ok(None))
     }
 
     fn layer(
@@ -76,7 +90,7 @@ impl Check<'_> {
                 Ok(page) => {
                     let counts = page.counts();
                     (chunks, zeros) = (chunks + counts.0, zeros + counts.1);
-                    self.page(layer, index, &page, referenced);
+                    self.page(layer, index, &page, referenced)?;
                 }
                 // Somebody wrote to the layer, or removed it, since it was listed.
                 Err(_)
@@ -113,7 +127,13 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn page(&mut self, layer: &Layer, index: PageIndex, page: &Page, referenced: &mut IdSet) {
+    fn page(
+        &mut self,
+        layer: &Layer,
+        index: PageIndex,
+        page: &Page,
+        referenced: &mut IdSet,
+    ) -> Result<(), StoreError> {
         let end = layer.positions_in(self.store.parameters().chunk_len, index);
         if page.runs().last().is_some_and(|run| run.end() > end) {
             self.leak(
@@ -125,7 +145,8 @@ impl Check<'_> {
         // Ids past the horizon are newer than this check; ids that nobody was given yet are
         // nobody's.
         let not_given = self.store.inner.chunks.next_chunk();
-        let concerns = |id: &ChunkId| *id < self.horizon || *id >= not_given;
+        let horizon = self.horizon;
+        let concerns = |id: &ChunkId| *id < horizon || *id >= not_given;
         for run in page.runs() {
             let Slot::Chunk(first) = run.slot else {
                 continue;
@@ -134,7 +155,7 @@ impl Check<'_> {
                 .map(|nth| first.advance(nth))
                 .filter(concerns)
             {
-                if self.present.contains(id) {
+                if self.present.contains(id) || self.is_found_aside(id)? {
                     referenced.insert(id);
                 } else if !self.lost.contains(id) {
                     missing.push(id);
@@ -153,5 +174,20 @@ impl Check<'_> {
             };
             self.damage(record, reason, Loss::Chunks(missing));
         }
+        Ok(())
+    }
+
+    /// Whether a reader finds chunk `id`, which going through the headers did not: some of them
+    /// could not be read. Its frame is looked at, then.
+    fn is_found_aside(&mut self, id: ChunkId) -> Result<bool, StoreError> {
+        let Ok(Some(header)) = self.store.inner.chunks.header(id) else {
+            return Ok(false);
+        };
+        let database = Arc::clone(&self.store.inner.database);
+        let payload = database.get(Family::Frames, &frame_key(header.first()));
+        let payload = payload.map(|payload| payload.map(|bytes| bytes.to_vec()));
+        let pair = self.admit(header, payload, &mut NameSums::default());
+        self.look_at(vec![pair])?;
+        Ok(true)
     }
 }

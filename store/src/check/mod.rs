@@ -1,10 +1,10 @@
 //! Checking: does every record hold together, and does every chunk have the bytes of its name?
 //!
-//! Opening the store has checked the records of layers, images and snapshots. Here: headers and
-//! payloads (`frames`), names (`index`), maps (`maps`), and, if content is lost, which images show
-//! it (`hits`). A record that cannot be read is a finding, and the check goes on after it. Nothing
-//! is changed; a collection is kept off meanwhile, imports are not: what they add lies past the
-//! horizon and is not looked at.
+//! What opening the store has found is told first. Then: records and their copies (`twins`), headers
+//! and payloads (`frames`), names (`index`), maps (`maps`), and, if content is lost, which images
+//! show it (`hits`). So every family is read from end to end. A record that cannot be read is a
+//! finding, and the check goes on after it (`walk`). Nothing is changed; a collection is kept off
+//! meanwhile, imports are not: what they add lies past the horizon and is not looked at.
 
 mod frames;
 mod hits;
@@ -12,13 +12,19 @@ mod index;
 mod maps;
 #[cfg(test)]
 mod tests;
+mod twins;
+mod walk;
+
+use std::collections::HashSet;
 
 use vellum_core::id_set::IdSet;
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
 
+use crate::chunks::DamageKind;
 use crate::error::StoreError;
 use crate::store::{Access, Store};
 use crate::watch::Watch;
+pub(crate) use walk::resumed;
 
 /// Findings that a report holds at most: beyond that, the store is lost rather than damaged.
 const FINDINGS_MAX: usize = 10_000;
@@ -42,7 +48,8 @@ pub struct Finding {
     pub reason: String,
     /// Whether content is lost; otherwise only space is (a leak), which a collection gives back.
     pub is_damage: bool,
-    /// The images and snapshots that it hits, with the byte ranges, as far as they were found.
+    /// The images and snapshots that it hits, with the byte ranges, as far as they were found. A
+    /// range that ends at `u64::MAX` is all of one.
     pub images: Vec<(String, std::ops::Range<u64>)>,
 }
 
@@ -79,6 +86,8 @@ struct Check<'s> {
     report: CheckReport,
     /// For each finding what it takes away.
     losses: Vec<Loss>,
+    /// What was told already: one damage is met by many.
+    told: HashSet<(String, String)>,
 }
 
 /// What a finding takes away.
@@ -106,23 +115,9 @@ impl Store {
             Access::ReadWrite => self.inner.chunks.barrier()?,
             Access::ReadOnly => ChunkId(u64::MAX),
         };
-        let (present, lost, report, losses) = (
-            IdSet::new(),
-            IdSet::new(),
-            CheckReport::default(),
-            Vec::new(),
-        );
-        let mut check = Check {
-            store: self,
-            options,
-            watch,
-            horizon,
-            present,
-            lost,
-            report,
-            losses,
-        };
-        check.impairment();
+        let mut check = Check::new(self, options, watch, horizon);
+        check.faults();
+        check.twins()?;
         let names = check.frames()?;
         check.index(&names)?;
         check.maps()?;
@@ -156,15 +151,57 @@ impl Drop for Quiet<'_> {
     }
 }
 
+impl<'s> Check<'s> {
+    fn new(
+        store: &'s Store,
+        options: CheckOptions,
+        watch: &'s dyn Watch,
+        horizon: ChunkId,
+    ) -> Self {
+        Self {
+            store,
+            options,
+            watch,
+            horizon,
+            present: IdSet::new(),
+            lost: IdSet::new(),
+            report: CheckReport::default(),
+            losses: Vec::new(),
+            told: HashSet::new(),
+        }
+    }
+}
+
+/// Names, in each of `findings`, the images and snapshots that show one of the chunks that it takes
+/// away. Walks every map.
+pub(crate) fn name_images(
+    store: &Store,
+    findings: &mut Vec<Finding>,
+    lost: Vec<Vec<ChunkId>>,
+    watch: &dyn Watch,
+) -> Result<(), StoreError> {
+    let mut check = Check::new(store, CheckOptions::default(), watch, ChunkId(u64::MAX));
+    check.report.findings = std::mem::take(findings);
+    check.losses = lost.into_iter().map(Loss::Chunks).collect();
+    let named = check.hits();
+    *findings = check.report.findings;
+    named
+}
+
 impl Check<'_> {
     /// What was found when the store was opened.
-    fn impairment(&mut self) {
-        match self.store.impairment() {
-            None => {}
-            Some(StoreError::Damaged(damage)) => {
-                self.damage(damage.record.clone(), damage.reason.clone(), Loss::Nothing)
+    fn faults(&mut self) {
+        let store = self.store;
+        for fault in store.faults() {
+            let StoreError::Damaged(damage) = fault else {
+                self.damage("the log of the database", fault, Loss::Nothing);
+                continue;
+            };
+            let told = self.report.findings.len();
+            self.damage(damage.record.clone(), &damage.reason, Loss::Nothing);
+            if let Some(finding) = self.report.findings.get_mut(told) {
+                finding.images.extend(damage.image.clone());
             }
-            Some(other) => self.damage("the log of the database", other.to_string(), Loss::Nothing),
         }
     }
 
@@ -179,6 +216,9 @@ impl Check<'_> {
     fn damage(&mut self, record: impl Into<String>, reason: impl std::fmt::Display, loss: Loss) {
         if let Loss::Chunks(ids) = &loss {
             ids.iter().for_each(|id| self.lost.insert(*id));
+            // Remembered, so that the same bytes heal them when they come again.
+            let ledger = &self.store.inner.chunks.ledger;
+            ledger.note(ids.iter().copied(), DamageKind::Damaged);
         }
         self.find(record.into(), reason.to_string(), true, loss);
     }
@@ -188,7 +228,8 @@ impl Check<'_> {
     }
 
     fn find(&mut self, record: String, reason: String, is_damage: bool, loss: Loss) {
-        if self.report.findings.len() < FINDINGS_MAX {
+        let is_news = self.told.insert((record.clone(), reason.clone()));
+        if is_news && self.report.findings.len() < FINDINGS_MAX {
             self.report.findings.push(Finding {
                 record,
                 reason,

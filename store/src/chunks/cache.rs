@@ -2,7 +2,7 @@
 //! nothing of where they come from.
 //!
 //! What a chunk id stands for never changes, so a frame in here is right for ever, also after the
-//! collector has put its chunks into another one. Readers share the lock; it is held alone only
+//! collector has put its chunks into another one. Only one that was damaged goes when it is healed. Readers share the lock; it is held alone only
 //! while a frame is put in, which is after some 100 microseconds of decoding.
 
 use std::collections::BTreeMap;
@@ -76,6 +76,19 @@ impl FrameCache {
                     is_used: AtomicBool::new(false),
                 },
             );
+        });
+    }
+
+    /// Forgets the frames that hold some of the ids in `[first, end)`.
+    pub(super) fn evict(&self, first: ChunkId, end: ChunkId) {
+        self.change(|state| {
+            let reaches = |(start, entry): (&ChunkId, &Entry)| {
+                (entry.frame.header.end() > first).then_some(*start)
+            };
+            let before = state.frames.range(..first).next_back().and_then(reaches);
+            let inside = state.frames.range(first..end).map(|(start, _)| *start);
+            let gone: Vec<ChunkId> = before.into_iter().chain(inside).collect();
+            gone.into_iter().for_each(|start| state.remove(start));
         });
     }
 
@@ -165,6 +178,11 @@ mod tests {
                     .is_some_and(|frame| frame.header.first() == ChunkId(10))
         );
         assert_eq!(cache.0.read().expect("sound").frames.len(), 1);
+        cache.insert(&frame(&[30, 31]));
+        cache.evict(ChunkId(31), ChunkId(40));
+        assert!(cache.get(ChunkId(30)).is_none() && cache.get(ChunkId(10)).is_some());
+        cache.evict(ChunkId(9), ChunkId(11));
+        assert_eq!(cache.0.read().expect("sound").len, 0);
     }
 
     #[test]

@@ -4,28 +4,53 @@
 //! collector; `writer` turns new chunks into frames; `reader` turns frames back, `cache` keeps what
 //! it made, `ahead` has it made in time; `sessions` (the importer's and the live disk's view)
 //! decides which chunks are new.
+//!
+//! After damage: `ledger` remembers what was found damaged, `known` says what is believed unread,
+//! `heal` writes right bytes under the ids that they had, `mend` finds them, in `source`s too.
 
 mod ahead;
 mod cache;
 mod claims;
 mod frames;
+mod headers;
+mod heal;
+mod known;
+mod ledger;
+mod mend;
 pub(crate) mod pause;
 mod reader;
 mod session;
+mod source;
 mod stop;
 mod writer;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
+use std::time::Duration;
 
+use vellum_core::hash::ChunkHash;
+use vellum_core::id_set::IdSet;
 use vellum_core::units::ChunkId;
+use vellum_core::wire;
 
 pub(crate) use claims::{Claims, Decision};
 pub(crate) use frames::{EncodedFrame, FramePlan, encode_frame, pack};
+#[cfg(test)]
+pub(crate) use heal::RightBytes;
+#[cfg(test)]
+pub(crate) use ledger::damage_key;
+pub(crate) use ledger::{DamageKind, DamageLedger, DamageRecord};
+pub(crate) use mend::Mender;
+pub use mend::{Notices, PayloadRebuilder};
 pub(crate) use reader::Frame;
 pub(crate) use session::{Candidate, Session, SessionCounts, Stored};
+#[cfg(test)]
+pub(crate) use source::PATIENCE;
+pub(crate) use source::{AskedSource, KnownNames};
+pub use source::{ChunkSource, WantedChunks};
 pub(crate) use stop::Stop;
 
-use crate::database::Database;
+use crate::database::{Database, Family};
 use crate::error::StoreError;
 use crate::folder::Folder;
 use crate::records::StoreParameters;
@@ -45,7 +70,26 @@ pub(crate) struct Chunks {
     /// think a chunk new.
     section: Mutex<()>,
     index: Arc<writer::IndexLock>,
+    folder: Folder,
+    /// What was found damaged.
+    pub(crate) ledger: Arc<DamageLedger>,
+    /// Where damaged chunks may be found.
+    pub(crate) mender: Mender,
+    /// What sources ask for names; never kept by them.
+    names: Arc<IndexNames>,
+    /// Chunks that were not read for longer than a scrub's round.
+    overdue: RwLock<IdSet>,
+    has_overdue: AtomicBool,
+    /// Whether a collection has moved chunks by a batch that is not flushed yet.
+    has_unflushed_rewrites: AtomicBool,
 }
+
+/// The names that the index has.
+struct IndexNames(Arc<Database>);
+
+/// How often it is looked whether a source still asks for names, when a store is closed: that takes
+/// microseconds.
+const NAMES_WAIT: Duration = Duration::from_micros(200);
 
 impl Chunks {
     /// The chunks in `database`; new ones get ids from `next_chunk` on.
@@ -55,19 +99,32 @@ impl Chunks {
         next_chunk: ChunkId,
         stop: Arc<Stop>,
         folder: Folder,
+        ledger: Arc<DamageLedger>,
     ) -> Self {
         let index = Arc::default();
+        let names = Arc::new(IndexNames(Arc::clone(&database)));
+        let mender = Mender::default();
+        let weak: Weak<IndexNames> = Arc::downgrade(&names);
+        mender.set_names(weak);
+        let reader = reader::Reader::new(Arc::clone(&database), parameters, Arc::clone(&ledger));
         Self {
             ahead: ahead::ReadAhead::default(),
-            reader: Arc::new(reader::Reader::new(Arc::clone(&database), parameters)),
+            reader: Arc::new(reader),
             writer: writer::Writer::new(
                 Arc::clone(&database),
                 parameters,
                 next_chunk,
                 Arc::clone(&stop),
-                folder,
+                folder.clone(),
                 Arc::clone(&index),
             ),
+            folder,
+            ledger,
+            mender,
+            names,
+            overdue: RwLock::default(),
+            has_overdue: AtomicBool::new(false),
+            has_unflushed_rewrites: AtomicBool::new(false),
             stop,
             claims: Claims::new(),
             section: Mutex::new(()),
@@ -108,9 +165,38 @@ impl Chunks {
         Session::new(self)
     }
 
-    /// The verified frame that holds `id`.
+    /// The verified frame that holds `id`: mended, if it is damaged and what it lacks can be found.
     pub(crate) fn frame(&self, id: ChunkId) -> Result<Arc<Frame>, StoreError> {
-        self.reader.frame(id)
+        match self.reader.frame(id) {
+            Ok(frame) if frame.is_whole() => Ok(frame),
+            read => self.mended(id, read),
+        }
+    }
+
+    /// The id that the index has for a name; what it cannot tell is not there, for it is a hint.
+    pub(crate) fn indexed(&self, name: &ChunkHash) -> Option<ChunkId> {
+        let value = self.database.get(Family::Index, &name.prefix()).ok()??;
+        wire::Reader::new(&value).varint().ok().map(ChunkId)
+    }
+
+    /// As [`Chunks::indexed`], for many.
+    fn indexed_many(&self, prefixes: &[[u8; 8]]) -> Result<Vec<Option<ChunkId>>, StoreError> {
+        let id = |value: &[u8]| wire::Reader::new(value).varint().ok().map(ChunkId);
+        let keys = prefixes.iter().map(<[u8; 8]>::as_slice);
+        match self.database.get_many(Family::Index, keys) {
+            Ok(values) => Ok(values.into_iter().map(|value| id(&value?)).collect()),
+            // Only some of them cannot be read.
+            Err(StoreError::Damaged(_)) => Ok(prefixes
+                .iter()
+                .map(|prefix| id(&self.database.get(Family::Index, prefix).ok()??))
+                .collect()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there is room to write a healed frame.
+    fn check_room_to_heal(&self) -> Result<(), StoreError> {
+        self.folder.check_room(self.database.unflushed_len())
     }
 
     /// Memory for decoded frames.
@@ -163,6 +249,12 @@ impl Chunks {
         self.reader.decode(header, payload)
     }
 
+    /// Has `source` asked for damaged chunks before all others.
+    pub(crate) fn add_source(&self, source: Arc<dyn ChunkSource>) -> Arc<AskedSource> {
+        self.mender.forget_failures();
+        self.mender.sources.add_first(source)
+    }
+
     /// Keeps everybody from committing chunks.
     #[cfg(test)]
     pub(crate) fn keep_out(&self) -> MutexGuard<'_, ()> {
@@ -173,5 +265,25 @@ impl Chunks {
     #[cfg(test)]
     pub(crate) fn forget_frames(&self) {
         self.reader.forget();
+    }
+}
+
+impl KnownNames for IndexNames {
+    fn known(&self, names: &[ChunkHash]) -> Vec<bool> {
+        let prefixes: Vec<[u8; 8]> = names.iter().map(ChunkHash::prefix).collect();
+        let keys = prefixes.iter().map(<[u8; 8]>::as_slice);
+        match self.0.get_many(Family::Index, keys) {
+            Ok(values) => values.iter().map(Option::is_some).collect(),
+            Err(_) => vec![false; names.len()],
+        }
+    }
+}
+
+impl Drop for Chunks {
+    /// Nobody uses the database of a store that was closed: its lock is free then.
+    fn drop(&mut self) {
+        while Arc::strong_count(&self.names) > 1 {
+            std::thread::sleep(NAMES_WAIT);
+        }
     }
 }

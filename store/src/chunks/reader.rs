@@ -1,13 +1,16 @@
-//! From chunk ids back to bytes: every chunk is held against its name before anybody sees it.
+//! From chunk ids back to bytes: every chunk is held against its name before anybody sees it. What
+//! is found damaged goes into the ledger, what is found whole leaves it.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use vellum_core::frame::{FrameHeader, FramePayload, frame_key, parse_frame_key};
-use vellum_core::hash::hash_chunks;
+use vellum_core::frame::{FrameHeader, FramePayload, frame_key};
+use vellum_core::hash::{ChunkHash, hash_chunks};
 use vellum_core::units::ChunkId;
 
 use super::cache::FrameCache;
+use super::headers::HeaderFinder;
+use super::ledger::{DamageKind, DamageLedger};
 use super::pause::lock;
 use crate::codec;
 use crate::database::{Database, Family};
@@ -27,6 +30,8 @@ pub(crate) struct Frame {
     chunk_len: usize,
     /// For each chunk whether its bytes have its name.
     sound: Vec<bool>,
+    /// Whether all have.
+    is_whole: bool,
 }
 
 impl Frame {
@@ -43,7 +48,38 @@ impl Frame {
             plain,
             chunk_len,
             sound,
+            is_whole: true,
         }
+    }
+
+    /// A frame of which `found` says what is there: the bytes of each chunk of `header`, in order,
+    /// each held against its name by whoever found it.
+    pub(super) fn of_found(header: FrameHeader, found: &[Option<&[u8]>], chunk_len: usize) -> Self {
+        let mut plain = Vec::with_capacity(found.len() * chunk_len);
+        for bytes in found {
+            match bytes {
+                Some(bytes) => plain.extend_from_slice(bytes),
+                None => plain.resize(plain.len() + chunk_len, 0),
+            }
+        }
+        Self {
+            sound: found.iter().map(Option::is_some).collect(),
+            is_whole: found.iter().all(Option::is_some),
+            header,
+            plain,
+            chunk_len,
+        }
+    }
+
+    /// Whether every chunk has the bytes of its name.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// The chunks that do not have the bytes of their names.
+    pub(crate) fn unsound(&self) -> impl Iterator<Item = (ChunkId, &ChunkHash)> {
+        let chunks = self.header.chunks().zip(&self.sound);
+        chunks.filter(|(_, sound)| !**sound).map(|(chunk, _)| chunk)
     }
 
     /// The bytes of chunk `id`, which is in the header: verified, or damage.
@@ -68,6 +104,8 @@ pub(crate) struct Reader {
     database: Arc<Database>,
     parameters: StoreParameters,
     cache: FrameCache,
+    ledger: Arc<DamageLedger>,
+    headers: HeaderFinder,
     /// Frames that are being decoded: whoever wants one of them waits for it.
     loading: Mutex<BTreeSet<ChunkId>>,
     loaded: Condvar,
@@ -80,11 +118,17 @@ struct Loading<'r> {
 }
 
 impl Reader {
-    pub(crate) fn new(database: Arc<Database>, parameters: StoreParameters) -> Self {
+    pub(crate) fn new(
+        database: Arc<Database>,
+        parameters: StoreParameters,
+        ledger: Arc<DamageLedger>,
+    ) -> Self {
         Self {
             database,
             parameters,
+            ledger,
             cache: FrameCache::new(CACHE_LEN),
+            headers: HeaderFinder::default(),
             loading: Mutex::default(),
             loaded: Condvar::new(),
         }
@@ -108,17 +152,7 @@ impl Reader {
 
     /// The header of the frame that holds `id`.
     pub(crate) fn header(&self, id: ChunkId) -> Result<Option<FrameHeader>, StoreError> {
-        let Some((key, value)) = self
-            .database
-            .last_at_or_before(Family::Headers, &frame_key(id))?
-        else {
-            return Ok(None);
-        };
-        let first = parse_frame_key(&key)
-            .map_err(|error| StoreError::damaged("a frame header's key", error))?;
-        let header = FrameHeader::decode(first, &value)
-            .map_err(|error| StoreError::damaged(format!("header of frame {first}"), error))?;
-        Ok(header.rank(id).is_some().then_some(header))
+        self.headers.find(&self.database, id)
     }
 
     /// The frame that holds `id`.
@@ -126,9 +160,50 @@ impl Reader {
         match self.try_frame(id) {
             // Collection may have put the chunk into another frame between our two reads: once
             // more, then it is damage.
-            Err(StoreError::Damaged(_)) => self.try_frame(id),
+            Err(StoreError::Damaged(_)) => self
+                .try_frame(id)
+                .inspect_err(|error| self.note_damage(id, error)),
             other => other,
         }
+    }
+
+    /// Notes what cannot be read for `error`, which reading chunk `id` gave: all of its frame, if
+    /// it is known what is in there.
+    fn note_damage(&self, id: ChunkId, error: &StoreError) {
+        if !matches!(error, StoreError::Damaged(_)) {
+            return;
+        }
+        match self.header(id) {
+            Ok(Some(header)) => {
+                let ids = header.chunks().map(|(id, _)| id);
+                self.ledger.note(ids, DamageKind::Damaged);
+            }
+            _ => self.ledger.note([id], DamageKind::Damaged),
+        }
+    }
+
+    /// Notes what a frame that comes from the disk says of its chunks.
+    pub(crate) fn judge(&self, frame: &Frame) {
+        if !frame.is_whole() {
+            let unsound = frame.unsound().map(|(id, _)| id);
+            self.ledger.note(unsound, DamageKind::Damaged);
+        }
+        let (first, end) = (frame.header.first(), frame.header.end());
+        if self.ledger.meets(first, end.0 - first.0) {
+            let sound = frame.header.chunks().zip(&frame.sound);
+            let sound = sound.filter(|(_, sound)| **sound).map(|((id, _), _)| id);
+            self.ledger.clear(sound);
+        }
+    }
+
+    /// Keeps a frame that was put together from elsewhere, as if it had been read.
+    pub(super) fn keep(&self, frame: &Arc<Frame>) {
+        self.cache.insert(frame);
+    }
+
+    /// Forgets what is in memory of the ids in `[first, end)`: something else was written there.
+    pub(super) fn evict(&self, first: ChunkId, end: ChunkId) {
+        self.cache.evict(first, end);
     }
 
     fn try_frame(&self, id: ChunkId) -> Result<Arc<Frame>, StoreError> {
@@ -141,6 +216,7 @@ impl Reader {
             return Ok(frame);
         }
         let frame = Arc::new(self.load(header)?);
+        self.judge(&frame);
         self.cache.insert(&frame);
         Ok(frame)
     }
@@ -188,12 +264,13 @@ impl Reader {
         let plain =
             codec::decompress(payload.codec, payload.compressed, plain_len).map_err(damaged)?;
         let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len).collect();
-        let sound = header
+        let sound: Vec<bool> = header
             .chunks()
             .zip(hash_chunks(&chunks))
             .map(|((_, name), found)| *name == found)
             .collect();
         Ok(Frame {
+            is_whole: sound.iter().all(|sound| *sound),
             header,
             plain,
             chunk_len,

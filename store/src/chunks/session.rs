@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::{ParallelIterator, ParallelSlice};
 use vellum_core::frame::FrameHeader;
 use vellum_core::hash::ChunkHash;
+use vellum_core::id_set::IdSet;
 use vellum_core::units::ChunkId;
-use vellum_core::wire::Reader;
 
 use super::Chunks;
 use super::claims::{Epoch, SessionId};
 use super::frames::{Packed, pack, put_names};
 use super::pause::{self, lock};
-use crate::database::{Batch, Durability, Family};
+use crate::database::{Batch, Durability};
 use crate::error::StoreError;
 use crate::journal::Added;
 
@@ -41,12 +41,14 @@ pub(crate) struct SessionCounts {
     pub(crate) new: u64,
     /// Chunks that were.
     pub(crate) known: u64,
+    /// Of those: chunks that were damaged, and were written again under their ids.
+    pub(crate) healed: u64,
 }
 
 /// An import's, or a live disk's, dealings with the chunk store. What it was given ids for stays
 /// until it is dropped.
 pub(crate) struct Session<'s> {
-    chunks: &'s Chunks,
+    pub(super) chunks: &'s Chunks,
     id: SessionId,
     /// The header that the last guess was found in.
     header: Option<FrameHeader>,
@@ -57,6 +59,10 @@ pub(crate) struct Session<'s> {
     /// How many neighbours in a row were not it.
     misses: u32,
     pub(crate) counts: SessionCounts,
+    /// Whether nothing is believed unread: see `known`.
+    pub(super) verifies: bool,
+    /// What was read whole for this session.
+    pub(super) verified: IdSet,
     /// Payloads of the frames that hold its new chunks.
     stored_len: Arc<AtomicU64>,
     /// One above the greatest id that was given out.
@@ -92,6 +98,8 @@ impl<'s> Session<'s> {
             neighbour: None,
             misses: 0,
             counts: SessionCounts::default(),
+            verifies: false,
+            verified: IdSet::new(),
             stored_len: Arc::default(),
             end: ChunkId(0),
         }
@@ -104,9 +112,14 @@ impl<'s> Session<'s> {
         candidates: &[Candidate<'_>],
     ) -> Result<Vec<ChunkId>, StoreError> {
         let mut ids = self.guess_all(candidates)?;
+        if self.verifies {
+            // Under no lock, since it reads.
+            self.look_up(candidates, &mut ids)?;
+        }
+        self.assure(candidates, &mut ids)?;
         if ids.iter().any(Option::is_none) {
             let _section = lock(&self.chunks.section);
-            self.look_up(candidates, &mut ids)?;
+            self.look_up_readable(candidates, &mut ids)?;
             pause::at("looked up");
             let new = unresolved(candidates, &ids);
             let chunks: Vec<_> = new
@@ -137,6 +150,7 @@ impl<'s> Session<'s> {
         let mut ids = self.guess_all(candidates)?;
         let seen_below = self.chunks.next_chunk();
         self.look_up(candidates, &mut ids)?;
+        self.assure(candidates, &mut ids)?;
         pause::at("looked up, compressing");
         let mut new = New::of(self.chunks, candidates, &ids);
         let _section = lock(&self.chunks.section);
@@ -201,7 +215,23 @@ impl<'s> Session<'s> {
             .collect();
         let mut ids = self.guess_all(&candidates)?;
         self.look_up(&candidates, &mut ids)?;
+        self.assure(&candidates, &mut ids)?;
         Ok(ids)
+    }
+
+    /// Looks up what was not found, and makes sure of what is found now.
+    fn look_up_readable(
+        &mut self,
+        candidates: &[Candidate<'_>],
+        ids: &mut [Option<ChunkId>],
+    ) -> Result<(), StoreError> {
+        let places: Vec<usize> = (0..ids.len()).filter(|at| ids[*at].is_none()).collect();
+        let left: Vec<Candidate<'_>> = places.iter().map(|at| candidates[*at]).collect();
+        let mut found = vec![None; left.len()];
+        self.look_up(&left, &mut found)?;
+        self.assure(&left, &mut found)?;
+        places.iter().zip(found).for_each(|(at, id)| ids[*at] = id);
+        Ok(())
     }
 
     /// Looks the chunks up again that were not found; whether some were found now.
@@ -212,7 +242,7 @@ impl<'s> Session<'s> {
     ) -> Result<bool, StoreError> {
         let missing = |ids: &[Option<ChunkId>]| ids.iter().filter(|id| id.is_none()).count();
         let before = missing(ids);
-        self.look_up(candidates, ids)?;
+        self.look_up_readable(candidates, ids)?;
         Ok(missing(ids) < before)
     }
 
@@ -287,7 +317,8 @@ impl<'s> Session<'s> {
             .as_ref()
             .is_some_and(|header| (header.first()..header.end()).contains(&id));
         if !in_hand {
-            match self.chunks.header(id)? {
+            // One that cannot be read speaks against its chunks: see `known`.
+            match self.chunks.readable_header(id)? {
                 Some(header) => self.header = Some(header),
                 None => return Ok(false),
             }
@@ -310,16 +341,9 @@ impl<'s> Session<'s> {
             .filter(|nth| found[*nth].is_none())
             .collect();
         let prefixes: Vec<[u8; 8]> = absent.iter().map(|nth| hashes[*nth].prefix()).collect();
-        let indexed = self
-            .chunks
-            .database
-            .get_many(Family::Index, prefixes.iter().map(<[u8; 8]>::as_slice))?;
-        for (nth, value) in absent.iter().zip(indexed) {
-            let Some(value) = value else { continue };
-            let id = Reader::new(&value).varint().map(ChunkId);
-            let id = id.map_err(|error| {
-                StoreError::damaged(format!("index entry of chunk {}", hashes[*nth]), error)
-            })?;
+        let indexed = self.chunks.indexed_many(&prefixes)?;
+        for (nth, id) in absent.iter().zip(indexed) {
+            let Some(id) = id else { continue };
             if self.names(id, &hashes[*nth])? {
                 found[*nth] = Some(id);
                 self.expect_after(id);

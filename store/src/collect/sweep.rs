@@ -563,5 +563,15 @@ fn write_without(
         }
     }
     drop(entries);
-    inner.stop.guard(|| inner.database.write(batch, durability))
+    inner
+        .stop
+        .guard(|| inner.database.write(batch, durability))?;
+    if durability == Durability::Bulk {
+        inner.chunks.note_rewritten();
+    }
+    inner
+        .chunks
+        .ledger
+        .clear(dead.into_iter().map(|(id, _)| id));
+    Ok(())
 }

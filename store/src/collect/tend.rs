@@ -143,10 +143,13 @@ fn replace(store: &Store, packs: Vec<Pack>) -> Result<u64, StoreError> {
         }
     }
     if !batch.is_empty() {
+        // Nobody heals a frame while it is being replaced: see `chunks::heal`.
+        let _index = store.inner.chunks.lock_index();
         store
             .inner
             .stop
             .guard(|| store.inner.database.write(batch, Durability::Bulk))?;
+        store.inner.chunks.note_rewritten();
     }
     Ok(merged)
 }

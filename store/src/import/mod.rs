@@ -51,6 +51,14 @@ pub struct ImportRequest {
     pub snapshot: Option<Name>,
 }
 
+/// How to import.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ImportOptions {
+    /// Read what the store seems to have before it is believed: each frame once. What is damaged is
+    /// written again.
+    pub verify: bool,
+}
+
 /// What an import did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImportReport {
@@ -68,6 +76,8 @@ pub struct ImportReport {
     pub new: u64,
     /// Bytes of those.
     pub new_bytes: u64,
+    /// Chunks that were in the store, damaged, and are whole again: for every image that has them.
+    pub healed: u64,
 }
 
 /// What an import builds on, and what keeps it from changing meanwhile.
@@ -77,13 +87,32 @@ struct Base {
     _exclusive: Option<Exclusive>,
 }
 
+/// Where an imported state comes from.
+struct Provenance {
+    /// The image that it was held against.
+    origin: Option<ImageId>,
+    /// The format of its file.
+    format: Option<Name>,
+}
+
 impl Store {
     /// Imports `input`. Nothing can be seen of it until it is complete and durable; then all of it,
     /// and its snapshot, at once.
     pub fn import(
         &self,
+        input: Input,
+        request: &ImportRequest,
+        watch: &dyn Watch,
+    ) -> Result<ImportReport, StoreError> {
+        self.import_with(input, request, ImportOptions::default(), watch)
+    }
+
+    /// As [`Store::import`], in another way than usual.
+    pub fn import_with(
+        &self,
         mut input: Input,
         request: &ImportRequest,
+        options: ImportOptions,
         watch: &dyn Watch,
     ) -> Result<ImportReport, StoreError> {
         self.check_writable()?;
@@ -91,7 +120,10 @@ impl Store {
         let building = self.build_layer();
         let chunk_len = self.parameters().chunk_len;
         let database = Arc::clone(&self.inner.database);
-        let session = self.inner.chunks.session();
+        let mut session = self.inner.chunks.session();
+        if options.verify {
+            session.verify();
+        }
         let mut builder = Builder::new(
             database,
             chunk_len,
@@ -105,8 +137,14 @@ impl Store {
         let result = match built {
             Ok(len) => builder.finish(len, now_ms()).and_then(|(built, ties)| {
                 self.inner.chunks.settle()?;
+                let source = Provenance {
+                    origin: base.origin,
+                    format: input
+                        .format()
+                        .and_then(|format| Name::new(format.name()).ok()),
+                };
                 let node =
-                    self.commit_import(request, base.origin, built.layer, ties.session.added())?;
+                    self.commit_import(request, source, built.layer, ties.session.added())?;
                 drop(ties);
                 Ok(report(node, len, built.positions, built.counts, chunk_len))
             }),
@@ -151,7 +189,7 @@ impl Store {
     fn commit_import(
         &self,
         request: &ImportRequest,
-        origin: Option<ImageId>,
+        source: Provenance,
         layer: Layer,
         added: Added,
     ) -> Result<Node, StoreError> {
@@ -159,10 +197,11 @@ impl Store {
         let (id, snapshot) = (layer.id, request.snapshot.as_ref());
         let planned = match &request.target {
             ImportTarget::New { name, .. } => {
-                tree.plan_import(name, layer, origin, snapshot, now_ms())?
+                tree.plan_import(name, layer, source.origin, snapshot, now_ms())?
             }
             ImportTarget::Update(image) => tree.plan_update(*image, layer, snapshot, now_ms())?,
         };
+        let planned = planned.with_source_format(source.format.as_ref());
         let image = planned.node.image();
         let entry = match &request.target {
             // The tree does not know it yet.
@@ -236,5 +275,6 @@ fn report(
         known: counts.known - positions.same,
         new: counts.new,
         new_bytes: counts.new * chunk_len.bytes(),
+        healed: counts.healed,
     }
 }

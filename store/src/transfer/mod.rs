@@ -7,6 +7,7 @@
 //! a map is clipped to its disk.
 
 mod moment;
+mod readable;
 mod receipt;
 mod supply;
 #[cfg(test)]

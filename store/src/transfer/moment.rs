@@ -11,7 +11,8 @@ use vellum_core::units::{ChunkCount, ChunkId, ImageId, LayerId, PageIndex};
 
 use crate::database::Batch;
 use crate::error::StoreError;
-use crate::store::{Hold, Store, now_ms};
+use crate::identity::identified;
+use crate::store::{Access, Hold, Store, now_ms};
 
 /// Images and snapshots at one moment. While it lives, maintenance leaves their layers alone and
 /// collection their chunks.
@@ -65,7 +66,12 @@ impl Store {
             tops.push((*node, planned[node]));
         }
         edits.extend(without_identity(&tree, &tops, &edits));
-        if !edits.is_empty() {
+        if !edits.is_empty() && self.access() == Access::ReadOnly {
+            // Only this process sees it, which is all that the moment needs. What nobody can write
+            // down gets another identity the next time.
+            let edits = identified(&edits)?.into_owned();
+            tree.apply(&edits);
+        } else if !edits.is_empty() {
             self.check_writable()?;
             self.commit(&mut tree, &edits, Batch::default())?;
         }

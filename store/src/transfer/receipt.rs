@@ -9,14 +9,16 @@ use std::collections::{BTreeMap, HashMap};
 
 use vellum_core::frame::{FrameCodec, PLAIN_LEN_MAX};
 use vellum_core::hash::{ChunkHash, hash_chunks};
+use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
-use vellum_core::page::Page;
+use vellum_core::page::{Page, Slot};
 use vellum_core::tree::{Arrival, Layer, Node};
 use vellum_core::units::{ChunkCount, ChunkId, ChunkLen, IMAGE_LEN_MAX, LayerId, PageIndex};
 
 use crate::chunks::{Candidate, Session};
 use crate::codec;
 use crate::database::{Batch, Durability};
+use crate::disk::Disk;
 use crate::draft::Draft;
 use crate::error::StoreError;
 use crate::journal::Entry;
@@ -151,6 +153,44 @@ impl Receipt<'_> {
             None => _ = self.layers.remove(&content),
         }
         self.layers.get(&content).copied()
+    }
+
+    /// From now on nothing that is there is believed to be readable before it was read.
+    pub fn verify(&mut self) {
+        self.session.verify();
+    }
+
+    /// Whether all that [`Receipt::layer_showing`] gives for `content` can be read, as far as is
+    /// known; what is doubted is read, and mended if that can be. If not, the layer counts as not
+    /// there from now on, so that `content` can be built anew. Costs nothing where nothing is
+    /// doubted, and else a look at its map.
+    pub fn can_rely_on(&mut self, content: ContentId) -> Result<bool, StoreError> {
+        let Some(layer) = self.layer_showing(content) else {
+            return Ok(false);
+        };
+        if self.session.believes_all() || self.built.iter().any(|built| built.id == layer) {
+            return Ok(true);
+        }
+        let disk = {
+            let mut tree = self.store.tree_mut();
+            self.store
+                .disk_at(&mut tree, layer, format!("content {content}"))
+        };
+        let is_readable = match chunks_of(&disk) {
+            Ok(ids) => self.session.unreadable(&ids)?.is_empty(),
+            Err(StoreError::Damaged(_)) => false,
+            Err(error) => return Err(error),
+        };
+        if !is_readable {
+            self.layers.remove(&content);
+        }
+        Ok(is_readable)
+    }
+
+    /// How many chunks were damaged and are whole again.
+    #[must_use]
+    pub fn healed(&self) -> u64 {
+        self.session.counts.healed
     }
 
     /// The length of a layer that [`Receipt::layer_showing`] or [`Receipt::end_layer`] gave.
@@ -288,6 +328,19 @@ impl Receipt<'_> {
         self.is_done = true;
         Ok(nodes)
     }
+}
+
+/// The chunks that a disk shows.
+fn chunks_of(disk: &Disk) -> Result<IdSet, StoreError> {
+    let mut ids = IdSet::new();
+    for index in disk.mapped_pages().iter() {
+        for run in disk.page(index)?.runs() {
+            if let Slot::Chunk(first) = run.slot {
+                ids.insert_run(first, run.len.into());
+            }
+        }
+    }
+    Ok(ids)
 }
 
 impl Drop for Receipt<'_> {

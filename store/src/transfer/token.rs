@@ -12,8 +12,9 @@ use vellum_core::identity::IDENTITY_LEN;
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
 use crate::identity::random;
+use crate::opening::load_meta;
 use crate::records::Token;
-use crate::store::{Store, load_meta, put, token_key};
+use crate::store::{Store, put, token_key};
 
 impl Store {
     /// The token that was last left for `owner`.

@@ -6,7 +6,8 @@
 //! records behind RocksDB's own checksums is tested beside the store's reader.
 //!
 //! A damaged store may refuse to be written to; then it must open for reading, say so, and show
-//! everything that can be read. Only what RocksDB cannot begin without (its manifest, the file that
+//! everything that can be read. If it does not refuse, it must take what is written, keep it, and
+//! still show all the rest. Only what RocksDB cannot begin without (its manifest, the file that
 //! names it) and the store's own marker keep it shut, with an error that names the file. A log that
 //! ends early looks like a process that was killed before its last commits: then the store may show
 //! one of its own earlier states, whole, and must say that it is one.
@@ -34,6 +35,9 @@ const READ_LEN: usize = 32 << 10;
 /// A look takes milliseconds, on a busy machine some seconds: whoever takes longer hangs.
 const LOOK_TIME_MAX: Duration = Duration::from_mins(2);
 
+/// Imports into a store with damage: RocksDB makes one file of four.
+const WRITES: u32 = 6;
+
 type Contents = BTreeMap<String, Vec<u8>>;
 
 /// A closed store, and what it held after each of its commits, the last one last.
@@ -50,6 +54,8 @@ struct Outcomes {
     shut: BTreeMap<String, u32>,
     /// Open for reading only, with all content of the last state there.
     readable: u32,
+    /// Open for writing although something was found, and written to.
+    written: u32,
     read_failed: u32,
     only_found_by_check: u32,
     earlier_state: u32,
@@ -73,6 +79,7 @@ impl Outcomes {
             .into_iter()
             .for_each(|(file, count)| *self.shut.entry(file).or_default() += count);
         self.readable += other.readable;
+        self.written += other.written;
         self.read_failed += other.read_failed;
         self.only_found_by_check += other.only_found_by_check;
         self.earlier_state += other.earlier_state;
@@ -248,7 +255,10 @@ fn damaged_files_never_give_wrong_bytes() {
     );
     outcomes.assert_shut_by_few();
     assert!(
-        outcomes.read_failed > 0 && outcomes.readable > 0 && outcomes.earlier_state > 0,
+        outcomes.read_failed > 0
+            && outcomes.readable > 0
+            && outcomes.written > 0
+            && outcomes.earlier_state > 0,
         "damage was met: {outcomes:?}"
     );
 }
@@ -364,6 +374,50 @@ fn look(original: &Original, dir: &Path, name: &str, context: &str, outcomes: &m
         (true, true, true) => &mut outcomes.unharmed,
     };
     *count += 1;
+    if is_writable && store.impairment().is_some() {
+        drop(store);
+        write_on(dir, expected, context);
+        outcomes.written += 1;
+    }
+}
+
+/// Writes to a store with damage that does not keep it from being written: some processes, each of
+/// which leaves new tables, so that RocksDB would rather have fewer.
+fn write_on(dir: &Path, expected: &Contents, context: &str) {
+    let (pool, mut random) = (Pool::new(4096), fastrand::Rng::with_seed(12));
+    let mut expected = expected.clone();
+    let import = |name: &str, bytes: &[u8]| {
+        let store = Store::open(dir, Access::ReadWrite, "test");
+        let store = store.unwrap_or_else(|error| panic!("{context}: opening for {name}: {error}"));
+        let request = ImportRequest {
+            target: ImportTarget::New {
+                name: drive::name(name),
+                parent: None,
+            },
+            snapshot: None,
+        };
+        let input = drive::input(Content::plain(bytes.to_vec()), false);
+        store.import(input, &request, &Unwatched).map(drop)
+    };
+    for nth in 0..WRITES {
+        let (name, bytes) = (format!("new-{nth}"), pool.fresh(&mut random, 50_000));
+        // A table that nobody has read yet is met by a compaction first: that ends the writing of
+        // one process, and no more.
+        if let Err(StoreError::Damaged(_)) = import(&name, &bytes) {
+            let imported = import(&name, &bytes);
+            imported.unwrap_or_else(|error| panic!("{context}: {name} again: {error}"));
+        }
+        expected.insert(name, bytes);
+    }
+    let store = Store::open(dir, Access::ReadWrite, "test");
+    let store = store.unwrap_or_else(|error| panic!("{context}: open at the end: {error}"));
+    let failed = read_all(&store, &expected, context);
+    let lost = failed.iter().filter(|name| name.starts_with("new-"));
+    assert_eq!(
+        lost.count(),
+        0,
+        "{context}: what was written is there: {failed:?}"
+    );
 }
 
 /// The state that the store shows, by its names and what can be read of them: the last, or one

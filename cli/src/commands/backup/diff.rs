@@ -15,9 +15,9 @@ use crate::output::Answer;
 use crate::output::page::Page;
 use crate::repository::{self, KeyArgs, address, words};
 use crate::session::Session;
-use crate::zone;
 
-/// Show the ranges in which two points differ, without reading data; exit code 1 if there are any
+/// Show the ranges in which two points differ, without reading data; exit code 1 if there are any,
+/// 2 if they cannot be compared
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
@@ -53,9 +53,8 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let repository = repository::open(&named.place, &args.key, session)?;
     let state = repository.state();
     let points = address::sorted(state.points().map(AsRef::as_ref));
-    let zone = zone::of(&session.caller);
     let find = |text: &str| {
-        let point = address::find(&points, text, &zone)?;
+        let point = address::find(&points, text, session.zone())?;
         let content = ContentId::parse(&point.content).ok_or_else(|| no_content(&point.id))?;
         Ok::<_, Failure>((address::title(point), content))
     };

@@ -72,7 +72,7 @@ struct Decided {
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let named = words::at_least(&args.words, &session.caller)?;
     let repository = repository::open(&named.place, &args.key, session)?;
-    let zone = zone::of(&session.caller);
+    let zone = session.zone().clone();
     let wish = wish(args, named.rest, &repository.state(), &zone)?;
     let planned = plan(&repository.state(), &wish)?;
     // While the points are there: what they need can still be told from what others need.
@@ -97,10 +97,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         (true, true, _) => Some("the same without -n forgets them".to_owned()),
         (true, false, false) => Some("vellum backup prune gives the space back".to_owned()),
     };
-    let points = decisions
-        .iter()
-        .map(|decision| Decided::of(decision, &zone))
-        .collect();
+    let points = decisions.iter().map(Decided::of).collect();
     let forgotten = Forgotten {
         action: "forget",
         dry_run: args.dry_run,
@@ -129,7 +126,7 @@ fn wish(
         let mut images = BTreeSet::new();
         for image in named {
             images.extend(
-                address::of_known_image(&points, image)?
+                address::of_whole_image(&points, image)?
                     .into_iter()
                     .map(|point| point.image.clone()),
             );
@@ -148,7 +145,7 @@ fn wish(
             "add --keep-… rules, or name points",
         ));
     }
-    let find = |text: &String| Ok(address::find(&points, text, zone)?.id.clone());
+    let find = |text: &String| Ok(address::find_whole(&points, text, zone)?.id.clone());
     named
         .iter()
         .map(find)
@@ -157,10 +154,10 @@ fn wish(
 }
 
 impl Decided {
-    fn of(decision: &Decision, zone: &TimeZone) -> Self {
+    fn of(decision: &Decision) -> Self {
         let reasons = decision.reasons.iter().map(ToString::to_string).collect();
         Self {
-            point: Described::of(&decision.point, zone),
+            point: Described::of(&decision.point),
             goes: decision.goes(),
             reasons,
         }
@@ -186,7 +183,7 @@ impl Answer for Forgotten {
             vec![
                 point.name.clone(),
                 point.short_id(),
-                point.local_time.clone(),
+                page.moment(point.time),
                 page.size(point.size),
                 why,
             ]

@@ -15,7 +15,6 @@ use crate::output::Answer;
 use crate::output::page::Page;
 use crate::repository::{self, KeyArgs, address, words};
 use crate::session::Session;
-use crate::zone;
 
 /// Tell what is in a repository and who is changing it, or what a point is
 #[derive(clap::Args)]
@@ -77,7 +76,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     match named.rest {
         [] => session
             .output
-            .answer(&whole(&repository, &zone::of(&session.caller))?)?,
+            .answer(&whole(&repository, session.zone())?)?,
         [point] => session
             .output
             .answer(&single(&repository, point, session)?)?,
@@ -135,13 +134,12 @@ fn whole(repository: &Repository, zone: &TimeZone) -> Result<Whole, Failure> {
 fn single(repository: &Repository, text: &str, session: &Session) -> Result<Single, Failure> {
     let state = repository.state();
     let points = address::sorted(state.points().map(AsRef::as_ref));
-    let zone = zone::of(&session.caller);
-    let point = address::find(&points, text, &zone)?;
+    let point = address::find(&points, text, session.zone())?;
     let same = points
         .iter()
         .filter(|other| other.content == point.content && other.id != point.id);
     Ok(Single {
-        point: Described::of(point, &zone),
+        point: Described::of(point),
         same_as: same.map(|other| address::title(other)).collect(),
         chain: ContentId::parse(&point.content)
             .map_or(0, |content| state.chain(content).len() as u64),
@@ -190,7 +188,8 @@ impl Answer for Single {
         let size = page.size(point.size);
         page.field("size", format!("{size} ({} bytes)", point.size))?;
         page.field("mode", &point.mode)?;
-        page.field("time", &point.local_time)?;
+        let time = page.moment(point.time);
+        page.field("time", time)?;
         page.field("image", &point.image)?;
         page.field("content", &point.content)?;
         page.field("maps", self.chain.to_string())?;

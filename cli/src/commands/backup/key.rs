@@ -11,9 +11,10 @@ use vellum_backup::repository::Repository;
 use vellum_backup::seal::{KeyInfo, Opener, PasswordCost, create_key, key_info, unlock_any};
 
 use crate::failure::{Failure, Outcome};
+use crate::output::Answer;
 use crate::output::page::Page;
 use crate::output::table::Column;
-use crate::output::{Answer, time};
+use crate::output::time::Moment;
 use crate::repository::{self, KeyArgs, address, password, words};
 use crate::session::Session;
 
@@ -74,9 +75,9 @@ struct AddArgs {
 
 /// Make a key useless. What was read with it before may have been kept
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum backup key remove /mnt/backup 3f9c")]
+#[command(after_help = "Example:\n  vellum backup key remove /mnt/backup 3f9c02a1b7")]
 struct RemoveArgs {
-    /// The repository, and the beginning of the key's id
+    /// The repository, and the key's id as `key list` shows it
     #[arg(value_names = ["REPO", "KEY"], num_args = 0..=2)]
     words: Vec<String>,
     #[command(flatten)]
@@ -88,7 +89,7 @@ struct Shown {
     id: String,
     label: String,
     kind: &'static str,
-    created: String,
+    created: Moment,
 }
 
 #[derive(Serialize)]
@@ -190,7 +191,7 @@ fn remove(args: &RemoveArgs, session: &mut Session) -> Result<Outcome, Failure> 
     let wanted = &named.rest[0];
     let found: Vec<&KeyInfo> = keys
         .iter()
-        .filter(|key| !wanted.is_empty() && key.id.to_string().starts_with(wanted.as_str()))
+        .filter(|key| address::is_enough(wanted) && key.id.to_string().starts_with(wanted.as_str()))
         .collect();
     let key = match found[..] {
         [key] if keys.len() > 1 => key,
@@ -265,7 +266,7 @@ impl Shown {
             id: key.id.to_string(),
             label: key.label.clone(),
             kind,
-            created: time::moment(key.time_ms),
+            created: Moment::new(key.time_ms),
         }
     }
 }
@@ -282,7 +283,7 @@ impl Answer for Listing {
             vec![
                 address::short(&key.id).to_owned(),
                 key.kind.to_owned(),
-                key.created.clone(),
+                page.moment(key.created),
                 key.label.clone(),
             ]
         };

@@ -2,17 +2,16 @@
 
 use std::io;
 
-use jiff::tz::TimeZone;
 use serde::Serialize;
 use vellum_backup::record::Point;
 
 use crate::failure::{Failure, Outcome};
+use crate::output::Answer;
 use crate::output::page::Page;
 use crate::output::table::Column;
-use crate::output::{Answer, time};
+use crate::output::time::Moment;
 use crate::repository::{self, KeyArgs, address, words};
 use crate::session::Session;
-use crate::zone;
 
 /// List what can be restored: the points of all images, or of some
 #[derive(clap::Args)]
@@ -49,12 +48,9 @@ pub(super) struct Described {
     pub(super) size: u64,
     pub(super) mode: String,
     /// When the snapshot was taken, or the state pushed.
-    time: String,
+    pub(super) time: Moment,
     tags: Vec<String>,
     pinned: bool,
-    /// The same moment as the caller's clock shows it.
-    #[serde(skip)]
-    pub(super) local_time: String,
 }
 
 #[derive(Serialize)]
@@ -75,17 +71,13 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
             wanted.extend(address::of_known_image(&points, image)?);
         }
     }
-    let zone = zone::of(&session.caller);
-    let points = wanted
-        .into_iter()
-        .map(|point| Described::of(point, &zone))
-        .collect();
+    let points = wanted.into_iter().map(Described::of).collect();
     session.output.answer(&Listing { points })?;
     Ok(Outcome::Done)
 }
 
 impl Described {
-    pub(super) fn of(point: &Point, zone: &TimeZone) -> Self {
+    pub(super) fn of(point: &Point) -> Self {
         Self {
             id: point.id.clone(),
             name: address::title(point),
@@ -104,10 +96,9 @@ impl Described {
             origin: point.origin.clone(),
             size: point.len,
             mode: point.mode.clone(),
-            time: time::moment(point.time_ms),
+            time: Moment::new(point.time_ms),
             tags: point.tags.clone(),
             pinned: point.pinned,
-            local_time: zone::shown(zone, point.time_ms).unwrap_or_default(),
         }
     }
 
@@ -143,7 +134,7 @@ impl Answer for Listing {
                 point.short_id(),
                 point.name.clone(),
                 page.size(point.size),
-                point.local_time.clone(),
+                page.moment(point.time),
                 point.marks(),
             ]
         };

@@ -16,6 +16,8 @@ mod tree;
 mod upload;
 mod verify;
 
+pub(super) use push::tell_unreadable;
+
 use clap::Subcommand;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -71,6 +73,11 @@ impl Args {
     /// Whether it works on the store beside the repository.
     pub(super) fn needs_store(&self) -> bool {
         matches!(self.verb, Verb::Push(_) | Verb::Pull(_))
+    }
+
+    /// Whether exit code 1 means that a difference was found.
+    pub(super) fn compares(&self) -> bool {
+        matches!(self.verb, Verb::Diff(_))
     }
 
     /// The password, if it is to be asked at the caller's terminal.

@@ -14,10 +14,9 @@ use super::Announced;
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::{Page, percent, plural};
-use crate::repository::{self, KeyArgs, words};
+use crate::repository::{self, KeyArgs, address, words};
 use crate::session::Session;
 use crate::size;
-use crate::zone;
 
 /// Give back the space of what was forgotten, and of what was never finished
 #[derive(clap::Args)]
@@ -92,14 +91,10 @@ pub(super) fn collect(
 ) -> Result<Pruned, Failure> {
     let meter = session.watch_bytes(&format!("collecting in {}", repository.place()));
     let report = prune(repository, options, repository::writer(session), &meter)?;
-    Ok(Pruned::new(
-        options.is_dry_run,
-        &report,
-        &zone::of(&session.caller),
-    ))
+    Ok(Pruned::new(options.is_dry_run, &report, session.zone()))
 }
 
-/// Which sessions `wanted` means, by the beginnings of their names.
+/// Which sessions `wanted` means, by their ids or so much of them that nobody means another.
 fn fence(wanted: &[String], repository: &Repository) -> Result<FenceWish, Failure> {
     if wanted.is_empty() {
         return Ok(FenceWish::None);
@@ -111,10 +106,12 @@ fn fence(wanted: &[String], repository: &Repository) -> Result<FenceWish, Failur
     let find = |text: &String| {
         let found: Vec<&OpenSession> = open
             .iter()
-            .filter(|session| session.id.to_string().starts_with(text.as_str()))
+            .filter(|session| {
+                address::is_enough(text) && session.id.to_string().starts_with(text.as_str())
+            })
             .collect();
         match found[..] {
-            [one] if !text.is_empty() => Ok(one.id),
+            [one] => Ok(one.id),
             [] => Err(Failure::failed(
                 format!("no session {text:?} is open"),
                 "`vellum backup info` shows the open ones",

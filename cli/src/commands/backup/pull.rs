@@ -11,13 +11,13 @@ use vellum_backup::repository::Repository;
 use vellum_core::name::Name;
 use vellum_store::Store;
 
+use crate::commands::healed;
 use crate::failure::{Failure, Outcome};
 use crate::lookup;
 use crate::output::page::{Page, plural};
 use crate::output::{Answer, time};
 use crate::repository::{self, KeyArgs, address, words};
 use crate::session::Session;
-use crate::zone;
 
 /// Take images with their snapshots, and machines, back into the store: only what is not there
 #[derive(clap::Args)]
@@ -40,6 +40,10 @@ pub(crate) struct Args {
     /// What to put before all names
     #[arg(long, value_name = "TEXT")]
     prefix: Option<String>,
+    /// Read what the store seems to have before it is believed, each frame once: what is damaged is
+    /// fetched again, for every image that has it
+    #[arg(long)]
+    verify: bool,
     #[command(flatten)]
     pub(super) key: KeyArgs,
 }
@@ -53,6 +57,8 @@ struct Pulled {
     contents_known: u64,
     chunks_fetched: u64,
     chunks_known: u64,
+    /// Chunks that were there, damaged, and are whole again for every image that has them.
+    chunks_healed: u64,
     /// Machine snapshots that the repository has not all of.
     lost_machine_snapshots: Vec<String>,
     seconds: f64,
@@ -104,7 +110,10 @@ fn request(
             .as_ref()
             .map_or_else(|| format!("{prefix}{name}"), ToString::to_string)
     };
-    let request = PullRequest::of(reader, is_wanted, args.all, renamed)?;
+    let request = PullRequest {
+        verify: args.verify,
+        ..PullRequest::of(reader, is_wanted, args.all, renamed)?
+    };
     match (request.images.len(), &args.rename) {
         (0, _) => Err(Failure::failed(
             "the repository has no points",
@@ -118,18 +127,24 @@ fn request(
     }
 }
 
-/// The ids of what `wanted` means: an image's name means all points of it.
+/// The ids of what `wanted` means by whole names: an image's means all points of it.
 pub(super) fn chosen<'a>(
     points: &[&'a Point],
     wanted: &[String],
     session: &Session,
 ) -> Result<BTreeSet<&'a str>, Failure> {
-    let zone = zone::of(&session.caller);
     let mut ids = BTreeSet::new();
     for text in wanted {
-        match address::of_image(points, text, text)? {
-            image if !image.is_empty() => ids.extend(image.iter().map(|point| point.id.as_str())),
-            _ => _ = ids.insert(address::find(points, text, &zone)?.id.as_str()),
+        let image = points.iter().filter(|point| point.name == *text);
+        let image: Vec<&str> = image.map(|point| point.id.as_str()).collect();
+        if image.is_empty() {
+            ids.insert(
+                address::find_whole(points, text, session.zone())?
+                    .id
+                    .as_str(),
+            );
+        } else {
+            ids.extend(image);
         }
     }
     Ok(ids)
@@ -150,6 +165,7 @@ impl Pulled {
             contents_known: report.contents.1,
             chunks_fetched: report.chunks.0,
             chunks_known: report.chunks.1,
+            chunks_healed: report.chunks_healed,
             lost_machine_snapshots: report.lost_machine_snapshots,
             seconds,
         }
@@ -167,6 +183,7 @@ impl Answer for Pulled {
             "pulled {images}: {chunks} fetched ({} known) in {took}",
             self.chunks_known
         ))?;
+        healed(page, self.chunks_healed)?;
         self.images.iter().try_for_each(|image| page.line(image))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use vellum_backup::push::{PushRequest, PushSelection, push};
 use vellum_backup::repository::Repository;
-use vellum_store::Store;
+use vellum_store::{Damage, Store, StoreError};
 
 use super::upload::Upload;
 use crate::failure::{Failure, Outcome};
@@ -58,10 +58,33 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let report = push(&repository, &store, &request, &meter)?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
+    let unreadable = report.unreadable.clone();
+    if let Some(damage) = unreadable.first().filter(|_| report.is_nothing()) {
+        return Err(StoreError::Damaged(damage.clone()).into());
+    }
     session
         .output
         .summary(&Upload::new(None, repository.place(), report, seconds))?;
-    Ok(Outcome::Done)
+    Ok(tell_unreadable(&unreadable, &store, session))
+}
+
+/// Says what was not sent, since it cannot be read.
+pub(in crate::commands) fn tell_unreadable(
+    unreadable: &[Damage],
+    store: &Store,
+    session: &Session,
+) -> Outcome {
+    for damage in unreadable {
+        session.warn(&format!("not sent: {damage}"));
+    }
+    for name in store.lost() {
+        session.warn(&format!("not sent: {name}, of which nothing can be read"));
+    }
+    if unreadable.is_empty() && store.lost().next().is_none() {
+        return Outcome::Done;
+    }
+    session.notice("hint: `vellum check --read-data` lists all that is hit, `vellum repair` what can be mended");
+    Outcome::Losses
 }
 
 /// The store and the repository, each opened while the other is: a password takes its time.
@@ -71,7 +94,7 @@ fn open_both(
     session: &Session,
 ) -> Result<(Store, Repository), Failure> {
     std::thread::scope(|scope| {
-        let store = scope.spawn(|| session.open_to_write());
+        let store = scope.spawn(|| session.open_to_serve());
         let repository = repository::open(place, key, session);
         let store = store
             .join()

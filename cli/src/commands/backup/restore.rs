@@ -4,16 +4,17 @@ use std::io;
 use std::path::Path;
 
 use serde::Serialize;
+use vellum_backup::error::BackupError;
 use vellum_backup::reader::Reader;
 use vellum_backup::restore::{RestoreTarget, restore};
 use vellum_core::identity::ContentId;
 
+use crate::disk_target::{DiskTarget, OutputFormat, with_remedy};
 use crate::failure::{Failure, Outcome};
 use crate::output::page::Page;
 use crate::output::{Answer, time};
 use crate::repository::{self, KeyArgs, address, words};
 use crate::session::Session;
-use crate::zone;
 
 /// Write a point to a file or to standard output; no store is needed
 #[derive(clap::Args)]
@@ -22,12 +23,17 @@ Example:
   vellum backup restore /mnt/backup web@monday monday.raw
   vellum backup restore s3://bucket/images web - | ssh host 'cat > /dev/vdb'
 
-A file gets its name when it is whole and on disk; its zeros are holes. Devices and links are refused. Standard output gets every byte.")]
+A file gets its name when it is whole and on disk; its zeros are holes, and nobody else may read it.
+One that is replaced (--force) stays whose it was. A link is followed. Standard output gets every
+byte.")]
 pub(crate) struct Args {
     /// The repository, the point, and the file; - is standard output
     #[arg(value_names = ["REPO", "POINT", "FILE"], num_args = 0..=3)]
     words: Vec<String>,
-    /// Replace a file that is there
+    /// The file's format [default: raw, unless the file's name says another]
+    #[arg(short = 'O', long, value_enum, value_name = "FORMAT")]
+    output_as: Option<OutputFormat>,
+    /// Replace a file that is there, or write over a block device
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -50,11 +56,11 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let [point, file] = named.rest else {
         unreachable!("as many words were asked for")
     };
-    let target = target(file, args.force, session)?;
+    let target = target(file, args, session)?;
     let repository = repository::open(&named.place, &args.key, session)?;
     let state = repository.state();
     let points = address::sorted(state.points().map(AsRef::as_ref));
-    let point = address::find(&points, point, &zone::of(&session.caller))?;
+    let point = address::find(&points, point, session.zone())?;
     let content = ContentId::parse(&point.content).ok_or_else(|| no_content(&point.id))?;
     let name = address::title(point);
     let meter = session.watch_bytes(&format!("restoring {name}"));
@@ -74,14 +80,16 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     Ok(Outcome::Done)
 }
 
-fn target(file: &str, overwrite: bool, session: &mut Session) -> Result<RestoreTarget, Failure> {
-    if file != "-" {
-        return Ok(RestoreTarget::File {
-            path: session.caller.path(Path::new(file)),
-            overwrite,
-        });
-    }
-    Ok(RestoreTarget::Stream(Box::new(session.disk_output()?)))
+fn target(file: &str, args: &Args, session: &mut Session) -> Result<RestoreTarget, Failure> {
+    Ok(
+        match DiskTarget::of(Path::new(file), args.output_as, session)? {
+            DiskTarget::Stream(stream) => RestoreTarget::Stream(stream),
+            DiskTarget::Path(path) => RestoreTarget::File {
+                path,
+                overwrite: args.force,
+            },
+        },
+    )
 }
 
 pub(super) fn no_content(point: &str) -> Failure {
@@ -94,25 +102,27 @@ pub(super) fn no_content(point: &str) -> Failure {
 /// Damage says which point it hit.
 fn explain(failure: Failure, name: &str) -> Failure {
     match failure {
-        Failure::Backup(vellum_backup::error::BackupError::Damaged {
+        Failure::Backup(BackupError::Damaged {
             object,
             reason,
             mut points,
         }) => {
             points.push(name.to_owned());
             points.dedup();
-            Failure::Backup(vellum_backup::error::BackupError::Damaged {
+            Failure::Backup(BackupError::Damaged {
                 object,
                 reason,
                 points,
             })
         }
         // Gone, or too short: whether it is damage or the place, the point is hit.
-        Failure::Backup(error @ vellum_backup::error::BackupError::Objects { .. }) => {
-            Failure::failed(
-                format!("{error} (needed by {name})"),
-                "run `backup verify` to see what else is hit; other points can be restored",
-            )
+        Failure::Backup(error @ BackupError::Objects { .. }) => Failure::failed(
+            format!("{error} (needed by {name})"),
+            "run `backup verify` to see what else is hit; other points can be restored",
+        ),
+        Failure::Backup(BackupError::Io { what, source }) => {
+            let kind = io::Error::from(source.kind());
+            with_remedy(BackupError::Io { what, source }.into(), Some(&kind))
         }
         other => other,
     }

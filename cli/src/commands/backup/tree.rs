@@ -15,7 +15,6 @@ use crate::output::page::Page;
 use crate::output::table::Column;
 use crate::repository::{self, KeyArgs, address, words};
 use crate::session::Session;
-use crate::zone;
 
 /// Draw which point stands on which
 #[derive(clap::Args)]
@@ -61,11 +60,11 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let place = words::exactly(&args.words, &[], &session.caller)?.place;
     let repository = repository::open(&place, &args.key, session)?;
     let state = repository.state();
-    let (plants, zone) = (plants(&state), zone::of(&session.caller));
+    let plants = plants(&state);
     let line = |(plant, lead): (usize, String)| {
         let Plant { point, parent, .. } = &plants[plant];
         DrawnLine {
-            point: Described::of(point, &zone),
+            point: Described::of(point),
             parent: parent.map(|parent| plants[parent].point.id.clone()),
             lead,
         }
@@ -185,7 +184,7 @@ impl Answer for Drawing {
                 format!("{}{sign} {}", line.lead, point.name),
                 page.size(point.size),
                 point.short_id(),
-                point.local_time.clone(),
+                page.moment(point.time),
                 point.marks(),
             ]
         };

@@ -16,7 +16,7 @@ use crate::session::Session;
 /// Points that a line names at most; the others are counted.
 const POINTS_SHOWN_MAX: usize = 5;
 
-/// Look for damage: all maps and places of chunks, or all data as well; exit code 2 if there is any
+/// Look for damage: all maps and places of chunks, or all data as well; exit code 4 if there is any
 /// that stays
 #[derive(clap::Args)]
 #[command(after_help = "\

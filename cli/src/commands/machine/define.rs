@@ -137,7 +137,7 @@ pub(super) fn configure(args: &ConfigArgs, session: &mut Session) -> Result<Outc
 /// The configuration file of a machine, or of a snapshot of one.
 fn configuration(store: &Store, text: &str) -> Result<Option<Configuration>, Failure> {
     if text.contains('@') {
-        let (machine, serial, _) = lookup::machine_snapshot(store, text)?;
+        let (machine, serial, _) = lookup::machine_snapshot_to_read(store, text)?;
         return Ok(store
             .tree()
             .machines()
@@ -145,7 +145,7 @@ fn configuration(store: &Store, text: &str) -> Result<Option<Configuration>, Fai
             .ok_or(PlanError::Gone)?
             .configuration);
     }
-    let (machine, _) = lookup::machine(store, text)?;
+    let (machine, _) = lookup::machine_to_read(store, text)?;
     Ok(store
         .tree()
         .machines()

@@ -85,7 +85,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         ));
     }
     let store = session.open_to_read()?;
-    let (machine, name) = lookup::machine(&store, &args.machine)?;
+    let (machine, name) = lookup::machine_to_read(&store, &args.machine)?;
     let drives = drives(&store.tree(), machine)?;
     if args.libvirt {
         let xml = drives
@@ -286,7 +286,11 @@ mod tests {
             arguments,
         };
         words
-            .show(&mut Page::new(&mut shown, Units::Iec))
+            .show(&mut Page::new(
+                &mut shown,
+                Units::Iec,
+                &jiff::tz::TimeZone::UTC,
+            ))
             .expect("memory takes it");
         let script = format!(
             "set -- {}; printf '%s\\n' \"$@\"",

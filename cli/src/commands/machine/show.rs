@@ -11,7 +11,7 @@ use crate::lookup;
 use crate::output::Answer;
 use crate::output::page::{Page, plural};
 use crate::output::table::Column;
-use crate::output::time::moment;
+use crate::output::time::Moment;
 use crate::session::Session;
 
 /// List machines
@@ -32,7 +32,7 @@ pub(super) struct ShowArgs {
 #[derive(Serialize)]
 pub(super) struct Description {
     name: String,
-    created: String,
+    created: Moment,
     disks: Vec<Disk>,
     /// The length of its configuration file.
     configuration_bytes: Option<u64>,
@@ -103,7 +103,7 @@ pub(super) fn show(args: &ShowArgs, session: &mut Session) -> Result<Outcome, Fa
 pub(super) fn snapshots(session: &mut Session, machine: Option<&str>) -> Result<Outcome, Failure> {
     let store = session.open_to_read()?;
     let machine = machine
-        .map(|machine| lookup::machine(&store, machine))
+        .map(|machine| lookup::machine_to_read(&store, machine))
         .transpose()?
         .map(|(machine, _)| machine);
     let listing = {
@@ -128,7 +128,7 @@ impl Description {
         let mode = |image: ImageId| tree.image(image).map_or(Mode::Normal, |image| image.mode);
         Self {
             name: machine.name.to_string(),
-            created: moment(machine.created_ms),
+            created: Moment::new(machine.created_ms),
             disks: machine
                 .disks
                 .iter()
@@ -159,7 +159,7 @@ impl Description {
         });
         Self {
             name: tree.machines().display(snapshot),
-            created: moment(snapshot.created_ms),
+            created: Moment::new(snapshot.created_ms),
             disks: disks.collect(),
             configuration_bytes: configuration_len(snapshot.configuration),
             snapshots: None,
@@ -202,7 +202,7 @@ impl Answer for Listing {
                 row.name.clone(),
                 row.disks.len().to_string(),
                 page.size(size),
-                row.created.clone(),
+                page.moment(row.created),
             ]
         };
         let rows: Vec<_> = self.rows.iter().map(row).collect();
@@ -213,7 +213,8 @@ impl Answer for Listing {
 impl Answer for Description {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         page.field("name", &self.name)?;
-        page.field("created", &self.created)?;
+        let created = page.moment(self.created);
+        page.field("created", created)?;
         if let Some(len) = self.configuration_bytes {
             page.field("configuration", plural(len, "byte"))?;
         }

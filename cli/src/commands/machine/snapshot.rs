@@ -2,8 +2,12 @@
 
 use clap::Subcommand;
 use vellum_core::name::Name;
+use vellum_core::tree::PresentState;
+use vellum_core::units::MachineId;
+use vellum_store::Store;
 
 use super::{show, tell};
+use crate::commands::snapshot::Restored;
 use crate::failure::{Failure, Outcome};
 use crate::lookup;
 use crate::session::Session;
@@ -44,21 +48,27 @@ struct TakeArgs {
     snapshot: String,
 }
 
-/// Make a machine as a snapshot of it is. All snapshots stay
+/// Make a machine as a snapshot of it is. All snapshots stay, and what it was becomes one
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
+  vellum machine snapshot restore vm@monday
   vellum machine snapshot restore vm@monday --save-current-as broken
 
-Disks that left since come back; disks that joined leave the machine and stay images. What was written
-to immutable disks goes; writethrough, shareable and readonly ones are left alone.")]
+The present state is kept as a snapshot: before-restore-1, before-restore-2 and so on, unless a
+snapshot shows it already. Disks that left since come back; disks that joined leave the machine and
+stay images. What was written to immutable disks goes; writethrough, shareable and readonly ones are
+left alone.")]
 struct RestoreArgs {
     /// The snapshot
     #[arg(value_name = "MACHINE@SNAPSHOT")]
     snapshot: String,
-    /// Keep the machine's present state as a snapshot of this name; without it that state goes
+    /// Keep the machine's present state as a snapshot of this name
     #[arg(long, value_name = "SNAPSHOT", value_parser = lookup::name)]
     save_current_as: Option<Name>,
+    /// Let the machine's present state go
+    #[arg(long, conflicts_with = "save_current_as")]
+    discard: bool,
 }
 
 /// Delete a machine's snapshot, and the snapshots of its images that belong to it
@@ -105,16 +115,34 @@ fn restore(args: &RestoreArgs, session: &mut Session) -> Result<Outcome, Failure
     let (machine, serial, name) = lookup::machine_snapshot(&store, &args.snapshot)?;
     let (_, machine_name) =
         lookup::machine(&store, args.snapshot.split('@').next().unwrap_or_default())?;
-    store.restore_machine(machine, serial, args.save_current_as.as_ref())?;
-    let saved = args
-        .save_current_as
-        .as_ref()
-        .map(|saved| format!("; what it was is {machine_name}@{saved}"));
-    let text = format!(
-        "machine {machine_name} is as {name} now{}",
-        saved.unwrap_or_default()
-    );
-    tell(session, "machine-restore", machine_name, vec![text])
+    let saving = args.save_current_as.as_ref();
+    let state = if args.discard || saving.is_some() {
+        store.restore_machine(machine, serial, saving)?;
+        saving.cloned().map(PresentState::Unnamed)
+    } else {
+        Some(store.restore_machine_keeping(machine, serial)?)
+    };
+    let (saved, kept) = match state {
+        Some(PresentState::Unnamed(name)) => (true, Some(format!("{machine_name}@{name}"))),
+        Some(PresentState::Shown(serial)) => (false, display(&store, machine, serial)),
+        None => (false, None),
+    };
+    let text = format!("machine {machine_name} is as {name} now");
+    session.output.confirm(&Restored {
+        action: "machine-restore",
+        name: machine_name,
+        size: None,
+        kept,
+        saved,
+        text,
+    })?;
+    Ok(Outcome::Done)
+}
+
+fn display(store: &Store, machine: MachineId, serial: u64) -> Option<String> {
+    let tree = store.tree();
+    let snapshot = tree.machines().snapshot(machine, serial)?;
+    Some(tree.machines().display(snapshot))
 }
 
 fn delete(args: &DeleteArgs, session: &mut Session) -> Result<Outcome, Failure> {

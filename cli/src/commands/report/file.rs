@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use vellum_store::{StoreError, write_whole_file};
+use vellum_store::{Destination, NewFileMode, StoreError, write_whole_file};
 
 use super::{Written, is_standard_output};
 use crate::failure::Failure;
@@ -14,8 +14,10 @@ const ADVICE: &str = "add --force to replace it, or name another file";
 /// Says before the work what would be refused after it.
 pub(super) fn check_free(session: &Session, file: &Path, overwrite: bool) -> Result<(), Failure> {
     let path = session.caller.path(file);
-    if overwrite || path.symlink_metadata().is_err() {
-        return Ok(());
+    match Destination::of(&path) {
+        Ok(Destination::File(place)) if place.is_taken() && !overwrite => {}
+        // What else may be wrong is told by whoever writes.
+        _ => return Ok(()),
     }
     Err(Failure::io(
         format!("write {}", path.display()),
@@ -34,7 +36,13 @@ pub(super) fn write(
     if is_standard_output(file) {
         return session.output.verbatim(text.as_bytes());
     }
-    write_whole_file(&session.caller.path(file), text.as_bytes(), overwrite).map_err(explain)?;
+    write_whole_file(
+        &session.caller.path(file),
+        text.as_bytes(),
+        overwrite,
+        NewFileMode::Usual,
+    )
+    .map_err(explain)?;
     session.output.summary(&Written {
         action: "report",
         file: file.display().to_string(),

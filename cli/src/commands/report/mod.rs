@@ -120,7 +120,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         return policy::run(&store, &rules, session);
     }
     let report = take(&store, &options(args, session), session)?;
-    give(args, &report, session)?;
+    give(args, &store, &report, session)?;
     Ok(tell_uncounted(&report.uncounted, session))
 }
 
@@ -196,7 +196,7 @@ fn census(store: &Store, session: &Session) -> Result<Census, Failure> {
 }
 
 /// Gives the report the form that is wanted.
-fn give(args: &Args, report: &Report, session: &mut Session) -> Result<(), Failure> {
+fn give(args: &Args, store: &Store, report: &Report, session: &mut Session) -> Result<(), Failure> {
     let units = session.output.units;
     if let Some(part) = args.csv {
         session
@@ -215,7 +215,8 @@ fn give(args: &Args, report: &Report, session: &mut Session) -> Result<(), Failu
         files.try_for_each(|(file, picture)| file::write(session, &file, &picture, args.force))
     } else if let Some(file) = &args.prometheus {
         // Made again and again by a timer: the one before is to be replaced.
-        file::write(session, file, &prometheus::render(report), true)
+        let text = prometheus::render(report, &store.scrub_status());
+        file::write(session, file, &text, true)
     } else {
         let mut parts = parts(args);
         parts.dedup();

@@ -52,8 +52,7 @@ pub(super) fn rules(keep: &KeepArgs) -> Result<Option<Rules>, Failure> {
 }
 
 pub(super) fn run(store: &Store, rules: &Rules, session: &mut Session) -> Result<Outcome, Failure> {
-    let zone = zone::of(&session.caller);
-    let (goes, snapshots) = judge(store, rules, &zone);
+    let (goes, snapshots) = judge(store, rules, session.zone());
     let census = census(store, session)?;
     let deletion = Deletion::new(&census, census.reclaim(&goes), Vec::new());
     session.output.answer(&Forecast {

@@ -191,7 +191,7 @@ fn a_wrong_key_a_missing_repository_and_damage_each_have_their_code() {
         Some(OTHER_PASSWORD),
         &format!("backup copy {from} web@second"),
     );
-    damaged.expect_error(2, "packs/");
+    damaged.expect_error(4, "packs/");
     assert!(
         damaged.stderr.contains("needed by") && damaged.stderr.contains("web@second"),
         "{damaged:?}"

@@ -183,7 +183,7 @@ fn damage_is_told_by_object_and_point() {
             seen += 1;
         }
         let verified = site.run("backup verify --read-data");
-        assert_eq!(verified.code, Some(2), "{verified:?}");
+        assert_eq!(verified.code, Some(4), "{verified:?}");
     }
     assert!(seen > 0, "the point needs some of the pack");
     std::fs::write(&pack, whole).expect("room");

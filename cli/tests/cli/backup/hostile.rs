@@ -342,7 +342,7 @@ fn numbers_from_a_repository_are_not_believed() {
     for words in LOOKS {
         assert_harmless(&site.run(words), words);
     }
-    let found = site.json_of("backup verify --read-data", 2);
+    let found = site.json_of("backup verify --read-data", 4);
     for nth in 0..=count {
         let (name, words) = (
             format!("wrong{nth}"),
@@ -411,7 +411,7 @@ fn insides_that_claim_too_much_are_damage() {
         },
     );
     let run = site.run("backup verify");
-    assert_eq!(run.code, Some(2), "{run:?}");
+    assert_eq!(run.code, Some(4), "{run:?}");
     assert!(run.stdout.contains(&name), "{run:?}");
     // What the other indexes know is there.
     site.succeed("backup restore web@first out.raw");
@@ -578,7 +578,7 @@ fn exchanged_records_are_found() {
     }
     assert!(other.sandbox.names().is_empty() && !other.sandbox.path("no.raw").exists());
     let run = site.run("backup verify");
-    assert_eq!(run.code, Some(2), "{run:?}");
+    assert_eq!(run.code, Some(4), "{run:?}");
     for name in ["journal/", "web@first", "mail@first"] {
         assert!(run.stdout.contains(name), "{run:?}");
     }
@@ -701,7 +701,7 @@ fn packs_that_are_not_what_they_are_named_after_are_told_with_all_that_needs_the
             "{what}: {listed:?}"
         );
         assert_eq!(site.sandbox.names(), before);
-        let found = site.json_of("backup verify --read-data", 2);
+        let found = site.json_of("backup verify --read-data", 4);
         for needed in
             names
                 .iter()

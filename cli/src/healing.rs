@@ -1,0 +1,72 @@
+//! Where the stores of this process look for chunks that are damaged in them: the sources that a
+//! store remembers, made to be asked.
+//!
+//! They are this process's: places are whole paths or addresses, passwords come from where the
+//! store says or from the environment that this process was started with, also if somebody else's
+//! command had the store look again. Nothing is opened before something is damaged.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vellum_backup::chunk_source::RepositorySource;
+use vellum_backup::repository::{ClientFolders, Repository, Rollback};
+use vellum_backup::seal::Opener;
+use vellum_store::{
+    ChunkSource, ImageFileSource, OtherStoreSource, SourceEntry, SourceKind, SourceSecret, Store,
+};
+
+use crate::caller::Caller;
+use crate::failure::Failure;
+use crate::output::report;
+use crate::repository::{self, KeyArgs, password};
+use crate::signals::Signals;
+
+/// Has the sources that `store` remembers asked from now on, and people told what comes of it.
+pub(crate) fn attach(store: &Store) -> Result<(), Failure> {
+    let own = Caller::of_process(Signals::default()).map(Arc::new);
+    let own = own.map_err(|error| Failure::io("use the standard streams", error))?;
+    let entries = store.source_entries()?;
+    store.set_sources(entries.iter().map(|entry| source(entry, &own)).collect());
+    store.set_notices(Box::new(move |text| report::notice(&own, text)));
+    Ok(())
+}
+
+/// What `entry` says, to be asked.
+fn source(entry: &SourceEntry, caller: &Arc<Caller>) -> Arc<dyn ChunkSource> {
+    let path = Path::new(&entry.place);
+    match entry.kind {
+        SourceKind::Store => Arc::new(OtherStoreSource::new(path)),
+        SourceKind::File => Arc::new(ImageFileSource::new(path, entry.odd_offsets)),
+        SourceKind::Repository => {
+            let (own, caller) = (entry.clone(), Arc::clone(caller));
+            let open = move || open(&own, &caller).map_err(|failure| failure.to_string());
+            Arc::new(RepositorySource::new(entry.place.clone(), Box::new(open)))
+        }
+    }
+}
+
+/// Opens the repository of `entry`. What this client remembers of it is not asked: every chunk is
+/// held against its name, so an older state of it does no harm.
+pub(crate) fn open(entry: &SourceEntry, caller: &Arc<Caller>) -> Result<Repository, Failure> {
+    let files = |password: Option<&String>, key: Option<&String>| KeyArgs {
+        password_file: password.map(PathBuf::from),
+        key_file: key.map(PathBuf::from),
+        allow_rollback: false,
+    };
+    let opener_of = |args: KeyArgs| repository::opener(&args, password::VARIABLES, caller);
+    let opener = match &entry.secret {
+        None => opener_of(files(None, None))?,
+        Some(SourceSecret::PasswordFile(path)) => opener_of(files(Some(path), None))?,
+        Some(SourceSecret::KeyFile(path)) => opener_of(files(None, Some(path)))?,
+        Some(SourceSecret::PasswordCommand(command)) => Some(Opener::Password(
+            password::of_command(OsString::from(command), caller)?,
+        )),
+    };
+    let found = Repository::find(repository::objects(&entry.place, caller)?)?;
+    let folders = ClientFolders {
+        cache: repository::folders(caller).cache,
+        state: None,
+    };
+    Ok(found.open(opener.as_ref(), folders, Rollback::Refused)?)
+}

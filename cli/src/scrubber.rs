@@ -1,0 +1,185 @@
+//! The scrub of a store that is served: a little now and then, so that within a round all that is
+//! stored was read, and guests do not notice.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use vellum_store::{
+    Progress, SCRUB_ROUND, ScrubOptions, ScrubReport, ScrubStatus, Store, StoreError, Watch,
+};
+
+use crate::caller::Caller;
+use crate::output::report;
+use crate::pace::{Pace, parse_span, rest};
+use crate::signals::Signals;
+
+/// Before the first step: who serves for a moment only is left alone.
+const FIRST_PAUSE: Duration = Duration::from_mins(1);
+/// Between two looks whether a round is due.
+const ROUND_PAUSE: Duration = Duration::from_mins(10);
+/// What one step reads.
+const STEP_LEN: u64 = 1 << 20;
+/// The slowest that a round goes, unless guests are busy: small stores are read in minutes.
+const RATE_MIN: u64 = 2 << 20;
+/// A round is to be done in this part of its time, so that what is missed can be made up.
+const HASTE: u64 = 2;
+/// How often a step gives way to guests, one pause each: then it is done all the same.
+const YIELDS_MAX: u32 = 10;
+const YIELD_PAUSE: Duration = Duration::from_secs(2);
+
+/// Options of whoever serves a store.
+#[derive(clap::Args)]
+pub(crate) struct ScrubArgs {
+    /// All that is stored is read once in this time, beside the guests, and healed where it can be
+    #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "30d")]
+    scrub_round: Duration,
+    /// Leave reading it to `vellum check --scrub`
+    #[arg(long, conflicts_with = "scrub_round")]
+    no_scrub: bool,
+}
+
+/// Scrubs a store until dropped.
+pub(crate) struct Scrubber {
+    signals: Signals,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Ends a step early.
+struct Ending(Signals);
+
+impl ScrubArgs {
+    /// Those of whoever is not asked.
+    pub(crate) fn usual() -> Self {
+        Self {
+            scrub_round: SCRUB_ROUND,
+            no_scrub: false,
+        }
+    }
+}
+
+impl Scrubber {
+    /// Begins, if it is wanted. `caller` is told what is found.
+    pub(crate) fn start(store: &Store, args: &ScrubArgs, caller: &Arc<Caller>) -> Option<Self> {
+        if args.no_scrub {
+            return None;
+        }
+        let (signals, round) = (Signals::default(), args.scrub_round);
+        let (store, caller, own) = (store.clone(), Arc::clone(caller), signals.clone());
+        let thread = thread::Builder::new()
+            .name("scrubber".to_owned())
+            .spawn(move || match scrub(&store, round, &own, &caller) {
+                Ok(()) | Err(StoreError::Interrupted) => {}
+                Err(error) => report::notice(
+                    &caller,
+                    &format!("warning: the store is not scrubbed any more: {error}"),
+                ),
+            });
+        // Without it, damage is found when somebody reads it.
+        Some(Self {
+            signals,
+            thread: thread.ok(),
+        })
+    }
+}
+
+fn scrub(
+    store: &Store,
+    round: Duration,
+    signals: &Signals,
+    caller: &Caller,
+) -> Result<(), StoreError> {
+    let mut pause = FIRST_PAUSE;
+    while !rest(signals, pause) {
+        if is_due(&store.scrub_status(), round) {
+            scrub_round(store, round, signals, caller)?;
+        }
+        pause = ROUND_PAUSE;
+    }
+    Ok(())
+}
+
+/// Whether a round goes on, or the last one ended too long ago.
+fn is_due(status: &ScrubStatus, round: Duration) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now_s = now.map_or(0, |since| since.as_secs());
+    status.began_s.is_some()
+        || status
+            .last_ended_s
+            .is_none_or(|ended| now_s.saturating_sub(ended) >= round.as_secs() / HASTE)
+}
+
+fn scrub_round(
+    store: &Store,
+    round: Duration,
+    signals: &Signals,
+    caller: &Caller,
+) -> Result<(), StoreError> {
+    let options = ScrubOptions {
+        bytes_max: STEP_LEN,
+        all_cores: false,
+        round,
+    };
+    let rate = (store.stored_len() * HASTE / round.as_secs().max(1)).max(RATE_MIN);
+    let mut pace = Pace::new(rate);
+    loop {
+        give_way(store, signals);
+        let watch = Ending(signals.clone());
+        let mut step = store.scrub(&options, &watch)?;
+        store.name_images(&mut step, &watch)?;
+        tell(&step, caller);
+        if step.is_over || signals.is_stopped() {
+            return Ok(());
+        }
+        pace.wait(step.bytes, signals);
+    }
+}
+
+/// Waits while guests read and write, but not for ever.
+fn give_way(store: &Store, signals: &Signals) {
+    for _ in 0..YIELDS_MAX {
+        let before = store.guest_requests();
+        if rest(signals, YIELD_PAUSE / 10) || store.guest_requests() == before {
+            return;
+        }
+        if rest(signals, YIELD_PAUSE) {
+            return;
+        }
+    }
+}
+
+fn tell(step: &ScrubReport, caller: &Caller) {
+    for finding in &step.findings {
+        let names = finding
+            .images
+            .iter()
+            .map(|(name, range)| format!(" (hits {name}, bytes {} to {})", range.start, range.end));
+        let hits: String = names.collect();
+        let (record, reason) = (&finding.record, &finding.reason);
+        report::notice(
+            caller,
+            &format!("warning: the scrub found {record}: {reason}{hits}"),
+        );
+    }
+    if step.healed > 0 {
+        report::notice(caller, &format!("the scrub healed {}", step.healed));
+    }
+}
+
+impl Watch for Ending {
+    fn progress(&self, _: Progress) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.0.is_stopped()
+    }
+}
+
+impl Drop for Scrubber {
+    fn drop(&mut self) {
+        self.signals
+            .raise(rustix::process::Signal::TERM.as_raw() as u8);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

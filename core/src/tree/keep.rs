@@ -1,0 +1,211 @@
+//! How a state stays to be had that a restore is about to replace.
+//!
+//! Nobody has to ask for it: a state that no snapshot shows gets one, under a name that is free.
+
+use super::{KeptDisk, Machine, MachineSnapshot, Node, PlanError, Tree};
+use crate::name::Name;
+use crate::units::{ImageId, LayerId, MachineId};
+
+/// Names of states that were kept without being asked for begin so; a number follows.
+const KEPT_PREFIX: &str = "before-restore-";
+
+/// Where the present state of something can be found once it is replaced; `S` is a snapshot that is
+/// there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PresentState<S> {
+    /// That snapshot shows it already: nothing has changed since.
+    Shown(S),
+    /// No snapshot does. This name is free for one.
+    Unnamed(Name),
+}
+
+impl<S> PresentState<S> {
+    /// The name for a snapshot of it, if it needs one.
+    #[must_use]
+    pub fn needed_name(&self) -> Option<&Name> {
+        match self {
+            Self::Shown(_) => None,
+            Self::Unnamed(name) => Some(name),
+        }
+    }
+}
+
+impl Tree {
+    /// Where the present state of `image` can be found once it is replaced.
+    pub fn present_state(&self, image: ImageId) -> Result<PresentState<Node>, PlanError> {
+        let layer = self.present_layer(image)?;
+        // The newest first: it is the one that people know it by.
+        let mut snapshots = self.snapshots(image).rev();
+        let shown = snapshots.find(|snapshot| Some(snapshot.layer) == layer);
+        if let Some(snapshot) = shown {
+            return Ok(PresentState::Shown(Node::Snapshot(image, snapshot.serial)));
+        }
+        let names = self.snapshots(image).map(|snapshot| &snapshot.name);
+        Ok(PresentState::Unnamed(free_name(names)))
+    }
+
+    /// Where the present state of machine `id` can be found once it is replaced: its disks, their
+    /// modes and contents, and its configuration file. Shown by a machine's snapshot, told by its
+    /// serial.
+    pub fn present_machine_state(&self, id: MachineId) -> Result<PresentState<u64>, PlanError> {
+        let machine = self.machines().get(id).ok_or(PlanError::Gone)?;
+        let mut snapshots = self.machines().snapshots(id).rev();
+        if let Some(snapshot) = snapshots.find(|snapshot| self.shows(snapshot, machine)) {
+            return Ok(PresentState::Shown(snapshot.serial));
+        }
+        let of_machine = self.machines().snapshots(id);
+        let of_disks = machine.disks.iter().flat_map(|disk| self.snapshots(*disk));
+        let names = of_machine
+            .map(|snapshot| &snapshot.name)
+            .chain(of_disks.map(|snapshot| &snapshot.name));
+        Ok(PresentState::Unnamed(free_name(names)))
+    }
+
+    /// The sealed layer with all of an image's present content; none if something was written since
+    /// there was one.
+    fn present_layer(&self, image: ImageId) -> Result<Option<LayerId>, PlanError> {
+        let image = self.image(image).ok_or(PlanError::Gone)?;
+        let active = self.layer(image.layer).ok_or(PlanError::Gone)?;
+        Ok(self.same_as_parent(active))
+    }
+
+    fn shows(&self, snapshot: &MachineSnapshot, machine: &Machine) -> bool {
+        let kept = snapshot.disks.iter().map(|disk| disk.image);
+        snapshot.configuration == machine.configuration
+            && kept.eq(machine.disks.iter().copied())
+            && snapshot.disks.iter().all(|disk| self.is_as_kept(disk))
+    }
+
+    fn is_as_kept(&self, kept: &KeptDisk) -> bool {
+        let Some(image) = self.image(kept.image) else {
+            return false;
+        };
+        let Some(serial) = kept.snapshot else {
+            // It takes no part in snapshots, unless it was given another mode since.
+            return !image.mode.is_kept();
+        };
+        let then = self
+            .snapshot(kept.image, serial)
+            .map(|snapshot| snapshot.layer);
+        image.mode == kept.mode && self.present_layer(kept.image).is_ok_and(|now| now == then)
+    }
+}
+
+/// A name after all of its kind among `taken`, so that their numbers tell their order.
+fn free_name<'a>(taken: impl Iterator<Item = &'a Name>) -> Name {
+    let number = |name: &Name| -> Option<u64> {
+        let number = name.as_str().strip_prefix(KEPT_PREFIX)?;
+        number.parse().ok().filter(|number| *number < u64::MAX)
+    };
+    let last = taken.filter_map(number).max().unwrap_or(0);
+    Name::new(&format!("{KEPT_PREFIX}{}", last + 1)).expect("letters and a number are a name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::{Edit, Mode};
+    use crate::units::ChunkLen;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    fn applied<T>(tree: &mut Tree, (done, edits): (T, Vec<Edit>)) -> T {
+        tree.apply(&edits);
+        done
+    }
+
+    /// A tree with image `web`.
+    fn tree() -> (Tree, ImageId) {
+        let mut tree = Tree::new(ChunkLen::DEFAULT);
+        let planned = tree.plan_create(&name("web"), 1 << 20, 0).expect("free");
+        tree.apply(&planned.edits);
+        (tree, planned.node.image())
+    }
+
+    fn take(tree: &mut Tree, image: ImageId, text: &str) -> u64 {
+        let planned = tree.plan_snapshot(image, &name(text), 0).expect("free");
+        tree.apply(&planned.edits);
+        let Node::Snapshot(_, serial) = planned.node else {
+            unreachable!("a snapshot was taken")
+        };
+        serial
+    }
+
+    /// As if a guest had written.
+    fn write(tree: &mut Tree, image: ImageId) {
+        let layer = tree.image(image).expect("it is there").layer;
+        let mut layer = crate::tree::Layer::clone(tree.layer(layer).expect("it is there"));
+        layer.pages.insert(crate::units::PageIndex(0));
+        tree.apply(&[Edit::PutLayer(layer)]);
+    }
+
+    #[test]
+    fn a_state_is_kept_unless_a_snapshot_shows_it() {
+        let (mut tree, web) = tree();
+        let unnamed = |text| Ok(PresentState::Unnamed(name(text)));
+        assert_eq!(tree.present_state(web), unnamed("before-restore-1"));
+        let first = take(&mut tree, web, "first");
+        let shown = Ok(PresentState::Shown(Node::Snapshot(web, first)));
+        assert_eq!(tree.present_state(web), shown);
+        write(&mut tree, web);
+        assert_eq!(tree.present_state(web), unnamed("before-restore-1"));
+        // Names of the kind that are there, in any order and of any length.
+        for taken in ["before-restore-9", "before-restore-007", "before-restore-x"] {
+            take(&mut tree, web, taken);
+        }
+        write(&mut tree, web);
+        assert_eq!(tree.present_state(web), unnamed("before-restore-10"));
+        take(&mut tree, web, "before-restore-18446744073709551615");
+        write(&mut tree, web);
+        assert_eq!(tree.present_state(web), unnamed("before-restore-10"));
+    }
+
+    #[test]
+    fn another_length_is_another_state() {
+        let (mut tree, web) = tree();
+        take(&mut tree, web, "first");
+        let layer = tree.image(web).expect("it is there").layer;
+        let mut longer = crate::tree::Layer::clone(tree.layer(layer).expect("it is there"));
+        longer.len *= 2;
+        tree.apply(&[Edit::PutLayer(longer)]);
+        assert!(matches!(
+            tree.present_state(web),
+            Ok(PresentState::Unnamed(_))
+        ));
+    }
+
+    #[test]
+    fn a_machine_is_kept_unless_all_of_it_is_as_a_snapshot_shows() {
+        let (mut tree, web) = tree();
+        let planned = tree.plan_machine(&name("vm"), None, 0);
+        let vm = applied(&mut tree, planned.expect("free"));
+        let planned = tree.plan_add_disk(vm, web, 0);
+        applied(&mut tree, planned.expect("no disk of another"));
+        // A snapshot of the image alone has the first name already.
+        take(&mut tree, web, "before-restore-1");
+        let unnamed = Ok(PresentState::Unnamed(name("before-restore-2")));
+        assert_eq!(tree.present_machine_state(vm), unnamed);
+        let planned = tree.plan_machine_snapshot(vm, &name("monday"), 0);
+        let monday = applied(&mut tree, planned.expect("free"));
+        let shown = Ok(PresentState::Shown(monday));
+        assert_eq!(tree.present_machine_state(vm), shown);
+        let before = tree.clone();
+        write(&mut tree, web);
+        assert_eq!(tree.present_machine_state(vm), unnamed, "content");
+        tree = before.clone();
+        let edits = tree.plan_mode(web, Mode::Readonly).expect("it may be");
+        tree.apply(&edits);
+        assert_eq!(tree.present_machine_state(vm), unnamed, "mode");
+        tree = before.clone();
+        let edits = tree.plan_remove_disk(vm, web).expect("it has it");
+        tree.apply(&edits);
+        assert!(tree.present_machine_state(vm) != shown, "disks");
+        tree = before;
+        let file = crate::tree::NewConfiguration::new(b"new").expect("short");
+        let edits = tree.plan_configure(vm, Some(file)).expect("it is there");
+        tree.apply(&edits);
+        assert_eq!(tree.present_machine_state(vm), unnamed, "configuration");
+    }
+}

@@ -1,0 +1,104 @@
+//! The header of a chunk's frame: mostly the record before the chunk's id, found in one step.
+//!
+//! RocksDB goes through records in the order of their keys only where it can read every table that
+//! may have the next one: a table that is lost, or a block of one, would take headers along that
+//! are in others. A record whose key is known is read all the same. So where going through them
+//! fails, every key is asked for at which the chunk's frame may begin.
+
+use std::ops::RangeInclusive;
+use std::sync::Mutex;
+
+use vellum_core::frame::{FrameHeader, SPAN_MAX, frame_key, parse_frame_key};
+use vellum_core::units::ChunkId;
+
+use super::pause::lock;
+use crate::database::{Database, Family};
+use crate::error::StoreError;
+
+/// Keys that are asked for at once: mostly the frame begins within the first of them.
+const KEYS_PER_LOOK: u64 = 64;
+
+/// Finds headers, around what cannot be read.
+#[derive(Default)]
+pub(super) struct HeaderFinder {
+    /// Ids whose header was sought last and cannot be read: their neighbours' are not sought again.
+    unreadable: Mutex<Option<RangeInclusive<u64>>>,
+}
+
+impl HeaderFinder {
+    /// The header of the frame that holds `id`.
+    pub(super) fn find(
+        &self,
+        database: &Database,
+        id: ChunkId,
+    ) -> Result<Option<FrameHeader>, StoreError> {
+        match database.last_at_or_before(Family::Headers, &frame_key(id)) {
+            Ok(None) => Ok(None),
+            Ok(Some((key, value))) => {
+                let first = parse_frame_key(&key)
+                    .map_err(|error| StoreError::damaged("a frame header's key", error))?;
+                let header = decoded(first, &value)?;
+                Ok(header.rank(id).is_some().then_some(header))
+            }
+            Err(error @ StoreError::Damaged(_)) => self.find_by_key(database, id, error),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn find_by_key(
+        &self,
+        database: &Database,
+        id: ChunkId,
+        error: StoreError,
+    ) -> Result<Option<FrameHeader>, StoreError> {
+        let lowest = id.0.saturating_sub(u64::from(SPAN_MAX) - 1);
+        let known = lock(&self.unreadable).clone();
+        let (mut end, mut is_gap_free) = (id.0 + 1, true);
+        while end > lowest {
+            if let Some(known) = known.as_ref().filter(|known| known.contains(&(end - 1))) {
+                // What begins below it ends below it, too: it was sought from there.
+                *lock(&self.unreadable) = Some(*known.start()..=id.0.max(*known.end()));
+                return Err(error);
+            }
+            let start = end.saturating_sub(KEYS_PER_LOOK).max(lowest);
+            for (first, value) in records(database, start..end) {
+                match value {
+                    Ok(None) => {}
+                    Err(StoreError::Damaged(_)) => is_gap_free = false,
+                    Err(error) => return Err(error),
+                    Ok(Some(value)) => {
+                        let header = decoded(first, &value)?;
+                        let is_it = header.rank(id).is_some();
+                        // Frames do not lie within each other.
+                        if is_it || header.end() > id || is_gap_free {
+                            return Ok(is_it.then_some(header));
+                        }
+                        *lock(&self.unreadable) = Some(header.end().0..=id.0);
+                        return Err(error);
+                    }
+                }
+            }
+            end = start;
+        }
+        if is_gap_free {
+            return Ok(None);
+        }
+        *lock(&self.unreadable) = Some(lowest..=id.0);
+        Err(error)
+    }
+}
+
+/// What is at the keys of `ids`, the last one first.
+fn records(
+    database: &Database,
+    ids: std::ops::Range<u64>,
+) -> impl Iterator<Item = (ChunkId, Result<Option<Vec<u8>>, StoreError>)> {
+    let keys: Vec<_> = ids.clone().rev().map(|id| frame_key(ChunkId(id))).collect();
+    let values = database.get_each(Family::Headers, keys.iter().map(AsRef::as_ref));
+    ids.rev().map(ChunkId).zip(values)
+}
+
+fn decoded(first: ChunkId, value: &[u8]) -> Result<FrameHeader, StoreError> {
+    FrameHeader::decode(first, value)
+        .map_err(|error| StoreError::damaged(format!("header of frame {first}"), error))
+}

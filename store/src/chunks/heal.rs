@@ -1,0 +1,164 @@
+//! Right bytes under the ids that they had: a frame that is damaged is written again, with what of
+//! it is whole and what was found elsewhere.
+//!
+//! **Ids never change**, so no map is touched, and every image that shares a chunk is healed with
+//! it. The new frame holds the ids of the old one, under the names that the old header has. A
+//! chunk that is still missing keeps its place and its name over bytes that do not have that name
+//! (zeros): it reads as damage, never as other bytes, and can be healed later. It stays in the
+//! ledger.
+//!
+//! **Nobody writes the frame meanwhile.** Everybody who puts, replaces or deletes a frame that is
+//! there does it under the index lock. Here header and payload are read, put together and written
+//! under one hold of that lock, so what is written takes the place of exactly what was read; a
+//! chunk that was collected or moved before is not found, or found where it is now. A rewriting
+//! collection reads before it takes the lock: what it then writes are chunks that it verified,
+//! under the same ids, whichever of the two comes first.
+//!
+//! **Crashes.** The new frame, and that the ledger lets go of its chunks, are one logged batch. A
+//! collection's rewriting is in memory until its end, while logged batches outlive a crash: a frame
+//! that was healed after it was moved would come back beside the one that it was moved from. So
+//! what was rewritten is flushed before anything is healed ([`Chunks::note_rewritten`]).
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use vellum_core::frame::FrameHeader;
+use vellum_core::hash::ChunkHash;
+use vellum_core::units::ChunkId;
+
+use super::Chunks;
+use super::frames::{FramePlan, encode_frame};
+use super::ledger::DamageKind;
+use super::reader::Frame;
+use crate::database::{Batch, Durability};
+use crate::error::StoreError;
+
+/// A chunk's name and bytes that have it.
+#[derive(Clone, Copy)]
+pub(crate) struct RightBytes<'a> {
+    pub(crate) id: ChunkId,
+    pub(crate) name: ChunkHash,
+    /// Held against the name by whoever made this.
+    pub(crate) plain: &'a [u8],
+}
+
+impl Chunks {
+    /// Writes `chunks` under their ids, where their frames do not have them whole: durable when
+    /// this returns. Those that are readable under their ids and names by then, in order.
+    ///
+    /// Locks: takes the index lock, so none that comes after it may be held.
+    pub(crate) fn heal(&self, chunks: &[RightBytes<'_>]) -> Result<Vec<bool>, StoreError> {
+        let mut order: Vec<usize> = (0..chunks.len()).collect();
+        order.sort_unstable_by_key(|at| chunks[*at].id);
+        let mut healed = vec![false; chunks.len()];
+        let mut left = order.as_slice();
+        while let Some(at) = left.first() {
+            let next = self.heal_frame(chunks[*at].id, chunks, left, &mut healed)?;
+            // A chunk that no frame holds takes nobody else with it.
+            left = &left[next.max(1)..];
+        }
+        Ok(healed)
+    }
+
+    /// Heals the frame that holds `id`, the first of `left`; how many of `left` it holds.
+    fn heal_frame(
+        &self,
+        id: ChunkId,
+        chunks: &[RightBytes<'_>],
+        left: &[usize],
+        healed: &mut [bool],
+    ) -> Result<usize, StoreError> {
+        let _index = self.lock_index_flushed()?;
+        let Some(header) = self.header_of_damaged(id) else {
+            return Ok(0);
+        };
+        let inside = left
+            .iter()
+            .take_while(|at| chunks[**at].id < header.end())
+            .count();
+        let right: BTreeMap<ChunkId, &RightBytes<'_>> = left[..inside]
+            .iter()
+            .map(|at| &chunks[*at])
+            .filter(|chunk| header.hash(chunk.id) == Some(&chunk.name))
+            .map(|chunk| (chunk.id, chunk))
+            .collect();
+        if !right.is_empty() {
+            let old = self.reader.load(header.clone());
+            let old = old.map(Some).or_else(only_damage)?;
+            self.put_healed(&header, old.as_ref(), &right)?;
+            left[..inside]
+                .iter()
+                .for_each(|at| healed[*at] = right.contains_key(&chunks[*at].id));
+        }
+        Ok(inside)
+    }
+
+    /// Writes the frame of `header` with what is whole of it in `old`, and `right`. Under the index
+    /// lock.
+    fn put_healed(
+        &self,
+        header: &FrameHeader,
+        old: Option<&Frame>,
+        right: &BTreeMap<ChunkId, &RightBytes<'_>>,
+    ) -> Result<(), StoreError> {
+        let chunk_len = self.parameters.chunk_len.as_usize();
+        let mut plan = FramePlan {
+            chunks: Vec::with_capacity(header.chunk_count()),
+            plain: Vec::with_capacity(header.chunk_count() * chunk_len),
+        };
+        let (mut whole, mut missing) = (Vec::new(), Vec::new());
+        for (id, name) in header.chunks() {
+            plan.chunks.push((id, *name));
+            let kept = old.and_then(|old| old.chunk(id).ok());
+            let bytes = kept.or_else(|| right.get(&id).map(|chunk| chunk.plain));
+            match bytes {
+                Some(bytes) => {
+                    plan.plain.extend_from_slice(bytes);
+                    whole.push(id);
+                }
+                None => {
+                    plan.plain.resize(plan.plain.len() + chunk_len, 0);
+                    missing.push(id);
+                }
+            }
+        }
+        // Before the placeholders can be taken for what they stand for.
+        self.ledger.note(missing, DamageKind::Damaged);
+        let frame = encode_frame(self.parameters.compression, plan);
+        let mut batch = Batch::default();
+        frame.put_content(&mut batch);
+        let clearing = self.ledger.clear_with(whole, &mut batch);
+        self.stop
+            .guard(|| self.database.write(batch, Durability::Logged))?;
+        clearing.done();
+        self.reader.evict(header.first(), header.end());
+        Ok(())
+    }
+
+    /// Frames were rewritten by a batch that is not logged. Noted after it was written, under the
+    /// same hold of the index lock.
+    pub(crate) fn note_rewritten(&self) {
+        self.has_unflushed_rewrites.store(true, Ordering::Release);
+    }
+
+    /// The index lock, while everything that was rewritten is durable.
+    fn lock_index_flushed(&self) -> Result<std::sync::MutexGuard<'_, ()>, StoreError> {
+        loop {
+            if self.has_unflushed_rewrites.swap(false, Ordering::AcqRel) {
+                self.stop.guard(|| self.database.flush_bulk())?;
+            }
+            let index = self.lock_index();
+            if !self.has_unflushed_rewrites.load(Ordering::Acquire) {
+                return Ok(index);
+            }
+        }
+    }
+}
+
+/// Nothing, where it is damage that keeps it from being read.
+fn only_damage<T>(error: StoreError) -> Result<Option<T>, StoreError> {
+    match error {
+        StoreError::Damaged(_) => Ok(None),
+        error => Err(error),
+    }
+}

@@ -1,0 +1,337 @@
+//! The damage ledger: which chunks speak against being believed readable.
+//!
+//! A check, a read or the log found their frame damaged (*damaged*), or a repair gave them up
+//! (*lost*). An entry is a warning, not a verdict: whoever meets one reads the chunk before it
+//! believes anything, so an entry too many costs a read, and no entry ever makes a chunk
+//! unreadable. Entries go when the chunk was read whole, healed or collected.
+//!
+//! Where the store is open for writing, the ledger is kept in the family `meta` (and so in its
+//! copies), one record for each [`REGION_IDS`] ids that have an entry:
+//!
+//! ```text
+//! key                  value
+//! "damage", region 8   runs of ids in the region: those that are damaged, those that are lost
+//! ```
+//!
+//! An entry is durable before the next one is noted, and goes in the batch that heals the chunk, so
+//! a crash never leaves a damaged chunk without the entry that it had. Who only reads keeps
+//! entries in memory and leaves them in the file `suspects` of the store's folder, if it can be
+//! written; whoever opens the store for writing next takes them over.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde::{Deserialize, Serialize};
+use vellum_core::id_set::IdSet;
+use vellum_core::units::ChunkId;
+
+use super::pause::lock;
+use crate::database::{Batch, Database, Durability, Family};
+use crate::folder::Folder;
+use crate::records::{self, Record};
+use crate::store::put;
+
+/// What keys of the ledger begin with.
+const KEY_PREFIX: &[u8] = b"damage";
+/// Ids that one record speaks of: it is written again for each new entry, and takes 128 KiB at
+/// most.
+const REGION_IDS: u64 = 1 << 16;
+
+/// Why a chunk is in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DamageKind {
+    /// Its frame, or its bytes in it, were found damaged.
+    Damaged,
+    /// A repair gave it up: nothing that was at hand had it.
+    Lost,
+}
+
+/// The chunks that something speaks against.
+pub(crate) struct DamageLedger {
+    database: Arc<Database>,
+    keeping: Keeping,
+    state: Mutex<LedgerState>,
+    /// Whether there is an entry: what nearly everybody asks.
+    has_entries: AtomicBool,
+    /// Held while records are written, so that they come in the order of the changes.
+    writing: Mutex<()>,
+}
+
+/// Where entries go.
+enum Keeping {
+    /// Into the database.
+    Database,
+    /// Into the folder, for whoever writes next.
+    Suspects(Folder),
+}
+
+#[derive(Clone, Default)]
+struct LedgerState {
+    damaged: IdSet,
+    lost: IdSet,
+}
+
+/// What the ledger says of a region, as it is kept: runs of first id (from the region's first) and
+/// count less one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DamageRecord {
+    pub(crate) damaged: Vec<(u16, u16)>,
+    pub(crate) lost: Vec<(u16, u16)>,
+}
+
+/// Entries that are about to go, with the batch that heals what they speak of.
+pub(crate) struct Clearing<'l> {
+    ledger: &'l DamageLedger,
+    cleared: Vec<ChunkId>,
+    _writing: MutexGuard<'l, ()>,
+}
+
+impl Record for DamageRecord {
+    type Fields = Self;
+
+    fn to_fields(&self) -> Self {
+        self.clone()
+    }
+
+    fn from_fields(fields: Self) -> Option<Self> {
+        let in_order = |runs: &[(u16, u16)]| {
+            let ends = runs.iter().map(|run| u64::from(run.0) + u64::from(run.1));
+            runs.is_sorted_by(|a, b| u32::from(a.0) + u32::from(a.1) + 1 < u32::from(b.0))
+                && ends.max().is_none_or(|last| last < REGION_IDS)
+        };
+        (in_order(&fields.damaged) && in_order(&fields.lost)).then_some(fields)
+    }
+}
+
+impl DamageLedger {
+    /// The ledger of a store that is open for writing. A record of it that cannot be read is left
+    /// out: it is a warning only. What readers left in `folder` is taken over.
+    pub(crate) fn load(database: Arc<Database>, folder: &Folder) -> Self {
+        let ledger = Self::over(database, Keeping::Database);
+        let suspects = folder.suspects();
+        let ids = suspects
+            .into_iter()
+            .flat_map(|(first, count)| (0..count).map(move |nth| first.advance(nth)));
+        ledger.note(ids, DamageKind::Damaged);
+        folder.forget_suspects();
+        ledger
+    }
+
+    /// The ledger of a store that is only read.
+    pub(crate) fn load_read_only(database: Arc<Database>, folder: Folder) -> Self {
+        Self::over(database, Keeping::Suspects(folder))
+    }
+
+    fn over(database: Arc<Database>, keeping: Keeping) -> Self {
+        let state = LedgerState::load(&database);
+        Self {
+            has_entries: AtomicBool::new(!state.is_empty()),
+            state: Mutex::new(state),
+            database,
+            keeping,
+            writing: Mutex::default(),
+        }
+    }
+
+    /// Whether nothing speaks against any chunk.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.has_entries.load(Ordering::Acquire)
+    }
+
+    /// Whether something speaks against `id`.
+    pub(crate) fn contains(&self, id: ChunkId) -> bool {
+        !self.is_empty() && lock(&self.state).contains(id)
+    }
+
+    /// Whether something speaks against one of the `count` chunks from `first` on.
+    pub(crate) fn meets(&self, first: ChunkId, count: u64) -> bool {
+        !self.is_empty() && {
+            let state = lock(&self.state);
+            state.damaged.meets(first, count) || state.lost.meets(first, count)
+        }
+    }
+
+    /// All chunks that something speaks against: damaged, and given up.
+    pub(crate) fn list(&self) -> (IdSet, IdSet) {
+        let state = lock(&self.state).clone();
+        (state.damaged, state.lost)
+    }
+
+    /// Notes that something speaks against `ids`: durable when this returns, if it can be. Where
+    /// that fails it holds as long as the process: the chunk is no better for it.
+    pub(crate) fn note(&self, ids: impl IntoIterator<Item = ChunkId>, kind: DamageKind) {
+        let writing = lock(&self.writing);
+        let mut state = lock(&self.state);
+        let new: Vec<ChunkId> = ids.into_iter().filter(|id| state.add(*id, kind)).collect();
+        if new.is_empty() {
+            return;
+        }
+        self.has_entries.store(true, Ordering::Release);
+        match &self.keeping {
+            Keeping::Suspects(folder) => {
+                drop(state);
+                let mut set = IdSet::new();
+                new.iter().for_each(|id| set.insert(*id));
+                folder.leave_suspects(set.runs());
+            }
+            Keeping::Database => {
+                let mut batch = Batch::default();
+                state.put_regions(&new, &mut batch);
+                drop(state);
+                // A hint that is not written down is found again by whoever reads.
+                let _ = self.database.write(batch, Durability::Logged);
+            }
+        }
+        drop(writing);
+    }
+
+    /// Puts into `batch` that nothing speaks against `ids` any more. It holds once that is written
+    /// and [`Clearing::done`].
+    pub(crate) fn clear_with(
+        &self,
+        ids: impl IntoIterator<Item = ChunkId>,
+        batch: &mut Batch,
+    ) -> Clearing<'_> {
+        let writing = lock(&self.writing);
+        let mut after = lock(&self.state).clone();
+        let cleared: Vec<ChunkId> = ids.into_iter().filter(|id| after.remove(*id)).collect();
+        if matches!(self.keeping, Keeping::Database) {
+            after.put_regions(&cleared, batch);
+        }
+        Clearing {
+            ledger: self,
+            cleared,
+            _writing: writing,
+        }
+    }
+
+    /// Nothing speaks against `ids` any more: they were read whole, or are gone.
+    pub(crate) fn clear(&self, ids: impl IntoIterator<Item = ChunkId>) {
+        if self.is_empty() {
+            return;
+        }
+        let mut batch = Batch::default();
+        let clearing = self.clear_with(ids, &mut batch);
+        if !batch.is_empty() {
+            // As above: an entry too many costs a read.
+            let _ = self.database.write(batch, Durability::Logged);
+        }
+        clearing.done();
+    }
+}
+
+impl Clearing<'_> {
+    /// The batch is durable.
+    pub(crate) fn done(self) {
+        let mut state = lock(&self.ledger.state);
+        self.cleared.iter().for_each(|id| _ = state.remove(*id));
+        self.ledger
+            .has_entries
+            .store(!state.is_empty(), Ordering::Release);
+    }
+}
+
+impl LedgerState {
+    fn load(database: &Database) -> Self {
+        let mut state = Self::default();
+        let mut keys = Vec::new();
+        let mut scan = database.scan(Family::Meta, KEY_PREFIX);
+        // What cannot be read of a hint is no hint.
+        while let Ok(Some((key, _))) = scan.next() {
+            let Some(region) = region_of(key) else { break };
+            keys.push((key.to_vec(), region));
+        }
+        drop(scan);
+        for (key, region) in keys {
+            let decode = |value: &[u8]| {
+                records::decode::<DamageRecord>(Family::Meta.name(), &key, value)
+                    .map_err(|error| crate::error::StoreError::damaged("the damage ledger", error))
+            };
+            if let Ok((Some(record), _)) = database.record(Family::Meta, &key, decode) {
+                state.absorb(region, &record);
+            }
+        }
+        state
+    }
+
+    fn absorb(&mut self, region: u64, record: &DamageRecord) {
+        let Some(base) = region.checked_mul(REGION_IDS).map(ChunkId) else {
+            return;
+        };
+        for (runs, set) in [
+            (&record.damaged, &mut self.damaged),
+            (&record.lost, &mut self.lost),
+        ] {
+            for (first, rest) in runs {
+                set.insert_run(base.advance((*first).into()), u64::from(*rest) + 1);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.damaged.next_from(ChunkId(0)).is_none() && self.lost.next_from(ChunkId(0)).is_none()
+    }
+
+    fn contains(&self, id: ChunkId) -> bool {
+        self.damaged.contains(id) || self.lost.contains(id)
+    }
+
+    /// Adds an entry; whether it is new.
+    fn add(&mut self, id: ChunkId, kind: DamageKind) -> bool {
+        let set = match kind {
+            DamageKind::Damaged => &mut self.damaged,
+            DamageKind::Lost => &mut self.lost,
+        };
+        let is_new = !set.contains(id);
+        set.insert(id);
+        is_new
+    }
+
+    fn remove(&mut self, id: ChunkId) -> bool {
+        let (damaged, lost) = (self.damaged.remove(id), self.lost.remove(id));
+        damaged || lost
+    }
+
+    /// Puts the records of the regions that `changed` lie in into `batch`.
+    fn put_regions(&self, changed: &[ChunkId], batch: &mut Batch) {
+        let regions: BTreeSet<u64> = changed.iter().map(|id| id.0 / REGION_IDS).collect();
+        for region in regions {
+            let record = DamageRecord {
+                damaged: runs_in(&self.damaged, region),
+                lost: runs_in(&self.lost, region),
+            };
+            if record == DamageRecord::default() {
+                batch.delete(Family::Meta, damage_key(region));
+            } else {
+                put(batch, Family::Meta, &damage_key(region), &record);
+            }
+        }
+    }
+}
+
+/// The runs of `set` in a region, as a record has them.
+fn runs_in(set: &IdSet, region: u64) -> Vec<(u16, u16)> {
+    let base = region * REGION_IDS;
+    let mut runs = Vec::new();
+    let mut next = set.next_from(ChunkId(base));
+    while let Some(first) = next.filter(|id| id.0 / REGION_IDS == region) {
+        let mut last = first;
+        while last.advance(1).0 / REGION_IDS == region && set.contains(last.advance(1)) {
+            last = last.advance(1);
+        }
+        runs.push(((first.0 - base) as u16, (last.0 - first.0) as u16));
+        next = set.next_from(last.advance(1));
+    }
+    runs
+}
+
+/// Where the record of a region is.
+pub(crate) fn damage_key(region: u64) -> Vec<u8> {
+    [KEY_PREFIX, &region.to_be_bytes()].concat()
+}
+
+fn region_of(key: &[u8]) -> Option<u64> {
+    let rest = key.strip_prefix(KEY_PREFIX)?;
+    rest.try_into().ok().map(u64::from_be_bytes)
+}

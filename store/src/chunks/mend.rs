@@ -1,0 +1,365 @@
+//! A damaged frame, put together from wherever its chunks are: what of it is whole, other copies
+//! in this store, parity, the configured sources, in this order.
+//!
+//! Whoever reads comes by here, so it decides how long that may take: one thread at a time works on
+//! a frame, the others wait for it; a frame that could not be mended is not tried again for a
+//! while; sources have their own patience (`source`). What was found is held against its name, kept
+//! in the cache, and written under the ids that it had if the store can be written to (`heal`).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use vellum_core::frame::FrameHeader;
+use vellum_core::hash::{ChunkHash, hash_chunks};
+use vellum_core::units::ChunkId;
+
+use super::Chunks;
+use super::heal::RightBytes;
+use super::pause::lock;
+use super::reader::Frame;
+use super::source::{Asked, ChunkSources, KnownNames};
+use crate::error::StoreError;
+
+/// How long a frame that could not be mended is left alone: what is asked for again and again must
+/// not cost a search each time.
+const RETRY_PAUSE: Duration = Duration::from_secs(30);
+/// Frames that are remembered as not to be mended: beyond that, the oldest are tried again.
+const FAILURES_MAX: usize = 4096;
+
+/// Something that a person should know: a chunk was healed, a source cannot be asked.
+pub type Notices = Box<dyn Fn(&str) + Send + Sync>;
+
+/// Rebuilds what a frame's payload was from what is kept beside the database.
+pub trait PayloadRebuilder: Send + Sync {
+    /// The payload of the frame that `header` describes, as it was stored, if it can be rebuilt.
+    /// Nobody believes it before it was held against the header.
+    fn rebuild(&self, header: &FrameHeader) -> Option<Vec<u8>>;
+
+    /// The header of the frame that holds `id`, where the database's own cannot be read.
+    fn rebuild_header(&self, id: ChunkId) -> Option<FrameHeader> {
+        let _ = id;
+        None
+    }
+}
+
+/// Where the chunks of damaged frames may be, and what was tried.
+#[derive(Default)]
+pub(crate) struct Mender {
+    pub(crate) sources: ChunkSources,
+    parity: RwLock<Option<Arc<dyn PayloadRebuilder>>>,
+    notices: RwLock<Option<Notices>>,
+    names: RwLock<Option<Weak<dyn KnownNames>>>,
+    /// Whether what was found is written back.
+    writes: AtomicBool,
+    state: Mutex<MenderState>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct MenderState {
+    /// Frames that somebody is mending.
+    busy: BTreeSet<ChunkId>,
+    /// Frames that could not be mended, and when that was found.
+    failed: HashMap<ChunkId, Instant>,
+}
+
+/// The right to mend a frame.
+struct Mending<'m> {
+    mender: &'m Mender,
+    first: ChunkId,
+}
+
+/// Chunks of a frame that were found, each held against its name.
+#[derive(Default)]
+struct FoundChunks {
+    plain: HashMap<ChunkHash, Vec<u8>>,
+    /// Where they come from, for people.
+    from: BTreeSet<String>,
+}
+
+impl Mender {
+    /// From now on what is found is written under its ids.
+    pub(crate) fn write_back(&self) {
+        self.writes.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn set_names(&self, names: Weak<dyn KnownNames>) {
+        *self.names.write().unwrap_or_else(PoisonError::into_inner) = Some(names);
+    }
+
+    pub(crate) fn set_parity(&self, parity: Arc<dyn PayloadRebuilder>) {
+        *self.parity.write().unwrap_or_else(PoisonError::into_inner) = Some(parity);
+        self.forget_failures();
+    }
+
+    pub(crate) fn set_notices(&self, notices: Notices) {
+        *self.notices.write().unwrap_or_else(PoisonError::into_inner) = Some(notices);
+    }
+
+    /// What could not be mended may be mended now.
+    pub(crate) fn forget_failures(&self) {
+        lock(&self.state).failed.clear();
+    }
+
+    pub(crate) fn parity(&self) -> Option<Arc<dyn PayloadRebuilder>> {
+        self.parity
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn notice(&self, text: &str) {
+        let notices = self.notices.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(notices) = &*notices {
+            notices(text);
+        }
+    }
+
+    /// Waits until nobody else mends the frame; not if that failed lately.
+    fn begin(&self, first: ChunkId) -> Option<Mending<'_>> {
+        let mut state = lock(&self.state);
+        loop {
+            let failed = state.failed.get(&first);
+            if failed.is_some_and(|since| since.elapsed() < RETRY_PAUSE) {
+                return None;
+            }
+            if state.busy.insert(first) {
+                return Some(Mending {
+                    mender: self,
+                    first,
+                });
+            }
+            state = self
+                .ended
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Mending<'_> {
+    fn note_failure(&self) {
+        let mut state = lock(&self.mender.state);
+        if state.failed.len() >= FAILURES_MAX {
+            state.failed.clear();
+        }
+        state.failed.insert(self.first, Instant::now());
+    }
+}
+
+impl Drop for Mending<'_> {
+    fn drop(&mut self) {
+        lock(&self.mender.state).busy.remove(&self.first);
+        self.mender.ended.notify_all();
+    }
+}
+
+impl FoundChunks {
+    /// Takes the chunks that have their names; whether there were any.
+    fn take(&mut self, from: &str, chunks: impl IntoIterator<Item = (ChunkHash, Vec<u8>)>) {
+        let chunks: Vec<(ChunkHash, Vec<u8>)> = chunks.into_iter().collect();
+        let bytes: Vec<&[u8]> = chunks.iter().map(|(_, plain)| plain.as_slice()).collect();
+        let found = hash_chunks(&bytes);
+        for ((name, plain), found) in chunks.into_iter().zip(found) {
+            if name == found {
+                self.plain.insert(name, plain);
+                self.from.insert(from.to_owned());
+            }
+        }
+    }
+
+    fn missing<'n>(&self, wanted: &[&'n ChunkHash]) -> Vec<&'n ChunkHash> {
+        let is_missing = |name: &&&ChunkHash| !self.plain.contains_key(**name);
+        wanted.iter().filter(is_missing).copied().collect()
+    }
+}
+
+impl Chunks {
+    /// What `read` is, the frame that holds `id`, with its damaged chunks mended as far as they can
+    /// be found.
+    pub(super) fn mended(
+        &self,
+        id: ChunkId,
+        read: Result<Arc<Frame>, StoreError>,
+    ) -> Result<Arc<Frame>, StoreError> {
+        let read = match read {
+            // It may be what it was before it was healed.
+            Ok(frame) => {
+                self.reader.evict(frame.header.first(), frame.header.end());
+                self.reader.frame(id)
+            }
+            read => read,
+        };
+        match &read {
+            Ok(frame) if frame.is_whole() => return read,
+            Ok(_) | Err(StoreError::Damaged(_)) => {}
+            Err(_) => return read,
+        }
+        let Some(header) = self.header_of_damaged(id) else {
+            return read;
+        };
+        let Some(mending) = self.mender.begin(header.first()) else {
+            return read;
+        };
+        // Somebody else may have mended it meanwhile.
+        let read = match self.reader.cached(id) {
+            Some(frame) if frame.is_whole() => return Ok(frame),
+            _ => read,
+        };
+        match self.mend(&header, read.as_deref().ok()) {
+            Some(frame) => {
+                if !frame.is_whole() {
+                    mending.note_failure();
+                }
+                Ok(frame)
+            }
+            None => {
+                mending.note_failure();
+                read
+            }
+        }
+    }
+
+    /// The header of the frame that holds `id`, from wherever it can be had.
+    pub(super) fn header_of_damaged(&self, id: ChunkId) -> Option<FrameHeader> {
+        match self.reader.header(id) {
+            Ok(Some(header)) => Some(header),
+            Ok(None) | Err(_) => self.mender.parity()?.rebuild_header(id),
+        }
+    }
+
+    /// The frame of `header`, of which `old` is what is stored, with what was found elsewhere; none
+    /// if nothing was.
+    fn mend(&self, header: &FrameHeader, old: Option<&Frame>) -> Option<Arc<Frame>> {
+        let damaged: Vec<(ChunkId, &ChunkHash)> = header
+            .chunks()
+            .filter(|(id, _)| old.is_none_or(|old| old.chunk(*id).is_err()))
+            .collect();
+        let mut wanted: Vec<&ChunkHash> = damaged.iter().map(|(_, name)| *name).collect();
+        wanted.sort_unstable_by_key(|name| name.0);
+        wanted.dedup();
+        let mut found = FoundChunks::default();
+        self.find_copies(&damaged, &mut found);
+        self.find_in_parity(header, &mut found);
+        self.find_in_sources(&wanted, &mut found);
+        let right: Vec<RightBytes<'_>> = damaged
+            .iter()
+            .filter_map(|(id, name)| {
+                let plain = found.plain.get(*name)?;
+                Some(RightBytes {
+                    id: *id,
+                    name: **name,
+                    plain,
+                })
+            })
+            .collect();
+        if right.is_empty() {
+            return None;
+        }
+        self.write_healed(header, &right, damaged.len(), &found.from);
+        let chunks: Vec<Option<&[u8]>> = header
+            .chunks()
+            .map(|(id, name)| {
+                let kept = old.and_then(|old| old.chunk(id).ok());
+                kept.or_else(|| found.plain.get(name).map(Vec::as_slice))
+            })
+            .collect();
+        let chunk_len = self.parameters.chunk_len.as_usize();
+        let frame = Arc::new(Frame::of_found(header.clone(), &chunks, chunk_len));
+        self.reader.keep(&frame);
+        Some(frame)
+    }
+
+    /// Writes what was found under its ids, if the store is written to and has room, and tells.
+    fn write_healed(
+        &self,
+        header: &FrameHeader,
+        right: &[RightBytes<'_>],
+        damaged_count: usize,
+        from: &BTreeSet<String>,
+    ) {
+        let from = from
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ");
+        let (first, count) = (header.first(), right.len());
+        let what = format!("{count} of {damaged_count} damaged chunks of frame {first}");
+        if !self.mender.writes.load(Ordering::Acquire) {
+            self.mender.notice(&format!(
+                "{what} come from {from}; the store is only read, so they stay damaged in it"
+            ));
+            return;
+        }
+        let written = self.check_room_to_heal().and_then(|()| self.heal(right));
+        match written {
+            Ok(_) => self.mender.notice(&format!("healed {what} from {from}")),
+            Err(error) => self.mender.notice(&format!(
+                "{what} come from {from}, and cannot be written back: {error}"
+            )),
+        }
+    }
+
+    /// Looks for other chunks of this store that have the names.
+    fn find_copies(&self, damaged: &[(ChunkId, &ChunkHash)], found: &mut FoundChunks) {
+        let copies = damaged.iter().filter_map(|(id, name)| {
+            let other = self.indexed(name).filter(|other| other != id)?;
+            let header = self.reader.header(other).ok().flatten()?;
+            if header.hash(other) != Some(*name) || self.ledger.contains(other) {
+                return None;
+            }
+            let frame = self.reader.frame(other).ok()?;
+            Some((**name, frame.chunk(other).ok()?.to_vec()))
+        });
+        found.take("another copy in this store", copies);
+    }
+
+    fn find_in_parity(&self, header: &FrameHeader, found: &mut FoundChunks) {
+        let Some(parity) = self.mender.parity() else {
+            return;
+        };
+        let rebuilt = parity.rebuild(header);
+        let Some(Ok(frame)) = rebuilt.map(|payload| self.reader.decode(header.clone(), &payload))
+        else {
+            return;
+        };
+        let chunks = header
+            .chunks()
+            .filter_map(|(id, name)| Some((*name, frame.chunk(id).ok()?.to_vec())));
+        found.take("parity", chunks);
+    }
+
+    fn find_in_sources(&self, wanted: &[&ChunkHash], found: &mut FoundChunks) {
+        let names = self
+            .mender
+            .names
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let Some(names) = names else { return };
+        for source in self.mender.sources.list() {
+            let missing: Vec<ChunkHash> = found.missing(wanted).into_iter().copied().collect();
+            if missing.is_empty() {
+                return;
+            }
+            match source.ask(&missing, self.parameters.chunk_len, Weak::clone(&names)) {
+                Asked::Answer(answer) => {
+                    let right_len = |plain: Vec<u8>| {
+                        (plain.len() == self.parameters.chunk_len.as_usize()).then_some(plain)
+                    };
+                    let chunks = missing.iter().zip(answer);
+                    let chunks =
+                        chunks.filter_map(|(name, plain)| Some((*name, right_len(plain?)?)));
+                    found.take(&source.describe(), chunks);
+                }
+                Asked::Failed(reason) => self.mender.notice(&format!(
+                    "{} cannot be asked for damaged chunks: {reason}",
+                    source.describe()
+                )),
+                Asked::Paused => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Chunk sources: whoever may have a chunk that is not (whole) here, asked by name.
+//!
+//! A source may be far away, slow or gone. Each is asked in a thread of its own, one question at a
+//! time, and whoever asks waits [`PATIENCE`] at most; a source that did not answer in time, or
+//! failed, is not asked again for [`PAUSE`]. So a guest that reads a damaged chunk waits that long
+//! for each source once, not for each chunk. What a source answers is not believed: every chunk is
+//! held against its name.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vellum_core::hash::ChunkHash;
+use vellum_core::units::ChunkLen;
+
+use super::pause::lock;
+
+/// How long an answer is waited for: a guest's own patience is 30 s and more.
+pub(crate) const PATIENCE: Duration = if cfg!(test) {
+    Duration::from_millis(500)
+} else {
+    Duration::from_secs(12)
+};
+/// How long a source that failed is left alone.
+const PAUSE: Duration = Duration::from_mins(1);
+
+/// Somebody who may have chunks, by name.
+pub trait ChunkSource: Send + Sync {
+    /// What people call it.
+    fn describe(&self) -> String;
+
+    /// The bytes of each of the wanted chunks, in their order, as far as it has them. They need not
+    /// be right: each is held against its name by whoever asked. Fails, in words for people, if it
+    /// cannot be asked now.
+    fn fetch(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String>;
+}
+
+/// Chunks that are looked for.
+#[derive(Clone, Copy)]
+pub struct WantedChunks<'w> {
+    /// Their names, each once.
+    pub names: &'w [ChunkHash],
+    /// Their length.
+    pub chunk_len: ChunkLen,
+    /// Which chunks the store that asks has, readable or not: for sources that have to find out
+    /// where in them chunks begin.
+    pub known: &'w (dyn Fn(&[ChunkHash]) -> Vec<bool> + Sync),
+}
+
+/// Tells which of some names the store has, readable or not.
+pub(crate) trait KnownNames: Send + Sync {
+    /// For each of `names` whether the store has it.
+    fn known(&self, names: &[ChunkHash]) -> Vec<bool>;
+}
+
+/// The sources of a store, in the order in which they are asked.
+#[derive(Default)]
+pub(crate) struct ChunkSources(RwLock<Vec<Arc<AskedSource>>>);
+
+/// A source and the thread that asks it.
+pub(crate) struct AskedSource {
+    source: Arc<dyn ChunkSource>,
+    questions: Mutex<Option<Sender<Question>>>,
+    /// Until when it is left alone.
+    paused: Mutex<Option<Instant>>,
+}
+
+struct Question {
+    names: Vec<ChunkHash>,
+    chunk_len: ChunkLen,
+    known: Weak<dyn KnownNames>,
+    answer: Sender<Result<Vec<Option<Vec<u8>>>, String>>,
+}
+
+/// What a source said, or that it did not.
+pub(crate) enum Asked {
+    /// For each name the bytes, unverified.
+    Answer(Vec<Option<Vec<u8>>>),
+    /// It failed or did not answer in time: why. It is left alone for a while.
+    Failed(String),
+    /// It failed lately.
+    Paused,
+}
+
+impl ChunkSources {
+    pub(crate) fn set(&self, sources: Vec<Arc<dyn ChunkSource>>) {
+        let asked = sources
+            .into_iter()
+            .map(|source| Arc::new(AskedSource::new(source)));
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = asked.collect();
+    }
+
+    /// Asks `source` before all others, until it is taken away again.
+    pub(crate) fn add_first(&self, source: Arc<dyn ChunkSource>) -> Arc<AskedSource> {
+        let asked = Arc::new(AskedSource::new(source));
+        let mut sources = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        sources.insert(0, Arc::clone(&asked));
+        asked
+    }
+
+    pub(crate) fn remove(&self, asked: &Arc<AskedSource>) {
+        let mut sources = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        sources.retain(|other| !Arc::ptr_eq(other, asked));
+    }
+
+    pub(crate) fn list(&self) -> Vec<Arc<AskedSource>> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl AskedSource {
+    fn new(source: Arc<dyn ChunkSource>) -> Self {
+        Self {
+            source,
+            questions: Mutex::default(),
+            paused: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        self.source.describe()
+    }
+
+    /// Asks for chunks; waits [`PATIENCE`] at most.
+    pub(crate) fn ask(
+        &self,
+        names: &[ChunkHash],
+        chunk_len: ChunkLen,
+        known: Weak<dyn KnownNames>,
+    ) -> Asked {
+        if lock(&self.paused).is_some_and(|until| Instant::now() < until) {
+            return Asked::Paused;
+        }
+        let (answer, answers) = channel();
+        let question = Question {
+            names: names.to_vec(),
+            chunk_len,
+            known,
+            answer,
+        };
+        let outcome = match self.send(question) {
+            Err(error) => Err(error),
+            Ok(()) => match answers.recv_timeout(PATIENCE) {
+                Ok(Ok(found)) if found.len() == names.len() => Ok(found),
+                Ok(Ok(_)) => Err("it answered something else".to_owned()),
+                Ok(Err(error)) => Err(error),
+                Err(RecvTimeoutError::Timeout) => {
+                    Err(format!("no answer within {} s", PATIENCE.as_secs()))
+                }
+                Err(RecvTimeoutError::Disconnected) => Err("it ended".to_owned()),
+            },
+        };
+        match outcome {
+            Ok(found) => Asked::Answer(found),
+            Err(reason) => {
+                *lock(&self.paused) = Some(Instant::now() + PAUSE);
+                Asked::Failed(reason)
+            }
+        }
+    }
+
+    /// Gives the question to the thread, which is started if there is none.
+    fn send(&self, question: Question) -> Result<(), String> {
+        let mut questions = lock(&self.questions);
+        let question = match &*questions {
+            Some(sender) => match sender.send(question) {
+                Ok(()) => return Ok(()),
+                // It panicked; that was reported when it happened.
+                Err(back) => back.0,
+            },
+            None => question,
+        };
+        let (sender, receiver) = channel();
+        let source = Arc::clone(&self.source);
+        let thread = thread::Builder::new().name("chunk source".to_owned());
+        // Not waited for by anybody: it may hang as long as what it asks, and holds no store.
+        thread
+            .spawn(move || answer_all(&*source, &receiver))
+            .map_err(|error| format!("cannot start a thread: {error}"))?;
+        let sent = sender.send(question);
+        *questions = Some(sender);
+        sent.map_err(|_| "it ended".to_owned())
+    }
+}
+
+fn answer_all(source: &dyn ChunkSource, questions: &Receiver<Question>) {
+    for question in questions {
+        let known = |names: &[ChunkHash]| match question.known.upgrade() {
+            Some(known) => known.known(names),
+            None => vec![false; names.len()],
+        };
+        let found = source.fetch(&WantedChunks {
+            names: &question.names,
+            chunk_len: question.chunk_len,
+            known: &known,
+        });
+        // Who asked may have lost patience.
+        let _ = question.answer.send(found);
+    }
+}

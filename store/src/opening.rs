@@ -1,0 +1,518 @@
+//! Opening a store: what is loaded, and what damage keeps from what.
+//!
+//! Reading goes around whatever is broken, as far as there is anything to be read. Writing needs
+//! more: that what is shown is what was acknowledged, that every record is there, from one place or
+//! the other, and that no number can be given twice. Damage beside that keeps nobody from writing:
+//! a record whose copy is whole, an entry of the index, headers, pages and frames, of which each
+//! is missed by those who ask for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use vellum_core::frame::{FrameHeader, SPAN_MAX, parse_frame_key};
+use vellum_core::identity::StoreId;
+use vellum_core::name::Name;
+use vellum_core::page::parse_page_key;
+use vellum_core::tree::{Edit, Image, Layer, Machine, MachineSnapshot, Snapshot, Tree};
+use vellum_core::units::{ChunkId, ImageId, LayerId};
+
+use crate::database::{Batch, Database, Durability, Family};
+use crate::error::StoreError;
+use crate::folder::{Folder, OwnerLock};
+use crate::identity::random;
+use crate::journal::Journal;
+use crate::logs;
+use crate::quarantine::Quarantine;
+use crate::records::{self, Commits, Counters, Record, StoreParameters};
+use crate::store::{
+    Access, COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, Opened, PARAMETERS_KEY, Store, put,
+};
+use crate::twins::read_twins;
+
+/// How often a read-only open is tried while the owner moves files about: an import does so a few
+/// times a second, an open takes some tens of milliseconds.
+const OPEN_TRIES: u32 = 100;
+
+/// What was found wrong while a store was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    /// What keeps it from being written.
+    pub(crate) blocking: Vec<StoreError>,
+    /// What reading goes around, and writing does not need.
+    pub(crate) tolerated: Vec<StoreError>,
+}
+
+/// What is in memory of an open store.
+struct Loaded {
+    database: Database,
+    parameters: StoreParameters,
+    tree: Tree,
+    commits: u64,
+    next_chunk: u64,
+    journal: Journal,
+    faults: Faults,
+}
+
+impl Store {
+    /// Opens the store in `dir`. `command` is what others are told when they find it in use.
+    ///
+    /// A damaged store opens for reading as far as it can be read, and for writing as far as that
+    /// is sound: see [`Store::impairment`].
+    pub fn open(dir: &Path, access: Access, command: &str) -> Result<Self, StoreError> {
+        let folder = Folder::open(dir)?;
+        let lock = if access == Access::ReadWrite {
+            Some(folder.lock(command)?)
+        } else {
+            None
+        };
+        open_folder(&folder, access, lock, false)
+    }
+
+    /// Opens the store in `dir` for writing, or, where its files or their place forbid that, for
+    /// reading: then the error says why. Nobody else can write while it is open, unless nobody at
+    /// all can.
+    pub fn open_to_serve(
+        dir: &Path,
+        command: &str,
+    ) -> Result<(Self, Option<StoreError>), StoreError> {
+        let folder = Folder::open(dir)?;
+        let refused = match folder.lock(command) {
+            Ok(lock) => match open_folder(&folder, Access::ReadWrite, Some(lock), false) {
+                Ok(store) => return Ok((store, None)),
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        if !refused.leaves_reading() {
+            return Err(refused);
+        }
+        let lock = folder.lock(command).ok();
+        let store = open_folder(&folder, Access::ReadOnly, lock, false)?;
+        Ok((store, Some(refused)))
+    }
+
+    /// Takes the state that the store in `dir` shows for the present one, although later changes
+    /// had been acknowledged (see [`StoreError::RolledBack`]). Fails if it is damaged otherwise.
+    pub fn accept_earlier_state(dir: &Path, command: &str) -> Result<(), StoreError> {
+        let folder = Folder::open(dir)?;
+        let lock = folder.lock(command)?;
+        open_folder(&folder, Access::ReadWrite, Some(lock), true).map(drop)
+    }
+
+    /// What keeps this from being the whole store as it was acknowledged: damage to its files, or a
+    /// log that lost its end. The gravest first. Reading goes on around it: what cannot be read is
+    /// an error, never wrong bytes.
+    #[must_use]
+    pub fn impairment(&self) -> Option<&StoreError> {
+        self.faults().next()
+    }
+
+    /// The images and snapshots of which the names are known, and nothing else can be read.
+    pub fn lost(&self) -> impl Iterator<Item = &str> {
+        self.faults().filter_map(|fault| match fault {
+            StoreError::Damaged(damage) => {
+                let (name, range) = damage.image.as_ref()?;
+                (range.end == u64::MAX).then_some(name.as_str())
+            }
+            _ => None,
+        })
+    }
+
+    /// All that was found wrong when it was opened, the gravest first.
+    pub(crate) fn faults(&self) -> impl Iterator<Item = &StoreError> {
+        let faults = &self.inner.faults;
+        faults.blocking.iter().chain(&faults.tolerated)
+    }
+}
+
+fn open_folder(
+    folder: &Folder,
+    access: Access,
+    lock: Option<OwnerLock>,
+    accept_earlier: bool,
+) -> Result<Store, StoreError> {
+    if access == Access::ReadWrite {
+        folder.tend_reserve();
+    }
+    // Before the database is opened: a process that writes meanwhile only adds to it.
+    let acknowledged = folder.acknowledged_commits();
+    let mut loaded = load(folder, access, Quarantine::load(folder.path()))?;
+    for _ in Family::ALL {
+        if !loaded.database.has_news_of_unreadable_tables() {
+            break;
+        }
+        // A compaction that began meanwhile may have met the same, and ended all writing.
+        let quarantine = loaded.database.into_quarantine();
+        loaded = load(folder, access, quarantine)?;
+    }
+    if acknowledged > loaded.commits && !accept_earlier {
+        loaded.faults.blocking.push(StoreError::RolledBack {
+            dir: folder.path().to_owned(),
+            lost: acknowledged - loaded.commits,
+        });
+    }
+    let id = load_identity(&loaded.database, access, &mut loaded.faults)?;
+    if access == Access::ReadWrite && !loaded.faults.blocking.is_empty() {
+        return Err(loaded.faults.blocking.swap_remove(0));
+    }
+    Ok(Store::assemble(Opened {
+        folder: folder.clone(),
+        access,
+        database: Arc::new(loaded.database),
+        parameters: loaded.parameters,
+        tree: loaded.tree,
+        commits: loaded.commits,
+        next_chunk: ChunkId(loaded.next_chunk),
+        journal: loaded.journal,
+        faults: loaded.faults,
+        id,
+        lock,
+    }))
+}
+
+fn load(folder: &Folder, access: Access, quarantine: Quarantine) -> Result<Loaded, StoreError> {
+    let mut faults = Faults::default();
+    let database = open_database(folder, access, quarantine, &mut faults)?;
+    let parameters = load_parameters(&database, &mut faults)?;
+    let edits = load_edits(&database, &mut faults)?;
+    let edits = sound_edits(edits, &mut faults);
+    let mut tree = Tree::new(parameters.chunk_len);
+    tree.apply(&edits);
+    crate::machines::drop_unsound(&mut tree, &mut faults.blocking);
+    let commits =
+        meta_or_default::<Commits>(&database, COMMITS_KEY, "the count of commits", &mut faults)?;
+    let next_chunk = reserve_ids(&database, &mut tree, &mut faults)?;
+    // Also where it is only read: that must say why nothing can be written.
+    let journal = Journal::load(&database, &mut faults)?;
+    Ok(Loaded {
+        database,
+        parameters,
+        tree,
+        commits: commits.0,
+        next_chunk,
+        journal,
+        faults,
+    })
+}
+
+impl Faults {
+    /// Where `result` is damage, notes that it keeps the store from being written, and goes on with
+    /// nothing.
+    fn block<T>(&mut self, result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error @ StoreError::Damaged(_)) => {
+                self.blocking.push(error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Opens the database. A reading process opens it while the owner may be moving records from the
+/// log to a file: then what it found may be older than what was acknowledged, or a file may be
+/// gone, and it looks again.
+fn open_database(
+    folder: &Folder,
+    access: Access,
+    quarantine: Quarantine,
+    faults: &mut Faults,
+) -> Result<Database, StoreError> {
+    let dir = folder.database();
+    logs::check_manifests(&dir)?;
+    if access == Access::ReadWrite {
+        if !logs::cut_torn_end(&dir)? {
+            logs::check_logs(&dir)?;
+        }
+        return Database::open(&dir, quarantine);
+    }
+    for _ in 0..OPEN_TRIES {
+        let before = Database::revision(&dir)?;
+        let opened = logs::check_logs(&dir)
+            .and_then(|()| Database::open_read_only(&dir, quarantine.clone()));
+        if Database::revision(&dir)? != before {
+            continue;
+        }
+        return match opened {
+            Err(error @ StoreError::Damaged(_)) => match open_damaged(&dir, quarantine) {
+                Ok(database) => {
+                    faults.blocking.push(error);
+                    Ok(database)
+                }
+                Err(_) => Err(error),
+            },
+            opened => opened,
+        };
+    }
+    Err(StoreError::Database {
+        what: "open the store for reading".to_owned(),
+        message: "its files never hold still".to_owned(),
+    })
+}
+
+fn open_damaged(dir: &Path, quarantine: Quarantine) -> Result<Database, StoreError> {
+    let room = tempfile::tempdir()
+        .map_err(|source| StoreError::io("make a folder for temporary files", source))?;
+    Database::open_damaged(dir, room.path(), quarantine)
+}
+
+/// The record of meta at `key`; why it had to be taken from the copies.
+pub(crate) fn load_meta<R: Record>(
+    database: &Database,
+    key: &[u8],
+    what: &str,
+) -> Result<(Option<R>, Option<StoreError>), StoreError> {
+    let decode = |value: &[u8]| {
+        records::decode(Family::Meta.name(), key, value)
+            .map_err(|error| StoreError::damaged(what, error))
+    };
+    database.record(Family::Meta, key, decode)
+}
+
+/// As [`load_meta`], of a record without which the store can be read.
+fn meta_or_default<R: Record + Default>(
+    database: &Database,
+    key: &[u8],
+    what: &str,
+    faults: &mut Faults,
+) -> Result<R, StoreError> {
+    let loaded = load_meta(database, key, what);
+    let (record, hurt) = faults.block(loaded)?.unwrap_or_default();
+    faults.tolerated.extend(hurt);
+    Ok(record.unwrap_or_default())
+}
+
+fn load_parameters(
+    database: &Database,
+    faults: &mut Faults,
+) -> Result<StoreParameters, StoreError> {
+    let what = "the store's parameters";
+    let (parameters, hurt) = load_meta(database, PARAMETERS_KEY, what)?;
+    faults.tolerated.extend(hurt);
+    parameters.ok_or_else(|| StoreError::damaged(what, "they are gone"))
+}
+
+/// The store's identity. One that was made before there were any gets it now, if it is opened for
+/// writing.
+fn load_identity(
+    database: &Database,
+    access: Access,
+    faults: &mut Faults,
+) -> Result<Option<StoreId>, StoreError> {
+    let loaded = load_meta::<StoreId>(database, IDENTITY_KEY, "the store's identity");
+    let Some((id, hurt)) = faults.block(loaded)? else {
+        return Ok(None);
+    };
+    faults.tolerated.extend(hurt);
+    if id.is_some() || access == Access::ReadOnly || !faults.blocking.is_empty() {
+        return Ok(id);
+    }
+    let (id, mut batch) = (StoreId(random()?), Batch::default());
+    put(&mut batch, Family::Meta, IDENTITY_KEY, &id);
+    database.write(batch, Durability::Logged)?;
+    Ok(Some(id))
+}
+
+/// Every record of layers and names, as far as one of its two places has it.
+fn load_edits(database: &Database, faults: &mut Faults) -> Result<Vec<Edit>, StoreError> {
+    let layers = read_twins(database, Family::Layers, &|key, value| {
+        Ok(Edit::PutLayer(load_record::<Layer>(
+            Family::Layers,
+            key,
+            value,
+        )?))
+    })?;
+    let names = read_twins(database, Family::Names, &load_name)?;
+    let mut edits = Vec::with_capacity(layers.records.len() + names.records.len());
+    for twins in [layers, names] {
+        edits.extend(twins.records);
+        faults.tolerated.extend(twins.hurt);
+        faults.blocking.extend(twins.missing);
+    }
+    Ok(edits)
+}
+
+fn load_name(key: &[u8], value: &[u8]) -> Result<Edit, StoreError> {
+    let family = Family::Names;
+    Ok(match key.first() {
+        Some(b'i') => Edit::PutImage(load_record::<Image>(family, key, value)?),
+        Some(b's') => Edit::PutSnapshot(load_record::<Snapshot>(family, key, value)?),
+        Some(b'm') => Edit::PutMachine(load_record::<Machine>(family, key, value)?),
+        Some(b't') => Edit::PutMachineSnapshot(load_record::<MachineSnapshot>(family, key, value)?),
+        _ => {
+            return Err(StoreError::damaged(
+                format!("name {}", key.escape_ascii()),
+                "its kind is not known",
+            ));
+        }
+    })
+}
+
+fn load_record<R: Record>(family: Family, key: &[u8], value: &[u8]) -> Result<R, StoreError> {
+    records::decode(family.name(), key, value).map_err(|error| {
+        StoreError::damaged(
+            format!("{} record {}", family.name(), key.escape_ascii()),
+            error,
+        )
+    })
+}
+
+/// `edits` without those that refer to what is not there: layers whose chain does not end, and
+/// whatever stands on one.
+fn sound_edits(edits: Vec<Edit>, faults: &mut Faults) -> Vec<Edit> {
+    let parents: BTreeMap<LayerId, Option<LayerId>> = edits
+        .iter()
+        .filter_map(|edit| match edit {
+            Edit::PutLayer(layer) => Some((layer.id, layer.parent)),
+            _ => None,
+        })
+        .collect();
+    let images: BTreeMap<ImageId, Name> = edits
+        .iter()
+        .filter_map(|edit| match edit {
+            Edit::PutImage(image) => Some((image.id, image.name.clone())),
+            _ => None,
+        })
+        .collect();
+    let sound = sound_layers(&parents);
+    let wrong = |edit: &Edit| {
+        let (record, name, layer) = match edit {
+            Edit::PutImage(image) => {
+                let name = image.name.to_string();
+                (format!("image {name}"), Some(name), image.layer)
+            }
+            Edit::PutSnapshot(snapshot) => {
+                let record = format!("snapshot {}", snapshot.name);
+                let Some(image) = images.get(&snapshot.image) else {
+                    return Some(StoreError::damaged(record, "its image is gone"));
+                };
+                (
+                    record,
+                    Some(format!("{image}@{}", snapshot.name)),
+                    snapshot.layer,
+                )
+            }
+            Edit::PutLayer(layer) => (format!("layer {}", layer.id), None, layer.id),
+            _ => return None,
+        };
+        if sound.contains(&layer) {
+            return None;
+        }
+        let reason = match parents.get(&layer) {
+            None => format!("it refers to layer {layer}, which is gone"),
+            Some(_) => "its parents form a circle, or one of them is gone".to_owned(),
+        };
+        let error = StoreError::damaged(record, reason);
+        Some(match name {
+            Some(name) => error.in_image(&name, 0..u64::MAX),
+            None => error,
+        })
+    };
+    let (mut kept, mut found) = (Vec::with_capacity(edits.len()), Vec::new());
+    for edit in edits {
+        match wrong(&edit) {
+            None => kept.push(edit),
+            Some(error) => found.push(error),
+        }
+    }
+    faults.blocking.extend(found);
+    kept
+}
+
+/// The layers whose chain ends at one without a parent.
+fn sound_layers(parents: &BTreeMap<LayerId, Option<LayerId>>) -> BTreeSet<LayerId> {
+    let (mut sound, mut unsound) = (BTreeSet::new(), BTreeSet::new());
+    for start in parents.keys() {
+        let mut chain = Vec::new();
+        let mut next = Some(*start);
+        let ends = loop {
+            let Some(layer) = next.filter(|layer| !sound.contains(layer)) else {
+                break true;
+            };
+            let is_circle = chain.len() > parents.len();
+            let Some(parent) = parents.get(&layer).filter(|_| !is_circle) else {
+                break false;
+            };
+            if unsound.contains(&layer) {
+                break false;
+            }
+            chain.push(layer);
+            next = *parent;
+        };
+        let set = if ends { &mut sound } else { &mut unsound };
+        set.extend(chain);
+    }
+    sound
+}
+
+/// Keeps every number that was given from being given again, also those that a crash kept from the
+/// counters: what has them tells. The number for the next new chunk.
+fn reserve_ids(
+    database: &Database,
+    tree: &mut Tree,
+    faults: &mut Faults,
+) -> Result<u64, StoreError> {
+    let counters =
+        meta_or_default::<Counters>(database, COUNTERS_KEY, "the store's counters", faults)?;
+    let last_layer = last_page_layer(database).or_else(|error| {
+        tolerate(error, faults)?;
+        Ok::<_, StoreError>(last_possible(database, Family::Pages, |key| {
+            parse_page_key(key).ok().map(|(layer, _)| layer.0)
+        }))
+    })?;
+    tree.reserve(counters.next_id.saturating_sub(1).max(last_layer));
+    let chunk_end = last_chunk_end(database).or_else(|error| {
+        tolerate(error, faults)?;
+        let last = last_possible(database, Family::Headers, |key| {
+            parse_frame_key(key).ok().map(|first| first.0)
+        });
+        Ok::<_, StoreError>(ChunkId(last).advance(SPAN_MAX.into()))
+    })?;
+    Ok(counters.next_chunk.max(chunk_end.0))
+}
+
+fn tolerate(error: StoreError, faults: &mut Faults) -> Result<(), StoreError> {
+    match error {
+        StoreError::Damaged(_) => faults.tolerated.push(error),
+        error => return Err(error),
+    }
+    Ok(())
+}
+
+/// The greatest number that `number` finds in the bounds of the family's tables, which are known
+/// without a look into them: no record in a table lies past them.
+fn last_possible(
+    database: &Database,
+    family: Family,
+    number: impl Fn(&[u8]) -> Option<u64>,
+) -> u64 {
+    let bounds = database.table_bounds(family);
+    bounds
+        .iter()
+        .filter_map(|key| number(key))
+        .max()
+        .unwrap_or(0)
+}
+
+/// The greatest layer id that any page has, also pages of an import that a crash cut off.
+fn last_page_layer(database: &Database) -> Result<u64, StoreError> {
+    let Some((key, _)) = database.last_at_or_before(Family::Pages, &[0xff; 16])? else {
+        return Ok(0);
+    };
+    let (layer, _) =
+        parse_page_key(&key).map_err(|error| StoreError::damaged("a page's key", error))?;
+    Ok(layer.0)
+}
+
+fn last_chunk_end(database: &Database) -> Result<ChunkId, StoreError> {
+    let Some((key, value)) = database.last_at_or_before(Family::Headers, &[0xff; 8])? else {
+        return Ok(ChunkId(0));
+    };
+    let first = parse_frame_key(&key)
+        .map_err(|error| StoreError::damaged("a frame header's key", error))?;
+    // A damaged header is found when somebody reads it; here only its ids must not be given again.
+    Ok(FrameHeader::decode(first, &value)
+        .map_or(first.advance(SPAN_MAX.into()), |header| header.end()))
+}

@@ -1,0 +1,108 @@
+//! Going back: an image or a machine becomes as a snapshot of it is, and what it was is kept.
+
+use vellum_core::name::Name;
+use vellum_core::tree::{KeptDisk, Node, PlanError, PresentState, Tree};
+use vellum_core::units::{ImageId, MachineId};
+
+use crate::error::StoreError;
+use crate::store::{Exclusive, Store, now_ms};
+
+/// Whether a restore keeps the state that it replaces, and how: decided while nothing can change.
+type Keeping<'a> = dyn Fn(&Tree) -> Result<Option<Name>, PlanError> + 'a;
+
+impl Store {
+    /// Makes `image` as its snapshot `serial` is. All snapshots stay. The present state is kept as
+    /// snapshot `save_as`, or goes.
+    pub fn restore(
+        &self,
+        image: ImageId,
+        serial: u64,
+        save_as: Option<&Name>,
+    ) -> Result<Node, StoreError> {
+        self.go_back(image, serial, &|_| Ok(save_as.cloned()))
+    }
+
+    /// As [`Store::restore`], and the present state stays to be had: where, is returned.
+    pub fn restore_keeping(
+        &self,
+        image: ImageId,
+        serial: u64,
+    ) -> Result<PresentState<Node>, StoreError> {
+        let kept = std::cell::OnceCell::new();
+        self.go_back(image, serial, &|tree| {
+            let state = tree.present_state(image)?;
+            Ok(kept.get_or_init(|| state).needed_name().cloned())
+        })?;
+        Ok(kept.into_inner().expect("a restore asks where it is kept"))
+    }
+
+    fn go_back(
+        &self,
+        image: ImageId,
+        serial: u64,
+        keeping: &Keeping<'_>,
+    ) -> Result<Node, StoreError> {
+        let _exclusive = self.exclusive(image)?;
+        self.change(|tree| {
+            let save_as = keeping(tree)?;
+            tree.plan_restore(image, serial, save_as.as_ref(), now_ms())
+        })
+    }
+
+    /// Makes a machine as its snapshot `serial` is: its set of disks, their content and modes, its
+    /// configuration file. All its snapshots stay. The present state is kept as snapshot `save_as`,
+    /// or goes. No disk that goes back may be attached.
+    pub fn restore_machine(
+        &self,
+        machine: MachineId,
+        serial: u64,
+        save_as: Option<&Name>,
+    ) -> Result<(), StoreError> {
+        self.machine_goes_back(machine, serial, &|_| Ok(save_as.cloned()))
+    }
+
+    /// As [`Store::restore_machine`], and the present state stays to be had: where, is returned.
+    pub fn restore_machine_keeping(
+        &self,
+        machine: MachineId,
+        serial: u64,
+    ) -> Result<PresentState<u64>, StoreError> {
+        let kept = std::cell::OnceCell::new();
+        self.machine_goes_back(machine, serial, &|tree| {
+            let state = tree.present_machine_state(machine)?;
+            Ok(kept.get_or_init(|| state).needed_name().cloned())
+        })?;
+        Ok(kept.into_inner().expect("a restore asks where it is kept"))
+    }
+
+    fn machine_goes_back(
+        &self,
+        machine: MachineId,
+        serial: u64,
+        keeping: &Keeping<'_>,
+    ) -> Result<(), StoreError> {
+        let kept = self
+            .tree()
+            .machines()
+            .snapshot(machine, serial)
+            .map(|snapshot| snapshot.disks.clone())
+            .unwrap_or_default();
+        let _exclusive = kept
+            .iter()
+            .filter(|disk| disk.snapshot.is_some())
+            .map(|disk| self.exclusive(disk.image))
+            .collect::<Result<Vec<Exclusive>, _>>()?;
+        let kept: Vec<ImageId> = kept.iter().map(|disk: &KeptDisk| disk.image).collect();
+        // Those that leave the machine may be in use, and are kept as they are at one moment.
+        let mut leaving = self.machine(machine)?.disks;
+        leaving.retain(|disk| !kept.contains(disk));
+        self.with_still(&leaving, || {
+            self.change_with(|tree: &mut Tree| {
+                let save_as = keeping(tree)?;
+                let edits =
+                    tree.plan_machine_restore(machine, serial, save_as.as_ref(), now_ms())?;
+                Ok::<_, StoreError>(((), edits))
+            })
+        })
+    }
+}

@@ -1,0 +1,233 @@
+//! The scrub: reading all that is stored, a part at a time, so that damage is found while something
+//! to heal it from is still there.
+//!
+//! A round reads every record of every family, then every frame (each chunk held against its name),
+//! then what is kept beside the database. Where it is outlives the process (`record`), and so does
+//! when each range of chunks was last read whole (`verified`). What is found goes where every read
+//! puts it: a frame is mended if what it lacks can be found, and what stays damaged is in the
+//! damage ledger. A record that is kept twice is written again from the one that is whole.
+//!
+//! Each step reads from the disk, not from the system's cache, as far as that can be arranged: the
+//! tables that it goes through are dropped from there first.
+
+mod record;
+mod verified;
+mod walk;
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use vellum_core::units::ChunkId;
+
+use crate::check::Finding;
+use crate::error::StoreError;
+use crate::store::{Store, now_ms};
+use crate::watch::Watch;
+pub(crate) use record::{ScrubRecord, ScrubStage};
+
+/// Where a scrub is, is written down so often at most: so much is read again after a crash.
+const KEEP_PAUSE: Duration = Duration::from_secs(5);
+/// A scrub that has not ended a round for so many rounds is kept by nobody any more.
+const ABANDONED_ROUNDS: u64 = 4;
+/// How long a round may take, unless somebody wishes otherwise.
+pub const SCRUB_ROUND: Duration = Duration::from_hours(30 * 24);
+
+/// How a step of a scrub is done.
+#[derive(Clone, Copy, Debug)]
+pub struct ScrubOptions {
+    /// About so many stored bytes are read.
+    pub bytes_max: u64,
+    /// Whether all cores work on it, or only one.
+    pub all_cores: bool,
+    /// How long a round may take: what was not read for longer is not relied upon unread.
+    pub round: Duration,
+}
+
+/// What a step of a scrub did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubReport {
+    /// Stored bytes that were read.
+    pub bytes: u64,
+    /// Chunks that were held against their names.
+    pub chunks: u64,
+    /// What is wrong, and was not healed. Images are not named yet: see [`Store::name_images`].
+    pub findings: Vec<Finding>,
+    /// Chunks, and records, that were damaged and are whole again.
+    pub healed: u64,
+    /// Whether this was the last step of the round.
+    pub is_over: bool,
+    /// For each finding the chunks that it takes away.
+    lost: Vec<Vec<ChunkId>>,
+}
+
+/// When what was last read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubStatus {
+    /// Rounds that were finished.
+    pub rounds: u64,
+    /// When the round that goes on began, if one does. All times are in seconds since 1970.
+    pub began_s: Option<u64>,
+    /// When the last whole round ended.
+    pub last_ended_s: Option<u64>,
+    /// When all records, all chunks, and all that is beside the database, had been read whole last.
+    pub records_read_s: Option<u64>,
+    /// See `records_read_s`.
+    pub chunks_read_s: Option<u64>,
+    /// See `records_read_s`.
+    pub beside_read_s: Option<u64>,
+    /// Ranges of chunk ids, each with when all of it had been read whole last.
+    pub ranges: Vec<(std::ops::Range<u64>, u64)>,
+    /// The id after the last chunk: what no range has was never read whole.
+    pub end: u64,
+    /// Stored bytes that the round that goes on, or the last one, has read.
+    pub bytes: u64,
+    /// What it found wrong, and could not heal.
+    pub findings: u64,
+    /// What it healed.
+    pub healed: u64,
+}
+
+/// The scrub of an open store.
+#[derive(Default)]
+pub(crate) struct Scrub(Mutex<ScrubState>);
+
+#[derive(Default)]
+struct ScrubState {
+    record: Option<ScrubRecord>,
+    kept: Option<Instant>,
+}
+
+impl Store {
+    /// Reads on where the scrub of this store is; begins a round if none goes on. Damage is in the
+    /// report, not an error. Steps of several threads come one after the other.
+    pub fn scrub(
+        &self,
+        options: &ScrubOptions,
+        watch: &dyn Watch,
+    ) -> Result<ScrubReport, StoreError> {
+        let scrub = &self.inner.scrub.0;
+        let mut state = scrub.lock().unwrap_or_else(PoisonError::into_inner);
+        let ScrubState { record, kept } = &mut *state;
+        let record = record.get_or_insert_with(|| ScrubRecord::load(self.dir()));
+        if record.began_s == 0 || record.position.stage == ScrubStage::Done {
+            record.begin(now_s(), options.round);
+        }
+        let mut report = ScrubReport::default();
+        let walked = walk::Walk::new(self, options, watch, record, &mut report).run();
+        record.bytes += report.bytes;
+        record.findings += report.findings.len() as u64;
+        record.healed += report.healed;
+        report.is_over = record.position.stage == ScrubStage::Done;
+        if report.is_over {
+            record.end(now_s());
+        }
+        let is_due = kept.is_none_or(|kept| kept.elapsed() > KEEP_PAUSE);
+        if is_due || report.is_over || walked.is_err() {
+            record.keep(self.dir());
+            *kept = Some(Instant::now());
+        }
+        walked.map(|()| report)
+    }
+
+    /// Names the images and snapshots that what `report` tells of hits, as far as chunks are lost.
+    /// Walks every map, if there is something.
+    pub fn name_images(
+        &self,
+        report: &mut ScrubReport,
+        watch: &dyn Watch,
+    ) -> Result<(), StoreError> {
+        let lost = std::mem::take(&mut report.lost);
+        if lost.iter().all(Vec::is_empty) {
+            return Ok(());
+        }
+        crate::check::name_images(self, &mut report.findings, lost, watch)
+    }
+
+    /// Writes down where the scrub is: for whoever ends before the round does.
+    pub fn keep_scrub(&self) {
+        let state = self.inner.scrub.0.lock();
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        state
+            .record
+            .iter()
+            .for_each(|record| record.keep(self.dir()));
+    }
+
+    /// When what was last read, as far as it is known.
+    #[must_use]
+    pub fn scrub_status(&self) -> ScrubStatus {
+        let state = self.inner.scrub.0.lock();
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        let record = match &state.record {
+            Some(record) => record.clone(),
+            None => ScrubRecord::load(self.dir()),
+        };
+        drop(state);
+        let known = |at_s: u64| (at_s > 0).then_some(at_s);
+        let goes_on = record.position.stage != ScrubStage::Done;
+        ScrubStatus {
+            rounds: record.rounds,
+            began_s: known(record.began_s).filter(|_| goes_on),
+            last_ended_s: known(record.last_ended_s),
+            records_read_s: known(record.read_s[0]),
+            chunks_read_s: known(record.read_s[1]),
+            beside_read_s: known(record.read_s[2]),
+            ranges: record
+                .verified
+                .iter()
+                .map(|range| (range.ids.clone(), range.at_s))
+                .collect(),
+            end: self.inner.chunks.next_chunk().0,
+            bytes: record.bytes,
+            findings: record.findings,
+            healed: record.healed,
+        }
+    }
+}
+
+impl ScrubReport {
+    /// Adds what the next step did.
+    pub fn add(&mut self, next: Self) {
+        self.bytes += next.bytes;
+        self.chunks += next.chunks;
+        self.findings.extend(next.findings);
+        self.healed += next.healed;
+        self.is_over = next.is_over;
+        self.lost.extend(next.lost);
+    }
+}
+
+impl ScrubRecord {
+    fn begin(&mut self, at_s: u64, round: Duration) {
+        self.began_s = at_s;
+        self.round_s = round.as_secs();
+        self.position = record::ScrubPosition::default();
+        (self.bytes, self.findings, self.healed) = (0, 0, 0);
+    }
+
+    fn end(&mut self, at_s: u64) {
+        self.rounds += 1;
+        self.last_began_s = self.began_s;
+        self.last_ended_s = at_s;
+        self.last_end = self.verified.iter().last().map_or(0, |last| last.ids.end);
+    }
+
+    /// Chunks that were not read whole for longer than a round, where a scrub is kept at all: runs
+    /// of ids.
+    pub(crate) fn overdue(&self, at_s: u64) -> Vec<std::ops::Range<u64>> {
+        let kept_since_s = at_s.saturating_sub(self.round_s.saturating_mul(ABANDONED_ROUNDS));
+        if self.rounds == 0 || self.last_ended_s < kept_since_s {
+            return Vec::new();
+        }
+        // What is read at the beginning of one round and at the end of the next is two rounds apart.
+        let since_s = at_s.saturating_sub(self.round_s.saturating_mul(2));
+        self.verified.overdue(since_s, ChunkId(self.last_end))
+    }
+}
+
+pub(crate) fn now_s() -> u64 {
+    now_ms() / 1000
+}
+
+#[cfg(test)]
+mod tests;

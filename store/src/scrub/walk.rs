@@ -1,0 +1,395 @@
+//! One step of a scrub: what comes next is read, until it was enough.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::{IntoParallelIterator, ParallelIterator};
+use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
+use vellum_core::page::{Page, parse_page_key};
+use vellum_core::units::ChunkId;
+use vellum_core::wire::Reader;
+
+use super::record::{ScrubPosition, ScrubRecord, ScrubStage};
+use super::{ScrubOptions, ScrubReport, now_s};
+use crate::check::{Finding, resumed};
+use crate::chunks::Frame;
+use crate::database::{Batch, Durability, Family, key_of_copy, original_of_copy};
+use crate::error::StoreError;
+use crate::records;
+use crate::store::{Access, Store};
+use crate::watch::{Progress, Watch};
+
+/// What a round reads before the frames.
+const RECORD_FAMILIES: [Family; 7] = [
+    Family::Layers,
+    Family::Names,
+    Family::Meta,
+    Family::Copies,
+    Family::Index,
+    Family::Headers,
+    Family::Pages,
+];
+/// No key of a family that is read as records is longer, but those of `copies`, which begin with a
+/// letter.
+const LAST_KEY_LEN: usize = 32;
+/// Stored bytes of frames that are read before they are looked at.
+const FRAMES_LEN: u64 = 4 << 20;
+/// Bytes between two looks at whether to go on.
+const LOOK_LEN: u64 = 1 << 20;
+
+pub(super) struct Walk<'a> {
+    store: &'a Store,
+    options: &'a ScrubOptions,
+    watch: &'a dyn Watch,
+    record: &'a mut ScrubRecord,
+    report: &'a mut ScrubReport,
+}
+
+/// A frame that was read, or why it could not be.
+type ReadFrame = (FrameHeader, Result<Frame, StoreError>);
+
+/// Frames that are read next.
+struct DueFrames {
+    headers: Vec<FrameHeader>,
+    /// Before this, headers could not be read.
+    readable_from: ChunkId,
+    /// Where to go on.
+    next: ChunkId,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(
+        store: &'a Store,
+        options: &'a ScrubOptions,
+        watch: &'a dyn Watch,
+        record: &'a mut ScrubRecord,
+        report: &'a mut ScrubReport,
+    ) -> Self {
+        Self {
+            store,
+            options,
+            watch,
+            record,
+            report,
+        }
+    }
+
+    pub(super) fn run(mut self) -> Result<(), StoreError> {
+        while !self.is_enough() && self.record.position.stage != ScrubStage::Done {
+            self.go_on()?;
+            match self.record.position.stage {
+                ScrubStage::Records => self.records()?,
+                ScrubStage::Frames => self.frames()?,
+                ScrubStage::Beside => self.beside()?,
+                ScrubStage::Done => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn is_enough(&self) -> bool {
+        self.report.bytes >= self.options.bytes_max
+    }
+
+    fn go_on(&self) -> Result<(), StoreError> {
+        self.watch.progress(Progress {
+            done: self.record.bytes + self.report.bytes,
+            total: None,
+        });
+        if self.watch.is_cancelled() {
+            return Err(StoreError::Interrupted);
+        }
+        Ok(())
+    }
+
+    /// All of the stage was read.
+    fn next_stage(&mut self) {
+        let stage = self.record.position.stage;
+        self.record.read_s[stage as usize] = now_s();
+        self.record.position = ScrubPosition {
+            stage: stage.next(),
+            ..ScrubPosition::default()
+        };
+    }
+
+    /// Reads records of the family that is due.
+    fn records(&mut self) -> Result<(), StoreError> {
+        let Some(family) = RECORD_FAMILIES.get(self.record.position.family as usize) else {
+            self.next_stage();
+            return Ok(());
+        };
+        let database = Arc::clone(&self.store.inner.database);
+        let from = self.record.position.key.clone();
+        if from.is_empty() {
+            database.drop_cached(*family, &[], &[0xff; LAST_KEY_LEN]);
+        }
+        let mut scan = database.scan(*family, &from);
+        let mut looked = self.report.bytes;
+        while !self.is_enough() {
+            match scan.next() {
+                Ok(Some((key, value))) => {
+                    self.report.bytes += (key.len() + value.len()) as u64;
+                    if let Err((record, reason)) = sound(*family, key, value) {
+                        self.hurt_record(*family, key, record, reason)?;
+                    }
+                    self.record.position.key = [key, &[0]].concat();
+                }
+                Ok(None) => {
+                    self.record.position.family += 1;
+                    self.record.position.key.clear();
+                    return Ok(());
+                }
+                Err(error @ StoreError::Damaged(_)) => {
+                    let last = self.record.position.key.clone();
+                    self.find(&error, Vec::new());
+                    match resumed(&database, *family, &last) {
+                        Some(from) => {
+                            scan = database.scan(*family, &from);
+                            self.record.position.key = from;
+                        }
+                        None => {
+                            self.record.position.family += 1;
+                            self.record.position.key.clear();
+                            return Ok(());
+                        }
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            if self.report.bytes - looked > LOOK_LEN {
+                looked = self.report.bytes;
+                self.go_on()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A record is not what was written. If it is kept twice and its twin is, it is written again.
+    fn hurt_record(
+        &mut self,
+        family: Family,
+        key: &[u8],
+        record: String,
+        reason: String,
+    ) -> Result<(), StoreError> {
+        let original = match family {
+            Family::Copies => original_of_copy(key).map(|(family, key)| (family, key.to_vec())),
+            Family::Layers | Family::Names | Family::Meta => Some((family, key.to_vec())),
+            _ => None,
+        };
+        if let Some((family, key)) = original
+            && self.is_mended(family, &key)?
+        {
+            self.report.healed += 1;
+            return Ok(());
+        }
+        self.find(&StoreError::damaged(record, reason), Vec::new());
+        Ok(())
+    }
+
+    /// Writes the record at `key` again, if one of its two places has it whole.
+    fn is_mended(&self, family: Family, key: &[u8]) -> Result<bool, StoreError> {
+        if self.store.access() == Access::ReadOnly || self.store.check_writable().is_err() {
+            return Ok(false);
+        }
+        // Nobody commits meanwhile.
+        let _tree = self.store.tree_mut();
+        let database = &self.store.inner.database;
+        let places = [
+            (family, key.to_vec()),
+            (Family::Copies, key_of_copy(family, key)),
+        ];
+        let whole = places.iter().find_map(|(place, at)| {
+            let value = database.get(*place, at).ok()??;
+            records::verify(family.name(), key, &value).ok()?;
+            Some(value.to_vec())
+        });
+        let Some(value) = whole else { return Ok(false) };
+        let mut batch = Batch::default();
+        batch.put(family, key, value);
+        self.store
+            .inner
+            .stop
+            .guard(|| database.write(batch, Durability::Logged))?;
+        Ok(true)
+    }
+
+    /// Reads some frames.
+    fn frames(&mut self) -> Result<(), StoreError> {
+        let from = parse_frame_key(&self.record.position.key).unwrap_or(ChunkId(0));
+        let Some(due) = self.due(from)? else {
+            self.next_stage();
+            return Ok(());
+        };
+        let store = self.store;
+        let read = |header: FrameHeader| {
+            let frame = store.inner.chunks.load(header.clone());
+            (header, frame)
+        };
+        let frames: Vec<ReadFrame> = if self.options.all_cores {
+            due.headers.into_par_iter().map(read).collect()
+        } else {
+            due.headers.into_iter().map(read).collect()
+        };
+        let mut whole_from = due.readable_from;
+        for (header, frame) in frames {
+            self.report.bytes += u64::from(header.payload_len);
+            self.report.chunks += header.chunk_count() as u64;
+            let damaged = match frame {
+                Ok(frame) => unsound(&frame),
+                Err(_) => header.chunks().map(|(id, _)| id).collect(),
+            };
+            if !damaged.is_empty() && !self.are_healed(damaged)? {
+                self.verified(whole_from.0..header.first().0);
+                whole_from = header.end();
+            }
+        }
+        self.verified(whole_from.0..due.next.0);
+        self.record.position.key = frame_key(due.next).to_vec();
+        Ok(())
+    }
+
+    fn verified(&mut self, ids: Range<u64>) {
+        self.record.verified.note(ids, now_s());
+    }
+
+    /// Some frames from `from` on; none if there are no more.
+    fn due(&mut self, from: ChunkId) -> Result<Option<DueFrames>, StoreError> {
+        let database = Arc::clone(&self.store.inner.database);
+        let mut due = DueFrames {
+            headers: Vec::new(),
+            readable_from: from,
+            next: from,
+        };
+        let mut len = 0;
+        let len_max = FRAMES_LEN.min(self.options.bytes_max - self.report.bytes);
+        let mut scan = database.scan(Family::Headers, &frame_key(from));
+        while len < len_max {
+            // What is wrong with a header was told among the records. What it spoke of is not known.
+            let header = match scan.next() {
+                Ok(Some((key, value))) => {
+                    let first = parse_frame_key(key).ok();
+                    first.and_then(|first| FrameHeader::decode(first, value).ok())
+                }
+                Ok(None) => break,
+                Err(StoreError::Damaged(_)) if due.headers.is_empty() => {
+                    let at = frame_key(due.next);
+                    let Some(key) = resumed(&database, Family::Headers, &at) else {
+                        return Ok(None);
+                    };
+                    due.next = parse_frame_key(&key).unwrap_or(due.next).advance(1);
+                    scan = database.scan(Family::Headers, &key);
+                    None
+                }
+                Err(StoreError::Damaged(_)) => break,
+                Err(error) => return Err(error),
+            };
+            match header {
+                Some(header) => {
+                    if due.headers.is_empty() && due.next != from {
+                        due.readable_from = header.first();
+                    }
+                    due.next = header.end();
+                    len += u64::from(header.payload_len);
+                    due.headers.push(header);
+                }
+                None if due.headers.is_empty() => due.next = due.next.advance(1),
+                None => break,
+            }
+        }
+        if due.headers.is_empty() {
+            return Ok(None);
+        }
+        database.drop_cached(Family::Frames, &frame_key(from), &frame_key(due.next));
+        Ok(Some(due))
+    }
+
+    /// Whether every one of the `damaged` chunks can be read after all: it was mended by the
+    /// reading, moved by a collection, or is gone because nobody needs it.
+    fn are_healed(&mut self, damaged: Vec<ChunkId>) -> Result<bool, StoreError> {
+        let chunks = &self.store.inner.chunks;
+        let (mut lost, mut why, count) = (Vec::new(), None, damaged.len());
+        for id in damaged {
+            let read = match chunks.header(id) {
+                Ok(None) => continue,
+                Ok(Some(_)) => chunks.frame(id),
+                Err(error) => Err(error),
+            };
+            match read.and_then(|frame| frame.chunk(id).map(drop)) {
+                Ok(()) => {}
+                Err(error @ StoreError::Damaged(_)) => {
+                    lost.push(id);
+                    why.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.report.healed += (count - lost.len()) as u64;
+        let Some(why) = why else { return Ok(true) };
+        self.find(&why, lost);
+        Ok(false)
+    }
+
+    /// What is kept beside the database.
+    fn beside(&mut self) -> Result<(), StoreError> {
+        self.record.position.stage = ScrubStage::Done;
+        Ok(())
+    }
+
+    fn find(&mut self, error: &StoreError, lost: Vec<ChunkId>) {
+        let (record, reason) = match error {
+            StoreError::Damaged(damage) => (damage.record.clone(), damage.reason.clone()),
+            other => ("the store".to_owned(), other.to_string()),
+        };
+        self.report.findings.push(Finding {
+            record,
+            reason,
+            is_damage: true,
+            images: Vec::new(),
+        });
+        self.report.lost.push(lost);
+    }
+}
+
+/// The chunks of a frame that do not have their names.
+fn unsound(frame: &Frame) -> Vec<ChunkId> {
+    let ids = frame.header.chunks().map(|(id, _)| id);
+    ids.filter(|id| frame.chunk(*id).is_err()).collect()
+}
+
+/// What a record is called, and what is wrong with it, if it is not what was written.
+fn sound(family: Family, key: &[u8], value: &[u8]) -> Result<(), (String, String)> {
+    let named = |name: String| move |error: &dyn std::fmt::Display| (name, error.to_string());
+    let plain = || format!("{} record {}", family.name(), key.escape_ascii());
+    match family {
+        Family::Layers | Family::Names | Family::Meta => {
+            records::verify(family.name(), key, value).map_err(|error| named(plain())(&error))
+        }
+        Family::Copies => {
+            let Some((family, key)) = original_of_copy(key) else {
+                return Err((plain(), "it is the copy of nothing".to_owned()));
+            };
+            records::verify(family.name(), key, value)
+                .map_err(|error| named(format!("copy of {}", plain()))(&error))
+        }
+        Family::Headers => {
+            let decoded = parse_frame_key(key).map(|first| FrameHeader::decode(first, value));
+            match decoded {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) | Err(error) => Err(named(format!("header {}", plain()))(&error)),
+            }
+        }
+        Family::Pages => {
+            let decoded = parse_page_key(key).map(|(layer, at)| Page::decode(layer, at, value));
+            match decoded {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) | Err(error) => Err(named(plain())(&error)),
+            }
+        }
+        Family::Index => Reader::new(value)
+            .varint()
+            .map(drop)
+            .map_err(|error| named(plain())(&error)),
+        Family::Frames => Ok(()),
+    }
+}
