@@ -7,10 +7,10 @@
 
 use std::path::Path;
 
-use vellum_core::formats::Format;
-use vellum_core::formats::probe::{self, Container, ContainerKind, Probe, Verdict};
 use vellum_core::source::{ReadAt, SourceError};
 use vellum_core::tree::{Node, Tree};
+use vellum_formats::Format;
+use vellum_formats::probe::{self, Container, ContainerKind, Probe, Verdict};
 use vellum_store::{FileSource, StoreError};
 
 use crate::failure::Failure;
@@ -59,7 +59,7 @@ impl ExpectedImage {
         let format = noted
             .map(|noted| noted.as_str().parse())
             .transpose()
-            .map_err(|error: vellum_core::formats::UnknownFormat| {
+            .map_err(|error: vellum_formats::UnknownFormat| {
                 Failure::failed(
                     format!("{name} is imported from another format: {error}"),
                     "say with -f as what the file is to be read",

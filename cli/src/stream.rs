@@ -8,8 +8,8 @@ use std::io::{self, Read};
 use std::process::{Child, ChildStdout, ExitStatus, Stdio};
 use std::time::Duration;
 
-use vellum_core::formats::Format;
-use vellum_core::formats::probe::{HEAD_LEN, Probe, TAIL_LEN};
+use vellum_formats::Format;
+use vellum_formats::probe::{HEAD_LEN, Probe, TAIL_LEN};
 
 use crate::caller::Caller;
 use crate::failure::Failure;

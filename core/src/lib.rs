@@ -4,7 +4,6 @@
 pub mod change_map;
 pub mod device;
 pub mod difference;
-pub mod formats;
 pub mod frame;
 pub mod guest;
 pub mod hash;

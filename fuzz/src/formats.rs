@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use vellum_core::change_map::ChangeMap;
-use vellum_core::formats::{self, Format, probe as probing};
 use vellum_core::source::{ClusterCodec, ClusterDecoder, ExtentKind, ImageSource};
+use vellum_formats::{self as formats, Format, NoCompanions, probe as probing};
 
 /// Enough to meet every kind of extent of a small file, few enough to keep a run below
 /// milliseconds.
@@ -29,8 +29,43 @@ impl ClusterDecoder for RepeatFirst {
 /// A qcow2 image: extents cover it without gap and make progress, what is not data reads as zeros,
 /// and no read panics.
 pub fn qcow2(data: &[u8]) {
+    image(Format::Qcow2, data);
+}
+
+/// The same of a VDI.
+pub fn vdi(data: &[u8]) {
+    image(Format::Vdi, data);
+}
+
+/// The same of a VMDK in one file.
+pub fn vmdk(data: &[u8]) {
+    image(Format::Vmdk, data);
+}
+
+/// The same of a VHD.
+pub fn vhd(data: &[u8]) {
+    image(Format::Vhd, data);
+}
+
+/// The same of a VHDX. Its structures lie mebibytes apart, so the input says only what differs from
+/// zeros: pieces of 4 KiB, each behind its number in two bytes.
+pub fn vhdx(data: &[u8]) {
+    let mut file = vec![0; 5 << 20];
+    for piece in data.chunks(4098) {
+        let Some((number, bytes)) = piece.split_first_chunk::<2>() else {
+            continue;
+        };
+        let start = usize::from(u16::from_le_bytes(*number)) % 1280 * 4096;
+        file[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+    image(Format::Vhdx, &file);
+}
+
+fn image(format: Format, data: &[u8]) {
     let file = Arc::new(data.to_vec());
-    if let Ok(source) = formats::open(Format::Qcow2, file, Arc::new(RepeatFirst)) {
+    let _ = formats::image_facts(format, file.clone());
+    let opened = formats::open_over_parent(format, file, Arc::new(RepeatFirst), &NoCompanions);
+    if let Ok(source) = opened {
         explore(&*source);
     }
 }
@@ -101,7 +136,15 @@ pub fn probe(data: &[u8]) {
         probing::Verdict::Ambiguous => assert!(seen.containers.len() + seen.marks.len() > 1),
     }
     if !data.starts_with(b"QFI\xfb") {
-        assert!(formats::open(Format::Qcow2, Arc::new(file), Arc::new(RepeatFirst)).is_err());
+        assert!(
+            formats::open(
+                Format::Qcow2,
+                Arc::new(file),
+                Arc::new(RepeatFirst),
+                &NoCompanions
+            )
+            .is_err()
+        );
     }
 }
 

@@ -15,7 +15,7 @@ mod client;
 
 type Body = fn(&[u8]);
 
-const TARGETS: [(&str, Body); 18] = [
+const TARGETS: [(&str, Body); 22] = [
     ("change_map", formats::change_map),
     ("frame_header", encodings::frame_header),
     ("frame_payload", encodings::frame_payload),
@@ -28,6 +28,10 @@ const TARGETS: [(&str, Body); 18] = [
     ("page", encodings::page),
     ("probe", formats::probe),
     ("qcow2", formats::qcow2),
+    ("vdi", formats::vdi),
+    ("vhd", formats::vhd),
+    ("vhdx", formats::vhdx),
+    ("vmdk", formats::vmdk),
     ("records", encodings::records),
     ("repository_file", repository::repository_file),
     ("repository_key", repository::repository_key),

@@ -24,6 +24,7 @@ mod check;
 mod chunks;
 pub mod codec;
 mod collect;
+mod companions;
 #[cfg(test)]
 mod damage;
 mod database;
@@ -74,6 +75,7 @@ mod watch;
 pub use check::{CheckOptions, CheckReport, Finding};
 pub use chunks::{ChunkSource, Notices, WantedChunks};
 pub use collect::{CollectOptions, CollectReport, Shortage, TendReport};
+pub use companions::FolderCompanions;
 pub use destination::{Destination, FilePlace, open_device, open_stream};
 pub use device::DiskDevice;
 pub use disk::{Disk, DiskRun, Hole};

@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{SeekFrom, seek};
 use vellum_core::change_map::{ChangeKind, ChangeMap};
-use vellum_core::formats::{self, Format};
-use vellum_core::source::{Extent, ExtentKind, ImageSource, ReadAt, SourceError};
+use vellum_core::source::{ClusterDecoder, Extent, ExtentKind, ImageSource, ReadAt, SourceError};
 use vellum_core::units::ChunkLen;
+use vellum_formats::{self as formats, Companions, Format};
 
 use crate::codec::ClusterCodecs;
+use crate::companions::FolderCompanions;
 use crate::error::StoreError;
 
 /// Bytes of one piece of data: large enough to keep the lanes of the hash full, small enough that a
@@ -50,6 +51,12 @@ pub struct Input {
     spare: Spare,
 }
 
+type FormatOpener = fn(
+    Format,
+    Arc<dyn ReadAt>,
+    Arc<dyn ClusterDecoder>,
+    &dyn Companions,
+) -> Result<Box<dyn ImageSource>, SourceError>;
 type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
 
 #[expect(
@@ -89,15 +96,20 @@ struct FileGuard {
 impl FileSource {
     /// Opens a regular file or block device.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let fail = |source| StoreError::file("open", path, source);
-        let file = File::open(path).map_err(fail)?;
-        let metadata = file.metadata().map_err(fail)?;
+        File::open(path)
+            .and_then(Self::of_file)
+            .map_err(|source| StoreError::file("open", path, source))
+    }
+
+    /// The regular file or block device that `file` is.
+    pub(crate) fn of_file(file: File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
         let kind = metadata.file_type();
         if kind.is_dir() {
-            return Err(fail(io::ErrorKind::IsADirectory.into()));
+            return Err(io::ErrorKind::IsADirectory.into());
         }
         let len = if kind.is_block_device() {
-            seek(&file, SeekFrom::End(0)).map_err(|errno| fail(errno.into()))?
+            seek(&file, SeekFrom::End(0))?
         } else {
             metadata.len()
         };
@@ -134,9 +146,28 @@ impl ReadAt for FileSource {
 }
 
 impl Input {
-    /// Opens `path` as an image of `format`. With a change map, only what the map says has changed
-    /// is read: the map is trusted.
+    /// Opens `path` as an image of `format`, whole in itself. With a change map, only what the map
+    /// says has changed is read: the map is trusted.
     pub fn open(path: &Path, format: Format, map: Option<ChangeMap>) -> Result<Self, StoreError> {
+        Self::open_as(path, format, map, formats::open)
+    }
+
+    /// As [`Input::open`], for an import over a parent that the caller knows to be the right one: a
+    /// differencing image opens too, and what it does not have is the parent's.
+    pub fn open_over_parent(
+        path: &Path,
+        format: Format,
+        map: Option<ChangeMap>,
+    ) -> Result<Self, StoreError> {
+        Self::open_as(path, format, map, formats::open_over_parent)
+    }
+
+    fn open_as(
+        path: &Path,
+        format: Format,
+        map: Option<ChangeMap>,
+        open: FormatOpener,
+    ) -> Result<Self, StoreError> {
         let name = path.display().to_string();
         let is_stream = std::fs::metadata(path).is_ok_and(|metadata| {
             metadata.file_type().is_fifo() || metadata.file_type().is_char_device()
@@ -154,8 +185,9 @@ impl Input {
             name: name.clone(),
             source,
         };
-        let source =
-            formats::open(format, Arc::new(file), Arc::new(ClusterCodecs)).map_err(fail)?;
+        let companions = FolderCompanions::beside(path);
+        let source = open(format, Arc::new(file), Arc::new(ClusterCodecs), &companions);
+        let source = source.map_err(fail)?;
         let misfit =
             |error| StoreError::Parameter(format!("the change map does not fit {name}: {error}"));
         let map = map

@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use vellum_benches::{disk_usage, name};
-use vellum_core::formats::Format;
 use vellum_core::units::ChunkLen;
+use vellum_formats::Format;
 use vellum_store::measure::{Estimate, LengthReport, MeasureOptions, measure};
 use vellum_store::{Access, ImportRequest, ImportTarget, Input, Store, StoreParameters, Unwatched};
 

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use vellum_benches::{disk_usage, name};
-use vellum_core::formats::Format;
 use vellum_core::tree::Node;
+use vellum_formats::Format;
 use vellum_store::report::{Census, Holder, ReportOptions};
 use vellum_store::{
     Access, CollectOptions, ImportRequest, ImportTarget, Input, Store, StoreParameters, Unwatched,

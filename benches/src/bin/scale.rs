@@ -8,9 +8,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use vellum_benches::{deep_image, import, name, new_store, peak_memory_kib, timed};
-use vellum_core::formats::Format;
 use vellum_core::tree::Node;
 use vellum_core::units::{ImageId, PageIndex};
+use vellum_formats::Format;
 use vellum_store::{Access, CollectOptions, Input, Store, Unwatched};
 
 const STEPS: [(&str, fn(&Path)); 3] = [

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
-use vellum_core::formats::{self, Format};
 use vellum_core::source::{ExtentKind, ImageSource, SourceError};
 use vellum_core::tree::{PageSet, page_of, page_start};
 use vellum_core::units::ChunkLen;
+use vellum_formats::{self as formats, Format};
 use vellum_store::codec::ClusterCodecs;
-use vellum_store::{Disk, FileSource, Progress, StoreError, Watch};
+use vellum_store::{Disk, FileSource, FolderCompanions, Progress, StoreError, Watch};
 
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     node: String,
     /// The file
     file: PathBuf,
-    /// raw or qcow2; without it what the image was imported from, else what the file's signature
+    /// raw, qcow2, vdi, vmdk, vhd or vhdx; without it what the image was imported from, else what the file's signature
     /// says
     #[arg(short, long)]
     format: Option<Format>,
@@ -99,9 +99,12 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 
 fn open(format: Format, path: &Path, file: &str) -> Result<Box<dyn ImageSource>, StoreError> {
     let source = Arc::new(FileSource::open(path)?);
-    formats::open(format, source, Arc::new(ClusterCodecs)).map_err(|source| StoreError::Source {
-        name: file.to_owned(),
-        source,
+    let companions = FolderCompanions::beside(path);
+    formats::open(format, source, Arc::new(ClusterCodecs), &companions).map_err(|source| {
+        StoreError::Source {
+            name: file.to_owned(),
+            source,
+        }
     })
 }
 

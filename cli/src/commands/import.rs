@@ -10,10 +10,10 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use serde::Serialize;
 use vellum_core::change_map::ChangeMap;
-use vellum_core::formats::Format;
 use vellum_core::name::Name;
 use vellum_core::source::SourceError;
 use vellum_core::tree::Node;
+use vellum_formats::Format;
 use vellum_store::{
     ImportOptions, ImportReport, ImportRequest, ImportTarget, Input, Store, StoreError,
 };
@@ -40,7 +40,8 @@ Example:
 A pipe does not tell whether the program before it failed. With -- COMMAND Vellum runs the program \
 itself and stores nothing if it fails; with --size it stores nothing if another number of bytes comes.";
 
-/// Store a disk: a raw or qcow2 file, a block device, or what comes through a pipe
+/// Store a disk: an image file (raw, qcow2, VDI, VMDK, VHD, VHDX), a block device, or what comes
+/// through a pipe
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -48,7 +49,7 @@ pub(crate) struct Args {
     file: PathBuf,
     /// The new image's name, or with --update the name of one that is there
     name: String,
-    /// raw or qcow2; without it what an image's earlier states came from, and of a new image the
+    /// raw, qcow2, vdi, vmdk, vhd or vhdx; without it what an image's earlier states came from, and of a new image the
     /// file's signature decides. No other file is opened
     #[arg(short, long)]
     format: Option<Format>,
@@ -225,7 +226,13 @@ fn input(args: &Args, expected: &Expected, session: &Session) -> Result<Input, F
             return Ok(stream(args, expected, session, name, reader));
         }
         let format = source_format::of_file(&path, &name, expected, session)?;
-        return Ok(Input::open(&path, format, map)?);
+        // Over a parent that the person names, a differencing image is read as what it changes.
+        let open = if args.parent.is_some() {
+            Input::open_over_parent
+        } else {
+            Input::open
+        };
+        return Ok(open(&path, format, map)?);
     }
     if let Some(program) = args.command.first() {
         let output = CommandOutput::start(&args.command, &session.caller)?;

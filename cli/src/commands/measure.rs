@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::Serialize;
-use vellum_core::formats::Format;
+use vellum_formats::Format;
 use vellum_store::measure::{
     Advice, Estimate, LengthReport, MeasureOptions, MeasureReport, Reason, SettingReport, measure,
 };
@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// The disks, in the order in which they would be imported
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// raw or qcow2, for all of them; without it each file's signature decides, and no other file
+    /// raw, qcow2, vdi, vmdk, vhd or vhdx, for all of them; without it each file's signature decides, and no other file
     /// is opened
     #[arg(short, long)]
     format: Option<Format>,

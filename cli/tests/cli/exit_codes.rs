@@ -44,7 +44,7 @@ fn every_exit_code_says_what_the_table_says() {
         (2, "check --subset 8/7"),
         (2, "check --subset 0/7"),
         (2, "import disk.raw new --change-map map"),
-        (2, "import disk.raw new -f vdi"),
+        (2, "import disk.raw new -f hdd"),
         (2, "import --size 5 disk.raw new"),
         (2, "import disk.raw new -- cat"),
         (2, "import disk.raw web --update -b web"),

@@ -192,8 +192,8 @@ const OTHERS: Rows = &[
     ("promote web2", &["unrecognized subcommand"]),
     ("release web2", &["unrecognized subcommand"]),
     ("machine delet vm10", &["unrecognized subcommand"]),
-    ("import x.vdi new", &["a VDI image", "-f raw"]),
-    ("import fixed.vhd new", &["a VHD image"]),
+    ("import x.vdi new", &["not a valid vdi image"]),
+    ("import fixed.vhd new", &["vhd image"]),
     ("import x.gz new", &["a gzip file", "unpack"]),
     ("import x.xz new", &["an xz file"]),
     ("import x.bz2 new", &["a bzip2 file"]),
@@ -596,7 +596,7 @@ fn what_comes_through_a_pipe_is_looked_at_too() {
     for (name, words) in [
         ("x.qcow2", "qcow2"),
         ("x.gz", "gzip"),
-        ("fixed.vhd", "VHD"),
+        ("fixed.vhd", "vhd"),
         ("x.ova", "tar"),
         ("both", "several things"),
     ] {

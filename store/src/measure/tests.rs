@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use vellum_core::formats::Format;
 use vellum_core::units::ChunkLen;
+use vellum_formats::Format;
 
 use super::*;
 use crate::collect::CollectOptions;

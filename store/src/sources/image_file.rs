@@ -20,13 +20,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::{ParallelIterator, ParallelSlice};
-use vellum_core::formats::{self, Format, probe};
 use vellum_core::hash::{ChunkHash, hash_chunks, is_zero};
 use vellum_core::source::{ExtentKind, ImageSource, SourceError};
 use vellum_core::units::ChunkLen;
+use vellum_formats::probe::Verdict;
+use vellum_formats::{self as formats, Format, probe};
 
 use crate::chunks::{ChunkSource, WantedChunks};
 use crate::codec::ClusterCodecs;
+use crate::companions::FolderCompanions;
 use crate::pieces::FileSource;
 
 /// What is read and cut at a time; at odd offsets, what has one set of distances.
@@ -135,12 +137,17 @@ impl Contents {
     fn open(path: &Path) -> Result<Self, String> {
         let file = FileSource::open(path).map_err(|error| error.to_string())?;
         let file = Arc::new(file);
-        let is_qcow2 = probe::probe(&*file)
-            .is_ok_and(|probe| probe.containers.as_slice() == [probe::Container::Qcow2]);
-        let open = |format| formats::open(format, file.clone(), Arc::new(ClusterCodecs));
+        let companions = FolderCompanions::beside(path);
+        let open = |format| {
+            let file: Arc<FileSource> = Arc::clone(&file);
+            formats::open_over_parent(format, file, Arc::new(ClusterCodecs), &companions)
+        };
         let raw = open(Format::Raw).map_err(|error| error.to_string())?;
         // One that cannot be read as a disk is still a file.
-        let disk = is_qcow2.then(|| open(Format::Qcow2).ok()).flatten();
+        let disk = match probe::probe(&*file).map(|probe| probe.verdict()) {
+            Ok(Verdict::Known(format)) => open(format).ok(),
+            _ => None,
+        };
         Ok(Self([Some(raw), disk].into_iter().flatten().collect()))
     }
 

@@ -8,9 +8,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use vellum_core::formats::Format;
 use vellum_core::source::SourceError;
 use vellum_core::tree::Node;
+use vellum_formats::Format;
 use vellum_store::{
     CollectOptions, FileSource, ImportRequest, ImportTarget, Input, Store, StoreError, Unwatched,
 };

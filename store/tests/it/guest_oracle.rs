@@ -10,9 +10,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use vellum_core::formats::Format;
 use vellum_core::guest::{GuestError, Volume, free_space, volumes};
 use vellum_core::source::ReadAt;
+use vellum_formats::Format;
 use vellum_store::report::{Droppable, ReportOptions};
 use vellum_store::{FileSource, ImportRequest, ImportTarget, Input, Store, Unwatched};
 

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use vellum_core::formats::{self, Format};
 use vellum_core::source::{ExtentKind, ImageSource, ReadAt, SourceError};
+use vellum_formats::{self as formats, Format, NoCompanions};
 use vellum_store::codec::ClusterCodecs;
 
 /// Odd enough that the last cluster, whatever its length, is cut, and its last sector stands alone.
@@ -44,6 +44,7 @@ fn open(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> {
         Format::Qcow2,
         Arc::new(OnDisk(file)),
         Arc::new(ClusterCodecs),
+        &NoCompanions,
     )
 }
 

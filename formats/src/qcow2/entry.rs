@@ -2,7 +2,7 @@
 //! It reads nothing; which entries there are is `table`.
 
 use super::header::Header;
-use crate::formats::lies_inside;
+use crate::lies_inside;
 
 // Source: qemu docs/interop/qcow2.txt. An entry is a big-endian u64; bit 63 (refcount is one) is
 // for writers.

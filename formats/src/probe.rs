@@ -8,7 +8,7 @@
 use std::fmt;
 
 use super::{Format, read_up_to};
-use crate::source::{ReadAt, SourceError};
+use vellum_core::source::{ReadAt, SourceError};
 
 /// Looks at the signatures of `file`: a few sectors at its start, one at its end. Follows nothing
 /// that it reads.
@@ -30,7 +30,7 @@ pub fn probe(file: &dyn ReadAt) -> Result<Probe, SourceError> {
 // | ----- | ------ | ------------------------------- | ---------------------------------------- |
 // | start | 0      | "QFI\xfb", then u32 BE          | qcow (1) or qcow2 (everything else)      |
 // | start | 64     | 0x7f 0x10 0xda 0xbe, LE         | VDI                                      |
-// | start | 0      | "KDMV", "COWD"                  | VMDK, sparse extent                      |
+// | start | 0      | "KDMV", "COWD", 0xcafebabe (LE) | VMDK, sparse extent                      |
 // | start | 0      | "# Disk DescriptorFile"         | VMDK, text that names other files        |
 // | start | 0      | "vhdxfile"                      | VHDX                                     |
 // | start | 0      | "conectix"                      | VHD, dynamic: a copy of the footer       |
@@ -276,7 +276,14 @@ impl Container {
     /// The format that opens it, if there is one yet.
     #[must_use]
     pub fn format(self) -> Option<Format> {
-        (self == Self::Qcow2).then_some(Format::Qcow2)
+        match self {
+            Self::Qcow2 => Some(Format::Qcow2),
+            Self::Vdi => Some(Format::Vdi),
+            Self::Vmdk => Some(Format::Vmdk),
+            Self::Vhd => Some(Format::Vhd),
+            Self::Vhdx => Some(Format::Vhdx),
+            _ => None,
+        }
     }
 
     /// What can be done with it.
@@ -371,7 +378,12 @@ impl fmt::Display for DiskMark {
 }
 
 fn containers(head: &[u8], tail: &[u8]) -> Vec<Container> {
-    let vmdk = [&b"KDMV"[..], b"COWD", b"# Disk DescriptorFile"];
+    let vmdk = [
+        &b"KDMV"[..],
+        b"COWD",
+        b"\xbe\xba\xfe\xca\0\0\0\0",
+        b"# Disk DescriptorFile",
+    ];
     let vhd = holds(head, 0, VHD_MAGIC) || holds(tail, 0, VHD_MAGIC) || holds(tail, 1, VHD_MAGIC);
     let qcow = holds(head, 0, QCOW_MAGIC);
     let qcow1 = qcow && holds(head, 4, &1_u32.to_be_bytes());
@@ -447,26 +459,29 @@ mod tests {
 
     #[test]
     fn each_signature_is_recognised_where_it_stands() {
-        let not_yet = Verdict::NotYet;
+        let known = Verdict::Known;
         let cases: [(Signs, Verdict); 15] = [
             (&[], Verdict::Raw),
             (&[(510, b"\x55\xaa"), (512, b"EFI PART")], Verdict::Raw),
             (&[(0, b"QFI\xfb\0\0\0\x02")], Verdict::Known(Format::Qcow2)),
             (&[(0, b"QFI\xfb\0\0\0\x03")], Verdict::Known(Format::Qcow2)),
-            (&[(0, b"QFI\xfb\0\0\0\x01")], not_yet(Container::Qcow1)),
+            (
+                &[(0, b"QFI\xfb\0\0\0\x01")],
+                Verdict::NotYet(Container::Qcow1),
+            ),
             (&[(512, b"QFI\xfb\0\0\0\x03")], Verdict::Raw),
-            (&[(64, b"\x7f\x10\xda\xbe")], not_yet(Container::Vdi)),
-            (&[(0, b"KDMV")], not_yet(Container::Vmdk)),
-            (&[(0, b"COWD")], not_yet(Container::Vmdk)),
-            (&[(0, b"# Disk DescriptorFile\n")], not_yet(Container::Vmdk)),
-            (&[(0, b"vhdxfile")], not_yet(Container::Vhdx)),
-            (&[(0, b"conectix")], not_yet(Container::Vhd)),
-            (&[(65_536 - 512, b"conectix")], not_yet(Container::Vhd)),
-            (&[(65_536 - 511, b"conectix")], not_yet(Container::Vhd)),
+            (&[(64, b"\x7f\x10\xda\xbe")], known(Format::Vdi)),
+            (&[(0, b"KDMV")], known(Format::Vmdk)),
+            (&[(0, b"COWD")], known(Format::Vmdk)),
+            (&[(0, b"# Disk DescriptorFile\n")], known(Format::Vmdk)),
+            (&[(0, b"vhdxfile")], known(Format::Vhdx)),
+            (&[(0, b"conectix")], known(Format::Vhd)),
+            (&[(65_536 - 512, b"conectix")], known(Format::Vhd)),
+            (&[(65_536 - 511, b"conectix")], known(Format::Vhd)),
             // A fixed VHD is a bare disk and a footer.
             (
                 &[(510, b"\x55\xaa"), (65_536 - 512, b"conectix")],
-                not_yet(Container::Vhd),
+                known(Format::Vhd),
             ),
         ];
         for (signs, verdict) in cases {

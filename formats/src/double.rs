@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::source::{ClusterCodec, ClusterDecoder, ReadAt};
+use vellum_core::source::{ClusterCodec, ClusterDecoder, ReadAt};
 
 /// A file of any length that is zero but for its start, and counts what is read of it.
 pub(super) struct Sparse {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::entry::Rules;
 use super::header::Header;
 use super::malformed;
-use crate::formats::read_exact;
-use crate::source::{ReadAt, SourceError};
+use crate::read_exact;
+use vellum_core::source::{ReadAt, SourceError};
 
 /// 16 MiB of L2 tables: they map 128 GiB of an image with 64 KiB clusters, and a reader in order
 /// needs one.

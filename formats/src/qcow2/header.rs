@@ -1,10 +1,12 @@
 //! The qcow2 header: what the image says of itself, and which of it is believed.
 //! It reads no table: those are `entry` and `table`.
 
-use super::{be_u32, be_u64, malformed, refused};
-use crate::formats::{lies_inside, read_up_to};
-use crate::source::{ClusterCodec, ReadAt, SourceError};
-use crate::units::IMAGE_LEN_MAX;
+use super::{malformed, refused};
+use crate::fields::{be_u32, be_u64};
+use crate::identity::ParentReference;
+use crate::{lies_inside, read_up_to};
+use vellum_core::source::{ClusterCodec, ReadAt, SourceError};
+use vellum_core::units::IMAGE_LEN_MAX;
 
 // Source: qemu docs/interop/qcow2.txt. All numbers are big-endian. Fields without a name below are
 // not used for reading.
@@ -13,7 +15,7 @@ use crate::units::IMAGE_LEN_MAX;
 // | ------ | ---- | ----------------------------------------------- | --------------------------------------------------------- |
 // | 0      | 4    | magic "QFI\xfb"                                 | another format                                            |
 // | 4      | 4    | version, 2 or 3                                 | fields that mean something else                           |
-// | 8      | 8    | offset of the backing file's name, 0: none      | reading another file (CVE-2024-32498)                     |
+// | 8      | 8    | offset of the backing file's name, 0: none      | an overlay taken for a whole disk                         |
 // | 16     | 4    | length of that name, at most 1023               | a name outside the file                                   |
 // | 20     | 4    | cluster_bits, 9 to 21                           | a shift too far, a table of any size                      |
 // | 24     | 8    | virtual length in bytes                         | sums that overflow, tables of any size                    |
@@ -56,6 +58,7 @@ const EXTENDED_L2: u64 = 1 << 4;
 const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
 
 const EXTENSION_END: u32 = 0;
+const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 /// Number of bitmaps (4), reserved (4), length (8) and offset (8) of their directory.
@@ -89,7 +92,8 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads the header and refuses what cannot be followed. Reads at most the first cluster.
+    /// Reads the header and refuses what cannot be followed; a backing file is the caller's affair
+    /// ([`Header::parent`]). Reads at most the first cluster.
     pub(super) fn read(file: &dyn ReadAt) -> Result<Self, SourceError> {
         let raw = RawHeader::parse(&read_up_to(file, 0, FIXED_LEN)?)?;
         raw.verify_shape()?;
@@ -126,6 +130,27 @@ impl Header {
             told.push("was not closed by its last writer, and is read as it stands".to_owned());
         }
         told
+    }
+
+    /// The backing file as the header names it, if there is one.
+    pub(super) fn parent(file: &dyn ReadAt) -> Result<Option<ParentReference>, SourceError> {
+        let raw = RawHeader::parse(&read_up_to(file, 0, FIXED_LEN)?)?;
+        raw.verify_shape()?;
+        if raw.backing_offset == 0 {
+            return Ok(None);
+        }
+        let first_cluster = read_up_to(file, 0, 1 << raw.cluster_bits)?;
+        let extensions = Extensions::of(&first_cluster, raw.header_len)?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Some(ParentReference {
+            identity: None,
+            hints: raw
+                .backing_bytes(&first_cluster)
+                .map(text)
+                .into_iter()
+                .collect(),
+            format: extensions.find(EXTENSION_BACKING_FORMAT).map(text),
+        }))
     }
 
     /// The cluster length in bytes.
@@ -244,12 +269,6 @@ impl RawHeader {
     /// Another file would have to be opened, or a key given: neither is done on the word of a
     /// header.
     fn refuse_references(&self, first_cluster: &[u8]) -> Result<(), SourceError> {
-        if self.backing_offset != 0 {
-            return Err(refused(format!(
-                "it is an overlay of the backing file {}, and chains are not read yet; flatten it first with `qemu-img convert`",
-                self.backing_name(first_cluster)
-            )));
-        }
         let extensions = Extensions::of(first_cluster, self.header_len)?;
         let data_file = extensions.find(EXTENSION_DATA_FILE);
         if data_file.is_some() || self.has(DATA_FILE) {
@@ -266,13 +285,10 @@ impl RawHeader {
         Ok(())
     }
 
-    fn backing_name(&self, first_cluster: &[u8]) -> String {
-        let range = usize::try_from(self.backing_offset)
-            .ok()
-            .filter(|_| self.backing_len <= BACKING_NAME_LEN_MAX);
-        let name =
-            range.and_then(|start| first_cluster.get(start..)?.get(..self.backing_len as usize));
-        name.map_or("(whose name lies outside the header)".to_owned(), quoted)
+    fn backing_bytes<'c>(&self, first_cluster: &'c [u8]) -> Option<&'c [u8]> {
+        let start = usize::try_from(self.backing_offset).ok()?;
+        let rest = first_cluster.get(start..)?;
+        (self.backing_len <= BACKING_NAME_LEN_MAX).then(|| rest.get(..self.backing_len as usize))?
     }
 
     /// The dirty bit passes: it says that refcounts may be wrong, and a reader uses none.

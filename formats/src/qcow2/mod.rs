@@ -2,9 +2,9 @@
 //!
 //! Read are plain, zero, unallocated and compressed clusters (deflate and zstd) and extended L2
 //! entries (subclusters), all through the active L1 table: internal snapshots and bitmaps are told
-//! of and left behind, refcounts are not looked at, so a dirty image is read as it stands. Refused, with the reference
-//! or the feature named, are backing files, external data files, encryption, images marked corrupt
-//! and features that are not known.
+//! of and left behind, refcounts are not looked at, so a dirty image is read as it stands. Refused,
+//! with the reference or the feature named, are external data files, encryption, images marked
+//! corrupt and features that are not known.
 //!
 //! An unallocated cluster is [`ExtentKind::Absent`], although an image without backing file reads
 //! zeros there: the file says nothing about it, so whoever imports decides. Without a parent absent
@@ -24,8 +24,8 @@ use entry::{Compressed, Grain};
 use header::Header;
 use table::{L2Table, Tables};
 
-use super::read_exact;
-use crate::source::{ClusterDecoder, Extent, ExtentKind, ImageSource, ReadAt, SourceError};
+use super::{ImageFacts, read_exact};
+use vellum_core::source::{ClusterDecoder, Extent, ExtentKind, ImageSource, ReadAt, SourceError};
 
 const FORMAT: &str = "qcow2";
 /// A run ends after this many grains at the latest, so that no question takes longer than a
@@ -56,7 +56,8 @@ struct Run {
 }
 
 impl Qcow2 {
-    /// Reads and checks the header and the L1 table, at most 34 MiB.
+    /// Reads and checks the header and the L1 table, at most 34 MiB. Of one with a backing file the
+    /// clusters are absent where that one is seen.
     pub(super) fn open(
         file: Arc<dyn ReadAt>,
         decoder: Arc<dyn ClusterDecoder>,
@@ -71,6 +72,14 @@ impl Qcow2 {
             decoded: Mutex::new(None),
         })
     }
+}
+
+/// Tells an image's length and its backing file's name.
+pub(super) fn facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
+    Ok(ImageFacts {
+        parent: Header::parent(file)?,
+        ..ImageFacts::plain(Header::read(file)?.virtual_len, FORMAT)
+    })
 }
 
 impl ImageSource for Qcow2 {
@@ -276,18 +285,4 @@ fn refused(reason: impl Into<String>) -> SourceError {
         format: FORMAT,
         reason: reason.into(),
     }
-}
-
-fn be_u32(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes
-        .get(at..)?
-        .first_chunk()
-        .map(|field| u32::from_be_bytes(*field))
-}
-
-fn be_u64(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes
-        .get(at..)?
-        .first_chunk()
-        .map(|field| u64::from_be_bytes(*field))
 }

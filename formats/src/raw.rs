@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::read_exact;
-use crate::source::{Extent, ExtentKind, ImageSource, ReadAt, SourceError};
+use vellum_core::source::{Extent, ExtentKind, ImageSource, ReadAt, SourceError};
 
 /// A file read as a raw disk.
 pub(super) struct Raw {

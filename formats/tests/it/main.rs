@@ -1,0 +1,3 @@
+//! Image files that other programs made, read as their makers meant them.
+
+mod foreign;
