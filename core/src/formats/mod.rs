@@ -122,6 +122,7 @@ mod tests {
     fn a_format_is_found_by_its_exact_name_only() {
         for format in Format::ALL {
             assert_eq!(format.name().parse(), Ok(format));
+            assert_eq!(format.to_string(), format.name());
         }
         for name in ["", "RAW", "qcow", "qcow2 ", "vdi", "json:{}"] {
             assert_eq!(name.parse::<Format>(), Err(UnknownFormat(name.to_owned())));
