@@ -12,6 +12,7 @@ mod healing;
 mod interruptions;
 mod limits;
 mod mistakes;
+mod power_cuts;
 mod report;
 mod sandbox;
 mod served;
