@@ -7,14 +7,14 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export PATH := $(PATH):$(HOME)/.cargo/bin:$(CARGO_TARGET_DIR)/tools/bin:/usr/sbin:/sbin
 
 to_build := g++ clang libclang-dev
-to_make_disks := e2fsprogs qemu-utils xfsprogs fdisk
+to_make_disks := e2fsprogs qemu-utils xfsprogs btrfs-progs fdisk
 to_be_clients := fuse3 libnbd-bin gnutls-bin
 to_read := python3-venv
 to_boot := qemu-system-x86 mmdebstrap e2fsprogs
 
 to_fill := e2fsprogs xfsprogs btrfs-progs python3
 
-.PHONY: help build test lint demo pictures boot-test full-disk bench fuzz-build fuzz-smoke packages python tools s3-server
+.PHONY: help build test lint soak defects mutants demo pictures boot-test full-disk bench fuzz-build fuzz-smoke packages python tools s3-server
 .NOTPARALLEL:
 
 help: ## this list
@@ -31,6 +31,16 @@ lint: packages tools ## format, clippy, and which crates may be guests here
 	cargo fmt --check
 	cargo clippy --release --workspace --all-targets --features vellum-fuzz/libfuzzer -- -D warnings
 	cargo deny check bans licenses sources
+
+soak: build ## power cuts, kills, full disks, flipped bits for MINUTES (20), against a model; SEED repeats a run's decisions
+	$(CARGO_TARGET_DIR)/release/vellum-soak $(CARGO_TARGET_DIR)/release/vellum \
+	  --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
+
+defects: packages python s3-server ## 40 seeded defects, each of which a test must notice; NAME tries some
+	dev/defects $(NAME)
+
+mutants: packages ## changes of the pure code that no test notices; hours. MUTANTS are more options of cargo-mutants
+	dev/mutants $(MUTANTS)
 
 demo: build ## the main job in under a minute; IMAGE=disk.raw uses a copy of your own disk
 	@dev/demo $(if $(IMAGE),'$(IMAGE)')

@@ -369,6 +369,8 @@ mod tests {
                 vec![],
             ),
         ] {
+            let map = ChangeMap::parse(text.as_bytes()).expect("a map");
+            assert_eq!(map.is_empty(), ranges.is_empty(), "{text}");
             assert_eq!(read(text), Ok(ranges), "{text}");
         }
     }

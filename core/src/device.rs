@@ -188,3 +188,83 @@ pub trait Exports: Send + Sync {
     /// since.
     fn revision(&self) -> u64;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device of so many bytes that says no more than it must.
+    struct Bare(u64);
+
+    impl Device for Bare {
+        fn len(&self) -> u64 {
+            self.0
+        }
+
+        fn is_read_only(&self) -> bool {
+            true
+        }
+
+        fn preferred_len(&self) -> u32 {
+            512
+        }
+
+        fn read_at(&self, _buffer: &mut [u8], _offset: u64) -> Result<(), DeviceError> {
+            Ok(())
+        }
+
+        fn flush(&self) -> Result<(), DeviceError> {
+            Ok(())
+        }
+
+        fn allocation(
+            &self,
+            _offset: u64,
+            _len: u64,
+            _count_max: usize,
+        ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+            Ok(Vec::new())
+        }
+
+        fn comparable(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn changes(
+            &self,
+            _since: &str,
+            _offset: u64,
+            _len: u64,
+            _count_max: usize,
+        ) -> Result<Vec<Stretch<bool>>, DeviceError> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn ranges_end_at_the_last_byte() {
+        let device = Bare(10);
+        for (offset, len, is_inside) in [
+            (0, 0, true),
+            (0, 9, true),
+            (0, 10, true),
+            (0, 11, false),
+            (10, 0, true),
+            (10, 1, false),
+            (11, 0, false),
+            (u64::MAX, 2, false),
+        ] {
+            let found = device.range(offset, len);
+            let expected = is_inside.then(|| offset..offset + len);
+            assert_eq!(found.ok(), expected, "{offset}, {len}");
+        }
+        assert!(!device.is_empty() && Bare(0).is_empty());
+    }
+
+    #[test]
+    fn a_device_that_does_not_say_how_to_write_refuses_it() {
+        let device = Bare(10);
+        assert_eq!(device.write_at(b"x", 0), Err(DeviceError::ReadOnly));
+        assert_eq!(device.write_zeroes(0, 1), Err(DeviceError::ReadOnly));
+    }
+}

@@ -323,4 +323,52 @@ mod tests {
             "in another's place"
         );
     }
+
+    /// One below, at and one above each limit, behind a checksum that fits.
+    #[test]
+    fn lengths_behind_their_limits_are_refused() {
+        let header = |first: u64, span: u16| {
+            let len = usize::from(span).div_ceil(8);
+            let mut bitmap = vec![0_u8; len];
+            for at in [0, span.saturating_sub(1)] {
+                if let Some(byte) = bitmap.get_mut(usize::from(at) / 8) {
+                    *byte |= 1 << (at % 8);
+                }
+            }
+            let count = bitmap.iter().map(|byte| byte.count_ones()).sum::<u32>() as usize;
+            let body = [
+                &[VERSION][..],
+                &77_u32.to_le_bytes(),
+                &span.to_le_bytes(),
+                &bitmap,
+                &vec![9; count * HASH_LEN],
+            ]
+            .concat();
+            FrameHeader::decode_body(ChunkId(first), &body).map(|header| header.chunk_count())
+        };
+        assert_eq!(header(5, SPAN_MAX), Ok(2));
+        for (first, span) in [(5, 0), (5, SPAN_MAX + 1), (u64::MAX - 9, 10)] {
+            assert_eq!(header(first, span), Err(DecodeError::Invalid("span")));
+        }
+        assert_eq!(header(u64::MAX - 10, 10), Ok(2));
+        for (plain_len, is_allowed) in [
+            (PLAIN_LEN_MAX - 1, true),
+            (PLAIN_LEN_MAX, true),
+            (PLAIN_LEN_MAX + 1, false),
+            (u32::MAX, false),
+        ] {
+            let body = [&[VERSION, 0][..], &plain_len.to_le_bytes()].concat();
+            assert_eq!(FramePayload::decode_body(&body).is_ok(), is_allowed);
+        }
+    }
+
+    #[test]
+    fn an_envelope_is_as_long_as_it_says() {
+        let payload = FramePayload {
+            codec: FrameCodec::None,
+            plain_len: 3,
+            compressed: b"abc",
+        };
+        assert_eq!(payload.encode(ChunkId(1)).len(), 3 + PAYLOAD_OVERHEAD);
+    }
 }

@@ -262,6 +262,7 @@ mod tests {
     fn a_format_is_found_by_its_exact_name_only() {
         for format in Format::ALL {
             assert_eq!(format.name().parse(), Ok(format));
+            assert_eq!(format.to_string(), format.name());
         }
         assert_eq!("vpc".parse(), Ok(Format::Vhd));
         for name in ["", "RAW", "qcow", "qcow2 ", "VDI", "json:{}"] {

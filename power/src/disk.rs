@@ -72,6 +72,44 @@ pub enum Writes {
     Random,
 }
 
+impl Writes {
+    /// For each sector, how many of `last` changes it has seen: the same whenever it is asked for
+    /// again.
+    pub(crate) fn moments<'c>(
+        self,
+        last: usize,
+        chance: &'c mut fastrand::Rng,
+    ) -> Box<dyn FnMut(u64) -> usize + 'c> {
+        match self {
+            Self::Synced => Box::new(|_| 0),
+            Self::All => Box::new(move |_| last),
+            Self::Torn(of_hundred) => {
+                let mut sectors: BTreeMap<u64, usize> = BTreeMap::new();
+                Box::new(move |sector| {
+                    *sectors.entry(sector).or_insert_with(|| {
+                        if chance.u8(..100) < of_hundred {
+                            last
+                        } else {
+                            chance.usize(..=last)
+                        }
+                    })
+                })
+            }
+            Self::Random => match chance.u8(..6) {
+                0 => Self::Synced.moments(last, chance),
+                1 => Self::All.moments(last, chance),
+                2 => {
+                    let moment = chance.usize(..=last);
+                    Box::new(move |_| moment)
+                }
+                3 => Self::Torn(10).moments(last, chance),
+                4 => Self::Torn(50).moments(last, chance),
+                _ => Self::Torn(95).moments(last, chance),
+            },
+        }
+    }
+}
+
 /// A file system with a past.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
@@ -362,37 +400,10 @@ impl File {
     }
 
     fn surviving(&self, writes: Writes, chance: &mut fastrand::Rng) -> Vec<u8> {
-        let last = self.pending.len();
-        match writes {
-            Writes::Synced => self.durable.clone(),
-            Writes::All => self.moments(|_| last, last),
-            Writes::Torn(of_hundred) => {
-                let mut moment = || {
-                    if chance.u8(..100) < of_hundred {
-                        last
-                    } else {
-                        chance.usize(..=last)
-                    }
-                };
-                let len = moment();
-                let mut sectors = BTreeMap::new();
-                self.moments(
-                    |sector| *sectors.entry(sector).or_insert_with(&mut moment),
-                    len,
-                )
-            }
-            Writes::Random => match chance.u8(..6) {
-                0 => self.surviving(Writes::Synced, chance),
-                1 => self.surviving(Writes::All, chance),
-                2 => {
-                    let moment = chance.usize(..=last);
-                    self.moments(|_| moment, moment)
-                }
-                3 => self.surviving(Writes::Torn(10), chance),
-                4 => self.surviving(Writes::Torn(50), chance),
-                _ => self.surviving(Writes::Torn(95), chance),
-            },
-        }
+        let mut moments = writes.moments(self.pending.len(), chance);
+        // The length has a fate of its own, as a sector that no file has.
+        let len_moment = moments(u64::MAX);
+        self.moments(moments, len_moment)
     }
 
     /// The file with each sector as it was after the number of edits that `moment` gives for it,
@@ -435,7 +446,10 @@ impl File {
 }
 
 /// The parts of `start..end` that lie in one sector each.
-fn sectors(start: usize, end: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
+pub(crate) fn sectors(
+    start: usize,
+    end: usize,
+) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
     let len = SECTOR_LEN as usize;
     (start / len..end.div_ceil(len)).filter_map(move |sector| {
         let part = start.max(sector * len)..end.min((sector + 1) * len);

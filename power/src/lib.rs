@@ -12,5 +12,9 @@
 //! everything.
 #![forbid(unsafe_code)]
 
+pub mod block;
+pub mod block_device;
 pub mod disk;
+pub mod file_system;
 pub mod log;
+pub mod soak;

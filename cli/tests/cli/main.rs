@@ -13,6 +13,7 @@ mod interruptions;
 mod limits;
 mod mistakes;
 mod repair;
+mod power_cuts;
 mod report;
 mod sandbox;
 mod served;
