@@ -607,7 +607,7 @@ fn healing_beside_collections_leaves_every_chunk_once() {
         assert_frames_apart(&ward, &what);
         assert_eq!(ward.check(), 0, "{what}");
         let crashed = tempfile::tempdir().expect("a folder");
-        copy_folder(
+        copy_of_a_crash(
             &ward.dir.path().join("store"),
             &crashed.path().join("store"),
         );

@@ -32,7 +32,9 @@ fn table_of(sandbox: &Sandbox, family: &str) -> PathBuf {
     let name = format!("name{family}");
     let has = |path: &PathBuf| {
         let bytes = fs::read(path).expect("it reads");
-        bytes.windows(name.len()).any(|part| part == name.as_bytes())
+        bytes
+            .windows(name.len())
+            .any(|part| part == name.as_bytes())
     };
     let tables = files(sandbox, ".sst").into_iter().filter(has);
     tables
@@ -64,16 +66,33 @@ fn expect(run: &Run, code: i32, words: &[&str]) {
 #[test]
 fn a_lost_manifest_is_made_anew_after_a_dry_run_that_changes_nothing() {
     let sandbox = sandbox();
-    for path in files(&sandbox, "MANIFEST").into_iter().chain(files(&sandbox, "CURRENT")) {
+    for path in files(&sandbox, "MANIFEST")
+        .into_iter()
+        .chain(files(&sandbox, "CURRENT"))
+    {
         fs::remove_file(path).expect("it is there");
     }
     let refused = sandbox.run(["list"]);
-    assert!(refused.code == Some(1) && refused.stderr.contains("vellum repair"), "{refused:?}");
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("vellum repair"),
+        "{refused:?}"
+    );
     let dry = sandbox.run(["repair"]);
-    expect(&dry, 4, &["would repair: ", "nothing was changed; next: vellum repair --yes"]);
+    expect(
+        &dry,
+        4,
+        &[
+            "would repair: ",
+            "nothing was changed; next: vellum repair --yes",
+        ],
+    );
     assert!(sandbox.run(["list"]).code == Some(1) && !sandbox.path("store/repair.new").exists());
     let repaired = sandbox.run(["repair", "--yes"]);
-    expect(&repaired, 0, &["repaired: ", "what was replaced", "then rm -r"]);
+    expect(
+        &repaired,
+        0,
+        &["repaired: ", "what was replaced", "then rm -r"],
+    );
     expect_whole(&sandbox);
     expect(&sandbox.run(["repair", "--yes"]), 0, &["nothing to repair"]);
     let kept = fs::read_dir(sandbox.path("store")).expect("a folder");
@@ -91,7 +110,11 @@ fn a_lost_marker_is_written_anew() {
     let refused = sandbox.run(["list"]);
     assert!(refused.stderr.contains("vellum repair"), "{refused:?}");
     expect(&sandbox.run(["repair"]), 4, &["would repair: vellum.store"]);
-    expect(&sandbox.run(["repair", "--yes"]), 0, &["repaired: vellum.store"]);
+    expect(
+        &sandbox.run(["repair", "--yes"]),
+        0,
+        &["repaired: vellum.store"],
+    );
     expect_whole(&sandbox);
     let elsewhere = sandbox.run(["repair", "--store", "nowhere"]);
     assert_eq!(elsewhere.code, Some(10), "{elsewhere:?}");
@@ -103,9 +126,21 @@ fn what_is_lost_is_named_until_another_store_has_it() {
     copy_folder(&sandbox.path("store"), &sandbox.path("other"));
     zero(&table_of(&sandbox, "frames"), 150_000, 600);
     let lost = sandbox.run(["repair", "--yes"]);
-    expect(&lost, 3, &["stays lost: ", "  hits web, bytes ", "  hits web@mon, bytes "]);
+    expect(
+        &lost,
+        3,
+        &[
+            "stays lost: ",
+            "  hits web, bytes ",
+            "  hits web@mon, bytes ",
+        ],
+    );
     assert!(sandbox.run(["export", "web", "web.out"]).code != Some(0));
-    expect(&sandbox.run(["repair"]), 3, &["stays lost: ", "nothing to repair"]);
+    expect(
+        &sandbox.run(["repair"]),
+        3,
+        &["stays lost: ", "nothing to repair"],
+    );
     let healed = sandbox.run(["repair", "--yes", "--from", "other"]);
     expect(&healed, 0, &["healed from elsewhere"]);
     expect_whole(&sandbox);
@@ -120,14 +155,24 @@ fn an_earlier_state_is_taken_only_if_it_is_accepted() {
     }
     served.kill();
     let log = files(&sandbox, ".log");
-    let log = log.iter().max_by_key(|path| path.metadata().map_or(0, |data| data.len()));
+    let log = log
+        .iter()
+        .max_by_key(|path| path.metadata().map_or(0, |data| data.len()));
     let log = log.expect("a log");
     let len = log.metadata().expect("it is there").len() as usize;
     zero(log, len / 2, 40);
     let refused = sandbox.run(["check", "--accept-earlier-state"]);
     assert!(refused.stderr.contains("vellum repair"), "{refused:?}");
     let dry = sandbox.run(["repair", "--yes"]);
-    expect(&dry, 4, &["falls back: the last ", "snapshot web@d", "nothing was changed"]);
+    expect(
+        &dry,
+        4,
+        &[
+            "falls back: the last ",
+            "snapshot web@d",
+            "nothing was changed",
+        ],
+    );
     let accepted = sandbox.run(["repair", "--yes", "--accept-earlier-state"]);
     expect(&accepted, 0, &["falls back: snapshot web@d"]);
     assert!(!sandbox.names().contains(&"web@d".to_owned()));
@@ -143,7 +188,10 @@ fn a_repair_that_is_killed_leaves_the_store_for_the_next() {
     for nth in 0..KILLS {
         fs::remove_dir_all(sandbox.path("store")).expect("a folder");
         copy_folder(&sandbox.path("damaged"), &sandbox.path("store"));
-        let mut child = sandbox.command(["repair", "--yes", "--quiet"]).spawn().expect("it starts");
+        let mut child = sandbox
+            .command(["repair", "--yes", "--quiet"])
+            .spawn()
+            .expect("it starts");
         std::thread::sleep(Duration::from_millis(4 * u64::from(nth)));
         // It may have ended.
         let _ = child.kill();

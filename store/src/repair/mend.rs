@@ -13,11 +13,11 @@ use super::maps::{Books, MapMends, meta};
 use super::survey::Survey;
 use super::table::EntryKind;
 use super::twins::mend_twins;
-use crate::reserve::Reserve;
-use crate::sizes::Sizes;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
 use crate::records::{Commits, Counters, StoreParameters};
+use crate::reserve::Reserve;
+use crate::sizes::Sizes;
 use crate::store::{COMMITS_KEY, COUNTERS_KEY, PARAMETERS_KEY, put};
 
 /// Bytes of records that are put back in one batch.
@@ -139,7 +139,7 @@ pub(super) fn mend(
         );
         database.write(batch, Durability::Logged)?;
     }
-    database.flush_bulk()?;
+    database.flush_bulk(database.generation())?;
     Ok(mended)
 }
 
@@ -184,7 +184,7 @@ fn put_back(
             mended.put_back.insert(family.name(), count);
         }
     }
-    database.flush_bulk()
+    database.flush_bulk(database.generation())
 }
 
 /// The store's parameters; found out from a frame if their record is lost twice.

@@ -38,10 +38,10 @@ mod unlisted;
 
 use std::path::{Path, PathBuf};
 
-use crate::opening::holdings;
 use crate::check::{CheckOptions, Finding};
 use crate::error::StoreError;
 use crate::folder::Folder;
+use crate::opening::holdings;
 use crate::store::{Access, Store};
 use crate::watch::Watch;
 use mend::Mended;
@@ -116,7 +116,7 @@ impl Store {
         let is_marked = opened.is_ok();
         let folder = opened.or_else(|error| Folder::unmarked(dir, error))?;
         let _lock = folder.lock(command)?;
-        folder.tend_reserve();
+        holdings(&folder).1.give_up_if_scarce();
         let mut repair = Repair {
             folder,
             options,

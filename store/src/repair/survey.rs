@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-
 use super::manifest::{Manifest, TableRecord};
 use super::own::is_own;
 use super::table::{LostKeys, Salvage, Table};

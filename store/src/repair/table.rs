@@ -366,4 +366,3 @@ fn is_footer(footer: &[u8; FOOTER_LEN], at: u64) -> bool {
         && checksum::checksum(word(9), at, &blank[..FOOTER_LEN - 1], blank[FOOTER_LEN - 1])
             == word(5)
 }
-

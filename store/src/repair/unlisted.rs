@@ -19,7 +19,11 @@ const FAMILY_ID: &[u8] = b"rocksdb.column.family.id";
 
 impl Survey {
     /// Makes a manifest of the tables that are there.
-    pub(super) fn loose_tables(&mut self, files: &Files, watch: &dyn Watch) -> Result<(), StoreError> {
+    pub(super) fn loose_tables(
+        &mut self,
+        files: &Files,
+        watch: &dyn Watch,
+    ) -> Result<(), StoreError> {
         self.is_loose = true;
         let mut found: BTreeMap<Vec<u8>, (u64, Vec<TableRecord>)> = BTreeMap::new();
         for (number, path) in &files.tables {
