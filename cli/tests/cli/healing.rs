@@ -121,7 +121,8 @@ fn a_store_a_repository_and_a_file_are_sources() {
         let server = Served::start(&sandbox);
         let run = sandbox.run(["compare", "web", "disk.raw"]);
         assert_eq!(run.code, Some(0), "{kind}: {}", run.stderr);
-        server.stop();
+        // It says so where it runs.
+        assert!(server.stop_saying().contains("healed"), "{kind}");
         sandbox.succeed(["source", "remove", place]);
         assert!(sandbox.succeed(["source", "list"]).contains("no sources"));
         assert_whole(&sandbox, &disk, "web@mon");
