@@ -56,25 +56,15 @@ impl Served {
         self.ended();
     }
 
-    /// As [`Served::stop`], of one that has something to say: what it said.
-    pub(crate) fn stop_saying(mut self) -> String {
-        signal(&self.child, Signal::TERM);
-        let code = self.child.wait().expect("it ends").code();
-        assert_eq!(code, Some(0));
-        said(self.child.stderr.take())
-    }
-
     /// Requires that it ends by itself, in order.
     pub(crate) fn ended(self) {
         assert_eq!(self.ended_saying(), "");
     }
 
     /// As [`Served::stop`], of one that has something to say: what it said.
-    pub(crate) fn stop_saying(mut self) -> String {
+    pub(crate) fn stop_saying(self) -> String {
         signal(&self.child, Signal::TERM);
-        let code = self.child.wait().expect("it ends").code();
-        assert_eq!(code, Some(0));
-        said(self.child.stderr.take())
+        self.ended_saying()
     }
 
     /// Requires that it ends by itself, in order. Returns what it complained about.
