@@ -189,7 +189,8 @@ fn repository(
     };
     let listed = open(&["backup", "list", &place, "--json"], &first)?;
     let may_be_none = allowed.repository.iter().any(Option::is_none);
-    // What an interrupted init left is no repository yet, or one whose key file is not there.
+    // What an interrupted init left is no repository yet, one whose key file is not there, or one of
+    // which only the copies are.
     if listed.code != DONE && may_be_none {
         return Ok(None);
     }
@@ -198,6 +199,9 @@ fn repository(
     }
     let names = names_of(&listed.stdout)?;
     let verified = open(&["backup", "verify", &place, "--read-data"], &first)?;
+    if verified.code != DONE && may_be_none {
+        return Ok(None);
+    }
     if verified.code != DONE {
         let told = String::from_utf8_lossy(&verified.stdout).into_owned();
         return Err(format!("verify: {told} {}", verified.stderr.trim()));

@@ -74,6 +74,8 @@ pub struct SoakTally {
     pub cuts: BTreeMap<&'static str, u64>,
     /// Losses of power while what another had left was being recovered.
     pub cut_recoveries: u64,
+    /// File systems that the kernel could not recover: their own matter.
+    pub lost_file_systems: u64,
     /// Times that the disk was full, and operations that were refused meanwhile.
     pub full_disks: u64,
     /// Operations that were refused on a full disk.
@@ -246,10 +248,11 @@ impl std::fmt::Display for SoakTally {
         )?;
         writeln!(
             f,
-            "{} power cuts ({}, while recovering {})",
+            "{} power cuts ({}, while recovering {}; {} file systems did not come back)",
             self.all_cuts(),
             cuts.join(", "),
-            self.cut_recoveries
+            self.cut_recoveries,
+            self.lost_file_systems
         )?;
         writeln!(
             f,

@@ -362,7 +362,9 @@ impl<'s, 'o> Round<'s, 'o> {
     fn full_disk(&mut self) -> Result<(), String> {
         let left = LEFT_OVER[self.random.usize(..LEFT_OVER.len())] << 20;
         self.site.shell(&format!(
-            "free=$(($(stat -f -c '%a * %S' .) - {left})); [ $free -le 0 ] || fallocate -l $free filler"
+            "free=$(($(stat -f -c '%a * %S' .) - {left})); [ $free -le 0 ] \
+             || fallocate -l $free filler 2>/dev/null \
+             || head -c $free /dev/zero >filler 2>/dev/null || true"
         ))?;
         self.soak.tally.full_disks += 1;
         let mut outcome = Outcome::Done;

@@ -37,8 +37,9 @@ impl Round<'_, '_> {
                 format!("power lost at event {at} of {events}, {loss:?}, during {during}")
             };
             let found = self
-                .cut(content.clone(), &allowed)
+                .cut(content.clone(), loss, &allowed)
                 .map_err(|error| format!("{}: {error}", place()))?;
+            let Some(found) = found else { continue };
             *self.soak.tally.cuts.entry(self.kind.name()).or_insert(0) += 1;
             if self.random.bool() {
                 left = Some(Left {
@@ -53,18 +54,27 @@ impl Round<'_, '_> {
     }
 
     /// Recovers what a loss of power left, and now and then what a second one leaves of that.
-    fn cut(&mut self, content: BlockContent, allowed: &Allowed) -> Result<Found, String> {
-        let (found, recovery, recovered) = self.recover(content, allowed, true)?;
+    /// Nothing is found where the file system itself did not come back.
+    fn cut(
+        &mut self,
+        content: BlockContent,
+        loss: Unflushed,
+        allowed: &Allowed,
+    ) -> Result<Option<Found>, String> {
+        let Some((found, recovery, recovered)) = self.recover(content, loss, allowed, true)? else {
+            return Ok(None);
+        };
         if self.random.u8(..4) == 0 {
             let at = recovery.place(&mut self.random).min(recovered);
             let loss = Unflushed::random(&mut self.random);
             let content = recovery.cut(at, loss, &mut self.random);
-            self.recover(content, allowed, false).map_err(|error| {
+            let again = self.recover(content, loss, allowed, false);
+            let again = again.map_err(|error| {
                 format!("then again at event {at} of its recovery, {loss:?}: {error}")
             })?;
-            self.soak.tally.cut_recoveries += 1;
+            self.soak.tally.cut_recoveries += u64::from(again.is_some());
         }
-        Ok(found)
+        Ok(Some(found))
     }
 
     /// Mounts what is left, looks, and goes on working; what was found, the device's trace, and
@@ -72,12 +82,22 @@ impl Round<'_, '_> {
     fn recover(
         &mut self,
         content: BlockContent,
+        loss: Unflushed,
         allowed: &Allowed,
         goes_on: bool,
-    ) -> Result<(Found, BlockTrace, usize), String> {
+    ) -> Result<Option<(Found, BlockTrace, usize)>, String> {
         let site = self.soak.site("cut");
         let (file, device) = self.soak.devices.add(content);
-        let recovered = Mounted::new(self.kind, &file, &site.root).and_then(|mounted| {
+        let mounted = Mounted::new(self.kind, &file, &site.root);
+        // A block of metadata that is torn between its sectors may be more than a journal mends
+        // (XFS does not write it again if its first sector is the newer one).
+        let tears = matches!(loss, Unflushed::Torn(Writes::Torn(_) | Writes::Random));
+        if tears && mounted.is_err() {
+            self.soak.devices.remove(&file);
+            self.soak.tally.lost_file_systems += 1;
+            return Ok(None);
+        }
+        let recovered = mounted.and_then(|mounted| {
             // Who finds a full disk makes room first.
             site.shell("[ ! -e filler ] || { rm filler; sync -f .; }")?;
             let found = look(&site, allowed, Settling::Fresh, &mut self.random)?;
@@ -89,6 +109,6 @@ impl Round<'_, '_> {
             Ok((found, looked))
         });
         self.soak.devices.remove(&file);
-        recovered.map(|(found, looked)| (found, device.trace(), looked))
+        recovered.map(|(found, looked)| Some((found, device.trace(), looked)))
     }
 }
