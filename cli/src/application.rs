@@ -21,6 +21,7 @@ use crate::suggestion;
 
 /// Does what the command line asks for.
 pub(crate) fn run() -> ExitCode {
+    limits::begin_with_one_heap();
     limits::raise_descriptors();
     let Ok(caller) = Caller::of_process(Signals::listen()).map(Arc::new) else {
         return ExitCode::FAILURE;

@@ -1,8 +1,11 @@
 //! Limits of this process: memory and descriptors that it may have, as the system tells, and how
 //! much of each a server's clients may take. What a store takes is the store's to know.
 
+use std::env;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -15,6 +18,26 @@ const REQUESTS_LEN_MIN: u64 = 4 * MIB;
 const REQUESTS_SHARE: u64 = 8;
 /// More sockets than any server has seats.
 const SOCKETS_MAX: u64 = 4096;
+
+/// With less memory than this a process has one heap for all of its threads.
+const SEVERAL_HEAPS_LEN: u64 = 1 << 30;
+/// How the C library is told so; it looks when a program begins.
+const HEAPS_VARIABLE: &str = "MALLOC_ARENA_MAX";
+
+/// Begins this program anew with one heap, if memory is scarce. Each of several keeps what it has
+/// freed to itself: 200 clients in 256 MiB took 283 MiB in sixteen heaps, and 181 in one, no slower.
+pub(crate) fn begin_with_one_heap() {
+    let is_scarce = memory_len().is_some_and(|len| len < SEVERAL_HEAPS_LEN);
+    if !is_scarce || env::var_os(HEAPS_VARIABLE).is_some() {
+        return;
+    }
+    let mut words = env::args_os();
+    if let (Ok(program), Some(name)) = (env::current_exe(), words.next()) {
+        // It returns only if the system refuses: then this one goes on.
+        let mut anew = Command::new(program);
+        let _ = anew.arg0(name).args(words).env(HEAPS_VARIABLE, "1").exec();
+    }
+}
 
 /// Raises the soft limit of descriptors to the hard one: a large store has thousands of tables, a
 /// server as many clients, and nothing here uses `select`, for which the soft limit is kept low.
@@ -45,12 +68,17 @@ fn sockets_of(limit: u64, open_count: u64) -> usize {
 
 /// Memory for the requests of all NBD clients.
 pub(crate) fn requests_len() -> u64 {
+    let len = memory_len().unwrap_or(u64::MAX);
+    (len / REQUESTS_SHARE).clamp(REQUESTS_LEN_MIN, REQUESTS_LEN_MAX)
+}
+
+/// Memory that this process may use, as far as the system tells.
+fn memory_len() -> Option<u64> {
     let read = |path: &Path| fs::read_to_string(path).ok();
     // Half of the addresses go to stacks, code, and what the allocator reserves.
     let addresses = getrlimit(Resource::As).current.map(|limit| limit / 2);
     let limits = [addresses, group_limit(read), machine_len(read)];
-    let least = limits.into_iter().flatten().min().unwrap_or(u64::MAX);
-    (least / REQUESTS_SHARE).clamp(REQUESTS_LEN_MIN, REQUESTS_LEN_MAX)
+    limits.into_iter().flatten().min()
 }
 
 /// The memory of the machine.

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -133,6 +134,78 @@ fn idle_connections_take_no_descriptor_that_the_store_needs() {
     drop(idle);
     assert_eq!(guest.call(FLUSH, 0, 0, b"").0, 0);
     drop(guest);
+    server.stop();
+    sandbox.succeed(["check", "--read-data"]);
+}
+
+/// A control group of its own with little memory, gone when dropped.
+struct Group(PathBuf);
+
+impl Group {
+    /// `None`: this machine, or this user, cannot make one.
+    fn with_memory(len: u64) -> Option<Self> {
+        let name = format!("vellum-test-{}", std::process::id());
+        for (root, file) in [
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup", "memory.max"),
+        ] {
+            let group = Self(PathBuf::from(root).join(&name));
+            if fs::create_dir(&group.0).is_ok()
+                && group.0.join(file).exists()
+                && fs::write(group.0.join(file), len.to_string()).is_ok()
+            {
+                return Some(group);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Each of 200 clients has a request of 32 MiB under way that does not end, and a guest works.
+#[test]
+fn two_hundred_greedy_clients_fit_into_256_mib() {
+    let Some(group) = Group::with_memory(256 << 20) else {
+        eprintln!("skipped: no control group with a limit of memory can be made here");
+        return;
+    };
+    let sandbox = sandbox();
+    sandbox.succeed(["create", "large", "256M"]);
+    let procs = group.0.join("cgroup.procs");
+    let script = "echo $$ > \"$1\" && exec \"$0\" serve --json";
+    let words = ["-c", script, VELLUM, procs.to_str().expect("it is text")];
+    let server = Served::of(sandbox.command_line("sh", words));
+    may_open(1000);
+    let begun = vec![7; 256 << 10];
+    let greedy: Vec<_> = (0..200)
+        .map(|nth| {
+            let mut client = Plain::enter(&sandbox, "large");
+            if nth % 2 == 0 {
+                (0..2).for_each(|_| client.send(READ, 0, 32 << 20));
+            } else {
+                client.send(WRITE, 0, 32 << 20);
+                client.say(&begun);
+            }
+            client
+        })
+        .collect();
+    let mut guest = Plain::enter(&sandbox, "large");
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut written = vec![0; 4 << 20];
+    for nth in 8..24_u64 {
+        random.fill(&mut written);
+        let (offset, len) = (nth << 22, written.len() as u32);
+        assert_eq!(guest.call(WRITE, offset, len, &written).0, 0);
+        assert_eq!(guest.call(FLUSH, 0, 0, b"").0, 0);
+        assert!(guest.call(READ, offset, len, b"") == (0, written.clone()));
+    }
+    sandbox.succeed(["snapshot", "take", "large@a"]);
+    drop((greedy, guest));
     server.stop();
     sandbox.succeed(["check", "--read-data"]);
 }
