@@ -144,7 +144,7 @@ const SHORTENED: Rows = &[
         "backup forget repo web --keep-last 1",
         &["did you mean web2?"],
     ),
-    ("backup forget repo web2@20", &["did you mean web2"]),
+    ("backup forget repo web2@20", &["could mean"]),
     ("backup pull repo web --as again", &["did you mean web2 ("]),
     ("backup pull repo web2@mon --as again", &["no point"]),
     ("backup key remove repo 0", &["no key"]),
