@@ -12,7 +12,8 @@ use vellum_core::hash::{ChunkHash, hash_chunks, is_zero};
 use vellum_core::page::{PAGE_SPAN, Page, Run, Slot};
 use vellum_core::tree::Node;
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
-use vellum_store::Input;
+use vellum_store::parity::ParityShare;
+use vellum_store::{Input, Unwatched};
 
 const CHUNK_LEN: usize = 4096;
 
@@ -224,7 +225,35 @@ fn sealing(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Protecting a store that was not, and looking at all of it: bytes of its tables a second.
+fn parity(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = new_store(&folder.path().join("store"));
+    let mut noise = vec![0; 256 << 20];
+    fastrand::Rng::with_seed(10).fill(&mut noise);
+    let input = Input::source(Box::new(MemoryDisk(noise)), "noise".to_owned());
+    let _ = import(&store, input, "noise");
+    let share = |percent: u16| ParityShare::new(percent * 10);
+    let protect = |percent: u16| {
+        store.set_parity_share(None).expect("room");
+        store.set_parity_share(share(percent)).expect("room");
+        store.protect_all(&Unwatched).expect("room")
+    };
+    let mut group = criterion.benchmark_group("parity");
+    group.sample_size(10);
+    group.throughput(Throughput::Bytes(protect(2).bytes_read));
+    for percent in [2, 50] {
+        group.bench_function(format!("encode, {percent} %"), |bencher| {
+            bencher.iter(|| protect(percent));
+        });
+        group.bench_function(format!("verify, {percent} %"), |bencher| {
+            bencher.iter(|| store.heal_by_parity(true, &Unwatched).expect("readable"));
+        });
+    }
+    group.finish();
+}
+
 criterion_group!(
-    benches, hashing, maps, frames, chains, dedup, guests, sealing
+    benches, hashing, maps, frames, chains, dedup, guests, sealing, parity
 );
 criterion_main!(benches);

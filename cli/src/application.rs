@@ -69,8 +69,11 @@ fn obey(arguments: &Arguments, caller: &Arc<Caller>, served: Option<Store>) -> R
     {
         return Ok(code);
     }
-    let outcome = commands::run(&arguments.command, &mut session)?;
-    session.output.flush()?;
+    let ran = commands::run(&arguments.command, &mut session);
+    let flushed = session.output.flush();
+    session.close_store();
+    let outcome = ran?;
+    flushed?;
     Ok(outcome.code())
 }
 

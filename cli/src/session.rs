@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
-use vellum_store::{Access, Store};
+use vellum_store::{Access, Progress, Store, StoreError, Watch};
 
 use crate::arguments::Global;
 use crate::caller::{Caller, Stream};
@@ -19,6 +20,8 @@ use crate::zone;
 
 /// Bytes of the command line that others are told when they find the store in use.
 const COMMAND_LEN_MAX: usize = 150;
+/// How long whoever asked to stop waits for parity.
+const HURRY: Duration = Duration::from_secs(3);
 
 /// One run of a command.
 pub(crate) struct Session {
@@ -27,6 +30,8 @@ pub(crate) struct Session {
     pub(crate) signals: Signals,
     /// The store, if this process has it open for others.
     served: Option<Store>,
+    /// The store, once this process opened it for this command.
+    opened: Mutex<Option<Store>>,
     store: Option<PathBuf>,
     progress: ProgressWish,
     verbose: bool,
@@ -60,6 +65,7 @@ impl Session {
             output,
             signals,
             served,
+            opened: Mutex::default(),
             store: global.store(caller),
             progress,
             verbose: global.verbose > 0,
@@ -111,6 +117,7 @@ impl Session {
         let command = command_line(&self.caller.words);
         let (store, refused) = Store::open_to_serve(self.store_dir()?, &command)?;
         healing::attach(&store)?;
+        self.remember(&store);
         match refused {
             Some(refused) => self.warn(&format!("it can only be read: {refused}")),
             None => self.warn_of_damage(&store),
@@ -137,9 +144,48 @@ impl Session {
                 let words = command_line(&self.caller.words);
                 let store = Store::open(self.store_dir()?, access, &words)?;
                 healing::attach(&store)?;
+                self.remember(&store);
                 Ok(store)
             }
         }
+    }
+
+    /// Keeps `store` until the command's work on it ends.
+    fn remember(&self, store: &Store) {
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(store.clone());
+    }
+
+    /// Ends the command's work on the store: parity comes up to date, and people are told what it
+    /// healed.
+    pub(crate) fn close_store(&self) {
+        let opened = self
+            .opened
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(store) = opened else {
+            return;
+        };
+        if store.is_writable() {
+            let meter = self.watch_bytes("protecting");
+            let protected = store.protect_all(&Hurried::new(&meter, &self.signals));
+            drop(meter);
+            match protected {
+                Ok(report) if report.tables_left > 0 => self
+                    .warn("not everything is protected by parity; vellum parity status says more"),
+                Ok(_) | Err(StoreError::Interrupted) => {}
+                Err(error) => self.warn(&format!("parity is not up to date: {error}")),
+            }
+        }
+        self.tell_healed(&store);
+    }
+
+    /// Says what parity healed.
+    fn tell_healed(&self, store: &Store) {
+        store
+            .take_parity_notices()
+            .iter()
+            .for_each(|text| self.warn(text));
     }
 
     /// Takes the state that the store shows for the present one.
@@ -207,6 +253,33 @@ impl Session {
         if !self.output.quiet && self.output.layout == Layout::Human {
             report::notice(&self.caller, text);
         }
+    }
+}
+
+/// Watches what follows a command's own work: who asks to stop waits a moment for it.
+struct Hurried<'m> {
+    meter: &'m Meter,
+    signals: &'m Signals,
+    asked: OnceLock<Instant>,
+}
+
+impl<'m> Hurried<'m> {
+    fn new(meter: &'m Meter, signals: &'m Signals) -> Self {
+        Self {
+            meter,
+            signals,
+            asked: OnceLock::new(),
+        }
+    }
+}
+
+impl Watch for Hurried<'_> {
+    fn progress(&self, progress: Progress) {
+        self.meter.progress(progress);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.signals.received() != 0 && self.asked.get_or_init(Instant::now).elapsed() > HURRY
     }
 }
 

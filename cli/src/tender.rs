@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vellum_store::{Progress, Store, StoreError, TendReport, Watch};
 
@@ -14,6 +14,8 @@ use crate::signals::Signals;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// Between two looks at a store that is in order.
 const IDLE_PAUSE: Duration = Duration::from_secs(2);
+/// Between two looks at whether everything is protected by parity.
+const PROTECT_PAUSE: Duration = Duration::from_mins(1);
 
 /// Tends a store until dropped.
 pub(crate) struct Tender {
@@ -49,7 +51,7 @@ impl Tender {
 }
 
 fn tend(store: &Store, watch: &Ending, caller: &Caller) -> Result<(), StoreError> {
-    let mut is_told = false;
+    let (mut is_told, mut protection) = (false, Protection::default());
     while !watch.is_cancelled() {
         let has_more = match store.tend(watch) {
             Ok(TendReport { has_more, .. }) => {
@@ -69,9 +71,44 @@ fn tend(store: &Store, watch: &Ending, caller: &Caller) -> Result<(), StoreError
             Err(StoreError::Reopened) => true,
             Err(error) => return Err(error),
         };
+        let has_more = protection.step(store, watch, caller)? || has_more;
         thread::park_timeout(if has_more { BUSY_PAUSE } else { IDLE_PAUSE });
     }
     Ok(())
+}
+
+/// Parity beside guests.
+#[derive(Default)]
+struct Protection {
+    last: Option<Instant>,
+    is_told: bool,
+}
+
+impl Protection {
+    /// Brings parity nearer to being up to date, if it is time; whether there is more to do now.
+    fn step(&mut self, store: &Store, watch: &Ending, caller: &Caller) -> Result<bool, StoreError> {
+        for text in store.take_parity_notices() {
+            report::notice(caller, &format!("warning: {text}"));
+        }
+        if self.last.is_some_and(|last| last.elapsed() < PROTECT_PAUSE) {
+            return Ok(false);
+        }
+        match store.protect_some(watch) {
+            Ok(done) if done.has_more => return Ok(true),
+            Ok(_) => self.is_told = false,
+            Err(StoreError::Interrupted) => return Err(StoreError::Interrupted),
+            // Guests go on without it; it is tried again.
+            Err(error) if !std::mem::replace(&mut self.is_told, true) => {
+                report::notice(
+                    caller,
+                    &format!("warning: parity is not up to date: {error}"),
+                );
+            }
+            Err(_) => {}
+        }
+        self.last = Some(Instant::now());
+        Ok(false)
+    }
 }
 
 impl Watch for Ending {

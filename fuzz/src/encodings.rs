@@ -96,6 +96,16 @@ pub fn records(data: &[u8]) {
     let _ = vellum_store::records::decode_any(data);
 }
 
+/// The beginning of a parity group's file: one head has one encoding.
+pub fn parity_group(data: &[u8]) {
+    let _ = vellum_store::parity::decode_any_group(data);
+}
+
+/// The small files of a closed store: one copy has one encoding, and names no other file.
+pub fn parity_rest(data: &[u8]) {
+    let _ = vellum_store::parity::decode_any_rest(data);
+}
+
 /// A name: harmless, and itself again; a node's name falls into its parts.
 pub fn name(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {

@@ -15,7 +15,7 @@ mod client;
 
 type Body = fn(&[u8]);
 
-const TARGETS: [(&str, Body); 22] = [
+const TARGETS: [(&str, Body); 24] = [
     ("change_map", formats::change_map),
     ("frame_header", encodings::frame_header),
     ("frame_payload", encodings::frame_payload),
@@ -26,6 +26,8 @@ const TARGETS: [(&str, Body); 22] = [
     ("nbd", nbd::nbd),
     ("pack_frame", repository::pack_frame),
     ("page", encodings::page),
+    ("parity_group", encodings::parity_group),
+    ("parity_rest", encodings::parity_rest),
     ("probe", formats::probe),
     ("qcow2", formats::qcow2),
     ("vdi", formats::vdi),

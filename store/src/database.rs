@@ -16,12 +16,14 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
-    CompactOptions, DB, DBCompressionType, DBRecoveryMode, ErrorKind, FlushOptions, InfoLogger,
-    LogLevel, Options, Range, ReadOptions, WriteBatch, WriteOptions,
+    CompactOptions, DB, DBCompressionType, DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions,
+    InfoLogger, LogLevel, Options, Range, ReadOptions, Snapshot, WaitForCompactOptions, WriteBatch,
+    WriteOptions,
 };
 
 use rustix::fs::{Advice, fadvise};
@@ -29,11 +31,17 @@ use rustix::fs::{Advice, fadvise};
 use crate::chunks::pause::lock;
 use crate::error::StoreError;
 use crate::logs;
+use crate::parity::{Parity, TableClass, TableFile};
 use crate::quarantine::{Quarantine, table_named_in};
 use crate::reserve::Reserve;
 use crate::sizes::Sizes;
 pub(crate) use handle::Generation;
-use handle::{CurrentHandle, Handle, IteratorSlot, Reopen};
+use handle::{CurrentHandle, Cursor, Handle, IteratorSlot, Reopen};
+
+/// What a scan reads beforehand.
+const SCAN_READAHEAD_LEN: usize = 1 << 20;
+/// How often one read is tried again after files were healed: it may need several.
+const HEALED_READS_MAX: u32 = 64;
 
 /// How often a logged write is tried: once more after the handle was replaced, and again where
 /// another's failure kept it from being begun. What fails oftener fails for a reason that stays.
@@ -146,6 +154,8 @@ enum Compaction {
 /// An open database.
 pub(crate) struct Database {
     current: CurrentHandle,
+    /// Who may heal the files that cannot be read.
+    parity: OnceLock<Arc<Parity>>,
     /// Whether something was written in bulk that was perhaps not flushed.
     has_bulk: AtomicBool,
     /// Tables that cannot be read: see [`crate::quarantine`].
@@ -483,6 +493,7 @@ impl Database {
             quarantine: Arc::clone(&place.quarantine),
             has_news: AtomicBool::new(false),
             is_read_only: false,
+            parity: OnceLock::new(),
             current: CurrentHandle::new(db, Box::new(place)),
         }
     }
@@ -567,10 +578,9 @@ impl Database {
 
     pub(crate) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Value<'_>>, StoreError> {
         let handle = self.current.to_read()?;
-        let value =
-            handle
-                .db
-                .get_pinned_cf_opt(column(&handle.db, family), key, &read_options(family));
+        let db = &handle.db;
+        let read = || db.get_pinned_cf_opt(column(db, family), key, &read_options(family));
+        let value = self.read_healed(db, read);
         Ok(value
             .map_err(|error| self.read_failed(family, error))?
             .map(|value| Value::of(&value)))
@@ -583,18 +593,19 @@ impl Database {
         keys: impl IntoIterator<Item = &'k [u8]>,
     ) -> Result<Vec<Option<Value<'_>>>, StoreError> {
         let handle = self.current.to_read()?;
+        let keys: Vec<&[u8]> = keys.into_iter().collect();
         let values = handle.db.batched_multi_get_cf_opt(
             column(&handle.db, family),
-            keys,
+            keys.iter().copied(),
             false,
             &read_options(family),
         );
-        values
-            .into_iter()
-            .map(|value| {
-                Ok(value
-                    .map_err(|error| self.read_failed(family, error))?
-                    .map(|value| Value::of(&value)))
+        keys.iter()
+            .zip(values)
+            .map(|(key, value)| match value {
+                Ok(value) => Ok(value.map(|value| Value::of(&value))),
+                // One by one, they are healed.
+                Err(_) => self.get(family, key),
             })
             .collect()
     }
@@ -618,17 +629,19 @@ impl Database {
                     .collect();
             }
         };
+        let keys: Vec<&[u8]> = keys.into_iter().collect();
         let values = handle.db.batched_multi_get_cf_opt(
             column(&handle.db, family),
-            keys,
+            keys.iter().copied(),
             false,
             &read_options(family),
         );
-        values
-            .into_iter()
-            .map(|value| match value {
+        let copied = |value: Option<Value<'_>>| value.map(|value| value.to_vec());
+        keys.iter()
+            .zip(values)
+            .map(|(key, value)| match value {
                 Ok(value) => Ok(value.map(|value| value.to_vec())),
-                Err(error) => Err(self.read_failed(family, error)),
+                Err(_) => self.get(family, key).map(copied),
             })
             .collect()
     }
@@ -640,34 +653,32 @@ impl Database {
         key: &[u8],
     ) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
         let handle = self.current.to_read()?;
-        let mut iterator = handle
-            .db
-            .raw_iterator_cf_opt(column(&handle.db, family), read_options(family));
-        iterator.seek_for_prev(key);
-        iterator
-            .status()
-            .map_err(|error| self.read_failed(family, error))?;
-        Ok(iterator
-            .item()
-            .map(|(key, value)| (key.to_vec(), value.to_vec())))
+        let db = &handle.db;
+        let item = self.read_healed(db, || {
+            let mut iterator = db.raw_iterator_cf_opt(column(db, family), read_options(family));
+            iterator.seek_for_prev(key);
+            iterator.status()?;
+            Ok(iterator
+                .item()
+                .map(|(key, value)| (key.to_vec(), value.to_vec())))
+        });
+        item.map_err(|error| self.read_failed(family, error))
     }
 
     /// The records from `from` on, in key order, as they are now.
     pub(crate) fn scan(&self, family: Family, from: &[u8]) -> Scan<'_> {
         let slot = self.current.to_read().map(|handle| {
             handle.iterator(|db| {
-                let mut options = read_options(family);
-                options.set_readahead_size(1 << 20);
-                let mut iterator = db.raw_iterator_cf_opt(column(db, family), options);
-                iterator.seek(from);
-                iterator
+                let mut cursor = Cursor::new(db, family, SCAN_READAHEAD_LEN);
+                cursor.iterator.seek(from);
+                cursor
             })
         });
         Scan {
             slot,
             family,
             started: false,
-            key: Vec::new(),
+            key: from.to_vec(),
             value: Vec::new(),
             database: self,
         }
@@ -675,9 +686,10 @@ impl Database {
 
     /// The records of `family` as they are now, for looking up here and there.
     pub(crate) fn lookup(&self, family: Family) -> Lookup<'_> {
-        let slot = self.current.to_read().map(|handle| {
-            handle.iterator(|db| db.raw_iterator_cf_opt(column(db, family), read_options(family)))
-        });
+        let slot = self
+            .current
+            .to_read()
+            .map(|handle| handle.iterator(|db| Cursor::new(db, family, 0)));
         Lookup {
             slot,
             family,
@@ -782,8 +794,11 @@ impl Database {
 
     /// A write fails for what a compaction met, too.
     fn write_failed(&self, handle: &Arc<Handle>, what: &str, error: rocksdb::Error) -> StoreError {
+        // It is not tried again, but the next open finds what is healed.
+        let is_healed = self.is_healed(&handle.db, &error);
         let error = failed(what, error);
         if let StoreError::Damaged(damage) = &error
+            && !is_healed
             && let Some(number) = table_named_in(&damage.reason)
             && let Some(family) = family_of(&handle.db, number)
         {
@@ -927,6 +942,99 @@ impl Database {
         self.quarantine().clone()
     }
 
+    /// Has `parity` heal files that cannot be read, from now on.
+    pub(crate) fn heal_with(&self, parity: Arc<Parity>) {
+        let _ = self.parity.set(parity);
+    }
+
+    /// Whether what failed with `error` is worth another try: the files that it names were healed.
+    fn is_healed(&self, db: &DB, error: &rocksdb::Error) -> bool {
+        let Some(parity) = self.parity.get() else {
+            return false;
+        };
+        is_damage(error.kind(), error.as_ref()) && {
+            let files = db.live_files().unwrap_or_default();
+            let numbers = files.iter().filter_map(|file| table_named_in(&file.name));
+            parity.heal_named(error.as_ref(), Some(&numbers.collect()))
+        }
+    }
+
+    /// What `read` gives once the files that it reads are healed, as far as they can be.
+    fn read_healed<T>(
+        &self,
+        db: &DB,
+        read: impl Fn() -> Result<T, rocksdb::Error>,
+    ) -> Result<T, rocksdb::Error> {
+        let mut result = read();
+        for _ in 0..HEALED_READS_MAX {
+            match &result {
+                Err(error) if self.is_healed(db, error) => result = read(),
+                _ => break,
+            }
+        }
+        result
+    }
+
+    /// Fails if the last step of `cursor` did. If that was because of files that could be healed,
+    /// it is at the first record from `key` on, or with `is_passed` after it.
+    fn check_step(
+        &self,
+        cursor: &mut Cursor<'_>,
+        family: Family,
+        readahead_len: usize,
+        key: &[u8],
+        is_passed: bool,
+    ) -> Result<(), rocksdb::Error> {
+        let mut status = cursor.iterator.status();
+        for _ in 0..HEALED_READS_MAX {
+            match &status {
+                Err(error) if self.is_healed(cursor.db, error) => {
+                    cursor.renew(family, readahead_len);
+                    cursor.iterator.seek(key);
+                    if is_passed && cursor.iterator.key() == Some(key) {
+                        cursor.iterator.next();
+                    }
+                    status = cursor.iterator.status();
+                }
+                _ => break,
+            }
+        }
+        status
+    }
+
+    /// All tables, as parity knows them.
+    pub(crate) fn table_files(&self) -> Result<Vec<TableFile>, StoreError> {
+        let handle = self.current.to_read()?;
+        let files = handle
+            .db
+            .live_files()
+            .map_err(|error| failed("list the tables of the store", error))?;
+        let table = |file: rocksdb::LiveFile| {
+            let class = if file.column_family_name == Family::Frames.name() {
+                TableClass::Payloads
+            } else {
+                TableClass::Records
+            };
+            Some(TableFile {
+                number: table_named_in(&file.name)?,
+                len: file.size as u64,
+                class,
+            })
+        };
+        Ok(files.into_iter().filter_map(table).collect())
+    }
+
+    /// Waits until the database has made of its files what it wants to, no longer than `time`.
+    pub(crate) fn settle_files(&self, time: Duration) {
+        let mut options = WaitForCompactOptions::default();
+        options.set_timeout(time.as_micros() as u64);
+        // Where it takes longer, it goes on.
+        let _ = self
+            .current
+            .to_write()
+            .map(|handle| handle.db.wait_for_compact(&options));
+    }
+
     fn read_failed(&self, family: Family, error: rocksdb::Error) -> StoreError {
         let failed = read_failed(family, error);
         if let StoreError::Damaged(damage) = &failed
@@ -1012,11 +1120,40 @@ impl Database {
     }
 }
 
+impl<'a> Cursor<'a> {
+    fn new(db: &'a DB, family: Family, readahead_len: usize) -> Self {
+        let snapshot = db.snapshot();
+        Self {
+            iterator: iterator(db, family, readahead_len, &snapshot),
+            snapshot,
+            db,
+        }
+    }
+
+    /// Another iterator in the place of one that met damage.
+    fn renew(&mut self, family: Family, readahead_len: usize) {
+        self.iterator = iterator(self.db, family, readahead_len, &self.snapshot);
+    }
+}
+
+fn iterator<'a>(
+    db: &'a DB,
+    family: Family,
+    readahead_len: usize,
+    snapshot: &Snapshot<'_>,
+) -> DBRawIterator<'a> {
+    let mut options = read_options(family);
+    options.set_readahead_size(readahead_len);
+    options.set_snapshot(snapshot);
+    db.raw_iterator_cf_opt(column(db, family), options)
+}
+
 /// Records in key order, as they were when the scan began.
 pub(crate) struct Scan<'a> {
     slot: Result<Arc<IteratorSlot>, StoreError>,
     family: Family,
     started: bool,
+    /// That of the last record; at first the one to begin at.
     key: Vec<u8>,
     value: Vec<u8>,
     database: &'a Database,
@@ -1036,14 +1173,13 @@ impl Scan<'_> {
         // Without a handle it was made in vain: whoever tries again finds out why.
         let slot = slot.as_ref().map_err(|_| StoreError::Reopened)?;
         let started = std::mem::replace(started, true);
-        let is_found = slot.with(|iterator| {
-            if started && iterator.valid() {
-                iterator.next();
+        let is_found = slot.with(|cursor| {
+            if started && cursor.iterator.valid() {
+                cursor.iterator.next();
             }
-            iterator
-                .status()
-                .map_err(|error| database.read_failed(*family, error))?;
-            Ok::<_, StoreError>(copy_item(iterator.item(), key, value))
+            let checked = database.check_step(cursor, *family, SCAN_READAHEAD_LEN, key, started);
+            checked.map_err(|error| database.read_failed(*family, error))?;
+            Ok::<_, StoreError>(copy_item(cursor.iterator.item(), key, value))
         })??;
         Ok(is_found.then_some((&*key, &*value)))
     }
@@ -1076,7 +1212,8 @@ impl Lookup<'_> {
         let slot = self.slot.as_ref().map_err(|_| StoreError::Reopened)?;
         let (database, family) = (self.database, &self.family);
         let (found, value) = (&mut self.key, &mut self.value);
-        let is_found = slot.with(|iterator| {
+        let is_found = slot.with(|cursor| {
+            let iterator = &mut cursor.iterator;
             let is_behind = iterator.key().is_some_and(|last| last < key);
             if is_behind {
                 iterator.next();
@@ -1087,10 +1224,9 @@ impl Lookup<'_> {
             if !is_there {
                 iterator.seek(key);
             }
-            iterator
-                .status()
-                .map_err(|error| database.read_failed(*family, error))?;
-            Ok::<_, StoreError>(copy_item(iterator.item(), found, value))
+            let checked = database.check_step(cursor, *family, 0, key, false);
+            checked.map_err(|error| database.read_failed(*family, error))?;
+            Ok::<_, StoreError>(copy_item(cursor.iterator.item(), found, value))
         })??;
         Ok(is_found.then_some((&*found, &*value)))
     }
@@ -1261,6 +1397,12 @@ fn copy_key(tag: u8, key: &[u8]) -> Vec<u8> {
     [&[tag], key].concat()
 }
 
+/// Whether an error of `RocksDB`'s is about files that are damaged or gone.
+fn is_damage(kind: ErrorKind, message: &str) -> bool {
+    let says = |words: &str| message.contains(words);
+    kind == ErrorKind::Corruption || says("No such file or directory") || says("Input/output error")
+}
+
 /// `RocksDB` tells a full disk, a file that is gone and a disk that fails only by their words.
 fn failed(what: &str, error: rocksdb::Error) -> StoreError {
     let (what, kind, message) = (what.to_owned(), error.kind(), error.into_string());
@@ -1275,9 +1417,7 @@ fn failed(what: &str, error: rocksdb::Error) -> StoreError {
             StoreError::Full { what }
         }
         _ if says(&["File too large"]) => StoreError::TooLong { what },
-        _ if kind == ErrorKind::Corruption
-            || says(&["No such file or directory", "Input/output error"]) =>
-        {
+        _ if is_damage(kind, &message) => {
             StoreError::damaged("the database", format!("cannot {what}: {message}"))
         }
         _ => StoreError::Database { what, message },

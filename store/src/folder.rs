@@ -11,6 +11,7 @@
 //! repair.new/    while a repair goes on, and replaced-DATE/, what one has replaced: see `repair/place`.
 //! control        a socket while a server has the store: other processes have their commands done there. nbd.sock is its NBD socket.
 //! database/      RocksDB's.
+//! parity/        from which damaged files of the database are healed, if that is on (`parity`).
 //! ```
 //!
 //! The folder may be reached through links. Below it no link is followed: nothing that was planted
@@ -50,7 +51,7 @@ const FOLDER_MODE: u32 = 0o700;
 const PARENT_MODE: u32 = 0o777;
 const UNFINISHED_MARKER: &str = "vellum.store.new";
 const COMMITS_CONTEXT: &str = "vellum 2026-11 count of commits v1";
-const MARKER_TEXT: &str = "vellum store format ";
+pub(crate) const MARKER_TEXT: &str = "vellum store format ";
 /// The length of what stands in the lock file: it is written over what was there, so that it needs
 /// no room.
 const OWNER_LEN: usize = 200;
@@ -82,6 +83,8 @@ pub(crate) struct Usage {
     pub(crate) logs: u64,
     /// Of that: the reserve.
     pub(crate) reserve: u64,
+    /// Of that: parity.
+    pub(crate) parity: u64,
 }
 
 /// Where the count of acknowledged commits is kept: the witness against a log that lost its end.
@@ -380,12 +383,17 @@ impl Folder {
         let mut seen = HashSet::new();
         while let Some(folder) = folders.pop() {
             let fail = |source| StoreError::file("read", &folder, source);
+            let is_parity = folder.starts_with(self.dir.join("parity"));
             for entry in fs::read_dir(&folder).map_err(fail)? {
                 let entry = entry.map_err(fail)?;
                 match entry.metadata() {
                     Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
+                    // A link of parity's to a table that is counted where the database has it.
+                    Ok(metadata) if is_parity && metadata.nlink() > 1 => {}
                     Ok(metadata) if metadata.nlink() > 1 && !seen.insert(metadata.ino()) => {}
-                    Ok(metadata) => usage.add(&entry.file_name(), metadata.blocks() * 512),
+                    Ok(metadata) => {
+                        usage.add(&entry.file_name(), metadata.blocks() * 512, is_parity);
+                    }
                     // RocksDB removes files while we look.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                     Err(source) => return Err(fail(source)),
@@ -397,9 +405,11 @@ impl Folder {
 }
 
 impl Usage {
-    fn add(&mut self, name: &OsStr, len: u64) {
+    fn add(&mut self, name: &OsStr, len: u64, is_parity: bool) {
         self.total += len;
-        if Reserve::is_file(name) {
+        if is_parity {
+            self.parity += len;
+        } else if Reserve::is_file(name) {
             self.reserve += len;
         } else if Path::new(name).extension() == Some(OsStr::new("log")) {
             self.logs += len;

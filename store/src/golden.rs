@@ -21,13 +21,14 @@ use crate::chunks::{DamageRecord, damage_key};
 use crate::codec;
 use crate::database::Family;
 use crate::journal::{Added, Entry, SUM_KEY, entry_key};
+use crate::parity::{self, ParityShare};
 use crate::records::{
     self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters, Token,
 };
 use crate::sources::{SOURCES_KEY, SourceEntry, SourceKind, SourceList, SourceSecret};
 use crate::store::{
-    COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, configuration_key, image_key,
-    machine_key, machine_snapshot_key, snapshot_key, token_key,
+    COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, PARITY_KEY, configuration_key,
+    image_key, machine_key, machine_snapshot_key, snapshot_key, token_key,
 };
 
 fn name(text: &str) -> Name {
@@ -306,6 +307,13 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     all.push(("key-sources", SOURCES_KEY.to_vec()));
     all.push(("key-counters", COUNTERS_KEY.to_vec()));
     all.push(("key-commits", COMMITS_KEY.to_vec()));
+    all.push(("key-parity", PARITY_KEY.to_vec()));
+    let share = ParityShare::new(25).expect("in bounds");
+    let family = Family::Meta.name();
+    all.push(("record-parity", records::encode(family, PARITY_KEY, &share)));
+    all.push(("parity-code", parity::golden_code()));
+    all.push(("parity-group", parity::golden_group()));
+    all.push(("parity-rest", parity::golden_rest()));
     all.push(("witness", crate::folder::Witness::bytes(COMMITS.0)));
     all.push(("key-image", image_key(ImageId(9))));
     all.push(("key-snapshot", snapshot_key(ImageId(9), 77)));

@@ -53,8 +53,10 @@ pub mod measure;
 #[cfg(test)]
 mod model;
 mod opening;
+pub mod parity;
 mod partial;
 mod pieces;
+mod protection;
 mod quarantine;
 pub mod records;
 mod repair;
@@ -88,6 +90,7 @@ pub use live::LiveDisk;
 pub use maps::{MapEntry, RebaseMode};
 pub use partial::{NewFileMode, PartialFile, write_whole_file};
 pub use pieces::{FileSource, Input};
+pub use protection::heal_closed_store;
 pub use records::{Compression, StoreParameters};
 pub use repair::{RepairOptions, RepairReport};
 pub use scrub::{SCRUB_ROUND, ScrubOptions, ScrubReport, ScrubStatus};

@@ -136,6 +136,11 @@ fn refuse_flipped_bit(path: &Path) -> Result<(), StoreError> {
     ))
 }
 
+/// Whether every record of a log, or a manifest, is what was written.
+pub(crate) fn is_whole(log: &[u8]) -> bool {
+    torn::end_of(log) == LogEnd::Sound
+}
+
 /// Copies the logs in the database's folder `dir` to `room`, up to the first record of all of them
 /// that is not what was written.
 pub(crate) fn copy_whole_part(dir: &Path, room: &Path) -> Result<(), StoreError> {

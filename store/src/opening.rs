@@ -24,12 +24,13 @@ use crate::identity::random;
 use crate::journal::Journal;
 use crate::limits;
 use crate::logs;
+use crate::parity::{self, AtRest, Parity, ParityShare};
 use crate::quarantine::Quarantine;
 use crate::records::{self, Commits, Counters, Record, StoreParameters};
 use crate::reserve::Reserve;
 use crate::sizes::Sizes;
 use crate::store::{
-    Access, COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, Opened, PARAMETERS_KEY, Store, put,
+    Access, COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, Opened, PARAMETERS_KEY, PARITY_KEY, Store, put,
 };
 use crate::twins::read_twins;
 
@@ -63,13 +64,13 @@ impl Store {
     /// A damaged store opens for reading as far as it can be read, and for writing as far as that
     /// is sound: see [`Store::impairment`].
     pub fn open(dir: &Path, access: Access, command: &str) -> Result<Self, StoreError> {
-        let folder = Folder::open(dir)?;
+        let (folder, restored) = find_folder(dir)?;
         let lock = if access == Access::ReadWrite {
             Some(folder.lock(command)?)
         } else {
             None
         };
-        open_folder(&folder, access, lock, false)
+        open_folder(&folder, access, lock, false).map(|store| store.tell_restored(&restored))
     }
 
     /// Opens the store in `dir` for writing, or, where its files or their place forbid that, for
@@ -79,10 +80,10 @@ impl Store {
         dir: &Path,
         command: &str,
     ) -> Result<(Self, Option<StoreError>), StoreError> {
-        let folder = Folder::open(dir)?;
+        let (folder, restored) = find_folder(dir)?;
         let refused = match folder.lock(command) {
             Ok(lock) => match open_folder(&folder, Access::ReadWrite, Some(lock), false) {
-                Ok(store) => return Ok((store, None)),
+                Ok(store) => return Ok((store.tell_restored(&restored), None)),
                 Err(error) => error,
             },
             Err(error) => error,
@@ -98,7 +99,7 @@ impl Store {
     /// Takes the state that the store in `dir` shows for the present one, although later changes
     /// had been acknowledged (see [`StoreError::RolledBack`]). Fails if it is damaged otherwise.
     pub fn accept_earlier_state(dir: &Path, command: &str) -> Result<(), StoreError> {
-        let folder = Folder::open(dir)?;
+        let (folder, _) = find_folder(dir)?;
         let lock = folder.lock(command)?;
         open_folder(&folder, Access::ReadWrite, Some(lock), true).map(drop)
     }
@@ -129,6 +130,24 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Tells people of small files that parity restored before it was opened.
+    fn tell_restored(self, names: &[String]) -> Self {
+        for name in names {
+            let text = format!("{name} was restored as parity kept it");
+            self.inner.parity.note(text);
+        }
+        self
+    }
+}
+
+/// The folder of the store in `dir`, its small files restored if parity kept them; which were.
+fn find_folder(dir: &Path) -> Result<(Folder, Vec<String>), StoreError> {
+    // Where somebody else writes, they are not looked at.
+    let restored = parity::restore_small_files(dir).unwrap_or_default();
+    Ok((Folder::open(dir)?, restored))
+}
+
 fn open_folder(
     folder: &Folder,
     access: Access,
@@ -140,14 +159,18 @@ fn open_folder(
     let place = (&sizes, &reserve);
     // Before the database is opened: a process that writes meanwhile only adds to it.
     let acknowledged = folder.acknowledged_commits();
-    let mut loaded = load(folder, place, access, Quarantine::load(folder.path()))?;
+    let parity = Arc::new(Parity::new(folder, lock.is_some()));
+    // Before the database, so that it is dropped after it.
+    let at_rest = AtRest(Arc::clone(&parity));
+    let quarantine = Quarantine::load(folder.path());
+    let mut loaded = load(folder, place, access, quarantine, &parity)?;
     for _ in Family::ALL {
         if !loaded.database.has_news_of_unreadable_tables() {
             break;
         }
         // A compaction that began meanwhile may have met the same, and ended all writing.
         let quarantine = loaded.database.into_quarantine();
-        loaded = load(folder, place, access, quarantine)?;
+        loaded = load(folder, place, access, quarantine, &parity)?;
     }
     if acknowledged > loaded.commits && !accept_earlier {
         loaded.faults.blocking.push(StoreError::RolledBack {
@@ -175,6 +198,7 @@ fn open_folder(
         journal: loaded.journal,
         faults: loaded.faults,
         id,
+        at_rest,
         lock,
     });
     if access == Access::ReadWrite {
@@ -197,9 +221,12 @@ fn load(
     place: (&Sizes, &Reserve),
     access: Access,
     quarantine: Quarantine,
+    parity: &Arc<Parity>,
 ) -> Result<Loaded, StoreError> {
     let mut faults = Faults::default();
-    let database = open_database(folder, place, access, quarantine, &mut faults)?;
+    let database = open_database(folder, place, access, quarantine, parity, &mut faults)?;
+    database.heal_with(Arc::clone(parity));
+    parity.set_share(load_share(&database, &mut faults)?);
     let parameters = load_parameters(&database, &mut faults)?;
     let edits = load_edits(&database, &mut faults)?;
     let edits = sound_edits(edits, &mut faults);
@@ -245,11 +272,14 @@ fn open_database(
     (sizes, reserve): (&Sizes, &Reserve),
     access: Access,
     quarantine: Quarantine,
+    parity: &Parity,
     faults: &mut Faults,
 ) -> Result<Database, StoreError> {
     let dir = folder.database();
     if access == Access::ReadWrite {
-        return match Database::open(&dir, sizes, reserve, quarantine.clone()) {
+        parity.hold_tables();
+        let open = || Database::open(&dir, sizes, reserve, quarantine.clone());
+        let opened = match open_healed(parity, open) {
             Err(error @ StoreError::Damaged(_)) if logs::cut_torn_end(&dir)? => {
                 let around = Database::open_around(&dir, sizes, reserve, quarantine);
                 let Ok(database) = around else {
@@ -260,12 +290,13 @@ fn open_database(
             }
             opened => opened,
         };
+        return opened.inspect(|_| parity.begin_writing());
     }
     logs::check_manifests(&dir)?;
     for _ in 0..OPEN_TRIES {
         let before = Database::revision(&dir)?;
-        let opened = logs::check_logs(&dir)
-            .and_then(|()| Database::open_read_only(&dir, sizes, reserve, quarantine.clone()));
+        let open = || Database::open_read_only(&dir, sizes, reserve, quarantine.clone());
+        let opened = logs::check_logs(&dir).and_then(|()| open_healed(parity, open));
         if Database::revision(&dir)? != before {
             continue;
         }
@@ -286,6 +317,24 @@ fn open_database(
         what: "open the store for reading".to_owned(),
         message: "its files never hold still".to_owned(),
     })
+}
+
+/// What `open` gives once parity healed the files that it needs, as far as it can.
+fn open_healed(
+    parity: &Parity,
+    open: impl Fn() -> Result<Database, StoreError>,
+) -> Result<Database, StoreError> {
+    let mut opened = open();
+    // Each time some table is healed.
+    for _ in 0..OPEN_TRIES {
+        match &opened {
+            Err(StoreError::Damaged(damage)) if parity.heal_named(&damage.reason, None) => {
+                opened = open();
+            }
+            _ => break,
+        }
+    }
+    opened
 }
 
 fn open_damaged(
@@ -332,6 +381,17 @@ fn load_parameters(
     let (parameters, hurt) = load_meta(database, PARAMETERS_KEY, what)?;
     faults.tolerated.extend(hurt);
     parameters.ok_or_else(|| StoreError::damaged(what, "they are gone"))
+}
+
+/// How much parity there is to be. Where that is not known, none is made.
+fn load_share(database: &Database, faults: &mut Faults) -> Result<Option<ParityShare>, StoreError> {
+    match load_meta(database, PARITY_KEY, "the share of parity") {
+        Ok((share, hurt)) => {
+            faults.tolerated.extend(hurt);
+            Ok(share)
+        }
+        Err(error) => tolerate(error, faults).map(|()| None),
+    }
 }
 
 /// The store's identity. One that was made before there were any gets it now, if it is opened for

@@ -29,6 +29,7 @@ use vellum_core::wire::{DecodeError, seal, verified};
 
 use crate::chunks::DamageRecord;
 use crate::journal::Entry;
+use crate::parity::ParityShare;
 use crate::sources::SourceList;
 
 const CONTEXT: &str = "vellum 2026-11 record v1";
@@ -151,6 +152,7 @@ pub fn decode_any(body: &[u8]) -> usize {
         decode_body::<Counters>(body).is_ok(),
         decode_body::<Commits>(body).is_ok(),
         decode_body::<StoreId>(body).is_ok(),
+        decode_body::<ParityShare>(body).is_ok(),
         decode_body::<Token>(body).is_ok(),
         decode_body::<Layer>(body).is_ok(),
         decode_body::<Image>(body).is_ok(),
@@ -212,6 +214,18 @@ impl Record for Commits {
 
     fn from_fields(fields: u64) -> Option<Self> {
         Some(Self(fields))
+    }
+}
+
+impl Record for ParityShare {
+    type Fields = u16;
+
+    fn to_fields(&self) -> u16 {
+        self.per_mille() as u16
+    }
+
+    fn from_fields(fields: u16) -> Option<Self> {
+        Self::new(fields)
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Stats {
     pub compressed: u64,
     /// Everything in the store's folder, as `du` counts.
     pub on_disk: u64,
+    /// Of that: parity.
+    pub parity: u64,
 }
 
 impl Store {
@@ -46,6 +48,7 @@ impl Store {
             unique: totals.unique,
             compressed: totals.compressed,
             on_disk: totals.on_disk,
+            parity: self.inner.folder.usage()?.parity,
         })
     }
 }

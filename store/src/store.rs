@@ -29,6 +29,7 @@ use crate::journal::{Added, Journal};
 use crate::limits;
 use crate::live::Room;
 use crate::opening::{Faults, holdings};
+use crate::parity::{AtRest, Parity};
 use crate::records::{
     self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters,
 };
@@ -40,6 +41,7 @@ pub(crate) const PARAMETERS_KEY: &[u8] = b"parameters";
 pub(crate) const COUNTERS_KEY: &[u8] = b"counters";
 pub(crate) const COMMITS_KEY: &[u8] = b"commits";
 pub(crate) const IDENTITY_KEY: &[u8] = b"identity";
+pub(crate) const PARITY_KEY: &[u8] = b"parity";
 /// Layers with more pages than this are deleted by range: a range tombstone costs every later scan
 /// a little, a key costs a batch.
 const PAGES_BY_KEY_MAX: u64 = 256;
@@ -93,6 +95,9 @@ pub(crate) struct Inner {
     witness: Option<Witness>,
     /// None only where a store that was made before there were identities is read.
     id: Option<StoreId>,
+    pub(crate) parity: Arc<Parity>,
+    /// After everything that has the database open, and before the lock.
+    _at_rest: AtRest,
     _lock: Option<OwnerLock>,
 }
 
@@ -110,6 +115,7 @@ pub(crate) struct Opened {
     pub(crate) journal: Journal,
     pub(crate) faults: Faults,
     pub(crate) id: Option<StoreId>,
+    pub(crate) at_rest: AtRest,
     pub(crate) lock: Option<OwnerLock>,
 }
 
@@ -232,6 +238,8 @@ impl Store {
             commits: AtomicU64::new(opened.commits),
             witness,
             id: opened.id,
+            parity: Arc::clone(&opened.at_rest.0),
+            _at_rest: opened.at_rest,
             _lock: opened.lock,
         };
         Self {

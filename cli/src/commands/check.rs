@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use vellum_store::{CheckOptions, CheckReport, Finding, SCRUB_ROUND, ScrubOptions, ScrubReport};
 
+use crate::commands::parity::ShownProtection;
 use crate::failure::{Failure, Outcome};
 use crate::output::page::{Page, plural};
 use crate::output::{Answer, time};
@@ -60,6 +61,8 @@ struct Checked {
     chunks: u64,
     chunks_read: u64,
     chunks_unreferenced: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parity: Option<ShownProtection>,
     findings: Vec<Found>,
 }
 
@@ -192,6 +195,7 @@ impl Checked {
             chunks: report.chunks,
             chunks_read: report.chunks_read,
             chunks_unreferenced: report.chunks_unreferenced,
+            parity: report.parity.as_ref().map(ShownProtection::new),
             findings: report.findings.iter().map(Found::new).collect(),
         }
     }
@@ -291,6 +295,9 @@ impl Answer for Checked {
                 "{} that nothing needs; vellum gc gives back what is worth it",
                 plural(self.chunks_unreferenced, "chunk")
             ))?;
+        }
+        if let Some(parity) = &self.parity {
+            page.line(parity.sentence(page))?;
         }
         page.line(match (self.damaged, self.findings.is_empty()) {
             (true, _) if self.findings.iter().any(|found| !found.hits.is_empty()) => DAMAGED,

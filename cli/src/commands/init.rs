@@ -6,8 +6,10 @@ use std::str::FromStr;
 
 use serde::Serialize;
 use vellum_core::units::ChunkLen;
-use vellum_store::{Compression, Store, StoreParameters};
+use vellum_store::parity::ParityShare;
+use vellum_store::{Access, Compression, Store, StoreParameters, Unwatched};
 
+use super::parity;
 use crate::caller::Caller;
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
@@ -28,6 +30,11 @@ pub(crate) struct Args {
     /// zstd:LEVEL (1 to 22), lz4 or none [env: VELLUM_COMPRESSION] [default: zstd:3]
     #[arg(long, value_name = "HOW")]
     compression: Option<CompressionWish>,
+    /// Heal damaged and lost files of the store from parity that takes SHARE of it, such as 2%, and
+    /// at least as much as its longest file (up to 64M, twice). Costs space, and time at the end of
+    /// each command
+    #[arg(long, value_name = "SHARE", value_parser = parity::share)]
+    parity: Option<ParityShare>,
 }
 
 /// A compression as it is written on the command line.
@@ -47,12 +54,19 @@ struct Made {
     compression: String,
     /// Bytes that nothing but deleting and collecting may use.
     kept_back: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parity_percent: Option<f64>,
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let parameters = parameters(args, &session.caller)?;
     let dir = session.store_dir()?;
     Store::init(dir, parameters)?;
+    if args.parity.is_some() {
+        let store = Store::open(dir, Access::ReadWrite, &session.command_line())?;
+        store.set_parity_share(args.parity)?;
+        store.protect_all(&Unwatched)?;
+    }
     let made = Made {
         action: "init",
         store: dir.display().to_string(),
@@ -60,6 +74,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         frame_size: parameters.frame_len,
         compression: CompressionWish(parameters.compression).to_string(),
         kept_back: Store::kept_back(dir),
+        parity_percent: args.parity.map(parity::percent),
     };
     session.output.confirm(&made)?;
     Ok(Outcome::Done)
@@ -147,6 +162,11 @@ impl Answer for Made {
         page.line(format!(
             "{kept} are kept back, so that a full disk can be emptied"
         ))?;
+        if let Some(percent) = self.parity_percent {
+            page.line(format!(
+                "parity of {percent} % heals what is damaged or lost of its files"
+            ))?;
+        }
         page.line("next: vellum import DISK NAME")
     }
 }

@@ -9,10 +9,12 @@ use vellum_formats::Format;
 use vellum_store::measure::{
     Advice, Estimate, LengthReport, MeasureOptions, MeasureReport, Reason, SettingReport, measure,
 };
+use vellum_store::parity::{ParityShare, foreseen_parity_len};
 use vellum_store::{Input, Store, StoreError};
 
 use super::import::is_stream;
 use super::init::CompressionWish;
+use super::parity;
 use crate::failure::{Failure, Outcome};
 use crate::output::page::{Page, percent, plural};
 use crate::output::table::Column;
@@ -87,6 +89,15 @@ struct Shown {
     compressions: Vec<ShownSetting>,
     #[serde(skip_serializing_if = "Option::is_none")]
     recommended: Option<ShownAdvice>,
+    /// About how much more parity would take, by its share in percent, in a store as recommended.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    parity: Vec<ShownParity>,
+}
+
+#[derive(Serialize)]
+struct ShownParity {
+    percent: f64,
+    disk_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -286,8 +297,33 @@ impl Shown {
                 .collect(),
             compressions: report.settings.iter().map(ShownSetting::new).collect(),
             recommended: report.advice.as_ref().map(ShownAdvice::new),
+            parity: foreseen_parity(report),
         }
     }
+}
+
+/// What parity would take of a store that is made as recommended.
+fn foreseen_parity(report: &MeasureReport) -> Vec<ShownParity> {
+    let length = report.advice.as_ref().and_then(|advice| {
+        let chunk_len = advice.parameters.chunk_len.bytes();
+        report
+            .lengths
+            .iter()
+            .find(|length| length.chunk_len == chunk_len)
+    });
+    let Some(length) = length else {
+        return Vec::new();
+    };
+    let (payloads, records) = (length.compressed.value, length.metadata.value);
+    let shown = |share| ShownParity {
+        percent: parity::percent(share),
+        disk_bytes: foreseen_parity_len(payloads, records, share),
+    };
+    [20, 100]
+        .into_iter()
+        .filter_map(ParityShare::new)
+        .map(shown)
+        .collect()
 }
 
 impl ShownLength {
@@ -417,7 +453,14 @@ impl Answer for Shown {
         advice
             .reasons
             .iter()
-            .try_for_each(|reason| page.line(format!("  {reason}")))
+            .try_for_each(|reason| page.line(format!("  {reason}")))?;
+        if let Some(parity) = self.parity.first() {
+            let (share, more) = (parity.percent, page.size(parity.disk_bytes));
+            page.line(format!(
+                "  --parity {share}%: takes about {more} more, and heals damaged and lost files"
+            ))?;
+        }
+        Ok(())
     }
 }
 

@@ -23,6 +23,7 @@ mod measure;
 mod modify;
 mod mount;
 mod nbd;
+mod parity;
 mod pin;
 mod rebase;
 mod receive;
@@ -90,6 +91,7 @@ pub(crate) enum Command {
     Check(check::Args),
     Repair(repair::Args),
     Source(source::Args),
+    Parity(parity::Args),
     Stats(stats::Args),
     Measure(measure::Args),
     Report(report::Args),
@@ -177,6 +179,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, F
         Command::Check(args) => check::run(args, session),
         Command::Repair(args) => repair::run(args, session),
         Command::Source(args) => source::run(args, session),
+        Command::Parity(args) => parity::run(args, session),
         Command::Stats(args) => stats::run(args, session),
         Command::Measure(args) => measure::run(args, session),
         Command::Report(args) => report::run(args, session),

@@ -34,6 +34,9 @@ struct Shown {
     compressed_bytes: u64,
     /// The whole folder, as `du` counts.
     disk_bytes: u64,
+    /// Of that: parity.
+    #[serde(skip_serializing_if = "is_zero")]
+    parity_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     dedup_ratio: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,6 +95,7 @@ impl Shown {
             unique_bytes: stats.unique,
             compressed_bytes: stats.compressed,
             disk_bytes: stats.on_disk,
+            parity_bytes: stats.parity,
             dedup_ratio: ratio(stats.non_zero, stats.unique),
             compression_ratio: ratio(stats.unique, stats.compressed),
             scrub: ShownScrub::new(scrub),
@@ -166,6 +170,19 @@ impl Answer for Shown {
         let disk = page.size(self.disk_bytes);
         let share = percent(self.disk_bytes, self.nonzero_bytes);
         page.field("on disk", format!("{disk}, {share} of what is not zero"))?;
-        page.field("scrubbed", self.scrub.line())
+        page.field("scrubbed", self.scrub.line())?;
+        if self.parity_bytes == 0 {
+            return Ok(());
+        }
+        let parity = page.size(self.parity_bytes);
+        page.field(
+            "parity",
+            format!("{parity} of that; vellum parity status says more"),
+        )
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }

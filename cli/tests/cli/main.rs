@@ -12,6 +12,7 @@ mod healing;
 mod interruptions;
 mod limits;
 mod mistakes;
+mod parity;
 mod power_cuts;
 mod repair;
 mod report;

@@ -22,6 +22,7 @@ use vellum_core::units::{ChunkId, LayerId, PageIndex};
 
 use crate::chunks::DamageKind;
 use crate::error::StoreError;
+use crate::parity::ParityStatus;
 use crate::store::{Access, Store};
 use crate::watch::Watch;
 pub(crate) use walk::resumed;
@@ -68,6 +69,8 @@ pub struct CheckReport {
     pub chunks_read: u64,
     /// Chunks that no map refers to: not a fault, `vellum gc` gives them back.
     pub chunks_unreferenced: u64,
+    /// How well the store is protected, if parity is on.
+    pub parity: Option<ParityStatus>,
     /// Everything that is wrong.
     pub findings: Vec<Finding>,
 }
@@ -117,6 +120,7 @@ impl Store {
         };
         let mut check = Check::new(self, options, watch, horizon);
         check.faults();
+        check.parity()?;
         check.twins()?;
         let names = check.frames()?;
         check.index(&names)?;
@@ -203,6 +207,52 @@ impl Check<'_> {
                 finding.images.extend(damage.image.clone());
             }
         }
+    }
+
+    /// Parity is no content: what is wrong with it hits no image.
+    fn parity(&mut self) -> Result<(), StoreError> {
+        let status = self.store.parity_status()?;
+        if status.groups_damaged > 0 {
+            let groups = status.groups_damaged;
+            self.leak(
+                "parity",
+                format!("{groups} groups are damaged and protect nothing"),
+            );
+        }
+        if self.options.read_data && self.options.subset.is_none() && status.groups > 0 {
+            self.healable()?;
+        }
+        self.report.parity = status.share.is_some().then_some(status);
+        Ok(())
+    }
+
+    /// What parity would heal of the files, also where nothing reads it.
+    fn healable(&mut self) -> Result<(), StoreError> {
+        let found = self.store.tell_healable(self.watch)?;
+        if found.parity_blocks_healed > 0 {
+            let blocks = found.parity_blocks_healed;
+            self.leak("parity", format!("{blocks} blocks of it are damaged"));
+        }
+        for (names, what) in [
+            (&found.files_restored, "it is gone; parity can restore it"),
+            (
+                &found.files_lost,
+                "it is damaged beyond what parity can heal",
+            ),
+        ] {
+            for name in names {
+                self.damage(name, what, Loss::Nothing);
+            }
+        }
+        if found.blocks_healed > 0 {
+            let blocks = found.blocks_healed;
+            self.damage(
+                "tables of the database",
+                format!("{blocks} blocks are damaged; parity can heal them"),
+                Loss::Nothing,
+            );
+        }
+        Ok(())
     }
 
     fn go_on(&self) -> Result<(), StoreError> {

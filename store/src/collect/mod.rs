@@ -164,6 +164,8 @@ impl Store {
         )?;
         self.inner.reserve.refill();
         self.note_freed(swept.stored_bytes_dropped)?;
+        // What it keeps of files that are gone is given back, too.
+        self.protect_within(watch)?;
         Ok(CollectReport {
             layers_dropped,
             layers_merged,

@@ -33,7 +33,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rocksdb::{DB, DBRawIterator};
+use rocksdb::{DB, DBRawIterator, Snapshot};
 use self_cell::self_cell;
 
 use crate::chunks::pause::lock;
@@ -62,11 +62,18 @@ pub(super) struct Handle {
     iterators: Mutex<Vec<Weak<IteratorSlot>>>,
 }
 
+/// An iterator, and what another one in its place must see: one that met damage keeps what it read.
+pub(super) struct Cursor<'a> {
+    pub(super) iterator: DBRawIterator<'a>,
+    pub(super) snapshot: Snapshot<'a>,
+    pub(super) db: &'a DB,
+}
+
 self_cell!(
     struct OwnedIterator {
         owner: Arc<Handle>,
         #[covariant]
-        dependent: DBRawIterator,
+        dependent: Cursor,
     }
 );
 
@@ -124,7 +131,7 @@ impl Handle {
     /// An iterator that `make` makes. It goes when the handle does.
     pub(super) fn iterator(
         self: Arc<Self>,
-        make: impl FnOnce(&DB) -> DBRawIterator<'_>,
+        make: impl FnOnce(&DB) -> Cursor<'_>,
     ) -> Arc<IteratorSlot> {
         let iterator = OwnedIterator::new(Arc::clone(&self), |handle| make(&handle.db));
         let slot = Arc::new(IteratorSlot(Mutex::new(Some(iterator))));
@@ -157,7 +164,7 @@ impl IteratorSlot {
     /// Does something with the iterator, if it was not taken away.
     pub(super) fn with<T>(
         &self,
-        act: impl for<'i> FnOnce(&mut DBRawIterator<'i>) -> T,
+        act: impl for<'i> FnOnce(&mut Cursor<'i>) -> T,
     ) -> Result<T, StoreError> {
         match lock(&self.0).as_mut() {
             Some(iterator) => Ok(iterator.with_dependent_mut(|_, iterator| act(iterator))),

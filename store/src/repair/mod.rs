@@ -42,6 +42,7 @@ use crate::check::{CheckOptions, Finding};
 use crate::error::StoreError;
 use crate::folder::Folder;
 use crate::opening::holdings;
+use crate::parity::{self, Parity};
 use crate::store::{Access, Store};
 use crate::watch::Watch;
 use mend::Mended;
@@ -112,11 +113,16 @@ impl Store {
         command: &str,
         watch: &dyn Watch,
     ) -> Result<RepairReport, StoreError> {
+        if options.apply {
+            // Where somebody else writes, locking says so.
+            let _ = parity::restore_small_files(dir);
+        }
         let opened = Folder::open(dir);
         let is_marked = opened.is_ok();
         let folder = opened.or_else(|error| Folder::unmarked(dir, error))?;
         let _lock = folder.lock(command)?;
         holdings(&folder).1.give_up_if_scarce();
+        let healed = heal_by_parity(&folder, options.apply, watch)?;
         let mut repair = Repair {
             folder,
             options,
@@ -126,8 +132,30 @@ impl Store {
             report: RepairReport::default(),
         };
         repair.run(is_marked)?;
+        if !healed.is_empty() {
+            repair.report.applied |= options.apply;
+            repair.report.mends.splice(0..0, healed);
+        }
         Ok(repair.report)
     }
+}
+
+/// What parity heals before anything else is looked at, in words.
+fn heal_by_parity(
+    folder: &Folder,
+    apply: bool,
+    watch: &dyn Watch,
+) -> Result<Vec<String>, StoreError> {
+    let report = Parity::new(folder, true).heal_all(None, !apply, watch)?;
+    let restored = report.files_restored.iter();
+    let mut lines: Vec<String> = restored
+        .map(|name| format!("{name} is restored from parity"))
+        .collect();
+    if report.blocks_healed > 0 {
+        let blocks = report.blocks_healed;
+        lines.push(format!("{blocks} blocks of tables are healed from parity"));
+    }
+    Ok(lines)
 }
 
 impl Repair<'_> {
@@ -146,6 +174,8 @@ impl Repair<'_> {
             && (!self.report.needs_acceptance || self.options.accept_earlier_state);
         if may_apply && changed {
             let kept = place.exchange()?;
+            // Its tables may have the numbers of others now.
+            Parity::new(&self.folder, true).remove_all()?;
             self.report.kept_len = place::own_len(&kept);
             self.report.kept = Some(kept);
         } else {

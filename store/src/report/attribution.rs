@@ -110,6 +110,9 @@ fn overhead(space: &Space, compressed: u64) -> Vec<AttributionRow> {
         ("records", space.records),
         ("reserve", space.usage.reserve),
     ];
+    if space.usage.parity > 0 {
+        rows.push(("parity", space.usage.parity));
+    }
     let named: u64 = compressed + rows.iter().map(|(_, bytes)| bytes).sum::<u64>();
     let rest = space.usage.total.saturating_sub(named);
     let logs = rest.min(space.usage.logs);

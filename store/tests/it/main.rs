@@ -13,6 +13,7 @@ mod history;
 mod live;
 mod model;
 mod modes;
+mod parity;
 mod qcow2_oracle;
 mod repair;
 mod scratch;

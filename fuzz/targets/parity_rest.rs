@@ -1,0 +1,4 @@
+//! `parity_rest` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vellum_fuzz::encodings::parity_rest(data));
