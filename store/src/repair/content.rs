@@ -30,14 +30,19 @@ pub(super) struct ContentMends {
 }
 
 /// Makes headers anew for frames that have none that can be read. `next_chunk` is an id that was
-/// not given yet.
+/// not given yet. Unless headers may be missing (`is_hurt`), only those are looked at that are
+/// there: to see which frames have none takes reading all frames.
 pub(super) fn mend_headers(
     database: &Database,
     parameters: StoreParameters,
     next_chunk: ChunkId,
+    is_hurt: bool,
     mends: &mut ContentMends,
 ) -> Result<(), StoreError> {
     let (whole, broken) = headers(database)?;
+    if !is_hurt && broken.is_empty() {
+        return Ok(());
+    }
     let mut frames = Vec::new();
     let mut scan = database.scan(Family::Frames, &[]);
     while let Some((key, _)) = scan.next()? {

@@ -248,7 +248,14 @@ fn mend_books(
     let is_hurt = |family: Family| survey.damaged.iter().any(|table| table.family == family);
     // Known before the headers are complete: it only bounds the last frame.
     let next_chunk = ChunkId(stored.map_or(u64::MAX, |numbers| numbers.next_chunk));
-    mend_headers(database, parameters, next_chunk, &mut mended.content)?;
+    let may_miss = is_hurt(Family::Headers) || survey.is_loose;
+    mend_headers(
+        database,
+        parameters,
+        next_chunk,
+        may_miss,
+        &mut mended.content,
+    )?;
     if is_hurt(Family::Index) || survey.is_loose || mended.content.headers > 0 {
         mend_index(database, &mut mended.content)?;
     }

@@ -53,7 +53,8 @@ pub(super) fn mend_twins(
     for family in TWINS {
         let (stored, history) = (all(database, family)?, histories.get(family.name()));
         let records = with_left(&stored, history);
-        let tagged = copies.keys().filter_map(|key| original(key));
+        let tagged = copies.keys().chain(stored_copies.keys());
+        let tagged = tagged.filter_map(|key| original(key));
         let keys: BTreeSet<Vec<u8>> = tagged
             .filter(|(of, _)| *of == family)
             .map(|(_, key)| key.to_vec())
