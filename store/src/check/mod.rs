@@ -6,6 +6,7 @@
 //! finding, and the check goes on after it (`walk`). Nothing is changed; a collection is kept off
 //! meanwhile, imports are not: what they add lies past the horizon and is not looked at.
 
+mod earlier;
 mod frames;
 mod hits;
 mod index;
@@ -117,6 +118,7 @@ impl Store {
         };
         let mut check = Check::new(self, options, watch, horizon);
         check.faults();
+        check.earlier()?;
         check.twins()?;
         let names = check.frames()?;
         check.index(&names)?;
