@@ -16,7 +16,7 @@ mod tests;
 mod twins;
 mod walk;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use vellum_core::id_set::IdSet;
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
@@ -87,8 +87,8 @@ struct Check<'s> {
     report: CheckReport,
     /// For each finding what it takes away.
     losses: Vec<Loss>,
-    /// What was told already: one damage is met by many.
-    told: HashSet<(String, String)>,
+    /// What was told already, and by which finding: one damage is met by many.
+    told: HashMap<(String, String), usize>,
 }
 
 /// What a finding takes away.
@@ -96,6 +96,25 @@ enum Loss {
     Nothing,
     Chunks(Vec<ChunkId>),
     Page(LayerId, PageIndex),
+}
+
+impl Loss {
+    /// Whether one finding can tell of both.
+    fn absorbs(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Nothing) | (Self::Nothing, _) => true,
+            (Self::Chunks(_), Self::Chunks(_)) => true,
+            (Self::Chunks(_) | Self::Page(..), _) => false,
+        }
+    }
+
+    fn absorb(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (_, Self::Nothing) => {}
+            (Self::Chunks(ids), Self::Chunks(more)) => ids.extend(more),
+            (_, other) => *self = other,
+        }
+    }
 }
 
 /// Keeps collections off.
@@ -169,7 +188,7 @@ impl<'s> Check<'s> {
             lost: IdSet::new(),
             report: CheckReport::default(),
             losses: Vec::new(),
-            told: HashSet::new(),
+            told: HashMap::new(),
         }
     }
 }
@@ -230,8 +249,16 @@ impl Check<'_> {
     }
 
     fn find(&mut self, record: String, reason: String, is_damage: bool, loss: Loss) {
-        let is_news = self.told.insert((record.clone(), reason.clone()));
-        if is_news && self.report.findings.len() < FINDINGS_MAX {
+        let place = (record, reason);
+        if let Some(at) = self.told.get(&place)
+            && self.losses[*at].absorbs(&loss)
+        {
+            self.losses[*at].absorb(loss);
+            return;
+        }
+        if self.report.findings.len() < FINDINGS_MAX {
+            self.told.insert(place.clone(), self.report.findings.len());
+            let (record, reason) = place;
             self.report.findings.push(Finding {
                 record,
                 reason,
