@@ -260,6 +260,70 @@ fn a_scrub_beside_a_guest_finds_nothing() {
     sandbox.succeed(["check", "--read-data"]);
 }
 
+/// The log of a server that was killed: one bit is put right, more takes the end of history, and
+/// what falls back is named.
+#[test]
+fn a_damaged_log_shows_the_present_or_names_what_falls_back() {
+    let sandbox = Sandbox::new();
+    sandbox.succeed(["create", "g", "1M"]);
+    let served = Served::start(&sandbox);
+    for nth in 1..=4 {
+        let disk = sandbox.random_file(format!("{nth}.raw"), DISK_LEN, nth);
+        let copied = std::process::Command::new("nbdcopy")
+            .args([
+                "--flush",
+                disk.to_str().expect("a plain name"),
+                &served.uri("g"),
+            ])
+            .status();
+        assert!(copied.expect("libnbd's tools are there").success());
+        sandbox.succeed(["snapshot", "take", &format!("g@s{nth}")]);
+    }
+    served.kill();
+    let logs = std::fs::read_dir(sandbox.path("store/database")).expect("a database");
+    let logs = logs.map(|entry| entry.expect("an entry").path());
+    let log = logs
+        .filter(|path| path.extension().is_some_and(|kind| kind == "log"))
+        .max_by_key(|path| path.metadata().map_or(0, |metadata| metadata.len()))
+        .expect("a killed server leaves its log");
+    let whole = std::fs::read(&log).expect("it reads");
+    let middle = whole.len() / 2;
+    let damaged = |len: usize| {
+        let mut bytes = whole.clone();
+        bytes[middle..middle + len]
+            .iter_mut()
+            .for_each(|byte| *byte ^= 4);
+        std::fs::write(&log, bytes).expect("room");
+        let run = sandbox.run(["export", "g", "out.raw", "--force"]);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert!(run.stderr.starts_with("warning: "), "{run:?}");
+        let bytes = std::fs::read(sandbox.path("out.raw")).expect("it was written");
+        let is =
+            |nth| std::fs::read(sandbox.path(format!("{nth}.raw"))).is_ok_and(|disk| disk == bytes);
+        (1..=4).find(|nth| is(*nth)).expect("a state of its own")
+    };
+    assert_eq!(
+        (damaged(1), sandbox_names(&sandbox)),
+        (4, 5),
+        "one bit takes nothing"
+    );
+    let shown = damaged(64);
+    assert!(shown < 4 && sandbox_names(&sandbox) < 5, "state {shown}");
+    let check = sandbox.run(["check", "--json"]);
+    assert_eq!(check.code, Some(4), "{check:?}");
+    for name in ["g", "g@s4"] {
+        let named = format!("\"name\":\"{name}\"");
+        assert!(
+            check.stdout.contains(&named),
+            "{name} falls back: {check:?}"
+        );
+    }
+}
+
+fn sandbox_names(sandbox: &Sandbox) -> usize {
+    sandbox.names().len()
+}
+
 /// A timer's scrub: bounded, resumed, and told of.
 #[test]
 fn a_scrub_goes_on_from_command_to_command() {

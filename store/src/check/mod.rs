@@ -6,6 +6,7 @@
 //! finding, and the check goes on after it (`walk`). Nothing is changed; a collection is kept off
 //! meanwhile, imports are not: what they add lies past the horizon and is not looked at.
 
+mod earlier;
 mod frames;
 mod hits;
 mod index;
@@ -15,7 +16,7 @@ mod tests;
 mod twins;
 mod walk;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use vellum_core::id_set::IdSet;
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
@@ -89,8 +90,8 @@ struct Check<'s> {
     report: CheckReport,
     /// For each finding what it takes away.
     losses: Vec<Loss>,
-    /// What was told already: one damage is met by many.
-    told: HashSet<(String, String)>,
+    /// What was told already, and by which finding: one damage is met by many.
+    told: HashMap<(String, String), usize>,
 }
 
 /// What a finding takes away.
@@ -98,6 +99,25 @@ enum Loss {
     Nothing,
     Chunks(Vec<ChunkId>),
     Page(LayerId, PageIndex),
+}
+
+impl Loss {
+    /// Whether one finding can tell of both.
+    fn absorbs(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Nothing) | (Self::Nothing, _) => true,
+            (Self::Chunks(_), Self::Chunks(_)) => true,
+            (Self::Chunks(_) | Self::Page(..), _) => false,
+        }
+    }
+
+    fn absorb(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (_, Self::Nothing) => {}
+            (Self::Chunks(ids), Self::Chunks(more)) => ids.extend(more),
+            (_, other) => *self = other,
+        }
+    }
 }
 
 /// Keeps collections off.
@@ -121,6 +141,7 @@ impl Store {
         let mut check = Check::new(self, options, watch, horizon);
         check.faults();
         check.parity()?;
+        check.earlier()?;
         check.twins()?;
         let names = check.frames()?;
         check.index(&names)?;
@@ -171,7 +192,7 @@ impl<'s> Check<'s> {
             lost: IdSet::new(),
             report: CheckReport::default(),
             losses: Vec::new(),
-            told: HashSet::new(),
+            told: HashMap::new(),
         }
     }
 }
@@ -278,8 +299,16 @@ impl Check<'_> {
     }
 
     fn find(&mut self, record: String, reason: String, is_damage: bool, loss: Loss) {
-        let is_news = self.told.insert((record.clone(), reason.clone()));
-        if is_news && self.report.findings.len() < FINDINGS_MAX {
+        let place = (record, reason);
+        if let Some(at) = self.told.get(&place)
+            && self.losses[*at].absorbs(&loss)
+        {
+            self.losses[*at].absorb(loss);
+            return;
+        }
+        if self.report.findings.len() < FINDINGS_MAX {
+            self.told.insert(place.clone(), self.report.findings.len());
+            let (record, reason) = place;
             self.report.findings.push(Finding {
                 record,
                 reason,

@@ -15,16 +15,16 @@ use vellum_core::wire::Reader;
 
 /// An operation of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LoggedOperation {
+pub(crate) struct LoggedOperation {
     /// The number of its family.
-    pub(super) family: u64,
-    pub(super) sequence: u64,
-    pub(super) key: Vec<u8>,
-    pub(super) change: LoggedChange,
+    pub(crate) family: u64,
+    pub(crate) sequence: u64,
+    pub(crate) key: Vec<u8>,
+    pub(crate) change: LoggedChange,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum LoggedChange {
+pub(crate) enum LoggedChange {
     Put(Vec<u8>),
     Delete,
     /// Deletes up to this key.
@@ -32,7 +32,7 @@ pub(super) enum LoggedChange {
 }
 
 /// The operations of `record`; as far as they can be understood.
-pub(super) fn operations(record: &[u8]) -> Vec<LoggedOperation> {
+pub(crate) fn operations(record: &[u8]) -> Vec<LoggedOperation> {
     let mut reader = Reader::new(record);
     let mut operations = Vec::new();
     let Some(mut sequence) = first_sequence(&mut reader) else {

@@ -38,6 +38,8 @@ mod unlisted;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use batch::{LoggedChange, LoggedOperation, operations};
+
 use crate::check::{CheckOptions, Finding};
 use crate::error::StoreError;
 use crate::folder::Folder;
