@@ -15,7 +15,7 @@ use crate::sizes::Surroundings;
 const ADDRESSES_PER_MEMORY: u64 = 4;
 /// Addresses without which the database's libraries end the process instead of saying that they
 /// lack some: its code, threads and allocators.
-const ADDRESSES_LEN_MIN: u64 = 320 << 20;
+const ADDRESSES_LEN_MIN: u64 = 384 << 20;
 /// Where the system does not say how much memory there is.
 const MEMORY_LEN_UNKNOWN: u64 = 4 << 30;
 
