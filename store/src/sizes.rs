@@ -21,7 +21,7 @@ const CACHES_PER_MEMORY: u64 = 16;
 /// What is kept back is this part of the disk, so that the living half of some tables, and what was
 /// rewritten along with them, can be written anew before the dead half goes.
 const RESERVES_PER_DISK: u64 = 16;
-const RESERVE_LEN_MIN: u64 = 3 << 19;
+const RESERVE_LEN_MIN: u64 = 5 << 19;
 const RESERVE_LEN_MAX: u64 = 64 << 20;
 const CACHE_LEN_MAX: u64 = 64 << 20;
 const CACHE_LEN_MIN: u64 = 1 << 20;
@@ -144,7 +144,7 @@ mod tests {
         for disk_len in [24 * MIB, 64 * MIB, 300 * MIB, 1 << 30, 1 << 32, 1 << 44] {
             let sizes = Sizes::of(&Surroundings { disk_len, ..LARGE });
             let idle = sizes.reserve + sizes.import_margin;
-            assert!(idle * 10 < disk_len, "{idle} of {disk_len}");
+            assert!(idle * 7 < disk_len, "{idle} of {disk_len}");
             assert!(
                 sizes.commit_margin < sizes.import_margin,
                 "guests write on after imports"
