@@ -140,7 +140,7 @@ impl Cloud {
             let first = put(&*self.impatient, PutMode::Create);
             match &first {
                 Err(error) if is_unknown_to_the_store(error) => {
-                    drop(self.is_conditional.set(false))
+                    let _ = self.is_conditional.set(false);
                 }
                 Err(error) if kind_of(error) == ObjectErrorKind::Passing => {}
                 _ => {

@@ -64,9 +64,6 @@ struct Repaired {
     replaced: Option<String>,
     replaced_bytes: u64,
     bytes_read: u64,
-    /// Whether the person said yes.
-    #[serde(skip)]
-    is_wanted: bool,
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
@@ -83,7 +80,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let attach = |store: &Store| healing::attach_with(store, &sources, caller);
     let report = Store::repair(session.store_dir()?, options, &attach, &command, &meter)?;
     drop(meter);
-    session.output.summary(&Repaired::new(&report, args.yes))?;
+    session.output.summary(&Repaired::new(&report))?;
     Ok(outcome(&report))
 }
 
@@ -97,7 +94,7 @@ fn outcome(report: &RepairReport) -> Outcome {
 }
 
 impl Repaired {
-    fn new(report: &RepairReport, is_wanted: bool) -> Self {
+    fn new(report: &RepairReport) -> Self {
         Self {
             action: "repair",
             repaired: report.applied,
@@ -110,7 +107,6 @@ impl Repaired {
             replaced: report.kept.as_ref().map(|dir| dir.display().to_string()),
             replaced_bytes: report.kept_len,
             bytes_read: report.bytes_read,
-            is_wanted,
         }
     }
 

@@ -102,15 +102,17 @@ fn lz4_len(bytes: &[u8], plain_len: usize) -> Option<usize> {
     let (mut at, mut made) = (0, 0);
     let length = |at: &mut usize, nibble: u8| {
         let mut len = usize::from(nibble);
-        while nibble == 15 {
+        if nibble < 15 {
+            return Some(len);
+        }
+        loop {
             let more = *bytes.get(*at)?;
             *at += 1;
             len += usize::from(more);
             if more < 255 {
-                break;
+                return Some(len);
             }
         }
-        Some(len)
     };
     while made < plain_len {
         let token = *bytes.get(at)?;
