@@ -390,7 +390,10 @@ impl Store {
         let mut tree = self.tree_mut();
         let (edits, mut batch) = (plan(&tree)?, Batch::default());
         self.note(&tree, &mut batch, "delete", node, None, Added::default());
-        self.commit(&mut tree, &edits, batch)
+        let deleted = self.commit(&mut tree, &edits, batch);
+        // Before others take it.
+        self.inner.reserve.refill();
+        deleted
     }
 
     /// Gives an image or snapshot another name.

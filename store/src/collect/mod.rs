@@ -120,7 +120,10 @@ impl Store {
         let report = if options.dry_run {
             self.foresee(watch)?
         } else {
-            self.collect_now(watch)?
+            let collected = self.collect_now(watch);
+            // However it ended: before others take it.
+            self.inner.reserve.refill();
+            collected?
         };
         let disk_bytes_after = if options.dry_run {
             disk_bytes_before
