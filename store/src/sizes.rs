@@ -112,7 +112,11 @@ impl Sizes {
             waiting: (64 * MIB)
                 .min(has.memory_len / 8)
                 .max(4 * write_buffer.min(MIB)),
-            generation: (16 * MIB).min(write_buffer.max(MIB)),
+            generation: (16 * MIB)
+                .min(has.disk_len / BUFFERS_PER_DISK)
+                .min(has.memory_len / BUFFERS_PER_MEMORY)
+                .min(has.file_len_max / 4)
+                .max(MIB),
             in_flight: (48 * MIB)
                 .min(has.memory_len / 8)
                 .min(write_buffer.max(MIB) * 4)
