@@ -38,7 +38,7 @@ const LOOKING: [&str; 25] = [
     "backup key list",
 ];
 /// Verbs that take no name of what is there, or only look at one to make something new.
-const NAMELESS: [&str; 17] = [
+const NAMELESS: [&str; 22] = [
     "source add",
     "init",
     "create",
