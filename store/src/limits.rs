@@ -24,7 +24,11 @@ pub(crate) fn surroundings(dir: &Path) -> Surroundings {
     let limit = |resource| getrlimit(resource).current.unwrap_or(u64::MAX);
     let addresses = limit(Resource::As) / ADDRESSES_PER_MEMORY;
     Surroundings {
-        disk_len: statvfs(dir).map_or(u64::MAX, |space| total_len(&space)),
+        // A store that is not there yet will be on the disk of the folder that it is made in.
+        disk_len: dir
+            .ancestors()
+            .find_map(|dir| statvfs(dir).ok())
+            .map_or(u64::MAX, |space| total_len(&space)),
         memory_len: memory_len().min(addresses),
         file_len_max: limit(Resource::Fsize),
         descriptors: limit(Resource::Nofile),

@@ -49,15 +49,41 @@ const CHECKSUM_SHIFT: u32 = 0xa282_ead8;
 /// there. Others may lie beside it: those are older, or were never finished.
 pub(crate) fn check_manifests(dir: &Path) -> Result<(), StoreError> {
     let current = fs::read_to_string(dir.join("CURRENT")).unwrap_or_default();
-    check_kinds(files(dir, |name| {
+    check_kinds(&files(dir, |name| {
         name.starts_with("MANIFEST-") && name == current.trim_end()
     })?)
 }
 
 /// Fails if a log in the database's folder `dir` holds a record of a kind that is never written
-/// there.
+/// there, or records behind something that is none. Of those RocksDB would show nothing, and not
+/// say so: it takes zeros for the end.
 pub(crate) fn check_logs(dir: &Path) -> Result<(), StoreError> {
-    check_kinds(logs(dir)?)
+    let logs = logs(dir)?;
+    check_kinds(&logs)?;
+    let mut unsound: Option<PathBuf> = None;
+    for path in logs {
+        let log = read_whole(&path)?;
+        if log.is_empty() {
+            continue;
+        }
+        if unsound.is_none() {
+            match torn::end_of(&log) {
+                LogEnd::Sound => continue,
+                LogEnd::Torn(_) => {
+                    unsound = Some(path);
+                    continue;
+                }
+                LogEnd::Damaged => {}
+            }
+        }
+        let path = unsound.unwrap_or(path);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        return Err(StoreError::damaged(
+            format!("{name} of the database"),
+            "a record cannot be read, and there are others behind it",
+        ));
+    }
+    Ok(())
 }
 
 /// Cuts off what a loss of power left of the last record of the last log in `dir`, if it tore one:
@@ -183,10 +209,10 @@ fn read_whole(path: &Path) -> Result<Vec<u8>, StoreError> {
     }
 }
 
-fn check_kinds(paths: Vec<PathBuf>) -> Result<(), StoreError> {
+fn check_kinds(paths: &[PathBuf]) -> Result<(), StoreError> {
     for path in paths {
         let mut found = None;
-        each_block(&path, |start, block| {
+        each_block(path, |start, block| {
             found = recycled_record(block).map(|at| start + at as u64);
             found.is_none()
         })?;
@@ -330,6 +356,37 @@ mod tests {
         }
         assert_eq!(recycled_record(&[0; 100]), None);
         assert_eq!(recycled_record(&[]), None);
+    }
+
+    /// RocksDB takes zeros for the end of a log, whatever follows.
+    #[test]
+    fn zeros_before_records_are_damage_and_at_the_end_they_are_not() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let whole = [record(1, &[9; 300]), record(1, &[8; 200]), record(1, &[7])].concat();
+        let zeroed = |range: std::ops::Range<usize>| {
+            let mut log = whole.clone();
+            log[range].fill(0);
+            log
+        };
+        let is_sound = |first: &[u8], second: &[u8]| {
+            std::fs::write(dir.path().join("000001.log"), first).expect("room");
+            std::fs::write(dir.path().join("000002.log"), second).expect("room");
+            let whole = cut_torn_end(dir.path()).expect("it reads");
+            assert!(!whole || check_logs(dir.path()).is_ok());
+            check_logs(dir.path()).is_ok()
+        };
+        for range in [0..1, 0..40, 307..320, 310..500, 200..310] {
+            assert!(!is_sound(&zeroed(range.clone()), b""), "{range:?}");
+        }
+        assert!(is_sound(&whole, b"") && is_sound(&whole, &whole));
+        assert!(
+            is_sound(&zeroed(520..whole.len()), b""),
+            "the last one is torn"
+        );
+        assert!(
+            !is_sound(&zeroed(520..whole.len()), &whole),
+            "another log follows"
+        );
     }
 
     #[test]

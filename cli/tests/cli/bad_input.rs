@@ -46,7 +46,11 @@ fn each_mistake_is_told_and_changes_nothing() {
         (1, "import disk.raw new -b nothing", "\"nothing\""),
         (1, "import disk.raw new -b web@nothing", "\"nothing\""),
         (1, "import disk.raw nothing --update", "\"nothing\""),
-        (1, "import disk.vdi new", "cannot be read here: version"),
+        (
+            1,
+            "import -f vdi disk.vdi new",
+            "cannot be read here: version",
+        ),
         (1, "import polyglot new", "several things"),
         (1, "import -f qcow2 broken.qcow2 new", "broken.qcow2"),
         (

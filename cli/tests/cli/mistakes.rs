@@ -197,7 +197,10 @@ const OTHERS: Rows = &[
     ("promote web2", &["unrecognized subcommand"]),
     ("release web2", &["unrecognized subcommand"]),
     ("machine delet vm10", &["unrecognized subcommand"]),
-    ("import x.vdi new", &["not a valid vdi image"]),
+    (
+        "import x.vdi new",
+        &["vdi image cannot be read here: version"],
+    ),
     ("import fixed.vhd new", &["vhd image"]),
     ("import x.gz new", &["a gzip file", "unpack"]),
     ("import x.xz new", &["an xz file"]),

@@ -7,8 +7,8 @@ use vellum_core::frame::{FrameHeader, FramePayload, frame_key, parse_frame_key};
 use vellum_core::units::ChunkId;
 
 use super::index::NameSums;
-use super::walk::resumed;
 use super::{Check, Loss};
+use crate::chunks::HeaderWalk;
 use crate::database::{Family, Scan};
 use crate::error::StoreError;
 use crate::watch::Progress;
@@ -43,32 +43,21 @@ impl Check<'_> {
             next: None,
             strays: Vec::new(),
         };
-        let mut headers = database.scan(Family::Headers, &[]);
+        let mut headers = HeaderWalk::new(&database, ChunkId(0));
         let (mut names, mut pairs) = (NameSums::default(), Vec::new());
-        let (mut at, mut end) = (ChunkId(0), ChunkId(0));
+        let mut end = ChunkId(0);
         loop {
             let (first, header) = match headers.next() {
-                Ok(Some((key, value))) => match parse_frame_key(key) {
-                    Ok(first) => (first, FrameHeader::decode(first, value)),
-                    Err(error) => {
-                        self.damage("a frame header's key", error, Loss::Nothing);
-                        continue;
-                    }
-                },
+                Ok(Some((first, value))) => (first, FrameHeader::decode(first, &value)),
                 Ok(None) => break,
                 Err(error) => {
                     self.note(error, Loss::Nothing)?;
-                    let Some(from) = resumed(&database, Family::Headers, &frame_key(at)) else {
-                        break;
-                    };
-                    headers = database.scan(Family::Headers, &from);
                     continue;
                 }
             };
             if first >= self.horizon {
                 break;
             }
-            at = first;
             let payload = payloads.take(self, first);
             match header {
                 Ok(header) => {

@@ -34,6 +34,7 @@ use vellum_core::wire;
 
 pub(crate) use claims::{Claims, Decision};
 pub(crate) use frames::{EncodedFrame, FramePlan, encode_frame, pack};
+pub(crate) use headers::HeaderWalk;
 #[cfg(test)]
 pub(crate) use heal::RightBytes;
 #[cfg(test)]

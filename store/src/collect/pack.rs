@@ -21,12 +21,19 @@ pub(crate) trait Packable {
     /// The length of its payload.
     fn payload_len(&self) -> u64;
 
+    /// True if a dead chunk of it was found damaged: written again without it, it is whole, and
+    /// checks find nothing.
+    fn has_damage_to_drop(&self) -> bool {
+        false
+    }
+
     /// With 3/4, what stays dead takes at most a third of what is live, and taking one of four
     /// disks away rewrites little.
     fn fate(&self, chunks_per_frame: usize) -> Fate {
         match self.live_count() {
             0 => Fate::Drop,
             live if live * 4 < self.chunk_count() * 3 => Fate::Sparse,
+            _ if self.has_damage_to_drop() => Fate::Sparse,
             live if live * 2 <= chunks_per_frame => Fate::Small,
             _ => Fate::Keep,
         }
@@ -40,6 +47,7 @@ pub(crate) struct Found {
     pub(super) header_len: usize,
     live: Vec<bool>,
     live_count: usize,
+    has_damage_to_drop: bool,
 }
 
 /// What to do with a frame.
@@ -81,7 +89,15 @@ impl Found {
             header_len,
             live,
             live_count,
+            has_damage_to_drop: false,
         }
+    }
+
+    /// The same, with the chunks that `is_damaged` says were found damaged.
+    pub(super) fn judged(mut self, is_damaged: impl Fn(ChunkId) -> bool) -> Self {
+        let has_damage = self.chunks(false).any(|(id, _)| is_damaged(id));
+        self.has_damage_to_drop = has_damage;
+        self
     }
 
     /// The chunks that are live, or those that are not.
@@ -114,6 +130,10 @@ impl Packable for Found {
 
     fn payload_len(&self) -> u64 {
         self.header.payload_len.into()
+    }
+
+    fn has_damage_to_drop(&self) -> bool {
+        self.has_damage_to_drop
     }
 }
 
@@ -202,6 +222,12 @@ mod tests {
 
     #[test]
     fn frames_are_packed_by_what_is_live() {
+        let damaged = |live: &str, at: u64| {
+            let found = found(0, live).judged(|id| id == ChunkId(at));
+            found.fate(8) == Fate::Sparse
+        };
+        assert!(damaged("xxxxxxx-", 7), "it is whole without its dead chunk");
+        assert!(!damaged("xxxxxxx-", 3), "a live one is not left out");
         let table: &[(&[(u64, &str)], &[(usize, bool)])] = &[
             (&[(0, "xxxxxxxx")], &[(1, false)]),
             (&[(0, "xxx")], &[(1, false)]),

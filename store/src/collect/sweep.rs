@@ -158,7 +158,7 @@ impl<'s> Sweep<'s> {
             self.collection
                 .decide(headers, group.next.unwrap_or(self.collection.horizon))
         };
-        let entries = found(group.entries, decide);
+        let entries = found(self.store, group.entries, decide);
         pause::at("decided");
         let per_frame = chunks_per_frame(self.store);
         let is_dead = |entry: &&Result<Found, ChunkId>| {
@@ -452,7 +452,7 @@ pub(super) fn foresee(
                 .collect()
         };
         let mut packs = Vec::new();
-        for entry in found(group.entries, decide) {
+        for entry in found(store, group.entries, decide) {
             match entry {
                 Ok(found) if found.fate(chunks_per_frame(store)) == Fate::Drop => {
                     swept.count_dropped(store, found.dead_count(), found.header.payload_len.into());
@@ -486,6 +486,7 @@ impl Swept {
 
 /// The entries of a group with the decisions about them.
 fn found(
+    store: &Store,
     entries: Vec<Result<(FrameHeader, usize), ChunkId>>,
     decide: impl FnOnce(&[&FrameHeader]) -> Vec<bool>,
 ) -> Vec<Result<Found, ChunkId>> {
@@ -495,9 +496,10 @@ fn found(
         .map(|(header, _)| header)
         .collect();
     let mut decisions = decide(&headers).into_iter();
+    let ledger = &store.inner.chunks.ledger;
     let with_decisions = |(header, len): (FrameHeader, usize)| {
         let live = decisions.by_ref().take(header.chunk_count()).collect();
-        Found::new(header, len, live)
+        Found::new(header, len, live).judged(|id| ledger.contains(id))
     };
     let mut with_decisions = with_decisions;
     entries

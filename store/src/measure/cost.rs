@@ -20,8 +20,9 @@ const FRAME_OVERHEAD_LEN: f64 = 104.0;
 const RUN_LEN: f64 = 5.0;
 /// A page of a map: its key, envelope, checksum and the database's own.
 const PAGE_LEN: f64 = 45.0;
-/// What an empty store takes: the reserve for full disks, and the database's logs and manifests.
-pub(super) const EMPTY_LEN: f64 = (8 << 20) as f64 + 440_000.0;
+/// The database's logs and manifests in an empty store. What it keeps back for a full disk follows
+/// the disk, not what is stored, and is told apart ([`crate::Store::kept_back`]).
+pub(super) const EMPTY_LEN: f64 = 440_000.0;
 /// Memory for each chunk: the index's filter, and where its blocks begin.
 const MEMORY_CHUNK_LEN: f64 = 1.2;
 /// Memory for each frame: where the blocks of payloads and headers begin, and a filter.

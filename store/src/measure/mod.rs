@@ -123,8 +123,8 @@ pub struct LengthReport {
     pub compressed: Estimate,
     /// Names, index, maps, and whatever else is neither content nor in an empty store.
     pub metadata: Estimate,
-    /// A new store with all that, as `du` counts; or what it adds, if a parent or a store counts as
-    /// stored.
+    /// A new store with all that, as `du` counts, without what it keeps back for a full disk; or what
+    /// it adds, if a parent or a store counts as stored.
     pub on_disk: Estimate,
     /// Memory that an open store takes for finding these chunks.
     pub memory: Estimate,

@@ -1,6 +1,7 @@
 //! Measurements held against what is known, and against what an import then stores.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use vellum_core::units::ChunkLen;
 use vellum_formats::Format;
@@ -225,10 +226,13 @@ fn an_import_stores_what_was_measured() {
             .for_each(|(nth, disk)| import(&store, nth, disk));
         let stats = store.stats().expect("a sound store");
         assert_eq!(
-            (stats.unique, stats.non_zero >= measured.non_zero),
+            // The end of a disk need not be the end of a chunk.
+            (stats.unique, stats.non_zero + 4096 > measured.non_zero),
             (length.unique.value, true),
-            "chunks of {}",
-            length.chunk_len
+            "chunks of {}: {} not zero, {} measured",
+            length.chunk_len,
+            stats.non_zero,
+            measured.non_zero
         );
         // What the envelopes of frames take is metadata here.
         let frames = (stats.compressed - length.compressed.value)
@@ -242,7 +246,10 @@ fn an_import_stores_what_was_measured() {
         store
             .collect(CollectOptions::default(), &Unwatched)
             .expect("it collects");
-        let on_disk = store.stats().expect("a sound store").on_disk as f64;
+        // While the database rewrites its files, what it reads is there as well.
+        store.inner.database.settle_files(Duration::from_secs(60));
+        let on_disk = store.stats().expect("a sound store").on_disk - Store::kept_back(&path);
+        let on_disk = on_disk as f64;
         let off = (length.on_disk.value as f64 / on_disk - 1.0).abs();
         assert!(
             off < 0.03,

@@ -10,16 +10,15 @@ use vellum_core::units::{ChunkId, PageIndex};
 
 use super::Uncounted;
 use super::still::Still;
+use crate::chunks::HeaderWalk;
 use crate::collect::REGION_IDS;
-use crate::database::{Family, Lookup};
+use crate::database::{Database, Family, Lookup};
 use crate::error::StoreError;
 use crate::folder::Usage;
 use crate::store::{Store, now_ms};
 
 /// Things that could not be read and are told one by one; the rest is a number.
 const UNCOUNTED_MAX: usize = 1000;
-/// How far behind damage it is looked for headers that can be read: doubling from one id.
-const RESUME_DOUBLINGS: u32 = 40;
 
 /// All maps and frames as they were at one moment.
 pub(super) struct Moment<'s> {
@@ -27,6 +26,7 @@ pub(super) struct Moment<'s> {
     pub(super) taken_ms: u64,
     pages: Lookup<'s>,
     headers: Lookup<'s>,
+    database: &'s Database,
 }
 
 /// What could not be read.
@@ -80,6 +80,7 @@ impl<'s> Moment<'s> {
             taken_ms: now_ms(),
             pages,
             headers,
+            database: &store.inner.database,
         }
     }
 
@@ -132,23 +133,31 @@ impl<'s> Moment<'s> {
                 }
                 Err(StoreError::Damaged(damage)) => {
                     losses.note(format!("headers of frames from {next} on"), damage.reason);
-                    let Some(resumed) = self.resume(next) else {
-                        return Ok(());
-                    };
-                    next = resumed;
+                    return behind(self.database, next, visit);
                 }
                 Err(error) => return Err(error),
             }
         }
     }
+}
 
-    /// The next place after `at` from which headers can be read.
-    fn resume(&mut self, at: ChunkId) -> Option<ChunkId> {
-        let places =
-            (0..RESUME_DOUBLINGS).map(|doublings| ChunkId(at.0.saturating_add(1 << doublings)));
-        places
-            .into_iter()
-            .find(|place| self.headers.from(&frame_key(*place)).is_ok())
+/// Visits the headers of frames from `from` on that can be read, of which the first cannot be.
+fn behind(
+    database: &Database,
+    from: ChunkId,
+    visit: &mut dyn FnMut(FrameHeader) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut headers = HeaderWalk::new(database, from);
+    loop {
+        match headers.next() {
+            Ok(Some((first, value))) => match FrameHeader::decode(first, &value) {
+                Ok(header) => visit(header)?,
+                Err(_) => {}
+            },
+            Ok(None) => return Ok(()),
+            Err(StoreError::Damaged(_)) => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::record::{ScrubPosition, ScrubRecord, ScrubStage};
 use super::{ScrubOptions, ScrubReport, now_s};
 use crate::check::{Finding, resumed};
 use crate::chunks::Frame;
+use crate::chunks::HeaderWalk;
 use crate::database::{Batch, Durability, Family, key_of_copy, original_of_copy};
 use crate::error::StoreError;
 use crate::records;
@@ -263,25 +264,13 @@ impl<'a> Walk<'a> {
         };
         let mut len = 0;
         let len_max = FRAMES_LEN.min(self.options.bytes_max - self.report.bytes);
-        let mut scan = database.scan(Family::Headers, &frame_key(from));
+        let mut headers = HeaderWalk::new(&database, from);
         while len < len_max {
             // What is wrong with a header was told among the records. What it spoke of is not known.
-            let header = match scan.next() {
-                Ok(Some((key, value))) => {
-                    let first = parse_frame_key(key).ok();
-                    first.and_then(|first| FrameHeader::decode(first, value).ok())
-                }
+            let header = match headers.next() {
+                Ok(Some((first, value))) => FrameHeader::decode(first, &value).ok(),
                 Ok(None) => break,
-                Err(StoreError::Damaged(_)) if due.headers.is_empty() => {
-                    let at = frame_key(due.next);
-                    let Some(key) = resumed(&database, Family::Headers, &at) else {
-                        return Ok(None);
-                    };
-                    due.next = parse_frame_key(&key).unwrap_or(due.next).advance(1);
-                    scan = database.scan(Family::Headers, &key);
-                    None
-                }
-                Err(StoreError::Damaged(_)) => break,
+                Err(StoreError::Damaged(_)) => None,
                 Err(error) => return Err(error),
             };
             match header {
