@@ -1,4 +1,4 @@
-//! Every header and its payload, side by side in id order.
+//! Checks frames: reads every header and its payload side by side, in id order.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(super) struct Pair {
     is_chosen: bool,
 }
 
-/// What is wrong with a frame, and which of its chunks that takes away.
+/// Fault of a frame, and the chunks that it takes away.
 type Fault = (String, Vec<ChunkId>);
 
 /// Payloads in key order; after one that cannot be read, each is asked for by its key.
@@ -127,7 +127,7 @@ impl Check<'_> {
             .collect();
         for (header, is_chosen, fault) in looked {
             match fault {
-                // What was read whole is not doubted any more.
+                // A frame that was read whole is not doubted any more.
                 Ok(None) if is_chosen => self.store.inner.chunks.ledger.clear(ids(&header)),
                 Ok(None) => {}
                 Ok(Some((reason, lost))) => self.damage(
@@ -155,7 +155,7 @@ fn ids(header: &FrameHeader) -> Vec<ChunkId> {
     header.chunks().map(|(id, _)| id).collect()
 }
 
-/// What is wrong with a payload; its chunks are held against their names only if asked for.
+/// Finds the fault of a payload; its chunks are held against their names only if asked for.
 fn fault(
     store: &crate::Store,
     header: &FrameHeader,

@@ -1,5 +1,5 @@
-//! Every kind of damaged record is found, and the images that it hits are named with exactly their
-//! ranges.
+//! Tests of the check: every kind of damaged record is found, and the images that it hits are named
+//! with exactly their ranges.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! The header of a chunk's frame: mostly the record before the chunk's id, found in one step.
+//! Finds the header of a chunk's frame: mostly the record before the chunk's id, found in one step.
 //!
 //! RocksDB goes through records in the order of their keys only where it can read every table that
 //! may have the next one: a table that is lost, or a block of one, would take headers along that
@@ -133,7 +133,7 @@ impl HeaderFinder {
         let (mut end, mut is_gap_free) = (id.0 + 1, true);
         while end > lowest {
             if let Some(known) = known.as_ref().filter(|known| known.contains(&(end - 1))) {
-                // What begins below it ends below it, too: it was sought from there.
+                // A frame that begins below it ends below it, too: the search began there.
                 *lock(&self.unreadable) = Some(*known.start()..=id.0.max(*known.end()));
                 return Err(error);
             }
@@ -165,7 +165,7 @@ impl HeaderFinder {
     }
 }
 
-/// What is at the keys of `ids`, the last one first.
+/// Records at the keys of `ids`, the last one first.
 fn records(
     database: &Database,
     ids: std::ops::Range<u64>,

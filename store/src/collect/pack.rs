@@ -1,5 +1,5 @@
-//! What becomes of a frame, decided by how much of it is live: pure, for the sweep and for the dry
-//! run alike.
+//! Decides the fate of a frame by how much of it is live: pure, for the sweep and for the dry run
+//! alike.
 
 use std::ops::Range;
 
@@ -7,15 +7,15 @@ use vellum_core::frame::{FrameHeader, SPAN_MAX};
 use vellum_core::hash::ChunkHash;
 use vellum_core::units::ChunkId;
 
-/// What decides about a frame.
+/// Properties of a frame that decide its fate.
 pub(crate) trait Packable {
     /// The id of its first chunk, and the id after its last.
     fn ids(&self) -> Range<ChunkId>;
 
-    /// How many chunks it holds.
+    /// The number of chunks in it.
     fn chunk_count(&self) -> usize;
 
-    /// How many of them are live.
+    /// The number of live chunks in it.
     fn live_count(&self) -> usize;
 
     /// The length of its payload.
@@ -27,8 +27,8 @@ pub(crate) trait Packable {
         false
     }
 
-    /// With 3/4, what stays dead takes at most a third of what is live, and taking one of four
-    /// disks away rewrites little.
+    /// The fate of the frame. With a threshold of 3/4, dead chunks that stay take at most a third
+    /// of the live ones, and taking one of four disks away rewrites little.
     fn fate(&self, chunks_per_frame: usize) -> Fate {
         match self.live_count() {
             0 => Fate::Drop,
@@ -50,12 +50,12 @@ pub(crate) struct Found {
     has_damage_to_drop: bool,
 }
 
-/// What to do with a frame.
+/// Fate of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Nothing in it is live.
+    /// None of its chunks is live.
     Drop,
-    /// So much is dead that it is worth writing again.
+    /// It has so many dead chunks that it is worth writing again.
     Sparse,
     /// It is so small that it is better part of a neighbour.
     Small,
@@ -148,7 +148,7 @@ impl<F> Default for Pack<F> {
 }
 
 impl<F: Packable> Pack<F> {
-    /// Whether the frames would be fewer or shorter.
+    /// True if the frames would be fewer or shorter.
     pub(crate) fn is_worth_it(&self) -> bool {
         self.has_sparse || self.frames.len() > 1
     }

@@ -1,5 +1,4 @@
-//! What the maps of disks say when they are looked at, compared and put onto each other: all by
-//! ids, no chunk is read.
+//! Reads, compares and stacks the maps of disks: all by ids, no chunk is read.
 
 mod diff;
 mod map;

@@ -1,7 +1,7 @@
-//! What a store takes beside compressed chunks: on disk, and in memory while it is open.
+//! Costs of a store beside compressed chunks: on disk, and in memory while it is open.
 //!
-//! The lengths of records are those of their encodings (`core::frame`, `core::page`); what the
-//! database adds was measured on stores of real disks, and a test holds the sum against one.
+//! The lengths of records are those of their encodings (`core::frame`, `core::page`); the
+//! database's share was measured on stores of real disks, and a test holds the sum against one.
 
 use super::estimate::Guess;
 

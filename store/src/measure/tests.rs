@@ -1,4 +1,5 @@
-//! Measurements held against what is known, and against what an import then stores.
+//! Tests of measurements: results are held against known content, and against the space that an
+//! import then takes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -234,7 +235,7 @@ fn an_import_stores_what_was_measured() {
             stats.non_zero,
             measured.non_zero
         );
-        // What the envelopes of frames take is metadata here.
+        // Envelopes of frames count as metadata here.
         let frames = (stats.compressed - length.compressed.value)
             / vellum_core::frame::PAYLOAD_OVERHEAD as u64;
         assert!(

@@ -1,4 +1,4 @@
-//! A database of which no manifest can be read: what its tables say of themselves makes up for it.
+//! Rebuilds a manifest of a database of which none can be read, from the properties of its tables.
 
 use std::collections::BTreeMap;
 
@@ -189,7 +189,7 @@ impl Survey {
     }
 }
 
-/// What a manifest would have of a table.
+/// The record that a manifest would have of a table.
 fn loose_record(
     number: u64,
     table: &Table,

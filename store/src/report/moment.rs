@@ -1,7 +1,7 @@
-//! One moment of a store: the tree, all maps, all frames and what the files take, with nothing
-//! committed in between.
+//! State of a store at one point in time: the tree, all maps, all frames and the lengths of files,
+//! with nothing committed in between.
 //!
-//! Reading goes on around damage: what cannot be read is noted once.
+//! Reading goes on around damage: a record that cannot be read is noted once.
 
 use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
 use vellum_core::page::{Page, page_key};
@@ -29,14 +29,14 @@ pub(super) struct Moment<'s> {
     database: &'s Database,
 }
 
-/// What could not be read.
+/// Records that could not be read.
 #[derive(Default)]
 pub(super) struct Losses {
     listed: Vec<Uncounted>,
     unlisted: u64,
 }
 
-/// What the files take.
+/// Space that the files take.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Space {
     pub(super) usage: Usage,
@@ -46,7 +46,7 @@ pub(super) struct Space {
     pub(super) pages: u64,
     /// Layers, names, meta and their copies.
     pub(super) records: u64,
-    /// What frames take in files: ranges of ids, all of them, and bytes.
+    /// Bytes that frames take in files: ranges of ids, all of them, and bytes.
     pub(super) stored: Vec<(u64, u64, u64)>,
     /// The files that hold frames: the first id of their first and of their last frame, and their
     /// length.
@@ -64,7 +64,7 @@ impl<'s> Moment<'s> {
     pub(super) fn take_with_disks(store: &'s Store) -> Result<(Self, Still<'s>), StoreError> {
         store.with_all_still(|| {
             let mut tree = store.tree_mut();
-            // What holding still adds to the tree is no part of what is told.
+            // Layers that holding still adds to the tree are not reported.
             let moment = Self::of(store, &tree);
             Ok((moment, Still::take(store, &mut tree)?))
         })
@@ -84,7 +84,7 @@ impl<'s> Moment<'s> {
         }
     }
 
-    /// What `layer`, which has page `index`, says there, and the bytes that the record takes.
+    /// Page `index`, which `layer` has, and the bytes that the record takes.
     pub(super) fn page(
         &mut self,
         layer: &Layer,
@@ -182,8 +182,8 @@ impl Losses {
 }
 
 impl Space {
-    /// What the files take now, and what frames take of that for each region of ids that `regions`
-    /// names, in order, and between them.
+    /// Measures the space that the files take now, and the frames' part of it for each region of
+    /// ids that `regions` names, in order, and between them.
     pub(super) fn measure(
         store: &Store,
         regions: impl Iterator<Item = u64>,

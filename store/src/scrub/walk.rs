@@ -1,4 +1,4 @@
-//! One step of a scrub: what comes next is read, until it was enough.
+//! One step of a scrub: reads on from its position, until it has read enough.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::records;
 use crate::store::{Access, Store};
 use crate::watch::{Progress, Watch};
 
-/// What a round reads before the frames.
+/// Families that a round reads before the frames.
 const RECORD_FAMILIES: [Family; 7] = [
     Family::Layers,
     Family::Names,
@@ -54,7 +54,7 @@ struct DueFrames {
     headers: Vec<FrameHeader>,
     /// Before this, headers could not be read.
     readable_from: ChunkId,
-    /// Where to go on.
+    /// First chunk of the next frames.
     next: ChunkId,
 }
 
@@ -193,7 +193,7 @@ impl<'a> Walk<'a> {
         if self.store.access() == Access::ReadOnly || self.store.check_writable().is_err() {
             return Ok(false);
         }
-        // Nobody commits meanwhile.
+        // No commit falls between the reads and the write.
         let _tree = self.store.tree_mut();
         let database = &self.store.inner.database;
         let places = [
@@ -266,7 +266,7 @@ impl<'a> Walk<'a> {
         let len_max = FRAMES_LEN.min(self.options.bytes_max - self.report.bytes);
         let mut headers = HeaderWalk::new(&database, from);
         while len < len_max {
-            // What is wrong with a header was told among the records. What it spoke of is not known.
+            // A damaged header was reported among the records. Its chunks are not known.
             let header = match headers.next() {
                 Ok(Some((first, value))) => FrameHeader::decode(first, &value).ok(),
                 Ok(None) => break,
@@ -293,8 +293,9 @@ impl<'a> Walk<'a> {
         Ok(Some(due))
     }
 
-    /// Whether every one of the `damaged` chunks can be read after all: it was mended by the
-    /// reading, moved by a collection, or is gone because nobody needs it.
+    /// True if every one of the `damaged` chunks can be read after all: it was mended by the
+    /// reading, moved by a collection, or is gone because nothing refers to it. The others are
+    /// reported.
     fn are_healed(&mut self, damaged: Vec<ChunkId>) -> Result<bool, StoreError> {
         let chunks = &self.store.inner.chunks;
         let (mut lost, mut why, count) = (Vec::new(), None, damaged.len());
@@ -319,7 +320,7 @@ impl<'a> Walk<'a> {
         Ok(false)
     }
 
-    /// What is kept beside the database.
+    /// Ends the stage of files beside the database, which reads nothing yet.
     fn beside(&mut self) -> Result<(), StoreError> {
         self.record.position.stage = ScrubStage::Done;
         Ok(())
@@ -340,7 +341,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// What a record is called, and what is wrong with it, if it is not what was written.
+/// Checks a record; if it is damaged, returns its name and the fault.
 fn sound(family: Family, key: &[u8], value: &[u8]) -> Result<(), (String, String)> {
     let named = |name: String| move |error: &dyn std::fmt::Display| (name, error.to_string());
     let plain = || format!("{} record {}", family.name(), key.escape_ascii());

@@ -1,5 +1,5 @@
-//! A store whose tree changes at random, with machines, and what each of its nodes must show. The
-//! tests of repositories grow theirs with it, too.
+//! Random growth of a store's tree, with machines, and the content that each of its nodes must
+//! show. The tests of repositories use it, too.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -39,7 +39,7 @@ pub(super) fn read_all(store: &Store, node: Node) -> Vec<u8> {
     bytes
 }
 
-/// What every node shows, by its name.
+/// Content of every node, by its name.
 pub(super) fn contents(store: &Store) -> BTreeMap<String, Vec<u8>> {
     let nodes: Vec<(Node, String)> = store
         .tree()

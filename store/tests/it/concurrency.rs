@@ -1,5 +1,5 @@
-//! Several at a time: imports that meet in the same chunks, a collection beside them, snapshots
-//! between them, other processes.
+//! Concurrency: imports that meet in the same chunks, a collection beside them, snapshots between
+//! them, other processes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
