@@ -1,8 +1,10 @@
-//! Where two contents of a repository differ: from maps and names alone, no data is read.
+//! Finds the ranges in which two contents of a repository differ: from maps and names alone, no
+//! data is read.
 //!
-//! What both are told relative to is the same in both, so only the pages that the maps above that
-//! speak of are looked at: near relatives cost what lies between them. Where two addresses stand at
-//! one position, their chunks' names decide, so that what two stores pushed compares as well.
+//! Both contents inherit the same from a common ancestor, so only pages with entries in the maps
+//! above that ancestor are compared: the cost grows with what lies between the two. Where both have
+//! an address at a position, the names of the two chunks decide, so that contents which two stores
+//! pushed compare as well.
 
 use std::collections::HashSet;
 
@@ -17,7 +19,7 @@ use vellum_core::units::{ChunkId, ChunkIndex, PageIndex};
 use crate::error::BackupError;
 use crate::reader::{ContentView, Reader};
 
-/// What was found, in bytes.
+/// The ranges that differ, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiffReport {
     /// In ranges that differ.
@@ -108,8 +110,8 @@ fn differing_pages(
     let Some(common) = common else {
         return Ok(touched);
     };
-    // Where only one of them can see the common content, they differ on pages of which neither says
-    // anything.
+    // On pages where only one of them can see the common content, they differ although neither map
+    // has an entry.
     let (low, high) = (visible[0].min(visible[1]), visible[0].max(visible[1]));
     let below = if low < high {
         reader.content(common)?.pages()?

@@ -1,4 +1,4 @@
-//! Which points damage hits: found out only once there is some.
+//! Finds the points that damage affects; runs only once there is some.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

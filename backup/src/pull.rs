@@ -1,9 +1,10 @@
 //! Pull: points of a repository become images of a store, with their snapshots, modes, origins and
 //! machines.
 //!
-//! Contents that the store has are used as they are, by their identity; chunks that it has are not
-//! fetched, by their names. Chunks come in the order of their addresses, which is the order in
-//! which they first came, so that what is pulled lies in a store as it did in the first.
+//! Contents that the store has already, by their identity, are used as they are; chunks that it has
+//! already, by their names, are not fetched. Chunks are fetched in the order of their addresses,
+//! which is the order in which they were first pushed, so that a pulled image lies in this store as
+//! it did in the first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::mpsc::sync_channel;
@@ -34,15 +35,15 @@ const NAMES_TOGETHER: usize = 4096;
 /// An image to make: one point for what it shows, and those that become its snapshots.
 #[derive(Clone, Debug)]
 pub struct PullImage {
-    /// What it will be called.
+    /// The image's name in the store.
     pub name: Name,
-    /// What it shows.
+    /// The point whose content it gets.
     pub state: Point,
-    /// What become its snapshots, the oldest first.
+    /// The points that become its snapshots, the oldest first.
     pub snapshots: Vec<Point>,
 }
 
-/// What to pull.
+/// The points and machines to pull, and how.
 #[derive(Clone, Debug, Default)]
 pub struct PullRequest {
     /// The images.
@@ -55,7 +56,7 @@ pub struct PullRequest {
     pub verify: bool,
 }
 
-/// What a pull did.
+/// The result of a pull.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PullReport {
     /// The images that were made.
@@ -185,8 +186,8 @@ fn take(
     })
 }
 
-/// Which of the contents that `wanted` are relative to the store shows. One of which something
-/// cannot be read counts only if the repository does not have it itself.
+/// Finds which of the contents that `wanted` are relative to the store shows already. One of which
+/// something cannot be read counts only if the repository does not have it itself.
 fn contents_there(
     reader: &Reader<'_>,
     receipt: &mut Receipt<'_>,
@@ -264,8 +265,8 @@ fn layer_of(
     })
 }
 
-/// Which of the store's ids stand for the addresses that `views` name: of chunks that are there, or
-/// were fetched.
+/// Maps the addresses that `views` name to the store's ids of those chunks: of chunks that are
+/// there, or were fetched.
 fn chunks(
     reader: &Reader<'_>,
     receipt: &mut Receipt<'_>,

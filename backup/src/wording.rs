@@ -1,4 +1,5 @@
-//! How records write what has no digits: modes, configuration files.
+//! Base64 and words in records, for values without a form of their own in JSON: modes and
+//! configuration files.
 
 use vellum_core::tree::Mode;
 

@@ -62,26 +62,25 @@ use crate::record::{Content, Description, Machine, Point, Record};
 use crate::repository::Repository;
 use crate::session::{Session, SessionKind, Writer};
 
-/// What to copy, and how.
+/// The points and machines to copy, and how.
 #[derive(Clone, Debug)]
 pub struct CopyRequest {
     /// The ids of the points; all points and machines if there are none given.
     pub points: Option<BTreeSet<String>>,
-    /// Whether chunks of the target that other clients wrote are relied upon without a look at
-    /// them.
+    /// Rely on chunks of the target that other clients wrote without reading them.
     pub trust_others: bool,
     /// Bytes of packs that may go up in a second.
     pub limit_upload: Option<u64>,
-    /// Who copies, and when.
+    /// The writer and its clock.
     pub writer: Writer,
 }
 
-/// What is to be said.
+/// The content of the record to write.
 struct Wanted {
     points: Vec<Point>,
     machines: Vec<Machine>,
-    /// What known points are called in the source, where that is something else: as with machines,
-    /// who says it last counts.
+    /// The descriptions of known points in the source, where they differ: as with machines, the
+    /// last writer wins.
     described: Vec<Description>,
     known_points: u64,
 }
@@ -172,7 +171,7 @@ impl Wanted {
     }
 }
 
-/// What `point` is called, if the target calls it something else.
+/// The description of `point`, if the target has another one.
 fn described(target: &State, point: &Point) -> Option<Description> {
     let now = Description::of(point);
     (Description::of(target.point(&point.id)?) != now).then_some(now)

@@ -1,5 +1,5 @@
-//! How a repository is written: frames in packs, index objects, blobs of maps, and the file that
-//! says what it is.
+//! The encodings of a repository: frames in packs, index objects, blobs of maps, and the file that
+//! says what the repository is.
 //!
 //! It knows the insides; `seal` knows the outside. Decoders are total: any bytes give a value or an
 //! error, in memory proportional to their length.

@@ -78,7 +78,7 @@ fn contents_that_are_said_crosswise_can_be_read() {
             .iter()
             .all(|nth| leads_out(&state, ContentId([*nth; 16])))
     );
-    // Nobody builds on what is condemned, but it is the only way out.
+    // No session builds on what is condemned, but it is the only way out.
     let alone = [(1, "s1"), (2, "s2")].map(|(nth, session)| Said {
         id: id(nth),
         session: session.to_owned(),

@@ -268,7 +268,7 @@ fn fences_decide_what_came_too_late() {
     );
 }
 
-/// What a collection decided that was itself fenced before, and came too late, decides nothing.
+/// A decision of a collection that was itself fenced before, and came too late, decides nothing.
 #[test]
 fn a_decision_of_a_fenced_collection_that_came_too_late_is_none() {
     let (pushed, zombie, fence) = (name(1, "push"), name(5, "zombie"), name(4, "fence"));

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{ObjectError, ObjectErrorKind, Objects};
 
-/// What was asked.
+/// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// A whole object.
@@ -21,7 +21,7 @@ pub enum Request {
     Delete,
 }
 
-/// What goes wrong with a request.
+/// The effect of a fault on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// It is refused, and nothing is done.
@@ -40,11 +40,11 @@ pub enum Effect {
 /// A fault to come.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    /// Which requests count; all if none is named.
+    /// The kind of requests that count; all if none is named.
     pub request: Option<Request>,
-    /// How many of those pass before it.
+    /// The number of those that pass before it.
     pub after: u64,
-    /// What goes wrong.
+    /// The effect.
     pub effect: Effect,
 }
 
@@ -91,7 +91,7 @@ impl Memory {
         client.is_dead = false;
     }
 
-    /// What this client asked since the last call.
+    /// Takes the requests of this client since the last call.
     pub fn take_log(&self) -> Vec<(Request, String)> {
         std::mem::take(&mut locked(&self.client).log)
     }
@@ -229,7 +229,7 @@ impl Objects for Memory {
     }
 }
 
-/// What the client gets to see of an answer.
+/// The answer as the client gets to see it.
 fn answered(
     effect: Option<Effect>,
     name: &str,

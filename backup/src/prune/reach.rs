@@ -1,4 +1,5 @@
-//! What a repository needs: from roots through parents to maps, and from maps to chunks.
+//! Reachability: the contents and maps that a repository needs, from roots through parents, and
+//! from maps the chunks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +15,7 @@ use crate::objects::ObjectName;
 use crate::record::{Content, Said};
 use crate::repository::Repository;
 
-/// What some contents need.
+/// The needs of some contents.
 #[derive(Debug, Default)]
 pub(crate) struct Needed<'a> {
     /// The entries by which they are read.
@@ -24,7 +25,7 @@ pub(crate) struct Needed<'a> {
 }
 
 impl<'a> Needed<'a> {
-    /// What the points of `state` need.
+    /// The needs of the points of `state`.
     pub(crate) fn by_points(state: &'a State) -> Self {
         let mut needed = Self::default();
         for point in state.points() {

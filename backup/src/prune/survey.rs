@@ -1,5 +1,5 @@
-//! Which packs hold what is needed, and which packs and index objects to write anew: decided from
-//! index objects, one in memory at a time.
+//! Surveys packs and index objects: which packs hold needed chunks, and which packs and index
+//! objects to write anew. Decided from index objects, one in memory at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ use crate::repository::Repository;
 /// Index objects with fewer chunks than this become one with others.
 const SMALL_INDEX_CHUNKS: usize = INDEX_CHUNK_COUNT_MAX / 4;
 
-/// What is to be done with packs and index objects.
+/// The plan for packs and index objects.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
     /// Packs that index objects name and that are not condemned.
@@ -53,7 +53,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What each frame of a pack is needed for; none if it came before.
+    /// The use of each frame of a pack; none if the pack came before.
     pub(crate) fn pack(&mut self, catalog: &Catalog, pack: &PackEntry) -> Option<Vec<FrameUse>> {
         self.met.insert(pack.id).then(|| {
             pack.frames
@@ -132,7 +132,7 @@ impl Survey {
                 is_there(pack) && !state.is_condemned(&ObjectName::Pack(*pack))
             });
         }
-        // What pushes came to rest on although it is condemned: the sweep will keep it.
+        // Pushes may have come to rest on a condemned index object: the sweep will keep it.
         for id in state.indexes().keys() {
             let index = catalog
                 .index(id)

@@ -1,5 +1,5 @@
-//! A stage on which clients act in turn: each request of each client waits until it is allowed, so
-//! a test decides the order of all of them.
+//! A scheduler for tests of concurrent clients: each request of each client waits until it is
+//! allowed, so a test decides the order of all of them.
 
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::objects::memory::Memory;
 use crate::objects::{ObjectError, ObjectErrorKind, Objects};
 
-/// Where a client is.
+/// The step that a client has reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Where {
     /// Between requests, or in one.
@@ -25,7 +25,7 @@ struct Actor {
     is_dead: bool,
 }
 
-/// What all share.
+/// The state that all clients share.
 #[derive(Debug, Default)]
 pub(crate) struct Stage {
     actors: Mutex<Vec<Actor>>,
@@ -103,8 +103,8 @@ impl Stage {
         }
     }
 
-    /// Whoever still waits when this ends dies: a test that fails must not wait for clients that
-    /// wait for it.
+    /// Kills the clients that still wait when the test ends: a test that fails must not wait for
+    /// clients that wait for it.
     pub(crate) fn curtain(self: &Arc<Self>) -> Curtain {
         Curtain(self.clone())
     }

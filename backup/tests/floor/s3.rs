@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 /// Keys a page of a listing has: few, so that every listing has pages.
 const PAGE_LEN: usize = 3;
 
-/// What goes wrong with a request.
+/// The trouble with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
     /// This status, and nothing is done.
@@ -287,7 +287,7 @@ fn list(state: &State, asked: &Asked) -> Answer {
     (200, String::new(), body.into_bytes())
 }
 
-/// Nothing if the connection ends here.
+/// Sends an answer; none if the connection ends here.
 fn send(mut stream: &TcpStream, (status, headers, body): &Answer, is_cut: bool) -> Option<()> {
     let shown = if is_cut { body.len() / 2 } else { body.len() };
     write!(

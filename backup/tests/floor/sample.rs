@@ -123,7 +123,7 @@ fn point(id: &str, name: &str, snapshot: Option<&str>, content: ContentId, len: 
     point
 }
 
-/// What the first point is called since.
+/// The description of the first point since it was renamed.
 fn words(name: &str, session: Option<&str>) -> Value {
     let mut words = json!({"point": "10".repeat(16), "name": name, "snapshot": "first", "mode": "normal", "time_ms": 1_767_225_600_000_u64});
     session
@@ -300,7 +300,7 @@ impl Builder<'_> {
         halves.iter().zip(&maps.ranges).map(part).collect()
     }
 
-    /// What a map shows over `below`.
+    /// The content of a map over `below`.
     fn shown(&self, below: &[u8], map: &[Slot], len: usize) -> Vec<u8> {
         let mut disk = below.to_vec();
         disk.resize(map.len() * CHUNK_LEN, 0);
