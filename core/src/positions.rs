@@ -1,4 +1,4 @@
-//! Which of a page's positions: a set, one bit each.
+//! A set of a page's positions, one bit each.
 
 use std::ops::Range;
 
@@ -68,7 +68,7 @@ impl Positions {
         self
     }
 
-    /// Whether `position` is one of them.
+    /// True if `position` is one of them.
     #[must_use]
     pub fn contains(&self, position: u16) -> bool {
         self.0[usize::from(position) / 64] >> (position % 64) & 1 == 1

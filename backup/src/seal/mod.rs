@@ -1,8 +1,8 @@
-//! Sealing of packs, index objects, maps and records: encryption or a checksum, so that a reader
-//! knows who may read an object and whether it is what its writer wrote.
+//! Sealing of packs, index objects, maps and records: encrypts and authenticates them, or adds a
+//! checksum in a plain repository.
 //!
-//! It knows no meaning of what is inside. An object is a head and one or more *parts*, each sealed
-//! by itself, so that one can be fetched alone:
+//! It does not know the meaning of the content. An object is a head and one or more *parts*, each
+//! sealed by itself, so that one can be fetched alone:
 //!
 //! ```text
 //! Head, version 1.

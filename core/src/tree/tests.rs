@@ -1,4 +1,4 @@
-//! Random operations on a tree, against a model of who sees what: for each name simply the bytes,
+//! Random operations on a tree, against a model that holds for each name the bytes that it shows,
 //! one a position.
 
 use std::collections::BTreeMap;
@@ -81,7 +81,7 @@ impl World {
         layer
     }
 
-    /// What the chain from `top` shows, position by position.
+    /// The content of the chain from `top`, position by position.
     fn seen(&self, top: LayerId) -> Vec<u8> {
         let len = self
             .tree
@@ -155,7 +155,7 @@ impl World {
                 0
             };
         }
-        // Who reads through the active layer itself sees what is written to it.
+        // Readers through the active layer itself see what is written to it.
         let content = content.clone();
         self.held
             .iter_mut()
