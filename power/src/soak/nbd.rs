@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long a server may take for an answer, on a machine that is busy with other things.
+/// The timeout of a server's answer, on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_mins(1);
 const CLIENT_FLAGS: u32 = 3;
 const OPT_GO: u32 = 7;
@@ -19,7 +19,7 @@ const REPLY_MAGIC: u32 = 0x6744_6698;
 const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 const FLAG_FUA: u16 = 1;
 
-/// What is asked of a server.
+/// A request to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Read,

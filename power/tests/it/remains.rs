@@ -1,4 +1,5 @@
-//! Opens what a loss of power left: as whatever it shows, or as a failure that says where.
+//! Opens what a loss of power left: the result is the content that it shows, or a failure that says
+//! where.
 
 use vellum_power::disk::{Disk, Names, Tree, Writes};
 use vellum_store::{Access, CheckOptions, Store, StoreError, Unwatched};
