@@ -1,4 +1,4 @@
-//! From the start of the process to its exit code.
+//! The run of the process, from its start to its exit code.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -95,7 +95,7 @@ fn forward(arguments: &Arguments, caller: &Caller, dir: &Path) -> Result<Option<
 /// Shows help, the version, or what is wrong with the command line.
 fn explain(error: &clap::Error, caller: &Caller) -> u8 {
     if !error.use_stderr() {
-        // Nobody reads it any more, or it is on the screen.
+        // A print that fails has lost its reader.
         let _ = error.print();
         return 0;
     }

@@ -1,4 +1,4 @@
-//! How a command ends: what it found, or why it failed, and the exit code of each.
+//! The end of a command: its outcome or its failure, and the exit code of each.
 
 use std::io;
 
@@ -18,7 +18,7 @@ const NOT_COMPARED_CODE: u8 = 2;
 /// A shell adds the signal's number to this.
 const SIGNAL_CODE: u8 = 128;
 
-/// How a command that did its work ends, from the best to the worst.
+/// The outcomes of a command that did its work, from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
     /// All is well.
@@ -44,7 +44,7 @@ impl Outcome {
     }
 }
 
-/// Why a command could not do its work.
+/// The failure of a command to do its work.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// The store said no.
@@ -76,7 +76,7 @@ pub(crate) enum Failure {
     /// The answer could not be written.
     #[error("cannot write the answer: {0}")]
     Output(#[source] io::Error),
-    /// Whoever read the answer has gone.
+    /// The reader of the answer has gone.
     #[error("nobody reads the answer")]
     OutputClosed,
 }
@@ -122,7 +122,7 @@ impl Failure {
         }
     }
 
-    /// What the person can do now.
+    /// Advice on the next step.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Store(error) => error.hint(),

@@ -1,4 +1,4 @@
-//! How fast something may go, and for how long, as people write it.
+//! Limits of speed and time, as people write them.
 
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,7 @@ impl Pace {
         rest(signals, self.due().saturating_sub(self.began.elapsed()));
     }
 
-    /// How long what was done may have taken.
+    /// The least time for the bytes so far.
     fn due(&self) -> Duration {
         let micros = u128::from(self.bytes) * 1_000_000;
         let micros = micros.checked_div(self.bytes_per_s.into()).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What a verb works with: the store, where answers go, and who may interrupt.
+//! The context of a verb: the store, the output, and the signals that may interrupt it.
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -20,7 +20,7 @@ use crate::zone;
 
 /// Bytes of the command line that others are told when they find the store in use.
 const COMMAND_LEN_MAX: usize = 150;
-/// How long whoever asked to stop waits for parity.
+/// The longest wait for parity after a stop was asked for.
 const HURRY: Duration = Duration::from_secs(3);
 
 /// One run of a command.
@@ -89,7 +89,7 @@ impl Session {
         &self.output.zone
     }
 
-    /// What was asked for, short and harmless.
+    /// The command line, short and harmless.
     pub(crate) fn command_line(&self) -> String {
         command_line(&self.caller.words)
     }
@@ -283,7 +283,7 @@ impl Watch for Hurried<'_> {
     }
 }
 
-/// How often the person wants to see progress.
+/// The frequency of progress that the person asked for, if any.
 fn fps(caller: &Caller) -> Result<Option<f64>, Failure> {
     let Some(text) = caller.variable("VELLUM_PROGRESS_FPS") else {
         return Ok(None);

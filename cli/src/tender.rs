@@ -1,4 +1,5 @@
-//! Maintenance of a store that is served: small steps, as often as there is something to do.
+//! Background maintenance of a store that is served: small steps, as often as there is something to
+//! do.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};

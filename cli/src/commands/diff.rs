@@ -31,7 +31,7 @@ pub(crate) struct Args {
 struct Range {
     start: u64,
     length: u64,
-    /// Whether the second reads as zeros there.
+    /// True if the second reads as zeros there.
     zero: bool,
 }
 

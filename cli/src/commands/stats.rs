@@ -26,7 +26,7 @@ struct Shown {
     layers: u64,
     /// The lengths of all images and snapshots.
     logical_bytes: u64,
-    /// What of that is not zero.
+    /// The bytes of those that are not zero.
     nonzero_bytes: u64,
     chunks: u64,
     /// Each chunk once, before compression.
@@ -44,7 +44,7 @@ struct Shown {
     scrub: ShownScrub,
 }
 
-/// When what was last read.
+/// The times of the scrubs.
 #[derive(Serialize)]
 struct ShownScrub {
     /// Whole rounds.

@@ -1,4 +1,4 @@
-//! The end of the control socket that does the commands of others.
+//! The server of the control socket: runs the commands of other processes.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -26,11 +26,11 @@ use crate::signals::Signals;
 /// Commands at once, and clients that may still become one. Each has two threads, and a request of
 /// 2 MiB at most.
 const CLIENTS_MAX: usize = 32;
-/// What SIGTERM is to those whose commands end because the server does.
+/// The number of the signal for commands that end because the server stops or their client is gone.
 const SIGTERM: u8 = 15;
-/// As of a process that panics.
+/// The exit code of a process that panics.
 const PANIC_CODE: u8 = 101;
-/// How long accepting rests when the system has no descriptors or threads left.
+/// The pause of accepting when the system has no descriptors or threads left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Does commands for others until it is stopped.
@@ -247,7 +247,7 @@ impl Seat<'_> {
         });
     }
 
-    /// What the client wants, or why it cannot have it.
+    /// The request of a client, or the reason why it is refused.
     fn request(&self, socket: &UnixStream, pid: Pid) -> Result<(Arguments, Caller), String> {
         let (body, descriptors) =
             channel::receive_request(socket).map_err(|error| error.to_string())?;
@@ -288,8 +288,8 @@ impl Seat<'_> {
     }
 }
 
-/// What `run` returns. A panic ends one command, not the server: the store's locks know no poison,
-/// and what was half done is what a crash would leave.
+/// Calls `run` and returns its exit code. A panic ends one command, not the server: the store's
+/// locks are not poisoned, and a half-done command leaves what a crash would.
 fn survive(caller: &Caller, run: impl FnOnce() -> u8) -> u8 {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         caller.say("error: this command met a fault in vellum and was given up; the store's server goes on");

@@ -1,4 +1,4 @@
-//! The one place that gives answers their form: text for people, JSON for programs.
+//! The output of answers: text for people, JSON for programs.
 //!
 //! Text is escaped on its way out, so that no name, path or message can command the terminal.
 
@@ -42,7 +42,7 @@ pub(crate) trait Answer: Serialize {
     fn show(&self, page: &mut Page) -> io::Result<()>;
 }
 
-/// Where answers go.
+/// The output of answers.
 pub(crate) struct Output {
     pub(crate) layout: Layout,
     pub(crate) units: Units,

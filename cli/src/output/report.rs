@@ -1,5 +1,4 @@
-//! What went wrong, on standard error: one sentence, what to do now, and the causes for whoever
-//! asks.
+//! Errors on standard error: one sentence, the next step, and the causes if they are asked for.
 
 use std::error::Error;
 

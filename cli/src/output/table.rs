@@ -1,4 +1,4 @@
-//! Rows of cells below each other.
+//! Tables of cells in aligned columns.
 
 use std::io::{self, Write};
 
@@ -7,7 +7,7 @@ use super::escape::visible;
 /// Between two columns.
 const GAP: &str = "  ";
 
-/// What a column is called, how wide it is at least, and to which side its cells lean.
+/// The title of a column, its least width, and the side to which its cells lean.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Column {
     title: &'static str,

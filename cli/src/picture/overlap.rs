@@ -1,5 +1,5 @@
-//! What images have in common: for each pair, how much of the one in the row the other one holds
-//! too.
+//! A picture of what images have in common: for each pair, the share of the image in the row that
+//! the other one holds too.
 
 use vellum_store::report::Overlap;
 
@@ -13,7 +13,7 @@ const FIGURES_MAX: usize = 7;
 /// With more images than these every second column has a number.
 const NUMBERS_MAX: usize = 9;
 const CELL_HEIGHT: u32 = 26;
-/// Where cells begin, in percent of the width.
+/// The place where cells begin, in percent of the width.
 const CELLS_START: f64 = 38.0;
 const NAME_COLUMNS: usize = 16;
 
@@ -61,7 +61,7 @@ fn describe(count: usize, shown: usize) -> String {
     )
 }
 
-/// What both of two images hold. A matrix that is too short has nothing in common.
+/// The bytes that both of two images hold. A matrix that is too short has nothing in common.
 fn shared(overlap: &Overlap, one: usize, other: usize) -> u64 {
     overlap
         .bytes

@@ -16,7 +16,7 @@ const OWN_MARGIN: u32 = 16;
 pub(crate) struct Picture {
     /// Names its parts: no two pictures of a page have the same.
     pub(super) id: String,
-    /// What it shows, in a few words.
+    /// The title: its subject in a few words.
     pub(super) title: String,
     /// The same for who does not see it, with the figures that matter.
     pub(super) description: String,
@@ -25,7 +25,7 @@ pub(crate) struct Picture {
     pub(super) shapes: Shapes,
 }
 
-/// Where something is, across: a share of the width in percent, and pixels beside it.
+/// A place across: a share of the width in percent, and pixels beside it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Across {
     pub(super) percent: f64,
@@ -64,7 +64,7 @@ impl Picture {
         &self.id
     }
 
-    /// What it shows, in a few words.
+    /// The title: its subject in a few words.
     pub(crate) fn title(&self) -> &str {
         &self.title
     }

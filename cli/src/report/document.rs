@@ -36,7 +36,7 @@ pub(crate) struct Document<'a> {
     changes: Option<Vec<StripRecord<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     droppable: Option<Vec<DroppableRecord<'a>>>,
-    /// What is in no figure.
+    /// The records that are in no figure.
     uncounted: Vec<UncountedRecord>,
 }
 

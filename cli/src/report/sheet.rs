@@ -1,4 +1,4 @@
-//! A table of figures that still know what they are, so that each form shows them in its way.
+//! A table of figures with their units, so that each output form shows them in its way.
 
 use std::io;
 
@@ -17,7 +17,7 @@ pub(crate) struct Sheet {
     pub(crate) rows: Vec<Vec<Cell>>,
     /// Rows that there are beside these.
     pub(crate) left_out: usize,
-    /// What to do next.
+    /// Advice on the next step.
     pub(crate) advice: Option<String>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) enum Cell {
     Text(String),
     Bytes(u64),
     Count(u64),
-    /// How many times as much.
+    /// A ratio: a number of times.
     Ratio(f64),
     /// A part of a whole.
     Share(u64, u64),
@@ -47,7 +47,7 @@ pub(crate) enum Cell {
     Nothing,
 }
 
-/// How many rows are wanted.
+/// The number of rows that are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
     /// All, in the store's order.
@@ -141,7 +141,7 @@ impl Sheet {
             .filter_map(|(nth, head)| Some((nth, head, head.title?)))
     }
 
-    /// What is told of the rows that are not here.
+    /// The note about the rows that are left out.
     pub(super) fn rest(&self) -> Option<String> {
         (self.left_out > 0).then(|| {
             format!(

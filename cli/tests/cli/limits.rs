@@ -1,5 +1,5 @@
-//! A server within the limits of its process: few descriptors, little memory, and clients that mean
-//! no good.
+//! Tests of a server within the limits of its process: few descriptors, little memory, and hostile
+//! clients.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -10,7 +10,7 @@ use crate::sandbox::{Sandbox, signal};
 /// It is killed when dropped.
 pub(crate) struct Served {
     pub(crate) child: Child,
-    /// What it said when it began.
+    /// The server's first message.
     pub(crate) greeting: serde_json::Value,
 }
 
@@ -41,7 +41,7 @@ impl Served {
         Self { child, greeting }
     }
 
-    /// How to connect to `export`.
+    /// The URI of `export`.
     pub(crate) fn uri(&self, export: &str) -> String {
         self.greeting["uris"][0]
             .as_str()
@@ -61,7 +61,7 @@ impl Served {
         assert_eq!(self.ended_saying(), "");
     }
 
-    /// As [`Served::stop`], of one that has something to say: what it said.
+    /// Stops a server that has something to say, as [`Served::stop`] does: returns its output.
     pub(crate) fn stop_saying(self) -> String {
         signal(&self.child, Signal::TERM);
         self.ended_saying()

@@ -16,7 +16,7 @@ pub(super) fn check_free(session: &Session, file: &Path, overwrite: bool) -> Res
     let path = session.caller.path(file);
     match Destination::of(&path) {
         Ok(Destination::File(place)) if place.is_taken() && !overwrite => {}
-        // What else may be wrong is told by whoever writes.
+        // Other faults are reported by the part that writes.
         _ => return Ok(()),
     }
     Err(Failure::io(

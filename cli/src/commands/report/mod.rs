@@ -273,7 +273,7 @@ pub(super) fn tree_file(
     Ok(tell_uncounted(&report.uncounted, session))
 }
 
-/// What nothing may be proposed to be deleted: what `vellum rm` refuses.
+/// True if `vellum rm` refuses to delete a node: then no deletion of it is proposed.
 fn is_protected(store: &Store, node: Node) -> bool {
     let tree = store.tree();
     match node {
