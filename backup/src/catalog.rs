@@ -180,7 +180,8 @@ pub struct Catalog {
     names: Cache<u32, Arc<SegmentNames>, ByLength>,
     drawer: Drawer,
     frames: Cache<(ObjectId, u64), Arc<PlainFrame>, ByLength>,
-    /// If frames are read one by one, and others will be wanted after them.
+    /// The part fetcher; present if frames are read one by one, and others will be wanted after
+    /// them.
     parts: Option<Parts>,
 }
 
@@ -225,7 +226,7 @@ impl Catalog {
         self.parts.as_ref().and_then(Parts::copies)
     }
 
-    /// From now on these index objects count, and these packs are condemned. Fetches what is new.
+    /// Replaces the set of index objects that count, and of condemned packs. Fetches what is new.
     /// Numbers of segments stay. Fails as a whole: what was known before is then known still.
     pub fn refresh(
         &self,

@@ -46,7 +46,7 @@ struct Opened {
 enum Addresses {
     /// All of them, in order.
     All(Vec<(u64, ChunkId)>),
-    /// There are too many.
+    /// More names than fit into memory.
     TooMany,
 }
 

@@ -24,7 +24,7 @@ use crate::reader::{ContentView, Reader};
 pub struct DiffReport {
     /// In ranges that differ.
     pub changed: u64,
-    /// Of those, where the second reads as zeros.
+    /// The part of those in which the second reads as zeros.
     pub zeroed: u64,
     /// In all others: what is the same in both.
     pub same: u64,

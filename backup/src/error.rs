@@ -57,7 +57,7 @@ pub enum BackupError {
         /// The newest that this program knows.
         known: u32,
     },
-    /// Something that was seen there is gone.
+    /// An earlier state: a record that was seen there is gone.
     #[error("the repository in {place} shows an earlier state: {record}, which {witness}, is gone")]
     RolledBack {
         /// The repository.
@@ -67,7 +67,7 @@ pub enum BackupError {
         /// The part that knows of it: this client, or another record.
         witness: &'static str,
     },
-    /// Another repository is where one was.
+    /// An exchanged repository: another one is where this one was.
     #[error("{place} holds repository {found} now; it held {known} before")]
     Exchanged {
         /// The place.
@@ -87,7 +87,7 @@ pub enum BackupError {
         /// The points that need it, as far as known.
         points: Vec<String>,
     },
-    /// Others are at work, so this cannot be done now.
+    /// A lock: other sessions are at work, so this cannot be done now.
     #[error("the repository in {place} is in use: {what}{}", listed(sessions))]
     Locked {
         /// The repository.
@@ -97,7 +97,7 @@ pub enum BackupError {
         /// The sessions at work.
         sessions: Vec<OpenSession>,
     },
-    /// Somebody ended this session while it was at work.
+    /// A fence: a collection ended this session while it was at work.
     #[error("this session ({session}) was fenced by a collection: what it did does not count")]
     Fenced {
         /// This session.
@@ -124,7 +124,7 @@ pub enum BackupError {
         #[source]
         source: ObjectError,
     },
-    /// Something could not be sealed.
+    /// A failure to seal.
     #[error(transparent)]
     Seal(#[from] SealError),
     /// The store failed.

@@ -55,7 +55,7 @@ pub(crate) trait Origin: Sync {
     fn find(&self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, BackupError>;
 }
 
-/// Of a store a token is left in it whenever a file is written.
+/// The mark of a store is a token that is left in it whenever a file is written.
 impl Origin for Moment {
     fn file_name(&self) -> Option<String> {
         self.store().id().map(|id| format!("known-{id}"))
@@ -82,11 +82,11 @@ impl Origin for Moment {
 pub(crate) struct Known {
     /// Index objects that were looked through.
     indexes: BTreeSet<ObjectId>,
-    /// Those of them that this client put, and no record names yet.
+    /// The index objects of those that this client put, and no record names yet.
     pending: BTreeSet<ObjectId>,
     /// Condemned packs, whose chunks were left out.
     without: BTreeSet<ObjectId>,
-    /// From the origin's ids to addresses: what this client wrote or verified.
+    /// The map from the origin's ids to addresses, of chunks that this client wrote or verified.
     sure: Translation,
     /// The same, of what others wrote.
     unsure: Translation,
@@ -317,7 +317,7 @@ impl Known {
             .for_each(|(own, there, len)| self.sure.insert(*own, *there, *len));
     }
 
-    /// Lets `twin`, which has the content of `like`, stand for the same.
+    /// Gives `twin`, which has the content of `like`, the same address.
     pub(crate) fn set_alike(&mut self, twin: ChunkId, like: ChunkId) {
         if let Some((there, _)) = self.sure.get(like, 1) {
             self.sure.insert(twin, there, 1);

@@ -65,7 +65,7 @@ pub struct PullReport {
     pub contents: (u64, u64),
     /// Chunks that were fetched, and that were there.
     pub chunks: (u64, u64),
-    /// Of those that were there: chunks that were damaged, and are whole again for every image that
+    /// The damaged chunks among those that were there, which are whole again for every image that
     /// has them.
     pub chunks_healed: u64,
     /// Machine snapshots that were left out because something that they keep is not in the
@@ -345,7 +345,7 @@ fn fetch(
     })
 }
 
-/// Those chunks of some frames that are wanted, with their addresses.
+/// The wanted chunks of some frames, with their addresses.
 fn verified(
     reader: &Reader<'_>,
     group: &[crate::catalog::Place],

@@ -537,7 +537,7 @@ impl<'r> Reader<'r> {
         Ok(frames)
     }
 
-    /// Does `read`; if an object is gone, once more after reading the journal again.
+    /// Runs `read`; if an object is gone, once more after reading the journal again.
     pub(crate) fn again_if_missing<T>(
         &self,
         read: impl Fn() -> Result<T, BackupError>,

@@ -87,7 +87,7 @@ pub struct Stamp {
     pub session: String,
 }
 
-/// Something with its stamp.
+/// A value with its stamp.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Stamped<T> {
     /// The statement.
@@ -284,7 +284,8 @@ pub struct MachineSnapshot {
     pub name: String,
     /// The time when it was taken, in milliseconds since 1970.
     pub time_ms: u64,
-    /// For each disk the image, the mode then, and the snapshot's serial if its content was kept.
+    /// The state of each disk: the image, its mode then, and the snapshot's serial if its content
+    /// was kept.
     pub disks: Vec<(String, String, Option<u64>)>,
     /// Its configuration file then, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -436,7 +436,7 @@ fn parse_record(plain: &[u8], name: &RecordName, object: &str) -> Result<Record,
 enum ReadError {
     /// A record that was listed is gone: somebody replaced it meanwhile.
     Gone(ObjectError),
-    /// Something is missing that somebody knows of.
+    /// A record is missing that another record, or the client, knows of.
     Heads(HeadsError),
     Failed(BackupError),
 }

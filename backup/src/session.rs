@@ -153,9 +153,9 @@ impl<'a> Session<'a> {
         self.id
     }
 
-    /// Says what was done: what `record` names must be durable. Names, counter and parents are
-    /// filled in. If this returns, it counts for ever; [`BackupError::Fenced`] says that it does
-    /// not; [`BackupError::Uncertain`] that nobody can know yet.
+    /// Commits a record: what it names must be durable. Names, counter and parents are filled in.
+    /// If this returns, it counts for ever; [`BackupError::Fenced`] says that it does not;
+    /// [`BackupError::Uncertain`] that nobody can know yet.
     pub fn commit(&mut self, record: Record) -> Result<Committed, BackupError> {
         assert!(
             !self.stays && !self.is_over,

@@ -11,8 +11,8 @@ use vellum_core::units::ChunkId;
 /// The id on the other side for each chunk id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Translation {
-    /// By the first id: what stands for it, and for how many the distance holds. They do not
-    /// overlap.
+    /// The runs, by the first id: the id that stands for it, and the number of ids at the same
+    /// distance. They do not overlap.
     runs: BTreeMap<u64, (u64, u64)>,
 }
 
@@ -36,7 +36,7 @@ impl Translation {
             .map_or(count, |(next, _)| (next - from.0).min(count))
     }
 
-    /// Lets `count` ids from `to` on stand for those from `from` on. What has a translation keeps
+    /// Maps the `count` ids from `from` on to those from `to` on. Ids that have a translation keep
     /// it.
     pub(crate) fn insert(&mut self, mut from: ChunkId, mut to: ChunkId, mut count: u64) {
         while count > 0 {

@@ -34,8 +34,8 @@ const FRAMES_AT_ONCE: usize = 128;
 pub struct VerifyOptions {
     /// Read chunks and check them against their names.
     pub read_data: bool,
-    /// Only the `.0`th of `.1` parts of the packs, counted from one: all parts together are all
-    /// packs.
+    /// The share of the packs to read: only the `.0`th of `.1` parts, counted from one; all parts
+    /// together are all packs.
     pub subset: Option<(u32, u32)>,
     /// Write an object anew if only its copy is whole, and the other way round.
     pub repair: bool,
@@ -56,7 +56,7 @@ pub struct VerifyReport {
     pub findings: Vec<Finding>,
 }
 
-/// Something that is not what it must be.
+/// A damaged or missing object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The object, and where in it.
@@ -121,7 +121,7 @@ struct Check<'a> {
     repository: &'a Repository,
     catalog: Catalog,
     lengths: BTreeMap<ObjectName, u64>,
-    /// Of their copies.
+    /// The lengths of their copies.
     copies: BTreeMap<ObjectName, u64>,
     wrong: BTreeMap<(String, String), BTreeSet<String>>,
     mended: BTreeSet<String>,
@@ -206,7 +206,8 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Those whose own key it is cannot open the repository; what others need is not hit.
+    /// Checks the key objects. A damaged one shuts out only those whose own key it is, so no point
+    /// is affected.
     fn keys(&mut self) -> Result<(), BackupError> {
         for (name, _) in self.repository.list(ObjectKind::Key)? {
             if let Some((object, reason)) = self.misnamed(&name)? {

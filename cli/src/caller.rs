@@ -205,7 +205,7 @@ fn descriptor_of(pid: Pid, path: &Path) -> Option<PathBuf> {
 
 #[cfg(test)]
 impl Caller {
-    /// Somebody without words or variables, in `folder`.
+    /// A caller without words or variables, in `folder`.
     pub(crate) fn in_folder(folder: &Path) -> Self {
         let null = || {
             OwnedFd::from(

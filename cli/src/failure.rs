@@ -59,7 +59,7 @@ pub(crate) enum Failure {
     /// The command line asks for something that makes no sense.
     #[error("{message}")]
     Usage { message: String, hint: String },
-    /// Something beside the store failed.
+    /// A failure of something beside the store.
     #[error("{message}")]
     Failed {
         message: String,
@@ -97,7 +97,7 @@ impl Failure {
         }
     }
 
-    /// Something that the system refused, `what` with the path.
+    /// The refusal of a system call, `what` with the path.
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         Self::Failed {
             message: format!("cannot {}: {source}", what.into()),
@@ -196,7 +196,7 @@ impl From<PlanError> for Failure {
 }
 
 impl From<io::Error> for Failure {
-    /// From writing an answer: every other use of the system says what it tried.
+    /// Converts an error of writing an answer: every other use of the system names its operation.
     fn from(error: io::Error) -> Self {
         match error.downcast::<StoreError>() {
             Ok(stopped) => Self::Store(stopped),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use vellum_core::tree::{Node, Tree};
 use vellum_core::units::LayerId;
 
-/// Something that can be seen in the tree.
+/// An image, a snapshot or a deleted one in the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plant {
     /// Its image or snapshot; none for a deleted snapshot with several children.

@@ -23,7 +23,7 @@ use crate::output::report;
 use crate::repository::{self, KeyArgs, password};
 use crate::signals::Signals;
 
-/// Has the sources that `store` remembers asked from now on, and people told what comes of it.
+/// Gives `store` the sources that it remembers, and shows people the results of asking them.
 pub(crate) fn attach(store: &Store) -> Result<(), Failure> {
     let own = Caller::of_process(Signals::default()).map(Arc::new);
     let own = own.map_err(|error| Failure::io("use the standard streams", error))?;

@@ -13,13 +13,13 @@ const MIB: u64 = 1 << 20;
 /// Memory for the requests of all NBD clients: enough for a hundred that copy disks.
 const REQUESTS_LEN_MAX: u64 = 256 * MIB;
 const REQUESTS_LEN_MIN: u64 = 4 * MIB;
-/// Of all memory, one part in so many: half of it may be a store's, and each client has buffers and
-/// a stack beside.
+/// The divisor of all memory that gives the share of requests: half of memory may be a store's, and
+/// each client has buffers and a stack beside.
 const REQUESTS_SHARE: u64 = 8;
-/// More sockets than any server has seats.
+/// The greatest number of sockets: more than any server has clients.
 const SOCKETS_MAX: u64 = 4096;
 
-/// With less memory than this a process has one heap for all of its threads.
+/// The memory below which a process has one heap for all of its threads, in bytes.
 const SEVERAL_HEAPS_LEN: u64 = 1 << 30;
 /// The variable by which the C library is told so; it is read when a program begins.
 const HEAPS_VARIABLE: &str = "MALLOC_ARENA_MAX";

@@ -51,7 +51,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// From now on; 0 is no limit.
+    /// A limit from now on; 0 is no limit.
     pub(crate) fn new(bytes_per_s: u64) -> Self {
         Self {
             bytes_per_s,
@@ -60,7 +60,7 @@ impl Pace {
         }
     }
 
-    /// After `bytes` more were done: waits until they may have been, or a signal comes.
+    /// Counts `bytes` more, and waits until they may have been done, or a signal comes.
     pub(crate) fn wait(&mut self, bytes: u64, signals: &Signals) {
         self.bytes = self.bytes.saturating_add(bytes);
         rest(signals, self.due().saturating_sub(self.began.elapsed()));

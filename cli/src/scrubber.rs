@@ -16,7 +16,7 @@ use crate::signals::Signals;
 
 /// Before the first step: who serves for a moment only is left alone.
 const FIRST_PAUSE: Duration = Duration::from_mins(1);
-/// Between two looks whether a round is due.
+/// The pause between two checks if a round is due.
 const ROUND_PAUSE: Duration = Duration::from_mins(10);
 /// The bytes that one step reads.
 const STEP_LEN: u64 = 1 << 20;
@@ -50,7 +50,7 @@ pub(crate) struct Scrubber {
 struct Ending(Signals);
 
 impl ScrubArgs {
-    /// Those of whoever is not asked.
+    /// The defaults, for commands without these options.
     pub(crate) fn usual() -> Self {
         Self {
             scrub_round: SCRUB_ROUND,

@@ -230,8 +230,8 @@ impl Service {
         Ok(self.mount.insert(mount))
     }
 
-    /// Says `answer` and serves until somebody asks to stop, or `is_over`, which waits for a
-    /// moment, says so.
+    /// Gives `answer` and serves until a stop is asked for, or `is_over`, which waits for a moment,
+    /// returns true.
     pub(crate) fn run(
         self,
         answer: &impl Answer,

@@ -125,7 +125,8 @@ impl Session {
         Ok(store)
     }
 
-    /// Tells what was found wrong when `store` was opened, unless it is the server's, which told.
+    /// Warns of damage found when `store` was opened, unless it is the server's, which warned
+    /// already.
     fn warn_of_damage(&self, store: &Store) {
         if let Some(impairment) = store.impairment().filter(|_| self.served.is_none()) {
             self.warn(&impairment.to_string());
@@ -180,7 +181,7 @@ impl Session {
         self.tell_healed(&store);
     }
 
-    /// Says what parity healed.
+    /// Shows what parity healed.
     fn tell_healed(&self, store: &Store) {
         store
             .take_parity_notices()
@@ -236,7 +237,7 @@ impl Session {
         )
     }
 
-    /// Tells people of something that went wrong without being the end of the command.
+    /// Warns of a fault that does not end the command.
     pub(crate) fn warn(&self, text: &str) {
         report::warning(&self.caller, text, self.output.layout != Layout::Human);
     }
@@ -248,7 +249,7 @@ impl Session {
             .then(|| Arc::new(move |line: &str| report::event(&caller, layout, line)) as _)
     }
 
-    /// Tells people something that was not asked for.
+    /// Shows people a notice that was not asked for.
     pub(crate) fn notice(&self, text: &str) {
         if !self.output.quiet && self.output.layout == Layout::Human {
             report::notice(&self.caller, text);

@@ -46,7 +46,7 @@ pub(crate) struct Reading {
 pub(crate) enum Notice {
     /// The right format, but not as the person wrote it.
     Remark(String),
-    /// Perhaps not what the person thinks.
+    /// A format that may not be what the person thinks.
     Warning(String),
 }
 

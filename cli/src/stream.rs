@@ -101,7 +101,7 @@ impl<R: Read> Read for WholeStream<R> {
 }
 
 impl StreamJudge {
-    /// Of a stream that people call `name`; `warn` tells them what is odd.
+    /// A judge of a stream that people call `name`; `warn` tells them what is odd.
     pub(crate) fn new(
         name: &str,
         expected: Expected,

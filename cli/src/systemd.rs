@@ -13,7 +13,7 @@ use crate::caller::Caller;
 
 /// The first descriptor that is handed over; the others follow.
 const FIRST: i32 = 3;
-/// More sockets than any unit has.
+/// The greatest number of sockets: more than any unit has.
 const SOCKETS_MAX: i32 = 64;
 
 /// The sockets that systemd listens on for this process.
@@ -35,12 +35,12 @@ pub(crate) fn sockets(caller: &Caller) -> io::Result<Vec<OwnedFd>> {
         .collect()
 }
 
-/// That the service can be used.
+/// Notifies systemd that the service can be used.
 pub(crate) fn ready(caller: &Caller) {
     notify(caller, "READY=1");
 }
 
-/// That it stops, in order.
+/// Notifies systemd that the service stops, in order.
 pub(crate) fn stopping(caller: &Caller) {
     notify(caller, "STOPPING=1");
 }

@@ -43,7 +43,7 @@ pub(crate) fn shown(zone: &TimeZone, since_1970_ms: u64) -> Option<String> {
     )
 }
 
-/// To the second: nobody types more, and every text then has the same length.
+/// The time to the second: nobody types more, and every text then has the same length.
 fn moment(since_1970_ms: u64) -> Option<Timestamp> {
     Timestamp::from_second(i64::try_from(since_1970_ms / 1000).ok()?).ok()
 }

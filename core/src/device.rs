@@ -16,8 +16,8 @@ pub enum DeviceError {
     /// The range reaches past the end.
     #[error("the range lies outside of the device")]
     OutOfRange,
-    /// There is no room for what was written. Nothing acknowledged is lost; writing goes on once
-    /// there is room.
+    /// No space for the written data. Nothing acknowledged is lost; writing goes on once there is
+    /// room.
     #[error("no space: {0}")]
     NoSpace(String),
     /// Content is damaged, or the system refused.
@@ -34,7 +34,7 @@ pub enum OpenError {
     /// There is none of that name.
     #[error("there is no export \"{0}\"")]
     Unknown(String),
-    /// Somebody else writes to it, or its mode forbids it.
+    /// Another client writes to it, or its mode forbids it.
     #[error("{0}")]
     Refused(String),
     /// It could not be opened.
@@ -138,7 +138,7 @@ pub trait Device: Send + Sync {
         count_max: usize,
     ) -> Result<Vec<Stretch<bool>>, DeviceError>;
 
-    /// Says that these bytes will be read soon. May do nothing.
+    /// Announces that these bytes will be read soon (read-ahead). May do nothing.
     fn prefetch(&self, offset: u64, len: u64) {
         let _ = (offset, len);
     }
@@ -147,13 +147,12 @@ pub trait Device: Send + Sync {
 /// The intended use of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {
-    /// To look at it without being its guest: nothing is attached, made, reset or kept from others.
-    /// What is read is the state of some moment since it was opened; it cannot be written.
+    /// A look at it without being its guest: nothing is attached, made, reset or kept from others.
+    /// The bytes are those of some moment since it was opened; it cannot be written.
     Look,
-    /// To read it; it need not be writable.
+    /// Reading; it need not be writable.
     Read,
-    /// To write it if it can be written, else to read it: what an NBD client gets that does not
-    /// say.
+    /// Writing if it can be written, else reading: for an NBD client that does not say.
     ReadWrite,
 }
 

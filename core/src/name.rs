@@ -88,7 +88,7 @@ fn is_forbidden(character: char) -> bool {
 pub struct NodeSpec {
     /// Before the `@`.
     pub image: String,
-    /// After it.
+    /// The snapshot's part, after it.
     pub snapshot: Option<String>,
 }
 

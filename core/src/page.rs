@@ -45,7 +45,7 @@ pub enum Slot {
     Absent,
     /// Zeros, whatever the parent holds.
     Zero,
-    /// This chunk.
+    /// A chunk with this id.
     Chunk(ChunkId),
 }
 
@@ -190,8 +190,8 @@ impl Page {
         *self = self.changed(&[run]);
     }
 
-    /// This page with the answers of `changes` in place of its own. They come in order and do not
-    /// overlap; absent ones count, too: they take an answer away. Cost: the length of both.
+    /// The page with the entries of `changes` in place of its own. They come in order and do not
+    /// overlap; absent ones count, too: they remove an entry. Cost: the length of both.
     #[must_use]
     pub fn changed(&self, changes: &[Run]) -> Self {
         let (mut result, mut kept) = (Self::new(), 0);
@@ -252,7 +252,7 @@ impl Page {
         result
     }
 
-    /// This page with `zero` in place of every absent position before `end`.
+    /// The page with an explicit zero in place of every absent position before `end`.
     #[must_use]
     pub fn with_zeros(&self, end: u16) -> Self {
         let mut result = Self::new();

@@ -39,7 +39,7 @@ pub struct Rules {
     pub monthly: Limit,
     /// The same for years.
     pub yearly: Limit,
-    /// Everything of this long before the newest.
+    /// The age rule: keeps all states of this long before the newest.
     pub within: Option<Within>,
     /// The lists of tags: a state that has all tags of at least one list is kept. An empty list
     /// keeps states without tags.
@@ -52,7 +52,7 @@ pub enum Limit {
     /// No state: there is no such rule.
     #[default]
     Nothing,
-    /// This many; 0 is as [`Limit::Nothing`].
+    /// The newest states, this many; 0 is as [`Limit::Nothing`].
     Newest(u32),
     /// All states.
     All,

@@ -68,12 +68,12 @@ pub enum Writes {
     All,
     /// Sectors, each as it was at one moment: about this many in a hundred as they were last.
     Torn(u8),
-    /// For each file something else of all this.
+    /// A random one of these for each file.
     Random,
 }
 
 impl Writes {
-    /// For each sector, how many of `last` changes it has seen: the same whenever it is asked for
+    /// The number of `last` changes that each sector has seen: the same whenever it is asked for
     /// again.
     pub(crate) fn moments<'c>(
         self,
@@ -126,7 +126,7 @@ pub struct Disk {
 
 #[derive(Clone, Debug)]
 enum Node {
-    /// With its path: folders are never renamed.
+    /// A folder, with its path: folders are never renamed.
     Folder(String),
     File(File),
 }
@@ -174,7 +174,7 @@ impl Disk {
         disk
     }
 
-    /// Does what `event` tells. Fails if it cannot have happened on this disk: then the log lacks
+    /// Applies `event`. Fails if it cannot have happened on this disk: then the log lacks
     /// something.
     pub fn apply(&mut self, event: &Event) -> Result<(), String> {
         match event {

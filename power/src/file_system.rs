@@ -18,9 +18,9 @@ const TRY_INTERVAL: Duration = Duration::from_millis(20);
 /// A kind of file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FileSystem {
-    /// With a journal of metadata, data before it.
+    /// Ext4: a journal of metadata; data are written before it.
     Ext4,
-    /// With a log of metadata.
+    /// XFS: a log of metadata.
     Xfs,
     /// Copies on write.
     Btrfs,

@@ -99,7 +99,7 @@ pub enum Event {
     SyncAll,
     /// The recorded process said something.
     Mark(String),
-    /// Something happened that the log cannot tell.
+    /// An event that the log cannot tell.
     Escape(String),
 }
 

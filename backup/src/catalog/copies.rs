@@ -28,7 +28,8 @@ use crate::objects::ObjectId;
 const SHARES: u64 = 16;
 /// A file's time says when it was used to within this: noting each use would cost a write each.
 const USE_NOTED_EVERY: Duration = Duration::from_mins(1);
-/// Of a repository that is not encrypted, the files show what disks hold.
+/// The permissions of the files, which show the content of disks if the repository is not
+/// encrypted.
 const FILE_MODE: u32 = 0o600;
 /// The unit of `st_blocks`, in bytes.
 const BLOCK_LEN: u64 = 512;
@@ -155,7 +156,7 @@ fn found(folder: &Path) -> Vec<Copy> {
     entries.filter_map(copy).collect()
 }
 
-/// Those that have to go, so that the rest has `len_max` bytes at most: those used longest ago.
+/// The copies to evict, so that the rest has `len_max` bytes at most: the least recently used.
 fn too_much(mut found: Vec<Copy>, len_max: u64) -> Vec<Copy> {
     found.sort_unstable_by_key(|copy| copy.used);
     let (mut len, mut count) = (found.iter().map(|copy| copy.len).sum::<u64>(), 0);

@@ -60,7 +60,7 @@ pub(super) struct Claim<'p> {
     pack: ObjectId,
     /// The frame that is wanted.
     wanted: Range<u64>,
-    /// With what is around it.
+    /// The range to fetch: the frame with the bytes around it.
     range: Range<u64>,
 }
 

@@ -29,7 +29,7 @@ struct Segment {
     id: SegmentId,
     /// Index objects that name chunks of it.
     sources: Vec<ObjectId>,
-    /// By their first ordinal. A collection lets two hold the same chunk for a while.
+    /// The frames by their first ordinal. A collection lets two hold the same chunk for a while.
     frames: Vec<Located>,
     /// The span of the longest frame: ordinals from its first to behind its last.
     span_max: u32,

@@ -83,7 +83,7 @@ impl<'r> SourceChunks<'r> {
 }
 
 impl Distinct {
-    /// Says of the twins what is known of those that they are like.
+    /// Gives the twins the addresses of the chunks that they are like.
     pub(super) fn settle(&self, known: &mut Known) {
         self.twins
             .iter()

@@ -85,7 +85,7 @@ pub(super) fn new_contents(source: &State, target: &State, points: &[Point]) -> 
         .collect()
 }
 
-/// Everything from `named` down to what `is_there`: each after what is below it.
+/// The contents from `named` down to one that `is_there`: each after the one below it.
 fn paths(
     named: &BTreeSet<ContentId>,
     below: impl Fn(ContentId) -> Option<ContentId>,
@@ -103,7 +103,7 @@ fn paths(
     all
 }
 
-/// Those that several of `paths` are told relative to.
+/// The contents that are the base of several of `paths`.
 fn branches(
     paths: &[ContentId],
     below: impl Fn(ContentId) -> Option<ContentId>,

@@ -30,7 +30,7 @@ const FRAME_LEN: usize = 128 << 10;
 
 /// Frames that another thread fetches.
 struct Carried {
-    /// Only one receives; the lock says so to the compiler.
+    /// The receiving end. One thread receives; the lock proves it to the compiler.
     receiver: Mutex<Receiver<Result<Vec<CarriedFrame>, BackupError>>>,
 }
 

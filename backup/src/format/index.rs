@@ -115,7 +115,7 @@ impl SegmentEntry {
             .zip(&self.hashes)
     }
 
-    /// These names by themselves: what an index object says of the segment `id`.
+    /// Encodes these names by themselves: the entry of the segment `id` in an index object.
     pub(crate) fn encode(&self, id: SegmentId) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HASH_LEN * (self.hashes.len() + 1));
         encode_segment(&mut bytes, id, self);

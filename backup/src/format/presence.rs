@@ -28,7 +28,8 @@ impl Presence {
         Self { span, bitmap: None }
     }
 
-    /// These, counted from the first, which is zero. Panics if they are none or not rising.
+    /// The set of these ordinals, counted from the first, which is zero. Panics if they are none or
+    /// not rising.
     #[must_use]
     pub fn of(offsets: &[u32]) -> Self {
         assert!(
@@ -49,7 +50,7 @@ impl Presence {
         }
     }
 
-    /// From the first to the last, both included.
+    /// The number of ordinals from the first to the last, both included.
     #[must_use]
     pub fn span(&self) -> u32 {
         self.span
@@ -90,7 +91,7 @@ impl Presence {
         whole + part.count_ones()
     }
 
-    /// Those that are there, counted from the first.
+    /// The ordinals that are present, counted from the first.
     pub fn offsets(&self) -> impl Iterator<Item = u32> + '_ {
         (0..self.span).filter(|at| self.has(*at))
     }

@@ -148,8 +148,8 @@ impl World {
         }
     }
 
-    /// Says contents that may not be built on as the session sees it, relative to what may be; and
-    /// a point now and then.
+    /// Pushes contents that may not be built on as the session sees it, relative to those that may;
+    /// and a point now and then.
     fn push(&mut self, open: &Open) {
         let (mut contents, mut points) = (Vec::<Stamped<Content>>::new(), Vec::new());
         let can_stand = |nth: &u8, said: &[Stamped<Content>]| {

@@ -247,8 +247,8 @@ impl State {
         indexes.for_each(|(_, condition)| *condition = Condition::Condemned);
     }
 
-    /// Of what was said of a point the newest counts, the firm before the undecided. Words that
-    /// came before it, or that mean no point, go.
+    /// Chooses the description of each point: the newest, the firm before the undecided.
+    /// Descriptions that are older than the point, or belong to none, are dropped.
     fn name_points(&mut self) {
         let mut newest = BTreeMap::<&str, (bool, &Stamp, &Arc<Point>)>::new();
         for ((id, stamp), (point, is_firm)) in &self.points {
@@ -329,7 +329,7 @@ impl State {
         self.contents.get(&id).and_then(|entries| entries.first())
     }
 
-    /// Everything that sessions said of a content. All of it means the same. The best comes first:
+    /// The entries of a content, from all sessions. All of it means the same. The best comes first:
     /// from one content's best to its parent's best, and so on, a content without a parent is
     /// reached, through entries that may be built on if there is such a way.
     pub fn entries(&self, id: ContentId) -> &[ContentEntry] {
@@ -378,8 +378,8 @@ impl State {
         &self.indexes
     }
 
-    /// Those of them that only undecided records name. Nothing may be built on what they alone
-    /// know, though nobody condemned their packs.
+    /// The index objects that only undecided records name. Nothing may be built on chunks that they
+    /// alone name, though nobody condemned their packs.
     #[must_use]
     pub fn undecided_indexes(&self) -> &BTreeSet<ObjectId> {
         &self.undecided_indexes

@@ -20,7 +20,7 @@ pub enum Status {
     Undecided,
     /// It came after its session was fenced.
     Void,
-    /// Another one that counts stands for it.
+    /// Replaced: another record that counts stands for it.
     Replaced,
 }
 
@@ -54,7 +54,7 @@ struct Fenced<'a> {
 /// The statements of records about other records.
 struct Facts<'a> {
     fences: BTreeMap<&'a str, Vec<Fenced<'a>>>,
-    /// By the short form of what is replaced.
+    /// The replacing records, by the short name of the replaced one.
     replacing: BTreeMap<String, Vec<RecordName>>,
 }
 

@@ -107,8 +107,8 @@ fn names(journal: &Journal) -> Vec<String> {
         .collect()
 }
 
-/// Of what several sessions say of a point the newest counts, whatever order the records come in
-/// and whatever clocks say; words alone neither make a point nor bring one back.
+/// The newest of several descriptions of a point counts, whatever order the records come in and
+/// whatever clocks say; a description alone neither makes a point nor brings one back.
 #[test]
 fn a_point_is_called_as_it_was_said_last() {
     let pushed = |session: &str, counter| Record {

@@ -33,7 +33,7 @@ pub struct Folder {
     path: PathBuf,
     /// Folders inside that this process knows to be durable.
     durable: Mutex<BTreeSet<String>>,
-    /// Those of a repository that is there.
+    /// The permissions of a repository that is there.
     permissions: OnceLock<Permissions>,
 }
 
@@ -210,7 +210,7 @@ impl Folder {
     }
 }
 
-/// Of new files and folders; the umask can take from them.
+/// The permissions of new files and folders; the umask can take from them.
 #[derive(Clone, Copy, Debug)]
 struct Permissions {
     file: Mode,
@@ -218,7 +218,7 @@ struct Permissions {
 }
 
 impl Permissions {
-    /// Those of `other` to read and write, and their owner's in any case.
+    /// The permissions of `other` to read and write, and the owner's in any case.
     fn like(other: Mode) -> Self {
         let to_read = Mode::RUSR | Mode::RGRP | Mode::ROTH;
         let to_write = Mode::WUSR | Mode::WGRP | Mode::WOTH;

@@ -96,7 +96,7 @@ impl Memory {
         std::mem::take(&mut locked(&self.client).log)
     }
 
-    /// Everything that is there, without a request.
+    /// The objects that are there, without a request.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<String, Arc<[u8]>> {
         locked(&self.objects).clone()

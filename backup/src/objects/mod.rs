@@ -82,7 +82,7 @@ pub struct ObjectError {
     pub name: String,
     /// The failure in words, for people.
     pub what: String,
-    /// For the investigator.
+    /// The underlying error, for the investigator.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }

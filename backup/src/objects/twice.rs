@@ -154,7 +154,7 @@ impl Objects for Twice {
         self.place.put(name, bytes)
     }
 
-    /// Both of them, where there are two.
+    /// Replaces both the object and its copy, if it has one.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
         let copy = ObjectName::parse(name)
             .and_then(|object| copy_of(&object))

@@ -18,7 +18,7 @@ pub(crate) struct ObjectUse {
 /// The limits of writing objects anew.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Worth {
-    /// So much of all parts may be not needed.
+    /// The greatest share of all parts that may be unneeded, in percent.
     pub(crate) max_unused_percent: u32,
     /// The greatest number of needed bytes to write; none for no limit.
     pub(crate) limit: Option<u64>,

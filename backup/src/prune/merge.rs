@@ -90,7 +90,7 @@ pub(crate) fn pages(
 }
 
 impl Merge<'_> {
-    /// From the top down.
+    /// The contents of the merge, from the top down.
     fn chain(&self) -> Vec<&Content> {
         std::iter::once(self.into)
             .chain(self.sources.iter().copied())

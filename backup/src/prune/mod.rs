@@ -43,7 +43,7 @@ pub struct PruneOptions {
     pub small_pack_len: u64,
     /// Sessions to end for good before anything else.
     pub fence: FenceWish,
-    /// Only says what would be done.
+    /// Plan only, and report what would be done.
     pub is_dry_run: bool,
 }
 
@@ -64,7 +64,7 @@ impl Default for PruneOptions {
 pub enum FenceWish {
     /// No session.
     None,
-    /// These.
+    /// The sessions of this list.
     Some(Vec<SessionId>),
     /// All that are open.
     All,
@@ -94,7 +94,7 @@ pub struct PruneReport {
     pub waits_for: Vec<OpenSession>,
     /// Bytes of packs when the run began, and how many of them are needed.
     pub packs_len: u64,
-    /// Of those, what is needed.
+    /// The needed part of those, in bytes.
     pub used_len: u64,
 }
 
@@ -304,8 +304,8 @@ impl Collection<'_> {
         Ok(())
     }
 
-    /// After the mark can be seen: who is open now may not have seen it. If nobody is, it can be
-    /// swept at once.
+    /// Writes down the sessions that are open now, after the mark can be seen: they may not have
+    /// seen it. If nobody is, it can be swept at once.
     fn wait_for_all(&mut self) -> Result<(), BackupError> {
         let state = self.session.state().clone();
         let waiting: Vec<&String> = state

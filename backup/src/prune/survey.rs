@@ -200,7 +200,8 @@ impl Survey {
             .sum()
     }
 
-    /// Those that name packs that go, and small ones, if that makes them fewer.
+    /// Chooses the index objects to write anew: those that name packs that go, and small ones, if
+    /// that makes them fewer.
     fn choose_indexes(&mut self, contents: &[(ObjectId, usize, Vec<ObjectId>)]) {
         let goes = |pack: &ObjectId| {
             !self.packs.contains_key(pack) || self.dead.contains(pack) || self.repack.contains(pack)

@@ -138,7 +138,7 @@ fn begun() -> (Memory, Promises) {
     (memory, promises)
 }
 
-/// Lets clients act in an order that chance decides; some die, some sleep for long.
+/// Runs clients in a random order; some die, some sleep for long.
 fn random_play(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let (memory, promises) = begun();
@@ -458,9 +458,9 @@ fn a_sweep_leaves_what_a_firm_content_needs_that_no_point_names() {
     assert_no_rubbish(&memory);
 }
 
-/// Between the reading of a collection that fences a push, and its decision, the push may come in
-/// time and another build on it: what the collection had not read yet must count. So fences are
-/// announced, and decided by a listing after that.
+/// A push may come in time between the reading of a collection that fences it and the collection's
+/// decision, and another may build on it: records that the collection had not read yet must count.
+/// So fences are announced, and decided by a listing after that.
 #[test]
 fn a_push_that_another_built_on_before_it_was_fenced_counts() {
     let (memory, promises) = begun();

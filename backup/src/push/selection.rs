@@ -17,7 +17,7 @@ const POINT_CONTEXT: &str = "vellum 2026-11 repository point v1";
 /// The images and machines to push.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PushSelection {
-    /// Everything: all images with their snapshots, all machines.
+    /// All images with their snapshots, and all machines.
     All,
     /// Images with all their snapshots and their present state, and machines with all their disks.
     Some {

@@ -173,7 +173,7 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// For a repository that is not encrypted.
+    /// A sealer for a repository that is not encrypted.
     #[must_use]
     pub fn plain(repository: RepositoryId) -> Self {
         Self {
@@ -182,7 +182,7 @@ impl Sealer {
         }
     }
 
-    /// For an encrypted repository.
+    /// A sealer for an encrypted repository.
     #[must_use]
     pub fn encrypted(repository: RepositoryId, secrets: &Secrets) -> Self {
         let kinds = [

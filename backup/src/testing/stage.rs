@@ -10,9 +10,9 @@ use crate::objects::{ObjectError, ObjectErrorKind, Objects};
 /// The step that a client has reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Where {
-    /// Between requests, or in one.
+    /// The client is between requests, or in one.
     Acting,
-    /// At a request: what it asks, and for which object.
+    /// The client is at a request: its operation and object.
     Waiting(String),
     /// Over.
     Done,
@@ -93,7 +93,7 @@ impl Stage {
         actors.iter().enumerate().filter_map(waits).collect()
     }
 
-    /// Lets a client that waits do its request.
+    /// Allows a waiting client its request.
     pub(crate) fn allow(&self, id: usize) {
         let mut actors = self.actors();
         if actors[id].at != Where::Done {
@@ -115,7 +115,7 @@ impl Stage {
         self.allow(id);
     }
 
-    /// Lets a client act until it is about to do a request that begins so, or is over.
+    /// Runs a client until it is about to do a request that begins so, or is over.
     pub(crate) fn until(&self, id: usize, request: &str) {
         while let Some((_, asked)) = self.waiting().into_iter().find(|(other, _)| *other == id) {
             if !request.is_empty() && asked.starts_with(request) {
@@ -125,7 +125,7 @@ impl Stage {
         }
     }
 
-    /// Lets a client act to its end.
+    /// Runs a client to its end.
     pub(crate) fn finish(&self, id: usize) {
         self.until(id, "");
     }
@@ -164,7 +164,7 @@ impl Drop for Curtain {
     }
 }
 
-/// Tells that a client is over, also if it panics.
+/// Marks a client as over when dropped, also if it panics.
 struct Leave {
     stage: Arc<Stage>,
     id: usize,

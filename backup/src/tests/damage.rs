@@ -454,7 +454,8 @@ fn tells(error: &BackupError, harm: &Harm) -> bool {
     is_other || is_locked_out || harm.is_named_in(&error.to_string())
 }
 
-/// Everything restores, for everybody who has a key that was not touched or was said to be clean.
+/// Asserts that all points restore, for everybody who has a key that was not touched or was said to
+/// be clean.
 fn check_clean(sample: &Sample, harm: &Harm, knew_it: bool) {
     let openers = match &sample.second {
         None => vec![None],

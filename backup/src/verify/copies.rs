@@ -11,7 +11,7 @@ use crate::objects::twice::{copy_of, is_sound};
 use crate::objects::{ObjectKind, ObjectName};
 use crate::prune::reach::Needed;
 
-/// Something of which only the other half is whole.
+/// An object or a copy of which only the other half is whole.
 struct Half {
     /// The object's name, or its copy's.
     name: String,

@@ -13,7 +13,7 @@ const PAGE_LEN: usize = 3;
 /// The trouble with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// This status, and nothing is done.
+    /// The server answers with this status and does nothing.
     Status(u16),
     /// It is done, and the connection breaks off before an answer.
     AnswerLost,
@@ -28,7 +28,7 @@ pub(crate) enum Trouble {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Vec<u8>>,
-    /// For requests of this method: what is to go wrong next.
+    /// The next troubles, for requests of each method.
     troubles: BTreeMap<&'static str, VecDeque<Trouble>>,
     log: Vec<String>,
     knows_conditions: bool,

@@ -26,7 +26,7 @@ const CHUNK_COUNT: u32 = 150;
 
 /// A repository's secrets and what it must show.
 pub(crate) struct Sample {
-    /// By name, as people write it.
+    /// The disks by their names, as people write them.
     pub(crate) disks: BTreeMap<String, Vec<u8>>,
     /// The index objects that count.
     pub(crate) indexes: Vec<ObjectId>,
@@ -39,7 +39,7 @@ struct Builder<'a> {
     sealer: &'a Sealer,
     random: &'a mut fastrand::Rng,
     segments: Vec<SegmentId>,
-    /// By segment and ordinal; those that are not there are None.
+    /// The chunks by segment and ordinal; those that are not there are None.
     chunks: Vec<Vec<Option<Vec<u8>>>>,
     counter: u64,
     parents: Vec<String>,

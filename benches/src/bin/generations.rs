@@ -26,7 +26,7 @@ const GENERATIONS: u64 = 200;
 const EARLY: u64 = 10;
 const KEPT: u32 = 7;
 const DISK_LEN: u64 = 1 << 30;
-/// Of these, half a chunk is noise: they compress to about half.
+/// The length of these data in bytes; half of each chunk is noise, so they compress to about half.
 const DATA_LEN: u64 = 512 << 20;
 /// The writes of a guest between two generations: 160 stretches of 64 KiB, anywhere in the data.
 const STRETCHES: u64 = 160;

@@ -232,7 +232,8 @@ fn check(census: &Census, dir: &Path, copy: &Path, random: &mut fastrand::Rng) -
     (freed, error)
 }
 
-/// Between one node and most of them; images only with their snapshots, which come first.
+/// A random set of nodes, between one and most of them; images only with their snapshots, which
+/// come first.
 fn some_nodes(store: &Store, random: &mut fastrand::Rng) -> Vec<Node> {
     let tree = store.tree();
     let share = random.f64();

@@ -66,7 +66,7 @@ struct Checked {
     findings: Vec<Found>,
 }
 
-/// Something that is not as it must be.
+/// A damaged record.
 #[derive(Serialize)]
 pub(super) struct Found {
     pub(super) record: String,

@@ -21,7 +21,7 @@ use crate::source_format::{self, Expected, ExpectedImage};
 
 /// Bytes that are held against each other at once.
 const STEP_LEN: u64 = 1 << 20;
-/// More would wait for each other's reads.
+/// The greatest number of threads: more would wait for each other's reads.
 const THREADS_MAX: usize = 16;
 
 /// Compare an image or snapshot with a file, byte by byte; exit code 1 if they differ, 2 if they

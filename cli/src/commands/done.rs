@@ -28,7 +28,7 @@ impl Answer for Done {
     }
 }
 
-/// Says that `action` made or changed `node`; `text` makes the sentence out of its name and its
+/// Answers that `action` made or changed `node`; `text` makes the sentence out of its name and its
 /// size.
 pub(super) fn tell(
     session: &mut Session,

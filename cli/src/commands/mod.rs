@@ -147,7 +147,7 @@ impl Command {
     }
 }
 
-/// Does what `command` says.
+/// Runs `command`.
 pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, Failure> {
     match command {
         Command::Init(args) => init::run(args, session),
@@ -192,7 +192,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, F
     }
 }
 
-/// Tells of chunks that were damaged and are not any more.
+/// Writes the number of chunks that were damaged and are not any more.
 fn healed(page: &mut Page, count: u64) -> io::Result<()> {
     if count == 0 {
         return Ok(());

@@ -96,7 +96,7 @@ pub(crate) struct ShownProtection {
     groups_stale: u64,
     groups_damaged: u64,
     parity_bytes: u64,
-    /// Of files that the store does not need any more, until parity is up to date.
+    /// The bytes of files that the store does not need any more, until parity is up to date.
     held_bytes: u64,
     /// True if manifest, log and marker are kept as well: not while it is open for writing.
     has_small_files: bool,

@@ -34,7 +34,7 @@ struct Shown {
     compressed_bytes: u64,
     /// The whole folder, as `du` counts.
     disk_bytes: u64,
-    /// Of that: parity.
+    /// The parity's part of those.
     #[serde(skip_serializing_if = "is_zero")]
     parity_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,7 +59,7 @@ struct ShownScrub {
     chunks_read: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parity_read: Option<String>,
-    /// Of the round that goes on, or the last one.
+    /// The bytes of the round that goes on, or of the last one.
     bytes: u64,
     findings: u64,
     healed: u64,

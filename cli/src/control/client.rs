@@ -28,7 +28,7 @@ const STOPPED_PATIENCE: Duration = Duration::from_secs(5);
 /// overloaded.
 const BEGIN_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Has the process that owns the store in `dir` do the caller's command. `None` if no server owns
+/// Sends the caller's command to the process that owns the store in `dir`. `None` if no server owns
 /// it: then it is the caller's to open. `variable` is one more than the caller has; `reads_input`
 /// says whether the command stores standard input.
 pub(crate) fn forward(
@@ -198,7 +198,7 @@ fn relay(input: &Patient<std::sync::Arc<File>>) -> Result<PipeReader, Failure> {
     Ok(reader)
 }
 
-/// Tells the server of every signal until it says how the command ended.
+/// Passes every signal to the server until it says how the command ended.
 fn await_end(socket: &UnixStream, signals: &Signals) -> Result<u8, Failure> {
     let mut bell = Signals::bell().map_err(|error| Failure::io("listen for signals", error))?;
     bell.set_nonblocking(true)

@@ -33,7 +33,7 @@ const PANIC_CODE: u8 = 101;
 /// The pause of accepting when the system has no descriptors or threads left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// Does commands for others until it is stopped.
+/// A server that runs commands for other processes until it is stopped.
 pub(crate) struct Server {
     path: PathBuf,
     clients: Arc<Clients>,
@@ -42,11 +42,11 @@ pub(crate) struct Server {
     rope: Option<UnixStream>,
 }
 
-/// Those whose commands are being done.
+/// The clients whose commands are running.
 struct Clients {
     store: Store,
     present: Mutex<Present>,
-    /// Somebody has left.
+    /// The signal that a client has left.
     left: Condvar,
 }
 
@@ -109,7 +109,7 @@ impl Server {
         present.clients.is_empty()
     }
 
-    /// After this, clients find no server.
+    /// Closes the socket: after this, clients find no server.
     fn close(&mut self) {
         let _ = std::fs::remove_file(&self.path);
         drop(self.rope.take());
@@ -173,7 +173,7 @@ fn greet(socket: UnixStream, clients: &Arc<Clients>) -> io::Result<()> {
     Ok(())
 }
 
-/// If the client does not hear it, it has gone.
+/// Refuses a request. A client that does not hear it has gone.
 fn refuse(socket: &UnixStream, reason: String) {
     let _ = channel::send_answer(socket, &Answer::Refused(reason));
 }
@@ -223,7 +223,7 @@ impl Drop for Seat<'_> {
 }
 
 impl Seat<'_> {
-    /// Does the client's command, and says how it ended.
+    /// Runs the client's command, and sends its exit code.
     fn attend(&self, socket: &UnixStream, pid: Pid) {
         let (arguments, caller) = match self.request(socket, pid) {
             Ok(request) => request,

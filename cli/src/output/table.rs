@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::escape::visible;
 
-/// Between two columns.
+/// The space between two columns.
 const GAP: &str = "  ";
 
 /// The title of a column, its least width, and the side to which its cells lean.

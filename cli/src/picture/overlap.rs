@@ -8,9 +8,10 @@ use crate::output::Units;
 
 /// Images that are drawn: with more, a phone's cells would be smaller than a finger sees.
 const SHOWN_MAX: usize = 16;
-/// With more images than these a phone's cells have no room for figures.
+/// The greatest number of images with figures: with more, a phone's cells have no room for them.
 const FIGURES_MAX: usize = 7;
-/// With more images than these every second column has a number.
+/// The greatest number of images with a number in every column: with more, every second column has
+/// one.
 const NUMBERS_MAX: usize = 9;
 const CELL_HEIGHT: u32 = 26;
 /// The place where cells begin, in percent of the width.

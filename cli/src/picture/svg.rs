@@ -39,7 +39,7 @@ pub(super) struct Shapes {
 }
 
 impl Picture {
-    /// For a page that has [`STYLE`].
+    /// The picture for a page that has [`STYLE`].
     pub(crate) fn inline(&self) -> String {
         self.element("width=\"100%\"", "", &self.shapes.markup, self.height)
     }

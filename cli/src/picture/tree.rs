@@ -37,7 +37,7 @@ const LEGEND: [(&str, &str); 4] = [
     ("others", "with other images"),
 ];
 
-/// Something in the tree, in the order of drawing.
+/// A node in the tree, in the order of drawing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     node: usize,
@@ -127,7 +127,7 @@ fn held(node: &NodeUsage) -> u64 {
     .fold(node.exclusive, |sum, more| sum.saturating_add(*more))
 }
 
-/// Everything in the order of drawing.
+/// The nodes in the order of drawing.
 fn places(nodes: &[NodeUsage]) -> Vec<Place> {
     let mut children: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
     for (nth, node) in nodes.iter().enumerate() {

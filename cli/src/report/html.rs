@@ -424,8 +424,8 @@ mod tests {
         }
     }
 
-    /// Not a test: writes the pages that somebody looks at into the folder that `VELLUM_LOOK`
-    /// names.
+    /// Writes the pages that somebody looks at into the folder that `VELLUM_LOOK` names; not a
+    /// test.
     #[test]
     #[ignore = "writes pages to look at"]
     fn write_pages_to_look_at() {

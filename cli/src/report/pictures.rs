@@ -232,7 +232,7 @@ mod tests {
         }
     }
 
-    /// Not a test: takes what is drawn now for right.
+    /// Writes the pictures drawn now as the right ones; not a test.
     #[test]
     #[ignore = "writes golden files"]
     fn write_golden_pictures() {

@@ -24,9 +24,9 @@ pub(crate) struct Sheet {
 /// A column.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head {
-    /// For programs.
+    /// The name for programs.
     pub(crate) key: &'static str,
-    /// For people; a column without one is for programs only.
+    /// The title for people; a column without one is for programs only.
     pub(crate) title: Option<&'static str>,
     pub(crate) is_number: bool,
 }
@@ -52,7 +52,7 @@ pub(crate) enum Cell {
 pub(crate) enum Extent {
     /// All, in the store's order.
     Whole,
-    /// This many: those that matter most.
+    /// The rows that matter most, this many.
     Top(usize),
 }
 
@@ -73,7 +73,7 @@ impl Head {
         }
     }
 
-    /// For programs only.
+    /// A column for programs only.
     pub(crate) const fn hidden(key: &'static str) -> Self {
         Self {
             key,
@@ -88,7 +88,7 @@ impl Cell {
         Self::Text(text.into())
     }
 
-    /// For people.
+    /// The text for people.
     pub(crate) fn shown(&self, units: Units) -> String {
         match self {
             Self::Text(text) => text.clone(),
@@ -101,7 +101,7 @@ impl Cell {
         }
     }
 
-    /// For programs.
+    /// The text for programs.
     pub(crate) fn plain(&self) -> String {
         match self {
             Self::Bytes(bytes) => bytes.to_string(),
@@ -116,7 +116,8 @@ impl Cell {
 }
 
 impl Extent {
-    /// Of `rows`, those that are wanted, the greatest `weight` first, and how many are left out.
+    /// Chooses the wanted ones of `rows`, the greatest `weight` first, and the number of those that
+    /// are left out.
     pub(super) fn choose<T, W: Ord>(
         self,
         mut rows: Vec<T>,

@@ -12,7 +12,7 @@ use crate::zone;
 
 /// A shorter beginning of an id is more likely a name that was mistyped.
 const ID_LEN_MIN: usize = 4;
-/// More candidates would not help to choose.
+/// The greatest number of candidates shown: more would not help to choose.
 const CANDIDATES_MAX: usize = 8;
 /// Digits of an id that tell a point from all others, for people.
 const SHORT_LEN: usize = 10;

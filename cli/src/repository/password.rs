@@ -38,7 +38,7 @@ pub(crate) struct Variables {
 /// The password itself.
 pub(crate) const PASSWORD_VARIABLE: &str = "VELLUM_PASSWORD";
 
-/// Of the repository.
+/// The variables for the password of the repository.
 pub(crate) const VARIABLES: Variables = Variables {
     plain: PASSWORD_VARIABLE,
     file: "VELLUM_PASSWORD_FILE",
@@ -47,7 +47,7 @@ pub(crate) const VARIABLES: Variables = Variables {
     options: "--password-file or --key-file",
 };
 
-/// Of the repository that is read, where two are opened.
+/// The variables for the password of the repository that is read, where two are opened.
 pub(crate) const FROM_VARIABLES: Variables = Variables {
     plain: "VELLUM_FROM_PASSWORD",
     file: "VELLUM_FROM_PASSWORD_FILE",

@@ -303,7 +303,7 @@ impl Guest {
         Self(child)
     }
 
-    /// Says `words`, and reads until a line has `expected` in it.
+    /// Types `words`, and reads until a line has `expected` in it.
     fn ask(child: &mut Child, words: &str, expected: &str) {
         let stdin = child.stdin.as_mut().expect("it was asked for");
         stdin.write_all(words.as_bytes()).expect("it listens");

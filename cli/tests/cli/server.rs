@@ -20,12 +20,12 @@ impl Served {
         Self::run(sandbox, &["serve"])
     }
 
-    /// Another command that serves.
+    /// A server from another command that serves.
     pub(crate) fn run(sandbox: &Sandbox, args: &[&str]) -> Self {
         Self::of(sandbox.command(args.iter().chain(&["--json"])))
     }
 
-    /// Something that becomes a server which answers in JSON.
+    /// A server from a command that answers in JSON.
     pub(crate) fn of(mut command: Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())

@@ -60,7 +60,7 @@ fn what_was_stored_is_for_its_owner_only() {
     }
 }
 
-/// Lets the group read and write all of it.
+/// Allows the group to read and write all of it.
 fn open_to_group(path: &Path) {
     let is_folder = path.is_dir();
     let mode = if is_folder { 0o770 } else { 0o660 };

@@ -15,7 +15,7 @@ use super::{Edit, Image, Mode, Node, PlanError, Planned, Tree};
 use crate::name::Name;
 use crate::units::ImageId;
 
-/// Between an image's name and that of one of its attachments.
+/// The separator between an image's name and that of one of its attachments.
 const MARK: char = '+';
 const SCRATCH: &str = "scratch";
 /// Children that attachments can make of one base: a client that makes up names must not fill the

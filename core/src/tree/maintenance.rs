@@ -35,7 +35,8 @@ pub struct Merge {
 pub struct SharedLayer {
     /// The layer.
     pub layer: Arc<Layer>,
-    /// Everybody above it up to the first that shows all it has: parents before children.
+    /// The layers above it, up to the first on each path that shows all it has: parents before
+    /// children.
     askers: Vec<Asker>,
 }
 

@@ -393,7 +393,7 @@ impl Tree {
         self.next_id - 1
     }
 
-    /// Never gives out `used` or less.
+    /// Reserves the ids up to `used`: they are never given out.
     pub fn reserve(&mut self, used: u64) {
         self.next_id = self.next_id.max(used + 1);
     }

@@ -89,8 +89,8 @@ pub struct ArrivingMachine {
 pub struct ArrivingMachineSnapshot {
     /// Its name.
     pub name: Name,
-    /// For each disk its place among the images, its mode then, and the place of the image's
-    /// snapshot if its content was kept.
+    /// The state of each disk: its place among the images, its mode then, and the place of the
+    /// image's snapshot if its content was kept.
     pub disks: Vec<(usize, Mode, Option<usize>)>,
     /// Its configuration file.
     pub configuration: Option<NewConfiguration>,

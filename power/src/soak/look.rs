@@ -16,7 +16,7 @@ const DONE: Option<i32> = Some(0);
 const ONLY_SPACE_LOST: Option<i32> = Some(3);
 const NOTHING_THERE: Option<i32> = Some(10);
 
-/// Everything that may be there, of each kind.
+/// The states that may be there, of each kind.
 #[derive(Clone)]
 pub(crate) struct Allowed {
     pub(crate) store: Vec<Option<Names>>,

@@ -40,7 +40,7 @@ use site::{Clock, Site};
 pub struct SoakOptions {
     /// The command under test.
     pub vellum: PathBuf,
-    /// Everything that is chosen follows from it; threads go their own ways.
+    /// The seed of all random choices; threads go their own ways.
     pub seed: u64,
     /// The file systems; those that cannot be had are left out with a word.
     pub file_systems: Vec<FileSystem>,
@@ -81,7 +81,7 @@ pub struct SoakTally {
     pub refused: u64,
     /// Bits that were flipped in copies of stores.
     pub flips: u64,
-    /// Of those: how many a check found, or kept the store shut.
+    /// The flips of those that a check found, or that kept the store shut.
     pub flips_found: u64,
     /// Writes of guests that were answered.
     pub writes: u64,
@@ -100,7 +100,7 @@ struct Left {
     found: Found,
 }
 
-/// Everything that one run needs.
+/// The state of one run.
 struct Soak<'o> {
     options: &'o SoakOptions,
     /// Before the folder that it is in: it is dropped first.

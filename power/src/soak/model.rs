@@ -39,7 +39,7 @@ pub(crate) struct GuestDisk {
     epochs: Mutex<Vec<Epoch>>,
 }
 
-/// From one look at a disk that nobody writes to the next.
+/// The time from one look at a disk that nobody writes to the next.
 struct Epoch {
     begun: u64,
     base: Bytes,
@@ -283,8 +283,9 @@ impl<S: Clone> History<S> {
         }
     }
 
-    /// Everything that may be there if power is lost at `moment`, and what was under way: what the
-    /// last acknowledged step left, and what any step since may have made of it.
+    /// The states that may be there if power is lost at `moment`, and the operation under way: the
+    /// state that the last acknowledged step left, and those that any step since may have made of
+    /// it.
     pub(crate) fn allowed(&self, moment: u64) -> (Vec<&S>, String) {
         let (mut found, mut under_way) = (vec![&self.start], "nothing");
         for step in self.steps.iter().filter(|step| step.begun <= moment) {

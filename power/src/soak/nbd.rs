@@ -35,7 +35,7 @@ pub(crate) struct Ask {
     pub(crate) force: bool,
     pub(crate) offset: u64,
     pub(crate) len: u32,
-    /// Of a write.
+    /// The bytes of a write.
     pub(crate) bytes: Vec<u8>,
 }
 

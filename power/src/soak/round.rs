@@ -198,7 +198,7 @@ impl<'s, 'o> Round<'s, 'o> {
         self.perform(&operation, None, excuse).map(drop)
     }
 
-    /// Does it, killed at `limit` if there is one.
+    /// Runs it, killed at `limit` if there is one.
     fn perform(
         &mut self,
         operation: &Operation,
@@ -358,7 +358,7 @@ impl<'s, 'o> Round<'s, 'o> {
         Ok(())
     }
 
-    /// Somebody fills the disk; commands may be refused, and nothing is lost.
+    /// Fills the disk; commands may be refused, and nothing is lost.
     fn full_disk(&mut self) -> Result<(), String> {
         let left = LEFT_OVER[self.random.usize(..LEFT_OVER.len())] << 20;
         self.site.shell(&format!(

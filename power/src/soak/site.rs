@@ -25,7 +25,7 @@ pub(crate) struct Clock {
 #[derive(Clone)]
 pub(crate) struct Site {
     pub(crate) vellum: PathBuf,
-    /// On the file system under test.
+    /// The folder on the file system under test.
     pub(crate) root: PathBuf,
     /// Elsewhere: what is imported, and sockets.
     pub(crate) scratch: PathBuf,
@@ -57,7 +57,7 @@ impl Clock {
         state.0
     }
 
-    /// From now on moments are noted in `device`.
+    /// Begins to note moments in `device`.
     pub(crate) fn follow(&self, device: Option<Arc<RecordedDevice>>) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = device;
     }

@@ -124,7 +124,7 @@ fn content_of(remains: Option<Remains>) -> Vec<u8> {
 /// The requests of the guests, and their answers: places in the log.
 #[derive(Default)]
 struct Replies {
-    /// From here on the disk is there.
+    /// The place from which on the disk is there.
     ready: usize,
     writes: BTreeMap<u64, Write>,
     /// The places at which each flush was asked for and answered.
@@ -297,7 +297,7 @@ fn worker() {
     }
 }
 
-/// Lets the guests work, each on a thread, beside a neighbour.
+/// Runs the guests, each on a thread, beside a neighbour.
 fn run(store: &Store, seed: u64, guests: Vec<Guest<'_>>) {
     mark("ready");
     let (count, is_over) = (guests.len() as u64, AtomicBool::new(false));
@@ -406,8 +406,8 @@ fn work(mut guest: Guest<'_>, run: u64, nth: u64) {
     }
 }
 
-/// Somebody else in the same store: bulk data comes and goes, logs end, files are rewritten. Some
-/// of it is what guests write, too, so that they come to refer to chunks that are not durable yet.
+/// A neighbour in the same store: bulk data comes and goes, logs end, files are rewritten. Some of
+/// it is what guests write, too, so that they come to refer to chunks that are not durable yet.
 fn neighbour(
     store: &Store,
     run: u64,

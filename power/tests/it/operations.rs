@@ -32,7 +32,7 @@ const LIMITS: Limits = Limits {
 };
 /// Operations of one random history.
 const OPERATIONS: u64 = 24;
-/// After so many operations a store is closed and opened again.
+/// The number of operations after which a store is closed and opened again.
 const REOPEN_EVERY: u64 = 7;
 /// The seed that stands for the short history.
 const SCRIPT: u64 = 0;

@@ -60,7 +60,7 @@ pub(crate) fn scratch() -> tempfile::TempDir {
 }
 
 impl Recording {
-    /// Lets `worker`, an ignored test of this binary, work on a disk that holds `start`.
+    /// Runs `worker`, an ignored test of this binary, on a disk that holds `start`.
     pub(crate) fn of(worker: &str, seed: u64, start: Tree) -> Self {
         let folder = scratch();
         let (root, log) = (folder.path().join("root"), folder.path().join("log"));

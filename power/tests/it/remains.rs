@@ -13,8 +13,8 @@ pub(crate) struct Loss {
     pub(crate) writes: Writes,
 }
 
-/// Everything that was not synced is gone: read weakly, as ext4 has it, and with an early writing
-/// of the journal.
+/// The losses of everything that was not synced: read weakly, as ext4 has it, and with an early
+/// writing of the journal.
 pub(crate) const UNSYNCED: [Loss; 3] = [
     Loss {
         names: Names::Synced,

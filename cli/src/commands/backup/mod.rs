@@ -110,7 +110,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     }
 }
 
-/// Somebody who is changing the repository now, or ended without a word.
+/// A session that is changing the repository now, or ended without a word.
 #[derive(Serialize)]
 struct Announced {
     id: String,
@@ -118,7 +118,7 @@ struct Announced {
     kind: Option<String>,
     /// Host and command.
     writer: Option<String>,
-    /// Since when.
+    /// The time when it began.
     time: Option<String>,
     /// All that in a line, with the moment as the caller's clock shows it.
     #[serde(skip)]

@@ -11,7 +11,7 @@ use crate::session::Session;
 
 const ADVICE: &str = "add --force to replace it, or name another file";
 
-/// Says before the work what would be refused after it.
+/// Refuses before the work what would be refused after it.
 pub(super) fn check_free(session: &Session, file: &Path, overwrite: bool) -> Result<(), Failure> {
     let path = session.caller.path(file);
     match Destination::of(&path) {

@@ -133,8 +133,8 @@ fn yesterdays_repository_is_refused() {
     site.succeed("backup restore web@third out.raw");
 }
 
-/// Another repository under the same name, which everybody can read: whoever pushed to it would
-/// give the disks away.
+/// A push to another repository under the same name, which everybody can read, would give the disks
+/// away.
 #[test]
 fn an_exchanged_repository_is_refused() {
     let (folder, site) = pushed();

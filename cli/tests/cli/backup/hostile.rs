@@ -67,7 +67,7 @@ fn open(folder: &tempfile::TempDir) -> Repository {
     .expect("it opens")
 }
 
-/// Says something that no push of ours would, with the key.
+/// Puts a record that no push of ours would put, with the key.
 fn say(repository: &Repository, record: Record) {
     let writer = Writer {
         name: "\u{1b}[31mmallory".to_owned(),

@@ -25,7 +25,7 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// With an empty store, and the repository in `place`.
+    /// A site with an empty store, and the repository in `place`.
     pub(super) fn new(place: &str) -> Self {
         let environment = vec![
             ("VELLUM_REPOSITORY".to_owned(), place.to_owned()),

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use super::Site;
 
-/// More than two pages of a map, and no multiple of a chunk.
+/// The length of a disk in bytes: more than two pages of a map, and no multiple of a chunk.
 const LONG_LEN: usize = (9 << 20) + 700;
 
 /// The interpreter with the reader's packages, which `dev/install-python` installs beside this
