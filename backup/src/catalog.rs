@@ -7,9 +7,9 @@
 //!
 //! **Memory.** Places: 50 bytes a frame, 1.5 bytes a chunk where frames hold 32 chunks. Names:
 //! loaded where they are needed, at most [`NAMES_CACHE_LEN`] kept; those that were loaded once are
-//! in a file for the next time (`drawer`). Plain frames: at most [`FRAMES_CACHE_LEN`] kept, unless
-//! told otherwise. Beside that, one decoded index object for each thread that loads one, and for
-//! whoever reads here and there ([`Catalog::read_here_and_there`]) what `parts` says.
+//! in a file for the next time (`drawer`). Plain frames: at most [`FRAMES_CACHE_LEN`] kept by
+//! default. Beside that, one decoded index object for each thread that loads one, and the memory of
+//! `parts` for random-access readers ([`Catalog::read_here_and_there`]).
 
 mod ahead;
 mod copies;
@@ -209,9 +209,9 @@ impl Catalog {
         }
     }
 
-    /// The same for whoever reads frame by frame, as guests do: [`Catalog::read_frame`] fetches
-    /// what comes behind, too, and fetches nothing that is in `copies`. At most `frames_len_max`
-    /// bytes of plain frames are kept.
+    /// The same for random-access readers, as guests are: [`Catalog::read_frame`] then reads ahead,
+    /// and fetches nothing that is in `copies`. At most `frames_len_max` bytes of plain frames are
+    /// kept.
     #[must_use]
     pub(crate) fn read_here_and_there(self, copies: Option<Copies>, frames_len_max: u64) -> Self {
         self.frames.set_capacity(frames_len_max);
@@ -264,8 +264,8 @@ impl Catalog {
         Ok(())
     }
 
-    /// The same with those of these index objects that can be read: for whoever wants what is left.
-    /// [`Catalog::lost_index`] names the others.
+    /// The same with those of these index objects that can be read: for a reader that wants what is
+    /// left. [`Catalog::lost_index`] names the others.
     pub fn refresh_with_what_is_whole(
         &self,
         indexes: impl IntoIterator<Item = ObjectId>,

@@ -25,7 +25,7 @@ const NAMES_MAX: usize = 8 << 20;
 /// journal is read again.
 const LOOK_AGE_MAX: Duration = Duration::from_mins(1);
 
-/// Opens a repository, or says in words why not.
+/// Opens a repository; the error is a sentence.
 pub type OpenRepository = Box<dyn Fn() -> Result<Repository, String> + Send + Sync>;
 
 /// A repository that is asked for chunks.

@@ -49,7 +49,7 @@ pub struct PointDevice {
     source: Arc<Source>,
     content: ContentId,
     len: u64,
-    /// The pages of its maps that may say something.
+    /// The pages of its maps that may have entries.
     mapped: PageSet,
 }
 

@@ -32,7 +32,7 @@ pub struct DiffReport {
 
 /// Calls `visit` for each range in which `a` and `b` differ, in order, to the chunk: a range's
 /// other bytes may be equal. A shorter content ends in nothing, not in zeros: the rest of the
-/// longer one is a difference. Cost: the maps above what both are told relative to, and the index.
+/// longer one is a difference. Cost: the maps above the common ancestor, and the index.
 pub fn diff(
     reader: &Reader<'_>,
     a: ContentId,
@@ -98,7 +98,7 @@ fn differing_pages(
     let common = a.contents().find(|content| of_b.contains(content));
     let (mut touched, mut visible) = (PageSet::new(), Vec::new());
     for content in [a, b] {
-        // One that both are told relative to says nothing above itself.
+        // A common ancestor has no entries above itself.
         if Some(content.id) == common {
             visible.push(u64::MAX);
             continue;

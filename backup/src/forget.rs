@@ -75,7 +75,8 @@ pub fn plan(state: &State, wish: &ForgetWish) -> Result<Vec<Decision>, BackupErr
     }
 }
 
-/// Forgets what `wish` means now. Nothing to forget is no error, and says nothing.
+/// Forgets what `wish` means now. If there is nothing to forget, that is no error, and no record is
+/// written.
 pub fn forget(
     repository: &Repository,
     wish: &ForgetWish,

@@ -94,7 +94,7 @@ fn with_points(
     }
 }
 
-/// The ids of points that show what is told relative to one of `hit`, or is one.
+/// The ids of points whose content is one of `hit`, or relative to one.
 fn built_on(state: &State, hit: &BTreeSet<ContentId>) -> Vec<String> {
     let mut known = BTreeMap::<ContentId, bool>::new();
     let mut stands_on = |content: ContentId| {

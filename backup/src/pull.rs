@@ -74,8 +74,7 @@ pub struct PullReport {
 }
 
 impl PullRequest {
-    /// All points that `wanted` takes, as the images that they were: `renamed` says what each is to
-    /// be called.
+    /// All points that `wanted` takes, as the images that they were: `renamed` gives each its name.
     pub fn of(
         reader: &Reader<'_>,
         wanted: impl Fn(&Point) -> bool,
@@ -127,7 +126,7 @@ fn name(text: &str) -> Result<Name, BackupError> {
 }
 
 /// Takes what `request` names into `store`. Nothing can be seen of it before all of it is durable;
-/// then all at once. Damage is told with the points that it hits.
+/// then all at once. Damage is reported with the points that it hits.
 pub fn pull(
     reader: &Reader<'_>,
     store: &Store,
@@ -230,7 +229,7 @@ fn content_of(point: &Point) -> Result<ContentId, BackupError> {
     ContentId::parse(&point.content).ok_or_else(unknown)
 }
 
-/// The contents of `wanted` that are not `there`, each after those that it is told relative to.
+/// The contents of `wanted` that are not `there`, each after those that it is relative to.
 fn views<'r>(
     reader: &'r Reader<'r>,
     wanted: &[ContentId],

@@ -125,8 +125,8 @@ impl<'r> Reader<'r> {
         Self::over(repository, Self::new_catalog(repository))
     }
 
-    /// The same for whoever reads here and there for long, within `limits`: what was fetched stays
-    /// in the client's folder.
+    /// The same for a random-access reader that lives long, within `limits`: fetched parts stay in
+    /// the client's folder.
     #[must_use]
     pub(crate) fn for_guests(repository: &'r Repository, limits: CacheLimits) -> Self {
         let folder = repository.cache_folder().filter(|_| limits.disk_len > 0);
@@ -224,7 +224,7 @@ impl<'r> Reader<'r> {
         }
     }
 
-    /// Refuses to go on if an index object is damaged: for whoever builds on what is there.
+    /// Refuses to go on if an index object is damaged: for a session that builds on what is there.
     pub fn refuse_lost_indexes(&self) -> Result<(), BackupError> {
         self.catalog
             .lost_index()
@@ -600,7 +600,7 @@ impl ContentView<'_> {
             .filter_map(|content| ContentId::parse(&content.id))
     }
 
-    /// The pages that may say something, inside the disk. Cost: fetching the maps that are not in
+    /// The pages inside the disk that may have entries. Cost: fetching the maps that are not in
     /// memory.
     pub fn pages(&self) -> Result<PageSet, BackupError> {
         let mut all = Vec::with_capacity(self.chain.len());

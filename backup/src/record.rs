@@ -9,9 +9,9 @@
 //! Records name the records that their writer had seen and nobody else had built on (`parents`), so
 //! together they are a graph whose every part holds the past it knew. Two processes that write at
 //! once make two ends; the next record has both as parents. Nothing depends on which came first:
-//! everything that a record says has a [`Stamp`] by which it is meant when it is taken back, so
-//! taking back what one has seen never takes back what another says anew. A record that stands for
-//! others says what they said under the stamps that it had there.
+//! every statement of a record has a [`Stamp`], which names it when it is taken back. So taking
+//! back a statement that one has seen never takes back the same statement made anew by another. A
+//! record that replaces others repeats their statements under the original stamps.
 
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +83,7 @@ pub struct Record {
 pub struct Stamp {
     /// The counter of that record.
     pub counter: u64,
-    /// The session that wrote it. A session says of one thing one thing.
+    /// The session that wrote it. A session makes one statement about a thing.
     pub session: String,
 }
 
@@ -104,7 +104,7 @@ impl<T> From<T> for Stamped<T> {
     }
 }
 
-/// A point or a content as one session said it.
+/// A point or a content as one session stated it.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Said {
     /// The identity of the point, or the content.
@@ -201,7 +201,7 @@ impl Description {
         }
     }
 
-    /// The point with these words: what it shows, and which image's it is, stays.
+    /// The point with this description: its content, and its image, stay.
     #[must_use]
     pub fn applied(&self, point: &Point) -> Point {
         let snapshot = point.snapshot.as_ref().map(|snapshot| SnapshotName {
@@ -235,7 +235,7 @@ pub struct SnapshotName {
 pub struct Content {
     /// Its identity.
     pub id: String,
-    /// The content to ask where this map is silent; none reads as zeros.
+    /// The content that shows where this map has no entry; none reads as zeros.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     /// Length in bytes.

@@ -25,8 +25,8 @@ const LISTINGS_MAX: usize = 5;
 /// Records fetched at once: more threads than requests in flight help nobody, fewer than this are
 /// fetched in turn.
 const FETCH_TOGETHER_MIN: usize = 8;
-/// The longest stored record: what a sealed record can be at most, and nothing that a listing says
-/// beyond it is believed.
+/// The longest stored record, in bytes: the limit of a sealed record; a greater length in a listing
+/// is not believed.
 const RECORD_LEN_MAX: u64 = 80 << 20;
 
 /// The folders in which a client may keep files.
@@ -171,7 +171,7 @@ impl Repository {
         &self.objects
     }
 
-    /// The same, for whoever reads parts of objects, or looks at copies.
+    /// The same, for code that reads parts of objects, or looks at copies.
     #[must_use]
     pub fn twice(&self) -> &Twice {
         &self.twice
@@ -434,7 +434,7 @@ fn parse_record(plain: &[u8], name: &RecordName, object: &str) -> Result<Record,
 
 /// A failure to read the journal.
 enum ReadError {
-    /// A record that was listed is gone: somebody replaced it meanwhile.
+    /// A record that was listed is gone: a session replaced it meanwhile.
     Gone(ObjectError),
     /// A record is missing that another record, or the client, knows of.
     Heads(HeadsError),

@@ -73,8 +73,8 @@ struct Restorer<'a> {
     total: u64,
 }
 
-/// Writes `content` to `target`. Every chunk is held against its name before it is written; damage
-/// ends it without a file.
+/// Writes `content` to `target`. Every chunk is checked against its name before it is written;
+/// damage ends it without a file.
 pub fn restore(
     reader: &Reader<'_>,
     content: ContentId,

@@ -328,7 +328,7 @@ impl Incoming {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes of the file: no more than it has, so no more than somebody sent.
+    /// Bytes of the file: no more than it has, so no more than were sent.
     fn read(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let read = self.file.read_exact_at(&mut bytes, range.start);

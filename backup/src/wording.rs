@@ -5,7 +5,7 @@ use vellum_core::tree::Mode;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// The modes and their words.
+/// The modes and their names in records.
 const MODES: [(Mode, &str); 7] = [
     (Mode::Normal, "normal"),
     (Mode::Immutable { autoreset: true }, "immutable"),

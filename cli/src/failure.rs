@@ -47,10 +47,10 @@ impl Outcome {
 /// The failure of a command to do its work.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The store said no.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A repository said no.
+    /// A repository operation failed.
     #[error(transparent)]
     Backup(BackupError),
     /// Content is lost: the exit code is that of a check that finds it.

@@ -62,8 +62,8 @@ fn source(entry: &SourceEntry, caller: &Arc<Caller>) -> Arc<dyn ChunkSource> {
     }
 }
 
-/// Opens the repository of `entry`. What this client remembers of it is not asked: every chunk is
-/// held against its name, so an older state of it does no harm.
+/// Opens the repository of `entry`. The client's state of it is not used: every chunk is checked
+/// against its name, so an older state of it does no harm.
 pub(crate) fn open(entry: &SourceEntry, caller: &Arc<Caller>) -> Result<Repository, Failure> {
     let files = |password: Option<&String>, key: Option<&String>| KeyArgs {
         password_file: password.map(PathBuf::from),

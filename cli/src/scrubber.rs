@@ -60,7 +60,7 @@ impl ScrubArgs {
 }
 
 impl Scrubber {
-    /// Begins, if it is wanted. `caller` is told what is found.
+    /// Begins, if it is wanted. `caller` is shown what is found.
     pub(crate) fn start(store: &Store, args: &ScrubArgs, caller: &Arc<Caller>) -> Option<Self> {
         if args.no_scrub {
             return None;

@@ -62,7 +62,7 @@ impl NbdArgs {
     }
 }
 
-/// An open store, or a repository, and whoever is let in to it.
+/// An open store, or a repository, and its servers.
 pub(crate) struct Service {
     /// The exports over NBD and as files: one list, so that a write through one is seen through the
     /// other.
@@ -326,7 +326,7 @@ pub(crate) fn listen_unix(
     Ok(Endpoint::Unix(absolute))
 }
 
-/// Listens at a TCP port, and says so if that lets strangers in.
+/// Listens at a TCP port, with a notice if that lets strangers in.
 pub(crate) fn listen_tcp(
     nbd: &nbd::Server,
     place: &Place,

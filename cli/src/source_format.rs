@@ -21,7 +21,7 @@ use crate::session::Session;
 pub(crate) struct Expected {
     /// The format that the person gave.
     pub(crate) said: Option<Format>,
-    /// The image whose next state it is, or whose content it is held against.
+    /// The image whose next state it is, or with which it is compared.
     pub(crate) image: Option<ExpectedImage>,
 }
 

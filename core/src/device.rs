@@ -58,7 +58,7 @@ pub struct Stretch<K> {
 pub enum Allocation {
     /// Data.
     Data,
-    /// Reads as zeros, and the image itself says so.
+    /// An explicit zero of the image itself.
     Zero,
     /// Reads as zeros, and nothing is kept for it anywhere.
     Hole,
@@ -192,7 +192,7 @@ pub trait Exports: Send + Sync {
 mod tests {
     use super::*;
 
-    /// A device of so many bytes that says no more than it must.
+    /// A device of so many bytes with only the required methods.
     struct Bare(u64);
 
     impl Device for Bare {

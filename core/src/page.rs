@@ -110,7 +110,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// A page that says nothing.
+    /// A page without entries.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -184,8 +184,7 @@ impl Page {
         self.runs.push(run);
     }
 
-    /// Answers `slot` for the run's positions from now on, whatever was said before. Cost: the
-    /// length of the page.
+    /// Sets the run's positions to `slot`, whatever they were before. Cost: the length of the page.
     pub fn set(&mut self, run: Run) {
         *self = self.changed(&[run]);
     }

@@ -17,7 +17,7 @@ pub trait ReadAt: Send + Sync {
         self.len() == 0
     }
 
-    /// Fills `buffer` from `offset`, or fails with what the system said.
+    /// Fills `buffer` from `offset`, or fails with the system's error.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
     /// The first range of allocated bytes that ends after `offset`, `None` when only a hole is
@@ -49,7 +49,7 @@ pub enum ExtentKind {
     Data,
     /// It reads as zeros, whatever a parent holds.
     Zero,
-    /// The file says nothing: the parent's bytes, or zeros without one.
+    /// The file has no entry: the parent's bytes, or zeros without one.
     Absent,
 }
 

@@ -78,7 +78,8 @@ impl FileSystem {
         }
     }
 
-    /// An empty one, made by its own program in `scratch`. Says why if there is none to be had.
+    /// An empty one, made by its own program in `scratch`. Fails with the reason if it cannot be
+    /// made.
     pub fn make(self, scratch: &Path) -> Result<BlockContent, String> {
         let path = scratch.join(format!("{}.new", self.name()));
         let made = File::create(&path).and_then(|file| file.set_len(self.len()));

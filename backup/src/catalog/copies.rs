@@ -26,7 +26,7 @@ use crate::objects::ObjectId;
 
 /// Parts of the bound that are written between two looks at the folder.
 const SHARES: u64 = 16;
-/// A file's time says when it was used to within this: noting each use would cost a write each.
+/// The precision of a file's time of use: noting each use would cost a write each.
 const USE_NOTED_EVERY: Duration = Duration::from_mins(1);
 /// The permissions of the files, which show the content of disks if the repository is not
 /// encrypted.

@@ -183,7 +183,7 @@ mod tests {
     }
 
     /// An index object is fetched and opened once, however many segments it has and however many
-    /// others say the same of them.
+    /// other index objects repeat them.
     #[test]
     fn names_cost_what_is_read_of_them() {
         let memory = Memory::new();

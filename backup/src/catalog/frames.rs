@@ -17,7 +17,7 @@ use crate::seal::SealedKind;
 /// The longest fetch of one request, in bytes.
 const FETCH_LEN_MAX: u64 = 16 << 20;
 
-/// The chunks of a frame, decoded, each held against its name.
+/// The chunks of a frame, decoded, each checked against its name.
 #[derive(Debug)]
 pub struct PlainFrame {
     first: u32,
@@ -26,8 +26,8 @@ pub struct PlainFrame {
     chunk_len: usize,
 }
 
-/// A frame whose chunks were held against their names, and how it is stored: for whoever carries it
-/// on as it is.
+/// A frame whose chunks were checked against their names, and its stored form, for moving it as it
+/// is.
 #[derive(Debug)]
 pub struct WholeFrame {
     /// Its chunks.
@@ -165,8 +165,8 @@ impl Catalog {
             .collect()
     }
 
-    /// The body of a frame's part, opened and no more: `format::decode_frame` reads it. For whoever
-    /// moves frames as they are.
+    /// The body of a frame's part, opened and no more: `format::decode_frame` reads it. This is for
+    /// moving frames as they are.
     pub fn frame_body(&self, place: &Place) -> Result<Vec<u8>, CatalogError> {
         let part = self.objects.get_range(
             &ObjectName::Pack(place.pack).to_string(),

@@ -95,8 +95,8 @@ impl Parts {
             .take(&place.pack, place.offset..place.end())
     }
 
-    /// The right to fetch `place` with what `around` (as many bytes as it is told) says. None if
-    /// somebody else fetched it, and is done now: it may be there.
+    /// The right to fetch `place` with the bytes that `around` chooses, given a length. None if
+    /// another thread fetched it, and is done now: it may be there.
     pub(super) fn claim(
         &self,
         place: &Place,

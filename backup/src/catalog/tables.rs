@@ -40,7 +40,7 @@ struct Pack {
     id: ObjectId,
     /// Its length in bytes.
     len: u64,
-    /// Index objects that say where its frames are; none any more if it is gone.
+    /// Index objects that name its frames; none any more if it is gone.
     sources: Vec<ObjectId>,
 }
 
@@ -98,7 +98,7 @@ impl Tables {
         self.condemned = condemned;
     }
 
-    /// Adds what an index object says. Returns the numbers of its segments.
+    /// Adds the entries of an index object. Returns the numbers of its segments.
     pub(super) fn add(&mut self, id: ObjectId, index: &IndexObject) -> Vec<u32> {
         if !self.indexes.insert(id) {
             return Vec::new();
@@ -137,7 +137,8 @@ impl Tables {
         numbers
     }
 
-    /// Takes away what only these index objects said. Returns the numbers of their segments.
+    /// Removes the entries that only these index objects had. Returns the numbers of their
+    /// segments.
     pub(super) fn remove(&mut self, gone: &BTreeSet<ObjectId>) -> Vec<u32> {
         self.indexes.retain(|id| !gone.contains(id));
         self.packs

@@ -106,7 +106,7 @@ pub fn decode_frame(body: &[u8]) -> Result<Frame<'_>, DecodeError> {
 }
 
 impl Frame<'_> {
-    /// The plain chunks, held against their names: `name_of` gives that of an ordinal.
+    /// The plain chunks, checked against their names: `name_of` gives that of an ordinal.
     pub fn chunks(
         &self,
         chunk_len: u32,
@@ -122,7 +122,7 @@ impl Frame<'_> {
         Ok(plain)
     }
 
-    /// The plain chunks, not held against anything: for whoever makes an index.
+    /// The plain chunks, unchecked: for making an index.
     pub fn decompressed(&self, chunk_len: u32) -> Result<Vec<u8>, FrameError> {
         let plain_len = u64::from(self.presence.count()) * u64::from(chunk_len);
         if plain_len > PLAIN_LEN_MAX.into() {

@@ -45,7 +45,7 @@ const PAGE_CHECKSUM_LEN: usize = 8;
 pub struct MapBlob {
     /// The content whose map it is.
     pub content: ContentId,
-    /// The content to ask where it is silent.
+    /// The content that shows where it has no entry.
     pub parent: Option<ContentId>,
     /// The number of positions at which the parent is visible.
     pub parent_visible: u64,
@@ -70,7 +70,8 @@ pub fn split_address(address: ChunkId) -> (u32, u32) {
 }
 
 impl MapBlob {
-    /// A blob of pages whose addresses are this process's: `segment_of` tells a number's segment.
+    /// A blob of pages whose addresses are this process's: `segment_of` gives the segment of a
+    /// number.
     #[must_use]
     pub fn from_pages(
         content: ContentId,
@@ -283,7 +284,7 @@ impl Default for MapsWriter {
 }
 
 impl MapsWriter {
-    /// Adds a blob; says its place among those of the object.
+    /// Adds a blob; returns its place among those of the object.
     pub fn add(&mut self, sealer: &Sealer, blob: &MapBlob) -> Result<usize, SealError> {
         self.bundle
             .push(sealer.seal_blob(SealedKind::Maps, &blob.encode())?);

@@ -21,8 +21,7 @@ pub use presence::Presence;
 pub use repository_file::{FORMAT, REPOSITORY_FILE_LEN_MAX, RepositoryFile, RepositoryFileError};
 pub use vellum_core::identity::{RepositoryId, SegmentId};
 
-/// Chunks that a segment has at most: its names fill 2 MiB, which whoever reads from it holds in
-/// memory.
+/// Chunks that a segment has at most: its names fill 2 MiB, which a reader holds in memory.
 pub const SEGMENT_LEN_MAX: u32 = 65_536;
 
 /// A new segment's identity.

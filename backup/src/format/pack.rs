@@ -49,7 +49,7 @@ pub struct SealedFrame {
     part: Vec<u8>,
 }
 
-/// A pack ready to be put, and what an index object says of it.
+/// A pack ready to be put, and its entry for an index object.
 #[derive(Clone, Debug)]
 pub struct SealedPack {
     /// Name and bytes.

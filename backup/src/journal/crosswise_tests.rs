@@ -1,5 +1,5 @@
-//! Sessions that do not see each other say contents relative to each other, and collections come
-//! between: every point can be read.
+//! Tests of sessions that do not see each other and write contents relative to each other, with
+//! collections between: every point can be read.
 
 use std::collections::BTreeSet;
 

@@ -20,7 +20,7 @@ pub enum Condition {
     Firm,
 }
 
-/// A content as one session said it.
+/// A content as one session stated it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContentEntry {
     /// The content as the record described it.
@@ -56,9 +56,9 @@ pub struct MarkState {
 /// The state of a repository.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// Points as sessions said them, and whether that can be undone no more.
+    /// The points as sessions stated them; true if that cannot be undone any more.
     points: BTreeMap<(String, Stamp), (Arc<Point>, bool)>,
-    /// The newest words of each point that were said after it.
+    /// The newest description of each point that came after it.
     described: BTreeMap<String, (Stamp, Arc<Description>)>,
     /// The points as they are called now, by id.
     shown: BTreeMap<String, Arc<Point>>,
@@ -75,7 +75,7 @@ pub struct State {
 }
 
 impl State {
-    /// Folds the records of `journal`. Cost: everything that they say, a few times.
+    /// Folds the records of `journal`. Cost: the size of all records, a few times.
     #[must_use]
     pub fn of(journal: &Journal) -> Self {
         let statuses = status::statuses(journal);
@@ -210,8 +210,8 @@ impl State {
         }
     }
 
-    /// Takes away what was swept, and tells what is condemned and what points are called. Marks
-    /// that were swept are done with.
+    /// Removes what was swept, and computes what is condemned and the names of points. Marks that
+    /// were swept are done with.
     fn settle(&mut self, taken: &Taken) {
         self.name_points();
         self.marks.retain(|id, _| !taken.marks.contains(id));
@@ -452,8 +452,8 @@ impl State {
             .map_or(1, |name| name.counter.saturating_add(1))
     }
 
-    /// One record that says all that still counts, under its stamps: for a collection, which alone
-    /// knows that nothing is undecided. Of what is forgotten or was swept it says nothing. Sweeps
+    /// One record with every statement that still counts, under its stamp: for a collection, which
+    /// alone knows that nothing is undecided. Forgotten and swept things are not in it. Sweeps
     /// whose objects are still there (`is_there`) are kept.
     #[must_use]
     pub fn whole(&self, is_there: &dyn Fn(&ObjectName) -> bool) -> Record {

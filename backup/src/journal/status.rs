@@ -44,7 +44,7 @@ pub(super) fn statuses(journal: &Journal) -> BTreeMap<RecordName, Status> {
     statuses
 }
 
-/// A fence, and the record that says it.
+/// A fence, and the record that states it.
 struct Fenced<'a> {
     by: RecordName,
     session: &'a str,

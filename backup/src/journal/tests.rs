@@ -1,4 +1,4 @@
-//! Records in any order say the same; what is missing is missed.
+//! Tests of the journal: records in any order mean the same, and a missing record is noticed.
 
 use super::*;
 use crate::record::{Description, Fence, Mark, Point, Said, Stamped, Sweep};

@@ -1,11 +1,11 @@
 //! Objects in a bucket of an object store. The async runtime and the clients' crate end in this
 //! file.
 //!
-//! Every object is one request, also a whole pack (64 MiB at most): there are no uploads in parts
-//! that somebody would have to abandon. A request is tried again a few times with growing pauses,
-//! by the crate and, where a body broke off, here; what then still fails is told. Where the store
-//! knows conditional puts, nothing is written over; where it does not, names are enough: they are
-//! never made twice.
+//! Every object is one request, also a whole pack (64 MiB at most): there are no multipart uploads,
+//! which would have to be cleaned up. A request is tried again a few times with growing pauses, by
+//! the crate and, where a body broke off, here; a request that then still fails is reported. Where
+//! the store knows conditional puts, nothing is written over; where it does not, names are enough:
+//! they are never made twice.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -53,8 +53,8 @@ pub struct Cloud {
     runtime: Runtime,
     store: Arc<dyn ObjectStore>,
     bucket: Bucket,
-    /// The same, trying nothing again: a server that does not know conditional puts may say so in a
-    /// way that looks like passing trouble.
+    /// The same without retries: a server that does not know conditional puts may say so in a way
+    /// that looks like a passing failure.
     impatient: Arc<dyn ObjectStore>,
     /// True if the store takes conditional puts; empty until that is known.
     is_conditional: OnceLock<bool>,
@@ -129,7 +129,7 @@ impl Cloud {
         )
     }
 
-    /// Puts where nothing is, if the store can say that.
+    /// Puts only where nothing is, if the store can tell.
     fn put_new(&self, path: &Path, payload: PutPayload) -> Result<(), object_store::Error> {
         let put = |store: &dyn ObjectStore, mode: PutMode| {
             self.runtime
@@ -245,8 +245,7 @@ impl Objects for Cloud {
     }
 }
 
-/// A whole body, which never grows beyond what any object may have, whatever the server says and
-/// sends.
+/// A whole body, bounded by the longest length of any object, whatever the server says and sends.
 async fn read_body(
     store: &dyn ObjectStore,
     path: &Path,

@@ -32,7 +32,7 @@ pub(super) fn write_all(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     file.write_all(&bytes[written..])
 }
 
-/// Writes as much as can be written so, whole blocks from the front, and says how much that is.
+/// Writes as much as can be written so, whole blocks from the front; returns the number of bytes.
 fn write_direct(mut file: &File, bytes: &[u8]) -> io::Result<usize> {
     let mut memory = vec![0; PIECE_LEN + ALIGNMENT];
     let start = memory.as_ptr().align_offset(ALIGNMENT);

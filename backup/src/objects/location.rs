@@ -120,7 +120,7 @@ fn is_step(step: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_.=+".contains(&byte))
 }
 
-/// An address without what may be a password: somebody may have written one.
+/// The address without a part that may be a password: a user may have written one.
 fn shown(text: &str) -> String {
     match (text.find("://"), text.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => {

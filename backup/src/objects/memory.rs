@@ -113,7 +113,7 @@ impl Memory {
         locked(&self.objects).insert(name.to_owned(), bytes.into());
     }
 
-    /// Notes the request, and says what goes wrong with it.
+    /// Logs the request; returns the fault that it meets.
     fn ask(&self, request: Request, name: &str) -> Result<Option<Effect>, ObjectError> {
         let mut client = locked(&self.client);
         client.log.push((request, name.to_owned()));

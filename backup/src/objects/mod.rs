@@ -36,8 +36,8 @@ pub trait Objects: Send + Sync {
     /// place can tell.
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError>;
 
-    /// Puts an object whatever stands under its name, for whoever mends damage; durable when this
-    /// returns. Who reads sees the one or the other, whole.
+    /// Puts an object whatever stands under its name, to repair damage; durable when this returns.
+    /// Who reads sees the one or the other, whole.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError>;
 
     /// Visits the name and length of every object whose name begins with `prefix` (whole steps of
@@ -51,8 +51,8 @@ pub trait Objects: Send + Sync {
     /// Deletes an object; that there is none is no error.
     fn delete(&self, name: &str) -> Result<(), ObjectError>;
 
-    /// Removes what interrupted puts left behind where no listing shows it, and says how many; what
-    /// somebody is just writing stays. Most places have none.
+    /// Removes leftovers of interrupted puts, which no listing shows, and returns their number;
+    /// files that are being written stay. Most places have none.
     fn remove_leftovers(&self) -> Result<u64, ObjectError> {
         Ok(0)
     }
@@ -121,8 +121,8 @@ impl ObjectError {
     }
 }
 
-/// Visits the objects of one kind, and says how many other names it met there: those are nobody's,
-/// and nothing is done with them.
+/// Visits the objects of one kind; returns the number of other names there, which belong to nobody
+/// and are left alone.
 pub fn list_kind(
     objects: &dyn Objects,
     kind: ObjectKind,

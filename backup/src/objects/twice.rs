@@ -41,7 +41,7 @@ pub fn is_sound(name: &ObjectName, stored: &[u8]) -> bool {
     }
 }
 
-/// A place where what leads to chunks is kept twice.
+/// A place that stores the objects that lead to chunks twice.
 pub struct Twice {
     place: Arc<dyn Objects>,
     /// Objects whose copies had to be read.
@@ -232,7 +232,7 @@ mod tests {
         }
     }
 
-    /// The error is what somebody without copies would see.
+    /// The error is that of a place without copies.
     #[test]
     fn where_both_are_damaged_the_object_is_named() {
         let (name, stored) = object();

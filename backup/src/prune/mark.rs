@@ -26,7 +26,7 @@ const SMALL_MAPS_LEN: u64 = 1 << 20;
 const RECORDS_MAX: usize = 8;
 
 impl Collection<'_> {
-    /// Condemns what nothing needs. Whether anything was said.
+    /// Condemns what nothing needs. True if it put a record.
     pub(super) fn mark(&mut self, options: &PruneOptions) -> Result<bool, BackupError> {
         let state = self.session.state().clone();
         let repository = self.repository;

@@ -20,7 +20,7 @@ use crate::repository::Repository;
 pub(crate) struct Needed<'a> {
     /// The entries by which they are read.
     pub(crate) entries: BTreeMap<Said, &'a ContentEntry>,
-    /// Contents that are asked for and that no session said: something is lost.
+    /// Contents that are needed and that no record describes: something is lost.
     pub(crate) missing: BTreeSet<String>,
 }
 
@@ -34,8 +34,8 @@ impl<'a> Needed<'a> {
         needed
     }
 
-    /// The same, and what every content needs that is not condemned: somebody may have built on it,
-    /// or may be about to.
+    /// The same, and the needs of every content that is not condemned: a session may have built on
+    /// it, or may be about to.
     pub(crate) fn by_all_that_is_firm(state: &'a State) -> Self {
         let mut needed = Self::by_points(state);
         for entry in state

@@ -36,8 +36,8 @@ pub(crate) struct FrameUse {
     pub(crate) wanted: Vec<bool>,
 }
 
-/// Goes through all packs of index objects in one order, and says of each frame which chunks it is
-/// needed for. A pack comes once.
+/// Goes through all packs of index objects in one order, and finds the chunks for which each frame
+/// is needed. A pack comes once.
 pub(crate) struct Walk<'a> {
     needed: &'a IdSet,
     claimed: IdSet,

@@ -24,11 +24,11 @@ const PAGE_LEN: usize = 8;
 pub(crate) trait ToldMap {
     /// The content whose map it is.
     fn content(&self) -> ContentId;
-    /// The content that it is told relative to, and how many positions of that can be seen.
+    /// The content that it is relative to, and the number of positions at which that is visible.
     fn parent(&self) -> Option<(ContentId, u64)>;
     /// The content's length in bytes.
     fn len(&self) -> u64;
-    /// The pages that may say something.
+    /// The pages that may have entries.
     fn pages(&self) -> &PageSet;
     /// The page `index` of it: `translate` gives a chunk's address, and the number of chunks at the
     /// same distance.

@@ -44,7 +44,7 @@ pub struct PushRequest {
     pub trust_others: bool,
     /// Bytes of packs that may go up in a second.
     pub limit_upload: Option<u64>,
-    /// Contents that whoever reads the repository has already: for streams.
+    /// Contents that the receiver has already: for streams.
     pub assumed: HashSet<ContentId>,
     /// The writer and its clock.
     pub writer: Writer,
@@ -234,7 +234,7 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
     })
 }
 
-/// Sends what is new, and says it.
+/// Sends what is new, and commits its record.
 fn say(
     session: &mut Session<'_>,
     wanted: &Wanted,

@@ -199,7 +199,7 @@ fn point_id(image: &str, serial: Option<u64>, content: ContentId) -> String {
     crate::hexadecimal::write(&hasher.finalize().as_bytes()[..16])
 }
 
-/// A machine as a record says it. `configuration` gives the bytes of a configuration file.
+/// A machine as a record describes it. `configuration` gives the bytes of a configuration file.
 pub(super) fn machine(
     store: StoreId,
     tree: &Tree,
@@ -242,8 +242,8 @@ pub(super) fn machine(
     }))
 }
 
-/// The contents of `points` (with their layers) that the repository does not have, each after what
-/// it is told relative to.
+/// The contents of `points` (with their layers) that the repository does not have, each after its
+/// base.
 pub(super) fn new_contents(
     tree: &Tree,
     state: &State,

@@ -29,7 +29,7 @@ use crate::seal::{SealedKind, Sealer};
 
 /// Threads that put packs: one waits for the place to sync while the other sends.
 const UPLOADS: usize = 2;
-/// Packs after which an index object tells of them: what an interrupted push loses at most.
+/// The number of packs in an index object: what an interrupted push loses at most.
 const PACKS_PER_INDEX: usize = 8;
 
 /// The frames to upload: planned one batch after the other, and then read on all cores.
@@ -333,7 +333,7 @@ fn put_pack(
     })
 }
 
-/// Collects what index objects say of packs that are there.
+/// Collects the entries of packs that are there, for index objects.
 struct Telling<'t, 'r> {
     reader: &'t Reader<'r>,
     origin: &'t dyn Origin,
@@ -379,7 +379,7 @@ impl Telling<'_, '_> {
         Ok(())
     }
 
-    /// Puts the index object of what was told so far.
+    /// Puts the index object of the entries so far.
     fn put(&mut self) -> Result<(), BackupError> {
         if self.index.packs.is_empty() {
             return Ok(());

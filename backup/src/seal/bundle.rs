@@ -82,8 +82,8 @@ impl Bundle {
         self.finish_in(sealer, Vec::new())
     }
 
-    /// The object, in the memory of `bytes`, whatever that held: who makes many has no new memory
-    /// for each.
+    /// The object, in the memory of `bytes`, whatever that held, so that making many needs no new
+    /// memory for each.
     pub fn finish_in(
         mut self,
         sealer: &Sealer,

@@ -155,8 +155,8 @@ pub struct KeyInfo {
     pub time_ms: u64,
 }
 
-/// A key object for `keys/`, which gives `secrets` to whoever has `opener`. Takes as long as `cost`
-/// says.
+/// A key object for `keys/`, which gives `secrets` to the holder of `opener`. Takes the time of
+/// `cost`.
 pub fn create_key(
     secrets: &Secrets,
     repository: &RepositoryFile,

@@ -42,8 +42,8 @@
 //! the first 16 bytes of BLAKE3 in key derivation mode over the same, then nonce and body. It finds
 //! damage and misplaced bytes; it proves nothing about who wrote them.
 //!
-//! A part does not say which object it belongs to or where in it. What is inside does (a chunk its
-//! hash, a map its content), and what is fetched whole is held against its name.
+//! A part does not say which object it belongs to or where in it. The content does (a chunk its
+//! hash, a map its content), and an object that is fetched whole is checked against its name.
 
 mod bundle;
 mod keys;

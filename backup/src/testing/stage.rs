@@ -77,7 +77,7 @@ impl Stage {
         });
     }
 
-    /// Waits until every client waits or is over; says who waits, and for what.
+    /// Waits until every client waits or is over; returns the waiting clients and their requests.
     pub(crate) fn waiting(&self) -> Vec<(usize, String)> {
         let mut actors = self.actors();
         while actors.iter().any(|actor| actor.at == Where::Acting) {

@@ -56,7 +56,7 @@ fn points(client: &Client) -> BTreeSet<String> {
         .collect()
 }
 
-/// All that is said of points and machines.
+/// All descriptions of points and machines.
 fn told(client: &Client) -> BTreeSet<String> {
     let state = client.open(client.objects()).expect("it opens").state();
     let points = state.points().map(|point| format!("{point:?}"));

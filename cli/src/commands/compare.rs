@@ -19,7 +19,7 @@ use crate::output::page::Page;
 use crate::session::Session;
 use crate::source_format::{self, Expected, ExpectedImage};
 
-/// Bytes that are held against each other at once.
+/// The bytes that are compared at once.
 const STEP_LEN: u64 = 1 << 20;
 /// The greatest number of threads: more would wait for each other's reads.
 const THREADS_MAX: usize = 16;

@@ -146,7 +146,7 @@ fn accept(listener: &UnixListener, bell: &UnixStream, clients: &Arc<Clients>) {
     }
 }
 
-/// Seats a client, or says why not. Never waits for it.
+/// Seats a client, or gives the reason why not. Never waits for it.
 fn greet(socket: UnixStream, clients: &Arc<Clients>) -> io::Result<()> {
     let pid = match channel::peer(&socket)? {
         Ok(pid) => pid,
@@ -277,8 +277,8 @@ impl Seat<'_> {
         ))
     }
 
-    /// The exit code. The caller's streams are closed when this returns: whoever reads them must
-    /// not wait for this process.
+    /// The exit code. The caller's streams are closed when this returns: their readers must not
+    /// wait for this process.
     fn run(&self, arguments: &Arguments, caller: Caller) -> u8 {
         let caller = Arc::new(caller);
         let store = self.clients.store.clone();

@@ -116,7 +116,7 @@ impl Across {
 }
 
 impl Shapes {
-    /// A bar from `x` of `percent` of the width. `tip` is told to who points at it.
+    /// A bar from `x` of `percent` of the width. `tip` is the text shown to a pointer over it.
     pub(super) fn bar(
         &mut self,
         class: &str,

@@ -40,8 +40,8 @@ pub(crate) fn exactly<'a>(
     }
 }
 
-/// The repository and whatever follows. If the variable names one, a first word names another only
-/// if it has a slash, as an address or a path like `./backup` does: no image's name has one.
+/// The repository and the words behind it. If the variable names one, a first word names another
+/// only if it has a slash, as an address or a path like `./backup` does: no image's name has one.
 pub(crate) fn at_least<'a>(words: &'a [String], caller: &Caller) -> Result<Named<'a>, Failure> {
     let given = given(caller)?;
     match (words.split_first(), given) {

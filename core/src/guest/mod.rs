@@ -43,7 +43,7 @@ pub struct Volume {
 /// The reason why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    /// The disk cannot be read, or whoever asked has called it off.
+    /// The disk cannot be read, or the caller cancelled the walk.
     #[error("cannot read the disk")]
     Io(#[from] io::Error),
     /// The structures contradict each other.
@@ -85,9 +85,9 @@ pub fn volumes(disk: &dyn ReadAt) -> Result<Vec<Volume>, GuestError> {
     Ok(found)
 }
 
-/// Calls `visit` for each range that what is in `volume` does not use, and says what that is:
-/// `ext4`, `xfs`, `swap`, …; `None` if it is not known. After an error, what was visited means
-/// nothing. Cost: reads the bitmaps or trees of free blocks.
+/// Calls `visit` for each range that the content of `volume` does not use, and returns the kind of
+/// content: `ext4`, `xfs`, `swap`, …; `None` if it is not known. After an error, what was visited
+/// means nothing. Cost: reads the bitmaps or trees of free blocks.
 pub fn free_space(
     disk: &dyn ReadAt,
     volume: &Volume,

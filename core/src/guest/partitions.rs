@@ -35,7 +35,7 @@ const GPT_TABLE_LEN_MAX: u64 = 1 << 20;
 const LOGICAL_MAX: u32 = 60;
 /// The types of extended partitions: DOS, LBA, Linux.
 const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
-/// The type that says: this is a GPT disk.
+/// The partition type that marks a GPT disk.
 const PROTECTIVE: u8 = 0xee;
 
 /// An entry of an MBR.

@@ -131,7 +131,7 @@ impl Tree {
         Ok(planned)
     }
 
-    /// `BASE+scratch`; if somebody has that name, `BASE+scratch2` and so on.
+    /// `BASE+scratch`; if that name is taken, `BASE+scratch2` and so on.
     pub(super) fn free_scratch_name(&self, base: &Image) -> Result<Name, PlanError> {
         let mut name = self.attached_name(base, SCRATCH)?;
         let mut nth = 1_usize;

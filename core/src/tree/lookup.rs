@@ -74,10 +74,10 @@ const CANDIDATES_MAX: usize = 5;
 /// The part of a name that has to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spelling {
-    /// All of it: for whatever changes, overwrites or deletes. A name that is gone must not come to
+    /// All of it: for verbs that change, overwrite or delete. A name that is gone must not come to
     /// mean its neighbour.
     Whole,
-    /// Also a beginning that only one name has: for whatever only looks.
+    /// A prefix that only one name has is enough: for verbs that only read.
     Shortened,
 }
 

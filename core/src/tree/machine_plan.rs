@@ -295,7 +295,7 @@ impl Tree {
         Ok(edits)
     }
 
-    /// Makes a disk as `kept` says. Its image gets no new layer if it is as it was.
+    /// Restores a disk to the state in `kept`. Its image gets no new layer if it is as it was.
     fn plan_restore_kept(&mut self, kept: &KeptDisk, now_ms: u64) -> Result<Vec<Edit>, PlanError> {
         let Some(serial) = kept.snapshot else {
             return Ok(Vec::new());

@@ -290,9 +290,9 @@ impl Tree {
 }
 
 impl SharedLayer {
-    /// The positions of page `index` at which somebody sees this layer. `own` tells what a layer
-    /// itself says there. Cost: the pages of all askers, until it is known that everything is
-    /// asked.
+    /// The positions of page `index` at which this layer is visible through one of its askers.
+    /// `own` gives a layer's own entries there. Cost: the pages of all askers, until it is known
+    /// that everything is asked.
     pub fn asked<E>(
         &self,
         index: PageIndex,

@@ -156,7 +156,7 @@ pub enum Edit {
 #[derive(Clone, Debug)]
 pub struct Tree {
     chunk_len: ChunkLen,
-    /// Shared with whoever reads through them.
+    /// Shared with the readers through them.
     layers: BTreeMap<LayerId, Arc<Layer>>,
     images: BTreeMap<ImageId, Image>,
     snapshots: BTreeMap<(ImageId, u64), Snapshot>,
@@ -189,7 +189,7 @@ impl Layer {
         positions_in(self.parent_visible, index)
     }
 
-    /// Notes that page `index`, which said `old`, says `new` from now on.
+    /// Updates the counts and the set of pages for page `index`, which changes from `old` to `new`.
     pub fn note_page(&mut self, index: PageIndex, old: &Page, new: &Page) {
         let ((old_chunks, old_zeros), (chunks, zeros)) = (old.counts(), new.counts());
         self.chunks = self.chunks + chunks - old_chunks;

@@ -387,7 +387,7 @@ impl Tree {
         self.plan_drop_snapshot(image, serial)
     }
 
-    /// Takes a snapshot's name away, whoever it belongs to.
+    /// Takes a snapshot's name away, also if a machine's snapshot keeps it.
     pub(super) fn plan_drop_snapshot(
         &self,
         image: ImageId,
@@ -674,7 +674,7 @@ impl Tree {
         (layer.is_blank() && shows_all).then_some(parent.id)
     }
 
-    /// An active layer that says nothing, on `parent` if there is one.
+    /// An active layer without entries, on `parent` if there is one.
     pub fn blank_layer(&mut self, parent: Option<&Layer>, len: u64, now_ms: u64) -> Layer {
         let visible = parent.map_or(0, |parent| parent.len.min(len));
         Layer {

@@ -105,8 +105,8 @@ struct Placed {
 }
 
 impl Tree {
-    /// Takes in all of `arrival`, or says why not. Each image gets an active layer with nothing in
-    /// it on the layer that it shows.
+    /// Plans the arrival of all of `arrival`, or fails. Each image gets an active layer with
+    /// nothing in it on the layer that it shows.
     pub fn plan_receive(
         &mut self,
         arrival: &Arrival,

@@ -18,7 +18,7 @@ struct World {
     random: fastrand::Rng,
     maps: BTreeMap<LayerId, Page>,
     nodes: BTreeMap<Node, Vec<u8>>,
-    /// Layers that somebody reads through, and what they see.
+    /// Layers that are held by readers, and the content that these see.
     held: Vec<(LayerId, Vec<u8>)>,
     names: u32,
     written: u8,
@@ -202,7 +202,7 @@ impl World {
             .insert(Node::Image(image), self.nodes[&snapshot].clone());
     }
 
-    /// An import on top: a layer built on the present state, which says what differs.
+    /// An import on top: a layer built on the present state, with the entries that differ.
     fn update(&mut self) {
         let image = self.any_image();
         let (base, edits) = self.tree.plan_base(Node::Image(image), 0).expect("seal");

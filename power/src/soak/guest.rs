@@ -22,7 +22,8 @@ pub(crate) struct Traffic {
     pub(crate) last: AtomicU64,
 }
 
-/// Writes to `disk` until `is_over`, or until the server does not answer any more, which is told.
+/// Writes to `disk` until `is_over`, or until the server does not answer any more, which is
+/// returned as an error.
 pub(crate) fn work(
     client: &mut Client,
     disk: &Arc<GuestDisk>,

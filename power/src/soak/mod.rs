@@ -129,7 +129,7 @@ pub fn impossible() -> Option<String> {
     lacking()
 }
 
-/// Runs histories until the time is over, and tells what was found. Must run [`contained`].
+/// Runs histories until the time is over, and returns the findings. Must run [`contained`].
 pub fn soak(options: &SoakOptions, mut tell: impl FnMut(&SoakTally)) -> Result<SoakTally, String> {
     let mut soak = Soak::new(options)?;
     let begun = Instant::now();

@@ -252,7 +252,7 @@ impl<S: Clone> History<S> {
         &self.now
     }
 
-    /// Notes that somebody begins to make `after` of what is there.
+    /// Notes the beginning of an operation that makes `after` of the present state.
     pub(crate) fn begin(&mut self, what: &str, begun: u64, after: S) {
         self.steps.push(Step {
             what: what.to_owned(),

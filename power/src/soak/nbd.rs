@@ -109,7 +109,7 @@ impl Client {
         Ok(Self { stream, len })
     }
 
-    /// Sends all of `asks`; `asking` is told before each goes out, `answered` after each is
+    /// Sends all of `asks`; calls `asking` before each goes out, and `answered` after each is
     /// answered. What was read, in order of the requests.
     pub(crate) fn call(
         &mut self,

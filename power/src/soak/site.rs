@@ -72,7 +72,7 @@ impl Ended {
         }
     }
 
-    /// The first thing that it said.
+    /// The first line of its standard error.
     pub(crate) fn said(&self) -> &str {
         self.stderr.lines().next().unwrap_or_default()
     }

@@ -26,7 +26,7 @@ pub(super) fn check_free(session: &Session, file: &Path, overwrite: bool) -> Res
     .hinted(ADVICE))
 }
 
-/// Writes `text` to `file` and says so, or to standard output.
+/// Writes `text` to `file` and confirms it, or to standard output.
 pub(super) fn write(
     session: &mut Session,
     file: &Path,

@@ -1,6 +1,6 @@
-//! Repositories that somebody with bad intentions wrote or changed: no name becomes a path or
-//! commands a terminal, no number becomes memory, nothing that was not sealed with the key is
-//! believed, and what cannot be read is told by object and point.
+//! Tests of hostile repositories: no name becomes a path or commands a terminal, no number becomes
+//! memory, nothing that was not sealed with the key is believed, and what cannot be read is told by
+//! object and point.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
