@@ -151,7 +151,7 @@ fn dedup(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What a guest does most, without a protocol around it.
+/// Benchmarks the most frequent requests of a guest, without a protocol around them.
 fn guests(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = new_store(&folder.path().join("store"));
@@ -200,7 +200,8 @@ fn guests(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What a push and a restore do with every frame beside reading and writing it.
+/// Benchmarks the sealing of a push and the opening of a restore: the work on every frame beside
+/// reading and writing it.
 fn sealing(criterion: &mut Criterion) {
     let id = RepositoryId([7; 16]);
     let secrets = Secrets::generate().expect("random bytes");

@@ -12,13 +12,13 @@ pub(crate) struct Description {
     /// `image` or `image@snapshot`; a deleted snapshot that others stand on has none.
     pub(crate) name: Option<String>,
     pub(crate) kind: &'static str,
-    /// What it stands on.
+    /// Its parent's name.
     pub(crate) parent: Option<String>,
     pub(crate) size: u64,
     /// Bytes of its map that are not its parent's, before deduplication and compression.
     pub(crate) own_bytes: u64,
     pub(crate) mode: Option<&'static str>,
-    /// Of an immutable image: whether what is written goes with the next attachment.
+    /// The autoreset of an immutable image: true if its writes go with the next attachment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) autoreset: Option<bool>,
     pub(crate) created: Option<Moment>,
@@ -76,7 +76,7 @@ impl Description {
         self.pinned = snapshot.pinned;
     }
 
-    /// What people call it.
+    /// The name, for people.
     pub(crate) fn title(&self) -> &str {
         self.name.as_deref().unwrap_or("(deleted)")
     }

@@ -1,5 +1,5 @@
-//! `vellum-scale`: what grows, at the size where it would hurt. Each figure is measured in a
-//! process of its own, so that its peak memory is its own.
+//! `vellum-scale`: measures the costs that grow with a store, at a size where they would hurt. Each
+//! figure is measured in a process of its own, so that its peak memory is its own.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

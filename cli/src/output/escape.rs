@@ -1,4 +1,4 @@
-//! Text from outside, made harmless for a terminal.
+//! Escapes text from outside for a terminal.
 
 use std::borrow::Cow;
 

@@ -1,5 +1,5 @@
-//! What people and other programs get wrong: one sentence that says what and where, and nothing
-//! changed.
+//! Mistakes of people and other programs: each gets one sentence with the fault and its place, and
+//! nothing is changed.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

@@ -1,5 +1,5 @@
-//! A store with one damaged table: what can be read is read, what cannot is told, and nothing says
-//! that all is well.
+//! Tests of a store with one damaged table: what can be read is read, what cannot is reported, and
+//! nothing says that all is well.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ const FAMILIES: [&str; 8] = [
 ];
 const DISK_LEN: usize = 1 << 20;
 
-/// What happens to a table.
+/// A kind of damage to a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Harm {
     /// A bit of its first block.
@@ -77,7 +77,7 @@ impl Harmed<'_> {
         Run::of(command.output().expect("it starts"))
     }
 
-    /// What every look at a damaged store must be like.
+    /// Checks that every view of a damaged store is right.
     fn look(&self, harm: Harm) {
         let Self { sandbox, what, .. } = self;
         let check = self.run("check --read-data --json");
@@ -111,7 +111,8 @@ impl Harmed<'_> {
         std::fs::remove_dir_all(sandbox.path("repository")).expect("it is ours");
     }
 
-    /// Whether `name` can be exported; if not, that is told with the range, and the rest of it can.
+    /// True if `name` can be exported; if not, the range is named in the error, and the rest of it
+    /// can.
     fn exported(&self, name: &str, check: &Run) -> bool {
         let (sandbox, what) = (self.sandbox, &self.what);
         let disk = name.split('@').next().unwrap_or_default();
@@ -152,7 +153,7 @@ impl Harmed<'_> {
         false
     }
 
-    /// Whether it can be written: then it stays so, and says what is wrong.
+    /// True if it can be written: then it stays so, and says what is wrong.
     fn is_writable(&self) -> bool {
         let (sandbox, what) = (self.sandbox, &self.what);
         let good = std::fs::read(sandbox.path("new.raw")).expect("it is ours");
@@ -230,7 +231,7 @@ fn a_store_that_cannot_be_written_is_served_to_be_read() {
     serde_json::from_str::<serde_json::Value>(&json.stdout).expect("the list is JSON still");
 }
 
-/// What a guest writes meanwhile is neither called damaged nor lost.
+/// Writes of a guest meanwhile are neither called damaged nor lost.
 #[test]
 fn a_scrub_beside_a_guest_finds_nothing() {
     let sandbox = original();

@@ -157,7 +157,7 @@ fn a_policy_says_which_snapshots_go_and_why_the_others_stay() {
         "{said}"
     );
     assert_eq!(said["deleted"][0]["name"], "web@a", "{said}");
-    // What `child` stands on is held by `child` too.
+    // Chunks below `child` are held by `child` too.
     assert_eq!(said["freed_bytes"], 0, "{said}");
     sandbox
         .run(["report", "--keep-last", "0"])
@@ -266,7 +266,7 @@ fn days_are_those_of_the_callers_clock() {
     let sandbox = Sandbox::new();
     sandbox.succeed(["create", "web", "1M"]);
     sandbox.succeed(["snapshot", "take", "web@evening"]);
-    // What is taken is told to the second.
+    // Snapshots have their time to the second.
     std::thread::sleep(Duration::from_millis(1001));
     sandbox.succeed(["snapshot", "take", "web@morning"]);
     sandbox.succeed(["backup", "init", "./repository", "--no-encryption", "-q"]);
@@ -316,8 +316,8 @@ fn days_are_those_of_the_callers_clock() {
     }
 }
 
-/// Where it is midnight at `moment`, which is told in UTC: a zone as POSIX writes it, with its
-/// hours the other way round.
+/// The time zone in which it is midnight at `moment`, which is given in UTC: as POSIX writes it,
+/// with its hours the other way round.
 fn zone_whose_day_begins(moment: &str) -> String {
     let (hours, rest) = moment[11..19].split_once(':').expect("a time of day");
     let number = |text: &str| text.parse::<u32>().expect("a number");
