@@ -332,7 +332,7 @@ mod tests {
             let (mut begun, mut ended) = (plain.clone(), plain.clone());
             begun[..4].copy_from_slice(b"QFI\xfb");
             ended[len - 512..][..8].copy_from_slice(b"conectix");
-            for (bytes, word) in [(&begun, "qcow2"), (&ended, "VHD")] {
+            for (bytes, word) in [(&begun, "qcow2"), (&ended, "vhd")] {
                 let told = judged(bytes, Expected::default()).expect_err("it is no disk");
                 assert!(told.contains(word), "{len}: {told}");
                 let said = Expected {

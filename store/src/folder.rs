@@ -154,7 +154,8 @@ impl Folder {
                 ]
                 .contains(&error.kind()) =>
             {
-                if has_database(dir) {
+                // Where nothing was ever acknowledged, it is what is left of an `init` that was cut off.
+                if has_database(dir) && folder.acknowledged_commits() > 0 {
                     return Err(StoreError::damaged(
                         marker.display().to_string(),
                         "it is gone",

@@ -20,9 +20,14 @@ enum Harm {
     Deletion,
 }
 
-/// Two images, a snapshot, and a repository of an empty store, all tables written.
+/// Two images with a snapshot each, behind some small ones: so many tables that RocksDB asks only
+/// those that may have a key. (Of up to three it asks all, as it does not look at their bounds.)
 fn original() -> Sandbox {
     let sandbox = Sandbox::new();
+    for nth in 0..4 {
+        sandbox.random_file(format!("old{nth}.raw"), 8 << 10, 20 + nth);
+        sandbox.succeed(["import", &format!("old{nth}.raw"), &format!("old{nth}")]);
+    }
     for (nth, name) in ["web", "mail"].into_iter().enumerate() {
         sandbox.random_file(format!("{name}.raw"), DISK_LEN, nth as u64 + 1);
         sandbox.succeed(["import", &format!("{name}.raw"), name, "--snapshot", "mon"]);
@@ -85,14 +90,17 @@ impl Harmed<'_> {
         let list = self.run("list --snapshots --json");
         assert_eq!(list.code, Some(0), "{what}: {list:?}");
         let mut whole = 0;
-        for name in ["web", "web@mon", "mail", "mail@mon"] {
+        let names = [
+            "web", "web@mon", "mail", "mail@mon", "old0", "old1", "old2", "old3",
+        ];
+        for name in names {
             assert!(
                 list.stdout.contains(&format!("\"{name}\"")),
                 "{what}: {list:?}"
             );
             whole += usize::from(self.exported(name, &check));
         }
-        let (families, all) = (["frames", "headers", "pages"], 4);
+        let (families, all) = (["frames", "headers", "pages"], names.len());
         let may_lose = families.iter().any(|family| what.contains(family));
         assert!(
             may_lose || whole == all,
@@ -165,10 +173,20 @@ impl Harmed<'_> {
             }
             assert_eq!(run.code, Some(0), "{what}: import {nth}: {run:?}");
         }
-        for words in ["snapshot take new3@x", "rm new5", "gc"] {
+        for words in ["snapshot take new3@x", "rm new5"] {
             let run = self.run(words);
             assert_eq!(run.code, Some(0), "{what}: {words}: {run:?}");
         }
+        // Without all maps and all headers nobody knows what is dead: nothing is deleted then.
+        let gc = self.run("gc");
+        let is_unknown = ["headers", "pages"]
+            .iter()
+            .any(|family| what.contains(family));
+        let is_told = gc.code == Some(1) && gc.stderr.contains("vellum repair");
+        assert!(
+            gc.code == Some(0) || is_unknown && is_told,
+            "{what}: gc: {gc:?}"
+        );
         let run = self.run("export new6 new-out.raw --force");
         assert_eq!(run.code, Some(0), "{what}: {run:?}");
         assert!(std::fs::read(sandbox.path("new-out.raw")).expect("it is there") == good);
@@ -338,7 +356,7 @@ fn a_scrub_goes_on_from_command_to_command() {
     let whole = scrubbed("check --scrub --json", 0);
     assert_eq!(
         (&whole["round_ended"], &whole["chunks_read"]),
-        (&true.into(), &512.into())
+        (&true.into(), &520.into())
     );
     let total = whole["bytes_read"].as_u64().expect("a number");
     let (mut read, mut runs) = (0, 0);

@@ -164,27 +164,30 @@ fn a_policy_says_which_snapshots_go_and_why_the_others_stay() {
         .expect_error(2, "keeps nothing");
 }
 
-/// Flips a bit in the second of the tables that hold maps, in the order in which they were written:
-/// what `web` became by its update.
+/// Flips a bit in the table that holds the map which `web` got by its update: that of layer 5.
 fn damage_a_map(sandbox: &Sandbox) {
     const MARK: &[u8] = b"namepages";
+    const KEY: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0];
     let files = fs::read_dir(sandbox.path("store/database"))
         .expect("a store")
         .map(|entry| entry.expect("an entry").path());
-    let holds_maps = |path: &PathBuf| {
-        let is_table = path.extension().is_some_and(|extension| extension == "sst");
-        is_table
-            && fs::read(path)
-                .expect("readable")
-                .windows(MARK.len())
-                .any(|words| words == MARK)
+    let holds = |path: &PathBuf, words: &[u8]| {
+        let bytes = fs::read(path).expect("readable");
+        bytes.windows(words.len()).any(|found| found == words)
     };
-    let mut tables: Vec<PathBuf> = files.filter(holds_maps).collect();
-    tables.sort();
-    assert!(tables.len() > 2, "each import wrote one: {tables:?}");
-    let mut bytes = fs::read(&tables[1]).expect("readable");
+    let is_table = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "sst");
+    let maps: Vec<PathBuf> = files
+        .filter(is_table)
+        .filter(|path| holds(path, MARK))
+        .collect();
+    assert!(maps.len() > 2, "each import wrote one: {maps:?}");
+    let table = maps
+        .iter()
+        .find(|path| holds(path, KEY))
+        .expect("it is in one");
+    let mut bytes = fs::read(table).expect("readable");
     bytes[30] ^= 4;
-    fs::write(&tables[1], bytes).expect("it is ours");
+    fs::write(table, bytes).expect("it is ours");
 }
 
 #[test]

@@ -65,6 +65,9 @@ pub use tend::TendReport;
 pub(crate) use tend::Tending;
 pub use tight::Shortage;
 
+/// Collections that are begun where writes fail.
+const TRIES: u32 = 3;
+
 /// Options of a collection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CollectOptions {
@@ -120,7 +123,7 @@ impl Store {
         let report = if options.dry_run {
             self.foresee(watch)?
         } else {
-            let collected = self.collect_now(watch);
+            let collected = self.collect_again(watch);
             // However it ended: before others take it.
             self.inner.reserve.refill();
             collected?
@@ -135,6 +138,28 @@ impl Store {
             disk_bytes_after,
             ..report
         })
+    }
+
+    /// Collects, and again from the beginning where a write failed meanwhile that had nothing to do
+    /// with it: a compaction that met the full disk before space was given up fails the next write,
+    /// whoever's it is.
+    fn collect_again(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
+        let database = &self.inner.database;
+        let mut began = database.generation();
+        let mut collected = self.collect_now(watch);
+        for _ in 1..TRIES {
+            let now = database.generation();
+            let has_failed = matches!(
+                collected,
+                Err(StoreError::Full { .. } | StoreError::Stopped(_) | StoreError::Reopened)
+            );
+            if !has_failed || now == began {
+                break;
+            }
+            began = now;
+            collected = self.collect_now(watch);
+        }
+        collected
     }
 
     fn collect_now(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {

@@ -92,13 +92,19 @@ impl<'s> Moment<'s> {
         losses: &mut Losses,
     ) -> Result<Option<(Page, u64)>, StoreError> {
         let key = page_key(layer.id, index);
+        let decode = |value: &[u8]| {
+            let page = Page::decode(layer.id, index, value).map_err(|error| error.to_string());
+            page.map(|page| (page, (key.len() + value.len()) as u64))
+        };
         let read = match self.pages.get(&key) {
-            Ok(Some(value)) => {
-                let page = Page::decode(layer.id, index, value).map_err(|error| error.to_string());
-                page.map(|page| (page, (key.len() + value.len()) as u64))
-            }
+            Ok(Some(value)) => decode(value),
             Ok(None) => Err("it is gone".to_owned()),
-            Err(StoreError::Damaged(damage)) => Err(damage.reason),
+            // Perhaps that of another page: going through records reads all tables.
+            Err(StoreError::Damaged(damage)) => match self.database.get(Family::Pages, &key) {
+                Ok(Some(value)) => decode(&value),
+                Ok(None) | Err(StoreError::Damaged(_)) => Err(damage.reason),
+                Err(error) => return Err(error),
+            },
             Err(error) => return Err(error),
         };
         Ok(read

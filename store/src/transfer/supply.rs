@@ -151,9 +151,10 @@ impl Supply<'_> {
 
     /// The header of the frame that holds `id`, mostly the one after the last.
     fn header(&mut self, id: ChunkId) -> Result<FrameHeader, StoreError> {
-        let next = match &mut self.scan {
-            Some(scan) => next_header(scan)?,
-            None => None,
+        let next = match self.scan.as_mut().map(next_header) {
+            // By its key it may be found all the same.
+            None | Some(Err(StoreError::Damaged(_))) => None,
+            Some(next) => next?,
         };
         if let Some(header) = next.filter(|header| header.rank(id).is_some()) {
             return Ok(header);
