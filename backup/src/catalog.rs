@@ -276,7 +276,7 @@ impl Catalog {
             match self.index(&id) {
                 Ok(_) => drop(whole.insert(id)),
                 Err(error) if error.is_damage() => {
-                    drop(lost.insert(ObjectName::Index(id).to_string(), error.to_string()))
+                    drop(lost.insert(ObjectName::Index(id).to_string(), error.to_string()));
                 }
                 Err(error) => return Err(error),
             }

@@ -424,7 +424,7 @@ impl<'r> Reader<'r> {
             }
             match groups.last_mut() {
                 Some(group) if group.len() < FRAMES_TOGETHER && group[0].pack == place.pack => {
-                    group.push(place)
+                    group.push(place);
                 }
                 _ => groups.push(vec![place]),
             }

@@ -66,7 +66,7 @@ impl Translation {
         }
         match self.runs.range_mut(..from).next_back() {
             Some((first, (start, before))) if first + *before == from && *start + *before == to => {
-                *before += len
+                *before += len;
             }
             _ => _ = self.runs.insert(from, (to, len)),
         }

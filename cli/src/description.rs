@@ -47,7 +47,7 @@ impl Description {
         match plant.node {
             Some(Node::Image(image)) => description.add_image(tree.image(image)),
             Some(Node::Snapshot(image, serial)) => {
-                description.add_snapshot(tree.snapshot(image, serial))
+                description.add_snapshot(tree.snapshot(image, serial));
             }
             None => {}
         }

@@ -134,20 +134,17 @@ impl Session {
     }
 
     fn open(&self, access: Access) -> Result<Store, Failure> {
-        match &self.served {
-            Some(store) => {
-                // So that what guests were told is written is seen. A full disk may forbid it, and
-                // must not forbid to delete.
-                let _ = store.flush_attached();
-                Ok(store.clone())
-            }
-            None => {
-                let words = command_line(&self.caller.words);
-                let store = Store::open(self.store_dir()?, access, &words)?;
-                healing::attach(&store)?;
-                self.remember(&store);
-                Ok(store)
-            }
+        if let Some(store) = &self.served {
+            // So that what guests were told is written is seen. A full disk may forbid it, and
+            // must not forbid to delete.
+            let _ = store.flush_attached();
+            Ok(store.clone())
+        } else {
+            let words = command_line(&self.caller.words);
+            let store = Store::open(self.store_dir()?, access, &words)?;
+            healing::attach(&store)?;
+            self.remember(&store);
+            Ok(store)
         }
     }
 

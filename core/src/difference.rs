@@ -115,7 +115,7 @@ impl<'v, E> Joiner<'v, E> {
         match &mut self.pending {
             _ if range.is_empty() => {}
             Some((pending, zero)) if pending.end == range.start && *zero == becomes_zero => {
-                pending.end = range.end
+                pending.end = range.end;
             }
             _ => {
                 self.finish()?;
@@ -303,7 +303,7 @@ mod tests {
                     start: *start,
                     len: *len,
                     slot: slot(*first),
-                })
+                });
             });
             page.resolved()
         };

@@ -26,7 +26,7 @@ fn pages() -> Vec<(&'static str, Page)> {
                 start: *start,
                 len: *len,
                 slot: *slot,
-            })
+            });
         });
         page
     };

@@ -258,7 +258,7 @@ impl Disk {
             match run.first {
                 None => out.fill(0),
                 Some(first) => {
-                    self.read_chunks(first, self.chunk_len().offset_of(run.start), range, out)?
+                    self.read_chunks(first, self.chunk_len().offset_of(run.start), range, out)?;
                 }
             }
             Ok(())

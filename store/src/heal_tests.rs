@@ -494,7 +494,7 @@ fn another_copy_in_the_store_heals() {
     ward.write(|batch| {
         index
             .iter()
-            .for_each(|(key, _)| batch.delete(Family::Index, key.clone()))
+            .for_each(|(key, _)| batch.delete(Family::Index, key.clone()));
     });
     import(ward.store(), "copy", &ward.content, false);
     let frames = ward.records(Family::Frames);

@@ -111,15 +111,12 @@ impl Journal {
         let numbers = match numbers(database, Family::Meta, &[]) {
             Err(error @ StoreError::Damaged(_)) => {
                 let tag = key_of_copy(Family::Meta, &[]);
-                match numbers(database, Family::Copies, &tag) {
-                    Ok(numbers) => {
-                        faults.tolerated.push(error);
-                        numbers
-                    }
-                    Err(_) => {
-                        faults.blocking.push(error);
-                        None
-                    }
+                if let Ok(numbers) = numbers(database, Family::Copies, &tag) {
+                    faults.tolerated.push(error);
+                    numbers
+                } else {
+                    faults.blocking.push(error);
+                    None
                 }
             }
             numbers => numbers?,
@@ -628,7 +625,7 @@ mod tests {
                         &now.live(other).expect("live"),
                         nth * 4096,
                         fastrand::u64(..),
-                    )
+                    );
                 });
                 write(&live, 0, 99_999);
             }

@@ -561,7 +561,7 @@ impl Store {
         for edit in edits {
             match edit {
                 Edit::PutLayer(layer) => {
-                    put(batch, Family::Layers, &layer.id.0.to_be_bytes(), layer)
+                    put(batch, Family::Layers, &layer.id.0.to_be_bytes(), layer);
                 }
                 Edit::DropLayer(id) => delete_layer(tree, *id, batch),
                 Edit::PutImage(image) => put(batch, Family::Names, &image_key(image.id), image),
@@ -573,10 +573,10 @@ impl Store {
                     snapshot,
                 ),
                 Edit::DropSnapshot(image, serial) => {
-                    batch.delete(Family::Names, snapshot_key(*image, *serial))
+                    batch.delete(Family::Names, snapshot_key(*image, *serial));
                 }
                 Edit::PutMachine(machine) => {
-                    put(batch, Family::Names, &machine_key(machine.id), machine)
+                    put(batch, Family::Names, &machine_key(machine.id), machine);
                 }
                 Edit::DropMachine(id) => batch.delete(Family::Names, machine_key(*id)),
                 Edit::PutMachineSnapshot(snapshot) => {
@@ -588,7 +588,7 @@ impl Store {
                     );
                 }
                 Edit::DropMachineSnapshot(id, serial) => {
-                    batch.delete(Family::Names, machine_snapshot_key(*id, *serial))
+                    batch.delete(Family::Names, machine_snapshot_key(*id, *serial));
                 }
                 Edit::PutConfiguration(id, bytes) => put(
                     batch,

@@ -78,7 +78,7 @@ impl PackWriter {
     /// Seals one frame.
     pub fn seal_frame(sealer: &Sealer, frame: &Frame<'_>) -> Result<SealedFrame, SealError> {
         let part = sealer.seal_part_with(SealedKind::Pack, body_len_max(frame), |part| {
-            put_frame(part, frame)
+            put_frame(part, frame);
         })?;
         let Frame {
             segment,

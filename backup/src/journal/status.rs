@@ -72,7 +72,7 @@ impl<'a> Facts<'a> {
                 fences
                     .entry(fenced.fence.session.as_str())
                     .or_default()
-                    .push(fenced)
+                    .push(fenced);
             });
             covered(record).for_each(|short| replacing.entry(short).or_default().push(*name));
         }

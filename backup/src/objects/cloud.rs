@@ -113,7 +113,7 @@ impl Cloud {
                 .block_on(read_body(&*self.store, &path, options.clone()))
             {
                 Err(error) if tries < READ_TRIES && kind_of(&error) == ObjectErrorKind::Passing => {
-                    tries += 1
+                    tries += 1;
                 }
                 other => return other.map_err(|error| self.error(name, error)),
             }

@@ -146,7 +146,7 @@ impl Folder {
         partial.file.sync_all()?;
         match partial.publish(file) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.hold_against(name, bytes)?
+                self.hold_against(name, bytes)?;
             }
             other => other?,
         }

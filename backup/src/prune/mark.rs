@@ -300,7 +300,7 @@ impl Plan {
         self.condemned.objects.iter().for_each(|object| {
             report
                 .condemned
-                .add(listing.lengths.get(object).copied().unwrap_or(0))
+                .add(listing.lengths.get(object).copied().unwrap_or(0));
         });
         report.condemned_contents = self.condemned.contents.len() as u64;
         report.moved_len = self.moved_len;

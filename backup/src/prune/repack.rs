@@ -278,7 +278,7 @@ impl IndexBuilder {
         self.names
             .into_iter()
             .for_each(|((segment, ordinal), hash)| {
-                chunks.entry(segment).or_default().push((ordinal, hash))
+                chunks.entry(segment).or_default().push((ordinal, hash));
             });
         let segments = chunks
             .into_iter()

@@ -148,7 +148,7 @@ fn random_play(seed: u64) {
         for name in 1..=random.usize(2..5) {
             let (seed, promises) = (random.u64(..), &promises);
             stage.enter(scope, &memory, move |objects| {
-                act(objects, name, seed, promises)
+                act(objects, name, seed, promises);
             });
         }
         let mut asleep = BTreeMap::new();
@@ -280,7 +280,7 @@ fn push_beside_collection((collecting, nth): (&str, usize), pushing: &str, goes_
             }));
         });
         stage.enter(scope, &memory, |objects| {
-            promises.make(pushed(objects, 9, &disk).expect("a push"), disk.clone())
+            promises.make(pushed(objects, 9, &disk).expect("a push"), disk.clone());
         });
         stage.until(1, pushing);
         if pushing != "put sessions" && pushing != "put journal" {
@@ -313,7 +313,7 @@ fn a_fenced_push_that_wakes_up_hears_that_it_failed() {
     std::thread::scope(|scope| {
         let _curtain = stage.curtain();
         stage.enter(scope, &memory, |objects| {
-            *outcome.lock().expect("a lock") = Some(pushed(objects, 9, &disk))
+            *outcome.lock().expect("a lock") = Some(pushed(objects, 9, &disk));
         });
         stage.until(0, "put journal");
         forgotten(&memory, &promises, &first());
@@ -350,7 +350,7 @@ fn a_fenced_push_whose_record_was_there_counts() {
             promises.make(
                 pushed(objects, 9, &disk).expect("it was counted"),
                 disk.clone(),
-            )
+            );
         });
         stage.until(0, "put journal");
         stage.allow(0);
@@ -419,7 +419,7 @@ fn a_sweep_leaves_what_a_firm_content_needs_that_no_point_names() {
     std::thread::scope(|scope| {
         let _curtain = stage.curtain();
         stage.enter(scope, &memory, |objects| {
-            drop(pushed(objects, 9, &rests).expect("a push"))
+            drop(pushed(objects, 9, &rests).expect("a push"));
         });
         stage.until(0, "put journal");
         for serial in 0..2 {
@@ -441,7 +441,7 @@ fn a_sweep_leaves_what_a_firm_content_needs_that_no_point_names() {
             promises.make(
                 pushed(objects, 10, &builds).expect("a push"),
                 builds.clone(),
-            )
+            );
         });
         stage.until(1, "put journal");
         forgotten(
@@ -472,7 +472,7 @@ fn a_push_that_another_built_on_before_it_was_fenced_counts() {
             promises.make(
                 pushed(objects, 9, &first).expect("it was counted"),
                 first.clone(),
-            )
+            );
         });
         stage.until(0, "put journal");
         stage.enter(scope, &memory, |objects| {

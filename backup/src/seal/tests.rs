@@ -202,7 +202,7 @@ fn a_bundle_gives_each_part_and_hides_where_it_ends() {
             .map(|nth| vec![nth; usize::from(nth) * 100])
             .collect();
         plains.iter().for_each(|plain| {
-            bundle.push(sealer.seal_blob(SealedKind::Maps, plain).expect("sealed"))
+            bundle.push(sealer.seal_blob(SealedKind::Maps, plain).expect("sealed"));
         });
         let expected_len = bundle.len_with(0) - 4;
         let sealed = bundle.finish(&sealer).expect("sealed");

@@ -514,7 +514,7 @@ fn check_found(sample: &Sample, harm: &Harm, report: &VerifyReport) {
         ] {
             match (restored, sample.expected.get(&point.id)) {
                 (Ok(bytes), Some(expected)) => {
-                    assert_same(&bytes, expected, &format!("{}: {}", harm.told(), point.id))
+                    assert_same(&bytes, expected, &format!("{}: {}", harm.told(), point.id));
                 }
                 (Ok(_), None) => assert!(harm.is_hidden(), "{} shows {point:?}", harm.told()),
                 (Err(error), _) => {

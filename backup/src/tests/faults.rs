@@ -62,7 +62,7 @@ fn a_push_that_dies_at_any_request_leaves_what_was_there_and_the_next_one_comple
         client.pull(&store, "").expect("everything is whole");
         let (found, expected) = (contents(&store), contents(&grower.store));
         expected.iter().for_each(|(text, bytes)| {
-            super::assert_same(&found[text], bytes, &format!("{text} after request {nth}"))
+            super::assert_same(&found[text], bytes, &format!("{text} after request {nth}"));
         });
         if place.take_log().len() as u64 <= nth {
             break;

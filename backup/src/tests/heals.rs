@@ -117,7 +117,7 @@ fn what_is_pulled_or_received_heals_what_is_damaged() {
             }
             match way {
                 Way::ReceiveAfterCheck => {
-                    _ = received(&store, &stream, None, "p-").expect("it comes")
+                    _ = received(&store, &stream, None, "p-").expect("it comes");
                 }
                 Way::PullAfterCheck | Way::PullThatVerifies => {
                     let repository = client.open(client.objects()).expect("it opens");

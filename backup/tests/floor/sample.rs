@@ -309,7 +309,7 @@ impl Builder<'_> {
                 Slot::Absent => {}
                 Slot::Zero => chunk.fill(0),
                 Slot::Chunk(_) => {
-                    chunk.copy_from_slice(self.chunk(*slot).expect("maps name what is there"))
+                    chunk.copy_from_slice(self.chunk(*slot).expect("maps name what is there"));
                 }
             }
         }
@@ -353,7 +353,7 @@ fn page(slots: &[Slot]) -> Page {
             start,
             len: 1,
             slot: *slot,
-        })
+        });
     });
     page
 }

@@ -204,7 +204,7 @@ fn check(census: &Census, dir: &Path, copy: &Path, random: &mut fastrand::Rng) -
     for node in &nodes {
         match node {
             Node::Snapshot(image, serial) => {
-                store.delete_snapshot(*image, *serial).expect("not pinned")
+                store.delete_snapshot(*image, *serial).expect("not pinned");
             }
             Node::Image(image) => store
                 .delete_image(*image, false)

@@ -120,7 +120,7 @@ fn report(dir: &Path) {
     let took = timed(|| {
         drop(std::hint::black_box(
             census.reclaim_target(target, &|_| false),
-        ))
+        ));
     });
     println!(
         "  which deletions free a tenth: {:.1} s",

@@ -289,7 +289,7 @@ impl Answer for ShownProtection {
         } else {
             "manifest and log are not kept while the store is open, or after a crash"
         };
-        page.field("small files", small.to_owned())?;
+        page.field("small files", small)?;
         if self.tables_unprotected > 0 || self.groups_damaged > 0 {
             page.line("next: any command that writes brings it up to date, such as vellum gc")?;
         }

@@ -373,7 +373,7 @@ impl Answer for Changed {
 impl Answer for Sources {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         if self.sources.is_empty() {
-            page.line("no sources; next: vellum source add PLACE".to_owned())?;
+            page.line("no sources; next: vellum source add PLACE")?;
         } else {
             let columns = [
                 Column::text("KIND"),

@@ -26,7 +26,7 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 const STOPPED_PATIENCE: Duration = Duration::from_secs(5);
 /// The timeout for a server's word that it begins: it does so at once, unless the machine is
 /// overloaded.
-const BEGIN_PATIENCE: Duration = Duration::from_secs(60);
+const BEGIN_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Sends the caller's command to the process that owns the store in `dir`. `None` if no server owns
 /// it: then it is the caller's to open. `variable` is one more than the caller has; `reads_input`

@@ -91,7 +91,7 @@ impl Output {
     pub(crate) fn answer<T: Answer>(&mut self, answer: &T) -> Result<(), Failure> {
         match self.layout {
             Layout::Human => {
-                answer.show(&mut Page::new(&mut self.writer, self.units, &self.zone))?
+                answer.show(&mut Page::new(&mut self.writer, self.units, &self.zone))?;
             }
             Layout::Json => json_line(&mut self.writer, answer)?,
             Layout::JsonPretty => {

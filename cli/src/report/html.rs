@@ -392,7 +392,7 @@ mod tests {
                         row.children().filter(roxmltree::Node::is_element).count(),
                         columns,
                         "{name}"
-                    )
+                    );
                 });
             }
             assert_eq!(of("h1").count(), 1, "{name}");

@@ -211,7 +211,7 @@ fn a_source_that_may_not_be_read_is_told() {
     std::fs::write(sandbox.path("secret.raw"), b"secret").expect("room");
     let allow = |name: &str, mode| {
         std::fs::set_permissions(sandbox.path(name), PermissionsExt::from_mode(mode))
-            .expect("it is ours")
+            .expect("it is ours");
     };
     allow("secret.raw", 0o000);
     allow("", 0o777);

@@ -53,7 +53,7 @@ impl World {
             match edit {
                 Edit::PutConfiguration(id, bytes) => drop(self.files.insert(*id, bytes.to_vec())),
                 Edit::DropConfiguration(id) => {
-                    assert!(self.files.remove(id).is_some(), "a file that goes is there")
+                    assert!(self.files.remove(id).is_some(), "a file that goes is there");
                 }
                 _ => {}
             }

@@ -195,9 +195,9 @@ impl Layer {
         self.chunks = self.chunks + chunks - old_chunks;
         self.zeros = self.zeros + zeros - old_zeros;
         if new.is_empty() {
-            self.pages.remove(index)
+            self.pages.remove(index);
         } else {
-            self.pages.insert(index)
+            self.pages.insert(index);
         }
     }
 

@@ -502,34 +502,34 @@ mod tests {
                 arrival.images[0].snapshots.push(again);
             }),
             ("no such layer", |arrival| {
-                arrival.images[0].layer = LayerId(99)
+                arrival.images[0].layer = LayerId(99);
             }),
             ("no such snapshot layer", |arrival| {
-                arrival.images[0].snapshots[0].layer = LayerId(99)
+                arrival.images[0].snapshots[0].layer = LayerId(99);
             }),
             ("an active layer", |arrival| {
-                arrival.layers[0].sealed = false
+                arrival.layers[0].sealed = false;
             }),
             ("no such origin", |arrival| {
-                arrival.images[1].origin = Some(ArrivingOrigin::Arriving(2))
+                arrival.images[1].origin = Some(ArrivingOrigin::Arriving(2));
             }),
             ("no such disk", |arrival| {
-                arrival.machines[0].disks = vec![2]
+                arrival.machines[0].disks = vec![2];
             }),
             ("a disk twice", |arrival| {
-                arrival.machines[0].disks = vec![0, 0]
+                arrival.machines[0].disks = vec![0, 0];
             }),
             ("no such kept snapshot", |arrival| {
-                arrival.machines[0].snapshots[0].disks[0].2 = Some(1)
+                arrival.machines[0].snapshots[0].disks[0].2 = Some(1);
             }),
             ("a machine twice", |arrival| {
-                arrival.machines.push(machine(vec![1]))
+                arrival.machines.push(machine(vec![1]));
             }),
             ("a shared disk", |arrival| {
                 arrival.machines.push(ArrivingMachine {
                     name: name("n"),
                     ..machine(vec![0])
-                })
+                });
             }),
             ("a shareable parent", |arrival| {
                 arrival.images[0].snapshots.clear();
@@ -537,7 +537,7 @@ mod tests {
                 arrival.images[0].mode = Mode::Shareable;
             }),
             ("a multiattach disk", |arrival| {
-                arrival.images[0].mode = Mode::Multiattach
+                arrival.images[0].mode = Mode::Multiattach;
             }),
         ];
         for (what, spoil) in hostile {

@@ -169,7 +169,7 @@ impl Replies {
                         .writes
                         .get_mut(id)
                         .expect("it was asked for")
-                        .answered = at
+                        .answered = at;
                 }
                 ("flush", [id]) => drop(replies.flushes.insert(*id, (at, usize::MAX))),
                 ("flushed", [id]) => replies.flushes.get_mut(id).expect("it was asked for").1 = at,
@@ -216,7 +216,7 @@ impl Replies {
                 Some((_, write)) if is_durable(write) => shown.durable += 1,
                 Some(_) => shown.newer += 1,
                 None if last_asked.is_none() && seen == old => {
-                    shown.old += u64::from(!writes.is_empty())
+                    shown.old += u64::from(!writes.is_empty());
                 }
                 None => {
                     let word = u64::from_le_bytes(seen[..8].try_into().expect("eight bytes"));

@@ -121,7 +121,7 @@ impl Check<'_> {
         let images = &mut self.report.findings[finding].images;
         match images.last_mut() {
             Some((last, range)) if last == name && range.end == bytes.start => {
-                range.end = bytes.end
+                range.end = bytes.end;
             }
             _ => images.push((name.to_owned(), bytes)),
         }

@@ -111,15 +111,12 @@ impl Chunks {
             plan.chunks.push((id, *name));
             let kept = old.and_then(|old| old.chunk(id).ok());
             let bytes = kept.or_else(|| right.get(&id).map(|chunk| chunk.plain));
-            match bytes {
-                Some(bytes) => {
-                    plan.plain.extend_from_slice(bytes);
-                    whole.push(id);
-                }
-                None => {
-                    plan.plain.resize(plan.plain.len() + chunk_len, 0);
-                    missing.push(id);
-                }
+            if let Some(bytes) = bytes {
+                plan.plain.extend_from_slice(bytes);
+                whole.push(id);
+            } else {
+                plan.plain.resize(plan.plain.len() + chunk_len, 0);
+                missing.push(id);
             }
         }
         // Before the placeholders can be taken for what they stand for.

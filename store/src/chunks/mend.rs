@@ -184,17 +184,14 @@ impl Chunks {
             Some(frame) if frame.is_whole() => return Ok(frame),
             _ => read,
         };
-        match self.mend(&header, read.as_deref().ok()) {
-            Some(frame) => {
-                if !frame.is_whole() {
-                    mending.note_failure();
-                }
-                Ok(frame)
-            }
-            None => {
+        if let Some(frame) = self.mend(&header, read.as_deref().ok()) {
+            if !frame.is_whole() {
                 mending.note_failure();
-                read
             }
+            Ok(frame)
+        } else {
+            mending.note_failure();
+            read
         }
     }
 

@@ -162,7 +162,7 @@ fn random_disk(random: &mut fastrand::Rng, len: usize, before: Option<&[u8]>) ->
         match (random.u8(..6), before) {
             (0, _) => bytes.resize(at + piece, 0),
             (1 | 2, Some(before)) if at + piece <= before.len() => {
-                bytes.extend_from_slice(&before[at..at + piece])
+                bytes.extend_from_slice(&before[at..at + piece]);
             }
             (3, Some(before)) if before.len() > piece => {
                 let from = random.usize(..before.len() - piece) / (4 * KIB) * (4 * KIB);
@@ -248,7 +248,7 @@ fn an_import_stores_what_was_measured() {
             .collect(CollectOptions::default(), &Unwatched)
             .expect("it collects");
         // While the database rewrites its files, what it reads is there as well.
-        store.inner.database.settle_files(Duration::from_secs(60));
+        store.inner.database.settle_files(Duration::from_mins(1));
         let on_disk = store.stats().expect("a sound store").on_disk - Store::kept_back(&path);
         let on_disk = on_disk as f64;
         let off = (length.on_disk.value as f64 / on_disk - 1.0).abs();

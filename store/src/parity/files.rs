@@ -178,10 +178,10 @@ impl ParityFolder {
         };
         match fs::hard_link(&table, &held) {
             // A link to another file of that name: of a folder that was copied, say.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if is_same() == Some(false) {
-                    let _ = fs::remove_file(&held).and_then(|()| fs::hard_link(&table, &held));
-                }
+            Err(error)
+                if error.kind() == io::ErrorKind::AlreadyExists && is_same() == Some(false) =>
+            {
+                let _ = fs::remove_file(&held).and_then(|()| fs::hard_link(&table, &held));
             }
             _ => {}
         }

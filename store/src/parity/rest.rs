@@ -344,8 +344,8 @@ pub(crate) mod tests {
         fs::create_dir(folder.database()).expect("made");
         put(&folder, "vellum.store", "vellum store format 1\n");
         put(&folder, "database/CURRENT", "MANIFEST-000005\n");
-        put(&folder, "database/MANIFEST-000005", &record("five"));
-        put(&folder, "database/000004.log", &record("four"));
+        put(&folder, "database/MANIFEST-000005", record("five"));
+        put(&folder, "database/000004.log", record("four"));
         put(&folder, "database/000006.sst", "six");
         write_rest(&folder).expect("written");
         (dir, folder)

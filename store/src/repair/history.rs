@@ -80,13 +80,11 @@ impl FamilyHistory {
             return Ok(Some(history));
         };
         for table in record.tables.values() {
-            let bytes = match survey.mended.get(&table.number) {
-                Some(bytes) => bytes.clone(),
-                None => {
-                    let path = dir.join(table_name(table.number));
-                    std::fs::read(&path)
-                        .map_err(|source| StoreError::file("read", &path, source))?
-                }
+            let bytes = if let Some(bytes) = survey.mended.get(&table.number) {
+                bytes.clone()
+            } else {
+                let path = dir.join(table_name(table.number));
+                std::fs::read(&path).map_err(|source| StoreError::file("read", &path, source))?
             };
             let salvage = Table::examine(bytes).salvage(&|key, value| is_own(family, key, value));
             history.add_entries(Place::of(table), &salvage.entries);

@@ -225,16 +225,15 @@ impl Table {
         for (last, range) in index {
             let block = self.block(range);
             let whole = block.filter(|_| !self.broken.contains(range));
-            match whole.and_then(|block| records_of(&block)) {
-                Some(records) => salvage.entries.extend(records),
-                None => {
-                    salvage.entries.extend(self.survivors(range, is_own));
-                    salvage.lost.push(LostKeys {
-                        after: after.clone(),
-                        last: Some(last.clone()),
-                        ..LostKeys::default()
-                    });
-                }
+            if let Some(records) = whole.and_then(|block| records_of(&block)) {
+                salvage.entries.extend(records)
+            } else {
+                salvage.entries.extend(self.survivors(range, is_own));
+                salvage.lost.push(LostKeys {
+                    after: after.clone(),
+                    last: Some(last.clone()),
+                    ..LostKeys::default()
+                });
             }
             after = Some(last.clone());
         }

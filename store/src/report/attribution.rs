@@ -150,7 +150,7 @@ pub(super) fn overlap(
         let mut mask = 0_u128;
         let spans = counted.sets.spans(id).unwrap_or_default();
         usages.images_of(spans, |image| {
-            mask |= place.get(&image).map_or(0, |at| 1 << at)
+            mask |= place.get(&image).map_or(0, |at| 1 << at);
         });
         *of_mask.entry(mask).or_default() += held.bytes;
     }

@@ -130,7 +130,7 @@ impl<'s> Moment<'s> {
                     match FrameHeader::decode(first, value) {
                         Ok(header) => visit(header)?,
                         Err(error) => {
-                            losses.note(format!("header of frame {first}"), error.to_string())
+                            losses.note(format!("header of frame {first}"), error.to_string());
                         }
                     }
                     if is_last {
@@ -156,10 +156,11 @@ fn behind(
     let mut headers = HeaderWalk::new(database, from);
     loop {
         match headers.next() {
-            Ok(Some((first, value))) => match FrameHeader::decode(first, &value) {
-                Ok(header) => visit(header)?,
-                Err(_) => {}
-            },
+            Ok(Some((first, value))) => {
+                if let Ok(header) = FrameHeader::decode(first, &value) {
+                    visit(header)?
+                }
+            }
             Ok(None) => return Ok(()),
             Err(StoreError::Damaged(_)) => {}
             Err(error) => return Err(error),

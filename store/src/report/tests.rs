@@ -229,7 +229,7 @@ fn delete(store: &Store, nodes: &[Node]) {
     for node in nodes {
         match node {
             Node::Snapshot(image, serial) => {
-                store.delete_snapshot(*image, *serial).expect("not pinned")
+                store.delete_snapshot(*image, *serial).expect("not pinned");
             }
             Node::Image(_) => {}
         }
@@ -303,7 +303,7 @@ fn a_census_in_parts_finds_the_same() {
         reports.iter_mut().for_each(|report| {
             report
                 .attribution
-                .retain(|row| !matches!(row.holder, Holder::Overhead(_)))
+                .retain(|row| !matches!(row.holder, Holder::Overhead(_)));
         });
         assert_eq!(reports[0].attribution, reports[1].attribution);
         assert_eq!(

@@ -143,16 +143,13 @@ impl<'a> Walk<'a> {
                 Err(error @ StoreError::Damaged(_)) => {
                     let last = self.record.position.key.clone();
                     self.find(&error, Vec::new());
-                    match resumed(&database, *family, &last) {
-                        Some(from) => {
-                            scan = database.scan(*family, &from);
-                            self.record.position.key = from;
-                        }
-                        None => {
-                            self.record.position.family += 1;
-                            self.record.position.key.clear();
-                            return Ok(());
-                        }
+                    if let Some(from) = resumed(&database, *family, &last) {
+                        scan = database.scan(*family, &from);
+                        self.record.position.key = from;
+                    } else {
+                        self.record.position.family += 1;
+                        self.record.position.key.clear();
+                        return Ok(());
                     }
                 }
                 Err(error) => return Err(error),

@@ -261,7 +261,7 @@ impl Grower {
                     .next_back()
                     .map(|snapshot| snapshot.serial);
                 serial.into_iter().for_each(|serial| {
-                    _ = self.store.restore(image, serial, None).expect("restore")
+                    _ = self.store.restore(image, serial, None).expect("restore");
                 });
             }
             22 => {
@@ -283,7 +283,7 @@ impl Grower {
                 machine.into_iter().for_each(|machine| {
                     self.store
                         .configure_machine(machine, Some(text.as_str().as_bytes()))
-                        .expect("a file")
+                        .expect("a file");
                 });
             }
             _ => drop(

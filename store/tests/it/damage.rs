@@ -171,9 +171,9 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         for entry in fs::read_dir(folder).expect("a folder can be read") {
             let path = entry.expect("a folder can be read").path();
             if path.is_dir() {
-                folders.push(path)
+                folders.push(path);
             } else {
-                files.push(path)
+                files.push(path);
             }
         }
     }
@@ -217,16 +217,16 @@ fn damaged_files_never_give_wrong_bytes() {
             .len() as usize;
         for part in [0, 1, len / 2, len.saturating_sub(1)] {
             inflict(name, &format!("truncation to {part} bytes"), &|bytes| {
-                bytes.truncate(part)
+                bytes.truncate(part);
             });
         }
         inflict(name, "surplus", &|bytes| {
-            bytes.extend_from_slice(&[0x55; 1000])
+            bytes.extend_from_slice(&[0x55; 1000]);
         });
         inflict(name, "surplus zeros", &|bytes| bytes.resize(len + 1000, 0));
         inflict(name, "zeros everywhere", &|bytes| bytes.fill(0));
         inflict(name, "zeros in the middle", &|bytes| {
-            bytes[len / 3..len - len / 3].fill(0)
+            bytes[len / 3..len - len / 3].fill(0);
         });
     }
     for _ in 0..FLIPS {
@@ -237,7 +237,7 @@ fn damaged_files_never_give_wrong_bytes() {
         if len > 0 {
             let bit = random.u64(..len * 8) as usize;
             inflict(name, &format!("flipped bit {bit}"), &|bytes| {
-                bytes[bit / 8] ^= 1 << (bit % 8)
+                bytes[bit / 8] ^= 1 << (bit % 8);
             });
         }
     }

@@ -197,7 +197,7 @@ pub(crate) fn live(
             Step::Zero { offset, len } => disk.write_zeroes(*offset, *len)?,
             Step::Flush => disk.flush()?,
             Step::Snapshot { name: tag } => {
-                store.snapshot(image(store, text)?, &name(tag)).map(drop)?
+                store.snapshot(image(store, text)?, &name(tag)).map(drop)?;
             }
         }
         super::world::apply_step(&mut expected, step);

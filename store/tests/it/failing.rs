@@ -25,7 +25,7 @@ const ENOSPC: i32 = 28;
 const EFBIG: i32 = 27;
 const EMFILE: i32 = 24;
 /// Time that a store may take to go on after its trouble has passed.
-const RECOVERY: Duration = Duration::from_secs(60);
+const RECOVERY: Duration = Duration::from_mins(1);
 
 /// Fault to inject: a kind of calls, the first of them, their number, and the error.
 #[derive(Clone, Copy, Debug)]

@@ -255,17 +255,17 @@ fn a_file_that_changes_while_it_is_read_is_refused() {
     let shrink: fn(&Path) = |path| {
         open_for_writing(path)
             .set_len(5 * MIB as u64)
-            .expect("a file can shrink")
+            .expect("a file can shrink");
     };
     let cut: fn(&Path) = |path| {
         open_for_writing(path)
             .set_len(0)
-            .expect("a file can shrink")
+            .expect("a file can shrink");
     };
     let grow: fn(&Path) = |path| {
         open_for_writing(path)
             .set_len(100 * MIB as u64)
-            .expect("a file can grow")
+            .expect("a file can grow");
     };
     let write: fn(&Path) = |path| {
         // Past the granularity of file times.

@@ -480,7 +480,7 @@ fn references_to_other_files_are_refused_with_their_name() {
     ] {
         match open(&bench.path(name)).map(|_| ()) {
             Err(SourceError::Refused { reason, .. }) => {
-                assert!(reason.contains(shown), "{name}: {reason}")
+                assert!(reason.contains(shown), "{name}: {reason}");
             }
             other => panic!("{name} was not refused: {other:?}"),
         }

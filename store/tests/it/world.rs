@@ -641,7 +641,7 @@ impl World {
     pub(crate) fn apply(&mut self, operation: &Operation) {
         match operation {
             Operation::Create { name, len } => {
-                self.insert(name, Arc::new(vec![0; *len as usize]), Arc::default(), None)
+                self.insert(name, Arc::new(vec![0; *len as usize]), Arc::default(), None);
             }
             Operation::CreateChild { name, parent, len } => self.create_child(name, parent, *len),
             Operation::Import {
@@ -834,7 +834,7 @@ impl World {
                     .snapshots
                     .get_mut(tag)
                     .expect("operations name what is there")
-                    .pinned = pinned
+                    .pinned = pinned;
             }
         }
     }

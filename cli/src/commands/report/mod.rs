@@ -245,7 +245,7 @@ fn tell_uncounted(losses: &[Uncounted], session: &Session) -> Outcome {
     match losses.len() {
         0 => return Outcome::Done,
         count if count > UNCOUNTED_MAX => {
-            session.warn(&format!("{} more are not counted", count - UNCOUNTED_MAX))
+            session.warn(&format!("{} more are not counted", count - UNCOUNTED_MAX));
         }
         _ => {}
     }

@@ -196,9 +196,9 @@ pub(super) fn files(folder: &Path) -> Vec<PathBuf> {
         for entry in std::fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
-                waiting.push(path)
+                waiting.push(path);
             } else {
-                found.push(path)
+                found.push(path);
             }
         }
     }

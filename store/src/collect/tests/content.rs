@@ -401,7 +401,7 @@ fn marking_hands_over_each_run_of_the_worst_maps_once_and_locks_seldom() {
                 start,
                 len: 1,
                 slot: *slot,
-            })
+            });
         });
         let index = PageIndex(nth as u64);
         layer.pages.insert(index);

@@ -119,9 +119,9 @@ fn round(world: &mut World, seed: u64) -> u64 {
             Box::new(move || import(0)),
             Box::new(move || {
                 if seed.is_multiple_of(3) {
-                    collect(store)
+                    collect(store);
                 } else {
-                    import(1)
+                    import(1);
                 }
             }),
             Box::new(move || write_twice(store, live, &contents[2])),
