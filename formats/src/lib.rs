@@ -103,7 +103,10 @@ pub fn open(
     if let Some(parent) = image_facts(format, Arc::clone(&file))?.parent {
         return Err(refused(
             format.name(),
-            format!("it stands on {parent}: import that one first and this one over it"),
+            format!(
+                "it stands on its backing file, {parent}, which is not opened on a file's word: \
+                 import that one first and this one over it, or convert both to one file"
+            ),
         ));
     }
     open_over_parent(format, file, decoder, companions)
