@@ -293,8 +293,8 @@ fn script() -> Vec<Operation> {
         node: text(node),
         with_snapshots,
     };
-    let first = noise(1, 300_000);
-    let second = [noise(2, 100_000), first[100_000..].to_vec()].concat();
+    let first = noise_bytes(1, 300_000);
+    let second = [noise_bytes(2, 100_000), first[100_000..].to_vec()].concat();
     vec![
         import_of("a", None, first.clone(), None),
         snapshot("a", "s"),
@@ -329,7 +329,7 @@ fn script() -> Vec<Operation> {
         Operation::Collect { dry_run: false },
         Operation::Update {
             image: text("b"),
-            content: Content::plain(noise(6, 150_000)),
+            content: Content::plain(noise_bytes(6, 150_000)),
             snapshot: None,
             as_stream: true,
         },
@@ -346,7 +346,7 @@ fn script() -> Vec<Operation> {
     ]
 }
 
-fn noise(seed: u64, len: usize) -> Vec<u8> {
+fn noise_bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes
@@ -377,7 +377,7 @@ fn live_steps(image: &str, steps: &[Step]) -> Operation {
 fn write_of_noise(offset: u64, seed: u64, len: usize) -> Step {
     Step::Write {
         offset,
-        bytes: Blob(noise(seed, len)),
+        bytes: Blob(noise_bytes(seed, len)),
     }
 }
 
