@@ -376,74 +376,77 @@ mod tests {
         }
     }
 
+    /// Texts that are no map, the place that the error names, and its reason.
+    const NOT_UNDERSTOOD: [(&str, &str, &str); 32] = [
+        ("0 10 data\n20 10 data", "line 2", "should at 10"),
+        ("0 10 data\n5 10 data", "line 2", "should at 10"),
+        ("5 10 data", "line 1", "should at 0"),
+        ("0 10 data\n\n# x\n10 10 dirty", "line 4", "dirty"),
+        ("0 10", "line 1", "START LENGTH"),
+        ("0 10 data\n10 1 0 data more", "line 2", "START LENGTH"),
+        ("0 -1 data", "line 1", "not a number"),
+        ("0 +1 data", "line 1", "not a number"),
+        ("0 0x data", "line 1", "not a number"),
+        ("0 1k data", "line 1", "not a number"),
+        ("0 18446744073709551616 data", "line 1", "not a number"),
+        ("0 18446744073709551615 data", "line 1", "beyond"),
+        ("0 1 zero\n1 72057594037927936 data", "line 2", "beyond"),
+        ("0 1 1 local", "line 1", "qemu:dirty-bitmap"),
+        ("0 1 1 data", "line 1", "qemu:dirty-bitmap"),
+        ("0 1 0 hole,zero", "line 1", "qemu:dirty-bitmap"),
+        ("  65536   0.6%   0 data", "line 1", "not a number"),
+        ("\u{fffd}", "line 1", "START LENGTH"),
+        ("[", "byte 1", "'{' was expected"),
+        ("[{}]", "byte 2", "'\"' was expected"),
+        (
+            "[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false},]",
+            "byte 49",
+            "'{' was expected",
+        ),
+        (
+            "[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false}] x",
+            "byte 49",
+            "follows",
+        ),
+        (
+            "[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false}",
+            "byte 48",
+            "',' was expected",
+        ),
+        ("[{\"start\":0,\"start\":1}]", "byte 21", "twice"),
+        (
+            "[{\"start\":0,\"length\":1.5,\"zero\":true,\"data\":false}]",
+            "byte",
+            "whole number \"length\"",
+        ),
+        (
+            "[{\"start\":0,\"length\":-1,\"zero\":true,\"data\":false}]",
+            "byte",
+            "whole number \"length\"",
+        ),
+        (
+            "[{\"start\":0,\"length\":1,\"zero\":1,\"data\":false}]",
+            "byte",
+            "true or false \"zero\"",
+        ),
+        (
+            "[{\"start\":0,\"length\":1,\"data\":false}]",
+            "byte",
+            "true or false \"zero\"",
+        ),
+        ("[{\"start\":[0]}]", "byte 10", "nested"),
+        (
+            "[{\"offset\":0,\"length\":1,\"type\":0}]",
+            "byte",
+            "description",
+        ),
+        ("[{\"start", "byte 3", "inside a string"),
+        ("[[[[[[[[", "byte 1", "'{' was expected"),
+    ];
+
     #[test]
     fn what_is_not_understood_is_an_error_that_says_where() {
-        for (text, place, why) in [
-            ("0 10 data\n20 10 data", "line 2", "should at 10"),
-            ("0 10 data\n5 10 data", "line 2", "should at 10"),
-            ("5 10 data", "line 1", "should at 0"),
-            ("0 10 data\n\n# x\n10 10 dirty", "line 4", "dirty"),
-            ("0 10", "line 1", "START LENGTH"),
-            ("0 10 data\n10 1 0 data more", "line 2", "START LENGTH"),
-            ("0 -1 data", "line 1", "not a number"),
-            ("0 +1 data", "line 1", "not a number"),
-            ("0 0x data", "line 1", "not a number"),
-            ("0 1k data", "line 1", "not a number"),
-            ("0 18446744073709551616 data", "line 1", "not a number"),
-            ("0 18446744073709551615 data", "line 1", "beyond"),
-            ("0 1 zero\n1 72057594037927936 data", "line 2", "beyond"),
-            ("0 1 1 local", "line 1", "qemu:dirty-bitmap"),
-            ("0 1 1 data", "line 1", "qemu:dirty-bitmap"),
-            ("0 1 0 hole,zero", "line 1", "qemu:dirty-bitmap"),
-            ("  65536   0.6%   0 data", "line 1", "not a number"),
-            ("\u{fffd}", "line 1", "START LENGTH"),
-            ("[", "byte 1", "'{' was expected"),
-            ("[{}]", "byte 2", "'\"' was expected"),
-            (
-                "[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false},]",
-                "byte 49",
-                "'{' was expected",
-            ),
-            (
-                "[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false}] x",
-                "byte 49",
-                "follows",
-            ),
-            (
-                "[{\"start\":0,\"length\":1,\"zero\":true,\"data\":false}",
-                "byte 48",
-                "',' was expected",
-            ),
-            ("[{\"start\":0,\"start\":1}]", "byte 21", "twice"),
-            (
-                "[{\"start\":0,\"length\":1.5,\"zero\":true,\"data\":false}]",
-                "byte",
-                "whole number \"length\"",
-            ),
-            (
-                "[{\"start\":0,\"length\":-1,\"zero\":true,\"data\":false}]",
-                "byte",
-                "whole number \"length\"",
-            ),
-            (
-                "[{\"start\":0,\"length\":1,\"zero\":1,\"data\":false}]",
-                "byte",
-                "true or false \"zero\"",
-            ),
-            (
-                "[{\"start\":0,\"length\":1,\"data\":false}]",
-                "byte",
-                "true or false \"zero\"",
-            ),
-            ("[{\"start\":[0]}]", "byte 10", "nested"),
-            (
-                "[{\"offset\":0,\"length\":1,\"type\":0}]",
-                "byte",
-                "description",
-            ),
-            ("[{\"start", "byte 3", "inside a string"),
-            ("[[[[[[[[", "byte 1", "'{' was expected"),
-        ] {
+        for (text, place, why) in NOT_UNDERSTOOD {
             let error = read(text).expect_err(text);
             assert!(
                 error.contains(place) && error.contains(why),

@@ -37,13 +37,9 @@ impl fmt::Display for ParentReference {
 impl DiskIdentity {
     /// A GUID as Microsoft's formats store it: the first three fields are little-endian.
     pub(crate) fn from_guid(bytes: [u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
-        let mut uuid = [0; 16];
-        for (to, from) in uuid
-            .iter_mut()
-            .zip([d, c, b, a, f, e, h, g].iter().chain(&rest))
-        {
-            *to = *from;
+        let mut uuid = bytes;
+        for (one, other) in [(0, 3), (1, 2), (4, 5), (6, 7)] {
+            uuid.swap(one, other);
         }
         Self::Uuid(uuid)
     }

@@ -94,12 +94,30 @@ fn write_seeds() {
             std::fs::write(folder.join(name), bytes).expect("a file can be written");
         }
     };
-    let body = |encoded: Vec<u8>| encoded[..encoded.len() - 8].to_vec();
+    put_page_seeds(&put);
+    put_frame_seeds(&put);
+    put_name_seeds(&put);
+    put_record_seeds(&put);
+    put_nbd_seeds(&put);
+    put_repository_seeds(&put);
+    put_stream_seeds(&put);
+    put_operation_seeds(&put);
+}
+
+/// Writes a seed: its target, its name, its bytes.
+type PutSeed<'a> = &'a dyn Fn(&str, &str, &[u8]);
+
+/// An encoding without its checksum, which the target adds.
+fn encoded_body(encoded: Vec<u8>) -> Vec<u8> {
+    encoded[..encoded.len() - 8].to_vec()
+}
+
+fn put_page_seeds(put: PutSeed<'_>) {
     let mut page = Page::new();
     put(
         "page",
         "empty",
-        &body(page.encode(LayerId(1), PageIndex(0))),
+        &encoded_body(page.encode(LayerId(1), PageIndex(0))),
     );
     page.push(Run {
         start: 0,
@@ -119,15 +137,18 @@ fn write_seeds() {
     put(
         "page",
         "three-runs",
-        &body(page.encode(LayerId(1), PageIndex(0))),
+        &encoded_body(page.encode(LayerId(1), PageIndex(0))),
     );
+}
+
+fn put_frame_seeds(put: PutSeed<'_>) {
     for (name, ids) in [("one", &[5][..]), ("gaps", &[5, 6, 9, 70, 4100])] {
         let chunks = ids
             .iter()
             .map(|id: &u64| (ChunkId(*id), ChunkHash::of(&id.to_le_bytes())));
         let seed = [
             &5_u64.to_be_bytes()[..],
-            &body(FrameHeader::new(chunks, 99).encode()),
+            &encoded_body(FrameHeader::new(chunks, 99).encode()),
         ]
         .concat();
         put("frame_header", name, &seed);
@@ -146,7 +167,7 @@ fn write_seeds() {
         put(
             "frame_payload",
             name,
-            &body(
+            &encoded_body(
                 FramePayload {
                     codec,
                     plain_len,
@@ -156,6 +177,9 @@ fn write_seeds() {
             ),
         );
     }
+}
+
+fn put_name_seeds(put: PutSeed<'_>) {
     for (nth, text) in [
         "web-01",
         "web-01@latest",
@@ -170,6 +194,9 @@ fn write_seeds() {
     {
         put("name", &format!("text-{nth}"), text.as_bytes());
     }
+}
+
+fn put_record_seeds(put: PutSeed<'_>) {
     // Parameters of a new store; counters; a layer with two ranges of pages; an image with a tag; a
     // snapshot.
     put(
@@ -196,6 +223,9 @@ fn write_seeds() {
             1, 77, 5, b'w', b'r', b'i', b't', b'e', 1, 9, 3, b'a', b'@', b'b', 1, 4, 3, 2, 1, 0,
         ],
     );
+}
+
+fn put_nbd_seeds(put: PutSeed<'_>) {
     for (name, form) in [
         ("simple", Form::Simple),
         ("structured", Form::Structured),
@@ -224,9 +254,12 @@ fn write_seeds() {
         ]
         .concat(),
     );
+}
+
+fn put_repository_seeds(put: PutSeed<'_>) {
     for (target, name) in REPOSITORY_SEEDS {
-        let golden = corpus
-            .join("../../backup/tests/golden")
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../backup/tests/golden")
             .join(format!("{name}.hex"));
         let text = std::fs::read_to_string(golden).expect("golden files are there first");
         let digits: Vec<u8> = text
@@ -243,6 +276,9 @@ fn write_seeds() {
                 .collect::<Vec<u8>>(),
         );
     }
+}
+
+fn put_stream_seeds(put: PutSeed<'_>) {
     // Without their digests, which the body adds.
     let object = |name: &str, bytes: &[u8]| {
         [
@@ -280,6 +316,9 @@ fn write_seeds() {
         "too-long",
         &[magic, &objects[0][..19], &u64::MAX.to_le_bytes()].concat(),
     );
+}
+
+fn put_operation_seeds(put: PutSeed<'_>) {
     for seed in 0..8_u64 {
         let mut bytes = vec![0; 400];
         fastrand::Rng::with_seed(seed).fill(&mut bytes);

@@ -100,51 +100,19 @@ impl State {
 
     fn add(&mut self, record: &Record, taken: &Taken, condition: Condition) {
         for point in &record.points {
-            let stamp = stamp_of(record, point);
-            if !taken.forgotten.contains(&Said {
-                id: point.value.id.clone(),
-                session: stamp.session.clone(),
-            }) {
-                let entry = self.points.entry((point.value.id.clone(), stamp));
-                let is_firm = condition == Condition::Firm;
-                entry
-                    .or_insert_with(|| (Arc::new(point.value.clone()), false))
-                    .1 |= is_firm;
-            }
+            self.add_point(point, stamp_of(record, point), taken, condition);
         }
         // Undecided records take no pin away.
-        for description in record
-            .described
-            .iter()
-            .filter(|_| condition == Condition::Firm)
-        {
-            let stamp = stamp_of(record, description);
-            let newest = self
-                .described
-                .get(&description.value.point)
-                .is_none_or(|(known, _)| *known < stamp);
-            if newest {
-                self.described.insert(
-                    description.value.point.clone(),
-                    (stamp, Arc::new(description.value.clone())),
-                );
+        if condition == Condition::Firm {
+            for description in &record.described {
+                self.add_description(description, stamp_of(record, description));
             }
         }
         for content in &record.contents {
             self.add_content(content, stamp_of(record, content), taken, condition);
         }
         for machine in &record.machines {
-            let stamp = stamp_of(record, machine);
-            let newest = self
-                .machines
-                .get(&machine.value.id)
-                .is_none_or(|(known, _)| *known < stamp);
-            if newest {
-                self.machines.insert(
-                    machine.value.id.clone(),
-                    (stamp, Arc::new(machine.value.clone())),
-                );
-            }
+            self.add_machine(machine, stamp_of(record, machine));
         }
         for index in record
             .indexes
@@ -157,6 +125,56 @@ impl State {
                 self.undecided_indexes.insert(index);
             }
         }
+        self.add_marks(record);
+        for fence in &record.fenced {
+            let known = self.fences.entry(fence.session.clone()).or_default();
+            known.push(Fence {
+                decided: fence.decided && condition == Condition::Firm,
+                ..fence.clone()
+            });
+        }
+    }
+
+    fn add_point(
+        &mut self,
+        point: &Stamped<Point>,
+        stamp: Stamp,
+        taken: &Taken,
+        condition: Condition,
+    ) {
+        let said = Said {
+            id: point.value.id.clone(),
+            session: stamp.session.clone(),
+        };
+        if taken.forgotten.contains(&said) {
+            return;
+        }
+        let entry = self.points.entry((point.value.id.clone(), stamp));
+        let is_firm = condition == Condition::Firm;
+        entry
+            .or_insert_with(|| (Arc::new(point.value.clone()), false))
+            .1 |= is_firm;
+    }
+
+    fn add_description(&mut self, description: &Stamped<Description>, stamp: Stamp) {
+        let point = &description.value.point;
+        let known = self.described.get(point);
+        if known.is_none_or(|(known, _)| *known < stamp) {
+            let newest = (stamp, Arc::new(description.value.clone()));
+            self.described.insert(point.clone(), newest);
+        }
+    }
+
+    fn add_machine(&mut self, machine: &Stamped<Machine>, stamp: Stamp) {
+        let id = &machine.value.id;
+        let known = self.machines.get(id);
+        if known.is_none_or(|(known, _)| *known < stamp) {
+            let newest = (stamp, Arc::new(machine.value.clone()));
+            self.machines.insert(id.clone(), newest);
+        }
+    }
+
+    fn add_marks(&mut self, record: &Record) {
         for mark in &record.marks {
             let known = self.marks.entry(mark.id.clone()).or_default();
             known.objects.extend(
@@ -172,13 +190,6 @@ impl State {
                 .or_default()
                 .waits
                 .push(wait.sessions.iter().cloned().collect());
-        }
-        for fence in &record.fenced {
-            let known = self.fences.entry(fence.session.clone()).or_default();
-            known.push(Fence {
-                decided: fence.decided && condition == Condition::Firm,
-                ..fence.clone()
-            });
         }
     }
 

@@ -145,6 +145,17 @@ impl Wanted {
         self.points.is_empty() && self.machines.is_empty() && self.described.is_empty()
     }
 
+    /// The record of these points, descriptions and machines, still without contents.
+    fn record(&self) -> Record {
+        let points = self.points.iter().map(|(point, _)| point);
+        Record {
+            points: points.cloned().map(Into::into).collect(),
+            described: self.described.iter().cloned().map(Into::into).collect(),
+            machines: self.machines.iter().cloned().map(Into::into).collect(),
+            ..Record::default()
+        }
+    }
+
     /// Takes out what shows something that cannot be read, and machines that need it; what is wrong
     /// with each.
     fn leave_out_unreadable(&mut self, watch: &dyn Watch) -> Result<Vec<Damage>, BackupError> {
@@ -265,14 +276,8 @@ fn say(
                 watch,
                 limit: request.limit_upload,
             };
-            let sent = send(
-                &reader,
-                &wanted.moment,
-                &mut wanted.moment.supply(missing),
-                total,
-                known,
-                &manner,
-            )?;
+            let mut supply = wanted.moment.supply(missing);
+            let sent = send(&reader, &wanted.moment, &mut supply, total, known, &manner)?;
             (report.chunks, report.bytes) = (sent.chunks, sent.bytes);
         }
         let mut writer = Maps::new(&reader);
@@ -285,29 +290,11 @@ fn say(
     (report.new_points, report.machines) =
         (wanted.points.len() as u64, wanted.machines.len() as u64);
     report.described_points = wanted.described.len() as u64;
+    let indexes = known.iter().flat_map(Known::pending);
     session.commit(Record {
-        points: wanted
-            .points
-            .iter()
-            .map(|(point, _)| point.clone().into())
-            .collect(),
         contents: contents.into_iter().map(Into::into).collect(),
-        described: wanted
-            .described
-            .iter()
-            .map(|words| words.clone().into())
-            .collect(),
-        machines: wanted
-            .machines
-            .iter()
-            .map(|machine| machine.clone().into())
-            .collect(),
-        indexes: known
-            .iter()
-            .flat_map(Known::pending)
-            .map(ToString::to_string)
-            .collect(),
-        ..Record::default()
+        indexes: indexes.map(ToString::to_string).collect(),
+        ..wanted.record()
     })?;
     if let Some(mut known) = known {
         known.settle();

@@ -139,16 +139,7 @@ fn push_in(
                     .expect("a segment")
             },
         );
-        let mut maps = MapsWriter::default();
-        maps.add(repository.sealer(), &blob)?;
-        let sealed = maps.finish(repository.sealer())?;
-        let name = ObjectName::Maps(sealed.object.id);
-        repository.put(&name, &sealed.object.bytes)?;
-        content.parts.push(MapPart {
-            pages: (0, 0),
-            object: name.to_string(),
-            range: sealed.ranges[0],
-        });
+        content.parts.push(put_map(repository, &blob)?);
     }
     record.contents.push(content.into());
     record.points.push(
@@ -169,6 +160,19 @@ fn push_in(
     );
     session.commit(record)?;
     Ok(id)
+}
+
+fn put_map(repository: &Repository, blob: &MapBlob) -> Result<MapPart, BackupError> {
+    let mut maps = MapsWriter::default();
+    maps.add(repository.sealer(), blob)?;
+    let sealed = maps.finish(repository.sealer())?;
+    let name = ObjectName::Maps(sealed.object.id);
+    repository.put(&name, &sealed.object.bytes)?;
+    Ok(MapPart {
+        pages: (0, 0),
+        object: name.to_string(),
+        range: sealed.ranges[0],
+    })
 }
 
 fn newest(state: &State, image: &str) -> Option<ContentId> {

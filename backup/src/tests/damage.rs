@@ -21,7 +21,7 @@ use crate::objects::twice::{Twice, copy_of};
 use crate::objects::{ObjectErrorKind, ObjectName, Objects};
 use crate::prune::{PruneOptions, prune};
 use crate::pull::{PullRequest, pull};
-use crate::push::{PushSelection, push};
+use crate::push::{PushReport, PushSelection, push};
 use crate::reader::Reader;
 use crate::record::Point;
 use crate::repository::{ClientFolders, Repository, Rollback};
@@ -239,15 +239,7 @@ impl Sample {
             "truncate" => changed.truncate(random.usize(..bytes.len())),
             "extend" => changed.extend((0..random.usize(1..100)).map(|_| random.u8(..))),
             "exchange" => {
-                let near: Vec<&String> = self
-                    .whole
-                    .keys()
-                    .filter(|other| **other != name && other.starts_with(folder))
-                    .collect();
-                let other = random
-                    .choice(near)
-                    .or_else(|| self.whole.keys().find(|other| **other != name))
-                    .expect("another object");
+                let other = self.another_object(&name, folder, random);
                 changed = self.whole[other].to_vec();
                 place.insert(other.clone(), bytes.clone());
                 names.push(other.clone());
@@ -265,7 +257,6 @@ impl Sample {
             }
             _ => {}
         }
-        let parent = name.rfind('/').map_or("", |at| &name[..=at]);
         let copy = ObjectName::parse(&name)
             .and_then(|name| copy_of(&name))
             .filter(|_| random.bool());
@@ -275,15 +266,7 @@ impl Sample {
                 .flatten()
                 .for_each(|name| drop(place.remove(name))),
             "duplicate" => {
-                let other = format!(
-                    "{parent}{}",
-                    blake3::hash(&random.u64(..).to_le_bytes()).to_hex()
-                );
-                let other = if folder == "journal/" {
-                    other.replace("journal/", "journal/00000000000000ff-")
-                } else {
-                    other
-                };
+                let other = name_beside(&name, folder, random);
                 place.insert(other.clone(), bytes.clone());
                 names.push(other);
             }
@@ -293,6 +276,27 @@ impl Sample {
                 .for_each(|name| drop(place.insert(name, changed.clone().into()))),
         }
         Harm { kind, names, place }
+    }
+
+    /// The name of another object, of the same folder if there is one.
+    fn another_object(&self, name: &str, folder: &str, random: &mut fastrand::Rng) -> &String {
+        let others = || self.whole.keys().filter(|other| *other != name);
+        let near: Vec<&String> = others().filter(|other| other.starts_with(folder)).collect();
+        random
+            .choice(near)
+            .or_else(|| others().next())
+            .expect("another object")
+    }
+}
+
+/// A new name in the folder of the object `name`.
+fn name_beside(name: &str, folder: &str, random: &mut fastrand::Rng) -> String {
+    let parent = name.rfind('/').map_or("", |at| &name[..=at]);
+    let hash = blake3::hash(&random.u64(..).to_le_bytes()).to_hex();
+    if folder == "journal/" {
+        format!("{parent}00000000000000ff-{hash}")
+    } else {
+        format!("{parent}{hash}")
     }
 }
 
@@ -550,6 +554,60 @@ fn store_with_own(random: &mut fastrand::Rng) -> (tempfile::TempDir, Store) {
     (dir, store)
 }
 
+/// True if an error is of an object with data. Then it must name the points that are hit.
+fn tells_points(sample: &Sample, harm: &Harm, error: &BackupError) -> bool {
+    let BackupError::Damaged { object, points, .. } = error else {
+        return false;
+    };
+    if !["packs/", "maps/"]
+        .iter()
+        .any(|folder| object.starts_with(folder))
+    {
+        return false;
+    }
+    let names_points =
+        !points.is_empty() && points.iter().all(|id| sample.expected.contains_key(id));
+    assert!(
+        harm.is_hidden() || names_points,
+        "{}: {object} hits {points:?}",
+        harm.told()
+    );
+    true
+}
+
+/// Pushes to a damaged place that refuses or breaks one request.
+fn push_to_failing(
+    sample: &Sample,
+    harm: &Harm,
+    random: &mut fastrand::Rng,
+) -> Result<PushReport, BackupError> {
+    let place = Sample::place(&harm.place);
+    let effect = random
+        .choice([
+            Effect::Dead,
+            Effect::Flipped,
+            Effect::Refused(ObjectErrorKind::Full),
+        ])
+        .expect("one of them");
+    place.fail(Fault {
+        request: None,
+        after: random.u64(3..16),
+        effect,
+    });
+    let repository = Repository::open(
+        Arc::new(place),
+        sample.client.opener.as_ref(),
+        ClientFolders::default(),
+        Rollback::Refused,
+    )?;
+    push(
+        &repository,
+        &sample.grower.store,
+        &request(PushSelection::All),
+        &Unwatched,
+    )
+}
+
 /// Pulls from a damaged place, and pushes to it: what they cannot do leaves the store as it was.
 #[test]
 fn a_store_is_as_it_was_after_what_failed() {
@@ -558,7 +616,7 @@ fn a_store_is_as_it_was_after_what_failed() {
     let own = |store: &Store| (contents(store), shape(store));
     let (mut dir, mut store) = store_with_own(&mut random);
     let mut pulled_to = own(&store);
-    let (mut failed_pulls, mut told_pulls, mut failed_pushes) = (0, 0, 0);
+    let (mut failed_pulls, mut told_pulls, mut failed_pushes) = (0_u64, 0, 0);
     for _ in 0..60 {
         let harm = sample.harm(&mut random);
         let opened = Sample::open(
@@ -570,21 +628,7 @@ fn a_store_is_as_it_was_after_what_failed() {
         let reader = Reader::new(&repository);
         let all = PullRequest::of(&reader, |_| true, true, str::to_owned).expect("names");
         if let Err(error) = pull(&reader, &store, &all, &Unwatched) {
-            let names_points = |points: &[String]| {
-                !points.is_empty() && points.iter().all(|id| sample.expected.contains_key(id))
-            };
-            if let BackupError::Damaged { object, points, .. } = &error
-                && ["packs/", "maps/"]
-                    .iter()
-                    .any(|folder| object.starts_with(folder))
-            {
-                assert!(
-                    harm.is_hidden() || names_points(points),
-                    "{}: {object} hits {points:?}",
-                    harm.told()
-                );
-                told_pulls += 1;
-            }
+            told_pulls += u64::from(tells_points(&sample, &harm, &error));
             assert!(
                 own(&store) == pulled_to,
                 "a pull with {} changed the store",
@@ -598,33 +642,7 @@ fn a_store_is_as_it_was_after_what_failed() {
         // A push cannot miss what it does not read: the place refuses something as well.
         sample.grower.write();
         let pushed_from = own(&sample.grower.store);
-        let place = Sample::place(&harm.place);
-        let effect = random
-            .choice([
-                Effect::Dead,
-                Effect::Flipped,
-                Effect::Refused(ObjectErrorKind::Full),
-            ])
-            .expect("one of them");
-        place.fail(Fault {
-            request: None,
-            after: random.u64(3..16),
-            effect,
-        });
-        let opened = Repository::open(
-            Arc::new(place),
-            sample.client.opener.as_ref(),
-            ClientFolders::default(),
-            Rollback::Refused,
-        );
-        let pushed = opened.and_then(|repository| {
-            push(
-                &repository,
-                &sample.grower.store,
-                &request(PushSelection::All),
-                &Unwatched,
-            )
-        });
+        let pushed = push_to_failing(&sample, &harm, &mut random);
         failed_pushes += u64::from(pushed.is_err());
         assert!(
             own(&sample.grower.store) == pushed_from,

@@ -5,15 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use vellum_core::device::{Exports, Intent};
 use vellum_core::identity::ContentId;
-use vellum_core::tree::Mode;
+use vellum_core::tree::{Mode, Node};
+use vellum_core::units::MachineId;
 use vellum_store::{Store, Unwatched};
 
-use super::grower::{Grower, contents, new_store, shape};
+use super::grower::{Grower, contents, name, new_store, shape};
 use super::streams::Sink;
 use super::{Client, assert_same, request};
 use crate::objects::memory::Request;
 use crate::push::{PushRequest, PushSelection, push};
 use crate::reader::Reader;
+use crate::record::Point;
 use crate::restore::{RestoreTarget, restore};
 use crate::session::Writer;
 use crate::testing::seed;
@@ -104,7 +106,7 @@ pub(super) fn pull_present(client: &Client, store: &Store, source: &Store, prefi
     let repository = client.open(client.objects()).expect("it opens");
     let reader = Reader::new(&repository);
     let present = present(source);
-    let is_present = |point: &crate::record::Point| {
+    let is_present = |point: &Point| {
         present.contains(&(
             point.image.clone(),
             point.snapshot.as_ref().map(|snapshot| snapshot.serial),
@@ -135,8 +137,8 @@ pub(super) fn present(store: &Store) -> Vec<(String, Option<u64>, String)> {
         store.id().expect("an identity"),
     );
     let moment = store.moment(&nodes).expect("a moment");
-    let of = |(node, layer): &(vellum_core::tree::Node, _)| {
-        let serial = if let vellum_core::tree::Node::Snapshot(_, serial) = node {
+    let of = |(node, layer): &(Node, _)| {
+        let serial = if let Node::Snapshot(_, serial) = node {
             Some(*serial)
         } else {
             None
@@ -154,7 +156,7 @@ pub(super) fn present(store: &Store) -> Vec<(String, Option<u64>, String)> {
 fn restore_all(client: &Client, source: &Store, dir: &std::path::Path) {
     let repository = client.open(client.objects()).expect("it opens");
     let reader = Reader::new(&repository);
-    let nodes: Vec<vellum_core::tree::Node> = source.tree().nodes().collect();
+    let nodes: Vec<Node> = source.tree().nodes().collect();
     for (nth, ((_, _, content), node)) in present(source).into_iter().zip(nodes).enumerate() {
         let (content, expected) = (
             ContentId::parse(&content).expect("an identity"),
@@ -187,13 +189,11 @@ fn restore_all(client: &Client, source: &Store, dir: &std::path::Path) {
     }
 }
 
-/// A point is known by what it shows. So what people change about it must come on its own, as
-/// little as that is, and only once.
-#[test]
-fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next() {
-    let (_dir, store) = new_store();
-    let (client, text) = (Client::new(true), super::grower::name);
-    let web = store.create(&text("web"), 1 << 20).expect("create");
+/// A store whose image `web` was pushed in two states, the first of which has a snapshot and a
+/// child; and its machine.
+fn store_to_rename(client: &Client) -> (tempfile::TempDir, Store, [Node; 2], MachineId) {
+    let (dir, store) = new_store();
+    let web = store.create(&name("web"), 1 << 20).expect("create");
     let write = |byte: u8| {
         let live = store.live(web.image()).expect("live");
         live.write_at(&[byte; 9000], 0)
@@ -202,22 +202,26 @@ fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next
     };
     write(1);
     let first = store
-        .snapshot(web.image(), &text("first"))
+        .snapshot(web.image(), &name("first"))
         .expect("snapshot");
     store
-        .create_child(&text("child"), first, None)
+        .create_child(&name("child"), first, None)
         .expect("child");
     let machine = store
-        .create_machine(&text("rack"), Some(b"old"))
+        .create_machine(&name("rack"), Some(b"old"))
         .expect("a machine");
     store.pin(web, true).expect("pin");
     client.push(&store).expect("a push");
     write(2);
     client.push(&store).expect("a push");
+    (dir, store, [web, first], machine)
+}
 
-    store.rename(web, &text("www")).expect("rename");
-    store.rename(first, &text("begin")).expect("rename");
-    store.tag(first, &[text("release")], &[]).expect("tag");
+/// Renames and marks the image, its snapshot and the machine.
+fn rename_all(store: &Store, [web, first]: [Node; 2], machine: MachineId) {
+    store.rename(web, &name("www")).expect("rename");
+    store.rename(first, &name("begin")).expect("rename");
+    store.tag(first, &[name("release")], &[]).expect("tag");
     store.pin(first, true).expect("pin");
     store.pin(web, false).expect("pin");
     store.set_mode(web.image(), Mode::Readonly).expect("mode");
@@ -225,6 +229,36 @@ fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next
         .configure_machine(machine, Some(b"new"))
         .expect("a file");
     store.add_disk(machine, web.image()).expect("a disk");
+}
+
+/// The points with the name of an image: their snapshots, modes and pins.
+fn points_named(client: &Client, image: &str) -> Vec<(Option<String>, String, bool)> {
+    let state = client.open(client.objects()).expect("it opens").state();
+    let points = state.points().filter(|point| point.name == image);
+    points
+        .map(|point| {
+            let snapshot = point.snapshot.as_ref();
+            let snapshot = snapshot.map(|snapshot| snapshot.name.clone());
+            (snapshot, point.mode.clone(), point.pinned)
+        })
+        .collect()
+}
+
+/// The folders into which objects were put since the log was taken the last time.
+fn put_folders(client: &Client) -> Vec<String> {
+    let log = client.place.take_log().into_iter();
+    log.filter(|(request, _)| *request == Request::Put)
+        .filter_map(|(_, name)| Some(name.rsplit_once('/')?.0.to_owned()))
+        .collect()
+}
+
+/// A point is known by what it shows. So what people change about it must come on its own, as
+/// little as that is, and only once.
+#[test]
+fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next() {
+    let client = Client::new(true);
+    let (_dir, store, nodes, machine) = store_to_rename(&client);
+    rename_all(&store, nodes, machine);
     client.place.take_log();
     let report = client.push(&store).expect("a push of words");
     // The image, the state that it had before, its snapshot; the child is as it was.
@@ -237,22 +271,9 @@ fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next
         ),
         (0, 3, 1, 0)
     );
-    let puts: Vec<String> = client
-        .place
-        .take_log()
-        .into_iter()
-        .filter(|(request, _)| *request == Request::Put)
-        .map(|(_, name)| name)
-        .collect();
-    let folders: Vec<&str> = puts
-        .iter()
-        .filter_map(|name| name.rsplit_once('/'))
-        .map(|(folder, _)| folder)
-        .collect();
     assert_eq!(
-        folders,
-        ["sessions", "copies/journal", "journal"],
-        "{puts:?}"
+        put_folders(&client),
+        ["sessions", "copies/journal", "journal"]
     );
     let again = client.push(&store).expect("a push of nothing");
     assert_eq!(
@@ -268,24 +289,8 @@ fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next
             .all(|(request, _)| *request != Request::Put)
     );
 
-    let named = |client: &Client, image: &str| {
-        let state = client.open(client.objects()).expect("it opens").state();
-        let points = state.points().filter(|point| point.name == image);
-        points
-            .map(|point| {
-                (
-                    point
-                        .snapshot
-                        .as_ref()
-                        .map(|snapshot| snapshot.name.clone()),
-                    point.mode.clone(),
-                    point.pinned,
-                )
-            })
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(named(&client, "web"), [], "an image has one name");
-    let mut www = named(&client, "www");
+    assert_eq!(points_named(&client, "web"), [], "an image has one name");
+    let mut www = points_named(&client, "www");
     www.sort();
     let readonly = "readonly".to_owned();
     assert_eq!(
@@ -314,7 +319,10 @@ fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next
         .expect("delete");
     client.push(&store).expect("a push");
     assert_eq!(
-        (named(&client, "www").len(), named(&client, "child").len()),
+        (
+            points_named(&client, "www").len(),
+            points_named(&client, "child").len()
+        ),
         (3, 1)
     );
 }
@@ -325,11 +333,9 @@ fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next
 fn an_image_that_went_back_is_not_restored_as_what_it_was_in_between() {
     let (_dir, store) = new_store();
     let client = Client::new(false);
-    let web = store
-        .create(&super::grower::name("web"), 1 << 20)
-        .expect("create");
+    let web = store.create(&name("web"), 1 << 20).expect("create");
     let first = store
-        .snapshot(web.image(), &super::grower::name("first"))
+        .snapshot(web.image(), &name("first"))
         .expect("snapshot");
     client.push(&store).expect("a push");
     let live = store.live(web.image()).expect("live");
@@ -338,7 +344,7 @@ fn an_image_that_went_back_is_not_restored_as_what_it_was_in_between() {
         .expect("write");
     drop(live);
     client.push(&store).expect("a push");
-    let vellum_core::tree::Node::Snapshot(image, serial) = first else {
+    let Node::Snapshot(image, serial) = first else {
         panic!("a snapshot")
     };
     store.restore(image, serial, None).expect("restore");
@@ -362,7 +368,7 @@ fn two_stores_share_what_they_have_in_common_and_nothing_is_believed_unseen() {
         .filter(|(text, _)| !text.contains('@'))
     {
         let image = second
-            .create(&super::grower::name(&text), bytes.len() as u64)
+            .create(&name(&text), bytes.len() as u64)
             .expect("create")
             .image();
         second
@@ -404,7 +410,7 @@ fn a_store_that_was_brought_back_does_not_believe_the_books_of_its_future() {
         .map(|image| (image.id, image.name.clone()))
         .expect("an image");
     let live = back
-        .create(&super::grower::name("other"), 1 << 20)
+        .create(&name("other"), 1 << 20)
         .and_then(|node| back.live(node.image()))
         .expect("an image");
     let mut bytes = vec![0; 1 << 20];
@@ -438,9 +444,7 @@ fn disks_that_guests_write_are_pushed_as_of_one_moment() {
     let (_dir, store) = new_store();
     let client = Client::new(false);
     for text in ["a", "b"] {
-        store
-            .create(&super::grower::name(text), 1 << 20)
-            .expect("create");
+        store.create(&name(text), 1 << 20).expect("create");
     }
     let exports = store.exports();
     let disks = ["a", "b"].map(|text| {
@@ -467,21 +471,7 @@ fn disks_that_guests_write_are_pushed_as_of_one_moment() {
             while written.load(Ordering::Relaxed) == before {
                 std::thread::yield_now();
             }
-            let repository = client.open(client.objects()).expect("it opens");
-            let writer = Writer {
-                name: "test".to_owned(),
-                time_ms: round,
-            };
-            push(
-                &repository,
-                &store,
-                &PushRequest {
-                    writer,
-                    ..request(PushSelection::All)
-                },
-                &Unwatched,
-            )
-            .expect("a push");
+            push_at(&client, &store, round);
         }
         stop.store(true, Ordering::Relaxed);
     });
@@ -494,22 +484,7 @@ fn disks_that_guests_write_are_pushed_as_of_one_moment() {
             .points()
             .filter(|point| point.time_ms == round)
         {
-            let (sink, content) = (
-                Sink::default(),
-                ContentId::parse(&point.content).expect("an identity"),
-            );
-            restore(
-                &reader,
-                content,
-                RestoreTarget::Stream(Box::new(sink.clone())),
-                &Unwatched,
-            )
-            .expect("a restore");
-            let bytes = sink.0.lock().expect("nobody panicked");
-            last.insert(
-                point.name.clone(),
-                u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")),
-            );
+            last.insert(point.name.clone(), first_number(&reader, point));
         }
         let (a, b) = (last["a"], last["b"]);
         assert!(
@@ -518,4 +493,28 @@ fn disks_that_guests_write_are_pushed_as_of_one_moment() {
         );
     }
     assert!(last["a"] > 0, "nothing was written");
+}
+
+/// Pushes everything at the time `time_ms`.
+fn push_at(client: &Client, store: &Store, time_ms: u64) {
+    let repository = client.open(client.objects()).expect("it opens");
+    let writer = Writer {
+        name: "test".to_owned(),
+        time_ms,
+    };
+    let request = PushRequest {
+        writer,
+        ..request(PushSelection::All)
+    };
+    push(&repository, store, &request, &Unwatched).expect("a push");
+}
+
+/// The number in the first eight bytes of a point's disk.
+fn first_number(reader: &Reader<'_>, point: &Point) -> u64 {
+    let sink = Sink::default();
+    let content = ContentId::parse(&point.content).expect("an identity");
+    let target = RestoreTarget::Stream(Box::new(sink.clone()));
+    restore(reader, content, target, &Unwatched).expect("a restore");
+    let bytes = sink.0.lock().expect("nobody panicked");
+    u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"))
 }

@@ -1,6 +1,7 @@
 //! The independent reader (`tests/reader`, Python) against repositories that this program wrote: a
 //! test of FORMAT.md alone.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -8,7 +9,7 @@ use vellum_backup::format::RepositoryFile;
 use vellum_backup::objects::{Folder, ObjectName, Objects};
 use vellum_backup::seal::{KeyFile, Opener, PasswordCost, Sealer, Secrets, create_key};
 
-use crate::sample::{CHUNK_LEN, build};
+use crate::sample::{CHUNK_LEN, Sample, build};
 
 /// Cheap, so that the test is: the rule is the same.
 const COST: PasswordCost = PasswordCost {
@@ -57,29 +58,7 @@ fn a_stranger_reads_plain_and_encrypted_repositories_from_the_format_alone() {
     ];
     for is_encrypted in [false, true] {
         let path = folder.path().join(format!("repository-{is_encrypted}"));
-        let objects = Folder::new(path.clone());
-        let file = RepositoryFile::new(is_encrypted, CHUNK_LEN as u32).expect("random bytes");
-        let secrets = Secrets::generate().expect("random bytes");
-        let sealer = if is_encrypted {
-            Sealer::encrypted(file.id, &secrets)
-        } else {
-            Sealer::plain(file.id)
-        };
-        for opener in openers.iter().filter(|_| is_encrypted) {
-            let key = create_key(
-                &secrets,
-                &file,
-                opener,
-                "Schlüssel 1",
-                1_767_225_600_000,
-                COST,
-            )
-            .expect("a key");
-            objects
-                .put(&ObjectName::Key(key.id).to_string(), &key.bytes)
-                .expect("put");
-        }
-        let sample = build(&objects, &file, &sealer, &mut crate::random());
+        let sample = build_with_keys(&path, is_encrypted, &openers);
         let keys: &[&[&str]] = if is_encrypted {
             &[
                 &["--password-file", password.to_str().expect("text")],
@@ -89,43 +68,70 @@ fn a_stranger_reads_plain_and_encrypted_repositories_from_the_format_alone() {
             &[&[]]
         };
         for key in keys {
-            let listed = read(&path, &["list"], key);
-            assert!(listed.status.success(), "{}", text(&listed.stderr));
-            let names: Vec<String> = text(&listed.stdout)
-                .lines()
-                .map(|line| line.split(' ').nth(1).unwrap_or("").to_owned())
-                .collect();
-            assert_eq!(
-                names,
-                ["web", "web@first"],
-                "what was forgotten or came too late is not there"
-            );
-            for (name, disk) in &sample.disks {
-                let out = folder.path().join("out");
-                let restored = read(&path, &["restore", name, out.to_str().expect("text")], key);
-                assert!(restored.status.success(), "{}", text(&restored.stderr));
-                assert!(
-                    std::fs::read(&out).expect("a file") == *disk,
-                    "{name} is another disk"
-                );
-                std::fs::remove_file(out).expect("a file");
-            }
+            assert_all_is_read(&path, &sample.disks, key);
         }
         if is_encrypted {
-            std::fs::write(folder.path().join("wrong"), "password").expect("a file can be written");
-            let refused = read(
-                &path,
-                &["list"],
-                &[
-                    "--password-file",
-                    folder.path().join("wrong").to_str().expect("text"),
-                ],
-            );
+            let wrong = folder.path().join("wrong");
+            std::fs::write(&wrong, "password").expect("a file can be written");
+            let key = ["--password-file", wrong.to_str().expect("text")];
+            let refused = read(&path, &["list"], &key);
             assert!(
                 !refused.status.success() && text(&refused.stderr).contains("no key opens"),
                 "{}",
                 text(&refused.stderr)
             );
         }
+    }
+}
+
+/// Makes the repository of the sample, with a key for each opener if it is encrypted.
+fn build_with_keys(path: &Path, is_encrypted: bool, openers: &[Opener]) -> Sample {
+    let objects = Folder::new(path.to_owned());
+    let file = RepositoryFile::new(is_encrypted, CHUNK_LEN as u32).expect("random bytes");
+    let secrets = Secrets::generate().expect("random bytes");
+    let sealer = if is_encrypted {
+        Sealer::encrypted(file.id, &secrets)
+    } else {
+        Sealer::plain(file.id)
+    };
+    for opener in openers.iter().filter(|_| is_encrypted) {
+        let key = create_key(
+            &secrets,
+            &file,
+            opener,
+            "Schlüssel 1",
+            1_767_225_600_000,
+            COST,
+        )
+        .expect("a key");
+        objects
+            .put(&ObjectName::Key(key.id).to_string(), &key.bytes)
+            .expect("put");
+    }
+    build(&objects, &file, &sealer, &mut crate::random())
+}
+
+/// Asserts that the reader lists what is there and nothing else, and restores it.
+fn assert_all_is_read(path: &Path, disks: &BTreeMap<String, Vec<u8>>, key: &[&str]) {
+    let listed = read(path, &["list"], key);
+    assert!(listed.status.success(), "{}", text(&listed.stderr));
+    let names: Vec<String> = text(&listed.stdout)
+        .lines()
+        .map(|line| line.split(' ').nth(1).unwrap_or("").to_owned())
+        .collect();
+    assert_eq!(
+        names,
+        ["web", "web@first"],
+        "what was forgotten or came too late is not there"
+    );
+    let out = path.with_extension("out");
+    for (name, disk) in disks {
+        let restored = read(path, &["restore", name, out.to_str().expect("text")], key);
+        assert!(restored.status.success(), "{}", text(&restored.stderr));
+        assert!(
+            std::fs::read(&out).expect("a file") == *disk,
+            "{name} is another disk"
+        );
+        std::fs::remove_file(&out).expect("a file");
     }
 }

@@ -110,7 +110,7 @@ struct Changed {
 }
 
 #[derive(Serialize)]
-struct Healed {
+struct ShownHealing {
     action: &'static str,
     dry_run: bool,
     read_bytes: u64,
@@ -180,7 +180,7 @@ fn heal(args: &HealArgs, session: &mut Session) -> Result<Outcome, Failure> {
         Err(failure) => return Err(failure),
     };
     drop(meter);
-    let healed = Healed::new(args.dry_run, report);
+    let healed = ShownHealing::new(args.dry_run, report);
     session.output.summary(&healed)?;
     Ok(if healed.files_lost.is_empty() {
         Outcome::Done
@@ -213,22 +213,22 @@ impl ShownProtection {
             page.size(self.protected_bytes),
         );
         let tables = plural(self.tables_protected, "table");
-        let mut text = format!("parity: {parity} protect {data} in {tables}");
+        let mut parts = vec![format!("parity: {parity} protect {data} in {tables}")];
         if self.tables_unprotected > 0 {
             let (tables, data) = (
                 plural(self.tables_unprotected, "table"),
                 page.size(self.unprotected_bytes),
             );
-            text += &format!("; not protected yet: {data} in {tables}");
+            parts.push(format!("not protected yet: {data} in {tables}"));
         }
         if self.groups_damaged > 0 {
-            text += &format!("; {} damaged", plural(self.groups_damaged, "group"));
+            parts.push(format!("{} damaged", plural(self.groups_damaged, "group")));
         }
-        text
+        parts.join("; ")
     }
 }
 
-impl Healed {
+impl ShownHealing {
     fn new(dry_run: bool, report: ParityHealing) -> Self {
         Self {
             action: "parity heal",
@@ -297,7 +297,7 @@ impl Answer for ShownProtection {
     }
 }
 
-impl Answer for Healed {
+impl Answer for ShownHealing {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         let would = if self.dry_run { "would be " } else { "" };
         for name in &self.files_restored {

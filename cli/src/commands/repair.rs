@@ -46,7 +46,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Repaired {
+struct ShownRepair {
     action: &'static str,
     /// True if the store was changed.
     repaired: bool,
@@ -80,7 +80,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let attach = |store: &Store| healing::attach_with(store, &sources, caller);
     let report = Store::repair(session.store_dir()?, options, &attach, &command, &meter)?;
     drop(meter);
-    session.output.summary(&Repaired::new(&report))?;
+    session.output.summary(&ShownRepair::new(&report))?;
     Ok(outcome(&report))
 }
 
@@ -93,7 +93,7 @@ fn outcome(report: &RepairReport) -> Outcome {
     }
 }
 
-impl Repaired {
+impl ShownRepair {
     fn new(report: &RepairReport) -> Self {
         Self {
             action: "repair",
@@ -134,7 +134,7 @@ impl Repaired {
     }
 }
 
-impl Answer for Repaired {
+impl Answer for ShownRepair {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         let mend = if self.repaired {
             "repaired"

@@ -88,7 +88,7 @@ struct Remove {
 }
 
 #[derive(Serialize)]
-struct Sources {
+struct SourceList {
     sources: Vec<Shown>,
     damaged_chunks: u64,
     lost_chunks: u64,
@@ -144,7 +144,7 @@ fn add(args: &Add, session: &mut Session) -> Result<Outcome, Failure> {
 fn list(session: &mut Session) -> Result<Outcome, Failure> {
     let store = session.open_to_read()?;
     let damage = store.known_damage();
-    let sources = Sources {
+    let sources = SourceList {
         sources: store.source_entries()?.iter().map(Shown::new).collect(),
         damaged_chunks: damage.damaged.len(),
         lost_chunks: damage.lost.len(),
@@ -370,7 +370,7 @@ impl Answer for Changed {
     }
 }
 
-impl Answer for Sources {
+impl Answer for SourceList {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         if self.sources.is_empty() {
             page.line("no sources; next: vellum source add PLACE")?;

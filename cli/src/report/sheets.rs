@@ -26,14 +26,44 @@ pub(crate) fn sheet(report: &Report, part: Part, extent: Extent) -> Sheet {
     }
 }
 
+/// One figure of the whole store: its key, its name, the figure itself, its meaning.
+type TotalFigure = (&'static str, &'static str, Cell, &'static str);
+
 fn totals(totals: &Totals) -> Sheet {
-    let counts = [
+    let figures = counted_totals(totals)
+        .into_iter()
+        .chain(measured_totals(totals))
+        .chain(total_ratios(totals));
+    Sheet {
+        part: Part::Totals,
+        heads: vec![
+            Head::hidden("figure"),
+            Head::text("name", "FIGURE"),
+            Head::number("value", "VALUE"),
+            Head::text("meaning", "MEANS"),
+        ],
+        rows: figures
+            .map(|(key, name, cell, meaning)| {
+                vec![Cell::text(key), Cell::text(name), cell, Cell::text(meaning)]
+            })
+            .collect(),
+        left_out: 0,
+        advice: (totals.dead > 0).then(|| "`vellum gc` gives back what is dead".to_owned()),
+    }
+}
+
+fn counted_totals(totals: &Totals) -> [TotalFigure; 4] {
+    [
         ("images", "images", totals.images, ""),
         ("snapshots", "snapshots", totals.snapshots, ""),
         ("layers", "layers", totals.layers, ""),
         ("chunks", "chunks", totals.chunks, "each stored once"),
-    ];
-    let bytes = [
+    ]
+    .map(|(key, name, count, meaning)| (key, name, Cell::Count(count), meaning))
+}
+
+fn measured_totals(totals: &Totals) -> [TotalFigure; 10] {
+    [
         (
             "logical_bytes",
             "logical",
@@ -94,9 +124,13 @@ fn totals(totals: &Totals) -> Sheet {
             totals.dead,
             "compressed chunks that nothing shows",
         ),
-    ];
+    ]
+    .map(|(key, name, bytes, meaning)| (key, name, Cell::Bytes(bytes), meaning))
+}
+
+fn total_ratios(totals: &Totals) -> [TotalFigure; 3] {
     let ratio = |of: u64, to: u64| page::ratio(of, to).map_or(Cell::Nothing, Cell::Ratio);
-    let ratios = [
+    [
         (
             "dedup_ratio",
             "dedup",
@@ -115,26 +149,7 @@ fn totals(totals: &Totals) -> Sheet {
             ratio(totals.non_zero, totals.on_disk),
             "not zero, to on disk",
         ),
-    ];
-    let counts = counts.map(|(key, name, count, meaning)| (key, name, Cell::Count(count), meaning));
-    let bytes = bytes.map(|(key, name, bytes, meaning)| (key, name, Cell::Bytes(bytes), meaning));
-    let cells = counts.into_iter().chain(bytes).chain(ratios);
-    Sheet {
-        part: Part::Totals,
-        heads: vec![
-            Head::hidden("figure"),
-            Head::text("name", "FIGURE"),
-            Head::number("value", "VALUE"),
-            Head::text("meaning", "MEANS"),
-        ],
-        rows: cells
-            .map(|(key, name, cell, meaning)| {
-                vec![Cell::text(key), Cell::text(name), cell, Cell::text(meaning)]
-            })
-            .collect(),
-        left_out: 0,
-        advice: (totals.dead > 0).then(|| "`vellum gc` gives back what is dead".to_owned()),
-    }
+    ]
 }
 
 fn nodes(report: &Report, extent: Extent) -> Sheet {

@@ -19,6 +19,67 @@ fn small() -> Sandbox {
     sandbox
 }
 
+/// Each mistake: the exit code, the command, and a part of what is told.
+const MISTAKES: [(i32, &str, &str); 37] = [
+    (1, "import missing.raw new", "missing.raw"),
+    (1, "import . new", "."),
+    (1, "import disk.raw web", "image web exists already"),
+    (
+        1,
+        "import disk.raw web --update --snapshot a",
+        "web@a exists already",
+    ),
+    (1, "import disk.raw new -b nothing", "\"nothing\""),
+    (1, "import disk.raw new -b web@nothing", "\"nothing\""),
+    (1, "import disk.raw nothing --update", "\"nothing\""),
+    (
+        1,
+        "import -f vdi disk.vdi new",
+        "cannot be read here: version",
+    ),
+    (1, "import polyglot new", "several things"),
+    (1, "import -f qcow2 broken.qcow2 new", "broken.qcow2"),
+    (
+        1,
+        "import disk.raw web --update --change-map missing.map",
+        "missing.map",
+    ),
+    (
+        1,
+        "import disk.raw web --update --change-map gap.map",
+        "gap.map",
+    ),
+    (
+        1,
+        "import disk.raw web --update --change-map short.map",
+        "disk.raw",
+    ),
+    (2, "import disk.raw a/b", "'/'"),
+    (2, "import disk.raw a@b", "'@'"),
+    (2, "import disk.raw ..", "\"..\""),
+    (2, "import disk.raw latest", "\"latest\""),
+    (1, "create web 1M", "image web exists already"),
+    (1, "create new -b nothing", "\"nothing\""),
+    (1, "create new 100P", "longer than any image"),
+    (1, "snapshot take web@a", "web@a exists already"),
+    (2, "snapshot take web@a/b", "'/'"),
+    (1, "snapshot restore web@nothing", "\"nothing\""),
+    (1, "snapshot delete web@a web@nothing", "\"nothing\""),
+    (1, "snapshot delete web@b", "web@b is pinned"),
+    (1, "rm web", "has snapshots (2)"),
+    (1, "rm web --with-snapshots", "web@b is pinned"),
+    (1, "rm child nothing", "\"nothing\""),
+    (1, "rename web child", "image child exists already"),
+    (2, "rename web a/b", "'/'"),
+    (1, "resize web 4k", "would cut off"),
+    (1, "commit web", "was not created from another image"),
+    (1, "export nothing out.raw", "\"nothing\""),
+    (1, "export web disk.raw", "disk.raw"),
+    (1, "export web .", "."),
+    (1, "export web missing/out.raw", "missing"),
+    (1, "init", "not empty"),
+];
+
 #[test]
 fn each_mistake_is_told_and_changes_nothing() {
     let sandbox = small();
@@ -32,68 +93,10 @@ fn each_mistake_is_told_and_changes_nothing() {
     std::fs::write(sandbox.path("broken.qcow2"), b"QFI\xfb\0\0\0\x03").expect("room");
     std::fs::write(sandbox.path("gap.map"), "0 4096 data\n8192 4096 data\n").expect("room");
     std::fs::write(sandbox.path("short.map"), "0 4096 data\n").expect("room");
-    let long = "n".repeat(256);
+    let long_name = format!("import disk.raw {}", "n".repeat(256));
+    let long_name = (2, long_name.as_str(), "at most 255 bytes");
     let before = sandbox.succeed(["tree", "--json"]);
-    for (code, command, what) in [
-        (1, "import missing.raw new", "missing.raw"),
-        (1, "import . new", "."),
-        (1, "import disk.raw web", "image web exists already"),
-        (
-            1,
-            "import disk.raw web --update --snapshot a",
-            "web@a exists already",
-        ),
-        (1, "import disk.raw new -b nothing", "\"nothing\""),
-        (1, "import disk.raw new -b web@nothing", "\"nothing\""),
-        (1, "import disk.raw nothing --update", "\"nothing\""),
-        (
-            1,
-            "import -f vdi disk.vdi new",
-            "cannot be read here: version",
-        ),
-        (1, "import polyglot new", "several things"),
-        (1, "import -f qcow2 broken.qcow2 new", "broken.qcow2"),
-        (
-            1,
-            "import disk.raw web --update --change-map missing.map",
-            "missing.map",
-        ),
-        (
-            1,
-            "import disk.raw web --update --change-map gap.map",
-            "gap.map",
-        ),
-        (
-            1,
-            "import disk.raw web --update --change-map short.map",
-            "disk.raw",
-        ),
-        (2, &format!("import disk.raw {long}"), "at most 255 bytes"),
-        (2, "import disk.raw a/b", "'/'"),
-        (2, "import disk.raw a@b", "'@'"),
-        (2, "import disk.raw ..", "\"..\""),
-        (2, "import disk.raw latest", "\"latest\""),
-        (1, "create web 1M", "image web exists already"),
-        (1, "create new -b nothing", "\"nothing\""),
-        (1, "create new 100P", "longer than any image"),
-        (1, "snapshot take web@a", "web@a exists already"),
-        (2, "snapshot take web@a/b", "'/'"),
-        (1, "snapshot restore web@nothing", "\"nothing\""),
-        (1, "snapshot delete web@a web@nothing", "\"nothing\""),
-        (1, "snapshot delete web@b", "web@b is pinned"),
-        (1, "rm web", "has snapshots (2)"),
-        (1, "rm web --with-snapshots", "web@b is pinned"),
-        (1, "rm child nothing", "\"nothing\""),
-        (1, "rename web child", "image child exists already"),
-        (2, "rename web a/b", "'/'"),
-        (1, "resize web 4k", "would cut off"),
-        (1, "commit web", "was not created from another image"),
-        (1, "export nothing out.raw", "\"nothing\""),
-        (1, "export web disk.raw", "disk.raw"),
-        (1, "export web .", "."),
-        (1, "export web missing/out.raw", "missing"),
-        (1, "init", "not empty"),
-    ] {
+    for (code, command, what) in MISTAKES.into_iter().chain([long_name]) {
         sandbox
             .run(command.split_whitespace())
             .expect_error(code, what);

@@ -52,83 +52,52 @@ fn each_rule_keeps_the_newest_of_each_of_its_periods() {
         .collect();
     let all = candidates(&times);
     let last_of_day = |day: usize| day * 4 + 3;
-    let check =
-        |rules: Rules, expected: Vec<usize>| assert_eq!(kept(&rules, &all), expected, "{rules:?}");
+    let check = |set: fn(&mut Rules), expected: Vec<usize>| {
+        let mut rules = Rules::default();
+        set(&mut rules);
+        assert_eq!(kept(&rules, &all), expected, "{rules:?}");
+    };
     check(
-        Rules {
-            last: Limit::Newest(3),
-            ..Rules::default()
-        },
+        |rules| rules.last = Limit::Newest(3),
         vec![1597, 1598, 1599],
     );
+    check(|rules| rules.hourly = Limit::Newest(2), vec![1598, 1599]);
     check(
-        Rules {
-            hourly: Limit::Newest(2),
-            ..Rules::default()
-        },
-        vec![1598, 1599],
-    );
-    check(
-        Rules {
-            daily: Limit::Newest(2),
-            ..Rules::default()
-        },
+        |rules| rules.daily = Limit::Newest(2),
         vec![last_of_day(398), last_of_day(399)],
     );
     // 4 February 2016 is a Thursday; 31 January and 24 January were Sundays.
     check(
-        Rules {
-            weekly: Limit::Newest(3),
-            ..Rules::default()
-        },
+        |rules| rules.weekly = Limit::Newest(3),
         vec![last_of_day(388), last_of_day(395), last_of_day(399)],
     );
     check(
-        Rules {
-            monthly: Limit::Newest(2),
-            ..Rules::default()
-        },
+        |rules| rules.monthly = Limit::Newest(2),
         vec![last_of_day(395), last_of_day(399)],
     );
     check(
-        Rules {
-            yearly: Limit::Newest(2),
-            ..Rules::default()
-        },
+        |rules| rules.yearly = Limit::Newest(2),
         vec![last_of_day(364), last_of_day(399)],
     );
     // Two years are all there are: the rule for ten also keeps the oldest.
     check(
-        Rules {
-            yearly: Limit::Newest(10),
-            ..Rules::default()
-        },
+        |rules| rules.yearly = Limit::Newest(10),
         vec![0, last_of_day(364), last_of_day(399)],
     );
     check(
-        Rules {
-            yearly: Limit::All,
-            ..Rules::default()
-        },
+        |rules| rules.yearly = Limit::All,
         vec![0, last_of_day(364), last_of_day(399)],
     );
+    check(|rules| rules.last = Limit::All, (0..1600).collect());
     check(
-        Rules {
-            last: Limit::All,
-            ..Rules::default()
-        },
-        (0..1600).collect(),
-    );
-    check(
-        Rules {
-            last: Limit::Newest(1),
-            daily: Limit::Newest(2),
-            ..Rules::default()
-        },
+        |rules| (rules.last, rules.daily) = (Limit::Newest(1), Limit::Newest(2)),
         vec![last_of_day(398), last_of_day(399)],
     );
-    check(young("1d"), vec![1596, 1597, 1598, 1599]);
-    check(young("1d6h"), vec![1595, 1596, 1597, 1598, 1599]);
+    check(|rules| *rules = young("1d"), vec![1596, 1597, 1598, 1599]);
+    check(
+        |rules| *rules = young("1d6h"),
+        vec![1595, 1596, 1597, 1598, 1599],
+    );
 }
 
 #[test]

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Attachment, DISKS_MAX, Edit, Layer, MachineSnapshot, Mode, NewConfiguration, Node, PlanError,
-    Tree,
+    Attachment, DISKS_MAX, Edit, Image, Layer, MachineSnapshot, Mode, NewConfiguration, Node,
+    PlanError, Tree,
 };
 use crate::name::Name;
 use crate::units::{ChunkLen, ConfigurationId, ImageId, MachineId, PageIndex};
@@ -111,6 +111,47 @@ impl World {
                 .plan_machine_restore(machine, serial, save_as.map(name).as_ref(), 0)?;
         self.apply(&edits);
         Ok(())
+    }
+
+    fn configure(&mut self, machine: MachineId, text: &[u8]) {
+        let file = NewConfiguration::new(text).expect("a short file");
+        let edits = self.tree.plan_configure(machine, Some(file));
+        self.apply(&edits.expect("configured"));
+    }
+
+    fn remove_disk(&mut self, machine: MachineId, image: ImageId) -> Result<(), PlanError> {
+        self.tree
+            .plan_remove_disk(machine, image)
+            .map(|edits| self.apply(&edits))
+    }
+
+    fn rename_image(&mut self, image: ImageId, text: &str) {
+        let edits = self.tree.plan_rename(Node::Image(image), &name(text));
+        self.apply(&edits.expect("renamed"));
+    }
+
+    fn delete_snapshot_of(&mut self, machine: MachineId, serial: u64) {
+        let edits = self.tree.plan_delete_machine_snapshot(machine, serial);
+        self.apply(&edits.expect("nothing is pinned"));
+    }
+
+    fn image_now(&self, image: ImageId) -> &Image {
+        self.tree.image(image).expect("it is there")
+    }
+
+    fn disks_of(&self, machine: MachineId) -> &[ImageId] {
+        let machines = self.tree.machines();
+        &machines.get(machine).expect("it is there").disks
+    }
+
+    fn configuration_of(&self, machine: MachineId) -> &[u8] {
+        let machine = self.tree.machines().get(machine).expect("it is there");
+        &self.files[&machine.configuration.expect("it has one").id]
+    }
+
+    fn machine_snapshot(&self, machine: MachineId, serial: u64) -> &MachineSnapshot {
+        let taken = self.tree.machines().snapshot(machine, serial);
+        taken.expect("it was taken")
     }
 
     /// Writes as a guest does that attached `image`: to the image, its scratch, or not at all.
@@ -240,14 +281,8 @@ impl World {
 fn going_back_brings_disks_modes_and_configuration_back() {
     let mut world = World::new();
     let images = MODES.map(|mode| {
-        world.image(
-            &format!(
-                "{}{}",
-                mode,
-                matches!(mode, Mode::Immutable { autoreset: true })
-            ),
-            mode,
-        )
+        let text = world.name();
+        world.image(text.as_str(), mode)
     });
     let machine = world.machine("vm");
     let disks = images.map(|image| {
@@ -269,19 +304,10 @@ fn going_back_brings_disks_modes_and_configuration_back() {
     for (value, image) in (20..).zip([normal, afresh, kept, through, shared, child]) {
         world.write(image, value);
     }
-    let file = NewConfiguration::new(b"other").expect("short");
-    let edits = world
-        .tree
-        .plan_configure(machine, Some(file))
-        .expect("configured");
-    world.apply(&edits);
+    world.configure(machine, b"other");
     let joined = world.image("joined", Mode::Normal);
     world.add(machine, joined).expect("added");
-    let edits = world
-        .tree
-        .plan_remove_disk(machine, normal)
-        .expect("removed");
-    world.apply(&edits);
+    world.remove_disk(machine, normal).expect("removed");
     world
         .set_mode(normal, Mode::Readonly)
         .expect("another mode");
@@ -297,24 +323,13 @@ fn going_back_brings_disks_modes_and_configuration_back() {
         [0, 0],
         "what was written to immutable disks is forgotten"
     );
-    let now = world
-        .tree
-        .machines()
-        .get(machine)
-        .expect("it is there")
-        .clone();
     assert_eq!(
-        now.disks, disks,
+        world.disks_of(machine),
+        disks,
         "the disk that left is back, the one that joined is out"
     );
-    assert_eq!(
-        world.tree.image(normal).expect("it is there").mode,
-        Mode::Normal
-    );
-    assert_eq!(
-        world.files[&now.configuration.expect("it has one").id],
-        b"vm"
-    );
+    assert_eq!(world.image_now(normal).mode, Mode::Normal);
+    assert_eq!(world.configuration_of(machine), b"vm");
     assert!(world.tree.image(joined).is_some(), "and still an image");
 
     let late = world
@@ -324,18 +339,10 @@ fn going_back_brings_disks_modes_and_configuration_back() {
         .expect("what was left is kept")
         .serial;
     world.restore(machine, late, None).expect("and forth");
-    let now = world
-        .tree
-        .machines()
-        .get(machine)
-        .expect("it is there")
-        .clone();
-    assert!(now.disks.contains(&joined) && !now.disks.contains(&normal));
+    let disks = world.disks_of(machine);
+    assert!(disks.contains(&joined) && !disks.contains(&normal));
     assert_eq!(
-        (
-            world.show(child),
-            &world.files[&now.configuration.expect("it has one").id][..]
-        ),
+        (world.show(child), world.configuration_of(machine)),
         (25, &b"other"[..])
     );
     world.check();
@@ -356,11 +363,7 @@ fn what_a_machine_snapshot_needs_cannot_be_deleted_and_goes_with_it() {
         .snapshot_named(image, &name("s"))
         .expect("the image has it too")
         .serial;
-    let edits = world
-        .tree
-        .plan_remove_disk(machine, image)
-        .expect("removed");
-    world.apply(&edits);
+    world.remove_disk(machine, image).expect("removed");
     assert!(matches!(
         world.tree.plan_delete_image(image, true),
         Err(PlanError::Kept { .. })
@@ -377,11 +380,7 @@ fn what_a_machine_snapshot_needs_cannot_be_deleted_and_goes_with_it() {
         world.tree.plan_delete_machine(machine, false),
         Err(PlanError::HasSnapshots { .. })
     ));
-    let edits = world
-        .tree
-        .plan_delete_machine_snapshot(machine, serial)
-        .expect("deleted");
-    world.apply(&edits);
+    world.delete_snapshot_of(machine, serial);
     assert_eq!(world.tree.snapshots(image).count(), 0);
     let edits = world
         .tree
@@ -527,20 +526,8 @@ fn a_scratch_image_lives_and_goes_with_its_base() {
             "{refused:?}"
         );
     }
-    let edits = world
-        .tree
-        .plan_rename(Node::Image(base), &name("silver"))
-        .expect("renamed");
-    world.apply(&edits);
-    assert_eq!(
-        world
-            .tree
-            .image(scratch)
-            .expect("it is there")
-            .name
-            .as_str(),
-        "silver+scratch"
-    );
+    world.rename_image(base, "silver");
+    assert_eq!(world.image_now(scratch).name.as_str(), "silver+scratch");
     let edits = world.tree.plan_reset(base, 0).expect("reset");
     world.apply(&edits);
     assert_eq!(world.show(scratch), 0);
@@ -554,10 +541,7 @@ fn a_scratch_image_lives_and_goes_with_its_base() {
     world.put(scratch, 8);
     world.set_mode(base, Mode::Normal).expect("normal");
     assert_eq!(
-        (
-            world.show(scratch),
-            world.tree.image(scratch).expect("stays").scratch_of
-        ),
+        (world.show(scratch), world.image_now(scratch).scratch_of),
         (8, None),
         "written ones become images"
     );
@@ -566,7 +550,7 @@ fn a_scratch_image_lives_and_goes_with_its_base() {
         .expect("immutable again");
     let second = world.write(base, 9).expect("a scratch image");
     assert_eq!(
-        world.tree.image(second).expect("it is there").name.as_str(),
+        world.image_now(second).name.as_str(),
         "silver+scratch2",
         "the name was taken"
     );
@@ -659,6 +643,9 @@ fn expected(world: &World, snapshot: &MachineSnapshot) -> Expected {
         .collect()
 }
 
+/// The model's knowledge of every machine's snapshot that was taken and not deleted.
+type TakenSnapshots = BTreeMap<(MachineId, u64), Expected>;
+
 #[test]
 fn machines_go_back_to_what_they_were_after_any_operations() {
     for seed in 0..40 {
@@ -666,114 +653,88 @@ fn machines_go_back_to_what_they_were_after_any_operations() {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut world = World::new();
         let machines = [world.machine("vm1"), world.machine("vm2")];
-        let mut taken: BTreeMap<(MachineId, u64), Expected> = BTreeMap::new();
+        let mut taken = TakenSnapshots::new();
         for value in 1..300 {
-            let images: Vec<ImageId> = world.tree.images().map(|image| image.id).collect();
             let machine = machines[random.usize(..2)];
-            let text = world.name();
-            let Some(image) = random.choice(&images).copied() else {
-                world.image(text.as_str(), Mode::Normal);
-                continue;
-            };
-            let some = random.choice(taken.keys().copied().collect::<Vec<_>>());
-            match random.u8(..20) {
-                0..5 => drop(world.write(image, value)),
-                5 if images.len() < 6 => drop(world.image(text.as_str(), Mode::Normal)),
-                6..8 => drop(world.set_mode(image, MODES[random.usize(..MODES.len())])),
-                8..11 => drop(world.add(machine, image)),
-                11 => drop(
-                    world
-                        .tree
-                        .plan_remove_disk(machine, image)
-                        .map(|edits| world.apply(&edits)),
-                ),
-                12..14 => {
-                    if let Ok(serial) = world.take(machine, text.as_str()) {
-                        let snapshot = world
-                            .tree
-                            .machines()
-                            .snapshot(machine, serial)
-                            .expect("it was taken")
-                            .clone();
-                        taken.insert((machine, serial), expected(&world, &snapshot));
-                    }
-                }
-                14..17 => {
-                    let Some((machine, serial)) = some else {
-                        continue;
-                    };
-                    let save = random.bool().then_some(text.as_str());
-                    if world.restore(machine, serial, save).is_ok() {
-                        let snapshot = world
-                            .tree
-                            .machines()
-                            .snapshot(machine, serial)
-                            .expect("it stays")
-                            .clone();
-                        let wanted = &taken[&(machine, serial)];
-                        assert!(
-                            expected(&world, &snapshot).eq(wanted),
-                            "seed {seed}: {wanted:?}"
-                        );
-                        let disks = &world
-                            .tree
-                            .machines()
-                            .get(machine)
-                            .expect("it is there")
-                            .disks;
-                        assert!(
-                            disks
-                                .iter()
-                                .eq(snapshot.disks.iter().map(|disk| &disk.image))
-                        );
-                    }
-                }
-                17 => {
-                    let Some((machine, serial)) = some else {
-                        continue;
-                    };
-                    let edits = world
-                        .tree
-                        .plan_delete_machine_snapshot(machine, serial)
-                        .expect("nothing is pinned");
-                    world.apply(&edits);
-                    taken.remove(&(machine, serial));
-                }
-                18 => {
-                    let file = NewConfiguration::new(&[value as u8]).expect("short");
-                    let edits = world
-                        .tree
-                        .plan_configure(machine, Some(file))
-                        .expect("configured");
-                    world.apply(&edits);
-                }
-                _ => drop(
-                    world
-                        .tree
-                        .plan_delete_image(image, true)
-                        .map(|edits| world.apply(&edits)),
-                ),
-            }
-            // Machines that were restored with a saved state have a snapshot more.
-            for snapshot in world.tree.machines().all_snapshots() {
-                for (image, serial) in snapshot
-                    .disks
-                    .iter()
-                    .filter_map(|disk| Some((disk.image, disk.snapshot?)))
-                {
-                    if let Some(Some((_, content))) = taken
-                        .get(&(snapshot.machine, snapshot.serial))
-                        .map(|known| known[&image])
-                    {
-                        assert_eq!(
-                            world.seen(Node::Snapshot(image, serial)),
-                            content,
-                            "seed {seed}: a snapshot keeps still"
-                        );
-                    }
-                }
-            }
+            change_at_random(&mut world, &mut taken, machine, value, &mut random);
+            assert_snapshots_keep_still(&world, &taken);
             world.check();
+        }
+    }
+}
+
+/// Does one operation, to the world and to what the model knows of it.
+fn change_at_random(
+    world: &mut World,
+    taken: &mut TakenSnapshots,
+    machine: MachineId,
+    value: u64,
+    random: &mut fastrand::Rng,
+) {
+    let images: Vec<ImageId> = world.tree.images().map(|image| image.id).collect();
+    let text = world.name();
+    let Some(image) = random.choice(&images).copied() else {
+        world.image(text.as_str(), Mode::Normal);
+        return;
+    };
+    let some = random.choice(taken.keys().copied().collect::<Vec<_>>());
+    match random.u8(..20) {
+        0..5 => drop(world.write(image, value)),
+        5 if images.len() < 6 => drop(world.image(text.as_str(), Mode::Normal)),
+        6..8 => drop(world.set_mode(image, MODES[random.usize(..MODES.len())])),
+        8..11 => drop(world.add(machine, image)),
+        11 => drop(world.remove_disk(machine, image)),
+        12..14 => {
+            if let Ok(serial) = world.take(machine, text.as_str()) {
+                let state = expected(world, world.machine_snapshot(machine, serial));
+                taken.insert((machine, serial), state);
+            }
+        }
+        14..17 => {
+            let Some((machine, serial)) = some else {
+                return;
+            };
+            let save = random.bool().then_some(text.as_str());
+            if world.restore(machine, serial, save).is_ok() {
+                assert_machine_is_back(world, machine, serial, &taken[&(machine, serial)]);
+            }
+        }
+        17 => {
+            let Some((machine, serial)) = some else {
+                return;
+            };
+            world.delete_snapshot_of(machine, serial);
+            taken.remove(&(machine, serial));
+        }
+        18 => world.configure(machine, &[value as u8]),
+        _ => drop(
+            world
+                .tree
+                .plan_delete_image(image, true)
+                .map(|edits| world.apply(&edits)),
+        ),
+    }
+}
+
+fn assert_machine_is_back(world: &World, machine: MachineId, serial: u64, wanted: &Expected) {
+    let snapshot = world.machine_snapshot(machine, serial);
+    assert_eq!(expected(world, snapshot), *wanted);
+    let disks = snapshot.disks.iter().map(|disk| &disk.image);
+    assert!(world.disks_of(machine).iter().eq(disks));
+}
+
+/// Asserts that snapshots show what they showed. Machines that were restored with a saved state
+/// have a snapshot more.
+fn assert_snapshots_keep_still(world: &World, taken: &TakenSnapshots) {
+    for snapshot in world.tree.machines().all_snapshots() {
+        let Some(known) = taken.get(&(snapshot.machine, snapshot.serial)) else {
+            continue;
+        };
+        for disk in &snapshot.disks {
+            if let (Some(serial), Some((_, content))) = (disk.snapshot, known[&disk.image]) {
+                let node = Node::Snapshot(disk.image, serial);
+                assert_eq!(world.seen(node), content, "a snapshot keeps still");
+            }
         }
     }
 }

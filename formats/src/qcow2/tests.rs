@@ -399,90 +399,92 @@ fn a_compressed_cluster_that_reaches_behind_the_file_is_given_what_is_there() {
 /// A change to an image that makes it hostile.
 type Damage = fn(&mut Image);
 
+/// Damage of each field of the header, and what the error says of it.
+const HEADER_DAMAGE: [(Damage, &str); 24] = [
+    (|image| _ = image.put(0, b"QFI\xfa"), "magic"),
+    (|image| _ = image.put_u32(4, 1), "version 1"),
+    (|image| _ = image.put_u32(4, 4), "version 4"),
+    (
+        |image| _ = image.put_u32(CLUSTER_BITS_AT, 0),
+        "cluster_bits",
+    ),
+    (
+        |image| _ = image.put_u32(CLUSTER_BITS_AT, 8),
+        "cluster_bits",
+    ),
+    (
+        |image| _ = image.put_u32(CLUSTER_BITS_AT, 22),
+        "cluster_bits",
+    ),
+    (
+        |image| _ = image.put_u32(CLUSTER_BITS_AT, 63),
+        "cluster_bits",
+    ),
+    (
+        |image| _ = image.put_u32(CLUSTER_BITS_AT, u32::MAX),
+        "cluster_bits",
+    ),
+    (
+        |image| _ = image.put_u64(VIRTUAL_LEN_AT, 1 << 63),
+        "virtual length",
+    ),
+    (
+        |image| _ = image.put_u64(VIRTUAL_LEN_AT, u64::MAX),
+        "virtual length",
+    ),
+    (
+        |image| _ = image.put_u64(VIRTUAL_LEN_AT, 64 * 512 + 1),
+        "needs 2",
+    ),
+    (|image| _ = image.put_u32(L1_COUNT_AT, 0), "needs 1"),
+    (
+        |image| _ = image.put_u32(L1_COUNT_AT, 1000),
+        "inside the file",
+    ),
+    (
+        |image| _ = image.put_u32(L1_COUNT_AT, u32::MAX),
+        "longer than",
+    ),
+    (
+        |image| _ = image.put_u64(L1_OFFSET_AT, 0),
+        "inside the file",
+    ),
+    (|image| _ = image.put_u64(L1_OFFSET_AT, 513), "on a cluster"),
+    (
+        |image| _ = image.put_u64(L1_OFFSET_AT, u64::MAX - 511),
+        "inside the file",
+    ),
+    (|image| _ = image.put_u32(ENCRYPTION_AT, 2), "encrypted"),
+    (|image| _ = image.put_u64(FEATURES_AT, 2), "corrupt"),
+    (
+        |image| _ = image.put_u64(FEATURES_AT, 1 << 63),
+        "feature 63",
+    ),
+    (
+        |image| _ = image.put_u64(FEATURES_AT, 1 << 3),
+        "compression type",
+    ),
+    (
+        |image| {
+            _ = image
+                .put_u64(FEATURES_AT, 1 << 3)
+                .put(COMPRESSION_TYPE_AT, &[2]);
+        },
+        "compression type 2",
+    ),
+    (
+        |image| _ = image.put_u64(FEATURES_AT, 1 << 4),
+        "cluster_bits",
+    ),
+    (
+        |image| _ = image.put_u32(HEADER_LEN_AT, 103),
+        "header length",
+    ),
+];
+
 #[test]
 fn hostile_headers_are_errors_that_name_the_field() {
-    let cases: [(Damage, &str); 24] = [
-        (|image| _ = image.put(0, b"QFI\xfa"), "magic"),
-        (|image| _ = image.put_u32(4, 1), "version 1"),
-        (|image| _ = image.put_u32(4, 4), "version 4"),
-        (
-            |image| _ = image.put_u32(CLUSTER_BITS_AT, 0),
-            "cluster_bits",
-        ),
-        (
-            |image| _ = image.put_u32(CLUSTER_BITS_AT, 8),
-            "cluster_bits",
-        ),
-        (
-            |image| _ = image.put_u32(CLUSTER_BITS_AT, 22),
-            "cluster_bits",
-        ),
-        (
-            |image| _ = image.put_u32(CLUSTER_BITS_AT, 63),
-            "cluster_bits",
-        ),
-        (
-            |image| _ = image.put_u32(CLUSTER_BITS_AT, u32::MAX),
-            "cluster_bits",
-        ),
-        (
-            |image| _ = image.put_u64(VIRTUAL_LEN_AT, 1 << 63),
-            "virtual length",
-        ),
-        (
-            |image| _ = image.put_u64(VIRTUAL_LEN_AT, u64::MAX),
-            "virtual length",
-        ),
-        (
-            |image| _ = image.put_u64(VIRTUAL_LEN_AT, 64 * 512 + 1),
-            "needs 2",
-        ),
-        (|image| _ = image.put_u32(L1_COUNT_AT, 0), "needs 1"),
-        (
-            |image| _ = image.put_u32(L1_COUNT_AT, 1000),
-            "inside the file",
-        ),
-        (
-            |image| _ = image.put_u32(L1_COUNT_AT, u32::MAX),
-            "longer than",
-        ),
-        (
-            |image| _ = image.put_u64(L1_OFFSET_AT, 0),
-            "inside the file",
-        ),
-        (|image| _ = image.put_u64(L1_OFFSET_AT, 513), "on a cluster"),
-        (
-            |image| _ = image.put_u64(L1_OFFSET_AT, u64::MAX - 511),
-            "inside the file",
-        ),
-        (|image| _ = image.put_u32(ENCRYPTION_AT, 2), "encrypted"),
-        (|image| _ = image.put_u64(FEATURES_AT, 2), "corrupt"),
-        (
-            |image| _ = image.put_u64(FEATURES_AT, 1 << 63),
-            "feature 63",
-        ),
-        (
-            |image| _ = image.put_u64(FEATURES_AT, 1 << 3),
-            "compression type",
-        ),
-        (
-            |image| {
-                _ = image
-                    .put_u64(FEATURES_AT, 1 << 3)
-                    .put(COMPRESSION_TYPE_AT, &[2]);
-            },
-            "compression type 2",
-        ),
-        (
-            |image| _ = image.put_u64(FEATURES_AT, 1 << 4),
-            "cluster_bits",
-        ),
-        (
-            |image| _ = image.put_u32(HEADER_LEN_AT, 103),
-            "header length",
-        ),
-    ];
-    for (change, why) in cases {
+    for (change, why) in HEADER_DAMAGE {
         let mut image = Image::mixed();
         change(&mut image);
         let error = image

@@ -71,7 +71,7 @@ pub(super) fn open(
         decoder,
     };
     if sparse::kind_of(&*file)?.is_some() {
-        map.add_sparse(file, None)?
+        map.add_sparse(file, None)?;
     } else {
         let descriptor = VmdkDescriptor::read(&*file, 0, DESCRIPTOR_LEN_MAX)?;
         for line in &descriptor.extents {

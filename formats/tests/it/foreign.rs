@@ -60,7 +60,10 @@ struct Beside(PathBuf);
 
 impl Companions for Beside {
     fn open(&self, format: &'static str, name: &str) -> Result<Arc<dyn ReadAt>, SourceError> {
-        let is_plain = !name.contains('/') && name.ends_with(".vmdk");
+        let is_vmdk = Path::new(name)
+            .extension()
+            .is_some_and(|extension| extension == "vmdk");
+        let is_plain = !name.contains('/') && is_vmdk;
         let file = is_plain.then(|| open(&self.0.join(name)).ok()).flatten();
         let file = file.ok_or_else(|| SourceError::Refused {
             format,

@@ -279,42 +279,31 @@ fn plan(mut world: World, seed: u64) -> Vec<Operation> {
 
 /// One of each kind, short enough to be cut at every call.
 fn script() -> Vec<Operation> {
-    let noise = |seed, len: usize| {
-        let mut bytes = vec![0; len];
-        fastrand::Rng::with_seed(seed).fill(&mut bytes);
-        bytes
-    };
     let text = str::to_owned;
-    let import =
-        |name: &str, parent: Option<&str>, bytes, snapshot: Option<&str>| Operation::Import {
-            name: text(name),
-            parent: parent.map(text),
-            content: Content::plain(bytes),
-            snapshot: snapshot.map(text),
-            as_stream: false,
-        };
-    let write = |offset, seed, len| Step::Write {
-        offset,
-        bytes: Blob(noise(seed, len)),
-    };
-    let live = |image: &str, steps: &[Step]| Operation::Live {
+    let snapshot = |image: &str, name: &str| Operation::Snapshot {
         image: text(image),
-        steps: steps.to_vec(),
+        name: text(name),
     };
-    let first = noise(1, 300_000);
-    let second = [noise(2, 100_000), first[100_000..].to_vec()].concat();
+    let resize = |image: &str, len, may_shrink| Operation::Resize {
+        image: text(image),
+        len,
+        may_shrink,
+    };
+    let delete = |node: &str, with_snapshots| Operation::Delete {
+        node: text(node),
+        with_snapshots,
+    };
+    let first = noise_bytes(1, 300_000);
+    let second = [noise_bytes(2, 100_000), first[100_000..].to_vec()].concat();
     vec![
-        import("a", None, first.clone(), None),
-        Operation::Snapshot {
-            image: text("a"),
-            name: text("s"),
-        },
-        live(
+        import_of("a", None, first.clone(), None),
+        snapshot("a", "s"),
+        live_steps(
             "a",
             &[
-                write(5000, 3, 20_000),
+                write_of_noise(5000, 3, 20_000),
                 Step::Flush,
-                write(0, 4, 512),
+                write_of_noise(0, 4, 512),
                 Step::Zero {
                     offset: 40_000,
                     len: 9000,
@@ -322,32 +311,25 @@ fn script() -> Vec<Operation> {
                 Step::Flush,
             ],
         ),
-        import("b", Some("a"), second, Some("t")),
+        import_of("b", Some("a"), second, Some("t")),
         Operation::CreateChild {
             name: text("c"),
             parent: text("a"),
             len: Some(123_456),
         },
-        Operation::Resize {
-            image: text("c"),
-            len: 200_000,
-            may_shrink: false,
-        },
+        resize("c", 200_000, false),
         Operation::Restore {
             snapshot: text("a@s"),
             save_as: Some(text("u")),
         },
         Operation::Reopen,
-        live("c", &[write(100_000, 5, 70_000), Step::Flush]),
+        live_steps("c", &[write_of_noise(100_000, 5, 70_000), Step::Flush]),
         Operation::Flatten { image: text("c") },
-        Operation::Delete {
-            node: text("a@u"),
-            with_snapshots: false,
-        },
+        delete("a@u", false),
         Operation::Collect { dry_run: false },
         Operation::Update {
             image: text("b"),
-            content: Content::plain(noise(6, 150_000)),
+            content: Content::plain(noise_bytes(6, 150_000)),
             snapshot: None,
             as_stream: true,
         },
@@ -355,23 +337,48 @@ fn script() -> Vec<Operation> {
             node: text("b@t"),
             name: text("v"),
         },
-        Operation::Resize {
-            image: text("b"),
-            len: 50_001,
-            may_shrink: true,
-        },
-        Operation::Delete {
-            node: text("a"),
-            with_snapshots: true,
-        },
+        resize("b", 50_001, true),
+        delete("a", true),
         Operation::Collect { dry_run: false },
-        live("b", &[write(0, 7, 50_001), Step::Flush]),
+        live_steps("b", &[write_of_noise(0, 7, 50_001), Step::Flush]),
         Operation::Reopen,
-        Operation::Snapshot {
-            image: text("b"),
-            name: text("w"),
-        },
+        snapshot("b", "w"),
     ]
+}
+
+fn noise_bytes(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
+}
+
+fn import_of(
+    name: &str,
+    parent: Option<&str>,
+    bytes: Vec<u8>,
+    snapshot: Option<&str>,
+) -> Operation {
+    Operation::Import {
+        name: name.to_owned(),
+        parent: parent.map(str::to_owned),
+        content: Content::plain(bytes),
+        snapshot: snapshot.map(str::to_owned),
+        as_stream: false,
+    }
+}
+
+fn live_steps(image: &str, steps: &[Step]) -> Operation {
+    Operation::Live {
+        image: image.to_owned(),
+        steps: steps.to_vec(),
+    }
+}
+
+fn write_of_noise(offset: u64, seed: u64, len: usize) -> Step {
+    Step::Write {
+        offset,
+        bytes: Blob(noise_bytes(seed, len)),
+    }
 }
 
 /// The process that is recorded. Not a test of its own.

@@ -105,12 +105,7 @@ fn random_requests_leave_what_they_would_leave_in_memory() {
     let mut file = shown.open("images/disk.raw");
     let mut other = shown.open("images/disk.raw");
     for step in 0..3000 {
-        let offset = rng.usize(..=len);
-        let wanted = if rng.u8(..) < 8 {
-            rng.usize(..len)
-        } else {
-            rng.usize(..20_000)
-        };
+        let (offset, wanted) = random_stretch(&mut rng, len);
         let range = offset..(offset + wanted).min(len);
         match rng.u8(..12) {
             0..=3 => {
@@ -163,6 +158,13 @@ fn random_requests_leave_what_they_would_leave_in_memory() {
         }
     }
     assert!(disk.bytes() == expected);
+}
+
+/// An offset and a length, now and then a long one.
+fn random_stretch(rng: &mut Rng, len: usize) -> (usize, usize) {
+    let offset = rng.usize(..=len);
+    let is_long = rng.u8(..) < 8;
+    (offset, rng.usize(..if is_long { len } else { 20_000 }))
 }
 
 /// A write past the end writes what fits; one that begins there is refused.
@@ -294,6 +296,12 @@ fn what_cannot_be_is_refused_with_its_reason() {
         errno(fallocate(&file, FallocateFlags::ZERO_RANGE, 8000, 193).map_err(Into::into)),
         Errno::FBIG
     );
+    assert_failures_are_told(&disk, &file);
+}
+
+/// Asserts that each failure of the disk reaches the programs as the error that is its own, and
+/// that the file goes on afterwards.
+fn assert_failures_are_told(disk: &Disk, file: &File) {
     for (failure, expected) in [
         (DeviceError::Io("damaged".to_owned()), Errno::IO),
         (DeviceError::NoSpace("full".to_owned()), Errno::NOSPC),
@@ -306,7 +314,7 @@ fn what_cannot_be_is_refused_with_its_reason() {
         assert_eq!(errno(file.read_at(&mut [0], 0)), expected);
         assert_eq!(errno(file.sync_all()), expected);
         assert_eq!(
-            errno(fallocate(&file, PUNCH, 0, 4096).map_err(Into::into)),
+            errno(fallocate(file, PUNCH, 0, 4096).map_err(Into::into)),
             expected
         );
     }

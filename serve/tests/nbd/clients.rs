@@ -123,6 +123,12 @@ fn nbdcopy_brings_a_disk_in_and_out() {
     assert!(fs::read(&back).unwrap() == other);
 }
 
+/// Runs qemu-img with the words of `options`, and then `places`.
+fn qemu_img(options: &str, places: &[&str]) -> String {
+    let arguments: Vec<&str> = options.split(' ').chain(places.iter().copied()).collect();
+    run("qemu-img", &arguments)
+}
+
 #[test]
 fn qemu_img_converts_compares_and_maps() {
     let world = World::new(disk());
@@ -130,76 +136,31 @@ fn qemu_img_converts_compares_and_maps() {
         world.folder.path().join("disk.raw"),
         world.folder.path().join("disk.qcow2"),
     );
-    run(
-        "qemu-img",
-        &[
-            "convert",
-            "-f",
-            "raw",
-            "-O",
-            "qcow2",
-            &uri(&world, "disk"),
-            text(&qcow2),
-        ],
+    qemu_img(
+        "convert -f raw -O qcow2",
+        &[&uri(&world, "disk"), text(&qcow2)],
     );
-    run(
-        "qemu-img",
-        &[
-            "compare",
-            "-f",
-            "raw",
-            "-F",
-            "qcow2",
-            &uri(&world, "disk"),
-            text(&qcow2),
-        ],
+    qemu_img(
+        "compare -f raw -F qcow2",
+        &[&uri(&world, "disk"), text(&qcow2)],
     );
-    run(
-        "qemu-img",
-        &[
-            "convert",
-            "-f",
-            "qcow2",
-            "-O",
-            "raw",
-            text(&qcow2),
-            text(&raw),
-        ],
-    );
+    qemu_img("convert -f qcow2 -O raw", &[text(&qcow2), text(&raw)]);
     assert!(fs::read(&raw).unwrap() == disk());
-    let map = run(
-        "qemu-img",
-        &["map", "--output=json", "-f", "raw", &uri(&world, "disk")],
-    );
+    let map = qemu_img("map --output=json -f raw", &[&uri(&world, "disk")]);
     assert!(map.contains("\"start\": 5242880, \"length\": 2097152, \"depth\": 0, \"present\": true, \"zero\": true"), "{map}");
     let mut other = noise(8 << 20, 11);
     other[1 << 20..6 << 20].fill(0);
     fs::write(&raw, &other).unwrap();
-    run(
-        "qemu-img",
-        &[
-            "convert",
-            "-n",
-            "-W",
-            "-m",
-            "8",
-            "-f",
-            "raw",
-            "-O",
-            "raw",
-            text(&raw),
-            &uri(&world, "disk"),
-        ],
+    qemu_img(
+        "convert -n -W -m 8 -f raw -O raw",
+        &[text(&raw), &uri(&world, "disk")],
     );
     assert!(world.disk.content() == other);
     let bitmap = format!(
         "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={},file.export=disk,file.x-dirty-bitmap=qemu:dirty-bitmap:since:before",
         text(&world.socket())
     );
-    let changes = run(
-        "qemu-img",
-        &["map", "--output=json", "--image-opts", &bitmap],
-    );
+    let changes = qemu_img("map --output=json --image-opts", &[&bitmap]);
     assert!(
         changes.contains("\"data\": false"),
         "qemu shows dirty stretches as not there: {changes}"

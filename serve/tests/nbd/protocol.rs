@@ -1,5 +1,6 @@
 //! What the protocol's description says, sentence by sentence.
 
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 
 use crate::client::{
@@ -325,28 +326,8 @@ fn a_wrong_request_is_refused_with_its_number_and_the_next_one_served() {
                 "{form:?}: {flags} {command} {offset} {len}"
             );
         }
-        for (flags, offset, len, expected) in [
-            (0, end - 1, 2, ENOSPC),
-            (DF, 0, 4096, EINVAL),
-            (0, 1, 0, EINVAL),
-            (0, u64::MAX, 9, ENOSPC),
-        ] {
-            assert_eq!(
-                client
-                    .call(flags, WRITE, offset, len, &vec![9; len as usize])
-                    .error,
-                expected,
-                "{form:?}: write {offset} {len}"
-            );
-        }
-        for (command, len) in [(WRITE, 5000), (TRIM, 1), (WRITE_ZEROES, 1)] {
-            let payload = if command == WRITE {
-                vec![1; len as usize]
-            } else {
-                Vec::new()
-            };
-            assert_eq!(fixed.call(0, command, 0, len, &payload).error, EPERM);
-        }
+        assert_wrong_writes_refused(&mut client, end);
+        assert_read_only_export_refuses(&mut fixed);
         assert_eq!(fixed.call(0, FLUSH, 0, 0, b"").error, 0);
         assert_eq!(
             client.call(FUA, READ, 0, 1, b"").error,
@@ -357,6 +338,35 @@ fn a_wrong_request_is_refused_with_its_number_and_the_next_one_served() {
             world.disk.content() == before,
             "what was refused was not done"
         );
+    }
+}
+
+fn assert_wrong_writes_refused(client: &mut Client<UnixStream>, end: u64) {
+    for (flags, offset, len, expected) in [
+        (0, end - 1, 2, ENOSPC),
+        (DF, 0, 4096, EINVAL),
+        (0, 1, 0, EINVAL),
+        (0, u64::MAX, 9, ENOSPC),
+    ] {
+        assert_eq!(
+            client
+                .call(flags, WRITE, offset, len, &vec![9; len as usize])
+                .error,
+            expected,
+            "{:?}: write {offset} {len}",
+            client.form
+        );
+    }
+}
+
+fn assert_read_only_export_refuses(fixed: &mut Client<UnixStream>) {
+    for (command, len) in [(WRITE, 5000), (TRIM, 1), (WRITE_ZEROES, 1)] {
+        let payload = if command == WRITE {
+            vec![1; len as usize]
+        } else {
+            Vec::new()
+        };
+        assert_eq!(fixed.call(0, command, 0, len, &payload).error, EPERM);
     }
 }
 

@@ -21,6 +21,17 @@ fn run(site: &Site, place: &str, password: Option<&str>, words: &str) -> Run {
     Run::of(command.output().expect("the command starts"))
 }
 
+/// Runs `words` with a repository without a key in `place`; what it is copied from has the other
+/// password.
+fn run_plain(site: &Site, place: &str, words: &str) -> Run {
+    let mut command = site.command(words);
+    command
+        .env("VELLUM_REPOSITORY", place)
+        .env_remove("VELLUM_PASSWORD")
+        .env("VELLUM_FROM_PASSWORD", OTHER_PASSWORD);
+    Run::of(command.output().expect("the command starts"))
+}
+
 fn succeed(site: &Site, place: &str, password: Option<&str>, words: &str) -> String {
     let run = run(site, place, password, words);
     assert_eq!(run.code, Some(0), "{words}: {run:?}");
@@ -42,19 +53,10 @@ fn a_tree_goes_through_three_repositories_and_comes_back_whole() {
     let there = bucket.place();
     let there = there.as_str();
     succeed(&site, there, Some(OTHER_PASSWORD), "backup init");
-    let shown = succeed(
-        &site,
-        there,
-        Some(OTHER_PASSWORD),
-        &format!("backup copy {first} --all"),
-    );
+    let copy = format!("backup copy {first} --all");
+    let shown = succeed(&site, there, Some(OTHER_PASSWORD), &copy);
     assert!(shown.starts_with("copied "), "{shown}");
-    let again = succeed(
-        &site,
-        there,
-        Some(OTHER_PASSWORD),
-        &format!("backup copy {first} --all"),
-    );
+    let again = succeed(&site, there, Some(OTHER_PASSWORD), &copy);
     assert!(again.starts_with("nothing is new"), "{again}");
     // The store finds its points there.
     let pushed = succeed(&site, there, Some(OTHER_PASSWORD), "backup push --all");
@@ -83,12 +85,11 @@ fn a_tree_goes_through_three_repositories_and_comes_back_whole() {
     assert_eq!((same.code, same.stdout.trim()), (Some(0), "[]"));
 
     succeed(&site, &plain, None, "backup init --no-encryption");
-    let mut command = site.command(&format!("backup copy {there} web@first --json"));
-    command
-        .env("VELLUM_REPOSITORY", &plain)
-        .env_remove("VELLUM_PASSWORD")
-        .env("VELLUM_FROM_PASSWORD", OTHER_PASSWORD);
-    let one = Run::of(command.output().expect("the command starts"));
+    let one = run_plain(
+        &site,
+        &plain,
+        &format!("backup copy {there} web@first --json"),
+    );
     let told: serde_json::Value =
         serde_json::from_str(one.stdout.lines().last().unwrap_or_default())
             .unwrap_or_else(|error| panic!("{error}: {one:?}"));
@@ -97,15 +98,8 @@ fn a_tree_goes_through_three_repositories_and_comes_back_whole() {
         (Some(1), Some(0)),
         "{told}"
     );
-    let mut command = site.command(&format!("backup copy {there} --all"));
-    command
-        .env("VELLUM_REPOSITORY", &plain)
-        .env_remove("VELLUM_PASSWORD")
-        .env("VELLUM_FROM_PASSWORD", OTHER_PASSWORD);
-    assert_eq!(
-        Run::of(command.output().expect("the command starts")).code,
-        Some(0)
-    );
+    let all = run_plain(&site, &plain, &format!("backup copy {there} --all"));
+    assert_eq!(all.code, Some(0), "{all:?}");
 
     let other = Site::new(&plain);
     let mut command = other.command("backup pull --all");
@@ -127,70 +121,27 @@ fn a_wrong_key_a_missing_repository_and_damage_each_have_their_code() {
     site.grow_tree(43);
     site.succeed("backup init");
     site.succeed("backup push --all");
-    run(
-        &site,
-        &to,
-        Some(OTHER_PASSWORD),
-        &format!("backup copy {from} --all"),
-    )
-    .expect_error(10, "no repository");
+    let copy = |to: &str, password: &str, words: &str| {
+        run(&site, to, Some(password), &format!("backup copy {words}"))
+    };
+    let all = format!("{from} --all");
+    copy(&to, OTHER_PASSWORD, &all).expect_error(10, "no repository");
     succeed(&site, &to, Some(OTHER_PASSWORD), "backup init");
-    run(
-        &site,
-        &to,
-        Some("wrong"),
-        &format!("backup copy {from} --all"),
-    )
-    .expect_error(12, &to);
+    copy(&to, "wrong", &all).expect_error(12, &to);
     run(&site, &to, None, &format!("backup copy {from} --all")).expect_error(12, "encrypted");
-    run(
-        &site,
-        &to,
-        Some(OTHER_PASSWORD),
-        &format!("backup copy {to}x --all"),
-    )
-    .expect_error(10, "no repository");
+    copy(&to, OTHER_PASSWORD, &format!("{to}x --all")).expect_error(10, "no repository");
     // The key of the one does not open the other.
-    run(
-        &site,
-        &from,
-        Some(super::PASSWORD),
-        &format!("backup copy {to} --all"),
-    )
-    .expect_error(12, &to);
-    run(
-        &site,
-        &from,
-        Some(super::PASSWORD),
-        &format!("backup copy {from} --all"),
-    )
-    .expect_error(1, "one repository");
-    run(
-        &site,
-        &to,
-        Some(OTHER_PASSWORD),
-        &format!("backup copy {from}"),
-    )
-    .expect_error(2, "not clear");
-    run(
-        &site,
-        &to,
-        Some(OTHER_PASSWORD),
-        &format!("backup copy {from} nothing"),
-    )
-    .expect_error(1, "no point");
+    copy(&from, super::PASSWORD, &format!("{to} --all")).expect_error(12, &to);
+    copy(&from, super::PASSWORD, &all).expect_error(1, "one repository");
+    copy(&to, OTHER_PASSWORD, &from).expect_error(2, "not clear");
+    copy(&to, OTHER_PASSWORD, &format!("{from} nothing")).expect_error(1, "no point");
     let before = files(&second).len();
     for pack in files(&first.join("packs")) {
         let mut bytes = fs::read(&pack).expect("it reads");
         bytes.iter_mut().step_by(512).for_each(|byte| *byte ^= 1);
         fs::write(&pack, bytes).expect("room");
     }
-    let damaged = run(
-        &site,
-        &to,
-        Some(OTHER_PASSWORD),
-        &format!("backup copy {from} web@second"),
-    );
+    let damaged = copy(&to, OTHER_PASSWORD, &format!("{from} web@second"));
     damaged.expect_error(4, "packs/");
     assert!(
         damaged.stderr.contains("needed by") && damaged.stderr.contains("web@second"),

@@ -119,66 +119,67 @@ const LOOKS: [&str; 9] = [
     "backup prune -n",
 ];
 
+/// The id of a point whose name, image or tag is hostile.
+fn hostile_id(nth: usize, kind: usize) -> String {
+    format!("{:032x}", nth * 4 + kind)
+}
+
+/// A record with each hostile text as the name of an image, a snapshot, a tag, a machine and its
+/// disk.
+fn hostile_names(point: &Point) -> Record {
+    let (long, mut record) = ("x".repeat(4096), Record::default());
+    for (nth, text) in HOSTILE.into_iter().enumerate() {
+        let text = if text == "LONG" { long.as_str() } else { text };
+        let of_kind = |kind: usize, name: String| Point {
+            id: hostile_id(nth, kind),
+            image: format!("{text}-{nth}{kind}"),
+            name,
+            ..point.clone()
+        };
+        let image = Point {
+            snapshot: None,
+            ..of_kind(0, text.to_owned())
+        };
+        let snapshot = Point {
+            snapshot: Some(SnapshotName {
+                name: text.to_owned(),
+                serial: 1,
+            }),
+            ..of_kind(1, format!("n{nth}"))
+        };
+        let tagged = Point {
+            tags: vec![text.to_owned()],
+            mode: text.to_owned(),
+            ..of_kind(2, format!("t{nth}"))
+        };
+        let points = [image, snapshot, tagged];
+        record.points.extend(points.map(Into::into));
+        record.machines.push(hostile_machine(text).into());
+    }
+    record
+}
+
+fn hostile_machine(text: &str) -> Machine {
+    let snapshot = MachineSnapshot {
+        name: text.to_owned(),
+        time_ms: u64::MAX,
+        disks: vec![(text.to_owned(), text.to_owned(), None)],
+        configuration: Some("no base64\u{1b}".to_owned()),
+    };
+    Machine {
+        id: text.to_owned(),
+        name: text.to_owned(),
+        disks: vec![text.to_owned()],
+        configuration: None,
+        snapshots: vec![snapshot],
+    }
+}
+
 #[test]
 fn names_from_a_repository_are_shown_harmlessly_and_never_become_paths() {
     let (folder, site) = pushed();
     let repository = open(&folder);
-    let (long, mut record) = ("x".repeat(4096), Record::default());
-    for (nth, text) in HOSTILE.into_iter().enumerate() {
-        let text = if text == "LONG" { long.as_str() } else { text }.to_owned();
-        let id = |kind: u8| format!("{:032x}", nth * 4 + usize::from(kind));
-        let point = a_point(&repository);
-        let snapshot = SnapshotName {
-            name: text.clone(),
-            serial: 1,
-        };
-        let image = |kind: u8| format!("{text}-{nth}{kind}");
-        record.points.push(
-            Point {
-                id: id(0),
-                image: image(0),
-                name: text.clone(),
-                snapshot: None,
-                ..point.clone()
-            }
-            .into(),
-        );
-        record.points.push(
-            Point {
-                id: id(1),
-                image: image(1),
-                name: format!("n{nth}"),
-                snapshot: Some(snapshot),
-                ..point.clone()
-            }
-            .into(),
-        );
-        let tagged = Point {
-            id: id(2),
-            image: image(2),
-            name: format!("t{nth}"),
-            tags: vec![text.clone()],
-            mode: text.clone(),
-            ..point
-        };
-        record.points.push(tagged.into());
-        let disks = vec![(text.clone(), text.clone(), None)];
-        let snapshot = MachineSnapshot {
-            name: text.clone(),
-            time_ms: u64::MAX,
-            disks,
-            configuration: Some("no base64\u{1b}".to_owned()),
-        };
-        let machine = Machine {
-            id: text.clone(),
-            name: text.clone(),
-            disks: vec![text.clone()],
-            configuration: None,
-            snapshots: vec![snapshot],
-        };
-        record.machines.push(machine.into());
-    }
-    say(&repository, record);
+    say(&repository, hostile_names(&a_point(&repository)));
     let (names, before) = (site.sandbox.names(), files(&site.sandbox.path("")).len());
     for words in LOOKS {
         let run = site.run(words);
@@ -195,14 +196,14 @@ fn names_from_a_repository_are_shown_harmlessly_and_never_become_paths() {
     assert_eq!(site.sandbox.names(), names);
     for (nth, _) in HOSTILE.iter().enumerate() {
         for kind in 0..3 {
-            let words = format!("backup pull {:032x}", nth * 4 + kind);
+            let words = format!("backup pull {}", hostile_id(nth, kind));
             let run = site.run(&words);
             assert_harmless(&run, &words);
             if kind > 0 {
                 continue;
             }
             // A disk by its id needs no name.
-            let words = format!("backup restore {:032x} out.raw --force", nth * 4 + kind);
+            let words = format!("backup restore {} out.raw --force", hostile_id(nth, kind));
             let run = site.run(&words);
             assert_harmless(&run, &words);
             assert_eq!(run.code, Some(0), "{words}: {run:?}");
@@ -225,6 +226,89 @@ fn names_from_a_repository_are_shown_harmlessly_and_never_become_paths() {
     site.succeed("backup pull web --as fine");
 }
 
+fn unbelievable_id(nth: usize) -> String {
+    format!("{:032x}", 0xabc0 + nth)
+}
+
+/// Variants of a real content, each with one thing that cannot be.
+fn unbelievable_contents(real: &Content, pack: &str) -> Vec<Content> {
+    let maps = &real.parts[0];
+    let in_parts = |parts: Vec<MapPart>| Content {
+        parts,
+        ..real.clone()
+    };
+    let in_part = |object: &str, range: (u64, u64), pages: (u64, u64)| {
+        in_parts(vec![MapPart {
+            pages,
+            object: object.to_owned(),
+            range,
+        }])
+    };
+    let of_chunks = |chunk_len: u32| Content {
+        chunk_len,
+        ..real.clone()
+    };
+    // The eleventh and the twelfth begin in the eleventh: in itself, and in a chain that does not
+    // end.
+    let in_circle = Content {
+        parent: Some(unbelievable_id(10)),
+        parent_visible: u64::MAX,
+        ..real.clone()
+    };
+    vec![
+        Content {
+            len: u64::MAX,
+            ..in_parts(Vec::new())
+        },
+        in_part("maps/../../../etc/passwd", (0, 10), (0, u64::MAX)),
+        in_part(&maps.object, (u64::MAX - 5, 10), (0, 1)),
+        in_part(&maps.object, (0, u64::MAX), (0, 1)),
+        in_part(&maps.object, (0, 1 << 40), (0, 1)),
+        in_part(&maps.object, maps.range, (0, u64::MAX)),
+        in_part(pack, (0, 100), (0, 1)),
+        in_parts(vec![maps.clone(), maps.clone()]),
+        of_chunks(0),
+        of_chunks(8192),
+        in_circle.clone(),
+        in_circle,
+        Content {
+            parent: Some("\u{1b}[31m".to_owned()),
+            ..real.clone()
+        },
+    ]
+}
+
+/// A record of these contents with a point for each, one point more whose content has no id, and
+/// indexes that are none.
+fn unbelievable_record(point: &Point, contents: Vec<Content>) -> Record {
+    let of_number = |nth: usize| Point {
+        id: unbelievable_id(nth),
+        image: unbelievable_id(nth),
+        ..point.clone()
+    };
+    let mut record = Record::default();
+    for (nth, content) in contents.into_iter().enumerate() {
+        let id = unbelievable_id(nth);
+        record.contents.push(Content { id, ..content }.into());
+        let point = Point {
+            name: format!("wrong{nth}"),
+            snapshot: None,
+            len: u64::MAX,
+            content: unbelievable_id(nth),
+            ..of_number(nth)
+        };
+        record.points.push(point.into());
+    }
+    let lost = Point {
+        name: "lost".to_owned(),
+        content: "no id\u{7}".to_owned(),
+        ..of_number(record.points.len())
+    };
+    record.points.push(lost.into());
+    record.indexes = vec!["../../x".to_owned(), "zz".to_owned()];
+    record
+}
+
 /// Numbers that would be too much to believe, chains that end in themselves, objects that are no
 /// objects.
 #[test]
@@ -232,110 +316,10 @@ fn numbers_from_a_repository_are_not_believed() {
     let (folder, site) = pushed();
     let repository = open(&folder);
     let point = a_point(&repository);
-    let state = repository.state();
-    let real = known(&state, &point.content);
-    let maps = real.parts[0].clone();
-    let part = |object: &str, range: (u64, u64), pages: (u64, u64)| {
-        vec![MapPart {
-            pages,
-            object: object.to_owned(),
-            range,
-        }]
-    };
-    let id = |nth: usize| format!("{:032x}", 0xabc0 + nth);
-    let wrong: Vec<Content> = vec![
-        Content {
-            len: u64::MAX,
-            parts: Vec::new(),
-            ..real.clone()
-        },
-        Content {
-            parts: part("maps/../../../etc/passwd", (0, 10), (0, u64::MAX)),
-            ..real.clone()
-        },
-        Content {
-            parts: part(&maps.object, (u64::MAX - 5, 10), (0, 1)),
-            ..real.clone()
-        },
-        Content {
-            parts: part(&maps.object, (0, u64::MAX), (0, 1)),
-            ..real.clone()
-        },
-        Content {
-            parts: part(&maps.object, (0, 1 << 40), (0, 1)),
-            ..real.clone()
-        },
-        Content {
-            parts: part(&maps.object, maps.range, (0, u64::MAX)),
-            ..real.clone()
-        },
-        Content {
-            parts: part(
-                &objects(&folder, "packs")[0].display().to_string(),
-                (0, 100),
-                (0, 1),
-            ),
-            ..real.clone()
-        },
-        Content {
-            parts: vec![maps.clone(), maps.clone()],
-            ..real.clone()
-        },
-        Content {
-            chunk_len: 0,
-            ..real.clone()
-        },
-        Content {
-            chunk_len: 8192,
-            ..real.clone()
-        },
-        Content {
-            parent: Some(id(10)),
-            parent_visible: u64::MAX,
-            ..real.clone()
-        },
-        Content {
-            parent: Some(id(10)),
-            parent_visible: u64::MAX,
-            ..real.clone()
-        },
-        Content {
-            parent: Some("\u{1b}[31m".to_owned()),
-            ..real.clone()
-        },
-    ];
-    let mut record = Record::default();
-    for (nth, content) in wrong.into_iter().enumerate() {
-        record.contents.push(
-            Content {
-                id: id(nth),
-                ..content
-            }
-            .into(),
-        );
-        let point = Point {
-            id: id(nth),
-            image: id(nth),
-            name: format!("wrong{nth}"),
-            snapshot: None,
-            len: u64::MAX,
-            content: id(nth),
-            ..point.clone()
-        };
-        record.points.push(point.into());
-    }
-    let count = record.points.len();
-    record.points.push(
-        Point {
-            id: id(count),
-            image: id(count),
-            name: "lost".to_owned(),
-            content: "no id\u{7}".to_owned(),
-            ..point.clone()
-        }
-        .into(),
-    );
-    record.indexes = vec!["../../x".to_owned(), "zz".to_owned()];
+    let real = known(&repository.state(), &point.content);
+    let pack = objects(&folder, "packs")[0].display().to_string();
+    let record = unbelievable_record(&point, unbelievable_contents(&real, &pack));
+    let count = record.points.len() - 1;
     say(&repository, record);
     // Objects that are what their names say, and whose insides claim more than there is: sealed
     // with the key.
@@ -347,7 +331,7 @@ fn numbers_from_a_repository_are_not_believed() {
     for nth in 0..=count {
         let (name, words) = (
             format!("wrong{nth}"),
-            format!("backup restore {} out.raw", id(nth)),
+            format!("backup restore {} out.raw", unbelievable_id(nth)),
         );
         let run = site.run(&words);
         assert_harmless(&run, &words);
@@ -365,7 +349,7 @@ fn numbers_from_a_repository_are_not_believed() {
             run.stderr
         );
         assert_harmless(
-            &site.run(&format!("backup pull {} --as new", id(nth))),
+            &site.run(&format!("backup pull {} --as new", unbelievable_id(nth))),
             "pull",
         );
         assert!(!site.sandbox.path("out.raw").exists());
@@ -467,35 +451,6 @@ fn what_was_not_sealed_with_the_key_is_refused_by_name() {
         .map(|path| (path.clone(), std::fs::read(path).expect("it reads")))
         .collect();
     assert_eq!(whole.len(), 2);
-    let names = site.sandbox.names();
-    let refused = |what: &str| {
-        for words in [
-            "backup list",
-            "backup push --all",
-            "backup restore web@first no.raw",
-            "backup pull --all --prefix p-",
-            "backup prune",
-        ] {
-            // Also by somebody who has a copy of what was there.
-            for fresh in [true, false] {
-                let mut command = site.command(words);
-                if fresh {
-                    command
-                        .env("XDG_CACHE_HOME", site.sandbox.path("fresh"))
-                        .env("XDG_STATE_HOME", site.sandbox.path("fresh"));
-                }
-                let run = Run::of(command.output().expect("it starts"));
-                let knows = !fresh && run.code == Some(0) && words == "backup list";
-                assert!(
-                    knows || run.code == Some(1) && run.stderr.contains("journal/"),
-                    "{what}, {words}: {run:?}"
-                );
-                drop(std::fs::remove_dir_all(site.sandbox.path("fresh")));
-            }
-        }
-        assert!(!site.sandbox.path("no.raw").exists());
-        assert_eq!(site.sandbox.names(), names);
-    };
     let heal = || {
         objects(&folder, "journal")
             .into_iter()
@@ -512,7 +467,7 @@ fn what_was_not_sealed_with_the_key_is_refused_by_name() {
         journal.join(stranger.file_name().expect("a name")),
     )
     .expect("room");
-    refused("a record of another repository");
+    assert_journal_refused(&site, "a record of another repository");
     heal();
     // One that is forged, plain and with a key of the forger's.
     let repository = open(&folder);
@@ -527,7 +482,7 @@ fn what_was_not_sealed_with_the_key_is_refused_by_name() {
             forged.bytes,
         )
         .expect("room");
-        refused("a forged record");
+        assert_journal_refused(&site, "a forged record");
         heal();
     }
     // The repository's file says that it is not encrypted: what a forger writes in plain would be
@@ -544,6 +499,37 @@ fn what_was_not_sealed_with_the_key_is_refused_by_name() {
     }
     std::fs::write(&path, text).expect("room");
     drop(theirs);
+}
+
+/// Asserts that no command believes what is in the journal, or changes the store.
+fn assert_journal_refused(site: &Site, what: &str) {
+    let names = site.sandbox.names();
+    for words in [
+        "backup list",
+        "backup push --all",
+        "backup restore web@first no.raw",
+        "backup pull --all --prefix p-",
+        "backup prune",
+    ] {
+        // Also by somebody who has a copy of what was there.
+        for fresh in [true, false] {
+            let mut command = site.command(words);
+            if fresh {
+                command
+                    .env("XDG_CACHE_HOME", site.sandbox.path("fresh"))
+                    .env("XDG_STATE_HOME", site.sandbox.path("fresh"));
+            }
+            let run = Run::of(command.output().expect("it starts"));
+            let knows = !fresh && run.code == Some(0) && words == "backup list";
+            assert!(
+                knows || run.code == Some(1) && run.stderr.contains("journal/"),
+                "{what}, {words}: {run:?}"
+            );
+            drop(std::fs::remove_dir_all(site.sandbox.path("fresh")));
+        }
+    }
+    assert!(!site.sandbox.path("no.raw").exists());
+    assert_eq!(site.sandbox.names(), names);
 }
 
 /// Records in each other's places are read from their copies; with the copies exchanged as well, a
@@ -662,46 +648,8 @@ fn packs_that_are_not_what_they_are_named_after_are_told_with_all_that_needs_the
             .iter()
             .zip(&now)
             .for_each(|(path, bytes)| std::fs::write(path, bytes).expect("room"));
-        for image in ["web", "mail"] {
-            let run = site.run(&format!("backup restore {image}@first no.raw"));
-            assert_eq!(run.code, Some(1), "{what}: {run:?}");
-            assert!(
-                names.iter().any(|name| run.stderr.contains(name))
-                    && run.stderr.contains(&format!("{image}@first")),
-                "{what}: {run:?}"
-            );
-            let streamed = site
-                .command(&format!("backup restore {image}@first -"))
-                .stdin(Stdio::null())
-                .output()
-                .expect("it starts");
-            assert_eq!(streamed.status.code(), Some(1), "{what}");
-        }
-        let before = site.sandbox.names();
-        std::fs::remove_dir_all(site.sandbox.path("other")).ok();
-        let mut command = site.command("init");
-        command.env("VELLUM_STORE", "other");
-        assert!(command.output().expect("it starts").status.success());
-        let mut command = site.command("backup pull --all");
-        command.env("VELLUM_STORE", "other");
-        let run = Run::of(command.output().expect("it starts"));
-        assert_eq!(run.code, Some(1), "{what}: {run:?}");
-        assert!(
-            names.iter().any(|name| run.stderr.contains(name)),
-            "{what}: {run:?}"
-        );
-        let mut command = site.command("list");
-        let listed = Run::of(
-            command
-                .env("VELLUM_STORE", "other")
-                .output()
-                .expect("it starts"),
-        );
-        assert!(
-            !listed.stdout.contains("web") && !listed.stdout.contains("mail"),
-            "{what}: {listed:?}"
-        );
-        assert_eq!(site.sandbox.names(), before);
+        assert_restore_names_packs(&site, &names, what);
+        assert_pull_names_packs(&site, &names, what);
         let found = site.json_of("backup verify --read-data", 4);
         for needed in
             names
@@ -721,6 +669,48 @@ fn packs_that_are_not_what_they_are_named_after_are_told_with_all_that_needs_the
             .for_each(|(path, bytes)| std::fs::write(path, bytes).expect("room"));
     }
     site.succeed("backup verify --read-data");
+}
+
+fn assert_restore_names_packs(site: &Site, names: &[String], what: &str) {
+    for image in ["web", "mail"] {
+        let run = site.run(&format!("backup restore {image}@first no.raw"));
+        assert_eq!(run.code, Some(1), "{what}: {run:?}");
+        assert!(
+            names.iter().any(|name| run.stderr.contains(name))
+                && run.stderr.contains(&format!("{image}@first")),
+            "{what}: {run:?}"
+        );
+        let streamed = site
+            .command(&format!("backup restore {image}@first -"))
+            .stdin(Stdio::null())
+            .output()
+            .expect("it starts");
+        assert_eq!(streamed.status.code(), Some(1), "{what}");
+    }
+}
+
+/// Asserts that a pull into a new store fails with the name of a pack, and leaves no image.
+fn assert_pull_names_packs(site: &Site, names: &[String], what: &str) {
+    let before = site.sandbox.names();
+    std::fs::remove_dir_all(site.sandbox.path("other")).ok();
+    let in_other = |words: &str| {
+        let mut command = site.command(words);
+        command.env("VELLUM_STORE", "other");
+        Run::of(command.output().expect("it starts"))
+    };
+    assert_eq!(in_other("init").code, Some(0));
+    let run = in_other("backup pull --all");
+    assert_eq!(run.code, Some(1), "{what}: {run:?}");
+    assert!(
+        names.iter().any(|name| run.stderr.contains(name)),
+        "{what}: {run:?}"
+    );
+    let listed = in_other("list");
+    assert!(
+        !listed.stdout.contains("web") && !listed.stdout.contains("mail"),
+        "{what}: {listed:?}"
+    );
+    assert_eq!(site.sandbox.names(), before);
 }
 
 /// A destination that fills up, for a file and for a store.

@@ -146,23 +146,22 @@ fn a_stranger_restores_every_point_that_the_command_pushed() {
         }
         for (nth, point) in points.iter().enumerate() {
             let id = point["id"].as_str().expect("text");
-            let theirs = site.sandbox.path(format!("{id}.theirs"));
-            stranger(
-                &place,
-                &["restore", id, theirs.to_str().expect("text")],
-                &keys[nth % keys.len()],
-            );
-            site.succeed(&format!("backup restore {id} {id}.ours"));
-            let ours =
-                std::fs::read(site.sandbox.path(format!("{id}.ours"))).expect("it was restored");
-            // The whole disk, not a hash of it: nothing can be more equal.
-            assert!(
-                std::fs::read(&theirs).expect("it was restored") == ours,
-                "{point} is another disk to a stranger"
-            );
-            [theirs, site.sandbox.path(format!("{id}.ours"))]
-                .iter()
-                .for_each(|file| std::fs::remove_file(file).expect("it is there"));
+            assert_restores_alike(&site, &place, id, &keys[nth % keys.len()]);
         }
     }
+}
+
+/// Asserts that a stranger gets the whole disk of a point, not a hash of it: nothing can be more
+/// equal.
+fn assert_restores_alike(site: &Site, place: &Path, id: &str, key: &[&str]) {
+    let theirs = site.sandbox.path(format!("{id}.theirs"));
+    stranger(place, &["restore", id, theirs.to_str().expect("text")], key);
+    site.succeed(&format!("backup restore {id} {id}.ours"));
+    let ours = site.sandbox.path(format!("{id}.ours"));
+    let [their_disk, our_disk] =
+        [&theirs, &ours].map(|path| std::fs::read(path).expect("it was restored"));
+    assert!(their_disk == our_disk, "{id} is another disk to a stranger");
+    [theirs, ours]
+        .iter()
+        .for_each(|file| std::fs::remove_file(file).expect("it is there"));
 }
