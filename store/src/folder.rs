@@ -483,7 +483,7 @@ fn make_durably(dir: &Path, mode: u32) -> std::io::Result<()> {
     }
     match DirBuilder::new().mode(mode).create(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
-        made => made?,
+        outcome => outcome?,
     }
     parent.map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }

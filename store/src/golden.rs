@@ -230,107 +230,138 @@ fn layer_key(layer: &Layer) -> [u8; 8] {
 
 /// Every golden name with what this version writes.
 fn written() -> Vec<(&'static str, Vec<u8>)> {
-    let mut all: Vec<(&'static str, Vec<u8>)> = Vec::new();
-    all.extend(
-        parameters()
-            .iter()
-            .map(|(name, record)| (*name, encoded(Family::Meta, PARAMETERS_KEY, record))),
-    );
-    all.extend(
-        layers()
-            .iter()
-            .map(|(name, record)| (*name, encoded(Family::Layers, &layer_key(record), record))),
-    );
-    all.push((
-        "record-identity",
-        encoded(Family::Meta, IDENTITY_KEY, &STORE),
-    ));
-    all.push((
-        "record-token",
-        encoded(Family::Meta, &token_key(&[3; 16]), &Token([4; 16])),
-    ));
-    all.push((
-        "record-damage",
-        encoded(Family::Meta, &damage_key(7), &damage()),
-    ));
-    all.push((
-        "record-sources",
-        encoded(Family::Meta, SOURCES_KEY, &sources()),
-    ));
-    all.push((
-        "record-counters",
-        encoded(Family::Meta, COUNTERS_KEY, &COUNTERS),
-    ));
-    all.push((
-        "record-commits",
-        encoded(Family::Meta, COMMITS_KEY, &COMMITS),
-    ));
-    all.push((
-        "record-image-3",
-        encoded(Family::Names, &image_key(ImageId(9)), &image()),
-    ));
-    all.push((
-        "record-image-3-scratch",
-        encoded(Family::Names, &image_key(ImageId(9)), &scratch_image()),
-    ));
-    all.push((
-        "record-machine",
-        encoded(Family::Names, &machine_key(MachineId(80)), &machine()),
-    ));
-    all.push((
-        "record-machine-snapshot",
-        encoded(
-            Family::Names,
-            &machine_snapshot_key(MachineId(80), 81),
-            &machine_snapshot(),
-        ),
-    ));
-    all.push((
-        "record-configuration",
-        encoded(
-            Family::Meta,
-            &configuration_key(ConfigurationId(90)),
-            &configuration(),
-        ),
-    ));
-    all.push((
-        "record-journal",
-        encoded(Family::Meta, &entry_key(300), &entry()),
-    ));
-    all.push((
-        "record-snapshot",
-        encoded(Family::Names, &snapshot_key(ImageId(9), 77), &snapshot()),
-    ));
-    all.push(("key-parameters", PARAMETERS_KEY.to_vec()));
-    all.push(("key-identity", IDENTITY_KEY.to_vec()));
-    all.push(("key-token", token_key(&[3; 16])));
-    all.push(("key-damage", damage_key(7)));
-    all.push(("key-sources", SOURCES_KEY.to_vec()));
-    all.push(("key-counters", COUNTERS_KEY.to_vec()));
-    all.push(("key-commits", COMMITS_KEY.to_vec()));
-    all.push(("key-parity", PARITY_KEY.to_vec()));
+    [
+        written_meta_records(),
+        written_tree_records(),
+        written_meta_keys(),
+        written_name_keys(),
+        written_files(),
+    ]
+    .concat()
+}
+
+/// Records of `Meta`.
+fn written_meta_records() -> Vec<(&'static str, Vec<u8>)> {
+    let parameters = parameters()
+        .into_iter()
+        .map(|(name, record)| (name, encoded(Family::Meta, PARAMETERS_KEY, &record)));
     let share = ParityShare::new(25).expect("in bounds");
-    let family = Family::Meta.name();
-    all.push(("record-parity", records::encode(family, PARITY_KEY, &share)));
-    all.push(("parity-code", parity::golden_code()));
-    all.push(("parity-group", parity::golden_group()));
-    all.push(("parity-rest", parity::golden_rest()));
-    all.push(("witness", crate::folder::Witness::bytes(COMMITS.0)));
-    all.push(("key-image", image_key(ImageId(9))));
-    all.push(("key-snapshot", snapshot_key(ImageId(9), 77)));
-    all.push(("key-machine", machine_key(MachineId(80))));
-    all.push((
-        "key-machine-snapshot",
-        machine_snapshot_key(MachineId(80), 81),
-    ));
-    all.push(("key-configuration", configuration_key(ConfigurationId(90))));
-    all.push(("key-journal", entry_key(300)));
-    all.push(("key-journal-sum", SUM_KEY.to_vec()));
-    all.push((
-        "marker",
-        format!("vellum store format {}\n", crate::folder::FORMAT).into_bytes(),
-    ));
-    all
+    let others = [
+        (
+            "record-identity",
+            encoded(Family::Meta, IDENTITY_KEY, &STORE),
+        ),
+        (
+            "record-token",
+            encoded(Family::Meta, &token_key(&[3; 16]), &Token([4; 16])),
+        ),
+        (
+            "record-damage",
+            encoded(Family::Meta, &damage_key(7), &damage()),
+        ),
+        (
+            "record-sources",
+            encoded(Family::Meta, SOURCES_KEY, &sources()),
+        ),
+        (
+            "record-counters",
+            encoded(Family::Meta, COUNTERS_KEY, &COUNTERS),
+        ),
+        (
+            "record-commits",
+            encoded(Family::Meta, COMMITS_KEY, &COMMITS),
+        ),
+        (
+            "record-configuration",
+            encoded(
+                Family::Meta,
+                &configuration_key(ConfigurationId(90)),
+                &configuration(),
+            ),
+        ),
+        (
+            "record-journal",
+            encoded(Family::Meta, &entry_key(300), &entry()),
+        ),
+        ("record-parity", encoded(Family::Meta, PARITY_KEY, &share)),
+    ];
+    parameters.chain(others).collect()
+}
+
+/// Records of layers and of what has a name.
+fn written_tree_records() -> Vec<(&'static str, Vec<u8>)> {
+    let layers = layers()
+        .into_iter()
+        .map(|(name, record)| (name, encoded(Family::Layers, &layer_key(&record), &record)));
+    let names = [
+        (
+            "record-image-3",
+            encoded(Family::Names, &image_key(ImageId(9)), &image()),
+        ),
+        (
+            "record-image-3-scratch",
+            encoded(Family::Names, &image_key(ImageId(9)), &scratch_image()),
+        ),
+        (
+            "record-machine",
+            encoded(Family::Names, &machine_key(MachineId(80)), &machine()),
+        ),
+        (
+            "record-machine-snapshot",
+            encoded(
+                Family::Names,
+                &machine_snapshot_key(MachineId(80), 81),
+                &machine_snapshot(),
+            ),
+        ),
+        (
+            "record-snapshot",
+            encoded(Family::Names, &snapshot_key(ImageId(9), 77), &snapshot()),
+        ),
+    ];
+    layers.chain(names).collect()
+}
+
+/// Keys of `Meta`.
+fn written_meta_keys() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("key-parameters", PARAMETERS_KEY.to_vec()),
+        ("key-identity", IDENTITY_KEY.to_vec()),
+        ("key-token", token_key(&[3; 16])),
+        ("key-damage", damage_key(7)),
+        ("key-sources", SOURCES_KEY.to_vec()),
+        ("key-counters", COUNTERS_KEY.to_vec()),
+        ("key-commits", COMMITS_KEY.to_vec()),
+        ("key-parity", PARITY_KEY.to_vec()),
+        ("key-configuration", configuration_key(ConfigurationId(90))),
+        ("key-journal", entry_key(300)),
+        ("key-journal-sum", SUM_KEY.to_vec()),
+    ]
+}
+
+/// Keys of `Names`.
+fn written_name_keys() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("key-image", image_key(ImageId(9))),
+        ("key-snapshot", snapshot_key(ImageId(9), 77)),
+        ("key-machine", machine_key(MachineId(80))),
+        (
+            "key-machine-snapshot",
+            machine_snapshot_key(MachineId(80), 81),
+        ),
+    ]
+}
+
+/// Bytes of files beside the database.
+fn written_files() -> Vec<(&'static str, Vec<u8>)> {
+    let marker = format!("vellum store format {}\n", crate::folder::FORMAT);
+    vec![
+        ("parity-code", parity::golden_code()),
+        ("parity-group", parity::golden_group()),
+        ("parity-rest", parity::golden_rest()),
+        ("witness", crate::folder::Witness::bytes(COMMITS.0)),
+        ("marker", marker.into_bytes()),
+    ]
 }
 
 /// Plain bytes behind the compressed golden bytes.
@@ -365,42 +396,63 @@ fn what_is_written_now_is_what_was_written_once() {
 
 #[test]
 fn what_was_written_once_is_read_now() {
+    assert_parameters_read();
+    assert_layers_read();
+    assert_images_read();
+    assert_reads(Family::Meta, IDENTITY_KEY, "record-identity", STORE);
+    assert_reads(Family::Meta, COUNTERS_KEY, "record-counters", COUNTERS);
+    assert_reads(Family::Meta, COMMITS_KEY, "record-commits", COMMITS);
+    let key = configuration_key(ConfigurationId(90));
+    assert_reads(Family::Meta, &key, "record-configuration", configuration());
+    assert_reads(Family::Meta, &entry_key(300), "record-journal", entry());
+    assert_reads(Family::Meta, &damage_key(7), "record-damage", damage());
+    assert_reads(Family::Meta, SOURCES_KEY, "record-sources", sources());
+    let key = machine_key(MachineId(80));
+    assert_reads(Family::Names, &key, "record-machine", machine());
+    let (key, record) = (machine_snapshot_key(MachineId(80), 81), machine_snapshot());
+    assert_reads(Family::Names, &key, "record-machine-snapshot", record);
+    let key = snapshot_key(ImageId(9), 77);
+    assert_reads(Family::Names, &key, "record-snapshot", snapshot());
+    for (name, codec) in [
+        ("compressed-lz4", FrameCodec::Lz4),
+        ("compressed-zstd", FrameCodec::Zstd),
+    ] {
+        assert_eq!(
+            codec::decompress(codec, &golden(name), plain().len()),
+            Ok(plain()),
+            "{name}"
+        );
+    }
+}
+
+/// The golden file `name` is read as `record`.
+fn assert_reads<R>(family: Family, key: &[u8], name: &str, record: R)
+where
+    R: Record + PartialEq + std::fmt::Debug,
+{
+    assert_eq!(decoded::<R>(family, key, name), record, "{name}");
+}
+
+fn assert_parameters_read() {
     for (name, record) in parameters() {
-        assert_eq!(
-            decoded::<StoreParameters>(Family::Meta, PARAMETERS_KEY, name),
-            record,
-            "{name}"
-        );
+        assert_reads(Family::Meta, PARAMETERS_KEY, name, record);
     }
+}
+
+fn assert_layers_read() {
     for (name, record) in layers() {
-        assert_eq!(
-            decoded::<Layer>(Family::Layers, &layer_key(&record), name),
-            record,
-            "{name}"
-        );
+        let key = layer_key(&record);
         // Layers that version 1 wrote have no identity.
-        let first = decoded::<Layer>(Family::Layers, &layer_key(&record), &name.replace("-2", ""));
-        assert_eq!(
-            first,
-            Layer {
-                content: None,
-                ..record
-            },
-            "{name}"
-        );
+        let first = Layer {
+            content: None,
+            ..record.clone()
+        };
+        assert_reads(Family::Layers, &key, name, record);
+        assert_reads(Family::Layers, &key, &name.replace("-2", ""), first);
     }
-    assert_eq!(
-        decoded::<StoreId>(Family::Meta, IDENTITY_KEY, "record-identity"),
-        STORE
-    );
-    assert_eq!(
-        decoded::<Counters>(Family::Meta, COUNTERS_KEY, "record-counters"),
-        COUNTERS
-    );
-    assert_eq!(
-        decoded::<Commits>(Family::Meta, COMMITS_KEY, "record-commits"),
-        COMMITS
-    );
+}
+
+fn assert_images_read() {
     // Version 1 wrote the first, version 2 the next: they know no format of a source.
     let older = Image {
         source_format: None,
@@ -413,55 +465,7 @@ fn what_was_written_once_is_read_now() {
         ("record-image-3", image()),
         ("record-image-3-scratch", scratch_image()),
     ] {
-        assert_eq!(
-            decoded::<Image>(Family::Names, &image_key(ImageId(9)), name),
-            record,
-            "{name}"
-        );
-    }
-    assert_eq!(
-        decoded::<Machine>(Family::Names, &machine_key(MachineId(80)), "record-machine"),
-        machine()
-    );
-    let key = machine_snapshot_key(MachineId(80), 81);
-    assert_eq!(
-        decoded::<MachineSnapshot>(Family::Names, &key, "record-machine-snapshot"),
-        machine_snapshot()
-    );
-    let key = configuration_key(ConfigurationId(90));
-    assert_eq!(
-        decoded::<ConfigurationFile>(Family::Meta, &key, "record-configuration"),
-        configuration()
-    );
-    assert_eq!(
-        decoded::<Entry>(Family::Meta, &entry_key(300), "record-journal"),
-        entry()
-    );
-    assert_eq!(
-        decoded::<DamageRecord>(Family::Meta, &damage_key(7), "record-damage"),
-        damage()
-    );
-    assert_eq!(
-        decoded::<SourceList>(Family::Meta, SOURCES_KEY, "record-sources"),
-        sources()
-    );
-    assert_eq!(
-        decoded::<Snapshot>(
-            Family::Names,
-            &snapshot_key(ImageId(9), 77),
-            "record-snapshot"
-        ),
-        snapshot()
-    );
-    for (name, codec) in [
-        ("compressed-lz4", FrameCodec::Lz4),
-        ("compressed-zstd", FrameCodec::Zstd),
-    ] {
-        assert_eq!(
-            codec::decompress(codec, &golden(name), plain().len()),
-            Ok(plain()),
-            "{name}"
-        );
+        assert_reads(Family::Names, &image_key(ImageId(9)), name, record);
     }
 }
 

@@ -179,6 +179,44 @@ impl Ward {
         }
     }
 
+    /// Damages a random byte of about every second payload.
+    fn flip_some_payloads(&self, random: &mut fastrand::Rng) {
+        for (key, value) in self.records(Family::Frames) {
+            if random.bool() {
+                let at = random.usize(..value.len());
+                self.write(|batch| batch.put(Family::Frames, key, flipped(&value, at)));
+            }
+        }
+    }
+
+    /// Adds small frames that tending merges, and dead ones.
+    fn add_small_and_dead_frames(&self) {
+        let store = self.store();
+        let doomed = import(store, "doomed", &noise(7, 20), false);
+        for nth in 0..6 {
+            let live = store.live(self.node("web").image()).expect("live");
+            let bytes = &self.content[nth * 3 * CHUNK..][..2 * CHUNK];
+            live.write_at(bytes, 0)
+                .and_then(|()| live.flush())
+                .expect("written");
+            live.write_at(&self.content[..2 * CHUNK], 0)
+                .and_then(|()| live.flush())
+                .expect("written");
+        }
+        store.delete_image(doomed.image(), false).expect("deleted");
+    }
+
+    /// The store that would be there if the process were killed now.
+    fn after_crash(&self) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        copy_of_a_crash(&self.dir.path().join("store"), &dir.path().join("store"));
+        Self {
+            store: Some(open(&dir)),
+            dir,
+            content: self.content.clone(),
+        }
+    }
+
     fn check(&self) -> usize {
         let options = CheckOptions {
             read_data: true,
@@ -563,25 +601,8 @@ fn healing_beside_collections_leaves_every_chunk_once() {
         let random = &mut fastrand::Rng::with_seed(seed);
         let ward = Ward::new();
         let store = ward.store();
-        // Small frames that tending merges, and dead ones.
-        let doomed = import(store, "doomed", &noise(7, 20), false);
-        for nth in 0..6 {
-            let live = store.live(ward.node("web").image()).expect("live");
-            let bytes = &ward.content[nth * 3 * CHUNK..][..2 * CHUNK];
-            live.write_at(bytes, 0)
-                .and_then(|()| live.flush())
-                .expect("written");
-            live.write_at(&ward.content[..2 * CHUNK], 0)
-                .and_then(|()| live.flush())
-                .expect("written");
-        }
-        store.delete_image(doomed.image(), false).expect("deleted");
-        for (key, value) in ward.records(Family::Frames) {
-            if random.bool() {
-                let at = random.usize(..value.len());
-                ward.write(|batch| batch.put(Family::Frames, key, flipped(&value, at)));
-            }
-        }
+        ward.add_small_and_dead_frames();
+        ward.flip_some_payloads(random);
         ward.check();
         let (content, collect) = (&ward.content, || {
             match store.collect(CollectOptions::default(), &Unwatched) {
@@ -605,33 +626,24 @@ fn healing_beside_collections_leaves_every_chunk_once() {
         );
         store.inner.chunks.forget_frames();
         let what = format!("seed {seed}");
-        assert!(
-            ward.look("again", &what) && ward.look("twin", &what),
-            "{what}: not healed"
-        );
+        assert_healed(&ward, &what);
         assert_frames_apart(&ward, &what);
         // What is damaged and dead nobody brings again: it goes.
         collect();
         assert_eq!(ward.check(), 0, "{what}");
-        assert!(ward.look("again", &what) && ward.look("twin", &what));
-        let crashed = tempfile::tempdir().expect("a folder");
-        copy_of_a_crash(
-            &ward.dir.path().join("store"),
-            &crashed.path().join("store"),
-        );
-        let content = ward.content.clone();
-        let ward = Ward {
-            store: Some(open(&crashed)),
-            dir: crashed,
-            content,
-        };
-        let what = format!("{what}, after a crash");
-        assert!(
-            ward.look("again", &what) && ward.look("twin", &what),
-            "{what}: not healed"
-        );
+        assert_healed(&ward, &what);
+        let (ward, what) = (ward.after_crash(), format!("{what}, after a crash"));
+        assert_healed(&ward, &what);
         assert_frames_apart(&ward, &what);
     }
+}
+
+/// All that was imported reads right.
+fn assert_healed(ward: &Ward, what: &str) {
+    assert!(
+        ward.look("again", what) && ward.look("twin", what),
+        "{what}: not healed"
+    );
 }
 
 /// No two frames hold the same id.

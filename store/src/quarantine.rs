@@ -105,11 +105,11 @@ impl Quarantine {
     }
 
     fn write(&self, mut file: File) -> std::io::Result<()> {
-        let lines = self.tables.iter();
-        let text: String = lines
-            .map(|(number, family)| format!("{number:06} {}\n", family.name()))
-            .collect();
-        file.write_all(text.as_bytes())
+        let mut text = Vec::new();
+        for (number, family) in &self.tables {
+            writeln!(text, "{number:06} {}", family.name())?;
+        }
+        file.write_all(&text)
     }
 }
 

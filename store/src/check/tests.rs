@@ -97,27 +97,30 @@ fn a_sound_store_has_no_findings() {
 
 /// Does the damage.
 type Damage = fn(&World, LayerId);
+/// Names of images, each with a range of bytes.
+type ImageHits = Vec<(String, Range<u64>)>;
 
-#[test]
-fn each_damage_names_its_images_and_ranges() {
-    let all = |ranges: [Option<Range<u64>>; 3]| -> Vec<(String, Range<u64>)> {
-        let named = ["n1", "n1@n2", "n3"].into_iter().zip(ranges);
-        named
-            .filter_map(|(name, range)| Some((name.to_owned(), bytes(range?))))
-            .collect()
-    };
-    let low = || all([Some(0..4), Some(0..4), Some(2..4)]);
-    let overwritten = || all([None, Some(8..12), Some(8..12)]);
-    let table: Vec<(&str, Damage, Vec<(String, Range<u64>)>)> = vec![
+fn image_hits(chunks: &[(&str, Range<u64>)]) -> ImageHits {
+    chunks
+        .iter()
+        .map(|(name, range)| ((*name).to_owned(), bytes(range.clone())))
+        .collect()
+}
+
+/// Damages to frames and their headers, with what they hit.
+fn frame_damages() -> Vec<(&'static str, Damage, ImageHits)> {
+    let low = image_hits(&[("n1", 0..4), ("n1@n2", 0..4), ("n3", 2..4)]);
+    let overwritten = image_hits(&[("n1@n2", 8..12), ("n3", 8..12)]);
+    vec![
         (
             "payload",
             |world, _| change(world, Family::Frames, &frame_key(ChunkId(0)), flip),
-            low(),
+            low.clone(),
         ),
         (
             "no payload",
             |world, _| change(world, Family::Frames, &frame_key(ChunkId(8)), |_| false),
-            overwritten(),
+            overwritten.clone(),
         ),
         (
             "short payload",
@@ -126,27 +129,34 @@ fn each_damage_names_its_images_and_ranges() {
                     value.pop().is_some()
                 });
             },
-            overwritten(),
+            overwritten.clone(),
         ),
         (
             "header",
             |world, _| change(world, Family::Headers, &frame_key(ChunkId(0)), flip),
-            low(),
+            low,
         ),
         (
             "no header",
             |world, _| change(world, Family::Headers, &frame_key(ChunkId(8)), |_| false),
-            overwritten(),
+            overwritten,
         ),
+    ]
+}
+
+/// Damages to a page of the map that all images have in common, with what they hit.
+fn page_damages() -> Vec<(&'static str, Damage, ImageHits)> {
+    let mapped = image_hits(&[
+        ("n1", 0..8),
+        ("n1", 16..64),
+        ("n1@n2", 0..64),
+        ("n3", 2..64),
+    ]);
+    vec![
         (
             "page",
             |world, layer| change(world, Family::Pages, &page_key(layer, PageIndex(0)), flip),
-            vec![
-                ("n1".to_owned(), bytes(0..8)),
-                ("n1".to_owned(), bytes(16..64)),
-                ("n1@n2".to_owned(), bytes(0..64)),
-                ("n3".to_owned(), bytes(2..64)),
-            ],
+            mapped.clone(),
         ),
         (
             "no page",
@@ -155,15 +165,14 @@ fn each_damage_names_its_images_and_ranges() {
                     false
                 });
             },
-            vec![
-                ("n1".to_owned(), bytes(0..8)),
-                ("n1".to_owned(), bytes(16..64)),
-                ("n1@n2".to_owned(), bytes(0..64)),
-                ("n3".to_owned(), bytes(2..64)),
-            ],
+            mapped,
         ),
-    ];
-    for (what, damage, hits) in table {
+    ]
+}
+
+#[test]
+fn each_damage_names_its_images_and_ranges() {
+    for (what, damage, hits) in frame_damages().into_iter().chain(page_damages()) {
         let (world, layer) = world();
         damage(&world, layer);
         let report = check(&world, false, None);

@@ -32,8 +32,8 @@ impl ParityEncoder {
         for stretch in data {
             encoder.add_original_shard(stretch).map_err(refused)?;
         }
-        let encoded = encoder.encode().map_err(refused)?;
-        Ok(encoded.recovery_iter().map(<[u8]>::to_vec).collect())
+        let parity = encoder.encode().map_err(refused)?;
+        Ok(parity.recovery_iter().map(<[u8]>::to_vec).collect())
     }
 }
 
@@ -73,9 +73,9 @@ impl Remains<'_> {
                 decoder.add_recovery_shard(at, stretch).map_err(refused)?;
             }
         }
-        let decoded = decoder.decode().map_err(refused)?;
+        let restored = decoder.decode().map_err(refused)?;
         Ok(Some(
-            decoded
+            restored
                 .restored_original_iter()
                 .map(|(at, stretch)| (at, stretch.to_vec()))
                 .collect(),
@@ -158,10 +158,10 @@ pub(crate) mod tests {
         let mut pieces = vec![Vec::new(); 2];
         for range in [0..64, 64..512, 512..1024] {
             let part: Vec<&[u8]> = data.iter().map(|stretch| &stretch[range.clone()]).collect();
-            let encoded = encoder.encode(&part, 2).expect("encoded");
+            let parity = encoder.encode(&part, 2).expect("encoded");
             pieces
                 .iter_mut()
-                .zip(encoded)
+                .zip(parity)
                 .for_each(|(all, piece)| all.extend(piece));
         }
         assert!(pieces == whole);

@@ -94,8 +94,7 @@ impl ParityFolder {
 
     /// The numbers of all groups' files.
     pub(super) fn group_ids(&self) -> Result<Vec<u64>, StoreError> {
-        let mut ids: Vec<u64> = self
-            .names(&self.dir())?
+        let mut ids: Vec<u64> = names_in(&self.dir())?
             .iter()
             .filter_map(|name| number_of(name, "group"))
             .collect();
@@ -105,25 +104,11 @@ impl ParityFolder {
 
     /// The tables that are linked.
     pub(super) fn held_tables(&self) -> Result<Vec<u64>, StoreError> {
-        let names = self.names(&self.dir().join("held"))?;
+        let names = names_in(&self.dir().join("held"))?;
         Ok(names
             .iter()
             .filter_map(|name| number_of(name, "sst"))
             .collect())
-    }
-
-    /// Names in `dir`; none if it is not there.
-    fn names(&self, dir: &Path) -> Result<Vec<String>, StoreError> {
-        let fail = |source| StoreError::file("read the folder", dir, source);
-        let entries = match fs::read_dir(dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(fail)?,
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            names.extend(entry.map_err(fail)?.file_name().into_string());
-        }
-        Ok(names)
     }
 
     /// The groups whose files begin and end as they should, and those whose files do not.
@@ -225,7 +210,7 @@ impl ParityFolder {
 
     /// Removes what a crash left of files that were being written.
     pub(super) fn remove_partial(&self) {
-        for name in self.names(&self.dir()).unwrap_or_default() {
+        for name in names_in(&self.dir()).unwrap_or_default() {
             if name.starts_with('.') {
                 let _ = fs::remove_file(self.dir().join(name));
             }
@@ -235,7 +220,7 @@ impl ParityFolder {
     /// Bytes on disk: of groups and what belongs to them, and of tables that only links keep.
     pub(super) fn usage(&self) -> (u64, u64) {
         let blocks = |path: PathBuf| fs::symlink_metadata(path).map_or(0, |found| found.blocks());
-        let own = self.names(&self.dir()).unwrap_or_default();
+        let own = names_in(&self.dir()).unwrap_or_default();
         let own: u64 = own
             .into_iter()
             .map(|name| self.dir().join(name))
@@ -303,6 +288,20 @@ impl Drop for UnnamedFile {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Names in `dir`; none if it is not there.
+fn names_in(dir: &Path) -> Result<Vec<String>, StoreError> {
+    let fail = |source| StoreError::file("read the folder", dir, source);
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(fail)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry.map_err(fail)?.file_name().into_string());
+    }
+    Ok(names)
 }
 
 fn table_name(number: u64) -> String {

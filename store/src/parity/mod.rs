@@ -121,6 +121,11 @@ enum Right {
     Asked(Folder),
 }
 
+/// Right to write that somebody has; one that was asked for, until this is dropped.
+struct HeldRight {
+    _lock: Option<OwnerLock>,
+}
+
 #[derive(Default)]
 struct ParityState {
     share: Option<ParityShare>,
@@ -206,11 +211,12 @@ impl Parity {
     }
 
     /// The right to write, if it can be had.
-    fn right(&self) -> Option<Option<OwnerLock>> {
-        match &self.right {
-            Right::Owner => Some(None),
-            Right::Asked(folder) => folder.lock("vellum parity").ok().map(Some),
-        }
+    fn right(&self) -> Option<HeldRight> {
+        let lock = match &self.right {
+            Right::Owner => None,
+            Right::Asked(folder) => Some(folder.lock("vellum parity").ok()?),
+        };
+        Some(HeldRight { _lock: lock })
     }
 
     /// Heals the tables that `message`, an error of the database's, names; if it names none, or
@@ -279,9 +285,10 @@ impl Parity {
                 continue;
             };
             let (table, sums) = (group.members[place], &group.member_sums[place]);
+            let all_blocks = 0..group::blocks_of(table.len);
             let wanted: Vec<_> = match damaged_blocks(&self.folder, table, sums) {
                 Some(blocks) => blocks.into_iter().map(|block| block..block + 1).collect(),
-                None => vec![0..group::blocks_of(table.len)],
+                None => vec![all_blocks],
             };
             if wanted.is_empty() {
                 break;

@@ -65,11 +65,11 @@ impl Parity {
                 None
             };
             match made {
-                Some(shape) => {
+                Some(group) => {
                     report.groups_made += 1;
-                    report.bytes_read += shape.data_len();
-                    report.tables_left += (new.members.len() - shape.members.len()) as u64;
-                    shapes.push(shape);
+                    report.bytes_read += group.data_len();
+                    report.tables_left += (new.members.len() - group.members.len()) as u64;
+                    shapes.push(group);
                     next += 1;
                 }
                 None => report.tables_left += new.members.len() as u64,

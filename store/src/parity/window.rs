@@ -263,8 +263,8 @@ impl<'g> Window<'g> {
                 self.data.iter().map(|stretch| stretch.block(nth)).collect();
             let Some(data) = data else { continue };
             let block = self.range.blocks.start + nth;
-            let encoded = encoder.encode(&data, self.parity.len())?;
-            for (place, bytes) in encoded.into_iter().enumerate() {
+            let parity = encoder.encode(&data, self.parity.len())?;
+            for (place, bytes) in parity.into_iter().enumerate() {
                 if !self.parity[place].sound[nth]
                     && block_sums(&bytes) == [self.group.parity_sums[place][block]]
                 {

@@ -31,6 +31,13 @@ pub(crate) enum LoggedChange {
     DeleteRange(Vec<u8>),
 }
 
+/// An item of a batch.
+enum LoggedItem {
+    Operation(LoggedOperation),
+    /// Neither counted nor done: a string that means nothing, or no operation.
+    Meaningless,
+}
+
 /// The operations of `record`; as far as they can be understood.
 pub(crate) fn operations(record: &[u8]) -> Vec<LoggedOperation> {
     let mut reader = Reader::new(record);
@@ -39,12 +46,12 @@ pub(crate) fn operations(record: &[u8]) -> Vec<LoggedOperation> {
         return operations;
     };
     while reader.remaining() > 0 {
-        match operation(&mut reader, sequence) {
-            Some(Some(found)) => {
+        match logged_item(&mut reader, sequence) {
+            Some(LoggedItem::Operation(found)) => {
                 sequence += 1;
                 operations.push(found);
             }
-            Some(None) => {}
+            Some(LoggedItem::Meaningless) => {}
             None => break,
         }
     }
@@ -56,8 +63,8 @@ fn first_sequence(reader: &mut Reader<'_>) -> Option<u64> {
     Some(u64::from_le_bytes(bytes[..8].try_into().ok()?))
 }
 
-/// The next operation; none where something stands that is none.
-fn operation(reader: &mut Reader<'_>, sequence: u64) -> Option<Option<LoggedOperation>> {
+/// The next item; none where something stands that is none.
+fn logged_item(reader: &mut Reader<'_>, sequence: u64) -> Option<LoggedItem> {
     let kind = reader.u8().ok()?;
     let family = if [4, 5, 8, 14].contains(&kind) {
         reader.varint().ok()?
@@ -67,9 +74,9 @@ fn operation(reader: &mut Reader<'_>, sequence: u64) -> Option<Option<LoggedOper
     let change = match kind {
         3 => {
             string(reader)?;
-            return Some(None);
+            return Some(LoggedItem::Meaningless);
         }
-        13 => return Some(None),
+        13 => return Some(LoggedItem::Meaningless),
         0 | 1 | 4 | 5 | 7 | 8 | 14 | 15 => kind,
         _ => return None,
     };
@@ -79,7 +86,7 @@ fn operation(reader: &mut Reader<'_>, sequence: u64) -> Option<Option<LoggedOper
         14 | 15 => LoggedChange::DeleteRange(string(reader)?),
         _ => LoggedChange::Delete,
     };
-    Some(Some(LoggedOperation {
+    Some(LoggedItem::Operation(LoggedOperation {
         family,
         sequence,
         key,

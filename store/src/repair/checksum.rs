@@ -115,17 +115,17 @@ fn flip_to(block: &[u8], wanted: u32) -> Option<usize> {
     if block.len() < STRIPED_LEN_MIN {
         return (0..block.len() * 8).find(|bit| hash_flipped(block, *bit) == wanted);
     }
-    let followed = block.len() - STRIPE_LEN;
+    let last_stripe = block.len() - STRIPE_LEN;
     // The last stripe overlaps the one before it: its few bits are tried plainly.
-    let in_last = (followed * 8..block.len() * 8).into_par_iter();
+    let in_last = (last_stripe * 8..block.len() * 8).into_par_iter();
     if let Some(bit) = in_last.find_any(|bit| hash_flipped(block, *bit) == wanted) {
         return Some(bit);
     }
     let follower = Follower::new(block);
-    (0..followed.div_ceil(8))
+    (0..last_stripe.div_ceil(8))
         .into_par_iter()
         .find_map_any(|word| follower.flip_in(word, wanted))
-        .filter(|bit| *bit < followed * 8)
+        .filter(|bit| *bit < last_stripe * 8)
 }
 
 fn hash_flipped(block: &[u8], bit: usize) -> u32 {

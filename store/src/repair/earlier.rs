@@ -24,9 +24,9 @@ pub(super) fn fallen_back(later: &[Vec<u8>], manifest: &Manifest, books: &Books)
             Some(Family::Names) => told.extend(name_of(&operation, books)),
             Some(Family::Layers) => told.extend(shown_by(&operation, books)),
             Some(Family::Pages) => {
-                let layer = parse_page_key(&operation.key).map(|(layer, _)| layer);
-                let layer = layer.into_iter().flat_map(|layer| books.shown_by(layer));
-                told.extend(layer.map(|name| written(&name)));
+                let page = parse_page_key(&operation.key).into_iter();
+                let names = page.flat_map(|(layer, _)| books.shown_by(layer));
+                told.extend(names.map(|name| written(&name)));
             }
             _ => {}
         }

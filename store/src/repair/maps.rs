@@ -315,7 +315,7 @@ impl Books {
         numbers: &mut Counters,
         mends: &mut MapMends,
     ) -> Result<(), StoreError> {
-        self.reserve(database, numbers)?;
+        reserve_numbers(database, numbers)?;
         for layer in self.layers.values() {
             let (mut batch, mut layer, mut counts) = (Batch::default(), layer.clone(), (0, 0));
             for index in layer.pages.iter() {
@@ -354,26 +354,26 @@ impl Books {
         }
         Ok(())
     }
+}
 
-    /// Sees to it that no number is given twice that any page has.
-    fn reserve(&self, database: &Database, numbers: &mut Counters) -> Result<(), StoreError> {
-        let mut scan = database.scan(Family::Pages, &[]);
-        while let Some((key, value)) = scan.next()? {
-            let Ok((layer, index)) = parse_page_key(key) else {
-                continue;
-            };
-            numbers.next_id = numbers.next_id.max(layer.0 + 1);
-            let Ok(page) = Page::decode(layer, index, value) else {
-                continue;
-            };
-            for run in page.runs() {
-                if let Slot::Chunk(first) = run.slot {
-                    numbers.next_chunk = numbers.next_chunk.max(first.0 + u64::from(run.len));
-                }
+/// Sees to it that no number is given twice that any page has.
+fn reserve_numbers(database: &Database, numbers: &mut Counters) -> Result<(), StoreError> {
+    let mut scan = database.scan(Family::Pages, &[]);
+    while let Some((key, value)) = scan.next()? {
+        let Ok((layer, index)) = parse_page_key(key) else {
+            continue;
+        };
+        numbers.next_id = numbers.next_id.max(layer.0 + 1);
+        let Ok(page) = Page::decode(layer, index, value) else {
+            continue;
+        };
+        for run in page.runs() {
+            if let Slot::Chunk(first) = run.slot {
+                numbers.next_chunk = numbers.next_chunk.max(first.0 + u64::from(run.len));
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// A page whose first `count` positions stand for chunks that there are not.

@@ -35,8 +35,8 @@ pub(super) struct Mended {
     pub(super) names_lost: Vec<String>,
     pub(super) earlier: Vec<String>,
     parameters_guessed: bool,
-    counters_mended: bool,
-    commits_mended: bool,
+    numbers_recounted: bool,
+    commits_rewritten: bool,
     pub(super) commits: u64,
 }
 
@@ -86,10 +86,13 @@ impl Mended {
                 "the store's parameters are found out from its frames",
             ),
             (
-                self.counters_mended,
+                self.numbers_recounted,
                 "the numbers to give next are counted anew",
             ),
-            (self.commits_mended, "the count of commits is written anew"),
+            (
+                self.commits_rewritten,
+                "the count of commits is written anew",
+            ),
         ] {
             if is_so {
                 lines.push(what.to_owned());
@@ -127,9 +130,9 @@ pub(super) fn mend(
     mended.earlier = fallen_back(&survey.later, &survey.manifest, &books);
     mended.earlier.extend(told);
     let commits = meta::<Commits>(&database, COMMITS_KEY)?;
-    mended.commits_mended = commits.is_none() && acknowledged > 0;
+    mended.commits_rewritten = commits.is_none() && acknowledged > 0;
     mended.commits = commits.map_or(acknowledged, |commits| commits.0);
-    if mended.commits_mended {
+    if mended.commits_rewritten {
         let mut batch = Batch::default();
         put(
             &mut batch,
@@ -276,7 +279,7 @@ fn mend_books(
     books.mend_pages(database, parameters, pages, &mut numbers, &mut mends)?;
     mended.pages_lost = mends.pages_lost;
     mended.names_lost = mends.names_lost;
-    mended.counters_mended = stored.is_none() && !books.layers.is_empty();
+    mended.numbers_recounted = stored.is_none() && !books.layers.is_empty();
     if stored.is_none_or(|stored| {
         stored.next_id < numbers.next_id || stored.next_chunk < numbers.next_chunk
     }) {

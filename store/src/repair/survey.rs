@@ -300,16 +300,16 @@ fn is_stale(number: u64, manifest: &Manifest, files: &Files) -> bool {
 
 /// Lost keys within what a table can have held.
 fn clipped(lost: Vec<LostKeys>, record: &TableRecord) -> Vec<LostKeys> {
-    let (first, last) = (record.first_key(), record.last_key());
+    let (first_key, last_key) = (record.first_key(), record.last_key());
     let clip = |lost: LostKeys| {
         let end = lost
             .last
-            .filter(|end| end.as_slice() < last)
-            .unwrap_or(last.to_vec());
+            .filter(|end| end.as_slice() < last_key)
+            .unwrap_or(last_key.to_vec());
         let is_empty = lost.after.as_ref().is_some_and(|after| *after >= end);
         (!is_empty).then_some(LostKeys {
             after: lost.after,
-            first: Some(first.to_vec()),
+            first: Some(first_key.to_vec()),
             last: Some(end),
         })
     };

@@ -226,7 +226,7 @@ impl Table {
             let block = self.block(range);
             let whole = block.filter(|_| !self.broken.contains(range));
             if let Some(records) = whole.and_then(|block| records_of(&block)) {
-                salvage.entries.extend(records)
+                salvage.entries.extend(records);
             } else {
                 salvage.entries.extend(self.survivors(range, is_own));
                 salvage.lost.push(LostKeys {

@@ -158,7 +158,7 @@ fn behind(
         match headers.next() {
             Ok(Some((first, value))) => {
                 if let Ok(header) = FrameHeader::decode(first, &value) {
-                    visit(header)?
+                    visit(header)?;
                 }
             }
             Ok(None) => return Ok(()),

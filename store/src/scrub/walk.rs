@@ -81,7 +81,7 @@ impl<'a> Walk<'a> {
             match self.record.position.stage {
                 ScrubStage::Records => self.records()?,
                 ScrubStage::Frames => self.frames()?,
-                ScrubStage::Beside => self.beside()?,
+                ScrubStage::Beside => self.end_beside(),
                 ScrubStage::Done => {}
             }
         }
@@ -318,9 +318,8 @@ impl<'a> Walk<'a> {
     }
 
     /// Ends the stage of files beside the database, which reads nothing yet.
-    fn beside(&mut self) -> Result<(), StoreError> {
+    fn end_beside(&mut self) {
         self.record.position.stage = ScrubStage::Done;
-        Ok(())
     }
 
     fn find(&mut self, error: &StoreError, lost: Vec<ChunkId>) {

@@ -206,11 +206,7 @@ impl Grower {
         let (text, image) = (self.name(), self.image());
         match self.random.u8(..28) {
             0..9 => self.write(),
-            9..12 => {
-                let snapshot = self.store.snapshot(image, &text).expect("snapshot");
-                drop(self.store.tag(snapshot, &[name("tag")], &[]));
-                drop(self.store.pin(snapshot, self.random.u8(..4) == 0));
-            }
+            9..12 => self.snapshot_and_mark(image, &text),
             12 if self.images().len() < 6 => self.create(),
             13 | 14 if self.images().len() < 8 => {
                 let (parent, len) = (self.node(), Some(self.len()).filter(|_| self.random.bool()));
@@ -228,69 +224,68 @@ impl Grower {
                         .rebase(image, parent, RebaseMode::KeepContent, &Unwatched),
                 );
             }
-            18 => {
-                let serial = self
-                    .store
-                    .tree()
-                    .snapshots(image)
-                    .next()
-                    .map(|snapshot| snapshot.serial);
-                // A pinned one, or one that a machine keeps, stays.
-                serial
-                    .into_iter()
-                    .for_each(|serial| drop(self.store.delete_snapshot(image, serial)));
-            }
+            18 => self.delete_oldest_snapshot(image),
             19 => {
-                let machine = self
-                    .store
-                    .tree()
-                    .machines()
-                    .iter()
-                    .next()
-                    .map(|machine| machine.id);
-                machine
-                    .into_iter()
-                    .for_each(|machine| drop(self.store.snapshot_machine(machine, &text)));
+                let machine = self.first_machine().into_iter();
+                machine.for_each(|machine| drop(self.store.snapshot_machine(machine, &text)));
             }
             20 => _ = self.machine(),
-            21 => {
-                let serial = self
-                    .store
-                    .tree()
-                    .snapshots(image)
-                    .next_back()
-                    .map(|snapshot| snapshot.serial);
-                serial.into_iter().for_each(|serial| {
-                    _ = self.store.restore(image, serial, None).expect("restore");
-                });
-            }
-            22 => {
-                let (node, random) = (self.node(), self.random.u8(..6));
-                match random {
-                    0..3 => self.store.rename(node, &text).expect("rename"),
-                    3 => self.store.tag(node, &[text], &[name("tag")]).expect("tag"),
-                    _ => self.store.pin(node, random == 4).expect("pin"),
-                }
-            }
-            23 => {
-                let machine = self
-                    .store
-                    .tree()
-                    .machines()
-                    .iter()
-                    .next()
-                    .map(|machine| machine.id);
-                machine.into_iter().for_each(|machine| {
-                    self.store
-                        .configure_machine(machine, Some(text.as_str().as_bytes()))
-                        .expect("a file");
-                });
-            }
+            21 => self.restore_newest_snapshot(image),
+            22 => self.rename_or_mark(text),
+            23 => self.configure_first_machine(&text),
             _ => drop(
                 self.store
                     .collect(CollectOptions::default(), &Unwatched)
                     .expect("collect"),
             ),
         }
+    }
+
+    fn snapshot_and_mark(&mut self, image: ImageId, text: &Name) {
+        let snapshot = self.store.snapshot(image, text).expect("snapshot");
+        drop(self.store.tag(snapshot, &[name("tag")], &[]));
+        drop(self.store.pin(snapshot, self.random.u8(..4) == 0));
+    }
+
+    fn delete_oldest_snapshot(&self, image: ImageId) {
+        let tree = self.store.tree();
+        let oldest = tree.snapshots(image).next().map(|snapshot| snapshot.serial);
+        drop(tree);
+        // A pinned one, or one that a machine keeps, stays.
+        oldest
+            .into_iter()
+            .for_each(|serial| drop(self.store.delete_snapshot(image, serial)));
+    }
+
+    fn restore_newest_snapshot(&self, image: ImageId) {
+        let tree = self.store.tree();
+        let newest = tree.snapshots(image).next_back();
+        let newest = newest.map(|snapshot| snapshot.serial);
+        drop(tree);
+        newest.into_iter().for_each(|serial| {
+            _ = self.store.restore(image, serial, None).expect("restore");
+        });
+    }
+
+    fn rename_or_mark(&mut self, text: Name) {
+        let (node, random) = (self.node(), self.random.u8(..6));
+        match random {
+            0..3 => self.store.rename(node, &text).expect("rename"),
+            3 => self.store.tag(node, &[text], &[name("tag")]).expect("tag"),
+            _ => self.store.pin(node, random == 4).expect("pin"),
+        }
+    }
+
+    fn first_machine(&self) -> Option<MachineId> {
+        let tree = self.store.tree();
+        tree.machines().iter().next().map(|machine| machine.id)
+    }
+
+    fn configure_first_machine(&self, text: &Name) {
+        self.first_machine().into_iter().for_each(|machine| {
+            self.store
+                .configure_machine(machine, Some(text.as_str().as_bytes()))
+                .expect("a file");
+        });
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use vellum_core::tree::Node;
 use vellum_store::{
-    Access, CheckOptions, ImportRequest, ImportTarget, Store, StoreError, Unwatched,
+    Access, CheckOptions, CheckReport, ImportRequest, ImportTarget, Store, StoreError, Unwatched,
 };
 
 use super::content::{Content, Pool};
@@ -212,28 +212,13 @@ fn damaged_files_never_give_wrong_bytes() {
         count += 1;
     };
     for name in &names {
-        let len = fs::metadata(source.join(name))
-            .expect("a file has a length")
-            .len() as usize;
-        for part in [0, 1, len / 2, len.saturating_sub(1)] {
-            inflict(name, &format!("truncation to {part} bytes"), &|bytes| {
-                bytes.truncate(part);
-            });
+        for (what, damage) in coarse_damages(len_of(&source.join(name)) as usize) {
+            inflict(name, &what, &damage);
         }
-        inflict(name, "surplus", &|bytes| {
-            bytes.extend_from_slice(&[0x55; 1000]);
-        });
-        inflict(name, "surplus zeros", &|bytes| bytes.resize(len + 1000, 0));
-        inflict(name, "zeros everywhere", &|bytes| bytes.fill(0));
-        inflict(name, "zeros in the middle", &|bytes| {
-            bytes[len / 3..len - len / 3].fill(0);
-        });
     }
     for _ in 0..FLIPS {
         let name = &names[random.usize(..names.len())];
-        let len = fs::metadata(source.join(name))
-            .expect("a file has a length")
-            .len();
+        let len = len_of(&source.join(name));
         if len > 0 {
             let bit = random.u64(..len * 8) as usize;
             inflict(name, &format!("flipped bit {bit}"), &|bytes| {
@@ -263,6 +248,41 @@ fn damaged_files_never_give_wrong_bytes() {
             && outcomes.earlier_state > 0,
         "damage was met: {outcomes:?}"
     );
+}
+
+fn len_of(path: &Path) -> u64 {
+    fs::metadata(path).expect("a file has a length").len()
+}
+
+type Damage = Box<dyn Fn(&mut Vec<u8>)>;
+
+/// Damages to long stretches of a file of `len` bytes, with their names.
+fn coarse_damages(len: usize) -> Vec<(String, Damage)> {
+    let truncation = |part: usize| -> (String, Damage) {
+        let cut = move |bytes: &mut Vec<u8>| bytes.truncate(part);
+        (format!("truncation to {part} bytes"), Box::new(cut))
+    };
+    let others: [(&str, Damage); 4] = [
+        (
+            "surplus",
+            Box::new(|bytes| bytes.extend_from_slice(&[0x55; 1000])),
+        ),
+        (
+            "surplus zeros",
+            Box::new(move |bytes| bytes.resize(len + 1000, 0)),
+        ),
+        ("zeros everywhere", Box::new(|bytes| bytes.fill(0))),
+        (
+            "zeros in the middle",
+            Box::new(move |bytes| bytes[len / 3..len - len / 3].fill(0)),
+        ),
+    ];
+    let others = others.map(|(what, damage)| (what.to_owned(), damage));
+    [0, 1, len / 2, len.saturating_sub(1)]
+        .map(truncation)
+        .into_iter()
+        .chain(others)
+        .collect()
 }
 
 /// Puts `bytes` (or nothing) in the place of file `name` of a copy, and looks at everything.
@@ -306,22 +326,9 @@ fn meet(
 }
 
 fn look(original: &Original, dir: &Path, name: &str, context: &str, outcomes: &mut Outcomes) {
-    let (store, is_writable) = match Store::open(dir, Access::ReadWrite, "test") {
-        Ok(store) => (store, true),
-        Err(StoreError::InUse { .. } | StoreError::Busy(_)) => {
-            panic!("{context}: damage is not somebody else")
-        }
-        Err(refused) => {
-            let Ok(store) = Store::open(dir, Access::ReadOnly, "test") else {
-                *outcomes.shut.entry(name.to_owned()).or_default() += 1;
-                return;
-            };
-            assert!(
-                store.impairment().is_some(),
-                "{context}: not open for writing ({refused}), and reading does not say why"
-            );
-            (store, false)
-        }
+    let Some((store, is_writable)) = open_damaged(dir, context) else {
+        *outcomes.shut.entry(name.to_owned()).or_default() += 1;
+        return;
     };
     let expected = state_of(original, &store, context);
     let is_last = std::ptr::eq(expected, original.states.last().expect("there are states"));
@@ -346,23 +353,7 @@ fn look(original: &Original, dir: &Path, name: &str, context: &str, outcomes: &m
         "{context}: reads failed, the check found nothing: {failed:?}"
     );
     if let Ok(report) = &report {
-        let told = |name: &String| {
-            report
-                .findings
-                .iter()
-                .any(|finding| finding.images.iter().any(|(image, _)| image == name))
-        };
-        let untold: Vec<&String> = failed.iter().filter(|name| !told(name)).collect();
-        // A check cannot name the images of files that RocksDB itself refuses to read.
-        assert!(
-            untold.is_empty()
-                || report
-                    .findings
-                    .iter()
-                    .any(|finding| finding.record.contains("database")),
-            "{context}: {untold:?} not told: {:?}",
-            report.findings
-        );
+        assert_failures_told(report, &failed, context);
     }
     assert!(
         is_writable || found,
@@ -381,6 +372,46 @@ fn look(original: &Original, dir: &Path, name: &str, context: &str, outcomes: &m
         write_on(dir, expected, context);
         outcomes.written += 1;
     }
+}
+
+/// Opens a store for writing, or else for reading; whether it is for writing. None if it stays
+/// shut.
+fn open_damaged(dir: &Path, context: &str) -> Option<(Store, bool)> {
+    match Store::open(dir, Access::ReadWrite, "test") {
+        Ok(store) => Some((store, true)),
+        Err(StoreError::InUse { .. } | StoreError::Busy(_)) => {
+            panic!("{context}: damage is not somebody else")
+        }
+        Err(refused) => {
+            let store = Store::open(dir, Access::ReadOnly, "test").ok()?;
+            assert!(
+                store.impairment().is_some(),
+                "{context}: not open for writing ({refused}), and reading does not say why"
+            );
+            Some((store, false))
+        }
+    }
+}
+
+/// A check names every image of which a read `failed`.
+fn assert_failures_told(report: &CheckReport, failed: &[String], context: &str) {
+    let told = |name: &String| {
+        report
+            .findings
+            .iter()
+            .any(|finding| finding.images.iter().any(|(image, _)| image == name))
+    };
+    let untold: Vec<&String> = failed.iter().filter(|name| !told(name)).collect();
+    // A check cannot name the images of files that RocksDB itself refuses to read.
+    assert!(
+        untold.is_empty()
+            || report
+                .findings
+                .iter()
+                .any(|finding| finding.record.contains("database")),
+        "{context}: {untold:?} not told: {:?}",
+        report.findings
+    );
 }
 
 /// Writes to a store with damage that does not keep it from being written: some processes, each of

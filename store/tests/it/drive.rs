@@ -77,26 +77,13 @@ pub(crate) fn perform(
             content,
             snapshot,
             as_stream,
-        } => {
-            let parent = parent.map(|parent| node(store, &parent)).transpose()?;
-            let target = ImportTarget::New {
-                name: name(&text),
-                parent,
-            };
-            import(store, target, content, snapshot, as_stream)
-        }
+        } => import_new(store, &text, parent, content, snapshot, as_stream),
         Operation::Update {
             image: text,
             content,
             snapshot,
             as_stream,
-        } => import(
-            store,
-            ImportTarget::Update(image(store, &text)?),
-            content,
-            snapshot,
-            as_stream,
-        ),
+        } => update_image(store, &text, content, snapshot, as_stream),
         Operation::Live { image: text, steps } => {
             let disk = store.live(image(store, &text)?)?;
             live(store, world, &disk, &text, &steps)
@@ -108,16 +95,8 @@ pub(crate) fn perform(
         Operation::Delete {
             node: text,
             with_snapshots,
-        } => match node(store, &text)? {
-            Node::Image(image) => store.delete_image(image, with_snapshots),
-            Node::Snapshot(image, serial) => store.delete_snapshot(image, serial),
-        },
-        Operation::Restore { snapshot, save_as } => {
-            let (image, serial) = serial(store, &snapshot)?;
-            store
-                .restore(image, serial, save_as.as_deref().map(name).as_ref())
-                .map(drop)
-        }
+        } => delete_node(store, &text, with_snapshots),
+        Operation::Restore { snapshot, save_as } => restore_snapshot(store, &snapshot, save_as),
         Operation::Rename {
             node: text,
             name: new,
@@ -128,19 +107,7 @@ pub(crate) fn perform(
             image: text,
             parent,
             keep_content,
-        } => {
-            let mode = if keep_content {
-                RebaseMode::KeepContent
-            } else {
-                RebaseMode::KeepMap
-            };
-            store.rebase(
-                image(store, &text)?,
-                node(store, &parent)?,
-                mode,
-                &Unwatched,
-            )
-        }
+        } => rebase_image(store, &text, &parent, keep_content),
         Operation::Resize {
             image: text,
             len,
@@ -157,6 +124,33 @@ pub(crate) fn perform(
         } => export(store, world, &text, as_stream, scratch),
         Operation::Reopen | Operation::Crash => panic!("what a store cannot do to itself"),
     }
+}
+
+fn import_new(
+    store: &Store,
+    text: &str,
+    parent: Option<String>,
+    content: Content,
+    snapshot: Option<String>,
+    as_stream: bool,
+) -> Result<(), StoreError> {
+    let parent = parent.map(|parent| node(store, &parent)).transpose()?;
+    let target = ImportTarget::New {
+        name: name(text),
+        parent,
+    };
+    import(store, target, content, snapshot, as_stream)
+}
+
+fn update_image(
+    store: &Store,
+    text: &str,
+    content: Content,
+    snapshot: Option<String>,
+    as_stream: bool,
+) -> Result<(), StoreError> {
+    let target = ImportTarget::Update(image(store, text)?);
+    import(store, target, content, snapshot, as_stream)
 }
 
 fn import(
@@ -179,6 +173,34 @@ fn import(
         "the report names what was asked for"
     );
     Ok(())
+}
+
+fn delete_node(store: &Store, text: &str, with_snapshots: bool) -> Result<(), StoreError> {
+    match node(store, text)? {
+        Node::Image(image) => store.delete_image(image, with_snapshots),
+        Node::Snapshot(image, serial) => store.delete_snapshot(image, serial),
+    }
+}
+
+fn restore_snapshot(store: &Store, text: &str, save_as: Option<String>) -> Result<(), StoreError> {
+    let (image, serial) = serial(store, text)?;
+    store
+        .restore(image, serial, save_as.as_deref().map(name).as_ref())
+        .map(drop)
+}
+
+fn rebase_image(
+    store: &Store,
+    text: &str,
+    parent: &str,
+    keep_content: bool,
+) -> Result<(), StoreError> {
+    let mode = if keep_content {
+        RebaseMode::KeepContent
+    } else {
+        RebaseMode::KeepMap
+    };
+    store.rebase(image(store, text)?, node(store, parent)?, mode, &Unwatched)
 }
 
 /// Walks through `steps`, reading back every byte that was touched, flushed or not.

@@ -159,7 +159,7 @@ fn a_store_that_is_disturbed() {
             kind: words[0].chars().next().expect("a kind"),
             nth,
             count: number(2),
-            errno: number(1) as i32,
+            errno: words[1].parse().expect("a number"),
         };
         let dir = PathBuf::from(&root).join(format!("store-{nth}"));
         met += u32::from(work(&dir, fault));

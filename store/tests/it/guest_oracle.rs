@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use vellum_core::guest::{GuestError, Volume, free_space, volumes};
 use vellum_core::source::ReadAt;
+use vellum_core::units::ImageId;
 use vellum_formats::Format;
 use vellum_store::report::{Droppable, ReportOptions};
 use vellum_store::{FileSource, ImportRequest, ImportTarget, Input, Store, Unwatched};
@@ -275,19 +276,7 @@ fn what_could_be_dropped_is_what_is_free_and_data() {
     let store: Store = scratch::store_in(&folder.path().join("store"), scratch::ZSTD);
     let (disk, part) = (folder.path().join("disk"), folder.path().join("part"));
     for (label, numbers) in [("gpt", [1, 2, 3]), ("dos", [1, 5, 6])] {
-        empty(&disk, 256 << 20);
-        let second = if label == "dos" {
-            "start=206848, type=5\n start=208896, size=20480\n start=231424, size=20480"
-        } else {
-            "size=20480\n size=20480"
-        };
-        run(
-            "sfdisk",
-            &["-q", text(&disk)],
-            &format!("label: {label}\n size=204800\n {second}\n"),
-        );
-        let source = FileSource::open(&disk).expect("opens");
-        let found = volumes(&source).expect("readable");
+        let found = partitioned(&disk, label);
         assert_eq!(
             found
                 .iter()
@@ -296,98 +285,16 @@ fn what_could_be_dropped_is_what_is_free_and_data() {
             numbers,
             "{label}"
         );
-        let mut whole = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&disk)
-            .expect("opens");
-        // Of ext4: what is free, and what of that is not zero.
-        let (mut free_len, mut held_len) = (0, 0);
-        for (volume, tool) in found.iter().zip(["mke2fs", "mkswap"]) {
-            empty(&part, volume.len);
-            // Noise where nothing will be: blocks that a file system never wrote, and would not
-            // read.
-            let mut noise = vec![0; volume.len as usize];
-            fastrand::Rng::with_seed(volume.start).fill(&mut noise);
-            std::fs::write(&part, &noise).expect("room");
-            let options: &[&str] = if tool == "mke2fs" {
-                &["-q", "-F", "-t", "ext4", "-b", "4096", "-E", "nodiscard"]
-            } else {
-                &[]
-            };
-            run(tool, &[options, &[text(&part)]].concat(), "");
-            if tool == "mke2fs" {
-                let bytes = std::fs::read(&part).expect("readable");
-                let chunks = free(&part)
-                    .1
-                    .into_iter()
-                    .flat_map(|range| range.step_by(4096));
-                for chunk in chunks.map(|at| &bytes[at as usize..][..4096]) {
-                    free_len += 4096;
-                    held_len += if chunk.iter().any(|byte| *byte != 0) {
-                        4096
-                    } else {
-                        0
-                    };
-                }
-            }
-            std::fs::File::open(&part)
-                .and_then(|mut part| part.read_exact(&mut noise))
-                .expect("readable");
-            whole
-                .seek(SeekFrom::Start(volume.start))
-                .and_then(|_| whole.write_all(&noise))
-                .expect("room");
-        }
-        let input = Input::open(&disk, Format::Raw, None).expect("opens");
-        let request = ImportRequest {
-            target: ImportTarget::New {
-                name: drive::name(label),
-                parent: None,
-            },
-            snapshot: None,
-        };
-        let image = store
-            .import(input, &request, &Unwatched)
-            .expect("imported")
-            .node
-            .image();
-        let options = ReportOptions {
-            rows_max: 1,
-            most_shared_max: 0,
-            strip_cells: 1,
-            file_systems: true,
-        };
-        let look = || {
-            store
-                .report(&options, &Unwatched)
-                .expect("readable")
-                .droppable
-                .into_iter()
-                .filter(|entry| entry.image == label)
-        };
-        let droppable: Vec<Droppable> = look().collect();
-        let entry = |nth: usize, kind: &'static str, free: u64, held: u64| {
-            let Volume {
-                partition,
-                start,
-                len,
-            } = found[nth];
-            Droppable {
-                image: label.to_owned(),
-                partition,
-                start,
-                len,
-                kind,
-                free,
-                held,
-            }
-        };
+        format_volume(&disk, &found[0], &part, "mke2fs");
+        let (free_len, held_len) = free_and_held(&part);
+        format_volume(&disk, &found[1], &part, "mkswap");
+        let image = import_disk(&store, &disk, label);
+        let swap_len = found[1].len - 4096;
         assert_eq!(
-            droppable,
+            droppable(&store, label),
             [
-                entry(0, "ext4", free_len, held_len),
-                entry(1, "swap", found[1].len - 4096, found[1].len - 4096)
+                expected_entry(label, &found[0], "ext4", (free_len, held_len)),
+                expected_entry(label, &found[1], "swap", (swap_len, swap_len))
             ],
             "{label}"
         );
@@ -398,7 +305,115 @@ fn what_could_be_dropped_is_what_is_free_and_data() {
             .expect("zeroed");
         live.flush().expect("room");
         drop(live);
-        assert!(look().all(|entry| entry.kind == "ext4" && entry.held < entry.free));
+        let left = droppable(&store, label);
+        assert!(
+            left.iter()
+                .all(|entry| entry.kind == "ext4" && entry.held < entry.free)
+        );
+    }
+}
+
+/// The volumes of a new disk, in partitions of the kind that `label` names.
+fn partitioned(disk: &Path, label: &str) -> Vec<Volume> {
+    empty(disk, 256 << 20);
+    let second = if label == "dos" {
+        "start=206848, type=5\n start=208896, size=20480\n start=231424, size=20480"
+    } else {
+        "size=20480\n size=20480"
+    };
+    run(
+        "sfdisk",
+        &["-q", text(disk)],
+        &format!("label: {label}\n size=204800\n {second}\n"),
+    );
+    let source = FileSource::open(disk).expect("opens");
+    volumes(&source).expect("readable")
+}
+
+/// Lets `tool` format `part`, a file of a volume's length full of noise, and puts it into the
+/// volume.
+fn format_volume(disk: &Path, volume: &Volume, part: &Path, tool: &str) {
+    empty(part, volume.len);
+    // Noise where nothing will be: blocks that a file system never wrote, and would not read.
+    let mut bytes = vec![0; volume.len as usize];
+    fastrand::Rng::with_seed(volume.start).fill(&mut bytes);
+    std::fs::write(part, &bytes).expect("room");
+    let options: &[&str] = if tool == "mke2fs" {
+        &["-q", "-F", "-t", "ext4", "-b", "4096", "-E", "nodiscard"]
+    } else {
+        &[]
+    };
+    run(tool, &[options, &[text(part)]].concat(), "");
+    std::fs::File::open(part)
+        .and_then(|mut part| part.read_exact(&mut bytes))
+        .expect("readable");
+    let mut whole = std::fs::OpenOptions::new()
+        .write(true)
+        .open(disk)
+        .expect("opens");
+    whole
+        .seek(SeekFrom::Start(volume.start))
+        .and_then(|_| whole.write_all(&bytes))
+        .expect("room");
+}
+
+/// Bytes of a file system that are free, and bytes of those chunks of them that are not zero.
+fn free_and_held(part: &Path) -> (u64, u64) {
+    let bytes = std::fs::read(part).expect("readable");
+    let (_, ranges) = free(part);
+    let chunks = ranges.into_iter().flat_map(|range| range.step_by(4096));
+    let (mut free_len, mut held_len) = (0, 0);
+    for chunk in chunks.map(|at| &bytes[at as usize..][..4096]) {
+        free_len += 4096;
+        held_len += if chunk.iter().any(|byte| *byte != 0) {
+            4096
+        } else {
+            0
+        };
+    }
+    (free_len, held_len)
+}
+
+fn import_disk(store: &Store, disk: &Path, text: &str) -> ImageId {
+    let input = Input::open(disk, Format::Raw, None).expect("opens");
+    let request = ImportRequest {
+        target: ImportTarget::New {
+            name: drive::name(text),
+            parent: None,
+        },
+        snapshot: None,
+    };
+    let report = store.import(input, &request, &Unwatched).expect("imported");
+    report.node.image()
+}
+
+/// Droppable volumes of one image, as the report lists them.
+fn droppable(store: &Store, image: &str) -> Vec<Droppable> {
+    let options = ReportOptions {
+        rows_max: 1,
+        most_shared_max: 0,
+        strip_cells: 1,
+        file_systems: true,
+    };
+    let report = store.report(&options, &Unwatched).expect("readable");
+    let entries = report.droppable.into_iter();
+    entries.filter(|entry| entry.image == image).collect()
+}
+
+fn expected_entry(
+    image: &str,
+    volume: &Volume,
+    kind: &'static str,
+    (free, held): (u64, u64),
+) -> Droppable {
+    Droppable {
+        image: image.to_owned(),
+        partition: volume.partition,
+        start: volume.start,
+        len: volume.len,
+        kind,
+        free,
+        held,
     }
 }
 

@@ -113,6 +113,27 @@ impl Host {
         }
         machine
     }
+
+    /// The file of a machine.
+    fn configuration(&self, machine: MachineId) -> Vec<u8> {
+        let configuration = self
+            .store
+            .tree()
+            .machines()
+            .get(machine)
+            .and_then(|machine| machine.configuration);
+        self.store
+            .configuration(configuration.expect("it has one"))
+            .expect("read")
+    }
+
+    /// Nothing is exported under that name.
+    fn assert_unknown(&self, text: &str) {
+        let opened = self.exports.open(text, Intent::Read);
+        let info = self.exports.info(text);
+        assert!(matches!(opened, Err(OpenError::Unknown(_))), "{text:?}");
+        assert!(matches!(info, Err(OpenError::Unknown(_))), "{text:?}");
+    }
 }
 
 fn put(disk: &Disk, value: u8) {
@@ -497,18 +518,7 @@ fn a_machine_with_disks_of_all_modes_goes_back_to_one_moment() {
     let host = host.reopened();
     let seen = || names.map(|text| get(&host.open(text)));
     assert_eq!(seen(), [2, 1, 1, 3, 3, 2]);
-    let configuration = |host: &Host| {
-        let configuration = host
-            .store
-            .tree()
-            .machines()
-            .get(machine)
-            .and_then(|machine| machine.configuration);
-        host.store
-            .configuration(configuration.expect("it has one"))
-            .expect("read")
-    };
-    assert_eq!(configuration(&host), b"<domain/>");
+    assert_eq!(host.configuration(machine), b"<domain/>");
     let late = host
         .store
         .tree()
@@ -520,7 +530,7 @@ fn a_machine_with_disks_of_all_modes_goes_back_to_one_moment() {
         .restore_machine(machine, late, None)
         .expect("and forth");
     assert_eq!(seen(), [3, 1, 1, 3, 3, 3]);
-    assert_eq!(configuration(&host), b"<other/>");
+    assert_eq!(host.configuration(machine), b"<other/>");
     host.store.delete_machine(machine, true).expect("deleted");
     assert_eq!(
         (
@@ -645,17 +655,7 @@ fn exports_are_listed_named_and_counted() {
         "web+x",
         &"n".repeat(5000),
     ] {
-        assert!(
-            matches!(
-                host.exports.open(bad, Intent::Read),
-                Err(OpenError::Unknown(_))
-            ),
-            "{bad:?}"
-        );
-        assert!(
-            matches!(host.exports.info(bad), Err(OpenError::Unknown(_))),
-            "{bad:?}"
-        );
+        host.assert_unknown(bad);
     }
     let revision = || host.exports.revision();
     let disk = host.open("web");

@@ -147,7 +147,8 @@ fn kind(path: &Path) -> String {
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    if name.ends_with(".sst") {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    if extension == Some("sst") {
         let bytes = fs::read(path).expect("a file can be read");
         let families = [
             "frames", "headers", "index", "layers", "pages", "names", "meta", "copies",
@@ -163,7 +164,7 @@ fn kind(path: &Path) -> String {
             .find(says)
             .map_or_else(|| "table".to_owned(), |family| format!("table of {family}"));
     }
-    if name.ends_with(".log") {
+    if extension == Some("log") {
         return "log".to_owned();
     }
     name.split('-').next().unwrap_or(name).to_owned()
@@ -427,11 +428,11 @@ fn campaign(what: &str, is_collected: bool) {
     };
     let files = damageable(&source);
     for (what, damage) in whole_file() {
-        let mut seen = BTreeSet::new();
+        let mut kinds = BTreeSet::new();
         let mut files: Vec<&Damageable> = files.iter().collect();
         random.shuffle(&mut files);
         // One of each kind, unless all are asked for.
-        files.retain(|file| every.is_some() || seen.insert(&file.kind));
+        files.retain(|file| every.is_some() || kinds.insert(&file.kind));
         files
             .into_iter()
             .for_each(|file| try_one(file, what, &damage, 0));
