@@ -35,17 +35,20 @@ impl fmt::Display for ParentReference {
 }
 
 impl DiskIdentity {
-    /// A GUID as Microsoft's formats store it: the first three fields are little-endian.
+    /// A GUID as it is stored by VHDX and VDI: the first three fields are little-endian.
     pub(crate) fn from_guid(bytes: [u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
-        let mut uuid = [0; 16];
-        for (to, from) in uuid
-            .iter_mut()
-            .zip([d, c, b, a, f, e, h, g].iter().chain(&rest))
-        {
-            *to = *from;
+        Self::Uuid(Self::swap_guid(bytes))
+    }
+
+    /// From the order in which a GUID is stored to the one in which it is printed, or back.
+    pub(crate) fn swap_guid(bytes: [u8; 16]) -> [u8; 16] {
+        let [low @ .., _, _, _, _, _, _, _, _] = bytes;
+        let mut uuid = bytes;
+        let order = [3, 2, 1, 0, 5, 4, 7, 6];
+        for (to, from) in uuid.iter_mut().zip(order) {
+            *to = low.get(from).copied().unwrap_or_default();
         }
-        Self::Uuid(uuid)
+        uuid
     }
 
     /// The identity, unless it is all zeros, which means none.

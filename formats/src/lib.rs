@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+pub mod chain;
 #[cfg(test)]
 mod double;
 mod entry_table;
@@ -36,6 +37,7 @@ mod vdi;
 mod vhd;
 mod vhdx;
 mod vmdk;
+pub mod write;
 
 use std::fmt;
 use std::str::FromStr;

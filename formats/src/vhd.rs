@@ -35,6 +35,8 @@
 //! A table's entry: 4 bytes, the block's sector number; 0xffffffff: not allocated.
 //! ```
 
+pub(crate) mod writer;
+
 use std::sync::Arc;
 
 use vellum_core::source::{ReadAt, SourceError};
@@ -55,7 +57,6 @@ const COOKIE: &[u8] = b"conectix";
 const HEADER_COOKIE: &[u8] = b"cxsparse";
 const VERSION_MAJOR: u16 = 1;
 const TYPE_FIXED: u32 = 2;
-#[cfg(test)]
 const TYPE_DYNAMIC: u32 = 3;
 const TYPE_DIFFERENCING: u32 = 4;
 const NOT_ALLOCATED: u32 = 0xffff_ffff;
@@ -257,10 +258,10 @@ impl DynamicHeader {
             return Err(malformed(FORMAT, format!("blocks of {block_len} bytes")));
         }
         Ok(Self {
+            bytes,
             table_offset,
             entry_count,
             block_len,
-            bytes,
         })
     }
 

@@ -36,29 +36,29 @@ use vellum_core::units::IMAGE_LEN_MAX;
 //
 // Then header extensions up to the end of the first cluster, each: type (4), length (4), data,
 // padding to a multiple of 8.
-const MAGIC: &[u8] = b"QFI\xfb";
+pub(super) const MAGIC: &[u8] = b"QFI\xfb";
 const FIXED_LEN: usize = 112;
 const V2_HEADER_LEN: usize = 72;
 const V3_HEADER_LEN_MIN: usize = 104;
 const COMPRESSION_AT: usize = 104;
-const CLUSTER_BITS_MIN: u32 = 9;
+pub(super) const CLUSTER_BITS_MIN: u32 = 9;
 /// 2 MiB clusters: qemu's own limit, so nobody has larger ones.
-const CLUSTER_BITS_MAX: u32 = 21;
+pub(super) const CLUSTER_BITS_MAX: u32 = 21;
 /// Below 16 KiB a subcluster would be smaller than a sector.
-const EXTENDED_CLUSTER_BITS_MIN: u32 = 14;
+pub(super) const EXTENDED_CLUSTER_BITS_MIN: u32 = 14;
 /// 32 MiB: qemu's own limit, so nobody has more, and a bound for what a header can make us reserve.
-const L1_LEN_MAX: u64 = 32 << 20;
+pub(super) const L1_LEN_MAX: u64 = 32 << 20;
 const BACKING_NAME_LEN_MAX: u32 = 1023;
 
 const DIRTY: u64 = 1 << 0;
 const CORRUPT: u64 = 1 << 1;
 const DATA_FILE: u64 = 1 << 2;
-const COMPRESSION: u64 = 1 << 3;
-const EXTENDED_L2: u64 = 1 << 4;
+pub(super) const COMPRESSION: u64 = 1 << 3;
+pub(super) const EXTENDED_L2: u64 = 1 << 4;
 const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
 
 const EXTENSION_END: u32 = 0;
-const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
+pub(super) const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 /// Number of bitmaps (4), reserved (4), length (8) and offset (8) of their directory.
@@ -165,7 +165,7 @@ impl Header {
 }
 
 /// An L2 table is one cluster of entries, 8 or 16 bytes each, and each entry maps one cluster.
-fn table_span_bits(cluster_bits: u32, extended: bool) -> u32 {
+pub(super) fn table_span_bits(cluster_bits: u32, extended: bool) -> u32 {
     let entry_len_bits = if extended { 4 } else { 3 };
     2 * cluster_bits - entry_len_bits
 }

@@ -14,9 +14,11 @@
 
 mod entry;
 mod header;
+mod refcounts;
 mod table;
 #[cfg(test)]
 mod tests;
+pub(crate) mod writer;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

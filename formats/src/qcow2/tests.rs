@@ -400,6 +400,7 @@ fn a_compressed_cluster_that_reaches_behind_the_file_is_given_what_is_there() {
 type Damage = fn(&mut Image);
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of damages")]
 fn hostile_headers_are_errors_that_name_the_field() {
     let cases: [(Damage, &str); 24] = [
         (|image| _ = image.put(0, b"QFI\xfa"), "magic"),
@@ -469,7 +470,7 @@ fn hostile_headers_are_errors_that_name_the_field() {
             |image| {
                 _ = image
                     .put_u64(FEATURES_AT, 1 << 3)
-                    .put(COMPRESSION_TYPE_AT, &[2])
+                    .put(COMPRESSION_TYPE_AT, &[2]);
             },
             "compression type 2",
         ),

@@ -11,6 +11,7 @@ mod metadata;
 mod structure;
 #[cfg(test)]
 mod tests;
+pub(crate) mod writer;
 
 use std::sync::Arc;
 

@@ -11,8 +11,12 @@
 //! Sources: `VMware` Virtual Disk Format 5.0; for seSparse and COWD, which have no public text, the
 //! comments of QEMU's `block/vmdk.c`.
 
+mod description;
 mod descriptor;
+mod hosted;
 mod sparse;
+pub(crate) mod sparse_writer;
+pub(crate) mod stream_writer;
 #[cfg(test)]
 mod tests;
 
@@ -70,13 +74,12 @@ pub(super) fn open(
         image_len: 0,
         decoder,
     };
-    match sparse::kind_of(&*file)? {
-        Some(_) => map.add_sparse(file, None)?,
-        None => {
-            let descriptor = VmdkDescriptor::read(&*file, 0, DESCRIPTOR_LEN_MAX)?;
-            for line in &descriptor.extents {
-                map.add(line, companions)?;
-            }
+    if sparse::kind_of(&*file)?.is_some() {
+        map.add_sparse(file, None)?;
+    } else {
+        let descriptor = VmdkDescriptor::read(&*file, 0, DESCRIPTOR_LEN_MAX)?;
+        for line in &descriptor.extents {
+            map.add(line, companions)?;
         }
     }
     Ok(MappedImage::new(map))
