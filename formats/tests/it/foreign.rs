@@ -7,74 +7,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use vellum_core::source::{
-    ClusterCodec, ClusterDecoder, ExtentKind, ImageSource, ReadAt, SourceError,
-};
+use crate::files::{Beside, Codecs, OpenFile, open};
+use vellum_core::source::{ExtentKind, ImageSource, ReadAt, SourceError};
+use vellum_formats::Format;
 use vellum_formats::probe::{Verdict, probe};
-use vellum_formats::{Companions, Format};
 
 const PIECE_LEN: u64 = 1 << 20;
-
-struct OpenFile(File, u64);
-
-impl ReadAt for OpenFile {
-    fn len(&self) -> u64 {
-        self.1
-    }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
-    }
-
-    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
-        use rustix::fs::{SeekFrom, seek};
-        match seek(&self.0, SeekFrom::Data(offset)) {
-            Ok(start) => Ok(Some((start, seek(&self.0, SeekFrom::Hole(start))?))),
-            Err(rustix::io::Errno::NXIO) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-struct Codecs;
-
-impl ClusterDecoder for Codecs {
-    fn decode(&self, codec: ClusterCodec, input: &[u8], output: &mut [u8]) -> Result<(), String> {
-        match codec {
-            ClusterCodec::Deflate => flate2::read::DeflateDecoder::new(input)
-                .read_exact(output)
-                .map_err(|error| error.to_string()),
-            ClusterCodec::Zstd => Err("no zstd here".to_owned()),
-        }
-    }
-}
-
-/// Plain names in one folder.
-struct Beside(PathBuf);
-
-impl Companions for Beside {
-    fn open(&self, format: &'static str, name: &str) -> Result<Arc<dyn ReadAt>, SourceError> {
-        let is_plain = !name.contains('/') && name.ends_with(".vmdk");
-        let file = is_plain.then(|| open(&self.0.join(name)).ok()).flatten();
-        let file = file.ok_or_else(|| SourceError::Refused {
-            format,
-            reason: format!("{name:?} is not beside it"),
-        })?;
-        Ok(Arc::new(file))
-    }
-}
-
-fn open(path: &Path) -> io::Result<OpenFile> {
-    let file = File::open(path)?;
-    let len = file.metadata()?.len();
-    Ok(OpenFile(file, len))
-}
 
 /// Copies the folder's files to `to`, unpacked.
 fn unpack(from: &Path, to: &Path) {

@@ -1,3 +1,7 @@
-//! Image files that other programs made, read as their makers meant them.
+//! Image files that other programs made or read: what is written and read here is what they mean.
 
+mod disk;
+mod fidelity;
+mod files;
 mod foreign;
+mod qemu;
