@@ -75,7 +75,7 @@ fn byte_at(seed: u64, place: u64) -> u8 {
     if place % 4096 < 2048 {
         return (mixed >> 33) as u8 | 1;
     }
-    let word = (mixed ^ place / 8).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let word = (mixed ^ (place / 8)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     (word >> (8 * (place % 8))) as u8
 }
 

@@ -5,3 +5,4 @@ mod fidelity;
 mod files;
 mod foreign;
 mod qemu;
+mod speed;
