@@ -29,13 +29,18 @@ mod double;
 mod entry_table;
 mod fields;
 mod identity;
+mod indexed;
 mod mapped;
+pub mod ova;
+pub mod parallels;
 pub mod probe;
 mod qcow2;
 mod raw;
+pub mod sparse_stream;
 mod vdi;
 mod vhd;
 mod vhdx;
+pub mod vma;
 mod vmdk;
 pub mod write;
 
@@ -44,6 +49,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 pub use identity::{DiskIdentity, ParentReference};
+pub use qcow2::bitmaps::DirtyBitmap;
+pub use qcow2::snapshots::InternalSnapshot;
+use vellum_core::change_map::ChangeMap;
 use vellum_core::source::{ClusterDecoder, ImageSource, ReadAt, SourceError};
 
 /// The image formats that can be read.
@@ -149,6 +157,47 @@ pub fn image_facts(format: Format, file: Arc<dyn ReadAt>) -> Result<ImageFacts, 
         Format::Vhd => vhd::facts(&*file),
         Format::Vhdx => vhdx::facts(file),
     }
+}
+
+/// Lists the states of the disk that a qcow2 keeps beside the present one.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn internal_snapshots(file: &dyn ReadAt) -> Result<Vec<InternalSnapshot>, SourceError> {
+    qcow2::snapshots::list(file)
+}
+
+/// Opens one of the states that [`internal_snapshots`] told of; a backing file is the caller's
+/// affair, as in [`open_over_parent`].
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_internal_snapshot(
+    file: Arc<dyn ReadAt>,
+    decoder: Arc<dyn ClusterDecoder>,
+    snapshot: &InternalSnapshot,
+) -> Result<Box<dyn ImageSource>, SourceError> {
+    Ok(Box::new(qcow2::snapshots::open(file, decoder, snapshot)?))
+}
+
+/// Lists the persistent bitmaps of a qcow2.
+///
+/// # Errors
+///
+/// As [`open`]; [`SourceError::Refused`] when they are stale.
+pub fn dirty_bitmaps(file: &dyn ReadAt) -> Result<Vec<DirtyBitmap>, SourceError> {
+    qcow2::bitmaps::list(file)
+}
+
+/// What changed since a bitmap began, as a change map: the rest is the same.
+///
+/// # Errors
+///
+/// As [`open`]; [`SourceError::Refused`] when it was in use when the image was last closed.
+pub fn bitmap_changes(file: &dyn ReadAt, bitmap: &DirtyBitmap) -> Result<ChangeMap, SourceError> {
+    qcow2::bitmaps::change_map(file, bitmap)
 }
 
 impl Companions for NoCompanions {

@@ -1,16 +1,17 @@
 //! The memory that writers take, in a process of its own: 64 MiB at most for any disk.
 #![cfg(target_os = "linux")]
 
+#[path = "it/codecs.rs"]
+mod codecs;
 #[path = "it/disk.rs"]
-mod disk;
-#[path = "it/files.rs"]
 #[expect(dead_code, reason = "the other tests use the rest")]
-mod files;
+mod disk;
 
 use std::fs::File;
 
+use codecs::Codecs;
 use disk::MadeDisk;
-use files::Codecs;
+
 use vellum_core::source::ExtentKind::Data;
 use vellum_formats::write::{SeekTarget, TargetFormat, WriteOptions, write_image};
 

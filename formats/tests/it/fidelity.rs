@@ -6,8 +6,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::codecs::Codecs;
 use crate::disk::{MadeDisk, first_difference, layers};
-use crate::files::{Beside, Codecs, open};
+use crate::files::{Beside, open};
 use crate::qemu;
 use vellum_core::source::ExtentKind::{Data, Zero};
 use vellum_core::source::{ImageSource, SourceError};

@@ -1,14 +1,13 @@
-//! Files on disk for these tests: read with their holes, found beside each other, with real codecs.
+//! Files on disk for these tests: read with their holes, found beside each other.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vellum_core::source::{ClusterCodec, ClusterDecoder, ReadAt, SourceError};
+use vellum_core::source::{ReadAt, SourceError};
 use vellum_formats::Companions;
-use vellum_formats::write::ClusterEncoder;
 
 /// A file and its length.
 pub(crate) struct OpenFile(pub(crate) File, pub(crate) u64);
@@ -29,36 +28,6 @@ impl ReadAt for OpenFile {
             Err(rustix::io::Errno::NXIO) => Ok(None),
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-/// The codecs that compressed clusters need, both ways.
-pub(crate) struct Codecs;
-
-impl ClusterDecoder for Codecs {
-    fn decode(&self, codec: ClusterCodec, input: &[u8], output: &mut [u8]) -> Result<(), String> {
-        match codec {
-            ClusterCodec::Deflate => flate2::read::DeflateDecoder::new(input)
-                .read_exact(output)
-                .map_err(|error| error.to_string()),
-            ClusterCodec::Zstd => zstd::stream::read::Decoder::new(input)
-                .and_then(|mut decoder| decoder.read_exact(output))
-                .map_err(|error| error.to_string()),
-        }
-    }
-}
-
-impl ClusterEncoder for Codecs {
-    fn encode(&self, codec: ClusterCodec, plain: &[u8]) -> Result<Vec<u8>, String> {
-        let done = match codec {
-            ClusterCodec::Deflate => {
-                let level = flate2::Compression::new(1);
-                let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), level);
-                encoder.write_all(plain).and_then(|()| encoder.finish())
-            }
-            ClusterCodec::Zstd => zstd::bulk::compress(plain, 1),
-        };
-        done.map_err(|error| error.to_string())
     }
 }
 

@@ -11,7 +11,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use crate::files::{Beside, Codecs, OpenFile, open};
+use crate::codecs::Codecs;
+use crate::files::{Beside, OpenFile, open};
 use vellum_core::source::{ExtentKind, ImageSource, ReadAt, SourceError};
 use vellum_formats::Format;
 use vellum_formats::probe::{Verdict, probe};

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::codecs::Codecs;
 use crate::disk::MadeDisk;
-use crate::files::{Codecs, open};
+use crate::files::open;
 use crate::qemu;
 use vellum_core::source::ExtentKind::Data;
 use vellum_formats::write::{SeekTarget, TargetFormat, WriteOptions, write_image};
