@@ -1,14 +1,84 @@
 //! Images that stand on each other, as one: where the top says nothing, the next one below is asked.
 //!
-//! It opens nothing and knows no names: whoever found the files gives the layers. Layers may differ
+//! It knows no names: whoever found the files gives them. Layers may differ
 //! in length; what lies behind a layer's end is zeros, whatever those below it hold (as in qemu).
 
 use std::sync::Arc;
 
-use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
+use crate::{Companions, Format, ImageFacts, ParentReference, image_facts, open_over_parent};
+use vellum_core::source::{ClusterDecoder, Extent, ExtentKind, ImageSource, ReadAt, SourceError};
 
 /// The deepest chain. Each read may ask every layer; VirtualBox and qemu get slow long before.
 pub const CHAIN_LAYERS_MAX: usize = 1024;
+
+/// A file of a chain: its format, and its bytes.
+pub type ChainFile = (Format, Arc<dyn ReadAt>);
+
+/// One opened file of a chain.
+pub struct ChainLayer {
+    /// The image, absent where its parent is to be asked.
+    pub image: Arc<dyn ImageSource>,
+    /// What its headers say.
+    pub facts: ImageFacts,
+}
+
+/// Opens `top` and all that it stands on, top first. `find` gives the file that a child names, or
+/// refuses; nothing is opened otherwise. A parent whose identity is not the one that the child names
+/// is refused, and so is a chain that goes in a circle: it is too deep.
+///
+/// # Errors
+///
+/// As [`crate::open`], and what `find` says.
+pub fn open_chain(
+    top: ChainFile,
+    decoder: &Arc<dyn ClusterDecoder>,
+    companions: &dyn Companions,
+    find: &mut dyn FnMut(&ParentReference) -> Result<ChainFile, SourceError>,
+) -> Result<Vec<ChainLayer>, SourceError> {
+    let (mut layers, mut next) = (Vec::new(), Some((top, None)));
+    while let Some(((format, file), named)) = next.take() {
+        if layers.len() >= CHAIN_LAYERS_MAX {
+            return Err(too_deep(layers.len() + 1));
+        }
+        let facts = image_facts(format, Arc::clone(&file))?;
+        verify_identity(format, named.as_ref(), &facts)?;
+        let image = open_over_parent(format, file, Arc::clone(decoder), companions)?;
+        if let Some(parent) = &facts.parent {
+            next = Some((find(parent)?, Some(parent.clone())));
+        }
+        layers.push(ChainLayer {
+            image: image.into(),
+            facts,
+        });
+    }
+    Ok(layers)
+}
+
+/// Refuses a file that is not the one its child was made on. Formats without identities have only
+/// the name.
+fn verify_identity(
+    format: Format,
+    named: Option<&ParentReference>,
+    facts: &ImageFacts,
+) -> Result<(), SourceError> {
+    let Some(expected) = named.and_then(|named| named.identity) else {
+        return Ok(());
+    };
+    match facts.identity {
+        Some(found) if found != expected => Err(crate::refused(
+            format.name(),
+            format!("its child stands on the image {expected}, and this one is {found}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn too_deep(count: usize) -> SourceError {
+    crate::refused(
+        "chain",
+        format!("{count} layers, where 1 to {CHAIN_LAYERS_MAX} can be read: is it a circle?"),
+    )
+}
 
 /// A chain of images, seen in one of two ways.
 pub struct ImageChain {
@@ -39,13 +109,7 @@ impl ImageChain {
 
     fn new(layers: Vec<Arc<dyn ImageSource>>, is_whole: bool) -> Result<Self, SourceError> {
         if layers.is_empty() || layers.len() > CHAIN_LAYERS_MAX {
-            return Err(SourceError::Refused {
-                format: "chain",
-                reason: format!(
-                    "{} layers, where 1 to {CHAIN_LAYERS_MAX} can be read",
-                    layers.len()
-                ),
-            });
+            return Err(too_deep(layers.len()));
         }
         Ok(Self { layers, is_whole })
     }

@@ -282,7 +282,9 @@ fn read_up_to(file: &dyn ReadAt, offset: u64, len: usize) -> Result<Vec<u8>, Sou
     let there = file.len().saturating_sub(offset);
     let len = usize::try_from(there).map_or(len, |there| len.min(there));
     let mut bytes = vec![0; len];
-    read_exact(file, &mut bytes, offset)?;
+    if len > 0 {
+        read_exact(file, &mut bytes, offset)?;
+    }
     Ok(bytes)
 }
 
