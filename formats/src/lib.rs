@@ -30,6 +30,7 @@ mod entry_table;
 mod fields;
 mod identity;
 mod indexed;
+pub mod machine;
 mod mapped;
 pub mod ova;
 pub mod parallels;
