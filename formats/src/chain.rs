@@ -1,4 +1,4 @@
-//! Images that stand on each other, as one: where the top says nothing, the next one below is asked.
+//! Images that stand on each other, as one: where the top says nothing, the next below is asked.
 //!
 //! It knows no names: whoever found the files gives them. Layers may differ
 //! in length; what lies behind a layer's end is zeros, whatever those below it hold (as in qemu).
@@ -23,8 +23,8 @@ pub struct ChainLayer {
 }
 
 /// Opens `top` and all that it stands on, top first. `find` gives the file that a child names, or
-/// refuses; nothing is opened otherwise. A parent whose identity is not the one that the child names
-/// is refused, and so is a chain that goes in a circle: it is too deep.
+/// refuses; nothing is opened otherwise. A parent whose identity is not the one that the child
+/// names is refused, and so is a chain that goes in a circle: it is too deep.
 ///
 /// # Errors
 ///

@@ -45,7 +45,7 @@ impl ExtentIndex {
         }
     }
 
-    /// Adds `len` bytes of the disk from `start` on, which lie at `place` of the file; `None`: zeros.
+    /// Adds `len` bytes of the disk from `start` on, at `place` of the file; `None`: zeros.
     /// What reaches over the disk's end is cut; what begins behind it is an error.
     pub(crate) fn push(
         &mut self,
@@ -82,7 +82,7 @@ impl ExtentIndex {
         Ok(())
     }
 
-    /// The disk over `file`, which holds every stored piece. With `is_whole` nothing may be missing.
+    /// The disk over `file`, which holds every stored piece. With `is_whole` none may be missing.
     pub(crate) fn finish(
         mut self,
         file: Arc<dyn ReadAt>,

@@ -24,6 +24,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub mod chain;
+mod claims;
 #[cfg(test)]
 mod double;
 mod entry_table;

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use vellum_core::source::{ImageSource, ReadAt, SourceError};
 use vellum_core::units::IMAGE_LEN_MAX;
 
+use crate::claims::BlockClaims;
 use crate::entry_table::EntryTable;
 use crate::fields::{le_u32, le_u64};
 use crate::mapped::{BlockMap, Location, MappedImage, MappedPiece};
@@ -67,6 +68,8 @@ pub fn open(file: Arc<dyn ReadAt>) -> Result<Box<dyn ImageSource>, SourceError> 
             format!("its table of {count} entries leaves the file"),
         )
     })?;
+    let claims = BlockClaims::new(FORMAT, file.len(), header.block_len, 0);
+    let table = table.with_claims(claims, |entry| le_u32(entry, 0) != Some(0));
     Ok(Box::new(MappedImage::new(ParallelsMap {
         file,
         header,

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use vellum_core::source::{ReadAt, SourceError};
 use vellum_core::units::IMAGE_LEN_MAX;
 
+use crate::claims::BlockClaims;
 use crate::entry_table::EntryTable;
 use crate::fields::{array_at, le_u32, le_u64};
 use crate::identity::{DiskIdentity, ParentReference};
@@ -98,6 +99,12 @@ pub(super) fn open(file: Arc<dyn ReadAt>) -> Result<MappedImage<impl BlockMap>, 
             ),
         )
     })?;
+    let data_len = file.len().saturating_sub(u64::from(header.data_offset));
+    let stride = u64::from(header.block_len) + u64::from(header.extra_len);
+    let claims = BlockClaims::new(FORMAT, data_len, stride, 0);
+    let table = table.with_claims(claims, |entry| {
+        le_u32(entry, 0).is_some_and(|entry| entry < ZERO)
+    });
     Ok(MappedImage::new(VdiMap {
         file,
         header,

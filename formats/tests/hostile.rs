@@ -1,6 +1,6 @@
-//! A hostile corpus, made here, in a process of its own: every field of every header at 0, 1 and its
-//! greatest value, tables that cannot be, chains in circles and without end. Each is read or refused
-//! in words, in milliseconds, within 64 MiB for all of them.
+//! A hostile corpus, made here, in a process of its own: every field of every header at 0, 1 and
+//! its greatest value, tables that cannot be, chains in circles and without end. Each is read or
+//! refused in words, in milliseconds, within 64 MiB for all of them.
 #![cfg(target_os = "linux")]
 
 #[path = "it/codecs.rs"]
@@ -272,6 +272,36 @@ fn files_that_end_anywhere_are_refused_or_read() {
             let what = format!("{} {:?} that ends at {end}", header.name, header.options);
             check(&what, format, whole[..end].to_vec());
         }
+    }
+}
+
+#[test]
+fn a_block_that_is_named_again_and_again_is_refused() {
+    let disk = MadeDisk::new(1, 2 << 30, &[(0, 65_536, Data)]);
+    // Name, where its table is, entries of it, their length.
+    for (name, table, count, entry_len) in [
+        ("vdi", 512, 2048, 4),
+        ("vhd", 1536, 1024, 4),
+        ("vhdx", 3 << 20, 1024, 8),
+        ("vmdk", (22 + 64 * 4 + 1) * 512, 32_768, 4),
+    ] {
+        let mut file = Vec::new();
+        let options = WriteOptions::new([1; 32]);
+        write_image(target(name, &[]), &disk, &options, &Codecs, &mut file).expect("written");
+        let format = name.parse().expect("a format");
+        assert!(!check(name, format, file.clone()), "{name} is whole");
+        let first = file[table..table + entry_len].to_vec();
+        assert!(
+            first.iter().any(|byte| *byte != 0) || name == "vdi",
+            "{name}: {first:?}"
+        );
+        for number in 1..count {
+            let at = table + number * entry_len;
+            file[at..at + entry_len].copy_from_slice(&first);
+        }
+        let file = Arc::new(file);
+        let error = explore(format, &file).expect_err("a bomb").to_string();
+        assert!(error.contains("named twice"), "{name}: {error}");
     }
 }
 

@@ -6,7 +6,7 @@
 //!     <disk type="file|block" device="disk|lun">
 //!       <driver type="qcow2"/>
 //!       <source file|dev/>
-//!       <backingStore type><format type/><source …/><backingStore>…    the parent, and its parent
+//!       <backingStore type><format type/><source …/><backingStore>…    parents
 //!       <target dev bus/>
 //!       <readonly/> <shareable/> <transient/>
 //! ```

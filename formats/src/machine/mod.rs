@@ -1,6 +1,6 @@
 //! Machines as the programs that run them describe them: which disks, on which controllers, with
-//! which parents and modes, in which snapshots. Pure descriptions: no file is opened, and places are
-//! told as they stand in the text, which may be hostile.
+//! which parents and modes, in which snapshots. Pure descriptions: no file is opened, and places
+//! are told as they stand in the text, which may be hostile.
 //!
 //! | text               | read                                  | written                       |
 //! | ------------------ | ------------------------------------- | ----------------------------- |
@@ -8,8 +8,8 @@
 //! | libvirt domain XML | disks, backing chains, modes          | the same, with plain hardware |
 //! | OVF                | disks, their files and parents        | the same, with plain hardware |
 //!
-//! XML is read by `roxmltree`: a tree without `unsafe` and without document types, so that no entity
-//! grows and no other file is asked for. (`quick-xml` gives events; a tree of its nodes would be
+//! XML is read by `roxmltree`: a tree without `unsafe` and without document types, so that no
+//! entity grows and no other file is asked for. (`quick-xml` gives events; a tree of them would be
 //! ours to build and to bound.) Texts are written by hand: they have a fixed shape.
 
 mod libvirt;

@@ -3,10 +3,12 @@
 //! ```text
 //! <Envelope>
 //!   <References><File ovf:id ovf:href ovf:size/>
-//!   <DiskSection><Disk ovf:diskId ovf:fileRef ovf:parentRef ovf:capacity ovf:capacityAllocationUnits ovf:format/>
+//!   <DiskSection>
+//!     <Disk ovf:diskId ovf:fileRef ovf:parentRef ovf:capacity ovf:capacityAllocationUnits
+//!       ovf:format/>
 //!   <VirtualSystem ovf:id><Name>
 //!     <VirtualHardwareSection>
-//!       <Item> rasd:ResourceType 3: processors, 4: memory, 17: a disk; others with children: controllers
+//!       <Item> rasd:ResourceType 3: processors, 4: memory, 17: a disk; others may be controllers
 //!         rasd:InstanceID, rasd:Parent, rasd:AddressOnParent, rasd:VirtualQuantity
 //!         rasd:HostResource "ovf:/disk/ID"
 //! ```
@@ -34,7 +36,10 @@ const CONTROLLER_INSTANCE: usize = 3;
 
 pub(super) fn parse(envelope: Node) -> Result<MachineDescription, DescriptionError> {
     let system = child(envelope, "VirtualSystem").ok_or_else(|| {
-        wrong("it holds no <VirtualSystem>; of a <VirtualSystemCollection> take its machines one by one")
+        wrong(
+            "it holds no <VirtualSystem>; of a <VirtualSystemCollection> take its machines one by \
+             one",
+        )
     })?;
     let mut machine = MachineDescription::default();
     let disks = read_disks(envelope, &mut machine)?;
@@ -164,9 +169,14 @@ pub(super) fn write(machine: &MachineDescription) -> String {
         let done = writeln!(text, "{:indent$}{words}", "");
         done.expect("a text in memory takes all that is written");
     };
-    line(0, "<Envelope xmlns=\"http://schemas.dmtf.org/ovf/envelope/1\" \
+    line(
+        0,
+        "<Envelope xmlns=\"http://schemas.dmtf.org/ovf/envelope/1\" \
         xmlns:ovf=\"http://schemas.dmtf.org/ovf/envelope/1\" \
-        xmlns:rasd=\"http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData\">".to_owned());
+        xmlns:rasd=\"http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/\
+        CIM_ResourceAllocationSettingData\">"
+            .to_owned(),
+    );
     line(2, "<References>".to_owned());
     for (number, medium) in machine.media.iter().enumerate() {
         line(
@@ -187,7 +197,8 @@ pub(super) fn write(machine: &MachineDescription) -> String {
         line(
             4,
             format!(
-                "<Disk ovf:diskId=\"disk{number}\" ovf:fileRef=\"file{number}\"{parent} ovf:capacity=\"{}\" ovf:format=\"{}\"/>",
+                "<Disk ovf:diskId=\"disk{number}\" ovf:fileRef=\"file{number}\"{parent} \
+                 ovf:capacity=\"{}\" ovf:format=\"{}\"/>",
                 medium.len.unwrap_or(0),
                 uri_of(medium.format.as_deref()),
             ),
@@ -203,7 +214,8 @@ pub(super) fn write(machine: &MachineDescription) -> String {
         line(
             4,
             format!(
-                "<OperatingSystemSection ovf:id=\"1\"><Info/><Description>{kind}</Description></OperatingSystemSection>"
+                "<OperatingSystemSection ovf:id=\"1\"><Info/><Description>{kind}</Description>\
+                 </OperatingSystemSection>"
             ),
         );
     }
@@ -240,7 +252,8 @@ fn hardware(machine: &MachineDescription) -> Vec<String> {
             KIND_MEMORY,
             "memory",
             &format!(
-                "<rasd:AllocationUnits>byte * 2^20</rasd:AllocationUnits><rasd:VirtualQuantity>{}</rasd:VirtualQuantity>",
+                "<rasd:AllocationUnits>byte * 2^20</rasd:AllocationUnits>\
+                 <rasd:VirtualQuantity>{}</rasd:VirtualQuantity>",
                 machine.memory_mib.unwrap_or(1024)
             ),
         ),

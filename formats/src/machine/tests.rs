@@ -70,7 +70,7 @@ fn machine() -> MachineDescription {
     }
 }
 
-/// The same machine with media and snapshots in the order of the text: each child behind its parent.
+/// The same machine with media and snapshots in the order of the text: children behind parents.
 fn in_text_order() -> MachineDescription {
     let mut machine = machine();
     let order = [0, 3, 4, 5, 1, 2, 6];
@@ -130,11 +130,13 @@ fn the_current_state_goes_there_and_back_in_the_other_languages() {
 fn a_domain_tells_its_backing_chains_and_modes() {
     let text = "<domain><name>n</name><memory unit='GiB'>2</memory><devices>
         <disk type='file' device='disk'><driver type='qcow2'/><source file='/a/top'/>
-          <backingStore type='file'><format type='raw'/><source file='/a/base'/><backingStore/></backingStore>
+          <backingStore type='file'><format type='raw'/><source file='/a/base'/>
+            <backingStore/></backingStore>
           <target dev='sdab' bus='scsi'/><shareable/></disk>
         <disk type='file' device='cdrom'><source file='/a/x.iso'/></disk>
         <disk type='network' device='disk'><source protocol='rbd' name='p/i'/></disk>
-        <disk type='block' device='disk'><source dev='/dev/vg/lv'/><target dev='vdb' bus='virtio'/><transient/></disk>
+        <disk type='block' device='disk'><source dev='/dev/vg/lv'/>
+          <target dev='vdb' bus='virtio'/><transient/></disk>
         </devices></domain>";
     let machine = MachineDescription::parse(text).expect("read");
     assert_eq!(machine.memory_mib, Some(2048));
@@ -165,12 +167,23 @@ fn texts_that_describe_no_machine_are_errors() {
         "<html/>".to_owned(),
         "<VirtualBox/>".to_owned(),
         "<Envelope/>".to_owned(),
-        "<!DOCTYPE d [<!ENTITY a \"b\"><!ENTITY c SYSTEM \"/etc/passwd\">]><domain>&a;&c;</domain>".to_owned(),
+        "<!DOCTYPE d [<!ENTITY a \"b\"><!ENTITY c SYSTEM \"/etc/hosts\">]><domain>&a;&c;</domain>"
+            .to_owned(),
         deep("<domain>", "</domain>", 200_000),
-        format!("<VirtualBox><Machine><MediaRegistry>{disk}{disk}</HardDisk></HardDisk></MediaRegistry></Machine></VirtualBox>"),
-        format!("<VirtualBox><Machine currentSnapshot=\"{}\"/></VirtualBox>", "1".repeat(32)),
-        "<VirtualBox><Machine><AttachedDevice type=\"HardDisk\"><Image uuid=\"x\"/></AttachedDevice></Machine></VirtualBox>".to_owned(),
-        "<Envelope><DiskSection><Disk diskId=\"a\" fileRef=\"b\"/></DiskSection><VirtualSystem/></Envelope>".to_owned(),
+        format!(
+            "<VirtualBox><Machine><MediaRegistry>{disk}{disk}</HardDisk></HardDisk>\
+             </MediaRegistry></Machine></VirtualBox>"
+        ),
+        format!(
+            "<VirtualBox><Machine currentSnapshot=\"{}\"/></VirtualBox>",
+            "1".repeat(32)
+        ),
+        "<VirtualBox><Machine><AttachedDevice type=\"HardDisk\"><Image uuid=\"x\"/>\
+         </AttachedDevice></Machine></VirtualBox>"
+            .to_owned(),
+        "<Envelope><DiskSection><Disk diskId=\"a\" fileRef=\"b\"/></DiskSection>\
+         <VirtualSystem/></Envelope>"
+            .to_owned(),
     ] {
         let error = MachineDescription::parse(&text).expect_err("no machine");
         assert!(error.to_string().len() > 30, "{error}");

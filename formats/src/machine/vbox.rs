@@ -332,7 +332,8 @@ fn write_state(
             text,
             8,
             &format!(
-                "<StorageController name=\"{}\" type=\"{}\" PortCount=\"{}\" useHostIOCache=\"false\" Bootable=\"true\">",
+                "<StorageController name=\"{}\" type=\"{}\" PortCount=\"{}\" \
+                 useHostIOCache=\"false\" Bootable=\"true\">",
                 escaped(name),
                 controller_kind(name),
                 ports.unwrap_or(1),
@@ -347,7 +348,8 @@ fn write_state(
                 text,
                 10,
                 &format!(
-                    "<AttachedDevice type=\"HardDisk\" port=\"{}\" device=\"{}\"><Image uuid=\"{}\"/></AttachedDevice>",
+                    "<AttachedDevice type=\"HardDisk\" port=\"{}\" device=\"{}\">\
+                     <Image uuid=\"{}\"/></AttachedDevice>",
                     attachment.port,
                     attachment.device,
                     braced(medium.identity)?,

@@ -154,7 +154,8 @@ impl DirtyBitmap {
         let table_len = u64::from(entries) * 8;
         if u64::from(entries) != needed || !lies_inside(table_offset, table_len, file.len()) {
             return Err(malformed(format!(
-                "the table of bitmap {:?} has {entries} entries at byte {table_offset}, and {needed} are needed",
+                "the table of bitmap {:?} at byte {table_offset} has {entries} entries; {needed} are \
+                 needed",
                 self.name
             )));
         }

@@ -5,8 +5,8 @@
 //! cluster       what
 //! 0             header, extensions, the backing file's name
 //! 1             L1 table
-//! behind it     content in the disk's order; behind the clusters of each L2 table the table itself;
-//!               blocks of refcounts when they are complete
+//! behind it     content in the disk's order; behind the clusters of each L2 table the table
+//!               itself; blocks of refcounts when they are complete
 //! at the end    the last blocks of refcounts, the refcount table
 //!
 //! Header: what is not named in the reader's table

@@ -7,7 +7,7 @@
 //! 0             a copy of the footer
 //! 512           dynamic header
 //! 1,536         table, up to a whole sector
-//! behind it     differencing: the parent's relative path, UTF-16 (little-endian), up to a whole sector
+//! behind it     differencing: the parent's relative path, UTF-16 (little-endian), up to a sector
 //! behind it     blocks: 512 bytes of sector bits, 2 MiB of data; at the end the footer
 //!
 //! Footer: what is not named in the reader's table

@@ -10,8 +10,8 @@
 //! 3 Mi     block table, up to a whole MiB
 //! behind   blocks in the order in which they get content
 //!
-//! Metadata items, as they lie: file parameters (8), disk length (8), disk GUID (16), logical sector
-//! (4), physical sector (4), parent locator
+//! Metadata items, as they lie: file parameters (8), disk length (8), disk GUID (16), logical
+//! sector (4), physical sector (4), parent locator
 //! ```
 //!
 //! A differencing image has whole blocks: one that it has in part is completed from its parent, so

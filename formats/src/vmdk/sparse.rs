@@ -31,6 +31,7 @@ use vellum_core::source::{ClusterCodec, ClusterDecoder, ReadAt, SourceError};
 use vellum_core::units::IMAGE_LEN_MAX;
 
 use super::{FORMAT, SECTOR_LEN, unknown_kind};
+use crate::claims::BlockClaims;
 use crate::entry_table::EntryTable;
 use crate::fields::{array_at, le_u16, le_u32, le_u64};
 use crate::mapped::Location;
@@ -88,6 +89,7 @@ pub(super) struct SparseExtent {
     directory: EntryTable,
     /// The table that was used last.
     last_table: std::sync::Mutex<Option<(u64, std::sync::Arc<EntryTable>)>>,
+    claims: BlockClaims,
 }
 
 /// The shape that the file's first bytes tell, if it is one of them.
@@ -281,10 +283,17 @@ impl SparseExtent {
                 ),
             )
         })?;
+        let unit_len = if header.is_compressed {
+            SECTOR_LEN
+        } else {
+            header.grain_len
+        };
+        let claims = BlockClaims::new(FORMAT, file.len(), unit_len, 0);
         Ok(Self {
             header,
             directory,
             last_table: std::sync::Mutex::default(),
+            claims,
         })
     }
 
@@ -369,9 +378,23 @@ impl SparseExtent {
                 format!("table {number} at byte {offset} leaves the file"),
             )
         })?;
+        if self.claims.is_new(number) {
+            self.claims.add(number, self.grains_of(file, &table)?)?;
+        }
         let table = std::sync::Arc::new(table);
         *lock() = Some((number, std::sync::Arc::clone(&table)));
         Ok(Some(table))
+    }
+
+    /// How many grains of the file a table names.
+    fn grains_of(&self, file: &dyn ReadAt, table: &EntryTable) -> Result<u64, SourceError> {
+        let mut count = 0;
+        for index in 0..table.count() {
+            let entry = self.entry(file, table, index)?;
+            // An entry that is wrong is told where it is asked for.
+            count += u64::from(matches!(self.grain_place(0, entry), Ok(GrainPlace::At(_))));
+        }
+        Ok(count)
     }
 
     fn entry(&self, file: &dyn ReadAt, table: &EntryTable, index: u64) -> Result<u64, SourceError> {

@@ -151,7 +151,7 @@ impl TargetFormat {
         match self {
             Self::Raw => "there is none",
             Self::Qcow2(_) => {
-                "there are compression_type=none|zlib|zstd, extended_l2=on|off and cluster_size=BYTES"
+                "there are compression_type=none|zlib|zstd, extended_l2=on|off, cluster_size=BYTES"
             }
             Self::Vdi(_) => "there are subformat=dynamic|fixed and static=on|off",
             Self::Vmdk(_) => "there is subformat=monolithicSparse|streamOptimized",

@@ -185,7 +185,7 @@ impl WriteJob<'_> {
         if self.source.is_empty() {
             return Err(impossible(
                 format.name(),
-                "it has no byte, and nothing else reads such an image: write it as raw, qcow2 or VDI",
+                "it has no byte, and nothing reads such an image: write it as raw, qcow2 or VDI",
             ));
         }
         Ok(())

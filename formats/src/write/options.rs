@@ -49,7 +49,7 @@ impl WriteOptions {
         }
     }
 
-    /// A UUID for `purpose` that only this content has: version 8 of RFC 9562, its bits from BLAKE3.
+    /// A UUID for `purpose` that only this content has: version 8 of RFC 9562, bits from BLAKE3.
     pub(crate) fn uuid_for(&self, purpose: &str) -> [u8; 16] {
         let hash = self.derived(purpose);
         let mut uuid = *hash.first_chunk::<16>().expect("a hash has 32 bytes");

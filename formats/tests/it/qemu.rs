@@ -56,8 +56,8 @@ pub(crate) fn compare(left: (&Path, &str), right: (&Path, &str)) -> Result<(), S
     }
 }
 
-/// Requires that qemu-img finds neither errors nor leaks. Of formats that it cannot check nothing is
-/// asked.
+/// Requires that qemu-img finds neither errors nor leaks. Of formats that it cannot check nothing
+/// is asked.
 pub(crate) fn check(path: &Path, format: &str) -> Result<(), String> {
     match run(&["check", "-f", format, word(path)]) {
         Ok(told) if told.contains("No errors were found") => Ok(()),
@@ -67,8 +67,8 @@ pub(crate) fn check(path: &Path, format: &str) -> Result<(), String> {
     }
 }
 
-/// Requires that both files hold the same disk in some pieces of 1 MiB, and are of one length: for disks of
-/// which qemu-img would look at every block.
+/// Requires that both files hold the same disk in some pieces of 1 MiB, and are of one length: for
+/// disks of which qemu-img would look at every block.
 pub(crate) fn compare_pieces(
     left: (&Path, &str),
     right: (&Path, &str),
