@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use vellum_core::source::{ReadAt, SourceError};
 
+use crate::write::HeaderBytes;
 use crate::{lies_inside, malformed, read_up_to, refused};
 
 const FORMAT: &str = "ova";
@@ -30,6 +31,11 @@ const BLOCK_LEN: u64 = 512;
 const MEMBERS_MAX: usize = 4096;
 /// Pax records and long names: a page.
 const RECORD_LEN_MAX: u64 = 64 << 10;
+
+const NAME_LEN_MAX: usize = 100;
+
+/// What ends an archive.
+pub const ARCHIVE_END: [u8; 2 * BLOCK_LEN as usize] = [0; 2 * BLOCK_LEN as usize];
 
 /// A file inside an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +106,43 @@ pub fn members(archive: &dyn ReadAt) -> Result<Vec<ArchiveMember>, SourceError> 
         FORMAT,
         format!("it has more than {MEMBERS_MAX} members"),
     ))
+}
+
+/// The header of a file of `len` bytes that is written into an archive; behind the bytes go zeros up
+/// to a whole block of 512, behind the last file [`ARCHIVE_END`]. Owner and time are always the same.
+///
+/// # Errors
+///
+/// When the name is longer than 100 bytes, or leads out of the archive's folder.
+pub fn member_header(name: &str, len: u64) -> Result<[u8; BLOCK_LEN as usize], SourceError> {
+    let is_plain = !name.is_empty() && !name.contains(['/', '\\', '\0']) && name != "..";
+    if !is_plain || name.len() > NAME_LEN_MAX {
+        return Err(refused(
+            FORMAT,
+            format!("the name {name:?} cannot stand in it"),
+        ));
+    }
+    let mut header = HeaderBytes::new(BLOCK_LEN as usize);
+    header
+        .put(0, name.as_bytes())
+        .put(100, b"0000644\0")
+        .put(108, b"0000000\0")
+        .put(116, b"0000000\0")
+        .put(136, b"00000000000\0")
+        .put(148, b"        ")
+        .put(156, b"0")
+        .put(257, b"ustar\x0000");
+    if len < 1 << 33 {
+        header.put(124, format!("{len:011o}\0").as_bytes());
+    } else {
+        header.put(124, &[0x80, 0, 0, 0]).be_u64(128, len);
+    }
+    let sum: u32 = header.bytes().iter().map(|byte| u32::from(*byte)).sum();
+    header.put(148, format!("{sum:06o}\0 ").as_bytes());
+    Ok(*header
+        .bytes()
+        .first_chunk()
+        .expect("a header has its length"))
 }
 
 /// Opens a member.
@@ -263,6 +306,29 @@ mod tests {
         file.read_exact_at(&mut content, 0).expect("read");
         assert_eq!(content, [7; 1000]);
         assert!(file.read_exact_at(&mut [0], 1000).is_err());
+    }
+
+    #[test]
+    fn what_is_written_is_found_again() {
+        let mut bytes = Vec::new();
+        for (name, content) in [("a.ovf", &[1_u8; 512][..]), ("b c.vmdk", &[2; 513])] {
+            bytes.extend(member_header(name, content.len() as u64).expect("a name"));
+            bytes.extend_from_slice(content);
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
+        }
+        bytes.extend(ARCHIVE_END);
+        let found = members(&bytes).expect("an archive");
+        let told: Vec<_> = found
+            .iter()
+            .map(|member| (member.name.as_str(), member.len))
+            .collect();
+        assert_eq!(told, [("a.ovf", 512), ("b c.vmdk", 513)]);
+        let long = member_header("x", 1 << 40).expect("a name");
+        let parsed = TarHeader::parse(&long, 0).expect("a header");
+        assert_eq!(parsed.len, 1 << 40);
+        for name in ["", "..", "a/b", "/etc", &"x".repeat(101)] {
+            assert!(member_header(name, 1).is_err(), "{name}");
+        }
     }
 
     #[test]

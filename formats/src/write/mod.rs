@@ -130,8 +130,8 @@ pub enum WriteError {
 ///
 /// # Errors
 ///
-/// [`WriteError::Impossible`] before the first byte is written; the others in between: then the
-/// target holds no image.
+/// [`WriteError::Impossible`] before the first byte is written (but for a VMDK whose content takes
+/// more than 2 TiB); the others in between: then the target holds no image.
 pub fn write_image(
     format: TargetFormat,
     source: &dyn ImageSource,

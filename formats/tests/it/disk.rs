@@ -103,8 +103,10 @@ pub(crate) fn first_difference(
                 source.read_at(&mut bytes[..there], at)?;
             }
         }
-        if let Some(within) = (0..piece_len).find(|byte| left_bytes[*byte] != right_bytes[*byte]) {
-            return Ok(Some(at + within as u64));
+        if left_bytes != right_bytes {
+            let mut pairs = left_bytes.iter().zip(&right_bytes);
+            let within = pairs.position(|(left, right)| left != right);
+            return Ok(within.map(|within| at + within as u64));
         }
         at += piece_len as u64;
     }
