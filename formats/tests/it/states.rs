@@ -1,4 +1,5 @@
-//! Internal snapshots and persistent bitmaps of qcow2 images that qemu made.
+//! Internal snapshots and persistent bitmaps of qcow2 images that qemu made, and its images of more
+//! than 2 TiB.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,11 +14,15 @@ use vellum_formats::{
     Format, bitmap_changes, dirty_bitmaps, internal_snapshots, open_internal_snapshot,
 };
 
-/// Writes into an image as a guest would.
+/// Writes into a qcow2 as a guest would.
 fn write(image: &Path, command: &str) {
+    write_as("qcow2", image, command);
+}
+
+fn write_as(format: &str, image: &Path, command: &str) {
     let mut qemu_io = Command::new("qemu-io");
     let status = qemu_io
-        .args(["-f", "qcow2", "-c", command])
+        .args(["-f", format, "-c", command])
         .arg(image)
         .output();
     let output = status.expect("qemu-io is needed here: install qemu-utils");
@@ -136,4 +141,33 @@ fn a_persistent_bitmap_tells_what_was_written_since() {
     assert_eq!(changes(0), ends(1 << 20));
     assert_eq!(changes(1), ends(1 << 20));
     assert_eq!(changes(2), [(0, len, Same)]);
+}
+
+#[test]
+fn disks_of_more_than_2_tib_that_qemu_wrote_are_read() {
+    let room = tempfile::tempdir().expect("a folder");
+    for (format, len) in [
+        ("qcow2", "20T"),
+        ("vdi", "3T"),
+        ("vmdk", "3T"),
+        ("vhdx", "60T"),
+    ] {
+        let image = room.path().join("image");
+        run(&["create", "-f", format, qemu::word(&image), len]);
+        let places = [0, (2_u64 << 40) - 512, (3 << 40) - 65_536];
+        for place in places {
+            write_as(format, &image, &format!("write -P 7 {place} 1k"));
+        }
+        let file = Arc::new(open(&image).expect("opens"));
+        let beside = Beside(room.path().to_owned());
+        let format: Format = format.parse().expect("a format");
+        let ours = vellum_formats::open(format, file, Arc::new(Codecs), &beside).expect("opens");
+        assert!(ours.len() >= 3 << 40, "{format}: {}", ours.len());
+        for place in places {
+            let mut bytes = [0; 1026];
+            ours.read_at(&mut bytes, place).expect("read");
+            assert_eq!(bytes[..1024], [7; 1024], "{format} at {place}");
+            assert_eq!(bytes[1024..], [0; 2], "{format} behind {place}");
+        }
+    }
 }
