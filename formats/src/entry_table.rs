@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vellum_core::source::{ReadAt, SourceError};
 
+use crate::claims::BlockClaims;
 use crate::{lies_inside, read_up_to};
 
 /// Bytes of one page of a table. With 4-byte entries for 1 MiB blocks a page maps 16 GiB.
@@ -19,6 +20,8 @@ pub(crate) struct EntryTable {
     offset: u64,
     entry_len: u64,
     count: u64,
+    /// What its entries claim of the file, and which of them claim.
+    claims: Option<(BlockClaims, fn(&[u8]) -> bool)>,
     /// A page has one slot that it can be in.
     slots: Mutex<Vec<Option<(u64, Arc<Vec<u8>>)>>>,
 }
@@ -33,8 +36,18 @@ impl EntryTable {
             offset,
             entry_len,
             count,
+            claims: None,
             slots: Mutex::new((0..slot_count).map(|_| None).collect()),
         })
+    }
+
+    /// The same, held to the room that the file has: of its entries those claim a block that
+    /// `is_stored` says.
+    pub(crate) fn with_claims(self, claims: BlockClaims, is_stored: fn(&[u8]) -> bool) -> Self {
+        Self {
+            claims: Some((claims, is_stored)),
+            ..self
+        }
     }
 
     /// The number of entries.
@@ -71,6 +84,11 @@ impl EntryTable {
         let start = number * PAGE_LEN;
         let len = (self.count * self.entry_len - start).min(PAGE_LEN) as usize;
         let page = Arc::new(read_up_to(file, self.offset + start, len)?);
+        if let Some((claims, is_stored)) = &self.claims {
+            let entries = page.chunks_exact(self.entry_len as usize);
+            let count = entries.filter(|entry| is_stored(entry)).count();
+            claims.add(number, count as u64)?;
+        }
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let at = slot(&slots);
         if let Some(kept) = slots.get_mut(at) {

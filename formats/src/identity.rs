@@ -35,13 +35,20 @@ impl fmt::Display for ParentReference {
 }
 
 impl DiskIdentity {
-    /// A GUID as Microsoft's formats store it: the first three fields are little-endian.
+    /// A GUID as it is stored by VHDX and VDI: the first three fields are little-endian.
     pub(crate) fn from_guid(bytes: [u8; 16]) -> Self {
+        Self::Uuid(Self::swap_guid(bytes))
+    }
+
+    /// From the order in which a GUID is stored to the one in which it is printed, or back.
+    pub(crate) fn swap_guid(bytes: [u8; 16]) -> [u8; 16] {
+        let [low @ .., _, _, _, _, _, _, _, _] = bytes;
         let mut uuid = bytes;
-        for (one, other) in [(0, 3), (1, 2), (4, 5), (6, 7)] {
-            uuid.swap(one, other);
+        let order = [3, 2, 1, 0, 5, 4, 7, 6];
+        for (to, from) in uuid.iter_mut().zip(order) {
+            *to = low.get(from).copied().unwrap_or_default();
         }
-        Self::Uuid(uuid)
+        uuid
     }
 
     /// The identity, unless it is all zeros, which means none.

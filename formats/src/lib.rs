@@ -23,25 +23,37 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+pub mod chain;
+mod claims;
 #[cfg(test)]
 mod double;
 mod entry_table;
 mod fields;
 mod identity;
+mod indexed;
+pub mod machine;
 mod mapped;
+pub mod ova;
+pub mod parallels;
 pub mod probe;
 mod qcow2;
 mod raw;
+pub mod sparse_stream;
 mod vdi;
 mod vhd;
 mod vhdx;
+pub mod vma;
 mod vmdk;
+pub mod write;
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 pub use identity::{DiskIdentity, ParentReference};
+pub use qcow2::bitmaps::DirtyBitmap;
+pub use qcow2::snapshots::InternalSnapshot;
+use vellum_core::change_map::ChangeMap;
 use vellum_core::source::{ClusterDecoder, ImageSource, ReadAt, SourceError};
 
 /// The image formats that can be read.
@@ -152,6 +164,47 @@ pub fn image_facts(format: Format, file: Arc<dyn ReadAt>) -> Result<ImageFacts, 
     }
 }
 
+/// Lists the states of the disk that a qcow2 keeps beside the present one.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn internal_snapshots(file: &dyn ReadAt) -> Result<Vec<InternalSnapshot>, SourceError> {
+    qcow2::snapshots::list(file)
+}
+
+/// Opens one of the states that [`internal_snapshots`] told of; a backing file is the caller's
+/// affair, as in [`open_over_parent`].
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_internal_snapshot(
+    file: Arc<dyn ReadAt>,
+    decoder: Arc<dyn ClusterDecoder>,
+    snapshot: &InternalSnapshot,
+) -> Result<Box<dyn ImageSource>, SourceError> {
+    Ok(Box::new(qcow2::snapshots::open(file, decoder, snapshot)?))
+}
+
+/// Lists the persistent bitmaps of a qcow2.
+///
+/// # Errors
+///
+/// As [`open`]; [`SourceError::Refused`] when they are stale.
+pub fn dirty_bitmaps(file: &dyn ReadAt) -> Result<Vec<DirtyBitmap>, SourceError> {
+    qcow2::bitmaps::list(file)
+}
+
+/// What changed since a bitmap began, as a change map: the rest is the same.
+///
+/// # Errors
+///
+/// As [`open`]; [`SourceError::Refused`] when it was in use when the image was last closed.
+pub fn bitmap_changes(file: &dyn ReadAt, bitmap: &DirtyBitmap) -> Result<ChangeMap, SourceError> {
+    qcow2::bitmaps::change_map(file, bitmap)
+}
+
 impl Companions for NoCompanions {
     fn open(&self, format: &'static str, name: &str) -> Result<Arc<dyn ReadAt>, SourceError> {
         Err(refused(
@@ -234,7 +287,9 @@ fn read_up_to(file: &dyn ReadAt, offset: u64, len: usize) -> Result<Vec<u8>, Sou
     let there = file.len().saturating_sub(offset);
     let len = usize::try_from(there).map_or(len, |there| len.min(there));
     let mut bytes = vec![0; len];
-    read_exact(file, &mut bytes, offset)?;
+    if len > 0 {
+        read_exact(file, &mut bytes, offset)?;
+    }
     Ok(bytes)
 }
 

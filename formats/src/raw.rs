@@ -4,6 +4,8 @@
 //! holes read as zeros whatever a parent holds. It knows no structure inside the disk, a qcow2
 //! header in the first sector included.
 
+pub(crate) mod writer;
+
 use std::sync::Arc;
 
 use super::read_exact;

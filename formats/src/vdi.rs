@@ -22,7 +22,8 @@
 //! 380    4     extra bytes before each block                   blocks read from the wrong place
 //! 384    4     number of blocks                                a table too short for the disk
 //! 388    4     number of blocks that have data                 –
-//! 392    16    UUID of this image
+//! 392    16    UUID of this image, its first three fields
+//!              little-endian; so are the others
 //! 408    16    UUID of its last change
 //! 424    16    UUID of the parent
 //! 440    16    UUID of the parent's last change
@@ -30,11 +31,14 @@
 //! An entry: 4 bytes. 0xffffffff: not allocated; 0xfffffffe: zeros; else the block's number in the file.
 //! ```
 
+pub(crate) mod writer;
+
 use std::sync::Arc;
 
 use vellum_core::source::{ReadAt, SourceError};
 use vellum_core::units::IMAGE_LEN_MAX;
 
+use crate::claims::BlockClaims;
 use crate::entry_table::EntryTable;
 use crate::fields::{array_at, le_u32, le_u64};
 use crate::identity::{DiskIdentity, ParentReference};
@@ -67,8 +71,8 @@ struct VdiHeader {
     block_len: u32,
     extra_len: u32,
     block_count: u32,
-    identity: [u8; 16],
-    parent: [u8; 16],
+    identity: DiskIdentity,
+    parent: DiskIdentity,
 }
 
 struct VdiMap {
@@ -95,6 +99,12 @@ pub(super) fn open(file: Arc<dyn ReadAt>) -> Result<MappedImage<impl BlockMap>, 
             ),
         )
     })?;
+    let data_len = file.len().saturating_sub(u64::from(header.data_offset));
+    let stride = u64::from(header.block_len) + u64::from(header.extra_len);
+    let claims = BlockClaims::new(FORMAT, data_len, stride, 0);
+    let table = table.with_claims(claims, |entry| {
+        le_u32(entry, 0).is_some_and(|entry| entry < ZERO)
+    });
     Ok(MappedImage::new(VdiMap {
         file,
         header,
@@ -113,9 +123,9 @@ pub(super) fn facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
             TYPE_DIFFERENCING => "differencing",
             _ => "dynamic",
         },
-        identity: DiskIdentity::Uuid(header.identity).if_set(),
+        identity: header.identity.if_set(),
         parent: header.has_parent().then(|| ParentReference {
-            identity: DiskIdentity::Uuid(header.parent).if_set(),
+            identity: header.parent.if_set(),
             hints: Vec::new(),
             format: None,
         }),
@@ -167,8 +177,8 @@ impl VdiHeader {
             block_len: le_u32(bytes, 376)?,
             extra_len: le_u32(bytes, 380)?,
             block_count: le_u32(bytes, 384)?,
-            identity: array_at(bytes, 392)?,
-            parent: array_at(bytes, 424)?,
+            identity: array_at(bytes, 392).map(DiskIdentity::from_guid)?,
+            parent: array_at(bytes, 424).map(DiskIdentity::from_guid)?,
         })
     }
 

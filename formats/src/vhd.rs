@@ -35,11 +35,14 @@
 //! A table's entry: 4 bytes, the block's sector number; 0xffffffff: not allocated.
 //! ```
 
+pub(crate) mod writer;
+
 use std::sync::Arc;
 
 use vellum_core::source::{ReadAt, SourceError};
 use vellum_core::units::IMAGE_LEN_MAX;
 
+use crate::claims::BlockClaims;
 use crate::entry_table::EntryTable;
 use crate::fields::{array_at, be_u16, be_u32, be_u64};
 use crate::identity::{DiskIdentity, ParentReference};
@@ -55,7 +58,6 @@ const COOKIE: &[u8] = b"conectix";
 const HEADER_COOKIE: &[u8] = b"cxsparse";
 const VERSION_MAJOR: u16 = 1;
 const TYPE_FIXED: u32 = 2;
-#[cfg(test)]
 const TYPE_DYNAMIC: u32 = 3;
 const TYPE_DIFFERENCING: u32 = 4;
 const NOT_ALLOCATED: u32 = 0xffff_ffff;
@@ -327,6 +329,8 @@ impl VhdMap {
         let bitmap_len = (block_len / SECTOR_LEN)
             .div_ceil(8)
             .next_multiple_of(SECTOR_LEN);
+        let claims = BlockClaims::new(FORMAT, file.len(), block_len + bitmap_len, 0);
+        let table = table.with_claims(claims, |entry| be_u32(entry, 0) != Some(NOT_ALLOCATED));
         Ok(Self {
             file,
             image_len,

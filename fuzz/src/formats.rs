@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use vellum_core::change_map::ChangeMap;
 use vellum_core::source::{ClusterCodec, ClusterDecoder, ExtentKind, ImageSource};
+use vellum_formats::machine::{MachineDescription, MachineLanguage};
 use vellum_formats::{self as formats, Format, NoCompanions, probe as probing};
 
 /// Enough to meet every kind of extent of a small file, few enough to keep a run below
@@ -59,6 +60,109 @@ pub fn vhdx(data: &[u8]) {
         file[start..start + bytes.len()].copy_from_slice(bytes);
     }
     image(Format::Vhdx, &file);
+}
+
+/// What a qcow2 keeps beside its present state: each snapshot is an image, each bitmap a map of the
+/// whole disk.
+pub fn qcow2_states(data: &[u8]) {
+    let file = Arc::new(data.to_vec());
+    for snapshot in formats::internal_snapshots(&*file).unwrap_or_default() {
+        let codecs = Arc::new(RepeatFirst);
+        if let Ok(image) = formats::open_internal_snapshot(file.clone(), codecs, &snapshot) {
+            explore(&*image);
+        }
+    }
+    for bitmap in formats::dirty_bitmaps(&*file).unwrap_or_default() {
+        if let Ok(map) = formats::bitmap_changes(&*file, &bitmap) {
+            let mut end = 0;
+            for range in map.ranges() {
+                assert!(range.start == end && range.len > 0, "{range:?} after {end}");
+                end = range.end();
+            }
+        }
+    }
+}
+
+/// A Parallels image, as the other images.
+pub fn parallels(data: &[u8]) {
+    let file = Arc::new(data.to_vec());
+    let _ = formats::parallels::facts(&*file);
+    if let Ok(source) = formats::parallels::open(file) {
+        explore(&*source);
+    }
+}
+
+/// A VMA archive: each disk that opens is there whole. Its header is long, so the input says only
+/// what differs from zeros: pieces of 512 bytes, each behind its number in two bytes.
+pub fn vma(data: &[u8]) {
+    let mut file = vec![0; 64 << 10];
+    for piece in data.chunks(514) {
+        let Some((number, bytes)) = piece.split_first_chunk::<2>() else {
+            continue;
+        };
+        let start = usize::from(u16::from_le_bytes(*number)) % 128 * 512;
+        file[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+    let used = file
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
+    file.truncate(used.next_multiple_of(512));
+    let Ok(archive) = formats::vma::VmaArchive::open(Arc::new(file)) else {
+        return;
+    };
+    let _ = archive.configurations();
+    for disk in archive.disks() {
+        if let Ok(source) = archive.open_disk(disk.number) {
+            assert_eq!(source.len(), disk.len);
+            explore(&*source);
+        }
+    }
+}
+
+/// A tar archive: every member lies inside it.
+pub fn ova(data: &[u8]) {
+    let file = data.to_vec();
+    for member in formats::ova::members(&file).unwrap_or_default() {
+        assert!(
+            member.offset + member.len <= data.len() as u64,
+            "{member:?}"
+        );
+    }
+}
+
+/// A stream of virtnbdbackup, as the other images.
+pub fn sparse_stream(data: &[u8]) {
+    let file = Arc::new(data.to_vec());
+    let _ = formats::sparse_stream::facts(&*file);
+    if let Ok(source) = formats::sparse_stream::open(file) {
+        explore(&*source);
+    }
+}
+
+/// A description of a machine that is read is written and read again as the same disks.
+pub fn machine(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Ok(machine) = MachineDescription::parse(text) else {
+        return;
+    };
+    for language in [
+        MachineLanguage::Vbox,
+        MachineLanguage::Libvirt,
+        MachineLanguage::Ovf,
+    ] {
+        let Ok(written) = machine.write(language) else {
+            continue;
+        };
+        let read = MachineDescription::parse(&written).expect("what was written is read");
+        assert_eq!(
+            read.attachments.len(),
+            machine.attachments.len(),
+            "{written}"
+        );
+    }
 }
 
 fn image(format: Format, data: &[u8]) {

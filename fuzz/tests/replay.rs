@@ -15,29 +15,35 @@ mod client;
 
 type Body = fn(&[u8]);
 
-const TARGETS: [(&str, Body); 24] = [
+const TARGETS: [(&str, Body); 30] = [
     ("change_map", formats::change_map),
     ("frame_header", encodings::frame_header),
     ("frame_payload", encodings::frame_payload),
     ("guest", guest::guest),
     ("index_object", repository::index_object),
+    ("machine", formats::machine),
     ("map_blob", repository::map_blob),
     ("name", encodings::name),
     ("nbd", nbd::nbd),
+    ("ova", formats::ova),
     ("pack_frame", repository::pack_frame),
     ("page", encodings::page),
+    ("parallels", formats::parallels),
     ("parity_group", encodings::parity_group),
     ("parity_rest", encodings::parity_rest),
     ("probe", formats::probe),
     ("qcow2", formats::qcow2),
+    ("qcow2_states", formats::qcow2_states),
     ("vdi", formats::vdi),
     ("vhd", formats::vhd),
     ("vhdx", formats::vhdx),
+    ("vma", formats::vma),
     ("vmdk", formats::vmdk),
     ("records", encodings::records),
     ("repository_file", repository::repository_file),
     ("repository_key", repository::repository_key),
     ("repository_record", repository::repository_record),
+    ("sparse_stream", formats::sparse_stream),
     ("store_ops", store_ops::store_ops),
     ("stream", repository::stream),
 ];

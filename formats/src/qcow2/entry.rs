@@ -19,13 +19,13 @@ use crate::lies_inside;
 //
 // x = 62 - (cluster_bits - 8). Bits not named are reserved and must be clear.
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
-const COPIED: u64 = 1 << 63;
-const COMPRESSED: u64 = 1 << 62;
-const READS_AS_ZEROS: u64 = 1;
+pub(super) const COPIED: u64 = 1 << 63;
+pub(super) const COMPRESSED: u64 = 1 << 62;
+pub(super) const READS_AS_ZEROS: u64 = 1;
 /// Offsets have 56 bits, also where a compressed descriptor has room for more.
 const OFFSET_MAX: u64 = (1 << 56) - 1;
 const SECTOR_LEN: u64 = 512;
-const SUBCLUSTERS_BITS: u32 = 5;
+pub(super) const SUBCLUSTERS_BITS: u32 = 5;
 
 /// What an L2 entry says about one grain: a cluster, or a subcluster where the image has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,7 +25,7 @@ use vellum_core::units::IMAGE_LEN_MAX;
 // | 48     | 8    | offset of the refcount table                    | (only writers need it)                                    |
 // | 56     | 4    | clusters of the refcount table                  | (only writers need it)                                    |
 // | 60     | 4    | number of internal snapshots                    | states that are left behind without a word                |
-// | 64     | 8    | offset of the snapshot table                    | (ignored)                                                 |
+// | 64     | 8    | offset of the snapshot table                    | (checked where it is read: `snapshots`)                   |
 // |        |      | *version 3:*                                    |                                                           |
 // | 72     | 8    | incompatible features, see below                | content that means something else                         |
 // | 80     | 8    | compatible features                             | (free to ignore)                                          |
@@ -36,29 +36,31 @@ use vellum_core::units::IMAGE_LEN_MAX;
 //
 // Then header extensions up to the end of the first cluster, each: type (4), length (4), data,
 // padding to a multiple of 8.
-const MAGIC: &[u8] = b"QFI\xfb";
+pub(super) const MAGIC: &[u8] = b"QFI\xfb";
 const FIXED_LEN: usize = 112;
 const V2_HEADER_LEN: usize = 72;
 const V3_HEADER_LEN_MIN: usize = 104;
 const COMPRESSION_AT: usize = 104;
-const CLUSTER_BITS_MIN: u32 = 9;
+pub(super) const CLUSTER_BITS_MIN: u32 = 9;
 /// 2 MiB clusters: qemu's own limit, so nobody has larger ones.
-const CLUSTER_BITS_MAX: u32 = 21;
+pub(super) const CLUSTER_BITS_MAX: u32 = 21;
 /// Below 16 KiB a subcluster would be smaller than a sector.
-const EXTENDED_CLUSTER_BITS_MIN: u32 = 14;
+pub(super) const EXTENDED_CLUSTER_BITS_MIN: u32 = 14;
 /// 32 MiB: qemu's own limit, so nobody has more, and a bound for what a header can make us reserve.
-const L1_LEN_MAX: u64 = 32 << 20;
+pub(super) const L1_LEN_MAX: u64 = 32 << 20;
 const BACKING_NAME_LEN_MAX: u32 = 1023;
 
 const DIRTY: u64 = 1 << 0;
 const CORRUPT: u64 = 1 << 1;
 const DATA_FILE: u64 = 1 << 2;
-const COMPRESSION: u64 = 1 << 3;
-const EXTENDED_L2: u64 = 1 << 4;
+pub(super) const COMPRESSION: u64 = 1 << 3;
+pub(super) const EXTENDED_L2: u64 = 1 << 4;
+/// Set by writers that keep the bitmaps as they are.
+const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
 const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
 
 const EXTENSION_END: u32 = 0;
-const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
+pub(super) const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 /// Number of bitmaps (4), reserved (4), length (8) and offset (8) of their directory.
@@ -83,12 +85,25 @@ pub(super) struct Header {
     pub(super) extended: bool,
     /// How compressed clusters are compressed.
     pub(super) codec: ClusterCodec,
-    /// Internal snapshots, which are not read.
+    /// Internal snapshots.
     pub(super) snapshots: u32,
-    /// Persistent bitmaps, which are not read.
+    /// The place of their table, as the header has it.
+    pub(super) snapshots_offset: u64,
+    /// Persistent bitmaps.
     pub(super) bitmaps: u32,
+    /// The place of their directory, as the header has it.
+    pub(super) bitmap_directory: Option<BitmapDirectory>,
     /// Whether its last writer did not close it.
     pub(super) is_dirty: bool,
+}
+
+/// Where the bitmaps' directory is said to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BitmapDirectory {
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    /// Whether nobody wrote the image who does not know bitmaps.
+    pub(super) is_current: bool,
 }
 
 impl Header {
@@ -100,13 +115,40 @@ impl Header {
         let first_cluster = read_up_to(file, 0, 1 << raw.cluster_bits)?;
         raw.refuse_references(&first_cluster)?;
         raw.refuse_features(&first_cluster)?;
-        let bitmaps = Extensions::of(&first_cluster, raw.header_len)?
-            .find(EXTENSION_BITMAPS)
-            .and_then(|extension| be_u32(extension, 0));
+        let extensions = Extensions::of(&first_cluster, raw.header_len)?;
+        let extension = extensions.find(EXTENSION_BITMAPS).unwrap_or_default();
+        let directory = be_u64(extension, 8).zip(be_u64(extension, 16));
         let header = raw.verify_tables(file.len())?;
         Ok(Self {
-            bitmaps: bitmaps.unwrap_or(0),
+            bitmaps: be_u32(extension, 0).unwrap_or(0),
+            bitmap_directory: directory.map(|(len, offset)| BitmapDirectory {
+                offset,
+                len,
+                is_current: raw.autoclear & AUTOCLEAR_BITMAPS != 0,
+            }),
             ..header
+        })
+    }
+
+    /// The same image with another L1 table (offset, entries) of another length: a snapshot's.
+    pub(super) fn with_l1(
+        self,
+        virtual_len: u64,
+        (offset, count): (u64, u32),
+        file_len: u64,
+    ) -> Result<Self, SourceError> {
+        let l1_count = virtual_len.div_ceil(1 << self.table_span_bits());
+        verify_l1(
+            (offset, u64::from(count)),
+            l1_count,
+            self.cluster_bits,
+            file_len,
+        )?;
+        Ok(Self {
+            virtual_len,
+            l1_offset: offset,
+            l1_count,
+            ..self
         })
     }
 
@@ -165,7 +207,7 @@ impl Header {
 }
 
 /// An L2 table is one cluster of entries, 8 or 16 bytes each, and each entry maps one cluster.
-fn table_span_bits(cluster_bits: u32, extended: bool) -> u32 {
+pub(super) fn table_span_bits(cluster_bits: u32, extended: bool) -> u32 {
     let entry_len_bits = if extended { 4 } else { 3 };
     2 * cluster_bits - entry_len_bits
 }
@@ -181,7 +223,9 @@ struct RawHeader {
     l1_count: u32,
     l1_offset: u64,
     snapshots: u32,
+    snapshots_offset: u64,
     incompatible: u64,
+    autoclear: u64,
     header_len: usize,
     compression: u8,
 }
@@ -219,8 +263,6 @@ impl RawHeader {
             V2_HEADER_LEN
         };
         let has_compression = three && header_len > COMPRESSION_AT;
-        // Version 2 ends behind the snapshot fields, which are not read but must be there.
-        be_u64(bytes, V2_HEADER_LEN - 8)?;
         Some(Self {
             version,
             backing_offset: be_u64(bytes, 8)?,
@@ -231,7 +273,9 @@ impl RawHeader {
             l1_count: be_u32(bytes, 36)?,
             l1_offset: be_u64(bytes, 40)?,
             snapshots: be_u32(bytes, 60)?,
+            snapshots_offset: be_u64(bytes, V2_HEADER_LEN - 8)?,
             incompatible: if three { be_u64(bytes, 72)? } else { 0 },
+            autoclear: if three { be_u64(bytes, 88)? } else { 0 },
             header_len,
             compression: if has_compression {
                 *bytes.get(COMPRESSION_AT)?
@@ -330,7 +374,8 @@ impl RawHeader {
         let l1_count = self
             .virtual_len
             .div_ceil(1 << table_span_bits(self.cluster_bits, extended));
-        self.verify_l1(l1_count, file_len)?;
+        let l1 = (self.l1_offset, u64::from(self.l1_count));
+        verify_l1(l1, l1_count, self.cluster_bits, file_len)?;
         Ok(Header {
             virtual_len: self.virtual_len,
             cluster_bits: self.cluster_bits,
@@ -344,35 +389,40 @@ impl RawHeader {
                 ClusterCodec::Deflate
             },
             snapshots: self.snapshots,
+            snapshots_offset: self.snapshots_offset,
             bitmaps: 0,
+            bitmap_directory: None,
             is_dirty: self.has(DIRTY),
         })
     }
+}
 
-    /// A longer table than needed is usual: guest memory of internal snapshots lies behind the
-    /// disk.
-    fn verify_l1(&self, needed: u64, file_len: u64) -> Result<(), SourceError> {
-        let (count, offset) = (u64::from(self.l1_count), self.l1_offset);
-        let len = count * 8;
-        if len > L1_LEN_MAX {
-            return Err(malformed(format!(
-                "the L1 table of {count} entries is longer than {L1_LEN_MAX} bytes"
-            )));
-        }
-        if count < needed {
-            return Err(malformed(format!(
-                "the L1 table has {count} entries, and the virtual length needs {needed}"
-            )));
-        }
-        let placed =
-            offset >= 1 << self.cluster_bits && offset.is_multiple_of(1 << self.cluster_bits);
-        if needed > 0 && !(placed && lies_inside(offset, len, file_len)) {
-            return Err(malformed(format!(
-                "the L1 table at byte {offset} of {len} bytes is not on a cluster inside the file"
-            )));
-        }
-        Ok(())
+/// Checks an L1 table (offset, entries) of which `needed` entries are read. A longer table than
+/// needed is usual: guest memory of internal snapshots lies behind the disk.
+fn verify_l1(
+    (offset, count): (u64, u64),
+    needed: u64,
+    cluster_bits: u32,
+    file_len: u64,
+) -> Result<(), SourceError> {
+    let len = count * 8;
+    if len > L1_LEN_MAX {
+        return Err(malformed(format!(
+            "the L1 table of {count} entries is longer than {L1_LEN_MAX} bytes"
+        )));
     }
+    if count < needed {
+        return Err(malformed(format!(
+            "the L1 table has {count} entries, and the virtual length needs {needed}"
+        )));
+    }
+    let placed = offset >= 1 << cluster_bits && offset.is_multiple_of(1 << cluster_bits);
+    if needed > 0 && !(placed && lies_inside(offset, len, file_len)) {
+        return Err(malformed(format!(
+            "the L1 table at byte {offset} of {len} bytes is not on a cluster inside the file"
+        )));
+    }
+    Ok(())
 }
 
 /// The header extensions, which are read for what they name, never followed.

@@ -1,8 +1,8 @@
 //! A qcow2 image as its content, versions 2 and 3.
 //!
 //! Read are plain, zero, unallocated and compressed clusters (deflate and zstd) and extended L2
-//! entries (subclusters), all through the active L1 table: internal snapshots and bitmaps are told
-//! of and left behind, refcounts are not looked at, so a dirty image is read as it stands. Refused,
+//! entries (subclusters), through the active L1 table or that of an internal snapshot
+//! (`snapshots`); persistent bitmaps become change maps (`bitmaps`). Refcounts are not looked at, so a dirty image is read as it stands. Refused,
 //! with the reference or the feature named, are external data files, encryption, images marked
 //! corrupt and features that are not known.
 //!
@@ -12,11 +12,15 @@
 //!
 //! It decodes no stream itself: that is the [`ClusterDecoder`].
 
+pub(crate) mod bitmaps;
 mod entry;
 mod header;
+mod refcounts;
+pub(crate) mod snapshots;
 mod table;
 #[cfg(test)]
 mod tests;
+pub(crate) mod writer;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -63,6 +67,14 @@ impl Qcow2 {
         decoder: Arc<dyn ClusterDecoder>,
     ) -> Result<Self, SourceError> {
         let header = Header::read(&*file)?;
+        Self::with_header(file, decoder, header)
+    }
+
+    fn with_header(
+        file: Arc<dyn ReadAt>,
+        decoder: Arc<dyn ClusterDecoder>,
+        header: Header,
+    ) -> Result<Self, SourceError> {
         let tables = Tables::read(&*file, header)?;
         Ok(Self {
             file,

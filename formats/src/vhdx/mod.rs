@@ -11,12 +11,15 @@ mod metadata;
 mod structure;
 #[cfg(test)]
 mod tests;
+pub(crate) mod writer;
 
 use std::sync::Arc;
 
 use vellum_core::source::{ReadAt, SourceError};
 
+use crate::claims::BlockClaims;
 use crate::entry_table::EntryTable;
+use crate::fields::le_u64;
 use crate::mapped::{BlockMap, Location, MappedImage, MappedPiece};
 use crate::{ImageFacts, lies_inside, malformed, read_up_to};
 use metadata::VhdxMetadata;
@@ -66,6 +69,13 @@ pub(super) fn open(file: Arc<dyn ReadAt>) -> Result<MappedImage<impl BlockMap>, 
                 ),
             )
         })?;
+    // A bitmap block is shorter than the others.
+    let bitmaps = blocks.div_ceil(chunk_ratio);
+    let claims = BlockClaims::new(FORMAT, file.len(), metadata.block_len, bitmaps);
+    let table = table.with_claims(claims, |entry| {
+        let state = le_u64(entry, 0).map(|entry| entry & STATE_MASK);
+        matches!(state, Some(BLOCK_PRESENT | BLOCK_PARTLY_PRESENT))
+    });
     Ok(MappedImage::new(VhdxMap {
         file,
         metadata,

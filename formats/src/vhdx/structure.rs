@@ -30,15 +30,16 @@ use super::FORMAT;
 use crate::fields::{array_at, le_u16, le_u32, le_u64};
 use crate::{lies_inside, malformed, read_up_to, refused};
 
-const SIGNATURE: &[u8] = b"vhdxfile";
-const HEADERS_AT: [u64; 2] = [64 << 10, 128 << 10];
-const HEADER_LEN: usize = 4096;
-const TABLES_AT: [u64; 2] = [192 << 10, 256 << 10];
-const TABLE_LEN: usize = 64 << 10;
+pub(super) const SIGNATURE: &[u8] = b"vhdxfile";
+pub(super) const HEADERS_AT: [u64; 2] = [64 << 10, 128 << 10];
+pub(super) const HEADER_LEN: usize = 4096;
+pub(super) const TABLES_AT: [u64; 2] = [192 << 10, 256 << 10];
+pub(super) const TABLE_LEN: usize = 64 << 10;
 /// So many fit into a region table.
 const ENTRIES_MAX: u32 = 2047;
-const TABLE_REGION: [u8; 16] = *b"\x66\x77\xc2\x2d\x23\xf6\x00\x42\x9d\x64\x11\x5e\x9b\xfd\x4a\x08";
-const METADATA_REGION: [u8; 16] =
+pub(super) const TABLE_REGION: [u8; 16] =
+    *b"\x66\x77\xc2\x2d\x23\xf6\x00\x42\x9d\x64\x11\x5e\x9b\xfd\x4a\x08";
+pub(super) const METADATA_REGION: [u8; 16] =
     *b"\x06\xa2\x7c\x8b\x90\x47\x9a\x4b\xb8\xfe\x57\x5f\x05\x0f\x88\x6e";
 
 /// The header that counts.
@@ -178,12 +179,13 @@ impl VhdxRegions {
 
 /// Whether the `len` bytes have the CRC-32C that stands among them at byte 4.
 pub(super) fn is_sound(bytes: &[u8], len: usize) -> bool {
-    let (Some(before), Some(after)) = (bytes.get(..4), bytes.get(8..len)) else {
-        return false;
-    };
-    let sum = crc32c::crc32c_append(
-        crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]),
-        after,
-    );
-    le_u32(bytes, 4) == Some(sum)
+    let bytes = bytes.get(..len).filter(|bytes| bytes.len() >= 8);
+    bytes.is_some_and(|bytes| le_u32(bytes, 4) == Some(checksum(bytes)))
+}
+
+/// The CRC-32C of the bytes, those at 4 to 7 taken as zeros: there it stands.
+pub(super) fn checksum(bytes: &[u8]) -> u32 {
+    let (before, rest) = bytes.split_at(bytes.len().min(4));
+    let sum = crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]);
+    crc32c::crc32c_append(sum, rest.get(4..).unwrap_or_default())
 }

@@ -11,8 +11,12 @@
 //! Sources: `VMware` Virtual Disk Format 5.0; for seSparse and COWD, which have no public text, the
 //! comments of QEMU's `block/vmdk.c`.
 
+mod description;
 mod descriptor;
+mod hosted;
 mod sparse;
+pub(crate) mod sparse_writer;
+pub(crate) mod stream_writer;
 #[cfg(test)]
 mod tests;
 

@@ -31,6 +31,7 @@ use vellum_core::source::{ClusterCodec, ClusterDecoder, ReadAt, SourceError};
 use vellum_core::units::IMAGE_LEN_MAX;
 
 use super::{FORMAT, SECTOR_LEN, unknown_kind};
+use crate::claims::BlockClaims;
 use crate::entry_table::EntryTable;
 use crate::fields::{array_at, le_u16, le_u32, le_u64};
 use crate::mapped::Location;
@@ -42,10 +43,10 @@ const SESPARSE_MAGIC: u64 = 0xcafe_babe;
 const SESPARSE_VERSION: u64 = 0x0000_0002_0000_0001;
 const SESPARSE_GRAIN_SECTORS: u64 = 8;
 const SESPARSE_TABLE_SECTORS: u64 = 64;
-const FLAG_ZERO_GRAIN: u32 = 1 << 2;
-const FLAG_COMPRESSED: u32 = 1 << 16;
-const FLAG_MARKERS: u32 = 1 << 17;
-const IN_FOOTER: u64 = u64::MAX;
+pub(super) const FLAG_ZERO_GRAIN: u32 = 1 << 2;
+pub(super) const FLAG_COMPRESSED: u32 = 1 << 16;
+pub(super) const FLAG_MARKERS: u32 = 1 << 17;
+pub(super) const IN_FOOTER: u64 = u64::MAX;
 const FOOTER_FROM_END: u64 = 1024;
 /// The same limits as qemu's: 64 Ki entries a table; grains of 64 MiB at most would be nobody's.
 const TABLE_ENTRIES_MAX: u64 = 64 << 10;
@@ -88,6 +89,7 @@ pub(super) struct SparseExtent {
     directory: EntryTable,
     /// The table that was used last.
     last_table: std::sync::Mutex<Option<(u64, std::sync::Arc<EntryTable>)>>,
+    claims: BlockClaims,
 }
 
 /// The shape that the file's first bytes tell, if it is one of them.
@@ -281,10 +283,17 @@ impl SparseExtent {
                 ),
             )
         })?;
+        let unit_len = if header.is_compressed {
+            SECTOR_LEN
+        } else {
+            header.grain_len
+        };
+        let claims = BlockClaims::new(FORMAT, file.len(), unit_len, 0);
         Ok(Self {
             header,
             directory,
             last_table: std::sync::Mutex::default(),
+            claims,
         })
     }
 
@@ -369,9 +378,23 @@ impl SparseExtent {
                 format!("table {number} at byte {offset} leaves the file"),
             )
         })?;
+        if self.claims.is_new(number) {
+            self.claims.add(number, self.grains_of(file, &table)?)?;
+        }
         let table = std::sync::Arc::new(table);
         *lock() = Some((number, std::sync::Arc::clone(&table)));
         Ok(Some(table))
+    }
+
+    /// How many grains of the file a table names.
+    fn grains_of(&self, file: &dyn ReadAt, table: &EntryTable) -> Result<u64, SourceError> {
+        let mut count = 0;
+        for index in 0..table.count() {
+            let entry = self.entry(file, table, index)?;
+            // An entry that is wrong is told where it is asked for.
+            count += u64::from(matches!(self.grain_place(0, entry), Ok(GrainPlace::At(_))));
+        }
+        Ok(count)
     }
 
     fn entry(&self, file: &dyn ReadAt, table: &EntryTable, index: u64) -> Result<u64, SourceError> {
@@ -445,12 +468,12 @@ impl SparseExtent {
         decoder: &dyn ClusterDecoder,
     ) -> Result<Vec<u8>, SourceError> {
         let grain_len = self.header.grain_len;
-        let (start, len) = if self.header.has_markers {
+        let (start, len, visible_len) = if self.header.has_markers {
             let marker = read_up_to(file, offset, MARKER_LEN as usize)?;
             let len = le_u32(&marker, 8).map_or(0, u64::from);
-            (offset + MARKER_LEN, len)
+            (offset + MARKER_LEN, len, self.visible_len(&marker))
         } else {
-            (offset, 2 * grain_len)
+            (offset, 2 * grain_len, Some(grain_len))
         };
         let wrong = |reason: String| {
             malformed(
@@ -461,14 +484,24 @@ impl SparseExtent {
         if len == 0 || len > PACKED_LEN_MAX {
             return Err(wrong(format!("{len} bytes")));
         }
+        let visible_len = visible_len
+            .ok_or_else(|| wrong("its marker names a sector behind the disk".to_owned()))?;
         let packed = read_up_to(file, start, len as usize)?;
         let stream = deflate_stream(&packed).ok_or_else(|| wrong("no zlib stream".to_owned()))?;
-        // The last grain of a disk may be shorter than the others.
         let mut grain = vec![0; grain_len as usize];
+        let (visible, _) = grain.split_at_mut(visible_len as usize);
         decoder
-            .decode(ClusterCodec::Deflate, stream, &mut grain)
+            .decode(ClusterCodec::Deflate, stream, visible)
             .map_err(wrong)?;
         Ok(grain)
+    }
+
+    /// How much of the grain that a marker begins the disk shows: qemu compresses no more of the
+    /// last one, others all of it. `None` if the marker's sector is not the disk's.
+    fn visible_len(&self, marker: &[u8]) -> Option<u64> {
+        let start = le_u64(marker, 0)?.checked_mul(SECTOR_LEN)?;
+        let rest = self.header.capacity.checked_sub(start)?;
+        (rest > 0).then_some(rest.min(self.header.grain_len))
     }
 }
 

@@ -77,6 +77,7 @@ fn a_compressed_grain_is_read_with_and_without_a_marker() {
         let at = if markers == 0 {
             1536
         } else {
+            put(&mut bytes, 1536, &0_u64.to_le_bytes());
             put(&mut bytes, 1536 + 8, &(stream.len() as u32).to_le_bytes());
             1536 + 12
         };

@@ -7,77 +7,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use vellum_core::source::{
-    ClusterCodec, ClusterDecoder, ExtentKind, ImageSource, ReadAt, SourceError,
-};
+use crate::codecs::Codecs;
+use crate::disk::first_difference;
+use crate::files::{Beside, OpenFile, open};
+use crate::qemu;
+use vellum_core::source::{ExtentKind, ImageSource, ReadAt, SourceError};
+use vellum_formats::Format;
+use vellum_formats::machine::MachineDescription;
 use vellum_formats::probe::{Verdict, probe};
-use vellum_formats::{Companions, Format};
 
 const PIECE_LEN: u64 = 1 << 20;
-
-struct OpenFile(File, u64);
-
-impl ReadAt for OpenFile {
-    fn len(&self) -> u64 {
-        self.1
-    }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
-    }
-
-    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
-        use rustix::fs::{SeekFrom, seek};
-        match seek(&self.0, SeekFrom::Data(offset)) {
-            Ok(start) => Ok(Some((start, seek(&self.0, SeekFrom::Hole(start))?))),
-            Err(rustix::io::Errno::NXIO) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-struct Codecs;
-
-impl ClusterDecoder for Codecs {
-    fn decode(&self, codec: ClusterCodec, input: &[u8], output: &mut [u8]) -> Result<(), String> {
-        match codec {
-            ClusterCodec::Deflate => flate2::read::DeflateDecoder::new(input)
-                .read_exact(output)
-                .map_err(|error| error.to_string()),
-            ClusterCodec::Zstd => Err("no zstd here".to_owned()),
-        }
-    }
-}
-
-/// Plain names in one folder.
-struct Beside(PathBuf);
-
-impl Companions for Beside {
-    fn open(&self, format: &'static str, name: &str) -> Result<Arc<dyn ReadAt>, SourceError> {
-        let is_vmdk = Path::new(name)
-            .extension()
-            .is_some_and(|extension| extension == "vmdk");
-        let is_plain = !name.contains('/') && is_vmdk;
-        let file = is_plain.then(|| open(&self.0.join(name)).ok()).flatten();
-        let file = file.ok_or_else(|| SourceError::Refused {
-            format,
-            reason: format!("{name:?} is not beside it"),
-        })?;
-        Ok(Arc::new(file))
-    }
-}
-
-fn open(path: &Path) -> io::Result<OpenFile> {
-    let file = File::open(path)?;
-    let len = file.metadata()?.len();
-    Ok(OpenFile(file, len))
-}
 
 /// Copies the folder's files to `to`, unpacked.
 fn unpack(from: &Path, to: &Path) {
@@ -199,7 +142,7 @@ impl Chain {
 }
 
 /// Where the two differ first.
-fn first_difference(ours: &Chain, theirs: &OpenFile) -> Option<String> {
+fn difference(ours: &Chain, theirs: &OpenFile) -> Option<String> {
     if ours.len() != theirs.1 {
         return Some(format!("{} bytes, not {}", ours.len(), theirs.1));
     }
@@ -254,7 +197,7 @@ fn foreign_images_read_as_their_makers_meant_them() {
         let ours = whole(&path, format, &beside);
         let facts = vellum_formats::image_facts(format, file);
         let verdict = match (ours, by_qemu(&path, format, &target)) {
-            (Ok(ours), Ok(theirs)) => match first_difference(&ours, &theirs) {
+            (Ok(ours), Ok(theirs)) => match difference(&ours, &theirs) {
                 None => "the same as qemu-img".to_owned(),
                 Some(difference) => {
                     wrong.push(format!("{name}: {difference}"));
@@ -276,4 +219,63 @@ fn foreign_images_read_as_their_makers_meant_them() {
         println!("{name}: {verdict}");
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The descriptions of the folder are machines whose disks are all there.
+#[test]
+fn foreign_machines_are_read() {
+    let Some(folder) = std::env::var_os("VELLUM_FOREIGN") else {
+        println!("foreign machines: none tried; VELLUM_FOREIGN names a folder of them");
+        return;
+    };
+    for entry in fs::read_dir(folder).expect("listed") {
+        let path = entry.expect("an entry").path();
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        if !matches!(ending, Some("vbox" | "xml" | "ovf")) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("read");
+        let machine = MachineDescription::parse(&text).expect("a machine");
+        let media: Vec<_> = machine
+            .media
+            .iter()
+            .map(|medium| &medium.location)
+            .collect();
+        println!("{}: {:?}, {media:?}", path.display(), machine.name);
+        assert!(!machine.attachments.is_empty(), "{}", path.display());
+    }
+}
+
+#[test]
+fn a_foreign_parallels_image_is_read() {
+    let Some(folder) = std::env::var_os("VELLUM_FOREIGN") else {
+        return;
+    };
+    let room = tempfile::tempdir().expect("a folder");
+    unpack(Path::new(&folder), room.path());
+    let Ok(file) = open(&room.path().join("parallels-v2")) else {
+        return;
+    };
+    let image = vellum_formats::parallels::open(Arc::new(file)).expect("opens");
+    let target = room.path().join("by-qemu.raw");
+    let source = room.path().join("parallels-v2");
+    let words = [
+        "convert",
+        "-f",
+        "parallels",
+        "-O",
+        "raw",
+        qemu::word(&source),
+        qemu::word(&target),
+    ];
+    qemu::run(&words).expect("qemu-img reads it");
+    let raw = Arc::new(open(&target).expect("opens"));
+    let raw = vellum_formats::open(
+        Format::Raw,
+        raw,
+        Arc::new(Codecs),
+        &vellum_formats::NoCompanions,
+    );
+    let found = first_difference(&*image, &*raw.expect("raw")).expect("read");
+    assert_eq!(found, None);
 }

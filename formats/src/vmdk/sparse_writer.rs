@@ -1,0 +1,170 @@
+//! A monolithicSparse VMDK that is written, with or without a parent.
+//!
+//! ```text
+//! sector        what
+//! 0             header
+//! 1             descriptor, 20 sectors
+//! 21            second directory, then the tables that it names
+//! behind them   directory, then the tables that it names: the same entries
+//! a multiple    grains of 64 KiB in the order in which they get content
+//! of 128
+//! ```
+//!
+//! All tables are there from the start, as `VMware` makes them; those without entries are holes.
+//! Zeros over a parent's data are "grain 1", which the header's flag bit 2 allows.
+
+use super::description::{DESCRIPTOR_SECTORS, DescriptorText};
+use super::hosted::{
+    FLAG_NEWLINES, FLAG_SECOND_DIRECTORY, GRAIN_LEN, HostedHeader, PLACE_SECTORS_MAX,
+    TABLE_ENTRIES, TABLE_SECTORS, directory_entries,
+};
+use super::sparse::FLAG_ZERO_GRAIN;
+use super::{FORMAT, SECTOR_LEN};
+use crate::Format;
+use crate::identity::DiskIdentity;
+use crate::write::flow::{CellFlow, CellSink};
+use crate::write::table::OrderedTable;
+use crate::write::{
+    CellGap, CellGrid, ImageTarget, WriteError, WriteJob, WrittenImage, end, impossible, put,
+};
+
+const ZERO_GRAIN: u32 = 1;
+
+/// Where everything is, in sectors.
+struct SparseLayout {
+    tables: u64,
+    second_directory: u64,
+    second_tables: u64,
+    directory: u64,
+    first_tables: u64,
+    grains: u64,
+}
+
+struct SparseWriter<'t> {
+    target: &'t mut dyn ImageTarget,
+    tables: [OrderedTable<4>; 2],
+    next_place: u64,
+}
+
+pub(crate) fn write(job: &mut WriteJob) -> Result<WrittenImage, WriteError> {
+    job.refuse_empty(Format::Vmdk)?;
+    let image_len = job.sector_len();
+    let layout = SparseLayout::of(image_len);
+    if layout.grains > PLACE_SECTORS_MAX {
+        return Err(impossible(
+            FORMAT,
+            format!("tables for {image_len} bytes leave no room for grains"),
+        ));
+    }
+    let description = DescriptorText::of(job, "monolithicSparse")?;
+    write_directories(job, &layout)?;
+    let flow = CellFlow {
+        source: job.source,
+        grid: CellGrid::fine(GRAIN_LEN, job.has_parent()),
+        packing: None,
+    };
+    let entries = layout.tables * TABLE_ENTRIES;
+    let table = |sector| OrderedTable::new(sector * SECTOR_LEN, entries, [0; 4]);
+    let mut writer = SparseWriter {
+        target: &mut *job.target,
+        tables: [table(layout.second_tables), table(layout.first_tables)],
+        next_place: layout.grains,
+    };
+    flow.pour(&mut writer)?;
+    let file_len = writer.finish()? * SECTOR_LEN;
+    let zero_flag = if job.has_parent() { FLAG_ZERO_GRAIN } else { 0 };
+    let header = HostedHeader {
+        version: if job.has_parent() { 2 } else { 1 },
+        flags: FLAG_NEWLINES | FLAG_SECOND_DIRECTORY | zero_flag,
+        capacity: image_len / SECTOR_LEN,
+        second_directory: layout.second_directory,
+        directory: layout.directory,
+        overhead: layout.grains,
+        compression: 0,
+    };
+    put(&mut *job.target, &header.bytes(), 0)?;
+    put(&mut *job.target, description.bytes(), SECTOR_LEN)?;
+    end(&mut *job.target, file_len)?;
+    Ok(WrittenImage {
+        file_len,
+        image_len,
+        identity: Some(DiskIdentity::ContentId(job.options.content_id())),
+    })
+}
+
+impl SparseLayout {
+    fn of(image_len: u64) -> Self {
+        let tables = directory_entries(image_len);
+        let directory_sectors = (4 * tables).div_ceil(SECTOR_LEN);
+        let second_directory = 1 + DESCRIPTOR_SECTORS;
+        let second_tables = second_directory + directory_sectors;
+        let directory = second_tables + tables * TABLE_SECTORS;
+        let first_tables = directory + directory_sectors;
+        let end = first_tables + tables * TABLE_SECTORS;
+        Self {
+            tables,
+            second_directory,
+            second_tables,
+            directory,
+            first_tables,
+            grains: end.next_multiple_of(GRAIN_LEN / SECTOR_LEN),
+        }
+    }
+}
+
+/// Both directories: the places of tables that lie one after the other.
+fn write_directories(job: &mut WriteJob, layout: &SparseLayout) -> Result<(), WriteError> {
+    for (directory, tables) in [
+        (layout.second_directory, layout.second_tables),
+        (layout.directory, layout.first_tables),
+    ] {
+        let mut entries = OrderedTable::new(directory * SECTOR_LEN, layout.tables, [0; 4]);
+        for number in 0..layout.tables {
+            let sector = (tables + number * TABLE_SECTORS) as u32;
+            entries.write(&mut *job.target, number, sector.to_le_bytes())?;
+        }
+        entries.finish(&mut *job.target)?;
+    }
+    Ok(())
+}
+
+impl SparseWriter<'_> {
+    fn set(&mut self, grain: u64, entry: u32) -> Result<(), WriteError> {
+        for table in &mut self.tables {
+            table.write(&mut *self.target, grain, entry.to_le_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// The sector behind the last grain.
+    fn finish(self) -> Result<u64, WriteError> {
+        for table in self.tables {
+            table.finish(&mut *self.target)?;
+        }
+        Ok(self.next_place)
+    }
+}
+
+impl CellSink for SparseWriter<'_> {
+    fn gap(&mut self, start: u64, len: u64, gap: CellGap) -> Result<(), WriteError> {
+        if gap == CellGap::Zero {
+            for grain in start / GRAIN_LEN..(start + len) / GRAIN_LEN {
+                self.set(grain, ZERO_GRAIN)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, start: u64, bytes: &[u8]) -> Result<(), WriteError> {
+        put(&mut *self.target, bytes, self.next_place * SECTOR_LEN)?;
+        let grains = bytes.len() as u64 / GRAIN_LEN;
+        for number in 0..grains {
+            if self.next_place > PLACE_SECTORS_MAX {
+                return Err(impossible(FORMAT, "its content takes more than 2 TiB"));
+            }
+            self.set(start / GRAIN_LEN + number, self.next_place as u32)?;
+            self.next_place += GRAIN_LEN / SECTOR_LEN;
+        }
+        Ok(())
+    }
+}

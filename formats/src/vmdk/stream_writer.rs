@@ -1,0 +1,244 @@
+//! A streamOptimized VMDK that is written: compressed grains in the disk's order, as in an OVA. It
+//! streams.
+//!
+//! ```text
+//! sector        what
+//! 0             header; its directory's place is all ones: see the footer
+//! 1             descriptor, 20 sectors
+//! 128           grains: first sector (8), length (4), zlib stream; up to a whole sector.
+//!               Behind the grains of each table: a marker, the table of 512 places.
+//! at the end    a marker, the directory; a marker, the footer; a marker of zeros
+//!
+//! Marker: a sector: how many follow (8), 0 (4), kind (4): 0 end, 1 table, 2 directory, 3 footer
+//! ```
+//!
+//! A table without grains is not there. Grains are whole, the disk's last one too: zeros follow.
+
+use super::description::DescriptorText;
+use super::hosted::{
+    FLAG_NEWLINES, GRAIN_LEN, HostedHeader, PLACE_SECTORS_MAX, TABLE_ENTRIES, TABLE_SECTORS,
+    directory_entries,
+};
+use super::sparse::{FLAG_COMPRESSED, FLAG_MARKERS, IN_FOOTER};
+use super::{FORMAT, SECTOR_LEN};
+use crate::Format;
+use crate::identity::DiskIdentity;
+use crate::write::flow::{CellFlow, CellPacking, CellSink};
+use crate::write::{
+    CellGap, CellGrid, ClusterEncoder, HeaderBytes, ImageTarget, WriteError, WriteJob,
+    WrittenImage, end, impossible, put,
+};
+use vellum_core::source::ClusterCodec;
+
+const OVERHEAD_SECTORS: u64 = 128;
+const VERSION: u32 = 3;
+const COMPRESSION_DEFLATE: u16 = 1;
+const MARKER_TABLE: u32 = 1;
+const MARKER_DIRECTORY: u32 = 2;
+const MARKER_FOOTER: u32 = 3;
+/// zlib's head for a window of 32 KiB, no dictionary, the usual level.
+const ZLIB_HEAD: [u8; 2] = [0x78, 0x9c];
+
+/// Makes zlib streams of an encoder's deflate streams.
+struct ZlibEncoder<'a>(&'a dyn ClusterEncoder);
+
+struct StreamWriter<'t> {
+    target: &'t mut dyn ImageTarget,
+    /// The sector that comes next.
+    next: u64,
+    directory: Vec<u32>,
+    table: Option<OpenTable>,
+    /// The grain under construction.
+    grain: Vec<u8>,
+}
+
+/// The table that is filling.
+struct OpenTable {
+    number: u64,
+    entries: Vec<u32>,
+}
+
+pub(crate) fn write(job: &mut WriteJob) -> Result<WrittenImage, WriteError> {
+    job.refuse_empty(Format::Vmdk)?;
+    job.refuse_parent(Format::Vmdk, "streamOptimized")?;
+    let image_len = job.sector_len();
+    let description = DescriptorText::of(job, "streamOptimized")?;
+    let header = |directory| HostedHeader {
+        version: VERSION,
+        flags: FLAG_NEWLINES | FLAG_COMPRESSED | FLAG_MARKERS,
+        capacity: image_len / SECTOR_LEN,
+        second_directory: 0,
+        directory,
+        overhead: OVERHEAD_SECTORS,
+        compression: COMPRESSION_DEFLATE,
+    };
+    put(&mut *job.target, &header(IN_FOOTER).bytes(), 0)?;
+    put(&mut *job.target, description.bytes(), SECTOR_LEN)?;
+    let encoder = ZlibEncoder(job.encoder);
+    let flow = CellFlow {
+        source: job.source,
+        grid: CellGrid::fine(GRAIN_LEN, false),
+        packing: Some(CellPacking {
+            codec: ClusterCodec::Deflate,
+            encoder: &encoder,
+            is_always: true,
+        }),
+    };
+    let mut writer = StreamWriter {
+        target: &mut *job.target,
+        next: OVERHEAD_SECTORS,
+        directory: vec![0; directory_entries(image_len) as usize],
+        table: None,
+        grain: Vec::new(),
+    };
+    flow.pour(&mut writer)?;
+    let directory = writer.close_directory()?;
+    writer.marker(MARKER_FOOTER, 1)?;
+    writer.sectors(&header(directory).bytes())?;
+    writer.marker(0, 0)?;
+    let file_len = writer.next * SECTOR_LEN;
+    end(&mut *job.target, file_len)?;
+    Ok(WrittenImage {
+        file_len,
+        image_len,
+        identity: Some(DiskIdentity::ContentId(job.options.content_id())),
+    })
+}
+
+impl StreamWriter<'_> {
+    /// Writes whole sectors at the end; returns where they begin.
+    fn sectors(&mut self, bytes: &[u8]) -> Result<u64, WriteError> {
+        let place = self.next;
+        put(&mut *self.target, bytes, place * SECTOR_LEN)?;
+        self.next += (bytes.len() as u64).div_ceil(SECTOR_LEN);
+        Ok(place)
+    }
+
+    fn marker(&mut self, kind: u32, follow: u64) -> Result<(), WriteError> {
+        let mut marker = HeaderBytes::new(SECTOR_LEN as usize);
+        marker.le_u64(0, follow).le_u32(12, kind);
+        self.sectors(marker.bytes()).map(drop)
+    }
+
+    fn close_table(&mut self) -> Result<(), WriteError> {
+        let Some(table) = self.table.take() else {
+            return Ok(());
+        };
+        self.marker(MARKER_TABLE, TABLE_SECTORS)?;
+        let place = self.sectors(&le_bytes(&table.entries))?;
+        let place = place_of(place)?;
+        let entry = self.directory.get_mut(table.number as usize);
+        *entry.expect("the directory has an entry for each table of the disk") = place;
+        Ok(())
+    }
+
+    /// Writes the last table and the directory; tells its sector.
+    fn close_directory(&mut self) -> Result<u64, WriteError> {
+        self.close_table()?;
+        let directory = std::mem::take(&mut self.directory);
+        let mut bytes = le_bytes(&directory);
+        bytes.resize(bytes.len().next_multiple_of(SECTOR_LEN as usize), 0);
+        self.marker(MARKER_DIRECTORY, bytes.len() as u64 / SECTOR_LEN)?;
+        self.sectors(&bytes)
+    }
+
+    fn set(&mut self, grain: u64, entry: u32) -> Result<(), WriteError> {
+        let number = grain / TABLE_ENTRIES;
+        if self
+            .table
+            .as_ref()
+            .is_none_or(|table| table.number != number)
+        {
+            self.close_table()?;
+        }
+        let table = self.table.get_or_insert_with(|| OpenTable {
+            number,
+            entries: vec![0; TABLE_ENTRIES as usize],
+        });
+        let place = table.entries.get_mut((grain % TABLE_ENTRIES) as usize);
+        *place.expect("a table has an entry for each of its grains") = entry;
+        Ok(())
+    }
+}
+
+impl CellSink for StreamWriter<'_> {
+    fn gap(&mut self, _: u64, _: u64, _: CellGap) -> Result<(), WriteError> {
+        Ok(())
+    }
+
+    fn data(&mut self, _: u64, _: &[u8]) -> Result<(), WriteError> {
+        Err(WriteError::Encoder("a grain was not compressed".to_owned()))
+    }
+
+    fn packed(&mut self, start: u64, bytes: &[u8]) -> Result<(), WriteError> {
+        // A table that is full goes before the next grain.
+        let grain = start / GRAIN_LEN;
+        let number = grain / TABLE_ENTRIES;
+        if self
+            .table
+            .as_ref()
+            .is_some_and(|table| table.number != number)
+        {
+            self.close_table()?;
+        }
+        let mut buffer = std::mem::take(&mut self.grain);
+        buffer.clear();
+        buffer.extend_from_slice(&(start / SECTOR_LEN).to_le_bytes());
+        buffer.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        buffer.extend_from_slice(bytes);
+        buffer.resize(buffer.len().next_multiple_of(SECTOR_LEN as usize), 0);
+        let place = self.sectors(&buffer)?;
+        self.grain = buffer;
+        self.set(grain, place_of(place)?)
+    }
+}
+
+impl ClusterEncoder for ZlibEncoder<'_> {
+    fn encode(&self, codec: ClusterCodec, plain: &[u8]) -> Result<Vec<u8>, String> {
+        let deflated = self.0.encode(codec, plain)?;
+        Ok([&ZLIB_HEAD[..], &deflated, &adler32(plain).to_be_bytes()].concat())
+    }
+}
+
+fn place_of(sector: u64) -> Result<u32, WriteError> {
+    u32::try_from(sector)
+        .ok()
+        .filter(|sector| u64::from(*sector) <= PLACE_SECTORS_MAX)
+        .ok_or_else(|| impossible(FORMAT, "its compressed content takes more than 2 TiB"))
+}
+
+fn le_bytes(entries: &[u32]) -> Vec<u8> {
+    entries
+        .iter()
+        .flat_map(|entry| entry.to_le_bytes())
+        .collect()
+}
+
+/// The checksum of a zlib stream, RFC 1950.
+fn adler32(bytes: &[u8]) -> u32 {
+    /// So many bytes can be summed before a sum leaves 32 bits.
+    const STRETCH_LEN: usize = 5552;
+    const MODULUS: u32 = 65_521;
+    let (mut low, mut high) = (1_u32, 0_u32);
+    for stretch in bytes.chunks(STRETCH_LEN) {
+        for byte in stretch {
+            low += u32::from(*byte);
+            high += low;
+        }
+        low %= MODULUS;
+        high %= MODULUS;
+    }
+    high << 16 | low
+}
+
+#[cfg(test)]
+mod tests {
+    use super::adler32;
+
+    #[test]
+    fn the_checksum_is_that_of_rfc_1950() {
+        assert_eq!(adler32(b""), 1);
+        assert_eq!(adler32(b"Wikipedia"), 0x11e6_0398);
+        assert_eq!(adler32(&vec![0xff; 100_000]), 0x149a_302c);
+    }
+}

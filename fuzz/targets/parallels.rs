@@ -1,0 +1,4 @@
+//! `parallels` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vellum_fuzz::formats::parallels(data));
