@@ -166,8 +166,9 @@ pub struct ExportInfo {
     pub len: u64,
     /// Whether it can only be read.
     pub read_only: bool,
-    /// When it last changed or was made, in milliseconds since 1970.
-    pub changed_ms: u64,
+    /// When its content last changed, in nanoseconds since 1970: another time whenever the content
+    /// is another one.
+    pub changed_ns: u64,
     /// One line for people.
     pub description: String,
 }

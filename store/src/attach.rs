@@ -20,7 +20,7 @@ use vellum_core::tree::{Mode, Node, PlanError};
 use vellum_core::units::ImageId;
 
 use crate::error::StoreError;
-use crate::live::LiveDisk;
+use crate::live::{ContentTime, LiveDisk};
 use crate::store::{Exclusive, Store, now_ms};
 
 /// The disks that are attached for writing, by the image that was asked for.
@@ -32,6 +32,8 @@ pub(crate) struct Slots {
 
 struct Slot {
     owner: OwnerId,
+    /// When its content last changed, once it is open.
+    changed: Option<ContentTime>,
     /// Gives nothing while the disk is being opened, and once its last user has gone.
     disk: Weak<AttachedDisk>,
 }
@@ -131,10 +133,10 @@ impl Store {
         };
         let disk = Arc::new(self.open_attached(image, slot)?);
         let slots = &self.inner.slots;
-        slots
-            .lock()
-            .entry(image)
-            .and_modify(|slot| slot.disk = Arc::downgrade(&disk));
+        slots.lock().entry(image).and_modify(|slot| {
+            slot.disk = Arc::downgrade(&disk);
+            slot.changed = Some(disk.disk.changed().clone());
+        });
         slots.changed.notify_all();
         Ok(disk)
     }
@@ -154,6 +156,7 @@ impl Store {
                     image,
                     Slot {
                         owner,
+                        changed: None,
                         disk: Weak::new(),
                     },
                 );
@@ -215,6 +218,14 @@ impl Store {
             .disks()
             .iter()
             .any(|disk| disk.slot.image == image || disk.disk.image() == image)
+    }
+
+    /// When the content of the disk that is attached as `image` last changed, in nanoseconds since
+    /// 1970; none if none is.
+    pub(crate) fn attached_changed_ns(&self, image: ImageId) -> Option<u64> {
+        let slots = self.inner.slots.lock();
+        let changed = slots.get(&image)?.changed.as_ref();
+        changed.map(ContentTime::get)
     }
 
     /// Makes what guests have written to attached disks part of their images, where whoever looks

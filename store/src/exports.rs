@@ -164,11 +164,16 @@ impl StoreExports {
             Node::Image(image) => describe_image(tree.image(image)?),
         };
         let read_only = read_only || self.is_read_only();
+        // What waits to be flushed is content as well.
+        let waiting_ns = match node {
+            Node::Image(image) => self.store.attached_changed_ns(image),
+            Node::Snapshot(..) => None,
+        };
         Some(ExportInfo {
             name,
             len: layer.len,
             read_only,
-            changed_ms: layer.created_ms,
+            changed_ns: waiting_ns.unwrap_or(layer.changed_ns),
             description,
         })
     }

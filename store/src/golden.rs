@@ -75,6 +75,7 @@ fn layers() -> Vec<(&'static str, Layer)> {
         chunks: 0,
         zeros: 0,
         created_ms: 0,
+        changed_ns: 0,
         content: None,
     };
     let child = Layer {
@@ -87,11 +88,12 @@ fn layers() -> Vec<(&'static str, Layer)> {
         chunks: 123_456,
         zeros: 7,
         created_ms: 1_793_000_000_000,
+        changed_ns: 1_793_000_000_123_456_789,
         content: Some(ContentId([7; 16])),
     };
     vec![
-        ("record-layer-2-root", root),
-        ("record-layer-2-child", child),
+        ("record-layer-3-root", root),
+        ("record-layer-3-child", child),
     ]
 }
 
@@ -377,16 +379,23 @@ fn what_was_written_once_is_read_now() {
             record,
             "{name}"
         );
-        // What version 1 wrote has no identity.
-        let first = decoded::<Layer>(Family::Layers, &layer_key(&record), &name.replace("-2", ""));
-        assert_eq!(
-            first,
-            Layer {
-                content: None,
-                ..record
-            },
-            "{name}"
-        );
+        // What versions 1 and 2 wrote changed when it was made; version 1 has no identity either.
+        let second = Layer {
+            changed_ns: record.created_ms * 1_000_000,
+            ..record.clone()
+        };
+        let first = Layer {
+            content: None,
+            ..second.clone()
+        };
+        for (version, expected) in [("-2", second), ("", first)] {
+            let older = name.replace("-3", version);
+            assert_eq!(
+                decoded::<Layer>(Family::Layers, &layer_key(&record), &older),
+                expected,
+                "{older}"
+            );
+        }
     }
     assert_eq!(
         decoded::<StoreId>(Family::Meta, IDENTITY_KEY, "record-identity"),

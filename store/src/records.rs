@@ -6,14 +6,15 @@
 //!
 //! ```text
 //! offset  size    meaning                                                     guards against
-//! 0       1       version: 3 for images, 2 for layers, 1 for all others       a newer program's record
+//! 0       1       version: 3 for images and layers, 1 for all others          a newer program's record
 //! 1       …       the record's fields in order, bincode 2 standard settings   (see the structs below)
 //! end-8   8       checksum over family name, key and all bytes before         damage, a record in another's place
 //! ```
 //!
 //! Older versions are read for ever: an image of version 2 has the fields of version 3 but for the
 //! format of its source, one of version 1 those of version 2 but for the last two; a layer of version
-//! 1 has no identity of its content.
+//! 2 changed when it was made, as far as is known, and one of version 1 has no identity of its
+//! content either.
 
 use std::collections::BTreeSet;
 
@@ -270,17 +271,25 @@ pub(crate) struct LayerFields {
 /// What version 2 added: the identity of a sealed layer's content.
 type ContentFields = Option<[u8; IDENTITY_LEN]>;
 
-impl Record for Layer {
-    const VERSION: u8 = 2;
+/// What version 3 added: when the content changed, in nanoseconds since 1970.
+type ChangedFields = u64;
 
-    type Fields = (LayerFields, ContentFields);
+impl Record for Layer {
+    const VERSION: u8 = 3;
+
+    type Fields = (LayerFields, ContentFields, ChangedFields);
 
     fn from_older(version: u8, bytes: &[u8]) -> Result<(Self::Fields, usize), DecodeError> {
-        if version != 1 {
-            return Err(DecodeError::Version(version));
-        }
-        let (fields, read) = decode_fields::<LayerFields>(bytes)?;
-        Ok(((fields, None), read))
+        let ((fields, content), read) = match version {
+            1 => {
+                let (fields, read) = decode_fields::<LayerFields>(bytes)?;
+                ((fields, None), read)
+            }
+            2 => decode_fields::<(LayerFields, ContentFields)>(bytes)?,
+            version => return Err(DecodeError::Version(version)),
+        };
+        let changed_ns = fields.created_ms.saturating_mul(1_000_000);
+        Ok(((fields, content, changed_ns), read))
     }
 
     fn to_fields(&self) -> Self::Fields {
@@ -295,10 +304,11 @@ impl Record for Layer {
             created_ms: self.created_ms,
             pages: self.pages.ranges().to_vec(),
         };
-        (fields, self.content.map(|content| content.0))
+        let content = self.content.map(|content| content.0);
+        (fields, content, self.changed_ns)
     }
 
-    fn from_fields((fields, content): Self::Fields) -> Option<Self> {
+    fn from_fields((fields, content, changed_ns): Self::Fields) -> Option<Self> {
         let is_sound = fields.sealed || content.is_none();
         is_sound.then_some(Self {
             id: LayerId(fields.id),
@@ -310,6 +320,7 @@ impl Record for Layer {
             chunks: fields.chunks,
             zeros: fields.zeros,
             created_ms: fields.created_ms,
+            changed_ns,
             content: content.map(ContentId),
         })
     }

@@ -320,6 +320,7 @@ impl Tree {
             });
         } else {
             let layer = self.blank_layer(Some(&target), target.len, now_ms);
+            let layer = self.changed(&image, layer);
             restored.layer = layer.id;
             edits.push(Edit::PutLayer(layer));
         }

@@ -174,6 +174,7 @@ impl Tree {
             return Ok(edits);
         }
         let layer: Layer = self.blank_layer(Some(&base), base.len, now_ms);
+        let layer = self.changed(&scratch, layer);
         let top = layer.id;
         edits.extend([
             Edit::PutLayer(layer),

@@ -8,6 +8,8 @@ use super::{Edit, Image, Layer, Mode, Node, PageSet, Snapshot, Tree};
 use crate::name::Name;
 use crate::units::{ChunkCount, IMAGE_LEN_MAX, ImageId, LayerId};
 
+const NS_PER_MS: u64 = 1_000_000;
+
 /// Why a wish cannot be met. The tree is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -279,13 +281,14 @@ impl Tree {
             Some(name) => self.plan_snapshot(image, name, now_ms)?.edits,
             None => Vec::new(),
         };
+        let image = self.image(image).ok_or(PlanError::Gone)?.clone();
         let layer = self.blank_layer(Some(&target), target.len, now_ms);
-        let image = self.image(image).ok_or(PlanError::Gone)?;
+        let layer = self.changed(&image, layer);
         let (node, top) = (Node::Image(image.id), layer.id);
         edits.push(Edit::PutLayer(layer));
         edits.push(Edit::PutImage(Image {
             layer: top,
-            ..image.clone()
+            ..image
         }));
         Ok(Planned { edits, node })
     }
@@ -306,7 +309,7 @@ impl Tree {
             sealed: true,
             ..layer
         };
-        let active = self.blank_layer(Some(&sealed), sealed.len, now_ms);
+        let active = self.blank_top(&sealed, now_ms);
         let planned = self.plan_image(name, active, origin, now_ms)?;
         let snapshot = self.new_snapshot(planned.node.image(), snapshot, sealed.id, now_ms);
         let node = Node::Snapshot(snapshot.image, snapshot.serial);
@@ -328,6 +331,15 @@ impl Tree {
         self.check_update(image, snapshot)?;
         let image = self.image(image).ok_or(PlanError::Gone)?.clone();
         let replaced = self.layers[&image.layer].clone();
+        let is_same = self.same_as_parent(&layer).is_some() && layer.len == replaced.len;
+        let layer = if is_same {
+            Layer {
+                changed_ns: replaced.changed_ns,
+                ..layer
+            }
+        } else {
+            self.changed(&image, layer)
+        };
         let mut planned = Planned {
             edits: Vec::new(),
             node: Node::Image(image.id),
@@ -345,7 +357,7 @@ impl Tree {
                     sealed: true,
                     ..layer
                 };
-                let active = self.blank_layer(Some(&sealed), sealed.len, now_ms);
+                let active = self.blank_top(&sealed, now_ms);
                 let snapshot = self.new_snapshot(image.id, name, sealed.id, now_ms);
                 planned.node = Node::Snapshot(image.id, snapshot.serial);
                 let image = Image {
@@ -535,9 +547,18 @@ impl Tree {
         }
         if len >= active.len || active.is_blank() {
             let parent_visible = active.parent_visible.min(self.chunk_len().count_for(len));
+            let before = active.changed_ns;
+            let changed_ns = if len == active.len {
+                before
+            } else {
+                now_ms
+                    .saturating_mul(NS_PER_MS)
+                    .max(before.saturating_add(1))
+            };
             let layer = Layer {
                 len,
                 parent_visible,
+                changed_ns,
                 ..active
             };
             return Ok(NewTop {
@@ -550,6 +571,7 @@ impl Tree {
             ..active
         };
         let layer = self.blank_layer(Some(&sealed), len, now_ms);
+        let layer = self.changed(&image, layer);
         let (top, image) = (
             layer.id,
             Image {
@@ -587,17 +609,23 @@ impl Tree {
     }
 
     /// Makes `layer`, which is complete, the active layer of `image`, and `origin` the image that
-    /// it comes from.
+    /// it comes from. If the layer says that it changed when the image did, the content is the same.
     pub fn plan_replace(
         &self,
         image: ImageId,
         layer: Layer,
         origin: Option<ImageId>,
     ) -> Result<NewTop, PlanError> {
+        let image = self.image(image).ok_or(PlanError::Gone)?.clone();
+        let layer = if layer.changed_ns == self.changed_ns(&image) {
+            layer
+        } else {
+            self.changed(&image, layer)
+        };
         let image = Image {
             layer: layer.id,
             origin,
-            ..self.image(image).ok_or(PlanError::Gone)?.clone()
+            ..image
         };
         Ok(NewTop {
             top: layer.id,
@@ -611,6 +639,7 @@ impl Tree {
         let (image, origin) = self.commit_pair(image)?;
         let (sealed, mut edits) = self.plan_seal(&image, now_ms);
         let layer = self.blank_layer(Some(&sealed), sealed.len, now_ms);
+        let layer = self.changed(&origin, layer);
         let node = Node::Image(origin.id);
         let origin = Image {
             layer: layer.id,
@@ -652,7 +681,7 @@ impl Tree {
             sealed: true,
             ..active
         };
-        let layer = self.blank_layer(Some(&sealed), sealed.len, now_ms);
+        let layer = self.blank_top(&sealed, now_ms);
         let image = Image {
             layer: layer.id,
             ..image.clone()
@@ -690,7 +719,30 @@ impl Tree {
             chunks: 0,
             zeros: 0,
             created_ms: now_ms,
+            changed_ns: now_ms.saturating_mul(NS_PER_MS),
             content: None,
+        }
+    }
+
+    /// An active layer for a disk that goes on as `sealed` is: its content has not changed.
+    fn blank_top(&mut self, sealed: &Layer, now_ms: u64) -> Layer {
+        Layer {
+            changed_ns: sealed.changed_ns,
+            ..self.blank_layer(Some(sealed), sealed.len, now_ms)
+        }
+    }
+
+    /// When the content of `image` last changed.
+    fn changed_ns(&self, image: &Image) -> u64 {
+        self.layers[&image.layer].changed_ns
+    }
+
+    /// `layer`, which gives `image` another content, with a time after that of the present one.
+    pub(super) fn changed(&self, image: &Image, layer: Layer) -> Layer {
+        let after = self.changed_ns(image).saturating_add(1);
+        Layer {
+            changed_ns: layer.changed_ns.max(after),
+            ..layer
         }
     }
 

@@ -143,7 +143,7 @@ impl Filesystem {
             Ok(Node::File(file)) => {
                 let info = self.exports.info(&file.export)?;
                 let changed = UNIX_EPOCH
-                    .checked_add(Duration::from_millis(info.changed_ms))
+                    .checked_add(Duration::from_nanos(info.changed_ns))
                     .unwrap_or(UNIX_EPOCH);
                 Ok(self.file_attributes(inode, info.len, info.read_only, changed))
             }

@@ -77,7 +77,7 @@ impl File {
             && !file_name.contains(['/', '\0'])
             && file_name.len() <= FILE_NAME_LEN_MAX;
         let folder = Folder::of(&info.name);
-        let made = (folder == Folder::Snapshots).then_some((info.changed_ms, info.len));
+        let made = (folder == Folder::Snapshots).then_some((info.changed_ns, info.len));
         is_nameable.then(|| Self {
             export: info.name.clone(),
             folder,
@@ -250,12 +250,12 @@ impl Tree {
 mod tests {
     use super::*;
 
-    fn export(name: &str, changed_ms: u64) -> ExportInfo {
+    fn export(name: &str, changed_ns: u64) -> ExportInfo {
         ExportInfo {
             name: name.to_owned(),
             len: 4096,
             read_only: false,
-            changed_ms,
+            changed_ns,
             description: String::new(),
         }
     }

@@ -244,7 +244,7 @@ fn export_info(name: &str, disk: &Disk, changed_ms: u64) -> ExportInfo {
         name: name.to_owned(),
         len: disk.content().bytes.len() as u64,
         read_only,
-        changed_ms,
+        changed_ns: changed_ms * 1_000_000,
         description: String::new(),
     }
 }

@@ -266,7 +266,7 @@ fn describe((name, device): &(&'static str, Arc<Memory>)) -> ExportInfo {
         name: (*name).to_owned(),
         len: device.len(),
         read_only: device.read_only,
-        changed_ms: 0,
+        changed_ns: 0,
         description,
     }
 }

@@ -180,6 +180,7 @@ impl Books {
                 chunks: 0,
                 zeros: 0,
                 created_ms: 0,
+                changed_ns: 0,
                 content: None,
             };
             // Its own pages may be there, but not what lay below them.

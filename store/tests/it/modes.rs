@@ -704,3 +704,60 @@ fn a_store_that_is_only_read_offers_everything_read_only() {
         assert!(disk.is_read_only() && get(&disk) == 1, "{text}");
     }
 }
+
+/// rsync, restic, borg and tar read a file again only if its time is another one.
+#[test]
+fn the_time_of_a_change_moves_with_the_content_and_with_nothing_else() {
+    let host = Host::new();
+    let web = host.image("web", Mode::Normal);
+    let time = |text: &str| host.info(text).changed_ns;
+    let mut seen = vec![time("web")];
+    let mut moved = |what: &str| {
+        let now = time("web");
+        assert!(!seen.contains(&now), "{what}: {seen:?}");
+        assert_eq!(time("web"), now, "{what}: looking is no change");
+        seen.push(now);
+        now
+    };
+    let disk = host.open("web");
+    for value in 2..50 {
+        put(&disk, value);
+        moved("written, nothing flushed");
+    }
+    disk.write_zeroes(0, LEN).expect("zeroed");
+    let before = moved("zeroed");
+    disk.flush().expect("flushed");
+    assert_eq!(time("web"), before, "a flush is no change");
+    let serial = host.take(web, "s");
+    assert_eq!((time("web"), time("web@s")), (before, before));
+    put(&disk, 60);
+    let written = moved("written after a snapshot");
+    drop(disk);
+    assert_eq!(time("web"), written, "detaching is no change");
+    assert_eq!(time("web@s"), before, "a snapshot keeps its time");
+    host.store.flatten(web, &Unwatched).expect("flattened");
+    assert_eq!(time("web"), written, "nor is another map");
+    host.store.restore(web, serial, None).expect("restored");
+    let restored = moved("restored");
+    let host = host.reopened();
+    let time = |text: &str| host.info(text).changed_ns;
+    assert_eq!((time("web"), time("web@s")), (restored, before));
+    let update = |byte, len: usize| {
+        let request = ImportRequest {
+            target: ImportTarget::Update(web),
+            snapshot: None,
+        };
+        let content = drive::input(Content::plain(vec![byte; len]), false);
+        host.store
+            .import(content, &request, &Unwatched)
+            .expect("updated");
+        host.info("web").changed_ns
+    };
+    let updated = update(9, LEN as usize);
+    assert!(updated > restored);
+    assert_eq!(update(9, LEN as usize), updated, "nothing was new");
+    assert!(update(9, 10) > updated, "shorter");
+    let shorter = time("web");
+    host.store.resize(web, LEN, false).expect("grown");
+    assert!(time("web") > shorter);
+}
