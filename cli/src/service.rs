@@ -8,6 +8,7 @@ use std::time::Duration;
 use vellum_backup::device::RepositoryExports;
 use vellum_backup::reader::CacheLimits;
 use vellum_core::device::Exports;
+use vellum_serve::ChangeBoard;
 use vellum_serve::fuse::{self, Mount};
 use vellum_serve::nbd::{self, ClientCertificates, Identity, ServeError};
 use vellum_store::Store;
@@ -67,6 +68,8 @@ pub(crate) struct Service {
     /// What NBD and files show: one list, so that who writes through one is seen through the other.
     pub(crate) exports: Arc<dyn Exports>,
     owned: Option<Owned>,
+    /// What NBD clients write is told to the mount.
+    board: Arc<ChangeBoard>,
     nbd: Option<nbd::Server>,
     mount: Option<Mount>,
 }
@@ -118,6 +121,7 @@ impl Service {
         Ok(Self {
             exports: Arc::new(store.exports()),
             owned: Some(Owned { store, keeping }),
+            board: Arc::default(),
             nbd: None,
             mount: None,
         })
@@ -152,6 +156,7 @@ impl Service {
         Ok(Self {
             exports: Arc::new(exports),
             owned: None,
+            board: Arc::default(),
             nbd: None,
             mount: None,
         })
@@ -192,6 +197,7 @@ impl Service {
             sockets_max: limits::client_sockets(),
             requests_len: limits::requests_len(),
             report: session.event_log(),
+            board: Arc::clone(&self.board),
             ..default
         };
         let server = nbd::Server::start(exports, options).map_err(|error| refused(&error))?;
@@ -215,6 +221,7 @@ impl Service {
         let options = fuse::Options {
             allow_other,
             report: Arc::new(move |line: &str| caller.say(line)),
+            board: Arc::clone(&self.board),
         };
         let mount = Mount::start(
             Arc::clone(&self.exports),

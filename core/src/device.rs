@@ -173,6 +173,17 @@ pub struct ExportInfo {
     pub description: String,
 }
 
+/// How much room there is under the devices, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// All that there is, used or not.
+    pub len: u64,
+    /// What is free.
+    pub free_len: u64,
+    /// What of that may be used: systems keep some back.
+    pub usable_len: u64,
+}
+
 /// The devices that a server offers. All clients of one export share one device: its last drop
 /// detaches it.
 pub trait Exports: Send + Sync {
@@ -184,6 +195,16 @@ pub trait Exports: Send + Sync {
 
     /// Opens one, or hands out the device that is open already.
     fn open(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError>;
+
+    /// The room under them. Without a better answer: they fill it.
+    fn space(&self) -> Result<Space, DeviceError> {
+        let lens = self.list()?.into_iter().map(|export| export.len);
+        Ok(Space {
+            len: lens.fold(0, u64::saturating_add),
+            free_len: 0,
+            usable_len: 0,
+        })
+    }
 
     /// A number that differs from an earlier one if the list, a length or a name may have changed
     /// since.

@@ -7,13 +7,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use vellum_core::device::{Device, DeviceError, ExportInfo, Exports, Intent, OpenError};
+use vellum_core::device::{Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Space};
 use vellum_core::tree::{Attachment, Image, Mode, Node, PlanError, Tree};
 use vellum_core::units::ImageId;
 
 use crate::attach::{OwnerId, Use};
 use crate::device::DiskDevice;
 use crate::error::StoreError;
+use crate::limits;
 use crate::store::{Access, Store, now_ms};
 
 /// Owners are told apart by this, in one process.
@@ -78,6 +79,11 @@ impl Exports for StoreExports {
         let attachment = attachment.ok_or_else(|| OpenError::Unknown(name.clone()))?;
         self.open_attachment(attachment, intent)
             .map_err(|error| refusal(&name, error))
+    }
+
+    /// That of the file system which the store is in.
+    fn space(&self) -> Result<Space, DeviceError> {
+        limits::space(self.store.dir()).map_err(|error| DeviceError::Io(error.to_string()))
     }
 
     fn revision(&self) -> u64 {

@@ -6,6 +6,7 @@ mod bad_input;
 mod bucket;
 mod damage;
 mod exit_codes;
+mod files;
 mod full_disk;
 mod guests;
 mod healing;

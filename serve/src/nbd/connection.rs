@@ -252,6 +252,7 @@ impl Connection {
             &self.sender,
         )
         .with_right(self.guest.right.as_ref())
+        .with_board(&shared.board)
     }
 
     fn send(&self, desk: &mut Desk) -> io::Result<()> {
