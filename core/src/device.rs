@@ -115,6 +115,10 @@ pub trait Device: Send + Sync {
     /// Makes every write that was answered before this call durable.
     fn flush(&self) -> Result<(), DeviceError>;
 
+    /// Says that the guest which wrote to it was switched off, as far as its client can tell: it
+    /// said goodbye. It may not be the only one; who writes later is another guest.
+    fn guest_left(&self) {}
+
     /// What is stored for the bytes from `offset`, gap-free: at least one stretch, at most
     /// `count_max`, and not past `offset + len`. `len` is at least 1.
     fn allocation(

@@ -109,6 +109,8 @@ fn image() -> Image {
         tags,
         pinned: true,
         scratch_of: None,
+        scratch_for: None,
+        is_over: false,
         source_format: Some(name("qcow2")),
     }
 }
@@ -122,6 +124,15 @@ fn snapshot() -> Snapshot {
         created_ms: 1_793_000_000_002,
         tags: BTreeSet::new(),
         pinned: false,
+    }
+}
+
+/// An image as versions from 4 on can describe it.
+fn machine_scratch_image() -> Image {
+    Image {
+        scratch_for: Some(MachineId(80)),
+        is_over: true,
+        ..scratch_image()
     }
 }
 
@@ -177,6 +188,7 @@ fn machine() -> Machine {
         disks,
         configuration,
         created_ms: 1_793_000_000_003,
+        started_ms: Some(1_793_000_000_006),
     }
 }
 
@@ -267,15 +279,19 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
         encoded(Family::Meta, COMMITS_KEY, &COMMITS),
     ));
     all.push((
-        "record-image-3",
+        "record-image-4",
         encoded(Family::Names, &image_key(ImageId(9)), &image()),
     ));
     all.push((
-        "record-image-3-scratch",
-        encoded(Family::Names, &image_key(ImageId(9)), &scratch_image()),
+        "record-image-4-scratch",
+        encoded(
+            Family::Names,
+            &image_key(ImageId(9)),
+            &machine_scratch_image(),
+        ),
     ));
     all.push((
-        "record-machine",
+        "record-machine-2",
         encoded(Family::Names, &machine_key(MachineId(80)), &machine()),
     ));
     all.push((
@@ -420,6 +436,8 @@ fn what_was_written_once_is_read_now() {
         ("record-image-2-scratch", scratch_image()),
         ("record-image-3", image()),
         ("record-image-3-scratch", scratch_image()),
+        ("record-image-4", image()),
+        ("record-image-4-scratch", machine_scratch_image()),
     ] {
         assert_eq!(
             decoded::<Image>(Family::Names, &image_key(ImageId(9)), name),
@@ -427,10 +445,17 @@ fn what_was_written_once_is_read_now() {
             "{name}"
         );
     }
-    assert_eq!(
-        decoded::<Machine>(Family::Names, &machine_key(MachineId(80)), "record-machine"),
-        machine()
-    );
+    let first = Machine {
+        started_ms: None,
+        ..machine()
+    };
+    for (name, record) in [("record-machine", first), ("record-machine-2", machine())] {
+        assert_eq!(
+            decoded::<Machine>(Family::Names, &machine_key(MachineId(80)), name),
+            record,
+            "{name}"
+        );
+    }
     let key = machine_snapshot_key(MachineId(80), 81);
     assert_eq!(
         decoded::<MachineSnapshot>(Family::Names, &key, "record-machine-snapshot"),

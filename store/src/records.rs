@@ -6,12 +6,13 @@
 //!
 //! ```text
 //! offset  size    meaning                                                     guards against
-//! 0       1       version: 3 for images and layers, 1 for all others          a newer program's record
+//! 0       1       version: 4 for images, 3 for layers, 2 for machines, else 1 a newer program's record
 //! 1       …       the record's fields in order, bincode 2 standard settings   (see the structs below)
 //! end-8   8       checksum over family name, key and all bytes before         damage, a record in another's place
 //! ```
 //!
-//! Older versions are read for ever: an image of version 2 has the fields of version 3 but for the
+//! Older versions are read for ever: an image of version 3 has the fields of version 4 but for the
+//! machine and the session of a scratch image, which goes on; one of version 2 has the fields of version 3 but for the
 //! format of its source, one of version 1 those of version 2 but for the last two; a layer of version
 //! 2 changed when it was made, as far as is known, and one of version 1 has no identity of its
 //! content either.
@@ -353,6 +354,13 @@ pub(crate) struct ImageFields3 {
     source_format: Option<String>,
 }
 
+/// What version 4 added, of a scratch image.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct ImageFields4 {
+    scratch_for: Option<u64>,
+    is_over: bool,
+}
+
 /// The codes of the modes, in their order. An immutable image of version 1 starts afresh at each
 /// attachment.
 const MODES: [Mode; 6] = [
@@ -381,9 +389,9 @@ fn mode_from_fields((code, autoreset): (u8, bool)) -> Option<Mode> {
 }
 
 impl Record for Image {
-    const VERSION: u8 = 3;
+    const VERSION: u8 = 4;
 
-    type Fields = (ImageFields, ImageFields2, ImageFields3);
+    type Fields = (ImageFields, ImageFields2, ImageFields3, ImageFields4);
 
     fn from_older(version: u8, bytes: &[u8]) -> Result<(Self::Fields, usize), DecodeError> {
         let ((fields, added), read) = match version {
@@ -397,10 +405,16 @@ impl Record for Image {
                 ((fields, added), read)
             }
             2 => decode_fields::<(ImageFields, ImageFields2)>(bytes)?,
+            3 => {
+                let ((fields, second, third), read) = decode_fields(bytes)?;
+                return Ok(((fields, second, third, ImageFields4::default()), read));
+            }
             version => return Err(DecodeError::Version(version)),
         };
-        let source_format = None;
-        Ok(((fields, added, ImageFields3 { source_format }), read))
+        let third = ImageFields3 {
+            source_format: None,
+        };
+        Ok(((fields, added, third, ImageFields4::default()), read))
     }
 
     fn to_fields(&self) -> Self::Fields {
@@ -420,10 +434,14 @@ impl Record for Image {
             scratch_of: self.scratch_of.map(|base| base.0),
         };
         let source_format = self.source_format.as_ref().map(Name::to_string);
-        (fields, added, ImageFields3 { source_format })
+        let fourth = ImageFields4 {
+            scratch_for: self.scratch_for.map(|machine| machine.0),
+            is_over: self.is_over,
+        };
+        (fields, added, ImageFields3 { source_format }, fourth)
     }
 
-    fn from_fields((fields, added, third): Self::Fields) -> Option<Self> {
+    fn from_fields((fields, added, third, fourth): Self::Fields) -> Option<Self> {
         let source_format = match third.source_format {
             Some(format) => Some(Name::new(&format).ok()?),
             None => None,
@@ -438,6 +456,8 @@ impl Record for Image {
             tags: tags(fields.tags)?,
             pinned: fields.pinned,
             scratch_of: added.scratch_of.map(ImageId),
+            scratch_for: fourth.scratch_for.map(MachineId),
+            is_over: fourth.is_over,
             source_format,
         })
     }
@@ -507,20 +527,34 @@ pub(crate) struct MachineFields {
     created_ms: u64,
 }
 
-impl Record for Machine {
-    type Fields = MachineFields;
+/// What version 2 added: when it was switched on, if it runs.
+type StartedFields = Option<u64>;
 
-    fn to_fields(&self) -> MachineFields {
-        MachineFields {
+impl Record for Machine {
+    const VERSION: u8 = 2;
+
+    type Fields = (MachineFields, StartedFields);
+
+    fn from_older(version: u8, bytes: &[u8]) -> Result<(Self::Fields, usize), DecodeError> {
+        if version != 1 {
+            return Err(DecodeError::Version(version));
+        }
+        let (fields, read) = decode_fields::<MachineFields>(bytes)?;
+        Ok(((fields, None), read))
+    }
+
+    fn to_fields(&self) -> Self::Fields {
+        let fields = MachineFields {
             id: self.id.0,
             name: self.name.to_string(),
             disks: self.disks.iter().map(|disk| disk.0).collect(),
             configuration: configuration_to_fields(self.configuration),
             created_ms: self.created_ms,
-        }
+        };
+        (fields, self.started_ms)
     }
 
-    fn from_fields(fields: MachineFields) -> Option<Self> {
+    fn from_fields((fields, started_ms): Self::Fields) -> Option<Self> {
         Some(Self {
             id: MachineId(fields.id),
             name: Name::new(&fields.name).ok()?,
@@ -529,6 +563,7 @@ impl Record for Machine {
             })?,
             configuration: configuration_from_fields(fields.configuration),
             created_ms: fields.created_ms,
+            started_ms,
         })
     }
 }

@@ -10,6 +10,7 @@ mod files;
 mod full_disk;
 mod guests;
 mod healing;
+mod immutable;
 mod interruptions;
 mod limits;
 mod mistakes;

@@ -27,6 +27,8 @@ pub struct Machine {
     pub configuration: Option<Configuration>,
     /// When it was made, in milliseconds since 1970.
     pub created_ms: u64,
+    /// When it was switched on, if it runs and was started here.
+    pub started_ms: Option<u64>,
 }
 
 /// A machine's configuration file, of which nothing is understood. It never changes: another

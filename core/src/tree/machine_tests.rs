@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Attachment, DISKS_MAX, Edit, Layer, MachineSnapshot, Mode, NewConfiguration, Node, PlanError,
-    Tree,
+    ScratchUse, Tree,
 };
 use crate::name::Name;
 use crate::units::{ChunkLen, ConfigurationId, ImageId, MachineId, PageIndex};
@@ -25,6 +25,13 @@ const MODES: [Mode; 7] = [
 
 fn name(text: &str) -> Name {
     Name::new(text).expect("a valid name")
+}
+
+fn used_by(machine: MachineId, base: ImageId) -> ScratchUse {
+    ScratchUse {
+        base,
+        machine: Some(machine),
+    }
 }
 
 /// A tree, and the configuration files that a store would hold.
@@ -118,15 +125,63 @@ impl World {
         let text = self.tree.image(image)?.name.to_string();
         let target = match self.tree.attachment(&text)? {
             Attachment::Write(image) => image,
-            Attachment::Scratch(base) => {
-                let planned = self.tree.plan_scratch(base, 0).expect("a scratch image");
-                self.apply(&planned.edits);
-                planned.node.image()
-            }
+            Attachment::Scratch(using) => self.scratch(using),
             Attachment::Read(_) | Attachment::NewChild { .. } => return None,
         };
         self.put(target, value);
         Some(target)
+    }
+
+    /// The scratch image, as whoever writes there finds it.
+    fn scratch(&mut self, using: ScratchUse) -> ImageId {
+        let planned = self
+            .tree
+            .plan_scratch(using, None, 0)
+            .expect("a scratch image");
+        self.apply(&planned.edits);
+        planned.node.image()
+    }
+
+    /// Writes as the guest of `machine` does.
+    fn write_as(&mut self, machine: MachineId, image: ImageId, value: u64) {
+        let has_it = |owner: &super::Machine| owner.id == machine;
+        let mode = self.tree.image(image).map(|image| image.mode);
+        if !self.tree.machines().users(image).any(has_it) {
+            return;
+        }
+        match mode {
+            Some(Mode::Immutable { .. }) => {
+                let scratch = self.scratch(used_by(machine, image));
+                self.put(scratch, value);
+            }
+            _ => drop(self.write(image, value)),
+        }
+    }
+
+    /// What the guest of `machine` would see.
+    fn view(&self, machine: MachineId, image: ImageId) -> u64 {
+        let mode = self.tree.image(image).map(|image| image.mode);
+        if !matches!(mode, Some(Mode::Immutable { .. })) {
+            return self.show(image);
+        }
+        let view = self.tree.scratch_view(used_by(machine, image));
+        self.seen(view.expect("it is there").node)
+    }
+
+    fn power(&mut self, machine: MachineId, on: bool) -> Result<(), PlanError> {
+        let edits = if on {
+            self.tree.plan_start(machine, 0)?
+        } else {
+            self.tree.plan_stop(machine)?
+        };
+        self.apply(&edits);
+        Ok(())
+    }
+
+    /// The guest that wrote to the scratch image `id` says goodbye.
+    fn end_session(&mut self, id: ImageId) {
+        let edits = self.tree.plan_session_end(id);
+        self.apply(&edits);
     }
 
     fn put(&mut self, image: ImageId, value: u64) {
@@ -198,6 +253,18 @@ impl World {
                 "only immutable images have scratch images"
             );
             assert!(!has_snapshots);
+            let using = ScratchUse {
+                base: base.id,
+                machine: image.scratch_for,
+            };
+            assert_eq!(
+                self.tree.scratch_for(using).map(|one| one.id),
+                Some(image.id)
+            );
+            if let Some(machine) = image.scratch_for {
+                let machine = self.tree.machines().get(machine);
+                assert!(machine.is_some_and(|machine| machine.disks.contains(&base.id)));
+            }
         }
     }
 
@@ -294,8 +361,8 @@ fn going_back_brings_disks_modes_and_configuration_back() {
     assert_eq!(shown, [1, 0, 0, 23, 24, 0, 1]);
     assert_eq!(
         scratches.map(|scratch| world.show(scratch)),
-        [0, 0],
-        "what was written to immutable disks is forgotten"
+        [1, 1],
+        "immutable disks are as their guest saw them"
     );
     let now = world
         .tree
@@ -442,7 +509,10 @@ fn each_mode_allows_what_its_table_says() {
         let attached = world.tree.attachment("a").expect("it is there");
         let expected = match mode {
             Mode::Readonly | Mode::Multiattach => Attachment::Read(Node::Image(image)),
-            Mode::Immutable { .. } => Attachment::Scratch(image),
+            Mode::Immutable { .. } => Attachment::Scratch(ScratchUse {
+                base: image,
+                machine: None,
+            }),
             _ => Attachment::Write(image),
         };
         assert_eq!(attached, expected, "{mode}");
@@ -650,7 +720,7 @@ fn expected(world: &World, snapshot: &MachineSnapshot) -> Expected {
         world
             .tree
             .image(image)
-            .map(|image| (image.mode, world.show(image.id)))
+            .map(|image| (image.mode, world.view(snapshot.machine, image.id)))
     };
     snapshot
         .disks
@@ -676,8 +746,11 @@ fn machines_go_back_to_what_they_were_after_any_operations() {
                 continue;
             };
             let some = random.choice(taken.keys().copied().collect::<Vec<_>>());
-            match random.u8(..20) {
-                0..5 => drop(world.write(image, value)),
+            match random.u8(..24) {
+                0..3 => drop(world.write(image, value)),
+                3..5 => world.write_as(machine, image, value),
+                20..22 => drop(world.power(machine, random.bool())),
+                22..24 => world.end_session(image),
                 5 if images.len() < 6 => drop(world.image(text.as_str(), Mode::Normal)),
                 6..8 => drop(world.set_mode(image, MODES[random.usize(..MODES.len())])),
                 8..11 => drop(world.add(machine, image)),
@@ -776,4 +849,153 @@ fn machines_go_back_to_what_they_were_after_any_operations() {
             world.check();
         }
     }
+}
+
+#[test]
+fn a_scratch_starts_afresh_when_its_guest_is_switched_on_and_not_before() {
+    let mut world = World::new();
+    let gold = world.image("gold", Mode::Immutable { autoreset: true });
+    let nobody = world.tree.scratch_use(gold);
+    let view = |world: &World| {
+        let view = world.tree.scratch_view(nobody).expect("it is there");
+        world.seen(view.node)
+    };
+    assert_eq!(view(&world), 0);
+    let scratch = world.write(gold, 5).expect("a scratch image");
+    assert_eq!(
+        (world.write(gold, 6), view(&world)),
+        (Some(scratch), 6),
+        "it goes on"
+    );
+    let seen = world.tree.scratch_view(nobody).ok();
+    world.end_session(scratch);
+    assert_eq!(
+        (view(&world), world.show(scratch)),
+        (0, 6),
+        "it can be looked at until somebody writes"
+    );
+    let stale = world.tree.plan_scratch(nobody, seen, 0);
+    assert!(
+        matches!(stale, Err(PlanError::StartedAfresh(_))),
+        "{stale:?}"
+    );
+    assert_eq!(world.scratch(nobody), scratch);
+    assert_eq!((view(&world), world.show(scratch)), (0, 0));
+    world.put(scratch, 7);
+    assert_eq!(view(&world), 7);
+    // Of one that is kept until it is reset nothing is ever over.
+    world
+        .set_mode(gold, Mode::Immutable { autoreset: false })
+        .expect("changed");
+    world.end_session(scratch);
+    world.scratch(nobody);
+    assert_eq!(view(&world), 7);
+    let edits = world.tree.plan_reset(gold, 0).expect("reset");
+    world.apply(&edits);
+    assert_eq!(view(&world), 0);
+    world.check();
+}
+
+#[test]
+fn each_machine_has_its_own_scratch_until_it_is_switched_on() {
+    let mut world = World::new();
+    let gold = world.image("gold", Mode::Immutable { autoreset: true });
+    let nobodys = world.write(gold, 1).expect("a scratch image");
+    let (first, second) = (world.machine("vm1"), world.machine("vm2"));
+    world.add(first, gold).expect("added");
+    world
+        .add(second, gold)
+        .expect("an immutable image is for several");
+    let scratch = |world: &World, machine| world.tree.scratch_for(used_by(machine, gold)).cloned();
+    assert_eq!(
+        scratch(&world, first).map(|scratch| scratch.id),
+        Some(nobodys),
+        "a guest that writes already belongs to the first machine"
+    );
+    for (text, machine) in [("gold", first), ("gold+vm1", first), ("gold+vm2", second)] {
+        let expected = Attachment::Scratch(used_by(machine, gold));
+        assert_eq!(world.tree.attachment(text), Some(expected), "{text}");
+    }
+    assert_eq!(world.tree.attachment("gold+vm3"), None);
+    world.write_as(second, gold, 2);
+    assert_eq!((world.view(first, gold), world.view(second, gold)), (1, 2));
+    let name = scratch(&world, second).expect("it wrote").name;
+    assert_eq!(name.as_str(), "gold+vm2");
+    world.power(second, true).expect("it was off");
+    assert!(matches!(world.power(second, true), Err(PlanError::Runs(_))));
+    assert_eq!((world.view(first, gold), world.view(second, gold)), (1, 0));
+    world.write_as(second, gold, 3);
+    world.end_session(scratch(&world, second).expect("it wrote").id);
+    assert_eq!(world.view(second, gold), 3, "it runs");
+    world.power(second, false).expect("it was on");
+    assert!(matches!(
+        world.power(second, false),
+        Err(PlanError::RunsNot(_))
+    ));
+    assert_eq!(world.view(second, gold), 0);
+    assert_eq!(world.show(scratch(&world, second).expect("it stays").id), 3);
+    world.check();
+    let edits = world.tree.plan_remove_disk(second, gold).expect("removed");
+    world.apply(&edits);
+    assert!(scratch(&world, second).is_none());
+    let edits = world
+        .tree
+        .plan_delete_machine(first, false)
+        .expect("deleted");
+    world.apply(&edits);
+    assert_eq!(world.tree.image(nobodys).expect("stays").scratch_for, None);
+    world.check();
+}
+
+/// As virtual-machine managers have it: the state that a machine is switched on with is that of its
+/// last snapshot.
+#[test]
+fn a_machine_starts_with_its_last_snapshot_of_an_immutable_disk() {
+    let mut world = World::new();
+    let gold = world.image("gold", Mode::Immutable { autoreset: true });
+    let machines = [world.machine("vm1"), world.machine("vm2")];
+    for machine in machines {
+        world.add(machine, gold).expect("added");
+        world.power(machine, true).expect("it was off");
+        world.write_as(machine, gold, machine.0);
+    }
+    let restart = |world: &mut World, machine| {
+        world.power(machine, false).expect("it was on");
+        world.power(machine, true).expect("it was off");
+    };
+    let serials = machines.map(|machine| world.take(machine, "s").expect("a snapshot"));
+    for machine in machines {
+        world.write_as(machine, gold, 50);
+        assert_eq!(world.view(machine, gold), 50);
+        restart(&mut world, machine);
+        assert_eq!(world.view(machine, gold), machine.0, "the snapshot's");
+        world.write_as(machine, gold, 60);
+    }
+    world
+        .restore(machines[0], serials[0], Some("late"))
+        .expect("restored");
+    assert_eq!(
+        machines.map(|machine| world.view(machine, gold)),
+        [machines[0].0, 60],
+        "the other machine has its own"
+    );
+    let late = world
+        .tree
+        .machines()
+        .snapshot_named(machines[0], &name("late"));
+    let late = late.expect("it was kept").serial;
+    world.restore(machines[0], late, None).expect("restored");
+    restart(&mut world, machines[0]);
+    assert_eq!(world.view(machines[0], gold), 60);
+    for serial in [late, serials[0]] {
+        let edits = world.tree.plan_delete_machine_snapshot(machines[0], serial);
+        world.apply(&edits.expect("nothing is pinned"));
+    }
+    restart(&mut world, machines[0]);
+    assert_eq!(
+        (world.view(machines[0], gold), world.show(gold)),
+        (0, 0),
+        "the image's"
+    );
+    world.check();
 }

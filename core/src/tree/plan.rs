@@ -120,6 +120,15 @@ pub enum PlanError {
     /// A configuration file is longer than any can be.
     #[error("a configuration file has at most {CONFIGURATION_LEN_MAX} bytes, this one has {0}")]
     ConfigurationTooLong(u64),
+    /// What a guest has read of an immutable image is not what it would write to.
+    #[error("{0} started afresh since this guest connected")]
+    StartedAfresh(String),
+    /// The machine runs.
+    #[error("machine {0} runs already")]
+    Runs(String),
+    /// The machine does not run.
+    #[error("machine {0} does not run")]
+    RunsNot(String),
     /// It was deleted meanwhile.
     #[error("the image, snapshot or machine is gone")]
     Gone,
@@ -181,6 +190,8 @@ impl Tree {
             tags: BTreeSet::new(),
             pinned: false,
             scratch_of: None,
+            scratch_for: None,
+            is_over: false,
             source_format: None,
         };
         Ok(Planned {
@@ -255,8 +266,19 @@ impl Tree {
         name: &Name,
         now_ms: u64,
     ) -> Result<Planned, PlanError> {
+        self.plan_named_snapshot(image, Node::Image(image), name, now_ms)
+    }
+
+    /// A snapshot of `image` that shows what `node` does.
+    pub(super) fn plan_named_snapshot(
+        &mut self,
+        image: ImageId,
+        node: Node,
+        name: &Name,
+        now_ms: u64,
+    ) -> Result<Planned, PlanError> {
         self.check_snapshot_free(image, name)?;
-        let (base, mut edits) = self.plan_base(Node::Image(image), now_ms)?;
+        let (base, mut edits) = self.plan_base(node, now_ms)?;
         let snapshot = self.new_snapshot(image, name, base.id, now_ms);
         let node = Node::Snapshot(image, snapshot.serial);
         edits.push(Edit::PutSnapshot(snapshot));
@@ -431,7 +453,7 @@ impl Tree {
         for snapshot in self.snapshots(id) {
             edits.extend(self.plan_delete_snapshot(id, snapshot.serial)?);
         }
-        if let Some(scratch) = self.scratch_of(id) {
+        for scratch in self.scratches_of(id) {
             edits.extend(self.plan_delete_image(scratch.id, false)?);
         }
         edits.push(Edit::DropImage(id));
@@ -450,20 +472,16 @@ impl Tree {
                     name: name.clone(),
                     ..image
                 };
-                let scratch = self.scratch_of(id).cloned();
-                let scratch = scratch
-                    .map(|scratch| {
-                        Ok(Image {
-                            name: self.free_scratch_name(&renamed)?,
-                            ..scratch
-                        })
-                    })
-                    .transpose()?;
-                Ok([renamed]
-                    .into_iter()
-                    .chain(scratch)
-                    .map(Edit::PutImage)
-                    .collect())
+                let mut edits = Vec::new();
+                for scratch in self.scratches_of(id) {
+                    let name = self.free_scratch_name(&renamed, scratch.scratch_for)?;
+                    edits.push(Edit::PutImage(Image {
+                        name,
+                        ..scratch.clone()
+                    }));
+                }
+                edits.insert(0, Edit::PutImage(renamed));
+                Ok(edits)
             }
             Node::Snapshot(id, serial) => {
                 self.check_snapshot_free(id, name)?;
@@ -725,7 +743,7 @@ impl Tree {
     }
 
     /// An active layer for a disk that goes on as `sealed` is: its content has not changed.
-    fn blank_top(&mut self, sealed: &Layer, now_ms: u64) -> Layer {
+    pub(super) fn blank_top(&mut self, sealed: &Layer, now_ms: u64) -> Layer {
         Layer {
             changed_ns: sealed.changed_ns,
             ..self.blank_layer(Some(sealed), sealed.len, now_ms)

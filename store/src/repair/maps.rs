@@ -265,6 +265,8 @@ impl Books {
             tags: std::collections::BTreeSet::new(),
             pinned: false,
             scratch_of: None,
+            scratch_for: None,
+            is_over: false,
             source_format: None,
         };
         put(batch, Family::Layers, &layer.id.0.to_be_bytes(), &layer);
