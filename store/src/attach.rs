@@ -10,10 +10,10 @@
 //! image's slot stays taken, and whoever wants to attach it waits for that: a client that comes
 //! right back finds its disk, not an error.
 //!
-//! **A scratch image** is attached when its guest first writes ([`crate::late`]), and for as long the
-//! immutable image that it belongs to is held by all of its scratch images together. A guest that is
-//! switched off ([`Device::guest_left`]) ends the session as its disk is detached; one whose
-//! connection or server ends does not.
+//! **A scratch image** is attached when its guest first writes ([`crate::late`]). Meanwhile all of an
+//! immutable image's attached scratch images together hold that image. A guest that is switched off
+//! ([`Device::guest_left`]) ends its session as its disk is detached; one whose connection or server
+//! ends does not.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -292,8 +292,8 @@ impl Store {
         })
     }
 
-    /// Attaches the scratch image for `using`, for a guest that has read what `seen` says and writes
-    /// now. It is made, or emptied, if it has to be.
+    /// Attaches the scratch image for `using`, for a guest that has read what `seen` says and now
+    /// writes. It is made, or emptied, if it has to be.
     pub(crate) fn attach_scratch(
         &self,
         using: ScratchUse,

@@ -1,8 +1,8 @@
 //! Disks that are attached when they are first written: scratch images of immutable images, and
 //! children of multiattach images that are not made yet.
 //!
-//! NBD clients do not say whether they will write, and many only look: they must find a disk without
-//! anything being made or emptied for them. Until somebody writes, such a disk shows what a guest
+//! NBD clients do not say whether they will write, and many only look: nothing may be made or emptied
+//! for them. Until somebody writes, such a disk shows what a guest
 //! would find; the first write makes that true. All clients of one set of exports share it, so they
 //! see the same from the first write on. Should what it shows have been replaced meanwhile (by
 //! `machine start`, by `reset`), the write fails: its guest has read what is not there any more.

@@ -32,8 +32,8 @@ pub(crate) struct Args {
     /// The image's mode
     #[arg(long = "type", visible_alias = "mode", value_name = "MODE", value_enum)]
     mode: Option<ModeName>,
-    /// Whether what is written to an immutable image goes when its machine, or its guest, is switched
-    /// on anew
+    /// Whether what is written to an immutable image goes when its machine, or its guest, is
+    /// switched on anew
     #[arg(long, value_name = "WHEN", value_enum)]
     autoreset: Option<Switch>,
 }

@@ -31,8 +31,8 @@ pub enum Attachment {
     Read(Node),
     /// Writes go to the image itself.
     Write(ImageId),
-    /// Writes go to the scratch image for this use of an immutable image, which may have to be made,
-    /// or emptied, first.
+    /// Writes go to the scratch image for this use of an immutable image, which may have to be
+    /// made, or emptied, first.
     Scratch(ScratchUse),
     /// Writes go to a child of this multiattach image; it is not there yet.
     NewChild {

@@ -3,8 +3,8 @@
 //!
 //! A snapshot keeps the content and the mode of normal and immutable disks, by a snapshot of each
 //! image that has the machine snapshot's name (`SNAPSHOT+MACHINE`, if another machine's snapshot of
-//! the same image has it). That of an immutable disk is what its guest saw: with what was written. Those belong to it: they go when it goes and not
-//! before, and neither can their images. Disks of other modes take no part; they are only
+//! the same image has it). That of an immutable disk is what its guest saw: with what was written.
+//! Those belong to it: they go when it goes and not before, and neither can their images. Disks of other modes take no part; they are only
 //! remembered as having been there.
 //!
 //! Restoring makes the machine's set of disks what it was. A disk that joined since leaves the
@@ -382,8 +382,8 @@ impl Tree {
         Ok(edits)
     }
 
-    /// `later`, which were planned without knowing of `edits`: an image whose layer they leave as it
-    /// is keeps the one that `edits` give it.
+    /// `later`, which were planned without knowing of `edits`: an image whose layer they leave
+    /// alone keeps the one that `edits` give it.
     fn on_top_of(&self, edits: &[Edit], mut later: Vec<Edit>) -> Vec<Edit> {
         let put = |id: ImageId| {
             edits.iter().rev().find_map(|edit| match edit {

@@ -627,7 +627,7 @@ impl Tree {
     }
 
     /// Makes `layer`, which is complete, the active layer of `image`, and `origin` the image that
-    /// it comes from. If the layer says that it changed when the image did, the content is the same.
+    /// it comes from. A layer that says that it changed when the image did has the same content.
     pub fn plan_replace(
         &self,
         image: ImageId,

@@ -7,8 +7,8 @@
 //! afresh, and the first write of that session empties it (`autoreset`). `machine start` empties it
 //! at once. So nothing that only looks ever changes anything.
 //!
-//! **Afresh** means: as the machine's last snapshot of that disk is, as virtual-machine managers have
-//! it; without one, as the image is.
+//! **Afresh** means: as the machine's last snapshot of that disk is (as virtual-machine managers
+//! have it); without one, as the image is.
 
 use std::collections::BTreeMap;
 
@@ -82,8 +82,8 @@ impl Tree {
         })
     }
 
-    /// The scratch image of `using`, as a guest that writes finds it: made if there is none, emptied
-    /// if a new session begins. It goes on from `seen`, which the guest has read; anything else is
+    /// The scratch image of `using`, as a guest that writes finds it: made if there is none, and
+    /// emptied if a new session begins. It goes on from `seen`, which the guest has read; anything else is
     /// an error.
     pub fn plan_scratch(
         &mut self,

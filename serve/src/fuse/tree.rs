@@ -396,7 +396,7 @@ mod tests {
         assert!(shown.update(&exports).is_empty(), "told once");
         assert_eq!(
             listing(&shown, 2),
-            [".", "..", &n(255), &taken].map(str::to_owned)
+            [".", "..", &taken, &n(255)].map(str::to_owned)
         );
         let found = shown.node(inode(&shown, Folder::Images, &taken).unwrap());
         assert!(matches!(found, Some(Node::File(file)) if file.export == n(248)));

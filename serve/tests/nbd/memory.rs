@@ -40,6 +40,8 @@ pub(crate) struct Memory {
     read_count: AtomicUsize,
     pub(crate) flush_count: AtomicUsize,
     pub(crate) prefetch_count: AtomicUsize,
+    /// How often its guest was said to be switched off.
+    pub(crate) left_count: AtomicUsize,
 }
 
 impl Memory {
@@ -56,6 +58,7 @@ impl Memory {
             read_count: AtomicUsize::new(0),
             flush_count: AtomicUsize::new(0),
             prefetch_count: AtomicUsize::new(0),
+            left_count: AtomicUsize::new(0),
         }
     }
 
@@ -242,6 +245,10 @@ impl Device for Memory {
         Ok(self.stretches(offset, len, count_max, |at, now| {
             *now != self.base[at..at + now.len()]
         }))
+    }
+
+    fn guest_left(&self) {
+        self.left_count.fetch_add(1, Ordering::Relaxed);
     }
 
     fn prefetch(&self, _: u64, _: u64) {

@@ -12,9 +12,9 @@ Example:
   vellum machine start vm
 
 What was written to its immutable disks goes, unless they are kept until `vellum reset` (autoreset
-off). They start as they are in the machine's last snapshot, or as the images are. Until `vellum
-machine stop` a guest may lose its connection, and a server may end: nothing starts afresh. It starts
-no guest.")]
+off). They start as they are in the machine's last snapshot, or as the images are. Until
+`vellum machine stop` a guest may lose its connection, and a server may end: nothing starts
+afresh. No guest is started.")]
 pub(super) struct StartArgs {
     /// The machine
     machine: String,

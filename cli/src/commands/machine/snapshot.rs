@@ -40,8 +40,8 @@ Example:
   vellum machine snapshot take vm@monday
 
 Normal and immutable disks are kept, each as a snapshot of the image with the same name, immutable
-ones with what was written to them; writethrough, shareable and readonly ones are left alone. Those snapshots and their images stay until the machine's
-snapshot is deleted.")]
+ones with what was written to them; writethrough, shareable and readonly ones are left alone. Those
+snapshots and their images stay until the machine's snapshot is deleted.")]
 struct TakeArgs {
     /// The machine and the new snapshot's name
     #[arg(value_name = "MACHINE@SNAPSHOT")]
