@@ -198,6 +198,11 @@ fn a_mapping_shows_what_a_guest_writes_later() {
             }
         }
     }
+    succeed(&sandbox, "truncate", &["-s", "0", "mnt/images/web.raw"]);
+    let begun = Instant::now();
+    while look() != "0 0" {
+        assert!(begun.elapsed() < PATIENCE, "{} for ever", look());
+    }
     drop(asked);
     assert!(mapping.wait().expect("it ends").success());
     server.stop();

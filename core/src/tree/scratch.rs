@@ -141,6 +141,7 @@ impl Tree {
     }
 
     /// The session that wrote to the scratch image `id` is over, unless its machine runs.
+    #[must_use]
     pub fn plan_session_end(&self, id: ImageId) -> Vec<Edit> {
         let Some(scratch) = self.image(id) else {
             return Vec::new();

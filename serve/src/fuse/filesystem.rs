@@ -260,11 +260,19 @@ impl Filesystem {
         };
         if len != self.attributes(inode)?.size {
             match handle {
-                Some(handle) => self.handles.ask(handle.0, |file| file.cut(len))?,
-                None => self.open_to_write(inode)?.cut(len)?,
+                Some(handle) => self.handles.ask(handle.0, |file| self.cut(file, len))?,
+                None => self.cut(&self.open_to_write(inode)?, len)?,
             }
         }
         self.attributes(inode)
+    }
+
+    /// Cuts a file. The kernel forgets mapped pages only where a file becomes shorter.
+    fn cut(&self, file: &OpenFile, len: u64) -> Result<(), Refusal> {
+        file.cut(len)?;
+        let cut_len = file.device.len().saturating_sub(len);
+        self.board.note(&*file.device, len, cut_len);
+        Ok(())
     }
 
     /// The file behind `inode`, for one request that comes without a handle.
