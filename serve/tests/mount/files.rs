@@ -441,21 +441,21 @@ fn what_is_cut_off_a_file_becomes_zeros_and_its_length_stays() {
             && bytes[..len].iter().all(|byte| *byte == 7)
             && bytes[len..].iter().all(|byte| *byte == 0)
     };
-    let fill = || disk.write(&[7; 100_000], 0);
-    fill();
+    let refill = || disk.write(&vec![7; 100_000], 0);
+    refill();
     let file = File::create(&path).unwrap();
     assert!(zeros_from(0), "opened with O_TRUNC");
     assert_eq!(file.metadata().unwrap().len(), 100_000);
     for len in [99_999, 5000, 4096, 1, 0] {
-        fill();
+        refill();
         file.set_len(len).unwrap();
         assert!(zeros_from(len as usize), "{len}");
-        fill();
+        refill();
         let by_name = "import os, sys; os.truncate(sys.argv[1], int(sys.argv[2]))";
         let path = path.to_str().unwrap();
         run("python3", &["-c", by_name, path, &len.to_string()]);
         assert!(zeros_from(len as usize), "{len}, by its name");
-        assert_eq!(fs::metadata(&path).unwrap().len(), 100_000);
+        assert_eq!(fs::metadata(path).unwrap().len(), 100_000);
     }
     drop(file);
     let refused = errno(File::create(shown.path("snapshots/disk@s.raw")));
