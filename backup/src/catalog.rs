@@ -1,15 +1,15 @@
-//! Finds chunks: from an address (segment and ordinal) to a frame in a pack, and from there to
-//! plain bytes that were held against their name.
+//! The chunk index of a repository: from an address (segment and ordinal) to a frame in a pack, and
+//! from there to plain bytes that were verified against their name.
 //!
-//! Built from the index objects that count, and brought up to date when others do. Segments get
-//! numbers in the order in which this process meets them; with them an address is a `ChunkId`, and
-//! maps of a repository are pages like a store's.
+//! It is built from the index objects that count, and brought up to date when others do. Segments
+//! get numbers in the order in which this process meets them; with them an address is a `ChunkId`,
+//! and maps of a repository are pages like a store's.
 //!
 //! **Memory.** Places: 50 bytes a frame, 1.5 bytes a chunk where frames hold 32 chunks. Names:
 //! loaded where they are needed, at most [`NAMES_CACHE_LEN`] kept; those that were loaded once are
-//! in a file for the next time (`drawer`). Plain frames: at most [`FRAMES_CACHE_LEN`] kept, unless
-//! told otherwise. Beside that, one decoded index object for each thread that loads one, and for
-//! whoever reads here and there ([`Catalog::read_here_and_there`]) what `parts` says.
+//! in a file for the next time (`drawer`). Plain frames: at most [`FRAMES_CACHE_LEN`] kept by
+//! default. Beside that, one decoded index object for each thread that loads one, and the memory of
+//! `parts` for random-access readers ([`Catalog::read_here_and_there`]).
 
 mod ahead;
 mod copies;
@@ -54,12 +54,12 @@ const LOADS_AT_ONCE: usize = 2;
 /// away costs less than a request.
 const GAP_LEN_MAX: u64 = 128 << 10;
 
-/// Where a frame is.
+/// The location of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The pack.
     pub pack: ObjectId,
-    /// Where its part begins there.
+    /// The offset of its part in the pack, in bytes.
     pub offset: u64,
     /// The length of its part.
     pub len: u32,
@@ -67,15 +67,15 @@ pub struct Place {
     pub segment: u32,
     /// The ordinal of the first.
     pub first: u32,
-    /// Which follow.
+    /// The ordinals from there on that are present.
     pub presence: Presence,
-    /// Whether a collection has condemned the pack: it can still be read, and nothing new may rely
+    /// True if a collection has condemned the pack: it can still be read, and nothing new may rely
     /// on it.
     pub is_condemned: bool,
 }
 
 impl Place {
-    /// Where its part ends in the pack.
+    /// The end of its part in the pack: an offset in bytes.
     fn end(&self) -> u64 {
         self.offset + u64::from(self.len)
     }
@@ -90,15 +90,15 @@ impl Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stretch {
     range: Range<u64>,
-    /// Where somebody goes on who reads in order, and has these.
+    /// The address at which a sequential reader that has these bytes goes on.
     behind: ChunkId,
 }
 
 /// The names of a segment's chunks.
 #[derive(Debug, Default)]
 pub struct SegmentNames {
-    /// What each index object says that names chunks of it: one, but while a collection is under
-    /// way.
+    /// The entries of all index objects that name chunks of it: one, but while a collection is
+    /// under way.
     entries: Vec<SegmentEntry>,
 }
 
@@ -110,7 +110,7 @@ impl SegmentNames {
     }
 }
 
-/// Why a chunk or its place was not found.
+/// A failure to find a chunk or its place.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     /// The place does not answer, or an object is gone.
@@ -119,17 +119,17 @@ pub enum CatalogError {
     /// An object is not what it was.
     #[error("{object}: {source}")]
     Seal {
-        /// Which.
+        /// The object's name.
         object: String,
-        /// Why.
+        /// The cause.
         source: SealError,
     },
     /// An index object's content is no index.
     #[error("{object}: {source}")]
     Index {
-        /// Which.
+        /// The object's name.
         object: String,
-        /// Why.
+        /// The cause.
         source: DecodeError,
     },
     /// A frame does not give its chunks.
@@ -137,9 +137,9 @@ pub enum CatalogError {
     Frame {
         /// The pack.
         object: String,
-        /// Where in it.
+        /// The offset of the frame's part in the pack, in bytes.
         offset: u64,
-        /// Why.
+        /// The cause.
         source: FrameError,
     },
     /// No index that counts knows the chunk.
@@ -155,20 +155,20 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
-    /// Whether an object is gone: a collection may have moved what it held, so that it is found
-    /// once the journal was read again.
+    /// True if an object is gone: a collection may have moved its content, so the lookup can
+    /// succeed after the journal was read again.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Objects(error) if error.kind == ObjectErrorKind::Missing)
     }
 
-    /// Whether an object is gone or not what it was: asking again would not help.
+    /// True if an object is gone or not what it was: a retry would not help.
     fn is_damage(&self) -> bool {
         self.is_missing() || matches!(self, Self::Seal { .. } | Self::Index { .. })
     }
 }
 
-/// Where the chunks of a repository are. Shared by threads.
+/// The chunk index of a repository: the location of every chunk. Shared by threads.
 pub struct Catalog {
     objects: Arc<dyn Objects>,
     sealer: Arc<Sealer>,
@@ -180,7 +180,8 @@ pub struct Catalog {
     names: Cache<u32, Arc<SegmentNames>, ByLength>,
     drawer: Drawer,
     frames: Cache<(ObjectId, u64), Arc<PlainFrame>, ByLength>,
-    /// If frames are read one by one, and others will be wanted after them.
+    /// The part fetcher; present if frames are read one by one, and others will be wanted after
+    /// them.
     parts: Option<Parts>,
 }
 
@@ -208,9 +209,9 @@ impl Catalog {
         }
     }
 
-    /// The same for whoever reads frame by frame, as guests do: [`Catalog::read_frame`] fetches
-    /// what comes behind, too, and fetches nothing that is in `copies`. At most `frames_len_max`
-    /// bytes of plain frames are kept.
+    /// The same for random-access readers, as guests are: [`Catalog::read_frame`] then reads ahead,
+    /// and fetches nothing that is in `copies`. At most `frames_len_max` bytes of plain frames are
+    /// kept.
     #[must_use]
     pub(crate) fn read_here_and_there(self, copies: Option<Copies>, frames_len_max: u64) -> Self {
         self.frames.set_capacity(frames_len_max);
@@ -220,12 +221,12 @@ impl Catalog {
         }
     }
 
-    /// Where parts of other objects than packs are kept, too.
+    /// The disk cache, which keeps parts of other objects than packs, too.
     pub(crate) fn copies(&self) -> Option<&Copies> {
         self.parts.as_ref().and_then(Parts::copies)
     }
 
-    /// From now on these index objects count, and these packs are condemned. Fetches what is new.
+    /// Replaces the set of index objects that count, and of condemned packs. Fetches what is new.
     /// Numbers of segments stay. Fails as a whole: what was known before is then known still.
     pub fn refresh(
         &self,
@@ -263,8 +264,8 @@ impl Catalog {
         Ok(())
     }
 
-    /// The same with those of these index objects that can be read: for whoever wants what is left.
-    /// [`Catalog::lost_index`] names the others.
+    /// The same with those of these index objects that can be read: for a reader that wants what is
+    /// left. [`Catalog::lost_index`] names the others.
     pub fn refresh_with_what_is_whole(
         &self,
         indexes: impl IntoIterator<Item = ObjectId>,
@@ -275,7 +276,7 @@ impl Catalog {
             match self.index(&id) {
                 Ok(_) => drop(whole.insert(id)),
                 Err(error) if error.is_damage() => {
-                    drop(lost.insert(ObjectName::Index(id).to_string(), error.to_string()))
+                    drop(lost.insert(ObjectName::Index(id).to_string(), error.to_string()));
                 }
                 Err(error) => return Err(error),
             }
@@ -337,7 +338,7 @@ impl Catalog {
         self.read().segment_of(number)
     }
 
-    /// Where a frame is, as its index entry says; whether the pack is condemned is not asked.
+    /// The location of a frame according to its index entry; does not ask if the pack is condemned.
     #[must_use]
     pub fn place(&self, pack: &PackEntry, frame: &FrameEntry) -> Place {
         Place {
@@ -374,7 +375,7 @@ impl Catalog {
         Ok(names)
     }
 
-    /// What an index object names of a segment.
+    /// The entry of a segment in an index object.
     fn entry(
         &self,
         source: &ObjectId,
@@ -429,7 +430,7 @@ impl Catalog {
     }
 }
 
-/// What a cached thing weighs: its bytes.
+/// Weighs a cached value by its length in bytes.
 #[derive(Clone)]
 struct ByLength;
 

@@ -1,9 +1,9 @@
 //! A repository as a chunk source of a store: chunks by their names.
 //!
-//! It is opened when it is first asked. The names of its chunks are read from its index objects
-//! then, and their beginnings kept in memory, up to [`NAMES_MAX`]; of a larger repository the index
-//! is gone through for each question. What is not there is looked for once more in what was pushed
-//! since, but not at every question.
+//! The repository is opened at the first request. The names of its chunks are then read from its
+//! index objects, and the first bytes of each are kept in memory, for up to [`NAMES_MAX`] chunks;
+//! of a larger repository the index is read for each request. A chunk that is not found is looked
+//! for once more in what was pushed since, but not at every request.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -21,10 +21,11 @@ use crate::repository::Repository;
 
 /// Names whose addresses are kept in memory: 128 MiB, for 32 GiB of chunks of 4 KiB.
 const NAMES_MAX: usize = 8 << 20;
-/// How old a look at the journal may be that does not show what is wanted.
+/// The greatest age of a reading of the journal: if a wanted chunk is missing in an older one, the
+/// journal is read again.
 const LOOK_AGE_MAX: Duration = Duration::from_mins(1);
 
-/// Opens a repository, or says in words why not.
+/// Opens a repository; the error is a sentence.
 pub type OpenRepository = Box<dyn Fn() -> Result<Repository, String> + Send + Sync>;
 
 /// A repository that is asked for chunks.
@@ -41,11 +42,11 @@ struct Opened {
     looked: Instant,
 }
 
-/// Where the chunks of which names are, by the beginnings of the names.
+/// The addresses of chunks, by the first bytes of their names.
 enum Addresses {
     /// All of them, in order.
     All(Vec<(u64, ChunkId)>),
-    /// There are too many.
+    /// More names than fit into memory.
     TooMany,
 }
 

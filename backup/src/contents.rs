@@ -1,4 +1,4 @@
-//! What contents say of their positions: the parts of maps that a repository keeps, opened and held
+//! Reads the maps of contents: fetches and opens the parts that a repository keeps, and checks them
 //! against the record that names them.
 
 use std::collections::VecDeque;
@@ -20,7 +20,7 @@ pub fn parent_of(content: &Content) -> Option<ContentId> {
     content.parent.as_deref().and_then(ContentId::parse)
 }
 
-/// How many positions of the parent can be seen on a page.
+/// The number of positions on a page at which the parent is visible.
 #[must_use]
 pub fn visible_on(parent_visible: u64, page: PageIndex) -> u16 {
     let before = page.0.saturating_mul(PAGE_SPAN.into());
@@ -87,7 +87,7 @@ pub struct Pages<'a> {
 }
 
 impl<'a> Pages<'a> {
-    /// Nothing is read before the first page is asked for.
+    /// Creates the reader; it reads nothing before the first page is asked for.
     #[must_use]
     pub fn new(repository: &'a Repository, catalog: &'a Catalog, content: &'a Content) -> Self {
         Self {

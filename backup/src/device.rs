@@ -1,9 +1,9 @@
-//! Points of a repository as devices that can be read: what is read is fetched, held against its
-//! name and kept for a while. Of what is not read, only the maps are fetched.
+//! Points of a repository as read-only devices: the data that a reader asks for is fetched,
+//! verified against its name and cached. Of the rest, only the maps are fetched.
 //!
-//! **Names.** `IMAGE` is the newest state of an image, `IMAGE@SNAPSHOT` a snapshot; whatever cannot
-//! be told apart so, or has a name that no image of a store could have, is offered under the id of
-//! its point. So no name becomes a path.
+//! **Names.** `IMAGE` is the newest state of an image, `IMAGE@SNAPSHOT` a snapshot. Points that
+//! have the same name, or a name that no image of a store could have, are offered under their ids.
+//! So no name becomes a path.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -32,11 +32,11 @@ const PAGES_MAX: usize = 4096;
 /// All points of a repository for servers, as they were when this was made.
 pub struct RepositoryExports {
     source: Arc<Source>,
-    /// What is offered, by name.
+    /// The points that are offered, by name.
     points: BTreeMap<String, Point>,
 }
 
-/// Where devices read. Shared by them.
+/// The repository that devices read, and its cached pages. Shared by them.
 struct Source {
     repository: Repository,
     held: Held,
@@ -44,12 +44,12 @@ struct Source {
     pages: Cache<(ContentId, PageIndex), Arc<Page>>,
 }
 
-/// What a point shows.
+/// A block device with the content of a point.
 pub struct PointDevice {
     source: Arc<Source>,
     content: ContentId,
     len: u64,
-    /// The pages of its maps that may say something.
+    /// The pages of its maps that may have entries.
     mapped: PageSet,
 }
 
@@ -73,7 +73,7 @@ impl RepositoryExports {
         })
     }
 
-    /// How many points are offered.
+    /// The number of points that are offered.
     #[must_use]
     pub fn count(&self) -> usize {
         self.points.len()
@@ -96,7 +96,7 @@ impl RepositoryExports {
     }
 }
 
-/// What each point is offered as.
+/// Gives each point the name under which it is offered.
 fn named(points: impl Iterator<Item = Point>) -> BTreeMap<String, Point> {
     let mut titles: BTreeMap<String, Vec<Point>> = BTreeMap::new();
     for point in points {
@@ -260,7 +260,7 @@ impl Source {
         Reader::with(&self.repository, &self.held)
     }
 
-    /// What a content shows on a page.
+    /// The page that a content shows, with the parents' entries where its own map has none.
     fn page(&self, content: ContentId, index: PageIndex) -> Result<Arc<Page>, BackupError> {
         if let Some(page) = self.pages.get(&(content, index)) {
             return Ok(page);

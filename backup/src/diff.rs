@@ -1,8 +1,10 @@
-//! Where two contents of a repository differ: from maps and names alone, no data is read.
+//! Finds the ranges in which two contents of a repository differ: from maps and names alone, no
+//! data is read.
 //!
-//! What both are told relative to is the same in both, so only the pages that the maps above that
-//! speak of are looked at: near relatives cost what lies between them. Where two addresses stand at
-//! one position, their chunks' names decide, so that what two stores pushed compares as well.
+//! Both contents inherit the same from a common ancestor, so only pages with entries in the maps
+//! above that ancestor are compared: the cost grows with what lies between the two. Where both have
+//! an address at a position, the names of the two chunks decide, so that contents which two stores
+//! pushed compare as well.
 
 use std::collections::HashSet;
 
@@ -17,12 +19,12 @@ use vellum_core::units::{ChunkId, ChunkIndex, PageIndex};
 use crate::error::BackupError;
 use crate::reader::{ContentView, Reader};
 
-/// What was found, in bytes.
+/// The ranges that differ, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiffReport {
     /// In ranges that differ.
     pub changed: u64,
-    /// Of those, where the second reads as zeros.
+    /// The part of those in which the second reads as zeros.
     pub zeroed: u64,
     /// In all others: what is the same in both.
     pub same: u64,
@@ -30,7 +32,7 @@ pub struct DiffReport {
 
 /// Calls `visit` for each range in which `a` and `b` differ, in order, to the chunk: a range's
 /// other bytes may be equal. A shorter content ends in nothing, not in zeros: the rest of the
-/// longer one is a difference. Cost: the maps above what both are told relative to, and the index.
+/// longer one is a difference. Cost: the maps above the common ancestor, and the index.
 pub fn diff(
     reader: &Reader<'_>,
     a: ContentId,
@@ -96,7 +98,7 @@ fn differing_pages(
     let common = a.contents().find(|content| of_b.contains(content));
     let (mut touched, mut visible) = (PageSet::new(), Vec::new());
     for content in [a, b] {
-        // One that both are told relative to says nothing above itself.
+        // A common ancestor has no entries above itself.
         if Some(content.id) == common {
             visible.push(u64::MAX);
             continue;
@@ -108,8 +110,8 @@ fn differing_pages(
     let Some(common) = common else {
         return Ok(touched);
     };
-    // Where only one of them can see the common content, they differ on pages of which neither says
-    // anything.
+    // On pages where only one of them can see the common content, they differ although neither map
+    // has an entry.
     let (low, high) = (visible[0].min(visible[1]), visible[0].max(visible[1]));
     let below = if low < high {
         reader.content(common)?.pages()?

@@ -1,5 +1,5 @@
-//! What can go wrong with a repository, for the program (the variant), the person (the sentence,
-//! the hint) and the investigator (the source).
+//! Errors of repository operations: the variant is for the program, the sentence and the hint for
+//! the person, the source for the investigator.
 
 use std::io;
 
@@ -9,19 +9,19 @@ use crate::objects::ObjectError;
 use crate::seal::{KeyError, SealError};
 use crate::session::OpenSession;
 
-/// Why an operation on a repository failed.
+/// The failure of an operation on a repository.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// The place holds no repository.
     #[error("there is no repository in {place}")]
     NoRepository {
-        /// Where it was looked for.
+        /// The place where it was looked for.
         place: String,
     },
     /// The place holds something already.
     #[error("{place} holds a repository already, or something else")]
     NotEmpty {
-        /// Where a repository was to be made.
+        /// The place where a repository was to be made.
         place: String,
     },
     /// The key does not open it.
@@ -29,7 +29,7 @@ pub enum BackupError {
     Key {
         /// The repository.
         place: String,
-        /// What is wrong.
+        /// The cause.
         #[source]
         source: KeyError,
     },
@@ -57,24 +57,24 @@ pub enum BackupError {
         /// The newest that this program knows.
         known: u32,
     },
-    /// Something that was seen there is gone.
+    /// An earlier state: a record that was seen there is gone.
     #[error("the repository in {place} shows an earlier state: {record}, which {witness}, is gone")]
     RolledBack {
         /// The repository.
         place: String,
         /// The record that is missing.
         record: String,
-        /// Who knows of it.
+        /// The part that knows of it: this client, or another record.
         witness: &'static str,
     },
-    /// Another repository is where one was.
+    /// An exchanged repository: another one is where this one was.
     #[error("{place} holds repository {found} now; it held {known} before")]
     Exchanged {
         /// The place.
         place: String,
-        /// What it holds.
+        /// The identity of the repository that it holds.
         found: String,
-        /// What it held when this client saw it last.
+        /// The identity of the one that it held when this client saw it last.
         known: String,
     },
     /// An object is not what it must be.
@@ -82,22 +82,22 @@ pub enum BackupError {
     Damaged {
         /// The object.
         object: String,
-        /// What is wrong with it.
+        /// The damage.
         reason: String,
         /// The points that need it, as far as known.
         points: Vec<String>,
     },
-    /// Others are at work, so this cannot be done now.
+    /// A lock: other sessions are at work, so this cannot be done now.
     #[error("the repository in {place} is in use: {what}{}", listed(sessions))]
     Locked {
         /// The repository.
         place: String,
-        /// What is in the way.
+        /// The obstacle.
         what: String,
-        /// Who they are.
+        /// The sessions at work.
         sessions: Vec<OpenSession>,
     },
-    /// Somebody ended this session while it was at work.
+    /// A fence: a collection ended this session while it was at work.
     #[error("this session ({session}) was fenced by a collection: what it did does not count")]
     Fenced {
         /// This session.
@@ -108,7 +108,7 @@ pub enum BackupError {
     Uncertain {
         /// The session, which stays announced.
         session: String,
-        /// What happened to the request.
+        /// The failure of the request.
         #[source]
         source: ObjectError,
     },
@@ -120,11 +120,11 @@ pub enum BackupError {
     Objects {
         /// The repository.
         place: String,
-        /// What happened.
+        /// The failure of the request.
         #[source]
         source: ObjectError,
     },
-    /// Something could not be sealed.
+    /// A failure to seal.
     #[error(transparent)]
     Seal(#[from] SealError),
     /// The store failed.
@@ -133,9 +133,9 @@ pub enum BackupError {
     /// The system refused something.
     #[error("cannot {what}: {source}")]
     Io {
-        /// What was tried, with the path.
+        /// The attempted operation, with the path.
         what: String,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -160,7 +160,7 @@ fn listed(sessions: &[OpenSession]) -> String {
 }
 
 impl BackupError {
-    /// What can be done about it, if anything can be said.
+    /// Advice to the user, if there is any.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {

@@ -1,8 +1,8 @@
-//! Takes points away: those that a person names, or those that rules do not keep. What they needed
+//! Forgets points: those that a person names, or those that retention rules do not keep. Their data
 //! stays until a collection.
 //!
-//! Points say what was pushed, one by one: a child whose parent is forgotten is restored as before,
-//! since what it needs stays.
+//! Each point is forgotten by itself: a child whose parent is forgotten still restores as before,
+//! since the data that it needs stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,25 +18,25 @@ use crate::record::{Point, Record, Said};
 use crate::repository::Repository;
 use crate::session::{Session, SessionKind, Writer};
 
-/// What is to be forgotten.
+/// The points to forget.
 #[derive(Clone, Debug)]
 pub enum ForgetWish {
     /// These points, by id. Pinned ones are refused.
     Points(Vec<String>),
-    /// What the rules do not keep, for each image by itself; of all images, or of those with these
-    /// identities.
+    /// The points that the rules do not keep, for each image by itself; of all images, or of those
+    /// with these identities.
     Rules {
-        /// What to keep.
+        /// The rules of retention.
         rules: Rules,
         /// Images; none for all.
         images: Option<BTreeSet<String>>,
-        /// What a clock on the wall showed at a moment (in milliseconds since 1970) minus UTC, in
-        /// seconds.
+        /// The local clock's offset from UTC in seconds at a time in milliseconds since 1970: its
+        /// reading minus UTC.
         offset_s: Clock,
     },
 }
 
-/// What a clock on somebody's wall shows.
+/// A local clock: its offset from UTC, in seconds, at a time in milliseconds since 1970.
 #[derive(Clone)]
 pub struct Clock(pub Arc<dyn Fn(u64) -> i32 + Send + Sync>);
 
@@ -46,24 +46,24 @@ impl std::fmt::Debug for Clock {
     }
 }
 
-/// What became of a point.
+/// The decision about a point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// The point.
     pub point: Arc<Point>,
-    /// Why it stays; without a reason it goes.
+    /// The reasons to keep it; without one it goes.
     pub reasons: Vec<Reason>,
 }
 
 impl Decision {
-    /// Whether the point goes.
+    /// True if the point goes.
     #[must_use]
     pub fn goes(&self) -> bool {
         self.reasons.is_empty()
     }
 }
 
-/// What `wish` means for what a repository holds: decisions grouped by image, in order of time.
+/// Decides `wish` for the points of a repository: decisions grouped by image, in order of time.
 pub fn plan(state: &State, wish: &ForgetWish) -> Result<Vec<Decision>, BackupError> {
     match wish {
         ForgetWish::Points(ids) => by_id(state, ids),
@@ -75,7 +75,8 @@ pub fn plan(state: &State, wish: &ForgetWish) -> Result<Vec<Decision>, BackupErr
     }
 }
 
-/// Forgets what `wish` means now. Nothing to forget is no error, and says nothing.
+/// Forgets what `wish` means now. If there is nothing to forget, that is no error, and no record is
+/// written.
 pub fn forget(
     repository: &Repository,
     wish: &ForgetWish,
@@ -98,7 +99,7 @@ pub fn forget(
     Ok(decisions)
 }
 
-/// What a collection right after `decisions` would free, in bytes of packs. None if the repository
+/// The bytes of packs that a collection right after `decisions` would free. None if the repository
 /// lost something: then it is not collected, and points can be forgotten nevertheless. Cost: reads
 /// index and maps.
 pub fn freed_len(

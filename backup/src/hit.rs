@@ -1,4 +1,4 @@
-//! Which points damage hits: found out only once there is some.
+//! Finds the points that damage affects; runs only once there is some.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -94,7 +94,7 @@ fn with_points(
     }
 }
 
-/// The ids of points that show what is told relative to one of `hit`, or is one.
+/// The ids of points whose content is one of `hit`, or relative to one.
 fn built_on(state: &State, hit: &BTreeSet<ContentId>) -> Vec<String> {
     let mut known = BTreeMap::<ContentId, bool>::new();
     let mut stands_on = |content: ContentId| {

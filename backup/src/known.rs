@@ -1,19 +1,19 @@
-//! Which chunks of a store, or of another repository, a repository has, and under which addresses:
-//! what need not be sent.
+//! The deduplication index: the chunks of a store, or of another repository, that a repository has
+//! already, and their addresses there. They need not be sent.
 //!
-//! Kept in the client's cache between pushes, so that a push costs what is new. It speaks of index
-//! objects only that it has looked through: as long as they all count, what it says holds; others
-//! are looked through when they appear. If one is gone, or a pack was condemned, it is made afresh,
-//! by looking for the names of the repository's chunks in the store's own index: one index object
-//! in memory at a time.
+//! It is kept in the client's cache between pushes, so that a push costs only what is new. It lists
+//! the index objects that it was made from. As long as all of them count, it holds; new index
+//! objects are added when they appear. If one is gone, or a pack was condemned, the index is made
+//! anew: the names of the repository's chunks are looked up in the origin, with one index object in
+//! memory at a time.
 //!
-//! **Where chunks come from may not be what it was.** A store's folder may have been copied, or
-//! brought back: then ids mean other chunks. So each file carries a mark of its origin, and one
-//! that the origin does not recognise is not believed.
+//! **The origin's ids may change their meaning.** A store's folder may have been copied or
+//! restored; then the same ids stand for other chunks. So each file carries a mark of its origin,
+//! and a file whose mark the origin does not recognise is ignored.
 //!
-//! **Others may lie.** Chunks that another client wrote are told apart: they are relied upon only
-//! after their frames were fetched and held against their names once, or if the caller trusts all
-//! writers.
+//! **Other clients are not trusted.** Chunks that another client wrote are kept apart: they are
+//! relied upon only after their frames were fetched once and verified against their names, or if
+//! the caller trusts all writers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -43,19 +43,19 @@ const NAMES_TOGETHER: usize = 4096;
 /// The longest file that is read: at 6 bytes a run or so, of some hundred million runs.
 const FILE_LEN_MAX: u64 = 1 << 30;
 
-/// Where chunks come from.
+/// A source of chunks.
 pub(crate) trait Origin: Sync {
-    /// What the file that speaks of it is called; none if nothing can be kept.
+    /// The name of the file that keeps the index of this origin; none if nothing can be kept.
     fn file_name(&self) -> Option<String>;
-    /// Whether a file with this mark means the chunks that have these ids now.
+    /// True if the ids in a file with this mark still stand for the same chunks of the origin.
     fn recognises(&self, owner: &RepositoryId, mark: &[u8]) -> Result<bool, BackupError>;
     /// The mark of a file that is about to be written for the repository `owner`.
     fn mark(&self, owner: &RepositoryId) -> Result<Vec<u8>, BackupError>;
-    /// Which of its chunks have these names.
+    /// Finds which of its chunks have these names.
     fn find(&self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, BackupError>;
 }
 
-/// Of a store a token is left in it whenever a file is written.
+/// The mark of a store is a token that is left in it whenever a file is written.
 impl Origin for Moment {
     fn file_name(&self) -> Option<String> {
         self.store().id().map(|id| format!("known-{id}"))
@@ -77,16 +77,16 @@ impl Origin for Moment {
     }
 }
 
-/// What is known of the origin's chunks in the repository.
+/// The origin's chunks that the repository has, and their addresses.
 #[derive(Default)]
 pub(crate) struct Known {
     /// Index objects that were looked through.
     indexes: BTreeSet<ObjectId>,
-    /// Those of them that this client put, and no record names yet.
+    /// The index objects of those that this client put, and no record names yet.
     pending: BTreeSet<ObjectId>,
     /// Condemned packs, whose chunks were left out.
     without: BTreeSet<ObjectId>,
-    /// From the origin's ids to addresses: what this client wrote or verified.
+    /// The map from the origin's ids to addresses, of chunks that this client wrote or verified.
     sure: Translation,
     /// The same, of what others wrote.
     unsure: Translation,
@@ -94,8 +94,8 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// What is known now of all chunks of `origin`. Cost: nothing if no other client did anything;
-    /// else what is new to this one.
+    /// Opens the index of all chunks of `origin`, brought up to date. Cost: nothing if no other
+    /// client did anything; else what is new to this one.
     pub(crate) fn open(
         reader: &Reader<'_>,
         origin: &dyn Origin,
@@ -110,7 +110,7 @@ impl Known {
         Ok(known)
     }
 
-    /// What was known the last time, as far as it still holds.
+    /// The index that was saved the last time, as far as it still holds.
     pub(crate) fn believed(
         reader: &Reader<'_>,
         origin: &dyn Origin,
@@ -150,7 +150,7 @@ impl Known {
         usable(state).try_for_each(|index| self.look_through(reader, origin, index))
     }
 
-    /// Whether all that it speaks of is still there to be built on.
+    /// True if everything that it relies upon is still there and not condemned.
     fn holds(&self, reader: &Reader<'_>, state: &State) -> Result<bool, BackupError> {
         let usable: BTreeSet<ObjectId> = usable(state).collect();
         let gone = self
@@ -317,7 +317,7 @@ impl Known {
             .for_each(|(own, there, len)| self.sure.insert(*own, *there, *len));
     }
 
-    /// Lets `twin`, which has the content of `like`, stand for the same.
+    /// Gives `twin`, which has the content of `like`, the same address.
     pub(crate) fn set_alike(&mut self, twin: ChunkId, like: ChunkId) {
         if let Some((there, _)) = self.sure.get(like, 1) {
             self.sure.insert(twin, there, 1);
@@ -389,7 +389,7 @@ impl Known {
         bytes
     }
 
-    /// What a file says, if it is whole and speaks of `origin` as it is.
+    /// Reads a saved index; none unless the file is whole and speaks of `origin` as it is.
     fn read(
         path: &Path,
         origin: &dyn Origin,
@@ -480,7 +480,7 @@ fn condemned_packs(state: &State) -> BTreeSet<ObjectId> {
     packs.collect()
 }
 
-/// Whether index objects that an interrupted push left, and the packs that they speak of, are there
+/// True if index objects that an interrupted push left, and the packs that they speak of, are there
 /// and not condemned. No collection that this session did not see can take them: it waits for this
 /// session.
 fn is_whole(reader: &Reader<'_>, state: &State, open: &[&ObjectId]) -> Result<bool, BackupError> {
@@ -512,7 +512,7 @@ fn is_whole(reader: &Reader<'_>, state: &State, open: &[&ObjectId]) -> Result<bo
     Ok(true)
 }
 
-/// What stands between magic and checksum of a file that is whole.
+/// The bytes between magic and checksum of a file that is whole.
 fn whole_body(path: &Path) -> Option<Vec<u8>> {
     let len = fs::metadata(path).ok()?.len();
     let mut bytes = if len <= FILE_LEN_MAX {

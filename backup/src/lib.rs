@@ -1,14 +1,15 @@
-//! Repositories: whole trees of images on a folder or in an object store, incrementally, with no
-//! server of ours.
+//! Repositories: incremental backups of whole trees of images to a folder or an object store, with
+//! no server of ours.
 //!
-//! A repository is a set of *objects* that are put once under new names and never changed. What it
-//! holds is told by its *journal*: a few small records, each written last, after everything that it
+//! A repository is a set of *objects* that are put once under new names and never changed. Its
+//! state is told by its *journal*: a few small records, each written last, after everything that it
 //! refers to. So a crash leaks objects, and never leaves a name without its thing.
 //!
 //! ```text
 //! vellum.repository            what this is: format, identity, whether it is encrypted
 //! keys/ID                      the master key, wrapped for one passphrase or key file
-//! packs/XX/ID                  chunks: frames, each compressed and sealed by itself, one after the other
+//! packs/XX/ID                  chunks: frames, each compressed and sealed by itself, one after the
+//!                              other
 //! index/ID                     which chunks are in which frame of which pack, and their names
 //! maps/ID                      what layers say of their positions
 //! journal/COUNTER-ID           what was pushed, forgotten, collected: see `record`
@@ -26,10 +27,10 @@
 //! relative to another content. What people see are *points*: an image, or a snapshot of it, as it
 //! was when it was pushed.
 //!
-//! **Rooms.** `objects` is where bytes are; `seal` is who may read them; `format` is how they are
-//! written; `record` and `journal` decide what a repository holds, who may still write and what can
-//! go (pure); `repository` is the door; `catalog` finds chunks; `push`, `pull`, `restore`,
-//! `forget`, `prune`, `verify`, `copy`, `diff` and `stream` do what their names say.
+//! **Modules.** `objects` stores bytes; `seal` encrypts and authenticates them; `format` encodes
+//! them; `record` and `journal` decide what a repository holds, which sessions may still write and
+//! what can go (pure); `repository` opens one; `catalog` finds chunks; `push`, `pull`, `restore`,
+//! `forget`, `prune`, `verify`, `copy`, `diff` and `stream` are the commands of these names.
 //!
 //! # What this does not do
 //!

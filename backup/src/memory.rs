@@ -1,8 +1,9 @@
-//! What a client remembers of a repository: which one a place held, the ends of the journal that it
-//! saw last, and copies of records.
+//! Client state: the repository that a place held, the ends of the journal that were seen last, and
+//! copies of records.
 //!
 //! ```text
-//! STATE/places/HASH.json           which repository was at that place, and whether it was encrypted; HASH is of the place's description
+//! STATE/places/HASH.json           which repository was at that place, and whether it was
+//!                                  encrypted; HASH is of the place's description
 //! STATE/REPOSITORY/seen.json       the ends of its journal
 //! CACHE/REPOSITORY/journal/NAME    records as they are stored
 //! ```
@@ -19,7 +20,7 @@ use crate::journal::{Journal, RecordName, Remembered};
 use crate::objects::ObjectId;
 use crate::repository::ClientFolders;
 
-/// What a client remembers of one repository.
+/// The client's files about one repository.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientMemory {
     folders: ClientFolders,
@@ -174,7 +175,7 @@ impl ClientMemory {
     }
 }
 
-/// Whether a file has to survive a loss of power.
+/// The durability of a file: whether it must survive a loss of power.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sync {
     None,

@@ -1,9 +1,10 @@
 //! Pull: points of a repository become images of a store, with their snapshots, modes, origins and
 //! machines.
 //!
-//! Contents that the store has are used as they are, by their identity; chunks that it has are not
-//! fetched, by their names. Chunks come in the order of their addresses, which is the order in
-//! which they first came, so that what is pulled lies in a store as it did in the first.
+//! Contents that the store has already, by their identity, are used as they are; chunks that it has
+//! already, by their names, are not fetched. Chunks are fetched in the order of their addresses,
+//! which is the order in which they were first pushed, so that a pulled image lies in this store as
+//! it did in the first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::mpsc::sync_channel;
@@ -34,15 +35,15 @@ const NAMES_TOGETHER: usize = 4096;
 /// An image to make: one point for what it shows, and those that become its snapshots.
 #[derive(Clone, Debug)]
 pub struct PullImage {
-    /// What it will be called.
+    /// The image's name in the store.
     pub name: Name,
-    /// What it shows.
+    /// The point whose content it gets.
     pub state: Point,
-    /// What become its snapshots, the oldest first.
+    /// The points that become its snapshots, the oldest first.
     pub snapshots: Vec<Point>,
 }
 
-/// What to pull.
+/// The points and machines to pull, and how.
 #[derive(Clone, Debug, Default)]
 pub struct PullRequest {
     /// The images.
@@ -55,7 +56,7 @@ pub struct PullRequest {
     pub verify: bool,
 }
 
-/// What a pull did.
+/// The result of a pull.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PullReport {
     /// The images that were made.
@@ -64,7 +65,7 @@ pub struct PullReport {
     pub contents: (u64, u64),
     /// Chunks that were fetched, and that were there.
     pub chunks: (u64, u64),
-    /// Of those that were there: chunks that were damaged, and are whole again for every image that
+    /// The damaged chunks among those that were there, which are whole again for every image that
     /// has them.
     pub chunks_healed: u64,
     /// Machine snapshots that were left out because something that they keep is not in the
@@ -73,8 +74,7 @@ pub struct PullReport {
 }
 
 impl PullRequest {
-    /// All points that `wanted` takes, as the images that they were: `renamed` says what each is to
-    /// be called.
+    /// All points that `wanted` takes, as the images that they were: `renamed` gives each its name.
     pub fn of(
         reader: &Reader<'_>,
         wanted: impl Fn(&Point) -> bool,
@@ -126,7 +126,7 @@ fn name(text: &str) -> Result<Name, BackupError> {
 }
 
 /// Takes what `request` names into `store`. Nothing can be seen of it before all of it is durable;
-/// then all at once. Damage is told with the points that it hits.
+/// then all at once. Damage is reported with the points that it hits.
 pub fn pull(
     reader: &Reader<'_>,
     store: &Store,
@@ -185,8 +185,8 @@ fn take(
     })
 }
 
-/// Which of the contents that `wanted` are relative to the store shows. One of which something
-/// cannot be read counts only if the repository does not have it itself.
+/// Finds which of the contents that `wanted` are relative to the store shows already. One of which
+/// something cannot be read counts only if the repository does not have it itself.
 fn contents_there(
     reader: &Reader<'_>,
     receipt: &mut Receipt<'_>,
@@ -229,7 +229,7 @@ fn content_of(point: &Point) -> Result<ContentId, BackupError> {
     ContentId::parse(&point.content).ok_or_else(unknown)
 }
 
-/// The contents of `wanted` that are not `there`, each after those that it is told relative to.
+/// The contents of `wanted` that are not `there`, each after those that it is relative to.
 fn views<'r>(
     reader: &'r Reader<'r>,
     wanted: &[ContentId],
@@ -264,8 +264,8 @@ fn layer_of(
     })
 }
 
-/// Which of the store's ids stand for the addresses that `views` name: of chunks that are there, or
-/// were fetched.
+/// Maps the addresses that `views` name to the store's ids of those chunks: of chunks that are
+/// there, or were fetched.
 fn chunks(
     reader: &Reader<'_>,
     receipt: &mut Receipt<'_>,
@@ -344,7 +344,7 @@ fn fetch(
     })
 }
 
-/// Those chunks of some frames that are wanted, with their addresses.
+/// The wanted chunks of some frames, with their addresses.
 fn verified(
     reader: &Reader<'_>,
     group: &[crate::catalog::Place],

@@ -1,9 +1,9 @@
-//! What a content shows, out of a repository: its maps laid over each other, and the chunks that
-//! they name.
+//! Reads the disk content of a repository's contents: their maps laid over each other, and the
+//! chunks that they name.
 //!
-//! It knows no store. Addresses are [`ChunkId`]s as the catalog numbers them, so pages are a
-//! store's pages. A collection may move what is being read: an object that is missing is looked for
-//! once more after the journal was read again.
+//! It does not know the store. Addresses are [`ChunkId`]s as the catalog numbers them, so pages are
+//! a store's pages. A collection may move objects during a read: if one is missing, the journal is
+//! read again and the lookup repeated once.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -42,10 +42,10 @@ const CHAIN_LEN_MAX: usize = 1 << 20;
 /// The pages of a blob.
 type Pages = Arc<Vec<(PageIndex, Page)>>;
 
-/// How frames of one pack are read.
+/// Reads frames of one pack.
 type ReadFrames<'f, T> = dyn Fn(&[Place]) -> Result<Vec<T>, CatalogError> + 'f;
 
-/// What may be kept of what was read. Lengths are in bytes.
+/// Cache limits of a reader. Lengths are in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheLimits {
     /// Parts of packs and maps as they are stored, in the client's folder, for each repository;
@@ -71,7 +71,7 @@ pub struct Reader<'r> {
     blobs: Arc<Cache<(ObjectId, u64), Pages, ByRuns>>,
 }
 
-/// What a reader holds, for another one of the same repository.
+/// The caches of a reader, for another one of the same repository.
 pub(crate) struct Held {
     catalog: Arc<Catalog>,
     blobs: Arc<Cache<(ObjectId, u64), Pages, ByRuns>>,
@@ -80,7 +80,7 @@ pub(crate) struct Held {
 /// One content.
 pub struct ContentView<'r> {
     reader: &'r Reader<'r>,
-    /// What it shows.
+    /// The content that it shows.
     pub id: ContentId,
     /// Its length in bytes.
     pub len: u64,
@@ -102,7 +102,7 @@ impl Weighter<(ObjectId, u64), Pages> for ByRuns {
     }
 }
 
-/// What a reading of the repository met.
+/// A failure met while reading the repository.
 pub(crate) enum Fault {
     /// An object is gone: it may have been moved.
     Missing(BackupError),
@@ -125,8 +125,8 @@ impl<'r> Reader<'r> {
         Self::over(repository, Self::new_catalog(repository))
     }
 
-    /// The same for whoever reads here and there for long, within `limits`: what was fetched stays
-    /// in the client's folder.
+    /// The same for a random-access reader that lives long, within `limits`: fetched parts stay in
+    /// the client's folder.
     #[must_use]
     pub(crate) fn for_guests(repository: &'r Repository, limits: CacheLimits) -> Self {
         let folder = repository.cache_folder().filter(|_| limits.disk_len > 0);
@@ -155,7 +155,7 @@ impl<'r> Reader<'r> {
         )
     }
 
-    /// What it holds.
+    /// Its caches, shared.
     pub(crate) fn held(&self) -> Held {
         Held {
             catalog: Arc::clone(&self.catalog),
@@ -178,7 +178,7 @@ impl<'r> Reader<'r> {
         self.repository
     }
 
-    /// Where chunks are.
+    /// The chunk index.
     #[must_use]
     pub fn catalog(&self) -> &Arc<Catalog> {
         &self.catalog
@@ -224,7 +224,7 @@ impl<'r> Reader<'r> {
         }
     }
 
-    /// Refuses to go on if an index object is damaged: for whoever builds on what is there.
+    /// Refuses to go on if an index object is damaged: for a session that builds on what is there.
     pub fn refuse_lost_indexes(&self) -> Result<(), BackupError> {
         self.catalog
             .lost_index()
@@ -424,7 +424,7 @@ impl<'r> Reader<'r> {
             }
             match groups.last_mut() {
                 Some(group) if group.len() < FRAMES_TOGETHER && group[0].pack == place.pack => {
-                    group.push(place)
+                    group.push(place);
                 }
                 _ => groups.push(vec![place]),
             }
@@ -514,7 +514,7 @@ impl<'r> Reader<'r> {
         let mut wanted = IdSet::new();
         for place in places {
             let first = crate::format::address(place.segment, place.first);
-            // What is dead may be gone by now, and is not missed.
+            // Dead chunks may be gone by now, and are not missed.
             let present = place.presence.offsets().map(|at| first.advance(at.into()));
             present
                 .filter(|address| self.catalog.locate(*address).is_some())
@@ -537,7 +537,7 @@ impl<'r> Reader<'r> {
         Ok(frames)
     }
 
-    /// Does `read`; if an object is gone, once more after reading the journal again.
+    /// Runs `read`; if an object is gone, once more after reading the journal again.
     pub(crate) fn again_if_missing<T>(
         &self,
         read: impl Fn() -> Result<T, BackupError>,
@@ -582,7 +582,7 @@ impl<'r> Reader<'r> {
 }
 
 impl ContentView<'_> {
-    /// How many positions of the base can be seen.
+    /// The number of positions at which the base is visible.
     #[must_use]
     pub fn base_visible(&self) -> u64 {
         self.chain
@@ -593,14 +593,14 @@ impl ContentView<'_> {
             .unwrap_or(0)
     }
 
-    /// What it is relative to, and so on down to the base: this content first.
+    /// This content, then its parent, and so on down to the base.
     pub fn contents(&self) -> impl Iterator<Item = ContentId> + '_ {
         self.chain
             .iter()
             .filter_map(|content| ContentId::parse(&content.id))
     }
 
-    /// The pages that may say something, inside the disk. Cost: fetching the maps that are not in
+    /// The pages inside the disk that may have entries. Cost: fetching the maps that are not in
     /// memory.
     pub fn pages(&self) -> Result<PageSet, BackupError> {
         let mut all = Vec::with_capacity(self.chain.len());
@@ -616,8 +616,8 @@ impl ContentView<'_> {
         Ok(PageSet::union_of(&all).within(PageIndex(0), PageIndex(end)))
     }
 
-    /// What the maps down to the base say on page `index`; explicit zeros are kept if there is a
-    /// base.
+    /// The map page `index`, merged from the maps down to the base; explicit zeros are kept if
+    /// there is a base.
     pub fn page(&self, index: PageIndex) -> Result<Page, BackupError> {
         let (mut seen, mut visible) = (Page::new(), PAGE_SPAN);
         let first = page_start(index).0;

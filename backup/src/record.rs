@@ -9,9 +9,9 @@
 //! Records name the records that their writer had seen and nobody else had built on (`parents`), so
 //! together they are a graph whose every part holds the past it knew. Two processes that write at
 //! once make two ends; the next record has both as parents. Nothing depends on which came first:
-//! everything that a record says has a [`Stamp`] by which it is meant when it is taken back, so
-//! taking back what one has seen never takes back what another says anew. A record that stands for
-//! others says what they said under the stamps that it had there.
+//! every statement of a record has a [`Stamp`], which names it when it is taken back. So taking
+//! back a statement that one has seen never takes back the same statement made anew by another. A
+//! record that replaces others repeats their statements under the original stamps.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,10 +29,10 @@ pub struct Record {
     pub parents: Vec<String>,
     /// The session that wrote it.
     pub session: String,
-    /// Who it was, for people: host and command.
+    /// The writer, for people: host and command.
     pub writer: String,
-    /// When the writer's clock said it was, in milliseconds since 1970. For people; nothing is
-    /// decided by it.
+    /// The time by the writer's clock, in milliseconds since 1970. For people; nothing is decided
+    /// by it.
     pub time_ms: u64,
     /// New points.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -41,7 +41,7 @@ pub struct Record {
     /// built on it).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contents: Vec<Stamped<Content>>,
-    /// What points that other records made are called and marked with now.
+    /// New names and marks of points that other records made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub described: Vec<Stamped<Description>>,
     /// Machines as they were pushed.
@@ -53,13 +53,15 @@ pub struct Record {
     /// Points that are gone for good.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forgotten: Vec<Said>,
-    /// What a collection found that nothing needs: from here on nobody may build on it.
+    /// The marks of a collection, which condemn objects and contents that nothing needs: from here
+    /// on nobody may build on them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub marks: Vec<Mark>,
-    /// What has to end before a mark's things can go.
+    /// The sessions that have to end before a mark's things can be swept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits: Vec<Wait>,
-    /// What a collection takes away, for good: written before the first object is deleted.
+    /// The sweeps of a collection, which delete for good: written before the first object is
+    /// deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sweeps: Vec<Sweep>,
     /// Sessions that may not go on: what they write from here on does not count.
@@ -69,28 +71,29 @@ pub struct Record {
     /// be deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaces: Vec<String>,
-    /// What those stood for, shortened, so that what somebody saw long ago is not missed.
+    /// The records that those replaced in turn, shortened, so that a client that saw one long ago
+    /// does not miss it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub past: Option<Past>,
 }
 
-/// Who said something first, and where in the journal: what is said again by a record that stands
-/// for others keeps it.
+/// The session that made a statement first, and its place in the journal: a record that replaces
+/// others keeps the stamps of their statements.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     /// The counter of that record.
     pub counter: u64,
-    /// The session that wrote it. A session says of one thing one thing.
+    /// The session that wrote it. A session makes one statement about a thing.
     pub session: String,
 }
 
-/// Something with its stamp.
+/// A value with its stamp.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Stamped<T> {
-    /// What is said.
+    /// The statement.
     #[serde(flatten)]
     pub value: T,
-    /// None is the record's own: its counter and its session.
+    /// The stamp of an older record; none if it is the record's own: its counter and its session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stamp: Option<Stamp>,
 }
@@ -101,7 +104,7 @@ impl<T> From<T> for Stamped<T> {
     }
 }
 
-/// A point or a content as one session said it.
+/// A point or a content as one session stated it.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Said {
     /// The identity of the point, or the content.
@@ -110,10 +113,10 @@ pub struct Said {
     pub session: String,
 }
 
-/// What a record knows of records that are gone, because others stand for them.
+/// The replaced records that a record knows of.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Past {
-    /// Whatever has this counter or a smaller one, and is not there, was replaced.
+    /// The counter up to which a record that is not there was replaced.
     pub floor: u64,
     /// The first 16 digits of the ID of every other one.
     pub ids: Vec<String>,
@@ -133,7 +136,7 @@ pub struct Point {
     /// The snapshot's name and serial; none for the image's own state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotName>,
-    /// What it shows.
+    /// The content that it shows.
     pub content: String,
     /// Its length in bytes.
     pub len: u64,
@@ -142,18 +145,18 @@ pub struct Point {
     /// The image that this image was created from, `STORE-NUMBER`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
-    /// When the snapshot was taken, or the state pushed, in milliseconds since 1970.
+    /// The time when the snapshot was taken, or the state pushed, in milliseconds since 1970.
     pub time_ms: u64,
-    /// What people marked it with.
+    /// The tags that people gave it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Whether it was protected against deletion.
+    /// True if it was protected against deletion.
     #[serde(default)]
     pub pinned: bool,
 }
 
-/// What a point is called and marked with, where that changed after it was pushed. It makes no
-/// point and keeps none: whoever does not know of it sees the point as it was then.
+/// A point's name and marks, where they changed after it was pushed. It makes no point and keeps
+/// none: a reader that does not know of it sees the point as it was pushed.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Description {
     /// The point.
@@ -168,19 +171,19 @@ pub struct Description {
     /// The image that this image was created from, `STORE-NUMBER`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
-    /// When the snapshot was taken, or the state pushed: later than before if the image returned to
-    /// it from another one.
+    /// The time when the snapshot was taken, or the state pushed, in milliseconds since 1970: later
+    /// than before if the image returned to it from another one.
     pub time_ms: u64,
-    /// What people marked it with.
+    /// The tags that people gave it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Whether it is protected against deletion.
+    /// True if it is protected against deletion.
     #[serde(default)]
     pub pinned: bool,
 }
 
 impl Description {
-    /// What a point says of itself.
+    /// The description in a point itself.
     #[must_use]
     pub fn of(point: &Point) -> Self {
         Self {
@@ -198,7 +201,7 @@ impl Description {
         }
     }
 
-    /// The point with these words: what it shows, and which image's it is, stays.
+    /// The point with this description: its content, and its image, stay.
     #[must_use]
     pub fn applied(&self, point: &Point) -> Point {
         let snapshot = point.snapshot.as_ref().map(|snapshot| SnapshotName {
@@ -218,7 +221,7 @@ impl Description {
     }
 }
 
-/// What a snapshot is called.
+/// The name and serial of a snapshot.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct SnapshotName {
     /// Its name within its image.
@@ -227,17 +230,18 @@ pub struct SnapshotName {
     pub serial: u64,
 }
 
-/// What a disk shows, as a map relative to another content.
+/// The content of a disk, as a map relative to another content.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Content {
     /// Its identity.
     pub id: String,
-    /// The content to ask where this map is silent; none reads as zeros.
+    /// The content that shows where this map has no entry; none reads as zeros.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     /// Length in bytes.
     pub len: u64,
-    /// How many positions of the parent can be seen: from there on silence is zeros.
+    /// The number of positions at which the parent is visible: from there on a position without an
+    /// entry reads as zeros.
     pub parent_visible: u64,
     /// The chunk length in bytes: of all contents of a repository, as chosen when it was made.
     pub chunk_len: u32,
@@ -245,14 +249,14 @@ pub struct Content {
     pub parts: Vec<MapPart>,
 }
 
-/// Where some pages of a map are.
+/// The location of some pages of a map.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct MapPart {
     /// The first page in it, and the last.
     pub pages: (u64, u64),
     /// The object under `maps/`.
     pub object: String,
-    /// Where in that object, and how many bytes.
+    /// The offset of the part in that object and its length, both in bytes.
     pub range: (u64, u64),
 }
 
@@ -278,16 +282,17 @@ pub struct Machine {
 pub struct MachineSnapshot {
     /// Its name.
     pub name: String,
-    /// When, in milliseconds since 1970.
+    /// The time when it was taken, in milliseconds since 1970.
     pub time_ms: u64,
-    /// For each disk the image, the mode then, and the snapshot's serial if its content was kept.
+    /// The state of each disk: the image, its mode then, and the snapshot's serial if its content
+    /// was kept.
     pub disks: Vec<(String, String, Option<u64>)>,
     /// Its configuration file then, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<String>,
 }
 
-/// What a collection condemned.
+/// The objects and contents that a collection condemned.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Mark {
     /// The session of the collection: the mark's name.
@@ -308,8 +313,8 @@ pub struct Wait {
     pub sessions: Vec<String>,
 }
 
-/// What a collection takes away. The mark is done with: what it condemned and this does not name is
-/// as it was before.
+/// The objects and contents that a collection deletes. The mark is done with: what it condemned and
+/// this does not name is as it was before.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Sweep {
     /// The mark.
@@ -327,7 +332,7 @@ pub struct Fence {
     pub session: String,
     /// Its records that count.
     pub counted: Vec<String>,
-    /// Whether others of its records are void. If not yet, they are undecided until a record says
+    /// True if others of its records are void. If not yet, they are undecided until a record says
     /// so.
     pub decided: bool,
 }

@@ -1,5 +1,5 @@
-//! The door to a repository: making and opening one, its journal as it is now, and what this client
-//! remembers of it.
+//! Creating and opening a repository, its journal as last read, and what this client remembers of
+//! it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,32 +25,32 @@ const LISTINGS_MAX: usize = 5;
 /// Records fetched at once: more threads than requests in flight help nobody, fewer than this are
 /// fetched in turn.
 const FETCH_TOGETHER_MIN: usize = 8;
-/// The longest stored record: what a sealed record can be at most, and nothing that a listing says
-/// beyond it is believed.
+/// The longest stored record, in bytes: the limit of a sealed record; a greater length in a listing
+/// is not believed.
 const RECORD_LEN_MAX: u64 = 80 << 20;
 
-/// Where a client keeps things, if it may.
+/// The folders in which a client may keep files.
 #[derive(Clone, Debug, Default)]
 pub struct ClientFolders {
     /// Copies of what can be fetched again.
     pub cache: Option<PathBuf>,
-    /// What it has seen: losing it means that an exchanged or rolled back repository is believed
-    /// once.
+    /// The folder of the state that was seen: without it an exchanged or rolled back repository is
+    /// believed once.
     pub state: Option<PathBuf>,
 }
 
 /// The first key of a new repository.
 #[derive(Clone, Debug)]
 pub struct FirstKey {
-    /// What opens it.
+    /// The password or key file that opens it.
     pub opener: Opener,
-    /// What people call it.
+    /// The name that people gave it.
     pub label: String,
-    /// What a password costs to try.
+    /// The cost of trying a password.
     pub cost: PasswordCost,
 }
 
-/// Whether a repository may show less than this client has seen.
+/// The policy for a repository that shows less than this client has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rollback {
     /// It is refused.
@@ -142,7 +142,7 @@ impl Repository {
         Ok(Found { twice, file })
     }
 
-    /// What it holds, as far as this value knows.
+    /// The repository's state, as far as this value has read it.
     #[must_use]
     pub fn state(&self) -> Arc<State> {
         self.known().state
@@ -164,25 +164,26 @@ impl Repository {
         Ok(state)
     }
 
-    /// Where its objects are. What leads to chunks is put, read and deleted there with its copy.
+    /// The place of its objects. Objects that lead to chunks are put, read and deleted there with
+    /// their copies.
     #[must_use]
     pub fn objects(&self) -> &Arc<dyn Objects> {
         &self.objects
     }
 
-    /// The same, for whoever reads parts of objects, or looks at copies.
+    /// The same, for code that reads parts of objects, or looks at copies.
     #[must_use]
     pub fn twice(&self) -> &Twice {
         &self.twice
     }
 
-    /// What seals and opens its objects.
+    /// The sealer and opener of its objects.
     #[must_use]
     pub fn sealer(&self) -> &Arc<Sealer> {
         &self.sealer
     }
 
-    /// What it says of itself.
+    /// The repository's file.
     #[must_use]
     pub fn file(&self) -> &RepositoryFile {
         &self.file
@@ -194,7 +195,7 @@ impl Repository {
         self.file.id
     }
 
-    /// What people call its place.
+    /// The place, as shown to people.
     #[must_use]
     pub fn place(&self) -> String {
         self.objects.describe()
@@ -431,17 +432,17 @@ fn parse_record(plain: &[u8], name: &RecordName, object: &str) -> Result<Record,
     }
 }
 
-/// Why the journal could not be read.
+/// A failure to read the journal.
 enum ReadError {
-    /// A record that was listed is gone: somebody replaced it meanwhile.
+    /// A record that was listed is gone: a session replaced it meanwhile.
     Gone(ObjectError),
-    /// Something is missing that somebody knows of.
+    /// A record is missing that another record, or the client, knows of.
     Heads(HeadsError),
     Failed(BackupError),
 }
 
 impl ReadError {
-    /// Whether a later listing may be whole.
+    /// True if a later listing may be whole.
     fn may_pass(&self) -> bool {
         !matches!(self, Self::Failed(_))
     }

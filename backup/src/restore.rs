@@ -1,8 +1,8 @@
 //! Restore: one content of a repository becomes a raw file, or a stream. No store is needed.
 //!
-//! A file is written pack by pack: each frame is fetched once, decoded and verified on some core,
-//! and its chunks go wherever the disk has them. A stream takes a few pages at a time, in order;
-//! the next ones are read while it is written.
+//! A file is written pack by pack: each frame is fetched once, decoded and verified on any core,
+//! and each of its chunks is written wherever the disk has it. A stream is produced a few pages at
+//! a time, in order; the next pages are read while one is written.
 
 use std::collections::HashMap;
 use std::fs;
@@ -33,21 +33,21 @@ use crate::reader::{ContentView, Reader};
 /// while the next waits and another is read.
 const STREAM_WINDOW: u64 = 8;
 
-/// Where a restored disk goes.
+/// The target of a restore.
 pub enum RestoreTarget {
     /// A new file, which has its name only once it is whole and on disk. Zeros become holes. A link
     /// is followed, a block device written in place, a pipe filled.
     File {
         /// Its name.
         path: PathBuf,
-        /// Whether a file of that name may be replaced, or a device overwritten.
+        /// True if a file of that name may be replaced, or a device overwritten.
         overwrite: bool,
     },
     /// A stream, zeros and all.
     Stream(Box<dyn Write + Send>),
 }
 
-/// What a restore did.
+/// The result of a restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestoreReport {
     /// The disk's length.
@@ -73,8 +73,8 @@ struct Restorer<'a> {
     total: u64,
 }
 
-/// Writes `content` to `target`. Every chunk is held against its name before it is written; damage
-/// ends it without a file.
+/// Writes `content` to `target`. Every chunk is checked against its name before it is written;
+/// damage ends it without a file.
 pub fn restore(
     reader: &Reader<'_>,
     content: ContentId,
@@ -116,7 +116,7 @@ enum Goal {
     Device(PathBuf),
     File {
         place: FilePlace,
-        /// As the person wrote it.
+        /// The path as the user wrote it.
         path: PathBuf,
         overwrite: bool,
     },
@@ -325,7 +325,7 @@ impl Restorer<'_> {
             Ok(())
         };
         if let Err(error) = read() {
-            // Who does not listen has an error of their own.
+            // A receiver that hung up has an error of its own.
             drop(ready.send(Err(error)));
         }
     }

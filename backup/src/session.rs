@@ -1,5 +1,5 @@
-//! A process that changes a repository: it announces itself before it reads, and says what it did
-//! last. `journal` proves why that is enough.
+//! A session: one process's change of a repository. It announces itself before it reads the
+//! journal, and writes its record last. `journal` proves why that is enough.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::record::{RECORD_VERSION, Record};
 use crate::repository::Repository;
 use crate::seal::{SealError, SealedKind};
 
-/// What a session does.
+/// The operation of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SessionKind {
@@ -28,25 +28,25 @@ pub enum SessionKind {
     Prune,
 }
 
-/// Who it is, for people, and when.
+/// The writer and its clock.
 #[derive(Clone, Debug)]
 pub struct Writer {
     /// Host and command.
     pub name: String,
-    /// What the clock says, in milliseconds since 1970. Nothing is decided by it.
+    /// The time by the writer's clock, in milliseconds since 1970. Nothing is decided by it.
     pub time_ms: u64,
 }
 
-/// What a session's object says: for people, but for the kind.
+/// The content of a session's object: for people, except the kind.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct SessionFile {
     /// 1. Greater is a newer program's.
     pub version: u32,
-    /// What it does.
+    /// The operation.
     pub kind: SessionKind,
     /// Host and command.
     pub writer: String,
-    /// When it began, in milliseconds since 1970.
+    /// The time when it began, in milliseconds since 1970.
     pub time_ms: u64,
 }
 
@@ -55,7 +55,7 @@ pub struct SessionFile {
 pub struct OpenSession {
     /// Its name.
     pub id: SessionId,
-    /// What it says of itself; none if that cannot be read.
+    /// The content of its object; none if that cannot be read.
     pub file: Option<SessionFile>,
 }
 
@@ -92,12 +92,12 @@ pub struct Session<'a> {
     is_over: bool,
 }
 
-/// What a session said, durably.
+/// A record that was put durably, and counts.
 #[derive(Clone, Debug)]
 pub struct Committed {
     /// The record.
     pub record: RecordName,
-    /// What the repository holds with it.
+    /// The state of the repository with it.
     pub state: Arc<State>,
 }
 
@@ -134,7 +134,8 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
-    /// What the repository held when this session began, and after each of its records.
+    /// The state of the repository as this session read it last: at its beginning, after each of
+    /// its records, and at [`Session::refuse_fenced`].
     #[must_use]
     pub fn state(&self) -> &Arc<State> {
         &self.state
@@ -152,9 +153,9 @@ impl<'a> Session<'a> {
         self.id
     }
 
-    /// Says what was done: what `record` names must be durable. Names, counter and parents are
-    /// filled in. If this returns, it counts for ever; [`BackupError::Fenced`] says that it does
-    /// not; [`BackupError::Uncertain`] that nobody can know yet.
+    /// Commits a record: what it names must be durable. Names, counter and parents are filled in.
+    /// If this returns, it counts for ever; [`BackupError::Fenced`] says that it does not;
+    /// [`BackupError::Uncertain`] that nobody can know yet.
     pub fn commit(&mut self, record: Record) -> Result<Committed, BackupError> {
         assert!(
             !self.stays && !self.is_over,
@@ -202,7 +203,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether the record that was just put counts: only a listing after that can tell.
+    /// Checks that the record that was just put counts: only a listing after that can tell.
     fn check(&mut self, name: RecordName) -> Result<Committed, BackupError> {
         self.state = self.repository.refresh()?;
         self.stays = false;
@@ -218,7 +219,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Whether a record that counts stands for this one. It names only such as counted.
+    /// True if a record that counts replaces this one. Such a record names only records that
+    /// counted.
     fn is_replaced(&self, name: &RecordName) -> bool {
         let text = name.to_string();
         let journal = self.repository.journal();
@@ -237,7 +239,7 @@ impl<'a> Session<'a> {
         self.state.undecided().any(|undecided| undecided == session)
     }
 
-    /// Whether somebody fenced this session: to be asked before anything is done that cannot be
+    /// Fails if another session fenced this one: called before anything is done that cannot be
     /// undone.
     pub fn refuse_fenced(&mut self) -> Result<(), BackupError> {
         self.state = self.repository.refresh()?;
@@ -270,8 +272,8 @@ impl<'a> Session<'a> {
 impl Drop for Session<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            // Who drops a session has an error to tell already; one that stays announced only keeps
-            // collections waiting.
+            // The caller of a dropped session has an error already; a session that stays announced
+            // only keeps collections waiting.
             let _ = self.withdraw();
         }
     }

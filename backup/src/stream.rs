@@ -1,23 +1,23 @@
-//! Send and receive: points as one portable file that proves itself.
+//! Send and receive: points as one portable file with its own checksum.
 //!
-//! A stream is a repository of its own, of one push, with its objects one after the other as they
-//! were put. Whoever receives it reads to the end, holds all of it against the digest there, and
-//! only then opens it as the repository that it is: whatever is damaged or cut off is refused with
-//! nothing done. Of an increment the contents that the receiver must have are named in its record
-//! only, as what others are told relative to.
+//! A stream is a repository of its own, made by one push, with its objects one after the other as
+//! they were put. The receiver reads it to the end, checks all of it against the digest there, and
+//! only then opens it as a repository: a damaged or truncated stream is refused before anything is
+//! changed. An incremental stream leaves out the contents that the receiver must have; its record
+//! names them as parents only.
 //!
 //! ```text
 //! Stream, version 1.
 //!
-//! offset  size    meaning                                                     guards against
-//! 0       8       "VlmStrm1"                                                  other files, newer streams
+//! offset  size    meaning                                      guards against
+//! 0       8       "VlmStrm1"                                   other files, newer streams
 //! …       …       objects in the order in which they were put, each:
 //!   2             length of its name in bytes, 1 to NAME_LEN_MAX (LE)
 //!   …             its name
 //!   8             length in bytes, at most OBJECT_LEN_MAX (LE)
 //!   …             its bytes
 //! …       2       zero: no more objects
-//! …       32      BLAKE3-256 of all bytes before                              damage, a lost end, bytes behind it
+//! …       32      BLAKE3-256 of all bytes before               damage, a lost end, bytes behind it
 //! ```
 
 use std::collections::BTreeMap;
@@ -47,7 +47,7 @@ const OBJECT_LEN_MAX: u64 = 128 << 20;
 /// of a hostile one.
 const OBJECT_COUNT_MAX: usize = 1 << 22;
 const DIGEST_LEN: usize = 32;
-/// What is copied at a time.
+/// The length of the copy buffer, in bytes.
 const COPY_LEN: usize = 256 << 10;
 
 /// A place that sends everything on as it comes. Small objects are kept, since they are asked for
@@ -66,7 +66,7 @@ struct Out {
 struct Incoming {
     file: File,
     places: BTreeMap<String, Range<u64>>,
-    /// What is put meanwhile: nothing but announcements, and nobody else sees them.
+    /// The objects that are put meanwhile: announcements only, and no other client sees them.
     kept: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
@@ -328,7 +328,7 @@ impl Incoming {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes of the file: no more than it has, so no more than somebody sent.
+    /// Bytes of the file: no more than it has, so no more than were sent.
     fn read(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let read = self.file.read_exact_at(&mut bytes, range.start);

@@ -1,5 +1,5 @@
-//! From chunk ids to others, as runs: what a store calls its chunks, and what a repository calls
-//! the same.
+//! A map of chunk ids, stored as runs: from the ids of one side (a store) to those of the other (a
+//! repository), for the same chunks.
 //!
 //! Memory: about 60 bytes a run. Chunks that arrived together on one side mostly did so on the
 //! other; at the worst each chunk is a run.
@@ -8,24 +8,24 @@ use std::collections::BTreeMap;
 
 use vellum_core::units::ChunkId;
 
-/// Which id stands for which.
+/// The id on the other side for each chunk id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Translation {
-    /// By the first id: what stands for it, and for how many the distance holds. They do not
-    /// overlap.
+    /// The runs, by the first id: the id that stands for it, and the number of ids at the same
+    /// distance. They do not overlap.
     runs: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Translation {
-    /// What stands for `from`, and for how many ids from there on the distance holds, `count` at
-    /// most.
+    /// The id that stands for `from`, and the number of ids from there on at the same distance,
+    /// `count` at most.
     pub(crate) fn get(&self, from: ChunkId, count: u64) -> Option<(ChunkId, u64)> {
         let (first, (to, len)) = self.runs.range(..=from.0).next_back()?;
         let skipped = from.0 - first;
         (skipped < *len).then(|| (ChunkId(to + skipped), (len - skipped).min(count)))
     }
 
-    /// How many ids from `from` on have no translation, `count` at most.
+    /// The number of ids from `from` on that have no translation, `count` at most.
     pub(crate) fn gap(&self, from: ChunkId, count: u64) -> u64 {
         if self.get(from, 1).is_some() {
             return 0;
@@ -36,7 +36,7 @@ impl Translation {
             .map_or(count, |(next, _)| (next - from.0).min(count))
     }
 
-    /// Lets `count` ids from `to` on stand for those from `from` on. What has a translation keeps
+    /// Maps the `count` ids from `from` on to those from `to` on. Ids that have a translation keep
     /// it.
     pub(crate) fn insert(&mut self, mut from: ChunkId, mut to: ChunkId, mut count: u64) {
         while count > 0 {
@@ -66,7 +66,7 @@ impl Translation {
         }
         match self.runs.range_mut(..from).next_back() {
             Some((first, (start, before))) if first + *before == from && *start + *before == to => {
-                *before += len
+                *before += len;
             }
             _ => _ = self.runs.insert(from, (to, len)),
         }
@@ -79,7 +79,7 @@ impl Translation {
             .map(|(from, (to, len))| (ChunkId(*from), ChunkId(*to), *len))
     }
 
-    /// How many runs there are.
+    /// The number of runs.
     pub(crate) fn run_count(&self) -> usize {
         self.runs.len()
     }

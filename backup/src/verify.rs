@@ -1,8 +1,8 @@
-//! Whether everything is what it must be: every point's contents, maps and places of chunks; if
-//! wanted, every chunk itself.
+//! Verification of a repository: every point's contents, maps and places of chunks; if wanted,
+//! every chunk itself.
 //!
-//! What is found names the object, and the points that need it. Nothing is changed, but that
-//! objects are mended from their copies if that is wanted.
+//! Each finding names the object, and the points that need it. Nothing is changed, except that
+//! objects are repaired from their copies if that is wanted.
 
 mod copies;
 
@@ -29,19 +29,19 @@ use crate::seal::SealError;
 /// Frames that are read together: 16 MiB of plain chunks.
 const FRAMES_AT_ONCE: usize = 128;
 
-/// How much is looked at.
+/// The extent of a verification.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct VerifyOptions {
-    /// Whether chunks are read and held against their names.
+    /// Read chunks and check them against their names.
     pub read_data: bool,
-    /// Only the `.0`th of `.1` parts of the packs, counted from one: all parts together are all
-    /// packs.
+    /// The share of the packs to read: only the `.0`th of `.1` parts, counted from one; all parts
+    /// together are all packs.
     pub subset: Option<(u32, u32)>,
-    /// Whether an object of which only the copy is whole is written anew, and the other way round.
+    /// Write an object anew if only its copy is whole, and the other way round.
     pub repair: bool,
 }
 
-/// What was looked at, and what is wrong.
+/// The result of a verification.
 #[derive(Clone, Debug, Default)]
 pub struct VerifyReport {
     /// Points that were followed.
@@ -52,20 +52,20 @@ pub struct VerifyReport {
     pub packs_read: u64,
     /// Bytes of them.
     pub read_len: u64,
-    /// What is wrong. If all data was read and there is nothing here, every point restores.
+    /// The damage. If all data was read and there is nothing here, every point restores.
     pub findings: Vec<Finding>,
 }
 
-/// Something that is not what it must be.
+/// A damaged or missing object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The object, and where in it.
     pub object: String,
-    /// What is wrong.
+    /// The damage.
     pub reason: String,
     /// The IDs of the points that need it.
     pub points: Vec<String>,
-    /// Whether it is what it must be again.
+    /// True if it was repaired.
     pub is_mended: bool,
 }
 
@@ -115,12 +115,13 @@ fn proceed(watch: &dyn Watch, done: u64, total: u64) -> Result<(), BackupError> 
     }
 }
 
-/// What is known so far. Wrong things are named with the contents that need them.
+/// The state of a running verification. Damage is recorded with the contents that need the damaged
+/// object.
 struct Check<'a> {
     repository: &'a Repository,
     catalog: Catalog,
     lengths: BTreeMap<ObjectName, u64>,
-    /// Of their copies.
+    /// The lengths of their copies.
     copies: BTreeMap<ObjectName, u64>,
     wrong: BTreeMap<(String, String), BTreeSet<String>>,
     mended: BTreeSet<String>,
@@ -205,7 +206,8 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Those whose own key it is cannot open the repository; what others need is not hit.
+    /// Checks the key objects. A damaged one shuts out only those whose own key it is, so no point
+    /// is affected.
     fn keys(&mut self) -> Result<(), BackupError> {
         for (name, _) in self.repository.list(ObjectKind::Key)? {
             if let Some((object, reason)) = self.misnamed(&name)? {
@@ -215,8 +217,8 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// What is wrong with an object as a whole. One that is gone was replaced a moment ago, or is
-    /// told by who needs it.
+    /// The damage to an object as a whole. One that is gone was replaced a moment ago, or is
+    /// reported where it is needed.
     fn misnamed(&self, name: &ObjectName) -> Result<Option<(String, String)>, BackupError> {
         let object = name.to_string();
         match damage(
@@ -232,7 +234,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Whether each point's contents lead down to one that stands on nothing, and make sense
+    /// Checks that each point's contents lead down to one without a parent, and make sense
     /// together.
     fn chains(&mut self, state: &State, needed: &Needed<'_>) -> Result<(), BackupError> {
         let reader = Reader::new(self.repository);
@@ -244,7 +246,7 @@ impl<'a> Check<'a> {
             let Err((object, reason)) = damage(reader.content(id).map(drop))? else {
                 continue;
             };
-            // What nobody says is told already.
+            // A content that no record describes was reported already.
             if !needed
                 .missing
                 .iter()
@@ -256,7 +258,7 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Whether maps objects are what they are named after, also where no map stands.
+    /// Checks that maps objects have the bytes that they are named after, also where no map stands.
     fn maps(&mut self, needed: &Needed<'_>) -> Result<(), BackupError> {
         for name in needed.maps() {
             if let Some((object, reason)) = self.misnamed(&name)? {
@@ -336,8 +338,8 @@ impl<'a> Check<'a> {
         );
     }
 
-    /// What is wrong with an object whose first `end` bytes are needed, as far as listings tell:
-    /// nothing if its copy has them.
+    /// The damage, by the listings, to an object whose first `end` bytes are needed: none if its
+    /// copy has them.
     fn lacks(&self, object: &str, end: u64) -> Option<&'static str> {
         let name = ObjectName::parse(object);
         let copy_len = name.and_then(|name| self.copies.get(&name));
@@ -425,7 +427,8 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Which contents need the frames that are bad. Reads the maps again, only if there are any.
+    /// Finds the contents that need the damaged frames. Reads the maps again, only if there are
+    /// any.
     fn find_readers(&mut self, needed: &Needed<'_>) -> Result<(), BackupError> {
         let bad = std::mem::take(&mut self.bad_frames);
         for (object, reason) in bad.values() {

@@ -1,4 +1,5 @@
-//! How much is read when not everything is. That clean means whole is argued in `tests/damage`.
+//! Compares the amount of reading of a partial verification with that of a full one. `tests/damage`
+//! argues that a clean verification means whole points.
 
 use std::sync::Arc;
 

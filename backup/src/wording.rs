@@ -1,10 +1,11 @@
-//! How records write what has no digits: modes, configuration files.
+//! Base64 and words in records, for values without a form of their own in JSON: modes and
+//! configuration files.
 
 use vellum_core::tree::Mode;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// The modes and their words.
+/// The modes and their names in records.
 const MODES: [(Mode, &str); 7] = [
     (Mode::Normal, "normal"),
     (Mode::Immutable { autoreset: true }, "immutable"),

@@ -1,8 +1,9 @@
-//! The bytes of every encoding of a repository, kept in `golden/` for ever: what was written once must be read by every later version, and
-//! what is written now must not change by accident.
+//! The bytes of every encoding of a repository, kept in `golden/` for ever: what was written once
+//! must be read by every later version, and what is written now must not change by accident.
 //!
-//! What is sealed begins with random bytes, so of that only the reading is held. A new version of an encoding adds files and takes none
-//! away. `cargo test --release --workspace --test golden -- --ignored` writes files that are missing, and no other.
+//! What is sealed begins with random bytes, so of that only the reading is held. A new version of
+//! an encoding adds files and takes none away. `cargo test --release --workspace --test golden --
+//! --ignored` writes files that are missing, and no other.
 
 #[path = "../../core/tests/golden/files.rs"]
 mod files;
@@ -166,7 +167,7 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     frames.chain(maps).chain(others).collect()
 }
 
-/// What has random bytes in it: names with what could be written today.
+/// Encodings with random bytes in them: names with what could be written today.
 fn sealed() -> Vec<(&'static str, Vec<u8>)> {
     let secrets = Secrets::generate().expect("random bytes");
     let key = |opener| {

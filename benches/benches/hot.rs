@@ -23,7 +23,7 @@ fn hashing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("hash");
     group.throughput(Throughput::Bytes(disk.len() as u64));
     group.bench_function("batch", |bencher| {
-        bencher.iter(|| hash_chunks(black_box(&chunks)))
+        bencher.iter(|| hash_chunks(black_box(&chunks)));
     });
     group.bench_function("one by one", |bencher| {
         bencher.iter(|| {
@@ -31,7 +31,7 @@ fn hashing(criterion: &mut Criterion) {
                 .iter()
                 .map(|chunk| ChunkHash::of(chunk))
                 .collect::<Vec<_>>()
-        })
+        });
     });
     let zeros = vec![0; disk.len()];
     group.bench_function("zero test of zeros", |bencher| {
@@ -64,13 +64,13 @@ fn maps(criterion: &mut Criterion) {
     let bytes = lower.encode(LayerId(1), PageIndex(2));
     let mut group = criterion.benchmark_group("page");
     group.bench_function("overlay", |bencher| {
-        bencher.iter(|| black_box(&upper).over(black_box(&lower), PAGE_SPAN))
+        bencher.iter(|| black_box(&upper).over(black_box(&lower), PAGE_SPAN));
     });
     group.bench_function("encode 200 runs", |bencher| {
-        bencher.iter(|| black_box(&lower).encode(LayerId(1), PageIndex(2)))
+        bencher.iter(|| black_box(&lower).encode(LayerId(1), PageIndex(2)));
     });
     group.bench_function("decode 200 runs", |bencher| {
-        bencher.iter(|| Page::decode(LayerId(1), PageIndex(2), black_box(&bytes)))
+        bencher.iter(|| Page::decode(LayerId(1), PageIndex(2), black_box(&bytes)));
     });
     group.finish();
 }
@@ -82,7 +82,7 @@ fn frames(criterion: &mut Criterion) {
     );
     let bytes = header.encode();
     criterion.bench_function("frame header decode", |bencher| {
-        bencher.iter(|| FrameHeader::decode(ChunkId(0), black_box(&bytes)))
+        bencher.iter(|| FrameHeader::decode(ChunkId(0), black_box(&bytes)));
     });
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = new_store(&folder.path().join("store"));
@@ -99,13 +99,13 @@ fn frames(criterion: &mut Criterion) {
     criterion.bench_function("read 4 KiB at random, mostly cold", |bencher| {
         bencher.iter(|| {
             disk.read_at(&mut buffer, random.u64(..len as u64 / 4096) * 4096)
-                .expect("sound")
+                .expect("sound");
         });
     });
     criterion.bench_function("read 4 KiB at random, warm", |bencher| {
         bencher.iter(|| {
             disk.read_at(&mut buffer, random.u64(..4096) * 4096)
-                .expect("sound")
+                .expect("sound");
         });
     });
 }
@@ -151,7 +151,7 @@ fn dedup(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What a guest does most, without a protocol around it.
+/// Benchmarks the most frequent requests of a guest, without a protocol around them.
 fn guests(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = new_store(&folder.path().join("store"));
@@ -176,7 +176,7 @@ fn guests(criterion: &mut Criterion) {
             |bencher| {
                 bencher.iter(|| {
                     live.read_at(&mut buffer, random.u64(..len as u64 / 4096) * 4096)
-                        .expect("sound")
+                        .expect("sound");
                 });
             },
         );
@@ -200,7 +200,8 @@ fn guests(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What a push and a restore do with every frame beside reading and writing it.
+/// Benchmarks the sealing of a push and the opening of a restore: the work on every frame beside
+/// reading and writing it.
 fn sealing(criterion: &mut Criterion) {
     let id = RepositoryId([7; 16]);
     let secrets = Secrets::generate().expect("random bytes");
@@ -216,10 +217,10 @@ fn sealing(criterion: &mut Criterion) {
             .seal_part(SealedKind::Pack, &body)
             .expect("short enough");
         group.bench_function(format!("seal 64 KiB, {what}"), |bencher| {
-            bencher.iter(|| sealer.seal_part(SealedKind::Pack, &body))
+            bencher.iter(|| sealer.seal_part(SealedKind::Pack, &body));
         });
         group.bench_function(format!("open 64 KiB, {what}"), |bencher| {
-            bencher.iter(|| sealer.open_part(SealedKind::Pack, &part))
+            bencher.iter(|| sealer.open_part(SealedKind::Pack, &part));
         });
     }
     group.finish();

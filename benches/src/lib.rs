@@ -1,4 +1,4 @@
-//! What the benches share: disks made of chance, and stores in temporary folders.
+//! Shared parts of the benches: random disks, and stores in temporary folders.
 
 use std::fs;
 use std::path::Path;
@@ -107,7 +107,7 @@ pub fn deepen(store: &Store, image: ImageId, depth: u64) -> LiveDisk {
     live
 }
 
-/// How long `work` takes.
+/// The duration of `work`.
 pub fn timed<T>(work: impl FnOnce() -> T) -> Duration {
     let started = Instant::now();
     work();

@@ -1,4 +1,4 @@
-//! From the start of the process to its exit code.
+//! The run of the process, from its start to its exit code.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,7 +19,7 @@ use crate::session::Session;
 use crate::signals::Signals;
 use crate::suggestion;
 
-/// Does what the command line asks for.
+/// Runs the command line.
 pub(crate) fn run() -> ExitCode {
     limits::begin_with_one_heap();
     limits::raise_descriptors();
@@ -36,7 +36,7 @@ pub(crate) fn run() -> ExitCode {
     ExitCode::from(execute(&arguments, &caller, None))
 }
 
-/// Does what `arguments` ask for, says what went wrong, and returns the exit code. `served` is the
+/// Runs the command in `arguments`, reports a failure, and returns the exit code. `served` is the
 /// store, if this process has it open for others.
 pub(crate) fn execute(arguments: &Arguments, caller: &Arc<Caller>, served: Option<Store>) -> u8 {
     match obey(arguments, caller, served) {
@@ -77,8 +77,8 @@ fn obey(arguments: &Arguments, caller: &Arc<Caller>, served: Option<Store>) -> R
     Ok(outcome.code())
 }
 
-/// Has the store's server do it, if there is one. It cannot ask at this terminal, so what it would
-/// ask is asked before.
+/// Sends the command to the store's server, if there is one. The server cannot ask at this
+/// terminal, so its questions are asked before.
 fn forward(arguments: &Arguments, caller: &Caller, dir: &Path) -> Result<Option<u8>, Failure> {
     let is_served = Store::control_socket(dir).exists();
     let password = if is_served {
@@ -95,7 +95,7 @@ fn forward(arguments: &Arguments, caller: &Caller, dir: &Path) -> Result<Option<
 /// Shows help, the version, or what is wrong with the command line.
 fn explain(error: &clap::Error, caller: &Caller) -> u8 {
     if !error.use_stderr() {
-        // Nobody reads it any more, or it is on the screen.
+        // A print that fails has lost its reader.
         let _ = error.print();
         return 0;
     }

@@ -1,4 +1,4 @@
-//! What can be said on the command line, beside what each verb takes.
+//! The command line, beside the arguments of each verb.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -121,7 +121,7 @@ impl Global {
     }
 }
 
-/// Whether a command line asks for JSON, for when the rest of it could not be understood.
+/// True if a command line asks for JSON; for a command line that could not be parsed.
 pub(crate) fn asks_for_json(words: &[OsString]) -> bool {
     let line = words
         .iter()

@@ -1,5 +1,5 @@
-//! Who asked for a command: their words, streams, folder and environment. They are this process's
-//! own, or those of another process that has this one do its work; a command cannot tell which.
+//! The caller of a command: its words, streams, folder and environment. They are this process's
+//! own, or those of another process, whose command this one runs; a command cannot tell which.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -22,7 +22,7 @@ pub(crate) struct Caller {
     pub(crate) words: Vec<OsString>,
     pub(crate) variables: BTreeMap<OsString, OsString>,
     pub(crate) streams: Streams,
-    /// What they were sent, which their command hears.
+    /// The signals that the caller was sent; the command reacts to them.
     pub(crate) signals: Signals,
     folder: Folder,
 }
@@ -38,7 +38,7 @@ pub(crate) struct Streams {
     pub(crate) error: Stream,
 }
 
-/// Where relative paths begin.
+/// The folder in which relative paths begin.
 #[derive(Debug)]
 enum Folder {
     /// In this process's folder.
@@ -53,7 +53,7 @@ enum Folder {
 }
 
 impl Caller {
-    /// Who started this process.
+    /// The caller that is this process itself.
     pub(crate) fn of_process(signals: Signals) -> io::Result<Self> {
         let own = |stream: &dyn AsFd| stream.as_fd().try_clone_to_owned();
         let streams = Streams::new(
@@ -144,7 +144,7 @@ impl Caller {
             .write_all(format!("{}\n", self.translate(line)).as_bytes());
     }
 
-    /// Whether what is said may be coloured.
+    /// True if messages may be coloured.
     pub(crate) fn takes_colour(&self) -> bool {
         self.streams.error.file().is_terminal() && self.variable("NO_COLOR").is_none()
     }
@@ -162,7 +162,7 @@ impl Streams {
     }
 }
 
-/// Where the descriptors of process `pid` have names.
+/// The folder with names for the descriptors of process `pid`.
 fn descriptors_of(pid: Pid) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/fd"))
 }
@@ -170,7 +170,8 @@ fn descriptors_of(pid: Pid) -> PathBuf {
 /// Links that are looked through for one that stands for a descriptor: a person makes one or two.
 const LINKS_MAX: usize = 8;
 
-/// As [`descriptor_of`], also through links: `/proc/self` in them would be this process.
+/// The path of a descriptor of process `pid`, found also through links: `/proc/self` in them would
+/// be this process.
 fn descriptor_through_links(pid: Pid, folder: &Path, path: &Path) -> Option<PathBuf> {
     let (mut found, mut at) = (descriptor_of(pid, path), folder.join(path));
     for _ in 0..LINKS_MAX {
@@ -184,7 +185,7 @@ fn descriptor_through_links(pid: Pid, folder: &Path, path: &Path) -> Option<Path
     found
 }
 
-/// What `path` is to process `pid`, if it names one of that process's descriptors, as a shell's
+/// The path of a descriptor of process `pid` here, if `path` names one there, as a shell's
 /// `<(COMMAND)` does.
 fn descriptor_of(pid: Pid, path: &Path) -> Option<PathBuf> {
     for (nth, name) in ["/dev/stdin", "/dev/stdout", "/dev/stderr"]
@@ -204,7 +205,7 @@ fn descriptor_of(pid: Pid, path: &Path) -> Option<PathBuf> {
 
 #[cfg(test)]
 impl Caller {
-    /// Somebody without words or variables, in `folder`.
+    /// A caller without words or variables, in `folder`.
     pub(crate) fn in_folder(folder: &Path) -> Self {
         let null = || {
             OwnedFd::from(

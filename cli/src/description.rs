@@ -12,7 +12,7 @@ pub(crate) struct Description {
     /// `image` or `image@snapshot`; a deleted snapshot that others stand on has none.
     pub(crate) name: Option<String>,
     pub(crate) kind: &'static str,
-    /// What it stands on.
+    /// Its parent's name.
     pub(crate) parent: Option<String>,
     pub(crate) size: u64,
     /// Bytes of its map that are not its parent's, before deduplication and compression.
@@ -47,7 +47,7 @@ impl Description {
         match plant.node {
             Some(Node::Image(image)) => description.add_image(tree.image(image)),
             Some(Node::Snapshot(image, serial)) => {
-                description.add_snapshot(tree.snapshot(image, serial))
+                description.add_snapshot(tree.snapshot(image, serial));
             }
             None => {}
         }
@@ -76,7 +76,7 @@ impl Description {
         self.pinned = snapshot.pinned;
     }
 
-    /// What people call it.
+    /// The name, for people.
     pub(crate) fn title(&self) -> &str {
         self.name.as_deref().unwrap_or("(deleted)")
     }

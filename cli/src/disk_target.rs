@@ -1,4 +1,4 @@
-//! Where a disk goes that leaves Vellum: a file, a block device, a pipe, or standard output.
+//! The target of an export: a file, a block device, a pipe, or standard output.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -28,7 +28,7 @@ const OTHER_ENDINGS: [&str; 27] = [
     "rar",
 ];
 
-/// What a person means by a file, `-` included.
+/// The meaning of a file argument, `-` included.
 pub(crate) enum DiskTarget {
     /// Bytes in order, zeros and all.
     Stream(Box<dyn Write + Send>),
@@ -37,7 +37,8 @@ pub(crate) enum DiskTarget {
 }
 
 impl DiskTarget {
-    /// What `file` means; without a `format` its name must not promise another than is written.
+    /// Finds the target that `file` names; without a `format` its name must not promise another
+    /// than is written.
     pub(crate) fn of(
         file: &Path,
         format: Option<OutputFormat>,
@@ -65,7 +66,7 @@ impl DiskTarget {
     }
 }
 
-/// Whether `stream` is the pipe or terminal that answers go to: then they must go elsewhere.
+/// True if `stream` is the pipe or terminal that answers go to: then they must go elsewhere.
 fn is_standard_output(stream: &Path, session: &Session) -> bool {
     let output = session.caller.streams.output.file().metadata();
     let stream = std::fs::metadata(stream);

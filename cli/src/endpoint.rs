@@ -1,4 +1,4 @@
-//! Where NBD clients connect, as people write it and as clients want to have it written.
+//! The addresses at which NBD clients connect: as people write them, and as URIs for clients.
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The port that is NBD's.
 pub(crate) const NBD_PORT: u16 = 10809;
-/// Nobody else's machine reaches it.
+/// No other machine reaches this address.
 pub(crate) const LOOPBACK: &str = "127.0.0.1";
 
 /// A place to connect to.
@@ -71,7 +71,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether other machines may reach it.
+    /// True if other machines may reach it.
     pub(crate) fn is_public(&self) -> bool {
         matches!(self, Self::Tcp(address) if !address.ip().is_loopback())
     }

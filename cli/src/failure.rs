@@ -1,4 +1,4 @@
-//! How a command ends: what it found, or why it failed, and the exit code of each.
+//! The end of a command: its outcome or its failure, and the exit code of each.
 
 use std::io;
 
@@ -18,7 +18,7 @@ const NOT_COMPARED_CODE: u8 = 2;
 /// A shell adds the signal's number to this.
 const SIGNAL_CODE: u8 = 128;
 
-/// How a command that did its work ends, from the best to the worst.
+/// The outcomes of a command that did its work, from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
     /// All is well.
@@ -44,13 +44,13 @@ impl Outcome {
     }
 }
 
-/// Why a command could not do its work.
+/// The failure of a command to do its work.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The store said no.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A repository said no.
+    /// A repository operation failed.
     #[error(transparent)]
     Backup(BackupError),
     /// Content is lost: the exit code is that of a check that finds it.
@@ -59,7 +59,7 @@ pub(crate) enum Failure {
     /// The command line asks for something that makes no sense.
     #[error("{message}")]
     Usage { message: String, hint: String },
-    /// Something beside the store failed.
+    /// A failure of something beside the store.
     #[error("{message}")]
     Failed {
         message: String,
@@ -76,7 +76,7 @@ pub(crate) enum Failure {
     /// The answer could not be written.
     #[error("cannot write the answer: {0}")]
     Output(#[source] io::Error),
-    /// Whoever read the answer has gone.
+    /// The reader of the answer has gone.
     #[error("nobody reads the answer")]
     OutputClosed,
 }
@@ -97,7 +97,7 @@ impl Failure {
         }
     }
 
-    /// Something that the system refused, `what` with the path.
+    /// The refusal of a system call, `what` with the path.
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         Self::Failed {
             message: format!("cannot {}: {source}", what.into()),
@@ -122,7 +122,7 @@ impl Failure {
         }
     }
 
-    /// What the person can do now.
+    /// Advice on the next step.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Store(error) => error.hint(),
@@ -196,7 +196,7 @@ impl From<PlanError> for Failure {
 }
 
 impl From<io::Error> for Failure {
-    /// From writing an answer: every other use of the system says what it tried.
+    /// Converts an error of writing an answer: every other use of the system names its operation.
     fn from(error: io::Error) -> Self {
         match error.downcast::<StoreError>() {
             Ok(stopped) => Self::Store(stopped),

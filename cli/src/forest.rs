@@ -1,21 +1,21 @@
-//! Which image or snapshot stands on which, as a person sees it: layers without a name are part of
-//! what stands on them, unless several things stand on one.
+//! The tree of images and snapshots as a person sees it: a layer without a name is shown as part of
+//! its child, or, if it has several children, as a deleted snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use vellum_core::tree::{Node, Tree};
 use vellum_core::units::LayerId;
 
-/// Something that can be seen in the tree.
+/// An image, a snapshot or a deleted one in the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plant {
-    /// What it is called; a deleted snapshot that several things stand on has no name.
+    /// Its image or snapshot; none for a deleted snapshot with several children.
     pub(crate) node: Option<Node>,
     /// Its layer.
     pub(crate) layer: LayerId,
-    /// What it stands on.
+    /// Its parent.
     pub(crate) parent: Option<usize>,
-    /// What stands on it, by layer.
+    /// Its children, by layer.
     pub(crate) children: Vec<usize>,
     /// Chunk positions that it answers for and what it stands on does not.
     pub(crate) own_chunks: u64,
@@ -30,10 +30,10 @@ pub(crate) struct Forest {
 /// A plant on its way to paper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
-    /// What stands before its name.
+    /// The lines and spaces before its name.
     pub(crate) lead: String,
     pub(crate) plant: usize,
-    /// Whether it stands on nothing.
+    /// True if it has no parent.
     pub(crate) is_root: bool,
 }
 

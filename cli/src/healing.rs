@@ -1,9 +1,9 @@
-//! Where the stores of this process look for chunks that are damaged in them: the sources that a
-//! store remembers, made to be asked.
+//! Healing: gives a store the sources of whole chunks that it remembers, so that damaged ones are
+//! fetched from them.
 //!
-//! They are this process's: places are whole paths or addresses, passwords come from where the
-//! store says or from the environment that this process was started with, also if somebody else's
-//! command had the store look again. Nothing is opened before something is damaged.
+//! The sources belong to this process: places are whole paths or addresses, and passwords come from
+//! where the store says or from the environment that this process was started with, also if another
+//! caller's command had the store look again. No source is opened before something is damaged.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -23,12 +23,12 @@ use crate::output::report;
 use crate::repository::{self, KeyArgs, password};
 use crate::signals::Signals;
 
-/// Has the sources that `store` remembers asked from now on, and people told what comes of it.
+/// Gives `store` the sources that it remembers, and shows people the results of asking them.
 pub(crate) fn attach(store: &Store) -> Result<(), Failure> {
     let own = Caller::of_process(Signals::default()).map(Arc::new);
     let own = own.map_err(|error| Failure::io("use the standard streams", error))?;
     let entries = match store.source_entries() {
-        // Nothing is healed then, and everything else goes on.
+        // Healing is off then, and everything else goes on.
         Err(StoreError::Damaged(_)) => Vec::new(),
         entries => entries?,
     };
@@ -37,9 +37,10 @@ pub(crate) fn attach(store: &Store) -> Result<(), Failure> {
     Ok(())
 }
 
-/// As [`attach`], with `first` asked before what `store` remembers, by whoever calls.
+/// Attaches `first` before the sources that `store` remembers, on behalf of `caller`; else as
+/// [`attach`].
 pub(crate) fn attach_with(store: &Store, first: &[SourceEntry], caller: &Arc<Caller>) {
-    // What it remembers may be what is damaged.
+    // The record of sources may be the damaged part.
     let remembered = store.source_entries().unwrap_or_default();
     let all = first.iter().chain(&remembered);
     store.set_sources(all.map(|entry| source(entry, caller)).collect());
@@ -47,7 +48,7 @@ pub(crate) fn attach_with(store: &Store, first: &[SourceEntry], caller: &Arc<Cal
     store.set_notices(Box::new(move |text| report::notice(&caller, text)));
 }
 
-/// What `entry` says, to be asked.
+/// The chunk source of `entry`.
 fn source(entry: &SourceEntry, caller: &Arc<Caller>) -> Arc<dyn ChunkSource> {
     let path = Path::new(&entry.place);
     match entry.kind {
@@ -61,8 +62,8 @@ fn source(entry: &SourceEntry, caller: &Arc<Caller>) -> Arc<dyn ChunkSource> {
     }
 }
 
-/// Opens the repository of `entry`. What this client remembers of it is not asked: every chunk is
-/// held against its name, so an older state of it does no harm.
+/// Opens the repository of `entry`. The client's state of it is not used: every chunk is checked
+/// against its name, so an older state of it does no harm.
 pub(crate) fn open(entry: &SourceEntry, caller: &Arc<Caller>) -> Result<Repository, Failure> {
     let files = |password: Option<&String>, key: Option<&String>| KeyArgs {
         password_file: password.map(PathBuf::from),

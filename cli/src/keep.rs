@@ -1,5 +1,5 @@
-//! What is to be kept, as it is said on the command line: with the options that restic's and
-//! Proxmox's users know.
+//! The retention rules on the command line, with the options that restic's and Proxmox's users
+//! know.
 
 use std::collections::BTreeSet;
 
@@ -46,7 +46,7 @@ pub(crate) struct KeepArgs {
 }
 
 impl KeepArgs {
-    /// Whether there is any option, even one that keeps nothing.
+    /// True if there is any option, even one that keeps nothing.
     pub(crate) fn are_given(&self) -> bool {
         let limits = [
             self.last,

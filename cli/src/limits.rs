@@ -1,5 +1,5 @@
-//! Limits of this process: memory and descriptors that it may have, as the system tells, and how
-//! much of each a server's clients may take. What a store takes is the store's to know.
+//! Limits of this process: the memory and descriptors that the system lets it have, and how much of
+//! each a server's clients may take. The store knows its own use.
 
 use std::env;
 use std::fs;
@@ -13,19 +13,20 @@ const MIB: u64 = 1 << 20;
 /// Memory for the requests of all NBD clients: enough for a hundred that copy disks.
 const REQUESTS_LEN_MAX: u64 = 256 * MIB;
 const REQUESTS_LEN_MIN: u64 = 4 * MIB;
-/// Of all memory, one part in so many: half of it may be a store's, and each client has buffers and
-/// a stack beside.
+/// The divisor of all memory that gives the share of requests: half of memory may be a store's, and
+/// each client has buffers and a stack beside.
 const REQUESTS_SHARE: u64 = 8;
-/// More sockets than any server has seats.
+/// The greatest number of sockets: more than any server has clients.
 const SOCKETS_MAX: u64 = 4096;
 
-/// With less memory than this a process has one heap for all of its threads.
+/// The memory below which a process has one heap for all of its threads, in bytes.
 const SEVERAL_HEAPS_LEN: u64 = 1 << 30;
-/// How the C library is told so; it looks when a program begins.
+/// The variable by which the C library is told so; it is read when a program begins.
 const HEAPS_VARIABLE: &str = "MALLOC_ARENA_MAX";
 
 /// Begins this program anew with one heap, if memory is scarce. Each of several keeps what it has
-/// freed to itself: 200 clients in 256 MiB took 283 MiB in sixteen heaps, and 181 in one, no slower.
+/// freed to itself: 200 clients in 256 MiB took 283 MiB in sixteen heaps, and 181 in one, no
+/// slower.
 pub(crate) fn begin_with_one_heap() {
     let is_scarce = memory_len().is_some_and(|len| len < SEVERAL_HEAPS_LEN);
     if !is_scarce || env::var_os(HEAPS_VARIABLE).is_some() {

@@ -1,8 +1,7 @@
-//! From what a person wrote to what a verb needs: an image, a snapshot, or a name that is still
-//! free.
+//! Looks up what a verb's words name: an image, a snapshot, or a name that is still free.
 //!
-//! What changes, overwrites or deletes takes whole names: the same words a second time must never
-//! hit a neighbour whose name only begins so. What just looks (`_to_read`) also takes a beginning
+//! Verbs that change, overwrite or delete take whole names: the same words a second time must never
+//! hit a neighbour whose name only begins so. Verbs that only read (`_to_read`) also take a prefix
 //! that only one name has.
 
 use vellum_core::name::{Name, NameError, NodeSpec};

@@ -1,7 +1,7 @@
-//! The `vellum` command: the person at the terminal.
+//! The `vellum` command.
 //!
-//! One file per verb is in `commands`; everything that is shown takes its form in `output`. What a
-//! verb means is the store's decision, not made here.
+//! Each verb has one file in `commands`; `output` gives every answer its form. The store decides
+//! what a verb means.
 #![forbid(unsafe_code)]
 
 mod application;

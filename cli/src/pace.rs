@@ -1,4 +1,4 @@
-//! How fast something may go, and for how long, as people write it.
+//! Limits of speed and time, as people write them.
 
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// From now on; 0 is no limit.
+    /// A limit from now on; 0 is no limit.
     pub(crate) fn new(bytes_per_s: u64) -> Self {
         Self {
             bytes_per_s,
@@ -60,13 +60,13 @@ impl Pace {
         }
     }
 
-    /// After `bytes` more were done: waits until they may have been, or a signal comes.
+    /// Counts `bytes` more, and waits until they may have been done, or a signal comes.
     pub(crate) fn wait(&mut self, bytes: u64, signals: &Signals) {
         self.bytes = self.bytes.saturating_add(bytes);
         rest(signals, self.due().saturating_sub(self.began.elapsed()));
     }
 
-    /// How long what was done may have taken.
+    /// The least time for the bytes so far.
     fn due(&self) -> Duration {
         let micros = u128::from(self.bytes) * 1_000_000;
         let micros = micros.checked_div(self.bytes_per_s.into()).unwrap_or(0);

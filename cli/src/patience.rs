@@ -1,5 +1,5 @@
-//! Waiting for streams without being deaf: a read or write that blocks cannot see that the person
-//! wants to stop, so none is begun before the stream is ready.
+//! Interruptible streams: a blocked read or write cannot see that the person wants to stop, so none
+//! is begun before the stream is ready.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,7 +12,7 @@ use vellum_store::StoreError;
 
 use crate::signals::Signals;
 
-/// How long a person waits for an answer to Ctrl-C at most.
+/// The longest time that a person waits for an answer to Ctrl-C.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
 /// A pipe that is ready takes this much without blocking (`PIPE_BUF`); other streams that can block
 /// do too.
@@ -22,7 +22,7 @@ const READY_LEN: usize = 4096;
 #[derive(Clone, Debug)]
 pub(crate) struct Patient<S> {
     stream: S,
-    /// Whether writing waits for somebody, as a pipe's does and a file's does not.
+    /// True if writing can block, as into a pipe, but not into a file.
     can_block: bool,
     signals: Signals,
 }
@@ -136,7 +136,7 @@ mod tests {
                 .is_some_and(<dyn std::error::Error + Send + Sync>::is::<StoreError>),
             "{stuck:?}"
         );
-        // What is ready is still taken: a command that was stopped can say so.
+        // Bytes that are ready are still taken: a command that was stopped can say so.
         assert_eq!(reader.read(&mut [0; 4]).expect("it was written"), 4);
     }
 

@@ -1,5 +1,5 @@
-//! The scrub of a store that is served: a little now and then, so that within a round all that is
-//! stored was read, and guests do not notice.
+//! The background scrub of a store that is served: small steps, so that everything stored is read
+//! within a round, and guests do not notice.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -16,15 +16,16 @@ use crate::signals::Signals;
 
 /// Before the first step: who serves for a moment only is left alone.
 const FIRST_PAUSE: Duration = Duration::from_mins(1);
-/// Between two looks whether a round is due.
+/// The pause between two checks if a round is due.
 const ROUND_PAUSE: Duration = Duration::from_mins(10);
-/// What one step reads.
+/// The bytes that one step reads.
 const STEP_LEN: u64 = 1 << 20;
 /// The slowest that a round goes, unless guests are busy: small stores are read in minutes.
 const RATE_MIN: u64 = 2 << 20;
 /// A round is to be done in this part of its time, so that what is missed can be made up.
 const HASTE: u64 = 2;
-/// How often a step gives way to guests, one pause each: then it is done all the same.
+/// The number of times that a step gives way to guests, one pause each: then it is done all the
+/// same.
 const YIELDS_MAX: u32 = 10;
 const YIELD_PAUSE: Duration = Duration::from_secs(2);
 
@@ -49,7 +50,7 @@ pub(crate) struct Scrubber {
 struct Ending(Signals);
 
 impl ScrubArgs {
-    /// Those of whoever is not asked.
+    /// The defaults, for commands without these options.
     pub(crate) fn usual() -> Self {
         Self {
             scrub_round: SCRUB_ROUND,
@@ -59,7 +60,7 @@ impl ScrubArgs {
 }
 
 impl Scrubber {
-    /// Begins, if it is wanted. `caller` is told what is found.
+    /// Begins, if it is wanted. `caller` is shown what is found.
     pub(crate) fn start(store: &Store, args: &ScrubArgs, caller: &Arc<Caller>) -> Option<Self> {
         if args.no_scrub {
             return None;
@@ -99,7 +100,7 @@ fn scrub(
     Ok(())
 }
 
-/// Whether a round goes on, or the last one ended too long ago.
+/// True if a round goes on, or the last one ended too long ago.
 fn is_due(status: &ScrubStatus, round: Duration) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now_s = now.map_or(0, |since| since.as_secs());

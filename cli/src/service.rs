@@ -1,4 +1,4 @@
-//! What `serve`, `nbd` and `mount` have in common: they own the store while they run, do the
+//! The common part of `serve`, `nbd` and `mount`: they own the store while they run, do the
 //! commands of others meanwhile, and end in bounded time.
 
 use std::path::{Path, PathBuf};
@@ -23,8 +23,8 @@ use crate::session::Session;
 use crate::tender::Tender;
 use crate::{limits, size, systemd};
 
-/// How long what is under way may take once a service is to stop: commands, then NBD requests, then
-/// open files, each.
+/// The grace period for running work once a service is to stop: for commands, then for NBD
+/// requests, then for open files, each.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Options of all that serve.
@@ -63,9 +63,10 @@ impl NbdArgs {
     }
 }
 
-/// An open store, or a repository, and whoever is let in to it.
+/// An open store, or a repository, and its servers.
 pub(crate) struct Service {
-    /// What NBD and files show: one list, so that who writes through one is seen through the other.
+    /// The exports over NBD and as files: one list, so that a write through one is seen through the
+    /// other.
     pub(crate) exports: Arc<dyn Exports>,
     owned: Option<Owned>,
     /// What NBD clients write is told to the mount.
@@ -77,11 +78,11 @@ pub(crate) struct Service {
 /// A store that this process owns.
 struct Owned {
     store: Store,
-    /// None where the store can only be read.
+    /// The background work; none where the store can only be read.
     keeping: Option<Keeping>,
 }
 
-/// What goes on in a store that can be written, while it is served.
+/// The background work on a store that can be written, while it is served.
 struct Keeping {
     control: control::Server,
     tender: Tender,
@@ -236,8 +237,8 @@ impl Service {
         Ok(self.mount.insert(mount))
     }
 
-    /// Says `answer` and serves until somebody asks to stop, or `is_over`, which waits for a
-    /// moment, says so.
+    /// Gives `answer` and serves until a stop is asked for, or `is_over`, which waits for a moment,
+    /// returns true.
     pub(crate) fn run(
         self,
         answer: &impl Answer,
@@ -253,14 +254,14 @@ impl Service {
         Ok(Outcome::Done)
     }
 
-    /// Whether the NBD server's clients have come and gone. Waits for `time`.
+    /// True if the NBD server's clients have come and gone. Waits for `time`.
     pub(crate) fn is_left(&self, time: Duration) -> bool {
         self.nbd
             .as_ref()
             .is_some_and(|nbd| nbd.wait_left(Some(time)) != nbd::Left::NotYet)
     }
 
-    /// Whether somebody has unmounted the files. Waits for `time`.
+    /// True if the files were unmounted. Waits for `time`.
     pub(crate) fn is_unmounted(&self, time: Duration) -> bool {
         self.mount.as_ref().is_some_and(|mount| mount.wait(time))
     }
@@ -297,7 +298,7 @@ impl Keeping {
     }
 }
 
-/// What may be kept of a repository, on disk and in memory: the usual, unless told otherwise.
+/// The cache limits for a repository, on disk and in memory: the defaults, unless given.
 pub(crate) fn limits(disk_len: Option<u64>, memory_len: Option<u64>) -> CacheLimits {
     let usual = CacheLimits::default();
     CacheLimits {
@@ -332,7 +333,7 @@ pub(crate) fn listen_unix(
     Ok(Endpoint::Unix(absolute))
 }
 
-/// Listens at a TCP port, and says so if that lets strangers in.
+/// Listens at a TCP port, with a notice if that lets strangers in.
 pub(crate) fn listen_tcp(
     nbd: &nbd::Server,
     place: &Place,
@@ -351,7 +352,7 @@ pub(crate) fn listen_tcp(
     Ok(endpoint)
 }
 
-/// Why nothing can be offered over NBD.
+/// The failure to offer anything over NBD.
 pub(crate) fn refused(error: &ServeError) -> Failure {
     let hint = match error {
         ServeError::InUse(_) | ServeError::NotSocket(_) | ServeError::Listen(..) => {

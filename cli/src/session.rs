@@ -1,4 +1,4 @@
-//! What a verb works with: the store, where answers go, and who may interrupt.
+//! The context of a verb: the store, the output, and the signals that may interrupt it.
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -20,7 +20,7 @@ use crate::zone;
 
 /// Bytes of the command line that others are told when they find the store in use.
 const COMMAND_LEN_MAX: usize = 150;
-/// How long whoever asked to stop waits for parity.
+/// The longest wait for parity after a stop was asked for.
 const HURRY: Duration = Duration::from_secs(3);
 
 /// One run of a command.
@@ -89,7 +89,7 @@ impl Session {
         &self.output.zone
     }
 
-    /// What was asked for, short and harmless.
+    /// The command line, short and harmless.
     pub(crate) fn command_line(&self) -> String {
         command_line(&self.caller.words)
     }
@@ -125,7 +125,8 @@ impl Session {
         Ok(store)
     }
 
-    /// Tells what was found wrong when `store` was opened, unless it is the server's, which told.
+    /// Warns of damage found when `store` was opened, unless it is the server's, which warned
+    /// already.
     fn warn_of_damage(&self, store: &Store) {
         if let Some(impairment) = store.impairment().filter(|_| self.served.is_none()) {
             self.warn(&impairment.to_string());
@@ -133,20 +134,17 @@ impl Session {
     }
 
     fn open(&self, access: Access) -> Result<Store, Failure> {
-        match &self.served {
-            Some(store) => {
-                // So that what guests were told is written is seen. A full disk may forbid it, and
-                // must not forbid to delete.
-                let _ = store.flush_attached();
-                Ok(store.clone())
-            }
-            None => {
-                let words = command_line(&self.caller.words);
-                let store = Store::open(self.store_dir()?, access, &words)?;
-                healing::attach(&store)?;
-                self.remember(&store);
-                Ok(store)
-            }
+        if let Some(store) = &self.served {
+            // So that what guests were told is written is seen. A full disk may forbid it, and
+            // must not forbid to delete.
+            let _ = store.flush_attached();
+            Ok(store.clone())
+        } else {
+            let words = command_line(&self.caller.words);
+            let store = Store::open(self.store_dir()?, access, &words)?;
+            healing::attach(&store)?;
+            self.remember(&store);
+            Ok(store)
         }
     }
 
@@ -180,7 +178,7 @@ impl Session {
         self.tell_healed(&store);
     }
 
-    /// Says what parity healed.
+    /// Shows what parity healed.
     fn tell_healed(&self, store: &Store) {
         store
             .take_parity_notices()
@@ -236,7 +234,7 @@ impl Session {
         )
     }
 
-    /// Tells people of something that went wrong without being the end of the command.
+    /// Warns of a fault that does not end the command.
     pub(crate) fn warn(&self, text: &str) {
         report::warning(&self.caller, text, self.output.layout != Layout::Human);
     }
@@ -248,7 +246,7 @@ impl Session {
             .then(|| Arc::new(move |line: &str| report::event(&caller, layout, line)) as _)
     }
 
-    /// Tells people something that was not asked for.
+    /// Shows people a notice that was not asked for.
     pub(crate) fn notice(&self, text: &str) {
         if !self.output.quiet && self.output.layout == Layout::Human {
             report::notice(&self.caller, text);
@@ -283,7 +281,7 @@ impl Watch for Hurried<'_> {
     }
 }
 
-/// How often the person wants to see progress.
+/// The frequency of progress that the person asked for, if any.
 fn fps(caller: &Caller) -> Result<Option<f64>, Failure> {
     let Some(text) = caller.variable("VELLUM_PROGRESS_FPS") else {
         return Ok(None);

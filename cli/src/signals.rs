@@ -16,7 +16,7 @@ use signal_hook::flag;
 use signal_hook::low_level::pipe;
 use vellum_store::StoreError;
 
-/// What has been received so far.
+/// The signals received so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Signals {
     stop: Arc<AtomicBool>,
@@ -58,7 +58,7 @@ impl Signals {
         }
     }
 
-    /// Whether it is time to stop, after a wait of at most `time`.
+    /// Sleeps for `time`; true if it is then time to stop.
     pub(crate) fn await_stop(&self, time: Duration) -> bool {
         // A signal does not end the sleep; what follows it may wait for so long.
         thread::sleep(time);
@@ -92,7 +92,7 @@ impl Signals {
         self.number.load(Ordering::Relaxed) as u8
     }
 
-    /// Whether somebody has asked how far we are since this was last called.
+    /// True if a progress report was asked for since the last call.
     pub(crate) fn take_report(&self) -> bool {
         self.report.load(Ordering::Relaxed) && self.report.swap(false, Ordering::Relaxed)
     }

@@ -1,6 +1,6 @@
 //! Sizes as people write them.
 
-/// Why a text is no size.
+/// The reason why a text is no size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SizeError {
     #[error("a size is a number and perhaps one of k, M, G, T, P, E (powers of 1024), such as 40G")]

@@ -1,9 +1,9 @@
-//! As which format a file is read: as the person says; else as is noted of the image that it
-//! belongs to; else, where no guest can have written it, as its signature says.
+//! The format in which a file is read: the one that the person gives; else the one noted of the
+//! image that it belongs to; else, where no guest can have written it, the one of its signature.
 //!
 //! A guest can write any signature into its own disk. It cannot make the file longer or shorter: so
-//! a file as long as the disk that is expected is that disk, whatever it looks like, and one of
-//! another length that looks like something else is somebody's mistake.
+//! a file as long as the disk that is expected is that disk, whatever it looks like, and a file of
+//! another length that looks like something else is a mistake.
 
 use std::path::Path;
 
@@ -16,26 +16,26 @@ use vellum_store::{FileSource, StoreError};
 use crate::failure::Failure;
 use crate::session::Session;
 
-/// What is known of a file before anybody looks at it.
+/// The facts about a file before anybody looks at it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Expected {
-    /// What the person says it is.
+    /// The format that the person gave.
     pub(crate) said: Option<Format>,
-    /// The image whose next state it is, or whose content it is held against.
+    /// The image whose next state it is, or with which it is compared.
     pub(crate) image: Option<ExpectedImage>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct ExpectedImage {
     pub(crate) name: String,
-    /// What its states are imported from, if that is noted.
+    /// The format that its states are imported from, if that is noted.
     format: Option<Format>,
     len: u64,
-    /// Whether a file of an unknown format may be what it looks like: it only is looked at.
+    /// True if a file of an unknown format may be read by its signature: it is only looked at.
     may_guess: bool,
 }
 
-/// How a file is to be read, and what the person should hear of it.
+/// The format in which a file is read, and the notice for the person.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Reading {
     pub(crate) format: Format,
@@ -44,14 +44,14 @@ pub(crate) struct Reading {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// As it should be, but not as the person wrote it.
+    /// The right format, but not as the person wrote it.
     Remark(String),
-    /// Perhaps not what the person thinks.
+    /// A format that may not be what the person thinks.
     Warning(String),
 }
 
 impl ExpectedImage {
-    /// What is known of `node`. `may_guess` says that nothing is stored, only looked at.
+    /// The facts about `node`. `may_guess` says that nothing is stored, only looked at.
     pub(crate) fn of(tree: &Tree, node: Node, may_guess: bool) -> Result<Self, Failure> {
         let name = tree.display(node);
         let image = tree.image(node.image());
@@ -74,8 +74,8 @@ impl ExpectedImage {
     }
 }
 
-/// As which format `path`, which people call `name`, is to be read; the person hears what is
-/// notable.
+/// The format in which `path`, which people call `name`, is read; notable facts are shown to the
+/// person.
 pub(crate) fn of_file(
     path: &Path,
     name: &str,
@@ -98,13 +98,13 @@ pub(crate) fn of_file(
 }
 
 impl Expected {
-    /// Whether only its length says what a file is that looks like something else.
+    /// True if a file's length alone tells its format, whatever its signature is.
     pub(crate) fn is_told_by_length(&self) -> bool {
         let noted = self.image.as_ref().and_then(|image| image.format);
         self.said.is_none() && noted == Some(Format::Raw)
     }
 
-    /// As which format a file `name` of `len` bytes is read that looks as `seen` says.
+    /// Decides the format of a file `name` of `len` bytes with the signature in `seen`.
     pub(crate) fn decide(&self, name: &str, seen: &Probe, len: u64) -> Result<Reading, Failure> {
         let noted = self.image.as_ref().and_then(|image| image.format);
         match (self.said, &self.image, noted) {
@@ -139,7 +139,7 @@ impl Expected {
 }
 
 impl ExpectedImage {
-    /// Whether a file of `len` bytes is the disk itself, whatever a guest wrote into it.
+    /// True if a file of `len` bytes is the disk itself, whatever a guest wrote into it.
     fn is_its_disk(&self, len: u64) -> bool {
         self.format == Some(Format::Raw) && len == self.len
     }
@@ -195,7 +195,7 @@ impl Reading {
     }
 }
 
-/// What the signature speaks for.
+/// The format of the signature.
 fn guess(name: &str, seen: &Probe) -> Result<Reading, Failure> {
     match seen.verdict() {
         Verdict::Raw => Ok(Reading::silent(Format::Raw)),
@@ -216,7 +216,7 @@ fn guess(name: &str, seen: &Probe) -> Result<Reading, Failure> {
     }
 }
 
-/// What can be done with what is no disk.
+/// Advice for a file that is no disk.
 pub(crate) fn advice(container: Container) -> &'static str {
     match container.kind() {
         ContainerKind::Image => {
@@ -296,7 +296,7 @@ mod tests {
                 assert_eq!(is(&expected, magic, 7), wanted, "{magic:?}");
             }
         }
-        // Who says so is believed.
+        // A format that the person gives is believed.
         for format in [None, r, q] {
             for said in [r, q] {
                 let expected = Expected {

@@ -1,7 +1,7 @@
-//! What comes through a pipe, and whether it came whole.
+//! Streams through a pipe, and whether they arrived whole.
 //!
 //! A pipe ends the same way whether its producer finished or died. So an empty stream is an error,
-//! a size can be asked for, and a command that Vellum starts itself is asked how it ended.
+//! a size can be asked for, and the exit status of a command that Vellum starts itself is checked.
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -34,7 +34,7 @@ pub(crate) struct JudgedStream<R> {
     head: Vec<u8>,
     head_read: usize,
     has_head: bool,
-    /// What ended the reading of the first bytes.
+    /// The error that ended the reading of the first bytes.
     failed: Option<io::Error>,
     tail: Vec<u8>,
     len: u64,
@@ -47,7 +47,7 @@ pub(crate) struct StreamJudge {
     warn: Box<dyn Fn(&str) + Send>,
 }
 
-/// Why what came through a pipe is not stored.
+/// The reason why a stream is not stored.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct NoDisk {
@@ -101,7 +101,7 @@ impl<R: Read> Read for WholeStream<R> {
 }
 
 impl StreamJudge {
-    /// Of a stream that people call `name`; `warn` tells them what is odd.
+    /// A judge of a stream that people call `name`; `warn` tells them what is odd.
     pub(crate) fn new(
         name: &str,
         expected: Expected,
@@ -114,8 +114,8 @@ impl StreamJudge {
         }
     }
 
-    /// What is said of the first bytes, before anybody knows how many will come. Of an image that is
-    /// always raw the end decides.
+    /// Judges the first bytes, before the length is known. For an image that is always raw the end
+    /// of the stream decides.
     fn check_head(&self, head: &[u8]) -> io::Result<()> {
         if self.expected.is_told_by_length() {
             return Ok(());
@@ -246,7 +246,7 @@ impl CommandOutput {
 }
 
 impl CommandOutput {
-    /// How the command ended. It may go on for a while after its output has ended.
+    /// The exit status of the command. It may go on for a while after its output has ended.
     fn status(&mut self) -> io::Result<ExitStatus> {
         let mut pause = Duration::from_millis(1);
         loop {
@@ -332,7 +332,7 @@ mod tests {
             let (mut begun, mut ended) = (plain.clone(), plain.clone());
             begun[..4].copy_from_slice(b"QFI\xfb");
             ended[len - 512..][..8].copy_from_slice(b"conectix");
-            for (bytes, word) in [(&begun, "qcow2"), (&ended, "VHD")] {
+            for (bytes, word) in [(&begun, "qcow2"), (&ended, "vhd")] {
                 let told = judged(bytes, Expected::default()).expect_err("it is no disk");
                 assert!(told.contains(word), "{len}: {told}");
                 let said = Expected {

@@ -1,6 +1,8 @@
-//! Which corrections of a mistyped command line may be offered: none that destroys or overwrites.
+//! The corrections that may be offered for a mistyped command line: none that destroys or
+//! overwrites.
 //!
-//! clap offers what is spelled alike, whatever it does: of `promote` it would make `remove`.
+//! clap offers verbs that are spelled alike, whatever they do: for `promote` it would offer
+//! `remove`.
 
 use clap::error::{ContextKind, ContextValue};
 

@@ -1,5 +1,5 @@
-//! What a service and systemd tell each other: sockets handed over, and that the service is ready
-//! or stops. Without systemd, nothing.
+//! The interface to systemd: sockets that it handed over, and notices that the service is ready or
+//! stops. Without systemd it does nothing.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use crate::caller::Caller;
 
 /// The first descriptor that is handed over; the others follow.
 const FIRST: i32 = 3;
-/// More sockets than any unit has.
+/// The greatest number of sockets: more than any unit has.
 const SOCKETS_MAX: i32 = 64;
 
 /// The sockets that systemd listens on for this process.
@@ -27,25 +27,25 @@ pub(crate) fn sockets(caller: &Caller) -> io::Result<Vec<OwnedFd>> {
         return Ok(Vec::new());
     }
     let count = number("LISTEN_FDS").unwrap_or(0).clamp(0, SOCKETS_MAX);
-    // Nothing in this process knows these descriptors, so they are taken as another process's would
-    // be.
+    // These descriptors belong to nothing in this process, so they are taken as another process's
+    // would be.
     let own = pidfd_open(getpid(), PidfdFlags::empty())?;
     (FIRST..FIRST + count)
         .map(|descriptor| Ok(pidfd_getfd(&own, descriptor, PidfdGetfdFlags::empty())?))
         .collect()
 }
 
-/// That the service can be used.
+/// Notifies systemd that the service can be used.
 pub(crate) fn ready(caller: &Caller) {
     notify(caller, "READY=1");
 }
 
-/// That it stops, in order.
+/// Notifies systemd that the service stops, in order.
 pub(crate) fn stopping(caller: &Caller) {
     notify(caller, "STOPPING=1");
 }
 
-/// Whoever started the service may not listen; that harms nobody.
+/// Sends `state` to the service manager. It may not listen; that harms nobody.
 fn notify(caller: &Caller, state: &str) {
     let Some(path) = caller.variable("NOTIFY_SOCKET") else {
         return;

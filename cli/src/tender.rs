@@ -1,4 +1,5 @@
-//! Maintenance of a store that is served: small steps, as often as there is something to do.
+//! Background maintenance of a store that is served: small steps, as often as there is something to
+//! do.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -10,11 +11,12 @@ use crate::caller::Caller;
 use crate::output::report;
 use crate::signals::Signals;
 
-/// Between two steps of which the first left something to do: most of the time is the guests'.
+/// The pause between two steps of which the first left something to do: most of the time is the
+/// guests'.
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
-/// Between two looks at a store that is in order.
+/// The pause between two checks of a store that is in order.
 const IDLE_PAUSE: Duration = Duration::from_secs(2);
-/// Between two looks at whether everything is protected by parity.
+/// The pause between two checks if everything is protected by parity.
 const PROTECT_PAUSE: Duration = Duration::from_mins(1);
 
 /// Tends a store until dropped.

@@ -1,4 +1,4 @@
-//! The time zone of whoever asks: what a clock on their wall shows.
+//! The caller's time zone: the local time at a moment.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -28,8 +28,7 @@ pub(crate) fn of(caller: &Caller) -> TimeZone {
         .unwrap_or(TimeZone::UTC)
 }
 
-/// What a clock on the wall shows, minus UTC, in seconds. A moment that no calendar has is as in
-/// UTC.
+/// The local clock minus UTC, in seconds. A time beyond the calendar counts as UTC.
 pub(crate) fn offset_s(zone: &TimeZone, since_1970_ms: u64) -> i32 {
     moment(since_1970_ms).map_or(0, |moment| zone.to_offset(moment).seconds())
 }
@@ -44,7 +43,7 @@ pub(crate) fn shown(zone: &TimeZone, since_1970_ms: u64) -> Option<String> {
     )
 }
 
-/// To the second: nobody types more, and every text then has the same length.
+/// The time to the second: nobody types more, and every text then has the same length.
 fn moment(since_1970_ms: u64) -> Option<Timestamp> {
     Timestamp::from_second(i64::try_from(since_1970_ms / 1000).ok()?).ok()
 }

@@ -1,15 +1,15 @@
 //! A change map: which ranges of a source must be read, which are zero, and which are as in the
 //! image imported last.
 //!
-//! It comes from whoever knows: a storage layer, a hypervisor's dirty bitmap, `qemu-img map`. **A
-//! map is trusted**: a range that it calls zero or same is not read, so a wrong map makes a wrong
-//! image. Three notations are told apart by their content:
+//! It comes from a source that knows: a storage layer, a hypervisor's dirty bitmap, `qemu-img map`.
+//! **A map is trusted**: a range that it calls zero or same is not read, so a wrong map makes a
+//! wrong image. Three notations are told apart by their content:
 //!
-//! | notation                        | a range is                | data               | zero                | same     |
-//! | ------------------------------- | ------------------------- | ------------------ | ------------------- | -------- |
-//! | text as borg has it             | `START LENGTH KIND`       | `data`             | `zero`              | `same`   |
-//! | `nbdinfo --map`, text or JSON   | `offset length type what` | `data` `hole` `dirty` | `zero` `hole,zero` | `clean`  |
-//! | `qemu-img map --output=json`    | `start length zero data`  | everything else    | `zero` is true      | never    |
+//! - text as borg has it: a range is `START LENGTH KIND`; the kinds are `data`, `zero` and `same`.
+//! - `nbdinfo --map`, text or JSON: a range is `offset length type what`; `data`, `hole` and
+//!   `dirty` are data, `zero` and `hole,zero` are zero, `clean` is same.
+//! - `qemu-img map --output=json`: a range is `start length zero data`; it is zero if `zero` is
+//!   true and `data` is false, else data, and never same.
 //!
 //! Where a notation leaves a doubt the answer is data, since reading is always right and only
 //! slower. So nbdinfo's `hole` alone, whose content is undefined, is data. And qemu's map never
@@ -29,7 +29,7 @@ use json::{Object, Scanner, Value};
 /// qemu counts sources in sectors, so its map of an odd file ends up to 511 bytes behind it.
 const SECTOR_LEN: u64 = 512;
 
-/// What a change map says about a range.
+/// The statement of a change map about a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
     /// Read it.
@@ -47,7 +47,7 @@ pub struct ChangeRange {
     pub start: u64,
     /// The length in bytes, never zero.
     pub len: u64,
-    /// What is known about it.
+    /// The kind of the range.
     pub kind: ChangeKind,
 }
 
@@ -71,7 +71,8 @@ impl ChangeMap {
     /// ```
     /// use vellum_core::change_map::{ChangeKind, ChangeMap};
     ///
-    /// let map = ChangeMap::parse(b"# from the array\n0 4096 data\n0x1000 1048576 same\n")?.for_image(1_052_672)?;
+    /// let map = ChangeMap::parse(b"# from the array\n0 4096 data\n0x1000 1048576 same\n")?
+    ///     .for_image(1_052_672)?;
     /// assert_eq!(map.range_at(5000).map(|range| range.kind), Some(ChangeKind::Same));
     /// # Ok::<(), vellum_core::change_map::ChangeMapError>(())
     /// ```
@@ -114,13 +115,13 @@ impl ChangeMap {
         Ok(self)
     }
 
-    /// How many bytes it covers.
+    /// The number of bytes that it covers.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.ranges.last().map_or(0, ChangeRange::end)
     }
 
-    /// Whether it covers nothing.
+    /// True if it covers nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
@@ -277,17 +278,17 @@ fn parse_number(text: &str) -> Result<u64, String> {
     parsed.ok_or_else(|| format!("{text:?} is not a number of bytes (decimal or 0x)"))
 }
 
-/// Why a change map cannot be used.
+/// The reason why a change map cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the change map cannot be used: {place}: {reason}")]
 pub struct ChangeMapError {
-    /// Where in the map.
+    /// The place of the fault in the map.
     pub place: Place,
-    /// What is wrong there, and what would be right.
+    /// The fault, and what would be right.
     pub reason: String,
 }
 
-/// Where in a change map.
+/// A place in a change map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A line of text, from 1.
@@ -323,7 +324,7 @@ mod tests {
             .collect())
     }
 
-    /// As the tools printed them, on an image with data, zeros and holes.
+    /// The samples are as the tools printed them, on an image with data, zeros and holes.
     #[test]
     fn the_notation_is_told_by_the_content() {
         for (text, ranges) in [

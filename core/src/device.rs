@@ -1,4 +1,4 @@
-//! A block device as a server sees it, and the list of those that can be had.
+//! A block device as a server sees it, and the list of devices on offer.
 //!
 //! Servers know these two traits and nothing of stores. All methods take `&self` and may be called
 //! from many threads at once; a device orders what overlaps as it arrives. Offsets and lengths are
@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Why a device did not do something. The kinds are those that a guest can be told.
+/// The failure of a device operation. The kinds are those that a guest can be told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// It was opened for reading, or can only be read.
@@ -16,8 +16,8 @@ pub enum DeviceError {
     /// The range reaches past the end.
     #[error("the range lies outside of the device")]
     OutOfRange,
-    /// There is no room for what was written. Nothing acknowledged is lost; writing goes on once
-    /// there is room.
+    /// No space for the written data. Nothing acknowledged is lost; writing goes on once there is
+    /// room.
     #[error("no space: {0}")]
     NoSpace(String),
     /// Content is damaged, or the system refused.
@@ -28,13 +28,13 @@ pub enum DeviceError {
     Stopping,
 }
 
-/// Why an export cannot be had.
+/// The reason why an export is not available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// There is none of that name.
     #[error("there is no export \"{0}\"")]
     Unknown(String),
-    /// Somebody else writes to it, or its mode forbids it.
+    /// Another client writes to it, or its mode forbids it.
     #[error("{0}")]
     Refused(String),
     /// It could not be opened.
@@ -47,18 +47,18 @@ pub enum OpenError {
 pub struct Stretch<K> {
     /// The first byte.
     pub offset: u64,
-    /// How many, at least one.
+    /// The number of bytes, at least one.
     pub len: u64,
-    /// What they are.
+    /// Their kind.
     pub kind: K,
 }
 
-/// What is stored for a stretch.
+/// The allocation state of a stretch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Allocation {
     /// Data.
     Data,
-    /// Reads as zeros, and the image itself says so.
+    /// An explicit zero of the image itself.
     Zero,
     /// Reads as zeros, and nothing is kept for it anywhere.
     Hole,
@@ -69,16 +69,16 @@ pub trait Device: Send + Sync {
     /// The length in bytes.
     fn len(&self) -> u64;
 
-    /// Whether it has no byte.
+    /// True if it has no byte.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether every write is refused.
+    /// True if every write is refused.
     fn is_read_only(&self) -> bool;
 
-    /// Whether clients that know of each other may write to it at once, as those of a cluster's file
-    /// system do. One client at a time writes to any other.
+    /// True if clients that know of each other may write to it at once, as those of a cluster's
+    /// file system do. One client at a time writes to any other.
     fn is_shareable(&self) -> bool {
         false
     }
@@ -119,8 +119,8 @@ pub trait Device: Send + Sync {
     /// said goodbye. It may not be the only one; who writes later is another guest.
     fn guest_left(&self) {}
 
-    /// What is stored for the bytes from `offset`, gap-free: at least one stretch, at most
-    /// `count_max`, and not past `offset + len`. `len` is at least 1.
+    /// Lists the allocation states of the bytes from `offset`, gap-free: at least one stretch, at
+    /// most `count_max`, and not past `offset + len`. `len` is at least 1.
     fn allocation(
         &self,
         offset: u64,
@@ -131,9 +131,9 @@ pub trait Device: Send + Sync {
     /// The snapshots that [`Device::changes`] can compare with, oldest first.
     fn comparable(&self) -> Vec<String>;
 
-    /// Which bytes from `offset` may differ from the same disk's snapshot `since`: bounds as for
-    /// [`Device::allocation`]. `true` is "may differ"; an error if there is no such snapshot any
-    /// more.
+    /// Lists the bytes from `offset` that may differ from the same disk's snapshot `since`: bounds
+    /// as for [`Device::allocation`]. `true` is "may differ"; an error if there is no such snapshot
+    /// any more.
     fn changes(
         &self,
         since: &str,
@@ -142,22 +142,21 @@ pub trait Device: Send + Sync {
         count_max: usize,
     ) -> Result<Vec<Stretch<bool>>, DeviceError>;
 
-    /// Says that these bytes will be read soon. May do nothing.
+    /// Announces that these bytes will be read soon (read-ahead). May do nothing.
     fn prefetch(&self, offset: u64, len: u64) {
         let _ = (offset, len);
     }
 }
 
-/// What is wanted of a device.
+/// The intended use of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {
-    /// To look at it without being its guest: nothing is attached, made, reset or kept from others.
-    /// What is read is the state of some moment since it was opened; it cannot be written.
+    /// A look at it without being its guest: nothing is attached, made, reset or kept from others.
+    /// The bytes are those of some moment since it was opened; it cannot be written.
     Look,
-    /// To read it; it need not be writable.
+    /// Reading; it need not be writable.
     Read,
-    /// To write it if it can be written, else to read it: what an NBD client gets that does not
-    /// say.
+    /// Writing if it can be written, else reading: for an NBD client that does not say.
     ReadWrite,
 }
 
@@ -168,7 +167,7 @@ pub struct ExportInfo {
     pub name: String,
     /// The length in bytes.
     pub len: u64,
-    /// Whether it can only be read.
+    /// True if it can only be read.
     pub read_only: bool,
     /// When its content last changed, in nanoseconds since 1970: another time whenever the content
     /// is another one.
@@ -219,7 +218,7 @@ pub trait Exports: Send + Sync {
 mod tests {
     use super::*;
 
-    /// A device of so many bytes that says no more than it must.
+    /// A device of so many bytes with only the required methods.
     struct Bare(u64);
 
     impl Device for Bare {

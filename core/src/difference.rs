@@ -1,6 +1,7 @@
-//! Where two disks differ: in which positions of two pages, and which ranges of bytes that makes.
+//! Finds the differences of two disks: the positions of two pages that differ, and the ranges of
+//! bytes that makes.
 //!
-//! It is given resolved pages and the names of chunks, and does not know where either is kept: a
+//! It compares resolved pages and the names of chunks, and does not know where either is kept, so a
 //! store and a repository compare alike.
 
 use std::borrow::Borrow;
@@ -18,7 +19,7 @@ pub struct Difference {
     pub start: u64,
     /// Length in bytes.
     pub len: u64,
-    /// Whether the second disk reads as zeros there.
+    /// True if the second disk reads as zeros there.
     pub becomes_zero: bool,
 }
 
@@ -28,17 +29,18 @@ pub type AddRange<'v, E> = dyn FnMut(Range<u64>, bool) -> Result<(), E> + 'v;
 /// Takes a whole difference.
 pub type VisitDifference<'v, E> = dyn FnMut(Difference) -> Result<(), E> + 'v;
 
-/// Where two resolved pages differ, in order, and whether the second reads as zeros there;
-/// neighbours of one kind are not joined. `names` gives the names of as many chunks from an id on:
-/// it is asked only where both have chunks under different ids, since two ids may stand for one
-/// name.
+/// Compares two resolved pages: lists the positions that differ, in order, with true if the second
+/// page reads as zeros there; neighbours of one kind are not joined. `names` gives the names of as
+/// many chunks from an id on: it is asked only where both have chunks under different ids, since
+/// two ids may stand for one name.
 pub fn differing_positions<E>(
     a: &Page,
     b: &Page,
     mut names: impl FnMut(ChunkId, u64) -> Result<Vec<ChunkHash>, E>,
 ) -> Result<Vec<(Range<u16>, bool)>, E> {
     let mut found = Vec::new();
-    // Where `b` is as `a`, this has nothing to say; zeros are where only `a` has a chunk.
+    // The page relative to `a` has entries only where `b` differs; positions with a chunk in `a`
+    // only are zeros.
     for run in b.relative_to(a, PAGE_SPAN).runs() {
         for before in a.runs_in(run.start, run.end()) {
             match (before.slot, run.slot.advance(before.start - run.start)) {
@@ -113,7 +115,7 @@ impl<'v, E> Joiner<'v, E> {
         match &mut self.pending {
             _ if range.is_empty() => {}
             Some((pending, zero)) if pending.end == range.start && *zero == becomes_zero => {
-                pending.end = range.end
+                pending.end = range.end;
             }
             _ => {
                 self.finish()?;
@@ -144,7 +146,7 @@ mod tests {
     use crate::page::Run;
 
     const CHUNK_LEN: u64 = 4096;
-    /// What lengths are multiples of, so that few places speak for all bytes.
+    /// The unit of all lengths here, in bytes, so that few places speak for all bytes.
     const CELL_LEN: u64 = 1024;
     const PAGES: u64 = 3;
 
@@ -301,7 +303,7 @@ mod tests {
                     start: *start,
                     len: *len,
                     slot: slot(*first),
-                })
+                });
             });
             page.resolved()
         };

@@ -7,23 +7,28 @@
 //! ```text
 //! Header, version 1. Key in the store: first chunk id (big-endian), which the checksum covers.
 //!
-//! offset  size    meaning                                                     guards against
-//! 0       1       version                                                     a newer program's frame
-//! 1       4       payload length in bytes, envelope included (LE)             (lets reports count without payloads)
+//! offset  size    meaning                                            guards against
+//! 0       1       version                                            a newer program's frame
+//! 1       4       payload length in bytes, envelope included (LE)    (lets reports count without
+//!                                                                    payloads)
 //! 5       2       span: ids from the first to the last, 1 to SPAN_MAX (LE)
-//! 7       s       presence bitmap, ceil(span/8) bytes, bit 0 of byte 0 = the  ids that collection dropped
-//!                 first id; first and last are present, spare bits are zero
-//! 7+s     32·n    hash of each present chunk, in id order                     a wrong byte anywhere in the payload
-//! end-8   8       checksum over key and all bytes before                      damage, a header in another's place
+//! 7       s       presence bitmap, ceil(span/8) bytes, bit 0 of      ids that collection dropped
+//!                 byte 0 = the first id; first and last are
+//!                 present, spare bits are zero
+//! 7+s     32·n    hash of each present chunk, in id order            a wrong byte anywhere in the
+//!                                                                    payload
+//! end-8   8       checksum over key and all bytes before             damage, a header in
+//!                                                                    another's place
 //!
 //! Payload, version 1. Key: the same first chunk id.
 //!
-//! offset  size    meaning                                                     guards against
+//! offset  size    meaning                                       guards against
 //! 0       1       version
-//! 1       1       codec: 0 none, 1 lz4 block, 2 zstd frame                    decoding with another codec
-//! 2       4       plain length in bytes: n · chunk length (LE)                bombs: exactly this much is decoded
+//! 1       1       codec: 0 none, 1 lz4 block, 2 zstd frame      decoding with another codec
+//! 2       4       plain length in bytes: n · chunk length (LE)  bombs: exactly this much is
+//!                                                               decoded
 //! 6       …       the present chunks in id order, compressed as one
-//! end-8   8       checksum over key and all bytes before                      damage before a decoder sees it
+//! end-8   8       checksum over key and all bytes before        damage before a decoder sees it
 //! ```
 
 use crate::hash::{ChunkHash, HASH_LEN};
@@ -41,7 +46,7 @@ const VERSION: u8 = 1;
 const HEADER_CONTEXT: &str = "vellum 2026-11 frame header v1";
 const PAYLOAD_CONTEXT: &str = "vellum 2026-11 frame payload v1";
 
-/// Which chunks a frame holds, and under which names.
+/// The chunks that a frame holds, and their names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
     /// Rising; the first is the frame's key. The last is less than [`SPAN_MAX`] after the first.
@@ -85,7 +90,7 @@ impl FrameHeader {
         self.ids[self.ids.len() - 1].advance(1)
     }
 
-    /// How many chunks it holds.
+    /// The number of chunks that it holds.
     #[must_use]
     pub fn chunk_count(&self) -> usize {
         self.ids.len()
@@ -170,7 +175,7 @@ impl FrameHeader {
     }
 }
 
-/// How a payload is compressed.
+/// The compression of a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameCodec {
     /// Not at all.
@@ -184,7 +189,7 @@ pub enum FrameCodec {
 /// A payload as it is kept: compressed, its envelope verified, its content not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FramePayload<'a> {
-    /// How it is compressed.
+    /// Its compression.
     pub codec: FrameCodec,
     /// The length of the chunks once decoded, at most [`PLAIN_LEN_MAX`].
     pub plain_len: u32,

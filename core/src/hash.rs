@@ -184,7 +184,7 @@ pub fn checksum(context: &str, parts: &[&[u8]]) -> [u8; 8] {
         .expect("a hash has more than eight bytes")
 }
 
-/// Whether every byte of `plain` is zero. Looks at 64 bytes at a time, so that data is told from
+/// True if every byte of `plain` is zero. Looks at 64 bytes at a time, so that data is told from
 /// zeros at its first difference.
 #[must_use]
 pub fn is_zero(plain: &[u8]) -> bool {

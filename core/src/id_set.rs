@@ -22,7 +22,7 @@ impl IdSet {
         Self::default()
     }
 
-    /// Whether `id` is in the set.
+    /// True if `id` is in the set.
     #[must_use]
     pub fn contains(&self, id: ChunkId) -> bool {
         let (segment, word, bit) = place(id);
@@ -100,7 +100,7 @@ impl IdSet {
         })
     }
 
-    /// Whether it holds one of the `count` ids from `first` on.
+    /// True if it holds one of the `count` ids from `first` on.
     #[must_use]
     pub fn meets(&self, first: ChunkId, count: u64) -> bool {
         self.next_from(first)
@@ -120,7 +120,7 @@ impl IdSet {
         }
     }
 
-    /// How many ids it holds. Cost: its memory.
+    /// The number of ids that it holds. Cost: its memory.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.segments
@@ -130,7 +130,7 @@ impl IdSet {
             .sum()
     }
 
-    /// Whether it holds none.
+    /// True if it holds none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -37,8 +37,8 @@ macro_rules! identity {
 }
 
 identity!(
-    /// What a sealed layer shows, whatever becomes of the layers below it. Two layers of the same
-    /// content identity show the same bytes.
+    /// The content of a sealed layer, whatever becomes of the layers below it. Two layers of the
+    /// same content identity show the same bytes.
     ContentId
 );
 identity!(

@@ -1,4 +1,5 @@
-//! What a disk image *is* in Vellum, and how it is written as bytes.
+//! The model of a disk image in Vellum, and its encoding as bytes: pure, with no files, clocks or
+//! threads.
 #![forbid(unsafe_code)]
 
 pub mod change_map;

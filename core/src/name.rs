@@ -1,8 +1,7 @@
-//! What a person may call an image, a snapshot or a tag, and how the two are written as one:
-//! `image@snapshot`.
+//! The names of images, snapshots and tags: what is allowed in them, and the form `image@snapshot`.
 //!
-//! Names reach file names, URLs and terminals later: what could act there (separators, control and
-//! direction characters) is refused here, once.
+//! Names are used in file names, URLs and terminals later: characters with an effect there
+//! (separators, control and direction characters) are refused here, once.
 
 use std::fmt;
 
@@ -11,10 +10,10 @@ pub const NAME_LEN_MAX: usize = 255;
 /// The word after `@` that stands for the newest snapshot, so no snapshot can have it as its name.
 pub const LATEST: &str = "latest";
 
-/// Why a text is no name.
+/// The reason why a text is no name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing at all.
+    /// The text is empty.
     #[error("a name cannot be empty")]
     Empty,
     /// Over [`NAME_LEN_MAX`].
@@ -84,12 +83,12 @@ fn is_forbidden(character: char) -> bool {
     ) || character.is_control()
 }
 
-/// What a person wrote to mean an image or a snapshot: not looked up yet, perhaps a prefix.
+/// A person's text for an image or a snapshot: not looked up yet, perhaps a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSpec {
     /// Before the `@`.
     pub image: String,
-    /// After it.
+    /// The snapshot's part, after it.
     pub snapshot: Option<String>,
 }
 

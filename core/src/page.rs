@@ -1,21 +1,26 @@
-//! One span of a layer's map: which chunk positions it answers for, and how.
+//! A map page: one span of a layer's map, with an entry for each chunk position that the layer
+//! answers for.
 //!
-//! A page knows neither its layer's parent nor where it is kept. Overlaying pages on each other is
-//! all there is to a chain: a page resolves the same whether one layer or a thousand lie below.
+//! A page knows neither its layer's parent nor where it is kept. A chain of layers is read by
+//! overlaying its pages, so resolving works the same whether one layer or a thousand lie below.
 //!
 //! ```text
-//! Encoding, version 1. Key in the store: layer id, page index (big-endian), which the checksum covers.
+//! Encoding, version 1. Key in the store: layer id, page index (big-endian), which the checksum
+//! covers.
 //!
-//! offset  size    meaning                                                     guards against
-//! 0       1       version                                                     a newer program's page
+//! offset  size    meaning                                            guards against
+//! 0       1       version                                            a newer program's page
 //! 1       varint  number of runs, 0 to PAGE_SPAN
 //! …       per run:
-//!         varint  positions skipped since the last run's end, shifted left    runs out of order, overlapping
-//!                 by one; bit 0: 0 = explicit zero, 1 = chunks
-//!         varint  run length minus one                                        runs past the page
-//!         varint  chunks only: first chunk id minus the id after the last     (sequential imports: always 0)
-//!                 chunk run's last, zigzag; the first run counts from 0
-//! end-8   8       checksum over key and all bytes before                      damage, a page in another's place
+//!         varint  positions skipped since the last run's end,        runs out of order,
+//!                 shifted left by one; bit 0: 0 = explicit zero,     overlapping
+//!                 1 = chunks
+//!         varint  run length minus one                               runs past the page
+//!         varint  chunks only: first chunk id minus the id after     (sequential imports:
+//!                 the last chunk run's last, zigzag; the first run   always 0)
+//!                 counts from 0
+//! end-8   8       checksum over key and all bytes before             damage, a page in another's
+//!                                                                    place
 //! ```
 
 use std::ops::Range;
@@ -25,7 +30,7 @@ use crate::tree::page_start;
 use crate::units::{ChunkId, ChunkLen, LayerId, PageIndex};
 use crate::wire::{DecodeError, Reader, put_varint, seal, unzigzag, verified, zigzag};
 
-/// How many chunk positions a page answers for: 4 MiB of disk at 4 KiB chunks. Small enough that a
+/// The number of chunk positions of a page: 4 MiB of disk at 4 KiB chunks. Small enough that a
 /// random write rewrites little (7 KiB at worst), large enough that a sequential disk costs a few
 /// bytes per megabyte.
 pub const PAGE_SPAN: u16 = 1024;
@@ -33,14 +38,14 @@ pub const PAGE_SPAN: u16 = 1024;
 const VERSION: u8 = 1;
 const CONTEXT: &str = "vellum 2026-11 layer page v1";
 
-/// What a layer says of one chunk position.
+/// The entry of a layer's map for one chunk position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// Nothing: ask the parent. At the root, zeros.
+    /// No entry: the parent decides. At the root, zeros.
     Absent,
     /// Zeros, whatever the parent holds.
     Zero,
-    /// This chunk.
+    /// A chunk with this id.
     Chunk(ChunkId),
 }
 
@@ -61,7 +66,7 @@ impl Slot {
 pub struct Run {
     /// The first position, within the page.
     pub start: u16,
-    /// How many positions, never zero.
+    /// The number of positions, never zero.
     pub len: u16,
     /// The answer for the first position.
     pub slot: Slot,
@@ -90,7 +95,7 @@ impl Run {
         })
     }
 
-    /// Whether `next` goes on where this run ends, so that both are one.
+    /// True if `next` goes on where this run ends, so that both are one.
     fn continues_into(&self, next: &Self) -> bool {
         self.end() == next.start && self.slot.advance(self.len) == next.slot
     }
@@ -105,13 +110,13 @@ pub struct Page {
 }
 
 impl Page {
-    /// A page that says nothing.
+    /// A page without entries.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether it says nothing.
+    /// True if it has no entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
@@ -179,14 +184,13 @@ impl Page {
         self.runs.push(run);
     }
 
-    /// Answers `slot` for the run's positions from now on, whatever was said before. Cost: the
-    /// length of the page.
+    /// Sets the run's positions to `slot`, whatever they were before. Cost: the length of the page.
     pub fn set(&mut self, run: Run) {
         *self = self.changed(&[run]);
     }
 
-    /// This page with the answers of `changes` in place of its own. They come in order and do not
-    /// overlap; absent ones count, too: they take an answer away. Cost: the length of both.
+    /// The page with the entries of `changes` in place of its own. They come in order and do not
+    /// overlap; absent ones count, too: they remove an entry. Cost: the length of both.
     #[must_use]
     pub fn changed(&self, changes: &[Run]) -> Self {
         let (mut result, mut kept) = (Self::new(), 0);
@@ -205,9 +209,9 @@ impl Page {
         result
     }
 
-    /// What this page and `below` say together: its own answers, and where it is absent those of
-    /// `below`, of which only the positions before `visible` are seen (from there on this page says
-    /// zero by being absent: see `Layer::parent_visible`).
+    /// Overlays this page on `below`: its own entries, and where it is absent those of `below`, of
+    /// which only the positions before `visible` are seen (from there on this page says zero by
+    /// being absent: see `Layer::parent_visible`).
     #[must_use]
     pub fn over(&self, below: &Self, visible: u16) -> Self {
         let mut result = Self::new();
@@ -224,8 +228,8 @@ impl Page {
         result
     }
 
-    /// What a layer has to say so that this (resolved) page is seen over `below`, of which the
-    /// positions before `visible` are seen: the inverse of [`Page::over`].
+    /// The entries that a layer needs so that this (resolved) page is seen over `below`, of which
+    /// the positions before `visible` are seen: the inverse of [`Page::over`].
     #[must_use]
     pub fn relative_to(&self, below: &Self, visible: u16) -> Self {
         let below = below.clipped(visible).resolved();
@@ -247,7 +251,7 @@ impl Page {
         result
     }
 
-    /// This page with `zero` in place of every absent position before `end`.
+    /// The page with an explicit zero in place of every absent position before `end`.
     #[must_use]
     pub fn with_zeros(&self, end: u16) -> Self {
         let mut result = Self::new();
@@ -293,9 +297,9 @@ impl Page {
         Some(result)
     }
 
-    /// What is left once nothing lies below: absent and explicit zero are the same, and both are
-    /// absent in the result. Resolved pages of equal content differ only where two chunk ids stand
-    /// for one name.
+    /// The page at the root of a chain, with nothing below: absent and explicit zero are the same
+    /// there, and both are absent in the result. Resolved pages of equal content differ only where
+    /// two chunk ids stand for one name.
     #[must_use]
     pub fn resolved(&self) -> Self {
         Self {
@@ -320,7 +324,7 @@ impl Page {
         }
     }
 
-    /// Whether it answers for every position before `end`, so that nothing below can be seen.
+    /// True if it has an entry for every position before `end`, so that nothing below can be seen.
     #[must_use]
     pub fn covers(&self, end: u16) -> bool {
         self.runs_in(0, end).all(|run| run.slot != Slot::Absent)
@@ -349,7 +353,7 @@ impl Page {
         result
     }
 
-    /// How many positions it answers with a chunk, and how many with zero.
+    /// The number of positions with a chunk, and of those with an explicit zero.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         self.runs

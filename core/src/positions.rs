@@ -1,4 +1,4 @@
-//! Which of a page's positions: a set, one bit each.
+//! A set of a page's positions, one bit each.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ impl Positions {
     /// Every position of a page.
     pub const ALL: Self = Self([u64::MAX; WORDS]);
 
-    /// Those before `end`.
+    /// The positions before `end`.
     #[must_use]
     pub fn before(end: u16) -> Self {
         let mut positions = Self::NONE;
@@ -38,7 +38,7 @@ impl Positions {
         }
     }
 
-    /// Those of either.
+    /// The union of two sets.
     #[must_use]
     pub fn or(mut self, other: &Self) -> Self {
         self.0
@@ -48,7 +48,7 @@ impl Positions {
         self
     }
 
-    /// Those of both.
+    /// The intersection of two sets.
     #[must_use]
     pub fn and(mut self, other: &Self) -> Self {
         self.0
@@ -58,7 +58,7 @@ impl Positions {
         self
     }
 
-    /// Those that are not among `other`.
+    /// The positions that are not in `other`.
     #[must_use]
     pub fn without(mut self, other: &Self) -> Self {
         self.0
@@ -68,7 +68,7 @@ impl Positions {
         self
     }
 
-    /// Whether `position` is one of them.
+    /// True if `position` is one of them.
     #[must_use]
     pub fn contains(&self, position: u16) -> bool {
         self.0[usize::from(position) / 64] >> (position % 64) & 1 == 1

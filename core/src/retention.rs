@@ -1,13 +1,13 @@
-//! Which of many states of one thing to keep: the rules that restic's users know, with restic's
-//! outcomes.
+//! Retention: chooses which of many states of one thing to keep, by the rules that restic's users
+//! know, with restic's outcomes.
 //!
 //! `--keep-last 3 --keep-daily 7` keeps the three newest and the newest of each of the seven newest
 //! days that have any. A state that several rules keep counts for each of them (in PBS it would
 //! count for the first only). While a rule has not kept as many as it may, it also keeps the oldest
-//! state there is, so that a young history reaches back as far as it can. What is pinned is kept,
-//! and counts as if it were not.
+//! state there is, so that a young history reaches back as far as it can. Pinned states are kept,
+//! and count as if they were not pinned.
 //!
-//! It knows no time zone: whoever asks gives each moment with its distance from UTC there and then.
+//! It knows no time zone: the caller gives each time with the offset from UTC there and then.
 
 mod calendar;
 #[cfg(test)]
@@ -24,7 +24,7 @@ use calendar::Moment;
 /// anything.
 const SPAN_NUMBER_MAX: u32 = 999_999;
 
-/// What to keep. Each rule keeps what it keeps, whatever the others say.
+/// The rules of retention. Each rule keeps its states independently of the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// The newest.
@@ -39,28 +39,29 @@ pub struct Rules {
     pub monthly: Limit,
     /// The same for years.
     pub yearly: Limit,
-    /// Everything of this long before the newest.
+    /// The age rule: keeps all states of this long before the newest.
     pub within: Option<Within>,
-    /// What has all tags of at least one of these lists. An empty list is for what has no tags.
+    /// The lists of tags: a state that has all tags of at least one list is kept. An empty list
+    /// keeps states without tags.
     pub tags: Vec<BTreeSet<Name>>,
 }
 
-/// How many a rule keeps.
+/// The number of states that a rule keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Limit {
-    /// None: there is no such rule.
+    /// No state: there is no such rule.
     #[default]
     Nothing,
-    /// This many; 0 is as [`Limit::Nothing`].
+    /// The newest states, this many; 0 is as [`Limit::Nothing`].
     Newest(u32),
-    /// As many as there are.
+    /// All states.
     All,
 }
 
 /// A rule about age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Within {
-    /// How old, measured from the newest candidate.
+    /// The greatest age of a kept state, measured from the newest candidate.
     pub span: Span,
     /// The present, in milliseconds since 1970: a candidate from the future is not taken for the
     /// newest.
@@ -79,25 +80,25 @@ pub struct Span {
 /// A state that may be kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
-    /// When it was taken, in milliseconds since 1970.
+    /// The time when it was taken, in milliseconds since 1970.
     pub taken_ms: u64,
-    /// What a clock on the wall showed then, minus UTC, in seconds: from it come the hour, day,
-    /// week, month and year.
+    /// The local clock's reading then, minus UTC, in seconds: from it come the hour, day, week,
+    /// month and year.
     pub offset_s: i32,
-    /// What it is marked with.
+    /// The tags on it.
     pub tags: &'a BTreeSet<Name>,
-    /// Whether it is protected against deletion.
+    /// True if it is protected against deletion.
     pub pinned: bool,
 }
 
-/// What becomes of a candidate.
+/// The decision about a candidate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Why it is kept; without a reason it goes.
+    /// The reasons to keep it; without one it goes.
     pub reasons: Vec<Reason>,
 }
 
-/// What keeps a candidate.
+/// A reason to keep a candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// There are no rules at all.
@@ -114,7 +115,7 @@ pub enum Reason {
     Oldest(Period),
 }
 
-/// What counts as one for a rule.
+/// The unit in which a rule counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Period {
     /// Each candidate.
@@ -144,8 +145,8 @@ pub enum RuleError {
     Span(String),
 }
 
-/// What becomes of each of `candidates`, in their order. Of two with the same time, the later in
-/// the list counts as the newer. Sorts them: n log n.
+/// Decides each of `candidates`, in their order. Of two with the same time, the later in the list
+/// counts as the newer. Sorts them: n log n.
 #[must_use]
 pub fn apply(rules: &Rules, candidates: &[Candidate<'_>]) -> Vec<Verdict> {
     if rules.is_empty() {
@@ -177,7 +178,7 @@ pub fn apply(rules: &Rules, candidates: &[Candidate<'_>]) -> Vec<Verdict> {
 }
 
 impl Rules {
-    /// Whether there is no rule that could keep anything.
+    /// True if there is no rule that could keep anything.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.within.is_none()
@@ -196,7 +197,7 @@ impl Rules {
         ]
     }
 
-    /// What can be said of a candidate without looking at the others.
+    /// The part of the verdict that does not depend on the other candidates.
     fn alone(&self, candidate: &Candidate<'_>, oldest_within: Option<i64>) -> Verdict {
         let pinned = candidate.pinned.then_some(Reason::Pinned);
         let tags = self
@@ -216,7 +217,8 @@ impl Rules {
     }
 }
 
-/// Which of the states of these `slots`, the newest first, a rule keeps, and why.
+/// The states that a rule keeps, by their place in `slots`, the newest first, and the reason for
+/// each.
 fn counted(period: Period, limit: Limit, slots: &[i64]) -> Vec<(usize, Reason)> {
     let mut kept = Vec::new();
     let mut left = limit.count();
@@ -240,7 +242,7 @@ fn counted(period: Period, limit: Limit, slots: &[i64]) -> Vec<(usize, Reason)> 
 }
 
 impl Verdict {
-    /// Whether it stays.
+    /// True if it stays.
     #[must_use]
     pub fn is_kept(&self) -> bool {
         !self.reasons.is_empty()
@@ -272,8 +274,8 @@ impl Limit {
 }
 
 impl Within {
-    /// What is younger than this is kept, in milliseconds since 1970: everything, if all candidates
-    /// are from the future.
+    /// The time after which states are kept, in milliseconds since 1970: all of them, if all
+    /// candidates are from the future.
     fn begin(&self, candidates: &[Candidate<'_>]) -> i64 {
         let past = candidates
             .iter()
@@ -376,7 +378,7 @@ impl fmt::Display for Period {
     }
 }
 
-/// As restic says it.
+/// The words of restic.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

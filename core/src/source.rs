@@ -1,4 +1,4 @@
-//! How image formats offer their content: byte ranges that are data, zero, or absent.
+//! Image sources: the content of an image file as byte ranges that are data, zero, or absent.
 //!
 //! It knows no format (those are in `formats`), and no file: a format reads through [`ReadAt`].
 
@@ -12,12 +12,12 @@ pub trait ReadAt: Send + Sync {
     /// The length in bytes when it was opened.
     fn len(&self) -> u64;
 
-    /// Whether there is nothing to read.
+    /// True if there is nothing to read.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Fills `buffer` from `offset`, or fails with what the system said.
+    /// Fills `buffer` from `offset`, or fails with the system's error.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
     /// The first range of allocated bytes that ends after `offset`, `None` when only a hole is
@@ -41,7 +41,7 @@ impl ReadAt for Vec<u8> {
     }
 }
 
-/// What a range of an image holds: three answers, never an `Option` whose `None` must be
+/// The kind of a range of an image: three answers, never an `Option` whose `None` must be
 /// remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExtentKind {
@@ -49,7 +49,7 @@ pub enum ExtentKind {
     Data,
     /// It reads as zeros, whatever a parent holds.
     Zero,
-    /// The file says nothing: the parent's bytes, or zeros without one.
+    /// The file has no entry: the parent's bytes, or zeros without one.
     Absent,
 }
 
@@ -60,7 +60,7 @@ pub struct Extent {
     pub start: u64,
     /// The length in bytes, never zero.
     pub len: u64,
-    /// What it holds.
+    /// The kind of the range.
     pub kind: ExtentKind,
 }
 
@@ -77,7 +77,7 @@ pub trait ImageSource: Send + Sync {
     /// The image's length in bytes, as a guest sees it.
     fn len(&self) -> u64;
 
-    /// Whether the image holds no byte at all.
+    /// True if the image holds no byte at all.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -86,8 +86,8 @@ pub trait ImageSource: Send + Sync {
     /// Neighbours may be of the same kind.
     fn extent_at(&self, offset: u64) -> Result<Extent, SourceError>;
 
-    /// What the file holds beside the disk, and reading leaves behind: a sentence for each, which
-    /// goes on after the file's name.
+    /// The parts of the file beside the disk, which reading leaves behind: a sentence for each,
+    /// which goes on after the file's name.
     fn left_behind(&self) -> Vec<String> {
         Vec::new()
     }
@@ -97,15 +97,15 @@ pub trait ImageSource: Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError>;
 }
 
-/// Why a source cannot be read or believed.
+/// The reason why a source cannot be read or believed.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The system could not read the file.
     #[error("cannot read the source at byte {offset}")]
     Io {
-        /// Where in the file.
+        /// The offset in the file, in bytes.
         offset: u64,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -114,7 +114,7 @@ pub enum SourceError {
     Malformed {
         /// The format's name as `-f` takes it.
         format: &'static str,
-        /// What is wrong, and where in the file.
+        /// The fault, and its place in the file.
         reason: String,
     },
     /// The file is valid, but says something that this reader does not follow: a reference to
@@ -123,12 +123,12 @@ pub enum SourceError {
     Refused {
         /// The format's name as `-f` takes it.
         format: &'static str,
-        /// What it asks for, with the reference shown, and what to do instead.
+        /// The thing that the file asks for, with the reference shown, and what to do instead.
         reason: String,
     },
 }
 
-/// How a compressed cluster was compressed.
+/// The compression of a compressed cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClusterCodec {
     /// Raw deflate, as qcow2 (without a zlib header) has it.

@@ -1,5 +1,5 @@
-//! What consecutive bytes are, gathered in order: joined where they are alike, and no more
-//! stretches than somebody wants.
+//! A list of consecutive stretches of bytes, each of one kind: neighbours of a kind are joined, and
+//! the number of stretches is bounded.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ pub struct Stretches<K> {
 }
 
 impl<K: Copy + PartialEq> Stretches<K> {
-    /// None so far, at most `count_max` (at least one).
+    /// An empty list for at most `count_max` stretches (at least one).
     #[must_use]
     pub fn new(count_max: usize) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl<K: Copy + PartialEq> Stretches<K> {
         }
     }
 
-    /// Whether nothing more is wanted.
+    /// True if nothing more is wanted.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.is_full

@@ -119,7 +119,7 @@ impl ChunkLen {
         index.0 * self.bytes()
     }
 
-    /// How many chunks it takes to hold `bytes`, the last one perhaps in part.
+    /// The number of chunks that hold `bytes`, the last one perhaps in part.
     #[must_use]
     pub fn count_for(self, bytes: u64) -> ChunkCount {
         ChunkCount(bytes.div_ceil(self.bytes()))

@@ -1,7 +1,7 @@
 //! Reading and writing the small integers of our encodings. Every read is checked against the bytes
 //! at hand.
 
-/// Why bytes are not the record that their place says they are.
+/// The reason why bytes are not the record that their place says they are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The bytes end before the record does.
@@ -34,7 +34,7 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
-    /// How many bytes are left.
+    /// The number of bytes that are left.
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.rest.len()

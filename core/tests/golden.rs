@@ -1,8 +1,8 @@
-//! The bytes of every encoding of core, kept in `golden/` for ever: what was written once must be read by every later version, and
-//! what is written now must not change by accident.
+//! The bytes of every encoding of core, kept in `golden/` for ever: what was written once must be
+//! read by every later version, and what is written now must not change by accident.
 //!
-//! A new version of an encoding adds files and takes none away. `cargo test --release --workspace --test golden -- --ignored` writes
-//! files that are missing, and no other.
+//! A new version of an encoding adds files and takes none away. `cargo test --release --workspace
+//! --test golden -- --ignored` writes files that are missing, and no other.
 
 #[path = "golden/files.rs"]
 mod files;
@@ -26,7 +26,7 @@ fn pages() -> Vec<(&'static str, Page)> {
                 start: *start,
                 len: *len,
                 slot: *slot,
-            })
+            });
         });
         page
     };

@@ -257,10 +257,10 @@ impl DynamicHeader {
             return Err(malformed(FORMAT, format!("blocks of {block_len} bytes")));
         }
         Ok(Self {
+            bytes,
             table_offset,
             entry_count,
             block_len,
-            bytes,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Fuzz bodies for what the store reads of its own bytes, past the checksum: a checksum stops
-//! chance, not whoever can compute it. Each panics only when a promise of an encoding is broken:
-//! decoders are total, and only what an encoder writes is accepted.
+//! chance, not an attacker who can compute it. Each panics only when a promise of an encoding is
+//! broken: decoders are total, and only what an encoder writes is accepted.
 
 use vellum_core::frame::{FrameHeader, FramePayload, SPAN_MAX};
 use vellum_core::name::{NAME_LEN_MAX, Name, NodeSpec};

@@ -131,7 +131,7 @@ pub fn probe(data: &[u8]) {
     match seen.verdict() {
         probing::Verdict::Raw => assert!(seen.containers.is_empty()),
         probing::Verdict::Known(_) | probing::Verdict::NotYet(_) => {
-            assert_eq!(seen.containers.len(), 1)
+            assert_eq!(seen.containers.len(), 1);
         }
         probing::Verdict::Ambiguous => assert!(seen.containers.len() + seen.marks.len() > 1),
     }

@@ -1,5 +1,5 @@
-//! Fuzz bodies for what a repository holds, past its seals: they stop chance, not whoever has the
-//! key, or writes into a plain repository.
+//! Fuzz bodies for what a repository holds, past its seals: they stop chance, not an attacker who
+//! has the key, or who writes into a plain repository.
 
 use vellum_backup::format::{
     IndexObject, MapBlob, RepositoryFile, SEGMENT_LEN_MAX, decode_frame, encode_frame,

@@ -64,7 +64,7 @@ pub fn store_ops(data: &[u8]) {
                 drop(store.take());
                 store = Some(open(&dir));
             }
-            // What the model knows only within bounds is for the property test.
+            // Operations that the model knows only within bounds are for the property test.
             Operation::Crash
             | Operation::Rebase {
                 keep_content: false,

@@ -1,9 +1,11 @@
-//! A block device as a loss of power sees it: what was flushed, and what it had only taken.
+//! A block device as a loss of power sees it: the flushed content, and the writes that were only
+//! taken.
 //!
-//! What is granted is what every disk promises: what was written before a flush was asked for is
-//! durable once the flush is answered, and a sector of 512 bytes is written as a whole. Everything
-//! else may be lost, kept or reordered. The file system above is a real one, so nothing has to be
-//! assumed about names and journals here: that is [`crate::disk`]'s, which knows no file system.
+//! The model grants what every disk promises: bytes that were written before a flush was asked for
+//! are durable once the flush is answered, and a sector of 512 bytes is written as a whole.
+//! Everything else may be lost, kept or reordered. The file system above is a real one, so nothing
+//! has to be assumed about names and journals here: that is [`crate::disk`]'s, which knows no file
+//! system.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,7 +18,7 @@ use crate::disk::{SECTOR_LEN, Writes, sectors};
 
 /// Bytes that are kept as one piece: a page of the kernel's.
 const BLOCK_LEN: usize = 4096;
-/// How a file is read while it is loaded.
+/// The bytes of one read while a file is loaded.
 const LOAD_LEN: usize = 1 << 20;
 
 /// The content of a block device. Blocks of zeros take no memory, and clones share what they hold.
@@ -26,14 +28,14 @@ pub struct BlockContent {
     blocks: BTreeMap<u64, Arc<[u8; BLOCK_LEN]>>,
 }
 
-/// What happened to a block device, in the order in which it did.
+/// An event of a block device.
 #[derive(Clone, Debug)]
 pub enum BlockEvent {
     /// Bytes were written, and the writing was answered.
     Write {
         /// In bytes.
         offset: u64,
-        /// What.
+        /// The bytes.
         bytes: Arc<[u8]>,
     },
     /// Everything so far was flushed.
@@ -45,13 +47,13 @@ pub enum BlockEvent {
 /// A block device's past: what it held at first, and all that happened since.
 #[derive(Clone, Debug, Default)]
 pub struct BlockTrace {
-    /// What it held at first, all of it durable.
+    /// The content at first, all of it durable.
     pub start: BlockContent,
     /// In order.
     pub events: Vec<BlockEvent>,
 }
 
-/// Which of the writes survive that were not flushed.
+/// The choice of the writes that survive without a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unflushed {
     /// Each write as a whole or not at all: about this many in a hundred survive.
@@ -107,7 +109,7 @@ impl BlockContent {
         self.len
     }
 
-    /// Whether it has no bytes at all.
+    /// True if it has no bytes at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -167,7 +169,7 @@ impl BlockTrace {
         moment.unwrap_or(0)
     }
 
-    /// What the device holds after everything that happened.
+    /// The content of the device after everything that happened.
     #[must_use]
     pub fn end(&self) -> BlockContent {
         self.cut(
@@ -177,7 +179,8 @@ impl BlockTrace {
         )
     }
 
-    /// What the device holds if power is lost before event `at`, as `chance` will have it.
+    /// The content of the device if power is lost before event `at`; `chance` chooses the surviving
+    /// writes.
     #[must_use]
     pub fn cut(&self, at: usize, loss: Unflushed, chance: &mut fastrand::Rng) -> BlockContent {
         let flushed = self.events[..at]

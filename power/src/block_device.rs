@@ -1,7 +1,7 @@
-//! Block devices that write down what happens to them: files of a FUSE mount, so that a loop device
-//! can stand on them and a real file system on that.
+//! Recorded block devices: files of a FUSE mount that log every write and flush, so that a loop
+//! device can stand on them and a real file system on that.
 //!
-//! Whatever the file system above asks for arrives here in the order in which the kernel sends it:
+//! The requests of the file system above arrive here in the order in which the kernel sends them:
 //! writes, and flushes as `fsync`. Discarding and punching are refused, so that there is no third
 //! kind of change.
 
@@ -25,7 +25,7 @@ use crate::block::{BlockContent, BlockEvent, BlockTrace};
 const REQUEST_LEN_MAX: u32 = 1 << 20;
 /// The kernel's number of the folder.
 const ROOT: u64 = 1;
-/// What `stat` calls the best length of a request.
+/// The preferred length of a request in `stat`, in bytes.
 const BLOCK_LEN: u32 = 4096;
 
 /// A folder whose files are block devices. Unmounted when dropped.
@@ -99,7 +99,7 @@ impl DeviceFolder {
 
 impl Drop for DeviceFolder {
     fn drop(&mut self) {
-        // Whoever still uses it gets errors: it is for tests, which have ended.
+        // Its last users get errors: it is for tests, which have ended.
         let path = self.path.clone();
         let _ = rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH);
         drop(self.session.take());

@@ -1,7 +1,7 @@
-//! A file system as a loss of power sees it: what is on disk for certain, and what the kernel had
-//! only promised to write.
+//! A file system as a loss of power sees it: the durable content, and the changes that the kernel
+//! had only promised to write.
 //!
-//! What is granted, and nothing more:
+//! The model grants these guarantees, and nothing more:
 //!
 //! - An `fsync` or `fdatasync` of a file makes its content and length durable, **not its name**.
 //!   That is POSIX's weakest reading; ext4 and XFS also make the name of a new file durable.
@@ -29,13 +29,13 @@ use std::collections::BTreeMap;
 
 use crate::log::Event;
 
-/// What a disk writes as a whole.
+/// The unit that a disk writes as a whole, in bytes.
 pub const SECTOR_LEN: u64 = 512;
 
 /// A folder and all that is in it, by paths relative to it. The folder itself is not among them.
 pub type Tree = BTreeMap<String, Entry>;
 
-/// What has a name.
+/// A folder or a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Entry {
     /// A folder.
@@ -44,10 +44,10 @@ pub enum Entry {
     File(Vec<u8>),
 }
 
-/// Which of the changes of names survive that were not made durable.
+/// The choice of the changes of names that survive without a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Names {
-    /// None.
+    /// No unsynced change.
     Synced,
     /// All that came before the last sync of anything: ext4.
     Journal,
@@ -59,21 +59,21 @@ pub enum Names {
     Random,
 }
 
-/// Which of the writes survive that were not made durable.
+/// The choice of the writes that survive without a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writes {
-    /// None.
+    /// No unsynced write.
     Synced,
     /// All.
     All,
     /// Sectors, each as it was at one moment: about this many in a hundred as they were last.
     Torn(u8),
-    /// For each file something else of all this.
+    /// A random one of these for each file.
     Random,
 }
 
 impl Writes {
-    /// For each sector, how many of `last` changes it has seen: the same whenever it is asked for
+    /// The number of `last` changes that each sector has seen: the same whenever it is asked for
     /// again.
     pub(crate) fn moments<'c>(
         self,
@@ -117,16 +117,16 @@ pub struct Disk {
     /// Names for certain, and as the process sees them.
     durable: BTreeMap<String, usize>,
     names: BTreeMap<String, usize>,
-    /// What has to be done to `durable` to make it `names`, in order.
+    /// The changes that make `names` of `durable`, in order.
     pending: Vec<Change>,
-    /// How many of those came before the last sync.
+    /// The number of those that came before the last sync.
     journaled: usize,
     descriptors: BTreeMap<i32, usize>,
 }
 
 #[derive(Clone, Debug)]
 enum Node {
-    /// With its path: folders are never renamed.
+    /// A folder, with its path: folders are never renamed.
     Folder(String),
     File(File),
 }
@@ -174,7 +174,7 @@ impl Disk {
         disk
     }
 
-    /// Does what `event` tells. Fails if it cannot have happened on this disk: then the log lacks
+    /// Applies `event`. Fails if it cannot have happened on this disk: then the log lacks
     /// something.
     pub fn apply(&mut self, event: &Event) -> Result<(), String> {
         match event {
@@ -238,13 +238,13 @@ impl Disk {
         }
     }
 
-    /// What is there as long as power is.
+    /// The content as long as power is.
     #[must_use]
     pub fn now(&self) -> Tree {
         self.crash(Names::All, Writes::All, &mut fastrand::Rng::with_seed(0))
     }
 
-    /// What is there after a loss of power, as `chance` will have it.
+    /// The content after a loss of power; `chance` chooses the surviving changes.
     #[must_use]
     pub fn crash(&self, names: Names, writes: Writes, chance: &mut fastrand::Rng) -> Tree {
         let found = self.surviving_names(names, chance);
@@ -417,7 +417,7 @@ impl File {
                 Edit::Write { offset, bytes: new } => {
                     (*offset as usize, *offset as usize + new.len())
                 }
-                // What is cut off becomes zeros; what is added is zeros already.
+                // The bytes that are cut off become zeros; those that are added are zeros already.
                 Edit::SetLen(new_len) => (*new_len as usize, bytes.len().max(*new_len as usize)),
                 Edit::Grow(new_len) => (*new_len as usize, *new_len as usize),
             };

@@ -1,8 +1,7 @@
-//! Real file systems on recorded devices: which there are, how one is made, and how one is mounted
-//! for as long as it is wanted.
+//! Real file systems on recorded devices: the kinds, and how one is made and mounted.
 //!
-//! Commands do the work (`mkfs`, `losetup`, `mount`, `umount`): what serves the device must never
-//! wait for a file system that stands on it.
+//! Commands do the work (`mkfs`, `losetup`, `mount`, `umount`): the process that serves the device
+//! must never wait for a file system that stands on it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,16 +11,16 @@ use std::time::Duration;
 
 use crate::block::BlockContent;
 
-/// How often a device that is just being let go is asked again to unmount.
+/// The number of attempts to unmount a device that is just being let go.
 const TRIES: u32 = 50;
 const TRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A kind of file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FileSystem {
-    /// With a journal of metadata, data before it.
+    /// Ext4: a journal of metadata; data are written before it.
     Ext4,
-    /// With a log of metadata.
+    /// XFS: a log of metadata.
     Xfs,
     /// Copies on write.
     Btrfs,
@@ -37,7 +36,7 @@ impl FileSystem {
     /// All.
     pub const ALL: [Self; 3] = [Self::Ext4, Self::Xfs, Self::Btrfs];
 
-    /// As `mount` calls it.
+    /// The name that `mount` uses.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -79,7 +78,8 @@ impl FileSystem {
         }
     }
 
-    /// An empty one, made by its own program in `scratch`. Says why if there is none to be had.
+    /// An empty one, made by its own program in `scratch`. Fails with the reason if it cannot be
+    /// made.
     pub fn make(self, scratch: &Path) -> Result<BlockContent, String> {
         let path = scratch.join(format!("{}.new", self.name()));
         let made = File::create(&path).and_then(|file| file.set_len(self.len()));
@@ -116,7 +116,7 @@ impl Mounted {
         Ok(mounted)
     }
 
-    /// Where it is.
+    /// The folder at which it is mounted.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -150,7 +150,7 @@ impl Drop for Mounted {
     }
 }
 
-/// What `command` printed; what it said if it failed.
+/// Runs `command` and returns its output; the error is what it wrote to standard error.
 pub(crate) fn run(command: &mut Command) -> Result<String, String> {
     let output = command
         .stdin(Stdio::null())
@@ -168,7 +168,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String, String> {
     }
 }
 
-/// Why no file system can stand on a recorded device here; nothing if one can.
+/// The reason why no file system can stand on a recorded device here; none if one can.
 #[must_use]
 pub fn lacking() -> Option<String> {
     if !rustix::process::geteuid().is_root() {

@@ -1,5 +1,5 @@
-//! Loss of power, simulated: from the log of every change that a process made to a folder, the
-//! folders that it might find again.
+//! Simulated loss of power: computes, from the log of every change that a process made to a folder,
+//! the folders that it might find again.
 //!
 //! `recorder/recorder.c` is preloaded into a real process and writes the log; [`log`] reads it;
 //! [`disk`] says what a crash at one point of it may leave. The tests run real stores under the

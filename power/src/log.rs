@@ -1,7 +1,9 @@
-//! The recorder's log: which calls changed the folder, in the order in which the kernel saw them.
+//! The recorder's log: the calls that changed the folder, in the order of the kernel.
+//!
+//! All numbers are in the machine's byte order: a log is read where it was written.
 //!
 //! ```text
-//! offset  size  meaning                    all numbers as the machine has them: a log is read where it was written
+//! offset  size  meaning
 //!      0     4  kind
 //!      4     4  descriptor
 //!      8     8  number: an offset, a length, flags
@@ -17,44 +19,44 @@ pub enum Event {
     Open {
         /// The descriptor from now on.
         fd: i32,
-        /// Whether it is made if it is not there.
+        /// True if it is made if it is not there.
         creates: bool,
-        /// Whether its content goes.
+        /// True if its content is cut to nothing.
         truncates: bool,
         /// Relative to the root, as all paths here; the root itself is empty.
         path: String,
     },
     /// A descriptor ended.
     Close {
-        /// Which.
+        /// The descriptor.
         fd: i32,
     },
     /// A descriptor got a twin.
     Duplicate {
-        /// Which.
+        /// The descriptor.
         fd: i32,
         /// The twin.
         copy: i32,
     },
     /// Bytes were written.
     Write {
-        /// Where to.
+        /// The descriptor.
         fd: i32,
         /// In bytes.
         offset: u64,
-        /// What.
+        /// The bytes.
         bytes: Vec<u8>,
     },
     /// A file was cut, or extended with zeros.
     SetLen {
-        /// Which.
+        /// The descriptor.
         fd: i32,
         /// In bytes.
         len: u64,
     },
     /// A file was extended with zeros if it was shorter.
     Grow {
-        /// Which.
+        /// The descriptor.
         fd: i32,
         /// In bytes.
         len: u64,
@@ -75,7 +77,7 @@ pub enum Event {
     },
     /// A file's name went.
     Unlink {
-        /// Which.
+        /// The path.
         path: String,
     },
     /// A folder was made.
@@ -90,14 +92,14 @@ pub enum Event {
     },
     /// A file or folder was synced, and the call returned.
     Sync {
-        /// Which.
+        /// The descriptor.
         fd: i32,
     },
     /// The whole file system was synced.
     SyncAll,
     /// The recorded process said something.
     Mark(String),
-    /// Something happened that the log cannot tell.
+    /// An event that the log cannot tell.
     Escape(String),
 }
 

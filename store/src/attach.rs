@@ -253,7 +253,7 @@ impl Store {
                     locked = slots
                         .changed
                         .wait(locked)
-                        .unwrap_or_else(PoisonError::into_inner)
+                        .unwrap_or_else(PoisonError::into_inner);
                 }
             }
         };

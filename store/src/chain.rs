@@ -1,7 +1,7 @@
-//! From a layer to what a guest sees: pages of the layers of a chain, laid over each other.
+//! Resolves a chain of layers to what a guest sees: the pages of its layers, overlaid top first.
 //!
-//! A page of a sealed layer resolves the same for ever, so the result is cached, and a chain of a
-//! thousand costs what one layer does.
+//! A sealed layer never changes, so its resolved pages stay valid for ever and are cached: while
+//! they are cached, a chain of a thousand layers costs what one layer costs.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::error::StoreError;
 
 /// Memory for resolved pages: the maps of some tens of GiB of disk.
 const CACHE_LEN: u64 = 32 << 20;
-/// What a cached page takes beside its runs.
+/// Memory that a cached page takes beside its runs, in bytes.
 const PAGE_OVERHEAD_LEN: u64 = 128;
 
 #[derive(Clone)]
@@ -33,7 +33,7 @@ impl Weighter<(u64, u64), Arc<Page>> for MemoryLen {
 /// Reads and resolves pages.
 pub(crate) struct Pages {
     database: Arc<Database>,
-    /// By layer and page; what live disks keep, by their number and page.
+    /// Resolved pages by layer and page; those of live disks, by their number and page.
     resolved: Cache<(u64, u64), Arc<Page>, MemoryLen>,
     /// The number that the next live disk gets: from the end, where no layer's is.
     next_live: AtomicU64,
@@ -59,7 +59,7 @@ impl Pages {
         self.next_live.fetch_sub(1, Ordering::Relaxed)
     }
 
-    /// What a live disk keeps for page `index`.
+    /// The cached page `index` of the live disk `serial`.
     pub(crate) fn live(&self, serial: u64, index: PageIndex) -> Option<Arc<Page>> {
         self.resolved.get(&(serial, index.0))
     }
@@ -79,7 +79,7 @@ impl Pages {
         self.resolved.clear();
     }
 
-    /// What `layer` itself says on page `index`.
+    /// Page `index` as `layer` itself has it, without the layers below.
     pub(crate) fn own(&self, layer: &Layer, index: PageIndex) -> Result<Page, StoreError> {
         if !layer.pages.contains(index) {
             return Ok(Page::new());
@@ -92,8 +92,8 @@ impl Pages {
         Page::decode(layer.id, index, &bytes).map_err(|error| StoreError::damaged(record(), error))
     }
 
-    /// What can be seen on page `index` of the chain, top first: chunks where there are some,
-    /// absent where it reads as zeros.
+    /// Resolves page `index` of the chain, top first: chunks where there are some, absent where it
+    /// reads as zeros.
     pub(crate) fn resolve(
         &self,
         chain: &[Arc<Layer>],
@@ -157,8 +157,8 @@ impl Pages {
         Ok(seen)
     }
 
-    /// As [`Pages::seen`], as far as pages can be read: where one cannot, what it and those below it
-    /// would have answered stays open, and the error says why.
+    /// Overlays pages as [`Pages::seen`] does, down to the first damaged page. Positions that this
+    /// page and those below it would have answered stay open; they are returned with the error.
     pub(crate) fn seen_as_far_as_readable(
         &self,
         chain: &[Arc<Layer>],

@@ -1,11 +1,13 @@
-//! Changes of a disk that wait in memory: whole chunks, and ranges that become zero.
+//! Write buffer of a disk: changes that wait in memory, as whole chunks and ranges that become
+//! zero.
 //!
 //! It knows positions and bytes, nothing of layers or of the chunk store.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// What a range of zeros counts in memory, so that many small ones do not grow without bound.
+/// Memory that a range of zeros is counted at, in bytes, so that many small ones do not grow
+/// without bound.
 const ZERO_RANGE_LEN: usize = 64;
 
 /// Changes that wait. No position is in both maps; zero ranges do not touch.
@@ -17,10 +19,10 @@ pub(crate) struct Changes {
     zeros: BTreeMap<u64, u64>,
 }
 
-/// What waits for consecutive positions.
+/// Change that waits for consecutive positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change<'c> {
-    /// Nothing: the disk has the answer.
+    /// No change: the disk has the answer.
     Absent,
     /// They become zero.
     Zero,
@@ -29,12 +31,12 @@ pub(crate) enum Change<'c> {
 }
 
 impl Changes {
-    /// Whether nothing waits.
+    /// True if no change waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.data.is_empty() && self.zeros.is_empty()
     }
 
-    /// About how many bytes of memory it takes.
+    /// The bytes of memory that it takes, about.
     pub(crate) fn memory_len(&self) -> usize {
         self.data_len + self.zeros.len() * ZERO_RANGE_LEN
     }
@@ -65,7 +67,7 @@ impl Changes {
         self.data.get_mut(&position).map(|plain| &mut **plain)
     }
 
-    /// What waits for one position.
+    /// The change that waits for one position.
     pub(crate) fn get(&self, position: u64) -> Change<'_> {
         if let Some(plain) = self.data.get(&position) {
             return Change::Data(plain);
@@ -140,7 +142,7 @@ impl Changes {
         }
     }
 
-    /// What waits for the positions of `range`, in order and gap-free.
+    /// The changes that wait for the positions of `range`, in order and gap-free.
     pub(crate) fn pieces(&self, range: Range<u64>) -> Vec<(Range<u64>, Change<'_>)> {
         let data = self
             .data

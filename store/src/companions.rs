@@ -1,4 +1,5 @@
-//! Files beside an image that it consists of: the extents of a VMDK.
+//! Companion files of an image, which lie beside it and which it consists of: the extents of a
+//! VMDK.
 //!
 //! A header's word opens a file only if its name is a plain one that ends in `.vmdk`, beside the
 //! image that a person named, and no link: what an attacker can write into a descriptor then reads

@@ -1,5 +1,6 @@
-//! Damage to records where RocksDB's own checksums do not look: every kind of record is changed
-//! through the database, and what is read must be right or an error that names image and range.
+//! Tests of damage to records where RocksDB's own checksums do not look: every kind of record is
+//! changed through the database, and every read must be right or an error that names image and
+//! range.
 
 use std::ops::Range;
 
@@ -128,7 +129,8 @@ impl Bench {
         self.put(family, damaged);
         let opened = self.reopen();
         let failed = match &opened {
-            // What does not open cannot be mended through itself: the next bench is a new one.
+            // A store that does not open cannot be mended through itself: the next bench is a new
+            // one.
             Err(StoreError::Damaged(_)) => {
                 *self = Self::new();
                 return true;

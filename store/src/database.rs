@@ -8,6 +8,7 @@
 //! A write that fails costs the handle through which it went, no more: see `handle`.
 
 mod handle;
+mod unflushed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -36,16 +37,17 @@ use crate::quarantine::{Quarantine, table_named_in};
 use crate::reserve::Reserve;
 use crate::sizes::Sizes;
 pub(crate) use handle::Generation;
-use handle::{CurrentHandle, Cursor, Handle, IteratorSlot, Reopen};
+use handle::{CurrentHandle, Cursor, Handle, IteratorSlot, Memory, Reopen};
 
 /// What a scan reads beforehand.
 const SCAN_READAHEAD_LEN: usize = 1 << 20;
 /// How often one read is tried again after files were healed: it may need several.
 const HEALED_READS_MAX: u32 = 64;
 
-/// How often a logged write is tried: once more after the handle was replaced, and again where
-/// another's failure kept it from being begun. What fails oftener fails for a reason that stays.
-const LOGGED_TRIES: u32 = 3;
+/// How often a write is tried: once more after the handle was replaced, and again where another's
+/// failure kept it from being begun, or compactions met one damaged table after the other. What
+/// fails oftener fails for a reason that stays.
+const TRIES: u32 = 4;
 /// Equivalent Bloom bits per key for the Ribbon filter: one false look-up in a hundred, about 7
 /// bits a chunk.
 const FILTER_BITS: f64 = 9.9;
@@ -156,8 +158,6 @@ pub(crate) struct Database {
     current: CurrentHandle,
     /// Who may heal the files that cannot be read.
     parity: OnceLock<Arc<Parity>>,
-    /// Whether something was written in bulk that was perhaps not flushed.
-    has_bulk: AtomicBool,
     /// Tables that cannot be read: see [`crate::quarantine`].
     quarantine: Arc<Mutex<Quarantine>>,
     /// Whether a family has one since it was opened.
@@ -341,8 +341,11 @@ impl Drop for Database {
     fn drop(&mut self) {
         // RocksDB does nothing of the kind by itself, since it would do it after a failed write as
         // well. What is not flushed here is lost as in a crash.
-        if self.has_bulk.load(Ordering::Relaxed) && !self.current.has_failed() {
-            let _ = self.flush_bulk(self.generation());
+        if !self.current.has_failed()
+            && let Ok(handle) = self.current.to_write()
+            && !handle.unflushed.is_empty()
+        {
+            let _ = self.flush(&handle);
         }
     }
 }
@@ -489,7 +492,6 @@ impl Database {
 
     fn of(db: DB, place: InPlace) -> Self {
         Self {
-            has_bulk: AtomicBool::new(false),
             quarantine: Arc::clone(&place.quarantine),
             has_news: AtomicBool::new(false),
             is_read_only: false,
@@ -733,32 +735,57 @@ impl Database {
         put.expect("a database for a test takes a record");
     }
 
-    /// Writes `batch` as one. If that fails, the database is opened again; a logged batch is
-    /// written once more then.
+    /// Writes `batch` as one. If that fails, the database is opened again, and the batch is written
+    /// once more; one in bulk if nothing is gone that was written in bulk before.
     pub(crate) fn write(&self, batch: Batch, durability: Durability) -> Result<(), StoreError> {
-        let tries = match durability {
-            Durability::Logged => LOGGED_TRIES,
-            Durability::Bulk => 1,
-        };
-        let mut outcome = Ok(());
-        for _ in 0..tries {
-            outcome = self.write_through(&self.current.to_write()?, &batch, durability);
+        let mut handle = self.current.to_write()?;
+        let mut outcome = self.write_through(&handle, &batch, durability);
+        for _ in 1..TRIES {
             if outcome.is_ok() {
                 break;
             }
+            let generation = handle.generation();
+            drop(handle);
+            handle = match self.current.to_write()? {
+                next if durability == Durability::Bulk && next.generation() != generation => break,
+                next => next,
+            };
+            outcome = self.write_through(&handle, &batch, durability);
         }
         outcome
     }
 
-    /// Writes `batch` as one, if no write has failed since `generation`, and once at most: for what
-    /// would have to be decided anew.
+    /// Writes `batch` as one, if no write has failed since `generation`: for what would have to be
+    /// decided anew.
     pub(crate) fn write_in(
         &self,
         generation: Generation,
         batch: Batch,
         durability: Durability,
     ) -> Result<(), StoreError> {
-        self.write_through(&self.current.to_write_on(generation)?, &batch, durability)
+        self.in_generation(generation, |handle| {
+            self.write_through(handle, &batch, durability)
+        })
+    }
+
+    /// Does what `write` does, and once more with the next handle where nothing is gone that was
+    /// written since `generation`.
+    fn in_generation(
+        &self,
+        generation: Generation,
+        write: impl Fn(&Arc<Handle>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut outcome = write(&self.current.to_write_on(generation)?);
+        for _ in 1..TRIES {
+            match outcome {
+                Err(error) => match self.current.to_write_on(generation) {
+                    Ok(handle) => outcome = write(&handle),
+                    Err(_) => return Err(error),
+                },
+                Ok(()) => break,
+            }
+        }
+        outcome
     }
 
     fn write_through(
@@ -775,8 +802,12 @@ impl Database {
         };
         if durability == Durability::Bulk {
             options.disable_wal(true);
-            self.has_bulk.store(true, Ordering::Relaxed);
-            return write(&options);
+            write(&options)?;
+            if handle.unflushed.note(batch) {
+                // It is written; whoever needs it on disk finds out what became of it.
+                let _ = self.flush(handle);
+            }
+            return Ok(());
         }
         options.set_sync(true);
         let mut log_end = lock(&handle.log_end);
@@ -797,28 +828,38 @@ impl Database {
         // It is not tried again, but the next open finds what is healed.
         let is_healed = self.is_healed(&handle.db, &error);
         let error = failed(what, error);
+        let mut memory = Memory::Unknown;
         if let StoreError::Damaged(damage) = &error
-            && !is_healed
             && let Some(number) = table_named_in(&damage.reason)
             && let Some(family) = family_of(&handle.db, number)
         {
-            self.set_aside(number, family);
+            // A table that is being written is not among those that there are.
+            memory = Memory::Whole;
+            if !is_healed {
+                self.set_aside(number, family);
+            }
         }
-        self.current.fail(handle, &error);
+        self.current.fail(handle, &error, memory);
         error
     }
 
     /// Makes every batch durable that was written since `generation`; fails if some of them may be
     /// gone, since a write has failed.
     pub(crate) fn flush_bulk(&self, generation: Generation) -> Result<(), StoreError> {
-        let handle = self.current.to_write_on(generation)?;
+        self.in_generation(generation, |handle| self.flush(handle))
+    }
+
+    fn flush(&self, handle: &Arc<Handle>) -> Result<(), StoreError> {
+        let mark = handle.unflushed.mark();
         let families = Family::ALL.map(|family| column(&handle.db, family));
         let mut options = FlushOptions::default();
         options.set_wait(true);
         handle
             .db
             .flush_cfs_opt(&families, &options)
-            .map_err(|error| self.write_failed(&handle, "write to the store", error))
+            .map_err(|error| self.write_failed(handle, "write to the store", error))?;
+        handle.unflushed.forget(mark);
+        Ok(())
     }
 
     /// Gives back the space of deleted records in `[from, to)` by rewriting what is left of the
@@ -1336,7 +1377,10 @@ fn family_options(family: Family, cache: &Cache, sizes: &Sizes) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
     blocks.set_format_version(6);
-    if matches!(family, Family::Index | Family::Frames | Family::Pages) {
+    if matches!(
+        family,
+        Family::Index | Family::Frames | Family::Headers | Family::Pages
+    ) {
         blocks.set_ribbon_filter(FILTER_BITS);
         blocks.set_optimize_filters_for_memory(true);
     }

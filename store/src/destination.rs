@@ -1,8 +1,9 @@
-//! Where something goes that a person named a file for: what stands there, once links are followed.
+//! Resolves a file name from a person to a destination for writing: follows links and finds out
+//! what stands there.
 //!
-//! A link that a person named is followed, so that what it leads to is written and the link stays.
-//! It is not followed where anybody may have put it: in a folder that all may write, whoever made
-//! the link must be the one who asks, or own the folder. (That is the kernel's `protected_symlinks`
+//! A link that a person named is followed, so that its target is written and the link stays. It is
+//! not followed where anybody may have put it: in a folder that all may write, the owner of the
+//! link must be the user who asks, or own the folder. (That is the kernel's `protected_symlinks`
 //! rule, which only sees files being opened.)
 
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -14,16 +15,17 @@ use rustix::fs::{OFlags, PROC_SUPER_MAGIC, SeekFrom, fcntl_getfl, fcntl_setfl, s
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-/// Why nothing is written to a file that a process has open.
+/// Reason for refusing to write to a file that a process has open.
 pub(crate) const OPEN_ALREADY: &str = "it is a file that is open already: name the file itself";
 /// Links that lead on to links: as many as the kernel follows.
 const LINKS_MAX: u32 = 40;
-/// Whoever is in the folder's others may write there, and nobody may remove what is another's.
+/// Mode bits of a folder in which everybody may create files, and only a file's owner may remove it
+/// (world-writable and sticky).
 const SHARED_FOLDER: u32 = 0o1002;
 /// Permissions that a file keeps when it is replaced.
 const PERMISSIONS: u32 = 0o777;
 
-/// What a person means by the name of a file.
+/// Destination that a person means by the name of a file.
 #[derive(Debug)]
 pub enum Destination {
     /// A file: new, or there to be replaced.
@@ -32,19 +34,19 @@ pub enum Destination {
     Stream(PathBuf),
     /// A block device.
     Device(PathBuf),
-    /// A file that a process has open, by that process's number for it: how to go on in it only that
-    /// process knows.
+    /// A file that a process has open, by that process's number for it: only that process knows how
+    /// to go on in it.
     Descriptor(u32),
 }
 
-/// Where a file is to be, with all links followed, and what it replaces.
+/// Path of a file to be written, with all links followed, and the file that it replaces.
 #[derive(Debug)]
 pub struct FilePlace {
     pub(crate) path: PathBuf,
     pub(crate) replaced: Option<Replaced>,
 }
 
-/// Whose a file is that will be replaced, and who may use it: its successor's too.
+/// Owner and permissions of a file that will be replaced, which its successor gets too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Replaced {
     pub(crate) mode: u32,
@@ -53,7 +55,7 @@ pub(crate) struct Replaced {
 }
 
 impl Destination {
-    /// What `path` leads to.
+    /// The destination that `path` leads to.
     ///
     /// # Errors
     ///
@@ -110,7 +112,7 @@ impl Destination {
 }
 
 impl FilePlace {
-    /// Whether a file is there already.
+    /// True if a file is there already.
     #[must_use]
     pub fn is_taken(&self) -> bool {
         self.replaced.is_some()
@@ -160,7 +162,7 @@ fn descriptor(path: &Path) -> Option<u32> {
     is_kernels.then_some(number)
 }
 
-/// Whether the link at `path` may be followed.
+/// Fails if the link at `path` may not be followed.
 fn check_link(path: &Path, link: &Metadata) -> io::Result<()> {
     let folder = fs::metadata(folder_of(path))?;
     let is_shared = folder.mode() & SHARED_FOLDER == SHARED_FOLDER;

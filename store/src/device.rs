@@ -14,7 +14,7 @@ use crate::live::LiveDisk;
 use crate::sequence::Sequence;
 use crate::store::Store;
 
-/// What one call of [`Device::prefetch`] makes ready at most.
+/// Bytes that one call of [`Device::prefetch`] makes ready at most.
 const PREFETCH_LEN_MAX: u64 = 4 << 20;
 
 /// An image or snapshot that is only read, as it was when this was opened.
@@ -72,7 +72,7 @@ impl DiskDevice {
 }
 
 impl Disk {
-    /// What is stored for the bytes of `range`, which lies inside the disk, until `out` is full.
+    /// The allocation of the bytes of `range`, which lies inside the disk, until `out` is full.
     /// Cost: what is mapped there; no data is read.
     pub(crate) fn allocation(
         &self,
@@ -175,7 +175,7 @@ impl Device for DiskDevice {
 
     fn prefetch(&self, offset: u64, len: u64) {
         if let Some(range) = prefetchable(offset, len, self.len()) {
-            // What cannot be read is told to whoever reads it.
+            // An error is reported to whoever reads the bytes.
             let _ = self.disk.prefetch(&|index| self.disk.page(index), range);
         }
     }
@@ -256,8 +256,8 @@ fn preferred_len(store: &Store) -> u32 {
     u32::try_from(store.parameters().chunk_len.bytes()).expect("a chunk is at most 1 MiB")
 }
 
-/// What of a wish to have bytes ready can be had: nothing past the end, and not so much that it
-/// drives out what is being read.
+/// Limits a wish to have bytes ready: nothing past the end, and not so much that it evicts what is
+/// being read.
 fn prefetchable(offset: u64, len: u64, device_len: u64) -> Option<Range<u64>> {
     let end = offset
         .saturating_add(len.min(PREFETCH_LEN_MAX))

@@ -1,4 +1,4 @@
-//! Reading an image or snapshot: first a plan of runs (pure look-ups in maps), then the chunks.
+//! Reads an image or snapshot: first a plan of runs (pure look-ups in maps), then the chunks.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::store::{Hold, Store, now_ms};
 /// while it lives.
 pub struct Disk {
     store: Store,
-    /// What people call it, for errors.
+    /// Its display name, for errors.
     name: String,
     /// Its layers, top first.
     chain: Vec<Arc<Layer>>,
@@ -28,7 +28,7 @@ pub struct Disk {
 pub struct DiskRun {
     /// The first position.
     pub start: ChunkIndex,
-    /// How many positions.
+    /// The number of positions.
     pub count: u64,
     /// The first chunk; `None` reads as zeros.
     pub first: Option<ChunkId>,
@@ -43,7 +43,7 @@ pub struct Hole {
     pub reason: String,
 }
 
-/// Where a disk's resolved pages come from.
+/// Source of a disk's resolved pages.
 pub(crate) type PageSource<'p> = dyn Fn(PageIndex) -> Result<Arc<Page>, StoreError> + 'p;
 
 impl Store {
@@ -123,13 +123,13 @@ impl Disk {
         self.chain.first().map_or(0, |top| top.len)
     }
 
-    /// Whether it has no byte.
+    /// True if its length is 0.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What people call it.
+    /// Its display name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -145,7 +145,7 @@ impl Disk {
         self.store.parameters().chunk_len
     }
 
-    /// What the whole chain says on page `index`: as [`Disk::page`], with explicit zeros. Cost: the
+    /// Page `index` of the whole chain, with explicit zeros kept, unlike [`Disk::page`]. Cost: the
     /// layers that have something there, if one of them may have a zero.
     pub(crate) fn seen_page(&self, index: PageIndex) -> Result<Arc<Page>, StoreError> {
         if !self
@@ -160,8 +160,7 @@ impl Disk {
             .map_err(|error| error.in_image(&self.name, self.bytes_of_page(index)))
     }
 
-    /// What reads as data on page `index`: chunks only, clipped to the disk's length; gaps read as
-    /// zeros.
+    /// Page `index` as data: chunks only, clipped to the disk's length; gaps read as zeros.
     pub fn page(&self, index: PageIndex) -> Result<Arc<Page>, StoreError> {
         self.store
             .inner
@@ -170,8 +169,8 @@ impl Disk {
             .map_err(|error| error.in_image(&self.name, self.bytes_of_page(index)))
     }
 
-    /// As [`Disk::page`], as far as pages can be read: what is not known reads as zeros, and is told
-    /// with why not.
+    /// Resolves a page as [`Disk::page`], as far as it can be read: unknown positions read as
+    /// zeros, and are returned as holes with the reason.
     pub(crate) fn readable_page(
         &self,
         index: PageIndex,
@@ -194,8 +193,8 @@ impl Disk {
         Ok((Arc::new(seen.resolved()), holes.unwrap_or_default()))
     }
 
-    /// As [`Disk::read_at`] through pages that were read, as far as chunks can be: zeros where not,
-    /// which is told with why not.
+    /// Reads as [`Disk::read_at`], through `pages`, as far as chunks can be read: damaged ones read
+    /// as zeros, and are returned as holes with the reason.
     pub(crate) fn read_readable(
         &self,
         pages: &PageSource<'_>,
@@ -242,8 +241,8 @@ impl Disk {
         self.read_through(&|index| self.page(index), buffer, offset)
     }
 
-    /// As [`Disk::read_at`], through pages that somebody else resolves. Without an allocation, if
-    /// the pages and frames are cached.
+    /// Reads as [`Disk::read_at`], through pages that the caller resolves. Without an allocation,
+    /// if the pages and frames are cached.
     pub(crate) fn read_through(
         &self,
         pages: &PageSource<'_>,
@@ -259,14 +258,14 @@ impl Disk {
             match run.first {
                 None => out.fill(0),
                 Some(first) => {
-                    self.read_chunks(first, self.chunk_len().offset_of(run.start), range, out)?
+                    self.read_chunks(first, self.chunk_len().offset_of(run.start), range, out)?;
                 }
             }
             Ok(())
         })
     }
 
-    /// Has the frames that hold the bytes of `range` decoded in the background.
+    /// Reads ahead: has the frames that hold the bytes of `range` decoded in the background.
     pub(crate) fn prefetch(
         &self,
         pages: &PageSource<'_>,

@@ -1,4 +1,5 @@
-//! A layer's map while it is being changed: pages go into a batch, the record keeps count of them.
+//! Writes changes to a layer's map: pages go into a batch, and the layer's record keeps count of
+//! them.
 //!
 //! It does not know why the map changes, nor when the batch is written.
 
@@ -67,7 +68,7 @@ impl Draft {
 }
 
 impl Batch {
-    /// From now on this is what `layer` says on a page: one that says nothing is not kept.
+    /// Replaces a page of `layer`: an empty one is not kept.
     pub(crate) fn put_page(&mut self, layer: LayerId, index: PageIndex, page: &Page) {
         let key = page_key(layer, index);
         if page.is_empty() {

@@ -1,5 +1,5 @@
-//! What can go wrong with a store, for the program (the variant), the person (the sentence, the
-//! hint) and the investigator (the source).
+//! Errors of a store, for the program (the variant), the person (the sentence, the hint) and the
+//! investigator (the source).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,19 +8,19 @@ use vellum_core::name::NameError;
 use vellum_core::source::SourceError;
 use vellum_core::tree::{LookupError, Mode, PlanError};
 
-/// Why an operation on a store failed.
+/// Error of an operation on a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The folder holds no store.
     #[error("there is no store in {}", dir.display())]
     NoStore {
-        /// Where it was looked for.
+        /// The folder that was searched.
         dir: PathBuf,
     },
     /// The folder holds something already.
     #[error("{} is not empty", dir.display())]
     NotEmpty {
-        /// Where a store was to be made.
+        /// The folder for the new store.
         dir: PathBuf,
     },
     /// Another process has it.
@@ -28,7 +28,7 @@ pub enum StoreError {
     InUse {
         /// The store.
         dir: PathBuf,
-        /// What is known of the other process.
+        /// The other process, as far as it is known.
         by: String,
     },
     /// A newer program wrote it.
@@ -52,7 +52,7 @@ pub enum StoreError {
     Name {
         /// The text.
         text: String,
-        /// What is wrong with it.
+        /// The fault of the name.
         #[source]
         source: NameError,
     },
@@ -70,7 +70,7 @@ pub enum StoreError {
     Source {
         /// The file, or `standard input`.
         name: String,
-        /// What is wrong.
+        /// The fault of the source.
         #[source]
         source: SourceError,
     },
@@ -79,28 +79,28 @@ pub enum StoreError {
     SourceChanged {
         /// The file.
         name: String,
-        /// What changed.
+        /// The change.
         what: String,
     },
     /// The system refused something.
     #[error("cannot {what}: {source}")]
     Io {
-        /// What was tried, with the path.
+        /// The operation, with the path.
         what: String,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// The disk that the store (or an export) is on is full.
     #[error("cannot {what}: the disk is full")]
     Full {
-        /// What was tried.
+        /// The operation.
         what: String,
     },
     /// A file would be longer than its file system, or a limit on this process, allows.
     #[error("cannot {what}: a file may not grow that long")]
     TooLong {
-        /// What was tried.
+        /// The operation.
         what: String,
     },
     /// Stored bytes are not what was stored.
@@ -111,13 +111,13 @@ pub enum StoreError {
     RolledBack {
         /// The store.
         dir: PathBuf,
-        /// How many commits are missing.
+        /// The number of missing commits.
         lost: u64,
     },
     /// `RocksDB` failed in a way that is neither damage nor a full disk.
     #[error("cannot {what}: {message}")]
     Database {
-        /// What was tried.
+        /// The operation.
         what: String,
         /// `RocksDB`'s words.
         message: String,
@@ -137,12 +137,12 @@ pub enum StoreError {
     Interrupted,
 }
 
-/// Where stored bytes are not what was stored.
+/// Damage: stored bytes that are not as they were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     /// The record: a frame, a page, a file of the database.
     pub record: String,
-    /// What is wrong with it.
+    /// The fault, for people.
     pub reason: String,
     /// The image or snapshot that was being read, and the byte range of it that the record holds,
     /// as far as known; to `u64::MAX` for all of it.
@@ -165,7 +165,7 @@ impl std::fmt::Display for Damage {
 }
 
 impl StoreError {
-    /// What the person can do now.
+    /// Advice to the person, if there is any.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -211,7 +211,8 @@ impl StoreError {
         Some(hint)
     }
 
-    /// What the system said to `what`, told apart by whether the disk is full.
+    /// Turns the system's error about `what` into an error of the store, told apart by whether the
+    /// disk is full.
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
         match source.kind() {
@@ -221,7 +222,7 @@ impl StoreError {
         }
     }
 
-    /// As [`StoreError::io`], for something done with a file.
+    /// Turns an error about a file into one of the store, as [`StoreError::io`].
     pub(crate) fn file(what: &str, path: &Path, source: io::Error) -> Self {
         Self::io(format!("{what} {}", path.display()), source)
     }
@@ -235,8 +236,8 @@ impl StoreError {
         })
     }
 
-    /// Whether it keeps a store from being written, and not from being read: damage, a log that lost
-    /// its end, a place where nobody, or not this user, may write.
+    /// True if it keeps a store from being written, but not from being read: damage, a log that
+    /// lost its end, or a place that is read-only for all or for this user.
     pub(crate) fn leaves_reading(&self) -> bool {
         match self {
             Self::Damaged(_) | Self::RolledBack { .. } => true,

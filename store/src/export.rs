@@ -1,7 +1,7 @@
-//! Export: an image or snapshot becomes a raw file, or a stream.
+//! Export: writes an image or snapshot to a raw file, or to a stream.
 //!
 //! A disk is cut into pages; every core plans, decodes and verifies pages by itself. A file takes
-//! them in any order at their place, a stream in theirs.
+//! pages in any order, each at its offset; a stream takes them in the order of the disk.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -34,21 +34,21 @@ const WRITE_LEN_MAX: u64 = 256 << 10;
 /// Bytes after which a file is synced: enough for the disk to write in long runs.
 const SYNC_LEN: u64 = 64 << 20;
 
-/// Where an export goes.
+/// Target of an export.
 pub enum ExportTarget {
     /// A file, which has its name only once it is whole and on disk. Zeros become holes. A link is
     /// followed, a block device written in place, a pipe filled.
     File {
         /// Its name.
         path: PathBuf,
-        /// Whether a file of that name may be replaced.
+        /// True if a file of that name may be replaced.
         overwrite: bool,
     },
     /// A stream, zeros and all.
     Stream(Box<dyn Write + Send>),
 }
 
-/// What an export does where something cannot be read.
+/// Reaction of an export to bytes that cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unreadable {
     /// It ends.
@@ -58,14 +58,15 @@ pub enum Unreadable {
     Skip,
 }
 
-/// What an export did.
+/// Result of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportReport {
     /// The disk's length.
     pub len: u64,
     /// Bytes of it that are not zero.
     pub data_bytes: u64,
-    /// What could not be read, in the order of the disk: none if that ends an export.
+    /// Ranges that could not be read, in the order of the disk: none if such a range ends the
+    /// export.
     pub holes: Vec<Hole>,
 }
 
@@ -91,7 +92,7 @@ impl Store {
         self.export_as_far(node, target, Unreadable::Fail, watch)
     }
 
-    /// As [`Store::export`]; `unreadable` says what damage does to it.
+    /// Exports as [`Store::export`]; `unreadable` decides the reaction to damage.
     pub fn export_as_far(
         &self,
         node: Node,

@@ -1,8 +1,7 @@
-//! A store's images and snapshots as servers offer them: every name, what it is, and the disk
-//! behind it.
+//! Exports of a store as servers offer them: every image and snapshot by name, its description, and
+//! the disk behind it.
 //!
-//! What a name stands for is decided in [`vellum_core::tree::Attachment`]; who may write is known
-//! in `attach`.
+//! [`vellum_core::tree::Attachment`] decides what a name stands for; `attach` knows who may write.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -196,7 +195,7 @@ impl StoreExports {
     }
 }
 
-/// Whether an image can only be read, and what it is, for people.
+/// Tells if an image is read-only, and describes it for people.
 fn describe_image(image: &Image) -> (bool, String) {
     let (read_only, description) = match image.mode {
         Mode::Normal => (false, "image"),
@@ -232,7 +231,7 @@ fn is_scratch(tree: &Tree, node: Node) -> bool {
     matches!(node, Node::Image(image) if tree.image(image).is_some_and(|image| image.scratch_of.is_some()))
 }
 
-/// What a client is told.
+/// Error that a client gets.
 fn refusal(name: &str, error: StoreError) -> OpenError {
     match error {
         StoreError::Plan(PlanError::Gone) => OpenError::Unknown(name.to_owned()),

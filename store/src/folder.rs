@@ -1,22 +1,31 @@
-//! The store's folder: which format it has, who uses it, and what is told to others.
+//! The store's folder: its format, the lock of the process that writes, and the files that
+//! processes leave for each other.
 //!
 //! ```text
-//! vellum.store   text: "vellum store format N". Read before anything else is touched, so that a newer store is refused untouched.
-//! lock           locked (flock) by the one process that writes; holds its pid and command, for the message that others give.
-//! commits        8 bytes: how many commits were acknowledged (LE); 8 bytes: checksum. Written after each, never synced: it can lag
-//!                behind the database (power loss), never run ahead of it but where the database's log lost its end.
-//! reserve        Allocated bytes, kept back for a full disk; spare/ holds names of files for one without any: see `reserve`.
-//! suspects       left by those who only read, for whoever writes next: 24 bytes for each run of chunks that were found damaged:
-//!                8 first id (LE), 8 count (LE), at most SUSPECTS_RUN_MAX; 8 checksum. Lost, it is found again by whoever reads.
-//! repair.new/    while a repair goes on, and replaced-DATE/, what one has replaced: see `repair/place`.
-//! control        a socket while a server has the store: other processes have their commands done there. nbd.sock is its NBD socket.
+//! vellum.store   text: "vellum store format N". Read before anything else is touched, so that a
+//!                newer store is refused untouched.
+//! lock           locked (flock) by the one process that writes; holds its pid and command, for
+//!                the message that others give.
+//! commits        8 bytes: number of acknowledged commits (LE); 8 bytes: checksum. Written after
+//!                each, never synced: it can lag behind the database (power loss), never run ahead
+//!                of it but where the database's log lost its end.
+//! reserve        Allocated bytes, kept back for a full disk; spare/ holds names of files for one
+//!                without any: see `reserve`.
+//! suspects       left by processes that only read, for the next that writes: 24 bytes for each run
+//!                of chunks that were found damaged: 8 first id (LE), 8 count (LE), at most
+//!                SUSPECTS_RUN_MAX; 8 checksum. If it is lost, the next read of the chunks finds
+//!                the damage again.
+//! repair.new/    while a repair goes on, and replaced-DATE/, the database that one has replaced:
+//!                see `repair/place`.
+//! control        a socket while a server has the store: other processes have their commands done
+//!                there. nbd.sock is its NBD socket.
 //! database/      RocksDB's.
-//! parity/        from which damaged files of the database are healed, if that is on (`parity`).
+//! parity/        heals damaged files of the database, if it is on (`parity`).
 //! ```
 //!
-//! The folder may be reached through links. Below it no link is followed: nothing that was planted
-//! there gets a store's bytes, or is cut to nothing. What is made is for its owner only; what is
-//! there keeps the permissions that somebody gave it.
+//! The folder may be reached through links. Below it no link is followed: a link that was planted
+//! there neither receives a store's bytes nor gets its target truncated. New files are for their
+//! owner only; existing ones keep the permissions that they were given.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -47,7 +56,7 @@ const OWN_FILES: [&str; 6] = [MARKER, UNFINISHED_MARKER, LOCK, COMMITS, RESERVE,
 /// Permissions of new files and folders.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
-/// Those of folders above a store, which the umask limits.
+/// Permissions of new folders above a store, which the umask limits.
 const PARENT_MODE: u32 = 0o777;
 const UNFINISHED_MARKER: &str = "vellum.store.new";
 const COMMITS_CONTEXT: &str = "vellum 2026-11 count of commits v1";
@@ -62,9 +71,10 @@ const SUSPECTS_RUN_MAX: u64 = vellum_core::frame::SPAN_MAX as u64;
 const SUSPECTS_ENTRY_LEN: usize = 24;
 /// The longest file of suspects that is written or read: more are found again.
 const SUSPECTS_LEN_MAX: u64 = 4 << 20;
-/// Who may read what this program makes in a store's folder.
+/// Permissions of the file `suspects`: for its owner only.
 const SUSPECTS_MODE: u32 = 0o600;
-/// How often and how long who wants to write waits for those who only ask who does.
+/// Tries, and the wait between two, of a process that wants to write while others only ask for the
+/// owner.
 const ASKERS_TRIES: u32 = 200;
 const ASKERS_WAIT: Duration = Duration::from_millis(1);
 
@@ -87,7 +97,7 @@ pub(crate) struct Usage {
     pub(crate) parity: u64,
 }
 
-/// Where the count of acknowledged commits is kept: the witness against a log that lost its end.
+/// Count of acknowledged commits on disk: the witness against a log that lost its end.
 #[derive(Debug)]
 pub(crate) struct Witness {
     file: Option<File>,
@@ -144,7 +154,8 @@ impl Folder {
                 ]
                 .contains(&error.kind()) =>
             {
-                if has_database(dir) {
+                // Where nothing was ever acknowledged, it is what is left of an `init` that was cut off.
+                if has_database(dir) && folder.acknowledged_commits() > 0 {
                     return Err(StoreError::damaged(
                         marker.display().to_string(),
                         "it is gone",
@@ -255,12 +266,12 @@ impl Folder {
         self.dir.join("database")
     }
 
-    /// Where a server that has the store listens for the commands of others.
+    /// Path of the socket where a server that has the store takes the commands of other processes.
     pub(crate) fn control_socket(dir: &Path) -> PathBuf {
         dir.join(CONTROL)
     }
 
-    /// What is known of the process that writes, if there is one.
+    /// Description of the process that writes, if there is one.
     pub(crate) fn owner(&self) -> Result<Option<String>, StoreError> {
         let path = self.dir.join(LOCK);
         let mut file = match self.open_file(LOCK, OpenOptions::new().read(true)) {
@@ -286,18 +297,18 @@ impl Folder {
                 by: owner(&mut file),
             });
         }
-        // What stands in the file is for people: a full disk may keep it from being written, not
-        // from being locked.
+        // The text in the file is for people: a full disk may keep it from being written, not from
+        // being locked.
         let _ = file
             .write_all_at(&owner_text(command), 0)
             .and_then(|()| file.set_len(OWNER_LEN as u64));
         Ok(OwnerLock { file })
     }
 
-    /// How many commits were acknowledged, as far as is known: 0 if nothing readable tells.
+    /// The number of acknowledged commits, as far as it is known: 0 if no readable file tells.
     pub(crate) fn acknowledged_commits(&self) -> u64 {
         let mut bytes = Vec::new();
-        // What cannot be read tells nothing, as what is not there.
+        // A file that cannot be read is treated as one that is missing.
         let _ = self
             .open_file(COMMITS, OpenOptions::new().read(true))
             .and_then(|mut file| file.read_to_end(&mut bytes));
@@ -359,9 +370,9 @@ impl Folder {
             });
     }
 
-    /// What readers left word of is in the ledger now.
+    /// Removes the file of suspects, whose chunks are in the ledger now.
     pub(crate) fn forget_suspects(&self) {
-        // What stays is taken over once more.
+        // A file that stays is taken over once more.
         let _ = fs::remove_file(self.dir.join(SUSPECTS));
     }
 
@@ -375,11 +386,12 @@ impl Folder {
         Ok(self.usage()?.total)
     }
 
-    /// As [`Folder::disk_usage`], with what is neither content nor maps apart.
+    /// Disk usage as [`Folder::disk_usage`], with the parts apart that are neither content nor
+    /// maps.
     pub(crate) fn usage(&self) -> Result<Usage, StoreError> {
         let mut usage = Usage::default();
         let mut folders = vec![self.dir.clone()];
-        // What a repair replaced shares files with what is there now: they count once.
+        // Files that a repair replaced share bytes with those that are there now: they count once.
         let mut seen = HashSet::new();
         while let Some(folder) = folders.pop() {
             let fail = |source| StoreError::file("read", &folder, source);
@@ -420,7 +432,7 @@ impl Usage {
 impl Witness {
     /// Notes that `count` commits are durable.
     pub(crate) fn note(&self, count: u64) {
-        // What is not noted is not missed later.
+        // An error is ignored: a commit that is not noted is not missed later.
         let _ = self
             .file
             .as_ref()
@@ -438,12 +450,12 @@ fn link_in_store() -> std::io::Error {
     std::io::Error::other("it is a link, and a store has none")
 }
 
-/// Whether something of a database is in the folder.
+/// True if the folder holds files of a database.
 fn has_database(dir: &Path) -> bool {
     fs::read_dir(dir.join("database")).is_ok_and(|mut names| names.next().is_some())
 }
 
-/// Whether two texts differ in a single bit.
+/// True if two texts differ in a single bit.
 fn is_one_bit_off(found: &str, expected: &str) -> bool {
     let pairs = || found.bytes().zip(expected.bytes());
     let bits: u32 = pairs()
@@ -452,9 +464,9 @@ fn is_one_bit_off(found: &str, expected: &str) -> bool {
     found.len() == expected.len() && bits == 1
 }
 
-/// Makes `dir`, with permissions `mode`, and what is missing above it. A new folder's name is durable only once the folder
-/// that it stands in is synced: without that a store may be lost, with all that was acknowledged in
-/// it, as long as nothing else syncs that folder.
+/// Makes `dir`, with permissions `mode`, and what is missing above it. A new folder's name is
+/// durable only once the folder that it stands in is synced: without that a store may be lost, with
+/// all that was acknowledged in it, as long as nothing else syncs that folder.
 fn make_durably(dir: &Path, mode: u32) -> std::io::Result<()> {
     if dir.is_dir() {
         return Ok(());
@@ -639,7 +651,7 @@ mod tests {
         folder.lock("second").expect("nobody writes any more");
     }
 
-    /// What a child has open between its start and its own program.
+    /// A child process has the lock file open between its start and its own program.
     #[test]
     fn a_child_that_is_being_started_does_not_keep_the_store() {
         let (_dir, folder) = folder();

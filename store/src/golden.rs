@@ -1,4 +1,5 @@
-//! The bytes of every encoding of the store, kept in `tests/golden/` for ever: see `core/tests/golden.rs` for the rules.
+//! The bytes of every encoding of the store, kept in `tests/golden/` for ever: see
+//! `core/tests/golden.rs` for the rules.
 //!
 //! Compressed bytes are golden for reading only: another version of a compressor may write others.
 
@@ -350,7 +351,7 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     all
 }
 
-/// What the compressed golden bytes stand for.
+/// Plain bytes behind the compressed golden bytes.
 fn plain() -> Vec<u8> {
     b"vellum keeps disk images. ".repeat(200)
 }
@@ -360,7 +361,7 @@ fn decoded<R: Record>(family: Family, key: &[u8], name: &str) -> R {
         .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// What the first golden files were made with, whatever the defaults are by now.
+/// Parameters of the store that wrote the first golden files, whatever the defaults are by now.
 const FIRST: StoreParameters = StoreParameters {
     frame_len: 64 << 10,
     ..StoreParameters::DEFAULT

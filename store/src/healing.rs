@@ -1,4 +1,4 @@
-//! What a store is told of damage and of where to find what is damaged, and what it tells.
+//! Healing: the damage that is known of a store, and the sources that are asked for damaged chunks.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use vellum_core::units::ChunkId;
 use crate::chunks::{AskedSource, ChunkSource, DamageKind, Notices};
 use crate::store::Store;
 
-/// What is known of a store's damaged chunks.
+/// Damaged chunks of a store, as far as they are known.
 #[derive(Clone, Default)]
 pub struct KnownDamage {
     /// Found damaged by a check, a read, a scrub or the log, and not healed since.
@@ -24,7 +24,7 @@ pub struct SourceGuard {
 }
 
 impl Store {
-    /// What is known of its damaged chunks, without looking at any.
+    /// Lists the chunks that are known to be damaged, without reading any.
     #[must_use]
     pub fn known_damage(&self) -> KnownDamage {
         let (damaged, lost) = self.inner.chunks.ledger.list();
@@ -48,13 +48,13 @@ impl Store {
         }
     }
 
-    /// From now on these chunks are not taken for known unread: they were not read for longer than
-    /// a scrub's round.
+    /// Marks these chunks as overdue: from now on they are not believed unread, as they were not
+    /// read for longer than a scrub's round.
     pub fn set_overdue(&self, ids: IdSet) {
         self.inner.chunks.set_overdue(ids);
     }
 
-    /// Whether chunk `id` can be had whole, from the store or from a source, which heals it.
+    /// True if chunk `id` can be read whole, from the store or from a source, which heals it.
     pub(crate) fn can_read(&self, id: ChunkId) -> bool {
         let frame = self.inner.chunks.frame(id);
         frame.is_ok_and(|frame| frame.chunk(id).is_ok())

@@ -1,10 +1,10 @@
-//! Where identities come from: chance, and nothing else, so that no two stores ever give the same.
+//! Random identities of content, so that no two stores ever give the same one.
 //!
-//! A sealed layer gets its content's identity in the batch that seals it. Whatever a layer is put
-//! for later (a merge completes its map with its parent's answers), it keeps it, since it shows
-//! what it showed. A layer that is put in another's place (flatten, rebase) is an active one: it
-//! has none, and gets another when it is sealed. A nameless layer that is trimmed shows something
-//! else from then on, and gets another, too.
+//! A sealed layer gets its content's identity in the batch that seals it. It keeps the identity
+//! when it is written again (a merge completes its map with its parent's entries), since it shows
+//! the same content. A layer that takes another's place (flatten, rebase) is an active one: it has
+//! none, and gets another when it is sealed. A nameless layer that is trimmed shows other content
+//! from then on, and gets another, too.
 
 use std::borrow::Cow;
 use std::io;

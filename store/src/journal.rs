@@ -1,13 +1,13 @@
-//! The growth journal: which operation added how much to the store, and when.
+//! The growth journal: records for each operation how much it added to the store, and when.
 //!
-//! An entry is written in the batch that makes durable what it tells of: there is never the one
-//! without the other. Entries are numbered without a gap, so that the first and the last tell how
-//! many there are. What a guest writes makes one entry for each layer and attachment, once a day:
-//! every flush writes it again, with the sums so far. The newest [`ENTRIES_MAX`] are kept; what is
-//! older is added up in one entry.
+//! An entry is written in the batch that makes the addition durable: there is never the one without
+//! the other. Entries are numbered without a gap, so that the first and the last number give their
+//! count. A guest's writes make one entry for each layer and attachment, once a day: every flush
+//! writes it again, with the sums so far. The newest [`ENTRIES_MAX`] are kept; older ones are added
+//! up in one entry.
 //!
-//! Compressed bytes are exact: a session fills frames of its own, and what they came to is known
-//! before anything refers to them.
+//! Compressed bytes are exact: a session fills frames of its own, and their length is known before
+//! anything refers to them.
 //!
 //! In the family `meta`:
 //!
@@ -39,16 +39,16 @@ const ENTRIES_MAX: u64 = if cfg!(test) { 60 } else { 100_000 };
 /// Entries that are added up at a time, once there are so many too many: to read them takes about
 /// as long as a commit.
 const FOLD_COUNT: u64 = if cfg!(test) { 20 } else { 256 };
-/// After so long the flushes of an attached disk make another entry, so that growth over time can
+/// Age after which the flushes of an attached disk make another entry, so that growth over time can
 /// be seen.
 const RUNNING_MS_MAX: u64 = 24 * 3_600_000;
 const OPERATION_LEN_MAX: usize = 32;
-/// What the sum of old entries is called.
+/// Operation in the entry that sums old ones.
 const EARLIER: &str = "earlier";
 
 pub(crate) const SUM_KEY: &[u8] = b"journal";
 
-/// What an operation added to the chunks of a store.
+/// Chunks that an operation added to a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Added {
     /// New chunks, a number.
@@ -72,12 +72,12 @@ pub(crate) struct Entries(Vec<(bool, Entry)>);
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// When, in milliseconds since 1970.
+    /// The time, in milliseconds since 1970.
     pub(crate) at_ms: u64,
     /// A word, perhaps with hyphens.
     pub(crate) operation: String,
     pub(crate) image: Option<ImageId>,
-    /// What the image, or its snapshot, was called. Empty if it was about no image.
+    /// The name of the image, or of its snapshot. Empty if it was about no image.
     pub(crate) name: String,
     /// The layer that got what was added.
     pub(crate) layer: Option<LayerId>,
@@ -111,15 +111,12 @@ impl Journal {
         let numbers = match numbers(database, Family::Meta, &[]) {
             Err(error @ StoreError::Damaged(_)) => {
                 let tag = key_of_copy(Family::Meta, &[]);
-                match numbers(database, Family::Copies, &tag) {
-                    Ok(numbers) => {
-                        faults.tolerated.push(error);
-                        numbers
-                    }
-                    Err(_) => {
-                        faults.blocking.push(error);
-                        None
-                    }
+                if let Ok(numbers) = numbers(database, Family::Copies, &tag) {
+                    faults.tolerated.push(error);
+                    numbers
+                } else {
+                    faults.blocking.push(error);
+                    None
                 }
             }
             numbers => numbers?,
@@ -132,8 +129,8 @@ impl Journal {
         self.append(database, batch, entry);
     }
 
-    /// As [`Journal::note`], for one of many small additions: they share an entry as long as they
-    /// go to one layer on one day.
+    /// Notes one of many small additions: they share an entry, unlike those of [`Journal::note`],
+    /// as long as they go to one layer on one day.
     pub(crate) fn note_running(
         &self,
         database: &Database,
@@ -212,9 +209,9 @@ fn fold(database: &Database, batch: &mut Batch, numbers: std::ops::Range<u64>) {
 }
 
 impl Store {
-    /// What was added when, by which operation: the oldest first. What is too old to be kept one by
-    /// one is the first entry, called `earlier`. What waits on attached disks is not in it yet.
-    /// Cost: reads the journal, at most some 100,000 entries.
+    /// The additions to the store, with time and operation: the oldest first. Entries that are too
+    /// old to be kept one by one are summed in the first, called `earlier`. Changes that wait on
+    /// attached disks are not in it yet. Cost: reads the journal, at most some 100,000 entries.
     pub fn growth(&self) -> Result<Vec<Growth>, StoreError> {
         Ok(self.journal_now().read()?.growth())
     }
@@ -261,7 +258,7 @@ impl JournalView<'_> {
 }
 
 impl Entries {
-    /// What was added when: the sum of what is too old first, then the oldest.
+    /// The additions with their times: the sum of those that are too old first, then the oldest.
     pub(crate) fn growth(&self) -> Vec<Growth> {
         let growth = |wanted: bool| {
             self.0
@@ -447,7 +444,7 @@ impl Record for Entry {
     }
 }
 
-/// Whether `text` can be what an image or a snapshot is called: it is shown to people.
+/// True if `text` can be the name of an image or a snapshot: it is shown to people.
 fn is_node(text: &str) -> bool {
     let spec = NodeSpec::parse(text);
     Name::new(&spec.image).is_ok()
@@ -620,7 +617,7 @@ mod tests {
             let now = store.take().unwrap_or_else(|| open(&dir));
             let live = now.live(image).expect("live");
             write(&live, nth % 100 * 8192, nth);
-            // What an entry says that was folded meanwhile must not be said again.
+            // Additions of an entry that was folded meanwhile must not be counted again.
             if nth == 7 {
                 let other = now.create(&name("b"), 1 << 20).expect("create").image();
                 (0..ENTRIES_MAX + FOLD_COUNT).for_each(|_| {
@@ -628,7 +625,7 @@ mod tests {
                         &now.live(other).expect("live"),
                         nth * 4096,
                         fastrand::u64(..),
-                    )
+                    );
                 });
                 write(&live, 0, 99_999);
             }

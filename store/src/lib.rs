@@ -1,8 +1,8 @@
-//! Keeping disk images: chunks once, layers as maps, names last.
+//! Keeps disk images: chunks once, layers as maps, names last.
 //!
-//! [`Store`] is the door. Behind it, `chunks` keeps chunk content by id, `chain` resolves the layer
-//! maps, `disk` reads through both, and one file each does what its name says. `RocksDB` is known
-//! to `database` alone.
+//! [`Store`] is the entry point. Behind it, `chunks` keeps chunk content by id, `chain` resolves
+//! the layer maps, and `disk` reads through both; each other file is named after the one operation
+//! that it holds. `RocksDB` is known to `database` alone.
 //!
 //! # What this does not do
 //!

@@ -1,5 +1,5 @@
-//! What this process, and the disk under a folder, have: asked of the system once, when a store is
-//! opened. What each limit means for a store is said in `sizes`.
+//! System limits of this process and of the disk under a folder: asked once, when a store is
+//! opened. Their meaning for a store is decided in `sizes`.
 
 use std::fs;
 use std::path::Path;
@@ -11,21 +11,25 @@ use vellum_core::device::Space;
 use crate::error::StoreError;
 use crate::sizes::Surroundings;
 
-/// Of a limit on addresses, what is left for memory that is used: threads' stacks and allocators
+/// Divisor of a limit on addresses for the memory that is used: threads' stacks and allocators
 /// claim addresses that they never touch.
 const ADDRESSES_PER_MEMORY: u64 = 4;
 /// Addresses without which the database's libraries end the process instead of saying that they
 /// lack some: its code, threads and allocators.
 const ADDRESSES_LEN_MIN: u64 = 384 << 20;
-/// Where the system does not say how much memory there is.
+/// Memory that is assumed, in bytes, where the system does not say how much there is.
 const MEMORY_LEN_UNKNOWN: u64 = 4 << 30;
 
-/// What a store in `dir`, which need not be there yet, has.
+/// The limits of a store in `dir`, which need not be there yet.
 pub(crate) fn surroundings(dir: &Path) -> Surroundings {
     let limit = |resource| getrlimit(resource).current.unwrap_or(u64::MAX);
     let addresses = limit(Resource::As) / ADDRESSES_PER_MEMORY;
     Surroundings {
-        disk_len: statvfs(dir).map_or(u64::MAX, |space| total_len(&space)),
+        // A store that is not there yet will be on the disk of the folder that it is made in.
+        disk_len: dir
+            .ancestors()
+            .find_map(|dir| statvfs(dir).ok())
+            .map_or(u64::MAX, |space| total_len(&space)),
         memory_len: memory_len().min(addresses),
         file_len_max: limit(Resource::Fsize),
         descriptors: limit(Resource::Nofile),
@@ -76,7 +80,7 @@ fn memory_len() -> u64 {
         .fold(machine, u64::min)
 }
 
-/// What `/proc/meminfo` says that there is in all.
+/// Total memory according to `/proc/meminfo`, in bytes.
 fn total_of(text: &str) -> Option<u64> {
     let line = text
         .lines()

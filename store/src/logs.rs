@@ -1,26 +1,30 @@
-//! A look at RocksDB's manifest and logs before RocksDB reads them.
+//! Inspects RocksDB's manifest and logs before RocksDB reads them.
 //!
-//! *Would reading it end?* One flipped bit can make a record look like one of a *recycled* log
+//! *Endless reading.* One flipped bit can make a record look like one of a *recycled* log
 //! (`RecyclableFull` and its kin, which only exist when `recycle_log_file_num` is set, and we do
 //! not set it). `RocksDB` 11 takes it for the remains of an older log: in a manifest it reads the
 //! same record for ever (found by `tests/it/damage.rs`; facebook/rocksdb#11968 is its sibling), in
-//! a log it does that or ends early without a word. So such a record is damage, and is said to be.
+//! a log it does that or ends early without a word. So such a record is damage, and is reported as
+//! such.
 //!
-//! *Did a loss of power tear its end?* Then it reads as damaged, and is not: see `torn`.
+//! *A torn end.* After a loss of power the end of a log may read as damaged without being so: see
+//! `torn`.
 //!
-//! *Does it end in a write that was refused?* Then that is cut off before the log is read again: see
-//! `unacknowledged`.
+//! *A refused write.* If a log ends in a write that was refused, that write is cut off before the
+//! log is read again: see `unacknowledged`.
 //!
-//! *How far is it whole?* A damaged store can be looked at without its unreadable tables, but
-//! `RocksDB` would then pass over unreadable records of the log too, and show a state that never
-//! was.
+//! *The whole part.* A damaged store can be looked at without its unreadable tables, but `RocksDB`
+//! would then pass over unreadable records of the log too, and show a state that never was. So only
+//! the part of the logs before the first unreadable record is given to it.
 //!
 //! ```text
-//! A log, and a manifest, is blocks of 32 KiB; a record never crosses one, and fewer than 7 bytes at a block's end are padding.
+//! A log, and a manifest, is blocks of 32 KiB; a record never crosses one, and fewer than 7 bytes
+//! at a block's end are padding.
 //!
 //! offset  size  meaning
-//! 0       4     CRC-32C of what follows from the type on, rotated right by 15 bits, plus 0xa282ead8 (LE)
-//! 4       2     length of what follows the header (LE)
+//! 0       4     CRC-32C of the bytes from the type on, rotated right by 15 bits, plus 0xa282ead8
+//!               (LE)
+//! 4       2     length of the bytes after the header (LE)
 //! 6       1     type: 1 to 4 whole and parts, 5 to 8, 11 and 131 those of recycled logs
 //! ```
 //!
@@ -49,15 +53,41 @@ const CHECKSUM_SHIFT: u32 = 0xa282_ead8;
 /// there. Others may lie beside it: those are older, or were never finished.
 pub(crate) fn check_manifests(dir: &Path) -> Result<(), StoreError> {
     let current = fs::read_to_string(dir.join("CURRENT")).unwrap_or_default();
-    check_kinds(files(dir, |name| {
+    check_kinds(&files(dir, |name| {
         name.starts_with("MANIFEST-") && name == current.trim_end()
     })?)
 }
 
 /// Fails if a log in the database's folder `dir` holds a record of a kind that is never written
-/// there.
+/// there, or records behind something that is none. Of those RocksDB would show nothing, and not
+/// say so: it takes zeros for the end.
 pub(crate) fn check_logs(dir: &Path) -> Result<(), StoreError> {
-    check_kinds(logs(dir)?)
+    let logs = logs(dir)?;
+    check_kinds(&logs)?;
+    let mut unsound: Option<PathBuf> = None;
+    for path in logs {
+        let log = read_whole(&path)?;
+        if log.is_empty() {
+            continue;
+        }
+        if unsound.is_none() {
+            match torn::end_of(&log) {
+                LogEnd::Sound => continue,
+                LogEnd::Torn(_) => {
+                    unsound = Some(path);
+                    continue;
+                }
+                LogEnd::Damaged => {}
+            }
+        }
+        let path = unsound.unwrap_or(path);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        return Err(StoreError::damaged(
+            format!("{name} of the database"),
+            "a record cannot be read, and there are others behind it",
+        ));
+    }
+    Ok(())
 }
 
 /// Cuts off what a loss of power left of the last record of the last log in `dir`, if it tore one:
@@ -87,9 +117,9 @@ pub(crate) fn cut_torn_end(dir: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Cuts off what was written to the logs in `dir` after the sequence number `acknowledged`, which is
-/// the last one that anybody was told of: at most one record, the last of the last log. For the one
-/// process that writes, after a failed write. Reads all logs.
+/// Cuts off records that were written to the logs in `dir` after the sequence number
+/// `acknowledged`, the last one that was acknowledged: at most one record, the last of the last
+/// log. For the one process that writes, after a failed write. Reads all logs.
 pub(crate) fn cut_unacknowledged(dir: &Path, acknowledged: u64) -> Result<(), StoreError> {
     let logs = logs(dir)?;
     for (nth, path) in logs.iter().enumerate() {
@@ -136,7 +166,7 @@ fn refuse_flipped_bit(path: &Path) -> Result<(), StoreError> {
     ))
 }
 
-/// Whether every record of a log, or a manifest, is what was written.
+/// True if every record of a log, or a manifest, is as it was written.
 pub(crate) fn is_whole(log: &[u8]) -> bool {
     torn::end_of(log) == LogEnd::Sound
 }
@@ -183,10 +213,10 @@ fn read_whole(path: &Path) -> Result<Vec<u8>, StoreError> {
     }
 }
 
-fn check_kinds(paths: Vec<PathBuf>) -> Result<(), StoreError> {
+fn check_kinds(paths: &[PathBuf]) -> Result<(), StoreError> {
     for path in paths {
         let mut found = None;
-        each_block(&path, |start, block| {
+        each_block(path, |start, block| {
             found = recycled_record(block).map(|at| start + at as u64);
             found.is_none()
         })?;
@@ -252,8 +282,8 @@ fn each_block(path: &Path, mut look: impl FnMut(u64, &[u8]) -> bool) -> Result<(
     }
 }
 
-/// Where the first record of a recycled log is in a block. What does not add up otherwise is for
-/// RocksDB's checksums.
+/// Offset in a block of the first record of a recycled log. Other faults are left to RocksDB's
+/// checksums.
 fn recycled_record(block: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some([_, _, _, _, low, high, kind]) = block.get(at..at + HEADER_LEN) {
@@ -270,7 +300,7 @@ fn fragment(log: &[u8], at: usize) -> Option<(u8, usize)> {
     let header = log.get(at..at + HEADER_LEN)?;
     let len = usize::from(u16::from_le_bytes([header[4], header[5]]));
     let kind = header[6];
-    // Nothing is written as zero.
+    // No record is written with type zero.
     if kind == 0 || is_recycled(kind) || in_block(at) + HEADER_LEN + len > BLOCK_LEN {
         return None;
     }
@@ -283,12 +313,12 @@ fn in_block(at: usize) -> usize {
     at % BLOCK_LEN
 }
 
-/// Whether a type is one of those that only recycled logs have.
+/// True if only recycled logs have records of this type.
 fn is_recycled(kind: u8) -> bool {
     matches!(kind, 5..=8 | 11 | 131)
 }
 
-/// Of a type and what follows the header.
+/// The checksum of a type and the bytes after the header.
 fn checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes)
         .rotate_right(15)
@@ -330,6 +360,37 @@ mod tests {
         }
         assert_eq!(recycled_record(&[0; 100]), None);
         assert_eq!(recycled_record(&[]), None);
+    }
+
+    /// RocksDB takes zeros for the end of a log, whatever follows.
+    #[test]
+    fn zeros_before_records_are_damage_and_at_the_end_they_are_not() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let whole = [record(1, &[9; 300]), record(1, &[8; 200]), record(1, &[7])].concat();
+        let zeroed = |range: std::ops::Range<usize>| {
+            let mut log = whole.clone();
+            log[range].fill(0);
+            log
+        };
+        let is_sound = |first: &[u8], second: &[u8]| {
+            std::fs::write(dir.path().join("000001.log"), first).expect("room");
+            std::fs::write(dir.path().join("000002.log"), second).expect("room");
+            let whole = cut_torn_end(dir.path()).expect("it reads");
+            assert!(!whole || check_logs(dir.path()).is_ok());
+            check_logs(dir.path()).is_ok()
+        };
+        for range in [0..1, 0..40, 307..320, 310..500, 200..310] {
+            assert!(!is_sound(&zeroed(range.clone()), b""), "{range:?}");
+        }
+        assert!(is_sound(&whole, b"") && is_sound(&whole, &whole));
+        assert!(
+            is_sound(&zeroed(520..whole.len()), b""),
+            "the last one is torn"
+        );
+        assert!(
+            !is_sound(&zeroed(520..whole.len()), &whole),
+            "another log follows"
+        );
     }
 
     #[test]

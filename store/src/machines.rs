@@ -1,9 +1,9 @@
-//! Machines: several images that are changed at one moment. What a change comes to is decided in
-//! the tree; here it is one batch.
+//! Machines: several images that are changed in one batch. The tree decides the effect of a change;
+//! here it is written.
 //!
-//! **A snapshot of a running machine** holds all its live disks still together, flushes them, and
-//! commits before any of them goes on: whatever order a guest wrote in, on however many disks, what
-//! the snapshot has is what was written up to one moment.
+//! **A snapshot of a running machine** stops the writes of all its live disks together, flushes
+//! them, and commits before any of them goes on. So it is consistent: whatever the order of a
+//! guest's writes, on however many disks, the snapshot has exactly those up to one point in time.
 
 use vellum_core::name::Name;
 use vellum_core::tree::{Configuration, Edit, Machine, MachineSnapshot, NewConfiguration, Tree};

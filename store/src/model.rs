@@ -1,5 +1,5 @@
-//! Random operations on disks against a model that is nothing but bytes: one `Vec<u8>` for each
-//! image and snapshot.
+//! Model test of disks: random operations against a model that is nothing but bytes, one `Vec<u8>`
+//! for each image and snapshot.
 
 use std::ops::Range;
 
@@ -35,7 +35,7 @@ pub(crate) struct World {
 
 struct ModelImage {
     id: ImageId,
-    /// What was flushed, and what the writer sees.
+    /// The flushed content, and the content that the writer sees.
     flushed: Vec<u8>,
     current: Vec<u8>,
     /// Bytes written since the last flush, never enough for memory to run full.
@@ -371,7 +371,7 @@ impl World {
         }
     }
 
-    /// What two disks differ in, chunk by chunk, as `Store::diff` would say it.
+    /// Difference of two disks, chunk by chunk, as `Store::diff` would report it.
     fn differences(&self, a: &[u8], b: &[u8]) -> Vec<Option<bool>> {
         let chunk_len = self.chunk_len as usize;
         let chunk = |bytes: &[u8], at: usize| {
@@ -451,7 +451,8 @@ impl World {
         assert_same(&found, &content, "map");
     }
 
-    /// What maintenance and collection do is not to be seen, also by those who write meanwhile.
+    /// Effects of maintenance and collection must not be seen, not even by disks that are written
+    /// meanwhile.
     fn collect(&mut self) {
         self.store()
             .collect(CollectOptions::default(), &Unwatched)

@@ -1,10 +1,10 @@
-//! Opening a store: what is loaded, and what damage keeps from what.
+//! Opens a store: loads its state, and decides which damage prevents reading or writing.
 //!
-//! Reading goes around whatever is broken, as far as there is anything to be read. Writing needs
-//! more: that what is shown is what was acknowledged, that every record is there, from one place or
-//! the other, and that no number can be given twice. Damage beside that keeps nobody from writing:
-//! a record whose copy is whole, an entry of the index, headers, pages and frames, of which each
-//! is missed by those who ask for it.
+//! A store opens for reading around any damage, as far as there is anything to be read. Writing
+//! needs more: the state that is shown must be the one that was acknowledged, every record must be
+//! there, from one place or the other, and no number may be given twice. Other damage does not
+//! prevent writing: a record whose copy is whole, an entry of the index, headers, pages and frames.
+//! Each of these is missed only by operations that ask for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -34,20 +34,20 @@ use crate::store::{
 };
 use crate::twins::read_twins;
 
-/// How often a read-only open is tried while the owner moves files about: an import does so a few
-/// times a second, an open takes some tens of milliseconds.
+/// Tries of a read-only open while the owner moves files about: an import does so a few times a
+/// second, an open takes some tens of milliseconds.
 const OPEN_TRIES: u32 = 100;
 
-/// What was found wrong while a store was opened.
+/// Faults that were found while a store was opened.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
-    /// What keeps it from being written.
+    /// Faults that prevent writing.
     pub(crate) blocking: Vec<StoreError>,
-    /// What reading goes around, and writing does not need.
+    /// Faults that reading goes around, and that writing does not need.
     pub(crate) tolerated: Vec<StoreError>,
 }
 
-/// What is in memory of an open store.
+/// State that is loaded from a store's database.
 struct Loaded {
     database: Database,
     parameters: StoreParameters,
@@ -104,9 +104,9 @@ impl Store {
         open_folder(&folder, Access::ReadWrite, Some(lock), true).map(drop)
     }
 
-    /// What keeps this from being the whole store as it was acknowledged: damage to its files, or a
-    /// log that lost its end. The gravest first. Reading goes on around it: what cannot be read is
-    /// an error, never wrong bytes.
+    /// The gravest fault that keeps this from being the whole store as it was acknowledged: damage
+    /// to its files, or a log that lost its end. Reading goes on around it: a part that cannot be
+    /// read is an error, never wrong bytes.
     #[must_use]
     pub fn impairment(&self) -> Option<&StoreError> {
         self.faults().next()
@@ -143,7 +143,7 @@ impl Store {
 
 /// The folder of the store in `dir`, its small files restored if parity kept them; which were.
 fn find_folder(dir: &Path) -> Result<(Folder, Vec<String>), StoreError> {
-    // Where somebody else writes, they are not looked at.
+    // While another process writes, they are not looked at.
     let restored = parity::restore_small_files(dir).unwrap_or_default();
     Ok((Folder::open(dir)?, restored))
 }
@@ -207,7 +207,7 @@ fn open_folder(
     Ok(store)
 }
 
-/// What a store in `folder` takes, and keeps back.
+/// Limits and reserve of a store in `folder`.
 pub(crate) fn holdings(folder: &Folder) -> (Sizes, Reserve) {
     let sizes = Sizes::of(&limits::surroundings(folder.path()));
     // Early: what is deleted takes room before it gives some.
@@ -250,8 +250,7 @@ fn load(
 }
 
 impl Faults {
-    /// Where `result` is damage, notes that it keeps the store from being written, and goes on with
-    /// nothing.
+    /// Notes damage in `result` as a fault that prevents writing, and goes on with nothing.
     fn block<T>(&mut self, result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
         match result {
             Ok(value) => Ok(Some(value)),
@@ -319,7 +318,7 @@ fn open_database(
     })
 }
 
-/// What `open` gives once parity healed the files that it needs, as far as it can.
+/// Calls `open`, again after each file that it needs and parity healed.
 fn open_healed(
     parity: &Parity,
     open: impl Fn() -> Result<Database, StoreError>,
@@ -360,7 +359,7 @@ pub(crate) fn load_meta<R: Record>(
     database.record(Family::Meta, key, decode)
 }
 
-/// As [`load_meta`], of a record without which the store can be read.
+/// Loads as [`load_meta`] a record without which the store can be read.
 fn meta_or_default<R: Record + Default>(
     database: &Database,
     key: &[u8],
@@ -383,7 +382,7 @@ fn load_parameters(
     parameters.ok_or_else(|| StoreError::damaged(what, "they are gone"))
 }
 
-/// How much parity there is to be. Where that is not known, none is made.
+/// The share of parity that is wanted. If it is not known, no parity is made.
 fn load_share(database: &Database, faults: &mut Faults) -> Result<Option<ParityShare>, StoreError> {
     match load_meta(database, PARITY_KEY, "the share of parity") {
         Ok((share, hurt)) => {

@@ -1,4 +1,4 @@
-//! A file that has its name only once it is whole and on disk.
+//! Atomic creation of files: a file has its name only once it is whole and on disk.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -20,12 +20,12 @@ const USUAL: u32 = 0o666;
 /// Tells the unfinished files of one process apart.
 static PARTIALS: AtomicU64 = AtomicU64::new(0);
 
-/// Who may use a file that is new. One that replaces another is as that was.
+/// Permissions of a new file. One that replaces another is as that was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewFileMode {
     /// Only its owner: it holds what was stored.
     Private,
-    /// Whoever the person's umask lets: it tells of what is stored.
+    /// All users that the person's umask lets: it tells of what is stored.
     Usual,
 }
 

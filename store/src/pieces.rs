@@ -1,7 +1,8 @@
-//! The content of an import, in order, as pieces on the chunk grid: what is data, zero, absent, or
+//! Reads the content of an import, in order, as pieces on the chunk grid: data, zero, absent, or
 //! known to be unchanged.
 //!
-//! It opens files and asks whether they held still; it knows image formats only as [`ImageSource`].
+//! It opens files and checks that they did not change meanwhile; it knows image formats only as
+//! [`ImageSource`].
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -45,7 +46,7 @@ pub(crate) enum Piece {
 /// A file, device or pipe whose content is to be imported.
 pub struct Input {
     name: String,
-    /// What the file was read as, if it was one.
+    /// The format that the file was read as, if it was one.
     format: Option<Format>,
     kind: InputKind,
     spare: Spare,
@@ -86,7 +87,7 @@ pub struct FileSource {
     len: u64,
 }
 
-/// What a file was when it was opened, to be compared with what it is at the end.
+/// State of a file when it was opened, to be compared with the one at the end.
 struct FileGuard {
     file: File,
     path: PathBuf,
@@ -152,8 +153,8 @@ impl Input {
         Self::open_as(path, format, map, formats::open)
     }
 
-    /// As [`Input::open`], for an import over a parent that the caller knows to be the right one: a
-    /// differencing image opens too, and what it does not have is the parent's.
+    /// Opens as [`Input::open`], for an import over a parent that the caller knows to be the right
+    /// one: a differencing image opens too, and ranges that it does not have are the parent's.
     pub fn open_over_parent(
         path: &Path,
         format: Format,
@@ -238,19 +239,19 @@ impl Input {
         }
     }
 
-    /// What errors call it.
+    /// Its name in errors.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What it is read as, if it comes from a file or through a pipe.
+    /// The format that it is read as, if it comes from a file or through a pipe.
     #[must_use]
     pub fn format(&self) -> Option<Format> {
         self.format
     }
 
-    /// What the file holds beside the disk, and is left behind: a sentence for each.
+    /// Parts of the file beside the disk, which are left behind: a sentence for each.
     #[must_use]
     pub fn left_behind(&self) -> Vec<String> {
         match &self.kind {
@@ -268,13 +269,13 @@ impl Input {
         }
     }
 
-    /// Whether it is known to hold nothing.
+    /// True if it is known to hold nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == Some(0)
     }
 
-    /// Where buffers of pieces go when they are done with.
+    /// The pool that takes buffers of pieces that are done with.
     pub(crate) fn spare(&self) -> SpareBuffers {
         SpareBuffers(Arc::clone(&self.spare))
     }
@@ -369,8 +370,8 @@ fn next_of_image(
     Ok(None)
 }
 
-/// Where the whole chunks of an extent end. Data may end with the disk; a last chunk in part that
-/// is not data is read as well, since what lies below may have bytes past the disk's end.
+/// End of the whole chunks of an extent. Data may end with the disk; a last chunk in part that is
+/// not data is read as well, since what lies below may have bytes past the disk's end.
 fn whole_end(extent: &Known, len: u64, chunk_len: ChunkLen) -> u64 {
     match extent.kind {
         Kind::Data if extent.end >= len => len,
@@ -378,7 +379,7 @@ fn whole_end(extent: &Known, len: u64, chunk_len: ChunkLen) -> u64 {
     }
 }
 
-/// What a range is, once source and change map are both asked.
+/// Kind of a range, by source and change map together.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Data,

@@ -1,4 +1,4 @@
-//! A store's parity: how much there is to be, bringing it up to date, and healing from it.
+//! Parity of a store: sets its share, brings it up to date, and heals from it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,8 +13,8 @@ use crate::parity::{
 use crate::store::{PARITY_KEY, Store, put};
 use crate::watch::{Progress, Watch};
 
-/// How long the end of a command waits for the database to make larger files of small ones: what
-/// it makes later is protected later.
+/// Time that the end of a command waits for the database to make larger files of small ones: later
+/// files are protected later.
 const SETTLE_TIME: Duration = Duration::from_secs(10);
 /// Rounds until a store that nobody else writes to holds still.
 const ROUNDS_MAX: u32 = 4;
@@ -22,7 +22,7 @@ const ROUNDS_MAX: u32 = 4;
 const SERVED_LOG_LEN_MAX: u64 = 64 << 10;
 
 impl Store {
-    /// How much parity there is to be. None: parity is off.
+    /// The share of parity. None: parity is off.
     #[must_use]
     pub fn parity_share(&self) -> Option<ParityShare> {
         self.inner.parity.share()
@@ -75,8 +75,8 @@ impl Store {
         self.protect_tables(&self.inner.database.table_files()?, 1, watch)
     }
 
-    /// Protects everything within other work, which does not fail if that cannot be done: the end of
-    /// the command says so.
+    /// Protects everything within other work, which does not fail if that cannot be done: the end
+    /// of the command says so.
     pub(crate) fn protect_within(&self, watch: &dyn Watch) -> Result<(), StoreError> {
         match self.protect_all(&Silent(watch)) {
             Err(StoreError::Interrupted) => Err(StoreError::Interrupted),
@@ -107,7 +107,7 @@ impl Store {
         database.flush_bulk(database.generation())
     }
 
-    /// How well it is protected.
+    /// State of its protection.
     pub fn parity_status(&self) -> Result<ParityStatus, StoreError> {
         self.inner
             .parity
@@ -126,12 +126,12 @@ impl Store {
         self.inner.parity.heal_all(Some(&needed), is_dry, watch)
     }
 
-    /// What healing would do, within other work.
+    /// Finds, within other work, what healing would do.
     pub(crate) fn tell_healable(&self, watch: &dyn Watch) -> Result<ParityHealing, StoreError> {
         self.heal_by_parity(true, &Silent(watch))
     }
 
-    /// What parity healed since this was last asked, in words for people.
+    /// Takes the notices of healings by parity since the last call, in words for people.
     #[must_use]
     pub fn take_parity_notices(&self) -> Vec<String> {
         self.inner.parity.take_notices()

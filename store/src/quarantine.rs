@@ -1,13 +1,13 @@
-//! Tables that RocksDB could not read, and what follows: their family is not compacted.
+//! Quarantine of tables that RocksDB could not read: their family is not compacted.
 //!
 //! One unreadable block ends a compaction, and RocksDB then takes no write any more until it is
 //! opened again, when the same compaction begins anew: one flipped bit would end all writing for
-//! ever. Reads go around the block; so do writes, if nobody asks for it. So the family's own
+//! ever. Reads go around the block; so do writes, if no compaction asks for it. So the family's own
 //! compactions stay off, and those that a collection asks for keep away from the table, for as long
 //! as the table is there.
 //!
-//! It is a hint, in the file `quarantine` of the store's folder. Lost, it costs the process that
-//! meets the table first its writes.
+//! The quarantine is a hint, in the file `quarantine` of the store's folder. If it is lost, the
+//! process that meets the table first cannot write until it opens the store again.
 //!
 //! ```text
 //! One line for each table: its number, a space, the name of its family.
@@ -40,14 +40,14 @@ pub(crate) struct Quarantine {
 }
 
 impl Quarantine {
-    /// What is remembered in the store's folder `dir`.
+    /// Reads the quarantine from the store's folder `dir`.
     pub(crate) fn load(dir: &Path) -> Self {
         let mut text = String::new();
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
             .open(dir.join(QUARANTINE));
-        // What cannot be read is met again.
+        // A table that is missing here because of an error is met again.
         let _ = opened.map(|file| file.take(LEN_MAX).read_to_string(&mut text));
         let tables = text.lines().filter_map(parsed).take(TABLES_MAX).collect();
         Self {
@@ -56,12 +56,12 @@ impl Quarantine {
         }
     }
 
-    /// Whether one of the tables of `family` cannot be read.
+    /// True if one of the tables of `family` cannot be read.
     pub(crate) fn holds(&self, family: Family) -> bool {
         self.tables.values().any(|of| *of == family)
     }
 
-    /// Whether table `number` cannot be read.
+    /// True if table `number` cannot be read.
     pub(crate) fn has(&self, number: u64) -> bool {
         self.tables.contains_key(&number)
     }

@@ -1,21 +1,24 @@
-//! The records that are read once and written seldom: how layers, images, snapshots, machines,
-//! parameters and counters become bytes.
+//! Encodes the records that are read once and written seldom: layers, images, snapshots, machines,
+//! parameters and counters.
 //!
 //! bincode is named in this file only, with fixed settings. Hot encodings (pages, frames) are in
 //! core, by hand.
 //!
 //! ```text
-//! offset  size    meaning                                                     guards against
-//! 0       1       version: 4 for images, 3 for layers, 2 for machines, else 1 a newer program's record
-//! 1       …       the record's fields in order, bincode 2 standard settings   (see the structs below)
-//! end-8   8       checksum over family name, key and all bytes before         damage, a record in another's place
+//! offset  size  meaning                                             guards against
+//! 0       1     version: 4 for images, 3 for layers, 2 for          a newer program's record
+//!               machines, 1 for all others
+//! 1       …     the record's fields in order, bincode 2 standard    (see the structs below)
+//!               settings
+//! end-8   8     checksum over family name, key and all bytes        damage, a record in
+//!               before                                              another's place
 //! ```
 //!
-//! Older versions are read for ever: an image of version 3 has the fields of version 4 but for the
-//! machine and the session of a scratch image, which goes on; one of version 2 has the fields of version 3 but for the
-//! format of its source, one of version 1 those of version 2 but for the last two; a layer of version
-//! 2 changed when it was made, as far as is known, and one of version 1 has no identity of its
-//! content either.
+//! Older versions are read for ever. An image of version 3 has the fields of version 4 but for the
+//! machine and the session of a scratch image, which goes on; one of version 2 has the fields of
+//! version 3 but for the format of its source, one of version 1 those of version 2 but for the last
+//! two. A layer of version 2 changed when it was made, as far as is known, and one of version 1 has
+//! no identity of its content either. A machine of version 1 does not run.
 
 use std::collections::BTreeSet;
 
@@ -39,18 +42,18 @@ const CONTEXT: &str = "vellum 2026-11 record v1";
 /// finest, would need more; it is refused when it is written, not when it is read.
 const RECORD_LEN_MAX: usize = 64 << 20;
 
-/// What a store was made with.
+/// Parameters that a store was made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreParameters {
     /// The length of every chunk.
     pub chunk_len: ChunkLen,
     /// Plain bytes that a frame holds: a multiple of the chunk length.
     pub frame_len: u32,
-    /// How frames are compressed.
+    /// The compression of frames.
     pub compression: Compression,
 }
 
-/// How frames are compressed.
+/// Compression of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Compression {
     /// Not at all.
@@ -64,17 +67,17 @@ pub enum Compression {
 /// Numbers that must not be given twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counters {
-    /// For layers, images and snapshots.
+    /// The next id of layers, images and snapshots.
     pub next_id: u64,
-    /// For chunks.
+    /// The next id of chunks.
     pub next_chunk: u64,
 }
 
-/// How many commits the store has had.
+/// The number of commits that the store has had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Commits(pub u64);
 
-/// What was last left in a store by whoever keeps books about it elsewhere; see
+/// Token that was last left in a store by a program that keeps books about it elsewhere; see
 /// [`crate::Store::leave_token`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Token(pub [u8; IDENTITY_LEN]);
@@ -120,8 +123,8 @@ pub(crate) fn decode<R: Record>(family: &str, key: &[u8], bytes: &[u8]) -> Resul
     decode_body(verified(CONTEXT, &[family.as_bytes(), key], bytes)?)
 }
 
-/// Whether `bytes` are what was written at `key` of the family called `family`, whatever record it
-/// is.
+/// Fails unless `bytes` are as they were written at `key` of the family called `family`, for any
+/// kind of record.
 pub(crate) fn verify(family: &str, key: &[u8], bytes: &[u8]) -> Result<(), DecodeError> {
     verified(CONTEXT, &[family.as_bytes(), key], bytes).map(drop)
 }
@@ -269,7 +272,7 @@ pub(crate) struct LayerFields {
     pages: Vec<(u64, u64)>,
 }
 
-/// What version 2 added: the identity of a sealed layer's content.
+/// Field that version 2 added: the identity of a sealed layer's content.
 type ContentFields = Option<[u8; IDENTITY_LEN]>;
 
 /// What version 3 added: when the content changed, in nanoseconds since 1970.
@@ -340,15 +343,15 @@ pub(crate) struct ImageFields {
     pinned: bool,
 }
 
-/// What version 2 added.
+/// Fields that version 2 added.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ImageFields2 {
-    /// Of an immutable image; false in all others.
+    /// True if the next attachment of an immutable image starts afresh; false in all others.
     autoreset: bool,
     scratch_of: Option<u64>,
 }
 
-/// What version 3 added.
+/// Field that version 3 added.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ImageFields3 {
     source_format: Option<String>,

@@ -1,12 +1,12 @@
-//! Space, and names of files, that are kept back for a full disk.
+//! Reserve of space, and of names of files, that is kept back for a full disk.
 //!
-//! Deleting needs room before it gives some: for the log, for the file that says which others
-//! count, for what is left of a file of which a part is dead. So a store keeps some back that
-//! nothing else may use: *allocated* in a file, so that no other user of the disk gets it, and
-//! *counted as missing* from what commits and imports may take, so that they do not either when it
-//! was given up. It is given up by whoever deletes or collects on a disk that is nearly full, and
-//! where a store could not be opened without; it is filled again, as far as there is room, whenever
-//! a store is opened, and after collections.
+//! Deleting needs room before it gives some: for the log, for the manifest's new edits, for the
+//! live rest of a file of which a part is dead. So a store keeps some back that nothing else may
+//! use: *allocated* in a file, so that no other user of the disk gets it, and *counted as missing*
+//! from the room that commits and imports may take, so that they do not take it either after it was
+//! released. It is released by a deletion or a collection on a disk that is nearly full, and where
+//! a store could not be opened without; it is filled again, as far as there is room, whenever a
+//! store is opened for writing, after deletions and collections, and by background maintenance.
 //!
 //! On a file system with a fixed number of files the last ones are as precious. They are kept back
 //! as empty files.
@@ -29,10 +29,10 @@ const FOLDER_MODE: u32 = 0o700;
 const NAMES: u64 = 32;
 /// The reserve is filled in steps of this length, so that most of it is there where not all fits.
 const STEP_LEN: u64 = 256 << 10;
-/// What filling leaves to others.
+/// Bytes that filling leaves to others.
 const LEFT_LEN: u64 = 128 << 10;
 
-/// What a store in a folder keeps back.
+/// Reserve of a store in a folder.
 #[derive(Clone, Debug)]
 pub(crate) struct Reserve {
     dir: PathBuf,
@@ -50,7 +50,7 @@ impl Reserve {
         }
     }
 
-    /// Whether `name`, in the store's folder, is a file of the reserve.
+    /// True if `name`, in the store's folder, is a file of the reserve.
     pub(crate) fn is_file(name: &std::ffi::OsStr) -> bool {
         name == FILE
     }
@@ -65,7 +65,7 @@ impl Reserve {
         }
     }
 
-    /// Whether there is so little room that who deletes may use what is kept back.
+    /// True if there is so little room that deletions may use the reserve.
     pub(crate) fn is_scarce(&self) -> bool {
         self.room().is_ok_and(|room| room < self.scarce_len)
     }
@@ -117,7 +117,7 @@ impl Reserve {
         if !fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
             return;
         }
-        // What is missing is made again another time.
+        // Files that are missing are made another time.
         let _ = (0..NAMES).try_for_each(|nth| {
             let path = folder.join(nth.to_string());
             own(OpenOptions::new().create(true).append(true))
@@ -126,7 +126,7 @@ impl Reserve {
         });
     }
 
-    /// What is allocated of it.
+    /// The allocated bytes of it.
     fn held_len(&self) -> u64 {
         fs::symlink_metadata(self.dir.join(FILE)).map_or(0, |metadata| {
             std::os::unix::fs::MetadataExt::blocks(&metadata) * 512
@@ -159,7 +159,8 @@ impl Reserve {
     }
 }
 
-/// As `options` open a file of ours: no link that somebody else has put there is followed.
+/// Options as `options`, to open a file of the store: a link that was put in its place is not
+/// followed.
 fn own(options: &mut OpenOptions) -> &mut OpenOptions {
     options
         .mode(FILE_MODE)
@@ -170,7 +171,7 @@ fn free_len(space: &StatVfs) -> u64 {
     space.f_bavail.saturating_mul(space.f_frsize)
 }
 
-/// Whether a file system that has a fixed number of files has few left.
+/// True if a file system that has a fixed number of files has few left.
 fn has_few_names(space: &StatVfs) -> bool {
     space.f_files > 0 && space.f_favail < NAMES
 }

@@ -1,5 +1,5 @@
-//! Images of another length: children that are shorter than their parent, and disks that grow and
-//! shrink.
+//! Resizes images: creates children that are shorter than their parent, and grows and shrinks
+//! disks.
 //!
 //! The rule that makes both simple: no map shows anything past its disk's end, and in the last
 //! chunk the bytes past the end are zero. A layer's `parent_visible` keeps the first half of it for
@@ -84,8 +84,8 @@ impl Store {
     /// is zero. Constant time.
     pub fn resize(&self, image: ImageId, len: u64, may_shrink: bool) -> Result<(), StoreError> {
         self.check_writable()?;
-        // Nobody else changes the content meanwhile. A snapshot may be taken: it puts another layer
-        // on top, of the same content.
+        // No other operation changes the content meanwhile. A snapshot may be taken: it puts
+        // another layer on top, of the same content.
         let _exclusive = self.exclusive(image)?;
         let disk = self.disk(Node::Image(image))?;
         let tail = if may_shrink {
@@ -178,8 +178,8 @@ impl Store {
     }
 }
 
-/// What becomes of the last chunk of `disk` when only its first `len` bytes are seen; `None` if it
-/// stays as it is.
+/// Cuts the last chunk of `disk` where only its first `len` bytes are seen; `None` if it stays as
+/// it is.
 pub(crate) fn cut_tail(disk: &Disk, len: u64) -> Result<Option<Tail>, StoreError> {
     let chunk_len = disk.chunk_len();
     let position = chunk_len.index_at(len);
@@ -270,7 +270,7 @@ mod tests {
                     Some(len + 9000),
                 )
                 .expect("child");
-            // What the parent does now is no longer the child's.
+            // Later changes of the parent are not the child's.
             store.resize(image, len + 9000, true).expect("grow");
             store
                 .live(image)

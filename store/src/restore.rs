@@ -1,4 +1,4 @@
-//! Going back: an image or a machine becomes as a snapshot of it is, and what it was is kept.
+//! Restores an image or a machine to the state of a snapshot, and can keep the present state.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,8 @@ use vellum_core::units::{ImageId, MachineId};
 use crate::error::StoreError;
 use crate::store::{Exclusive, Store, now_ms};
 
-/// Whether a restore keeps the state that it replaces, and how: decided while nothing can change.
+/// Chooses the name of the snapshot that keeps the replaced state, if one is to be kept: called
+/// while nothing can change.
 type Keeping<'a> = dyn Fn(&Tree) -> Result<Option<Name>, PlanError> + 'a;
 
 impl Store {
@@ -24,7 +25,7 @@ impl Store {
         self.go_back(image, serial, &|_| Ok(save_as.cloned()))
     }
 
-    /// As [`Store::restore`], and the present state stays to be had: where, is returned.
+    /// Restores as [`Store::restore`], and keeps the present state: returns where.
     pub fn restore_keeping(
         &self,
         image: ImageId,
@@ -63,7 +64,7 @@ impl Store {
         self.machine_goes_back(machine, serial, &|_| Ok(save_as.cloned()))
     }
 
-    /// As [`Store::restore_machine`], and the present state stays to be had: where, is returned.
+    /// Restores as [`Store::restore_machine`], and keeps the present state: returns where.
     pub fn restore_machine_keeping(
         &self,
         machine: MachineId,

@@ -1,25 +1,25 @@
-//! Whether somebody reads a disk from the front to the back, and what they will want next.
+//! Detects sequential reads of a disk, for read-ahead.
 
 use std::ops::Range;
 use std::sync::{Mutex, TryLockError};
 
 /// Reads in a row after which the next one is expected: one may be chance.
 const READS_MIN: u32 = 2;
-/// How far ahead of the reader is worth having: eight frames at the default length, some
-/// milliseconds of decoding.
+/// Length of read-ahead, in bytes: eight frames at the default length, some milliseconds of
+/// decoding.
 const AHEAD_LEN: u64 = 1 << 20;
 
-/// What the last reads were.
+/// State of the last reads.
 #[derive(Default)]
 pub(crate) struct Sequence(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Where the last read ended.
+    /// The end of the last read.
     end: u64,
-    /// How many reads went on where the one before ended.
+    /// The number of reads that went on where the one before ended.
     count: u32,
-    /// Up to where it was asked for.
+    /// The end of the read-ahead that was asked for.
     asked_end: u64,
 }
 

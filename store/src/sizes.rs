@@ -1,7 +1,7 @@
-//! How much memory and disk a store takes for itself, by what it has: pure, from the length of its
-//! file system and the limits of its process.
+//! Computes how much memory and disk a store takes for itself: pure, from the length of its file
+//! system and the limits of its process.
 //!
-//! Most lengths follow from one, that of a *write buffer*: what is in memory becomes a file of
+//! Most lengths follow from one, that of a *write buffer*: when it is full, it becomes a file of
 //! about that length, a log grows to it, a compaction step rewrites about so much. On a large disk
 //! with memory enough it is 64 MiB. On a small disk a single file of that length would be a good
 //! part of the disk, and a full disk could not be emptied: to give back the dead half of a file its
@@ -18,7 +18,7 @@ const BUFFERS_PER_DISK: u64 = 256;
 const BUFFERS_PER_MEMORY: u64 = 32;
 /// A cache takes this part of memory.
 const CACHES_PER_MEMORY: u64 = 16;
-/// What is kept back is this part of the disk, so that the living half of some tables, and what was
+/// Part of the disk that is kept back, so that the living half of some tables, and those that are
 /// rewritten along with them, can be written anew before the dead half goes.
 const RESERVES_PER_DISK: u64 = 16;
 const RESERVE_LEN_MIN: u64 = 5 << 19;
@@ -31,7 +31,7 @@ const OPEN_TABLES_MIN: u64 = 64;
 
 const MIB: u64 = 1 << 20;
 
-/// What a store has.
+/// Resources that a store has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Surroundings {
     /// The file system's length in bytes.
@@ -46,7 +46,7 @@ pub(crate) struct Surroundings {
     pub(crate) tables: u64,
 }
 
-/// What it takes, in bytes unless said otherwise.
+/// Resources that a store takes, in bytes unless said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sizes {
     /// Memory for one family's unflushed writes.
@@ -90,7 +90,7 @@ impl Surroundings {
 }
 
 impl Sizes {
-    /// Whether the disk, or memory, is so small that tables are.
+    /// True if the disk, or memory, is so small that tables are.
     pub(crate) fn has_small_tables(&self) -> bool {
         self.table < WRITE_BUFFER_LEN_MAX
     }

@@ -1,4 +1,4 @@
-//! How much a store holds, and in how little space: the short answer of a census.
+//! Totals of a store's content and space: the short answer of a census.
 
 use crate::error::StoreError;
 use crate::store::Store;
@@ -15,7 +15,7 @@ pub struct Stats {
     pub layers: u64,
     /// The lengths of all images and snapshots.
     pub logical: u64,
-    /// What of that is not zero.
+    /// Of that: bytes that are not zero.
     pub non_zero: u64,
     /// Chunks stored, a number.
     pub chunks: u64,

@@ -1,4 +1,4 @@
-//! The door to a store: opening it, looking at its tree, and every change that is one batch of
+//! Entry point of a store: opens it, reads its tree, and makes every change that is one batch of
 //! records.
 //!
 //! Each change is planned by the tree (pure), written here as one logged batch, and applied to the
@@ -45,10 +45,11 @@ pub(crate) const PARITY_KEY: &[u8] = b"parity";
 /// Layers with more pages than this are deleted by range: a range tombstone costs every later scan
 /// a little, a key costs a batch.
 const PAGES_BY_KEY_MAX: u64 = 256;
-/// What the smallest commit takes on disk, at most: a block of a log, of a manifest, of a folder.
+/// Bytes that the smallest commit takes on disk, at most: a block of a log, of a manifest, of a
+/// folder.
 const COMMIT_LEN: u64 = 64 << 10;
 
-/// What a store is opened for.
+/// Access that a store is opened with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Everything; one process at a time.
@@ -80,11 +81,11 @@ pub(crate) struct Inner {
     pub(crate) slots: Slots,
     /// Layers that are being built: their pages are in the database, their records are not.
     building: Mutex<BTreeSet<LayerId>>,
-    /// How much of everything it takes, by what it has.
+    /// Limits on its memory and disk, computed from those of the system.
     pub(crate) sizes: Sizes,
-    /// What is kept back for a full disk.
+    /// Reserve for a full disk.
     pub(crate) reserve: Reserve,
-    /// What was found wrong when it was opened.
+    /// Faults that were found when it was opened.
     pub(crate) faults: Faults,
     pub(crate) journal: Journal,
     pub(crate) scrub: Scrub,
@@ -96,12 +97,12 @@ pub(crate) struct Inner {
     /// None only where a store that was made before there were identities is read.
     id: Option<StoreId>,
     pub(crate) parity: Arc<Parity>,
-    /// After everything that has the database open, and before the lock.
+    /// Dropped after everything that has the database open, and before the lock.
     _at_rest: AtRest,
     _lock: Option<OwnerLock>,
 }
 
-/// What an open store is made of.
+/// Parts of an open store.
 pub(crate) struct Opened {
     pub(crate) folder: Folder,
     pub(crate) sizes: Sizes,
@@ -135,7 +136,8 @@ pub(crate) struct Exclusive {
 pub(crate) struct Building {
     store: Store,
     pub(crate) layer: LayerId,
-    /// When it began: what was written for it since may be gone under another.
+    /// Write generation in which it began: pages that were written for it may be gone under a later
+    /// one.
     pub(crate) generation: Generation,
 }
 
@@ -147,7 +149,7 @@ impl StoreParameters {
         compression: Compression::Zstd(3),
     };
 
-    /// Whether a store can have these parameters.
+    /// Fails unless a store can have these parameters.
     pub fn check(&self) -> Result<(), StoreError> {
         let chunk_len = self.chunk_len.bytes() as u32;
         let fits = self.frame_len.is_multiple_of(chunk_len)
@@ -186,14 +188,14 @@ impl Store {
         folder.mark()
     }
 
-    /// What a store in `dir` keeps back for a full disk, so that deleting and collecting work on
+    /// The reserve of a store in `dir` for a full disk, so that deleting and collecting work on
     /// one, in bytes.
     #[must_use]
     pub fn kept_back(dir: &Path) -> u64 {
         Sizes::of(&limits::surroundings(dir)).reserve
     }
 
-    /// What `opened` is, as an open store.
+    /// Assembles an open store of its parts.
     pub(crate) fn assemble(opened: Opened) -> Self {
         let database = Arc::clone(&opened.database);
         let ledger = Arc::new(if opened.access == Access::ReadWrite {
@@ -247,14 +249,14 @@ impl Store {
         }
     }
 
-    /// Where a server that has the store in `dir` listens for the commands of others, which is up
-    /// to that server.
+    /// Path of the socket where a server that has the store in `dir` can take the commands of other
+    /// processes, which is up to that server.
     #[must_use]
     pub fn control_socket(dir: &Path) -> PathBuf {
         Folder::control_socket(dir)
     }
 
-    /// What is known of the process that has the store in `dir` open for writing, if there is one.
+    /// Description of the process that has the store in `dir` open for writing, if there is one.
     pub fn owner(dir: &Path) -> Result<Option<String>, StoreError> {
         Folder::open(dir)?.owner()
     }
@@ -265,14 +267,14 @@ impl Store {
         self.inner.folder.path()
     }
 
-    /// Which store it is, wherever its folder is. None of a store that was made before there were
-    /// identities, until it was opened for writing once.
+    /// The identity of the store, wherever its folder is. None of a store that was made before
+    /// there were identities, until it was opened for writing once.
     #[must_use]
     pub fn id(&self) -> Option<StoreId> {
         self.inner.id
     }
 
-    /// What it was made with.
+    /// The parameters that it was made with.
     #[must_use]
     pub fn parameters(&self) -> StoreParameters {
         self.inner.chunks.parameters
@@ -299,17 +301,19 @@ impl Store {
         Ok(self.tree().find(&NodeSpec::parse(text))?)
     }
 
-    /// As [`Store::find`], by whole names only: for whatever changes, overwrites or deletes.
+    /// Finds as [`Store::find`], by whole names only: for operations that change, overwrite or
+    /// delete.
     pub fn find_whole(&self, text: &str) -> Result<Node, StoreError> {
         Ok(self.tree().find_whole(&NodeSpec::parse(text))?)
     }
 
-    /// What it was opened for.
+    /// The access that it was opened with.
     pub(crate) fn access(&self) -> Access {
         self.inner.access
     }
 
-    /// How many reads and writes guests have asked for since it was opened: for whoever can wait.
+    /// The number of reads and writes that guests have asked for since it was opened: for
+    /// background work that gives way to them.
     #[must_use]
     pub fn guest_requests(&self) -> u64 {
         self.inner.guest_requests.load(Ordering::Relaxed)
@@ -319,14 +323,14 @@ impl Store {
         self.inner.guest_requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// About how many bytes a scrub reads in a round.
+    /// The bytes that a scrub reads in a round, about.
     #[must_use]
     pub fn stored_len(&self) -> u64 {
         let len = |family| self.inner.database.table_bytes(family).unwrap_or(0);
         Family::ALL.into_iter().map(len).sum()
     }
 
-    /// Whether it was opened for writing.
+    /// True if it was opened for writing.
     #[must_use]
     pub fn is_writable(&self) -> bool {
         self.inner.access == Access::ReadWrite
@@ -340,8 +344,8 @@ impl Store {
         }
     }
 
-    /// Why nothing can be written at present, if a write has failed and the store could not be
-    /// opened again yet: to be told once to whoever looks after it. Reading goes on.
+    /// The error that prevents writing at present, if a write has failed and the store could not be
+    /// opened again yet: to be reported once to whoever looks after it. Reading goes on.
     #[must_use]
     pub fn trouble(&self) -> Option<StoreError> {
         self.inner.database.trouble()
@@ -376,7 +380,8 @@ impl Store {
         })
     }
 
-    /// As [`Store::edit`], and the journal tells that `node` went: nothing else does.
+    /// Commits a deletion, and notes in the growth journal that `node` went: no other record tells
+    /// of it.
     fn delete<E>(
         &self,
         node: Node,
@@ -441,7 +446,7 @@ impl Store {
         self.change_with(|tree| Ok::<_, E>(((), plan(tree)?)))
     }
 
-    /// As [`Store::change`], for plans that come with something else than a node.
+    /// Plans and commits as [`Store::change`], for plans that return something else than a node.
     pub(crate) fn change_with<T, E>(
         &self,
         plan: impl FnOnce(&mut Tree) -> Result<(T, Vec<Edit>), E>,
@@ -478,7 +483,7 @@ impl Store {
         Ok(())
     }
 
-    /// What follows a durable batch of `edits`.
+    /// Follows a durable batch of `edits`: applies them to the tree, and counts the commit.
     fn committed(&self, tree: &mut Tree, edits: &[Edit]) {
         tree.apply(edits);
         let count = self.inner.commits.fetch_add(1, Ordering::Relaxed) + 1;
@@ -556,7 +561,7 @@ impl Store {
         for edit in edits {
             match edit {
                 Edit::PutLayer(layer) => {
-                    put(batch, Family::Layers, &layer.id.0.to_be_bytes(), layer)
+                    put(batch, Family::Layers, &layer.id.0.to_be_bytes(), layer);
                 }
                 Edit::DropLayer(id) => delete_layer(tree, *id, batch),
                 Edit::PutImage(image) => put(batch, Family::Names, &image_key(image.id), image),
@@ -568,10 +573,10 @@ impl Store {
                     snapshot,
                 ),
                 Edit::DropSnapshot(image, serial) => {
-                    batch.delete(Family::Names, snapshot_key(*image, *serial))
+                    batch.delete(Family::Names, snapshot_key(*image, *serial));
                 }
                 Edit::PutMachine(machine) => {
-                    put(batch, Family::Names, &machine_key(machine.id), machine)
+                    put(batch, Family::Names, &machine_key(machine.id), machine);
                 }
                 Edit::DropMachine(id) => batch.delete(Family::Names, machine_key(*id)),
                 Edit::PutMachineSnapshot(snapshot) => {
@@ -583,7 +588,7 @@ impl Store {
                     );
                 }
                 Edit::DropMachineSnapshot(id, serial) => {
-                    batch.delete(Family::Names, machine_snapshot_key(*id, *serial))
+                    batch.delete(Family::Names, machine_snapshot_key(*id, *serial));
                 }
                 Edit::PutConfiguration(id, bytes) => put(
                     batch,
@@ -722,7 +727,7 @@ pub(crate) fn now_ms() -> u64 {
         })
 }
 
-/// Whether an edit leads to free space, so that it may use what is kept back.
+/// True if an edit leads to free space, so that it may use the reserve.
 fn gives_space_back(edit: &Edit) -> bool {
     matches!(
         edit,
@@ -773,7 +778,7 @@ pub(crate) fn configuration_key(id: ConfigurationId) -> Vec<u8> {
     [&b"configuration"[..], &id.0.to_be_bytes()].concat()
 }
 
-/// Where the token of whoever `owner` names is.
+/// Key of the token of the program that `owner` identifies.
 pub(crate) fn token_key(owner: &[u8; IDENTITY_LEN]) -> Vec<u8> {
     [&b"token"[..], owner].concat()
 }

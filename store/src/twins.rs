@@ -1,8 +1,9 @@
-//! Records that are kept twice, read from both places: what the one cannot give, the other may.
+//! Reads records that are kept twice from both places: a record that one place cannot give, the
+//! other may.
 //!
-//! Where a place cannot be read, reading goes on behind it, at the next key that is known from the
-//! other place or from the bounds of tables. A record is missing for certain only if its key is
-//! known and neither place has it; it may be missing where the unreadable stretches of both
+//! Where a place cannot be read, reading goes on behind the damage, at the next key that is known
+//! from the other place or from the bounds of tables. A record is missing for certain only if its
+//! key is known and neither place has it; it may be missing where the unreadable stretches of both
 //! overlap. It knows keys, no record.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,20 +11,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::database::{Database, Family, key_of_copy};
 use crate::error::StoreError;
 
-/// What both places gave.
+/// Records from both places.
 pub(crate) struct Twins<T> {
-    /// What could be read, in key order.
+    /// Records that could be read, in key order.
     pub(crate) records: Vec<T>,
-    /// Why some of it had to be taken from the other place.
+    /// Errors for which some of them had to be taken from the other place.
     pub(crate) hurt: Vec<StoreError>,
-    /// Why some of it is, or may be, missing.
+    /// The error for which some of them are, or may be, missing.
     pub(crate) missing: Option<StoreError>,
 }
 
 /// One of the two places.
 struct Side<T> {
     family: Family,
-    /// What stands before every key there.
+    /// Prefix of every key there.
     prefix: Vec<u8>,
     found: BTreeMap<Vec<u8>, T>,
     /// Keys whose record is not what was written.

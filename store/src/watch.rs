@@ -1,24 +1,24 @@
-//! How long work tells how far it is, and hears that it should stop.
+//! Progress of long operations, and the request to stop them.
 
-/// How far an operation is.
+/// Progress of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes of image, or records, done so far.
     pub done: u64,
-    /// How many there will be, if known.
+    /// The number that there will be, if known.
     pub total: Option<u64>,
 }
 
-/// Somebody who waits for an operation.
+/// Observer of an operation.
 pub trait Watch: Sync {
     /// Called often, so it must be cheap.
     fn progress(&self, progress: Progress);
 
-    /// Whether to stop as soon as nothing is half done.
+    /// True to stop as soon as nothing is half done.
     fn is_cancelled(&self) -> bool;
 }
 
-/// Nobody waits.
+/// Observer of nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Unwatched;
 

@@ -1,8 +1,8 @@
-//! How much is fetched at once for whoever reads here and there: little where nothing came before,
-//! twice as much each time the reading goes on where the last fetch ended. Pure.
+//! Decides how much to fetch at once for a random-access reader: little where no reading came
+//! before, twice as much each time a reading goes on where the last fetch ended (read-ahead). Pure.
 //!
-//! A disk that is read from the front to the back jumps between the segments of the pushes that
-//! made it, and so do guests; each goes on in its own place, so several places are remembered.
+//! A sequential read of a disk jumps between the segments of the pushes that made it, and so does a
+//! guest. Each of these streams goes on in its own place, so several are remembered.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -19,7 +19,7 @@ const NEAR_CHUNKS: u64 = 1024;
 /// Places that are remembered: a disk of many pushes is read in about as many.
 const STREAM_COUNT_MAX: usize = 32;
 
-/// Where reading may go on.
+/// The readings that may go on.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     /// The one that went on last is last.
@@ -29,14 +29,14 @@ pub(super) struct Streams {
 /// A reading that goes on.
 #[derive(Debug)]
 struct Stream {
-    /// What was fetched last.
+    /// The addresses that were fetched last.
     fetched: Range<ChunkId>,
     window_len: u64,
 }
 
 impl Stream {
-    /// Whether a reading at `address` is this one: behind what was fetched, and not far. What lies
-    /// between is of no disk that is read, or came with something else.
+    /// True if a reading at `address` continues this one: it is behind the fetched addresses, and
+    /// not far. The chunks between belong to no disk that is read, or came with another fetch.
     fn goes_on_at(&self, address: ChunkId) -> bool {
         let near = (self.fetched.end.0 - self.fetched.start.0).max(NEAR_CHUNKS);
         address
@@ -47,7 +47,7 @@ impl Stream {
 }
 
 impl Streams {
-    /// How many bytes to fetch for a reading at `address`.
+    /// The number of bytes to fetch for a reading at `address`.
     pub(super) fn window_len(&self, address: ChunkId) -> u64 {
         let found = self
             .streams

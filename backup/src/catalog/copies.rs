@@ -1,16 +1,16 @@
-//! Parts of objects that were fetched, in a local folder: what is read again, in this process or a
-//! later one, is not fetched again.
+//! A disk cache of fetched parts of objects: a part that is read again, in this process or a later
+//! one, is not fetched again.
 //!
-//! For each object there is a file with holes, in which every part that was fetched stands where it
-//! stands in the object: sealed as there, so the folder tells no more than the repository. Nothing
-//! says which parts are there. A part is taken if it opens and is what it must be, and whoever
-//! takes one looks: a hole, a part that a crash tore, one that two processes write at once and one
-//! that was damaged are the same as none. So nothing is synced, locked or renamed, and what cannot
-//! be written (a full disk, a folder that may only be read) is done without.
+//! For each object there is a sparse file, in which every fetched part stands at its offset in the
+//! object. Parts are sealed as there, so the folder tells no more than the repository. No index
+//! says which parts are present: the reader of a part opens it and verifies it, and a hole, a part
+//! that a crash tore, one that two processes write at once and a damaged one all count as absent.
+//! So nothing is synced, locked or renamed, and a failed write (a full disk, a read-only folder) is
+//! ignored.
 //!
-//! **Bound.** When a sixteenth of what it may hold was written, whole files go, those used longest
-//! ago first, until there is room for another sixteenth. Each process that writes at the same time
-//! may add a sixteenth.
+//! **Bound.** Whenever a sixteenth of the limit was written, whole files are evicted, the least
+//! recently used first, until there is room for another sixteenth. Each process that writes at the
+//! same time may add a sixteenth.
 
 use std::fs::{self, File};
 use std::io;
@@ -26,11 +26,12 @@ use crate::objects::ObjectId;
 
 /// Parts of the bound that are written between two looks at the folder.
 const SHARES: u64 = 16;
-/// A file's time says when it was used to within this: noting each use would cost a write each.
+/// The precision of a file's time of use: noting each use would cost a write each.
 const USE_NOTED_EVERY: Duration = Duration::from_mins(1);
-/// Of a repository that is not encrypted, the files show what disks hold.
+/// The permissions of the files, which show the content of disks if the repository is not
+/// encrypted.
 const FILE_MODE: u32 = 0o600;
-/// What `st_blocks` counts.
+/// The unit of `st_blocks`, in bytes.
 const BLOCK_LEN: u64 = 512;
 
 /// The folder. Shared by threads, and by processes.
@@ -140,7 +141,7 @@ fn note_use(file: &File, noted: Option<SystemTime>) {
     }
 }
 
-/// What is there. Files that are no copies are left alone.
+/// The copies in the folder. Files that are no copies are left alone.
 fn found(folder: &Path) -> Vec<Copy> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let copy = |entry: fs::DirEntry| {
@@ -155,7 +156,7 @@ fn found(folder: &Path) -> Vec<Copy> {
     entries.filter_map(copy).collect()
 }
 
-/// Those that have to go, so that the rest has `len_max` bytes at most: those used longest ago.
+/// The copies to evict, so that the rest has `len_max` bytes at most: the least recently used.
 fn too_much(mut found: Vec<Copy>, len_max: u64) -> Vec<Copy> {
     found.sort_unstable_by_key(|copy| copy.used);
     let (mut len, mut count) = (found.iter().map(|copy| copy.len).sum::<u64>(), 0);
@@ -241,8 +242,8 @@ mod tests {
                 found(dir.path()).iter().map(|copy| copy.len).sum::<u64>() <= 16 * MIB,
                 "{nth}"
             );
-            // As if each had been written long after the one before; the first is read again and
-            // again.
+            // The first copy is read again and again, and each of the others was written long after
+            // the one before.
             let age = Duration::from_hours(u64::from(100 - nth));
             File::open(copies.path(&id(nth)))
                 .and_then(|file| file.set_modified(old - age))

@@ -1,8 +1,9 @@
-//! Names of chunks, segment by segment, in a file of this process that has no name: an index object
-//! is opened once, and from then on names cost what is read of them.
+//! A spill file for the names of chunks, segment by segment. The file belongs to this process and
+//! has no path. With it an index object is opened once; after that, names cost only what is read of
+//! them.
 //!
-//! What is in the file is sealed as in the repository. Nothing depends on it: what cannot be kept
-//! or read back is opened from its index object again.
+//! The content is sealed as in the repository. Nothing depends on it: names that cannot be kept or
+//! read back are taken from their index object again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -45,7 +46,7 @@ impl Drawer {
         }
     }
 
-    /// What an index object names of a segment, if it was kept.
+    /// The kept entry of a segment in an index object, if there is one.
     pub(super) fn take(
         &self,
         sealer: &Sealer,
@@ -182,7 +183,7 @@ mod tests {
     }
 
     /// An index object is fetched and opened once, however many segments it has and however many
-    /// others say the same of them.
+    /// other index objects repeat them.
     #[test]
     fn names_cost_what_is_read_of_them() {
         let memory = Memory::new();

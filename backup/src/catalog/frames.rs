@@ -1,4 +1,4 @@
-//! Frames of a repository: fetched in few requests, opened, and held against the names of their
+//! Frames of a repository: fetched in few requests, opened, and verified against the names of their
 //! chunks.
 
 use std::panic::resume_unwind;
@@ -14,10 +14,10 @@ use crate::format::{FrameError, Presence, decode_frame};
 use crate::objects::{ObjectError, ObjectName};
 use crate::seal::SealedKind;
 
-/// What one request fetches at most.
+/// The longest fetch of one request, in bytes.
 const FETCH_LEN_MAX: u64 = 16 << 20;
 
-/// The chunks of a frame, decoded, each held against its name.
+/// The chunks of a frame, decoded, each checked against its name.
 #[derive(Debug)]
 pub struct PlainFrame {
     first: u32,
@@ -26,13 +26,13 @@ pub struct PlainFrame {
     chunk_len: usize,
 }
 
-/// A frame whose chunks were held against their names, and how it is stored: for whoever carries it
-/// on as it is.
+/// A frame whose chunks were checked against their names, and its stored form, for moving it as it
+/// is.
 #[derive(Debug)]
 pub struct WholeFrame {
     /// Its chunks.
     pub plain: PlainFrame,
-    /// How the payload is compressed.
+    /// The codec of the payload.
     pub codec: FrameCodec,
     /// The chunks, compressed as one.
     pub payload: Vec<u8>,
@@ -165,8 +165,8 @@ impl Catalog {
             .collect()
     }
 
-    /// The body of a frame's part, opened and no more: `format::decode_frame` reads it. For whoever
-    /// moves frames as they are.
+    /// The body of a frame's part, opened and no more: `format::decode_frame` reads it. This is for
+    /// moving frames as they are.
     pub fn frame_body(&self, place: &Place) -> Result<Vec<u8>, CatalogError> {
         let part = self.objects.get_range(
             &ObjectName::Pack(place.pack).to_string(),
@@ -190,7 +190,7 @@ impl Catalog {
     /// The body of a frame's part in `bytes`, which begin at `start` of its pack.
     fn body_in(&self, place: &Place, bytes: &[u8], start: u64) -> Result<Vec<u8>, CatalogError> {
         let at = (place.offset - start) as usize;
-        // What ends too early is too short for any part.
+        // A stretch that ends too early is too short for any part.
         self.open_part(
             place,
             bytes.get(at..at + place.len as usize).unwrap_or_default(),
@@ -271,8 +271,8 @@ fn fetches<'a>(places: &[Place], order: &'a [usize]) -> Vec<&'a [usize]> {
     fetches
 }
 
-/// Where the last of these frames ends. Frames do not overlap, in an index that a writer made; in
-/// another one the longest counts.
+/// The end of the last of these frames, as an offset in the pack. Frames do not overlap, in an
+/// index that a writer made; in another one the longest counts.
 fn end_of(places: &[Place], order: &[usize]) -> u64 {
     order
         .iter()

@@ -1,10 +1,9 @@
-//! Where the parts of packs come from for whoever reads here and there: out of what was fetched a
-//! moment ago, out of the local folder, or from the repository, which is asked for what will be
-//! wanted next, too.
+//! Fetches parts of packs for random-access readers: out of what was fetched a moment ago, out of
+//! the local folder, or from the repository, with read-ahead.
 //!
-//! What it gives is not looked at: the catalog opens it and holds it against names, and asks for it
-//! to be fetched if it is not what it must be. Nothing is fetched twice at once: who wants what
-//! somebody else is fetching waits for that.
+//! The bytes it returns are not verified: the catalog opens them and checks them against names, and
+//! asks for another fetch if they are wrong. Nothing is fetched twice at once: a thread that wants
+//! what another one is fetching waits for that.
 //!
 //! **Memory.** What was fetched: [`FETCHED_LEN_MAX`]. What is being fetched: [`IN_FLIGHT_LEN_MAX`],
 //! and a frame for each thread beyond that.
@@ -21,7 +20,7 @@ use crate::objects::{ObjectError, ObjectErrorKind, ObjectId, ObjectName, Objects
 
 /// Memory for what was fetched: two packs of an encrypted repository, where there is no folder.
 const FETCHED_LEN_MAX: usize = 8 * WINDOW_LEN_MAX as usize;
-/// What may be fetched ahead at once: more, and each gets its frame alone.
+/// The bytes that may be in flight ahead at once: beyond that, each reader gets its frame alone.
 const IN_FLIGHT_LEN_MAX: u64 = 8 * WINDOW_LEN_MAX;
 
 /// Parts of packs. Shared by threads.
@@ -61,7 +60,7 @@ pub(super) struct Claim<'p> {
     pack: ObjectId,
     /// The frame that is wanted.
     wanted: Range<u64>,
-    /// With what is around it.
+    /// The range to fetch: the frame with the bytes around it.
     range: Range<u64>,
 }
 
@@ -78,7 +77,7 @@ impl Parts {
         self.copies.as_ref()
     }
 
-    /// What should be the part at `place`, from memory.
+    /// The bytes at the place of the part, from memory; unverified.
     pub(super) fn fetched(&self, place: &Place) -> Option<Vec<u8>> {
         let found = self.state().fetched.iter().rev().find_map(|fetched| {
             let at = usize::try_from(place.offset.checked_sub(fetched.start)?).ok()?;
@@ -96,8 +95,8 @@ impl Parts {
             .take(&place.pack, place.offset..place.end())
     }
 
-    /// The right to fetch `place` with what `around` (as many bytes as it is told) says. None if
-    /// somebody else fetched it, and is done now: it may be there.
+    /// The right to fetch `place` with the bytes that `around` chooses, given a length. None if
+    /// another thread fetched it, and is done now: it may be there.
     pub(super) fn claim(
         &self,
         place: &Place,
@@ -179,7 +178,8 @@ impl Claim<'_> {
     pub(super) fn fetch(self, objects: &dyn Objects) -> Result<Vec<u8>, ObjectError> {
         let name = ObjectName::Pack(self.pack).to_string();
         let (start, bytes) = match objects.get_range(&name, self.range.clone()) {
-            // What is around may be what fails: a pack that lost its end still has its beginning.
+            // The bytes around it may be what fails: a pack that lost its end still has its
+            // beginning.
             Err(error) if self.range != self.wanted && may_do_alone(error.kind) => (
                 self.wanted.start,
                 objects.get_range(&name, self.wanted.clone())?,

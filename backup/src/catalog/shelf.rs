@@ -1,8 +1,8 @@
-//! Index objects as they are stored, kept in a local folder so that they are fetched once. Sealed:
+//! A disk cache of index objects in a local folder, so that each is fetched once. They stay sealed:
 //! the folder tells no more than the repository.
 //!
-//! Nothing depends on the folder: what is missing or damaged there is fetched again, what cannot be
-//! written is done without.
+//! Nothing depends on the folder: a missing or damaged file is fetched again, and a failed write is
+//! ignored.
 
 use std::collections::BTreeSet;
 use std::fs;

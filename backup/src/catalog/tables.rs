@@ -1,4 +1,4 @@
-//! Which chunk is in which frame of which pack: pure, from index objects.
+//! The chunk tables: the frame and the pack of each chunk. Pure, from index objects.
 //!
 //! About 50 bytes a frame, so 1.5 bytes a chunk where frames hold 32. Names are not here.
 
@@ -29,9 +29,9 @@ struct Segment {
     id: SegmentId,
     /// Index objects that name chunks of it.
     sources: Vec<ObjectId>,
-    /// By their first ordinal. A collection lets two hold the same chunk for a while.
+    /// The frames by their first ordinal. A collection lets two hold the same chunk for a while.
     frames: Vec<Located>,
-    /// How far the longest frame reaches behind its first ordinal.
+    /// The span of the longest frame: ordinals from its first to behind its last.
     span_max: u32,
 }
 
@@ -40,7 +40,7 @@ struct Pack {
     id: ObjectId,
     /// Its length in bytes.
     len: u64,
-    /// Index objects that say where its frames are; none any more if it is gone.
+    /// Index objects that name its frames; none any more if it is gone.
     sources: Vec<ObjectId>,
 }
 
@@ -53,7 +53,7 @@ struct Located {
     len: u32,
 }
 
-/// Whether `frame` stands behind `range`, and not far.
+/// True if `frame` stands behind `range`, with a gap of at most `gap_len` bytes.
 fn is_near(range: &Range<u64>, frame: &Located, gap_len: u64) -> bool {
     u64::from(frame.offset)
         .checked_sub(range.end)
@@ -98,7 +98,7 @@ impl Tables {
         self.condemned = condemned;
     }
 
-    /// Adds what an index object says. Returns the numbers of its segments.
+    /// Adds the entries of an index object. Returns the numbers of its segments.
     pub(super) fn add(&mut self, id: ObjectId, index: &IndexObject) -> Vec<u32> {
         if !self.indexes.insert(id) {
             return Vec::new();
@@ -137,7 +137,8 @@ impl Tables {
         numbers
     }
 
-    /// Takes away what only these index objects said. Returns the numbers of their segments.
+    /// Removes the entries that only these index objects had. Returns the numbers of their
+    /// segments.
     pub(super) fn remove(&mut self, gone: &BTreeSet<ObjectId>) -> Vec<u32> {
         self.indexes.retain(|id| !gone.contains(id));
         self.packs
@@ -176,7 +177,7 @@ impl Tables {
         }
     }
 
-    /// Where a chunk is: in a pack that is not condemned, if there is one.
+    /// The place of a chunk: in a pack that is not condemned, if there is one.
     pub(super) fn locate(&self, address: ChunkId) -> Option<Place> {
         let (number, ordinal) = split_address(address);
         let segment = self.segments.get(number as usize)?;
@@ -198,12 +199,12 @@ impl Tables {
         last_choice
     }
 
-    /// What to fetch of a pack for whoever wants the frame at `place` and probably what comes
-    /// behind it: about `window_len` bytes.
+    /// The bytes of a pack to fetch for a reader that wants the frame at `place` and probably the
+    /// following ones: about `window_len` of them.
     ///
-    /// Where the pack has its frames in order, that is what is behind. In an encrypted repository
-    /// it has not: then it is one of the blocks of that length that the pack falls into, since
-    /// whoever reads on will want all of them, in any order.
+    /// A plain pack has its frames in order, so the bytes behind the frame are chosen. An encrypted
+    /// pack has not, so the pack is divided into blocks of that length, and the block of the frame
+    /// is chosen: a sequential reader will want all of them, in any order.
     pub(super) fn around(&self, place: &Place, window_len: u64, gap_len: u64) -> Stretch {
         let mut stretch = Stretch {
             range: place.offset..place.end(),

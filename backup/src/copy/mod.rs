@@ -11,8 +11,8 @@
 //! is there ([`crate::known`]), the same way up ([`crate::push::upload`], [`crate::push::maps`]),
 //! the record last. `plan` decides from the two states which contents are new, and in which order;
 //! `origin` finds out which of their chunks are there already, by name; `supply` fetches the
-//! others, opened with the source's key and held against their names, and hands them on compressed
-//! as they are where a whole frame is wanted.
+//! others, opens them with the source's key, checks them against their names, and passes them on
+//! compressed as they are where a whole frame is wanted.
 //!
 //! **Invariants.**
 //!
@@ -32,8 +32,8 @@
 //! # What this does not do
 //!
 //! It takes nothing away: what the source forgot stays in the target until it is forgotten there.
-//! What is there is not told anew: a point that was copied before the one it stands on stands on
-//! nothing in the target, though both share their chunks. Two chunks of one name that lie in
+//! Contents that are there are not described anew: a point that was copied before its parent has no
+//! parent in the target, though both share their chunks. Two chunks of one name that lie in
 //! different places of the source may both be sent, if more than [`origin::NAMES_TOGETHER`] others
 //! are wanted between them.
 
@@ -62,31 +62,30 @@ use crate::record::{Content, Description, Machine, Point, Record};
 use crate::repository::Repository;
 use crate::session::{Session, SessionKind, Writer};
 
-/// What to copy, and how.
+/// The points and machines to copy, and how.
 #[derive(Clone, Debug)]
 pub struct CopyRequest {
     /// The ids of the points; all points and machines if there are none given.
     pub points: Option<BTreeSet<String>>,
-    /// Whether chunks of the target that other clients wrote are relied upon without a look at
-    /// them.
+    /// Rely on chunks of the target that other clients wrote without reading them.
     pub trust_others: bool,
     /// Bytes of packs that may go up in a second.
     pub limit_upload: Option<u64>,
-    /// Who copies, and when.
+    /// The writer and its clock.
     pub writer: Writer,
 }
 
-/// What is to be said.
+/// The content of the record to write.
 struct Wanted {
     points: Vec<Point>,
     machines: Vec<Machine>,
-    /// What known points are called in the source, where that is something else: as with machines,
-    /// who says it last counts.
+    /// The descriptions of known points in the source, where they differ: as with machines, the
+    /// last writer wins.
     described: Vec<Description>,
     known_points: u64,
 }
 
-/// A content of the source, as it will be told in the target.
+/// A content of the source, as the target's record will describe it.
 struct NewMap<'r> {
     view: ContentView<'r>,
     pages: PageSet,
@@ -172,13 +171,13 @@ impl Wanted {
     }
 }
 
-/// What `point` is called, if the target calls it something else.
+/// The description of `point`, if the target has another one.
 fn described(target: &State, point: &Point) -> Option<Description> {
     let now = Description::of(point);
     (Description::of(target.point(&point.id)?) != now).then_some(now)
 }
 
-/// Sends what is new, and says it.
+/// Sends what is new, and commits its record.
 fn say(
     session: &mut Session<'_>,
     source: &Reader<'_>,

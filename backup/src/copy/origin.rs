@@ -1,5 +1,5 @@
-//! The source's chunks, as far as the target may have them: found by name, a bounded number at a
-//! time.
+//! The source's chunks as a chunk origin: finds by name those that the target has, a bounded number
+//! at a time.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -32,7 +32,7 @@ pub(super) struct SourceChunks<'r> {
 #[derive(Default)]
 pub(super) struct Distinct {
     pub(super) chunks: IdSet,
-    /// What is like which.
+    /// The pairs of chunks with the same content.
     twins: Vec<(ChunkId, ChunkId)>,
 }
 
@@ -83,7 +83,7 @@ impl<'r> SourceChunks<'r> {
 }
 
 impl Distinct {
-    /// Says of the twins what is known of those that they are like.
+    /// Gives the twins the addresses of the chunks that they are like.
     pub(super) fn settle(&self, known: &mut Known) {
         self.twins
             .iter()

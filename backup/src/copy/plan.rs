@@ -1,4 +1,5 @@
-//! Which contents a copy has to tell, and what each is best told relative to. Pure.
+//! Plans a copy: which contents have to be described in the target, and which content each is best
+//! relative to. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -16,8 +17,8 @@ pub(super) struct NewContent {
     pub(super) base: Option<ContentId>,
 }
 
-/// What the target has and may build on, down to the ground: what is below a content that is there
-/// may be condemned, or missing.
+/// The contents that the target has and may build on, down to one without a parent: the parent of a
+/// content that is there may be condemned, or missing.
 struct There<'s> {
     target: &'s State,
     known: HashMap<ContentId, bool>,
@@ -31,7 +32,7 @@ impl There<'_> {
                 is_firm = *known;
                 break;
             }
-            // Whoever comes back to it goes round in a ring.
+            // A walk that comes back to it goes round in a ring.
             self.known.insert(id, false);
             path.push(id);
             is_firm = self.target.may_build_on(id);
@@ -84,7 +85,7 @@ pub(super) fn new_contents(source: &State, target: &State, points: &[Point]) -> 
         .collect()
 }
 
-/// Everything from `named` down to what `is_there`: each after what is below it.
+/// The contents from `named` down to one that `is_there`: each after the one below it.
 fn paths(
     named: &BTreeSet<ContentId>,
     below: impl Fn(ContentId) -> Option<ContentId>,
@@ -102,7 +103,7 @@ fn paths(
     all
 }
 
-/// Those that several of `paths` are told relative to.
+/// The contents that are the base of several of `paths`.
 fn branches(
     paths: &[ContentId],
     below: impl Fn(ContentId) -> Option<ContentId>,

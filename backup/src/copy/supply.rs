@@ -1,7 +1,7 @@
-//! Chunks on their way from one repository to another: opened, held against their names, and
+//! Transfers chunks from one repository to another: opened, verified against their names, and left
 //! compressed as they are where a whole frame is wanted.
 //!
-//! A frame that also holds what nobody asked for is packed anew without that, together with its
+//! A frame that also holds unwanted chunks is packed anew without them, together with its
 //! neighbours of the same kind.
 
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -23,14 +23,14 @@ use crate::known::{Known, Origin};
 use crate::push::upload::{self, Frames, Manner, Sent};
 use crate::reader::Reader;
 
-/// How chunks are compressed that lose their neighbours in a frame: as a store does by default.
+/// The compression of chunks that lose their neighbours in a frame: as a store does by default.
 const COMPRESSION: Compression = Compression::Zstd(3);
 /// Plain bytes of a frame that is made of parts of others: as a store's frames.
 const FRAME_LEN: usize = 128 << 10;
 
 /// Frames that another thread fetches.
 struct Carried {
-    /// Only one receives; the lock says so to the compiler.
+    /// The receiving end. One thread receives; the lock proves it to the compiler.
     receiver: Mutex<Receiver<Result<Vec<CarriedFrame>, BackupError>>>,
 }
 
@@ -50,7 +50,7 @@ struct Chosen<'f> {
     is_whole: bool,
 }
 
-/// What becomes one frame.
+/// The source of one frame.
 enum Unit<'f> {
     Whole(Chosen<'f>),
     Parts(Vec<(ChunkId, ChunkHash, &'f [u8])>),

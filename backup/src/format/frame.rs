@@ -4,15 +4,16 @@
 //! ```text
 //! Body of a part of a pack (`seal`), version 1.
 //!
-//! offset  size    meaning                                                     guards against
-//! 0       1       version                                                     a newer program's frame
-//! 1       1       codec: 0 none, 1 lz4 block, 2 zstd frame                    decoding with another codec
-//! 2       16      segment                                                     another frame in this one's place
+//! offset  size    meaning                                        guards against
+//! 0       1       version                                        a newer program's frame
+//! 1       1       codec: 0 none, 1 lz4 block, 2 zstd frame       decoding with another codec
+//! 2       16      segment                                        another frame in this one's place
 //! 18      varint  first ordinal, below SEGMENT_LEN_MAX
 //! …       varint  span: ordinals from the first to the last, 1 to SPAN_MAX
 //! …       …       presence (`presence`)
-//! …       …       payload: the chunks that are there in order, compressed as one. Their plain length is their
-//!                 number times the repository's chunk length, PLAIN_LEN_MAX at most; exactly that is decoded
+//! …       …       payload: the chunks that are there in order, compressed as one. Their plain
+//!                 length is their number times the repository's chunk length, PLAIN_LEN_MAX at
+//!                 most; exactly that is decoded
 //! ```
 
 use vellum_core::frame::{FrameCodec, PLAIN_LEN_MAX, SPAN_MAX};
@@ -32,15 +33,15 @@ pub struct Frame<'a> {
     pub segment: SegmentId,
     /// The ordinal of the first.
     pub first: u32,
-    /// Which follow.
+    /// The ordinals from there on that are present.
     pub presence: Presence,
-    /// How the payload is compressed.
+    /// The codec of the payload.
     pub codec: FrameCodec,
     /// The chunks that are there, in order, compressed as one.
     pub payload: &'a [u8],
 }
 
-/// Why a frame does not give its chunks.
+/// The failure of a frame to give its chunks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// Its bytes are not a frame.
@@ -65,7 +66,7 @@ pub fn encode_frame(frame: &Frame<'_>) -> Vec<u8> {
     body
 }
 
-/// How long the body is at most, and hardly less.
+/// The upper bound of the body's length in bytes, and hardly more than it.
 pub(super) fn body_len_max(frame: &Frame<'_>) -> usize {
     32 + frame.presence.heap_len() + frame.payload.len()
 }
@@ -105,7 +106,7 @@ pub fn decode_frame(body: &[u8]) -> Result<Frame<'_>, DecodeError> {
 }
 
 impl Frame<'_> {
-    /// The plain chunks, held against their names: `name_of` gives that of an ordinal.
+    /// The plain chunks, checked against their names: `name_of` gives that of an ordinal.
     pub fn chunks(
         &self,
         chunk_len: u32,
@@ -121,7 +122,7 @@ impl Frame<'_> {
         Ok(plain)
     }
 
-    /// The plain chunks, not held against anything: for whoever makes an index.
+    /// The plain chunks, unchecked: for making an index.
     pub fn decompressed(&self, chunk_len: u32) -> Result<Vec<u8>, FrameError> {
         let plain_len = u64::from(self.presence.count()) * u64::from(chunk_len);
         if plain_len > PLAIN_LEN_MAX.into() {

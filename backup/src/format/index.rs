@@ -1,30 +1,32 @@
 //! An index object: the names of a repository's chunks, and where each chunk is.
 //!
-//! It stands for itself: of every chunk that one of its frames holds it has the name. A chunk's
-//! name stands once in a repository, here (beside copies while a collection is under way); packs
-//! have none.
+//! It is complete in itself: it has the name of every chunk that its frames hold. A chunk's name
+//! stands once in a repository, here (beside copies while a collection is under way); packs have
+//! none.
 //!
 //! ```text
 //! Content of an index object, version 1.
 //!
-//! size    meaning                                                             guards against
-//! 1       version                                                             a newer program's index
+//! size    meaning                                         guards against
+//! 1       version                                         a newer program's index
 //! varint  number of segments, each:
 //!   16    identity; rising
 //!   varint  span: ordinals from 0 to the last that is there, at most SEGMENT_LEN_MAX
 //!   varint  the first ordinal that is there
 //!   …     presence of the ordinals from there on (`presence`)
-//!   32·n  the name of each chunk that is there, in order                      a wrong byte anywhere in a frame
+//!   32·n  the name of each chunk that is there, in order  a wrong byte anywhere in a frame
 //! varint  number of packs, each:
 //!   32    ID
-//!   varint  length in bytes                                                   a pack that lost its end, seen in a listing
+//!   varint  length in bytes                               a pack that lost its end, seen in a
+//!                                                         listing
 //!   varint  number of frames, at least 1; in the order of their offsets, each:
 //!     varint  segment: its place in the list above
 //!     varint  first ordinal
 //!     varint  span, 1 to SPAN_MAX
 //!     …     presence (`presence`): each chunk of it is there in the segment
 //!     1     codec: 0 none, 1 lz4 block, 2 zstd frame
-//!     varint  offset of its part in the pack, minus the end of the frame before it (the first: minus 0)
+//!     varint  offset of its part in the pack, minus the end of the frame before it (the first:
+//!             minus 0)
 //!     varint  length of its part
 //! ```
 
@@ -44,12 +46,12 @@ pub const INDEX_CHUNK_COUNT_MAX: usize = 1_000_000;
 
 const VERSION: u8 = 1;
 
-/// What an index object says.
+/// The content of an index object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IndexObject {
     /// The chunks' names, by segment.
     pub segments: BTreeMap<SegmentId, SegmentEntry>,
-    /// Where they are.
+    /// The packs, with their frames.
     pub packs: Vec<PackEntry>,
 }
 
@@ -58,13 +60,13 @@ pub struct IndexObject {
 pub struct SegmentEntry {
     /// The first ordinal that is there.
     pub first: u32,
-    /// Which follow.
+    /// The ordinals from there on that are present.
     pub presence: Presence,
     /// Their names, in order.
     pub hashes: Vec<ChunkHash>,
 }
 
-/// What a pack holds.
+/// The frames of a pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackEntry {
     /// Its name.
@@ -75,18 +77,18 @@ pub struct PackEntry {
     pub frames: Vec<FrameEntry>,
 }
 
-/// Where some chunks are.
+/// The location of some chunks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrameEntry {
     /// Their segment.
     pub segment: SegmentId,
     /// The first one's ordinal.
     pub first: u32,
-    /// Which follow.
+    /// The ordinals from there on that are present.
     pub presence: Presence,
-    /// How they are compressed.
+    /// Their codec.
     pub codec: FrameCodec,
-    /// Where their part begins in the pack.
+    /// The offset of their part in the pack, in bytes.
     pub offset: u64,
     /// The length of their part in bytes.
     pub len: u32,
@@ -113,14 +115,14 @@ impl SegmentEntry {
             .zip(&self.hashes)
     }
 
-    /// These names by themselves: what an index object says of the segment `id`.
+    /// Encodes these names by themselves: the entry of the segment `id` in an index object.
     pub(crate) fn encode(&self, id: SegmentId) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HASH_LEN * (self.hashes.len() + 1));
         encode_segment(&mut bytes, id, self);
         bytes
     }
 
-    /// What [`SegmentEntry::encode`] wrote.
+    /// Decodes the bytes of [`SegmentEntry::encode`].
     pub(crate) fn decode(bytes: &[u8]) -> Result<(SegmentId, Self), DecodeError> {
         let mut reader = Reader::new(bytes);
         let segment = decode_segment(&mut reader)?;
@@ -146,7 +148,7 @@ impl FrameEntry {
 }
 
 impl IndexObject {
-    /// How many chunks it names.
+    /// The number of chunks that it names.
     #[must_use]
     pub fn chunk_count(&self) -> usize {
         self.segments
@@ -309,7 +311,7 @@ fn decode_frame_entry(
 }
 
 impl SegmentEntry {
-    /// Whether every chunk of `frame` has its name here. Counts, so that one long frame of few
+    /// True if every chunk of `frame` has its name here. Counts, so that one long frame of few
     /// bytes costs little.
     fn has_all_of(&self, frame: &FrameEntry) -> bool {
         let Some(at) = frame.first.checked_sub(self.first) else {

@@ -1,25 +1,24 @@
-//! A blob of a map: some pages of what a content says, relative to its parent; several blobs make a
+//! A blob of a map: some pages of a content's map, relative to its parent; several blobs make a
 //! maps object (a bundle of `seal`).
 //!
-//! A blob says which content it belongs to, relative to which other one, and which pages it has. So
-//! one that was put in another's place is told, and one that is older than its place shows the
-//! same.
+//! A blob states its content, its parent, and its pages. So a blob in another's place is detected,
+//! and one that is older than its place shows the same bytes.
 //!
 //! ```text
 //! Content of a blob, version 1.
 //!
-//! size    meaning                                                             guards against
-//! 1       version                                                             a newer program's map
-//! 16      content                                                             another content's map in this one's place
-//! 1       0: no parent; 1: a parent follows                                   a map read over another parent
+//! size    meaning                                        guards against
+//! 1       version                                        a newer program's map
+//! 16      content                                        another content's map in this one's place
+//! 1       0: no parent; 1: a parent follows              a map read over another parent
 //!   16    parent
 //! 8       how many positions of the parent can be seen (LE)
 //! varint  number of segments, at most 2^20, then 16 bytes each; rising
 //! varint  number of pages, each:
 //!   varint  page index minus the one after the last page's (the first: minus 0)
 //!   varint  length of the page's body
-//!   …     body: what a store's page holds before its checksum (core/src/page.rs), where a chunk id is the segment's
-//!         place in the list above, shifted left by 32, plus the ordinal
+//!   …     body: what a store's page holds before its checksum (core/src/page.rs), where a chunk id
+//!         is the segment's place in the list above, shifted left by 32, plus the ordinal
 //! ```
 
 use std::collections::BTreeSet;
@@ -44,11 +43,11 @@ const PAGE_CHECKSUM_LEN: usize = 8;
 /// Some pages of a content's map, relative to its parent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapBlob {
-    /// Whose map.
+    /// The content whose map it is.
     pub content: ContentId,
-    /// The content to ask where it is silent.
+    /// The content that shows where it has no entry.
     pub parent: Option<ContentId>,
-    /// How many positions of the parent can be seen.
+    /// The number of positions at which the parent is visible.
     pub parent_visible: u64,
     /// The segments that it names chunks of: addresses of chunks in `pages` are [`address`] of a
     /// place in this list.
@@ -71,7 +70,8 @@ pub fn split_address(address: ChunkId) -> (u32, u32) {
 }
 
 impl MapBlob {
-    /// A blob of pages whose addresses are this process's: `segment_of` tells a number's segment.
+    /// A blob of pages whose addresses are this process's: `segment_of` gives the segment of a
+    /// number.
     #[must_use]
     pub fn from_pages(
         content: ContentId,
@@ -115,7 +115,7 @@ impl MapBlob {
             .map(move |(index, page)| (index, renumbered(&page, |place| numbers[place as usize])))
     }
 
-    /// Whether it is the part of a map that a record says it is.
+    /// True if it is the part of a map that a record says it is.
     #[must_use]
     pub fn is_of(
         &self,
@@ -271,7 +271,7 @@ pub struct MapsWriter {
 pub struct SealedMaps {
     /// Name and bytes.
     pub object: SealedObject,
-    /// Where the blobs are.
+    /// The offset and length of each blob, in bytes.
     pub ranges: Vec<(u64, u64)>,
 }
 
@@ -284,20 +284,20 @@ impl Default for MapsWriter {
 }
 
 impl MapsWriter {
-    /// Adds a blob; says its place among those of the object.
+    /// Adds a blob; returns its place among those of the object.
     pub fn add(&mut self, sealer: &Sealer, blob: &MapBlob) -> Result<usize, SealError> {
         self.bundle
             .push(sealer.seal_blob(SealedKind::Maps, &blob.encode())?);
         Ok(self.bundle.part_count() - 1)
     }
 
-    /// How many bytes the object has so far, about.
+    /// The length of the object so far, about, in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.bundle.len_with(0)
     }
 
-    /// Whether there is no blob.
+    /// True if there is no blob.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bundle.part_count() == 0

@@ -1,5 +1,5 @@
-//! How a repository is written: frames in packs, index objects, blobs of maps, and the file that
-//! says what it is.
+//! The encodings of a repository: frames in packs, index objects, blobs of maps, and the file that
+//! says what the repository is.
 //!
 //! It knows the insides; `seal` knows the outside. Decoders are total: any bytes give a value or an
 //! error, in memory proportional to their length.
@@ -21,8 +21,7 @@ pub use presence::Presence;
 pub use repository_file::{FORMAT, REPOSITORY_FILE_LEN_MAX, RepositoryFile, RepositoryFileError};
 pub use vellum_core::identity::{RepositoryId, SegmentId};
 
-/// Chunks that a segment has at most: its names fill 2 MiB, which whoever reads from it holds in
-/// memory.
+/// Chunks that a segment has at most: its names fill 2 MiB, which a reader holds in memory.
 pub const SEGMENT_LEN_MAX: u32 = 65_536;
 
 /// A new segment's identity.

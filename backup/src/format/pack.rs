@@ -10,9 +10,9 @@ use super::{Frame, FrameEntry, PackEntry, Presence, decode_frame};
 use crate::objects::ObjectId;
 use crate::seal::{Bundle, SealError, SealedKind, SealedObject, Sealer, bundle_parts};
 
-/// How long packs become: large enough that an object store's latency and price for each request
-/// hardly count, small enough that a few wait in memory at once, and that repacking one costs
-/// little.
+/// The length at which a pack is full: long enough that an object store's latency and price for
+/// each request hardly count, short enough that a few wait in memory at once, and that repacking
+/// one costs little.
 pub const PACK_LEN_TARGET: usize = 32 << 20;
 /// The longest pack that is read.
 pub const PACK_LEN_MAX: u64 = 64 << 20;
@@ -49,7 +49,7 @@ pub struct SealedFrame {
     part: Vec<u8>,
 }
 
-/// A pack ready to be put, and what an index object says of it.
+/// A pack ready to be put, and its entry for an index object.
 #[derive(Clone, Debug)]
 pub struct SealedPack {
     /// Name and bytes.
@@ -78,7 +78,7 @@ impl PackWriter {
     /// Seals one frame.
     pub fn seal_frame(sealer: &Sealer, frame: &Frame<'_>) -> Result<SealedFrame, SealError> {
         let part = sealer.seal_part_with(SealedKind::Pack, body_len_max(frame), |part| {
-            put_frame(part, frame)
+            put_frame(part, frame);
         })?;
         let Frame {
             segment,
@@ -134,7 +134,7 @@ impl PackWriter {
         (!waiting.is_empty()).then_some(FilledPack { bundle, waiting })
     }
 
-    /// How many frames wait.
+    /// The number of frames that wait.
     #[must_use]
     pub fn frame_count(&self) -> usize {
         self.waiting.len()
@@ -180,9 +180,9 @@ impl FilledPack {
     }
 }
 
-/// What an index said of the pack `stored`, found out from the pack alone: for whoever has lost the
-/// index. Gives its entry, and segment, ordinal and name of each of its chunks. Cost: decoding and
-/// hashing all of it.
+/// Rebuilds the index entry of the pack `stored` from the pack alone: for a repository that has
+/// lost its index. Gives its entry, and segment, ordinal and name of each of its chunks. Cost:
+/// decoding and hashing all of it.
 pub fn read_pack(
     sealer: &Sealer,
     id: ObjectId,

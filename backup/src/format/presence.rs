@@ -1,20 +1,22 @@
-//! Which of consecutive ordinals are there.
+//! The encoding of the ordinals in a range that are present.
 //!
 //! ```text
-//! Presence of the ordinals [0, span), counted from where its owner says. Span is known to the reader.
+//! Presence of the ordinals [0, span), counted from where its owner says. Span is known to the
+//! reader.
 //!
 //! size            meaning
 //! 1               0: all are there, and nothing follows; 1: a bitmap follows
-//! ceil(span/8)    bit 0 of byte 0 = the first; first and last are there, not all are, spare bits are zero
+//! ceil(span/8)    bit 0 of byte 0 = the first; first and last are there, not all are, spare bits
+//!                 are zero
 //! ```
 
 use vellum_core::wire::{DecodeError, Reader};
 
-/// Which of the ordinals `[first, first + span)` are there. First and last are.
+/// The present ones of the ordinals `[first, first + span)`. The first and the last are present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Presence {
     span: u32,
-    /// None if all are there.
+    /// One bit an ordinal; none if all are present.
     bitmap: Option<Box<[u8]>>,
 }
 
@@ -26,7 +28,8 @@ impl Presence {
         Self { span, bitmap: None }
     }
 
-    /// These, counted from the first, which is zero. Panics if they are none or not rising.
+    /// The set of these ordinals, counted from the first, which is zero. Panics if they are none or
+    /// not rising.
     #[must_use]
     pub fn of(offsets: &[u32]) -> Self {
         assert!(
@@ -47,13 +50,13 @@ impl Presence {
         }
     }
 
-    /// From the first to the last, both included.
+    /// The number of ordinals from the first to the last, both included.
     #[must_use]
     pub fn span(&self) -> u32 {
         self.span
     }
 
-    /// How many are there.
+    /// The number of ordinals that are present.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.bitmap.as_ref().map_or(self.span, |bitmap| {
@@ -61,7 +64,7 @@ impl Presence {
         })
     }
 
-    /// Whether the one `at` after the first is there.
+    /// True if the ordinal `at` after the first is present.
     #[must_use]
     pub fn has(&self, at: u32) -> bool {
         at < self.span
@@ -71,7 +74,7 @@ impl Presence {
                 .is_none_or(|bitmap| bitmap[at as usize / 8] >> (at % 8) & 1 == 1)
     }
 
-    /// How many are there before the one `at` after the first.
+    /// The number of ordinals present before the one `at` after the first.
     #[must_use]
     pub fn rank(&self, at: u32) -> u32 {
         let Some(bitmap) = &self.bitmap else {
@@ -88,7 +91,7 @@ impl Presence {
         whole + part.count_ones()
     }
 
-    /// Those that are there, counted from the first.
+    /// The ordinals that are present, counted from the first.
     pub fn offsets(&self) -> impl Iterator<Item = u32> + '_ {
         (0..self.span).filter(|at| self.has(*at))
     }

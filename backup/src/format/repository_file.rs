@@ -12,22 +12,22 @@ pub const REPOSITORY_FILE_LEN_MAX: usize = 4096;
 
 /// The format that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
-/// As of a store.
+/// The limits are those of a store.
 const CHUNK_LEN_MIN: u32 = 4 << 10;
 const CHUNK_LEN_MAX: u32 = 1 << 20;
 
-/// What a repository is.
+/// The file that says what a repository is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepositoryFile {
     /// Its identity.
     pub id: RepositoryId,
-    /// Whether objects are encrypted.
+    /// True if objects are encrypted.
     pub is_encrypted: bool,
     /// The length of chunks in bytes.
     pub chunk_len: u32,
 }
 
-/// Why a repository's file cannot be used.
+/// The reason why a repository's file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RepositoryFileError {
     /// A newer program made the repository.
@@ -47,7 +47,7 @@ struct Written {
 }
 
 impl RepositoryFile {
-    /// What a new repository with a new identity states.
+    /// The file of a new repository, with a new identity.
     pub fn new(is_encrypted: bool, chunk_len: u32) -> Result<Self, crate::seal::SealError> {
         let mut id = [0; 16];
         getrandom::fill(&mut id)
@@ -73,7 +73,7 @@ impl RepositoryFile {
         bytes
     }
 
-    /// What `bytes` state.
+    /// Decodes `bytes`.
     pub fn decode(bytes: &[u8]) -> Result<Self, RepositoryFileError> {
         let invalid = |what: &str| RepositoryFileError::Invalid(what.to_owned());
         if bytes.len() > REPOSITORY_FILE_LEN_MAX {
@@ -105,7 +105,7 @@ impl RepositoryFile {
         })
     }
 
-    /// What key objects prove: one line a statement.
+    /// The statement that key objects prove: one line a field.
     pub(crate) fn statement(&self) -> String {
         format!(
             "format {FORMAT}\nid {}\nencrypted {}\nchunk_len {}\n",

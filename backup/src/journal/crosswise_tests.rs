@@ -1,5 +1,5 @@
-//! Sessions that do not see each other say contents relative to each other, and collections come
-//! between: every point can be read.
+//! Tests of sessions that do not see each other and write contents relative to each other, with
+//! collections between: every point can be read.
 
 use std::collections::BTreeSet;
 
@@ -78,7 +78,7 @@ fn contents_that_are_said_crosswise_can_be_read() {
             .iter()
             .all(|nth| leads_out(&state, ContentId([*nth; 16])))
     );
-    // Nobody builds on what is condemned, but it is the only way out.
+    // No session builds on what is condemned, but it is the only way out.
     let alone = [(1, "s1"), (2, "s2")].map(|(nth, session)| Said {
         id: id(nth),
         session: session.to_owned(),
@@ -148,8 +148,8 @@ impl World {
         }
     }
 
-    /// Says contents that may not be built on as the session sees it, relative to what may be; and
-    /// a point now and then.
+    /// Pushes contents that may not be built on as the session sees it, relative to those that may;
+    /// and a point now and then.
     fn push(&mut self, open: &Open) {
         let (mut contents, mut points) = (Vec::<Stamped<Content>>::new(), Vec::new());
         let can_stand = |nth: &u8, said: &[Stamped<Content>]| {

@@ -1,12 +1,12 @@
-//! By which of its entries a content is read: pure.
+//! Selects the entry by which a content is read: pure.
 //!
-//! All entries of a content mean the same, but each is relative to another content, and sessions
-//! that do not see each other may say them crosswise: A relative to B, and B relative to A. Neither
-//! the newest nor the oldest of each leads out of such a ring in every case, once a collection has
-//! taken some away. So an entry is chosen by where it leads: to a content without a parent, in the
-//! fewest steps. The parent's own choice needs one step less, so no choice leads back. A way out
-//! there is always: whoever says an entry has seen one for its parent, and collections keep the
-//! chosen way of everything that may be built on.
+//! All entries of a content mean the same bytes, but each is relative to another content. Sessions
+//! that do not see each other may write entries that form a ring: A relative to B, and B relative
+//! to A. Once a collection has taken some entries away, neither the newest nor the oldest entry of
+//! each content always leads out of such a ring. So the entry is chosen by its path: the one that
+//! reaches a content without a parent in the fewest steps. The parent's own choice needs one step
+//! less, so the choices never form a ring. A path always exists: the writer of an entry has seen
+//! one for its parent, and collections keep the chosen path of everything that may be built on.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
@@ -16,8 +16,8 @@ use vellum_core::identity::ContentId;
 use super::{Condition, ContentEntry};
 use crate::contents::parent_of;
 
-/// How many entries lead from a content to one without a parent, at least. None where no way leads
-/// there.
+/// The least number of entries on the way from a content to one without a parent. None where no way
+/// leads there.
 type Steps = BTreeMap<ContentId, usize>;
 
 /// Orders the entries of each content: those first from which the fewest steps lead to a content

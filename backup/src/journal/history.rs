@@ -1,8 +1,8 @@
-//! Whether a listing shows everything that it should: nobody may take a record away, or show an
-//! earlier day.
+//! Detects missing records: checks that a listing shows every record that it should, so that nobody
+//! can remove one or present an older state.
 //!
-//! Records name their parents, and what they stand for. So a record that is missing in the middle
-//! is missed by those built on it, and one at the end by whoever remembers it.
+//! Records name their parents, and the records that they replace. So a record that is missing in
+//! the middle is missed by those built on it, and one at the end by a client that remembers it.
 
 use std::collections::BTreeSet;
 
@@ -10,11 +10,12 @@ use super::status::Status;
 use super::{Journal, RecordName, status};
 use crate::record::Past;
 
-/// How many records that were replaced are named one by one in a record's [`Past`]: what is older
-/// is only told by its counter. A client that was away for that many records trusts the counter.
+/// The greatest number of replaced records that a record's [`Past`] names one by one: older ones
+/// are covered by its counter alone. A client that was away for that many records trusts the
+/// counter.
 const PAST_MAX: usize = 4096;
 
-/// What a client remembers of a repository between runs.
+/// A client's memory of a repository between runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remembered {
     /// The ends of the graph as they were seen last.
@@ -30,7 +31,7 @@ pub enum HeadsError {
     RolledBack(RecordName),
 }
 
-/// What the records that count stand for.
+/// The records that are replaced by those that count.
 struct Replaced {
     short: BTreeSet<String>,
     floor: Option<u64>,
@@ -65,7 +66,7 @@ impl Replaced {
 }
 
 impl Journal {
-    /// Whether nothing is missing that its records, or the client, know of.
+    /// Checks that no record is missing that another record, or the client, knows of.
     pub fn check(&self, remembered: &Remembered) -> Result<(), HeadsError> {
         let replaced = Replaced::of(self);
         let is_here = |name: &RecordName| self.records.contains_key(name) || replaced.excuses(name);
@@ -97,12 +98,12 @@ impl Journal {
             .collect()
     }
 
-    /// What a record that replaces all these, and those that they replaced, has to say of the past.
-    /// What is still listed stays named. `void` are those of these that it does not replace, since
-    /// they say nothing, and that go nevertheless.
+    /// The [`Past`] of a record that replaces all these, and those that they replaced. Records that
+    /// are still listed stay named. `void` are records that it does not replace, since they say
+    /// nothing, and that are deleted nevertheless.
     #[must_use]
     pub fn past(&self, void: impl Iterator<Item = RecordName>) -> Option<Past> {
-        // Whoever told of a record that is gone saw it, so its counter is smaller than theirs.
+        // A record that names a missing one saw it, so the missing one's counter is smaller.
         let told = self.iter().filter(|(_, record)| record.past.is_some());
         let mut floor = told
             .clone()

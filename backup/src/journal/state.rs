@@ -1,4 +1,4 @@
-//! What a repository holds: the fold of its records. Order does not matter: every part of it is a
+//! The state of a repository: the fold of its records. Order does not matter: every part of it is a
 //! union, or a choice by stamp.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use super::{Journal, RecordName, ground};
 use crate::objects::{ObjectId, ObjectName};
 use crate::record::{Content, Description, Fence, Machine, Point, Record, Said, Stamp, Stamped};
 
-/// What may be done with a thing that the journal names.
+/// The permitted uses of a thing that the journal names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Condition {
     /// Read it while it is there, if nothing else will do; build on nothing that needs it.
@@ -20,19 +20,19 @@ pub enum Condition {
     Firm,
 }
 
-/// A content as one session said it.
+/// A content as one session stated it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContentEntry {
-    /// What it said.
+    /// The content as the record described it.
     pub content: Arc<Content>,
-    /// Which session, and when.
+    /// The session, and its place in the journal.
     pub stamp: Stamp,
-    /// Whether it may be built on.
+    /// Its condition: if it may be built on.
     pub condition: Condition,
 }
 
 impl ContentEntry {
-    /// What a mark or a sweep calls it.
+    /// Its name in marks and sweeps.
     #[must_use]
     pub fn said(&self) -> Said {
         Said {
@@ -53,12 +53,12 @@ pub struct MarkState {
     pub waits: Vec<BTreeSet<String>>,
 }
 
-/// What a repository holds.
+/// The state of a repository.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// Points as sessions said them, and whether that can be undone no more.
+    /// The points as sessions stated them; true if that cannot be undone any more.
     points: BTreeMap<(String, Stamp), (Arc<Point>, bool)>,
-    /// The newest words of each point that were said after it.
+    /// The newest description of each point that came after it.
     described: BTreeMap<String, (Stamp, Arc<Description>)>,
     /// The points as they are called now, by id.
     shown: BTreeMap<String, Arc<Point>>,
@@ -75,7 +75,7 @@ pub struct State {
 }
 
 impl State {
-    /// What the records of `journal` say together. Cost: everything that they say, a few times.
+    /// Folds the records of `journal`. Cost: the size of all records, a few times.
     #[must_use]
     pub fn of(journal: &Journal) -> Self {
         let statuses = status::statuses(journal);
@@ -112,7 +112,7 @@ impl State {
                     .1 |= is_firm;
             }
         }
-        // What is undecided takes no pin away.
+        // Undecided records take no pin away.
         for description in record
             .described
             .iter()
@@ -210,8 +210,8 @@ impl State {
         }
     }
 
-    /// Takes away what was swept, and tells what is condemned and what points are called. Marks
-    /// that were swept are done with.
+    /// Removes what was swept, and computes what is condemned and the names of points. Marks that
+    /// were swept are done with.
     fn settle(&mut self, taken: &Taken) {
         self.name_points();
         self.marks.retain(|id, _| !taken.marks.contains(id));
@@ -247,8 +247,8 @@ impl State {
         indexes.for_each(|(_, condition)| *condition = Condition::Condemned);
     }
 
-    /// Of what was said of a point the newest counts, the firm before the undecided. Words that
-    /// came before it, or that mean no point, go.
+    /// Chooses the description of each point: the newest, the firm before the undecided.
+    /// Descriptions that are older than the point, or belong to none, are dropped.
     fn name_points(&mut self) {
         let mut newest = BTreeMap::<&str, (bool, &Stamp, &Arc<Point>)>::new();
         for ((id, stamp), (point, is_firm)) in &self.points {
@@ -283,13 +283,13 @@ impl State {
         self.shown.get(id)
     }
 
-    /// Whether a point is there that nobody can undo: pushing it again would add nothing.
+    /// True if a point is there that nobody can undo: pushing it again would add nothing.
     #[must_use]
     pub fn has_firm_point(&self, id: &str) -> bool {
         self.entries_of_point(id).any(|(_, (_, is_firm))| *is_firm)
     }
 
-    /// What has to be forgotten so that a point is gone.
+    /// The statements to forget so that a point is gone.
     #[must_use]
     pub fn point_as_said(&self, id: &str) -> Vec<Said> {
         let said = |(_, stamp): &(String, Stamp)| Said {
@@ -301,7 +301,7 @@ impl State {
             .collect()
     }
 
-    /// What it would be without these points: for whoever asks what forgetting them would free.
+    /// The state without these points: for a forecast of what forgetting them would free.
     #[must_use]
     pub fn without(&self, points: &BTreeSet<String>) -> Self {
         let mut state = self.clone();
@@ -322,14 +322,14 @@ impl State {
             .take_while(move |((other, _), _)| *other == id)
     }
 
-    /// What a content's map is: the best entry there is (see [`State::entries`]). What it is
-    /// relative to is a content again.
+    /// The map of a content: the best entry there is (see [`State::entries`]). Its parent is a
+    /// content again.
     #[must_use]
     pub fn content(&self, id: ContentId) -> Option<&ContentEntry> {
         self.contents.get(&id).and_then(|entries| entries.first())
     }
 
-    /// Everything that sessions said of a content. All of it means the same. The best comes first:
+    /// The entries of a content, from all sessions. All of it means the same. The best comes first:
     /// from one content's best to its parent's best, and so on, a content without a parent is
     /// reached, through entries that may be built on if there is such a way.
     pub fn entries(&self, id: ContentId) -> &[ContentEntry] {
@@ -343,7 +343,7 @@ impl State {
             .map(|(id, entries)| (*id, entries.as_slice()))
     }
 
-    /// Whether a new content may be relative to this one, or a point be made of it: it is known,
+    /// True if a new content may be relative to this one, or a point be made of it: it is known,
     /// and not condemned.
     #[must_use]
     pub fn may_build_on(&self, id: ContentId) -> bool {
@@ -378,26 +378,26 @@ impl State {
         &self.indexes
     }
 
-    /// Those of them that only undecided records name. Nothing may be built on what they alone
-    /// know, though nobody condemned their packs.
+    /// The index objects that only undecided records name. Nothing may be built on chunks that they
+    /// alone name, though nobody condemned their packs.
     #[must_use]
     pub fn undecided_indexes(&self) -> &BTreeSet<ObjectId> {
         &self.undecided_indexes
     }
 
-    /// Whether an object is condemned: nothing may be built on what only it holds.
+    /// True if an object is condemned: nothing may be built on what only it holds.
     #[must_use]
     pub fn is_condemned(&self, object: &ObjectName) -> bool {
         self.condemned.contains(object) || self.swept.contains(object)
     }
 
-    /// What is condemned.
+    /// The condemned objects.
     #[must_use]
     pub fn condemned(&self) -> &BTreeSet<ObjectName> {
         &self.condemned
     }
 
-    /// What was swept: it may be there still if a collection was interrupted.
+    /// The swept objects: they may be there still if a collection was interrupted.
     #[must_use]
     pub fn swept(&self) -> &BTreeSet<ObjectName> {
         &self.swept
@@ -409,7 +409,7 @@ impl State {
         &self.marks
     }
 
-    /// Whether a session was fenced, decided or not.
+    /// True if a session was fenced, decided or not.
     #[must_use]
     pub fn is_fenced(&self, session: &str) -> bool {
         self.fences.contains_key(session)
@@ -452,8 +452,8 @@ impl State {
             .map_or(1, |name| name.counter.saturating_add(1))
     }
 
-    /// One record that says all that still counts, under its stamps: for a collection, which alone
-    /// knows that nothing is undecided. Of what is forgotten or was swept it says nothing. Sweeps
+    /// One record with every statement that still counts, under its stamp: for a collection, which
+    /// alone knows that nothing is undecided. Forgotten and swept things are not in it. Sweeps
     /// whose objects are still there (`is_there`) are kept.
     #[must_use]
     pub fn whole(&self, is_there: &dyn Fn(&ObjectName) -> bool) -> Record {
@@ -535,8 +535,8 @@ impl MarkState {
     }
 }
 
-/// What is left to say of a fenced session once another record stands for those of its records that
-/// counted.
+/// The fence that remains of a fenced session once another record replaces those of its records
+/// that counted.
 fn decision(session: &str) -> Fence {
     Fence {
         session: session.to_owned(),
@@ -545,7 +545,8 @@ fn decision(session: &str) -> Fence {
     }
 }
 
-/// What records take away, together. What undecided ones sweep is condemned, no more.
+/// The deletions of all records together. Objects and contents that undecided records sweep are
+/// condemned, no more.
 #[derive(Default)]
 struct Taken {
     forgotten: BTreeSet<Said>,

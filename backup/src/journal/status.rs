@@ -1,5 +1,5 @@
-//! Which records count: what fences say of the records of sessions, and which records others stand
-//! for.
+//! Decides which records count: from the fences on sessions, and from the records that others
+//! replace.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::record::{Fence, Record};
 /// three; what is undecided after this many is left so, which is safe.
 const ROUNDS_MAX: usize = 64;
 
-/// Whether a record counts.
+/// The status of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// It does.
@@ -20,7 +20,7 @@ pub enum Status {
     Undecided,
     /// It came after its session was fenced.
     Void,
-    /// Another one that counts stands for it.
+    /// Replaced: another record that counts stands for it.
     Replaced,
 }
 
@@ -44,17 +44,17 @@ pub(super) fn statuses(journal: &Journal) -> BTreeMap<RecordName, Status> {
     statuses
 }
 
-/// A fence, and the record that says it.
+/// A fence, and the record that states it.
 struct Fenced<'a> {
     by: RecordName,
     session: &'a str,
     fence: &'a Fence,
 }
 
-/// What records say of other records.
+/// The statements of records about other records.
 struct Facts<'a> {
     fences: BTreeMap<&'a str, Vec<Fenced<'a>>>,
-    /// By the short form of what is replaced.
+    /// The replacing records, by the short name of the replaced one.
     replacing: BTreeMap<String, Vec<RecordName>>,
 }
 
@@ -72,7 +72,7 @@ impl<'a> Facts<'a> {
                 fences
                     .entry(fenced.fence.session.as_str())
                     .or_default()
-                    .push(fenced)
+                    .push(fenced);
             });
             covered(record).for_each(|short| replacing.entry(short).or_default().push(*name));
         }
@@ -111,7 +111,7 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Whether a record itself says that the one with this fence came too late. Both cannot have
+/// True if a record itself decided that the one with this fence came too late. Both cannot have
 /// decided, so the fence was never more than announced.
 fn decides_against(record: &Record, fenced: &Fenced<'_>) -> bool {
     let by = fenced.by.to_string();
@@ -121,7 +121,8 @@ fn decides_against(record: &Record, fenced: &Fenced<'_>) -> bool {
         .any(|own| own.decided && own.session == fenced.session && !own.counted.contains(&by))
 }
 
-/// What fences of records that count, and of undecided ones, say of a record of the fenced session.
+/// The status of a record of a fenced session, by the fences of records that count and of undecided
+/// ones.
 fn judged<'a>(
     name: &RecordName,
     firm: impl Iterator<Item = &'a Fence>,
@@ -144,7 +145,7 @@ fn judged<'a>(
     }
 }
 
-/// What a record stands for, shortened.
+/// The short names of the records that a record replaces.
 fn covered(record: &Record) -> impl Iterator<Item = String> {
     let replaced = record
         .replaces

@@ -1,4 +1,4 @@
-//! Records in any order say the same; what is missing is missed.
+//! Tests of the journal: records in any order mean the same, and a missing record is noticed.
 
 use super::*;
 use crate::record::{Description, Fence, Mark, Point, Said, Stamped, Sweep};
@@ -107,8 +107,8 @@ fn names(journal: &Journal) -> Vec<String> {
         .collect()
 }
 
-/// Of what several sessions say of a point the newest counts, whatever order the records come in
-/// and whatever clocks say; words alone neither make a point nor bring one back.
+/// The newest of several descriptions of a point counts, whatever order the records come in and
+/// whatever clocks say; a description alone neither makes a point nor brings one back.
 #[test]
 fn a_point_is_called_as_it_was_said_last() {
     let pushed = |session: &str, counter| Record {
@@ -268,7 +268,7 @@ fn fences_decide_what_came_too_late() {
     );
 }
 
-/// What a collection decided that was itself fenced before, and came too late, decides nothing.
+/// A decision of a collection that was itself fenced before, and came too late, decides nothing.
 #[test]
 fn a_decision_of_a_fenced_collection_that_came_too_late_is_none() {
     let (pushed, zombie, fence) = (name(1, "push"), name(5, "zombie"), name(4, "fence"));

@@ -1,11 +1,11 @@
 //! Objects in a bucket of an object store. The async runtime and the clients' crate end in this
 //! file.
 //!
-//! Every object is one request, also a whole pack (64 MiB at most): there are no uploads in parts
-//! that somebody would have to abandon. A request is tried again a few times with growing pauses,
-//! by the crate and, where a body broke off, here; what then still fails is told. Where the store
-//! knows conditional puts, nothing is written over; where it does not, names are enough: they are
-//! never made twice.
+//! Every object is one request, also a whole pack (64 MiB at most): there are no multipart uploads,
+//! which would have to be cleaned up. A request is tried again a few times with growing pauses, by
+//! the crate and, where a body broke off, here; a request that then still fails is reported. Where
+//! the store knows conditional puts, nothing is written over; where it does not, names are enough:
+//! they are never made twice.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,14 +36,14 @@ const RETRIES_MAX: usize = 6;
 const RETRY_TIMEOUT: Duration = Duration::from_mins(1);
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// How long one request may take: a pack over a line of 1 Mbit/s.
+/// The timeout of one request: long enough for a pack over a line of 1 Mbit/s.
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a read whose body broke off is begun again.
+/// The number of attempts at a read whose body breaks off.
 const READ_TRIES: usize = 3;
 /// Requests wait for the network; two threads serve hundreds of them.
 const RUNTIME_THREADS: usize = 2;
-/// What a message shows of a server's answer.
+/// The longest part of a server's answer that a message shows.
 const MESSAGE_LEN_MAX: usize = 400;
 /// Shorter values are no secrets, and would tear holes into messages.
 const SECRET_LEN_MIN: usize = 6;
@@ -53,12 +53,12 @@ pub struct Cloud {
     runtime: Runtime,
     store: Arc<dyn ObjectStore>,
     bucket: Bucket,
-    /// The same, trying nothing again: a server that does not know conditional puts may say so in a
-    /// way that looks like passing trouble.
+    /// The same without retries: a server that does not know conditional puts may say so in a way
+    /// that looks like a passing failure.
     impatient: Arc<dyn ObjectStore>,
-    /// Whether the store takes conditional puts, once it is known.
+    /// True if the store takes conditional puts; empty until that is known.
     is_conditional: OnceLock<bool>,
-    /// What no message may hold.
+    /// The secrets that no message may hold.
     secrets: Vec<String>,
 }
 
@@ -113,7 +113,7 @@ impl Cloud {
                 .block_on(read_body(&*self.store, &path, options.clone()))
             {
                 Err(error) if tries < READ_TRIES && kind_of(&error) == ObjectErrorKind::Passing => {
-                    tries += 1
+                    tries += 1;
                 }
                 other => return other.map_err(|error| self.error(name, error)),
             }
@@ -129,7 +129,7 @@ impl Cloud {
         )
     }
 
-    /// Puts where nothing is, if the store can say that.
+    /// Puts only where nothing is, if the store can tell.
     fn put_new(&self, path: &Path, payload: PutPayload) -> Result<(), object_store::Error> {
         let put = |store: &dyn ObjectStore, mode: PutMode| {
             self.runtime
@@ -245,8 +245,7 @@ impl Objects for Cloud {
     }
 }
 
-/// A whole body, which never grows beyond what any object may have, whatever the server says and
-/// sends.
+/// A whole body, bounded by the longest length of any object, whatever the server says and sends.
 async fn read_body(
     store: &dyn ObjectStore,
     path: &Path,
@@ -404,7 +403,7 @@ fn address(bucket: &Bucket) -> String {
     )
 }
 
-/// Whether the store does not know conditional puts: it says so in one of these ways.
+/// True if the error is one of those by which a store says that it does not know conditional puts.
 fn is_unknown_to_the_store(error: &object_store::Error) -> bool {
     match error {
         object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. } => {

@@ -1,7 +1,8 @@
-//! Writing a file past the page cache: a pack is not read again soon, and would push out what is.
+//! Direct I/O: writes a file past the page cache, since a pack is not read again soon and would
+//! evict pages that are.
 //!
-//! No processor fills pages that nobody wants, and the bytes are on their way to the disk at once
-//! instead of when the file is synced. Where a file system cannot do that, the file is written the
+//! It saves the copy into the cache, and the bytes are on their way to the disk at once instead of
+//! when the file is synced. Where a file system does not support that, the file is written the
 //! usual way.
 
 use std::fs::File;
@@ -14,7 +15,8 @@ const LEN_MIN: usize = 1 << 20;
 /// Bytes of one write: enough that a disk is not waiting for the next, and few beside the pack that
 /// they come from.
 const PIECE_LEN: usize = 4 << 20;
-/// Where memory and files must be divided: at a multiple of every disk's blocks.
+/// The alignment of memory and file offsets for direct I/O, in bytes: a multiple of every disk's
+/// block length.
 const ALIGNMENT: usize = 4096;
 
 /// Writes `bytes` at the position of `file`, which is a multiple of [`ALIGNMENT`]. Nothing is
@@ -30,7 +32,7 @@ pub(super) fn write_all(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     file.write_all(&bytes[written..])
 }
 
-/// Writes as much as can be written so, whole blocks from the front, and says how much that is.
+/// Writes as much as can be written so, whole blocks from the front; returns the number of bytes.
 fn write_direct(mut file: &File, bytes: &[u8]) -> io::Result<usize> {
     let mut memory = vec![0; PIECE_LEN + ALIGNMENT];
     let start = memory.as_ptr().align_offset(ALIGNMENT);

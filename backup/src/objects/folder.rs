@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use super::{OBJECT_LEN_MAX, ObjectError, ObjectErrorKind, ObjectName, Objects, direct, exactly};
 
-/// What files are called until they are whole.
+/// The prefix of files that are not whole yet.
 const PARTIAL_PREFIX: &str = ".partial-";
 /// Steps of the longest name: `packs/XX/ID`.
 const DEPTH_MAX: usize = 3;
@@ -33,11 +33,11 @@ pub struct Folder {
     path: PathBuf,
     /// Folders inside that this process knows to be durable.
     durable: Mutex<BTreeSet<String>>,
-    /// Those of a repository that is there.
+    /// The permissions of a repository that is there.
     permissions: OnceLock<Permissions>,
 }
 
-/// Why a file could not be read or written.
+/// A failure to read or write a file.
 type Fault = (String, io::Error);
 
 impl Folder {
@@ -87,7 +87,7 @@ impl Folder {
         Ok((at, file))
     }
 
-    /// Who may use what is put: whoever may use the file that says what the repository is, so that
+    /// The permissions of new files: those of the file that says what the repository is, so that
     /// one that was opened to others stays open to them. A new repository is its owner's only.
     fn permissions(&self) -> io::Result<Permissions> {
         if let Some(known) = self.permissions.get() {
@@ -146,7 +146,7 @@ impl Folder {
         partial.file.sync_all()?;
         match partial.publish(file) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.hold_against(name, bytes)?
+                self.hold_against(name, bytes)?;
             }
             other => other?,
         }
@@ -164,8 +164,8 @@ impl Folder {
         Ok(fsync(&folder)?)
     }
 
-    /// Whether what is there already under `name` is the same: then putting it again has changed
-    /// nothing.
+    /// Compares the bytes that are there under `name` with these: equal ones mean that the put
+    /// changed nothing.
     fn hold_against(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         if self.read(name)? == bytes {
             Ok(())
@@ -210,7 +210,7 @@ impl Folder {
     }
 }
 
-/// Of new files and folders; the umask can take from them.
+/// The permissions of new files and folders; the umask can take from them.
 #[derive(Clone, Copy, Debug)]
 struct Permissions {
     file: Mode,
@@ -218,12 +218,12 @@ struct Permissions {
 }
 
 impl Permissions {
-    /// Those of `other` to read and write, and their owner's in any case.
+    /// The permissions of `other` to read and write, and the owner's in any case.
     fn like(other: Mode) -> Self {
         let to_read = Mode::RUSR | Mode::RGRP | Mode::ROTH;
         let to_write = Mode::WUSR | Mode::WGRP | Mode::WOTH;
         let file = (other & (to_read | to_write)) | Mode::RUSR | Mode::WUSR;
-        // Whoever may read a folder's files must be able to enter it.
+        // Users who may read a folder's files must be able to enter it.
         let to_enter = Mode::from_raw_mode((file & to_read).as_raw_mode() >> 2);
         Self {
             file,
@@ -381,7 +381,7 @@ impl<'a> Partial<'a> {
 impl Drop for Partial<'_> {
     fn drop(&mut self) {
         if !self.is_published {
-            // What cannot be removed has a telling name, and hides nothing.
+            // A partial file that cannot be removed has a telling name, and hides nothing.
             let _ = unlinkat(self.folder, &self.name, AtFlags::empty());
         }
     }
@@ -424,7 +424,7 @@ fn sync_folder(path: &std::path::Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// What is in `folder` under names that are text and not hidden: name, kind and length.
+/// The entries of `folder` with names that are text and not hidden: name, kind and length.
 fn entries(folder: &OwnedFd) -> io::Result<Vec<(String, FileType, u64)>> {
     let mut found = Vec::new();
     for name in names(folder)? {
@@ -470,7 +470,7 @@ fn remove_leftovers(folder: &OwnedFd, depth: usize) -> Result<u64, Fault> {
     Ok(removed)
 }
 
-/// Whether there was one that nobody writes.
+/// Removes a partial file that no process writes; true if there was one.
 fn remove_leftover(folder: &OwnedFd, name: &str) -> io::Result<bool> {
     // For writing: NFS locks nothing else.
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

@@ -1,4 +1,5 @@
-//! Where a repository is, as people write it: a folder's path, `file://`, or a bucket's address.
+//! The address of a repository in the user's words: a folder's path, `file://`, or a bucket's
+//! address.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,7 +10,7 @@ use super::{Cloud, Folder, ObjectError, ObjectErrorKind, Objects};
 /// A caller's variables: credentials of object stores come from there.
 pub type Environment = BTreeMap<OsString, OsString>;
 
-/// Where a repository is.
+/// The address of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// A folder, also on a network's file system or a disk that is carried away.
@@ -21,11 +22,12 @@ pub enum Location {
 /// A bucket of an object store, and where in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket {
-    /// Whose protocol it speaks.
+    /// The protocol of the object store.
     pub protocol: Protocol,
     /// Its name (Azure: container).
     pub name: String,
-    /// What all names in it begin with: steps joined by slashes, none at either end. May be empty.
+    /// The common prefix of all names in it: steps joined by slashes, none at either end. May be
+    /// empty.
     pub prefix: String,
 }
 
@@ -41,7 +43,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// How addresses begin.
+    /// The scheme of its addresses.
     #[must_use]
     pub fn scheme(self) -> &'static str {
         match self {
@@ -53,7 +55,7 @@ impl Protocol {
 }
 
 impl Location {
-    /// What `text` means. A text without `://` is a path, relative to `folder`.
+    /// Parses an address. A text without `://` is a path, relative to `folder`.
     pub fn parse(text: &str, folder: &Path) -> Result<Self, ObjectError> {
         let refuse = |what: &str| ObjectError::new(ObjectErrorKind::Failed, shown(text), what);
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -118,7 +120,7 @@ fn is_step(step: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_.=+".contains(&byte))
 }
 
-/// An address without what may be a password: somebody may have written one.
+/// The address without a part that may be a password: a user may have written one.
 fn shown(text: &str) -> String {
     match (text.find("://"), text.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => {

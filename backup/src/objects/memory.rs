@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{ObjectError, ObjectErrorKind, Objects};
 
-/// What was asked.
+/// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// A whole object.
@@ -21,7 +21,7 @@ pub enum Request {
     Delete,
 }
 
-/// What goes wrong with a request.
+/// The effect of a fault on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// It is refused, and nothing is done.
@@ -40,11 +40,11 @@ pub enum Effect {
 /// A fault to come.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    /// Which requests count; all if none is named.
+    /// The kind of requests that count; all if none is named.
     pub request: Option<Request>,
-    /// How many of those pass before it.
+    /// The number of those that pass before it.
     pub after: u64,
-    /// What goes wrong.
+    /// The effect.
     pub effect: Effect,
 }
 
@@ -91,12 +91,12 @@ impl Memory {
         client.is_dead = false;
     }
 
-    /// What this client asked since the last call.
+    /// Takes the requests of this client since the last call.
     pub fn take_log(&self) -> Vec<(Request, String)> {
         std::mem::take(&mut locked(&self.client).log)
     }
 
-    /// Everything that is there, without a request.
+    /// The objects that are there, without a request.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<String, Arc<[u8]>> {
         locked(&self.objects).clone()
@@ -113,7 +113,7 @@ impl Memory {
         locked(&self.objects).insert(name.to_owned(), bytes.into());
     }
 
-    /// Notes the request, and says what goes wrong with it.
+    /// Logs the request; returns the fault that it meets.
     fn ask(&self, request: Request, name: &str) -> Result<Option<Effect>, ObjectError> {
         let mut client = locked(&self.client);
         client.log.push((request, name.to_owned()));
@@ -229,7 +229,7 @@ impl Objects for Memory {
     }
 }
 
-/// What the client gets to see of an answer.
+/// The answer as the client gets to see it.
 fn answered(
     effect: Option<Effect>,
     name: &str,

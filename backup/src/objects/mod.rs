@@ -1,8 +1,8 @@
-//! Where a repository's bytes are: named objects that are put once, read, listed and deleted.
+//! Object storage: named objects that are put once, read, listed and deleted.
 //!
-//! What is asked of a place: after `put` answered, every `get` finds the object and every `list`
-//! names it, whoever asks (a local folder and today's object stores do that). Nothing is asked of
-//! conditional writes, locks or clocks.
+//! The one guarantee that a place has to give: after `put` was answered, every `get` finds the
+//! object and every `list` names it, for every client (a local folder and today's object stores do
+//! that). Conditional writes, locks and clocks are not needed.
 
 pub mod cloud;
 mod direct;
@@ -36,8 +36,8 @@ pub trait Objects: Send + Sync {
     /// place can tell.
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError>;
 
-    /// Puts an object whatever stands under its name, for whoever mends damage; durable when this
-    /// returns. Who reads sees the one or the other, whole.
+    /// Puts an object whatever stands under its name, to repair damage; durable when this returns.
+    /// Who reads sees the one or the other, whole.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError>;
 
     /// Visits the name and length of every object whose name begins with `prefix` (whole steps of
@@ -51,43 +51,43 @@ pub trait Objects: Send + Sync {
     /// Deletes an object; that there is none is no error.
     fn delete(&self, name: &str) -> Result<(), ObjectError>;
 
-    /// Removes what interrupted puts left behind where no listing shows it, and says how many; what
-    /// somebody is just writing stays. Most places have none.
+    /// Removes leftovers of interrupted puts, which no listing shows, and returns their number;
+    /// files that are being written stay. Most places have none.
     fn remove_leftovers(&self) -> Result<u64, ObjectError> {
         Ok(0)
     }
 
-    /// How many requests for parts of objects are worth having under way at once: more where an
-    /// answer takes long to come.
+    /// The useful number of concurrent requests for parts of objects: more where an answer takes
+    /// long to come.
     fn requests_together(&self) -> usize {
         1
     }
 
-    /// Whether what is put here is to last, and so what leads to chunks is put twice.
+    /// True if objects here are to last, so that those that lead to chunks are put twice.
     fn keeps_copies(&self) -> bool {
         true
     }
 
-    /// What people call this place: never with credentials in it.
+    /// The place's name for people: never with credentials in it.
     fn describe(&self) -> String;
 }
 
-/// Why a request failed.
+/// A request that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{name}: {what}")]
 pub struct ObjectError {
-    /// What can be done about it.
+    /// The kind of the failure, which tells what can be done about it.
     pub kind: ObjectErrorKind,
     /// The object, or the place if none is meant.
     pub name: String,
-    /// What happened, for people.
+    /// The failure in words, for people.
     pub what: String,
-    /// For the investigator.
+    /// The underlying error, for the investigator.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// What can be done about a failed request.
+/// The kinds of failed requests, by what can be done about them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectErrorKind {
     /// There is no such object.
@@ -103,7 +103,7 @@ pub enum ObjectErrorKind {
 }
 
 impl ObjectError {
-    /// What happened to `name`.
+    /// Creates an error about `name`; `what` describes the failure in words.
     pub fn new(kind: ObjectErrorKind, name: impl Into<String>, what: impl Into<String>) -> Self {
         Self {
             kind,
@@ -121,8 +121,8 @@ impl ObjectError {
     }
 }
 
-/// Visits the objects of one kind, and says how many other names it met there: those are nobody's,
-/// and nothing is done with them.
+/// Visits the objects of one kind; returns the number of other names there, which belong to nobody
+/// and are left alone.
 pub fn list_kind(
     objects: &dyn Objects,
     kind: ObjectKind,

@@ -1,4 +1,4 @@
-//! The names of a repository's objects. What a listing says is hostile: a name is one of these,
+//! The names of a repository's objects. Listings are hostile input: a text is one of these names,
 //! letter for letter, or it is none.
 
 use std::fmt;
@@ -45,25 +45,25 @@ impl fmt::Debug for ObjectId {
 /// A kind of object, by the folder it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectKind {
-    /// What this is: one, at the top.
+    /// The repository's file: one, at the top.
     Repository,
     /// The master key, wrapped.
     Key,
     /// Chunks.
     Pack,
-    /// Where chunks are.
+    /// The places of chunks.
     Index,
-    /// What layers say of their positions.
+    /// The maps of contents.
     Maps,
-    /// What was pushed, forgotten, collected.
+    /// A record of the journal: points pushed or forgotten, collections.
     Record,
     /// A process that is changing the repository.
     Session,
 }
 
 impl ObjectKind {
-    /// What names of this kind begin with: whole steps of the path, as [`super::Objects::list`]
-    /// wants it.
+    /// The prefix of names of this kind: whole steps of the path, as [`super::Objects::list`] wants
+    /// it.
     #[must_use]
     pub fn prefix(self) -> &'static str {
         match self {

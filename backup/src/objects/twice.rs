@@ -1,9 +1,10 @@
-//! Copies of what leads to chunks. A pack that rots takes with it what its chunks are part of; a
-//! key, a record, an index or a map may take everything. So each of those is there twice: under its
-//! name, and under `copies/NAME`, which is read where the first is not what it must be.
+//! Redundant copies of the objects that lead to chunks. A damaged pack costs the data of its
+//! chunks; a damaged key, record, index or map may cost everything. So each of those is stored
+//! twice: under its name, and under `copies/NAME`, which is read if the first is missing or
+//! damaged.
 //!
-//! A copy is put before the object and deleted before it: whatever a listing shows has its copy,
-//! and a copy alone means nothing.
+//! A copy is put before the object and deleted before it: every object that a listing shows has its
+//! copy, and a copy alone means nothing.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{ObjectError, ObjectErrorKind, ObjectId, ObjectKind, ObjectName, Objects};
 
-/// What names of copies begin with.
+/// The prefix of the names of copies.
 pub const COPIES_PREFIX: &str = "copies/";
 
 /// The name of the copy of an object; none of packs and announcements, which have none.
@@ -30,7 +31,7 @@ pub fn original_of(copy: &str) -> Option<ObjectName> {
     copy_of(&name).map(|_| name)
 }
 
-/// Whether `stored` may be an object of that name: its bytes make its name, or, of the one whose
+/// True if `stored` may be an object of that name: its bytes make its name, or, of the one whose
 /// name is its place, it is JSON.
 #[must_use]
 pub fn is_sound(name: &ObjectName, stored: &[u8]) -> bool {
@@ -40,7 +41,7 @@ pub fn is_sound(name: &ObjectName, stored: &[u8]) -> bool {
     }
 }
 
-/// A place where what leads to chunks is kept twice.
+/// A place that stores the objects that lead to chunks twice.
 pub struct Twice {
     place: Arc<dyn Objects>,
     /// Objects whose copies had to be read.
@@ -111,7 +112,7 @@ impl Twice {
     }
 }
 
-/// Whether a request failed for a reason that has nothing to do with what is stored.
+/// True if a request failed for a reason that has nothing to do with the stored bytes.
 fn is_of_the_place(error: &ObjectError) -> bool {
     matches!(
         error.kind,
@@ -143,7 +144,7 @@ impl Objects for Twice {
         self.rescued_by(Some(object), copy).map_or(first, Ok)
     }
 
-    /// As it is, without a look at copies: see [`Twice::read_part`].
+    /// The place's own bytes, without a look at copies: see [`Twice::read_part`].
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
         self.place.get_range(name, range)
     }
@@ -153,7 +154,7 @@ impl Objects for Twice {
         self.place.put(name, bytes)
     }
 
-    /// Both of them, where there are two.
+    /// Replaces both the object and its copy, if it has one.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
         let copy = ObjectName::parse(name)
             .and_then(|object| copy_of(&object))
@@ -207,7 +208,7 @@ mod tests {
         (ObjectName::Index(ObjectId::of(&stored)), stored)
     }
 
-    /// Whatever one of the two suffers, the other is read; and it is known.
+    /// Damage to one of the two leads to a read of the other, and is noted.
     #[test]
     fn what_is_damaged_or_gone_is_read_from_its_copy() {
         let (name, stored) = object();
@@ -231,7 +232,7 @@ mod tests {
         }
     }
 
-    /// The error is what somebody without copies would see.
+    /// The error is that of a place without copies.
     #[test]
     fn where_both_are_damaged_the_object_is_named() {
         let (name, stored) = object();

@@ -1,29 +1,30 @@
-//! Which of many objects are worth writing anew: the emptiest, until little enough is not needed,
-//! and small ones that can become one. Pure.
+//! Chooses which of many objects to write anew: the emptiest, until the unneeded share is small
+//! enough, and small ones that can become one. Pure.
 
 use std::collections::BTreeSet;
 
-/// How much of an object is needed.
+/// The needed share of an object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ObjectUse {
     /// Its length in bytes.
     pub(crate) len: u64,
-    /// What of that are parts, needed or not; the rest is what every object has around them.
+    /// The bytes of its parts, needed or not; the rest of its length is what every object has
+    /// around them.
     pub(crate) parts_len: u64,
-    /// What of that is needed, as far as parts can be divided.
+    /// The needed bytes of its parts, as far as parts can be divided.
     pub(crate) used_len: u64,
 }
 
-/// What is worth it.
+/// The limits of writing objects anew.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Worth {
-    /// So much of all parts may be not needed.
+    /// The greatest share of all parts that may be unneeded, in percent.
     pub(crate) max_unused_percent: u32,
-    /// How many needed bytes may be written; none for as many as it takes.
+    /// The greatest number of needed bytes to write; none for no limit.
     pub(crate) limit: Option<u64>,
     /// Shorter objects become one with others.
     pub(crate) small_len: u64,
-    /// Whether another object is written anyway, which small ones can be part of.
+    /// True if another object is written anyway, which small ones can be part of.
     pub(crate) is_writing: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Ends sessions that died: nobody waits for them any more, and what they may still write does not
-//! count.
+//! Fences sessions that died: collections no longer wait for them, and what they may still write
+//! does not count.
 
 use super::{Collection, FenceWish};
 use crate::error::BackupError;
@@ -53,8 +53,8 @@ impl Collection<'_> {
         Ok(())
     }
 
-    /// What counts of the sessions, by the journal as it was read last. A record that another
-    /// decision made void stays so.
+    /// The fences on the sessions, with the records of theirs that count by the journal as it was
+    /// read last. A record that another decision made void stays so.
     fn fences(&self, sessions: &[String], decided: bool) -> Vec<Fence> {
         let journal = self.repository.journal();
         let counted = |session: &String| {

@@ -1,5 +1,5 @@
-//! Finds what nothing needs, writes anew what is worth it, and says so: from then on nobody builds
-//! on it.
+//! The mark phase of a collection: finds what nothing needs, writes anew what is worth it, and puts
+//! the record that condemns the rest. From then on no session builds on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ const SMALL_MAPS_LEN: u64 = 1 << 20;
 const RECORDS_MAX: usize = 8;
 
 impl Collection<'_> {
-    /// Condemns what nothing needs. Whether anything was said.
+    /// Condemns what nothing needs. True if it put a record.
     pub(super) fn mark(&mut self, options: &PruneOptions) -> Result<bool, BackupError> {
         let state = self.session.state().clone();
         let repository = self.repository;
@@ -82,7 +82,7 @@ fn named(id: &str, condemned: &Condemned) -> Mark {
     }
 }
 
-/// What a collection would do in this state, for a person to look at.
+/// The plan of a collection in this state, for a person to look at.
 pub(super) fn plan_only(
     repository: &Repository,
     state: &State,
@@ -102,14 +102,14 @@ pub(super) fn plan_only(
     Ok(())
 }
 
-/// Whether new objects are written.
+/// The choice of writing new objects or only planning them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Doing {
     It,
     Nothing,
 }
 
-/// What a plan is made for.
+/// The inputs of a plan.
 struct Site<'a> {
     repository: &'a Repository,
     state: &'a State,
@@ -119,7 +119,7 @@ struct Site<'a> {
     doing: Doing,
 }
 
-/// What a mark says, and what was written for it.
+/// The contents of a mark, and the objects that were written for it.
 #[derive(Default)]
 struct Plan {
     condemned: Condemned,
@@ -204,7 +204,8 @@ impl Plan {
         Ok((kept, chunks))
     }
 
-    /// What no point needs, and what is said anew. What an earlier mark condemned is condemned.
+    /// Condemns the contents that no point needs, and those that are described anew. Contents that
+    /// an earlier mark condemned stay condemned.
     fn condemn_contents(
         &mut self,
         state: &State,
@@ -299,7 +300,7 @@ impl Plan {
         self.condemned.objects.iter().for_each(|object| {
             report
                 .condemned
-                .add(listing.lengths.get(object).copied().unwrap_or(0))
+                .add(listing.lengths.get(object).copied().unwrap_or(0));
         });
         report.condemned_contents = self.condemned.contents.len() as u64;
         report.moved_len = self.moved_len;
@@ -329,7 +330,7 @@ fn crowded(
             .iter()
             .fold(0, |sum: u64, (_, part_len)| sum.saturating_add(*part_len))
             .min(len);
-        // What it would be with nothing else in it: padding is not waste.
+        // The length is computed as if nothing else were in it: padding is not waste.
         let alone = bundle_len(
             parts.len(),
             used_len as usize,

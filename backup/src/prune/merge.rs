@@ -1,5 +1,5 @@
-//! Contents that no point names become part of the one that is built on them, so that chains stay
-//! as short as the points are few.
+//! Merges contents that no point names into the one that is built on them, so that the length of
+//! chains is bounded by the number of points.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,7 +66,7 @@ pub(crate) fn plan<'a>(state: &'a State, needed: &Needed<'a>) -> Vec<Merge<'a>> 
     merges.filter(|merge| !merge.sources.is_empty()).collect()
 }
 
-/// What `merge.into` says once its sources are part of it, page by page.
+/// The pages of `merge.into` once its sources are part of it, in order.
 pub(crate) fn pages(
     repository: &Repository,
     catalog: &Catalog,
@@ -90,7 +90,7 @@ pub(crate) fn pages(
 }
 
 impl Merge<'_> {
-    /// From the top down.
+    /// The contents of the merge, from the top down.
     fn chain(&self) -> Vec<&Content> {
         std::iter::once(self.into)
             .chain(self.sources.iter().copied())
@@ -229,7 +229,7 @@ impl<'a> Merger<'a> {
     }
 }
 
-/// Whether a part is in one of `objects`.
+/// True if a part is in one of `objects`.
 pub(crate) fn is_in(part: &MapPart, objects: &BTreeSet<ObjectName>) -> bool {
     ObjectName::parse(&part.object).is_some_and(|object| objects.contains(&object))
 }
@@ -247,7 +247,7 @@ fn next_index(cursors: &mut [Pages<'_>]) -> Result<Option<PageIndex>, BackupErro
     Ok(first)
 }
 
-/// What they say together of one page, the top one first.
+/// One page of the maps of `chain`, merged: the top one first.
 fn composed(
     cursors: &mut [Pages<'_>],
     chain: &[&Content],

@@ -1,5 +1,5 @@
-//! Gives space back: what nothing needs is condemned, and taken away once nobody can be building on
-//! it. `journal` proves why that is safe.
+//! Garbage collection of a repository: what nothing needs is condemned, and deleted once no session
+//! can be building on it. `journal` proves why that is safe.
 //!
 //! One run condemns and, if no other session is open, sweeps. Otherwise the next run sweeps, once
 //! those sessions are gone.
@@ -32,18 +32,18 @@ use crate::repository::Repository;
 use crate::session::{OpenSession, Session, SessionKind, Writer, open_sessions};
 use reach::Needed;
 
-/// What a collection may do.
+/// The options of a collection.
 #[derive(Clone, Debug)]
 pub struct PruneOptions {
     /// Packs are written anew until at most this much of all of them is not needed, in percent.
     pub max_unused_percent: u32,
-    /// How many needed bytes are moved at most in one run; none for as many as it takes.
+    /// The greatest number of needed bytes that one run moves; none for no limit.
     pub repack_limit: Option<u64>,
     /// Packs shorter than this become one with others, in bytes.
     pub small_pack_len: u64,
     /// Sessions to end for good before anything else.
     pub fence: FenceWish,
-    /// Only says what would be done.
+    /// Plan only, and report what would be done.
     pub is_dry_run: bool,
 }
 
@@ -59,18 +59,18 @@ impl Default for PruneOptions {
     }
 }
 
-/// Which sessions a collection ends.
+/// The sessions that a collection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FenceWish {
-    /// None.
+    /// No session.
     None,
-    /// These.
+    /// The sessions of this list.
     Some(Vec<SessionId>),
     /// All that are open.
     All,
 }
 
-/// What a collection did, or would do.
+/// The result of a collection, or its forecast.
 #[derive(Clone, Debug, Default)]
 pub struct PruneReport {
     /// Objects that are condemned now by this run, and their bytes.
@@ -94,14 +94,14 @@ pub struct PruneReport {
     pub waits_for: Vec<OpenSession>,
     /// Bytes of packs when the run began, and how many of them are needed.
     pub packs_len: u64,
-    /// Of those, what is needed.
+    /// The needed part of those, in bytes.
     pub used_len: u64,
 }
 
 /// Some objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amount {
-    /// How many.
+    /// The number of objects.
     pub count: u64,
     /// Their length together in bytes.
     pub len: u64,
@@ -143,7 +143,7 @@ pub fn prune(
     }
 }
 
-/// What a collection would do now if these points, by id, were forgotten. Changes nothing. Cost:
+/// The forecast of a collection now if these points, by id, were forgotten. Changes nothing. Cost:
 /// reads index and maps, as a collection does.
 pub fn outlook(
     repository: &Repository,
@@ -248,8 +248,8 @@ impl Collection<'_> {
         Ok(sessions)
     }
 
-    /// What an interrupted collection swept and did not delete, and records that were replaced and
-    /// are still there.
+    /// Deletes objects that an interrupted collection swept and did not delete, and records that
+    /// were replaced and are still there.
     fn delete_leftovers(&mut self) -> Result<(), BackupError> {
         let state = self.session.state().clone();
         let swept: Vec<ObjectName> = state
@@ -304,8 +304,8 @@ impl Collection<'_> {
         Ok(())
     }
 
-    /// After the mark can be seen: who is open now may not have seen it. If nobody is, it can be
-    /// swept at once.
+    /// Writes down the sessions that are open now, after the mark can be seen: they may not have
+    /// seen it. If nobody is, it can be swept at once.
     fn wait_for_all(&mut self) -> Result<(), BackupError> {
         let state = self.session.state().clone();
         let waiting: Vec<&String> = state
@@ -385,7 +385,7 @@ impl Collection<'_> {
     }
 }
 
-/// What of the marks' things nothing needs that is not condemned by them.
+/// The sweeps of these marks: what they condemned and nothing else needs.
 fn sweeps(
     repository: &Repository,
     state: &State,
@@ -537,8 +537,8 @@ pub fn refresh(repository: &Repository, catalog: &Catalog) -> Result<(), BackupE
     loop {
         match catalog.refresh(&indexes, condemned.clone()) {
             Ok(()) => break,
-            // What a collection condemned may be gone before it is decided whether that counts.
-            // What it held is elsewhere, too.
+            // Objects that a collection condemned may be gone before it is decided whether that
+            // counts. Their content is elsewhere, too.
             Err(error) if error.is_missing() && drop_missing(&state, &error, &mut indexes) => {}
             Err(error) => return Err(told(repository, error)),
         }
@@ -677,7 +677,7 @@ impl Listing {
     }
 }
 
-/// What a mark condemns.
+/// The objects and contents that a mark condemns.
 #[derive(Debug, Default)]
 struct Condemned {
     objects: BTreeSet<ObjectName>,

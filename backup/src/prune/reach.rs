@@ -1,4 +1,5 @@
-//! What a repository needs: from roots through parents to maps, and from maps to chunks.
+//! Reachability: the contents and maps that a repository needs, from roots through parents, and
+//! from maps the chunks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,17 +15,17 @@ use crate::objects::ObjectName;
 use crate::record::{Content, Said};
 use crate::repository::Repository;
 
-/// What some contents need.
+/// The needs of some contents.
 #[derive(Debug, Default)]
 pub(crate) struct Needed<'a> {
     /// The entries by which they are read.
     pub(crate) entries: BTreeMap<Said, &'a ContentEntry>,
-    /// Contents that are asked for and that no session said: something is lost.
+    /// Contents that are needed and that no record describes: something is lost.
     pub(crate) missing: BTreeSet<String>,
 }
 
 impl<'a> Needed<'a> {
-    /// What the points of `state` need.
+    /// The needs of the points of `state`.
     pub(crate) fn by_points(state: &'a State) -> Self {
         let mut needed = Self::default();
         for point in state.points() {
@@ -33,8 +34,8 @@ impl<'a> Needed<'a> {
         needed
     }
 
-    /// The same, and what every content needs that is not condemned: somebody may have built on it,
-    /// or may be about to.
+    /// The same, and the needs of every content that is not condemned: a session may have built on
+    /// it, or may be about to.
     pub(crate) fn by_all_that_is_firm(state: &'a State) -> Self {
         let mut needed = Self::by_points(state);
         for entry in state

@@ -1,4 +1,5 @@
-//! Moves needed chunks to new packs under the same addresses, and writes what names them.
+//! Moves needed chunks to new packs under the same addresses, and writes the index objects that
+//! name them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,12 +19,12 @@ use crate::objects::{ObjectId, ObjectName};
 use crate::repository::Repository;
 use crate::seal::SealedKind;
 
-/// How chunks are compressed that lose their neighbours in a frame: as a store does by default.
+/// The compression of chunks that lose their neighbours in a frame: as a store does by default.
 const COMPRESSION: Compression = Compression::Zstd(3);
 /// Plain bytes of a frame that is made of what is left of others: as in a store.
 const FRAME_LEN: usize = 128 << 10;
-/// How far apart the chunks of such a frame may be: bounds its bitmap, and what is decoded for a
-/// neighbour that is not there.
+/// The greatest span of the chunks of such a frame, in ordinals: bounds its bitmap, and what is
+/// decoded for a neighbour that is not there.
 const SPAN_MAX: u32 = 1024;
 /// Bytes of chunks that wait to become frames with others of their segments.
 const LOOSE_LEN_MAX: usize = 16 << 20;
@@ -264,7 +265,7 @@ impl<'a> Repacker<'a> {
     }
 }
 
-/// What becomes an index object.
+/// The content of an index object under construction.
 #[derive(Default)]
 struct IndexBuilder {
     names: BTreeMap<(SegmentId, u32), ChunkHash>,
@@ -277,7 +278,7 @@ impl IndexBuilder {
         self.names
             .into_iter()
             .for_each(|((segment, ordinal), hash)| {
-                chunks.entry(segment).or_default().push((ordinal, hash))
+                chunks.entry(segment).or_default().push((ordinal, hash));
             });
         let segments = chunks
             .into_iter()

@@ -1,4 +1,4 @@
-//! What collections leave, what they free, and that both stay bounded.
+//! Tests of the bytes that collections leave and free: both stay bounded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -100,8 +100,7 @@ fn what_no_point_needs_is_gone_after_a_collection_and_nothing_else() {
     assert_eq!(found, disk(1000));
 }
 
-/// What one says of the future the other does, and says so in the same number; nothing is changed
-/// by asking.
+/// The forecast and the collection name the same number; asking changes nothing.
 #[test]
 fn forgetting_foretells_what_the_next_collection_frees() {
     let seed = seed();
@@ -162,8 +161,8 @@ fn forgetting_foretells_what_the_next_collection_frees() {
     }
 }
 
-/// What was condemned and waits for somebody is freed by the next collection: it is foretold as
-/// well.
+/// Condemned objects that wait for a session are freed by the next collection: the forecast counts
+/// them as well.
 #[test]
 fn what_waits_to_be_swept_is_foretold() {
     let memory = Memory::new();
@@ -182,7 +181,8 @@ fn what_waits_to_be_swept_is_foretold() {
     assert_eq!(collect(&memory).freed_len, foretold);
 }
 
-/// Who lost something can still forget what needed it, and is told no number that nobody knows.
+/// A repository that lost something can still forget the points that needed it, and reports no
+/// number that it cannot know.
 #[test]
 fn what_is_lost_is_no_obstacle_to_forgetting() {
     let memory = Memory::new();

@@ -1,5 +1,5 @@
-//! Which packs hold what is needed, and which packs and index objects to write anew: decided from
-//! index objects, one in memory at a time.
+//! Surveys packs and index objects: which packs hold needed chunks, and which packs and index
+//! objects to write anew. Decided from index objects, one in memory at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ use crate::repository::Repository;
 /// Index objects with fewer chunks than this become one with others.
 const SMALL_INDEX_CHUNKS: usize = INDEX_CHUNK_COUNT_MAX / 4;
 
-/// What is to be done with packs and index objects.
+/// The plan for packs and index objects.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
     /// Packs that index objects name and that are not condemned.
@@ -36,8 +36,8 @@ pub(crate) struct FrameUse {
     pub(crate) wanted: Vec<bool>,
 }
 
-/// Goes through all packs of index objects in one order, and says of each frame which chunks it is
-/// needed for. A pack comes once.
+/// Goes through all packs of index objects in one order, and finds the chunks for which each frame
+/// is needed. A pack comes once.
 pub(crate) struct Walk<'a> {
     needed: &'a IdSet,
     claimed: IdSet,
@@ -53,7 +53,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What each frame of a pack is needed for; none if it came before.
+    /// The use of each frame of a pack; none if the pack came before.
     pub(crate) fn pack(&mut self, catalog: &Catalog, pack: &PackEntry) -> Option<Vec<FrameUse>> {
         self.met.insert(pack.id).then(|| {
             pack.frames
@@ -132,7 +132,7 @@ impl Survey {
                 is_there(pack) && !state.is_condemned(&ObjectName::Pack(*pack))
             });
         }
-        // What pushes came to rest on although it is condemned: the sweep will keep it.
+        // Pushes may have come to rest on a condemned index object: the sweep will keep it.
         for id in state.indexes().keys() {
             let index = catalog
                 .index(id)
@@ -200,7 +200,8 @@ impl Survey {
             .sum()
     }
 
-    /// Those that name packs that go, and small ones, if that makes them fewer.
+    /// Chooses the index objects to write anew: those that name packs that go, and small ones, if
+    /// that makes them fewer.
     fn choose_indexes(&mut self, contents: &[(ObjectId, usize, Vec<ObjectId>)]) {
         let goes = |pack: &ObjectId| {
             !self.packs.contains_key(pack) || self.dead.contains(pack) || self.repack.contains(pack)

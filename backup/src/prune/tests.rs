@@ -13,7 +13,7 @@ use crate::testing::pusher::{Base, Disk, init, open, push, restore, writer};
 use crate::testing::seed;
 use crate::testing::stage::Stage;
 
-/// What was acknowledged, and not given up since.
+/// The acknowledged disks that were not given up since.
 #[derive(Default)]
 struct Promises(Mutex<BTreeMap<String, Disk>>);
 
@@ -138,7 +138,7 @@ fn begun() -> (Memory, Promises) {
     (memory, promises)
 }
 
-/// Lets clients act in an order that chance decides; some die, some sleep for long.
+/// Runs clients in a random order; some die, some sleep for long.
 fn random_play(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let (memory, promises) = begun();
@@ -148,7 +148,7 @@ fn random_play(seed: u64) {
         for name in 1..=random.usize(2..5) {
             let (seed, promises) = (random.u64(..), &promises);
             stage.enter(scope, &memory, move |objects| {
-                act(objects, name, seed, promises)
+                act(objects, name, seed, promises);
             });
         }
         let mut asleep = BTreeMap::new();
@@ -186,7 +186,7 @@ fn random_play(seed: u64) {
         }
     });
     promises.check(&memory);
-    // Whatever died: one collection more ends it, and everything that is promised is there.
+    // One collection more ends whatever died, and everything that is promised is there.
     let repository = open(Arc::new(memory.clone())).expect("a repository");
     prune(&repository, &options(FenceWish::All), writer(), &Unwatched)
         .expect("a collection after everybody is gone");
@@ -280,7 +280,7 @@ fn push_beside_collection((collecting, nth): (&str, usize), pushing: &str, goes_
             }));
         });
         stage.enter(scope, &memory, |objects| {
-            promises.make(pushed(objects, 9, &disk).expect("a push"), disk.clone())
+            promises.make(pushed(objects, 9, &disk).expect("a push"), disk.clone());
         });
         stage.until(1, pushing);
         if pushing != "put sessions" && pushing != "put journal" {
@@ -313,7 +313,7 @@ fn a_fenced_push_that_wakes_up_hears_that_it_failed() {
     std::thread::scope(|scope| {
         let _curtain = stage.curtain();
         stage.enter(scope, &memory, |objects| {
-            *outcome.lock().expect("a lock") = Some(pushed(objects, 9, &disk))
+            *outcome.lock().expect("a lock") = Some(pushed(objects, 9, &disk));
         });
         stage.until(0, "put journal");
         forgotten(&memory, &promises, &first());
@@ -350,7 +350,7 @@ fn a_fenced_push_whose_record_was_there_counts() {
             promises.make(
                 pushed(objects, 9, &disk).expect("it was counted"),
                 disk.clone(),
-            )
+            );
         });
         stage.until(0, "put journal");
         stage.allow(0);
@@ -419,7 +419,7 @@ fn a_sweep_leaves_what_a_firm_content_needs_that_no_point_names() {
     std::thread::scope(|scope| {
         let _curtain = stage.curtain();
         stage.enter(scope, &memory, |objects| {
-            drop(pushed(objects, 9, &rests).expect("a push"))
+            drop(pushed(objects, 9, &rests).expect("a push"));
         });
         stage.until(0, "put journal");
         for serial in 0..2 {
@@ -441,7 +441,7 @@ fn a_sweep_leaves_what_a_firm_content_needs_that_no_point_names() {
             promises.make(
                 pushed(objects, 10, &builds).expect("a push"),
                 builds.clone(),
-            )
+            );
         });
         stage.until(1, "put journal");
         forgotten(
@@ -458,9 +458,9 @@ fn a_sweep_leaves_what_a_firm_content_needs_that_no_point_names() {
     assert_no_rubbish(&memory);
 }
 
-/// Between the reading of a collection that fences a push, and its decision, the push may come in
-/// time and another build on it: what the collection had not read yet must count. So fences are
-/// announced, and decided by a listing after that.
+/// A push may come in time between the reading of a collection that fences it and the collection's
+/// decision, and another may build on it: records that the collection had not read yet must count.
+/// So fences are announced, and decided by a listing after that.
 #[test]
 fn a_push_that_another_built_on_before_it_was_fenced_counts() {
     let (memory, promises) = begun();
@@ -472,7 +472,7 @@ fn a_push_that_another_built_on_before_it_was_fenced_counts() {
             promises.make(
                 pushed(objects, 9, &first).expect("it was counted"),
                 first.clone(),
-            )
+            );
         });
         stage.until(0, "put journal");
         stage.enter(scope, &memory, |objects| {
@@ -531,8 +531,8 @@ fn two_collections_at_once_are_one_or_none() {
     }
 }
 
-/// Whatever request of a collection fails, and whether or not it was done: nothing is lost, and the
-/// next collection completes.
+/// A collection may fail at any request, done or not: nothing is lost, and the next collection
+/// completes.
 #[test]
 fn a_collection_that_fails_at_any_request_leaves_everything_to_the_next() {
     for is_done in [false, true] {
@@ -568,7 +568,7 @@ fn a_collection_that_fails_at_any_request_leaves_everything_to_the_next() {
     }
 }
 
-/// Nothing is listed that nothing needs, once a collection was alone.
+/// Asserts that every listed object is needed, once a collection was alone.
 fn assert_no_rubbish(memory: &Memory) {
     let report = collect(memory, FenceWish::None).expect("another collection");
     assert_eq!(
@@ -586,7 +586,7 @@ struct FailsAt {
 }
 
 impl FailsAt {
-    /// Whether this request is to fail; a client that died fails for ever.
+    /// True if this request is to fail; a client that died fails for ever.
     fn fails(&self) -> bool {
         let mut nth = self.nth.lock().expect("a lock");
         let fails = *nth == 0;
@@ -645,7 +645,7 @@ impl Objects for FailsAt {
     }
 }
 
-/// What a repository consists of.
+/// The size of a repository, by kinds of objects.
 #[derive(Debug)]
 struct Shape {
     packs: usize,

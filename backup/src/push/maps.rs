@@ -1,5 +1,5 @@
-//! New contents' maps: what differs from what they are told relative to, in addresses, as blobs of
-//! a few objects.
+//! Writes the maps of new contents: the entries that differ from their base, with addresses, as
+//! blobs of a few objects.
 
 use vellum_core::identity::ContentId;
 use vellum_core::page::Page;
@@ -16,22 +16,22 @@ use crate::record::{Content, MapPart};
 
 /// Bytes of blobs that one object holds, about.
 const MAPS_LEN_TARGET: usize = 16 << 20;
-/// What a run takes in a blob at most, about; what a page does beside its runs.
+/// The greatest length of a run in a blob, about, in bytes; and that of a page beside its runs.
 const RUN_LEN: usize = 10;
 const PAGE_LEN: usize = 8;
 
 /// A content's map on its way into a repository.
 pub(crate) trait ToldMap {
-    /// Whose map.
+    /// The content whose map it is.
     fn content(&self) -> ContentId;
-    /// The content that it is told relative to, and how many positions of that can be seen.
+    /// The content that it is relative to, and the number of positions at which that is visible.
     fn parent(&self) -> Option<(ContentId, u64)>;
     /// The content's length in bytes.
     fn len(&self) -> u64;
-    /// The pages that may say something.
+    /// The pages that may have entries.
     fn pages(&self) -> &PageSet;
-    /// What it says on one of them: `translate` gives a chunk's address, and for how many chunks
-    /// the distance holds.
+    /// The page `index` of it: `translate` gives a chunk's address, and the number of chunks at the
+    /// same distance.
     fn page(
         &self,
         index: PageIndex,
@@ -43,7 +43,7 @@ pub(crate) trait ToldMap {
 pub(super) struct NewMap<'m> {
     pub(super) new: NewContent,
     own: RelativeMap<'m>,
-    /// What it is told relative to, where that is not a layer below.
+    /// The content that it is relative to, where that is not a layer below.
     base: Option<ContentView<'m>>,
     pub(super) pages: PageSet,
     len: u64,
@@ -84,8 +84,8 @@ impl<'m> NewMap<'m> {
             .pages()
             .union(&differing.pages()?.within(PageIndex(0), end));
         let parent_visible = chunk_len.count_for(base.len.min(layer.len)).0;
-        // Where one of them hides something of what both stand on, they differ on pages of which
-        // neither says anything.
+        // Layers that hide something of the layer below both differ on pages where neither has an
+        // entry.
         let all = chunk_len.count_for(layer.len).0;
         let hides_nothing =
             base.len == layer.len && own.parent_visible.0 >= all && differing.base_visible() >= all;
@@ -104,7 +104,7 @@ impl<'m> NewMap<'m> {
         })
     }
 
-    /// What it says on page `index` in the store's ids: all that shows, if it is to be compared.
+    /// The page `index` in the store's ids: with all layers below, if it is to be compared.
     pub(super) fn local(&self, index: PageIndex) -> Result<Page, BackupError> {
         Ok(if self.base.is_some() {
             self.own.shown(index)?

@@ -1,9 +1,11 @@
-//! Push: what a store has becomes points of a repository, and only what is new there is sent.
+//! Push: images and snapshots of a store become points of a repository, and only what is new there
+//! is sent.
 //!
-//! One moment of all disks is held; which points are new is decided from the journal alone, so an
-//! unchanged tree asks for nothing more. For each new content the maps say which chunks it needs
-//! beyond what it is told relative to; those that the repository does not have are sent, frames as
-//! the store has them; then index, maps, and last the record.
+//! A push takes one consistent snapshot of all disks. It decides from the journal alone which
+//! points are new, so pushing an unchanged tree needs no other request. The map of each new content
+//! gives the chunks that it needs beyond those of its base; the chunks that the repository does not
+//! have are sent, in frames as the store has them. Then come index objects, maps, and last the
+//! record.
 
 pub(crate) mod maps;
 mod selection;
@@ -29,25 +31,26 @@ use maps::{Maps, NewMap};
 pub use selection::PushSelection;
 use upload::{Manner, send};
 
-/// How often what is to be pushed is looked at anew because some of it was deleted meanwhile.
+/// The number of times that the images to push are looked at anew because some of them were deleted
+/// meanwhile.
 const LOOKS_MAX: usize = 5;
 
-/// What to push, and how.
+/// The images and machines to push, and how.
 #[derive(Clone, Debug)]
 pub struct PushRequest {
-    /// Which images and machines.
+    /// The images and machines.
     pub selection: PushSelection,
-    /// Whether chunks that other clients wrote are relied upon without a look at them.
+    /// Rely on chunks that other clients wrote without reading them.
     pub trust_others: bool,
     /// Bytes of packs that may go up in a second.
     pub limit_upload: Option<u64>,
-    /// Contents that whoever reads the repository has already: for streams.
+    /// Contents that the receiver has already: for streams.
     pub assumed: HashSet<ContentId>,
-    /// Who pushes, and when.
+    /// The writer and its clock.
     pub writer: Writer,
 }
 
-/// What a push did.
+/// The result of a push.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PushReport {
     /// Points that are new in the repository.
@@ -64,20 +67,20 @@ pub struct PushReport {
     pub chunks: u64,
     /// Bytes of packs, index objects and maps that were put.
     pub bytes: u64,
-    /// What could not be pushed, since some of it cannot be read: what is wrong with each, image and
-    /// range included.
+    /// Images and snapshots that could not be pushed because some of their data cannot be read: the
+    /// damage of each, image and range included.
     pub unreadable: Vec<Damage>,
 }
 
 impl PushReport {
-    /// Whether there was nothing that could be sent, and nothing there.
+    /// True if there was nothing that could be sent, and nothing there.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         self.new_points + self.known_points + self.machines + self.described_points == 0
     }
 }
 
-/// What is to be said.
+/// The content of the record to write.
 struct Wanted {
     moment: Moment,
     /// Points that are new, with the layers that show them.
@@ -115,7 +118,8 @@ pub fn push(
     let mut unreadable = Vec::new();
     let report = match say(&mut session, &wanted, request, watch) {
         Err(BackupError::Store(StoreError::Damaged(damage))) => {
-            // Nobody looked before, since that would be reading everything; now it is worth it.
+            // The search for unreadable data reads everything, so it runs only now, when it is
+            // worth it.
             unreadable = wanted.leave_out_unreadable(watch)?;
             if unreadable.is_empty() {
                 return Err(BackupError::Store(StoreError::Damaged(damage)));
@@ -230,7 +234,7 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
     })
 }
 
-/// Sends what is new, and says it.
+/// Sends what is new, and commits its record.
 fn say(
     session: &mut Session<'_>,
     wanted: &Wanted,

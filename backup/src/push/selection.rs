@@ -1,5 +1,5 @@
-//! What a push has to say: which points are new, and what each new content is best told relative
-//! to. Pure.
+//! Plans the record of a push: which points are new, and which content each new one is best
+//! relative to. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -14,10 +14,10 @@ use crate::wording::{base64, mode_text};
 
 const POINT_CONTEXT: &str = "vellum 2026-11 repository point v1";
 
-/// What somebody wants to be in the repository.
+/// The images and machines to push.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PushSelection {
-    /// Everything: all images with their snapshots, all machines.
+    /// All images with their snapshots, and all machines.
     All,
     /// Images with all their snapshots and their present state, and machines with all their disks.
     Some {
@@ -30,10 +30,10 @@ pub enum PushSelection {
     Nodes(Vec<Node>),
 }
 
-/// What a content is told relative to.
+/// The base of a content's map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Base {
-    /// Nothing.
+    /// No base.
     None,
     /// A layer below it here, whose content the repository has, or will have by then.
     Layer(LayerId, ContentId),
@@ -122,9 +122,9 @@ pub(super) fn point(
     })
 }
 
-/// What is to be said anew of points that the repository has: `known` are those that the store has
-/// as well, as it describes them, `new` those that it has not yet. A state that an image has left
-/// is called as the image is now; it keeps its tags, and its pin until the image has none.
+/// The new descriptions of points that the repository has: `known` are those that the store has as
+/// well, as it describes them, `new` those that the repository has not yet. A state that an image
+/// has left is called as the image is now; it keeps its tags, and its pin until the image has none.
 pub(super) fn descriptions(state: &State, known: &[Point], new: &[Point]) -> Vec<Description> {
     let present: HashMap<&str, &Point> = known
         .iter()
@@ -176,7 +176,7 @@ fn newest<'a>(state: &'a State, new: &'a [Point]) -> HashMap<&'a str, &'a Point>
     newest
 }
 
-/// When a point was taken that is pushed again as `now`. An image that went back to an older state
+/// The time of a point that is pushed again as `now`. An image that went back to an older state
 /// shows that one last, whatever the clock says.
 fn time_ms(point: &Point, now: &Point, newest: &Point) -> u64 {
     if point.snapshot.is_some() || newest.content == point.content {
@@ -199,7 +199,7 @@ fn point_id(image: &str, serial: Option<u64>, content: ContentId) -> String {
     crate::hexadecimal::write(&hasher.finalize().as_bytes()[..16])
 }
 
-/// A machine as a record says it. `configuration` gives the bytes of a configuration file.
+/// A machine as a record describes it. `configuration` gives the bytes of a configuration file.
 pub(super) fn machine(
     store: StoreId,
     tree: &Tree,
@@ -242,8 +242,8 @@ pub(super) fn machine(
     }))
 }
 
-/// The contents of `points` (with their layers) that the repository does not have, each after what
-/// it is told relative to.
+/// The contents of `points` (with their layers) that the repository does not have, each after its
+/// base.
 pub(super) fn new_contents(
     tree: &Tree,
     state: &State,
@@ -287,8 +287,8 @@ pub(super) fn new_contents(
     new
 }
 
-/// What is nearer: the layer `below`, or `last`, what was pushed of the same image before, if that
-/// in turn stands on the layer.
+/// The nearer base: the layer `below`, or `last`, the content of the same image that was pushed
+/// before, if that in turn is relative to the layer.
 fn base(state: &State, below: Option<(LayerId, ContentId)>, last: Option<ContentId>) -> Base {
     let last = last.filter(|last| state.may_build_on(*last));
     match (below, last) {
@@ -332,7 +332,7 @@ fn last_states(state: &State) -> HashMap<&str, ContentId> {
         .collect()
 }
 
-/// How many layers lie below each of `layers`. Cost: every layer below them once.
+/// The number of layers below each of `layers`. Cost: every layer below them once.
 fn depths(tree: &Tree, layers: impl Iterator<Item = LayerId>) -> HashMap<LayerId, usize> {
     let mut depths: HashMap<LayerId, usize> = HashMap::new();
     for top in layers {

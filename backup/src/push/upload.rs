@@ -1,5 +1,5 @@
-//! New chunks on their way up: numbered in segments, sealed on all cores, put by a few threads,
-//! told in index objects every so often.
+//! Uploads new chunks: numbers them in segments, seals them on all cores, puts the packs with a few
+//! threads, and writes an index object every few packs.
 //!
 //! Memory: the pack that is being filled, one that waits, and for each thread that puts the frames
 //! of one and the object that they become: 6 packs of 32 MiB; beside that a batch of frames.
@@ -29,10 +29,10 @@ use crate::seal::{SealedKind, Sealer};
 
 /// Threads that put packs: one waits for the place to sync while the other sends.
 const UPLOADS: usize = 2;
-/// Packs after which an index object tells of them: what an interrupted push loses at most.
+/// The number of packs in an index object: what an interrupted push loses at most.
 const PACKS_PER_INDEX: usize = 8;
 
-/// What goes up: frames that are planned one batch after the other, and then read on all cores.
+/// The frames to upload: planned one batch after the other, and then read on all cores.
 pub(crate) trait Frames: Sync {
     /// A frame that is to go out: the chunks it holds, with the ids that their origin gives them
     /// and their names.
@@ -65,14 +65,14 @@ impl Frames for Supply<'_> {
     }
 }
 
-/// Who waits, and how fast it may go.
+/// The upload options: the watch that is told of progress, and the rate limit.
 pub(crate) struct Manner<'w> {
     pub(crate) watch: &'w dyn Watch,
     /// Bytes a second.
     pub(crate) limit: Option<u64>,
 }
 
-/// What was sent.
+/// The result of an upload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sent {
     pub(crate) chunks: u64,
@@ -80,7 +80,7 @@ pub(crate) struct Sent {
     pub(crate) bytes: u64,
 }
 
-/// Where the chunks of a frame are: its segment, and the address of the first.
+/// The addresses of a frame's chunks: its segment, and the address of the first.
 #[derive(Clone, Copy)]
 struct Numbered {
     segment: SegmentId,
@@ -333,7 +333,7 @@ fn put_pack(
     })
 }
 
-/// Collects what index objects say of packs that are there.
+/// Collects the entries of packs that are there, for index objects.
 struct Telling<'t, 'r> {
     reader: &'t Reader<'r>,
     origin: &'t dyn Origin,
@@ -379,7 +379,7 @@ impl Telling<'_, '_> {
         Ok(())
     }
 
-    /// Puts the index object of what was told so far.
+    /// Puts the index object of the entries so far.
     fn put(&mut self) -> Result<(), BackupError> {
         if self.index.packs.is_empty() {
             return Ok(());

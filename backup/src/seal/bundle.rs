@@ -1,18 +1,21 @@
-//! Several parts in one object, where no boundary shows: packs and maps.
+//! Bundles: several parts in one object, with no visible boundaries between them; used for packs
+//! and maps.
 //!
 //! ```text
 //! Bundle, behind the object's head (offset 8).
 //!
-//! offset  size    meaning                                                     guards against
-//! 8       44      part whose body is the number n of parts, 4 bytes (LE)
-//! 52      40+4n   part whose body is the stored length of each part, 4 bytes  (an object can be read without what points into it)
-//!                 each (LE)
+//! offset  size    meaning                                            guards against
+//! 8       44      part whose body is the number n of parts, 4 bytes
+//!                 (LE)
+//! 52      40+4n   part whose body is the stored length of each part, (an object can be read
+//!                 4 bytes each (LE)                                  without what points into it)
 //! …       …       the parts, one after the other
-//! …       …       random bytes up to the padded length (`pad`), if encrypted  the length telling what is inside
+//! …       …       random bytes up to the padded length (`pad`), if   the length telling what is
+//!                 encrypted                                          inside
 //! ```
 //!
-//! In an encrypted repository the parts stand in a random order: where something is tells nothing
-//! about when it came.
+//! In an encrypted repository the parts stand in a random order: the position of a part tells
+//! nothing about when it was added.
 
 use super::{HEAD_LEN, PART_OVERHEAD, SealError, SealedKind, SealedObject, Sealer, padded_len};
 use crate::objects::ObjectId;
@@ -36,7 +39,8 @@ pub struct Bundle {
 pub struct SealedBundle {
     /// Name and bytes.
     pub object: SealedObject,
-    /// Where each part is, in the order in which they were added: offset and length.
+    /// The location of each part, in the order in which they were added: offset and length in
+    /// bytes.
     pub ranges: Vec<(u64, u64)>,
 }
 
@@ -51,13 +55,13 @@ impl Bundle {
         }
     }
 
-    /// How many parts there are.
+    /// The number of parts.
     #[must_use]
     pub fn part_count(&self) -> usize {
         self.parts.len()
     }
 
-    /// How long the object would be with one more part of `part_len` bytes, before padding.
+    /// The length of the object with one more part of `part_len` bytes, before padding.
     #[must_use]
     pub fn len_with(&self, part_len: usize) -> usize {
         table_end(self.parts.len() + 1) + self.parts_len + part_len
@@ -78,8 +82,8 @@ impl Bundle {
         self.finish_in(sealer, Vec::new())
     }
 
-    /// The object, in the memory of `bytes`, whatever that held: who makes many has no new memory
-    /// for each.
+    /// The object, in the memory of `bytes`, whatever that held, so that making many needs no new
+    /// memory for each.
     pub fn finish_in(
         mut self,
         sealer: &Sealer,
@@ -120,16 +124,16 @@ impl Bundle {
     }
 }
 
-/// How long an object is that holds `count` parts of `parts_len` bytes together.
+/// The length of an object that holds `count` parts of `parts_len` bytes together.
 #[must_use]
 pub fn bundle_len(count: usize, parts_len: usize, is_encrypted: bool) -> usize {
     let len = table_end(count) + parts_len;
     if is_encrypted { padded_len(len) } else { len }
 }
 
-/// Where the parts of the object `stored` are: offset and length of each, in the order in which
-/// they stand. The object is held against its name. For whoever has lost what points into it, or
-/// checks it.
+/// Locates the parts of the object `stored`: offset and length of each, in the order in which they
+/// stand. The object is checked against its name. For a repository that has lost what points into
+/// it, or for checks.
 pub fn bundle_parts(
     sealer: &Sealer,
     kind: SealedKind,

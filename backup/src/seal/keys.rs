@@ -28,12 +28,13 @@ const LABEL_LEN_MAX: usize = 255;
 const KEY_FILE_CONTEXT: &str = "vellum 2026-11 repository key file v1";
 const KEY_FILE_PREFIX: &str = "vellum-key-1-";
 const SALT_LEN: usize = 16;
-/// What a hostile key object may make us spend: 1 GiB of memory, and passes over 8 GiB in all.
+/// The limits on the work that a hostile key object may demand: 1 GiB of memory, and passes over 8
+/// GiB in all.
 const MEMORY_KIB_MAX: u32 = 1 << 20;
 const WORK_KIB_MAX: u64 = 8 << 20;
 const LANES_MAX: u32 = 16;
 
-/// What a password costs to try.
+/// The cost of trying a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PasswordCost {
     /// Memory in KiB.
@@ -56,12 +57,12 @@ impl Default for PasswordCost {
     }
 }
 
-/// What opens a key object.
+/// The secret that opens a key object.
 #[derive(Clone, Debug)]
 pub enum Opener {
-    /// What a person knows.
+    /// A password, which a person knows.
     Password(Zeroizing<String>),
-    /// What a machine has.
+    /// A key file, which a machine has.
     KeyFile(KeyFile),
 }
 
@@ -75,7 +76,7 @@ impl KeyFile {
         Ok(Self(random()?))
     }
 
-    /// What a file holds: one line, `vellum-key-1-` and 64 hexadecimal digits.
+    /// Parses the content of a key file: one line, `vellum-key-1-` and 64 hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         hexadecimal::read_exact(text.trim().strip_prefix(KEY_FILE_PREFIX)?)
@@ -99,7 +100,7 @@ impl std::fmt::Debug for KeyFile {
     }
 }
 
-/// Why a key object does not give the master key.
+/// The failure of a key object to give the master key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// Another password or key file, or statements of the repository that were changed.
@@ -126,11 +127,11 @@ struct KeyObject {
     version: u32,
     /// `password` or `file`.
     kind: String,
-    /// What people call it.
+    /// The name that people gave it.
     label: String,
-    /// When it was made, in milliseconds since 1970.
+    /// The time when it was made, in milliseconds since 1970.
     time_ms: u64,
-    /// What a password costs; none for key files.
+    /// The cost of trying a password; none for key files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     argon2id: Option<PasswordCost>,
     /// 16 random bytes.
@@ -141,21 +142,21 @@ struct KeyObject {
     wrapped: String,
 }
 
-/// What is known of a key without opening it. Nothing proves it before it is opened.
+/// The public fields of a key, read without opening it. Nothing proves it before it is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyInfo {
     /// The key object.
     pub id: ObjectId,
-    /// What people call it.
+    /// The name that people gave it.
     pub label: String,
-    /// Whether a password opens it; else a key file does.
+    /// True if a password opens it; else a key file does.
     pub is_password: bool,
-    /// When it was made, in milliseconds since 1970.
+    /// The time when it was made, in milliseconds since 1970.
     pub time_ms: u64,
 }
 
-/// A key object for `keys/`, which gives `secrets` to whoever has `opener`. Takes as long as `cost`
-/// says.
+/// A key object for `keys/`, which gives `secrets` to the holder of `opener`. Takes the time of
+/// `cost`.
 pub fn create_key(
     secrets: &Secrets,
     repository: &RepositoryFile,
@@ -273,7 +274,7 @@ fn key_ids(objects: &dyn Objects) -> Result<Vec<ObjectId>, KeyError> {
     Ok(ids)
 }
 
-/// What the key object `stored` says of itself.
+/// Reads the public fields of the key object `stored`.
 pub fn key_info(id: ObjectId, stored: &[u8]) -> Result<KeyInfo, KeyError> {
     let key = KeyObject::parse(stored)?;
     Ok(KeyInfo {
@@ -304,7 +305,7 @@ impl KeyObject {
         Ok(key)
     }
 
-    /// What the wrapping proves beside the key.
+    /// The statement that the wrapping proves beside the key.
     fn statement(&self, repository: &RepositoryFile) -> String {
         let (kind, time_ms, label) = (&self.kind, self.time_ms, &self.label);
         format!(

@@ -1,34 +1,40 @@
-//! Who may read an object, and whether it is what its writer wrote: the outside of packs, index
-//! objects, maps and records.
+//! Sealing of packs, index objects, maps and records: encrypts and authenticates them, or adds a
+//! checksum in a plain repository.
 //!
-//! It knows no meaning of what is inside. An object is a head and one or more *parts*, each sealed
-//! by itself, so that one can be fetched alone:
+//! It does not know the meaning of the content. An object is a head and one or more *parts*, each
+//! sealed by itself, so that one can be fetched alone:
 //!
 //! ```text
 //! Head, version 1.
 //!
-//! offset  size    meaning                                                     guards against
-//! 0       4       "VlmR"                                                      other files
-//! 4       1       version                                                     a newer program's object
-//! 5       1       kind: 1 pack, 2 index, 3 maps, 4 record                     one kind read as another
-//! 6       1       sealing: 0 checksum, 1 XChaCha20-Poly1305                   a plain object in an encrypted repository
+//! offset  size    meaning                                    guards against
+//! 0       4       "VlmR"                                     other files
+//! 4       1       version                                    a newer program's object
+//! 5       1       kind: 1 pack, 2 index, 3 maps, 4 record    one kind read as another
+//! 6       1       sealing: 0 checksum, 1 XChaCha20-Poly1305  a plain object in an encrypted
+//!                                                            repository
 //! 7       1       zero
 //!
 //! Part.
 //!
-//! offset  size    meaning                                                     guards against
-//! 0       24      nonce: random, never twice                                  (makes every object's name new)
+//! offset  size    meaning                                             guards against
+//! 0       24      nonce: random, never twice                          (makes every object's name
+//!                                                                     new)
 //! 24      n       body, encrypted if the repository is
-//! 24+n    16      tag over head, repository identity, nonce and body          damage; forgery if encrypted; another repository's bytes
+//! 24+n    16      tag over head, repository identity, nonce and body  damage; forgery if
+//!                                                                     encrypted; another
+//!                                                                     repository's bytes
 //!
 //! Body of records, index objects and blobs: an envelope.
 //!
-//! offset  size    meaning                                                     guards against
-//! 0       1       codec: 0 none, 2 zstd frame                                 decoding with another codec
-//! 1       4       plain length in bytes, at most PLAIN_LEN_MAX (LE)           bombs: exactly this much is decoded
+//! offset  size    meaning                                            guards against
+//! 0       1       codec: 0 none, 2 zstd frame                        decoding with another codec
+//! 1       4       plain length in bytes, at most PLAIN_LEN_MAX (LE)  bombs: exactly this much is
+//!                                                                    decoded
 //! 5       4       compressed length in bytes (LE)
 //! 9       …       compressed bytes
-//! …       …       zeros, up to the padded length (`pad`)                      lengths telling what is inside
+//! …       …       zeros, up to the padded length (`pad`)             lengths telling what is
+//!                                                                    inside
 //! ```
 //!
 //! Encrypted: the key is derived from the master key with BLAKE3 in key derivation mode, one
@@ -36,8 +42,8 @@
 //! the first 16 bytes of BLAKE3 in key derivation mode over the same, then nonce and body. It finds
 //! damage and misplaced bytes; it proves nothing about who wrote them.
 //!
-//! A part does not say which object it belongs to or where in it. What is inside does (a chunk its
-//! hash, a map its content), and what is fetched whole is held against its name.
+//! A part does not say which object it belongs to or where in it. The content does (a chunk its
+//! hash, a map its content), and an object that is fetched whole is checked against its name.
 
 mod bundle;
 mod keys;
@@ -87,11 +93,11 @@ const COMPRESSION: Compression = Compression::Zstd(3);
 pub enum SealedKind {
     /// Chunks.
     Pack,
-    /// Where chunks are.
+    /// The places of chunks.
     Index,
-    /// What layers say of their positions.
+    /// The maps of contents.
     Maps,
-    /// What happened.
+    /// A record of the journal.
     Record,
 }
 
@@ -115,7 +121,7 @@ impl SealedKind {
     }
 }
 
-/// Why bytes are not what their place says they are, or could not be sealed.
+/// The reason why bytes are not what their place says they are, or could not be sealed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// Other bytes have the name.
@@ -167,7 +173,7 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// For a repository that is not encrypted.
+    /// A sealer for a repository that is not encrypted.
     #[must_use]
     pub fn plain(repository: RepositoryId) -> Self {
         Self {
@@ -176,7 +182,7 @@ impl Sealer {
         }
     }
 
-    /// For an encrypted repository.
+    /// A sealer for an encrypted repository.
     #[must_use]
     pub fn encrypted(repository: RepositoryId, secrets: &Secrets) -> Self {
         let kinds = [
@@ -191,7 +197,7 @@ impl Sealer {
         }
     }
 
-    /// Whether others cannot read what it seals.
+    /// True if only holders of the key can read what it seals.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
         self.keys.is_some()
@@ -219,7 +225,7 @@ impl Sealer {
         })
     }
 
-    /// What [`Sealer::seal`] sealed, if `stored` is that object.
+    /// Opens the object `stored`, which [`Sealer::seal`] sealed under this id.
     pub fn open(
         &self,
         kind: SealedKind,
@@ -237,7 +243,7 @@ impl Sealer {
         self.seal_part(kind, &enveloped(plain)?)
     }
 
-    /// What [`Sealer::seal_blob`] sealed.
+    /// Opens a part that [`Sealer::seal_blob`] sealed.
     pub fn open_blob(&self, kind: SealedKind, part: &[u8]) -> Result<Vec<u8>, SealError> {
         unenveloped(&self.open_part(kind, part)?)
     }
@@ -361,7 +367,7 @@ impl Sealer {
         ))
     }
 
-    /// What a seal covers beside nonce and body.
+    /// The bytes that a seal covers beside nonce and body.
     fn additional(&self, kind: SealedKind) -> [u8; HEAD_LEN + 16] {
         let mut bytes = [0; HEAD_LEN + 16];
         bytes[..HEAD_LEN].copy_from_slice(&self.head(kind));

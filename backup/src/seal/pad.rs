@@ -1,5 +1,5 @@
-//! How long an object is made, so that its length tells little: Padmé's rule (Nikitin and others,
-//! 2019).
+//! Padded lengths of objects, which tell little about the content: Padmé's rule (Nikitin and
+//! others, 2019).
 
 /// The padded length of an object of `len` bytes: rounded up so that only as many leading bits of
 /// the length are free as its logarithm has. The length then tells about log log of what it could,

@@ -202,7 +202,7 @@ fn a_bundle_gives_each_part_and_hides_where_it_ends() {
             .map(|nth| vec![nth; usize::from(nth) * 100])
             .collect();
         plains.iter().for_each(|plain| {
-            bundle.push(sealer.seal_blob(SealedKind::Maps, plain).expect("sealed"))
+            bundle.push(sealer.seal_blob(SealedKind::Maps, plain).expect("sealed"));
         });
         let expected_len = bundle.len_with(0) - 4;
         let sealed = bundle.finish(&sealer).expect("sealed");
@@ -393,7 +393,7 @@ fn a_damaged_key_of_somebody_else_locks_nobody_out() {
     objects.plant(&ObjectName::Key(ObjectId::of(b"junk")).to_string(), b"junk");
     objects.plant("keys/../../etc/passwd", b"hostile");
     assert!(unlock_any(&objects, &repository(), &password("two")).is_ok());
-    // Whoever has no key here is told that one of them may be theirs.
+    // A user whose key is not here is told that one of the keys may be theirs.
     let refused =
         unlock_any(&objects, &repository(), &password("three")).expect_err("no key opens");
     assert!(

@@ -27,7 +27,7 @@ use crate::session::{Session, SessionKind, Writer};
 pub(crate) const CHUNK_LEN: usize = 4096;
 /// Few, so that frames lose some of their chunks and keep others.
 const FRAME_CHUNKS: usize = 4;
-/// What a disk shows: position and what its chunk is filled with; zero elsewhere.
+/// The content of a disk: the filling of the chunk at each position; zero elsewhere.
 pub(crate) type Disk = BTreeMap<u16, u16>;
 
 pub(crate) fn init(objects: Arc<dyn Objects>) -> Repository {
@@ -60,9 +60,9 @@ pub(crate) fn point_id(image: &str, serial: u64) -> String {
     blake3::hash(format!("{image} {serial}").as_bytes()).to_hex()[..32].to_owned()
 }
 
-/// Which content a push is relative to.
+/// The base of a push's content.
 pub(crate) enum Base {
-    /// None: the whole map.
+    /// No base: the whole map.
     None,
     /// The newest point of the image, if its content may be built on.
     Newest,
@@ -280,7 +280,7 @@ fn put_chunks(repository: &Repository, new: &New) -> Result<Option<String>, Back
     Ok(Some(object.id.to_string()))
 }
 
-/// What a content shows, by the chain of its maps.
+/// The content of a disk, by the chain of its maps.
 fn resolved(
     repository: &Repository,
     catalog: &Catalog,
@@ -313,7 +313,7 @@ fn resolved(
     Ok(below.resolved())
 }
 
-/// What a point shows, every chunk fetched and held against its name.
+/// The content of a point, every chunk fetched and checked against its name.
 pub(crate) fn restore(
     repository: &Repository,
     catalog: &Catalog,

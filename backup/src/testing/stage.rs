@@ -1,5 +1,5 @@
-//! A stage on which clients act in turn: each request of each client waits until it is allowed, so
-//! a test decides the order of all of them.
+//! A scheduler for tests of concurrent clients: each request of each client waits until it is
+//! allowed, so a test decides the order of all of them.
 
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,12 +7,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::objects::memory::Memory;
 use crate::objects::{ObjectError, ObjectErrorKind, Objects};
 
-/// Where a client is.
+/// The step that a client has reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Where {
-    /// Between requests, or in one.
+    /// The client is between requests, or in one.
     Acting,
-    /// At a request: what it asks, and for which object.
+    /// The client is at a request: its operation and object.
     Waiting(String),
     /// Over.
     Done,
@@ -25,7 +25,7 @@ struct Actor {
     is_dead: bool,
 }
 
-/// What all share.
+/// The state that all clients share.
 #[derive(Debug, Default)]
 pub(crate) struct Stage {
     actors: Mutex<Vec<Actor>>,
@@ -77,7 +77,7 @@ impl Stage {
         });
     }
 
-    /// Waits until every client waits or is over; says who waits, and for what.
+    /// Waits until every client waits or is over; returns the waiting clients and their requests.
     pub(crate) fn waiting(&self) -> Vec<(usize, String)> {
         let mut actors = self.actors();
         while actors.iter().any(|actor| actor.at == Where::Acting) {
@@ -93,7 +93,7 @@ impl Stage {
         actors.iter().enumerate().filter_map(waits).collect()
     }
 
-    /// Lets a client that waits do its request.
+    /// Allows a waiting client its request.
     pub(crate) fn allow(&self, id: usize) {
         let mut actors = self.actors();
         if actors[id].at != Where::Done {
@@ -103,8 +103,8 @@ impl Stage {
         }
     }
 
-    /// Whoever still waits when this ends dies: a test that fails must not wait for clients that
-    /// wait for it.
+    /// Kills the clients that still wait when the test ends: a test that fails must not wait for
+    /// clients that wait for it.
     pub(crate) fn curtain(self: &Arc<Self>) -> Curtain {
         Curtain(self.clone())
     }
@@ -115,7 +115,7 @@ impl Stage {
         self.allow(id);
     }
 
-    /// Lets a client act until it is about to do a request that begins so, or is over.
+    /// Runs a client until it is about to do a request that begins so, or is over.
     pub(crate) fn until(&self, id: usize, request: &str) {
         while let Some((_, asked)) = self.waiting().into_iter().find(|(other, _)| *other == id) {
             if !request.is_empty() && asked.starts_with(request) {
@@ -125,7 +125,7 @@ impl Stage {
         }
     }
 
-    /// Lets a client act to its end.
+    /// Runs a client to its end.
     pub(crate) fn finish(&self, id: usize) {
         self.until(id, "");
     }
@@ -164,7 +164,7 @@ impl Drop for Curtain {
     }
 }
 
-/// Tells that a client is over, also if it panics.
+/// Marks a client as over when dropped, also if it panics.
 struct Leave {
     stage: Arc<Stage>,
     id: usize,

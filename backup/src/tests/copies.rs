@@ -56,7 +56,7 @@ fn points(client: &Client) -> BTreeSet<String> {
         .collect()
 }
 
-/// All that is said of points and machines.
+/// All descriptions of points and machines.
 fn told(client: &Client) -> BTreeSet<String> {
     let state = client.open(client.objects()).expect("it opens").state();
     let points = state.points().map(|point| format!("{point:?}"));
@@ -151,7 +151,7 @@ fn growing_trees_are_copied_and_their_store_finds_its_points_in_the_copy() {
 fn a_repository_that_has_the_chunks_from_others_gets_none_and_looks_at_them_once() {
     let mut grower = Grower::new(seed());
     (0..10).for_each(|_| grower.step());
-    // Whatever chance has made, something here is long enough to be hit below.
+    // One disk here is certainly long enough to be hit below, whatever chance has made.
     let sure = grower
         .store
         .create(&name("sure"), 1 << 20)
@@ -269,7 +269,7 @@ fn one_image_takes_nothing_of_others_along_and_the_rest_follows() {
     assert_all_same(&empty, &store, "pulled");
 }
 
-/// How chunks lie in frames: the codec and the count of each frame.
+/// The codec and the number of chunks of each frame.
 fn frames(client: &Client) -> Vec<(String, u32)> {
     let repository = client.open(client.objects()).expect("it opens");
     let reader = Reader::new(&repository);
@@ -425,7 +425,7 @@ fn what_an_interrupted_copy_sent_is_not_sent_again() {
     assert_eq!(names_of(&target, "packs/").len(), 1);
     let report = copy_all(&source, &target).expect("a copy");
     assert_eq!(report.chunks, 0, "chunks were sent again");
-    // Whoever has not the books of that copy finds the chunks nowhere that counts.
+    // A client without the deduplication index of that copy finds the chunks nowhere that counts.
     let (_dir, store) = new_store();
     target.pull(&store, "").expect("everything is whole");
     let (found, expected) = (contents(&store), contents(&grower.store));

@@ -1,6 +1,6 @@
-//! Damage of every kind to every kind of object: no wrong byte comes out, what is hit is named,
-//! verification says clean only of what restores, and a store that was to take something stays as
-//! it was.
+//! Tests of damage of every kind to every kind of object: no wrong byte comes out, damage is named,
+//! verification reports clean only what restores, and a store that was to receive something stays
+//! as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -52,7 +52,7 @@ struct Sample {
     /// Another key that opens it.
     second: Option<Opener>,
     whole: Place,
-    /// As it was before the last collection.
+    /// The place before the last collection.
     older: Place,
     expected: BTreeMap<String, Vec<u8>>,
     grower: Grower,
@@ -125,7 +125,7 @@ fn add_key(client: &Client, first: &Opener) -> Opener {
     second
 }
 
-/// What a point shows, through the engine's own restore.
+/// The content of a point, through the engine's own restore.
 fn restored(repository: &Repository, point: &Point) -> Result<Vec<u8>, BackupError> {
     let (reader, sink) = (Reader::new(repository), Sink::default());
     let content = ContentId::parse(&point.content).expect("a content");
@@ -195,7 +195,7 @@ impl Sample {
         memory
     }
 
-    /// What every point shows to a stranger.
+    /// The content of every point, as read by a client without memory of the place.
     fn restored(
         place: &Place,
         opener: Option<&Opener>,
@@ -307,14 +307,14 @@ impl Harm {
         self.names.iter().any(|name| name.starts_with(folder))
     }
 
-    /// Whether a text says which object is hit.
+    /// True if a text names the object that is hit.
     fn is_named_in(&self, text: &str) -> bool {
         self.names.iter().any(|name| text.contains(name.as_str()))
     }
 
-    /// Whether nobody who sees the place for the first time can know what was changed: a record
-    /// that no other builds on, and a key, may never have been there; another identity in the
-    /// repository's file is that of another repository.
+    /// True if a client that sees the place for the first time cannot know that it was changed: a
+    /// record that no other builds on, and a key, may never have been there; another identity in
+    /// the repository's file is that of another repository.
     fn is_hidden(&self) -> bool {
         self.kind == "delete" && (self.is_of("journal/") || self.is_of("keys/"))
             || self.is_of("vellum.repository")
@@ -384,7 +384,8 @@ fn clean_means_that_every_point_restores_and_what_does_not_is_named() {
     );
 }
 
-/// Whatever leads to chunks may rot: a stranger reads everything, and is told what to see to.
+/// Damage to any one object that leads to chunks takes nothing with it: a new client reads
+/// everything, and is told what to see to.
 #[test]
 fn one_object_that_rots_and_is_no_pack_takes_nothing_with_it() {
     let sample = sample(seed(), true);
@@ -453,7 +454,8 @@ fn tells(error: &BackupError, harm: &Harm) -> bool {
     is_other || is_locked_out || harm.is_named_in(&error.to_string())
 }
 
-/// Everything restores, for everybody who has a key that was not touched or was said to be clean.
+/// Asserts that all points restore, for everybody who has a key that was not touched or was said to
+/// be clean.
 fn check_clean(sample: &Sample, harm: &Harm, knew_it: bool) {
     let openers = match &sample.second {
         None => vec![None],
@@ -481,8 +483,8 @@ fn check_clean(sample: &Sample, harm: &Harm, knew_it: bool) {
     }
 }
 
-/// What was changed is named; each point that does not restore is, too; the others are as they
-/// were.
+/// Asserts that the changed object is named, and each point that does not restore; and that the
+/// others are as they were.
 fn check_found(sample: &Sample, harm: &Harm, report: &VerifyReport) {
     let findings = &report.findings;
     assert!(
@@ -512,7 +514,7 @@ fn check_found(sample: &Sample, harm: &Harm, report: &VerifyReport) {
         ] {
             match (restored, sample.expected.get(&point.id)) {
                 (Ok(bytes), Some(expected)) => {
-                    assert_same(&bytes, expected, &format!("{}: {}", harm.told(), point.id))
+                    assert_same(&bytes, expected, &format!("{}: {}", harm.told(), point.id));
                 }
                 (Ok(_), None) => assert!(harm.is_hidden(), "{} shows {point:?}", harm.told()),
                 (Err(error), _) => {
@@ -593,7 +595,7 @@ fn a_store_is_as_it_was_after_what_failed() {
             (dir, store) = store_with_own(&mut random);
             pulled_to = own(&store);
         }
-        // What a push does not read it cannot miss: the place refuses something as well.
+        // A push cannot miss what it does not read: the place refuses something as well.
         sample.grower.write();
         let pushed_from = own(&sample.grower.store);
         let place = Sample::place(&harm.place);

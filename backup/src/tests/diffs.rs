@@ -1,4 +1,4 @@
-//! Where points differ, beside what their bytes say.
+//! Differences between points, compared with those of their bytes.
 
 use vellum_core::difference::Difference;
 use vellum_core::identity::ContentId;
@@ -12,8 +12,8 @@ use crate::objects::memory::Request;
 use crate::reader::Reader;
 use crate::testing::seed;
 
-/// What is said of each byte: nothing where both are the same, else whether the second reads as
-/// zeros.
+/// The reported difference of each byte: none where both are the same, else whether the second
+/// reads as zeros.
 fn told(
     reader: &Reader<'_>,
     a: ContentId,

@@ -20,8 +20,8 @@ fn a_push_that_dies_at_any_request_leaves_what_was_there_and_the_next_one_comple
     client.push(&grower.store).expect("a push");
     let mut died = 0;
     for nth in 0.. {
-        // What is written at random may be nothing new: a push of that would be over after few
-        // requests, and so would be this.
+        // Random writes may be nothing new: a push of that would be over after few requests, and so
+        // would be this.
         let mut bytes = vec![0; 10_000];
         grower.random.fill(&mut bytes);
         let live = grower
@@ -62,7 +62,7 @@ fn a_push_that_dies_at_any_request_leaves_what_was_there_and_the_next_one_comple
         client.pull(&store, "").expect("everything is whole");
         let (found, expected) = (contents(&store), contents(&grower.store));
         expected.iter().for_each(|(text, bytes)| {
-            super::assert_same(&found[text], bytes, &format!("{text} after request {nth}"))
+            super::assert_same(&found[text], bytes, &format!("{text} after request {nth}"));
         });
         if place.take_log().len() as u64 <= nth {
             break;
@@ -168,7 +168,7 @@ fn wrong_answers_are_errors_and_leave_nothing_in_the_store() {
                     );
                     continue;
                 }
-                // What was missing once may be found at a second look.
+                // An object that was missing once may be found at a second look.
                 let is_last = asked.len() as u64 <= nth;
                 let may_pass =
                     is_last || has_copy || effect == Effect::Refused(ObjectErrorKind::Missing);

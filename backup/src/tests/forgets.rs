@@ -78,7 +78,7 @@ fn a_forget_that_dies_at_any_request_takes_all_or_nothing_and_the_next_one_compl
         super::trees::pull_present(&client, &store, &grower.store, "");
         let (found, expected) = (contents(&store), contents(&grower.store));
         expected.iter().for_each(|(text, bytes)| {
-            assert_same(&found[text], bytes, &format!("{text} after request {nth}"))
+            assert_same(&found[text], bytes, &format!("{text} after request {nth}"));
         });
         if place.take_log().len() as u64 <= nth {
             break;

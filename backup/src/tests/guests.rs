@@ -1,5 +1,5 @@
-//! Guests that read points straight from a repository: what they read is right whatever is kept of
-//! it, and costs few requests, once.
+//! Tests of guests that read points straight from a repository: what they read is right whatever is
+//! cached of it, and costs few requests, once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ const MIB: usize = 1 << 20;
 /// Noise, so that a frame of 128 KiB takes as much in a pack: 192 frames.
 const DISK_LEN: usize = 24 * MIB;
 const FRAME_LEN: usize = 128 << 10;
-/// What reading it in order takes: 0.5, 1, 2, 4, 8 and 8 MiB, and some more since an encrypted pack
-/// has its frames in any order.
+/// The greatest number of fetches of a sequential reading: of 0.5, 1, 2, 4, 8 and 8 MiB, and some
+/// more since an encrypted pack has its frames in any order.
 const ORDERLY_MAX: usize = 12;
 
 /// A repository with one image, and what it shows.
@@ -81,7 +81,7 @@ impl Scene {
         self.fetched()
     }
 
-    /// How many ranges of objects were fetched since this was asked last.
+    /// The number of ranges of objects that were fetched since the last call.
     fn fetched(&self) -> usize {
         self.client
             .place
@@ -150,7 +150,7 @@ fn a_guest_that_reads_one_sector_fetches_a_small_part() {
     assert_eq!(sector, scene.disk[3 * MIB + 512..3 * MIB + 1024]);
     assert_eq!(scene.fetched(), 1);
     scene.lose_all();
-    // What came with it is there; most is not.
+    // The frames that came with it are there; most are not.
     let is_there = (0..DISK_LEN / FRAME_LEN)
         .filter(|nth| {
             device
@@ -164,7 +164,7 @@ fn a_guest_that_reads_one_sector_fetches_a_small_part() {
     );
 }
 
-/// What can become of a file in the client's folder.
+/// Damages a file in the client's folder in one of the possible ways.
 fn damage(bytes: &mut Vec<u8>, kind: usize, random: &mut fastrand::Rng) {
     match kind {
         0 => (0..200).for_each(|_| {

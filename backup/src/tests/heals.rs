@@ -1,5 +1,5 @@
-//! Damaged chunks of a store that a repository has: what is pulled or received heals them, and who
-//! reads them gets them from there.
+//! Tests of healing: damaged chunks of a store are replaced by whole ones that are pulled or
+//! received, and readers get them from a repository that has them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::pull::{PullRequest, pull};
 use crate::push::PushSelection;
 use crate::reader::Reader;
 
-/// How the right bytes come back.
+/// The ways to get the right bytes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     PullAfterCheck,
@@ -66,7 +66,7 @@ fn reopen(dir: &TempDir) -> Store {
 /// Closes the store and flips a bit in the middle of its frames.
 fn wounded(dir: &TempDir, store: Store) -> Store {
     drop(store);
-    // What is in the log goes into tables.
+    // Records in the log go into tables.
     drop(reopen(dir));
     let table = frames_table(dir.path());
     let mut bytes = fs::read(&table).expect("readable");
@@ -117,7 +117,7 @@ fn what_is_pulled_or_received_heals_what_is_damaged() {
             }
             match way {
                 Way::ReceiveAfterCheck => {
-                    _ = received(&store, &stream, None, "p-").expect("it comes")
+                    _ = received(&store, &stream, None, "p-").expect("it comes");
                 }
                 Way::PullAfterCheck | Way::PullThatVerifies => {
                     let repository = client.open(client.objects()).expect("it opens");

@@ -128,7 +128,7 @@ pub(super) fn pull_present(client: &Client, store: &Store, source: &Store, prefi
     report.contents.0 + report.contents.1
 }
 
-/// What the nodes of `store` are called in points: image, serial, content.
+/// The nodes of `store` as points name them: image, serial, content.
 pub(super) fn present(store: &Store) -> Vec<(String, Option<u64>, String)> {
     let (nodes, id) = (
         store.tree().nodes().collect::<Vec<_>>(),
@@ -319,8 +319,8 @@ fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next
     );
 }
 
-/// What an image shows now is its newest state in the repository, also if it showed that once
-/// before.
+/// The content that an image shows now is its newest state in the repository, also if it showed
+/// that once before.
 #[test]
 fn an_image_that_went_back_is_not_restored_as_what_it_was_in_between() {
     let (_dir, store) = new_store();

@@ -1,6 +1,6 @@
-//! Whether what leads to chunks is there twice, and making it so again. An object needs its copy as
-//! little as the copy needs the object, while the other of the two is whole: no point is hit by
-//! what is found here.
+//! Verification of redundant copies: whether objects that lead to chunks are there twice, and
+//! making it so again. An object needs its copy as little as the copy needs the object, while the
+//! other of the two is whole: no point is hit by what is found here.
 
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 
@@ -11,12 +11,12 @@ use crate::objects::twice::{copy_of, is_sound};
 use crate::objects::{ObjectKind, ObjectName};
 use crate::prune::reach::Needed;
 
-/// Something of which only the other half is whole.
+/// An object or a copy of which only the other half is whole.
 struct Half {
     /// The object's name, or its copy's.
     name: String,
     reason: &'static str,
-    /// Where the same bytes are, if they can be told from wrong ones.
+    /// The name of the object with the same bytes, if right bytes can be told from wrong ones.
     other: Option<(String, ObjectName)>,
 }
 
@@ -70,7 +70,8 @@ impl Check<'_> {
             .map(|name| self.bad_copy(name))
             .collect::<Result<_, _>>()?;
         let mut halves: Vec<Half> = wrong.into_iter().flatten().collect();
-        // Whatever this run needed was read by now, from its copy where that was the only way.
+        // All objects that this run needed were read by now, from the copy where that was the only
+        // way.
         halves.extend(
             self.repository
                 .twice()
@@ -91,7 +92,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// What is wrong with the copy of an object that is there.
+    /// The damage to the copy of an object that is there.
     fn bad_copy(&self, name: &ObjectName) -> Result<Option<Half>, BackupError> {
         let (place, Some(copy)) = (self.repository.twice().place(), copy_of(name)) else {
             return Ok(None);
@@ -110,7 +111,7 @@ impl Check<'_> {
                 reason: "it is not what its name says",
                 other: own,
             },
-            // Which of the two somebody changed is not to be known.
+            // The changed one of the two is not to be known.
             Ok(stored)
                 if *name == ObjectName::Repository
                     && get(&name.to_string())?
@@ -123,7 +124,7 @@ impl Check<'_> {
                 }
             }
             Ok(_) => return Ok(None),
-            // What was taken away a moment ago has none.
+            // An object that was taken away a moment ago has none.
             Err(_) if get(&name.to_string())?.is_err() => return Ok(None),
             Err(_) => Half {
                 name: copy,

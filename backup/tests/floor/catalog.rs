@@ -303,8 +303,8 @@ fn a_flipped_bit_in_any_pack_is_found_and_the_rest_is_read() {
     }
 }
 
-/// Whatever goes wrong with a request, what is read is right, and once the place is well everything
-/// is there.
+/// A request may fail in any way: what is read is right, and once the place is well everything is
+/// there.
 #[test]
 fn every_fault_at_every_request_is_told_and_leaves_nothing_behind() {
     let fixture = fixture(true);
@@ -353,7 +353,7 @@ fn every_fault_at_every_request_is_told_and_leaves_nothing_behind() {
     }
 }
 
-/// How many chunks cannot be read; those that can are right.
+/// The number of chunks that cannot be read; those that can are right.
 fn read_with(catalog: &Catalog, sample: &Sample) -> usize {
     let is_missing =
         |(segment, ordinal, expected): &&(vellum_backup::format::SegmentId, u32, Vec<u8>)| {

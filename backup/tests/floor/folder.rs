@@ -240,8 +240,10 @@ fn a_folder_that_may_not_be_written_is_told_as_denied() {
         .put("keys/one", b"first")
         .expect("put");
     let allow = |path: &Path, mode| {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours")
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
     };
+    // Others may read what they were allowed to.
+    allow(&root.join("keys/one"), 0o644);
     allow(&root.join("keys"), 0o555);
     if rustix::process::geteuid().is_root() {
         [folder.path(), &root]

@@ -1,5 +1,5 @@
-//! The ground that repositories stand on, seen from outside: places for objects, sealing,
-//! encodings, and the catalog, together.
+//! Tests of the lower layers of a repository from outside: places for objects, sealing, encodings,
+//! and the catalog, together.
 
 mod catalog;
 mod cloud;

@@ -1,5 +1,5 @@
-//! The independent reader (`tests/reader`, Python) against repositories that this program wrote:
-//! what a stranger makes of FORMAT.md.
+//! The independent reader (`tests/reader`, Python) against repositories that this program wrote: a
+//! test of FORMAT.md alone.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -17,8 +17,8 @@ const COST: PasswordCost = PasswordCost {
     lanes: 2,
 };
 
-/// Where `dev/install-python` puts the interpreter with the reader's packages: beside this test's
-/// own program.
+/// The interpreter with the reader's packages, which `dev/install-python` installs beside this
+/// test's own program.
 fn python() -> PathBuf {
     let own = std::env::current_exe().expect("a test has a path");
     let target = own

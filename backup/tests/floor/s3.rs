@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 /// Keys a page of a listing has: few, so that every listing has pages.
 const PAGE_LEN: usize = 3;
 
-/// What goes wrong with a request.
+/// The trouble with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// This status, and nothing is done.
+    /// The server answers with this status and does nothing.
     Status(u16),
     /// It is done, and the connection breaks off before an answer.
     AnswerLost,
@@ -28,7 +28,7 @@ pub(crate) enum Trouble {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Vec<u8>>,
-    /// For requests of this method: what is to go wrong next.
+    /// The next troubles, for requests of each method.
     troubles: BTreeMap<&'static str, VecDeque<Trouble>>,
     log: Vec<String>,
     knows_conditions: bool,
@@ -287,7 +287,7 @@ fn list(state: &State, asked: &Asked) -> Answer {
     (200, String::new(), body.into_bytes())
 }
 
-/// Nothing if the connection ends here.
+/// Sends an answer; none if the connection ends here.
 fn send(mut stream: &TcpStream, (status, headers, body): &Answer, is_cut: bool) -> Option<()> {
     let shown = if is_cut { body.len() / 2 } else { body.len() };
     write!(

@@ -26,7 +26,7 @@ const CHUNK_COUNT: u32 = 150;
 
 /// A repository's secrets and what it must show.
 pub(crate) struct Sample {
-    /// By name, as people write it.
+    /// The disks by their names, as people write them.
     pub(crate) disks: BTreeMap<String, Vec<u8>>,
     /// The index objects that count.
     pub(crate) indexes: Vec<ObjectId>,
@@ -39,7 +39,7 @@ struct Builder<'a> {
     sealer: &'a Sealer,
     random: &'a mut fastrand::Rng,
     segments: Vec<SegmentId>,
-    /// By segment and ordinal; those that are not there are None.
+    /// The chunks by segment and ordinal; those that are not there are None.
     chunks: Vec<Vec<Option<Vec<u8>>>>,
     counter: u64,
     parents: Vec<String>,
@@ -123,7 +123,7 @@ fn point(id: &str, name: &str, snapshot: Option<&str>, content: ContentId, len: 
     point
 }
 
-/// What the first point is called since.
+/// The description of the first point since it was renamed.
 fn words(name: &str, session: Option<&str>) -> Value {
     let mut words = json!({"point": "10".repeat(16), "name": name, "snapshot": "first", "mode": "normal", "time_ms": 1_767_225_600_000_u64});
     session
@@ -300,7 +300,7 @@ impl Builder<'_> {
         halves.iter().zip(&maps.ranges).map(part).collect()
     }
 
-    /// What a map shows over `below`.
+    /// The content of a map over `below`.
     fn shown(&self, below: &[u8], map: &[Slot], len: usize) -> Vec<u8> {
         let mut disk = below.to_vec();
         disk.resize(map.len() * CHUNK_LEN, 0);
@@ -309,7 +309,7 @@ impl Builder<'_> {
                 Slot::Absent => {}
                 Slot::Zero => chunk.fill(0),
                 Slot::Chunk(_) => {
-                    chunk.copy_from_slice(self.chunk(*slot).expect("maps name what is there"))
+                    chunk.copy_from_slice(self.chunk(*slot).expect("maps name what is there"));
                 }
             }
         }
@@ -353,7 +353,7 @@ fn page(slots: &[Slot]) -> Page {
             start,
             len: 1,
             slot: *slot,
-        })
+        });
     });
     page
 }

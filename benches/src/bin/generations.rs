@@ -26,14 +26,14 @@ const GENERATIONS: u64 = 200;
 const EARLY: u64 = 10;
 const KEPT: u32 = 7;
 const DISK_LEN: u64 = 1 << 30;
-/// Of these, half a chunk is noise: they compress to about half.
+/// The length of these data in bytes; half of each chunk is noise, so they compress to about half.
 const DATA_LEN: u64 = 512 << 20;
-/// What a guest writes between two generations: 160 stretches of 64 KiB, anywhere in the data.
+/// The writes of a guest between two generations: 160 stretches of 64 KiB, anywhere in the data.
 const STRETCHES: u64 = 160;
 const STRETCH_LEN: usize = 64 << 10;
 const RUNS: usize = 5;
 
-/// What one process measured.
+/// The figures of one process.
 #[derive(Clone, Copy)]
 struct Measured {
     seconds: f64,
@@ -235,7 +235,7 @@ fn make(dir: &Path) {
     push_all(&open(dir), &store);
 }
 
-/// What a guest does in a day, and the snapshot in the evening; the store keeps as many as the
+/// The work of a guest in a day, and the snapshot in the evening; the store keeps as many as the
 /// repository does.
 fn write(dir: &Path, generation: u64) {
     let store = open_store(dir);

@@ -1,4 +1,4 @@
-//! What a guest's disk costs in the store itself, no protocol around it: reads of 4 KiB at chance
+//! Measures a guest's disk in the store itself, with no protocol around it: random reads of 4 KiB
 //! and writes into a new overlay, with and without flushes, and long reads and writes. Figures for
 //! people; the folder to work in is the only argument.
 
@@ -10,7 +10,7 @@ use vellum_store::{Input, LiveDisk, Store};
 
 const CHUNK_LEN: usize = 4096;
 const DISK_LEN: u64 = 1 << 30;
-/// What is read again and again: a part of the disk that every cache holds.
+/// The range that is read again and again: a part of the disk that every cache holds.
 const WARM_LEN: u64 = 32 << 20;
 
 fn main() {

@@ -1,7 +1,7 @@
-//! `vellum-measure CORPUS [DISK…]`: does measuring foretell what an import stores? It measures the
-//! raw disks of a folder (all, or those with these names) at every chunk length that a store can
-//! have, imports them at each into a store of its own, and holds what the folder takes against what
-//! was foretold; then the same for a sample of 5 %, whose ranges must hold it.
+//! `vellum-measure CORPUS [DISK…]`: compares the forecast of `measure` with what an import stores.
+//! It measures the raw disks of a folder (all, or those with these names) at every chunk length
+//! that a store can have, imports them at each into a store of its own, and compares the size of
+//! the folder with the forecast; then the same for a sample of 5 %, whose ranges must hold it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use vellum_store::{Access, ImportRequest, ImportTarget, Input, Store, StoreParam
 /// Chunk lengths, in bytes.
 const CHUNK_LENS: [u64; 6] = [4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10, 1 << 20];
 
-/// What a store takes in the end, in bytes.
+/// The size of a store in the end, in bytes.
 struct Stored {
     unique: u64,
     on_disk: u64,
@@ -88,7 +88,7 @@ fn foretold(disks: &[PathBuf], sample: f64) -> Vec<LengthReport> {
     .lengths
 }
 
-/// What is stored of the disks at the chunk and frame length of `length`.
+/// Imports the disks at the chunk and frame length of `length`; returns the size of the store.
 fn import(disks: &[PathBuf], length: &LengthReport) -> Stored {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let dir = folder.path().join("store");

@@ -1,8 +1,8 @@
-//! `vellum-reclaim CORPUS [SETS [STORE]]`: does a report foretell what deletions free? It imports
-//! the raw disks of a folder as a tree of images, snapshots and clones, then deletes SETS (50) sets
-//! of nodes of chance, each in a copy of its own, collects, and holds what the folder takes less
-//! against what was foretold. STORE is where the tree is made, and kept, or was made before.
-//! `VELLUM_TEST_SEED` repeats a run.
+//! `vellum-reclaim CORPUS [SETS [STORE]]`: compares the forecast of a report with what deletions
+//! free. It imports the raw disks of a folder as a tree of images, snapshots and clones, then
+//! deletes SETS (50) random sets of nodes, each in a copy of its own, collects, and compares the
+//! space that the folder loses with the forecast. STORE is where the tree is made, and kept, or was
+//! made before. `VELLUM_TEST_SEED` repeats a run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -204,7 +204,7 @@ fn check(census: &Census, dir: &Path, copy: &Path, random: &mut fastrand::Rng) -
     for node in &nodes {
         match node {
             Node::Snapshot(image, serial) => {
-                store.delete_snapshot(*image, *serial).expect("not pinned")
+                store.delete_snapshot(*image, *serial).expect("not pinned");
             }
             Node::Image(image) => store
                 .delete_image(*image, false)
@@ -215,7 +215,8 @@ fn check(census: &Census, dir: &Path, copy: &Path, random: &mut fastrand::Rng) -
         .collect(CollectOptions::default(), &Unwatched)
         .expect("sound");
     drop(store);
-    // What a collection writes itself may be more than what becomes free: then nothing does.
+    // The bytes that a collection writes itself may be more than those that become free: then none
+    // do.
     let less = before as f64 - disk_usage(copy) as f64;
     let freed = less.max(0.0);
     let error = (foretold.freed as f64 - freed).abs() / freed.max(1.0);
@@ -231,7 +232,8 @@ fn check(census: &Census, dir: &Path, copy: &Path, random: &mut fastrand::Rng) -
     (freed, error)
 }
 
-/// Between one node and most of them; images only with their snapshots, which come first.
+/// A random set of nodes, between one and most of them; images only with their snapshots, which
+/// come first.
 fn some_nodes(store: &Store, random: &mut fastrand::Rng) -> Vec<Node> {
     let tree = store.tree();
     let share = random.f64();

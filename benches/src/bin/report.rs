@@ -11,8 +11,8 @@ use vellum_store::report::ReportOptions;
 use vellum_store::{Access, CollectOptions, Compression, Store, StoreParameters, Unwatched};
 
 const SNAPSHOTS: u64 = 10_000;
-/// Between two snapshots a guest writes so many stretches, anywhere, of so many chunks each: 10
-/// million in all.
+/// The writes of a guest between two snapshots: so many stretches, anywhere, of so many chunks
+/// each: 10 million in all.
 const STRETCHES: u64 = 20;
 const STRETCH_CHUNKS: u64 = 50;
 const DISK_CHUNKS: u64 = 1 << 20;
@@ -120,7 +120,7 @@ fn report(dir: &Path) {
     let took = timed(|| {
         drop(std::hint::black_box(
             census.reclaim_target(target, &|_| false),
-        ))
+        ));
     });
     println!(
         "  which deletions free a tenth: {:.1} s",

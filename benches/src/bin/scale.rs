@@ -1,5 +1,5 @@
-//! `vellum-scale`: what grows, at the size where it would hurt. Each figure is measured in a
-//! process of its own, so that its peak memory is its own.
+//! `vellum-scale`: measures the costs that grow with a store, at a size where they would hurt. Each
+//! figure is measured in a process of its own, so that its peak memory is its own.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -104,7 +104,7 @@ fn chain(dir: &Path) {
             timed(|| {
                 store
                     .delete_snapshot(deep.image(), *serial)
-                    .expect("it is there")
+                    .expect("it is there");
             })
         })
         .collect();
@@ -142,8 +142,8 @@ fn resolve(store: &Store, node: Node) -> f64 {
                 (0..pages).for_each(|page| {
                     drop(std::hint::black_box(
                         disk.page(PageIndex(page)).expect("sound"),
-                    ))
-                })
+                    ));
+                });
             });
             took.as_secs_f64() * 1e9 / pages as f64
         })

@@ -1,4 +1,4 @@
-//! `vellum check`: whether all that is stored holds together.
+//! `vellum check`: checks that everything stored is consistent.
 
 use std::io;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::pace::{Pace, parse_span};
 use crate::session::Session;
 use crate::size;
 
-/// What one step of a scrub reads at most.
+/// The longest step of a scrub, in bytes read.
 const SCRUB_STEP_LEN: u64 = 16 << 20;
-/// What people are told of damage that takes content away.
+/// The advice about damage that takes content away.
 const DAMAGED: &str = "content is damaged; next: vellum repair tells what can be mended, vellum export --holes saves the rest";
 
 /// Check the store: its structure, and with --read-data every stored byte
@@ -66,12 +66,12 @@ struct Checked {
     findings: Vec<Found>,
 }
 
-/// Something that is not as it must be.
+/// A damaged record.
 #[derive(Serialize)]
 pub(super) struct Found {
     pub(super) record: String,
     pub(super) reason: String,
-    /// Whether content is lost; otherwise only space is.
+    /// True if content is lost; otherwise only space is.
     is_damage: bool,
     hits: Vec<Hit>,
 }
@@ -80,7 +80,7 @@ pub(super) struct Found {
 struct Scrubbed {
     action: &'static str,
     damaged: bool,
-    /// Whether everything was read since the round began.
+    /// True if everything was read since the round began.
     round_ended: bool,
     bytes_read: u64,
     chunks_read: u64,
@@ -94,7 +94,7 @@ struct Scrubbed {
 struct Hit {
     name: String,
     start: u64,
-    /// None is all of it.
+    /// The length in bytes; none for all of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     length: Option<u64>,
 }

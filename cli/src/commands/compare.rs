@@ -1,4 +1,4 @@
-//! `vellum compare`: whether an image and a file hold the same bytes. Reads both.
+//! `vellum compare`: compares the bytes of an image and a file. Reads both.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,9 +19,9 @@ use crate::output::page::Page;
 use crate::session::Session;
 use crate::source_format::{self, Expected, ExpectedImage};
 
-/// Bytes that are held against each other at once.
+/// The bytes that are compared at once.
 const STEP_LEN: u64 = 1 << 20;
-/// More would wait for each other's reads.
+/// The greatest number of threads: more would wait for each other's reads.
 const THREADS_MAX: usize = 16;
 
 /// Compare an image or snapshot with a file, byte by byte; exit code 1 if they differ, 2 if they
@@ -61,7 +61,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let image = ExpectedImage::of(&store.tree(), node, true);
     let expected = Expected {
         said: args.format,
-        // What is said overrules what is noted, also where that cannot be read.
+        // The given format overrules the noted one, also where that cannot be read.
         image: args.format.map_or_else(|| image.map(Some), |_| Ok(None))?,
     };
     let format = source_format::of_file(&path, &file, &expected, session)?;
@@ -108,14 +108,14 @@ fn open(format: Format, path: &Path, file: &str) -> Result<Box<dyn ImageSource>,
     })
 }
 
-/// What is held against each other, by several threads: each takes the next step of both.
+/// The disk and the file that are compared, by several threads: each takes the next step of both.
 struct Pair<'a> {
     disk: &'a Disk,
     source: &'a dyn ImageSource,
     file: &'a str,
     mapped: PageSet,
     chunk_len: ChunkLen,
-    /// Where the next step begins.
+    /// The place where the next step begins.
     next: AtomicU64,
     /// The first difference so far.
     found: AtomicU64,
@@ -176,8 +176,8 @@ impl Pair<'_> {
         }
     }
 
-    /// How far both are known to be zero from `start` on, without reading: a sparse disk is mostly
-    /// that.
+    /// The end of the range from `start` on in which both are known to be zero without reading: a
+    /// sparse disk is mostly that.
     fn zeros_end(&self, start: u64) -> Result<u64, StoreError> {
         let extent = self
             .source

@@ -31,7 +31,7 @@ pub(crate) struct Args {
 struct Range {
     start: u64,
     length: u64,
-    /// Whether the second reads as zeros there.
+    /// True if the second reads as zeros there.
     zero: bool,
 }
 
@@ -45,7 +45,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     )
 }
 
-/// Shows the differences that `compare` meets, whose `interrupted` says that nobody wants more of
+/// Shows the differences that `compare` meets; `interrupted` is its error when nobody wants more of
 /// them.
 pub(super) fn show<E: Into<Failure>>(
     session: &mut Session,

@@ -1,4 +1,4 @@
-//! How a verb that changed one image or snapshot says so.
+//! The answer of a verb that changed one image or snapshot.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::output::Answer;
 use crate::output::page::Page;
 use crate::session::Session;
 
-/// What was done.
+/// The change that was made.
 #[derive(Serialize)]
 struct Done {
     action: &'static str,
@@ -28,7 +28,7 @@ impl Answer for Done {
     }
 }
 
-/// Says that `action` made or changed `node`; `text` makes the sentence out of its name and its
+/// Answers that `action` made or changed `node`; `text` makes the sentence out of its name and its
 /// size.
 pub(super) fn tell(
     session: &mut Session,

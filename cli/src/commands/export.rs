@@ -49,7 +49,7 @@ struct Exported {
     size: u64,
     data_bytes: u64,
     seconds: f64,
-    /// What could not be read and is zeros in the file.
+    /// The ranges that could not be read and are zeros in the file.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     left_out: Vec<LeftOut>,
 }

@@ -127,7 +127,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     Ok(Outcome::Done)
 }
 
-/// What clap cannot know.
+/// Checks the rules that clap cannot know.
 fn check(args: &Args, session: &Session) -> Result<(), Failure> {
     let piped = args.file.as_os_str() == "-";
     let says_change = args.change_map.is_some();
@@ -186,14 +186,14 @@ fn target(args: &Args, store: &Store) -> Result<ImportTarget, Failure> {
     Ok(ImportTarget::New { name, parent })
 }
 
-/// What is known of the file before it is looked at.
+/// The facts about the file before it is looked at.
 fn expected(args: &Args, store: &Store, target: &ImportTarget) -> Result<Expected, Failure> {
     let image = match target {
         ImportTarget::Update(image) if args.format.is_none() => {
             let node = Node::Image(*image);
             Some(ExpectedImage::of(&store.tree(), node, false)?)
         }
-        // What is said overrules what is noted, also where that cannot be read.
+        // The given format overrules the noted one, also where that cannot be read.
         ImportTarget::Update(image) => {
             ExpectedImage::of(&store.tree(), Node::Image(*image), false).ok()
         }
@@ -308,7 +308,7 @@ fn explain(error: StoreError, session: &Session) -> Failure {
 }
 
 impl Args {
-    /// Whether standard input is what is stored.
+    /// True if standard input is stored.
     pub(super) fn reads_input(&self) -> bool {
         self.file.as_os_str() == "-" && self.command.is_empty()
     }

@@ -29,10 +29,10 @@ struct Info {
     /// The image that `commit` would change.
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
-    /// As which format the files are read that its states come from, if that is known.
+    /// The format of the files that its states come from, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     source_format: Option<String>,
-    /// How many layers supply its content.
+    /// The number of layers that supply its content.
     layers: u64,
     /// The image whose writes this one holds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,7 +42,7 @@ struct Info {
     machines: Vec<String>,
     /// Its snapshots, in the order of taking.
     snapshots: Vec<String>,
-    /// What stands on it.
+    /// Its children.
     children: Vec<String>,
 }
 

@@ -36,7 +36,7 @@ struct Listing {
 struct Row {
     #[serde(flatten)]
     description: Description,
-    /// How many an image has.
+    /// The number of an image's snapshots.
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshots: Option<u64>,
 }

@@ -159,7 +159,7 @@ fn show_chunks(store: &Store, entries: &mut Entries, entry: MapEntry) -> Result<
     Ok(())
 }
 
-/// What people call the layers that have names: by the first of them.
+/// The names of the layers that have some: the first of each.
 fn layer_names(tree: &Tree) -> HashMap<LayerId, String> {
     let mut names = HashMap::new();
     for node in tree.nodes() {

@@ -92,6 +92,9 @@ struct Shown {
     /// About how much more parity would take, by its share in percent, in a store as recommended.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     parity: Vec<ShownParity>,
+    /// What a new store would keep back besides, for a full disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept_back_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -166,6 +169,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         (_, Some(node), Some(store)) => Some(input_of(store, &node)?),
         _ => None,
     };
+    let is_new = parent.is_none() && !args.against_store;
     let meter = session.watch_bytes("measuring");
     let report = measure(
         inputs,
@@ -175,7 +179,9 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         &meter,
     );
     drop(meter);
-    let shown = Shown::new(&report.map_err(explain)?, &options);
+    let mut shown = Shown::new(&report.map_err(explain)?, &options);
+    let dir = session.store_dir().ok().filter(|_| is_new);
+    shown.kept_back_bytes = dir.map(Store::kept_back);
     match session.output.layout {
         // It is what was asked for, so it is shown to the quiet as well.
         Layout::Human => session.output.answer(&shown)?,
@@ -298,6 +304,7 @@ impl Shown {
             compressions: report.settings.iter().map(ShownSetting::new).collect(),
             recommended: report.advice.as_ref().map(ShownAdvice::new),
             parity: foreseen_parity(report),
+            kept_back_bytes: None,
         }
     }
 }
@@ -458,6 +465,12 @@ impl Answer for Shown {
             let (share, more) = (parity.percent, page.size(parity.disk_bytes));
             page.line(format!(
                 "  --parity {share}%: takes about {more} more, and heals damaged and lost files"
+            ))?;
+        }
+        if let Some(kept_back) = self.kept_back_bytes {
+            page.line(format!(
+                "  a new store keeps {} back besides, so that a full disk can be emptied",
+                page.size(kept_back)
             ))?;
         }
         Ok(())

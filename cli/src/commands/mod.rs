@@ -1,4 +1,4 @@
-//! The verbs, and which file does which.
+//! The verbs, and the file of each.
 
 mod backup;
 mod check;
@@ -103,7 +103,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether it needs a store that is there, and so is done by the server that owns the store, if
+    /// True if it needs a store that is there, and so is done by the server that owns the store, if
     /// one does.
     pub(crate) fn is_done_by_owner(&self) -> bool {
         let is_without = match self {
@@ -118,7 +118,7 @@ impl Command {
         !is_without && !is_owner
     }
 
-    /// Whether exit code 1 means that a difference was found.
+    /// True if exit code 1 means that a difference was found.
     pub(crate) fn compares(&self) -> bool {
         match self {
             Self::Compare(_) | Self::Diff(_) => true,
@@ -127,7 +127,8 @@ impl Command {
         }
     }
 
-    /// What has to be asked at the caller's terminal before another process does it.
+    /// Asks at the caller's terminal for the secret that is needed before another process does the
+    /// command.
     pub(crate) fn ask(&self, caller: &Caller) -> Result<Option<Password>, Failure> {
         if let Self::Backup(args) = self {
             args.ask(caller)
@@ -136,7 +137,7 @@ impl Command {
         }
     }
 
-    /// Whether standard input is what it stores.
+    /// True if standard input is stored.
     pub(crate) fn reads_input(&self) -> bool {
         match self {
             Self::Import(args) => args.reads_input(),
@@ -146,7 +147,7 @@ impl Command {
     }
 }
 
-/// Does what `command` says.
+/// Runs `command`.
 pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, Failure> {
     match command {
         Command::Init(args) => init::run(args, session),
@@ -191,7 +192,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, F
     }
 }
 
-/// Tells of chunks that were damaged and are not any more.
+/// Writes the number of chunks that were damaged and are not any more.
 fn healed(page: &mut Page, count: u64) -> io::Result<()> {
     if count == 0 {
         return Ok(());

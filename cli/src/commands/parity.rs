@@ -84,7 +84,7 @@ pub(super) fn percent(share: ParityShare) -> f64 {
     share.per_mille() as f64 / 10.0
 }
 
-/// How well a store is protected, for people and programs.
+/// The protection of a store, for people and programs.
 #[derive(Serialize)]
 pub(crate) struct ShownProtection {
     parity_percent: Option<f64>,
@@ -96,9 +96,9 @@ pub(crate) struct ShownProtection {
     groups_stale: u64,
     groups_damaged: u64,
     parity_bytes: u64,
-    /// Of files that the store does not need any more, until parity is up to date.
+    /// The bytes of files that the store does not need any more, until parity is up to date.
     held_bytes: u64,
-    /// Whether manifest, log and marker are kept as well: not while it is open for writing.
+    /// True if manifest, log and marker are kept as well: not while it is open for writing.
     has_small_files: bool,
 }
 
@@ -168,7 +168,7 @@ fn heal(args: &HealArgs, session: &mut Session) -> Result<Outcome, Failure> {
     };
     let report = match opened {
         Ok(store) => store.heal_by_parity(args.dry_run, &meter)?,
-        // What cannot be opened may be healed.
+        // A store that cannot be opened may be healed.
         Err(Failure::Store(StoreError::Damaged(_) | StoreError::NewerFormat { .. })) => {
             heal_closed_store(
                 session.store_dir()?,
@@ -206,7 +206,7 @@ impl ShownProtection {
         }
     }
 
-    /// How well, in one sentence.
+    /// The protection in one sentence.
     pub(super) fn sentence(&self, page: &Page) -> String {
         let (parity, data) = (
             page.size(self.parity_bytes),
@@ -289,7 +289,7 @@ impl Answer for ShownProtection {
         } else {
             "manifest and log are not kept while the store is open, or after a crash"
         };
-        page.field("small files", small.to_owned())?;
+        page.field("small files", small)?;
         if self.tables_unprotected > 0 || self.groups_damaged > 0 {
             page.line("next: any command that writes brings it up to date, such as vellum gc")?;
         }

@@ -32,10 +32,10 @@ pub(crate) struct Args {
     dry_run: bool,
 }
 
-/// What becomes of what.
+/// The effects of a removal.
 pub(super) struct Plan {
     pub(super) gone: Vec<Node>,
-    /// What stands on them, and stays.
+    /// Their children, which stay.
     pub(super) kept: Vec<Node>,
 }
 
@@ -44,7 +44,7 @@ struct Removed {
     action: &'static str,
     dry_run: bool,
     deleted: Vec<String>,
-    /// What stood on them, and stays.
+    /// Their children, which stay.
     kept: Vec<String>,
 }
 
@@ -84,8 +84,8 @@ pub(super) fn remove(
     Ok(Outcome::Done)
 }
 
-/// What `texts` mean, each once, snapshots before images. A scratch image goes with its base, so it
-/// is not named beside it.
+/// The nodes that `texts` name, each once, snapshots before images. A scratch image goes with its
+/// base, so it is not named beside it.
 pub(super) fn targets(store: &Store, texts: &[String]) -> Result<Vec<Node>, Failure> {
     let mut nodes: Vec<Node> = texts
         .iter()
@@ -108,7 +108,7 @@ pub(super) fn targets(store: &Store, texts: &[String]) -> Result<Vec<Node>, Fail
     Ok(nodes)
 }
 
-/// What will go and what stays, or why it cannot be.
+/// The nodes that go and those that stay, or the reason why they cannot go.
 pub(super) fn preview(tree: &Tree, nodes: &[Node], with_snapshots: bool) -> Result<Plan, Failure> {
     let mut gone = Vec::new();
     for node in nodes {
@@ -142,7 +142,7 @@ fn names(tree: &Tree, nodes: &[Node]) -> Vec<String> {
     nodes.iter().map(|node| tree.display(*node)).collect()
 }
 
-/// What stands right above `gone` and is not among it.
+/// The direct children of `gone` that are not among it.
 fn standing_on(tree: &Tree, gone: &[Node]) -> Vec<Node> {
     let forest = Forest::of(tree);
     let above = gone

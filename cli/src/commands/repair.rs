@@ -48,19 +48,19 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Repaired {
     action: &'static str,
-    /// Whether the store was changed.
+    /// True if the store was changed.
     repaired: bool,
-    /// What was wrong, and is put right.
+    /// The damage that was found and repaired.
     mends: Vec<String>,
-    /// What falls back to an earlier state.
+    /// The things that fall back to an earlier state.
     earlier: Vec<String>,
-    /// How many acknowledged changes are gone.
+    /// The number of acknowledged changes that are gone.
     lost_changes: u64,
-    /// Whether --accept-earlier-state is needed.
+    /// True if --accept-earlier-state is needed.
     needs_acceptance: bool,
     lost: Vec<Found>,
     lost_names: Vec<String>,
-    /// Where the files are that were replaced.
+    /// The folder of the files that were replaced.
     replaced: Option<String>,
     replaced_bytes: u64,
     bytes_read: u64,

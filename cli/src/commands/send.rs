@@ -21,7 +21,7 @@ use crate::output::{Answer, time};
 use crate::repository::{self, KeyArgs, password};
 use crate::session::Session;
 
-/// What the stream's key is called.
+/// The label of the stream's key.
 const LABEL: &str = "stream";
 
 /// Write images with their snapshots to standard output, for `receive` on another machine
@@ -92,7 +92,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     Ok(tell_unreadable(&unreadable, &store, session))
 }
 
-/// What is named, and what whoever receives it has already.
+/// The selection to send, and the contents that the receiver has already.
 fn selection(
     images: &[String],
     store: &Store,
@@ -142,7 +142,7 @@ fn between(store: &Store, image: ImageId, first: u64, last: u64) -> Option<Vec<N
     .filter(|nodes| !nodes.is_empty())
 }
 
-/// What a snapshot shows, by its name everywhere.
+/// The content of a snapshot, by its identity across stores.
 fn content(store: &Store, node: Node) -> Result<Option<ContentId>, Failure> {
     let moment = store.moment(&[node])?;
     let layer = moment

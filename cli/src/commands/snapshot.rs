@@ -135,7 +135,7 @@ fn restore(args: &RestoreArgs, session: &mut Session) -> Result<Outcome, Failure
     Ok(Outcome::Done)
 }
 
-/// How something went back, and where its present state is now.
+/// The result of a restore, and the place of the present state.
 #[derive(Serialize)]
 pub(super) struct Restored {
     pub(super) action: &'static str,
@@ -144,7 +144,7 @@ pub(super) struct Restored {
     pub(super) size: Option<u64>,
     /// The snapshot that shows what it was; none if that is gone.
     pub(super) kept: Option<String>,
-    /// Whether that snapshot was taken for it.
+    /// True if that snapshot was taken for it.
     pub(super) saved: bool,
     /// The beginning of the sentence for people.
     #[serde(skip)]

@@ -106,7 +106,7 @@ struct Shown {
     kind: &'static str,
     place: String,
     odd_offsets: bool,
-    /// Where what opens it can be had.
+    /// The place of the secret that opens it.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
 }
@@ -175,8 +175,8 @@ fn remove(args: &Remove, session: &mut Session) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-/// What is meant by the command line. A place with an address is a repository; a path is whatever
-/// is there.
+/// The source that the command line names. A place with an address is a repository; a path is
+/// whatever is there.
 fn entry(args: &Add, store: &Store, session: &Session) -> Result<SourceEntry, Failure> {
     let caller = &session.caller;
     let path = |text: &String| whole_path(text, caller);
@@ -248,7 +248,7 @@ pub(super) fn source_at(
     })
 }
 
-/// What is at the path that the command line names.
+/// The kind of source at the path that the command line names.
 fn kind(args: &Add, caller: &Caller) -> Result<SourceKind, Failure> {
     let path = caller.path(Path::new(&args.place));
     if args.file {
@@ -286,7 +286,7 @@ fn whole_path(text: &str, caller: &Caller) -> Result<String, Failure> {
     })
 }
 
-/// Whether it can be asked now.
+/// Checks that it can be asked now.
 fn check(entry: &SourceEntry, store: &Store, session: &Session) -> Result<(), Failure> {
     let own = store.parameters().chunk_len;
     let there = match entry.kind {
@@ -373,7 +373,7 @@ impl Answer for Changed {
 impl Answer for Sources {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         if self.sources.is_empty() {
-            page.line("no sources; next: vellum source add PLACE".to_owned())?;
+            page.line("no sources; next: vellum source add PLACE")?;
         } else {
             let columns = [
                 Column::text("KIND"),

@@ -26,7 +26,7 @@ struct Shown {
     layers: u64,
     /// The lengths of all images and snapshots.
     logical_bytes: u64,
-    /// What of that is not zero.
+    /// The bytes of those that are not zero.
     nonzero_bytes: u64,
     chunks: u64,
     /// Each chunk once, before compression.
@@ -34,7 +34,7 @@ struct Shown {
     compressed_bytes: u64,
     /// The whole folder, as `du` counts.
     disk_bytes: u64,
-    /// Of that: parity.
+    /// The parity's part of those.
     #[serde(skip_serializing_if = "is_zero")]
     parity_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,7 +44,7 @@ struct Shown {
     scrub: ShownScrub,
 }
 
-/// When what was last read.
+/// The times of the scrubs.
 #[derive(Serialize)]
 struct ShownScrub {
     /// Whole rounds.
@@ -59,7 +59,7 @@ struct ShownScrub {
     chunks_read: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parity_read: Option<String>,
-    /// Of the round that goes on, or the last one.
+    /// The bytes of the round that goes on, or of the last one.
     bytes: u64,
     findings: u64,
     healed: u64,

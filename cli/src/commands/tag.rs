@@ -55,7 +55,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     Ok(Outcome::Done)
 }
 
-/// What is to be added and removed, however it was written.
+/// The tags to add and to remove, however they were written.
 fn changes(args: &Args) -> Result<(Vec<Name>, Vec<Name>), Failure> {
     let (mut add, mut remove) = (args.add.clone(), args.remove.clone());
     if let Some(option) = args.changes.iter().find(|change| change.starts_with("--")) {

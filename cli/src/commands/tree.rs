@@ -44,10 +44,10 @@ struct Drawing {
 struct DrawnLine {
     #[serde(flatten)]
     description: Description,
-    /// What stands before the name.
+    /// The lines and spaces before the name.
     #[serde(skip)]
     lead: String,
-    /// Whether it stands on nothing.
+    /// True if it has no parent.
     #[serde(skip)]
     is_root: bool,
 }

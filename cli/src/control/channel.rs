@@ -1,5 +1,5 @@
-//! The socket: where it is, who is at its other end, and messages through it within bounds of time
-//! and memory.
+//! The control socket: its place, the process at its other end, and messages through it within
+//! bounds of time and memory.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -29,10 +29,11 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// An answer is shorter than a socket's buffer, so this is never waited for; if it is, the other
 /// end is not ours.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a client waits for its place in the queue, and how often it looks.
+/// The longest wait of a client for its place in the queue, and the pause between attempts.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 const QUEUE_PAUSE: Duration = Duration::from_millis(50);
-/// What is read at once: memory grows with what has come, not with what was announced.
+/// The bytes that are read at once: memory grows with the bytes that came, not with the announced
+/// length.
 const STEP_LEN: usize = 64 << 10;
 
 /// Listens at `path`, in place of whatever is left there by a server that was killed. Only this
@@ -81,8 +82,8 @@ fn connect_now(path: &Path) -> io::Result<UnixStream> {
     Ok(socket)
 }
 
-/// Whether the process `pid` was stopped, by a signal or a debugger: it answers nobody until it
-/// goes on. Not known of one that cannot be seen from here.
+/// True if the process `pid` was stopped, by a signal or a debugger: it answers nobody until it
+/// goes on. Unknown, so false, for a process that cannot be seen from here.
 pub(super) fn is_stopped(pid: Pid) -> bool {
     let state = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
     // The name before the state may hold anything.
@@ -92,7 +93,7 @@ pub(super) fn is_stopped(pid: Pid) -> bool {
     })
 }
 
-/// Who is at the other end: a process of this user, or the number of another one.
+/// The process at the other end, if it is one of this user; else the number of its user.
 pub(super) fn peer(socket: &UnixStream) -> io::Result<Result<Pid, u32>> {
     let peer = rustix::net::sockopt::socket_peercred(socket)?;
     Ok(if peer.uid == geteuid() {
@@ -151,7 +152,7 @@ pub(super) fn receive_request(
     Ok((body, descriptors))
 }
 
-/// Why there is no request.
+/// The failure to receive a request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReceiveError {
     #[error(transparent)]

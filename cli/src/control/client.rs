@@ -1,4 +1,4 @@
-//! The end of the control socket that has its command done.
+//! The client of the control socket: sends its command to the server and waits for the end.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, PipeReader, Read, Write};
@@ -19,16 +19,16 @@ use crate::failure::Failure;
 use crate::patience::Patient;
 use crate::signals::Signals;
 
-/// How often is looked whether the server still runs.
+/// The interval at which a client checks that the server still runs.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
-/// How long a server may be stopped: a debugger, or somebody who freezes a group of processes, may
-/// let it go on.
+/// The longest time that a server may be stopped: a debugger, or somebody who freezes a group of
+/// processes, may let it go on.
 const STOPPED_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a server may take to say that it begins: it does so at once, on a machine that is not
-/// out of its mind.
-const BEGIN_PATIENCE: Duration = Duration::from_secs(60);
+/// The timeout for a server's word that it begins: it does so at once, unless the machine is
+/// overloaded.
+const BEGIN_PATIENCE: Duration = Duration::from_mins(1);
 
-/// Has the process that owns the store in `dir` do the caller's command. `None` if no server owns
+/// Sends the caller's command to the process that owns the store in `dir`. `None` if no server owns
 /// it: then it is the caller's to open. `variable` is one more than the caller has; `reads_input`
 /// says whether the command stores standard input.
 pub(crate) fn forward(
@@ -66,8 +66,8 @@ pub(crate) fn forward(
     }
 }
 
-/// Nobody who may not use the socket can tell whether a server listens at it, but the store's lock
-/// says whether somebody has the store.
+/// The failure for a user who may not use the socket: that user cannot tell if a server listens at
+/// it, but the store's lock says if somebody has the store.
 fn other_user(dir: &Path) -> Result<Option<u8>, Failure> {
     match Store::owner(dir)? {
         Some(owner) => Err(Failure::Server(format!(
@@ -105,7 +105,7 @@ fn ask(
     // A server that refuses without listening, or ends, makes sending fail: what it said before is
     // still there to be read.
     let watch = ServerWatch::new(socket);
-    // What does not fit into the socket's buffer waits for a server that reads.
+    // Bytes that do not fit into the socket's buffer wait for a server that reads.
     let _ = socket.set_write_timeout(Some(BEGIN_PATIENCE));
     let _ = channel::send_request(socket, request, descriptors);
     let began = Instant::now();
@@ -127,7 +127,7 @@ fn ask(
 /// Notices a server that was stopped, and so never answers.
 struct ServerWatch {
     pid: Option<Pid>,
-    /// When it was last seen to run.
+    /// The time when it was last seen to run.
     seen: std::cell::Cell<Instant>,
 }
 
@@ -167,7 +167,7 @@ fn silent(pid: Option<Pid>, how: &str) -> Failure {
     Failure::Server(format!("the store's server{who} {how}")).hinted(hint)
 }
 
-/// Whether the server, or the bell, has something to say, after a short wait.
+/// True if the server, or the bell, has something to say, after a short wait.
 fn is_ready(socket: &UnixStream, bell: Option<&UnixStream>) -> Result<bool, Failure> {
     let mut ready: Vec<PollFd<'_>> = std::iter::once(socket)
         .chain(bell)
@@ -181,8 +181,8 @@ fn is_ready(socket: &UnixStream, bell: Option<&UnixStream>) -> Result<bool, Fail
     Ok(!ready[0].revents().is_empty())
 }
 
-/// What is typed here, through a pipe: a process that is not in a terminal's foreground may not
-/// read it.
+/// A pipe with the text that is typed here: a process that is not in a terminal's foreground may
+/// not read it.
 fn relay(input: &Patient<std::sync::Arc<File>>) -> Result<PipeReader, Failure> {
     let (reader, mut writer) = io::pipe().map_err(|error| Failure::io("make a pipe", error))?;
     let mut input = input.clone();
@@ -198,7 +198,7 @@ fn relay(input: &Patient<std::sync::Arc<File>>) -> Result<PipeReader, Failure> {
     Ok(reader)
 }
 
-/// Tells the server of every signal until it says how the command ended.
+/// Passes every signal to the server until it says how the command ended.
 fn await_end(socket: &UnixStream, signals: &Signals) -> Result<u8, Failure> {
     let mut bell = Signals::bell().map_err(|error| Failure::io("listen for signals", error))?;
     bell.set_nonblocking(true)

@@ -1,24 +1,27 @@
-//! What goes through the control socket, as bytes.
+//! The messages of the control socket, as bytes.
 //!
 //! ```text
-//! request: the client's first message. Four descriptors come with its first byte: standard input, output and error, current folder
+//! request: the client's first message. Four descriptors come with its first byte: standard input,
+//! output and error, current folder
 //! offset  size  meaning
-//! 0       8     magic, by which another program's talk is told
+//! 0       8     magic, by which another program's message is told
 //! 8       4     length of the rest, at most REQUEST_LEN_MAX
-//! 12      ..    texts, each ended by a zero byte, which none of them can contain: the program's version; how many words the command
-//!               line has; these words; every variable as NAME=VALUE
+//! 12      ..    texts, each ended by a zero byte, which none of them can contain: the program's
+//!               version; the number of words in the command line; these words; every variable as
+//!               NAME=VALUE
 //!
-//! note: one byte, the client's only word afterwards: the number of a signal that it received
+//! note: one byte, the client's only later message: the number of a signal that it received
 //!
 //! answer: a server's only message
 //! 0       1     kind: 0 accepted, the command begins; 1 ended; 2 refused, nothing was done
 //! 1       1     exit code of what ended
 //! 2       2     length of the text, at most TEXT_LEN_MAX
-//! 4       ..    why it was refused, for people
+//! 4       ..    reason of the refusal, for people
 //! ```
 //!
-//! Integers are little-endian. Only programs of one version do work for each other; magic, lengths,
-//! the version's place and the answer stay as they are in all of them, so that any two can tell.
+//! Integers are little-endian. Only programs of one version work for each other. Magic, lengths,
+//! the place of the version and the answer are the same in all versions, so that two programs can
+//! find out.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -26,7 +29,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 pub(super) const MAGIC: [u8; 8] = *b"vellum\0c";
 pub(super) const REQUEST_HEAD_LEN: usize = 12;
-/// What Linux lets a command line and its variables take unless told otherwise.
+/// The limit of Linux for a command line and its variables together, unless it is set otherwise.
 pub(super) const REQUEST_LEN_MAX: usize = 2 << 20;
 pub(super) const ANSWER_HEAD_LEN: usize = 4;
 /// A sentence or two.
@@ -40,18 +43,18 @@ pub(super) struct Request {
     pub(super) variables: BTreeMap<OsString, OsString>,
 }
 
-/// What the server says.
+/// A message of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// The command begins.
     Accepted,
     /// It has ended with this exit code.
     Ended(u8),
-    /// Nothing was done, for this reason.
+    /// The request was refused, for this reason; nothing was done.
     Refused(String),
 }
 
-/// Why bytes are no message.
+/// The reason why bytes are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum MessageError {
     #[error("these are not the words of this program")]

@@ -1,19 +1,19 @@
-//! The control socket: while one process owns a store, the commands of others are done by it.
+//! The control socket: while one process owns a store, it runs the commands of other processes.
 //!
-//! RocksDB belongs to one process, and what guests wrote last is in that process's memory. So a
-//! command that finds the socket in the store's folder sends its words, its variables and, as
+//! RocksDB belongs to one process, and the latest writes of guests are in that process's memory. So
+//! a command that finds the socket in the store's folder sends its words, its variables and, as
 //! descriptors, its standard streams and its folder. The owner runs the very code that the command
 //! would have run, on these streams, and sends back the exit code. Output, progress and errors
-//! never pass through the socket. A client that goes away has its command stopped, as Ctrl-C would.
+//! never pass through the socket. If the client goes away, its command is stopped, as Ctrl-C would.
 //!
-//! `message` knows the bytes, `channel` the socket and its deadlines, `client` and `server` an end
-//! each.
+//! `message` knows the bytes, `channel` the socket and its deadlines, and `client` and `server` the
+//! two ends.
 //!
 //! # What this does not do
 //!
-//! A command that Vellum starts for somebody (`import - NAME -- COMMAND`) is the owner's child: it
-//! has the caller's folder, variables and standard error, not their terminal to ask for a password.
-//! Absolute paths mean what they mean to the owner, which matters in containers.
+//! A command that Vellum starts for a client (`import - NAME -- COMMAND`) is the owner's child: it
+//! has the caller's folder, variables and standard error, but not the caller's terminal to ask for
+//! a password. Absolute paths mean what they mean to the owner, which matters in containers.
 
 mod channel;
 mod client;

@@ -1,4 +1,4 @@
-//! The end of the control socket that does the commands of others.
+//! The server of the control socket: runs the commands of other processes.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -26,14 +26,14 @@ use crate::signals::Signals;
 /// Commands at once, and clients that may still become one. Each has two threads, and a request of
 /// 2 MiB at most.
 const CLIENTS_MAX: usize = 32;
-/// What SIGTERM is to those whose commands end because the server does.
+/// The number of the signal for commands that end because the server stops or their client is gone.
 const SIGTERM: u8 = 15;
-/// As of a process that panics.
+/// The exit code of a process that panics.
 const PANIC_CODE: u8 = 101;
-/// How long accepting rests when the system has no descriptors or threads left.
+/// The pause of accepting when the system has no descriptors or threads left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// Does commands for others until it is stopped.
+/// A server that runs commands for other processes until it is stopped.
 pub(crate) struct Server {
     path: PathBuf,
     clients: Arc<Clients>,
@@ -42,11 +42,11 @@ pub(crate) struct Server {
     rope: Option<UnixStream>,
 }
 
-/// Those whose commands are being done.
+/// The clients whose commands are running.
 struct Clients {
     store: Store,
     present: Mutex<Present>,
-    /// Somebody has left.
+    /// The signal that a client has left.
     left: Condvar,
 }
 
@@ -109,7 +109,7 @@ impl Server {
         present.clients.is_empty()
     }
 
-    /// After this, clients find no server.
+    /// Closes the socket: after this, clients find no server.
     fn close(&mut self) {
         let _ = std::fs::remove_file(&self.path);
         drop(self.rope.take());
@@ -146,7 +146,7 @@ fn accept(listener: &UnixListener, bell: &UnixStream, clients: &Arc<Clients>) {
     }
 }
 
-/// Seats a client, or says why not. Never waits for it.
+/// Seats a client, or gives the reason why not. Never waits for it.
 fn greet(socket: UnixStream, clients: &Arc<Clients>) -> io::Result<()> {
     let pid = match channel::peer(&socket)? {
         Ok(pid) => pid,
@@ -173,7 +173,7 @@ fn greet(socket: UnixStream, clients: &Arc<Clients>) -> io::Result<()> {
     Ok(())
 }
 
-/// If the client does not hear it, it has gone.
+/// Refuses a request. A client that does not hear it has gone.
 fn refuse(socket: &UnixStream, reason: String) {
     let _ = channel::send_answer(socket, &Answer::Refused(reason));
 }
@@ -223,7 +223,7 @@ impl Drop for Seat<'_> {
 }
 
 impl Seat<'_> {
-    /// Does the client's command, and says how it ended.
+    /// Runs the client's command, and sends its exit code.
     fn attend(&self, socket: &UnixStream, pid: Pid) {
         let (arguments, caller) = match self.request(socket, pid) {
             Ok(request) => request,
@@ -247,7 +247,7 @@ impl Seat<'_> {
         });
     }
 
-    /// What the client wants, or why it cannot have it.
+    /// The request of a client, or the reason why it is refused.
     fn request(&self, socket: &UnixStream, pid: Pid) -> Result<(Arguments, Caller), String> {
         let (body, descriptors) =
             channel::receive_request(socket).map_err(|error| error.to_string())?;
@@ -277,8 +277,8 @@ impl Seat<'_> {
         ))
     }
 
-    /// The exit code. The caller's streams are closed when this returns: whoever reads them must
-    /// not wait for this process.
+    /// The exit code. The caller's streams are closed when this returns: their readers must not
+    /// wait for this process.
     fn run(&self, arguments: &Arguments, caller: Caller) -> u8 {
         let caller = Arc::new(caller);
         let store = self.clients.store.clone();
@@ -288,8 +288,8 @@ impl Seat<'_> {
     }
 }
 
-/// What `run` returns. A panic ends one command, not the server: the store's locks know no poison,
-/// and what was half done is what a crash would leave.
+/// Calls `run` and returns its exit code. A panic ends one command, not the server: the store's
+/// locks are not poisoned, and a half-done command leaves what a crash would.
 fn survive(caller: &Caller, run: impl FnOnce() -> u8) -> u8 {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         caller.say("error: this command met a fault in vellum and was given up; the store's server goes on");

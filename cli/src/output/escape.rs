@@ -1,4 +1,4 @@
-//! Text from outside, made harmless for a terminal.
+//! Escapes text from outside for a terminal.
 
 use std::borrow::Cow;
 
@@ -11,9 +11,9 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         if is_active(character) {
-            shown.extend(character.escape_default())
+            shown.extend(character.escape_default());
         } else {
-            shown.push(character)
+            shown.push(character);
         }
     }
     Cow::Owned(shown)

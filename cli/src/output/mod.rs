@@ -1,4 +1,4 @@
-//! The one place that gives answers their form: text for people, JSON for programs.
+//! The output of answers: text for people, JSON for programs.
 //!
 //! Text is escaped on its way out, so that no name, path or message can command the terminal.
 
@@ -36,18 +36,18 @@ pub(crate) enum Layout {
     JsonPretty,
 }
 
-/// Something that can be shown: as its fields in JSON, and in words.
+/// An answer that can be shown: as its fields in JSON, and in words.
 pub(crate) trait Answer: Serialize {
     /// Writes it for people.
     fn show(&self, page: &mut Page) -> io::Result<()>;
 }
 
-/// Where answers go.
+/// The output of answers.
 pub(crate) struct Output {
     pub(crate) layout: Layout,
     pub(crate) units: Units,
     pub(crate) quiet: bool,
-    /// Of the clock that people are shown times on.
+    /// The time zone in which people are shown times.
     pub(crate) zone: TimeZone,
     writer: BufWriter<Stream>,
 }
@@ -77,7 +77,7 @@ impl Output {
         }
     }
 
-    /// From now on answers go to `stream`: the usual one carries an image.
+    /// Sends answers to `stream` from now on: the usual one carries an image.
     pub(crate) fn divert(&mut self, stream: &Stream) {
         self.writer = BufWriter::new(stream.clone());
     }
@@ -91,7 +91,7 @@ impl Output {
     pub(crate) fn answer<T: Answer>(&mut self, answer: &T) -> Result<(), Failure> {
         match self.layout {
             Layout::Human => {
-                answer.show(&mut Page::new(&mut self.writer, self.units, &self.zone))?
+                answer.show(&mut Page::new(&mut self.writer, self.units, &self.zone))?;
             }
             Layout::Json => json_line(&mut self.writer, answer)?,
             Layout::JsonPretty => {
@@ -102,7 +102,7 @@ impl Output {
         Ok(())
     }
 
-    /// Tells that something was done, unless silence was asked for.
+    /// Confirms that something was done, unless silence was asked for.
     pub(crate) fn confirm<T: Answer>(&mut self, answer: &T) -> Result<(), Failure> {
         if self.quiet && self.layout == Layout::Human {
             Ok(())
@@ -111,7 +111,7 @@ impl Output {
         }
     }
 
-    /// Tells how long work ended: in JSON the last of a stream of messages.
+    /// Reports the end of long work: in JSON the last of a stream of messages.
     pub(crate) fn summary<T: Answer>(&mut self, answer: &T) -> Result<(), Failure> {
         match self.layout {
             Layout::Human => self.confirm(answer),

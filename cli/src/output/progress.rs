@@ -1,4 +1,4 @@
-//! How far long work is: a bar on a terminal, JSON lines for programs, a line for who sends
+//! The progress of long work: a bar on a terminal, JSON lines for programs, a line for each
 //! SIGUSR1.
 
 use std::fmt::Write as _;
@@ -17,9 +17,9 @@ use super::{Layout, Output, time};
 use crate::caller::Caller;
 use crate::signals::Signals;
 
-/// How often a bar moves when nobody says: smooth for the eye, nothing for the work.
+/// The default frequency of a bar: smooth for the eye, nothing for the work.
 const BAR_FPS: f64 = 10.0;
-/// How often a line is written when nobody says.
+/// The default frequency of lines.
 const LINE_FPS: f64 = 1.0;
 /// Faster than any screen.
 const FPS_MAX: f64 = 1000.0;
@@ -38,7 +38,7 @@ pub(crate) struct Meter {
     signals: Signals,
 }
 
-/// What is counted.
+/// The unit of the count.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Counts {
     Bytes(super::Units),
@@ -61,7 +61,7 @@ struct Status {
     seconds_elapsed: u64,
 }
 
-/// What the person wants to see of long work.
+/// The person's wish for progress of long work.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProgressWish {
     /// Also if standard error is no terminal.
@@ -105,7 +105,7 @@ impl Meter {
         }
     }
 
-    /// How long the work has taken.
+    /// The time that the work has taken.
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }

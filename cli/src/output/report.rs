@@ -1,5 +1,4 @@
-//! What went wrong, on standard error: one sentence, what to do now, and the causes for whoever
-//! asks.
+//! Errors on standard error: one sentence, the next step, and the causes if they are asked for.
 
 use std::error::Error;
 
@@ -75,7 +74,7 @@ pub(crate) fn usage(caller: &Caller, text: &str, json: bool) {
     }
 }
 
-/// Tells of something that went wrong without being the end.
+/// Writes a warning about a fault that does not end the command.
 pub(crate) fn warning(caller: &Caller, text: &str, json: bool) {
     if json {
         let message = TextMessage {
@@ -88,12 +87,12 @@ pub(crate) fn warning(caller: &Caller, text: &str, json: bool) {
     }
 }
 
-/// Tells something beside the answer.
+/// Writes a notice beside the answer.
 pub(crate) fn notice(caller: &Caller, text: &str) {
     caller.say(&visible(text));
 }
 
-/// Tells something that happened, in one line.
+/// Writes one line about an event.
 pub(crate) fn event(caller: &Caller, layout: Layout, text: &str) {
     if layout == Layout::Human {
         return notice(caller, text);

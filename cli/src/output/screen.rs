@@ -1,4 +1,4 @@
-//! The terminal that a bar is drawn on: whichever one somebody's standard error is, not this
+//! The terminal that a progress bar is drawn on: the one of the caller's standard error, not this
 //! process's.
 
 use std::fmt::{self, Write as _};
@@ -10,7 +10,7 @@ use rustix::termios::tcgetwinsize;
 
 use crate::caller::Stream;
 
-/// Where nothing says how wide it is.
+/// The width of a terminal that does not tell its own, in columns.
 const WIDTH: u16 = 80;
 
 /// A terminal. What is drawn appears with the next flush, so that a bar does not flicker.

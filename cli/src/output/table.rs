@@ -1,13 +1,13 @@
-//! Rows of cells below each other.
+//! Tables of cells in aligned columns.
 
 use std::io::{self, Write};
 
 use super::escape::visible;
 
-/// Between two columns.
+/// The space between two columns.
 const GAP: &str = "  ";
 
-/// What a column is called, how wide it is at least, and to which side its cells lean.
+/// The title of a column, its least width, and the side to which its cells lean.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Column {
     title: &'static str,

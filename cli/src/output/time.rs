@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-/// A moment: programs get it in UTC, people as their clock shows it ([`super::page::Page::moment`]).
+/// A moment: programs get it in UTC, people as their clock shows it
+/// ([`super::page::Page::moment`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
     pub(crate) since_1970_ms: u64,
@@ -32,7 +33,7 @@ pub(crate) fn moment(since_1970_ms: u64) -> String {
     )
 }
 
-/// How long something took, as precisely as anyone wants to know.
+/// The duration of something, as precisely as anyone wants to know.
 pub(crate) fn span(exact_seconds: f64) -> String {
     let seconds = exact_seconds as u64;
     match seconds {

@@ -1,4 +1,5 @@
-//! Whose the stored bytes are: all of them in one bar, then the largest owners one by one.
+//! A picture of who holds the stored bytes: all of them in one bar, then the largest owners one by
+//! one.
 
 use super::number_of;
 use super::svg::{Across, Picture, Shapes, percent_of};
@@ -9,7 +10,7 @@ const SHOWN_MAX: usize = 20;
 const ROW_HEIGHT: u32 = 36;
 const NAME_COLUMNS: usize = 36;
 
-/// How stored bytes are owned.
+/// The kinds of holding stored bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Alone,
@@ -149,7 +150,7 @@ fn show_slice(shapes: &mut Shapes, slice: &Slice, top: u32, most: u64, units: Un
     );
 }
 
-/// What is not drawn one by one; how high that is.
+/// Draws the slices that are not drawn one by one; returns their height.
 fn show_rest(shapes: &mut Shapes, rest: &[&Slice], top: u32, units: Units) -> u32 {
     if rest.is_empty() {
         return 0;

@@ -1,5 +1,5 @@
-//! Where an image changes: a strip for each step from one of its states to the next, from the
-//! disk's beginning to its end.
+//! A picture of where an image changes: a strip for each step from one of its states to the next,
+//! from the disk's beginning to its end.
 
 use vellum_store::report::{ChangeStep, ChangeStrip};
 
@@ -106,7 +106,7 @@ fn show_step(shapes: &mut Shapes, strip: &ChangeStrip, step: &ChangeStep, top: u
     }
 }
 
-/// How much changed, for each of at most [`CELLS_MAX`] cells: from 0 for nothing to 5.
+/// The amount of change of each of at most [`CELLS_MAX`] cells: from 0 for nothing to 5.
 fn levels(strip: &ChangeStrip, step: &ChangeStep) -> Vec<u32> {
     let merged = step.cells.len().div_ceil(CELLS_MAX).max(1);
     let level = |cells: &[u64]| {

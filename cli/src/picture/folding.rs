@@ -1,5 +1,5 @@
-//! Which rows a picture shows when there are more than anyone looks at: the weightiest, and between
-//! them how many are not shown.
+//! Chooses the rows of a picture when there are more than anyone looks at: the weightiest, and
+//! between them the number of those that are left out.
 
 /// A row of a picture.
 #[derive(Clone, Debug, PartialEq, Eq)]

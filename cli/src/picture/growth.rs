@@ -1,5 +1,5 @@
-//! How the store grew: what all operations together had added and not given back, at each moment
-//! from the first to the last.
+//! A picture of the store's growth: the bytes that all operations together had added and not given
+//! back, at each moment from the first to the last.
 
 use vellum_store::report::Growth;
 
@@ -62,7 +62,7 @@ fn ends(growth: &[Growth]) -> (u64, u64) {
     )
 }
 
-/// What had been added and not given back at the end of each step.
+/// The bytes that had been added and not given back at the end of each step.
 fn sums(growth: &[Growth]) -> Vec<u64> {
     let (first, last) = ends(growth);
     let span = u128::from((last - first).max(1));

@@ -1,10 +1,10 @@
-//! How many chunks are of which kind: a bar for each.
+//! A histogram of chunks: a bar for each kind.
 
 use super::svg::{Across, Picture, Shapes, percent_of};
 use crate::output::Units;
 
 const ROW_HEIGHT: u32 = 24;
-/// Where bars begin and how wide the longest is, in percent of the width.
+/// The place where bars begin, and the width of the longest, in percent of the width.
 const BAR_START: f64 = 28.0;
 const BAR_ROOM: f64 = 36.0;
 
@@ -16,7 +16,7 @@ pub(crate) struct Bar {
     pub(crate) bytes: u64,
 }
 
-/// What a histogram is of.
+/// The subject of a histogram.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subject {
     pub(crate) id: &'static str,

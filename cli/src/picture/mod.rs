@@ -1,9 +1,9 @@
-//! Pictures of where the space of a store went, as SVG that is legible on a phone and on a desk.
+//! Pictures of where the space of a store went, as SVG that is legible on a phone and on a desktop.
 //!
-//! Plotting crates lay a picture out for one width and have the viewer scale it, text too: what is
-//! right on a desk is dust on a phone. Here positions across are shares of the width that there is,
-//! positions down and all text are pixels: a picture becomes wider, its text stays. So the code is
-//! ours; it is small, because a share needs no layout.
+//! Plotting crates lay a picture out for one width and have the viewer scale it with its text,
+//! which is too small on a phone. Here horizontal positions are shares of the width at hand;
+//! vertical positions and all text are in pixels. So a wider picture keeps the size of its text.
+//! The code is small, because a share needs no layout.
 //!
 //! Every picture is a pure function from figures to a [`Picture`]. None needs a script, a font or
 //! any other file.

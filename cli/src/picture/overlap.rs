@@ -1,5 +1,5 @@
-//! What images have in common: for each pair, how much of the one in the row the other one holds
-//! too.
+//! A picture of what images have in common: for each pair, the share of the image in the row that
+//! the other one holds too.
 
 use vellum_store::report::Overlap;
 
@@ -8,12 +8,13 @@ use crate::output::Units;
 
 /// Images that are drawn: with more, a phone's cells would be smaller than a finger sees.
 const SHOWN_MAX: usize = 16;
-/// With more images than these a phone's cells have no room for figures.
+/// The greatest number of images with figures: with more, a phone's cells have no room for them.
 const FIGURES_MAX: usize = 7;
-/// With more images than these every second column has a number.
+/// The greatest number of images with a number in every column: with more, every second column has
+/// one.
 const NUMBERS_MAX: usize = 9;
 const CELL_HEIGHT: u32 = 26;
-/// Where cells begin, in percent of the width.
+/// The place where cells begin, in percent of the width.
 const CELLS_START: f64 = 38.0;
 const NAME_COLUMNS: usize = 16;
 
@@ -61,7 +62,7 @@ fn describe(count: usize, shown: usize) -> String {
     )
 }
 
-/// What both of two images hold. A matrix that is too short has nothing in common.
+/// The bytes that both of two images hold. A matrix that is too short has nothing in common.
 fn shared(overlap: &Overlap, one: usize, other: usize) -> u64 {
     overlap
         .bytes

@@ -1,4 +1,4 @@
-//! The colours of pictures, by what they mean: one set for light, one for dark, one for paper.
+//! The colours of pictures, by their meaning: one set for light, one for dark, one for paper.
 //!
 //! Hues are apart also for eyes that confuse red and green, and lightness tells them apart without
 //! any hue.
@@ -11,7 +11,7 @@ pub(crate) const STYLE: &str = include_str!("palette.css");
 mod tests {
     use super::*;
 
-    /// What WCAG 2 asks of text and of shapes that mean something.
+    /// The contrast that WCAG 2 asks of text and of shapes that mean something.
     const OF_TEXT: f64 = 4.5;
     const OF_SHAPES: f64 = 3.0;
 

@@ -16,7 +16,7 @@ const OWN_MARGIN: u32 = 16;
 pub(crate) struct Picture {
     /// Names its parts: no two pictures of a page have the same.
     pub(super) id: String,
-    /// What it shows, in a few words.
+    /// The title: its subject in a few words.
     pub(super) title: String,
     /// The same for who does not see it, with the figures that matter.
     pub(super) description: String,
@@ -25,7 +25,7 @@ pub(crate) struct Picture {
     pub(super) shapes: Shapes,
 }
 
-/// Where something is, across: a share of the width in percent, and pixels beside it.
+/// A place across: a share of the width in percent, and pixels beside it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Across {
     pub(super) percent: f64,
@@ -39,7 +39,7 @@ pub(super) struct Shapes {
 }
 
 impl Picture {
-    /// For a page that has [`STYLE`].
+    /// The picture for a page that has [`STYLE`].
     pub(crate) fn inline(&self) -> String {
         self.element("width=\"100%\"", "", &self.shapes.markup, self.height)
     }
@@ -64,7 +64,7 @@ impl Picture {
         &self.id
     }
 
-    /// What it shows, in a few words.
+    /// The title: its subject in a few words.
     pub(crate) fn title(&self) -> &str {
         &self.title
     }
@@ -116,7 +116,7 @@ impl Across {
 }
 
 impl Shapes {
-    /// A bar from `x` of `percent` of the width. `tip` is told to who points at it.
+    /// A bar from `x` of `percent` of the width. `tip` is the text shown to a pointer over it.
     pub(super) fn bar(
         &mut self,
         class: &str,

@@ -1,4 +1,4 @@
-//! Text in pictures and pages: made harmless, and made to fit where nothing measures it.
+//! Text in pictures and pages: escaped, and shortened to fit where nothing measures it.
 
 use crate::output::escape::visible;
 
@@ -21,7 +21,7 @@ pub(crate) fn markup(text: &str) -> String {
     safe
 }
 
-/// How wide a usual letter is, in the measure of [`width_of`].
+/// The width of a usual letter, in the measure of [`width_of`].
 const USUAL: usize = 10;
 
 /// `text`, or its beginning and end around an ellipsis, in at most `columns` times the width of a

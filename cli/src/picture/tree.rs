@@ -1,8 +1,8 @@
-//! The image tree: what was made from what, which of it is written to, and what each holds alone
-//! and with others.
+//! A picture of the image tree: the origin of each image, which of them are written to, and the
+//! bytes that each holds alone and with others.
 //!
-//! An image goes on in the column of its snapshots, so that a thousand of them are no wider than
-//! one; what was made from one of them leaves the column to the right.
+//! An image stays in the column of its snapshots, so that a thousand of them are no wider than one;
+//! an image that was made from one of them leaves the column to the right.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ const STEP: i32 = 14;
 const MARGIN: i32 = 8;
 const NODE_HEIGHT: u32 = 40;
 const FOLDED_HEIGHT: u32 = 26;
-/// Where bars begin, in percent of the width.
+/// The place where bars begin, in percent of the width.
 const BAR_START: f64 = 60.0;
 /// Usual letters that a phone has room for, in the first column; each further one costs two.
 const NAME_COLUMNS: usize = 31;
@@ -37,12 +37,12 @@ const LEGEND: [(&str, &str); 4] = [
     ("others", "with other images"),
 ];
 
-/// Something in the tree, in the order of drawing.
+/// A node in the tree, in the order of drawing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     node: usize,
     depth: usize,
-    /// Whether it goes on in the column of what it was made from.
+    /// True if it goes on in the column of its parent.
     is_trunk: bool,
 }
 
@@ -127,12 +127,12 @@ fn held(node: &NodeUsage) -> u64 {
     .fold(node.exclusive, |sum, more| sum.saturating_add(*more))
 }
 
-/// Everything in the order of drawing.
+/// The nodes in the order of drawing.
 fn places(nodes: &[NodeUsage]) -> Vec<Place> {
     let mut children: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
     for (nth, node) in nodes.iter().enumerate() {
-        // What does not stand before it in the list cannot be its parent: no circle, whatever the
-        // figures say.
+        // A node that does not stand before it in the list cannot be its parent: no circle,
+        // whatever the figures say.
         children
             .entry(node.parent.filter(|parent| *parent < nth))
             .or_default()
@@ -283,7 +283,8 @@ fn show_node(
     NODE_HEIGHT
 }
 
-/// What a node holds, in the four ways of holding, to the scale of the one that holds most.
+/// Draws the bytes that a node holds, in the four ways of holding, to the scale of the node that
+/// holds most.
 fn bars(shapes: &mut Shapes, node: &NodeUsage, top: u32, most: u64, units: Units) {
     let room = 100.0 - BAR_START;
     shapes.bar("track", Across::percent(BAR_START), room, top, 10, "");

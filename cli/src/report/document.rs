@@ -36,7 +36,7 @@ pub(crate) struct Document<'a> {
     changes: Option<Vec<StripRecord<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     droppable: Option<Vec<DroppableRecord<'a>>>,
-    /// What is in no figure.
+    /// The records that are in no figure.
     uncounted: Vec<UncountedRecord>,
 }
 
@@ -92,7 +92,7 @@ struct AttributionRecord<'a> {
     holders_min: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sets: Option<u64>,
-    /// Of what is not content.
+    /// The kind of what is not content.
     #[serde(skip_serializing_if = "Option::is_none")]
     what: Option<&'static str>,
     chunks: u64,
@@ -166,7 +166,7 @@ struct DroppableRecord<'a> {
     held_bytes: u64,
 }
 
-/// Something that could not be read.
+/// A record that could not be read.
 #[derive(Serialize)]
 pub(crate) struct UncountedRecord {
     subject: String,

@@ -1,11 +1,11 @@
-//! Who holds something together, in words short enough for a cell.
+//! The holders of chunks, in words short enough for a cell.
 
 use vellum_store::report::{Holder, NodeUsage};
 
 /// Names that a cell tells.
 const NAMES_MAX: usize = 3;
 
-/// What kind of holder it is, as programs read it.
+/// The kind of a holder, as programs read it.
 pub(super) fn kind(holder: &Holder) -> &'static str {
     match holder {
         Holder::Exclusive(_) => "exclusive",
@@ -16,7 +16,7 @@ pub(super) fn kind(holder: &Holder) -> &'static str {
     }
 }
 
-/// How many hold it, where that is one number.
+/// The number of holders, where that is one number.
 pub(super) fn count(holder: &Holder) -> Option<u64> {
     match holder {
         Holder::Exclusive(_) => Some(1),
@@ -46,7 +46,7 @@ pub(super) fn names<'a>(holder: &Holder, nodes: &'a [NodeUsage], names_max: usiz
         .collect()
 }
 
-/// Who holds it, for people.
+/// The names of the holders, for people.
 pub(super) fn label(holder: &Holder, nodes: &[NodeUsage]) -> String {
     match holder {
         Holder::Exclusive(node) => format!("{} alone", name(nodes, *node)),

@@ -1,5 +1,5 @@
-//! A report as one page: everything in one file, nothing that runs, nothing from the network, and
-//! the browser is told to allow neither.
+//! A report as one HTML page: everything in one file, no scripts, nothing from the network, and a
+//! policy that makes the browser refuse both.
 
 use std::fmt::Write as _;
 
@@ -63,7 +63,7 @@ fn header(page: &mut String, report: &Report, store: &str, units: Units) {
     page.push_str("</header>\n");
 }
 
-/// What the figures lack stands before them.
+/// Uncounted things are named before the figures.
 fn uncounted(page: &mut String, report: &Report) {
     if report.uncounted.is_empty() {
         return;
@@ -392,7 +392,7 @@ mod tests {
                         row.children().filter(roxmltree::Node::is_element).count(),
                         columns,
                         "{name}"
-                    )
+                    );
                 });
             }
             assert_eq!(of("h1").count(), 1, "{name}");
@@ -424,8 +424,8 @@ mod tests {
         }
     }
 
-    /// Not a test: writes the pages that somebody looks at into the folder that `VELLUM_LOOK`
-    /// names.
+    /// Writes the pages that somebody looks at into the folder that `VELLUM_LOOK` names; not a
+    /// test.
     #[test]
     #[ignore = "writes pages to look at"]
     fn write_pages_to_look_at() {

@@ -1,8 +1,8 @@
-//! What the bars of histograms are called.
+//! The labels of the bars of histograms.
 
 use vellum_store::report::Bucket;
 
-/// How often a chunk is used: `1`, `2–3`, `64 or more`.
+/// The number of uses of a chunk: `1`, `2–3`, `64 or more`.
 pub(super) fn references(bucket: &Bucket) -> String {
     match bucket.to {
         Some(to) if to <= bucket.from.saturating_add(1) => bucket.from.to_string(),
@@ -11,7 +11,7 @@ pub(super) fn references(bucket: &Bucket) -> String {
     }
 }
 
-/// What compression leaves: `20–30 %`.
+/// The share that compression leaves: `20–30 %`.
 pub(super) fn compressibility(bucket: &Bucket) -> String {
     let percent = |tenths: u64| tenths.saturating_mul(10);
     match bucket.to {

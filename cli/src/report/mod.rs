@@ -53,7 +53,7 @@ impl Part {
         Self::Droppable,
     ];
 
-    /// As it is written on the command line.
+    /// The name on the command line.
     pub(crate) fn key(self) -> &'static str {
         match self {
             Self::Totals => "totals",
@@ -83,7 +83,7 @@ impl Part {
         }
     }
 
-    /// What its figures mean.
+    /// The meaning of its figures.
     pub(crate) fn meaning(self) -> &'static str {
         match self {
             Self::Totals => {

@@ -1,4 +1,4 @@
-//! Which pictures belong to a part of a report.
+//! The pictures of each part of a report.
 
 use vellum_store::report::{AttributionRow, Bucket, Holder, Report};
 
@@ -205,7 +205,7 @@ mod tests {
         );
     }
 
-    /// What a picture looked like when somebody last looked at it.
+    /// The folder of pictures as somebody last approved them.
     fn golden() -> std::path::PathBuf {
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/report/golden")
     }
@@ -232,7 +232,7 @@ mod tests {
         }
     }
 
-    /// Not a test: takes what is drawn now for right.
+    /// Writes the pictures drawn now as the right ones; not a test.
     #[test]
     #[ignore = "writes golden files"]
     fn write_golden_pictures() {

@@ -9,7 +9,7 @@ use vellum_store::report::{NodeUsage, Report, Totals};
 
 use crate::output::escape::visible;
 
-/// What is told of one image, its snapshots apart.
+/// The figures of one image, its snapshots apart.
 #[derive(Clone, Copy, Debug, Default)]
 struct ImageFigures {
     logical: u64,

@@ -22,7 +22,7 @@ pub(crate) const HOSTILE: [&str; 10] = [
     "a-name-of-which-nobody-knows-where-it-ends-because-whoever-gave-it-wanted-to-see-what-happens-WWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWW",
 ];
 
-/// What people have: two servers on a golden image, which is renewed, and a database with its days.
+/// A usual store: two servers on a golden image, which is renewed, and a database with its days.
 const USUAL: [(&str, Option<usize>); 12] = [
     ("golden@v1", None),
     ("web-01", Some(0)),

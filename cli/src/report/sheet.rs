@@ -1,4 +1,4 @@
-//! A table of figures that still know what they are, so that each form shows them in its way.
+//! A table of figures with their units, so that each output form shows them in its way.
 
 use std::io;
 
@@ -17,16 +17,16 @@ pub(crate) struct Sheet {
     pub(crate) rows: Vec<Vec<Cell>>,
     /// Rows that there are beside these.
     pub(crate) left_out: usize,
-    /// What to do next.
+    /// Advice on the next step.
     pub(crate) advice: Option<String>,
 }
 
 /// A column.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head {
-    /// For programs.
+    /// The name for programs.
     pub(crate) key: &'static str,
-    /// For people; a column without one is for programs only.
+    /// The title for people; a column without one is for programs only.
     pub(crate) title: Option<&'static str>,
     pub(crate) is_number: bool,
 }
@@ -37,7 +37,7 @@ pub(crate) enum Cell {
     Text(String),
     Bytes(u64),
     Count(u64),
-    /// How many times as much.
+    /// A ratio: a number of times.
     Ratio(f64),
     /// A part of a whole.
     Share(u64, u64),
@@ -47,12 +47,12 @@ pub(crate) enum Cell {
     Nothing,
 }
 
-/// How many rows are wanted.
+/// The number of rows that are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
     /// All, in the store's order.
     Whole,
-    /// This many: those that matter most.
+    /// The rows that matter most, this many.
     Top(usize),
 }
 
@@ -73,7 +73,7 @@ impl Head {
         }
     }
 
-    /// For programs only.
+    /// A column for programs only.
     pub(crate) const fn hidden(key: &'static str) -> Self {
         Self {
             key,
@@ -88,7 +88,7 @@ impl Cell {
         Self::Text(text.into())
     }
 
-    /// For people.
+    /// The text for people.
     pub(crate) fn shown(&self, units: Units) -> String {
         match self {
             Self::Text(text) => text.clone(),
@@ -101,7 +101,7 @@ impl Cell {
         }
     }
 
-    /// For programs.
+    /// The text for programs.
     pub(crate) fn plain(&self) -> String {
         match self {
             Self::Bytes(bytes) => bytes.to_string(),
@@ -116,7 +116,8 @@ impl Cell {
 }
 
 impl Extent {
-    /// Of `rows`, those that are wanted, the greatest `weight` first, and how many are left out.
+    /// Chooses the wanted ones of `rows`, the greatest `weight` first, and the number of those that
+    /// are left out.
     pub(super) fn choose<T, W: Ord>(
         self,
         mut rows: Vec<T>,
@@ -141,7 +142,7 @@ impl Sheet {
             .filter_map(|(nth, head)| Some((nth, head, head.title?)))
     }
 
-    /// What is told of the rows that are not here.
+    /// The note about the rows that are left out.
     pub(super) fn rest(&self) -> Option<String> {
         (self.left_out > 0).then(|| {
             format!(

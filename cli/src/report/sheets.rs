@@ -1,4 +1,4 @@
-//! Which figures of a report stand in the table of each part.
+//! The figures of a report in the table of each part.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
-//! From what a person wrote to a point of a repository: `IMAGE`, `IMAGE@SNAPSHOT`, `IMAGE@latest`,
-//! `IMAGE@TIME`, or the beginning of a point's id.
+//! Looks up the point of a repository that a text names: `IMAGE`, `IMAGE@SNAPSHOT`, `IMAGE@latest`,
+//! `IMAGE@TIME`, or a prefix of a point's id.
 //!
-//! Two points that a text could mean are never decided between: the person is shown both.
+//! If a text could mean two points, neither is chosen: the person is shown both.
 
 use jiff::tz::TimeZone;
 use vellum_backup::record::Point;
@@ -12,7 +12,7 @@ use crate::zone;
 
 /// A shorter beginning of an id is more likely a name that was mistyped.
 const ID_LEN_MIN: usize = 4;
-/// More candidates would not help to choose.
+/// The greatest number of candidates shown: more would not help to choose.
 const CANDIDATES_MAX: usize = 8;
 /// Digits of an id that tell a point from all others, for people.
 const SHORT_LEN: usize = 10;
@@ -62,7 +62,8 @@ pub(crate) fn find_whole<'a>(
     }
 }
 
-/// Whether `text` is all of a way to write `point`, or as much of its id as people are shown.
+/// True if `text` is one of the ways to write all of `point`, or as much of its id as people are
+/// shown.
 fn is_whole(point: &Point, text: &str, zone: &TimeZone) -> bool {
     let Some((image, state)) = text.rsplit_once('@') else {
         return text == point.name || is_enough(text) && point.id.starts_with(text);
@@ -77,7 +78,7 @@ fn is_whole(point: &Point, text: &str, zone: &TimeZone) -> bool {
             || zone::shown(zone, point.time_ms).as_deref() == Some(state))
 }
 
-/// Whether `text` is so much of an id that nobody means another one by it.
+/// True if `text` is so much of an id that nobody means another one by it.
 pub(crate) fn is_enough(text: &str) -> bool {
     text.len() >= SHORT_LEN
 }
@@ -124,7 +125,7 @@ pub(crate) fn of_image<'a>(
     }
 }
 
-/// What people call a point: `web`, `web@monday`.
+/// The name of a point, for people: `web`, `web@monday`.
 pub(crate) fn title(point: &Point) -> String {
     match &point.snapshot {
         Some(snapshot) => format!("{}@{}", point.name, snapshot.name),
@@ -203,7 +204,7 @@ fn named<'a>(points: &[&'a Point], name: &str) -> Option<Vec<&'a Point>> {
     )
 }
 
-/// What was taken at a time that begins so, on the clock of `zone`.
+/// The points that were taken at a time that begins so, on the clock of `zone`.
 fn at<'a>(points: &[&'a Point], time: &str, zone: &TimeZone) -> Vec<&'a Point> {
     let begins = |point: &&Point| {
         zone::shown(zone, point.time_ms).is_some_and(|shown| shown.starts_with(time))

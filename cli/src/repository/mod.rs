@@ -1,5 +1,5 @@
-//! Repositories as people name and open them: the place, the key, and what is remembered of them,
-//! all as the caller means it.
+//! Opens repositories from the command line: the place, the key, and the client's state of it, all
+//! from the caller's folder and environment.
 
 pub(crate) mod address;
 pub(crate) mod password;
@@ -28,7 +28,7 @@ use password::{Password, Variables};
 
 /// Longer than any key file.
 const KEY_FILE_LEN_MAX: u64 = 4096;
-/// Who may read a key file.
+/// The permissions of a key file.
 const KEY_FILE_MODE: u32 = 0o600;
 
 /// What opens a repository.
@@ -85,7 +85,7 @@ pub(crate) fn open_with(
     Ok(repository)
 }
 
-/// Where `place` is; makes no request.
+/// The objects at `place`; makes no request.
 pub(crate) fn objects(place: &str, caller: &Caller) -> Result<Arc<dyn Objects>, Failure> {
     // By its whole path: what is remembered of a place is not of whatever else is called so
     // elsewhere.
@@ -100,7 +100,7 @@ pub(crate) fn objects(place: &str, caller: &Caller) -> Result<Arc<dyn Objects>, 
     })
 }
 
-/// What the options or the environment give to open it with.
+/// The password or key file from the options or the environment.
 pub(crate) fn opener(
     args: &KeyArgs,
     variables: Variables,
@@ -136,7 +136,7 @@ pub(crate) fn ask(
             false,
             caller,
         ),
-        // What is wrong there is told by whoever does the command.
+        // A fault there is reported by the process that does the command.
         _ => Ok(None),
     }
 }
@@ -168,7 +168,7 @@ pub(crate) fn make_key_file(path: &Path, caller: &Caller) -> Result<KeyFile, Fai
     Ok(key)
 }
 
-/// Where this user keeps copies of what can be fetched again, and what was seen of repositories.
+/// The folders of this user's cache, and of the state seen of repositories.
 pub(crate) fn folders(caller: &Caller) -> ClientFolders {
     let named = caller
         .variable("VELLUM_CACHE_DIR")
@@ -193,7 +193,7 @@ fn xdg(variable: &str, usual: &str, caller: &Caller) -> Option<PathBuf> {
     })
 }
 
-/// Who changes the repository, for others who look at it.
+/// The name of the writer, for others who look at the repository.
 pub(crate) fn writer(session: &Session) -> Writer {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Writer {

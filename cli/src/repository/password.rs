@@ -1,8 +1,8 @@
-//! Where the password of a repository comes from: an option, the caller's environment, or the
-//! caller's terminal.
+//! The password of a repository: from an option, the caller's environment, or the caller's
+//! terminal.
 //!
-//! It is the caller's environment also when another process does the command, and nobody is asked
-//! who has no terminal.
+//! It is the caller's environment also when another process does the command. A caller without a
+//! terminal is not asked.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -38,7 +38,7 @@ pub(crate) struct Variables {
 /// The password itself.
 pub(crate) const PASSWORD_VARIABLE: &str = "VELLUM_PASSWORD";
 
-/// Of the repository.
+/// The variables for the password of the repository.
 pub(crate) const VARIABLES: Variables = Variables {
     plain: PASSWORD_VARIABLE,
     file: "VELLUM_PASSWORD_FILE",
@@ -47,7 +47,7 @@ pub(crate) const VARIABLES: Variables = Variables {
     options: "--password-file or --key-file",
 };
 
-/// Of the repository that is read, where two are opened.
+/// The variables for the password of the repository that is read, where two are opened.
 pub(crate) const FROM_VARIABLES: Variables = Variables {
     plain: "VELLUM_FROM_PASSWORD",
     file: "VELLUM_FROM_PASSWORD_FILE",
@@ -143,14 +143,14 @@ impl Variables {
         })
     }
 
-    /// Whether one of them is set.
+    /// True if one of them is set.
     pub(crate) fn are_set(self, caller: &Caller) -> bool {
         [self.plain, self.file, self.command, self.descriptor]
             .iter()
             .any(|name| caller.variable(name).is_some())
     }
 
-    /// What to say to somebody who gave none and cannot be asked.
+    /// Advice to a person who gave no password and cannot be asked.
     pub(crate) fn hint(self) -> String {
         format!(
             "set {}, {} or {}, or give {}",
@@ -199,7 +199,7 @@ fn open(path: &Path, caller: &Caller) -> io::Result<File> {
     File::open(caller.path(path))
 }
 
-/// What stands before the first line break. All of a stream is read: a command that fails after its
+/// The text before the first line break. All of a stream is read: a command that fails after its
 /// output has failed.
 fn first_line(stream: &mut dyn Read) -> io::Result<Password> {
     let mut text = Zeroizing::new(Vec::with_capacity(LINE_LEN_MAX + 1));
@@ -242,7 +242,7 @@ fn ask_once(question: &str, caller: &Caller) -> Result<Password, Failure> {
     }
 }
 
-/// What is typed until a line break, byte by byte: what follows belongs to others.
+/// The text that is typed until a line break, byte by byte: the bytes behind it belong to others.
 fn typed_line(input: &mut dyn Read) -> io::Result<Password> {
     let mut line = Zeroizing::new(Vec::with_capacity(LINE_LEN_MAX));
     let mut byte = [0];

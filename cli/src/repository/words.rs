@@ -1,4 +1,5 @@
-//! Which of a command's words is the repository: the first, unless `VELLUM_REPOSITORY` names it.
+//! Finds the repository among a command's words: it is the first, unless `VELLUM_REPOSITORY` names
+//! it.
 
 use crate::caller::Caller;
 use crate::failure::Failure;
@@ -6,12 +7,12 @@ use crate::failure::Failure;
 /// Names the repository for commands that do not.
 const VARIABLE: &str = "VELLUM_REPOSITORY";
 
-/// What a command line names.
+/// The names on a command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Named<'a> {
     /// The repository.
     pub(crate) place: String,
-    /// What follows it.
+    /// The words behind it.
     pub(crate) rest: &'a [String],
 }
 
@@ -39,8 +40,8 @@ pub(crate) fn exactly<'a>(
     }
 }
 
-/// The repository and whatever follows. If the variable names one, a first word names another only
-/// if it has a slash, as an address or a path like `./backup` does: no image's name has one.
+/// The repository and the words behind it. If the variable names one, a first word names another
+/// only if it has a slash, as an address or a path like `./backup` does: no image's name has one.
 pub(crate) fn at_least<'a>(words: &'a [String], caller: &Caller) -> Result<Named<'a>, Failure> {
     let given = given(caller)?;
     match (words.split_first(), given) {

@@ -1,5 +1,5 @@
-//! What people and other programs get wrong: one sentence that says what and where, and nothing
-//! changed.
+//! Mistakes of people and other programs: each gets one sentence with the fault and its place, and
+//! nothing is changed.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -46,7 +46,11 @@ fn each_mistake_is_told_and_changes_nothing() {
         (1, "import disk.raw new -b nothing", "\"nothing\""),
         (1, "import disk.raw new -b web@nothing", "\"nothing\""),
         (1, "import disk.raw nothing --update", "\"nothing\""),
-        (1, "import disk.vdi new", "cannot be read here: version"),
+        (
+            1,
+            "import -f vdi disk.vdi new",
+            "cannot be read here: version",
+        ),
         (1, "import polyglot new", "several things"),
         (1, "import -f qcow2 broken.qcow2 new", "broken.qcow2"),
         (
@@ -207,7 +211,7 @@ fn a_source_that_may_not_be_read_is_told() {
     std::fs::write(sandbox.path("secret.raw"), b"secret").expect("room");
     let allow = |name: &str, mode| {
         std::fs::set_permissions(sandbox.path(name), PermissionsExt::from_mode(mode))
-            .expect("it is ours")
+            .expect("it is ours");
     };
     allow("secret.raw", 0o000);
     allow("", 0o777);

@@ -12,7 +12,7 @@ use crate::sandbox::VELLUM;
 const SERVER: &str = "s3s-fs";
 const KEY: &str = "vellum-test";
 const SECRET: &str = "vellum-test-secret";
-/// What the environment has to say of a server that somebody else runs.
+/// The variables for a server that somebody else runs.
 const GIVEN: [&str; 5] = [
     "AWS_ENDPOINT",
     "AWS_ALLOW_HTTP",
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The bucket; a server that was started for it ends when it is dropped.
 pub(crate) struct Bucket {
-    /// How to reach it.
+    /// The variables with its address and credentials.
     pub(crate) environment: Vec<(String, String)>,
     name: String,
     server: Option<(Child, tempfile::TempDir)>,
@@ -128,7 +128,7 @@ fn serve(root: &Path) -> Option<(Child, u16)> {
     None
 }
 
-/// Where `make` puts it, else wherever the shell finds one.
+/// The server's program where `make` puts it, else where the shell finds one.
 fn program() -> PathBuf {
     let built = Path::new(VELLUM)
         .ancestors()

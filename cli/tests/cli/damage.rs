@@ -1,5 +1,5 @@
-//! A store with one damaged table: what can be read is read, what cannot is told, and nothing says
-//! that all is well.
+//! Tests of a store with one damaged table: what can be read is read, what cannot is reported, and
+//! nothing says that all is well.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ const FAMILIES: [&str; 8] = [
 ];
 const DISK_LEN: usize = 1 << 20;
 
-/// What happens to a table.
+/// A kind of damage to a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Harm {
     /// A bit of its first block.
@@ -20,9 +20,14 @@ enum Harm {
     Deletion,
 }
 
-/// Two images, a snapshot, and a repository of an empty store, all tables written.
+/// Two images with a snapshot each, behind some small ones: so many tables that RocksDB asks only
+/// those that may have a key. (Of up to three it asks all, as it does not look at their bounds.)
 fn original() -> Sandbox {
     let sandbox = Sandbox::new();
+    for nth in 0..4 {
+        sandbox.random_file(format!("old{nth}.raw"), 8 << 10, 20 + nth);
+        sandbox.succeed(["import", &format!("old{nth}.raw"), &format!("old{nth}")]);
+    }
     for (nth, name) in ["web", "mail"].into_iter().enumerate() {
         sandbox.random_file(format!("{name}.raw"), DISK_LEN, nth as u64 + 1);
         sandbox.succeed(["import", &format!("{name}.raw"), name, "--snapshot", "mon"]);
@@ -77,7 +82,7 @@ impl Harmed<'_> {
         Run::of(command.output().expect("it starts"))
     }
 
-    /// What every look at a damaged store must be like.
+    /// Checks that every view of a damaged store is right.
     fn look(&self, harm: Harm) {
         let Self { sandbox, what, .. } = self;
         let check = self.run("check --read-data --json");
@@ -85,14 +90,17 @@ impl Harmed<'_> {
         let list = self.run("list --snapshots --json");
         assert_eq!(list.code, Some(0), "{what}: {list:?}");
         let mut whole = 0;
-        for name in ["web", "web@mon", "mail", "mail@mon"] {
+        let names = [
+            "web", "web@mon", "mail", "mail@mon", "old0", "old1", "old2", "old3",
+        ];
+        for name in names {
             assert!(
                 list.stdout.contains(&format!("\"{name}\"")),
                 "{what}: {list:?}"
             );
             whole += usize::from(self.exported(name, &check));
         }
-        let (families, all) = (["frames", "headers", "pages"], 4);
+        let (families, all) = (["frames", "headers", "pages"], names.len());
         let may_lose = families.iter().any(|family| what.contains(family));
         assert!(
             may_lose || whole == all,
@@ -111,7 +119,8 @@ impl Harmed<'_> {
         std::fs::remove_dir_all(sandbox.path("repository")).expect("it is ours");
     }
 
-    /// Whether `name` can be exported; if not, that is told with the range, and the rest of it can.
+    /// True if `name` can be exported; if not, the range is named in the error, and the rest of it
+    /// can.
     fn exported(&self, name: &str, check: &Run) -> bool {
         let (sandbox, what) = (self.sandbox, &self.what);
         let disk = name.split('@').next().unwrap_or_default();
@@ -152,7 +161,7 @@ impl Harmed<'_> {
         false
     }
 
-    /// Whether it can be written: then it stays so, and says what is wrong.
+    /// True if it can be written: then it stays so, and says what is wrong.
     fn is_writable(&self) -> bool {
         let (sandbox, what) = (self.sandbox, &self.what);
         let good = std::fs::read(sandbox.path("new.raw")).expect("it is ours");
@@ -164,10 +173,20 @@ impl Harmed<'_> {
             }
             assert_eq!(run.code, Some(0), "{what}: import {nth}: {run:?}");
         }
-        for words in ["snapshot take new3@x", "rm new5", "gc"] {
+        for words in ["snapshot take new3@x", "rm new5"] {
             let run = self.run(words);
             assert_eq!(run.code, Some(0), "{what}: {words}: {run:?}");
         }
+        // Without all maps and all headers nobody knows what is dead: nothing is deleted then.
+        let gc = self.run("gc");
+        let is_unknown = ["headers", "pages"]
+            .iter()
+            .any(|family| what.contains(family));
+        let is_told = gc.code == Some(1) && gc.stderr.contains("vellum repair");
+        assert!(
+            gc.code == Some(0) || is_unknown && is_told,
+            "{what}: gc: {gc:?}"
+        );
         let run = self.run("export new6 new-out.raw --force");
         assert_eq!(run.code, Some(0), "{what}: {run:?}");
         assert!(std::fs::read(sandbox.path("new-out.raw")).expect("it is there") == good);
@@ -230,7 +249,7 @@ fn a_store_that_cannot_be_written_is_served_to_be_read() {
     serde_json::from_str::<serde_json::Value>(&json.stdout).expect("the list is JSON still");
 }
 
-/// What a guest writes meanwhile is neither called damaged nor lost.
+/// Writes of a guest meanwhile are neither called damaged nor lost.
 #[test]
 fn a_scrub_beside_a_guest_finds_nothing() {
     let sandbox = original();
@@ -337,7 +356,7 @@ fn a_scrub_goes_on_from_command_to_command() {
     let whole = scrubbed("check --scrub --json", 0);
     assert_eq!(
         (&whole["round_ended"], &whole["chunks_read"]),
-        (&true.into(), &512.into())
+        (&true.into(), &520.into())
     );
     let total = whole["bytes_read"].as_u64().expect("a number");
     let (mut read, mut runs) = (0, 0);

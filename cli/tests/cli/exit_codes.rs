@@ -1,4 +1,4 @@
-//! Which exit code says what: scripts depend on these.
+//! The meaning of each exit code: scripts depend on it.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -55,7 +55,7 @@ fn every_exit_code_says_what_the_table_says() {
         (2, "init --compression zstd:23"),
         (10, "list --store nowhere"),
         (10, "gc --store disk.raw"),
-        // What is not there needs no password.
+        // A repository that is not there needs no password.
         (10, "backup list nowhere --password-file missing"),
         (10, "backup forget nowhere web --key-file missing"),
     ] {

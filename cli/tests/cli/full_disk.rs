@@ -1,5 +1,5 @@
-//! A disk that fills up: told in one sentence, everything that frees space still works, and what
-//! was refused costs nobody else anything.
+//! Tests of a disk that fills up: one sentence tells it, everything that frees space still works,
+//! and a refused command costs no other anything.
 
 use std::process::{Command, Stdio};
 

@@ -144,7 +144,7 @@ fn a_snapshot_under_a_writing_guest_holds_still() {
 fn one_image_is_offered_until_its_client_leaves() {
     let sandbox = sandbox();
     let uri = |name: &str| format!("nbd+unix:///{name}?socket=n.sock");
-    // Who only asks what there is does not count.
+    // A client that only asks for the list of exports does not count.
     let server = Served::run(&sandbox, &["nbd", "web", "-k", "n.sock", "-x", "disk"]);
     assert!(succeed(&sandbox, "nbdinfo", &["--list", &uri("")]).contains("export=\"disk\""));
     sandbox.succeed(["snapshot", "take", "web@b"]);
@@ -303,7 +303,7 @@ impl Guest {
         Self(child)
     }
 
-    /// Says `words`, and reads until a line has `expected` in it.
+    /// Types `words`, and reads until a line has `expected` in it.
     fn ask(child: &mut Child, words: &str, expected: &str) {
         let stdin = child.stdin.as_mut().expect("it was asked for");
         stdin.write_all(words.as_bytes()).expect("it listens");
@@ -340,7 +340,7 @@ fn a_second_guest_of_an_image_does_not_start_and_readers_do() {
         client(&sandbox, "nbdcopy", &["disk.raw", &uri]).code,
         Some(0)
     );
-    // Whoever only reads it is no guest.
+    // A client that only reads it is no guest.
     succeed(&sandbox, "qemu-img", &["info", "-f", "raw", &uri]);
     succeed(
         &sandbox,
@@ -376,8 +376,8 @@ fn a_second_guest_of_an_image_does_not_start_and_readers_do() {
     assert!(said.lines().all(is_event), "{pid}: {said}");
 }
 
-/// What live migration does: the target opens the disk while the source has it, and writes when the
-/// source has stopped.
+/// Live migration: the target opens the disk while the source has it, and writes when the source
+/// has stopped.
 #[test]
 fn a_guest_that_moves_takes_its_image_along() {
     let sandbox = sandbox();

@@ -1,4 +1,5 @@
-//! What is damaged in a store and is somewhere else: brought again, or found in a source.
+//! Healing of damaged chunks of a store that are somewhere else: brought again, or found in a
+//! source.
 
 use std::fs;
 use std::path::{Path, PathBuf};

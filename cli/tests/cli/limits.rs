@@ -1,5 +1,5 @@
-//! A server within the limits of its process: few descriptors, little memory, and clients that mean
-//! no good.
+//! Tests of a server within the limits of its process: few descriptors, little memory, and hostile
+//! clients.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -88,7 +88,7 @@ impl Plain {
     }
 }
 
-/// Lets this process open `count` more descriptors, or says how many it may.
+/// Raises this process's soft limit of descriptors; returns how many of `count` it may open.
 fn may_open(count: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -100,8 +100,8 @@ fn may_open(count: usize) -> usize {
     count.min(most.saturating_sub(300))
 }
 
-/// More connections that say nothing than the process has descriptors, for as long as a guest
-/// works: it and all commands notice nothing.
+/// Idle connections, more of them than the process has descriptors, while a guest works: it and all
+/// commands notice nothing.
 #[test]
 fn idle_connections_take_no_descriptor_that_the_store_needs() {
     let sandbox = sandbox();

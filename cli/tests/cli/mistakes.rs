@@ -1,6 +1,6 @@
-//! What fingers get wrong, verb by verb: nothing is changed, and the error says what was meant.
+//! Mistyped commands, verb by verb: nothing is changed, and the error says what was meant.
 //!
-//! Every row is tried in one folder, whose whole state is held against what it was.
+//! Every row is tried in one folder, whose whole state is compared with the one before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -159,7 +159,7 @@ const SHORTENED: Rows = &[
     ("source remove rep", &["rep"]),
 ];
 
-/// Whatever else goes wrong on purpose.
+/// Other mistakes on purpose.
 const OTHERS: Rows = &[
     (
         "rm nothing",
@@ -199,7 +199,10 @@ const OTHERS: Rows = &[
     ("promote web2", &["unrecognized subcommand"]),
     ("release web2", &["unrecognized subcommand"]),
     ("machine delet vm10", &["unrecognized subcommand"]),
-    ("import x.vdi new", &["not a valid vdi image"]),
+    (
+        "import x.vdi new",
+        &["vdi image cannot be read here: version"],
+    ),
     ("import fixed.vhd new", &["vhd image"]),
     ("import x.gz new", &["a gzip file", "unpack"]),
     ("import x.xz new", &["an xz file"]),
@@ -573,7 +576,7 @@ fn the_format_is_a_property_of_the_image() {
         let run = run_with(&sandbox, "import --update -q - web2", &disk);
         assert_eq!(run.code, Some(0), "{run:?}");
         assert!(run.stderr.contains("is read as raw"), "it is told: {run:?}");
-        // Whoever makes an image of it says so.
+        // An import as a new image needs the format.
         assert_ne!(run_with(&sandbox, "import - new", &disk).code, Some(0));
     }
     let info = sandbox.succeed(["info", "q"]);

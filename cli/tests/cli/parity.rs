@@ -1,4 +1,4 @@
-//! Parity as a person meets it: damage heals, with a word; what cannot heal is told.
+//! Tests of parity: damage heals, with a notice; damage that cannot heal is reported.
 
 use std::fs;
 use std::path::PathBuf;

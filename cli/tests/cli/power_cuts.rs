@@ -2,9 +2,9 @@
 //! afterwards, nothing is half visible, and the check is clean.
 //!
 //! The disk is a recorded one (see `vellum_power`), so it takes root, FUSE and loop devices.
-//! Elsewhere these tests say so and do nothing, but in CI they must run. `make soak` is the same for
-//! longer, with kills, full disks and flipped bits between. `VELLUM_TEST_SEED` repeats the decisions
-//! of one history.
+//! Elsewhere these tests say so and do nothing, but in CI they must run. `make soak` is the same
+//! for longer, with kills, full disks and flipped bits between. `VELLUM_TEST_SEED` repeats the
+//! decisions of one history.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const INSIDE: &str = "VELLUM_POWER_CUTS_INSIDE";
 /// No machine takes so long; no further history is begun then.
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// What these tests do.
+/// The options of these tests.
 fn options(name: &str) -> Option<SoakOptions> {
     let seed = std::env::var("VELLUM_TEST_SEED").ok();
     let random = SoakOptions {
@@ -36,7 +36,7 @@ fn options(name: &str) -> Option<SoakOptions> {
         goes_on: false,
     };
     match name {
-        // Where a name is durable as late as may be: a sync that is missing shows.
+        // On ext4 a name is durable as late as may be: a sync that is missing shows.
         "answered" => Some(SoakOptions {
             file_systems: vec![FileSystem::Ext4],
             histories: 1,

@@ -1,5 +1,5 @@
-//! `vellum repair` as people meet it: what it says, with which exit code, and what is left of it
-//! when it is killed. What it can repair is tested beside the store.
+//! Tests of `vellum repair`: its output, its exit codes, and the remains when it is killed. The
+//! repairs themselves are tested beside the store.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -157,34 +157,37 @@ fn a_policy_says_which_snapshots_go_and_why_the_others_stay() {
         "{said}"
     );
     assert_eq!(said["deleted"][0]["name"], "web@a", "{said}");
-    // What `child` stands on is held by `child` too.
+    // Chunks below `child` are held by `child` too.
     assert_eq!(said["freed_bytes"], 0, "{said}");
     sandbox
         .run(["report", "--keep-last", "0"])
         .expect_error(2, "keeps nothing");
 }
 
-/// Flips a bit in the second of the tables that hold maps, in the order in which they were written:
-/// what `web` became by its update.
+/// Flips a bit in the table that holds the map which `web` got by its update: that of layer 5.
 fn damage_a_map(sandbox: &Sandbox) {
     const MARK: &[u8] = b"namepages";
+    const KEY: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0];
     let files = fs::read_dir(sandbox.path("store/database"))
         .expect("a store")
         .map(|entry| entry.expect("an entry").path());
-    let holds_maps = |path: &PathBuf| {
-        let is_table = path.extension().is_some_and(|extension| extension == "sst");
-        is_table
-            && fs::read(path)
-                .expect("readable")
-                .windows(MARK.len())
-                .any(|words| words == MARK)
+    let holds = |path: &PathBuf, words: &[u8]| {
+        let bytes = fs::read(path).expect("readable");
+        bytes.windows(words.len()).any(|found| found == words)
     };
-    let mut tables: Vec<PathBuf> = files.filter(holds_maps).collect();
-    tables.sort();
-    assert!(tables.len() > 2, "each import wrote one: {tables:?}");
-    let mut bytes = fs::read(&tables[1]).expect("readable");
+    let is_table = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "sst");
+    let maps: Vec<PathBuf> = files
+        .filter(is_table)
+        .filter(|path| holds(path, MARK))
+        .collect();
+    assert!(maps.len() > 2, "each import wrote one: {maps:?}");
+    let table = maps
+        .iter()
+        .find(|path| holds(path, KEY))
+        .expect("it is in one");
+    let mut bytes = fs::read(table).expect("readable");
     bytes[30] ^= 4;
-    fs::write(&tables[1], bytes).expect("it is ours");
+    fs::write(table, bytes).expect("it is ours");
 }
 
 #[test]
@@ -266,7 +269,7 @@ fn days_are_those_of_the_callers_clock() {
     let sandbox = Sandbox::new();
     sandbox.succeed(["create", "web", "1M"]);
     sandbox.succeed(["snapshot", "take", "web@evening"]);
-    // What is taken is told to the second.
+    // Snapshots have their time to the second.
     std::thread::sleep(Duration::from_millis(1001));
     sandbox.succeed(["snapshot", "take", "web@morning"]);
     sandbox.succeed(["backup", "init", "./repository", "--no-encryption", "-q"]);
@@ -316,8 +319,8 @@ fn days_are_those_of_the_callers_clock() {
     }
 }
 
-/// Where it is midnight at `moment`, which is told in UTC: a zone as POSIX writes it, with its
-/// hours the other way round.
+/// The time zone in which it is midnight at `moment`, which is given in UTC: as POSIX writes it,
+/// with its hours the other way round.
 fn zone_whose_day_begins(moment: &str) -> String {
     let (hours, rest) = moment[11..19].split_once(':').expect("a time of day");
     let number = |text: &str| text.parse::<u32>().expect("a number");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a machine that is busy with other things may take for something that takes moments.
+/// The timeout for short work on a machine that is busy with other things.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The command under test.
@@ -20,7 +20,7 @@ pub(crate) struct Sandbox {
     dir: tempfile::TempDir,
 }
 
-/// How a run of the command ended.
+/// The end of a run of the command.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub code: Option<i32>,
@@ -72,14 +72,14 @@ impl Sandbox {
             .args(args)
             .current_dir(self.dir.path())
             .stdin(Stdio::null());
-        // Whoever runs the tests may have wishes of their own.
+        // The developer who runs the tests may have set variables of their own.
         for (name, _) in
             std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"VELLUM_"))
         {
             command.env_remove(name);
         }
         command.env("VELLUM_STORE", "store");
-        // What is remembered of repositories goes with the sandbox.
+        // Files remembered of repositories go with the sandbox.
         command
             .env("XDG_CACHE_HOME", self.path("cache"))
             .env("XDG_STATE_HOME", self.path("state"));

@@ -10,7 +10,7 @@ use crate::sandbox::{Sandbox, signal};
 /// It is killed when dropped.
 pub(crate) struct Served {
     pub(crate) child: Child,
-    /// What it said when it began.
+    /// The server's first message.
     pub(crate) greeting: serde_json::Value,
 }
 
@@ -20,12 +20,12 @@ impl Served {
         Self::run(sandbox, &["serve"])
     }
 
-    /// Another command that serves.
+    /// A server from another command that serves.
     pub(crate) fn run(sandbox: &Sandbox, args: &[&str]) -> Self {
         Self::of(sandbox.command(args.iter().chain(&["--json"])))
     }
 
-    /// Something that becomes a server which answers in JSON.
+    /// A server from a command that answers in JSON.
     pub(crate) fn of(mut command: Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
@@ -41,7 +41,7 @@ impl Served {
         Self { child, greeting }
     }
 
-    /// How to connect to `export`.
+    /// The URI of `export`.
     pub(crate) fn uri(&self, export: &str) -> String {
         self.greeting["uris"][0]
             .as_str()
@@ -61,7 +61,7 @@ impl Served {
         assert_eq!(self.ended_saying(), "");
     }
 
-    /// As [`Served::stop`], of one that has something to say: what it said.
+    /// Stops a server that has something to say, as [`Served::stop`] does: returns its output.
     pub(crate) fn stop_saying(self) -> String {
         signal(&self.child, Signal::TERM);
         self.ended_saying()

@@ -1,4 +1,4 @@
-//! What is printed, word for word: `tests/cmd`, and every example of the README.
+//! Transcripts: the output, word for word, of `tests/cmd`, and of every example of the README.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ fn cases() -> trycmd::TestCases {
         .env("VELLUM_UNITS", "")
         .env("VELLUM_COMPRESSION", "")
         .env("COLUMNS", "100");
-    // What is remembered of repositories goes into the examples' own folder; their password is in a
+    // Files remembered of repositories go into the examples' own folder; their password is in a
     // file there.
     cases
         .env("VELLUM_CACHE_DIR", "cache")

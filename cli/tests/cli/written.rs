@@ -60,7 +60,7 @@ fn what_was_stored_is_for_its_owner_only() {
     }
 }
 
-/// Lets the group read and write all of it.
+/// Allows the group to read and write all of it.
 fn open_to_group(path: &Path) {
     let is_folder = path.is_dir();
     let mode = if is_folder { 0o770 } else { 0o660 };
@@ -71,7 +71,7 @@ fn open_to_group(path: &Path) {
         }
     }
 }
-/// What the group may do with each file and folder.
+/// The group's read and search permissions of each file and folder.
 fn group_modes(path: &Path, found: &mut Vec<u32>) {
     for entry in std::fs::read_dir(path).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -169,7 +169,7 @@ fn standard_output_has_other_names() {
                 .expect("it starts");
             assert_eq!(output.status.code(), Some(0), "{words:?}: {output:?}");
             assert!(is_the_disk(&sandbox, "o.raw"), "{words:?}");
-            // What is said goes elsewhere.
+            // Messages do not go into the pipe.
             let piped = sandbox.command(&words).output().expect("it starts");
             let disk = std::fs::read(sandbox.path("a.raw")).expect("it is there");
             assert!(piped.stdout == disk, "{words:?}");

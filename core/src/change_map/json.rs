@@ -1,5 +1,5 @@
-//! The JSON that maps are written in: one array of flat objects. Anything nested is refused, so
-//! nothing here calls itself. It does not know what the members mean.
+//! The JSON of change maps: one array of flat objects. Nested values are refused, so nothing here
+//! recurses. It does not know what the members mean.
 
 /// Members of one object at most: qemu writes nine, and a bound keeps looking one up cheap.
 const MEMBERS_MAX: usize = 32;
@@ -8,7 +8,7 @@ const MEMBERS_MAX: usize = 32;
 pub(super) struct Scanner<'a> {
     rest: &'a [u8],
     len: usize,
-    /// Whether the array's bracket was read.
+    /// True if the array's bracket was read.
     inside: bool,
 }
 
@@ -31,7 +31,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// How far it has read.
+    /// The offset of the next unread byte.
     pub(super) fn offset(&self) -> usize {
         self.len - self.rest.len()
     }

@@ -1,5 +1,5 @@
-//! Numbers in a block that was read. Past its end there are zeros, as on a disk that nobody has
-//! written to.
+//! Integers in a block that was read. Past its end they are zero, as on a disk that was never
+//! written.
 
 /// A block.
 #[derive(Clone, Copy)]

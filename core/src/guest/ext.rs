@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! Superblock (at byte 1024; Linux fs/ext4/ext4.h; little-endian)
-//! offset  size  meaning                                            guards against
-//! 0x04    4     blocks, low half (high half at 0x150)              blocks past the volume's end
+//! offset  size  meaning                                       guards against
+//! 0x04    4     blocks, low half (high half at 0x150)         blocks past the volume's end
 //! 0x14    4     the first block that is in a group
 //! 0x18    4     a block's length is 1024 << this
 //! 0x1c    4     a cluster's length is 1024 << this (bigalloc)
-//! 0x20    4     blocks in a group                                  groups without number
-//! 0x24    4     clusters in a group                                a bitmap that is longer than a block
+//! 0x20    4     blocks in a group                             groups without number
+//! 0x24    4     clusters in a group                           a bitmap that is longer than a block
 //! 0x28    4     inodes in a group
 //! 0x38    2     0xef53
 //! 0x4c    4     revision: 0 has no features
@@ -59,7 +59,7 @@ const READ_ONLY_BIGALLOC: u32 = 0x200;
 const READ_ONLY_METADATA_CHECKSUM: u32 = 0x400;
 const GROUP_BLOCK_UNINIT: u16 = 0x2;
 
-/// What of a superblock is needed here, checked.
+/// The checked fields of a superblock that are needed here.
 struct Superblock {
     block_len: u64,
     blocks: u64,
@@ -77,7 +77,7 @@ struct Superblock {
     copies: [u64; 2],
 }
 
-/// Where the blocks are that describe a group.
+/// The places of the blocks that describe a group.
 struct Group {
     number: u64,
     block_bitmap: u64,
@@ -252,7 +252,7 @@ impl Superblock {
         self.first_of(first) + u64::from(self.has_copy(first))
     }
 
-    /// Whether `group` begins with the superblock or a copy of it.
+    /// True if `group` begins with the superblock or a copy of it.
     fn has_copy(&self, group: u64) -> bool {
         if self.compatible & COMPATIBLE_SPARSE_SUPER2 != 0 {
             return group == 0 || self.copies.contains(&group);
@@ -297,7 +297,7 @@ impl Superblock {
         Ok(())
     }
 
-    /// What `group`, whose bitmap was never written, does not use.
+    /// The unused blocks of `group`, whose bitmap was never written.
     fn unused(&self, group: &Group) -> Vec<Range<u64>> {
         let (first, end) = (self.first_of(group.number), self.end_of(group.number));
         let used = [

@@ -1,19 +1,19 @@
-//! What a guest has put on its disk, as far as that tells which blocks it does not use: partitions,
-//! and the free space of what is in them.
+//! Finds the blocks of a guest's disk that the guest does not use: reads its partitions, and the
+//! free space of the file systems in them.
 //!
-//! It reads metadata only, changes nothing and mounts nothing. What a guest calls free is what its
-//! disk said when it last wrote it down: a file system that is mounted may have freed or taken some
-//! since, or have it in its journal only. That is good enough to say what could be dropped, and not
-//! to drop it.
+//! It reads metadata only, changes nothing and mounts nothing. The free blocks are those that the
+//! disk stated when the guest last wrote its metadata: a file system that is mounted may have freed
+//! or taken some since, or have it in its journal only. That is good enough to say what could be
+//! dropped, and not to drop it.
 //!
-//! Every byte is hostile: no content makes it panic, none makes it read a range of the disk twice
-//! for each time that it is named, and memory is bounded by one block and one table of partitions.
+//! Every byte is hostile: no content causes a panic, a range of the disk is not read again each
+//! time that the content names it, and memory is bounded by one block and one table of partitions.
 //!
 //! # Why there is no crate for it
 //!
-//! What reads ext4 in Rust is a driver: files by path, and structures laid over bytes. None lets
-//! its caller walk the block bitmaps alone, none promises to survive bytes that somebody chose.
-//! Partition tables are a page each.
+//! The Rust crates that read ext4 are drivers: they open files by path, and lay structures over
+//! bytes. None lets its caller walk the block bitmaps alone, and none promises to survive hostile
+//! bytes. Partition tables are a page each.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod bytes;
@@ -40,23 +40,24 @@ pub struct Volume {
     pub len: u64,
 }
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    /// The disk cannot be read, or whoever asked has called it off.
+    /// The disk cannot be read, or the caller cancelled the walk.
     #[error("cannot read the disk")]
     Io(#[from] io::Error),
-    /// What is there contradicts itself.
+    /// The structures contradict each other.
     #[error("not a valid {kind}: {reason}")]
     Malformed {
-        /// What it claims to be.
+        /// The kind that it claims to be.
         kind: &'static str,
-        /// What is wrong with it.
+        /// The contradiction.
         reason: &'static str,
     },
 }
 
-/// Where free ranges go, as bytes of the disk: in order, inside the volume. An error ends the walk.
+/// The callback for free ranges, as bytes of the disk: in order, inside the volume. An error ends
+/// the walk.
 type Visit<'v> = &'v mut dyn FnMut(Range<u64>) -> io::Result<()>;
 
 /// The partitions of `disk` by their beginnings, or all of it if it has none. A partition that
@@ -84,9 +85,9 @@ pub fn volumes(disk: &dyn ReadAt) -> Result<Vec<Volume>, GuestError> {
     Ok(found)
 }
 
-/// Calls `visit` for each range that what is in `volume` does not use, and says what that is:
-/// `ext4`, `xfs`, `swap`, …; `None` if it is not known. After an error, what was visited means
-/// nothing. Cost: reads the bitmaps or trees of free blocks.
+/// Calls `visit` for each range that the content of `volume` does not use, and returns the kind of
+/// content: `ext4`, `xfs`, `swap`, …; `None` if it is not known. After an error, what was visited
+/// means nothing. Cost: reads the bitmaps or trees of free blocks.
 pub fn free_space(
     disk: &dyn ReadAt,
     volume: &Volume,

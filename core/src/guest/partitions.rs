@@ -3,7 +3,8 @@
 //! ```text
 //! MBR, and each link of an extended partition (sector 0; little-endian)
 //! offset  size  meaning
-//! 446     16×4  entries: 0 or 0x80 at 0, type at 4 (0 is none), first sector at 8, count of sectors at 12
+//! 446     16×4  entries: 0 or 0x80 at 0, type at 4 (0 is none), first sector at 8, count of
+//!               sectors at 12
 //! 510     2     0x55 0xaa
 //!
 //! GPT header (UEFI 2.10, 5.3.2; sector 1, a copy in the last; little-endian)
@@ -24,7 +25,7 @@ use super::bytes::Fields;
 use crate::source::ReadAt;
 
 const SECTOR_LEN: u64 = 512;
-/// What disks call a sector. Images of disks with the longer ones are rare, but made.
+/// The lengths of sectors in use, in bytes. Images of disks with the longer ones are rare.
 const GPT_SECTOR_LENS: [u64; 2] = [512, 4096];
 const GPT_MAGIC: &[u8] = b"EFI PART";
 const GPT_HEADER_LEN_MIN: u32 = 92;
@@ -34,7 +35,7 @@ const GPT_TABLE_LEN_MAX: u64 = 1 << 20;
 const LOGICAL_MAX: u32 = 60;
 /// The types of extended partitions: DOS, LBA, Linux.
 const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
-/// The type that says: this is a GPT disk.
+/// The partition type that marks a GPT disk.
 const PROTECTIVE: u8 = 0xee;
 
 /// An entry of an MBR.

@@ -1,7 +1,8 @@
 //! Swap space, whose content means nothing once its guest is off.
 //!
 //! ```text
-//! offset         size  meaning                                         (Linux include/linux/swap.h; little-endian)
+//! Header (Linux include/linux/swap.h; little-endian)
+//! offset         size  meaning
 //! 1024           4     version: 1
 //! 1028           4     the last page; the first, of this header, is not for use
 //! page - 10      10    "SWAPSPACE2"; where, tells how long a page is
@@ -35,7 +36,7 @@ pub(super) fn free_space(
     Ok(None)
 }
 
-/// What is for use.
+/// The bytes that swap pages may take, without the header.
 fn pages(disk: &dyn ReadAt, volume: &Volume, page_len: u64) -> Result<Range<u64>, GuestError> {
     let mut header = [0; 8];
     volume.read(disk, 1024, &mut header)?;

@@ -118,7 +118,7 @@ fn logical_partitions_are_found_and_a_chain_of_them_ends() {
                 (0x83, 100_000 + nth as u32 * 10, 1),
                 (0x05, nth as u32 + 1, 1),
             ],
-        )
+        );
     });
     assert!(found(&disk).len() <= 62);
 }

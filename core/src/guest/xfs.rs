@@ -21,7 +21,8 @@
 //! 4       2     level: 0 for leaves                                a tree without leaves
 //! 6       2     how many records
 //! 12      4     the next block of this level, all ones for none    a ring
-//! 16 (56) 8×n   leaf: first block and count of blocks. Above: keys, then 4 bytes for each block below
+//! 16 (56) 8×n   leaf: first block and count of blocks. Above: keys, then 4 bytes for each block
+//!               below
 //! ```
 
 use super::bytes::Fields;

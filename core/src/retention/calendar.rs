@@ -1,4 +1,4 @@
-//! Moments as a calendar on the wall has them: the Gregorian one, in both directions without end.
+//! The Gregorian calendar, in both directions: hours, days, weeks, months and years of local time.
 
 use super::Span;
 

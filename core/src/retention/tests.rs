@@ -1,4 +1,4 @@
-//! What the rules keep, held against what restic's documentation and users expect.
+//! Tests of the rules against the expectations of restic's documentation and users.
 
 use super::*;
 

@@ -1,9 +1,8 @@
-//! What a guest gets that asks for a disk by name: which image its writes go to, and what has to be
-//! made first.
+//! Attachment by name: the image that a guest's writes go to, and what has to be made first.
 //!
 //! **A name is an attachment.** Connections come and go: a client opens several at once, or comes
-//! back after the server was restarted, and must then find the disk that it wrote to. So nothing
-//! but the name says which attachment is meant.
+//! back after the server was restarted, and must then find the disk that it wrote to. So the name
+//! alone identifies the attachment.
 //!
 //! - A *normal*, *writethrough* or *shareable* image is its own attachment.
 //! - An *immutable* image has one attachment for each machine that has it, a scratch image:
@@ -24,7 +23,7 @@ pub(super) const MARK: char = '+';
 /// store with them. No host that we know runs that many guests.
 pub const ATTACHMENTS_MAX: usize = 1024;
 
-/// What a name that can be attached stands for.
+/// The meaning of a name that can be attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attachment {
     /// It can only be read.
@@ -36,16 +35,16 @@ pub enum Attachment {
     Scratch(ScratchUse),
     /// Writes go to a child of this multiattach image; it is not there yet.
     NewChild {
-        /// What it will stand on.
+        /// The image that becomes its parent.
         base: ImageId,
-        /// What it will be called.
+        /// The name that it gets.
         name: Name,
     },
 }
 
 impl Tree {
-    /// What the whole name `text`, as a client sent it, stands for; `None` if nothing. A beginning
-    /// of a name means nothing here.
+    /// The meaning of the whole name `text`, as a client sent it; `None` if there is none. A prefix
+    /// of a name has no meaning here.
     #[must_use]
     pub fn attachment(&self, text: &str) -> Option<Attachment> {
         if let Some((image, snapshot)) = text.split_once('@') {

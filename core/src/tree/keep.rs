@@ -1,6 +1,7 @@
-//! How a state stays to be had that a restore is about to replace.
+//! Keeps the present state of an image or a machine that a restore is about to replace.
 //!
-//! Nobody has to ask for it: a state that no snapshot shows gets one, under a name that is free.
+//! This happens without a request: a state that no snapshot shows gets a snapshot, under a name
+//! that is free.
 
 use super::{Image, KeptDisk, Machine, MachineSnapshot, Mode, Node, PlanError, ScratchUse, Tree};
 use crate::name::Name;
@@ -9,7 +10,7 @@ use crate::units::{ImageId, LayerId, MachineId};
 /// Names of states that were kept without being asked for begin so; a number follows.
 const KEPT_PREFIX: &str = "before-restore-";
 
-/// Where the present state of something can be found once it is replaced; `S` is a snapshot that is
+/// The place of the present state of something once it is replaced; `S` is a snapshot that is
 /// there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PresentState<S> {
@@ -31,7 +32,7 @@ impl<S> PresentState<S> {
 }
 
 impl Tree {
-    /// Where the present state of `image` can be found once it is replaced.
+    /// Finds the present state of `image` for the time after it is replaced.
     pub fn present_state(&self, image: ImageId) -> Result<PresentState<Node>, PlanError> {
         let layer = self.present_layer(image)?;
         // The newest first: it is the one that people know it by.
@@ -44,9 +45,9 @@ impl Tree {
         Ok(PresentState::Unnamed(free_name(names)))
     }
 
-    /// Where the present state of machine `id` can be found once it is replaced: its disks, their
-    /// modes and contents, and its configuration file. Shown by a machine's snapshot, told by its
-    /// serial.
+    /// Finds the present state of machine `id` for the time after it is replaced: its disks, their
+    /// modes and contents, and its configuration file. A machine's snapshot that shows it is given
+    /// by its serial.
     pub fn present_machine_state(&self, id: MachineId) -> Result<PresentState<u64>, PlanError> {
         let machine = self.machines().get(id).ok_or(PlanError::Gone)?;
         let mut snapshots = self.machines().snapshots(id).rev();
@@ -151,7 +152,7 @@ mod tests {
         serial
     }
 
-    /// As if a guest had written.
+    /// Writes to the image as a guest would.
     fn write(tree: &mut Tree, image: ImageId) {
         let layer = tree.image(image).expect("it is there").layer;
         let mut layer = crate::tree::Layer::clone(tree.layer(layer).expect("it is there"));

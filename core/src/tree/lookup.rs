@@ -1,4 +1,4 @@
-//! From what a person wrote to the image or snapshot that it means.
+//! Looks up the image or snapshot that a person's text names.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Node {
     }
 }
 
-/// Why a text means nothing in this tree.
+/// The reason why a text means nothing in this tree.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
     /// No image has that name or begins with it.
@@ -36,7 +36,7 @@ pub enum LookupError {
     NoSnapshot {
         /// The image's whole name.
         image: String,
-        /// What was asked for.
+        /// The snapshot that was asked for.
         snapshot: String,
     },
     /// No machine has that name or begins with it.
@@ -47,13 +47,13 @@ pub enum LookupError {
     NoMachineSnapshot {
         /// The machine's whole name.
         machine: String,
-        /// What was asked for.
+        /// The snapshot that was asked for.
         snapshot: String,
     },
     /// Names begin with it, but here only a whole one will do.
     #[error("{missing}; did you mean {}?", candidates.join(", "))]
     NotWhole {
-        /// What was asked for, and is not there.
+        /// The failed lookup of the other part.
         missing: Box<LookupError>,
         /// Some of the names that begin with it.
         candidates: Vec<String>,
@@ -61,7 +61,7 @@ pub enum LookupError {
     /// Several names begin with it.
     #[error("{prefix:?} could mean {}", candidates.join(", "))]
     Ambiguous {
-        /// What was asked for.
+        /// The prefix that was given.
         prefix: String,
         /// Some of the names that begin with it.
         candidates: Vec<String>,
@@ -71,13 +71,13 @@ pub enum LookupError {
 /// Names that an error shows at most.
 const CANDIDATES_MAX: usize = 5;
 
-/// How much of a name has to be written.
+/// The part of a name that has to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spelling {
-    /// All of it: for whatever changes, overwrites or deletes. A name that is gone must not come to
+    /// All of it: for verbs that change, overwrite or delete. A name that is gone must not come to
     /// mean its neighbour.
     Whole,
-    /// Also a beginning that only one name has: for whatever only looks.
+    /// A prefix that only one name has is enough: for verbs that only read.
     Shortened,
 }
 
@@ -88,7 +88,7 @@ impl Tree {
         self.spelled(spec, Spelling::Shortened)
     }
 
-    /// As [`Tree::find`], by whole names only.
+    /// Looks up by whole names only; else as [`Tree::find`].
     pub fn find_whole(&self, spec: &NodeSpec) -> Result<Node, LookupError> {
         self.spelled(spec, Spelling::Whole)
     }
@@ -260,7 +260,7 @@ impl Tree {
     }
 }
 
-/// Whether `name` begins with `text`. With nothing begins nothing.
+/// True if `name` begins with `text`. An empty text begins no name.
 fn begins(name: &str, text: &str) -> bool {
     !text.is_empty() && name.starts_with(text)
 }

@@ -1,5 +1,5 @@
-//! Machines and their snapshots: named sets of images that change as one. Which of them there are,
-//! and who uses which image; not what can be done with them (`machine_plan`).
+//! Machines and their snapshots: named sets of images that change as one. It knows which exist and
+//! which images they use; `machine_plan` knows their operations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,13 +19,13 @@ pub const CONFIGURATION_LEN_MAX: usize = 1 << 20;
 pub struct Machine {
     /// Its name in the store.
     pub id: MachineId,
-    /// What people call it. Machines and images may have the same names.
+    /// The name, for people. Machines and images may have the same names.
     pub name: Name,
     /// Its disks, in the order in which the guest sees them.
     pub disks: Vec<ImageId>,
     /// Its configuration file.
     pub configuration: Option<Configuration>,
-    /// When it was made, in milliseconds since 1970.
+    /// The time when it was made, in milliseconds since 1970.
     pub created_ms: u64,
     /// When it was switched on, if it runs and was started here.
     pub started_ms: Option<u64>,
@@ -37,7 +37,7 @@ pub struct Machine {
 pub struct Configuration {
     /// Its name in the store.
     pub id: ConfigurationId,
-    /// How many bytes it has.
+    /// The length in bytes.
     pub len: u64,
 }
 
@@ -48,17 +48,17 @@ pub struct MachineSnapshot {
     pub machine: MachineId,
     /// Rises with every snapshot.
     pub serial: u64,
-    /// What people call it, unique within its machine.
+    /// The name, for people; unique within its machine.
     pub name: Name,
     /// The machine's disks, and what is kept of each.
     pub disks: Vec<KeptDisk>,
     /// The machine's configuration file.
     pub configuration: Option<Configuration>,
-    /// When it was taken, in milliseconds since 1970.
+    /// The time when it was taken, in milliseconds since 1970.
     pub created_ms: u64,
 }
 
-/// What a machine's snapshot keeps of a disk. The image cannot be deleted while it does.
+/// The part of a disk that a machine's snapshot keeps. The image cannot be deleted while it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeptDisk {
     /// The image.

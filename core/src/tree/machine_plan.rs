@@ -1,13 +1,13 @@
-//! Which edits a wish about a machine comes to: always one list, so that all disks change at one
-//! moment or none does.
+//! Plans changes of machines: always as one list of edits, so that all disks change at once or none
+//! does.
 //!
 //! A snapshot keeps the content and the mode of normal and immutable disks, by a snapshot of each
 //! image that has the machine snapshot's name (`SNAPSHOT+MACHINE`, if another machine's snapshot of
 //! the same image has it). That of an immutable disk is what its guest saw: with what was written.
-//! Those belong to it: they go when it goes and not before, and neither can their images. Disks of other modes take no part; they are only
-//! remembered as having been there.
+//! Those belong to it: they go when it goes and not before, and neither can their images. Disks of
+//! other modes take no part; they are only remembered as having been there.
 //!
-//! Restoring makes the machine's set of disks what it was. A disk that joined since leaves the
+//! Restoring makes the machine's set of disks the earlier one. A disk that joined since leaves the
 //! machine and stays an image; one that left comes back. What was written to an immutable disk is
 //! again what it was, and that is what the machine starts with from then on.
 
@@ -494,7 +494,7 @@ impl Tree {
         Ok(edits)
     }
 
-    /// Whether snapshot `serial` of `image` belongs to no machine's snapshot.
+    /// Fails if a machine's snapshot keeps snapshot `serial` of `image`.
     pub(super) fn check_not_kept(&self, image: ImageId, serial: u64) -> Result<(), PlanError> {
         let keeps = |keeper: &&MachineSnapshot| {
             keeper
@@ -512,7 +512,7 @@ impl Tree {
         })
     }
 
-    /// Whether no machine and no machine's snapshot needs `image`.
+    /// Fails if a machine or a machine's snapshot needs `image`.
     pub(super) fn check_unused(&self, image: &Image) -> Result<(), PlanError> {
         if let Some(machine) = self.machines().users(image.id).next() {
             return Err(PlanError::InMachine {
@@ -529,8 +529,8 @@ impl Tree {
         }
     }
 
-    /// Whether `machine` may have `image`, in mode `mode`, among its disks: no other has it, unless
-    /// the mode is for several.
+    /// Fails if `machine` may not have `image`, in mode `mode`, among its disks: another one has
+    /// it, and the mode is not for several.
     fn check_usable(&self, image: ImageId, mode: Mode, machine: &Machine) -> Result<(), PlanError> {
         match self
             .machines()

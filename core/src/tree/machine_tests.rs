@@ -1,7 +1,7 @@
 //! Modes and machines against a model: what each image shows, and what each machine's snapshot must
 //! bring back.
 //!
-//! There are no maps here: a written layer says one number, and a disk shows the number of the
+//! There are no maps here: a written layer holds one number, and a disk shows the number of the
 //! first written layer of its chain.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,7 +60,7 @@ impl World {
             match edit {
                 Edit::PutConfiguration(id, bytes) => drop(self.files.insert(*id, bytes.to_vec())),
                 Edit::DropConfiguration(id) => {
-                    assert!(self.files.remove(id).is_some(), "a file that goes is there")
+                    assert!(self.files.remove(id).is_some(), "a file that goes is there");
                 }
                 _ => {}
             }
@@ -204,7 +204,7 @@ impl World {
         self.seen(Node::Image(image))
     }
 
-    /// What holds in every tree, whatever was done.
+    /// Checks the invariants of every tree, whatever was done.
     fn check(&self) {
         for layer in self.tree.layers() {
             let parent = layer
@@ -711,7 +711,7 @@ fn attachments_of_a_base_have_names_and_a_limit() {
     world.check();
 }
 
-/// What the model knows of a machine's snapshot: each disk, and what must come back of those that
+/// The model's knowledge of a machine's snapshot: each disk, and what must come back of those that
 /// are kept.
 type Expected = BTreeMap<ImageId, Option<(Mode, u64)>>;
 
@@ -827,7 +827,7 @@ fn machines_go_back_to_what_they_were_after_any_operations() {
                         .map(|edits| world.apply(&edits)),
                 ),
             }
-            // What was restored with a saved state has a snapshot more.
+            // Machines that were restored with a saved state have a snapshot more.
             for snapshot in world.tree.machines().all_snapshots() {
                 for (image, serial) in snapshot
                     .disks

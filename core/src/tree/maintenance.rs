@@ -1,8 +1,8 @@
-//! Which layers nobody can see any more, and which could be one.
+//! Plans the maintenance of layers: which ones nobody can see any more, and which could be merged.
 //!
-//! Deleting takes only a name away. What then stands nameless is dropped if nothing is built on it,
-//! merged into the one child that is, or, shared by several, trimmed to what they ask of it: all by
-//! edits of maps, never of data.
+//! Deleting takes only a name away. A layer that is left without a name is dropped if no layer is
+//! built on it; merged into the child if there is one; or, if several layers are built on it,
+//! trimmed to the positions that they need. All of this edits maps, never data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::page::Page;
 use crate::positions::Positions;
 use crate::units::{ChunkCount, ImageId, LayerId, PageIndex};
 
-/// What maintenance has to do.
+/// The work of maintenance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tidy {
     /// Layers that no name reaches.
@@ -35,7 +35,8 @@ pub struct Merge {
 pub struct SharedLayer {
     /// The layer.
     pub layer: Arc<Layer>,
-    /// Everybody above it up to the first that shows all it has: parents before children.
+    /// The layers above it, up to the first on each path that shows all it has: parents before
+    /// children.
     askers: Vec<Asker>,
 }
 
@@ -45,13 +46,14 @@ struct Asker {
     layer: Arc<Layer>,
     /// The place of its parent among the askers; none if that is the shared layer.
     parent: Option<usize>,
-    /// Whether somebody sees all of it. Otherwise only what is asked of it matters.
+    /// True if an image or a snapshot shows all of it. Otherwise only the positions that its askers
+    /// need matter.
     is_seen: bool,
 }
 
 impl Tree {
-    /// What there is to tidy now. Layers that are held, and all that lies below them, are left for
-    /// later.
+    /// Plans the maintenance that is due now. Layers that are held, and all that lies below them,
+    /// are left for later.
     #[must_use]
     pub fn plan_tidy(&self) -> Tidy {
         let held = self.reached(self.holds.keys().copied());
@@ -97,8 +99,8 @@ impl Tree {
         (!sources.is_empty()).then_some(Merge { into, sources })
     }
 
-    /// Which of `merges`, planned a while ago, can still be made: nobody has named, held or built
-    /// on a source since.
+    /// Checks which of `merges`, planned a while ago, can still be made: no source was named, held
+    /// or built on since.
     #[must_use]
     pub fn mergeable(&self, merges: &[&Merge]) -> Vec<bool> {
         let held = self.reached(self.holds.keys().copied());
@@ -268,8 +270,9 @@ impl Tree {
         reached
     }
 
-    /// What `into` becomes, but for its pages and counts, once `sources` are part of it: the parent
-    /// of the last, of which only as much is visible as was through all of them.
+    /// The new parent of `into` once `sources` are part of it, and the number of its positions that
+    /// are visible: the parent of the last source, of which only as much is visible as was through
+    /// all of them.
     #[must_use]
     pub fn merged_parent(&self, merge: &Merge) -> (Option<LayerId>, ChunkCount) {
         let sources = || merge.sources.iter().filter_map(|id| self.layer(*id));
@@ -287,9 +290,9 @@ impl Tree {
 }
 
 impl SharedLayer {
-    /// The positions of page `index` at which somebody sees this layer. `own` tells what a layer
-    /// itself says there. Cost: the pages of all askers, until it is known that everything is
-    /// asked.
+    /// The positions of page `index` at which this layer is visible through one of its askers.
+    /// `own` gives a layer's own entries there. Cost: the pages of all askers, until it is known
+    /// that everything is asked.
     pub fn asked<E>(
         &self,
         index: PageIndex,
@@ -320,7 +323,7 @@ impl SharedLayer {
         Ok(asked[self.askers.len()])
     }
 
-    /// Whether `other`, of the same tree at another time, is about the same layer and the same
+    /// True if `other`, of the same tree at another time, is about the same layer and the same
     /// askers, none of them changed since.
     #[must_use]
     pub fn is_as(&self, other: &Self) -> bool {

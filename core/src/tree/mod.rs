@@ -1,8 +1,8 @@
-//! Which layers, images and snapshots there are, and how they hang together.
+//! The tree of layers, images and snapshots.
 //!
-//! Pure: a change is planned as a list of [`Edit`]s (in `plan`), the store makes them durable in
-//! one batch, and only then are they applied here. What the layers' maps hold is not known here;
-//! `page` is one span of that.
+//! It is pure: a change is planned as a list of [`Edit`]s (in `plan`), the store makes them durable
+//! in one batch, and only then are they applied here. It does not know the content of the layers'
+//! maps; `page` is one span of such a map.
 
 mod attach;
 mod keep;
@@ -56,23 +56,23 @@ pub struct Layer {
     pub sealed: bool,
     /// The image's length in bytes while this layer is on top.
     pub len: u64,
-    /// How many positions of the parent can be seen: from there on absent reads as zero. A disk
-    /// that shrank and grew again must not show the parent's bytes where it was cut, and recording
-    /// the cut costs nothing.
+    /// The number of positions at which the parent is visible: from there on absent reads as zero.
+    /// A disk that shrank and grew again must not show the parent's bytes where it was cut, and
+    /// recording the cut costs nothing.
     pub parent_visible: ChunkCount,
-    /// Which pages of its map exist.
+    /// The pages of its map that exist.
     pub pages: PageSet,
     /// Positions that it answers with a chunk.
     pub chunks: u64,
     /// Positions that it answers with an explicit zero.
     pub zeros: u64,
-    /// When it was made, in milliseconds since 1970. For people; nothing is decided by it.
+    /// The time when it was made, in milliseconds since 1970. For people; nothing is decided by it.
     pub created_ms: u64,
     /// When the content of the disk that it is on top of last changed, in nanoseconds since 1970,
     /// or a little later: of one image, two contents never have the same.
     pub changed_ns: u64,
-    /// What it shows, across stores: given once, when it is sealed, and never to another content.
-    /// None of layers that are not sealed, or were before there were identities.
+    /// The identity of its content, across stores: given once, when it is sealed, and never to
+    /// another content. None of layers that are not sealed, or were before there were identities.
     pub content: Option<ContentId>,
 }
 
@@ -87,19 +87,19 @@ pub struct PageSet {
 pub struct Image {
     /// Its name in the store, kept through renames.
     pub id: ImageId,
-    /// What people call it.
+    /// The name, for people.
     pub name: Name,
     /// Its active layer.
     pub layer: LayerId,
-    /// How it treats writes and snapshots.
+    /// The mode: how it treats writes and snapshots.
     pub mode: Mode,
     /// The image it was created from, where `commit` goes.
     pub origin: Option<ImageId>,
-    /// When it was made, in milliseconds since 1970.
+    /// The time when it was made, in milliseconds since 1970.
     pub created_ms: u64,
-    /// What people marked it with.
+    /// The tags that people gave it.
     pub tags: BTreeSet<Name>,
-    /// Whether it is protected against deletion.
+    /// True if it is protected against deletion.
     pub pinned: bool,
     /// The immutable image whose writes this one holds; it goes when that one goes.
     pub scratch_of: Option<ImageId>,
@@ -120,15 +120,15 @@ pub struct Snapshot {
     pub image: ImageId,
     /// Rises with every snapshot, so that the order of taking is known without a clock.
     pub serial: u64,
-    /// What people call it, unique within its image.
+    /// The name, for people; unique within its image.
     pub name: Name,
     /// The sealed layer.
     pub layer: LayerId,
-    /// When it was taken, in milliseconds since 1970.
+    /// The time when it was taken, in milliseconds since 1970.
     pub created_ms: u64,
-    /// What people marked it with.
+    /// The tags that people gave it.
     pub tags: BTreeSet<Name>,
-    /// Whether it is protected against deletion.
+    /// True if it is protected against deletion.
     pub pinned: bool,
 }
 
@@ -165,14 +165,14 @@ pub enum Edit {
 #[derive(Clone, Debug)]
 pub struct Tree {
     chunk_len: ChunkLen,
-    /// Shared with whoever reads through them.
+    /// Shared with the readers through them.
     layers: BTreeMap<LayerId, Arc<Layer>>,
     images: BTreeMap<ImageId, Image>,
     snapshots: BTreeMap<(ImageId, u64), Snapshot>,
     image_names: BTreeMap<Name, ImageId>,
     snapshot_names: BTreeMap<(ImageId, Name), u64>,
     children: BTreeMap<LayerId, BTreeSet<LayerId>>,
-    /// How many names stand for a layer.
+    /// The number of names that stand for a layer.
     names: HashMap<LayerId, u32>,
     /// Layers in use by something that reads or builds on them: maintenance leaves them and what
     /// lies below alone.
@@ -186,38 +186,38 @@ pub struct Tree {
 }
 
 impl Layer {
-    /// Whether it holds nothing of its own.
+    /// True if it holds nothing of its own.
     #[must_use]
     pub fn is_blank(&self) -> bool {
         self.pages.is_empty()
     }
 
-    /// How many positions of page `index` of the parent can be seen through this layer.
+    /// The number of positions of page `index` at which the parent is visible through this layer.
     #[must_use]
     pub fn visible_in(&self, index: PageIndex) -> u16 {
         positions_in(self.parent_visible, index)
     }
 
-    /// Notes that page `index`, which said `old`, says `new` from now on.
+    /// Updates the counts and the set of pages for page `index`, which changes from `old` to `new`.
     pub fn note_page(&mut self, index: PageIndex, old: &Page, new: &Page) {
         let ((old_chunks, old_zeros), (chunks, zeros)) = (old.counts(), new.counts());
         self.chunks = self.chunks + chunks - old_chunks;
         self.zeros = self.zeros + zeros - old_zeros;
         if new.is_empty() {
-            self.pages.remove(index)
+            self.pages.remove(index);
         } else {
-            self.pages.insert(index)
+            self.pages.insert(index);
         }
     }
 
-    /// How many positions of page `index` lie inside the image.
+    /// The number of positions of page `index` inside the image.
     #[must_use]
     pub fn positions_in(&self, chunk_len: ChunkLen, index: PageIndex) -> u16 {
         positions_in(chunk_len.count_for(self.len), index)
     }
 }
 
-/// How many of the first `count` positions of an image lie on page `index`.
+/// The number of positions on page `index` among the first `count` of an image.
 fn positions_in(count: ChunkCount, index: PageIndex) -> u16 {
     let before = index.0.saturating_mul(u64::from(PAGE_SPAN));
     count.0.saturating_sub(before).min(u64::from(PAGE_SPAN)) as u16
@@ -238,7 +238,7 @@ pub fn page_start(index: PageIndex) -> ChunkIndex {
     ChunkIndex(index.0 * u64::from(PAGE_SPAN))
 }
 
-/// How many pages it takes to answer for `count` positions.
+/// The number of pages for `count` positions.
 #[must_use]
 pub fn pages_for(count: ChunkCount) -> u64 {
     count.0.div_ceil(u64::from(PAGE_SPAN))
@@ -266,19 +266,19 @@ impl PageSet {
         &self.ranges
     }
 
-    /// Whether it holds nothing.
+    /// True if it holds nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// How many pages it holds.
+    /// The number of pages that it holds.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.ranges.iter().map(|(start, end)| end - start).sum()
     }
 
-    /// Whether it holds page `index`.
+    /// True if it holds page `index`.
     #[must_use]
     pub fn contains(&self, index: PageIndex) -> bool {
         let at = self.ranges.partition_point(|(_, end)| *end <= index.0);
@@ -402,7 +402,7 @@ impl Tree {
         self.next_id - 1
     }
 
-    /// Never gives out `used` or less.
+    /// Reserves the ids up to `used`: they are never given out.
     pub fn reserve(&mut self, used: u64) {
         self.next_id = self.next_id.max(used + 1);
     }
@@ -441,13 +441,13 @@ impl Tree {
         self.image_names.values().map(|id| &self.images[id])
     }
 
-    /// How many images there are.
+    /// The number of images.
     #[must_use]
     pub fn image_count(&self) -> usize {
         self.images.len()
     }
 
-    /// How many snapshots there are, of all images.
+    /// The number of snapshots, of all images.
     #[must_use]
     pub fn snapshot_count(&self) -> usize {
         self.snapshots.len()
@@ -492,7 +492,7 @@ impl Tree {
         self.children.get(&id).into_iter().flatten().copied()
     }
 
-    /// How many images and snapshots stand for layer `id`.
+    /// The number of images and snapshots that stand for layer `id`.
     #[must_use]
     pub fn name_count(&self, id: LayerId) -> u32 {
         self.names.get(&id).copied().unwrap_or(0)
@@ -523,7 +523,7 @@ impl Tree {
         }
     }
 
-    /// Whether `layer` itself is held.
+    /// True if `layer` itself is held.
     #[must_use]
     pub fn is_held(&self, layer: LayerId) -> bool {
         self.holds.contains_key(&layer)
@@ -559,7 +559,7 @@ impl Tree {
         }
     }
 
-    /// Whether `edit` changes what [`Tree::revision`] watches over: everything but layers that keep
+    /// True if `edit` changes what [`Tree::revision`] watches over: everything but layers that keep
     /// their length.
     fn is_seen(&self, edit: &Edit) -> bool {
         match edit {

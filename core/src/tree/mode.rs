@@ -1,16 +1,16 @@
-//! What an image's mode lets be done with it, and how it gets another.
+//! The modes of images: the operations that each mode allows, and changes from one mode to another.
 //!
-//! | mode | its content | its own snapshots | in a machine's snapshot | who may write |
+//! | mode | content | own snapshots | in a machine's snapshot | writers |
 //! | --- | --- | --- | --- | --- |
 //! | normal | changes | yes | kept, comes back | one |
-//! | immutable | stands still | stay, none new | kept, with what was written; both come back | one for each machine, to its scratch image |
+//! | immutable | read-only | stay, none new | kept with what was written | one for each machine |
 //! | writethrough | changes | none | left alone | one |
 //! | shareable | changes | none, and no children | left alone | several at once |
-//! | readonly | stands still | stay, none new | left alone | nobody |
-//! | multiattach | stands still | stay, none new | its children are in it | each attachment, to its own child |
+//! | readonly | read-only | stay, none new | left alone | none |
+//! | multiattach | read-only | stay, none new | its children are in it | each has its own child |
 //!
-//! An image that stands still changes only by getting another mode first, so whatever was built on
-//! it shows what it showed.
+//! An image whose content is read-only changes only after it gets another mode, so images that were
+//! built on it keep their content.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ use super::{Edit, Image, PlanError, Tree};
 use crate::name::Name;
 use crate::units::ImageId;
 
-/// How an image treats writes and snapshots, as virtual-machine managers name it.
+/// The treatment of writes and snapshots by an image, as virtual-machine managers name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Writes go to the active layer.
@@ -40,7 +40,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// As virtual-machine managers write it.
+    /// The mode's name, as virtual-machine managers write it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -53,19 +53,19 @@ impl Mode {
         }
     }
 
-    /// Whether the image's own content can change.
+    /// True if the image's own content can change.
     #[must_use]
     pub fn changes(self) -> bool {
         matches!(self, Self::Normal | Self::Writethrough | Self::Shareable)
     }
 
-    /// Whether a machine's snapshot keeps the image's content and mode, and brings them back.
+    /// True if a machine's snapshot keeps the image's content and mode, and brings them back.
     #[must_use]
     pub fn is_kept(self) -> bool {
         matches!(self, Self::Normal | Self::Immutable { .. })
     }
 
-    /// Whether several machines may have the image among their disks: nothing that one of them does
+    /// True if several machines may have the image among their disks: nothing that one of them does
     /// then surprises another.
     #[must_use]
     pub fn is_for_several(self) -> bool {
@@ -75,7 +75,7 @@ impl Mode {
         )
     }
 
-    /// Whether the image has no snapshots at all.
+    /// True if the image has no snapshots at all.
     pub(super) fn has_none(self) -> bool {
         matches!(self, Self::Writethrough | Self::Shareable)
     }
@@ -137,8 +137,8 @@ impl Tree {
         }
     }
 
-    /// Whether the content of `image` may be changed: restored, cut, replaced. (What is written to
-    /// an attached disk goes where [`super::Attachment`] says.)
+    /// Fails if the content of `image` may not be changed: restored, cut, replaced. (What is
+    /// written to an attached disk goes where [`super::Attachment`] says.)
     pub fn check_changes(&self, image: ImageId) -> Result<(), PlanError> {
         let image = self.image(image).ok_or(PlanError::Gone)?;
         self.check_no_scratch(image)?;
@@ -149,7 +149,7 @@ impl Tree {
         }
     }
 
-    /// Whether snapshots of `image` alone may be taken, or gone back to.
+    /// Fails if snapshots of `image` alone may not be taken, or gone back to.
     pub fn check_snapshots(&self, image: ImageId) -> Result<(), PlanError> {
         let image = self.image(image).ok_or(PlanError::Gone)?;
         self.check_no_scratch(image)?;
@@ -162,7 +162,7 @@ impl Tree {
         }
     }
 
-    /// Whether other images may be built on `image` as it is now.
+    /// Fails if other images may not be built on `image` as it is now.
     pub fn check_parent(&self, image: ImageId) -> Result<(), PlanError> {
         let image = self.image(image).ok_or(PlanError::Gone)?;
         if image.mode == Mode::Shareable {
@@ -172,7 +172,7 @@ impl Tree {
         }
     }
 
-    /// Whether `image` is its own master, and not the scratch of another.
+    /// Fails if `image` is the scratch of another.
     pub fn check_own(&self, image: ImageId) -> Result<(), PlanError> {
         self.check_no_scratch(self.image(image).ok_or(PlanError::Gone)?)
     }

@@ -1,4 +1,4 @@
-//! Which edits a person's wish comes to. Decides, touches nothing but the counter of ids.
+//! Plans operations on the tree as lists of edits. Decides; it changes only the counter of ids.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::units::{ChunkCount, IMAGE_LEN_MAX, ImageId, LayerId};
 
 const NS_PER_MS: u64 = 1_000_000;
 
-/// Why a wish cannot be met. The tree is unchanged.
+/// The reason why an operation is refused. The tree is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// Another image or snapshot has that name.
@@ -24,7 +24,7 @@ pub enum PlanError {
     HasSnapshots {
         /// `image` or `machine`, and its name.
         owner: String,
-        /// How many there are.
+        /// The number of them.
         count: usize,
     },
     /// No disk can be that long.
@@ -56,7 +56,7 @@ pub enum PlanError {
     Circle {
         /// The image that was to be moved.
         image: String,
-        /// What it was to stand on.
+        /// The parent that it was to get.
         parent: String,
     },
     /// The image's mode does not allow it.
@@ -66,7 +66,7 @@ pub enum PlanError {
         image: String,
         /// Its mode.
         mode: Mode,
-        /// Why that does not go together.
+        /// The conflict with the mode.
         reason: &'static str,
     },
     /// The image cannot have that mode now.
@@ -76,7 +76,7 @@ pub enum PlanError {
         image: String,
         /// The mode asked for.
         mode: Mode,
-        /// What is in its way.
+        /// The obstacle.
         reason: String,
     },
     /// The image is no more than what was written to another.
@@ -134,7 +134,7 @@ pub enum PlanError {
     Gone,
 }
 
-/// What is to be done, and the node that it makes or changes.
+/// The edits of an operation, and the node that it makes or changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
     /// In an order in which each refers only to what is there.
@@ -143,10 +143,10 @@ pub struct Planned {
     pub node: Node,
 }
 
-/// How an image gets another active layer, or its active layer another record.
+/// The edits by which an image gets another active layer, or its active layer another record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewTop {
-    /// What is to be done.
+    /// The edits.
     pub edits: Vec<Edit>,
     /// The image's active layer afterwards, which is among the edits.
     pub top: LayerId,
@@ -394,16 +394,16 @@ impl Tree {
                 ]);
             }
         }
-        // Whatever the image had written is below `layer` by now; the active layer that was put on
-        // it has nothing of its own. Somebody who reads through it keeps it, and by it all that
-        // lies below.
+        // The data that the image had written is below `layer` by now; the active layer that was
+        // put on it has nothing of its own. A reader through it keeps it, and by it all that lies
+        // below.
         if replaced.is_blank() && !replaced.sealed && !self.is_held(replaced.id) {
             planned.edits.push(Edit::DropLayer(replaced.id));
         }
         Ok(planned)
     }
 
-    /// Whether `image` may get another content, and a snapshot called `snapshot` of it.
+    /// Fails if `image` may not get another content, or a snapshot called `snapshot` of it.
     pub fn check_update(&self, image: ImageId, snapshot: Option<&Name>) -> Result<(), PlanError> {
         self.check_changes(image)?;
         let Some(name) = snapshot else { return Ok(()) };
@@ -421,7 +421,7 @@ impl Tree {
         self.plan_drop_snapshot(image, serial)
     }
 
-    /// Takes a snapshot's name away, whoever it belongs to.
+    /// Takes a snapshot's name away, also if a machine's snapshot keeps it.
     pub(super) fn plan_drop_snapshot(
         &self,
         image: ImageId,
@@ -607,9 +607,10 @@ impl Tree {
         })
     }
 
-    /// Whether `image` may stand on `parent`. Its own snapshots are fine; what was created from it
-    /// would make it its own origin. (The chain of layers could not close in any case: a rebased
-    /// image gets a new layer, and nothing stands on that.)
+    /// Fails if `parent` cannot become the parent of `image`. Its own snapshots are allowed; an
+    /// image that was created from it is not, since it would become its own origin. (The chain of
+    /// layers could not close in any case: a rebased image gets a new layer, and nothing stands on
+    /// that.)
     pub fn check_rebase(&self, image: ImageId, parent: Node) -> Result<(), PlanError> {
         self.check_own(image)?;
         self.check_parent(parent.image())?;
@@ -720,7 +721,7 @@ impl Tree {
         (layer.is_blank() && shows_all).then_some(parent.id)
     }
 
-    /// An active layer that says nothing, on `parent` if there is one.
+    /// An active layer without entries, on `parent` if there is one.
     pub fn blank_layer(&mut self, parent: Option<&Layer>, len: u64, now_ms: u64) -> Layer {
         let visible = parent.map_or(0, |parent| parent.len.min(len));
         Layer {
@@ -783,7 +784,7 @@ impl Tree {
         }
     }
 
-    /// Whether no image has that name yet.
+    /// Fails if an image has that name already.
     pub fn check_free(&self, name: &Name) -> Result<(), PlanError> {
         match self.image_named(name) {
             Some(_) => Err(PlanError::NameTaken(format!("image {name}"))),
@@ -791,7 +792,7 @@ impl Tree {
         }
     }
 
-    /// Whether no snapshot of `image` has that name yet.
+    /// Fails if a snapshot of `image` has that name already.
     pub fn check_snapshot_free(&self, image: ImageId, name: &Name) -> Result<(), PlanError> {
         match self.snapshot_named(image, name) {
             Some(_) => Err(PlanError::NameTaken(format!(

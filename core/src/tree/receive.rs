@@ -1,9 +1,9 @@
-//! What comes from another store, as one list of edits: images with their snapshots and modes,
-//! machines with theirs.
+//! Plans the arrival of images and machines from another store as one list of edits: images with
+//! their snapshots and modes, machines with theirs.
 //!
 //! Numbers mean something in one store only, so in an [`Arrival`] images, snapshots and disks are
-//! named by their places in its lists. It may have been written by anybody: every place is checked,
-//! and what no store lets people make is not let in either.
+//! named by their places in its lists. Its writer is not trusted: every place is checked, and a
+//! state that no store lets people make is refused.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use super::{Edit, Image, Layer, Mode, Node, PlanError, Snapshot, Tree};
 use crate::name::Name;
 use crate::units::{ImageId, LayerId, MachineId};
 
-/// What comes into a tree as one.
+/// The images and machines that come into a tree together.
 #[derive(Clone, Debug, Default)]
 pub struct Arrival {
     /// Layers that are not there yet: sealed, complete, each after its parent.
@@ -27,7 +27,7 @@ pub struct Arrival {
 /// An image that comes.
 #[derive(Clone, Debug)]
 pub struct ArrivingImage {
-    /// What it will be called.
+    /// The name that it gets.
     pub name: Name,
     /// The sealed layer that shows its present state.
     pub layer: LayerId,
@@ -35,17 +35,17 @@ pub struct ArrivingImage {
     pub mode: Mode,
     /// The image that it was created from.
     pub origin: Option<ArrivingOrigin>,
-    /// When it was made, in milliseconds since 1970.
+    /// The time when it was made, in milliseconds since 1970.
     pub created_ms: u64,
-    /// What people marked it with.
+    /// The tags that people gave it.
     pub tags: BTreeSet<Name>,
-    /// Whether it is protected against deletion.
+    /// True if it is protected against deletion.
     pub pinned: bool,
     /// Its snapshots, the oldest first.
     pub snapshots: Vec<ArrivingSnapshot>,
 }
 
-/// Where an image that comes was created from.
+/// The origin of an image that comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArrivingOrigin {
     /// An image that comes with it: its place.
@@ -61,24 +61,24 @@ pub struct ArrivingSnapshot {
     pub name: Name,
     /// The sealed layer.
     pub layer: LayerId,
-    /// When it was taken, in milliseconds since 1970.
+    /// The time when it was taken, in milliseconds since 1970.
     pub created_ms: u64,
-    /// What people marked it with.
+    /// The tags that people gave it.
     pub tags: BTreeSet<Name>,
-    /// Whether it is protected against deletion.
+    /// True if it is protected against deletion.
     pub pinned: bool,
 }
 
 /// A machine that comes.
 #[derive(Clone, Debug)]
 pub struct ArrivingMachine {
-    /// What it will be called.
+    /// The name that it gets.
     pub name: Name,
     /// The places of its disks among the images.
     pub disks: Vec<usize>,
     /// Its configuration file.
     pub configuration: Option<NewConfiguration>,
-    /// When it was made, in milliseconds since 1970.
+    /// The time when it was made, in milliseconds since 1970.
     pub created_ms: u64,
     /// Its snapshots, the oldest first.
     pub snapshots: Vec<ArrivingMachineSnapshot>,
@@ -89,12 +89,12 @@ pub struct ArrivingMachine {
 pub struct ArrivingMachineSnapshot {
     /// Its name.
     pub name: Name,
-    /// For each disk its place among the images, its mode then, and the place of the image's
-    /// snapshot if its content was kept.
+    /// The state of each disk: its place among the images, its mode then, and the place of the
+    /// image's snapshot if its content was kept.
     pub disks: Vec<(usize, Mode, Option<usize>)>,
     /// Its configuration file.
     pub configuration: Option<NewConfiguration>,
-    /// When it was taken, in milliseconds since 1970.
+    /// The time when it was taken, in milliseconds since 1970.
     pub created_ms: u64,
 }
 
@@ -105,8 +105,8 @@ struct Placed {
 }
 
 impl Tree {
-    /// Takes in all of `arrival`, or says why not. Each image gets an active layer with nothing in
-    /// it on the layer that it shows.
+    /// Plans the arrival of all of `arrival`, or fails. Each image gets an active layer with
+    /// nothing in it on the layer that it shows.
     pub fn plan_receive(
         &mut self,
         arrival: &Arrival,
@@ -227,7 +227,7 @@ impl Tree {
                 });
             }
             let serial = self.allocate();
-            // As on the other side, one file may be the machine's and its snapshots'.
+            // One file may be the machine's and its snapshots', as it is on the other side.
             let is_same = snapshot.configuration == machine.configuration;
             let (own, added) = if is_same {
                 (configuration, Vec::new())
@@ -260,7 +260,7 @@ impl Tree {
             .ok_or(PlanError::Gone)
     }
 
-    /// Whether all names are free, and everything could have been made here.
+    /// Fails if a name is taken, or something could not have been made here.
     pub fn check_arrival(&self, arrival: &Arrival) -> Result<(), PlanError> {
         let mut names = BTreeSet::new();
         for image in &arrival.images {
@@ -334,7 +334,7 @@ fn check_machine(machine: &ArrivingMachine, arrival: &Arrival) -> Result<(), Pla
     }
 }
 
-/// Whether each image's mode lets it be a disk of as many machines as have it.
+/// Fails if an image's mode does not let it be a disk of as many machines as have it.
 fn check_users(arrival: &Arrival) -> Result<(), PlanError> {
     for (at, image) in arrival.images.iter().enumerate() {
         let mut users = arrival
@@ -505,34 +505,34 @@ mod tests {
                 arrival.images[0].snapshots.push(again);
             }),
             ("no such layer", |arrival| {
-                arrival.images[0].layer = LayerId(99)
+                arrival.images[0].layer = LayerId(99);
             }),
             ("no such snapshot layer", |arrival| {
-                arrival.images[0].snapshots[0].layer = LayerId(99)
+                arrival.images[0].snapshots[0].layer = LayerId(99);
             }),
             ("an active layer", |arrival| {
-                arrival.layers[0].sealed = false
+                arrival.layers[0].sealed = false;
             }),
             ("no such origin", |arrival| {
-                arrival.images[1].origin = Some(ArrivingOrigin::Arriving(2))
+                arrival.images[1].origin = Some(ArrivingOrigin::Arriving(2));
             }),
             ("no such disk", |arrival| {
-                arrival.machines[0].disks = vec![2]
+                arrival.machines[0].disks = vec![2];
             }),
             ("a disk twice", |arrival| {
-                arrival.machines[0].disks = vec![0, 0]
+                arrival.machines[0].disks = vec![0, 0];
             }),
             ("no such kept snapshot", |arrival| {
-                arrival.machines[0].snapshots[0].disks[0].2 = Some(1)
+                arrival.machines[0].snapshots[0].disks[0].2 = Some(1);
             }),
             ("a machine twice", |arrival| {
-                arrival.machines.push(machine(vec![1]))
+                arrival.machines.push(machine(vec![1]));
             }),
             ("a shared disk", |arrival| {
                 arrival.machines.push(ArrivingMachine {
                     name: name("n"),
                     ..machine(vec![0])
-                })
+                });
             }),
             ("a shareable parent", |arrival| {
                 arrival.images[0].snapshots.clear();
@@ -540,7 +540,7 @@ mod tests {
                 arrival.images[0].mode = Mode::Shareable;
             }),
             ("a multiattach disk", |arrival| {
-                arrival.images[0].mode = Mode::Multiattach
+                arrival.images[0].mode = Mode::Multiattach;
             }),
         ];
         for (what, spoil) in hostile {

@@ -1,4 +1,4 @@
-//! Random operations on a tree, against a model of who sees what: for each name simply the bytes,
+//! Random operations on a tree, against a model that holds for each name the bytes that it shows,
 //! one a position.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ struct World {
     random: fastrand::Rng,
     maps: BTreeMap<LayerId, Page>,
     nodes: BTreeMap<Node, Vec<u8>>,
-    /// Layers that somebody reads through, and what they see.
+    /// Layers that are held by readers, and the content that these see.
     held: Vec<(LayerId, Vec<u8>)>,
     names: u32,
     written: u8,
@@ -81,7 +81,7 @@ impl World {
         layer
     }
 
-    /// What the chain from `top` shows, position by position.
+    /// The content of the chain from `top`, position by position.
     fn seen(&self, top: LayerId) -> Vec<u8> {
         let len = self
             .tree
@@ -155,7 +155,7 @@ impl World {
                 0
             };
         }
-        // Who reads through the active layer itself sees what is written to it.
+        // Readers through the active layer itself see what is written to it.
         let content = content.clone();
         self.held
             .iter_mut()
@@ -202,7 +202,7 @@ impl World {
             .insert(Node::Image(image), self.nodes[&snapshot].clone());
     }
 
-    /// An import on top: a layer built on the present state, which says what differs.
+    /// An import on top: a layer built on the present state, with the entries that differ.
     fn update(&mut self) {
         let image = self.any_image();
         let (base, edits) = self.tree.plan_base(Node::Image(image), 0).expect("seal");

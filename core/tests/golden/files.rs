@@ -1,4 +1,5 @@
-//! The golden files of the crate whose test includes this one: bytes kept as hexadecimal digits in its `tests/golden/`, under a name.
+//! The golden files of the crate whose test includes this one: bytes kept as hexadecimal digits in
+//! its `tests/golden/`, under a name.
 
 use std::path::{Path, PathBuf};
 
@@ -21,12 +22,13 @@ pub(crate) fn golden(name: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Whether nothing is kept under a name yet.
+/// True if nothing is kept under a name yet.
 pub(crate) fn is_missing(name: &str) -> bool {
     !path(name).exists()
 }
 
-/// Keeps those of `files` whose names are new, thirty-two bytes a line; what is kept already stays as it is.
+/// Keeps those of `files` whose names are new, thirty-two bytes a line; what is kept already stays
+/// as it is.
 pub(crate) fn keep(files: impl IntoIterator<Item = (&'static str, Vec<u8>)>) {
     let digit = |bits: u8| char::from_digit(bits.into(), 16).expect("four bits are a digit");
     for (name, bytes) in files.into_iter().filter(|(name, _)| is_missing(name)) {

@@ -469,7 +469,7 @@ fn hostile_headers_are_errors_that_name_the_field() {
             |image| {
                 _ = image
                     .put_u64(FEATURES_AT, 1 << 3)
-                    .put(COMPRESSION_TYPE_AT, &[2])
+                    .put(COMPRESSION_TYPE_AT, &[2]);
             },
             "compression type 2",
         ),

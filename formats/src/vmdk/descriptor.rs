@@ -78,7 +78,7 @@ impl VmdkDescriptor {
                 "cid" => {
                     identity = u32::from_str_radix(value, 16)
                         .ok()
-                        .map(DiskIdentity::ContentId)
+                        .map(DiskIdentity::ContentId);
                 }
                 "parentcid" => parent_id = u32::from_str_radix(value, 16).unwrap_or(NO_PARENT),
                 "parentfilenamehint" => hint = Some(value.to_owned()),
@@ -154,7 +154,7 @@ impl ExtentLine {
             .strip_prefix('"')
             .and_then(|rest| rest.split_once('"'))
             .ok_or_else(wrong)?;
-        let first: u64 = match after.trim().split_whitespace().next() {
+        let first: u64 = match after.split_whitespace().next() {
             Some(word) if is_flat => word.parse().map_err(|_| wrong())?,
             _ => 0,
         };

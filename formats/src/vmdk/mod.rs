@@ -70,13 +70,12 @@ pub(super) fn open(
         image_len: 0,
         decoder,
     };
-    match sparse::kind_of(&*file)? {
-        Some(_) => map.add_sparse(file, None)?,
-        None => {
-            let descriptor = VmdkDescriptor::read(&*file, 0, DESCRIPTOR_LEN_MAX)?;
-            for line in &descriptor.extents {
-                map.add(line, companions)?;
-            }
+    if sparse::kind_of(&*file)?.is_some() {
+        map.add_sparse(file, None)?
+    } else {
+        let descriptor = VmdkDescriptor::read(&*file, 0, DESCRIPTOR_LEN_MAX)?;
+        for line in &descriptor.extents {
+            map.add(line, companions)?;
         }
     }
     Ok(MappedImage::new(map))

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether nothing was found.
+/// Runs the soak test; true if nothing was found.
 fn run() -> Result<bool, String> {
     let options = options(std::env::args().skip(1))?;
     if let Some(why) = impossible() {

@@ -1,4 +1,4 @@
-//! A bit flips in a copy of a store: the copy shows right bytes or an error, and never wrong bytes.
+//! Flips a bit in a copy of a store: the copy shows right bytes or an error, and never wrong bytes.
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -85,7 +85,7 @@ fn flip_one(dir: &Path, random: &mut fastrand::Rng) -> Result<String, String> {
     Ok(format!("bit {bit} of byte {at} of {}", name.display()))
 }
 
-/// Whether the content of a file means anything.
+/// True if the content of a file means anything.
 fn is_read(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     !name.is_some_and(|name| ["reserve", "lock", "LOCK"].contains(&name) || name.starts_with("LOG"))

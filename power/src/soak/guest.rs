@@ -1,4 +1,4 @@
-//! A guest: a client that writes to one disk, several requests at once, and knows what it was told.
+//! A guest: a client that writes to one disk, several requests at once, and remembers the replies.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,13 +7,13 @@ use super::model::{GuestDisk, GuestWrite, NEVER, SECTOR_LEN, sector};
 use super::nbd::{Ask, Client, Command};
 use super::site::Clock;
 
-/// Where most writes go, so that they meet.
+/// The sectors that get most writes, so that they meet.
 const HOT_SECTORS: u64 = 64;
 const WRITE_SECTORS_MAX: u64 = 40;
 /// Requests that are under way at once.
 const DEPTH_MAX: usize = 4;
 
-/// What guests have done, all together.
+/// The work of all guests together.
 #[derive(Default)]
 pub(crate) struct Traffic {
     pub(crate) writes: AtomicU64,
@@ -22,7 +22,8 @@ pub(crate) struct Traffic {
     pub(crate) last: AtomicU64,
 }
 
-/// Writes to `disk` until `is_over`, or until the server does not answer any more, which is told.
+/// Writes to `disk` until `is_over`, or until the server does not answer any more, which is
+/// returned as an error.
 pub(crate) fn work(
     client: &mut Client,
     disk: &Arc<GuestDisk>,

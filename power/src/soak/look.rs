@@ -1,4 +1,4 @@
-//! What a store, a repository and files show, held against what they may.
+//! Checks a store, a repository and files against the states that they may show.
 //!
 //! Everything goes through the command and NBD, as a person and a guest would see it.
 
@@ -16,7 +16,7 @@ const DONE: Option<i32> = Some(0);
 const ONLY_SPACE_LOST: Option<i32> = Some(3);
 const NOTHING_THERE: Option<i32> = Some(10);
 
-/// Everything that may be there, of each kind.
+/// The states that may be there, of each kind.
 #[derive(Clone)]
 pub(crate) struct Allowed {
     pub(crate) store: Vec<Option<Names>>,
@@ -27,17 +27,17 @@ pub(crate) struct Allowed {
     pub(crate) under_way: String,
 }
 
-/// What is there.
+/// The content that was found.
 pub(crate) struct Found {
     pub(crate) store: Option<Names>,
     pub(crate) files: Names,
     pub(crate) repository: Option<Points>,
 }
 
-/// What becomes of the disks that guests write.
+/// The future of the disks that guests write.
 #[derive(Clone, Copy)]
 pub(crate) enum Settling<'c> {
-    /// What they show is durable afterwards, and they know it.
+    /// The content that they show is durable afterwards, and they know it.
     Now(&'c Clock),
     /// They are disks of their own from now on.
     Fresh,
@@ -106,7 +106,7 @@ fn agrees(names: &Names, seen: &BTreeMap<String, Vec<u8>>, moment: u64) -> Resul
     Ok(agreed)
 }
 
-/// What was seen is certain from now on, but for what guests go on writing.
+/// The state after a look: certain from now on, but for disks that guests go on writing.
 fn settled(shown: &Shown, bytes: &[u8]) -> Shown {
     match shown {
         Shown::Between(..) => Shown::fixed(bytes.to_vec()),
@@ -189,8 +189,8 @@ fn repository(
     };
     let listed = open(&["backup", "list", &place, "--json"], &first)?;
     let may_be_none = allowed.repository.iter().any(Option::is_none);
-    // What an interrupted init left is no repository yet, one whose key file is not there, or one of
-    // which only the copies are.
+    // The remains of an interrupted init are no repository yet, one whose key file is not there, or
+    // one of which only the copies are.
     if listed.code != DONE && may_be_none {
         return Ok(None);
     }
@@ -261,7 +261,7 @@ fn agrees_points(
     Ok(found)
 }
 
-/// Whether what was left is good for new work: guests write, an image is made, space comes back.
+/// Checks that the remains are good for new work: guests write, an image is made, space comes back.
 pub(crate) fn go_on(site: &Site, found: &Found) -> Result<(), String> {
     let Some(names) = &found.store else {
         return Ok(());

@@ -1,15 +1,14 @@
-//! A long day in the life of a store, with everything that can happen to one at once, against a
-//! model.
+//! A soak test: everything that can happen to a store, all at once, checked against a model.
 //!
 //! A *history* runs on a real file system on a recorded device. A person's commands, a repository,
 //! files and guests work on it; commands and servers are killed, the disk fills up. After each kill
-//! what is there is held against what may be. When the history is over, power is lost at places of
-//! the device's trace: the file system recovers what is left, and everything that had been
-//! acknowledged by then must be there, nothing half visible, and the check clean. Now and then the
-//! recovery is cut off as well, and the next history begins on what a cut left.
+//! the present state is checked against the allowed ones. When the history is over, power is lost
+//! at places of the device's trace: the file system recovers what is left, and everything that had
+//! been acknowledged by then must be there, nothing half visible, and the check clean. Now and then
+//! the recovery is cut off as well, and the next history begins on the remains of a cut.
 //!
 //! The command is the real one, and so are the server, its clients, the file systems and the
-//! kernel's loop device. What is made up is the disk.
+//! kernel's loop device. Only the disk is simulated.
 
 mod damage;
 mod guest;
@@ -36,16 +35,16 @@ use look::Found;
 use round::Round;
 use site::{Clock, Site};
 
-/// What is to be done.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub struct SoakOptions {
     /// The command under test.
     pub vellum: PathBuf,
-    /// Everything that is chosen follows from it; threads go their own ways.
+    /// The seed of all random choices; threads go their own ways.
     pub seed: u64,
     /// The file systems; those that cannot be had are left out with a word.
     pub file_systems: Vec<FileSystem>,
-    /// When no further history is begun.
+    /// The time after which no further history is begun.
     pub limit: Duration,
     /// Histories at most.
     pub histories: u64,
@@ -59,7 +58,7 @@ pub struct SoakOptions {
     pub goes_on: bool,
 }
 
-/// What was done, and what was found.
+/// The work of a run, and its findings.
 #[derive(Clone, Debug, Default)]
 pub struct SoakTally {
     /// Histories.
@@ -82,15 +81,15 @@ pub struct SoakTally {
     pub refused: u64,
     /// Bits that were flipped in copies of stores.
     pub flips: u64,
-    /// Of those: how many a check found, or kept the store shut.
+    /// The flips of those that a check found, or that kept the store shut.
     pub flips_found: u64,
     /// Writes of guests that were answered.
     pub writes: u64,
     /// Flushes of guests that were answered.
     pub flushes: u64,
-    /// What must not be, each with the seed of its history.
+    /// The violations, each with the seed of its history.
     pub violations: Vec<String>,
-    /// What could not be tried, and why.
+    /// The parts that could not be tried, and the reasons.
     pub skipped: Vec<String>,
 }
 
@@ -101,7 +100,7 @@ struct Left {
     found: Found,
 }
 
-/// Everything that one run needs.
+/// The state of one run.
 struct Soak<'o> {
     options: &'o SoakOptions,
     /// Before the folder that it is in: it is dropped first.
@@ -124,13 +123,13 @@ pub fn contained(program: &std::path::Path) -> Command {
     command
 }
 
-/// Why nothing of this can be done here; nothing if it can.
+/// The reason why a run is impossible here; none if it is possible.
 #[must_use]
 pub fn impossible() -> Option<String> {
     lacking()
 }
 
-/// Runs histories until the time is over, and tells what was found. Must run [`contained`].
+/// Runs histories until the time is over, and returns the findings. Must run [`contained`].
 pub fn soak(options: &SoakOptions, mut tell: impl FnMut(&SoakTally)) -> Result<SoakTally, String> {
     let mut soak = Soak::new(options)?;
     let begun = Instant::now();
@@ -140,7 +139,8 @@ pub fn soak(options: &SoakOptions, mut tell: impl FnMut(&SoakTally)) -> Result<S
         if begun.elapsed() >= options.limit || soak.empty.is_empty() {
             break;
         }
-        // The first history's seed is the run's: a violation is found again with its own seed alone.
+        // The first history's seed is the run's: a violation is found again with its own seed
+        // alone.
         let seed = if nth == 0 {
             options.seed
         } else {

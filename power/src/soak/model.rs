@@ -1,19 +1,18 @@
-//! What a store, a repository and files must show: bytes, or what the replies to a guest's writes
-//! allow.
+//! The model of a store, a repository and files: the bytes that they must show, or those that the
+//! replies to a guest's writes allow.
 //!
-//! Time is counted in moments: one before each thing that is asked for, one after each answer. A
-//! loss of power happens at the last moment that its place in the trace follows, so all rules are
-//! about whole numbers.
+//! Time is counted in moments: one before each request, one after each answer. A loss of power has
+//! the last moment before its place in the trace, so all rules are about whole numbers.
 //!
-//! The rule for a sector that guests write, as for any disk with a cache: it shows a write that had
-//! been asked for, or what was there before, but nothing that is older than a *durable* write of
-//! it. Durable is what was answered before an answered flush was asked for, and what was to be
-//! forced to the disk once it is answered.
+//! The rule for a sector that guests write is that of any disk with a cache: it shows a write that
+//! had been asked for, or the content before, but nothing that is older than a *durable* write of
+//! it. A write is durable if it was answered before an answered flush was asked for, or, if it was
+//! to be forced to the disk, once it is answered.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What a guest writes as one, each with the number of its write.
+/// The unit of a guest's write in bytes; each has the number of its write.
 pub(crate) const SECTOR_LEN: usize = 512;
 /// No moment at all: something that was never answered.
 pub(crate) const NEVER: u64 = u64::MAX;
@@ -21,14 +20,14 @@ pub(crate) const NEVER: u64 = u64::MAX;
 /// Bytes that are shared.
 pub(crate) type Bytes = Arc<Vec<u8>>;
 
-/// What a name must show.
+/// The content that a name must show.
 #[derive(Clone)]
 pub(crate) enum Shown {
     /// These bytes.
     Fixed(Bytes),
-    /// What a guest writes.
+    /// The disk of a guest, which goes on writing.
     Live(Arc<GuestDisk>),
-    /// What a guest's disk showed at one moment between the two.
+    /// The content that a guest's disk showed at one moment between the two.
     Between(Arc<GuestDisk>, u64, u64),
 }
 
@@ -40,12 +39,12 @@ pub(crate) struct GuestDisk {
     epochs: Mutex<Vec<Epoch>>,
 }
 
-/// From one look at a disk that nobody writes to the next.
+/// The time from one look at a disk that nobody writes to the next.
 struct Epoch {
     begun: u64,
     base: Bytes,
     writes: Vec<GuestWrite>,
-    /// When each flush was asked for and answered.
+    /// The moments at which each flush was asked for and answered.
     flushes: Vec<(u64, u64)>,
 }
 
@@ -55,15 +54,15 @@ pub(crate) struct GuestWrite {
     /// In sectors.
     pub(crate) first: u64,
     pub(crate) count: u64,
-    /// What it writes: see [`sector`]. Zeros if it is 0.
+    /// The number that it writes: see [`sector`]. Zeros if it is 0.
     pub(crate) id: u64,
     pub(crate) is_forced: bool,
     pub(crate) asked: u64,
     pub(crate) answered: u64,
 }
 
-/// What write `id` puts into `sector`. Every other write puts the same into all, so that chunks are
-/// found to be alike.
+/// The bytes that write `id` puts into `sector`. Every second write puts the same bytes into all
+/// its sectors, so that equal chunks are found.
 pub(crate) fn sector(id: u64, sector: u64) -> Vec<u8> {
     let place = if id.is_multiple_of(2) { 0 } else { sector };
     let word = if id == 0 { 0 } else { place };
@@ -85,7 +84,7 @@ impl Shown {
         }
     }
 
-    /// Whether `seen` may be there if power was lost at `moment`; else why not.
+    /// Checks that `seen` may be there if power was lost at `moment`; the error says why not.
     pub(crate) fn allows(&self, seen: &[u8], moment: u64) -> Result<(), String> {
         match self {
             Self::Fixed(bytes) => same(seen, bytes),
@@ -95,7 +94,7 @@ impl Shown {
     }
 }
 
-/// Whether both are the same; else where they differ.
+/// Checks that both are the same; the error says where they differ.
 fn same(seen: &[u8], expected: &[u8]) -> Result<(), String> {
     if seen.len() != expected.len() {
         return Err(format!("{} bytes, not {}", seen.len(), expected.len()));
@@ -187,8 +186,8 @@ fn at(epochs: &[Epoch], moment: u64) -> &Epoch {
 }
 
 impl Epoch {
-    /// Whether every sector of `seen` shows a write that was asked for by `moment`, or the base,
-    /// and nothing older than a durable one.
+    /// Checks that every sector of `seen` shows a write that was asked for by `moment`, or the
+    /// base, and nothing older than a durable one.
     fn allows(
         &self,
         seen: &[u8],
@@ -223,7 +222,7 @@ impl Epoch {
     }
 }
 
-/// What happened to one thing, and what it may show.
+/// The past of one thing, and the states that it may show.
 pub(crate) struct History<S> {
     start: S,
     steps: Vec<Step<S>>,
@@ -248,12 +247,12 @@ impl<S: Clone> History<S> {
         }
     }
 
-    /// What is there as long as power is, as far as is known.
+    /// The state as long as power is, as far as is known.
     pub(crate) fn now(&self) -> &S {
         &self.now
     }
 
-    /// Notes that somebody begins to make `after` of what is there.
+    /// Notes the beginning of an operation that makes `after` of the present state.
     pub(crate) fn begin(&mut self, what: &str, begun: u64, after: S) {
         self.steps.push(Step {
             what: what.to_owned(),
@@ -284,8 +283,9 @@ impl<S: Clone> History<S> {
         }
     }
 
-    /// Everything that may be there if power is lost at `moment`, and what was under way: what the
-    /// last acknowledged step left, and what any step since may have made of it.
+    /// The states that may be there if power is lost at `moment`, and the operation under way: the
+    /// state that the last acknowledged step left, and those that any step since may have made of
+    /// it.
     pub(crate) fn allowed(&self, moment: u64) -> (Vec<&S>, String) {
         let (mut found, mut under_way) = (vec![&self.start], "nothing");
         for step in self.steps.iter().filter(|step| step.begun <= moment) {

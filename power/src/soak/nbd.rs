@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long a server may take for an answer, on a machine that is busy with other things.
+/// The timeout of a server's answer, on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_mins(1);
 const CLIENT_FLAGS: u32 = 3;
 const OPT_GO: u32 = 7;
@@ -19,7 +19,7 @@ const REPLY_MAGIC: u32 = 0x6744_6698;
 const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 const FLAG_FUA: u16 = 1;
 
-/// What is asked of a server.
+/// A request to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Read,
@@ -35,7 +35,7 @@ pub(crate) struct Ask {
     pub(crate) force: bool,
     pub(crate) offset: u64,
     pub(crate) len: u32,
-    /// Of a write.
+    /// The bytes of a write.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -109,7 +109,7 @@ impl Client {
         Ok(Self { stream, len })
     }
 
-    /// Sends all of `asks`; `asking` is told before each goes out, `answered` after each is
+    /// Sends all of `asks`; calls `asking` before each goes out, and `answered` after each is
     /// answered. What was read, in order of the requests.
     pub(crate) fn call(
         &mut self,

@@ -1,4 +1,4 @@
-//! What is done next, in the words of a person, and what it makes of a store, a repository or a
+//! Plans the next operation of a person, and the change that it makes to a store, a repository or a
 //! folder. Decides; does nothing.
 //!
 //! Names are never given twice, so a name says which thing is meant, whatever happened to it.
@@ -27,18 +27,18 @@ const GUEST_LEN: u64 = 512 << 10;
 const TRIES: u32 = 8;
 /// The first key of every repository, on the disk under test.
 pub(crate) const FIRST_KEY: &str = "keys/first";
-/// Where files are exported to.
+/// The folder of exported files.
 pub(crate) const OUT: &str = "out";
 pub(crate) const REPOSITORY: &str = "repository";
 
-/// What a repository holds, and which keys open it.
+/// The points of a repository, and the keys that open it.
 #[derive(Clone, Default)]
 pub(crate) struct Points {
     pub(crate) points: Names,
     pub(crate) keys: BTreeSet<String>,
 }
 
-/// What an operation changes, and what it leaves.
+/// The change that an operation makes: the state after it.
 #[derive(Clone)]
 pub(crate) enum Effect {
     Store(Option<Names>),
@@ -52,12 +52,12 @@ pub(crate) enum Effect {
 pub(crate) struct Operation {
     pub(crate) kind: Kind,
     pub(crate) words: Vec<String>,
-    /// What is to be imported, in a file of this name.
+    /// The bytes to import, in a file of this name.
     pub(crate) file: Option<(String, Bytes)>,
     pub(crate) effect: Effect,
 }
 
-/// What is there now.
+/// The present state.
 pub(crate) struct Present<'a> {
     pub(crate) store: &'a Option<Names>,
     pub(crate) files: &'a Names,
@@ -269,7 +269,7 @@ impl Planner {
             );
             line.extend(words(&["--snapshot", &snapshot]));
         }
-        // What a guest wrote decides nothing: the format is said.
+        // The format is given, so that nothing a guest wrote decides it.
         line.extend(words(&["--format", "raw"]));
         Some((line, (file, content)))
     }

@@ -19,15 +19,15 @@ use super::{Left, Soak, damage, guest};
 use crate::block::BlockContent;
 use crate::file_system::{FileSystem, Mounted};
 
-/// What a history is made of: single commands, times with a server, times with a full disk.
+/// The number of parts of a history: single commands, times with a server, times with a full disk.
 const PARTS: u64 = 18;
 /// Commands while a server has the store.
 const SERVED_MAX: u64 = 4;
-/// How long guests write at most, beside the commands.
+/// The longest time that guests write beside the commands.
 const SERVED_LIMIT: Duration = Duration::from_millis(700);
-/// How long a command takes of which nothing is known yet.
+/// The assumed duration of a command that has not run yet.
 const FIRST_GUESS: Duration = Duration::from_millis(80);
-/// What a full disk has left, in MiB.
+/// The free space that a full disk has left, in MiB.
 const LEFT_OVER: [u64; 6] = [0, 1, 4, 10, 25, 40];
 /// Bytes that a disk has again which is no longer full, at least.
 const ROOM_AGAIN: u64 = 24 << 20;
@@ -47,12 +47,12 @@ pub(super) struct Round<'s, 'o> {
     store: History<Option<Names>>,
     files: History<Names>,
     repository: History<Option<Points>>,
-    /// When something was acknowledged.
+    /// The moments at which something was acknowledged.
     answers: Vec<u64>,
     durations: BTreeMap<Kind, Duration>,
 }
 
-/// What became of an operation.
+/// The outcome of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Done,
@@ -60,7 +60,7 @@ enum Outcome {
     Unknown,
 }
 
-/// What may keep an operation from being done.
+/// A condition that may keep an operation from being done.
 #[derive(Clone, Copy)]
 enum Excuse<'e> {
     None,
@@ -198,7 +198,7 @@ impl<'s, 'o> Round<'s, 'o> {
         self.perform(&operation, None, excuse).map(drop)
     }
 
-    /// Does it, killed at `limit` if there is one.
+    /// Runs it, killed at `limit` if there is one.
     fn perform(
         &mut self,
         operation: &Operation,
@@ -358,7 +358,7 @@ impl<'s, 'o> Round<'s, 'o> {
         Ok(())
     }
 
-    /// Somebody fills the disk; commands may be refused, and nothing is lost.
+    /// Fills the disk; commands may be refused, and nothing is lost.
     fn full_disk(&mut self) -> Result<(), String> {
         let left = LEFT_OVER[self.random.usize(..LEFT_OVER.len())] << 20;
         self.site.shell(&format!(
@@ -388,7 +388,7 @@ impl<'s, 'o> Round<'s, 'o> {
         Ok(())
     }
 
-    /// What is there now becomes what is known to be there.
+    /// Checks the present state, and takes it as the known one.
     fn settle(&mut self) -> Result<(), String> {
         let allowed = self.allowed(self.soak.clock.tick());
         let settling = Settling::Now(&self.soak.clock);

@@ -1,4 +1,4 @@
-//! Where a store, a repository and files are, and the command that works on them.
+//! The place of a store, a repository and files, and the command that works on them.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::nbd::Client;
 use crate::block_device::RecordedDevice;
 
-/// How long a command may take on a machine that is busy with other things.
+/// The timeout of a command on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Counts moments, and has them noted in the trace of a device.
@@ -25,16 +25,16 @@ pub(crate) struct Clock {
 #[derive(Clone)]
 pub(crate) struct Site {
     pub(crate) vellum: PathBuf,
-    /// On the file system under test.
+    /// The folder on the file system under test.
     pub(crate) root: PathBuf,
     /// Elsewhere: what is imported, and sockets.
     pub(crate) scratch: PathBuf,
 }
 
-/// How a command ended.
+/// The end of a command.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// None if a signal ended it.
+    /// The exit code; none if a signal ended it.
     pub(crate) code: Option<i32>,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: String,
@@ -57,7 +57,7 @@ impl Clock {
         state.0
     }
 
-    /// From now on moments are noted in `device`.
+    /// Begins to note moments in `device`.
     pub(crate) fn follow(&self, device: Option<Arc<RecordedDevice>>) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = device;
     }
@@ -72,7 +72,7 @@ impl Ended {
         }
     }
 
-    /// The first thing that it said.
+    /// The first line of its standard error.
     pub(crate) fn said(&self) -> &str {
         self.stderr.lines().next().unwrap_or_default()
     }
@@ -161,7 +161,7 @@ impl Site {
     /// Starts a server on the store.
     pub(crate) fn serve(&self) -> Result<Server, String> {
         let socket = self.scratch.join("nbd.sock");
-        // What a server that was killed left means nothing.
+        // The socket of a server that was killed means nothing.
         let _ = std::fs::remove_file(&socket);
         let words =
             ["serve", "--json", "--socket", &socket.display().to_string()].map(str::to_owned);
@@ -216,7 +216,7 @@ impl Server {
         };
         let mut said = String::new();
         if let Some(mut stderr) = self.child.stderr.take() {
-            // What cannot be read was not text; the code tells enough.
+            // Unreadable output was not text; the code tells enough.
             let _ = stderr.read_to_string(&mut said);
         }
         if status.success() {

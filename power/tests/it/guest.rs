@@ -43,7 +43,7 @@ use super::remains::{Loss, Remains, fail};
 
 const SECTOR_LEN: usize = 512;
 const SECTORS: u64 = 1024;
-/// Where most writes go, so that they meet.
+/// The sectors that get most writes, so that they meet.
 const HOT_SECTORS: u64 = 64;
 const WRITE_SECTORS_MAX: u64 = 40;
 const OPERATIONS: u64 = 40;
@@ -99,18 +99,18 @@ fn every_sector_shows_a_write_that_the_replies_allow() {
     );
 }
 
-/// What sectors showed that were written at all.
+/// The values of the sectors that were written at all.
 #[derive(Debug, Default)]
 struct Shown {
     /// A write that an answered flush had made durable.
     durable: u64,
     /// A write that no flush covered.
     newer: u64,
-    /// What was there at the beginning.
+    /// The content at the beginning.
     old: u64,
 }
 
-/// What the disk shows, all zero if there is no store yet.
+/// The content of the disk, all zero if there is no store yet.
 fn content_of(remains: Option<Remains>) -> Vec<u8> {
     remains.map_or_else(
         || vec![0; SECTORS as usize * SECTOR_LEN],
@@ -121,13 +121,13 @@ fn content_of(remains: Option<Remains>) -> Vec<u8> {
     )
 }
 
-/// What the guests asked for, and when they were answered: places in the log.
+/// The requests of the guests, and their answers: places in the log.
 #[derive(Default)]
 struct Replies {
-    /// From here on the disk is there.
+    /// The place from which on the disk is there.
     ready: usize,
     writes: BTreeMap<u64, Write>,
-    /// When each flush was asked for and answered.
+    /// The places at which each flush was asked for and answered.
     flushes: BTreeMap<u64, (usize, usize)>,
 }
 
@@ -169,7 +169,7 @@ impl Replies {
                         .writes
                         .get_mut(id)
                         .expect("it was asked for")
-                        .answered = at
+                        .answered = at;
                 }
                 ("flush", [id]) => drop(replies.flushes.insert(*id, (at, usize::MAX))),
                 ("flushed", [id]) => replies.flushes.get_mut(id).expect("it was asked for").1 = at,
@@ -179,7 +179,7 @@ impl Replies {
         replies
     }
 
-    /// Whether a disk that held `before` may show `content` if call `at` was never made.
+    /// Checks that a disk that held `before` may show `content` if call `at` was never made.
     fn verify(
         &self,
         content: &[u8],
@@ -216,7 +216,7 @@ impl Replies {
                 Some((_, write)) if is_durable(write) => shown.durable += 1,
                 Some(_) => shown.newer += 1,
                 None if last_asked.is_none() && seen == old => {
-                    shown.old += u64::from(!writes.is_empty())
+                    shown.old += u64::from(!writes.is_empty());
                 }
                 None => {
                     let word = u64::from_le_bytes(seen[..8].try_into().expect("eight bytes"));
@@ -239,8 +239,8 @@ fn id_of(run: u64, guest: u64, operation: u64) -> u64 {
     (run << 24) | (guest << 16) | operation
 }
 
-/// What write `id` puts into `sector`. Every other write puts the same into all, so that chunks are
-/// found to be alike.
+/// The bytes that write `id` puts into `sector`. Every second write puts the same bytes into all
+/// its sectors, so that equal chunks are found.
 fn value(id: u64, is_zero: bool, sector: u64) -> Vec<u8> {
     if is_zero {
         return vec![0; SECTOR_LEN];
@@ -297,7 +297,7 @@ fn worker() {
     }
 }
 
-/// Lets the guests work, each on a thread, beside a neighbour.
+/// Runs the guests, each on a thread, beside a neighbour.
 fn run(store: &Store, seed: u64, guests: Vec<Guest<'_>>) {
     mark("ready");
     let (count, is_over) = (guests.len() as u64, AtomicBool::new(false));
@@ -406,8 +406,8 @@ fn work(mut guest: Guest<'_>, run: u64, nth: u64) {
     }
 }
 
-/// Somebody else in the same store: bulk data comes and goes, logs end, files are rewritten. Some
-/// of it is what guests write, too, so that they come to refer to chunks that are not durable yet.
+/// A neighbour in the same store: bulk data comes and goes, logs end, files are rewritten. Some of
+/// it is what guests write, too, so that they come to refer to chunks that are not durable yet.
 fn neighbour(
     store: &Store,
     run: u64,

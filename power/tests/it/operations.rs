@@ -1,5 +1,5 @@
-//! Everything a store does, cut off by a loss of power: what it shows afterwards is a state of its
-//! history, the last one that was acknowledged or a later one.
+//! Operations of a store that are cut off by a loss of power: the state afterwards is a state of
+//! the history, the last one that was acknowledged or a later one.
 //!
 //! A worker runs under the recorder and marks when it begins and has done each operation. The
 //! operations follow from a seed and the content before, so the test knows what each leaves. One
@@ -32,7 +32,7 @@ const LIMITS: Limits = Limits {
 };
 /// Operations of one random history.
 const OPERATIONS: u64 = 24;
-/// After so many operations a store is closed and opened again.
+/// The number of operations after which a store is closed and opened again.
 const REOPEN_EVERY: u64 = 7;
 /// The seed that stands for the short history.
 const SCRIPT: u64 = 0;
@@ -123,7 +123,7 @@ fn hash_of(tree: &Tree) -> u64 {
     hasher.finish()
 }
 
-/// What the store in `tree` shows; `None` if there is none.
+/// The content of the store in `tree`; `None` if there is none.
 fn look(tree: &Tree, at: usize, loss: Loss) -> Option<World> {
     world_of(
         Remains::open(tree)
@@ -137,13 +137,13 @@ fn world_of(remains: Option<Remains>) -> Option<World> {
     })
 }
 
-/// What a worker did, and what each of its steps may leave.
+/// The operations of a worker, and the states that each of its steps may leave.
 struct History {
     /// The calls before which a step was begun or done, in order.
     begun: Vec<usize>,
     done: Vec<usize>,
     steps: Vec<Change>,
-    /// What is there after the last.
+    /// The state after the last.
     end: World,
 }
 
@@ -151,8 +151,8 @@ struct History {
 struct Change {
     /// `None` if it makes the store.
     operation: Option<Operation>,
-    /// What may be shown while it is under way; the first is what was before. `None` where there is
-    /// no store.
+    /// The states that may be shown while it is under way; the first is the one before. `None`
+    /// where there is no store.
     states: Vec<Option<World>>,
 }
 
@@ -211,7 +211,7 @@ impl History {
         })
     }
 
-    /// Whether `seen` may be there if call `at` was never made.
+    /// Checks that `seen` may be there if call `at` was never made.
     fn verify(&self, seen: Option<&World>, at: usize) -> Result<(), String> {
         let (done, begun) = self.progress(at);
         let end = [Some(self.end.clone())];
@@ -258,7 +258,7 @@ impl History {
     }
 }
 
-/// What a worker does to a store that holds `world`.
+/// The operations of a worker on a store that holds `world`.
 fn plan(mut world: World, seed: u64) -> Vec<Operation> {
     if seed == SCRIPT {
         return script();

@@ -7,9 +7,9 @@ use std::process::Command;
 use vellum_power::disk::{Disk, Entry, Tree};
 use vellum_power::log::{self, Event};
 
-/// Where a worker works: the folder that is recorded.
+/// The variable with the worker's folder, which is recorded.
 const ROOT: &str = "VELLUM_POWER_ROOT";
-/// What it works from.
+/// The variable with the worker's seed.
 const SEED: &str = "VELLUM_POWER_SEED";
 /// The recorder turns an attempt to open this into a mark.
 const MARK_PREFIX: &str = "/vellum-power-mark/";
@@ -22,7 +22,7 @@ pub(crate) struct Recording {
     pub(crate) events: Vec<Event>,
 }
 
-/// What a worker is told.
+/// The instructions for a worker.
 pub(crate) struct Orders {
     pub(crate) root: PathBuf,
     pub(crate) seed: u64,
@@ -60,7 +60,7 @@ pub(crate) fn scratch() -> tempfile::TempDir {
 }
 
 impl Recording {
-    /// Lets `worker`, an ignored test of this binary, work on a disk that holds `start`.
+    /// Runs `worker`, an ignored test of this binary, on a disk that holds `start`.
     pub(crate) fn of(worker: &str, seed: u64, start: Tree) -> Self {
         let folder = scratch();
         let (root, log) = (folder.path().join("root"), folder.path().join("log"));
@@ -183,7 +183,7 @@ pub(crate) fn write(tree: &Tree, dir: &Path) {
     }
 }
 
-/// What the folder `dir` holds.
+/// Reads the folder `dir`.
 pub(crate) fn read(dir: &Path) -> Tree {
     let mut tree = Tree::new();
     let mut folders = vec![dir.to_owned()];

@@ -1,4 +1,5 @@
-//! Opens what a loss of power left: as whatever it shows, or as a failure that says where.
+//! Opens what a loss of power left: the result is the content that it shows, or a failure that says
+//! where.
 
 use vellum_power::disk::{Disk, Names, Tree, Writes};
 use vellum_store::{Access, CheckOptions, Store, StoreError, Unwatched};
@@ -12,8 +13,8 @@ pub(crate) struct Loss {
     pub(crate) writes: Writes,
 }
 
-/// Everything that was not synced is gone: read weakly, as ext4 has it, and with an early writing
-/// of the journal.
+/// The losses of everything that was not synced: read weakly, as ext4 has it, and with an early
+/// writing of the journal.
 pub(crate) const UNSYNCED: [Loss; 3] = [
     Loss {
         names: Names::Synced,

@@ -85,7 +85,7 @@ fn a_thousand_names_come_in_one_listing() {
     expected.iter().for_each(|name| {
         shown
             .disks
-            .add(name.strip_suffix(".raw").unwrap(), 1, &disk)
+            .add(name.strip_suffix(".raw").unwrap(), 1, &disk);
     });
     assert_eq!(names(&shown.path("images")), expected);
 }

@@ -95,7 +95,7 @@ fn a_file_system_on_a_loop_device_stays_whole() {
                     inside.path().join(format!("small{number}")),
                     vec![number; 3000],
                 )
-                .unwrap()
+                .unwrap();
             });
             fs::write(inside.path().join("large"), &content).unwrap();
             fs::write(inside.path().join("removed"), &content).unwrap();

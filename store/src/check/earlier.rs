@@ -1,5 +1,5 @@
-//! Which images and snapshots fall back behind a damaged log, as far as what can still be read of
-//! it tells.
+//! Names the images and snapshots that fall back to an earlier state because the database's log is
+//! damaged, as far as the records behind the damage can be read.
 
 use std::collections::BTreeSet;
 

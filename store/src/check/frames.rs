@@ -1,4 +1,4 @@
-//! Every header and its payload, side by side in id order.
+//! Checks frames: reads every header and its payload side by side, in id order.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use vellum_core::frame::{FrameHeader, FramePayload, frame_key, parse_frame_key};
 use vellum_core::units::ChunkId;
 
 use super::index::NameSums;
-use super::walk::resumed;
 use super::{Check, Loss};
+use crate::chunks::HeaderWalk;
 use crate::database::{Family, Scan};
 use crate::error::StoreError;
 use crate::watch::Progress;
@@ -23,7 +23,7 @@ pub(super) struct Pair {
     is_chosen: bool,
 }
 
-/// What is wrong with a frame, and which of its chunks that takes away.
+/// Fault of a frame, and the chunks that it takes away.
 type Fault = (String, Vec<ChunkId>);
 
 /// Payloads in key order; after one that cannot be read, each is asked for by its key.
@@ -43,32 +43,21 @@ impl Check<'_> {
             next: None,
             strays: Vec::new(),
         };
-        let mut headers = database.scan(Family::Headers, &[]);
+        let mut headers = HeaderWalk::new(&database, ChunkId(0));
         let (mut names, mut pairs) = (NameSums::default(), Vec::new());
-        let (mut at, mut end) = (ChunkId(0), ChunkId(0));
+        let mut end = ChunkId(0);
         loop {
             let (first, header) = match headers.next() {
-                Ok(Some((key, value))) => match parse_frame_key(key) {
-                    Ok(first) => (first, FrameHeader::decode(first, value)),
-                    Err(error) => {
-                        self.damage("a frame header's key", error, Loss::Nothing);
-                        continue;
-                    }
-                },
+                Ok(Some((first, value))) => (first, FrameHeader::decode(first, &value)),
                 Ok(None) => break,
                 Err(error) => {
                     self.note(error, Loss::Nothing)?;
-                    let Some(from) = resumed(&database, Family::Headers, &frame_key(at)) else {
-                        break;
-                    };
-                    headers = database.scan(Family::Headers, &from);
                     continue;
                 }
             };
             if first >= self.horizon {
                 break;
             }
-            at = first;
             let payload = payloads.take(self, first);
             match header {
                 Ok(header) => {
@@ -138,7 +127,7 @@ impl Check<'_> {
             .collect();
         for (header, is_chosen, fault) in looked {
             match fault {
-                // What was read whole is not doubted any more.
+                // A frame that was read whole is not doubted any more.
                 Ok(None) if is_chosen => self.store.inner.chunks.ledger.clear(ids(&header)),
                 Ok(None) => {}
                 Ok(Some((reason, lost))) => self.damage(
@@ -166,7 +155,7 @@ fn ids(header: &FrameHeader) -> Vec<ChunkId> {
     header.chunks().map(|(id, _)| id).collect()
 }
 
-/// What is wrong with a payload; its chunks are held against their names only if asked for.
+/// Finds the fault of a payload; its chunks are held against their names only if asked for.
 fn fault(
     store: &crate::Store,
     header: &FrameHeader,

@@ -1,5 +1,5 @@
-//! Which images and snapshots show what is lost, and where. Walks every map, so it is done only if
-//! something is.
+//! Finds the images and snapshots that show lost content, with the ranges. Walks every map, so it
+//! is done only if something is.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -12,7 +12,7 @@ use vellum_core::units::{ChunkId, LayerId, PageIndex};
 use super::{Check, Loss};
 use crate::error::StoreError;
 
-/// Which finding took a chunk or a page.
+/// Lost chunks and pages, each with the number of the finding that took it.
 #[derive(Default)]
 struct Lost {
     chunks: HashMap<ChunkId, usize>,
@@ -62,7 +62,7 @@ impl Check<'_> {
         lost
     }
 
-    /// Where page `index` of a chain, top first, shows what is lost.
+    /// Parts of page `index` of a chain, top first, that show lost content.
     fn page_hits(&self, chain: &[Arc<Layer>], index: PageIndex, lost: &Lost) -> Vec<Hit> {
         let (mut seen, mut visible, mut hits) = (Page::new(), PAGE_SPAN, Vec::new());
         for layer in chain
@@ -121,7 +121,7 @@ impl Check<'_> {
         let images = &mut self.report.findings[finding].images;
         match images.last_mut() {
             Some((last, range)) if last == name && range.end == bytes.start => {
-                range.end = bytes.end
+                range.end = bytes.end;
             }
             _ => images.push((name.to_owned(), bytes)),
         }

@@ -1,4 +1,4 @@
-//! Whether every name in the index stands for a chunk that has it.
+//! Checks that every name in the index stands for a chunk that has this name.
 //!
 //! Names come in hash order, chunks in id order: comparing them one by one would be a random read
 //! each. So both sides are added up by ranges of ids first, and only ranges whose sums differ are
@@ -20,7 +20,7 @@ const RANGE_IDS: u64 = 1 << 16;
 /// Entries between two looks at whether to go on.
 const ENTRIES_PER_LOOK: u64 = 1 << 16;
 
-/// For each range of ids the sum of what its chunks are called.
+/// Sums of the names of chunks, by range of ids.
 #[derive(Default, PartialEq, Eq)]
 pub(super) struct NameSums(BTreeMap<u64, u64>);
 

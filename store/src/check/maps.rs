@@ -1,5 +1,4 @@
-//! Every layer and every page: what they say of themselves, and whether the chunks that they refer
-//! to are there.
+//! Checks maps: every layer and page on its own, then that the chunks they refer to are there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,7 +53,7 @@ impl Check<'_> {
         })
     }
 
-    /// Whether page `index` of `layer` belongs to something, or has gone since it was seen.
+    /// True if page `index` of `layer` belongs to a layer, or has gone since it was seen.
     fn has_page(&self, layer: LayerId, index: PageIndex) -> bool {
         // In this order: a layer's record is there before its building ends.
         if self.store.building().contains(&layer) {
@@ -92,7 +91,7 @@ impl Check<'_> {
                     (chunks, zeros) = (chunks + counts.0, zeros + counts.1);
                     self.page(layer, index, &page, referenced)?;
                 }
-                // Somebody wrote to the layer, or removed it, since it was listed.
+                // The layer was written to, or removed, since it was listed.
                 Err(_)
                     if !self
                         .store
@@ -177,8 +176,8 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Whether a reader finds chunk `id`, which going through the headers did not: some of them
-    /// could not be read. Its frame is looked at, then.
+    /// True if a reader finds chunk `id`, although the scan of the headers did not: some of them
+    /// could not be read. Its frame is then checked here.
     fn is_found_aside(&mut self, id: ChunkId) -> Result<bool, StoreError> {
         let Ok(Some(header)) = self.store.inner.chunks.header(id) else {
             return Ok(false);

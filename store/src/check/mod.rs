@@ -1,10 +1,13 @@
-//! Checking: does every record hold together, and does every chunk have the bytes of its name?
+//! Checks a store: that every record holds together, and that every chunk has the bytes of its
+//! name.
 //!
-//! What opening the store has found is told first. Then: records and their copies (`twins`), headers
-//! and payloads (`frames`), names (`index`), maps (`maps`), and, if content is lost, which images
-//! show it (`hits`). So every family is read from end to end. A record that cannot be read is a
-//! finding, and the check goes on after it (`walk`). Nothing is changed; a collection is kept off
-//! meanwhile, imports are not: what they add lies past the horizon and is not looked at.
+//! Faults that opening the store has found are reported first. Then follow: records and their
+//! copies (`twins`), headers and payloads (`frames`), names (`index`), maps (`maps`), and, if
+//! content is lost, the images that show it (`hits`). So every family is read from end to end. A
+//! record that cannot be read is a finding, and the check goes on after it (`walk`).
+//!
+//! A check changes nothing but the damage ledger. It keeps collections off meanwhile, but not
+//! imports: chunks that they add lie past the horizon and are not looked at.
 
 mod earlier;
 mod frames;
@@ -31,13 +34,13 @@ pub(crate) use walk::resumed;
 /// Findings that a report holds at most: beyond that, the store is lost rather than damaged.
 const FINDINGS_MAX: usize = 10_000;
 
-/// How much to check.
+/// Extent of a check.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CheckOptions {
     /// Also read every chunk and hold it against its name.
     pub read_data: bool,
-    /// Of the frames, only every `of`-th, beginning with number `part` (1 to `of`): all parts
-    /// together read everything once.
+    /// Restricts the check to every `of`-th frame, beginning with number `part` (1 to `of`): all
+    /// parts together read everything once.
     pub subset: Option<(u64, u64)>,
 }
 
@@ -46,16 +49,16 @@ pub struct CheckOptions {
 pub struct Finding {
     /// The record or chunk.
     pub record: String,
-    /// What is wrong with it.
+    /// The fault, for people.
     pub reason: String,
-    /// Whether content is lost; otherwise only space is (a leak), which a collection gives back.
+    /// True if content is lost; otherwise only space is (a leak), which a collection gives back.
     pub is_damage: bool,
     /// The images and snapshots that it hits, with the byte ranges, as far as they were found. A
     /// range that ends at `u64::MAX` is all of one.
     pub images: Vec<(String, std::ops::Range<u64>)>,
 }
 
-/// What a check found.
+/// Result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
     /// Layers looked at.
@@ -70,7 +73,7 @@ pub struct CheckReport {
     pub chunks_read: u64,
     /// Chunks that no map refers to: not a fault, `vellum gc` gives them back.
     pub chunks_unreferenced: u64,
-    /// How well the store is protected, if parity is on.
+    /// State of the store's parity, if it is on.
     pub parity: Option<ParityStatus>,
     /// Everything that is wrong.
     pub findings: Vec<Finding>,
@@ -88,13 +91,14 @@ struct Check<'s> {
     /// Chunks whose content is lost.
     lost: IdSet,
     report: CheckReport,
-    /// For each finding what it takes away.
+    /// Content that each finding takes away.
     losses: Vec<Loss>,
-    /// What was told already, and by which finding: one damage is met by many.
+    /// Findings reported already, by record and reason, with their numbers: one damage is met by
+    /// many.
     told: HashMap<(String, String), usize>,
 }
 
-/// What a finding takes away.
+/// Content that a finding takes away.
 enum Loss {
     Nothing,
     Chunks(Vec<ChunkId>),
@@ -102,7 +106,7 @@ enum Loss {
 }
 
 impl Loss {
-    /// Whether one finding can tell of both.
+    /// True if one finding can report both losses.
     fn absorbs(&self, other: &Self) -> bool {
         match (self, other) {
             (_, Self::Nothing) | (Self::Nothing, _) => true,
@@ -214,7 +218,7 @@ pub(crate) fn name_images(
 }
 
 impl Check<'_> {
-    /// What was found when the store was opened.
+    /// Reports the faults that were found when the store was opened.
     fn faults(&mut self) {
         let store = self.store;
         for fault in store.faults() {
@@ -247,7 +251,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// What parity would heal of the files, also where nothing reads it.
+    /// Reports damage to files that parity would heal, also where no read meets it.
     fn healable(&mut self) -> Result<(), StoreError> {
         let found = self.store.tell_healable(self.watch)?;
         if found.parity_blocks_healed > 0 {
@@ -319,7 +323,8 @@ impl Check<'_> {
         }
     }
 
-    /// Whether an error is about what is stored: then it is noted, and the check goes on.
+    /// Notes an error that is about stored bytes, so that the check goes on; other errors are
+    /// returned.
     fn note(&mut self, error: StoreError, loss: Loss) -> Result<(), StoreError> {
         match error {
             StoreError::Damaged(damage) => self.damage(damage.record, damage.reason, loss),

@@ -1,5 +1,5 @@
-//! Every kind of damaged record is found, and the images that it hits are named with exactly their
-//! ranges.
+//! Tests of the check: every kind of damaged record is found, and the images that it hits are named
+//! with exactly their ranges.
 
 use std::ops::Range;
 
@@ -124,7 +124,7 @@ fn each_damage_names_its_images_and_ranges() {
             |world, _| {
                 change(world, Family::Frames, &frame_key(ChunkId(8)), |value| {
                     value.pop().is_some()
-                })
+                });
             },
             overwritten(),
         ),
@@ -153,7 +153,7 @@ fn each_damage_names_its_images_and_ranges() {
             |world, layer| {
                 change(world, Family::Pages, &page_key(layer, PageIndex(0)), |_| {
                     false
-                })
+                });
             },
             vec![
                 ("n1".to_owned(), bytes(0..8)),
@@ -188,7 +188,7 @@ fn what_nobody_needs_is_a_leak() {
         ("stray payload", |world| {
             change(world, Family::Frames, &frame_key(ChunkId(38)), |value| {
                 value.is_empty()
-            })
+            });
         }),
         ("stray page", |world| {
             change(
@@ -196,7 +196,7 @@ fn what_nobody_needs_is_a_leak() {
                 Family::Pages,
                 &page_key(LayerId(999), PageIndex(3)),
                 |value| value.is_empty(),
-            )
+            );
         }),
         ("index entry of another chunk", |world| {
             change(world, Family::Index, b"abcdefgh", |value| {

@@ -1,5 +1,8 @@
-//! Records that are kept twice: whether each is what was written, and has a copy that says the
-//! same. A damaged one costs nothing as long as the other is whole, and everything after that.
+//! Compares records that are kept twice: each must be as it was written, and have a copy that says
+//! the same.
+//!
+//! If only one of the two is damaged, nothing is lost as long as the other stays whole; if both
+//! are, the record is lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,17 +17,17 @@ use crate::records;
 
 /// Records between two looks at whether to go on.
 const RECORDS_PER_LOOK: u64 = 1 << 14;
-/// How often two records must differ: a commit that falls between the two reads makes them do so
-/// once.
+/// Reads after which two records must still differ: a commit that falls between the two reads makes
+/// them differ once.
 const LOOKS_AGAIN: usize = 3;
 /// Images and snapshots that are named of those that stand on a layer.
 const NODES_NAMED_MAX: usize = 5;
 
-/// What one of the two places has: the sums of its records, by key.
+/// Checksums of the records in one of the two places, by key.
 #[derive(Default)]
 struct Place {
     sums: BTreeMap<Vec<u8>, u64>,
-    /// Whether all of it could be read.
+    /// True if every record of the place could be read.
     is_whole: bool,
 }
 
@@ -89,7 +92,7 @@ impl Check<'_> {
         for key in keys {
             let reason = match (own.sums.get(key), copies.sums.get(key)) {
                 (Some(sum), Some(other)) if sum == other => continue,
-                // What cannot be read is told already.
+                // A record that cannot be read is reported already.
                 (Some(_), None) if !copies.is_whole => continue,
                 (None, Some(_)) if !own.is_whole => continue,
                 (Some(_), Some(_)) => "its copy says something else",
@@ -114,7 +117,7 @@ impl Check<'_> {
             .all(|_| read(family, key) != read(Family::Copies, &key_of_copy(family, key)))
     }
 
-    /// What people call the record at `key`.
+    /// Display name of the record at `key`.
     fn record_name(&self, family: Family, key: &[u8]) -> String {
         let tree = self.store.tree();
         let named = match family {
@@ -167,7 +170,7 @@ fn node_of(key: &[u8]) -> Option<Node> {
     }
 }
 
-/// The checksum that a record ends in: two that are what was written say the same if it is the same.
+/// The checksum that a record ends in: two intact records say the same if it is the same.
 fn checksum(value: &[u8]) -> u64 {
     value
         .last_chunk::<8>()

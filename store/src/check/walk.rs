@@ -1,4 +1,4 @@
-//! Going through all records of a family, and on behind those that cannot be read.
+//! Visits all records of a family, and goes on behind those that cannot be read.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! Decoding frames before somebody reads them, in the background and bounded. It knows no disk:
-//! only ids in a row.
+//! Read-ahead: decodes frames before they are read, in the background, up to a bound. It knows no
+//! disk, only consecutive ids.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -38,7 +38,7 @@ impl ReadAhead {
             }
             let (reader, ahead, id) = (Arc::clone(reader), Arc::clone(&self.0), next);
             rayon::spawn(move || {
-                // What cannot be read is told to whoever reads it.
+                // An error is reported to whoever reads the frame.
                 let _ = reader.frame(id);
                 drop(reader);
                 ahead.leave();

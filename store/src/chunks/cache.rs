@@ -1,9 +1,10 @@
-//! Decoded frames in memory, found by any chunk that they hold. It knows frames by their ids only;
-//! nothing of where they come from.
+//! Cache of decoded frames in memory, found by any chunk that they hold. It knows frames by their
+//! ids only, not where they come from.
 //!
-//! What a chunk id stands for never changes, so a frame in here is right for ever, also after the
-//! collector has put its chunks into another one. Only one that was damaged goes when it is healed. Readers share the lock; it is held alone only
-//! while a frame is put in, which is after some 100 microseconds of decoding.
+//! A chunk id always stands for the same bytes, so a cached frame stays valid for ever, also after
+//! the collector has moved its chunks into another frame. Only a damaged frame is evicted when it
+//! is healed. Readers share the lock; it is held exclusively only while a frame is put in, which
+//! follows some 100 microseconds of decoding.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -18,18 +19,18 @@ use super::reader::Frame;
 pub(super) struct FrameCache(RwLock<State>);
 
 struct State {
-    /// By first id. Seldom overlapping: what the collector has merged is replaced.
+    /// Frames by their first id. Seldom overlapping: what the collector has merged is replaced.
     frames: BTreeMap<ChunkId, Entry>,
     len: u64,
     len_max: u64,
-    /// Where the search for frames that nobody uses goes on: round and round, over each once before
-    /// it comes back.
+    /// Position of the clock hand, from which the search for an unused frame goes on: it passes
+    /// every frame once before it comes back.
     hand: ChunkId,
 }
 
 struct Entry {
     frame: Arc<Frame>,
-    /// Whether somebody asked for it since the hand was here.
+    /// True if it was asked for since the hand passed.
     is_used: AtomicBool,
 }
 
@@ -43,7 +44,7 @@ impl FrameCache {
         }))
     }
 
-    /// From now on at most `len` bytes.
+    /// Limits the cache to `len` bytes from now on.
     pub(super) fn set_len_max(&self, len: u64) {
         self.change(|state| state.len_max = len);
     }

@@ -1,23 +1,23 @@
-//! The treaty between those who skip a chunk as "already there" and the collector that drops
-//! chunks.
+//! Pins chunks against the collector: keeps those that a session skipped as "already there" from
+//! being dropped before the session's references are committed.
 //!
 //! The danger: an import finds chunk X in the index and refers to it; a collection that saw no
 //! reference to X drops it; the import commits, and its image has a hole. So a reference is made in
 //! two steps. The import *claims* X; if the claim is accepted, X stays until the session ends, and
 //! by then the reference is committed where the next collection sees it. The collector *decides*
-//! about X exactly once, under the same lock as all claims: before that moment a claim makes X
+//! about X exactly once, under the same lock as all claims: before that decision a claim makes X
 //! live, after it a claim on a dropped X is refused and the import stores its chunk again under a
 //! new id.
 //!
-//! What a collection must see, and where: references committed before it began are in the maps that
-//! it marks from; claims of open sessions are merged into its live set when it begins; later claims
-//! enter the live set one by one; ids given out after it began are past its horizon and never
-//! considered. No clock decides anything.
+//! References that a collection must see, and their sources: references committed before it began
+//! are in the maps that it marks from; claims of open sessions are merged into its live set when it
+//! begins; later claims enter the live set one by one; ids given out after it began are past its
+//! horizon and never considered. No clock decides anything.
 //!
-//! Whoever claims has looked first: a header said that X is there. What was looked at may have
-//! become old: a whole collection may have come and gone in between. So a claim says which
-//! [`Epoch`] the look belongs to. While the epoch lasts, the collection that may be going on knows
-//! what it decided; once it has ended, it has forgotten, and claims from before are refused.
+//! A session has looked X up before it claims it: a header said that X is there. That answer may be
+//! out of date: a whole collection may have come and gone in between. So a claim says which
+//! [`Epoch`] the look-up belongs to. While the epoch lasts, the running collection knows its
+//! decisions; once it has ended, it has forgotten them, and claims from before are refused.
 //!
 //! Pure state under one lock: no database here.
 
@@ -35,12 +35,12 @@ pub(crate) struct SessionId(u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Epoch(u64);
 
-/// What the collector decided about one chunk.
+/// The collector's decision about one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// Something refers to it, or claimed it in time.
     Keep,
-    /// Nobody can refer to it from now on.
+    /// No new reference to it can be made from now on.
     Drop,
 }
 

@@ -1,4 +1,4 @@
-//! Chunks together with their names, on the way to becoming one frame of the database.
+//! Builds one frame of the database from chunks and their names.
 
 use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload, frame_key};
 use vellum_core::hash::ChunkHash;

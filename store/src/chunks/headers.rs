@@ -1,4 +1,4 @@
-//! The header of a chunk's frame: mostly the record before the chunk's id, found in one step.
+//! Finds the header of a chunk's frame: mostly the record before the chunk's id, found in one step.
 //!
 //! RocksDB goes through records in the order of their keys only where it can read every table that
 //! may have the next one: a table that is lost, or a block of one, would take headers along that
@@ -12,7 +12,7 @@ use vellum_core::frame::{FrameHeader, SPAN_MAX, frame_key, parse_frame_key};
 use vellum_core::units::ChunkId;
 
 use super::pause::lock;
-use crate::database::{Database, Family};
+use crate::database::{Database, Family, Scan};
 use crate::error::StoreError;
 
 /// Keys that are asked for at once: mostly the frame begins within the first of them.
@@ -25,6 +25,84 @@ pub(super) struct HeaderFinder {
     unreadable: Mutex<Option<RangeInclusive<u64>>>,
 }
 
+/// All headers in id order, also those behind a table that cannot be read.
+pub(crate) struct HeaderWalk<'d> {
+    database: &'d Database,
+    records: Scan<'d>,
+    /// Where keys come from once going through the records has failed: the keys of payloads.
+    keys: Option<Scan<'d>>,
+    /// Below the next key.
+    from: ChunkId,
+    has_ended: bool,
+}
+
+impl<'d> HeaderWalk<'d> {
+    /// The headers of frames that begin at `from` or later.
+    pub(crate) fn new(database: &'d Database, from: ChunkId) -> Self {
+        Self {
+            database,
+            records: database.scan(Family::Headers, &frame_key(from)),
+            keys: None,
+            from,
+            has_ended: false,
+        }
+    }
+
+    /// The first id of the next frame, and its header as it is stored. After damage that it tells,
+    /// once for each family, it goes on behind it, as far as anything can be read.
+    pub(crate) fn next(&mut self) -> Result<Option<(ChunkId, Vec<u8>)>, StoreError> {
+        if self.has_ended {
+            return Ok(None);
+        }
+        let next = match &mut self.keys {
+            None => self.records.next().and_then(|item| {
+                let owned = |(key, value): (&[u8], &[u8])| Ok((parsed(key)?, value.to_vec()));
+                item.map(owned).transpose()
+            }),
+            Some(keys) => next_by_key(self.database, keys),
+        };
+        match next {
+            Ok(Some((first, header))) => {
+                self.from = first.advance(1);
+                Ok(Some((first, header)))
+            }
+            Ok(None) => {
+                self.has_ended = true;
+                Ok(None)
+            }
+            Err(error) => {
+                if self.keys.is_some() {
+                    self.has_ended = true;
+                } else {
+                    let from = frame_key(self.from);
+                    self.keys = Some(self.database.scan(Family::Frames, &from));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The next header of those whose payloads' `keys` are known. One that cannot be read is passed
+/// over: it was told what is damaged.
+fn next_by_key(
+    database: &Database,
+    keys: &mut Scan<'_>,
+) -> Result<Option<(ChunkId, Vec<u8>)>, StoreError> {
+    while let Some((key, _)) = keys.next()? {
+        match database.get(Family::Headers, key) {
+            Ok(Some(header)) => return Ok(Some((parsed(key)?, header.to_vec()))),
+            Ok(None) | Err(StoreError::Damaged(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+fn parsed(key: &[u8]) -> Result<ChunkId, StoreError> {
+    parse_frame_key(key).map_err(|error| StoreError::damaged("a frame header's key", error))
+}
+
 impl HeaderFinder {
     /// The header of the frame that holds `id`.
     pub(super) fn find(
@@ -35,8 +113,7 @@ impl HeaderFinder {
         match database.last_at_or_before(Family::Headers, &frame_key(id)) {
             Ok(None) => Ok(None),
             Ok(Some((key, value))) => {
-                let first = parse_frame_key(&key)
-                    .map_err(|error| StoreError::damaged("a frame header's key", error))?;
+                let first = parsed(&key)?;
                 let header = decoded(first, &value)?;
                 Ok(header.rank(id).is_some().then_some(header))
             }
@@ -56,7 +133,7 @@ impl HeaderFinder {
         let (mut end, mut is_gap_free) = (id.0 + 1, true);
         while end > lowest {
             if let Some(known) = known.as_ref().filter(|known| known.contains(&(end - 1))) {
-                // What begins below it ends below it, too: it was sought from there.
+                // A frame that begins below it ends below it, too: the search began there.
                 *lock(&self.unreadable) = Some(*known.start()..=id.0.max(*known.end()));
                 return Err(error);
             }
@@ -88,7 +165,7 @@ impl HeaderFinder {
     }
 }
 
-/// What is at the keys of `ids`, the last one first.
+/// Records at the keys of `ids`, the last one first.
 fn records(
     database: &Database,
     ids: std::ops::Range<u64>,

@@ -1,23 +1,23 @@
-//! Right bytes under the ids that they had: a frame that is damaged is written again, with what of
-//! it is whole and what was found elsewhere.
+//! Heals damaged frames: writes right bytes under the ids that they had, taken from the intact
+//! chunks of the frame and from copies found elsewhere.
 //!
 //! **Ids never change**, so no map is touched, and every image that shares a chunk is healed with
-//! it. The new frame holds the ids of the old one, under the names that the old header has. A
-//! chunk that is still missing keeps its place and its name over bytes that do not have that name
+//! it. The new frame holds the ids of the old one, under the names that the old header has. A chunk
+//! that is still missing keeps its place and its name over bytes that do not have that name
 //! (zeros): it reads as damage, never as other bytes, and can be healed later. It stays in the
 //! ledger.
 //!
-//! **Nobody writes the frame meanwhile.** Everybody who puts, replaces or deletes a frame that is
-//! there does it under the index lock. Here header and payload are read, put together and written
-//! under one hold of that lock, so what is written takes the place of exactly what was read; a
+//! **No other writer touches the frame meanwhile.** Every put, replacement or deletion of an
+//! existing frame happens under the index lock. Here header and payload are read, put together and
+//! written under one hold of that lock, so the new frame replaces exactly the one that was read; a
 //! chunk that was collected or moved before is not found, or found where it is now. A rewriting
-//! collection reads before it takes the lock: what it then writes are chunks that it verified,
-//! under the same ids, whichever of the two comes first.
+//! collection reads before it takes the lock: it then writes chunks that it verified, under the
+//! same ids, whichever of the two comes first.
 //!
-//! **Crashes.** The new frame, and that the ledger lets go of its chunks, are one logged batch. A
+//! **Crashes.** One logged batch writes the new frame and removes its chunks from the ledger. A
 //! collection's rewriting is in memory until its end, while logged batches outlive a crash: a frame
 //! that was healed after it was moved would come back beside the one that it was moved from. So
-//! what was rewritten is flushed before anything is healed ([`Chunks::note_rewritten`]).
+//! rewritten frames are flushed before any frame is healed ([`Chunks::note_rewritten`]).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -111,15 +111,12 @@ impl Chunks {
             plan.chunks.push((id, *name));
             let kept = old.and_then(|old| old.chunk(id).ok());
             let bytes = kept.or_else(|| right.get(&id).map(|chunk| chunk.plain));
-            match bytes {
-                Some(bytes) => {
-                    plan.plain.extend_from_slice(bytes);
-                    whole.push(id);
-                }
-                None => {
-                    plan.plain.resize(plan.plain.len() + chunk_len, 0);
-                    missing.push(id);
-                }
+            if let Some(bytes) = bytes {
+                plan.plain.extend_from_slice(bytes);
+                whole.push(id);
+            } else {
+                plan.plain.resize(plan.plain.len() + chunk_len, 0);
+                missing.push(id);
             }
         }
         // Before the placeholders can be taken for what they stand for.
@@ -154,7 +151,7 @@ impl Chunks {
     }
 }
 
-/// Nothing, where it is damage that keeps it from being read.
+/// Turns damage into `None`; other errors stay errors.
 fn only_damage<T>(error: StoreError) -> Result<Option<T>, StoreError> {
     match error {
         StoreError::Damaged(_) => Ok(None),

@@ -1,29 +1,29 @@
-//! Known means readable: which chunks a session may take for "already there" without storing their
-//! bytes.
+//! Decides which chunks a session may take for "already there" without storing their bytes: known
+//! means readable.
 //!
 //! A header that names a chunk says that it was stored, not that it can still be read. Taken at its
-//! word, the one import that brings lost bytes back would throw them away. To read every known
-//! chunk would make an import of known data as slow as reading all of the store. So:
+//! word, it would make the one import that brings lost bytes back throw them away. To read every
+//! known chunk would make an import of known data as slow as reading all of the store. So:
 //!
-//! 1. A chunk against which nothing speaks is believed unread.
-//! 2. Against a chunk speaks: an entry in the damage ledger (a check, a read, a scrub or the log
-//!    found its frame damaged, or a repair gave it up); that its header cannot be read; and, where
-//!    a scrub is kept, that it was not read for longer than a round ([`Chunks::set_overdue`]).
+//! 1. A chunk is *doubted* if the damage ledger has an entry for it (a check, a read, a scrub or
+//!    the log found its frame damaged, or a repair gave it up), if its header cannot be read, or,
+//!    where a scrub is kept, if it was not read for longer than a round ([`Chunks::set_overdue`]).
+//! 2. A chunk that is not doubted is believed unread.
 //! 3. A session that *verifies* believes nothing unread. It decodes each frame once.
 //! 4. A doubted chunk is read. If it has the bytes of its name, it is known, and leaves the ledger.
 //!    If not, the bytes at hand are written under its id (`heal`), and every image that shares it
 //!    is whole again. A chunk whose frame cannot be found any more is stored under a new id.
 //!
-//! *Why this is enough.* Let a session refer to chunk X without storing it, and let X be unreadable
-//! when the session commits. Either X was read whole in this session (3, 4): then it was damaged
-//! within the session, which nothing that does not read again could tell. Or it was believed (1):
-//! then no check, read, scrub or log had found it damaged before it was looked up, for each of them
-//! notes what it finds before it answers, the entry is durable before that, and it goes only in the
-//! batch that heals X, with X when it is collected, or when X was read whole. So what is believed
-//! wrongly is damage that nobody has seen; where a scrub is kept, it is younger than its round.
+//! *Proof that this is enough.* Let a session refer to chunk X without storing it, and let X be
+//! unreadable when the session commits. Either X was read whole in this session (3, 4): then it was
+//! damaged within the session, which only a second read could tell. Or it was believed (2): then no
+//! check, read, scrub or log had found it damaged before it was looked up. For each of them makes
+//! an entry durable before it answers, and an entry goes only in the batch that heals X, with X
+//! when it is collected, or when X was read whole. So the only damage that is believed wrongly is
+//! damage that no read has met; where a scrub is kept, it is younger than its round.
 //!
-//! *Why it costs nothing.* Where the ledger is empty and nothing is overdue, the question is two
-//! loads of a flag for each page of an image.
+//! *Cost.* Where the ledger is empty and nothing is overdue, the question is two loads of a flag
+//! for each page of an image.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -49,8 +49,8 @@ struct DoubtedFrame {
 }
 
 impl Chunks {
-    /// From now on these chunks are not taken for known unread: they were not read for longer than
-    /// a scrub's round.
+    /// Marks these chunks as overdue: from now on they are not believed unread, as they were not
+    /// read for longer than a scrub's round.
     pub(crate) fn set_overdue(&self, ids: IdSet) {
         let is_empty = ids.next_from(ChunkId(0)).is_none();
         let mut overdue = self.overdue.write().unwrap_or_else(PoisonError::into_inner);
@@ -58,12 +58,12 @@ impl Chunks {
         self.has_overdue.store(!is_empty, Ordering::Release);
     }
 
-    /// Whether something speaks against some chunk.
+    /// True if some chunk is doubted.
     fn has_doubts(&self) -> bool {
         !self.ledger.is_empty() || self.has_overdue.load(Ordering::Acquire)
     }
 
-    /// Whether something speaks against `id`.
+    /// True if `id` is doubted.
     pub(crate) fn is_doubted(&self, id: ChunkId) -> bool {
         let is_overdue = || {
             let overdue = self.overdue.read().unwrap_or_else(PoisonError::into_inner);
@@ -101,8 +101,8 @@ impl Chunks {
         Ok(sound)
     }
 
-    /// Of `ids`, those that cannot be read under the names that their headers have, and that nothing
-    /// at hand could mend. Reads those that are not in `verified`, each frame once.
+    /// The chunks of `ids` that cannot be read under the names that their headers have, and that
+    /// nothing at hand could mend. Reads those that are not in `verified`, each frame once.
     pub(crate) fn unreadable(
         &self,
         ids: &IdSet,
@@ -142,7 +142,7 @@ impl Chunks {
         Ok(unreadable)
     }
 
-    /// Whether `id` can be read after all, with the help of sources, and is whole in the store now.
+    /// True if `id` can be read after all, with the help of sources, and is whole in the store now.
     fn is_mended(&self, id: ChunkId) -> bool {
         let frame = self.frame(id);
         frame.is_ok_and(|frame| frame.chunk(id).is_ok()) && !self.ledger.contains(id)
@@ -219,7 +219,7 @@ impl Chunks {
 }
 
 impl Session<'_> {
-    /// From now on nothing is believed unread.
+    /// Makes the session believe nothing unread from now on.
     pub(crate) fn verify(&mut self) {
         self.verifies = true;
     }
@@ -298,7 +298,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Of `ids`, which a map refers to, those that cannot be believed to be readable: see the
+    /// The chunks of `ids`, which a map refers to, that cannot be believed to be readable: see the
     /// module's comment.
     pub(crate) fn unreadable(&mut self, ids: &IdSet) -> Result<IdSet, StoreError> {
         let mut doubted = IdSet::new();
@@ -311,7 +311,7 @@ impl Session<'_> {
         self.chunks.unreadable(&doubted, &mut self.verified)
     }
 
-    /// Whether it believes everything.
+    /// True if the session believes every chunk unread.
     pub(crate) fn believes_all(&self) -> bool {
         !self.verifies && !self.chunks.has_doubts()
     }

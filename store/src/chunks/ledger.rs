@@ -1,9 +1,9 @@
-//! The damage ledger: which chunks speak against being believed readable.
+//! The damage ledger: chunks that are doubted, which a session must read before it believes them.
 //!
 //! A check, a read or the log found their frame damaged (*damaged*), or a repair gave them up
-//! (*lost*). An entry is a warning, not a verdict: whoever meets one reads the chunk before it
-//! believes anything, so an entry too many costs a read, and no entry ever makes a chunk
-//! unreadable. Entries go when the chunk was read whole, healed or collected.
+//! (*lost*). An entry is a warning, not a verdict: a session that meets one reads the chunk before
+//! it believes it, so an entry too many costs a read, and no entry ever makes a chunk unreadable.
+//! Entries go when the chunk was read whole, healed or collected.
 //!
 //! Where the store is open for writing, the ledger is kept in the family `meta` (and so in its
 //! copies), one record for each [`REGION_IDS`] ids that have an entry:
@@ -14,9 +14,9 @@
 //! ```
 //!
 //! An entry is durable before the next one is noted, and goes in the batch that heals the chunk, so
-//! a crash never leaves a damaged chunk without the entry that it had. Who only reads keeps
-//! entries in memory and leaves them in the file `suspects` of the store's folder, if it can be
-//! written; whoever opens the store for writing next takes them over.
+//! a crash never leaves a damaged chunk without the entry that it had. A process that only reads
+//! keeps entries in memory and leaves them in the file `suspects` of the store's folder, if it can
+//! be written; the next process that opens the store for writing takes them over.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,13 +32,13 @@ use crate::folder::Folder;
 use crate::records::{self, Record};
 use crate::store::put;
 
-/// What keys of the ledger begin with.
+/// Prefix of the ledger's keys.
 const KEY_PREFIX: &[u8] = b"damage";
 /// Ids that one record speaks of: it is written again for each new entry, and takes 128 KiB at
 /// most.
 const REGION_IDS: u64 = 1 << 16;
 
-/// Why a chunk is in the ledger.
+/// Reason for a chunk's entry in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DamageKind {
     /// Its frame, or its bytes in it, were found damaged.
@@ -52,13 +52,13 @@ pub(crate) struct DamageLedger {
     database: Arc<Database>,
     keeping: Keeping,
     state: Mutex<LedgerState>,
-    /// Whether there is an entry: what nearly everybody asks.
+    /// True if there is an entry: the question of nearly every caller, answered without the lock.
     has_entries: AtomicBool,
     /// Held while records are written, so that they come in the order of the changes.
     writing: Mutex<()>,
 }
 
-/// Where entries go.
+/// Destination of entries.
 enum Keeping {
     /// Into the database.
     Database,
@@ -72,8 +72,8 @@ struct LedgerState {
     lost: IdSet,
 }
 
-/// What the ledger says of a region, as it is kept: runs of first id (from the region's first) and
-/// count less one.
+/// Entries of one region, as the database keeps them: runs of first id (from the region's first)
+/// and count less one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DamageRecord {
     pub(crate) damaged: Vec<(u16, u16)>,
@@ -134,17 +134,17 @@ impl DamageLedger {
         }
     }
 
-    /// Whether nothing speaks against any chunk.
+    /// True if the ledger has no entry.
     pub(crate) fn is_empty(&self) -> bool {
         !self.has_entries.load(Ordering::Acquire)
     }
 
-    /// Whether something speaks against `id`.
+    /// True if `id` has an entry.
     pub(crate) fn contains(&self, id: ChunkId) -> bool {
         !self.is_empty() && lock(&self.state).contains(id)
     }
 
-    /// Whether something speaks against one of the `count` chunks from `first` on.
+    /// True if one of the `count` chunks from `first` on has an entry.
     pub(crate) fn meets(&self, first: ChunkId, count: u64) -> bool {
         !self.is_empty() && {
             let state = lock(&self.state);
@@ -206,7 +206,7 @@ impl DamageLedger {
         }
     }
 
-    /// Nothing speaks against `ids` any more: they were read whole, or are gone.
+    /// Removes the entries of `ids`: they were read whole, or are gone.
     pub(crate) fn clear(&self, ids: impl IntoIterator<Item = ChunkId>) {
         if self.is_empty() {
             return;
@@ -214,7 +214,7 @@ impl DamageLedger {
         let mut batch = Batch::default();
         let clearing = self.clear_with(ids, &mut batch);
         if !batch.is_empty() {
-            // As above: an entry too many costs a read.
+            // An error is ignored: an entry too many costs a read.
             let _ = self.database.write(batch, Durability::Logged);
         }
         clearing.done();
@@ -237,7 +237,7 @@ impl LedgerState {
         let mut state = Self::default();
         let mut keys = Vec::new();
         let mut scan = database.scan(Family::Meta, KEY_PREFIX);
-        // What cannot be read of a hint is no hint.
+        // A hint that cannot be read is no hint.
         while let Ok(Some((key, _))) = scan.next() {
             let Some(region) = region_of(key) else { break };
             keys.push((key.to_vec(), region));
@@ -326,7 +326,7 @@ fn runs_in(set: &IdSet, region: u64) -> Vec<(u16, u16)> {
     runs
 }
 
-/// Where the record of a region is.
+/// Key of a region's record.
 pub(crate) fn damage_key(region: u64) -> Vec<u8> {
     [KEY_PREFIX, &region.to_be_bytes()].concat()
 }

@@ -1,11 +1,12 @@
-//! A damaged frame, put together from wherever its chunks are: what of it is whole, other copies
-//! in this store, the configured sources, in this order. (Parity mends what is below: what it can
+//! Mends a damaged frame from wherever its chunks are: the intact chunks in it, other copies in
+//! this store, the configured sources, in this order. (Parity mends the files below: what it can
 //! mend never comes here.)
 //!
-//! Whoever reads comes by here, so it decides how long that may take: one thread at a time works on
-//! a frame, the others wait for it; a frame that could not be mended is not tried again for a
-//! while; sources have their own patience (`source`). What was found is held against its name, kept
-//! in the cache, and written under the ids that it had if the store can be written to (`heal`).
+//! Every read of a damaged frame comes by here, so it bounds how long that may take: one thread at
+//! a time works on a frame, the others wait for it; a frame that could not be mended is not tried
+//! again for a while; sources have their own time limit (`source`). Chunks that were found are held
+//! against their names, kept in the cache, and written under the ids that they had if the store can
+//! be written to (`heal`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,8 +24,8 @@ use super::reader::Frame;
 use super::source::{Asked, ChunkSources, KnownNames};
 use crate::error::StoreError;
 
-/// How long a frame that could not be mended is left alone: what is asked for again and again must
-/// not cost a search each time.
+/// Pause before a frame that could not be mended is tried again: a chunk that is read again and
+/// again must not cost a search each time.
 const RETRY_PAUSE: Duration = Duration::from_secs(30);
 /// Frames that are remembered as not to be mended: beyond that, the oldest are tried again.
 const FAILURES_MAX: usize = 4096;
@@ -32,13 +33,13 @@ const FAILURES_MAX: usize = 4096;
 /// Something that a person should know: a chunk was healed, a source cannot be asked.
 pub type Notices = Box<dyn Fn(&str) + Send + Sync>;
 
-/// Where the chunks of damaged frames may be, and what was tried.
+/// Sources for the chunks of damaged frames, and the attempts that failed.
 #[derive(Default)]
 pub(crate) struct Mender {
     pub(crate) sources: ChunkSources,
     notices: RwLock<Option<Notices>>,
     names: RwLock<Option<Weak<dyn KnownNames>>>,
-    /// Whether what was found is written back.
+    /// True if mended chunks are written back.
     writes: AtomicBool,
     state: Mutex<MenderState>,
     ended: Condvar,
@@ -62,12 +63,12 @@ struct Mending<'m> {
 #[derive(Default)]
 struct FoundChunks {
     plain: HashMap<ChunkHash, Vec<u8>>,
-    /// Where they come from, for people.
+    /// Their sources, for people.
     from: BTreeSet<String>,
 }
 
 impl Mender {
-    /// From now on what is found is written under its ids.
+    /// Has mended chunks written under their ids from now on.
     pub(crate) fn write_back(&self) {
         self.writes.store(true, Ordering::Release);
     }
@@ -80,7 +81,7 @@ impl Mender {
         *self.notices.write().unwrap_or_else(PoisonError::into_inner) = Some(notices);
     }
 
-    /// What could not be mended may be mended now.
+    /// Lets frames be tried again that could not be mended.
     pub(crate) fn forget_failures(&self) {
         lock(&self.state).failed.clear();
     }
@@ -152,8 +153,8 @@ impl FoundChunks {
 }
 
 impl Chunks {
-    /// What `read` is, the frame that holds `id`, with its damaged chunks mended as far as they can
-    /// be found.
+    /// Returns the frame that holds `id`, read as `read`, with its damaged chunks mended as far as
+    /// they can be found.
     pub(super) fn mended(
         &self,
         id: ChunkId,
@@ -178,22 +179,19 @@ impl Chunks {
         let Some(mending) = self.mender.begin(header.first()) else {
             return read;
         };
-        // Somebody else may have mended it meanwhile.
+        // Another thread may have mended it meanwhile.
         let read = match self.reader.cached(id) {
             Some(frame) if frame.is_whole() => return Ok(frame),
             _ => read,
         };
-        match self.mend(&header, read.as_deref().ok()) {
-            Some(frame) => {
-                if !frame.is_whole() {
-                    mending.note_failure();
-                }
-                Ok(frame)
-            }
-            None => {
+        if let Some(frame) = self.mend(&header, read.as_deref().ok()) {
+            if !frame.is_whole() {
                 mending.note_failure();
-                read
             }
+            Ok(frame)
+        } else {
+            mending.note_failure();
+            read
         }
     }
 

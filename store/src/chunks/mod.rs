@@ -1,12 +1,13 @@
 //! Chunk content by id: found by name, kept once, written in frames, read back verified.
 //!
-//! The pieces: `claims` is the treaty between those who skip a chunk as "already there" and the
-//! collector; `writer` turns new chunks into frames; `reader` turns frames back, `cache` keeps what
-//! it made, `ahead` has it made in time; `sessions` (the importer's and the live disk's view)
-//! decides which chunks are new.
+//! The pieces: `claims` pins chunks that a session skips as "already there" against the collector;
+//! `writer` turns new chunks into frames; `reader` turns frames back, `cache` keeps decoded frames,
+//! `ahead` decodes them in time; `session` (the importer's and the live disk's view) decides which
+//! chunks are new.
 //!
-//! After damage: `ledger` remembers what was found damaged, `known` says what is believed unread,
-//! `heal` writes right bytes under the ids that they had, `mend` finds them, in `source`s too.
+//! After damage: `ledger` remembers the chunks that were found damaged, `known` decides which are
+//! believed unread, `heal` writes right bytes under the ids that they had, `mend` finds them, in
+//! `source`s too.
 
 mod ahead;
 mod cache;
@@ -34,6 +35,7 @@ use vellum_core::wire;
 
 pub(crate) use claims::{Claims, Decision};
 pub(crate) use frames::{EncodedFrame, FramePlan, encode_frame, pack};
+pub(crate) use headers::HeaderWalk;
 #[cfg(test)]
 pub(crate) use heal::RightBytes;
 #[cfg(test)]
@@ -68,26 +70,26 @@ pub(crate) struct Chunks {
     section: Mutex<()>,
     index: Arc<writer::IndexLock>,
     reserve: Reserve,
-    /// What a healed frame leaves free.
+    /// Disk that a healed frame leaves free, in bytes.
     commit_margin: u64,
-    /// What was found damaged.
+    /// The chunks that were found damaged.
     pub(crate) ledger: Arc<DamageLedger>,
-    /// Where damaged chunks may be found.
+    /// Finds the bytes of damaged chunks.
     pub(crate) mender: Mender,
-    /// What sources ask for names; never kept by them.
+    /// The look-up of names that sources use; they hold it weakly.
     names: Arc<IndexNames>,
     /// Chunks that were not read for longer than a scrub's round.
     overdue: RwLock<IdSet>,
     has_overdue: AtomicBool,
-    /// Whether a collection has moved chunks by a batch that is not flushed yet.
+    /// True if a collection has moved chunks by a batch that is not flushed yet.
     has_unflushed_rewrites: AtomicBool,
 }
 
 /// The names that the index has.
 struct IndexNames(Arc<Database>);
 
-/// How often it is looked whether a source still asks for names, when a store is closed: that takes
-/// microseconds.
+/// Pause between two looks whether a source still asks for names, when a store is closed: that
+/// takes microseconds.
 const NAMES_WAIT: Duration = Duration::from_micros(200);
 
 impl Chunks {
@@ -143,7 +145,7 @@ impl Chunks {
         self.writer.next_chunk()
     }
 
-    /// Whether all ids below this one outlive a crash.
+    /// True if all ids below this one outlive a crash.
     pub(crate) fn is_durable(&self, end: ChunkId) -> bool {
         end <= self.writer.durable_below()
     }
@@ -184,7 +186,7 @@ impl Chunks {
         wire::Reader::new(&value).varint().ok().map(ChunkId)
     }
 
-    /// As [`Chunks::indexed`], for many.
+    /// Looks up many names as [`Chunks::indexed`] does one.
     fn indexed_many(&self, prefixes: &[[u8; 8]]) -> Result<Vec<Option<ChunkId>>, StoreError> {
         let id = |value: &[u8]| wire::Reader::new(value).varint().ok().map(ChunkId);
         let keys = prefixes.iter().map(<[u8; 8]>::as_slice);
@@ -199,7 +201,7 @@ impl Chunks {
         }
     }
 
-    /// Whether there is room to write a healed frame.
+    /// Fails if there is no room to write a healed frame.
     fn check_room_to_heal(&self) -> Result<(), StoreError> {
         self.reserve
             .check(self.database.unflushed_len() + self.commit_margin)
@@ -210,7 +212,7 @@ impl Chunks {
         self.reader.set_cache_len(len);
     }
 
-    /// How many chunks a frame holds that is full.
+    /// Chunks that a full frame holds.
     pub(crate) fn chunks_per_frame(&self) -> u64 {
         u64::from(self.parameters.frame_len) / self.parameters.chunk_len.bytes()
     }
@@ -221,8 +223,8 @@ impl Chunks {
             .start(&self.reader, first, count, self.chunks_per_frame());
     }
 
-    /// As [`Chunks::read_ahead`], for somebody who reads all of them and begins at once with the
-    /// first.
+    /// Reads ahead as [`Chunks::read_ahead`], for a caller that reads all of them and begins at
+    /// once with the first.
     pub(crate) fn read_ahead_rest(&self, first: ChunkId, count: u64) {
         let per_frame = self.chunks_per_frame();
         if count > per_frame {
@@ -292,7 +294,8 @@ impl KnownNames for IndexNames {
 }
 
 impl Drop for Chunks {
-    /// Nobody uses the database of a store that was closed: its lock is free then.
+    /// Waits until no source uses the database: once a store is closed, the database's lock is
+    /// free.
     fn drop(&mut self) {
         while Arc::strong_count(&self.names) > 1 {
             std::thread::sleep(NAMES_WAIT);

@@ -1,5 +1,5 @@
-//! From chunk ids back to bytes: every chunk is held against its name before anybody sees it. What
-//! is found damaged goes into the ledger, what is found whole leaves it.
+//! Reads chunks by id: every chunk is held against its name before a caller sees it. A chunk that
+//! is found damaged enters the ledger, one that is found whole leaves it.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -17,18 +17,19 @@ use crate::database::{Database, Family};
 use crate::error::StoreError;
 use crate::records::StoreParameters;
 
-/// What a chunk of a decoded frame takes beside its bytes: its id, its name, whether it is sound.
+/// Memory that a chunk of a decoded frame takes beside its bytes: its id, its name, whether it is
+/// sound.
 const CHUNK_OVERHEAD_LEN: u64 = 41;
 
 /// A decoded frame.
 pub(crate) struct Frame {
-    /// Which chunks it holds.
+    /// Ids and names of the chunks that it holds.
     pub(crate) header: FrameHeader,
     plain: Vec<u8>,
     chunk_len: usize,
     /// For each chunk whether its bytes have its name.
     sound: Vec<bool>,
-    /// Whether all have.
+    /// True if all have.
     is_whole: bool,
 }
 
@@ -69,7 +70,7 @@ impl Frame {
         }
     }
 
-    /// Whether every chunk has the bytes of its name.
+    /// True if every chunk has the bytes of its name.
     pub(crate) fn is_whole(&self) -> bool {
         self.is_whole
     }

@@ -1,4 +1,5 @@
-//! Which chunks are new: for each chunk of an image that is being stored, the id it has or gets.
+//! Deduplicates the chunks of an image that is being stored: finds the id that each chunk has, or
+//! gives it a new one.
 //!
 //! Cheap guesses come first: the id that the parent has at the same position, then the id after the
 //! last hit. About 96 in 100 shared chunks are found by one of them, against a header that is
@@ -34,7 +35,7 @@ pub(crate) struct Candidate<'a> {
     pub(crate) guess: Option<ChunkId>,
 }
 
-/// What a session did so far.
+/// Counts of a session so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SessionCounts {
     /// Chunks that were not in the store.
@@ -50,20 +51,21 @@ pub(crate) struct SessionCounts {
 pub(crate) struct Session<'s> {
     pub(super) chunks: &'s Chunks,
     id: SessionId,
-    /// When it began: what was written for it since may be gone under another.
+    /// Write generation in which it began: frames that were written for it may be gone under a
+    /// later one.
     generation: Generation,
     /// The header that the last guess was found in.
     header: Option<FrameHeader>,
-    /// When it was read.
+    /// Epoch in which the header was read.
     epoch: Epoch,
     /// The id after the last hit, as long as it is worth trying.
     neighbour: Option<ChunkId>,
-    /// How many neighbours in a row were not it.
+    /// Neighbours in a row that missed.
     misses: u32,
     pub(crate) counts: SessionCounts,
-    /// Whether nothing is believed unread: see `known`.
+    /// True if nothing is believed unread: see `known`.
     pub(super) verifies: bool,
-    /// What was read whole for this session.
+    /// Chunks that were read whole for this session.
     pub(super) verified: IdSet,
     /// Payloads of the frames that hold its new chunks.
     stored_len: Arc<AtomicU64>,
@@ -71,18 +73,18 @@ pub(crate) struct Session<'s> {
     end: ChunkId,
 }
 
-/// What a commit has stored.
+/// Chunks that a commit has stored.
 pub(crate) struct Stored<'i> {
     /// The ids of its candidates, in order.
     pub(crate) ids: &'i [ChunkId],
-    /// What was new.
+    /// The share of them that was new.
     pub(crate) added: Added,
 }
 
 /// Chunks that get ids in a commit, compressed in frames.
 struct New<'c, 'a> {
     chunks: Vec<&'c Candidate<'a>>,
-    /// Which of them a name is.
+    /// Position in `chunks` by name.
     places: HashMap<ChunkHash, u64>,
     frames: Vec<Packed>,
     per_frame: usize,
@@ -212,7 +214,7 @@ impl<'s> Session<'s> {
         }
     }
 
-    /// What [`Session::store`] added, once the store is settled.
+    /// The chunks that [`Session::store`] added, once the store is settled.
     pub(crate) fn added(&self) -> Added {
         self.added_in_commit(self.counts.new, self.stored_len.load(Ordering::Relaxed))
     }
@@ -324,7 +326,7 @@ impl<'s> Session<'s> {
         Ok(None)
     }
 
-    /// Whether chunk `id` is there and has the name `hash`.
+    /// True if chunk `id` is there and has the name `hash`.
     fn names(&mut self, id: ChunkId, hash: &ChunkHash) -> Result<bool, StoreError> {
         let in_hand = self
             .header

@@ -1,10 +1,11 @@
-//! Chunk sources: whoever may have a chunk that is not (whole) here, asked by name.
+//! Chunk sources: other holders of chunks, asked by name for those that are missing or damaged
+//! here.
 //!
 //! A source may be far away, slow or gone. Each is asked in a thread of its own, one question at a
-//! time, and whoever asks waits [`PATIENCE`] at most; a source that did not answer in time, or
+//! time, and the caller waits [`PATIENCE`] at most; a source that did not answer in time, or
 //! failed, is not asked again for [`PAUSE`]. So a guest that reads a damaged chunk waits that long
-//! for each source once, not for each chunk. What a source answers is not believed: every chunk is
-//! held against its name.
+//! for each source once, not for each chunk. An answer is not believed: every chunk is held against
+//! its name.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -16,18 +17,18 @@ use vellum_core::units::ChunkLen;
 
 use super::pause::lock;
 
-/// How long an answer is waited for: a guest's own patience is 30 s and more.
+/// Longest wait for an answer: a guest's own patience is 30 s and more.
 pub(crate) const PATIENCE: Duration = if cfg!(test) {
     Duration::from_millis(500)
 } else {
     Duration::from_secs(12)
 };
-/// How long a source that failed is left alone.
+/// Pause before a source that failed is asked again.
 const PAUSE: Duration = Duration::from_mins(1);
 
-/// Somebody who may have chunks, by name.
+/// Holder of chunks, asked by name.
 pub trait ChunkSource: Send + Sync {
-    /// What people call it.
+    /// Name of the source, for people.
     fn describe(&self) -> String;
 
     /// The bytes of each of the wanted chunks, in their order, as far as it has them. They need not
@@ -43,8 +44,8 @@ pub struct WantedChunks<'w> {
     pub names: &'w [ChunkHash],
     /// Their length.
     pub chunk_len: ChunkLen,
-    /// Which chunks the store that asks has, readable or not: for sources that have to find out
-    /// where in them chunks begin.
+    /// Tells for each name whether the store that asks has the chunk, readable or not: for sources
+    /// that have to find out where in them chunks begin.
     pub known: &'w (dyn Fn(&[ChunkHash]) -> Vec<bool> + Sync),
 }
 
@@ -62,7 +63,7 @@ pub(crate) struct ChunkSources(RwLock<Vec<Arc<AskedSource>>>);
 pub(crate) struct AskedSource {
     source: Arc<dyn ChunkSource>,
     questions: Mutex<Option<Sender<Question>>>,
-    /// Until when it is left alone.
+    /// Time until which it is left alone.
     paused: Mutex<Option<Instant>>,
 }
 
@@ -73,7 +74,7 @@ struct Question {
     answer: Sender<Result<Vec<Option<Vec<u8>>>, String>>,
 }
 
-/// What a source said, or that it did not.
+/// Answer of a source, or its silence.
 pub(crate) enum Asked {
     /// For each name the bytes, unverified.
     Answer(Vec<Option<Vec<u8>>>),
@@ -198,7 +199,7 @@ fn answer_all(source: &dyn ChunkSource, questions: &Receiver<Question>) {
             chunk_len: question.chunk_len,
             known: &known,
         });
-        // Who asked may have lost patience.
+        // The caller may have stopped waiting.
         let _ = question.answer.send(found);
     }
 }

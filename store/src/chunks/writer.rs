@@ -1,18 +1,18 @@
-//! From new chunks to frames in the database: filled by sessions, compressed by all cores, written
-//! in id order by one thread.
+//! Writes new chunks: sessions fill frames, all cores compress them, and one thread writes them to
+//! the database in id order.
 //!
 //! A chunk that was given an id is written even if the session that brought it fails: another
-//! session may have found it *pending* and refer to it. What nobody refers to in the end is the
-//! collector's.
+//! session may have found it *pending* and refer to it. If no map refers to it in the end, a
+//! collection drops it.
 //!
-//! **A disk that is nearly full** is told to a session before its chunks get ids: it alone fails.
-//! What has ids has room.
+//! **A disk that is nearly full** is reported to a session before its chunks get ids: it alone
+//! fails. For a chunk that has an id there is room.
 //!
 //! **After a failed write** the frames at hand are written again, to the database that was opened
 //! anew (`database::handle`); those that were written before in bulk, and not flushed, may be gone.
-//! Their sessions are told when they want them to be durable: each knows since when it counts on
-//! them. A session that began later has found none of them: not in the new database; and a frame is
-//! *pending* until it is written and no write has failed meanwhile.
+//! Their sessions learn of it when they ask for durability: each knows since which generation it
+//! counts on them. A session that began later has found none of them: not in the new database; and
+//! a frame is *pending* until it is written and no write has failed meanwhile.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,7 +33,8 @@ use crate::records::StoreParameters;
 use crate::reserve::Reserve;
 use crate::sizes::Sizes;
 
-/// How often those who wait for a write look whether writes still go through.
+/// Pause between two looks of a waiter at whether writes still go through, and before a failed
+/// write is tried again.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// Write buffers that the database has in memory at most, mostly.
 const UNFLUSHED_BUFFERS: u64 = 3;
@@ -52,7 +53,7 @@ impl IndexLock {
 /// Writes new chunks.
 pub(crate) struct Writer {
     shared: Arc<Shared>,
-    /// Where compressed frames go; `None` only while the writer ends.
+    /// Queue of compressed frames; `None` only while the writer ends.
     frames: Option<Sender<(u64, EncodedFrame)>>,
     committer: Option<JoinHandle<()>>,
 }
@@ -66,7 +67,7 @@ struct Shared {
     in_flight_len_max: usize,
     /// Bytes of frames that one batch holds at most: large enough that its cost is theirs.
     batch_len_max: usize,
-    /// What the database keeps in memory at most: what is older is on disk.
+    /// Bytes that the database keeps in memory at most: older ones are on disk.
     unflushed_len_max: u64,
     /// Bytes that stay free whatever is imported.
     margin_len: u64,
@@ -74,7 +75,7 @@ struct Shared {
     state: Mutex<State>,
     /// Told when `state` has less in flight.
     changed: Condvar,
-    /// Nobody waits for frames any more.
+    /// No caller waits for frames any more.
     is_ending: AtomicBool,
 }
 
@@ -400,8 +401,8 @@ impl Shared {
                 }
             }
             let mut state = self.state();
-            // What was written before a write failed may be gone; who looks for it now must find
-            // it.
+            // After a write that failed meanwhile, these frames may be gone: they stay pending for
+            // look-ups, and are written again.
             if self.database.generation() == generation {
                 state.note_written(frames, stored_len as u64, self.unflushed_len_max);
                 return true;

@@ -1,5 +1,5 @@
-//! Which chunks are referred to: all pages of all layers that are there or being built, as they are
-//! at one moment.
+//! Mark phase of the collector: finds the chunks that are referred to, from all pages of all layers
+//! that exist or are being built, as one consistent view shows them.
 //!
 //! It decides nothing about chunks; see the collection's order in the module above.
 
@@ -42,7 +42,7 @@ pub(super) struct Tidied<'t> {
     merges: BTreeMap<LayerId, Vec<Arc<Layer>>>,
 }
 
-/// What marking came by.
+/// Counts and findings of a mark phase.
 #[derive(Default)]
 pub(super) struct Marked {
     /// Pages that belong to a layer.
@@ -77,7 +77,7 @@ impl<'t> Tidied<'t> {
         }
     }
 
-    /// What `layer` itself will say on page `index`.
+    /// Page `index` of `layer` as it will be once its merges are done.
     fn page(&self, store: &Store, layer: &Layer, index: PageIndex) -> Result<Page, StoreError> {
         match (self.merges.get(&layer.id), self.before.layer(layer.id)) {
             (Some(sources), Some(into)) => store.inner.pages.merged(into, sources, index),
@@ -122,7 +122,7 @@ impl<'s> View<'s> {
         Ok(marked)
     }
 
-    /// What would be referred to once `tidy` is done, and what is shared then is trimmed.
+    /// Marks what would be referred to once `tidy` is done, and what is shared then is trimmed.
     pub(super) fn foresee(
         self,
         store: &Store,

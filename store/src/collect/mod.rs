@@ -1,15 +1,15 @@
-//! Collection: layers that no name reaches go, maps of nameless layers merge or lose what nobody
-//! sees, chunks that no map refers to give their space back.
+//! Garbage collection: drops layers that no name reaches, merges or trims the maps of nameless
+//! layers, and gives back the space of chunks that no map refers to.
 //!
-//! The order, and why no reference is ever lost:
+//! The order, and the proof that no reference is ever lost:
 //!
-//! 1. *Barrier.* Every chunk that has an id below the horizon is written. From here on what is
-//!    pending lies past the horizon, and what no header below it names will never be there, so
-//!    frames may be merged over the gap.
+//! 1. *Barrier.* Every chunk that has an id below the horizon is written. From here on pending
+//!    chunks lie past the horizon, and an id below it that no header names will never be written,
+//!    so frames may be merged over the gap.
 //! 2. *Begin.* The claims of all open sessions enter the live set, and every later claim does when
 //!    it is made.
-//! 3. *Tidy* edits maps: it only copies references, and drops layers, and parts of layers, that
-//!    nobody can see.
+//! 3. *Tidy* edits maps: it only copies references, and drops layers, and parts of layers, that no
+//!    image or snapshot can see.
 //! 4. *Mark*, from one consistent view: the tree's write lock is held while the scan of all pages
 //!    begins and the layers and the layers being built are listed, so no commit falls between them.
 //!    Take any reference that a map holds when the sweep decides. It was committed before the view,
@@ -24,7 +24,7 @@
 //! 6. *Reclaim*: files and ranges of the database that hold more dead than live bytes are dropped
 //!    or rewritten.
 //!
-//! A map that cannot be read ends the collection before anything is decided: what it refers to is
+//! A map that cannot be read ends the collection before anything is decided: its references are
 //! unknown.
 //!
 //! Crashes: names and maps change in logged batches before any chunk is decided about, so no
@@ -65,14 +65,17 @@ pub use tend::TendReport;
 pub(crate) use tend::Tending;
 pub use tight::Shortage;
 
-/// What a collection may do.
+/// Collections that are begun where writes fail.
+const TRIES: u32 = 3;
+
+/// Options of a collection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CollectOptions {
     /// Only tell what would be done.
     pub dry_run: bool,
 }
 
-/// What a collection did, or would do.
+/// Result of a collection, or of its dry run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CollectReport {
     /// Layers that no name reached.
@@ -96,7 +99,7 @@ pub struct CollectReport {
     pub disk_bytes_after: u64,
     /// Compressed bytes that the dropped chunks took; in a dry run, about what would be freed.
     pub stored_bytes_dropped: u64,
-    /// What is dead and could not be given back, for lack of room to write what lives beside it.
+    /// Dead space that could not be given back, for lack of room to write the live bytes beside it.
     pub shortage: Option<Shortage>,
 }
 
@@ -104,7 +107,7 @@ pub struct CollectReport {
 struct Collection<'s> {
     claims: &'s Claims,
     horizon: ChunkId,
-    /// When it began: what was decided since is undone by a write that fails.
+    /// Write generation in which it began: decisions since then are undone by a write that fails.
     generation: Generation,
 }
 
@@ -120,7 +123,7 @@ impl Store {
         let report = if options.dry_run {
             self.foresee(watch)?
         } else {
-            let collected = self.collect_now(watch);
+            let collected = self.collect_again(watch);
             // However it ended: before others take it.
             self.inner.reserve.refill();
             collected?
@@ -135,6 +138,28 @@ impl Store {
             disk_bytes_after,
             ..report
         })
+    }
+
+    /// Collects, and again from the beginning where a write failed meanwhile that had nothing to do
+    /// with it: a compaction that met the full disk before space was given up fails the next write,
+    /// whoever's it is.
+    fn collect_again(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
+        let database = &self.inner.database;
+        let mut began = database.generation();
+        let mut collected = self.collect_now(watch);
+        for _ in 1..TRIES {
+            let now = database.generation();
+            let has_failed = matches!(
+                collected,
+                Err(StoreError::Full { .. } | StoreError::Stopped(_) | StoreError::Reopened)
+            );
+            if !has_failed || now == began {
+                break;
+            }
+            began = now;
+            collected = self.collect_now(watch);
+        }
+        collected
     }
 
     fn collect_now(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
@@ -167,7 +192,7 @@ impl Store {
         )?;
         self.inner.reserve.refill();
         self.note_freed(swept.stored_bytes_dropped)?;
-        // What it keeps of files that are gone is given back, too.
+        // Parity of files that are gone is given back, too.
         self.protect_within(watch)?;
         Ok(CollectReport {
             layers_dropped,
@@ -192,7 +217,7 @@ impl Store {
         self.commit(&mut self.tree_mut(), &[], batch)
     }
 
-    /// What a collection would do. Changes nothing, keeps nobody from anything.
+    /// Result that a collection would have. Changes nothing, blocks no other operation.
     fn foresee(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
         let horizon = self.inner.chunks.next_chunk();
         let tree = self.tree().clone();
@@ -242,7 +267,7 @@ impl<'s> Collection<'s> {
         })
     }
 
-    /// Which chunks of `headers`, all that there are below `end`, stay.
+    /// Decides which chunks of `headers`, all that there are below `end`, stay.
     fn decide(&self, headers: &[&FrameHeader], end: ChunkId) -> Vec<bool> {
         let ids = headers
             .iter()

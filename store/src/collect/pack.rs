@@ -1,5 +1,5 @@
-//! What becomes of a frame, decided by how much of it is live: pure, for the sweep and for the dry
-//! run alike.
+//! Decides the fate of a frame by how much of it is live: pure, for the sweep and for the dry run
+//! alike.
 
 use std::ops::Range;
 
@@ -7,26 +7,33 @@ use vellum_core::frame::{FrameHeader, SPAN_MAX};
 use vellum_core::hash::ChunkHash;
 use vellum_core::units::ChunkId;
 
-/// What decides about a frame.
+/// Properties of a frame that decide its fate.
 pub(crate) trait Packable {
     /// The id of its first chunk, and the id after its last.
     fn ids(&self) -> Range<ChunkId>;
 
-    /// How many chunks it holds.
+    /// The number of chunks in it.
     fn chunk_count(&self) -> usize;
 
-    /// How many of them are live.
+    /// The number of live chunks in it.
     fn live_count(&self) -> usize;
 
     /// The length of its payload.
     fn payload_len(&self) -> u64;
 
-    /// With 3/4, what stays dead takes at most a third of what is live, and taking one of four
-    /// disks away rewrites little.
+    /// True if a dead chunk of it was found damaged: written again without it, it is whole, and
+    /// checks find nothing.
+    fn has_damage_to_drop(&self) -> bool {
+        false
+    }
+
+    /// The fate of the frame. With a threshold of 3/4, dead chunks that stay take at most a third
+    /// of the live ones, and taking one of four disks away rewrites little.
     fn fate(&self, chunks_per_frame: usize) -> Fate {
         match self.live_count() {
             0 => Fate::Drop,
             live if live * 4 < self.chunk_count() * 3 => Fate::Sparse,
+            _ if self.has_damage_to_drop() => Fate::Sparse,
             live if live * 2 <= chunks_per_frame => Fate::Small,
             _ => Fate::Keep,
         }
@@ -40,14 +47,15 @@ pub(crate) struct Found {
     pub(super) header_len: usize,
     live: Vec<bool>,
     live_count: usize,
+    has_damage_to_drop: bool,
 }
 
-/// What to do with a frame.
+/// Fate of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Nothing in it is live.
+    /// None of its chunks is live.
     Drop,
-    /// So much is dead that it is worth writing again.
+    /// It has so many dead chunks that it is worth writing again.
     Sparse,
     /// It is so small that it is better part of a neighbour.
     Small,
@@ -81,7 +89,15 @@ impl Found {
             header_len,
             live,
             live_count,
+            has_damage_to_drop: false,
         }
+    }
+
+    /// The same, with the chunks that `is_damaged` says were found damaged.
+    pub(super) fn judged(mut self, is_damaged: impl Fn(ChunkId) -> bool) -> Self {
+        let has_damage = self.chunks(false).any(|(id, _)| is_damaged(id));
+        self.has_damage_to_drop = has_damage;
+        self
     }
 
     /// The chunks that are live, or those that are not.
@@ -115,6 +131,10 @@ impl Packable for Found {
     fn payload_len(&self) -> u64 {
         self.header.payload_len.into()
     }
+
+    fn has_damage_to_drop(&self) -> bool {
+        self.has_damage_to_drop
+    }
 }
 
 impl<F> Default for Pack<F> {
@@ -128,7 +148,7 @@ impl<F> Default for Pack<F> {
 }
 
 impl<F: Packable> Pack<F> {
-    /// Whether the frames would be fewer or shorter.
+    /// True if the frames would be fewer or shorter.
     pub(crate) fn is_worth_it(&self) -> bool {
         self.has_sparse || self.frames.len() > 1
     }
@@ -202,6 +222,12 @@ mod tests {
 
     #[test]
     fn frames_are_packed_by_what_is_live() {
+        let damaged = |live: &str, at: u64| {
+            let found = found(0, live).judged(|id| id == ChunkId(at));
+            found.fate(8) == Fate::Sparse
+        };
+        assert!(damaged("xxxxxxx-", 7), "it is whole without its dead chunk");
+        assert!(!damaged("xxxxxxx-", 3), "a live one is not left out");
         let table: &[(&[(u64, &str)], &[(usize, bool)])] = &[
             (&[(0, "xxxxxxxx")], &[(1, false)]),
             (&[(0, "xxx")], &[(1, false)]),

@@ -1,6 +1,8 @@
-//! Giving space back to the file system: `RocksDB` keeps deleted records until it rewrites the
-//! files they are in, which it does for those that change much. Ours hardly do, so here is said
-//! which to rewrite.
+//! Reclaim phase of the collector: gives space back to the file system.
+//!
+//! `RocksDB` keeps deleted records until it compacts the files they are in, which it does by itself
+//! only for files that change much. Those of a store hardly change, so this module decides which to
+//! compact.
 //!
 //! It compares what files take with what is left, so it needs no memory of earlier collections,
 //! interrupted ones included.
@@ -26,7 +28,7 @@ const DEAD_LEN_MIN: u64 = 1 << 20;
 const COMPACTION_LEN_MAX: u64 = 512 << 20;
 /// Bytes that the sweep writes before they become a file: see the database's write buffers.
 const FILE_LEN: u64 = 64 << 20;
-/// What is live where the file of a sweep reaches, up to which all of that is rewritten if a part
+/// Live bytes under a file of the sweep up to which the file's whole range is rewritten if a part
 /// of it is worth it.
 const REACH_LEN_MAX: u64 = 2 << 30;
 /// Headers, or index entries, up to which they are rewritten along with any frames. `RocksDB`
@@ -95,8 +97,8 @@ pub(crate) fn is_worth_it(stored_len: u64, live_len: u64) -> bool {
     stored_len.saturating_sub(live_len) > DEAD_LEN_MIN.max(live_len / 8)
 }
 
-/// Whether headers, or index entries, that take `stored_len` in files are rewritten, whatever is
-/// dead of them: where any frames are.
+/// True if headers, or index entries, that take `stored_len` bytes in files are rewritten, however
+/// few of them are dead: only along with frames.
 pub(crate) fn goes_along(is_rewriting: bool, stored_len: u64) -> bool {
     is_rewriting && stored_len <= ALONG_LEN_MAX
 }
@@ -141,7 +143,7 @@ pub(crate) fn rewrites(
         .collect()
 }
 
-/// What lives in a range of regions.
+/// Live bytes in a range of regions.
 fn len_in(live: &Live, regions: &Range<u64>) -> u64 {
     live.payloads
         .range(regions.clone())
@@ -187,7 +189,7 @@ fn worthwhile(
 ) -> Vec<Range<u64>> {
     let (mut ranges, mut at) = (Vec::new(), 0);
     let regions = live.payloads.iter().map(|(region, len)| (*region, *len));
-    // Where nothing lives there is no region: each range begins where the last one ends.
+    // A region without live bytes is not listed: each range begins where the last one ends.
     for (region, live_len) in regions.chain([(horizon.0.div_ceil(REGION_IDS), 0)]) {
         for (range, live_len) in [(at..region, 0), (region..region + 1, live_len)] {
             let ids = |region: u64| ChunkId((region * REGION_IDS).min(horizon.0));
@@ -217,7 +219,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// What is rewritten of regions of which each takes `stored`, `live` and `written` mebibytes.
+    /// Ranges that are rewritten, with their live mebibytes, of regions of which each takes
+    /// `stored`, `live` and `written` mebibytes.
     fn rewritten(regions: &[(u64, u64, Option<u64>)]) -> Vec<(u64, u64, u64)> {
         let mut live = Live::default();
         for (region, (_, left, written)) in (0..).zip(regions) {

@@ -1,8 +1,9 @@
-//! Which chunks go: every header in id order, a bounded group at a time.
+//! Sweep phase of the collector: visits every header in id order, a bounded group at a time, and
+//! drops dead chunks.
 //!
-//! Dead frames go first, so that a full disk gets space before anything is written; then frames are
-//! rewritten. Ids stay. A frame whose header or content is damaged is left as it is, and no frame
-//! is merged over it.
+//! Dead frames go first, so that a full disk gets space before anything is written; then sparse and
+//! small frames are rewritten. Ids stay. A frame whose header or content is damaged is left as it
+//! is, and no frame is merged over it.
 
 use std::collections::BTreeMap;
 use std::mem::take;
@@ -38,7 +39,7 @@ const UNFLUSHED_BUFFERS: u64 = 3;
 /// Ids per entry of [`Live::payloads`]: about a file's worth of frames at the default lengths.
 pub(crate) const REGION_IDS: u64 = 1 << 16;
 
-/// What a sweep did, or would do.
+/// Result of a sweep, or of its dry run.
 #[derive(Default)]
 pub(super) struct Swept {
     pub(super) chunks_dropped: u64,
@@ -49,7 +50,7 @@ pub(super) struct Swept {
     pub(super) live: Live,
 }
 
-/// What is left, and how long it is.
+/// Lengths of what is left.
 #[derive(Default)]
 pub(crate) struct Live {
     /// Bytes of payloads, for each [`REGION_IDS`] ids.
@@ -76,7 +77,7 @@ pub(super) struct Sweep<'s> {
 /// Some headers, in order: what they say and how long they are, or only the keys of damaged ones.
 pub(super) struct Group {
     pub(super) entries: Vec<Result<(FrameHeader, usize), ChunkId>>,
-    /// Where the next group begins.
+    /// First id of the next group; `None` after the last.
     pub(super) next: Option<ChunkId>,
 }
 
@@ -100,7 +101,7 @@ impl Gap {
         (take(&mut self.stored_len) >= FILES_WORTH_LEN).then_some(self.from..end)
     }
 
-    /// As [`Gap::up_to`] for a frame that stays.
+    /// Ends the gap at a frame that stays, with the answer of [`Gap::up_to`].
     pub(crate) fn end(&mut self, stays: ChunkId) -> Option<Range<ChunkId>> {
         let gap = self.up_to(stays);
         self.from = stays.advance(1);
@@ -158,7 +159,7 @@ impl<'s> Sweep<'s> {
             self.collection
                 .decide(headers, group.next.unwrap_or(self.collection.horizon))
         };
-        let entries = found(group.entries, decide);
+        let entries = found(self.store, group.entries, decide);
         pause::at("decided");
         let per_frame = chunks_per_frame(self.store);
         let is_dead = |entry: &&Result<Found, ChunkId>| {
@@ -427,7 +428,7 @@ impl Live {
     }
 }
 
-/// What a sweep would do if `live` were all that is.
+/// Result that a sweep would have if `live` were all live chunks.
 pub(super) fn foresee(
     store: &Store,
     live: &IdSet,
@@ -452,7 +453,7 @@ pub(super) fn foresee(
                 .collect()
         };
         let mut packs = Vec::new();
-        for entry in found(group.entries, decide) {
+        for entry in found(store, group.entries, decide) {
             match entry {
                 Ok(found) if found.fate(chunks_per_frame(store)) == Fate::Drop => {
                     swept.count_dropped(store, found.dead_count(), found.header.payload_len.into());
@@ -486,6 +487,7 @@ impl Swept {
 
 /// The entries of a group with the decisions about them.
 fn found(
+    store: &Store,
     entries: Vec<Result<(FrameHeader, usize), ChunkId>>,
     decide: impl FnOnce(&[&FrameHeader]) -> Vec<bool>,
 ) -> Vec<Result<Found, ChunkId>> {
@@ -495,9 +497,10 @@ fn found(
         .map(|(header, _)| header)
         .collect();
     let mut decisions = decide(&headers).into_iter();
+    let ledger = &store.inner.chunks.ledger;
     let with_decisions = |(header, len): (FrameHeader, usize)| {
         let live = decisions.by_ref().take(header.chunk_count()).collect();
-        Found::new(header, len, live)
+        Found::new(header, len, live).judged(|id| ledger.contains(id))
     };
     let mut with_decisions = with_decisions;
     entries

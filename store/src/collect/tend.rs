@@ -1,8 +1,8 @@
-//! Small steps of maintenance while guests run: layers that nobody names go, and the small frames
-//! that flushes leave become full ones.
+//! Background maintenance in small steps while guests run: drops layers that no name reaches, and
+//! merges the small frames that flushes leave into full ones.
 //!
-//! Nothing is marked and no chunk is dropped, so a step costs what it changes. It is a part of what
-//! a collection does, in the same order of locks and with the same care: only frames below a
+//! Nothing is marked and no chunk is dropped, so a step costs what it changes. It does a part of a
+//! collection's work, in the same order of locks and with the same care: only frames below a
 //! horizon are merged, where every id is written that ever will be. It gives way to a collection; a
 //! collection waits for the step that is going on.
 
@@ -23,7 +23,7 @@ const PACKS_MAX: usize = 64;
 /// would write it again.
 const LAST_FRAMES_MIN: usize = 8;
 
-/// Where tending goes on.
+/// Progress of background maintenance.
 #[derive(Debug, Default)]
 pub(crate) struct Tending {
     /// Frames before this chunk are as they should be.
@@ -32,7 +32,7 @@ pub(crate) struct Tending {
     seen: ChunkId,
 }
 
-/// What a step did.
+/// Result of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TendReport {
     /// Layers that no name reached.
@@ -41,7 +41,7 @@ pub struct TendReport {
     pub layers_merged: u64,
     /// Small frames that became part of larger ones.
     pub frames_merged: u64,
-    /// Whether there may be more to do now. Else it is worth asking again once something was
+    /// True if there may be more to do now. If not, it is worth asking again once something was
     /// written or deleted.
     pub has_more: bool,
 }
@@ -144,7 +144,7 @@ fn replace(store: &Store, packs: Vec<Pack>) -> Result<u64, StoreError> {
         }
     }
     if !batch.is_empty() {
-        // Nobody heals a frame while it is being replaced: see `chunks::heal`.
+        // No healing of a frame while it is being replaced: see `chunks::heal`.
         let _index = store.inner.chunks.lock_index();
         store.inner.database.write(batch, Durability::Bulk)?;
         store.inner.chunks.note_rewritten();

@@ -1,12 +1,12 @@
-//! Which layers are needed: those that no name reaches go, nameless ones become part of their only
+//! Tidies the layers: drops those that no name reaches and merges nameless ones into their only
 //! child, all by edits of maps.
 //!
-//! A merge copies answers of its sources into absent positions of the layer above, page by page. A
-//! position that gets the answer that it had anyway resolves as before, so the store may stop after
-//! any batch; the last one takes the sources out of the chain. What a batch writes is worked out
-//! without a lock, from sealed layers, which do not change. Under the tree's lock it is written
-//! only if the merge can still be made and the layer is as it was: its sources may have been named,
-//! held or built on meanwhile.
+//! A merge copies entries of its sources into absent positions of the layer above, page by page. A
+//! position that gets the entry that it resolved to anyway resolves as before, so the store may
+//! stop after any batch; the last one takes the sources out of the chain. The content of a batch is
+//! worked out without a lock, from sealed layers, which do not change. Under the tree's lock it is
+//! written only if the merge can still be made and the layer is as it was: its sources may have
+//! been named, held or built on meanwhile.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -41,10 +41,10 @@ struct Step {
     merge: Merge,
     /// The layer as it was.
     into: Arc<Layer>,
-    /// As it will be.
+    /// The layer as it will be.
     layer: Layer,
     pages: Vec<(PageIndex, Page)>,
-    /// Where the next step goes on; `None` if this one takes the sources away.
+    /// First page of the next step; `None` if this one takes the sources away.
     next: Option<PageIndex>,
 }
 
@@ -88,8 +88,8 @@ fn drop_layers(store: &Store, watch: &dyn Watch) -> Result<u64, StoreError> {
     }
 }
 
-/// What there is to merge; and which root layers, that have no part in a merge, have zeros that
-/// hide nothing.
+/// The merges to do; and the root layers outside of every merge that have zeros, which hide nothing
+/// there.
 fn walks(tree: &Tree) -> VecDeque<Walk> {
     let mut merges = tree.plan_tidy().merges;
     let parts: BTreeSet<LayerId> = merges
@@ -116,7 +116,7 @@ fn walks(tree: &Tree) -> VecDeque<Walk> {
         .collect()
 }
 
-/// What a round came to.
+/// Result of a round.
 #[derive(Default)]
 struct Round {
     sources: u64,
@@ -142,8 +142,8 @@ fn merge_layers(
                     next,
                 }),
                 None if done => round.sources += step.merge.sources.len() as u64,
-                // Somebody needs the sources as they are, or changed the layer: the next round, or
-                // the next collection, sees.
+                // The sources are needed as they are, or the layer was changed: left to the next
+                // round, or to the next collection.
                 _ => {}
             }
         }

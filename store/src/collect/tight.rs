@@ -1,10 +1,10 @@
-//! Giving space back on a disk that has hardly any: dead frames lie in tables beside live ones, and
-//! those are written anew first.
+//! Reclaims space on a disk that is nearly full, where there is little room to write: dead frames
+//! lie in tables beside live ones, and the live ones must be rewritten before a table can go.
 //!
-//! `RocksDB` rewrites what overlaps together. So tables are taken in *clusters*, each a table and
-//! what is rewritten along with it, and the one first that needs least room: what it gives back is
-//! room for the next. What was given up of the reserve may be used for that; guests and imports
-//! stay out of it.
+//! `RocksDB` rewrites overlapping tables together. So tables are taken in *clusters*, each a table
+//! and those that are rewritten along with it. The cluster that needs the least room comes first:
+//! the space that it gives back is room for the next. Space that was released from the reserve may
+//! be used for that; guests and imports stay out of it.
 //!
 //! Deletions are records, too, and the table that a flush makes of them reaches from the first to
 //! the last, over everything in between. So the sweep deletes, flushes and rewrites the range of
@@ -24,9 +24,10 @@ use crate::watch::Watch;
 
 /// Bytes that must be dead of a cluster.
 const DEAD_LEN_MIN: u64 = 64 << 10;
-/// What rewriting takes beside what lives: a manifest, indices of tables, and being wrong.
+/// Bytes that rewriting takes beside the live ones: a manifest, indices of tables, and errors of
+/// the estimate.
 const STEP_LEN: u64 = 192 << 10;
-/// What a frame takes in a table beside its payload, about.
+/// Bytes that a frame takes in a table beside its payload, about.
 const FRAME_OVERHEAD_LEN: u64 = 32;
 
 /// Space that could not be given back, as there is no room to write what lives beside it.
@@ -58,7 +59,7 @@ struct Span {
     is_loose: bool,
 }
 
-/// What is alive of ranges: counted once.
+/// Live bytes of ranges, each counted once.
 #[derive(Default)]
 struct Living(HashMap<(ChunkId, ChunkId), u64>);
 
@@ -88,7 +89,8 @@ fn spans(store: &Store) -> Result<Vec<Span>, StoreError> {
     Ok(tables.into_iter().filter_map(span).collect())
 }
 
-/// Where tables end, in order: what is deleted between two ends lies in one table of each level.
+/// Last frames of the tables, in order: deletions between two of them lie in one table of each
+/// level.
 pub(super) fn ends(store: &Store) -> Result<Vec<ChunkId>, StoreError> {
     let mut ends: Vec<ChunkId> = spans(store)?.iter().map(|span| span.last).collect();
     ends.sort_unstable();
@@ -96,7 +98,7 @@ pub(super) fn ends(store: &Store) -> Result<Vec<ChunkId>, StoreError> {
     Ok(ends)
 }
 
-/// What is rewritten with each table that meets `range`.
+/// The clusters of the tables that meet `range`.
 fn clusters(spans: &[Span], range: &Range<ChunkId>) -> Vec<Cluster> {
     let meets = |span: &&Span| span.last >= range.start && span.first < range.end;
     let mut all: Vec<Cluster> = spans
@@ -147,7 +149,7 @@ impl Living {
     }
 }
 
-/// What frames take that begin in `range` and have a header: a dead frame has none.
+/// Bytes of the frames that begin in `range` and have a header: a dead frame has none.
 fn live_len(store: &Store, range: Range<ChunkId>) -> Result<u64, StoreError> {
     let mut scan = store
         .inner

@@ -1,9 +1,9 @@
-//! What a nameless layer says that nobody sees: its parts that all the layers above it cover become
-//! absent.
+//! Trims nameless layers that several others stand on: entries that all the layers above cover
+//! become absent.
 //!
-//! No disk changes by that, so it may stop after any batch. What a batch writes is worked out
-//! without a lock. Under the tree's lock it is written only if the layer and everybody who asks it
-//! are as they were: nothing that is asked now was not asked then.
+//! No disk changes by that, so it may stop after any batch. The content of a batch is worked out
+//! without a lock. Under the tree's lock it is written only if the layer and every reader of it are
+//! as they were: a part that no reader saw then is seen by none now.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ struct Trimmed {
     pages: Vec<(PageIndex, Page)>,
     /// The layer's record as it will be.
     layer: Layer,
-    /// Where the next part begins.
+    /// First page of the next part.
     next: Option<PageIndex>,
 }
 
@@ -41,8 +41,8 @@ pub(super) fn trim(store: &Store, watch: &dyn Watch) -> Result<u64, StoreError> 
     })
 }
 
-/// What of `page`, of which `asked` is seen, is kept. Where a page loses no chunk, it is only worth
-/// writing if it gets shorter.
+/// Keeps the positions `asked` of `page`, which are those that are seen. Returns nothing if that is
+/// not worth writing: no chunk is lost and the page gets no shorter.
 pub(super) fn trimmed(page: &Page, asked: &Positions) -> Option<Page> {
     let less = page.only(asked);
     let loses_chunks = less.counts().0 < page.counts().0;
@@ -79,7 +79,7 @@ fn plan(
     shared: SharedLayer,
     from: PageIndex,
 ) -> Result<Option<Trimmed>, StoreError> {
-    // What is left no longer shows what the layer was known for.
+    // The trimmed layer no longer shows the content that its record is known for.
     let (mut pages, mut layer) = (
         Vec::new(),
         Layer {
@@ -143,7 +143,7 @@ fn commit(store: &Store, part: Trimmed) -> Result<bool, StoreError> {
         .shared_layer(part.layer.id, &held)
         .is_some_and(|now| now.is_as(&part.shared))
     {
-        // Somebody builds on it, or writes above it: the next collection sees.
+        // A new layer stands on it, or one above was written to: left to the next collection.
         return Ok(false);
     }
     if part.pages.is_empty() {
@@ -154,8 +154,8 @@ fn commit(store: &Store, part: Trimmed) -> Result<bool, StoreError> {
         batch.put_page(part.layer.id, *index, page);
     }
     store.commit(&mut tree, &[Edit::PutLayer(part.layer)], batch)?;
-    // Nobody reads through this layer now, or it would be held. Who does so next must not see what
-    // is gone: above a page that is not there any more, what is taken away is not hidden.
+    // No disk reads through this layer now, or it would be held. Later readers must not see the
+    // removed entries: above a page that is gone, entries that are taken away are not hidden.
     store.inner.pages.forget();
     Ok(true)
 }

@@ -18,6 +18,9 @@
 //! - *Bulk* writes of the failed handle are lost as in a crash, unless they were flushed. Whoever
 //!   wrote some says under which [`Generation`] it began, when it asks for them to be made durable;
 //!   under another one it is told that they are gone. Ids of lost chunks are never given again.
+//! - Where no write failed, but a compaction met a damaged table, after which RocksDB takes no
+//!   writes either, memory is whole: bulk writes are taken along to the next handle
+//!   (`unflushed`), the generation stays, and nobody is told anything.
 //! - A flush that failed left whole files behind that nothing names, or none.
 //! - Tables and manifests are named only after they were synced under that name; a manifest whose
 //!   sync failed was never named.
@@ -33,8 +36,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rocksdb::{DB, DBRawIterator, Snapshot};
+use rocksdb::{DB, DBRawIterator, Snapshot, WriteOptions};
 use self_cell::self_cell;
+
+use super::Batch;
+use super::unflushed::Unflushed;
 
 use crate::chunks::pause::lock;
 use crate::error::StoreError;
@@ -59,7 +65,17 @@ pub(super) struct Handle {
     generation: Generation,
     /// Held during a logged write. Once one has failed: the last sequence number before it.
     pub(super) log_end: Mutex<Option<u64>>,
+    pub(super) unflushed: Unflushed,
     iterators: Mutex<Vec<Weak<IteratorSlot>>>,
+}
+
+/// What became of what was in memory when a handle failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// A write failed: of what was written in bulk, some may be on disk and some not.
+    Unknown,
+    /// It is as it was, and can be read.
+    Whole,
 }
 
 /// An iterator, and what another one in its place must see: one that met damage keeps what it read.
@@ -119,11 +135,12 @@ struct Failure {
 }
 
 impl Handle {
-    fn new(db: DB, generation: Generation) -> Arc<Self> {
+    fn new(db: DB, generation: Generation, unflushed: Unflushed) -> Arc<Self> {
         Arc::new(Self {
             db,
             generation,
             log_end: Mutex::default(),
+            unflushed,
             iterators: Mutex::default(),
         })
     }
@@ -143,11 +160,15 @@ impl Handle {
         slot
     }
 
-    /// Waits for its users, and closes it; where the log is to be cut, if a logged write failed.
-    fn close(self: Arc<Self>) -> Option<u64> {
+    pub(super) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Waits until it has no other user.
+    fn wait_for_users(self: &Arc<Self>) {
         // Whoever flushes or compacts comes back, and nothing of what is in memory is written.
         self.db.cancel_all_background_work(false);
-        while Arc::strong_count(&self) > 1 {
+        while Arc::strong_count(self) > 1 {
             // Again and again: somebody may be making one just now.
             let iterators: Vec<_> = lock(&self.iterators).drain(..).collect();
             iterators
@@ -156,8 +177,19 @@ impl Handle {
                 .for_each(|slot| drop(lock(&slot.0).take()));
             thread::sleep(LOOK_PAUSE);
         }
-        *lock(&self.log_end)
     }
+}
+
+/// Writes `batches` to `db` in bulk; their keys, if that worked.
+fn write_again(db: &DB, batches: &[Batch]) -> Option<Unflushed> {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    let unflushed = Unflushed::default();
+    for batch in batches {
+        db.write_opt(batch.operations_for(db), &options).ok()?;
+        unflushed.note(batch);
+    }
+    Some(unflushed)
 }
 
 impl IteratorSlot {
@@ -177,7 +209,7 @@ impl CurrentHandle {
     pub(super) fn new(db: DB, reopen: Box<dyn Reopen>) -> Self {
         let generation = Generation(0);
         let state = State {
-            handle: Some(Handle::new(db, generation)),
+            handle: Some(Handle::new(db, generation, Unflushed::default())),
             generation,
             failure: None,
             is_closed: false,
@@ -230,21 +262,24 @@ impl CurrentHandle {
     }
 
     /// A write through `handle` failed with `error`: nobody gets this handle any more, and another
-    /// is opened.
-    pub(super) fn fail(&self, handle: &Arc<Handle>, error: &StoreError) {
+    /// is opened. `memory` is what is known of its bulk writes.
+    pub(super) fn fail(&self, handle: &Arc<Handle>, error: &StoreError, memory: Memory) {
         let mut state = self.shared.state();
-        if state.generation != handle.generation || state.is_closed {
+        let is_current = |current: &mut Arc<Handle>| Arc::ptr_eq(current, handle);
+        if state.is_closed || state.failure.is_some() {
             return;
         }
-        let Some(failed) = state.handle.take() else {
+        let Some(failed) = state.handle.take_if(is_current) else {
             return;
         };
-        state.generation.0 += 1;
+        if memory == Memory::Unknown {
+            state.generation.0 += 1;
+        }
         state.failure = Some(Failure::new(error));
         drop(state);
         self.shared.changed.notify_all();
         let shared = Arc::clone(&self.shared);
-        let replace = move || shared.replace(failed);
+        let replace = move || shared.replace(failed, memory);
         let mut replacing = lock(&self.replacing);
         if let Some(last) = replacing.take() {
             // It has done its work: the handle that failed now was its.
@@ -307,15 +342,31 @@ impl Shared {
     }
 
     /// Closes the handle that failed and opens another one, however long that takes.
-    fn replace(&self, failed: Arc<Handle>) {
-        let acknowledged = failed.close();
+    fn replace(&self, failed: Arc<Handle>, memory: Memory) {
+        failed.wait_for_users();
+        // Where the log is to be cut, if a logged write failed.
+        let acknowledged = *lock(&failed.log_end);
+        let batches = match memory {
+            Memory::Whole => failed.unflushed.read(&failed.db),
+            Memory::Unknown => Some(Vec::new()),
+        };
+        drop(failed);
         let mut pause = PAUSE_MIN;
         loop {
-            let opened = self.reopen.reopen(acknowledged);
+            let opened = self.reopen.reopen(acknowledged).map(|db| {
+                let unflushed = batches
+                    .as_ref()
+                    .and_then(|batches| write_again(&db, batches));
+                (db, unflushed)
+            });
             let mut state = self.state();
             match opened {
-                Ok(db) => {
-                    state.handle = Some(Handle::new(db, state.generation));
+                Ok((db, unflushed)) => {
+                    if unflushed.is_none() {
+                        state.generation.0 += 1;
+                    }
+                    let handle = Handle::new(db, state.generation, unflushed.unwrap_or_default());
+                    state.handle = Some(handle);
                     state.failure = None;
                     drop(state);
                     self.changed.notify_all();
@@ -332,7 +383,8 @@ impl Shared {
             let (reads, generation) = (state.handle.is_some(), state.generation);
             drop(state);
             if !reads && let Ok(db) = self.reopen.reopen_to_read() {
-                self.state().handle = Some(Handle::new(db, generation));
+                let handle = Handle::new(db, generation, Unflushed::default());
+                self.state().handle = Some(handle);
             }
             self.changed.notify_all();
             if self.rest(pause) {

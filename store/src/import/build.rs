@@ -1,4 +1,5 @@
-//! From named pieces, in order, to the pages of a layer: same as the parent, zero, known, or new.
+//! Builds the pages of a layer from named pieces, in order: each chunk is the same as the parent's,
+//! zero, known, or new.
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ pub(super) struct Builder<'s> {
     database: Arc<Database>,
     chunk_len: ChunkLen,
     layer: LayerId,
-    /// What lies below, if anything does.
+    /// The disk that the layer is built on, if any.
     base: Option<Disk>,
     base_pages: PageSet,
     session: Session<'s>,
@@ -40,7 +41,7 @@ struct OpenPage {
     below: Arc<Page>,
 }
 
-/// How the positions of the disk were answered.
+/// Counts of the disk's positions by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Positions {
     pub(super) chunks: u64,
@@ -57,7 +58,8 @@ pub(super) struct Built {
     pub(super) counts: SessionCounts,
 }
 
-/// What a finished layer depends on until it is committed: its parent, and its claims on chunks.
+/// Holds that a finished layer depends on until it is committed: its parent, and its claims on
+/// chunks.
 pub(super) struct Ties<'s> {
     _base: Option<Disk>,
     pub(super) session: Session<'s>,
@@ -306,13 +308,13 @@ impl<'s> Builder<'s> {
         ))
     }
 
-    /// Whether pages were written that somebody has to take away if the import fails.
+    /// True if pages were written that must be removed if the import fails.
     pub(super) fn has_written(&self) -> bool {
         self.has_written
     }
 }
 
-/// What the layer says of a position that holds chunk `id` (or zeros), given what lies below.
+/// Entry of the layer at a position that holds chunk `id` (or zeros), given the entry below.
 fn answer(id: Option<ChunkId>, below: Slot) -> Slot {
     match (id, below) {
         (Some(id), Slot::Chunk(same)) if id == same => Slot::Absent,
@@ -322,7 +324,7 @@ fn answer(id: Option<ChunkId>, below: Slot) -> Slot {
     }
 }
 
-/// What a resolved page says of `count` positions from `start` on.
+/// Entries of a resolved page at `count` positions from `start` on.
 fn slots(page: &Page, start: u16, count: usize) -> Vec<Slot> {
     let mut slots = Vec::with_capacity(count);
     for run in page.runs_in(start, start + count as u16) {

@@ -1,4 +1,4 @@
-//! Import: a source's content becomes a layer.
+//! Import: reads a source's content into a new layer.
 //!
 //! A reader runs ahead (`prepare`) while names are looked up and the map is built here (`build`)
 //! and the chunk store compresses and writes. Nothing is named until everything is durable: a
@@ -28,7 +28,7 @@ use crate::pieces::Input;
 use crate::store::{Building, Exclusive, Store, now_ms};
 use crate::watch::{Progress, Watch};
 
-/// What an import makes.
+/// Target of an import.
 #[derive(Clone, Debug)]
 pub enum ImportTarget {
     /// A new image, on a parent if there is one: then only what differs from the parent is kept in
@@ -43,16 +43,16 @@ pub enum ImportTarget {
     Update(ImageId),
 }
 
-/// What to import.
+/// Request for an import.
 #[derive(Clone, Debug)]
 pub struct ImportRequest {
-    /// What it becomes.
+    /// The image that is created or updated.
     pub target: ImportTarget,
     /// A snapshot to take of the result, in the same moment.
     pub snapshot: Option<Name>,
 }
 
-/// How to import.
+/// Options of an import.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ImportOptions {
     /// Read what the store seems to have before it is believed: each frame once. What is damaged is
@@ -60,7 +60,7 @@ pub struct ImportOptions {
     pub verify: bool,
 }
 
-/// What an import did.
+/// Result of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImportReport {
     /// The image, or its snapshot if one was asked for.
@@ -92,14 +92,14 @@ impl Watch for OnlyCancelled<'_> {
     }
 }
 
-/// What an import builds on, and what keeps it from changing meanwhile.
+/// State that an import builds on, and the right that keeps it from changing meanwhile.
 struct Base {
     disk: Option<Disk>,
     origin: Option<ImageId>,
     _exclusive: Option<Exclusive>,
 }
 
-/// Where an imported state comes from.
+/// Origin of an imported state.
 struct Provenance {
     /// The image that it was held against.
     origin: Option<ImageId>,
@@ -119,7 +119,7 @@ impl Store {
         self.import_with(input, request, ImportOptions::default(), watch)
     }
 
-    /// As [`Store::import`], in another way than usual.
+    /// Imports as [`Store::import`], with options.
     pub fn import_with(
         &self,
         input: Input,
@@ -163,7 +163,7 @@ impl Store {
             .and_then(|()| input.finish());
         let result = match built {
             Ok(len) => builder.finish(len, now_ms()).and_then(|(built, ties)| {
-                // What was written since the layer was begun, which was before all else.
+                // Chunks that were written since the layer was begun, which was before all else.
                 self.inner.chunks.settle(building.generation)?;
                 let source = Provenance {
                     origin: base.origin,

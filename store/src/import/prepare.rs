@@ -1,5 +1,5 @@
-//! Reading ahead: pieces come off the source in order, and every core hashes them while others are
-//! still being read.
+//! Reads ahead and hashes: pieces come off the source in order, and every core hashes them while
+//! others are still being read.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 

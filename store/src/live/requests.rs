@@ -105,7 +105,7 @@ impl Shared {
                 Change::Absent => parts.push(part),
                 Change::Zero => out.fill(0),
                 Change::Data(plain) => {
-                    out.copy_from_slice(&plain[(part.start - start) as usize..][..out.len()])
+                    out.copy_from_slice(&plain[(part.start - start) as usize..][..out.len()]);
                 }
             }
         }
@@ -194,7 +194,7 @@ impl Shared {
         self.change(|waiting| {
             (first..)
                 .zip(chunks)
-                .for_each(|(position, plain)| waiting.put(position, plain))
+                .for_each(|(position, plain)| waiting.put(position, plain));
         });
     }
 

@@ -1,5 +1,5 @@
-//! The records of a log, one flipped bit in each put right; what follows a record that cannot be
-//! read; and the bytes of new records. Pure.
+//! Reads the records of a damaged log, with one flipped bit in each put right, and those that
+//! follow a record that cannot be read; builds the bytes of new records. Pure.
 //!
 //! A CRC tells by its error which single bit flipped: no other bit of up to 32 KiB gives the same.
 
@@ -12,7 +12,7 @@ const LAST: u8 = 4;
 /// CRC-32C's polynomial, lowest bit first.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
-/// What a log holds.
+/// Content of a log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct LogContent {
     /// The log's bytes, with flipped bits put right.
@@ -20,9 +20,9 @@ pub(crate) struct LogContent {
     pub(crate) mended_bits: usize,
     /// The records from the beginning up to the first that cannot be read.
     pub(crate) records: Vec<Vec<u8>>,
-    /// Where the last of them ends.
+    /// The end of the last of them, in bytes.
     pub(crate) whole_len: usize,
-    /// Whether there is anything after them.
+    /// True if anything but padding follows them.
     pub(crate) is_cut: bool,
     /// Records after what cannot be read.
     pub(crate) later: Vec<Vec<u8>>,
@@ -54,7 +54,7 @@ pub(crate) fn read_log(bytes: Vec<u8>) -> LogContent {
     content
 }
 
-/// Whether `rest`, which begins at `at`, is the unused end of a block.
+/// True if `rest`, which begins at `at`, is the unused end of a block.
 fn is_padding(at: usize, rest: &[u8]) -> bool {
     rest.is_empty() || in_block(at) > BLOCK_LEN - HEADER_LEN && rest.len() < HEADER_LEN
 }
@@ -100,7 +100,7 @@ impl Walk {
             }
             (LAST, Some(open)) => Some([&open, payload].concat()),
             (WHOLE..=LAST, _) => return Step::Stuck,
-            // What logs say of themselves.
+            // RocksDB's own records about its log, not writes.
             (_, open) => {
                 self.open = open;
                 None

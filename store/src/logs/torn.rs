@@ -1,11 +1,12 @@
-//! Whether a database's log ends in a write that a loss of power tore: pure, over the log's bytes.
+//! Detects whether a database's log ends in a write that a loss of power tore: pure, over the log's
+//! bytes.
 //!
 //! A logged batch is one record of the log, and the next one is not begun before it is synced. So
-//! at most one record was under way when power went, the last, and nobody was told that it is
-//! durable. Its sectors may have come to the disk in any order, with others still missing: then it
-//! reads as damaged, and is not. What tells it from damage is that *no record begins after it*.
-//! Were it damage to something that had been acknowledged, the records of what came later would
-//! still be there, unless it was the very last or took the beginning of the last along: that cannot
+//! at most one record was under way when power went, the last, and it was not acknowledged. Its
+//! sectors may have come to the disk in any order, with others still missing: then it reads as
+//! damaged, and is not. The sign that tells it from damage: *no record begins after it*. Had an
+//! acknowledged record been damaged, the records after it would still be there. The exception is
+//! damage to the very last record, or damage that took the beginning of the last along: that cannot
 //! be told apart, just as a log that was cut at its end cannot (`folder`'s witness tells it,
 //! mostly).
 
@@ -15,19 +16,19 @@ const WHOLE: u8 = 1;
 const FIRST: u8 = 2;
 const MIDDLE: u8 = 3;
 
-/// What a log looks like from the first fragment on that is not sound.
+/// State of a log from its first fragment on that is not sound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LogEnd {
-    /// There is none.
+    /// Every fragment is sound.
     Sound,
-    /// It belongs to the last record, which begins at this byte.
+    /// The unsound fragment belongs to the last record, which begins at this byte.
     Torn(usize),
-    /// Another record begins after it.
+    /// Another record begins after the unsound fragment.
     Damaged,
 }
 
-/// How `log` ends. It takes the longer the more follows what is not sound: every byte of that may
-/// be where a record begins.
+/// Finds the state of the end of `log`. Takes longer the more bytes follow the fragment that is not
+/// sound: a record may begin at every one of them.
 pub(super) fn end_of(log: &[u8]) -> LogEnd {
     let (mut at, mut record) = (0, 0);
     while at < log.len() {

@@ -1,4 +1,5 @@
-//! Where the writes of a log begin that nobody was told of: pure, over the log's bytes.
+//! Finds the beginning of the writes in a log that were not acknowledged: pure, over the log's
+//! bytes.
 //!
 //! ```text
 //! A record is a batch of writes. Whole, or put together from its parts, it begins with:
@@ -18,8 +19,8 @@ const MIDDLE: u8 = 3;
 const LAST: u8 = 4;
 const SEQUENCE_LEN: usize = 8;
 
-/// Where the first record of `log` begins whose sequence number is above `acknowledged`. What is not
-/// sound ends the search: nothing behind it counts.
+/// Offset of the first record of `log` whose sequence number is above `acknowledged`. A fragment
+/// that is not sound ends the search: nothing behind it counts.
 pub(super) fn begins_at(log: &[u8], acknowledged: u64) -> Option<usize> {
     let (mut at, mut begin, mut sequence) = (0, 0, Vec::new());
     while at < log.len() {

@@ -1,7 +1,7 @@
-//! Where two disks differ.
+//! Compares two disks by their layers.
 //!
-//! What both have from the same layer is the same, so only the pages that a layer above the first
-//! common one touches are looked at: near relatives on a large parent cost what they wrote.
+//! Pages that both have from the same layer are equal, so only the pages that a layer above the
+//! first common one touches are looked at: near relatives on a large parent cost what they wrote.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -17,11 +17,11 @@ use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::store::Store;
 
-/// From one disk to another.
+/// Step from one disk to another.
 struct Step<'d> {
     from: &'d Disk,
     to: &'d Disk,
-    /// Where both have something that may differ.
+    /// Pages that may differ, as far as both reach.
     pages: PageSet,
     /// The layers that the second has on top of all of the first's, if it has those.
     above: Option<&'d [Arc<Layer>]>,
@@ -119,7 +119,7 @@ impl Store {
             })
     }
 
-    /// What the second state of `step` shows on a page, of which the first shows `from`.
+    /// The page that the second state of `step` shows, given that the first shows `from`.
     fn page_after(
         &self,
         step: &Step<'_>,
@@ -174,7 +174,8 @@ impl Store {
         Ok(())
     }
 
-    /// Where the pages `from` and `to` differ, and whether the second reads as zeros there.
+    /// The positions at which the pages `from` and `to` differ, each with whether the second reads
+    /// as zeros there.
     fn differing_positions(
         &self,
         from: &Page,
@@ -203,7 +204,7 @@ pub(super) fn differing_pages(a: &Disk, b: &Disk) -> PageSet {
             .min()
             .unwrap_or(ChunkCount(u64::MAX))
     };
-    // Where only one of them can see the common layers.
+    // The range in which only one of them can see the common layers.
     let (low, high) = (
         visible(above_a).min(visible(above_b)),
         visible(above_a).max(visible(above_b)),

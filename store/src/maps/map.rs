@@ -1,4 +1,4 @@
-//! Which layer supplies each range of a disk.
+//! Finds the layer that supplies each range of a disk.
 
 use std::ops::Range;
 
@@ -17,8 +17,8 @@ pub struct MapEntry {
     pub start: u64,
     /// Length in bytes.
     pub len: u64,
-    /// How many layers below the top the supplying layer is; the layer. `None` where no layer says
-    /// anything.
+    /// The supplying layer, and how many layers below the top it is. `None` where no layer has an
+    /// entry.
     pub layer: Option<(u32, LayerId)>,
     /// The first chunk; `None` reads as zeros.
     pub first: Option<ChunkId>,
@@ -83,7 +83,7 @@ impl Store {
         out.finish()
     }
 
-    /// Who answers for the positions before `end` on page `index`, in order and gap-free.
+    /// Supplying layers of the positions before `end` on page `index`, in order and gap-free.
     fn answers(&self, disk: &Disk, index: PageIndex, end: u16) -> Result<Vec<Answer>, StoreError> {
         let first = page_start(index);
         let bytes = disk.chunk_len().offset_of(first)..disk.len();
@@ -118,7 +118,7 @@ impl Store {
                 }
                 open = still_open;
             }
-            // What lies out of sight of this layer is nobody's.
+            // Positions that this layer hides from those below have no supplier.
             let visible = layer.visible_in(index);
             let hidden = open
                 .iter()

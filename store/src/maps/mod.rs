@@ -1,5 +1,4 @@
-//! What the maps of disks say when they are looked at, compared and put onto each other: all by
-//! ids, no chunk is read.
+//! Reads, compares and stacks the maps of disks: all by ids, no chunk is read.
 
 mod diff;
 mod map;
@@ -35,14 +34,23 @@ impl Store {
         let mut scan =
             (next < end).then(|| self.inner.database.scan(Family::Headers, &frame_key(next)));
         while next < end {
-            let record = scan
-                .as_mut()
-                .map_or(Ok(None), super::database::Scan::next)?;
-            let (key, value) = record.ok_or_else(|| missing(next))?;
-            let place = parse_frame_key(key)
-                .map_err(|error| StoreError::damaged("a frame header's key", error))?;
-            let header = FrameHeader::decode(place, value)
-                .map_err(|error| StoreError::damaged(format!("header of frame {place}"), error))?;
+            let scanned = scan.as_mut().map_or(Ok(None), super::database::Scan::next);
+            let header = match scanned {
+                Ok(record) => {
+                    let (key, value) = record.ok_or_else(|| missing(next))?;
+                    let first = parse_frame_key(key)
+                        .map_err(|error| StoreError::damaged("a frame header's key", error))?;
+                    FrameHeader::decode(first, value).map_err(|error| {
+                        StoreError::damaged(format!("header of frame {first}"), error)
+                    })?
+                }
+                // Of a table with others, perhaps.
+                Err(StoreError::Damaged(_)) => {
+                    let header = self.inner.chunks.header(next)?;
+                    header.ok_or_else(|| missing(next))?
+                }
+                Err(error) => return Err(error),
+            };
             let after = take_hashes(&header, next, end, &mut hashes);
             if after == next {
                 return Err(missing(next));

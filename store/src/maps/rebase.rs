@@ -1,15 +1,15 @@
-//! An image on another parent, or on none.
+//! Rebase: moves an image onto another parent, or flattens it onto none.
 //!
-//! All of it is one thing: a new layer is built beside the old ones, page by page, and one logged
+//! Both are one operation: a new layer is built beside the old ones, page by page, and one logged
 //! batch makes it the image's active layer. A crash before that leaves pages that no layer has,
 //! which the next collection takes away; the old layers stay for the image's snapshots and for the
 //! next collection.
 //!
-//! **Why the copied references need no claim.** Each is copied from a layer that is held (the
-//! image's old chain, its new parent) until the new layer is committed. A collection marks from one
-//! view of all maps, and no commit falls into the middle of it. If the view is older than ours, the
-//! layers that we copy from are in it, since maintenance leaves held layers alone; if it is
-//! younger, the new layer is in it. Without the hold, tidying could take a source away while its
+//! **Proof that the copied references need no claim.** Each is copied from a layer that is held
+//! (the image's old chain, its new parent) until the new layer is committed. A collection marks
+//! from one view of all maps, and no commit falls into the middle of it. If the view is older than
+//! ours, the layers that we copy from are in it, since maintenance leaves held layers alone; if it
+//! is younger, the new layer is in it. Without the hold, tidying could take a source away while its
 //! references are in our memory only.
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::watch::{Progress, Watch};
 /// Bytes of pages that are gathered for one batch.
 const BATCH_LEN: usize = 1 << 20;
 
-/// What a rebase keeps.
+/// Part of an image that a rebase keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RebaseMode {
     /// The image's content: what differs between the parents goes into its map.
@@ -39,7 +39,7 @@ pub enum RebaseMode {
     KeepMap,
 }
 
-/// What a new layer will say, page by page.
+/// Content of a new layer, page by page.
 struct Plan<'p> {
     /// The record, without pages, under any id.
     layer: Layer,
@@ -183,8 +183,8 @@ impl Store {
         )
     }
 
-    /// What `own` say together on page `index`. At the root zeros are as good as nothing, and
-    /// maintenance takes them away: whether it has been there must not show.
+    /// Page `index` of the layers `own`, merged. At the root an explicit zero is as good as an
+    /// absent entry, and maintenance takes it away: whether that has happened must not show.
     fn own_page(&self, own: &[Arc<Layer>], index: PageIndex) -> Result<Page, StoreError> {
         let Some((top, below)) = own.split_first() else {
             return Ok(Page::new());
@@ -273,8 +273,8 @@ fn changed_ns(disk: &Disk) -> u64 {
     top_of(disk).map_or(0, |layer| layer.changed_ns)
 }
 
-/// How much of a parent can be seen through `own`. Without a parent nothing was hidden of one, so
-/// all of it.
+/// Positions of a parent that can be seen through `own`. All, if there is no parent: none of one
+/// was hidden.
 fn seen_through(own: &[Arc<Layer>]) -> ChunkCount {
     let seen = own
         .iter()
@@ -288,7 +288,7 @@ fn has_parent(own: &[Arc<Layer>]) -> bool {
     own.last().is_some_and(|layer| layer.parent.is_some())
 }
 
-/// Whether the parent would be seen where `tail` belongs.
+/// True if the parent would be seen at the position of `tail`.
 fn is_seen(
     layer: &Layer,
     page: &dyn Fn(PageIndex) -> Result<Page, StoreError>,
@@ -380,7 +380,7 @@ mod tests {
                     Some(*parent)
                 );
             }
-            // What lies past its end in the parent never shows.
+            // Content of the parent past the image's end never shows.
             store.resize(image, len + CHUNK, false).expect("grow");
             content.resize((len + CHUNK) as usize, 0);
             assert_same(&read_all(&store, Node::Image(image)), &content, "grown");

@@ -1,34 +1,34 @@
-//! Which of what was measured a store should be made with, and why.
+//! Advises the parameters for a new store, from a measurement, with the reasons.
 
 use super::{LengthReport, SettingReport};
 use crate::records::{Compression, StoreParameters};
 
-/// What another chunk length than the usual must save: what is imported later is found best in
-/// short chunks.
+/// Share that another chunk length than the usual must save: later imports share most in short
+/// chunks.
 const OTHER_CHUNK_GAIN: f64 = 0.02;
-/// What each doubling of the usual frame must save: a chunk that is read alone has its whole frame
-/// decoded.
+/// Share that each doubling of the usual frame must save: a chunk that is read alone has its whole
+/// frame decoded.
 const LONGER_FRAME_GAIN: f64 = 0.04;
-/// What a higher level than the usual must save: it takes several times as long.
+/// Share that a higher level than the usual must save: it takes several times as long.
 const HIGHER_LEVEL_GAIN: f64 = 0.08;
-/// What a lower level, or LZ4, may cost more: where little compresses, little is lost.
+/// Share that a lower level, or LZ4, may cost more: where little compresses, little is lost.
 const LOWER_LEVEL_LOSS: f64 = 0.02;
 
-/// What a store should be made with.
+/// Advised parameters for a store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Advice {
     /// The parameters.
     pub parameters: StoreParameters,
-    /// About what the inputs would take in it, in bytes.
+    /// Bytes that the inputs would take in it, about.
     pub on_disk: u64,
-    /// Why, in the order of the parameters: chunk, frame, compression.
+    /// The reasons, in the order of the parameters: chunk, frame, compression.
     pub reasons: [Reason; 3],
 }
 
-/// Why a parameter is as advised. Shares are of the whole store: 0.1 is ten percent.
+/// Reason for a parameter. Shares are of the whole store: 0.1 is ten percent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Reason {
-    /// Nothing else was measured.
+    /// No other value was measured.
     OnlyOne,
     /// It takes least; the second best takes `more`.
     Least {
@@ -73,7 +73,7 @@ pub(super) fn advise(lengths: &[LengthReport], settings: &[SettingReport]) -> Op
         frame_len: u32::try_from(length.frame_len).ok()?,
         compression: usual.compression,
     };
-    // What was tried at one chunk length says little of another.
+    // Trials at one chunk length say little of another.
     let tried: Vec<&SettingReport> = settings
         .iter()
         .filter(|setting| setting.chunk_len == length.chunk_len)
@@ -104,7 +104,7 @@ pub(super) fn advise(lengths: &[LengthReport], settings: &[SettingReport]) -> Op
 }
 
 impl LengthReport {
-    /// What takes more or less space with another chunk length.
+    /// Bytes of the parts whose length depends on the chunk length.
     fn taken(&self) -> u64 {
         self.compressed.value + self.metadata.value
     }
@@ -215,7 +215,7 @@ fn choose_compression(levels: &[(Compression, u64)], usual: Compression) -> (Com
     }
 }
 
-/// By what share `this` is more than `that`.
+/// The share by which `this` is more than `that`.
 fn excess(this: u64, that: u64) -> f64 {
     this as f64 / that.max(1) as f64 - 1.0
 }

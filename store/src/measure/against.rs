@@ -1,4 +1,5 @@
-//! What a store says to a measurement: which names it has, and what a node looks like as an input.
+//! Answers a measurement's questions to a store: the names that it has, and a node of it as an
+//! input.
 
 use vellum_core::hash::ChunkHash;
 use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
@@ -12,9 +13,9 @@ use crate::pieces::Input;
 use crate::store::Store;
 
 impl Store {
-    /// Which of `hashes` are names of stored chunks, in order. Asks the index alone, which knows 8
-    /// bytes of each name: good for counting, not for skipping a chunk as "already there". Cost:
-    /// one look-up in the database for each.
+    /// Tells for each of `hashes`, in order, whether it seems to be the name of a stored chunk.
+    /// Asks the index alone, which knows 8 bytes of each name: good for counting, not for skipping
+    /// a chunk as "already there". Cost: one look-up in the database for each.
     pub fn seem_stored(&self, hashes: &[ChunkHash]) -> Result<Vec<bool>, StoreError> {
         let prefixes: Vec<[u8; 8]> = hashes.iter().map(ChunkHash::prefix).collect();
         let found = self

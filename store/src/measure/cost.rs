@@ -1,7 +1,7 @@
-//! What a store takes beside compressed chunks: on disk, and in memory while it is open.
+//! Costs of a store beside compressed chunks: on disk, and in memory while it is open.
 //!
-//! The lengths of records are those of their encodings (`core::frame`, `core::page`); what the
-//! database adds was measured on stores of real disks, and a test holds the sum against one.
+//! The lengths of records are those of their encodings (`core::frame`, `core::page`); the
+//! database's share was measured on stores of real disks, and a test holds the sum against one.
 
 use super::estimate::Guess;
 
@@ -20,8 +20,9 @@ const FRAME_OVERHEAD_LEN: f64 = 104.0;
 const RUN_LEN: f64 = 5.0;
 /// A page of a map: its key, envelope, checksum and the database's own.
 const PAGE_LEN: f64 = 45.0;
-/// What an empty store takes: the reserve for full disks, and the database's logs and manifests.
-pub(super) const EMPTY_LEN: f64 = (8 << 20) as f64 + 440_000.0;
+/// The database's logs and manifests in an empty store. What it keeps back for a full disk follows
+/// the disk, not what is stored, and is told apart ([`crate::Store::kept_back`]).
+pub(super) const EMPTY_LEN: f64 = 440_000.0;
 /// Memory for each chunk: the index's filter, and where its blocks begin.
 const MEMORY_CHUNK_LEN: f64 = 1.2;
 /// Memory for each frame: where the blocks of payloads and headers begin, and a filter.

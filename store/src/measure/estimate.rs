@@ -1,4 +1,4 @@
-//! What is known of a number: exactly, or within a range that holds it 95 times in 100.
+//! Estimate of a number: exact, or a range that holds it 95 times in 100.
 
 /// Standard deviations on either side of the mean that hold 95 % of a normal distribution.
 const NORMAL_95: f64 = 1.96;
@@ -47,13 +47,13 @@ impl Estimate {
         }
     }
 
-    /// Whether it was counted.
+    /// True if it was counted.
     #[must_use]
     pub fn is_exact(&self) -> bool {
         self.low == self.high
     }
 
-    /// Whether the range holds `value`.
+    /// True if the range holds `value`.
     #[must_use]
     pub fn holds(&self, value: u64) -> bool {
         (self.low..=self.high).contains(&value)
@@ -68,7 +68,7 @@ impl Guess {
         }
     }
 
-    /// How many there are, if `found` of them are in a sample that takes each with chance `rate`,
+    /// Estimates a total count of which `found` are in a sample that takes each with chance `rate`,
     /// independently: binomial. One more is assumed in the variance, so that finding none does not
     /// pass for knowing that there is none.
     pub(super) fn of_count(found: u64, rate: f64) -> Self {
@@ -178,8 +178,8 @@ impl Pairs {
     }
 }
 
-/// What a variance from `freedom` + 1 values is to be multiplied with, so that the normal factor
-/// gives Student's range.
+/// Factor for a variance from `freedom` + 1 values, so that the normal factor gives Student's
+/// range.
 fn widening(freedom: u64) -> f64 {
     let nth = usize::try_from(freedom)
         .unwrap_or(usize::MAX)

@@ -1,8 +1,8 @@
-//! Whether a name was probably met before, in a few bits for each: a Bloom filter of which each
-//! name touches one cache line.
+//! Bloom filter of names: tells whether a name was probably met before, in a few bits for each, of
+//! which each name touches one cache line.
 //!
-//! It never forgets a name. It takes a new one for an old one now and then; who uses it must live
-//! with losing a few at random.
+//! It never forgets a name. It takes a new one for an old one now and then; its users must tolerate
+//! losing a few at random.
 
 use super::seen::ShortName;
 

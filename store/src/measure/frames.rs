@@ -1,9 +1,9 @@
-//! How far new chunks compress, in frames as a store makes them: filled in the order of arrival,
-//! closed at the end of each input. What compressing means is the caller's: there may be several
-//! results for each frame.
+//! Measures how well new chunks compress, in frames as a store makes them: filled in the order of
+//! arrival, closed at the end of each input. The caller compresses: there may be several results
+//! for each frame.
 //!
-//! The first frames are all compressed. The longer the stream gets, the fewer: of each stretch of
-//! neighbours one, chosen by chance. Small inputs are so measured exactly, and the cost grows with
+//! The first frames are all compressed. The longer the stream gets, the fewer: one of each stretch
+//! of neighbours, chosen by chance. So small inputs are measured exactly, and the cost grows with
 //! the logarithm of large ones.
 
 use super::estimate::{Guess, Pairs};
@@ -17,7 +17,7 @@ const STAGE_LEN: u64 = 512 << 20;
 /// Stages at most: 512 MiB times 2^32.
 const STAGES_MAX: usize = 32;
 
-/// How many frames are passed over for one that is compressed.
+/// Share of frames that are passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Thrift {
     /// None.
@@ -25,9 +25,9 @@ pub(super) enum Thrift {
     /// More and more: `factor` of which one is due, then twice as many, and so on; at least
     /// `least`.
     Sampled {
-        /// What was asked for.
+        /// Runs of which one was asked for.
         least: u64,
-        /// What the cost of a run asks for.
+        /// Runs of which one is due because of the cost of a run.
         factor: u64,
         /// Plain bytes of a stage in which as much is compressed as in each other.
         stage_len: u64,
@@ -67,7 +67,7 @@ impl Thrift {
         }
     }
 
-    /// What costs no more than it must: one of `least`, and fewer later.
+    /// The cheapest sample: one of `least`, and fewer later.
     pub(super) fn sampled(least: u64) -> Self {
         Self::Sampled {
             least,
@@ -89,7 +89,7 @@ pub(super) struct Stream {
     run_len: u64,
     chunk_len: u64,
     thrift: Thrift,
-    /// How many results there are for each run that is due.
+    /// The number of results for each run that is due.
     results: usize,
     /// Plain bytes in all complete runs.
     total_len: u64,
@@ -235,7 +235,7 @@ fn stage_of(thrift: Thrift, total_len: u64) -> usize {
     }
 }
 
-/// Of how many runs one is due.
+/// The number of runs of which one is due.
 fn one_of(thrift: Thrift, stage: usize) -> u64 {
     match (thrift, stage) {
         (Thrift::Exact, _) | (_, 0) => 1,

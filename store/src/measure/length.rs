@@ -1,4 +1,5 @@
-//! One chunk length: where each chunk of the inputs is found, and what its new ones make.
+//! Counts the chunks of the inputs at one chunk length: finds out where each is already, and
+//! measures the new ones.
 
 use std::mem::take;
 
@@ -19,19 +20,19 @@ const STRATA: usize = 16;
 /// is for 2^60 names.
 const LEVELS: usize = 40;
 
-/// Where a chunk was found, and how maps see it.
+/// Place where a chunk was found, and its effect on maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Nowhere: it is new.
     New,
-    /// Where the parent has the same.
+    /// At the same position of the parent.
     SamePlace,
     /// Elsewhere in what came before.
     Content,
     /// In the store that is measured against.
     Stored,
-    /// Not an answer to where: what follows it here does not follow it in the store, so a run of
-    /// the map ends.
+    /// End of a run of the map, not a place: the chunk after it here does not follow it in the
+    /// store.
     Break,
 }
 
@@ -43,7 +44,7 @@ pub(super) struct Chunk<'a> {
     pub(super) index: u64,
     pub(super) name: ShortName,
     pub(super) plain: &'a [u8],
-    /// Whether the store that is measured against has it.
+    /// True if the store that is measured against has it.
     pub(super) is_stored: bool,
 }
 
@@ -56,14 +57,14 @@ pub(super) struct Dues {
     pub(super) trials: Vec<Due>,
 }
 
-/// What is counted at one chunk length.
+/// Counts at one chunk length.
 pub(super) struct Length {
     /// Bytes of a chunk.
     pub(super) len: u64,
     seen: Seen,
     parent: Places,
     own: Places,
-    /// By level of the sample, stratum and kind.
+    /// Counts by level of the sample, stratum and kind.
     tally: Vec<[[u64; KINDS]; STRATA]>,
     /// Chunks that are not zero, a number.
     data: u64,
@@ -71,7 +72,7 @@ pub(super) struct Length {
     starts: u64,
     pages: u64,
     last: Option<(u64, ShortName)>,
-    /// Who got the last id.
+    /// Name of the chunk that got the last id.
     newest: Option<ShortName>,
     pub(super) frames: Stream,
     /// New chunks in longer runs, at the one length that is tried in every way.
@@ -176,8 +177,8 @@ impl Length {
         }
     }
 
-    /// Whether the chunk continues the run of the one before it is asked in that one's name:
-    /// whoever is in the sample knows its follower.
+    /// Counts the chunk in its disk's map. Whether it continues the run of the one before it is
+    /// asked in that one's name: a name in the sample keeps its follower.
     fn add_to_map(&mut self, index: u64, name: ShortName, is_new: bool) {
         let before = self.last.replace((index, name));
         let page = |index: u64| index / u64::from(PAGE_SPAN);
@@ -251,7 +252,7 @@ impl Length {
         Some(self.frames.ratio(0)?.times(unique))
     }
 
-    /// How much metadata there is, in frames of `frame_len`.
+    /// Amounts of metadata, in frames of `frame_len`.
     pub(super) fn amounts(&self, frame_len: u64) -> Amounts {
         let chunks = self.unique();
         // Each input ends with a frame that is not full.

@@ -1,5 +1,5 @@
-//! What storing some disks would take, at every chunk length and in every way of compressing,
-//! before anything is imported.
+//! Measures the space that some disks would take in a store, at every chunk length and in every way
+//! of compressing, before anything is imported.
 //!
 //! One pass: a thread reads the inputs as windows of 4 MiB (`window`), all cores hash them, each
 //! chunk length counts for itself (`length`), all cores compress the frames that are due
@@ -7,11 +7,11 @@
 //! from 4 KiB leaves alone, hashed once for all lengths.
 //!
 //! Counts are exact as long as the names fit into bounded memory, then come from a sample of names
-//! (`seen`); compressed lengths are exact for small inputs, then come from a sample of frames. What
-//! is not exact has a range that holds the truth 95 times in 100 (`estimate`). Everything is always
-//! read and hashed: which chunks are the same only their content tells.
+//! (`seen`); compressed lengths are exact for small inputs, then come from a sample of frames. An
+//! inexact number has a range that holds the truth 95 times in 100 (`estimate`). Everything is
+//! always read and hashed: only their content tells which chunks are the same.
 //!
-//! It changes nothing, and needs a store only to be told what that has.
+//! It changes nothing, and needs a store only to learn which chunks that has.
 
 mod advice;
 mod against;
@@ -52,7 +52,7 @@ const WINDOWS_AT_ONCE: usize = 4;
 const WINDOWS_AHEAD: usize = 4;
 /// Plain bytes that are compressed in every way at once: the longest frame that is tried.
 const TRIAL_LEN: u64 = 1 << 20;
-/// Of this many trials one is done at first: each is compressed some twenty times.
+/// Trials of which one is done at first: each is compressed some twenty times.
 const TRIAL_COST: u64 = 16;
 /// Frame lengths that are tried.
 const FRAME_LENS: [u64; 5] = [16 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20];
@@ -65,81 +65,82 @@ const COMPRESSIONS: [Compression; 5] = [
     Compression::Zstd(9),
 ];
 
-/// What and how to measure.
+/// Options of a measurement.
 #[derive(Clone, Debug)]
 pub struct MeasureOptions {
     /// Chunk lengths: powers of two from 4 KiB to 4 MiB, rising.
     pub chunk_lens: Vec<u64>,
     /// The share of 4 KiB chunks to count and of frames to compress: more than 0, at most 1.
     pub sample: f64,
-    /// Whether to compress every frame, not fewer and fewer.
+    /// True to compress every frame, not fewer and fewer.
     pub exact: bool,
-    /// How frames are compressed at every chunk length.
+    /// The compression of frames at every chunk length.
     pub compression: Compression,
-    /// Whether to try every way of compressing as well, at the shortest chunk length.
+    /// True to try every way of compressing as well, at the shortest chunk length.
     pub tries_all: bool,
 }
 
-/// What the inputs would take.
+/// Space that the inputs would take.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MeasureReport {
-    /// How many inputs there are.
+    /// The number of inputs.
     pub inputs: u64,
     /// Their lengths, in bytes.
     pub logical: u64,
-    /// What of that is not zero, in chunks of 4 KiB.
+    /// Bytes of the inputs that are not zero, in chunks of 4 KiB.
     pub non_zero: u64,
     /// For each chunk length, in frames of the usual length (128 KiB, or one chunk).
     pub lengths: Vec<LengthReport>,
     /// Every way of compressing, at the shortest chunk length.
     pub settings: Vec<SettingReport>,
-    /// What a store for these inputs should be made with; `None` if there is nothing to store, or a
-    /// store that has its parameters.
+    /// The advised parameters for a store of these inputs; `None` if there is nothing to store, or
+    /// a store that has its parameters.
     pub advice: Option<Advice>,
 }
 
-/// What the inputs would take at one chunk length. All sizes are bytes.
+/// Space that the inputs would take at one chunk length. All sizes are bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LengthReport {
     /// The length of a chunk.
     pub chunk_len: u64,
     /// The length of a frame.
     pub frame_len: u64,
-    /// Whether a store can have such chunks.
+    /// True if a store can have such chunks.
     pub is_possible: bool,
     /// The share of distinct chunks that was counted: 1 is exact.
     pub rate: f64,
     /// Chunks that are not zero.
     pub data: u64,
-    /// Of those, what is as in the parent at the same place.
+    /// Of those, chunks that are as in the parent at the same place.
     pub same_place: Estimate,
-    /// What is found elsewhere in what came before.
+    /// Of those, chunks that are found elsewhere in earlier data.
     pub by_content: Estimate,
-    /// What only the store has, if the inputs were held against one with this chunk length.
+    /// Of those, chunks that only the store has, if the inputs were held against one with this
+    /// chunk length.
     pub in_store: Option<Estimate>,
-    /// What is new, each chunk once.
+    /// New chunks, each once.
     pub unique: Estimate,
     /// That, compressed.
     pub compressed: Estimate,
     /// Names, index, maps, and whatever else is neither content nor in an empty store.
     pub metadata: Estimate,
-    /// A new store with all that, as `du` counts; or what it adds, if a parent or a store counts as
-    /// stored.
+    /// A new store with all that, as `du` counts, without what it keeps back for a full disk; or what
+    /// it adds, if a parent or a store counts as stored.
     pub on_disk: Estimate,
     /// Memory that an open store takes for finding these chunks.
     pub memory: Estimate,
 }
 
-/// What the inputs would take in one way of compressing. All sizes are bytes.
+/// Space that the inputs would take in one way of compressing. All sizes are bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SettingReport {
     /// The length of a chunk: the same in all.
     pub chunk_len: u64,
     /// The length of a frame.
     pub frame_len: u64,
-    /// How it is compressed.
+    /// The compression.
     pub compression: Compression,
-    /// What is new, compressed.
+    /// New chunks, compressed.
     pub compressed: Estimate,
     /// Names, index, maps, and whatever else is neither content nor in an empty store.
     pub metadata: Estimate,
@@ -158,7 +159,7 @@ struct Measurement<'s> {
     logical: u64,
     non_zero: u64,
     is_parent: bool,
-    /// What the store takes without the inputs, if that is new as well.
+    /// Bytes that the store takes without the inputs, if it is new as well.
     empty: Guess,
 }
 
@@ -347,7 +348,7 @@ impl<'s> Measurement<'s> {
         Ok(())
     }
 
-    /// Which of a window's chunks the store has.
+    /// Tells for each of a window's chunks whether the store has it.
     fn stored(&self, names: &Names) -> Result<Vec<bool>, StoreError> {
         let Some(store) = self.store else {
             return Ok(Vec::new());
@@ -408,7 +409,7 @@ impl<'s> Measurement<'s> {
             .map(|length| self.length_report(length))
             .collect();
         let settings = self.settings();
-        // What a store has is stored as that store does it.
+        // A store that exists keeps its own parameters.
         let advice = if self.store.is_some() {
             None
         } else {

@@ -1,4 +1,4 @@
-//! Which sampled chunk a disk has where, so that the next one is held against it.
+//! Positions of the sampled chunks on a disk, so that the next disk is compared with them.
 
 use super::seen::ShortName;
 
@@ -10,7 +10,7 @@ const ENTRIES_MAX: usize = 4 << 20;
 #[derive(Default)]
 pub(super) struct Places {
     entries: Vec<(u64, ShortName)>,
-    /// Where the last question was answered: they come in order as well.
+    /// Index of the last answer: questions come in order as well.
     at: usize,
 }
 
@@ -23,7 +23,7 @@ impl Places {
         }
     }
 
-    /// Whether `name` is at `index`. Asked with rising indexes.
+    /// True if `name` is at `index`. Asked with rising indexes.
     pub(super) fn has(&mut self, index: u64, name: ShortName) -> bool {
         while self
             .entries

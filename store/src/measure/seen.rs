@@ -1,4 +1,4 @@
-//! Which names have been met before: all of them, or a share that is chosen by the names
+//! Set of the names that have been met before: all of them, or a sample that is chosen by the names
 //! themselves, in bounded memory.
 //!
 //! A name is in the sample if it is below a threshold. Names are hashes, so that is chance, the
@@ -21,25 +21,25 @@ pub(super) type ShortName = u64;
 /// Names that are kept with what followed them.
 type Table = HashMap<ShortName, u32, BuildHasherDefault<Mixed>>;
 
-/// What is known of a name that was just met.
+/// Answer about a name that was just met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sighting {
-    /// Whether it was not there before. Exact as long as everything is kept; later about one new
+    /// True if it was not there before. Exact as long as everything is kept; later about one new
     /// name in a hundred passes for an old one.
     pub(super) is_new: bool,
-    /// Whether it is in the sample.
+    /// True if it is in the sample.
     pub(super) is_kept: bool,
 }
 
 /// Names that were met.
 pub(super) struct Seen {
     table: Table,
-    /// What `kept_up_to` was in the beginning.
+    /// Initial value of `kept_up_to`.
     began_up_to: ShortName,
     /// Names up to this one are in the sample.
     kept_up_to: ShortName,
     kept_max: usize,
-    /// How many names there may be in all.
+    /// The number of names that there may be in all.
     expected: u64,
     /// Everything that was met, once not everything is kept.
     filter: Option<Filter>,
@@ -62,7 +62,7 @@ impl Seen {
         }
     }
 
-    /// Whether `name` is in the sample.
+    /// True if `name` is in the sample.
     pub(super) fn is_kept(&self, name: ShortName) -> bool {
         name <= self.kept_up_to
     }
@@ -76,8 +76,8 @@ impl Seen {
         }
     }
 
-    /// How often the sample was halved after `name` would have left it: counts made in the name of
-    /// a chunk are kept apart by this.
+    /// The number of halvings of the sample that `name` survives: counts made in the name of a
+    /// chunk are kept apart by this.
     pub(super) fn level(&self, name: ShortName) -> usize {
         (self.began_up_to / name.max(1)).max(1).ilog2() as usize
     }
@@ -112,7 +112,7 @@ impl Seen {
         }
     }
 
-    /// Whether `follower` has the id after `name`'s.
+    /// True if `follower` has the id after `name`'s.
     pub(super) fn is_followed(&self, name: ShortName, follower: ShortName) -> bool {
         self.table.get(&name) == Some(&short(follower))
     }

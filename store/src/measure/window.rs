@@ -1,5 +1,5 @@
-//! Inputs as windows of [`WINDOW_LEN`] bytes, and the names of everything in a window at every
-//! chunk length.
+//! Reads inputs as windows of [`WINDOW_LEN`] bytes, and computes the names of everything in a
+//! window at every chunk length.
 //!
 //! Only 4 KiB leaves are hashed. A longer chunk is named by the names of its halves, and zeros by
 //! no name: two chunks have the same name exactly if their bytes are the same, as long as no hash
@@ -22,13 +22,13 @@ pub(super) const LEAF_LEN: u64 = 4 << 10;
 
 /// A stretch of a disk in which something may be.
 pub(super) struct Window {
-    /// Where on the disk it begins, a multiple of its length.
+    /// Its offset on the disk, a multiple of its length.
     pub(super) start: u64,
     /// Its bytes, zeros past the disk's end.
     pub(super) bytes: Vec<u8>,
 }
 
-/// What the reader of the inputs comes upon.
+/// Event that the reader of the inputs reports.
 pub(super) enum Event {
     Window(Window),
     /// An input of this length is complete.
@@ -56,7 +56,7 @@ fn read_input(input: &mut Input, take: &mut dyn FnMut(Window) -> bool) -> Result
     let spare = input.spare();
     let mut open: Option<Window> = None;
     while let Some(piece) = input.next(ChunkLen::DEFAULT)? {
-        // What a file says nothing of is zeros here, and so is what it calls zeros.
+        // Ranges that a file has no data for are zeros here, like those that it calls zeros.
         let Piece::Data {
             start,
             bytes,

@@ -1,5 +1,5 @@
-//! The Reed–Solomon code, named in this file only: parity of some stretches of bytes, and lost
-//! stretches back from what is left of both.
+//! Reed–Solomon code, named in this file only: computes parity of some stretches of bytes, and lost
+//! stretches from those that are left of both.
 //!
 //! Byte `n` of every parity stretch depends on bytes of the data stretches that lie in the same 64
 //! bytes, and on how many data and parity stretches there are. So long stretches can be done in
@@ -37,7 +37,7 @@ impl ParityEncoder {
     }
 }
 
-/// What is left of data stretches and their parity: `None` is lost.
+/// Data stretches and their parity after a loss: `None` is lost.
 pub(super) struct Remains<'a> {
     pub(super) data: Vec<Option<&'a [u8]>>,
     pub(super) parity: Vec<Option<&'a [u8]>>,

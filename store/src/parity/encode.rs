@@ -1,5 +1,5 @@
-//! Making a group: its tables are read once, from the front to the back, and its file is written
-//! whole, synced, and named last.
+//! Encodes a parity group: its tables are read once, from the front to the back, and its file is
+//! written whole, synced, and named last.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,7 +16,7 @@ use crate::collect::go_on;
 use crate::error::StoreError;
 use crate::watch::{Progress, Watch};
 
-/// Why a group could not be made.
+/// Reason that a group could not be made.
 pub(super) enum EncodeRefusal {
     /// This table cannot be read, or is not what it was when it was first protected.
     Table(u64),

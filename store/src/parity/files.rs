@@ -1,11 +1,13 @@
-//! Where parity and what it protects are in a store's folder.
+//! Files of parity, and of the tables that it protects, in a store's folder.
 //!
 //! ```text
 //! parity/NNNNNNNN.group   a group: its tables' block sums, its parity (`group`)
-//! parity/rest             the database's small files as they were when the store was closed (`rest`)
-//! parity/held/NNNNNN.sst  links to the tables of groups while the store is open for writing: a table that RocksDB removes
-//!                         stays readable for its group until the group is made anew
-//! parity/.NAME.partial    what a crash left; the next step removes it
+//! parity/rest             the database's small files as they were when the store was closed
+//!                         (`rest`)
+//! parity/held/NNNNNN.sst  links to the tables of groups while the store is open for writing: a
+//!                         table that RocksDB removes stays readable for its group until the group
+//!                         is made anew
+//! parity/.NAME.partial    left by a crash; the next step removes it
 //! ```
 //!
 //! Links are taken away when the store is closed, but those to tables that are gone otherwise: a
@@ -26,7 +28,7 @@ use crate::error::StoreError;
 
 /// Longer records of groups are none.
 const RECORD_LEN_MAX: u64 = 1 << 30;
-/// What is made is for its owner only.
+/// Permissions of new files: for their owner only.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 
@@ -66,7 +68,7 @@ impl ParityFolder {
         self.dir().join(format!("{id:08}.group"))
     }
 
-    /// Where the database has table `number`.
+    /// Path of the database's table `number`.
     pub(super) fn table(&self, number: u64) -> PathBuf {
         self.database().join(table_name(number))
     }
@@ -176,10 +178,10 @@ impl ParityFolder {
         };
         match fs::hard_link(&table, &held) {
             // A link to another file of that name: of a folder that was copied, say.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if is_same() == Some(false) {
-                    let _ = fs::remove_file(&held).and_then(|()| fs::hard_link(&table, &held));
-                }
+            Err(error)
+                if error.kind() == io::ErrorKind::AlreadyExists && is_same() == Some(false) =>
+            {
+                let _ = fs::remove_file(&held).and_then(|()| fs::hard_link(&table, &held));
             }
             _ => {}
         }
@@ -339,7 +341,7 @@ pub(super) fn read_padded(file: &File, buffer: &mut [u8], at: u64, len: u64) -> 
     false
 }
 
-/// As much of a block as there is: a file that was cut ends in one.
+/// Reads as much of a block as there is, zeros after it: a file that was cut ends in one.
 fn read_part(file: &File, block: &mut [u8], at: u64) {
     let mut done = 0;
     while let Ok(read @ 1..) = file.read_at(&mut block[done..], at + done as u64) {

@@ -1,20 +1,24 @@
-//! The bytes of a parity group's file: which tables it protects, how each of their blocks must
-//! look, and the parity.
+//! Format of a parity group's file: the tables that it protects, the checksum of each of their
+//! blocks, and the parity.
 //!
 //! ```text
-//! offset       size      meaning                                              guards against
-//! 0            8         "vlmpargr"                                           a file of another kind
-//! 8            4         version, 1                                           a newer program's file
-//! 12           4         number of tables, 1 to 1,024                         (bounds what follows)
-//! 16           4         number of parity stretches, 1 to 64                  (likewise)
-//! 20           4         zero
-//! 24           24 × n    tables, the longest first: number, 8; length, 8; class (0 payloads, 1 records), 1; zeros, 7
-//! …            8         checksum of all before                               damage
-//! …            8 × b     the first 8 bytes of the BLAKE3 of every block of 4 KiB: of the tables in order (their last
-//!                        block filled up with zeros), then of the parity stretches
-//! …            8         checksum of the block sums                           damage
-//! …            …         zeros up to a multiple of 4 KiB
-//! …            …         the parity stretches, each as long as the longest table, in whole blocks
+//! offset  size    meaning                                         guards against
+//! 0       8       "vlmpargr"                                      a file of another kind
+//! 8       4       version, 1                                      a newer program's file
+//! 12      4       number of tables, 1 to 1,024                    (bounds what follows)
+//! 16      4       number of parity stretches, 1 to 64             (likewise)
+//! 20      4       zero
+//! 24      24 × n  tables, the longest first: number, 8; length,
+//!                 8; class (0 payloads, 1 records), 1; zeros, 7
+//! …       8       checksum of all before                          damage
+//! …       8 × b   the first 8 bytes of the BLAKE3 of every block
+//!                 of 4 KiB: of the tables in order (their last
+//!                 block filled up with zeros), then of the parity
+//!                 stretches
+//! …       8       checksum of the block sums                      damage
+//! …       …       zeros up to a multiple of 4 KiB
+//! …       …       the parity stretches, each as long as the
+//!                 longest table, in whole blocks
 //! ```
 //!
 //! Block `n` of the parity stretches is the Reed–Solomon code (`code`) of the blocks `n` of those
@@ -27,7 +31,7 @@ use vellum_core::wire::{DecodeError, Reader, seal, verified};
 
 use super::plan::{GroupShape, MEMBERS_MAX, NewGroup, TableClass, TableFile};
 
-/// What is found, verified and mended at once: a disk's sector.
+/// Unit of damage that is found, verified and mended at once, in bytes: a disk's sector.
 pub(super) const BLOCK_LEN: usize = 4096;
 const MAGIC: &[u8; 8] = b"vlmpargr";
 const VERSION: u32 = 1;
@@ -51,9 +55,9 @@ pub(super) struct ParityGroup {
     /// The longest first.
     pub(super) members: Vec<TableFile>,
     pub(super) parity_count: usize,
-    /// Of the blocks of each table.
+    /// Sums of the blocks of each table.
     pub(super) member_sums: Vec<Vec<BlockSum>>,
-    /// Of the blocks of each parity stretch.
+    /// Sums of the blocks of each parity stretch.
     pub(super) parity_sums: Vec<Vec<BlockSum>>,
 }
 
@@ -64,7 +68,7 @@ pub(super) struct GroupHead {
     parity_count: usize,
 }
 
-/// How many blocks `len` bytes are.
+/// The number of blocks in `len` bytes.
 pub(super) fn blocks_of(len: u64) -> usize {
     len.div_ceil(BLOCK_LEN as u64) as usize
 }
@@ -167,7 +171,7 @@ impl GroupHead {
                 .sum::<usize>()
     }
 
-    /// Where the parity begins: a multiple of the block's length.
+    /// Offset of the parity: a multiple of the block's length.
     pub(super) fn record_len(&self) -> u64 {
         let head = FIXED_LEN + self.members.len() * TABLE_LEN + SUM_LEN;
         ((head + (self.block_count() + 1) * SUM_LEN) as u64).next_multiple_of(BLOCK_LEN as u64)

@@ -1,10 +1,10 @@
-//! Healing a group: blocks that are not as they should be are found by their sums, computed from
-//! the rest, held against their sums, and written back.
+//! Heals a parity group: damaged blocks are found by their sums, computed from the rest, held
+//! against their sums, and written back.
 //!
-//! *In place*, since a table never changes: what is written is what stood there, and whoever has
-//! the file open (RocksDB has them all) reads it whole from then on. A crash in the middle leaves a
-//! block damaged that was damaged before. A table that is gone is linked back if it is still held,
-//! or computed as a file of another name and renamed.
+//! *In place*, since a table never changes: the bytes that are written are those that stood there,
+//! and every process that has the file open (RocksDB has them all) reads it whole from then on. A
+//! crash in the middle leaves a block damaged that was damaged before. A table that is gone is
+//! linked back if it is still held, or computed as a file of another name and renamed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -23,7 +23,7 @@ use crate::watch::{Progress, Watch};
 /// Bytes of a table that are read at once when it is looked at by itself.
 const LOOK_LEN: usize = 1 << 20;
 
-/// What looking at groups found and did.
+/// Result of checking, and healing, groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParityHealing {
     /// Bytes of tables that were held against their sums.
@@ -41,13 +41,13 @@ pub struct ParityHealing {
 }
 
 impl ParityHealing {
-    /// Whether anything was, or would be, mended.
+    /// True if anything was, or would be, mended.
     #[must_use]
     pub fn is_healed(&self) -> bool {
         self.blocks_healed + self.parity_blocks_healed > 0 || !self.files_restored.is_empty()
     }
 
-    /// Whether everything was as it should be.
+    /// True if everything was as it should be.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         !self.is_healed() && self.files_lost.is_empty() && self.groups_lost == 0
@@ -63,12 +63,12 @@ impl ParityHealing {
     }
 }
 
-/// How healing goes about it.
+/// Options of healing.
 #[derive(Clone, Copy)]
 pub(super) struct Manner<'a> {
     /// Tables that the database needs, if that is known: others are not made anew.
     pub(super) needed: Option<&'a BTreeSet<u64>>,
-    /// Nothing is written.
+    /// True to write nothing.
     pub(super) is_dry: bool,
     pub(super) watch: &'a dyn Watch,
 }
@@ -197,7 +197,7 @@ impl<'a> Surgery<'a> {
         }
         let found_len = fs::metadata(&path).map(|found| found.len());
         if found_len.is_ok_and(|len| len != table.len) {
-            // What was added behind its end is in no block.
+            // A file of another length counts as one block: bytes behind its end are in none.
             self.report.blocks_healed += 1;
         }
         if is_dry {

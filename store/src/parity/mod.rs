@@ -1,37 +1,38 @@
-//! Parity: tables that are damaged or gone come back without a second copy of them.
+//! Parity: restores tables that are damaged or gone, without a second copy of them.
 //!
 //! RocksDB's tables never change. Some of them together are a *group* (`plan`): a file with a sum
-//! of each of their blocks, and with parity computed over them (`encode`), from which whatever is
-//! lost of a few of them is computed again (`heal`). Everything in tables heals so: payloads,
-//! headers, maps, names, the index. The database's small files are kept once more as they were when
-//! the store was closed (`rest`). RocksDB knows nothing of it, and nothing of it is needed to open
-//! or read a store that is whole.
+//! of each of their blocks, and with parity computed over them (`encode`), from which lost blocks
+//! of a few of them are computed again (`heal`). Everything in tables heals so: payloads, headers,
+//! maps, names, the index. The database's small files are kept once more as they were when the
+//! store was closed (`rest`). RocksDB knows nothing of it, and nothing of it is needed to open or
+//! read a store that is whole.
 //!
 //! # Why it never makes a store worse
 //!
-//! - *A group is right for ever.* Its tables have numbers that are never given twice, and bytes that
-//!   never change. What it writes into a table is held against the sum of the block that stood
-//!   there. While the store is open for writing, tables of groups are linked (`files`), so that a
-//!   group keeps all of its tables whatever RocksDB removes.
+//! - *A group is right for ever.* Its tables have numbers that are never given twice, and bytes
+//!   that never change. Before it writes a block into a table, the block is held against the sum of
+//!   the one that stood there. While the store is open for writing, tables of groups are linked
+//!   (`files`), so that a group keeps all of its tables whatever RocksDB removes.
 //! - *Content first, name last.* A group's file is written whole, synced and renamed; then the
 //!   groups whose place it takes are removed, then links that no group needs. A crash or a loss of
 //!   power in between leaves a file without a name, or two groups with one table: both are right,
-//!   and the next step removes the older. A group's name that is durable before its bytes cannot
-//!   be: they were synced before.
-//! - *What is made anew is not taken as it is.* A table that was in a group must still have the sums
-//!   that it had there, else it is healed first: damage does not become the truth.
+//!   and the next step removes the older. A group's name cannot be durable before its bytes: they
+//!   were synced first.
+//! - *A table that gets a new group is not taken as it is.* One that was in a group must still have
+//!   the sums that it had there, else it is healed first: damage does not become the truth.
 //! - *The small files* are written down after the database was closed, and mean nothing as soon as
-//!   anybody opened it again (`rest`).
+//!   it is opened again (`rest`).
 //! - *A full disk.* Where there is no room, groups that lost tables are removed before others are
-//!   made, so that what was deleted gives its space back; then less is protected for a while, and
+//!   made, so that deleted tables give their space back; then less is protected for a while, and
 //!   the status says how much.
 //! - *Damage to parity itself* is found by its sums. Its tables are protected anew.
 //!
 //! # What it cannot do
 //!
-//! What was written since the last step is not protected yet: a command takes one at its end, a
-//! server every minute. Of a store that is open, or was not closed in order, manifest and log are
-//! not kept. Losing more blocks at one place of a group than it has parity is told, not mended.
+//! Tables that were written since the last step are not protected yet: a command takes one at its
+//! end, a server every minute. Of a store that is open, or was not closed in order, manifest and
+//! log are not kept. Losing more blocks at one place of a group than it has parity is reported, not
+//! mended.
 
 mod code;
 mod encode;
@@ -69,14 +70,15 @@ pub(crate) use {
     rest::tests::example as golden_rest,
 };
 
-/// How many of those who met damage that another one healed may try again.
+/// Retries of reads that met damage in a table which was healed meanwhile, for each healing of the
+/// table.
 const RETRIES_MAX: u32 = 256;
 
-/// How much parity there is to be, as a share of the tables: in thousandths.
+/// Share of parity: its length relative to the tables, in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ParityShare(u16);
 
-/// How well a store is protected.
+/// State of a store's protection by parity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ParityStatus {
     /// The share that was asked for; none: parity is off.
@@ -95,11 +97,11 @@ pub struct ParityStatus {
     pub groups_stale: u64,
     /// Groups' files that are damaged: they protect nothing.
     pub groups_damaged: u64,
-    /// What parity takes on disk.
+    /// Bytes of parity on disk.
     pub bytes_on_disk: u64,
-    /// What tables take on disk that the database does not need any more, and groups do.
+    /// Bytes on disk of tables that the database does not need any more, but groups do.
     pub bytes_held: u64,
-    /// Whether manifest, log and marker are kept; only of a store that nobody writes to.
+    /// True if manifest, log and marker are kept; only of a store that no process writes to.
     pub has_small_files: bool,
 }
 
@@ -111,7 +113,7 @@ pub(crate) struct Parity {
     notices: Mutex<Vec<String>>,
 }
 
-/// By which right files are written.
+/// Right by which files are written.
 enum Right {
     /// This process has the store open for writing.
     Owner,
@@ -127,9 +129,9 @@ struct ParityState {
     /// Tables that were healed, and how many that met the damage may still try again: what the
     /// database takes for damaged and parity does not would else be read for ever.
     mended: BTreeMap<u64, u32>,
-    /// Whether the database is open for writing.
+    /// True if the database is open for writing.
     is_writing: bool,
-    /// Whether all tables were looked at because of an error that named none.
+    /// True if all tables were looked at because of an error that named none.
     was_swept: bool,
 }
 
@@ -148,7 +150,7 @@ impl ParityShare {
 }
 
 impl Parity {
-    /// That of the store in `folder`. `is_owner`: this process has it open for writing.
+    /// The parity of the store in `folder`. `is_owner`: this process has it open for writing.
     pub(crate) fn new(folder: &Folder, is_owner: bool) -> Self {
         Self {
             folder: ParityFolder::new(folder.path()),
@@ -182,7 +184,7 @@ impl Parity {
             .push(text);
     }
 
-    /// What was healed since this was last asked, in words.
+    /// Takes the notices of healings since the last call, in words.
     pub(crate) fn take_notices(&self) -> Vec<String> {
         std::mem::take(&mut *self.notices.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -248,7 +250,8 @@ impl Parity {
             state.mended.insert(number, RETRIES_MAX);
             return true;
         }
-        // Whoever met the damage while another healed it finds nothing wrong, and reads again.
+        // A read that met the damage while another healed it finds the table whole, and is tried
+        // again.
         if let Some(retries @ 1..) = state.mended.get_mut(&number) {
             *retries -= 1;
             return true;
@@ -341,7 +344,7 @@ impl Parity {
         Ok(report)
     }
 
-    /// How well the tables `live` are protected.
+    /// State of the protection of the tables `live`.
     pub(crate) fn status(&self, live: &[TableFile]) -> Result<ParityStatus, StoreError> {
         let (shapes, unreadable) = self.folder.shapes()?;
         let live_set: BTreeSet<TableFile> = live.iter().copied().collect();
@@ -420,7 +423,7 @@ pub(crate) fn restore_small_files(dir: &Path) -> Result<Vec<String>, StoreError>
     rest::restore_files(&folder)
 }
 
-/// What [`restore_small_files`] would restore.
+/// Names the files that [`restore_small_files`] would restore.
 pub(crate) fn damaged_small_files(dir: &Path) -> Vec<String> {
     rest::damaged_files(&ParityFolder::new(dir))
 }

@@ -1,14 +1,14 @@
-//! Deciding which tables are protected together: pure.
+//! Plans which tables are protected together: pure.
 //!
 //! A group's parity is as long as its longest table, times the number of its parity stretches. So
 //! tables of like lengths go together, and a group is *complete* when its tables are so many times
 //! as long as the longest that the parity costs no more than was asked for. Until then it costs
 //! more: a store of one table has a mirror.
 //!
-//! A group that lost a table (RocksDB made others of it) is made anew from what is left. New tables
-//! become a group, together with those incomplete ones that are not much larger than they: so a
-//! small change does not read a whole store, and there are few incomplete groups (each is at least
-//! twice as large as all smaller ones).
+//! A group that lost a table (RocksDB made others of it) is made anew from those that are left. New
+//! tables become a group, together with those incomplete ones that are not much larger than they:
+//! so a small change does not read a whole store, and there are few incomplete groups (each is at
+//! least twice as large as all smaller ones).
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,8 @@ use super::group::GroupHead;
 
 /// The most tables of a group: bounds its record, and the stretches that one repair reads.
 pub(super) const MEMBERS_MAX: usize = 1024;
-/// About how many of its longest table a group holds, where more than one parity stretch pays.
+/// Length of a group in lengths of its longest table, about, where more than one parity stretch
+/// pays.
 const TABLES_PER_GROUP: u64 = 64;
 /// Incomplete groups up to this length always join new tables: reading them takes milliseconds.
 const JOIN_LEN_MIN: u64 = 16 << 20;
@@ -98,7 +99,7 @@ pub(super) fn unprotected(live: &[TableFile], groups: &[GroupShape]) -> Vec<Tabl
         .collect()
 }
 
-/// About how many bytes parity takes of a store whose payloads and other records take so much.
+/// Bytes that parity takes of a store whose payloads and other records take so much, about.
 #[must_use]
 pub fn foreseen_parity_len(payloads_len: u64, records_len: u64, share: ParityShare) -> u64 {
     let classes = [
@@ -187,7 +188,7 @@ impl NewGroup {
         self
     }
 
-    /// Of `members`, the longest first, with the parity that `share` pays for.
+    /// A group of `members`, the longest first, with the parity that `share` pays for.
     fn of(members: Vec<TableFile>, share: ParityShare) -> Self {
         let parity_count = parity_count(&members, share);
         Self {
@@ -204,7 +205,7 @@ fn parity_count(members: &[TableFile], share: ParityShare) -> usize {
     paid.clamp(1, TABLES_PER_GROUP) as usize
 }
 
-/// Whether a group is so long that its parity costs no more than the share, with as many parity
+/// True if a group is so long that its parity costs no more than the share, with as many parity
 /// stretches as pay.
 fn is_complete(members: &[TableFile], share: ParityShare) -> bool {
     let wanted_count = (TABLES_PER_GROUP * share.per_mille() / 1000).max(1);

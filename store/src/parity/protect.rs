@@ -1,4 +1,4 @@
-//! A step towards a store whose every table is protected.
+//! Step that brings parity up to date: makes groups until every table is protected.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::collect::go_on;
 use crate::error::StoreError;
 use crate::watch::Watch;
 
-/// What a step did.
+/// Result of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProtectReport {
     /// Groups that were made.
@@ -19,13 +19,13 @@ pub struct ProtectReport {
     pub bytes_read: u64,
     /// Tables that stay unprotected: they cannot be read, or there is no room.
     pub tables_left: u64,
-    /// Whether there is more to do now.
+    /// True if there is more to do now.
     pub has_more: bool,
 }
 
 impl Parity {
-    /// Makes at most `groups_max` groups so that all tables of `live` get into one. `has_room` tells
-    /// whether so many bytes may be written.
+    /// Makes at most `groups_max` groups so that all tables of `live` get into one. `has_room`
+    /// tells whether so many bytes may be written.
     pub(crate) fn protect(
         &self,
         live: &[TableFile],
@@ -44,7 +44,7 @@ impl Parity {
         unreadable
             .into_iter()
             .try_for_each(|id| self.folder.remove_group(id))?;
-        // What cannot be read is not tried again and again.
+        // Tables that cannot be read are not tried again and again.
         let readable = |table: &&TableFile| !state.hopeless.contains(&table.number);
         let readable: Vec<TableFile> = live.iter().filter(readable).copied().collect();
         let plan = plan(&readable, &shapes, share);

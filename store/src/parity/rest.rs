@@ -1,19 +1,22 @@
-//! The database's small files as they were when the store was closed: without them no table can be
-//! read, and RocksDB keeps one of each. `parity/rest` has them once more, in whole.
+//! Copy of the database's small files as they were when the store was closed: without them no table
+//! can be read, and RocksDB keeps one of each. `parity/rest` has them once more, in whole.
 //!
-//! It never brings back an earlier state. It says the greatest number that any file of the database
-//! had, and whoever opens the database for writing makes a manifest of a greater one before
-//! anything else: then it means nothing any more. It is also removed before that. And where the
-//! file `CURRENT` names another manifest that is there, somebody put other files in place.
+//! It never brings back an earlier state. It holds the greatest number that any file of the
+//! database had, and a process that opens the database for writing makes a manifest of a greater
+//! one before anything else: then the copy means nothing any more. It is also removed before that.
+//! And where the file `CURRENT` names another manifest that is there, the files were replaced by
+//! others.
 //!
 //! ```text
-//! offset  size  meaning                                                             guards against
-//! 0       8     "vlmprest"                                                          a file of another kind
-//! 8       4     version, 1                                                          a newer program's file
-//! 12      4     number of files, at most 64                                         (bounds what follows)
-//! 16      8     the greatest number in a name of the database's folder              files that are older than the store
-//! 24      …     for each file: length of its name, 4; its length, 4; name; bytes
-//! end-8   8     checksum                                                            damage
+//! offset  size  meaning                                          guards against
+//! 0       8     "vlmprest"                                       a file of another kind
+//! 8       4     version, 1                                       a newer program's file
+//! 12      4     number of files, at most 64                      (bounds what follows)
+//! 16      8     the greatest number in a name of the database's  files that are older than the
+//!               folder                                           store
+//! 24      …     for each file: length of its name, 4; its
+//!               length, 4; name; bytes
+//! end-8   8     checksum                                         damage
 //! ```
 
 use std::fs::{self, File};
@@ -177,7 +180,7 @@ pub(super) fn remove_rest(folder: &ParityFolder) {
     let _ = fs::remove_file(folder.rest());
 }
 
-/// Whether small files were written down, and what was is whole.
+/// Some if a copy of the small files was written; true if it is whole.
 pub(super) fn has_rest(folder: &ParityFolder) -> Option<bool> {
     match fs::read(folder.rest()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -243,7 +246,7 @@ fn is_number(text: &str) -> bool {
     (6..=20).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether `name` is one of a file that is kept here: no other is ever written.
+/// True if `name` is one of a file that is kept here: no other is ever written.
 fn is_small_file(name: &str) -> bool {
     let in_database =
         |name: &str| is_manifest(name) || name.strip_suffix(".log").is_some_and(is_number);
@@ -251,7 +254,7 @@ fn is_small_file(name: &str) -> bool {
         && (NAMES.contains(&name) || name.strip_prefix("database/").is_some_and(in_database))
 }
 
-/// Whether a small file looks as it was written, as far as can be told.
+/// True if a small file looks as it was written, as far as can be told.
 fn is_sound(name: &str, bytes: &[u8]) -> bool {
     match name {
         "vellum.store" => bytes.starts_with(MARKER_TEXT.as_bytes()),
@@ -294,7 +297,7 @@ pub fn decode_any_rest(body: &[u8]) -> bool {
 pub(crate) mod tests {
     use super::*;
 
-    /// What is written down of a small store, for golden bytes.
+    /// The copy's bytes for a small store, for golden bytes.
     pub(crate) fn example() -> Vec<u8> {
         let file = |name: &str, bytes: &[u8]| (name.to_owned(), bytes.to_vec());
         let rest = RestCopy {
@@ -341,8 +344,8 @@ pub(crate) mod tests {
         fs::create_dir(folder.database()).expect("made");
         put(&folder, "vellum.store", "vellum store format 1\n");
         put(&folder, "database/CURRENT", "MANIFEST-000005\n");
-        put(&folder, "database/MANIFEST-000005", &record("five"));
-        put(&folder, "database/000004.log", &record("four"));
+        put(&folder, "database/MANIFEST-000005", record("five"));
+        put(&folder, "database/000004.log", record("four"));
         put(&folder, "database/000006.sst", "six");
         write_rest(&folder).expect("written");
         (dir, folder)

@@ -1,4 +1,4 @@
-//! Groups of files that are no tables: their bytes are all the same to parity.
+//! Tests of parity, on groups of files that are no tables: all bytes are the same to parity.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,7 +51,7 @@ impl World {
         self.content.push(bytes);
     }
 
-    /// As RocksDB removes a table.
+    /// Removes a table as RocksDB does.
     fn remove(&mut self, at: usize) {
         let table = self.tables.remove(at);
         self.content.remove(at);
@@ -178,7 +178,7 @@ fn more_losses_than_parity_are_told_and_nothing_is_made_worse() {
     );
     assert!(report.files_restored.is_empty() && !lost.iter().any(|path| path.exists()));
     assert!(!world.parity.heal_table(7, None));
-    // Where only one of them had a block, that one can be had: but no table with holes is made.
+    // A block that only one of them had could be computed: but no table with holes is made.
     for (table, content) in world.tables.iter().zip(&world.content).skip(2) {
         assert!(fs::read(world.path(*table)).expect("there") == *content);
     }
@@ -215,7 +215,7 @@ fn damage_to_a_groups_own_file_is_found_and_its_tables_are_protected_anew() {
             assert_eq!(report.parity_blocks_healed, 1, "{at}");
             assert!(fs::read(&path).expect("there") == whole, "{at}");
         } else if report.is_clean() {
-            // What fills up the record is nobody's.
+            // Bytes that fill up the record protect nothing.
             continue;
         } else {
             assert_eq!(report.groups_lost, 1, "{at}");

@@ -1,5 +1,5 @@
-//! A stretch of blocks of all tables of a group and of their parity, read and held against their
-//! sums.
+//! Window of a parity group: a stretch of blocks of all its tables and of their parity, read and
+//! held against their sums.
 
 use std::fs::File;
 use std::ops::Range;
@@ -21,7 +21,7 @@ const BLOCKS_MAX: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct WindowRange {
     pub(super) blocks: Range<usize>,
-    /// How many tables have these blocks: the first ones.
+    /// The number of tables that have these blocks: the first ones.
     pub(super) table_count: usize,
 }
 
@@ -30,7 +30,7 @@ impl WindowRange {
         self.blocks.len() * BLOCK_LEN
     }
 
-    /// Where it begins in a table or a parity stretch.
+    /// Its offset in a table or a parity stretch.
     pub(super) fn start(&self) -> u64 {
         (self.blocks.start * BLOCK_LEN) as u64
     }
@@ -83,7 +83,7 @@ struct Stretch {
 
 /// A block that was lost, as it should be.
 pub(super) struct Restored {
-    /// Which table, or which parity stretch.
+    /// Number of the table, or of the parity stretch.
     pub(super) place: usize,
     pub(super) block: usize,
     pub(super) bytes: Vec<u8>,
@@ -150,7 +150,7 @@ impl<'g> Window<'g> {
         }
     }
 
-    /// Whether every block is as it should be.
+    /// True if every block is as it should be.
     pub(super) fn is_sound(&self) -> bool {
         self.data
             .iter()

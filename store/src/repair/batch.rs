@@ -1,4 +1,4 @@
-//! A record of the database's log: the operations of one batch.
+//! Decodes a record of the database's log: the operations of one batch.
 //!
 //! ```text
 //! offset  size  meaning

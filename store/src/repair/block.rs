@@ -1,4 +1,4 @@
-//! A block of a table: whether it can be unpacked, where it ends, and its entries.
+//! Decodes a block of a table: unpacks it, finds its end, and reads its entries.
 //!
 //! ```text
 //! block: entries, then offsets of restarts (4 each), their number in the lower 28 bits of the
@@ -97,7 +97,7 @@ fn ends_with_restarts(rest: &[u8], at: usize, restarts: &[usize]) -> bool {
     count == Some(restarts.len()) && all.all(|(nth, at)| word(nth) == u32::try_from(*at).ok())
 }
 
-/// How many bytes of `bytes` an LZ4 block of that plain length takes.
+/// Bytes of `bytes` that an LZ4 block of that plain length takes.
 fn lz4_len(bytes: &[u8], plain_len: usize) -> Option<usize> {
     let (mut at, mut made) = (0, 0);
     let length = |at: &mut usize, nibble: u8| {
@@ -132,7 +132,7 @@ fn lz4_len(bytes: &[u8], plain_len: usize) -> Option<usize> {
 /// The entries of a block, one after the other.
 pub(super) struct Entries<'b> {
     bytes: &'b [u8],
-    /// Where the restarts begin.
+    /// Offset of the restarts.
     end: usize,
     at: usize,
     key: Vec<u8>,
@@ -255,7 +255,7 @@ pub(super) fn record(key: &[u8], value: &[u8]) -> Option<TableEntry> {
     })
 }
 
-/// What follows the user's key in an internal key.
+/// The tag after the user's key in an internal key.
 pub(super) fn tag_of(key: &[u8]) -> Option<u64> {
     key.last_chunk::<TAG_LEN>()
         .map(|tag| u64::from_le_bytes(*tag))

@@ -1,14 +1,15 @@
-//! The checksum of a block of a table, and the one bit whose flip it betrays.
+//! Checks the checksum of a block of a table, and finds the one bit whose flip explains a wrong
+//! one.
 //!
 //! A checksum that does not fit tells more than that something is wrong: if a single bit flipped,
 //! flipping it back is the only change of one bit that makes it fit. Trying all of them takes some
-//! milliseconds for a block of 4 KiB. Done plainly, it would take half a minute for a frame of
-//! 128 KiB; but a bit changes two of XXH3's eight lanes only, and those can be followed to the end
+//! milliseconds for a block of 4 KiB. Done plainly, it would take half a minute for a frame of 128
+//! KiB; but a bit changes two of XXH3's eight lanes only, and those can be followed to the end
 //! without hashing everything else again (`Follower`).
 //!
 //! A wrong guess would have to meet 32 bits of checksum by chance: one in 4,000 for the longest
-//! frame, if more than one bit is wrong. Whatever is mended here has checksums of its own inside,
-//! which are verified as always.
+//! frame, if more than one bit is wrong. Every block that is mended here has checksums of its own
+//! inside, which are verified as always.
 //!
 //! ```text
 //! A block is followed by 5 bytes: its kind of compression, and a checksum (LE) of
@@ -23,7 +24,7 @@ use twox_hash::XxHash3_64;
 
 /// Bytes behind each block: its kind, its checksum.
 pub(super) const TRAILER_LEN: usize = 5;
-/// What the last byte of what is summed up is multiplied with.
+/// Factor of the last byte under the checksum.
 const KIND_PRIME: u32 = 0x6b90_83d9;
 /// Above this length XXH3 works in stripes: only then lanes can be followed.
 const STRIPED_LEN_MIN: usize = 241;
@@ -33,7 +34,7 @@ const STRIPES_PER_PART: usize = 16;
 const PART_LEN: usize = STRIPE_LEN * STRIPES_PER_PART;
 const LANES: usize = 8;
 const SECRET_LEN: usize = 192;
-/// Where in the secret the scrambling of lanes, the last stripe and the merging begin.
+/// Offsets in the secret at which the scrambling of lanes, the last stripe and the merging begin.
 const SCRAMBLE_AT: usize = SECRET_LEN - STRIPE_LEN;
 const LAST_STRIPE_AT: usize = SECRET_LEN - STRIPE_LEN - 7;
 const MERGE_AT: usize = 11;
@@ -70,7 +71,7 @@ pub(super) fn checksum(number: u32, offset: u64, bytes: &[u8], last: u8) -> u32 
     sum.wrapping_add(place(number, offset))
 }
 
-/// What a table's number adds to checksums at `offset`.
+/// The number that a table's number adds to checksums at `offset`.
 pub(super) fn place(number: u32, offset: u64) -> u32 {
     if number == 0 {
         0
@@ -79,7 +80,7 @@ pub(super) fn place(number: u32, offset: u64) -> u32 {
     }
 }
 
-/// Whether the checksum behind the block at `offset` fits. `sealed` is the block and what follows.
+/// True if the checksum behind the block at `offset` fits. `sealed` is the block and its trailer.
 pub(super) fn fits(number: u32, offset: u64, sealed: &[u8]) -> bool {
     split(sealed)
         .is_some_and(|(block, kind, stored)| checksum(number, offset, block, kind) == stored)
@@ -101,7 +102,7 @@ pub(super) fn flipped_bit(number: u32, offset: u64, sealed: &[u8]) -> Option<usi
     if (found ^ stored).is_power_of_two() {
         return Some((block.len() + 1) * 8 + (found ^ stored).trailing_zeros() as usize);
     }
-    // What the block's own hash must have been.
+    // The hash that the block itself must have had.
     let wanted = |kind: u8| stored.wrapping_sub(place) ^ u32::from(kind).wrapping_mul(KIND_PRIME);
     if let Some(bit) = (0..8).find(|bit| hash == wanted(kind ^ 1 << bit)) {
         return Some(block.len() * 8 + bit);
@@ -138,7 +139,7 @@ struct Follower<'b> {
     block: &'b [u8],
     /// The lanes where each part of the block begins, and at the end.
     starts: Vec<[u64; LANES]>,
-    /// What the stripes of each part add to the lanes; the last stripe's in the last.
+    /// Sums that the stripes of each part add to the lanes; the last stripe's in the last.
     sums: Vec<[u64; LANES]>,
 }
 

@@ -1,9 +1,8 @@
-//! Headers made anew from their frames, and entries of the index from headers.
+//! Rebuilds lost headers from their frames, and entries of the index from headers.
 //!
-//! A frame tells how many chunks it holds, and their bytes tell their names. Which ids they have
-//! is sure where the index has a name's id, or where as many ids are free between two that are sure
-//! as there are chunks. A chunk whose id is not sure is not guessed at: under a wrong id it would
-//! be wrong bytes.
+//! A frame tells how many chunks it holds, and their bytes tell their names. Their ids are sure
+//! where the index has a name's id, or where as many ids are free between two that are sure as
+//! there are chunks. The id of a chunk is never guessed: under a wrong id it would be wrong bytes.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +19,7 @@ use crate::records::StoreParameters;
 /// Operations that go into one batch.
 const BATCH_LEN: usize = 10_000;
 
-/// What was made anew.
+/// Counts of rebuilt records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ContentMends {
     pub(super) headers: u64,
@@ -71,7 +70,7 @@ pub(super) fn mend_headers(
         }
     }
     for first in broken {
-        // Where one was made anew it has been put above.
+        // A header that was rebuilt has been put above.
         if frames.binary_search(&first).is_err() {
             batch.delete(Family::Headers, frame_key(first));
             mends.headers_lost += 1;

@@ -1,5 +1,5 @@
-//! Which images and snapshots fall back when the end of the log is given up, as far as what can
-//! still be read of it tells.
+//! Finds the images and snapshots that fall back when the end of the log is given up, as far as the
+//! records that can still be read tell.
 
 use std::collections::BTreeSet;
 
@@ -14,8 +14,8 @@ use super::survey::family_named;
 use crate::database::Family;
 use crate::records;
 
-/// What the changes in `later` were made to, for people; `books` has what the store shows without
-/// them.
+/// Describes the changes in `later` for people; `books` has the names and numbers that the store
+/// shows without them.
 pub(super) fn fallen_back(later: &[Vec<u8>], manifest: &Manifest, books: &Books) -> Vec<String> {
     let mut told = BTreeSet::new();
     for operation in later.iter().flat_map(|record| operations(record)) {
@@ -38,7 +38,7 @@ fn written(name: &str) -> String {
     format!("{name}: what was written to it last")
 }
 
-/// What happened to a name.
+/// Describes a change of a name.
 fn name_of(operation: &LoggedOperation, books: &Books) -> Option<String> {
     let (key, family) = (operation.key.as_slice(), Family::Names.name());
     let LoggedChange::Put(value) = &operation.change else {
@@ -77,7 +77,7 @@ fn name_of(operation: &LoggedOperation, books: &Books) -> Option<String> {
     }
 }
 
-/// What comes back because its deletion is given up.
+/// Describes the image or snapshot that comes back because its deletion is given up.
 fn deleted(key: &[u8], books: &Books) -> Option<String> {
     let (kind, rest) = key.split_first()?;
     let (id, rest) = rest.split_first_chunk::<8>()?;

@@ -1,9 +1,9 @@
-//! What is known of the records of a family of which a table is damaged: which of the table's
-//! records count, and of which keys newer records may be lost.
+//! History of the records of a family that has damaged tables: decides which records of the damaged
+//! tables count, and of which keys newer records may be lost.
 //!
 //! A record that is left of a damaged table counts if nothing newer is known of its key. A record
 //! of another table is *unsure* if a damaged table lies over it and may have had a newer one for
-//! that key: showing it would show what was overwritten.
+//! that key: showing it might show a state that was overwritten.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -17,10 +17,10 @@ use super::table::{LostKeys, RangeDeletion, Table, TableEntry};
 use crate::database::Family;
 use crate::error::StoreError;
 
-/// What is known of a family's records.
+/// Known records of a family.
 #[derive(Default)]
 pub(super) struct FamilyHistory {
-    /// Of keys that concern damaged tables: every record that is known.
+    /// All known records of the keys that concern damaged tables.
     versions: HashMap<Vec<u8>, Vec<Version>>,
     deletions: Vec<RangeDeletion>,
     damaged: Vec<(Place, Vec<LostKeys>)>,
@@ -30,11 +30,11 @@ pub(super) struct FamilyHistory {
 
 struct Version {
     sequence: u64,
-    /// Where it is; none: in a log.
+    /// Table that holds it; none: a log.
     place: Option<Place>,
 }
 
-/// Where a table lies.
+/// Position of a table in the order of ages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Place {
     number: u64,
@@ -53,14 +53,14 @@ impl Place {
         }
     }
 
-    /// Whether what is here is newer than what another table has for the same key.
+    /// True if records here are newer than another table's for the same key.
     fn is_over(&self, other: &Self) -> bool {
         self.level < other.level || self.level == other.level && self.smallest > other.largest
     }
 }
 
 impl FamilyHistory {
-    /// What is known of `family`; none if all of its tables are whole. `dir` has the tables.
+    /// Reads the history of `family`; none if all of its tables are whole. `dir` has the tables.
     pub(super) fn of(
         survey: &Survey,
         dir: &Path,
@@ -80,13 +80,11 @@ impl FamilyHistory {
             return Ok(Some(history));
         };
         for table in record.tables.values() {
-            let bytes = match survey.mended.get(&table.number) {
-                Some(bytes) => bytes.clone(),
-                None => {
-                    let path = dir.join(table_name(table.number));
-                    std::fs::read(&path)
-                        .map_err(|source| StoreError::file("read", &path, source))?
-                }
+            let bytes = if let Some(bytes) = survey.mended.get(&table.number) {
+                bytes.clone()
+            } else {
+                let path = dir.join(table_name(table.number));
+                std::fs::read(&path).map_err(|source| StoreError::file("read", &path, source))?
             };
             let salvage = Table::examine(bytes).salvage(&|key, value| is_own(family, key, value));
             history.add_entries(Place::of(table), &salvage.entries);
@@ -178,7 +176,7 @@ impl FamilyHistory {
         })
     }
 
-    /// Whether a record of `key` may be lost that is newer than all that are known.
+    /// True if a record of `key` may be lost that is newer than all that are known.
     pub(super) fn is_unsure(&self, key: &[u8]) -> bool {
         let versions = self.versions.get(key);
         let mut over = self

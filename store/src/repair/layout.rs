@@ -1,5 +1,6 @@
-//! The repaired database's files, beside the damaged one's: whole tables as they are (links, which
-//! take no room), others with their bits put right, the whole part of the logs, a manifest.
+//! Lays out the repaired database's files, beside the damaged one's: whole tables as they are
+//! (links, which take no room), others with their bits put right, the whole part of the logs, a
+//! manifest.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -83,12 +83,12 @@ pub(super) fn leftovers(tables: &BTreeMap<u64, Vec<TableEntry>>) -> Leftovers {
         let missing: Vec<&TableEntry> = puts().filter(|entry| !is_covered(entry, &newer)).collect();
         if is_read && missing.is_empty() {
             left.tables.insert(*number);
-            continue;
-        }
-        if is_read {
+        } else if is_read {
             left.doubtful
                 .extend(missing.into_iter().map(|entry| entry.key.clone()));
         }
+        // Those of a table that is left out as well: a compaction read several, and what it made
+        // has only the newest of each key.
         for entry in entries {
             newer
                 .entry(&entry.key)

@@ -1,21 +1,26 @@
-//! RocksDB's manifest, read and written without RocksDB: which tables make up the database, on
-//! which level, and from which log on records are in no table.
+//! Reads and writes RocksDB's manifest without RocksDB: the tables that make up the database, their
+//! levels, and the log from which on records are in no table.
 //!
 //! ```text
 //! A manifest is a log (see `logs`) whose records are edits, applied one after the other. An edit
 //! is fields:
 //!
 //! varint tag  field
-//! 1           comparator: string                        201      name of a new family: string
-//! 2, 9        logs below this number are in tables      202      the family is dropped
-//! 3           next number of a file                     203      greatest family number: varint
-//! 4           last sequence number                      300      so many edits follow of this change: varint
-//! 5           compaction cursor: level, string          8192 + … string: may be skipped
+//! 1           comparator: string
+//! 2, 9        logs below this number are in tables
+//! 3           next number of a file
+//! 4           last sequence number
+//! 5           compaction cursor: level, string
 //! 6           a table goes: level, number
 //! 10          smallest log that is needed
 //! 103         a table comes: level, number, length, first key, last key (strings, internal),
 //!             smallest and largest sequence number, then fields of tag and string until tag 1
 //! 200         the family that the edit is about; none: family 0
+//! 201         name of a new family: string
+//! 202         the family is dropped
+//! 203         greatest family number: varint
+//! 300         so many edits follow of this change: varint
+//! 8192 + …    string: may be skipped
 //! ```
 //!
 //! Source: RocksDB's `db/version_edit.cc`.
@@ -61,7 +66,7 @@ pub(super) struct TableRecord {
     pub(super) last: Vec<u8>,
     pub(super) smallest: u64,
     pub(super) largest: u64,
-    /// What else is known of it, as it is written, without its end.
+    /// Its other fields, as they are written, without their end.
     pub(super) rest: Vec<u8>,
 }
 
@@ -74,7 +79,7 @@ pub(super) struct FamilyRecord {
     pub(super) tables: BTreeMap<u64, TableRecord>,
 }
 
-/// What a manifest says.
+/// Content of a manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Manifest {
     pub(super) families: BTreeMap<u64, FamilyRecord>,
@@ -92,7 +97,7 @@ impl TableRecord {
         user_key(&self.last)
     }
 
-    /// A table of which no manifest tells.
+    /// Adds the epoch, which orders tables of level 0: for a table that no manifest names.
     pub(super) fn with_epoch(mut self, epoch: u64) -> Self {
         let mut value = Vec::new();
         put_varint(&mut value, epoch);
@@ -107,7 +112,7 @@ fn user_key(key: &[u8]) -> &[u8] {
 }
 
 impl Manifest {
-    /// What the edits say together; nothing if one of them cannot be understood.
+    /// Combines the edits; nothing if one of them cannot be understood.
     pub(super) fn of<'e>(edits: impl IntoIterator<Item = &'e [u8]>) -> Option<Self> {
         let mut manifest = Self::default();
         let family = FamilyRecord {
@@ -191,7 +196,7 @@ impl Manifest {
     }
 }
 
-/// What one edit changes.
+/// Changes by one edit.
 #[derive(Default)]
 struct EditChanges {
     family: u64,
@@ -200,7 +205,7 @@ struct EditChanges {
     log_number: Option<u64>,
     gone: Vec<u64>,
     come: Vec<TableRecord>,
-    /// How many edits follow that belong to this one.
+    /// The number of edits that follow and belong to this one.
     missing: u64,
 }
 

@@ -1,7 +1,7 @@
-//! Layers, names and pages that hold together: what refers to something that is lost says so
-//! itself from then on.
+//! Makes layers, names and pages consistent again: a reference to lost content becomes an explicit
+//! loss.
 //!
-//! A page that is lost, or that may be older than what was acknowledged, is replaced by one whose
+//! A page that is lost, or that may be older than the acknowledged one, is replaced by one whose
 //! every position stands for a chunk of a number that no chunk ever had: reading one of them is an
 //! error that names image and range, as for any chunk that is lost, while everything around it is
 //! read, written over, collected and checked as always.
@@ -30,13 +30,13 @@ pub(super) struct Books {
     machine_snapshots: Vec<MachineSnapshot>,
 }
 
-/// What was found of maps, and what became of it.
+/// Result of mending the maps.
 #[derive(Default)]
 pub(super) struct MapMends {
     /// Numbers that stand for what lost pages said.
     pub(super) lost: IdSet,
     pub(super) pages_lost: u64,
-    /// What can no longer be had under its name.
+    /// Images and snapshots that can no longer be had under their names.
     pub(super) names_lost: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The records of the repaired database, brought back from each other.
+//! Mends the records of the repaired database from each other.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ const BATCH_LEN_MAX: usize = 8 << 20;
 /// Numbers that are passed over when the end of a log is given up: what it gave is not known.
 const NUMBERS_SKIPPED: u64 = 1 << 20;
 
-/// What was put right in records, and what was not.
+/// Counts of the records that were mended, and of those that were lost.
 #[derive(Default)]
 pub(super) struct Mended {
     put_back: BTreeMap<&'static str, u64>,
@@ -41,7 +41,7 @@ pub(super) struct Mended {
 }
 
 impl Mended {
-    /// What was done, for people.
+    /// Describes the mends for people.
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let count = |count: u64| {

@@ -1,22 +1,22 @@
-//! Getting well: a store that is damaged becomes one that is whole but for what is lost, and says
-//! what that is.
+//! Repair: turns a damaged store into one that is whole but for the content that is lost, and
+//! reports that.
 //!
-//! The repaired database is made beside the damaged one, of links to what is whole (`place`,
+//! The repaired database is made beside the damaged one, of links to the whole files (`place`,
 //! `layout`), checked as any store is, and put in its place in one step. Until then nothing of the
 //! store is changed, so that a dry run does everything but that step, and a repair that is killed
 //! leaves the store as it was.
 //!
-//! What is whole is found out without RocksDB, which refuses what it cannot read, or passes over
-//! it: `survey` reads manifest, tables and logs (`manifest`, `table`, `batch`) and puts single
-//! flipped bits right, which their checksums betray (`checksum`). What is left of a damaged table
-//! counts if nothing newer is known (`history`); tables of which no manifest tells are arranged by
-//! `loose` (`unlisted`). Then records are brought back from each other: those that are kept twice (`twins`),
-//! headers and index (`content`), and what refers to something that is gone says so itself from
-//! then on (`maps`).
+//! The whole part is found without RocksDB, which refuses files that it cannot read, or passes over
+//! them: `survey` reads manifest, tables and logs (`manifest`, `table`, `batch`) and puts single
+//! flipped bits right, which their checksums betray (`checksum`). Records that are left of a
+//! damaged table count if nothing newer is known (`history`); tables that no manifest names are
+//! arranged by `loose` (`unlisted`). Then records are brought back from each other: those that are
+//! kept twice (`twins`), headers and index (`content`), and references to lost content become
+//! explicit losses (`maps`).
 //!
-//! Three things it never does: show what was overwritten or deleted as if it were the present
-//! state, guess which id a chunk has, and give a number twice. What only an earlier state can
-//! replace is named (`earlier`), and replaced if the person says so.
+//! Three things it never does: show overwritten or deleted content as if it were the present state,
+//! guess which id a chunk has, and give a number twice. If only an earlier state can replace a
+//! part, the part is named (`earlier`), and replaced if the person agrees.
 
 mod batch;
 mod block;
@@ -51,7 +51,7 @@ use mend::Mended;
 use place::RepairPlace;
 use survey::{Survey, survey};
 
-/// What a repair may do.
+/// Options of a repair.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RepairOptions {
     /// Put the repaired database in the place of the damaged one. Without, only say what would be.
@@ -60,24 +60,24 @@ pub struct RepairOptions {
     pub accept_earlier_state: bool,
 }
 
-/// What a repair did, or would do.
+/// Result of a repair, or of its dry run.
 #[derive(Clone, Debug, Default)]
 pub struct RepairReport {
-    /// What was found and is put right, for people.
+    /// Faults that were found and are put right, for people.
     pub mends: Vec<String>,
-    /// What falls back to an earlier state, as far as can be told.
+    /// Parts that fall back to an earlier state, as far as can be told.
     pub earlier: Vec<String>,
-    /// How many acknowledged changes are gone.
+    /// The number of acknowledged changes that are gone.
     pub lost_changes: u64,
-    /// Whether an earlier state has to be accepted before anything is repaired.
+    /// True if an earlier state has to be accepted before anything is repaired.
     pub needs_acceptance: bool,
-    /// What stays lost, with the images and ranges that it hits.
+    /// Content that stays lost, with the images and ranges that it hits.
     pub lost: Vec<Finding>,
-    /// What can no longer be had under its name.
+    /// Images and snapshots that can no longer be had under their names.
     pub names_lost: Vec<String>,
-    /// Whether the store was changed.
+    /// True if the store was changed.
     pub applied: bool,
-    /// Where the files are that were replaced.
+    /// Folder of the files that were replaced.
     pub kept: Option<PathBuf>,
     /// Bytes on disk that those take, which removing them gives back.
     pub kept_len: u64,
@@ -86,7 +86,7 @@ pub struct RepairReport {
 }
 
 impl RepairReport {
-    /// Whether nothing had to be put right.
+    /// True if nothing had to be put right.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.mends.is_empty() && !self.needs_acceptance
@@ -116,7 +116,7 @@ impl Store {
         watch: &dyn Watch,
     ) -> Result<RepairReport, StoreError> {
         if options.apply {
-            // Where somebody else writes, locking says so.
+            // While another process writes, taking the lock below fails and says so.
             let _ = parity::restore_small_files(dir);
         }
         let opened = Folder::open(dir);
@@ -142,7 +142,7 @@ impl Store {
     }
 }
 
-/// What parity heals before anything else is looked at, in words.
+/// Heals by parity before anything else is looked at; describes it in words.
 fn heal_by_parity(
     folder: &Folder,
     apply: bool,

@@ -1,4 +1,5 @@
-//! Whether bytes are what was written under their key, by the checksum that they carry.
+//! Recognizes values that are as they were written under their key, by the checksum that they
+//! carry.
 
 use vellum_core::frame::{FrameHeader, FramePayload, parse_frame_key};
 use vellum_core::page::{Page, parse_page_key};
@@ -6,7 +7,7 @@ use vellum_core::page::{Page, parse_page_key};
 use crate::database::Family;
 use crate::records;
 
-/// Whether `value` is what was written at `key` of `family`, as far as it tells: entries of the
+/// True if `value` is as it was written at `key` of `family`, as far as it tells: entries of the
 /// index never do.
 pub(super) fn is_own(family: Family, key: &[u8], value: &[u8]) -> bool {
     match family {

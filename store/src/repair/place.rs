@@ -1,5 +1,5 @@
-//! Where the repaired database is made, how it takes the damaged one's place in one step, and what
-//! a repair that was cut off has left.
+//! Place of the repaired database: makes it, exchanges it with the damaged one in one step, and
+//! tidies up after a repair that was cut off.
 //!
 //! ```text
 //! repair.new/              while a repair goes on: a store's folder of its own
@@ -20,13 +20,13 @@ use crate::error::StoreError;
 use crate::folder::Folder;
 
 const PLACE: &str = "repair.new";
-/// In the folder of a database that is not the store's yet.
+/// File that marks the folder of a database which is not the store's yet.
 const UNFINISHED: &str = "unfinished";
 /// The damaged database, where two folders cannot be exchanged in one step.
 const ASIDE: &str = "aside";
 const DAY_S: u64 = 86_400;
 
-/// Where a repaired database is made.
+/// Folder in which a repaired database is made.
 pub(super) struct RepairPlace {
     store: PathBuf,
     dir: PathBuf,

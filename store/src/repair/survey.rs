@@ -1,5 +1,5 @@
-//! What is in the database's folder, and how much of it is whole. Reads everything, changes
-//! nothing.
+//! Surveys the files in the database's folder, and how much of each is whole. Reads everything,
+//! changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,22 +16,22 @@ use crate::watch::{Progress, Watch};
 /// Files of the database that are looked at: others mean nothing.
 const FILES_MAX: usize = 1 << 20;
 
-/// What is in the database's folder.
+/// Files in the database's folder, and what is left of damaged ones.
 pub(super) struct Survey {
-    /// What the repaired database is made of: whole tables only.
+    /// Manifest of the repaired database: whole tables only.
     pub(super) manifest: Manifest,
     /// Tables of it whose bytes had to be put right.
     pub(super) mended: BTreeMap<u64, Vec<u8>>,
     pub(super) damaged: Vec<DamagedTable>,
-    /// By number: those that hold something that is in no table.
+    /// Logs by number: those with records that are in no table.
     pub(super) logs: Vec<(u64, LogContent)>,
     /// Records of logs that come after something that cannot be read.
     pub(super) later: Vec<Vec<u8>>,
-    /// Whether a log ends before it should.
+    /// True if a log ends before it should.
     pub(super) is_cut: bool,
-    /// What is wrong with files, and what is done about it.
+    /// Faults of files, and their repairs, for people.
     pub(super) findings: Vec<String>,
-    /// Whether the manifest had to be made from the tables.
+    /// True if the manifest had to be made from the tables.
     pub(super) is_loose: bool,
     /// Keys of a family that may have been deleted although a table has them.
     pub(super) doubtful: BTreeSet<(&'static str, Vec<u8>)>,
@@ -279,15 +279,15 @@ impl Survey {
     }
 }
 
-/// Whether every family is in it.
+/// True if every family is in it.
 fn is_complete(manifest: &Manifest) -> bool {
     Family::ALL
         .iter()
         .all(|family| manifest.family(family.name()).is_some())
 }
 
-/// Whether the manifest of that number tells of a time before the files that are there: a table
-/// that it names is gone, and there are later ones that it does not name.
+/// True if the manifest of that number is older than the files that are there: a table that it
+/// names is gone, and there are later ones that it does not name.
 fn is_stale(number: u64, manifest: &Manifest, files: &Files) -> bool {
     let families = manifest.families.values();
     let listed: BTreeSet<u64> = families

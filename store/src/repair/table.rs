@@ -1,5 +1,5 @@
-//! A table file as RocksDB writes it, read without RocksDB: what is whole of it, which bits can be
-//! put right, and every record that is left if more is wrong.
+//! Reads a table file as RocksDB writes it, without RocksDB: puts flipped bits right, and salvages
+//! every record that is left if more is wrong.
 //!
 //! ```text
 //! data blocks · filter, range deletions, properties, index, each a block · metaindex · footer
@@ -36,10 +36,10 @@ const RANGE_DELETION: u64 = 15;
 const INDEX: &[u8] = b"rocksdb.index";
 const PROPERTIES: &[u8] = b"rocksdb.properties";
 const RANGE_DELETIONS: &[u8] = b"rocksdb.range_del";
-/// Whether the index has users' keys, as a varint.
+/// Property that tells whether the index has users' keys, as a varint.
 const INDEX_HAS_USER_KEYS: &[u8] = b"rocksdb.index.key.is.user.key";
 
-/// What a record of a table is.
+/// Kind of a record of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EntryKind {
     Put,
@@ -86,10 +86,10 @@ pub(super) struct Salvage {
 pub(super) struct Table {
     /// Its bytes, with flipped bits put right.
     pub(super) bytes: Vec<u8>,
-    /// How many bits were put right.
+    /// The number of bits that were put right.
     pub(super) mended_bits: usize,
     number: u32,
-    /// Where the data blocks are, in key order, each with the key that none of its records is above
+    /// The ranges of the data blocks, in key order, each with an upper bound of its records' keys
     /// (a user key); unknown if the index cannot be read.
     index: Option<Vec<(Vec<u8>, Range<usize>)>>,
     metas: BTreeMap<Vec<u8>, Range<usize>>,
@@ -150,7 +150,7 @@ impl Table {
         table
     }
 
-    /// Whether RocksDB reads all of it.
+    /// True if RocksDB reads all of it.
     pub(super) fn is_sound(&self) -> bool {
         self.index.is_some() && self.broken.is_empty()
     }
@@ -189,7 +189,7 @@ impl Table {
         Some((keys.first()?.clone(), keys.last()?.clone()))
     }
 
-    /// What it says of itself.
+    /// Its own properties, as they are stored.
     pub(super) fn properties(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
         let block = self
             .metas
@@ -225,16 +225,15 @@ impl Table {
         for (last, range) in index {
             let block = self.block(range);
             let whole = block.filter(|_| !self.broken.contains(range));
-            match whole.and_then(|block| records_of(&block)) {
-                Some(records) => salvage.entries.extend(records),
-                None => {
-                    salvage.entries.extend(self.survivors(range, is_own));
-                    salvage.lost.push(LostKeys {
-                        after: after.clone(),
-                        last: Some(last.clone()),
-                        ..LostKeys::default()
-                    });
-                }
+            if let Some(records) = whole.and_then(|block| records_of(&block)) {
+                salvage.entries.extend(records)
+            } else {
+                salvage.entries.extend(self.survivors(range, is_own));
+                salvage.lost.push(LostKeys {
+                    after: after.clone(),
+                    last: Some(last.clone()),
+                    ..LostKeys::default()
+                });
             }
             after = Some(last.clone());
         }

@@ -1,5 +1,5 @@
-//! Records that are kept twice, in `layers`, `names` and `meta` and in `copies`: what is lost or
-//! unsure of one comes from the other.
+//! Mends records that are kept twice, in `layers`, `names` and `meta` and in `copies`: one that is
+//! lost or unsure in one place comes from the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::error::StoreError;
 /// The families whose records are kept twice.
 const TWINS: [Family; 3] = [Family::Layers, Family::Names, Family::Meta];
 
-/// What is known of one of the two places of a record.
+/// State of a record in one of its two places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Half {
     /// This is the record; none: there is none.
@@ -21,19 +21,19 @@ enum Half {
     Unsure(Option<Vec<u8>>),
 }
 
-/// What a record is to be.
+/// Decision about a record.
 #[derive(Debug, PartialEq, Eq)]
 struct Verdict {
     value: Option<Vec<u8>>,
-    /// Whether it may be older than what was acknowledged.
+    /// True if it may be older than the acknowledged one.
     is_earlier: bool,
 }
 
-/// What was found of records that are kept twice.
+/// Result of mending the records that are kept twice.
 #[derive(Default)]
 pub(super) struct TwinMends {
     pub(super) batch: Batch,
-    /// How many records were brought back, by family.
+    /// The number of records that were brought back, by family.
     pub(super) mended: BTreeMap<&'static str, u64>,
     /// Records that may be older than what was acknowledged.
     pub(super) earlier: Vec<(Family, Vec<u8>)>,
@@ -92,7 +92,7 @@ impl TwinMends {
 
 type Stored = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// What a place holds, with what is left of its damaged tables.
+/// Records of a place, together with those that are left of its damaged tables.
 fn with_left(stored: &Stored, history: Option<&FamilyHistory>) -> Stored {
     let mut all = stored.clone();
     for entry in history.into_iter().flat_map(FamilyHistory::winners) {
@@ -112,7 +112,7 @@ fn all(database: &Database, family: Family) -> Result<Stored, StoreError> {
     Ok(records)
 }
 
-/// What a place says, which is in a family of that history under the key `place`.
+/// State of a record in a place, which is in a family of that history under the key `place`.
 fn half(
     family: Family,
     key: &[u8],

@@ -1,4 +1,4 @@
-//! A database of which no manifest can be read: what its tables say of themselves makes up for it.
+//! Rebuilds a manifest of a database of which none can be read, from the properties of its tables.
 
 use std::collections::BTreeMap;
 
@@ -189,7 +189,7 @@ impl Survey {
     }
 }
 
-/// What a manifest would have of a table.
+/// The record that a manifest would have of a table.
 fn loose_record(
     number: u64,
     table: &Table,
@@ -198,18 +198,17 @@ fn loose_record(
     let (first, last) = table.bounds()?;
     let smallest = number_of(properties, b"rocksdb.key.smallest.seqno");
     let largest = number_of(properties, b"rocksdb.key.largest.seqno");
-    let (smallest, largest) = match smallest.zip(largest) {
-        Some(numbers) => numbers,
-        None => {
-            let salvage = table.salvage(&|_, _| true);
-            let of_ranges = salvage.deletions.iter().map(|deletion| deletion.sequence);
-            let all = salvage
-                .entries
-                .iter()
-                .map(|entry| entry.sequence)
-                .chain(of_ranges);
-            (all.clone().min()?, all.max()?)
-        }
+    let (smallest, largest) = if let Some(numbers) = smallest.zip(largest) {
+        numbers
+    } else {
+        let salvage = table.salvage(&|_, _| true);
+        let of_ranges = salvage.deletions.iter().map(|deletion| deletion.sequence);
+        let all = salvage
+            .entries
+            .iter()
+            .map(|entry| entry.sequence)
+            .chain(of_ranges);
+        (all.clone().min()?, all.max()?)
     };
     tag_of(&first)?;
     Some(TableRecord {

@@ -1,5 +1,5 @@
-//! Every byte in exactly one row, what images have in common, and histograms' bounds: from what
-//! sets of nodes hold, pure.
+//! Attribution of every byte to exactly one row, overlap of images, and bounds of histograms: from
+//! the holdings of sets of nodes, pure.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,7 +23,7 @@ pub(super) fn rows(counted: &Counted, rows_max: usize) -> Vec<AttributionRow> {
     rows
 }
 
-/// What all rows add up to.
+/// The sum of all rows.
 pub(super) fn on_disk(counted: &Counted) -> u64 {
     let compressed = compressed(counted);
     compressed
@@ -98,8 +98,8 @@ fn holder_rows(counted: &Counted, rows_max: usize) -> Vec<AttributionRow> {
     rows
 }
 
-/// What is on the disk beside chunk content. What was written last may still be in the log, or in
-/// memory, so parts may be more than files take: the last rows take up the difference.
+/// Rows for bytes on the disk beside chunk content. The latest writes may still be in the log, or
+/// in memory, so parts may be more than files take: the last rows take up the difference.
 fn overhead(space: &Space, compressed: u64) -> Vec<AttributionRow> {
     let slack = space.frames.saturating_sub(compressed);
     let mut rows = vec![
@@ -150,7 +150,7 @@ pub(super) fn overlap(
         let mut mask = 0_u128;
         let spans = counted.sets.spans(id).unwrap_or_default();
         usages.images_of(spans, |image| {
-            mask |= place.get(&image).map_or(0, |at| 1 << at)
+            mask |= place.get(&image).map_or(0, |at| 1 << at);
         });
         *of_mask.entry(mask).or_default() += held.bytes;
     }

@@ -1,4 +1,4 @@
-//! One moment's count, and the report that it makes.
+//! Census: the count of one point in time, and the report that it makes.
 
 use std::collections::HashMap;
 
@@ -21,17 +21,17 @@ use crate::error::StoreError;
 use crate::store::Store;
 use crate::watch::Watch;
 
-/// What was counted at one moment, for any number of questions about what deleting would free.
-/// Later changes do not show.
+/// Count of a store at one point in time, for any number of questions about the space that
+/// deletions would free. Later changes do not show.
 pub struct Census {
     pub(super) tree: Tree,
     pub(super) forest: Forest,
     pub(super) counted: Counted,
     /// For each node, by number.
     pub(super) usage: Vec<Usage>,
-    /// What a collection would leave if nothing were deleted.
+    /// Outlook of a collection if nothing were deleted.
     pub(super) untouched: Outlook,
-    /// Whose it is.
+    /// The store that was counted.
     pub(super) store: Store,
     numbers: HashMap<Node, u32>,
     taken_ms: u64,
@@ -138,8 +138,8 @@ impl Census {
         })
     }
 
-    /// What `look` finds in every image. An image that cannot be read is told, and the others
-    /// looked at.
+    /// Collects the results of `look` for every image. An image that cannot be read is noted, and
+    /// the others are looked at.
     fn each_image<T, I: IntoIterator<Item = T> + Default>(
         &self,
         what: &str,
@@ -157,8 +157,8 @@ impl Census {
         Ok(found)
     }
 
-    /// What was added from the making of the node below `number` to its own, if any of that was
-    /// recorded.
+    /// Bytes that were added after the node below `number` was made, up to its own making, if any
+    /// of that was recorded.
     fn added(&self, number: u32, by_layer: &HashMap<LayerId, u64>) -> Option<u64> {
         let recorded = self
             .forest
@@ -202,7 +202,7 @@ impl Census {
         }
     }
 
-    /// What could not be read, and is in no figure.
+    /// Parts that could not be read, and are in no figure.
     #[must_use]
     pub fn uncounted(&self) -> &[Uncounted] {
         &self.counted.uncounted
@@ -217,12 +217,12 @@ impl Census {
         self.numbers.get(&node).copied()
     }
 
-    /// What people call node `number`.
+    /// Display name of node `number`.
     pub(super) fn name(&self, number: u32) -> String {
         self.tree.display(self.forest.nodes[number as usize].node)
     }
 
-    /// When node `number` was made.
+    /// The time when node `number` was made.
     pub(super) fn created_ms(&self, number: u32) -> u64 {
         match self.forest.nodes[number as usize].node {
             Node::Image(image) => self.tree.image(image).map_or(0, |image| image.created_ms),
@@ -306,7 +306,7 @@ impl Census {
     }
 }
 
-/// What was found, or nothing and a note of the damage.
+/// The result, or nothing and a note of the damage.
 fn or_uncounted<T: Default>(
     found: Result<T, StoreError>,
     subject: &str,

@@ -1,5 +1,5 @@
-//! Where on its disk, and between which of its states, an image changes: from maps alone, no chunk
-//! is read.
+//! Finds the places on its disk, and the states between which, an image changes: from maps alone,
+//! no chunk is read.
 
 use std::ops::Range;
 
@@ -17,9 +17,9 @@ use crate::watch::{Progress, Watch};
 /// compared, evenly chosen.
 const STEPS_MAX: usize = 256;
 
-/// What changed from each of the states of `image` to the next: its snapshots in the order of
-/// taking, then itself. The disk is cut into at most `cells` parts. Cost: the pages of the layers
-/// in between, once; memory for cells times steps, of which there are at most 256.
+/// Computes the changes of `image` from each of its states to the next: its snapshots in the order
+/// of taking, then itself. The disk is cut into at most `cells` parts. Cost: the pages of the
+/// layers in between, once; memory for cells times steps, of which there are at most 256.
 pub(super) fn strip(
     store: &Store,
     still: &Still<'_>,
@@ -69,8 +69,8 @@ fn states(still: &Still<'_>, image: ImageId) -> Result<Vec<Disk>, StoreError> {
         .collect()
 }
 
-/// As many of `snapshots` as make the steps that a strip may have: the first and the last among
-/// them.
+/// Picks as many of `snapshots` as make the steps that a strip may have: the first and the last
+/// among them.
 fn evenly(snapshots: &[Node]) -> Vec<&Node> {
     let last = snapshots.len().saturating_sub(1);
     if snapshots.len() <= STEPS_MAX {
@@ -81,7 +81,8 @@ fn evenly(snapshots: &[Node]) -> Vec<&Node> {
         .collect()
 }
 
-/// How long a cell is, if there are to be at most `cells` on a disk of `len` bytes: whole chunks.
+/// Length of a cell, in bytes, if there are to be at most `cells` on a disk of `len` bytes: whole
+/// chunks.
 fn cell_len(len: u64, cells: usize, chunk_len: ChunkLen) -> u64 {
     len.div_ceil(cells.max(1) as u64)
         .next_multiple_of(chunk_len.bytes())

@@ -1,14 +1,14 @@
-//! Counting: who holds which chunk, from one walk over all pages of all layers, page by page of the
+//! Counts the holders of every chunk, in one walk over all pages of all layers, page by page of the
 //! disks.
 //!
-//! The walk takes a page of every layer that has something there and lets `holders` tell who sees
-//! what. What a chunk's holders are so far is four bytes for each chunk, its references four more;
-//! where that would be too much, the walk is made several times, for one range of chunks each. What
-//! stays afterwards are runs of neighbouring chunks with the same holders.
+//! The walk takes a page of every layer that has one there and lets `holders` find the nodes that
+//! see it. The holders of a chunk so far take four bytes for each chunk, its references four more;
+//! where that would be too much, the walk is made several times, for one range of chunks each. The
+//! result is runs of neighbouring chunks with the same holders.
 //!
 //! Memory: 8 bytes for each of at most [`PASS_CHUNKS`] chunks, 2 bits for each id in use, 16 bytes
-//! for each frame, 8 for each run (at the worst one for each chunk), and what sets of holders take.
-//! At 100 million chunks in full frames that is about 0.4 GiB, and 0.8 more where no two neighbours
+//! for each frame, 8 for each run (at the worst one for each chunk), and the sets of holders. At
+//! 100 million chunks in full frames that is about 0.4 GiB, and 0.8 more where no two neighbours
 //! have the same holders.
 
 use std::collections::BTreeMap;
@@ -39,7 +39,7 @@ const PAGES_PER_LOOK: u64 = 256;
 /// Most-shared chunks that are remembered.
 pub(super) const MOST_SHARED_MAX: usize = 100;
 
-/// What bounds the memory of a census.
+/// Limits on the memory of a census.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) pass_chunks: u64,
@@ -55,7 +55,7 @@ impl Default for Limits {
     }
 }
 
-/// What is known of all chunks at one moment.
+/// Count of all chunks at one point in time.
 pub(super) struct Counted {
     pub(super) frames: Vec<FrameEntry>,
     /// Chunks in a row, in the order of ids, and who holds them.
@@ -74,7 +74,7 @@ pub(super) struct Counted {
     pub(super) uncounted: Vec<Uncounted>,
 }
 
-/// What one set of nodes holds.
+/// Holdings of one set of nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) chunks: u64,
@@ -92,7 +92,7 @@ pub(super) struct Common {
     pub(super) example: Option<(u32, ChunkIndex)>,
 }
 
-/// What one walk finds out about the chunks of one range of ranks.
+/// Count of the chunks of one range of ranks, in one walk.
 struct Pass<'r> {
     ranks: &'r Ranks,
     range: Range<u64>,
@@ -103,7 +103,7 @@ struct Pass<'r> {
     /// References to chunks that are not there. Counted in the first walk only, as all below.
     missing: u64,
     is_first: bool,
-    /// What each node sees more than the one before.
+    /// Positions that each node sees more than the one before.
     chunks_seen: Vec<u64>,
     zeros_seen: Vec<u64>,
 }
@@ -191,7 +191,8 @@ impl Counted {
                 done: done + walked,
                 total: Some(ends.len() as u64 * pages),
             };
-            // What the first walk notes, the others would note again.
+            // Losses and page bytes are noted in the first walk only: the others would note them
+            // again.
             let (mut again, mut bytes_again) = (Losses::default(), vec![0; forest.layers.len()]);
             let (losses_now, page_bytes) = if nth == 0 {
                 (&mut *losses, &mut self.page_bytes)
@@ -357,7 +358,7 @@ impl Counted {
     }
 }
 
-/// How a walk is watched, and what it notes beside.
+/// Options of a walk, and the losses and page lengths that it notes.
 struct Look<'l> {
     losses: &'l mut Losses,
     page_bytes: &'l mut [u64],
@@ -366,7 +367,7 @@ struct Look<'l> {
     progress: &'l dyn Fn(u64) -> Progress,
 }
 
-/// Somebody who walks along.
+/// Visitor of the pages of a walk.
 trait Visitor: Sink {
     /// A page begins; whether to go on.
     fn enter(&mut self, index: PageIndex) -> bool;
@@ -383,7 +384,7 @@ fn walk(
     let (mut sweeper, mut stretches, mut walked) = (Sweeper::default(), forest.stretches(), 0);
     let mut next_look = 0;
     while let Some((pages, layers)) = stretches.next() {
-        // Where nobody has a page, there is nothing to hide either.
+        // Pages that no layer has are skipped: there is nothing to hide either.
         if !layers
             .iter()
             .any(|at| forest.layers[*at as usize].has(PageIndex(pages.start)))
@@ -423,8 +424,8 @@ fn walk(
     Ok(())
 }
 
-/// Has `sweeper` know what all `layers` say on the positions `part` of page `index`; `false` if
-/// that is too much at a time.
+/// Adds to `sweeper` the entries of all `layers` at the positions `part` of page `index`; `false`
+/// if that is too much at a time.
 fn gather(
     moment: &mut Moment<'_>,
     forest: &Forest,
@@ -466,7 +467,7 @@ fn gather(
     Ok(true)
 }
 
-/// Where the passes over all chunks end, each at the end of a frame: ranks and frames.
+/// Ends of the passes over all chunks, each at the end of a frame: ranks and frames.
 fn pass_ends(frames: &[FrameEntry], chunks_max: u64) -> Vec<(u64, usize)> {
     let (mut ends, mut begin, mut rank) = (Vec::new(), 0, 0);
     for (at, frame) in frames.iter().enumerate() {
@@ -511,7 +512,7 @@ impl<'r> Pass<'r> {
         }
     }
 
-    /// How many positions each node sees, as chunks and as zeros.
+    /// The number of positions that each node sees, as chunks and as zeros.
     fn seen(&self) -> Vec<(u64, u64)> {
         let (mut chunks, mut zeros) = (0_u64, 0_u64);
         let both = self.chunks_seen.iter().zip(&self.zeros_seen);

@@ -1,5 +1,5 @@
-//! What guests do not use any more, but their images still hold. Reads the metadata of file
-//! systems, and maps.
+//! Finds content that guests do not use any more, but their images still hold. Reads the metadata
+//! of file systems, and maps.
 
 use std::io;
 use std::ops::Range;
@@ -21,12 +21,12 @@ struct GuestDisk<'w> {
     disk: Disk,
     mapped: PageSet,
     watch: &'w dyn Watch,
-    /// Why a read failed: the reader only hears that it did.
+    /// The error that made a read fail: the reader only hears that it failed.
     failed: Mutex<Option<StoreError>>,
 }
 
-/// What the file systems and swap spaces on an image do not use, one entry for each that is known
-/// and sound, and how much of that the image holds as data. Exact as of what the guest last wrote
+/// Finds free space in the file systems and swap spaces of an image, one entry for each that is
+/// known and sound, and how much of it the image holds as data. Exact as of the guest's last write
 /// to its disk, to the chunk. Cost: reads the bitmaps of the file systems, about 1 byte for 32 KiB
 /// of disk.
 pub(super) fn on(disk: Disk, watch: &dyn Watch) -> Result<Vec<Droppable>, StoreError> {
@@ -71,7 +71,7 @@ impl GuestDisk<'_> {
         }))
     }
 
-    /// What a reader found; nothing, if it could make no sense of what is there.
+    /// The result of a reader; nothing, if it could make no sense of the bytes.
     fn understood<T>(&self, result: Result<T, GuestError>) -> Result<Option<T>, StoreError> {
         match result {
             Ok(found) => Ok(Some(found)),

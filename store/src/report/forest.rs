@@ -1,5 +1,5 @@
-//! All layers and all names for them in one depth-first order, so that what stands on a layer is a
-//! range of numbers.
+//! Forest of all layers and all names for them in one depth-first order, so that everything that
+//! stands on a layer is a range of numbers.
 //!
 //! It knows no page and no chunk.
 
@@ -22,7 +22,7 @@ pub(super) struct Spot {
     pub(super) layer: Arc<Layer>,
     /// The layer below.
     pub(super) parent: Option<usize>,
-    /// Where the layers end that stand on it: they begin after it.
+    /// The end of the layers that stand on it: they begin after it.
     pub(super) end: usize,
     /// The nodes that stand on it, its own first.
     pub(super) nodes: Range<u32>,
@@ -38,22 +38,22 @@ pub(super) struct Named {
     pub(super) layer: usize,
     /// The node that it was made from.
     pub(super) parent: Option<u32>,
-    /// How many nodes it stands on.
+    /// The number of nodes that it stands on.
     pub(super) depth: u32,
-    /// Where the nodes end that stand on it: they begin after it.
+    /// The end of the nodes that stand on it: they begin after it.
     pub(super) end: u32,
 }
 
-/// What can be seen through a layer.
+/// The part that can be seen through a layer.
 #[derive(Clone, Copy, Default)]
 struct Below {
-    /// Nothing at or past this position.
+    /// The end of the positions that can be seen.
     reach: u64,
     /// The last node of it, or of the first layer below that has one.
     nearest: Option<u32>,
 }
 
-/// What is to be visited next.
+/// Next step of the walk.
 enum Visit {
     Enter(LayerId, Option<usize>),
     Leave(usize),
@@ -256,7 +256,7 @@ impl Stretches {
 }
 
 impl Spot {
-    /// Whether it has page `index`.
+    /// True if it has page `index`.
     pub(super) fn has(&self, index: PageIndex) -> bool {
         self.layer.pages.contains(index)
     }

@@ -1,5 +1,5 @@
-//! All frames at one moment, and every chunk's rank: its number among the chunks that are there, in
-//! the order of ids.
+//! All frames at one point in time, and every chunk's rank: its number among the chunks that are
+//! there, in the order of ids.
 
 use std::ops::Range;
 
@@ -21,8 +21,8 @@ pub(crate) struct FrameEntry {
     pub(crate) count: u16,
 }
 
-/// From ids to ranks: a bit for each id and what it takes to count them, in segments that exist
-/// only where a bit is set.
+/// Map from ids to ranks: a bit for each id, and counts of them, in segments that exist only where
+/// a bit is set.
 #[derive(Default)]
 pub(super) struct Ranks {
     segments: Vec<Segment>,

@@ -1,9 +1,10 @@
-//! Who sees what one page of each layer says: a sweep over the page's positions, pure.
+//! Finds the nodes that see each entry of one page of each layer: a sweep over the page's
+//! positions, pure.
 //!
-//! A layer's answer is seen by the nodes that stand on it, but not through another layer between
-//! that answers for the position itself, or sees only the beginning of what lies below. Layers are
-//! in depth-first order, so those that cover a part of what stands on a layer follow it directly,
-//! and one pass with a stack finds them.
+//! A layer's entry is seen by the nodes that stand on it, but not through another layer between
+//! that has an entry for the position itself, or sees only the beginning of the layers below.
+//! Layers are in depth-first order, so those that cover a part of the nodes on a layer follow it
+//! directly, and one pass with a stack finds them.
 
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ use vellum_core::units::ChunkId;
 use super::forest::Forest;
 use super::sets::{Sets, Span};
 
-/// What one layer says, or hides, on a range of positions.
+/// Range of positions on which one layer has an entry, or hides those below.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cover {
     start: u16,
@@ -24,7 +25,7 @@ pub(super) struct Cover {
     slot: Slot,
 }
 
-/// What a sweep finds out.
+/// Receiver of a sweep's results.
 pub(super) trait Sink {
     /// The `count` chunks from `first` on are referred to once more, from position `start` of the
     /// page on, by a layer of which the nodes of `spans` see that.
@@ -61,7 +62,7 @@ impl Sweeper {
         self.covers.clear();
     }
 
-    /// How many covers there are.
+    /// The number of covers.
     pub(super) fn len(&self) -> usize {
         self.covers.len()
     }

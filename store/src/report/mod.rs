@@ -1,5 +1,5 @@
-//! Who holds which byte: where the space of a store went, and what deleting would free. All of it
-//! at one moment, while guests write.
+//! Report on the space of a store: the holders of every byte, and the space that deletions would
+//! free. All of it as of one point in time, while guests write.
 //!
 //! The words. A *node* is an image or a snapshot. A node *holds* a chunk if its disk shows it
 //! somewhere. A chunk is *exclusive* to a node that alone holds it, *shared* by the set of nodes
@@ -9,8 +9,8 @@
 //!
 //! The bytes. A frame is compressed as one, so a chunk's compressed length is its share of its
 //! frame: the payload's length split over the frame's chunks, in whole bytes that add up to it.
-//! What is not payload (headers, index, maps, records, logs, slack) has rows of its own, so that
-//! all rows together are what the folder takes on the disk.
+//! Bytes other than payload (headers, index, maps, records, logs, slack) have rows of their own, so
+//! that all rows together are the bytes that the folder takes on the disk.
 
 mod attribution;
 mod census;
@@ -33,7 +33,7 @@ mod what_if;
 pub use census::Census;
 pub use what_if::RetentionRow;
 
-/// What a report is asked to work out beyond totals, nodes and attribution.
+/// Options of a report beyond totals, nodes and attribution.
 #[derive(Clone, Debug)]
 pub struct ReportOptions {
     /// Rows of attribution to tell apart: the largest; the others are added up by their number of
@@ -43,7 +43,7 @@ pub struct ReportOptions {
     pub most_shared_max: usize,
     /// Cells of a change strip.
     pub strip_cells: usize,
-    /// Whether to look into disks for file systems. Reads some of their chunks.
+    /// True to look into disks for file systems. Reads some of their chunks.
     pub file_systems: bool,
 }
 
@@ -51,7 +51,7 @@ pub struct ReportOptions {
 /// otherwise.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// When it was, in milliseconds since 1970.
+    /// The time, in milliseconds since 1970.
     pub taken_ms: u64,
     /// The whole store.
     pub totals: Totals,
@@ -60,7 +60,7 @@ pub struct Report {
     pub nodes: Vec<NodeUsage>,
     /// Every stored byte in exactly one row; the rows add up to `totals.on_disk`.
     pub attribution: Vec<AttributionRow>,
-    /// What images (with their snapshots) have in common.
+    /// Overlap of images (with their snapshots).
     pub overlap: Overlap,
     /// Chunks by how often maps refer to them: powers of two.
     pub references: Vec<Bucket>,
@@ -68,13 +68,13 @@ pub struct Report {
     pub compressibility: Vec<Bucket>,
     /// The chunks that most positions refer to.
     pub most_shared: Vec<SharedChunk>,
-    /// What was added when, by which operation: the oldest first.
+    /// Additions by operation and time: the oldest first.
     pub growth: Vec<Growth>,
-    /// Where images change.
+    /// Changes of images by place and state.
     pub changes: Vec<ChangeStrip>,
-    /// What guests do not use any more, but images still hold.
+    /// Content that guests do not use any more, but images still hold.
     pub droppable: Vec<Droppable>,
-    /// What could not be read and is therefore in no figure above.
+    /// Parts that could not be read and are therefore in no figure above.
     pub uncounted: Vec<Uncounted>,
 }
 
@@ -91,9 +91,9 @@ pub struct Totals {
     pub chunks: u64,
     /// The lengths of all images and snapshots.
     pub logical: u64,
-    /// What of that maps mention at all, as chunks or explicit zeros.
+    /// Of that: bytes that maps mention at all, as chunks or explicit zeros.
     pub allocated: u64,
-    /// What of that is not zero.
+    /// Of that: bytes that are not zero.
     pub non_zero: u64,
     /// Stored chunks before compression.
     pub unique: u64,
@@ -101,39 +101,39 @@ pub struct Totals {
     pub compressed: u64,
     /// Everything in the store's folder, as `du` counts.
     pub on_disk: u64,
-    /// Of that: which chunks are in which frame, and their names.
+    /// Of that: headers, which tell the chunks of each frame and their names.
     pub headers: u64,
-    /// Of that: from names to chunks.
+    /// Of that: the index, from names to chunks.
     pub index: u64,
     /// Of that: maps and records.
     pub metadata: u64,
-    /// Of `compressed`: what no node shows; a collection frees about that.
+    /// Of `compressed`: chunks that no node shows; a collection frees about that.
     pub dead: u64,
 }
 
-/// What one image or snapshot takes.
+/// Space of one image or snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeUsage {
     /// `IMAGE` or `IMAGE@SNAPSHOT`.
     pub name: String,
     /// The index in [`Report::nodes`] of the node that it was made from, if that is still there.
     pub parent: Option<usize>,
-    /// Whether it is a snapshot.
+    /// True if it is a snapshot.
     pub is_snapshot: bool,
     /// Its image's mode, as people write it.
     pub mode: &'static str,
     /// Layers that are its own: not below any other node.
     pub own_layers: u64,
-    /// When it was made, in milliseconds since 1970.
+    /// The time when it was made, in milliseconds since 1970.
     pub created_ms: u64,
     /// Its length.
     pub logical: u64,
-    /// What of it is not zero.
+    /// Of that: bytes that are not zero.
     pub non_zero: u64,
     /// Compressed bytes of the chunks that were new when the layers between it and its parent were
     /// written, if that was recorded.
     pub added: Option<u64>,
-    /// Compressed bytes of the chunks that only it holds: what deleting it frees.
+    /// Compressed bytes of the chunks that only it holds: deleting it frees them.
     pub exclusive: u64,
     /// Chunks that only it holds, a number.
     pub exclusive_chunks: u64,
@@ -146,7 +146,7 @@ pub struct NodeUsage {
     pub shared_others: u64,
 }
 
-/// Who a row of attribution belongs to.
+/// Holder of the bytes in a row of attribution.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// Chunks that only one node holds: an index in [`Report::nodes`].
@@ -156,21 +156,21 @@ pub enum Holder {
     Shared(Vec<(usize, usize)>),
     /// Chunks that this many nodes hold, in sets that are too small to be told apart.
     OtherSets {
-        /// How many nodes hold each: a power of two and more, up to the next.
+        /// The number of nodes that hold each, at least: a power of two, and less than the next.
         holders_min: u64,
-        /// How many sets.
+        /// The number of sets.
         sets: u64,
     },
     /// Chunks that no node holds.
     Unreferenced,
-    /// What is not chunk content; the word says what.
+    /// Bytes other than chunk content, by the word for their use.
     Overhead(&'static str),
 }
 
 /// One row of attribution.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttributionRow {
-    /// Whose it is.
+    /// The holder.
     pub holder: Holder,
     /// Chunks, a number; none for overhead.
     pub chunks: u64,
@@ -178,7 +178,7 @@ pub struct AttributionRow {
     pub bytes: u64,
 }
 
-/// What images have in common, each with all its snapshots.
+/// Overlap of images, each with all its snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overlap {
     /// The images, by name.
@@ -206,23 +206,23 @@ pub struct Bucket {
 pub struct SharedChunk {
     /// Its name.
     pub hash: vellum_core::hash::ChunkHash,
-    /// How many positions in all maps refer to it.
+    /// The number of positions in all maps that refer to it.
     pub references: u64,
     /// Nodes that hold it, a number.
     pub holders: u64,
-    /// Where it can be seen: a node's index in [`Report::nodes`] and the offset.
+    /// A place that shows it: a node's index in [`Report::nodes`] and the offset.
     pub example: Option<(usize, u64)>,
 }
 
-/// What one operation added.
+/// Additions by one operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Growth {
-    /// When, in milliseconds since 1970.
+    /// The time, in milliseconds since 1970.
     pub at_ms: u64,
-    /// What it was: `import`, `update`, `write`, `resize`, `rebase`, `create`, `delete`, `collect`;
-    /// `earlier` for what is too old to be told apart.
+    /// The operation: `import`, `update`, `write`, `resize`, `rebase`, `create`, `delete`,
+    /// `collect`; `earlier` for those that are too old to be told apart.
     pub operation: String,
-    /// What the image, or the snapshot, was called then; empty if it was about none.
+    /// The name of the image, or the snapshot, at that time; empty if it was about none.
     pub image: String,
     /// Chunks that were new, a number.
     pub chunks: u64,
@@ -234,7 +234,7 @@ pub struct Growth {
     pub freed: u64,
 }
 
-/// Where on the disk, and between which states of an image, change happened.
+/// Changes of an image, by place on the disk and by state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeStrip {
     /// The image.
@@ -245,7 +245,7 @@ pub struct ChangeStrip {
     pub steps: Vec<ChangeStep>,
 }
 
-/// What changed from one state to the next.
+/// Changes from one state to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeStep {
     /// `IMAGE` or `IMAGE@SNAPSHOT`, before and after.
@@ -263,7 +263,7 @@ pub struct Droppable {
     pub image: String,
     /// The partition's number, from 1; `None` for a disk without partitions.
     pub partition: Option<u32>,
-    /// Where it begins on the disk.
+    /// Its offset on the disk.
     pub start: u64,
     /// Its length.
     pub len: u64,
@@ -271,24 +271,24 @@ pub struct Droppable {
     pub kind: &'static str,
     /// Bytes that the file system calls free.
     pub free: u64,
-    /// Of those, what the image holds as data.
+    /// Of those, bytes that the image holds as data.
     pub held: u64,
 }
 
 /// Something that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uncounted {
-    /// Which image, layer or frame.
+    /// The image, layer or frame.
     pub subject: String,
-    /// What is wrong with it.
+    /// The fault.
     pub what: String,
 }
 
-/// What deleting a set of nodes would free.
+/// Space that deleting a set of nodes would free.
 ///
-/// What becomes free is less than what goes where a frame or a file keeps too much that is live to
-/// be worth writing anew: a collection leaves what is dead there until there is more of it. For
-/// less than about a megabyte that is all.
+/// Less is freed than goes if a frame or a file keeps so many live bytes that writing it anew is
+/// not worth it: a collection leaves the dead bytes there until there are more of them. For less
+/// than about a megabyte that is all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reclaim {
     /// The nodes, by name.
@@ -299,7 +299,7 @@ pub struct Reclaim {
     pub plain: u64,
     /// Bytes on disk that a collection then gives back, foretold by its own rules.
     pub freed: u64,
-    /// What each alone would free, in the order of `nodes`: they add up to less. Of more than 64
-    /// nodes, each one's share of frames.
+    /// The bytes that each alone would free, in the order of `nodes`: they add up to less. Of more
+    /// than 64 nodes, each one's share of frames.
     pub alone: Vec<u64>,
 }

@@ -1,7 +1,7 @@
-//! One moment of a store: the tree, all maps, all frames and what the files take, with nothing
-//! committed in between.
+//! State of a store at one point in time: the tree, all maps, all frames and the lengths of files,
+//! with nothing committed in between.
 //!
-//! Reading goes on around damage: what cannot be read is noted once.
+//! Reading goes on around damage: a record that cannot be read is noted once.
 
 use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
 use vellum_core::page::{Page, page_key};
@@ -10,16 +10,15 @@ use vellum_core::units::{ChunkId, PageIndex};
 
 use super::Uncounted;
 use super::still::Still;
+use crate::chunks::HeaderWalk;
 use crate::collect::REGION_IDS;
-use crate::database::{Family, Lookup};
+use crate::database::{Database, Family, Lookup};
 use crate::error::StoreError;
 use crate::folder::Usage;
 use crate::store::{Store, now_ms};
 
 /// Things that could not be read and are told one by one; the rest is a number.
 const UNCOUNTED_MAX: usize = 1000;
-/// How far behind damage it is looked for headers that can be read: doubling from one id.
-const RESUME_DOUBLINGS: u32 = 40;
 
 /// All maps and frames as they were at one moment.
 pub(super) struct Moment<'s> {
@@ -27,16 +26,17 @@ pub(super) struct Moment<'s> {
     pub(super) taken_ms: u64,
     pages: Lookup<'s>,
     headers: Lookup<'s>,
+    database: &'s Database,
 }
 
-/// What could not be read.
+/// Records that could not be read.
 #[derive(Default)]
 pub(super) struct Losses {
     listed: Vec<Uncounted>,
     unlisted: u64,
 }
 
-/// What the files take.
+/// Space that the files take.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Space {
     pub(super) usage: Usage,
@@ -46,7 +46,7 @@ pub(super) struct Space {
     pub(super) pages: u64,
     /// Layers, names, meta and their copies.
     pub(super) records: u64,
-    /// What frames take in files: ranges of ids, all of them, and bytes.
+    /// Bytes that frames take in files: ranges of ids, all of them, and bytes.
     pub(super) stored: Vec<(u64, u64, u64)>,
     /// The files that hold frames: the first id of their first and of their last frame, and their
     /// length.
@@ -64,7 +64,7 @@ impl<'s> Moment<'s> {
     pub(super) fn take_with_disks(store: &'s Store) -> Result<(Self, Still<'s>), StoreError> {
         store.with_all_still(|| {
             let mut tree = store.tree_mut();
-            // What holding still adds to the tree is no part of what is told.
+            // Layers that holding still adds to the tree are not reported.
             let moment = Self::of(store, &tree);
             Ok((moment, Still::take(store, &mut tree)?))
         })
@@ -80,10 +80,11 @@ impl<'s> Moment<'s> {
             taken_ms: now_ms(),
             pages,
             headers,
+            database: &store.inner.database,
         }
     }
 
-    /// What `layer`, which has page `index`, says there, and the bytes that the record takes.
+    /// Page `index`, which `layer` has, and the bytes that the record takes.
     pub(super) fn page(
         &mut self,
         layer: &Layer,
@@ -91,13 +92,19 @@ impl<'s> Moment<'s> {
         losses: &mut Losses,
     ) -> Result<Option<(Page, u64)>, StoreError> {
         let key = page_key(layer.id, index);
+        let decode = |value: &[u8]| {
+            let page = Page::decode(layer.id, index, value).map_err(|error| error.to_string());
+            page.map(|page| (page, (key.len() + value.len()) as u64))
+        };
         let read = match self.pages.get(&key) {
-            Ok(Some(value)) => {
-                let page = Page::decode(layer.id, index, value).map_err(|error| error.to_string());
-                page.map(|page| (page, (key.len() + value.len()) as u64))
-            }
+            Ok(Some(value)) => decode(value),
             Ok(None) => Err("it is gone".to_owned()),
-            Err(StoreError::Damaged(damage)) => Err(damage.reason),
+            // Perhaps that of another page: going through records reads all tables.
+            Err(StoreError::Damaged(damage)) => match self.database.get(Family::Pages, &key) {
+                Ok(Some(value)) => decode(&value),
+                Ok(None) | Err(StoreError::Damaged(_)) => Err(damage.reason),
+                Err(error) => return Err(error),
+            },
             Err(error) => return Err(error),
         };
         Ok(read
@@ -123,7 +130,7 @@ impl<'s> Moment<'s> {
                     match FrameHeader::decode(first, value) {
                         Ok(header) => visit(header)?,
                         Err(error) => {
-                            losses.note(format!("header of frame {first}"), error.to_string())
+                            losses.note(format!("header of frame {first}"), error.to_string());
                         }
                     }
                     if is_last {
@@ -132,23 +139,32 @@ impl<'s> Moment<'s> {
                 }
                 Err(StoreError::Damaged(damage)) => {
                     losses.note(format!("headers of frames from {next} on"), damage.reason);
-                    let Some(resumed) = self.resume(next) else {
-                        return Ok(());
-                    };
-                    next = resumed;
+                    return behind(self.database, next, visit);
                 }
                 Err(error) => return Err(error),
             }
         }
     }
+}
 
-    /// The next place after `at` from which headers can be read.
-    fn resume(&mut self, at: ChunkId) -> Option<ChunkId> {
-        let places =
-            (0..RESUME_DOUBLINGS).map(|doublings| ChunkId(at.0.saturating_add(1 << doublings)));
-        places
-            .into_iter()
-            .find(|place| self.headers.from(&frame_key(*place)).is_ok())
+/// Visits the headers of frames from `from` on that can be read, of which the first cannot be.
+fn behind(
+    database: &Database,
+    from: ChunkId,
+    visit: &mut dyn FnMut(FrameHeader) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut headers = HeaderWalk::new(database, from);
+    loop {
+        match headers.next() {
+            Ok(Some((first, value))) => {
+                if let Ok(header) = FrameHeader::decode(first, &value) {
+                    visit(header)?
+                }
+            }
+            Ok(None) => return Ok(()),
+            Err(StoreError::Damaged(_)) => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -173,8 +189,8 @@ impl Losses {
 }
 
 impl Space {
-    /// What the files take now, and what frames take of that for each region of ids that `regions`
-    /// names, in order, and between them.
+    /// Measures the space that the files take now, and the frames' part of it for each region of
+    /// ids that `regions` names, in order, and between them.
     pub(super) fn measure(
         store: &Store,
         regions: impl Iterator<Item = u64>,

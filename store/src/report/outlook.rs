@@ -1,9 +1,9 @@
-//! What a collection would leave on the disk if some nodes were deleted: the collector's own
-//! decisions, on counts instead of frames.
+//! Forecasts the space that a collection would leave on the disk if some nodes were deleted: the
+//! collector's own decisions, on counts instead of frames.
 //!
 //! The payload that is left of a frame of which a part is dead is an estimate: the live chunks'
-//! share of it. Maps count as they are: what merging makes of them is not foreseen, only what goes
-//! with layers that nobody sees.
+//! share of it. Maps count as they are: the effect of merging is not foreseen, only that of
+//! dropping layers that no node sees.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -37,7 +37,7 @@ struct Thinned<'f> {
     live: u16,
 }
 
-/// What a collection would leave, in bytes of files.
+/// Bytes of files that a collection would leave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outlook {
     pub(super) frames: u64,
@@ -46,7 +46,7 @@ pub(super) struct Outlook {
     pub(super) pages: u64,
 }
 
-/// What becomes of the frames.
+/// Frames after a collection.
 #[derive(Default)]
 struct Swept {
     live: Live,
@@ -80,8 +80,8 @@ impl Packable for Thinned<'_> {
 }
 
 impl Outlook {
-    /// What would be left if the chunks of the sets that `is_dead` names were, and `pages_len`
-    /// bytes of maps.
+    /// Outlook if the chunks of the sets that `is_dead` names were dead, and `pages_len` bytes of
+    /// maps were left.
     pub(super) fn of(
         counted: &Counted,
         chunks_per_frame: usize,
@@ -246,7 +246,7 @@ fn frames_left(counted: &Counted, swept: &Swept) -> (u64, bool) {
     (left, is_rewriting)
 }
 
-/// What of a file lies between two ids, as if its frames were all the same.
+/// Bytes of a file between two ids, as if its frames were all the same.
 fn share_of((first, last, len): &(ChunkId, ChunkId, u64), from: ChunkId, to: ChunkId) -> u64 {
     let (start, end) = (first.0.max(from.0), last.0.saturating_add(1).min(to.0));
     let share = u128::from(end.saturating_sub(start)) * u128::from(*len)

@@ -1,4 +1,5 @@
-//! What deleting some nodes would free, and which to delete to free so much.
+//! Computes the space that deleting some nodes would free, and chooses nodes to free a given
+//! amount.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,7 @@ const ROUNDS_MAX: usize = 64;
 /// Chosen nodes that are tried whether it goes without them.
 const TRIES_MAX: usize = 64;
 
-/// Which nodes are to go.
+/// Nodes that are to be deleted.
 struct Doomed {
     /// For each node how many of those before it are to go.
     before: Vec<u32>,
@@ -26,7 +27,7 @@ struct Doomed {
     next_kept: Vec<u32>,
 }
 
-/// What can only be deleted as one: a snapshot, or an image with all its snapshots.
+/// Nodes that can only be deleted together: a snapshot, or an image with all its snapshots.
 struct Candidate {
     numbers: Vec<u32>,
     is_image: bool,
@@ -54,7 +55,7 @@ impl Doomed {
         Self { before, next_kept }
     }
 
-    /// How many nodes of a span stay.
+    /// The number of nodes of a span that stay.
     fn kept(&self, (start, end): Span) -> u32 {
         end - start - (self.before[end as usize] - self.before[start as usize])
     }
@@ -71,9 +72,9 @@ impl Doomed {
 }
 
 impl Census {
-    /// What deleting exactly `nodes` and collecting would free. Nodes that are not there count for
-    /// nothing. Cost: a look at each frame and each run of chunks with the same holders, some
-    /// milliseconds for a million chunks.
+    /// Computes the space that deleting exactly `nodes` and collecting would free. Nodes that are
+    /// not there count for nothing. Cost: a look at each frame and each run of chunks with the same
+    /// holders, some milliseconds for a million chunks.
     #[must_use]
     pub fn reclaim(&self, nodes: &[Node]) -> Reclaim {
         let numbers: Vec<u32> = nodes.iter().filter_map(|node| self.number(*node)).collect();
@@ -224,7 +225,7 @@ impl Census {
         ranked
     }
 
-    /// What may be deleted, each with what goes with it.
+    /// The nodes that may be deleted, each with those that go with it.
     fn candidates(&self, protect: &dyn Fn(Node) -> bool) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         for (at, named) in self.forest.nodes.iter().enumerate() {
@@ -273,7 +274,7 @@ impl Census {
             .saturating_sub(self.outlook(numbers).total())
     }
 
-    /// What a collection would leave without `numbers`.
+    /// Outlook of a collection without `numbers`.
     pub(super) fn outlook(&self, numbers: &[u32]) -> Outlook {
         let doomed = Doomed::new(self.forest.nodes.len(), numbers.iter().copied());
         let dead: Vec<bool> = self
@@ -294,7 +295,7 @@ impl Census {
         )
     }
 
-    /// Whether nobody who stays holds what `set` holds.
+    /// True if no node that stays holds the chunks of `set`.
     fn is_dead(&self, set: SetId, doomed: &Doomed) -> bool {
         self.counted
             .sets

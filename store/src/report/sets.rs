@@ -58,7 +58,7 @@ impl Sets {
         }
     }
 
-    /// How many numbers there are.
+    /// The number of sets.
     pub(super) fn len(&self) -> usize {
         self.ends.len()
     }
@@ -79,7 +79,7 @@ impl Sets {
         Some(&self.spans[start as usize..self.ends[id.0 as usize] as usize])
     }
 
-    /// How many nodes a set has, at least.
+    /// The number of nodes of a set, at least.
     pub(super) fn size(&self, id: SetId) -> u64 {
         self.spans(id).map_or_else(|| 1 << (id.0 - 1), size)
     }
@@ -149,7 +149,7 @@ impl Sets {
         self.table = vec![0; 1024];
     }
 
-    /// Where in the table `spans` are, or would be.
+    /// The place in the table that `spans` have, or would have.
     fn place(&self, spans: &[Span]) -> usize {
         let mask = self.table.len() - 1;
         let mut place = hash(spans) as usize & mask;

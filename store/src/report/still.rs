@@ -1,4 +1,5 @@
-//! What of a moment is looked at after the count: the growth journal, and disks, held as they were.
+//! Disks and growth journal of the same point in time as a census, held for the part of a report
+//! that is made after the count.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! What a report says against what is: holders counted the slow way, chunks that really go, rows
-//! that add up, guests that write meanwhile.
+//! Tests of reports against known content: holders counted the slow way, chunks that really go,
+//! rows that add up, guests that write meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,7 +71,7 @@ fn holders(store: &Store, census: &Census) -> BTreeMap<ChunkId, BTreeSet<usize>>
     holders
 }
 
-/// How many chunks each set of nodes holds, as `census` has it.
+/// The number of chunks that each set of nodes holds, as `census` has it.
 fn counted(census: &Census) -> BTreeMap<BTreeSet<usize>, u64> {
     let sets = &census.counted.sets;
     let held = sets
@@ -91,7 +91,7 @@ fn counted(census: &Census) -> BTreeMap<BTreeSet<usize>, u64> {
     .collect()
 }
 
-/// What the rows of attribution say, and that they add up.
+/// Makes a report and checks that the rows of attribution add up.
 fn check_rows(store: &Store, census: &Census) -> super::Report {
     let report = report(store, census);
     let sum: u64 = report.attribution.iter().map(|row| row.bytes).sum();
@@ -120,8 +120,8 @@ fn check_rows(store: &Store, census: &Census) -> super::Report {
     report
 }
 
-/// Whom a node shares with, by the words of [`super::NodeUsage`]: for each set and each of its
-/// nodes, one by one.
+/// Checks with whom each node shares, by the words of [`super::NodeUsage`]: for each set and each
+/// of its nodes, one by one.
 fn check_usage(census: &Census, sets: &BTreeMap<BTreeSet<usize>, u64>) {
     let nodes = &census.forest.nodes;
     let is_above = |upper: usize, lower: usize| {
@@ -229,7 +229,7 @@ fn delete(store: &Store, nodes: &[Node]) {
     for node in nodes {
         match node {
             Node::Snapshot(image, serial) => {
-                store.delete_snapshot(*image, *serial).expect("not pinned")
+                store.delete_snapshot(*image, *serial).expect("not pinned");
             }
             Node::Image(_) => {}
         }
@@ -303,7 +303,7 @@ fn a_census_in_parts_finds_the_same() {
         reports.iter_mut().for_each(|report| {
             report
                 .attribution
-                .retain(|row| !matches!(row.holder, Holder::Overhead(_)))
+                .retain(|row| !matches!(row.holder, Holder::Overhead(_)));
         });
         assert_eq!(reports[0].attribution, reports[1].attribution);
         assert_eq!(

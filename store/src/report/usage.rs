@@ -1,7 +1,8 @@
-//! What each node holds, alone and with whom: from what each set of nodes holds, pure.
+//! Adds up the holdings of each node, alone and with others: from the holdings of each set of
+//! nodes, pure.
 //!
-//! Sets have few spans, but a span may have thousands of nodes. So what a set holds is credited to
-//! whole spans at a time, as differences that are summed up in the end.
+//! Sets have few spans, but a span may have thousands of nodes. So the holdings of a set are
+//! credited to whole spans at a time, as differences that are summed up in the end.
 
 use vellum_core::units::ImageId;
 
@@ -9,7 +10,7 @@ use super::count::Held;
 use super::forest::Forest;
 use super::sets::Span;
 
-/// What one node holds, in bytes of payload.
+/// Holdings of one node, in bytes of payload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
     pub(super) exclusive: Held,
@@ -144,7 +145,7 @@ impl<'f> Usages<'f> {
         }
     }
 
-    /// What each node holds.
+    /// The holdings of each node.
     pub(super) fn finish(&self) -> Vec<Usage> {
         let (mut lineage, mut siblings, mut others) = (0_u64, 0_u64, 0_u64);
         let sums = self.exclusive.iter().enumerate().map(|(at, exclusive)| {

@@ -1,4 +1,4 @@
-//! What retention rules would do to the snapshots of images, before anything is deleted.
+//! Previews the effect of retention rules on the snapshots of images, before anything is deleted.
 
 use vellum_core::retention::{Candidate, Rules, Verdict, apply};
 use vellum_core::tree::{Node, Tree};
@@ -6,22 +6,22 @@ use vellum_core::units::ImageId;
 
 use crate::store::Store;
 
-/// What rules say of one snapshot.
+/// Verdict of rules on one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetentionRow {
     /// The snapshot.
     pub node: Node,
-    /// What it is called.
+    /// Its name.
     pub name: String,
-    /// When it was taken, in milliseconds since 1970.
+    /// The time when it was taken, in milliseconds since 1970.
     pub created_ms: u64,
-    /// Whether it stays, and why.
+    /// The decision to keep or delete it, with the reason.
     pub verdict: Verdict,
 }
 
 impl Store {
-    /// What `rules` say of the snapshots of each of `images`, one image after the other, in the
-    /// order of taking. A snapshot that cannot be deleted, since it is pinned or a machine's
+    /// The verdicts of `rules` on the snapshots of each of `images`, one image after the other, in
+    /// the order of taking. A snapshot that cannot be deleted, since it is pinned or a machine's
     /// snapshot needs it, counts as pinned. `offset_s` tells for a moment, in milliseconds since
     /// 1970, how many seconds clocks on the wall were ahead of UTC.
     #[must_use]

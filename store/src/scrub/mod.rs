@@ -1,11 +1,12 @@
-//! The scrub: reading all that is stored, a part at a time, so that damage is found while something
-//! to heal it from is still there.
+//! The scrub: reads all that is stored, a part at a time, so that damage is found while there is
+//! still something to heal it from.
 //!
-//! A round reads every record of every family, then every frame (each chunk held against its name),
-//! then what is kept beside the database. Where it is outlives the process (`record`), and so does
-//! when each range of chunks was last read whole (`verified`). What is found goes where every read
-//! puts it: a frame is mended if what it lacks can be found, and what stays damaged is in the
-//! damage ledger. A record that is kept twice is written again from the one that is whole.
+//! A round reads every record of every family, then every frame (each chunk held against its name).
+//! Its last stage, for files beside the database, reads nothing yet. The position of the scrub
+//! outlives the process (`record`), and so do the times at which each range of chunks was last read
+//! whole (`verified`). Damage goes where every read puts it: a frame is mended if its missing
+//! chunks can be found, and chunks that stay damaged are in the damage ledger. A record that is
+//! kept twice is written again from the one that is whole.
 //!
 //! Each step reads from the disk, not from the system's cache, as far as that can be arranged: the
 //! tables that it goes through are dropped from there first.
@@ -26,51 +27,53 @@ use crate::store::{Store, now_ms};
 use crate::watch::Watch;
 pub(crate) use record::{ScrubRecord, ScrubStage};
 
-/// Where a scrub is, is written down so often at most: so much is read again after a crash.
+/// Shortest time between two writes of the scrub's position: so much is read again after a crash.
 const KEEP_PAUSE: Duration = Duration::from_secs(5);
 /// A scrub that has not ended a round for so many rounds is kept by nobody any more.
 const ABANDONED_ROUNDS: u64 = 4;
-/// How long a round may take, unless somebody wishes otherwise.
+/// Time that a round may take, unless another is asked for.
 pub const SCRUB_ROUND: Duration = Duration::from_hours(30 * 24);
 
-/// How a step of a scrub is done.
+/// Options of a step of a scrub.
 #[derive(Clone, Copy, Debug)]
 pub struct ScrubOptions {
-    /// About so many stored bytes are read.
+    /// Stored bytes that are read, about.
     pub bytes_max: u64,
-    /// Whether all cores work on it, or only one.
+    /// True to work on all cores, false for one.
     pub all_cores: bool,
-    /// How long a round may take: what was not read for longer is not relied upon unread.
+    /// Time that a round may take: a chunk that was not read for longer is not relied upon unread.
     pub round: Duration,
 }
 
-/// What a step of a scrub did.
+/// Result of a step of a scrub.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScrubReport {
     /// Stored bytes that were read.
     pub bytes: u64,
     /// Chunks that were held against their names.
     pub chunks: u64,
-    /// What is wrong, and was not healed. Images are not named yet: see [`Store::name_images`].
+    /// Damage that was not healed. Images are not named yet: see [`Store::name_images`].
     pub findings: Vec<Finding>,
     /// Chunks, and records, that were damaged and are whole again.
     pub healed: u64,
-    /// Whether this was the last step of the round.
+    /// True if this was the last step of the round.
     pub is_over: bool,
     /// For each finding the chunks that it takes away.
     lost: Vec<Vec<ChunkId>>,
 }
 
-/// When what was last read.
+/// Times of the last reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScrubStatus {
     /// Rounds that were finished.
     pub rounds: u64,
-    /// When the round that goes on began, if one does. All times are in seconds since 1970.
+    /// The time when the round that goes on began, if one does. All times are in seconds since
+    /// 1970.
     pub began_s: Option<u64>,
-    /// When the last whole round ended.
+    /// The time when the last whole round ended.
     pub last_ended_s: Option<u64>,
-    /// When all records, all chunks, and all that is beside the database, had been read whole last.
+    /// The times when all records, all chunks, and all that is beside the database, had been read
+    /// whole last.
     pub records_read_s: Option<u64>,
     /// See `records_read_s`.
     pub chunks_read_s: Option<u64>,
@@ -82,9 +85,9 @@ pub struct ScrubStatus {
     pub end: u64,
     /// Stored bytes that the round that goes on, or the last one, has read.
     pub bytes: u64,
-    /// What it found wrong, and could not heal.
+    /// Damage that it found and could not heal, a number.
     pub findings: u64,
-    /// What it healed.
+    /// Chunks and records that it healed, a number.
     pub healed: u64,
 }
 
@@ -133,8 +136,7 @@ impl Store {
         walked.map(|()| report)
     }
 
-    /// Has what was not read for longer than a round not be relied upon unread, where a scrub is
-    /// kept.
+    /// Marks chunks that were not read for longer than a round as overdue, where a scrub is kept.
     pub(crate) fn load_overdue(&self) {
         let overdue = ScrubRecord::load(self.dir()).overdue_ids(now_s());
         self.inner.chunks.set_overdue(overdue);
@@ -164,7 +166,7 @@ impl Store {
             .for_each(|record| record.keep(self.dir()));
     }
 
-    /// When what was last read, as far as it is known.
+    /// The times of the last reads, as far as they are known.
     #[must_use]
     pub fn scrub_status(&self) -> ScrubStatus {
         let state = self.inner.scrub.0.lock();
@@ -230,7 +232,8 @@ impl ScrubRecord {
         if self.rounds == 0 || self.last_ended_s < kept_since_s {
             return Vec::new();
         }
-        // What is read at the beginning of one round and at the end of the next is two rounds apart.
+        // Two reads, one at the beginning of a round and one at the end of the next, are two rounds
+        // apart.
         let since_s = at_s.saturating_sub(self.round_s.saturating_mul(2));
         self.verified.overdue(since_s, ChunkId(self.last_end))
     }

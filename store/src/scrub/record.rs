@@ -1,18 +1,21 @@
-//! How far the scrub is, and what it has read when: a file of the store's folder.
+//! Progress of the scrub, and the times of its reads: a file of the store's folder.
 //!
-//! It is not in the database: what is not readable any more must not take along what was known of
-//! it. It is replaced as a whole and not synced; lost, it costs the reading anew.
+//! It is not in the database: damage to the database must not take along what is known of the
+//! damage. It is replaced as a whole and not synced; if it is lost, everything is read anew.
 //!
 //! ```text
 //! offset  size  meaning
 //! 0       1     version, 1
-//! 1       …     varints: when the round began, when the last whole one began and ended (seconds since 1970; 0: never),
-//!               rounds that were finished, how long one may take (seconds), the id after the last chunk of the last one,
-//!               stage (0 records, 1 frames, 2 what is beside the database, 3 none), the family of the stage, the length of
-//!               the key that comes next
+//! 1       …     varints: when the round began, when the last whole one began and ended (seconds
+//!               since 1970; 0: never), rounds that were finished, how long one may take
+//!               (seconds), the id after the last chunk of the last one, stage (0 records,
+//!               1 frames, 2 what is beside the database, 3 none), the family of the stage, the
+//!               length of the key that comes next
 //! …       …     that key
-//! …       …     varints: for each stage when all of it was last read whole; bytes read, findings, healed chunks of this round
-//! …       …     varint count, then for each range of chunk ids: varint ids since the last one's end, varint ids, varint when read
+//! …       …     varints: for each stage when all of it was last read whole; bytes read,
+//!               findings, healed chunks of this round
+//! …       …     varint count, then for each range of chunk ids: varint ids since the last one's
+//!               end, varint ids, varint when read
 //! end-8   8     checksum
 //! ```
 
@@ -36,7 +39,7 @@ const LEN_MAX: u64 = 64 << 10;
 /// The longest key of the database.
 const KEY_LEN_MAX: u64 = 4096;
 
-/// What a round reads, in this order.
+/// Stages of a round, in their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ScrubStage {
     /// Every family but the frames.
@@ -44,23 +47,23 @@ pub(crate) enum ScrubStage {
     Records,
     /// Every frame, each chunk held against its name.
     Frames,
-    /// What is kept beside the database to heal it from.
+    /// Files that are kept beside the database to heal it from.
     Beside,
     /// The round is over.
     Done,
 }
 
-/// Where a round is.
+/// Position of a round.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ScrubPosition {
     pub(crate) stage: ScrubStage,
-    /// Which family of the stage, by its place in the list of all.
+    /// Index of the family of the stage, in the list of all.
     pub(crate) family: u64,
     /// The key that comes next there.
     pub(crate) key: Vec<u8>,
 }
 
-/// What is remembered of all rounds.
+/// Progress and times of all rounds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ScrubRecord {
     /// Times are seconds since 1970; 0 is never.
@@ -68,14 +71,16 @@ pub(crate) struct ScrubRecord {
     pub(crate) last_began_s: u64,
     pub(crate) last_ended_s: u64,
     pub(crate) rounds: u64,
-    /// How long a round may take, as whoever scrubs wishes.
+    /// The time that a round may take, as the caller of the scrub wishes.
     pub(crate) round_s: u64,
     /// No chunk of the last whole round had this id, or a greater one.
     pub(crate) last_end: u64,
     pub(crate) position: ScrubPosition,
-    /// When all records, all frames and all that is beside the database were last read whole.
+    /// The times when all records, all frames and all that is beside the database were last read
+    /// whole.
     pub(crate) read_s: [u64; 3],
-    /// Of the round that goes on, or the last one.
+    /// Bytes read in the round that goes on, or the last one; its findings and healed chunks
+    /// likewise.
     pub(crate) bytes: u64,
     pub(crate) findings: u64,
     pub(crate) healed: u64,
@@ -95,7 +100,7 @@ impl ScrubStage {
 }
 
 impl ScrubRecord {
-    /// What the store's folder `dir` remembers: nothing, if that cannot be read.
+    /// Reads the record in the store's folder `dir`: an empty one, if that cannot be read.
     pub(crate) fn load(dir: &Path) -> Self {
         let mut bytes = Vec::new();
         let opened = OpenOptions::new()

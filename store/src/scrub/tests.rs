@@ -1,4 +1,4 @@
-//! A scrub reads everything once a round, finds what is damaged, and goes on where it was.
+//! Tests of the scrub: it reads everything once a round, finds damage, and goes on where it was.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! When each range of chunk ids was last read whole: pure, and of bounded size.
+//! Times at which each range of chunk ids was last read whole: pure, and of bounded size.
 //!
 //! Ranges that lie beside each other and were read at about the same time are one, with the older
 //! time; should there be too many all the same, those closest in time become one. So a time may be
@@ -25,7 +25,7 @@ pub(crate) struct VerifiedRanges {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VerifiedRange {
     pub(crate) ids: Range<u64>,
-    /// When, in seconds since 1970: the oldest time of any of them.
+    /// The time, in seconds since 1970: the oldest time of any of them.
     pub(crate) at_s: u64,
 }
 
@@ -92,7 +92,7 @@ impl VerifiedRanges {
         }
     }
 
-    /// When chunk `id` was last read whole.
+    /// The time when chunk `id` was last read whole.
     #[cfg(test)]
     pub(crate) fn read_at(&self, id: ChunkId) -> Option<u64> {
         let range = self.ranges.iter().find(|range| range.ids.contains(&id.0))?;

@@ -1,4 +1,4 @@
-//! One step of a scrub: what comes next is read, until it was enough.
+//! One step of a scrub: reads on from its position, until it has read enough.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,13 +13,14 @@ use super::record::{ScrubPosition, ScrubRecord, ScrubStage};
 use super::{ScrubOptions, ScrubReport, now_s};
 use crate::check::{Finding, resumed};
 use crate::chunks::Frame;
+use crate::chunks::HeaderWalk;
 use crate::database::{Batch, Durability, Family, key_of_copy, original_of_copy};
 use crate::error::StoreError;
 use crate::records;
 use crate::store::{Access, Store};
 use crate::watch::{Progress, Watch};
 
-/// What a round reads before the frames.
+/// Families that a round reads before the frames.
 const RECORD_FAMILIES: [Family; 7] = [
     Family::Layers,
     Family::Names,
@@ -53,7 +54,7 @@ struct DueFrames {
     headers: Vec<FrameHeader>,
     /// Before this, headers could not be read.
     readable_from: ChunkId,
-    /// Where to go on.
+    /// First chunk of the next frames.
     next: ChunkId,
 }
 
@@ -142,16 +143,13 @@ impl<'a> Walk<'a> {
                 Err(error @ StoreError::Damaged(_)) => {
                     let last = self.record.position.key.clone();
                     self.find(&error, Vec::new());
-                    match resumed(&database, *family, &last) {
-                        Some(from) => {
-                            scan = database.scan(*family, &from);
-                            self.record.position.key = from;
-                        }
-                        None => {
-                            self.record.position.family += 1;
-                            self.record.position.key.clear();
-                            return Ok(());
-                        }
+                    if let Some(from) = resumed(&database, *family, &last) {
+                        scan = database.scan(*family, &from);
+                        self.record.position.key = from;
+                    } else {
+                        self.record.position.family += 1;
+                        self.record.position.key.clear();
+                        return Ok(());
                     }
                 }
                 Err(error) => return Err(error),
@@ -192,7 +190,7 @@ impl<'a> Walk<'a> {
         if self.store.access() == Access::ReadOnly || self.store.check_writable().is_err() {
             return Ok(false);
         }
-        // Nobody commits meanwhile.
+        // No commit falls between the reads and the write.
         let _tree = self.store.tree_mut();
         let database = &self.store.inner.database;
         let places = [
@@ -263,25 +261,13 @@ impl<'a> Walk<'a> {
         };
         let mut len = 0;
         let len_max = FRAMES_LEN.min(self.options.bytes_max - self.report.bytes);
-        let mut scan = database.scan(Family::Headers, &frame_key(from));
+        let mut headers = HeaderWalk::new(&database, from);
         while len < len_max {
-            // What is wrong with a header was told among the records. What it spoke of is not known.
-            let header = match scan.next() {
-                Ok(Some((key, value))) => {
-                    let first = parse_frame_key(key).ok();
-                    first.and_then(|first| FrameHeader::decode(first, value).ok())
-                }
+            // A damaged header was reported among the records. Its chunks are not known.
+            let header = match headers.next() {
+                Ok(Some((first, value))) => FrameHeader::decode(first, &value).ok(),
                 Ok(None) => break,
-                Err(StoreError::Damaged(_)) if due.headers.is_empty() => {
-                    let at = frame_key(due.next);
-                    let Some(key) = resumed(&database, Family::Headers, &at) else {
-                        return Ok(None);
-                    };
-                    due.next = parse_frame_key(&key).unwrap_or(due.next).advance(1);
-                    scan = database.scan(Family::Headers, &key);
-                    None
-                }
-                Err(StoreError::Damaged(_)) => break,
+                Err(StoreError::Damaged(_)) => None,
                 Err(error) => return Err(error),
             };
             match header {
@@ -304,8 +290,9 @@ impl<'a> Walk<'a> {
         Ok(Some(due))
     }
 
-    /// Whether every one of the `damaged` chunks can be read after all: it was mended by the
-    /// reading, moved by a collection, or is gone because nobody needs it.
+    /// True if every one of the `damaged` chunks can be read after all: it was mended by the
+    /// reading, moved by a collection, or is gone because nothing refers to it. The others are
+    /// reported.
     fn are_healed(&mut self, damaged: Vec<ChunkId>) -> Result<bool, StoreError> {
         let chunks = &self.store.inner.chunks;
         let (mut lost, mut why, count) = (Vec::new(), None, damaged.len());
@@ -330,7 +317,7 @@ impl<'a> Walk<'a> {
         Ok(false)
     }
 
-    /// What is kept beside the database.
+    /// Ends the stage of files beside the database, which reads nothing yet.
     fn beside(&mut self) -> Result<(), StoreError> {
         self.record.position.stage = ScrubStage::Done;
         Ok(())
@@ -351,7 +338,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// What a record is called, and what is wrong with it, if it is not what was written.
+/// Checks a record; if it is damaged, returns its name and the fault.
 fn sound(family: Family, key: &[u8], value: &[u8]) -> Result<(), (String, String)> {
     let named = |name: String| move |error: &dyn std::fmt::Display| (name, error.to_string());
     let plain = || format!("{} record {}", family.name(), key.escape_ascii());

@@ -1,5 +1,5 @@
-//! A disk image, or any file or device, as a chunk source: its bytes are cut and named, and what
-//! has a wanted name is it.
+//! A disk image, or any file or device, as a chunk source: its bytes are cut into chunks and named,
+//! and a chunk that has a wanted name is the wanted one.
 //!
 //! A raw image has its chunks on the grid: at multiples of their length. Elsewhere (a disk inside
 //! of another file, behind a header of some hundred bytes) they lie at *odd offsets*: all at the
@@ -11,8 +11,8 @@
 //! A qcow2 file is looked at as the disk that it holds, too, since its clusters may be compressed.
 //!
 //! Names and places that were met are kept in memory, up to [`PLACES_MAX`], and the walk over the
-//! file goes on where it ended when more is wanted. The file may change: what is found is read
-//! again and held against its name, and a file that is not as it was is walked over anew.
+//! file goes on where it ended when more is wanted. The file may change: a chunk that is found is
+//! read again and held against its name, and a file that is not as it was is walked over anew.
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
@@ -31,7 +31,8 @@ use crate::codec::ClusterCodecs;
 use crate::companions::FolderCompanions;
 use crate::pieces::FileSource;
 
-/// What is read and cut at a time; at odd offsets, what has one set of distances.
+/// Bytes that are read and cut at a time; at odd offsets, the section that has one set of
+/// distances.
 const SECTION_LEN: u64 = 16 << 20;
 /// Places in a section that are cut at every distance.
 const SAMPLES_PER_SECTION: u64 = 2;
@@ -55,19 +56,20 @@ pub struct ImageFileSource {
     walked: Mutex<Option<Walked>>,
 }
 
-/// What was met in a file.
+/// Names and places that were met in a file.
 struct Walked {
     stamp: FileStamp,
     chunk_len: ChunkLen,
     /// The beginning of each name, and where its chunk is, in order.
     places: Vec<(u64, u64)>,
-    /// Where the walk goes on: which content, and where in it. None if all was walked over.
+    /// Position of the walk: the index of the content, and the offset in it. None if all was walked
+    /// over.
     next: Option<(usize, u64)>,
-    /// How far from the grid chunks were met.
+    /// Distances from the grid at which chunks were met.
     distances: Vec<usize>,
 }
 
-/// What tells a file from another, and from itself after a change.
+/// Stamp that tells a file from another, and from itself after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileStamp {
     file: (u64, u64),
@@ -75,7 +77,7 @@ struct FileStamp {
     changed: (i64, i64),
 }
 
-/// What is cut: the file as it is, and the disk that it holds if it is a container.
+/// Contents that are cut: the file as it is, and the disk that it holds if it is a container.
 struct Contents(Vec<Box<dyn ImageSource>>);
 
 impl ImageFileSource {
@@ -259,7 +261,7 @@ impl Walked {
             .collect()
     }
 
-    /// How far behind the grid chunks may lie in a section.
+    /// Distances behind the grid at which chunks may lie in a section.
     fn distances_in(
         &mut self,
         bytes: &[u8],

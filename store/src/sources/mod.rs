@@ -1,4 +1,4 @@
-//! Where a store looks for chunks that are damaged in it: the list that is kept with it, and the
+//! Sources for the chunks that are damaged in a store: the list that is kept with it, and the
 //! sources that need no repository.
 //!
 //! The list is one record of the family `meta`:
@@ -30,7 +30,7 @@ pub const SOURCES_MAX: usize = 16;
 /// The longest place or secret, in bytes: longer than any path or address.
 const TEXT_LEN_MAX: usize = 8192;
 
-/// What a source is.
+/// Kind of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SourceKind {
     /// A repository of backups.
@@ -41,7 +41,7 @@ pub enum SourceKind {
     File,
 }
 
-/// Where what opens a source can be had.
+/// Place of the secret that opens a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SourceSecret {
     /// A file whose first line is the password.
@@ -55,13 +55,14 @@ pub enum SourceSecret {
 /// A source as the store remembers it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceEntry {
-    /// What it is.
+    /// Its kind.
     pub kind: SourceKind,
     /// Its whole path, or its address.
     pub place: String,
-    /// Where what opens it can be had; none if nothing does, or the environment of whoever asks.
+    /// The place of the secret that opens it; none if it needs none, or takes it from the
+    /// environment of whoever asks.
     pub secret: Option<SourceSecret>,
-    /// Of a file: whether chunks are also looked for where they do not lie on the grid.
+    /// True to look for chunks of a file also where they do not lie on the grid.
     pub odd_offsets: bool,
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::chunks::{ChunkSource, WantedChunks};
 use crate::store::{Access, Store};
 
-/// How old a look at the other store may be that does not have what is wanted.
+/// Greatest age of a look at the other store that is relied upon when it lacks a wanted chunk.
 const LOOK_AGE_MAX: Duration = Duration::from_secs(30);
 
 /// The store in a folder.

@@ -1,5 +1,5 @@
-//! A store whose tree changes at random, with machines, and what each of its nodes must show. The
-//! tests of repositories grow theirs with it, too.
+//! Random growth of a store's tree, with machines, and the content that each of its nodes must
+//! show. The tests of repositories use it, too.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -39,7 +39,7 @@ pub(super) fn read_all(store: &Store, node: Node) -> Vec<u8> {
     bytes
 }
 
-/// What every node shows, by its name.
+/// Content of every node, by its name.
 pub(super) fn contents(store: &Store) -> BTreeMap<String, Vec<u8>> {
     let nodes: Vec<(Node, String)> = store
         .tree()
@@ -261,7 +261,7 @@ impl Grower {
                     .next_back()
                     .map(|snapshot| snapshot.serial);
                 serial.into_iter().for_each(|serial| {
-                    _ = self.store.restore(image, serial, None).expect("restore")
+                    _ = self.store.restore(image, serial, None).expect("restore");
                 });
             }
             22 => {
@@ -283,7 +283,7 @@ impl Grower {
                 machine.into_iter().for_each(|machine| {
                     self.store
                         .configure_machine(machine, Some(text.as_str().as_bytes()))
-                        .expect("a file")
+                        .expect("a file");
                 });
             }
             _ => drop(

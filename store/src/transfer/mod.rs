@@ -1,5 +1,5 @@
-//! The way between this store and others, whoever carries it: what is there at one moment, and what
-//! comes in as one.
+//! Transfer of content between this store and others, by whatever means: nodes as of one point in
+//! time go out, and a set of nodes comes in as one commit.
 //!
 //! `moment` holds several images still, with their maps; `supply` hands out their chunks as they
 //! are stored; `receipt` takes chunks and maps and gives them names in one batch. It knows no

@@ -1,5 +1,5 @@
-//! Several images and snapshots as they are at one moment, held for a long look: contents with
-//! identities, maps, names of chunks.
+//! Images and snapshots as of one point in time, held for a long look: contents with identities,
+//! maps, names of chunks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,18 +18,19 @@ use crate::store::{Access, Hold, Store, now_ms};
 /// collection their chunks.
 pub struct Moment {
     store: Store,
-    /// As it was: the layers of its nodes are in the store as they are here, since they are held.
+    /// The tree at that time: the layers of its nodes are in the store as they are here, since they
+    /// are held.
     tree: Tree,
     nodes: Vec<(Node, LayerId)>,
     _holds: Vec<Hold>,
 }
 
-/// What a content's map says relative to one below it.
+/// Map of a content relative to one below it.
 pub struct RelativeMap<'m> {
     moment: &'m Moment,
     /// Top first, without the layer that it is relative to.
     layers: Vec<Arc<Layer>>,
-    /// How many positions of that layer can be seen.
+    /// The number of positions of that layer that can be seen.
     pub parent_visible: ChunkCount,
 }
 
@@ -148,8 +149,8 @@ impl Moment {
         Ok(self.tree.layer(id).ok_or(PlanError::Gone)?)
     }
 
-    /// What `top` says that the layer `base` below it does not; with no `base`, all that it shows.
-    /// No chunk is read.
+    /// The map of `top` relative to the layer `base` below it; with no `base`, all that `top`
+    /// shows. No chunk is read.
     pub fn relative(
         &self,
         top: LayerId,
@@ -192,8 +193,8 @@ impl RelativeMap<'_> {
             .within(PageIndex(0), PageIndex(end))
     }
 
-    /// What it says on page `index`, explicit zeros included; relative to nothing, zeros are
-    /// silence.
+    /// Its entries on page `index`, explicit zeros included; where it is relative to nothing, zeros
+    /// are absent.
     pub fn page(&self, index: PageIndex) -> Result<Page, StoreError> {
         let (top, below) = self.layers.split_first().expect("a map has a layer");
         let page = self.moment.store.inner.pages.merged(top, below, index)?;

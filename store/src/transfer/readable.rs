@@ -1,4 +1,5 @@
-//! Which of the nodes of a moment can be read to their end: asked only once something could not be.
+//! Finds the nodes of a point in time that cannot be read to their end: called only once a read has
+//! failed.
 
 use std::collections::HashMap;
 
@@ -10,10 +11,10 @@ use super::moment::Moment;
 use crate::error::{Damage, StoreError};
 use crate::watch::{Progress, Watch};
 
-/// What was found of the frames that were read.
+/// Damage that was found in the frames that were read.
 #[derive(Default)]
 struct Readable {
-    /// By the first id of each frame: the chunks of it that cannot be read, and why.
+    /// Chunks of each frame that cannot be read, with the error, by the frame's first id.
     frames: HashMap<ChunkId, Vec<(ChunkId, StoreError)>>,
     /// The last frame that was read: its first id and the id after its last.
     last: Option<(ChunkId, ChunkId)>,

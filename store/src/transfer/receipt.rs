@@ -1,9 +1,9 @@
-//! What comes in: chunks, then maps, then names. Nothing of it can be seen before all of it is
-//! durable; a crash leaves garbage that the next collection takes away.
+//! Receipt of content: takes chunks, then maps, then names. Nothing of it can be seen before all of
+//! it is durable; a crash leaves garbage that the next collection takes away.
 //!
-//! Whoever brings it may be wrong or hostile. Chunks come as [`VerifiedChunks`] only, which cannot
-//! be made of bytes that do not have their names. Maps name chunks by the ids that this receipt
-//! gave for them.
+//! The sender may be wrong or hostile. Chunks come as [`VerifiedChunks`] only, which cannot be made
+//! of bytes that do not have their names. Maps name chunks by the ids that this receipt gave for
+//! them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -155,15 +155,15 @@ impl Receipt<'_> {
         self.layers.get(&content).copied()
     }
 
-    /// From now on nothing that is there is believed to be readable before it was read.
+    /// Makes the receipt believe no chunk of the store readable before it was read, from now on.
     pub fn verify(&mut self) {
         self.session.verify();
     }
 
-    /// Whether all that [`Receipt::layer_showing`] gives for `content` can be read, as far as is
-    /// known; what is doubted is read, and mended if that can be. If not, the layer counts as not
-    /// there from now on, so that `content` can be built anew. Costs nothing where nothing is
-    /// doubted, and else a look at its map.
+    /// True if all that [`Receipt::layer_showing`] gives for `content` can be read, as far as is
+    /// known; doubted chunks are read, and mended if possible. If not, the layer counts as missing
+    /// from now on, so that `content` can be built anew. Costs nothing where nothing is doubted,
+    /// and else a look at its map.
     pub fn can_rely_on(&mut self, content: ContentId) -> Result<bool, StoreError> {
         let Some(layer) = self.layer_showing(content) else {
             return Ok(false);
@@ -187,7 +187,7 @@ impl Receipt<'_> {
         Ok(is_readable)
     }
 
-    /// How many chunks were damaged and are whole again.
+    /// The number of chunks that were damaged and are whole again.
     #[must_use]
     pub fn healed(&self) -> u64 {
         self.session.counts.healed
@@ -220,7 +220,7 @@ impl Receipt<'_> {
         self.session.store(&candidates)
     }
 
-    /// How many chunks were stored, and how many were there.
+    /// The number of chunks that were stored, and of those that were there.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (self.session.counts.new, self.session.counts.known)

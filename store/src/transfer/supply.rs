@@ -1,9 +1,9 @@
-//! Chunks on their way out: the wanted ones in id order, compressed as they are stored where a
-//! whole frame of them is wanted.
+//! Supply of chunks for a transfer: hands out the wanted ones in id order, compressed as they are
+//! stored where a whole frame of them is wanted.
 //!
-//! A frame of which something is missing, or that is small, goes into a new one together with its
-//! neighbours. Every payload is held against its checksum; what is compressed again was held
-//! against its names.
+//! A frame of which a chunk is not wanted, or that is small, goes into a new one together with its
+//! neighbours. Every payload is held against its checksum; chunks that are compressed again were
+//! held against their names.
 
 use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload, frame_key, parse_frame_key};
 use vellum_core::hash::ChunkHash;
@@ -25,9 +25,9 @@ const SMALL_PART: u64 = 2;
 /// A frame that is to go out: what it will hold is certain, its bytes are not read yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedFrame {
-    /// Which chunks, in rising id order; their bytes are in the payload in this order.
+    /// Its chunks, in rising id order; their bytes are in the payload in this order.
     pub chunks: Vec<(ChunkId, ChunkHash)>,
-    /// Whether a frame of the store held just these when it was planned.
+    /// True if a frame of the store held just these when it was planned.
     is_stored: bool,
 }
 
@@ -46,7 +46,7 @@ impl From<PlannedFrame> for Vec<(ChunkId, ChunkHash)> {
 /// The bytes of a frame that goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SuppliedFrame<'a> {
-    /// How the payload is compressed.
+    /// The compression of the payload.
     pub codec: FrameCodec,
     /// Its length before that.
     pub plain_len: u32,
@@ -151,9 +151,10 @@ impl Supply<'_> {
 
     /// The header of the frame that holds `id`, mostly the one after the last.
     fn header(&mut self, id: ChunkId) -> Result<FrameHeader, StoreError> {
-        let next = match &mut self.scan {
-            Some(scan) => next_header(scan)?,
-            None => None,
+        let next = match self.scan.as_mut().map(next_header) {
+            // By its key it may be found all the same.
+            None | Some(Err(StoreError::Damaged(_))) => None,
+            Some(next) => next?,
         };
         if let Some(header) = next.filter(|header| header.rank(id).is_some()) {
             return Ok(header);
@@ -213,7 +214,7 @@ impl Store {
         self.packed(&frame.chunks, take)
     }
 
-    /// What is stored where `frame` was, if it is whole and as long as that.
+    /// The stored payload at the place of `frame`, if it is whole and as long as that.
     fn as_stored<'a>(&self, frame: &PlannedFrame, stored: &'a [u8]) -> Option<SuppliedFrame<'a>> {
         let FramePayload {
             codec,

@@ -1,5 +1,5 @@
-//! Random trees carried from store to store must be what they were, byte for byte; and no identity
-//! may ever stand for two contents.
+//! Tests of transfer: random trees carried from store to store must be as they were, byte for byte;
+//! and no identity may ever stand for two contents.
 
 #[path = "grower.rs"]
 #[expect(dead_code, reason = "the tests of repositories use the rest")]
@@ -153,7 +153,7 @@ fn arriving(
         .collect()
 }
 
-/// What every node shows, by its name.
+/// Content of every node, by its name.
 fn contents(store: &Store, prefix: &str) -> BTreeMap<String, Vec<u8>> {
     let nodes: Vec<(Node, String)> = store
         .tree()
@@ -338,7 +338,8 @@ fn layers_from_before_identities_get_one_when_they_are_looked_at() {
     let image = store.create(&name("a"), CHUNK).expect("create").image();
     let snapshot = store.snapshot(image, &name("s")).expect("snapshot");
     let layer = vellum_core::tree::Layer::clone(store.tree().layer_of(snapshot).expect("a layer"));
-    // As version 1 of the record had it: not through a commit, which would give it another.
+    // A layer as version 1 of the record had it: not through a commit, which would give it another
+    // identity.
     store.tree_mut().apply(&[vellum_core::tree::Edit::PutLayer(
         vellum_core::tree::Layer {
             content: None,

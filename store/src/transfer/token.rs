@@ -1,9 +1,8 @@
-//! Tokens: how somebody who keeps books about a store elsewhere notices that it is not the store
-//! that the books are about.
+//! Tokens: detect that a store is not the one that a program's books elsewhere are about.
 //!
 //! Ids are never given twice, but a store whose folder was copied, or brought back from an earlier
-//! day, goes on giving those that the other one gave. Whoever remembers ids leaves a token in the
-//! store whenever the books are closed, and writes the same into the books. A store that has
+//! day, goes on giving those that the other one gave. A program that remembers ids leaves a token
+//! in the store whenever the books are closed, and writes the same into the books. A store that has
 //! another token, or none, is not that one; one that has it knows every id that the books speak of,
 //! since they speak of none that was given later.
 

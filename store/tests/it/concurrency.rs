@@ -1,5 +1,5 @@
-//! Several at a time: imports that meet in the same chunks, a collection beside them, snapshots
-//! between them, other processes.
+//! Concurrency: imports that meet in the same chunks, a collection beside them, snapshots between
+//! them, other processes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -84,7 +84,7 @@ fn the_same_disk_imported_by_four_threads_is_stored_once() {
             &drive::read(&store, &format!("disk-{nth}")).expect("readable"),
             &bytes,
             "a disk",
-        )
+        );
     });
     drive::check(&store, true).expect("checked");
     println!("concurrency: {chunks} chunks came four times at once and were stored once");
@@ -260,7 +260,7 @@ fn one_image_is_changed_by_one_at_a_time() {
     let image = drive::image(&store, "disk").expect("just imported");
     let disk = store.live(image).expect("opens for writing");
     let busy = |outcome: Result<(), StoreError>| {
-        assert!(matches!(outcome, Err(StoreError::Busy(_))), "{outcome:?}")
+        assert!(matches!(outcome, Err(StoreError::Busy(_))), "{outcome:?}");
     };
     busy(store.live(image).map(drop));
     busy(store.delete_image(image, true));

@@ -1,11 +1,11 @@
-//! What random disks hold: pieces of one small pool, so that equal chunks meet again, between
+//! Content of random disks: pieces of one small pool, so that equal chunks meet again, between
 //! zeros, noise and repetitions.
 
 use std::sync::Arc;
 
 use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
 
-/// Where a random test takes its decisions from: a generator, or a fuzzer's bytes.
+/// Source of a random test's decisions: a generator, or a fuzzer's bytes.
 pub(crate) trait Choices {
     /// A number below `limit`, which is not zero.
     fn below(&mut self, limit: u64) -> u64;
@@ -34,7 +34,8 @@ impl Choices for fastrand::Rng {
 #[derive(Clone)]
 pub(crate) struct Pool {
     bytes: Arc<Vec<u8>>,
-    /// Where pieces begin, in the pool and on the disk: the chunk length of the store under test.
+    /// Grid on which pieces begin, in the pool and on the disk: the chunk length of the store under
+    /// test.
     grid: u64,
 }
 
@@ -175,7 +176,7 @@ impl Content {
         }
     }
 
-    /// What a disk reads as once this is imported over `below`.
+    /// The content of a disk once this is imported over `below`.
     pub(crate) fn over(&self, below: &[u8]) -> Vec<u8> {
         let mut result = self.bytes.0.clone();
         let mut at = 0;

@@ -1,14 +1,14 @@
-//! A real process is killed (SIGKILL) at random points of its work, over and over.
+//! Crash test: a real process is killed (SIGKILL) at random points of its work, over and over.
 //!
 //! The worker picks operations by the model's rules from a seed and the store's own content, and
-//! tells on its standard output when it begins and when it has done each. The test picks the same
-//! operations from the same seed, so it knows what every acknowledged one left behind. After the
-//! kill the store must show exactly that, with the operation that was under way done or not done,
-//! never half.
+//! reports on its standard output when it begins and when it has done each. The test picks the same
+//! operations from the same seed, so it knows the effect of every acknowledged one. After the kill
+//! the store must show exactly that, with the operation that was under way done or not done, never
+//! half.
 //!
-//! This is the loss of a process, not of power: what the kernel holds survives. `VELLUM_TEST_SEED`
-//! repeats a run's decisions (the moment of a kill stays the scheduler's), `VELLUM_TEST_KILLS`
-//! makes it longer.
+//! This is the loss of a process, not of power: writes that the kernel holds survive.
+//! `VELLUM_TEST_SEED` repeats a run's decisions (the time of a kill stays the scheduler's),
+//! `VELLUM_TEST_KILLS` makes it longer.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -72,7 +72,7 @@ fn a_killed_process_leaves_every_acknowledged_commit_and_nothing_half_done() {
     );
 }
 
-/// What a worker had said when it ended.
+/// Reports of a worker until it ended.
 struct Told {
     done: u64,
     /// The kind of the operation that was begun and not acknowledged.
@@ -117,7 +117,7 @@ fn run_and_kill(dir: &Path, round: u64, random: &mut fastrand::Rng) -> Told {
         }
     }
     kill(&mut child);
-    // What stood in the pipe was acknowledged before the process died.
+    // Lines in the pipe were acknowledged before the process died.
     lines.for_each(|line| listen(&line, &mut told));
     let ended = child.wait_with_output().expect("a child can be waited for");
     told.was_killed = ended.status.code().is_none();

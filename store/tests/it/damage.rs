@@ -1,16 +1,16 @@
 //! Damage to every file of a store: flipped bits, missing and surplus bytes, zeros, whole files
 //! gone.
 //!
-//! Whatever happens to the files, a read gives the right bytes or an error that names image and
-//! range, never wrong bytes; and a check tells of every damage that a read can meet. Damage to
+//! However the files are damaged, a read gives the right bytes or an error that names image and
+//! range, never wrong bytes; and a check reports every damage that a read can meet. Damage to
 //! records behind RocksDB's own checksums is tested beside the store's reader.
 //!
 //! A damaged store may refuse to be written to; then it must open for reading, say so, and show
-//! everything that can be read. If it does not refuse, it must take what is written, keep it, and
-//! still show all the rest. Only what RocksDB cannot begin without (its manifest, the file that
-//! names it) and the store's own marker keep it shut, with an error that names the file. A log that
-//! ends early looks like a process that was killed before its last commits: then the store may show
-//! one of its own earlier states, whole, and must say that it is one.
+//! everything that can be read. If it does not refuse, it must take new writes, keep them, and
+//! still show all the rest. Only the files that RocksDB cannot begin without (its manifest, the
+//! file that names it) and the store's own marker keep it shut, with an error that names the file.
+//! A log that ends early looks like a process that was killed before its last commits: then the
+//! store may show one of its own earlier states, whole, and must say that it is one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,7 +29,7 @@ use super::{drive, scratch};
 
 /// Random flips in all files together, beside one of each other kind of damage to each file.
 const FLIPS: u64 = 700;
-/// What one read asks for: errors must name ranges, so reads are small.
+/// Bytes of one read: errors must name ranges, so reads are small.
 const READ_LEN: usize = 32 << 10;
 
 /// A look takes milliseconds, on a busy machine some seconds: whoever takes longer hangs.
@@ -46,7 +46,7 @@ struct Original {
     states: Vec<Contents>,
 }
 
-/// How damage turned out.
+/// Counts of the outcomes of damage.
 #[derive(Debug, Default)]
 struct Outcomes {
     unharmed: u32,
@@ -143,7 +143,7 @@ fn original() -> Original {
     states.push(contents(&store));
     import(&store, "other", None, pool.fresh(&mut random, 123_457));
     states.push(contents(&store));
-    // What is behind this is in tables; what follows is in the log.
+    // Earlier changes are in tables from here on; later ones are in the log.
     drop(store);
     store = scratch::open(&dir);
     let image = root.image();
@@ -157,7 +157,7 @@ fn original() -> Original {
     states.push(contents(&store));
     store.create(&drive::name("empty"), 5000).expect("created");
     states.push(contents(&store));
-    // As a process that is killed leaves it: with a log.
+    // The store as a process that is killed leaves it: with a log.
     let copy = folder.path().join("killed");
     scratch::copy_of_a_crash(&dir, &copy);
     drop(store);
@@ -171,9 +171,9 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         for entry in fs::read_dir(folder).expect("a folder can be read") {
             let path = entry.expect("a folder can be read").path();
             if path.is_dir() {
-                folders.push(path)
+                folders.push(path);
             } else {
-                files.push(path)
+                files.push(path);
             }
         }
     }
@@ -217,16 +217,16 @@ fn damaged_files_never_give_wrong_bytes() {
             .len() as usize;
         for part in [0, 1, len / 2, len.saturating_sub(1)] {
             inflict(name, &format!("truncation to {part} bytes"), &|bytes| {
-                bytes.truncate(part)
+                bytes.truncate(part);
             });
         }
         inflict(name, "surplus", &|bytes| {
-            bytes.extend_from_slice(&[0x55; 1000])
+            bytes.extend_from_slice(&[0x55; 1000]);
         });
         inflict(name, "surplus zeros", &|bytes| bytes.resize(len + 1000, 0));
         inflict(name, "zeros everywhere", &|bytes| bytes.fill(0));
         inflict(name, "zeros in the middle", &|bytes| {
-            bytes[len / 3..len - len / 3].fill(0)
+            bytes[len / 3..len - len / 3].fill(0);
         });
     }
     for _ in 0..FLIPS {
@@ -237,7 +237,7 @@ fn damaged_files_never_give_wrong_bytes() {
         if len > 0 {
             let bit = random.u64(..len * 8) as usize;
             inflict(name, &format!("flipped bit {bit}"), &|bytes| {
-                bytes[bit / 8] ^= 1 << (bit % 8)
+                bytes[bit / 8] ^= 1 << (bit % 8);
             });
         }
     }
@@ -353,7 +353,7 @@ fn look(original: &Original, dir: &Path, name: &str, context: &str, outcomes: &m
                 .any(|finding| finding.images.iter().any(|(image, _)| image == name))
         };
         let untold: Vec<&String> = failed.iter().filter(|name| !told(name)).collect();
-        // What RocksDB itself refuses to read, a check cannot tell the images of.
+        // A check cannot name the images of files that RocksDB itself refuses to read.
         assert!(
             untold.is_empty()
                 || report

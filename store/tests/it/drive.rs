@@ -1,4 +1,4 @@
-//! Does to a real store what the model says, and holds the two against each other.
+//! Driver of a real store: does the model's operations to it, and holds the two against each other.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -16,7 +16,7 @@ use vellum_store::{
 use super::content::{Choices, Content};
 use super::world::{Expected, Operation, Refusal, Snapshot, Step, World};
 
-/// What a random read covers at most.
+/// Longest random read, in bytes.
 const READ_LEN_MAX: u64 = 100_000;
 
 pub(crate) fn name(text: &str) -> Name {
@@ -197,7 +197,7 @@ pub(crate) fn live(
             Step::Zero { offset, len } => disk.write_zeroes(*offset, *len)?,
             Step::Flush => disk.flush()?,
             Step::Snapshot { name: tag } => {
-                store.snapshot(image(store, text)?, &name(tag)).map(drop)?
+                store.snapshot(image(store, text)?, &name(tag)).map(drop)?;
             }
         }
         super::world::apply_step(&mut expected, step);
@@ -289,8 +289,7 @@ fn export(
     Ok(())
 }
 
-/// Whether the outcome is the one that the model expects. Panics if not; true if the operation was
-/// done.
+/// True if the operation was done. Panics if the outcome is not the one that the model expects.
 pub(crate) fn agrees(expected: Expected, outcome: &Result<(), StoreError>) -> bool {
     match (expected, outcome) {
         (Expected::Done | Expected::Either, Ok(())) => true,
@@ -416,7 +415,7 @@ pub(crate) fn compare_all(store: &Store, world: &World) {
     }
 }
 
-/// What a store holds, as a world.
+/// Content of a store, as a world.
 pub(crate) fn world_of(
     store: &Store,
     grid: u64,
@@ -447,7 +446,7 @@ pub(crate) fn world_of(
     Ok(world)
 }
 
-/// What is acknowledged is durable only behind a flush, so every writing to a disk ends with one.
+/// Acknowledged writes are durable only after a flush, so every writing to a disk ends with one.
 pub(crate) fn flushed(operation: Operation) -> Operation {
     match operation {
         Operation::Live { image, mut steps } => {

@@ -1,8 +1,8 @@
-//! One call to the system fails while a store works: the first write, the second, …, each sync, each
-//! creation of a file, each renaming; once, or for a while.
+//! Fault injection: one call to the system fails while a store works, the first write, the second,
+//! …, each sync, each creation of a file, each renaming; once, or for a while.
 //!
-//! What was acknowledged must be there, what was refused must not, in the store that goes on as in
-//! the one that is opened next; and it must go on by itself once the calls do.
+//! Acknowledged changes must be there, refused ones must not, in the store that goes on as in the
+//! one that is opened next; and it must go on by itself once the calls do.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,10 +24,10 @@ const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 const EFBIG: i32 = 27;
 const EMFILE: i32 = 24;
-/// How long a store may take to go on after its trouble has passed.
-const RECOVERY: Duration = Duration::from_secs(60);
+/// Time that a store may take to go on after its trouble has passed.
+const RECOVERY: Duration = Duration::from_mins(1);
 
-/// What fails: a kind of calls, the first of them, how many, and how.
+/// Fault to inject: a kind of calls, the first of them, their number, and the error.
 #[derive(Clone, Copy, Debug)]
 struct Fault {
     kind: char,
@@ -61,12 +61,12 @@ impl Fault {
     }
 }
 
-/// What a store must hold.
+/// Content that a store must hold.
 #[derive(Clone, Default)]
 struct Books {
     /// Each name with its bytes.
     nodes: Vec<(String, Vec<u8>)>,
-    /// What the guest's disk holds if a flush succeeds.
+    /// Content of the guest's disk if a flush succeeds.
     disk: Vec<u8>,
 }
 
@@ -264,7 +264,7 @@ impl Books {
     }
 }
 
-/// Whether it was done; a refusal must say why.
+/// True if the operation was done; a refusal must say why.
 fn accept(outcome: Result<(), StoreError>, fault: Fault) -> bool {
     match outcome {
         Ok(()) => true,
@@ -290,7 +290,7 @@ fn recover(live: &LiveDisk, books: &mut Books, fault: Fault) {
     books.put("guest", books.disk.clone());
 }
 
-/// Whether the store holds what the books say, no more and no less.
+/// True if the store holds the content of the books, no more and no less.
 fn agree(store: &Store, books: &Books, fault: Fault) {
     let tree = store.tree();
     let mut names: Vec<String> = tree.images().map(|image| image.name.to_string()).collect();

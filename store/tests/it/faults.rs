@@ -1,4 +1,4 @@
-//! The world's faults while a store works: a disk that fills up at any point, sources that fail,
+//! Faults of the world while a store works: a disk that fills up at any point, sources that fail,
 //! shrink or change.
 //!
 //! Each must end in an error that says so, with no half-visible image, and in a store that the next
@@ -121,7 +121,7 @@ fn a_pipe_that_fails_anywhere_leaves_no_image() {
         }
         assert_images(&store, &[]);
     }
-    // What the failed ones brought is known to the next, and the name is free.
+    // Chunks of the failed imports are known to the next, and the name is free.
     let whole = Faulty {
         left: MIB,
         random: fastrand::Rng::with_seed(6),
@@ -255,17 +255,17 @@ fn a_file_that_changes_while_it_is_read_is_refused() {
     let shrink: fn(&Path) = |path| {
         open_for_writing(path)
             .set_len(5 * MIB as u64)
-            .expect("a file can shrink")
+            .expect("a file can shrink");
     };
     let cut: fn(&Path) = |path| {
         open_for_writing(path)
             .set_len(0)
-            .expect("a file can shrink")
+            .expect("a file can shrink");
     };
     let grow: fn(&Path) = |path| {
         open_for_writing(path)
             .set_len(100 * MIB as u64)
-            .expect("a file can grow")
+            .expect("a file can grow");
     };
     let write: fn(&Path) = |path| {
         // Past the granularity of file times.
@@ -371,8 +371,8 @@ const DISK: &str = "VELLUM_FULL_DISK";
 const ROOM: &str = "VELLUM_FULL_DISK_ROOM";
 /// Large enough that a new store keeps its reserve.
 const DISK_LEN_MIB: usize = 192;
-/// What others leave free, in MiB, before an import of [`SECOND_LEN`] begins: nothing, up to more
-/// than it takes.
+/// Space that others leave free, in MiB, before an import of [`SECOND_LEN`] begins: nothing, up to
+/// more than it takes.
 const ROOMS_MIB: [usize; 12] = [0, 1, 3, 6, 10, 18, 26, 34, 44, 54, 70, 110];
 const SECOND_LEN: usize = 40 * MIB;
 
@@ -388,8 +388,7 @@ fn a_disk_that_fills_up_at_any_point_costs_no_image_and_can_be_emptied() {
     );
 }
 
-/// What a guest may write to is a thin disk: here it writes until there is no room, and goes on
-/// once there is.
+/// A guest's disk is thin: here the guest writes until there is no room, and goes on once there is.
 #[test]
 fn a_guest_that_fills_the_disk_loses_nothing_that_was_answered_and_writes_on_with_room() {
     let Some(outcomes) = on_small_disks("faults::a_guest_on_a_small_disk", &[0, 20, 40, 80]) else {
@@ -495,7 +494,7 @@ fn write_until_full(disk: &Path, room: usize) -> String {
         }
     };
     assert!(matches!(refusal, StoreError::Full { .. }), "{refusal:?}");
-    // What was refused may be there in part, so it is written again below.
+    // A refused write may be there in part, so it is written again below.
     let mut seen = vec![0; answered];
     live.read_at(&mut seen, 0).expect("reading goes on");
     drive::same(&seen, &expected[..answered], "what was answered");
@@ -602,8 +601,7 @@ fn fill_up(disk: &Path, room: usize) -> String {
 
 /// Others fill the disk to the last byte; everything is listed, deleted and collected all the same.
 fn empty_full_disk(disk: &Path, open: &dyn Fn(&str) -> Store) {
-    // What is kept back is enough for one full disk: once it is given up, it comes back only with
-    // room.
+    // The reserve is enough for one full disk: once it is given up, it comes back only with room.
     if disk.join("store/reserve").exists() {
         fill(disk, 0);
     }

@@ -1,7 +1,9 @@
-//! A whole store that the first version wrote, kept for ever: every later version must open it, find nothing wrong and show the same.
+//! Golden store: a whole store that the first version wrote, kept for ever: every later version
+//! must open it, find nothing wrong and show the same.
 //!
-//! `cargo test --release --workspace --test it -- --ignored write_golden_store` makes it if it is not there. Before the first release,
-//! a format may still change: then delete the folder and make it again. Afterwards a new format gets a folder of its own.
+//! `cargo test --release --workspace --test it -- --ignored write_golden_store` makes it if it is
+//! not there. Before the first release, a format may still change: then delete the folder and make
+//! it again. Afterwards a new format gets a folder of its own.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! What guests do not use, against the tools that make and read their disks: `mke2fs` and
-//! `debugfs`, `mkfs.xfs` and `xfs_db`, `mkswap` and `sfdisk`.
+//! Oracle tests of guests' free space, against the tools that make and read their disks: `mke2fs`
+//! and `debugfs`, `mkfs.xfs` and `xfs_db`, `mkswap` and `sfdisk`.
 //!
 //! The disks are made here, so the test needs the tools (`make test` installs them) and fails
 //! without. Nothing is mounted.
@@ -65,7 +65,7 @@ fn empty(path: &Path, len: u64) {
         .expect("room");
 }
 
-/// What is free on a file that is one file system.
+/// Free ranges of a file that is one file system.
 fn free(path: &Path) -> (Option<&'static str>, Vec<Range<u64>>) {
     let disk = FileSource::open(path).expect("opens");
     let whole = Volume {

@@ -1,5 +1,5 @@
-//! A store that stopped in the middle of its work: what to have it do, and what it may show
-//! afterwards.
+//! History of a store that stopped in the middle of its work: random operations to do, and the
+//! states that it may show afterwards.
 //!
 //! Shared by the tests that kill a process and those that take its power.
 
@@ -7,11 +7,11 @@ use super::content::Choices;
 use super::drive;
 use super::world::{Expected, Operation, World, apply_step};
 
-/// What chunks are measured in.
+/// Length of a chunk, in bytes.
 pub(crate) const GRID: u64 = 4096;
 
-/// What the store may show if `operation` was under way: nothing of it, or what each of its commits
-/// leaves.
+/// States that the store may show if `operation` was under way: without it, and after each of its
+/// commits.
 pub(crate) fn states(world: &World, operation: &Operation) -> Vec<World> {
     let mut states = vec![world.clone()];
     if let Operation::Live { image, steps } = operation {
@@ -33,7 +33,7 @@ pub(crate) fn states(world: &World, operation: &Operation) -> Vec<World> {
     states
 }
 
-/// Whether both have the same names and bytes.
+/// True if both have the same names and bytes.
 pub(crate) fn is_same(a: &World, b: &World) -> bool {
     a.nodes()
         .map(|(name, bytes)| (name, bytes.as_slice()))
@@ -81,8 +81,7 @@ pub(crate) fn pick(world: &mut World, choices: &mut fastrand::Rng) -> Operation 
             | Operation::Check { .. }
             | Operation::Export { .. }
             | Operation::Pin { .. } => false,
-            // What these leave behind, or whether they are refused, the model knows only within
-            // bounds.
+            // The model knows the effect of these, or their refusal, only within bounds.
             Operation::Rebase {
                 keep_content: false,
                 ..

@@ -1,5 +1,5 @@
-//! Many threads on one live disk, while it is snapshotted, collected and tended: every sector holds
-//! what its writer may expect.
+//! Concurrent writes: many threads on one live disk, while it is snapshotted, collected and tended:
+//! every sector holds a value that its writer may expect.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,7 +28,7 @@ struct Writer<'d> {
     history: Vec<Vec<u64>>,
 }
 
-/// What a sector holds that was written in `round`.
+/// Content of a sector that was written in `round`.
 fn sector(number: u64, round: u64) -> Vec<u8> {
     if round == 0 {
         vec![0; SECTOR_LEN as usize]
@@ -91,7 +91,7 @@ impl<'d> Writer<'d> {
         }
     }
 
-    /// What its sectors may hold, once what was not flushed is forgotten.
+    /// Checks that its sectors hold values that they may have, once unflushed writes are forgotten.
     fn check(&self, content: &[u8]) {
         for (nth, history) in (0..).zip(&self.history) {
             let offset = self.offset(nth) as usize;

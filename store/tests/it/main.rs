@@ -1,4 +1,4 @@
-//! The store as its users see it, in one binary: each one links `RocksDB`.
+//! Integration tests of the store as its users see it, in one binary: each one links `RocksDB`.
 
 mod concurrency;
 mod content;

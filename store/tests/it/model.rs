@@ -1,4 +1,5 @@
-//! Random operations on a real store, held against the naive model after each of them.
+//! Property test: random operations on a real store, held against the naive model after each of
+//! them.
 //!
 //! Every test prints its seed. `VELLUM_TEST_SEED` repeats a run, `VELLUM_TEST_OPERATIONS` makes it
 //! longer.
@@ -16,7 +17,7 @@ use super::{drive, scratch};
 
 /// Operations of one test; three tests make over ten thousand a run.
 const OPERATION_COUNT: usize = 3600;
-/// How often everything is compared, not only a sample.
+/// Operations between two comparisons of everything, not only of a sample.
 const FULL_COMPARE_EVERY: usize = 20;
 /// Operations shown when one goes wrong.
 const HISTORY_LEN: usize = 25;
@@ -139,14 +140,14 @@ fn run(what: &str, parameters: StoreParameters, count: usize) {
 }
 
 struct Run {
-    /// Which copy of the store is open: each crash begins a new one.
+    /// Number of the copy of the store that is open: each crash begins a new one.
     generation: u32,
     store: Option<Store>,
     world: World,
     random: fastrand::Rng,
     grid: u64,
     history: VecDeque<String>,
-    /// How many of each kind were not refused.
+    /// The number of operations of each kind that were not refused.
     done: BTreeMap<String, u32>,
     /// Removed when the store is closed.
     folder: TempDir,
@@ -333,7 +334,7 @@ impl Run {
         is_done
     }
 
-    /// What nothing names any more leaves nothing behind.
+    /// Checks that content without a name leaves nothing behind.
     fn finish(mut self) {
         drive::compare_all(self.store(), &self.world);
         let collect = |store: &Store| {
@@ -402,7 +403,7 @@ fn part(bytes: &[u8], at: (usize, usize)) -> &[u8] {
     &bytes[at.0..at.1]
 }
 
-/// Whether each chunk of `seen` is one of those that `allowed` gives for it.
+/// Checks that each chunk of `seen` is one of those that `allowed` gives for it.
 fn assert_chunks<'a>(
     seen: &[u8],
     grid: u64,

@@ -776,7 +776,7 @@ fn exports_are_listed_named_and_counted() {
         &|| {
             host.store
                 .rename(Node::Image(web), &name("www"))
-                .expect("renamed")
+                .expect("renamed");
         },
         &|| host.store.resize(web, LEN + 1, false).expect("grown"),
         &|| host.store.set_mode(web, Mode::Readonly).expect("changed"),

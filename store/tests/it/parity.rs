@@ -1,8 +1,8 @@
 //! Damage to every file of a store that has parity: all of it heals.
 //!
-//! Of each damaged copy every image is read, with the store open for reading only; then the store is
-//! healed, written to, and checked. Nothing may be lost, nothing may be wrong, and the check must
-//! find nothing any more.
+//! Every image of each damaged copy is read, with the store open for reading only; then the store
+//! is healed, written to, and checked. Nothing may be lost, nothing may be wrong, and the check
+//! must find nothing any more.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -296,7 +296,7 @@ fn a_guest_reads_on_while_tables_under_it_are_damaged() {
                 });
             }
         });
-        // What is in memory was not read.
+        // Records in memory were not read from the disk.
         store.heal_by_parity(false, &Unwatched).expect("healed");
     }
     let notices = store.take_parity_notices();

@@ -1,5 +1,5 @@
-//! Reading qcow2 against its inventor: what qemu-img converts an image to is what our parser must
-//! read.
+//! Oracle test of qcow2 against its inventor: our parser must read the bytes that qemu-img converts
+//! an image to.
 //!
 //! The images are made here by qemu-img and qemu-io, so the test needs them (`make test` installs
 //! them) and fails without.
@@ -149,9 +149,9 @@ impl Bench {
         ranges
     }
 
-    /// What qemu reads from the image; `None` where it cannot: now and then `qemu-io` leaves a
-    /// compressed cluster that qemu itself answers with an input/output error, and then there is no
-    /// oracle.
+    /// The bytes that qemu reads from the image; `None` where it cannot: now and then `qemu-io`
+    /// leaves a compressed cluster that qemu itself answers with an input/output error, and then
+    /// there is no oracle.
     fn oracle(&self, name: &str) -> Option<Vec<u8>> {
         let (from, to) = (self.text(name), self.text("oracle.raw"));
         let done = start(
@@ -297,7 +297,7 @@ fn check_variant(options: &str, random: &mut fastrand::Rng) {
     check_now(&bench, &format!("{options}, empty"), "image", random);
     bench.scribble("image", random, len);
     if !check_now(&bench, options, "image", random) {
-        // What qemu cannot read, it cannot pack either.
+        // An image that qemu cannot read, it cannot pack either.
         return;
     }
     // Everything compressed: by one writer in order, and by several out of order.
@@ -480,7 +480,7 @@ fn references_to_other_files_are_refused_with_their_name() {
     ] {
         match open(&bench.path(name)).map(|_| ()) {
             Err(SourceError::Refused { reason, .. }) => {
-                assert!(reason.contains(shown), "{name}: {reason}")
+                assert!(reason.contains(shown), "{name}: {reason}");
             }
             other => panic!("{name} was not refused: {other:?}"),
         }

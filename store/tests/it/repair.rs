@@ -1,12 +1,14 @@
 //! Damage to every file of a store, and then a repair without help from outside.
 //!
-//! Whatever was done to one file: the repair ends, the store can be written, no byte is wrong, what
-//! is lost is named with image and range, a check finds that and no more, and a second repair finds
-//! nothing to do. One flipped bit loses nothing, wherever it is. Whole files lose only what is
-//! nowhere else: frames, pages, and the end of the log, which is given up only if that is accepted.
+//! However one file is damaged: the repair ends, the store can be written, no byte is wrong, lost
+//! content is named with image and range, a check finds that and no more, and a second repair finds
+//! nothing to do. One flipped bit loses nothing, wherever it is. Whole files lose only records that
+//! are nowhere else: frames, pages, and the end of the log, which is given up only if that is
+//! accepted.
 //!
 //! `VELLUM_TEST_EVERY=64` does everything to every file, and flips a bit of every 64th byte of it;
-//! without, some of each kind. `VELLUM_TEST_ONLY=TEXT` tries what is told with that text.
+//! without, some of each kind. `VELLUM_TEST_ONLY=TEXT` tries only cases whose description has that
+//! text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,9 +27,9 @@ use super::{drive, scratch};
 
 /// Flips in all files of a store together, unless every so manieth byte is asked for.
 const FLIPS: usize = 40;
-/// What a flipped bit is called.
+/// Name of the damage of a flipped bit.
 const FLIPPED: &str = "a bit flipped at";
-/// What one read asks for.
+/// Bytes of one read.
 const READ_LEN: usize = 4096;
 
 type Contents = BTreeMap<String, Vec<u8>>;
@@ -116,7 +118,7 @@ fn original(is_collected: bool) -> Original {
     drop(disk);
     store.create(&drive::name("empty"), 5000).expect("created");
     let contents = contents(&store);
-    // As a process that is killed leaves it: with a log.
+    // The store as a process that is killed leaves it: with a log.
     scratch::copy_of_a_crash(&dir, &folder.path().join("killed"));
     drop(store);
     Original { folder, contents }
@@ -129,9 +131,9 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         for entry in fs::read_dir(folder).expect("a folder can be read") {
             let path = entry.expect("a folder can be read").path();
             if path.is_dir() {
-                folders.push(path)
+                folders.push(path);
             } else {
-                files.push(path)
+                files.push(path);
             }
         }
     }
@@ -139,7 +141,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// What a file is, for the table: the family of a table, the kind of others.
+/// Kind of a file, for the table: the family of a table, the kind of others.
 fn kind(path: &Path) -> String {
     let name = path
         .file_name()
@@ -183,7 +185,7 @@ fn damageable(source: &Path) -> Vec<Damageable> {
     files(source).into_iter().map(file).collect()
 }
 
-/// How a repair turned out.
+/// Outcome of a repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Verdict {
     Healed,
@@ -359,7 +361,7 @@ fn whole_file() -> Vec<(&'static str, Box<dyn Fn(&Path)>)> {
     ]
 }
 
-/// What may come of damage to a whole file.
+/// True if damage to a whole file may have this outcome.
 fn may_be(kind: &str, what: &str, verdict: Verdict) -> bool {
     if what == FLIPPED {
         return verdict == Verdict::Healed;
@@ -382,7 +384,7 @@ fn flip(at: usize) -> impl Fn(&Path) {
     }
 }
 
-/// What repairs of one original came to.
+/// Damages and repairs one original in many ways, and reports the outcomes.
 fn campaign(what: &str, is_collected: bool) {
     let every = std::env::var("VELLUM_TEST_EVERY")
         .ok()

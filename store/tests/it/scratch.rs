@@ -1,5 +1,5 @@
-//! Where tests keep their stores: in memory if the machine has a file system for that, since
-//! thousands of synced writes would spend their time waiting for a disk.
+//! Folders of tests' stores: in memory if the machine has a file system for that, since thousands
+//! of synced writes would spend their time waiting for a disk.
 
 use std::fs;
 use std::path::Path;
@@ -85,9 +85,9 @@ fn inventory(dir: &Path) -> std::io::Result<Vec<(std::path::PathBuf, u64, std::t
     Ok(all)
 }
 
-/// What the disk would hold if the process that has the store in `from` open were killed now: its
-/// files as they are. `RocksDB` works in the background, so files that change while they are copied
-/// are copied again.
+/// Copies the files as they would be if the process that has the store in `from` open were killed
+/// now. `RocksDB` works in the background, so files that change while they are copied are copied
+/// again.
 pub(crate) fn copy_of_a_crash(from: &Path, to: &Path) {
     for _ in 0..200 {
         let before = inventory(from);

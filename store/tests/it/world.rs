@@ -1,5 +1,5 @@
-//! The naive model that stores are held against: an image is its bytes, and so is a snapshot. There
-//! are no layers, chunks or parents.
+//! Naive model that stores are held against: an image is its bytes, and so is a snapshot. There are
+//! no layers, chunks or parents.
 //!
 //! It shares no code with the product, and is shared by the property test, the crash test and the
 //! fuzz target.
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::content::{Blob, Choices, Content, Pool, range_of};
 
-/// What is to be done to a store, in names and bytes. Nodes are `image` or `image@snapshot`.
+/// Operation on a store, in names and bytes. Nodes are `image` or `image@snapshot`.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
     Create {
@@ -88,7 +88,7 @@ pub(crate) enum Operation {
     Crash,
 }
 
-/// What is done to a disk while it is open for writing.
+/// Operation on a disk while it is open for writing.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     Write {
@@ -106,7 +106,7 @@ pub(crate) enum Step {
     },
 }
 
-/// How an operation must end.
+/// Outcome that an operation must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     Done,
@@ -115,7 +115,7 @@ pub(crate) enum Expected {
     Either,
 }
 
-/// Why a wish is refused.
+/// Reason for the refusal of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     NameTaken,
@@ -138,7 +138,7 @@ pub(crate) struct World {
     limits: Limits,
 }
 
-/// How large a world may become.
+/// Limits on the size of a world.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
     pub images: usize,
@@ -153,8 +153,8 @@ pub(crate) struct Image {
     /// Rises with everything that changes the content.
     version: u64,
     pub bytes: Bytes,
-    /// What the image was when it was last sealed: a map that is kept while its parent changes
-    /// keeps at least what differs from this.
+    /// The image when it was last sealed: a map that is kept while its parent changes keeps at
+    /// least the difference from this.
     base: Bytes,
     /// The image it was created from, and that image's version then if nothing has blurred it.
     origin: Option<(u64, Option<u64>)>,
@@ -548,7 +548,7 @@ impl World {
 
     // ---- what comes of it ----
 
-    /// How `operation` must end.
+    /// The outcome that `operation` must have.
     pub(crate) fn expected(&self, operation: &Operation) -> Expected {
         let refused = match operation {
             Operation::Import { name, .. } if self.images.contains_key(name) => {
@@ -641,7 +641,7 @@ impl World {
     pub(crate) fn apply(&mut self, operation: &Operation) {
         match operation {
             Operation::Create { name, len } => {
-                self.insert(name, Arc::new(vec![0; *len as usize]), Arc::default(), None)
+                self.insert(name, Arc::new(vec![0; *len as usize]), Arc::default(), None);
             }
             Operation::CreateChild { name, parent, len } => self.create_child(name, parent, *len),
             Operation::Import {
@@ -834,7 +834,7 @@ impl World {
                     .snapshots
                     .get_mut(tag)
                     .expect("operations name what is there")
-                    .pinned = pinned
+                    .pinned = pinned;
             }
         }
     }

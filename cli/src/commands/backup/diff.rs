@@ -40,7 +40,7 @@ struct Totals {
     first: String,
     second: String,
     changed_bytes: u64,
-    /// Of those, where the second reads as zeros.
+    /// The part of those in which the second reads as zeros.
     zeroed_bytes: u64,
     same_bytes: u64,
 }

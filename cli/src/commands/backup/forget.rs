@@ -65,7 +65,7 @@ struct Decided {
     #[serde(flatten)]
     point: Described,
     goes: bool,
-    /// Why it stays.
+    /// The reasons to keep it.
     reasons: Vec<String>,
 }
 

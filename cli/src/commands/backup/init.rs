@@ -14,7 +14,7 @@ use crate::repository::{self, KeyArgs, password, words};
 use crate::session::Session;
 use crate::size;
 
-/// What the first key is called.
+/// The label of the first key.
 const LABEL: &str = "first";
 
 /// Make an empty repository in an empty place
@@ -79,7 +79,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     Ok(Outcome::Done)
 }
 
-/// What is to open it; nothing if everybody may.
+/// The password or key file of the first key; none if everybody may open the repository.
 fn first_key(args: &Args, session: &Session) -> Result<Option<FirstKey>, Failure> {
     if args.no_encryption {
         return Ok(None);

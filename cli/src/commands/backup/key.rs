@@ -1,4 +1,4 @@
-//! `vellum backup key`: who can open a repository.
+//! `vellum backup key`: the keys that open a repository.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -47,7 +47,7 @@ pub(super) struct Described {
     origin: Option<String>,
     pub(super) size: u64,
     pub(super) mode: String,
-    /// When the snapshot was taken, or the state pushed.
+    /// The time when the snapshot was taken, or the state pushed.
     pub(super) time: Moment,
     tags: Vec<String>,
     pinned: bool,

@@ -70,12 +70,12 @@ enum Verb {
 }
 
 impl Args {
-    /// Whether it works on the store beside the repository.
+    /// True if it works on the store beside the repository.
     pub(super) fn needs_store(&self) -> bool {
         matches!(self.verb, Verb::Push(_) | Verb::Pull(_))
     }
 
-    /// Whether exit code 1 means that a difference was found.
+    /// True if exit code 1 means that a difference was found.
     pub(super) fn compares(&self) -> bool {
         matches!(self.verb, Verb::Diff(_))
     }
@@ -110,15 +110,15 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     }
 }
 
-/// Somebody who is changing the repository now, or ended without a word.
+/// A session that is changing the repository now, or ended without a word.
 #[derive(Serialize)]
 struct Announced {
     id: String,
-    /// What it does; it and the rest are none if that cannot be read.
+    /// The operation; it and the rest are none if they cannot be read.
     kind: Option<String>,
     /// Host and command.
     writer: Option<String>,
-    /// Since when.
+    /// The time when it began.
     time: Option<String>,
     /// All that in a line, with the moment as the caller's clock shows it.
     #[serde(skip)]

@@ -48,7 +48,7 @@ pub(crate) struct Args {
     key: KeyArgs,
 }
 
-/// What was done, or would be.
+/// The result of a collection, or its forecast.
 #[derive(Serialize)]
 pub(super) struct Pruned {
     action: &'static str,
@@ -94,7 +94,7 @@ pub(super) fn collect(
     Ok(Pruned::new(options.is_dry_run, &report, session.zone()))
 }
 
-/// Which sessions `wanted` means, by their ids or so much of them that nobody means another.
+/// The sessions that `wanted` names, by their ids or so much of them that nobody means another.
 fn fence(wanted: &[String], repository: &Repository) -> Result<FenceWish, Failure> {
     if wanted.is_empty() {
         return Ok(FenceWish::None);
@@ -174,7 +174,7 @@ impl Pruned {
     }
 }
 
-/// What a collection frees, in the words of all who foretell it. None if something is lost.
+/// The bytes that a collection frees, in the words of all forecasts. None if something is lost.
 pub(super) fn would_free(bytes: Option<u64>, page: &Page) -> String {
     match bytes {
         Some(bytes) => format!("prune would free {} that nothing needs", page.size(bytes)),

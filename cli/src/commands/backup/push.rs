@@ -68,7 +68,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     Ok(tell_unreadable(&unreadable, &store, session))
 }
 
-/// Says what was not sent, since it cannot be read.
+/// Warns of what was not sent, since it cannot be read.
 pub(in crate::commands) fn tell_unreadable(
     unreadable: &[Damage],
     store: &Store,

@@ -99,7 +99,7 @@ pub(super) fn no_content(point: &str) -> Failure {
     )
 }
 
-/// Damage says which point it hit.
+/// Damage is reported with the point that it hit.
 fn explain(failure: Failure, name: &str) -> Failure {
     match failure {
         Failure::Backup(BackupError::Damaged {

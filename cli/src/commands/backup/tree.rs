@@ -51,7 +51,7 @@ struct DrawnLine {
     point: Described,
     /// The id of the point that it stands on.
     parent: Option<String>,
-    /// What stands before the name.
+    /// The lines and spaces before the name.
     #[serde(skip)]
     lead: String,
 }

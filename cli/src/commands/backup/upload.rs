@@ -1,4 +1,4 @@
-//! What went up to a repository, as a push and a copy tell it.
+//! The amounts of an upload to a repository, for the answers of a push and a copy.
 
 use std::io;
 

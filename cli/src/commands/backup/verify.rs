@@ -1,4 +1,4 @@
-//! `vellum backup verify`: would everything come back?
+//! `vellum backup verify`: checks that every point can be restored.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -58,9 +58,9 @@ struct Verified {
 struct Found {
     object: String,
     reason: String,
-    /// What cannot be restored because of it.
+    /// The points that cannot be restored because of it.
     points: Vec<String>,
-    /// Whether it is whole again.
+    /// True if it is whole again.
     mended: bool,
 }
 

@@ -11,12 +11,12 @@ use crate::session::Session;
 
 const ADVICE: &str = "add --force to replace it, or name another file";
 
-/// Says before the work what would be refused after it.
+/// Refuses before the work what would be refused after it.
 pub(super) fn check_free(session: &Session, file: &Path, overwrite: bool) -> Result<(), Failure> {
     let path = session.caller.path(file);
     match Destination::of(&path) {
         Ok(Destination::File(place)) if place.is_taken() && !overwrite => {}
-        // What else may be wrong is told by whoever writes.
+        // Other faults are reported by the part that writes.
         _ => return Ok(()),
     }
     Err(Failure::io(
@@ -26,7 +26,7 @@ pub(super) fn check_free(session: &Session, file: &Path, overwrite: bool) -> Res
     .hinted(ADVICE))
 }
 
-/// Writes `text` to `file` and says so, or to standard output.
+/// Writes `text` to `file` and confirms it, or to standard output.
 pub(super) fn write(
     session: &mut Session,
     file: &Path,

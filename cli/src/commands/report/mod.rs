@@ -99,7 +99,7 @@ struct Shown<'a> {
     units: Units,
 }
 
-/// That a file was written.
+/// The answer that a file was written.
 #[derive(Serialize)]
 struct Written {
     action: &'static str,
@@ -124,7 +124,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     Ok(tell_uncounted(&report.uncounted, session))
 }
 
-/// Says before the work what would be refused after it.
+/// Refuses before the work what would be refused after it.
 fn check(args: &Args, session: &Session) -> Result<(), Failure> {
     if args.csv.is_some() {
         check_output(session)?;
@@ -234,7 +234,7 @@ fn give(args: &Args, store: &Store, report: &Report, session: &mut Session) -> R
     }
 }
 
-/// Says what is in no figure.
+/// Warns of what is in no figure.
 fn tell_uncounted(losses: &[Uncounted], session: &Session) -> Outcome {
     for uncounted in losses.iter().take(UNCOUNTED_MAX) {
         session.warn(&format!(
@@ -245,7 +245,7 @@ fn tell_uncounted(losses: &[Uncounted], session: &Session) -> Outcome {
     match losses.len() {
         0 => return Outcome::Done,
         count if count > UNCOUNTED_MAX => {
-            session.warn(&format!("{} more are not counted", count - UNCOUNTED_MAX))
+            session.warn(&format!("{} more are not counted", count - UNCOUNTED_MAX));
         }
         _ => {}
     }
@@ -273,7 +273,7 @@ pub(super) fn tree_file(
     Ok(tell_uncounted(&report.uncounted, session))
 }
 
-/// What nothing may be proposed to be deleted: what `vellum rm` refuses.
+/// True if `vellum rm` refuses to delete a node: then no deletion of it is proposed.
 fn is_protected(store: &Store, node: Node) -> bool {
     let tree = store.tree();
     match node {

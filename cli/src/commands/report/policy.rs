@@ -1,4 +1,4 @@
-//! What a policy of keeping snapshots would free, before anything is deleted.
+//! The forecast of a retention policy: the space that it would free, before anything is deleted.
 
 use std::io;
 use std::time::SystemTime;
@@ -20,7 +20,7 @@ use crate::output::{Answer, time};
 use crate::session::Session;
 use crate::zone;
 
-/// What would become of every snapshot.
+/// The decisions about all snapshots.
 #[derive(Serialize)]
 struct Forecast {
     snapshots: Vec<Judged>,
@@ -33,7 +33,7 @@ struct Forecast {
 struct Judged {
     name: String,
     taken: String,
-    /// As the caller's clock showed it: the rules' days are that clock's.
+    /// The caller's local time: the rules' days are those of its clock.
     local_time: String,
     kept: bool,
     reasons: Vec<String>,
@@ -62,7 +62,7 @@ pub(super) fn run(store: &Store, rules: &Rules, session: &mut Session) -> Result
     Ok(tell_uncounted(census.uncounted(), session))
 }
 
-/// Which snapshots would go, and why the others stay; each image's by themselves.
+/// The snapshots that would go, and the reasons why the others stay; each image's by themselves.
 fn judge(store: &Store, rules: &Rules, zone: &TimeZone) -> (Vec<Node>, Vec<Judged>) {
     let images: Vec<_> = store.tree().images().map(|image| image.id).collect();
     let rows = store.retention(rules, &images, &|moment_ms| zone::offset_s(zone, moment_ms));

@@ -1,4 +1,4 @@
-//! What deleting a set would free, and which set frees enough.
+//! Forecasts of deletions: the space that a set would free, and the sets that free enough.
 
 use std::io;
 
@@ -22,12 +22,12 @@ const NAMES_MAX: usize = 8;
 #[derive(Serialize)]
 pub(super) struct Deletion {
     deleted: Vec<Deleted>,
-    /// What stands on them, and would stay.
+    /// Their children, which would stay.
     kept: Vec<String>,
     chunks: u64,
     plain_bytes: u64,
     freed_bytes: u64,
-    /// What could not be read, and is in no figure.
+    /// The records that could not be read, and are in no figure.
     uncounted: Vec<UncountedRecord>,
 }
 
@@ -38,7 +38,8 @@ struct Deleted {
     alone_bytes: u64,
 }
 
-/// What deleting exactly what `texts` mean would free. What `vellum rm` refuses is refused here.
+/// The space that deleting exactly the nodes that `texts` name would free. Nodes that `vellum rm`
+/// refuses to delete are refused here.
 pub(super) fn of_set(
     store: &Store,
     texts: &[String],
@@ -59,7 +60,7 @@ pub(super) fn of_set(
     Ok(tell_uncounted(census.uncounted(), session))
 }
 
-/// Which deletions free at least `bytes`.
+/// Finds deletions that free at least `bytes`.
 pub(super) fn of_target(
     store: &Store,
     bytes: u64,

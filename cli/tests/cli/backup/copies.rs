@@ -1,4 +1,4 @@
-//! From one repository to another, each with its own key.
+//! Tests of copying from one repository to another, each with its own key.
 
 use std::fs;
 
@@ -60,8 +60,8 @@ fn a_tree_goes_through_three_repositories_and_comes_back_whole() {
     let pushed = succeed(&site, there, Some(OTHER_PASSWORD), "backup push --all");
     assert!(pushed.starts_with("nothing is new"), "{pushed}");
 
-    // Where two points differ is the same there as in the store, and told without a look at the
-    // data.
+    // The difference of two points is the same there as in the store, and told without a look at
+    // the data.
     let differ = site.sandbox.run(["diff", "web@first", "web@second"]);
     let told = run(
         &site,

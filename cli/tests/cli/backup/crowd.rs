@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Site;
 use crate::bucket::Bucket;
 
-/// How long they go on, and how many rounds each has at most.
+/// The duration of the test, and the greatest number of rounds of each client.
 const TIME: Duration = Duration::from_secs(15);
 const ROUNDS_MAX: usize = 12;
 

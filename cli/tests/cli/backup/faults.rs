@@ -1,5 +1,5 @@
-//! What goes wrong with repositories: an error that names the object or the place, the right exit
-//! code, and nothing half done.
+//! Faults of repositories: an error that names the object or the place, the right exit code, and
+//! nothing half done.
 
 use std::os::unix::fs::symlink;
 
@@ -133,8 +133,8 @@ fn yesterdays_repository_is_refused() {
     site.succeed("backup restore web@third out.raw");
 }
 
-/// Another repository under the same name, which everybody can read: whoever pushed to it would
-/// give the disks away.
+/// A push to another repository under the same name, which everybody can read, would give the disks
+/// away.
 #[test]
 fn an_exchanged_repository_is_refused() {
     let (folder, site) = pushed();
@@ -162,7 +162,7 @@ fn damage_is_told_by_object_and_point() {
     let pack = largest.expect("there is a pack");
     let whole = std::fs::read(&pack).expect("it reads");
     let mut seen = 0;
-    // Where in its pack a chunk lies is left to chance.
+    // The place of a chunk in its pack is left to chance.
     for nth in 1..64 {
         if nth > 7 && seen > 0 {
             break;

@@ -1,4 +1,4 @@
-//! Guests and programs that read a repository without a store, with what is kept of it in every
+//! Tests of guests and programs that read a repository without a store, with the cache in every
 //! state.
 
 use std::path::Path;
@@ -25,8 +25,8 @@ one_reader() {
 read_all() { one_reader "$@"; socket_reader "$@"; }
 "#;
 
-/// What is kept: nothing, all of it, in ruins, on a full disk, on one that cannot be written, and
-/// where it is not wanted.
+/// The states of the cache: empty, full, in ruins, on a full disk, on one that cannot be written,
+/// and not wanted.
 const STATES: &str = r#"
 export VELLUM_CACHE_DIR=$PWD/kept
 read_all; echo cold

@@ -1,6 +1,6 @@
-//! Repositories that somebody with bad intentions wrote or changed: no name becomes a path or
-//! commands a terminal, no number becomes memory, nothing that was not sealed with the key is
-//! believed, and what cannot be read is told by object and point.
+//! Tests of hostile repositories: no name becomes a path or commands a terminal, no number becomes
+//! memory, nothing that was not sealed with the key is believed, and what cannot be read is told by
+//! object and point.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -67,7 +67,7 @@ fn open(folder: &tempfile::TempDir) -> Repository {
     .expect("it opens")
 }
 
-/// Says something that no push of ours would, with the key.
+/// Puts a record that no push of ours would put, with the key.
 fn say(repository: &Repository, record: Record) {
     let writer = Writer {
         name: "\u{1b}[31mmallory".to_owned(),
@@ -92,7 +92,8 @@ fn objects(folder: &tempfile::TempDir, kind: &str) -> Vec<PathBuf> {
     files(&folder.path().join("backup").join(kind))
 }
 
-/// Nothing that a terminal would obey, no panic, and one of the exit codes that are documented.
+/// Asserts that the output has no control characters for a terminal, that nothing panicked, and
+/// that the exit code is a documented one.
 fn assert_harmless(run: &Run, words: &str) {
     assert!(matches!(run.code, Some(0..=4)), "{words}: {run:?}");
     let acts = |text: &str| {
@@ -413,7 +414,7 @@ fn insides_that_claim_too_much_are_damage() {
     let run = site.run("backup verify");
     assert_eq!(run.code, Some(4), "{run:?}");
     assert!(run.stdout.contains(&name), "{run:?}");
-    // What the other indexes know is there.
+    // Chunks in the other indexes are there.
     site.succeed("backup restore web@first out.raw");
     site.run("backup push web").code.expect("it ends");
     for (plain, what) in [
@@ -455,7 +456,7 @@ fn insides_that_claim_too_much_are_damage() {
     site.succeed("backup list");
 }
 
-/// Whoever has no key can put objects, and change their places: nothing of that is believed.
+/// An attacker without a key can put objects, and change their places: nothing of that is believed.
 #[test]
 fn what_was_not_sealed_with_the_key_is_refused_by_name() {
     let (folder, site) = pushed();

@@ -25,7 +25,7 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// With an empty store, and the repository in `place`.
+    /// A site with an empty store, and the repository in `place`.
     pub(super) fn new(place: &str) -> Self {
         let environment = vec![
             ("VELLUM_REPOSITORY".to_owned(), place.to_owned()),
@@ -74,7 +74,7 @@ impl Site {
             .unwrap_or_else(|error| panic!("{words}: {error}: {shown}"))
     }
 
-    /// What a command that ends with `code` says in JSON.
+    /// The JSON answer of a command that ends with `code`.
     pub(super) fn json_of(&self, words: &str, code: i32) -> serde_json::Value {
         let run = self.run(&format!("{words} --json"));
         assert_eq!(run.code, Some(code), "{words}: {run:?}");
@@ -196,9 +196,9 @@ pub(super) fn files(folder: &Path) -> Vec<PathBuf> {
         for entry in std::fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
-                waiting.push(path)
+                waiting.push(path);
             } else {
-                found.push(path)
+                found.push(path);
             }
         }
     }

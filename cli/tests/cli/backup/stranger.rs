@@ -1,5 +1,5 @@
 //! The independent reader (`backup/tests/reader`, Python, written from FORMAT.md) against
-//! repositories that the command wrote, with a life behind them: whoever has that page and the key
+//! repositories that the command wrote, with a long history: a reader with that page and the key
 //! gets every disk back without this program.
 
 use std::collections::BTreeSet;
@@ -8,11 +8,11 @@ use std::process::{Command, Output};
 
 use super::Site;
 
-/// More than two pages of a map, and no multiple of a chunk.
+/// The length of a disk in bytes: more than two pages of a map, and no multiple of a chunk.
 const LONG_LEN: usize = (9 << 20) + 700;
 
-/// Where `dev/install-python` puts the interpreter with the reader's packages: beside this test's
-/// own program.
+/// The interpreter with the reader's packages, which `dev/install-python` installs beside this
+/// test's own program.
 fn python() -> PathBuf {
     let own = std::env::current_exe().expect("a test has a path");
     let target = own

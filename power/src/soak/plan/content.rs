@@ -1,4 +1,4 @@
-//! What images hold: known bytes and new ones, so that equal chunks meet again, and zeros.
+//! The content of images: known bytes and new ones, so that equal chunks meet again, and zeros.
 
 use super::{LEN_MAX, Planner};
 

@@ -1,4 +1,4 @@
-//! What leaves the store, and comes from elsewhere: files, and a repository.
+//! Plans operations that take data out of the store or bring it in: files, and a repository.
 
 use std::sync::Arc;
 
@@ -97,7 +97,7 @@ impl Planner {
                 words(&["backup", "push", &repository, "--all"])
             }
             Kind::Forget => {
-                // What the store has still would come back with the next push.
+                // Points that the store has still would come back with the next push.
                 let names = present.store.as_ref()?;
                 let node = self.pick(&all.points, |name, _| {
                     name.contains('@') && !names.contains_key(name)

@@ -1,4 +1,4 @@
-//! Which kinds of operation there are, and how often each comes.
+//! The kinds of operations, and the frequency of each.
 
 /// A kind of operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

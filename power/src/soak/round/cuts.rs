@@ -1,4 +1,4 @@
-//! Power is lost at places of a history's trace, and what is left is held against what may be.
+//! Cuts power at places of a history's trace, and checks the remains against the allowed states.
 
 use super::super::Left;
 use super::super::look::{Allowed, Found, Settling, go_on, look};
@@ -49,7 +49,7 @@ impl Round<'_, '_> {
                 });
             }
         }
-        // As often as not the next begins anew.
+        // One history in three begins anew.
         Ok(left.filter(|_| self.random.u8(..3) > 0))
     }
 
@@ -98,7 +98,7 @@ impl Round<'_, '_> {
             return Ok(None);
         }
         let recovered = mounted.and_then(|mounted| {
-            // Who finds a full disk makes room first.
+            // A user who finds a full disk makes room first.
             site.shell("[ ! -e filler ] || { rm filler; sync -f .; }")?;
             let found = look(&site, allowed, Settling::Fresh, &mut self.random)?;
             let looked = device.trace().events.len();

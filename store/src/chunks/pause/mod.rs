@@ -1,5 +1,5 @@
-//! Where a test may let another thread go first. In the program these are plain locks, and points
-//! that cost nothing.
+//! Points where a test may let another thread go first. In the program these are plain locks, and
+//! points that cost nothing.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

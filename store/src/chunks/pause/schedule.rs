@@ -1,5 +1,5 @@
-//! Threads of a test that take turns: only one runs, and at every point that the code names a
-//! seeded choice says who goes on. The same seed gives the same order, as far as threads outside of
+//! Scheduler of a test's threads: only one runs, and at every point that the code names a seeded
+//! choice says which one goes on. The same seed gives the same order, as far as threads outside of
 //! it (the committer) do not matter.
 
 use std::cell::RefCell;

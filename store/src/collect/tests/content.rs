@@ -1,5 +1,5 @@
-//! Whatever is deleted and however often a collection is called off, what can be seen stays as it
-//! was.
+//! Random collections: whatever is deleted, and however often a collection is called off, the
+//! visible content stays as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -201,8 +201,8 @@ fn a_dry_run_foretells_and_changes_nothing() {
     world.verify("after");
 }
 
-/// What a nameless layer says where everybody above says something else would stay for ever, as two
-/// children keep it from merging.
+/// Chunks of a nameless layer that every layer above covers would stay for ever: two children keep
+/// the layer from merging.
 #[test]
 fn a_nameless_layer_keeps_nothing_that_all_above_it_cover() {
     let mut world = World::new();
@@ -254,8 +254,8 @@ fn a_nameless_layer_keeps_nothing_that_all_above_it_cover() {
     assert_eq!(report.findings, []);
     world = world.reopen();
     world.verify("opened again");
-    // What was below is gone: taking an answer away above must show zeros, also to whoever looked
-    // before.
+    // The layer below is gone: removing an entry above must show zeros, also to a disk that was
+    // opened before.
     world.write(one, 0, &[None; 32]);
     world.verify("written again");
     assert_eq!(collect(&world).chunks_dropped, 32);
@@ -401,7 +401,7 @@ fn marking_hands_over_each_run_of_the_worst_maps_once_and_locks_seldom() {
                 start,
                 len: 1,
                 slot: *slot,
-            })
+            });
         });
         let index = PageIndex(nth as u64);
         layer.pages.insert(index);

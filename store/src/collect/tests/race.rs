@@ -1,8 +1,8 @@
 //! Invariant 8: sessions that find chunks "already there" while a collection drops them.
 //!
-//! A real store; its threads take turns at the points that the code names, as a seed says. Whatever
-//! the order, every image that was committed reads back. Without the epoch, or with claims that are
-//! always accepted, this fails within a few seeds.
+//! A real store; its threads take turns at the points that the code names, in an order that a seed
+//! decides. In every order, every image that was committed reads back. Without the epoch, or with
+//! claims that are always accepted, this fails within a few seeds.
 
 use std::sync::Mutex;
 
@@ -83,8 +83,8 @@ fn a_session_keeps_what_it_found_while_a_collection_drops_it() {
 
 fn round(world: &mut World, seed: u64) -> u64 {
     let random = &mut fastrand::Rng::with_seed(seed);
-    // What earlier rounds left, some of it deleted; and one image that will be garbage in a moment,
-    // whose ids are guessed later.
+    // Images that earlier rounds left, some of them deleted; and one image that will be garbage in
+    // a moment, whose ids are guessed later.
     let nodes: Vec<Node> = world.model.keys().copied().collect();
     for node in nodes {
         if world.model.len() > 3 || random.bool() {
@@ -119,9 +119,9 @@ fn round(world: &mut World, seed: u64) -> u64 {
             Box::new(move || import(0)),
             Box::new(move || {
                 if seed.is_multiple_of(3) {
-                    collect(store)
+                    collect(store);
                 } else {
-                    import(1)
+                    import(1);
                 }
             }),
             Box::new(move || write_twice(store, live, &contents[2])),

@@ -1,5 +1,5 @@
-//! A store of small images whose content is a few numbers each, and what must be read from it. It
-//! knows nothing of collections.
+//! Model of a store for the collector's tests: small images whose content is a few numbers each,
+//! and what must be read from them. It knows nothing of collections.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -19,7 +19,7 @@ use crate::{Access, Compression, Progress, Store, StoreParameters, Watch};
 
 pub(crate) const CHUNK_LEN: usize = 4096;
 
-/// What one position of an image holds: zeros, or the chunk of a number.
+/// Content of an image by position: zeros, or the chunk of a number.
 pub(crate) type Content = Vec<Option<u32>>;
 
 pub(crate) struct World {
