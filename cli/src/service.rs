@@ -69,7 +69,7 @@ pub(crate) struct Service {
     /// other.
     pub(crate) exports: Arc<dyn Exports>,
     owned: Option<Owned>,
-    /// What NBD clients write is told to the mount.
+    /// Tells the mount of the writes of NBD clients.
     board: Arc<ChangeBoard>,
     nbd: Option<nbd::Server>,
     mount: Option<Mount>,

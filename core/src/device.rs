@@ -169,21 +169,21 @@ pub struct ExportInfo {
     pub len: u64,
     /// True if it can only be read.
     pub read_only: bool,
-    /// When its content last changed, in nanoseconds since 1970: another time whenever the content
-    /// is another one.
+    /// The time when its content last changed, in nanoseconds since 1970: another time for every
+    /// content.
     pub changed_ns: u64,
     /// One line for people.
     pub description: String,
 }
 
-/// How much room there is under the devices, in bytes.
+/// The room under the devices, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
     /// All that there is, used or not.
     pub len: u64,
-    /// What is free.
+    /// The free part of it.
     pub free_len: u64,
-    /// What of that may be used: systems keep some back.
+    /// The part of that which may be used: systems keep some back.
     pub usable_len: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Which parts of which disks clients have written, for those who show the disks to others who keep
+//! The parts of disks that clients have written, for those who show the disks to others who keep
 //! what they read. It does not know who they are.
 //!
 //! The kernel keeps the pages of a file that is mapped. What an NBD client writes to the same disk
@@ -21,12 +21,12 @@ use vellum_core::device::Device;
 #[derive(Debug, Default)]
 pub struct ChangeBoard {
     watched: Mutex<HashMap<DeviceAddress, WatchedDisk>>,
-    /// How many there are: most servers show no files, and their writes must cost nothing here.
+    /// The number of them: most servers show no files, and their writes must cost nothing here.
     watched_count: AtomicUsize,
     written: Condvar,
 }
 
-/// Where a device is in memory.
+/// The place of a device in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct DeviceAddress(usize);
 
@@ -81,7 +81,7 @@ impl ChangeBoard {
         self.written.notify_all();
     }
 
-    /// What was written since the last call; waits for it, at most for `limit`.
+    /// Takes what was written since the last call; waits for it, at most for `limit`.
     pub(crate) fn take(&self, limit: Duration) -> Vec<(DeviceAddress, Range<u64>)> {
         let is_quiet = |watched: &mut HashMap<DeviceAddress, WatchedDisk>| {
             watched.values().all(|disk| disk.written.is_none())

@@ -35,7 +35,7 @@ use crate::store::{Exclusive, Store, now_ms};
 pub(crate) struct Slots {
     slots: Mutex<BTreeMap<ImageId, Slot>>,
     changed: Condvar,
-    /// How many attached scratch images hold each immutable image.
+    /// The number of attached scratch images that hold each immutable image.
     bases: Mutex<BTreeMap<ImageId, (usize, Exclusive)>>,
     /// Held while one of them is taken, and its lock is not: taking one may ask for all.
     taking_base: Mutex<()>,
@@ -43,7 +43,7 @@ pub(crate) struct Slots {
 
 struct Slot {
     owner: OwnerId,
-    /// When its content last changed, once it is open.
+    /// The time of its content, once it is open.
     changed: Option<ContentTime>,
     /// Gives nothing while the disk is being opened, and once its last user has gone.
     disk: Weak<AttachedDisk>,
@@ -357,8 +357,8 @@ impl Store {
             || self.inner.slots.bases().contains_key(&image)
     }
 
-    /// When the content of the disk that is attached as `image` last changed, in nanoseconds since
-    /// 1970; none if none is.
+    /// The time when the content of the disk that is attached as `image` last changed, in
+    /// nanoseconds since 1970; none if none is.
     pub(crate) fn attached_changed_ns(&self, image: ImageId) -> Option<u64> {
         let slots = self.inner.slots.lock();
         let changed = slots.get(&image)?.changed.as_ref();

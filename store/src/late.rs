@@ -27,7 +27,7 @@ pub(crate) struct LateDisks {
     open: Mutex<BTreeMap<LateName, Weak<LateDisk>>>,
 }
 
-/// What tells them apart.
+/// The key that tells them apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum LateName {
     Scratch(ScratchUse),
@@ -180,7 +180,7 @@ impl LateDisk {
     }
 }
 
-/// Why a guest's first write failed.
+/// The reason why a guest's first write failed.
 fn refused(error: StoreError) -> DeviceError {
     match error {
         StoreError::Plan(error @ PlanError::StartedAfresh(_)) => {

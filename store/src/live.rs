@@ -86,7 +86,7 @@ struct Shared {
     /// Under which number `chain` keeps its pages.
     pages_serial: u64,
     view: RwLock<View>,
-    /// When the content last changed; see [`ContentTime`]. Changes under the view's lock, with the
+    /// The time when the content last changed; see [`ContentTime`]. Changes under the view's lock, with the
     /// content: who sees the old time and reads then sees a later time once there is more to read.
     changed: ContentTime,
     control: Mutex<Control>,
@@ -98,8 +98,8 @@ struct Shared {
     growth: Mutex<Option<Running>>,
 }
 
-/// When the content of an attached disk last changed, in nanoseconds since 1970: shared with those
-/// who are asked for it and hold no disk. Another time for every change.
+/// The time when the content of an attached disk last changed, in nanoseconds since 1970: shared
+/// with those who are asked for it and hold no disk. Another time for every change.
 #[derive(Clone)]
 pub(crate) struct ContentTime(Arc<AtomicU64>);
 
@@ -198,7 +198,7 @@ impl LiveDisk {
         &self.shared.store
     }
 
-    /// When its content last changed, unflushed writes included.
+    /// The time when its content last changed, unflushed writes included.
     pub(crate) fn changed(&self) -> &ContentTime {
         &self.shared.changed
     }

@@ -275,7 +275,7 @@ pub(crate) struct LayerFields {
 /// Field that version 2 added: the identity of a sealed layer's content.
 type ContentFields = Option<[u8; IDENTITY_LEN]>;
 
-/// What version 3 added: when the content changed, in nanoseconds since 1970.
+/// Field that version 3 added: the time when the content changed, in nanoseconds since 1970.
 type ChangedFields = u64;
 
 impl Record for Layer {
@@ -357,7 +357,7 @@ pub(crate) struct ImageFields3 {
     source_format: Option<String>,
 }
 
-/// What version 4 added, of a scratch image.
+/// Fields that version 4 added, of a scratch image.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct ImageFields4 {
     scratch_for: Option<u64>,
@@ -530,7 +530,7 @@ pub(crate) struct MachineFields {
     created_ms: u64,
 }
 
-/// What version 2 added: when it was switched on, if it runs.
+/// Field that version 2 added: the time when it was switched on, if it runs.
 type StartedFields = Option<u64>;
 
 impl Record for Machine {

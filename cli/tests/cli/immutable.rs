@@ -43,7 +43,7 @@ fn guest(sandbox: &Sandbox, uri: &str, command: &str) {
     succeed(sandbox, "qemu-io", &["-f", "raw", "-c", command, uri]);
 }
 
-/// Whether a disk begins so, for one who reads it.
+/// True if a disk begins so, for one who reads it.
 fn begins(sandbox: &Sandbox, uri: &str, value: u8) -> bool {
     let command = format!("read -P {value} 0 64k");
     let run = client(

@@ -27,7 +27,7 @@ pub struct Machine {
     pub configuration: Option<Configuration>,
     /// The time when it was made, in milliseconds since 1970.
     pub created_ms: u64,
-    /// When it was switched on, if it runs and was started here.
+    /// The time when it was switched on, in milliseconds since 1970, if it runs.
     pub started_ms: Option<u64>,
 }
 

@@ -158,7 +158,7 @@ impl World {
         }
     }
 
-    /// What the guest of `machine` would see.
+    /// The content that the guest of `machine` would see.
     fn view(&self, machine: MachineId, image: ImageId) -> u64 {
         let mode = self.tree.image(image).map(|image| image.mode);
         if !matches!(mode, Some(Mode::Immutable { .. })) {

@@ -25,7 +25,7 @@ pub enum Mode {
     Normal,
     /// Writes go to a scratch image.
     Immutable {
-        /// Whether the scratch image starts afresh when its machine, or its guest, is switched on;
+        /// True if the scratch image starts afresh when its machine, or its guest, is switched on;
         /// otherwise it is kept until it is reset.
         autoreset: bool,
     },

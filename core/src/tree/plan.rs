@@ -120,7 +120,7 @@ pub enum PlanError {
     /// A configuration file is longer than any can be.
     #[error("a configuration file has at most {CONFIGURATION_LEN_MAX} bytes, this one has {0}")]
     ConfigurationTooLong(u64),
-    /// What a guest has read of an immutable image is not what it would write to.
+    /// A guest of an immutable image would write to another content than it has read.
     #[error("{0} started afresh since this guest connected")]
     StartedAfresh(String),
     /// The machine runs.
@@ -751,7 +751,7 @@ impl Tree {
         }
     }
 
-    /// When the content of `image` last changed.
+    /// The time when the content of `image` last changed.
     fn changed_ns(&self, image: &Image) -> u64 {
         self.layers[&image.layer].changed_ns
     }

@@ -24,21 +24,21 @@ const SCRATCH: &str = "scratch";
 pub struct ScratchUse {
     /// The immutable image.
     pub base: ImageId,
-    /// Whose writes they are.
+    /// The machine that writes.
     pub machine: Option<MachineId>,
 }
 
-/// What a guest of an immutable image sees when it connects.
+/// The content that a guest of an immutable image sees when it connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScratchView {
     /// The image or snapshot that shows it.
     pub node: Node,
-    /// When that content changed last: another number means another content.
+    /// The time when that content last changed: another number means another content.
     pub changed_ns: u64,
 }
 
 impl Tree {
-    /// What guests get that ask for immutable image `base` by its name alone: the scratch of the
+    /// The use that guests get who ask for immutable image `base` by its name alone: that of the
     /// machine that was made first, of those that have it.
     #[must_use]
     pub fn scratch_use(&self, base: ImageId) -> ScratchUse {
@@ -63,7 +63,7 @@ impl Tree {
             .find(|scratch| scratch.scratch_for == using.machine)
     }
 
-    /// What a guest sees that connects now.
+    /// The content that a guest sees which connects now.
     pub fn scratch_view(&self, using: ScratchUse) -> Result<ScratchView, PlanError> {
         let base = self.image(using.base).ok_or(PlanError::Gone)?;
         let node = match self.scratch_for(using) {
@@ -271,7 +271,7 @@ impl Tree {
         })
     }
 
-    /// What was written to `image` by nobody's guests is the machine's that gets it as its first.
+    /// Gives the writes of guests of no machine to the first machine that gets `image`.
     pub(super) fn plan_scratch_adoption(&self, image: ImageId, machine: MachineId) -> Option<Edit> {
         let nobody = ScratchUse {
             base: image,
@@ -285,8 +285,8 @@ impl Tree {
         }))
     }
 
-    /// What becomes of what `machine` wrote to `image` when they part: if no other machine has the
-    /// image, it is nobody's; otherwise it goes, or becomes an image if it was to stay.
+    /// Parts `machine` from its writes to `image`: if no other machine has the image, they are
+    /// nobody's; otherwise they go, or become an image if they were to stay.
     pub(super) fn plan_scratch_parting(&self, image: ImageId, machine: MachineId) -> Option<Edit> {
         let using = ScratchUse {
             base: image,
@@ -336,7 +336,7 @@ impl Tree {
     }
 }
 
-/// Whether the next write to `scratch` begins a session.
+/// True if the next write to `scratch` begins a session.
 fn starts_afresh(base: &Image, scratch: &Image) -> bool {
     scratch.is_over && base.mode == (Mode::Immutable { autoreset: true })
 }

@@ -530,8 +530,8 @@ impl fuser::Filesystem for Filesystem {
         }
     }
 
-    /// What lies under the disks: where nothing can be written, they are full. Files cannot be made,
-    /// so there is room for none.
+    /// Tells the room under the disks: where nothing can be written, they are full. Files cannot be
+    /// made, so there is room for none.
     fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
         let answer = self.tree().and_then(|seen| {
             let count = seen.tree.file_count();

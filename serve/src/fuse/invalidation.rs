@@ -10,7 +10,7 @@ use super::Served;
 use super::handles::Handles;
 use crate::change_board::ChangeBoard;
 
-/// How often it is looked whether the mount is still there.
+/// The time between looks whether the mount is still there.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// The time between two notices: a guest that writes without a pause must not keep a core busy.
 const PAUSE: Duration = Duration::from_millis(1);

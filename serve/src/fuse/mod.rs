@@ -71,7 +71,7 @@ pub struct Options {
     pub allow_other: bool,
     /// Where failures are told. By default nowhere.
     pub report: Report,
-    /// What NBD clients write to the same disks: the NBD server's.
+    /// The NBD server's board: what its clients write to the same disks.
     pub board: Arc<ChangeBoard>,
 }
 

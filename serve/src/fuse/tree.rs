@@ -90,7 +90,7 @@ impl File {
         })
     }
 
-    /// Whether the file is called as the export is, by a rule without exceptions.
+    /// True if the file is called as the export is, with the usual suffix.
     fn is_plain(&self) -> bool {
         self.name.len() == self.export.len() + SUFFIX.len() && self.name.starts_with(&self.export)
     }
@@ -194,7 +194,7 @@ impl Tree {
         self.files_mut(file.folder).insert(inode, Arc::new(file));
     }
 
-    /// How many files and folders there are.
+    /// The number of files and folders.
     pub(super) fn file_count(&self) -> u64 {
         (self.images.len() + self.snapshots.len() + 1 + Folder::ALL.len()) as u64
     }

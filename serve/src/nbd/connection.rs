@@ -80,7 +80,7 @@ struct Connection {
     passed: Condvar,
     /// How many requests to come are expected to be slow.
     slow: AtomicU32,
-    /// Whether the client said goodbye.
+    /// True once the client has said goodbye.
     said_goodbye: AtomicBool,
     shared: Arc<Shared>,
 }

@@ -89,7 +89,7 @@ impl EnteredDisk {
 }
 
 impl WriteRight {
-    /// Whether this client is the one that writes.
+    /// True if this client is the one that writes.
     pub(super) fn writes(&self) -> bool {
         let gate = &self.disk.gate;
         let writer = gate.read().unwrap_or_else(PoisonError::into_inner);

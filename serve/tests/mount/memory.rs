@@ -224,7 +224,7 @@ pub(crate) struct Disks {
     by_name: Mutex<BTreeMap<String, (Arc<Disk>, u64)>>,
     attached: Mutex<BTreeMap<String, Weak<Attached>>>,
     revision: AtomicU64,
-    /// What is said of the room under them, if anything.
+    /// The room under them, if anything is to be said of it.
     pub(crate) space: Mutex<Option<Space>>,
     /// Names that somebody else writes to.
     pub(crate) refused: Mutex<Vec<String>>,

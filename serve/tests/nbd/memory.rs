@@ -40,7 +40,7 @@ pub(crate) struct Memory {
     read_count: AtomicUsize,
     pub(crate) flush_count: AtomicUsize,
     pub(crate) prefetch_count: AtomicUsize,
-    /// How often its guest was said to be switched off.
+    /// The number of times that its guest was said to be switched off.
     pub(crate) left_count: AtomicUsize,
 }
 

@@ -268,7 +268,7 @@ fn top_of(disk: &Disk) -> Option<&Layer> {
     disk.chain().first().map(AsRef::as_ref)
 }
 
-/// When the content that `disk` shows last changed.
+/// The time when the content that `disk` shows last changed.
 fn changed_ns(disk: &Disk) -> u64 {
     top_of(disk).map_or(0, |layer| layer.changed_ns)
 }

@@ -33,7 +33,7 @@ pub(super) struct ShowArgs {
 pub(super) struct Description {
     name: String,
     created: Moment,
-    /// When it was switched on, of a machine that was and is.
+    /// The time when it was switched on, of a machine that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     started: Option<Moment>,
     disks: Vec<Disk>,
