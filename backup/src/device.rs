@@ -138,7 +138,7 @@ fn described(name: &str, point: &Point) -> ExportInfo {
         name: name.to_owned(),
         len: point.len,
         read_only: true,
-        changed_ms: point.time_ms,
+        changed_ns: point.time_ms.saturating_mul(1_000_000),
         description: description.to_owned(),
     }
 }

@@ -18,7 +18,7 @@ pub(crate) struct Description {
     /// Bytes of its map that are not its parent's, before deduplication and compression.
     pub(crate) own_bytes: u64,
     pub(crate) mode: Option<&'static str>,
-    /// The autoreset of an immutable image: true if its writes go with the next attachment.
+    /// Of an immutable image: whether what is written goes when its guest is switched on anew.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) autoreset: Option<bool>,
     pub(crate) created: Option<Moment>,

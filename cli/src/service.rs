@@ -8,6 +8,7 @@ use std::time::Duration;
 use vellum_backup::device::RepositoryExports;
 use vellum_backup::reader::CacheLimits;
 use vellum_core::device::Exports;
+use vellum_serve::ChangeBoard;
 use vellum_serve::fuse::{self, Mount};
 use vellum_serve::nbd::{self, ClientCertificates, Identity, ServeError};
 use vellum_store::Store;
@@ -68,6 +69,8 @@ pub(crate) struct Service {
     /// other.
     pub(crate) exports: Arc<dyn Exports>,
     owned: Option<Owned>,
+    /// Tells the mount of the writes of NBD clients.
+    board: Arc<ChangeBoard>,
     nbd: Option<nbd::Server>,
     mount: Option<Mount>,
 }
@@ -119,6 +122,7 @@ impl Service {
         Ok(Self {
             exports: Arc::new(store.exports()),
             owned: Some(Owned { store, keeping }),
+            board: Arc::default(),
             nbd: None,
             mount: None,
         })
@@ -153,6 +157,7 @@ impl Service {
         Ok(Self {
             exports: Arc::new(exports),
             owned: None,
+            board: Arc::default(),
             nbd: None,
             mount: None,
         })
@@ -193,6 +198,7 @@ impl Service {
             sockets_max: limits::client_sockets(),
             requests_len: limits::requests_len(),
             report: session.event_log(),
+            board: Arc::clone(&self.board),
             ..default
         };
         let server = nbd::Server::start(exports, options).map_err(|error| refused(&error))?;
@@ -216,6 +222,7 @@ impl Service {
         let options = fuse::Options {
             allow_other,
             report: Arc::new(move |line: &str| caller.say(line)),
+            board: Arc::clone(&self.board),
         };
         let mount = Mount::start(
             Arc::clone(&self.exports),

@@ -115,6 +115,10 @@ pub trait Device: Send + Sync {
     /// Makes every write that was answered before this call durable.
     fn flush(&self) -> Result<(), DeviceError>;
 
+    /// Says that the guest which wrote to it was switched off, as far as its client can tell: it
+    /// said goodbye. It may not be the only one; who writes later is another guest.
+    fn guest_left(&self) {}
+
     /// Lists the allocation states of the bytes from `offset`, gap-free: at least one stretch, at
     /// most `count_max`, and not past `offset + len`. `len` is at least 1.
     fn allocation(
@@ -165,10 +169,22 @@ pub struct ExportInfo {
     pub len: u64,
     /// True if it can only be read.
     pub read_only: bool,
-    /// The time when it last changed or was made, in milliseconds since 1970.
-    pub changed_ms: u64,
+    /// The time when its content last changed, in nanoseconds since 1970: another time for every
+    /// content.
+    pub changed_ns: u64,
     /// One line for people.
     pub description: String,
+}
+
+/// The room under the devices, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// All that there is, used or not.
+    pub len: u64,
+    /// The free part of it.
+    pub free_len: u64,
+    /// The part of that which may be used: systems keep some back.
+    pub usable_len: u64,
 }
 
 /// The devices that a server offers. All clients of one export share one device: its last drop
@@ -182,6 +198,16 @@ pub trait Exports: Send + Sync {
 
     /// Opens one, or hands out the device that is open already.
     fn open(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError>;
+
+    /// The room under them. Without a better answer: they fill it.
+    fn space(&self) -> Result<Space, DeviceError> {
+        let lens = self.list()?.into_iter().map(|export| export.len);
+        Ok(Space {
+            len: lens.fold(0, u64::saturating_add),
+            free_len: 0,
+            usable_len: 0,
+        })
+    }
 
     /// A number that differs from an earlier one if the list, a length or a name may have changed
     /// since.

@@ -3,5 +3,8 @@
 //! What is served is a [`vellum_core::device::Exports`]: this crate knows no store.
 #![forbid(unsafe_code)]
 
+mod change_board;
 pub mod fuse;
 pub mod nbd;
+
+pub use change_board::ChangeBoard;

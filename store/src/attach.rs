@@ -9,18 +9,25 @@
 //! **The last user's drop detaches a disk**: it is flushed, then released. Until that is done the
 //! image's slot stays taken, and whoever wants to attach it waits for that: a client that comes
 //! right back finds its disk, not an error.
+//!
+//! **A scratch image** is attached when its guest first writes ([`crate::late`]). Meanwhile all of an
+//! immutable image's attached scratch images together hold that image. A guest that is switched off
+//! ([`Device::guest_left`]) ends its session as its disk is detached; one whose connection or server
+//! ends does not.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{
     Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
 
 use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
-use vellum_core::tree::{Mode, Node, PlanError};
-use vellum_core::units::ImageId;
+use vellum_core::tree::{Image, Mode, Node, PlanError, ScratchUse, ScratchView, Tree};
+use vellum_core::units::{ImageId, MachineId};
 
+use crate::chunks::pause::lock;
 use crate::error::StoreError;
-use crate::live::LiveDisk;
+use crate::live::{ContentTime, LiveDisk};
 use crate::store::{Exclusive, Store, now_ms};
 
 /// The disks that are attached for writing, by the image that was asked for.
@@ -28,10 +35,16 @@ use crate::store::{Exclusive, Store, now_ms};
 pub(crate) struct Slots {
     slots: Mutex<BTreeMap<ImageId, Slot>>,
     changed: Condvar,
+    /// The number of attached scratch images that hold each immutable image.
+    bases: Mutex<BTreeMap<ImageId, (usize, Exclusive)>>,
+    /// Held while one of them is taken, and its lock is not: taking one may ask for all.
+    taking_base: Mutex<()>,
 }
 
 struct Slot {
     owner: OwnerId,
+    /// The time of its content, once it is open.
+    changed: Option<ContentTime>,
     /// Gives nothing while the disk is being opened, and once its last user has gone.
     disk: Weak<AttachedDisk>,
 }
@@ -54,9 +67,16 @@ pub(crate) struct AttachedDisk {
     is_shareable: bool,
     /// Shared by writes while they go on; taken alone by whoever wants none to.
     gate: RwLock<()>,
-    /// The immutable image whose scratch image this is.
-    _base: Option<Exclusive>,
-    slot: TakenSlot,
+    /// Of a scratch image: its immutable image, and whether its guest was switched off.
+    scratch: Option<ScratchHold>,
+    _slot: TakenSlot,
+}
+
+/// A part in holding an immutable image.
+struct ScratchHold {
+    store: Store,
+    base: ImageId,
+    is_left: AtomicBool,
 }
 
 /// An entry of [`Slots`].
@@ -70,6 +90,10 @@ impl Slots {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn bases(&self) -> MutexGuard<'_, BTreeMap<ImageId, (usize, Exclusive)>> {
+        self.bases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// All disks that are attached now. They are dropped outside of the lock: the last user's drop
     /// takes it.
     fn disks(&self) -> Vec<Arc<AttachedDisk>> {
@@ -77,6 +101,19 @@ impl Slots {
             .values()
             .filter_map(|slot| slot.disk.upgrade())
             .collect()
+    }
+
+    /// Waits until `image` is not being detached.
+    pub(crate) fn await_one(&self, image: ImageId) {
+        let is_leaving = |slots: &mut BTreeMap<ImageId, Slot>| {
+            let slot = slots.get(&image);
+            slot.is_some_and(|slot| slot.changed.is_some() && slot.disk.strong_count() == 0)
+        };
+        drop(
+            self.changed
+                .wait_while(self.lock(), is_leaving)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
     }
 
     /// Waits for the disks that are being detached, and so flushed, at this moment.
@@ -102,6 +139,47 @@ impl Slots {
 }
 
 impl Store {
+    /// Switches `machine` on: what was written to its immutable disks goes, unless it is to stay.
+    /// None of these may be attached.
+    pub fn start_machine(&self, machine: MachineId) -> Result<(), StoreError> {
+        let _exclusive = self.exclusive_scratches(machine)?;
+        self.change_with(|tree| Ok::<_, PlanError>(((), tree.plan_start(machine, now_ms())?)))
+    }
+
+    /// Switches `machine` off: whoever writes to one of its immutable disks next starts afresh.
+    pub fn stop_machine(&self, machine: MachineId) -> Result<(), StoreError> {
+        self.edit(|tree| tree.plan_stop(machine))
+    }
+
+    /// The right to change what `machine` wrote to its immutable disks.
+    pub(crate) fn exclusive_scratches(
+        &self,
+        machine: MachineId,
+    ) -> Result<Vec<Exclusive>, StoreError> {
+        let scratches = self.scratches_of_machine(machine)?;
+        scratches
+            .into_iter()
+            .map(|scratch| self.exclusive(scratch))
+            .collect()
+    }
+
+    /// The images with what `machine` wrote to its immutable disks.
+    pub(crate) fn scratches_of_machine(
+        &self,
+        machine: MachineId,
+    ) -> Result<Vec<ImageId>, StoreError> {
+        let disks = self.machine(machine)?.disks;
+        let tree = self.tree();
+        let scratch = |disk: ImageId| {
+            let using = ScratchUse {
+                base: disk,
+                machine: Some(machine),
+            };
+            tree.scratch_for(using).map(|scratch| scratch.id)
+        };
+        Ok(disks.into_iter().filter_map(scratch).collect())
+    }
+
     /// Gives `image` another mode. It must not be attached, nor be changed by anything else.
     pub fn set_mode(&self, image: ImageId, mode: Mode) -> Result<(), StoreError> {
         let _exclusive = self.exclusive(image)?;
@@ -129,12 +207,21 @@ impl Store {
             store: self.clone(),
             image,
         };
-        let disk = Arc::new(self.open_attached(image, slot)?);
+        self.attach_in(image, slot, None)
+    }
+
+    fn attach_in(
+        &self,
+        image: ImageId,
+        slot: TakenSlot,
+        scratch: Option<ScratchHold>,
+    ) -> Result<Arc<AttachedDisk>, StoreError> {
+        let disk = Arc::new(self.open_attached(image, slot, scratch)?);
         let slots = &self.inner.slots;
-        slots
-            .lock()
-            .entry(image)
-            .and_modify(|slot| slot.disk = Arc::downgrade(&disk));
+        slots.lock().entry(image).and_modify(|slot| {
+            slot.disk = Arc::downgrade(&disk);
+            slot.changed = Some(disk.disk.changed().clone());
+        });
         slots.changed.notify_all();
         Ok(disk)
     }
@@ -154,6 +241,7 @@ impl Store {
                     image,
                     Slot {
                         owner,
+                        changed: None,
                         disk: Weak::new(),
                     },
                 );
@@ -183,28 +271,79 @@ impl Store {
         ))
     }
 
-    fn open_attached(&self, image: ImageId, slot: TakenSlot) -> Result<AttachedDisk, StoreError> {
+    fn open_attached(
+        &self,
+        image: ImageId,
+        slot: TakenSlot,
+        scratch: Option<ScratchHold>,
+    ) -> Result<AttachedDisk, StoreError> {
         let mode = self.tree().image(image).ok_or(PlanError::Gone)?.mode;
-        if !matches!(mode, Mode::Immutable { .. }) {
-            let disk = self.live(image)?;
+        let disk = self.live(image)?;
+        if scratch.is_none() {
             // It may have got another mode just before this made that impossible.
             self.tree().check_changes(image)?;
-            return Ok(AttachedDisk {
-                disk,
-                is_shareable: mode == Mode::Shareable,
-                gate: RwLock::default(),
-                _base: None,
-                slot,
-            });
         }
-        let base = self.exclusive(image)?;
-        let scratch = self.change(|tree| tree.plan_scratch(image, now_ms()))?;
         Ok(AttachedDisk {
-            disk: self.live(scratch.image())?,
-            is_shareable: false,
+            disk,
+            is_shareable: mode == Mode::Shareable,
             gate: RwLock::default(),
-            _base: Some(base),
-            slot,
+            scratch,
+            _slot: slot,
+        })
+    }
+
+    /// Attaches the scratch image for `using`, for a guest that has read what `seen` says and now
+    /// writes. It is made, or emptied, if it has to be.
+    pub(crate) fn attach_scratch(
+        &self,
+        using: ScratchUse,
+        seen: ScratchView,
+        owner: OwnerId,
+    ) -> Result<Arc<AttachedDisk>, StoreError> {
+        let hold = self.hold_base(using.base)?;
+        let plan = |tree: &mut Tree| {
+            let is_immutable = |image: &Image| matches!(image.mode, Mode::Immutable { .. });
+            if !tree.image(using.base).is_some_and(is_immutable) {
+                return Err(PlanError::Gone);
+            }
+            tree.plan_scratch(using, Some(seen), now_ms())
+        };
+        let found = self.tree().scratch_for(using).map(|scratch| scratch.id);
+        let (scratch, is_new) = match found {
+            Some(scratch) => (scratch, false),
+            None => (self.change(plan)?.image(), true),
+        };
+        if let Some(disk) = self.attached_or_taken(scratch, owner, Use::Write)? {
+            return Ok(disk);
+        }
+        let slot = TakenSlot {
+            store: self.clone(),
+            image: scratch,
+        };
+        if !is_new {
+            // Under the slot: nobody has it attached while it is emptied.
+            self.change(plan)?;
+        }
+        self.attach_in(scratch, slot, Some(hold))
+    }
+
+    /// The right that nobody else changes the immutable image `base`, shared by its scratch images.
+    fn hold_base(&self, base: ImageId) -> Result<ScratchHold, StoreError> {
+        let slots = &self.inner.slots;
+        let _taking = lock(&slots.taking_base);
+        let is_held = slots
+            .bases()
+            .get_mut(&base)
+            .map(|(count, _)| *count += 1)
+            .is_some();
+        if !is_held {
+            let exclusive = self.exclusive(base)?;
+            slots.bases().insert(base, (1, exclusive));
+        }
+        Ok(ScratchHold {
+            store: self.clone(),
+            base,
+            is_left: AtomicBool::new(false),
         })
     }
 
@@ -214,7 +353,16 @@ impl Store {
             .slots
             .disks()
             .iter()
-            .any(|disk| disk.slot.image == image || disk.disk.image() == image)
+            .any(|disk| disk.disk.image() == image)
+            || self.inner.slots.bases().contains_key(&image)
+    }
+
+    /// The time when the content of the disk that is attached as `image` last changed, in
+    /// nanoseconds since 1970; none if none is.
+    pub(crate) fn attached_changed_ns(&self, image: ImageId) -> Option<u64> {
+        let slots = self.inner.slots.lock();
+        let changed = slots.get(&image)?.changed.as_ref();
+        changed.map(ContentTime::get)
     }
 
     /// Makes what guests have written to attached disks part of their images, where whoever looks
@@ -270,6 +418,13 @@ impl AttachedDisk {
         self.gate.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes whether the guest that wrote is switched off.
+    fn set_left(&self, is_left: bool) {
+        if let Some(scratch) = &self.scratch {
+            scratch.is_left.store(is_left, Ordering::Relaxed);
+        }
+    }
+
     fn close_gate(&self) -> RwLockWriteGuard<'_, ()> {
         self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -279,6 +434,29 @@ impl Drop for AttachedDisk {
     fn drop(&mut self) {
         // Whoever had to know whether it is durable has asked for a flush, and was told.
         let _ = self.disk.flush();
+        if self.scratch.as_ref().is_some_and(ScratchHold::is_left) {
+            let (store, image) = (self.disk.store(), self.disk.image());
+            // Where that fails, the next guest finds what this one wrote: nothing is lost.
+            let _ = store.edit(|tree| Ok::<_, PlanError>(tree.plan_session_end(image)));
+        }
+    }
+}
+
+impl ScratchHold {
+    fn is_left(&self) -> bool {
+        self.is_left.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for ScratchHold {
+    fn drop(&mut self) {
+        let mut bases = self.store.inner.slots.bases();
+        if let Some((count, _)) = bases.get_mut(&self.base) {
+            *count -= 1;
+            if *count == 0 {
+                bases.remove(&self.base);
+            }
+        }
     }
 }
 
@@ -313,16 +491,22 @@ impl Device for AttachedDisk {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DeviceError> {
         let _passed = self.pass_gate();
+        self.set_left(false);
         Device::write_at(&self.disk, bytes, offset)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
         let _passed = self.pass_gate();
+        self.set_left(false);
         Device::write_zeroes(&self.disk, offset, len)
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
         Device::flush(&self.disk)
+    }
+
+    fn guest_left(&self) {
+        self.set_left(true);
     }
 
     fn allocation(

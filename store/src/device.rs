@@ -47,10 +47,17 @@ impl DiskDevice {
     /// Opens `node` for what a disk shows that stands on it and is not made yet: it has no
     /// snapshots.
     pub(crate) fn below(store: &Store, node: Node) -> Result<Self, StoreError> {
-        Ok(Self {
+        Ok(Self::without_snapshots(store, store.disk(node)?))
+    }
+
+    /// `disk`, for what is not made yet, and so has no snapshots.
+    pub(crate) fn without_snapshots(store: &Store, disk: Disk) -> Self {
+        Self {
+            store: store.clone(),
             image: None,
-            ..Self::open(store, node)?
-        })
+            disk,
+            reading: Sequence::default(),
+        }
     }
 
     /// `disk`, which holds what `image` or a snapshot of it shows.

@@ -298,6 +298,11 @@ fn plan_hint(plan: &PlanError) -> Option<String> {
         PlanError::NoSuchName(_) => {
             "rename the image or the machine to something shorter".to_owned()
         }
+        PlanError::StartedAfresh(_) => "connect again: the guest has read what is gone".to_owned(),
+        PlanError::Runs(machine) => {
+            format!("`vellum machine stop {machine}` says that it does not")
+        }
+        PlanError::RunsNot(machine) => format!("`vellum machine start {machine}` switches it on"),
         PlanError::TooManyDisks(_)
         | PlanError::ConfigurationTooLong(_)
         | PlanError::TooLong(_)

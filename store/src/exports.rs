@@ -6,14 +6,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use vellum_core::device::{Device, DeviceError, ExportInfo, Exports, Intent, OpenError};
-use vellum_core::tree::{Attachment, Image, Mode, Node, PlanError, Tree};
+use vellum_core::device::{Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Space};
+use vellum_core::tree::{Attachment, Image, Mode, Node, PlanError, ScratchUse, Tree};
 use vellum_core::units::ImageId;
 
 use crate::attach::{OwnerId, Use};
 use crate::device::DiskDevice;
 use crate::error::StoreError;
-use crate::store::{Access, Store, now_ms};
+use crate::late::LateDisks;
+use crate::limits;
+use crate::store::{Access, Store};
 
 /// Owners are told apart by this, in one process.
 static NEXT_OWNER: AtomicU64 = AtomicU64::new(0);
@@ -24,6 +26,8 @@ static NEXT_OWNER: AtomicU64 = AtomicU64::new(0);
 pub struct StoreExports {
     store: Store,
     owner: OwnerId,
+    /// Disks that are attached when they are written.
+    late: LateDisks,
 }
 
 impl Store {
@@ -34,6 +38,7 @@ impl Store {
         StoreExports {
             store: self.clone(),
             owner: OwnerId(NEXT_OWNER.fetch_add(1, Ordering::Relaxed)),
+            late: LateDisks::default(),
         }
     }
 }
@@ -42,9 +47,14 @@ impl Exports for StoreExports {
     fn list(&self) -> Result<Vec<ExportInfo>, DeviceError> {
         let tree = self.store.tree();
         let offered = tree.nodes().filter(|node| !is_scratch(&tree, *node));
-        Ok(offered
-            .filter_map(|node| self.describe(&tree, node, tree.display(node)))
-            .collect())
+        let described = |node| {
+            let name = tree.display(node);
+            match tree.attachment(&name) {
+                Some(Attachment::Scratch(using)) => self.describe_scratch(&tree, using, name),
+                _ => self.describe(&tree, node, name),
+            }
+        };
+        Ok(offered.filter_map(described).collect())
     }
 
     fn info(&self, name: &str) -> Result<ExportInfo, OpenError> {
@@ -53,9 +63,8 @@ impl Exports for StoreExports {
         let unknown = || OpenError::Unknown(name.clone());
         match tree.attachment(&name).ok_or_else(unknown)? {
             Attachment::Read(node) => self.describe(&tree, node, name.clone()),
-            Attachment::Write(image) | Attachment::Scratch(image) => {
-                self.describe(&tree, Node::Image(image), name.clone())
-            }
+            Attachment::Write(image) => self.describe(&tree, Node::Image(image), name.clone()),
+            Attachment::Scratch(using) => self.describe_scratch(&tree, using, name.clone()),
             Attachment::NewChild { base, name: child } => self
                 .describe(&tree, Node::Image(base), child.to_string())
                 .map(|base| ExportInfo {
@@ -79,6 +88,11 @@ impl Exports for StoreExports {
             .map_err(|error| refusal(&name, error))
     }
 
+    /// That of the file system which the store is in.
+    fn space(&self) -> Result<Space, DeviceError> {
+        limits::space(self.store.dir()).map_err(|error| DeviceError::Io(error.to_string()))
+    }
+
     fn revision(&self) -> u64 {
         self.store.tree().revision()
     }
@@ -97,25 +111,12 @@ impl StoreExports {
         match attachment {
             attachment if intent == Intent::Look => self.look(attachment),
             Attachment::Read(node) => self.open_read(node),
-            Attachment::Write(image) | Attachment::Scratch(image) if self.is_read_only() => {
-                self.open_read(Node::Image(image))
-            }
-            Attachment::NewChild { base, .. } if self.is_read_only() => {
-                self.open_read(Node::Image(base))
-            }
-            Attachment::Write(image) | Attachment::Scratch(image) => self.open_write(image, intent),
+            Attachment::Write(image) if self.is_read_only() => self.open_read(Node::Image(image)),
+            attachment if self.is_read_only() => self.look(attachment),
+            Attachment::Write(image) => self.open_write(image, intent),
+            Attachment::Scratch(using) => Ok(self.late.scratch(&self.store, self.owner, using)?),
             Attachment::NewChild { base, name } => {
-                let made = self.store.change(|tree| {
-                    match tree.image_named(&name).map(|image| image.id) {
-                        // Another client was faster.
-                        Some(image) => Ok(vellum_core::tree::Planned {
-                            edits: Vec::new(),
-                            node: Node::Image(image),
-                        }),
-                        None => tree.plan_attached_child(base, &name, now_ms()),
-                    }
-                })?;
-                self.open_write(made.image(), intent)
+                Ok(self.late.child(&self.store, self.owner, base, name)?)
             }
         }
     }
@@ -124,14 +125,16 @@ impl StoreExports {
     /// sealed for them.
     fn look(&self, attachment: Attachment) -> Result<Arc<dyn Device>, StoreError> {
         let store = &self.store;
-        let scratch = |image| Some(store.tree().scratch_of(image)?.id);
         let device = match attachment {
             Attachment::Read(node) => DiskDevice::open(store, node),
             Attachment::Write(image) => DiskDevice::open(store, Node::Image(image)),
-            Attachment::Scratch(image) => match scratch(image) {
-                Some(scratch) => DiskDevice::open(store, Node::Image(scratch)),
-                None => DiskDevice::below(store, Node::Image(image)),
-            },
+            Attachment::Scratch(using) => {
+                let view = store.tree().scratch_view(using)?;
+                match view.node {
+                    node if node == Node::Image(using.base) => DiskDevice::below(store, node),
+                    node => DiskDevice::open(store, node),
+                }
+            }
             Attachment::NewChild { base, .. } => DiskDevice::below(store, Node::Image(base)),
         };
         Ok(Arc::new(device?))
@@ -156,6 +159,20 @@ impl StoreExports {
         Ok(Arc::new(DiskDevice::of(&self.store, node.image(), disk)))
     }
 
+    /// An immutable image as the guest of `using` sees it.
+    fn describe_scratch(&self, tree: &Tree, using: ScratchUse, name: String) -> Option<ExportInfo> {
+        let shown = tree.scratch_view(using).ok()?.node;
+        let attached = tree.scratch_for(using);
+        let waiting_ns = attached.and_then(|scratch| self.store.attached_changed_ns(scratch.id));
+        let shown = self.describe(tree, shown, name.clone())?;
+        let image = self.describe(tree, Node::Image(using.base), name)?;
+        Some(ExportInfo {
+            len: shown.len,
+            changed_ns: waiting_ns.unwrap_or(shown.changed_ns),
+            ..image
+        })
+    }
+
     fn describe(&self, tree: &Tree, node: Node, name: String) -> Option<ExportInfo> {
         let layer = tree.layer_of(node)?;
         let (read_only, description) = match node {
@@ -163,11 +180,16 @@ impl StoreExports {
             Node::Image(image) => describe_image(tree.image(image)?),
         };
         let read_only = read_only || self.is_read_only();
+        // What waits to be flushed is content as well.
+        let waiting_ns = match node {
+            Node::Image(image) => self.store.attached_changed_ns(image),
+            Node::Snapshot(..) => None,
+        };
         Some(ExportInfo {
             name,
             len: layer.len,
             read_only,
-            changed_ms: layer.created_ms,
+            changed_ns: waiting_ns.unwrap_or(layer.changed_ns),
             description,
         })
     }
@@ -182,7 +204,7 @@ fn describe_image(image: &Image) -> (bool, String) {
         Mode::Readonly => (true, "readonly image"),
         Mode::Immutable { autoreset: true } => (
             false,
-            "immutable image; what is written goes with the next attachment",
+            "immutable image; what is written goes when its guest is switched on anew",
         ),
         Mode::Immutable { autoreset: false } => (
             false,

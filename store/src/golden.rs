@@ -76,6 +76,7 @@ fn layers() -> Vec<(&'static str, Layer)> {
         chunks: 0,
         zeros: 0,
         created_ms: 0,
+        changed_ns: 0,
         content: None,
     };
     let child = Layer {
@@ -88,11 +89,12 @@ fn layers() -> Vec<(&'static str, Layer)> {
         chunks: 123_456,
         zeros: 7,
         created_ms: 1_793_000_000_000,
+        changed_ns: 1_793_000_000_123_456_789,
         content: Some(ContentId([7; 16])),
     };
     vec![
-        ("record-layer-2-root", root),
-        ("record-layer-2-child", child),
+        ("record-layer-3-root", root),
+        ("record-layer-3-child", child),
     ]
 }
 
@@ -108,6 +110,8 @@ fn image() -> Image {
         tags,
         pinned: true,
         scratch_of: None,
+        scratch_for: None,
+        is_over: false,
         source_format: Some(name("qcow2")),
     }
 }
@@ -121,6 +125,15 @@ fn snapshot() -> Snapshot {
         created_ms: 1_793_000_000_002,
         tags: BTreeSet::new(),
         pinned: false,
+    }
+}
+
+/// An image as versions from 4 on can describe it.
+fn machine_scratch_image() -> Image {
+    Image {
+        scratch_for: Some(MachineId(80)),
+        is_over: true,
+        ..scratch_image()
     }
 }
 
@@ -176,6 +189,7 @@ fn machine() -> Machine {
         disks,
         configuration,
         created_ms: 1_793_000_000_003,
+        started_ms: Some(1_793_000_000_006),
     }
 }
 
@@ -230,138 +244,111 @@ fn layer_key(layer: &Layer) -> [u8; 8] {
 
 /// Every golden name with what this version writes.
 fn written() -> Vec<(&'static str, Vec<u8>)> {
-    [
-        written_meta_records(),
-        written_tree_records(),
-        written_meta_keys(),
-        written_name_keys(),
-        written_files(),
-    ]
-    .concat()
-}
-
-/// Records of `Meta`.
-fn written_meta_records() -> Vec<(&'static str, Vec<u8>)> {
-    let parameters = parameters()
-        .into_iter()
-        .map(|(name, record)| (name, encoded(Family::Meta, PARAMETERS_KEY, &record)));
+    let mut all: Vec<(&'static str, Vec<u8>)> = Vec::new();
+    all.extend(
+        parameters()
+            .iter()
+            .map(|(name, record)| (*name, encoded(Family::Meta, PARAMETERS_KEY, record))),
+    );
+    all.extend(
+        layers()
+            .iter()
+            .map(|(name, record)| (*name, encoded(Family::Layers, &layer_key(record), record))),
+    );
+    all.push((
+        "record-identity",
+        encoded(Family::Meta, IDENTITY_KEY, &STORE),
+    ));
+    all.push((
+        "record-token",
+        encoded(Family::Meta, &token_key(&[3; 16]), &Token([4; 16])),
+    ));
+    all.push((
+        "record-damage",
+        encoded(Family::Meta, &damage_key(7), &damage()),
+    ));
+    all.push((
+        "record-sources",
+        encoded(Family::Meta, SOURCES_KEY, &sources()),
+    ));
+    all.push((
+        "record-counters",
+        encoded(Family::Meta, COUNTERS_KEY, &COUNTERS),
+    ));
+    all.push((
+        "record-commits",
+        encoded(Family::Meta, COMMITS_KEY, &COMMITS),
+    ));
+    all.push((
+        "record-image-4",
+        encoded(Family::Names, &image_key(ImageId(9)), &image()),
+    ));
+    all.push((
+        "record-image-4-scratch",
+        encoded(
+            Family::Names,
+            &image_key(ImageId(9)),
+            &machine_scratch_image(),
+        ),
+    ));
+    all.push((
+        "record-machine-2",
+        encoded(Family::Names, &machine_key(MachineId(80)), &machine()),
+    ));
+    all.push((
+        "record-machine-snapshot",
+        encoded(
+            Family::Names,
+            &machine_snapshot_key(MachineId(80), 81),
+            &machine_snapshot(),
+        ),
+    ));
+    all.push((
+        "record-configuration",
+        encoded(
+            Family::Meta,
+            &configuration_key(ConfigurationId(90)),
+            &configuration(),
+        ),
+    ));
+    all.push((
+        "record-journal",
+        encoded(Family::Meta, &entry_key(300), &entry()),
+    ));
+    all.push((
+        "record-snapshot",
+        encoded(Family::Names, &snapshot_key(ImageId(9), 77), &snapshot()),
+    ));
+    all.push(("key-parameters", PARAMETERS_KEY.to_vec()));
+    all.push(("key-identity", IDENTITY_KEY.to_vec()));
+    all.push(("key-token", token_key(&[3; 16])));
+    all.push(("key-damage", damage_key(7)));
+    all.push(("key-sources", SOURCES_KEY.to_vec()));
+    all.push(("key-counters", COUNTERS_KEY.to_vec()));
+    all.push(("key-commits", COMMITS_KEY.to_vec()));
+    all.push(("key-parity", PARITY_KEY.to_vec()));
     let share = ParityShare::new(25).expect("in bounds");
-    let others = [
-        (
-            "record-identity",
-            encoded(Family::Meta, IDENTITY_KEY, &STORE),
-        ),
-        (
-            "record-token",
-            encoded(Family::Meta, &token_key(&[3; 16]), &Token([4; 16])),
-        ),
-        (
-            "record-damage",
-            encoded(Family::Meta, &damage_key(7), &damage()),
-        ),
-        (
-            "record-sources",
-            encoded(Family::Meta, SOURCES_KEY, &sources()),
-        ),
-        (
-            "record-counters",
-            encoded(Family::Meta, COUNTERS_KEY, &COUNTERS),
-        ),
-        (
-            "record-commits",
-            encoded(Family::Meta, COMMITS_KEY, &COMMITS),
-        ),
-        (
-            "record-configuration",
-            encoded(
-                Family::Meta,
-                &configuration_key(ConfigurationId(90)),
-                &configuration(),
-            ),
-        ),
-        (
-            "record-journal",
-            encoded(Family::Meta, &entry_key(300), &entry()),
-        ),
-        ("record-parity", encoded(Family::Meta, PARITY_KEY, &share)),
-    ];
-    parameters.chain(others).collect()
-}
-
-/// Records of layers and of what has a name.
-fn written_tree_records() -> Vec<(&'static str, Vec<u8>)> {
-    let layers = layers()
-        .into_iter()
-        .map(|(name, record)| (name, encoded(Family::Layers, &layer_key(&record), &record)));
-    let names = [
-        (
-            "record-image-3",
-            encoded(Family::Names, &image_key(ImageId(9)), &image()),
-        ),
-        (
-            "record-image-3-scratch",
-            encoded(Family::Names, &image_key(ImageId(9)), &scratch_image()),
-        ),
-        (
-            "record-machine",
-            encoded(Family::Names, &machine_key(MachineId(80)), &machine()),
-        ),
-        (
-            "record-machine-snapshot",
-            encoded(
-                Family::Names,
-                &machine_snapshot_key(MachineId(80), 81),
-                &machine_snapshot(),
-            ),
-        ),
-        (
-            "record-snapshot",
-            encoded(Family::Names, &snapshot_key(ImageId(9), 77), &snapshot()),
-        ),
-    ];
-    layers.chain(names).collect()
-}
-
-/// Keys of `Meta`.
-fn written_meta_keys() -> Vec<(&'static str, Vec<u8>)> {
-    vec![
-        ("key-parameters", PARAMETERS_KEY.to_vec()),
-        ("key-identity", IDENTITY_KEY.to_vec()),
-        ("key-token", token_key(&[3; 16])),
-        ("key-damage", damage_key(7)),
-        ("key-sources", SOURCES_KEY.to_vec()),
-        ("key-counters", COUNTERS_KEY.to_vec()),
-        ("key-commits", COMMITS_KEY.to_vec()),
-        ("key-parity", PARITY_KEY.to_vec()),
-        ("key-configuration", configuration_key(ConfigurationId(90))),
-        ("key-journal", entry_key(300)),
-        ("key-journal-sum", SUM_KEY.to_vec()),
-    ]
-}
-
-/// Keys of `Names`.
-fn written_name_keys() -> Vec<(&'static str, Vec<u8>)> {
-    vec![
-        ("key-image", image_key(ImageId(9))),
-        ("key-snapshot", snapshot_key(ImageId(9), 77)),
-        ("key-machine", machine_key(MachineId(80))),
-        (
-            "key-machine-snapshot",
-            machine_snapshot_key(MachineId(80), 81),
-        ),
-    ]
-}
-
-/// Bytes of files beside the database.
-fn written_files() -> Vec<(&'static str, Vec<u8>)> {
-    let marker = format!("vellum store format {}\n", crate::folder::FORMAT);
-    vec![
-        ("parity-code", parity::golden_code()),
-        ("parity-group", parity::golden_group()),
-        ("parity-rest", parity::golden_rest()),
-        ("witness", crate::folder::Witness::bytes(COMMITS.0)),
-        ("marker", marker.into_bytes()),
-    ]
+    let family = Family::Meta.name();
+    all.push(("record-parity", records::encode(family, PARITY_KEY, &share)));
+    all.push(("parity-code", parity::golden_code()));
+    all.push(("parity-group", parity::golden_group()));
+    all.push(("parity-rest", parity::golden_rest()));
+    all.push(("witness", crate::folder::Witness::bytes(COMMITS.0)));
+    all.push(("key-image", image_key(ImageId(9))));
+    all.push(("key-snapshot", snapshot_key(ImageId(9), 77)));
+    all.push(("key-machine", machine_key(MachineId(80))));
+    all.push((
+        "key-machine-snapshot",
+        machine_snapshot_key(MachineId(80), 81),
+    ));
+    all.push(("key-configuration", configuration_key(ConfigurationId(90))));
+    all.push(("key-journal", entry_key(300)));
+    all.push(("key-journal-sum", SUM_KEY.to_vec()));
+    all.push((
+        "marker",
+        format!("vellum store format {}\n", crate::folder::FORMAT).into_bytes(),
+    ));
+    all
 }
 
 /// Plain bytes behind the compressed golden bytes.
@@ -396,63 +383,49 @@ fn what_is_written_now_is_what_was_written_once() {
 
 #[test]
 fn what_was_written_once_is_read_now() {
-    assert_parameters_read();
-    assert_layers_read();
-    assert_images_read();
-    assert_reads(Family::Meta, IDENTITY_KEY, "record-identity", STORE);
-    assert_reads(Family::Meta, COUNTERS_KEY, "record-counters", COUNTERS);
-    assert_reads(Family::Meta, COMMITS_KEY, "record-commits", COMMITS);
-    let key = configuration_key(ConfigurationId(90));
-    assert_reads(Family::Meta, &key, "record-configuration", configuration());
-    assert_reads(Family::Meta, &entry_key(300), "record-journal", entry());
-    assert_reads(Family::Meta, &damage_key(7), "record-damage", damage());
-    assert_reads(Family::Meta, SOURCES_KEY, "record-sources", sources());
-    let key = machine_key(MachineId(80));
-    assert_reads(Family::Names, &key, "record-machine", machine());
-    let (key, record) = (machine_snapshot_key(MachineId(80), 81), machine_snapshot());
-    assert_reads(Family::Names, &key, "record-machine-snapshot", record);
-    let key = snapshot_key(ImageId(9), 77);
-    assert_reads(Family::Names, &key, "record-snapshot", snapshot());
-    for (name, codec) in [
-        ("compressed-lz4", FrameCodec::Lz4),
-        ("compressed-zstd", FrameCodec::Zstd),
-    ] {
+    for (name, record) in parameters() {
         assert_eq!(
-            codec::decompress(codec, &golden(name), plain().len()),
-            Ok(plain()),
+            decoded::<StoreParameters>(Family::Meta, PARAMETERS_KEY, name),
+            record,
             "{name}"
         );
     }
-}
-
-/// The golden file `name` is read as `record`.
-fn assert_reads<R>(family: Family, key: &[u8], name: &str, record: R)
-where
-    R: Record + PartialEq + std::fmt::Debug,
-{
-    assert_eq!(decoded::<R>(family, key, name), record, "{name}");
-}
-
-fn assert_parameters_read() {
-    for (name, record) in parameters() {
-        assert_reads(Family::Meta, PARAMETERS_KEY, name, record);
-    }
-}
-
-fn assert_layers_read() {
     for (name, record) in layers() {
-        let key = layer_key(&record);
-        // Layers that version 1 wrote have no identity.
-        let first = Layer {
-            content: None,
+        assert_eq!(
+            decoded::<Layer>(Family::Layers, &layer_key(&record), name),
+            record,
+            "{name}"
+        );
+        // What versions 1 and 2 wrote changed when it was made; version 1 has no identity either.
+        let second = Layer {
+            changed_ns: record.created_ms * 1_000_000,
             ..record.clone()
         };
-        assert_reads(Family::Layers, &key, name, record);
-        assert_reads(Family::Layers, &key, &name.replace("-2", ""), first);
+        let first = Layer {
+            content: None,
+            ..second.clone()
+        };
+        for (version, expected) in [("-2", second), ("", first)] {
+            let older = name.replace("-3", version);
+            assert_eq!(
+                decoded::<Layer>(Family::Layers, &layer_key(&record), &older),
+                expected,
+                "{older}"
+            );
+        }
     }
-}
-
-fn assert_images_read() {
+    assert_eq!(
+        decoded::<StoreId>(Family::Meta, IDENTITY_KEY, "record-identity"),
+        STORE
+    );
+    assert_eq!(
+        decoded::<Counters>(Family::Meta, COUNTERS_KEY, "record-counters"),
+        COUNTERS
+    );
+    assert_eq!(
+        decoded::<Commits>(Family::Meta, COMMITS_KEY, "record-commits"),
+        COMMITS
+    );
     // Version 1 wrote the first, version 2 the next: they know no format of a source.
     let older = Image {
         source_format: None,
@@ -464,8 +437,65 @@ fn assert_images_read() {
         ("record-image-2-scratch", scratch_image()),
         ("record-image-3", image()),
         ("record-image-3-scratch", scratch_image()),
+        ("record-image-4", image()),
+        ("record-image-4-scratch", machine_scratch_image()),
     ] {
-        assert_reads(Family::Names, &image_key(ImageId(9)), name, record);
+        assert_eq!(
+            decoded::<Image>(Family::Names, &image_key(ImageId(9)), name),
+            record,
+            "{name}"
+        );
+    }
+    let first = Machine {
+        started_ms: None,
+        ..machine()
+    };
+    for (name, record) in [("record-machine", first), ("record-machine-2", machine())] {
+        assert_eq!(
+            decoded::<Machine>(Family::Names, &machine_key(MachineId(80)), name),
+            record,
+            "{name}"
+        );
+    }
+    let key = machine_snapshot_key(MachineId(80), 81);
+    assert_eq!(
+        decoded::<MachineSnapshot>(Family::Names, &key, "record-machine-snapshot"),
+        machine_snapshot()
+    );
+    let key = configuration_key(ConfigurationId(90));
+    assert_eq!(
+        decoded::<ConfigurationFile>(Family::Meta, &key, "record-configuration"),
+        configuration()
+    );
+    assert_eq!(
+        decoded::<Entry>(Family::Meta, &entry_key(300), "record-journal"),
+        entry()
+    );
+    assert_eq!(
+        decoded::<DamageRecord>(Family::Meta, &damage_key(7), "record-damage"),
+        damage()
+    );
+    assert_eq!(
+        decoded::<SourceList>(Family::Meta, SOURCES_KEY, "record-sources"),
+        sources()
+    );
+    assert_eq!(
+        decoded::<Snapshot>(
+            Family::Names,
+            &snapshot_key(ImageId(9), 77),
+            "record-snapshot"
+        ),
+        snapshot()
+    );
+    for (name, codec) in [
+        ("compressed-lz4", FrameCodec::Lz4),
+        ("compressed-zstd", FrameCodec::Zstd),
+    ] {
+        assert_eq!(
+            codec::decompress(codec, &golden(name), plain().len()),
+            Ok(plain()),
+            "{name}"
+        );
     }
 }
 

@@ -44,6 +44,7 @@ mod healing;
 mod identity;
 mod import;
 mod journal;
+mod late;
 mod limits;
 mod live;
 mod logs;

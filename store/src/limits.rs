@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{StatVfs, statvfs};
 use rustix::process::{Resource, getrlimit};
+use vellum_core::device::Space;
 
 use crate::error::StoreError;
 use crate::sizes::Surroundings;
@@ -52,6 +53,17 @@ fn table_count(dir: &Path) -> u64 {
     let is_table = |name: &std::ffi::OsStr| name.as_encoded_bytes().ends_with(b".sst");
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter(|entry| is_table(&entry.file_name())).count() as u64
+}
+
+/// The room of the file system that `dir` is in.
+pub(crate) fn space(dir: &Path) -> rustix::io::Result<Space> {
+    let space = statvfs(dir)?;
+    let len = |blocks: u64| blocks.saturating_mul(space.f_frsize);
+    Ok(Space {
+        len: total_len(&space),
+        free_len: len(space.f_bfree),
+        usable_len: len(space.f_bavail),
+    })
 }
 
 fn total_len(space: &StatVfs) -> u64 {

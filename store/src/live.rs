@@ -37,7 +37,7 @@ mod room;
 mod view;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{
     Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
@@ -56,7 +56,7 @@ use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::journal::{Added, Entry, Running};
 use crate::sequence::Sequence;
-use crate::store::{Exclusive, Store};
+use crate::store::{Exclusive, Store, now_ns};
 use flush::{Flush, PageChanges};
 pub(crate) use room::Room;
 use view::View;
@@ -86,6 +86,9 @@ struct Shared {
     /// Under which number `chain` keeps its pages.
     pages_serial: u64,
     view: RwLock<View>,
+    /// The time when the content last changed; see [`ContentTime`]. Changes under the view's lock, with the
+    /// content: who sees the old time and reads then sees a later time once there is more to read.
+    changed: ContentTime,
     control: Mutex<Control>,
     /// Told when a flush has ended.
     flushed: Condvar,
@@ -93,6 +96,23 @@ struct Shared {
     is_flusher_busy: AtomicBool,
     /// What the journal says of this disk's flushes; one flush at a time changes it.
     growth: Mutex<Option<Running>>,
+}
+
+/// The time when the content of an attached disk last changed, in nanoseconds since 1970: shared
+/// with those who are asked for it and hold no disk. Another time for every change.
+#[derive(Clone)]
+pub(crate) struct ContentTime(Arc<AtomicU64>);
+
+impl ContentTime {
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Notes a change. One thread at a time.
+    fn advance(&self, now_ns: u64) {
+        let next = now_ns.max(self.get().saturating_add(1));
+        self.0.store(next, Ordering::Release);
+    }
 }
 
 /// Whose turn it is to flush, and what is durable.
@@ -118,6 +138,7 @@ impl Store {
         let exclusive = self.exclusive(image)?;
         self.leave_to_readers(image)?;
         let disk = self.disk(Node::Image(image))?;
+        let changed_ns = disk.chain().first().map_or(0, |layer| layer.changed_ns);
         let control = Control {
             is_flushing: false,
             filling: 0,
@@ -131,6 +152,7 @@ impl Store {
             chunk_len: disk.chunk_len(),
             pages_serial: self.inner.pages.live_serial(),
             view: RwLock::new(View::new(disk)),
+            changed: ContentTime(Arc::new(AtomicU64::new(changed_ns))),
             control: Mutex::new(control),
             flushed: Condvar::new(),
             is_flusher_busy: AtomicBool::new(false),
@@ -174,6 +196,11 @@ impl LiveDisk {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.shared.store
+    }
+
+    /// The time when its content last changed, unflushed writes included.
+    pub(crate) fn changed(&self) -> &ContentTime {
+        &self.shared.changed
     }
 
     /// Fills `buffer` with the bytes from `offset`, unflushed writes included. The range must lie
@@ -361,7 +388,11 @@ impl Shared {
 
     /// Changes what waits, and keeps count of it.
     fn change(&self, change: impl FnOnce(&mut Changes)) {
-        self.change_view(|view| change(&mut view.filling));
+        let now_ns = now_ns();
+        self.change_view(|view| {
+            change(&mut view.filling);
+            self.changed.advance(now_ns);
+        });
     }
 
     fn change_view<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
@@ -418,13 +449,13 @@ impl Shared {
         control.filling += 1;
         control.is_flushing = true;
         let turn = Turn { shared: self };
-        let (frozen, retired) = {
+        let (frozen, changed_ns, retired) = {
             let mut view = self.view_mut();
-            (view.freeze(), view.take_retired())
+            (view.freeze(), self.changed.get(), view.take_retired())
         };
         drop(control);
         drop(retired);
-        let (disk, changed) = self.commit_again(&frozen)?;
+        let (disk, changed) = self.commit_again(&frozen, changed_ns)?;
         drop(frozen);
         self.publish(disk, changed);
         self.control().durable_below = number + 1;
@@ -435,11 +466,15 @@ impl Shared {
 
     /// As [`Shared::commit`], again if the store was opened anew meanwhile. What was not committed
     /// adds nothing to the journal.
-    fn commit_again(&self, waiting: &Changes) -> Result<(Disk, PageChanges), StoreError> {
+    fn commit_again(
+        &self,
+        waiting: &Changes,
+        changed_ns: u64,
+    ) -> Result<(Disk, PageChanges), StoreError> {
         let before = lock(&self.growth).clone();
         let mut outcome = Err(StoreError::Reopened);
         for _ in 0..TRIES_MAX {
-            outcome = self.commit(waiting);
+            outcome = self.commit(waiting, changed_ns);
             if outcome.is_err() {
                 lock(&self.growth).clone_from(&before);
             }
@@ -451,13 +486,19 @@ impl Shared {
     }
 
     /// Makes `waiting` durable in the image's active layer; what the image holds by then, and which
-    /// pages changed.
-    fn commit(&self, waiting: &Changes) -> Result<(Disk, PageChanges), StoreError> {
+    /// pages changed. Its content changed last at `changed_ns`.
+    fn commit(
+        &self,
+        waiting: &Changes,
+        changed_ns: u64,
+    ) -> Result<(Disk, PageChanges), StoreError> {
         let flush = Flush::of(waiting);
         let mut changed = PageChanges::new();
         self.store
             .commit_chunks(&flush.candidates(), |tree, stored, batch| {
-                let (layer, runs) = flush.plan(&self.store, tree, self.image, stored.ids, batch)?;
+                let (mut layer, runs) =
+                    flush.plan(&self.store, tree, self.image, stored.ids, batch)?;
+                layer.changed_ns = changed_ns;
                 self.note(tree, layer.id, stored.added, batch);
                 let edit = Edit::PutLayer(layer);
                 changed = runs;

@@ -57,6 +57,7 @@ impl Store {
         machine: MachineId,
         with_snapshots: bool,
     ) -> Result<(), StoreError> {
+        let _exclusive = self.exclusive_scratches(machine)?;
         self.edit(|tree| tree.plan_delete_machine(machine, with_snapshots))
     }
 
@@ -68,13 +69,15 @@ impl Store {
 
     /// Takes an image out of a machine's disks. It stays an image.
     pub fn remove_disk(&self, machine: MachineId, image: ImageId) -> Result<(), StoreError> {
+        let _exclusive = self.exclusive_scratches(machine)?;
         self.edit(|tree| tree.plan_remove_disk(machine, image))
     }
 
     /// A snapshot of all disks of a machine at one moment, also while guests write to them; returns
     /// its serial. What each guest was told is written is in it.
     pub fn snapshot_machine(&self, machine: MachineId, name: &Name) -> Result<u64, StoreError> {
-        let disks = self.machine(machine)?.disks;
+        let mut disks = self.machine(machine)?.disks;
+        disks.extend(self.scratches_of_machine(machine)?);
         self.with_still(&disks, || {
             self.change_with(|tree| tree.plan_machine_snapshot(machine, name, now_ms()))
         })

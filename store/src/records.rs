@@ -6,17 +6,19 @@
 //!
 //! ```text
 //! offset  size  meaning                                             guards against
-//! 0       1     version: 3 for images, 2 for layers, 1 for all      a newer program's record
-//!               others
+//! 0       1     version: 4 for images, 3 for layers, 2 for          a newer program's record
+//!               machines, 1 for all others
 //! 1       …     the record's fields in order, bincode 2 standard    (see the structs below)
 //!               settings
 //! end-8   8     checksum over family name, key and all bytes        damage, a record in
 //!               before                                              another's place
 //! ```
 //!
-//! Older versions are read for ever: an image of version 2 has the fields of version 3 but for the
-//! format of its source, one of version 1 those of version 2 but for the last two; a layer of
-//! version 1 has no identity of its content.
+//! Older versions are read for ever. An image of version 3 has the fields of version 4 but for the
+//! machine and the session of a scratch image, which goes on; one of version 2 has the fields of
+//! version 3 but for the format of its source, one of version 1 those of version 2 but for the last
+//! two. A layer of version 2 changed when it was made, as far as is known, and one of version 1 has
+//! no identity of its content either. A machine of version 1 does not run.
 
 use std::collections::BTreeSet;
 
@@ -273,17 +275,25 @@ pub(crate) struct LayerFields {
 /// Field that version 2 added: the identity of a sealed layer's content.
 type ContentFields = Option<[u8; IDENTITY_LEN]>;
 
-impl Record for Layer {
-    const VERSION: u8 = 2;
+/// Field that version 3 added: the time when the content changed, in nanoseconds since 1970.
+type ChangedFields = u64;
 
-    type Fields = (LayerFields, ContentFields);
+impl Record for Layer {
+    const VERSION: u8 = 3;
+
+    type Fields = (LayerFields, ContentFields, ChangedFields);
 
     fn from_older(version: u8, bytes: &[u8]) -> Result<(Self::Fields, usize), DecodeError> {
-        if version != 1 {
-            return Err(DecodeError::Version(version));
-        }
-        let (fields, read) = decode_fields::<LayerFields>(bytes)?;
-        Ok(((fields, None), read))
+        let ((fields, content), read) = match version {
+            1 => {
+                let (fields, read) = decode_fields::<LayerFields>(bytes)?;
+                ((fields, None), read)
+            }
+            2 => decode_fields::<(LayerFields, ContentFields)>(bytes)?,
+            version => return Err(DecodeError::Version(version)),
+        };
+        let changed_ns = fields.created_ms.saturating_mul(1_000_000);
+        Ok(((fields, content, changed_ns), read))
     }
 
     fn to_fields(&self) -> Self::Fields {
@@ -298,10 +308,11 @@ impl Record for Layer {
             created_ms: self.created_ms,
             pages: self.pages.ranges().to_vec(),
         };
-        (fields, self.content.map(|content| content.0))
+        let content = self.content.map(|content| content.0);
+        (fields, content, self.changed_ns)
     }
 
-    fn from_fields((fields, content): Self::Fields) -> Option<Self> {
+    fn from_fields((fields, content, changed_ns): Self::Fields) -> Option<Self> {
         let is_sound = fields.sealed || content.is_none();
         is_sound.then_some(Self {
             id: LayerId(fields.id),
@@ -313,6 +324,7 @@ impl Record for Layer {
             chunks: fields.chunks,
             zeros: fields.zeros,
             created_ms: fields.created_ms,
+            changed_ns,
             content: content.map(ContentId),
         })
     }
@@ -345,6 +357,13 @@ pub(crate) struct ImageFields3 {
     source_format: Option<String>,
 }
 
+/// Fields that version 4 added, of a scratch image.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct ImageFields4 {
+    scratch_for: Option<u64>,
+    is_over: bool,
+}
+
 /// The codes of the modes, in their order. An immutable image of version 1 starts afresh at each
 /// attachment.
 const MODES: [Mode; 6] = [
@@ -373,9 +392,9 @@ fn mode_from_fields((code, autoreset): (u8, bool)) -> Option<Mode> {
 }
 
 impl Record for Image {
-    const VERSION: u8 = 3;
+    const VERSION: u8 = 4;
 
-    type Fields = (ImageFields, ImageFields2, ImageFields3);
+    type Fields = (ImageFields, ImageFields2, ImageFields3, ImageFields4);
 
     fn from_older(version: u8, bytes: &[u8]) -> Result<(Self::Fields, usize), DecodeError> {
         let ((fields, added), read) = match version {
@@ -389,10 +408,16 @@ impl Record for Image {
                 ((fields, added), read)
             }
             2 => decode_fields::<(ImageFields, ImageFields2)>(bytes)?,
+            3 => {
+                let ((fields, second, third), read) = decode_fields(bytes)?;
+                return Ok(((fields, second, third, ImageFields4::default()), read));
+            }
             version => return Err(DecodeError::Version(version)),
         };
-        let source_format = None;
-        Ok(((fields, added, ImageFields3 { source_format }), read))
+        let third = ImageFields3 {
+            source_format: None,
+        };
+        Ok(((fields, added, third, ImageFields4::default()), read))
     }
 
     fn to_fields(&self) -> Self::Fields {
@@ -412,10 +437,14 @@ impl Record for Image {
             scratch_of: self.scratch_of.map(|base| base.0),
         };
         let source_format = self.source_format.as_ref().map(Name::to_string);
-        (fields, added, ImageFields3 { source_format })
+        let fourth = ImageFields4 {
+            scratch_for: self.scratch_for.map(|machine| machine.0),
+            is_over: self.is_over,
+        };
+        (fields, added, ImageFields3 { source_format }, fourth)
     }
 
-    fn from_fields((fields, added, third): Self::Fields) -> Option<Self> {
+    fn from_fields((fields, added, third, fourth): Self::Fields) -> Option<Self> {
         let source_format = match third.source_format {
             Some(format) => Some(Name::new(&format).ok()?),
             None => None,
@@ -430,6 +459,8 @@ impl Record for Image {
             tags: tags(fields.tags)?,
             pinned: fields.pinned,
             scratch_of: added.scratch_of.map(ImageId),
+            scratch_for: fourth.scratch_for.map(MachineId),
+            is_over: fourth.is_over,
             source_format,
         })
     }
@@ -499,20 +530,34 @@ pub(crate) struct MachineFields {
     created_ms: u64,
 }
 
-impl Record for Machine {
-    type Fields = MachineFields;
+/// Field that version 2 added: the time when it was switched on, if it runs.
+type StartedFields = Option<u64>;
 
-    fn to_fields(&self) -> MachineFields {
-        MachineFields {
+impl Record for Machine {
+    const VERSION: u8 = 2;
+
+    type Fields = (MachineFields, StartedFields);
+
+    fn from_older(version: u8, bytes: &[u8]) -> Result<(Self::Fields, usize), DecodeError> {
+        if version != 1 {
+            return Err(DecodeError::Version(version));
+        }
+        let (fields, read) = decode_fields::<MachineFields>(bytes)?;
+        Ok(((fields, None), read))
+    }
+
+    fn to_fields(&self) -> Self::Fields {
+        let fields = MachineFields {
             id: self.id.0,
             name: self.name.to_string(),
             disks: self.disks.iter().map(|disk| disk.0).collect(),
             configuration: configuration_to_fields(self.configuration),
             created_ms: self.created_ms,
-        }
+        };
+        (fields, self.started_ms)
     }
 
-    fn from_fields(fields: MachineFields) -> Option<Self> {
+    fn from_fields((fields, started_ms): Self::Fields) -> Option<Self> {
         Some(Self {
             id: MachineId(fields.id),
             name: Name::new(&fields.name).ok()?,
@@ -521,6 +566,7 @@ impl Record for Machine {
             })?,
             configuration: configuration_from_fields(fields.configuration),
             created_ms: fields.created_ms,
+            started_ms,
         })
     }
 }

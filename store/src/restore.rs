@@ -1,7 +1,9 @@
 //! Restores an image or a machine to the state of a snapshot, and can keep the present state.
 
+use std::collections::BTreeSet;
+
 use vellum_core::name::Name;
-use vellum_core::tree::{KeptDisk, Node, PlanError, PresentState, Tree};
+use vellum_core::tree::{KeptDisk, Mode, Node, PlanError, PresentState, ScratchUse, Tree};
 use vellum_core::units::{ImageId, MachineId};
 
 use crate::error::StoreError;
@@ -76,6 +78,21 @@ impl Store {
         Ok(kept.into_inner().expect("a restore asks where it is kept"))
     }
 
+    /// The image whose content changes as `kept` comes back: of an immutable one its machine's
+    /// scratch image, if there is one.
+    fn restored_image(&self, machine: MachineId, kept: &KeptDisk) -> Option<ImageId> {
+        let tree = self.tree();
+        let immutable = |mode| matches!(mode, Mode::Immutable { .. });
+        if !immutable(kept.mode) || !immutable(tree.image(kept.image)?.mode) {
+            return Some(kept.image);
+        }
+        let using = ScratchUse {
+            base: kept.image,
+            machine: Some(machine),
+        };
+        tree.scratch_for(using).map(|scratch| scratch.id)
+    }
+
     fn machine_goes_back(
         &self,
         machine: MachineId,
@@ -91,7 +108,11 @@ impl Store {
         let _exclusive = kept
             .iter()
             .filter(|disk| disk.snapshot.is_some())
-            .map(|disk| self.exclusive(disk.image))
+            .filter_map(|disk| self.restored_image(machine, disk))
+            .chain(self.scratches_of_machine(machine)?)
+            .collect::<BTreeSet<ImageId>>()
+            .into_iter()
+            .map(|image| self.exclusive(image))
             .collect::<Result<Vec<Exclusive>, _>>()?;
         let kept: Vec<ImageId> = kept.iter().map(|disk: &KeptDisk| disk.image).collect();
         // Those that leave the machine may be in use, and are kept as they are at one moment.

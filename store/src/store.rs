@@ -709,6 +709,15 @@ impl Drop for Building {
     }
 }
 
+/// Now, in nanoseconds since 1970.
+pub(crate) fn now_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        })
+}
+
 /// Now, in milliseconds since 1970: for people to read, nothing is decided by it.
 pub(crate) fn now_ms() -> u64 {
     SystemTime::now()

@@ -18,8 +18,9 @@ Example:
   vellum modify kiosk --type immutable --autoreset off
 
 normal        one writer; snapshots
-immutable     writes go to a scratch image, which starts afresh at each attachment (autoreset on)
-              or is kept until `vellum reset` (off)
+immutable     writes go to a scratch image, one for each machine, which starts afresh with `machine
+              start`, or when a guest writes after the last one said goodbye (autoreset on), or is
+              kept until `vellum reset` (off)
 writethrough  one writer; no part in snapshots, keeps its state when a machine goes back
 readonly      no writer
 multiattach   a base: each attachment (IMAGE+NAME) writes to a child of its own
@@ -31,7 +32,8 @@ pub(crate) struct Args {
     /// The image's mode
     #[arg(long = "type", visible_alias = "mode", value_name = "MODE", value_enum)]
     mode: Option<ModeName>,
-    /// Whether what is written to an immutable image goes with the next attachment
+    /// Whether what is written to an immutable image goes when its machine, or its guest, is
+    /// switched on anew
     #[arg(long, value_name = "WHEN", value_enum)]
     autoreset: Option<Switch>,
 }
@@ -65,7 +67,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     store.set_mode(image, mode)?;
     let details = match mode {
         Mode::Immutable { autoreset: true } => {
-            "; what is written to it goes with the next attachment"
+            "; what is written to it goes when its guest is switched on anew"
         }
         Mode::Immutable { autoreset: false } => {
             "; what is written to it stays until `vellum reset`"

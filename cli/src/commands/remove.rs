@@ -125,7 +125,7 @@ pub(super) fn preview(tree: &Tree, nodes: &[Node], with_snapshots: bool) -> Resu
                 drop(tree.plan_delete_image(image, all_named)?);
                 gone.extend(snapshots.into_iter().filter(|_| with_snapshots));
                 gone.extend(
-                    tree.scratch_of(image)
+                    tree.scratches_of(image)
                         .map(|scratch| Node::Image(scratch.id)),
                 );
             }

@@ -121,6 +121,8 @@ const SHORTENED: Rows = &[
     ("machine rm vm --with-snapshots", &["did you mean vm10?"]),
     ("machine config vm b.raw", &["did you mean vm10?"]),
     ("machine config vm --none", &["did you mean vm10?"]),
+    ("machine start vm", &["did you mean vm10?"]),
+    ("machine stop vm", &["did you mean vm10?"]),
     ("machine add-disk vm db", &["did you mean vm10?"]),
     ("machine add-disk vm10 d", &["did you mean db?"]),
     ("machine remove-disk vm web2", &["did you mean vm10?"]),

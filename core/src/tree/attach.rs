@@ -5,19 +5,20 @@
 //! alone identifies the attachment.
 //!
 //! - A *normal*, *writethrough* or *shareable* image is its own attachment.
-//! - An *immutable* image has one attachment: its scratch image, `IMAGE+scratch`.
+//! - An *immutable* image has one attachment for each machine that has it, a scratch image:
+//!   `IMAGE+MACHINE`. `IMAGE` itself is that of the machine that was made first, or the one of all
+//!   who belong to no machine.
 //! - A *multiattach* image has as many as are asked for: `IMAGE+WHO`, each a child image of that
 //!   name, made when it is first attached and kept until it is deleted. `IMAGE` itself can only be
 //!   read.
 //! - A *readonly* image and every snapshot can only be read.
 
-use super::{Edit, Image, Mode, Node, PlanError, Planned, Tree};
+use super::{Image, Mode, Node, PlanError, Planned, ScratchUse, Tree};
 use crate::name::Name;
 use crate::units::ImageId;
 
-/// The separator between an image's name and that of one of its attachments.
-const MARK: char = '+';
-const SCRATCH: &str = "scratch";
+/// Between an image's name and that of one of its attachments.
+pub(super) const MARK: char = '+';
 /// Children that attachments can make of one base: a client that makes up names must not fill the
 /// store with them. No host that we know runs that many guests.
 pub const ATTACHMENTS_MAX: usize = 1024;
@@ -29,9 +30,9 @@ pub enum Attachment {
     Read(Node),
     /// Writes go to the image itself.
     Write(ImageId),
-    /// Writes go to the scratch image of this immutable image, which may have to be made, or
-    /// emptied, first.
-    Scratch(ImageId),
+    /// Writes go to the scratch image for this use of an immutable image, which may have to be
+    /// made, or emptied, first.
+    Scratch(ScratchUse),
     /// Writes go to a child of this multiattach image; it is not there yet.
     NewChild {
         /// The image that becomes its parent.
@@ -53,15 +54,43 @@ impl Tree {
         }
         let name = Name::new(text).ok()?;
         match self.image_named(&name) {
-            Some(image) if image.scratch_of.is_some() => None,
-            Some(image) => Some(attachment_of(image)),
-            None => self.new_child(name),
+            Some(image) if image.scratch_of.is_none() => Some(self.attachment_of(image)),
+            _ => self
+                .scratch_named(&name)
+                .map(Attachment::Scratch)
+                .or_else(|| self.new_child(name)),
+        }
+    }
+
+    /// The use of an immutable image by a machine, as `IMAGE+MACHINE` names it.
+    fn scratch_named(&self, name: &Name) -> Option<ScratchUse> {
+        name.as_str().rmatch_indices(MARK).find_map(|(at, _)| {
+            let (base, machine) = name.as_str().split_at(at);
+            let base = self.image_named(&Name::new(base).ok()?)?;
+            let machine = Name::new(machine.strip_prefix(MARK)?).ok()?;
+            let machine = self.machines().named(&machine)?;
+            let has_it = machine.disks.contains(&base.id);
+            (has_it && matches!(base.mode, Mode::Immutable { .. })).then_some(ScratchUse {
+                base: base.id,
+                machine: Some(machine.id),
+            })
+        })
+    }
+
+    fn attachment_of(&self, image: &Image) -> Attachment {
+        match image.mode {
+            Mode::Normal | Mode::Writethrough | Mode::Shareable => Attachment::Write(image.id),
+            Mode::Immutable { .. } => Attachment::Scratch(self.scratch_use(image.id)),
+            Mode::Readonly | Mode::Multiattach => Attachment::Read(Node::Image(image.id)),
         }
     }
 
     /// A multiattach image whose name and the mark `name` begins with: the one with the longest
     /// name.
     fn new_child(&self, name: Name) -> Option<Attachment> {
+        if self.image_named(&name).is_some() {
+            return None;
+        }
         let marks = name
             .as_str()
             .rmatch_indices(MARK)
@@ -98,55 +127,5 @@ impl Tree {
     pub fn attached_name(&self, base: &Image, who: &str) -> Result<Name, PlanError> {
         let text = format!("{}{MARK}{who}", base.name);
         Name::new(&text).map_err(|_| PlanError::NoSuchName(text))
-    }
-
-    /// The scratch image of the immutable image `base` as an attachment finds it: made if there is
-    /// none, blank if it starts afresh.
-    pub fn plan_scratch(&mut self, base: ImageId, now_ms: u64) -> Result<Planned, PlanError> {
-        let base = self.image(base).ok_or(PlanError::Gone)?.clone();
-        match (
-            self.scratch_of(base.id).map(|scratch| scratch.id),
-            base.mode,
-        ) {
-            (Some(scratch), Mode::Immutable { autoreset: false }) => Ok(Planned {
-                edits: Vec::new(),
-                node: Node::Image(scratch),
-            }),
-            (Some(scratch), _) => Ok(Planned {
-                edits: self.plan_scratch_reset(&base, now_ms)?,
-                node: Node::Image(scratch),
-            }),
-            (None, _) => self.plan_new_scratch(&base, now_ms),
-        }
-    }
-
-    fn plan_new_scratch(&mut self, base: &Image, now_ms: u64) -> Result<Planned, PlanError> {
-        let name = self.free_scratch_name(base)?;
-        let mut planned = self.plan_child(&name, Node::Image(base.id), None, now_ms)?;
-        let made = planned.edits.iter_mut().find_map(|edit| match edit {
-            Edit::PutImage(image) if Node::Image(image.id) == planned.node => Some(image),
-            _ => None,
-        });
-        made.expect("a child that is planned is put").scratch_of = Some(base.id);
-        Ok(planned)
-    }
-
-    /// `BASE+scratch`; if that name is taken, `BASE+scratch2` and so on.
-    pub(super) fn free_scratch_name(&self, base: &Image) -> Result<Name, PlanError> {
-        let mut name = self.attached_name(base, SCRATCH)?;
-        let mut nth = 1_usize;
-        while self.image_named(&name).is_some() {
-            nth += 1;
-            name = self.attached_name(base, &format!("{SCRATCH}{nth}"))?;
-        }
-        Ok(name)
-    }
-}
-
-fn attachment_of(image: &Image) -> Attachment {
-    match image.mode {
-        Mode::Normal | Mode::Writethrough | Mode::Shareable => Attachment::Write(image.id),
-        Mode::Immutable { .. } => Attachment::Scratch(image.id),
-        Mode::Readonly | Mode::Multiattach => Attachment::Read(Node::Image(image.id)),
     }
 }

@@ -3,7 +3,7 @@
 //! This happens without a request: a state that no snapshot shows gets a snapshot, under a name
 //! that is free.
 
-use super::{KeptDisk, Machine, MachineSnapshot, Node, PlanError, Tree};
+use super::{Image, KeptDisk, Machine, MachineSnapshot, Mode, Node, PlanError, ScratchUse, Tree};
 use crate::name::Name;
 use crate::units::{ImageId, LayerId, MachineId};
 
@@ -74,10 +74,13 @@ impl Tree {
         let kept = snapshot.disks.iter().map(|disk| disk.image);
         snapshot.configuration == machine.configuration
             && kept.eq(machine.disks.iter().copied())
-            && snapshot.disks.iter().all(|disk| self.is_as_kept(disk))
+            && snapshot
+                .disks
+                .iter()
+                .all(|disk| self.is_as_kept(machine, disk))
     }
 
-    fn is_as_kept(&self, kept: &KeptDisk) -> bool {
+    fn is_as_kept(&self, machine: &Machine, kept: &KeptDisk) -> bool {
         let Some(image) = self.image(kept.image) else {
             return false;
         };
@@ -88,7 +91,22 @@ impl Tree {
         let then = self
             .snapshot(kept.image, serial)
             .map(|snapshot| snapshot.layer);
-        image.mode == kept.mode && self.present_layer(kept.image).is_ok_and(|now| now == then)
+        image.mode == kept.mode && self.shown_layer(machine, image) == then
+    }
+
+    /// The sealed layer with all that `machine` sees of its disk `image`; none if there is none.
+    fn shown_layer(&self, machine: &Machine, image: &Image) -> Option<LayerId> {
+        if !matches!(image.mode, Mode::Immutable { .. }) {
+            return self.present_layer(image.id).ok()?;
+        }
+        let using = ScratchUse {
+            base: image.id,
+            machine: Some(machine.id),
+        };
+        match self.scratch_view(using).ok()?.node {
+            Node::Image(shown) => self.present_layer(shown).ok()?,
+            Node::Snapshot(id, serial) => Some(self.snapshot(id, serial)?.layer),
+        }
     }
 }
 

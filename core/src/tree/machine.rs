@@ -27,6 +27,8 @@ pub struct Machine {
     pub configuration: Option<Configuration>,
     /// The time when it was made, in milliseconds since 1970.
     pub created_ms: u64,
+    /// The time when it was switched on, in milliseconds since 1970, if it runs.
+    pub started_ms: Option<u64>,
 }
 
 /// A machine's configuration file, of which nothing is understood. It never changes: another

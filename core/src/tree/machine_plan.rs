@@ -2,19 +2,21 @@
 //! does.
 //!
 //! A snapshot keeps the content and the mode of normal and immutable disks, by a snapshot of each
-//! image that has the machine snapshot's name. Those belong to it: they go when it goes and not
-//! before, and neither can their images. Disks of other modes take no part; they are only
-//! remembered as having been there.
+//! image that has the machine snapshot's name (`SNAPSHOT+MACHINE`, if another machine's snapshot of
+//! the same image has it). That of an immutable disk is what its guest saw: with what was written.
+//! Those belong to it: they go when it goes and not before, and neither can their images. Disks of
+//! other modes take no part; they are only remembered as having been there.
 //!
 //! Restoring makes the machine's set of disks the earlier one. A disk that joined since leaves the
-//! machine and stays an image; one that left comes back. Writes to an immutable disk are discarded.
+//! machine and stays an image; one that left comes back. What was written to an immutable disk is
+//! again what it was, and that is what the machine starts with from then on.
 
 use std::sync::Arc;
 
 use super::machine::{
     CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, KeptDisk, Machine, MachineSnapshot,
 };
-use super::{Edit, Image, Mode, Node, PlanError, Tree};
+use super::{Edit, Image, Layer, Mode, Node, PlanError, Planned, ScratchUse, Tree};
 use crate::name::Name;
 use crate::units::{ConfigurationId, ImageId, MachineId};
 
@@ -52,6 +54,7 @@ impl Tree {
             disks: Vec::new(),
             configuration,
             created_ms: now_ms,
+            started_ms: None,
         }));
         Ok((id, edits))
     }
@@ -120,7 +123,10 @@ impl Tree {
                 count,
             });
         }
-        let mut edits = Vec::new();
+        let partings = machine.disks.iter();
+        let mut edits: Vec<Edit> = partings
+            .filter_map(|disk| self.plan_scratch_parting(*disk, id))
+            .collect();
         let mut configurations: Vec<ConfigurationId> = machine
             .configuration
             .iter()
@@ -164,6 +170,7 @@ impl Tree {
         }
         let mode = self.image(disk).map_or(Mode::Normal, |disk| disk.mode);
         self.check_usable(disk, mode, &machine)?;
+        edits.extend(self.plan_scratch_adoption(disk, machine.id));
         machine.disks.push(disk);
         edits.push(Edit::PutMachine(machine));
         Ok((disk, edits))
@@ -199,7 +206,55 @@ impl Tree {
                 machine: machine.name.to_string(),
             });
         }
-        Ok(vec![Edit::PutMachine(machine)])
+        let parting = self.plan_scratch_parting(image, machine.id);
+        let edits = parting.into_iter().chain([Edit::PutMachine(machine)]);
+        Ok(edits.collect())
+    }
+
+    /// A machine is switched on: what was written to its immutable disks goes, unless it is to stay
+    /// until it is reset.
+    pub fn plan_start(&mut self, id: MachineId, now_ms: u64) -> Result<Vec<Edit>, PlanError> {
+        let machine = self.machine(id)?.clone();
+        if machine.started_ms.is_some() {
+            return Err(PlanError::Runs(machine.name.to_string()));
+        }
+        let mut edits = Vec::new();
+        for disk in &machine.disks {
+            let image = self.image(*disk).ok_or(PlanError::Gone)?.clone();
+            let scratch = self.scratch_for(used_by(id, *disk)).cloned();
+            let Some(scratch) = scratch else { continue };
+            if image.mode == (Mode::Immutable { autoreset: true }) {
+                edits.extend(self.plan_scratch_reset(&image, scratch, now_ms)?);
+            }
+        }
+        edits.push(Edit::PutMachine(Machine {
+            started_ms: Some(now_ms),
+            ..machine
+        }));
+        Ok(edits)
+    }
+
+    /// A machine is switched off: the session of its immutable disks is over.
+    pub fn plan_stop(&self, id: MachineId) -> Result<Vec<Edit>, PlanError> {
+        let machine = self.machine(id)?.clone();
+        if machine.started_ms.is_none() {
+            return Err(PlanError::RunsNot(machine.name.to_string()));
+        }
+        let scratches = machine.disks.iter();
+        let mut edits: Vec<Edit> = scratches
+            .filter_map(|disk| self.scratch_for(used_by(id, *disk)))
+            .map(|scratch| {
+                Edit::PutImage(Image {
+                    is_over: true,
+                    ..scratch.clone()
+                })
+            })
+            .collect();
+        edits.push(Edit::PutMachine(Machine {
+            started_ms: None,
+            ..machine
+        }));
+        Ok(edits)
     }
 
     /// A snapshot of all disks of a machine as they are now.
@@ -217,7 +272,7 @@ impl Tree {
             )));
         }
         let (mut disks, mut edits) = (Vec::with_capacity(machine.disks.len()), Vec::new());
-        for disk in machine.disks {
+        for disk in machine.disks.iter().copied() {
             let mode = self.image(disk).ok_or(PlanError::Gone)?.mode;
             let mut kept = KeptDisk {
                 image: disk,
@@ -225,7 +280,7 @@ impl Tree {
                 snapshot: None,
             };
             if mode.is_kept() {
-                let planned = self.plan_image_snapshot(disk, name, now_ms)?;
+                let planned = self.plan_disk_snapshot(&machine.name, id, disk, name, now_ms)?;
                 kept.snapshot = if let Node::Snapshot(_, serial) = planned.node {
                     Some(serial)
                 } else {
@@ -246,6 +301,29 @@ impl Tree {
             created_ms: now_ms,
         }));
         Ok((serial, edits))
+    }
+
+    /// A snapshot of `disk` as the guest of machine `id` sees it.
+    fn plan_disk_snapshot(
+        &mut self,
+        machine: &Name,
+        id: MachineId,
+        disk: ImageId,
+        name: &Name,
+        now_ms: u64,
+    ) -> Result<Planned, PlanError> {
+        let image = self.image(disk).ok_or(PlanError::Gone)?;
+        if !matches!(image.mode, Mode::Immutable { .. }) {
+            return self.plan_image_snapshot(disk, name, now_ms);
+        }
+        let name = match self.check_snapshot_free(disk, name) {
+            Err(taken) if self.machines().users(disk).count() > 1 => {
+                Name::new(&format!("{name}+{machine}")).map_err(|_| taken)?
+            }
+            free => free.map(|()| name.clone())?,
+        };
+        let view = self.scratch_view(used_by(id, disk))?;
+        self.plan_named_snapshot(disk, view.node, &name, now_ms)
     }
 
     /// Makes a machine as its snapshot `serial` is. All its snapshots stay. The present state is
@@ -278,8 +356,17 @@ impl Tree {
                 },
                 &machine,
             )?;
-            edits.extend(self.plan_restore_kept(disk, now_ms)?);
+            let restored = self.plan_restore_kept(id, disk, now_ms)?;
+            let restored = self.on_top_of(&edits, restored);
+            edits.extend(restored);
         }
+        let stays = |disk: &ImageId| target.disks.iter().any(|kept| kept.image == *disk);
+        let leaving = machine.disks.iter().filter(|disk| !stays(disk));
+        let partings: Vec<Edit> = leaving
+            .filter_map(|disk| self.plan_scratch_parting(*disk, id))
+            .collect();
+        let partings = self.on_top_of(&edits, partings);
+        edits.extend(partings);
         let is_kept = save_as.is_some() || machine.configuration == target.configuration;
         edits.extend(if is_kept {
             None
@@ -295,38 +382,86 @@ impl Tree {
         Ok(edits)
     }
 
-    /// Restores a disk to the state in `kept`. Its image gets no new layer if it is as it was.
-    fn plan_restore_kept(&mut self, kept: &KeptDisk, now_ms: u64) -> Result<Vec<Edit>, PlanError> {
+    /// `later`, which were planned without knowing of `edits`: an image whose layer they leave
+    /// alone keeps the one that `edits` give it.
+    fn on_top_of(&self, edits: &[Edit], mut later: Vec<Edit>) -> Vec<Edit> {
+        let put = |id: ImageId| {
+            edits.iter().rev().find_map(|edit| match edit {
+                Edit::PutImage(image) if image.id == id => Some(image.layer),
+                _ => None,
+            })
+        };
+        for edit in &mut later {
+            let Edit::PutImage(image) = edit else {
+                continue;
+            };
+            let is_left = self
+                .image(image.id)
+                .is_some_and(|now| now.layer == image.layer);
+            if let Some(layer) = put(image.id).filter(|_| is_left) {
+                image.layer = layer;
+            }
+        }
+        later
+    }
+
+    /// Makes a disk of machine `id` as `kept` says. Its image gets no new layer if it is as it was.
+    fn plan_restore_kept(
+        &mut self,
+        id: MachineId,
+        kept: &KeptDisk,
+        now_ms: u64,
+    ) -> Result<Vec<Edit>, PlanError> {
         let Some(serial) = kept.snapshot else {
             return Ok(Vec::new());
         };
         let image = self.image(kept.image).ok_or(PlanError::Gone)?.clone();
-        let target = self
-            .layer_of(Node::Snapshot(image.id, serial))
-            .ok_or(PlanError::Gone)?
-            .clone();
-        let mut edits = Vec::new();
-        let is_immutable = matches!(kept.mode, Mode::Immutable { .. });
+        let node = Node::Snapshot(image.id, serial);
+        let target = Layer::clone(self.layer_of(node).ok_or(PlanError::Gone)?);
+        let immutable = |mode| matches!(mode, Mode::Immutable { .. });
         let mut restored = Image {
             mode: kept.mode,
             ..image.clone()
         };
-        if self.same_as_parent(&self.layers[&image.layer]) == Some(target.id) {
-            edits.extend(if is_immutable {
-                self.plan_scratch_reset(&image, now_ms)?
-            } else {
-                Vec::new()
-            });
-        } else {
+        if immutable(kept.mode) && immutable(image.mode) {
+            let mut edits = vec![Edit::PutImage(restored)];
+            edits.extend(self.plan_restore_scratch(id, &image, &target, now_ms)?);
+            return Ok(edits);
+        }
+        let mut edits = Vec::new();
+        if self.same_as_parent(&self.layers[&image.layer]) != Some(target.id) {
             let layer = self.blank_layer(Some(&target), target.len, now_ms);
+            let layer = self.changed(&image, layer);
             restored.layer = layer.id;
             edits.push(Edit::PutLayer(layer));
         }
-        if !is_immutable || restored.layer != image.layer {
-            edits.extend(self.plan_scratch_end(image.id));
-        }
+        edits.extend(self.plan_scratches_end(image.id));
         edits.push(Edit::PutImage(restored));
         Ok(edits)
+    }
+
+    /// Makes what machine `id` sees of the immutable image `image` as the sealed layer `target` is.
+    fn plan_restore_scratch(
+        &mut self,
+        id: MachineId,
+        image: &Image,
+        target: &Layer,
+        now_ms: u64,
+    ) -> Result<Vec<Edit>, PlanError> {
+        let adopted = || match self.plan_scratch_adoption(image.id, id) {
+            Some(Edit::PutImage(scratch)) => Some(scratch),
+            _ => None,
+        };
+        let own = self.scratch_for(used_by(id, image.id)).cloned();
+        match own.or_else(adopted) {
+            Some(scratch) => Ok(self.plan_scratch_as(target, scratch, now_ms).into()),
+            None if self.same_as_parent(&self.layers[&image.layer]) == Some(target.id) => {
+                Ok(Vec::new())
+            }
+            None => Ok(self
+                .plan_new_scratch(image, Some(id), Some(target), now_ms)?
+                .edits),
+        }
     }
 
     /// Removes a machine's snapshot, and the snapshots of its images that belong to it.
@@ -412,5 +547,13 @@ impl Tree {
 
     fn machine(&self, id: MachineId) -> Result<&Machine, PlanError> {
         self.machines().get(id).ok_or(PlanError::Gone)
+    }
+}
+
+/// A machine's use of one of its disks, should that be immutable.
+fn used_by(machine: MachineId, disk: ImageId) -> ScratchUse {
+    ScratchUse {
+        base: disk,
+        machine: Some(machine),
     }
 }

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Attachment, DISKS_MAX, Edit, Image, Layer, MachineSnapshot, Mode, NewConfiguration, Node,
-    PlanError, Tree,
+    Attachment, DISKS_MAX, Edit, Layer, MachineSnapshot, Mode, NewConfiguration, Node, PlanError,
+    ScratchUse, Tree,
 };
 use crate::name::Name;
 use crate::units::{ChunkLen, ConfigurationId, ImageId, MachineId, PageIndex};
@@ -25,6 +25,13 @@ const MODES: [Mode; 7] = [
 
 fn name(text: &str) -> Name {
     Name::new(text).expect("a valid name")
+}
+
+fn used_by(machine: MachineId, base: ImageId) -> ScratchUse {
+    ScratchUse {
+        base,
+        machine: Some(machine),
+    }
 }
 
 /// A tree, and the configuration files that a store would hold.
@@ -113,61 +120,68 @@ impl World {
         Ok(())
     }
 
-    fn configure(&mut self, machine: MachineId, text: &[u8]) {
-        let file = NewConfiguration::new(text).expect("a short file");
-        let edits = self.tree.plan_configure(machine, Some(file));
-        self.apply(&edits.expect("configured"));
-    }
-
-    fn remove_disk(&mut self, machine: MachineId, image: ImageId) -> Result<(), PlanError> {
-        self.tree
-            .plan_remove_disk(machine, image)
-            .map(|edits| self.apply(&edits))
-    }
-
-    fn rename_image(&mut self, image: ImageId, text: &str) {
-        let edits = self.tree.plan_rename(Node::Image(image), &name(text));
-        self.apply(&edits.expect("renamed"));
-    }
-
-    fn delete_snapshot_of(&mut self, machine: MachineId, serial: u64) {
-        let edits = self.tree.plan_delete_machine_snapshot(machine, serial);
-        self.apply(&edits.expect("nothing is pinned"));
-    }
-
-    fn image_now(&self, image: ImageId) -> &Image {
-        self.tree.image(image).expect("it is there")
-    }
-
-    fn disks_of(&self, machine: MachineId) -> &[ImageId] {
-        let machines = self.tree.machines();
-        &machines.get(machine).expect("it is there").disks
-    }
-
-    fn configuration_of(&self, machine: MachineId) -> &[u8] {
-        let machine = self.tree.machines().get(machine).expect("it is there");
-        &self.files[&machine.configuration.expect("it has one").id]
-    }
-
-    fn machine_snapshot(&self, machine: MachineId, serial: u64) -> &MachineSnapshot {
-        let taken = self.tree.machines().snapshot(machine, serial);
-        taken.expect("it was taken")
-    }
-
     /// Writes as a guest does that attached `image`: to the image, its scratch, or not at all.
     fn write(&mut self, image: ImageId, value: u64) -> Option<ImageId> {
         let text = self.tree.image(image)?.name.to_string();
         let target = match self.tree.attachment(&text)? {
             Attachment::Write(image) => image,
-            Attachment::Scratch(base) => {
-                let planned = self.tree.plan_scratch(base, 0).expect("a scratch image");
-                self.apply(&planned.edits);
-                planned.node.image()
-            }
+            Attachment::Scratch(using) => self.scratch(using),
             Attachment::Read(_) | Attachment::NewChild { .. } => return None,
         };
         self.put(target, value);
         Some(target)
+    }
+
+    /// The scratch image, as whoever writes there finds it.
+    fn scratch(&mut self, using: ScratchUse) -> ImageId {
+        let planned = self
+            .tree
+            .plan_scratch(using, None, 0)
+            .expect("a scratch image");
+        self.apply(&planned.edits);
+        planned.node.image()
+    }
+
+    /// Writes as the guest of `machine` does.
+    fn write_as(&mut self, machine: MachineId, image: ImageId, value: u64) {
+        let has_it = |owner: &super::Machine| owner.id == machine;
+        let mode = self.tree.image(image).map(|image| image.mode);
+        if !self.tree.machines().users(image).any(has_it) {
+            return;
+        }
+        match mode {
+            Some(Mode::Immutable { .. }) => {
+                let scratch = self.scratch(used_by(machine, image));
+                self.put(scratch, value);
+            }
+            _ => drop(self.write(image, value)),
+        }
+    }
+
+    /// The content that the guest of `machine` would see.
+    fn view(&self, machine: MachineId, image: ImageId) -> u64 {
+        let mode = self.tree.image(image).map(|image| image.mode);
+        if !matches!(mode, Some(Mode::Immutable { .. })) {
+            return self.show(image);
+        }
+        let view = self.tree.scratch_view(used_by(machine, image));
+        self.seen(view.expect("it is there").node)
+    }
+
+    fn power(&mut self, machine: MachineId, on: bool) -> Result<(), PlanError> {
+        let edits = if on {
+            self.tree.plan_start(machine, 0)?
+        } else {
+            self.tree.plan_stop(machine)?
+        };
+        self.apply(&edits);
+        Ok(())
+    }
+
+    /// The guest that wrote to the scratch image `id` says goodbye.
+    fn end_session(&mut self, id: ImageId) {
+        let edits = self.tree.plan_session_end(id);
+        self.apply(&edits);
     }
 
     fn put(&mut self, image: ImageId, value: u64) {
@@ -239,6 +253,18 @@ impl World {
                 "only immutable images have scratch images"
             );
             assert!(!has_snapshots);
+            let using = ScratchUse {
+                base: base.id,
+                machine: image.scratch_for,
+            };
+            assert_eq!(
+                self.tree.scratch_for(using).map(|one| one.id),
+                Some(image.id)
+            );
+            if let Some(machine) = image.scratch_for {
+                let machine = self.tree.machines().get(machine);
+                assert!(machine.is_some_and(|machine| machine.disks.contains(&base.id)));
+            }
         }
     }
 
@@ -281,8 +307,14 @@ impl World {
 fn going_back_brings_disks_modes_and_configuration_back() {
     let mut world = World::new();
     let images = MODES.map(|mode| {
-        let text = world.name();
-        world.image(text.as_str(), mode)
+        world.image(
+            &format!(
+                "{}{}",
+                mode,
+                matches!(mode, Mode::Immutable { autoreset: true })
+            ),
+            mode,
+        )
     });
     let machine = world.machine("vm");
     let disks = images.map(|image| {
@@ -304,10 +336,19 @@ fn going_back_brings_disks_modes_and_configuration_back() {
     for (value, image) in (20..).zip([normal, afresh, kept, through, shared, child]) {
         world.write(image, value);
     }
-    world.configure(machine, b"other");
+    let file = NewConfiguration::new(b"other").expect("short");
+    let edits = world
+        .tree
+        .plan_configure(machine, Some(file))
+        .expect("configured");
+    world.apply(&edits);
     let joined = world.image("joined", Mode::Normal);
     world.add(machine, joined).expect("added");
-    world.remove_disk(machine, normal).expect("removed");
+    let edits = world
+        .tree
+        .plan_remove_disk(machine, normal)
+        .expect("removed");
+    world.apply(&edits);
     world
         .set_mode(normal, Mode::Readonly)
         .expect("another mode");
@@ -320,16 +361,27 @@ fn going_back_brings_disks_modes_and_configuration_back() {
     assert_eq!(shown, [1, 0, 0, 23, 24, 0, 1]);
     assert_eq!(
         scratches.map(|scratch| world.show(scratch)),
-        [0, 0],
-        "what was written to immutable disks is forgotten"
+        [1, 1],
+        "immutable disks are as their guest saw them"
     );
+    let now = world
+        .tree
+        .machines()
+        .get(machine)
+        .expect("it is there")
+        .clone();
     assert_eq!(
-        world.disks_of(machine),
-        disks,
+        now.disks, disks,
         "the disk that left is back, the one that joined is out"
     );
-    assert_eq!(world.image_now(normal).mode, Mode::Normal);
-    assert_eq!(world.configuration_of(machine), b"vm");
+    assert_eq!(
+        world.tree.image(normal).expect("it is there").mode,
+        Mode::Normal
+    );
+    assert_eq!(
+        world.files[&now.configuration.expect("it has one").id],
+        b"vm"
+    );
     assert!(world.tree.image(joined).is_some(), "and still an image");
 
     let late = world
@@ -339,10 +391,18 @@ fn going_back_brings_disks_modes_and_configuration_back() {
         .expect("what was left is kept")
         .serial;
     world.restore(machine, late, None).expect("and forth");
-    let disks = world.disks_of(machine);
-    assert!(disks.contains(&joined) && !disks.contains(&normal));
+    let now = world
+        .tree
+        .machines()
+        .get(machine)
+        .expect("it is there")
+        .clone();
+    assert!(now.disks.contains(&joined) && !now.disks.contains(&normal));
     assert_eq!(
-        (world.show(child), world.configuration_of(machine)),
+        (
+            world.show(child),
+            &world.files[&now.configuration.expect("it has one").id][..]
+        ),
         (25, &b"other"[..])
     );
     world.check();
@@ -363,7 +423,11 @@ fn what_a_machine_snapshot_needs_cannot_be_deleted_and_goes_with_it() {
         .snapshot_named(image, &name("s"))
         .expect("the image has it too")
         .serial;
-    world.remove_disk(machine, image).expect("removed");
+    let edits = world
+        .tree
+        .plan_remove_disk(machine, image)
+        .expect("removed");
+    world.apply(&edits);
     assert!(matches!(
         world.tree.plan_delete_image(image, true),
         Err(PlanError::Kept { .. })
@@ -380,7 +444,11 @@ fn what_a_machine_snapshot_needs_cannot_be_deleted_and_goes_with_it() {
         world.tree.plan_delete_machine(machine, false),
         Err(PlanError::HasSnapshots { .. })
     ));
-    world.delete_snapshot_of(machine, serial);
+    let edits = world
+        .tree
+        .plan_delete_machine_snapshot(machine, serial)
+        .expect("deleted");
+    world.apply(&edits);
     assert_eq!(world.tree.snapshots(image).count(), 0);
     let edits = world
         .tree
@@ -441,7 +509,10 @@ fn each_mode_allows_what_its_table_says() {
         let attached = world.tree.attachment("a").expect("it is there");
         let expected = match mode {
             Mode::Readonly | Mode::Multiattach => Attachment::Read(Node::Image(image)),
-            Mode::Immutable { .. } => Attachment::Scratch(image),
+            Mode::Immutable { .. } => Attachment::Scratch(ScratchUse {
+                base: image,
+                machine: None,
+            }),
             _ => Attachment::Write(image),
         };
         assert_eq!(attached, expected, "{mode}");
@@ -526,8 +597,20 @@ fn a_scratch_image_lives_and_goes_with_its_base() {
             "{refused:?}"
         );
     }
-    world.rename_image(base, "silver");
-    assert_eq!(world.image_now(scratch).name.as_str(), "silver+scratch");
+    let edits = world
+        .tree
+        .plan_rename(Node::Image(base), &name("silver"))
+        .expect("renamed");
+    world.apply(&edits);
+    assert_eq!(
+        world
+            .tree
+            .image(scratch)
+            .expect("it is there")
+            .name
+            .as_str(),
+        "silver+scratch"
+    );
     let edits = world.tree.plan_reset(base, 0).expect("reset");
     world.apply(&edits);
     assert_eq!(world.show(scratch), 0);
@@ -541,7 +624,10 @@ fn a_scratch_image_lives_and_goes_with_its_base() {
     world.put(scratch, 8);
     world.set_mode(base, Mode::Normal).expect("normal");
     assert_eq!(
-        (world.show(scratch), world.image_now(scratch).scratch_of),
+        (
+            world.show(scratch),
+            world.tree.image(scratch).expect("stays").scratch_of
+        ),
         (8, None),
         "written ones become images"
     );
@@ -550,7 +636,7 @@ fn a_scratch_image_lives_and_goes_with_its_base() {
         .expect("immutable again");
     let second = world.write(base, 9).expect("a scratch image");
     assert_eq!(
-        world.image_now(second).name.as_str(),
+        world.tree.image(second).expect("it is there").name.as_str(),
         "silver+scratch2",
         "the name was taken"
     );
@@ -634,7 +720,7 @@ fn expected(world: &World, snapshot: &MachineSnapshot) -> Expected {
         world
             .tree
             .image(image)
-            .map(|image| (image.mode, world.show(image.id)))
+            .map(|image| (image.mode, world.view(snapshot.machine, image.id)))
     };
     snapshot
         .disks
@@ -643,9 +729,6 @@ fn expected(world: &World, snapshot: &MachineSnapshot) -> Expected {
         .collect()
 }
 
-/// The model's knowledge of every machine's snapshot that was taken and not deleted.
-type TakenSnapshots = BTreeMap<(MachineId, u64), Expected>;
-
 #[test]
 fn machines_go_back_to_what_they_were_after_any_operations() {
     for seed in 0..40 {
@@ -653,88 +736,266 @@ fn machines_go_back_to_what_they_were_after_any_operations() {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut world = World::new();
         let machines = [world.machine("vm1"), world.machine("vm2")];
-        let mut taken = TakenSnapshots::new();
+        let mut taken: BTreeMap<(MachineId, u64), Expected> = BTreeMap::new();
         for value in 1..300 {
+            let images: Vec<ImageId> = world.tree.images().map(|image| image.id).collect();
             let machine = machines[random.usize(..2)];
-            change_at_random(&mut world, &mut taken, machine, value, &mut random);
-            assert_snapshots_keep_still(&world, &taken);
+            let text = world.name();
+            let Some(image) = random.choice(&images).copied() else {
+                world.image(text.as_str(), Mode::Normal);
+                continue;
+            };
+            let some = random.choice(taken.keys().copied().collect::<Vec<_>>());
+            match random.u8(..24) {
+                0..3 => drop(world.write(image, value)),
+                3..5 => world.write_as(machine, image, value),
+                20..22 => drop(world.power(machine, random.bool())),
+                22..24 => world.end_session(image),
+                5 if images.len() < 6 => drop(world.image(text.as_str(), Mode::Normal)),
+                6..8 => drop(world.set_mode(image, MODES[random.usize(..MODES.len())])),
+                8..11 => drop(world.add(machine, image)),
+                11 => drop(
+                    world
+                        .tree
+                        .plan_remove_disk(machine, image)
+                        .map(|edits| world.apply(&edits)),
+                ),
+                12..14 => {
+                    if let Ok(serial) = world.take(machine, text.as_str()) {
+                        let snapshot = world
+                            .tree
+                            .machines()
+                            .snapshot(machine, serial)
+                            .expect("it was taken")
+                            .clone();
+                        taken.insert((machine, serial), expected(&world, &snapshot));
+                    }
+                }
+                14..17 => {
+                    let Some((machine, serial)) = some else {
+                        continue;
+                    };
+                    let save = random.bool().then_some(text.as_str());
+                    if world.restore(machine, serial, save).is_ok() {
+                        let snapshot = world
+                            .tree
+                            .machines()
+                            .snapshot(machine, serial)
+                            .expect("it stays")
+                            .clone();
+                        let wanted = &taken[&(machine, serial)];
+                        assert!(
+                            expected(&world, &snapshot).eq(wanted),
+                            "seed {seed}: {wanted:?}"
+                        );
+                        let disks = &world
+                            .tree
+                            .machines()
+                            .get(machine)
+                            .expect("it is there")
+                            .disks;
+                        assert!(
+                            disks
+                                .iter()
+                                .eq(snapshot.disks.iter().map(|disk| &disk.image))
+                        );
+                    }
+                }
+                17 => {
+                    let Some((machine, serial)) = some else {
+                        continue;
+                    };
+                    let edits = world
+                        .tree
+                        .plan_delete_machine_snapshot(machine, serial)
+                        .expect("nothing is pinned");
+                    world.apply(&edits);
+                    taken.remove(&(machine, serial));
+                }
+                18 => {
+                    let file = NewConfiguration::new(&[value as u8]).expect("short");
+                    let edits = world
+                        .tree
+                        .plan_configure(machine, Some(file))
+                        .expect("configured");
+                    world.apply(&edits);
+                }
+                _ => drop(
+                    world
+                        .tree
+                        .plan_delete_image(image, true)
+                        .map(|edits| world.apply(&edits)),
+                ),
+            }
+            // Machines that were restored with a saved state have a snapshot more.
+            for snapshot in world.tree.machines().all_snapshots() {
+                for (image, serial) in snapshot
+                    .disks
+                    .iter()
+                    .filter_map(|disk| Some((disk.image, disk.snapshot?)))
+                {
+                    if let Some(Some((_, content))) = taken
+                        .get(&(snapshot.machine, snapshot.serial))
+                        .map(|known| known[&image])
+                    {
+                        assert_eq!(
+                            world.seen(Node::Snapshot(image, serial)),
+                            content,
+                            "seed {seed}: a snapshot keeps still"
+                        );
+                    }
+                }
+            }
             world.check();
         }
     }
 }
 
-/// Does one operation, to the world and to what the model knows of it.
-fn change_at_random(
-    world: &mut World,
-    taken: &mut TakenSnapshots,
-    machine: MachineId,
-    value: u64,
-    random: &mut fastrand::Rng,
-) {
-    let images: Vec<ImageId> = world.tree.images().map(|image| image.id).collect();
-    let text = world.name();
-    let Some(image) = random.choice(&images).copied() else {
-        world.image(text.as_str(), Mode::Normal);
-        return;
+#[test]
+fn a_scratch_starts_afresh_when_its_guest_is_switched_on_and_not_before() {
+    let mut world = World::new();
+    let gold = world.image("gold", Mode::Immutable { autoreset: true });
+    let nobody = world.tree.scratch_use(gold);
+    let view = |world: &World| {
+        let view = world.tree.scratch_view(nobody).expect("it is there");
+        world.seen(view.node)
     };
-    let some = random.choice(taken.keys().copied().collect::<Vec<_>>());
-    match random.u8(..20) {
-        0..5 => drop(world.write(image, value)),
-        5 if images.len() < 6 => drop(world.image(text.as_str(), Mode::Normal)),
-        6..8 => drop(world.set_mode(image, MODES[random.usize(..MODES.len())])),
-        8..11 => drop(world.add(machine, image)),
-        11 => drop(world.remove_disk(machine, image)),
-        12..14 => {
-            if let Ok(serial) = world.take(machine, text.as_str()) {
-                let state = expected(world, world.machine_snapshot(machine, serial));
-                taken.insert((machine, serial), state);
-            }
-        }
-        14..17 => {
-            let Some((machine, serial)) = some else {
-                return;
-            };
-            let save = random.bool().then_some(text.as_str());
-            if world.restore(machine, serial, save).is_ok() {
-                assert_machine_is_back(world, machine, serial, &taken[&(machine, serial)]);
-            }
-        }
-        17 => {
-            let Some((machine, serial)) = some else {
-                return;
-            };
-            world.delete_snapshot_of(machine, serial);
-            taken.remove(&(machine, serial));
-        }
-        18 => world.configure(machine, &[value as u8]),
-        _ => drop(
-            world
-                .tree
-                .plan_delete_image(image, true)
-                .map(|edits| world.apply(&edits)),
-        ),
-    }
+    assert_eq!(view(&world), 0);
+    let scratch = world.write(gold, 5).expect("a scratch image");
+    assert_eq!(
+        (world.write(gold, 6), view(&world)),
+        (Some(scratch), 6),
+        "it goes on"
+    );
+    let seen = world.tree.scratch_view(nobody).ok();
+    world.end_session(scratch);
+    assert_eq!(
+        (view(&world), world.show(scratch)),
+        (0, 6),
+        "it can be looked at until somebody writes"
+    );
+    let stale = world.tree.plan_scratch(nobody, seen, 0);
+    assert!(
+        matches!(stale, Err(PlanError::StartedAfresh(_))),
+        "{stale:?}"
+    );
+    assert_eq!(world.scratch(nobody), scratch);
+    assert_eq!((view(&world), world.show(scratch)), (0, 0));
+    world.put(scratch, 7);
+    assert_eq!(view(&world), 7);
+    // Of one that is kept until it is reset nothing is ever over.
+    world
+        .set_mode(gold, Mode::Immutable { autoreset: false })
+        .expect("changed");
+    world.end_session(scratch);
+    world.scratch(nobody);
+    assert_eq!(view(&world), 7);
+    let edits = world.tree.plan_reset(gold, 0).expect("reset");
+    world.apply(&edits);
+    assert_eq!(view(&world), 0);
+    world.check();
 }
 
-fn assert_machine_is_back(world: &World, machine: MachineId, serial: u64, wanted: &Expected) {
-    let snapshot = world.machine_snapshot(machine, serial);
-    assert_eq!(expected(world, snapshot), *wanted);
-    let disks = snapshot.disks.iter().map(|disk| &disk.image);
-    assert!(world.disks_of(machine).iter().eq(disks));
+#[test]
+fn each_machine_has_its_own_scratch_until_it_is_switched_on() {
+    let mut world = World::new();
+    let gold = world.image("gold", Mode::Immutable { autoreset: true });
+    let nobodys = world.write(gold, 1).expect("a scratch image");
+    let (first, second) = (world.machine("vm1"), world.machine("vm2"));
+    world.add(first, gold).expect("added");
+    world
+        .add(second, gold)
+        .expect("an immutable image is for several");
+    let scratch = |world: &World, machine| world.tree.scratch_for(used_by(machine, gold)).cloned();
+    assert_eq!(
+        scratch(&world, first).map(|scratch| scratch.id),
+        Some(nobodys),
+        "a guest that writes already belongs to the first machine"
+    );
+    for (text, machine) in [("gold", first), ("gold+vm1", first), ("gold+vm2", second)] {
+        let expected = Attachment::Scratch(used_by(machine, gold));
+        assert_eq!(world.tree.attachment(text), Some(expected), "{text}");
+    }
+    assert_eq!(world.tree.attachment("gold+vm3"), None);
+    world.write_as(second, gold, 2);
+    assert_eq!((world.view(first, gold), world.view(second, gold)), (1, 2));
+    let name = scratch(&world, second).expect("it wrote").name;
+    assert_eq!(name.as_str(), "gold+vm2");
+    world.power(second, true).expect("it was off");
+    assert!(matches!(world.power(second, true), Err(PlanError::Runs(_))));
+    assert_eq!((world.view(first, gold), world.view(second, gold)), (1, 0));
+    world.write_as(second, gold, 3);
+    world.end_session(scratch(&world, second).expect("it wrote").id);
+    assert_eq!(world.view(second, gold), 3, "it runs");
+    world.power(second, false).expect("it was on");
+    assert!(matches!(
+        world.power(second, false),
+        Err(PlanError::RunsNot(_))
+    ));
+    assert_eq!(world.view(second, gold), 0);
+    assert_eq!(world.show(scratch(&world, second).expect("it stays").id), 3);
+    world.check();
+    let edits = world.tree.plan_remove_disk(second, gold).expect("removed");
+    world.apply(&edits);
+    assert!(scratch(&world, second).is_none());
+    let edits = world
+        .tree
+        .plan_delete_machine(first, false)
+        .expect("deleted");
+    world.apply(&edits);
+    assert_eq!(world.tree.image(nobodys).expect("stays").scratch_for, None);
+    world.check();
 }
 
-/// Asserts that snapshots show what they showed. Machines that were restored with a saved state
-/// have a snapshot more.
-fn assert_snapshots_keep_still(world: &World, taken: &TakenSnapshots) {
-    for snapshot in world.tree.machines().all_snapshots() {
-        let Some(known) = taken.get(&(snapshot.machine, snapshot.serial)) else {
-            continue;
-        };
-        for disk in &snapshot.disks {
-            if let (Some(serial), Some((_, content))) = (disk.snapshot, known[&disk.image]) {
-                let node = Node::Snapshot(disk.image, serial);
-                assert_eq!(world.seen(node), content, "a snapshot keeps still");
-            }
-        }
+/// As virtual-machine managers have it: the state that a machine is switched on with is that of its
+/// last snapshot.
+#[test]
+fn a_machine_starts_with_its_last_snapshot_of_an_immutable_disk() {
+    let mut world = World::new();
+    let gold = world.image("gold", Mode::Immutable { autoreset: true });
+    let machines = [world.machine("vm1"), world.machine("vm2")];
+    for machine in machines {
+        world.add(machine, gold).expect("added");
+        world.power(machine, true).expect("it was off");
+        world.write_as(machine, gold, machine.0);
     }
+    let restart = |world: &mut World, machine| {
+        world.power(machine, false).expect("it was on");
+        world.power(machine, true).expect("it was off");
+    };
+    let serials = machines.map(|machine| world.take(machine, "s").expect("a snapshot"));
+    for machine in machines {
+        world.write_as(machine, gold, 50);
+        assert_eq!(world.view(machine, gold), 50);
+        restart(&mut world, machine);
+        assert_eq!(world.view(machine, gold), machine.0, "the snapshot's");
+        world.write_as(machine, gold, 60);
+    }
+    world
+        .restore(machines[0], serials[0], Some("late"))
+        .expect("restored");
+    assert_eq!(
+        machines.map(|machine| world.view(machine, gold)),
+        [machines[0].0, 60],
+        "the other machine has its own"
+    );
+    let late = world
+        .tree
+        .machines()
+        .snapshot_named(machines[0], &name("late"));
+    let late = late.expect("it was kept").serial;
+    world.restore(machines[0], late, None).expect("restored");
+    restart(&mut world, machines[0]);
+    assert_eq!(world.view(machines[0], gold), 60);
+    for serial in [late, serials[0]] {
+        let edits = world.tree.plan_delete_machine_snapshot(machines[0], serial);
+        world.apply(&edits.expect("nothing is pinned"));
+    }
+    restart(&mut world, machines[0]);
+    assert_eq!(
+        (world.view(machines[0], gold), world.show(gold)),
+        (0, 0),
+        "the image's"
+    );
+    world.check();
 }

@@ -15,6 +15,7 @@ mod maintenance;
 mod mode;
 mod plan;
 mod receive;
+mod scratch;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ pub use receive::{
     Arrival, ArrivingImage, ArrivingMachine, ArrivingMachineSnapshot, ArrivingOrigin,
     ArrivingSnapshot,
 };
+pub use scratch::{ScratchUse, ScratchView};
 
 /// One differencing image, without its map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +68,9 @@ pub struct Layer {
     pub zeros: u64,
     /// The time when it was made, in milliseconds since 1970. For people; nothing is decided by it.
     pub created_ms: u64,
+    /// The time when the content of the disk that it is on top of last changed, in nanoseconds since
+    /// 1970, or a little later: of one image, two contents never have the same.
+    pub changed_ns: u64,
     /// The identity of its content, across stores: given once, when it is sealed, and never to
     /// another content. None of layers that are not sealed, or were before there were identities.
     pub content: Option<ContentId>,
@@ -98,6 +103,10 @@ pub struct Image {
     pub pinned: bool,
     /// The immutable image whose writes this one holds; it goes when that one goes.
     pub scratch_of: Option<ImageId>,
+    /// Of a scratch image: the machine whose writes it holds; none if they are no machine's.
+    pub scratch_for: Option<MachineId>,
+    /// Of a scratch image: whether the session is over that wrote it.
+    pub is_over: bool,
     /// The format of the files that its states are imported from, as `-f` takes it: a property, not
     /// to be guessed again from what a guest wrote. None if it never came from a file, or came
     /// before this was noted.
@@ -476,14 +485,6 @@ impl Tree {
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
-    }
-
-    /// The image that holds what is written to the immutable image `image`. Cost: all images.
-    #[must_use]
-    pub fn scratch_of(&self, image: ImageId) -> Option<&Image> {
-        self.images
-            .values()
-            .find(|scratch| scratch.scratch_of == Some(image))
     }
 
     /// The layers right above `id`.

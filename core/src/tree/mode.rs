@@ -3,7 +3,7 @@
 //! | mode | content | own snapshots | in a machine's snapshot | writers |
 //! | --- | --- | --- | --- | --- |
 //! | normal | changes | yes | kept, comes back | one |
-//! | immutable | read-only | stay, none new | kept; scratch writes go | one, to a scratch image |
+//! | immutable | read-only | stay, none new | kept with what was written | one for each machine |
 //! | writethrough | changes | none | left alone | one |
 //! | shareable | changes | none, and no children | left alone | several at once |
 //! | readonly | read-only | stay, none new | left alone | none |
@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-use super::{Edit, Image, Layer, PlanError, Tree};
+use super::{Edit, Image, PlanError, Tree};
 use crate::name::Name;
 use crate::units::ImageId;
 
@@ -25,8 +25,8 @@ pub enum Mode {
     Normal,
     /// Writes go to a scratch image.
     Immutable {
-        /// True if the scratch image starts afresh at each attachment; otherwise it is kept until
-        /// it is reset.
+        /// True if the scratch image starts afresh when its machine, or its guest, is switched on;
+        /// otherwise it is kept until it is reset.
         autoreset: bool,
     },
     /// Takes no part in snapshots.
@@ -69,7 +69,10 @@ impl Mode {
     /// then surprises another.
     #[must_use]
     pub fn is_for_several(self) -> bool {
-        matches!(self, Self::Readonly | Self::Shareable)
+        matches!(
+            self,
+            Self::Readonly | Self::Shareable | Self::Immutable { .. }
+        )
     }
 
     /// True if the image has no snapshots at all.
@@ -96,7 +99,7 @@ impl Tree {
             ..image.clone()
         })];
         if !matches!(mode, Mode::Immutable { .. }) {
-            edits.extend(self.plan_scratch_end(image.id));
+            edits.extend(self.plan_scratches_end(image.id));
         }
         Ok(edits)
     }
@@ -132,57 +135,6 @@ impl Tree {
             }
             _ => Ok(()),
         }
-    }
-
-    /// The edits after which `image` has no scratch image.
-    pub(super) fn plan_scratch_end(&self, image: ImageId) -> Option<Edit> {
-        let scratch = self.scratch_of(image)?;
-        let is_blank = self
-            .layer(scratch.layer)
-            .is_some_and(|layer| layer.is_blank());
-        Some(if is_blank {
-            Edit::DropImage(scratch.id)
-        } else {
-            Edit::PutImage(Image {
-                scratch_of: None,
-                ..scratch.clone()
-            })
-        })
-    }
-
-    /// Forgets what was written to the immutable image `image`.
-    pub fn plan_reset(&mut self, image: ImageId, now_ms: u64) -> Result<Vec<Edit>, PlanError> {
-        let image = self.image(image).ok_or(PlanError::Gone)?.clone();
-        self.check_no_scratch(&image)?;
-        let Mode::Immutable { .. } = image.mode else {
-            return Err(image.forbids("there is nothing to reset: what is written to it stays"));
-        };
-        self.plan_scratch_reset(&image, now_ms)
-    }
-
-    /// A blank layer for the scratch image of `image`, if it has one that is not blank.
-    pub(super) fn plan_scratch_reset(
-        &mut self,
-        image: &Image,
-        now_ms: u64,
-    ) -> Result<Vec<Edit>, PlanError> {
-        let Some(scratch) = self.scratch_of(image.id).cloned() else {
-            return Ok(Vec::new());
-        };
-        let (base, mut edits) = self.plan_base(super::Node::Image(image.id), now_ms)?;
-        if self.same_as_parent(&self.layers[&scratch.layer]) == Some(base.id) {
-            return Ok(edits);
-        }
-        let layer: Layer = self.blank_layer(Some(&base), base.len, now_ms);
-        let top = layer.id;
-        edits.extend([
-            Edit::PutLayer(layer),
-            Edit::PutImage(Image {
-                layer: top,
-                ..scratch
-            }),
-        ]);
-        Ok(edits)
     }
 
     /// Fails if the content of `image` may not be changed: restored, cut, replaced. (What is

@@ -8,6 +8,8 @@ use super::{Edit, Image, Layer, Mode, Node, PageSet, Snapshot, Tree};
 use crate::name::Name;
 use crate::units::{ChunkCount, IMAGE_LEN_MAX, ImageId, LayerId};
 
+const NS_PER_MS: u64 = 1_000_000;
+
 /// The reason why an operation is refused. The tree is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -118,6 +120,15 @@ pub enum PlanError {
     /// A configuration file is longer than any can be.
     #[error("a configuration file has at most {CONFIGURATION_LEN_MAX} bytes, this one has {0}")]
     ConfigurationTooLong(u64),
+    /// A guest of an immutable image would write to another content than it has read.
+    #[error("{0} started afresh since this guest connected")]
+    StartedAfresh(String),
+    /// The machine runs.
+    #[error("machine {0} runs already")]
+    Runs(String),
+    /// The machine does not run.
+    #[error("machine {0} does not run")]
+    RunsNot(String),
     /// It was deleted meanwhile.
     #[error("the image, snapshot or machine is gone")]
     Gone,
@@ -179,6 +190,8 @@ impl Tree {
             tags: BTreeSet::new(),
             pinned: false,
             scratch_of: None,
+            scratch_for: None,
+            is_over: false,
             source_format: None,
         };
         Ok(Planned {
@@ -253,8 +266,19 @@ impl Tree {
         name: &Name,
         now_ms: u64,
     ) -> Result<Planned, PlanError> {
+        self.plan_named_snapshot(image, Node::Image(image), name, now_ms)
+    }
+
+    /// A snapshot of `image` that shows what `node` does.
+    pub(super) fn plan_named_snapshot(
+        &mut self,
+        image: ImageId,
+        node: Node,
+        name: &Name,
+        now_ms: u64,
+    ) -> Result<Planned, PlanError> {
         self.check_snapshot_free(image, name)?;
-        let (base, mut edits) = self.plan_base(Node::Image(image), now_ms)?;
+        let (base, mut edits) = self.plan_base(node, now_ms)?;
         let snapshot = self.new_snapshot(image, name, base.id, now_ms);
         let node = Node::Snapshot(image, snapshot.serial);
         edits.push(Edit::PutSnapshot(snapshot));
@@ -279,13 +303,14 @@ impl Tree {
             Some(name) => self.plan_snapshot(image, name, now_ms)?.edits,
             None => Vec::new(),
         };
+        let image = self.image(image).ok_or(PlanError::Gone)?.clone();
         let layer = self.blank_layer(Some(&target), target.len, now_ms);
-        let image = self.image(image).ok_or(PlanError::Gone)?;
+        let layer = self.changed(&image, layer);
         let (node, top) = (Node::Image(image.id), layer.id);
         edits.push(Edit::PutLayer(layer));
         edits.push(Edit::PutImage(Image {
             layer: top,
-            ..image.clone()
+            ..image
         }));
         Ok(Planned { edits, node })
     }
@@ -306,7 +331,7 @@ impl Tree {
             sealed: true,
             ..layer
         };
-        let active = self.blank_layer(Some(&sealed), sealed.len, now_ms);
+        let active = self.blank_top(&sealed, now_ms);
         let planned = self.plan_image(name, active, origin, now_ms)?;
         let snapshot = self.new_snapshot(planned.node.image(), snapshot, sealed.id, now_ms);
         let node = Node::Snapshot(snapshot.image, snapshot.serial);
@@ -328,6 +353,15 @@ impl Tree {
         self.check_update(image, snapshot)?;
         let image = self.image(image).ok_or(PlanError::Gone)?.clone();
         let replaced = self.layers[&image.layer].clone();
+        let is_same = self.same_as_parent(&layer).is_some() && layer.len == replaced.len;
+        let layer = if is_same {
+            Layer {
+                changed_ns: replaced.changed_ns,
+                ..layer
+            }
+        } else {
+            self.changed(&image, layer)
+        };
         let mut planned = Planned {
             edits: Vec::new(),
             node: Node::Image(image.id),
@@ -345,7 +379,7 @@ impl Tree {
                     sealed: true,
                     ..layer
                 };
-                let active = self.blank_layer(Some(&sealed), sealed.len, now_ms);
+                let active = self.blank_top(&sealed, now_ms);
                 let snapshot = self.new_snapshot(image.id, name, sealed.id, now_ms);
                 planned.node = Node::Snapshot(image.id, snapshot.serial);
                 let image = Image {
@@ -419,7 +453,7 @@ impl Tree {
         for snapshot in self.snapshots(id) {
             edits.extend(self.plan_delete_snapshot(id, snapshot.serial)?);
         }
-        if let Some(scratch) = self.scratch_of(id) {
+        for scratch in self.scratches_of(id) {
             edits.extend(self.plan_delete_image(scratch.id, false)?);
         }
         edits.push(Edit::DropImage(id));
@@ -438,20 +472,16 @@ impl Tree {
                     name: name.clone(),
                     ..image
                 };
-                let scratch = self.scratch_of(id).cloned();
-                let scratch = scratch
-                    .map(|scratch| {
-                        Ok(Image {
-                            name: self.free_scratch_name(&renamed)?,
-                            ..scratch
-                        })
-                    })
-                    .transpose()?;
-                Ok([renamed]
-                    .into_iter()
-                    .chain(scratch)
-                    .map(Edit::PutImage)
-                    .collect())
+                let mut edits = Vec::new();
+                for scratch in self.scratches_of(id) {
+                    let name = self.free_scratch_name(&renamed, scratch.scratch_for)?;
+                    edits.push(Edit::PutImage(Image {
+                        name,
+                        ..scratch.clone()
+                    }));
+                }
+                edits.insert(0, Edit::PutImage(renamed));
+                Ok(edits)
             }
             Node::Snapshot(id, serial) => {
                 self.check_snapshot_free(id, name)?;
@@ -535,9 +565,18 @@ impl Tree {
         }
         if len >= active.len || active.is_blank() {
             let parent_visible = active.parent_visible.min(self.chunk_len().count_for(len));
+            let before = active.changed_ns;
+            let changed_ns = if len == active.len {
+                before
+            } else {
+                now_ms
+                    .saturating_mul(NS_PER_MS)
+                    .max(before.saturating_add(1))
+            };
             let layer = Layer {
                 len,
                 parent_visible,
+                changed_ns,
                 ..active
             };
             return Ok(NewTop {
@@ -550,6 +589,7 @@ impl Tree {
             ..active
         };
         let layer = self.blank_layer(Some(&sealed), len, now_ms);
+        let layer = self.changed(&image, layer);
         let (top, image) = (
             layer.id,
             Image {
@@ -588,17 +628,23 @@ impl Tree {
     }
 
     /// Makes `layer`, which is complete, the active layer of `image`, and `origin` the image that
-    /// it comes from.
+    /// it comes from. A layer that says that it changed when the image did has the same content.
     pub fn plan_replace(
         &self,
         image: ImageId,
         layer: Layer,
         origin: Option<ImageId>,
     ) -> Result<NewTop, PlanError> {
+        let image = self.image(image).ok_or(PlanError::Gone)?.clone();
+        let layer = if layer.changed_ns == self.changed_ns(&image) {
+            layer
+        } else {
+            self.changed(&image, layer)
+        };
         let image = Image {
             layer: layer.id,
             origin,
-            ..self.image(image).ok_or(PlanError::Gone)?.clone()
+            ..image
         };
         Ok(NewTop {
             top: layer.id,
@@ -612,6 +658,7 @@ impl Tree {
         let (image, origin) = self.commit_pair(image)?;
         let (sealed, mut edits) = self.plan_seal(&image, now_ms);
         let layer = self.blank_layer(Some(&sealed), sealed.len, now_ms);
+        let layer = self.changed(&origin, layer);
         let node = Node::Image(origin.id);
         let origin = Image {
             layer: layer.id,
@@ -653,7 +700,7 @@ impl Tree {
             sealed: true,
             ..active
         };
-        let layer = self.blank_layer(Some(&sealed), sealed.len, now_ms);
+        let layer = self.blank_top(&sealed, now_ms);
         let image = Image {
             layer: layer.id,
             ..image.clone()
@@ -691,7 +738,30 @@ impl Tree {
             chunks: 0,
             zeros: 0,
             created_ms: now_ms,
+            changed_ns: now_ms.saturating_mul(NS_PER_MS),
             content: None,
+        }
+    }
+
+    /// An active layer for a disk that goes on as `sealed` is: its content has not changed.
+    pub(super) fn blank_top(&mut self, sealed: &Layer, now_ms: u64) -> Layer {
+        Layer {
+            changed_ns: sealed.changed_ns,
+            ..self.blank_layer(Some(sealed), sealed.len, now_ms)
+        }
+    }
+
+    /// The time when the content of `image` last changed.
+    fn changed_ns(&self, image: &Image) -> u64 {
+        self.layers[&image.layer].changed_ns
+    }
+
+    /// `layer`, which gives `image` another content, with a time after that of the present one.
+    pub(super) fn changed(&self, image: &Image, layer: Layer) -> Layer {
+        let after = self.changed_ns(image).saturating_add(1);
+        Layer {
+            changed_ns: layer.changed_ns.max(after),
+            ..layer
         }
     }
 

@@ -165,6 +165,8 @@ impl Tree {
             tags: image.tags.clone(),
             pinned: image.pinned,
             scratch_of: None,
+            scratch_for: None,
+            is_over: false,
             source_format: None,
         }));
         edits.insert(edits.len() - 1, Edit::PutLayer(active));
@@ -209,6 +211,7 @@ impl Tree {
             disks,
             configuration,
             created_ms,
+            started_ms: None,
         }));
         for snapshot in &machine.snapshots {
             let mut disks = Vec::with_capacity(snapshot.disks.len());

@@ -7,6 +7,7 @@ use rustix::fs::{FallocateFlags, OFlags};
 use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
 
 use super::refusal::Refusal;
+use crate::change_board::Watched;
 
 /// Stretches asked for at a time while seeking: a page of them, so that a disk in a million pieces
 /// costs no more memory.
@@ -19,6 +20,8 @@ const SEEK_HOLE: i32 = 4;
 pub(super) struct OpenFile {
     pub(super) inode: u64,
     pub(super) export: String,
+    /// Others may write the disk, and the kernel is told so.
+    pub(super) _watched: Option<Watched>,
     pub(super) device: Arc<dyn Device>,
 }
 
@@ -56,7 +59,21 @@ impl OpenFile {
         }
     }
 
-    /// Punches holes and zeroes ranges.
+    /// Makes what lies behind `len` zero: the length of a disk does not change, but what is cut off
+    /// its file is gone.
+    pub(super) fn cut(&self, len: u64) -> Result<(), Refusal> {
+        let device_len = self.device.len();
+        if len > device_len {
+            return Err(Refusal::PastEnd);
+        }
+        if len < device_len {
+            self.device.write_zeroes(len, device_len - len)?;
+        }
+        Ok(())
+    }
+
+    /// Punches holes and zeroes ranges; keeping room for what is inside is promised and costs
+    /// nothing, as wherever nothing is written in place.
     pub(super) fn fallocate(&self, offset: u64, len: u64, mode: i32) -> Result<(), Refusal> {
         if let Some(len) = zeroed(offset, len, mode, self.device.len())? {
             self.device.write_zeroes(offset, len)?;
@@ -87,19 +104,21 @@ fn on_device(offset: u64, len: u64, device_len: u64) -> u64 {
 
 /// How many bytes from `offset` a `fallocate` makes zero, if any. The length stays as it is: a
 /// range past the end is cut off where the mode says that the length shall stay, and refused where
-/// it would grow.
+/// it would grow. Nothing is zeroed where only room is asked for.
 fn zeroed(offset: u64, len: u64, mode: i32, device_len: u64) -> Result<Option<u64>, Refusal> {
     let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
     let keeps_len = mode.contains(FallocateFlags::KEEP_SIZE);
     let kind = mode.difference(FallocateFlags::KEEP_SIZE);
-    if kind != FallocateFlags::ZERO_RANGE && !(kind == FallocateFlags::PUNCH_HOLE && keeps_len) {
+    let zeroes =
+        kind == FallocateFlags::ZERO_RANGE || (kind == FallocateFlags::PUNCH_HOLE && keeps_len);
+    if !zeroes && !kind.is_empty() {
         return Err(Refusal::UnknownMode);
     }
     let inside = on_device(offset, len, device_len);
     if inside < len && !keeps_len {
         return Err(Refusal::PastEnd);
     }
-    Ok((inside > 0).then_some(inside))
+    Ok((zeroes && inside > 0).then_some(inside))
 }
 
 /// The first byte from `start` that is data, or is not. `stretches` answers as
@@ -164,8 +183,9 @@ mod tests {
             (0, 100, ZERO, Ok(Some(100))),
             (90, 11, ZERO, Err(Refusal::PastEnd)),
             (90, 11, ZERO | KEEP, Ok(Some(10))),
-            (0, 10, 0, Err(Refusal::UnknownMode)),
-            (0, 10, KEEP, Err(Refusal::UnknownMode)),
+            (0, 100, 0, Ok(None)),
+            (90, 11, 0, Err(Refusal::PastEnd)),
+            (90, 11, KEEP, Ok(None)),
             (0, 10, PUNCH, Err(Refusal::UnknownMode)),
             (0, 10, COLLAPSE, Err(Refusal::UnknownMode)),
             (0, 10, PUNCH | ZERO | KEEP, Err(Refusal::UnknownMode)),

@@ -7,8 +7,8 @@
 //! What a program reads here is what the device says at that moment, and what it wrote is with the
 //! device when `write` returns; `fsync` is `flush`. Mappings live in the kernel's memory
 //! nevertheless. Each begins afresh, `msync` and `munmap` write it back, reads and writes through
-//! the same mount see it; but a page that is mapped already does not show a write made over NBD
-//! since, as on any network file system.
+//! the same mount see it; a page that is mapped already shows a write made over NBD since a moment
+//! later (`invalidation`).
 //!
 //! **It keeps the bytes of snapshots**, which never change: reading ahead and reading again are
 //! then the kernel's work.
@@ -26,12 +26,13 @@ use fuser::{
     ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
-use vellum_core::device::{Exports, Intent};
+use vellum_core::device::{Device, Exports, Intent};
 
 use super::file::OpenFile;
 use super::handles::Handles;
 use super::refusal::Refusal;
-use super::tree::{File, Folder, Node, Tree};
+use super::tree::{FILE_NAME_LEN_MAX, File, Folder, Node, Tree};
+use crate::change_board::ChangeBoard;
 
 /// The longest read and write: the most that Linux sends unless an administrator allowed more.
 const REQUEST_LEN_MAX: u32 = 1 << 20;
@@ -79,6 +80,7 @@ pub(super) struct Filesystem {
     exports: Arc<dyn Exports>,
     access: Access,
     handles: Arc<Handles>,
+    board: Arc<ChangeBoard>,
     tree: Mutex<SeenTree>,
 }
 
@@ -89,7 +91,12 @@ struct SeenTree {
 }
 
 impl Filesystem {
-    pub(super) fn new(exports: Arc<dyn Exports>, access: Access, handles: Arc<Handles>) -> Self {
+    pub(super) fn new(
+        exports: Arc<dyn Exports>,
+        access: Access,
+        handles: Arc<Handles>,
+        board: Arc<ChangeBoard>,
+    ) -> Self {
         let tree = Mutex::new(SeenTree {
             tree: Tree::new(),
             revision: None,
@@ -98,6 +105,7 @@ impl Filesystem {
             exports,
             access,
             handles,
+            board,
             tree,
         }
     }
@@ -109,7 +117,9 @@ impl Filesystem {
         let revision = self.exports.revision();
         if seen.revision != Some(revision) {
             let exports = self.exports.list()?;
-            seen.tree.update(&exports);
+            for line in seen.tree.update(&exports) {
+                self.handles.say(&line);
+            }
             seen.revision = Some(revision);
         }
         Ok(seen)
@@ -143,7 +153,7 @@ impl Filesystem {
             Ok(Node::File(file)) => {
                 let info = self.exports.info(&file.export)?;
                 let changed = UNIX_EPOCH
-                    .checked_add(Duration::from_millis(info.changed_ms))
+                    .checked_add(Duration::from_nanos(info.changed_ns))
                     .unwrap_or(UNIX_EPOCH);
                 Ok(self.file_attributes(inode, info.len, info.read_only, changed))
             }
@@ -203,14 +213,7 @@ impl Filesystem {
         } else {
             Intent::ReadWrite
         };
-        let opened = self
-            .exports
-            .open(&file.export, intent)
-            .map_err(Refusal::from);
-        let device = opened.inspect_err(|refusal| self.handles.tell(&file.export, refusal))?;
-        if intent == Intent::ReadWrite && device.is_read_only() {
-            return Err(Refusal::ReadOnly);
-        }
+        let device = self.open_device(&file, intent)?;
         // What was opened by name is what the inode stands for only if that stands for it still:
         // another may have got the name in between.
         if self.file(inode)? != file {
@@ -220,6 +223,7 @@ impl Filesystem {
         let handle = self.handles.add(OpenFile {
             inode,
             export: file.export.clone(),
+            _watched: (!never_changes).then(|| self.board.watch(&device)),
             device,
         })?;
         let kept = if never_changes {
@@ -230,19 +234,57 @@ impl Filesystem {
         Ok((FileHandle(handle), kept))
     }
 
-    /// Nothing of a file can be set; asking for what it is already is no harm.
+    fn open_device(&self, file: &File, intent: Intent) -> Result<Arc<dyn Device>, Refusal> {
+        let opened = self
+            .exports
+            .open(&file.export, intent)
+            .map_err(Refusal::from);
+        let device = opened.inspect_err(|refusal| self.handles.tell(&file.export, refusal))?;
+        if intent == Intent::ReadWrite && device.is_read_only() {
+            return Err(Refusal::ReadOnly);
+        }
+        Ok(device)
+    }
+
+    /// Cuts a file, or leaves it as it is; its length stays, as that of a block device does. Nothing
+    /// else can be set.
     fn set_len(
         &self,
         inode: u64,
+        handle: Option<FileHandle>,
         len: Option<u64>,
         changes_more: bool,
     ) -> Result<FileAttr, Refusal> {
-        let attributes = self.attributes(inode)?;
-        if changes_more || len != Some(attributes.size) {
-            Err(Refusal::Fixed)
-        } else {
-            Ok(attributes)
+        let Some(len) = len.filter(|_| !changes_more) else {
+            return Err(Refusal::Fixed);
+        };
+        if len != self.attributes(inode)?.size {
+            match handle {
+                Some(handle) => self.handles.ask(handle.0, |file| self.cut(file, len))?,
+                None => self.cut(&self.open_to_write(inode)?, len)?,
+            }
         }
+        self.attributes(inode)
+    }
+
+    /// Cuts a file. The kernel forgets mapped pages only where a file becomes shorter.
+    fn cut(&self, file: &OpenFile, len: u64) -> Result<(), Refusal> {
+        file.cut(len)?;
+        let cut_len = file.device.len().saturating_sub(len);
+        self.board.note(&*file.device, len, cut_len);
+        Ok(())
+    }
+
+    /// The file behind `inode`, for one request that comes without a handle.
+    fn open_to_write(&self, inode: u64) -> Result<OpenFile, Refusal> {
+        let file = self.file(inode)?;
+        let device = self.open_device(&file, Intent::ReadWrite)?;
+        Ok(OpenFile {
+            inode,
+            export: file.export.clone(),
+            _watched: None,
+            device,
+        })
     }
 
     fn list(&self, inode: u64, cookie: u64, reply: &mut ReplyDirectory) -> Result<(), Refusal> {
@@ -331,7 +373,7 @@ impl fuser::Filesystem for Filesystem {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _handle: Option<FileHandle>,
+        handle: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -340,7 +382,7 @@ impl fuser::Filesystem for Filesystem {
     ) {
         let owner = mode.is_some() || uid.is_some() || gid.is_some();
         let times = size.is_none() && (atime.is_some() || mtime.is_some());
-        answer_attributes(reply, self.set_len(inode.0, size, owner || times));
+        answer_attributes(reply, self.set_len(inode.0, handle, size, owner || times));
     }
 
     fn readdir(
@@ -488,10 +530,28 @@ impl fuser::Filesystem for Filesystem {
         }
     }
 
-    /// How full the store is is not known here, and zeros say so: `df` leaves such file systems
-    /// out.
+    /// Tells the room under the disks: where nothing can be written, they are full. Files cannot be
+    /// made, so there is room for none.
     fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
-        reply.statfs(0, 0, 0, 0, 0, BLOCK_LEN, 255, BLOCK_LEN);
+        let answer = self.tree().and_then(|seen| {
+            let count = seen.tree.file_count();
+            drop(seen);
+            Ok((self.exports.space()?, count))
+        });
+        let blocks = |len: u64| len / u64::from(BLOCK_LEN);
+        match answer {
+            Ok((space, count)) => reply.statfs(
+                blocks(space.len),
+                blocks(space.free_len),
+                blocks(space.usable_len),
+                count,
+                0,
+                BLOCK_LEN,
+                FILE_NAME_LEN_MAX as u32,
+                BLOCK_LEN,
+            ),
+            Err(refusal) => reply.error(refusal.errno()),
+        }
     }
 
     fn create(

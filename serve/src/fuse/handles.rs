@@ -3,7 +3,7 @@
 //! The kernel may keep asking after that, if it could not be kept from it: it hears that the server
 //! is stopping.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use vellum_core::device::DeviceError;
 use super::Report;
 use super::file::OpenFile;
 use super::refusal::Refusal;
+use crate::change_board::DeviceAddress;
 
 /// How often it is looked whether the last request for a file has been answered.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
@@ -72,6 +73,16 @@ impl Handles {
             .map(Arc::clone)
     }
 
+    /// The inodes that are open and show `device`.
+    pub(super) fn inodes(&self, device: DeviceAddress) -> BTreeSet<u64> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let files = open.files.values();
+        files
+            .filter(|file| DeviceAddress::of(&*file.device) == device)
+            .map(|file| file.inode)
+            .collect()
+    }
+
     /// Closes one. Its device goes with the last request for it.
     pub(super) fn remove(&self, handle: u64) {
         let removed = self
@@ -101,6 +112,11 @@ impl Handles {
                 self.tell(&file.export, &refusal);
             }
         }
+    }
+
+    /// Tells the person who runs the server something.
+    pub(super) fn say(&self, line: &str) {
+        (self.report)(line);
     }
 
     /// Tells the person who runs the server what the program that asked cannot be told.

@@ -1,7 +1,8 @@
 //! Images and snapshots as files: a folder with `images/NAME.raw` and
 //! `snapshots/NAME@SNAPSHOT.raw`, through FUSE.
 //!
-//! Files have the length of their disks and keep it; they cannot be made, removed or renamed here.
+//! Files have the length of their disks and keep it: what is cut off one becomes zeros, so that a
+//! disk can be copied over another. They cannot be made, removed or renamed here.
 //! Images can be read, written, mapped, and made sparse (`fallocate`), snapshots and read-only
 //! images only read; `SEEK_DATA` and `SEEK_HOLE` find what is stored. A disk is attached while its
 //! file is open. What is served, and how what is open is shared with others, is the [`Exports`]'
@@ -13,6 +14,7 @@
 //! | `file` | what requests mean for one open file |
 //! | `handles` | which files are open |
 //! | `refusal` | why not, and the number that says so |
+//! | `invalidation` | mapped pages that an NBD client wrote
 //! | `filesystem` | the kernel's requests, and what the kernel may keep |
 //! | `mount_table` | what is mounted where |
 //! | `unmount` | how a mount ends, whoever ends first |
@@ -37,11 +39,13 @@ use vellum_core::device::Exports;
 mod file;
 mod filesystem;
 mod handles;
+mod invalidation;
 mod mount_table;
 mod refusal;
 mod tree;
 mod unmount;
 
+use crate::change_board::ChangeBoard;
 use filesystem::{Access, Filesystem};
 use handles::Handles;
 use mount_table::Number;
@@ -67,6 +71,8 @@ pub struct Options {
     pub allow_other: bool,
     /// Where failures are told. By default nowhere.
     pub report: Report,
+    /// The NBD server's board: what its clients write to the same disks.
+    pub board: Arc<ChangeBoard>,
 }
 
 impl Default for Options {
@@ -74,6 +80,7 @@ impl Default for Options {
         Self {
             allow_other: false,
             report: Arc::new(|_| {}),
+            board: Arc::default(),
         }
     }
 }
@@ -161,13 +168,25 @@ impl Mount {
             is_for_all: options.allow_other,
         };
         let handles = Arc::new(Handles::new(options.report));
-        let filesystem = Filesystem::new(exports, access, Arc::clone(&handles));
+        let filesystem = Filesystem::new(
+            exports,
+            access,
+            Arc::clone(&handles),
+            Arc::clone(&options.board),
+        );
         let mut guard = Guard::post(&folder).map_err(MountError::Fuse)?;
         let session = Session::new(filesystem, &folder, &config(options.allow_other))
             .map_err(MountError::Fuse)?;
         let number = unmount::number(&folder).map_err(MountError::Fuse)?;
         guard.watch(number).map_err(MountError::Fuse)?;
         let served = Arc::new(Served::default());
+        invalidation::start(
+            options.board,
+            Arc::clone(&handles),
+            session.notifier(),
+            Arc::clone(&served),
+        )
+        .map_err(MountError::Fuse)?;
         serve(session, Arc::clone(&served)).map_err(MountError::Fuse)?;
         Ok(Self {
             folder,

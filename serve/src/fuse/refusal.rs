@@ -16,11 +16,10 @@ pub(super) enum Refusal {
     Fixed,
     /// Opened for writing what can only be read.
     ReadOnly,
-    /// A write that begins at the end or past it. Not `ENOSPC`: waiting for room, as virtual
+    /// A write that begins at the end or past it, or a length past it. Not `ENOSPC`: waiting for room, as virtual
     /// machines do then, would not help.
     PastEnd,
-    /// A kind of `fallocate` that a disk of fixed length does not know. Programs then write zeros
-    /// themselves.
+    /// A kind of `fallocate` that a disk of fixed length does not know.
     UnknownMode,
     /// Not one of the values that the call knows.
     Invalid,

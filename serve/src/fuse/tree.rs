@@ -4,15 +4,18 @@
 //! change without it.
 //!
 //! Names are data. `NAME` is the file `images/NAME.raw`, `NAME@SNAPSHOT` is
-//! `snapshots/NAME@SNAPSHOT.raw`, letter by letter. An export whose file name would be no file name
-//! (a `/`, a NUL, over 255 bytes) is not shown: a changed spelling could be another export's.
+//! `snapshots/NAME@SNAPSHOT.raw`, letter by letter. Where that is longer than a file's name can be,
+//! `.raw` is left away; where even that is too long, the name is its beginning, `~`, and the first
+//! 16 digits of the BLAKE3 of the whole. Such a name is told, and shown only if no other export has
+//! it. An export whose name can be no file's (a `/`, a NUL) is not shown, which is told as well.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use vellum_core::device::ExportInfo;
+use vellum_core::hash::ChunkHash;
 
 /// The root's number, fixed by FUSE.
 pub(super) const ROOT: u64 = 1;
@@ -20,7 +23,11 @@ pub(super) const ROOT: u64 = 1;
 /// while the mount lives.
 const FIRST_FILE: u64 = 16;
 /// What Linux and its tools take for the name of one file.
-const FILE_NAME_LEN_MAX: usize = 255;
+pub(super) const FILE_NAME_LEN_MAX: usize = 255;
+/// Behind the name of every export whose name leaves room for it.
+const SUFFIX: &str = ".raw";
+/// Digits that tell long names apart.
+const DIGIT_COUNT: usize = 16;
 /// Cookies of `.` and `..`; those of the rest are their inode number and this many more.
 const DOTS: u64 = 2;
 
@@ -72,18 +79,34 @@ pub(super) struct File {
 
 impl File {
     fn new(info: &ExportInfo) -> Option<Self> {
-        let file_name = format!("{}.raw", info.name);
-        let is_nameable = !info.name.is_empty()
-            && !file_name.contains(['/', '\0'])
-            && file_name.len() <= FILE_NAME_LEN_MAX;
         let folder = Folder::of(&info.name);
-        let made = (folder == Folder::Snapshots).then_some((info.changed_ms, info.len));
+        let made = (folder == Folder::Snapshots).then_some((info.changed_ns, info.len));
+        let is_nameable = !info.name.is_empty() && !info.name.contains(['/', '\0']);
         is_nameable.then(|| Self {
             export: info.name.clone(),
             folder,
-            name: file_name,
+            name: file_name(&info.name),
             made,
         })
+    }
+
+    /// True if the file is called as the export is, with the usual suffix.
+    fn is_plain(&self) -> bool {
+        self.name.len() == self.export.len() + SUFFIX.len() && self.name.starts_with(&self.export)
+    }
+}
+
+fn file_name(export: &str) -> String {
+    let spare = FILE_NAME_LEN_MAX.checked_sub(export.len());
+    match spare {
+        Some(spare) if spare >= SUFFIX.len() => format!("{export}{SUFFIX}"),
+        Some(_) => export.to_owned(),
+        None => {
+            let digits = &ChunkHash::of(export.as_bytes()).to_string()[..DIGIT_COUNT];
+            let room = FILE_NAME_LEN_MAX - SUFFIX.len() - DIGIT_COUNT - 1;
+            let beginning = &export[..export.floor_char_boundary(room)];
+            format!("{beginning}~{digits}{SUFFIX}")
+        }
     }
 }
 
@@ -112,6 +135,8 @@ pub(super) struct Tree {
     snapshots: BTreeMap<u64, Arc<File>>,
     inodes: HashMap<String, u64>,
     next_inode: u64,
+    /// Exports of which it was told how they are shown.
+    told: BTreeSet<String>,
 }
 
 impl Tree {
@@ -121,25 +146,57 @@ impl Tree {
             snapshots: BTreeMap::new(),
             inodes: HashMap::new(),
             next_inode: FIRST_FILE,
+            told: BTreeSet::new(),
         }
     }
 
     /// Makes the files those of `exports`. A file that stays keeps its number; one that goes takes
-    /// it along.
-    pub(super) fn update(&mut self, exports: &[ExportInfo]) {
+    /// it along. What is to be told of names that no file has as they are is returned, once for
+    /// each.
+    pub(super) fn update(&mut self, exports: &[ExportInfo]) -> Vec<String> {
         let mut next = Self {
             next_inode: self.next_inode,
             ..Self::new()
         };
-        for file in exports.iter().filter_map(File::new) {
-            let inode = self.inode_of(&file).unwrap_or_else(|| {
-                next.next_inode += 1;
-                next.next_inode - 1
-            });
-            next.inodes.insert(file.name.clone(), inode);
-            next.files_mut(file.folder).insert(inode, Arc::new(file));
+        let (mut lines, mut unusual) = (Vec::new(), Vec::new());
+        for info in exports {
+            match File::new(info) {
+                Some(file) if file.is_plain() => next.insert(file, self),
+                file => unusual.push((&info.name, file)),
+            }
+        }
+        for (export, file) in unusual {
+            let is_news = !self.told.contains(export);
+            let file = file.filter(|file| !next.inodes.contains_key(&file.name));
+            let shown = match &file {
+                Some(file) => format!("is shown as {}/{}", file.folder.name(), file.name),
+                None => "is not shown as a file".to_owned(),
+            };
+            if is_news {
+                lines.push(format!("note: the name {export} is too long, and {shown}"));
+            }
+            next.told.insert(export.clone());
+            if let Some(file) = file {
+                next.insert(file, self);
+            }
         }
         *self = next;
+        lines
+    }
+
+    /// Adds `file`, with the number that it had in `before`.
+    fn insert(&mut self, file: File, before: &Self) {
+        let inode = before.inode_of(&file).unwrap_or_else(|| {
+            self.next_inode += 1;
+            self.next_inode - 1
+        });
+        self.inodes.insert(file.name.clone(), inode);
+        self.files_mut(file.folder).insert(inode, Arc::new(file));
+    }
+
+    /// The number of files and folders.
+    pub(super) fn file_count(&self) -> u64 {
+        (self.images.len() + self.snapshots.len() + 1 + Folder::ALL.len()) as u64
     }
 
     /// What `inode` stands for, if it is still there.
@@ -250,12 +307,12 @@ impl Tree {
 mod tests {
     use super::*;
 
-    fn export(name: &str, changed_ms: u64) -> ExportInfo {
+    fn export(name: &str, changed_ns: u64) -> ExportInfo {
         ExportInfo {
             name: name.to_owned(),
             len: 4096,
             read_only: false,
-            changed_ms,
+            changed_ns,
             description: String::new(),
         }
     }
@@ -302,7 +359,6 @@ mod tests {
             "a/b",
             "../../etc/passwd",
             "a\0b",
-            &"n".repeat(252),
             &longest,
             ".",
             "..",
@@ -322,6 +378,30 @@ mod tests {
             ]
         );
         assert_eq!(listing(&tree, 3), [".", "..", "Müller@ä.raw"]);
+    }
+
+    #[test]
+    fn names_that_are_too_long_with_raw_behind_are_told_and_shown_unless_another_has_them() {
+        let n = |len: usize| "n".repeat(len);
+        let mut shown = Tree::new();
+        // Its name is that of the next one's file.
+        let taken = format!("{}.raw", n(248));
+        let names = [n(248), taken.clone(), n(255), format!("{}@s", n(254))];
+        let exports = names.each_ref().map(|name| export(name, 1));
+        let lines = shown.update(&exports);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines[0].contains(&taken) && lines[0].ends_with("is not shown as a file"));
+        assert!(lines[1].ends_with(&format!("is shown as images/{}", n(255))));
+        assert!(lines[2].contains("is shown as snapshots/nnn"));
+        assert!(shown.update(&exports).is_empty(), "told once");
+        assert_eq!(
+            listing(&shown, 2),
+            [".", "..", &taken, &n(255)].map(str::to_owned)
+        );
+        let found = shown.node(inode(&shown, Folder::Images, &taken).unwrap());
+        assert!(matches!(found, Some(Node::File(file)) if file.export == n(248)));
+        assert_eq!(listing(&shown, 3).len(), 3);
+        assert!(listing(&shown, 3).iter().all(|name| name.len() <= 255));
     }
 
     #[test]

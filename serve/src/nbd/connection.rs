@@ -8,7 +8,7 @@
 //! without one.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -67,6 +67,7 @@ pub(super) fn work(guest: Guest, shared: &Arc<Shared>, input: Input) {
         turn,
         passed: Condvar::new(),
         slow: AtomicU32::new(0),
+        said_goodbye: AtomicBool::new(false),
         shared: Arc::clone(shared),
     };
     Arc::new(connection).work();
@@ -79,6 +80,8 @@ struct Connection {
     passed: Condvar,
     /// How many requests to come are expected to be slow.
     slow: AtomicU32,
+    /// True once the client has said goodbye.
+    said_goodbye: AtomicBool,
     shared: Arc<Shared>,
 }
 
@@ -178,6 +181,7 @@ impl Connection {
             };
             input.consume(header_len);
             if request.job == Job::Disconnect {
+                self.said_goodbye.store(true, Ordering::Relaxed);
                 return self.send(desk).map(|()| TurnEnd::Over);
             }
             let payload = self.payload(&request, input, desk)?;
@@ -252,6 +256,7 @@ impl Connection {
             &self.sender,
         )
         .with_right(self.guest.right.as_ref())
+        .with_board(&shared.board)
     }
 
     fn send(&self, desk: &mut Desk) -> io::Result<()> {
@@ -429,6 +434,12 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        // Clients also say goodbye to a server that is stopping, and come back to the next.
+        let is_over = *self.said_goodbye.get_mut() && !self.shared.is_stopping();
+        let writes = self.guest.right.as_ref().is_some_and(WriteRight::writes);
+        if is_over && writes {
+            self.guest.device.guest_left();
+        }
         self.guest.transport.say_goodbye();
         self.guest.transport.shut(Shutdown::Both);
     }

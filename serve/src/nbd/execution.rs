@@ -15,6 +15,7 @@ use super::peer::Peer;
 use super::transmission::{Context, Job, Request, Transmission};
 use super::wire::{self, Address, CHUNK_DONE, Errno, Headers, chunk};
 use super::writers::WriteRight;
+use crate::change_board::ChangeBoard;
 
 /// Stretches told at once; clients ask again for the rest. 32 or 64 KiB of reply a context.
 pub(super) const STRETCH_COUNT_MAX: usize = 4096;
@@ -34,6 +35,8 @@ pub(super) struct Execution<'a> {
     pub(super) sender: &'a Sender,
     /// `None`: everybody may write.
     right: Option<&'a WriteRight>,
+    /// Is told what was written.
+    board: Option<&'a ChangeBoard>,
     /// Why the last request failed, in words, if it did.
     failure: RefCell<Option<String>>,
 }
@@ -51,6 +54,7 @@ impl<'a> Execution<'a> {
             pool,
             sender,
             right: None,
+            board: None,
             failure: RefCell::new(None),
         }
     }
@@ -58,6 +62,14 @@ impl<'a> Execution<'a> {
     /// The same for a client that may write only with this right.
     pub(super) fn with_right(self, right: Option<&'a WriteRight>) -> Self {
         Self { right, ..self }
+    }
+
+    /// The same, and `board` is told what is written.
+    pub(super) fn with_board(self, board: &'a ChangeBoard) -> Self {
+        Self {
+            board: Some(board),
+            ..self
+        }
     }
 
     /// Why the last request failed, in words, if it did.
@@ -88,6 +100,7 @@ impl<'a> Execution<'a> {
                 durable,
             } => {
                 let done = self.writing(|| self.device.write_zeroes(offset, len));
+                self.note(offset, len);
                 self.finish_write(address, done, durable, out);
             }
             Job::Flush => self.finish_write(address, Ok(()), true, out),
@@ -108,7 +121,16 @@ impl<'a> Execution<'a> {
 
     /// Writes a payload, or a piece of one.
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), WriteError> {
-        self.writing(|| self.device.write_at(bytes, offset))
+        let done = self.writing(|| self.device.write_at(bytes, offset));
+        self.note(offset, bytes.len() as u64);
+        done
+    }
+
+    /// Says that something was written, also where that failed: a part of it may be there.
+    fn note(&self, offset: u64, len: u64) {
+        if let Some(board) = self.board {
+            board.note(self.device, offset, len);
+        }
     }
 
     fn writing(&self, act: impl FnOnce() -> Result<(), DeviceError>) -> Result<(), WriteError> {

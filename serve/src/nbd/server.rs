@@ -24,6 +24,7 @@ use super::socket::Listening;
 use super::tls::Identity;
 use super::transport::Transport;
 use super::writers::Writers;
+use crate::change_board::ChangeBoard;
 
 /// How long cut-off connections get to notice it. Only a call into a device can take longer.
 const CUT_TIME: Duration = Duration::from_secs(1);
@@ -82,6 +83,8 @@ pub struct Options {
     /// Is told in a line of each client that comes and leaves, of requests that fail, and of slow
     /// ones.
     pub report: Option<Report>,
+    /// Is told what clients write, for mounts that show the same disks.
+    pub board: Arc<ChangeBoard>,
 }
 
 impl Default for Options {
@@ -96,6 +99,7 @@ impl Default for Options {
             handshake_time: Duration::from_secs(30),
             requests_len: REQUESTS_LEN,
             report: None,
+            board: Arc::default(),
         }
     }
 }
@@ -107,6 +111,7 @@ pub(super) struct Shared {
     pub(super) tls: Option<Identity>,
     pub(super) pool: Arc<Pool>,
     pub(super) writers: Arc<Writers>,
+    pub(super) board: Arc<ChangeBoard>,
     report: Option<Report>,
     clients_max: usize,
     handshake_time: Duration,
@@ -312,6 +317,7 @@ impl Server {
             tls: options.tls,
             pool: Arc::new(Pool::new(options.requests_len)),
             writers: Arc::new(Writers::new(options.takeover)),
+            board: options.board,
             report: options.report,
             clients_max,
             handshake_time: options.handshake_time,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vellum_core::device::{Device, DeviceError, ExportInfo, Exports, Intent, OpenError};
+use vellum_core::device::{Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Space};
 
 /// One export of another list, as the only one. A client that names no export gets it.
 pub struct SingleExport {
@@ -52,6 +52,10 @@ impl Exports for SingleExport {
     fn open(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError> {
         self.check(name)?;
         self.inner.open(&self.target, intent)
+    }
+
+    fn space(&self) -> Result<Space, DeviceError> {
+        self.inner.space()
     }
 
     fn revision(&self) -> u64 {

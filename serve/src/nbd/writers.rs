@@ -89,6 +89,13 @@ impl EnteredDisk {
 }
 
 impl WriteRight {
+    /// True if this client is the one that writes.
+    pub(super) fn writes(&self) -> bool {
+        let gate = &self.disk.gate;
+        let writer = gate.read().unwrap_or_else(PoisonError::into_inner);
+        writer.current.as_ref() == Some(&self.peer)
+    }
+
     /// The client that keeps this one from writing, if there is one now.
     pub(super) fn holder(&self) -> Option<Peer> {
         let gate = &self.disk.gate;

@@ -10,9 +10,10 @@ use std::sync::atomic::Ordering;
 use fastrand::Rng;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
-use vellum_core::device::DeviceError;
+use vellum_core::device::{DeviceError, Space};
 
 use crate::memory::{BLOCK_LEN, Disk};
+use crate::programs::run;
 use crate::{Shown, soon};
 
 const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
@@ -259,9 +260,6 @@ fn what_cannot_be_is_refused_with_its_reason() {
         ("rename", fs::rename(&image, &new)),
         ("link", fs::hard_link(&image, &new)),
         ("symlink", std::os::unix::fs::symlink("x", &new)),
-        ("truncate", file.set_len(4096)),
-        ("grow", file.set_len(9000)),
-        ("open and truncate", File::create(&image).map(drop)),
         (
             "chmod",
             fs::set_permissions(&image, std::os::unix::fs::PermissionsExt::from_mode(0o777)),
@@ -271,6 +269,7 @@ fn what_cannot_be_is_refused_with_its_reason() {
         assert!(is_refused(&result), "{what}: {result:?}");
     }
     file.set_len(8192).unwrap();
+    assert_eq!(errno(file.set_len(8193)), Errno::FBIG);
     for sealed in ["images/sealed.raw", "snapshots/disk@s.raw"] {
         let refused = errno(OpenOptions::new().write(true).open(shown.path(sealed)));
         assert!(
@@ -289,8 +288,12 @@ fn what_cannot_be_is_refused_with_its_reason() {
     File::open(shown.path("images/taken.raw")).unwrap();
     assert_eq!(errno(file.write_at(&[1], 8192)), Errno::FBIG);
     assert_eq!(
-        errno(fallocate(&file, FallocateFlags::empty(), 0, 100).map_err(Into::into)),
+        errno(fallocate(&file, FallocateFlags::COLLAPSE_RANGE, 0, 4096).map_err(Into::into)),
         Errno::OPNOTSUPP
+    );
+    assert_eq!(
+        errno(fallocate(&file, FallocateFlags::empty(), 8000, 193).map_err(Into::into)),
+        Errno::FBIG
     );
     assert_eq!(
         errno(fallocate(&file, FallocateFlags::ZERO_RANGE, 8000, 193).map_err(Into::into)),
@@ -430,4 +433,128 @@ fn a_slow_flush_keeps_nobody_waiting() {
         file.read_exact_at(&mut [0; 512], 0).unwrap();
     }
     flushing.join().unwrap().unwrap();
+}
+
+/// `cp` over a disk opens it with `O_TRUNC`, and leaves out what is a hole in its source.
+#[test]
+fn what_is_cut_off_a_file_becomes_zeros_and_its_length_stays() {
+    let (disk, sealed) = (Disk::new(100_000), Disk::read_only(8192, 3));
+    let Some(shown) = Shown::new(&[("disk", &disk), ("disk@s", &sealed)]) else {
+        return;
+    };
+    let path = shown.path("images/disk.raw");
+    let zeros_from = |len: usize| {
+        let bytes = disk.bytes();
+        bytes.len() == 100_000
+            && bytes[..len].iter().all(|byte| *byte == 7)
+            && bytes[len..].iter().all(|byte| *byte == 0)
+    };
+    let refill = || disk.write(&vec![7; 100_000], 0);
+    refill();
+    let file = File::create(&path).unwrap();
+    assert!(zeros_from(0), "opened with O_TRUNC");
+    assert_eq!(file.metadata().unwrap().len(), 100_000);
+    for len in [99_999, 5000, 4096, 1, 0] {
+        refill();
+        file.set_len(len).unwrap();
+        assert!(zeros_from(len as usize), "{len}");
+        refill();
+        let by_name = "import os, sys; os.truncate(sys.argv[1], int(sys.argv[2]))";
+        let path = path.to_str().unwrap();
+        run("python3", &["-c", by_name, path, &len.to_string()]);
+        assert!(zeros_from(len as usize), "{len}, by its name");
+        assert_eq!(fs::metadata(path).unwrap().len(), 100_000);
+    }
+    drop(file);
+    let refused = errno(File::create(shown.path("snapshots/disk@s.raw")));
+    assert!([Errno::ROFS, Errno::ACCESS].contains(&refused), "{refused}");
+    assert!(sealed.bytes().iter().all(|byte| *byte == 3));
+}
+
+#[test]
+fn room_is_kept_for_what_is_inside_and_changes_no_byte() {
+    let disk = Disk::new(10_000);
+    let Some(shown) = Shown::new(&[("disk", &disk)]) else {
+        return;
+    };
+    disk.write(&[7; 10_000], 0);
+    let file = shown.open("images/disk.raw");
+    for (flags, offset, len) in [
+        (FallocateFlags::empty(), 0, 10_000),
+        (FallocateFlags::empty(), 4097, 5),
+        (FallocateFlags::KEEP_SIZE, 0, 10_000),
+        (FallocateFlags::KEEP_SIZE, 9000, 1 << 30),
+    ] {
+        fallocate(&file, flags, offset, len).unwrap();
+    }
+    assert!(disk.bytes().iter().all(|byte| *byte == 7));
+    assert_eq!(file.metadata().unwrap().len(), 10_000);
+    fallocate(&file, PUNCH, 4096, 4096).unwrap();
+    assert!(disk.bytes()[4096..8192].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn the_room_is_that_of_the_exports() {
+    let disk = Disk::new(40 << 12);
+    let Some(shown) = Shown::new(&[("a", &disk), ("b", &disk)]) else {
+        return;
+    };
+    let space = rustix::fs::statvfs(shown.folder.path()).unwrap();
+    assert_eq!(
+        (
+            space.f_blocks,
+            space.f_bfree,
+            space.f_bavail,
+            space.f_files,
+            space.f_ffree
+        ),
+        (80, 0, 0, 5, 0),
+        "disks in memory say nothing of their own"
+    );
+    *shown.disks.space.lock().unwrap() = Some(Space {
+        len: 1 << 30,
+        free_len: 1 << 20,
+        usable_len: 1 << 19,
+    });
+    let space = rustix::fs::statvfs(shown.path("images")).unwrap();
+    assert_eq!(
+        (space.f_blocks, space.f_bfree, space.f_bavail),
+        (1 << 18, 1 << 8, 1 << 7)
+    );
+}
+
+#[test]
+fn the_longest_names_are_files_that_work() {
+    let disk = Disk::new(8192);
+    let image = |len: usize| "n".repeat(len);
+    let snapshot = |len: usize| format!("{}@{}", "n".repeat(len), "s".repeat(len));
+    let all = [251, 252, 253, 254, 255].map(image);
+    let both = [125, 126, 127, 200, 255].map(snapshot);
+    let disks: Vec<_> = all
+        .iter()
+        .chain(&both)
+        .map(|name| (&**name, &disk))
+        .collect();
+    let Some(shown) = Shown::new(&disks) else {
+        return;
+    };
+    let found = names(&shown.path("images"));
+    assert_eq!(found.len(), all.len());
+    for (name, file) in all.iter().zip(&found[1..]) {
+        assert!(
+            file.starts_with(name.as_str()) || file.len() == 255,
+            "{file}"
+        );
+    }
+    let snapshots = names(&shown.path("snapshots"));
+    assert_eq!(snapshots.len(), both.len());
+    let folders = [("images", &found), ("snapshots", &snapshots)];
+    for (folder, names) in folders {
+        for (nth, name) in names.iter().enumerate() {
+            assert!(name.len() <= 255, "{name}");
+            let file = shown.open(&format!("{folder}/{name}"));
+            file.write_all_at(&[nth as u8 + 1; 100], 0).unwrap();
+            assert_eq!(disk.bytes()[..100], [nth as u8 + 1; 100], "{name}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use vellum_core::device::{
-    Allocation, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Stretch,
+    Allocation, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Space, Stretch,
 };
 
 /// What is zeroed in whole blocks of this length is a hole, the rest is data.
@@ -49,8 +49,13 @@ impl Disk {
     pub(crate) fn read_only(len: usize, byte: u8) -> Arc<Self> {
         let disk = Self::new(len);
         disk.write(&vec![byte; len], 0);
-        disk.read_only.store(true, Ordering::SeqCst);
+        disk.seal();
         disk
+    }
+
+    /// From now on it can only be read.
+    pub(crate) fn seal(&self) {
+        self.read_only.store(true, Ordering::SeqCst);
     }
 
     /// As another server would.
@@ -219,6 +224,8 @@ pub(crate) struct Disks {
     by_name: Mutex<BTreeMap<String, (Arc<Disk>, u64)>>,
     attached: Mutex<BTreeMap<String, Weak<Attached>>>,
     revision: AtomicU64,
+    /// The room under them, if anything is to be said of it.
+    pub(crate) space: Mutex<Option<Space>>,
     /// Names that somebody else writes to.
     pub(crate) refused: Mutex<Vec<String>>,
 }
@@ -244,7 +251,7 @@ fn export_info(name: &str, disk: &Disk, changed_ms: u64) -> ExportInfo {
         name: name.to_owned(),
         len: disk.content().bytes.len() as u64,
         read_only,
-        changed_ms,
+        changed_ns: changed_ms * 1_000_000,
         description: String::new(),
     }
 }
@@ -300,6 +307,15 @@ impl Exports for Disks {
         let open = Arc::new(Attached(disk));
         attached.insert(name.to_owned(), Arc::downgrade(&open));
         Ok(open)
+    }
+
+    fn space(&self) -> Result<Space, DeviceError> {
+        let lens = self.list()?.into_iter().map(|export| export.len).sum();
+        Ok(self.space.lock().unwrap().unwrap_or(Space {
+            len: lens,
+            free_len: 0,
+            usable_len: 0,
+        }))
     }
 
     fn revision(&self) -> u64 {

@@ -13,7 +13,7 @@ use vellum_serve::fuse::{Mount, Options};
 use crate::memory::{Disk, Disks};
 use crate::{PATIENCE, Shown, fuse_is_here, skipped};
 
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
         .output()
@@ -115,6 +115,45 @@ fn a_file_system_on_a_loop_device_stays_whole() {
         "e2fsck",
         &["-fn", shown.path("images/disk.raw").to_str().unwrap()],
     );
+    shown.mount.take().unwrap().stop(PATIENCE).unwrap();
+}
+
+/// `losetup -r`, and the file system that the snapshot holds, read through it.
+#[test]
+fn a_snapshot_on_a_loop_device_is_a_file_system_to_be_read() {
+    if !can_loop() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (raw, inside) = (folder.path().join("disk.raw"), folder.path().join("inside"));
+    fs::create_dir(&inside).unwrap();
+    let (raw, inside) = (raw.to_str().unwrap(), inside.to_str().unwrap());
+    run("truncate", &["-s", "32M", raw]);
+    run("mkfs.ext4", &["-q", "-d", env!("CARGO_MANIFEST_DIR"), raw]);
+    let disk = Disk::new(32 << 20);
+    disk.write(&fs::read(raw).unwrap(), 0);
+    disk.seal();
+    let Some(mut shown) = Shown::new(&[("disk@s", &disk)]) else {
+        return;
+    };
+    let file = shown.path("snapshots/disk@s.raw");
+    for direct in ["off", "on"] {
+        let direct = format!("--direct-io={direct}");
+        let words = [
+            "--read-only",
+            &direct,
+            "--find",
+            "--show",
+            file.to_str().unwrap(),
+        ];
+        let device = LoopDevice(run("losetup", &words));
+        run("e2fsck", &["-fn", &device.0]);
+        run("mount", &["-o", "ro", &device.0, inside]);
+        let own = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+        let read = fs::read(format!("{inside}/Cargo.toml"));
+        unmount(Path::new(inside));
+        assert!(read.unwrap() == own);
+    }
     shown.mount.take().unwrap().stop(PATIENCE).unwrap();
 }
 

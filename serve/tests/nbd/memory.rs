@@ -40,6 +40,8 @@ pub(crate) struct Memory {
     read_count: AtomicUsize,
     pub(crate) flush_count: AtomicUsize,
     pub(crate) prefetch_count: AtomicUsize,
+    /// The number of times that its guest was said to be switched off.
+    pub(crate) left_count: AtomicUsize,
 }
 
 impl Memory {
@@ -56,6 +58,7 @@ impl Memory {
             read_count: AtomicUsize::new(0),
             flush_count: AtomicUsize::new(0),
             prefetch_count: AtomicUsize::new(0),
+            left_count: AtomicUsize::new(0),
         }
     }
 
@@ -244,6 +247,10 @@ impl Device for Memory {
         }))
     }
 
+    fn guest_left(&self) {
+        self.left_count.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn prefetch(&self, _: u64, _: u64) {
         self.prefetch_count.fetch_add(1, Ordering::Relaxed);
     }
@@ -266,7 +273,7 @@ fn describe((name, device): &(&'static str, Arc<Memory>)) -> ExportInfo {
         name: (*name).to_owned(),
         len: device.len(),
         read_only: device.read_only,
-        changed_ms: 0,
+        changed_ns: 0,
         description,
     }
 }

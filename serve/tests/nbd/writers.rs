@@ -1,13 +1,14 @@
 //! Which of several clients may write. Clients are told apart by the addresses that they come from.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use vellum_serve::nbd::Options;
 
 use crate::client::{
-    Client, FIXED, FLUSH, FUA, Form, NO_ZEROES, OPT_GO, READ, TRIM, WRITE, WRITE_ZEROES, wish,
+    Client, DISC, FIXED, FLUSH, FUA, Form, NO_ZEROES, OPT_GO, READ, TRIM, WRITE, WRITE_ZEROES, wish,
 };
 use crate::memory::GRID;
 use crate::world::{World, noise};
@@ -173,4 +174,29 @@ fn await_count(world: &World, count: usize) {
     while world.server.client_count() > count {
         std::thread::yield_now();
     }
+}
+
+/// Only who wrote, and says goodbye, is a guest that was switched off: who reads, who is lost and who
+/// leaves a server that stops are not.
+#[test]
+fn a_writer_that_says_goodbye_is_a_guest_that_is_switched_off() {
+    let world = World::new(noise(GRID, 1));
+    let (first, second) = (Host::new(&world, 1), Host::new(&world, 2));
+    let left = || world.disk.left_count.load(Ordering::Relaxed);
+    let goodbye = |mut client: Client<TcpStream>| {
+        client.send(0, DISC, 0, 0, b"");
+        assert!(client.is_closed());
+    };
+    goodbye(first.enter());
+    let (mut writer, reader) = (first.enter(), second.enter());
+    assert_eq!(write(&mut writer), 0);
+    goodbye(reader);
+    drop(writer);
+    world.await_empty();
+    assert_eq!(left(), 0);
+    let mut writer = first.enter();
+    assert_eq!(write(&mut writer), 0);
+    goodbye(writer);
+    world.await_empty();
+    assert_eq!(left(), 1);
 }

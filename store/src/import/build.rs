@@ -290,6 +290,7 @@ impl<'s> Builder<'s> {
             chunks: self.positions.chunks,
             zeros: self.positions.zeros,
             created_ms,
+            changed_ns: created_ms.saturating_mul(1_000_000),
             content: None,
         };
         let counts = self.session.counts;

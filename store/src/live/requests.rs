@@ -16,6 +16,7 @@ use super::view::Base;
 use crate::changes::Change;
 use crate::disk::Disk;
 use crate::error::StoreError;
+use crate::store::now_ns;
 
 /// How often a read is tried while flushes change what it reads. Once is rare: a collection must
 /// have ended since the flush.
@@ -218,10 +219,12 @@ impl Shared {
         let inside = (offset - first) as usize..(offset - first) as usize + bytes.len();
         let is_whole = inside == (0..seen_len);
         let mut under: Option<(u64, Box<[u8]>)> = None;
+        let now_ns = now_ns();
         loop {
             let read_from = self.change_view(|view| {
                 if let Some(plain) = view.filling.data_mut(position.0) {
                     plain[inside.clone()].copy_from_slice(bytes);
+                    self.changed.advance(now_ns);
                     return None;
                 }
                 let mut plain: Box<[u8]> = match (view.chunk(position.0), under.take()) {
@@ -234,6 +237,7 @@ impl Shared {
                 };
                 plain[inside.clone()].copy_from_slice(bytes);
                 view.filling.put(position.0, plain);
+                self.changed.advance(now_ns);
                 None
             });
             let Some(base) = read_from else { return Ok(()) };

@@ -58,7 +58,10 @@ impl Store {
         let _exclusive = self.exclusive(image)?;
         self.tree().check_own(image)?;
         let old = self.disk(Node::Image(image))?;
-        let layer = self.tree_mut().blank_layer(None, old.len(), now_ms());
+        let layer = Layer {
+            changed_ns: changed_ns(&old),
+            ..self.tree_mut().blank_layer(None, old.len(), now_ms())
+        };
         // At the root an explicit zero says no more than nothing does, and a resolved page has
         // none.
         let page = |index| Ok(Page::clone(&*old.page(index)?));
@@ -114,9 +117,12 @@ impl Store {
         watch: &dyn Watch,
     ) -> Result<(), StoreError> {
         let old = self.disk(Node::Image(image))?;
-        let layer = self
-            .tree_mut()
-            .blank_layer(top_of(base), old.len(), now_ms());
+        let layer = Layer {
+            changed_ns: changed_ns(&old),
+            ..self
+                .tree_mut()
+                .blank_layer(top_of(base), old.len(), now_ms())
+        };
         let visible = layer.clone();
         let page = |index| {
             Ok(old
@@ -260,6 +266,11 @@ impl Store {
 
 fn top_of(disk: &Disk) -> Option<&Layer> {
     disk.chain().first().map(AsRef::as_ref)
+}
+
+/// The time when the content that `disk` shows last changed.
+fn changed_ns(disk: &Disk) -> u64 {
+    top_of(disk).map_or(0, |layer| layer.changed_ns)
 }
 
 /// Positions of a parent that can be seen through `own`. All, if there is no parent: none of one

@@ -180,6 +180,7 @@ impl Books {
                 chunks: 0,
                 zeros: 0,
                 created_ms: 0,
+                changed_ns: 0,
                 content: None,
             };
             // Its own pages may be there, but not what lay below them.
@@ -264,6 +265,8 @@ impl Books {
             tags: std::collections::BTreeSet::new(),
             pinned: false,
             scratch_of: None,
+            scratch_for: None,
+            is_over: false,
             source_format: None,
         };
         put(batch, Family::Layers, &layer.id.0.to_be_bytes(), &layer);

@@ -258,11 +258,11 @@ impl Census {
                     .tree
                     .snapshots(image)
                     .map(|snapshot| Node::Snapshot(image, snapshot.serial));
-                let scratch = self
+                let scratches = self
                     .tree
-                    .scratch_of(image)
+                    .scratches_of(image)
                     .map(|scratch| Node::Image(scratch.id));
-                Some(snapshots.chain(scratch).chain([node]).collect())
+                Some(snapshots.chain(scratches).chain([node]).collect())
             }
         }
     }

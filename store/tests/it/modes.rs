@@ -113,27 +113,6 @@ impl Host {
         }
         machine
     }
-
-    /// The file of a machine.
-    fn configuration(&self, machine: MachineId) -> Vec<u8> {
-        let configuration = self
-            .store
-            .tree()
-            .machines()
-            .get(machine)
-            .and_then(|machine| machine.configuration);
-        self.store
-            .configuration(configuration.expect("it has one"))
-            .expect("read")
-    }
-
-    /// Nothing is exported under that name.
-    fn assert_unknown(&self, text: &str) {
-        let opened = self.exports.open(text, Intent::Read);
-        let info = self.exports.info(text);
-        assert!(matches!(opened, Err(OpenError::Unknown(_))), "{text:?}");
-        assert!(matches!(info, Err(OpenError::Unknown(_))), "{text:?}");
-    }
 }
 
 fn put(disk: &Disk, value: u8) {
@@ -310,7 +289,7 @@ fn snapshots_are_read_only_and_outlive_their_deletion_while_attached() {
 }
 
 #[test]
-fn immutable_starts_afresh_at_each_attachment() {
+fn immutable_starts_afresh_when_its_guest_was_switched_off() {
     let host = Host::new();
     let gold = host.image("gold", Mode::Immutable { autoreset: true });
     let disk = host.open("gold");
@@ -325,12 +304,113 @@ fn immutable_starts_afresh_at_each_attachment() {
     assert!(is_attached(host.store.delete_image(gold, false)));
     assert!(is_attached(host.store.reset(gold)));
     drop(disk);
+    let host = host.reopened();
+    let disk = host.open("gold");
+    assert_eq!(
+        get(&disk),
+        2,
+        "the connection and the server went, not the guest"
+    );
+    put(&disk, 3);
+    disk.guest_left();
+    drop(disk);
+    let host = host.reopened();
     assert_eq!(
         host.stored("gold+scratch"),
-        2,
+        3,
         "it can be looked at until then"
     );
-    assert_eq!(get(&host.open("gold")), 1);
+    let disk = host.open("gold");
+    assert_eq!(get(&disk), 1);
+    assert_eq!(host.stored("gold+scratch"), 3, "reading is looking");
+    disk.write_at(b"x", 0).expect("written");
+    assert_eq!((get(&disk), host.stored("gold+scratch")), (1, 1));
+    // Somebody who says goodbye while another writes is not the guest that goes.
+    put(&disk, 4);
+    disk.guest_left();
+    put(&disk, 5);
+    drop(disk);
+    assert_eq!(get(&host.open("gold")), 5);
+}
+
+#[test]
+fn who_reads_what_was_reset_cannot_write_on_it() {
+    let host = Host::new();
+    let gold = host.image("gold", Mode::Immutable { autoreset: true });
+    put(&host.open("gold"), 2);
+    let disk = host.open("gold");
+    assert_eq!(get(&disk), 2);
+    host.store.reset(gold).expect("nobody writes");
+    assert_eq!(get(&disk), 2, "it goes on seeing what it saw");
+    let refused = disk.write_at(b"x", 0);
+    assert!(matches!(refused, Err(DeviceError::Io(_))), "{refused:?}");
+    drop(disk);
+    let disk = host.open("gold");
+    assert_eq!(get(&disk), 1);
+    put(&disk, 3);
+}
+
+#[test]
+fn machines_share_an_immutable_image_and_no_byte_of_what_they_write() {
+    let host = Host::new();
+    let gold = host.image("gold", Mode::Immutable { autoreset: true });
+    let machines = ["vm1", "vm2"].map(|text| {
+        let machine = host.store.create_machine(&name(text), None).expect("made");
+        host.store.add_disk(machine, gold).expect("added");
+        host.store.start_machine(machine).expect("started");
+        machine
+    });
+    let disks = ["gold+vm1", "gold+vm2"].map(|text| host.open(text));
+    put(&disks[0], 2);
+    put(&disks[1], 3);
+    assert_eq!(get(&host.open("gold")), 2, "the first machine's");
+    assert_eq!(disks.each_ref().map(get), [2, 3]);
+    assert!(is_attached(host.store.set_mode(gold, Mode::Normal)));
+    assert!(is_attached(host.store.delete_image(gold, true)));
+    // Online: with what is not flushed.
+    let serials = machines.map(|machine| {
+        host.store
+            .snapshot_machine(machine, &name("s"))
+            .expect("taken")
+    });
+    assert_eq!((host.stored("gold@s"), host.stored("gold@s+vm2")), (2, 3));
+    put(&disks[0], 4);
+    put(&disks[1], 5);
+    assert!(is_attached(host.store.restore_machine(
+        machines[0],
+        serials[0],
+        None
+    )));
+    let [first, second] = disks;
+    drop(first);
+    host.store.stop_machine(machines[0]).expect("stopped");
+    host.store
+        .restore_machine_keeping(machines[0], serials[0])
+        .expect("the other machine's guest does not mind");
+    assert_eq!(get(&host.open("gold+vm1")), 2);
+    host.store.start_machine(machines[0]).expect("started");
+    assert_eq!(get(&host.open("gold+vm1")), 2, "what it starts with");
+    assert_eq!(get(&second), 5);
+    drop(second);
+    let host = host.reopened();
+    assert_eq!(get(&host.open("gold+vm2")), 5, "it runs");
+    host.store.stop_machine(machines[1]).expect("stopped");
+    assert_eq!(get(&host.open("gold+vm2")), 3, "its last snapshot's");
+    drive::check(&host.store, true).expect("nothing is wrong");
+}
+
+#[test]
+fn a_child_of_a_multiattach_image_is_made_by_the_first_write() {
+    let host = Host::new();
+    host.image("gold", Mode::Multiattach);
+    let disk = host.open("gold+vm");
+    assert_eq!(get(&disk), 1);
+    disk.flush().expect("nothing to flush");
+    assert_eq!(host.store.tree().image_count(), 1, "nothing was made");
+    put(&disk, 2);
+    assert_eq!((get(&disk), host.store.tree().image_count()), (2, 2));
+    drop(disk);
+    assert_eq!(get(&host.reopened().open("gold+vm")), 2);
 }
 
 #[test]
@@ -350,7 +430,10 @@ fn immutable_without_autoreset_keeps_what_was_written_until_reset() {
     host.store
         .set_mode(gold, Mode::Immutable { autoreset: true })
         .expect("changed");
-    put(&host.open("gold"), 3);
+    let disk = host.open("gold");
+    put(&disk, 3);
+    disk.guest_left();
+    drop(disk);
     assert_eq!(get(&host.open("gold")), 1);
     host.store.delete_image(gold, false).expect("deleted");
     assert_eq!(
@@ -517,8 +600,19 @@ fn a_machine_with_disks_of_all_modes_goes_back_to_one_moment() {
         .expect("restored");
     let host = host.reopened();
     let seen = || names.map(|text| get(&host.open(text)));
-    assert_eq!(seen(), [2, 1, 1, 3, 3, 2]);
-    assert_eq!(host.configuration(machine), b"<domain/>");
+    assert_eq!(seen(), [2, 2, 2, 3, 3, 2]);
+    let configuration = |host: &Host| {
+        let configuration = host
+            .store
+            .tree()
+            .machines()
+            .get(machine)
+            .and_then(|machine| machine.configuration);
+        host.store
+            .configuration(configuration.expect("it has one"))
+            .expect("read")
+    };
+    assert_eq!(configuration(&host), b"<domain/>");
     let late = host
         .store
         .tree()
@@ -529,8 +623,8 @@ fn a_machine_with_disks_of_all_modes_goes_back_to_one_moment() {
     host.store
         .restore_machine(machine, late, None)
         .expect("and forth");
-    assert_eq!(seen(), [3, 1, 1, 3, 3, 3]);
-    assert_eq!(host.configuration(machine), b"<other/>");
+    assert_eq!(seen(), [3, 3, 3, 3, 3, 3]);
+    assert_eq!(configuration(&host), b"<other/>");
     host.store.delete_machine(machine, true).expect("deleted");
     assert_eq!(
         (
@@ -539,7 +633,7 @@ fn a_machine_with_disks_of_all_modes_goes_back_to_one_moment() {
         ),
         (0, 0)
     );
-    assert_eq!(seen(), [3, 1, 1, 3, 3, 3], "its disks are images as before");
+    assert_eq!(seen(), [3, 3, 3, 3, 3, 3], "its disks are images as before");
     drive::check(&host.reopened().store, true).expect("nothing is wrong");
 }
 
@@ -655,7 +749,17 @@ fn exports_are_listed_named_and_counted() {
         "web+x",
         &"n".repeat(5000),
     ] {
-        host.assert_unknown(bad);
+        assert!(
+            matches!(
+                host.exports.open(bad, Intent::Read),
+                Err(OpenError::Unknown(_))
+            ),
+            "{bad:?}"
+        );
+        assert!(
+            matches!(host.exports.info(bad), Err(OpenError::Unknown(_))),
+            "{bad:?}"
+        );
     }
     let revision = || host.exports.revision();
     let disk = host.open("web");
@@ -703,4 +807,61 @@ fn a_store_that_is_only_read_offers_everything_read_only() {
         let disk = exports.open(text, Intent::ReadWrite).expect("opens");
         assert!(disk.is_read_only() && get(&disk) == 1, "{text}");
     }
+}
+
+/// rsync, restic, borg and tar read a file again only if its time is another one.
+#[test]
+fn the_time_of_a_change_moves_with_the_content_and_with_nothing_else() {
+    let host = Host::new();
+    let web = host.image("web", Mode::Normal);
+    let time = |text: &str| host.info(text).changed_ns;
+    let mut seen = vec![time("web")];
+    let mut moved = |what: &str| {
+        let now = time("web");
+        assert!(!seen.contains(&now), "{what}: {seen:?}");
+        assert_eq!(time("web"), now, "{what}: looking is no change");
+        seen.push(now);
+        now
+    };
+    let disk = host.open("web");
+    for value in 2..50 {
+        put(&disk, value);
+        moved("written, nothing flushed");
+    }
+    disk.write_zeroes(0, LEN).expect("zeroed");
+    let before = moved("zeroed");
+    disk.flush().expect("flushed");
+    assert_eq!(time("web"), before, "a flush is no change");
+    let serial = host.take(web, "s");
+    assert_eq!((time("web"), time("web@s")), (before, before));
+    put(&disk, 60);
+    let written = moved("written after a snapshot");
+    drop(disk);
+    assert_eq!(time("web"), written, "detaching is no change");
+    assert_eq!(time("web@s"), before, "a snapshot keeps its time");
+    host.store.flatten(web, &Unwatched).expect("flattened");
+    assert_eq!(time("web"), written, "nor is another map");
+    host.store.restore(web, serial, None).expect("restored");
+    let restored = moved("restored");
+    let host = host.reopened();
+    let time = |text: &str| host.info(text).changed_ns;
+    assert_eq!((time("web"), time("web@s")), (restored, before));
+    let update = |byte, len: usize| {
+        let request = ImportRequest {
+            target: ImportTarget::Update(web),
+            snapshot: None,
+        };
+        let content = drive::input(Content::plain(vec![byte; len]), false);
+        host.store
+            .import(content, &request, &Unwatched)
+            .expect("updated");
+        host.info("web").changed_ns
+    };
+    let updated = update(9, LEN as usize);
+    assert!(updated > restored);
+    assert_eq!(update(9, LEN as usize), updated, "nothing was new");
+    assert!(update(9, 10) > updated, "shorter");
+    let shorter = time("web");
+    host.store.resize(web, LEN, false).expect("grown");
+    assert!(time("web") > shorter);
 }

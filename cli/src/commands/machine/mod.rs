@@ -1,6 +1,7 @@
 //! `vellum machine`: images that belong together, and change as one.
 
 mod define;
+mod power;
 mod run_args;
 mod show;
 mod snapshot;
@@ -39,6 +40,8 @@ enum Verb {
     #[command(visible_alias = "rm")]
     Delete(define::DeleteArgs),
     Snapshot(snapshot::Args),
+    Start(power::StartArgs),
+    Stop(power::StopArgs),
     RunArgs(run_args::Args),
 }
 
@@ -52,6 +55,8 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         Verb::Show(args) => show::show(args, session),
         Verb::Delete(args) => define::delete(args, session),
         Verb::Snapshot(args) => snapshot::run(args, session),
+        Verb::Start(args) => power::start(args, session),
+        Verb::Stop(args) => power::stop(args, session),
         Verb::RunArgs(args) => run_args::run(args, session),
     }
 }

@@ -7,8 +7,8 @@
 use std::io;
 
 use serde::Serialize;
-use vellum_core::tree::{Mode, Node, PlanError, Tree};
-use vellum_core::units::MachineId;
+use vellum_core::tree::{Machine, Mode, Node, PlanError, Tree};
+use vellum_core::units::{ImageId, MachineId};
 
 use crate::failure::{Failure, Outcome};
 use crate::lookup;
@@ -118,13 +118,18 @@ fn drives(tree: &Tree, machine: MachineId) -> Result<Vec<Drive>, Failure> {
     machine
         .disks
         .iter()
-        .map(|disk| drive(tree, Node::Image(*disk)))
+        .map(|disk| drive(tree, machine, *disk))
         .collect()
 }
 
-fn drive(tree: &Tree, node: Node) -> Result<Drive, Failure> {
-    let mode = tree.image(node.image()).ok_or(PlanError::Gone)?.mode;
-    let export = tree.display(node);
+fn drive(tree: &Tree, machine: &Machine, disk: ImageId) -> Result<Drive, Failure> {
+    let mode = tree.image(disk).ok_or(PlanError::Gone)?.mode;
+    let mut export = tree.display(Node::Image(disk));
+    // Each machine writes to its own scratch image; the plain name is that of the first.
+    let is_immutable = matches!(mode, Mode::Immutable { .. });
+    if is_immutable && tree.scratch_use(disk).machine != Some(machine.id) {
+        export = format!("{export}+{}", machine.name);
+    }
     if export.chars().any(is_unprintable) {
         return Err(Failure::failed(
             format!("the name {export:?} cannot be printed"),

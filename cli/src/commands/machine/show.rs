@@ -33,6 +33,9 @@ pub(super) struct ShowArgs {
 pub(super) struct Description {
     name: String,
     created: Moment,
+    /// The time when it was switched on, of a machine that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started: Option<Moment>,
     disks: Vec<Disk>,
     /// The length of its configuration file.
     configuration_bytes: Option<u64>,
@@ -129,6 +132,7 @@ impl Description {
         Self {
             name: machine.name.to_string(),
             created: Moment::new(machine.created_ms),
+            started: machine.started_ms.map(Moment::new),
             disks: machine
                 .disks
                 .iter()
@@ -160,6 +164,7 @@ impl Description {
         Self {
             name: tree.machines().display(snapshot),
             created: Moment::new(snapshot.created_ms),
+            started: None,
             disks: disks.collect(),
             configuration_bytes: configuration_len(snapshot.configuration),
             snapshots: None,
@@ -215,6 +220,10 @@ impl Answer for Description {
         page.field("name", &self.name)?;
         let created = page.moment(self.created);
         page.field("created", created)?;
+        if let Some(started) = self.started {
+            let started = page.moment(started);
+            page.field("switched on", started)?;
+        }
         if let Some(len) = self.configuration_bytes {
             page.field("configuration", plural(len, "byte"))?;
         }

@@ -39,9 +39,9 @@ enum Verb {
 Example:
   vellum machine snapshot take vm@monday
 
-Normal and immutable disks are kept, each as a snapshot of the image with the same name; writethrough,
-shareable and readonly ones are left alone. Those snapshots and their images stay until the machine's
-snapshot is deleted.")]
+Normal and immutable disks are kept, each as a snapshot of the image with the same name, immutable
+ones with what was written to them; writethrough, shareable and readonly ones are left alone. Those
+snapshots and their images stay until the machine's snapshot is deleted.")]
 struct TakeArgs {
     /// The machine and the new snapshot's name
     #[arg(value_name = "MACHINE@SNAPSHOT")]
@@ -57,8 +57,8 @@ Example:
 
 The present state is kept as a snapshot: before-restore-1, before-restore-2 and so on, unless a
 snapshot shows it already. Disks that left since come back; disks that joined leave the machine and
-stay images. What was written to immutable disks goes; writethrough, shareable and readonly ones are
-left alone.")]
+stay images. Immutable disks are as their guest saw them, and start so from then on; writethrough,
+shareable and readonly ones are left alone.")]
 struct RestoreArgs {
     /// The snapshot
     #[arg(value_name = "MACHINE@SNAPSHOT")]

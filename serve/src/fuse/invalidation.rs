@@ -1,0 +1,43 @@
+//! Having the kernel forget mapped pages that an NBD client has written since.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use fuser::{INodeNo, Notifier};
+
+use super::Served;
+use super::handles::Handles;
+use crate::change_board::ChangeBoard;
+
+/// The time between looks whether the mount is still there.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// The time between two notices: a guest that writes without a pause must not keep a core busy.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Tells the kernel what was written to disks whose files are open, until the mount has ended. In a
+/// thread of its own: the kernel may first have pages written back, and waits for that.
+pub(super) fn start(
+    board: Arc<ChangeBoard>,
+    handles: Arc<Handles>,
+    notifier: Notifier,
+    served: Arc<Served>,
+) -> std::io::Result<()> {
+    let work = move || {
+        while !served.wait(Duration::ZERO) {
+            for (device, range) in board.take(LOOK_INTERVAL) {
+                let place = i64::try_from(range.start).unwrap_or(i64::MAX);
+                let len = i64::try_from(range.end - range.start).unwrap_or(i64::MAX);
+                for inode in handles.inodes(device) {
+                    // Where the kernel has nothing of it, or is going, nothing is to be forgotten.
+                    let _ = notifier.inval_inode(INodeNo(inode), place, len);
+                }
+                thread::sleep(PAUSE);
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("fuse-invalidate".to_owned())
+        .spawn(work)
+        .map(drop)
+}
