@@ -33,7 +33,7 @@ use crate::store::{Exclusive, Store, now_ms};
 /// The disks that are attached for writing, by the image that was asked for.
 #[derive(Default)]
 pub(crate) struct Slots {
-    slots: Mutex<BTreeMap<ImageId, Slot>>,
+    by_image: Mutex<BTreeMap<ImageId, Slot>>,
     changed: Condvar,
     /// The number of attached scratch images that hold each immutable image.
     bases: Mutex<BTreeMap<ImageId, (usize, Exclusive)>>,
@@ -87,7 +87,7 @@ struct TakenSlot {
 
 impl Slots {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ImageId, Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_image.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn bases(&self) -> MutexGuard<'_, BTreeMap<ImageId, (usize, Exclusive)>> {

@@ -304,6 +304,7 @@ impl World {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one history, in its order")]
 fn going_back_brings_disks_modes_and_configuration_back() {
     let mut world = World::new();
     let images = MODES.map(|mode| {
@@ -568,6 +569,7 @@ fn modes_that_go_with_nothing_are_refused_with_the_reason() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one history, in its order")]
 fn a_scratch_image_lives_and_goes_with_its_base() {
     let mut world = World::new();
     let base = world.image("gold", Mode::Immutable { autoreset: false });
@@ -730,6 +732,7 @@ fn expected(world: &World, snapshot: &MachineSnapshot) -> Expected {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one history, in its order")]
 fn machines_go_back_to_what_they_were_after_any_operations() {
     for seed in 0..40 {
         println!("seed {seed}");

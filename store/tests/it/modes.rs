@@ -563,6 +563,7 @@ fn an_image_that_stands_still_is_changed_by_nothing() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one history, in its order")]
 fn a_machine_with_disks_of_all_modes_goes_back_to_one_moment() {
     let host = Host::new();
     let modes = [
@@ -715,6 +716,7 @@ fn a_client_that_comes_right_back_finds_its_disk() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one history, in its order")]
 fn exports_are_listed_named_and_counted() {
     let host = Host::new();
     let web = host.image("web", Mode::Normal);
