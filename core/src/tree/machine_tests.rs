@@ -113,13 +113,13 @@ impl World {
         Ok(())
     }
 
-    fn configure(&mut self, machine: MachineId, text: &[u8]) {
+    fn configure_with(&mut self, machine: MachineId, text: &[u8]) {
         let file = NewConfiguration::new(text).expect("a short file");
         let edits = self.tree.plan_configure(machine, Some(file));
         self.apply(&edits.expect("configured"));
     }
 
-    fn remove_disk(&mut self, machine: MachineId, image: ImageId) -> Result<(), PlanError> {
+    fn take_disk_out(&mut self, machine: MachineId, image: ImageId) -> Result<(), PlanError> {
         self.tree
             .plan_remove_disk(machine, image)
             .map(|edits| self.apply(&edits))
@@ -149,7 +149,7 @@ impl World {
         &self.files[&machine.configuration.expect("it has one").id]
     }
 
-    fn machine_snapshot(&self, machine: MachineId, serial: u64) -> &MachineSnapshot {
+    fn snapshot_of_machine(&self, machine: MachineId, serial: u64) -> &MachineSnapshot {
         let taken = self.tree.machines().snapshot(machine, serial);
         taken.expect("it was taken")
     }
@@ -304,10 +304,10 @@ fn going_back_brings_disks_modes_and_configuration_back() {
     for (value, image) in (20..).zip([normal, afresh, kept, through, shared, child]) {
         world.write(image, value);
     }
-    world.configure(machine, b"other");
+    world.configure_with(machine, b"other");
     let joined = world.image("joined", Mode::Normal);
     world.add(machine, joined).expect("added");
-    world.remove_disk(machine, normal).expect("removed");
+    world.take_disk_out(machine, normal).expect("removed");
     world
         .set_mode(normal, Mode::Readonly)
         .expect("another mode");
@@ -363,7 +363,7 @@ fn what_a_machine_snapshot_needs_cannot_be_deleted_and_goes_with_it() {
         .snapshot_named(image, &name("s"))
         .expect("the image has it too")
         .serial;
-    world.remove_disk(machine, image).expect("removed");
+    world.take_disk_out(machine, image).expect("removed");
     assert!(matches!(
         world.tree.plan_delete_image(image, true),
         Err(PlanError::Kept { .. })
@@ -683,10 +683,10 @@ fn change_at_random(
         5 if images.len() < 6 => drop(world.image(text.as_str(), Mode::Normal)),
         6..8 => drop(world.set_mode(image, MODES[random.usize(..MODES.len())])),
         8..11 => drop(world.add(machine, image)),
-        11 => drop(world.remove_disk(machine, image)),
+        11 => drop(world.take_disk_out(machine, image)),
         12..14 => {
             if let Ok(serial) = world.take(machine, text.as_str()) {
-                let state = expected(world, world.machine_snapshot(machine, serial));
+                let state = expected(world, world.snapshot_of_machine(machine, serial));
                 taken.insert((machine, serial), state);
             }
         }
@@ -706,7 +706,7 @@ fn change_at_random(
             world.delete_snapshot_of(machine, serial);
             taken.remove(&(machine, serial));
         }
-        18 => world.configure(machine, &[value as u8]),
+        18 => world.configure_with(machine, &[value as u8]),
         _ => drop(
             world
                 .tree
@@ -717,7 +717,7 @@ fn change_at_random(
 }
 
 fn assert_machine_is_back(world: &World, machine: MachineId, serial: u64, wanted: &Expected) {
-    let snapshot = world.machine_snapshot(machine, serial);
+    let snapshot = world.snapshot_of_machine(machine, serial);
     assert_eq!(expected(world, snapshot), *wanted);
     let disks = snapshot.disks.iter().map(|disk| &disk.image);
     assert!(world.disks_of(machine).iter().eq(disks));
