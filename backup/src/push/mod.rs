@@ -145,8 +145,8 @@ impl Wanted {
         self.points.is_empty() && self.machines.is_empty() && self.described.is_empty()
     }
 
-    /// The record of these points, descriptions and machines, still without contents.
-    fn record(&self) -> Record {
+    /// The record of these points, descriptions and machines.
+    fn record_without_contents(&self) -> Record {
         let points = self.points.iter().map(|(point, _)| point);
         Record {
             points: points.cloned().map(Into::into).collect(),
@@ -294,7 +294,7 @@ fn say(
     session.commit(Record {
         contents: contents.into_iter().map(Into::into).collect(),
         indexes: indexes.map(ToString::to_string).collect(),
-        ..wanted.record()
+        ..wanted.record_without_contents()
     })?;
     if let Some(mut known) = known {
         known.settle();

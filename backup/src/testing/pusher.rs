@@ -139,7 +139,7 @@ fn push_in(
                     .expect("a segment")
             },
         );
-        content.parts.push(put_map(repository, &blob)?);
+        content.parts.push(put_map_part(repository, &blob)?);
     }
     record.contents.push(content.into());
     record.points.push(
@@ -162,7 +162,7 @@ fn push_in(
     Ok(id)
 }
 
-fn put_map(repository: &Repository, blob: &MapBlob) -> Result<MapPart, BackupError> {
+fn put_map_part(repository: &Repository, blob: &MapBlob) -> Result<MapPart, BackupError> {
     let mut maps = MapsWriter::default();
     maps.add(repository.sealer(), blob)?;
     let sealed = maps.finish(repository.sealer())?;

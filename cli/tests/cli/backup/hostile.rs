@@ -321,8 +321,6 @@ fn numbers_from_a_repository_are_not_believed() {
     let record = unbelievable_record(&point, unbelievable_contents(&real, &pack));
     let count = record.points.len() - 1;
     say(&repository, record);
-    // Objects that are what their names say, and whose insides claim more than there is: sealed
-    // with the key.
     let names = site.sandbox.names();
     for words in LOOKS {
         assert_harmless(&site.run(words), words);
