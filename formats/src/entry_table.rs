@@ -70,6 +70,27 @@ impl EntryTable {
         Ok(crate::fields::array_at(&page, within))
     }
 
+    /// The bytes of entry `index`, and how many entries from there on have the same, as far as one
+    /// page tells: a sparse disk is told in few steps.
+    pub(crate) fn run<const N: usize>(
+        &self,
+        file: &dyn ReadAt,
+        index: u64,
+    ) -> Result<Option<([u8; N], u64)>, SourceError> {
+        if index >= self.count {
+            return Ok(None);
+        }
+        let start = index * self.entry_len;
+        let page = self.page(file, start / PAGE_LEN)?;
+        let within = usize::try_from(start % PAGE_LEN).expect("a page's length is a usize");
+        let (entries, _) = page.get(within..).unwrap_or_default().as_chunks::<N>();
+        let Some(first) = entries.first() else {
+            return Ok(None);
+        };
+        let alike = entries.iter().take_while(|entry| *entry == first).count();
+        Ok(Some((*first, alike as u64)))
+    }
+
     fn page(&self, file: &dyn ReadAt, number: u64) -> Result<Arc<Vec<u8>>, SourceError> {
         let slot = |slots: &Vec<_>| (number as usize).checked_rem(slots.len()).unwrap_or(0);
         {
@@ -111,8 +132,19 @@ mod tests {
             let index = random.u64(..599_990);
             let entry: [u8; 4] = table.entry(&bytes, index).expect("read").expect("there");
             assert_eq!(u64::from(u32::from_le_bytes(entry)), index + 10);
+            assert_eq!(table.run(&bytes, index).expect("read"), Some((entry, 1)));
         }
         assert!(table.entry::<4>(&bytes, 599_990).expect("read").is_none());
+    }
+
+    #[test]
+    fn a_run_ends_with_its_page_or_its_table() {
+        let table = EntryTable::new(0, 4, 20_000, 80_000).expect("inside");
+        let run = |index| table.run::<4>(&vec![0; 80_000], index).expect("read");
+        assert_eq!(run(0), Some(([0; 4], 16_384)));
+        assert_eq!(run(16_383), Some(([0; 4], 1)));
+        assert_eq!(run(16_384), Some(([0; 4], 3616)));
+        assert_eq!(run(20_000), None);
     }
 
     #[test]

@@ -228,16 +228,23 @@ impl BlockMap for VdiMap {
     fn piece_at(&self, offset: u64) -> Result<MappedPiece, SourceError> {
         let block_len = u64::from(self.header.block_len);
         let (index, within) = (offset / block_len, offset % block_len);
-        let len = (block_len - within).min(self.header.image_len - offset);
-        let entry = self
+        let rest = self.header.image_len - offset;
+        let len = (block_len - within).min(rest);
+        let (entry, alike) = self
             .table
-            .entry(&*self.file, index)?
-            .map(u32::from_le_bytes);
+            .run(&*self.file, index)?
+            .map_or((NOT_ALLOCATED, 1), |(entry, alike)| {
+                (u32::from_le_bytes(entry), alike)
+            });
         let location = match entry {
-            None | Some(NOT_ALLOCATED) => Location::Absent,
-            Some(ZERO) => Location::Zero,
-            Some(number) => self.stored(index, number, within, len)?,
+            NOT_ALLOCATED => Location::Absent,
+            ZERO => Location::Zero,
+            number => {
+                let location = self.stored(index, number, within, len)?;
+                return Ok(MappedPiece { len, location });
+            }
         };
+        let len = (alike * block_len - within).min(rest);
         Ok(MappedPiece { len, location })
     }
 

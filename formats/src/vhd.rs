@@ -374,16 +374,19 @@ impl BlockMap for VhdMap {
     fn piece_at(&self, offset: u64) -> Result<MappedPiece, SourceError> {
         let (index, within) = (offset / self.block_len, offset % self.block_len);
         let mut len = (self.block_len - within).min(self.image_len - offset);
-        let entry = self
+        let (sector, alike) = self
             .table
-            .entry(&*self.file, index)?
-            .map(u32::from_be_bytes);
-        let Some(sector) = entry.filter(|sector| *sector != NOT_ALLOCATED) else {
+            .run(&*self.file, index)?
+            .map_or((NOT_ALLOCATED, 1), |(entry, alike)| {
+                (u32::from_be_bytes(entry), alike)
+            });
+        if sector == NOT_ALLOCATED {
+            let alike_len = alike * self.block_len - within;
             return Ok(MappedPiece {
-                len,
+                len: alike_len.min(self.image_len - offset),
                 location: Location::Absent,
             });
-        };
+        }
         let block = u64::from(sector) * SECTOR_LEN;
         if self.is_differencing {
             let (alike_len, has) = self.sectors_alike(block, within, len)?;

@@ -317,10 +317,11 @@ impl SparseExtent {
             let end = (table_number + 1) * header.table_entries * header.grain_len;
             return Ok((end.min(header.capacity) - offset, Location::Absent));
         };
-        let entry = self.entry(file, &table, grain % header.table_entries)?;
+        let (entry, alike) = self.run(file, &table, grain % header.table_entries)?;
+        let alike_len = (alike * header.grain_len - within).min(header.capacity - offset);
         let place = match self.grain_place(grain, entry)? {
-            GrainPlace::Absent => return Ok((len, Location::Absent)),
-            GrainPlace::Zero => return Ok((len, Location::Zero)),
+            GrainPlace::Absent => return Ok((alike_len, Location::Absent)),
+            GrainPlace::Zero => return Ok((alike_len, Location::Zero)),
             GrainPlace::At(place) => place,
         };
         let outside = || {
@@ -384,6 +385,23 @@ impl SparseExtent {
         let table = std::sync::Arc::new(table);
         *lock() = Some((number, std::sync::Arc::clone(&table)));
         Ok(Some(table))
+    }
+
+    /// An entry of a table, and how many from there on are the same.
+    fn run(
+        &self,
+        file: &dyn ReadAt,
+        table: &EntryTable,
+        index: u64,
+    ) -> Result<(u64, u64), SourceError> {
+        let run = if self.header.entry_len() == 8 {
+            let run = table.run(file, index)?;
+            run.map(|(entry, alike)| (u64::from_le_bytes(entry), alike))
+        } else {
+            let run = table.run(file, index)?;
+            run.map(|(entry, alike)| (u64::from(u32::from_le_bytes(entry)), alike))
+        };
+        Ok(run.unwrap_or((0, 1)))
     }
 
     /// How many grains of the file a table names.
