@@ -39,11 +39,13 @@ fn lasting(text: &str) -> String {
     shown.collect()
 }
 
-/// `text` without any number: what depends on how the database has laid out its files, and on what
-/// a server has tidied up already.
+/// `text` without any number, and without the line that there are chunks which nothing needs: what
+/// depends on how the database has laid out its files, and on what a server has tidied up already.
 fn numberless(text: &str) -> String {
     let kept: String = lasting(text)
-        .chars()
+        .split_inclusive('\n')
+        .filter(|line| !line.contains("that nothing needs"))
+        .flat_map(str::chars)
         .filter(|character| !character.is_ascii_digit() && !".KM ".contains(*character))
         .collect();
     // One layer is no layers, and 0 B are no KiB.
