@@ -19,7 +19,7 @@ const DISK_LEN: usize = 128 << 20;
 fn lasting(text: &str) -> String {
     let is_moment = |word: &str| {
         word.len() >= 20
-            && word.contains('Z')
+            && (word.contains('Z') || word.contains('+'))
             && word.contains('T')
             && word.starts_with(|c: char| c.is_ascii_digit())
     };
