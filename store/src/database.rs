@@ -219,6 +219,14 @@ enum Operation {
     },
 }
 
+/// An operation with its keys and values.
+enum Change<'b> {
+    Put(Family, &'b [u8], &'b [u8]),
+    Delete(Family, &'b [u8]),
+    /// From the first key on, up to the second.
+    DeleteRange(Family, &'b [u8], &'b [u8]),
+}
+
 impl Batch {
     pub(crate) fn put(&mut self, family: Family, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let (key, value) = (key.as_ref(), value.as_ref());
@@ -266,47 +274,56 @@ impl Batch {
         self.bytes.len()
     }
 
+    /// Its operations in order, with their keys and values.
+    fn changes(&self) -> impl Iterator<Item = Change<'_>> {
+        let mut rest = self.bytes.as_slice();
+        let mut take = move |len: usize| {
+            let (taken, after) = rest.split_at(len);
+            rest = after;
+            taken
+        };
+        self.operations
+            .iter()
+            .map(move |operation| match *operation {
+                Operation::Put {
+                    family,
+                    key_len,
+                    value_len,
+                } => Change::Put(family, take(key_len), take(value_len)),
+                Operation::Delete { family, key_len } => Change::Delete(family, take(key_len)),
+                Operation::DeleteRange {
+                    family,
+                    from_len,
+                    to_len,
+                } => Change::DeleteRange(family, take(from_len), take(to_len)),
+            })
+    }
+
     /// The same as `RocksDB` takes it.
     fn operations_for(&self, db: &DB) -> WriteBatch {
         let mut operations = WriteBatch::with_capacity_bytes(
             self.len() + self.operations.len() * OPERATION_OVERHEAD_LEN,
         );
-        let mut rest = self.bytes.as_slice();
-        let mut take = |len: usize| {
-            let (taken, after) = rest.split_at(len);
-            rest = after;
-            taken
-        };
-        for operation in &self.operations {
-            match *operation {
-                Operation::Put {
-                    family,
-                    key_len,
-                    value_len,
-                } => {
-                    let (key, value) = (take(key_len), take(value_len));
+        for change in self.changes() {
+            match change {
+                Change::Put(family, key, value) => {
                     operations.put_cf(column(db, family), key, value);
                     if let Some(tag) = family.copy_tag() {
                         operations.put_cf(column(db, Family::Copies), copy_key(tag, key), value);
                     }
                 }
-                Operation::Delete { family, key_len } => {
-                    let key = take(key_len);
+                Change::Delete(family, key) => {
                     operations.delete_cf(column(db, family), key);
                     if let Some(tag) = family.copy_tag() {
                         operations.delete_cf(column(db, Family::Copies), copy_key(tag, key));
                     }
                 }
-                Operation::DeleteRange {
-                    family,
-                    from_len,
-                    to_len,
-                } => {
+                Change::DeleteRange(family, from, to) => {
                     assert!(
                         family.copy_tag().is_none(),
                         "records that are kept twice are deleted by key"
                     );
-                    operations.delete_range_cf(column(db, family), take(from_len), take(to_len));
+                    operations.delete_range_cf(column(db, family), from, to);
                 }
             }
         }

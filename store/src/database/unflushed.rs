@@ -13,7 +13,7 @@ use std::sync::Mutex;
 
 use rocksdb::{DB, ReadOptions, ReadTier};
 
-use super::{Batch, Family, Operation, column};
+use super::{Batch, Change, Family, column};
 use crate::chunks::pause::lock;
 
 /// Bytes of keys, after which everything is flushed so that they can be forgotten: a hundredth of
@@ -49,29 +49,11 @@ impl Unflushed {
     /// Keeps the keys of `batch`, which was written; whether it is time to flush.
     pub(super) fn note(&self, batch: &Batch) -> bool {
         let mut keys = lock(&self.0);
-        let mut rest = batch.bytes.as_slice();
-        let mut take = |len: usize| {
-            let (taken, after) = rest.split_at(len);
-            rest = after;
-            taken
-        };
-        for operation in &batch.operations {
-            match *operation {
-                Operation::Put {
-                    family,
-                    key_len,
-                    value_len,
-                } => {
-                    keys.push(PUT, family, take(key_len));
-                    take(value_len);
-                }
-                Operation::Delete { family, key_len } => keys.push(DELETE, family, take(key_len)),
-                Operation::DeleteRange {
-                    from_len, to_len, ..
-                } => {
-                    take(from_len + to_len);
-                    keys.range_end = keys.end() + 1;
-                }
+        for change in batch.changes() {
+            match change {
+                Change::Put(family, key, _) => keys.push(PUT, family, key),
+                Change::Delete(family, key) => keys.push(DELETE, family, key),
+                Change::DeleteRange(..) => keys.range_end = keys.end() + 1,
             }
         }
         keys.bytes.len() >= KEYS_LEN_MAX
