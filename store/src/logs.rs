@@ -34,8 +34,8 @@ mod mending;
 mod torn;
 mod unacknowledged;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -53,20 +53,22 @@ const CHECKSUM_SHIFT: u32 = 0xa282_ead8;
 /// there. Others may lie beside it: those are older, or were never finished.
 pub(crate) fn check_manifests(dir: &Path) -> Result<(), StoreError> {
     let current = fs::read_to_string(dir.join("CURRENT")).unwrap_or_default();
-    check_kinds(&files(dir, |name| {
+    let current = files(dir, |name| {
         name.starts_with("MANIFEST-") && name == current.trim_end()
-    })?)
+    })?;
+    current
+        .iter()
+        .try_for_each(|path| check_kinds(path, &read_whole(path)?))
 }
 
 /// Fails if a log in the database's folder `dir` holds a record of a kind that is never written
 /// there, or records behind something that is none. Of those RocksDB would show nothing, and not
 /// say so: it takes zeros for the end.
 pub(crate) fn check_logs(dir: &Path) -> Result<(), StoreError> {
-    let logs = logs(dir)?;
-    check_kinds(&logs)?;
     let mut unsound: Option<PathBuf> = None;
-    for path in logs {
+    for path in logs(dir)? {
         let log = read_whole(&path)?;
+        check_kinds(&path, &log)?;
         if log.is_empty() {
             continue;
         }
@@ -213,22 +215,20 @@ fn read_whole(path: &Path) -> Result<Vec<u8>, StoreError> {
     }
 }
 
-fn check_kinds(paths: &[PathBuf]) -> Result<(), StoreError> {
-    for path in paths {
-        let mut found = None;
-        each_block(path, |start, block| {
-            found = recycled_record(block).map(|at| start + at as u64);
-            found.is_none()
-        })?;
-        if let Some(at) = found {
+/// Fails if `bytes`, a log or a manifest, holds a record of a kind that is never written there.
+fn check_kinds(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut blocks = (0..).step_by(BLOCK_LEN).zip(bytes.chunks(BLOCK_LEN));
+    let found = blocks.find_map(|(start, block)| Some(start + recycled_record(block)?));
+    match found {
+        None => Ok(()),
+        Some(at) => {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            return Err(StoreError::damaged(
+            Err(StoreError::damaged(
                 format!("{name} of the database"),
                 format!("the record at byte {at} is of no kind that is written"),
-            ));
+            ))
         }
     }
-    Ok(())
 }
 
 /// The logs, oldest first: their names are numbers of one length.
@@ -256,30 +256,6 @@ fn files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, Stor
         }
     }
     Ok(paths)
-}
-
-/// Shows the blocks of the file to `look` until it says no: where each begins, and its bytes. A
-/// file that is gone has none: a reading process looks while the owner replaces files, and RocksDB
-/// will say what is missing.
-fn each_block(path: &Path, mut look: impl FnMut(u64, &[u8]) -> bool) -> Result<(), StoreError> {
-    let fail = |source| StoreError::file("read", path, source);
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(fail(source)),
-    };
-    let (mut start, mut block) = (0, Vec::with_capacity(BLOCK_LEN));
-    loop {
-        block.clear();
-        Read::by_ref(&mut file)
-            .take(BLOCK_LEN as u64)
-            .read_to_end(&mut block)
-            .map_err(fail)?;
-        if !look(start, &block) || block.len() < BLOCK_LEN {
-            return Ok(());
-        }
-        start += BLOCK_LEN as u64;
-    }
 }
 
 /// Offset in a block of the first record of a recycled log. Other faults are left to RocksDB's
