@@ -118,56 +118,8 @@ impl Drop for Watched {
 
 #[cfg(test)]
 mod tests {
-    use vellum_core::device::{Allocation, DeviceError, Stretch};
-
     use super::*;
-
-    struct Blank(u64);
-
-    impl Device for Blank {
-        fn len(&self) -> u64 {
-            self.0
-        }
-
-        fn is_read_only(&self) -> bool {
-            false
-        }
-
-        fn preferred_len(&self) -> u32 {
-            512
-        }
-
-        fn read_at(&self, _: &mut [u8], _: u64) -> Result<(), DeviceError> {
-            Ok(())
-        }
-
-        fn flush(&self) -> Result<(), DeviceError> {
-            Ok(())
-        }
-
-        fn allocation(
-            &self,
-            _: u64,
-            _: u64,
-            _: usize,
-        ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
-            Ok(Vec::new())
-        }
-
-        fn comparable(&self) -> Vec<String> {
-            Vec::new()
-        }
-
-        fn changes(
-            &self,
-            _: &str,
-            _: u64,
-            _: u64,
-            _: usize,
-        ) -> Result<Vec<Stretch<bool>>, DeviceError> {
-            Ok(Vec::new())
-        }
-    }
+    use crate::blank_device::Blank;
 
     #[test]
     fn what_is_written_is_told_of_watched_disks_once_as_one_range() {

@@ -3,6 +3,8 @@
 //! What is served is a [`vellum_core::device::Exports`]: this crate knows no store.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod blank_device;
 mod change_board;
 pub mod fuse;
 pub mod nbd;

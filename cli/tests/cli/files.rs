@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::sandbox::{PATIENCE, Run, Sandbox, signal};
+use crate::sandbox::{PATIENCE, Sandbox, client_succeeds, signal};
 use crate::server::Served;
 
 const DISK_LEN: usize = 8 << 20;
@@ -26,25 +26,6 @@ fn mounted() -> Option<(Sandbox, Served)> {
     std::fs::create_dir(sandbox.path("mnt")).expect("room");
     let server = Served::run(&sandbox, &["serve", "--mount", "mnt"]);
     Some((sandbox, server))
-}
-
-fn client(sandbox: &Sandbox, program: &str, args: &[&str]) -> Run {
-    let mut command = Command::new(program);
-    command.args(args).current_dir(sandbox.path(""));
-    Run::of(
-        command
-            .stdin(Stdio::null())
-            .output()
-            .unwrap_or_else(|error| {
-                panic!("{program}, from a package that `make packages` installs: {error}")
-            }),
-    )
-}
-
-fn succeed(sandbox: &Sandbox, program: &str, args: &[&str]) -> String {
-    let run = client(sandbox, program, args);
-    assert_eq!(run.code, Some(0), "{program} {args:?}: {run:?}");
-    run.stdout
 }
 
 /// In nanoseconds.
@@ -66,15 +47,15 @@ fn a_backup_program_sees_that_a_guest_has_written() {
             "backup.tar",
             "mnt/images",
         ];
-        let said = succeed(sandbox, "tar", &words);
+        let said = client_succeeds(sandbox, "tar", &words);
         let is_in = said.lines().any(|line| line == image);
         if is_in {
-            succeed(
+            client_succeeds(
                 sandbox,
                 "tar",
                 &["-xf", "backup.tar", "--one-top-level=copy"],
             );
-            succeed(sandbox, "cmp", &[image, &format!("copy/{image}")]);
+            client_succeeds(sandbox, "cmp", &[image, &format!("copy/{image}")]);
         }
         is_in
     };
@@ -88,7 +69,7 @@ fn a_backup_program_sees_that_a_guest_has_written() {
     let uri = server.uri("web");
     assert!(backed_up(&sandbox) && !backed_up(&sandbox));
     let write = ["-f", "raw", "-c", "write -P 7 1M 64k", &uri];
-    succeed(&sandbox, "qemu-io", &write);
+    client_succeeds(&sandbox, "qemu-io", &write);
     moved(&sandbox);
     assert!(backed_up(&sandbox) && !backed_up(&sandbox));
     let dd = [
@@ -98,7 +79,7 @@ fn a_backup_program_sees_that_a_guest_has_written() {
         "count=1",
         "conv=notrunc",
     ];
-    succeed(&sandbox, "dd", &dd);
+    client_succeeds(&sandbox, "dd", &dd);
     moved(&sandbox);
     assert!(backed_up(&sandbox) && !backed_up(&sandbox));
     sandbox.succeed(["snapshot", "take", "web@b"]);
@@ -127,23 +108,23 @@ fn a_disk_is_copied_over_another_with_its_holes() {
         "count=2",
         "conv=notrunc",
     ];
-    succeed(&sandbox, "dd", &data);
+    client_succeeds(&sandbox, "dd", &data);
     let image = "mnt/images/web.raw";
     for sparse in ["--sparse=auto", "--sparse=always", "--sparse=never"] {
-        succeed(&sandbox, "cp", &["disk.raw", image]);
-        succeed(&sandbox, "cmp", &[image, "disk.raw"]);
-        succeed(&sandbox, "cp", &[sparse, "sparse.raw", image]);
-        succeed(&sandbox, "cmp", &[image, "sparse.raw"]);
+        client_succeeds(&sandbox, "cp", &["disk.raw", image]);
+        client_succeeds(&sandbox, "cmp", &[image, "disk.raw"]);
+        client_succeeds(&sandbox, "cp", &[sparse, "sparse.raw", image]);
+        client_succeeds(&sandbox, "cmp", &[image, "sparse.raw"]);
     }
-    succeed(&sandbox, "fallocate", &["-l", "8M", image]);
-    succeed(&sandbox, "cmp", &[image, "sparse.raw"]);
-    succeed(
+    client_succeeds(&sandbox, "fallocate", &["-l", "8M", image]);
+    client_succeeds(&sandbox, "cmp", &[image, "sparse.raw"]);
+    client_succeeds(
         &sandbox,
         "fallocate",
         &["-p", "-o", "3M", "-l", "2M", image],
     );
-    succeed(&sandbox, "cmp", &["-n", "8388608", image, "/dev/zero"]);
-    let room = succeed(&sandbox, "stat", &["-f", "-c", "%b %f %a", "mnt"]);
+    client_succeeds(&sandbox, "cmp", &["-n", "8388608", image, "/dev/zero"]);
+    let room = client_succeeds(&sandbox, "stat", &["-f", "-c", "%b %f %a", "mnt"]);
     let room: Vec<u64> = room
         .split_whitespace()
         .map(|n| n.parse().expect("a number"))
@@ -191,14 +172,14 @@ fn a_mapping_shows_what_a_guest_writes_later() {
             format!("write -P {value} 4095 1"),
         ] {
             let uri = server.uri("web");
-            succeed(&sandbox, "qemu-io", &["-f", "raw", "-c", &command, &uri]);
+            client_succeeds(&sandbox, "qemu-io", &["-f", "raw", "-c", &command, &uri]);
             let (begun, expected) = (Instant::now(), format!("{value} {value}"));
             while look() != expected {
                 assert!(begun.elapsed() < PATIENCE, "{} for ever", look());
             }
         }
     }
-    succeed(&sandbox, "truncate", &["-s", "0", "mnt/images/web.raw"]);
+    client_succeeds(&sandbox, "truncate", &["-s", "0", "mnt/images/web.raw"]);
     let begun = Instant::now();
     while look() != "0 0" {
         assert!(begun.elapsed() < PATIENCE, "{} for ever", look());
@@ -217,17 +198,17 @@ fn long_names_are_shown_and_told() {
     let (image, snapshot) = ("n".repeat(255), "s".repeat(255));
     sandbox.succeed(["clone", "web", &image]);
     sandbox.succeed(["snapshot", "take", &format!("{image}@{snapshot}")]);
-    succeed(
+    client_succeeds(
         &sandbox,
         "cmp",
         &[&format!("mnt/images/{image}"), "disk.raw"],
     );
-    let names = succeed(&sandbox, "ls", &["mnt/snapshots"]);
+    let names = client_succeeds(&sandbox, "ls", &["mnt/snapshots"]);
     let shown = names
         .lines()
         .find(|name| name.starts_with("nnn"))
         .expect("it is shown");
-    succeed(
+    client_succeeds(
         &sandbox,
         "cmp",
         &[&format!("mnt/snapshots/{shown}"), "disk.raw"],

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::sandbox::{PATIENCE, Run, Sandbox, VELLUM, signal};
+use crate::sandbox::{PATIENCE, Run, Sandbox, VELLUM, client, client_succeeds, signal};
 use crate::server::Served;
 
 const DISK_LEN: usize = 16 << 20;
@@ -23,31 +23,11 @@ fn sandbox() -> Sandbox {
     sandbox
 }
 
-/// Runs a program in the sandbox.
-fn client(sandbox: &Sandbox, program: &str, args: &[&str]) -> Run {
-    let mut command = Command::new(program);
-    command
-        .args(args)
-        .current_dir(sandbox.path(""))
-        .env("VELLUM_STORE", "store")
-        .env("VELLUM", VELLUM)
-        .stdin(Stdio::null());
-    Run::of(command.output().unwrap_or_else(|error| {
-        panic!("{program}, from a package that `make packages` installs: {error}")
-    }))
-}
-
-fn succeed(sandbox: &Sandbox, program: &str, args: &[&str]) -> String {
-    let run = client(sandbox, program, args);
-    assert_eq!(run.code, Some(0), "{program} {args:?}: {run:?}");
-    run.stdout
-}
-
 #[test]
 fn what_a_guest_writes_is_what_commands_see() {
     let sandbox = sandbox();
     let server = Served::start(&sandbox);
-    let listing: serde_json::Value = serde_json::from_str(&succeed(
+    let listing: serde_json::Value = serde_json::from_str(&client_succeeds(
         &sandbox,
         "nbdinfo",
         &["--list", "--json", &server.uri("")],
@@ -69,10 +49,10 @@ fn what_a_guest_writes_is_what_commands_see() {
     );
 
     // Without a flush: it is in the server's memory, where only the server can find it.
-    succeed(&sandbox, "nbdcopy", &["other.raw", &server.uri("web")]);
+    client_succeeds(&sandbox, "nbdcopy", &["other.raw", &server.uri("web")]);
     sandbox.succeed(["compare", "web", "other.raw"]);
     sandbox.succeed(["compare", "web@a", "disk.raw"]);
-    succeed(&sandbox, "nbdcopy", &[&server.uri("web@a"), "out.raw"]);
+    client_succeeds(&sandbox, "nbdcopy", &[&server.uri("web@a"), "out.raw"]);
     assert!(
         std::fs::read(sandbox.path("out.raw")).expect("copied")
             == std::fs::read(sandbox.path("disk.raw")).expect("it is there")
@@ -83,7 +63,7 @@ fn what_a_guest_writes_is_what_commands_see() {
     );
 
     sandbox.succeed(["create", "child", "-b", "web@a"]);
-    succeed(
+    client_succeeds(
         &sandbox,
         "qemu-img",
         &["compare", "-f", "raw", &server.uri("child"), "disk.raw"],
@@ -146,10 +126,12 @@ fn one_image_is_offered_until_its_client_leaves() {
     let uri = |name: &str| format!("nbd+unix:///{name}?socket=n.sock");
     // A client that only asks for the list of exports does not count.
     let server = Served::run(&sandbox, &["nbd", "web", "-k", "n.sock", "-x", "disk"]);
-    assert!(succeed(&sandbox, "nbdinfo", &["--list", &uri("")]).contains("export=\"disk\""));
+    assert!(
+        client_succeeds(&sandbox, "nbdinfo", &["--list", &uri("")]).contains("export=\"disk\"")
+    );
     sandbox.succeed(["snapshot", "take", "web@b"]);
     sandbox.run(["nbd", "web@b"]).expect_error(11, "in use");
-    succeed(&sandbox, "nbdcopy", &["other.raw", &uri("disk")]);
+    client_succeeds(&sandbox, "nbdcopy", &["other.raw", &uri("disk")]);
     server.ended();
     assert!(!sandbox.path("n.sock").exists());
     sandbox.succeed(["compare", "web", "other.raw"]);
@@ -163,7 +145,7 @@ fn one_image_is_offered_until_its_client_leaves() {
         Some(0)
     );
     assert_eq!(
-        succeed(&sandbox, "nbdinfo", &["--size", &uri("")]).trim(),
+        client_succeeds(&sandbox, "nbdinfo", &["--size", &uri("")]).trim(),
         DISK_LEN.to_string()
     );
     server.stop();
@@ -173,7 +155,7 @@ fn one_image_is_offered_until_its_client_leaves() {
         .as_str()
         .expect("it says where it listens");
     assert!(uri.starts_with("nbd://127.0.0.1:"), "{uri}");
-    succeed(
+    client_succeeds(
         &sandbox,
         "qemu-img",
         &["compare", "-f", "raw", uri, "disk.raw"],
@@ -191,13 +173,13 @@ fn one_image_is_offered_until_its_client_leaves() {
 #[test]
 fn a_socket_that_is_handed_over_is_served() {
     let sandbox = sandbox();
-    succeed(
+    client_succeeds(
         &sandbox,
         "nbdcopy",
         &["--", "[", VELLUM, "nbd", "web@a", "-q", "]", "out.raw"],
     );
     sandbox.succeed(["compare", "web@a", "out.raw"]);
-    let listing = succeed(
+    let listing = client_succeeds(
         &sandbox,
         "nbdinfo",
         &["--list", "--", "[", VELLUM, "serve", "-q", "]"],
@@ -250,8 +232,8 @@ fn images_and_snapshots_are_files_while_they_are_mounted() {
     }
     std::fs::create_dir(sandbox.path("mnt")).expect("room");
     let server = Served::run(&sandbox, &["mount", "mnt"]);
-    succeed(&sandbox, "cmp", &["mnt/snapshots/web@a.raw", "disk.raw"]);
-    succeed(
+    client_succeeds(&sandbox, "cmp", &["mnt/snapshots/web@a.raw", "disk.raw"]);
+    client_succeeds(
         &sandbox,
         "dd",
         &[
@@ -264,7 +246,7 @@ fn images_and_snapshots_are_files_while_they_are_mounted() {
     );
     sandbox.succeed(["compare", "web", "other.raw"]);
     sandbox.succeed(["snapshot", "take", "web@b"]);
-    succeed(&sandbox, "cmp", &["mnt/snapshots/web@b.raw", "other.raw"]);
+    client_succeeds(&sandbox, "cmp", &["mnt/snapshots/web@b.raw", "other.raw"]);
     server.stop();
     assert_eq!(
         std::fs::read_dir(sandbox.path("mnt"))
@@ -274,15 +256,15 @@ fn images_and_snapshots_are_files_while_they_are_mounted() {
     );
     // It also ends when somebody unmounts it, and shows the same disks as NBD.
     let server = Served::run(&sandbox, &["mount", "mnt"]);
-    succeed(&sandbox, "umount", &["mnt"]);
+    client_succeeds(&sandbox, "umount", &["mnt"]);
     server.ended();
     let server = Served::run(&sandbox, &["serve", "--mount", "mnt"]);
-    succeed(
+    client_succeeds(
         &sandbox,
         "nbdcopy",
         &["--flush", "disk.raw", &server.uri("web")],
     );
-    succeed(&sandbox, "cmp", &["mnt/images/web.raw", "disk.raw"]);
+    client_succeeds(&sandbox, "cmp", &["mnt/images/web.raw", "disk.raw"]);
     server.stop();
     sandbox.run(["mount", "store"]).expect_error(1, "not empty");
 }
@@ -341,18 +323,18 @@ fn a_second_guest_of_an_image_does_not_start_and_readers_do() {
         Some(0)
     );
     // A client that only reads it is no guest.
-    succeed(&sandbox, "qemu-img", &["info", "-f", "raw", &uri]);
-    succeed(
+    client_succeeds(&sandbox, "qemu-img", &["info", "-f", "raw", &uri]);
+    client_succeeds(
         &sandbox,
         "qemu-io",
         &["-r", "-f", "raw", "-c", "read -P 1 0 4k", &uri],
     );
-    succeed(&sandbox, "nbdcopy", &[&uri, "out.raw"]);
-    succeed(&sandbox, "nbdinfo", &["--map", &uri]);
+    client_succeeds(&sandbox, "nbdcopy", &[&uri, "out.raw"]);
+    client_succeeds(&sandbox, "nbdinfo", &["--map", &uri]);
     Guest::ask(&mut first.0, "write -P 3 0 4k\n", "wrote 4096/4096");
     // Another image is another disk.
     sandbox.succeed(["create", "other", "-b", "web@a"]);
-    succeed(&sandbox, "nbdcopy", &["other.raw", &server.uri("other")]);
+    client_succeeds(&sandbox, "nbdcopy", &["other.raw", &server.uri("other")]);
     drop(first);
     // Its connection may outlive it by a moment.
     let begun = Instant::now();
@@ -404,8 +386,8 @@ fn who_only_looks_changes_nothing() {
     sandbox.succeed(["modify", "gold", "--type", "multiattach"]);
     let server = Served::start(&sandbox);
     let before = sandbox.names();
-    succeed(&sandbox, "nbdinfo", &["--list", &server.uri("")]);
-    succeed(
+    client_succeeds(&sandbox, "nbdinfo", &["--list", &server.uri("")]);
+    client_succeeds(
         &sandbox,
         "nbdinfo",
         &["--no-content", &server.uri("gold+one")],

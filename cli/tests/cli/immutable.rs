@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use crate::sandbox::{PATIENCE, Run, Sandbox};
+use crate::sandbox::{PATIENCE, Sandbox, client, client_succeeds};
 use crate::server::Served;
 
 const DISK_LEN: usize = 4 << 20;
@@ -19,28 +19,9 @@ fn sandbox() -> Sandbox {
     sandbox
 }
 
-fn client(sandbox: &Sandbox, program: &str, args: &[&str]) -> Run {
-    let mut command = Command::new(program);
-    command.args(args).current_dir(sandbox.path(""));
-    Run::of(
-        command
-            .stdin(Stdio::null())
-            .output()
-            .unwrap_or_else(|error| {
-                panic!("{program}, from a package that `make packages` installs: {error}")
-            }),
-    )
-}
-
-fn succeed(sandbox: &Sandbox, program: &str, args: &[&str]) -> String {
-    let run = client(sandbox, program, args);
-    assert_eq!(run.code, Some(0), "{program} {args:?}: {run:?}");
-    run.stdout
-}
-
 /// Does something with a disk, as a guest that is switched on and off again.
 fn guest(sandbox: &Sandbox, uri: &str, command: &str) {
-    succeed(sandbox, "qemu-io", &["-f", "raw", "-c", command, uri]);
+    client_succeeds(sandbox, "qemu-io", &["-f", "raw", "-c", command, uri]);
 }
 
 /// True if a disk begins so, for one who reads it.
@@ -147,17 +128,17 @@ fn what_was_written_goes_with_the_next_guest_that_writes_and_with_nobody_who_loo
     soon_begins(&sandbox, &uri, 1);
     let before = sandbox.names();
     for _ in 0..2 {
-        succeed(&sandbox, "nbdinfo", &[&uri]);
-        succeed(&sandbox, "nbdinfo", &["--map", &uri]);
-        succeed(&sandbox, "nbdinfo", &["--list", &server.uri("")]);
-        succeed(&sandbox, "qemu-img", &["info", "-f", "raw", &uri]);
-        succeed(&sandbox, "qemu-img", &["map", "-f", "raw", &uri]);
-        succeed(&sandbox, "nbdcopy", &[&uri, "copy.raw"]);
-        succeed(&sandbox, "cmp", &["copy.raw", "ones.raw"]);
+        client_succeeds(&sandbox, "nbdinfo", &[&uri]);
+        client_succeeds(&sandbox, "nbdinfo", &["--map", &uri]);
+        client_succeeds(&sandbox, "nbdinfo", &["--list", &server.uri("")]);
+        client_succeeds(&sandbox, "qemu-img", &["info", "-f", "raw", &uri]);
+        client_succeeds(&sandbox, "qemu-img", &["map", "-f", "raw", &uri]);
+        client_succeeds(&sandbox, "nbdcopy", &[&uri, "copy.raw"]);
+        client_succeeds(&sandbox, "cmp", &["copy.raw", "ones.raw"]);
         // Opened to write, and left without.
         guest(&sandbox, &uri, "read -P 1 0 64k");
         guest(&sandbox, &uri, "flush");
-        succeed(&sandbox, "nbdinfo", &[&server.uri("gold+one")]);
+        client_succeeds(&sandbox, "nbdinfo", &[&server.uri("gold+one")]);
     }
     assert_eq!(sandbox.names(), before, "nothing was made");
     assert_eq!(written(&sandbox, "kiosk+scratch"), 7, "nothing was reset");

@@ -172,6 +172,27 @@ fn nearly_full_pipe() -> (PipeReader, PipeWriter, u64) {
     (reader, writer, len)
 }
 
+/// Runs another's program in `sandbox`, as it is installed by `make packages`.
+pub(crate) fn client(sandbox: &Sandbox, program: &str, args: &[&str]) -> Run {
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .current_dir(sandbox.path(""))
+        .env("VELLUM_STORE", "store")
+        .env("VELLUM", VELLUM)
+        .stdin(Stdio::null());
+    Run::of(command.output().unwrap_or_else(|error| {
+        panic!("{program}, from a package that `make packages` installs: {error}")
+    }))
+}
+
+/// The same, and requires that it succeeds: its standard output.
+pub(crate) fn client_succeeds(sandbox: &Sandbox, program: &str, args: &[&str]) -> String {
+    let run = client(sandbox, program, args);
+    assert_eq!(run.code, Some(0), "{program} {args:?}: {run:?}");
+    run.stdout
+}
+
 /// A copy of the command that every user may run, in `sandbox`. Another process makes it: a file
 /// that a test itself has written cannot be run as long as what another test is just starting has
 /// it open.

@@ -176,56 +176,10 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
     use std::sync::Arc;
 
-    use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
+    use vellum_core::device::Device;
 
     use super::{Peer, Writers};
-
-    struct Blank;
-
-    impl Device for Blank {
-        fn len(&self) -> u64 {
-            0
-        }
-
-        fn is_read_only(&self) -> bool {
-            false
-        }
-
-        fn preferred_len(&self) -> u32 {
-            512
-        }
-
-        fn read_at(&self, _: &mut [u8], _: u64) -> Result<(), DeviceError> {
-            Ok(())
-        }
-
-        fn flush(&self) -> Result<(), DeviceError> {
-            Ok(())
-        }
-
-        fn allocation(
-            &self,
-            _: u64,
-            _: u64,
-            _: usize,
-        ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
-            Ok(Vec::new())
-        }
-
-        fn comparable(&self) -> Vec<String> {
-            Vec::new()
-        }
-
-        fn changes(
-            &self,
-            _: &str,
-            _: u64,
-            _: u64,
-            _: usize,
-        ) -> Result<Vec<Stretch<bool>>, DeviceError> {
-            Ok(Vec::new())
-        }
-    }
+    use crate::blank_device::Blank;
 
     fn peer(last: u8) -> Peer {
         Peer::Machine(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))
@@ -233,7 +187,7 @@ mod tests {
 
     fn two_disks() -> [Arc<dyn Device>; 2] {
         // A device without bytes would have no address of its own, but for its counters.
-        [Arc::new(Blank), Arc::new(Blank)]
+        [Arc::new(Blank(0)), Arc::new(Blank(0))]
     }
 
     #[test]
