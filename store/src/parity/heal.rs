@@ -65,12 +65,19 @@ impl ParityHealing {
 
 /// Options of healing.
 #[derive(Clone, Copy)]
-pub(super) struct Manner<'a> {
+pub(crate) struct Manner<'a> {
     /// Tables that the database needs, if that is known: others are not made anew.
-    pub(super) needed: Option<&'a BTreeSet<u64>>,
+    pub(crate) needed: Option<&'a BTreeSet<u64>>,
     /// True to write nothing.
-    pub(super) is_dry: bool,
-    pub(super) watch: &'a dyn Watch,
+    pub(crate) is_dry: bool,
+    pub(crate) watch: &'a dyn Watch,
+}
+
+impl Manner<'_> {
+    /// True if the database needs table `number`, as far as is known.
+    pub(super) fn is_needed(&self, number: u64) -> bool {
+        self.needed.is_none_or(|needed| needed.contains(&number))
+    }
 }
 
 /// A group that is being healed.
@@ -174,9 +181,7 @@ impl<'a> Surgery<'a> {
     }
 
     fn is_needed(&self, number: u64) -> bool {
-        self.manner
-            .needed
-            .is_none_or(|needed| needed.contains(&number))
+        self.manner.is_needed(number)
     }
 
     /// The file of a table with the length that it must have.

@@ -55,9 +55,11 @@ use crate::folder::{Folder, OwnerLock};
 use crate::watch::{Unwatched, Watch};
 
 use files::{ParityFolder, number_of};
+use group::BLOCK_LEN;
 pub use group::decode_any as decode_any_group;
+pub(crate) use heal::Manner;
 pub use heal::ParityHealing;
-use heal::{Manner, damaged_blocks, heal};
+use heal::{damaged_blocks, heal};
 pub use plan::foreseen_parity_len;
 pub(crate) use plan::{TableClass, TableFile};
 pub use protect::ProtectReport;
@@ -103,6 +105,40 @@ pub struct ParityStatus {
     pub bytes_held: u64,
     /// True if manifest, log and marker are kept; only of a store that no process writes to.
     pub has_small_files: bool,
+}
+
+/// Position of a look at all that is protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ParityPosition {
+    /// Number of the group, or of one before it.
+    group: u64,
+    /// Block in it.
+    block: u64,
+}
+
+impl ParityPosition {
+    /// The bytes that a scrub keeps.
+    pub(crate) fn key(self) -> Vec<u8> {
+        [self.group.to_be_bytes(), self.block.to_be_bytes()].concat()
+    }
+
+    /// The position that `key` is, or the beginning.
+    pub(crate) fn of_key(key: &[u8]) -> Self {
+        let number = |at: usize| {
+            let bytes = key.get(at..at + 8)?.try_into().ok()?;
+            Some(u64::from_be_bytes(bytes))
+        };
+        let position = number(0).zip(number(8));
+        position.map_or_else(Self::default, |(group, block)| Self { group, block })
+    }
+
+    fn first_block_of(self, group: u64) -> usize {
+        if group == self.group {
+            usize::try_from(self.block).unwrap_or(usize::MAX)
+        } else {
+            0
+        }
+    }
 }
 
 /// The parity of one store. Whatever is done with it, one thing is at a time.
@@ -349,6 +385,58 @@ impl Parity {
             self.notice(&report);
         }
         Ok(report)
+    }
+
+    /// Looks at a part of what is protected as [`Parity::heal_all`] does at all of it: from `from`
+    /// on, about `len_max` bytes of one group; a group of which a table is gone is looked at whole.
+    /// Where the next part begins; `None` if this was the last.
+    pub(crate) fn heal_part(
+        &self,
+        from: ParityPosition,
+        len_max: u64,
+        manner: Manner<'_>,
+    ) -> Result<(ParityHealing, Option<ParityPosition>), StoreError> {
+        let _state = self.state();
+        let _right = if manner.is_dry {
+            None
+        } else {
+            Some(self.right().ok_or(StoreError::ReadOnly)?)
+        };
+        let ids = self.folder.group_ids()?;
+        let Some(id) = ids.into_iter().filter(|id| *id >= from.group).min() else {
+            return Ok((ParityHealing::default(), None));
+        };
+        let next_group = ParityPosition {
+            group: id + 1,
+            block: 0,
+        };
+        // Those that cannot be read go when all are looked at.
+        let Some((group, own)) = self.folder.load(id) else {
+            return Ok((ParityHealing::default(), Some(next_group)));
+        };
+        let (count, first) = (group.block_count(), from.first_block_of(id));
+        let is_gone = |table: &TableFile| {
+            let len = std::fs::metadata(self.folder.table(table.number)).map(|found| found.len());
+            manner.is_needed(table.number) && !len.is_ok_and(|len| len == table.len)
+        };
+        let wanted = if group.members.iter().any(is_gone) {
+            0..count
+        } else {
+            let across = (group.members.len() * BLOCK_LEN) as u64;
+            let some = (len_max / across).max(1) as usize;
+            first.min(count)..count.min(first.saturating_add(some))
+        };
+        let next = if wanted.end < count {
+            ParityPosition {
+                group: id,
+                block: wanted.end as u64,
+            }
+        } else {
+            next_group
+        };
+        let report = heal(&self.folder, &group, &own, &[wanted], manner)?;
+        self.notice(&report);
+        Ok((report, Some(next)))
     }
 
     /// State of the protection of the tables `live`.

@@ -170,3 +170,35 @@ fn what_was_not_read_for_long_is_overdue_while_a_scrub_is_kept() {
         "nobody keeps it any more"
     );
 }
+
+#[test]
+fn parity_is_read_in_steps_and_mended() {
+    let world = world();
+    let store = &world.store;
+    let share = crate::parity::ParityShare::new(20);
+    store.set_parity_share(share).expect("a share");
+    store.protect_all(&Unwatched).expect("protected");
+    let groups: Vec<_> = std::fs::read_dir(store.dir().join("parity"))
+        .expect("readable")
+        .map(|entry| entry.expect("readable").path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "group")
+        })
+        .collect();
+    assert!(!groups.is_empty());
+    for group in groups {
+        let mut bytes = std::fs::read(&group).expect("readable");
+        let last = bytes.len() - 5;
+        bytes[last] ^= 1;
+        std::fs::write(&group, bytes).expect("room");
+    }
+    let found = |store: &Store| store.heal_by_parity(true, &Unwatched).expect("looked at");
+    assert!(!found(store).is_clean());
+    let (report, steps) = whole_round(store, &STEP);
+    assert!(report.healed > 0 && steps > 20, "{report:?}");
+    assert!(found(store).is_clean(), "{:?}", found(store));
+    assert!(store.scrub_status().beside_read_s.is_some());
+    let (again, _) = whole_round(store, &ALL);
+    assert_eq!(again.healed, 0, "nothing is left to heal");
+}

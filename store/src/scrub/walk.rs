@@ -1,5 +1,6 @@
 //! One step of a scrub: reads on from its position, until it has read enough.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::chunks::Frame;
 use crate::chunks::HeaderWalk;
 use crate::database::{Batch, Durability, Family, key_of_copy, original_of_copy};
 use crate::error::StoreError;
+use crate::parity::{Manner, ParityPosition};
 use crate::records;
 use crate::store::{Access, Store};
 use crate::watch::{Progress, Watch};
@@ -35,6 +37,8 @@ const RECORD_FAMILIES: [Family; 7] = [
 const LAST_KEY_LEN: usize = 32;
 /// Stored bytes of frames that are read before they are looked at.
 const FRAMES_LEN: u64 = 4 << 20;
+/// Bytes of tables and parity that are read before it is looked at whether to go on.
+const PARITY_LEN: u64 = 16 << 20;
 /// Bytes between two looks at whether to go on.
 const LOOK_LEN: u64 = 1 << 20;
 
@@ -81,7 +85,7 @@ impl<'a> Walk<'a> {
             match self.record.position.stage {
                 ScrubStage::Records => self.records()?,
                 ScrubStage::Frames => self.frames()?,
-                ScrubStage::Beside => self.end_beside(),
+                ScrubStage::Beside => self.beside()?,
                 ScrubStage::Done => {}
             }
         }
@@ -317,9 +321,27 @@ impl<'a> Walk<'a> {
         Ok(false)
     }
 
-    /// Ends the stage of files beside the database, which reads nothing yet.
-    fn end_beside(&mut self) {
-        self.record.position.stage = ScrubStage::Done;
+    /// Reads a part of the parity, with the tables that it protects: blocks that no read came by
+    /// are healed, and the parity itself is.
+    fn beside(&mut self) -> Result<(), StoreError> {
+        let from = ParityPosition::of_key(&self.record.position.key);
+        let tables = self.store.inner.database.table_files()?;
+        let needed: BTreeSet<u64> = tables.iter().map(|table| table.number).collect();
+        let manner = Manner {
+            needed: Some(&needed),
+            is_dry: self.store.access() == Access::ReadOnly,
+            watch: self.watch,
+        };
+        let len_max = PARITY_LEN.min(self.options.bytes_max - self.report.bytes);
+        let (healed, next) = self.store.inner.parity.heal_part(from, len_max, manner)?;
+        self.report.bytes += healed.bytes_read;
+        self.report.healed +=
+            healed.blocks_healed + healed.parity_blocks_healed + healed.files_restored.len() as u64;
+        match next {
+            Some(next) => self.record.position.key = next.key(),
+            None => self.next_stage(),
+        }
+        Ok(())
     }
 
     fn find(&mut self, error: &StoreError, lost: Vec<ChunkId>) {
