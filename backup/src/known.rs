@@ -219,6 +219,14 @@ impl Known {
         self.sure.get(id, count)
     }
 
+    /// Relies on nothing any more that was not looked at again.
+    pub(crate) fn doubt_all(&mut self) {
+        let sure = std::mem::take(&mut self.sure);
+        for (own, there, len) in sure.runs() {
+            self.unsure.insert(own, there, len);
+        }
+    }
+
     /// The chunks of `needed` that the repository does not have. Those that others wrote are looked
     /// at first, unless they are trusted; what is not what it should be is sent again.
     pub(crate) fn missing(

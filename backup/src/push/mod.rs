@@ -42,6 +42,9 @@ pub struct PushRequest {
     pub selection: PushSelection,
     /// Rely on chunks that other clients wrote without reading them.
     pub trust_others: bool,
+    /// Read every chunk of the repository that a new content needs before it is relied upon; what
+    /// is damaged is sent again.
+    pub verify: bool,
     /// Bytes of packs that may go up in a second.
     pub limit_upload: Option<u64>,
     /// Contents that the receiver has already: for streams.
@@ -268,6 +271,9 @@ fn say(
             .into_iter()
             .map(|new| NewMap::open(&wanted.moment, &reader, new))
             .collect::<Result<Vec<_>, _>>()?;
+        if request.verify {
+            known.doubt_all();
+        }
         let missing =
             known.missing(&reader, &|visit| needed(&maps, visit), request.trust_others)?;
         let total = missing.len();

@@ -10,10 +10,10 @@ use vellum_store::{Access, CheckOptions, Store, StoreError, Unwatched};
 
 use super::grower::{contents, name, new_store};
 use super::streams::{received, sent};
-use super::{Client, assert_same};
+use super::{Client, assert_same, request};
 use crate::chunk_source::RepositorySource;
 use crate::pull::{PullRequest, pull};
-use crate::push::PushSelection;
+use crate::push::{PushRequest, PushSelection, push};
 use crate::reader::Reader;
 
 /// The ways to get the right bytes back.
@@ -214,4 +214,52 @@ fn a_repository_that_is_damaged_itself_gives_no_wrong_byte() {
         }
     }
     println!("{failed} chunks stay lost");
+}
+
+#[test]
+fn a_push_that_verifies_sends_what_is_damaged_there_again() {
+    for verify in [false, true] {
+        let (_dir, store, bytes) = ward();
+        let client = Client::new(false);
+        client.push(&store).expect("pushed");
+        let mut place = client.place.snapshot();
+        for (object, stored) in &mut place {
+            if object.starts_with("packs/") {
+                let middle = stored.len() / 2;
+                let flipped = stored.iter().enumerate();
+                *stored = flipped
+                    .map(|(at, byte)| byte ^ u8::from(at == middle))
+                    .collect();
+            }
+        }
+        client.place.replace_all(place);
+        // The same disk again: its map needs every chunk.
+        let image = store
+            .create(&name("again"), bytes.len() as u64)
+            .expect("room")
+            .image();
+        let live = store.live(image).expect("live");
+        live.write_at(&bytes, 0)
+            .and_then(|()| live.flush())
+            .expect("written");
+        drop(live);
+        let repository = client.open(client.objects()).expect("it opens");
+        let request = PushRequest {
+            verify,
+            ..request(PushSelection::Nodes(vec![
+                store.find("again").expect("there"),
+            ]))
+        };
+        let report = push(&repository, &store, &request, &Unwatched).expect("pushed");
+        assert_eq!(report.chunks > 0, verify, "{report:?}");
+        let (_other_dir, other) = new_store();
+        let repository = client.open(client.objects()).expect("it opens");
+        let reader = Reader::new(&repository);
+        let only = PullRequest::of(&reader, |point| point.name == "again", false, str::to_owned);
+        let pulled = pull(&reader, &other, &only.expect("a request"), &Unwatched);
+        assert_eq!(pulled.is_ok(), verify, "{:?}", pulled.err());
+        if verify {
+            assert_same(&contents(&other)["again"], &bytes, "pulled");
+        }
+    }
 }

@@ -128,6 +128,7 @@ fn request(selection: PushSelection) -> PushRequest {
     PushRequest {
         selection,
         trust_others: false,
+        verify: false,
         limit_upload: None,
         assumed: HashSet::new(),
         writer,

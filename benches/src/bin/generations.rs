@@ -276,6 +276,7 @@ fn push_all(repository: &Repository, store: &Store) {
     let request = PushRequest {
         selection: PushSelection::All,
         trust_others: false,
+        verify: false,
         limit_upload: None,
         assumed: HashSet::new(),
         writer: writer(),

@@ -71,6 +71,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let request = PushRequest {
         selection,
         trust_others: false,
+        verify: false,
         limit_upload: None,
         assumed,
         writer: repository::writer(session),

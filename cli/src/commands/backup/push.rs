@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Rely on what other machines pushed without a look at it: saves fetching it once
     #[arg(long)]
     trust_others: bool,
+    /// Read what is there already and needed by what is new, and send again what is damaged of it
+    #[arg(long, conflicts_with = "trust_others")]
+    verify: bool,
     #[command(flatten)]
     pub(super) key: KeyArgs,
 }
@@ -50,6 +53,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let request = PushRequest {
         selection,
         trust_others: args.trust_others,
+        verify: args.verify,
         limit_upload: args.limit_upload,
         assumed: HashSet::new(),
         writer: repository::writer(session),
