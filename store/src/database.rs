@@ -22,9 +22,9 @@ use std::time::Duration;
 
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
-    CompactOptions, DB, DBCompressionType, DBRawIterator, DBRecoveryMode, ErrorKind, FlushOptions,
-    InfoLogger, LogLevel, Options, Range, ReadOptions, Snapshot, WaitForCompactOptions, WriteBatch,
-    WriteOptions,
+    CompactOptions, DB, DBCompressionType, DBPinnableSlice, DBRawIterator, DBRecoveryMode,
+    ErrorKind, FlushOptions, InfoLogger, LogLevel, Options, Range, ReadOptions, Snapshot,
+    WaitForCompactOptions, WriteBatch, WriteOptions,
 };
 
 use rustix::fs::{Advice, fadvise};
@@ -150,6 +150,8 @@ pub(crate) enum Durability {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Compaction {
     AsUsual,
+    /// Not now: see [`Database::resume_compactions`].
+    Paused,
     None,
 }
 
@@ -162,6 +164,9 @@ pub(crate) struct Database {
     quarantine: Arc<Mutex<Quarantine>>,
     /// Whether a family has one since it was opened.
     has_news: AtomicBool,
+    /// True if tables are not compacted by themselves, since it was opened on a disk that was
+    /// nearly full.
+    is_paused: Arc<AtomicBool>,
     is_read_only: bool,
 }
 
@@ -177,10 +182,20 @@ struct InPlace {
     quarantine: Arc<Mutex<Quarantine>>,
     /// None where a table cannot even be opened.
     compaction: Compaction,
+    /// See [`Database::resume_compactions`].
+    is_paused: Arc<AtomicBool>,
 }
 
 /// How many are kept back: for what `RocksDB` has open at a time beside its tables.
 const DESCRIPTORS_KEPT: usize = 24;
+
+/// The state of a family: it changes with every write, and with every table that comes or goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Revision {
+    last_write: u64,
+    tables: u64,
+    generation: Generation,
+}
 
 /// A table: a file of the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -376,6 +391,7 @@ impl InPlace {
             descriptors: Mutex::default(),
             quarantine: Arc::new(Mutex::new(quarantine)),
             compaction: Compaction::AsUsual,
+            is_paused: Arc::default(),
         }
     }
 
@@ -403,19 +419,28 @@ impl InPlace {
             options.set_max_open_files(LAZY_OPEN_FILES);
         }
         match self.open_with(&options) {
-            Err(StoreError::Full { .. }) if self.reserve.give_up() => {}
+            Err(StoreError::Full { .. }) => {}
             opened => return opened,
         }
-        match self.open_with(&options) {
-            Err(StoreError::Full { .. }) => {
-                self.open_with(&set_named(options, "avoid_flush_during_recovery=true"))
+        if self.reserve.give_up() {
+            match self.open_with(&options) {
+                Err(StoreError::Full { .. }) => {}
+                opened => return opened,
             }
-            opened => opened,
         }
+        self.open_with(&set_named(options, "avoid_flush_during_recovery=true"))
     }
 
     fn open_with(&self, options: &Options) -> Result<DB, StoreError> {
-        let descriptors = descriptors(&self.sizes, &lock(&self.quarantine), self.compaction);
+        // On a full disk a compaction takes the room that was given up for deletions, and fails all
+        // the same.
+        let compaction = match self.compaction {
+            Compaction::AsUsual if self.reserve.is_scarce() => Compaction::Paused,
+            compaction => compaction,
+        };
+        let is_paused = compaction == Compaction::Paused;
+        self.is_paused.store(is_paused, Ordering::Relaxed);
+        let descriptors = descriptors(&self.sizes, &lock(&self.quarantine), compaction);
         let db = DB::open_cf_descriptors(options, &self.dir, descriptors)
             .map_err(|error| failed("open the database", error))?;
         if let Ok(files) = db.live_files() {
@@ -510,6 +535,7 @@ impl Database {
     fn of(db: DB, place: InPlace) -> Self {
         Self {
             quarantine: Arc::clone(&place.quarantine),
+            is_paused: Arc::clone(&place.is_paused),
             has_news: AtomicBool::new(false),
             is_read_only: false,
             parity: OnceLock::new(),
@@ -613,18 +639,13 @@ impl Database {
     ) -> Result<Vec<Option<Value<'_>>>, StoreError> {
         let handle = self.current.to_read()?;
         let keys: Vec<&[u8]> = keys.into_iter().collect();
-        let values = handle.db.batched_multi_get_cf_opt(
-            column(&handle.db, family),
-            keys.iter().copied(),
-            false,
-            &read_options(family),
-        );
+        let values = batched(&handle.db, family, &keys).into_iter();
         keys.iter()
             .zip(values)
             .map(|(key, value)| match value {
-                Ok(value) => Ok(value.map(|value| Value::of(&value))),
+                Some(value) => Ok(value.map(|value| Value::of(&value))),
                 // One by one, they are healed.
-                Err(_) => self.get(family, key),
+                None => self.get(family, key),
             })
             .collect()
     }
@@ -649,20 +670,29 @@ impl Database {
             }
         };
         let keys: Vec<&[u8]> = keys.into_iter().collect();
-        let values = handle.db.batched_multi_get_cf_opt(
-            column(&handle.db, family),
-            keys.iter().copied(),
-            false,
-            &read_options(family),
-        );
+        let values = batched(&handle.db, family, &keys).into_iter();
         let copied = |value: Option<Value<'_>>| value.map(|value| value.to_vec());
         keys.iter()
             .zip(values)
             .map(|(key, value)| match value {
-                Ok(value) => Ok(value.map(|value| value.to_vec())),
-                Err(_) => self.get(family, key).map(copied),
+                Some(value) => Ok(value.map(|value| value.to_vec())),
+                None => self.get(family, key).map(copied),
             })
             .collect()
+    }
+
+    /// The revision of a family: what can be read of it may have changed if this has.
+    pub(crate) fn revision_of(&self, family: Family) -> Option<Revision> {
+        let handle = self.current.to_read().ok()?;
+        let version = handle.db.property_int_value_cf(
+            column(&handle.db, family),
+            "rocksdb.current-super-version-number",
+        );
+        Some(Revision {
+            last_write: handle.db.latest_sequence_number(),
+            tables: version.ok()??,
+            generation: handle.generation(),
+        })
     }
 
     /// The record with the greatest key that is not above `key`.
@@ -895,6 +925,30 @@ impl Database {
             handle
                 .db
                 .compact_range_cf_opt(column, Some(from), Some(to), &options);
+        }
+    }
+
+    /// Has tables compacted by themselves again, if there is room for that and they are not: on a
+    /// disk that is nearly full a database is opened without.
+    pub(crate) fn resume_compactions(&self, reserve: &Reserve) {
+        if !self.is_paused.load(Ordering::Relaxed) || reserve.is_scarce() {
+            return;
+        }
+        let Ok(handle) = self.current.to_write() else {
+            return;
+        };
+        if !self.is_paused.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        for family in Family::ALL {
+            if self.quarantine().holds(family) {
+                continue;
+            }
+            // A family that stays as it is is compacted after the next opening.
+            let compacting = [("disable_auto_compactions", "false")];
+            let _ = handle
+                .db
+                .set_options_cf(column(&handle.db, family), &compacting);
         }
     }
 
@@ -1308,6 +1362,26 @@ fn family_of(db: &DB, table: u64) -> Option<Family> {
         .find(|family| family.name() == file.column_family_name)
 }
 
+/// The value of each of `keys`; `None` where it must be asked for alone. Where RocksDB cannot read
+/// the table of one of them, it calls others not there that it did not look for.
+fn batched<'d>(
+    db: &'d DB,
+    family: Family,
+    keys: &[&[u8]],
+) -> Vec<Option<Option<DBPinnableSlice<'d>>>> {
+    let values = db.batched_multi_get_cf_opt(
+        column(db, family),
+        keys.iter().copied(),
+        false,
+        &read_options(family),
+    );
+    let has_failed = values.iter().any(Result::is_err);
+    values
+        .into_iter()
+        .map(|value| value.ok().filter(|value| value.is_some() || !has_failed))
+        .collect()
+}
+
 fn column(db: &DB, family: Family) -> &ColumnFamily {
     db.cf_handle(family.name())
         .expect("every family is opened with the database")
@@ -1376,6 +1450,9 @@ fn descriptors(
     let cache = Cache::new_lru_cache(sizes.block_cache as usize);
     let describe = |family: Family| {
         let mut options = family_options(family, &cache, sizes);
+        if compaction == Compaction::Paused {
+            options.set_disable_auto_compactions(true);
+        }
         if compaction == Compaction::None || quarantine.holds(family) {
             options.set_disable_auto_compactions(true);
             options.set_level_zero_slowdown_writes_trigger(UNCOMPACTED_FILES_MAX);

@@ -50,6 +50,7 @@ const MARKER: &str = "vellum.store";
 const LOCK: &str = "lock";
 const COMMITS: &str = "commits";
 const RESERVE: &str = "reserve";
+pub(crate) const DATABASE: &str = "database";
 const CONTROL: &str = "control";
 /// Files of the folder itself.
 const OWN_FILES: [&str; 6] = [MARKER, UNFINISHED_MARKER, LOCK, COMMITS, RESERVE, CONTROL];
@@ -263,7 +264,7 @@ impl Folder {
     }
 
     pub(crate) fn database(&self) -> PathBuf {
-        self.dir.join("database")
+        self.dir.join(DATABASE)
     }
 
     /// Path of the socket where a server that has the store takes the commands of other processes.
@@ -452,7 +453,7 @@ fn link_in_store() -> std::io::Error {
 
 /// True if the folder holds files of a database.
 fn has_database(dir: &Path) -> bool {
-    fs::read_dir(dir.join("database")).is_ok_and(|mut names| names.next().is_some())
+    fs::read_dir(dir.join(DATABASE)).is_ok_and(|mut names| names.next().is_some())
 }
 
 /// True if two texts differ in a single bit.
@@ -544,6 +545,12 @@ fn owner(file: &mut File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sizes::ReserveLen;
+
+    const KEPT_BACK: ReserveLen = ReserveLen {
+        least: 1 << 20,
+        most: 1 << 20,
+    };
 
     fn folder() -> (tempfile::TempDir, Folder) {
         let dir = tempfile::tempdir().expect("a folder");
@@ -600,7 +607,7 @@ mod tests {
                     assert!(is_refused, "{name}");
                 }
                 // Also where it is planted after the store was opened.
-                Reserve::new(&folder.dir, 1 << 20, 0).refill();
+                Reserve::new(&folder.dir, KEPT_BACK, 0).refill();
                 folder.witness().note(7);
                 let _ = folder.acknowledged_commits();
                 assert_eq!(fs::read(&victim).expect("it is there"), b"mine", "{name}");
@@ -626,7 +633,7 @@ mod tests {
         folder.make_database().expect("room");
         drop(folder.lock("me").expect("nobody writes"));
         folder.witness().note(1);
-        Reserve::new(&folder.dir, 1 << 20, 0).refill();
+        Reserve::new(&folder.dir, KEPT_BACK, 0).refill();
         folder.mark().expect("room");
         let mode = |path: &Path| {
             std::os::unix::fs::PermissionsExt::mode(

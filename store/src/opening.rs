@@ -211,7 +211,7 @@ fn open_folder(
 pub(crate) fn holdings(folder: &Folder) -> (Sizes, Reserve) {
     let sizes = Sizes::of(&limits::surroundings(folder.path()));
     // Early: what is deleted takes room before it gives some.
-    let scarce_len = sizes.commit_margin.max(sizes.reserve / 2);
+    let scarce_len = sizes.commit_margin.max(sizes.reserve.most / 2);
     let reserve = Reserve::new(folder.path(), sizes.reserve, scarce_len);
     (sizes, reserve)
 }

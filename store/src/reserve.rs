@@ -8,9 +8,14 @@
 //! a store could not be opened without; it is filled again, as far as there is room, whenever a
 //! store is opened for writing, after deletions and collections, and by background maintenance.
 //!
+//! The room that deleting needs follows what is stored: a log becomes a table before it goes, and
+//! the living half of tables is written anew. So the reserve grows with the store, up to a part of
+//! the disk (`sizes`). What is not yet in the file counts as missing from the room all the same.
+//!
 //! On a file system with a fixed number of files the last ones are as precious. They are kept back
 //! as empty files.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +23,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, OFlags, StatVfs, fallocate, statvfs};
 
 use crate::error::StoreError;
+use crate::folder::DATABASE;
+use crate::sizes::{ReserveLen, StoredFiles};
 
 const FILE: &str = "reserve";
 const NAMES_FOLDER: &str = "spare";
@@ -36,13 +43,13 @@ const LEFT_LEN: u64 = 128 << 10;
 #[derive(Clone, Debug)]
 pub(crate) struct Reserve {
     dir: PathBuf,
-    len: u64,
+    len: ReserveLen,
     /// Room below which it is given up to who deletes.
     scarce_len: u64,
 }
 
 impl Reserve {
-    pub(crate) fn new(dir: &Path, len: u64, scarce_len: u64) -> Self {
+    pub(crate) fn new(dir: &Path, len: ReserveLen, scarce_len: u64) -> Self {
         Self {
             dir: dir.to_owned(),
             len,
@@ -51,7 +58,7 @@ impl Reserve {
     }
 
     /// True if `name`, in the store's folder, is a file of the reserve.
-    pub(crate) fn is_file(name: &std::ffi::OsStr) -> bool {
+    pub(crate) fn is_file(name: &OsStr) -> bool {
         name == FILE
     }
 
@@ -67,7 +74,8 @@ impl Reserve {
 
     /// True if there is so little room that deletions may use the reserve.
     pub(crate) fn is_scarce(&self) -> bool {
-        self.room().is_ok_and(|room| room < self.scarce_len)
+        self.has_room(self.scarce_len)
+            .is_ok_and(|has_room| !has_room)
     }
 
     /// Gives everything up; whether there was anything.
@@ -96,7 +104,7 @@ impl Reserve {
     fn refill_file(&self, free: u64) {
         let held = self.held_len();
         let room = free.saturating_sub(LEFT_LEN);
-        let wanted = self.len.min((held + room) / STEP_LEN * STEP_LEN);
+        let wanted = self.len().min((held + room) / STEP_LEN * STEP_LEN);
         if wanted <= held {
             return;
         }
@@ -133,17 +141,23 @@ impl Reserve {
         })
     }
 
-    /// Free space that is not needed to fill the reserve.
-    pub(crate) fn room(&self) -> Result<u64, StoreError> {
-        Ok(self
-            .free()?
-            .saturating_sub(self.len.saturating_sub(self.held_len())))
+    /// The length that it should have now.
+    fn len(&self) -> u64 {
+        self.len.of(stored(&self.dir, self.len))
+    }
+
+    /// True if `len` bytes are free that the reserve does not need.
+    fn has_room(&self, len: u64) -> Result<bool, StoreError> {
+        let (free, held) = (self.free()?, self.held_len());
+        let has = |reserve: u64| free.saturating_sub(reserve.saturating_sub(held)) >= len;
+        // What is stored is counted only where it matters.
+        Ok(has(self.len.most) || has(self.len()))
     }
 
     /// Fails unless there are `len` bytes of room.
     pub(crate) fn check(&self, len: u64) -> Result<(), StoreError> {
-        match self.room() {
-            Ok(room) if room < len => Err(StoreError::Full {
+        match self.has_room(len) {
+            Ok(false) => Err(StoreError::Full {
                 what: format!("write to {}", self.dir.display()),
             }),
             _ => Ok(()),
@@ -157,6 +171,28 @@ impl Reserve {
         })?;
         Ok(free_len(&space))
     }
+}
+
+/// Bytes of the database's files in the store's folder `dir`, counted until they make the reserve as
+/// long as it gets.
+fn stored(dir: &Path, len: ReserveLen) -> StoredFiles {
+    let mut stored = StoredFiles::default();
+    // Files come and go while we look, and what cannot be seen needs no room.
+    let files = fs::read_dir(dir.join(DATABASE)).into_iter().flatten();
+    for file in files.flatten() {
+        let taken = file.metadata().map_or(0, |metadata| {
+            std::os::unix::fs::MetadataExt::blocks(&metadata) * 512
+        });
+        if Path::new(&file.file_name()).extension() == Some(OsStr::new("log")) {
+            stored.logs += taken;
+        } else {
+            stored.tables += taken;
+        }
+        if len.is_most(stored) {
+            break;
+        }
+    }
+    stored
 }
 
 /// Options as `options`, to open a file of the store: a link that was put in its place is not
@@ -180,23 +216,44 @@ fn has_few_names(space: &StatVfs) -> bool {
 mod tests {
     use super::*;
 
+    const LEN: ReserveLen = ReserveLen {
+        least: 4 << 20,
+        most: 8 << 20,
+    };
+
     #[test]
     fn what_was_given_up_is_missing_from_the_room_until_it_is_filled() {
         let dir = tempfile::tempdir().expect("a folder");
-        let reserve = Reserve::new(dir.path(), 4 << 20, 0);
-        let near = |a: u64, b: u64| a.abs_diff(b) < 2 << 20;
+        let reserve = Reserve::new(dir.path(), LEN, 0);
+        // Others use the disk meanwhile.
+        let has_all_but = |missing: u64| {
+            let free = reserve.free().expect("free");
+            let has = |len| reserve.has_room(len).expect("room");
+            has(free - missing - (2 << 20)) && !has(free - missing + (2 << 20))
+        };
         reserve.refill();
-        let (free, room) = (reserve.free().expect("free"), reserve.room().expect("room"));
-        assert!(
-            reserve.held_len() >= 4 << 20 && near(free, room),
-            "{free} {room}"
-        );
+        assert!(reserve.held_len() >= 4 << 20 && has_all_but(0));
         reserve.give_up_if_scarce();
         assert!(reserve.held_len() > 0, "nothing is scarce");
         assert!(reserve.give_up(), "there was something");
         assert!(!reserve.give_up(), "now there is not");
-        let (free, room) = (reserve.free().expect("free"), reserve.room().expect("room"));
-        assert!(near(free, room + (4 << 20)), "{free} {room}");
-        assert!(reserve.held_len() == 0);
+        assert!(reserve.held_len() == 0 && has_all_but(4 << 20));
+    }
+
+    #[test]
+    fn it_grows_with_what_is_stored() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let database = dir.path().join(DATABASE);
+        fs::create_dir(&database).expect("a folder");
+        let reserve = Reserve::new(dir.path(), LEN, 0);
+        let write = |name: &str, len: usize| {
+            fs::write(database.join(name), vec![1; len]).expect("a file");
+            reserve.refill();
+            reserve.held_len() >> 20
+        };
+        assert_eq!(write("1.sst", 1 << 20), 4);
+        assert_eq!(write("2.sst", 11 << 20), 6);
+        assert_eq!(write("3.log", 1 << 20), 7);
+        assert_eq!(write("4.sst", 40 << 20), 8, "and no longer than that");
     }
 }

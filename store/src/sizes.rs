@@ -18,11 +18,13 @@ const BUFFERS_PER_DISK: u64 = 256;
 const BUFFERS_PER_MEMORY: u64 = 32;
 /// A cache takes this part of memory.
 const CACHES_PER_MEMORY: u64 = 16;
-/// Part of the disk that is kept back, so that the living half of some tables, and those that are
-/// rewritten along with them, can be written anew before the dead half goes.
+/// Part of the disk that is kept back at most, so that the living half of some tables, and those
+/// that are rewritten along with them, can be written anew before the dead half goes.
 const RESERVES_PER_DISK: u64 = 16;
 const RESERVE_LEN_MIN: u64 = 5 << 19;
 const RESERVE_LEN_MAX: u64 = 64 << 20;
+/// Bytes that are kept back for a store that holds nothing yet, if the disk is large.
+const EMPTY_RESERVE_LEN: u64 = 4 << 20;
 const CACHE_LEN_MAX: u64 = 64 << 20;
 const CACHE_LEN_MIN: u64 = 1 << 20;
 /// Descriptors that are left to everything but tables.
@@ -69,7 +71,7 @@ pub(crate) struct Sizes {
     /// One batch of frames.
     pub(crate) batch: u64,
     /// Disk that is kept back for a full one.
-    pub(crate) reserve: u64,
+    pub(crate) reserve: ReserveLen,
     /// Disk that a commit leaves free, over what it takes itself.
     pub(crate) commit_margin: u64,
     /// Disk that an import leaves free likewise: guests write on where it was refused.
@@ -78,6 +80,39 @@ pub(crate) struct Sizes {
     pub(crate) open_tables: Option<u64>,
     /// Threads that open tables, a number: each takes addresses for its stack.
     pub(crate) opening_threads: u64,
+}
+
+/// Length of the reserve: it grows with what the store holds, since that is what would have to be
+/// rewritten. In bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ReserveLen {
+    /// For a store without content.
+    pub(crate) least: u64,
+    /// For one that is large.
+    pub(crate) most: u64,
+}
+
+/// Bytes of a store's files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StoredFiles {
+    pub(crate) tables: u64,
+    pub(crate) logs: u64,
+}
+
+impl ReserveLen {
+    /// The reserve of a store with these files. What is in a log becomes a table of about that
+    /// length before the log goes; of tables, the living half is written anew.
+    pub(crate) fn of(self, stored: StoredFiles) -> u64 {
+        stored
+            .logs
+            .saturating_add(stored.tables / 2)
+            .clamp(self.least, self.most)
+    }
+
+    /// True if no further file makes the reserve longer.
+    pub(crate) fn is_most(self, stored: StoredFiles) -> bool {
+        self.of(stored) == self.most
+    }
 }
 
 impl Surroundings {
@@ -102,6 +137,11 @@ impl Sizes {
             // A table is somewhat longer than the buffer that it was.
             .min(has.file_len_max / 4)
             .max(WRITE_BUFFER_LEN_MIN);
+        let most = (has.disk_len / RESERVES_PER_DISK).clamp(RESERVE_LEN_MIN, RESERVE_LEN_MAX);
+        let reserve = ReserveLen {
+            least: most.min(EMPTY_RESERVE_LEN),
+            most,
+        };
         let cache = (has.memory_len / CACHES_PER_MEMORY).clamp(CACHE_LEN_MIN, CACHE_LEN_MAX);
         Self {
             write_buffer,
@@ -122,7 +162,7 @@ impl Sizes {
                 .min(write_buffer.max(MIB) * 4)
                 .max(MIB),
             batch: (4 * MIB).min(write_buffer.max(MIB)),
-            reserve: (has.disk_len / RESERVES_PER_DISK).clamp(RESERVE_LEN_MIN, RESERVE_LEN_MAX),
+            reserve,
             commit_margin: MIB / 4 + write_buffer / 4,
             import_margin: MIB / 2 + write_buffer,
             open_tables: has.open_tables(),
@@ -147,13 +187,37 @@ mod tests {
     fn what_is_kept_back_and_left_free_is_a_small_part_of_any_disk() {
         for disk_len in [24 * MIB, 64 * MIB, 300 * MIB, 1 << 30, 1 << 32, 1 << 44] {
             let sizes = Sizes::of(&Surroundings { disk_len, ..LARGE });
-            let idle = sizes.reserve + sizes.import_margin;
+            let idle = sizes.reserve.most + sizes.import_margin;
             assert!(idle * 7 < disk_len, "{idle} of {disk_len}");
             assert!(
                 sizes.commit_margin < sizes.import_margin,
                 "guests write on after imports"
             );
         }
+    }
+
+    #[test]
+    fn the_reserve_follows_what_is_stored_up_to_a_part_of_the_disk() {
+        let large = Sizes::of(&LARGE).reserve;
+        let of = |tables, logs| large.of(StoredFiles { tables, logs });
+        assert_eq!(of(0, 0), 4 * MIB);
+        assert_eq!(
+            of(60 * MIB, MIB),
+            31 * MIB,
+            "half of the tables, and the log"
+        );
+        assert_eq!(of(0, 60 * MIB), 60 * MIB, "a log becomes a table first");
+        assert_eq!(of(1 << 40, u64::MAX), 64 * MIB);
+        assert!(large.is_most(StoredFiles {
+            tables: 128 * MIB,
+            logs: 0
+        }));
+        let small = Sizes::of(&Surroundings {
+            disk_len: 24 * MIB,
+            ..LARGE
+        })
+        .reserve;
+        assert_eq!(small.least, small.most, "a small disk is full early");
     }
 
     #[test]

@@ -35,7 +35,7 @@ use crate::records::{
 };
 use crate::reserve::Reserve;
 use crate::scrub::Scrub;
-use crate::sizes::Sizes;
+use crate::sizes::{Sizes, StoredFiles};
 
 pub(crate) const PARAMETERS_KEY: &[u8] = b"parameters";
 pub(crate) const COUNTERS_KEY: &[u8] = b"counters";
@@ -189,10 +189,14 @@ impl Store {
     }
 
     /// The reserve of a store in `dir` for a full disk, so that deleting and collecting work on
-    /// one, in bytes.
+    /// one, in bytes, once its tables hold `stored` bytes.
     #[must_use]
-    pub fn kept_back(dir: &Path) -> u64 {
-        Sizes::of(&limits::surroundings(dir)).reserve
+    pub fn kept_back(dir: &Path, stored: u64) -> u64 {
+        let tables = StoredFiles {
+            tables: stored,
+            logs: 0,
+        };
+        Sizes::of(&limits::surroundings(dir)).reserve.of(tables)
     }
 
     /// Assembles an open store of its parts.
@@ -397,8 +401,15 @@ impl Store {
         self.note(&tree, &mut batch, "delete", node, None, Added::default());
         let deleted = self.commit(&mut tree, &edits, batch);
         // Before others take it.
-        self.inner.reserve.refill();
+        self.refill_reserve();
         deleted
+    }
+
+    /// Keeps back again what a full disk made us give up, as far as there is room, and goes on with
+    /// what waited for room.
+    pub(crate) fn refill_reserve(&self) {
+        self.inner.reserve.refill();
+        self.inner.database.resume_compactions(&self.inner.reserve);
     }
 
     /// Gives an image or snapshot another name.

@@ -52,8 +52,10 @@ struct Made {
     chunk_size: u64,
     frame_size: u32,
     compression: String,
-    /// Bytes that nothing but deleting and collecting may use.
+    /// Bytes that nothing but deleting and collecting may use, as long as the store is empty.
     kept_back: u64,
+    /// The same once it is large.
+    kept_back_max: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     parity_percent: Option<f64>,
 }
@@ -73,7 +75,8 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         chunk_size: parameters.chunk_len.bytes(),
         frame_size: parameters.frame_len,
         compression: CompressionWish(parameters.compression).to_string(),
-        kept_back: Store::kept_back(dir),
+        kept_back: Store::kept_back(dir, 0),
+        kept_back_max: Store::kept_back(dir, u64::MAX),
         parity_percent: args.parity.map(parity::percent),
     };
     session.output.confirm(&made)?;
@@ -158,9 +161,14 @@ impl Answer for Made {
             "made a store in {}: {chunk} chunks in {frame} frames, compressed with {}",
             self.store, self.compression
         ))?;
-        let kept = page.size(self.kept_back);
+        let (kept, most) = (page.size(self.kept_back), page.size(self.kept_back_max));
+        let growth = if self.kept_back < self.kept_back_max {
+            format!(", up to {most} as it grows")
+        } else {
+            String::new()
+        };
         page.line(format!(
-            "{kept} are kept back, so that a full disk can be emptied"
+            "{kept} are kept back{growth}, so that a full disk can be emptied"
         ))?;
         if let Some(percent) = self.parity_percent {
             page.line(format!(

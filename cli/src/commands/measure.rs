@@ -181,7 +181,11 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     drop(meter);
     let mut shown = Shown::new(&report.map_err(explain)?, &options);
     let dir = session.store_dir().ok().filter(|_| is_new);
-    shown.kept_back_bytes = dir.map(Store::kept_back);
+    let stored = shown
+        .recommended
+        .as_ref()
+        .map_or(0, |advice| advice.disk_bytes);
+    shown.kept_back_bytes = dir.map(|dir| Store::kept_back(dir, stored));
     match session.output.layout {
         // It is what was asked for, so it is shown to the quiet as well.
         Layout::Human => session.output.answer(&shown)?,

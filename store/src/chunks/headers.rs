@@ -12,7 +12,7 @@ use vellum_core::frame::{FrameHeader, SPAN_MAX, frame_key, parse_frame_key};
 use vellum_core::units::ChunkId;
 
 use super::pause::lock;
-use crate::database::{Database, Family, Scan};
+use crate::database::{Database, Family, Revision, Scan};
 use crate::error::StoreError;
 
 /// Keys that are asked for at once: mostly the frame begins within the first of them.
@@ -21,8 +21,14 @@ const KEYS_PER_LOOK: u64 = 64;
 /// Finds headers, around what cannot be read.
 #[derive(Default)]
 pub(super) struct HeaderFinder {
-    /// Ids whose header was sought last and cannot be read: their neighbours' are not sought again.
-    unreadable: Mutex<Option<RangeInclusive<u64>>>,
+    unreadable: Mutex<Option<UnreadableIds>>,
+}
+
+/// Ids whose header was sought last and cannot be read: their neighbours' are not sought again, as
+/// long as the database is what it was.
+struct UnreadableIds {
+    ids: RangeInclusive<u64>,
+    revision: Option<Revision>,
 }
 
 /// All headers in id order, also those behind a table that cannot be read.
@@ -129,12 +135,19 @@ impl HeaderFinder {
         error: StoreError,
     ) -> Result<Option<FrameHeader>, StoreError> {
         let lowest = id.0.saturating_sub(u64::from(SPAN_MAX) - 1);
-        let known = lock(&self.unreadable).clone();
+        let revision = database.revision_of(Family::Headers);
+        let known = lock(&self.unreadable)
+            .as_ref()
+            .filter(|known| known.revision.is_some() && known.revision == revision)
+            .map(|known| known.ids.clone());
+        let note = |ids: RangeInclusive<u64>| {
+            *lock(&self.unreadable) = Some(UnreadableIds { ids, revision });
+        };
         let (mut end, mut is_gap_free) = (id.0 + 1, true);
         while end > lowest {
             if let Some(known) = known.as_ref().filter(|known| known.contains(&(end - 1))) {
                 // A frame that begins below it ends below it, too: the search began there.
-                *lock(&self.unreadable) = Some(*known.start()..=id.0.max(*known.end()));
+                note(*known.start()..=id.0.max(*known.end()));
                 return Err(error);
             }
             let start = end.saturating_sub(KEYS_PER_LOOK).max(lowest);
@@ -150,7 +163,7 @@ impl HeaderFinder {
                         if is_it || header.end() > id || is_gap_free {
                             return Ok(is_it.then_some(header));
                         }
-                        *lock(&self.unreadable) = Some(header.end().0..=id.0);
+                        note(header.end().0..=id.0);
                         return Err(error);
                     }
                 }
@@ -160,7 +173,7 @@ impl HeaderFinder {
         if is_gap_free {
             return Ok(None);
         }
-        *lock(&self.unreadable) = Some(lowest..=id.0);
+        note(lowest..=id.0);
         Err(error)
     }
 }

@@ -125,7 +125,7 @@ impl Store {
         } else {
             let collected = self.collect_again(watch);
             // However it ended: before others take it.
-            self.inner.reserve.refill();
+            self.refill_reserve();
             collected?
         };
         let disk_bytes_after = if options.dry_run {
@@ -190,7 +190,7 @@ impl Store {
             collection.horizon,
             watch,
         )?;
-        self.inner.reserve.refill();
+        self.refill_reserve();
         self.note_freed(swept.stored_bytes_dropped)?;
         // Parity of files that are gone is given back, too.
         self.protect_within(watch)?;

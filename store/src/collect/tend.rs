@@ -52,7 +52,7 @@ impl Store {
     /// where there is no room.
     pub fn tend(&self, watch: &dyn Watch) -> Result<TendReport, StoreError> {
         self.check_writable()?;
-        self.inner.reserve.refill();
+        self.refill_reserve();
         let Ok(mut tending) = self.inner.tending.try_write() else {
             return Ok(TendReport::default());
         };

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
     use crate::limits;
     use crate::reserve::Reserve;
-    use crate::sizes::Sizes;
+    use crate::sizes::{ReserveLen, Sizes};
 
     fn key(nth: u32) -> Vec<u8> {
         [b"key".as_slice(), &nth.to_be_bytes()].concat()
@@ -147,7 +147,8 @@ mod tests {
 
     fn database(dir: &std::path::Path) -> Database {
         let sizes = Sizes::of(&limits::surroundings(dir));
-        Database::create(dir, &sizes, &Reserve::new(dir, 0, 0)).expect("a new database")
+        Database::create(dir, &sizes, &Reserve::new(dir, ReserveLen::default(), 0))
+            .expect("a new database")
     }
 
     /// A compaction is begun by the fourth table, and meets a flipped bit in the first; meanwhile

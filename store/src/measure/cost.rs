@@ -20,8 +20,8 @@ const FRAME_OVERHEAD_LEN: f64 = 104.0;
 const RUN_LEN: f64 = 5.0;
 /// A page of a map: its key, envelope, checksum and the database's own.
 const PAGE_LEN: f64 = 45.0;
-/// The database's logs and manifests in an empty store. What it keeps back for a full disk follows
-/// the disk, not what is stored, and is told apart ([`crate::Store::kept_back`]).
+/// The database's logs and manifests in an empty store. What it keeps back for a full disk is
+/// no cost of what is stored, and is told apart ([`crate::Store::kept_back`]).
 pub(super) const EMPTY_LEN: f64 = 440_000.0;
 /// Memory for each chunk: the index's filter, and where its blocks begin.
 const MEMORY_CHUNK_LEN: f64 = 1.2;

@@ -249,8 +249,8 @@ fn an_import_stores_what_was_measured() {
             .expect("it collects");
         // While the database rewrites its files, what it reads is there as well.
         store.inner.database.settle_files(Duration::from_mins(1));
-        let on_disk = store.stats().expect("a sound store").on_disk - Store::kept_back(&path);
-        let on_disk = on_disk as f64;
+        let usage = store.inner.folder.usage().expect("a sound store");
+        let on_disk = (usage.total - usage.reserve) as f64;
         let off = (length.on_disk.value as f64 / on_disk - 1.0).abs();
         assert!(
             off < 0.03,
