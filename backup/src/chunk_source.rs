@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use vellum_core::hash::ChunkHash;
 use vellum_core::id_set::IdSet;
-use vellum_core::units::ChunkId;
-use vellum_store::{ChunkSource, WantedChunks};
+use vellum_core::page::{PAGE_SPAN, Slot};
+use vellum_core::tree::page_start;
+use vellum_core::units::{ChunkId, ChunkLen};
+use vellum_store::{ChunkSource, WantedChunks, WantedPage};
 
 use crate::error::BackupError;
 use crate::format::address;
@@ -62,12 +64,12 @@ impl RepositorySource {
     }
 }
 
-impl ChunkSource for RepositorySource {
-    fn describe(&self) -> String {
-        format!("the repository {}", self.place)
-    }
-
-    fn fetch(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String> {
+impl RepositorySource {
+    /// Asks the repository, which is opened if it is not.
+    fn ask<T>(
+        &self,
+        question: impl FnOnce(&mut Opened) -> Result<T, BackupError>,
+    ) -> Result<T, String> {
         let mut slot = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let opened = match &mut *slot {
             Some(opened) => opened,
@@ -76,12 +78,26 @@ impl ChunkSource for RepositorySource {
                 empty.insert(opened)
             }
         };
-        let fetched = opened.fetch(wanted);
-        if fetched.is_err() {
+        let answer = question(opened);
+        if answer.is_err() {
             // The next question begins afresh.
             *slot = None;
         }
-        fetched.map_err(|error| error.to_string())
+        answer.map_err(|error| error.to_string())
+    }
+}
+
+impl ChunkSource for RepositorySource {
+    fn describe(&self) -> String {
+        format!("the repository {}", self.place)
+    }
+
+    fn fetch(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String> {
+        self.ask(|opened| opened.fetch(wanted))
+    }
+
+    fn names_on(&self, wanted: WantedPage) -> Result<Option<Vec<Option<ChunkHash>>>, String> {
+        self.ask(|opened| opened.names_on(wanted))
     }
 }
 
@@ -100,17 +116,32 @@ impl Opened {
         })
     }
 
+    fn names_on(&self, wanted: WantedPage) -> Result<Option<Vec<Option<ChunkHash>>>, BackupError> {
+        let reader = Reader::with(&self.repository, &self.held);
+        refuse_other_chunks(wanted.chunk_len, &reader)?;
+        if self.repository.state().content(wanted.content).is_none() {
+            return Ok(None);
+        }
+        let content = reader.content(wanted.content)?;
+        let count = wanted.chunk_len.count_for(content.len).0;
+        let inside = count.saturating_sub(page_start(wanted.index).0);
+        let mut names = vec![None; inside.min(PAGE_SPAN.into()) as usize];
+        for run in content.page(wanted.index)?.runs() {
+            let Slot::Chunk(first) = run.slot else {
+                continue;
+            };
+            for nth in 0..run.len {
+                let name = reader.name_of(first.advance(nth.into()))?;
+                names[usize::from(run.start + nth)] = Some(name);
+            }
+        }
+        Ok(Some(names))
+    }
+
     fn fetch(&mut self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, BackupError> {
         {
             let reader = Reader::with(&self.repository, &self.held);
-            let (own, there) = (wanted.chunk_len, reader.chunk_len()?);
-            if own != there {
-                return Err(BackupError::Parameter(format!(
-                    "it has chunks of {} bytes, not of {}",
-                    there.bytes(),
-                    own.bytes()
-                )));
-            }
+            refuse_other_chunks(wanted.chunk_len, &reader)?;
             let found = self.addresses.find(&reader, wanted.names)?;
             let is_young = self.looked.elapsed() < LOOK_AGE_MAX;
             if is_young || wanted.names.iter().all(|name| found.contains_key(name)) {
@@ -125,6 +156,18 @@ impl Opened {
         let found = self.addresses.find(&reader, wanted.names)?;
         bytes(&reader, wanted.names, &found)
     }
+}
+
+fn refuse_other_chunks(own: ChunkLen, reader: &Reader<'_>) -> Result<(), BackupError> {
+    let there = reader.chunk_len()?;
+    if own == there {
+        return Ok(());
+    }
+    Err(BackupError::Parameter(format!(
+        "it has chunks of {} bytes, not of {}",
+        there.bytes(),
+        own.bytes()
+    )))
 }
 
 impl Addresses {

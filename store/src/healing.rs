@@ -17,6 +17,16 @@ pub struct KnownDamage {
     pub lost: IdSet,
 }
 
+impl KnownDamage {
+    /// Every chunk that something speaks against.
+    #[must_use]
+    pub fn all(&self) -> IdSet {
+        let mut all = self.damaged.clone();
+        all.union_with(&self.lost);
+        all
+    }
+}
+
 /// Has a source asked until it is dropped.
 pub struct SourceGuard {
     store: Store,

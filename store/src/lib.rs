@@ -76,7 +76,7 @@ mod twins;
 mod watch;
 
 pub use check::{CheckOptions, CheckReport, Finding};
-pub use chunks::{ChunkSource, Notices, WantedChunks};
+pub use chunks::{ChunkSource, Notices, WantedChunks, WantedPage};
 pub use collect::{CollectOptions, CollectReport, Shortage, TendReport};
 pub use companions::FolderCompanions;
 pub use destination::{Destination, FilePlace, open_device, open_stream};

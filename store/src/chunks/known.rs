@@ -179,7 +179,7 @@ impl Chunks {
     }
 
     /// The header of the frame that holds `id`; none if it cannot be read or is not there.
-    pub(super) fn readable_header(&self, id: ChunkId) -> Result<Option<FrameHeader>, StoreError> {
+    pub(crate) fn readable_header(&self, id: ChunkId) -> Result<Option<FrameHeader>, StoreError> {
         match self.reader.header(id) {
             Err(StoreError::Damaged(_)) => Ok(None),
             read => read,

@@ -21,7 +21,7 @@ use super::Chunks;
 use super::heal::RightBytes;
 use super::pause::lock;
 use super::reader::Frame;
-use super::source::{Asked, ChunkSources, KnownNames};
+use super::source::{Asked, ChunkSources, KnownNames, WantedPage};
 use crate::error::StoreError;
 
 /// Pause before a frame that could not be mended is tried again: a chunk that is read again and
@@ -278,6 +278,28 @@ impl Chunks {
             Some((**name, frame.chunk(other).ok()?.to_vec()))
         });
         found.take("another copy in this store", copies);
+    }
+
+    /// The bytes of those of `names` that some source has, each held against its name.
+    pub(crate) fn plain_in_sources(&self, names: &[ChunkHash]) -> HashMap<ChunkHash, Vec<u8>> {
+        let mut found = FoundChunks::default();
+        self.find_in_sources(&names.iter().collect::<Vec<_>>(), &mut found);
+        found.plain
+    }
+
+    /// The names on a page, from the first source that knows its content.
+    pub(crate) fn names_in_sources(&self, page: WantedPage) -> Option<Vec<Option<ChunkHash>>> {
+        for source in self.mender.sources.list() {
+            match source.ask_for_page(page) {
+                Asked::Answer(Some(names)) => return Some(names),
+                Asked::Failed(reason) => self.mender.notice(&format!(
+                    "{} cannot be asked for a damaged map: {reason}",
+                    source.describe()
+                )),
+                Asked::Answer(None) | Asked::Paused => {}
+            }
+        }
+        None
     }
 
     fn find_in_sources(&self, wanted: &[&ChunkHash], found: &mut FoundChunks) {

@@ -48,7 +48,7 @@ pub(crate) use session::{Candidate, Session, SessionCounts, Stored};
 #[cfg(test)]
 pub(crate) use source::PATIENCE;
 pub(crate) use source::{AskedSource, KnownNames};
-pub use source::{ChunkSource, WantedChunks};
+pub use source::{ChunkSource, WantedChunks, WantedPage};
 
 use crate::database::{Database, Family, Generation};
 use crate::error::StoreError;

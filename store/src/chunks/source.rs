@@ -13,7 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vellum_core::hash::ChunkHash;
-use vellum_core::units::ChunkLen;
+use vellum_core::identity::ContentId;
+use vellum_core::units::{ChunkLen, PageIndex};
 
 use super::pause::lock;
 
@@ -35,6 +36,24 @@ pub trait ChunkSource: Send + Sync {
     /// be right: each is held against its name by whoever asked. Fails, in words for people, if it
     /// cannot be asked now.
     fn fetch(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String>;
+
+    /// The names of the chunks that the wanted page of a content shows, by position; none where it
+    /// shows zeros. `None` if the source does not know that content, as is so of most kinds. Fails
+    /// as [`ChunkSource::fetch`] does.
+    fn names_on(&self, _: WantedPage) -> Result<Option<Vec<Option<ChunkHash>>>, String> {
+        Ok(None)
+    }
+}
+
+/// A page of a content whose own map is lost.
+#[derive(Clone, Copy, Debug)]
+pub struct WantedPage {
+    /// The identity of the content.
+    pub content: ContentId,
+    /// The page of its map.
+    pub index: PageIndex,
+    /// The length of a position.
+    pub chunk_len: ChunkLen,
 }
 
 /// Chunks that are looked for.
@@ -67,17 +86,13 @@ pub(crate) struct AskedSource {
     paused: Mutex<Option<Instant>>,
 }
 
-struct Question {
-    names: Vec<ChunkHash>,
-    chunk_len: ChunkLen,
-    known: Weak<dyn KnownNames>,
-    answer: Sender<Result<Vec<Option<Vec<u8>>>, String>>,
-}
+/// Asks a source, and sends the answer to whoever waits for it.
+type Question = Box<dyn FnOnce(&dyn ChunkSource) + Send>;
 
 /// Answer of a source, or its silence.
-pub(crate) enum Asked {
-    /// For each name the bytes, unverified.
-    Answer(Vec<Option<Vec<u8>>>),
+pub(crate) enum Asked<T> {
+    /// The answer, unverified.
+    Answer(T),
     /// It failed or did not answer in time: why. It is left alone for a while.
     Failed(String),
     /// It failed lately.
@@ -126,35 +141,58 @@ impl AskedSource {
         self.source.describe()
     }
 
-    /// Asks for chunks; waits [`PATIENCE`] at most.
+    /// Asks for the bytes of each of `names`; waits [`PATIENCE`] at most.
     pub(crate) fn ask(
         &self,
         names: &[ChunkHash],
         chunk_len: ChunkLen,
         known: Weak<dyn KnownNames>,
-    ) -> Asked {
+    ) -> Asked<Vec<Option<Vec<u8>>>> {
+        let names = names.to_vec();
+        self.wait_for(move |source| {
+            let known = |names: &[ChunkHash]| match known.upgrade() {
+                Some(known) => known.known(names),
+                None => vec![false; names.len()],
+            };
+            let found = source.fetch(&WantedChunks {
+                names: &names,
+                chunk_len,
+                known: &known,
+            })?;
+            if found.len() == names.len() {
+                Ok(found)
+            } else {
+                Err("it answered something else".to_owned())
+            }
+        })
+    }
+
+    /// Asks for the names on a page; waits [`PATIENCE`] at most.
+    pub(crate) fn ask_for_page(&self, page: WantedPage) -> Asked<Option<Vec<Option<ChunkHash>>>> {
+        self.wait_for(move |source| source.names_on(page))
+    }
+
+    fn wait_for<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&dyn ChunkSource) -> Result<T, String> + Send + 'static,
+    ) -> Asked<T> {
         if lock(&self.paused).is_some_and(|until| Instant::now() < until) {
             return Asked::Paused;
         }
         let (answer, answers) = channel();
-        let question = Question {
-            names: names.to_vec(),
-            chunk_len,
-            known,
-            answer,
-        };
-        let outcome = match self.send(question) {
-            Err(error) => Err(error),
-            Ok(()) => match answers.recv_timeout(PATIENCE) {
-                Ok(Ok(found)) if found.len() == names.len() => Ok(found),
-                Ok(Ok(_)) => Err("it answered something else".to_owned()),
-                Ok(Err(error)) => Err(error),
+        let question = Box::new(move |source: &dyn ChunkSource| {
+            // The caller may have stopped waiting.
+            let _ = answer.send(ask(source));
+        });
+        let outcome = self
+            .send(question)
+            .and_then(|()| match answers.recv_timeout(PATIENCE) {
+                Ok(answer) => answer,
                 Err(RecvTimeoutError::Timeout) => {
                     Err(format!("no answer within {} s", PATIENCE.as_secs()))
                 }
                 Err(RecvTimeoutError::Disconnected) => Err("it ended".to_owned()),
-            },
-        };
+            });
         match outcome {
             Ok(found) => Asked::Answer(found),
             Err(reason) => {
@@ -190,16 +228,6 @@ impl AskedSource {
 
 fn answer_all(source: &dyn ChunkSource, questions: &Receiver<Question>) {
     for question in questions {
-        let known = |names: &[ChunkHash]| match question.known.upgrade() {
-            Some(known) => known.known(names),
-            None => vec![false; names.len()],
-        };
-        let found = source.fetch(&WantedChunks {
-            names: &question.names,
-            chunk_len: question.chunk_len,
-            known: &known,
-        });
-        // The caller may have stopped waiting.
-        let _ = question.answer.send(found);
+        question(source);
     }
 }

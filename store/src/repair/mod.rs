@@ -12,7 +12,8 @@
 //! damaged table count if nothing newer is known (`history`); tables that no manifest names are
 //! arranged by `loose` (`unlisted`). Then records are brought back from each other: those that are
 //! kept twice (`twins`), headers and index (`content`), and references to lost content become
-//! explicit losses (`maps`).
+//! explicit losses (`maps`). What sources have comes from there: chunks by their names, and entries
+//! of maps by the identity of the content (`pages`).
 //!
 //! Three things it never does: show overwritten or deleted content as if it were the present state,
 //! guess which id a chunk has, and give a number twice. If only an earlier state can replace a
@@ -30,6 +31,7 @@ mod manifest;
 mod maps;
 mod mend;
 mod own;
+mod pages;
 mod place;
 mod survey;
 mod table;
@@ -142,6 +144,14 @@ impl Store {
     }
 }
 
+fn plural(count: u64, what: &str) -> String {
+    if count == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{count} {what}s")
+    }
+}
+
 /// Heals by parity before anything else is looked at; describes it in words.
 fn heal_by_parity(
     folder: &Folder,
@@ -243,11 +253,20 @@ impl Repair<'_> {
         };
         let mut report = store.check(options, self.watch)?;
         let healed = self.heal(&store)?;
-        if healed > 0 {
-            let chunks = if healed == 1 { "chunk" } else { "chunks" };
-            self.report
-                .mends
-                .push(format!("{healed} {chunks} healed from elsewhere"));
+        let damage = store.known_damage();
+        let brought_back = pages::bring_back(&store, &damage.all(), self.watch)?;
+        for (count, what) in [
+            (healed, plural(healed, "chunk") + " healed from elsewhere"),
+            (
+                brought_back,
+                plural(brought_back, "position") + " of lost maps brought back from elsewhere",
+            ),
+        ] {
+            if count > 0 {
+                self.report.mends.push(what);
+            }
+        }
+        if healed + brought_back > 0 {
             report = store.check(options, self.watch)?;
         }
         let damage = store.known_damage();

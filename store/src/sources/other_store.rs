@@ -4,10 +4,16 @@
 //! it may have got since.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::chunks::{ChunkSource, WantedChunks};
+use vellum_core::hash::ChunkHash;
+use vellum_core::page::Slot;
+use vellum_core::tree::Layer;
+use vellum_core::units::ChunkLen;
+
+use crate::chunks::{ChunkSource, WantedChunks, WantedPage};
+use crate::error::StoreError;
 use crate::store::{Access, Store};
 
 /// Greatest age of a look at the other store that is relied upon when it lacks a wanted chunk.
@@ -29,12 +35,9 @@ impl OtherStoreSource {
         }
     }
 
-    fn open(&self, wanted: &WantedChunks<'_>) -> Result<Store, String> {
+    fn open(&self, chunk_len: ChunkLen) -> Result<Store, String> {
         let store = Store::open(&self.dir, Access::ReadOnly, "").map_err(|e| e.to_string())?;
-        let (own, there) = (
-            wanted.chunk_len.bytes(),
-            store.parameters().chunk_len.bytes(),
-        );
+        let (own, there) = (chunk_len.bytes(), store.parameters().chunk_len.bytes());
         if own == there {
             Ok(store)
         } else {
@@ -57,11 +60,54 @@ impl ChunkSource for OtherStoreSource {
             }
         }
         *look = None;
-        let store = self.open(wanted)?;
+        let store = self.open(wanted.chunk_len)?;
         let found = find(&store, wanted);
         *look = Some((store, Instant::now()));
         Ok(found)
     }
+
+    fn names_on(&self, wanted: WantedPage) -> Result<Option<Vec<Option<ChunkHash>>>, String> {
+        let mut look = self.look.lock().unwrap_or_else(PoisonError::into_inner);
+        let (store, _) = match &*look {
+            Some(look) => look,
+            None => look.insert((self.open(wanted.chunk_len)?, Instant::now())),
+        };
+        names_on(store, wanted).map_err(|error| error.to_string())
+    }
+}
+
+/// The names on a page of a content that a layer of `store` shows.
+fn names_on(
+    store: &Store,
+    wanted: WantedPage,
+) -> Result<Option<Vec<Option<ChunkHash>>>, StoreError> {
+    let chain: Vec<Arc<Layer>> = {
+        let tree = store.tree();
+        let shows = |layer: &&Arc<Layer>| layer.content == Some(wanted.content);
+        let Some(top) = tree.layers().find(shows).map(|layer| layer.id) else {
+            return Ok(None);
+        };
+        tree.chain(top).map(Arc::clone).collect()
+    };
+    let page = store.inner.pages.resolve(&chain, wanted.index)?;
+    let count = chain[0].positions_in(wanted.chunk_len, wanted.index);
+    let mut names = vec![None; count.into()];
+    for run in page.clipped(count).runs() {
+        let Slot::Chunk(first) = run.slot else {
+            continue;
+        };
+        for nth in 0..run.len {
+            let id = first.advance(nth.into());
+            let header = store.inner.chunks.readable_header(id)?;
+            let name = header.and_then(|header| header.hash(id).copied());
+            // A page of which a part is not known here is no help.
+            let Some(name) = name else {
+                return Ok(None);
+            };
+            names[usize::from(run.start + nth)] = Some(name);
+        }
+    }
+    Ok(Some(names))
 }
 
 fn find(store: &Store, wanted: &WantedChunks<'_>) -> Vec<Option<Vec<u8>>> {
