@@ -423,7 +423,10 @@ impl InPlace {
             opened => return opened,
         }
         if self.reserve.give_up() {
-            match self.open_with(&options) {
+            let opened = self.open_with(&options);
+            // Before others take it.
+            self.reserve.refill();
+            match opened {
                 Err(StoreError::Full { .. }) => {}
                 opened => return opened,
             }

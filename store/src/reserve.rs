@@ -34,6 +34,8 @@ const FOLDER_MODE: u32 = 0o700;
 /// Files that `RocksDB` makes while it opens, takes a deletion and compacts: a log, a manifest and
 /// the file that names it, options, its own log, and a table for each family, twice.
 const NAMES: u64 = 32;
+/// Names of files that commits and imports leave free: those of a log and some tables.
+const NAMES_LEFT: u64 = 8;
 /// The reserve is filled in steps of this length, so that most of it is there where not all fits.
 const STEP_LEN: u64 = 256 << 10;
 /// Bytes that filling leaves to others.
@@ -96,7 +98,7 @@ impl Reserve {
             return;
         };
         self.refill_file(free_len(&space));
-        if space.f_files > 0 && space.f_favail > 2 * NAMES {
+        if space.f_files > 0 && space.f_favail > NAMES + NAMES_LEFT {
             self.refill_names();
         }
     }
@@ -146,9 +148,13 @@ impl Reserve {
         self.len.of(stored(&self.dir, self.len))
     }
 
-    /// True if `len` bytes are free that the reserve does not need.
+    /// True if `len` bytes are free, and some names of files, that the reserve does not need.
     fn has_room(&self, len: u64) -> Result<bool, StoreError> {
-        let (free, held) = (self.free()?, self.held_len());
+        let space = self.space()?;
+        if !self.has_names(&space) {
+            return Ok(false);
+        }
+        let (free, held) = (free_len(&space), self.held_len());
         let has = |reserve: u64| free.saturating_sub(reserve.saturating_sub(held)) >= len;
         // What is stored is counted only where it matters.
         Ok(has(self.len.most) || has(self.len()))
@@ -164,12 +170,24 @@ impl Reserve {
         }
     }
 
+    /// True if there are names of files beside those that the reserve still needs.
+    fn has_names(&self, space: &StatVfs) -> bool {
+        if space.f_files == 0 || space.f_favail >= NAMES + NAMES_LEFT {
+            return true;
+        }
+        let folder = self.dir.join(NAMES_FOLDER);
+        let missing = (0..NAMES).filter(|nth| !folder.join(nth.to_string()).exists());
+        space.f_favail >= missing.count() as u64 + NAMES_LEFT
+    }
+
     /// Free space, for who may use what was given up.
     pub(crate) fn free(&self) -> Result<u64, StoreError> {
-        let space = statvfs(&self.dir).map_err(|errno| {
-            StoreError::file("ask for the free space of", &self.dir, errno.into())
-        })?;
-        Ok(free_len(&space))
+        Ok(free_len(&self.space()?))
+    }
+
+    fn space(&self) -> Result<StatVfs, StoreError> {
+        statvfs(&self.dir)
+            .map_err(|errno| StoreError::file("ask for the free space of", &self.dir, errno.into()))
     }
 }
 

@@ -254,19 +254,19 @@ impl Repair<'_> {
         let mut report = store.check(options, self.watch)?;
         let healed = self.heal(&store)?;
         let damage = store.known_damage();
-        let brought_back = pages::bring_back(&store, &damage.all(), self.watch)?;
+        let found = pages::bring_back(&store, &damage.all(), self.watch)?;
         for (count, what) in [
             (healed, plural(healed, "chunk") + " healed from elsewhere"),
             (
-                brought_back,
-                plural(brought_back, "position") + " of lost maps brought back from elsewhere",
+                found.positions,
+                plural(found.positions, "position") + " of lost maps brought back from elsewhere",
             ),
         ] {
             if count > 0 {
                 self.report.mends.push(what);
             }
         }
-        if healed + brought_back > 0 {
+        if healed > 0 || found.has_changes {
             report = store.check(options, self.watch)?;
         }
         let damage = store.known_damage();

@@ -54,18 +54,27 @@ struct LostEntries {
     unseen: Vec<u16>,
 }
 
-/// Brings back what sources know of entries whose chunks cannot be read; how many. `lost` has the
-/// ids of chunks that cannot be read. Cost: a look at every page, if there are any.
+/// Result of looking for lost entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct BroughtBack {
+    /// Positions that a source knew.
+    pub(super) positions: u64,
+    /// True if anything was written.
+    pub(super) has_changes: bool,
+}
+
+/// Brings back what sources know of entries whose chunks cannot be read. `lost` has the ids of
+/// chunks that cannot be read. Cost: a look at every page, if there are any.
 pub(super) fn bring_back(
     store: &Store,
     lost: &IdSet,
     watch: &dyn Watch,
-) -> Result<u64, StoreError> {
+) -> Result<BroughtBack, StoreError> {
+    let mut result = BroughtBack::default();
     if lost.next_from(ChunkId(0)).is_none() {
-        return Ok(0);
+        return Ok(result);
     }
     let layers: Vec<Arc<Layer>> = store.tree().layers().map(Arc::clone).collect();
-    let mut brought_back = 0;
     for layer in layers {
         let (witnesses, views) = {
             let tree = store.tree();
@@ -91,7 +100,7 @@ pub(super) fn bring_back(
                 let through = view.looks_through(store, index);
                 unseen.retain(|position| through.as_ref().is_ok_and(|through| !through(*position)));
             }
-            brought_back += put(
+            let (brought_back, has_changes) = put(
                 store,
                 LostEntries {
                     layer,
@@ -101,10 +110,12 @@ pub(super) fn bring_back(
                     unseen,
                 },
             )?;
+            result.positions += brought_back;
+            result.has_changes |= has_changes;
         }
     }
-    forget_unused(store, lost)?;
-    Ok(brought_back)
+    result.has_changes |= forget_unused(store, lost)?;
+    Ok(result)
 }
 
 /// The positions of `page` whose chunks are lost.
@@ -209,8 +220,9 @@ impl View {
     }
 }
 
-/// Puts what was found in the place of the entries that are lost; how many.
-fn put(store: &Store, lost: LostEntries) -> Result<u64, StoreError> {
+/// Puts what was found in the place of the entries that are lost; how many positions that were, and
+/// whether anything was written.
+fn put(store: &Store, lost: LostEntries) -> Result<(u64, bool), StoreError> {
     let mut names: Vec<ChunkHash> = lost.found.values().flatten().copied().collect();
     names.sort_unstable_by_key(|name| name.0);
     names.dedup();
@@ -256,7 +268,7 @@ fn put(store: &Store, lost: LostEntries) -> Result<u64, StoreError> {
     changes.extend(unseen.map(|position| entry(*position, Slot::Zero)));
     changes.sort_by_key(|change| change.start);
     if changes.is_empty() {
-        return Ok(0);
+        return Ok((0, false));
     }
     let (page, mut layer) = (lost.page.changed(&changes), Layer::clone(&lost.layer));
     let ((old_chunks, old_zeros), (chunks, zeros)) = (lost.page.counts(), page.counts());
@@ -272,7 +284,7 @@ fn put(store: &Store, lost: LostEntries) -> Result<u64, StoreError> {
     drop(tree);
     // Layers above resolve to it.
     store.inner.pages.forget();
-    Ok(brought_back)
+    Ok((brought_back, true))
 }
 
 fn entry(position: u16, slot: Slot) -> Run {
@@ -284,8 +296,8 @@ fn entry(position: u16, slot: Slot) -> Run {
 }
 
 /// Nothing speaks any more of chunks that no map refers to: most were never there. A header that
-/// came back without its frame, which was collected, goes.
-fn forget_unused(store: &Store, lost: &IdSet) -> Result<(), StoreError> {
+/// came back without its frame, which was collected, goes. Tells whether there were any.
+fn forget_unused(store: &Store, lost: &IdSet) -> Result<bool, StoreError> {
     let mut unused = lost.clone();
     let layers: Vec<Arc<Layer>> = store.tree().layers().map(Arc::clone).collect();
     for layer in layers {
@@ -318,6 +330,7 @@ fn forget_unused(store: &Store, lost: &IdSet) -> Result<(), StoreError> {
         }
     }
     database.write(batch, Durability::Logged)?;
+    let has_unused = !ids.is_empty();
     chunks.ledger.clear(ids);
-    Ok(())
+    Ok(has_unused)
 }
