@@ -186,6 +186,8 @@ struct InPlace {
     is_paused: Arc<AtomicBool>,
 }
 
+/// Names the manifest that counts.
+const CURRENT: &str = "CURRENT";
 /// How many are kept back: for what `RocksDB` has open at a time beside its tables.
 const DESCRIPTORS_KEPT: usize = 24;
 
@@ -418,12 +420,12 @@ impl InPlace {
             options.set_paranoid_checks(false);
             options.set_max_open_files(LAZY_OPEN_FILES);
         }
-        match self.open_with(&options) {
+        match self.open_or_tidy(&options) {
             Err(StoreError::Full { .. }) => {}
             opened => return opened,
         }
         if self.reserve.give_up() {
-            let opened = self.open_with(&options);
+            let opened = self.open_or_tidy(&options);
             // Before others take it.
             self.reserve.refill();
             match opened {
@@ -431,7 +433,21 @@ impl InPlace {
                 opened => return opened,
             }
         }
-        self.open_with(&set_named(options, "avoid_flush_during_recovery=true"))
+        if self.reserve.has_few_names() {
+            remove_notes(&self.dir);
+        }
+        self.open_or_tidy(&set_named(options, "avoid_flush_during_recovery=true"))
+    }
+
+    /// Opens the database; if the disk is full, removes what the attempt has made. RocksDB leaves
+    /// the tables behind that it makes of its logs, and the next attempt would make more.
+    fn open_or_tidy(&self, options: &Options) -> Result<DB, StoreError> {
+        let before = OpenedFiles::of(&self.dir);
+        let opened = self.open_with(options);
+        if matches!(opened, Err(StoreError::Full { .. })) {
+            before.remove_others(&self.dir);
+        }
+        opened
     }
 
     fn open_with(&self, options: &Options) -> Result<DB, StoreError> {
@@ -462,6 +478,49 @@ impl InPlace {
         let descriptors = descriptors(&self.sizes, &lock(&self.quarantine), Compaction::None);
         DB::open_cf_descriptors_read_only(options, &self.dir, descriptors, false)
             .map_err(|error| failed("open the database", error))
+    }
+}
+
+/// Removes what RocksDB writes for people: its own log, and the options that it was opened with,
+/// which it writes anew whenever it is opened. Each is a name of a file.
+fn remove_notes(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_note = |prefix: &str| name.as_encoded_bytes().starts_with(prefix.as_bytes());
+        if is_note("LOG") || is_note("OPTIONS-") {
+            // One that stays takes a name, nothing else.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The files of a database before it is opened.
+struct OpenedFiles {
+    names: BTreeSet<OsString>,
+    /// What names the manifest.
+    current: Option<Vec<u8>>,
+}
+
+impl OpenedFiles {
+    fn of(dir: &Path) -> Self {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        Self {
+            names: entries.map(|entry| entry.file_name()).collect(),
+            current: std::fs::read(dir.join(CURRENT)).ok(),
+        }
+    }
+
+    /// Removes the files of `dir` that came since. Every change of the manifest makes a new one: as
+    /// long as the same is named, nothing names any of them.
+    fn remove_others(&self, dir: &Path) {
+        let now = Self::of(dir);
+        if now.current.is_none() || now.current != self.current {
+            return;
+        }
+        for name in now.names.difference(&self.names) {
+            // One that stays is removed by the next attempt that succeeds.
+            let _ = std::fs::remove_file(dir.join(name));
+        }
     }
 }
 
@@ -1562,5 +1621,32 @@ fn failed(what: &str, error: rocksdb::Error) -> StoreError {
             StoreError::damaged("the database", format!("cannot {what}: {message}"))
         }
         _ => StoreError::Database { what, message },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_to_open_that_failed_leaves_nothing_unless_it_named_a_manifest() {
+        for names_another in [false, true] {
+            let dir = tempfile::tempdir().expect("a folder");
+            let write = |name: &str, bytes: &[u8]| {
+                std::fs::write(dir.path().join(name), bytes).expect("room");
+            };
+            write(CURRENT, b"MANIFEST-000004");
+            write("000003.log", b"acknowledged");
+            let before = OpenedFiles::of(dir.path());
+            write("000005.sst", b"of the log");
+            write("MANIFEST-000006", b"names it");
+            if names_another {
+                write(CURRENT, b"MANIFEST-000006");
+            }
+            before.remove_others(dir.path());
+            let left = OpenedFiles::of(dir.path()).names.len();
+            assert_eq!(left, if names_another { 4 } else { 2 });
+            assert!(dir.path().join("000003.log").exists());
+        }
     }
 }

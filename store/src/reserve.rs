@@ -69,7 +69,7 @@ impl Reserve {
         if self.is_scarce() {
             let _ = fs::remove_file(self.dir.join(FILE));
         }
-        if statvfs(&self.dir).is_ok_and(|space| has_few_names(&space)) {
+        if self.has_few_names() {
             self.give_up_names();
         }
     }
@@ -148,26 +148,28 @@ impl Reserve {
         self.len.of(stored(&self.dir, self.len))
     }
 
-    /// True if `len` bytes are free, and some names of files, that the reserve does not need.
+    /// True if `len` bytes are free that the reserve does not need.
     fn has_room(&self, len: u64) -> Result<bool, StoreError> {
-        let space = self.space()?;
-        if !self.has_names(&space) {
-            return Ok(false);
-        }
-        let (free, held) = (free_len(&space), self.held_len());
+        let (free, held) = (self.free()?, self.held_len());
         let has = |reserve: u64| free.saturating_sub(reserve.saturating_sub(held)) >= len;
         // What is stored is counted only where it matters.
         Ok(has(self.len.most) || has(self.len()))
     }
 
-    /// Fails unless there are `len` bytes of room.
+    /// Fails unless there are `len` bytes of room, and names of files.
     pub(crate) fn check(&self, len: u64) -> Result<(), StoreError> {
-        match self.has_room(len) {
+        let lacks_names = self.space().is_ok_and(|space| !self.has_names(&space));
+        match self.has_room(len).map(|has_room| has_room && !lacks_names) {
             Ok(false) => Err(StoreError::Full {
                 what: format!("write to {}", self.dir.display()),
             }),
             _ => Ok(()),
         }
+    }
+
+    /// True if the file system has a fixed number of names of files, and few are left.
+    pub(crate) fn has_few_names(&self) -> bool {
+        self.space().is_ok_and(|space| has_few_names(&space))
     }
 
     /// True if there are names of files beside those that the reserve still needs.

@@ -92,6 +92,20 @@ pub(super) fn reclaim(
     Ok(shortage)
 }
 
+/// Merges the tables of every family but the frames' where the file system has few names of files
+/// left: each flush makes one for each family.
+pub(super) fn merge_tables_if_names_are_few(store: &Store) {
+    if !store.inner.reserve.has_few_names() {
+        return;
+    }
+    let others = Family::ALL
+        .into_iter()
+        .filter(|family| *family != Family::Frames);
+    for family in others {
+        store.inner.database.compact(family, &[], &END);
+    }
+}
+
 /// An eighth of what is left, so that rewriting gives back at least that much of what it costs.
 pub(crate) fn is_worth_it(stored_len: u64, live_len: u64) -> bool {
     stored_len.saturating_sub(live_len) > DEAD_LEN_MIN.max(live_len / 8)

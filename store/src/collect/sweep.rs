@@ -17,8 +17,8 @@ use vellum_core::units::ChunkId;
 use vellum_core::wire::Reader;
 
 use super::pack::{Fate, Found, Pack, Packable, Packer};
-use super::tight;
 use super::{Collection, go_on};
+use super::{reclaim, tight};
 use crate::chunks::{EncodedFrame, FramePlan, encode_frame, pause};
 use crate::database::{Batch, Durability, Family, Generation};
 use crate::error::StoreError;
@@ -199,6 +199,7 @@ impl<'s> Sweep<'s> {
                 let range = first.header.first()..last.header.first().advance(1);
                 self.drop_durably(now)?;
                 self.flush()?;
+                reclaim::merge_tables_if_names_are_few(self.store);
                 tight::give_back(self.store, &range, self.watch)?;
             }
         }
