@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use vellum_core::hash::ChunkHash;
 use vellum_core::page::{PAGE_SPAN, Page, Run, Slot, bytes_of};
 use vellum_core::tree::{Layer, Node, PageSet, PlanError, Tree, page_of, page_start};
 use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
@@ -228,6 +229,20 @@ impl Disk {
     /// The bytes that page `index` answers for.
     pub(crate) fn bytes_of_page(&self, index: PageIndex) -> Range<u64> {
         bytes_of(self.chunk_len(), index, 0..PAGE_SPAN, &(0..u64::MAX))
+    }
+
+    /// The names of `count` chunks from `first` on.
+    pub(crate) fn chunk_names(
+        &self,
+        first: ChunkId,
+        count: u64,
+    ) -> Result<Vec<ChunkHash>, StoreError> {
+        let mut names = Vec::new();
+        while (names.len() as u64) < count {
+            let done = names.len() as u64;
+            names.extend(self.store.chunk_hashes(first.advance(done), count - done)?);
+        }
+        Ok(names)
     }
 
     /// The pages outside of which everything reads as zeros.

@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{SeekFrom, seek};
 use vellum_core::change_map::{ChangeKind, ChangeMap};
-use vellum_core::source::{ClusterDecoder, Extent, ExtentKind, ImageSource, ReadAt, SourceError};
+use vellum_core::source::{Extent, ExtentKind, ImageSource, ReadAt, SourceError};
 use vellum_core::units::ChunkLen;
-use vellum_formats::{self as formats, Companions, Format};
+use vellum_formats::Format;
+use vellum_formats::input::{InputChoice, InputFormat};
 
-use crate::codec::ClusterCodecs;
-use crate::companions::FolderCompanions;
 use crate::error::StoreError;
+use crate::image_file::ImageFile;
 
 /// Bytes of one piece of data: large enough to keep the lanes of the hash full, small enough that a
 /// few of them are little memory.
@@ -47,17 +47,11 @@ pub(crate) enum Piece {
 pub struct Input {
     name: String,
     /// The format that the file was read as, if it was one.
-    format: Option<Format>,
+    format: Option<InputFormat>,
     kind: InputKind,
     spare: Spare,
 }
 
-type FormatOpener = fn(
-    Format,
-    Arc<dyn ReadAt>,
-    Arc<dyn ClusterDecoder>,
-    &dyn Companions,
-) -> Result<Box<dyn ImageSource>, SourceError>;
 type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
 
 #[expect(
@@ -67,7 +61,7 @@ type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
 enum InputKind {
     /// Anything that can be read at any place.
     Image {
-        source: Box<dyn ImageSource>,
+        source: Arc<dyn ImageSource>,
         at: u64,
         map: Option<ChangeMap>,
         guard: Option<FileGuard>,
@@ -88,7 +82,7 @@ pub struct FileSource {
 }
 
 /// State of a file when it was opened, to be compared with the one at the end.
-struct FileGuard {
+pub(crate) struct FileGuard {
     file: File,
     path: PathBuf,
     opened: Metadata,
@@ -149,46 +143,39 @@ impl ReadAt for FileSource {
 impl Input {
     /// Opens `path` as an image of `format`, whole in itself. With a change map, only what the map
     /// says has changed is read: the map is trusted.
-    pub fn open(path: &Path, format: Format, map: Option<ChangeMap>) -> Result<Self, StoreError> {
-        Self::open_as(path, format, map, formats::open)
-    }
-
-    /// Opens as [`Input::open`], for an import over a parent that the caller knows to be the right
-    /// one: a differencing image opens too, and ranges that it does not have are the parent's.
-    pub fn open_over_parent(
+    pub fn open(
         path: &Path,
-        format: Format,
+        format: impl Into<InputFormat>,
         map: Option<ChangeMap>,
     ) -> Result<Self, StoreError> {
-        Self::open_as(path, format, map, formats::open_over_parent)
+        Self::open_disk(path, format.into(), InputChoice::default(), map)
     }
 
-    fn open_as(
+    /// Opens as [`Input::open`] the disk that `choice` means; over a parent that the caller knows to
+    /// be the right one, ranges that it does not have are the parent's.
+    pub fn open_disk(
         path: &Path,
-        format: Format,
+        format: InputFormat,
+        choice: InputChoice<'_>,
         map: Option<ChangeMap>,
-        open: FormatOpener,
     ) -> Result<Self, StoreError> {
-        let name = path.display().to_string();
         let is_stream = std::fs::metadata(path).is_ok_and(|metadata| {
             metadata.file_type().is_fifo() || metadata.file_type().is_char_device()
         });
-        if is_stream && format == Format::Raw {
+        if is_stream && format == InputFormat::Image(Format::Raw) {
+            let name = path.display().to_string();
             let file = File::open(path).map_err(|source| StoreError::Source {
                 name: name.clone(),
                 source: SourceError::Io { offset: 0, source },
             })?;
             return Ok(Self::stream(Box::new(file), name));
         }
-        let file = FileSource::open(path)?;
-        let guard = FileGuard::new(&file, path)?;
-        let fail = |source| StoreError::Source {
-            name: name.clone(),
-            source,
-        };
-        let companions = FolderCompanions::beside(path);
-        let source = open(format, Arc::new(file), Arc::new(ClusterCodecs), &companions);
-        let source = source.map_err(fail)?;
+        Self::of_file(ImageFile::open(path, format, choice)?, map)
+    }
+
+    /// The disk of an open file; of a change map as in [`Input::open`].
+    pub fn of_file(file: ImageFile, map: Option<ChangeMap>) -> Result<Self, StoreError> {
+        let (name, format, source, guard) = file.into_parts();
         let misfit =
             |error| StoreError::Parameter(format!("the change map does not fit {name}: {error}"));
         let map = map
@@ -213,7 +200,7 @@ impl Input {
     pub fn stream(reader: Box<dyn Read + Send>, name: String) -> Self {
         Self {
             name,
-            format: Some(Format::Raw),
+            format: Some(InputFormat::Image(Format::Raw)),
             kind: InputKind::Stream {
                 reader,
                 at: 0,
@@ -230,7 +217,7 @@ impl Input {
             name,
             format: None,
             kind: InputKind::Image {
-                source,
+                source: source.into(),
                 at: 0,
                 map: None,
                 guard: None,
@@ -247,7 +234,7 @@ impl Input {
 
     /// The format that it is read as, if it comes from a file or through a pipe.
     #[must_use]
-    pub fn format(&self) -> Option<Format> {
+    pub fn format(&self) -> Option<InputFormat> {
         self.format
     }
 
@@ -526,7 +513,7 @@ impl Piece {
 }
 
 impl FileGuard {
-    fn new(source: &FileSource, path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn new(source: &FileSource, path: &Path) -> Result<Self, StoreError> {
         let fail = |error| StoreError::file("read", path, error);
         let file = source.file.try_clone().map_err(fail)?;
         let opened = file.metadata().map_err(fail)?;
@@ -537,7 +524,7 @@ impl FileGuard {
         })
     }
 
-    fn check(&self) -> Result<(), StoreError> {
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
         let now = self
             .file
             .metadata()
