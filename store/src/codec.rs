@@ -4,7 +4,7 @@
 //! no stream can ask for memory.
 
 use std::cell::RefCell;
-use std::io::{Read, Write};
+use std::io::Write;
 
 use vellum_core::frame::FrameCodec;
 use vellum_core::source::{ClusterCodec, ClusterDecoder};
@@ -15,6 +15,7 @@ use crate::records::Compression;
 thread_local! {
     /// Contexts are large (a few MiB) and slow to make: one a thread.
     static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+    static INFLATER: RefCell<flate2::Decompress> = RefCell::new(flate2::Decompress::new(false));
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
@@ -71,6 +72,19 @@ pub fn decompress(
 }
 
 fn decompress_zstd(compressed: &[u8], plain_len: usize) -> Result<Vec<u8>, String> {
+    with_decompressor(|decompressor| {
+        let mut plain = Vec::with_capacity(plain_len);
+        decompressor
+            .decompress_to_buffer(compressed, &mut plain)
+            .map_err(|error| error.to_string())?;
+        Ok(plain)
+    })
+}
+
+/// Lends this thread's context.
+fn with_decompressor<T>(
+    work: impl FnOnce(&mut zstd::bulk::Decompressor<'static>) -> Result<T, String>,
+) -> Result<T, String> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
         let decompressor = match slot {
             Some(decompressor) => decompressor,
@@ -78,11 +92,7 @@ fn decompress_zstd(compressed: &[u8], plain_len: usize) -> Result<Vec<u8>, Strin
                 slot.insert(zstd::bulk::Decompressor::new().map_err(|error| error.to_string())?)
             }
         };
-        let mut plain = Vec::with_capacity(plain_len);
-        decompressor
-            .decompress_to_buffer(compressed, &mut plain)
-            .map_err(|error| error.to_string())?;
-        Ok(plain)
+        work(decompressor)
     })
 }
 
@@ -99,11 +109,35 @@ pub struct ClusterCodecs;
 impl ClusterDecoder for ClusterCodecs {
     fn decode(&self, codec: ClusterCodec, input: &[u8], output: &mut [u8]) -> Result<(), String> {
         match codec {
-            ClusterCodec::Deflate => flate2::read::DeflateDecoder::new(input).read_exact(output),
-            ClusterCodec::Zstd => zstd::stream::read::Decoder::new(input)
-                .and_then(|mut decoder| decoder.read_exact(output)),
+            ClusterCodec::Deflate => inflate(input, output),
+            ClusterCodec::Zstd => {
+                let len = zstd::zstd_safe::find_frame_compressed_size(input)
+                    .map_err(|code| zstd::zstd_safe::get_error_name(code).to_owned())?;
+                let frame = input.get(..len).ok_or("the frame was cut off")?;
+                with_decompressor(|decompressor| {
+                    let len = decompressor.decompress_to_buffer(frame, output);
+                    expect_len(len.map_err(|error| error.to_string())?, output.len())
+                })
+            }
         }
-        .map_err(|error| error.to_string())
+    }
+}
+
+/// Undoes raw deflate. The output is the window, so nothing is copied twice.
+fn inflate(input: &[u8], output: &mut [u8]) -> Result<(), String> {
+    INFLATER.with_borrow_mut(|inflater| {
+        inflater.reset(false);
+        let done = inflater.decompress(input, output, flate2::FlushDecompress::Finish);
+        done.map_err(|error| error.to_string())?;
+        expect_len(inflater.total_out() as usize, output.len())
+    })
+}
+
+fn expect_len(len: usize, expected: usize) -> Result<(), String> {
+    if len == expected {
+        Ok(())
+    } else {
+        Err(format!("{len} bytes instead of {expected}"))
     }
 }
 

@@ -28,7 +28,6 @@ const PIECE_LEN: u64 = 1 << 20;
 const SPARE_BUFFERS_MAX: usize = 16;
 
 /// Part of an import's content. Starts on the chunk grid; ends on it, or at the end of the disk.
-#[derive(Debug)]
 pub(crate) enum Piece {
     /// Bytes. `absent` are ranges within that the source says nothing of, read as zeros: the
     /// parent's bytes belong there.
@@ -41,6 +40,16 @@ pub(crate) enum Piece {
     Zero { start: u64, len: u64 },
     /// The source says nothing: the parent's content.
     Absent { start: u64, len: u64 },
+    /// Bytes that are still to be read, on whichever thread has time.
+    Unread(UnreadPiece),
+}
+
+/// Data of an image whose reading costs more than the system's part of it.
+pub(crate) struct UnreadPiece {
+    source: Arc<dyn ImageSource>,
+    name: String,
+    range: Range<u64>,
+    spare: SpareBuffers,
 }
 
 /// A file, device or pipe whose content is to be imported.
@@ -267,18 +276,45 @@ impl Input {
         SpareBuffers(Arc::clone(&self.spare))
     }
 
+    /// The next piece as [`Input::next`]; data that has to be decoded is left unread.
+    pub(crate) fn next_unread(&mut self, chunk_len: ChunkLen) -> Result<Option<Piece>, StoreError> {
+        let is_plain = self.format == Some(InputFormat::Image(Format::Raw));
+        self.next_piece(chunk_len, !is_plain)
+    }
+
     /// The next piece, in order and gap-free but for what a change map says is the same.
     pub(crate) fn next(&mut self, chunk_len: ChunkLen) -> Result<Option<Piece>, StoreError> {
+        self.next_piece(chunk_len, false)
+    }
+
+    fn next_piece(
+        &mut self,
+        chunk_len: ChunkLen,
+        may_be_unread: bool,
+    ) -> Result<Option<Piece>, StoreError> {
         let name = &self.name;
-        let fail = |source| StoreError::Source {
-            name: name.clone(),
-            source,
-        };
+        let fail = |error| StoreError::of_source(name, error);
         let spare = SpareBuffers(Arc::clone(&self.spare));
         match &mut self.kind {
             InputKind::Image {
                 source, at, map, ..
-            } => next_of_image(source.as_ref(), at, map.as_ref(), chunk_len, &spare).map_err(fail),
+            } => {
+                let read = |range: Range<u64>| {
+                    let unread = UnreadPiece {
+                        source: Arc::clone(source),
+                        name: name.clone(),
+                        range,
+                        spare: spare.clone(),
+                    };
+                    if may_be_unread {
+                        Ok(Piece::Unread(unread))
+                    } else {
+                        unread.read_now()
+                    }
+                };
+                next_of_image(source.as_ref(), at, map.as_ref(), chunk_len, &spare, &read)
+                    .map_err(fail)
+            }
             InputKind::Stream { reader, at, ended } => {
                 next_of_stream(reader.as_mut(), at, ended, chunk_len, &spare).map_err(fail)
             }
@@ -329,6 +365,7 @@ fn next_of_image(
     map: Option<&ChangeMap>,
     chunk_len: ChunkLen,
     spare: &SpareBuffers,
+    read: &dyn Fn(Range<u64>) -> Result<Piece, SourceError>,
 ) -> Result<Option<Piece>, SourceError> {
     while *at < source.len() {
         let start = *at;
@@ -337,7 +374,7 @@ fn next_of_image(
         let piece = match extent.kind {
             // Less than a chunk of one kind: read the chunk whole, whatever is in it.
             _ if whole_end <= start => read_mixed(source, map, start, chunk_len, spare)?,
-            Kind::Data => read_data(source, start..whole_end.min(start + PIECE_LEN), spare)?,
+            Kind::Data => read(start..whole_end.min(start + PIECE_LEN))?,
             Kind::Zero => Piece::Zero {
                 start,
                 len: whole_end - start,
@@ -421,18 +458,32 @@ fn kind_of(extent: Extent) -> Kind {
     }
 }
 
-fn read_data(
-    source: &dyn ImageSource,
-    range: Range<u64>,
-    spare: &SpareBuffers,
-) -> Result<Piece, SourceError> {
-    let mut bytes = spare.take((range.end - range.start) as usize);
-    source.read_at(&mut bytes, range.start)?;
-    Ok(Piece::Data {
-        start: range.start,
-        bytes,
-        absent: Vec::new(),
-    })
+impl UnreadPiece {
+    /// Where it begins.
+    pub(crate) fn start(&self) -> u64 {
+        self.range.start
+    }
+
+    /// Its bytes.
+    pub(crate) fn read(self) -> Result<Vec<u8>, StoreError> {
+        self.bytes()
+            .map_err(|error| StoreError::of_source(&self.name, error))
+    }
+
+    fn read_now(self) -> Result<Piece, SourceError> {
+        Ok(Piece::Data {
+            start: self.range.start,
+            bytes: self.bytes()?,
+            absent: Vec::new(),
+        })
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>, SourceError> {
+        let len = self.range.end - self.range.start;
+        let mut bytes = self.spare.take(len as usize);
+        self.source.read_at(&mut bytes, self.range.start)?;
+        Ok(bytes)
+    }
 }
 
 /// One chunk in which extents of several kinds meet.
@@ -508,6 +559,7 @@ impl Piece {
         match self {
             Self::Data { start, bytes, .. } => start + bytes.len() as u64,
             Self::Zero { start, len } | Self::Absent { start, len } => start + len,
+            Self::Unread(unread) => unread.range.end,
         }
     }
 }
