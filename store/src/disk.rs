@@ -101,6 +101,15 @@ impl Hole {
         Self { range, reason }
     }
 
+    /// The part of it inside `range`.
+    pub(crate) fn within(self, range: &Range<u64>) -> Option<Self> {
+        let part = self.range.start.max(range.start)..self.range.end.min(range.end);
+        (!part.is_empty()).then_some(Self {
+            range: part,
+            reason: self.reason,
+        })
+    }
+
     /// Joins those of `holes` that touch each other and have one reason, in the order of the disk.
     pub(crate) fn joined(mut holes: Vec<Self>) -> Vec<Self> {
         holes.sort_by_key(|hole| hole.range.start);

@@ -2,6 +2,7 @@
 //! identity of content, which says the same of the same bytes on every machine.
 
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use vellum_core::hash::{ChunkHash, is_zero};
@@ -10,9 +11,9 @@ use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
 use vellum_core::tree::{Node, PageSet, page_of, page_start};
 use vellum_core::units::PageIndex;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Hole};
 use crate::error::StoreError;
-use crate::image_file::source_error;
+use crate::export::Unreadable;
 use crate::pieces::Input;
 use crate::store::Store;
 use crate::watch::{Progress, Watch};
@@ -25,7 +26,7 @@ const PIECES_AT_ONCE: usize = 32;
 impl Store {
     /// The content of an image or snapshot, as something that can be measured or imported.
     pub fn input(&self, node: Node) -> Result<Input, StoreError> {
-        let source = DiskSource::new(self.still_disk(node)?);
+        let source = DiskSource::new(self.still_disk(node)?, Unreadable::Fail);
         let name = source.disk.name().to_owned();
         Ok(Input::source(Box::new(source), name))
     }
@@ -35,16 +36,53 @@ impl Store {
 pub struct DiskSource {
     disk: Disk,
     mapped: PageSet,
+    unreadable: Unreadable,
+    holes: Mutex<Vec<Hole>>,
 }
 
 impl DiskSource {
-    /// Of `disk`.
+    /// Of `disk`; `unreadable` decides the reaction to damage.
     #[must_use]
-    pub fn new(disk: Disk) -> Self {
+    pub fn new(disk: Disk, unreadable: Unreadable) -> Self {
         Self {
             mapped: disk.mapped_pages(),
             disk,
+            unreadable,
+            holes: Mutex::default(),
         }
+    }
+
+    /// The ranges that could not be read so far, in the order of the disk.
+    #[must_use]
+    pub fn holes(&self) -> Vec<Hole> {
+        let mut holes = self.noted().clone();
+        holes.sort_by_key(|hole| hole.range.start);
+        // What was read twice was noted twice.
+        let mut end = 0;
+        holes.retain_mut(|hole| {
+            hole.range.start = hole.range.start.max(end);
+            end = end.max(hole.range.end);
+            !hole.range.is_empty()
+        });
+        Hole::joined(holes)
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Vec<Hole>> {
+        self.holes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads as far as can be read, zeros in place of the rest.
+    fn read_readable(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        let range = offset..offset + buffer.len() as u64;
+        let page = |index| {
+            let (page, holes) = self.disk.readable_page(index)?;
+            let inside = holes.into_iter().filter_map(|hole| hole.within(&range));
+            self.noted().extend(inside);
+            Ok(page)
+        };
+        let holes = self.disk.read_readable(&page, buffer, offset)?;
+        self.noted().extend(holes);
+        Ok(())
     }
 
     /// The disk.
@@ -77,7 +115,10 @@ impl ImageSource for DiskSource {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
-        let read = self.disk.read_at(buffer, offset);
+        let read = match self.unreadable {
+            Unreadable::Fail => self.disk.read_at(buffer, offset),
+            Unreadable::Skip => self.read_readable(buffer, offset),
+        };
         read.map_err(|error| SourceError::Io {
             offset,
             source: io::Error::other(error),
@@ -130,7 +171,7 @@ pub fn content_identity(
         if at < source.len() && pieces.len() < PIECES_AT_ONCE {
             let extent = source
                 .extent_at(at)
-                .map_err(|error| source_error(name, error))?;
+                .map_err(|error| StoreError::of_source(name, error))?;
             let piece_end = (at + PIECE_LEN).min(source.len());
             if extent.kind != ExtentKind::Data && extent.end() >= piece_end {
                 at = piece_end.max(extent.end() / PIECE_LEN * PIECE_LEN);
@@ -148,7 +189,7 @@ pub fn content_identity(
                 Ok((!is_zero(&bytes)).then(|| ChunkHash::of(&bytes)))
             })
             .collect::<Result<_, _>>()
-            .map_err(|error| source_error(name, error))?;
+            .map_err(|error| StoreError::of_source(name, error))?;
         for (piece, hash) in pieces.drain(..).zip(hashed) {
             if let Some(hash) = hash {
                 rolling.add(piece.start / PIECE_LEN, &hash);

@@ -211,6 +211,23 @@ impl StoreError {
         Some(hint)
     }
 
+    /// The failure to read the source called `name`: what was a store's error before a source told
+    /// it, is that again.
+    #[must_use]
+    pub fn of_source(name: &str, error: SourceError) -> Self {
+        let wrapped = |source| Self::Source {
+            name: name.to_owned(),
+            source,
+        };
+        match error {
+            SourceError::Io { offset, source } => match source.downcast::<Self>() {
+                Ok(error) => error,
+                Err(source) => wrapped(SourceError::Io { offset, source }),
+            },
+            other => wrapped(other),
+        }
+    }
+
     /// Turns the system's error about `what` into an error of the store, told apart by whether the
     /// disk is full.
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {

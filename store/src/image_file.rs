@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use vellum_core::source::{ImageSource, ReadAt, SourceError};
+use vellum_core::source::{ImageSource, ReadAt};
 use vellum_formats::ImageFacts;
 use vellum_formats::input::{ContainedDisk, InputChoice, InputFormat};
 
@@ -113,19 +113,4 @@ pub fn contained_disks(path: &Path, format: InputFormat) -> Result<Vec<Contained
         name: path.display().to_string(),
         source,
     })
-}
-
-/// An error of a source as one of the store: what was a store's error once is that again.
-pub(crate) fn source_error(name: &str, error: SourceError) -> StoreError {
-    let wrapped = |source| StoreError::Source {
-        name: name.to_owned(),
-        source,
-    };
-    match error {
-        SourceError::Io { offset, source } => match source.downcast::<StoreError>() {
-            Ok(error) => error,
-            Err(source) => wrapped(SourceError::Io { offset, source }),
-        },
-        other => wrapped(other),
-    }
 }

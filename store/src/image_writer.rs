@@ -19,7 +19,6 @@ use crate::codec::ClusterCodecs;
 use crate::destination::{Destination, FilePlace, OPEN_ALREADY, open_device, open_stream};
 use crate::error::StoreError;
 use crate::export::ExportTarget;
-use crate::image_file::source_error;
 use crate::partial::{NewFileMode, PartialFile};
 use crate::watch::{Progress, Watch};
 
@@ -154,7 +153,7 @@ impl ImageWriting<'_> {
         };
         let written = write_image(self.format, &source, self.options, &ClusterCodecs, target);
         written.map_err(|error| match error {
-            WriteError::Source(error) => source_error(self.name, error),
+            WriteError::Source(error) => StoreError::of_source(self.name, error),
             WriteError::Target { source, .. } => fail(source),
             impossible @ WriteError::Impossible { .. } => {
                 StoreError::Parameter(impossible.to_string())

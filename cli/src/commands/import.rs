@@ -14,6 +14,7 @@ use vellum_core::name::Name;
 use vellum_core::source::SourceError;
 use vellum_core::tree::Node;
 use vellum_formats::Format;
+use vellum_formats::input::InputFormat;
 use vellum_store::{
     ImportOptions, ImportReport, ImportRequest, ImportTarget, Input, Store, StoreError,
 };
@@ -25,10 +26,11 @@ use crate::output::page::{Page, plural};
 use crate::output::{Answer, report, time};
 use crate::patience::Patient;
 use crate::session::Session;
-use crate::source_format::{self, Expected, ExpectedImage};
+use crate::source_format::{self, Expected, ExpectedImage, FileArgs};
 use crate::stream::{CommandOutput, JudgedStream, NoDisk, StreamJudge, WholeStream};
 use crate::{lookup, size};
 
+const RAW: InputFormat = InputFormat::Image(Format::Raw);
 /// The longest change map that is read: some million ranges.
 const CHANGE_MAP_LEN_MAX: u64 = 256 << 20;
 const EXAMPLES: &str = "\
@@ -36,12 +38,19 @@ Example:
   vellum import disk.raw web --snapshot monday
   vellum import disk.raw web --update --snapshot tuesday
   vellum import --size 40G - db -- ssh db cat /dev/vda
+  vellum import disk.qcow2 web            # so also .vdi, .vmdk, .vhd, .vhdx: read as their signature says
+  vellum import child.vdi web -b parent   # a differencing image, over the parent imported before
+  vellum import machine.ova web --disk web-disk1.vmdk
+  vellum import vzdump-qemu-100.vma web --disk drive-scsi0   # unpack .vma.zst or .vma.gz first
+  vellum import root.hdd/root.hdd.0.{…}.hds web   # Parallels: the .hds inside the .hdd
+  vellum import vda.full.data web         # virtnbdbackup, written without its --compress
+  vellum import vda.inc.virtnbdbackup.1.data later -b web   # an increment, over the one before
 
-A pipe does not tell whether the program before it failed. With -- COMMAND Vellum runs the program \
+No other file is opened but a VMDK's extents beside it. A pipe does not tell whether the program before it failed. With -- COMMAND Vellum runs the program \
 itself and stores nothing if it fails; with --size it stores nothing if another number of bytes comes.";
 
-/// Store a disk: an image file (raw, qcow2, VDI, VMDK, VHD, VHDX), a block device, or what comes
-/// through a pipe
+/// Store a disk: a file of any format (raw, qcow2, VDI, VMDK, VHD, VHDX, OVA, VMA, Parallels,
+/// virtnbdbackup), a block device, or what comes through a pipe
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -49,10 +58,8 @@ pub(crate) struct Args {
     file: PathBuf,
     /// The new image's name, or with --update the name of one that is there
     name: String,
-    /// raw, qcow2, vdi, vmdk, vhd or vhdx; without it what an image's earlier states came from, and of a new image the
-    /// file's signature decides. No other file is opened
-    #[arg(short, long)]
-    format: Option<Format>,
+    #[command(flatten)]
+    input: FileArgs,
     /// Store only what differs from this image or snapshot
     #[arg(
         short = 'b',
@@ -143,7 +150,7 @@ fn check(args: &Args, session: &Session) -> Result<(), Failure> {
             "import a file instead",
         ));
     }
-    if let Some(format) = args.format.filter(|format| piped && *format != Format::Raw) {
+    if let Some(format) = args.input.format.filter(|format| piped && *format != RAW) {
         return Err(Failure::usage(
             format!("{format} is read here and there, and a pipe goes by once"),
             "write it to a file first, and import that",
@@ -189,7 +196,7 @@ fn target(args: &Args, store: &Store) -> Result<ImportTarget, Failure> {
 /// The facts about the file before it is looked at.
 fn expected(args: &Args, store: &Store, target: &ImportTarget) -> Result<Expected, Failure> {
     let image = match target {
-        ImportTarget::Update(image) if args.format.is_none() => {
+        ImportTarget::Update(image) if args.input.format.is_none() => {
             let node = Node::Image(*image);
             Some(ExpectedImage::of(&store.tree(), node, false)?)
         }
@@ -200,7 +207,7 @@ fn expected(args: &Args, store: &Store, target: &ImportTarget) -> Result<Expecte
         ImportTarget::New { .. } => None,
     };
     Ok(Expected {
-        said: args.format,
+        said: args.input.format,
         image,
     })
 }
@@ -214,7 +221,7 @@ fn input(args: &Args, expected: &Expected, session: &Session) -> Result<Input, F
             .as_deref()
             .map(|map| change_map(map, &session.caller))
             .transpose()?;
-        let is_raw = args.format.is_none_or(|format| format == Format::Raw);
+        let is_raw = args.input.format.is_none_or(|format| format == RAW);
         if is_raw && map.is_none() && is_stream(&path) {
             // A pipe's opening would wait for its other end.
             let opened = File::options()
@@ -225,14 +232,11 @@ fn input(args: &Args, expected: &Expected, session: &Session) -> Result<Input, F
             let reader = Patient::new(file, session.signals.clone());
             return Ok(stream(args, expected, session, name, reader));
         }
-        let format = source_format::of_file(&path, &name, expected, session)?;
         // Over a parent that the person names, a differencing image is read as what it changes.
-        let open = if args.parent.is_some() {
-            Input::open_over_parent
-        } else {
-            Input::open
-        };
-        return Ok(open(&path, format, map)?);
+        let is_over_parent = args.parent.is_some();
+        let file =
+            source_format::open_as(&args.file, &args.input, expected, is_over_parent, session)?;
+        return Ok(Input::of_file(file, map)?);
     }
     if let Some(program) = args.command.first() {
         let output = CommandOutput::start(&args.command, &session.caller)?;
