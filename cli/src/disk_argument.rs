@@ -20,7 +20,7 @@ pub(crate) enum DiskArgument {
     /// An image or snapshot.
     Node(Store, Node),
     /// A file.
-    File(ImageFile),
+    File(Box<ImageFile>),
 }
 
 /// A disk that is read, wherever it is.
@@ -35,12 +35,11 @@ impl DiskArgument {
     pub(crate) fn find(word: &str, args: &FileArgs, session: &Session) -> Result<Self, Failure> {
         Ok(match Self::find_node(word, args, session)? {
             Some((store, node)) => Self::Node(store, node),
-            None => Self::File(source_format::open(
-                Path::new(word),
-                args,
-                &args.expected(),
-                session,
-            )?),
+            None => {
+                let (path, expected) = (Path::new(word), args.expected());
+                let file = source_format::open(path, args, &expected, session)?;
+                Self::File(Box::new(file))
+            }
         })
     }
 

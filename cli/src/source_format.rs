@@ -294,6 +294,7 @@ fn guess(name: &str, seen: &Probe) -> Result<Reading, Failure> {
     let verdict = seen.verdict();
     match (verdict, verdict.input()) {
         (Verdict::Raw, _) => Ok(Reading::silent(RAW)),
+        (_, Some(format)) if ends_as(name, format) => Ok(Reading::silent(format)),
         (_, Some(format)) => Ok(Reading::noticed(
             format,
             Notice::Remark(format!(
@@ -313,6 +314,17 @@ fn guess(name: &str, seen: &Probe) -> Result<Reading, Failure> {
             format!("{name}: {seen}"),
             "say -f raw if it is a guest's disk",
         )),
+    }
+}
+
+/// True if the file's name says by its ending that it is of `format`.
+fn ends_as(name: &str, format: InputFormat) -> bool {
+    let ending = Path::new(name).extension();
+    let ending = ending.and_then(|ending| ending.to_str());
+    let ending = ending.unwrap_or_default().to_ascii_lowercase();
+    match format {
+        InputFormat::Parallels => ["hds", "hdd"].contains(&ending.as_str()),
+        format => ending.parse() == Ok(format),
     }
 }
 

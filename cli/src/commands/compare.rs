@@ -120,7 +120,7 @@ fn open(
             failure
         }
     })?;
-    DiskArgument::File(file).read(&path.display().to_string())
+    DiskArgument::File(Box::new(file)).read(&path.display().to_string())
 }
 
 impl Args {

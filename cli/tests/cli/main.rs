@@ -7,6 +7,8 @@ mod bucket;
 mod damage;
 mod exit_codes;
 mod files;
+mod foreign;
+mod formats;
 mod full_disk;
 mod guests;
 mod healing;
