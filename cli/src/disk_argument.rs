@@ -33,14 +33,12 @@ pub(crate) struct ReadDisk {
 impl DiskArgument {
     /// Finds and opens what `word` means.
     pub(crate) fn find(word: &str, args: &FileArgs, session: &Session) -> Result<Self, Failure> {
-        Ok(match Self::find_node(word, args, session)? {
-            Some((store, node)) => Self::Node(store, node),
-            None => {
-                let (path, expected) = (Path::new(word), args.expected());
-                let file = source_format::open(path, args, &expected, session)?;
-                Self::File(Box::new(file))
-            }
-        })
+        if let Some((store, node)) = Self::find_node(word, args, session)? {
+            return Ok(Self::Node(store, node));
+        }
+        let (path, expected) = (Path::new(word), args.expected());
+        let file = source_format::open(path, args, &expected, session)?;
+        Ok(Self::File(Box::new(file)))
     }
 
     /// The image or snapshot that `word` means; none if it means a file.

@@ -27,11 +27,11 @@ Example:
   vellum export web - | ssh host 'cat > /dev/vdb'
   vellum export web rest.raw --holes
 
-A file gets its name when it is whole; its zeros are holes, and nobody else may read it. One that is
-replaced (--force) stays whose it was. A link is followed. Standard output gets every byte, or a format
-that goes forward: vmdk -o subformat=streamOptimized, vdi or vhd -o subformat=fixed. What is damaged
-ends an export without a file, unless --holes is there: exit code 3 then says that something was left
-out. The same image gives the same bytes on every machine.")]
+A file gets its name when it is whole; its zeros are holes, and nobody else may read it. One that is \
+replaced (--force) stays whose it was. A link is followed. Standard output gets every byte, or a \
+format that goes forward: vmdk -o subformat=streamOptimized, vdi or vhd -o subformat=fixed. What is \
+damaged ends an export without a file, unless --holes is there: exit code 3 then says that something \
+was left out. The same image gives the same bytes on every machine.")]
 pub(crate) struct Args {
     /// The image or snapshot
     #[arg(value_name = "IMAGE[@SNAPSHOT]")]

@@ -35,19 +35,21 @@ const RAW: InputFormat = InputFormat::Image(Format::Raw);
 const CHANGE_MAP_LEN_MAX: u64 = 256 << 20;
 const EXAMPLES: &str = "\
 Example:
-  vellum import disk.raw web --snapshot monday
-  vellum import disk.raw web --update --snapshot tuesday
+  vellum import disk.qcow2 web --snapshot monday
+  vellum import disk.qcow2 web --update --snapshot tuesday
   vellum import --size 40G - db -- ssh db cat /dev/vda
-  vellum import disk.qcow2 web            # so also .vdi, .vmdk, .vhd, .vhdx: read as their signature says
-  vellum import child.vdi web -b parent   # a differencing image, over the parent imported before
-  vellum import machine.ova web --disk web-disk1.vmdk
-  vellum import vzdump-qemu-100.vma web --disk drive-scsi0   # unpack .vma.zst or .vma.gz first
-  vellum import root.hdd/root.hdd.0.{…}.hds web   # Parallels: the .hds inside the .hdd
-  vellum import vda.full.data web         # virtnbdbackup, written without its --compress
-  vellum import vda.inc.virtnbdbackup.1.data later -b web   # an increment, over the one before
 
-No other file is opened but a VMDK's extents beside it. A pipe does not tell whether the program before it failed. With -- COMMAND Vellum runs the program \
-itself and stores nothing if it fails; with --size it stores nothing if another number of bytes comes.";
+What other programs made:
+  OVA: machine.ova web; of several disks --disk chooses (`vellum info machine.ova` lists them)
+  Proxmox: unpack backup.vma.zst, then backup.vma web --disk drive-scsi0
+  Parallels: the .hds in the .hdd folder; that of a snapshot over the one before, with -b
+  virtnbdbackup (without its --compress): vda.full.data web, then each vda.inc.….data with -b
+  VirtualBox, VMware, Hyper-V: a differencing disk over its parent, which came before, with -b
+  qcow2 with a backing file: likewise; of the snapshots inside `vellum info` tells
+
+No other file is opened but a VMDK's extents beside it. A pipe does not tell whether the program \
+before it failed. With -- COMMAND Vellum runs the program itself and stores nothing if it fails; \
+with --size it stores nothing if another number of bytes comes.";
 
 /// Store a disk: a file of any format (raw, qcow2, VDI, VMDK, VHD, VHDX, OVA, VMA, Parallels,
 /// virtnbdbackup), a block device, or what comes through a pipe

@@ -20,7 +20,7 @@ use crate::source_format;
 Example:
   vellum probe disk.img
 
-Looks at signatures alone: `vellum info FILE` reads the headers. Exit code 1 says that no one format
+Looks at signatures alone: `vellum info FILE` reads the headers. Exit code 1 says that no one format \
 fits: it is something else, or several things at once.")]
 pub(crate) struct Args {
     /// The file

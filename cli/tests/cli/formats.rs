@@ -240,8 +240,10 @@ fn a_source_that_is_damaged_leaves_no_file() {
     let sandbox = with_disk();
     qemu_img(&sandbox, "convert -c -O qcow2 disk.raw packed.qcow2");
     let mut bytes = fs::read(sandbox.path("packed.qcow2")).expect("made");
-    let middle = bytes.len() / 2;
-    bytes[middle..middle + 4096].fill(0xff);
+    // Some of it hits compressed clusters; noise is kept as it is, and no format has sums of it.
+    for start in (5 << 16..bytes.len() - 4096).step_by(1 << 16) {
+        bytes[start..start + 4096].fill(0xff);
+    }
     fs::write(sandbox.path("packed.qcow2"), bytes).expect("room");
     let before = fs::read_dir(sandbox.path("")).expect("there").count();
     for target in ["out.raw", "out.vdi", "out.qcow2"] {
@@ -439,9 +441,9 @@ fn one_of_several_disks_in_an_archive_is_named() {
         let same = sandbox.run(["compare", image, "disk.raw"]);
         assert_eq!(same.code, Some(0), "{same:?}");
     }
-    client_succeeds(&sandbox, "tar", &["-cf", "none.tar", "vm.ovf"]);
+    client_succeeds(&sandbox, "tar", &["-cf", "none.ova", "vm.ovf"]);
     sandbox
-        .run(["import", "none.tar", "x"])
+        .run(["import", "none.ova", "x"])
         .expect_error(1, "no disk");
 }
 

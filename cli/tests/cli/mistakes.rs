@@ -38,7 +38,7 @@ const LOOKING: [&str; 25] = [
     "backup key list",
 ];
 /// Verbs that take no name of what is there, or only look at one to make something new.
-const NAMELESS: [&str; 22] = [
+const NAMELESS: [&str; 24] = [
     "source add",
     "init",
     "create",
@@ -53,6 +53,8 @@ const NAMELESS: [&str; 22] = [
     "serve",
     "mount",
     "completions",
+    "convert",
+    "probe",
     "man",
     "machine create",
     "backup init",
@@ -211,7 +213,7 @@ const OTHERS: Rows = &[
     ("import x.zip new", &["a zip archive"]),
     ("import x.7z new", &["a 7z archive"]),
     ("import x.ova new", &["not a valid ova image"]),
-    ("import x.vma new", &["not a valid vma image"]),
+    ("import x.vma new", &["vma image", "version 0"]),
     ("import x.ovf new", &["XML"]),
     ("import x.stream new", &["vellum send", "vellum receive"]),
     ("import both new", &["several things", "-f raw"]),
