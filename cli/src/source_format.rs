@@ -140,7 +140,11 @@ pub(crate) fn open_as(
         is_over_parent,
     };
     let opened = ImageFile::open(&path, format, choice);
-    opened.map_err(|error| unopened(error, &path, format, args))
+    let opened = opened.map_err(|error| unopened(error, &path, format, args))?;
+    for note in &opened.facts().notes {
+        session.warn(&format!("{name}: {note}"));
+    }
+    Ok(opened)
 }
 
 /// The failure to open a disk, with advice that is true of it.

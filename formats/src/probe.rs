@@ -51,7 +51,7 @@ const VDI_MAGIC: &[u8] = &0xbeda_107f_u32.to_le_bytes();
 const VHD_MAGIC: &[u8] = b"conectix";
 
 /// Signatures at the start that say all alone what follows.
-const PLAIN_SIGNATURES: [(&[u8], Container); 37] = [
+const PLAIN_SIGNATURES: [(&[u8], Container); 38] = [
     (b"QED\0", Container::Qed),
     (b"WithoutFreeSpace", Container::Parallels),
     (b"WithouFreSpacExt", Container::Parallels),
@@ -89,6 +89,7 @@ const PLAIN_SIGNATURES: [(&[u8], Container); 37] = [
     (b"Rar!\x1a\x07", Container::Rar),
     (b"070701", Container::Cpio),
     (b"<?xml", Container::Xml),
+    (b"<domain ", Container::Xml),
 ];
 
 /// A file format that wraps a disk, or something else than a disk, recognised by its signature.

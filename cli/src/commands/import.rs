@@ -111,8 +111,13 @@ struct Imported {
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     check(args, session)?;
     let store = session.open_to_write()?;
-    let target = target(args, &store)?;
-    let expected = expected(args, &store, &target)?;
+    bring_in(args, &store, session)?;
+    Ok(Outcome::Done)
+}
+
+fn bring_in(args: &Args, store: &Store, session: &mut Session) -> Result<(), Failure> {
+    let target = target(args, store)?;
+    let expected = expected(args, store, &target)?;
     let input = input(args, &expected, session)?;
     for sentence in input.left_behind() {
         session.warn(&format!("{} {sentence}", input.name()));
@@ -132,8 +137,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let name = store.tree().display(report.node);
     session
         .output
-        .summary(&Imported::new(name, &report, seconds.as_secs_f64()))?;
-    Ok(Outcome::Done)
+        .summary(&Imported::new(name, &report, seconds.as_secs_f64()))
 }
 
 /// Checks the rules that clap cannot know.
@@ -292,6 +296,30 @@ fn change_map(path: &Path, caller: &Caller) -> Result<ChangeMap, Failure> {
         )
     };
     ChangeMap::parse(&bytes).map_err(misread)
+}
+
+/// Stores the disk in `file` as image `name`: as its new state if it is there, else as a new image.
+pub(super) fn store_file(
+    file: &Path,
+    input: &FileArgs,
+    name: &str,
+    store: &Store,
+    session: &mut Session,
+) -> Result<(), Failure> {
+    let is_there = store.find_whole(name).is_ok();
+    let args = Args {
+        file: file.to_owned(),
+        name: name.to_owned(),
+        input: input.clone(),
+        parent: None,
+        update: is_there,
+        snapshot: None,
+        change_map: None,
+        verify: false,
+        size: None,
+        command: Vec::new(),
+    };
+    bring_in(&args, store, session)
 }
 
 /// An interruption may reach the source first.

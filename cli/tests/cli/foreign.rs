@@ -92,9 +92,17 @@ fn vellum(sandbox: &Sandbox, words: &[&str]) -> Result<Run, String> {
     }
 }
 
-fn first_line(text: &str) -> String {
-    let line = text.lines().find(|line| line.starts_with("error: "));
-    line.unwrap_or(text.trim()).to_owned()
+/// The error in a program's words, without its name and the file's.
+fn first_line(text: &str, file: &str) -> String {
+    let mut lines = text.lines().filter(|line| !line.is_empty());
+    let line = lines.clone().find(|line| line.starts_with("error: "));
+    let line = line.or_else(|| lines.next()).unwrap_or_default();
+    let line = line
+        .trim_start_matches("error: ")
+        .trim_start_matches("qemu-img: ");
+    line.trim_start_matches(file)
+        .trim_start_matches(": ")
+        .to_owned()
 }
 
 /// Reads the disk at `file` whole, and holds it against what qemu-img finds.
@@ -123,14 +131,18 @@ fn read_whole(
         if run.code == Some(0) {
             Ok(())
         } else {
-            Err(first_line(&run.stderr))
+            Err(first_line(&run.stderr, file))
         }
     };
     Ok(match (ours.code, theirs) {
         (Some(0), Ok(())) => {
+            let lens = ["ours.raw", "theirs.raw"]
+                .map(|name| fs::metadata(sandbox.path(name)).expect("written").len());
+            if lens[0] != lens[1] {
+                return Err(format!("WRONG: {} bytes, not {}", lens[0], lens[1]));
+            }
             let words = [
                 "compare",
-                "-s",
                 "-f",
                 "raw",
                 "-F",
@@ -147,20 +159,19 @@ fn read_whole(
         (Some(0), Err(theirs)) => format!("read; qemu-img: {theirs}"),
         (_, Ok(())) => format!(
             "refused ({}), which qemu-img reads",
-            first_line(&ours.stderr)
+            first_line(&ours.stderr, file)
         ),
-        (_, Err(_)) => format!("refused by both: {}", first_line(&ours.stderr)),
+        (_, Err(_)) => format!("refused by both: {}", first_line(&ours.stderr, file)),
     })
 }
 
 fn judge(sandbox: &Sandbox, path: &Path) -> Verdict {
-    let file = path.to_str().expect("names of such files are text");
+    let inside = path
+        .strip_prefix(sandbox.path(""))
+        .expect("it was put there");
+    let file = inside.to_str().expect("names of such files are text");
     let mut verdict = Verdict {
-        file: path
-            .strip_prefix(sandbox.path("files"))
-            .expect("it was put there")
-            .display()
-            .to_string(),
+        file: file.trim_start_matches("files/").to_owned(),
         format: "?".to_owned(),
         told: String::new(),
         is_wrong: false,

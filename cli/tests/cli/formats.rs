@@ -464,3 +464,46 @@ fn a_point_of_a_repository_is_restored_in_any_format() {
         verify_by_qemu(&sandbox, file, format, has_check);
     }
 }
+
+#[test]
+fn a_file_is_pushed_as_the_next_state_of_its_image() {
+    let sandbox = with_disk();
+    let run = |words: &[&str]| {
+        let mut command = sandbox.command(words);
+        command.env("VELLUM_PASSWORD", "correct horse");
+        Run::of(command.output().expect("it starts"))
+    };
+    let succeed = |words: &[&str]| {
+        let run = run(words);
+        assert_eq!(run.code, Some(0), "{words:?}: {run:?}");
+        run.stdout
+    };
+    succeed(&["backup", "init", "repo"]);
+    sandbox.succeed([
+        "convert",
+        "disk.raw",
+        "x.qcow2",
+        "-o",
+        "compression_type=zstd",
+    ]);
+    let push = ["backup", "push", "repo", "web", "--from-file", "x.qcow2"];
+    succeed(&push);
+    let write = ["-f", "qcow2", "-c", "write -q -P 9 1M 64k", "x.qcow2"];
+    client_succeeds(&sandbox, "qemu-io", &write);
+    succeed(&push);
+    let points = succeed(&["backup", "list", "repo", "--json"]);
+    assert_eq!(points.matches("\"web\"").count(), 2, "{points}");
+    succeed(&["backup", "restore", "repo", "web", "y.vdi"]);
+    let words = ["compare", "-f", "qcow2", "-F", "vdi", "x.qcow2", "y.vdi"];
+    client_succeeds(&sandbox, "qemu-img", &words);
+    let two = [
+        "backup",
+        "push",
+        "repo",
+        "web",
+        "db",
+        "--from-file",
+        "x.qcow2",
+    ];
+    run(&two).expect_error(2, "one image's state");
+}
