@@ -182,7 +182,12 @@ impl ShownBitmap {
 impl Answer for FileFacts {
     fn show(&self, page: &mut Page) -> io::Result<()> {
         page.field("file", &self.file)?;
-        page.field("format", format!("{} ({})", self.format, self.variant))?;
+        let is_plain = self.variant == self.format;
+        let variant = (!is_plain).then(|| format!(" ({})", self.variant));
+        page.field(
+            "format",
+            format!("{}{}", self.format, variant.unwrap_or_default()),
+        )?;
         let size = page.size(self.size);
         page.field("size", format!("{size} ({} bytes)", self.size))?;
         let (len, taken) = (page.size(self.file_bytes), page.size(self.disk_bytes));
