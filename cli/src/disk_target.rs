@@ -209,6 +209,19 @@ impl DiskOutput<'_> {
         target: ExportTarget,
         watch: &dyn Watch,
     ) -> Result<WrittenImage, StoreError> {
+        // Told before the disk is read for its identity; writing finds what comes meanwhile.
+        if let ExportTarget::File {
+            path,
+            overwrite: false,
+        } = &target
+            && let Ok(Destination::File(place)) = Destination::of(path)
+            && place.is_taken()
+        {
+            return Err(StoreError::Io {
+                what: format!("write {}", path.display()),
+                source: io::ErrorKind::AlreadyExists.into(),
+            });
+        }
         let identity = if carries_identity(self.format) {
             (self.identity)()?
         } else {

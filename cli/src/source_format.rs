@@ -26,7 +26,7 @@ const RAW: InputFormat = InputFormat::Image(Format::Raw);
 pub(crate) struct FileArgs {
     /// raw, qcow2, vdi, vmdk, vhd (vpc), vhdx, parallels, ova, vma or virtnbdbackup [default: what
     /// the file's signature says, or what is noted of the image that it belongs to]
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = input_format)]
     pub(crate) format: Option<InputFormat>,
     /// Which disk of an archive (OVA, VMA) with several
     #[arg(long, value_name = "NAME")]
@@ -112,6 +112,11 @@ pub(crate) fn of_file(
         None => {}
     }
     Ok(reading.format)
+}
+
+/// A format by qemu's or `VirtualBox`'s name for it, which is in capitals.
+pub(crate) fn input_format(name: &str) -> Result<InputFormat, UnknownInputFormat> {
+    name.to_ascii_lowercase().parse()
 }
 
 /// Opens the disk in `file` that `args` mean, for a command that takes it as a whole.

@@ -33,10 +33,10 @@ pub(crate) struct Args {
     file: PathBuf,
     /// The file's format, of two files the first one's [default: what an image was imported from,
     /// else what the signature says]
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = source_format::input_format)]
     format: Option<InputFormat>,
     /// Of two files the second one's
-    #[arg(short = 'F', long, value_name = "FORMAT")]
+    #[arg(short = 'F', long, value_name = "FORMAT", value_parser = source_format::input_format)]
     second_format: Option<InputFormat>,
 }
 

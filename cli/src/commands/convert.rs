@@ -91,7 +91,8 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 /// The failure of a conversion, with advice that is true of one.
 fn explain(error: StoreError, session: &Session) -> Failure {
     if session.signals.is_stopped() {
-        return StoreError::Interrupted.into();
+        return Failure::from(StoreError::Interrupted)
+            .hinted("no file was written; run the command again");
     }
     match &error {
         StoreError::Source { .. } => Failure::from(error)

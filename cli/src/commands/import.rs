@@ -46,6 +46,7 @@ What other programs made:
   virtnbdbackup (without its --compress): vda.full.data web, then each vda.inc.….data with -b
   VirtualBox, VMware, Hyper-V: a differencing disk over its parent, which came before, with -b
   qcow2 with a backing file: likewise; of the snapshots inside `vellum info` tells
+  others: `qemu-img convert -O qcow2` takes many; what is compressed is unpacked first
 
 No other file is opened but a VMDK's extents beside it. A pipe does not tell whether the program \
 before it failed. With -- COMMAND Vellum runs the program itself and stores nothing if it fails; \

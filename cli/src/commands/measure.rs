@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// The format of all of them (as for `vellum import`) [default: each as its signature says]
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = source_format::input_format)]
     format: Option<InputFormat>,
     /// What the first disk is held against, as if it were stored already: a file, or an image or
     /// snapshot of the store

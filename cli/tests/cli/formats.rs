@@ -175,7 +175,7 @@ fn the_answer_says_which_format_the_name_chose() {
         told.contains("to x.vdi as vdi, which its name says"),
         "{told}"
     );
-    let told = sandbox.succeed(["convert", "x.vdi", "y.img", "-O", "VHD"]);
+    let told = sandbox.succeed(["convert", "x.vdi", "y.img", "-f", "VDI", "-O", "VHD"]);
     assert!(told.contains("from vdi to y.img as vhd,"), "{told}");
     for (code, words, said) in [
         (2, "convert disk.raw x.qcow", "by its name it is qcow"),
