@@ -14,6 +14,7 @@ use vellum_formats::input::{ContainedDisk, InputChoice, InputFormat};
 use crate::codec::ClusterCodecs;
 use crate::companions::FolderCompanions;
 use crate::error::StoreError;
+use crate::grounded::Grounded;
 use crate::pieces::{FileGuard, FileSource};
 
 /// A disk whose file is open.
@@ -53,7 +54,11 @@ impl ImageFile {
             format,
             facts: opened.facts,
             disk: opened.name,
-            source: opened.source.into(),
+            source: if choice.is_over_parent {
+                opened.source.into()
+            } else {
+                Arc::new(Grounded(opened.source.into()))
+            },
             guard,
         })
     }

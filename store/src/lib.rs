@@ -40,6 +40,7 @@ mod exports;
 mod folder;
 #[cfg(test)]
 mod golden;
+mod grounded;
 #[cfg(test)]
 mod heal_tests;
 mod healing;
