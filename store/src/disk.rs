@@ -21,7 +21,8 @@ pub struct Disk {
     name: String,
     /// Its layers, top first.
     chain: Vec<Arc<Layer>>,
-    _hold: Hold,
+    /// None if whoever made it holds its layers.
+    _hold: Option<Hold>,
 }
 
 /// Consecutive positions that read as zeros, or as chunks with rising ids.
@@ -87,7 +88,7 @@ impl Store {
             store: self.clone(),
             name,
             chain,
-            _hold: self.hold(tree, layer),
+            _hold: Some(self.hold(tree, layer)),
         }
     }
 }
@@ -127,6 +128,17 @@ impl Hole {
 }
 
 impl Disk {
+    /// A disk of layers, top first, that the caller holds, or that have no names yet; errors call
+    /// it `name`.
+    pub(crate) fn of_chain(store: &Store, name: String, chain: Vec<Arc<Layer>>) -> Self {
+        Self {
+            store: store.clone(),
+            name,
+            chain,
+            _hold: None,
+        }
+    }
+
     /// The length in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {

@@ -74,6 +74,16 @@ pub enum StoreError {
         #[source]
         source: SourceError,
     },
+    /// The file that an image stands on is not found, or not opened on the word of a header.
+    #[error("{name}: the file that it stands on, {parent}: {reason}")]
+    Parent {
+        /// The child's file.
+        name: String,
+        /// The parent, as the child names it.
+        parent: String,
+        /// Why it is not opened; goes on behind its name.
+        reason: String,
+    },
     /// The source of an import did not hold still.
     #[error("{name} changed while it was read: {what}")]
     SourceChanged {

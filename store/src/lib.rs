@@ -20,6 +20,7 @@ extern crate self as vellum_store;
 mod attach;
 mod background_sync;
 mod chain;
+mod chain_export;
 mod changes;
 mod check;
 mod chunks;
@@ -58,6 +59,7 @@ mod maps;
 pub mod measure;
 #[cfg(test)]
 mod model;
+mod new_folder;
 mod opening;
 pub mod parity;
 mod partial;
@@ -80,6 +82,7 @@ pub mod transfer;
 mod twins;
 mod watch;
 
+pub use chain_export::{StateFile, WrittenState};
 pub use check::{CheckOptions, CheckReport, Finding};
 pub use chunks::{ChunkSource, Notices, WantedChunks};
 pub use collect::{CollectOptions, CollectReport, Shortage, TendReport};
@@ -94,9 +97,13 @@ pub use exports::StoreExports;
 pub use healing::{KnownDamage, SourceGuard};
 pub use image_file::{ImageFile, contained_disks};
 pub use image_writer::{ImageWriting, carries_identity};
-pub use import::{ImportOptions, ImportReport, ImportRequest, ImportTarget};
+pub use import::{
+    BuiltForest, ChainFinder, ChainedFile, ForestLayer, ImportOptions, ImportReport, ImportRequest,
+    ImportTarget, LayerForest, LayerReport, description_in_archive,
+};
 pub use live::LiveDisk;
 pub use maps::{MapEntry, RebaseMode};
+pub use new_folder::NewFolder;
 pub use partial::{NewFileMode, PartialFile, write_whole_file};
 pub use pieces::{FileSource, Input};
 pub use protection::heal_closed_store;

@@ -63,17 +63,13 @@ pub struct Input {
 
 type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one of it for each import"
-)]
 enum InputKind {
     /// Anything that can be read at any place.
     Image {
         source: Arc<dyn ImageSource>,
         at: u64,
         map: Option<ChangeMap>,
-        guard: Option<FileGuard>,
+        guard: Option<Arc<FileGuard>>,
     },
     /// A pipe: read to its end.
     Stream {
@@ -198,7 +194,7 @@ impl Input {
                 source,
                 at: 0,
                 map,
-                guard: Some(guard),
+                guard: Some(Arc::new(guard)),
             },
             spare: Spare::default(),
         })
@@ -222,14 +218,23 @@ impl Input {
     /// An image that is not a file, for tests and for those who read through something else.
     #[must_use]
     pub fn source(source: Box<dyn ImageSource>, name: String) -> Self {
+        Self::guarded(source.into(), name, None)
+    }
+
+    /// An image of a file that others have open, too, and that must not change.
+    pub(crate) fn guarded(
+        source: Arc<dyn ImageSource>,
+        name: String,
+        guard: Option<Arc<FileGuard>>,
+    ) -> Self {
         Self {
             name,
             format: None,
             kind: InputKind::Image {
-                source: source.into(),
+                source,
                 at: 0,
                 map: None,
-                guard: None,
+                guard,
             },
             spare: Spare::default(),
         }
@@ -327,7 +332,7 @@ impl Input {
         match &self.kind {
             InputKind::Stream { at, .. } => Ok(*at),
             InputKind::Image { source, guard, .. } => {
-                guard.as_ref().map_or(Ok(()), FileGuard::check)?;
+                guard.as_deref().map_or(Ok(()), FileGuard::check)?;
                 Ok(source.len())
             }
         }
@@ -574,6 +579,17 @@ impl FileGuard {
             path: path.to_owned(),
             opened,
         })
+    }
+
+    /// The file, whatever its name: its device and its number there.
+    pub(crate) fn key(&self) -> (u64, u64) {
+        (self.opened.dev(), self.opened.ino())
+    }
+
+    /// When something last wrote to it, in milliseconds since 1970.
+    pub(crate) fn changed_ms(&self) -> u64 {
+        let seconds = u64::try_from(self.opened.mtime()).unwrap_or(0);
+        seconds.saturating_mul(1000)
     }
 
     pub(crate) fn check(&self) -> Result<(), StoreError> {
