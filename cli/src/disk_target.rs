@@ -128,6 +128,11 @@ impl OutputArgs {
         Ok(ChosenFormat { format, is_by_name })
     }
 
+    /// The format that was asked for, or else `usual`, with its options.
+    pub(crate) fn format_or(&self, usual: TargetFormat) -> Result<TargetFormat, Failure> {
+        Ok(self.chosen(usual, false)?.format)
+    }
+
     /// The format for a new file of that name.
     fn format_for(&self, file: &Path) -> Result<ChosenFormat, Failure> {
         if self.output_as.is_some() {

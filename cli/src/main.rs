@@ -7,6 +7,8 @@
 mod application;
 mod arguments;
 mod caller;
+mod chain_files;
+mod chains;
 mod commands;
 mod control;
 mod description;

@@ -182,7 +182,8 @@ fn unopened(error: StoreError, path: &Path, format: InputFormat, args: &FileArgs
     let facts = format.facts(file, InputChoice::default());
     if facts.is_ok_and(|facts| facts.parent.is_some()) {
         return failure.hinted(
-            "`vellum import PARENT NAME` and then `vellum import FILE CHILD -b NAME` store both",
+            "`vellum import --chain FILE NAME` stores it with what it stands on; over a parent that \
+             is stored already: `vellum import FILE NAME -b PARENT`",
         );
     }
     failure

@@ -1,10 +1,13 @@
 //! `vellum export`: an image or snapshot becomes a file again.
 
+mod chain;
+
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use vellum_core::tree::Node;
+use vellum_formats::Format;
 use vellum_formats::write::TargetFormat;
 use vellum_store::{
     DiskSource, ExportReport, ExportTarget, Hole, Store, StoreError, Unreadable, Watch,
@@ -26,6 +29,7 @@ Example:
   vellum export web web.qcow2 -o compression_type=zstd
   vellum export web - | ssh host 'cat > /dev/vdb'
   vellum export web rest.raw --holes
+  vellum export web --chain web-files -O vdi
 
 A file gets its name when it is whole; its zeros are holes, and nobody else may read it. One that is \
 replaced (--force) stays whose it was. A link is followed. Standard output gets every byte, or a \
@@ -37,7 +41,12 @@ pub(crate) struct Args {
     #[arg(value_name = "IMAGE[@SNAPSHOT]")]
     node: String,
     /// The file; - is standard output
-    file: PathBuf,
+    #[arg(required_unless_present = "chain")]
+    file: Option<PathBuf>,
+    /// Write the image and all its snapshots to this new folder, as files that stand on each other
+    /// and name each other without a folder: -O qcow2 (the default), vdi, vhd or vhdx
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "force", "holes"])]
+    chain: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
     /// Replace a file that is there
@@ -85,10 +94,14 @@ struct LeftOut {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    if let Some(folder) = &args.chain {
+        let format = args.output.format_or(TargetFormat::usual(Format::Qcow2))?;
+        return chain::run(args, folder, format, session);
+    }
     let store = session.open_to_read()?;
     let node = store.find(&args.node)?;
     let name = store.tree().display(node);
-    let (target, chosen) = DiskTarget::of(&args.file, &args.output, session)?;
+    let (target, chosen) = DiskTarget::of(args.file(), &args.output, session)?;
     let target = target.into_export(args.force);
     let meter = session.watch_bytes(&format!("exporting {name}"));
     let unreadable = if args.holes {
@@ -104,7 +117,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     session.output.summary(&Exported {
         action: "export",
         name,
-        file: args.file.display().to_string(),
+        file: args.file().display().to_string(),
         format: chosen.name(),
         size: written.size,
         data_bytes: written.data_bytes,
@@ -118,6 +131,13 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     } else {
         Outcome::Done
     })
+}
+
+impl Args {
+    /// The file, which clap requires without --chain.
+    fn file(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new("-"))
+    }
 }
 
 fn write(

@@ -1,5 +1,7 @@
 //! `vellum import`: a disk comes into the store.
 
+mod chain;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,6 +22,7 @@ use vellum_store::{
 };
 
 use crate::caller::Caller;
+use crate::chains::{self, Mapping};
 use crate::commands::healed;
 use crate::failure::{Failure, Outcome};
 use crate::output::page::{Page, plural};
@@ -38,14 +41,16 @@ Example:
   vellum import disk.qcow2 web --snapshot monday
   vellum import disk.qcow2 web --update --snapshot tuesday
   vellum import --size 40G - db -- ssh db cat /dev/vda
+  vellum import --chain snap2.qcow2 db --backing-map /images=/mnt/images
 
 What other programs made:
   OVA: machine.ova web; of several disks --disk chooses (`vellum info machine.ova` lists them)
   Proxmox: unpack backup.vma.zst, then backup.vma web --disk drive-scsi0
   Parallels: the .hds in the .hdd folder; that of a snapshot over the one before, with -b
   virtnbdbackup (without its --compress): vda.full.data web, then each vda.inc.….data with -b
-  VirtualBox, VMware, Hyper-V: a differencing disk over its parent, which came before, with -b
-  qcow2 with a backing file: likewise; of the snapshots inside `vellum info` tells
+  VirtualBox, VMware, Hyper-V, qcow2 with a backing file: --chain stores the file with all that it
+    stands on, parents beside it; over a parent that came before: -b
+  qcow2 with snapshots inside: --chain stores them too
   others: `qemu-img convert -O qcow2` takes many; what is compressed is unpacked first
 
 No other file is opened but a VMDK's extents beside it. A pipe does not tell whether the program \
@@ -74,6 +79,14 @@ pub(crate) struct Args {
     /// Store the disk as the new state of an image that is there
     #[arg(long)]
     update: bool,
+    /// Store what the file stands on, too: each file below it becomes a snapshot, and so do the
+    /// states that a qcow2 keeps inside. A folder's chains become an image each, NAME-FILE
+    #[arg(long, conflicts_with_all = ["parent", "change_map", "size"])]
+    chain: bool,
+    /// With --chain: where a parent is that is not beside its child. OLD is what the child says of
+    /// it (its name, a folder that the name begins with, or its identity)
+    #[arg(long, value_name = "OLD=NEW", value_parser = chains::mapping, requires = "chain")]
+    backing_map: Vec<Mapping>,
     /// Take a snapshot of the result, in the same moment
     #[arg(long, value_name = "SNAPSHOT", value_parser = lookup::name)]
     snapshot: Option<Name>,
@@ -110,6 +123,9 @@ struct Imported {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    if args.chain {
+        return chain::run(args, session);
+    }
     check(args, session)?;
     let store = session.open_to_write()?;
     bring_in(args, &store, session)?;
@@ -314,6 +330,8 @@ pub(super) fn store_file(
         input: input.clone(),
         parent: None,
         update: is_there,
+        chain: false,
+        backing_map: Vec::new(),
         snapshot: None,
         change_map: None,
         verify: false,

@@ -4,7 +4,9 @@
 mod backup;
 mod bad_input;
 mod bucket;
+mod chains;
 mod damage;
+mod delta;
 mod exit_codes;
 mod files;
 mod foreign;
