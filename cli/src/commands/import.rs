@@ -51,6 +51,7 @@ What other programs made:
   VirtualBox, VMware, Hyper-V, qcow2 with a backing file: --chain stores the file with all that it
     stands on, parents beside it; over a parent that came before: -b
   qcow2 with snapshots inside: --chain stores them too
+  a whole machine with its snapshots: `vellum machine import`
   others: `qemu-img convert -O qcow2` takes many; what is compressed is unpacked first
 
 No other file is opened but a VMDK's extents beside it. A pipe does not tell whether the program \

@@ -17,6 +17,7 @@ mod healing;
 mod immutable;
 mod interruptions;
 mod limits;
+mod machines_import;
 mod mistakes;
 mod parity;
 mod power_cuts;

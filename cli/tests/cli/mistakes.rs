@@ -10,7 +10,7 @@ use std::process::Stdio;
 use crate::sandbox::{Run, Sandbox};
 
 /// Verbs that only look: they take shortened names.
-const LOOKING: [&str; 25] = [
+const LOOKING: [&str; 26] = [
     "source list",
     "list",
     "tree",
@@ -29,6 +29,7 @@ const LOOKING: [&str; 25] = [
     "machine show",
     "machine snapshot list",
     "machine run-args",
+    "machine export",
     "backup list",
     "backup tree",
     "backup diff",
@@ -38,7 +39,7 @@ const LOOKING: [&str; 25] = [
     "backup key list",
 ];
 /// Verbs that take no name of what is there, or only look at one to make something new.
-const NAMELESS: [&str; 24] = [
+const NAMELESS: [&str; 25] = [
     "source add",
     "init",
     "create",
@@ -57,6 +58,7 @@ const NAMELESS: [&str; 24] = [
     "probe",
     "man",
     "machine create",
+    "machine import",
     "backup init",
     "backup prune",
     "backup mount",
@@ -93,6 +95,7 @@ const SHORTENED: Rows = &[
     ),
     ("snapshot take web@x", &["did you mean web2?"]),
     ("import --update b.raw web", &["did you mean web2?"]),
+    ("import --chain --update b.raw web", &["did you mean web2?"]),
     (
         "import --update b.raw tria --snapshot x",
         &["did you mean trial?"],
@@ -226,6 +229,25 @@ const OTHERS: Rows = &[
         &["gzip", "web2 is imported from raw"],
     ),
     ("import --update x.qcow2 db", &["not noted", "-f"]),
+    (
+        "import --chain --update x.qcow2 web2",
+        &["qcow2", "web2 is imported from raw"],
+    ),
+    ("import --chain - new", &["a pipe goes by once", "topmost"]),
+    ("import --chain b.raw web2", &["exists already", "--update"]),
+    ("import --chain store new", &["store", "no image file"]),
+    ("import b.raw new --backing-map a=b", &["--chain"]),
+    ("import --chain b.raw new --backing-map a", &["OLD=NEW"]),
+    ("import --chain b.raw new -b web2", &["cannot be used with"]),
+    ("export --chain out", &["IMAGE"]),
+    ("export web2 --chain out -O raw", &["raw", "-O qcow2"]),
+    ("export web2 --chain store", &["store is not empty"]),
+    ("export web2@friday --chain out", &["a snapshot"]),
+    ("machine import b.raw", &["no text"]),
+    ("machine import x.ovf", &["describes no machine"]),
+    ("machine import x.ova", &["ova"]),
+    ("machine export vm store", &["store is not empty"]),
+    ("machine export vm b.raw -O ova", &["is there already"]),
     ("import --update b.raw q", &["q is imported from qcow2"]),
     ("compare web2 x.gz", &["gzip"]),
     ("measure x.gz", &["gzip"]),
@@ -477,6 +499,7 @@ fn what_just_looks_takes_shortened_names() {
         "machine show vm@fri",
         "machine snapshot list vm",
         "machine run-args vm --socket s",
+        "machine export vm out",
         "create copy -b web2@mon",
         "export web out.raw",
         "backup list repo web",
