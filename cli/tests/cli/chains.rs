@@ -223,6 +223,17 @@ fn a_folder_of_chains_becomes_a_tree() {
         ]
     );
     check_state(&sandbox, "web-side", "in/side.qcow2");
+    // A damaged image is no reason to go on without it, and a second name makes no second image.
+    let place = |name: &str| sandbox.path("in").join(name);
+    fs::hard_link(place("side.qcow2"), place("twin.qcow2")).expect("room");
+    let told = summary(&sandbox, &["import", "--chain", "in", "again"]);
+    assert_eq!(told["images"].as_array().map(Vec::len), Some(2), "{told}");
+    fs::write(place("broken.qcow2"), b"QFI\xfb\0\0\0\x03and no more").expect("room");
+    let run = sandbox.run(["import", "--chain", "in", "last"]);
+    assert!(
+        run.code == Some(1) && run.stderr.contains("broken.qcow2"),
+        "{run:?}"
+    );
     check_state(&sandbox, "web-top", "in/top.qcow2");
 }
 

@@ -150,18 +150,19 @@ impl ChainFinder {
     ///
     /// # Errors
     ///
-    /// As [`ChainFinder::open`].
+    /// As [`ChainFinder::open`], for any of them: none is left out for being damaged.
     pub fn open_folder(&mut self, dir: &Path) -> Result<(Vec<usize>, Vec<String>), StoreError> {
-        let (mut found, mut left_out) = (Vec::new(), Vec::new());
+        let (mut found, mut left_out, mut unread) = (Vec::new(), Vec::new(), Vec::new());
         for name in names_in(dir)? {
             let path = inside(dir, &name);
             let Ok((file, _)) = open_beside(&path) else {
                 continue;
             };
             match probe(&file).map(|seen| seen.verdict()) {
-                Ok(Verdict::Known(format)) if image_facts(format, Arc::new(file)).is_ok() => {
-                    found.push((path, format));
-                }
+                Ok(Verdict::Known(format)) => match image_facts(format, Arc::new(file)) {
+                    Ok(_) => found.push((path, format)),
+                    Err(source) => unread.push((path, source)),
+                },
                 _ => left_out.push(path),
             }
         }
@@ -172,6 +173,14 @@ impl ChainFinder {
             }
             tops.push(self.open(&path, format)?);
         }
+        // An extent of another image has no header of its own.
+        let is_image = |(path, _): &(PathBuf, SourceError)| !self.extents.contains(path);
+        if let Some((path, source)) = unread.into_iter().find(is_image) {
+            let name = path.display().to_string();
+            return Err(StoreError::Source { name, source });
+        }
+        tops.sort_unstable();
+        tops.dedup();
         let is_top = |top: &usize| {
             let file = &self.files[*top];
             !self.files.iter().any(|child| child.parent == Some(*top))
