@@ -7,14 +7,14 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export PATH := $(PATH):$(HOME)/.cargo/bin:$(CARGO_TARGET_DIR)/tools/bin:/usr/sbin:/sbin
 
 to_build := g++ clang libclang-dev
-to_make_disks := e2fsprogs qemu-utils xfsprogs btrfs-progs fdisk
+to_make_disks := e2fsprogs qemu-utils xfsprogs btrfs-progs fdisk strace
 to_be_clients := fuse3 libnbd-bin gnutls-bin
 to_read := python3-venv
 to_boot := qemu-system-x86 mmdebstrap e2fsprogs
 
 to_fill := e2fsprogs xfsprogs btrfs-progs python3
 
-.PHONY: help build test lint soak defects mutants demo pictures boot-test full-disk bench fuzz-build fuzz-smoke packages python tools s3-server
+.PHONY: help build test test-foreign lint soak defects mutants demo pictures boot-test full-disk bench fuzz-build fuzz-smoke packages python tools s3-server
 .NOTPARALLEL:
 
 help: ## this list
@@ -26,6 +26,10 @@ build: packages ## the `vellum` command, in $CARGO_TARGET_DIR/release
 # The tests come last, so that cargo's summary is the last word.
 test: packages python s3-server fuzz-build ## every test, and that every fuzz target builds
 	cargo test --release --workspace --no-fail-fast
+
+test-foreign: packages ## disk files that nobody here made: FOREIGN=DIR is read whole, beside qemu-img; a table of what was found
+	$(if $(FOREIGN),,$(error FOREIGN=DIR names a folder of disk files))
+	VELLUM_FOREIGN='$(abspath $(FOREIGN))' cargo test --release --workspace --test it --test cli -- --nocapture --test-threads 1 foreign
 
 lint: packages tools ## format, clippy, and which crates may be guests here
 	cargo fmt --check
@@ -56,7 +60,7 @@ full-disk: build ## stores on small disks fill up and are emptied, minutes; as r
 	@dev/install-packages $(to_fill)
 	dev/full-disk $(if $(SCHEDULES),--schedules $(SCHEDULES))
 
-bench: build ## the hot paths, a large report, a repository after 200 generations, guests' requests, then Vellum beside its peers, as a store and as a backup; CORPUS=DIR measures the raw disks in DIR
+bench: build ## the hot paths, a large report, a repository after 200 generations, guests' requests, then Vellum beside its peers, as a store, as a backup and with files of other formats; CORPUS=DIR measures the raw disks in DIR
 	cargo bench --workspace
 	$(CARGO_TARGET_DIR)/release/vellum-report
 	$(CARGO_TARGET_DIR)/release/vellum-generations
@@ -65,6 +69,7 @@ bench: build ## the hot paths, a large report, a repository after 200 generation
 	dev/bench-guests
 	dev/bench-peers $(if $(CORPUS),'$(CORPUS)')
 	dev/bench-backup $(if $(CORPUS),'$(CORPUS)')
+	dev/bench-formats $(if $(CORPUS),'$(CORPUS)')
 
 fuzz-build: packages ## every fuzz target, with coverage
 	dev/fuzz build

@@ -564,6 +564,7 @@ fn arriving_machine(
             .first()
             .map_or(0, |snapshot| snapshot.time_ms),
         snapshots,
+        scratches: Vec::new(),
     })
 }
 

@@ -1,31 +1,53 @@
-//! The target of an export: a file, a block device, a pipe, or standard output.
+//! The target of a disk that is written (a file, a block device, a pipe, standard output), and the
+//! format in which it is written there.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use vellum_store::Destination;
+use vellum_core::source::ImageSource;
+use vellum_formats::write::{TargetFormat, WriteOptions, WrittenImage};
+use vellum_formats::{Format, UnknownFormat};
+use vellum_store::{Destination, ExportTarget, ImageWriting, StoreError, Watch, carries_identity};
 
 use crate::failure::Failure;
 use crate::patience::{PATIENCE, Patient};
 use crate::session::Session;
 
-/// The file formats that are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OutputFormat {
-    /// The disk's bytes as they are
-    Raw,
+/// Options of every command that writes a disk.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(crate) struct OutputArgs {
+    /// raw, qcow2, vdi, vmdk, vhd (vpc) or vhdx [default: the one that the file's name ends in,
+    /// else raw]
+    #[arg(short = 'O', long, value_name = "FORMAT", value_parser = output_format)]
+    output_as: Option<TargetFormat>,
+    /// An option of the format, as qemu-img has them: qcow2 compression_type=zlib|zstd|none,
+    /// extended_l2=on, cluster_size=BYTES; vdi, vhd subformat=fixed|dynamic; vmdk
+    /// subformat=monolithicSparse|streamOptimized
+    #[arg(
+        short = 'o',
+        long = "option",
+        value_name = "KEY=VALUE",
+        value_delimiter = ','
+    )]
+    options: Vec<String>,
 }
 
-/// Endings of names that promise another format than the disk's bytes as they are.
-const OTHER_ENDINGS: [&str; 27] = [
-    "vdi", "vmdk", "vhd", "vhdx", "avhd", "avhdx", "vpc", "qcow", "qcow2", "qcow3", "qed", "hdd",
-    "hds", "ova", "ovf", "vma", "dmg", "gz", "tgz", "bz2", "xz", "zst", "lz4", "zip", "7z", "tar",
-    "rar",
+/// The format in which a disk is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChosenFormat {
+    pub(crate) format: TargetFormat,
+    /// True if nobody said it but the file's name.
+    is_by_name: bool,
+}
+
+/// Endings of names that promise something that is not written here.
+const OTHER_ENDINGS: [&str; 21] = [
+    "avhd", "avhdx", "qcow", "qcow3", "qed", "hdd", "hds", "ova", "ovf", "vma", "dmg", "gz", "tgz",
+    "bz2", "xz", "zst", "lz4", "zip", "7z", "tar", "rar",
 ];
 
 /// The meaning of a file argument, `-` included.
@@ -37,32 +59,187 @@ pub(crate) enum DiskTarget {
 }
 
 impl DiskTarget {
-    /// Finds the target that `file` names; without a `format` its name must not promise another
-    /// than is written.
+    /// Finds the target that `file` names, and the format: without one in `args` the file's name
+    /// decides, and must promise none that is not written.
     pub(crate) fn of(
         file: &Path,
-        format: Option<OutputFormat>,
+        args: &OutputArgs,
         session: &mut Session,
-    ) -> Result<Self, Failure> {
+    ) -> Result<(Self, ChosenFormat), Failure> {
         if file.as_os_str() == "-" {
-            return Ok(Self::Stream(Box::new(session.disk_output()?)));
+            return Self::stream_of(args, session);
         }
         let path = session.caller.path(file);
         let fail = |error| Failure::io(format!("write {}", path.display()), error);
         match Destination::of(&path).map_err(fail)? {
-            Destination::Descriptor(1) => Ok(Self::Stream(Box::new(session.disk_output()?))),
+            Destination::Descriptor(1) => Self::stream_of(args, session),
             Destination::Stream(stream) if is_standard_output(&stream, session) => {
-                Ok(Self::Stream(Box::new(session.disk_output()?)))
+                Self::stream_of(args, session)
             }
             Destination::Stream(stream) if is_pipe(&stream) => {
-                Ok(Self::Stream(Box::new(open_pipe(&stream, session)?)))
+                let format = args.forward_format()?;
+                let pipe = open_pipe(&stream, session)?;
+                Ok((Self::Stream(Box::new(pipe)), format))
             }
+            Destination::Stream(_) => Ok((Self::Path(path), args.forward_format()?)),
             Destination::File(_) => {
-                format.map_or_else(|| check_ending(file), |_| Ok(()))?;
-                Ok(Self::Path(path))
+                let format = args.format_for(file)?;
+                Ok((Self::Path(path), format))
             }
-            _ => Ok(Self::Path(path)),
+            Destination::Device(_) => {
+                let chosen = args.chosen(TargetFormat::Raw, false)?;
+                refuse_on_device(file, chosen)?;
+                Ok((Self::Path(path), chosen))
+            }
+            Destination::Descriptor(_) => {
+                let chosen = args.chosen(TargetFormat::Raw, false)?;
+                Ok((Self::Path(path), chosen))
+            }
         }
+    }
+
+    fn stream_of(
+        args: &OutputArgs,
+        session: &mut Session,
+    ) -> Result<(Self, ChosenFormat), Failure> {
+        let format = args.forward_format()?;
+        Ok((Self::Stream(Box::new(session.disk_output()?)), format))
+    }
+
+    /// The same for the store's library.
+    pub(crate) fn into_export(self, overwrite: bool) -> ExportTarget {
+        match self {
+            Self::Stream(stream) => ExportTarget::Stream(stream),
+            Self::Path(path) => ExportTarget::File { path, overwrite },
+        }
+    }
+}
+
+impl OutputArgs {
+    /// The format that was asked for, or else `usual`, with its options.
+    fn chosen(&self, usual: TargetFormat, is_by_name: bool) -> Result<ChosenFormat, Failure> {
+        let format = self.output_as.unwrap_or(usual);
+        let is_by_name = is_by_name && self.output_as.is_none();
+        let add = |format: TargetFormat, option: &String| format.with_option(option);
+        let format = self.options.iter().try_fold(format, add);
+        let format = format.map_err(|error| {
+            Failure::usage(error.to_string(), "-O names the format, -o its options")
+        })?;
+        Ok(ChosenFormat { format, is_by_name })
+    }
+
+    /// The format that was asked for, or else `usual`, with its options.
+    pub(crate) fn format_or(&self, usual: TargetFormat) -> Result<TargetFormat, Failure> {
+        Ok(self.chosen(usual, false)?.format)
+    }
+
+    /// The format for a new file of that name.
+    fn format_for(&self, file: &Path) -> Result<ChosenFormat, Failure> {
+        if self.output_as.is_some() {
+            return self.chosen(TargetFormat::Raw, false);
+        }
+        let promised = promised_format(file)?;
+        self.chosen(promised.unwrap_or(TargetFormat::Raw), promised.is_some())
+    }
+
+    /// The format for something that only goes forward.
+    fn forward_format(&self) -> Result<ChosenFormat, Failure> {
+        let chosen = self.chosen(TargetFormat::Raw, false)?;
+        if chosen.format.is_stream() {
+            return Ok(chosen);
+        }
+        Err(Failure::usage(
+            format!(
+                "a {} file is written here and there, and a stream only goes forward",
+                chosen.format.format()
+            ),
+            "name a file, or take raw, vmdk with -o subformat=streamOptimized, or vdi or vhd with \
+             -o subformat=fixed",
+        ))
+    }
+}
+
+impl ChosenFormat {
+    /// What an answer says of it behind the file's name: nothing of a raw disk.
+    pub(crate) fn remark(self) -> String {
+        let format = self.format.format();
+        match (format, self.is_by_name) {
+            (Format::Raw, _) => String::new(),
+            (_, true) => format!(" as {format}, which its name says"),
+            (_, false) => format!(" as {format}"),
+        }
+    }
+
+    /// The format's name.
+    pub(crate) fn name(self) -> &'static str {
+        self.format.format().name()
+    }
+}
+
+/// A format by qemu's or `VirtualBox`'s name for it, which is in capitals.
+fn output_format(name: &str) -> Result<TargetFormat, UnknownFormat> {
+    name.to_ascii_lowercase().parse()
+}
+
+fn refuse_on_device(file: &Path, chosen: ChosenFormat) -> Result<(), Failure> {
+    if chosen.format == TargetFormat::Raw {
+        return Ok(());
+    }
+    Err(Failure::usage(
+        format!(
+            "{} is a block device, which holds a disk and no {} file",
+            file.display(),
+            chosen.name()
+        ),
+        "-O raw writes the disk to it",
+    ))
+}
+
+/// A disk that is written as an image file.
+pub(crate) struct DiskOutput<'a> {
+    pub(crate) source: &'a dyn ImageSource,
+    /// Its name, for errors.
+    pub(crate) name: &'a str,
+    pub(crate) format: TargetFormat,
+    /// Tells the content's identity; asked only if the format has one.
+    pub(crate) identity: &'a dyn Fn() -> Result<[u8; 32], StoreError>,
+    /// Checks the source at the end.
+    pub(crate) verify: &'a dyn Fn() -> Result<(), StoreError>,
+}
+
+impl DiskOutput<'_> {
+    /// Writes it.
+    pub(crate) fn write_to(
+        &self,
+        target: ExportTarget,
+        watch: &dyn Watch,
+    ) -> Result<WrittenImage, StoreError> {
+        // Told before the disk is read for its identity; writing finds what comes meanwhile.
+        if let ExportTarget::File {
+            path,
+            overwrite: false,
+        } = &target
+            && let Ok(Destination::File(place)) = Destination::of(path)
+            && place.is_taken()
+        {
+            return Err(StoreError::Io {
+                what: format!("write {}", path.display()),
+                source: io::ErrorKind::AlreadyExists.into(),
+            });
+        }
+        let identity = if carries_identity(self.format) {
+            (self.identity)()?
+        } else {
+            [0; 32]
+        };
+        let writing = ImageWriting {
+            source: self.source,
+            name: self.name,
+            format: self.format,
+            options: &WriteOptions::new(identity),
+            verify: self.verify,
+        };
+        writing.write_to(target, watch)
     }
 }
 
@@ -80,20 +257,27 @@ fn is_pipe(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo())
 }
 
-fn check_ending(file: &Path) -> Result<(), Failure> {
-    let ending = file
-        .extension()
-        .and_then(|ending| ending.to_str())
-        .map(str::to_ascii_lowercase)
-        .filter(|ending| OTHER_ENDINGS.contains(&ending.as_str()));
-    ending.map_or(Ok(()), |ending| {
-        let file = file.display();
-        Err(Failure::usage(
-            format!("{file} would be a raw disk, and by its name it is {ending}"),
-            "name it .raw, and `qemu-img convert` makes other formats of it; -O raw writes it as \
-             it is under any name",
-        ))
-    })
+/// The format that a file's name promises by its ending, if any; refused if nothing writes that.
+fn promised_format(file: &Path) -> Result<Option<TargetFormat>, Failure> {
+    let ending = file.extension().and_then(|ending| ending.to_str());
+    let Some(ending) = ending.map(str::to_ascii_lowercase) else {
+        return Ok(None);
+    };
+    if ending == "raw" {
+        return Ok(None);
+    }
+    if let Ok(format) = ending.parse() {
+        return Ok(Some(format));
+    }
+    if !OTHER_ENDINGS.contains(&ending.as_str()) {
+        return Ok(None);
+    }
+    let file = file.display();
+    Err(Failure::usage(
+        format!("{file} would be a raw disk, and by its name it is {ending}"),
+        "name it .raw, or as one of the formats that -O takes; -O raw writes it as it is under any \
+         name",
+    ))
 }
 
 /// A pipe with a name, once somebody reads it: its opening would wait for that, deaf to Ctrl-C.
@@ -128,21 +312,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_promises_another_format_is_refused() {
-        for name in ["x.vdi", "x.QCOW2", "a.b/x.raw.gz", "x.ova"] {
-            assert!(check_ending(Path::new(name)).is_err(), "{name}");
-        }
-        for name in [
-            "x",
-            "x.raw",
-            "x.img",
-            "x.iso",
-            "vdi",
-            ".vdi",
-            "x.vdi.raw",
-            "x.vdi/y",
+    fn a_name_decides_the_format_or_is_refused() {
+        let usual = |format| Some(TargetFormat::usual(format));
+        for (name, format) in [
+            ("x", None),
+            ("x.raw", None),
+            ("x.img", None),
+            ("x.iso", None),
+            ("vdi", None),
+            (".vdi", None),
+            ("x.vdi.raw", None),
+            ("x.vdi/y", None),
+            ("x.vdi", usual(Format::Vdi)),
+            ("a.b/x.QCOW2", usual(Format::Qcow2)),
+            ("x.vpc", usual(Format::Vhd)),
+            ("x.VMDK", usual(Format::Vmdk)),
         ] {
-            assert!(check_ending(Path::new(name)).is_ok(), "{name}");
+            assert_eq!(
+                promised_format(Path::new(name)).ok(),
+                Some(format),
+                "{name}"
+            );
         }
+        for name in ["x.qcow", "a.b/x.raw.gz", "x.ova"] {
+            assert!(promised_format(Path::new(name)).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_goes_before_the_name() {
+        let args = |format: Option<&str>, options: &[&str]| OutputArgs {
+            output_as: format.map(|format| output_format(format).expect("a format")),
+            options: options.iter().map(ToString::to_string).collect(),
+        };
+        let chosen = |args: OutputArgs| args.format_for(Path::new("x.vdi")).ok();
+        let by_name = chosen(args(None, &[])).expect("its name says it");
+        assert_eq!(by_name.remark(), " as vdi, which its name says");
+        let asked = chosen(args(Some("VHD"), &[])).expect("a format");
+        assert_eq!(asked.remark(), " as vhd");
+        assert_eq!(chosen(args(Some("raw"), &[])).expect("raw").remark(), "");
+        let fixed = chosen(args(None, &["subformat=fixed"])).expect("VDI has it");
+        assert!(fixed.format.is_stream());
+        assert!(chosen(args(None, &["cluster_size=4096"])).is_none());
+        assert!(args(Some("qcow2"), &[]).forward_format().is_err());
+        assert!(args(None, &[]).forward_format().is_ok());
     }
 }

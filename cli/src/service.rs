@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use vellum_backup::device::RepositoryExports;
 use vellum_backup::reader::CacheLimits;
@@ -11,15 +11,17 @@ use vellum_core::device::Exports;
 use vellum_serve::ChangeBoard;
 use vellum_serve::fuse::{self, Mount};
 use vellum_serve::nbd::{self, ClientCertificates, Identity, ServeError};
-use vellum_store::Store;
+use vellum_store::{ImageFile, Store};
 
 use crate::control;
 use crate::endpoint::{Endpoint, Place};
 use crate::failure::{Failure, Outcome};
+use crate::file_exports::FileExports;
 use crate::output::Answer;
 use crate::repository::{self, KeyArgs};
 use crate::scrubber::{ScrubArgs, Scrubber};
 use crate::session::Session;
+use crate::source_format::{self, FileArgs};
 use crate::tender::Tender;
 use crate::{limits, size, systemd};
 
@@ -163,7 +165,18 @@ impl Service {
         })
     }
 
-    /// The store, unless it is a repository that is served.
+    /// Disks in files, which are only read.
+    pub(crate) fn of_files(exports: FileExports) -> Self {
+        Self {
+            exports: Arc::new(exports),
+            owned: None,
+            board: Arc::default(),
+            nbd: None,
+            mount: None,
+        }
+    }
+
+    /// The store, unless it is a repository, or files, that are served.
     pub(crate) fn store(&self) -> Option<&Store> {
         self.owned.as_ref().map(|owned| &owned.store)
     }
@@ -296,6 +309,27 @@ impl Keeping {
             scrubber: Scrubber::start(store, scrub, &session.caller),
         })
     }
+}
+
+/// Opens a file to be offered: under its own name, with the time of its last change in nanoseconds
+/// since 1970.
+pub(crate) fn open_file(
+    file: &Path,
+    args: &FileArgs,
+    session: &Session,
+) -> Result<(String, ImageFile, u64), Failure> {
+    let opened = source_format::open(file, args, &args.expected(), session)?;
+    let name = file.file_name().unwrap_or(file.as_os_str());
+    let changed = std::fs::metadata(session.caller.path(file)).and_then(|found| found.modified());
+    let changed_ns = changed
+        .ok()
+        .and_then(|changed| changed.duration_since(SystemTime::UNIX_EPOCH).ok())
+        .and_then(|since| u64::try_from(since.as_nanos()).ok());
+    Ok((
+        name.to_string_lossy().into_owned(),
+        opened,
+        changed_ns.unwrap_or_default(),
+    ))
 }
 
 /// The cache limits for a repository, on disk and in memory: the defaults, unless given.

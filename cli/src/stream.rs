@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdout, ExitStatus, Stdio};
 use std::time::Duration;
 
 use vellum_formats::Format;
+use vellum_formats::input::InputFormat;
 use vellum_formats::probe::{HEAD_LEN, Probe, TAIL_LEN};
 
 use crate::caller::Caller;
@@ -134,7 +135,7 @@ impl StreamJudge {
     fn decide(&self, seen: &Probe, len: u64) -> io::Result<Reading> {
         let refuse = |message, advice: String| Err(io::Error::other(NoDisk { message, advice }));
         match self.expected.decide(&self.name, seen, len) {
-            Ok(reading) if reading.format == Format::Raw => Ok(reading),
+            Ok(reading) if reading.format == InputFormat::Image(Format::Raw) => Ok(reading),
             Ok(reading) => {
                 let format = reading.format;
                 refuse(
@@ -336,7 +337,7 @@ mod tests {
                 let told = judged(bytes, Expected::default()).expect_err("it is no disk");
                 assert!(told.contains(word), "{len}: {told}");
                 let said = Expected {
-                    said: Some(Format::Raw),
+                    said: Some(InputFormat::Image(Format::Raw)),
                     image: None,
                 };
                 assert!(judged(bytes, said) == Ok(bytes.clone()), "{len}");

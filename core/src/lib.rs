@@ -11,6 +11,7 @@ pub mod hash;
 pub mod id_set;
 pub mod identity;
 pub mod name;
+pub mod name_maker;
 pub mod page;
 pub mod positions;
 pub mod retention;

@@ -31,6 +31,7 @@ mod entry_table;
 mod fields;
 mod identity;
 mod indexed;
+pub mod input;
 pub mod machine;
 mod mapped;
 pub mod ova;

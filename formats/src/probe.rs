@@ -51,13 +51,14 @@ const VDI_MAGIC: &[u8] = &0xbeda_107f_u32.to_le_bytes();
 const VHD_MAGIC: &[u8] = b"conectix";
 
 /// Signatures at the start that say all alone what follows.
-const PLAIN_SIGNATURES: [(&[u8], Container); 36] = [
+const PLAIN_SIGNATURES: [(&[u8], Container); 38] = [
     (b"QED\0", Container::Qed),
     (b"WithoutFreeSpace", Container::Parallels),
     (b"WithouFreSpacExt", Container::Parallels),
     (b"Bochs Virtual HD Image", Container::Bochs),
     (b"#!/bin/sh\n#V2.0 Format", Container::Cloop),
     (b"VMA\0", Container::Vma),
+    (b"meta 0000000000000000 ", Container::SparseStream),
     (b"EVF\x09\x0d\x0a\xff\0", Container::Ewf),
     (b"MSWIM\0\0\0", Container::Wim),
     (b"\x3a\xff\x26\xed", Container::AndroidSparse),
@@ -88,6 +89,7 @@ const PLAIN_SIGNATURES: [(&[u8], Container); 36] = [
     (b"Rar!\x1a\x07", Container::Rar),
     (b"070701", Container::Cpio),
     (b"<?xml", Container::Xml),
+    (b"<domain ", Container::Xml),
 ];
 
 /// A file format that wraps a disk, or something else than a disk, recognised by its signature.
@@ -117,6 +119,8 @@ pub enum Container {
     Dmg,
     /// Proxmox's backup archive.
     Vma,
+    /// What virtnbdbackup writes.
+    SparseStream,
     /// Expert Witness, of forensic tools.
     Ewf,
     /// Windows Imaging.
@@ -199,8 +203,8 @@ pub enum Verdict {
     Raw,
     /// One container, which can be opened.
     Known(Format),
-    /// One container, which cannot be opened. Importing it as raw would store the container, not
-    /// the disk.
+    /// One container, which is no image format. Importing it as raw would store the container, not
+    /// the disk. [`Container::input`] tells in which way it comes in, if in any.
     NotYet(Container),
     /// Signatures that contradict each other: only a person can say which is meant.
     Ambiguous,
@@ -245,6 +249,9 @@ impl fmt::Display for Probe {
                 "this carries no signature of an image format and would be read as raw"
             ),
             Verdict::Known(format) => write!(f, "this looks like a {format} image"),
+            Verdict::NotYet(container) if container.input().is_some() => {
+                write!(f, "this looks like {container}")
+            }
             Verdict::NotYet(container) if container.kind() == ContainerKind::Image => write!(
                 f,
                 "this looks like {container}, which cannot be imported yet"
@@ -300,7 +307,8 @@ impl Container {
             | Self::Parallels
             | Self::Bochs
             | Self::Cloop
-            | Self::Dmg => ContainerKind::Image,
+            | Self::Dmg
+            | Self::SparseStream => ContainerKind::Image,
             Self::Gzip
             | Self::Xz
             | Self::Bzip2
@@ -341,7 +349,8 @@ impl fmt::Display for Container {
             Self::Bochs => "a Bochs image",
             Self::Cloop => "a cloop image",
             Self::Dmg => "a DMG image",
-            Self::Vma => "a VMA archive (`vma extract` gives its disks)",
+            Self::Vma => "a VMA archive",
+            Self::SparseStream => "a backup of virtnbdbackup",
             Self::Ewf => "an EWF (E01) image (`ewfexport` gives its disk)",
             Self::Wim => "a WIM archive",
             Self::AndroidSparse => "an Android sparse image (`simg2img` gives its disk)",

@@ -92,15 +92,6 @@ pub fn facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
     StreamMeta::read(file).map(|meta| meta.facts)
 }
 
-/// Whether the file begins as one: "meta", a start of zero.
-///
-/// # Errors
-///
-/// When the file cannot be read.
-pub fn is_one(file: &dyn ReadAt) -> Result<bool, SourceError> {
-    Ok(read_up_to(file, 0, 22)? == b"meta 0000000000000000 ")
-}
-
 /// The byte behind a payload and its line end.
 fn after_payload(file: &dyn ReadAt, at: u64, len: u64) -> Result<u64, SourceError> {
     let end = at.checked_add(len).filter(|end| *end <= file.len());
@@ -220,7 +211,8 @@ mod tests {
             ("stop", 0, &[]),
         ];
         let bytes = stream(meta, &frames);
-        assert!(is_one(&bytes).expect("read"));
+        let seen = crate::probe::probe(&bytes).expect("read").verdict();
+        assert_eq!(seen.input(), Some(crate::input::InputFormat::SparseStream));
         let told = facts(&bytes).expect("told");
         assert_eq!(told.parent.expect("a parent").hints, ["cp.1"]);
         let image = open(Arc::new(bytes.clone())).expect("opens");

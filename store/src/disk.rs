@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use vellum_core::hash::ChunkHash;
 use vellum_core::page::{PAGE_SPAN, Page, Run, Slot, bytes_of};
 use vellum_core::tree::{Layer, Node, PageSet, PlanError, Tree, page_of, page_start};
 use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
@@ -20,7 +21,8 @@ pub struct Disk {
     name: String,
     /// Its layers, top first.
     chain: Vec<Arc<Layer>>,
-    _hold: Hold,
+    /// None if whoever made it holds its layers.
+    _hold: Option<Hold>,
 }
 
 /// Consecutive positions that read as zeros, or as chunks with rising ids.
@@ -86,7 +88,7 @@ impl Store {
             store: self.clone(),
             name,
             chain,
-            _hold: self.hold(tree, layer),
+            _hold: Some(self.hold(tree, layer)),
         }
     }
 }
@@ -98,6 +100,15 @@ impl Hole {
             other => other.to_string(),
         };
         Self { range, reason }
+    }
+
+    /// The part of it inside `range`.
+    pub(crate) fn within(self, range: &Range<u64>) -> Option<Self> {
+        let part = self.range.start.max(range.start)..self.range.end.min(range.end);
+        (!part.is_empty()).then_some(Self {
+            range: part,
+            reason: self.reason,
+        })
     }
 
     /// Joins those of `holes` that touch each other and have one reason, in the order of the disk.
@@ -117,6 +128,17 @@ impl Hole {
 }
 
 impl Disk {
+    /// A disk of layers, top first, that the caller holds, or that have no names yet; errors call
+    /// it `name`.
+    pub(crate) fn of_chain(store: &Store, name: String, chain: Vec<Arc<Layer>>) -> Self {
+        Self {
+            store: store.clone(),
+            name,
+            chain,
+            _hold: None,
+        }
+    }
+
     /// The length in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -228,6 +250,20 @@ impl Disk {
     /// The bytes that page `index` answers for.
     pub(crate) fn bytes_of_page(&self, index: PageIndex) -> Range<u64> {
         bytes_of(self.chunk_len(), index, 0..PAGE_SPAN, &(0..u64::MAX))
+    }
+
+    /// The names of `count` chunks from `first` on.
+    pub(crate) fn chunk_names(
+        &self,
+        first: ChunkId,
+        count: u64,
+    ) -> Result<Vec<ChunkHash>, StoreError> {
+        let mut names = Vec::new();
+        while (names.len() as u64) < count {
+            let done = names.len() as u64;
+            names.extend(self.store.chunk_hashes(first.advance(done), count - done)?);
+        }
+        Ok(names)
     }
 
     /// The pages outside of which everything reads as zeros.

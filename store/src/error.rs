@@ -74,6 +74,16 @@ pub enum StoreError {
         #[source]
         source: SourceError,
     },
+    /// The file that an image stands on is not found, or not opened on the word of a header.
+    #[error("{name}: the file that it stands on, {parent}: {reason}")]
+    Parent {
+        /// The child's file.
+        name: String,
+        /// The parent, as the child names it.
+        parent: String,
+        /// Why it is not opened; goes on behind its name.
+        reason: String,
+    },
     /// The source of an import did not hold still.
     #[error("{name} changed while it was read: {what}")]
     SourceChanged {
@@ -209,6 +219,23 @@ impl StoreError {
             _ => return None,
         };
         Some(hint)
+    }
+
+    /// The failure to read the source called `name`: what was a store's error before a source told
+    /// it, is that again.
+    #[must_use]
+    pub fn of_source(name: &str, error: SourceError) -> Self {
+        let wrapped = |source| Self::Source {
+            name: name.to_owned(),
+            source,
+        };
+        match error {
+            SourceError::Io { offset, source } => match source.downcast::<Self>() {
+                Ok(error) => error,
+                Err(source) => wrapped(SourceError::Io { offset, source }),
+            },
+            other => wrapped(other),
+        }
     }
 
     /// Turns the system's error about `what` into an error of the store, told apart by whether the

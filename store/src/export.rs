@@ -9,7 +9,6 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
@@ -18,6 +17,7 @@ use vellum_core::page::Page;
 use vellum_core::tree::{Node, page_start, pages_for};
 use vellum_core::units::PageIndex;
 
+use crate::background_sync::synced_along;
 use crate::destination::{Destination, FilePlace, OPEN_ALREADY, open_device, open_stream};
 use crate::disk::{Disk, Hole, disk_runs};
 use crate::error::StoreError;
@@ -30,9 +30,6 @@ const STREAM_WINDOW: u64 = 8;
 
 /// Bytes that are written in one call: few calls, and a buffer that stays in the processor's cache.
 const WRITE_LEN_MAX: u64 = 256 << 10;
-
-/// Bytes after which a file is synced: enough for the disk to write in long runs.
-const SYNC_LEN: u64 = 64 << 20;
 
 /// Target of an export.
 pub enum ExportTarget {
@@ -171,35 +168,22 @@ impl Exporter<'_> {
             .map_err(|source| StoreError::file("write", path, source))
     }
 
-    /// Writes all data at its place into a file that reads as zeros. The file is synced all along,
-    /// so that the disk works while the cores do, and little is left for the end.
+    /// Writes all data at its place into a file that reads as zeros.
     fn fill(&self, file: &File, path: &Path) -> Result<(), StoreError> {
         let fail = |source| StoreError::file("write", path, source);
         let pages: Vec<PageIndex> = self.disk.mapped_pages().iter().collect();
-        std::thread::scope(|scope| {
-            let (wake, woken) = sync_channel(1);
-            let syncing =
-                scope.spawn(move || woken.into_iter().try_for_each(|()| file.sync_data()));
-            let filled = pages
+        synced_along(file, fail, |bell| {
+            pages
                 .into_par_iter()
                 .try_for_each_init(Vec::new, |buffer, index| {
                     let page = self.page(index)?;
                     for piece in self.data_pieces(&page, index) {
-                        let before = self.read_into(&page, &piece, buffer)?;
+                        self.read_into(&page, &piece, buffer)?;
                         file.write_all_at(buffer, piece.start).map_err(fail)?;
-                        if before / SYNC_LEN != (before + buffer.len() as u64) / SYNC_LEN {
-                            // One that is at work already, or has failed, needs no other.
-                            let _ = wake.try_send(());
-                        }
+                        bell.note(buffer.len() as u64);
                     }
                     self.advance(index)
-                });
-            drop(wake);
-            // An error is told once: whoever syncs next hears nothing of it.
-            let synced = syncing
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            filled.and(synced.map_err(fail))
+                })
         })
     }
 
@@ -307,19 +291,18 @@ impl Exporter<'_> {
         }
     }
 
-    /// Fills `buffer` with the bytes of `range`, which lie on `page`; how many bytes were read
-    /// before.
+    /// Fills `buffer` with the bytes of `range`, which lie on `page`.
     fn read_into(
         &self,
         page: &Arc<Page>,
         range: &Range<u64>,
         buffer: &mut Vec<u8>,
-    ) -> Result<u64, StoreError> {
-        buffer.resize((range.end - range.start) as usize, 0);
+    ) -> Result<(), StoreError> {
+        let len = range.end - range.start;
+        buffer.resize(len as usize, 0);
         self.read(page, buffer, range.start)?;
-        Ok(self
-            .data_bytes
-            .fetch_add(range.end - range.start, Ordering::Relaxed))
+        self.data_bytes.fetch_add(len, Ordering::Relaxed);
+        Ok(())
     }
 
     fn advance(&self, index: PageIndex) -> Result<(), StoreError> {

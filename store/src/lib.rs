@@ -18,7 +18,9 @@ compile_error!("lengths are cast to usize all over: this is a program for 64-bit
 extern crate self as vellum_store;
 
 mod attach;
+mod background_sync;
 mod chain;
+mod chain_export;
 mod changes;
 mod check;
 mod chunks;
@@ -31,6 +33,7 @@ mod database;
 mod destination;
 mod device;
 mod disk;
+mod disk_source;
 mod draft;
 mod error;
 mod export;
@@ -38,10 +41,13 @@ mod exports;
 mod folder;
 #[cfg(test)]
 mod golden;
+mod grounded;
 #[cfg(test)]
 mod heal_tests;
 mod healing;
 mod identity;
+mod image_file;
+mod image_writer;
 mod import;
 mod journal;
 mod late;
@@ -53,6 +59,7 @@ mod maps;
 pub mod measure;
 #[cfg(test)]
 mod model;
+mod new_folder;
 mod opening;
 pub mod parity;
 mod partial;
@@ -75,6 +82,7 @@ pub mod transfer;
 mod twins;
 mod watch;
 
+pub use chain_export::{StateFile, WrittenState};
 pub use check::{CheckOptions, CheckReport, Finding};
 pub use chunks::{ChunkSource, Notices, WantedChunks, WantedPage};
 pub use collect::{CollectOptions, CollectReport, Shortage, TendReport};
@@ -82,13 +90,20 @@ pub use companions::FolderCompanions;
 pub use destination::{Destination, FilePlace, open_device, open_stream};
 pub use device::DiskDevice;
 pub use disk::{Disk, DiskRun, Hole};
+pub use disk_source::{DiskSource, content_identity};
 pub use error::{Damage, StoreError};
 pub use export::{ExportReport, ExportTarget, Unreadable};
 pub use exports::StoreExports;
 pub use healing::{KnownDamage, SourceGuard};
-pub use import::{ImportOptions, ImportReport, ImportRequest, ImportTarget};
+pub use image_file::{ImageFile, contained_disks};
+pub use image_writer::{ImageWriting, carries_identity};
+pub use import::{
+    BuiltForest, ChainFinder, ChainedFile, ForestLayer, ImportOptions, ImportReport, ImportRequest,
+    ImportTarget, LayerForest, LayerReport, description_in_archive,
+};
 pub use live::LiveDisk;
 pub use maps::{MapEntry, RebaseMode};
+pub use new_folder::NewFolder;
 pub use partial::{NewFileMode, PartialFile, write_whole_file};
 pub use pieces::{FileSource, Input};
 pub use protection::heal_closed_store;

@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{SeekFrom, seek};
 use vellum_core::change_map::{ChangeKind, ChangeMap};
-use vellum_core::source::{ClusterDecoder, Extent, ExtentKind, ImageSource, ReadAt, SourceError};
+use vellum_core::source::{Extent, ExtentKind, ImageSource, ReadAt, SourceError};
 use vellum_core::units::ChunkLen;
-use vellum_formats::{self as formats, Companions, Format};
+use vellum_formats::Format;
+use vellum_formats::input::{InputChoice, InputFormat};
 
-use crate::codec::ClusterCodecs;
-use crate::companions::FolderCompanions;
 use crate::error::StoreError;
+use crate::image_file::ImageFile;
 
 /// Bytes of one piece of data: large enough to keep the lanes of the hash full, small enough that a
 /// few of them are little memory.
@@ -28,7 +28,6 @@ const PIECE_LEN: u64 = 1 << 20;
 const SPARE_BUFFERS_MAX: usize = 16;
 
 /// Part of an import's content. Starts on the chunk grid; ends on it, or at the end of the disk.
-#[derive(Debug)]
 pub(crate) enum Piece {
     /// Bytes. `absent` are ranges within that the source says nothing of, read as zeros: the
     /// parent's bytes belong there.
@@ -41,36 +40,36 @@ pub(crate) enum Piece {
     Zero { start: u64, len: u64 },
     /// The source says nothing: the parent's content.
     Absent { start: u64, len: u64 },
+    /// Bytes that are still to be read, on whichever thread has time.
+    Unread(UnreadPiece),
+}
+
+/// Data of an image whose reading costs more than the system's part of it.
+pub(crate) struct UnreadPiece {
+    source: Arc<dyn ImageSource>,
+    name: String,
+    range: Range<u64>,
+    spare: SpareBuffers,
 }
 
 /// A file, device or pipe whose content is to be imported.
 pub struct Input {
     name: String,
     /// The format that the file was read as, if it was one.
-    format: Option<Format>,
+    format: Option<InputFormat>,
     kind: InputKind,
     spare: Spare,
 }
 
-type FormatOpener = fn(
-    Format,
-    Arc<dyn ReadAt>,
-    Arc<dyn ClusterDecoder>,
-    &dyn Companions,
-) -> Result<Box<dyn ImageSource>, SourceError>;
 type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one of it for each import"
-)]
 enum InputKind {
     /// Anything that can be read at any place.
     Image {
-        source: Box<dyn ImageSource>,
+        source: Arc<dyn ImageSource>,
         at: u64,
         map: Option<ChangeMap>,
-        guard: Option<FileGuard>,
+        guard: Option<Arc<FileGuard>>,
     },
     /// A pipe: read to its end.
     Stream {
@@ -88,7 +87,7 @@ pub struct FileSource {
 }
 
 /// State of a file when it was opened, to be compared with the one at the end.
-struct FileGuard {
+pub(crate) struct FileGuard {
     file: File,
     path: PathBuf,
     opened: Metadata,
@@ -149,46 +148,39 @@ impl ReadAt for FileSource {
 impl Input {
     /// Opens `path` as an image of `format`, whole in itself. With a change map, only what the map
     /// says has changed is read: the map is trusted.
-    pub fn open(path: &Path, format: Format, map: Option<ChangeMap>) -> Result<Self, StoreError> {
-        Self::open_as(path, format, map, formats::open)
-    }
-
-    /// Opens as [`Input::open`], for an import over a parent that the caller knows to be the right
-    /// one: a differencing image opens too, and ranges that it does not have are the parent's.
-    pub fn open_over_parent(
+    pub fn open(
         path: &Path,
-        format: Format,
+        format: impl Into<InputFormat>,
         map: Option<ChangeMap>,
     ) -> Result<Self, StoreError> {
-        Self::open_as(path, format, map, formats::open_over_parent)
+        Self::open_disk(path, format.into(), InputChoice::default(), map)
     }
 
-    fn open_as(
+    /// Opens as [`Input::open`] the disk that `choice` means; over a parent that the caller knows to
+    /// be the right one, ranges that it does not have are the parent's.
+    pub fn open_disk(
         path: &Path,
-        format: Format,
+        format: InputFormat,
+        choice: InputChoice<'_>,
         map: Option<ChangeMap>,
-        open: FormatOpener,
     ) -> Result<Self, StoreError> {
-        let name = path.display().to_string();
         let is_stream = std::fs::metadata(path).is_ok_and(|metadata| {
             metadata.file_type().is_fifo() || metadata.file_type().is_char_device()
         });
-        if is_stream && format == Format::Raw {
+        if is_stream && format == InputFormat::Image(Format::Raw) {
+            let name = path.display().to_string();
             let file = File::open(path).map_err(|source| StoreError::Source {
                 name: name.clone(),
                 source: SourceError::Io { offset: 0, source },
             })?;
             return Ok(Self::stream(Box::new(file), name));
         }
-        let file = FileSource::open(path)?;
-        let guard = FileGuard::new(&file, path)?;
-        let fail = |source| StoreError::Source {
-            name: name.clone(),
-            source,
-        };
-        let companions = FolderCompanions::beside(path);
-        let source = open(format, Arc::new(file), Arc::new(ClusterCodecs), &companions);
-        let source = source.map_err(fail)?;
+        Self::of_file(ImageFile::open(path, format, choice)?, map)
+    }
+
+    /// The disk of an open file; of a change map as in [`Input::open`].
+    pub fn of_file(file: ImageFile, map: Option<ChangeMap>) -> Result<Self, StoreError> {
+        let (name, format, source, guard) = file.into_parts();
         let misfit =
             |error| StoreError::Parameter(format!("the change map does not fit {name}: {error}"));
         let map = map
@@ -202,7 +194,7 @@ impl Input {
                 source,
                 at: 0,
                 map,
-                guard: Some(guard),
+                guard: Some(Arc::new(guard)),
             },
             spare: Spare::default(),
         })
@@ -213,7 +205,7 @@ impl Input {
     pub fn stream(reader: Box<dyn Read + Send>, name: String) -> Self {
         Self {
             name,
-            format: Some(Format::Raw),
+            format: Some(InputFormat::Image(Format::Raw)),
             kind: InputKind::Stream {
                 reader,
                 at: 0,
@@ -226,6 +218,15 @@ impl Input {
     /// An image that is not a file, for tests and for those who read through something else.
     #[must_use]
     pub fn source(source: Box<dyn ImageSource>, name: String) -> Self {
+        Self::guarded(source.into(), name, None)
+    }
+
+    /// An image of a file that others have open, too, and that must not change.
+    pub(crate) fn guarded(
+        source: Arc<dyn ImageSource>,
+        name: String,
+        guard: Option<Arc<FileGuard>>,
+    ) -> Self {
         Self {
             name,
             format: None,
@@ -233,7 +234,7 @@ impl Input {
                 source,
                 at: 0,
                 map: None,
-                guard: None,
+                guard,
             },
             spare: Spare::default(),
         }
@@ -247,7 +248,7 @@ impl Input {
 
     /// The format that it is read as, if it comes from a file or through a pipe.
     #[must_use]
-    pub fn format(&self) -> Option<Format> {
+    pub fn format(&self) -> Option<InputFormat> {
         self.format
     }
 
@@ -280,18 +281,45 @@ impl Input {
         SpareBuffers(Arc::clone(&self.spare))
     }
 
+    /// The next piece as [`Input::next`]; data that has to be decoded is left unread.
+    pub(crate) fn next_unread(&mut self, chunk_len: ChunkLen) -> Result<Option<Piece>, StoreError> {
+        let is_plain = self.format == Some(InputFormat::Image(Format::Raw));
+        self.next_piece(chunk_len, !is_plain)
+    }
+
     /// The next piece, in order and gap-free but for what a change map says is the same.
     pub(crate) fn next(&mut self, chunk_len: ChunkLen) -> Result<Option<Piece>, StoreError> {
+        self.next_piece(chunk_len, false)
+    }
+
+    fn next_piece(
+        &mut self,
+        chunk_len: ChunkLen,
+        may_be_unread: bool,
+    ) -> Result<Option<Piece>, StoreError> {
         let name = &self.name;
-        let fail = |source| StoreError::Source {
-            name: name.clone(),
-            source,
-        };
+        let fail = |error| StoreError::of_source(name, error);
         let spare = SpareBuffers(Arc::clone(&self.spare));
         match &mut self.kind {
             InputKind::Image {
                 source, at, map, ..
-            } => next_of_image(source.as_ref(), at, map.as_ref(), chunk_len, &spare).map_err(fail),
+            } => {
+                let read = |range: Range<u64>| {
+                    let unread = UnreadPiece {
+                        source: Arc::clone(source),
+                        name: name.clone(),
+                        range,
+                        spare: spare.clone(),
+                    };
+                    if may_be_unread {
+                        Ok(Piece::Unread(unread))
+                    } else {
+                        unread.read_now()
+                    }
+                };
+                next_of_image(source.as_ref(), at, map.as_ref(), chunk_len, &spare, &read)
+                    .map_err(fail)
+            }
             InputKind::Stream { reader, at, ended } => {
                 next_of_stream(reader.as_mut(), at, ended, chunk_len, &spare).map_err(fail)
             }
@@ -304,7 +332,7 @@ impl Input {
         match &self.kind {
             InputKind::Stream { at, .. } => Ok(*at),
             InputKind::Image { source, guard, .. } => {
-                guard.as_ref().map_or(Ok(()), FileGuard::check)?;
+                guard.as_deref().map_or(Ok(()), FileGuard::check)?;
                 Ok(source.len())
             }
         }
@@ -342,6 +370,7 @@ fn next_of_image(
     map: Option<&ChangeMap>,
     chunk_len: ChunkLen,
     spare: &SpareBuffers,
+    read: &dyn Fn(Range<u64>) -> Result<Piece, SourceError>,
 ) -> Result<Option<Piece>, SourceError> {
     while *at < source.len() {
         let start = *at;
@@ -350,7 +379,7 @@ fn next_of_image(
         let piece = match extent.kind {
             // Less than a chunk of one kind: read the chunk whole, whatever is in it.
             _ if whole_end <= start => read_mixed(source, map, start, chunk_len, spare)?,
-            Kind::Data => read_data(source, start..whole_end.min(start + PIECE_LEN), spare)?,
+            Kind::Data => read(start..whole_end.min(start + PIECE_LEN))?,
             Kind::Zero => Piece::Zero {
                 start,
                 len: whole_end - start,
@@ -434,18 +463,32 @@ fn kind_of(extent: Extent) -> Kind {
     }
 }
 
-fn read_data(
-    source: &dyn ImageSource,
-    range: Range<u64>,
-    spare: &SpareBuffers,
-) -> Result<Piece, SourceError> {
-    let mut bytes = spare.take((range.end - range.start) as usize);
-    source.read_at(&mut bytes, range.start)?;
-    Ok(Piece::Data {
-        start: range.start,
-        bytes,
-        absent: Vec::new(),
-    })
+impl UnreadPiece {
+    /// Where it begins.
+    pub(crate) fn start(&self) -> u64 {
+        self.range.start
+    }
+
+    /// Its bytes.
+    pub(crate) fn read(self) -> Result<Vec<u8>, StoreError> {
+        self.bytes()
+            .map_err(|error| StoreError::of_source(&self.name, error))
+    }
+
+    fn read_now(self) -> Result<Piece, SourceError> {
+        Ok(Piece::Data {
+            start: self.range.start,
+            bytes: self.bytes()?,
+            absent: Vec::new(),
+        })
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>, SourceError> {
+        let len = self.range.end - self.range.start;
+        let mut bytes = self.spare.take(len as usize);
+        self.source.read_at(&mut bytes, self.range.start)?;
+        Ok(bytes)
+    }
 }
 
 /// One chunk in which extents of several kinds meet.
@@ -521,12 +564,13 @@ impl Piece {
         match self {
             Self::Data { start, bytes, .. } => start + bytes.len() as u64,
             Self::Zero { start, len } | Self::Absent { start, len } => start + len,
+            Self::Unread(unread) => unread.range.end,
         }
     }
 }
 
 impl FileGuard {
-    fn new(source: &FileSource, path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn new(source: &FileSource, path: &Path) -> Result<Self, StoreError> {
         let fail = |error| StoreError::file("read", path, error);
         let file = source.file.try_clone().map_err(fail)?;
         let opened = file.metadata().map_err(fail)?;
@@ -537,7 +581,18 @@ impl FileGuard {
         })
     }
 
-    fn check(&self) -> Result<(), StoreError> {
+    /// The file, whatever its name: its device and its number there.
+    pub(crate) fn key(&self) -> (u64, u64) {
+        (self.opened.dev(), self.opened.ino())
+    }
+
+    /// When something last wrote to it, in milliseconds since 1970.
+    pub(crate) fn changed_ms(&self) -> u64 {
+        let seconds = u64::try_from(self.opened.mtime()).unwrap_or(0);
+        seconds.saturating_mul(1000)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
         let now = self
             .file
             .metadata()

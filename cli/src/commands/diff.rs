@@ -1,12 +1,16 @@
-//! `vellum diff`: where two images or snapshots differ, told from their maps.
+//! `vellum diff`: where two images or snapshots differ, told from their maps; of files, from their
+//! bytes.
 
 use serde::Serialize;
 use vellum_core::difference::{Difference, VisitDifference};
 use vellum_store::StoreError;
 
+use crate::disk_argument::DiskArgument;
 use crate::failure::{Failure, Outcome};
 use crate::output::table::Column;
 use crate::session::Session;
+use crate::source_format::FileArgs;
+use crate::source_pair::SourcePair;
 
 const COLUMNS: [Column; 3] = [
     Column::number("START").wide(14),
@@ -14,12 +18,18 @@ const COLUMNS: [Column; 3] = [
     Column::text("BECOMES"),
 ];
 
-/// Show the ranges in which two images or snapshots differ; exit code 1 if there are any, 2 if they
-/// cannot be compared
+/// Show the ranges in which two images, snapshots or files differ; exit code 1 if there are any, 2
+/// if they cannot be compared
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum diff web@monday web@tuesday")]
+#[command(after_help = "\
+Example:
+  vellum diff web@monday web@tuesday
+  vellum diff web@monday monday.vdi
+
+Of images only maps are read, a file is read whole. It is a file if the store has nothing of that name \
+(./NAME is always one).")]
 pub(crate) struct Args {
-    /// The first image or snapshot
+    /// The first image, snapshot or file
     #[arg(value_name = "A")]
     first: String,
     /// The second
@@ -36,13 +46,29 @@ struct Range {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let store = session.open_to_read()?;
-    let (first, second) = (store.find(&args.first)?, store.find(&args.second)?);
+    let find = |word: &str| DiskArgument::find(word, &FileArgs::default(), session);
+    let (first, second) = (find(&args.first)?, find(&args.second)?);
+    if let (DiskArgument::Node(store, first), DiskArgument::Node(_, second)) = (&first, &second) {
+        return show(
+            session,
+            || StoreError::Interrupted,
+            |visit| store.diff(*first, *second, visit),
+        );
+    }
+    let (first, second) = (first.read(&args.first)?, second.read(&args.second)?);
+    let meter = session.watch_bytes("comparing");
     show(
         session,
         || StoreError::Interrupted,
-        |visit| store.diff(first, second, visit),
+        |visit| SourcePair::new(&first, &second).differences(&meter, visit),
     )
+}
+
+impl Args {
+    /// Whether a store is needed.
+    pub(super) fn needs_store(&self) -> bool {
+        !(self.first.contains('/') && self.second.contains('/'))
+    }
 }
 
 /// Shows the differences that `compare` meets; `interrupted` is its error when nobody wants more of

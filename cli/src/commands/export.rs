@@ -1,38 +1,54 @@
 //! `vellum export`: an image or snapshot becomes a file again.
 
+mod chain;
+
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use vellum_store::{ExportTarget, Hole, StoreError, Unreadable};
+use vellum_core::tree::Node;
+use vellum_formats::Format;
+use vellum_formats::write::TargetFormat;
+use vellum_store::{
+    DiskSource, ExportReport, ExportTarget, Hole, Store, StoreError, Unreadable, Watch,
+    content_identity,
+};
 
-use crate::disk_target::{DiskTarget, OutputFormat, with_remedy};
+use crate::disk_target::{ChosenFormat, DiskOutput, DiskTarget, OutputArgs, with_remedy};
 use crate::failure::{Failure, Outcome};
 use crate::output::page::Page;
 use crate::output::{Answer, time};
 use crate::session::Session;
 
-/// Write an image or snapshot to a file, a block device, or standard output
+/// Write an image or snapshot to a file of any format, a block device, or standard output
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
   vellum export web@monday monday.raw
+  vellum export web@monday monday.vdi
+  vellum export web web.qcow2 -o compression_type=zstd
   vellum export web - | ssh host 'cat > /dev/vdb'
   vellum export web rest.raw --holes
+  vellum export web --chain web-files -O vdi
 
-A file gets its name when it is whole; its zeros are holes, and nobody else may read it. One that is
-replaced (--force) stays whose it was. A link is followed. Standard output gets every byte. What is
-damaged ends an export without a file, unless --holes is there: exit code 3 then says that something
-was left out.")]
+A file gets its name when it is whole; its zeros are holes, and nobody else may read it. One that is \
+replaced (--force) stays whose it was. A link is followed. Standard output gets every byte, or a \
+format that goes forward: vmdk -o subformat=streamOptimized, vdi or vhd -o subformat=fixed. What is \
+damaged ends an export without a file, unless --holes is there: exit code 3 then says that something \
+was left out. The same image gives the same bytes on every machine.")]
 pub(crate) struct Args {
     /// The image or snapshot
     #[arg(value_name = "IMAGE[@SNAPSHOT]")]
     node: String,
     /// The file; - is standard output
-    file: PathBuf,
-    /// The file's format [default: raw, unless the file's name says another]
-    #[arg(short = 'O', long, value_enum, value_name = "FORMAT")]
-    output_as: Option<OutputFormat>,
+    #[arg(required_unless_present = "chain")]
+    file: Option<PathBuf>,
+    /// Write the image and all its snapshots to this new folder, as files that stand on each other
+    /// and name each other without a folder: -O qcow2 (the default), vdi, vhd or vhdx
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "force", "holes"])]
+    chain: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Replace a file that is there
     #[arg(long)]
     force: bool,
@@ -46,12 +62,28 @@ struct Exported {
     action: &'static str,
     name: String,
     file: String,
+    format: &'static str,
     size: u64,
-    data_bytes: u64,
+    /// Bytes of a raw disk that are not zero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_bytes: Option<u64>,
+    /// The file's length, if it is no raw disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_bytes: Option<u64>,
     seconds: f64,
     /// The ranges that could not be read and are zeros in the file.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     left_out: Vec<LeftOut>,
+    #[serde(skip)]
+    remark: String,
+}
+
+/// What was written.
+struct Written {
+    size: u64,
+    data_bytes: Option<u64>,
+    file_bytes: Option<u64>,
+    holes: Vec<Hole>,
 }
 
 #[derive(Serialize)]
@@ -62,31 +94,37 @@ struct LeftOut {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    if let Some(folder) = &args.chain {
+        let format = args.output.format_or(TargetFormat::usual(Format::Qcow2))?;
+        return chain::run(args, folder, format, session);
+    }
     let store = session.open_to_read()?;
     let node = store.find(&args.node)?;
     let name = store.tree().display(node);
-    let target = target(args, session)?;
+    let (target, chosen) = DiskTarget::of(args.file(), &args.output, session)?;
+    let target = target.into_export(args.force);
     let meter = session.watch_bytes(&format!("exporting {name}"));
     let unreadable = if args.holes {
         Unreadable::Skip
     } else {
         Unreadable::Fail
     };
-    let report = store
-        .export_as_far(node, target, unreadable, &meter)
+    let written = write(&store, node, chosen, target, unreadable, &meter)
         .map_err(|error| explain(error, session))?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
-    let has_holes = !report.holes.is_empty();
-    let file = args.file.display().to_string();
+    let has_holes = !written.holes.is_empty();
     session.output.summary(&Exported {
         action: "export",
         name,
-        file,
-        size: report.len,
-        data_bytes: report.data_bytes,
+        file: args.file().display().to_string(),
+        format: chosen.name(),
+        size: written.size,
+        data_bytes: written.data_bytes,
+        file_bytes: written.file_bytes,
         seconds,
-        left_out: report.holes.into_iter().map(LeftOut::new).collect(),
+        left_out: written.holes.into_iter().map(LeftOut::new).collect(),
+        remark: chosen.remark(),
     })?;
     Ok(if has_holes {
         Outcome::Losses
@@ -95,13 +133,46 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     })
 }
 
-fn target(args: &Args, session: &mut Session) -> Result<ExportTarget, Failure> {
-    Ok(match DiskTarget::of(&args.file, args.output_as, session)? {
-        DiskTarget::Stream(stream) => ExportTarget::Stream(stream),
-        DiskTarget::Path(path) => ExportTarget::File {
-            path,
-            overwrite: args.force,
-        },
+impl Args {
+    /// The file, which clap requires without --chain.
+    fn file(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new("-"))
+    }
+}
+
+fn write(
+    store: &Store,
+    node: Node,
+    chosen: ChosenFormat,
+    target: ExportTarget,
+    unreadable: Unreadable,
+    watch: &dyn Watch,
+) -> Result<Written, StoreError> {
+    if chosen.format == TargetFormat::Raw {
+        let report = store.export_as_far(node, target, unreadable, watch)?;
+        return Ok(Written::raw(report));
+    }
+    let disk = store.still_disk(node)?;
+    let name = disk.name().to_owned();
+    let source = DiskSource::new(disk, unreadable);
+    let identity = || match unreadable {
+        Unreadable::Fail => source.disk().content_identity(),
+        // Names may be among what is lost.
+        Unreadable::Skip => content_identity(&source, &name, watch),
+    };
+    let output = DiskOutput {
+        source: &source,
+        name: &name,
+        format: chosen.format,
+        identity: &identity,
+        verify: &|| Ok(()),
+    };
+    let image = output.write_to(target, watch)?;
+    Ok(Written {
+        size: source.disk().len(),
+        data_bytes: None,
+        file_bytes: Some(image.file_len),
+        holes: source.holes(),
     })
 }
 
@@ -124,6 +195,17 @@ fn explain(error: StoreError, session: &Session) -> Failure {
     with_remedy(error.into(), said)
 }
 
+impl Written {
+    fn raw(report: ExportReport) -> Self {
+        Self {
+            size: report.len,
+            data_bytes: Some(report.data_bytes),
+            file_bytes: None,
+            holes: report.holes,
+        }
+    }
+}
+
 impl LeftOut {
     fn new(hole: Hole) -> Self {
         Self {
@@ -136,11 +218,15 @@ impl LeftOut {
 
 impl Answer for Exported {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let (size, data) = (page.size(self.size), page.size(self.data_bytes));
         let took = time::span(self.seconds);
+        let size = page.size(self.size);
+        let what = match (self.data_bytes, self.file_bytes) {
+            (Some(data), _) => format!("{} of data", page.size(data)),
+            (None, file) => format!("a file of {}", page.size(file.unwrap_or_default())),
+        };
         page.line(format!(
-            "exported {} to {}, {size}: {data} of data in {took}",
-            self.name, self.file
+            "exported {} to {}{}, {size}: {what} in {took}",
+            self.name, self.file, self.remark
         ))?;
         for left in &self.left_out {
             page.line(format!(

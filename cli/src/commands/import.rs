@@ -1,5 +1,7 @@
 //! `vellum import`: a disk comes into the store.
 
+mod chain;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,34 +16,50 @@ use vellum_core::name::Name;
 use vellum_core::source::SourceError;
 use vellum_core::tree::Node;
 use vellum_formats::Format;
+use vellum_formats::input::InputFormat;
 use vellum_store::{
     ImportOptions, ImportReport, ImportRequest, ImportTarget, Input, Store, StoreError,
 };
 
 use crate::caller::Caller;
+use crate::chains::{self, Mapping};
 use crate::commands::healed;
 use crate::failure::{Failure, Outcome};
 use crate::output::page::{Page, plural};
 use crate::output::{Answer, report, time};
 use crate::patience::Patient;
 use crate::session::Session;
-use crate::source_format::{self, Expected, ExpectedImage};
+use crate::source_format::{self, Expected, ExpectedImage, FileArgs};
 use crate::stream::{CommandOutput, JudgedStream, NoDisk, StreamJudge, WholeStream};
 use crate::{lookup, size};
 
+const RAW: InputFormat = InputFormat::Image(Format::Raw);
 /// The longest change map that is read: some million ranges.
 const CHANGE_MAP_LEN_MAX: u64 = 256 << 20;
 const EXAMPLES: &str = "\
 Example:
-  vellum import disk.raw web --snapshot monday
-  vellum import disk.raw web --update --snapshot tuesday
+  vellum import disk.qcow2 web --snapshot monday
+  vellum import disk.qcow2 web --update --snapshot tuesday
   vellum import --size 40G - db -- ssh db cat /dev/vda
+  vellum import --chain snap2.qcow2 db --backing-map /images=/mnt/images
 
-A pipe does not tell whether the program before it failed. With -- COMMAND Vellum runs the program \
-itself and stores nothing if it fails; with --size it stores nothing if another number of bytes comes.";
+What other programs made:
+  OVA: machine.ova web; of several disks --disk chooses (`vellum info machine.ova` lists them)
+  Proxmox: unpack backup.vma.zst, then backup.vma web --disk drive-scsi0
+  Parallels: the .hds in the .hdd folder; that of a snapshot over the one before, with -b
+  virtnbdbackup (without its --compress): vda.full.data web, then each vda.inc.….data with -b
+  VirtualBox, VMware, Hyper-V, qcow2 with a backing file: --chain stores the file with all that it
+    stands on, parents beside it; over a parent that came before: -b
+  qcow2 with snapshots inside: --chain stores them too
+  a whole machine with its snapshots: `vellum machine import`
+  others: `qemu-img convert -O qcow2` takes many; what is compressed is unpacked first
 
-/// Store a disk: an image file (raw, qcow2, VDI, VMDK, VHD, VHDX), a block device, or what comes
-/// through a pipe
+Without --chain no other file is opened but a VMDK's extents beside it. A pipe does not tell whether \
+the program before it failed. With -- COMMAND Vellum runs the program itself and stores nothing if it fails; \
+with --size it stores nothing if another number of bytes comes.";
+
+/// Store a disk: a file of any format (raw, qcow2, VDI, VMDK, VHD, VHDX, OVA, VMA, Parallels,
+/// virtnbdbackup), a block device, or what comes through a pipe
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -49,10 +67,8 @@ pub(crate) struct Args {
     file: PathBuf,
     /// The new image's name, or with --update the name of one that is there
     name: String,
-    /// raw, qcow2, vdi, vmdk, vhd or vhdx; without it what an image's earlier states came from, and of a new image the
-    /// file's signature decides. No other file is opened
-    #[arg(short, long)]
-    format: Option<Format>,
+    #[command(flatten)]
+    input: FileArgs,
     /// Store only what differs from this image or snapshot
     #[arg(
         short = 'b',
@@ -64,6 +80,14 @@ pub(crate) struct Args {
     /// Store the disk as the new state of an image that is there
     #[arg(long)]
     update: bool,
+    /// Store what the file stands on, too: each file below it becomes a snapshot, and so do the
+    /// states that a qcow2 keeps inside. A folder's chains become an image each, NAME-FILE
+    #[arg(long, conflicts_with_all = ["parent", "change_map", "size"])]
+    chain: bool,
+    /// With --chain: where a parent is that is not beside its child. OLD is what the child says of
+    /// it (its name, a folder that the name begins with, or its identity)
+    #[arg(long, value_name = "OLD=NEW", value_parser = chains::mapping, requires = "chain")]
+    backing_map: Vec<Mapping>,
     /// Take a snapshot of the result, in the same moment
     #[arg(long, value_name = "SNAPSHOT", value_parser = lookup::name)]
     snapshot: Option<Name>,
@@ -100,10 +124,18 @@ struct Imported {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    if args.chain {
+        return chain::run(args, session);
+    }
     check(args, session)?;
     let store = session.open_to_write()?;
-    let target = target(args, &store)?;
-    let expected = expected(args, &store, &target)?;
+    bring_in(args, &store, session)?;
+    Ok(Outcome::Done)
+}
+
+fn bring_in(args: &Args, store: &Store, session: &mut Session) -> Result<(), Failure> {
+    let target = target(args, store)?;
+    let expected = expected(args, store, &target)?;
     let input = input(args, &expected, session)?;
     for sentence in input.left_behind() {
         session.warn(&format!("{} {sentence}", input.name()));
@@ -123,8 +155,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let name = store.tree().display(report.node);
     session
         .output
-        .summary(&Imported::new(name, &report, seconds.as_secs_f64()))?;
-    Ok(Outcome::Done)
+        .summary(&Imported::new(name, &report, seconds.as_secs_f64()))
 }
 
 /// Checks the rules that clap cannot know.
@@ -143,7 +174,7 @@ fn check(args: &Args, session: &Session) -> Result<(), Failure> {
             "import a file instead",
         ));
     }
-    if let Some(format) = args.format.filter(|format| piped && *format != Format::Raw) {
+    if let Some(format) = args.input.format.filter(|format| piped && *format != RAW) {
         return Err(Failure::usage(
             format!("{format} is read here and there, and a pipe goes by once"),
             "write it to a file first, and import that",
@@ -189,7 +220,7 @@ fn target(args: &Args, store: &Store) -> Result<ImportTarget, Failure> {
 /// The facts about the file before it is looked at.
 fn expected(args: &Args, store: &Store, target: &ImportTarget) -> Result<Expected, Failure> {
     let image = match target {
-        ImportTarget::Update(image) if args.format.is_none() => {
+        ImportTarget::Update(image) if args.input.format.is_none() => {
             let node = Node::Image(*image);
             Some(ExpectedImage::of(&store.tree(), node, false)?)
         }
@@ -200,7 +231,7 @@ fn expected(args: &Args, store: &Store, target: &ImportTarget) -> Result<Expecte
         ImportTarget::New { .. } => None,
     };
     Ok(Expected {
-        said: args.format,
+        said: args.input.format,
         image,
     })
 }
@@ -214,7 +245,7 @@ fn input(args: &Args, expected: &Expected, session: &Session) -> Result<Input, F
             .as_deref()
             .map(|map| change_map(map, &session.caller))
             .transpose()?;
-        let is_raw = args.format.is_none_or(|format| format == Format::Raw);
+        let is_raw = args.input.format.is_none_or(|format| format == RAW);
         if is_raw && map.is_none() && is_stream(&path) {
             // A pipe's opening would wait for its other end.
             let opened = File::options()
@@ -225,14 +256,11 @@ fn input(args: &Args, expected: &Expected, session: &Session) -> Result<Input, F
             let reader = Patient::new(file, session.signals.clone());
             return Ok(stream(args, expected, session, name, reader));
         }
-        let format = source_format::of_file(&path, &name, expected, session)?;
         // Over a parent that the person names, a differencing image is read as what it changes.
-        let open = if args.parent.is_some() {
-            Input::open_over_parent
-        } else {
-            Input::open
-        };
-        return Ok(open(&path, format, map)?);
+        let is_over_parent = args.parent.is_some();
+        let file =
+            source_format::open_as(&args.file, &args.input, expected, is_over_parent, session)?;
+        return Ok(Input::of_file(file, map)?);
     }
     if let Some(program) = args.command.first() {
         let output = CommandOutput::start(&args.command, &session.caller)?;
@@ -286,6 +314,32 @@ fn change_map(path: &Path, caller: &Caller) -> Result<ChangeMap, Failure> {
         )
     };
     ChangeMap::parse(&bytes).map_err(misread)
+}
+
+/// Stores the disk in `file` as image `name`: as its new state if it is there, else as a new image.
+pub(super) fn store_file(
+    file: &Path,
+    input: &FileArgs,
+    name: &str,
+    store: &Store,
+    session: &mut Session,
+) -> Result<(), Failure> {
+    let is_there = store.find_whole(name).is_ok();
+    let args = Args {
+        file: file.to_owned(),
+        name: name.to_owned(),
+        input: input.clone(),
+        parent: None,
+        update: is_there,
+        chain: false,
+        backing_map: Vec::new(),
+        snapshot: None,
+        change_map: None,
+        verify: false,
+        size: None,
+        command: Vec::new(),
+    };
+    bring_in(&args, store, session)
 }
 
 /// An interruption may reach the source first.

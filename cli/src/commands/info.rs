@@ -1,25 +1,37 @@
-//! `vellum info`: all that is known of one image or snapshot without reading it.
+//! `vellum info`: all that is known of one image, snapshot or file without reading it.
 
 use std::io;
+use std::path::Path;
 
 use serde::Serialize;
 use vellum_core::tree::Node;
 use vellum_store::Store;
 
 use crate::description::Description;
+use crate::disk_argument::{DiskArgument, is_file_word};
 use crate::failure::{Failure, Outcome};
+use crate::file_facts::FileFacts;
 use crate::forest::Forest;
 use crate::output::Answer;
 use crate::output::page::Page;
 use crate::session::Session;
+use crate::source_format::FileArgs;
 
-/// Tell what is known of an image or snapshot
+/// Tell what is known of an image or snapshot, or of a disk's file of any format
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum info web@monday")]
+#[command(after_help = "\
+Example:
+  vellum info web@monday
+  vellum info disk.qcow2
+
+Of a file: format and variant, lengths, identity, parent, snapshots and bitmaps inside, and what is odd, \
+from its headers alone. It is a file if the store has nothing of that name (./NAME is always one).")]
 pub(crate) struct Args {
-    /// The image or snapshot
-    #[arg(value_name = "IMAGE[@SNAPSHOT]")]
+    /// The image or snapshot, or a file
+    #[arg(value_name = "IMAGE[@SNAPSHOT]|FILE")]
     node: String,
+    #[command(flatten)]
+    file: FileArgs,
 }
 
 #[derive(Serialize)]
@@ -47,11 +59,21 @@ struct Info {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let store = session.open_to_read()?;
-    let node = store.find(&args.node)?;
+    let Some((store, node)) = DiskArgument::find_node(&args.node, &args.file, session)? else {
+        let facts = FileFacts::of(Path::new(&args.node), &args.file, session)?;
+        session.output.answer(&facts)?;
+        return Ok(Outcome::Done);
+    };
     let info = info(&store, node).ok_or(vellum_core::tree::PlanError::Gone)?;
     session.output.answer(&info)?;
     Ok(Outcome::Done)
+}
+
+impl Args {
+    /// Whether a store is needed.
+    pub(super) fn needs_store(&self) -> bool {
+        !is_file_word(&self.node, &self.file)
+    }
 }
 
 fn info(store: &Store, node: Node) -> Option<Info> {

@@ -1,16 +1,20 @@
-//! `vellum map`: which layer supplies each range of an image.
+//! `vellum map`: which layer supplies each range of an image, and what is where in a file.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use serde::Serialize;
+use vellum_core::source::{ExtentKind, ImageSource};
 use vellum_core::tree::Tree;
 use vellum_core::units::{ChunkId, LayerId};
 use vellum_store::{Compression, MapEntry, Store, StoreError};
 
+use crate::disk_argument::{DiskArgument, is_file_word};
 use crate::failure::{Failure, Outcome};
 use crate::output::Entries;
 use crate::output::table::Column;
 use crate::session::Session;
+use crate::source_format::{self, FileArgs};
 
 /// Chunks whose names are asked for at once.
 const HASHES_MAX: u64 = 1024;
@@ -27,16 +31,24 @@ const CHUNKS: [Column; 3] = [
     Column::text("BLAKE3"),
 ];
 
-/// Show which layer supplies each range, in bytes
+/// Show which layer supplies each range, in bytes; of a file, which ranges it has
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum map web --json\n  vellum map web@monday --hashes")]
+#[command(after_help = "\
+Example:
+  vellum map web --json
+  vellum map web@monday --hashes
+  vellum map disk.vmdk
+
+It is a file if the store has nothing of that name (./NAME is always one).")]
 pub(crate) struct Args {
-    /// The image or snapshot
-    #[arg(value_name = "IMAGE[@SNAPSHOT]")]
+    /// The image or snapshot, or a file
+    #[arg(value_name = "IMAGE[@SNAPSHOT]|FILE")]
     node: String,
     /// Show the name of every chunk: the hash of its content
     #[arg(long)]
     hashes: bool,
+    #[command(flatten)]
+    file: FileArgs,
 }
 
 /// A range as `qemu-img map` shows it, and where it is in the store.
@@ -64,8 +76,9 @@ struct Chunk {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let store = session.open_to_read()?;
-    let node = store.find(&args.node)?;
+    let Some((store, node)) = DiskArgument::find_node(&args.node, &args.file, session)? else {
+        return map_file(args, session);
+    };
     let signals = session.signals.clone();
     let names = layer_names(&store.tree());
     let compressed = store.parameters().compression != Compression::None;
@@ -91,6 +104,78 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     mapped?;
     entries.finish()?;
     Ok(Outcome::Done)
+}
+
+/// Shows the ranges of a file. What it leaves to its parent is not present.
+fn map_file(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+    if args.hashes {
+        return Err(Failure::usage(
+            "a file has no chunks with names",
+            "import it, and map the image",
+        ));
+    }
+    let (path, expected) = (Path::new(&args.node), args.file.expected());
+    let file = source_format::open_as(path, &args.file, &expected, true, session)?;
+    let (source, signals) = (file.source(), session.signals.clone());
+    let mut entries = session.output.entries(&RANGES);
+    let mut at = 0;
+    while at < source.len() {
+        signals.check()?;
+        let (kind, end) = joined_extent(&**source, at)
+            .map_err(|error| StoreError::of_source(&args.node, error))?;
+        let is_data = kind == ExtentKind::Data;
+        let range = Range {
+            start: at,
+            length: end - at,
+            depth: 0,
+            present: kind != ExtentKind::Absent,
+            zero: !is_data,
+            data: is_data,
+            compressed: false,
+            layer: None,
+            chunk: None,
+        };
+        let word = match kind {
+            ExtentKind::Data => "data",
+            ExtentKind::Zero => "zero",
+            ExtentKind::Absent => "absent",
+        };
+        let cells = [
+            at.to_string(),
+            range.length.to_string(),
+            "0".to_owned(),
+            word.to_owned(),
+            args.node.clone(),
+        ];
+        entries.push(&range, &cells)?;
+        at = end;
+    }
+    entries.finish()?;
+    Ok(Outcome::Done)
+}
+
+/// The kind at `at`, and the end of all that is alike from there on.
+fn joined_extent(
+    source: &dyn ImageSource,
+    at: u64,
+) -> Result<(ExtentKind, u64), vellum_core::source::SourceError> {
+    let first = source.extent_at(at)?;
+    let mut end = first.end();
+    while end < source.len() {
+        let next = source.extent_at(end)?;
+        if next.kind != first.kind {
+            break;
+        }
+        end = next.end();
+    }
+    Ok((first.kind, end))
+}
+
+impl Args {
+    /// Whether a store is needed.
+    pub(super) fn needs_store(&self) -> bool {
+        !is_file_word(&self.node, &self.file)
+    }
 }
 
 fn show_range(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::Serialize;
-use vellum_formats::Format;
+use vellum_formats::input::InputFormat;
 use vellum_store::measure::{
     Advice, Estimate, LengthReport, MeasureOptions, MeasureReport, Reason, SettingReport, measure,
 };
@@ -21,7 +21,7 @@ use crate::output::table::Column;
 use crate::output::{Answer, Layout};
 use crate::session::Session;
 use crate::size;
-use crate::source_format::{self, Expected};
+use crate::source_format::{self, FileArgs};
 
 const EXAMPLES: &str = "\
 Example:
@@ -40,10 +40,9 @@ pub(crate) struct Args {
     /// The disks, in the order in which they would be imported
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// raw, qcow2, vdi, vmdk, vhd or vhdx, for all of them; without it each file's signature decides, and no other file
-    /// is opened
-    #[arg(short, long)]
-    format: Option<Format>,
+    /// The format of all of them (as for `vellum import`) [default: each as its signature says]
+    #[arg(short, long, value_parser = source_format::input_format)]
+    format: Option<InputFormat>,
     /// What the first disk is held against, as if it were stored already: a file, or an image or
     /// snapshot of the store
     #[arg(short = 'b', long, value_name = "FILE|IMAGE[@SNAPSHOT]")]
@@ -218,7 +217,7 @@ fn parent(args: &Args, session: &Session) -> (Option<PathBuf>, Option<String>) {
     }
 }
 
-fn open(file: &Path, format: Option<Format>, session: &Session) -> Result<Input, Failure> {
+fn open(file: &Path, format: Option<InputFormat>, session: &Session) -> Result<Input, Failure> {
     let path = session.caller.path(file);
     if file.as_os_str() == "-" || is_stream(&path) {
         return Err(Failure::usage(
@@ -226,13 +225,13 @@ fn open(file: &Path, format: Option<Format>, session: &Session) -> Result<Input,
             "measure a file or a device, or import the pipe",
         ));
     }
-    let name = file.display().to_string();
-    let expected = Expected {
-        said: format,
-        image: None,
-    };
-    let format = source_format::of_file(&path, &name, &expected, session)?;
-    Input::open(&path, format, None).map_err(explain)
+    let args = FileArgs { format, disk: None };
+    let opened = source_format::open(file, &args, &args.expected(), session);
+    let opened = opened.map_err(|failure| match failure {
+        Failure::Store(error) => explain(error),
+        other => other,
+    })?;
+    Input::of_file(opened, None).map_err(explain)
 }
 
 fn input_of(store: &Store, node: &str) -> Result<Input, Failure> {

@@ -6,6 +6,7 @@ mod clone;
 mod commit;
 mod compare;
 mod completions;
+mod convert;
 mod create;
 mod diff;
 mod done;
@@ -25,6 +26,7 @@ mod mount;
 mod nbd;
 mod parity;
 mod pin;
+mod probe;
 mod rebase;
 mod receive;
 mod remove;
@@ -70,6 +72,8 @@ pub(crate) enum Command {
     Map(map::Args),
     Diff(diff::Args),
     Compare(compare::Args),
+    Convert(convert::Args),
+    Probe(probe::Args),
     #[command(name = "rm", visible_alias = "delete", alias = "remove")]
     Remove(remove::Args),
     #[command(visible_alias = "mv")]
@@ -109,7 +113,18 @@ impl Command {
         let is_without = match self {
             Self::Measure(args) => !args.needs_store(),
             Self::Backup(args) => !args.needs_store(),
-            other => matches!(other, Self::Init(_) | Self::Completions(_) | Self::Man(_)),
+            Self::Info(args) => !args.needs_store(),
+            Self::Map(args) => !args.needs_store(),
+            Self::Diff(args) => !args.needs_store(),
+            Self::Compare(args) => !args.needs_store(),
+            other => matches!(
+                other,
+                Self::Init(_)
+                    | Self::Convert(_)
+                    | Self::Probe(_)
+                    | Self::Completions(_)
+                    | Self::Man(_)
+            ),
         };
         let is_owner = matches!(
             self,
@@ -162,6 +177,8 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, F
         Command::Map(args) => map::run(args, session),
         Command::Diff(args) => diff::run(args, session),
         Command::Compare(args) => compare::run(args, session),
+        Command::Convert(args) => convert::run(args, session),
+        Command::Probe(args) => probe::run(args, session),
         Command::Remove(args) => remove::run(args, session),
         Command::Rename(args) => rename::run(args, session),
         Command::Resize(args) => resize::run(args, session),

@@ -1,37 +1,43 @@
-//! `vellum nbd`: one image or snapshot for one client, as `qemu-nbd` does it.
+//! `vellum nbd`: one image, snapshot or file for one client, as `qemu-nbd` does it.
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
 use vellum_core::device::OpenError;
 use vellum_serve::nbd::{Server, SingleExport};
 
+use crate::disk_argument::{DiskArgument, is_file_word};
 use crate::endpoint::{Endpoint, LOOPBACK, NBD_PORT, Place};
 use crate::failure::{Failure, Outcome};
+use crate::file_exports::FileExports;
 use crate::output::Answer;
 use crate::output::page::Page;
 use crate::patience::PATIENCE;
 use crate::scrubber::ScrubArgs;
 use crate::service::{self, FromArgs, NbdArgs, Service, ServiceArgs};
 use crate::session::Session;
+use crate::source_format::FileArgs;
 
-/// Offer one image or snapshot over NBD until its client leaves
+/// Offer one image or snapshot, or a file of any format to be read, over NBD until its client leaves
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
   vellum nbd web -k /run/user/1000/web.sock
   vellum nbd web@monday -r -t -p 10810
   nbdcopy -- [ vellum nbd web -q ] web.raw
+  vellum nbd disk.vdi -k /run/user/1000/disk.sock
 
 The letters are those of qemu-nbd; unlike it, this listens for this machine only unless -b says otherwise. \
-Other commands work meanwhile.")]
+Other commands work meanwhile. It is a file if the store has nothing of that name (./NAME is always one).")]
 pub(crate) struct Args {
-    /// The image or snapshot
-    #[arg(value_name = "IMAGE[@SNAPSHOT]")]
+    /// The image or snapshot, or a file
+    #[arg(value_name = "IMAGE[@SNAPSHOT]|FILE")]
     node: String,
+    #[command(flatten)]
+    file: FileArgs,
     /// Listen at this Unix socket, not at a port
     #[arg(short = 'k', long, value_name = "PATH", conflicts_with_all = ["port", "bind"])]
     socket: Option<PathBuf>,
@@ -72,8 +78,7 @@ struct Offering {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let mut service = Service::start_from(&args.from, &args.service, &ScrubArgs::usual(), session)?;
-    let target = target(&service, &args.node, args.nbd.is_read_only())?;
+    let (mut service, target) = service_of(args, session)?;
     let info = service.exports.info(&target).map_err(unavailable)?;
     let export = args.export_name.as_deref().unwrap_or(&target);
     let exports = Arc::new(SingleExport::new(
@@ -100,6 +105,30 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
             service.is_left(PATIENCE)
         }
     })
+}
+
+/// What is served, and the whole name of the export.
+fn service_of(args: &Args, session: &Session) -> Result<(Service, String), Failure> {
+    if is_file(args, session) {
+        let file = service::open_file(Path::new(&args.node), &args.file, session)?;
+        let name = file.0.clone();
+        return Ok((Service::of_files(FileExports::new(vec![file])), name));
+    }
+    let service = Service::start_from(&args.from, &args.service, &ScrubArgs::usual(), session)?;
+    let target = target(&service, &args.node, args.nbd.is_read_only())?;
+    Ok((service, target))
+}
+
+/// True if the word means a file: the store, if there is one, has nothing of that whole name.
+fn is_file(args: &Args, session: &Session) -> bool {
+    if is_file_word(&args.node, &args.file) {
+        return true;
+    }
+    if args.from.from.is_some() || !session.caller.path(Path::new(&args.node)).is_file() {
+        return false;
+    }
+    let found = DiskArgument::find_node(&args.node, &args.file, session);
+    matches!(found, Ok(None))
 }
 
 /// Listens at the socket that was handed over, or else where the person says.

@@ -8,12 +8,14 @@ use serde::Serialize;
 
 use crate::endpoint::{Endpoint, Place};
 use crate::failure::{Failure, Outcome};
+use crate::file_exports::FileExports;
 use crate::output::Answer;
 use crate::output::page::{Page, plural};
 use crate::patience::PATIENCE;
 use crate::scrubber::ScrubArgs;
 use crate::service::{self, FromArgs, NbdArgs, Service, ServiceArgs};
 use crate::session::Session;
+use crate::source_format::FileArgs;
 
 /// In the store's folder, unless told otherwise.
 const SOCKET: &str = "nbd.sock";
@@ -28,11 +30,17 @@ Example:
   vellum serve
   vellum serve --listen 0.0.0.0:10809 --tls-certs /etc/pki/vellum --tls-verify-peer
   qemu-system-x86_64 -drive file='nbd+unix:///web?socket=/srv/images/nbd.sock',format=raw
+  vellum serve a.vdi b.vmdk --listen 10810
 
 Images can be written, by one client at a time; snapshots (IMAGE@SNAPSHOT) only read; all of \
-a repository (--from REPO) only read. With -v it says who comes and goes, what fails and what \
+a repository (--from REPO) only read, and so are files, by their names. With -v it says who comes and goes, what fails and what \
 takes long. Started by systemd with sockets, it listens on those.")]
 pub(crate) struct Args {
+    /// Files of any format, to be read, in place of the store
+    #[arg(value_name = "FILE", conflicts_with = "from")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    file: FileArgs,
     /// Listen at this Unix socket [default: nbd.sock in the store's folder, unless --listen is
     /// there]
     #[arg(short = 'k', long, value_name = "PATH")]
@@ -70,7 +78,7 @@ struct Serving {
 }
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let mut service = Service::start_from(&args.from, &args.service, &args.scrub, session)?;
+    let mut service = service_of(args, session)?;
     let endpoints = listen(args, &mut service, session)?;
     let folder = args
         .mount
@@ -100,7 +108,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
                 .store()
                 .map(|store| store.dir().display().to_string())
         })
-        .unwrap_or_default();
+        .unwrap_or_else(|| "files".to_owned());
     let (serving, signals) = (
         Serving {
             action: "serve",
@@ -115,6 +123,24 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     service.run(&serving, session, |_| signals.await_stop(PATIENCE))
 }
 
+/// The files that are named, or else the repository or the store.
+fn service_of(args: &Args, session: &Session) -> Result<Service, Failure> {
+    if args.files.is_empty() {
+        return Service::start_from(&args.from, &args.service, &args.scrub, session);
+    }
+    let open = |file: &PathBuf| service::open_file(file, &args.file, session);
+    let files: Vec<_> = args.files.iter().map(open).collect::<Result<_, _>>()?;
+    let mut names: Vec<_> = files.iter().map(|(name, ..)| name).collect();
+    names.sort_unstable();
+    if let Some([name, _]) = names.array_windows().find(|[a, b]| a == b) {
+        return Err(Failure::usage(
+            format!("two files are called {name}, and clients ask by name"),
+            "serve one of them elsewhere, or through a link of another name",
+        ));
+    }
+    Ok(Service::of_files(FileExports::new(files)))
+}
+
 /// Listens where the person, or systemd, says.
 fn listen(args: &Args, service: &mut Service, session: &Session) -> Result<Vec<Endpoint>, Failure> {
     let default = service.store().map(|store| store.dir().join(SOCKET));
@@ -124,7 +150,7 @@ fn listen(args: &Args, service: &mut Service, session: &Session) -> Result<Vec<E
     let mut endpoints = Vec::new();
     if default.is_none() && !is_told && args.mount.is_none() {
         return Err(Failure::usage(
-            "a repository has no folder of its own for a socket",
+            "there is no store, in whose folder a socket would be",
             "add --socket PATH, --listen or --mount",
         ));
     }

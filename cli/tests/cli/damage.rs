@@ -139,11 +139,23 @@ impl Harmed<'_> {
             check.stdout.contains(&format!("\"name\":\"{name}\"")),
             "{what}: {name} is hit, and not named: {check:?}"
         );
-        let run = self.run(&format!("export {name} rest.raw --holes --force --json"));
+        for file in ["rest.raw", "rest.vdi"] {
+            self.rest_is_right(name, file, &good);
+        }
+        false
+    }
+
+    /// Requires that an export of what can be read to `file` lists what it left out, and has all
+    /// else.
+    fn rest_is_right(&self, name: &str, file: &str, good: &[u8]) {
+        let (sandbox, what) = (self.sandbox, &self.what);
+        let run = self.run(&format!("export {name} {file} --holes --force --json"));
         assert_eq!(run.code, Some(3), "{what}: {run:?}");
         let summary = run.stdout.lines().last().unwrap_or_default();
         let summary: serde_json::Value = serde_json::from_str(summary).expect("JSON");
-        let mut rest = std::fs::read(sandbox.path("rest.raw")).expect("it was written");
+        let read = self.run(&format!("convert {file} read.raw --force"));
+        assert_eq!(read.code, Some(0), "{what}: {read:?}");
+        let mut rest = std::fs::read(sandbox.path("read.raw")).expect("it was written");
         assert_eq!(rest.len(), good.len());
         let mut at = 0;
         for left in summary["left_out"].as_array().expect("a list") {
@@ -158,7 +170,6 @@ impl Harmed<'_> {
             at = end;
         }
         assert!(rest == good, "{what}: what was not left out is right");
-        false
     }
 
     /// True if it can be written: then it stays so, and says what is wrong.

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use crate::sandbox::{Run, Sandbox};
 
 /// Verbs that only look: they take shortened names.
-const LOOKING: [&str; 25] = [
+const LOOKING: [&str; 26] = [
     "source list",
     "list",
     "tree",
@@ -29,6 +29,7 @@ const LOOKING: [&str; 25] = [
     "machine show",
     "machine snapshot list",
     "machine run-args",
+    "machine export",
     "backup list",
     "backup tree",
     "backup diff",
@@ -38,7 +39,7 @@ const LOOKING: [&str; 25] = [
     "backup key list",
 ];
 /// Verbs that take no name of what is there, or only look at one to make something new.
-const NAMELESS: [&str; 22] = [
+const NAMELESS: [&str; 25] = [
     "source add",
     "init",
     "create",
@@ -53,8 +54,11 @@ const NAMELESS: [&str; 22] = [
     "serve",
     "mount",
     "completions",
+    "convert",
+    "probe",
     "man",
     "machine create",
+    "machine import",
     "backup init",
     "backup prune",
     "backup mount",
@@ -91,6 +95,7 @@ const SHORTENED: Rows = &[
     ),
     ("snapshot take web@x", &["did you mean web2?"]),
     ("import --update b.raw web", &["did you mean web2?"]),
+    ("import --chain --update b.raw web", &["did you mean web2?"]),
     (
         "import --update b.raw tria --snapshot x",
         &["did you mean trial?"],
@@ -210,8 +215,8 @@ const OTHERS: Rows = &[
     ("import x.zst new", &["a zstd file"]),
     ("import x.zip new", &["a zip archive"]),
     ("import x.7z new", &["a 7z archive"]),
-    ("import x.ova new", &["tar archive", "OVA"]),
-    ("import x.vma new", &["VMA", "vma extract"]),
+    ("import x.ova new", &["not a valid ova image"]),
+    ("import x.vma new", &["vma image", "version 0"]),
     ("import x.ovf new", &["XML"]),
     ("import x.stream new", &["vellum send", "vellum receive"]),
     ("import both new", &["several things", "-f raw"]),
@@ -224,15 +229,34 @@ const OTHERS: Rows = &[
         &["gzip", "web2 is imported from raw"],
     ),
     ("import --update x.qcow2 db", &["not noted", "-f"]),
+    (
+        "import --chain --update x.qcow2 web2",
+        &["qcow2", "web2 is imported from raw"],
+    ),
+    ("import --chain - new", &["a pipe goes by once", "topmost"]),
+    ("import --chain b.raw web2", &["exists already", "--update"]),
+    ("import --chain store new", &["store", "no image file"]),
+    ("import b.raw new --backing-map a=b", &["--chain"]),
+    ("import --chain b.raw new --backing-map a", &["OLD=NEW"]),
+    ("import --chain b.raw new -b web2", &["cannot be used with"]),
+    ("export --chain out", &["IMAGE"]),
+    ("export web2 --chain out -O raw", &["raw", "-O qcow2"]),
+    ("export web2 --chain store", &["store is not empty"]),
+    ("export web2@friday --chain out", &["a snapshot"]),
+    ("machine import b.raw", &["no text"]),
+    ("machine import x.ovf", &["describes no machine"]),
+    ("machine import x.ova", &["ova"]),
+    ("machine export vm store", &["store is not empty"]),
+    ("machine export vm b.raw -O ova", &["is there already"]),
     ("import --update b.raw q", &["q is imported from qcow2"]),
     ("compare web2 x.gz", &["gzip"]),
     ("measure x.gz", &["gzip"]),
-    ("export web2 x.VDI", &["by its name it is vdi", "-O raw"]),
-    ("export web2 new.qcow2", &["by its name it is qcow2"]),
+    ("export web2 x.QED", &["by its name it is qed", "-O raw"]),
+    ("export web2 new.qcow", &["by its name it is qcow"]),
     ("export web2 new.raw.gz", &["by its name it is gz"]),
     (
-        "backup restore repo web2 new.vmdk",
-        &["by its name it is vmdk"],
+        "backup restore repo web2 new.ova",
+        &["by its name it is ova"],
     ),
     ("export web2 there", &["already exists", "--force"]),
     ("export web2 link", &["already exists", "--force"]),
@@ -475,6 +499,7 @@ fn what_just_looks_takes_shortened_names() {
         "machine show vm@fri",
         "machine snapshot list vm",
         "machine run-args vm --socket s",
+        "machine export vm out",
         "create copy -b web2@mon",
         "export web out.raw",
         "backup list repo web",

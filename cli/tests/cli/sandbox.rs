@@ -193,6 +193,13 @@ pub(crate) fn client_succeeds(sandbox: &Sandbox, program: &str, args: &[&str]) -
     run.stdout
 }
 
+/// Runs a line of another's program whose words have no blanks.
+pub(crate) fn client_line(sandbox: &Sandbox, line: &str) -> String {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (program, args) = words.split_first().expect("a line names a program");
+    client_succeeds(sandbox, program, args)
+}
+
 /// A copy of the command that every user may run, in `sandbox`. Another process makes it: a file
 /// that a test itself has written cannot be run as long as what another test is just starting has
 /// it open.

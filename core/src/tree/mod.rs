@@ -5,6 +5,7 @@
 //! maps; `page` is one span of such a map.
 
 mod attach;
+mod chain_update;
 mod keep;
 mod lookup;
 mod machine;
@@ -30,6 +31,7 @@ use crate::units::{
 };
 
 pub use attach::{ATTACHMENTS_MAX, Attachment};
+pub use chain_update::ChainUpdate;
 pub use keep::PresentState;
 pub use lookup::{LookupError, Node};
 pub use machine::{

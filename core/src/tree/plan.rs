@@ -713,6 +713,15 @@ impl Tree {
         (sealed, edits)
     }
 
+    /// The layer that shows `node`, below an active one that adds nothing.
+    #[must_use]
+    pub fn content_layer(&self, node: Node) -> Option<LayerId> {
+        let layer = self.layer_of(node)?;
+        let is_active = matches!(node, Node::Image(_));
+        let below = self.same_as_parent(layer).filter(|_| is_active);
+        Some(below.unwrap_or(layer.id))
+    }
+
     /// The parent, if `layer` adds nothing to it and hides nothing of it.
     pub(super) fn same_as_parent(&self, layer: &Layer) -> Option<LayerId> {
         let parent = self.layer(layer.parent?)?;

@@ -82,6 +82,9 @@ pub struct ArrivingMachine {
     pub created_ms: u64,
     /// Its snapshots, the oldest first.
     pub snapshots: Vec<ArrivingMachineSnapshot>,
+    /// The content that its guest left on immutable disks: the place of the image, and the sealed
+    /// layer that shows it.
+    pub scratches: Vec<(usize, LayerId)>,
 }
 
 /// A machine's snapshot that comes.
@@ -138,7 +141,13 @@ impl Tree {
             )?);
         }
         for machine in &arrival.machines {
-            self.plan_arriving_machine(machine, &placed, &mut edits)?;
+            let id = self.plan_arriving_machine(machine, &placed, &mut edits)?;
+            for (at, layer) in &machine.scratches {
+                let place = placed.get(*at).ok_or(PlanError::Gone)?.id;
+                let shown = self.arriving_layer(*layer, &arrival.layers)?;
+                let scratch = self.plan_arriving_scratch(place, id, &shown, &edits, now_ms)?;
+                edits.extend(scratch);
+            }
         }
         Ok((ids.into_iter().map(Node::Image).collect(), edits))
     }
@@ -194,7 +203,7 @@ impl Tree {
         machine: &ArrivingMachine,
         placed: &[Placed],
         edits: &mut Vec<Edit>,
-    ) -> Result<(), PlanError> {
+    ) -> Result<MachineId, PlanError> {
         let place = |at: &usize| placed.get(*at).ok_or(PlanError::Gone);
         let id = MachineId(self.allocate());
         let disks = machine
@@ -245,11 +254,52 @@ impl Tree {
                 created_ms,
             }));
         }
-        Ok(())
+        Ok(id)
+    }
+
+    /// A scratch image with the content `shown` for machine `user` of the immutable image `base`,
+    /// which `edits` put. The session that wrote it is over.
+    fn plan_arriving_scratch(
+        &mut self,
+        base: ImageId,
+        user: MachineId,
+        shown: &Layer,
+        edits: &[Edit],
+        now_ms: u64,
+    ) -> Result<Vec<Edit>, PlanError> {
+        let put = |edit: &Edit| match edit {
+            Edit::PutImage(image) if image.id == base => Some(image.clone()),
+            _ => None,
+        };
+        let base = edits.iter().find_map(put).ok_or(PlanError::Gone)?;
+        let Mode::Immutable { .. } = base.mode else {
+            return Err(base.forbids("what is written to it is its own content"));
+        };
+        let name = self.free_scratch_name(&base, Some(user))?;
+        let is_taken = |edit: &Edit| matches!(edit, Edit::PutImage(image) if image.name == name);
+        if edits.iter().any(is_taken) {
+            return Err(PlanError::NameTaken(format!("image {name}")));
+        }
+        let active = self.blank_top(shown, now_ms);
+        let scratch = Image {
+            id: ImageId(self.allocate()),
+            name,
+            layer: active.id,
+            mode: Mode::Normal,
+            origin: Some(base.id),
+            created_ms: now_ms,
+            tags: BTreeSet::new(),
+            pinned: false,
+            scratch_of: Some(base.id),
+            scratch_for: Some(user),
+            is_over: true,
+            source_format: None,
+        };
+        Ok(vec![Edit::PutLayer(active), Edit::PutImage(scratch)])
     }
 
     /// A layer that comes, or is there.
-    fn arriving_layer(&self, id: LayerId, layers: &[Layer]) -> Result<Layer, PlanError> {
+    pub(super) fn arriving_layer(&self, id: LayerId, layers: &[Layer]) -> Result<Layer, PlanError> {
         let found = layers
             .iter()
             .find(|layer| layer.id == id)
@@ -435,6 +485,7 @@ mod tests {
             configuration,
             created_ms: 2,
             snapshots: vec![snapshot],
+            scratches: Vec::new(),
         }
     }
 
@@ -498,7 +549,7 @@ mod tests {
 
     #[test]
     fn what_could_not_be_made_here_does_not_arrive() {
-        let hostile: [(&str, fn(&mut Arrival)); 13] = [
+        let hostile: [(&str, fn(&mut Arrival)); 15] = [
             ("twice", |arrival| arrival.images[1].name = name("a")),
             ("snapshot twice", |arrival| {
                 let again = arrival.images[0].snapshots[0].clone();
@@ -538,6 +589,13 @@ mod tests {
                 arrival.images[0].snapshots.clear();
                 arrival.machines.clear();
                 arrival.images[0].mode = Mode::Shareable;
+            }),
+            ("what was written to a disk that keeps it", |arrival| {
+                arrival.machines[0].scratches = vec![(0, arrival.layers[0].id)];
+            }),
+            ("no such written layer", |arrival| {
+                arrival.images[0].mode = Mode::Immutable { autoreset: true };
+                arrival.machines[0].scratches = vec![(0, LayerId(99))];
             }),
             ("a multiattach disk", |arrival| {
                 arrival.images[0].mode = Mode::Multiattach;

@@ -15,7 +15,8 @@
 //!        1,024 bytes before the end
 //! 77  2  compression: 1 deflate                              a stream given to the wrong codec
 //! Directory and tables: 4 bytes an entry, 0: nothing there.
-//! A compressed grain: its first sector (8), length (4), then a zlib stream.
+//! A compressed grain: its first sector (8), length (4), then a zlib stream, whose checksum is
+//! verified.
 //!
 //! COWD: version (4), flags (4), capacity (4), grain length (4), place of the directory (4), its
 //! entries (4), from byte 4 on. Tables have 4,096 entries of 4 bytes.
@@ -30,6 +31,7 @@
 use vellum_core::source::{ClusterCodec, ClusterDecoder, ReadAt, SourceError};
 use vellum_core::units::IMAGE_LEN_MAX;
 
+use super::stream_writer::adler32;
 use super::{FORMAT, SECTOR_LEN, unknown_kind};
 use crate::claims::BlockClaims;
 use crate::entry_table::EntryTable;
@@ -511,7 +513,11 @@ impl SparseExtent {
         decoder
             .decode(ClusterCodec::Deflate, stream, visible)
             .map_err(wrong)?;
-        Ok(grain)
+        if carries_sum(&packed, visible) || carries_sum(&packed, &grain) {
+            Ok(grain)
+        } else {
+            Err(wrong("its checksum is not that of its content".to_owned()))
+        }
     }
 
     /// How much of the grain that a marker begins the disk shows: qemu compresses no more of the
@@ -537,6 +543,13 @@ fn deflate_stream(packed: &[u8]) -> Option<&[u8]> {
         && flags & 0x20 == 0;
     (is_zlib && packed.len() > ZLIB_HEAD_LEN + ZLIB_TAIL_LEN)
         .then(|| packed.get(ZLIB_HEAD_LEN..))?
+}
+
+/// Whether a zlib stream has the checksum of `plain` behind it. Where exactly is not known: padding
+/// may follow.
+fn carries_sum(packed: &[u8], plain: &[u8]) -> bool {
+    let sum = adler32(plain).to_be_bytes();
+    packed.ends_with(&sum) || packed.windows(sum.len()).any(|bytes| bytes == sum)
 }
 
 /// Sectors as bytes, within what an image can be long.

@@ -215,7 +215,7 @@ fn le_bytes(entries: &[u32]) -> Vec<u8> {
 }
 
 /// The checksum of a zlib stream, RFC 1950.
-fn adler32(bytes: &[u8]) -> u32 {
+pub(super) fn adler32(bytes: &[u8]) -> u32 {
     /// So many bytes can be summed before a sum leaves 32 bits.
     const STRETCH_LEN: usize = 5552;
     const MODULUS: u32 = 65_521;

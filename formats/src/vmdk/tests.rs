@@ -73,7 +73,8 @@ fn a_compressed_grain_is_read_with_and_without_a_marker() {
         let mut bytes = hosted((1 << 16) | markers);
         put(&mut bytes, 1024, &[0; 16]);
         put(&mut bytes, 1024, &3_u32.to_le_bytes());
-        let stream = [0x78, 0x9c, 7, 7, 7, 7, 7, 7, 7];
+        let sum = super::stream_writer::adler32(&[7; 4096]).to_be_bytes();
+        let stream = [&[0x78, 0x9c, 7, 7, 7][..], &sum].concat();
         let at = if markers == 0 {
             1536
         } else {
@@ -88,6 +89,11 @@ fn a_compressed_grain_is_read_with_and_without_a_marker() {
         // The codec of the tests repeats the stream's first byte.
         assert!(content[..96].iter().all(|byte| *byte == 7), "{markers}");
         assert!(content[96..].iter().all(|byte| *byte == 0), "{markers}");
+        // Content that is not what was compressed.
+        let mut damaged = bytes.clone();
+        put(&mut damaged, at + 2, &[8; 3]);
+        let damaged = opened(damaged).expect("opens");
+        assert!(damaged.read_at(&mut content, 0).is_err(), "{markers}");
         // A stream that is none.
         put(&mut bytes, at, &[0; 2]);
         assert!(

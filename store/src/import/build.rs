@@ -96,7 +96,7 @@ impl<'s> Builder<'s> {
         match prepared {
             Prepared::Data { start, hashed } => {
                 let hashed = hashed.recv().expect("a hash job ends with its names");
-                self.add_data(start, hashed)
+                self.add_data(start, hashed?)
             }
             Prepared::Plain(Piece::Data {
                 start,
@@ -107,6 +107,10 @@ impl<'s> Builder<'s> {
                     self.fill_from_base(&mut bytes[range.clone()], start + range.start as u64)?;
                 }
                 self.add_data(start, hash(bytes, self.chunk_len))
+            }
+            Prepared::Plain(Piece::Unread(unread)) => {
+                let start = unread.start();
+                self.add_data(start, hash(unread.read()?, self.chunk_len))
             }
             Prepared::Plain(Piece::Zero { start, len }) => {
                 self.add_zeros(start, len)?;

@@ -5,7 +5,12 @@
 //! failure or a crash at any point leaves at most chunks and pages that the next collection takes
 //! away.
 
+mod appliance;
 mod build;
+mod build_forest;
+mod forest;
+mod parent_search;
+mod parents;
 mod prepare;
 
 use std::sync::Arc;
@@ -14,6 +19,11 @@ use std::sync::mpsc::sync_channel;
 use vellum_core::name::Name;
 use vellum_core::tree::{Layer, Node};
 use vellum_core::units::{ChunkLen, ImageId};
+
+pub use appliance::description_in_archive;
+pub use build_forest::{BuiltForest, LayerReport};
+pub use forest::{ForestLayer, LayerForest};
+pub use parents::{ChainFinder, ChainedFile};
 
 use build::{Builder, Positions};
 use prepare::{PIECES_AHEAD, read_all};

@@ -1,5 +1,5 @@
 //! Reads ahead and hashes: pieces come off the source in order, and every core hashes them while
-//! others are still being read.
+//! others are still being read. What has to be decoded is read on every core as well.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -19,7 +19,7 @@ pub(super) enum Prepared {
     /// names.
     Data {
         start: u64,
-        hashed: Receiver<Hashed>,
+        hashed: Receiver<Result<Hashed, StoreError>>,
     },
     /// Anything else, and data of which the parent has a part.
     Plain(Piece),
@@ -38,7 +38,7 @@ pub(super) fn read_all(
     pieces: &SyncSender<Result<Prepared, StoreError>>,
 ) {
     loop {
-        let piece = match input.next(chunk_len) {
+        let piece = match input.next_unread(chunk_len) {
             Ok(Some(piece)) => Ok(prepare(piece, chunk_len)),
             Ok(None) => return,
             Err(error) => Err(error),
@@ -59,7 +59,15 @@ fn prepare(piece: Piece, chunk_len: ChunkLen) -> Prepared {
         } if absent.is_empty() => {
             let (sender, hashed) = sync_channel(1);
             // The builder may have given up; then nobody wants the names.
-            rayon::spawn(move || drop(sender.send(hash(bytes, chunk_len))));
+            rayon::spawn(move || drop(sender.send(Ok(hash(bytes, chunk_len)))));
+            Prepared::Data { start, hashed }
+        }
+        Piece::Unread(unread) => {
+            let (start, (sender, hashed)) = (unread.start(), sync_channel(1));
+            rayon::spawn(move || {
+                let read = unread.read().map(|bytes| hash(bytes, chunk_len));
+                drop(sender.send(read));
+            });
             Prepared::Data { start, hashed }
         }
         other => Prepared::Plain(other),

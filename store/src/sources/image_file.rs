@@ -8,7 +8,8 @@
 //! asks knows one of these names, the whole section is cut at that distance. That costs about as
 //! much as cutting the section once more.
 //!
-//! A qcow2 file is looked at as the disk that it holds, too, since its clusters may be compressed.
+//! A file in another format is looked at as the disk that it holds, too, since its clusters may be
+//! compressed.
 //!
 //! Names and places that were met are kept in memory, up to [`PLACES_MAX`], and the walk over the
 //! file goes on where it ended when more is wanted. The file may change: a chunk that is found is
@@ -23,8 +24,8 @@ use rayon::prelude::{ParallelIterator, ParallelSlice};
 use vellum_core::hash::{ChunkHash, hash_chunks, is_zero};
 use vellum_core::source::{ExtentKind, ImageSource, SourceError};
 use vellum_core::units::ChunkLen;
-use vellum_formats::probe::Verdict;
-use vellum_formats::{self as formats, Format, probe};
+use vellum_formats::input::{InputChoice, InputFormat};
+use vellum_formats::{Format, probe};
 
 use crate::chunks::{ChunkSource, WantedChunks};
 use crate::codec::ClusterCodecs;
@@ -140,17 +141,24 @@ impl Contents {
         let file = FileSource::open(path).map_err(|error| error.to_string())?;
         let file = Arc::new(file);
         let companions = FolderCompanions::beside(path);
-        let open = |format| {
+        let choice = InputChoice {
+            disk: None,
+            is_over_parent: true,
+        };
+        let open = |format: InputFormat| {
             let file: Arc<FileSource> = Arc::clone(&file);
-            formats::open_over_parent(format, file, Arc::new(ClusterCodecs), &companions)
+            let opened = format.open(file, choice, Arc::new(ClusterCodecs), &companions);
+            opened.map(|disk| disk.source)
         };
-        let raw = open(Format::Raw).map_err(|error| error.to_string())?;
+        let raw = InputFormat::Image(Format::Raw);
+        let plain = open(raw).map_err(|error| error.to_string())?;
         // One that cannot be read as a disk is still a file.
-        let disk = match probe::probe(&*file).map(|probe| probe.verdict()) {
-            Ok(Verdict::Known(format)) => open(format).ok(),
-            _ => None,
-        };
-        Ok(Self([Some(raw), disk].into_iter().flatten().collect()))
+        let seen = probe::probe(&*file).ok();
+        let format = seen.and_then(|probe| probe.verdict().input());
+        let disk = format
+            .filter(|format| *format != raw)
+            .and_then(|format| open(format).ok());
+        Ok(Self([Some(plain), disk].into_iter().flatten().collect()))
     }
 
     /// The chunk at a place, with zeros for what lies behind the end.

@@ -1,17 +1,20 @@
 //! `vellum backup push`: what is new in the store goes to the repository.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use vellum_backup::push::{PushRequest, PushSelection, push};
 use vellum_backup::repository::Repository;
 use vellum_store::{Damage, Store, StoreError};
 
 use super::upload::Upload;
+use crate::commands::import;
 use crate::failure::{Failure, Outcome};
 use crate::lookup;
 use crate::repository::{self, KeyArgs, words};
 use crate::session::Session;
 use crate::size;
+use crate::source_format::FileArgs;
 
 /// Send images with their snapshots, and machines, to a repository: only what is new there
 #[derive(clap::Args)]
@@ -19,6 +22,7 @@ use crate::size;
 Example:
   vellum backup push /mnt/backup --all
   vellum backup push s3://bucket/images web db --limit-upload 20M
+  vellum backup push /mnt/backup web --from-file /srv/web.qcow2
 
 It can be stopped at any time and run again: what was sent is found. Guests may write meanwhile; all disks are pushed as they are at one \
 moment.")]
@@ -32,6 +36,12 @@ pub(crate) struct Args {
     /// A machine with its disks; may come several times
     #[arg(long, value_name = "MACHINE", conflicts_with = "all")]
     machine: Vec<String>,
+    /// First store the disk in this file, of any format, as the one image that is named: as its new
+    /// state, or as a new image
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["all", "machine"])]
+    from_file: Option<PathBuf>,
+    #[command(flatten)]
+    file: FileArgs,
     /// Bytes that may be sent in a second
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     limit_upload: Option<u64>,
@@ -49,6 +59,15 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let named = words::at_least(&args.words, &session.caller)?;
     refuse_nothing(args, named.rest)?;
     let (store, repository) = open_both(&named.place, &args.key, session)?;
+    if let Some(file) = &args.from_file {
+        let [image] = named.rest else {
+            return Err(Failure::usage(
+                "a file is one image's state",
+                "name that image, and no other",
+            ));
+        };
+        import::store_file(file, &args.file, image, &store, session)?;
+    }
     let selection = selection(args, named.rest, &store)?;
     let request = PushRequest {
         selection,

@@ -4,23 +4,32 @@ use std::io;
 use std::path::Path;
 
 use serde::Serialize;
+use vellum_backup::device::RepositoryExports;
 use vellum_backup::error::BackupError;
-use vellum_backup::reader::Reader;
+use vellum_backup::reader::{CacheLimits, Reader};
+use vellum_backup::repository::Repository;
 use vellum_backup::restore::{RestoreTarget, restore};
+use vellum_core::device::{Exports, Intent, OpenError};
+use vellum_core::hash::ChunkHash;
 use vellum_core::identity::ContentId;
+use vellum_core::source::ImageSource;
+use vellum_formats::write::TargetFormat;
+use vellum_store::{ExportTarget, StoreError, Watch};
 
-use crate::disk_target::{DiskTarget, OutputFormat, with_remedy};
+use crate::disk_target::{ChosenFormat, DiskOutput, DiskTarget, OutputArgs, with_remedy};
 use crate::failure::{Failure, Outcome};
+use crate::file_exports::DeviceSource;
 use crate::output::page::Page;
 use crate::output::{Answer, time};
 use crate::repository::{self, KeyArgs, address, words};
 use crate::session::Session;
 
-/// Write a point to a file or to standard output; no store is needed
+/// Write a point to a file of any format or to standard output; no store is needed
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
   vellum backup restore /mnt/backup web@monday monday.raw
+  vellum backup restore /mnt/backup web@monday monday.vdi
   vellum backup restore s3://bucket/images web - | ssh host 'cat > /dev/vdb'
 
 A file gets its name when it is whole and on disk; its zeros are holes, and nobody else may read it.
@@ -30,9 +39,8 @@ pub(crate) struct Args {
     /// The repository, the point, and the file; - is standard output
     #[arg(value_names = ["REPO", "POINT", "FILE"], num_args = 0..=3)]
     words: Vec<String>,
-    /// The file's format [default: raw, unless the file's name says another]
-    #[arg(short = 'O', long, value_enum, value_name = "FORMAT")]
-    output_as: Option<OutputFormat>,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Replace a file that is there, or write over a block device
     #[arg(long)]
     force: bool,
@@ -46,17 +54,28 @@ struct Restored {
     point: String,
     name: String,
     file: String,
+    format: &'static str,
     size: u64,
-    data_bytes: u64,
+    /// Bytes of a raw disk that are not zero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_bytes: Option<u64>,
+    /// The file's length, if it is no raw disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_bytes: Option<u64>,
     seconds: f64,
+    #[serde(skip)]
+    remark: String,
 }
+
+/// The disk's length; and bytes of data, or of the file that was written.
+type Restoration = (u64, Option<u64>, Option<u64>);
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let named = words::exactly(&args.words, &["POINT", "FILE"], &session.caller)?;
     let [point, file] = named.rest else {
         unreachable!("as many words were asked for")
     };
-    let target = target(file, args, session)?;
+    let (target, chosen) = DiskTarget::of(Path::new(file), &args.output, session)?;
     let repository = repository::open(&named.place, &args.key, session)?;
     let state = repository.state();
     let points = address::sorted(state.points().map(AsRef::as_ref));
@@ -64,32 +83,65 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let content = ContentId::parse(&point.content).ok_or_else(|| no_content(&point.id))?;
     let name = address::title(point);
     let meter = session.watch_bytes(&format!("restoring {name}"));
-    let report = restore(&Reader::new(&repository), content, target, &meter)
-        .map_err(|error| explain(error.into(), &name))?;
+    let id = point.id.clone();
+    let restored = if chosen.format == TargetFormat::Raw {
+        let target = raw_target(target, args.force);
+        let report = restore(&Reader::new(&repository), content, target, &meter);
+        report.map(|report| (report.len, Some(report.data_bytes), None))
+    } else {
+        let target = target.into_export(args.force);
+        restore_as(repository, &id, content, chosen, target, &meter)
+    };
+    let (size, data_bytes, file_bytes) = restored.map_err(|error| explain(error.into(), &name))?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
     session.output.summary(&Restored {
         action: "restore",
-        point: point.id.clone(),
+        point: id,
         name,
         file: file.clone(),
-        size: report.len,
-        data_bytes: report.data_bytes,
+        format: chosen.name(),
+        size,
+        data_bytes,
+        file_bytes,
         seconds,
+        remark: chosen.remark(),
     })?;
     Ok(Outcome::Done)
 }
 
-fn target(file: &str, args: &Args, session: &mut Session) -> Result<RestoreTarget, Failure> {
-    Ok(
-        match DiskTarget::of(Path::new(file), args.output_as, session)? {
-            DiskTarget::Stream(stream) => RestoreTarget::Stream(stream),
-            DiskTarget::Path(path) => RestoreTarget::File {
-                path,
-                overwrite: args.force,
-            },
-        },
-    )
+fn raw_target(target: DiskTarget, overwrite: bool) -> RestoreTarget {
+    match target {
+        DiskTarget::Stream(stream) => RestoreTarget::Stream(stream),
+        DiskTarget::Path(path) => RestoreTarget::File { path, overwrite },
+    }
+}
+
+/// Writes the point as an image file, which is read as a guest would read it.
+fn restore_as(
+    repository: Repository,
+    point: &str,
+    content: ContentId,
+    chosen: ChosenFormat,
+    target: ExportTarget,
+    watch: &dyn Watch,
+) -> Result<Restoration, BackupError> {
+    let exports = RepositoryExports::new(repository, CacheLimits::default())?;
+    let device = exports.open(point, Intent::Read);
+    let device = device.map_err(|error: OpenError| {
+        BackupError::Store(StoreError::Parameter(format!("{point}: {error}")))
+    })?;
+    let source = DeviceSource(device);
+    let output = DiskOutput {
+        source: &source,
+        name: point,
+        format: chosen.format,
+        // The same in every repository that has the content.
+        identity: &|| Ok(ChunkHash::of(content.to_string().as_bytes()).0),
+        verify: &|| Ok(()),
+    };
+    let written = output.write_to(target, watch)?;
+    Ok((source.len(), None, Some(written.file_len)))
 }
 
 pub(super) fn no_content(point: &str) -> Failure {
@@ -120,6 +172,10 @@ fn explain(failure: Failure, name: &str) -> Failure {
             format!("{error} (needed by {name})"),
             "run `backup verify` to see what else is hit; other points can be restored",
         ),
+        Failure::Store(StoreError::Io { what, source }) => {
+            let said = Some(source.kind());
+            with_remedy(StoreError::Io { what, source }.into(), said)
+        }
         Failure::Backup(BackupError::Io { what, source }) => {
             let said = Some(source.kind());
             with_remedy(BackupError::Io { what, source }.into(), said)
@@ -130,14 +186,15 @@ fn explain(failure: Failure, name: &str) -> Failure {
 
 impl Answer for Restored {
     fn show(&self, page: &mut Page) -> io::Result<()> {
-        let (size, data, took) = (
-            page.size(self.size),
-            page.size(self.data_bytes),
-            time::span(self.seconds),
-        );
+        let took = time::span(self.seconds);
+        let size = page.size(self.size);
+        let what = match (self.data_bytes, self.file_bytes) {
+            (Some(data), _) => format!("{} of data", page.size(data)),
+            (None, file) => format!("a file of {}", page.size(file.unwrap_or_default())),
+        };
         page.line(format!(
-            "restored {} to {}, {size}: {data} of data in {took}",
-            self.name, self.file
+            "restored {} to {}{}, {size}: {what} in {took}",
+            self.name, self.file, self.remark
         ))
     }
 }

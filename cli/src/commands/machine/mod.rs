@@ -1,6 +1,10 @@
 //! `vellum machine`: images that belong together, and change as one.
 
 mod define;
+mod export;
+mod import;
+mod incoming;
+mod outgoing;
 mod power;
 mod run_args;
 mod show;
@@ -39,6 +43,8 @@ enum Verb {
     Show(show::ShowArgs),
     #[command(visible_alias = "rm")]
     Delete(define::DeleteArgs),
+    Import(import::ImportArgs),
+    Export(export::ExportArgs),
     Snapshot(snapshot::Args),
     Start(power::StartArgs),
     Stop(power::StopArgs),
@@ -54,6 +60,8 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         Verb::List(args) => show::list(args, session),
         Verb::Show(args) => show::show(args, session),
         Verb::Delete(args) => define::delete(args, session),
+        Verb::Import(args) => import::run(args, session),
+        Verb::Export(args) => export::run(args, session),
         Verb::Snapshot(args) => snapshot::run(args, session),
         Verb::Start(args) => power::start(args, session),
         Verb::Stop(args) => power::stop(args, session),
