@@ -23,6 +23,7 @@
 //! 0x10c   60    the block map or extents of the journal's inode
 //! 0x24c   8     groups with a copy of the superblock (sparse_super2)
 //! 0x270   4     checksums begin with this (csum_seed)
+//! 0x3fc   4     CRC-32C of what is before (metadata_csum)           damage
 //!
 //! Group descriptor
 //! 0x00    4     block of the block bitmap (high half at 0x20)      a bitmap elsewhere
@@ -83,6 +84,7 @@ const INCOMPATIBLE_KNOWN: u32 = 0x3_e7de;
 /// orphans. Snapshots (0x80), copies (0x800) and shared blocks (0x4000) are not.
 const READ_ONLY_KNOWN: u32 = 0x1_b77f;
 const GROUP_BLOCK_UNINIT: u16 = 0x2;
+const CHECKSUM_AT: usize = 0x3fc;
 const JOURNAL_MAGIC: u32 = 0xc03b_3998;
 const EXTENTS_MAGIC: u16 = 0xf30a;
 
@@ -106,6 +108,8 @@ struct Superblock {
     /// The journal's first block, if the superblock knows it.
     journal: Option<u64>,
     checksum_seed: u32,
+    /// True if its checksum, if it has one, is right.
+    is_sound: bool,
 }
 
 /// The places of the blocks that describe a group.
@@ -244,6 +248,8 @@ impl Superblock {
             inode_table_blocks: (u64::from(fields.le32(0x28)) * inode_len).div_ceil(block_len),
             copies: [fields.le32(0x24c).into(), fields.le32(0x250).into()],
             state: fields.le16(0x3a),
+            is_sound: read_only & READ_ONLY_METADATA_CHECKSUM == 0
+                || !crc32c::crc32c(fields.slice(0..CHECKSUM_AT)) == fields.le32(CHECKSUM_AT),
             journal: journal_block(fields),
             checksum_seed: if incompatible & INCOMPATIBLE_CHECKSUM_SEED == 0 {
                 !crc32c::crc32c(fields.slice(0x68..0x78))
@@ -287,6 +293,8 @@ impl Superblock {
                 || self.read_only & !READ_ONLY_KNOWN != 0
             {
                 FreeVerdict::kept("it has features that are not known here")
+            } else if !self.is_sound {
+                FreeVerdict::unclean("its superblock does not have its checksum")
             } else if self.state & STATE_ERRORS != 0 {
                 FreeVerdict::unclean("it has noted errors")
             } else if !has_journal && self.state & STATE_UNMOUNTED == 0 {

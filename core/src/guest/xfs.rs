@@ -16,6 +16,7 @@
 //! 124     1     low bits of a block's number that are not its group
 //! 126     1     1 while it is being made or grown
 //! 208     16    features: compatible, read-only compatible, incompatible, of the log
+//! 224     4     CRC-32C of the sector (version 5)                  damage
 //!
 //! Group header (the second sector of each group)
 //! 0       4     "XAGF"
@@ -50,6 +51,7 @@ const READ_ONLY_KNOWN: u32 = 0xf;
 /// repair, large counts, exchange of ranges, parents, and metadata in directories. Zones are not.
 const INCOMPATIBLE_KNOWN: u32 = 0x1ff;
 const INCOMPATIBLE_NEEDS_REPAIR: u32 = 0x10;
+const CHECKSUM_AT: usize = 224;
 const GROUP_CHECKSUM_AT: usize = 216;
 const NODE_CHECKSUM_AT: usize = 52;
 
@@ -168,7 +170,11 @@ impl Superblock {
         let Some((start, len)) = self.log else {
             return Ok(FreeVerdict::kept("its log is not in it"));
         };
-        let verdict = if self.is_unfinished || self.incompatible & INCOMPATIBLE_NEEDS_REPAIR != 0 {
+        let mut sector = vec![0; self.sector_len as usize];
+        volume.read(disk, 0, &mut sector)?;
+        let verdict = if self.has_checksums && !is_sound(&sector, CHECKSUM_AT) {
+            FreeVerdict::unclean("its superblock does not have its checksum")
+        } else if self.is_unfinished || self.incompatible & INCOMPATIBLE_NEEDS_REPAIR != 0 {
             FreeVerdict::unclean("it needs xfs_repair")
         } else if xfs_log::is_clean(disk, volume, start, len)? {
             FreeVerdict::Free

@@ -125,6 +125,17 @@ impl Recipe {
     /// Makes the file system on noise, so that what is free is not zero.
     pub(crate) fn make(&self, disk: &Path) {
         noise(disk, self.len, self.len);
+        self.format(disk);
+    }
+
+    /// Makes the file system on zeros.
+    pub(crate) fn make_on_zeros(&self, disk: &Path) {
+        let file = std::fs::File::create(disk);
+        file.and_then(|file| file.set_len(self.len)).expect("room");
+        self.format(disk);
+    }
+
+    fn format(&self, disk: &Path) {
         run(self.program, &[self.options, &[text(disk)]].concat());
     }
 

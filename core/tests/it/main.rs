@@ -5,7 +5,9 @@
 //! needed; without them that part is left out, with a line that says so.
 
 mod disks;
+mod hostile;
 mod logical_volumes;
+mod partitioned;
 mod tools;
 mod trimming;
 mod unclean;
