@@ -32,6 +32,13 @@ impl FreeRanges {
             last.end = range.end;
             return;
         }
+        if self
+            .found
+            .last()
+            .is_some_and(|(last, _)| last.end - last.start < self.len_min)
+        {
+            self.found.pop();
+        }
         while self.found.len() >= self.count_max {
             self.len_min *= 2;
             let len_min = self.len_min;
@@ -50,14 +57,18 @@ impl FreeRanges {
         }
     }
 
-    /// The bytes that part `part` has.
-    pub(super) fn len_of(&self, part: usize) -> u64 {
-        let own = self.found.iter().filter(|(_, own)| *own == part);
-        own.map(|(range, _)| range.end - range.start).sum()
+    /// The bytes that each of `parts` parts has.
+    pub(super) fn lens(&self, parts: usize) -> Vec<u64> {
+        let mut lens = vec![0; parts];
+        for (range, part) in &self.found {
+            if let Some(len) = lens.get_mut(*part) {
+                *len += range.end - range.start;
+            }
+        }
+        lens
     }
 
-    /// All of them in order. Ranges that overlap are a fault of those who found them, and none of
-    /// such is kept.
+    /// All of them in order. Panics if parts overlap.
     pub(super) fn finish(self) -> Vec<Range<u64>> {
         let mut ranges: Vec<_> = self.found.into_iter().map(|(range, _)| range).collect();
         ranges.sort_unstable_by_key(|range| range.start);
@@ -90,8 +101,12 @@ mod tests {
         }
         ranges.push(100..120, 1);
         ranges.push(120..130, 1);
-        assert_eq!((ranges.len_of(0), ranges.len_of(1)), (13, 30));
-        assert_eq!(ranges.finish(), [10..19, 50..54, 100..130]);
+        // From now on short ones are passed over at once, but for what goes on.
+        (0..20).for_each(|nth| ranges.push(200 + 2 * nth..201 + 2 * nth, 1));
+        ranges.push(300..303, 1);
+        ranges.push(303..304, 1);
+        assert_eq!(ranges.lens(2), [13, 34]);
+        assert_eq!(ranges.finish(), [10..19, 50..54, 100..130, 300..304]);
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl Surveyor<'_> {
     /// Looks at a volume of the disk, and into it.
     fn volume(&mut self, name: &str, volume: &Volume) -> Result<(), GuestError> {
         let whole = LinearDisk::new(self.disk, vec![volume.range()]);
-        match signature::all(self.disk, volume)?[..] {
+        match marks(&whole)?[..] {
             ["LVM2"] => self.physical_volume(name, volume),
             [kind] => self.content(name, kind, &whole),
             ref kinds => {
@@ -163,8 +163,8 @@ impl Surveyor<'_> {
             Ok(())
         });
         let (kind, verdict) = match found {
-            Ok(Some(FileSystem { kind, verdict })) => (kind, verdict),
-            Ok(None) => (kind, FreeVerdict::kept("it is not looked into")),
+            Ok(Some(FileSystem { kind: own, verdict })) if is_marked(kind, own) => (own, verdict),
+            Ok(_) => (kind, FreeVerdict::kept("it is not looked into")),
             Err(GuestError::Io(error)) => return Err(error.into()),
             Err(error) => (kind, FreeVerdict::Kept(error.to_string())),
         };
@@ -202,7 +202,7 @@ impl Surveyor<'_> {
                         .map(|piece| volume.place(piece))
                         .collect();
                     let linear = LinearDisk::new(self.disk, pieces);
-                    match signature::all(&linear, &Volume::whole(&linear))?[..] {
+                    match marks(&linear)?[..] {
                         [kind] => self.content(&name, kind, &linear)?,
                         ref kinds => self.ambiguous(&name, kinds, len(&linear.pieces)),
                     }
@@ -259,14 +259,30 @@ impl Surveyor<'_> {
     }
 
     fn finish(mut self) -> FreeSpace {
-        for (number, part) in self.parts.iter_mut().enumerate() {
-            part.free = self.ranges.len_of(number);
+        let lens = self.ranges.lens(self.parts.len());
+        for (part, len) in self.parts.iter_mut().zip(lens) {
+            part.free = len;
         }
         FreeSpace {
             parts: self.parts,
             ranges: self.ranges.finish(),
         }
     }
+}
+
+/// The marks of what `linear` holds. A partition table in it is one, too.
+fn marks(linear: &LinearDisk<'_>) -> Result<Vec<&'static str>, GuestError> {
+    let mut found = signature::all(linear, &Volume::whole(linear))?;
+    let table = partitions::read(linear)?;
+    if table.is_damaged || !table.partitions.is_empty() {
+        found.push("a partition table");
+    }
+    Ok(found)
+}
+
+/// True if `mark` is the mark of content of `kind`: those of ext2 to ext4 have one.
+fn is_marked(mark: &str, kind: &str) -> bool {
+    mark == kind || mark == "ext4" && ["ext2", "ext3"].contains(&kind)
 }
 
 /// Pieces of a disk, one after the other, as a disk of their own.

@@ -9,19 +9,36 @@ use crate::source::{Extent, ExtentKind, ImageSource, ReadAt, SourceError};
 /// A source whose dropped ranges are [`ExtentKind::Zero`], to the byte.
 pub struct TrimmedSource {
     source: Box<dyn ImageSource>,
+    is_whole: bool,
     /// In order, apart from each other.
     dropped: Vec<Range<u64>>,
 }
 
 impl TrimmedSource {
-    /// `source` without `dropped`, which are in order and apart from each other.
+    /// A source that stands on nothing, without `dropped`, which are in order and apart from each
+    /// other. What it says nothing of is zero too: it was read as that when its file systems were
+    /// looked at.
     #[must_use]
-    pub fn new(source: Box<dyn ImageSource>, dropped: Vec<Range<u64>>) -> Self {
+    pub fn whole(source: Box<dyn ImageSource>, dropped: Vec<Range<u64>>) -> Self {
+        Self::new(source, dropped, true)
+    }
+
+    /// The same of a source that may stand on a parent: what it says nothing of stays so.
+    #[must_use]
+    pub fn over_parent(source: Box<dyn ImageSource>, dropped: Vec<Range<u64>>) -> Self {
+        Self::new(source, dropped, false)
+    }
+
+    fn new(source: Box<dyn ImageSource>, dropped: Vec<Range<u64>>, is_whole: bool) -> Self {
         assert!(
             dropped.is_sorted_by(|one, next| one.end <= next.start),
             "dropped ranges are in order"
         );
-        Self { source, dropped }
+        Self {
+            source,
+            is_whole,
+            dropped,
+        }
     }
 
     /// The bytes of the dropped ranges that the source has as data: of the rest it knew already
@@ -69,9 +86,14 @@ impl ImageSource for TrimmedSource {
         }
         let found = self.source.extent_at(offset)?;
         let end = next.map_or(found.end(), |range| found.end().min(range.start));
+        let kind = match found.kind {
+            ExtentKind::Absent if self.is_whole => ExtentKind::Zero,
+            kind => kind,
+        };
         Ok(Extent {
+            start: offset,
             len: end - offset,
-            ..found
+            kind,
         })
     }
 
@@ -166,5 +188,91 @@ impl ReadAt for SourceDisk<'_> {
         self.source
             .read_at(buffer, offset)
             .map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten bytes of each kind in turn: data, absent, zero. All data is ones.
+    struct Turns;
+
+    impl ImageSource for Turns {
+        fn len(&self) -> u64 {
+            60
+        }
+
+        fn extent_at(&self, offset: u64) -> Result<Extent, SourceError> {
+            let kinds = [ExtentKind::Data, ExtentKind::Absent, ExtentKind::Zero];
+            Ok(Extent {
+                start: offset,
+                len: 10 - offset % 10,
+                kind: kinds[offset as usize / 10 % 3],
+            })
+        }
+
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
+            for (at, byte) in (offset..).zip(buffer) {
+                *byte = u8::from(at / 10 % 3 == 0);
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn dropped_ranges_are_zero_to_the_byte_and_hide_a_parent() {
+        use ExtentKind::{Absent, Data, Zero};
+        let dropped = || vec![3..5, 8..12, 30..41, 59..60];
+        let over = TrimmedSource::over_parent(Box::new(Turns), dropped());
+        let whole = TrimmedSource::whole(Box::new(Turns), dropped());
+        let kinds = |source: &TrimmedSource| {
+            let (mut found, mut at) = (Vec::new(), 0);
+            while at < source.len() {
+                let extent = source.extent_at(at).expect("told");
+                assert!(extent.start == at && extent.len > 0);
+                found.resize(extent.end() as usize, extent.kind);
+                at = extent.end();
+            }
+            found
+        };
+        let (over_kinds, whole_kinds) = (kinds(&over), kinds(&whole));
+        for start in 0..60 {
+            for end in start + 1..=60 {
+                let mut bytes = vec![9; end - start];
+                over.read_at(&mut bytes, start as u64).expect("read");
+                for (at, byte) in (start..).zip(bytes) {
+                    let is_dropped = dropped().iter().any(|range| range.contains(&(at as u64)));
+                    let own = Turns.extent_at(at as u64).expect("told").kind;
+                    let expected = if is_dropped { Zero } else { own };
+                    assert_eq!(over_kinds[at], expected, "{at}");
+                    assert_eq!(whole_kinds[at] == Zero, expected != Data, "{at}");
+                    assert_eq!(byte == 1, expected == Data, "{at}");
+                }
+            }
+        }
+        assert!(!whole_kinds.contains(&Absent));
+        assert_eq!(over.dropped_data().expect("told"), 2 + 2 + 10);
+    }
+
+    #[test]
+    fn what_is_a_parents_is_not_taken_for_zeros() {
+        let mut bytes = [9; 10];
+        let go_on = || false;
+        let over = SourceDisk::over_parent(&Turns, &go_on);
+        assert!(over.read_exact_at(&mut bytes, 0).is_ok());
+        assert!(over.read_exact_at(&mut bytes, 20).is_ok());
+        let refused = over
+            .read_exact_at(&mut bytes, 1)
+            .expect_err("a byte is absent");
+        assert!(
+            refused.to_string().contains("byte 10 is its parent's"),
+            "{refused}"
+        );
+        let whole = SourceDisk::whole(&Turns, &go_on);
+        assert!(whole.read_exact_at(&mut bytes, 1).is_ok());
+        assert!(whole.read_exact_at(&mut bytes, 51).is_err(), "past the end");
+        let stopped = SourceDisk::whole(&Turns, &|| true);
+        assert!(stopped.read_exact_at(&mut bytes, 0).is_err());
     }
 }

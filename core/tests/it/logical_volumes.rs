@@ -218,3 +218,192 @@ fn volumes_on_several_disks_are_kept() {
     assert_eq!(reason("/striped"), kept);
     assert_eq!(reason("/long"), kept);
 }
+
+/// CRC-32 as LVM computes it.
+fn checksum(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0xf597_a6cf, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc: u32, _| {
+            crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 }
+        })
+    })
+}
+
+const UUID: &str = "abcdef-0123-4567-89ab-cdef-0123-456789";
+
+/// The first bytes of a physical volume of 16 MiB whose description is `text`: it begins at
+/// `text_at` of the ring, and goes on at its front if there is no room behind.
+pub(crate) fn physical_volume(text: &str, text_at: u64) -> Vec<u8> {
+    const AREA_AT: usize = 4096;
+    const AREA_LEN: usize = 64 << 10;
+    let mut bytes = vec![0; 16 << 20];
+    let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
+    put(512, b"LABELONE");
+    put(520, &1_u64.to_le_bytes());
+    put(532, &32_u32.to_le_bytes());
+    put(536, b"LVM2 001");
+    let places = [1 << 20, 0, 0, 0, AREA_AT as u64, AREA_LEN as u64];
+    put(544, UUID.replace('-', "").as_bytes());
+    put(576, &(16_u64 << 20).to_le_bytes());
+    put(584, &places.map(u64::to_le_bytes).concat());
+    put(AREA_AT + 4, b" LVM2 x[5A%r0N*>");
+    put(AREA_AT + 20, &1_u32.to_le_bytes());
+    let numbers = [AREA_AT as u64, AREA_LEN as u64, text_at, text.len() as u64];
+    put(AREA_AT + 24, &numbers.map(u64::to_le_bytes).concat());
+    put(AREA_AT + 56, &checksum(text.as_bytes()).to_le_bytes());
+    let (first, rest) = text
+        .as_bytes()
+        .split_at(text.len().min(AREA_LEN - text_at as usize));
+    put(AREA_AT + text_at as usize, first);
+    put(AREA_AT + 512, rest);
+    let (area, label) = (
+        checksum(&bytes[AREA_AT + 4..AREA_AT + 512]),
+        checksum(&bytes[532..1024]),
+    );
+    bytes[AREA_AT..AREA_AT + 4].copy_from_slice(&area.to_le_bytes());
+    bytes[528..532].copy_from_slice(&label.to_le_bytes());
+    bytes
+}
+
+/// A description with these logical volumes; an extent is 1 MiB, and there are 15.
+pub(crate) fn description(volumes: &str) -> String {
+    format!(
+        "group {{\nid = \"x\"\nseqno = 4\nextent_size = 2048\nphysical_volumes {{\n\
+         pv0 {{\nid = \"{UUID}\"\npe_start = 2048\npe_count = 15\n}}\n\
+         pv1 {{\nid = \"y\"\npe_start = 2048\npe_count = 15\n}}\n}}\n\
+         logical_volumes {{\n{volumes}\n}}\n}}\nversion = 1 # said by lvm2\n\0"
+    )
+}
+
+fn segment(nth: u64, start: u64, count: u64, how: &str) -> String {
+    format!("segment{nth} {{\nstart_extent = {start}\nextent_count = {count}\n{how}\n}}\n")
+}
+
+fn straight(place: &str) -> String {
+    format!("type = \"striped\"\nstripe_count = 1\nstripes = [\n{place}\n]")
+}
+
+fn logical(name: &str, segments: &str) -> String {
+    format!(
+        "{name} {{\nid = \"{name}\"\nstatus = [\"READ\", \"WRITE\", \"VISIBLE\"]\n{segments}}}\n"
+    )
+}
+
+/// What a survey says of the disk with that description: bytes that are free, and of each part its
+/// name and why it is kept.
+fn judged(volumes: &str, text_at: u64) -> (u64, Vec<(String, Option<String>)>) {
+    let disk = physical_volume(&description(volumes), text_at);
+    let space = vellum_core::guest::survey(&disk).expect("in memory");
+    let reason = |verdict: &FreeVerdict| match verdict {
+        FreeVerdict::Free => None,
+        FreeVerdict::Kept(reason) | FreeVerdict::Unclean(reason) => Some(reason.clone()),
+    };
+    let parts = space.parts().iter();
+    let parts = parts
+        .map(|part| (part.name.clone(), reason(&part.verdict)))
+        .collect();
+    (space.free(), parts)
+}
+
+/// The judgement of a disk of which all is kept.
+fn whole(reason: &str) -> (u64, Vec<(String, Option<String>)>) {
+    (0, vec![("the disk".to_owned(), Some(reason.to_owned()))])
+}
+
+fn root() -> String {
+    logical("root", &segment(1, 0, 4, &straight("\"pv0\", 2")))
+}
+
+#[test]
+fn volumes_that_are_not_simple_are_kept() {
+    const MIB: u64 = 1 << 20;
+    let with = |free: u64, parts: &[(&str, &str)]| {
+        let named = |(name, reason): &(&str, &str)| {
+            (
+                format!("logical volume group/{name}"),
+                Some((*reason).to_owned()),
+            )
+        };
+        let disk = ("the disk".to_owned(), None);
+        let parts = std::iter::once(disk)
+            .chain(parts.iter().map(named))
+            .collect();
+        (free * MIB, parts)
+    };
+    let root = root();
+    let unknown = "it is not known here";
+    assert_eq!(judged("", 512), with(15, &[]));
+    assert_eq!(judged(&root, 512), with(11, &[("root", unknown)]));
+    // The ring's end is in the midst of it.
+    assert_eq!(
+        judged(&root, (64 << 10) - 100),
+        with(11, &[("root", unknown)])
+    );
+    let snapshot = logical("cow", &segment(1, 0, 2, &straight("\"pv0\", 9")))
+        + &logical(
+            "snapshot0",
+            &segment(
+                1,
+                0,
+                4,
+                "type = \"snapshot\"\norigin = \"root\"\ncow_store = \"cow\"",
+            ),
+        );
+    let part = "another logical volume is made of it";
+    assert_eq!(
+        judged(&(root.clone() + &snapshot), 512),
+        with(9, &[("root", part), ("cow", part)])
+    );
+    let elsewhere = logical("far", &segment(1, 0, 4, &straight("\"pv1\", 2")));
+    assert_eq!(judged(&elsewhere, 512), with(15, &[]));
+}
+
+#[test]
+fn descriptions_that_are_not_understood_keep_all() {
+    let moving = logical(
+        "pvmove0",
+        &segment(
+            1,
+            0,
+            4,
+            "type = \"mirror\"\nmirrors = [\n\"pv0\", 2,\n\"pv1\", 3\n]",
+        ),
+    );
+    assert_eq!(
+        judged(&moving, 512),
+        whole("it has segments that are not known here")
+    );
+    let over = root() + &logical("other", &segment(1, 0, 1, &straight("\"pv0\", 5")));
+    assert_eq!(judged(&over, 512), whole("its logical volumes overlap"));
+    for broken in [
+        segment(1, 0, 4, &straight("\"pv0\", 12")),
+        segment(1, 0, u64::MAX, &straight("\"pv0\", 2")),
+        segment(1, u64::MAX, 1, &straight("\"pv0\", 2")),
+        segment(
+            1,
+            0,
+            4,
+            "type = \"striped\"\nstripe_count = 2\nstripes = [\n\"pv0\", 2\n]",
+        ),
+        segment(
+            1,
+            0,
+            4,
+            "type = \"striped\"\nstripe_count = 0\nstripes = []",
+        ),
+        segment(1, 0, 4, &straight("2, \"pv0\"")),
+    ] {
+        let broken = logical("broken", &broken);
+        assert_eq!(
+            judged(&broken, 512),
+            whole("its description is not understood"),
+            "{broken}"
+        );
+    }
+    // Sums that are wrong.
+    for at in [600, 4096 + 30, 4096 + 600] {
+        let mut disk = physical_volume(&description(&root()), 512);
+        disk[at] ^= 1;
+        let space = vellum_core::guest::survey(&disk).expect("in memory");
+        assert_eq!((space.free(), space.parts().len()), (0, 1), "{at}");
+    }
+}

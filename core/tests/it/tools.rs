@@ -2,21 +2,29 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use vellum_core::source::{Extent, ExtentKind, ImageSource, ReadAt, SourceError};
 
-/// Runs a program and gives its end.
-pub(crate) fn output(program: &str, arguments: &[&str], input: &str) -> Output {
+/// A program, found where root finds it, that speaks English.
+fn command(program: &str, arguments: &[&str]) -> Command {
     let path = std::env::var("PATH").unwrap_or_default();
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env("PATH", format!("/usr/sbin:/sbin:{path}"))
         .env("LC_ALL", "C")
         .env("LVM_SUPPRESS_FD_WARNINGS", "1")
-        .env("MTOOLS_SKIP_CHECK", "1")
+        .env("MTOOLS_SKIP_CHECK", "1");
+    command
+}
+
+/// Runs a program and gives its end.
+pub(crate) fn output(program: &str, arguments: &[&str], input: &str) -> Output {
+    let mut child = command(program, arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -64,7 +72,15 @@ pub(crate) fn noise(path: &Path, len: u64, seed: u64) {
 /// A file system that is mounted from a file until this is dropped.
 pub(crate) struct Mounted {
     pub(crate) folder: PathBuf,
-    is_fuse: bool,
+    /// The process that has it, where it is not the kernel: once it has ended, all is written.
+    server: Option<Child>,
+}
+
+/// How often something is tried that others may hold up for a moment.
+const TRIES: usize = 500;
+
+fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
 }
 
 impl Mounted {
@@ -72,53 +88,77 @@ impl Mounted {
     pub(crate) fn new(disk: &Path, kind: &str, options: &str) -> Option<Self> {
         let folder = disk.with_extension("mounted");
         std::fs::create_dir_all(&folder).expect("room");
-        let (disk_name, folder_name) = (text(disk), text(&folder));
-        let looped = format!("loop,{options}");
-        let (program, arguments) = match kind {
-            "ntfs" => ("ntfs-3g", vec!["-o", options, disk_name, folder_name]),
-            "exfat" => (
-                "mount",
-                vec!["-t", "exfat-fuse", "-o", &looped, disk_name, folder_name],
-            ),
-            _ => (
-                "mount",
-                vec!["-t", kind, "-o", options, disk_name, folder_name],
-            ),
+        let found = if kind == "ntfs" {
+            Self::served(disk, folder, options)
+        } else {
+            Self::by_kernel(disk, folder, kind, options)
         };
-        let done = output(program, &arguments, "");
+        found
+            .map_err(|reason| println!("left out: {kind} cannot be mounted here: {reason}"))
+            .ok()
+    }
+
+    fn by_kernel(disk: &Path, folder: PathBuf, kind: &str, options: &str) -> Result<Self, String> {
+        let kind = if kind == "exfat" { "exfat-fuse" } else { kind };
+        let options = format!("loop,{options}");
+        let words = ["-t", kind, "-o", &options, text(disk), text(&folder)];
+        let done = output("mount", &words, "");
+        let server = None;
         if done.status.success() {
-            return Some(Self {
-                folder,
-                is_fuse: kind == "ntfs",
-            });
+            Ok(Self { folder, server })
+        } else {
+            Err(String::from_utf8_lossy(&done.stderr).trim().to_owned())
         }
-        println!(
-            "left out: {kind} cannot be mounted here: {}",
-            String::from_utf8_lossy(&done.stderr).trim()
-        );
-        None
+    }
+
+    /// ntfs-3g, which writes behind the back of whoever unmounts it.
+    fn served(disk: &Path, folder: PathBuf, options: &str) -> Result<Self, String> {
+        let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev());
+        let before = device(&folder).expect("made");
+        let options = format!("no_detach,{options}");
+        let mut server = command("ntfs-3g", &["-o", &options, text(disk), text(&folder)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("`make packages` installs it");
+        for _ in 0..TRIES {
+            if let Some(status) = server.try_wait().expect("a child") {
+                return Err(status.to_string());
+            }
+            if device(&folder).is_ok_and(|device| device != before) {
+                let server = Some(server);
+                return Ok(Self { folder, server });
+            }
+            pause();
+        }
+        let _ = server.kill();
+        Err("it takes too long".to_owned())
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let program = if self.is_fuse {
-            "fusermount3"
-        } else {
-            "umount"
-        };
         let folder = text(&self.folder);
-        let arguments: &[&str] = if self.is_fuse {
-            &["-u", folder]
-        } else {
-            &[folder]
+        let (program, words): (_, &[&str]) = match self.server {
+            Some(_) => ("fusermount3", &["-u", folder]),
+            None => ("umount", &[folder]),
         };
-        let done = output(program, arguments, "");
+        // A program that another test starts has its files open for a moment.
+        let is_unmounted = (0..TRIES).any(|_| {
+            let done = output(program, words, "").status.success();
+            if !done {
+                pause();
+            }
+            done
+        });
         assert!(
-            done.status.success() || std::thread::panicking(),
-            "{program}: {}",
-            String::from_utf8_lossy(&done.stderr)
+            is_unmounted || std::thread::panicking(),
+            "{folder} cannot be unmounted"
         );
+        if let Some(server) = &mut self.server {
+            server.wait().expect("a child");
+        }
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn surveyed(disk: &Path) -> FreeSpace {
 
 /// The same disk without what may be dropped, as an import stores it.
 pub(crate) fn trimmed(disk: &Path, space: &FreeSpace) -> PathBuf {
-    let source = TrimmedSource::new(Box::new(FileDisk::open(disk)), space.ranges().to_vec());
+    let source = TrimmedSource::whole(Box::new(FileDisk::open(disk)), space.ranges().to_vec());
     let out = disk.with_extension("trimmed");
     let file = File::create(&out).expect("room");
     file.set_len(source.len()).expect("room");
