@@ -29,6 +29,7 @@ mod service;
 mod session;
 mod signals;
 mod size;
+mod skip_free;
 mod source_format;
 mod stream;
 mod suggestion;

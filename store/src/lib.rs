@@ -36,6 +36,7 @@ mod error;
 mod export;
 mod exports;
 mod folder;
+mod free_space;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]

@@ -68,6 +68,8 @@ enum InputKind {
     /// Anything that can be read at any place.
     Image {
         source: Box<dyn ImageSource>,
+        /// Where it stands on nothing, what it says nothing of is zero.
+        is_whole: bool,
         at: u64,
         map: Option<ChangeMap>,
         guard: Option<FileGuard>,
@@ -150,7 +152,7 @@ impl Input {
     /// Opens `path` as an image of `format`, whole in itself. With a change map, only what the map
     /// says has changed is read: the map is trusted.
     pub fn open(path: &Path, format: Format, map: Option<ChangeMap>) -> Result<Self, StoreError> {
-        Self::open_as(path, format, map, formats::open)
+        Self::open_as(path, format, map, (formats::open, true))
     }
 
     /// Opens as [`Input::open`], for an import over a parent that the caller knows to be the right
@@ -160,14 +162,14 @@ impl Input {
         format: Format,
         map: Option<ChangeMap>,
     ) -> Result<Self, StoreError> {
-        Self::open_as(path, format, map, formats::open_over_parent)
+        Self::open_as(path, format, map, (formats::open_over_parent, false))
     }
 
     fn open_as(
         path: &Path,
         format: Format,
         map: Option<ChangeMap>,
-        open: FormatOpener,
+        (open, is_whole): (FormatOpener, bool),
     ) -> Result<Self, StoreError> {
         let name = path.display().to_string();
         let is_stream = std::fs::metadata(path).is_ok_and(|metadata| {
@@ -200,6 +202,7 @@ impl Input {
             format: Some(format),
             kind: InputKind::Image {
                 source,
+                is_whole,
                 at: 0,
                 map,
                 guard: Some(guard),
@@ -231,6 +234,7 @@ impl Input {
             format: None,
             kind: InputKind::Image {
                 source,
+                is_whole: false,
                 at: 0,
                 map: None,
                 guard: None,
@@ -258,6 +262,40 @@ impl Input {
             InputKind::Image { source, .. } => source.left_behind(),
             InputKind::Stream { .. } => Vec::new(),
         }
+    }
+
+    /// The image that can be read at any place, and whether it stands on nothing.
+    pub(crate) fn image(&self) -> Option<(&dyn ImageSource, bool)> {
+        match &self.kind {
+            InputKind::Image {
+                source, is_whole, ..
+            } => Some((source.as_ref(), *is_whole)),
+            InputKind::Stream { .. } => None,
+        }
+    }
+
+    /// The same input with another image in the place of its own. A stream has none.
+    pub(crate) fn map_image(
+        self,
+        change: impl FnOnce(Box<dyn ImageSource>, bool) -> Box<dyn ImageSource>,
+    ) -> Self {
+        let kind = match self.kind {
+            InputKind::Image {
+                source,
+                is_whole,
+                at,
+                map,
+                guard,
+            } => InputKind::Image {
+                source: change(source, is_whole),
+                is_whole,
+                at,
+                map,
+                guard,
+            },
+            stream @ InputKind::Stream { .. } => stream,
+        };
+        Self { kind, ..self }
     }
 
     /// The length in bytes, if it is known before the end.

@@ -21,5 +21,6 @@ mod report;
 mod sandbox;
 mod served;
 mod server;
+mod skip_free;
 mod transcripts;
 mod written;
