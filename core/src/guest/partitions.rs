@@ -90,6 +90,9 @@ pub(super) struct PartitionTable {
     pub(super) tables: Vec<Range<u64>>,
     /// The reason why what lies between partitions may be somebody's.
     pub(super) doubt: Option<&'static str>,
+    /// True if the table tells how long a sector is. An MBR does not: its partitions may lie
+    /// somewhere else.
+    pub(super) knows_sectors: bool,
     /// True if there is a table that cannot be read: nothing on the disk is what it seems.
     pub(super) is_damaged: bool,
 }
@@ -203,6 +206,7 @@ fn read_gpt(disk: &dyn ReadAt) -> io::Result<PartitionTable> {
             return Ok(PartitionTable {
                 tables,
                 doubt: (!is_alike).then_some("the copy of its partition table is not like it"),
+                knows_sectors: true,
                 ..found
             });
         }

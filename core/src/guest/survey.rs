@@ -11,6 +11,7 @@ use crate::source::ReadAt;
 /// The bytes at a disk's end that descriptions of RAIDs and dynamic disks take, beside partitions.
 const END_LEN: u64 = 1 << 20;
 const UNKNOWN: &str = "unknown content";
+const PARTITION_TABLE: &str = "a partition table";
 
 /// What a disk holds, and what of it nobody reads.
 #[derive(Debug)]
@@ -86,6 +87,11 @@ pub fn survey(disk: &dyn ReadAt) -> Result<FreeSpace, GuestError> {
         );
     } else if table.partitions.is_empty() {
         surveyor.volume("the disk", &Volume::whole(disk))?;
+    } else if let mut marks = signature::all(disk, &Volume::whole(disk))?
+        && !marks.is_empty()
+    {
+        marks.insert(0, PARTITION_TABLE);
+        surveyor.ambiguous("the disk", &marks, disk.len());
     } else {
         let partitions = in_order(disk, table.partitions.clone());
         for Partition { volume, foreign } in &partitions {
@@ -97,7 +103,7 @@ pub fn survey(disk: &dyn ReadAt) -> Result<FreeSpace, GuestError> {
                 None => surveyor.volume(&name, volume)?,
             }
         }
-        surveyor.gaps(&table, &partitions)?;
+        surveyor.gaps(&table, &partitions);
     }
     Ok(surveyor.finish())
 }
@@ -214,20 +220,19 @@ impl Surveyor<'_> {
 
     /// Drops what lies between partitions, but neither what comes before the first nor the end of
     /// the disk: boot loaders and others live there.
-    fn gaps(&mut self, table: &PartitionTable, found: &[Partition]) -> Result<(), GuestError> {
+    fn gaps(&mut self, table: &PartitionTable, found: &[Partition]) {
         let name = "between the partitions";
         let disk_len = self.disk.len();
-        let whole = Volume::whole(self.disk);
-        let foreign = found
-            .iter()
-            .chain(&table.partitions)
-            .any(|one| one.foreign.is_some());
+        let is_piece = |one: &Partition| one.foreign.is_some();
+        let is_understood = |part: &DiskPart| part.kind != UNKNOWN;
         let reason = if table.doubt.is_some() {
             table.doubt
         } else if found.len() != table.partitions.len() {
             Some("its partitions overlap, or go past its end")
-        } else if foreign || !signature::all(self.disk, &whole)?.is_empty() {
-            Some("the disk is a part of something else")
+        } else if table.partitions.iter().any(is_piece) {
+            Some("the disk is a piece of something else")
+        } else if !table.knows_sectors && !self.parts.iter().any(is_understood) {
+            Some("no partition is understood")
         } else {
             None
         };
@@ -255,7 +260,6 @@ impl Surveyor<'_> {
             let verdict = reason.map_or(FreeVerdict::Free, FreeVerdict::kept);
             self.add(name, len, "no partition", verdict);
         }
-        Ok(())
     }
 
     fn finish(mut self) -> FreeSpace {
@@ -275,7 +279,7 @@ fn marks(linear: &LinearDisk<'_>) -> Result<Vec<&'static str>, GuestError> {
     let mut found = signature::all(linear, &Volume::whole(linear))?;
     let table = partitions::read(linear)?;
     if table.is_damaged || !table.partitions.is_empty() {
-        found.push("a partition table");
+        found.push(PARTITION_TABLE);
     }
     Ok(found)
 }

@@ -86,7 +86,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
         "xfs",
         320,
         "mkfs.xfs",
-        &["-qfK", "-m", "rmapbt=1,reflink=1"],
+        &["-qfK", "-m", "rmapbt=1,reflink=1", "-s", "size=4096"],
     ),
     recipe("ntfs", 64, "mkntfs", &["-F", "-Q", "-q"]),
     recipe("ntfs", 64, "mkntfs", &["-F", "-Q", "-q", "-c", "65536"]),
@@ -171,6 +171,14 @@ impl Recipe {
             }
             "btrfs" => {
                 run("btrfs", &["restore", text(disk), out]);
+                // The copies of the superblock are in no extent.
+                let said = run(
+                    "btrfs",
+                    &["inspect-internal", "dump-super", "-a", text(disk)],
+                );
+                let said = said.replace(text(disk), "DISK");
+                assert!(said.matches("[match]").count() > 3, "{said}");
+                std::fs::write(folder.path().join("superblocks"), said).expect("room");
             }
             kind => {
                 let mounted = Mounted::new(

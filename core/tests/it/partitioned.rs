@@ -137,77 +137,88 @@ fn each_partition_and_the_gaps_are_judged_for_themselves() {
     }
 }
 
-/// What might be somebody's stays: a disk whose two tables differ, that is a member of a RAID, that
-/// was a file system itself once, or a partition that is a piece of a dynamic disk or has two marks.
+fn put(disk: &Path, bytes: &[u8], at: u64) {
+    let file = std::fs::OpenOptions::new().write(true).open(disk);
+    file.and_then(|file| file.write_all_at(bytes, at))
+        .expect("room");
+}
+
+/// What is said of the space between the partitions: bytes that are free, and the verdict.
+fn gaps(disk: &Path) -> (u64, FreeVerdict) {
+    let space = surveyed(disk);
+    let mut parts = space.parts().iter();
+    let part = parts
+        .find(|part| part.kind == "no partition")
+        .expect("listed");
+    (part.free, part.verdict.clone())
+}
+
+fn kept(reason: &str) -> (u64, FreeVerdict) {
+    (0, FreeVerdict::Kept(reason.to_owned()))
+}
+
+/// A disk whose two tables differ, that is a member of a RAID, or that was a file system itself.
 #[test]
-fn what_may_be_somebody_elses_stays() {
+fn disks_that_may_be_something_else_stay() {
     let folder = tempfile::tempdir().expect("room");
-    let disk = folder.path().join("disk");
-    let put = |bytes: &[u8], at: u64| {
-        let file = std::fs::OpenOptions::new()
-            .write(true)
-            .open(&disk)
-            .expect("there");
-        file.write_all_at(bytes, at).expect("room");
-    };
-    let gaps = || {
-        let space = surveyed(&disk);
-        let part = space
-            .parts()
-            .iter()
-            .find(|part| part.kind == "no partition")
-            .cloned();
-        part.map(|part| (part.free, part.verdict)).expect("listed")
-    };
-    let kept = |reason: &str| (0, FreeVerdict::Kept(reason.to_owned()));
-    make(&disk, "gpt");
-    put(&[0; 512], DISK_LEN - 512);
-    assert_eq!(
-        gaps(),
-        kept("the copy of its partition table is not like it")
-    );
-    put(&[0; 512], 512);
-    let space = surveyed(&disk);
-    assert_eq!((space.free(), space.parts().len()), (0, 1));
-    assert_eq!(
-        space.parts()[0].verdict,
-        FreeVerdict::Kept("its partition table is damaged".to_owned())
-    );
+    let (disk, made) = (folder.path().join("disk"), folder.path().join("made"));
+    make(&made, "gpt");
     for (what, at) in [
         (&b"_BHRfS_M"[..], 65_536 + 64),
         (&[0xfc, 0x4e, 0x2b, 0xa9], DISK_LEN - 65_536),
         (b"CD001", 32_769),
     ] {
-        make(&disk, "gpt");
-        assert!(gaps().0 > 0);
-        put(what, at);
-        assert_eq!(
-            gaps(),
-            kept("the disk is a part of something else"),
-            "{what:?}"
-        );
+        std::fs::copy(&made, &disk).expect("room");
+        assert!(gaps(&disk).0 > 0);
+        put(&disk, what, at);
+        let space = surveyed(&disk);
+        let [part] = space.parts() else {
+            panic!("{what:?}: {:?}", space.parts());
+        };
+        let FreeVerdict::Kept(reason) = &part.verdict else {
+            panic!("{what:?}: {part:?}");
+        };
+        let expected = "it carries the marks of a partition table and ";
+        assert!(reason.starts_with(expected), "{reason}");
+        assert_eq!(space.free(), 0);
     }
-    make(&disk, "dos");
-    // A partition of a dynamic disk, and one that was swap once.
-    put(&[0x42], 446 + 4);
-    put(b"SWAPSPACE2", 60 * MIB + 4086);
-    assert_eq!(gaps(), kept("the disk is a part of something else"));
+    std::fs::copy(&made, &disk).expect("room");
+    put(&disk, &[0; 512], DISK_LEN - 512);
+    let reason = "the copy of its partition table is not like it";
+    assert_eq!(gaps(&disk), kept(reason));
+    put(&disk, &[0; 512], 512);
     let space = surveyed(&disk);
-    assert_eq!(
-        space.parts()[..2]
-            .iter()
-            .map(|part| (part.kind, part.free))
-            .collect::<Vec<_>>(),
-        [("dynamic disk", 0), ("unknown content", 0)]
-    );
-    assert_eq!(
-        space.parts()[1].verdict,
-        FreeVerdict::Kept("it carries the marks of ext4 and swap".to_owned())
-    );
-    // A partition that goes past the end.
-    make(&disk, "dos");
-    put(&u32::MAX.to_le_bytes(), 446 + 12);
-    assert_eq!(gaps(), kept("its partitions overlap, or go past its end"));
+    assert_eq!((space.free(), space.parts().len()), (0, 1));
+    let verdict = &space.parts()[0].verdict;
+    assert_eq!(*verdict, kept("its partition table is damaged").1);
+}
+
+/// A partition that is a piece of a dynamic disk, that has two marks, that goes past the end; and
+/// partitions that may lie somewhere else.
+#[test]
+fn partitions_that_may_be_something_else_stay() {
+    let folder = tempfile::tempdir().expect("room");
+    let (disk, made) = (folder.path().join("disk"), folder.path().join("made"));
+    make(&made, "dos");
+    std::fs::copy(&made, &disk).expect("room");
+    put(&disk, &[0x42], 446 + 4);
+    put(&disk, b"SWAPSPACE2", 60 * MIB + 4086);
+    assert_eq!(gaps(&disk), kept("the disk is a piece of something else"));
+    let space = surveyed(&disk);
+    let parts = space.parts()[..2].iter().map(|part| (part.kind, part.free));
+    let expected = [("dynamic disk", 0), ("unknown content", 0)];
+    assert_eq!(parts.collect::<Vec<_>>(), expected);
+    let reason = "it carries the marks of ext4 and swap";
+    assert_eq!(space.parts()[1].verdict, kept(reason).1);
+    // One that goes past the end.
+    put(&made, &u32::MAX.to_le_bytes(), 446 + 12);
+    let reason = "its partitions overlap, or go past its end";
+    assert_eq!(gaps(&made), kept(reason));
+    // With sectors of 4096 bytes, of which an MBR says nothing, partitions are elsewhere.
+    noise(&disk, DISK_LEN, 4);
+    let lost = "label: dos\nstart=3MiB, size=20MiB\n";
+    run_with("sfdisk", &["-q", "--wipe", "never", text(&disk)], lost);
+    assert_eq!(gaps(&disk), kept("no partition is understood"));
 }
 
 /// Shadow copies of NTFS read clusters that are free now.

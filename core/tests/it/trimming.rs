@@ -9,7 +9,7 @@ use vellum_core::guest::{FreeSpace, FreeVerdict, SourceDisk, TrimmedSource, surv
 use vellum_core::source::{ExtentKind, ImageSource};
 
 use crate::disks::{MARKER, RECIPES, Recipe};
-use crate::tools::FileDisk;
+use crate::tools::{FileDisk, noise, run, text};
 
 /// What may be dropped of a file.
 pub(crate) fn surveyed(disk: &Path) -> FreeSpace {
@@ -122,4 +122,33 @@ fn what_exfat_does_not_use_goes_and_every_file_stays() {
 #[test]
 fn what_btrfs_does_not_use_goes_and_every_file_stays() {
     prove_all(&["btrfs"]);
+}
+
+/// Only one device of several is here: what lies on it means nothing alone.
+#[test]
+fn btrfs_on_several_devices_is_kept_by_name() {
+    let folder = tempfile::tempdir().expect("room");
+    let disks = ["one", "two"].map(|name| folder.path().join(name));
+    disks.iter().for_each(|disk| noise(disk, 256 << 20, 1));
+    for profile in ["raid1", "raid0", "single"] {
+        let words = [
+            "-qfK",
+            "-d",
+            profile,
+            "-m",
+            "raid1",
+            text(&disks[0]),
+            text(&disks[1]),
+        ];
+        run("mkfs.btrfs", &words);
+        for disk in &disks {
+            let space = surveyed(disk);
+            let kept = FreeVerdict::Kept("it is on several devices".to_owned());
+            assert_eq!(
+                (space.parts()[0].kind, &space.parts()[0].verdict),
+                ("btrfs", &kept)
+            );
+            assert_eq!(space.free(), 0);
+        }
+    }
 }
