@@ -17,10 +17,8 @@
 //! 0x5c    12    features: compatible, incompatible, read-only compatible
 //! 0xce    2     blocks kept for more descriptors
 //! 0x68    16    its UUID, over which checksums begin
-//! 0xfd    1     1: what follows at 0x10c is the journal's inode
 //! 0xfe    2     a descriptor's length (64bit)
 //! 0x104   4     first group of descriptors that is spread out (meta_bg)
-//! 0x10c   60    the block map or extents of the journal's inode
 //! 0x24c   8     groups with a copy of the superblock (sparse_super2)
 //! 0x270   4     checksums begin with this (csum_seed)
 //! 0x3fc   4     CRC-32C of what is before (metadata_csum)           damage
@@ -32,12 +30,6 @@
 //! 0x0c    2     free clusters (high half at 0x2c)                  a bitmap that is another's
 //! 0x12    2     flags
 //! 0x18    2     CRC-32C of the block bitmap (high half at 0x38)    damage
-//!
-//! Journal superblock (the journal's first block; Linux include/linux/jbd2.h; big-endian)
-//! 0x00    4     0xc03b3998
-//! 0x04    4     3 or 4
-//! 0x1c    4     the first block of what is to be replayed; 0 is nothing
-//! 0x20    4     its error
 //! ```
 //!
 //! A group whose bitmap was never written (`BLOCK_UNINIT`) uses what describes it, if that lies in
@@ -47,7 +39,7 @@ use std::ops::Range;
 
 use super::bits::next_clear;
 use super::bytes::Fields;
-use super::{FileSystem, FreeVerdict, GuestError, Visit, Volume};
+use super::{FileSystem, FreeVerdict, GuestError, Visit, Volume, ext_journal};
 use crate::source::ReadAt;
 
 const SUPERBLOCK_AT: u64 = 1024;
@@ -85,8 +77,6 @@ const INCOMPATIBLE_KNOWN: u32 = 0x3_e7de;
 const READ_ONLY_KNOWN: u32 = 0x1_b77f;
 const GROUP_BLOCK_UNINIT: u16 = 0x2;
 const CHECKSUM_AT: usize = 0x3fc;
-const JOURNAL_MAGIC: u32 = 0xc03b_3998;
-const EXTENTS_MAGIC: u16 = 0xf30a;
 
 /// The checked fields of a superblock that are needed here.
 struct Superblock {
@@ -177,20 +167,6 @@ fn malformed<T>(reason: &'static str) -> Result<T, GuestError> {
     })
 }
 
-/// The first block of the journal, from the copy of its inode that the superblock has.
-fn journal_block(fields: Fields<'_>) -> Option<u64> {
-    let map = 0x10c;
-    if fields.le32(0x4c) == 0 || fields.u8(0xfd) != 1 {
-        return None;
-    }
-    if fields.le16(map) != EXTENTS_MAGIC {
-        return Some(fields.le32(map).into());
-    }
-    let is_leaf =
-        fields.le16(map + 6) == 0 && fields.le16(map + 2) > 0 && fields.le32(map + 12) == 0;
-    is_leaf.then(|| u64::from(fields.le16(map + 18)) << 32 | u64::from(fields.le32(map + 20)))
-}
-
 impl Superblock {
     fn parse(fields: Fields<'_>, volume_len: u64) -> Result<Self, GuestError> {
         let (log_block, log_cluster) = (fields.le32(0x18), fields.le32(0x1c));
@@ -250,7 +226,7 @@ impl Superblock {
             state: fields.le16(0x3a),
             is_sound: read_only & READ_ONLY_METADATA_CHECKSUM == 0
                 || !crc32c::crc32c(fields.slice(0..CHECKSUM_AT)) == fields.le32(CHECKSUM_AT),
-            journal: journal_block(fields),
+            journal: ext_journal::first_block(fields),
             checksum_seed: if incompatible & INCOMPATIBLE_CHECKSUM_SEED == 0 {
                 !crc32c::crc32c(fields.slice(0x68..0x78))
             } else {
@@ -314,20 +290,11 @@ impl Superblock {
     /// True if there is nothing in the journal that is to be replayed. Fast commits are not looked
     /// at.
     fn journal_is_empty(&self, disk: &dyn ReadAt, volume: &Volume) -> Result<bool, GuestError> {
-        let mut bytes = [0; 64];
         let at = self.journal.filter(|block| *block < self.blocks);
-        let Some(at) = at.filter(|_| self.compatible & COMPATIBLE_FAST_COMMIT == 0) else {
-            return Ok(false);
-        };
-        let fields = if volume.read(disk, self.offset(at), &mut bytes)? {
-            Fields(&bytes)
-        } else {
-            return Ok(false);
-        };
-        Ok(fields.be32(0) == JOURNAL_MAGIC
-            && [3, 4].contains(&fields.be32(4))
-            && fields.be32(0x1c) == 0
-            && fields.be32(0x20) == 0)
+        match at.filter(|_| self.compatible & COMPATIBLE_FAST_COMMIT == 0) {
+            Some(block) => ext_journal::is_empty(disk, volume, self.offset(block)),
+            None => Ok(false),
+        }
     }
 
     fn kind(&self) -> &'static str {

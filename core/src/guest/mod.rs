@@ -17,6 +17,7 @@ mod btrfs;
 mod bytes;
 mod exfat;
 mod ext;
+mod ext_journal;
 mod fat;
 mod free_ranges;
 mod lvm;
