@@ -17,15 +17,11 @@ impl Input {
     ///
     /// [`SourceError::Refused`] when that is in a parent which the input does not have.
     pub fn free_space(&self, watch: &dyn Watch) -> Result<Option<FreeSpace>, StoreError> {
-        let Some((source, is_whole)) = self.image() else {
+        let Some(source) = self.image() else {
             return Ok(None);
         };
         let is_cancelled = || watch.is_cancelled();
-        let disk = if is_whole {
-            SourceDisk::whole(source, &is_cancelled)
-        } else {
-            SourceDisk::over_parent(source, &is_cancelled)
-        };
+        let disk = SourceDisk::new(source, &is_cancelled);
         let found = survey(&disk);
         if watch.is_cancelled() {
             return Err(StoreError::Interrupted);
@@ -55,12 +51,8 @@ impl Input {
         );
         let (ranges, name) = (space.ranges().to_vec(), self.name().to_owned());
         let mut data = Ok(0);
-        let input = self.map_image(|source, is_whole| {
-            let trimmed = if is_whole {
-                TrimmedSource::whole(source, ranges)
-            } else {
-                TrimmedSource::over_parent(source, ranges)
-            };
+        let input = self.map_image(|source| {
+            let trimmed = TrimmedSource::new(source, ranges);
             data = trimmed.dropped_data();
             Box::new(trimmed)
         });

@@ -68,8 +68,6 @@ enum InputKind {
     /// Anything that can be read at any place.
     Image {
         source: Box<dyn ImageSource>,
-        /// Where it stands on nothing, what it says nothing of is zero.
-        is_whole: bool,
         at: u64,
         map: Option<ChangeMap>,
         guard: Option<FileGuard>,
@@ -88,6 +86,10 @@ pub struct FileSource {
     file: File,
     len: u64,
 }
+
+/// An image that stands on nothing: what it says nothing of is zero, also where it becomes the new
+/// state of an image that had something there.
+struct WholeImage(Box<dyn ImageSource>);
 
 /// State of a file when it was opened, to be compared with the one at the end.
 struct FileGuard {
@@ -148,6 +150,29 @@ impl ReadAt for FileSource {
     }
 }
 
+impl ImageSource for WholeImage {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent, SourceError> {
+        let found = self.0.extent_at(offset)?;
+        let kind = match found.kind {
+            ExtentKind::Absent => ExtentKind::Zero,
+            kind => kind,
+        };
+        Ok(Extent { kind, ..found })
+    }
+
+    fn left_behind(&self) -> Vec<String> {
+        self.0.left_behind()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
+        self.0.read_at(buffer, offset)
+    }
+}
+
 impl Input {
     /// Opens `path` as an image of `format`, whole in itself. With a change map, only what the map
     /// says has changed is read: the map is trusted.
@@ -191,6 +216,11 @@ impl Input {
         let companions = FolderCompanions::beside(path);
         let source = open(format, Arc::new(file), Arc::new(ClusterCodecs), &companions);
         let source = source.map_err(fail)?;
+        let source: Box<dyn ImageSource> = if is_whole {
+            Box::new(WholeImage(source))
+        } else {
+            source
+        };
         let misfit =
             |error| StoreError::Parameter(format!("the change map does not fit {name}: {error}"));
         let map = map
@@ -202,7 +232,6 @@ impl Input {
             format: Some(format),
             kind: InputKind::Image {
                 source,
-                is_whole,
                 at: 0,
                 map,
                 guard: Some(guard),
@@ -234,7 +263,6 @@ impl Input {
             format: None,
             kind: InputKind::Image {
                 source,
-                is_whole: false,
                 at: 0,
                 map: None,
                 guard: None,
@@ -264,12 +292,10 @@ impl Input {
         }
     }
 
-    /// The image that can be read at any place, and whether it stands on nothing.
-    pub(crate) fn image(&self) -> Option<(&dyn ImageSource, bool)> {
+    /// The image, if it can be read at any place.
+    pub(crate) fn image(&self) -> Option<&dyn ImageSource> {
         match &self.kind {
-            InputKind::Image {
-                source, is_whole, ..
-            } => Some((source.as_ref(), *is_whole)),
+            InputKind::Image { source, .. } => Some(source.as_ref()),
             InputKind::Stream { .. } => None,
         }
     }
@@ -277,18 +303,16 @@ impl Input {
     /// The same input with another image in the place of its own. A stream has none.
     pub(crate) fn map_image(
         self,
-        change: impl FnOnce(Box<dyn ImageSource>, bool) -> Box<dyn ImageSource>,
+        change: impl FnOnce(Box<dyn ImageSource>) -> Box<dyn ImageSource>,
     ) -> Self {
         let kind = match self.kind {
             InputKind::Image {
                 source,
-                is_whole,
                 at,
                 map,
                 guard,
             } => InputKind::Image {
-                source: change(source, is_whole),
-                is_whole,
+                source: change(source),
                 at,
                 map,
                 guard,

@@ -225,3 +225,28 @@ fn what_is_not_certain_is_refused_by_name() {
     sandbox.succeed(["import", "disk.raw", "web"]);
     sandbox.succeed(["compare", "web", "disk.raw"]);
 }
+
+/// What a whole qcow2 does not have is zero, also where the image had something before.
+#[test]
+fn an_update_from_a_whole_qcow2_leaves_nothing_of_the_state_before() {
+    let sandbox = Sandbox::new();
+    sandbox.random_file("disk.raw", MIB as usize, 5);
+    sandbox.succeed(["import", "disk.raw", "web"]);
+    client_succeeds(
+        &sandbox,
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", "new.qcow2", "1M"],
+    );
+    sandbox.succeed(["import", "-f", "qcow2", "new.qcow2", "web", "--update"]);
+    sandbox.succeed(["export", "web", "out.raw"]);
+    let compared = [
+        "compare",
+        "-f",
+        "raw",
+        "-F",
+        "qcow2",
+        "out.raw",
+        "new.qcow2",
+    ];
+    client_succeeds(&sandbox, "qemu-img", &compared);
+}

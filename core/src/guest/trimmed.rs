@@ -9,36 +9,19 @@ use crate::source::{Extent, ExtentKind, ImageSource, ReadAt, SourceError};
 /// A source whose dropped ranges are [`ExtentKind::Zero`], to the byte.
 pub struct TrimmedSource {
     source: Box<dyn ImageSource>,
-    is_whole: bool,
     /// In order, apart from each other.
     dropped: Vec<Range<u64>>,
 }
 
 impl TrimmedSource {
-    /// A source that stands on nothing, without `dropped`, which are in order and apart from each
-    /// other. What it says nothing of is zero too: it was read as that when its file systems were
-    /// looked at.
+    /// `source` without `dropped`, which are in order and apart from each other.
     #[must_use]
-    pub fn whole(source: Box<dyn ImageSource>, dropped: Vec<Range<u64>>) -> Self {
-        Self::new(source, dropped, true)
-    }
-
-    /// The same of a source that may stand on a parent: what it says nothing of stays so.
-    #[must_use]
-    pub fn over_parent(source: Box<dyn ImageSource>, dropped: Vec<Range<u64>>) -> Self {
-        Self::new(source, dropped, false)
-    }
-
-    fn new(source: Box<dyn ImageSource>, dropped: Vec<Range<u64>>, is_whole: bool) -> Self {
+    pub fn new(source: Box<dyn ImageSource>, dropped: Vec<Range<u64>>) -> Self {
         assert!(
             dropped.is_sorted_by(|one, next| one.end <= next.start),
             "dropped ranges are in order"
         );
-        Self {
-            source,
-            is_whole,
-            dropped,
-        }
+        Self { source, dropped }
     }
 
     /// The bytes of the dropped ranges that the source has as data: of the rest it knew already
@@ -86,14 +69,9 @@ impl ImageSource for TrimmedSource {
         }
         let found = self.source.extent_at(offset)?;
         let end = next.map_or(found.end(), |range| found.end().min(range.start));
-        let kind = match found.kind {
-            ExtentKind::Absent if self.is_whole => ExtentKind::Zero,
-            kind => kind,
-        };
         Ok(Extent {
-            start: offset,
             len: end - offset,
-            kind,
+            ..found
         })
     }
 
@@ -117,35 +95,19 @@ impl ImageSource for TrimmedSource {
     }
 }
 
-/// The content of a source as a disk whose file systems are read.
+/// The content of a source as a disk whose file systems are read. What it says nothing of is an
+/// error: it is a parent's, and would be taken for zeros.
 pub struct SourceDisk<'s> {
     source: &'s dyn ImageSource,
-    is_whole: bool,
     is_cancelled: &'s (dyn Fn() -> bool + Sync),
 }
 
 impl<'s> SourceDisk<'s> {
-    /// A source that stands on nothing: what it says nothing of is zero. Reads fail from the moment
-    /// on at which `is_cancelled` says so.
+    /// Reads fail from the moment on at which `is_cancelled` says so.
     #[must_use]
-    pub fn whole(source: &'s dyn ImageSource, is_cancelled: &'s (dyn Fn() -> bool + Sync)) -> Self {
+    pub fn new(source: &'s dyn ImageSource, is_cancelled: &'s (dyn Fn() -> bool + Sync)) -> Self {
         Self {
             source,
-            is_whole: true,
-            is_cancelled,
-        }
-    }
-
-    /// A source that may stand on a parent: to read what it says nothing of is an error, since it
-    /// would be taken for zeros.
-    #[must_use]
-    pub fn over_parent(
-        source: &'s dyn ImageSource,
-        is_cancelled: &'s (dyn Fn() -> bool + Sync),
-    ) -> Self {
-        Self {
-            source,
-            is_whole: false,
             is_cancelled,
         }
     }
@@ -181,10 +143,8 @@ impl ReadAt for SourceDisk<'_> {
         let end = offset.checked_add(buffer.len() as u64);
         let end = end.filter(|end| *end <= self.len());
         let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
-        if !self.is_whole {
-            self.require_present(offset..end)
-                .map_err(io::Error::other)?;
-        }
+        self.require_present(offset..end)
+            .map_err(io::Error::other)?;
         self.source
             .read_at(buffer, offset)
             .map_err(io::Error::other)
@@ -222,57 +182,45 @@ mod tests {
 
     #[test]
     fn dropped_ranges_are_zero_to_the_byte_and_hide_a_parent() {
-        use ExtentKind::{Absent, Data, Zero};
+        use ExtentKind::{Data, Zero};
         let dropped = || vec![3..5, 8..12, 30..41, 59..60];
-        let over = TrimmedSource::over_parent(Box::new(Turns), dropped());
-        let whole = TrimmedSource::whole(Box::new(Turns), dropped());
-        let kinds = |source: &TrimmedSource| {
-            let (mut found, mut at) = (Vec::new(), 0);
-            while at < source.len() {
-                let extent = source.extent_at(at).expect("told");
-                assert!(extent.start == at && extent.len > 0);
-                found.resize(extent.end() as usize, extent.kind);
-                at = extent.end();
-            }
-            found
-        };
-        let (over_kinds, whole_kinds) = (kinds(&over), kinds(&whole));
+        let trimmed = TrimmedSource::new(Box::new(Turns), dropped());
+        let (mut kinds, mut at) = (Vec::new(), 0);
+        while at < trimmed.len() {
+            let extent = trimmed.extent_at(at).expect("told");
+            assert!(extent.start == at && extent.len > 0);
+            kinds.resize(extent.end() as usize, extent.kind);
+            at = extent.end();
+        }
         for start in 0..60 {
             for end in start + 1..=60 {
                 let mut bytes = vec![9; end - start];
-                over.read_at(&mut bytes, start as u64).expect("read");
+                trimmed.read_at(&mut bytes, start as u64).expect("read");
                 for (at, byte) in (start..).zip(bytes) {
                     let is_dropped = dropped().iter().any(|range| range.contains(&(at as u64)));
                     let own = Turns.extent_at(at as u64).expect("told").kind;
-                    let expected = if is_dropped { Zero } else { own };
-                    assert_eq!(over_kinds[at], expected, "{at}");
-                    assert_eq!(whole_kinds[at] == Zero, expected != Data, "{at}");
-                    assert_eq!(byte == 1, expected == Data, "{at}");
+                    assert_eq!(kinds[at], if is_dropped { Zero } else { own }, "{at}");
+                    assert_eq!(byte == 1, kinds[at] == Data, "{at}");
                 }
             }
         }
-        assert!(!whole_kinds.contains(&Absent));
-        assert_eq!(over.dropped_data().expect("told"), 2 + 2 + 10);
+        assert_eq!(trimmed.dropped_data().expect("told"), 2 + 2 + 10);
     }
 
     #[test]
     fn what_is_a_parents_is_not_taken_for_zeros() {
         let mut bytes = [9; 10];
         let go_on = || false;
-        let over = SourceDisk::over_parent(&Turns, &go_on);
-        assert!(over.read_exact_at(&mut bytes, 0).is_ok());
-        assert!(over.read_exact_at(&mut bytes, 20).is_ok());
-        let refused = over
+        let disk = SourceDisk::new(&Turns, &go_on);
+        assert!(disk.read_exact_at(&mut bytes, 0).is_ok());
+        assert!(disk.read_exact_at(&mut bytes, 20).is_ok());
+        let refused = disk
             .read_exact_at(&mut bytes, 1)
             .expect_err("a byte is absent");
-        assert!(
-            refused.to_string().contains("byte 10 is its parent's"),
-            "{refused}"
-        );
-        let whole = SourceDisk::whole(&Turns, &go_on);
-        assert!(whole.read_exact_at(&mut bytes, 1).is_ok());
-        assert!(whole.read_exact_at(&mut bytes, 51).is_err(), "past the end");
-        let stopped = SourceDisk::whole(&Turns, &|| true);
+        let told = refused.to_string();
+        assert!(told.contains("byte 10 is its parent's"), "{told}");
+        assert!(disk.read_exact_at(&mut bytes, 51).is_err(), "past the end");
+        let stopped = SourceDisk::new(&Turns, &|| true);
         assert!(stopped.read_exact_at(&mut bytes, 0).is_err());
     }
 }

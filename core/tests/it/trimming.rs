@@ -14,13 +14,13 @@ use crate::tools::{FileDisk, noise, run, text};
 /// What may be dropped of a file.
 pub(crate) fn surveyed(disk: &Path) -> FreeSpace {
     let source = FileDisk::open(disk);
-    let disk = SourceDisk::whole(&source, &|| false);
+    let disk = SourceDisk::new(&source, &|| false);
     survey(&disk).expect("a file can be read")
 }
 
 /// The same disk without what may be dropped, as an import stores it.
 pub(crate) fn trimmed(disk: &Path, space: &FreeSpace) -> PathBuf {
-    let source = TrimmedSource::whole(Box::new(FileDisk::open(disk)), space.ranges().to_vec());
+    let source = TrimmedSource::new(Box::new(FileDisk::open(disk)), space.ranges().to_vec());
     let out = disk.with_extension("trimmed");
     let file = File::create(&out).expect("room");
     file.set_len(source.len()).expect("room");
