@@ -29,7 +29,7 @@ impl Input {
         found.map(Some).map_err(|error| {
             let source = match error {
                 GuestError::Io(error) => source_error(error),
-                other => source_error(io::Error::other(other)),
+                error @ GuestError::Malformed { .. } => source_error(io::Error::other(error)),
             };
             StoreError::Source {
                 name: self.name().to_owned(),
