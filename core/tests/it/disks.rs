@@ -315,11 +315,11 @@ fn fill_folder_with(folder: &Path, skip: &[&str]) {
 /// Writes files, has them on the disk, and deletes some.
 pub(crate) fn fill_folder(folder: &Path) {
     fill_folder_with(folder, &[]);
-    run("sync", &[]);
+    run("sync", &["-f", text(folder)]);
     for (_, path) in files(folder).iter().filter(|(name, _)| is_deleted(name)) {
         std::fs::remove_file(path).expect("there");
     }
-    run("sync", &[]);
+    run("sync", &["-f", text(folder)]);
 }
 
 /// Every file below a folder, by its name in it.

@@ -94,7 +94,7 @@ fn a_mounted_btrfs_is_refused_only_with_a_log() {
     let mounted = Mounted::new(&disk, "btrfs", "rw").expect("mounted before");
     let file = std::fs::File::create(mounted.folder.join("synced")).expect("room");
     file.write_all_at(MARKER, 0).expect("room");
-    run("sync", &[]);
+    run("sync", &["-f", text(&mounted.folder)]);
     // The first may be a commit; the next is something for the log.
     for at in [1, 2, 3].map(|nth| nth * (1 << 20)) {
         file.write_all_at(&MARKER.repeat(5000), at)
@@ -117,10 +117,10 @@ fn an_empty_journal_allows_what_a_full_one_does_not() {
     let recipe = recipe_of("ext4");
     recipe.make(&disk);
     recipe.fill(&disk);
-    let Some(_mounted) = Mounted::new(&disk, "ext4", "rw,noatime") else {
+    let Some(mounted) = Mounted::new(&disk, "ext4", "rw,noatime") else {
         return;
     };
-    run("sync", &[]);
+    run("sync", &["-f", text(&mounted.folder)]);
     std::fs::copy(&disk, &copy).expect("room");
     let said =
         String::from_utf8_lossy(&output("dumpe2fs", &["-h", text(&copy)], "").stdout).into_owned();
