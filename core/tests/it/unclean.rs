@@ -203,3 +203,52 @@ fn bitmaps_that_do_not_agree_with_their_sums_are_refused() {
         );
     }
 }
+
+/// A restart page of the journal of NTFS: its number, what clients use it, its flags, its version.
+fn restart_page(number: u64, in_use: u16, flags: u16, version: u16) -> Vec<u8> {
+    let mut page = vec![0; 4096];
+    let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"RSTR");
+    put(0x10, &4096_u32.to_le_bytes());
+    put(0x18, &0x30_u16.to_le_bytes());
+    put(0x1c, &version.to_le_bytes());
+    put(0x30, &number.to_le_bytes());
+    put(0x3c, &in_use.to_le_bytes());
+    put(0x3e, &flags.to_le_bytes());
+    page
+}
+
+/// Windows closes the journal when it unmounts; until then, and while it sleeps with the volume, it
+/// is open, or of the version that only Windows 8 and later have.
+#[test]
+fn an_open_journal_of_ntfs_is_refused() {
+    const NONE: u16 = 0xffff;
+    let folder = tempfile::tempdir().expect("room");
+    let disk = folder.path().join("disk");
+    recipe_of("ntfs").make(&disk);
+    let said = run("ntfsinfo", &["-i", "2", "-v", text(&disk)]);
+    let runs = said.lines().skip_while(|line| !line.contains("Runlist:"));
+    let cluster = runs.skip(1).find_map(|line| line.split_whitespace().nth(1));
+    let cluster = cluster.and_then(|text| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok());
+    let at = cluster.expect("the journal's place") * 4096;
+    let closed = restart_page(7, NONE, 0, 1);
+    for (first, second, is_closed) in [
+        (closed.clone(), restart_page(6, 0, 0, 1), true),
+        (closed.clone(), restart_page(8, 0, 0, 1), false),
+        (restart_page(6, 0, 0, 1), closed.clone(), true),
+        (restart_page(8, 0, 0, 1), closed.clone(), false),
+        (restart_page(9, 0, 2, 1), closed.clone(), true),
+        (restart_page(9, NONE, 2, 2), closed.clone(), false),
+        (vec![0; 4096], closed.clone(), false),
+        (vec![0; 4096], vec![0; 4096], false),
+        (vec![0xff; 4096], closed, true),
+    ] {
+        write(&disk, at, &[first, second].concat());
+        if is_closed {
+            assert!(surveyed(&disk).free() > 0);
+        } else {
+            let reason = refused(&disk);
+            assert!(reason.ends_with("its journal is open"), "{reason}");
+        }
+    }
+}
