@@ -34,6 +34,7 @@ mod service;
 mod session;
 mod signals;
 mod size;
+mod skip_free;
 mod source_format;
 mod source_pair;
 mod stream;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use vellum_core::guest::{free_space, volumes};
+use vellum_core::guest::{free_space, survey, volumes};
 use vellum_core::source::ReadAt;
 
 const SECTOR_LEN: usize = 512;
@@ -79,8 +79,20 @@ impl ReadAt for Sparse {
 }
 
 /// Volumes lie in order beside each other, and free ranges in order inside their volume, whatever
-/// is on the disk.
+/// is on the disk. So do the ranges that may be dropped.
 pub fn guest(data: &[u8]) {
+    let disk = Sparse::parse(data);
+    if let Ok(space) = survey(&disk) {
+        let ranges = space.ranges();
+        assert!(ranges.is_sorted_by(|one, next| one.end < next.start));
+        assert!(
+            ranges
+                .iter()
+                .all(|one| one.start < one.end && one.end <= DISK_LEN)
+        );
+        let parts: u64 = space.parts().iter().map(|part| part.free).sum();
+        assert_eq!(parts, space.free(), "each range is one part's");
+    }
     let disk = Sparse::parse(data);
     let Ok(found) = volumes(&disk) else { return };
     let mut end = 0;

@@ -39,6 +39,7 @@ mod error;
 mod export;
 mod exports;
 mod folder;
+mod free_space;
 #[cfg(test)]
 mod golden;
 mod grounded;

@@ -261,6 +261,36 @@ impl Input {
         }
     }
 
+    /// The image, if it can be read at any place.
+    pub(crate) fn image(&self) -> Option<&dyn ImageSource> {
+        match &self.kind {
+            InputKind::Image { source, .. } => Some(source.as_ref()),
+            InputKind::Stream { .. } => None,
+        }
+    }
+
+    /// The same input with another image in the place of its own. A stream has none.
+    pub(crate) fn map_image(
+        self,
+        change: impl FnOnce(Arc<dyn ImageSource>) -> Arc<dyn ImageSource>,
+    ) -> Self {
+        let kind = match self.kind {
+            InputKind::Image {
+                source,
+                at,
+                map,
+                guard,
+            } => InputKind::Image {
+                source: change(source),
+                at,
+                map,
+                guard,
+            },
+            stream @ InputKind::Stream { .. } => stream,
+        };
+        Self { kind, ..self }
+    }
+
     /// The length in bytes, if it is known before the end.
     #[must_use]
     pub fn len(&self) -> Option<u64> {

@@ -29,6 +29,7 @@ use crate::output::page::{Page, plural};
 use crate::output::{Answer, report, time};
 use crate::patience::Patient;
 use crate::session::Session;
+use crate::skip_free::{SkippedSpace, skip_free};
 use crate::source_format::{self, Expected, ExpectedImage, FileArgs};
 use crate::stream::{CommandOutput, JudgedStream, NoDisk, StreamJudge, WholeStream};
 use crate::{lookup, size};
@@ -42,6 +43,7 @@ Example:
   vellum import disk.qcow2 web --update --snapshot tuesday
   vellum import --size 40G - db -- ssh db cat /dev/vda
   vellum import --chain snap2.qcow2 db --backing-map /images=/mnt/images
+  vellum import disk.qcow2 web --skip-free
 
 What other programs made:
   OVA: machine.ova web; of several disks --disk chooses (`vellum info machine.ova` lists them)
@@ -99,6 +101,11 @@ pub(crate) struct Args {
     /// stored again, for every image that has it
     #[arg(long)]
     verify: bool,
+    /// Leave out what the disk's file systems do not use: ext2 to ext4, XFS, btrfs, NTFS, FAT, exFAT,
+    /// swap, LVM2, and the space between partitions. It becomes zeros, and the answer lists it. They must be
+    /// unmounted; what is not understood is stored
+    #[arg(long, conflicts_with_all = ["change_map", "chain"])]
+    skip_free: bool,
     /// How many bytes must come through the pipe
     #[arg(long, value_parser = size::parse)]
     size: Option<u64>,
@@ -120,6 +127,9 @@ struct Imported {
     new_bytes: u64,
     /// Chunks that were there, damaged, and are whole again for every image that has them.
     healed_chunks: u64,
+    /// With --skip-free: bytes that the guest does not use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<SkippedSpace>,
     seconds: f64,
 }
 
@@ -141,6 +151,11 @@ fn bring_in(args: &Args, store: &Store, session: &mut Session) -> Result<(), Fai
         session.warn(&format!("{} {sentence}", input.name()));
     }
     let meter = session.watch_bytes(&format!("importing {}", args.name));
+    let (input, skipped) = if args.skip_free {
+        skip_free(input, &meter)?
+    } else {
+        (input, None)
+    };
     let request = ImportRequest {
         target,
         snapshot: args.snapshot.clone(),
@@ -153,9 +168,10 @@ fn bring_in(args: &Args, store: &Store, session: &mut Session) -> Result<(), Fai
     drop(meter);
     let report = report.map_err(|error| explain(error, session))?;
     let name = store.tree().display(report.node);
-    session
-        .output
-        .summary(&Imported::new(name, &report, seconds.as_secs_f64()))
+    session.output.summary(&Imported {
+        skipped,
+        ..Imported::new(name, &report, seconds.as_secs_f64())
+    })
 }
 
 /// Checks the rules that clap cannot know.
@@ -174,6 +190,13 @@ fn check(args: &Args, session: &Session) -> Result<(), Failure> {
             "import a file instead",
         ));
     }
+    let is_once = piped || is_stream(&session.caller.path(&args.file));
+    if args.skip_free && is_once {
+        return Err(Failure::usage(
+            "what file systems use is read here and there, and a pipe goes by once",
+            "write it to a file first, and import that",
+        ));
+    }
     if let Some(format) = args.input.format.filter(|format| piped && *format != RAW) {
         return Err(Failure::usage(
             format!("{format} is read here and there, and a pipe goes by once"),
@@ -186,7 +209,7 @@ fn check(args: &Args, session: &Session) -> Result<(), Failure> {
             "write - as the file",
         ));
     }
-    if args.size.is_some() && !piped && !is_stream(&session.caller.path(&args.file)) {
+    if args.size.is_some() && !is_once {
         return Err(Failure::usage(
             "--size is for pipes: a file's size is known",
             "leave it out",
@@ -335,6 +358,7 @@ pub(super) fn store_file(
         backing_map: Vec::new(),
         snapshot: None,
         change_map: None,
+        skip_free: false,
         verify: false,
         size: None,
         command: Vec::new(),
@@ -380,6 +404,7 @@ impl Imported {
             new_chunks: report.new,
             new_bytes: report.new_bytes,
             healed_chunks: report.healed,
+            skipped: None,
             seconds,
         }
     }
@@ -396,6 +421,9 @@ impl Answer for Imported {
             self.known_chunks,
             self.same_chunks
         ))?;
-        healed(page, self.healed_chunks)
+        healed(page, self.healed_chunks)?;
+        self.skipped
+            .as_ref()
+            .map_or(Ok(()), |skipped| skipped.show(page))
     }
 }

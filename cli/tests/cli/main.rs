@@ -26,5 +26,6 @@ mod report;
 mod sandbox;
 mod served;
 mod server;
+mod skip_free;
 mod transcripts;
 mod written;

@@ -5,13 +5,24 @@
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'b>(pub(super) &'b [u8]);
 
-impl Fields<'_> {
+impl<'b> Fields<'b> {
     fn at<const N: usize>(self, at: usize) -> [u8; N] {
         self.0
             .get(at..)
             .and_then(|rest| rest.first_chunk())
             .copied()
             .unwrap_or([0; N])
+    }
+
+    pub(super) fn u8(self, at: usize) -> u8 {
+        self.0.get(at).copied().unwrap_or(0)
+    }
+
+    /// The bytes of `range`, as far as there are any.
+    pub(super) fn slice(self, range: std::ops::Range<usize>) -> &'b [u8] {
+        self.0
+            .get(range.start..range.end.min(self.0.len()))
+            .unwrap_or_default()
     }
 
     pub(super) fn le16(self, at: usize) -> u16 {

@@ -11,19 +11,25 @@
 //! 0x24    4     clusters in a group                           a bitmap that is longer than a block
 //! 0x28    4     inodes in a group
 //! 0x38    2     0xef53
+//! 0x3a    2     state: 1 unmounted in order, 2 errors were noted    bitmaps of a moment ago
 //! 0x4c    4     revision: 0 has no features
 //! 0x58    2     an inode's length
 //! 0x5c    12    features: compatible, incompatible, read-only compatible
 //! 0xce    2     blocks kept for more descriptors
+//! 0x68    16    its UUID, over which checksums begin
 //! 0xfe    2     a descriptor's length (64bit)
 //! 0x104   4     first group of descriptors that is spread out (meta_bg)
 //! 0x24c   8     groups with a copy of the superblock (sparse_super2)
+//! 0x270   4     checksums begin with this (csum_seed)
+//! 0x3fc   4     CRC-32C of what is before (metadata_csum)           damage
 //!
 //! Group descriptor
 //! 0x00    4     block of the block bitmap (high half at 0x20)      a bitmap elsewhere
 //! 0x04    4     block of the inode bitmap (high half at 0x24)
 //! 0x08    4     first block of the inode table (high half at 0x28)
+//! 0x0c    2     free clusters (high half at 0x2c)                  a bitmap that is another's
 //! 0x12    2     flags
+//! 0x18    2     CRC-32C of the block bitmap (high half at 0x38)    damage
 //! ```
 //!
 //! A group whose bitmap was never written (`BLOCK_UNINIT`) uses what describes it, if that lies in
@@ -31,8 +37,9 @@
 
 use std::ops::Range;
 
+use super::bits::next_clear;
 use super::bytes::Fields;
-use super::{GuestError, Visit, Volume};
+use super::{FileSystem, FreeVerdict, GuestError, Visit, Volume, ext_journal};
 use crate::source::ReadAt;
 
 const SUPERBLOCK_AT: u64 = 1024;
@@ -47,8 +54,12 @@ const GROUP_BLOCKS_MIN: u64 = 256;
 /// Groups of the usual 128 MiB: 2 PiB.
 const GROUPS_MAX: u64 = 1 << 24;
 
+const STATE_UNMOUNTED: u16 = 1;
+const STATE_ERRORS: u16 = 2;
 const COMPATIBLE_JOURNAL: u32 = 0x4;
+const COMPATIBLE_FAST_COMMIT: u32 = 0x400;
 const COMPATIBLE_SPARSE_SUPER2: u32 = 0x200;
+const INCOMPATIBLE_RECOVER: u32 = 0x4;
 const INCOMPATIBLE_JOURNAL_DEVICE: u32 = 0x8;
 const INCOMPATIBLE_META_BG: u32 = 0x10;
 const INCOMPATIBLE_EXTENTS: u32 = 0x40;
@@ -57,7 +68,15 @@ const READ_ONLY_SPARSE_SUPER: u32 = 0x1;
 const READ_ONLY_GROUP_CHECKSUM: u32 = 0x10;
 const READ_ONLY_BIGALLOC: u32 = 0x200;
 const READ_ONLY_METADATA_CHECKSUM: u32 = 0x400;
+const INCOMPATIBLE_CHECKSUM_SEED: u32 = 0x2000;
+/// All that is known: those above, file types, multiple mount protection, flexible groups, large
+/// attributes and directories, inline data, encryption, case folding.
+const INCOMPATIBLE_KNOWN: u32 = 0x3_e7de;
+/// All that is known: those above, large files and directories, quota, projects, read-only, verity,
+/// orphans. Snapshots (0x80), copies (0x800) and shared blocks (0x4000) are not.
+const READ_ONLY_KNOWN: u32 = 0x1_b77f;
 const GROUP_BLOCK_UNINIT: u16 = 0x2;
+const CHECKSUM_AT: usize = 0x3fc;
 
 /// The checked fields of a superblock that are needed here.
 struct Superblock {
@@ -75,6 +94,12 @@ struct Superblock {
     reserved_blocks: u64,
     inode_table_blocks: u64,
     copies: [u64; 2],
+    state: u16,
+    /// The journal's first block, if the superblock knows it.
+    journal: Option<u64>,
+    checksum_seed: u32,
+    /// True if its checksum, if it has one, is right.
+    is_sound: bool,
 }
 
 /// The places of the blocks that describe a group.
@@ -83,6 +108,10 @@ struct Group {
     block_bitmap: u64,
     inode_bitmap: u64,
     inode_table: u64,
+    free_clusters: u64,
+    /// The checksum of the block bitmap, and which of its bits are kept.
+    checksum: u32,
+    checksum_mask: u32,
     is_uninit: bool,
 }
 
@@ -90,12 +119,17 @@ pub(super) fn free_space(
     disk: &dyn ReadAt,
     volume: &Volume,
     visit: Visit<'_>,
-) -> Result<Option<&'static str>, GuestError> {
+) -> Result<Option<FileSystem>, GuestError> {
     let mut bytes = [0; SUPERBLOCK_LEN];
     if !volume.read(disk, SUPERBLOCK_AT, &mut bytes)? || Fields(&bytes).le16(0x38) != MAGIC {
         return Ok(None);
     }
     let superblock = Superblock::parse(Fields(&bytes), volume.len)?;
+    let kind = superblock.kind();
+    let mut verdict = superblock.verdict(disk, volume)?;
+    if matches!(verdict, FreeVerdict::Kept(_)) {
+        return Ok(Some(FileSystem { kind, verdict }));
+    }
     let mut block = vec![0; superblock.block_len as usize];
     let mut descriptors = Descriptors {
         bytes: vec![0; superblock.block_len as usize],
@@ -103,9 +137,12 @@ pub(super) fn free_space(
     };
     for number in 0..superblock.groups() {
         let group = descriptors.group(disk, volume, &superblock, number)?;
+        let mut free_blocks = 0;
         let mut emit = |blocks: Range<u64>| {
+            free_blocks += superblock.clusters(&blocks);
             visit(volume.place(superblock.offset(blocks.start)..superblock.offset(blocks.end)))
         };
+        let mut is_sound = true;
         if group.is_uninit {
             superblock
                 .unused(&group)
@@ -113,10 +150,14 @@ pub(super) fn free_space(
                 .try_for_each(&mut emit)?;
         } else {
             superblock.read_block(disk, volume, group.block_bitmap, &mut block)?;
+            is_sound = superblock.bitmap_is_sound(&group, &block);
             superblock.clear_bits(number, &block, &mut emit)?;
         }
+        if !is_sound || free_blocks != group.free_clusters {
+            verdict = verdict.or_unclean("the bitmap of a group is not what its descriptor says");
+        }
     }
-    Ok(Some(superblock.kind()))
+    Ok(Some(FileSystem { kind, verdict }))
 }
 
 fn malformed<T>(reason: &'static str) -> Result<T, GuestError> {
@@ -182,6 +223,15 @@ impl Superblock {
             reserved_blocks: fields.le16(0xce).into(),
             inode_table_blocks: (u64::from(fields.le32(0x28)) * inode_len).div_ceil(block_len),
             copies: [fields.le32(0x24c).into(), fields.le32(0x250).into()],
+            state: fields.le16(0x3a),
+            is_sound: read_only & READ_ONLY_METADATA_CHECKSUM == 0
+                || !crc32c::crc32c(fields.slice(0..CHECKSUM_AT)) == fields.le32(CHECKSUM_AT),
+            journal: ext_journal::first_block(fields),
+            checksum_seed: if incompatible & INCOMPATIBLE_CHECKSUM_SEED == 0 {
+                !crc32c::crc32c(fields.slice(0x68..0x78))
+            } else {
+                fields.le32(0x270)
+            },
         };
         parsed.check(volume_len)
     }
@@ -210,6 +260,43 @@ impl Superblock {
         Ok(self)
     }
 
+    /// The verdict of the superblock and the journal: what the bitmaps say is true if the file
+    /// system is whole in itself, as it is once it is unmounted.
+    fn verdict(&self, disk: &dyn ReadAt, volume: &Volume) -> Result<FreeVerdict, GuestError> {
+        let has_journal = self.compatible & COMPATIBLE_JOURNAL != 0;
+        Ok(
+            if self.incompatible & !INCOMPATIBLE_KNOWN != 0
+                || self.read_only & !READ_ONLY_KNOWN != 0
+            {
+                FreeVerdict::kept("it has features that are not known here")
+            } else if !self.is_sound {
+                FreeVerdict::unclean("its superblock does not have its checksum")
+            } else if self.state & STATE_ERRORS != 0 {
+                FreeVerdict::unclean("it has noted errors")
+            } else if !has_journal && self.state & STATE_UNMOUNTED == 0 {
+                FreeVerdict::unclean("it is mounted, or was not unmounted")
+            } else if self.incompatible & INCOMPATIBLE_RECOVER != 0
+                && !self.journal_is_empty(disk, volume)?
+            {
+                FreeVerdict::unclean(
+                    "it is mounted, or was not unmounted: its journal is not empty",
+                )
+            } else {
+                FreeVerdict::Free
+            },
+        )
+    }
+
+    /// True if there is nothing in the journal that is to be replayed. Fast commits are not looked
+    /// at.
+    fn journal_is_empty(&self, disk: &dyn ReadAt, volume: &Volume) -> Result<bool, GuestError> {
+        let at = self.journal.filter(|block| *block < self.blocks);
+        match at.filter(|_| self.compatible & COMPATIBLE_FAST_COMMIT == 0) {
+            Some(block) => ext_journal::is_empty(disk, volume, self.offset(block)),
+            None => Ok(false),
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match (
             self.incompatible & INCOMPATIBLE_EXTENTS,
@@ -230,6 +317,21 @@ impl Superblock {
         (self.blocks - self.first_block).div_ceil(self.group_blocks)
     }
 
+    /// The number of clusters in a range of blocks that begins where one does.
+    fn clusters(&self, blocks: &Range<u64>) -> u64 {
+        (blocks.end - blocks.start).div_ceil(self.cluster_blocks)
+    }
+
+    /// True if the bitmap of `group` has its checksum, as far as there are checksums.
+    fn bitmap_is_sound(&self, group: &Group, bitmap: &[u8]) -> bool {
+        if self.read_only & READ_ONLY_METADATA_CHECKSUM == 0 {
+            return true;
+        }
+        let len = (self.group_blocks / self.cluster_blocks / 8) as usize;
+        let sum = !crc32c::crc32c_append(!self.checksum_seed, Fields(bitmap).slice(0..len));
+        sum & group.checksum_mask == group.checksum
+    }
+
     fn first_of(&self, group: u64) -> u64 {
         self.first_block + group * self.group_blocks
     }
@@ -242,13 +344,21 @@ impl Superblock {
         self.block_len / self.descriptor_len
     }
 
+    /// The block that holds the superblock. With clusters, groups begin with the block before it.
+    fn own_block(&self) -> u64 {
+        SUPERBLOCK_AT / self.block_len
+    }
+
     /// The block that holds the descriptor of `group`.
     fn descriptor_block(&self, group: u64) -> u64 {
         let nth = group / self.descriptors_per_block();
         if nth < self.first_meta_group {
-            return self.first_block + 1 + nth;
+            return self.own_block() + 1 + nth;
         }
         let first = nth * self.descriptors_per_block();
+        if first == 0 {
+            return self.own_block() + 1;
+        }
         self.first_of(first) + u64::from(self.has_copy(first))
     }
 
@@ -273,15 +383,20 @@ impl Superblock {
             u64::from(self.has_copy(group)),
             self.descriptors_per_block(),
         );
+        let before = if group == 0 {
+            self.own_block().saturating_sub(self.first_block)
+        } else {
+            0
+        };
         if group / per_block < self.first_meta_group {
             let tables = self.groups().div_ceil(per_block).min(self.first_meta_group);
             return if copy == 1 {
-                1 + tables + self.reserved_blocks
+                before + 1 + tables + self.reserved_blocks
             } else {
                 0
             };
         }
-        copy + u64::from([0, 1, per_block - 1].contains(&(group % per_block)))
+        before + copy + u64::from([0, 1, per_block - 1].contains(&(group % per_block)))
     }
 
     fn read_block(
@@ -355,28 +470,6 @@ impl Superblock {
     }
 }
 
-/// The next run of clear bits from `from` on, before `end`; empty, and ending there, if none is
-/// left.
-fn next_clear(bitmap: &[u8], from: u64, end: u64) -> Range<u64> {
-    let next = |mut bit: u64, wanted: bool| {
-        // A byte that has no such bit is passed over at once.
-        let passed = if wanted { 0x00 } else { 0xff };
-        while bit < end {
-            let byte = bitmap.get((bit / 8) as usize).copied().unwrap_or(0xff);
-            if bit.is_multiple_of(8) && byte == passed {
-                bit += 8;
-            } else if (byte >> (bit % 8) & 1 == 1) == wanted {
-                return bit;
-            } else {
-                bit += 1;
-            }
-        }
-        end
-    };
-    let start = next(from, false);
-    start..next(start, true)
-}
-
 /// The block of descriptors that was read last.
 struct Descriptors {
     bytes: Vec<u8>,
@@ -405,6 +498,14 @@ impl Descriptors {
                 0
             }
         };
+        let is_wide = superblock.descriptor_len >= 64;
+        let wide = |at: usize| {
+            if is_wide {
+                u32::from(fields.le16(at)) << 16
+            } else {
+                0
+            }
+        };
         let has_flags =
             superblock.read_only & (READ_ONLY_GROUP_CHECKSUM | READ_ONLY_METADATA_CHECKSUM) != 0;
         Ok(Group {
@@ -412,6 +513,9 @@ impl Descriptors {
             block_bitmap: u64::from(fields.le32(0)) | high(0x20),
             inode_bitmap: u64::from(fields.le32(4)) | high(0x24),
             inode_table: u64::from(fields.le32(8)) | high(0x28),
+            free_clusters: (u32::from(fields.le16(0x0c)) | wide(0x2c)).into(),
+            checksum: u32::from(fields.le16(0x18)) | wide(0x38),
+            checksum_mask: if is_wide { u32::MAX } else { 0xffff },
             is_uninit: has_flags && fields.le16(0x12) & GROUP_BLOCK_UNINIT != 0,
         })
     }

@@ -4,30 +4,43 @@
 //! It reads metadata only, changes nothing and mounts nothing. The free blocks are those that the
 //! disk stated when the guest last wrote its metadata: a file system that is mounted may have freed
 //! or taken some since, or have it in its journal only. That is good enough to say what could be
-//! dropped, and not to drop it.
+//! dropped ([`free_space`]). What may be dropped says [`survey`]: it believes only what was
+//! unmounted, or has nothing in its journal, is known with every feature that it has, carries one
+//! mark, and agrees with its own sums and counts. Whatever is not understood is in use.
 //!
 //! Every byte is hostile: no content causes a panic, a range of the disk is not read again each
-//! time that the content names it, and memory is bounded by one block and one table of partitions.
-//!
-//! # Why there is no crate for it
-//!
-//! The Rust crates that read ext4 are drivers: they open files by path, and lay structures over
-//! bytes. None lets its caller walk the block bitmaps alone, and none promises to survive hostile
-//! bytes. Partition tables are a page each.
+//! time that the content names it, and memory is bounded by one block and one table.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+mod bits;
+mod btrfs;
 mod bytes;
+mod exfat;
 mod ext;
+mod ext_journal;
+mod fat;
+mod free_ranges;
+mod lvm;
+mod ntfs;
 mod partitions;
+mod signature;
+mod survey;
 mod swap;
 #[cfg(test)]
 mod tests;
+mod trimmed;
 mod xfs;
+mod xfs_log;
+
+pub use free_ranges::FREE_RANGES_MAX;
+pub use survey::{DiskPart, FreeSpace, survey};
+pub use trimmed::{SourceDisk, TrimmedSource};
 
 use std::io;
 use std::ops::Range;
 
 use crate::source::ReadAt;
+use partitions::Partition;
 
 /// A part of a disk that may hold a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,17 +76,20 @@ type Visit<'v> = &'v mut dyn FnMut(Range<u64>) -> io::Result<()>;
 /// The partitions of `disk` by their beginnings, or all of it if it has none. A partition that
 /// overlaps an earlier one, or goes past the disk's end, is left out.
 pub fn volumes(disk: &dyn ReadAt) -> Result<Vec<Volume>, GuestError> {
-    let mut found = partitions::read(disk)?;
-    if found.is_empty() {
-        return Ok(vec![Volume {
-            partition: None,
-            start: 0,
-            len: disk.len(),
-        }]);
+    let table = partitions::read(disk)?;
+    if table.partitions.is_empty() {
+        return Ok(vec![Volume::whole(disk)]);
     }
-    found.sort_by_key(|volume| volume.start);
+    let found = in_order(disk, table.partitions);
+    Ok(found.iter().map(|partition| partition.volume).collect())
+}
+
+/// The partitions by their beginnings, without those that [`volumes`] leaves out.
+fn in_order(disk: &dyn ReadAt, mut found: Vec<Partition>) -> Vec<Partition> {
+    found.sort_by_key(|partition| partition.volume.start);
     let mut end = 0;
-    found.retain(|volume| {
+    found.retain(|partition| {
+        let volume = partition.volume;
         let fits = volume.len > 0
             && volume.start >= end
             && volume.end().is_some_and(|end| end <= disk.len());
@@ -82,26 +98,92 @@ pub fn volumes(disk: &dyn ReadAt) -> Result<Vec<Volume>, GuestError> {
         }
         fits
     });
-    Ok(found)
+    found
 }
 
-/// Calls `visit` for each range that the content of `volume` does not use, and returns the kind of
-/// content: `ext4`, `xfs`, `swap`, …; `None` if it is not known. After an error, what was visited
-/// means nothing. Cost: reads the bitmaps or trees of free blocks.
+/// The content of a volume, as its metadata states it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSystem {
+    /// `ext4`, `xfs`, `swap`, …
+    pub kind: &'static str,
+    /// The trust in what it calls free.
+    pub verdict: FreeVerdict,
+}
+
+/// The trust in ranges that were found free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FreeVerdict {
+    /// Nothing reads them: they may be dropped.
+    Free,
+    /// All of it is in use, as far as is known here. The reason goes on after its name.
+    Kept(String),
+    /// They are what was free when it was last written to, and are not to be dropped. The reason
+    /// goes on after its name.
+    Unclean(String),
+}
+
+impl FreeVerdict {
+    fn kept(reason: &str) -> Self {
+        Self::Kept(reason.to_owned())
+    }
+
+    fn unclean(reason: &str) -> Self {
+        Self::Unclean(reason.to_owned())
+    }
+
+    /// Unclean for `reason`, unless there was a reason before.
+    fn or_unclean(self, reason: &str) -> Self {
+        match self {
+            Self::Free => Self::unclean(reason),
+            other => other,
+        }
+    }
+}
+
+/// Reads the free space of one kind of content; `None` if it is another kind.
+type FreeSpaceReader =
+    fn(&dyn ReadAt, &Volume, Visit<'_>) -> Result<Option<FileSystem>, GuestError>;
+
+const READERS: [FreeSpaceReader; 7] = [
+    ext::free_space,
+    xfs::free_space,
+    ntfs::free_space,
+    exfat::free_space,
+    btrfs::free_space,
+    swap::free_space,
+    fat::free_space,
+];
+
+/// Calls `visit` for each range that the content of `volume` does not use; `None` if the content is
+/// not known. After an error, or if the verdict is [`FreeVerdict::Kept`], what was visited means
+/// nothing. Cost: reads the bitmaps or trees of free blocks.
 pub fn free_space(
     disk: &dyn ReadAt,
     volume: &Volume,
     visit: Visit<'_>,
-) -> Result<Option<&'static str>, GuestError> {
-    for read in [ext::free_space, xfs::free_space, swap::free_space] {
-        if let Some(kind) = read(disk, volume, &mut *visit)? {
-            return Ok(Some(kind));
+) -> Result<Option<FileSystem>, GuestError> {
+    for read in READERS {
+        if let Some(found) = read(disk, volume, &mut *visit)? {
+            return Ok(Some(found));
         }
     }
     Ok(None)
 }
 
 impl Volume {
+    fn whole(disk: &dyn ReadAt) -> Self {
+        Self {
+            partition: None,
+            start: 0,
+            len: disk.len(),
+        }
+    }
+
+    /// Its bytes on the disk, which has them.
+    fn range(&self) -> Range<u64> {
+        self.start..self.start + self.len
+    }
+
     fn end(&self) -> Option<u64> {
         self.start.checked_add(self.len)
     }

@@ -19,6 +19,7 @@
 //! ```
 
 use std::io;
+use std::ops::Range;
 
 use super::Volume;
 use super::bytes::Fields;
@@ -38,6 +39,64 @@ const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
 /// The partition type that marks a GPT disk.
 const PROTECTIVE: u8 = 0xee;
 
+/// The types of partitions that are pieces of something else: dynamic disks, RAID.
+const FOREIGN_TYPES: [(u8, &str); 2] = [(0x42, "dynamic disk"), (0xfd, "RAID")];
+/// The same of GPT partitions: dynamic disks and their description, storage spaces, RAID.
+const FOREIGN_GUIDS: [([u8; 16], &str); 4] = [
+    (
+        [
+            0x0f, 0xc6, 0x9b, 0xaf, 0x31, 0x14, 0x62, 0x4f, 0xbc, 0x68, 0x33, 0x11, 0x71, 0x4a,
+            0x69, 0xad,
+        ],
+        "dynamic disk",
+    ),
+    (
+        [
+            0xaa, 0xc8, 0x08, 0x58, 0x8f, 0x7e, 0xe0, 0x42, 0x85, 0xd2, 0xe1, 0xe9, 0x04, 0x34,
+            0xcf, 0xb3,
+        ],
+        "dynamic disk",
+    ),
+    (
+        [
+            0x8f, 0xaf, 0x5c, 0xe7, 0x80, 0xf6, 0xee, 0x4c, 0xaf, 0xa3, 0xb0, 0x01, 0xe5, 0x6e,
+            0xfc, 0x2d,
+        ],
+        "storage space",
+    ),
+    (
+        [
+            0x0f, 0x88, 0x9d, 0xa1, 0xfc, 0x05, 0x3b, 0x4d, 0xa0, 0x06, 0x74, 0x3f, 0x0f, 0x84,
+            0x91, 0x1e,
+        ],
+        "RAID",
+    ),
+];
+/// Bytes from an extended partition's link on that boot loaders may use.
+const LINK_LEN: u64 = 1 << 20;
+
+/// A partition, and what it is a piece of, if its type says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Partition {
+    pub(super) volume: Volume,
+    pub(super) foreign: Option<&'static str>,
+}
+
+/// All that the tables of a disk name, unchecked.
+#[derive(Default)]
+pub(super) struct PartitionTable {
+    pub(super) partitions: Vec<Partition>,
+    /// The bytes that tables and their links take.
+    pub(super) tables: Vec<Range<u64>>,
+    /// The reason why what lies between partitions may be somebody's.
+    pub(super) doubt: Option<&'static str>,
+    /// True if the table tells how long a sector is. An MBR does not: its partitions may lie
+    /// somewhere else.
+    pub(super) knows_sectors: bool,
+    /// True if there is a table that cannot be read: nothing on the disk is what it seems.
+    pub(super) is_damaged: bool,
+}
+
 /// An entry of an MBR.
 #[derive(Clone, Copy)]
 struct Entry {
@@ -46,23 +105,29 @@ struct Entry {
     count: u64,
 }
 
-/// All that the tables of `disk` name, unchecked.
-pub(super) fn read(disk: &dyn ReadAt) -> io::Result<Vec<Volume>> {
+/// The table of `disk`, without a partition if there is none.
+pub(super) fn read(disk: &dyn ReadAt) -> io::Result<PartitionTable> {
+    let mut table = PartitionTable::default();
     let Some(entries) = entries(disk, 0)? else {
-        return Ok(Vec::new());
+        return Ok(table);
     };
     if entries.iter().any(|entry| entry.kind == PROTECTIVE) {
-        return read_gpt(disk);
+        table = read_gpt(disk)?;
+        let is_hybrid = entries.iter().filter(|entry| entry.kind != 0).count() > 1;
+        if is_hybrid {
+            table.doubt = Some("it has two partition tables");
+        }
+        return Ok(table);
     }
-    let mut volumes = Vec::new();
+    table.tables.push(0..SECTOR_LEN);
     for (number, entry) in (1..).zip(&entries) {
         if EXTENDED.contains(&entry.kind) {
-            read_logical(disk, entry.first, &mut volumes)?;
+            read_logical(disk, entry.first, &mut table)?;
         } else {
-            volumes.extend(entry.volume(number, 0));
+            table.partitions.extend(entry.partition(number, 0));
         }
     }
-    Ok(volumes)
+    Ok(table)
 }
 
 /// The entries in a sector of `disk`, if it is a table.
@@ -90,47 +155,73 @@ fn entries(disk: &dyn ReadAt, sector: u64) -> io::Result<Option<[Entry; 4]>> {
 
 impl Entry {
     /// The partition, its sectors counted from `base`.
-    fn volume(&self, number: u32, base: u64) -> Option<Volume> {
+    fn partition(&self, number: u32, base: u64) -> Option<Partition> {
         let is_used = self.kind != 0 && self.count > 0;
-        is_used.then(|| Volume {
-            partition: Some(number),
-            start: (base + self.first) * SECTOR_LEN,
-            len: self.count * SECTOR_LEN,
+        let foreign = FOREIGN_TYPES.iter().find(|(kind, _)| *kind == self.kind);
+        is_used.then(|| Partition {
+            volume: Volume {
+                partition: Some(number),
+                start: (base + self.first) * SECTOR_LEN,
+                len: self.count * SECTOR_LEN,
+            },
+            foreign: foreign.map(|(_, name)| *name),
         })
     }
 }
 
 /// Follows the links of the extended partition that begins at sector `base`: in each, the first
 /// entry is a partition, the second the next link. Links that do not go forward end it.
-fn read_logical(disk: &dyn ReadAt, base: u64, volumes: &mut Vec<Volume>) -> io::Result<()> {
+fn read_logical(disk: &dyn ReadAt, base: u64, table: &mut PartitionTable) -> io::Result<()> {
     let mut link = base;
     for number in 5..5 + LOGICAL_MAX {
         let Some([partition, next, ..]) = entries(disk, link)? else {
             break;
         };
-        volumes.extend(partition.volume(number, link));
+        let at = link * SECTOR_LEN;
+        table.tables.push(at..at + LINK_LEN);
+        table.partitions.extend(partition.partition(number, link));
+        if next.kind == 0 {
+            return Ok(());
+        }
         if !EXTENDED.contains(&next.kind) || base + next.first <= link {
             break;
         }
         link = base + next.first;
     }
+    table.doubt = Some("its extended partition is not understood");
     Ok(())
 }
 
 /// The partitions of the first header, or its copy, that is sound.
-fn read_gpt(disk: &dyn ReadAt) -> io::Result<Vec<Volume>> {
+fn read_gpt(disk: &dyn ReadAt) -> io::Result<PartitionTable> {
     for sector_len in GPT_SECTOR_LENS {
         let last = (disk.len() / sector_len).saturating_sub(1);
-        for sector in [1, last] {
-            if let Some(volumes) = read_gpt_at(disk, sector, sector_len)? {
-                return Ok(volumes);
-            }
+        let own = read_gpt_at(disk, 1, sector_len)?;
+        let copy = read_gpt_at(disk, last, sector_len)?;
+        let is_alike = own.as_ref().map(|table| &table.partitions)
+            == copy.as_ref().map(|table| &table.partitions);
+        let tables = [&own, &copy].into_iter().flatten();
+        let tables = tables.flat_map(|table| table.tables.clone()).collect();
+        if let Some(found) = own.or(copy) {
+            return Ok(PartitionTable {
+                tables,
+                doubt: (!is_alike).then_some("the copy of its partition table is not like it"),
+                knows_sectors: true,
+                ..found
+            });
         }
     }
-    Ok(Vec::new())
+    Ok(PartitionTable {
+        is_damaged: true,
+        ..PartitionTable::default()
+    })
 }
 
-fn read_gpt_at(disk: &dyn ReadAt, sector: u64, sector_len: u64) -> io::Result<Option<Vec<Volume>>> {
+fn read_gpt_at(
+    disk: &dyn ReadAt,
+    sector: u64,
+    sector_len: u64,
+) -> io::Result<Option<PartitionTable>> {
     let Some(mut header) = read_some(disk, Some(sector * sector_len), sector_len)? else {
         return Ok(None);
     };
@@ -153,13 +244,21 @@ fn read_gpt_at(disk: &dyn ReadAt, sector: u64, sector_len: u64) -> io::Result<Op
     if crc32(header.get(..header_len as usize).unwrap_or_default()) != checksum || !fits {
         return Ok(None);
     }
-    let table = read_some(disk, fields.le64(72).checked_mul(sector_len), table_len)?;
+    let Some(at) = fields.le64(72).checked_mul(sector_len) else {
+        return Ok(None);
+    };
+    let table = read_some(disk, Some(at), table_len)?;
     let table = table.filter(|table| crc32(table) == fields.le32(88));
-    Ok(table.map(|table| gpt_volumes(&table, entry_len as usize, sector_len)))
+    let own = sector * sector_len;
+    Ok(table.map(|table| PartitionTable {
+        partitions: gpt_partitions(&table, entry_len as usize, sector_len),
+        tables: vec![0..sector_len, own..own + sector_len, at..at + table_len],
+        ..PartitionTable::default()
+    }))
 }
 
-fn gpt_volumes(table: &[u8], entry_len: usize, sector_len: u64) -> Vec<Volume> {
-    let volume = |(number, entry): (u32, &[u8])| {
+fn gpt_partitions(table: &[u8], entry_len: usize, sector_len: u64) -> Vec<Partition> {
+    let partition = |(number, entry): (u32, &[u8])| {
         let fields = Fields(entry);
         let is_used = entry.iter().take(16).any(|byte| *byte != 0);
         let (first, last) = (fields.le64(32), fields.le64(40));
@@ -167,15 +266,21 @@ fn gpt_volumes(table: &[u8], entry_len: usize, sector_len: u64) -> Vec<Volume> {
             .checked_sub(first)?
             .checked_add(1)?
             .checked_mul(sector_len)?;
-        is_used.then_some(Volume {
-            partition: Some(number),
-            start: first.checked_mul(sector_len)?,
-            len,
+        let foreign = FOREIGN_GUIDS
+            .iter()
+            .find(|(guid, _)| entry.starts_with(guid));
+        is_used.then_some(Partition {
+            volume: Volume {
+                partition: Some(number),
+                start: first.checked_mul(sector_len)?,
+                len,
+            },
+            foreign: foreign.map(|(_, name)| *name),
         })
     };
     (1..)
         .zip(table.chunks(entry_len))
-        .filter_map(volume)
+        .filter_map(partition)
         .collect()
 }
 
@@ -192,7 +297,12 @@ fn read_some(disk: &dyn ReadAt, offset: Option<u64>, len: u64) -> io::Result<Opt
 
 /// CRC-32 as in Ethernet and zip.
 pub(super) fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, byte| {
+    !crc32_from(u32::MAX, bytes)
+}
+
+/// The register of the same CRC-32 that began as `start`, neither end inverted.
+pub(super) fn crc32_from(start: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(start, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
             if crc & 1 == 1 {
                 crc >> 1 ^ 0xedb8_8320

@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use super::bytes::Fields;
-use super::{GuestError, Visit, Volume};
+use super::{FileSystem, FreeVerdict, GuestError, Visit, Volume};
 use crate::source::ReadAt;
 
 const MAGIC: &[u8] = b"SWAPSPACE2";
@@ -22,7 +22,7 @@ pub(super) fn free_space(
     disk: &dyn ReadAt,
     volume: &Volume,
     visit: Visit<'_>,
-) -> Result<Option<&'static str>, GuestError> {
+) -> Result<Option<FileSystem>, GuestError> {
     for page_len in PAGE_LENS {
         let mut magic = [0; MAGIC.len()];
         if volume.read(disk, page_len - MAGIC.len() as u64, &mut magic)? && magic == MAGIC {
@@ -30,7 +30,10 @@ pub(super) fn free_space(
             if range.start < range.end.min(volume.len) {
                 visit(volume.place(range))?;
             }
-            return Ok(Some("swap"));
+            return Ok(Some(FileSystem {
+                kind: "swap",
+                verdict: FreeVerdict::Free,
+            }));
         }
     }
     Ok(None)

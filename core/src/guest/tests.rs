@@ -203,7 +203,7 @@ fn all_of_swap_but_its_header_is_free_and_none_beyond_the_volume() {
             free.push((range.start, range.end));
             Ok(())
         });
-        kind.map(|kind| (kind, free))
+        kind.map(|found| (found.map(|found| found.kind), free))
     };
     assert_eq!(
         free(&swap(9, 1)).expect("sound"),

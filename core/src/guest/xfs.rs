@@ -7,26 +7,36 @@
 //! 0       4     "XFSB"
 //! 4       4     a block's length
 //! 8       8     blocks                                             blocks past the volume's end
+//! 48      8     the log's first block, its group in the high bits; 0 is another device
 //! 84      4     blocks in an allocation group
 //! 88      4     how many groups
+//! 96      4     blocks of the log
+//! 100     2     version in the low 4 bits: 5 has checksums and the features below
 //! 102     2     a sector's length
+//! 124     1     low bits of a block's number that are not its group
+//! 126     1     1 while it is being made or grown
+//! 208     16    features: compatible, read-only compatible, incompatible, of the log
+//! 224     4     CRC-32C of the sector (version 5)                  damage
 //!
 //! Group header (the second sector of each group)
 //! 0       4     "XAGF"
 //! 12      4     blocks in this group                               extents past its end
 //! 16      4     root of the tree by block number
+//! 52      4     free blocks                                        a tree that is not this group's
+//! 216     4     CRC-32C of the sector (version 5)                  damage
 //!
 //! Block of that tree
 //! 0       4     "ABTB", "AB3B" with checksums
 //! 4       2     level: 0 for leaves                                a tree without leaves
 //! 6       2     how many records
 //! 12      4     the next block of this level, all ones for none    a ring
+//! 52      4     CRC-32C of the block (AB3B)                        damage
 //! 16 (56) 8×n   leaf: first block and count of blocks. Above: keys, then 4 bytes for each block
 //!               below
 //! ```
 
 use super::bytes::Fields;
-use super::{GuestError, Visit, Volume};
+use super::{FileSystem, FreeVerdict, GuestError, Visit, Volume, xfs_log};
 use crate::source::ReadAt;
 
 const BLOCK_LENS: std::ops::RangeInclusive<u64> = 512..=65_536;
@@ -35,6 +45,15 @@ const GROUPS_MAX: u64 = 1 << 26;
 /// Levels of a tree: each has at least twice the blocks of the one above.
 const LEVELS_MAX: u16 = 10;
 const NONE: u64 = 0xffff_ffff;
+/// Trees of free inodes, of owners and of references, counted inodes.
+const READ_ONLY_KNOWN: u32 = 0xf;
+/// All until Linux 6.15: file types, sparse inodes, own UUID for metadata, large times, need of
+/// repair, large counts, exchange of ranges, parents, and metadata in directories. Zones are not.
+const INCOMPATIBLE_KNOWN: u32 = 0x1ff;
+const INCOMPATIBLE_NEEDS_REPAIR: u32 = 0x10;
+const CHECKSUM_AT: usize = 224;
+const GROUP_CHECKSUM_AT: usize = 216;
+const NODE_CHECKSUM_AT: usize = 52;
 
 struct Superblock {
     block_len: u64,
@@ -42,6 +61,12 @@ struct Superblock {
     group_blocks: u64,
     groups: u64,
     sector_len: u64,
+    has_checksums: bool,
+    is_unfinished: bool,
+    read_only: u32,
+    incompatible: u32,
+    /// The first byte of the log in the volume, and its length; `None` if it is elsewhere.
+    log: Option<(u64, u64)>,
 }
 
 /// One allocation group.
@@ -55,17 +80,32 @@ pub(super) fn free_space(
     disk: &dyn ReadAt,
     volume: &Volume,
     visit: Visit<'_>,
-) -> Result<Option<&'static str>, GuestError> {
+) -> Result<Option<FileSystem>, GuestError> {
     let mut bytes = [0; 512];
     if !volume.read(disk, 0, &mut bytes)? || !bytes.starts_with(b"XFSB") {
         return Ok(None);
     }
     let superblock = Superblock::parse(Fields(&bytes), volume.len)?;
+    let mut verdict = superblock.verdict(disk, volume)?;
+    let kind = "xfs";
+    if matches!(verdict, FreeVerdict::Kept(_)) {
+        return Ok(Some(FileSystem { kind, verdict }));
+    }
     let mut block = vec![0; superblock.block_len as usize];
     for number in 0..superblock.groups {
-        walk(disk, volume, &superblock, number, &mut block, &mut *visit)?;
+        if !walk(disk, volume, &superblock, number, &mut block, &mut *visit)? {
+            verdict = verdict.or_unclean("the free blocks of a group are not what its header says");
+        }
     }
-    Ok(Some("xfs"))
+    Ok(Some(FileSystem { kind, verdict }))
+}
+
+/// True if the little-endian CRC-32C at `at` is that of `bytes` with zeros in its place.
+fn is_sound(bytes: &[u8], at: usize) -> bool {
+    let fields = Fields(bytes);
+    let sum = crc32c::crc32c(fields.slice(0..at));
+    let sum = crc32c::crc32c_append(sum, &[0; 4]);
+    crc32c::crc32c_append(sum, fields.slice(at + 4..bytes.len())) == fields.le32(at)
 }
 
 fn malformed<T>(reason: &'static str) -> Result<T, GuestError> {
@@ -77,12 +117,19 @@ fn malformed<T>(reason: &'static str) -> Result<T, GuestError> {
 
 impl Superblock {
     fn parse(fields: Fields<'_>, volume_len: u64) -> Result<Self, GuestError> {
-        let parsed = Self {
+        let has_checksums = fields.be16(100) & 0xf == 5;
+        let feature = |at: usize| if has_checksums { fields.be32(at) } else { 0 };
+        let mut parsed = Self {
             block_len: fields.be32(4).into(),
             blocks: fields.be64(8),
             group_blocks: fields.be32(84).into(),
             groups: fields.be32(88).into(),
             sector_len: fields.be16(102).into(),
+            has_checksums,
+            is_unfinished: fields.u8(126) != 0,
+            read_only: feature(212),
+            incompatible: feature(216),
+            log: None,
         };
         if !parsed.block_len.is_power_of_two() || !BLOCK_LENS.contains(&parsed.block_len) {
             return malformed("the length of its blocks");
@@ -100,11 +147,46 @@ impl Superblock {
         {
             return malformed("the number of its blocks");
         }
+        parsed.log = parsed.log(fields);
         Ok(parsed)
+    }
+
+    /// The log's place. A block is called by its group and its number in it.
+    fn log(&self, fields: Fields<'_>) -> Option<(u64, u64)> {
+        let (start, bits) = (fields.be64(48), u32::from(fields.u8(124)));
+        let group = start.checked_shr(bits)?;
+        let block = start ^ group.checked_shl(bits)?;
+        let first = group.checked_mul(self.group_blocks)?.checked_add(block)?;
+        let count = u64::from(fields.be32(96));
+        let fits = first.checked_add(count)? <= self.blocks && block < self.group_blocks;
+        (start > 0 && fits).then(|| (first * self.block_len, count * self.block_len))
+    }
+
+    /// The verdict of the superblock and the log.
+    fn verdict(&self, disk: &dyn ReadAt, volume: &Volume) -> Result<FreeVerdict, GuestError> {
+        if self.read_only & !READ_ONLY_KNOWN != 0 || self.incompatible & !INCOMPATIBLE_KNOWN != 0 {
+            return Ok(FreeVerdict::kept("it has features that are not known here"));
+        }
+        let Some((start, len)) = self.log else {
+            return Ok(FreeVerdict::kept("its log is not in it"));
+        };
+        let mut sector = vec![0; self.sector_len as usize];
+        volume.read(disk, 0, &mut sector)?;
+        let verdict = if self.has_checksums && !is_sound(&sector, CHECKSUM_AT) {
+            FreeVerdict::unclean("its superblock does not have its checksum")
+        } else if self.is_unfinished || self.incompatible & INCOMPATIBLE_NEEDS_REPAIR != 0 {
+            FreeVerdict::unclean("it needs xfs_repair")
+        } else if xfs_log::is_clean(disk, volume, start, len)? {
+            FreeVerdict::Free
+        } else {
+            FreeVerdict::unclean("it is mounted, or was not unmounted: its log is not empty")
+        };
+        Ok(verdict)
     }
 }
 
 /// Visits the free extents of group `number`: down to the first leaf, then along the leaves.
+/// False if checksums or the number of free blocks speak against what was visited.
 fn walk(
     disk: &dyn ReadAt,
     volume: &Volume,
@@ -112,23 +194,22 @@ fn walk(
     number: u64,
     bytes: &mut [u8],
     visit: Visit<'_>,
-) -> Result<(), GuestError> {
+) -> Result<bool, GuestError> {
     let first = number * superblock.group_blocks;
-    let mut header = [0; 64];
-    if !volume.read(
-        disk,
-        first * superblock.block_len + superblock.sector_len,
-        &mut header,
-    )? || !header.starts_with(b"XAGF")
-    {
+    let mut header = vec![0; superblock.sector_len as usize];
+    let at = first * superblock.block_len + superblock.sector_len;
+    if !volume.read(disk, at, &mut header)? || !header.starts_with(b"XAGF") {
         return malformed("a group without its header");
     }
     let blocks = superblock.group_blocks.min(superblock.blocks - first);
-    if u64::from(Fields(&header).be32(12)) > blocks {
+    let header_fields = Fields(&header);
+    if u64::from(header_fields.be32(12)) > blocks {
         return malformed("the length of a group");
     }
+    let mut sound = !superblock.has_checksums || is_sound(&header, GROUP_CHECKSUM_AT);
+    let mut free_blocks = 0;
     let group = Group { first, blocks };
-    let mut next = Fields(&header).be32(16).into();
+    let mut next = header_fields.be32(16).into();
     let mut level = None;
     let mut end = 0;
     // Each leaf moves the end on, so there are fewer than blocks; a level has one block on the way
@@ -136,6 +217,7 @@ fn walk(
     while next != NONE {
         group.read(disk, volume, superblock, next, bytes)?;
         let node = Node::parse(bytes, level)?;
+        sound &= !superblock.has_checksums || is_sound(bytes, NODE_CHECKSUM_AT);
         level = Some(node.level.saturating_sub(1));
         if node.level > 0 {
             next = node.first_child();
@@ -147,6 +229,7 @@ fn walk(
                 return malformed("its free extents are not in order");
             }
             end = extent.end;
+            free_blocks += extent.end - extent.start;
             let offset = |block: u64| (group.first + block) * superblock.block_len;
             visit(volume.place(offset(extent.start)..offset(extent.end)))?;
         }
@@ -155,7 +238,7 @@ fn walk(
             return malformed("a leaf without extents");
         }
     }
-    Ok(())
+    Ok(sound && free_blocks == u64::from(header_fields.be32(52)))
 }
 
 impl Group {

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use vellum_core::guest::{GuestError, Volume, free_space, volumes};
+use vellum_core::guest::{FileSystem, FreeVerdict, GuestError, Volume, free_space, volumes};
 use vellum_core::page::{Slot, bytes_of};
 use vellum_core::source::ReadAt;
 use vellum_core::tree::{PageSet, page_of, page_start};
@@ -47,12 +47,14 @@ pub(super) fn on(disk: Disk, watch: &dyn Watch) -> Result<Vec<Droppable>, StoreE
 impl GuestDisk<'_> {
     fn droppable(&self, image: &str, volume: &Volume) -> Result<Option<Droppable>, StoreError> {
         let (mut free, mut held) = (0, 0);
-        let kind = free_space(self, volume, &mut |range| {
+        let found = free_space(self, volume, &mut |range| {
             free += range.end - range.start;
             held += self.held(&range).map_err(|error| self.fail(error))?;
             Ok(())
         });
-        let Some(kind) = self.understood(kind)?.flatten() else {
+        let found = self.understood(found)?.flatten();
+        let is_counted = |found: &FileSystem| !matches!(found.verdict, FreeVerdict::Kept(_));
+        let Some(FileSystem { kind, .. }) = found.filter(is_counted) else {
             return Ok(None);
         };
         let Volume {

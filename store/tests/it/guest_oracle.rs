@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use vellum_core::guest::{GuestError, Volume, free_space, volumes};
+use vellum_core::guest::{FreeVerdict, GuestError, Volume, free_space, volumes};
 use vellum_core::source::ReadAt;
 use vellum_core::units::ImageId;
 use vellum_formats::Format;
@@ -91,7 +91,13 @@ fn free(path: &Path) -> (Option<&'static str>, Vec<Range<u64>>) {
         }
         Ok(())
     });
-    (kind.expect("sound"), ranges)
+    let found = kind.expect("sound");
+    let verdict = found.as_ref().map(|found| &found.verdict);
+    assert!(
+        matches!(verdict, None | Some(FreeVerdict::Free)),
+        "{verdict:?}"
+    );
+    (found.map(|found| found.kind), ranges)
 }
 
 /// The free ranges that `dumpe2fs` prints for each group, in bytes; it knows blocks, or clusters.
