@@ -705,9 +705,9 @@ impl Database {
         keys.iter()
             .zip(values)
             .map(|(key, value)| match value {
-                Some(value) => Ok(value.map(|value| Value::of(&value))),
+                Ok(value) => Ok(value.map(|value| Value::of(&value))),
                 // One by one, they are healed.
-                None => self.get(family, key),
+                Err(AskAlone) => self.get(family, key),
             })
             .collect()
     }
@@ -737,8 +737,8 @@ impl Database {
         keys.iter()
             .zip(values)
             .map(|(key, value)| match value {
-                Some(value) => Ok(value.map(|value| value.to_vec())),
-                None => self.get(family, key).map(copied),
+                Ok(value) => Ok(value.map(|value| value.to_vec())),
+                Err(AskAlone) => self.get(family, key).map(copied),
             })
             .collect()
     }
@@ -1424,13 +1424,16 @@ fn family_of(db: &DB, table: u64) -> Option<Family> {
         .find(|family| family.name() == file.column_family_name)
 }
 
-/// The value of each of `keys`; `None` where it must be asked for alone. Where RocksDB cannot read
-/// the table of one of them, it calls others not there that it did not look for.
+/// A batch's answer for one key does not count: it must be asked for alone.
+struct AskAlone;
+
+/// The value of each of `keys`. Where RocksDB cannot read the table of one of them, it calls others
+/// not there that it did not look for.
 fn batched<'d>(
     db: &'d DB,
     family: Family,
     keys: &[&[u8]],
-) -> Vec<Option<Option<DBPinnableSlice<'d>>>> {
+) -> Vec<Result<Option<DBPinnableSlice<'d>>, AskAlone>> {
     let values = db.batched_multi_get_cf_opt(
         column(db, family),
         keys.iter().copied(),
@@ -1438,9 +1441,12 @@ fn batched<'d>(
         &read_options(family),
     );
     let has_failed = values.iter().any(Result::is_err);
-    values
-        .into_iter()
-        .map(|value| value.ok().filter(|value| value.is_some() || !has_failed))
+    let counts = |value: Option<DBPinnableSlice<'d>>| match value {
+        None if has_failed => Err(AskAlone),
+        value => Ok(value),
+    };
+    let all = values.into_iter();
+    all.map(|value| value.map_err(|_| AskAlone).and_then(counts))
         .collect()
 }
 

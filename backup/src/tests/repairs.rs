@@ -309,7 +309,7 @@ fn repaired_from_repository(original: &Original, dir: &Path, context: &str) -> V
     let store = open(dir).unwrap_or_else(|error| panic!("{context}: {error}; {done:?}"));
     let (named, missing) = look(&store, original, context);
     assert_eq!(named, Vec::<String>::new(), "{context}: {done:?}");
-    import(&store, "new", &[9; 20_000], false).expect("it can be written");
+    import(&store, "new", &vec![9; 20_000], false).expect("it can be written");
     let verdict = if missing.is_empty() {
         Verdict::Healed
     } else {
