@@ -289,7 +289,7 @@ fn a_file_tells_what_it_is() {
     ] {
         let run = sandbox.run(words.split_whitespace());
         run.expect_error(1, "base.qcow2");
-        assert!(run.stderr.contains("-b NAME"), "{run:?}");
+        assert!(run.stderr.contains("--chain FILE NAME"), "{run:?}");
     }
     // Over the parent that a person names it is a child.
     sandbox.succeed(["import", "base.qcow2", "base"]);

@@ -324,6 +324,11 @@ impl<'a> Walk<'a> {
     /// Reads a part of the parity, with the tables that it protects: blocks that no read came by
     /// are healed, and the parity itself is.
     fn beside(&mut self) -> Result<(), StoreError> {
+        if self.store.parity_share().is_none() {
+            // There is nothing to read, and no time at which it was read.
+            self.record.position.stage = ScrubStage::Done;
+            return Ok(());
+        }
         let from = ParityPosition::of_key(&self.record.position.key);
         let tables = self.store.inner.database.table_files()?;
         let needed: BTreeSet<u64> = tables.iter().map(|table| table.number).collect();
