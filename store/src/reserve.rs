@@ -98,8 +98,8 @@ impl Reserve {
             return;
         };
         self.refill_file(free_len(&space));
-        if space.f_files > 0 && space.f_favail > NAMES + NAMES_LEFT {
-            self.refill_names();
+        if space.f_files > 0 {
+            self.refill_names(space.f_favail.saturating_sub(NAMES_LEFT));
         }
     }
 
@@ -118,9 +118,15 @@ impl Reserve {
         }
     }
 
-    fn refill_names(&self) {
+    /// Takes names that are missing, as many as there are for it: up to `room`.
+    fn refill_names(&self, room: u64) {
         let folder = self.dir.join(NAMES_FOLDER);
-        if folder.join((NAMES - 1).to_string()).exists() {
+        let missing: Vec<PathBuf> = (0..NAMES)
+            .map(|nth| folder.join(nth.to_string()))
+            .filter(|path| !path.exists())
+            .take(usize::try_from(room).unwrap_or(usize::MAX))
+            .collect();
+        if missing.is_empty() {
             return;
         }
         let _ = DirBuilder::new().mode(FOLDER_MODE).create(&folder);
@@ -128,8 +134,7 @@ impl Reserve {
             return;
         }
         // Files that are missing are made another time.
-        let _ = (0..NAMES).try_for_each(|nth| {
-            let path = folder.join(nth.to_string());
+        let _ = missing.iter().try_for_each(|path| {
             own(OpenOptions::new().create(true).append(true))
                 .open(path)
                 .map(drop)
