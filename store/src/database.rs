@@ -1518,11 +1518,11 @@ fn descriptors(
     let cache = Cache::new_lru_cache(sizes.block_cache as usize);
     let describe = |family: Family| {
         let mut options = family_options(family, &cache, sizes);
-        if compaction == Compaction::Paused {
-            options.set_disable_auto_compactions(true);
-        }
-        if compaction == Compaction::None || quarantine.holds(family) {
-            options.set_disable_auto_compactions(true);
+        let is_compacted = compaction == Compaction::AsUsual && !quarantine.holds(family);
+        options.set_disable_auto_compactions(!is_compacted);
+        // A flush must not wait for compactions that there are not, or for which a full disk has no
+        // room.
+        if !is_compacted || sizes.has_small_tables() {
             options.set_level_zero_slowdown_writes_trigger(UNCOMPACTED_FILES_MAX);
             options.set_level_zero_stop_writes_trigger(UNCOMPACTED_FILES_MAX);
             options.set_soft_pending_compaction_bytes_limit(0);
