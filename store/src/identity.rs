@@ -4,7 +4,7 @@
 //! when it is written again (a merge completes its map with its parent's entries), since it shows
 //! the same content. A layer that takes another's place (flatten, rebase) is an active one: it has
 //! none, and gets another when it is sealed. A nameless layer that is trimmed shows other content
-//! from then on, and gets another, too.
+//! from then on, as do the nameless layers above it: they get others, too.
 
 use std::borrow::Cow;
 use std::io;

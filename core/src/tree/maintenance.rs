@@ -228,6 +228,13 @@ impl Tree {
     #[must_use]
     pub fn shared_layer(&self, id: LayerId, held: &BTreeSet<LayerId>) -> Option<SharedLayer> {
         let layer = Arc::clone(self.layer(id).filter(|_| self.can_trim(id, held))?);
+        let askers = self.askers(id, held);
+        Some(SharedLayer { layer, askers })
+    }
+
+    /// The layers above `id`, up to the first on each path that shows all it has: parents before
+    /// children.
+    fn askers(&self, id: LayerId, held: &BTreeSet<LayerId>) -> Vec<Asker> {
         let mut askers: Vec<Asker> = Vec::new();
         let ask = |id: LayerId, parent: Option<usize>| {
             let layer = self.layer(id).map(Arc::clone).expect("a child is there");
@@ -250,7 +257,21 @@ impl Tree {
             }
             next += 1;
         }
-        Some(SharedLayer { layer, askers })
+        askers
+    }
+
+    /// The layers above `id` that no name shows whole, as they are once entries of `id` are gone
+    /// that only they showed: with other content, so without the identity of what they had.
+    #[must_use]
+    pub fn unseen_above(&self, id: LayerId, held: &BTreeSet<LayerId>) -> Vec<Layer> {
+        let askers = self.askers(id, held);
+        let unseen = askers.iter().filter(|asker| !asker.is_seen);
+        unseen
+            .map(|asker| Layer {
+                content: None,
+                ..Layer::clone(&asker.layer)
+            })
+            .collect()
     }
 
     fn can_trim(&self, id: LayerId, held: &BTreeSet<LayerId>) -> bool {

@@ -79,7 +79,8 @@ fn plan(
     shared: SharedLayer,
     from: PageIndex,
 ) -> Result<Option<Trimmed>, StoreError> {
-    // The trimmed layer no longer shows the content that its record is known for.
+    // The trimmed layer no longer shows the content that its record is known for; nor do the
+    // layers above it that no name shows, whose records the commit changes.
     let (mut pages, mut layer) = (
         Vec::new(),
         Layer {
@@ -153,7 +154,13 @@ fn commit(store: &Store, part: Trimmed) -> Result<bool, StoreError> {
     for (index, page) in &part.pages {
         batch.put_page(part.layer.id, *index, page);
     }
-    store.commit(&mut tree, &[Edit::PutLayer(part.layer)], batch)?;
+    let unseen = tree.unseen_above(part.layer.id, &held);
+    let edits: Vec<Edit> = unseen
+        .into_iter()
+        .chain([part.layer])
+        .map(Edit::PutLayer)
+        .collect();
+    store.commit(&mut tree, &edits, batch)?;
     // No disk reads through this layer now, or it would be held. Later readers must not see the
     // removed entries: above a page that is gone, entries that are taken away are not hidden.
     store.inner.pages.forget();

@@ -274,13 +274,16 @@ fn put(store: &Store, lost: LostEntries) -> Result<(u64, bool), StoreError> {
     let ((old_chunks, old_zeros), (chunks, zeros)) = (lost.page.counts(), page.counts());
     layer.chunks = layer.chunks + chunks - old_chunks;
     layer.zeros = layer.zeros + zeros - old_zeros;
-    if !lost.unseen.is_empty() {
-        layer.content = None;
-    }
     let mut batch = Batch::default();
     batch.put_page(layer.id, lost.index, &page);
-    let mut tree = store.tree_mut();
-    store.commit(&mut tree, &[Edit::PutLayer(layer)], batch)?;
+    let (mut tree, mut edits) = (store.tree_mut(), Vec::new());
+    if !lost.unseen.is_empty() {
+        layer.content = None;
+        let above = tree.unseen_above(layer.id, &tree.held());
+        edits.extend(above.into_iter().map(Edit::PutLayer));
+    }
+    edits.push(Edit::PutLayer(layer));
+    store.commit(&mut tree, &edits, batch)?;
     drop(tree);
     // Layers above resolve to it.
     store.inner.pages.forget();

@@ -241,28 +241,87 @@ fn no_identity_ever_stands_for_two_contents() {
         let mut known: HashMap<ContentId, blake3_of::Digest> = HashMap::new();
         for _ in 0..60 {
             grower.step();
-            let store = &grower.store;
-            let sealed: Vec<(ContentId, LayerId)> = store
-                .tree()
-                .layers()
-                .filter(|layer| layer.sealed)
-                .map(|layer| (layer.content.expect("an identity"), layer.id))
-                .collect();
             assert!(
-                store
+                grower
+                    .store
                     .tree()
                     .layers()
                     .all(|layer| layer.sealed || layer.content.is_none()),
                 "an active layer has none"
             );
-            for (content, layer) in sealed {
-                let disk = store.disk_at(&mut store.tree_mut(), layer, String::new());
-                let mut bytes = vec![0; disk.len() as usize];
-                disk.read_at(&mut bytes, 0).expect("a disk reads");
-                let digest = blake3_of::digest(&bytes);
+            for (content, digest) in identities(&grower.store) {
                 assert_eq!(*known.entry(content).or_insert(digest), digest, "{content}");
             }
         }
+    }
+}
+
+/// The identity of every sealed layer, and the content that it stands for.
+fn identities(store: &Store) -> Vec<(ContentId, blake3_of::Digest)> {
+    let sealed: Vec<(ContentId, LayerId)> = store
+        .tree()
+        .layers()
+        .filter(|layer| layer.sealed)
+        .map(|layer| (layer.content.expect("an identity"), layer.id))
+        .collect();
+    let digest = |layer: LayerId| {
+        let disk = store.disk_at(&mut store.tree_mut(), layer, String::new());
+        let mut bytes = vec![0; disk.len() as usize];
+        disk.read_at(&mut bytes, 0).expect("a disk reads");
+        blake3_of::digest(&bytes)
+    };
+    sealed
+        .into_iter()
+        .map(|(content, layer)| (content, digest(layer)))
+        .collect()
+}
+
+/// What is trimmed away is missing in the nameless layers above, too, which have nothing of their
+/// own there.
+#[test]
+fn layers_above_a_trimmed_one_are_never_taken_for_what_they_were() {
+    let (_dir, store) = new_store(CHUNK);
+    let write = |image: ImageId, value: u8, chunks: std::ops::Range<u64>| {
+        let bytes = vec![value; ((chunks.end - chunks.start) * CHUNK) as usize];
+        let live = store.live(image).expect("an image opens for writing");
+        live.write_at(&bytes, chunks.start * CHUNK)
+            .and_then(|()| live.flush())
+            .expect("written");
+    };
+    let child = |text: &str, parent: Node| {
+        let child = store.create_child(&name(text), parent, None);
+        child.expect("create").image()
+    };
+    let base = store.create(&name("base"), 4 * CHUNK).expect("create");
+    write(base.image(), 1, 0..4);
+    let low = store.snapshot(base.image(), &name("s")).expect("snapshot");
+    let middle = child("middle", low);
+    write(middle, 5, 3..4);
+    let high = store.snapshot(middle, &name("s")).expect("snapshot");
+    for (value, (text, parent)) in [("a", high), ("b", high), ("c", low)]
+        .into_iter()
+        .enumerate()
+    {
+        write(child(text, parent), 2 + value as u8, 0..2);
+    }
+    for image in [middle, base.image()] {
+        store.delete_image(image, true).expect("deleted");
+    }
+    let before: BTreeMap<_, _> = identities(&store).into_iter().collect();
+    store
+        .collect(CollectOptions::default(), &Unwatched)
+        .expect("collect");
+    let after = identities(&store);
+    assert!(
+        before.len() == 2 && after.len() == 2,
+        "{before:?}: {after:?}"
+    );
+    for (content, digest) in after {
+        assert!(before.get(&content).is_none_or(|known| *known == digest));
+        assert!(
+            !before.values().any(|known| *known == digest),
+            "it is trimmed"
+        );
     }
 }
 
