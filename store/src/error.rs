@@ -243,7 +243,7 @@ impl StoreError {
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { what },
+            _ if is_full(&source) => Self::Full { what },
             io::ErrorKind::FileTooLarge => Self::TooLong { what },
             _ => Self::Io { what, source },
         }
@@ -287,6 +287,14 @@ impl StoreError {
             other => other,
         }
     }
+}
+
+/// True if the disk, or the user's part of it, has no room or no name of a file left.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 fn plan_hint(plan: &PlanError) -> Option<String> {

@@ -76,8 +76,8 @@ impl Reserve {
 
     /// True if there is so little room that deletions may use the reserve.
     pub(crate) fn is_scarce(&self) -> bool {
-        self.has_room(self.scarce_len)
-            .is_ok_and(|has_room| !has_room)
+        self.free()
+            .is_ok_and(|free| !self.has_room(free, self.scarce_len))
     }
 
     /// Gives everything up; whether there was anything.
@@ -153,23 +153,26 @@ impl Reserve {
         self.len.of(stored(&self.dir, self.len))
     }
 
-    /// True if `len` bytes are free that the reserve does not need.
-    fn has_room(&self, len: u64) -> Result<bool, StoreError> {
-        let (free, held) = (self.free()?, self.held_len());
+    /// True if there are `len` of the `free` bytes that the reserve does not need.
+    fn has_room(&self, free: u64, len: u64) -> bool {
+        let held = self.held_len();
         let has = |reserve: u64| free.saturating_sub(reserve.saturating_sub(held)) >= len;
         // What is stored is counted only where it matters.
-        Ok(has(self.len.most) || has(self.len()))
+        has(self.len.most) || has(self.len())
     }
 
     /// Fails unless there are `len` bytes of room, and names of files.
     pub(crate) fn check(&self, len: u64) -> Result<(), StoreError> {
-        let lacks_names = self.space().is_ok_and(|space| !self.has_names(&space));
-        match self.has_room(len).map(|has_room| has_room && !lacks_names) {
-            Ok(false) => Err(StoreError::Full {
+        // Where the file system does not say how full it is, writing tells.
+        let is_full = self
+            .space()
+            .is_ok_and(|space| !self.has_room(free_len(&space), len) || !self.has_names(&space));
+        if is_full {
+            return Err(StoreError::Full {
                 what: format!("write to {}", self.dir.display()),
-            }),
-            _ => Ok(()),
+            });
         }
+        Ok(())
     }
 
     /// True if the file system has a fixed number of names of files, and few are left.
@@ -253,7 +256,7 @@ mod tests {
         // Others use the disk meanwhile.
         let has_all_but = |missing: u64| {
             let free = reserve.free().expect("free");
-            let has = |len| reserve.has_room(len).expect("room");
+            let has = |len| reserve.has_room(reserve.free().expect("free"), len);
             has(free - missing - (2 << 20)) && !has(free - missing + (2 << 20))
         };
         reserve.refill();

@@ -4,6 +4,7 @@
 //! Each change is planned by the tree (pure), written here as one logged batch, and applied to the
 //! tree in memory once it is durable.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -22,7 +23,7 @@ use crate::chain::Pages;
 use crate::chunks::{Candidate, Chunks, DamageLedger, Stored};
 use crate::collect::Tending;
 use crate::database::{Batch, Database, Durability, Family, Generation};
-use crate::error::StoreError;
+use crate::error::{StoreError, is_full};
 use crate::folder::{Folder, OwnerLock, Witness};
 use crate::identity::{identified, random};
 use crate::journal::{Added, Journal};
@@ -410,6 +411,20 @@ impl Store {
     pub(crate) fn refill_reserve(&self) {
         self.inner.reserve.refill();
         self.inner.database.resume_compactions(&self.inner.reserve);
+    }
+
+    /// Makes a file beside the store without which it cannot be used, such as the socket of its
+    /// server: with what is kept back for deletions if the disk is full, or has no name of a file
+    /// left. An error is that of the last attempt.
+    pub fn make_with_reserve<T>(&self, make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match make() {
+            Err(error) if is_full(&error) && self.inner.reserve.give_up() => {
+                let made = make();
+                self.refill_reserve();
+                made
+            }
+            made => made,
+        }
     }
 
     /// Gives an image or snapshot another name.

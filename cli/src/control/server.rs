@@ -74,7 +74,9 @@ impl Server {
     pub(crate) fn start(store: &Store) -> Result<Self, Failure> {
         let path = Store::control_socket(store.dir());
         let fail = |error| Failure::io(format!("listen at {}", path.display()), error);
-        let listener = channel::listen(&path).map_err(fail)?;
+        let listener = store
+            .make_with_reserve(|| channel::listen(&path))
+            .map_err(fail)?;
         let (rope, bell) = UnixStream::pair().map_err(fail)?;
         let clients = Arc::new(Clients {
             store: store.clone(),
