@@ -8,6 +8,7 @@
 //! A write that fails costs the handle through which it went, no more: see `handle`.
 
 mod handle;
+mod stall;
 mod unflushed;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,7 @@ use crate::reserve::Reserve;
 use crate::sizes::Sizes;
 pub(crate) use handle::Generation;
 use handle::{CurrentHandle, Cursor, Handle, IteratorSlot, Memory, Reopen};
+use stall::Undone;
 
 /// What a scan reads beforehand.
 const SCAN_READAHEAD_LEN: usize = 1 << 20;
@@ -167,6 +169,7 @@ pub(crate) struct Database {
     /// True if tables are not compacted by themselves, since it was opened on a disk that was
     /// nearly full.
     is_paused: Arc<AtomicBool>,
+    reserve: Reserve,
     is_read_only: bool,
 }
 
@@ -598,6 +601,7 @@ impl Database {
         Self {
             quarantine: Arc::clone(&place.quarantine),
             is_paused: Arc::clone(&place.is_paused),
+            reserve: place.reserve.clone(),
             has_news: AtomicBool::new(false),
             is_read_only: false,
             parity: OnceLock::new(),
@@ -903,15 +907,18 @@ impl Database {
         batch: &Batch,
         durability: Durability,
     ) -> Result<(), StoreError> {
-        let operations = batch.operations_for(&handle.db);
+        let operations = || batch.operations_for(&handle.db);
         let mut options = WriteOptions::default();
-        let write = |options: &WriteOptions| {
-            let written = handle.db.write_opt(operations, options);
-            written.map_err(|error| self.write_failed(handle, "write to the store", error))
+        let write = |options: WriteOptions| {
+            let written = stall::write(&handle.db, operations, options);
+            written.map_err(|undone| match undone {
+                Undone::Failed(error) => self.write_failed(handle, "write to the store", error),
+                Undone::Stopped(error) => self.writes_stopped(handle, error),
+            })
         };
         if durability == Durability::Bulk {
             options.disable_wal(true);
-            write(&options)?;
+            write(options)?;
             if handle.unflushed.note(batch) {
                 // It is written; whoever needs it on disk finds out what became of it.
                 let _ = self.flush(handle);
@@ -925,7 +932,7 @@ impl Database {
             return Err(StoreError::Reopened);
         }
         let acknowledged = handle.db.latest_sequence_number();
-        let written = write(&options);
+        let written = write(options);
         if written.is_err() {
             *log_end = Some(acknowledged);
         }
@@ -949,6 +956,18 @@ impl Database {
             }
         }
         self.current.fail(handle, &error, memory);
+        error
+    }
+
+    /// What writes wait for has failed: for want of room, as a rule, but `RocksDB` does not say.
+    fn writes_stopped(&self, handle: &Arc<Handle>, error: rocksdb::Error) -> StoreError {
+        let error = match failed("write to the store", error) {
+            StoreError::Database { what, .. } if self.reserve.is_scarce() => {
+                StoreError::Full { what }
+            }
+            error => error,
+        };
+        self.current.fail(handle, &error, Memory::Unknown);
         error
     }
 
@@ -1561,6 +1580,7 @@ fn family_options(family: Family, cache: &Cache, sizes: &Sizes) -> Options {
         options.set_level_zero_file_num_compaction_trigger(LOOSE_TABLES_SMALL);
     }
     options.set_write_buffer_size(sizes.write_buffer as usize);
+    stall::stop_at_once(&mut options);
     options.set_target_file_size_base(sizes.table);
     options.set_max_bytes_for_level_base(sizes.table * TABLES_IN_FIRST_LEVEL);
     // Frames come compressed, hashes and ids do not compress.

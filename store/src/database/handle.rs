@@ -39,8 +39,8 @@ use std::time::{Duration, Instant};
 use rocksdb::{DB, DBRawIterator, Snapshot, WriteOptions};
 use self_cell::self_cell;
 
-use super::Batch;
 use super::unflushed::Unflushed;
+use super::{Batch, stall};
 
 use crate::chunks::pause::lock;
 use crate::error::StoreError;
@@ -182,11 +182,11 @@ impl Handle {
 
 /// Writes `batches` to `db` in bulk; their keys, if that worked.
 fn write_again(db: &DB, batches: &[Batch]) -> Option<Unflushed> {
-    let mut options = WriteOptions::default();
-    options.disable_wal(true);
     let unflushed = Unflushed::default();
     for batch in batches {
-        db.write_opt(batch.operations_for(db), &options).ok()?;
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        stall::write(db, || batch.operations_for(db), options).ok()?;
         unflushed.note(batch);
     }
     Some(unflushed)

@@ -1,0 +1,55 @@
+//! Writes that do not wait inside `RocksDB`.
+//!
+//! `RocksDB` stops writes while its flushes lag behind, and lets them wait in its queue. If the
+//! disk fills up meanwhile, the flush fails, and the recovery that `RocksDB` begins by itself
+//! enters the same queue behind the write that waits for it: neither ever ends (version 11:
+//! `DBImpl::DelayWrite` waits as long as a recovery is in progress, which is
+//! `SstFileManagerImpl::ClearError`). So a write is refused where it would have to wait; it waits
+//! here, and fails when a flush has failed.
+//!
+//! `RocksDB` also slows writes down before it stops them. That is switched off: a write that is
+//! refused for it would be slowed down more with every attempt.
+
+use std::thread;
+use std::time::Duration;
+
+use rocksdb::{DB, ErrorKind, Options, WriteBatch, WriteOptions, properties};
+
+/// The pause between two attempts: a flush takes some tens of milliseconds at least.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Tables of a family that may overlap until writes stop: `RocksDB`'s own limit.
+const LOOSE_TABLES_MAX: i32 = 36;
+
+/// A write that was not done.
+pub(super) enum Undone {
+    Failed(rocksdb::Error),
+    /// Writes have stopped, and a flush or compaction that they wait for has failed.
+    Stopped(rocksdb::Error),
+}
+
+/// Has writes stop where they would be slowed down.
+pub(super) fn stop_at_once(options: &mut Options) {
+    options.set_level_zero_slowdown_writes_trigger(LOOSE_TABLES_MAX);
+    options.set_level_zero_stop_writes_trigger(LOOSE_TABLES_MAX);
+    options.set_soft_pending_compaction_bytes_limit(0);
+}
+
+/// Writes what `operations` gives, which is asked once for each attempt.
+pub(super) fn write(
+    db: &DB,
+    operations: impl Fn() -> WriteBatch,
+    mut options: WriteOptions,
+) -> Result<(), Undone> {
+    options.set_no_slowdown(true);
+    loop {
+        let stopped = match db.write_opt(operations(), &options) {
+            Err(error) if error.kind() == ErrorKind::Incomplete => error,
+            written => return written.map_err(Undone::Failed),
+        };
+        let failures = db.property_int_value(properties::BACKGROUND_ERRORS);
+        if !matches!(failures, Ok(Some(0))) {
+            return Err(Undone::Stopped(stopped));
+        }
+        thread::sleep(PAUSE);
+    }
+}
