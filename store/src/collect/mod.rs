@@ -183,13 +183,17 @@ impl Store {
         pause::at("marked");
         let swept = Sweep::new(self, &collection, watch).run()?;
         pause::at("swept");
-        let shortage = reclaim::reclaim(
+        let reclaimed = reclaim::reclaim(
             self,
             &swept.live,
             marked.page_bytes,
             collection.horizon,
             watch,
         )?;
+        let shortage = match (reclaimed, swept.shortage) {
+            (Some(shortage), before) => Some(shortage.and(before)),
+            (None, before) => before,
+        };
         self.refill_reserve();
         self.note_freed(swept.stored_bytes_dropped)?;
         // Parity of files that are gone is given back, too.

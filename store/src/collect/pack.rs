@@ -158,6 +158,11 @@ impl<F: Packable> Pack<F> {
         self.frames[0].ids().start
     }
 
+    /// The id after its last chunk.
+    pub(crate) fn end(&self) -> ChunkId {
+        self.frames[self.frames.len() - 1].ids().end
+    }
+
     pub(crate) fn stored_len(&self) -> u64 {
         self.frames.iter().map(Packable::payload_len).sum()
     }

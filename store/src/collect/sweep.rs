@@ -17,8 +17,8 @@ use vellum_core::units::ChunkId;
 use vellum_core::wire::Reader;
 
 use super::pack::{Fate, Found, Pack, Packable, Packer};
-use super::{Collection, go_on};
-use super::{reclaim, tight};
+use super::tight::{self, Shortage};
+use super::{Collection, go_on, reclaim};
 use crate::chunks::{EncodedFrame, FramePlan, encode_frame, pause};
 use crate::database::{Batch, Durability, Family, Generation};
 use crate::error::StoreError;
@@ -47,6 +47,8 @@ pub(super) struct Swept {
     pub(super) chunks_kept: u64,
     pub(super) frames_damaged: u64,
     pub(super) stored_bytes_dropped: u64,
+    /// What is dead in frames that there was no room to write anew.
+    pub(super) shortage: Option<Shortage>,
     pub(super) live: Live,
 }
 
@@ -298,8 +300,40 @@ impl<'s> Sweep<'s> {
                 self.rewrite_now(packs)?;
                 pause::at("rewritten");
             } else {
-                packs.iter().for_each(|pack| self.swept.count_kept(pack));
+                self.rewrite_tightly(packs)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Rewrites `packs` where room is scarce: those of one table after the other, as far as there
+    /// is room to give back at once what they leave dead.
+    fn rewrite_tightly(&mut self, packs: Vec<Pack>) -> Result<(), StoreError> {
+        let mut left = packs.into_iter().peekable();
+        while let Some(first) = left.peek().map(Pack::first) {
+            go_on(self.watch)?;
+            let ends = tight::ends(self.store)?;
+            let end = ends.get(ends.partition_point(|end| *end < first));
+            let is_inside = |pack: &Pack| end.is_none_or(|end| pack.first() <= *end);
+            let mut now = Vec::new();
+            while now.len() < PACKS_PER_BATCH
+                && let Some(pack) = left.next_if(|pack| now.is_empty() || is_inside(pack))
+            {
+                now.push(pack);
+            }
+            let range = first..now.last().map_or(first, Pack::end);
+            let stored_len: u64 = now.iter().map(Pack::stored_len).sum();
+            let needed = stored_len + tight::room_needed(self.store, &range)?;
+            let free = self.store.inner.reserve.free()?;
+            if needed > free {
+                let dead_bytes = now.iter().map(dead_len).sum();
+                self.swept.lack(Shortage::new(dead_bytes, needed, free));
+                now.iter().for_each(|pack| self.swept.count_kept(pack));
+                continue;
+            }
+            self.rewrite_now(now)?;
+            self.flush()?;
+            tight::give_back(self.store, &range, self.watch)?;
         }
         Ok(())
     }
@@ -333,6 +367,15 @@ impl<'s> Sweep<'s> {
         let generation = self.collection.generation;
         write_without(store, generation, dead.into_iter(), batch, Durability::Bulk)
     }
+}
+
+/// Bytes of a pack's frames that hold what is dead, about.
+fn dead_len(pack: &Pack) -> u64 {
+    let dead = |found: &Found| {
+        let chunks = found.chunk_count() as u64;
+        found.payload_len() * found.dead_count() as u64 / chunks.max(1)
+    };
+    pack.frames.iter().map(dead).sum()
 }
 
 impl Rewritten {
@@ -382,6 +425,10 @@ impl Swept {
         self.chunks_dropped += chunks as u64;
         self.plain_bytes_dropped += chunks as u64 * store.parameters().chunk_len.bytes();
         self.stored_bytes_dropped += stored_len;
+    }
+
+    fn lack(&mut self, shortage: Shortage) {
+        self.shortage = Some(shortage.and(self.shortage));
     }
 
     fn count_kept(&mut self, pack: &Pack) {

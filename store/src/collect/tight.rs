@@ -63,6 +63,28 @@ struct Span {
 #[derive(Default)]
 struct Living(HashMap<(ChunkId, ChunkId), u64>);
 
+impl Shortage {
+    pub(super) fn new(dead_bytes: u64, needed_bytes: u64, free_bytes: u64) -> Self {
+        Self {
+            dead_bytes,
+            needed_bytes,
+            free_bytes,
+        }
+    }
+
+    /// This and another that was found before.
+    pub(super) fn and(self, before: Option<Self>) -> Self {
+        let Some(before) = before else {
+            return self;
+        };
+        Self {
+            dead_bytes: self.dead_bytes + before.dead_bytes,
+            needed_bytes: self.needed_bytes.min(before.needed_bytes),
+            free_bytes: self.free_bytes,
+        }
+    }
+}
+
 impl Span {
     fn overlaps(&self, first: ChunkId, last: ChunkId) -> bool {
         self.first <= last && first <= self.last
@@ -173,6 +195,20 @@ fn live_len(store: &Store, range: Range<ChunkId>) -> Result<u64, StoreError> {
     Ok(len)
 }
 
+/// Free bytes that it takes to rewrite `live` bytes.
+fn with_step(live: u64) -> u64 {
+    live + live / 16 + STEP_LEN
+}
+
+/// Free bytes that it takes to give back what is dead in `range`: those of its largest cluster.
+pub(super) fn room_needed(store: &Store, range: &Range<ChunkId>) -> Result<u64, StoreError> {
+    let mut most = 0;
+    for cluster in clusters(&spans(store)?, range) {
+        most = most.max(live_len(store, cluster.first..cluster.last.advance(1))?);
+    }
+    Ok(with_step(most))
+}
+
 /// Rewrites clusters that meet `range` as long as there is room for one that is worth it. What is
 /// deleted must be flushed. What could not be given back.
 pub(super) fn give_back(
@@ -193,21 +229,14 @@ pub(super) fn give_back(
             let Some(dead) = cluster.dead_len(live) else {
                 continue;
             };
-            let needed = live + live / 16 + STEP_LEN;
+            let needed = with_step(live);
             if needed <= free {
                 if best.as_ref().is_none_or(|(least, _)| needed < *least) {
                     best = Some((needed, cluster));
                 }
                 continue;
             }
-            let before = shortage.map_or((0, u64::MAX), |found| {
-                (found.dead_bytes, found.needed_bytes)
-            });
-            shortage = Some(Shortage {
-                dead_bytes: before.0 + dead,
-                needed_bytes: before.1.min(needed),
-                free_bytes: free,
-            });
+            shortage = Some(Shortage::new(dead, needed, free).and(shortage));
         }
         let Some((_, cluster)) = best else {
             return Ok(shortage);
