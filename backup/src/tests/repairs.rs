@@ -7,8 +7,9 @@
 //! chunks is named, and nothing reads as other bytes.
 //!
 //! `VELLUM_TEST_EVERY=64` deletes each file and flips a bit of every 64th byte of it; without, some
-//! of each kind. `VELLUM_TEST_ONLY=TEXT` tries only cases whose description has that text. It prints
-//! a table.
+//! of each kind. `VELLUM_TEST_ONLY=TEXT` tries only cases whose description has that text;
+//! `VELLUM_TEST_KEEP=FOLDER` keeps the store of the last case, damaged and not yet mended: how
+//! records lie in files depends on what was faster. It prints a table.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,8 +20,9 @@ use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
 use vellum_core::tree::Node;
 use vellum_core::units::ChunkLen;
 use vellum_store::{
-    Access, CheckOptions, CollectOptions, Compression, ImportOptions, ImportRequest, ImportTarget,
-    Input, RepairOptions, SCRUB_ROUND, ScrubOptions, Store, StoreError, StoreParameters, Unwatched,
+    Access, CheckOptions, CollectOptions, Compression, Finding, ImportOptions, ImportRequest,
+    ImportTarget, Input, RepairOptions, SCRUB_ROUND, ScrubOptions, Store, StoreError,
+    StoreParameters, Unwatched,
 };
 
 use super::Client;
@@ -262,15 +264,17 @@ fn repair(dir: &Path, original: Option<&Original>, context: &str) -> vellum_stor
         .unwrap_or_else(|error| panic!("{context}: refused: {error}"))
 }
 
-/// The names of what is damaged, and what does not read as it was.
-fn look(store: &Store, original: &Original, context: &str) -> (Vec<String>, Vec<String>) {
+/// What is damaged, and the names of what does not read as it was, each of which is told.
+fn look(store: &Store, original: &Original, context: &str) -> (Vec<Finding>, Vec<String>) {
     let options = CheckOptions {
         read_data: true,
         subset: None,
     };
     let report = store.check(options, &Unwatched).expect("a check goes on");
-    let damage = report.findings.iter().filter(|finding| finding.is_damage);
+    let mut damage = report.findings;
+    damage.retain(|finding| finding.is_damage);
     let named: Vec<String> = damage
+        .iter()
         .flat_map(|finding| finding.images.iter().map(|(name, _)| name.clone()))
         .collect();
     let mut missing = Vec::new();
@@ -284,11 +288,10 @@ fn look(store: &Store, original: &Original, context: &str) -> (Vec<String>, Vec<
             let mut seen = vec![0; expected.len()];
             match disk.read_at(&mut seen, (nth * READ_LEN) as u64) {
                 Ok(()) => assert!(seen == expected, "{context}: wrong bytes in {text}"),
-                Err(StoreError::Damaged(damage)) => {
+                Err(error @ StoreError::Damaged(_)) => {
                     assert!(
                         named.contains(text),
-                        "{context}: {text} is not named: {damage}; found {:?}",
-                        report.findings
+                        "{context}: {text} is not named: {error}; found {damage:?}",
                     );
                     missing.push(text.clone());
                     break;
@@ -297,7 +300,7 @@ fn look(store: &Store, original: &Original, context: &str) -> (Vec<String>, Vec<
             }
         }
     }
-    (named, missing)
+    (damage, missing)
 }
 
 fn open(dir: &Path) -> Result<Store, StoreError> {
@@ -307,8 +310,8 @@ fn open(dir: &Path) -> Result<Store, StoreError> {
 fn repaired_from_repository(original: &Original, dir: &Path, context: &str) -> Verdict {
     let done = repair(dir, Some(original), context);
     let store = open(dir).unwrap_or_else(|error| panic!("{context}: {error}; {done:?}"));
-    let (named, missing) = look(&store, original, context);
-    assert_eq!(named, Vec::<String>::new(), "{context}: {done:?}");
+    let (damage, missing) = look(&store, original, context);
+    assert!(damage.is_empty(), "{context}: {damage:?}: {done:?}");
     import(&store, "new", &vec![9; 20_000], false).expect("it can be written");
     let verdict = if missing.is_empty() {
         Verdict::Healed
@@ -443,6 +446,11 @@ fn campaign(is_collected: bool) {
                     bytes[*at] ^= 1 << (at / 64 % 8);
                     fs::write(dir.join(name), bytes).expect("written");
                 }
+            }
+            if let Some(keep) = std::env::var_os("VELLUM_TEST_KEEP") {
+                let kept = Path::new(&keep).join(format!("damaged-{is_collected}"));
+                let _ = fs::remove_dir_all(&kept);
+                copy(&dir, &kept).expect("kept");
             }
             let verdict = match way {
                 Way::RepairFromRepository => repaired_from_repository(&original, &dir, &context),

@@ -36,7 +36,7 @@ pub(super) fn arrange(mut tables: Vec<TableRecord>, is_exact: bool) -> Arrangeme
     for (at, table) in tables.iter().enumerate() {
         let older: Vec<&TableRecord> = tables[..at]
             .iter()
-            .filter(|older| share(older, table))
+            .filter(|older| older.shares_keys_with(table))
             .collect();
         let mixed = older.iter().filter(|older| older.largest >= table.smallest);
         let mixed: Vec<u64> = mixed.map(|older| older.number).collect();
@@ -57,11 +57,6 @@ pub(super) fn arrange(mut tables: Vec<TableRecord>, is_exact: bool) -> Arrangeme
         .placed
         .retain(|table| !apart.contains(&table.number));
     arrangement
-}
-
-/// Whether there may be a key that both have.
-fn share(one: &TableRecord, other: &TableRecord) -> bool {
-    one.first_key() <= other.last_key() && other.first_key() <= one.last_key()
 }
 
 /// What a compaction may have left of the tables that it had read.

@@ -97,6 +97,11 @@ impl TableRecord {
         user_key(&self.last)
     }
 
+    /// Whether there may be a key that both have.
+    pub(super) fn shares_keys_with(&self, other: &Self) -> bool {
+        self.first_key() <= other.last_key() && other.first_key() <= self.last_key()
+    }
+
     /// Adds the epoch, which orders tables of level 0: for a table that no manifest names.
     pub(super) fn with_epoch(mut self, epoch: u64) -> Self {
         let mut value = Vec::new();

@@ -33,6 +33,7 @@ mod mend;
 mod own;
 mod pages;
 mod place;
+mod stale;
 mod survey;
 mod table;
 mod twins;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::manifest::{Manifest, TableRecord};
 use super::own::is_own;
+use super::stale::is_stale;
 use super::table::{LostKeys, Salvage, Table};
 use crate::database::Family;
 use crate::error::StoreError;
@@ -145,7 +146,7 @@ impl Survey {
                     .push(format!("MANIFEST-{number:06} cannot be read"));
                 continue;
             };
-            if is_stale(number, &manifest, files) {
+            if is_stale(self, number, &manifest, files)? {
                 self.findings
                     .push(format!("MANIFEST-{number:06} is older than the tables"));
                 continue;
@@ -284,18 +285,6 @@ fn is_complete(manifest: &Manifest) -> bool {
     Family::ALL
         .iter()
         .all(|family| manifest.family(family.name()).is_some())
-}
-
-/// True if the manifest of that number is older than the files that are there: a table that it
-/// names is gone, and there are later ones that it does not name.
-fn is_stale(number: u64, manifest: &Manifest, files: &Files) -> bool {
-    let families = manifest.families.values();
-    let listed: BTreeSet<u64> = families
-        .flat_map(|family| family.tables.keys().copied())
-        .collect();
-    let is_gone = |table: &u64| !files.tables.contains_key(table);
-    let mut later = files.tables.range(number..).map(|(table, _)| table);
-    listed.iter().any(is_gone) && later.any(|table| !listed.contains(table))
 }
 
 /// Lost keys within what a table can have held.

@@ -31,9 +31,8 @@ impl Survey {
             let bytes = self.read(path)?;
             let (table, name) = (Table::examine(bytes), format!("{number:06}.sst"));
             let properties = table.properties();
-            let family = properties
-                .get(FAMILY_NAME)
-                .filter(|name| family_named(name).is_some());
+            let family = family_of(&table);
+            let family = family.as_ref();
             let record = loose_record(*number, &table, &properties);
             let (Some(family), Some(record), true) = (family, record, table.is_sound()) else {
                 self.loose_damaged(*number, &table, &name, family);
@@ -187,6 +186,12 @@ impl Survey {
         };
         Ok(Table::examine(bytes).salvage(&|key, value| is_own(family, key, value)))
     }
+}
+
+/// The name of the family that a table says that it belongs to.
+pub(super) fn family_of(table: &Table) -> Option<Vec<u8>> {
+    let name = table.properties().remove(FAMILY_NAME)?;
+    family_named(&name).is_some().then_some(name)
 }
 
 /// The record that a manifest would have of a table.
