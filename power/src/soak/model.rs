@@ -46,6 +46,8 @@ struct Epoch {
     writes: Vec<GuestWrite>,
     /// The moments at which each flush was asked for and answered.
     flushes: Vec<(u64, u64)>,
+    /// The moment right before its server was killed.
+    killed: Option<u64>,
 }
 
 /// A write, as it was asked for.
@@ -123,7 +125,13 @@ impl GuestDisk {
             base,
             writes: Vec::new(),
             flushes: Vec::new(),
+            killed: None,
         });
+    }
+
+    /// Notes that from `moment` on its server is killed: writes that were not flushed may be gone.
+    pub(crate) fn lose_server(&self, moment: u64) {
+        last(&mut self.lock()).killed = Some(moment);
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -163,16 +171,16 @@ impl GuestDisk {
     fn allows(&self, seen: &[u8], moment: u64) -> Result<(), String> {
         let epochs = self.lock();
         let epoch = at(&epochs, moment);
-        let answered = epoch.flushes.iter().filter(|flush| flush.1 <= moment);
-        let flushed = answered.map(|flush| flush.0).max().unwrap_or(0);
-        epoch.allows(seen, moment, |write| {
-            write.answered < flushed || write.is_forced && write.answered <= moment
-        })
+        epoch.allows(seen, moment, epoch.durable_by(moment))
     }
 
     fn allowed_between(&self, seen: &[u8], begun: u64, done: u64) -> Result<(), String> {
         let epochs = self.lock();
-        at(&epochs, begun).allows(seen, done, |write| write.answered < begun)
+        let epoch = at(&epochs, begun);
+        if epoch.killed.is_some_and(|killed| killed < done) {
+            return epoch.allows(seen, done, epoch.durable_by(begun));
+        }
+        epoch.allows(seen, done, |write| write.answered < begun)
     }
 }
 
@@ -186,6 +194,13 @@ fn at(epochs: &[Epoch], moment: u64) -> &Epoch {
 }
 
 impl Epoch {
+    /// Tells the writes that outlive the loss of power, or of the server, at `moment`.
+    fn durable_by(&self, moment: u64) -> impl Fn(&GuestWrite) -> bool + use<> {
+        let answered = self.flushes.iter().filter(|flush| flush.1 <= moment);
+        let flushed = answered.map(|flush| flush.0).max().unwrap_or(0);
+        move |write| write.answered < flushed || write.is_forced && write.answered <= moment
+    }
+
     /// Checks that every sector of `seen` shows a write that was asked for by `moment`, or the
     /// base, and nothing older than a durable one.
     fn allows(
@@ -333,6 +348,29 @@ mod tests {
         let mut bytes = vec![0; 4 * SECTOR_LEN];
         bytes[SECTOR_LEN..2 * SECTOR_LEN].copy_from_slice(&sector(id, 1));
         bytes
+    }
+
+    #[test]
+    fn what_was_not_flushed_may_be_gone_once_the_server_is_killed() {
+        let disk = disk(
+            &[
+                write(3, 1, 2, false),
+                write(5, 6, 7, false),
+                write(7, 12, 13, false),
+            ],
+            &[(3, 4)],
+        );
+        let allowed = |begun: u64, done: u64| -> Vec<u64> {
+            let shown = Shown::Between(Arc::clone(&disk), begun, done);
+            let all = [0, 3, 5, 7].into_iter();
+            all.filter(|id| shown.allows(&seen(*id), NEVER).is_ok())
+                .collect()
+        };
+        assert_eq!(allowed(8, 11), [5]);
+        disk.lose_server(9);
+        assert_eq!(allowed(8, 9), [5], "it was done by then");
+        assert_eq!(allowed(8, 11), [3, 5]);
+        assert_eq!(allowed(2, NEVER), [0, 3, 5, 7]);
     }
 
     #[test]

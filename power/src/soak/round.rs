@@ -284,11 +284,12 @@ impl<'s, 'o> Round<'s, 'o> {
         let is_killed = self.soak.options.trouble && self.random.bool();
         let delay = SERVED_LIMIT.mul_f64(self.random.f64());
         let pid = Pid::from_child(&server.child);
+        let disks: Vec<_> = guests.iter().map(|(_, disk, _)| Arc::clone(disk)).collect();
         let (is_over, was_killed) = (AtomicBool::new(false), AtomicBool::new(false));
         let (is_over, was_killed) = (&is_over, &was_killed);
         let (clock, traffic) = (Arc::clone(&self.soak.clock), Arc::clone(&self.soak.traffic));
         let (clock, traffic) = (&*clock, &*traffic);
-        thread::scope(|scope| {
+        let worked = thread::scope(|scope| {
             let working: Vec<_> = guests
                 .into_iter()
                 .map(|(mut client, disk, random)| {
@@ -301,6 +302,8 @@ impl<'s, 'o> Round<'s, 'o> {
                 thread::sleep(delay);
                 if is_killed {
                     was_killed.store(true, Ordering::SeqCst);
+                    let moment = clock.tick();
+                    disks.iter().for_each(|disk| disk.lose_server(moment));
                     // It is waited for only after this thread has ended.
                     let _ = kill_process(pid, Signal::KILL);
                 }
@@ -318,7 +321,10 @@ impl<'s, 'o> Round<'s, 'o> {
                 }
             }
             result
-        })?;
+        });
+        if let Err(error) = worked {
+            return Err(format!("{error}; {}", server.describe()));
+        }
         if is_killed {
             self.soak.tally.killed_servers += 1;
             server.kill()?;

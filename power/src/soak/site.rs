@@ -200,6 +200,22 @@ impl Server {
         Ok(())
     }
 
+    /// Its state, for whoever was left by it; ends it.
+    pub(crate) fn describe(mut self) -> String {
+        let state = match self.child.try_wait() {
+            Ok(Some(status)) => format!("the server ended with {status}"),
+            Ok(None) => "the server runs".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let _ = self.child.kill();
+        let mut said = String::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            // Unreadable output was not text; the state tells enough.
+            let _ = stderr.read_to_string(&mut said);
+        }
+        format!("{state}: {}", said.trim())
+    }
+
     /// Ends it as a service manager does, and requires that it ends in order.
     pub(crate) fn stop(mut self) -> Result<(), String> {
         // It may have ended by itself: then that is told below.
