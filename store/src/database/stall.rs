@@ -11,12 +11,14 @@
 //! refused for it would be slowed down more with every attempt.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rocksdb::{DB, ErrorKind, Options, WriteBatch, WriteOptions, properties};
 
 /// The pause between two attempts: a flush takes some tens of milliseconds at least.
 const PAUSE: Duration = Duration::from_millis(1);
+/// How long a write waits for flushes where one has failed before.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Tables of a family that may overlap until writes stop: `RocksDB`'s own limit.
 const LOOSE_TABLES_MAX: i32 = 36;
 
@@ -41,13 +43,17 @@ pub(super) fn write(
     mut options: WriteOptions,
 ) -> Result<(), Undone> {
     options.set_no_slowdown(true);
+    let mut begun: Option<(u64, Instant)> = None;
     loop {
         let stopped = match db.write_opt(operations(), &options) {
             Err(error) if error.kind() == ErrorKind::Incomplete => error,
             written => return written.map_err(Undone::Failed),
         };
+        // Counted since the database was opened; `RocksDB` may have recovered since.
         let failures = db.property_int_value(properties::BACKGROUND_ERRORS);
-        if !matches!(failures, Ok(Some(0))) {
+        let failures = failures.ok().flatten().unwrap_or_default();
+        let (before, since) = *begun.get_or_insert_with(|| (failures, Instant::now()));
+        if failures > before || before > 0 && since.elapsed() >= PATIENCE {
             return Err(Undone::Stopped(stopped));
         }
         thread::sleep(PAUSE);
