@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::io::Write;
 
+use libdeflater::DecompressionError;
 use vellum_core::frame::FrameCodec;
 use vellum_core::source::{ClusterCodec, ClusterDecoder};
 use vellum_formats::write::ClusterEncoder;
@@ -15,7 +16,8 @@ use crate::records::Compression;
 thread_local! {
     /// Contexts are large (a few MiB) and slow to make: one a thread.
     static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
-    static INFLATER: RefCell<flate2::Decompress> = RefCell::new(flate2::Decompress::new(false));
+    static INFLATER: RefCell<libdeflater::Decompressor> = RefCell::new(libdeflater::Decompressor::new());
+    static PATIENT_INFLATER: RefCell<flate2::Decompress> = RefCell::new(flate2::Decompress::new(false));
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
@@ -123,9 +125,21 @@ impl ClusterDecoder for ClusterCodecs {
     }
 }
 
-/// Undoes raw deflate. The output is the window, so nothing is copied twice.
+/// Undoes raw deflate. What follows the stream in `input` is passed over; so is what the stream
+/// gives beyond `output`, as qemu and zlib's other users do.
 fn inflate(input: &[u8], output: &mut [u8]) -> Result<(), String> {
-    INFLATER.with_borrow_mut(|inflater| {
+    let done = INFLATER.with_borrow_mut(|inflater| inflater.deflate_decompress(input, output));
+    match done {
+        Ok(len) => expect_len(len, output.len()),
+        // It stops before the buffer is full.
+        Err(DecompressionError::InsufficientSpace) => inflate_beginning(input, output),
+        Err(DecompressionError::BadData) => Err("it is no deflate stream".to_owned()),
+    }
+}
+
+/// Undoes the beginning of raw deflate that gives more than `output`, three times as slowly.
+fn inflate_beginning(input: &[u8], output: &mut [u8]) -> Result<(), String> {
+    PATIENT_INFLATER.with_borrow_mut(|inflater| {
         inflater.reset(false);
         let done = inflater.decompress(input, output, flate2::FlushDecompress::Finish);
         done.map_err(|error| error.to_string())?;
@@ -189,6 +203,24 @@ mod tests {
                 "{codec:?}"
             );
         }
+    }
+
+    /// qemu pads clusters to sectors, and some writers give more than a cluster.
+    #[test]
+    fn what_lies_behind_a_cluster_is_passed_over() {
+        let plain = cluster();
+        let packed = ClusterCodecs.encode(ClusterCodec::Deflate, &plain);
+        let padded = [packed.expect("encoded"), vec![0xa5; 511]].concat();
+        for len in [plain.len(), plain.len() - 1, 512] {
+            let mut begin = vec![0; len];
+            ClusterCodecs
+                .decode(ClusterCodec::Deflate, &padded, &mut begin)
+                .expect("decoded");
+            assert!(begin == plain[..len], "{len}");
+        }
+        let mut longer = vec![0; plain.len() + 1];
+        let decoded = ClusterCodecs.decode(ClusterCodec::Deflate, &padded, &mut longer);
+        assert!(decoded.is_err(), "it is not filled");
     }
 
     /// Files are the same on every machine and with every build: another backend of flate2, which
