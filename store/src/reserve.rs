@@ -92,7 +92,8 @@ impl Reserve {
         gone.count() > 0
     }
 
-    /// Fills it again as far as there is room.
+    /// Fills it again as far as there is room; gives back what a store needs no more that has become
+    /// smaller.
     pub(crate) fn refill(&self) {
         let Ok(space) = statvfs(&self.dir) else {
             return;
@@ -104,14 +105,20 @@ impl Reserve {
     }
 
     fn refill_file(&self, free: u64) {
-        let held = self.held_len();
+        let (held, full) = (self.held_len(), self.len());
+        let path = self.dir.join(FILE);
+        let open = || own(OpenOptions::new().create(true).append(true)).open(&path);
+        if held > full + STEP_LEN {
+            // What does not become shorter now does another time.
+            let _ = open().and_then(|file| file.set_len(full));
+            return;
+        }
         let room = free.saturating_sub(LEFT_LEN);
-        let wanted = self.len().min((held + room) / STEP_LEN * STEP_LEN);
+        let wanted = full.min((held + room) / STEP_LEN * STEP_LEN);
         if wanted <= held {
             return;
         }
-        let path = self.dir.join(FILE);
-        let file = own(OpenOptions::new().create(true).append(true)).open(&path);
+        let file = open();
         let made = file.map(|file| fallocate(&file, FallocateFlags::empty(), 0, wanted));
         if !matches!(made, Ok(Ok(()))) && held == 0 {
             let _ = fs::remove_file(&path);
@@ -269,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn it_grows_with_what_is_stored() {
+    fn it_grows_and_shrinks_with_what_is_stored() {
         let dir = tempfile::tempdir().expect("a folder");
         let database = dir.path().join(DATABASE);
         fs::create_dir(&database).expect("a folder");
@@ -283,5 +290,9 @@ mod tests {
         assert_eq!(write("2.sst", 11 << 20), 6);
         assert_eq!(write("3.log", 1 << 20), 7);
         assert_eq!(write("4.sst", 40 << 20), 8, "and no longer than that");
+        fs::remove_file(database.join("4.sst")).expect("it is there");
+        assert_eq!(write("1.sst", 1 << 20), 7);
+        fs::remove_file(database.join("2.sst")).expect("it is there");
+        assert_eq!(write("1.sst", 1 << 20), 4);
     }
 }
