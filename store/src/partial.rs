@@ -1,4 +1,9 @@
 //! Atomic creation of files: a file has its name only once it is whole and on disk.
+//!
+//! Until then it is hidden beside its place, locked by the process that writes it. What a killed
+//! process left there goes when the same place is written again: its lock is free, and on this
+//! machine no process has its number. A process takes the lock right after it has made the file, so
+//! that only one on another machine, in that moment, could be mistaken for dead.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -8,7 +13,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::io::Errno;
+use rustix::process::{Pid, geteuid, test_kill_process};
 
 use crate::destination::{Destination, FilePlace, OPEN_ALREADY, Replaced, folder_of, open_stream};
 use crate::error::StoreError;
@@ -80,6 +87,7 @@ impl PartialFile {
         let name = target
             .file_name()
             .ok_or_else(|| fail(io::ErrorKind::InvalidInput.into()))?;
+        remove_leftovers(&target, name);
         let path = target.with_file_name(partial_name(name));
         let is_private = mode == NewFileMode::Private || replaced.is_some();
         let mut options = OpenOptions::new();
@@ -90,6 +98,8 @@ impl PartialFile {
             .mode(if is_private { PRIVATE } else { USUAL })
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
         let file = options.open(&path).map_err(fail)?;
+        // Where files cannot be locked, leftovers stay.
+        let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
         let partial = Self {
             file,
             path,
@@ -128,19 +138,82 @@ impl PartialFile {
         self.file
             .sync_all()
             .map_err(|source| StoreError::file("write", &self.path, source))?;
-        let flags = if overwrite {
-            RenameFlags::empty()
+        if overwrite {
+            fs::rename(&self.path, &self.target)
         } else {
-            RenameFlags::NOREPLACE
-        };
-        let renamed = renameat_with(CWD, &self.path, CWD, &self.target, flags);
-        renamed.map_err(|errno| StoreError::file("write", &self.target, errno.into()))?;
+            rename_to_nothing(&self.path, &self.target)
+        }
+        .map_err(|source| StoreError::file("write", &self.target, source))?;
         self.published = true;
         let folder = folder_of(&self.target);
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|source| StoreError::file("write", folder, source))
+        sync_folder(folder).map_err(|source| StoreError::file("write", folder, source))
     }
+}
+
+/// Gives the file `path` the name `target`, which nothing may have. File systems that cannot do
+/// that at once (NFS, SMB, FUSE) give it a second name, or, where a file has only one, look first:
+/// then what comes in between is replaced.
+fn rename_to_nothing(path: &Path, target: &Path) -> io::Result<()> {
+    match renameat_with(CWD, path, CWD, target, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+        renamed => return Ok(renamed?),
+    }
+    match fs::hard_link(path, target) {
+        Ok(()) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        Err(_) => match fs::symlink_metadata(target) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(path, target),
+            found => found.and(Err(io::ErrorKind::AlreadyExists.into())),
+        },
+    }
+}
+
+/// Makes the names in `folder` durable, where it has a way to do so: some file systems (SMB) know
+/// no sync of a folder.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
+        synced => synced,
+    }
+}
+
+/// Removes the unfinished files for `target`, whose last part is `name`, of processes that were
+/// killed. What cannot be looked at stays.
+fn remove_leftovers(target: &Path, name: &OsStr) {
+    for entry in fs::read_dir(folder_of(target)).into_iter().flatten() {
+        let Ok(entry) = entry else { continue };
+        let is_left = process_of(name, &entry.file_name())
+            .is_some_and(|process| test_kill_process(process) == Err(Errno::SRCH));
+        if is_left && is_unlocked(&entry.path()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The process whose unfinished file for `name` that is, if it is one.
+fn process_of(name: &OsStr, partial: &OsStr) -> Option<Pid> {
+    let inner = partial.as_bytes().strip_prefix(b".")?;
+    let inner = str::from_utf8(inner.strip_suffix(b".partial")?).ok()?;
+    let (whole, end) = inner.rsplit_once('.')?;
+    let (process, _) = end.split_once('-')?;
+    let is_whole = OsStr::new(whole) == name;
+    Pid::from_raw(process.parse().ok()?).filter(|_| is_whole)
+}
+
+/// True if a file of this user's is there that nobody has locked.
+fn is_unlocked(path: &Path) -> bool {
+    let mut options = OpenOptions::new();
+    // For writing: NFS locks nothing else.
+    let opened = options
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path);
+    opened.is_ok_and(|file| {
+        let is_ours = file
+            .metadata()
+            .is_ok_and(|found| found.is_file() && found.uid() == geteuid().as_raw());
+        is_ours && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+    })
 }
 
 /// A hidden name that tells what it was to become. One process may write several files for one
@@ -258,6 +331,55 @@ mod tests {
         write_whole_file(&path, b"new", false, NewFileMode::Private).expect("it is new");
         let mode = fs::metadata(&path).expect("it is there").mode();
         assert_eq!(mode & 0o777 & !PRIVATE, 0, "{mode:o}");
+    }
+
+    #[test]
+    fn what_a_killed_process_left_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        let mut child = std::process::Command::new("true").spawn().expect("a child");
+        let dead = child.id();
+        child.wait().expect("it ends");
+        let own = std::process::id();
+        let (left, locked) = (
+            format!(".disk.{dead}-0.partial"),
+            format!(".disk.{dead}-1.partial"),
+        );
+        let others = [
+            format!(".disk.{own}-999.partial"),
+            format!(".disk2.{dead}-0.partial"),
+            format!(".disk.{dead}.partial"),
+            format!(".disk.x{dead}-0.partial"),
+            format!("disk.{dead}-0.partial"),
+        ];
+        for name in others.iter().chain([&left, &locked]) {
+            fs::write(path(name), "half").expect("room");
+        }
+        let held = File::open(path(&locked)).expect("it is there");
+        flock(&held, FlockOperation::LockExclusive).expect("nobody has it");
+        write(&path("disk"), "new", false).expect("it is new");
+        assert!(!path(&left).exists());
+        assert!(
+            others
+                .iter()
+                .chain([&locked])
+                .all(|name| path(name).exists())
+        );
+    }
+
+    #[test]
+    fn a_name_is_given_where_none_can_be_kept_from_being_replaced() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("one"), "one").expect("room");
+        fs::write(path("two"), "two").expect("room");
+        let refused = rename_to_nothing(&path("one"), &path("two")).expect_err("it is there");
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        rename_to_nothing(&path("one"), &path("three")).expect("nothing has it");
+        assert_eq!(
+            (read(&path("two")), read(&path("three"))),
+            ("two".into(), "one".into())
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use vellum_formats::write::{ParentLink, TargetFormat};
 use vellum_formats::{DiskIdentity, Format};
 
 use crate::delta::Delta;
-use crate::sandbox::{Sandbox, VELLUM, client, client_succeeds};
+use crate::sandbox::{Sandbox, VELLUM, can_trace, client, client_succeeds};
 
 fn qemu_img(sandbox: &Sandbox, args: &[&str]) -> String {
     client_succeeds(sandbox, "qemu-img", args)
@@ -295,11 +295,7 @@ fn opened_paths(sandbox: &Sandbox, args: &[&str]) -> Option<(Vec<String>, crate:
         VELLUM,
     ];
     traced.extend(args);
-    let can = Command::new("strace")
-        .args(["-o", "/dev/null", "true"])
-        .output();
-    if !can.is_ok_and(|output| output.status.success()) {
-        eprintln!("strace does not work here: opened paths are not looked at");
+    if !can_trace() {
         return None;
     }
     let run = client(sandbox, "strace", &traced);

@@ -186,6 +186,18 @@ pub(crate) fn client(sandbox: &Sandbox, program: &str, args: &[&str]) -> Run {
     }))
 }
 
+/// Whether strace works here: not where processes may not be traced.
+pub(crate) fn can_trace() -> bool {
+    let traced = Command::new("strace")
+        .args(["-o", "/dev/null", "true"])
+        .output();
+    let can = traced.is_ok_and(|output| output.status.success());
+    if !can {
+        eprintln!("strace does not work here: a part of this test is left out");
+    }
+    can
+}
+
 /// The same, and requires that it succeeds: its standard output.
 pub(crate) fn client_succeeds(sandbox: &Sandbox, program: &str, args: &[&str]) -> String {
     let run = client(sandbox, program, args);

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::sandbox::{Run, Sandbox};
+use crate::sandbox::{Run, Sandbox, VELLUM, can_trace, client};
 
 /// A store with image `web` of `a.raw`, and a repository with it that needs no password.
 fn folder() -> Sandbox {
@@ -299,4 +299,43 @@ fn times_are_shown_on_one_clock() {
             "{line}: {json}"
         );
     }
+}
+
+/// NFS, SMB and FUSE cannot rename without replacing, and some cannot give a file two names.
+#[test]
+fn a_place_that_cannot_rename_without_replacing_takes_files_all_the_same() {
+    if !can_trace() {
+        return;
+    }
+    let sandbox = folder();
+    let calls = [
+        "inject=renameat2:error=EINVAL",
+        "inject=link,linkat:error=EPERM",
+    ];
+    for (nth, count) in [(0, 1), (1, 2)] {
+        for (way, words) in ["export -q web", "backup restore -q repo web"]
+            .iter()
+            .enumerate()
+        {
+            let target = format!("out-{nth}-{way}.raw");
+            let run = |target: &str| {
+                let mut traced = vec!["-f", "-o", "trace.txt"];
+                for call in &calls[..count] {
+                    traced.extend(["-e", call]);
+                }
+                traced.push(VELLUM);
+                traced.extend(words.split(' '));
+                traced.push(target);
+                client(&sandbox, "strace", &traced)
+            };
+            let ended = run(&target);
+            assert_eq!(ended.code, Some(0), "{calls:?} {count}: {ended:?}");
+            assert!(is_the_disk(&sandbox, &target));
+            std::fs::write(sandbox.path("other"), "other").expect("room");
+            run("other").expect_error(1, "other");
+            let left = std::fs::read(sandbox.path("other")).expect("it is there");
+            assert_eq!(left, b"other");
+        }
+    }
+    assert!(!sandbox.names().iter().any(|name| name.contains("partial")));
 }
