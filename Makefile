@@ -31,8 +31,9 @@ test-foreign: packages ## disk files that nobody here made: FOREIGN=DIR is read 
 	$(if $(FOREIGN),,$(error FOREIGN=DIR names a folder of disk files))
 	VELLUM_FOREIGN='$(abspath $(FOREIGN))' cargo test --release --workspace --test it --test cli -- --nocapture --test-threads 1 foreign
 
-lint: packages tools ## format, clippy, and which crates may be guests here
+lint: packages tools ## format, clippy, which crates may be guests here, and that every seeded defect still fits
 	cargo fmt --check
+	dev/defects --fit
 	cargo clippy --release --workspace --all-targets --features vellum-fuzz/libfuzzer -- -D warnings
 	cargo deny check bans licenses sources
 
