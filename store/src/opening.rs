@@ -615,3 +615,34 @@ fn last_chunk_end(database: &Database) -> Result<ChunkId, StoreError> {
     Ok(FrameHeader::decode(first, &value)
         .map_or(first.advance(SPAN_MAX.into()), |header| header.end()))
 }
+
+#[cfg(test)]
+mod tests {
+    use vellum_core::hash::ChunkHash;
+
+    use crate::chunks::Candidate;
+    use crate::model::{new_store, open};
+
+    /// Chunks become durable long before the commit that counts them.
+    #[test]
+    fn ids_that_a_crash_kept_from_the_counters_are_not_given_again() {
+        let (dir, store) = new_store(4096);
+        let counted = store.inner.chunks.next_chunk();
+        let plain = vec![7; 4096];
+        let chunk = Candidate {
+            hash: ChunkHash::of(&plain),
+            plain: &plain,
+            guess: None,
+        };
+        let mut session = store.inner.chunks.session();
+        session.store(&[chunk]).expect("room");
+        session.settle().expect("room");
+        drop(session);
+        let database = &store.inner.database;
+        database.flush_bulk(database.generation()).expect("room");
+        let given = store.inner.chunks.next_chunk();
+        assert!(given > counted);
+        drop(store);
+        assert!(open(&dir).inner.chunks.next_chunk() >= given);
+    }
+}

@@ -270,6 +270,9 @@ mod tests {
         assert!(reserve.held_len() >= 4 << 20 && has_all_but(0));
         reserve.give_up_if_scarce();
         assert!(reserve.held_len() > 0, "nothing is scarce");
+        Reserve::new(dir.path(), LEN, u64::MAX).give_up_if_scarce();
+        assert_eq!(reserve.held_len(), 0, "a deletion needs it");
+        reserve.refill();
         assert!(reserve.give_up(), "there was something");
         assert!(!reserve.give_up(), "now there is not");
         assert!(reserve.held_len() == 0 && has_all_but(4 << 20));

@@ -419,11 +419,11 @@ impl Store {
     pub fn make_with_reserve<T>(&self, make: impl Fn() -> io::Result<T>) -> io::Result<T> {
         match make() {
             Err(error) if is_full(&error) && self.inner.reserve.give_up() => {
-                let made = make();
+                let again = make();
                 self.refill_reserve();
-                made
+                again
             }
-            made => made,
+            first => first,
         }
     }
 

@@ -465,3 +465,16 @@ fn an_announcement_that_came_too_late_hinders_nobody() {
         [Status::Counts, Status::Counts, Status::Counts, Status::Void]
     );
 }
+
+#[test]
+fn a_record_that_another_stands_for_counts_no_more() {
+    let (replaced, replacing) = (name(1, "a"), name(2, "b"));
+    let stands_for = Record {
+        replaces: vec![replaced.to_string()],
+        ..record("q", 2, &[replaced])
+    };
+    let all = [(replaced, record("p", 1, &[])), (replacing, stands_for)];
+    let statuses = status::statuses(&journal(&all));
+    assert_eq!(statuses[&replaced], Status::Replaced);
+    assert_eq!(statuses[&replacing], Status::Counts);
+}

@@ -394,6 +394,25 @@ fn may_be(way: Way, kind: &str, is_flip: bool, verdict: Verdict) -> bool {
     }
 }
 
+/// Removes the file, or flips a bit of the byte at that place.
+fn damage(path: &Path, at: Option<usize>) {
+    let Some(at) = at else {
+        fs::remove_file(path).expect("removed");
+        return;
+    };
+    let mut bytes = fs::read(path).expect("readable");
+    bytes[at] ^= 1 << (at / 64 % 8);
+    fs::write(path, bytes).expect("written");
+}
+
+fn keep(dir: &Path, is_collected: bool) {
+    if let Some(keep) = std::env::var_os("VELLUM_TEST_KEEP") {
+        let kept = Path::new(&keep).join(format!("damaged-{is_collected}"));
+        let _ = fs::remove_dir_all(&kept);
+        copy(dir, &kept).expect("kept");
+    }
+}
+
 fn campaign(is_collected: bool) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let every = number("VELLUM_TEST_EVERY").map(|every: u64| every as usize);
@@ -439,19 +458,8 @@ fn campaign(is_collected: bool) {
             let folder = tempfile::tempdir().expect("a folder");
             let dir = folder.path().join("store");
             copy(&source, &dir).expect("copied");
-            match at {
-                None => fs::remove_file(dir.join(name)).expect("removed"),
-                Some(at) => {
-                    let mut bytes = fs::read(path).expect("readable");
-                    bytes[*at] ^= 1 << (at / 64 % 8);
-                    fs::write(dir.join(name), bytes).expect("written");
-                }
-            }
-            if let Some(keep) = std::env::var_os("VELLUM_TEST_KEEP") {
-                let kept = Path::new(&keep).join(format!("damaged-{is_collected}"));
-                let _ = fs::remove_dir_all(&kept);
-                copy(&dir, &kept).expect("kept");
-            }
+            damage(&dir.join(name), *at);
+            keep(&dir, is_collected);
             let verdict = match way {
                 Way::RepairFromRepository => repaired_from_repository(&original, &dir, &context),
                 _ => imported_again(&original, &dir, way, &context),

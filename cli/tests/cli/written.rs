@@ -339,3 +339,64 @@ fn a_place_that_cannot_rename_without_replacing_takes_files_all_the_same() {
     }
     assert!(!sandbox.names().iter().any(|name| name.contains("partial")));
 }
+
+/// The path of a folder that a line of a trace says was made: `mkdirat(6</a>, "b", 0700) = 0`.
+fn made(line: &str) -> Option<String> {
+    let call = line.strip_suffix("= 0")?;
+    let (base, rest) = match call.split_once("mkdirat(") {
+        Some((_, rest)) => (rest.split_once('<')?.1.split_once('>')?.0, rest),
+        None => ("", call.split_once("mkdir(")?.1),
+    };
+    let name = rest.split('"').nth(1)?;
+    Some(Path::new(base).join(name).display().to_string())
+}
+
+/// The path that a line of a trace says was synced: `fsync(6</a>) = 0`.
+fn synced(line: &str) -> Option<&str> {
+    let call = line.strip_suffix("= 0")?;
+    Some(
+        call.split_once("fsync(")?
+            .1
+            .split_once('<')?
+            .1
+            .split_once('>')?
+            .0,
+    )
+}
+
+/// A sync of any file makes names durable on most file systems, so that no loss of power shows one
+/// that is missing; POSIX promises nothing of the kind.
+#[test]
+fn a_folder_that_a_repository_makes_is_synced_into_the_one_around_it() {
+    if !can_trace() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.random_file("a.raw", 1 << 20, 1);
+    sandbox.succeed(["import", "-q", "a.raw", "web"]);
+    let mut folders = 0;
+    for words in [
+        "backup init -q place/repo --no-encryption",
+        "backup push -q place/repo web",
+    ] {
+        let trace = "trace=mkdir,mkdirat,fsync";
+        let mut traced = vec!["-f", "-y", "-o", "trace.txt", "-e", trace, VELLUM];
+        traced.extend(words.split(' '));
+        std::fs::create_dir_all(sandbox.path("place")).expect("room");
+        let ended = client(&sandbox, "strace", &traced);
+        assert_eq!(ended.code, Some(0), "{words}: {ended:?}");
+        let trace = std::fs::read_to_string(sandbox.path("trace.txt")).expect("a trace");
+        let lines: Vec<&str> = trace.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let Some(folder) = made(line).filter(|folder| folder.contains("place/repo")) else {
+                continue;
+            };
+            folders += 1;
+            let around = Path::new(&folder).parent().expect("it is in the sandbox");
+            let is_synced =
+                |line: &&str| synced(line).is_some_and(|path| Path::new(path).ends_with(around));
+            assert!(lines[at..].iter().any(is_synced), "{folder}: {trace}");
+        }
+    }
+    assert!(folders >= 3, "a repository has folders: {folders}");
+}

@@ -476,12 +476,13 @@ fn a_table_that_was_being_made_stands_for_no_lost_one() {
     const UNLISTED: &str = "999999.sst";
     let original = original(false);
     let files = damageable(&original.folder.path().join("killed"));
-    let of_kinds = |kinds: &'static [&str]| {
-        let is_one = move |file: &&Damageable| {
-            let family = file.kind.strip_prefix("table of ");
-            family.is_some_and(|family| kinds.contains(&family))
+    // The newest of each: what lies below it is old.
+    let of_kinds = |kinds: &[&str]| -> Vec<&Damageable> {
+        let newest = |family: &&str| {
+            let mut tables = files.iter().rev();
+            tables.find(|file| file.kind.strip_prefix("table of ") == Some(family))
         };
-        files.iter().filter(is_one)
+        kinds.iter().filter_map(newest).collect()
     };
     let mut tried = 0;
     for lost in of_kinds(&["layers", "names", "meta", "copies"]) {
