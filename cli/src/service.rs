@@ -11,7 +11,7 @@ use vellum_core::device::Exports;
 use vellum_serve::ChangeBoard;
 use vellum_serve::fuse::{self, Mount};
 use vellum_serve::nbd::{self, ClientCertificates, Identity, ServeError};
-use vellum_store::{ImageFile, Store};
+use vellum_store::{ImageFile, Store, disk_is_full};
 
 use crate::control;
 use crate::endpoint::{Endpoint, Place};
@@ -354,14 +354,22 @@ pub(crate) fn listen_given(nbd: &nbd::Server, session: &Session) -> Result<bool,
     Ok(is_given)
 }
 
-/// Listens at a Unix socket.
+/// Listens at a Unix socket, which may be in the folder of `store`.
 pub(crate) fn listen_unix(
     nbd: &nbd::Server,
+    store: Option<&Store>,
     path: &Path,
     session: &Session,
 ) -> Result<Endpoint, Failure> {
     let path = session.caller.path(path);
-    nbd.listen_unix(&path).map_err(|error| refused(&error))?;
+    let listen = || nbd.listen_unix(&path);
+    let is_full = |error: &ServeError| match error {
+        ServeError::Listen(_, error) => disk_is_full(error),
+        _ => false,
+    };
+    store
+        .map_or_else(listen, |store| store.make_with_reserve(listen, is_full))
+        .map_err(|error| refused(&error))?;
     let absolute = std::path::absolute(&path)
         .map_err(|error| Failure::io(format!("find {}", path.display()), error))?;
     Ok(Endpoint::Unix(absolute))

@@ -971,6 +971,18 @@ impl Database {
         error
     }
 
+    /// Opens the database again if a flush or compaction has failed: on a full disk `RocksDB` tries
+    /// again by itself for minutes, and writes wait for that.
+    pub(crate) fn renew_after_failures(&self) -> Result<(), StoreError> {
+        let handle = self.current.to_write()?;
+        if stall::has_failed(&handle.db) {
+            let what = "write to the store".to_owned();
+            let full = StoreError::Full { what };
+            self.current.fail(&handle, &full, Memory::Unknown);
+        }
+        Ok(())
+    }
+
     /// Makes every batch durable that was written since `generation`; fails if some of them may be
     /// gone, since a write has failed.
     pub(crate) fn flush_bulk(&self, generation: Generation) -> Result<(), StoreError> {

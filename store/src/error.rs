@@ -290,7 +290,8 @@ impl StoreError {
 }
 
 /// True if the disk, or the user's part of it, has no room or no name of a file left.
-pub(crate) fn is_full(error: &io::Error) -> bool {
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded

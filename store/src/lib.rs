@@ -92,6 +92,7 @@ pub use destination::{Destination, FilePlace, open_device, open_stream};
 pub use device::DiskDevice;
 pub use disk::{Disk, DiskRun, Hole};
 pub use disk_source::{DiskSource, content_identity};
+pub use error::is_full as disk_is_full;
 pub use error::{Damage, StoreError};
 pub use export::{ExportReport, ExportTarget, Unreadable};
 pub use exports::StoreExports;

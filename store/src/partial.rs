@@ -334,6 +334,19 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_while_a_file_is_written_stays() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("disk.raw");
+        let Ok(Destination::File(place)) = Destination::of(&path) else {
+            panic!("nothing is there yet");
+        };
+        let partial = PartialFile::create(place, NewFileMode::Usual).expect("room");
+        fs::write(&path, "another's").expect("room");
+        partial.publish(false).expect_err("it is there");
+        assert_eq!(read(&path), "another's");
+    }
+
+    #[test]
     fn what_a_killed_process_left_goes_and_nothing_else() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| folder.path().join(name);

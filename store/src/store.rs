@@ -4,7 +4,6 @@
 //! Each change is planned by the tree (pure), written here as one logged batch, and applied to the
 //! tree in memory once it is durable.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -23,7 +22,7 @@ use crate::chain::Pages;
 use crate::chunks::{Candidate, Chunks, DamageLedger, Stored};
 use crate::collect::Tending;
 use crate::database::{Batch, Database, Durability, Family, Generation};
-use crate::error::{StoreError, is_full};
+use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock, Witness};
 use crate::identity::{identified, random};
 use crate::journal::{Added, Journal};
@@ -415,8 +414,12 @@ impl Store {
 
     /// Makes a file beside the store without which it cannot be used, such as the socket of its
     /// server: with what is kept back for deletions if the disk is full, or has no name of a file
-    /// left. An error is that of the last attempt.
-    pub fn make_with_reserve<T>(&self, make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    /// left, as `is_full` tells. An error is that of the last attempt.
+    pub fn make_with_reserve<T, E>(
+        &self,
+        make: impl Fn() -> Result<T, E>,
+        is_full: impl Fn(&E) -> bool,
+    ) -> Result<T, E> {
         match make() {
             Err(error) if is_full(&error) && self.inner.reserve.give_up() => {
                 let again = make();

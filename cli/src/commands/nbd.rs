@@ -137,7 +137,7 @@ fn listen(args: &Args, server: &Server, session: &Session) -> Result<Option<Endp
         return Ok(None);
     }
     if let Some(path) = &args.socket {
-        return service::listen_unix(server, path, session).map(Some);
+        return service::listen_unix(server, None, path, session).map(Some);
     }
     let place = Place {
         host: args.bind.clone(),

@@ -143,7 +143,8 @@ fn service_of(args: &Args, session: &Session) -> Result<Service, Failure> {
 
 /// Listens where the person, or systemd, says.
 fn listen(args: &Args, service: &mut Service, session: &Session) -> Result<Vec<Endpoint>, Failure> {
-    let default = service.store().map(|store| store.dir().join(SOCKET));
+    let store = service.store().cloned();
+    let default = store.as_ref().map(|store| store.dir().join(SOCKET));
     let server = service.offer(Arc::clone(&service.exports), &args.nbd, None, session)?;
     let is_told =
         service::listen_given(server, session)? || args.socket.is_some() || args.listen.is_some();
@@ -159,7 +160,7 @@ fn listen(args: &Args, service: &mut Service, session: &Session) -> Result<Vec<E
         .as_ref()
         .or(default.as_ref().filter(|_| !is_told))
     {
-        endpoints.push(service::listen_unix(server, path, session)?);
+        endpoints.push(service::listen_unix(server, store.as_ref(), path, session)?);
     }
     if let Some(place) = &args.listen {
         endpoints.push(service::listen_tcp(

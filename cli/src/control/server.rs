@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::Parser;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Pid;
-use vellum_store::Store;
+use vellum_store::{Store, disk_is_full};
 
 use super::channel;
 use super::message::{Answer, Request};
@@ -75,7 +75,7 @@ impl Server {
         let path = Store::control_socket(store.dir());
         let fail = |error| Failure::io(format!("listen at {}", path.display()), error);
         let listener = store
-            .make_with_reserve(|| channel::listen(&path))
+            .make_with_reserve(|| channel::listen(&path), disk_is_full)
             .map_err(fail)?;
         let (rope, bell) = UnixStream::pair().map_err(fail)?;
         let clients = Arc::new(Clients {

@@ -165,6 +165,12 @@ impl Store {
     fn collect_now(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
         self.check_writable()?;
         self.inner.reserve.give_up_if_scarce();
+        if self.inner.reserve.is_scarce() {
+            self.inner.database.renew_after_failures()?;
+            self.check_writable()?;
+            // Opening has kept it back again.
+            self.inner.reserve.give_up_if_scarce();
+        }
         // Waits for a step of tending; keeps it away, not other collections, which are told.
         let _no_tending = self
             .inner

@@ -36,6 +36,17 @@ pub(super) fn stop_at_once(options: &mut Options) {
     options.set_soft_pending_compaction_bytes_limit(0);
 }
 
+/// Flushes and compactions that failed since the database was opened; `RocksDB` may have recovered.
+fn failures(db: &DB) -> u64 {
+    let counted = db.property_int_value(properties::BACKGROUND_ERRORS);
+    counted.ok().flatten().unwrap_or_default()
+}
+
+/// True if a flush or compaction has failed since the database was opened.
+pub(super) fn has_failed(db: &DB) -> bool {
+    failures(db) > 0
+}
+
 /// Writes what `operations` gives, which is asked once for each attempt.
 pub(super) fn write(
     db: &DB,
@@ -49,9 +60,7 @@ pub(super) fn write(
             Err(error) if error.kind() == ErrorKind::Incomplete => error,
             written => return written.map_err(Undone::Failed),
         };
-        // Counted since the database was opened; `RocksDB` may have recovered since.
-        let failures = db.property_int_value(properties::BACKGROUND_ERRORS);
-        let failures = failures.ok().flatten().unwrap_or_default();
+        let failures = failures(db);
         let (before, since) = *begun.get_or_insert_with(|| (failures, Instant::now()));
         if failures > before || before > 0 && since.elapsed() >= PATIENCE {
             return Err(Undone::Stopped(stopped));
