@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::io::Write;
 
-use libdeflater::DecompressionError;
+use libdeflater::{DecompressionError, Decompressor};
 use vellum_core::frame::FrameCodec;
 use vellum_core::source::{ClusterCodec, ClusterDecoder};
 use vellum_formats::write::ClusterEncoder;
@@ -16,8 +16,9 @@ use crate::records::Compression;
 thread_local! {
     /// Contexts are large (a few MiB) and slow to make: one a thread.
     static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
-    static INFLATER: RefCell<libdeflater::Decompressor> = RefCell::new(libdeflater::Decompressor::new());
-    static PATIENT_INFLATER: RefCell<flate2::Decompress> = RefCell::new(flate2::Decompress::new(false));
+    static INFLATER: RefCell<Decompressor> = RefCell::new(Decompressor::new());
+    static PATIENT_INFLATER: RefCell<flate2::Decompress> =
+        RefCell::new(flate2::Decompress::new(false));
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
@@ -137,7 +138,7 @@ fn inflate(input: &[u8], output: &mut [u8]) -> Result<(), String> {
     }
 }
 
-/// Undoes the beginning of raw deflate that gives more than `output`, three times as slowly.
+/// Undoes the beginning of raw deflate that gives more than `output`, with the slower decoder.
 fn inflate_beginning(input: &[u8], output: &mut [u8]) -> Result<(), String> {
     PATIENT_INFLATER.with_borrow_mut(|inflater| {
         inflater.reset(false);

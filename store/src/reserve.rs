@@ -92,8 +92,8 @@ impl Reserve {
         gone.count() > 0
     }
 
-    /// Fills it again as far as there is room; gives back what a store needs no more that has become
-    /// smaller.
+    /// Fills it again as far as there is room. Gives back what a store that has become smaller needs
+    /// no more.
     pub(crate) fn refill(&self) {
         let Ok(space) = statvfs(&self.dir) else {
             return;

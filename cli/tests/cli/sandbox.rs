@@ -186,7 +186,7 @@ pub(crate) fn client(sandbox: &Sandbox, program: &str, args: &[&str]) -> Run {
     }))
 }
 
-/// Whether strace works here: not where processes may not be traced.
+/// True if strace works here: not where processes may not be traced.
 pub(crate) fn can_trace() -> bool {
     let traced = Command::new("strace")
         .args(["-o", "/dev/null", "true"])

@@ -97,7 +97,7 @@ impl TableRecord {
         user_key(&self.last)
     }
 
-    /// Whether there may be a key that both have.
+    /// True if there may be a key that both have.
     pub(super) fn shares_keys_with(&self, other: &Self) -> bool {
         self.first_key() <= other.last_key() && other.first_key() <= self.last_key()
     }

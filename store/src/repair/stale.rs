@@ -21,7 +21,7 @@ use crate::logs::read_log;
 /// Records by their keys: the sequence number and the value of each.
 type Known = HashMap<Vec<u8>, Vec<(u64, Vec<u8>)>>;
 
-/// Whether `manifest`, the one of that number, is older than the tables that are there.
+/// True if `manifest`, the one of that number, is older than the tables that are there.
 pub(super) fn is_stale(
     survey: &mut Survey,
     number: u64,
@@ -36,6 +36,9 @@ pub(super) fn is_stale(
             gone.insert(&family.name, tables);
         }
     }
+    if gone.is_empty() {
+        return Ok(false);
+    }
     let is_listed = |number: u64| {
         let mut families = manifest.families.values();
         families.any(|family| family.tables.contains_key(&number))
@@ -45,17 +48,11 @@ pub(super) fn is_stale(
             continue;
         }
         let table = Table::examine(survey.read(path)?);
-        let (name, bounds) = (family_of(&table), table.bounds());
-        let (Some(name), Some((first, last)), true) = (name, bounds, table.is_sound()) else {
+        let Some(name) = family_of(&table).filter(|_| table.is_sound()) else {
             continue;
         };
         let (Some(gone), Some(family)) = (gone.get(name.as_slice()), family_named(&name)) else {
             continue;
-        };
-        let bounded = TableRecord {
-            first,
-            last,
-            ..gone[0].clone()
         };
         let meets = |entry: &TableEntry| {
             let within = |gone: &&TableRecord| {
@@ -63,9 +60,6 @@ pub(super) fn is_stale(
             };
             gone.iter().any(within)
         };
-        if !gone.iter().any(|gone| gone.shares_keys_with(&bounded)) {
-            continue;
-        }
         let known = known(survey, manifest, files, family)?;
         let salvage = table.salvage(&|key, value| is_own(family, key, value));
         let mut puts = salvage
@@ -121,7 +115,7 @@ fn known(
     Ok(known)
 }
 
-/// Whether a record is known. One that lies lowest has its number taken away.
+/// True if a record is known. One that lies lowest has its number taken away.
 fn is_known(entry: &TableEntry, known: &Known) -> bool {
     let others = known.get(&entry.key).into_iter().flatten();
     others
